@@ -1,0 +1,4308 @@
+/* bmvp_nn.h - v0.1.0 - networks, optimizers, JSON and checkpoints in one C header - MIT
+
+   Do this:
+       #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
+       #include "bmvp_tensor.h"
+       #include "bmvp_nn.h"
+
+   What it is: the networks of BrainMVP (UniFormer encoder with its pre-training decoder, UNET3D) with the released names of every
+   parameter, their initialisation, AdamW and SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written
+   without Python; a small strict JSON reader and writer that goes with them.
+   What it is not: no layers as objects, no model zoo. Files written by others are read as hostile: a pickle that wants to run code is
+   refused by name.
+
+   CONTENTS (search for the tag)
+       >>files     >>json      >>checkpoint          >>network   >>optimizer           >>state files
+       and in the implementation
+       >>files impl          >>json impl           >>checkpoint impl ...               >>state     >>uniformer
+       >>decoder   >>unet3d    >>network impl        >>optimizer impl      >>state files impl
+
+   A complete program:
+
+       #define BMVP_IMPLEMENTATION
+       #include "bmvp_tensor.h"
+       #include "bmvp_nn.h"
+       #include <stdio.h>
+       int main(void)
+       {
+           int64_t dim[5] = { 1, 32, 32, 32, 1 };
+           bmvp_ctx *c = bmvp_create(NULL, NULL);
+           bmvp_net_config k;
+           bmvp_features f;
+           bmvp_net *net;
+           bmvp_net_preset("uniformer_tiny", &k);
+           net = bmvp_net_create(c, &k);
+           bmvp_net_init(net, 1);
+           bmvp_set_grad(c, 0);
+           f = bmvp_net_encode(net, bmvp_leaf(c, 5, dim, NULL), 0);
+           if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
+           else printf("last map: %d^3 voxels, %d channels\n", (int)f.last->dim[1], (int)f.last->dim[4]);
+           bmvp_net_destroy(net);
+           bmvp_destroy(c);
+           return 0;
+       }
+*/
+#ifndef BMVP_NN_H_INCLUDED
+#define BMVP_NN_H_INCLUDED
+#define BMVP_NN_VERSION 100
+#ifndef BMVP_TENSOR_H_INCLUDED
+#error "bmvp_nn.h needs bmvp_tensor.h: include it first"
+#endif
+#if BMVP_TENSOR_VERSION != BMVP_NN_VERSION
+#error "bmvp_nn.h and bmvp_tensor.h are of different versions: take both from one release"
+#endif
+#if defined(BMVP_IMPLEMENTATION) && !defined(BMVP_NN_IMPLEMENTATION)
+#define BMVP_NN_IMPLEMENTATION
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>files -------------------------------------------------------------------------------------------------------- */
+
+/* Memory of this part comes from an allocator; NULL means malloc and free. Messages begin with the path of the file. */
+
+/* A buffer of bytes that grows. After a failed allocation `failed` is 1 and further appends do nothing. */
+typedef struct bmvp_bytes {
+    char *data; /* always followed by a 0 byte, once something was appended */
+    size_t len, cap;
+    int failed;
+    bmvp_allocator allocator;
+} bmvp_bytes;
+BMVP_API void bmvp_bytes_init(bmvp_bytes *b, const bmvp_allocator *a);
+BMVP_API void bmvp_bytes_append(bmvp_bytes *b, const void *data, size_t bytes);
+BMVP_API void bmvp_bytes_free(bmvp_bytes *b);
+
+/* Replaces path by these bytes, or leaves it as it was: written to path.tmp.<process>, synced, renamed, folder synced. */
+BMVP_API bmvp_status bmvp_file_write(const char *path, const void *data, size_t bytes, const bmvp_allocator *a,
+                                     bmvp_error *err);
+/* Appends the whole regular file to out. More than max_bytes: BMVP_E_UNSUPPORTED. */
+BMVP_API bmvp_status bmvp_file_read(const char *path, size_t max_bytes, bmvp_bytes *out, bmvp_error *err);
+
+/* >>json --------------------------------------------------------------------------------------------------------- */
+
+typedef enum bmvp_json_type {
+    BMVP_JSON_NULL, BMVP_JSON_BOOL, BMVP_JSON_NUMBER, BMVP_JSON_STRING, BMVP_JSON_ARRAY, BMVP_JSON_OBJECT
+} bmvp_json_type;
+
+typedef struct bmvp_json {
+    bmvp_json_type type;
+    int is_int;             /* number: its value is exactly i */
+    int64_t i;              /* number (if is_int), bool (0, 1), length of a string in bytes, members of an array or object */
+    double d;               /* number */
+    const char *str;        /* string: UTF-8, 0-terminated, no 0 inside */
+    const char *key;        /* name within an object, else NULL */
+    const struct bmvp_json *first, *next; /* first member of an array or object; next member of the same parent */
+} bmvp_json;
+
+typedef struct bmvp_json_doc bmvp_json_doc;
+enum { BMVP_JSON_MAX_DEPTH = 64 };
+
+/* Strict parser (RFC 8259): one value, valid UTF-8, no comments, no trailing commas, no key twice in one object, no \u0000, no
+   number beyond double, at most BMVP_JSON_MAX_DEPTH arrays and objects inside each other. A byte order mark is skipped.
+   Failure: BMVP_E_FORMAT with "name:line:column: expected ..., found ..." or BMVP_E_OOM. Safe on hostile text. */
+BMVP_API bmvp_status bmvp_json_parse(const char *text, size_t bytes, const char *name, const bmvp_allocator *a,
+                                     bmvp_json_doc **doc, bmvp_error *err);
+BMVP_API bmvp_status bmvp_json_read(const char *path, const bmvp_allocator *a, bmvp_json_doc **doc, bmvp_error *err);
+BMVP_API void bmvp_json_free(bmvp_json_doc *doc); /* all nodes and strings die with it; NULL is fine */
+BMVP_API const bmvp_json *bmvp_json_root(const bmvp_json_doc *doc);
+
+/* Lookups accept NULL and nodes of other types, so they chain: bmvp_json_int(bmvp_json_get(root, "n"), 0). Walk long arrays
+   with first and next: bmvp_json_at counts from the start each time. */
+BMVP_API const bmvp_json *bmvp_json_get(const bmvp_json *object, const char *key);
+BMVP_API const bmvp_json *bmvp_json_at(const bmvp_json *array, int64_t index);
+BMVP_API int64_t bmvp_json_count(const bmvp_json *node); /* members; 0 for others */
+BMVP_API const char *bmvp_json_string(const bmvp_json *node, const char *otherwise);
+BMVP_API int64_t bmvp_json_int(const bmvp_json *node, int64_t otherwise);
+BMVP_API double bmvp_json_double(const bmvp_json *node, double otherwise);
+BMVP_API int bmvp_json_bool(const bmvp_json *node, int otherwise);
+
+/* Writer. key is the name inside an object and NULL elsewhere. Strings that are not UTF-8 get U+FFFD for each bad byte. Numbers take
+   the fewest digits that read back as the same float or double, with '.' in every locale; NaN and infinity become null. */
+typedef struct bmvp_jw {
+    bmvp_bytes out;
+    int indent;          /* spaces a level; 0: everything on one line */
+    int depth, misused;
+    uint64_t object, filled; /* bit per level: is an object, has a member */
+} bmvp_jw;
+BMVP_API void bmvp_jw_init(bmvp_jw *w, int indent, const bmvp_allocator *a);
+BMVP_API void bmvp_jw_free(bmvp_jw *w);
+BMVP_API void bmvp_jw_reset(bmvp_jw *w); /* empty again, memory kept: one writer serves all lines of a log */
+BMVP_API void bmvp_jw_object(bmvp_jw *w, const char *key);
+BMVP_API void bmvp_jw_array(bmvp_jw *w, const char *key);
+BMVP_API void bmvp_jw_end(bmvp_jw *w);
+BMVP_API void bmvp_jw_string(bmvp_jw *w, const char *key, const char *value); /* value NULL: null */
+BMVP_API void bmvp_jw_int(bmvp_jw *w, const char *key, int64_t value);
+BMVP_API void bmvp_jw_float(bmvp_jw *w, const char *key, float value);
+BMVP_API void bmvp_jw_double(bmvp_jw *w, const char *key, double value);
+BMVP_API void bmvp_jw_bool(bmvp_jw *w, const char *key, int value);
+BMVP_API void bmvp_jw_null(bmvp_jw *w, const char *key);
+/* Text is complete in w->out, followed by a newline. BMVP_E_OOM; BMVP_E_STATE: key given or missing where it must not, levels left open or
+   deeper than BMVP_JSON_MAX_DEPTH. */
+BMVP_API bmvp_status bmvp_jw_finish(bmvp_jw *w, bmvp_error *err);
+
+/* >>checkpoint --------------------------------------------------------------------------------------------------- */
+
+/* Files of named tensors: safetensors (huggingface/safetensors, format 0.x) and PyTorch's zip files (torch.save since 1.6: .pt, .pth).
+   Tensors lie in a tree of dicts: `group` is the path of the dict, joined by '.', `name` the key in it. The release's files hold
+   group "state_dict", name "module.encoder.norm1.weight"; group "optimizer.state.0", name "exp_avg"; a plain state_dict has group "". */
+
+#define BMVP_DTYPES(X) /* id, bytes, PyTorch storage, PyTorch name */ \
+    X(F32,  4, "FloatStorage",    "float32")  \
+    X(F64,  8, "DoubleStorage",   "float64")  \
+    X(F16,  2, "HalfStorage",     "float16")  \
+    X(BF16, 2, "BFloat16Storage", "bfloat16") \
+    X(I64,  8, "LongStorage",     "int64")    \
+    X(I32,  4, "IntStorage",      "int32")    \
+    X(I16,  2, "ShortStorage",    "int16")    \
+    X(I8,   1, "CharStorage",     "int8")     \
+    X(U8,   1, "ByteStorage",     "uint8")    \
+    X(BOOL, 1, "BoolStorage",     "bool")
+#define BMVP_X(id, size, storage, name) BMVP_DTYPE_##id,
+typedef enum bmvp_dtype { BMVP_DTYPES(BMVP_X) BMVP_DTYPE_COUNT } bmvp_dtype;
+#undef BMVP_X
+BMVP_API const char *bmvp_dtype_name(bmvp_dtype t); /* "float32" */
+BMVP_API int64_t bmvp_dtype_size(bmvp_dtype t);     /* bytes of one element */
+
+typedef struct bmvp_ckpt_entry {
+    const char *group, *name;
+    bmvp_dtype dtype;
+    int rank;                    /* 0: one value */
+    int64_t dim[BMVP_MAX_DIMS];  /* PyTorch's order; unused ones are 1 */
+    int64_t numel, bytes;        /* of the tensor, as bmvp_ckpt_load delivers it */
+    int64_t stride[BMVP_MAX_DIMS], first; /* where it lies in its record, in elements */
+    int record, contiguous;
+} bmvp_ckpt_entry;
+
+typedef enum bmvp_meta_kind { BMVP_META_STRING, BMVP_META_INT, BMVP_META_FLOAT, BMVP_META_BOOL, BMVP_META_NONE, BMVP_META_JSON }
+    bmvp_meta_kind;
+typedef struct bmvp_ckpt_meta {
+    const char *group, *name;
+    bmvp_meta_kind kind;
+    const char *value; /* text: "12", "0.5" ("nan", "inf", "-inf"), "true", "null", or for a list without tensors its JSON */
+} bmvp_ckpt_meta;
+
+typedef enum bmvp_ckpt_format { BMVP_CKPT_SAFETENSORS, BMVP_CKPT_PT } bmvp_ckpt_format;
+
+typedef struct bmvp_ckpt {
+    bmvp_ckpt_format format;
+    const char *path;
+    const bmvp_ckpt_entry *entry;
+    int n_entries;
+    const bmvp_ckpt_meta *meta;
+    int n_meta;
+    struct bmvpi_ckpt_file *file;
+} bmvp_ckpt;
+
+/* Reads names, shapes and metadata; the format is told by content. Safe on hostile files: of a pickle only tensors and plain containers are
+   read, anything that would run code is refused by name, every size is checked against the file, no tensor name comes twice.
+   BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (legacy torch.save, TorchScript, other dtypes), BMVP_E_OOM.
+   One thread at a time per bmvp_ckpt. */
+BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, bmvp_ckpt **ckpt, bmvp_error *err);
+BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt);
+
+/* Index, or -1. group NULL: the first entry with that name in any group. */
+BMVP_API int bmvp_ckpt_find(const bmvp_ckpt *ckpt, const char *group, const char *name);
+BMVP_API const bmvp_ckpt_meta *bmvp_ckpt_find_meta(const bmvp_ckpt *ckpt, const char *group, const char *name); /* or NULL */
+/* Removes the prefix from every name of this group that has it ("module." of DataParallel). BMVP_E_FORMAT if two names become equal; then
+   nothing is changed. */
+BMVP_API bmvp_status bmvp_ckpt_strip(bmvp_ckpt *ckpt, const char *group, const char *prefix, bmvp_error *err);
+
+/* Whole tensor, row-major in the order of dim, little-endian as in the file. bytes must be entry->bytes. PyTorch files: the record's
+   CRC-32 is checked at its first use. */
+BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err);
+/* Elements [first, first + count) as float32: for instance one template out of all. Integers are rounded to float, bool is 0 or 1. */
+BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst, bmvp_error *err);
+
+/* Writer. begin; add and meta in the order wanted; then the data of every tensor in that order; finish. The first failure is kept: later calls
+   return it too, so checking finish is enough. Nothing appears under `path` before finish succeeds, and what was there stays until then:
+   the file is written to path.tmp.<process> in the same folder, synced, renamed, and the folder synced.
+   PyTorch files: torch.load gives nested dicts by group; a part of a group that is a number becomes an int key ("optimizer.state.0").
+   safetensors: the key is group.name; groups and kinds of metadata are kept in the metadata entry "bmvp", so that reading gives them back. */
+typedef struct bmvp_ckpt_writer bmvp_ckpt_writer;
+/* Fills dst with bytes [offset, offset + bytes) of tensor `index` (count of adds before it). Anything but BMVP_OK stops the file. */
+typedef bmvp_status (*bmvp_ckpt_fetch)(void *user, int index, int64_t offset, void *dst, size_t bytes);
+
+BMVP_API bmvp_status bmvp_ckpt_writer_begin(const char *path, bmvp_ckpt_format format, const bmvp_allocator *a,
+                                            bmvp_ckpt_writer **w, bmvp_error *err);
+BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype, int rank,
+                                          const int64_t *dim, bmvp_error *err);
+/* value is text as in bmvp_ckpt_meta. _JSON becomes lists and dicts in a PyTorch file. */
+BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_meta_kind kind,
+                                           const char *value, bmvp_error *err);
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *group, const char *name, int64_t value,
+                                               bmvp_error *err);
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value,
+                                                 bmvp_error *err);
+/* The next bytes of the tensor whose turn it is: all, or some at a time; never across the end of a tensor. Empty tensors have no turn. */
+BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data, int64_t bytes, bmvp_error *err);
+/* The whole tensor whose turn it is, asked for in pieces of at most 1 MiB that hold whole elements. */
+BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch fetch, void *user, bmvp_error *err);
+/* Frees w in every case. BMVP_E_STATE when data is missing. */
+BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *err);
+BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes the temporary file; NULL is fine */
+/* >>network ------------------------------------------------------------------------------------------------------ */
+
+/* How a tensor lies in the released PyTorch code. Files always hold that order, memory the order of bmvp_tensor.h. The release
+   permutes the encoder's input (X,Y,Z) to (Z,X,Y) and back in the decoder, hence two orders of kernel axes. */
+typedef enum bmvp_layout {
+    BMVP_LAYOUT_SAME,      /* (n)              <-> (n) */
+    BMVP_LAYOUT_LINEAR,    /* (O, I)           <-> (I, O) */
+    BMVP_LAYOUT_POINTWISE, /* (O, I, 1, 1, 1)  <-> (I, O) */
+    BMVP_LAYOUT_CONV_ZXY,  /* (O, I, kz,kx,ky) <-> (kz, ky, kx, I, O) */
+    BMVP_LAYOUT_CONV_XYZ,  /* (O, I, kx,ky,kz) <-> (kz, ky, kx, I, O) */
+    BMVP_LAYOUT_DEPTHWISE, /* (C, 1, kz,kx,ky) <-> (kz, ky, kx, C) */
+    BMVP_LAYOUT_CONVT_XYZ, /* (I, O, kx,ky,kz) <-> (I, kz, ky, kx, O) */
+    BMVP_LAYOUT_VOLUME     /* (X, Y, Z)        <-> (Z, Y, X) */
+} bmvp_layout;
+
+typedef enum bmvp_init { /* how a fresh network starts: as the release */
+    BMVP_INIT_ZERO,
+    BMVP_INIT_ONE,
+    BMVP_INIT_KAIMING_OUT, /* normal, variance 2 / (O k^3): kaiming_normal_(mode="fan_out", nonlinearity="relu") */
+    BMVP_INIT_UNIFORM_IN   /* uniform in +-1/sqrt(fan): PyTorch's default of Linear and ConvTranspose3d */
+} bmvp_init;
+
+/* One entry of a network's state, named as in the release. */
+typedef struct bmvp_state {
+    const char *name;
+    bmvp_tensor *t;
+    int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
+    int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
+    int torch_rank;        /* the released shape */
+    int64_t torch_dim[BMVP_MAX_DIMS];
+    int64_t stride[BMVP_MAX_DIMS]; /* of our memory, one for each released axis */
+    bmvp_init init;
+    int64_t fan;
+    double lr_scale;       /* learning rate of this tensor / that of the rest */
+    const char *stacked;   /* this is slice `part` of `parts` of the released tensor of this name (templates); else NULL */
+    int part, parts;
+} bmvp_state;
+
+typedef struct bmvp_state_list {
+    bmvp_state *item;
+    int n, cap;
+} bmvp_state_list;
+
+typedef enum bmvp_net_kind { BMVP_NET_UNIFORMER, BMVP_NET_UNET3D } bmvp_net_kind;
+
+typedef struct bmvp_net_config {
+    char name[32];        /* of the preset, or "custom" */
+    bmvp_net_kind kind;
+    int in_channels;      /* 1 in pre-training */
+    int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
+    int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
+    int mlp_ratio;        /* UniFormer: hidden width / width */
+    int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
+    int groups;           /* UNET3D: groups of GroupNorm; divides n */
+    int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
+} bmvp_net_config;
+
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
+BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
+BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
+
+typedef struct bmvp_net bmvp_net;
+
+/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. */
+typedef struct bmvp_features {
+    bmvp_tensor *map[4];
+    bmvp_tensor *last; /* = map[3]: what the contrast compares and the decoder reads */
+} bmvp_features;
+
+/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
+BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
+BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
+BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
+BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: 16, UNET3D 8 */
+BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
+/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones. */
+BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
+/* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
+BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
+
+/* Registers a tensor. torch_dim: the released shape. Returns the tensor (NULL after a failure). Also used for templates. */
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
+                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
+/* Copies between our memory and the released order (numel floats). */
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch);
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours);
+
+/* >>optimizer ---------------------------------------------------------------------------------------------------- */
+
+typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD } bmvp_optim_kind;
+
+typedef struct bmvp_optim_config {
+    bmvp_optim_kind kind;
+    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW): 0.9, 0.999, 1e-8 */
+    double weight_decay;      /* AdamW: decoupled; SGD: added to the gradient. 1e-5 */
+    double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
+} bmvp_optim_config;
+BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
+
+/* A parameter without a gradient in a step is left alone, its step count too (PyTorch's grad = None). */
+typedef struct bmvp_optim bmvp_optim;
+/* Makes the moments of every trained entry of the list, which must outlive the optimizer and not grow. */
+BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg);
+BMVP_API void bmvp_optim_destroy(bmvp_optim *o);
+BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
+/* L2 norm over all gradients present; summed in double in a fixed order. */
+BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
+/* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
+BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
+/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
+   momentum buffer, 1: exp_avg_sq. */
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
+
+/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to `floor`. half_period
+   1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and climbs back. */
+typedef struct bmvp_schedule {
+    double lr, floor;
+    int64_t total, warmup;
+    int half_period;
+} bmvp_schedule;
+BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
+
+/* >>state files: networks in checkpoints ------------------------------------------------------------------------------ */
+
+/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries only). */
+typedef struct bmvp_state_part {
+    bmvp_ctx *c;
+    bmvp_state_list *list;
+    bmvp_optim *optim; /* NULL: values */
+    int moment;
+} bmvp_state_part;
+
+/* Writing: declare every part in the file's order, then give their data in the same order. Templates are stacked to one tensor. */
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err);
+BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
+/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has changed then.
+   Further tensors of the file are ignored. */
+BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
+/* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its names. */
+BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
+
+/* The network's shape from the names and shapes of a released checkpoint (head size 64 or, for small networks, the largest of 64, 32,
+   16, 8 that divides dim[2] and dim[3]; files written here say it themselves). */
+BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err);
+/* As JSON object `key` and back. */
+BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
+BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_NN_H_INCLUDED */
+
+/* ================================================================================================================
+   Stop here if you only use the library. Implementation below.
+   ================================================================================================================ */
+#ifdef BMVP_NN_IMPLEMENTATION
+#ifndef BMVP_NN_IMPLEMENTATION_ONCE
+#define BMVP_NN_IMPLEMENTATION_ONCE
+#ifndef BMVP_TENSOR_IMPLEMENTATION_ONCE
+#error "the implementation of bmvp_nn.h goes into the same file as that of bmvp_tensor.h"
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+
+/* >>bump: memory that is freed all at once ------------------------------------------------------------------------- */
+
+typedef struct bmvpi_bump_chunk {
+    struct bmvpi_bump_chunk *next;
+    size_t cap, used; /* bytes behind this header */
+} bmvpi_bump_chunk;
+
+typedef struct bmvpi_bump {
+    bmvp_allocator a;
+    bmvpi_bump_chunk *top;
+} bmvpi_bump;
+
+static bmvp_allocator bmvpi_allocator_or_libc(const bmvp_allocator *a)
+{
+    bmvp_allocator libc;
+    libc.alloc = bmvpi_libc_alloc;
+    libc.free = bmvpi_libc_free;
+    libc.user = NULL;
+    return a && a->alloc && a->free ? *a : libc;
+}
+
+/* n bytes, aligned for every type used here, not zeroed; NULL when memory is short. Chunks double, so that a file of any size
+   takes few allocations and wastes at most half. */
+static void *bmvpi_bump_get(bmvpi_bump *b, size_t n)
+{
+    bmvpi_bump_chunk *c = b->top;
+    size_t cap = 4096;
+    if (n > SIZE_MAX / 4) return NULL;
+    n = (n + 7) & ~(size_t)7;
+    if (!c || c->cap - c->used < n) {
+        if (c) cap = c->cap < ((size_t)1 << 20) ? c->cap * 2 : c->cap;
+        if (cap < n) cap = n;
+        c = (bmvpi_bump_chunk *)b->a.alloc(sizeof *c + cap, b->a.user);
+        if (!c) return NULL;
+        c->next = b->top;
+        c->cap = cap;
+        c->used = 0;
+        b->top = c;
+    }
+    c->used += n;
+    return (char *)(c + 1) + (c->used - n);
+}
+
+static char *bmvpi_bump_text(bmvpi_bump *b, const char *s, size_t n)
+{
+    char *p = (char *)bmvpi_bump_get(b, n + 1);
+    if (!p) return NULL;
+    if (n) memcpy(p, s, n);
+    p[n] = 0;
+    return p;
+}
+
+static void bmvpi_bump_free(bmvpi_bump *b)
+{
+    while (b->top) {
+        bmvpi_bump_chunk *c = b->top;
+        b->top = c->next;
+        b->a.free(c, b->a.user);
+    }
+}
+
+/* Room for one more element in an array that lives in the bump memory; 0 when memory is short. */
+static int bmvpi_bump_grow(bmvpi_bump *b, void **array, int64_t n, int64_t *cap, size_t size)
+{
+    const int64_t more = *cap ? *cap * 2 : 8;
+    void *p;
+    if (n < *cap) return 1;
+    if ((uint64_t)more > SIZE_MAX / 4 / size || !(p = bmvpi_bump_get(b, (size_t)more * size))) return 0;
+    if (n) memcpy(p, *array, (size_t)n * size);
+    *array = p;
+    *cap = more;
+    return 1;
+}
+
+/* >>text ----------------------------------------------------------------------------------------------------------- */
+
+/* Bytes of the UTF-8 character at p (n > 0 bytes are left), 0 if it is not valid: overlong forms, surrogates and values
+   above U+10FFFF are refused (Unicode 15, table 3-7). */
+static size_t bmvpi_utf8_next(const char *text, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t k, i;
+    unsigned lo = 0x80, hi = 0xbf; /* range of the second byte */
+    if (p[0] < 0x80) return 1;
+    if (p[0] < 0xc2 || p[0] > 0xf4) return 0;
+    k = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (p[0] == 0xe0) lo = 0xa0;
+    if (p[0] == 0xed) hi = 0x9f;
+    if (p[0] == 0xf0) lo = 0x90;
+    if (p[0] == 0xf4) hi = 0x8f;
+    if (n < k || p[1] < lo || p[1] > hi) return 0;
+    for (i = 2; i < k; i++)
+        if (p[i] < 0x80 || p[i] > 0xbf) return 0;
+    return k;
+}
+
+static int bmvpi_utf8_valid(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        const size_t k = bmvpi_utf8_next(s + i, n - i);
+        if (!k) return 0;
+        i += k;
+    }
+    return 1;
+}
+
+/* Code point -> UTF-8; returns the number of bytes. */
+static size_t bmvpi_utf8_put(uint32_t c, char *out)
+{
+    const size_t k = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    size_t i;
+    static const uint8_t lead[5] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+    for (i = k; i-- > 1; c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)(lead[k] | c);
+    return k;
+}
+
+typedef struct bmvpi_shown { char text[84]; } bmvpi_shown;
+
+/* A name from a file as it may stand in a message: control characters replaced (they could drive a terminal), shortened. */
+static bmvpi_shown bmvpi_show(const char *s, size_t n)
+{
+    bmvpi_shown r;
+    size_t i;
+    const size_t m = n < 80 ? n : 77;
+    for (i = 0; i < m; i++) r.text[i] = (unsigned char)s[i] < 32 || s[i] == 127 ? '?' : s[i];
+    if (n > m)
+        for (; i < 80; i++) r.text[i] = '.';
+    r.text[i] = 0;
+    return r;
+}
+
+static int bmvpi_text_order(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Sorts the n strings and returns one that comes twice, or NULL. */
+static const char *bmvpi_text_twice(const char **s, size_t n)
+{
+    size_t i;
+    if (n > 1) qsort(s, n, sizeof *s, bmvpi_text_order);
+    for (i = 1; i < n; i++)
+        if (!strcmp(s[i - 1], s[i])) return s[i];
+    return NULL;
+}
+
+/* Locale-proof number text: C's conversions use the locale's decimal point, files always have '.'. Finds what stands between
+   the digits of 0.5. */
+static size_t bmvpi_decimal_point(char out[16])
+{
+    char half[32];
+    const int n = snprintf(half, sizeof half, "%.1f", 0.5);
+    const size_t k = n > 2 && n < 18 ? (size_t)n - 2 : 1;
+    memcpy(out, half + 1, k);
+    out[k] = 0;
+    return k;
+}
+
+/* Fewest digits that read back as the same number: as float if single, else as double. Finite values only. out: 40 bytes. */
+static void bmvpi_number_text(char *out, double v, int single)
+{
+    char point[16], *at;
+    const size_t k = bmvpi_decimal_point(point);
+    int digits = single ? 6 : 15;
+    for (;; digits++) {
+        snprintf(out, 40, "%.*g", digits, v);
+        if (digits >= (single ? 9 : 17)) break;
+        if (single ? strtof(out, NULL) == (float)v : strtod(out, NULL) == v) break;
+    }
+    at = strstr(out, point);
+    if (at) {
+        *at = '.';
+        memmove(at + 1, at + k, strlen(at + k) + 1);
+    }
+}
+
+/* Reads number text (already checked, n < 400 characters) with '.' in every locale. */
+static double bmvpi_number_value(const char *text, size_t n)
+{
+    char buf[432], point[16];
+    const size_t k = bmvpi_decimal_point(point);
+    const char *dot = (const char *)memchr(text, '.', n);
+    const size_t head = dot ? (size_t)(dot - text) : n;
+    memcpy(buf, text, head);
+    if (dot) {
+        memcpy(buf + head, point, k);
+        memcpy(buf + head + k, dot + 1, n - head - 1);
+        n += k - 1;
+    }
+    buf[n] = 0;
+    return strtod(buf, NULL);
+}
+
+/* >>files ---------------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_bytes_init(bmvp_bytes *b, const bmvp_allocator *a)
+{
+    memset(b, 0, sizeof *b);
+    b->allocator = bmvpi_allocator_or_libc(a);
+}
+
+BMVP_API void bmvp_bytes_append(bmvp_bytes *b, const void *data, size_t bytes)
+{
+    if (b->failed) return;
+    if (bytes >= SIZE_MAX / 4 - b->len) { b->failed = 1; return; }
+    if (b->len + bytes + 1 > b->cap) {
+        size_t cap = b->cap ? b->cap * 2 : 256;
+        char *p;
+        while (cap < b->len + bytes + 1) cap *= 2;
+        p = (char *)b->allocator.alloc(cap, b->allocator.user);
+        if (!p) { b->failed = 1; return; }
+        if (b->len) memcpy(p, b->data, b->len);
+        if (b->data) b->allocator.free(b->data, b->allocator.user);
+        b->data = p;
+        b->cap = cap;
+    }
+    if (bytes) memcpy(b->data + b->len, data, bytes);
+    b->len += bytes;
+    b->data[b->len] = 0;
+}
+
+BMVP_API void bmvp_bytes_free(bmvp_bytes *b)
+{
+    if (b->data) b->allocator.free(b->data, b->allocator.user);
+    bmvp_bytes_init(b, &b->allocator);
+}
+
+typedef struct bmvpi_in { /* a regular file open for reading */
+    int fd;
+    int64_t size;
+    const char *path;
+} bmvpi_in;
+
+static bmvp_status bmvpi_in_open(bmvpi_in *in, const char *path, bmvp_error *err)
+{
+    off_t end;
+    in->path = path;
+    in->fd = open(path, O_RDONLY);
+    if (in->fd < 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be opened: %s", path, strerror(errno));
+    end = lseek(in->fd, 0, SEEK_END);
+    in->size = (int64_t)end;
+    if (end >= 0 && end < INT64_MAX) return BMVP_OK; /* a folder ends at INT64_MAX on some systems, a pipe fails */
+    close(in->fd);
+    in->fd = -1;
+    return bmvp_error_set(err, BMVP_E_IO, "%.300s: is not a regular file", path);
+}
+
+static bmvp_status bmvpi_in_read(const bmvpi_in *in, int64_t at, void *dst, int64_t n, bmvp_error *err)
+{
+    char *p = (char *)dst;
+    if (lseek(in->fd, (off_t)at, SEEK_SET) < 0)
+        return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be read: %s", in->path, strerror(errno));
+    while (n > 0) {
+        const ssize_t k = read(in->fd, p, n < (1 << 30) ? (size_t)n : (size_t)1 << 30);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be read: %s", in->path, strerror(errno));
+        if (k == 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: became shorter while it was read", in->path);
+        p += k;
+        n -= (int64_t)k;
+    }
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_file_read(const char *path, size_t max_bytes, bmvp_bytes *out, bmvp_error *err)
+{
+    bmvpi_in in;
+    bmvp_status s = bmvpi_in_open(&in, path, err);
+    char piece[16384];
+    int64_t at = 0;
+    if (s) return s;
+    if ((uint64_t)in.size > max_bytes)
+        s = bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: has %.1f MB, more than the %.1f MB read at most", path,
+                           (double)in.size / 1e6, (double)max_bytes / 1e6);
+    while (!s && at < in.size) {
+        const int64_t n = in.size - at < (int64_t)sizeof piece ? in.size - at : (int64_t)sizeof piece;
+        s = bmvpi_in_read(&in, at, piece, n, err);
+        if (!s) bmvp_bytes_append(out, piece, (size_t)n);
+        at += n;
+    }
+    if (!s) bmvp_bytes_append(out, "", 0);
+    if (!s && out->failed) s = bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory while reading", path);
+    close(in.fd);
+    return s;
+}
+
+typedef struct bmvpi_out { /* a file that appears under its name only when complete */
+    bmvp_allocator a;
+    int fd;             /* -1: not open */
+    char *path, *tmp;   /* one allocation */
+} bmvpi_out;
+
+static bmvp_status bmvpi_out_error(const bmvpi_out *o, const char *what, bmvp_error *err)
+{
+    const char *hint = errno == ENOSPC || errno == EFBIG ? " (free some space; the file that was there before is kept)" : "";
+    return bmvp_error_set(err, BMVP_E_IO, "%.250s: %s: %s%s", o->path, what, strerror(errno), hint);
+}
+
+static void bmvpi_out_discard(bmvpi_out *o)
+{
+    if (o->fd >= 0) {
+        close(o->fd);
+        unlink(o->tmp);
+    }
+    o->fd = -1;
+    if (o->path) o->a.free(o->path, o->a.user);
+    o->path = o->tmp = NULL;
+}
+
+static bmvp_status bmvpi_out_open(bmvpi_out *o, const char *path, const bmvp_allocator *a, bmvp_error *err)
+{
+    const size_t n = strlen(path), m = 2 * n + 40;
+    o->a = bmvpi_allocator_or_libc(a);
+    o->fd = -1;
+    o->tmp = NULL;
+    o->path = (char *)o->a.alloc(m, o->a.user);
+    if (!o->path) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    memcpy(o->path, path, n + 1);
+    o->tmp = o->path + n + 1;
+    snprintf(o->tmp, m - n - 1, "%s.tmp.%ld", path, (long)getpid());
+    o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (o->fd < 0 && errno == EEXIST) { /* left by a killed process that had our number */
+        unlink(o->tmp);
+        o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    }
+    return o->fd >= 0 ? BMVP_OK : bmvpi_out_error(o, "cannot be written", err);
+}
+
+static bmvp_status bmvpi_out_write(bmvpi_out *o, int64_t at, const void *data, int64_t n, bmvp_error *err)
+{
+    const char *p = (const char *)data;
+    if (lseek(o->fd, (off_t)at, SEEK_SET) < 0) return bmvpi_out_error(o, "cannot be written", err);
+    while (n > 0) {
+        const ssize_t k = write(o->fd, p, n < (1 << 30) ? (size_t)n : (size_t)1 << 30);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return bmvpi_out_error(o, "cannot be written", err);
+        p += k;
+        n -= (int64_t)k;
+    }
+    return BMVP_OK;
+}
+
+/* The rename is durable only once the folder is on disk too. Some file systems cannot sync a folder and say EINVAL. */
+static bmvp_status bmvpi_out_sync_folder(bmvpi_out *o, bmvp_error *err)
+{
+    char *slash = strrchr(o->tmp, '/');
+    bmvp_status s = BMVP_OK;
+    int fd;
+    if (slash) slash[slash == o->tmp] = 0;
+    fd = open(slash ? o->tmp : ".", O_RDONLY);
+    if (fd < 0) return BMVP_OK; /* a folder that may be written but not read */
+    if (fsync(fd) && errno == EIO) s = bmvpi_out_error(o, "folder cannot be synced", err);
+    close(fd);
+    return s;
+}
+
+/* Frees o in every case. */
+static bmvp_status bmvpi_out_commit(bmvpi_out *o, bmvp_error *err)
+{
+    bmvp_status s = BMVP_OK;
+    int failed;
+    if (fsync(o->fd)) s = bmvpi_out_error(o, "cannot be synced to disk", err);
+    if (!s) {
+        failed = close(o->fd);
+        o->fd = -1;
+        if (failed) s = bmvpi_out_error(o, "cannot be closed", err);
+        if (!s && rename(o->tmp, o->path)) s = bmvpi_out_error(o, "cannot be replaced", err);
+        if (s) unlink(o->tmp);
+        else s = bmvpi_out_sync_folder(o, err);
+    }
+    bmvpi_out_discard(o);
+    return s;
+}
+
+BMVP_API bmvp_status bmvp_file_write(const char *path, const void *data, size_t bytes, const bmvp_allocator *a,
+                                     bmvp_error *err)
+{
+    bmvpi_out o;
+    bmvp_status s = bmvpi_out_open(&o, path, a, err);
+    if (!s) s = bmvpi_out_write(&o, 0, data, (int64_t)bytes, err);
+    if (!s) return bmvpi_out_commit(&o, err);
+    bmvpi_out_discard(&o);
+    return s;
+}
+
+/* >>json parser ---------------------------------------------------------------------------------------------------- */
+
+struct bmvp_json_doc {
+    bmvpi_bump mem;
+    bmvp_json *root;
+};
+
+typedef struct bmvpi_jp { /* parser state */
+    const char *text, *p, *end, *name;
+    bmvpi_bump *mem;
+    int depth;
+    bmvp_status status;
+    bmvp_error *err;
+} bmvpi_jp;
+
+/* Fails at q with "name:line:column: what, found ...". Only the first failure counts. Returns 0. */
+static int bmvpi_jp_fail(bmvpi_jp *j, const char *q, const char *what)
+{
+    int64_t line = 1, column = 1;
+    const char *t;
+    char found[32];
+    if (j->status) return 0;
+    for (t = j->text; t < q; t++) {
+        column = *t == '\n' ? 1 : column + ((*t & 0xc0) != 0x80); /* counts characters, not bytes */
+        line += *t == '\n';
+    }
+    if (q >= j->end) snprintf(found, sizeof found, "the end of the text");
+    else if (*q > 32 && *q < 127) snprintf(found, sizeof found, "'%c'", *q);
+    else snprintf(found, sizeof found, "byte 0x%02x", (unsigned char)*q);
+    j->status = bmvp_error_set(j->err, BMVP_E_FORMAT, "%.300s:%lld:%lld: %s, found %s", j->name, (long long)line,
+                               (long long)column, what, found);
+    return 0;
+}
+
+static int bmvpi_jp_oom(bmvpi_jp *j)
+{
+    if (!j->status) j->status = bmvp_error_set(j->err, BMVP_E_OOM, "%.300s: out of memory while reading JSON", j->name);
+    return 0;
+}
+
+static void bmvpi_jp_space(bmvpi_jp *j)
+{
+    while (j->p < j->end && (*j->p == ' ' || *j->p == '\t' || *j->p == '\n' || *j->p == '\r')) j->p++;
+}
+
+/* Four hexadecimal digits at q; -1 if they are not. */
+static int32_t bmvpi_jp_hex4(const bmvpi_jp *j, const char *q)
+{
+    int32_t v = 0;
+    int i;
+    if (j->end - q < 4) return -1;
+    for (i = 0; i < 4; i++) {
+        const char c = q[i];
+        const int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (d < 0) return -1;
+        v = v * 16 + d;
+    }
+    return v;
+}
+
+/* Character after a backslash at p -> its UTF-8 in out; returns the bytes written, 0 after a failure. */
+static size_t bmvpi_jp_escape(bmvpi_jp *j, char *out)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *hit = j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
+    int32_t c, low;
+    if (hit) {
+        j->p++;
+        *out = to[hit - from];
+        return 1;
+    }
+    if (j->p >= j->end || *j->p != 'u') return (size_t)bmvpi_jp_fail(j, j->p, "expected one of \" \\ / b f n r t u after a backslash");
+    c = bmvpi_jp_hex4(j, j->p + 1);
+    if (c < 0) return (size_t)bmvpi_jp_fail(j, j->p, "expected four hexadecimal digits after \\u");
+    if (c == 0) return (size_t)bmvpi_jp_fail(j, j->p, "expected a character other than \\u0000");
+    if (c >= 0xdc00 && c <= 0xdfff) return (size_t)bmvpi_jp_fail(j, j->p, "expected a high surrogate before a low one");
+    j->p += 5;
+    if (c < 0xd800 || c > 0xdfff) return bmvpi_utf8_put((uint32_t)c, out);
+    low = j->end - j->p >= 6 && j->p[0] == '\\' && j->p[1] == 'u' ? bmvpi_jp_hex4(j, j->p + 2) : -1;
+    if (low < 0xdc00 || low > 0xdfff) return (size_t)bmvpi_jp_fail(j, j->p, "expected \\u with a low surrogate after a high one");
+    j->p += 6;
+    return bmvpi_utf8_put(0x10000u + ((uint32_t)(c - 0xd800) << 10) + (uint32_t)(low - 0xdc00), out);
+}
+
+/* String with its quotes at p -> 0-terminated copy; NULL after a failure. */
+static const char *bmvpi_jp_string(bmvpi_jp *j, int64_t *length)
+{
+    const char *q = j->p + 1;
+    char *out, *start;
+    while (q < j->end && *q != '"') q += *q == '\\' && j->end - q > 1 ? 2 : 1;
+    start = out = (char *)bmvpi_bump_get(j->mem, (size_t)(q - j->p)); /* unescaping never makes text longer */
+    if (!out) { bmvpi_jp_oom(j); return NULL; }
+    j->p++;
+    for (;;) {
+        size_t k;
+        if (j->p >= j->end) { bmvpi_jp_fail(j, j->p, "expected '\"' at the end of a string"); return NULL; }
+        if (*j->p == '"') break;
+        if (*j->p == '\\') {
+            j->p++;
+            if (!(k = bmvpi_jp_escape(j, out))) return NULL;
+        } else {
+            if ((unsigned char)*j->p < 32) {
+                bmvpi_jp_fail(j, j->p, "expected \\n, \\t or \\u for a control character in a string");
+                return NULL;
+            }
+            k = bmvpi_utf8_next(j->p, (size_t)(j->end - j->p));
+            if (!k) { bmvpi_jp_fail(j, j->p, "expected UTF-8"); return NULL; }
+            memcpy(out, j->p, k);
+            j->p += k;
+        }
+        out += k;
+    }
+    j->p++;
+    *out = 0;
+    *length = (int64_t)(out - start);
+    return start;
+}
+
+static int bmvpi_jp_digits(bmvpi_jp *j)
+{
+    const char *q = j->p;
+    while (j->p < j->end && *j->p >= '0' && *j->p <= '9') j->p++;
+    return j->p > q;
+}
+
+static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
+{
+    const char *start = j->p;
+    const int negative = *j->p == '-';
+    int whole = 1;
+    j->p += negative;
+    if (j->p < j->end && *j->p == '0') j->p++; /* no digit may follow: then ',' or the like is expected */
+    else if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit");
+    if (j->p < j->end && *j->p == '.') {
+        whole = 0;
+        j->p++;
+        if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit after '.'");
+    }
+    if (j->p < j->end && (*j->p == 'e' || *j->p == 'E')) {
+        whole = 0;
+        j->p++;
+        if (j->p < j->end && (*j->p == '+' || *j->p == '-')) j->p++;
+        if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit in the exponent");
+    }
+    if (j->p - start >= 400) return bmvpi_jp_fail(j, start, "expected a number of less than 400 characters");
+    v->type = BMVP_JSON_NUMBER;
+    v->d = bmvpi_number_value(start, (size_t)(j->p - start));
+    if (!(v->d >= -DBL_MAX && v->d <= DBL_MAX)) return bmvpi_jp_fail(j, start, "expected a number within double's range");
+    if (whole) { /* exact even where double is not: 2^53 to 2^63 */
+        const char *q = start + negative;
+        int64_t n = 0;
+        for (v->is_int = 1; q < j->p && v->is_int; q++) {
+            const int digit = *q - '0';
+            if (n < (INT64_MIN + digit) / 10) v->is_int = 0;
+            else n = n * 10 - digit;
+        }
+        if (!negative && n == INT64_MIN) v->is_int = 0;
+        v->i = v->is_int ? (negative ? n : -n) : 0;
+    } else if (v->d >= -9223372036854775808.0 && v->d < 9223372036854775808.0 && v->d == (double)(int64_t)v->d) {
+        v->is_int = 1;
+        v->i = (int64_t)v->d;
+    }
+    return 1;
+}
+
+static int bmvpi_jp_word(bmvpi_jp *j, bmvp_json *v)
+{
+    static const char *const word[3] = { "null", "false", "true" };
+    int k;
+    for (k = 0; k < 3; k++) {
+        const size_t n = strlen(word[k]);
+        if ((size_t)(j->end - j->p) < n || memcmp(j->p, word[k], n)) continue;
+        j->p += n;
+        v->type = k ? BMVP_JSON_BOOL : BMVP_JSON_NULL;
+        v->i = k == 2;
+        return 1;
+    }
+    return bmvpi_jp_fail(j, j->p, "expected a value");
+}
+
+static int bmvpi_jp_value(bmvpi_jp *j, bmvp_json *v);
+
+/* "key" : before an object's member; q is where the key stood. */
+static int bmvpi_jp_key(bmvpi_jp *j, bmvp_json *m)
+{
+    int64_t length;
+    if (j->p >= j->end || *j->p != '"') return bmvpi_jp_fail(j, j->p, "expected a key in '\"'");
+    if (!(m->key = bmvpi_jp_string(j, &length))) return 0;
+    bmvpi_jp_space(j);
+    if (j->p >= j->end || *j->p != ':') return bmvpi_jp_fail(j, j->p, "expected ':' after a key");
+    j->p++;
+    bmvpi_jp_space(j);
+    return 1;
+}
+
+static int bmvpi_jp_unique(bmvpi_jp *j, const bmvp_json *object)
+{
+    const char **keys, *twice;
+    const bmvp_json *m;
+    size_t n = 0;
+    if (object->i < 2) return 1;
+    keys = (const char **)j->mem->a.alloc((size_t)object->i * sizeof *keys, j->mem->a.user);
+    if (!keys) return bmvpi_jp_oom(j);
+    for (m = object->first; m; m = m->next) keys[n++] = m->key;
+    twice = bmvpi_text_twice(keys, n);
+    j->mem->a.free((void *)keys, j->mem->a.user);
+    if (twice) {
+        char what[140];
+        snprintf(what, sizeof what, "key '%s' comes twice in the object that ends here", bmvpi_show(twice, strlen(twice)).text);
+        return bmvpi_jp_fail(j, j->p - 1, what);
+    }
+    return 1;
+}
+
+static int bmvpi_jp_members(bmvpi_jp *j, bmvp_json *v)
+{
+    const int object = *j->p == '{';
+    const char close_with = object ? '}' : ']';
+    bmvp_json *last = NULL;
+    if (++j->depth > BMVP_JSON_MAX_DEPTH) return bmvpi_jp_fail(j, j->p, "expected fewer arrays and objects inside each other");
+    v->type = object ? BMVP_JSON_OBJECT : BMVP_JSON_ARRAY;
+    j->p++;
+    bmvpi_jp_space(j);
+    while (j->p >= j->end || *j->p != close_with || last) {
+        bmvp_json *m = (bmvp_json *)bmvpi_bump_get(j->mem, sizeof *m);
+        if (!m) return bmvpi_jp_oom(j);
+        memset(m, 0, sizeof *m);
+        if (object && !bmvpi_jp_key(j, m)) return 0;
+        if (!bmvpi_jp_value(j, m)) return 0;
+        if (last) last->next = m;
+        else v->first = m;
+        last = m;
+        v->i++;
+        bmvpi_jp_space(j);
+        if (j->p < j->end && *j->p == close_with) break;
+        if (j->p >= j->end || *j->p != ',')
+            return bmvpi_jp_fail(j, j->p, object ? "expected ',' or '}'" : "expected ',' or ']'");
+        j->p++;
+        bmvpi_jp_space(j);
+    }
+    j->p++;
+    j->depth--;
+    return !object || bmvpi_jp_unique(j, v);
+}
+
+static int bmvpi_jp_value(bmvpi_jp *j, bmvp_json *v)
+{
+    const char c = j->p < j->end ? *j->p : 0;
+    if (c == '{' || c == '[') return bmvpi_jp_members(j, v);
+    if (c == '-' || (c >= '0' && c <= '9')) return bmvpi_jp_number(j, v);
+    if (c != '"') return bmvpi_jp_word(j, v);
+    v->type = BMVP_JSON_STRING;
+    return (v->str = bmvpi_jp_string(j, &v->i)) != NULL;
+}
+
+BMVP_API bmvp_status bmvp_json_parse(const char *text, size_t bytes, const char *name, const bmvp_allocator *a,
+                                     bmvp_json_doc **doc, bmvp_error *err)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvp_json_doc *d = (bmvp_json_doc *)al.alloc(sizeof *d, al.user);
+    bmvpi_jp j;
+    *doc = NULL;
+    if (!d) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory while reading JSON", name);
+    memset(d, 0, sizeof *d);
+    d->mem.a = al;
+    memset(&j, 0, sizeof j);
+    j.text = j.p = text;
+    j.end = text + bytes;
+    j.name = name;
+    j.mem = &d->mem;
+    j.err = err;
+    if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) j.text = j.p = text + 3;
+    bmvpi_jp_space(&j);
+    d->root = (bmvp_json *)bmvpi_bump_get(&d->mem, sizeof *d->root);
+    if (!d->root) bmvpi_jp_oom(&j);
+    else {
+        memset(d->root, 0, sizeof *d->root);
+        if (bmvpi_jp_value(&j, d->root)) bmvpi_jp_space(&j);
+        if (!j.status && j.p < j.end) bmvpi_jp_fail(&j, j.p, "expected nothing more after the value");
+    }
+    if (j.status) bmvp_json_free(d);
+    else *doc = d;
+    return j.status;
+}
+
+BMVP_API bmvp_status bmvp_json_read(const char *path, const bmvp_allocator *a, bmvp_json_doc **doc, bmvp_error *err)
+{
+    bmvp_bytes b;
+    bmvp_status s;
+    *doc = NULL;
+    bmvp_bytes_init(&b, a);
+    s = bmvp_file_read(path, (size_t)1 << 28, &b, err);
+    if (!s) s = bmvp_json_parse(b.data, b.len, path, a, doc, err);
+    bmvp_bytes_free(&b);
+    return s;
+}
+
+BMVP_API void bmvp_json_free(bmvp_json_doc *doc)
+{
+    if (!doc) return;
+    bmvpi_bump_free(&doc->mem);
+    doc->mem.a.free(doc, doc->mem.a.user);
+}
+
+BMVP_API const bmvp_json *bmvp_json_root(const bmvp_json_doc *doc) { return doc ? doc->root : NULL; }
+
+BMVP_API const bmvp_json *bmvp_json_get(const bmvp_json *object, const char *key)
+{
+    const bmvp_json *m = object && object->type == BMVP_JSON_OBJECT ? object->first : NULL;
+    while (m && strcmp(m->key, key)) m = m->next;
+    return m;
+}
+
+BMVP_API const bmvp_json *bmvp_json_at(const bmvp_json *array, int64_t index)
+{
+    const bmvp_json *m = index >= 0 && index < bmvp_json_count(array) ? array->first : NULL;
+    while (m && index-- > 0) m = m->next;
+    return m;
+}
+
+BMVP_API int64_t bmvp_json_count(const bmvp_json *node)
+{
+    return node && (node->type == BMVP_JSON_ARRAY || node->type == BMVP_JSON_OBJECT) ? node->i : 0;
+}
+
+BMVP_API const char *bmvp_json_string(const bmvp_json *node, const char *otherwise)
+{
+    return node && node->type == BMVP_JSON_STRING ? node->str : otherwise;
+}
+
+BMVP_API int64_t bmvp_json_int(const bmvp_json *node, int64_t otherwise)
+{
+    return node && node->type == BMVP_JSON_NUMBER && node->is_int ? node->i : otherwise;
+}
+
+BMVP_API double bmvp_json_double(const bmvp_json *node, double otherwise)
+{
+    return node && node->type == BMVP_JSON_NUMBER ? node->d : otherwise;
+}
+
+BMVP_API int bmvp_json_bool(const bmvp_json *node, int otherwise)
+{
+    return node && node->type == BMVP_JSON_BOOL ? (int)node->i : otherwise;
+}
+
+/* >>json writer ---------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_jw_init(bmvp_jw *w, int indent, const bmvp_allocator *a)
+{
+    memset(w, 0, sizeof *w);
+    bmvp_bytes_init(&w->out, a);
+    w->indent = indent;
+}
+
+BMVP_API void bmvp_jw_free(bmvp_jw *w) { bmvp_bytes_free(&w->out); }
+
+BMVP_API void bmvp_jw_reset(bmvp_jw *w)
+{
+    w->out.len = 0;
+    w->out.failed = w->depth = w->misused = 0;
+    w->object = w->filled = 0;
+}
+
+static void bmvpi_jw_put(bmvp_jw *w, const char *text) { bmvp_bytes_append(&w->out, text, strlen(text)); }
+
+static void bmvpi_jw_line(bmvp_jw *w)
+{
+    int i;
+    if (w->indent <= 0) return;
+    bmvpi_jw_put(w, "\n");
+    for (i = 0; i < w->indent * w->depth; i++) bmvpi_jw_put(w, " ");
+}
+
+static void bmvpi_jw_quote(bmvp_jw *w, const char *s)
+{
+    const size_t n = strlen(s);
+    size_t i = 0;
+    bmvpi_jw_put(w, "\"");
+    while (i < n) {
+        const size_t k = bmvpi_utf8_next(s + i, n - i);
+        char code[8];
+        if (!k) bmvpi_jw_put(w, "\xef\xbf\xbd");
+        else if (s[i] == '"' || s[i] == '\\') {
+            code[0] = '\\', code[1] = s[i], code[2] = 0;
+            bmvpi_jw_put(w, code);
+        } else if (k == 1 && ((unsigned char)s[i] < 32 || s[i] == 127)) {
+            if (s[i] == '\n' || s[i] == '\t') snprintf(code, sizeof code, "\\%c", s[i] == '\n' ? 'n' : 't');
+            else snprintf(code, sizeof code, "\\u%04x", (unsigned)(unsigned char)s[i]);
+            bmvpi_jw_put(w, code);
+        } else bmvp_bytes_append(&w->out, s + i, k);
+        i += k ? k : 1;
+    }
+    bmvpi_jw_put(w, "\"");
+}
+
+/* What comes before every value: comma, line, key. */
+static void bmvpi_jw_before(bmvp_jw *w, const char *key)
+{
+    const uint64_t bit = w->depth > 0 && w->depth <= 64 ? (uint64_t)1 << (w->depth - 1) : 0;
+    if ((key != NULL) != ((w->object & bit) != 0) || (!bit && w->out.len)) w->misused = 1;
+    if (w->filled & bit) bmvpi_jw_put(w, w->indent > 0 ? "," : ", ");
+    w->filled |= bit;
+    if (bit) bmvpi_jw_line(w);
+    if (key) {
+        bmvpi_jw_quote(w, key);
+        bmvpi_jw_put(w, ": ");
+    }
+}
+
+static void bmvpi_jw_value(bmvp_jw *w, const char *key, const char *text)
+{
+    bmvpi_jw_before(w, key);
+    bmvpi_jw_put(w, text);
+}
+
+static void bmvpi_jw_open(bmvp_jw *w, const char *key, int object)
+{
+    uint64_t bit;
+    bmvpi_jw_value(w, key, object ? "{" : "[");
+    if (w->depth == BMVP_JSON_MAX_DEPTH) { w->misused = 1; return; }
+    bit = (uint64_t)1 << w->depth++;
+    w->object = object ? w->object | bit : w->object & ~bit;
+    w->filled &= ~bit;
+}
+
+BMVP_API void bmvp_jw_object(bmvp_jw *w, const char *key) { bmvpi_jw_open(w, key, 1); }
+BMVP_API void bmvp_jw_array(bmvp_jw *w, const char *key) { bmvpi_jw_open(w, key, 0); }
+
+BMVP_API void bmvp_jw_end(bmvp_jw *w)
+{
+    uint64_t bit;
+    if (w->depth == 0) { w->misused = 1; return; }
+    bit = (uint64_t)1 << --w->depth;
+    if (w->filled & bit) bmvpi_jw_line(w);
+    bmvpi_jw_put(w, w->object & bit ? "}" : "]");
+}
+
+BMVP_API void bmvp_jw_string(bmvp_jw *w, const char *key, const char *value)
+{
+    if (!value) { bmvp_jw_null(w, key); return; }
+    bmvpi_jw_before(w, key);
+    bmvpi_jw_quote(w, value);
+}
+
+BMVP_API void bmvp_jw_int(bmvp_jw *w, const char *key, int64_t value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    bmvpi_jw_value(w, key, text);
+}
+
+static void bmvpi_jw_number(bmvp_jw *w, const char *key, double value, int single)
+{
+    char text[40];
+    if (!(value >= -DBL_MAX && value <= DBL_MAX)) { bmvp_jw_null(w, key); return; }
+    bmvpi_number_text(text, value, single);
+    bmvpi_jw_value(w, key, text);
+}
+
+BMVP_API void bmvp_jw_float(bmvp_jw *w, const char *key, float value) { bmvpi_jw_number(w, key, (double)value, 1); }
+BMVP_API void bmvp_jw_double(bmvp_jw *w, const char *key, double value) { bmvpi_jw_number(w, key, value, 0); }
+BMVP_API void bmvp_jw_bool(bmvp_jw *w, const char *key, int value) { bmvpi_jw_value(w, key, value ? "true" : "false"); }
+BMVP_API void bmvp_jw_null(bmvp_jw *w, const char *key) { bmvpi_jw_value(w, key, "null"); }
+
+BMVP_API bmvp_status bmvp_jw_finish(bmvp_jw *w, bmvp_error *err)
+{
+    if (w->misused || w->depth || !w->out.len)
+        return bmvp_error_set(err, BMVP_E_STATE, "JSON writer: %s", w->depth && !w->misused ? "a level was not ended"
+                              : "calls do not make one JSON value (a key in an array, none in an object, too deep, or nothing)");
+    bmvpi_jw_put(w, "\n");
+    return w->out.failed ? bmvp_error_set(err, BMVP_E_OOM, "JSON writer: out of memory") : BMVP_OK;
+}
+
+/* >>checkpoint base ------------------------------------------------------------------------------------------------ */
+
+static const struct { int64_t size; const char *storage, *name; } bmvpi_dtype_table[BMVP_DTYPE_COUNT] = {
+#define BMVP_X(id, size, storage, name) { size, storage, name },
+    BMVP_DTYPES(BMVP_X)
+#undef BMVP_X
+};
+static const char *const bmvpi_dtype_ids[BMVP_DTYPE_COUNT] = { /* as safetensors spells them */
+#define BMVP_X(id, size, storage, name) #id,
+    BMVP_DTYPES(BMVP_X)
+#undef BMVP_X
+};
+static const char *const bmvpi_meta_kinds[6] = { "string", "int", "float", "bool", "none", "json" };
+
+BMVP_API const char *bmvp_dtype_name(bmvp_dtype t)
+{
+    return (unsigned)t < BMVP_DTYPE_COUNT ? bmvpi_dtype_table[t].name : "unknown";
+}
+
+BMVP_API int64_t bmvp_dtype_size(bmvp_dtype t) { return (unsigned)t < BMVP_DTYPE_COUNT ? bmvpi_dtype_table[t].size : 0; }
+
+/* CRC-32 of zip (ISO-HDLC), eight bytes a turn: table k advances a byte by k more bytes of zeros. */
+typedef struct bmvpi_crc { uint32_t t[8][256]; } bmvpi_crc;
+
+static void bmvpi_crc_init(bmvpi_crc *c)
+{
+    uint32_t i, k, v;
+    for (i = 0; i < 256; i++) {
+        for (v = i, k = 0; k < 8; k++) v = (v >> 1) ^ (v & 1 ? 0xedb88320u : 0);
+        c->t[0][i] = v;
+    }
+    for (i = 0; i < 256; i++)
+        for (k = 1; k < 8; k++) c->t[k][i] = (c->t[k - 1][i] >> 8) ^ c->t[0][c->t[k - 1][i] & 255];
+}
+
+static uint32_t bmvpi_crc_add(const bmvpi_crc *c, uint32_t crc, const void *data, int64_t n)
+{
+    const uint8_t *p = (const uint8_t *)data;
+    crc = ~crc;
+    for (; n >= 8; n -= 8, p += 8) {
+        const uint32_t a = crc ^ (p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+        crc = c->t[7][a & 255] ^ c->t[6][a >> 8 & 255] ^ c->t[5][a >> 16 & 255] ^ c->t[4][a >> 24] ^ c->t[3][p[4]] ^
+              c->t[2][p[5]] ^ c->t[1][p[6]] ^ c->t[0][p[7]];
+    }
+    for (; n > 0; n--, p++) crc = (crc >> 8) ^ c->t[0][(crc ^ *p) & 255];
+    return ~crc;
+}
+
+static uint64_t bmvpi_le_get(const void *data, int n)
+{
+    const uint8_t *p = (const uint8_t *)data;
+    uint64_t v = 0;
+    while (n-- > 0) v = v << 8 | p[n];
+    return v;
+}
+
+static void bmvpi_le_put(void *data, int n, uint64_t v)
+{
+    uint8_t *p = (uint8_t *)data;
+    for (; n > 0; n--, v >>= 8) *p++ = (uint8_t)v;
+}
+
+/* Loading and writing copy whole tensors, which lie little-endian in files. */
+static int bmvpi_is_little_endian(void)
+{
+    const uint16_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1);
+    return first == 1;
+}
+
+/* Element count and bytes of a shape; 0 if it has more than BMVP_MAX_DIMS axes, a negative one, or does not fit. */
+static int bmvpi_ck_shape(bmvp_ckpt_entry *e, bmvp_dtype dtype, int64_t rank, const int64_t *dim)
+{
+    int64_t i, n = 1;
+    if (rank < 0 || rank > BMVP_MAX_DIMS) return 0;
+    e->dtype = dtype;
+    e->rank = (int)rank;
+    for (i = 0; i < BMVP_MAX_DIMS; i++) {
+        e->dim[i] = i < rank ? dim[i] : 1;
+        n = bmvpi_mul_size(n, e->dim[i]);
+    }
+    e->numel = n;
+    e->bytes = bmvpi_mul_size(n, bmvp_dtype_size(dtype));
+    e->contiguous = 1;
+    for (i = BMVP_MAX_DIMS, n = 1; i-- > 0; n *= e->dim[i] > 0 ? e->dim[i] : 1) {
+        if (e->bytes < 0 || n > INT64_MAX / (e->dim[i] > 0 ? e->dim[i] : 1)) return 0; /* (0, 2^62, 2^62) has no strides */
+        e->stride[i] = n;
+    }
+    return 1;
+}
+
+typedef struct bmvpi_record { /* a run of bytes of the file */
+    const char *name;
+    int64_t at, size; /* zip: `at` is the local header until resolved */
+    uint32_t crc;
+    int resolved, verified;
+} bmvpi_record;
+
+typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
+    bmvp_ckpt ck;
+    bmvpi_in in;
+    bmvpi_bump mem;
+    bmvpi_record *record; /* zip: sorted by name */
+    int64_t n_records;
+    int64_t zip_end;      /* where the central directory begins */
+    bmvp_ckpt_entry *entry;
+    bmvp_ckpt_meta *meta;
+    int64_t n_entries, cap_entries, n_meta, cap_meta;
+    bmvpi_crc crc;
+} bmvpi_ckpt_file;
+
+static bmvp_status bmvpi_ck_oom(const bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory while reading", f->ck.path);
+}
+
+static bmvp_status bmvpi_ck_add(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e, bmvp_error *err)
+{
+    if (f->n_entries >= INT32_MAX / 2 || !bmvpi_bump_grow(&f->mem, (void **)&f->entry, f->n_entries, &f->cap_entries, sizeof *e))
+        return bmvpi_ck_oom(f, err);
+    f->entry[f->n_entries++] = *e;
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_ck_add_meta(bmvpi_ckpt_file *f, const bmvp_ckpt_meta *m, bmvp_error *err)
+{
+    if (f->n_meta >= INT32_MAX / 2 || !bmvpi_bump_grow(&f->mem, (void **)&f->meta, f->n_meta, &f->cap_meta, sizeof *m))
+        return bmvpi_ck_oom(f, err);
+    f->meta[f->n_meta++] = *m;
+    return BMVP_OK;
+}
+
+/* "group.name", or "name" without a group; NULL when memory is short. */
+static const char *bmvpi_ck_full(bmvpi_bump *mem, const char *group, const char *name)
+{
+    const size_t g = strlen(group), n = strlen(name);
+    char *p = (char *)bmvpi_bump_get(mem, g + n + 2);
+    if (!p) return NULL;
+    memcpy(p, group, g);
+    if (g) p[g] = '.';
+    memcpy(p + g + (g > 0), name, n + 1);
+    return p;
+}
+
+/* Fails if two entries of this list have the same full name. */
+static bmvp_status bmvpi_ck_unique(const char *path, const bmvp_allocator *a, const bmvp_ckpt_entry *e, int64_t n, bmvp_error *err)
+{
+    bmvpi_bump mem;
+    const char **names, *twice;
+    int64_t i;
+    bmvp_status s = BMVP_OK;
+    memset(&mem, 0, sizeof mem);
+    mem.a = *a;
+    names = (const char **)bmvpi_bump_get(&mem, (size_t)n * sizeof *names);
+    for (i = 0; names && i < n; i++)
+        if (!(names[i] = bmvpi_ck_full(&mem, e[i].group, e[i].name))) break;
+    if (!names || i < n) s = bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    else if ((twice = bmvpi_text_twice(names, (size_t)n)) != NULL)
+        s = bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: two tensors have the name '%s'", path,
+                           bmvpi_show(twice, strlen(twice)).text);
+    bmvpi_bump_free(&mem);
+    return s;
+}
+
+/* >>zip ------------------------------------------------------------------------------------------------------------ */
+
+/* PKWARE APPNOTE 6.3: sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (ends), 4.5.3 (zip64). */
+enum { BMVPI_ZIP_LOCAL = 30, BMVPI_ZIP_CENTRAL = 46, BMVPI_ZIP_END = 22, BMVPI_ZIP_LOCATOR = 20, BMVPI_ZIP_END64 = 56,
+       BMVPI_ZIP_ALIGN = 64, BMVPI_ZIP_MAX_DIRECTORY = 1 << 26 };
+#define BMVPI_ZIP_LOCAL_SIGN 0x04034b50u
+#define BMVPI_ZIP_CENTRAL_SIGN 0x02014b50u
+#define BMVPI_ZIP_END_SIGN 0x06054b50u
+#define BMVPI_ZIP_LOCATOR_SIGN 0x07064b50u
+#define BMVPI_ZIP_END64_SIGN 0x06064b50u
+#define BMVPI_ZIP_BIG 0xffffffffu
+
+static bmvp_status bmvpi_zip_bad(const bmvpi_ckpt_file *f, const char *record, const char *what, bmvp_error *err)
+{
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%.250s: damaged PyTorch file: %s%s%s", f->ck.path,
+                          record ? bmvpi_show(record, strlen(record)).text : "", record ? ": " : "", what);
+}
+
+/* Place of the central directory: offset, bytes, entries. */
+static bmvp_status bmvpi_zip_find_end(bmvpi_ckpt_file *f, uint64_t where[3], bmvp_error *err)
+{
+    const int64_t n = f->in.size < 65557 ? f->in.size : 65557, at = f->in.size - n; /* the end's comment has up to 65535 */
+    uint8_t *tail = (uint8_t *)bmvpi_bump_get(&f->mem, (size_t)n), e64[BMVPI_ZIP_END64];
+    int64_t i = n - BMVPI_ZIP_END, end;
+    bmvp_status s;
+    if (!tail) return bmvpi_ck_oom(f, err);
+    if ((s = bmvpi_in_read(&f->in, at, tail, n, err)) != BMVP_OK) return s;
+    while (i >= 0 && !(bmvpi_le_get(tail + i, 4) == BMVPI_ZIP_END_SIGN &&
+                       (int64_t)bmvpi_le_get(tail + i + 20, 2) == n - i - BMVPI_ZIP_END)) i--;
+    if (i < 0) return bmvpi_zip_bad(f, NULL, "the end of the zip directory is missing (a copy or download that was cut off?)", err);
+    end = at + i;
+    where[0] = bmvpi_le_get(tail + i + 16, 4);
+    where[1] = bmvpi_le_get(tail + i + 12, 4);
+    where[2] = bmvpi_le_get(tail + i + 10, 2);
+    if (bmvpi_le_get(tail + i + 4, 4) || bmvpi_le_get(tail + i + 8, 2) != where[2])
+        return bmvpi_zip_bad(f, NULL, "the zip archive has several parts", err);
+    if (i >= BMVPI_ZIP_LOCATOR && bmvpi_le_get(tail + i - BMVPI_ZIP_LOCATOR, 4) == BMVPI_ZIP_LOCATOR_SIGN) {
+        const uint64_t p = bmvpi_le_get(tail + i - 12, 8);
+        if (end < BMVPI_ZIP_LOCATOR + BMVPI_ZIP_END64 || p > (uint64_t)(end - BMVPI_ZIP_LOCATOR - BMVPI_ZIP_END64))
+            return bmvpi_zip_bad(f, NULL, "the zip64 end lies outside of the file", err);
+        if ((s = bmvpi_in_read(&f->in, (int64_t)p, e64, BMVPI_ZIP_END64, err)) != BMVP_OK) return s;
+        if (bmvpi_le_get(e64, 4) != BMVPI_ZIP_END64_SIGN) return bmvpi_zip_bad(f, NULL, "the zip64 end is missing", err);
+        where[0] = bmvpi_le_get(e64 + 48, 8);
+        where[1] = bmvpi_le_get(e64 + 40, 8);
+        where[2] = bmvpi_le_get(e64 + 32, 8);
+        end = (int64_t)p;
+    }
+    if (where[0] > (uint64_t)end || where[1] > (uint64_t)end - where[0] || where[2] > where[1] / BMVPI_ZIP_CENTRAL)
+        return bmvpi_zip_bad(f, NULL, "the zip directory lies outside of the file", err);
+    if (where[1] > BMVPI_ZIP_MAX_DIRECTORY)
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: zip directory of more than 64 MiB", f->ck.path);
+    return BMVP_OK;
+}
+
+/* zip64: fields that are full in the directory are continued in extra field 1, in this order. */
+static int bmvpi_zip_extra(const uint8_t *x, uint64_t n, uint64_t *field[3])
+{
+    uint64_t len = 0, at = 0;
+    int k;
+    while (n >= 4 && bmvpi_le_get(x, 2) != 1) {
+        len = bmvpi_le_get(x + 2, 2) + 4;
+        if (len > n) return 0;
+        x += len;
+        n -= len;
+    }
+    len = n >= 4 ? bmvpi_le_get(x + 2, 2) : 0;
+    if (n >= 4 && len > n - 4) return 0;
+    for (k = 0; k < 3; k++) {
+        if (*field[k] != BMVPI_ZIP_BIG) continue;
+        if (at + 8 > len) return 0;
+        *field[k] = bmvpi_le_get(x + 4 + at, 8);
+        at += 8;
+    }
+    return 1;
+}
+
+static int bmvpi_record_order(const void *a, const void *b)
+{
+    return strcmp(((const bmvpi_record *)a)->name, ((const bmvpi_record *)b)->name);
+}
+
+static bmvpi_record *bmvpi_zip_find(const bmvpi_ckpt_file *f, const char *name)
+{
+    bmvpi_record key;
+    key.name = name;
+    return (bmvpi_record *)bsearch(&key, f->record, (size_t)f->n_records, sizeof key, bmvpi_record_order);
+}
+
+/* One directory entry at p -> record. Returns its bytes, 0 after a failure. */
+static uint64_t bmvpi_zip_entry(bmvpi_ckpt_file *f, const uint8_t *p, uint64_t left, bmvpi_record *r, bmvp_error *err)
+{
+    uint64_t packed, size, at, n_name, n_extra, len, *field[3];
+    if (left < BMVPI_ZIP_CENTRAL || bmvpi_le_get(p, 4) != BMVPI_ZIP_CENTRAL_SIGN)
+        return (uint64_t)(bmvpi_zip_bad(f, NULL, "the zip directory ends early", err), 0);
+    n_name = bmvpi_le_get(p + 28, 2);
+    n_extra = bmvpi_le_get(p + 30, 2);
+    len = BMVPI_ZIP_CENTRAL + n_name + n_extra + bmvpi_le_get(p + 32, 2);
+    if (len > left) return (uint64_t)(bmvpi_zip_bad(f, NULL, "the zip directory ends early", err), 0);
+    memset(r, 0, sizeof *r);
+    r->name = bmvpi_bump_text(&f->mem, (const char *)p + BMVPI_ZIP_CENTRAL, (size_t)n_name);
+    if (!r->name) return (uint64_t)(bmvpi_ck_oom(f, err), 0);
+    packed = bmvpi_le_get(p + 20, 4);
+    size = bmvpi_le_get(p + 24, 4);
+    at = bmvpi_le_get(p + 42, 4);
+    field[0] = &size, field[1] = &packed, field[2] = &at;
+    if (strlen(r->name) != n_name || !bmvpi_zip_extra(p + BMVPI_ZIP_CENTRAL + n_name, n_extra, field))
+        return (uint64_t)(bmvpi_zip_bad(f, r->name, "its zip directory entry is broken", err), 0);
+    if ((bmvpi_le_get(p + 8, 2) & 1) || bmvpi_le_get(p + 10, 2) != 0 || packed != size)
+        return (uint64_t)(bmvpi_zip_bad(f, r->name, "is compressed or encrypted, which torch.save never does", err), 0);
+    if (at > (uint64_t)f->zip_end || size > (uint64_t)f->zip_end - at)
+        return (uint64_t)(bmvpi_zip_bad(f, r->name, "lies outside of the file", err), 0);
+    r->at = (int64_t)at;
+    r->size = (int64_t)size;
+    r->crc = (uint32_t)bmvpi_le_get(p + 16, 4);
+    return len;
+}
+
+static bmvp_status bmvpi_zip_open(bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    uint64_t where[3], i, at = 0;
+    uint8_t *dir;
+    bmvp_status s = bmvpi_zip_find_end(f, where, err);
+    if (s) return s;
+    f->zip_end = (int64_t)where[0];
+    dir = (uint8_t *)bmvpi_bump_get(&f->mem, (size_t)where[1]);
+    f->record = (bmvpi_record *)bmvpi_bump_get(&f->mem, (size_t)where[2] * sizeof *f->record);
+    if (!dir || !f->record) return bmvpi_ck_oom(f, err);
+    if ((s = bmvpi_in_read(&f->in, f->zip_end, dir, (int64_t)where[1], err)) != BMVP_OK) return s;
+    for (i = 0; i < where[2]; i++) {
+        bmvp_error e;
+        const uint64_t n = bmvpi_zip_entry(f, dir + at, where[1] - at, &f->record[i], &e);
+        if (!n) return bmvp_error_set(err, e.status, "%s", e.message);
+        at += n;
+    }
+    f->n_records = (int64_t)where[2];
+    if (f->n_records) qsort(f->record, (size_t)f->n_records, sizeof *f->record, bmvpi_record_order);
+    for (i = 1; i < where[2]; i++)
+        if (!strcmp(f->record[i - 1].name, f->record[i].name)) return bmvpi_zip_bad(f, f->record[i].name, "comes twice", err);
+    return BMVP_OK;
+}
+
+/* Finds the data behind the local header, which must agree with the directory. */
+static bmvp_status bmvpi_zip_resolve(bmvpi_ckpt_file *f, bmvpi_record *r, bmvp_error *err)
+{
+    uint8_t h[BMVPI_ZIP_LOCAL];
+    char name[256];
+    const size_t n = strlen(r->name);
+    int64_t data;
+    bmvp_status s;
+    if (r->resolved) return BMVP_OK;
+    if (n >= sizeof name || r->at > f->zip_end - BMVPI_ZIP_LOCAL - (int64_t)n)
+        return bmvpi_zip_bad(f, r->name, "its local header lies outside of the file", err);
+    if ((s = bmvpi_in_read(&f->in, r->at, h, BMVPI_ZIP_LOCAL, err)) != BMVP_OK) return s;
+    if ((s = bmvpi_in_read(&f->in, r->at + BMVPI_ZIP_LOCAL, name, (int64_t)n, err)) != BMVP_OK) return s;
+    data = r->at + BMVPI_ZIP_LOCAL + (int64_t)n + (int64_t)bmvpi_le_get(h + 28, 2);
+    if (bmvpi_le_get(h, 4) != BMVPI_ZIP_LOCAL_SIGN || bmvpi_le_get(h + 26, 2) != n || memcmp(name, r->name, n) ||
+        bmvpi_le_get(h + 8, 2) != 0 || (bmvpi_le_get(h + 6, 2) & 1))
+        return bmvpi_zip_bad(f, r->name, "its local header does not agree with the directory", err);
+    if (data > f->zip_end || r->size > f->zip_end - data) return bmvpi_zip_bad(f, r->name, "lies outside of the file", err);
+    r->at = data;
+    r->resolved = 1;
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_zip_check(bmvpi_ckpt_file *f, bmvpi_record *r, uint32_t crc, bmvp_error *err)
+{
+    if (crc != r->crc) return bmvpi_zip_bad(f, r->name, "CRC-32 is wrong: its bytes have changed since they were written", err);
+    r->verified = 1;
+    return BMVP_OK;
+}
+
+/* Bytes [from, from + n) of a record, after its CRC was verified once. */
+static bmvp_status bmvpi_ck_read(bmvpi_ckpt_file *f, bmvpi_record *r, int64_t from, void *dst, int64_t n, bmvp_error *err)
+{
+    uint8_t piece[16384];
+    uint32_t crc = 0;
+    int64_t at = 0;
+    bmvp_status s = bmvpi_zip_resolve(f, r, err);
+    if (!s && !r->verified && n == r->size) {
+        s = bmvpi_in_read(&f->in, r->at, dst, n, err);
+        return s ? s : bmvpi_zip_check(f, r, bmvpi_crc_add(&f->crc, 0, dst, n), err);
+    }
+    while (!s && !r->verified) {
+        const int64_t k = r->size - at < (int64_t)sizeof piece ? r->size - at : (int64_t)sizeof piece;
+        s = bmvpi_in_read(&f->in, r->at + at, piece, k, err);
+        if (!s) crc = bmvpi_crc_add(&f->crc, crc, piece, k);
+        at += k;
+        if (!s && at == r->size) s = bmvpi_zip_check(f, r, crc, err);
+    }
+    return s ? s : bmvpi_in_read(&f->in, r->at + from, dst, n, err);
+}
+
+/* >>pickle: a restricted reader -------------------------------------------------------------------------------------
+   A pickle is a program for a stack machine; its GLOBAL and REDUCE can call anything. Here the only callables are the ones in
+   bmvpi_pk_globals, each carried out by our own code, and the only opcodes are those torch.save uses (Python's pickletools
+   lists all). Memory is a small multiple of the pickle's size, the walk over the result has a budget, so shared and cyclic
+   containers cannot blow up. */
+
+enum { BMVPI_PY_NONE, BMVPI_PY_BOOL, BMVPI_PY_INT, BMVPI_PY_FLOAT, BMVPI_PY_STR, BMVPI_PY_BYTES, BMVPI_PY_TUPLE, BMVPI_PY_LIST,
+       BMVPI_PY_DICT, BMVPI_PY_GLOBAL, BMVPI_PY_STORAGE, BMVPI_PY_TENSOR, BMVPI_PY_DTYPE, BMVPI_PY_OPAQUE };
+enum { BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE, BMVPI_PK_ENCODE,
+       BMVPI_PK_DTYPE, BMVPI_PK_SCALAR };
+enum { BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024 };
+
+static const struct { const char *name; int id; } bmvpi_pk_globals[] = {
+    { "collections.OrderedDict", BMVPI_PK_DICT },
+    { "collections.Counter", BMVPI_PK_DICT },               /* milestones of MultiStepLR */
+    { "torch._utils._rebuild_tensor_v2", BMVPI_PK_TENSOR },
+    { "torch._utils._rebuild_parameter", BMVPI_PK_PARAMETER },
+    { "torch.Size", BMVPI_PK_SIZE },
+    { "torch.device", BMVPI_PK_OPAQUE },
+    { "_codecs.encode", BMVPI_PK_ENCODE },                  /* how protocol 2 spells the bytes of a numpy scalar */
+    { "numpy.dtype", BMVPI_PK_DTYPE },
+    { "numpy.core.multiarray.scalar", BMVPI_PK_SCALAR },
+    { "numpy._core.multiarray.scalar", BMVPI_PK_SCALAR },
+};
+
+typedef struct bmvpi_py bmvpi_py;
+typedef struct bmvpi_pylist {
+    bmvpi_py **v; /* dict: key, value, key, value ... */
+    int64_t n, cap;
+} bmvpi_pylist;
+struct bmvpi_py {
+    int kind, id; /* id: of a global, dtype of a storage */
+    int64_t i;    /* int, bool; bytes of a string; record of a storage; dtype of a storage class or numpy dtype */
+    union { double d; const char *s; bmvpi_pylist *list; bmvp_ckpt_entry *tensor; } u;
+};
+
+typedef struct bmvpi_pk {
+    bmvpi_ckpt_file *f;
+    const char *start, *p, *end;
+    const char *root;          /* archive folder with '/' */
+    bmvpi_pylist stack, memo;  /* NULL in the stack is a mark */
+    bmvp_status status;
+    bmvp_error *err;
+    int64_t budget;            /* of the walk */
+    bmvpi_py *result;
+} bmvpi_pk;
+
+static void *bmvpi_pk_fail(bmvpi_pk *k, bmvp_status s, const char *what, const char *name)
+{
+    if (!k->status)
+        k->status = bmvp_error_set(k->err, s, "%.200s: data.pkl at byte %lld: %s%s", k->f->ck.path, (long long)(k->p - k->start),
+                                   name ? bmvpi_show(name, strlen(name)).text : "", what);
+    return NULL;
+}
+
+static void *bmvpi_pk_bad(bmvpi_pk *k, const char *what) { return bmvpi_pk_fail(k, BMVP_E_FORMAT, what, NULL); }
+
+static void *bmvpi_pk_oom(bmvpi_pk *k)
+{
+    if (!k->status) k->status = bmvpi_ck_oom(k->f, k->err);
+    return NULL;
+}
+
+static const char *bmvpi_pk_take(bmvpi_pk *k, uint64_t n)
+{
+    const char *p = k->p;
+    if (n > (uint64_t)(k->end - k->p)) return (const char *)bmvpi_pk_bad(k, "ends in the middle of an item");
+    k->p += n;
+    return p;
+}
+
+static uint64_t bmvpi_pk_number(bmvpi_pk *k, int bytes)
+{
+    const char *p = bmvpi_pk_take(k, (uint64_t)bytes);
+    return p ? bmvpi_le_get(p, bytes) : 0;
+}
+
+static void bmvpi_pk_append(bmvpi_pk *k, bmvpi_pylist *l, bmvpi_py *o)
+{
+    if (!bmvpi_bump_grow(&k->f->mem, (void **)&l->v, l->n, &l->cap, sizeof *l->v)) { bmvpi_pk_oom(k); return; }
+    l->v[l->n++] = o;
+}
+
+static bmvpi_py *bmvpi_pk_push(bmvpi_pk *k, int kind)
+{
+    bmvpi_py *o = (bmvpi_py *)bmvpi_bump_get(&k->f->mem, sizeof *o);
+    if (!o) return (bmvpi_py *)bmvpi_pk_oom(k);
+    memset(o, 0, sizeof *o);
+    o->kind = kind;
+    if (kind == BMVPI_PY_TUPLE || kind == BMVPI_PY_LIST || kind == BMVPI_PY_DICT) {
+        o->u.list = (bmvpi_pylist *)bmvpi_bump_get(&k->f->mem, sizeof *o->u.list);
+        if (!o->u.list) return (bmvpi_py *)bmvpi_pk_oom(k);
+        memset(o->u.list, 0, sizeof *o->u.list);
+    }
+    bmvpi_pk_append(k, &k->stack, o);
+    return o;
+}
+
+static bmvpi_py *bmvpi_pk_pop(bmvpi_pk *k)
+{
+    bmvpi_py *o = k->stack.n > 0 ? k->stack.v[--k->stack.n] : NULL;
+    return o ? o : (bmvpi_py *)bmvpi_pk_bad(k, "takes from an empty stack");
+}
+
+/* Index of the first item above the last mark, -1 without one. */
+static int64_t bmvpi_pk_mark(bmvpi_pk *k)
+{
+    int64_t i = k->stack.n;
+    while (i > 0 && k->stack.v[i - 1]) i--;
+    if (i == 0) bmvpi_pk_bad(k, "misses a mark");
+    return i > 0 ? i : -1;
+}
+
+static void bmvpi_pk_string(bmvpi_pk *k, int kind, int length_bytes)
+{
+    const uint64_t n = bmvpi_pk_number(k, length_bytes);
+    const char *p = k->status ? NULL : bmvpi_pk_take(k, n);
+    bmvpi_py *o;
+    if (!p) return;
+    if (kind == BMVPI_PY_STR && !bmvpi_utf8_valid(p, (size_t)n)) { bmvpi_pk_bad(k, "has a string that is not UTF-8"); return; }
+    if (!(o = bmvpi_pk_push(k, kind))) return;
+    o->i = (int64_t)n;
+    if (!(o->u.s = bmvpi_bump_text(&k->f->mem, p, (size_t)n))) bmvpi_pk_oom(k);
+}
+
+static void bmvpi_pk_int(bmvpi_pk *k, int kind, int64_t v)
+{
+    bmvpi_py *o = bmvpi_pk_push(k, kind);
+    if (o) o->i = v;
+}
+
+/* The opcodes come in four families; each function returns 0 if op is not of its family. */
+static int bmvpi_pk_scalar_op(bmvpi_pk *k, int op)
+{
+    uint64_t n, bits;
+    const char *p;
+    bmvpi_py *o;
+    int i;
+    switch (op) {
+    case 'N': bmvpi_pk_push(k, BMVPI_PY_NONE); return 1;
+    case 0x88: case 0x89: bmvpi_pk_int(k, BMVPI_PY_BOOL, op == 0x88); return 1;
+    case 'J': bmvpi_pk_int(k, BMVPI_PY_INT, (int64_t)(int32_t)(uint32_t)bmvpi_pk_number(k, 4)); return 1;
+    case 'K': bmvpi_pk_int(k, BMVPI_PY_INT, (int64_t)bmvpi_pk_number(k, 1)); return 1;
+    case 'M': bmvpi_pk_int(k, BMVPI_PY_INT, (int64_t)bmvpi_pk_number(k, 2)); return 1;
+    case 0x8a: /* LONG1: two's complement of n bytes */
+        n = bmvpi_pk_number(k, 1);
+        if (!(p = bmvpi_pk_take(k, n))) return 1;
+        bits = bmvpi_le_get(p, n <= 8 ? (int)n : 0);
+        if (n > 0 && n < 8 && (p[n - 1] & 0x80)) bits |= ~(uint64_t)0 << (8 * n);
+        bmvpi_pk_int(k, n <= 8 ? BMVPI_PY_INT : BMVPI_PY_OPAQUE, (int64_t)bits);
+        return 1;
+    case 'G': /* big-endian double */
+        if (!(p = bmvpi_pk_take(k, 8))) return 1;
+        for (bits = 0, i = 0; i < 8; i++) bits = bits << 8 | (uint8_t)p[i];
+        if ((o = bmvpi_pk_push(k, BMVPI_PY_FLOAT)) != NULL) memcpy(&o->u.d, &bits, 8);
+        return 1;
+    case 'X': bmvpi_pk_string(k, BMVPI_PY_STR, 4); return 1;
+    case 0x8c: bmvpi_pk_string(k, BMVPI_PY_STR, 1); return 1;
+    case 0x8d: bmvpi_pk_string(k, BMVPI_PY_STR, 8); return 1;
+    case 'B': bmvpi_pk_string(k, BMVPI_PY_BYTES, 4); return 1;
+    case 'C': bmvpi_pk_string(k, BMVPI_PY_BYTES, 1); return 1;
+    default: return 0;
+    }
+}
+
+/* Moves the items from index `from` to the end of the stack into the list. */
+static void bmvpi_pk_move(bmvpi_pk *k, int64_t from, bmvpi_pylist *to)
+{
+    int64_t i;
+    for (i = from; i < k->stack.n && !k->status; i++) {
+        if (k->stack.v[i]) bmvpi_pk_append(k, to, k->stack.v[i]);
+        else bmvpi_pk_bad(k, "takes more items than there are");
+    }
+    k->stack.n = from;
+}
+
+static void bmvpi_pk_tuple(bmvpi_pk *k, int64_t from, int marked)
+{
+    bmvpi_pylist items;
+    bmvpi_py *o;
+    memset(&items, 0, sizeof items);
+    if (from < 0) { bmvpi_pk_bad(k, "takes from an empty stack"); return; }
+    bmvpi_pk_move(k, from, &items);
+    k->stack.n -= marked;
+    if (!k->status && (o = bmvpi_pk_push(k, BMVPI_PY_TUPLE)) != NULL) *o->u.list = items;
+}
+
+static int bmvpi_pk_container_op(bmvpi_pk *k, int op)
+{
+    const int many = op == 'e' || op == 'u';
+    int64_t from;
+    bmvpi_py *o;
+    switch (op) {
+    case ')': bmvpi_pk_push(k, BMVPI_PY_TUPLE); return 1;
+    case ']': bmvpi_pk_push(k, BMVPI_PY_LIST); return 1;
+    case '}': bmvpi_pk_push(k, BMVPI_PY_DICT); return 1;
+    case 0x85: case 0x86: case 0x87: bmvpi_pk_tuple(k, k->stack.n - (op - 0x84), 0); return 1;
+    case 't':
+        from = bmvpi_pk_mark(k);
+        if (from >= 0) bmvpi_pk_tuple(k, from, 1);
+        return 1;
+    case 'a': case 'e': case 's': case 'u': /* list.append, list.extend, dict[k] = v, dict.update */
+        from = many ? bmvpi_pk_mark(k) : k->stack.n - (op == 'a' ? 1 : 2);
+        if (from - many < 1) { bmvpi_pk_bad(k, "adds to nothing"); return 1; }
+        o = k->stack.v[from - many - 1];
+        if (!o || o->kind != (op == 'a' || op == 'e' ? BMVPI_PY_LIST : BMVPI_PY_DICT) ||
+            (o->kind == BMVPI_PY_DICT && (k->stack.n - from) % 2)) {
+            bmvpi_pk_bad(k, "adds items to something that cannot take them");
+            return 1;
+        }
+        bmvpi_pk_move(k, from, o->u.list);
+        k->stack.n -= many;
+        return 1;
+    default: return 0;
+    }
+}
+
+static int bmvpi_pk_memo_op(bmvpi_pk *k, int op)
+{
+    const int put = op == 'q' || op == 'r' || op == 0x94;
+    int64_t at;
+    if (!put && op != 'h' && op != 'j') return 0;
+    at = op == 0x94 ? k->memo.n : (int64_t)bmvpi_pk_number(k, op == 'q' || op == 'h' ? 1 : 4);
+    if (k->status) return 1;
+    if (put) {
+        bmvpi_py *o = k->stack.n > 0 ? k->stack.v[k->stack.n - 1] : NULL;
+        if (!o || at > k->end - k->start) { bmvpi_pk_bad(k, "remembers nothing, or under a number too high"); return 1; }
+        while (k->memo.n <= at && !k->status) bmvpi_pk_append(k, &k->memo, NULL);
+        if (!k->status) k->memo.v[at] = o;
+    } else if (at >= k->memo.n || !k->memo.v[at]) bmvpi_pk_bad(k, "recalls what was never remembered");
+    else bmvpi_pk_append(k, &k->stack, k->memo.v[at]);
+    return 1;
+}
+
+/* module.name -> a global we know, or refusal. */
+static void bmvpi_pk_global(bmvpi_pk *k, const char *module, size_t n_module, const char *name, size_t n_name)
+{
+    char full[160];
+    size_t i;
+    int id = -1, dtype = 0;
+    bmvpi_py *o;
+    snprintf(full, sizeof full, "%.*s.%.*s", n_module < 75 ? (int)n_module : 75, module, n_name < 75 ? (int)n_name : 75, name);
+    for (i = 0; i < sizeof bmvpi_pk_globals / sizeof *bmvpi_pk_globals; i++)
+        if (!strcmp(full, bmvpi_pk_globals[i].name)) id = bmvpi_pk_globals[i].id;
+    for (i = 0; i < BMVP_DTYPE_COUNT && id < 0 && !strncmp(full, "torch.", 6); i++) {
+        if (!strcmp(full + 6, bmvpi_dtype_table[i].name)) id = BMVPI_PK_OPAQUE; /* a dtype kept as a value */
+        if (!strcmp(full + 6, bmvpi_dtype_table[i].storage)) id = BMVPI_PK_STORAGE, dtype = (int)i;
+    }
+    if (id < 0 && strlen(full) > 7 && !strncmp(full, "torch.", 6) && !strcmp(full + strlen(full) - 7, "Storage"))
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, ": tensors of this type are not supported", full);
+    else if (id < 0)
+        bmvpi_pk_fail(k, BMVP_E_FORMAT, " refused: the file wants Python to run code, or holds more than tensors and plain containers. "
+                      "If you trust where it came from, load it in Python and save only its state_dict", full);
+    else if ((o = bmvpi_pk_push(k, BMVPI_PY_GLOBAL)) != NULL) {
+        o->id = id;
+        o->i = dtype;
+    }
+}
+
+static void bmvpi_pk_global_op(bmvpi_pk *k, int op)
+{
+    if (op == 'c') { /* two lines */
+        const char *a = k->p, *b = (const char *)memchr(a, '\n', (size_t)(k->end - a)), *c;
+        c = b ? (const char *)memchr(b + 1, '\n', (size_t)(k->end - b - 1)) : NULL;
+        if (!c) { bmvpi_pk_bad(k, "ends in the middle of an item"); return; }
+        k->p = c + 1;
+        bmvpi_pk_global(k, a, (size_t)(b - a), b + 1, (size_t)(c - b - 1));
+    } else {
+        bmvpi_py *name = bmvpi_pk_pop(k), *module = k->status ? NULL : bmvpi_pk_pop(k);
+        if (!module) return;
+        if (name->kind != BMVPI_PY_STR || module->kind != BMVPI_PY_STR) { bmvpi_pk_bad(k, "names a global by no text"); return; }
+        bmvpi_pk_global(k, module->u.s, strlen(module->u.s), name->u.s, strlen(name->u.s));
+    }
+}
+
+/* ('storage', class, key, location, elements) -> storage: the record data/key. */
+static void bmvpi_pk_storage(bmvpi_pk *k)
+{
+    bmvpi_py *id = bmvpi_pk_pop(k), **v, *o;
+    bmvpi_record *r;
+    char name[256];
+    int64_t bytes;
+    if (!id) return;
+    v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == 5 ? id->u.list->v : NULL;
+    if (!v || v[0]->kind != BMVPI_PY_STR || strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL ||
+        v[1]->id != BMVPI_PK_STORAGE || v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
+        bmvpi_pk_bad(k, "refers to a storage in an unknown way");
+        return;
+    }
+    snprintf(name, sizeof name, "%.100sdata/%.100s", k->root, v[2]->u.s);
+    r = bmvpi_zip_find(k->f, name);
+    bytes = bmvpi_mul_size(v[4]->i, bmvpi_dtype_table[v[1]->i].size);
+    if (!r) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " is missing in the zip archive", name); return; }
+    if (bytes < 0 || bytes != r->size) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " has another size than data.pkl says", name); return; }
+    if (!(o = bmvpi_pk_push(k, BMVPI_PY_STORAGE))) return;
+    o->id = (int)v[1]->i;
+    o->i = r - k->f->record;
+}
+
+/* (storage, first, sizes, strides, requires_grad, hooks) -> tensor; checked against its storage. */
+static void bmvpi_pk_tensor(bmvpi_pk *k, bmvpi_pylist *a)
+{
+    bmvp_ckpt_entry *e = (bmvp_ckpt_entry *)bmvpi_bump_get(&k->f->mem, sizeof *e);
+    bmvpi_py *o;
+    int64_t dim[BMVP_MAX_DIMS], i, elements, last;
+    const bmvpi_pylist *sizes, *strides;
+    if (!e) { bmvpi_pk_oom(k); return; }
+    memset(e, 0, sizeof *e);
+    if (a->n < 4 || a->v[0]->kind != BMVPI_PY_STORAGE || a->v[1]->kind != BMVPI_PY_INT || a->v[2]->kind != BMVPI_PY_TUPLE ||
+        a->v[3]->kind != BMVPI_PY_TUPLE || a->v[2]->u.list->n != a->v[3]->u.list->n) {
+        bmvpi_pk_bad(k, "describes a tensor in an unknown way");
+        return;
+    }
+    sizes = a->v[2]->u.list, strides = a->v[3]->u.list;
+    if (sizes->n > BMVP_MAX_DIMS) { bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a tensor with more than 8 dimensions", NULL); return; }
+    for (i = 0; i < sizes->n; i++) dim[i] = sizes->v[i]->kind == BMVPI_PY_INT ? sizes->v[i]->i : -1;
+    if (!bmvpi_ck_shape(e, (bmvp_dtype)a->v[0]->id, sizes->n, dim)) { bmvpi_pk_bad(k, "has a tensor with an impossible size"); return; }
+    e->record = (int)a->v[0]->i;
+    last = e->first = a->v[1]->i;
+    elements = k->f->record[e->record].size / bmvp_dtype_size(e->dtype);
+    for (i = 0; i < sizes->n && e->numel > 0; i++) {
+        const int64_t s = strides->v[i]->kind == BMVPI_PY_INT ? strides->v[i]->i : -1, way = bmvpi_mul_size(s, dim[i] - 1);
+        if (s < 0 || way < 0 || last < 0 || way > INT64_MAX - last) { bmvpi_pk_bad(k, "has a tensor with impossible strides"); return; }
+        last += way;
+        if (s != e->stride[i] && dim[i] > 1) e->contiguous = 0;
+        e->stride[i] = s;
+    }
+    if (e->numel > 0 && (e->first < 0 || last >= elements)) { bmvpi_pk_bad(k, "has a tensor that reaches out of its storage"); return; }
+    if ((o = bmvpi_pk_push(k, BMVPI_PY_TENSOR)) != NULL) o->u.tensor = e;
+}
+
+/* numpy.dtype('f8', ...) and numpy's scalar(dtype, bytes): a best score kept as numpy.float64 is common. */
+static void bmvpi_pk_numpy(bmvpi_pk *k, int id, bmvpi_pylist *a)
+{
+    static const char code[5][3] = { "f8", "f4", "i8", "i4", "b1" };
+    static const bmvp_dtype type[5] = { BMVP_DTYPE_F64, BMVP_DTYPE_F32, BMVP_DTYPE_I64, BMVP_DTYPE_I32, BMVP_DTYPE_BOOL };
+    bmvpi_py *o;
+    int i;
+    if (id == BMVPI_PK_DTYPE) {
+        for (i = 0; i < 5 && a->n >= 1 && a->v[0]->kind == BMVPI_PY_STR; i++) {
+            if (strcmp(a->v[0]->u.s, code[i])) continue;
+            bmvpi_pk_int(k, BMVPI_PY_DTYPE, type[i]);
+            return;
+        }
+    } else if (a->n == 2 && a->v[0]->kind == BMVPI_PY_DTYPE && a->v[1]->kind == BMVPI_PY_BYTES &&
+               a->v[1]->i == bmvp_dtype_size((bmvp_dtype)a->v[0]->i)) {
+        const bmvp_dtype t = (bmvp_dtype)a->v[0]->i;
+        const uint64_t bits = bmvpi_le_get(a->v[1]->u.s, (int)a->v[1]->i);
+        const uint32_t low = (uint32_t)bits;
+        float single;
+        memcpy(&single, &low, 4);
+        if (t == BMVP_DTYPE_F64 || t == BMVP_DTYPE_F32) {
+            if (!(o = bmvpi_pk_push(k, BMVPI_PY_FLOAT))) return;
+            if (t == BMVP_DTYPE_F32) o->u.d = (double)single;
+            else memcpy(&o->u.d, &bits, 8);
+        } else if (t == BMVP_DTYPE_BOOL) bmvpi_pk_int(k, BMVPI_PY_BOOL, bits != 0);
+        else bmvpi_pk_int(k, BMVPI_PY_INT, t == BMVP_DTYPE_I64 ? (int64_t)bits : (int64_t)(int32_t)low);
+        return;
+    }
+    bmvpi_pk_bad(k, "has a numpy scalar of an unknown kind");
+}
+
+/* _codecs.encode(text, 'latin1') -> bytes: one for each character. */
+static void bmvpi_pk_encode(bmvpi_pk *k, bmvpi_pylist *a)
+{
+    const bmvpi_py *t = a->n == 2 && a->v[0]->kind == BMVPI_PY_STR ? a->v[0] : NULL;
+    bmvpi_py *o;
+    char *out;
+    int64_t i, n = 0;
+    if (!t || a->v[1]->kind != BMVPI_PY_STR || strcmp(a->v[1]->u.s, "latin1")) { bmvpi_pk_bad(k, "encodes in an unknown way"); return; }
+    if (!(out = bmvpi_bump_text(&k->f->mem, t->u.s, (size_t)t->i))) { bmvpi_pk_oom(k); return; }
+    for (i = 0; i < t->i; i++, n++) {
+        const unsigned c = (unsigned char)t->u.s[i];
+        if (c > 0xc3) { bmvpi_pk_bad(k, "encodes a character that is not latin1"); return; }
+        out[n] = (char)(c < 0x80 ? c : (c & 3u) << 6 | ((unsigned char)t->u.s[++i] & 0x3fu));
+    }
+    if (!(o = bmvpi_pk_push(k, BMVPI_PY_BYTES))) return;
+    o->i = n;
+    o->u.s = out;
+}
+
+/* callable(*args) for the callables we know. */
+static void bmvpi_pk_reduce(bmvpi_pk *k)
+{
+    bmvpi_py *args = bmvpi_pk_pop(k), *fn = k->status ? NULL : bmvpi_pk_pop(k), *a0;
+    if (!fn) return;
+    if (fn->kind != BMVPI_PY_GLOBAL || args->kind != BMVPI_PY_TUPLE) { bmvpi_pk_bad(k, "calls what is no function"); return; }
+    a0 = args->u.list->n ? args->u.list->v[0] : NULL;
+    switch (fn->id) {
+    case BMVPI_PK_DICT:
+        if (!a0) bmvpi_pk_push(k, BMVPI_PY_DICT);
+        else if (a0->kind == BMVPI_PY_DICT) bmvpi_pk_append(k, &k->stack, a0);
+        else bmvpi_pk_bad(k, "makes a dict in an unknown way");
+        return;
+    case BMVPI_PK_TENSOR: bmvpi_pk_tensor(k, args->u.list); return;
+    case BMVPI_PK_PARAMETER:
+        if (a0 && a0->kind == BMVPI_PY_TENSOR) bmvpi_pk_append(k, &k->stack, a0);
+        else bmvpi_pk_bad(k, "makes a parameter of no tensor");
+        return;
+    case BMVPI_PK_SIZE:
+        if (a0 && (a0->kind == BMVPI_PY_TUPLE || a0->kind == BMVPI_PY_LIST)) bmvpi_pk_append(k, &k->stack, a0);
+        else bmvpi_pk_bad(k, "makes a size of no list");
+        return;
+    case BMVPI_PK_OPAQUE: bmvpi_pk_push(k, BMVPI_PY_OPAQUE); return;
+    case BMVPI_PK_ENCODE: bmvpi_pk_encode(k, args->u.list); return;
+    case BMVPI_PK_DTYPE: case BMVPI_PK_SCALAR: bmvpi_pk_numpy(k, fn->id, args->u.list); return;
+    default: bmvpi_pk_bad(k, "calls what is no function");
+    }
+}
+
+/* obj.__setstate__(state): attributes of an OrderedDict (_metadata of a state_dict) are dropped, a numpy dtype says its byte
+   order, nothing else has state. */
+static void bmvpi_pk_build(bmvpi_pk *k)
+{
+    bmvpi_py *state = bmvpi_pk_pop(k), *o = k->status ? NULL : k->stack.n > 0 ? k->stack.v[k->stack.n - 1] : NULL;
+    const bmvpi_py *order;
+    if (o && o->kind == BMVPI_PY_DICT) return;
+    order = o && o->kind == BMVPI_PY_DTYPE && state->kind == BMVPI_PY_TUPLE && state->u.list->n > 1 ? state->u.list->v[1] : NULL;
+    if (!order || order->kind != BMVPI_PY_STR || (*order->u.s != '<' && *order->u.s != '|')) bmvpi_pk_bad(k, "sets the state of an unknown object");
+}
+
+static int bmvpi_pk_other_op(bmvpi_pk *k, int op)
+{
+    int64_t from;
+    switch (op) {
+    case 0x80:
+        if (bmvpi_pk_number(k, 1) > 5) bmvpi_pk_bad(k, "has a pickle protocol above 5");
+        return 1;
+    case 0x95: bmvpi_pk_number(k, 8); return 1; /* FRAME only helps buffered readers */
+    case '(': bmvpi_pk_append(k, &k->stack, NULL); return 1;
+    case '0': bmvpi_pk_pop(k); return 1;
+    case '1':
+        from = bmvpi_pk_mark(k);
+        if (from > 0) k->stack.n = from - 1;
+        return 1;
+    case 'c': case 0x93: bmvpi_pk_global_op(k, op); return 1;
+    case 'R': case 0x81: bmvpi_pk_reduce(k); return 1; /* cls.__new__ of a known class is the same here */
+    case 'b': bmvpi_pk_build(k); return 1;
+    case 'Q': bmvpi_pk_storage(k); return 1;
+    case '.':
+        k->result = bmvpi_pk_pop(k);
+        return 1;
+    default: return 0;
+    }
+}
+
+static void bmvpi_pk_run(bmvpi_pk *k)
+{
+    while (!k->status && !k->result) {
+        const char *p = bmvpi_pk_take(k, 1);
+        const int op = p ? (unsigned char)*p : 0;
+        char hex[8];
+        if (!p || bmvpi_pk_scalar_op(k, op) || bmvpi_pk_container_op(k, op) || bmvpi_pk_memo_op(k, op) || bmvpi_pk_other_op(k, op))
+            continue;
+        snprintf(hex, sizeof hex, "0x%02x", (unsigned)op);
+        bmvpi_pk_fail(k, BMVP_E_FORMAT, " is an opcode that torch.save never writes", hex);
+    }
+}
+
+/* >>pickle walk: containers -> names -------------------------------------------------------------------------------- */
+
+/* Every visit costs; a container reachable by many ways, or from inside itself, runs into this or into the depth limit. */
+static int bmvpi_pw_spend(bmvpi_pk *k, int depth, int64_t cost)
+{
+    k->budget -= cost + 16;
+    if (k->budget < 0 || depth > BMVPI_PK_DEPTH) bmvpi_pk_bad(k, "has containers nested too deep or shared too often");
+    return !k->status;
+}
+
+static int bmvpi_pw_has_tensor(bmvpi_pk *k, const bmvpi_py *o, int depth)
+{
+    int64_t i;
+    if (o->kind == BMVPI_PY_TENSOR) return 1;
+    if (o->kind < BMVPI_PY_TUPLE || o->kind > BMVPI_PY_DICT) return 0;
+    for (i = 0; i < o->u.list->n && bmvpi_pw_spend(k, depth, 0); i++)
+        if (bmvpi_pw_has_tensor(k, o->u.list->v[i], depth + 1)) return 1;
+    return 0;
+}
+
+/* Key of a dict as text; number: 24 bytes for it to live in. NULL after a failure. */
+static const char *bmvpi_pw_key(bmvpi_pk *k, const bmvpi_py *key, char *number)
+{
+    if (key->kind == BMVPI_PY_STR && (int64_t)strlen(key->u.s) == key->i) return key->u.s;
+    snprintf(number, 24, "%lld", (long long)key->i);
+    if (key->kind == BMVPI_PY_INT) return number;
+    return (const char *)bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a dict key that is neither text nor a whole number", NULL);
+}
+
+static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi_py *o, int depth)
+{
+    int64_t i;
+    char number[24];
+    if (!bmvpi_pw_spend(k, depth, (name ? (int64_t)strlen(name) : 0) + (o->kind == BMVPI_PY_STR ? o->i : 0))) return;
+    switch (o->kind) {
+    case BMVPI_PY_BOOL: bmvp_jw_bool(w, name, (int)o->i); return;
+    case BMVPI_PY_INT: bmvp_jw_int(w, name, o->i); return;
+    case BMVPI_PY_FLOAT: bmvp_jw_double(w, name, o->u.d); return;
+    case BMVPI_PY_STR: bmvp_jw_string(w, name, o->u.s); return;
+    case BMVPI_PY_TUPLE: case BMVPI_PY_LIST:
+        bmvp_jw_array(w, name);
+        for (i = 0; i < o->u.list->n && !k->status; i++) bmvpi_pw_json(k, w, NULL, o->u.list->v[i], depth + 1);
+        bmvp_jw_end(w);
+        return;
+    case BMVPI_PY_DICT:
+        bmvp_jw_object(w, name);
+        for (i = 0; i + 1 < o->u.list->n && !k->status; i += 2) {
+            const char *key = bmvpi_pw_key(k, o->u.list->v[i], number);
+            if (key) bmvpi_pw_json(k, w, key, o->u.list->v[i + 1], depth + 1);
+        }
+        bmvp_jw_end(w);
+        return;
+    default: bmvp_jw_null(w, name);
+    }
+}
+
+/* A value without tensors -> metadata. */
+static void bmvpi_pw_meta(bmvpi_pk *k, const char *group, const char *name, const bmvpi_py *o, int depth)
+{
+    static const bmvp_meta_kind kinds[5] = { BMVP_META_NONE, BMVP_META_BOOL, BMVP_META_INT, BMVP_META_FLOAT, BMVP_META_STRING };
+    bmvp_ckpt_meta m;
+    bmvp_jw w;
+    if (o->kind > BMVPI_PY_STR && o->kind != BMVPI_PY_TUPLE && o->kind != BMVPI_PY_LIST) return; /* nothing we can show */
+    m.group = group;
+    m.kind = o->kind <= BMVPI_PY_STR ? kinds[o->kind] : BMVP_META_JSON;
+    m.name = bmvpi_bump_text(&k->f->mem, name, strlen(name));
+    bmvp_jw_init(&w, 0, &k->f->mem.a);
+    if (o->kind == BMVPI_PY_STR) m.value = (int64_t)strlen(o->u.s) == o->i ? o->u.s : "";
+    else if (o->kind == BMVPI_PY_FLOAT && o->u.d != o->u.d) m.value = "nan";
+    else if (o->kind == BMVPI_PY_FLOAT && (o->u.d > DBL_MAX || o->u.d < -DBL_MAX)) m.value = o->u.d > 0 ? "inf" : "-inf";
+    else {
+        bmvpi_pw_json(k, &w, NULL, o, depth);
+        m.value = !w.out.failed && w.out.data ? bmvpi_bump_text(&k->f->mem, w.out.data, w.out.len) : NULL;
+    }
+    bmvp_jw_free(&w);
+    if (!m.name || !m.value) bmvpi_pk_oom(k);
+    else if (!k->status) k->status = bmvpi_ck_add_meta(k->f, &m, k->err);
+}
+
+/* path: dict path so far, n characters; items that hold no tensor and are no dict become metadata. */
+static void bmvpi_pw_walk(bmvpi_pk *k, char *path, size_t n, const bmvpi_py *o, int depth)
+{
+    const int step = o->kind == BMVPI_PY_DICT ? 2 : 1;
+    const char *group = bmvpi_bump_text(&k->f->mem, path, n);
+    int64_t i;
+    if (!group) { bmvpi_pk_oom(k); return; }
+    for (i = 0; i + step <= o->u.list->n && bmvpi_pw_spend(k, depth, (int64_t)n); i += step) {
+        const bmvpi_py *v = o->u.list->v[i + step - 1];
+        char number[24];
+        const char *key = number;
+        size_t m;
+        if (step == 2) key = bmvpi_pw_key(k, o->u.list->v[i], number);
+        else snprintf(number, sizeof number, "%lld", (long long)i);
+        if (!key) return;
+        m = strlen(key);
+        if (!bmvpi_pw_spend(k, depth, (int64_t)m)) return;
+        if (v->kind == BMVPI_PY_TENSOR) {
+            bmvp_ckpt_entry e = *v->u.tensor;
+            e.group = group;
+            e.name = bmvpi_bump_text(&k->f->mem, key, m);
+            if (!e.name) { bmvpi_pk_oom(k); return; }
+            k->status = bmvpi_ck_add(k->f, &e, k->err);
+        } else if (v->kind == BMVPI_PY_DICT || ((v->kind == BMVPI_PY_TUPLE || v->kind == BMVPI_PY_LIST) &&
+                                                bmvpi_pw_has_tensor(k, v, depth))) {
+            if (n + m + 2 > BMVPI_PK_PATH) { bmvpi_pk_bad(k, "has dict keys that are too long"); return; }
+            if (n) path[n] = '.';
+            memcpy(path + n + (n > 0), key, m);
+            bmvpi_pw_walk(k, path, n + (n > 0) + m, v, depth + 1);
+        } else bmvpi_pw_meta(k, group, key, v, depth);
+        if (k->status) return;
+    }
+}
+
+/* data.pkl (whole, in memory) -> entries and metadata of f. */
+static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
+{
+    bmvpi_pk k;
+    char path[BMVPI_PK_PATH];
+    memset(&k, 0, sizeof k);
+    k.f = f;
+    k.start = k.p = pickle;
+    k.end = pickle + n;
+    k.root = root;
+    k.err = err;
+    k.budget = 64 * n + 65536;
+    bmvpi_pk_run(&k);
+    if (k.status) return k.status;
+    if (k.result->kind == BMVPI_PY_TENSOR) {
+        bmvp_ckpt_entry e = *k.result->u.tensor;
+        e.group = "";
+        e.name = "tensor";
+        return bmvpi_ck_add(f, &e, err);
+    }
+    if (k.result->kind >= BMVPI_PY_TUPLE && k.result->kind <= BMVPI_PY_DICT) bmvpi_pw_walk(&k, path, 0, k.result, 0);
+    return k.status;
+}
+
+static bmvp_status bmvpi_pt_open(bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    bmvp_status s = bmvpi_zip_open(f, err);
+    bmvpi_record *r, *pkl = NULL;
+    char root[128], name[160], order[8];
+    char *pickle;
+    int64_t i;
+    f->ck.format = BMVP_CKPT_PT;
+    for (i = 0; !s && i < f->n_records; i++) {
+        const char *slash = strchr(f->record[i].name, '/');
+        if (slash && slash - f->record[i].name < 100 && !strcmp(slash, "/data.pkl")) {
+            if (pkl) return bmvpi_zip_bad(f, f->record[i].name, "is a second data.pkl", err);
+            pkl = &f->record[i];
+        }
+    }
+    if (s) return s;
+    if (!pkl)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: zip archive without data.pkl: not written by torch.save", f->ck.path);
+    snprintf(root, sizeof root, "%.*s", (int)(strchr(pkl->name, '/') - pkl->name + 1), pkl->name);
+    snprintf(name, sizeof name, "%sconstants.pkl", root);
+    if (bmvpi_zip_find(f, name))
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: TorchScript program; save the model's state_dict with torch.save", f->ck.path);
+    snprintf(name, sizeof name, "%sbyteorder", root);
+    if ((r = bmvpi_zip_find(f, name)) != NULL) {
+        if (r->size != 6 || bmvpi_ck_read(f, r, 0, order, 6, err) || memcmp(order, "little", 6))
+            return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: byte order is not 'little'", f->ck.path);
+    }
+    if (pkl->size > BMVPI_PK_MAX)
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: data.pkl has more than 16 MiB", f->ck.path);
+    pickle = (char *)bmvpi_bump_get(&f->mem, (size_t)pkl->size);
+    if (!pickle) return bmvpi_ck_oom(f, err);
+    s = bmvpi_ck_read(f, pkl, 0, pickle, pkl->size, err);
+    return s ? s : bmvpi_pk_read(f, root, pickle, pkl->size, err);
+}
+
+/* >>safetensors ----------------------------------------------------------------------------------------------------- */
+
+enum { BMVPI_ST_MAX_HEADER = 1 << 25 }; /* bytes: some 200 000 tensors */
+
+static bmvp_status bmvpi_st_bad(const bmvpi_ckpt_file *f, const char *name, const char *what, bmvp_error *err)
+{
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%.250s: damaged safetensors file: tensor '%s' %s", f->ck.path,
+                          bmvpi_show(name, strlen(name)).text, what);
+}
+
+/* {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} -> entry and its record. */
+static bmvp_status bmvpi_st_entry(bmvpi_ckpt_file *f, const bmvp_json *m, int64_t base, bmvp_error *err)
+{
+    const bmvp_json *shape = bmvp_json_get(m, "shape"), *offsets = bmvp_json_get(m, "data_offsets"), *v;
+    const char *dtype = bmvp_json_string(bmvp_json_get(m, "dtype"), "");
+    const int64_t begin = bmvp_json_int(bmvp_json_at(offsets, 0), -1), end = bmvp_json_int(bmvp_json_at(offsets, 1), -1);
+    bmvpi_record *r = &f->record[f->n_records];
+    bmvp_ckpt_entry e;
+    int64_t dim[BMVP_MAX_DIMS];
+    int t = 0, rank = 0;
+    while (t < BMVP_DTYPE_COUNT && strcmp(dtype, bmvpi_dtype_ids[t])) t++;
+    if (t == BMVP_DTYPE_COUNT)
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.250s: tensor '%s' has the dtype '%s', which is not supported", f->ck.path,
+                              bmvpi_show(m->key, strlen(m->key)).text, bmvpi_show(dtype, strlen(dtype)).text);
+    if (!shape || shape->type != BMVP_JSON_ARRAY || bmvp_json_count(offsets) != 2) return bmvpi_st_bad(f, m->key, "lacks shape or data_offsets", err);
+    if (shape->i > BMVP_MAX_DIMS)
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.250s: tensor '%s' has more than %d dimensions", f->ck.path,
+                              bmvpi_show(m->key, strlen(m->key)).text, BMVP_MAX_DIMS);
+    for (v = shape->first; v; v = v->next) dim[rank++] = bmvp_json_int(v, -1);
+    memset(&e, 0, sizeof e);
+    if (!bmvpi_ck_shape(&e, (bmvp_dtype)t, rank, dim)) return bmvpi_st_bad(f, m->key, "has an impossible shape", err);
+    if (begin < 0 || end < begin || end > f->in.size - base || end - begin != e.bytes)
+        return bmvpi_st_bad(f, m->key, "has data_offsets outside of the file or not of its size", err);
+    e.record = (int)f->n_records++;
+    memset(r, 0, sizeof *r);
+    r->at = base + begin;
+    r->size = e.bytes;
+    r->resolved = r->verified = 1; /* safetensors has no checksum */
+    e.group = "";
+    r->name = e.name = bmvpi_bump_text(&f->mem, m->key, strlen(m->key));
+    return e.name ? bmvpi_ck_add(f, &e, err) : bmvpi_ck_oom(f, err);
+}
+
+static int bmvpi_record_place(const void *a, const void *b)
+{
+    const bmvpi_record *x = (const bmvpi_record *)a, *y = (const bmvpi_record *)b;
+    if (x->at != y->at) return x->at < y->at ? -1 : 1;
+    return (x->size > y->size) - (x->size < y->size);
+}
+
+/* The format asks for data without holes or overlaps up to the end of the file: a cut file cannot pass. */
+static bmvp_status bmvpi_st_tiling(bmvpi_ckpt_file *f, int64_t base, bmvp_error *err)
+{
+    const size_t n = (size_t)f->n_records;
+    bmvpi_record *sorted = (bmvpi_record *)bmvpi_bump_get(&f->mem, n * sizeof *sorted);
+    int64_t at = base;
+    size_t i;
+    if (!sorted) return bmvpi_ck_oom(f, err);
+    if (n) memcpy(sorted, f->record, n * sizeof *sorted);
+    if (n) qsort(sorted, n, sizeof *sorted, bmvpi_record_place);
+    for (i = 0; i < n; i++) {
+        if (sorted[i].at != at) return bmvpi_st_bad(f, sorted[i].name, "overlaps another one, or a hole comes before it", err);
+        at += sorted[i].size;
+    }
+    if (at != f->in.size)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: %lld bytes after the last tensor", f->ck.path,
+                              (long long)(f->in.size - at));
+    return BMVP_OK;
+}
+
+/* Nodes sorted by key, or by text in an array: the lookups below stay fast in hostile files. */
+static const char *bmvpi_node_text(const bmvp_json *n) { return n->key ? n->key : bmvp_json_string(n, ""); }
+
+static int bmvpi_node_order(const void *a, const void *b)
+{
+    return strcmp(bmvpi_node_text(*(const bmvp_json *const *)a), bmvpi_node_text(*(const bmvp_json *const *)b));
+}
+
+static const bmvp_json **bmvpi_nodes(bmvpi_bump *mem, const bmvp_json *parent)
+{
+    const bmvp_json **v = (const bmvp_json **)bmvpi_bump_get(mem, (size_t)bmvp_json_count(parent) * sizeof *v), *m;
+    size_t n = 0;
+    if (!v) return NULL;
+    for (m = bmvp_json_count(parent) ? parent->first : NULL; m; m = m->next) v[n++] = m;
+    if (n) qsort((void *)v, n, sizeof *v, bmvpi_node_order);
+    return v;
+}
+
+static const bmvp_json *bmvpi_node_find(const bmvp_json **v, int64_t n, const char *text)
+{
+    bmvp_json key;
+    const bmvp_json *p = &key, **hit;
+    memset(&key, 0, sizeof key);
+    key.key = text;
+    hit = (const bmvp_json **)bsearch(&p, (const void *)v, (size_t)n, sizeof *v, bmvpi_node_order);
+    return hit ? *hit : NULL;
+}
+
+/* Cuts "group.name" at the longest group that is listed. */
+static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group, const char **name,
+                                  bmvp_error *err)
+{
+    const size_t len = strlen(*name);
+    char *copy = bmvpi_bump_text(&f->mem, *name, len), *dot;
+    if (!copy) return bmvpi_ck_oom(f, err);
+    while ((dot = strrchr(copy, '.')) != NULL) {
+        *dot = 0;
+        if (!bmvpi_node_find(groups, n, copy)) continue;
+        *group = copy;
+        *name += strlen(copy) + 1;
+        break;
+    }
+    return BMVP_OK;
+}
+
+/* Our own entry of __metadata__ says which prefixes are groups and which values are not strings. */
+static bmvp_status bmvpi_st_ours(bmvpi_ckpt_file *f, const char *text, bmvp_error *err)
+{
+    bmvp_json_doc *doc;
+    const bmvp_json *groups, *kinds, **group, **kind;
+    bmvp_status s = bmvp_json_parse(text, strlen(text), f->ck.path, &f->mem.a, &doc, err);
+    int64_t i;
+    if (s) return s;
+    groups = bmvp_json_get(bmvp_json_root(doc), "groups");
+    kinds = bmvp_json_get(bmvp_json_root(doc), "kinds");
+    group = bmvpi_nodes(&f->mem, groups);
+    kind = bmvpi_nodes(&f->mem, kinds);
+    if (!group || !kind) s = bmvpi_ck_oom(f, err);
+    for (i = 0; !s && i < f->n_entries; i++)
+        s = bmvpi_st_split(f, group, bmvp_json_count(groups), &f->entry[i].group, &f->entry[i].name, err);
+    for (i = 0; !s && i < f->n_meta; i++) {
+        const char *k = bmvp_json_string(bmvpi_node_find(kind, bmvp_json_count(kinds), f->meta[i].name), "string");
+        int j = 6;
+        while (j-- > 1 && strcmp(k, bmvpi_meta_kinds[j])) {}
+        f->meta[i].kind = j > 0 ? (bmvp_meta_kind)j : BMVP_META_STRING;
+        s = bmvpi_st_split(f, group, bmvp_json_count(groups), &f->meta[i].group, &f->meta[i].name, err);
+    }
+    bmvp_json_free(doc);
+    return s;
+}
+
+static bmvp_status bmvpi_st_metadata(bmvpi_ckpt_file *f, const bmvp_json *object, bmvp_error *err)
+{
+    const bmvp_json *v;
+    bmvp_status s = BMVP_OK;
+    for (v = bmvp_json_count(object) ? object->first : NULL; v && !s; v = v->next) {
+        bmvp_ckpt_meta m;
+        if (v->type != BMVP_JSON_STRING || object->type != BMVP_JSON_OBJECT)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: __metadata__ holds more than strings", f->ck.path);
+        if (!strcmp(v->key, "bmvp")) continue;
+        m.group = "";
+        m.kind = BMVP_META_STRING;
+        m.name = bmvpi_bump_text(&f->mem, v->key, strlen(v->key));
+        m.value = bmvpi_bump_text(&f->mem, v->str, (size_t)v->i);
+        s = m.name && m.value ? bmvpi_ck_add_meta(f, &m, err) : bmvpi_ck_oom(f, err);
+    }
+    v = bmvp_json_get(object, "bmvp");
+    return s || !v ? s : bmvpi_st_ours(f, v->str, err);
+}
+
+/* 8 bytes: length of the header; the header, JSON; the data. */
+static bmvp_status bmvpi_st_open(bmvpi_ckpt_file *f, int64_t n, bmvp_error *err)
+{
+    char *text = (char *)bmvpi_bump_get(&f->mem, (size_t)n), where[300];
+    bmvp_json_doc *doc;
+    const bmvp_json *root, *m;
+    bmvp_status s;
+    f->ck.format = BMVP_CKPT_SAFETENSORS;
+    if (!text) return bmvpi_ck_oom(f, err);
+    s = bmvpi_in_read(&f->in, 8, text, n, err);
+    snprintf(where, sizeof where, "%.250s: header", f->ck.path);
+    if (!s) s = bmvp_json_parse(text, (size_t)n, where, &f->mem.a, &doc, err);
+    if (s) return s;
+    root = bmvp_json_root(doc);
+    f->record = (bmvpi_record *)bmvpi_bump_get(&f->mem, (size_t)bmvp_json_count(root) * sizeof *f->record);
+    if (!f->record) s = bmvpi_ck_oom(f, err);
+    else if (root->type != BMVP_JSON_OBJECT) s = bmvp_error_set(err, BMVP_E_FORMAT, "%s is not an object", where);
+    for (m = s ? NULL : root->first; m && !s; m = m->next)
+        if (strcmp(m->key, "__metadata__")) s = bmvpi_st_entry(f, m, 8 + n, err);
+    if (!s) s = bmvpi_st_tiling(f, 8 + n, err);
+    if (!s) s = bmvpi_st_metadata(f, bmvp_json_get(root, "__metadata__"), err);
+    bmvp_json_free(doc);
+    return s;
+}
+
+/* >>checkpoint reader ---------------------------------------------------------------------------------------------- */
+
+static bmvp_status bmvpi_ck_detect(bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    uint8_t h[512];
+    const int64_t n = f->in.size < (int64_t)sizeof h ? f->in.size : (int64_t)sizeof h;
+    const char *what = NULL;
+    uint64_t header;
+    bmvp_status s;
+    memset(h, 0, sizeof h);
+    if ((s = bmvpi_in_read(&f->in, 0, h, n, err)) != BMVP_OK) return s;
+    if (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4)) return bmvpi_pt_open(f, err);
+    header = bmvpi_le_get(h, 8);
+    if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{')
+        what = "is a pickle without zip, as torch.save wrote before 1.6; run torch.save(torch.load(f), f) in Python once";
+    else if (!memcmp(h + 257, "ustar", 5)) what = "is a tar archive, as PyTorch 0.1 wrote; run torch.save(torch.load(f), f) once";
+    else if (h[0] == 0x1f && h[1] == 0x8b) what = "is compressed by gzip; run gunzip on it";
+    else if (!memcmp(h, "\x89HDF", 4)) what = "is an HDF5 file (Keras?), not a PyTorch or safetensors file";
+    if (what) return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: %s", f->ck.path, what);
+    if (n < 10 || h[8] != '{')
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: neither a safetensors file nor a PyTorch zip file", f->ck.path);
+    if (header > (uint64_t)(f->in.size - 8))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: shorter than its header says", f->ck.path);
+    if (header > BMVPI_ST_MAX_HEADER)
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: safetensors header of more than 32 MiB", f->ck.path);
+    return bmvpi_st_open(f, (int64_t)header, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, bmvp_ckpt **ckpt, bmvp_error *err)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvpi_ckpt_file *f;
+    bmvp_status s;
+    *ckpt = NULL;
+    if (!bmvpi_is_little_endian())
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: checkpoints need a little-endian machine", path);
+    f = (bmvpi_ckpt_file *)al.alloc(sizeof *f, al.user);
+    if (!f) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    memset(f, 0, sizeof *f);
+    f->mem.a = al;
+    f->in.fd = -1;
+    f->ck.file = f;
+    f->ck.path = bmvpi_bump_text(&f->mem, path, strlen(path));
+    bmvpi_crc_init(&f->crc);
+    s = f->ck.path ? bmvpi_in_open(&f->in, f->ck.path, err) : bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    if (!s) s = bmvpi_ck_detect(f, err);
+    if (!s) s = bmvpi_ck_unique(f->ck.path, &al, f->entry, f->n_entries, err);
+    f->ck.entry = f->entry;
+    f->ck.n_entries = (int)f->n_entries;
+    f->ck.meta = f->meta;
+    f->ck.n_meta = (int)f->n_meta;
+    if (s) bmvp_ckpt_close(&f->ck);
+    else *ckpt = &f->ck;
+    return s;
+}
+
+BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt)
+{
+    bmvpi_ckpt_file *f = ckpt ? ckpt->file : NULL;
+    if (!f) return;
+    if (f->in.fd >= 0) close(f->in.fd);
+    bmvpi_bump_free(&f->mem);
+    f->mem.a.free(f, f->mem.a.user);
+}
+
+BMVP_API int bmvp_ckpt_find(const bmvp_ckpt *ckpt, const char *group, const char *name)
+{
+    int i;
+    for (i = 0; i < ckpt->n_entries; i++)
+        if (!strcmp(ckpt->entry[i].name, name) && (!group || !strcmp(ckpt->entry[i].group, group))) return i;
+    return -1;
+}
+
+BMVP_API const bmvp_ckpt_meta *bmvp_ckpt_find_meta(const bmvp_ckpt *ckpt, const char *group, const char *name)
+{
+    int i;
+    for (i = ckpt->n_meta; i-- > 0;) /* the last one counts, as in a Python dict */
+        if (!strcmp(ckpt->meta[i].name, name) && (!group || !strcmp(ckpt->meta[i].group, group))) return &ckpt->meta[i];
+    return NULL;
+}
+
+BMVP_API bmvp_status bmvp_ckpt_strip(bmvp_ckpt *ckpt, const char *group, const char *prefix, bmvp_error *err)
+{
+    bmvpi_ckpt_file *f = ckpt->file;
+    const size_t n = strlen(prefix), bytes = (size_t)f->n_entries * sizeof *f->entry;
+    bmvp_ckpt_entry *e = (bmvp_ckpt_entry *)bmvpi_bump_get(&f->mem, bytes);
+    int64_t i;
+    bmvp_status s;
+    if (!e) return bmvpi_ck_oom(f, err);
+    if (bytes) memcpy(e, f->entry, bytes);
+    for (i = 0; i < f->n_entries; i++)
+        if (!strcmp(e[i].group, group) && !strncmp(e[i].name, prefix, n) && e[i].name[n]) e[i].name += n;
+    s = bmvpi_ck_unique(ckpt->path, &f->mem.a, e, f->n_entries, err);
+    if (!s) ckpt->entry = f->entry = e;
+    return s;
+}
+
+/* Strided elements [first, first + count) out of the run of the record that the tensor touches. */
+static bmvp_status bmvpi_ck_gather(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e, int64_t first, int64_t count, char *dst, bmvp_error *err)
+{
+    const int64_t size = bmvp_dtype_size(e->dtype);
+    int64_t at[BMVP_MAX_DIMS], span = 1, from = 0, i, n;
+    char *run;
+    int d;
+    bmvp_status s;
+    for (d = e->rank, i = first; d-- > 0; i /= e->dim[d]) {
+        at[d] = i % e->dim[d];
+        from += at[d] * e->stride[d];
+        span += (e->dim[d] - 1) * e->stride[d];
+    }
+    run = (char *)f->mem.a.alloc((size_t)(span * size), f->mem.a.user);
+    if (!run) return bmvpi_ck_oom(f, err);
+    s = bmvpi_ck_read(f, &f->record[e->record], e->first * size, run, span * size, err);
+    for (n = 0; n < count && !s; n++) {
+        memcpy(dst + n * size, run + from * size, (size_t)size);
+        for (d = e->rank; d-- > 0;) { /* next position, like an odometer */
+            from += e->stride[d];
+            if (++at[d] < e->dim[d]) break;
+            from -= at[d] * e->stride[d];
+            at[d] = 0;
+        }
+    }
+    f->mem.a.free(run, f->mem.a.user);
+    return s;
+}
+
+static bmvp_status bmvpi_ck_elements(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, void *dst, bmvp_error *err)
+{
+    bmvpi_ckpt_file *f = ckpt->file;
+    const bmvp_ckpt_entry *e = &f->entry[index];
+    const int64_t size = bmvp_dtype_size(e->dtype);
+    if (count == 0) return BMVP_OK;
+    if (!e->contiguous) return bmvpi_ck_gather(f, e, first, count, (char *)dst, err);
+    return bmvpi_ck_read(f, &f->record[e->record], (e->first + first) * size, dst, count * size, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err)
+{
+    if (index < 0 || index >= ckpt->n_entries) return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
+    if (bytes != ckpt->entry[index].bytes)
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld bytes, room was given for %lld", ckpt->path,
+                              ckpt->entry[index].name, (long long)ckpt->entry[index].bytes, (long long)bytes);
+    return bmvpi_ck_elements(ckpt, index, 0, ckpt->entry[index].numel, dst, err);
+}
+
+static float bmvpi_float_of_bits(uint32_t bits)
+{
+    float v;
+    memcpy(&v, &bits, 4);
+    return v;
+}
+
+/* IEEE 754 binary16 -> binary32, exactly. */
+static float bmvpi_float_of_half(uint32_t h)
+{
+    const uint32_t sign = (h & 0x8000u) << 16, e = h >> 10 & 31, m = h & 1023;
+    const float tiny = (float)m * (1.0f / 16777216.0f); /* subnormal: m x 2^-24 */
+    if (e == 0) return sign ? -tiny : tiny;
+    return bmvpi_float_of_bits(sign | (e == 31 ? 0x7f800000u : (e + 112) << 23) | m << 13);
+}
+
+static float bmvpi_ck_float(bmvp_dtype t, const uint8_t *p)
+{
+    const uint64_t bits = bmvpi_le_get(p, (int)bmvpi_dtype_table[t].size);
+    double d;
+    switch (t) {
+    case BMVP_DTYPE_F64: memcpy(&d, &bits, 8); return (float)d;
+    case BMVP_DTYPE_F16: return bmvpi_float_of_half((uint32_t)bits);
+    case BMVP_DTYPE_BF16: return bmvpi_float_of_bits((uint32_t)bits << 16);
+    case BMVP_DTYPE_I64: return (float)(int64_t)bits;
+    case BMVP_DTYPE_I32: return (float)(int32_t)(uint32_t)bits;
+    case BMVP_DTYPE_I16: return (float)(int16_t)(uint16_t)bits;
+    case BMVP_DTYPE_I8: return (float)(int8_t)(uint8_t)bits;
+    case BMVP_DTYPE_U8: return (float)bits;
+    case BMVP_DTYPE_BOOL: return bits ? 1.0f : 0.0f;
+    default: return bmvpi_float_of_bits((uint32_t)bits);
+    }
+}
+
+BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst, bmvp_error *err)
+{
+    const bmvp_ckpt_entry *e = index >= 0 && index < ckpt->n_entries ? &ckpt->entry[index] : NULL;
+    const bmvp_allocator *a = &ckpt->file->mem.a;
+    int64_t i, size;
+    uint8_t *raw;
+    bmvp_status s;
+    if (!e) return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
+    if (first < 0 || count < 0 || first > e->numel || count > e->numel - first)
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld elements; %lld from %lld on were asked for", ckpt->path,
+                              e->name, (long long)e->numel, (long long)count, (long long)first);
+    if (e->dtype == BMVP_DTYPE_F32) return bmvpi_ck_elements(ckpt, index, first, count, dst, err);
+    size = bmvp_dtype_size(e->dtype);
+    raw = (uint8_t *)a->alloc((size_t)(count * size) + 1, a->user);
+    if (!raw) return bmvpi_ck_oom(ckpt->file, err);
+    s = bmvpi_ck_elements(ckpt, index, first, count, raw, err);
+    for (i = 0; i < count && !s; i++) dst[i] = bmvpi_ck_float(e->dtype, raw + i * size);
+    a->free(raw, a->user);
+    return s;
+}
+
+/* >>checkpoint writer ---------------------------------------------------------------------------------------------- */
+
+typedef struct bmvpi_tree { /* a dict of the PyTorch file, or a leaf of it */
+    const char *name;
+    struct bmvpi_tree *first, *last, *next;
+    int64_t entry, meta; /* leaf: index, else -1 */
+    int is_ordered;      /* a dict that holds tensors itself is an OrderedDict, as state_dict() returns */
+} bmvpi_tree;
+
+struct bmvp_ckpt_writer {
+    bmvpi_out out;
+    bmvpi_bump mem;
+    bmvp_ckpt_format format;
+    bmvp_error kept; /* the first failure */
+    bmvp_ckpt_entry *entry; /* first: place of the data in the file */
+    bmvp_ckpt_meta *meta;
+    bmvpi_record *record;   /* PyTorch: what is in the zip so far */
+    int64_t n_entries, cap_entries, n_meta, cap_meta, n_records, cap_records;
+    int64_t current, done;  /* tensor whose turn it is, bytes of it written */
+    int64_t end;            /* of what is written or laid out */
+    uint64_t zip64_from;    /* sizes from here on need zip64 fields */
+    int started;
+    bmvpi_crc crc;
+};
+
+static bmvp_status bmvpi_cw_result(const bmvp_ckpt_writer *w, bmvp_error *err)
+{
+    if (w->kept.status && err) *err = w->kept;
+    return w->kept.status;
+}
+
+static void bmvpi_cw_fail(bmvp_ckpt_writer *w, bmvp_status s, const char *what, const char *name)
+{
+    if (!w->kept.status)
+        bmvp_error_set(&w->kept, s, "%.300s: %s%s%s%s", w->out.path, what, name ? " '" : "",
+                       name ? bmvpi_show(name, strlen(name)).text : "", name ? "'" : "");
+}
+
+static void bmvpi_cw_oom(bmvp_ckpt_writer *w) { bmvpi_cw_fail(w, BMVP_E_OOM, "out of memory while writing", NULL); }
+
+BMVP_API bmvp_status bmvp_ckpt_writer_begin(const char *path, bmvp_ckpt_format format, const bmvp_allocator *a,
+                                            bmvp_ckpt_writer **writer, bmvp_error *err)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvp_ckpt_writer *w;
+    bmvp_status s;
+    *writer = NULL;
+    if (!bmvpi_is_little_endian())
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: checkpoints need a little-endian machine", path);
+    if (format != BMVP_CKPT_SAFETENSORS && format != BMVP_CKPT_PT)
+        return bmvp_error_set(err, BMVP_E_ARG, "%.300s: unknown checkpoint format %d", path, (int)format);
+    w = (bmvp_ckpt_writer *)al.alloc(sizeof *w, al.user);
+    if (!w) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    memset(w, 0, sizeof *w);
+    w->mem.a = al;
+    w->format = format;
+    w->zip64_from = BMVPI_ZIP_BIG;
+    bmvpi_crc_init(&w->crc);
+    s = bmvpi_out_open(&w->out, path, &al, err);
+    if (s) bmvp_ckpt_writer_abort(w);
+    else *writer = w;
+    return s;
+}
+
+BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w)
+{
+    if (!w) return;
+    bmvpi_out_discard(&w->out);
+    bmvpi_bump_free(&w->mem);
+    w->mem.a.free(w, w->mem.a.user);
+}
+
+/* Copies group and name; both must be UTF-8, the name not empty, the group without empty parts. */
+static int bmvpi_cw_names(bmvp_ckpt_writer *w, const char **group, const char **name)
+{
+    const char *g = *group ? *group : "", *n = *name ? *name : "";
+    const size_t k = strlen(g), m = strlen(n);
+    if (w->kept.status) return 0;
+    if (w->started) bmvpi_cw_fail(w, BMVP_E_STATE, "all tensors and metadata must be declared before the first data, not", n);
+    else if (!m || !bmvpi_utf8_valid(n, m) || !bmvpi_utf8_valid(g, k)) bmvpi_cw_fail(w, BMVP_E_ARG, "empty name, or name or group not UTF-8:", n);
+    else if (k && (*g == '.' || g[k - 1] == '.' || strstr(g, ".."))) bmvpi_cw_fail(w, BMVP_E_ARG, "group with an empty part:", g);
+    else {
+        *group = bmvpi_bump_text(&w->mem, g, k);
+        *name = bmvpi_bump_text(&w->mem, n, m);
+        if (!*group || !*name) bmvpi_cw_oom(w);
+    }
+    return !w->kept.status;
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype, int rank,
+                                          const int64_t *dim, bmvp_error *err)
+{
+    bmvp_ckpt_entry e;
+    memset(&e, 0, sizeof e);
+    if (!bmvpi_cw_names(w, &group, &name)) return bmvpi_cw_result(w, err);
+    e.group = group;
+    e.name = name;
+    if ((unsigned)dtype >= BMVP_DTYPE_COUNT || !bmvpi_ck_shape(&e, dtype, rank, dim))
+        bmvpi_cw_fail(w, BMVP_E_ARG, "unknown dtype or impossible shape of tensor", name);
+    else if (w->n_entries >= INT32_MAX / 2 || !bmvpi_bump_grow(&w->mem, (void **)&w->entry, w->n_entries, &w->cap_entries, sizeof e))
+        bmvpi_cw_oom(w);
+    else w->entry[w->n_entries++] = e;
+    return bmvpi_cw_result(w, err);
+}
+
+static int bmvpi_is_special(const char *v) { return !strcmp(v, "nan") || !strcmp(v, "inf") || !strcmp(v, "-inf"); }
+
+/* Does the text fit the kind? What is written from it later cannot fail then. */
+static int bmvpi_cw_meta_valid(bmvp_ckpt_writer *w, bmvp_meta_kind kind, const char *value)
+{
+    bmvp_json_doc *doc;
+    const bmvp_json *r;
+    int ok;
+    if (kind == BMVP_META_STRING || (kind == BMVP_META_FLOAT && bmvpi_is_special(value))) return 1;
+    if (bmvp_json_parse(value, strlen(value), w->out.path, &w->mem.a, &doc, &w->kept)) return 0;
+    r = bmvp_json_root(doc);
+    ok = kind == BMVP_META_INT ? r->type == BMVP_JSON_NUMBER && r->is_int : kind == BMVP_META_FLOAT ? r->type == BMVP_JSON_NUMBER
+         : kind == BMVP_META_BOOL ? r->type == BMVP_JSON_BOOL : kind == BMVP_META_NONE ? r->type == BMVP_JSON_NULL : 1;
+    bmvp_json_free(doc);
+    return ok;
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_meta_kind kind,
+                                           const char *value, bmvp_error *err)
+{
+    bmvp_ckpt_meta m;
+    if (!bmvpi_cw_names(w, &group, &name)) return bmvpi_cw_result(w, err);
+    m.group = group;
+    m.name = name;
+    m.kind = kind;
+    m.value = value ? bmvpi_bump_text(&w->mem, value, strlen(value)) : NULL;
+    if (value && !m.value) bmvpi_cw_oom(w);
+    else if (!value || (unsigned)kind > BMVP_META_JSON || !bmvpi_utf8_valid(value, strlen(value)) || !bmvpi_cw_meta_valid(w, kind, value))
+        bmvpi_cw_fail(w, BMVP_E_ARG, "not a value of its kind: metadata", name);
+    else if (w->n_meta >= INT32_MAX / 2 || !bmvpi_bump_grow(&w->mem, (void **)&w->meta, w->n_meta, &w->cap_meta, sizeof m)) bmvpi_cw_oom(w);
+    else w->meta[w->n_meta++] = m;
+    return bmvpi_cw_result(w, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *group, const char *name, int64_t value, bmvp_error *err)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    return bmvp_ckpt_writer_meta(w, group, name, BMVP_META_INT, text, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value, bmvp_error *err)
+{
+    char text[40];
+    if (value >= -DBL_MAX && value <= DBL_MAX) bmvpi_number_text(text, value, 0);
+    else snprintf(text, sizeof text, "%s", value != value ? "nan" : value > 0 ? "inf" : "-inf");
+    return bmvp_ckpt_writer_meta(w, group, name, BMVP_META_FLOAT, text, err);
+}
+
+static void bmvpi_cw_put(bmvp_ckpt_writer *w, int64_t at, const void *data, int64_t n)
+{
+    if (!w->kept.status) bmvpi_out_write(&w->out, at, data, n, &w->kept);
+}
+
+/* Writes the header of a stored zip record of `size` bytes at the end; its data begin at a multiple of 64, as torch.save does,
+   so that the file can be mapped. The CRC is filled in by bmvpi_cw_record_end. */
+static void bmvpi_cw_record_begin(bmvp_ckpt_writer *w, const char *name, int64_t size)
+{
+    uint8_t h[BMVPI_ZIP_LOCAL + 256 + 20 + 4 + BMVPI_ZIP_ALIGN];
+    const size_t n = strlen(name);
+    const int big = (uint64_t)size >= w->zip64_from;
+    const uint64_t field = big ? BMVPI_ZIP_BIG : (uint64_t)size;
+    size_t len = BMVPI_ZIP_LOCAL + n, pad;
+    bmvpi_record r;
+    memset(&r, 0, sizeof r);
+    r.name = bmvpi_bump_text(&w->mem, name, n);
+    r.at = w->end;
+    r.size = size;
+    if (!r.name || !bmvpi_bump_grow(&w->mem, (void **)&w->record, w->n_records, &w->cap_records, sizeof r)) { bmvpi_cw_oom(w); return; }
+    w->record[w->n_records++] = r;
+    memset(h, 0, sizeof h);
+    bmvpi_le_put(h, 4, BMVPI_ZIP_LOCAL_SIGN);
+    bmvpi_le_put(h + 4, 2, big ? 45 : 20);
+    bmvpi_le_put(h + 6, 2, 0x0800); /* names are UTF-8 */
+    bmvpi_le_put(h + 18, 4, field);
+    bmvpi_le_put(h + 22, 4, field);
+    bmvpi_le_put(h + 26, 2, n);
+    memcpy(h + BMVPI_ZIP_LOCAL, name, n);
+    if (big) {
+        bmvpi_le_put(h + len, 2, 1);
+        bmvpi_le_put(h + len + 2, 2, 16);
+        bmvpi_le_put(h + len + 4, 8, (uint64_t)size);
+        bmvpi_le_put(h + len + 12, 8, (uint64_t)size);
+        len += 20;
+    }
+    pad = (BMVPI_ZIP_ALIGN - ((size_t)w->end + len + 4) % BMVPI_ZIP_ALIGN) % BMVPI_ZIP_ALIGN;
+    memcpy(h + len, "FB", 2); /* the field torch.save pads with */
+    bmvpi_le_put(h + len + 2, 2, pad);
+    len += 4 + pad;
+    bmvpi_le_put(h + 28, 2, len - BMVPI_ZIP_LOCAL - n);
+    bmvpi_cw_put(w, w->end, h, (int64_t)len);
+    w->end += (int64_t)len;
+}
+
+static void bmvpi_cw_record_data(bmvp_ckpt_writer *w, const void *data, int64_t n)
+{
+    bmvpi_record *r = w->n_records ? &w->record[w->n_records - 1] : NULL;
+    if (w->kept.status || !r) return;
+    r->crc = bmvpi_crc_add(&w->crc, r->crc, data, n);
+    bmvpi_cw_put(w, w->end, data, n);
+    w->end += n;
+}
+
+static void bmvpi_cw_record_end(bmvp_ckpt_writer *w)
+{
+    uint8_t crc[4];
+    if (w->kept.status) return;
+    bmvpi_le_put(crc, 4, w->record[w->n_records - 1].crc);
+    bmvpi_cw_put(w, w->record[w->n_records - 1].at + 14, crc, 4);
+}
+
+static void bmvpi_cw_record(bmvp_ckpt_writer *w, const char *name, const void *data, size_t n)
+{
+    bmvpi_cw_record_begin(w, name, (int64_t)n);
+    bmvpi_cw_record_data(w, data, (int64_t)n);
+    bmvpi_cw_record_end(w);
+}
+
+/* Directory, zip64 end (always, as torch.save) and end. */
+static void bmvpi_cw_directory(bmvp_ckpt_writer *w)
+{
+    const int64_t start = w->end;
+    uint8_t h[BMVPI_ZIP_END64 + BMVPI_ZIP_LOCATOR + BMVPI_ZIP_END];
+    int64_t i;
+    uint64_t size;
+    for (i = 0; i < w->n_records && !w->kept.status; i++) {
+        const bmvpi_record *r = &w->record[i];
+        const size_t n = strlen(r->name);
+        const int big = (uint64_t)r->size >= w->zip64_from, far = (uint64_t)r->at >= w->zip64_from;
+        uint8_t d[BMVPI_ZIP_CENTRAL + 28], *x = d + BMVPI_ZIP_CENTRAL + 4;
+        memset(d, 0, sizeof d);
+        bmvpi_le_put(d, 4, BMVPI_ZIP_CENTRAL_SIGN);
+        bmvpi_le_put(d + 6, 2, big || far ? 45 : 20);
+        bmvpi_le_put(d + 8, 2, 0x0800);
+        bmvpi_le_put(d + 16, 4, r->crc);
+        bmvpi_le_put(d + 20, 4, big ? BMVPI_ZIP_BIG : (uint64_t)r->size);
+        bmvpi_le_put(d + 24, 4, big ? BMVPI_ZIP_BIG : (uint64_t)r->size);
+        bmvpi_le_put(d + 28, 2, n);
+        bmvpi_le_put(d + 42, 4, far ? BMVPI_ZIP_BIG : (uint64_t)r->at);
+        if (big) bmvpi_le_put(x, 8, (uint64_t)r->size), bmvpi_le_put(x + 8, 8, (uint64_t)r->size), x += 16;
+        if (far) bmvpi_le_put(x, 8, (uint64_t)r->at), x += 8;
+        if (big || far) {
+            bmvpi_le_put(d + 30, 2, (uint64_t)(x - d) - BMVPI_ZIP_CENTRAL);
+            bmvpi_le_put(d + BMVPI_ZIP_CENTRAL, 2, 1);
+            bmvpi_le_put(d + BMVPI_ZIP_CENTRAL + 2, 2, (uint64_t)(x - d) - BMVPI_ZIP_CENTRAL - 4);
+        } else x = d + BMVPI_ZIP_CENTRAL;
+        bmvpi_cw_put(w, w->end, d, BMVPI_ZIP_CENTRAL);
+        bmvpi_cw_put(w, w->end + BMVPI_ZIP_CENTRAL, r->name, (int64_t)n);
+        bmvpi_cw_put(w, w->end + BMVPI_ZIP_CENTRAL + (int64_t)n, d + BMVPI_ZIP_CENTRAL, (int64_t)(x - d) - BMVPI_ZIP_CENTRAL);
+        w->end += (int64_t)n + (int64_t)(x - d);
+    }
+    size = (uint64_t)(w->end - start);
+    memset(h, 0, sizeof h);
+    bmvpi_le_put(h, 4, BMVPI_ZIP_END64_SIGN);
+    bmvpi_le_put(h + 4, 8, BMVPI_ZIP_END64 - 12);
+    bmvpi_le_put(h + 12, 4, 45u | 45u << 16);
+    bmvpi_le_put(h + 24, 8, (uint64_t)w->n_records);
+    bmvpi_le_put(h + 32, 8, (uint64_t)w->n_records);
+    bmvpi_le_put(h + 40, 8, size);
+    bmvpi_le_put(h + 48, 8, (uint64_t)start);
+    bmvpi_le_put(h + 56, 4, BMVPI_ZIP_LOCATOR_SIGN);
+    bmvpi_le_put(h + 64, 8, (uint64_t)w->end);
+    bmvpi_le_put(h + 72, 4, 1);
+    bmvpi_le_put(h + 76, 4, BMVPI_ZIP_END_SIGN);
+    bmvpi_le_put(h + 84, 2, w->n_records < 0xffff ? (uint64_t)w->n_records : 0xffff);
+    bmvpi_le_put(h + 86, 2, w->n_records < 0xffff ? (uint64_t)w->n_records : 0xffff);
+    bmvpi_le_put(h + 88, 4, size < w->zip64_from ? size : BMVPI_ZIP_BIG);
+    bmvpi_le_put(h + 92, 4, (uint64_t)start < w->zip64_from ? (uint64_t)start : BMVPI_ZIP_BIG);
+    bmvpi_cw_put(w, w->end, h, (int64_t)sizeof h);
+}
+
+/* Child dict or new leaf. Dicts are found from the end: groups mostly come one after the other. */
+static bmvpi_tree *bmvpi_tree_add(bmvp_ckpt_writer *w, bmvpi_tree *parent, const char *name)
+{
+    bmvpi_tree *t = (bmvpi_tree *)bmvpi_bump_get(&w->mem, sizeof *t);
+    if (!t) { bmvpi_cw_oom(w); return NULL; }
+    memset(t, 0, sizeof *t);
+    t->name = name;
+    t->entry = t->meta = -1;
+    if (parent && parent->last) parent->last->next = t;
+    else if (parent) parent->first = t;
+    if (parent) parent->last = t;
+    return t;
+}
+
+static bmvpi_tree *bmvpi_tree_group(bmvp_ckpt_writer *w, bmvpi_tree *t, const char *group)
+{
+    while (t && *group) {
+        const size_t n = strcspn(group, ".");
+        bmvpi_tree *c = t->last;
+        const char *name;
+        if (!(c && c->entry < 0 && c->meta < 0 && strlen(c->name) == n && !memcmp(c->name, group, n)))
+            for (c = t->first; c; c = c->next)
+                if (c->entry < 0 && c->meta < 0 && strlen(c->name) == n && !memcmp(c->name, group, n)) break;
+        if (!c) {
+            name = bmvpi_bump_text(&w->mem, group, n);
+            if (!name) { bmvpi_cw_oom(w); return NULL; }
+            c = bmvpi_tree_add(w, t, name);
+        }
+        t = c;
+        group += n + (group[n] == '.');
+    }
+    return t;
+}
+
+/* >>pickle writer: protocol 2 */
+
+static void bmvpi_pk_op(bmvp_bytes *b, const char *ops) { bmvp_bytes_append(b, ops, strlen(ops)); }
+
+static void bmvpi_pk_put_text(bmvp_bytes *b, const char *s)
+{
+    uint8_t h[5];
+    h[0] = 'X';
+    bmvpi_le_put(h + 1, 4, strlen(s));
+    bmvp_bytes_append(b, h, 5);
+    bmvp_bytes_append(b, s, strlen(s));
+}
+
+static void bmvpi_pk_put_int(bmvp_bytes *b, int64_t v)
+{
+    uint8_t h[10];
+    const int small = v >= INT32_MIN && v <= INT32_MAX;
+    h[0] = small ? 'J' : 0x8a;
+    h[1] = 8;
+    bmvpi_le_put(h + (small ? 1 : 2), small ? 4 : 8, (uint64_t)v);
+    bmvp_bytes_append(b, h, small ? 5 : 10);
+}
+
+static void bmvpi_pk_put_double(bmvp_bytes *b, double v)
+{
+    uint8_t h[9];
+    uint64_t bits;
+    int i;
+    memcpy(&bits, &v, 8);
+    h[0] = 'G';
+    for (i = 8; i > 0; i--, bits >>= 8) h[i] = (uint8_t)bits;
+    bmvp_bytes_append(b, h, 9);
+}
+
+static void bmvpi_pk_put_json(bmvp_bytes *b, const bmvp_json *v, int as_float)
+{
+    const bmvp_json *m;
+    switch (v->type) {
+    case BMVP_JSON_BOOL: bmvpi_pk_op(b, v->i ? "\x88" : "\x89"); return;
+    case BMVP_JSON_STRING: bmvpi_pk_put_text(b, v->str); return;
+    case BMVP_JSON_NUMBER:
+        if (v->is_int && !as_float) bmvpi_pk_put_int(b, v->i);
+        else bmvpi_pk_put_double(b, v->d);
+        return;
+    case BMVP_JSON_ARRAY: case BMVP_JSON_OBJECT:
+        bmvpi_pk_op(b, v->type == BMVP_JSON_ARRAY ? "](" : "}(");
+        for (m = v->first; m; m = m->next) {
+            if (m->key) bmvpi_pk_put_text(b, m->key);
+            bmvpi_pk_put_json(b, m, 0);
+        }
+        bmvpi_pk_op(b, v->type == BMVP_JSON_ARRAY ? "e" : "u");
+        return;
+    default: bmvpi_pk_op(b, "N");
+    }
+}
+
+static void bmvpi_pk_put_meta(bmvp_ckpt_writer *w, bmvp_bytes *b, const bmvp_ckpt_meta *m)
+{
+    bmvp_json_doc *doc;
+    if (m->kind == BMVP_META_STRING) { bmvpi_pk_put_text(b, m->value); return; }
+    if (m->kind == BMVP_META_FLOAT && bmvpi_is_special(m->value)) {
+        bmvpi_pk_put_double(b, *m->value == 'n' ? (double)NAN : *m->value == '-' ? -HUGE_VAL : HUGE_VAL);
+        return;
+    }
+    if (bmvp_json_parse(m->value, strlen(m->value), w->out.path, &w->mem.a, &doc, &w->kept)) return;
+    bmvpi_pk_put_json(b, bmvp_json_root(doc), m->kind == BMVP_META_FLOAT);
+    bmvp_json_free(doc);
+}
+
+/* torch._utils._rebuild_tensor_v2(storage, first, sizes, strides, requires_grad, hooks) */
+static void bmvpi_pk_put_tensor(bmvp_bytes *b, const bmvp_ckpt_entry *e, int64_t index)
+{
+    char text[48];
+    int i;
+    bmvpi_pk_op(b, "ctorch._utils\n_rebuild_tensor_v2\n((");
+    bmvpi_pk_put_text(b, "storage");
+    snprintf(text, sizeof text, "ctorch\n%s\n", bmvpi_dtype_table[e->dtype].storage);
+    bmvpi_pk_op(b, text);
+    snprintf(text, sizeof text, "%lld", (long long)index);
+    bmvpi_pk_put_text(b, text);
+    bmvpi_pk_put_text(b, "cpu");
+    bmvpi_pk_put_int(b, e->numel);
+    bmvpi_pk_op(b, "tQ");
+    bmvpi_pk_put_int(b, 0);
+    bmvpi_pk_op(b, "(");
+    for (i = 0; i < e->rank; i++) bmvpi_pk_put_int(b, e->dim[i]);
+    bmvpi_pk_op(b, "t(");
+    for (i = 0; i < e->rank; i++) bmvpi_pk_put_int(b, e->stride[i]);
+    bmvpi_pk_op(b, "t\x89" "ccollections\nOrderedDict\n)RtR");
+}
+
+static void bmvpi_pk_put_tree(bmvp_ckpt_writer *w, bmvp_bytes *b, const bmvpi_tree *t)
+{
+    const bmvpi_tree *c;
+    bmvpi_pk_op(b, t->is_ordered ? "ccollections\nOrderedDict\n)R(" : "}(");
+    for (c = t->first; c; c = c->next) {
+        const size_t n = strlen(c->name);
+        const int is_dict = c->entry < 0 && c->meta < 0;
+        if (is_dict && n < 10 && strspn(c->name, "0123456789") == n) bmvpi_pk_put_int(b, strtol(c->name, NULL, 10));
+        else bmvpi_pk_put_text(b, c->name);
+        if (is_dict) bmvpi_pk_put_tree(w, b, c);
+        else if (c->entry >= 0) bmvpi_pk_put_tensor(b, &w->entry[c->entry], c->entry);
+        else bmvpi_pk_put_meta(w, b, &w->meta[c->meta]);
+    }
+    bmvpi_pk_op(b, "u");
+}
+
+static void bmvpi_cw_start_pt(bmvp_ckpt_writer *w)
+{
+    bmvpi_tree *root = bmvpi_tree_add(w, NULL, ""), *t;
+    bmvp_bytes b;
+    int64_t i;
+    bmvp_bytes_init(&b, &w->mem.a);
+    for (i = 0; i < w->n_entries && !w->kept.status; i++) {
+        if (!(t = bmvpi_tree_group(w, root, w->entry[i].group))) break;
+        t->is_ordered = 1;
+        if ((t = bmvpi_tree_add(w, t, w->entry[i].name)) != NULL) t->entry = i;
+    }
+    for (i = 0; i < w->n_meta && !w->kept.status; i++) {
+        if (!(t = bmvpi_tree_group(w, root, w->meta[i].group))) break;
+        if ((t = bmvpi_tree_add(w, t, w->meta[i].name)) != NULL) t->meta = i;
+    }
+    if (!w->kept.status) {
+        bmvpi_pk_op(&b, "\x80\x02");
+        bmvpi_pk_put_tree(w, &b, root);
+        bmvpi_pk_op(&b, ".");
+        if (b.failed) bmvpi_cw_oom(w);
+    }
+    if (!w->kept.status) {
+        bmvpi_cw_record(w, "archive/data.pkl", b.data, b.len);
+        bmvpi_cw_record(w, "archive/byteorder", "little", 6);
+    }
+    bmvp_bytes_free(&b);
+}
+
+/* Groups and kinds, so that reading gives back what was declared; NULL when all is plain. */
+static void bmvpi_cw_ours(const bmvp_ckpt_writer *w, bmvp_jw *j, bmvpi_bump *mem)
+{
+    const char *last = "";
+    int64_t i;
+    bmvp_jw_object(j, NULL);
+    bmvp_jw_array(j, "groups");
+    for (i = 0; i < w->n_entries + w->n_meta; i++) {
+        const char *g = i < w->n_entries ? w->entry[i].group : w->meta[i - w->n_entries].group;
+        if (*g && strcmp(g, last)) bmvp_jw_string(j, NULL, g);
+        last = g;
+    }
+    bmvp_jw_end(j);
+    bmvp_jw_object(j, "kinds");
+    for (i = 0; i < w->n_meta; i++) {
+        const char *full = w->meta[i].kind == BMVP_META_STRING ? NULL : bmvpi_ck_full(mem, w->meta[i].group, w->meta[i].name);
+        if (full) bmvp_jw_string(j, full, bmvpi_meta_kinds[w->meta[i].kind]);
+        else if (w->meta[i].kind != BMVP_META_STRING) j->out.failed = 1;
+    }
+    bmvp_jw_end(j);
+    bmvp_jw_end(j);
+}
+
+static void bmvpi_cw_st_metadata(bmvp_ckpt_writer *w, bmvp_jw *j)
+{
+    bmvp_jw ours;
+    int64_t i;
+    int plain = 1;
+    for (i = 0; i < w->n_entries; i++) plain = plain && !*w->entry[i].group;
+    for (i = 0; i < w->n_meta; i++) plain = plain && !*w->meta[i].group && w->meta[i].kind == BMVP_META_STRING;
+    if (plain && !w->n_meta) return;
+    bmvp_jw_object(j, "__metadata__");
+    for (i = 0; i < w->n_meta; i++) {
+        const char *full = bmvpi_ck_full(&w->mem, w->meta[i].group, w->meta[i].name);
+        if (full) bmvp_jw_string(j, full, w->meta[i].value);
+        else j->out.failed = 1;
+    }
+    if (!plain) {
+        bmvp_jw_init(&ours, 0, &w->mem.a);
+        bmvpi_cw_ours(w, &ours, &w->mem);
+        if (bmvp_jw_finish(&ours, NULL)) j->out.failed = 1;
+        else bmvp_jw_string(j, "bmvp", ours.out.data);
+        bmvp_jw_free(&ours);
+    }
+    bmvp_jw_end(j);
+}
+
+/* Tensors of wide elements come first in the data, so that each is aligned without holes, which the format forbids. */
+static void bmvpi_cw_start_st(bmvp_ckpt_writer *w)
+{
+    int64_t size, i, at = 0;
+    uint8_t length[8];
+    bmvp_jw j;
+    bmvp_jw_init(&j, 0, &w->mem.a);
+    for (size = 8; size > 0; size /= 2)
+        for (i = 0; i < w->n_entries; i++) {
+            bmvp_ckpt_entry *e = &w->entry[i];
+            if (bmvp_dtype_size(e->dtype) != size) continue;
+            if (e->bytes > INT64_MAX / 2 - at) { bmvpi_cw_fail(w, BMVP_E_ARG, "is too large with tensor", e->name); return; }
+            e->first = at;
+            at += e->bytes;
+        }
+    bmvp_jw_object(&j, NULL);
+    bmvpi_cw_st_metadata(w, &j);
+    for (i = 0; i < w->n_entries; i++) {
+        const bmvp_ckpt_entry *e = &w->entry[i];
+        const char *full = bmvpi_ck_full(&w->mem, e->group, e->name);
+        int d;
+        if (!full) { j.out.failed = 1; break; }
+        bmvp_jw_object(&j, full);
+        bmvp_jw_string(&j, "dtype", bmvpi_dtype_ids[e->dtype]);
+        bmvp_jw_array(&j, "shape");
+        for (d = 0; d < e->rank; d++) bmvp_jw_int(&j, NULL, e->dim[d]);
+        bmvp_jw_end(&j);
+        bmvp_jw_array(&j, "data_offsets");
+        bmvp_jw_int(&j, NULL, e->first);
+        bmvp_jw_int(&j, NULL, e->first + e->bytes);
+        bmvp_jw_end(&j);
+        bmvp_jw_end(&j);
+    }
+    bmvp_jw_end(&j);
+    while (!j.out.failed && j.out.len % 8) bmvp_bytes_append(&j.out, " ", 1);
+    if (j.out.failed) bmvpi_cw_oom(w);
+    else {
+        bmvpi_le_put(length, 8, j.out.len);
+        bmvpi_cw_put(w, 0, length, 8);
+        bmvpi_cw_put(w, 8, j.out.data, (int64_t)j.out.len);
+        for (i = 0; i < w->n_entries; i++) w->entry[i].first += 8 + (int64_t)j.out.len;
+    }
+    bmvp_jw_free(&j);
+}
+
+/* Is one of the dicts that lead to this group also a name in the sorted list? */
+static int bmvpi_cw_is_leaf(bmvp_ckpt_writer *w, const char *group, const char **names, size_t n)
+{
+    char *path = bmvpi_bump_text(&w->mem, group, strlen(group)), *dot;
+    const char *key = path;
+    if (!path) { bmvpi_cw_oom(w); return 0; }
+    for (; *path; *dot = 0) {
+        if (bsearch((const void *)&key, (const void *)names, n, sizeof *names, bmvpi_text_order)) return 1;
+        if (!(dot = strrchr(path, '.'))) break;
+    }
+    return 0;
+}
+
+/* Names must differ, and none may be a group as well: in a PyTorch file one would replace the other. */
+static void bmvpi_cw_unique(bmvp_ckpt_writer *w)
+{
+    const int64_t n = w->n_entries + w->n_meta;
+    const char **names = (const char **)bmvpi_bump_get(&w->mem, (size_t)n * sizeof *names), *twice, *last = "";
+    int64_t i;
+    for (i = 0; names && i < n; i++) {
+        names[i] = i < w->n_entries ? bmvpi_ck_full(&w->mem, w->entry[i].group, w->entry[i].name)
+                   : bmvpi_ck_full(&w->mem, w->meta[i - w->n_entries].group, w->meta[i - w->n_entries].name);
+        if (!names[i]) break;
+    }
+    if (!names || i < n) { bmvpi_cw_oom(w); return; }
+    if ((twice = bmvpi_text_twice(names, (size_t)n)) != NULL)
+        bmvpi_cw_fail(w, BMVP_E_ARG, "two tensors or values have the name", twice);
+    for (i = 0; !w->kept.status && i < n; i++) {
+        const char *g = i < w->n_entries ? w->entry[i].group : w->meta[i - w->n_entries].group;
+        if (strcmp(g, last) && bmvpi_cw_is_leaf(w, g, names, (size_t)n))
+            bmvpi_cw_fail(w, BMVP_E_ARG, "a tensor or value has the name of a part of group", g);
+        if (w->format == BMVP_CKPT_SAFETENSORS && (!strcmp(names[i], "__metadata__") || !strcmp(names[i], "bmvp")))
+            bmvpi_cw_fail(w, BMVP_E_ARG, "safetensors files keep for themselves the name", names[i]);
+        last = g;
+    }
+}
+
+/* Opens the tensor whose turn it is; passes over empty ones, which in a zip still have a record. */
+static void bmvpi_cw_turn(bmvp_ckpt_writer *w)
+{
+    char name[64];
+    for (; w->current < w->n_entries && !w->kept.status; w->current++) {
+        if (w->format == BMVP_CKPT_PT) {
+            snprintf(name, sizeof name, "archive/data/%lld", (long long)w->current);
+            bmvpi_cw_record_begin(w, name, w->entry[w->current].bytes);
+        }
+        if (w->entry[w->current].bytes > 0) return;
+        if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_end(w);
+    }
+}
+
+static void bmvpi_cw_start(bmvp_ckpt_writer *w)
+{
+    if (w->started || w->kept.status) return;
+    w->started = 1;
+    bmvpi_cw_unique(w);
+    if (!w->kept.status && w->format == BMVP_CKPT_PT) bmvpi_cw_start_pt(w);
+    else if (!w->kept.status) bmvpi_cw_start_st(w);
+    bmvpi_cw_turn(w);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data, int64_t bytes, bmvp_error *err)
+{
+    const bmvp_ckpt_entry *e;
+    bmvpi_cw_start(w);
+    if (w->kept.status || bytes == 0) return bmvpi_cw_result(w, err);
+    e = w->current < w->n_entries ? &w->entry[w->current] : NULL;
+    if (!e) bmvpi_cw_fail(w, BMVP_E_STATE, "more data than the tensors declared", NULL);
+    else if (bytes < 0 || bytes > e->bytes - w->done) bmvpi_cw_fail(w, BMVP_E_ARG, "data reach over the end of tensor", e->name);
+    else if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_data(w, data, bytes);
+    else bmvpi_cw_put(w, e->first + w->done, data, bytes);
+    if (!w->kept.status && (w->done += bytes) == e->bytes) {
+        if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_end(w);
+        w->current++;
+        w->done = 0;
+        bmvpi_cw_turn(w);
+    }
+    return bmvpi_cw_result(w, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch fetch, void *user, bmvp_error *err)
+{
+    const int64_t piece = 1 << 20;
+    int64_t at = 0, n, bytes = 0;
+    int index;
+    void *buf;
+    bmvpi_cw_start(w);
+    if (w->kept.status) return bmvpi_cw_result(w, err);
+    index = (int)w->current;
+    if (index < w->n_entries && w->done == 0) bytes = w->entry[index].bytes;
+    else bmvpi_cw_fail(w, BMVP_E_STATE, "no tensor waits for its first byte", NULL);
+    buf = w->mem.a.alloc((size_t)(bytes < piece ? bytes + 1 : piece), w->mem.a.user);
+    if (!buf) bmvpi_cw_oom(w);
+    for (; at < bytes && !w->kept.status; at += n) {
+        bmvp_status s;
+        n = bytes - at < piece ? bytes - at : piece;
+        if ((s = fetch(user, index, at, buf, (size_t)n)) != BMVP_OK) bmvpi_cw_fail(w, s, "values could not be fetched of tensor", w->entry[index].name);
+        else bmvp_ckpt_writer_data(w, buf, n, NULL);
+    }
+    if (buf) w->mem.a.free(buf, w->mem.a.user);
+    return bmvpi_cw_result(w, err);
+}
+
+BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *err)
+{
+    bmvp_status s;
+    bmvpi_cw_start(w);
+    if (w->current < w->n_entries) bmvpi_cw_fail(w, BMVP_E_STATE, "data are missing of tensor", w->entry[w->current].name);
+    if (!w->kept.status && w->format == BMVP_CKPT_PT) {
+        bmvpi_cw_record(w, "archive/version", "3\n", 2);
+        bmvpi_cw_directory(w);
+    }
+    if (!w->kept.status) bmvpi_out_commit(&w->out, &w->kept);
+    s = bmvpi_cw_result(w, err);
+    bmvp_ckpt_writer_abort(w);
+    return s;
+}
+
+/* >>state: named tensors and their released layout ------------------------------------------------------------------ */
+
+static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
+{
+    if (l->n == l->cap) {
+        const int cap = l->cap ? l->cap * 2 : 128;
+        bmvp_state *p = (bmvp_state *)bmvpi_alloc(c, cap * (int64_t)sizeof *p);
+        if (!p) return NULL;
+        if (l->n) memcpy(p, l->item, (size_t)l->n * sizeof *p);
+        bmvpi_free(c, l->item);
+        l->item = p;
+        l->cap = cap;
+    }
+    memset(&l->item[l->n], 0, sizeof *l->item);
+    l->item[l->n].lr_scale = 1;
+    return &l->item[l->n++];
+}
+
+/* Our shape for a released one; fills the strides of our memory along the released axes. */
+static int bmvpi_layout_dims(bmvp_layout layout, const int64_t *d, int64_t *ours, int64_t *stride)
+{
+    const int64_t o = d[0], i = d[1], k = d[2];
+    memset(stride, 0, BMVP_MAX_DIMS * sizeof *stride);
+    stride[0] = 1;
+    switch (layout) {
+    case BMVP_LAYOUT_SAME:
+        ours[0] = o;
+        return 1;
+    case BMVP_LAYOUT_LINEAR:
+    case BMVP_LAYOUT_POINTWISE:
+        ours[0] = i, ours[1] = o;
+        stride[1] = o;
+        return 2;
+    case BMVP_LAYOUT_CONV_ZXY:
+    case BMVP_LAYOUT_CONV_XYZ:
+        ours[0] = ours[1] = ours[2] = k, ours[3] = i, ours[4] = o;
+        stride[1] = o;
+        stride[2] = layout == BMVP_LAYOUT_CONV_ZXY ? k * k * i * o : i * o;
+        stride[3] = layout == BMVP_LAYOUT_CONV_ZXY ? i * o : k * i * o;
+        stride[4] = layout == BMVP_LAYOUT_CONV_ZXY ? k * i * o : k * k * i * o;
+        return 5;
+    case BMVP_LAYOUT_DEPTHWISE:
+        ours[0] = ours[1] = ours[2] = k, ours[3] = o;
+        stride[2] = k * k * o, stride[3] = o, stride[4] = k * o;
+        return 4;
+    case BMVP_LAYOUT_CONVT_XYZ: /* d[0] is the input width here */
+        ours[0] = o, ours[1] = ours[2] = ours[3] = k, ours[4] = i;
+        stride[0] = k * k * k * i, stride[1] = 1;
+        stride[2] = i, stride[3] = k * i, stride[4] = k * k * i;
+        return 5;
+    default: /* BMVP_LAYOUT_VOLUME */
+        ours[0] = k, ours[1] = i, ours[2] = o;
+        stride[1] = o, stride[2] = o * i;
+        return 3;
+    }
+}
+
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
+                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
+{
+    int64_t dim[BMVP_MAX_DIMS], released[BMVP_MAX_DIMS] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    bmvp_state *s;
+    bmvp_tensor *t;
+    int rank, i;
+    if (bmvp_failed(c)) return NULL;
+    for (i = 0; i < torch_rank; ++i) released[i] = torch_dim[i];
+    s = bmvpi_state_push(c, list);
+    if (!s) return NULL;
+    rank = bmvpi_layout_dims(layout, released, dim, s->stride);
+    t = trained ? bmvp_param(c, name, rank, dim) : bmvp_buffer(c, name, rank, dim);
+    if (!t) {
+        --list->n;
+        return NULL;
+    }
+    s->name = t->name;
+    s->t = t;
+    s->trained = trained;
+    s->torch_rank = torch_rank;
+    memcpy(s->torch_dim, released, sizeof released);
+    s->init = init;
+    s->fan = fan;
+    return t;
+}
+
+/* Walks the released order; to_torch 1 gathers, 0 scatters. */
+static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, int to_torch)
+{
+    int64_t at[BMVP_MAX_DIMS] = { 0 }, n = s->t ? s->t->numel : 0, i, ours = 0;
+    int a;
+    for (i = 0; i < n; ++i) {
+        if (to_torch) to[i] = from[ours];
+        else to[ours] = from[i];
+        for (a = s->torch_rank - 1; a >= 0; --a) {
+            ours += s->stride[a];
+            if (++at[a] < s->torch_dim[a]) break;
+            ours -= s->stride[a] * at[a];
+            at[a] = 0;
+        }
+    }
+}
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
+
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
+
+typedef struct bmvpi_layer { bmvp_tensor *w, *b; } bmvpi_layer;
+typedef struct bmvpi_norm { bmvp_tensor *w, *b, *mean, *var; int counter; } bmvpi_norm; /* counter: index in the state list */
+
+typedef struct bmvpi_cblock { bmvpi_layer pos, conv1, attn, conv2, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_cblock;
+typedef struct bmvpi_sablock { bmvpi_layer pos, qkv, proj, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_sablock;
+typedef struct bmvpi_embed { bmvpi_layer proj; bmvpi_norm norm; } bmvpi_embed;
+typedef struct bmvpi_resblock { bmvpi_norm gn1, gn2; bmvpi_layer conv1, conv2; } bmvpi_resblock;
+
+enum { BMVPI_UNET_BLOCKS = 12, BMVPI_MAX_DEPTH = 64 };
+typedef struct bmvpi_uniformer {
+    bmvpi_embed embed[4];
+    bmvpi_cblock *cblock[2];
+    bmvpi_sablock *sablock[2];
+    bmvpi_norm norm;
+    bmvp_tensor *up[4]; /* transposed convolutions, coarse to fine */
+    bmvpi_layer out;
+} bmvpi_uniformer;
+typedef struct bmvpi_unet3d {
+    bmvpi_layer conv1a, ds[3], up[3], out;
+    bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
+} bmvpi_unet3d;
+
+struct bmvp_net {
+    bmvp_ctx *c;
+    bmvp_net_config cfg;
+    bmvp_state_list state;
+    int counting; /* this pass moves running statistics */
+    bmvpi_uniformer uf;
+    bmvpi_unet3d un;
+};
+
+/* One layer of a network under construction: name = prefix + field, shapes in the released order. */
+static bmvp_tensor *bmvpi_make(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t d0,
+                               int64_t d1, int64_t k, int trained, bmvp_init init)
+{
+    char name[160];
+    int64_t dim[5], fan = 0;
+    dim[0] = d0, dim[1] = d1, dim[2] = dim[3] = dim[4] = k;
+    if (init == BMVP_INIT_KAIMING_OUT) fan = d0 * k * k * k;
+    if (init == BMVP_INIT_UNIFORM_IN) fan = d1 * k * k * k;
+    snprintf(name, sizeof name, "%s%s", prefix, field);
+    return bmvp_state_add(net->c, &net->state, name, layout, rank, dim, trained, init, fan);
+}
+
+/* Bias init: zero beside kaiming weights; beside a default Linear uniform with the weight's fan. */
+static bmvpi_layer bmvpi_make_layer(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t out,
+                                    int64_t in, int64_t k, int trained)
+{
+    const int linear = layout == BMVP_LAYOUT_LINEAR;
+    char name[160];
+    bmvpi_layer l;
+    snprintf(name, sizeof name, "%s.weight", field);
+    l.w = bmvpi_make(net, prefix, name, layout, rank, out, in, k, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_KAIMING_OUT);
+    snprintf(name, sizeof name, "%s.bias", field);
+    l.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, out, 1, 1, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_ZERO);
+    if (linear && l.b) net->state.item[net->state.n - 1].fan = in;
+    return l;
+}
+
+static bmvpi_norm bmvpi_make_norm(bmvp_net *net, const char *prefix, const char *field, int64_t n, int batch, int trained)
+{
+    char name[160];
+    bmvpi_norm o;
+    memset(&o, 0, sizeof o);
+    snprintf(name, sizeof name, "%s.weight", field);
+    o.w = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ONE);
+    snprintf(name, sizeof name, "%s.bias", field);
+    o.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ZERO);
+    if (!batch) return o;
+    snprintf(name, sizeof name, "%s.running_mean", field);
+    o.mean = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ZERO);
+    snprintf(name, sizeof name, "%s.running_var", field);
+    o.var = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ONE);
+    snprintf(name, sizeof name, "%s%s.num_batches_tracked", prefix, field);
+    if (bmvp_failed(net->c)) return o;
+    o.counter = net->state.n;
+    (void)bmvp_state_add(net->c, &net->state, name, BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
+    return o;
+}
+
+static void bmvpi_make_cblock(bmvp_net *net, bmvpi_cblock *b, const char *prefix, int64_t n)
+{
+    const int64_t hidden = n * net->cfg.mlp_ratio;
+    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
+    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 1, 1);
+    b->conv1 = bmvpi_make_layer(net, prefix, "conv1", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
+    b->conv2 = bmvpi_make_layer(net, prefix, "conv2", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
+    b->attn = bmvpi_make_layer(net, prefix, "attn", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 5, 1);
+    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 1, 1);
+    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_POINTWISE, 5, hidden, n, 1, 1);
+    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_POINTWISE, 5, n, hidden, 1, 1);
+}
+
+static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *prefix, int64_t n)
+{
+    const int64_t hidden = n * net->cfg.mlp_ratio;
+    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
+    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 0, 1);
+    b->qkv = bmvpi_make_layer(net, prefix, "attn.qkv", BMVP_LAYOUT_LINEAR, 2, 3 * n, n, 1, 1);
+    b->proj = bmvpi_make_layer(net, prefix, "attn.proj", BMVP_LAYOUT_LINEAR, 2, n, n, 1, 1);
+    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 0, 1);
+    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_LINEAR, 2, hidden, n, 1, 1);
+    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
+}
+
+/* The decoder's blocks with skip connections exist in the released checkpoint but pre-training never runs them: they are carried
+   (not trained) so that a checkpoint written here loads strictly there, and fine-tuning finds them. */
+static void bmvpi_make_decoder(bmvp_net *net)
+{
+    const int *d = net->cfg.dim;
+    const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
+    char prefix[64];
+    int i;
+    for (i = 0; i < 4; ++i) {
+        snprintf(prefix, sizeof prefix, "decoder.decoder%d.", 5 - i);
+        net->uf.up[i] = bmvpi_make(net, prefix, "transp_conv.conv.weight", BMVP_LAYOUT_CONVT_XYZ, 5, in[i], out[i], 2, 1,
+                                   BMVP_INIT_UNIFORM_IN);
+        bmvpi_make(net, prefix, "conv_block.conv1.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], 2 * out[i], 3, 0, BMVP_INIT_KAIMING_OUT);
+        bmvpi_make(net, prefix, "conv_block.conv2.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], out[i], 3, 0, BMVP_INIT_KAIMING_OUT);
+        bmvpi_make(net, prefix, "conv_block.conv3.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], 2 * out[i], 1, 0, BMVP_INIT_KAIMING_OUT);
+    }
+    bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_XYZ, 5, d[0], net->cfg.in_channels, 3, 0);
+    bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, 0);
+    net->uf.out = bmvpi_make_layer(net, "decoder.", "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, 1, d[0], 1, 1);
+}
+
+static void bmvpi_make_uniformer(bmvp_net *net)
+{
+    bmvpi_uniformer *u = &net->uf;
+    const bmvp_net_config *k = &net->cfg;
+    char prefix[64];
+    int s, i;
+    for (s = 0; s < 4; ++s) {
+        snprintf(prefix, sizeof prefix, "encoder.uniformer.patch_embed%d.", s + 1);
+        u->embed[s].proj = bmvpi_make_layer(net, prefix, "proj", BMVP_LAYOUT_CONV_ZXY, 5, k->dim[s], s ? k->dim[s - 1] : k->in_channels, 2, 1);
+        u->embed[s].norm = bmvpi_make_norm(net, prefix, "norm", k->dim[s], 0, 1);
+    }
+    for (s = 0; s < 4; ++s) {
+        const int64_t bytes = k->depth[s] * (int64_t)(s < 2 ? sizeof(bmvpi_cblock) : sizeof(bmvpi_sablock));
+        void *blocks = bmvpi_alloc(net->c, bytes);
+        if (!blocks) return;
+        memset(blocks, 0, (size_t)bytes);
+        if (s < 2) u->cblock[s] = (bmvpi_cblock *)blocks;
+        else u->sablock[s - 2] = (bmvpi_sablock *)blocks;
+        for (i = 0; i < k->depth[s]; ++i) {
+            snprintf(prefix, sizeof prefix, "encoder.uniformer.blocks%d.%d.", s + 1, i);
+            if (s < 2) bmvpi_make_cblock(net, &u->cblock[s][i], prefix, k->dim[s]);
+            else bmvpi_make_sablock(net, &u->sablock[s - 2][i], prefix, k->dim[s]);
+        }
+    }
+    u->norm = bmvpi_make_norm(net, "encoder.uniformer.", "norm", k->dim[3], 1, 1);
+    bmvpi_make_decoder(net);
+}
+
+static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_tensor *x, int training)
+{
+    if (training && net->counting && x) ++net->state.item[o->counter].counter;
+    return bmvp_batchnorm(net->c, x, o->w, o->b, o->mean, o->var, training, 0.1, 1e-5);
+}
+
+/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. */
+static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *n, *h;
+    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    n = bmvpi_batchnorm(net, &b->norm1, x, training);
+    h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
+    bmvp_drop(c, n);
+    h = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
+    x = bmvp_add_into(c, x, bmvp_linear(c, h, b->conv2.w, b->conv2.b));
+    n = bmvpi_batchnorm(net, &b->norm2, x, training);
+    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    bmvp_drop(c, n);
+    return bmvp_scope_end(c, scope, bmvp_add_into(c, x, h));
+}
+
+/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. */
+static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmvp_tensor *x)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
+    bmvp_tensor *n, *h;
+    int64_t dim[5], tokens[3];
+    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    if (!x) return NULL;
+    memcpy(dim, x->dim, sizeof dim);
+    tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
+    n = bmvp_layernorm(c, x, b->norm1.w, b->norm1.b, 1e-6);
+    h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
+    bmvp_drop(c, n);
+    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
+    h = bmvp_linear(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b);
+    x = bmvp_add_into(c, x, h);
+    n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
+    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    bmvp_drop(c, n);
+    return bmvp_scope_end(c, scope, bmvp_add_into(c, x, h));
+}
+
+static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int training)
+{
+    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
+    const bmvpi_uniformer *u = &net->uf;
+    bmvp_ctx *c = net->c;
+    bmvp_features f;
+    int64_t scope;
+    int s, i;
+    memset(&f, 0, sizeof f);
+    for (s = 0; s < 4; ++s) {
+        scope = bmvp_scope_begin(c);
+        x = bmvp_conv3d(c, x, u->embed[s].proj.w, u->embed[s].proj.b, &halve);
+        x = bmvp_layernorm(c, x, u->embed[s].norm.w, u->embed[s].norm.b, 1e-5);
+        for (i = 0; i < net->cfg.depth[s]; ++i)
+            x = s < 2 ? bmvpi_cblock_run(net, &u->cblock[s][i], x, training) : bmvpi_sablock_run(net, &u->sablock[s - 2][i], x);
+        if (s == 3) x = bmvpi_batchnorm(net, &u->norm, x, training);
+        x = bmvp_scope_end(c, scope, x);
+        f.map[s] = x;
+    }
+    f.last = x;
+    return f;
+}
+
+/* >>decoder --------------------------------------------------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
+{
+    int i;
+    for (i = 0; i < 4; ++i) x = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    return bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
+}
+
+/* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
+   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved. The
+   result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
+static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
+{
+    static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
+    bmvp_ctx *c = net->c;
+    bmvp_tensor *m = net->uf.out.w, *y;
+    int64_t d[7], k = 1, z, h, w, n;
+    int i;
+    if (!x) return NULL;
+    for (i = 3; i >= 0; --i, k *= 2) {
+        bmvp_tensor *up = net->uf.up[i];
+        d[0] = up->dim[0] * 8, d[1] = up->dim[4];
+        m = bmvp_matmul(c, bmvp_reshape(c, up, 2, d), m, 0, 0);
+        d[0] = up->dim[0], d[1] = d[2] = d[3] = 2, d[4] = d[5] = d[6] = k;
+        m = bmvp_permute(c, bmvp_reshape(c, m, 7, d), weave);
+        d[1] = 8 * k * k * k;
+        m = bmvp_reshape(c, m, 2, d);
+    }
+    n = x->dim[0], z = x->dim[1], h = x->dim[2], w = x->dim[3];
+    y = bmvp_linear(c, x, m, NULL);
+    d[0] = n, d[1] = z, d[2] = h, d[3] = w, d[4] = d[5] = d[6] = k;
+    y = bmvp_permute(c, bmvp_reshape(c, y, 7, d), weave);
+    d[1] = z * k, d[2] = h * k, d[3] = w * k, d[4] = 1;
+    return bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b);
+}
+
+/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+
+static bmvpi_layer bmvpi_make_conv(bmvp_net *net, const char *prefix, const char *field, int64_t out, int64_t in, int64_t k)
+{
+    return bmvpi_make_layer(net, prefix, field, BMVP_LAYOUT_CONV_XYZ, 5, out, in, k, 1);
+}
+
+static void bmvpi_make_unet3d(bmvp_net *net)
+{
+    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
+                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
+    bmvpi_unet3d *u = &net->un;
+    const int64_t n = net->cfg.width;
+    char prefix[32];
+    int i;
+    u->conv1a = bmvpi_make_conv(net, "", "conv1a", n, net->cfg.in_channels, 3);
+    for (i = 0; i < BMVPI_UNET_BLOCKS; ++i) {
+        const int64_t w = n << level[i];
+        if (i == 1) u->ds[0] = bmvpi_make_conv(net, "", "ds1", 2 * n, n, 3);
+        if (i == 3) u->ds[1] = bmvpi_make_conv(net, "", "ds2", 4 * n, 2 * n, 3);
+        if (i == 5) u->ds[2] = bmvpi_make_conv(net, "", "ds3", 8 * n, 4 * n, 3);
+        if (i == 9) u->up[0] = bmvpi_make_layer(net, "", "up4conva", BMVP_LAYOUT_POINTWISE, 5, 4 * n, 8 * n, 1, 1);
+        if (i == 10) u->up[1] = bmvpi_make_layer(net, "", "up3conva", BMVP_LAYOUT_POINTWISE, 5, 2 * n, 4 * n, 1, 1);
+        if (i == 11) u->up[2] = bmvpi_make_layer(net, "", "up2conva", BMVP_LAYOUT_POINTWISE, 5, n, 2 * n, 1, 1);
+        snprintf(prefix, sizeof prefix, "%s.", name[i]);
+        u->block[i].gn1 = bmvpi_make_norm(net, prefix, "gn1", w, 0, 1);
+        u->block[i].conv1 = bmvpi_make_conv(net, prefix, "conv1", w, w, 3);
+        u->block[i].gn2 = bmvpi_make_norm(net, prefix, "gn2", w, 0, 1);
+        u->block[i].conv2 = bmvpi_make_conv(net, prefix, "conv2", w, w, 3);
+    }
+    u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, 1, n, 1, 1);
+}
+
+/* conv(relu(norm(x))), norm and relu dropped */
+static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_net *net, const bmvpi_norm *o, const bmvpi_layer *l, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    bmvp_tensor *n = bmvp_groupnorm(net->c, x, o->w, o->b, net->cfg.groups, 1e-5), *r = bmvp_relu(net->c, n), *y;
+    bmvp_drop(net->c, n);
+    y = bmvp_conv3d(net->c, r, l->w, l->b, &same);
+    bmvp_drop(net->c, r);
+    return y;
+}
+
+static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, bmvp_tensor *x)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
+    h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
+    return bmvp_scope_end(net->c, scope, bmvp_add_into(net->c, x, h));
+}
+
+static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
+    const bmvpi_unet3d *u = &net->un;
+    bmvp_features f;
+    int s, i, b = 1;
+    memset(&f, 0, sizeof f);
+    x = bmvpi_resblock_run(net, &u->block[0], bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same));
+    for (s = 0; s < 3; ++s) {
+        x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
+        for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(net, &u->block[b++], x);
+    }
+    f.map[3] = f.last = x;
+    return f;
+}
+
+static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d *u = &net->un;
+    int s;
+    for (s = 0; s < 3; ++s) {
+        x = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
+        x = bmvpi_resblock_run(net, &u->block[9 + s], bmvp_upsample_nearest(net->c, x, 2));
+    }
+    return bmvp_linear(net->c, x, u->out.w, u->out.b);
+}
+
+/* >>network impl ------------------------------------------------------------------------------------------------------ */
+
+BMVP_API const char *bmvp_net_preset_names(void) { return "uniformer_small uniformer_base uniformer_tiny unet3d unet3d_tiny"; }
+
+BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
+{
+    static const bmvp_net_config preset[] = {
+        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0 },
+        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0 },
+        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0 },
+        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0 },
+        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0 },
+    };
+    size_t i;
+    for (i = 0; i < sizeof preset / sizeof *preset; ++i)
+        if (strcmp(preset[i].name, name) == 0) {
+            *cfg = preset[i];
+            return 1;
+        }
+    return 0;
+}
+
+static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    int i, ok = k->in_channels >= 1 && k->in_channels <= 1024;
+    if (k->kind == BMVP_NET_UNET3D) {
+        ok = ok && k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0;
+        if (!ok) bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
+        return ok;
+    }
+    for (i = 0; i < 4; ++i)
+        ok = ok && k->dim[i] >= 1 && k->dim[i] <= 1 << 16 && k->depth[i] >= 1 && k->depth[i] <= BMVPI_MAX_DEPTH;
+    ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
+    ok = ok && k->mlp_ratio >= 1 && k->mlp_ratio <= 64;
+    if (!ok)
+        bmvp_fail(c, BMVP_E_ARG, "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
+                  "size must divide the last two dims", k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1],
+                  k->depth[2], k->depth[3], k->head_dim, BMVPI_MAX_DEPTH);
+    return ok;
+}
+
+BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
+{
+    bmvp_net *net;
+    if (bmvp_failed(c) || !bmvpi_net_config_check(c, cfg)) return NULL;
+    net = (bmvp_net *)bmvpi_alloc(c, (int64_t)sizeof *net);
+    if (!net) return NULL;
+    memset(net, 0, sizeof *net);
+    net->c = c;
+    net->cfg = *cfg;
+    net->counting = 1;
+    if (cfg->kind == BMVP_NET_UNIFORMER) bmvpi_make_uniformer(net);
+    else bmvpi_make_unet3d(net);
+    if (!bmvp_failed(c)) return net;
+    bmvp_net_destroy(net);
+    return NULL;
+}
+
+BMVP_API void bmvp_net_destroy(bmvp_net *net)
+{
+    int s;
+    if (!net) return;
+    for (s = 0; s < 2; ++s) {
+        bmvpi_free(net->c, net->uf.cblock[s]);
+        bmvpi_free(net->c, net->uf.sablock[s]);
+    }
+    bmvpi_free(net->c, net->state.item);
+    bmvpi_free(net->c, net);
+}
+
+BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
+BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->cfg.kind == BMVP_NET_UNIFORMER ? 16 : 8; }
+
+static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
+{
+    bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
+    const float bound = s->fan > 0 ? (float)(1.0 / sqrt((double)s->fan)) : 0.0f;
+    const float std = s->fan > 0 ? (float)sqrt(2.0 / (double)s->fan) : 0.0f;
+    int64_t i;
+    if (!s->t || !s->t->x) return;
+    if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE) {
+        bmvp_fill(c, s->t, s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
+        return;
+    }
+    for (i = 0; i < s->t->numel; ++i)
+        s->t->x[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+}
+
+BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed)
+{
+    int i;
+    if (!net || bmvp_failed(net->c)) return;
+    for (i = 0; i < net->state.n; ++i) {
+        bmvpi_state_init(net->c, &net->state.item[i], seed, (uint32_t)(1000 + i));
+        net->state.item[i].counter = 0;
+    }
+}
+
+static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
+{
+    const int64_t s = bmvp_net_stride(net);
+    char buf[128];
+    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
+    bmvp_fail(net->c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
+              bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
+    return 0;
+}
+
+BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training)
+{
+    bmvp_features none;
+    memset(&none, 0, sizeof none);
+    if (!net || !x || bmvp_failed(net->c) || !bmvpi_net_input_check(net, x)) return none;
+    return net->cfg.kind == BMVP_NET_UNIFORMER ? bmvpi_uniformer_encode(net, x, training) : bmvpi_unet3d_encode(net, x);
+}
+
+BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
+    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last);
+    return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
+}
+
+/* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
+
+struct bmvp_optim {
+    bmvp_ctx *c;
+    bmvp_optim_config cfg;
+    bmvp_state_list *list;
+    bmvp_tensor **moment; /* two for each entry */
+    int64_t *count;       /* steps taken, one for each entry */
+};
+
+BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
+{
+    bmvp_optim_config k;
+    k.kind = kind;
+    k.beta1 = 0.9;
+    k.beta2 = 0.999;
+    k.eps = 1e-8;
+    k.weight_decay = 1e-5;
+    k.momentum = 0.9;
+    return k;
+}
+
+BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
+{
+    bmvp_optim *o;
+    int i, w;
+    if (bmvp_failed(c) || !list) return NULL;
+    o = (bmvp_optim *)bmvpi_alloc(c, (int64_t)sizeof *o);
+    if (!o) return NULL;
+    memset(o, 0, sizeof *o);
+    o->c = c;
+    o->cfg = *cfg;
+    o->list = list;
+    o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
+    o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
+    if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
+    if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
+    for (i = 0; i < list->n && !bmvp_failed(c); ++i)
+        for (w = 0; list->item[i].trained && w < (cfg->kind == BMVP_ADAMW ? 2 : 1); ++w) {
+            bmvp_tensor *t = list->item[i].t;
+            o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
+            bmvp_fill(c, o->moment[2 * i + w], 0.0f);
+        }
+    if (!bmvp_failed(c)) return o;
+    bmvp_optim_destroy(o);
+    return NULL;
+}
+
+BMVP_API void bmvp_optim_destroy(bmvp_optim *o)
+{
+    if (!o) return;
+    bmvpi_free(o->c, o->moment);
+    bmvpi_free(o->c, o->count);
+    bmvpi_free(o->c, o);
+}
+
+BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
+{
+    int i;
+    for (i = 0; o && i < o->list->n; ++i)
+        if (o->list->item[i].trained) bmvp_zero_grad(o->list->item[i].t);
+}
+
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; }
+
+/* Elements are cut in pieces of this size for threads and for the fixed order of the norm's sum. */
+enum { BMVPI_PIECE = 1 << 16 };
+
+typedef struct bmvpi_update {
+    float *p, *m, *v;
+    const float *g;
+    double *sum; /* of the norm: one for each piece */
+    int64_t n;
+    float scale, lr, decay, b1, b2, step, root, eps; /* step = lr / (1 - b1^t), root = 1 / sqrt(1 - b2^t) */
+    void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
+} bmvpi_update;
+
+/* p *= 1 - lr wd; m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); p -= step m / (sqrt(v) root + eps). 28 bytes and about 16
+   operations an element: at the memory's speed. The body is one loop that compilers turn into vectors of the target. */
+#define BMVPI_ADAMW_BODY \
+    { \
+        float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
+        const float *BMVP_RESTRICT g = u->g; \
+        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, b1 = 1.0f - u->b1, b2 = 1.0f - u->b2; \
+        const float step = u->step, root = u->root, eps = u->eps; \
+        int64_t i; \
+        for (i = from; i < to; ++i) { \
+            const float d = g[i] * scale, mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
+            m[i] = mi; \
+            v[i] = vi; \
+            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
+        } \
+    }
+#if defined(BMVPI_HAVE_X86) && !defined(__clang__)
+#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
+#else
+#define BMVPI_ADAMW_HOT
+#endif
+BMVPI_ADAMW_HOT static void bmvpi_adamw_plain(const bmvpi_update *u, int64_t from, int64_t to) BMVPI_ADAMW_BODY
+#if defined(BMVPI_HAVE_X86)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvpi_update *u, int64_t from, int64_t to)
+    BMVPI_ADAMW_BODY
+#endif
+
+static void bmvpi_sgd(const bmvpi_update *u, int64_t from, int64_t to)
+{
+    int64_t i;
+    for (i = from; i < to; ++i) {
+        const float d = u->g[i] * u->scale + u->decay * u->p[i];
+        u->m[i] = u->b1 * u->m[i] + d;
+        u->p[i] -= u->lr * u->m[i];
+    }
+}
+
+static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
+{
+    double s = 0;
+    int64_t i;
+    for (i = from; i < to; ++i) s += (double)u->g[i] * (double)u->g[i];
+    u->sum[from / BMVPI_PIECE] = s;
+}
+
+static void bmvpi_update_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_update *u = (const bmvpi_update *)arg;
+    (void)worker;
+    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->n, (task + 1) * BMVPI_PIECE));
+}
+
+static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
+{
+    bmvp_parallel(c, bmvpi_ceil_div(u->n, BMVPI_PIECE), bmvpi_update_task, u);
+}
+
+BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
+{
+    double total = 0;
+    bmvpi_update u;
+    int64_t k, pieces;
+    int i;
+    memset(&u, 0, sizeof u);
+    for (i = 0; o && i < o->list->n; ++i) {
+        const bmvp_tensor *t = o->list->item[i].t;
+        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
+        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
+        u.g = t->g;
+        u.n = t->numel;
+        u.fn = bmvpi_square_sum;
+        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
+        if (!u.sum) return 0;
+        bmvpi_update_run(o->c, &u);
+        for (k = 0; k < pieces; ++k) total += u.sum[k];
+        bmvpi_free(o->c, u.sum);
+    }
+    return sqrt(total);
+}
+
+static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
+{
+    const bmvp_optim_config *k = &o->cfg;
+    bmvp_tensor *t = o->list->item[i].t;
+    const double n = (double)++o->count[i];
+    bmvpi_update u;
+    memset(&u, 0, sizeof u);
+    u.p = t->x;
+    u.g = t->g;
+    u.m = o->moment[2 * i]->x;
+    u.n = t->numel;
+    u.scale = (float)grad_scale;
+    u.lr = (float)lr;
+    u.decay = (float)k->weight_decay;
+    u.fn = bmvpi_sgd;
+    u.b1 = (float)k->momentum;
+    if (k->kind == BMVP_ADAMW) {
+        u.v = o->moment[2 * i + 1]->x;
+        u.b1 = (float)k->beta1;
+        u.b2 = (float)k->beta2;
+        u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
+        u.root = (float)(1.0 / sqrt(1.0 - pow(k->beta2, n)));
+        u.eps = (float)k->eps;
+        u.fn = bmvpi_adamw_plain;
+#if defined(BMVPI_HAVE_X86)
+        if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
+#endif
+    }
+    bmvpi_update_run(o->c, &u);
+}
+
+BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
+{
+    int i;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    for (i = 0; i < o->list->n; ++i)
+        if (o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+}
+
+BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
+{
+    const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
+    if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
+    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+}
+
+/* >>state files impl ---------------------------------------------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_part_tensor(const bmvp_state_part *p, int i)
+{
+    return p->optim ? bmvp_optim_moment(p->optim, i, p->moment) : p->list->item[i].t;
+}
+
+/* Name and shape of entry i in files; for a stack of templates those of the whole stack. */
+static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *dim)
+{
+    int a, stack = s->stacked != NULL;
+    *rank = s->torch_rank + stack;
+    if (stack) dim[0] = s->parts;
+    for (a = 0; a < s->torch_rank; ++a) dim[a + stack] = s->torch_dim[a];
+    return stack ? s->stacked : s->name;
+}
+
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    int i, rank;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        const bmvp_state *s = &part->list->item[i];
+        const char *name = bmvpi_state_shape(s, &rank, dim);
+        if (!bmvpi_part_tensor(part, i) || (s->stacked && s->part > 0)) continue;
+        st = bmvp_ckpt_writer_add(w, group, name, s->torch_rank == 0 ? BMVP_DTYPE_I64 : BMVP_DTYPE_F32, rank, dim, err);
+    }
+    return st;
+}
+
+static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
+{
+    const bmvp_state_list *l = part->list;
+    const bmvp_allocator *a = bmvp_allocator_of(part->c);
+    int64_t n = 1;
+    float *p;
+    int i;
+    for (i = 0; i < l->n; ++i) n = bmvpi_max(n, l->item[i].t->numel);
+    p = (float *)a->alloc((size_t)n * sizeof *p, a->user);
+    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 4e-6);
+    return p;
+}
+
+BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
+{
+    float *buf = bmvpi_state_scratch(part, err);
+    bmvp_status st = buf ? BMVP_OK : BMVP_E_OOM;
+    int i;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        const bmvp_state *s = &part->list->item[i];
+        const bmvp_tensor *t = bmvpi_part_tensor(part, i);
+        if (!t) continue;
+        if (s->torch_rank == 0) {
+            st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
+            continue;
+        }
+        bmvp_state_to_torch(s, t->x, buf);
+        st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
+    }
+    bmvpi_free(part->c, buf);
+    return st;
+}
+
+static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size)
+{
+    size_t n = 0;
+    int a;
+    buf[n++] = '(';
+    for (a = 0; a < rank && n + 24 < size; ++a) n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
+    snprintf(buf + n, size - n, ")");
+}
+
+/* Index of the file's tensor for entry s, or -1 with a message that names the mismatch. */
+static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, bmvp_error *err)
+{
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    char have[160], want[160];
+    int rank, a, ok;
+    const char *name = bmvpi_state_shape(s, &rank, dim);
+    const int k = bmvp_ckpt_find(f, group, name);
+    if (k < 0) {
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
+                       group);
+        return -1;
+    }
+    ok = f->entry[k].rank == rank;
+    for (a = 0; ok && a < rank; ++a) ok = f->entry[k].dim[a] == dim[a];
+    if (ok) return k;
+    bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
+    bmvpi_dims_text(rank, dim, want, sizeof want);
+    bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates", f->path,
+                   name, have, want);
+    return -1;
+}
+
+static bmvp_status bmvpi_state_load_one(bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
+{
+    bmvp_status st;
+    if (s->torch_rank == 0) {
+        if (f->entry[k].dtype == BMVP_DTYPE_I64) return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
+        st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
+        if (!st) s->counter = (int64_t)buf[0];
+        return st;
+    }
+    st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
+    if (!st) bmvp_state_from_torch(s, buf, t->x);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    float *buf;
+    int i;
+    for (i = 0; i < part->list->n; ++i)
+        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
+    buf = bmvpi_state_scratch(part, err);
+    if (!buf) return BMVP_E_OOM;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        bmvp_tensor *t = bmvpi_part_tensor(part, i);
+        if (!t) continue;
+        st = bmvpi_state_load_one(ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf, err);
+    }
+    bmvpi_free(part->c, buf);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
+{
+    static const char *const places[] = { "state_dict", "" };
+    int i, g;
+    for (g = 0; g < 2; ++g)
+        for (i = 0; i < ckpt->n_entries; ++i)
+            if (strcmp(ckpt->entry[i].group, places[g]) == 0) {
+                *group = places[g];
+                return bmvp_ckpt_strip(ckpt, places[g], "module.", err);
+            }
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
+}
+
+static int64_t bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char *name, int axis)
+{
+    const int k = bmvp_ckpt_find(f, group, name);
+    return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? f->entry[k].dim[axis] : 0;
+}
+
+BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+{
+    char name[96];
+    int s, n, h;
+    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
+        (void)bmvp_net_preset("unet3d", cfg);
+        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
+        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
+        if (cfg->width != 32) snprintf(cfg->name, sizeof cfg->name, "custom");
+        return BMVP_OK;
+    }
+    (void)bmvp_net_preset("uniformer_small", cfg);
+    for (s = 0; s < 4; ++s) {
+        snprintf(name, sizeof name, "encoder.uniformer.patch_embed%d.proj.weight", s + 1);
+        cfg->dim[s] = (int)bmvpi_infer_dim(ckpt, group, name, 0);
+        if (s == 0) cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, name, 1);
+        for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
+            snprintf(name, sizeof name, "encoder.uniformer.blocks%d.%d.pos_embed.weight", s + 1, n);
+            if (bmvp_ckpt_find(ckpt, group, name) < 0) break;
+        }
+        cfg->depth[s] = n;
+        if (cfg->dim[s] < 1 || n < 1)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D pre-training checkpoint (no "
+                                  "encoder.uniformer.patch_embed%d.proj.weight or conv1a.weight)", ckpt->path, s + 1);
+    }
+    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, "encoder.uniformer.blocks1.0.mlp.fc1.weight", 0) / cfg->dim[0]);
+    for (h = 64; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); h /= 2) { }
+    cfg->head_dim = h;
+    if (cfg->dim[0] != 64) snprintf(cfg->name, sizeof cfg->name, "custom");
+    return BMVP_OK;
+}
+
+BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
+{
+    int i;
+    bmvp_jw_object(w, key);
+    bmvp_jw_string(w, "name", cfg->name);
+    bmvp_jw_string(w, "kind", cfg->kind == BMVP_NET_UNIFORMER ? "uniformer" : "unet3d");
+    bmvp_jw_int(w, "in_channels", cfg->in_channels);
+    bmvp_jw_array(w, "dim");
+    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->dim[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_array(w, "depth");
+    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->depth[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_int(w, "head_dim", cfg->head_dim);
+    bmvp_jw_int(w, "mlp_ratio", cfg->mlp_ratio);
+    bmvp_jw_int(w, "width", cfg->width);
+    bmvp_jw_int(w, "groups", cfg->groups);
+    bmvp_jw_end(w);
+}
+
+BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
+{
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), "");
+    int i;
+    (void)bmvp_net_preset("uniformer_small", cfg);
+    if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "network description: kind '%s' is neither uniformer nor unet3d", kind);
+    snprintf(cfg->name, sizeof cfg->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
+    cfg->kind = strcmp(kind, "unet3d") == 0 ? BMVP_NET_UNET3D : BMVP_NET_UNIFORMER;
+    cfg->in_channels = (int)bmvp_json_int(bmvp_json_get(node, "in_channels"), 1);
+    for (i = 0; i < 4; ++i) {
+        cfg->dim[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "dim"), i), cfg->dim[i]);
+        cfg->depth[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "depth"), i), cfg->depth[i]);
+    }
+    cfg->head_dim = (int)bmvp_json_int(bmvp_json_get(node, "head_dim"), cfg->head_dim);
+    cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
+    cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
+    cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
+    return BMVP_OK;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_NN_IMPLEMENTATION_ONCE */
+#endif /* BMVP_NN_IMPLEMENTATION */

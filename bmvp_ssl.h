@@ -1,0 +1,1103 @@
+/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT
+
+   Do this:
+       #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
+       #include "bmvp_tensor.h"
+       #include "bmvp_nn.h"
+       #include "bmvp_ssl.h"
+
+   What it is: the method of "Multi-modal Vision Pre-training for Medical Image Analysis" (Rui et al., CVPR 2025, arXiv
+   2410.10604): masking, learnable modality templates, cross-modal reconstruction, modality-wise distillation, modality-aware
+   contrast, the sampler, and one function that does a training step. Numbers in, numbers out: it opens no image files.
+   What it is not: a data loader (examples/bmvp reads crops of prepared NIfTI files) or a segmentation trainer.
+
+   CONTENTS (search for the tag)
+       >>modality  >>config    >>mask      >>template  >>sampler   >>trainer
+       and in the implementation
+       >>modality impl   >>config impl   >>mask impl   >>template impl   >>sampler impl   >>views   >>losses   >>trainer impl   >>state
+
+   A complete program:
+
+       #define BMVP_IMPLEMENTATION
+       #include "bmvp_tensor.h"
+       #include "bmvp_nn.h"
+       #include "bmvp_ssl.h"
+       #include <stdio.h>
+       static float t1[32 * 32 * 32], t2[32 * 32 * 32];
+       int main(void)
+       {
+           const char *names[2] = { "t1", "t2" };
+           bmvp_ssl_item item = { 0 };
+           bmvp_ssl_config cfg;
+           bmvp_net_config net;
+           bmvp_ssl_losses loss;
+           int64_t grid[3] = { 32, 32, 32 }, i;
+           bmvp_ctx *c = bmvp_create(NULL, NULL);
+           for (i = 0; i < 32768; ++i) t1[i] = (float)(i % 64) / 64, t2[i] = 1 - t1[i];
+           bmvp_ssl_preset("fast", &cfg);
+           cfg.crop = 32;
+           bmvp_net_preset("uniformer_tiny", &net);
+           bmvp_ssl *ssl = bmvp_ssl_create(c, &net, &cfg, 2, names, grid);
+           item.x = t1, item.other = t2;
+           for (i = 0; i < 10 && !bmvp_ssl_step(ssl, &item, 1, 1e-3, &loss); ++i) printf("%g\n", loss.total);
+           if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
+           bmvp_ssl_destroy(ssl);
+           bmvp_destroy(c);
+           return 0;
+       }
+
+   CONVENTIONS  crops are (D, H, W) = (z, y, x), x fastest, values in [0, 1]; errors are the context's.
+*/
+#ifndef BMVP_SSL_H_INCLUDED
+#define BMVP_SSL_H_INCLUDED
+#define BMVP_SSL_VERSION 100
+#ifndef BMVP_NN_H_INCLUDED
+#error "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h: include them first"
+#endif
+#if BMVP_NN_VERSION != BMVP_SSL_VERSION || BMVP_TENSOR_VERSION != BMVP_SSL_VERSION
+#error "bmvp_ssl.h, bmvp_nn.h and bmvp_tensor.h are of different versions: take all from one release"
+#endif
+#if defined(BMVP_IMPLEMENTATION) && !defined(BMVP_SSL_IMPLEMENTATION)
+#define BMVP_SSL_IMPLEMENTATION
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>modality ----------------------------------------------------------------------------------------------------- */
+
+enum { BMVP_MODALITIES = 8 };
+/* The eight known modalities in template order: flair t1 t1c t2 mra pd dwi adc. NULL outside 0..7. */
+BMVP_API const char *bmvp_modality_name(int m);
+/* Index of a name as data sets write it (T1, t1n, t1ce, t1gd, T2w, t2f, FLAIR ...; case does not matter), -1: unknown. */
+BMVP_API int bmvp_modality_find(const char *name);
+
+/* >>config ------------------------------------------------------------------------------------------------------- */
+
+typedef enum bmvp_mask_form { BMVP_MASK_BOXES, BMVP_MASK_BLOCKS } bmvp_mask_form;
+typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } bmvp_template_value;
+
+/* Everything the method can be told. Presets fill it; every field may be changed afterwards. One list makes the struct, the
+   printout, the parser of `--set name=value` and the record in checkpoints: X(type, name, lowest, highest, text). */
+#define BMVP_SSL_FIELDS(X) \
+    X(int, crop, 8, 1024, "edge of the cubic crop in voxels") \
+    X(int, mask_form, 0, 1, "0: overlapping boxes (paper, Algorithm 1), 1: aligned blocks (release)") \
+    X(int, mask_patch, 1, 256, "edge r of a masked box in voxels") \
+    X(double, mask_ratio, 0, 1, "masked share p* of the crop") \
+    X(double, weight_cmr, 0, 1e6, "weight of cross-modal reconstruction; 0 switches the task off") \
+    X(double, weight_md, 0, 1e6, "weight of modality-wise distillation; 0 switches the task off") \
+    X(double, weight_cl, 0, 1e6, "weight of the contrastive loss; 0 switches the task off") \
+    X(double, temperature, 1e-4, 1e4, "tau of the contrastive loss") \
+    X(int, contrast_from_epoch, 0, 1000000000, "the contrastive loss starts at this epoch") \
+    X(int, template_only_epochs, 0, 1000000000, "until this epoch both views are filled from the template (release)") \
+    X(int, all_modalities, 0, 1, "1: exact mean over the modalities of a case, 0: one drawn per case and step") \
+    X(int, shared_slot, 0, 1, "1: one modality slot per step, shared by the batch (release)") \
+    X(int, template_value, 0, 1, "0: the template itself, 1: min-max normalised over the volume (release)") \
+    X(double, template_eps, 1e-12, 1, "epsilon of that normalisation") \
+    X(int, template_mean_start, 0, 1, "1: templates start as the mean of training volumes, 0: at zero") \
+    X(double, template_lr_scale, 0, 1e6, "learning rate of the templates / that of the network") \
+    X(int, template_update_all, 0, 1, "1: the optimizer moves all templates every step (release), 0: those of the batch") \
+    X(int, template_x, 0, 4096, "template grid in voxels along x; 0: as large as the largest prepared volume") \
+    X(int, template_y, 0, 4096, "template grid along y") \
+    X(int, template_z, 0, 4096, "template grid along z") \
+    X(double, percentile_low, 0, 100, "intensities are clipped to these percentiles and scaled to [0, 1] in `prepare`") \
+    X(double, percentile_high, 0, 100, "upper percentile") \
+    X(int, batch, 1, 256, "cases in a step") \
+    X(int, epochs, 1, 1000000000, "passes over the cases") \
+    X(double, lr, 0, 10, "highest learning rate") \
+    X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
+    X(int, warmup, 0, 1000000000, "steps of linear warm-up") \
+    X(int, half_period, 0, 1, "1: cosine of half the period, back at lr at the end (release)") \
+    X(int, optimizer, 0, 1, "0: AdamW, 1: SGD with momentum") \
+    X(double, weight_decay, 0, 1, "AdamW: decoupled") \
+    X(double, beta1, 0, 1, "AdamW: decay of the mean; SGD: momentum") \
+    X(double, beta2, 0, 1, "AdamW: decay of the square") \
+    X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
+    X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, seed, 0, 2147483647, "of every random number")
+typedef struct bmvp_ssl_config {
+    char preset[16];
+#define BMVP_X(type, name, low, high, text) type name;
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+} bmvp_ssl_config;
+
+/* "paper" (as published), "release" (as the released Python code), "fast" (what trains best for the same time). 0: unknown name. */
+BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg);
+/* Sets one field from text. On failure the message names the field, its range or, for an unknown name, all names. */
+BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err);
+/* Field number i as text: its name, meaning, and value into buf. Returns 0 past the last. */
+BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
+
+/* >>mask --------------------------------------------------------------------------------------------------------- */
+
+/* Algorithm 1 of the paper: boxes of edge r around uniform centres, clipped at the border, until at least ratio x total voxels are
+   masked. mask: D x H x W floats, 1 = masked. dim = D, H, W. */
+BMVP_API void bmvp_mask_boxes(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng);
+/* The release: aligned r^3 blocks, a random permutation keeps floor(n (1 - ratio)) of them. Sides need not be multiples of r (the last
+   block of an axis is then smaller). */
+BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng);
+
+/* >>template ----------------------------------------------------------------------------------------------------- */
+
+/* Where a crop lies in the template's grid: the volume is centred in it, start = crop + floor((template - volume) / 2) per axis. May be
+   negative and may reach beyond the grid: outside of it the template counts as zero. */
+BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3], int64_t start[3]);
+
+/* >>sampler ------------------------------------------------------------------------------------------------------ */
+
+typedef struct bmvp_ssl_case { /* what the sampler must know of a case */
+    uint32_t modalities;       /* bit k: modality k of the run is there */
+    int64_t dim[3];            /* D, H, W */
+} bmvp_ssl_case;
+typedef struct bmvp_ssl_draw {
+    int64_t index;    /* of the case */
+    int modality;     /* m, an index into the run's modalities */
+    int other;        /* n, -1 when the case has only m */
+    int64_t crop[3];  /* start of the crop; negative on an axis shorter than the crop, which is then zero-padded evenly */
+    uint32_t slot;    /* number within the step: names the random numbers of its masks */
+    double weight;    /* share of the step's loss */
+} bmvp_ssl_draw;
+
+/* Steps in one epoch: positions run through the cases in a new order each epoch without a gap, so no case is left out. */
+BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, int64_t step);
+/* Everything random of a step but the masks: numbers only, the same for (seed, step) always. order: n_cases entries of scratch.
+   out holds batch x (all_modalities ? number of modalities : 1) draws; returns how many there are. With all_modalities the draws of
+   one modality slot follow each other: each run of draws with equal `slot / batch` is one forward pass. */
+BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
+                             int64_t *order, bmvp_ssl_draw *out);
+
+/* >>trainer ------------------------------------------------------------------------------------------------------ */
+
+typedef struct bmvp_ssl_item { /* one crop of a step */
+    const float *x;            /* crop^3 values of modality m */
+    const float *other;        /* the same place of modality n; NULL: the case has one modality only */
+    int modality;              /* m */
+    int64_t template_start[3]; /* of the crop in the template's grid: bmvp_template_place */
+    uint32_t slot;             /* of the draw: names the random numbers of the masks */
+    double weight;             /* 0: 1 / number of items */
+    const float *mask_template, *mask_modal; /* crop^3 zeros and ones; NULL: drawn from (seed, step, slot) */
+} bmvp_ssl_item;
+
+typedef struct bmvp_ssl_losses { /* weighted sums over the items; a task that is off or has no items is NaN */
+    double total, cmr, md, cl;
+    double grad_norm; /* before clipping; NaN in a step without update */
+} bmvp_ssl_losses;
+
+typedef struct bmvp_ssl bmvp_ssl;
+
+/* Network, templates and optimizer of a run. names: the modalities of the training set (known ones); grid: D, H, W of the largest volume,
+   for templates without a fixed size. Fresh weights from cfg->seed. NULL and the context's error on failure. */
+BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3]);
+BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s);
+
+/* One training step: masks, both views as one batch, encoder, contrast, decoder, losses, backward, and (every update_every steps) clipping
+   and optimizer. lr: of this step. More than one pass in a step: bmvp_ssl_accumulate for each, then bmvp_ssl_update. */
+BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out);
+BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out);
+BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out); /* counts the step */
+/* Learning rate of the current step by the config's schedule over `total` steps. */
+BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total);
+
+/* What a step sees, without training (evaluation statistics): crop^3 values each; any pointer may be NULL. */
+typedef struct bmvp_ssl_preview { float *view_modal, *view_template, *rec_modal, *rec_template; } bmvp_ssl_preview;
+BMVP_API bmvp_status bmvp_ssl_look(bmvp_ssl *s, const bmvp_ssl_item *item, const bmvp_ssl_preview *out);
+
+BMVP_API bmvp_net *bmvp_ssl_net(bmvp_ssl *s);
+BMVP_API bmvp_ssl_config *bmvp_ssl_config_of(bmvp_ssl *s);
+BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s); /* network and templates */
+BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int modality); /* (Z, Y, X) */
+BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s); /* taken so far */
+BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch); /* for contrast_from_epoch and template_only_epochs */
+/* Features of the last accumulate, kept for tests when `keep` is on: maps and the reconstruction, batch order [template views; modal views]. */
+BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep);
+BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction);
+
+/* Bytes of one step, from a dry run with a context of its own: persistent and step_peak. */
+BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err);
+
+/* Everything to resume: parameters, statistics, templates, moments, step, seed, config, network. Files are safetensors in the released
+   names and order; written beside and renamed. extra: more metadata (pairs key, value, NULL-terminated), or NULL. */
+BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err);
+/* The same run goes on: network, modalities and template grid must fit, the first mismatch is named. */
+BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err);
+
+typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
+    bmvp_net_config net;
+    bmvp_ssl_config cfg;
+    int n_modalities;      /* 0 in files without templates */
+    const char *names[BMVP_MODALITIES];
+    int64_t grid[3];       /* D, H, W of the templates */
+    int64_t step;          /* 0 in files not written by bmvp_ssl_save */
+} bmvp_ssl_info;
+/* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the release's preset). */
+BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_SSL_H_INCLUDED */
+
+/* ================================================================================================================
+   Stop here if you only use the library. Implementation below.
+   ================================================================================================================ */
+#ifdef BMVP_SSL_IMPLEMENTATION
+#ifndef BMVP_SSL_IMPLEMENTATION_ONCE
+#define BMVP_SSL_IMPLEMENTATION_ONCE
+#ifndef BMVP_NN_IMPLEMENTATION_ONCE
+#error "the implementation of bmvp_ssl.h goes into the same file as those of bmvp_tensor.h and bmvp_nn.h"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up. */
+enum { BMVPI_STREAM_ORDER = 1, BMVPI_STREAM_DRAW, BMVPI_STREAM_MASK_TEMPLATE, BMVPI_STREAM_MASK_MODAL };
+
+/* >>modality impl ------------------------------------------------------------------------------------------------ */
+
+BMVP_API const char *bmvp_modality_name(int m)
+{
+    static const char *const name[BMVP_MODALITIES] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
+    return m >= 0 && m < BMVP_MODALITIES ? name[m] : NULL;
+}
+
+BMVP_API int bmvp_modality_find(const char *name)
+{
+    static const struct { const char *alias; int m; } table[] = {
+        { "flair", 0 }, { "t2f", 0 },   { "t2flair", 0 }, { "t1", 1 }, { "t1n", 1 }, { "t1w", 1 }, { "t1c", 2 },
+        { "t1ce", 2 },  { "t1gd", 2 },  { "t1cw", 2 },    { "t2", 3 }, { "t2w", 3 }, { "mra", 4 }, { "pd", 5 },
+        { "pdw", 5 },   { "dwi", 6 },   { "adc", 7 },
+    };
+    char low[16];
+    size_t i, n = name ? strlen(name) : 0;
+    if (n == 0 || n >= sizeof low) return -1;
+    for (i = 0; i <= n; ++i) low[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] - 'A' + 'a') : name[i];
+    for (i = 0; i < sizeof table / sizeof *table; ++i)
+        if (strcmp(low, table[i].alias) == 0) return table[i].m;
+    return -1;
+}
+
+/* >>config impl -------------------------------------------------------------------------------------------------- */
+
+static void bmvpi_ssl_paper(bmvp_ssl_config *k)
+{
+    k->crop = 96;
+    k->mask_form = BMVP_MASK_BOXES;
+    k->mask_patch = 8;
+    k->mask_ratio = 0.875;
+    k->weight_cmr = k->weight_md = k->weight_cl = 1;
+    k->temperature = 1;
+    k->contrast_from_epoch = 1000;
+    k->template_value = BMVP_TEMPLATE_PLAIN;
+    k->template_eps = 1e-3;
+    k->template_lr_scale = 1;
+    k->template_x = k->template_y = 240;
+    k->template_z = 155;
+    k->percentile_low = 1;
+    k->percentile_high = 99;
+    k->batch = 3;
+    k->epochs = 1500;
+    k->lr = 3e-4;
+    k->weight_decay = 1e-5;
+    k->beta1 = 0.9;
+    k->beta2 = 0.999;
+    k->update_every = 1;
+}
+
+static void bmvpi_ssl_release(bmvp_ssl_config *k)
+{
+    k->mask_form = BMVP_MASK_BLOCKS;
+    k->mask_ratio = 0.8;
+    k->weight_md = 10;
+    k->contrast_from_epoch = 0;
+    k->template_only_epochs = 301; /* while epoch <= 300 */
+    k->shared_slot = 1;
+    k->template_value = BMVP_TEMPLATE_MINMAX;
+    k->template_eps = 1e-9;
+    k->template_update_all = 1;
+    k->percentile_low = 5;
+    k->percentile_high = 95;
+    k->half_period = 1;
+    k->update_every = 2;
+}
+
+static void bmvpi_ssl_fast(bmvp_ssl_config *k)
+{
+    k->mask_form = BMVP_MASK_BLOCKS;
+    k->contrast_from_epoch = 0;
+    k->template_mean_start = 1;
+    k->template_lr_scale = 3;
+    k->template_x = k->template_y = k->template_z = 0;
+    k->epochs = 100;
+    k->lr = 1e-3;
+    k->warmup = 20;
+    k->clip = 1;
+}
+
+BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg)
+{
+    memset(cfg, 0, sizeof *cfg);
+    bmvpi_ssl_paper(cfg);
+    if (strcmp(name, "release") == 0) bmvpi_ssl_release(cfg);
+    else if (strcmp(name, "fast") == 0) bmvpi_ssl_fast(cfg);
+    else if (strcmp(name, "paper") != 0) return 0;
+    snprintf(cfg->preset, sizeof cfg->preset, "%s", name);
+    return 1;
+}
+
+static int bmvpi_set_int(int *field, double v)
+{
+    if (v != floor(v)) return 0;
+    *field = (int)v;
+    return 1;
+}
+static int bmvpi_set_double(double *field, double v)
+{
+    *field = v;
+    return 1;
+}
+
+BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err)
+{
+    char *end = NULL, all[512];
+    const double v = strtod(value, &end);
+    const int number = end != value && *end == 0 && v == v;
+    size_t n = 0;
+#define BMVP_X(type, field, low, high, text)     if (strcmp(name, #field) == 0) {         if (number && v >= (double)(low) && v <= (double)(high) && bmvpi_set_##type(&cfg->field, v)) return BMVP_OK;         return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, #type,                               (double)(low), (double)(high), text);     }
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+#define BMVP_X(type, field, low, high, text)     if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", #field);
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+    return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all);
+}
+
+BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
+{
+    int k = 0;
+#define BMVP_X(type, field, low, high, text)     if (k++ == i) {         *name = #field;         *meaning = text;         snprintf(buf, size, "%.10g", (double)cfg->field);         return 1;     }
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+    return 0;
+}
+
+/* >>mask impl ---------------------------------------------------------------------------------------------------- */
+
+/* Sets a box to 1, returns how many voxels of it were 0. */
+static int64_t bmvpi_mask_box(float *mask, const int64_t dim[3], const int64_t low[3], const int64_t high[3])
+{
+    int64_t z, y, x, fresh = 0;
+    for (z = low[0]; z < high[0]; ++z)
+        for (y = low[1]; y < high[1]; ++y) {
+            float *row = mask + (z * dim[1] + y) * dim[2];
+            for (x = low[2]; x < high[2]; ++x) {
+                fresh += row[x] == 0.0f;
+                row[x] = 1.0f;
+            }
+        }
+    return fresh;
+}
+
+BMVP_API void bmvp_mask_boxes(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng)
+{
+    const int64_t total = dim[0] * dim[1] * dim[2];
+    const double wanted = (ratio < 1 ? ratio : 1) * (double)total;
+    int64_t masked = 0, low[3], high[3];
+    int a;
+    memset(mask, 0, (size_t)total * sizeof *mask);
+    while ((double)masked < wanted) {
+        for (a = 0; a < 3; ++a) {
+            const int64_t centre = bmvp_rng_below(rng, (uint32_t)dim[a]);
+            low[a] = bmvpi_max(0, centre - r / 2);
+            high[a] = bmvpi_min(dim[a], centre - r / 2 + r);
+        }
+        masked += bmvpi_mask_box(mask, dim, low, high);
+    }
+}
+
+/* Selection sampling: visits the blocks once and keeps each with the chance (still to keep) / (still to visit), which is the
+   distribution of the first entries of a random permutation. */
+BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng)
+{
+    const int64_t n[3] = { bmvpi_ceil_div(dim[0], r), bmvpi_ceil_div(dim[1], r), bmvpi_ceil_div(dim[2], r) };
+    int64_t left = n[0] * n[1] * n[2], keep = (int64_t)((double)left * (1.0 - ratio)), i, low[3], high[3];
+    memset(mask, 0, (size_t)(dim[0] * dim[1] * dim[2]) * sizeof *mask);
+    for (i = 0; left > 0; ++i, --left) {
+        if ((int64_t)bmvp_rng_below(rng, (uint32_t)left) < keep) {
+            --keep;
+            continue;
+        }
+        low[0] = i / (n[1] * n[2]) * r;
+        low[1] = i / n[2] % n[1] * r;
+        low[2] = i % n[2] * r;
+        high[0] = bmvpi_min(dim[0], low[0] + r);
+        high[1] = bmvpi_min(dim[1], low[1] + r);
+        high[2] = bmvpi_min(dim[2], low[2] + r);
+        (void)bmvpi_mask_box(mask, dim, low, high);
+    }
+}
+
+/* >>template impl ------------------------------------------------------------------------------------------------ */
+
+static int64_t bmvpi_floor_half(int64_t v) { return v >= 0 ? v / 2 : -((-v + 1) / 2); }
+
+BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3], int64_t start[3])
+{
+    int a;
+    for (a = 0; a < 3; ++a) start[a] = crop[a] + bmvpi_floor_half(grid[a] - volume[a]);
+}
+
+/* >>sampler impl ------------------------------------------------------------------------------------------------- */
+
+BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, int64_t step)
+{
+    return n_cases > 0 ? step * cfg->batch / n_cases : 0;
+}
+
+/* The order of the cases in one epoch: Fisher-Yates. */
+static void bmvpi_ssl_shuffle(const bmvp_ssl_config *cfg, int64_t n, int64_t epoch, int64_t *order)
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_ORDER, (uint32_t)epoch, 0);
+    int64_t i;
+    for (i = 0; i < n; ++i) order[i] = i;
+    for (i = n - 1; i > 0; --i) {
+        const int64_t j = bmvp_rng_below(&r, (uint32_t)(i + 1)), t = order[i];
+        order[i] = order[j];
+        order[j] = t;
+    }
+}
+
+/* The k-th modality of a set, -1 past the last. */
+static int bmvpi_ssl_kth(uint32_t set, int k)
+{
+    int m;
+    for (m = 0; m < 32; ++m)
+        if ((set >> m & 1u) && k-- == 0) return m;
+    return -1;
+}
+
+static int bmvpi_ssl_count(uint32_t set)
+{
+    int n = 0;
+    for (; set; set &= set - 1) ++n;
+    return n;
+}
+
+static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *k, int64_t step, int slot_of_step, bmvp_ssl_draw *d)
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, d->slot);
+    const int count = bmvpi_ssl_count(k->modalities);
+    int pick = (int)bmvp_rng_below(&r, (uint32_t)count), other = (int)bmvp_rng_below(&r, (uint32_t)(count > 1 ? count - 1 : 1)), a;
+    if (slot_of_step >= 0) pick = slot_of_step % count;
+    other += other >= pick;
+    d->modality = bmvpi_ssl_kth(k->modalities, pick);
+    d->other = count > 1 ? bmvpi_ssl_kth(k->modalities, other) : -1;
+    for (a = 0; a < 3; ++a) {
+        const int64_t room = k->dim[a] - cfg->crop;
+        const uint32_t at = bmvp_rng_below(&r, (uint32_t)bmvpi_max(room + 1, 1));
+        d->crop[a] = room >= 0 ? (int64_t)at : -(-room / 2);
+    }
+}
+
+BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
+                             int64_t *order, bmvp_ssl_draw *out)
+{
+    const int rounds = cfg->all_modalities ? n_modalities : 1;
+    int64_t epoch = -1;
+    int i, m, n = 0, shared = -1;
+    if (cfg->shared_slot) {
+        bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, 0xffffffffu);
+        shared = (int)bmvp_rng_below(&r, 8 * 9 * 5 * 7); /* a multiple of every possible count: modulo stays uniform */
+    }
+    for (m = 0; m < rounds; ++m)
+        for (i = 0; i < cfg->batch; ++i) {
+            const int64_t at = step * cfg->batch + i;
+            bmvp_ssl_draw *d = &out[n];
+            if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg, n_cases, epoch = at / n_cases, order);
+            d->index = order[at % n_cases];
+            d->slot = (uint32_t)(m * cfg->batch + i);
+            d->weight = 1.0 / cfg->batch;
+            if (cfg->all_modalities) {
+                const int count = bmvpi_ssl_count(cases[d->index].modalities);
+                if (m >= count) continue;
+                d->weight /= count;
+            }
+            bmvpi_ssl_draw_one(cfg, &cases[d->index], step, cfg->all_modalities ? m : shared, d);
+            ++n;
+        }
+    return n;
+}
+
+/* >>trainer impl ------------------------------------------------------------------------------------------------- */
+
+struct bmvp_ssl {
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_ssl_config cfg;
+    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
+    bmvp_tensor *templ[BMVP_MODALITIES];
+    int64_t grid[3], steps, epoch;
+    bmvp_optim *optim;
+    float *mask; /* crop^3, scratch */
+    int pending, keep; /* passes since the last update */
+    bmvp_features features;
+    bmvp_tensor *reconstruction;
+};
+
+static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names)
+{
+    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
+    int i, last = -1, m;
+    if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
+    if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
+        bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
+    if (n < 1 || n > BMVP_MODALITIES) bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
+    for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
+        m = bmvp_modality_find(names[i]);
+        if (m < 0) bmvp_fail(c, BMVP_E_ARG, "unknown modality '%s'; known are flair t1 t1c t2 mra pd dwi adc", names[i]);
+        else if (m <= last) bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is flair t1 t1c t2 mra pd dwi adc", names[i]);
+    }
+    return !bmvp_failed(c);
+}
+
+static void bmvpi_ssl_templates(bmvp_ssl *s, int n, const char *const *names, const int64_t grid[3])
+{
+    int64_t dim[3];
+    char name[64];
+    int i;
+    s->grid[0] = s->cfg.template_z > 0 ? s->cfg.template_z : grid[0];
+    s->grid[1] = s->cfg.template_y > 0 ? s->cfg.template_y : grid[1];
+    s->grid[2] = s->cfg.template_x > 0 ? s->cfg.template_x : grid[2];
+    dim[0] = s->grid[2], dim[1] = s->grid[1], dim[2] = s->grid[0]; /* the released order is X, Y, Z */
+    for (i = 0; i < n && !bmvp_failed(s->c); ++i) {
+        bmvp_state *e;
+        s->modality[i] = bmvp_modality_find(names[i]);
+        snprintf(name, sizeof name, "rep_template.%s", bmvp_modality_name(s->modality[i]));
+        s->templ[i] = bmvp_state_add(s->c, bmvp_net_state(s->net), name, BMVP_LAYOUT_VOLUME, 3, dim, 1, BMVP_INIT_ZERO, 0);
+        if (!s->templ[i]) return;
+        e = &bmvp_net_state(s->net)->item[bmvp_net_state(s->net)->n - 1];
+        e->part = i;
+        e->parts = n;
+        e->stacked = "rep_template";
+        e->lr_scale = s->cfg.template_lr_scale;
+    }
+    s->n_modalities = n;
+}
+
+static bmvp_optim_config bmvpi_ssl_optim_config(const bmvp_ssl_config *cfg)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(cfg->optimizer ? BMVP_SGD : BMVP_ADAMW);
+    k.weight_decay = cfg->weight_decay;
+    k.beta1 = k.momentum = cfg->beta1;
+    k.beta2 = cfg->beta2;
+    return k;
+}
+
+BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3])
+{
+    bmvp_optim_config optim = bmvpi_ssl_optim_config(cfg);
+    bmvp_ssl *s;
+    if (bmvp_failed(c) || !bmvpi_ssl_check(c, net, cfg, n_modalities, names)) return NULL;
+    s = (bmvp_ssl *)bmvpi_alloc(c, (int64_t)sizeof *s);
+    if (!s) return NULL;
+    memset(s, 0, sizeof *s);
+    s->c = c;
+    s->cfg = *cfg;
+    s->net = bmvp_net_create(c, net);
+    if (s->net) bmvpi_ssl_templates(s, n_modalities, names, grid);
+    if (s->net && !bmvp_failed(c)) {
+        bmvp_net_init(s->net, (uint64_t)cfg->seed);
+        s->optim = bmvp_optim_create(c, bmvp_net_state(s->net), &optim);
+        s->mask = (float *)bmvpi_alloc(c, (int64_t)cfg->crop * cfg->crop * cfg->crop * (int64_t)sizeof(float));
+    }
+    if (!bmvp_failed(c)) return s;
+    bmvp_ssl_destroy(s);
+    return NULL;
+}
+
+BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s)
+{
+    if (!s) return;
+    bmvp_optim_destroy(s->optim);
+    bmvp_net_destroy(s->net);
+    bmvpi_free(s->c, s->mask);
+    bmvpi_free(s->c, s);
+}
+
+BMVP_API bmvp_net *bmvp_ssl_net(bmvp_ssl *s) { return s->net; }
+BMVP_API bmvp_ssl_config *bmvp_ssl_config_of(bmvp_ssl *s) { return &s->cfg; }
+BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s) { return bmvp_net_state(s->net); }
+BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int m) { return m >= 0 && m < s->n_modalities ? s->templ[m] : NULL; }
+BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s) { return s->steps; }
+BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch) { s->epoch = epoch; }
+BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep) { s->keep = keep; }
+BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction)
+{
+    if (reconstruction) *reconstruction = s->reconstruction;
+    return &s->features;
+}
+
+BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total)
+{
+    bmvp_schedule k;
+    k.lr = s->cfg.lr;
+    k.floor = s->cfg.lr_floor;
+    k.total = total;
+    k.warmup = s->cfg.warmup;
+    k.half_period = s->cfg.half_period;
+    return bmvp_schedule_lr(&k, s->steps);
+}
+
+/* >>views: one masked crop as (1, D, H, W, 1) ---------------------------------------------------------------------- */
+
+enum { BMVPI_SSL_BATCH = 256 };
+typedef struct bmvpi_pass { /* one forward pass */
+    bmvp_ssl *s;
+    const bmvp_ssl_item *item;
+    int n, n_views, n_template, n_modal, contrast;
+    bmvp_tensor *target[BMVPI_SSL_BATCH];    /* the crops */
+    bmvp_tensor *view[2 * BMVPI_SSL_BATCH];  /* [template views; modal views] */
+    int modal_item[BMVPI_SSL_BATCH];         /* the item of each modal view */
+    bmvp_tensor *filler[BMVP_MODALITIES];    /* template values, made when first needed */
+    double weight[BMVPI_SSL_BATCH];
+} bmvpi_pass;
+
+static bmvp_tensor *bmvpi_ssl_filler(bmvpi_pass *p, int m)
+{
+    bmvp_ssl *s = p->s;
+    if (m < 0 || m >= s->n_modalities)
+        return (bmvp_tensor *)bmvp_fail(s->c, BMVP_E_ARG, "item of modality %d, but the run has %d", m, s->n_modalities);
+    if (!p->filler[m])
+        p->filler[m] = s->cfg.template_value == BMVP_TEMPLATE_MINMAX ? bmvp_minmax(s->c, s->templ[m], s->cfg.template_eps) : s->templ[m];
+    return p->filler[m];
+}
+
+static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slot, uint32_t stream, const int64_t dim[3])
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg.seed, stream, (uint32_t)s->steps, slot);
+    if (!given && !bmvp_is_plan(s->c)) {
+        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
+        given = s->mask;
+    }
+    return bmvp_input(s->c, 3, dim, given);
+}
+
+/* from_template 1: Phi_distill(X_im, T_m); 0: Phi_modal(X_im, X_in) */
+static bmvp_tensor *bmvpi_ssl_view(bmvpi_pass *p, int i, int from_template, int modal_mask)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_ssl *s = p->s;
+    const bmvp_ssl_item *t = &p->item[i];
+    const int64_t e = s->cfg.crop, dim[3] = { e, e, e }, batch[5] = { 1, e, e, e, 1 };
+    bmvp_tensor *mask = bmvpi_ssl_mask(s, modal_mask ? t->mask_modal : t->mask_template, t->slot,
+                                       modal_mask ? BMVPI_STREAM_MASK_MODAL : BMVPI_STREAM_MASK_TEMPLATE, dim);
+    bmvp_tensor *filler = from_template ? bmvpi_ssl_filler(p, t->modality) : bmvp_input(s->c, 3, dim, t->other);
+    bmvp_tensor *y = bmvp_masked_fill(s->c, p->target[i], filler, mask, from_template ? t->template_start : origin);
+    return bmvp_reshape(s->c, y, 5, batch);
+}
+
+/* Any number of tensors along axis 0, in order. */
+static bmvp_tensor *bmvpi_ssl_stack(bmvp_ctx *c, bmvp_tensor **x, int n)
+{
+    int i, k = 0;
+    while (n > 1) {
+        for (i = 0, k = 0; i < n; i += BMVP_MAX_SRC, ++k)
+            x[k] = bmvp_concat(c, n - i < BMVP_MAX_SRC ? n - i : BMVP_MAX_SRC, &x[i], 0);
+        n = k;
+    }
+    return x[0];
+}
+
+/* >>losses --------------------------------------------------------------------------------------------------------- */
+
+/* (4, 5): symmetric InfoNCE over the pairs (f_i, g_i), both (P, d, h, w, C). */
+static bmvp_tensor *bmvpi_ssl_contrast(bmvp_ssl *s, bmvp_tensor *f, bmvp_tensor *g, int pairs, const int32_t *target)
+{
+    bmvp_ctx *c = s->c;
+    bmvp_tensor *rows, *cols;
+    int64_t flat[2];
+    if (!f || !g) return NULL;
+    flat[0] = pairs, flat[1] = f->numel / pairs;
+    f = bmvp_l2_normalize(c, bmvp_reshape(c, f, 2, flat), 1e-12);
+    g = bmvp_l2_normalize(c, bmvp_reshape(c, g, 2, flat), 1e-12);
+    rows = bmvp_scale(c, bmvp_matmul(c, f, g, 0, 1), 1.0 / s->cfg.temperature, 0);
+    cols = bmvp_scale(c, bmvp_matmul(c, g, f, 0, 1), 1.0 / s->cfg.temperature, 0);
+    return bmvp_scale(c, bmvp_add(c, bmvp_cross_entropy(c, rows, target), bmvp_cross_entropy(c, cols, target)), 0.5, 0);
+}
+
+static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum ? bmvp_add(c, sum, t) : t; }
+
+/* sum of w_i mse(reconstruction of view first + j, crop of item j) */
+static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_pass *p, bmvp_tensor *rec, int first, int count, const int *item)
+{
+    bmvp_ctx *c = p->s->c;
+    bmvp_tensor *sum = NULL;
+    int j;
+    for (j = 0; j < count && rec && !bmvp_failed(c); ++j) {
+        const int i = item ? item[j] : j;
+        bmvp_tensor *r = bmvp_reshape(c, bmvp_slice(c, rec, 0, first + j, 1), 3, p->target[i]->dim);
+        sum = bmvpi_ssl_plus(c, sum, bmvp_scale(c, bmvp_mse(c, r, p->target[i]), p->weight[i], 0));
+    }
+    return sum;
+}
+
+static bmvp_tensor *bmvpi_ssl_contrast_loss(bmvpi_pass *p, bmvp_tensor *last)
+{
+    bmvp_ctx *c = p->s->c;
+    bmvp_tensor *g[BMVPI_SSL_BATCH], *f;
+    int32_t target[BMVPI_SSL_BATCH];
+    double weight = 0;
+    int j;
+    for (j = 0; j < p->n_modal; ++j) {
+        target[j] = j;
+        g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
+        weight += p->weight[p->modal_item[j]];
+    }
+    f = bmvp_slice(c, last, 0, p->n_template, p->n_modal);
+    return bmvp_scale(c, bmvpi_ssl_contrast(p->s, f, bmvpi_ssl_stack(c, g, p->n_modal), p->n_modal, target), weight, 0);
+}
+
+static void bmvpi_ssl_views(bmvpi_pass *p)
+{
+    const bmvp_ssl_config *k = &p->s->cfg;
+    const int64_t dim[3] = { k->crop, k->crop, k->crop };
+    const int only_template = p->s->epoch < k->template_only_epochs;
+    int i;
+    p->contrast = k->weight_cl > 0 && p->s->epoch >= k->contrast_from_epoch;
+    for (i = 0; i < p->n; ++i) {
+        p->weight[i] = p->item[i].weight > 0 ? p->item[i].weight : 1.0 / p->n;
+        p->target[i] = bmvp_input(p->s->c, 3, dim, p->item[i].x);
+        if (k->weight_md > 0 || p->contrast) p->view[p->n_views++] = bmvpi_ssl_view(p, i, 1, 0);
+    }
+    p->n_template = p->n_views;
+    for (i = 0; i < p->n && (k->weight_cmr > 0 || p->contrast); ++i) {
+        if (!p->item[i].other && !only_template && !bmvp_is_plan(p->s->c)) continue;
+        p->modal_item[p->n_modal++] = i;
+        p->view[p->n_views++] = bmvpi_ssl_view(p, i, only_template, 1);
+    }
+}
+
+static void bmvpi_ssl_keep_all(bmvp_ssl *s)
+{
+    int i;
+    for (i = 0; i < 4; ++i) bmvp_keep(s->features.map[i]);
+    bmvp_keep(s->reconstruction);
+}
+
+/* (6): builds the graph of one pass; parts receive the three losses (NULL: not there). */
+static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
+{
+    bmvp_ssl *s = p->s;
+    const bmvp_ssl_config *k = &s->cfg;
+    const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
+    bmvp_tensor *total = NULL;
+    int i;
+    bmvpi_ssl_views(p);
+    if (p->n_views == 0 || bmvp_failed(s->c)) return NULL;
+    s->features = bmvp_net_encode(s->net, bmvpi_ssl_stack(s->c, p->view, p->n_views), 1);
+    s->reconstruction = k->weight_cmr > 0 || k->weight_md > 0 ? bmvp_net_reconstruct(s->net, &s->features) : NULL;
+    if (s->keep) bmvpi_ssl_keep_all(s);
+    if (k->weight_cmr > 0) parts[0] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, p->n_template, p->n_modal, p->modal_item);
+    if (k->weight_md > 0) parts[1] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, 0, p->n_template, NULL);
+    if (p->contrast && p->n_modal > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
+    for (i = 0; i < 3; ++i)
+        if (parts[i]) total = bmvpi_ssl_plus(s->c, total, bmvp_scale(s->c, parts[i], weight[i], 0));
+    return total;
+}
+
+BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
+{
+    bmvp_tensor *parts[3] = { NULL, NULL, NULL }, *total;
+    bmvp_ssl_losses loss;
+    bmvpi_pass p;
+    memset(&p, 0, sizeof p);
+    p.s = s;
+    p.item = items;
+    p.n = n;
+    if (n < 1 || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
+    if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
+    bmvp_step_begin(s->c);
+    total = bmvpi_ssl_forward(&p, parts);
+    loss.total = total ? (double)bmvp_scalar(s->c, total) : 0;
+    loss.cmr = parts[0] ? (double)bmvp_scalar(s->c, parts[0]) : (double)NAN;
+    loss.md = parts[1] ? (double)bmvp_scalar(s->c, parts[1]) : (double)NAN;
+    loss.cl = parts[2] ? (double)bmvp_scalar(s->c, parts[2]) : (double)NAN;
+    loss.grad_norm = (double)NAN;
+    if (out) *out = loss;
+    if (!bmvp_failed(s->c) && !bmvp_is_plan(s->c) && !(fabs(loss.total) <= FLT_MAX))
+        bmvp_fail(s->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of "
+                  "the step before", loss.total, (long long)s->steps);
+    if (total) bmvp_backward(s->c, total);
+    s->pending += total != NULL;
+    return bmvp_error_of(s->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out)
+{
+    double norm, scale = 1;
+    int i;
+    if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
+    ++s->steps;
+    if (s->steps % s->cfg.update_every || bmvp_is_plan(s->c)) return BMVP_OK;
+    for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
+        if (!bmvp_has_grad(s->templ[i])) {
+            memset(s->templ[i]->g, 0, (size_t)s->templ[i]->numel * sizeof(float));
+            s->templ[i]->grad_fresh = 0;
+        }
+    norm = bmvp_optim_grad_norm(s->optim);
+    if (out) out->grad_norm = norm;
+    if (!(norm <= (double)FLT_MAX)) {
+        bmvp_fail(s->c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
+                  (long long)s->steps - 1);
+        return BMVP_E_STATE;
+    }
+    if (s->cfg.clip > 0 && norm > s->cfg.clip) scale = s->cfg.clip / norm;
+    bmvp_optim_step(s->optim, lr, scale);
+    bmvp_optim_zero_grad(s->optim);
+    s->pending = 0;
+    return bmvp_error_of(s->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out)
+{
+    bmvp_status st = bmvp_ssl_accumulate(s, items, n, out);
+    return st ? st : bmvp_ssl_update(s, lr, out);
+}
+
+static void bmvpi_ssl_look_view(bmvpi_pass *p, int from_template, float *view, float *rec)
+{
+    bmvp_ctx *c = p->s->c;
+    bmvp_tensor *v = bmvpi_ssl_view(p, 0, from_template, !from_template);
+    bmvp_features f;
+    if (v && view) (void)bmvp_read(c, v, view);
+    if (!rec) return;
+    f = bmvp_net_encode(p->s->net, v, 0);
+    v = bmvp_net_reconstruct(p->s->net, &f);
+    if (v) (void)bmvp_read(c, v, rec);
+}
+
+BMVP_API bmvp_status bmvp_ssl_look(bmvp_ssl *s, const bmvp_ssl_item *item, const bmvp_ssl_preview *out)
+{
+    const int64_t dim[3] = { s->cfg.crop, s->cfg.crop, s->cfg.crop };
+    const int was = bmvp_set_grad(s->c, 0);
+    bmvpi_pass p;
+    memset(&p, 0, sizeof p);
+    p.s = s;
+    p.item = item;
+    p.n = 1;
+    bmvp_step_begin(s->c);
+    p.target[0] = bmvp_input(s->c, 3, dim, item->x);
+    if (out->view_template || out->rec_template) bmvpi_ssl_look_view(&p, 1, out->view_template, out->rec_template);
+    if (item->other && (out->view_modal || out->rec_modal)) bmvpi_ssl_look_view(&p, 0, out->view_modal, out->rec_modal);
+    bmvp_step_begin(s->c);
+    (void)bmvp_set_grad(s->c, was);
+    return bmvp_error_of(s->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err)
+{
+    bmvp_config k = ctx ? *ctx : bmvp_config_default();
+    bmvp_ssl_item *item;
+    bmvp_status st;
+    bmvp_ctx *c;
+    bmvp_ssl *s;
+    int i;
+    k.plan = 1;
+    c = bmvp_create(&k, err);
+    if (!c) return BMVP_E_OOM;
+    s = bmvp_ssl_create(c, net, cfg, n_modalities, names, grid);
+    item = (bmvp_ssl_item *)bmvpi_alloc(c, cfg->batch * (int64_t)sizeof *item);
+    if (s && item) {
+        memset(item, 0, (size_t)cfg->batch * sizeof *item);
+        for (i = 0; i < cfg->batch; ++i) item[i].modality = i % n_modalities;
+        s->epoch = bmvpi_max(cfg->contrast_from_epoch, cfg->template_only_epochs);
+        (void)bmvp_ssl_accumulate(s, item, cfg->batch, NULL);
+    }
+    bmvpi_free(c, item);
+    *out = bmvp_memory_of(c);
+    st = bmvp_error_of(c)->status;
+    if (st) bmvp_error_set(err, st, "%s", bmvp_error_of(c)->message);
+    bmvp_ssl_destroy(s);
+    bmvp_destroy(c);
+    return st;
+}
+
+/* >>state: checkpoints of a run ------------------------------------------------------------------------------------ */
+
+static const char *const bmvpi_ssl_format = "bmvp pre-training 1";
+
+/* The parts of a checkpoint in the file's order; returns how many. */
+static int bmvpi_ssl_parts(bmvp_ssl *s, bmvp_state_part part[3], const char *group[3])
+{
+    int i;
+    for (i = 0; i < 3; ++i) {
+        part[i].c = s->c;
+        part[i].list = bmvp_net_state(s->net);
+        part[i].optim = i ? s->optim : NULL;
+        part[i].moment = i - 1;
+    }
+    group[0] = "state_dict";
+    group[1] = "exp_avg";
+    group[2] = "exp_avg_sq";
+    return s->cfg.optimizer ? 2 : 3;
+}
+
+static bmvp_status bmvpi_ssl_save_meta(bmvp_ssl *s, bmvp_ckpt_writer *f, const char *const *extra, bmvp_error *err)
+{
+    bmvp_status st;
+    bmvp_jw w;
+    int i;
+    bmvp_jw_init(&w, 0, bmvp_allocator_of(s->c));
+    bmvp_jw_object(&w, NULL);
+    bmvp_net_config_write(&w, "network", bmvp_net_config_of(s->net));
+    bmvp_jw_array(&w, "modalities");
+    for (i = 0; i < s->n_modalities; ++i) bmvp_jw_string(&w, NULL, bmvp_modality_name(s->modality[i]));
+    bmvp_jw_end(&w);
+    bmvp_jw_array(&w, "grid");
+    for (i = 0; i < 3; ++i) bmvp_jw_int(&w, NULL, s->grid[i]);
+    bmvp_jw_end(&w);
+    bmvp_jw_object(&w, "config");
+    bmvp_jw_string(&w, "preset", s->cfg.preset);
+#define BMVP_X(type, name, low, high, text) bmvp_jw_double(&w, #name, (double)s->cfg.name);
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+    bmvp_jw_end(&w);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) st = bmvp_ckpt_writer_meta(f, "", "format", BMVP_META_STRING, bmvpi_ssl_format, err);
+    if (!st) st = bmvp_ckpt_writer_meta(f, "", "run", BMVP_META_JSON, w.out.data, err);
+    if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "step", s->steps, err);
+    if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "current_epoch", s->epoch, err);
+    for (; !st && extra && extra[0] && extra[1]; extra += 2) st = bmvp_ckpt_writer_meta(f, "", extra[0], BMVP_META_STRING, extra[1], err);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err)
+{
+    bmvp_state_part part[3];
+    const char *group[3];
+    const int n = bmvpi_ssl_parts(s, part, group);
+    const bmvp_state_list *l = part[0].list;
+    const int64_t entries = l->n;
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_status st;
+    int i;
+    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (s->pending)
+        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
+                              s->cfg.update_every);
+    st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, bmvp_allocator_of(s->c), &w, err);
+    if (st) return st;
+    for (i = 0; i < n && !st; ++i) st = bmvp_state_declare(w, group[i], &part[i], err);
+    if (!st) st = bmvp_ckpt_writer_add(w, "", "optimizer_steps", BMVP_DTYPE_I64, 1, &entries, err);
+    if (!st) st = bmvpi_ssl_save_meta(s, w, extra, err);
+    for (i = 0; i < n && !st; ++i) st = bmvp_state_data(w, &part[i], err);
+    if (!st) st = bmvp_ckpt_writer_data(w, bmvp_optim_count(s->optim, 0), entries * 8, err);
+    if (!st) return bmvp_ckpt_writer_finish(w, err);
+    bmvp_ckpt_writer_abort(w);
+    return st;
+}
+
+static bmvp_status bmvpi_ssl_load_from(bmvp_ssl *s, bmvp_ckpt *f, bmvp_error *err)
+{
+    const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL;
+    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"), *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
+    bmvp_state_part part[3];
+    const char *group[3];
+    const int n = bmvpi_ssl_parts(s, part, group), k = bmvp_ckpt_find(f, "", "optimizer_steps");
+    bmvp_status st = bmvp_state_group(f, &group[0], err);
+    int i;
+    for (i = 0; i < (ours ? n : 1) && !st; ++i) st = bmvp_state_load(f, group[i], &part[i], err);
+    if (!st && ours) {
+        const int64_t bytes = (int64_t)part[0].list->n * 8;
+        if (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
+        st = bmvp_ckpt_load(f, k, bmvp_optim_count(s->optim, 0), bytes, err);
+        s->steps = step ? strtoll(step->value, NULL, 10) : 0;
+        s->epoch = epoch ? strtoll(epoch->value, NULL, 10) : 0;
+    }
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err)
+{
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
+    if (!st) st = bmvpi_ssl_load_from(s, f, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+static bmvp_status bmvpi_ssl_inspect_ours(const bmvp_ckpt *f, const char *run, bmvp_ssl_info *o, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step");
+    const bmvp_json *root, *cfg, *m;
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = bmvp_json_parse(run, strlen(run), f->path, NULL, &doc, err);
+    int i;
+    if (st) return st;
+    root = bmvp_json_root(doc);
+    cfg = bmvp_json_get(root, "config");
+    st = bmvp_net_config_read(bmvp_json_get(root, "network"), &o->net, err);
+    (void)bmvp_ssl_preset("paper", &o->cfg);
+    snprintf(o->cfg.preset, sizeof o->cfg.preset, "%s", bmvp_json_string(bmvp_json_get(cfg, "preset"), "custom"));
+#define BMVP_X(type, name, low, high, text) \
+    (void)bmvpi_set_##type(&o->cfg.name, bmvp_json_double(bmvp_json_get(cfg, #name), (double)o->cfg.name));
+    BMVP_SSL_FIELDS(BMVP_X)
+#undef BMVP_X
+    for (m = bmvp_json_get(root, "modalities"), m = m ? m->first : NULL; m && o->n_modalities < BMVP_MODALITIES; m = m->next) {
+        const char *name = bmvp_modality_name(bmvp_modality_find(bmvp_json_string(m, "")));
+        if (!name && !st) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: unknown modality in its description", f->path);
+        o->names[o->n_modalities++] = name;
+    }
+    for (i = 0; i < 3; ++i) o->grid[i] = bmvp_json_int(bmvp_json_at(bmvp_json_get(root, "grid"), i), 0);
+    o->step = step ? strtoll(step->value, NULL, 10) : 0;
+    bmvp_json_free(doc);
+    return st;
+}
+
+static bmvp_status bmvpi_ssl_inspect_released(bmvp_ckpt *f, bmvp_ssl_info *o, bmvp_error *err)
+{
+    const char *group;
+    bmvp_status st = bmvp_state_group(f, &group, err);
+    int k, i;
+    if (!st) st = bmvp_net_infer(f, group, &o->net, err);
+    if (st) return st;
+    (void)bmvp_ssl_preset("release", &o->cfg);
+    k = bmvp_ckpt_find(f, group, "rep_template");
+    if (k < 0 || f->entry[k].rank != 4 || f->entry[k].dim[0] > BMVP_MODALITIES) return BMVP_OK;
+    o->n_modalities = (int)f->entry[k].dim[0];
+    for (i = 0; i < o->n_modalities; ++i) o->names[i] = bmvp_modality_name(i);
+    for (i = 0; i < 3; ++i) o->grid[i] = f->entry[k].dim[3 - i];
+    o->cfg.template_x = (int)o->grid[2];
+    o->cfg.template_y = (int)o->grid[1];
+    o->cfg.template_z = (int)o->grid[0];
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp_error *err)
+{
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
+    const bmvp_ckpt_meta *run;
+    memset(out, 0, sizeof *out);
+    if (st) return st;
+    run = bmvp_ckpt_find_meta(f, "", "run");
+    st = run ? bmvpi_ssl_inspect_ours(f, run->value, out, err) : bmvpi_ssl_inspect_released(f, out, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_SSL_IMPLEMENTATION_ONCE */
+#endif /* BMVP_SSL_IMPLEMENTATION */

@@ -1,0 +1,6236 @@
+/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT
+
+   Do this:
+       #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the include
+       #include "bmvp_tensor.h"
+       cc program.c -lm -lpthread
+
+   What it is: channels-last float32 tensors, an eager tape, one list of operations with forward and backward, and
+   vectorised CPU kernels chosen at run time (AVX-512, AVX2, portable vectors, plain C). Everything hangs on a
+   context; contexts share nothing. Memory is planned: parameters live long, activations live one step in one block.
+   What it is not: no graph optimiser, no broadcasting beyond what each op says, no types but float32, no views but
+   reshape. It never prints, exits or aborts.
+
+   CONTENTS (search for the tag)
+       >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>ops
+       and in the implementation
+       >>base      >>pool      >>rng impl  >>arena     >>context impl          >>node      >>backward
+       >>simd      >>kernel ... (one tag a kernel family)      >>op ... (one tag an op)    >>table     >>gradcheck
+
+   A complete program:
+
+       #define BMVP_IMPLEMENTATION
+       #include "bmvp_tensor.h"
+       #include <stdio.h>
+       int main(void)
+       {
+           int64_t xd[2] = { 4, 3 }, wd[2] = { 3, 2 };
+           float x[12] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
+           bmvp_ctx *c = bmvp_create(NULL, NULL);
+           bmvp_tensor *w = bmvp_param(c, "w", 2, wd);
+           bmvp_fill(c, w, 0.1f);
+           bmvp_tensor *y = bmvp_linear(c, bmvp_input(c, 2, xd, x), w, NULL);
+           bmvp_tensor *loss = bmvp_mean(c, bmvp_mul(c, y, y));
+           bmvp_backward(c, loss);
+           if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
+           else printf("loss %g, dloss/dw[0] %g\n", (double)bmvp_scalar(c, loss), (double)bmvp_grad_at(c, w, 0));
+           bmvp_destroy(c);
+           return 0;
+       }
+
+   CONVENTIONS
+       Layout     row-major, last axis contiguous. Images are (N, D, H, W, C): D = z slowest, W = x; a NIfTI volume as it lies.
+       Weights    in the order the kernels read them: linear (in, out), conv (kd, kh, kw, in / groups, out), depthwise (kd, kh, kw, C).
+       Errors     the first failure is kept in the context with op and shapes; builders then return NULL and accept NULL, so a
+                  network needs one check at its end. The context stays usable after bmvp_clear_error and bmvp_step_begin.
+       Threads    one thread at a time per context; different contexts may run at once. Kernels use the context's own pool.
+       Bits       results do not depend on the number of threads: work is cut by shape, partial sums are added in fixed order.
+                  They do depend on the instruction set chosen.
+
+   CONFIG MACROS
+       BMVP_API          linkage of public functions   default: nothing (extern)    set globally
+       BMVP_NO_THREADS   no pthread, one thread only   default: off                 only with the implementation
+*/
+#ifndef BMVP_TENSOR_H_INCLUDED
+#define BMVP_TENSOR_H_INCLUDED
+#define BMVP_TENSOR_VERSION 100 /* major * 10000 + minor * 100 + patch */
+
+#if defined(BMVP_IMPLEMENTATION) && !defined(BMVP_TENSOR_IMPLEMENTATION)
+#define BMVP_TENSOR_IMPLEMENTATION
+#endif
+#if defined(__STRICT_ANSI__) && !defined(_DEFAULT_SOURCE) && defined(BMVP_TENSOR_IMPLEMENTATION)
+#define _DEFAULT_SOURCE 1 /* madvise and the clock; works when this header comes before the C library's */
+#endif
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef BMVP_API
+#define BMVP_API
+#endif
+#if defined(__GNUC__)
+#define BMVP_RESTRICT __restrict__
+#define BMVP_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define BMVP_RESTRICT
+#define BMVP_PRINTF(f, a)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>status ------------------------------------------------------------------------------------------------------- */
+
+#define BMVP_STATUSES(X) \
+    X(OK,            "ok") \
+    X(E_OOM,         "out of memory") \
+    X(E_SHAPE,       "shapes do not fit") \
+    X(E_ARG,         "bad argument") \
+    X(E_UNSUPPORTED, "not supported by this backend") \
+    X(E_IO,          "file could not be read or written") \
+    X(E_FORMAT,      "file content is not valid") \
+    X(E_STATE,       "called at the wrong time") \
+    X(E_INTERNAL,    "internal error") \
+    X(E_CANCELLED,   "cancelled")
+#define BMVP_X(id, text) BMVP_##id,
+typedef enum bmvp_status { BMVP_STATUSES(BMVP_X) BMVP_STATUS_COUNT } bmvp_status;
+#undef BMVP_X
+
+typedef struct bmvp_error {
+    bmvp_status status;
+    char message[512]; /* one sentence: what, where (op, file, field), and what to do where we know it */
+} bmvp_error;
+
+BMVP_API const char *bmvp_status_text(bmvp_status s);
+/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
+BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
+
+/* >>config ------------------------------------------------------------------------------------------------------- */
+
+typedef struct bmvp_allocator { /* both functions or neither; alloc returns NULL on failure, any alignment */
+    void *(*alloc)(size_t size, void *user);
+    void (*free)(void *ptr, void *user);
+    void *user;
+} bmvp_allocator;
+
+/* One piece of parallel work. task in [0, n_tasks), worker in [0, threads): no two running pieces have the same worker. */
+typedef void (*bmvp_task_fn)(void *arg, int64_t task, int worker);
+
+typedef enum bmvp_simd { /* instruction sets, worst to best */
+    BMVP_SIMD_AUTO = -1, /* the best this processor has */
+    BMVP_SIMD_PLAIN = 0, /* plain loops: the definition of each op */
+    BMVP_SIMD_VECTOR,    /* 128-bit vector extensions: SSE2, NEON */
+    BMVP_SIMD_AVX2,      /* with FMA */
+    BMVP_SIMD_AVX512
+} bmvp_simd;
+
+typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; other devices plug in here */
+
+typedef struct bmvp_config {
+    bmvp_allocator allocator; /* default malloc and free */
+    /* Runs fn(arg, 0 .. n_tasks-1, worker), each once, returns when all are done. Default: a pool of its own. */
+    void (*parallel)(void *user, int64_t n_tasks, bmvp_task_fn fn, void *arg);
+    void *parallel_user;
+    void (*log)(void *user, const char *line); /* default none */
+    void *log_user;
+    int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
+    bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
+    int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
+    const bmvp_backend *backend; /* default: the CPU */
+} bmvp_config;
+
+BMVP_API bmvp_config bmvp_config_default(void);
+
+/* >>context ------------------------------------------------------------------------------------------------------ */
+
+typedef struct bmvp_ctx bmvp_ctx;
+typedef struct bmvp_tensor bmvp_tensor;
+
+/* cfg NULL: defaults. Returns NULL when memory is short (err, if given, says so). */
+BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err);
+BMVP_API void bmvp_destroy(bmvp_ctx *c); /* frees everything made with c; NULL is fine */
+
+BMVP_API int bmvp_failed(const bmvp_ctx *c);                 /* 1 after the first failure, until cleared */
+BMVP_API const bmvp_error *bmvp_error_of(const bmvp_ctx *c); /* the first failure; status BMVP_OK if none */
+BMVP_API void bmvp_clear_error(bmvp_ctx *c);
+/* Records a failure (if it is the first) and returns NULL: for builders outside this header. */
+BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
+
+BMVP_API int bmvp_threads(const bmvp_ctx *c);
+BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c);
+BMVP_API const char *bmvp_simd_text(bmvp_simd level);
+BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
+BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
+/* Not to be called from inside a task. */
+BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
+BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...) BMVP_PRINTF(2, 3);
+
+/* >>memory ------------------------------------------------------------------------------------------------------- */
+
+typedef struct bmvp_memory {
+    int64_t persistent; /* bytes of parameters, their gradients, buffers */
+    int64_t step;       /* bytes of step tensors alive now */
+    int64_t step_peak;  /* their maximum since bmvp_create, holes included: the block a step needs */
+} bmvp_memory;
+BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c);
+
+/* Allocates the step block at once (for instance the step_peak of a plan). Without it the block grows and is joined at the
+   next bmvp_step_begin. */
+BMVP_API bmvp_status bmvp_reserve(bmvp_ctx *c, int64_t bytes);
+/* Drops every step tensor. Pointers to them are dead afterwards. */
+BMVP_API void bmvp_step_begin(bmvp_ctx *c);
+/* Without a tape (bmvp_set_grad(c, 0)): mark; build; end drops all tensors made since the mark but `keep`. With a tape
+   nothing is dropped, since backward needs it: network code calls it either way. Returns keep. */
+BMVP_API int64_t bmvp_scope_begin(bmvp_ctx *c);
+BMVP_API bmvp_tensor *bmvp_scope_end(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep);
+
+/* >>rng ---------------------------------------------------------------------------------------------------------- */
+
+/* Counter-based random numbers, Philox 4x32-10 (Salmon et al., SC 2011). A stream is named by (seed, stream, step, sample);
+   number i of a stream is always the same, whatever was drawn before, on every device. */
+typedef struct bmvp_rng {
+    uint32_t key[2], counter[4]; /* counter = { block index, stream, step, sample } */
+    uint32_t out[4];
+    int left;                    /* numbers of `out` not handed out yet */
+} bmvp_rng;
+BMVP_API void bmvp_philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]);
+BMVP_API bmvp_rng bmvp_rng_make(uint64_t seed, uint32_t stream, uint32_t step, uint32_t sample);
+BMVP_API uint32_t bmvp_rng_u32(bmvp_rng *r);
+BMVP_API float bmvp_rng_uniform(bmvp_rng *r);                /* [0, 1), 24 bits */
+BMVP_API float bmvp_rng_normal(bmvp_rng *r);                 /* mean 0, variance 1 (Box-Muller, one of the pair) */
+BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n);   /* [0, n), unbiased; n = 0 gives 0 */
+
+/* >>tensor ------------------------------------------------------------------------------------------------------- */
+
+enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 4 };
+
+struct bmvp_tensor {
+    float *x;                        /* values; NULL in a plan, after a drop, and once backward has used them up */
+    float *g;                        /* gradient; NULL: none yet */
+    int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
+    int64_t numel;
+    int rank;
+    int wants_grad;                  /* a gradient flows into or through this tensor */
+    const char *name;                /* parameters: released name; others NULL */
+    int op;                          /* bmvp_op, or -1: a leaf */
+    int n_src;
+    bmvp_tensor *src[BMVP_MAX_SRC];  /* operands; an optional one that is absent is NULL */
+    int64_t iarg[BMVP_MAX_IARG];     /* attributes of the op: its block says which */
+    double farg[BMVP_MAX_FARG];
+    float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
+    struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
+    int persistent, kept, dropped, grad_fresh;
+};
+
+/* Parameter: persistent, with a gradient of the same size. name is copied. Values start undefined: use bmvp_fill or write. */
+BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
+/* Persistent tensor without gradient (running statistics, moments). */
+BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
+/* Step tensor without gradient; data (numel floats, copied) or NULL: undefined. */
+BMVP_API bmvp_tensor *bmvp_input(bmvp_ctx *c, int rank, const int64_t *dim, const float *data);
+/* Step tensor with gradient: for tests and for optimising inputs. */
+BMVP_API bmvp_tensor *bmvp_leaf(bmvp_ctx *c, int rank, const int64_t *dim, const float *data);
+
+BMVP_API void bmvp_fill(bmvp_ctx *c, bmvp_tensor *t, float value);
+BMVP_API void bmvp_write(bmvp_ctx *c, bmvp_tensor *t, const float *host);       /* numel floats */
+BMVP_API bmvp_status bmvp_read(bmvp_ctx *c, const bmvp_tensor *t, float *host); /* numel floats */
+BMVP_API bmvp_status bmvp_read_grad(bmvp_ctx *c, const bmvp_tensor *t, float *host);
+BMVP_API float bmvp_scalar(bmvp_ctx *c, const bmvp_tensor *t);                  /* first value; NaN after an error */
+BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i);      /* NaN if there is none */
+
+/* >>autograd ----------------------------------------------------------------------------------------------------- */
+
+/* Turns recording on or off; returns what it was. Off: no gradients, values may be dropped by scopes. Default on. */
+BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on);
+/* Gradients of a one-element tensor into every tensor that wants one; parameters accumulate over calls. Values and gradients
+   of step tensors are freed as they are used up, except of kept ones, so each graph can be walked once. */
+BMVP_API void bmvp_backward(bmvp_ctx *c, bmvp_tensor *loss);
+/* The same from any tensor with a given cotangent (numel floats). */
+BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotangent);
+/* Keeps value and gradient of a step tensor readable after backward. Returns t. */
+BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t);
+/* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all consumers
+   have been built. For cheap ops between two expensive ones (norms). */
+BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t);
+/* Forgets the gradient: the next backward overwrites it. Until then bmvp_has_grad is 0. */
+BMVP_API void bmvp_zero_grad(bmvp_tensor *t);
+BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
+
+/* >>ops ---------------------------------------------------------------------------------------------------------- */
+
+/* The only list of ops. X(ID, name, where, out)
+     where  ANY: every backend must have a kernel (a missing one is a compile error there); HOST: CPU only, others say so
+     out    OUT: backward reads the op's own output; FREE: it does not, so the output may be overwritten in place */
+#define BMVP_OPS(X) \
+    X(ADD,              add,              ANY, FREE) \
+    X(MUL,              mul,              ANY, FREE) \
+    X(SCALE,            scale,            ANY, FREE) \
+    X(RELU,             relu,             ANY, OUT) \
+    X(GELU,             gelu,             ANY, FREE) \
+    X(SOFTMAX,          softmax,          ANY, OUT) \
+    X(L2_NORMALIZE,     l2_normalize,     ANY, OUT) \
+    X(RESHAPE,          reshape,          ANY, FREE) \
+    X(PERMUTE,          permute,          ANY, FREE) \
+    X(SLICE,            slice,            ANY, FREE) \
+    X(PAD,              pad,              ANY, FREE) \
+    X(CONCAT,           concat,           ANY, FREE) \
+    X(UPSAMPLE_NEAREST, upsample_nearest, ANY, FREE) \
+    X(SPACE_TO_DEPTH,   space_to_depth,   ANY, FREE) \
+    X(SUM,              sum,              ANY, FREE) \
+    X(MEAN,             mean,             ANY, FREE) \
+    X(MSE,              mse,              ANY, FREE) \
+    X(CROSS_ENTROPY,    cross_entropy,    ANY, FREE) \
+    X(MATMUL,           matmul,           ANY, FREE) \
+    X(LINEAR,           linear,           ANY, FREE) \
+    X(MLP,              mlp,              ANY, FREE) \
+    X(ATTENTION,        attention,        ANY, OUT) \
+    X(CONV3D,           conv3d,           ANY, FREE) \
+    X(DEPTHWISE3D,      depthwise3d,      ANY, FREE) \
+    X(CONV_TRANSPOSE3D, conv_transpose3d, ANY, FREE) \
+    X(BATCHNORM,        batchnorm,        ANY, FREE) \
+    X(LAYERNORM,        layernorm,        ANY, FREE) \
+    X(GROUPNORM,        groupnorm,        ANY, FREE) \
+    X(MASKED_FILL,      masked_fill,      ANY, FREE) \
+    X(MINMAX,           minmax,           ANY, FREE)
+#define BMVP_X(id, name, where, out) BMVP_OP_##id,
+typedef enum bmvp_op { BMVP_OPS(BMVP_X) BMVP_OP_COUNT } bmvp_op;
+#undef BMVP_X
+BMVP_API const char *bmvp_op_name(int op); /* "leaf" for -1 */
+
+typedef void (*bmvp_kernel_fn)(bmvp_ctx *c, bmvp_tensor *y);
+typedef struct bmvp_kernel {
+    bmvp_kernel_fn forward;  /* reads src[i]->x, writes y->x and y->saved */
+    bmvp_kernel_fn backward; /* reads y->g, adds into the gradients of the operands that want one */
+    int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
+} bmvp_kernel;
+struct bmvp_backend {
+    const char *name;
+    bmvp_kernel op[BMVP_OP_COUNT];
+};
+BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
+
+/* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
+   Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
+   HUGE_VAL when building failed. A gradient check cannot find a wrong forward: see the fixtures in tests/. */
+BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed);
+/* Builds the op's sample number `variant` from fresh leaves (values undefined where they want a gradient): small and awkward. */
+BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
+
+/* Builders. Each returns a step tensor, or NULL after a failure. Names are PyTorch's where it has one.
+   Shapes: `...` stands for any leading axes. */
+
+/* Pointwise. a and b of one shape; or b of rank 1 (the last axis, a channel vector); or b with one element. */
+BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
+BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
+/* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an op whose
+   backward does not read its output (column `out` of the list) and must have no other reader. For residual branches. */
+BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
+BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset); /* factor x + offset */
+BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
+BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x); /* x Phi(x), the exact erf form */
+BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x); /* over the last axis */
+BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps); /* x / max(|x|, eps) over the last axis */
+
+/* Shape. */
+BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim); /* shares memory with x */
+BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes); /* y axis i is x axis axes[i] */
+BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length);
+BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high); /* zeros; rank entries each, >= 0 */
+BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis); /* 1 to BMVP_MAX_SRC tensors */
+BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor); /* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+/* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
+BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block);
+
+/* Reductions and losses: one number. */
+BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x);
+BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x);
+BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* mean of (a - b)^2 over all elements */
+/* Mean over rows of -log softmax(logits)[target]; logits (R, K), target R class numbers in [0, K) (copied). */
+BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target);
+
+/* Products. */
+/* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M, N). */
+BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b);
+/* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1 convolution. */
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
+/* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals linear, gelu, linear;
+   the hidden layer is never stored: backward computes it again tile by tile. */
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2);
+/* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size -> (N, T, C).
+   The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
+BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
+
+/* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
+typedef struct bmvp_conv_shape {
+    int64_t stride[3], pad[3]; /* D, H, W */
+    int64_t groups;
+} bmvp_conv_shape;
+BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
+/* x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co) -> (N,D',H',W',Co). torch.nn.functional.conv3d */
+BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
+/* x (N,D,H,W,C), w (k,k,k,C), odd k, stride 1, pad k / 2 -> same shape. conv3d with groups = C */
+BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
+/* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap. torch.nn.functional.conv_transpose3d */
+BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
+
+/* Norms. gamma and beta (C). */
+/* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by momentum
+   (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch BatchNorm3d */
+BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, bmvp_tensor *running_mean,
+                                     bmvp_tensor *running_var, int training, double momentum, double eps);
+BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps); /* last axis */
+/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm */
+BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups, double eps);
+
+/* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x lies at `start`
+   (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x. Gradient into x and into the filler. */
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3]);
+/* (x - min) / (max - min + eps) over all elements; the gradient goes through min and max too, ties share it evenly. */
+BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_TENSOR_H_INCLUDED */
+
+/* ================================================================================================================
+   Stop here if you only use the library. Implementation below.
+   ================================================================================================================ */
+#ifdef BMVP_TENSOR_IMPLEMENTATION
+#ifndef BMVP_TENSOR_IMPLEMENTATION_ONCE
+#define BMVP_TENSOR_IMPLEMENTATION_ONCE
+
+#include <float.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifndef BMVP_NO_THREADS
+#include <pthread.h>
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>base --------------------------------------------------------------------------------------------------------- */
+
+BMVP_API const char *bmvp_status_text(bmvp_status s)
+{
+#define BMVP_X(id, text) text,
+    static const char *const t[] = { BMVP_STATUSES(BMVP_X) };
+#undef BMVP_X
+    return (unsigned)s < BMVP_STATUS_COUNT ? t[s] : "unknown status";
+}
+
+BMVP_API const char *bmvp_op_name(int op)
+{
+#define BMVP_X(id, name, where, out) #name,
+    static const char *const t[] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    return op >= 0 && op < BMVP_OP_COUNT ? t[op] : "leaf";
+}
+
+BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...)
+{
+    va_list ap;
+    if (!err) return s;
+    err->status = s;
+    va_start(ap, format);
+    vsnprintf(err->message, sizeof err->message, format, ap);
+    va_end(ap);
+    return s;
+}
+
+/* a * b, or -1 when either is negative or the product does not fit */
+static int64_t bmvpi_mul_size(int64_t a, int64_t b)
+{
+    if (a < 0 || b < 0 || (b > 0 && a > INT64_MAX / b)) return -1;
+    return a * b;
+}
+
+static int64_t bmvpi_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t bmvpi_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
+static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
+
+/* >>arena: blocks of step memory ---------------------------------------------------------------------------------
+   Step memory is a few chunks cut into blocks. A block is a descriptor outside of the chunk, so the same code plans
+   (no chunk behind it) and works. Best fit keeps the holes that backward leaves usable; reference counts let a
+   reshape, an in-place add or a gradient handed on share one block. */
+
+enum { BMVPI_ALIGN = 64, BMVPI_MAX_CHUNKS = 256 };
+
+typedef struct bmvpi_block {
+    struct bmvpi_block *prev, *next; /* neighbours by address within the chunk */
+    int64_t offset, size;            /* bytes */
+    int chunk, refs;                 /* refs 0: free */
+} bmvpi_block;
+
+typedef struct bmvpi_chunk {
+    char *base;    /* aligned; NULL in a plan */
+    void *memory;  /* what the allocator gave */
+    int64_t size;
+    bmvpi_block *first;
+} bmvpi_chunk;
+
+enum { BMVPI_POOL_ITEMS = 128 };
+typedef struct bmvpi_slab { struct bmvpi_slab *next; } bmvpi_slab; /* header of a slab of equal items */
+typedef struct bmvpi_items { bmvpi_slab *slabs; void *free_list; size_t item_size; } bmvpi_items;
+
+/* >>pool: threads ------------------------------------------------------------------------------------------------ */
+
+#ifndef BMVP_NO_THREADS
+typedef struct bmvpi_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t start, done;
+    pthread_t *thread;
+    int n_started, n_busy, quit;
+    uint64_t round;
+    bmvp_task_fn fn;
+    void *arg;
+    int64_t n_tasks, next;
+} bmvpi_pool;
+typedef struct bmvpi_pool_seat { struct bmvpi_pool *pool; int worker; } bmvpi_pool_seat;
+#endif
+
+struct bmvp_ctx {
+    bmvp_config cfg;
+    bmvp_error err;
+    bmvp_simd simd;
+    int threads, grad_on, recompute;
+    bmvpi_chunk chunk[BMVPI_MAX_CHUNKS];
+    int n_chunks;
+    bmvpi_items blocks, nodes;
+    int64_t step_bytes, step_peak, persistent_bytes, min_chunk;
+    bmvp_tensor **step;     /* step tensors in order of creation: the tape */
+    int64_t n_step, cap_step;
+    bmvp_tensor **lasting;  /* persistent tensors */
+    int64_t n_lasting, cap_lasting;
+    float *workspace;       /* of the kernel that is running */
+#ifndef BMVP_NO_THREADS
+    bmvpi_pool pool;
+    bmvpi_pool_seat *seat;
+    int pool_ready;
+#endif
+};
+
+static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
+{
+    void *p = size >= 0 ? c->cfg.allocator.alloc((size_t)(size > 0 ? size : 1), c->cfg.allocator.user) : NULL;
+    if (!p) bmvp_fail(c, BMVP_E_OOM, "out of memory: %.1f MB more were asked for", (double)size / 1e6);
+    return p;
+}
+static void bmvpi_free(bmvp_ctx *c, void *p) { if (p) c->cfg.allocator.free(p, c->cfg.allocator.user); }
+
+/* n floats at a multiple of 64 bytes; *memory is what to free. Big ones ask for huge pages: on virtual machines first-touch
+   faults cost more than the arithmetic. */
+static float *bmvpi_alloc_aligned(bmvp_ctx *c, int64_t bytes, void **memory)
+{
+    const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN;
+    char *p = (char *)(*memory = bmvpi_alloc(c, bytes > INT64_MAX - align ? -1 : bytes + align));
+    if (!p) return NULL;
+    p += (align - (int64_t)((uintptr_t)p & (uintptr_t)(align - 1))) & (align - 1);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (align > BMVPI_ALIGN) (void)madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE);
+#endif
+    return (float *)(void *)p;
+}
+
+#ifndef BMVP_NO_THREADS
+static void bmvpi_pool_work(bmvpi_pool *p, int worker)
+{
+    for (;;) {
+        int64_t task = __atomic_fetch_add(&p->next, 1, __ATOMIC_RELAXED);
+        if (task >= p->n_tasks) return;
+        p->fn(p->arg, task, worker);
+    }
+}
+
+static void *bmvpi_pool_main(void *arg)
+{
+    bmvpi_pool_seat *seat = (bmvpi_pool_seat *)arg;
+    bmvpi_pool *p = seat->pool;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (!p->quit && p->round == seen) pthread_cond_wait(&p->start, &p->lock);
+        if (p->quit) break;
+        seen = p->round;
+        pthread_mutex_unlock(&p->lock);
+        bmvpi_pool_work(p, seat->worker);
+        pthread_mutex_lock(&p->lock);
+        if (--p->n_busy == 0) pthread_cond_signal(&p->done);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* Starts what threads the system gives; with fewer the work is the same, only slower. */
+static void bmvpi_pool_start(bmvp_ctx *c)
+{
+    bmvpi_pool *p = &c->pool;
+    int i, want = c->threads - 1;
+    c->pool_ready = 1;
+    if (want < 1) return;
+    p->thread = (pthread_t *)c->cfg.allocator.alloc((size_t)want * sizeof *p->thread, c->cfg.allocator.user);
+    c->seat = (bmvpi_pool_seat *)c->cfg.allocator.alloc((size_t)want * sizeof *c->seat, c->cfg.allocator.user);
+    if (!p->thread || !c->seat) return;
+    if (pthread_mutex_init(&p->lock, NULL)) return;
+    pthread_cond_init(&p->start, NULL);
+    pthread_cond_init(&p->done, NULL);
+    for (i = 0; i < want; ++i) {
+        c->seat[i].pool = p;
+        c->seat[i].worker = i + 1;
+        if (pthread_create(&p->thread[i], NULL, bmvpi_pool_main, &c->seat[i])) break;
+        p->n_started = i + 1;
+    }
+}
+
+static void bmvpi_pool_stop(bmvp_ctx *c)
+{
+    bmvpi_pool *p = &c->pool;
+    int i;
+    if (p->n_started > 0) {
+        pthread_mutex_lock(&p->lock);
+        p->quit = 1;
+        pthread_cond_broadcast(&p->start);
+        pthread_mutex_unlock(&p->lock);
+        for (i = 0; i < p->n_started; ++i) pthread_join(p->thread[i], NULL);
+        pthread_cond_destroy(&p->start);
+        pthread_cond_destroy(&p->done);
+        pthread_mutex_destroy(&p->lock);
+    }
+    bmvpi_free(c, p->thread);
+    bmvpi_free(c, c->seat);
+}
+#endif
+
+BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg)
+{
+    int64_t i;
+    if (c->cfg.parallel && n_tasks > 1) {
+        c->cfg.parallel(c->cfg.parallel_user, n_tasks, fn, arg);
+        return;
+    }
+#ifndef BMVP_NO_THREADS
+    if (n_tasks > 1 && c->threads > 1 && !c->cfg.parallel) {
+        bmvpi_pool *p = &c->pool;
+        if (!c->pool_ready) bmvpi_pool_start(c);
+        if (p->n_started > 0) {
+            pthread_mutex_lock(&p->lock);
+            p->fn = fn;
+            p->arg = arg;
+            p->n_tasks = n_tasks;
+            p->next = 0;
+            p->n_busy = p->n_started;
+            ++p->round;
+            pthread_cond_broadcast(&p->start);
+            pthread_mutex_unlock(&p->lock);
+            bmvpi_pool_work(p, 0);
+            pthread_mutex_lock(&p->lock);
+            while (p->n_busy > 0) pthread_cond_wait(&p->done, &p->lock);
+            pthread_mutex_unlock(&p->lock);
+            return;
+        }
+    }
+#endif
+    for (i = 0; i < n_tasks; ++i) fn(arg, i, 0);
+}
+
+/* >>rng impl ----------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
+{
+    uint32_t x0 = counter[0], x1 = counter[1], x2 = counter[2], x3 = counter[3], k0 = key[0], k1 = key[1];
+    int round;
+    for (round = 0; round < 10; ++round) {
+        const uint64_t a = (uint64_t)0xD2511F53u * x0, b = (uint64_t)0xCD9E8D57u * x2;
+        const uint32_t y0 = (uint32_t)(b >> 32) ^ x1 ^ k0, y2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
+        x1 = (uint32_t)b;
+        x3 = (uint32_t)a;
+        x0 = y0;
+        x2 = y2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = x0;
+    out[1] = x1;
+    out[2] = x2;
+    out[3] = x3;
+}
+
+BMVP_API bmvp_rng bmvp_rng_make(uint64_t seed, uint32_t stream, uint32_t step, uint32_t sample)
+{
+    bmvp_rng r;
+    memset(&r, 0, sizeof r);
+    r.key[0] = (uint32_t)seed;
+    r.key[1] = (uint32_t)(seed >> 32);
+    r.counter[1] = stream;
+    r.counter[2] = step;
+    r.counter[3] = sample;
+    return r;
+}
+
+BMVP_API uint32_t bmvp_rng_u32(bmvp_rng *r)
+{
+    if (r->left == 0) {
+        bmvp_philox4x32(r->key, r->counter, r->out);
+        ++r->counter[0];
+        r->left = 4;
+    }
+    return r->out[4 - r->left--];
+}
+
+BMVP_API float bmvp_rng_uniform(bmvp_rng *r) { return (float)(bmvp_rng_u32(r) >> 8) * (1.0f / 16777216.0f); }
+
+BMVP_API float bmvp_rng_normal(bmvp_rng *r)
+{
+    const double u = ((double)bmvp_rng_u32(r) + 1.0) / 4294967296.0, v = (double)bmvp_rng_u32(r) / 4294967296.0;
+    return (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+}
+
+BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n)
+{
+    uint32_t x, limit;
+    if (n == 0) return 0;
+    limit = (0u - n) % n; /* 2^32 mod n: numbers below it would make small results likelier */
+    do x = bmvp_rng_u32(r); while (x < limit);
+    return x % n;
+}
+
+/* >>arena -------------------------------------------------------------------------------------------------------- */
+
+static void *bmvpi_item_new(bmvp_ctx *c, bmvpi_items *p)
+{
+    void *item;
+    if (!p->free_list) {
+        const size_t head = BMVPI_ALIGN;
+        char *slab = (char *)bmvpi_alloc(c, (int64_t)(head + BMVPI_POOL_ITEMS * p->item_size));
+        int i;
+        if (!slab) return NULL;
+        ((bmvpi_slab *)(void *)slab)->next = p->slabs;
+        p->slabs = (bmvpi_slab *)(void *)slab;
+        for (i = BMVPI_POOL_ITEMS - 1; i >= 0; --i) {
+            void **it = (void **)(void *)(slab + head + (size_t)i * p->item_size);
+            *it = p->free_list;
+            p->free_list = it;
+        }
+    }
+    item = p->free_list;
+    p->free_list = *(void **)item;
+    memset(item, 0, p->item_size);
+    return item;
+}
+
+static void bmvpi_item_free(bmvpi_items *p, void *item)
+{
+    *(void **)item = p->free_list;
+    p->free_list = item;
+}
+
+static void bmvpi_items_destroy(bmvp_ctx *c, bmvpi_items *p)
+{
+    while (p->slabs) {
+        bmvpi_slab *s = p->slabs;
+        p->slabs = s->next;
+        bmvpi_free(c, s);
+    }
+    p->free_list = NULL;
+}
+
+/* Adds a chunk with one free block. In a plan the only chunk is endless. */
+static int bmvpi_chunk_add(bmvp_ctx *c, int64_t bytes)
+{
+    bmvpi_chunk *k = &c->chunk[c->n_chunks];
+    bmvpi_block *b;
+    if (c->n_chunks == BMVPI_MAX_CHUNKS) {
+        bmvp_fail(c, BMVP_E_OOM, "step memory is cut into too many pieces; call bmvp_reserve with what the plan says");
+        return 0;
+    }
+    b = (bmvpi_block *)bmvpi_item_new(c, &c->blocks);
+    if (!b) return 0;
+    memset(k, 0, sizeof *k);
+    if (!c->cfg.plan) {
+        k->base = (char *)bmvpi_alloc_aligned(c, bytes, &k->memory);
+        if (!k->base) {
+            bmvpi_item_free(&c->blocks, b);
+            return 0;
+        }
+    }
+    b->size = k->size = bytes;
+    b->chunk = c->n_chunks++;
+    k->first = b;
+    return 1;
+}
+
+static void bmvpi_chunks_free(bmvp_ctx *c)
+{
+    int i;
+    for (i = 0; i < c->n_chunks; ++i) {
+        bmvpi_block *b = c->chunk[i].first, *next;
+        for (; b; b = next) {
+            next = b->next;
+            bmvpi_item_free(&c->blocks, b);
+        }
+        bmvpi_free(c, c->chunk[i].memory);
+    }
+    c->n_chunks = 0;
+}
+
+/* The smallest hole that holds it; the open end of a chunk only when no hole does, so that a plan (whose end is endless) and
+   a real step cut alike. */
+static bmvpi_block *bmvpi_best_fit(const bmvp_ctx *c, int64_t size)
+{
+    bmvpi_block *best = NULL, *b;
+    int i;
+    for (i = 0; i < c->n_chunks; ++i)
+        for (b = c->chunk[i].first; b; b = b->next)
+            if (b->refs == 0 && b->size >= size && (!best || (b->next ? b->size : INT64_MAX) < (best->next ? best->size : INT64_MAX)))
+                best = b;
+    return best;
+}
+
+/* A block of at least `bytes`, with one reference; NULL and the sticky error when memory is short. */
+static bmvpi_block *bmvpi_block_new(bmvp_ctx *c, int64_t bytes)
+{
+    bmvpi_block *b, *rest;
+    int64_t size, end = 0;
+    int i;
+    if (bytes < 0 || bytes > INT64_MAX - (1 << 22)) {
+        return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a tensor's size does not fit in 63 bits");
+    }
+    size = (bmvpi_max(bytes, 1) + BMVPI_ALIGN - 1) / BMVPI_ALIGN * BMVPI_ALIGN;
+    b = bmvpi_best_fit(c, size);
+    if (!b) {
+        if (!bmvpi_chunk_add(c, c->cfg.plan ? INT64_MAX / 2 : bmvpi_max(size, c->min_chunk))) return NULL;
+        b = bmvpi_best_fit(c, size);
+        if (!b) return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a step tensor of %.1f MB does not fit", (double)size / 1e6);
+    }
+    if (b->size > size) {
+        rest = (bmvpi_block *)bmvpi_item_new(c, &c->blocks);
+        if (!rest) return NULL;
+        rest->chunk = b->chunk;
+        rest->offset = b->offset + size;
+        rest->size = b->size - size;
+        rest->prev = b;
+        rest->next = b->next;
+        if (b->next) b->next->prev = rest;
+        b->next = rest;
+        b->size = size;
+    }
+    b->refs = 1;
+    c->step_bytes += size;
+    for (i = 0; i < b->chunk; ++i) end += c->chunk[i].size;
+    end += b->offset + size;
+    if (end > c->step_peak) c->step_peak = end;
+    return b;
+}
+
+static void bmvpi_block_merge(bmvp_ctx *c, bmvpi_block *b)
+{
+    bmvpi_block *n = b->next;
+    if (!n || n->refs || b->refs) return;
+    b->size += n->size;
+    b->next = n->next;
+    if (n->next) n->next->prev = b;
+    bmvpi_item_free(&c->blocks, n);
+}
+
+static void bmvpi_block_drop(bmvp_ctx *c, bmvpi_block *b)
+{
+    bmvpi_block *p;
+    if (!b || --b->refs > 0) return;
+    c->step_bytes -= b->size;
+    p = b->prev;
+    bmvpi_block_merge(c, b);
+    if (p) bmvpi_block_merge(c, p);
+}
+
+static float *bmvpi_block_ptr(const bmvp_ctx *c, const bmvpi_block *b)
+{
+    return c->cfg.plan ? NULL : (float *)(void *)(c->chunk[b->chunk].base + b->offset);
+}
+
+/* >>context impl ------------------------------------------------------------------------------------------------- */
+
+BMVP_API bmvp_config bmvp_config_default(void)
+{
+    bmvp_config k;
+    memset(&k, 0, sizeof k);
+    k.simd = BMVP_SIMD_AUTO;
+    return k;
+}
+
+static bmvp_simd bmvpi_simd_best(void)
+{
+#if defined(__GNUC__) && defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+        return BMVP_SIMD_AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return BMVP_SIMD_AVX2;
+    return BMVP_SIMD_VECTOR;
+#elif defined(__GNUC__)
+    return BMVP_SIMD_VECTOR;
+#else
+    return BMVP_SIMD_PLAIN;
+#endif
+}
+
+BMVP_API const char *bmvp_simd_text(bmvp_simd level)
+{
+    static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
+    return level >= BMVP_SIMD_PLAIN && level <= BMVP_SIMD_AVX512 ? t[level] : "auto";
+}
+
+static int bmvpi_processors(void)
+{
+#ifndef BMVP_NO_THREADS
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 && n < 1024 ? (int)n : 1;
+#else
+    return 1;
+#endif
+}
+
+BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
+{
+    bmvp_config k = cfg ? *cfg : bmvp_config_default();
+    bmvp_simd best = bmvpi_simd_best();
+    bmvp_ctx *c;
+    if (err) memset(err, 0, sizeof *err);
+    if (!k.allocator.alloc || !k.allocator.free) {
+        k.allocator.alloc = bmvpi_libc_alloc;
+        k.allocator.free = bmvpi_libc_free;
+    }
+    if (!k.backend) k.backend = bmvp_cpu_backend();
+    c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
+    if (!c) {
+        bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");
+        return NULL;
+    }
+    memset(c, 0, sizeof *c);
+    c->cfg = k;
+    c->simd = k.simd < 0 || k.simd > best ? best : k.simd;
+    c->threads = k.threads > 0 ? k.threads : bmvpi_processors();
+#ifdef BMVP_NO_THREADS
+    if (!k.parallel) c->threads = 1;
+#endif
+    c->grad_on = 1;
+    c->min_chunk = 1 << 20;
+    c->blocks.item_size = (sizeof(bmvpi_block) + 15) / 16 * 16;
+    c->nodes.item_size = (sizeof(bmvp_tensor) + 15) / 16 * 16;
+    return c;
+}
+
+static void bmvpi_lasting_free(bmvp_ctx *c, bmvp_tensor *t)
+{
+    if (!t) return;
+    bmvpi_free(c, t->x_block);
+    bmvpi_free(c, t->g_block);
+    bmvpi_free(c, (void *)(uintptr_t)t->name);
+    bmvpi_free(c, t);
+}
+
+BMVP_API void bmvp_destroy(bmvp_ctx *c)
+{
+    int64_t i;
+    if (!c) return;
+#ifndef BMVP_NO_THREADS
+    bmvpi_pool_stop(c);
+#endif
+    bmvpi_chunks_free(c);
+    for (i = 0; i < c->n_lasting; ++i) bmvpi_lasting_free(c, c->lasting[i]);
+    bmvpi_free(c, c->lasting);
+    bmvpi_free(c, c->step);
+    bmvpi_items_destroy(c, &c->nodes);
+    bmvpi_items_destroy(c, &c->blocks);
+    bmvpi_free(c, c);
+}
+
+BMVP_API int bmvp_failed(const bmvp_ctx *c) { return c->err.status != BMVP_OK; }
+BMVP_API const bmvp_error *bmvp_error_of(const bmvp_ctx *c) { return &c->err; }
+BMVP_API void bmvp_clear_error(bmvp_ctx *c) { memset(&c->err, 0, sizeof c->err); }
+BMVP_API int bmvp_threads(const bmvp_ctx *c) { return c->threads; }
+BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c) { return c->simd; }
+BMVP_API int bmvp_is_plan(const bmvp_ctx *c) { return c->cfg.plan; }
+BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c) { return &c->cfg.allocator; }
+
+BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...)
+{
+    va_list ap;
+    if (c->err.status) return NULL;
+    c->err.status = s;
+    va_start(ap, format);
+    vsnprintf(c->err.message, sizeof c->err.message, format, ap);
+    va_end(ap);
+    return NULL;
+}
+
+BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...)
+{
+    char line[512];
+    va_list ap;
+    if (!c->cfg.log) return;
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    c->cfg.log(c->cfg.log_user, line);
+}
+
+BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c)
+{
+    bmvp_memory m;
+    m.persistent = c->persistent_bytes;
+    m.step = c->step_bytes;
+    m.step_peak = c->step_peak;
+    return m;
+}
+
+BMVP_API bmvp_status bmvp_reserve(bmvp_ctx *c, int64_t bytes)
+{
+    if (bmvp_failed(c)) return c->err.status;
+    if (c->n_step > 0) {
+        bmvp_fail(c, BMVP_E_STATE, "bmvp_reserve was called while step tensors are alive; call bmvp_step_begin first");
+        return c->err.status;
+    }
+    bmvpi_chunks_free(c);
+    c->step_peak = 0;
+    if (bytes > 0) (void)bmvpi_chunk_add(c, (bytes + BMVPI_ALIGN - 1) / BMVPI_ALIGN * BMVPI_ALIGN);
+    return c->err.status;
+}
+
+static void bmvpi_tensor_release(bmvp_ctx *c, bmvp_tensor *t)
+{
+    bmvpi_block_drop(c, t->x_block);
+    bmvpi_block_drop(c, t->g_block);
+    bmvpi_block_drop(c, t->saved_block);
+    bmvpi_item_free(&c->nodes, t);
+}
+
+BMVP_API void bmvp_step_begin(bmvp_ctx *c)
+{
+    const int joined = c->n_chunks > 1 && !c->cfg.plan;
+    while (c->n_step > 0) bmvpi_tensor_release(c, c->step[--c->n_step]);
+    if (joined) { /* one block of the size seen so far: the next step finds all of it in one piece */
+        bmvpi_chunks_free(c);
+        (void)bmvpi_chunk_add(c, c->step_peak);
+    }
+}
+
+BMVP_API int64_t bmvp_scope_begin(bmvp_ctx *c) { return c->n_step; }
+
+BMVP_API bmvp_tensor *bmvp_scope_end(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep)
+{
+    int64_t i, n = mark;
+    if (c->grad_on || mark < 0 || mark > c->n_step) return keep;
+    for (i = mark; i < c->n_step; ++i) {
+        if (c->step[i] == keep || c->step[i]->kept) c->step[n++] = c->step[i];
+        else bmvpi_tensor_release(c, c->step[i]);
+    }
+    c->n_step = n;
+    return keep;
+}
+
+BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
+{
+    int was = c->grad_on;
+    c->grad_on = on != 0;
+    return was;
+}
+
+/* >>node --------------------------------------------------------------------------------------------------------- */
+
+static int64_t bmvpi_numel(int rank, const int64_t *dim)
+{
+    int64_t n = 1;
+    int i;
+    if (rank < 0 || rank > BMVP_MAX_DIMS) return -1;
+    for (i = 0; i < rank; ++i) n = dim[i] < 1 ? -1 : bmvpi_mul_size(n, dim[i]);
+    return n > INT64_MAX / 16 ? -1 : n;
+}
+
+/* "(2,3,4)" into buf; for messages */
+static const char *bmvpi_shape(const bmvp_tensor *t, char *buf, size_t size)
+{
+    size_t n = 0;
+    int i, k;
+    if (!t) return "none";
+    buf[0] = '(';
+    buf[n = 1] = 0;
+    for (i = 0; i < t->rank && n + 24 < size; ++i) {
+        k = snprintf(buf + n, size - n, i ? ",%lld" : "%lld", (long long)t->dim[i]);
+        n += k > 0 ? (size_t)k : 0;
+    }
+    snprintf(buf + n, size - n, ")");
+    return buf;
+}
+
+static int bmvpi_same_shape(const bmvp_tensor *a, const bmvp_tensor *b)
+{
+    return a->rank == b->rank && memcmp(a->dim, b->dim, sizeof a->dim) == 0;
+}
+
+static int bmvpi_list_push(bmvp_ctx *c, bmvp_tensor ***list, int64_t *n, int64_t *cap, bmvp_tensor *t)
+{
+    if (*n == *cap) {
+        const int64_t grown = *cap ? *cap * 2 : 256;
+        bmvp_tensor **p = (bmvp_tensor **)bmvpi_alloc(c, grown * (int64_t)sizeof *p);
+        if (!p) return 0;
+        if (*n) memcpy(p, *list, (size_t)*n * sizeof *p);
+        bmvpi_free(c, *list);
+        *list = p;
+        *cap = grown;
+    }
+    (*list)[(*n)++] = t;
+    return 1;
+}
+
+static void bmvpi_set_dims(bmvp_tensor *t, int rank, const int64_t *dim)
+{
+    int i;
+    t->rank = rank;
+    for (i = 0; i < BMVP_MAX_DIMS; ++i) t->dim[i] = i < rank ? dim[i] : 1;
+    t->numel = bmvpi_numel(rank, dim);
+    t->op = -1;
+}
+
+/* A step tensor without storage, on the list. */
+static bmvp_tensor *bmvpi_step_tensor(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    bmvp_tensor *t;
+    if (bmvp_failed(c)) return NULL;
+    if (bmvpi_numel(rank, dim) < 0)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "a tensor needs up to %d axes, each at least 1 long, and a size that fits",
+                                        BMVP_MAX_DIMS);
+    t = (bmvp_tensor *)bmvpi_item_new(c, &c->nodes);
+    if (!t) return NULL;
+    bmvpi_set_dims(t, rank, dim);
+    if (!bmvpi_list_push(c, &c->step, &c->n_step, &c->cap_step, t)) {
+        bmvpi_item_free(&c->nodes, t);
+        return NULL;
+    }
+    return t;
+}
+
+static int bmvpi_ensure_storage(bmvp_ctx *c, bmvp_tensor *t)
+{
+    if (t->x_block || t->persistent) return 1;
+    t->x_block = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+    if (!t->x_block) return 0;
+    t->x = bmvpi_block_ptr(c, t->x_block);
+    return 1;
+}
+
+static void bmvpi_drop_value(bmvp_ctx *c, bmvp_tensor *t)
+{
+    bmvpi_block_drop(c, t->x_block);
+    t->x_block = NULL;
+    t->x = NULL;
+}
+
+static void bmvpi_drop_grad(bmvp_ctx *c, bmvp_tensor *t)
+{
+    bmvpi_block_drop(c, t->g_block);
+    t->g_block = NULL;
+    t->g = NULL;
+}
+
+/* Persistent blocks use x_block and g_block as the allocator's own pointers. */
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad)
+{
+    const int64_t n = bmvpi_numel(rank, dim), bytes = n * (int64_t)sizeof(float);
+    const size_t len = name ? strlen(name) + 1 : 0;
+    bmvp_tensor *t;
+    void *memory = NULL;
+    if (bmvp_failed(c)) return NULL;
+    if (n < 0) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "parameter %s: bad shape", name ? name : "?");
+    t = (bmvp_tensor *)bmvpi_alloc(c, sizeof *t);
+    if (!t) return NULL;
+    memset(t, 0, sizeof *t);
+    bmvpi_set_dims(t, rank, dim);
+    t->persistent = 1;
+    t->wants_grad = with_grad;
+    t->grad_fresh = 1;
+    if (name) {
+        char *copy = (char *)bmvpi_alloc(c, (int64_t)len);
+        if (copy) memcpy(copy, name, len);
+        t->name = copy;
+    }
+    if (!c->cfg.plan && !bmvp_failed(c)) {
+        t->x = bmvpi_alloc_aligned(c, bytes, &memory);
+        t->x_block = (bmvpi_block *)memory;
+        memory = NULL;
+        if (with_grad && t->x) t->g = bmvpi_alloc_aligned(c, bytes, &memory);
+        t->g_block = (bmvpi_block *)memory;
+    }
+    if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
+        bmvpi_lasting_free(c, t);
+        return NULL;
+    }
+    c->persistent_bytes += bytes * (with_grad ? 2 : 1);
+    return t;
+}
+
+BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim)
+{
+    return bmvpi_lasting(c, name, rank, dim, 1);
+}
+BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim)
+{
+    return bmvpi_lasting(c, name, rank, dim, 0);
+}
+
+BMVP_API bmvp_tensor *bmvp_input(bmvp_ctx *c, int rank, const int64_t *dim, const float *data)
+{
+    bmvp_tensor *t = bmvpi_step_tensor(c, rank, dim);
+    if (!t || !bmvpi_ensure_storage(c, t)) return NULL;
+    if (data) bmvp_write(c, t, data);
+    return t;
+}
+
+BMVP_API bmvp_tensor *bmvp_leaf(bmvp_ctx *c, int rank, const int64_t *dim, const float *data)
+{
+    bmvp_tensor *t = bmvp_input(c, rank, dim, data);
+    if (t) t->wants_grad = 1;
+    if (!data) bmvp_fill(c, t, 0.0f);
+    return t;
+}
+
+BMVP_API void bmvp_fill(bmvp_ctx *c, bmvp_tensor *t, float value)
+{
+    int64_t i;
+    if (!t || bmvp_failed(c) || c->cfg.plan) return;
+    for (i = 0; i < t->numel; ++i) t->x[i] = value;
+}
+
+BMVP_API void bmvp_write(bmvp_ctx *c, bmvp_tensor *t, const float *host)
+{
+    if (!t || bmvp_failed(c) || c->cfg.plan) return;
+    memcpy(t->x, host, (size_t)t->numel * sizeof(float));
+}
+
+static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *from, float *host, const char *what)
+{
+    if (bmvp_failed(c)) return c->err.status;
+    if (!t || !from) {
+        bmvp_fail(c, BMVP_E_STATE, "the %s of %s is not there any more (bmvp_keep before backward keeps it) or was never computed",
+                  what, t && t->name ? t->name : t ? bmvp_op_name(t->op) : "a missing tensor");
+        return c->err.status;
+    }
+    memcpy(host, from, (size_t)t->numel * sizeof(float));
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_read(bmvp_ctx *c, const bmvp_tensor *t, float *host)
+{
+    return bmvpi_read(c, t, t ? t->x : NULL, host, "value");
+}
+BMVP_API bmvp_status bmvp_read_grad(bmvp_ctx *c, const bmvp_tensor *t, float *host)
+{
+    return bmvpi_read(c, t, t && bmvp_has_grad(t) ? t->g : NULL, host, "gradient");
+}
+BMVP_API float bmvp_scalar(bmvp_ctx *c, const bmvp_tensor *t) { return bmvp_failed(c) || !t || !t->x ? (float)NAN : t->x[0]; }
+BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i)
+{
+    return bmvp_failed(c) || !t || !bmvp_has_grad(t) || i < 0 || i >= t->numel ? (float)NAN : t->g[i];
+}
+
+BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t)
+{
+    if (t) t->kept = 1;
+    return t;
+}
+BMVP_API void bmvp_zero_grad(bmvp_tensor *t) { if (t) t->grad_fresh = 1; }
+BMVP_API int bmvp_has_grad(const bmvp_tensor *t) { return t && t->g && !(t->persistent && t->grad_fresh); }
+
+BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t)
+{
+    if (!t || t->persistent || t->op < 0 || t->kept || bmvp_failed(c)) return;
+    if (t->op == BMVP_OP_ADD && t->iarg[1]) return; /* add_into has used up its operand: it could not be computed again */
+    t->dropped = 1;
+    bmvpi_drop_value(c, t);
+}
+
+/* Will backward pass through t? Kernels may skip what only backward needs. */
+static int bmvpi_recording(const bmvp_ctx *c, const bmvp_tensor *t) { return c->grad_on && t && t->wants_grad; }
+
+/* One node: n_src operands (NULL: absent), then attributes are set by the builder, then bmvpi_run. */
+static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src, bmvp_tensor *const *src)
+{
+    bmvp_tensor *y = bmvpi_step_tensor(c, rank, dim);
+    int i;
+    if (!y) return NULL;
+    y->op = (int)op;
+    y->n_src = n_src;
+    for (i = 0; i < n_src; ++i) {
+        y->src[i] = src[i];
+        if (src[i] && src[i]->wants_grad && c->grad_on) y->wants_grad = 1;
+    }
+    return y;
+}
+
+/* n floats kept until backward has passed the node */
+static int bmvpi_save(bmvp_ctx *c, bmvp_tensor *y, int64_t n)
+{
+    if (!y) return 0;
+    y->saved_block = bmvpi_block_new(c, n * (int64_t)sizeof(float));
+    if (!y->saved_block) return 0;
+    y->saved = bmvpi_block_ptr(c, y->saved_block);
+    return 1;
+}
+
+/* Runs one kernel of the node with its workspace. */
+static void bmvpi_call(bmvp_ctx *c, bmvp_tensor *y, int backward)
+{
+    const bmvp_kernel *k = &c->cfg.backend->op[y->op];
+    const int64_t n = k->workspace ? k->workspace(c, y, backward) : 0;
+    bmvpi_block *ws = n > 0 ? bmvpi_block_new(c, n * (int64_t)sizeof(float)) : NULL;
+    if (n > 0 && !ws) return;
+    c->workspace = ws ? bmvpi_block_ptr(c, ws) : NULL;
+    if (!c->cfg.plan || backward) (backward ? k->backward : k->forward)(c, y);
+    c->workspace = NULL;
+    bmvpi_block_drop(c, ws);
+}
+
+/* Gives y storage and computes it: the end of every builder. */
+static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int i;
+    if (!y || bmvp_failed(c)) return NULL;
+    if (!c->cfg.backend->op[y->op].forward)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no kernel for it", bmvp_op_name(y->op),
+                                        c->cfg.backend->name);
+    for (i = 0; i < y->n_src; ++i)
+        if (y->src[i] && !y->src[i]->x && !c->cfg.plan)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "%s: operand %d has no value any more (dropped or used up by backward)",
+                                            bmvp_op_name(y->op), i);
+    if (!bmvpi_ensure_storage(c, y)) return NULL;
+    bmvpi_call(c, y, 0);
+    return bmvp_failed(c) ? NULL : y;
+}
+
+/* >>backward ----------------------------------------------------------------------------------------------------- */
+
+/* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1: add.
+   NULL: no gradient is wanted, or this is a plan, or memory is short. */
+static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
+{
+    *accumulate = 1;
+    if (!t || !t->wants_grad || bmvp_failed(c)) return NULL;
+    if (t->persistent) {
+        *accumulate = !t->grad_fresh;
+        t->grad_fresh = 0;
+        return t->g;
+    }
+    if (!t->g_block) {
+        *accumulate = 0;
+        t->g_block = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+        if (!t->g_block) return NULL;
+        t->g = bmvpi_block_ptr(c, t->g_block);
+    }
+    return t->g;
+}
+
+/* The same for kernels that only add. */
+static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int accumulate;
+    float *g = bmvpi_grad(c, t, &accumulate);
+    if (g && !accumulate) memset(g, 0, (size_t)t->numel * sizeof(float));
+    return g;
+}
+
+static void bmvpi_axpy(float *y, const float *x, int64_t n, int accumulate)
+{
+    int64_t i;
+    if (!accumulate) memcpy(y, x, (size_t)n * sizeof(float));
+    else for (i = 0; i < n; ++i) y[i] += x[i];
+}
+
+/* Hands y's gradient to operand t as it is (same number of elements): by moving the buffer when t has none and this is the
+   last use, else by adding. After a move y->g is NULL. */
+static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, int last_use)
+{
+    int accumulate;
+    float *g;
+    if (!t || !t->wants_grad || bmvp_failed(c)) return;
+    if (last_use && !t->persistent && !t->g_block && !y->kept && y->g_block) {
+        t->g_block = y->g_block;
+        t->g = y->g;
+        y->g_block = NULL;
+        y->g = NULL;
+        return;
+    }
+    g = bmvpi_grad(c, t, &accumulate);
+    if (g && y->g) bmvpi_axpy(g, y->g, y->numel, accumulate);
+}
+
+static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }
+
+/* Computes a dropped value again, and first those it needs. */
+static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int i;
+    if (!t || t->x_block || t->persistent || !t->dropped) return 1;
+    for (i = 0; i < t->n_src; ++i)
+        if (!bmvpi_ensure_value(c, t->src[i])) return 0;
+    if (!bmvpi_ensure_storage(c, t)) return 0;
+    c->recompute = 1;
+    bmvpi_call(c, t, 0);
+    c->recompute = 0;
+    return !bmvp_failed(c);
+}
+
+static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
+{
+    int64_t i = c->n_step;
+    int s;
+    while (i > 0 && c->step[i - 1] != root) --i;
+    for (; i > 0 && !bmvp_failed(c); --i) {
+        bmvp_tensor *y = c->step[i - 1];
+        if (y->op < 0 || !y->wants_grad) continue;
+        if (y->g_block) {
+            for (s = 0; s < y->n_src; ++s)
+                if (!bmvpi_ensure_value(c, y->src[s])) return;
+            if (!c->cfg.backend->op[y->op].backward) {
+                bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
+                          c->cfg.backend->name);
+                return;
+            }
+            bmvpi_call(c, y, 1);
+        }
+        if (y->kept) continue;
+        bmvpi_drop_grad(c, y);
+        if (y->numel > 1) bmvpi_drop_value(c, y);
+        bmvpi_block_drop(c, y->saved_block);
+        y->saved_block = NULL;
+        y->saved = NULL;
+    }
+}
+
+BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotangent)
+{
+    int accumulate;
+    float *g;
+    if (!t || bmvp_failed(c)) return;
+    if (!t->wants_grad || t->persistent) {
+        bmvp_fail(c, BMVP_E_STATE, "backward from %s: nothing was recorded (no operand wants a gradient, or recording is off)",
+                  bmvp_op_name(t->op));
+        return;
+    }
+    g = bmvpi_grad(c, t, &accumulate);
+    if (g) memcpy(g, cotangent, (size_t)t->numel * sizeof(float));
+    bmvpi_backward_walk(c, t);
+}
+
+BMVP_API void bmvp_backward(bmvp_ctx *c, bmvp_tensor *loss)
+{
+    const float one = 1.0f;
+    char buf[128];
+    if (!loss || bmvp_failed(c)) return;
+    if (loss->numel != 1) {
+        bmvp_fail(c, BMVP_E_SHAPE, "backward needs one number, got shape %s", bmvpi_shape(loss, buf, sizeof buf));
+        return;
+    }
+    bmvp_backward_from(c, loss, &one);
+}
+
+/* >>simd --------------------------------------------------------------------------------------------------------------
+   Kernels are macros over a vector type, stamped out once for each instruction set and chosen at run time: no build
+   flags are needed. GCC's vector extensions carry the arithmetic; `a * b + c` becomes one fused instruction where the
+   target has it (BMVPI_HOT asks for that also under -std=c99, where GCC's default is not to fuse).
+     bmvpi_v128  SSE2, NEON    bmvpi_v256  AVX2 + FMA    bmvpi_v512  AVX-512
+   For each: bmvpi_vN (registers), bmvpi_uN (memory, any alignment), bmvpi_iN (integers of the same width), BMVPI_AT_vN
+   (the attribute of functions that use it). */
+
+#if defined(__clang__)
+#define BMVPI_HOT
+#define BMVPI_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define BMVPI_HOT __attribute__((optimize("O3", "fp-contract=fast")))
+#define BMVPI_UNROLL _Pragma("GCC unroll 16")
+#else
+#define BMVPI_HOT
+#endif
+
+#if defined(__GNUC__)
+#define BMVPI_HAVE_VECTORS 1
+#define BMVPI_PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#define BMVPI_PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
+#define BMVPI_VECTOR_TYPES(BITS) \
+    typedef float bmvpi_v##BITS __attribute__((vector_size(BITS / 8))); \
+    typedef int32_t bmvpi_i##BITS __attribute__((vector_size(BITS / 8))); \
+    typedef float bmvpi_u##BITS __attribute__((vector_size(BITS / 8), aligned(4), may_alias));
+BMVPI_VECTOR_TYPES(128)
+#define BMVPI_AT_v128 BMVPI_HOT
+#if defined(__x86_64__)
+#define BMVPI_HAVE_X86 1
+BMVPI_VECTOR_TYPES(256)
+BMVPI_VECTOR_TYPES(512)
+#define BMVPI_AT_v256 BMVPI_HOT __attribute__((target("avx2,fma")))
+#define BMVPI_AT_v512 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#define BMVPI_STAMP(MACRO) MACRO(128) MACRO(256) MACRO(512)
+#else
+#define BMVPI_STAMP(MACRO) MACRO(128)
+#endif
+#else
+#define BMVPI_PREFETCH(p) ((void)(p))
+#define BMVPI_PREFETCH_WRITE(p) ((void)(p))
+#endif
+
+/* Picks the instance of NAME for the level of context c; `plain` where there are no vectors. */
+#if defined(BMVPI_HAVE_X86)
+#define BMVPI_CHOOSE(c, NAME) \
+    ((c)->simd == BMVP_SIMD_AVX512 ? NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? NAME##_v256 : \
+     (c)->simd == BMVP_SIMD_VECTOR ? NAME##_v128 : NAME##_plain)
+#elif defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_CHOOSE(c, NAME) ((c)->simd == BMVP_SIMD_PLAIN ? NAME##_plain : NAME##_v128)
+#else
+#define BMVPI_CHOOSE(c, NAME) ((void)(c), NAME##_plain)
+#endif
+
+/* >>kernel math: exp, erf, GELU without calls and without branches ----------------------------------------------------
+   exp(x) = 2^n (1 + r + r^2 P(r)), n = round(x / ln 2), |r| <= ln 2 / 2, P of degree 4: relative error 2e-7. n is
+   found by truncating a positive number, so that it survives -ffast-math. Below -87.7 the result is 0, above 88 it
+   stays at 1.6e38; NaN gives NaN. 17 operations. erf(x) = x Q(s), s = 2 (x / 3.95)^2 - 1, Q of degree 14, |x| cut at
+   3.95 and the result at 1: absolute error 3e-7. The polynomial costs less than the division and exponential of the
+   usual forms. 21 operations. Both polynomials are own minimax fits (Lawson's iteration in double). */
+#if defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_PICK(BITS, mask, a, b) ((bmvpi_v##BITS)(((mask) & (bmvpi_i##BITS)(a)) | (~(mask) & (bmvpi_i##BITS)(b))))
+#define BMVPI_INLINE static inline __attribute__((always_inline, unused))
+
+#define BMVPI_MATH(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_clamp(bmvpi_v##BITS x, float low, float high) \
+{ /* NaN stays */ \
+    const bmvpi_v##BITS zero = { 0.0f }, lo = zero + low, hi = zero + high; \
+    const bmvpi_v##BITS y = BMVPI_PICK(BITS, (bmvpi_i##BITS)(x < lo), lo, x); \
+    return BMVPI_PICK(BITS, (bmvpi_i##BITS)(y > hi), hi, y); \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x) \
+{ \
+    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -88.0f, 88.02f); \
+    const bmvpi_i##BITS e = __builtin_convertvector(y * 1.44269504f + 127.5f, bmvpi_i##BITS); /* biased exponent */ \
+    const bmvpi_v##BITS n = __builtin_convertvector(e, bmvpi_v##BITS) - 127.0f; \
+    const bmvpi_v##BITS r = (y - n * 0.693359375f) + n * 2.12194440e-4f; \
+    bmvpi_v##BITS p = r * 1.381422926e-3f + 8.368900775e-3f; \
+    p = p * r + 4.166840577e-2f; \
+    p = p * r + 1.666651911e-1f; \
+    p = p * r + 4.999999335e-1f; \
+    p = p * (r * r) + r + 1.0f; \
+    return p * (bmvpi_v##BITS)(e << 23); \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_erf(bmvpi_v##BITS x) \
+{ \
+    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -3.95f, 3.95f), s = (y * y) * 0.1281845858f - 1.0f; \
+    bmvpi_v##BITS p = s * 1.978390213e-3f - 4.913457476e-3f; \
+    p = p * s + 3.254114469e-3f; \
+    p = p * s - 3.417191349e-3f; \
+    p = p * s + 1.351624859e-2f; \
+    p = p * s - 2.428560444e-2f; \
+    p = p * s + 3.156483381e-2f; \
+    p = p * s - 4.302880852e-2f; \
+    p = p * s + 5.877114326e-2f; \
+    p = p * s - 7.457576275e-2f; \
+    p = p * s + 9.051069696e-2f; \
+    p = p * s - 1.086159620e-1f; \
+    p = p * s + 1.331752242e-1f; \
+    p = p * s - 1.787700697e-1f; \
+    p = p * s + 3.580007832e-1f; \
+    return bmvpi_v##BITS##_clamp(p * y, -1.0f, 1.0f); \
+} \
+/* x Phi(x) and its derivative Phi(x) + x phi(x) */ \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu(bmvpi_v##BITS x) \
+{ \
+    return x * (bmvpi_v##BITS##_erf(x * 0.707106781f) * 0.5f + 0.5f); \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS x) \
+{ \
+    const bmvpi_v##BITS phi = bmvpi_v##BITS##_exp(x * x * -0.5f) * 0.398942280f; \
+    return bmvpi_v##BITS##_erf(x * 0.707106781f) * 0.5f + 0.5f + x * phi; \
+} \
+/* the first n < width floats at p, the rest fill */ \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_load_part(const float *p, int64_t n, float fill) \
+{ \
+    float t[BITS / 32]; \
+    int64_t i; \
+    for (i = 0; i < BITS / 32; ++i) t[i] = i < n ? p[i] : fill; \
+    return *(const bmvpi_u##BITS *)t; \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE void bmvpi_v##BITS##_store_part(float *p, int64_t n, bmvpi_v##BITS v) \
+{ \
+    float t[BITS / 32]; \
+    *(bmvpi_u##BITS *)t = v; \
+    memcpy(p, t, (size_t)n * sizeof(float)); \
+}
+BMVPI_STAMP(BMVPI_MATH)
+#endif
+
+/* >>kernel gelu -------------------------------------------------------------------------------------------------------
+   y = GELU(x); dx = (add ? dx : 0) + g GELU'(x). One vector at a time, 8 or 12 bytes and 26 or 44 operations an
+   element: at the memory's speed on two cores. */
+static void bmvpi_gelu_plain(int64_t n, const float *x, float *y)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.707106781f));
+}
+static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, float *dx, int add)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float slope = 0.5f * (1.0f + erff(x[i] * 0.707106781f)) + x[i] * 0.398942280f * expf(-0.5f * x[i] * x[i]);
+        dx[i] = (add ? dx[i] : 0.0f) + g[i] * slope;
+    }
+}
+
+/* >>kernel softmax row: y = exp(x - max) / sum over one row of n; x and y may be the same -------------------------- */
+static void bmvpi_softmax_row_plain(int64_t n, const float *x, float *y)
+{
+    float top = x[0], sum = 0;
+    int64_t i;
+    for (i = 1; i < n; ++i) if (!(x[i] <= top)) top = x[i];
+    for (i = 0; i < n; ++i) sum += y[i] = expf(x[i] - top);
+    for (i = 0; i < n; ++i) y[i] /= sum;
+}
+
+#if defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_POINTWISE(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_gelu_v##BITS(int64_t n, const float *x, float *y) \
+{ \
+    const int64_t width = BITS / 32; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) \
+        *(bmvpi_u##BITS *)(y + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(x + i)); \
+    if (i < n) \
+        bmvpi_v##BITS##_store_part(y + i, n - i, bmvpi_v##BITS##_gelu(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f))); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_gelu_back_v##BITS(int64_t n, const float *x, const float *g, float *dx, int add) \
+{ \
+    const int64_t width = BITS / 32; \
+    bmvpi_v##BITS d; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) { \
+        d = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(*(const bmvpi_u##BITS *)(x + i)); \
+        if (add) d += *(const bmvpi_u##BITS *)(dx + i); \
+        *(bmvpi_u##BITS *)(dx + i) = d; \
+    } \
+    if (i == n) return; \
+    d = bmvpi_v##BITS##_load_part(g + i, n - i, 0.0f); \
+    d = d * bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f)); \
+    if (add) d += bmvpi_v##BITS##_load_part(dx + i, n - i, 0.0f); \
+    bmvpi_v##BITS##_store_part(dx + i, n - i, d); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_softmax_row_v##BITS(int64_t n, const float *x, float *y) \
+{ \
+    const int64_t width = BITS / 32; \
+    bmvpi_v##BITS sum = { 0.0f }, e = sum + x[0]; \
+    float top = x[0], total = 0; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) { \
+        const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(x + i); \
+        e = BMVPI_PICK(BITS, (bmvpi_i##BITS)(v <= e), e, v); /* NaN wins */ \
+    } \
+    for (; i < n; ++i) if (!(x[i] <= top)) top = x[i]; \
+    for (i = 0; i < width; ++i) if (!(e[i] <= top)) top = e[i]; \
+    for (i = 0; i + width <= n; i += width) { \
+        e = bmvpi_v##BITS##_exp(*(const bmvpi_u##BITS *)(x + i) - top); \
+        *(bmvpi_u##BITS *)(y + i) = e; \
+        sum += e; \
+    } \
+    if (i < n) { \
+        e = bmvpi_v##BITS##_exp(bmvpi_v##BITS##_load_part(x + i, n - i, -FLT_MAX) - top); \
+        bmvpi_v##BITS##_store_part(y + i, n - i, e); \
+        sum += e; \
+    } \
+    for (i = 0; i < width; ++i) total += sum[i]; \
+    total = 1.0f / total; \
+    for (i = 0; i < n; ++i) y[i] *= total; \
+}
+BMVPI_STAMP(BMVPI_POINTWISE)
+#endif
+
+/* >>kernel depthwise --------------------------------------------------------------------------------------------------
+   y[n,d,h,w,c] = b[c] + sum over i,j,l < k of x[n, d+i-r, h+j-r, w+l-r, c] wgt[i,j,l,c], r = k / 2, zero outside. x,
+   y (N,D,H,W,C), wgt (k,k,k,C). k^3 products an output. In channels-last memory the 16 channels of one cache line
+   come back only every C floats: a column of such lines uses a fraction of the cache's sets and of the TLB. So the
+   fast kernels copy a slab of 16 channels, plane by plane, into a ring of k zero-padded planes that stays in L2, and
+   work there. A task is (sample, slab, range of depth) and walks its rows in blocks so that ring and gradient plane
+   fit; work is cut by shape only. The hardware does not see these strides coming: while one plane is computed the
+   lines of the next are prefetched, and those of the outputs to come (3^3, 64 channels, 48^3: 36 -> 53 GFLOP/s on one
+   core). Bytes an output: 4 read, 4 written, and the overlap of the blocks. */
+
+typedef struct bmvpi_dw {
+    int64_t n, d, h, w, c;
+    int k;
+} bmvpi_dw;
+
+enum { BMVPI_SLAB = 16, BMVPI_DW_RING = 512 << 10 /* bytes of L2 for ring and gradient plane */, BMVPI_DW_MAX_K = 5 };
+
+/* One tile of outputs from up to k ring planes: plane[p] points at the tile's first input, `row` floats between input
+   rows, w the weights of the first plane. add: onto y. */
+typedef void (*bmvpi_dw_tile_fn)(const float *const *plane, int64_t planes, int64_t row, const float *w,
+                                 const float *bias, float *y, int64_t y_row, int64_t y_col, int add);
+/* dw[j][l] += sum over i < n of x[i + j row] g[i - l], the k x k weights of one plane; all in slabs of 16 channels. */
+typedef void (*bmvpi_dw_wgrad_fn)(const float *x, const float *g, int64_t row, int64_t n, float *dw);
+typedef struct bmvpi_dw_set {
+    int rows;                            /* of a tile */
+    bmvpi_dw_tile_fn tile8[2], tile4[2]; /* 8 and 4 columns wide; [0] k = 3, [1] k = 5 */
+    bmvpi_dw_wgrad_fn wgrad[2];
+} bmvpi_dw_set;
+
+#if defined(BMVPI_HAVE_VECTORS)
+/* Tile of NR x TW outputs x one vector of channels, all accumulators in registers; each input is read once a plane
+   and used for up to NR k outputs. AVX-512, 2 x 8: 16 accumulators + 2 k weights of 32 registers; 122 loads for 400
+   multiply-adds at k = 5. With 16 registers 1 x 8: 8 accumulators + k weights. 4 wide for what is left of a row. */
+#define BMVPI_DW_ROW(BITS, K, TW, FROM, TO) /* input row r into the output rows FROM .. TO - 1 of the tile */ \
+{ \
+    bmvpi_v##BITS wr[2][K]; \
+    BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
+        BMVPI_UNROLL for (l = 0; l < K; ++l) wr[j][l] = *(const bmvpi_u##BITS *)(wp + ((r - j) * K + l) * BMVPI_SLAB); \
+    BMVPI_UNROLL for (i = 0; i < TW + K - 1; ++i) { \
+        const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + r * row + i * BMVPI_SLAB); \
+        BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) \
+                if (i - l >= 0 && i - l < TW) a[j][i - l] += xv * wr[j][l]; \
+    } \
+}
+#define BMVPI_DW_TILE(NAME, BITS, K, NR, TW) \
+BMVPI_AT_v##BITS static void NAME(const float *const *plane, int64_t planes, int64_t row, const float *w, \
+                                  const float *bias, float *y, int64_t y_row, int64_t y_col, int add) \
+{ \
+    int64_t v, p; \
+    int i, j, l, r; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        bmvpi_v##BITS a[NR][TW]; \
+        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+            BMVPI_UNROLL for (i = 0; i < TW; ++i) a[j][i] = *(const bmvpi_u##BITS *)(bias + v); \
+        if (add) \
+            BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+                BMVPI_UNROLL for (i = 0; i < TW; ++i) \
+                    a[j][i] += *(const bmvpi_u##BITS *)(y + j * y_row + i * y_col + v); \
+        for (p = 0; p < planes; ++p) { \
+            const float *x = plane[p] + v, *wp = w + p * K * K * BMVPI_SLAB + v; \
+            if (NR == 2) { r = 0; BMVPI_DW_ROW(BITS, K, TW, 0, 1) } \
+            for (r = NR - 1; r < K; ++r) BMVPI_DW_ROW(BITS, K, TW, 0, NR) \
+            if (NR == 2) BMVPI_DW_ROW(BITS, K, TW, 1, NR) \
+        } \
+        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+            BMVPI_UNROLL for (i = 0; i < TW; ++i) *(bmvpi_u##BITS *)(y + j * y_row + i * y_col + v) = a[j][i]; \
+    } \
+}
+
+/* NJ rows of the k x k weights: NJ k accumulators stay in registers over a whole plane (rows and their zero padding are
+   one long run); a step reads NJ inputs and k gradients for NJ k multiply-adds. */
+#define BMVPI_DW_WGRAD(NAME, BITS, K, NJ) \
+BMVPI_AT_v##BITS static void NAME(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
+{ \
+    int64_t v, i; \
+    int j, l; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        const bmvpi_v##BITS zero = { 0.0f }; \
+        bmvpi_v##BITS a[NJ][K]; \
+        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] = zero; \
+        for (i = 0; i < n; ++i) { \
+            bmvpi_v##BITS gv[K]; \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) gv[l] = *(const bmvpi_u##BITS *)(g + (i - l) * BMVPI_SLAB + v); \
+            BMVPI_UNROLL for (j = 0; j < NJ; ++j) { \
+                const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + j * row + v); \
+                BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] += xv * gv[l]; \
+            } \
+        } \
+        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) *(bmvpi_u##BITS *)(dw + (j * K + l) * BMVPI_SLAB + v) += a[j][l]; \
+    } \
+}
+
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v128, 128, 3, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v128, 128, 5, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v128, 128, 3, 1, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v128, 128, 5, 1, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v128, 128, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v128, 128, 5, 2)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v128, 128, 5, 1)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v256, 256, 3, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v256, 256, 5, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v256, 256, 3, 1, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v256, 256, 5, 1, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v256, 256, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v256, 256, 5, 2)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v256, 256, 5, 1)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v512, 512, 3, 2, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v512, 512, 5, 2, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v512, 512, 3, 2, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v512, 512, 5, 2, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v512, 512, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_v512, 512, 5, 5)
+#endif
+
+/* 25 accumulators do not fit into 16 registers: two rows of weights, two more, the last */
+#define BMVPI_DW_WGRAD5(BITS) \
+static void bmvpi_dw_wgrad5_v##BITS(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
+{ \
+    bmvpi_dw_wgrad5_2_v##BITS(x, g, row, n, dw); \
+    bmvpi_dw_wgrad5_2_v##BITS(x + 2 * row, g, row, n, dw + 10 * BMVPI_SLAB); \
+    bmvpi_dw_wgrad5_1_v##BITS(x + 4 * row, g, row, n, dw + 20 * BMVPI_SLAB); \
+}
+BMVPI_DW_WGRAD5(128)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_WGRAD5(256)
+#endif
+
+#define BMVPI_DW_SET(BITS, ROWS) \
+static const bmvpi_dw_set bmvpi_dw_set_v##BITS = { ROWS, \
+    { bmvpi_dw_tile_3x8_v##BITS, bmvpi_dw_tile_5x8_v##BITS }, \
+    { bmvpi_dw_tile_3x4_v##BITS, bmvpi_dw_tile_5x4_v##BITS }, \
+    { bmvpi_dw_wgrad3_v##BITS, bmvpi_dw_wgrad5_v##BITS } };
+BMVPI_DW_SET(128, 1)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_SET(256, 1)
+BMVPI_DW_SET(512, 2)
+#endif
+#endif
+
+/* Kernels for this context and k; NULL: the plain loops do it. */
+static const bmvpi_dw_set *bmvpi_dw_kernels(const bmvp_ctx *c, const bmvpi_dw *s)
+{
+#if defined(BMVPI_HAVE_X86)
+    if (s->k != 3 && s->k != 5) return NULL;
+    if (c->simd == BMVP_SIMD_AVX512) return &bmvpi_dw_set_v512;
+    if (c->simd == BMVP_SIMD_AVX2) return &bmvpi_dw_set_v256;
+#endif
+#if defined(BMVPI_HAVE_VECTORS)
+    if ((s->k == 3 || s->k == 5) && c->simd >= BMVP_SIMD_VECTOR) return &bmvpi_dw_set_v128;
+#endif
+    (void)c;
+    (void)s;
+    return NULL;
+}
+
+/* One call: operands, the cut into tasks and the layout of a worker's memory (floats). */
+typedef struct bmvpi_dw_job {
+    bmvpi_dw s;
+    const bmvpi_dw_set *set;
+    const float *x, *g, *w, *bias;
+    float *y, *dw, *db, *ws, *part;
+    int flip, add, add_b;
+    int64_t slabs, chunks, depth;       /* tasks: N x slabs x chunks of `depth` planes */
+    int64_t rows, wp, plane;            /* block of rows; padded row and plane of the ring */
+    int64_t worker, partial;            /* floats of one worker, and of one task's weight gradient */
+} bmvpi_dw_job;
+
+static bmvpi_dw_job bmvpi_dw_cut(const bmvp_ctx *c, const bmvpi_dw *s)
+{
+    bmvpi_dw_job j;
+    const int64_t k = s->k, r = k / 2, taps = k * k * k;
+    int64_t rows, blocks;
+    memset(&j, 0, sizeof j);
+    j.s = *s;
+    j.set = bmvpi_dw_kernels(c, s);
+    j.slabs = bmvpi_ceil_div(s->c, BMVPI_SLAB);
+    /* 16 tasks keep a few cores busy; a range of depth shorter than 3 k would read its margins too often */
+    j.chunks = bmvpi_max(1, bmvpi_min(bmvpi_ceil_div(16, s->n * j.slabs), s->d / (3 * k)));
+    j.depth = bmvpi_ceil_div(s->d, j.chunks);
+    j.chunks = bmvpi_ceil_div(s->d, j.depth);
+    j.wp = bmvpi_ceil_div(s->w, 4) * 4 + 2 * r;
+    rows = BMVPI_DW_RING / ((k + 1) * j.wp * BMVPI_SLAB * (int64_t)sizeof(float)) - 2 * r;
+    blocks = bmvpi_ceil_div(s->h, bmvpi_max(rows, 2 * k));
+    j.rows = bmvpi_ceil_div(bmvpi_ceil_div(s->h, blocks), 2) * 2;
+    j.plane = (j.rows + 2 * r) * j.wp * BMVPI_SLAB;
+    j.partial = (taps + 1) * BMVPI_SLAB;
+    /* ring, gradient plane with a margin in front, and weights + bias + one tile */
+    j.worker = k * j.plane + j.plane + (BMVPI_DW_MAX_K + taps + 1 + 2 * 8) * BMVPI_SLAB;
+    return j;
+}
+
+static int64_t bmvpi_dw_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights)
+{
+    const bmvpi_dw_job j = bmvpi_dw_cut(c, s);
+    if (!j.set) return 0;
+    return j.worker * bmvp_threads(c) + (weights ? s->n * j.slabs * j.chunks * j.partial : 0);
+}
+
+/* Rows h0 .. h0 + n - 1 (any of them may lie outside: zeros) of one plane of a slab of cc channels, `left` columns
+   in. The column margins are zero already. */
+BMVPI_HOT static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, int64_t cc, int64_t h0, int64_t n,
+                                    int64_t left, float *dst)
+{
+    int64_t h, w, i;
+    for (h = h0; h < h0 + n; ++h, dst += j->wp * BMVPI_SLAB) {
+        float *to = dst + left * BMVPI_SLAB;
+        const float *from;
+        if (h < 0 || h >= j->s.h) {
+            memset(to, 0, (size_t)(j->s.w * BMVPI_SLAB) * sizeof(float));
+            continue;
+        }
+        from = plane + h * j->s.w * j->s.c;
+        if (cc == BMVPI_SLAB)
+            for (w = 0; w < j->s.w; ++w) memcpy(to + w * BMVPI_SLAB, from + w * j->s.c, BMVPI_SLAB * sizeof(float));
+        else
+            for (w = 0; w < j->s.w; ++w)
+                for (i = 0; i < cc; ++i) to[w * BMVPI_SLAB + i] = from[w * j->s.c + i];
+    }
+}
+
+/* n rows of outputs of one plane at y, from `planes` ring planes. Tiles that stick out go through `tile`. next: the
+   same rows of the input plane that is packed next. */
+static void bmvpi_dw_rows(const bmvpi_dw_job *j, const float *const *ring, int64_t planes, const float *w,
+                          const float *bias, float *tile, int64_t cc, int64_t n, const float *next, float *y)
+{
+    const int64_t cs = j->s.c, ys = j->s.w * cs, row = j->wp * BMVPI_SLAB;
+    const float *at[BMVPI_DW_MAX_K];
+    int64_t h, x, a, b, i, p, wide;
+    for (h = 0; h < n; h += j->set->rows) {
+        for (x = 0; x < j->s.w; x += wide) {
+            const int64_t nh = bmvpi_min(j->set->rows, n - h), here = h * ys + x * cs;
+            int64_t nw;
+            bmvpi_dw_tile_fn fn;
+            float *out = y + here;
+            wide = j->s.w - x > 4 ? 8 : 4;
+            nw = bmvpi_min(wide, j->s.w - x);
+            fn = wide == 8 ? j->set->tile8[j->s.k == 5] : j->set->tile4[j->s.k == 5];
+            for (p = 0; p < planes; ++p) at[p] = ring[p] + h * row + x * BMVPI_SLAB;
+            for (a = 0; a < nh; ++a)
+                for (b = 0; b < nw; ++b) {
+                    BMVPI_PREFETCH(next + here + a * ys + b * cs);
+                    if (h + nh + a < n) BMVPI_PREFETCH_WRITE(out + (a + nh) * ys + b * cs);
+                }
+            if (nh == j->set->rows && nw == wide && cc == BMVPI_SLAB) {
+                fn(at, planes, row, w, bias, out, ys, cs, j->add);
+                continue;
+            }
+            fn(at, planes, row, w, bias, tile, wide * BMVPI_SLAB, BMVPI_SLAB, 0);
+            for (a = 0; a < nh; ++a)
+                for (b = 0; b < nw; ++b)
+                    for (i = 0; i < cc; ++i) {
+                        float *o = out + a * ys + b * cs + i;
+                        *o = (j->add ? *o : 0.0f) + tile[(a * wide + b) * BMVPI_SLAB + i];
+                    }
+        }
+    }
+}
+
+/* The slab's weights (turned round for the gradient to x) and bias, 16 channels each, zeros beyond C */
+static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc, float *w, float *bias)
+{
+    const int64_t taps = (int64_t)j->s.k * j->s.k * j->s.k;
+    int64_t t, i;
+    memset(w, 0, (size_t)(taps * BMVPI_SLAB) * sizeof(float));
+    memset(bias, 0, BMVPI_SLAB * sizeof(float));
+    for (t = 0; t < taps; ++t)
+        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->w[(j->flip ? taps - 1 - t : t) * j->s.c + c0 + i];
+    for (i = 0; j->bias && i < cc; ++i) bias[i] = j->bias[c0 + i];
+}
+
+static void bmvpi_dw_forward_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->s.k, r = k / 2, taps = k * k * k, step = j->s.h * j->s.w * j->s.c;
+    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->s.d);
+    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
+    const int64_t first = task / j->chunks / j->slabs * j->s.d * step + c0;
+    float *ring = j->ws + worker * j->worker, *w = ring + (k + 1) * j->plane, *bias = w + taps * BMVPI_SLAB,
+          *tile = bias + BMVPI_SLAB;
+    int64_t h, d, q, n;
+    bmvpi_dw_slab_weights(j, c0, cc, w, bias);
+    memset(ring, 0, (size_t)(k * j->plane) * sizeof(float));
+    for (h = 0; h < j->s.h; h += j->rows) {
+        n = bmvpi_min(j->rows, j->s.h - h);
+        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
+            const float *at[BMVPI_DW_MAX_K];
+            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->s.d - 1, d + r);
+            const int64_t at_row = first + h * j->s.w * j->s.c;
+            int64_t p;
+            for (; q <= hi; ++q)
+                bmvpi_dw_pack(j, j->x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+            for (p = lo; p <= hi; ++p) at[p - lo] = ring + p % k * j->plane;
+            bmvpi_dw_rows(j, at, hi - lo + 1, w + (lo - d + r) * k * k * BMVPI_SLAB, bias, tile, cc, n,
+                          j->x + at_row + bmvpi_min(d + r + 1, j->s.d - 1) * step, j->y + at_row + d * step);
+        }
+    }
+}
+
+static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t h, int64_t n)
+{
+    int64_t i;
+    for (i = h * j->s.w; i < (h + n) * j->s.w; ++i) BMVPI_PREFETCH(plane + i * j->s.c);
+}
+
+/* One task's share of the slab's weight gradient, then of its bias gradient, into its own partial. */
+BMVPI_HOT static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->s.k, r = k / 2, taps = k * k * k, step = j->s.h * j->s.w * j->s.c, row = j->wp * BMVPI_SLAB;
+    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->s.d);
+    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
+    const int64_t first = task / j->chunks / j->slabs * j->s.d * step + c0;
+    float *ring = j->ws + worker * j->worker, *g = ring + k * j->plane + BMVPI_DW_MAX_K * BMVPI_SLAB;
+    float *dw = j->part + task * j->partial, *db = dw + taps * BMVPI_SLAB;
+    int64_t h, d, q, n, p, i;
+    memset(dw, 0, (size_t)j->partial * sizeof(float));
+    memset(ring, 0, (size_t)j->worker * sizeof(float));
+    for (h = 0; h < j->s.h; h += j->rows) {
+        n = bmvpi_min(j->rows, j->s.h - h);
+        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
+            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->s.d - 1, d + r);
+            float sum[BMVPI_SLAB] = { 0 };
+            for (; q <= hi; ++q)
+                bmvpi_dw_pack(j, j->x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+            bmvpi_dw_pack(j, j->g + first + d * step, cc, h, n, 0, g);
+            for (i = 0; i < n; i += 4) { /* four rows: the gradient stays in L1 for the k planes */
+                const int64_t some = bmvpi_min(4, n - i);
+                bmvpi_dw_prefetch(j, j->x + first + bmvpi_min(d + r + 1, j->s.d - 1) * step, h + i, some);
+                bmvpi_dw_prefetch(j, j->g + first + bmvpi_min(d + 1, j->s.d - 1) * step, h + i, some);
+                for (p = lo; p <= hi; ++p)
+                    j->set->wgrad[k == 5](ring + p % k * j->plane + i * row, g + i * row, row, some * j->wp,
+                                          dw + (p - d + r) * k * k * BMVPI_SLAB);
+            }
+            for (p = 0; p < n * j->wp; ++p)
+                for (i = 0; i < BMVPI_SLAB; ++i) sum[i] += g[p * BMVPI_SLAB + i];
+            for (i = 0; i < BMVPI_SLAB; ++i) db[i] += sum[i];
+        }
+    }
+}
+
+/* Adds the partials of one slab, samples and depth ranges in order. */
+static void bmvpi_dw_combine_task(void *arg, int64_t slab, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t taps = (int64_t)j->s.k * j->s.k * j->s.k, c0 = slab * BMVPI_SLAB,
+                  cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
+    int64_t t, i, n, q;
+    (void)worker;
+    for (t = 0; t <= taps; ++t) {
+        float *out = t < taps ? (j->dw ? j->dw + t * j->s.c + c0 : NULL) : j->db ? j->db + c0 : NULL;
+        const int add = t < taps ? j->add : j->add_b;
+        if (!out) continue;
+        for (i = 0; i < cc; ++i) {
+            double sum = 0;
+            for (n = 0; n < j->s.n; ++n)
+                for (q = 0; q < j->chunks; ++q)
+                    sum += (double)j->part[((n * j->slabs + slab) * j->chunks + q) * j->partial + t * BMVPI_SLAB + i];
+            out[i] = (add ? out[i] : 0.0f) + (float)sum;
+        }
+    }
+}
+
+/* The definition, for any odd k: task = one plane of outputs. With flip it is the gradient to x. */
+static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->s.k, r = k / 2, d = task % j->s.d, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
+    const float *x = j->x + (task - d) * H * W * C;
+    int64_t h, w, c, a, b, e;
+    (void)worker;
+    for (h = 0; h < H; ++h) for (w = 0; w < W; ++w) for (c = 0; c < C; ++c) {
+        float *y = j->y + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
+        for (a = bmvpi_max(0, r - d); a < bmvpi_min(k, D + r - d); ++a)
+            for (b = bmvpi_max(0, r - h); b < bmvpi_min(k, H + r - h); ++b)
+                for (e = bmvpi_max(0, r - w); e < bmvpi_min(k, W + r - w); ++e) {
+                    const int64_t tap = (a * k + b) * k + e;
+                    sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
+                           j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
+                }
+        *y = (j->add ? *y : 0.0f) + sum;
+    }
+}
+
+/* The definition of the weight gradient: task = one tap; the last task is the bias. */
+static void bmvpi_dw_plain_weights_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->s.k, r = k / 2, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
+    const int is_bias = task == k * k * k, add = is_bias ? j->add_b : j->add;
+    const int64_t od = is_bias ? 0 : task / (k * k) - r, oh = is_bias ? 0 : task / k % k - r,
+                  ow = is_bias ? 0 : task % k - r;
+    float *out = is_bias ? j->db : j->dw ? j->dw + task * C : NULL;
+    int64_t n, d, h, w, c;
+    (void)worker;
+    for (c = 0; out && c < C; ++c) {
+        double sum = 0;
+        for (n = 0; n < j->s.n; ++n)
+            for (d = bmvpi_max(0, -od); d < bmvpi_min(D, D - od); ++d)
+                for (h = bmvpi_max(0, -oh); h < bmvpi_min(H, H - oh); ++h)
+                    for (w = bmvpi_max(0, -ow); w < bmvpi_min(W, W - ow); ++w) {
+                        const double g = (double)j->g[(((n * D + d) * H + h) * W + w) * C + c];
+                        sum += is_bias ? g : g * (double)j->x[(((n * D + d + od) * H + h + oh) * W + w + ow) * C + c];
+                    }
+        out[c] = (add ? out[c] : 0.0f) + (float)sum;
+    }
+}
+
+static void bmvpi_dw_run(bmvp_ctx *c, bmvpi_dw_job *j)
+{
+    if (j->set) bmvp_parallel(c, j->s.n * j->slabs * j->chunks, bmvpi_dw_forward_task, j);
+    else bmvp_parallel(c, j->s.n * j->s.d, bmvpi_dw_plain_task, j);
+}
+
+/* y = conv(x, wgt) + bias (NULL: none). ws: bmvpi_dw_workspace(c, s, 0) floats. */
+static void bmvpi_dw_forward(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *wgt, const float *bias,
+                             float *y, float *ws)
+{
+    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
+    j.x = x;
+    j.w = wgt;
+    j.bias = bias;
+    j.y = y;
+    j.ws = ws;
+    bmvpi_dw_run(c, &j);
+}
+
+/* dx = (add ? dx : 0) + correlation of g with the turned weights: the forward kernel again. Workspace as forward. */
+static void bmvpi_dw_dx(bmvp_ctx *c, const bmvpi_dw *s, const float *g, const float *wgt, float *dx, int add, float *ws)
+{
+    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
+    j.x = g;
+    j.w = wgt;
+    j.y = dx;
+    j.flip = 1;
+    j.add = add;
+    j.ws = ws;
+    bmvpi_dw_run(c, &j);
+}
+
+/* dw = (add_w ? dw : 0) + ..., db likewise; either may be NULL. ws: bmvpi_dw_workspace(c, s, 1) floats. */
+static void bmvpi_dw_weights(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *g, float *dw, int add_w,
+                             float *db, int add_b, float *ws)
+{
+    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
+    j.x = x;
+    j.g = g;
+    j.dw = dw;
+    j.db = db;
+    j.add = add_w;
+    j.add_b = add_b;
+    j.ws = ws;
+    if (!j.set) {
+        bmvp_parallel(c, (int64_t)s->k * s->k * s->k + 1, bmvpi_dw_plain_weights_task, &j);
+        return;
+    }
+    j.part = ws + j.worker * bmvp_threads(c);
+    bmvp_parallel(c, s->n * j.slabs * j.chunks, bmvpi_dw_weights_task, &j);
+    bmvp_parallel(c, j.slabs, bmvpi_dw_combine_task, &j);
+}
+
+/* >>kernel pointwise --------------------------------------------------------------------------------------------------
+   Work on a range of something (elements, rows), in tasks of a fixed grain, so that the cut depends on the shape
+   only. */
+typedef struct bmvpi_map {
+    void (*fn)(const struct bmvpi_map *m, int64_t lo, int64_t hi);
+    double (*sum)(const struct bmvpi_map *m, int64_t lo, int64_t hi); /* for bmvpi_map_sum */
+    const bmvp_ctx *ctx;
+    int64_t n, grain, c;  /* c: row length or channels */
+    const float *a, *b, *e;
+    float *y, *z;
+    float s, t;
+    int add;              /* y += instead of y = */
+    double *part;
+} bmvpi_map;
+
+enum { BMVPI_GRAIN = 1 << 15, BMVPI_MAX_PARTS = 256 };
+
+static bmvpi_map bmvpi_map_make(const bmvp_ctx *c, int64_t n, int64_t row)
+{
+    bmvpi_map m;
+    memset(&m, 0, sizeof m);
+    m.ctx = c;
+    m.n = n;
+    m.c = row;
+    m.grain = bmvpi_max(1, BMVPI_GRAIN / row);
+    return m;
+}
+static void bmvpi_map_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_map *m = (const bmvpi_map *)arg;
+    (void)worker;
+    m->fn(m, task * m->grain, bmvpi_min(m->n, (task + 1) * m->grain));
+}
+static void bmvpi_map_run(bmvp_ctx *c, bmvpi_map *m, void (*fn)(const bmvpi_map *, int64_t, int64_t))
+{
+    m->fn = fn;
+    bmvp_parallel(c, bmvpi_ceil_div(m->n, m->grain), bmvpi_map_task, m);
+}
+static void bmvpi_map_sum_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_map *m = (const bmvpi_map *)arg;
+    (void)worker;
+    m->part[task] = m->sum(m, task * m->grain, bmvpi_min(m->n, (task + 1) * m->grain));
+}
+/* The sum of fn over the ranges, added in order. */
+static double bmvpi_map_sum(bmvp_ctx *c, bmvpi_map *m, double (*fn)(const bmvpi_map *, int64_t, int64_t))
+{
+    double part[BMVPI_MAX_PARTS], sum = 0;
+    int64_t i, n;
+    m->grain = bmvpi_max(m->grain, bmvpi_ceil_div(m->n, BMVPI_MAX_PARTS));
+    n = bmvpi_ceil_div(m->n, m->grain);
+    m->sum = fn;
+    m->part = part;
+    bmvp_parallel(c, n, bmvpi_map_sum_task, m);
+    for (i = 0; i < n; ++i) sum += part[i];
+    return sum;
+}
+
+/* >>kernel reduce: sums over n contiguous floats ----------------------------------------------------------------------
+   16 float lanes (one cache line: four SSE registers, two AVX2, one AVX-512, by the compiler), emptied into a double
+   every 4096 elements: error about 1e-7 of the sum of magnitudes whatever n. Reads 4 or 8 bytes an element. */
+#define BMVPI_REDUCE(NAME, PARAMS, TERM) \
+BMVPI_HOT static double NAME PARAMS \
+{ \
+    double sum = 0; \
+    int64_t i = 0, end; \
+    int l; \
+    while (n - i >= 16) { \
+        float lane[16] = { 0 }; \
+        for (end = bmvpi_min(n - 15, i + 4096); i < end; i += 16) \
+            for (l = 0; l < 16; ++l) lane[l] += TERM(i + l); \
+        for (l = 0; l < 16; ++l) sum += (double)lane[l]; \
+    } \
+    for (; i < n; ++i) sum += (double)(TERM(i)); \
+    return sum; \
+}
+#define BMVPI_TERM_SUM(i) a[i]
+#define BMVPI_TERM_DOT(i) a[i] * b[i]
+#define BMVPI_TERM_CENTRED(i) a[i] * b[i] * (e[i] - mean)
+#define BMVPI_TERM_VAR(i) (a[i] - mean) * (a[i] - mean)
+#define BMVPI_TERM_DIST(i) (a[i] - b[i]) * (a[i] - b[i])
+BMVPI_REDUCE(bmvpi_reduce_sum, (const float *a, int64_t n), BMVPI_TERM_SUM)
+BMVPI_REDUCE(bmvpi_reduce_dot, (const float *a, const float *b, int64_t n), BMVPI_TERM_DOT)
+BMVPI_REDUCE(bmvpi_reduce_centred, (const float *a, const float *b, const float *e, float mean, int64_t n),
+             BMVPI_TERM_CENTRED)
+BMVPI_REDUCE(bmvpi_reduce_var, (const float *a, float mean, int64_t n), BMVPI_TERM_VAR)
+BMVPI_REDUCE(bmvpi_reduce_dist, (const float *a, const float *b, int64_t n), BMVPI_TERM_DIST)
+
+/* >>kernel channel norm: statistics down the columns of (samples, rows, C) --------------------------------------------
+   Batch norm is one sample of all rows, group norm one a sample. A task is a chunk of about 64 KB (at most 1024
+   rows): it sums each column, takes the mean, then the squares about that mean while the chunk is still in L2, so
+   nothing cancels; chunks are joined in order in double. Moments read 4 bytes an element from memory, the backward
+   sums 8, apply reads 4 and writes 4, its backward reads 8 and writes 4: memory-bound, SSE2 or NEON by the compiler
+   is enough. */
+typedef struct bmvpi_columns {
+    int64_t samples, rows, c, chunk, chunks; /* chunks of a sample */
+    const float *x, *g, *mean;               /* x, g (samples, rows, C); mean (samples, C) or NULL: 0 */
+    const float *scale, *slope, *shift;      /* (samples, C) */
+    float *part;                             /* samples x chunks x 2 x C */
+    float *y;
+    int add;
+} bmvpi_columns;
+
+static bmvpi_columns bmvpi_columns_make(int64_t samples, int64_t rows, int64_t c)
+{
+    bmvpi_columns k;
+    memset(&k, 0, sizeof k);
+    k.samples = samples;
+    k.rows = rows;
+    k.c = c;
+    k.chunk = bmvpi_max(1, bmvpi_min(1024, 16384 / c));
+    k.chunks = bmvpi_ceil_div(rows, k.chunk);
+    return k;
+}
+/* floats: the partials and two arrays of doubles (samples, C) */
+static int64_t bmvpi_columns_workspace(const bmvpi_columns *k)
+{
+    return k->samples * k->c * (2 * k->chunks + 4) + 2;
+}
+/* The two arrays of doubles in workspace ws; the partials follow. */
+static double *bmvpi_columns_attach(bmvpi_columns *k, float *ws)
+{
+    k->part = ws + 4 * k->samples * k->c;
+    return (double *)(void *)ws;
+}
+
+/* Range of a task: first row (over all samples) and number of rows; *sample */
+static int64_t bmvpi_columns_range(const bmvpi_columns *k, int64_t task, int64_t *sample, int64_t *n)
+{
+    const int64_t r = task % k->chunks * k->chunk;
+    *sample = task / k->chunks;
+    *n = bmvpi_min(k->chunk, k->rows - r);
+    return *sample * k->rows + r;
+}
+
+BMVPI_HOT static void bmvpi_columns_moments_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const float *x = k->x + bmvpi_columns_range(k, task, &sample, &n) * c;
+    float *BMVP_RESTRICT mean = k->part + task * 2 * c, *BMVP_RESTRICT m2 = mean + c;
+    (void)worker;
+    memset(mean, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = 0; r < n; ++r)
+        for (i = 0; i < c; ++i) mean[i] += x[r * c + i];
+    for (i = 0; i < c; ++i) mean[i] /= (float)n;
+    for (r = 0; r < n; ++r)
+        for (i = 0; i < c; ++i) m2[i] += (x[r * c + i] - mean[i]) * (x[r * c + i] - mean[i]);
+}
+
+/* mean and sum of squared deviations of each (sample, column): out[0 .. samples C), out[samples C ...) */
+static void bmvpi_columns_moments(bmvp_ctx *c, bmvpi_columns *k, double *out)
+{
+    double *mean = out, *m2 = out + k->samples * k->c;
+    int64_t task, sample, n, i;
+    bmvp_parallel(c, k->samples * k->chunks, bmvpi_columns_moments_task, k);
+    for (i = 0; i < 2 * k->samples * k->c; ++i) out[i] = 0;
+    for (task = 0; task < k->samples * k->chunks; ++task) {
+        (void)bmvpi_columns_range(k, task, &sample, &n);
+        for (i = 0; i < k->c; ++i)
+            mean[sample * k->c + i] += (double)k->part[task * 2 * k->c + i] * ((double)n / (double)k->rows);
+    }
+    for (task = 0; task < k->samples * k->chunks; ++task) {
+        (void)bmvpi_columns_range(k, task, &sample, &n);
+        for (i = 0; i < k->c; ++i) {
+            const double d = (double)k->part[task * 2 * k->c + i] - mean[sample * k->c + i];
+            m2[sample * k->c + i] += (double)k->part[(task * 2 + 1) * k->c + i] + (double)n * d * d;
+        }
+    }
+}
+
+BMVPI_HOT static void bmvpi_columns_dots_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *g = k->g + at, *x = k->x ? k->x + at : NULL, *mean = k->mean ? k->mean + sample * c : NULL;
+    float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
+    (void)worker;
+    memset(sum, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = 0; r < n; ++r, g += c) {
+        for (i = 0; i < c; ++i) sum[i] += g[i];
+        if (!x) continue;
+        if (mean) for (i = 0; i < c; ++i) dot[i] += g[i] * (x[r * c + i] - mean[i]);
+        else for (i = 0; i < c; ++i) dot[i] += g[i] * x[r * c + i];
+    }
+}
+
+/* Two sums of each (sample, column), out as above. The task is the one above (sums of g and of g (x - mean); x NULL:
+   the second are 0), or another that fills the same partials. */
+static void bmvpi_columns_sums(bmvp_ctx *c, bmvpi_columns *k, bmvp_task_fn fn, double *out)
+{
+    int64_t task, i;
+    bmvp_parallel(c, k->samples * k->chunks, fn, k);
+    for (i = 0; i < 2 * k->samples * k->c; ++i) out[i] = 0;
+    for (task = 0; task < k->samples * k->chunks; ++task) {
+        double *sum = out + task / k->chunks * k->c, *dot = sum + k->samples * k->c;
+        const float *p = k->part + task * 2 * k->c;
+        for (i = 0; i < k->c; ++i) {
+            sum[i] += (double)p[i];
+            dot[i] += (double)p[k->c + i];
+        }
+    }
+}
+
+/* y = (x - mean) slope + shift */
+BMVPI_HOT static void bmvpi_columns_apply_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *x = k->x + at, *mean = k->mean + sample * c, *slope = k->slope + sample * c,
+                *shift = k->shift + sample * c;
+    float *BMVP_RESTRICT y = k->y + at;
+    (void)worker;
+    for (r = 0; r < n; ++r)
+        for (i = 0; i < c; ++i) y[r * c + i] = (x[r * c + i] - mean[i]) * slope[i] + shift[i];
+}
+
+/* y (+)= g scale + (x - mean) slope + shift */
+BMVPI_HOT static void bmvpi_columns_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *x = k->x + at, *g = k->g + at, *mean = k->mean + sample * c;
+    const float *scale = k->scale + sample * c, *slope = k->slope + sample * c, *shift = k->shift + sample * c;
+    float *BMVP_RESTRICT y = k->y + at;
+    (void)worker;
+    for (r = 0; r < n; ++r, x += c, g += c, y += c) {
+        if (k->add) for (i = 0; i < c; ++i) y[i] += g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+        else for (i = 0; i < c; ++i) y[i] = g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+    }
+}
+
+/* >>kernel strided copy: what all shape operations are ----------------------------------------------------------------
+   y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box of up to 8 axes. Axes that lie one in the other in both are joined,
+   so that the inner run is long and mostly a memcpy. Each output element is written once: tasks are runs of inner
+   rows. */
+typedef struct bmvpi_strided {
+    int rank;
+    int64_t dim[BMVP_MAX_DIMS], xs[BMVP_MAX_DIMS], ys[BMVP_MAX_DIMS];
+    const float *x;
+    float *y;
+    int add;
+    int64_t rows, grain;
+} bmvpi_strided;
+
+BMVPI_HOT static void bmvpi_strided_row(const bmvpi_strided *s, const float *x, float *y)
+{
+    const int64_t n = s->dim[s->rank - 1], xs = s->xs[s->rank - 1], ys = s->ys[s->rank - 1];
+    int64_t i;
+    if (xs == 1 && ys == 1 && s->add) for (i = 0; i < n; ++i) y[i] += x[i];
+    else if (xs == 1 && ys == 1) memcpy(y, x, (size_t)n * sizeof(float));
+    else if (s->add) for (i = 0; i < n; ++i) y[i * ys] += x[i * xs];
+    else for (i = 0; i < n; ++i) y[i * ys] = x[i * xs];
+}
+
+static void bmvpi_strided_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_strided *s = (const bmvpi_strided *)arg;
+    const int64_t lo = task * s->grain, hi = bmvpi_min(s->rows, lo + s->grain);
+    int64_t at[BMVP_MAX_DIMS] = { 0 }, xo = 0, yo = 0, r = lo;
+    int k;
+    (void)worker;
+    for (k = s->rank - 2; k >= 0; --k) {
+        at[k] = r % s->dim[k];
+        r /= s->dim[k];
+        xo += at[k] * s->xs[k];
+        yo += at[k] * s->ys[k];
+    }
+    for (r = lo; r < hi; ++r) {
+        bmvpi_strided_row(s, s->x + xo, s->y + yo);
+        for (k = s->rank - 2; k >= 0; --k) { /* next row: count up, the last axis fastest */
+            xo += s->xs[k];
+            yo += s->ys[k];
+            if (++at[k] < s->dim[k]) break;
+            xo -= s->dim[k] * s->xs[k];
+            yo -= s->dim[k] * s->ys[k];
+            at[k] = 0;
+        }
+    }
+}
+
+static void bmvpi_swap(int64_t *a, int64_t *b)
+{
+    const int64_t t = *a;
+    *a = *b;
+    *b = t;
+}
+
+static void bmvpi_strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const float *x, const int64_t *xs, float *y,
+                               const int64_t *ys, int add)
+{
+    bmvpi_strided s;
+    int i, n = 0;
+    memset(&s, 0, sizeof s);
+    for (i = rank - 1; i >= 0; --i) { /* inner axes first; a joined run stays short enough to be shared out */
+        const int joins = n > 0 && xs[i] == s.xs[n - 1] * s.dim[n - 1] && ys[i] == s.ys[n - 1] * s.dim[n - 1];
+        if (dim[i] == 1) continue;
+        if (joins && s.dim[n - 1] <= BMVPI_GRAIN / dim[i]) {
+            s.dim[n - 1] *= dim[i];
+            continue;
+        }
+        s.dim[n] = dim[i];
+        s.xs[n] = xs[i];
+        s.ys[n++] = ys[i];
+    }
+    for (i = 0; i < n / 2; ++i) {
+        bmvpi_swap(&s.dim[i], &s.dim[n - 1 - i]);
+        bmvpi_swap(&s.xs[i], &s.xs[n - 1 - i]);
+        bmvpi_swap(&s.ys[i], &s.ys[n - 1 - i]);
+    }
+    if (n == 0) {
+        s.dim[n] = s.xs[n] = s.ys[n] = 1;
+        ++n;
+    }
+    s.rank = n;
+    s.x = x;
+    s.y = y;
+    s.add = add;
+    s.rows = 1;
+    for (i = 0; i < n - 1; ++i) s.rows *= s.dim[i];
+    s.grain = bmvpi_max(1, BMVPI_GRAIN / s.dim[n - 1]);
+    bmvp_parallel(c, bmvpi_ceil_div(s.rows, s.grain), bmvpi_strided_task, &s);
+}
+
+/* Row-major strides of a shape */
+static void bmvpi_strides(int rank, const int64_t *dim, int64_t *stride)
+{
+    int64_t s = 1;
+    int i;
+    for (i = rank - 1; i >= 0; --i) {
+        stride[i] = s;
+        s *= dim[i];
+    }
+}
+
+/* >>kernel gemm: register tiles and matrix products -----------------------------------------------------------------
+   Everything dense (linear, attention, convolutions, their gradients) is one register tile with other strides: C[i][j]
+   (+)= sum over runs r and k of A[a_off[r] + i lda + k ka] B[b_off[r] + k ldb + j]. The run loop inside the tile is
+   what makes a convolution one call: a run is one kernel row (forward) or one output row (weight gradient), and the
+   sums stay in registers. A is read in place, whatever its strides: channels-last rows already lie k-contiguous, and
+   packing them cost more than it gave on tall matrices. B is packed into panels of nr columns, zero-padded. */
+
+typedef struct bmvpi_tile {
+    const float *a, *b, *bias; /* bias: a full tile width readable, or NULL */
+    float *c;
+    const int64_t *a_off, *b_off; /* per run */
+    int64_t runs, k;              /* k: length of each run */
+    int64_t lda, ka, ldb, ldc;
+    /* next[a_off[r] + k next_step] is fetched ahead into the cache: what the tile after this reads */
+    const float *next;
+    int64_t next_step;
+    int accumulate; /* 1: C += */
+} bmvpi_tile;
+typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
+
+enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32 };
+/* fn[0]: tiles nr / 2 wide, fn[1]: nr wide; by number of rows, NULL where there is no such tile */
+typedef struct bmvpi_tiles {
+    int mr, nr;
+    bmvpi_tile_fn fn[2][BMVPI_MR_MAX + 1];
+} bmvpi_tiles;
+
+#if defined(BMVPI_HAVE_VECTORS)
+/* One tile: MR rows x NV vectors. A macro and not an inline function, because vectors may not cross functions of
+   different targets. Per k: NV loads of B, MR broadcasts of A, MR NV multiply-adds. */
+#define BMVPI_TILE(BITS, MR, NV) \
+    BMVPI_AT_v##BITS static void bmvpi_tile_##MR##x##NV##_v##BITS(const bmvpi_tile *t) \
+    { \
+        enum { W = BITS / 32 }; \
+        const int64_t lda = t->lda, ka = t->ka, ldb = t->ldb, ldc = t->ldc; \
+        const bmvpi_v##BITS none = { 0 }; \
+        bmvpi_v##BITS sum[MR][NV], v[NV]; \
+        float *c = t->c; \
+        int64_t r, k; \
+        int i, j; \
+        BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+            v[j] = none; \
+            if (t->bias) v[j] = *(const bmvpi_u##BITS *)(t->bias + j * W); \
+            BMVPI_UNROLL for (i = 0; i < MR; ++i) sum[i][j] = v[j]; \
+        } \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
+            BMVPI_PREFETCH(c + i * ldc); \
+            BMVPI_PREFETCH(c + i * ldc + NV * W - 1); \
+        } \
+        for (r = 0; r < t->runs; ++r) { \
+            const float *a = t->a + t->a_off[r], *b = t->b + t->b_off[r], *next = t->next + t->a_off[r]; \
+            for (k = t->k; k > 0; --k, a += ka, b += ldb, next += t->next_step) { \
+                BMVPI_PREFETCH(next); \
+                BMVPI_UNROLL for (j = 0; j < NV; ++j) v[j] = *(const bmvpi_u##BITS *)(b + j * W); \
+                BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
+                    const float s = a[i * lda]; \
+                    BMVPI_UNROLL for (j = 0; j < NV; ++j) sum[i][j] += s * v[j]; \
+                } \
+            } \
+        } \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) \
+            BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+                bmvpi_u##BITS *to = (bmvpi_u##BITS *)(c + i * ldc + j * W); \
+                if (t->accumulate) sum[i][j] += *to; \
+                *to = sum[i][j]; \
+            } \
+    }
+#define BMVPI_TILES(BITS, MR) BMVPI_TILE(BITS, MR, 1) BMVPI_TILE(BITS, MR, 2)
+#define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
+    { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
+      bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
+
+/* 128-bit: 4 x 8 is 8 sums of the 16 registers that SSE2 has. */
+BMVPI_TILES(128, 1) BMVPI_TILES(128, 2) BMVPI_TILES(128, 3) BMVPI_TILES(128, 4)
+static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, {
+    BMVPI_TILE_ROW(128, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    BMVPI_TILE_ROW(128, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) } };
+
+#if defined(BMVPI_HAVE_X86)
+/* AVX2: 6 x 16 is 12 sums of 16 registers; AVX-512: 12 x 32 is 24 of 32, and 12 divides the rows of every layer of the
+   networks here (96, 48, 24, 12). Both keep two multiply-add pipes of latency 4 busy; so do the tails 8, 6 and 4. */
+BMVPI_TILES(256, 1) BMVPI_TILES(256, 2) BMVPI_TILES(256, 3) BMVPI_TILES(256, 4) BMVPI_TILES(256, 6)
+BMVPI_TILES(512, 1) BMVPI_TILES(512, 2) BMVPI_TILES(512, 3) BMVPI_TILES(512, 4) BMVPI_TILES(512, 6)
+BMVPI_TILES(512, 8) BMVPI_TILES(512, 12)
+static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, {
+    BMVPI_TILE_ROW(256, 1, NULL, bmvpi_tile_6x1_v256, NULL, NULL, NULL, NULL, NULL, NULL),
+    BMVPI_TILE_ROW(256, 2, NULL, bmvpi_tile_6x2_v256, NULL, NULL, NULL, NULL, NULL, NULL) } };
+static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, {
+    BMVPI_TILE_ROW(512, 1, NULL, bmvpi_tile_6x1_v512, NULL, bmvpi_tile_8x1_v512, NULL, NULL, NULL,
+                   bmvpi_tile_12x1_v512),
+    BMVPI_TILE_ROW(512, 2, NULL, bmvpi_tile_6x2_v512, NULL, bmvpi_tile_8x2_v512, NULL, NULL, NULL,
+                   bmvpi_tile_12x2_v512) } };
+#endif
+#undef BMVPI_TILE_ROW
+#undef BMVPI_TILES
+#undef BMVPI_TILE
+#endif
+
+/* The tiles of a level; NULL: plain loops. */
+static const bmvpi_tiles *bmvpi_tiles_of(int level)
+{
+#if defined(BMVPI_HAVE_X86)
+    if (level >= BMVP_SIMD_AVX512) return &bmvpi_tiles_v512;
+    if (level == BMVP_SIMD_AVX2) return &bmvpi_tiles_v256;
+#endif
+#if defined(BMVPI_HAVE_VECTORS)
+    if (level >= BMVP_SIMD_VECTOR) return &bmvpi_tiles_v128;
+#endif
+    (void)level;
+    return NULL;
+}
+
+/* long products pack so much at a time: panels of 24 KB in L1, 192 KB in L2 */
+enum { BMVPI_LONG_K = 192, BMVPI_LONG_N = 256 };
+
+/* Fetch ahead what the next call reads of A: the rows below, or, where A is read along its columns, the next stretch
+   of k. Matrices that come from memory gain a third: no hardware prefetcher follows twelve short streams. */
+static void bmvpi_tile_ahead(bmvpi_tile *t, int mr)
+{
+    t->next = t->a + (t->ka == 1 ? mr * t->lda : BMVPI_LONG_K * t->ka);
+    t->next_step = t->ka == 1 ? mr * t->lda / bmvpi_max(1, t->k) : t->ka;
+}
+
+/* All rows of one panel: `rows` x `cols` with cols <= nr. bias is readable for cols only. The last columns of a matrix
+   go through a whole tile beside it. */
+static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t rows, int64_t cols)
+{
+    /* first tile of r last rows: two that keep the pipes busy are better than a large and a small one */
+    static const int first[BMVPI_MR_MAX + 1] = { 0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12 };
+    float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
+    const int wide = cols * 2 > q->nr, width = wide ? q->nr : q->nr / 2, whole = cols == width;
+    bmvpi_tile t = *strip;
+    int64_t i, j, row;
+    int mr;
+    if (!whole) {
+        t.bias = NULL;
+        t.c = side;
+        t.ldc = width;
+        t.accumulate = 0;
+    }
+    for (row = 0; row < rows; row += mr) {
+        float *c = strip->c + row * strip->ldc;
+        mr = rows - row >= q->mr ? q->mr : first[rows - row];
+        t.a = strip->a + row * strip->lda;
+        t.next = strip->next + row * strip->lda;
+        if (whole) t.c = c;
+        q->fn[wide][mr](&t);
+        for (i = 0; !whole && i < mr; ++i)
+            for (j = 0; j < cols; ++j)
+                c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
+                                        (strip->accumulate ? c[i * strip->ldc + j] : 0.0f);
+    }
+}
+
+/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
+   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
+   matrix. k >= 1. */
+typedef struct bmvpi_gemm_args {
+    int64_t m, n, k, outer, inner;
+    const float *a, *b, *bias; /* bias (n) or NULL */
+    float *c;
+    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
+    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
+    int accumulate; /* 1: C += */
+    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+} bmvpi_gemm_args;
+
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
+                                       const float *b, int64_t b_rs, int64_t b_cs, float *c, int64_t c_rs)
+{
+    bmvpi_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a;
+    g.a_rs = a_rs;
+    g.a_cs = a_cs;
+    g.b = b;
+    g.b_rs = b_rs;
+    g.b_cs = b_cs;
+    g.c = c;
+    g.c_rs = c_rs;
+    g.outer = g.inner = 1;
+    return g;
+}
+
+static int64_t bmvpi_panel_width(const bmvpi_tiles *q) { return q ? q->nr : 1; } /* plain: columns, one by one */
+/* keeps workspace parts 64-byte aligned */
+static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
+
+/* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
+static int64_t bmvpi_panel_step(int64_t nr, int64_t k) { return bmvpi_round16(nr * k) + 16; }
+
+/* Floats of a packed k x n matrix: ceil(n / nr) panels of k rows of nr. A multiple of 16. */
+static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
+{
+    const int64_t nr = bmvpi_panel_width(bmvpi_tiles_of(level));
+    return bmvpi_ceil_div(n, nr) * bmvpi_panel_step(nr, k);
+}
+
+/* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
+   last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
+static void bmvpi_pack_rows(int64_t nr, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
+                            int64_t k0, int64_t k1,
+                            float *to)
+{
+    const int64_t whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(nr, k);
+    int64_t i, j, e;
+    to += k0 * nr;
+    k1 -= k0;
+    for (i = 0; i < k1; ++i) {
+        const float *row = b + i * rs;
+        float *p = to + i * nr;
+        for (j = 0; j < whole * nr; j += 16) BMVPI_PREFETCH(row + 8 * rs + j);
+        if (nr == 32) for (j = 0; j < whole; ++j) memcpy(p + j * step, row + j * 32, 32 * sizeof(float));
+        else if (nr == 16) for (j = 0; j < whole; ++j) memcpy(p + j * step, row + j * 16, 16 * sizeof(float));
+        else for (j = 0; j < whole; ++j) memcpy(p + j * step, row + j * nr, (size_t)nr * sizeof(float));
+    }
+    for (j = whole * nr; j < bmvpi_ceil_div(n, nr) * nr; ++j) {
+        float *p = to + j / nr * step + j % nr;
+        const float *col = b + j * cs;
+        for (i = 0, e = j < n ? k1 : 0; i < e; ++i) p[i * nr] = col[i * rs];
+        for (; i < k1; ++i) p[i * nr] = 0.0f;
+    }
+}
+
+/* Packs B for b_packed; `to` holds bmvpi_packed_size floats, 64-byte aligned. */
+static void bmvpi_pack_b(int level, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, float *to)
+{
+    int64_t i;
+    for (i = 0; i < k; i += 64) /* short stretches: a transposed block stays in L1 */
+        bmvpi_pack_rows(bmvpi_panel_width(bmvpi_tiles_of(level)), b + i * rs, rs, cs, k, n, i,
+                        bmvpi_min(k, i + 64), to);
+}
+
+/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
+static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
+{
+    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(1, g->k) : g->b_cs;
+    int64_t i, j, k;
+    for (i = m0; i < m1; ++i) {
+        for (j = 0; j < g->n; ++j) {
+            double sum = g->bias ? (double)g->bias[j] : 0.0;
+            float *to = c + i * g->c_rs + j;
+            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
+            *to = (float)(g->accumulate ? (double)*to + sum : sum);
+        }
+    }
+}
+
+/* Where the tiles find B: panels, or B itself (small m: packing would cost more than the product). */
+typedef struct bmvpi_gemm_b {
+    const float *b;
+    int64_t ld, panel; /* from k to k, from panel to panel */
+} bmvpi_gemm_b;
+
+static const int64_t bmvpi_one_run = 0; /* the offset table of a plain matrix product */
+
+/* Rows [m0, m1) x panels [p0, p1) of one product. Blocks of k keep a block of A (256 KB) in L2 while the panels pass.
+   The sums of an output do not depend on the cut in m and n, only on the blocks of k. */
+static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, const float *a, const bmvpi_gemm_b *b,
+                             float *c, int64_t m0, int64_t m1, int64_t p0, int64_t p1)
+{
+    const int64_t kc = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512));
+    const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr;
+    int64_t m, k, p, n;
+    bmvpi_tile t;
+    t.a_off = t.b_off = &bmvpi_one_run;
+    t.runs = 1;
+    t.lda = g->a_rs;
+    t.ka = g->a_cs;
+    t.ldb = b->ld;
+    t.ldc = g->c_rs;
+    for (m = m0; m < m1; m += mc) {
+        for (k = 0; k < g->k; k += kc) {
+            t.k = bmvpi_min(kc, g->k - k);
+            t.a = a + m * g->a_rs + k * g->a_cs;
+            t.accumulate = k > 0 || g->accumulate;
+            bmvpi_tile_ahead(&t, q->mr);
+            if (b->ld != q->nr) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
+            for (p = p0; p < p1; ++p) {
+                n = p * q->nr;
+                t.b = b->b + p * b->panel + k * b->ld;
+                t.bias = g->bias && k == 0 ? g->bias + n : NULL;
+                t.c = c + m * g->c_rs + n;
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(q->nr, g->n - n));
+            }
+        }
+    }
+}
+
+/* May the tiles read B where it lies? Only whole tiles: a partial one would read past the row. */
+static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
+{
+    return !g->b_packed && g->b_cs == 1 && g->m <= 2 * q->mr && g->n % (q->nr / 2) == 0;
+}
+
+static bmvpi_gemm_b bmvpi_gemm_b_of(const bmvpi_tiles *q, const bmvpi_gemm_args *g, const float *b)
+{
+    const int direct = bmvpi_gemm_direct(q, g);
+    bmvpi_gemm_b r;
+    r.b = b;
+    r.ld = direct ? g->b_rs : q->nr;
+    r.panel = direct ? q->nr : bmvpi_panel_step(q->nr, g->k);
+    return r;
+}
+
+/* The whole product on the calling thread: for use inside tasks. ws: bmvpi_packed_size floats, 64-byte aligned; NULL if
+   b_packed. */
+static void bmvpi_gemm_serial(int level, const bmvpi_gemm_args *g, float *ws)
+{
+    const bmvpi_tiles *q = bmvpi_tiles_of(level);
+    const float *packed = NULL;
+    int64_t i;
+    for (i = 0; i < g->outer * g->inner; ++i) {
+        const int64_t o = i / g->inner, n = i % g->inner;
+        const float *a = g->a + o * g->a_bo + n * g->a_bi, *b = g->b + o * g->b_bo + n * g->b_bi;
+        float *c = g->c + o * g->c_bo + n * g->c_bi;
+        if (!q) {
+            bmvpi_gemm_plain(g, a, b, c, 0, g->m);
+        } else {
+            bmvpi_gemm_b from;
+            if (!g->b_packed && !bmvpi_gemm_direct(q, g)) {
+                if (packed != b) bmvpi_pack_b(level, b, g->b_rs, g->b_cs, g->k, g->n, ws);
+                packed = b;
+                b = ws;
+            }
+            from = bmvpi_gemm_b_of(q, g, b);
+            bmvpi_gemm_block(q, g, a, &from, c, 0, g->m, 0, bmvpi_ceil_div(g->n, q->nr));
+        }
+    }
+}
+
+/* How the parallel product is cut. Ordinary: B is packed once, tasks are blocks of rows x groups of panels. Long
+   (weight gradients: few rows and columns, k = number of tokens): k is cut into `parts` by shape alone, each part
+   packs its stretches of B itself and has its own C; the parts are added in order. */
+typedef struct bmvpi_gemm_job {
+    const bmvpi_gemm_args *g;
+    const bmvp_ctx *c;
+    const bmvpi_tiles *q;
+    int level, direct, is_long;
+    float *ws;
+    int64_t packs, pack_size;                /* distinct B matrices to pack */
+    int64_t row_blocks, rows, col_groups, panels; /* ordinary; rows and panels of a task */
+    int64_t parts, part_k, groups, group_m; /* long */
+    int64_t own;                             /* long: floats of workspace per worker */
+} bmvpi_gemm_job;
+
+static bmvpi_gemm_job bmvpi_gemm_cut(const bmvp_ctx *c, const bmvpi_gemm_args *g)
+{
+    bmvpi_gemm_job j;
+    const int64_t batch = g->outer * g->inner;
+    int64_t n_panels;
+    memset(&j, 0, sizeof j);
+    j.g = g;
+    j.c = c;
+    j.level = bmvp_simd_level(c);
+    j.q = bmvpi_tiles_of(j.level);
+    j.direct = j.q && bmvpi_gemm_direct(j.q, g);
+    j.row_blocks = bmvpi_ceil_div(g->m, 192);
+    j.rows = bmvpi_ceil_div(g->m, j.row_blocks);
+    j.col_groups = 1;
+    if (!j.q) return j;
+    j.is_long = batch == 1 && !g->b_packed && g->k >= 2048 && g->k > 4 * bmvpi_max(g->m, g->n);
+    if (j.is_long) {
+        j.parts = bmvpi_max(1, bmvpi_min(bmvpi_min(16, (1 << 22) / bmvpi_max(1, g->m * g->n)), g->k / 1024));
+        j.part_k = bmvpi_ceil_div(bmvpi_ceil_div(g->k, j.parts), BMVPI_LONG_K) * BMVPI_LONG_K;
+        j.parts = bmvpi_ceil_div(g->k, j.part_k);
+        j.groups = j.parts >= 8 ? 1 : bmvpi_max(1, bmvpi_min(bmvpi_ceil_div(16, j.parts), g->m / (4 * j.q->mr)));
+        j.group_m = bmvpi_ceil_div(bmvpi_ceil_div(g->m, j.groups), j.q->mr) * j.q->mr;
+        j.groups = bmvpi_ceil_div(g->m, j.group_m);
+        j.own = j.direct ? 0 : bmvpi_packed_size(j.level, BMVPI_LONG_K, BMVPI_LONG_N);
+        return j;
+    }
+    j.rows = bmvpi_ceil_div(j.rows, j.q->mr) * j.q->mr;
+    j.row_blocks = bmvpi_ceil_div(g->m, j.rows);
+    n_panels = bmvpi_ceil_div(g->n, j.q->nr);
+    j.col_groups = bmvpi_max(1, bmvpi_min(n_panels, 4 * bmvp_threads(c) / bmvpi_max(1, j.row_blocks * batch)));
+    j.panels = bmvpi_ceil_div(n_panels, j.col_groups);
+    j.col_groups = bmvpi_ceil_div(n_panels, j.panels);
+    if (!g->b_packed && !j.direct) {
+        j.packs = (g->b_bo ? g->outer : 1) * (g->b_bi ? g->inner : 1);
+        j.pack_size = bmvpi_packed_size(j.level, g->k, g->n);
+    }
+    return j;
+}
+
+/* Workspace of bmvpi_gemm, in floats. The pointers of g are not looked at. */
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
+{
+    const bmvpi_gemm_job j = bmvpi_gemm_cut(c, g);
+    if (j.is_long) return j.own * bmvp_threads(c) + (j.parts > 1 ? j.parts * bmvpi_round16(g->m * g->n) : 0);
+    return j.packs * j.pack_size;
+}
+
+static void bmvpi_gemm_pack_task(void *arg, int64_t task, int worker) /* task = 64 rows of one B */
+{
+    const bmvpi_gemm_job *j = (const bmvpi_gemm_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const int64_t blocks = bmvpi_ceil_div(g->k, 64), pack = task / blocks, k0 = task % blocks * 64;
+    const int64_t inner = g->b_bi ? g->inner : 1;
+    (void)worker;
+    bmvpi_pack_rows(j->q->nr, g->b + pack / inner * g->b_bo + pack % inner * g->b_bi + k0 * g->b_rs, g->b_rs, g->b_cs,
+                    g->k, g->n, k0, bmvpi_min(g->k, k0 + 64), j->ws + pack * j->pack_size);
+}
+
+static void bmvpi_gemm_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows, group of panels) */
+{
+    const bmvpi_gemm_job *j = (const bmvpi_gemm_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const int64_t block = task / j->col_groups, i = block / j->row_blocks, o = i / g->inner, in = i % g->inner;
+    const int64_t m0 = block % j->row_blocks * j->rows, m1 = bmvpi_min(g->m, m0 + j->rows);
+    const float *a = g->a + o * g->a_bo + in * g->a_bi, *b = g->b + o * g->b_bo + in * g->b_bi;
+    float *c = g->c + o * g->c_bo + in * g->c_bi;
+    bmvpi_gemm_b from;
+    (void)worker;
+    if (!j->q) {
+        bmvpi_gemm_plain(g, a, b, c, m0, m1);
+        return;
+    }
+    if (j->packs) b = j->ws + ((g->b_bo ? o : 0) * (g->b_bi ? g->inner : 1) + (g->b_bi ? in : 0)) * j->pack_size;
+    from = bmvpi_gemm_b_of(j->q, g, b);
+    bmvpi_gemm_block(j->q, g, a, &from, c, m0, m1, task % j->col_groups * j->panels,
+                     bmvpi_min(bmvpi_ceil_div(g->n, j->q->nr), (task % j->col_groups + 1) * j->panels));
+}
+
+static void bmvpi_gemm_long_task(void *arg, int64_t task, int worker) /* task = (part of k, group of rows) */
+{
+    const bmvpi_gemm_job *j = (const bmvpi_gemm_job *)arg;
+    const int64_t part = task / j->groups, m0 = task % j->groups * j->group_m, m1 = bmvpi_min(j->g->m, m0 + j->group_m);
+    const int64_t k_end = bmvpi_min(j->g->k, (part + 1) * j->part_k);
+    float *own = j->ws + j->own * worker, *c = j->g->c;
+    bmvpi_gemm_args g = *j->g;
+    bmvpi_gemm_b from;
+    int64_t k, n;
+    if (j->parts > 1) {
+        c = j->ws + j->own * bmvp_threads(j->c) + part * bmvpi_round16(g.m * g.n);
+        g.c_rs = g.n;
+        g.accumulate = 0;
+        g.bias = NULL;
+    }
+    for (k = part * j->part_k; k < k_end; k += BMVPI_LONG_K) {
+        g.k = bmvpi_min(BMVPI_LONG_K, k_end - k);
+        for (n = 0; n < j->g->n; n += BMVPI_LONG_N) {
+            g.n = bmvpi_min(BMVPI_LONG_N, j->g->n - n);
+            from.b = j->g->b + k * g.b_rs + n * g.b_cs;
+            if (!j->direct) bmvpi_pack_b(j->level, from.b, g.b_rs, g.b_cs, g.k, g.n, own);
+            from = bmvpi_gemm_b_of(j->q, &g, j->direct ? from.b : own);
+            g.bias = j->parts > 1 || k > 0 || !j->g->bias ? NULL : j->g->bias + n;
+            bmvpi_gemm_block(j->q, &g, g.a + k * g.a_cs, &from, c + n, m0, m1, 0, bmvpi_ceil_div(g.n, j->q->nr));
+        }
+        g.accumulate = 1;
+    }
+}
+
+static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = one row of C */
+{
+    const bmvpi_gemm_job *j = (const bmvpi_gemm_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const float *part = j->ws + j->own * bmvp_threads(j->c) + task * g->n;
+    float *c = g->c + task * g->c_rs;
+    int64_t i, p;
+    (void)worker;
+    for (i = 0; i < g->n; ++i) {
+        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f);
+        for (p = 0; p < j->parts; ++p) sum += part[p * bmvpi_round16(g->m * g->n) + i];
+        c[i] = sum;
+    }
+}
+
+/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
+static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    bmvpi_gemm_job j = bmvpi_gemm_cut(c, g);
+    j.ws = ws;
+    if (g->m < 1 || g->n < 1) return;
+    if (j.is_long) {
+        bmvp_parallel(c, j.parts * j.groups, bmvpi_gemm_long_task, &j);
+        if (j.parts > 1) bmvp_parallel(c, g->m, bmvpi_gemm_sum_task, &j);
+        return;
+    }
+    if (j.packs) bmvp_parallel(c, j.packs * bmvpi_ceil_div(g->k, 64), bmvpi_gemm_pack_task, &j);
+    bmvp_parallel(c, g->outer * g->inner * j.row_blocks * j.col_groups, bmvpi_gemm_task, &j);
+}
+
+/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
+static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
+{
+    static const float one = 1.0f;
+    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
+    g.accumulate = accumulate;
+    return g;
+}
+
+/* >>kernel conv: dense convolutions ---------------------------------------------------------------------------------
+   A convolution, channels-last, with any kernel, stride and zero padding, and its three gradients. Nothing is
+   unfolded: per task the few rows that the windows touch are copied once into a zero-padded slab in L2 (or read in
+   place when no window leaves the volume), and the register tile walks the window itself, one run per kernel row,
+   since the kernel row's kw ci values lie next to each other. Per output voxel 2 kd kh kw ci co operations; x is read
+   1 to 4 times, y written once. */
+
+/* The weights' element (tap, ci, co) lies at w[tap wt + ci wi + co wo], tap = (kd kh kw) in order and wt = ci wi, so
+   that one code serves convolutions (wo = 1) and, read backwards, transposed ones (wi = 1). ci counts within the
+   group. */
+typedef struct bmvpi_conv {
+    int64_t n, ci, co, groups;
+    int64_t in[3], out[3], k[3], s[3], p[3]; /* D, H, W: input, output, kernel, stride, padding */
+    int64_t wt, wi, wo;
+} bmvpi_conv;
+
+/* The operands of one call; the plain loops below are the definition of the convolution and of its gradients. */
+typedef struct bmvpi_conv_call {
+    const bmvpi_conv *v;
+    const float *x, *w, *bias;
+    float *y;
+    int accumulate;
+} bmvpi_conv_call;
+
+static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t n = task / (v->out[0] * v->out[1]), od = task / v->out[1] % v->out[0], oh = task % v->out[1];
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
+    int64_t ow, o, a, b, e, i;
+    (void)worker;
+    for (ow = 0; ow < v->out[2]; ++ow) {
+        float *y = q->y + (task * v->out[2] + ow) * v->co;
+        for (o = 0; o < v->co; ++o) {
+            double sum = q->bias ? (double)q->bias[o] : 0.0;
+            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
+                const int64_t z = od * v->s[0] - v->p[0] + a, h = oh * v->s[1] - v->p[1] + b;
+                const int64_t x = ow * v->s[2] - v->p[2] + e;
+                const float *xp = q->x + (((n * v->in[0] + z) * v->in[1] + h) * v->in[2] + x) * v->ci + o / cog * cig;
+                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + o * v->wo;
+                if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1] || x < 0 || x >= v->in[2]) continue;
+                for (i = 0; i < cig; ++i) sum += (double)xp[i] * (double)wp[i * v->wi];
+            }
+            y[o] = (float)(q->accumulate ? (double)y[o] + sum : sum);
+        }
+    }
+}
+
+/* Where output position o met input position i under tap k: *o, or 0 if it did not. */
+static int bmvpi_conv_meets(const bmvpi_conv *v, int axis, int64_t i, int64_t k, int64_t *o)
+{
+    const int64_t at = i + v->p[axis] - k;
+    *o = at / v->s[axis];
+    return at >= 0 && at % v->s[axis] == 0 && *o < v->out[axis];
+}
+
+/* Gradient of x (= transposed convolution): here q->x is the gradient of y, q->y that of x. */
+static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = one row (n, id, ih) */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t n = task / (v->in[0] * v->in[1]), id = task / v->in[1] % v->in[0], ih = task % v->in[1];
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
+    int64_t iw, i, a, b, e, z, h, x, o;
+    (void)worker;
+    for (iw = 0; iw < v->in[2]; ++iw) {
+        float *y = q->y + (task * v->in[2] + iw) * v->ci;
+        for (i = 0; i < v->ci; ++i) {
+            double sum = q->bias ? (double)q->bias[i] : 0.0;
+            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
+                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + i % cig * v->wi +
+                                  i / cig * cog * v->wo;
+                const float *gp;
+                if (!bmvpi_conv_meets(v, 0, id, a, &z) || !bmvpi_conv_meets(v, 1, ih, b, &h) ||
+                    !bmvpi_conv_meets(v, 2, iw, e, &x))
+                    continue;
+                gp = q->x + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
+                for (o = 0; o < cog; ++o) sum += (double)gp[o] * (double)wp[o * v->wo];
+            }
+            y[i] = (float)(q->accumulate ? (double)y[i] + sum : sum);
+        }
+    }
+}
+
+/* Gradient of w, added: q->w is the gradient of y, q->y that of w. */
+static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (tap, input channel of the group) */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups, tap = task / cig, i = task % cig;
+    const int64_t a = tap / (v->k[1] * v->k[2]), b = tap / v->k[2] % v->k[1], e = tap % v->k[2];
+    int64_t o, r, x;
+    (void)worker;
+    for (o = 0; o < v->co; ++o) {
+        double sum = 0;
+        for (r = 0; r < v->n * v->out[0] * v->out[1]; ++r) {
+            const int64_t n = r / (v->out[0] * v->out[1]), z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a;
+            const int64_t h = r % v->out[1] * v->s[1] - v->p[1] + b;
+            const int64_t row = ((n * v->in[0] + z) * v->in[1] + h) * v->in[2];
+            if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
+            for (x = 0; x < v->out[2]; ++x) {
+                const int64_t at = x * v->s[2] - v->p[2] + e;
+                if (at < 0 || at >= v->in[2]) continue;
+                sum += (double)q->x[(row + at) * v->ci + o / cog * cig + i] *
+                       (double)q->w[(r * v->out[2] + x) * v->co + o];
+            }
+        }
+        q->y[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
+    }
+}
+
+/* Sliding window: what forward and the gradient of x have in common. Along each axis, position q of the window reads
+   [q step - pad, + window) and writes one output per phase r: q phases + r - shift. Forward has one phase. The
+   gradient of x has one per stride: output i = q s + r - p meets the taps r, r + s, ...: a stride-1 convolution with
+   those, reversed. */
+typedef struct bmvpi_axis {
+    int64_t in, out;                /* lengths of the tensor read and of the one written */
+    /* phase r has (kernel - r + phases - 1) / phases taps, the last ones of the window */
+    int64_t phases, kernel, window;
+    int64_t step, pad, shift, lo, hi; /* lo <= q < hi */
+} bmvpi_axis;
+
+enum { BMVPI_RUNS_MAX = 256 }; /* kernel rows, and output rows at a time in the weight gradient */
+
+typedef struct bmvpi_slide {
+    bmvpi_conv_call call;
+    const bmvpi_tiles *q;
+    bmvpi_axis ax[3];
+    int64_t ci, co;           /* channels read; written per q */
+    int64_t w_k, w_n;         /* weights' strides along the channels read and written */
+    int reversed, in_place;   /* taps in reverse; no padding: x is read where it lies */
+    int64_t rows, row_blocks; /* q rows per task */
+    int64_t slab[3], own;     /* planes, rows, columns of the padded copy; its floats */
+    int64_t phases, pack_size;
+    float *packed, *bias, *slabs; /* parts of the workspace */
+} bmvpi_slide;
+
+static int64_t bmvpi_axis_taps(const bmvpi_axis *a, int64_t r) { return (a->kernel - r + a->phases - 1) / a->phases; }
+
+static bmvpi_axis bmvpi_axis_forward(const bmvpi_conv *v, int i)
+{
+    bmvpi_axis a;
+    a.in = v->in[i];
+    a.out = a.hi = v->out[i];
+    a.phases = 1;
+    a.kernel = a.window = v->k[i];
+    a.step = v->s[i];
+    a.pad = v->p[i];
+    a.shift = a.lo = 0;
+    return a;
+}
+
+static bmvpi_axis bmvpi_axis_dx(const bmvpi_conv *v, int i)
+{
+    bmvpi_axis a;
+    a.in = v->out[i];
+    a.out = v->in[i];
+    a.phases = v->s[i];
+    a.kernel = v->k[i];
+    a.window = bmvpi_ceil_div(v->k[i], v->s[i]);
+    a.step = 1;
+    a.pad = a.window - 1;
+    a.shift = v->p[i];
+    a.lo = v->p[i] / v->s[i];
+    a.hi = (v->in[i] - 1 + v->p[i]) / v->s[i] + 1;
+    return a;
+}
+
+/* Kernel = stride along W and every column met once: the kw outputs of a position lie next to each other, so they are
+   one row of kw ci channels and not kw phases. Patch embeddings and 2^3 transposed convolutions. */
+static int bmvpi_conv_blocks(const bmvpi_conv *v)
+{
+    return v->k[2] == v->s[2] && v->p[2] == 0 && v->in[2] == v->out[2] * v->s[2];
+}
+
+static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int dx)
+{
+    bmvpi_slide s;
+    int64_t row;
+    int i;
+    memset(&s, 0, sizeof s);
+    s.q = bmvpi_tiles_of(bmvp_simd_level(c));
+    for (i = 0; i < 3; ++i) s.ax[i] = dx ? bmvpi_axis_dx(v, i) : bmvpi_axis_forward(v, i);
+    s.ci = dx ? v->co : v->ci;
+    s.co = dx ? v->ci : v->co;
+    s.w_k = dx ? v->wo : v->wi;
+    s.w_n = dx ? v->wi : v->wo;
+    s.reversed = dx;
+    if (dx && bmvpi_conv_blocks(v)) {
+        s.ax[2].out = s.ax[2].hi = v->out[2];
+        s.ax[2].phases = s.ax[2].kernel = 1;
+        s.co *= v->k[2];
+    }
+    s.in_place = 1;
+    for (i = 0; i < 3; ++i) {
+        const bmvpi_axis *a = &s.ax[i];
+        if (a->lo * a->step < a->pad || (a->hi - 1) * a->step - a->pad + a->window > a->in) s.in_place = 0;
+    }
+    /* rows per task: a slab of 384 KB; up to 1.5 MB where that takes fewer than 72 voxels past each stretch of
+       weights; and enough tasks for the threads */
+    s.slab[0] = s.ax[0].window;
+    s.slab[2] = (s.ax[2].hi - s.ax[2].lo - 1) * s.ax[2].step + s.ax[2].window;
+    row = s.slab[0] * s.slab[2] * s.ci;
+    s.rows = bmvpi_min((393216 / row - s.ax[1].window) / s.ax[1].step + 1, 72 / (s.ax[2].hi - s.ax[2].lo));
+    s.rows = bmvpi_max(1, bmvpi_max(s.rows, (98304 / row - s.ax[1].window) / s.ax[1].step + 1));
+    s.row_blocks = bmvpi_ceil_div(s.ax[1].hi - s.ax[1].lo, s.rows);
+    s.row_blocks = bmvpi_max(s.row_blocks, bmvpi_min(s.ax[1].hi - s.ax[1].lo,
+                             bmvpi_ceil_div(4 * bmvp_threads(c), v->n * (s.ax[0].hi - s.ax[0].lo))));
+    s.rows = bmvpi_ceil_div(s.ax[1].hi - s.ax[1].lo, s.row_blocks);
+    s.row_blocks = bmvpi_ceil_div(s.ax[1].hi - s.ax[1].lo, s.rows);
+    s.slab[1] = (s.rows - 1) * s.ax[1].step + s.ax[1].window;
+    s.own = s.in_place ? 0 : bmvpi_round16(s.slab[0] * s.slab[1] * s.slab[2] * s.ci);
+    s.phases = s.ax[0].phases * s.ax[1].phases * s.ax[2].phases;
+    s.pack_size = bmvpi_packed_size(bmvp_simd_level(c), s.ax[0].window * s.ax[1].window * s.ax[2].window * s.ci, s.co);
+    return s;
+}
+
+static int64_t bmvpi_slide_workspace(const bmvp_ctx *c, const bmvpi_slide *s)
+{
+    return s->phases * s->pack_size + bmvpi_round16(s->co) + s->own * bmvp_threads(c);
+}
+
+/* Phase number to phase per axis, taps per axis; returns the number of taps. */
+static int64_t bmvpi_slide_phase(const bmvpi_slide *s, int64_t phase, int64_t r[3], int64_t taps[3])
+{
+    r[2] = phase % s->ax[2].phases;
+    r[1] = phase / s->ax[2].phases % s->ax[1].phases;
+    r[0] = phase / s->ax[2].phases / s->ax[1].phases;
+    taps[0] = bmvpi_axis_taps(&s->ax[0], r[0]);
+    taps[1] = bmvpi_axis_taps(&s->ax[1], r[1]);
+    taps[2] = bmvpi_axis_taps(&s->ax[2], r[2]);
+    return taps[0] * taps[1] * taps[2];
+}
+
+static void bmvpi_slide_pack_task(void *arg, int64_t task, int worker) /* task = (phase, tap of the full window) */
+{
+    const bmvpi_slide *s = (const bmvpi_slide *)arg;
+    const bmvpi_conv *v = s->call.v;
+    const int64_t window = s->ax[0].window * s->ax[1].window * s->ax[2].window, phase = task / window;
+    const int64_t tap = task % window;
+    int64_t r[3], taps[3], t[3], n;
+    int i;
+    (void)worker;
+    n = bmvpi_slide_phase(s, phase, r, taps);
+    if (tap >= n) return;
+    t[0] = tap / (taps[1] * taps[2]);
+    t[1] = tap / taps[2] % taps[1];
+    t[2] = tap % taps[2];
+    for (i = 0; s->reversed && i < 3; ++i) t[i] = r[i] + s->ax[i].phases * (taps[i] - 1 - t[i]);
+    bmvpi_pack_rows(s->q->nr, s->call.w + ((t[0] * v->k[1] + t[1]) * v->k[2] + t[2]) * v->wt, s->w_k, s->w_n,
+                    n * s->ci, s->co, tap * s->ci, (tap + 1) * s->ci, s->packed + phase * s->pack_size);
+}
+
+/* Copies rows [h0, + slab rows) of planes [z0, + slab planes), columns [w0, + slab columns) of sample n; zeros
+   outside. */
+static void bmvpi_slide_fill(const bmvpi_slide *s, int64_t n, int64_t z0, int64_t h0, int64_t w0, float *to)
+{
+    const int64_t left = bmvpi_min(s->slab[2], bmvpi_max(0, -w0)), row = s->slab[2] * s->ci;
+    const int64_t right = bmvpi_max(left, bmvpi_min(s->slab[2], s->ax[2].in - w0));
+    const float *from;
+    int64_t z, h;
+    for (z = z0; z < z0 + s->slab[0]; ++z) {
+        for (h = h0; h < h0 + s->slab[1]; ++h, to += row) {
+            if (z < 0 || z >= s->ax[0].in || h < 0 || h >= s->ax[1].in || left == right) {
+                memset(to, 0, (size_t)row * sizeof(float));
+                continue;
+            }
+            memset(to, 0, (size_t)(left * s->ci) * sizeof(float));
+            from = s->call.x + (((n * s->ax[0].in + z) * s->ax[1].in + h) * s->ax[2].in + w0 + left) * s->ci;
+            memcpy(to + left * s->ci, from, (size_t)((right - left) * s->ci) * sizeof(float));
+            memset(to + right * s->ci, 0, (size_t)(row - right * s->ci) * sizeof(float));
+        }
+    }
+}
+
+/* q range of an axis whose output of phase r exists: [*lo, *hi) */
+static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_t *hi)
+{
+    *lo = bmvpi_max(a->lo, bmvpi_ceil_div(bmvpi_max(0, a->shift - r), a->phases));
+    *hi = a->out - 1 + a->shift < r ? *lo : bmvpi_min(a->hi, (a->out - 1 + a->shift - r) / a->phases + 1);
+}
+
+/* One phase of one task: q rows [h0, h1) of plane d of sample n. base: window of (d, h0, first column); plane, row:
+   strides. Kernel rows are taken so many at a time that a panel of their weights (256 KB) stays in L2 while the voxels
+   pass. */
+static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
+                             const float *base, int64_t plane, int64_t row)
+{
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col;
+    const bmvpi_axis *ax = s->ax;
+    bmvpi_tile t;
+    k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
+    for (i = 0; i < 3; ++i) bmvpi_axis_range(&ax[i], r[i], &lo[i], &hi[i]);
+    if (d < lo[0] || d >= hi[0] || lo[2] >= hi[2]) return;
+    runs = taps[0] * taps[1];
+    t.k = taps[2] * s->ci;
+    for (i = 0; i < runs; ++i) {
+        a_off[i] = (ax[0].window - taps[0] + i / taps[1]) * plane + (ax[1].window - taps[1] + i % taps[1]) * row;
+        b_off[i] = i * t.k * s->q->nr;
+    }
+    t.b_off = b_off;
+    t.lda = ax[2].step * s->ci;
+    t.ka = 1;
+    t.ldb = s->q->nr;
+    t.ldc = ax[2].phases * s->co;
+    t.accumulate = s->call.accumulate;
+    out[0] = d * ax[0].phases + r[0] - ax[0].shift;
+    out[2] = lo[2] * ax[2].phases + r[2] - ax[2].shift;
+    col = ((lo[2] - ax[2].lo) * ax[2].step + ax[2].window - taps[2]) * s->ci;
+    i = 0;
+    do { /* once even without taps: the output is then 0 or the bias */
+        t.a_off = a_off + i;
+        t.runs = bmvpi_min(runs - i, bmvpi_max(1, 65536 / bmvpi_max(1, t.k * s->q->nr)));
+        for (p = 0; p * s->q->nr < s->co; ++p) {
+            t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q->nr, k) + i * t.k * s->q->nr;
+            t.bias = s->bias && i == 0 ? s->bias + p * s->q->nr : NULL;
+            for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
+                out[1] = h * ax[1].phases + r[1] - ax[1].shift;
+                t.a = base + (h - h0) * ax[1].step * row + col;
+                t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
+                      p * s->q->nr;
+                bmvpi_tile_ahead(&t, s->q->mr);
+                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(s->q->nr, s->co - p * s->q->nr));
+            }
+        }
+        t.accumulate = 1;
+        i += t.runs;
+    } while (i < runs);
+}
+
+static void bmvpi_slide_task(void *arg, int64_t task, int worker) /* task = (sample, q plane, block of q rows) */
+{
+    const bmvpi_slide *s = (const bmvpi_slide *)arg;
+    const bmvpi_axis *ax = s->ax;
+    const int64_t planes = ax[0].hi - ax[0].lo, n = task / s->row_blocks / planes;
+    const int64_t d = ax[0].lo + task / s->row_blocks % planes;
+    const int64_t h0 = ax[1].lo + task % s->row_blocks * s->rows, h1 = bmvpi_min(ax[1].hi, h0 + s->rows);
+    const int64_t z0 = d * ax[0].step - ax[0].pad, y0 = h0 * ax[1].step - ax[1].pad;
+    const int64_t x0 = ax[2].lo * ax[2].step - ax[2].pad;
+    int64_t plane = s->slab[1] * s->slab[2] * s->ci, row = s->slab[2] * s->ci, phase;
+    const float *base;
+    if (s->in_place) {
+        plane = ax[1].in * ax[2].in * s->ci;
+        row = ax[2].in * s->ci;
+        base = s->call.x + ((n * ax[0].in + z0) * ax[1].in + y0) * row + x0 * s->ci;
+    } else {
+        base = s->slabs + worker * s->own;
+        bmvpi_slide_fill(s, n, z0, y0, x0, s->slabs + worker * s->own);
+    }
+    for (phase = 0; phase < s->phases; ++phase) bmvpi_slide_rows(s, phase, n, d, h0, h1, base, plane, row);
+}
+
+static void bmvpi_slide_run(bmvp_ctx *c, bmvpi_slide *s, float *ws)
+{
+    const bmvpi_axis *ax = s->ax;
+    const int64_t window = ax[0].window * ax[1].window * ax[2].window, co = s->reversed ? s->call.v->ci : s->call.v->co;
+    int64_t i;
+    s->packed = ws;
+    ws += s->phases * s->pack_size;
+    if (s->call.bias) { /* repeated where several voxels are written as one */
+        s->bias = ws;
+        for (i = 0; i < s->co; ++i) s->bias[i] = s->call.bias[i % co];
+    }
+    s->slabs = ws + bmvpi_round16(s->co);
+    bmvp_parallel(c, s->phases * window, bmvpi_slide_pack_task, s);
+    bmvp_parallel(c, s->call.v->n * (ax[0].hi - ax[0].lo) * s->row_blocks, bmvpi_slide_task, s);
+}
+
+/* Weight gradient: dw[tap, ci, co] += sum over voxels x[voxel under tap, ci] g[voxel, co]: per tap a product of x
+   transposed with g over all output voxels, the runs being output rows, cut to the columns whose input exists. So x
+   needs no padding and is read in place; g is packed, some rows at a time. Parts of the rows, cut by shape, have their
+   own sums. */
+typedef struct bmvpi_conv_dw_job {
+    bmvpi_conv_call call;
+    const bmvpi_tiles *q;
+    int64_t parts, part_rows, tap_groups, group_taps;
+    int64_t m, taps, taps_w; /* rows of one product: ci, or kw ci where a kernel row can be read at once; taps left */
+    int64_t rows, own, size; /* rows packed at a time; floats per worker; floats of dw */
+    float *ws, *sums;
+} bmvpi_conv_dw_job;
+
+static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv *v)
+{
+    const int64_t rows = v->n * v->out[0] * v->out[1];
+    const int whole = v->p[2] == 0 && (v->out[2] - 1) * v->s[2] + v->k[2] <= v->in[2];
+    bmvpi_conv_dw_job j;
+    memset(&j, 0, sizeof j);
+    j.q = bmvpi_tiles_of(bmvp_simd_level(c));
+    j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
+    j.taps_w = whole ? 1 : v->k[2];
+    j.taps = v->k[0] * v->k[1] * j.taps_w;
+    j.m = whole ? v->k[2] * v->ci : v->ci;
+    j.parts = bmvpi_max(1, bmvpi_min(bmvpi_min(16, (1 << 22) / j.size), rows * v->out[2] / 1024));
+    j.part_rows = bmvpi_ceil_div(rows, j.parts);
+    j.parts = bmvpi_ceil_div(rows, j.part_rows);
+    j.tap_groups = j.parts >= 8 ? 1 : bmvpi_min(j.taps, bmvpi_ceil_div(16, j.parts));
+    j.group_taps = bmvpi_ceil_div(j.taps, j.tap_groups);
+    j.tap_groups = bmvpi_ceil_div(j.taps, j.group_taps);
+    j.rows = bmvpi_min(BMVPI_RUNS_MAX, bmvpi_min(256, 65536 / v->co) / v->out[2]);
+    j.rows = bmvpi_max(1, bmvpi_min(j.rows, j.part_rows));
+    j.own = bmvpi_packed_size(bmvp_simd_level(c), j.rows * v->out[2], v->co);
+    return j;
+}
+
+static int64_t bmvpi_conv_dw_workspace(const bmvp_ctx *c, const bmvpi_conv_dw_job *j)
+{
+    return j->own * bmvp_threads(c) + j->parts * bmvpi_round16(j->size);
+}
+
+/* Tap `tap` over output rows [r0, r1), whose g is packed in `own`; adds to its ci x co (or kw ci x co) of `sums`. */
+static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r0, int64_t r1, const float *own,
+                              float *sums)
+{
+    const bmvpi_conv *v = j->call.v;
+    const int64_t e = tap % j->taps_w, b = tap / j->taps_w % v->k[1], a = tap / j->taps_w / v->k[1];
+    const int64_t lo = bmvpi_ceil_div(bmvpi_max(0, v->p[2] - e), v->s[2]);
+    const int64_t last = v->in[2] - 1 + v->p[2] - e; /* of the columns under this tap */
+    const int64_t hi = last < 0 ? 0 : bmvpi_min(v->out[2], last / v->s[2] + 1);
+    const int64_t step = bmvpi_panel_step(j->q->nr, (r1 - r0) * v->out[2]);
+    int64_t a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], r, p;
+    bmvpi_tile t;
+    t.runs = 0;
+    for (r = r0; r < r1 && lo < hi; ++r) {
+        const int64_t z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a, h = r % v->out[1] * v->s[1] - v->p[1] + b;
+        if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
+        a_off[t.runs] = ((r / (v->out[0] * v->out[1]) * v->in[0] + z) * v->in[1] + h) * v->in[2] * v->ci;
+        b_off[t.runs++] = (r - r0) * v->out[2] * j->q->nr;
+    }
+    if (t.runs == 0) return;
+    t.a_off = a_off;
+    t.b_off = b_off;
+    t.k = hi - lo;
+    t.a = j->call.x + (lo * v->s[2] - v->p[2] + e) * v->ci;
+    t.lda = 1;
+    t.ka = v->s[2] * v->ci;
+    t.ldb = j->q->nr;
+    t.ldc = v->co;
+    t.bias = NULL;
+    t.accumulate = 1;
+    bmvpi_tile_ahead(&t, j->q->mr);
+    for (p = 0; p * j->q->nr < v->co; ++p) {
+        t.b = own + p * step + lo * j->q->nr;
+        t.c = sums + tap * j->m * v->co + p * j->q->nr;
+        bmvpi_strip(j->q, &t, j->m, bmvpi_min(j->q->nr, v->co - p * j->q->nr));
+    }
+}
+
+static void bmvpi_conv_dw_task(void *arg, int64_t task, int worker) /* task = (part of the rows, group of taps) */
+{
+    const bmvpi_conv_dw_job *j = (const bmvpi_conv_dw_job *)arg;
+    const bmvpi_conv *v = j->call.v;
+    const int64_t part = task / j->tap_groups, t0 = task % j->tap_groups * j->group_taps;
+    const int64_t t1 = bmvpi_min(j->taps, t0 + j->group_taps);
+    const int64_t end = bmvpi_min(v->n * v->out[0] * v->out[1], (part + 1) * j->part_rows);
+    float *own = j->ws + worker * j->own, *sums = j->sums + part * bmvpi_round16(j->size);
+    int64_t r, r1, t;
+    memset(sums + t0 * j->m * v->co, 0, (size_t)((t1 - t0) * j->m * v->co) * sizeof(float));
+    for (r = part * j->part_rows; r < end; r = r1) {
+        r1 = bmvpi_min(end, r + j->rows);
+        bmvpi_pack_rows(j->q->nr, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
+                        (r1 - r) * v->out[2], own);
+        for (t = t0; t < t1; ++t) bmvpi_conv_dw_tap(j, t, r, r1, own, sums);
+    }
+}
+
+static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task = (tap, input channel) */
+{
+    const bmvpi_conv_dw_job *j = (const bmvpi_conv_dw_job *)arg;
+    const bmvpi_conv *v = j->call.v;
+    float *dw = j->call.y + task / v->ci * v->wt + task % v->ci * v->wi;
+    int64_t o, p;
+    (void)worker;
+    for (o = 0; o < v->co; ++o) {
+        float sum = dw[o * v->wo];
+        for (p = 0; p < j->parts; ++p) sum += j->sums[p * bmvpi_round16(j->size) + task * v->co + o];
+        dw[o * v->wo] = sum;
+    }
+}
+
+/* Which code serves: plain loops (level PLAIN, groups, huge kernels), a matrix product (1^3), or the kernels above. */
+enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
+
+static int bmvpi_conv_is_plain(const bmvp_ctx *c, const bmvpi_conv *v)
+{
+    return !bmvpi_tiles_of(bmvp_simd_level(c)) || v->groups > 1 || v->k[0] * v->k[1] > BMVPI_RUNS_MAX;
+}
+
+static int bmvpi_conv_is_product(const bmvpi_conv *v, int what)
+{
+    int i, yes = what != BMVPI_CONV_DW || v->wo == 1;
+    for (i = 0; i < 3; ++i) yes = yes && v->k[i] == 1 && v->s[i] == 1 && v->p[i] == 0;
+    return yes;
+}
+
+static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
+{
+    const bmvpi_conv *v = q->v;
+    const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
+    bmvpi_gemm_args g;
+    if (what == BMVPI_CONV_FORWARD)
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, q->x, v->ci, 1, q->w, v->wi, v->wo, q->y, v->co);
+    else if (what == BMVPI_CONV_DX)
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, q->x, v->co, 1, q->w, v->wo, v->wi, q->y, v->ci);
+    else
+        g = bmvpi_gemm_make(v->ci, v->co, voxels, q->x, 1, v->ci, q->w, v->co, 1, q->y, v->wi);
+    g.bias = q->bias;
+    g.accumulate = q->accumulate;
+    return g;
+}
+
+/* Workspace in floats of bmvpi_conv_run for the same `what`. */
+static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    if (bmvpi_conv_is_plain(c, v)) return 0;
+    if (bmvpi_conv_is_product(v, what)) {
+        bmvpi_conv_call q;
+        bmvpi_gemm_args g;
+        memset(&q, 0, sizeof q);
+        q.v = v;
+        g = bmvpi_conv_product(&q, what);
+        return bmvpi_gemm_workspace(c, &g);
+    }
+    if (what == BMVPI_CONV_DW) {
+        const bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
+        return bmvpi_conv_dw_workspace(c, &j);
+    } else {
+        const bmvpi_slide s = bmvpi_slide_make(c, v, what == BMVPI_CONV_DX);
+        return bmvpi_slide_workspace(c, &s);
+    }
+}
+
+/* FORWARD: to = x * w + bias.  DX: x is the gradient of y, to that of x (+ bias: transposed convolution).  DW: w is
+   the gradient of y, to that of w, always added to.  accumulate: += instead of =. */
+static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const float *x, const float *w,
+                           const float *bias, float *to, int accumulate, float *ws)
+{
+    bmvpi_conv_call q;
+    q.v = v;
+    q.x = x;
+    q.w = w;
+    q.bias = bias;
+    q.y = to;
+    q.accumulate = accumulate || what == BMVPI_CONV_DW;
+    if (bmvpi_conv_is_plain(c, v)) {
+        if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, &q);
+        else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, &q);
+        else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, &q);
+    } else if (bmvpi_conv_is_product(v, what)) {
+        const bmvpi_gemm_args g = bmvpi_conv_product(&q, what);
+        bmvpi_gemm(c, &g, ws);
+    } else if (what == BMVPI_CONV_DW) {
+        bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
+        j.call = q;
+        j.ws = ws;
+        j.sums = ws + j.own * bmvp_threads(c);
+        bmvp_parallel(c, j.parts * j.tap_groups, bmvpi_conv_dw_task, &j);
+        bmvp_parallel(c, j.size / v->co, bmvpi_conv_dw_sum_task, &j);
+    } else {
+        bmvpi_slide s = bmvpi_slide_make(c, v, what == BMVPI_CONV_DX);
+        s.call = q;
+        bmvpi_slide_run(c, &s, ws);
+    }
+}
+
+/* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
+   a (..., M, K), or (..., K, M) with iarg 0 = 1; b (..., K, N), or (..., N, K) with iarg 1 = 1; y (..., M, N).
+   torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
+   layout. */
+BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    bmvp_tensor *src[2], *y;
+    char s[128], t[128];
+    int r;
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    r = a->rank;
+    if (r < 2 || b->rank != r || memcmp(a->dim, b->dim, (size_t)(r - 2) * sizeof *dim) != 0 ||
+        a->dim[transpose_a ? r - 2 : r - 1] != b->dim[transpose_b ? r - 1 : r - 2])
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "matmul: %s%s and %s%s do not multiply; leading axes must be equal",
+                                        bmvpi_shape(a, s, sizeof s), transpose_a ? " transposed" : "",
+                                        bmvpi_shape(b, t, sizeof t), transpose_b ? " transposed" : "");
+    memcpy(dim, a->dim, sizeof dim);
+    dim[r - 2] = a->dim[transpose_a ? r - 1 : r - 2];
+    dim[r - 1] = b->dim[transpose_b ? r - 2 : r - 1];
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
+    if (y) {
+        y->iarg[0] = transpose_a != 0;
+        y->iarg[1] = transpose_b != 0;
+    }
+    return bmvpi_run(c, y);
+}
+
+/* which 0: y; 1: gradient of a; 2: gradient of b. A stored matrix's element (i, j) lies at i rs + j cs. */
+static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
+{
+    const bmvp_tensor *a = y->src[0], *b = y->src[1];
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->iarg[0] ? 2 : 1)];
+    const int64_t ars = y->iarg[0] ? 1 : k, acs = y->iarg[0] ? m : 1;
+    const int64_t brs = y->iarg[1] ? 1 : n, bcs = y->iarg[1] ? k : 1;
+    bmvpi_gemm_args g;
+    if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
+    else if (which == 1 && !y->iarg[0]) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
+    else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
+    else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
+    else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    g.inner = y->numel / (m * n);
+    if (g.inner > 1) {
+        g.c_bi = g.m * g.n;
+        g.a_bi = g.m * g.k;
+        g.b_bi = g.k * g.n;
+    }
+    return g;
+}
+static void bmvpi_matmul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_gemm_args g = bmvpi_matmul_args(y, 0, y->x);
+    bmvpi_gemm(c, &g, bmvpi_workspace(c));
+}
+static void bmvpi_matmul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int which, add[3];
+    float *to[3];
+    for (which = 1; which < 3; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
+    for (which = 1; which < 3; ++which) {
+        bmvpi_gemm_args g = bmvpi_matmul_args(y, which, to[which]);
+        g.accumulate = add[which];
+        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_matmul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_gemm_args f = bmvpi_matmul_args(y, 0, NULL), a = bmvpi_matmul_args(y, 1, NULL);
+    const bmvpi_gemm_args b = bmvpi_matmul_args(y, 2, NULL);
+    if (!backward) return bmvpi_gemm_workspace(c, &f);
+    return bmvpi_max(bmvpi_gemm_workspace(c, &a), bmvpi_gemm_workspace(c, &b));
+}
+static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t a[4][3] = { { 2, 3, 5 }, { 2, 5, 3 }, { 2, 3, 5 }, { 2, 5, 3 } };
+    static const int64_t b[4][3] = { { 2, 5, 7 }, { 2, 5, 7 }, { 2, 7, 5 }, { 2, 7, 5 } };
+    if (variant == 4) return bmvp_matmul(c, bmvp_leaf(c, 2, &a[0][1], NULL), bmvp_leaf(c, 2, &b[0][1], NULL), 0, 0);
+    if (variant > 4) return NULL;
+    return bmvp_matmul(c, bmvp_leaf(c, 3, a[variant], NULL), bmvp_leaf(c, 3, b[variant], NULL), variant & 1,
+                       variant >> 1);
+}
+
+/* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
+   x (..., I), w (I, O), b (O) or NULL, y (..., O). torch.nn.functional.linear (w transposed), 1x1x1 convolution.
+   Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    bmvp_tensor *src[3];
+    char s[128], t[128], u[128];
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "linear: x %s, w %s, b %s; they must be (..., I), (I, O), (O)",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u));
+    memcpy(dim, x->dim, sizeof dim);
+    dim[x->rank - 1] = w->dim[1];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, 3, src));
+}
+
+/* which 0: y; 1, 2, 3: gradient of x, w, b */
+static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float *to)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
+    bmvpi_gemm_args g;
+    if (which == 1) return bmvpi_gemm_make(rows, in, out, y->g, out, 1, w->x, 1, out, to, in);
+    if (which == 2) return bmvpi_gemm_make(in, out, rows, x->x, 1, in, y->g, out, 1, to, out);
+    if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
+    g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
+    g.bias = y->src[2] ? y->src[2]->x : NULL;
+    return g;
+}
+static void bmvpi_linear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_gemm_args g = bmvpi_linear_args(y, 0, y->x);
+    bmvpi_gemm(c, &g, bmvpi_workspace(c));
+}
+static void bmvpi_linear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int which, add[4];
+    float *to[4];
+    for (which = 1; which < 4; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
+    for (which = 1; which < 4; ++which) {
+        bmvpi_gemm_args g = bmvpi_linear_args(y, which, to[which]);
+        g.accumulate = add[which];
+        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_linear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    int64_t n = 0;
+    int which;
+    for (which = backward ? 1 : 0; which < (backward ? 4 : 1); ++which) {
+        const bmvpi_gemm_args g = bmvpi_linear_args(y, which, NULL);
+        if (!backward || (y->src[which - 1] && y->src[which - 1]->wants_grad))
+            n = bmvpi_max(n, bmvpi_gemm_workspace(c, &g));
+    }
+    return n;
+}
+static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 };
+    if (variant > 1) return NULL;
+    return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
+                       variant ? NULL : bmvp_leaf(c, 1, b, NULL));
+}
+
+/* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
+   x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co), b (Co) or NULL, y (N,D',H',W',Co), D' = (D + 2 pad - kd) / stride + 1;
+   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d. iarg 0-2
+   stride, 3-5 pad, 6 groups. Backward reads x and w. */
+BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad)
+{
+    bmvp_conv_shape s;
+    s.stride[0] = s.stride[1] = s.stride[2] = stride;
+    s.pad[0] = s.pad[1] = s.pad[2] = pad;
+    s.groups = 1;
+    return s;
+}
+BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                  const bmvp_conv_shape *shape)
+{
+    const int64_t most = 1 << 20; /* of stride and padding: keeps sizes far from overflow */
+    int64_t dim[5], groups = shape->groups;
+    bmvp_tensor *src[3], *y;
+    char s[128], t[128], u[128];
+    int i, fits;
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    fits = x->rank == 5 && w->rank == 5 && groups >= 1 && w->dim[3] <= x->dim[4] / groups &&
+           x->dim[4] == w->dim[3] * groups && w->dim[4] % groups == 0 &&
+           (!b || (b->rank == 1 && b->dim[0] == w->dim[4]));
+    for (i = 0; i < 3; ++i) fits = fits && shape->stride[i] >= 1 && shape->pad[i] >= 0 && shape->stride[i] <= most &&
+                                   shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
+    if (!fits)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "conv3d: x %s, w %s, b %s, %lld groups; they must be (N,D,H,W,Ci), "
+                                        "(kd,kh,kw,Ci/groups,Co), (Co), stride at least 1, and the kernel no larger "
+                                        "than the padded volume",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u), (long long)groups);
+    dim[0] = x->dim[0];
+    for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
+    dim[4] = w->dim[4];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
+    for (i = 0; y && i < 3; ++i) {
+        y->iarg[i] = shape->stride[i];
+        y->iarg[3 + i] = shape->pad[i];
+        y->iarg[6] = groups;
+    }
+    return bmvpi_run(c, y);
+}
+
+static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    bmvpi_conv v;
+    int i;
+    v.n = x->dim[0];
+    v.ci = x->dim[4];
+    v.co = y->dim[4];
+    v.groups = y->iarg[6];
+    for (i = 0; i < 3; ++i) {
+        v.in[i] = x->dim[i + 1];
+        v.out[i] = y->dim[i + 1];
+        v.k[i] = w->dim[i];
+        v.s[i] = y->iarg[i];
+        v.p[i] = y->iarg[3 + i];
+    }
+    v.wt = w->dim[3] * v.co;
+    v.wi = v.co;
+    v.wo = 1;
+    return v;
+}
+static void bmvpi_conv3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
+                   bmvpi_workspace(c));
+}
+static void bmvpi_conv3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    int add, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
+    float *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
+    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->src[0]->x, y->g, NULL, gw, 1, bmvpi_workspace(c));
+    if (gb) {
+        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.co, v.co, gb, add_b);
+        bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+
+/* Workspace of a convolution's backward; v as the kernels see it, x and w the operands whose gradients they make. */
+static int64_t bmvpi_conv_backward_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what_x, const bmvp_tensor *y)
+{
+    const int64_t co = y->dim[4];
+    const bmvpi_gemm_args g = bmvpi_colsum_args(NULL, y->numel / co, co, NULL, 0);
+    int64_t n = y->src[2] && y->src[2]->wants_grad ? bmvpi_gemm_workspace(c, &g) : 0;
+    if (y->src[0]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, what_x));
+    if (y->src[1]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, BMVPI_CONV_DW));
+    return n;
+}
+static int64_t bmvpi_conv3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_DX, y);
+    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_FORWARD);
+}
+static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[4][5] = { { 2, 3, 4, 5, 3 }, { 1, 5, 4, 7, 2 }, { 2, 4, 2, 6, 1 }, { 1, 3, 2, 3, 4 } };
+    static const int64_t w[4][5] = { { 3, 3, 3, 3, 5 }, { 3, 3, 3, 2, 3 }, { 2, 2, 2, 1, 5 }, { 1, 2, 3, 2, 6 } };
+    bmvp_conv_shape s;
+    if (variant > 3) return NULL;
+    s = bmvp_conv_same(variant == 1 || variant == 2 ? 2 : 1, variant == 2 ? 0 : 1);
+    s.groups = variant == 3 ? 2 : 1;
+    return bmvp_conv3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
+                       variant == 2 ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL), &s);
+}
+
+/* >>op conv_transpose3d: y[n, k d + a, k h + b, k w + e, o] = bias[o] + sum over i of x[n, d, h, w, i] w[i, a, b, e, o]
+   x (N,D,H,W,Ci), w (Ci,k,k,k,Co), bias (Co) or NULL, y (N,kD,kH,kW,Co). torch.nn.functional.conv_transpose3d with
+   kernel = stride = k. The order of w makes it one matrix (Ci, k^3 Co), as which decoders are composed. It is the
+   gradient of the convolution y -> x with the same kernel and is computed by those kernels. Backward reads x and w. */
+BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    int64_t dim[5];
+    bmvp_tensor *src[3];
+    char s[128], t[128], u[128];
+    int i;
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || w->rank != 5 || w->dim[0] != x->dim[4] || w->dim[1] != w->dim[2] || w->dim[1] != w->dim[3] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[4])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "conv_transpose3d: x %s, w %s, b %s; they must be (N,D,H,W,Ci), "
+                                        "(Ci,k,k,k,Co), (Co)",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u));
+    dim[0] = x->dim[0];
+    for (i = 1; i < 4; ++i) dim[i] = bmvpi_mul_size(x->dim[i], w->dim[i]);
+    dim[4] = w->dim[4];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_CONV_TRANSPOSE3D, 5, dim, 3, src));
+}
+
+static bmvpi_conv bmvpi_conv_transpose3d_of(const bmvp_tensor *y) /* the convolution from y to x */
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    bmvpi_conv v;
+    int i;
+    v.n = x->dim[0];
+    v.ci = y->dim[4];
+    v.co = x->dim[4];
+    v.groups = 1;
+    for (i = 0; i < 3; ++i) {
+        v.in[i] = y->dim[i + 1];
+        v.out[i] = x->dim[i + 1];
+        v.k[i] = v.s[i] = w->dim[i + 1];
+        v.p[i] = 0;
+    }
+    v.wt = v.ci;
+    v.wi = 1;
+    v.wo = w->numel / v.co;
+    return v;
+}
+static void bmvpi_conv_transpose3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
+                   bmvpi_workspace(c));
+}
+static void bmvpi_conv_transpose3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    int add, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
+    float *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
+    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->g, y->src[0]->x, NULL, gw, 1, bmvpi_workspace(c));
+    if (gb) {
+        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.ci, v.ci, gb, add_b);
+        bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_conv_transpose3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_FORWARD, y);
+    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_DX);
+}
+static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[2][5] = { { 2, 3, 1, 4, 5 }, { 1, 2, 3, 2, 3 } };
+    static const int64_t w[2][5] = { { 5, 2, 2, 2, 3 }, { 3, 3, 3, 3, 2 } };
+    if (variant > 1) return NULL;
+    return bmvp_conv_transpose3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
+                                 variant ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL));
+}
+
+/* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w.
+   Bits do not depend on threads: weight gradients are summed task by task in order. */
+BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    bmvp_tensor *src[3];
+    char at[128], bt[128];
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
+        w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "depthwise3d: x %s needs weights (k,k,k,C) with odd k (got %s) and a bias (C)",
+                                        bmvpi_shape(x, at, sizeof at), bmvpi_shape(w, bt, sizeof bt));
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src));
+}
+static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
+{
+    bmvpi_dw s;
+    s.n = y->dim[0];
+    s.d = y->dim[1];
+    s.h = y->dim[2];
+    s.w = y->dim[3];
+    s.c = y->dim[4];
+    s.k = (int)y->src[1]->dim[0];
+    return s;
+}
+static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    bmvpi_dw_forward(c, &s, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, bmvpi_workspace(c));
+}
+static void bmvpi_depthwise3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    int add_x, add_w, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add_x), *gw = bmvpi_grad(c, y->src[1], &add_w),
+          *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_dw_dx(c, &s, y->g, y->src[1]->x, gx, add_x, bmvpi_workspace(c));
+    if (gw || gb) bmvpi_dw_weights(c, &s, y->src[0]->x, y->g, gw, add_w, gb, add_b, bmvpi_workspace(c));
+}
+static int64_t bmvpi_depthwise3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    return bmvpi_dw_workspace(c, &s, backward);
+}
+static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t x3[5] = { 1, 3, 4, 6, 17 }, x5[5] = { 2, 2, 3, 5, 3 }, w3[4] = { 3, 3, 3, 17 },
+                  w5[4] = { 5, 5, 5, 3 }, b[1] = { 17 };
+    const int64_t x1[5] = { 1, 2, 1, 3, 2 }, w1[4] = { 1, 1, 1, 2 };
+    if (variant == 0)
+        return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
+    if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
+    return variant == 2 ? bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL) : NULL;
+}
+
+/* What batch and group norm share: statistics of each (sample, group of channels), kept in `saved` as mean then 1 /
+   sqrt(var + eps), each samples x groups. Batch norm is one sample with as many groups as channels. */
+static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = y->dim[y->rank - 1];
+    bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
+    k.x = y->src[0]->x;
+    k.g = y->g;
+    return k;
+}
+static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = y->dim[y->rank - 1];
+    const bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
+    return bmvpi_columns_workspace(&k) + 4 * samples * ch;
+}
+
+static void bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c;
+    const int64_t width = k.c / groups;
+    int64_t i, j;
+    bmvpi_columns_moments(c, &k, mean);
+    for (i = 0; i < samples * groups; ++i) {
+        double m = 0, v = 0;
+        for (j = i * width; j < (i + 1) * width; ++j) m += mean[j] / (double)width;
+        for (j = i * width; j < (i + 1) * width; ++j) v += m2[j] + (double)k.rows * (mean[j] - m) * (mean[j] - m);
+        v /= (double)(k.rows * width);
+        y->saved[i] = (float)m;
+        y->saved[samples * groups + i] = (float)(1.0 / sqrt(v + eps));
+    }
+}
+
+/* y = (x - mean) / std gamma + beta */
+static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    const int64_t n = samples * k.c, width = k.c / groups;
+    float *mean = bmvpi_workspace(c), *slope = mean + n, *shift = slope + n;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        mean[i] = y->saved[i / width];
+        slope[i] = y->saved[samples * groups + i / width] * y->src[1]->x[i % k.c];
+        shift[i] = y->src[2]->x[i % k.c];
+    }
+    k.mean = mean;
+    k.slope = slope;
+    k.shift = shift;
+    k.y = y->x;
+    bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
+}
+
+/* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
+   sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
+   (x - mean) s, dbeta = sum g. */
+static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    const int64_t n = samples * k.c, width = k.c / groups;
+    int add_gamma, add_beta;
+    float *gx = bmvpi_grad(c, y->src[0], &k.add), *ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
+    float *gbeta = bmvpi_grad(c, y->src[2], &add_beta);
+    float *mean, *scale, *slope, *shift;
+    double *sum, *dot;
+    int64_t i, j;
+    if (!gx && !ggamma && !gbeta) return;
+    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    dot = sum + n;
+    mean = bmvpi_workspace(c) + bmvpi_columns_workspace(&k);
+    scale = mean + n;
+    slope = scale + n;
+    shift = slope + n;
+    for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
+    k.mean = mean;
+    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+    for (i = 0; i < samples * groups; ++i) {
+        const double s = (double)y->saved[samples * groups + i], m = (double)(k.rows * width);
+        double a = 0, b = 0;
+        for (j = i * width; batch && j < (i + 1) * width; ++j) {
+            a += (double)y->src[1]->x[j % k.c] * sum[j];
+            b += (double)y->src[1]->x[j % k.c] * dot[j];
+        }
+        for (j = i * width; j < (i + 1) * width; ++j) {
+            scale[j] = (float)(s * (double)y->src[1]->x[j % k.c]);
+            slope[j] = (float)(-s * s * s * b / m);
+            shift[j] = (float)(-s * a / m);
+            dot[j] *= s;
+        }
+    }
+    for (i = 0; i < k.c; ++i) {
+        double a = 0, b = 0;
+        for (j = i; j < n; j += k.c) {
+            a += dot[j];
+            b += sum[j];
+        }
+        if (ggamma) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)a;
+        if (gbeta) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)b;
+    }
+    k.scale = scale;
+    k.slope = slope;
+    k.shift = shift;
+    k.y = gx;
+    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_back_task, &k);
+}
+
+static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
+{
+    return x->rank >= 1 && v->rank == 1 && v->dim[0] == x->dim[x->rank - 1];
+}
+
+/* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
+   src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
+   batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
+   running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
+   the running ones alone. */
+BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                     bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
+                                     double eps)
+{
+    bmvp_tensor *src[5], *y;
+    char at[128];
+    int i;
+    if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    src[3] = running_mean;
+    src[4] = running_var;
+    for (i = 1; i < 5; ++i)
+        if (!bmvpi_norm_fits(x, src[i]))
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                            "batchnorm: x %s needs gamma, beta and running statistics of (C)",
+                                            bmvpi_shape(x, at, sizeof at));
+    y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
+    if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
+    y->iarg[0] = training != 0;
+    y->farg[0] = momentum;
+    y->farg[1] = eps;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = y->src[1]->numel, rows = y->numel / ch;
+    const double momentum = y->farg[0], eps = y->farg[1], unbiased = (double)rows / (double)bmvpi_max(rows - 1, 1);
+    float *mean = y->src[3]->x, *var = y->src[4]->x;
+    int64_t i;
+    if (y->iarg[0] && !c->recompute) {
+        const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
+        bmvpi_norm_statistics(c, y, 1, ch, eps);
+        for (i = 0; i < ch; ++i) {
+            mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
+            var[i] += (float)(momentum * (m2[i] / (double)rows * unbiased - (double)var[i]));
+        }
+    }
+    for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
+        y->saved[i] = mean[i];
+        y->saved[ch + i] = (float)(1.0 / sqrt((double)var[i] + eps));
+    }
+    bmvpi_norm_apply(c, y, 1, ch);
+}
+static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0]);
+}
+static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return bmvpi_norm_workspace(y, 1);
+}
+static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 1, 3, 5 }, ch[1] = { 5 };
+    bmvp_tensor *mean, *var;
+    if (variant > 1) return NULL;
+    mean = bmvp_buffer(c, "mean", 1, ch);
+    var = bmvp_buffer(c, "var", 1, ch);
+    bmvp_fill(c, mean, 0.1f);
+    bmvp_fill(c, var, 0.5f);
+    return bmvp_batchnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), mean, var,
+                          variant == 0, 0.1, 1e-5);
+}
+
+/* >>op layernorm: y = (x - mean) / sqrt(var + eps) gamma + beta over the last axis ------------------------------------
+   src x (...,C), gamma, beta (C); farg 0 = eps; biased variance, two passes over a row in L1. torch LayerNorm. saved:
+   mean and 1 / std of each row. Backward reads x, gamma: with h = gamma g, t = (x - mean) s: dx = s (h - mean(h) - t
+   mean(h t)). */
+BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
+{
+    bmvp_tensor *src[3], *y;
+    char at[128];
+    if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
+    if (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "layernorm: x %s needs gamma and beta of its last axis",
+                                        bmvpi_shape(x, at, sizeof at));
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
+    if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        const float mean = (float)(bmvpi_reduce_sum(x, m->c) / (double)m->c);
+        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->s));
+        float *BMVP_RESTRICT y = m->y + r * m->c;
+        m->z[2 * r] = mean;
+        m->z[2 * r + 1] = s;
+        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->b[i] + m->e[i];
+    }
+}
+static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = y->src[1]->numel;
+    bmvpi_map m = bmvpi_map_make(c, y->numel / ch, ch);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    m.e = y->src[2]->x;
+    m.s = (float)y->farg[0];
+    m.y = y->x;
+    m.z = y->saved;
+    bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
+}
+/* dx of a chunk of rows (y, when wanted) and its sums of g and g t. scale: saved; slope: gamma */
+BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t first = bmvpi_columns_range(k, task, &sample, &n);
+    float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
+    (void)worker;
+    memset(sum, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = first; r < first + n; ++r) {
+        const float *x = k->x + r * c, *g = k->g + r * c, *gamma = k->slope;
+        const float mean = k->scale[2 * r], s = k->scale[2 * r + 1];
+        float *BMVP_RESTRICT y = k->y + r * c;
+        for (i = 0; i < c; ++i) {
+            sum[i] += g[i];
+            dot[i] += g[i] * ((x[i] - mean) * s);
+        }
+        if (k->y) {
+            const float a = (float)(bmvpi_reduce_dot(g, gamma, c) / (double)c);
+            const float b = (float)(bmvpi_reduce_centred(g, gamma, x, mean, c) / (double)c) * s;
+            if (k->add) for (i = 0; i < c; ++i) y[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            else for (i = 0; i < c; ++i) y[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+        }
+    }
+}
+static void bmvpi_layernorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, 1);
+    int add_gamma, add_beta;
+    float *ggamma, *gbeta;
+    double *sum;
+    int64_t i;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
+    gbeta = bmvpi_grad(c, y->src[2], &add_beta);
+    if (!k.y && !ggamma && !gbeta) return;
+    k.scale = y->saved;
+    k.slope = y->src[1]->x;
+    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    bmvpi_columns_sums(c, &k, bmvpi_layernorm_back_task, sum);
+    for (i = 0; ggamma && i < k.c; ++i) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)sum[k.c + i];
+    for (i = 0; gbeta && i < k.c; ++i) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)sum[i];
+}
+static int64_t bmvpi_layernorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return backward ? bmvpi_norm_workspace(y, 1) : 0;
+}
+static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 7 }, ch[1] = { 7 }, wide[2] = { 3, 37 }, wch[1] = { 37 };
+    if (variant == 0)
+        return bmvp_layernorm(c, bmvp_leaf(c, 3, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), 1e-6);
+    return variant == 1 ? bmvp_layernorm(c, bmvp_leaf(c, 2, wide, NULL), bmvp_leaf(c, 1, wch, NULL),
+                                         bmvp_leaf(c, 1, wch, NULL), 1e-5)
+                        : NULL;
+}
+
+/* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
+   src x (N,...,C), gamma, beta (C); iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C is instance
+   norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
+BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
+                                     double eps)
+{
+    bmvp_tensor *src[3], *y;
+    char at[128];
+    if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
+    if (x->rank < 2 || !bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta) || groups < 1 || gamma->numel % groups)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "groupnorm: x %s needs gamma and beta of (C) and C divisible by %d groups",
+                                        bmvpi_shape(x, at, sizeof at), groups);
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
+    if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
+    y->iarg[0] = groups;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (!c->recompute) bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
+    bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
+}
+static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1);
+}
+static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return bmvpi_norm_workspace(y, y->dim[0]);
+}
+static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 3, 1, 6 }, ch[1] = { 6 };
+    const int groups[3] = { 2, 6, 1 };
+    if (variant > 2) return NULL;
+    return bmvp_groupnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
+                          groups[variant], 1e-5);
+}
+
+/* >>op gelu: y = x Phi(x), Phi the normal distribution (exact erf form) -----------------------------------------------
+   Backward reads x: dx = g (Phi(x) + x phi(x)). torch gelu. Within 1e-6 of double precision. */
+static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
+{
+    return x && !bmvp_failed(c) ? bmvpi_node(c, op, x->rank, x->dim, 1, &x) : NULL;
+}
+BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_GELU, x));
+}
+static void bmvpi_gelu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    BMVPI_CHOOSE(m->ctx, bmvpi_gelu)(hi - lo, m->a + lo, m->y + lo);
+}
+static void bmvpi_gelu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_gelu_range);
+}
+static void bmvpi_gelu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    BMVPI_CHOOSE(m->ctx, bmvpi_gelu_back)(hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add);
+}
+static void bmvpi_gelu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
+}
+#define bmvpi_gelu_cpu_workspace NULL
+static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 7 };
+    return variant == 0 ? bmvp_gelu(c, bmvp_leaf(c, 3, d, NULL)) : NULL;
+}
+
+/* >>op relu: y = max(x, 0) --------------------------------------------------------------------------------------------
+   Backward reads y: dx = y > 0 ? g : 0. NaN stays NaN. torch relu. */
+BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_RELU, x));
+}
+BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
+}
+static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_relu_range);
+}
+BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : 0.0f;
+    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : 0.0f;
+}
+static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
+}
+#define bmvpi_relu_cpu_workspace NULL
+static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_relu(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op softmax: y = exp(x - max) / sum over the last axis -------------------------------------------------------------
+   Backward reads y: dx = y (g - sum(g y)). torch softmax(dim = -1). */
+BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SOFTMAX, x));
+}
+static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r;
+    for (r = lo; r < hi; ++r) BMVPI_CHOOSE(m->ctx, bmvpi_softmax_row)(m->c, m->a + r * m->c, m->y + r * m->c);
+}
+static int64_t bmvpi_last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
+static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_softmax_rows);
+}
+BMVPI_HOT static void bmvpi_softmax_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *y = m->a + r * m->c, *g = m->b + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += y[i] * (g[i] - dot);
+        else for (i = 0; i < m->c; ++i) dx[i] = y[i] * (g[i] - dot);
+    }
+}
+static void bmvpi_softmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
+}
+#define bmvpi_softmax_cpu_workspace NULL
+static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 }, wide[2] = { 2, 37 };
+    return variant == 0   ? bmvp_softmax(c, bmvp_leaf(c, 2, d, NULL))
+           : variant == 1 ? bmvp_softmax(c, bmvp_leaf(c, 2, wide, NULL))
+                          : NULL;
+}
+
+/* >>op l2_normalize: y = x / max(|x|, eps) over the last axis ---------------------------------------------------------
+   farg 0 = eps. saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
+   sum(g y)) / |x|, or g / eps. torch functional.normalize. */
+BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_L2_NORMALIZE, x);
+    if (!bmvpi_save(c, y, y ? y->numel / bmvpi_last_dim(y) : 0)) return NULL;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->s;
+        const float s = (float)(1.0 / (norm < eps ? eps : norm));
+        float *BMVP_RESTRICT y = m->y + r * m->c;
+        m->z[r] = norm < eps ? -s : s;
+        for (i = 0; i < m->c; ++i) y[i] = x[i] * s;
+    }
+}
+static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->src[0]->x;
+    m.s = (float)y->farg[0];
+    m.y = y->x;
+    m.z = y->saved;
+    bmvpi_map_run(c, &m, bmvpi_l2_rows);
+}
+BMVPI_HOT static void bmvpi_l2_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *y = m->a + r * m->c, *g = m->b + r * m->c, s = m->e[r] < 0.0f ? -m->e[r] : m->e[r];
+        const float dot = m->e[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += (g[i] - y[i] * dot) * s;
+        else for (i = 0; i < m->c; ++i) dx[i] = (g[i] - y[i] * dot) * s;
+    }
+}
+static void bmvpi_l2_normalize_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->x;
+    m.b = y->g;
+    m.e = y->saved;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
+}
+#define bmvpi_l2_normalize_cpu_workspace NULL
+static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 }, wide[3] = { 2, 1, 37 };
+    if (variant == 0) return bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 1e-12);
+    if (variant == 1) return bmvp_l2_normalize(c, bmvp_leaf(c, 3, wide, NULL), 1e-12);
+    return variant == 2 ? bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 100.0) : NULL; /* all rows below eps */
+}
+
+/* >>op upsample_nearest: y[n, d, h, w, c] = x[n, d / f, h / f, w / f, c] ----------------------------------------------
+   iarg 0 = f. Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
+BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor)
+{
+    int64_t d[5];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || factor < 1)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "upsample_nearest: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
+                                        bmvpi_shape(x, at, sizeof at), factor);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
+    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
+    if (y) y->iarg[0] = factor;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t f = y->iarg[0];
+    int64_t xs[5], dim[8], from[8], to[8];
+    int i, k = 0;
+    bmvpi_strides(5, x->dim, xs);
+    for (i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
+        dim[k] = x->dim[i];
+        from[k++] = xs[i];
+        if (i < 1 || i > 3) continue;
+        dim[k] = f;
+        from[k++] = 0;
+    }
+    bmvpi_strides(8, dim, to);
+    bmvpi_strided_copy(c, 8, dim, x->x, from, y->x, to, 0);
+}
+static void bmvpi_upsample_nearest_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t f = y->iarg[0];
+    int64_t xs[5], ys[5], from[5], i;
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_strides(5, x->dim, xs);
+    bmvpi_strides(5, y->dim, ys);
+    for (i = 0; i < 5; ++i) from[i] = i >= 1 && i <= 3 ? ys[i] * f : ys[i];
+    for (i = 0; i < f * f * f; ++i)
+        bmvpi_strided_copy(c, 5, x->dim, y->g + i / (f * f) * ys[1] + i / f % f * ys[2] + i % f * ys[3], from, gx, xs,
+                           add || i > 0);
+}
+#define bmvpi_upsample_nearest_cpu_workspace NULL
+static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 3 };
+    return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
+}
+
+/* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
+   iarg 0 = b. (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
+   its inverse. */
+BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block)
+{
+    int64_t d[5], i;
+    bmvp_tensor *y;
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "space_to_depth: %s must be (N,D,H,W,C) with D, H, W divisible by %d",
+                                        bmvpi_shape(x, at, sizeof at), block);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
+    d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
+    y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
+    if (y) y->iarg[0] = block;
+    return bmvpi_run(c, y);
+}
+/* The axes of y as (N, D/b, H/b, W/b, z, y, x, C), and x's and y's strides along them */
+static void bmvpi_space_to_depth_axes(const bmvp_tensor *y, int64_t dim[8], int64_t from[8], int64_t to[8])
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t b = y->iarg[0];
+    int64_t xs[5];
+    int i;
+    bmvpi_strides(5, x->dim, xs);
+    for (i = 0; i < 4; ++i) {
+        dim[i] = y->dim[i];
+        from[i] = i ? xs[i] * b : xs[i];
+        dim[i + 4] = i < 3 ? b : x->dim[4];
+        from[i + 4] = xs[i + 1];
+    }
+    bmvpi_strides(8, dim, to);
+}
+static void bmvpi_space_to_depth_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[8], from[8], to[8];
+    bmvpi_space_to_depth_axes(y, dim, from, to);
+    bmvpi_strided_copy(c, 8, dim, y->src[0]->x, from, y->x, to, 0);
+}
+static void bmvpi_space_to_depth_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[8], from[8], to[8];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_space_to_depth_axes(y, dim, from, to);
+    bmvpi_strided_copy(c, 8, dim, y->g, to, gx, from, add);
+}
+#define bmvpi_space_to_depth_cpu_workspace NULL
+static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 4, 6, 3 };
+    return variant == 0 ? bmvp_space_to_depth(c, bmvp_leaf(c, 5, d, NULL), 2) : NULL;
+}
+
+/* >>op permute: y axis i is x axis axes[i] ----------------------------------------------------------------------------
+   iarg i = axes[i]. Backward is the inverse permutation. torch permute (copied). */
+BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    unsigned seen = 0;
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    for (i = 0; i < x->rank; ++i) {
+        if (axes[i] < 0 || axes[i] >= x->rank || (seen >> axes[i] & 1u))
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "permute: the axes of %s must each be named once",
+                                            bmvpi_shape(x, at, sizeof at));
+        seen |= 1u << axes[i];
+        d[i] = x->dim[axes[i]];
+    }
+    y = bmvpi_node(c, BMVP_OP_PERMUTE, x->rank, d, 1, &x);
+    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = axes[i];
+    return bmvpi_run(c, y);
+}
+static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
+{
+    int64_t xs[BMVP_MAX_DIMS];
+    int i;
+    bmvpi_strides(y->rank, y->src[0]->dim, xs);
+    bmvpi_strides(y->rank, y->dim, to);
+    for (i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+}
+static void bmvpi_permute_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    bmvpi_permute_axes(y, from, to);
+    bmvpi_strided_copy(c, y->rank, y->dim, y->src[0]->x, from, y->x, to, 0);
+}
+static void bmvpi_permute_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_permute_axes(y, from, to);
+    bmvpi_strided_copy(c, y->rank, y->dim, y->g, to, gx, from, add);
+}
+#define bmvpi_permute_cpu_workspace NULL
+static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[4] = { 2, 3, 4, 5 };
+    const int axes[3][4] = { { 0, 2, 1, 3 }, { 3, 1, 0, 2 }, { 0, 1, 2, 3 } };
+    return variant < 3 ? bmvp_permute(c, bmvp_leaf(c, 4, d, NULL), axes[variant]) : NULL;
+}
+
+/* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------
+   iarg 0 = axis, 1 = start. Backward adds into that part. torch narrow (copied). */
+BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
+        length > x->dim[axis] - start)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "slice: %lld from %lld along axis %d does not lie in %s",
+                                        (long long)length, (long long)start, axis, bmvpi_shape(x, at, sizeof at));
+    memcpy(d, x->dim, sizeof d);
+    d[axis] = length;
+    y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
+    if (y) {
+        y->iarg[0] = axis;
+        y->iarg[1] = start;
+    }
+    return bmvpi_run(c, y);
+}
+/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
+static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
+                         int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
+}
+static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
+                          int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
+}
+/* Elements before place `start` of one axis */
+static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
+{
+    int64_t s[BMVP_MAX_DIMS];
+    bmvpi_strides(t->rank, t->dim, s);
+    return s[axis] * start;
+}
+static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->iarg[0], y->iarg[1]), 0);
+}
+static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *gx = bmvpi_grad_add(c, y->src[0]);
+    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1);
+}
+#define bmvpi_slice_cpu_workspace NULL
+static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 3, 4, 5 };
+    return variant < 3 ? bmvp_slice(c, bmvp_leaf(c, 3, d, NULL), variant, 1, 2) : NULL;
+}
+
+/* >>op pad: zeros around x --------------------------------------------------------------------------------------------
+   iarg i = zeros before axis i. Backward cuts x's part out of g. torch pad(mode = constant). */
+BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high)
+{
+    const int64_t most = INT64_MAX / 8;
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    for (i = 0; i < x->rank; ++i) {
+        if (low[i] < 0 || high[i] < 0 || low[i] > most || high[i] > most)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "pad: the numbers of zeros around %s must not be negative",
+                                            bmvpi_shape(x, at, sizeof at));
+        d[i] = x->dim[i] + low[i] + high[i];
+    }
+    y = bmvpi_node(c, BMVP_OP_PAD, x->rank, d, 1, &x);
+    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = low[i];
+    return bmvpi_run(c, y);
+}
+static int64_t bmvpi_pad_shift(const bmvp_tensor *y)
+{
+    int64_t s = 0;
+    int i;
+    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->iarg[i]);
+    return s;
+}
+static void bmvpi_pad_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    memset(y->x, 0, (size_t)y->numel * sizeof(float));
+    bmvpi_box_in(c, y, y->src[0], y->src[0]->x, y->x, bmvpi_pad_shift(y), 0);
+}
+static void bmvpi_pad_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (gx) bmvpi_box_out(c, y, y->src[0], y->g, gx, bmvpi_pad_shift(y), add);
+}
+#define bmvpi_pad_cpu_workspace NULL
+static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 4 }, low[3] = { 1, 0, 2 }, high[3] = { 0, 3, 1 };
+    return variant == 0 ? bmvp_pad(c, bmvp_leaf(c, 3, d, NULL), low, high) : NULL;
+}
+
+/* >>op concat: tensors one after the other along an axis --------------------------------------------------------------
+   iarg 0 = axis. Backward cuts g into the parts. torch cat. */
+BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128], bt[128];
+    int i, k, fits;
+    if (bmvp_failed(c)) return NULL;
+    if (n < 1 || n > BMVP_MAX_SRC)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: takes 1 to %d tensors", BMVP_MAX_SRC);
+    for (i = 0; i < n; ++i) if (!x[i]) return NULL;
+    if (axis < 0 || axis >= x[0]->rank)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: %s has no axis %d", bmvpi_shape(x[0], at, sizeof at),
+                                        axis);
+    memcpy(d, x[0]->dim, sizeof d);
+    for (i = 1; i < n; ++i) {
+        fits = x[i]->rank == x[0]->rank && x[i]->dim[axis] <= INT64_MAX - d[axis];
+        for (k = 0; fits && k < x[0]->rank; ++k) fits = k == axis || x[i]->dim[k] == d[k];
+        if (!fits)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "concat: %s and %s differ in another axis than %d",
+                                            bmvpi_shape(x[0], at, sizeof at), bmvpi_shape(x[i], bt, sizeof bt), axis);
+        d[axis] += x[i]->dim[axis];
+    }
+    y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
+    if (y) y->iarg[0] = axis;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_concat_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    int i;
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
+        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->iarg[0], start), 0);
+}
+static void bmvpi_concat_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    int i, add;
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+        float *g = bmvpi_grad(c, y->src[i], &add);
+        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->iarg[0], start), add);
+    }
+}
+#define bmvpi_concat_cpu_workspace NULL
+static bmvp_tensor *bmvpi_concat_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t a[3] = { 2, 3, 4 };
+    int64_t b[3] = { 2, 3, 4 };
+    bmvp_tensor *x[3];
+    if (variant > 2) return NULL;
+    b[variant] = 1;
+    x[0] = bmvp_leaf(c, 3, a, NULL);
+    x[1] = bmvp_leaf(c, 3, b, NULL);
+    x[2] = x[0];
+    return bmvp_concat(c, 3, x, variant);
+}
+
+/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
+   iarg 0 = 0, 1, 2 for these. Backward reads nothing; db is g, its column sums, or its sum. */
+enum { BMVPI_SAME, BMVPI_CHANNELS, BMVPI_NUMBER };
+static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *src[2], *y;
+    char at[128], bt[128];
+    int mode;
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    mode = bmvpi_same_shape(a, b) ? BMVPI_SAME : b->numel == 1 ? BMVPI_NUMBER : BMVPI_CHANNELS;
+    if (mode == BMVPI_CHANNELS && !bmvpi_norm_fits(a, b))
+        return (bmvp_tensor *)bmvp_fail(
+            c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
+            bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
+    if (y) y->iarg[0] = mode;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
+}
+
+/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->s;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
+    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
+}
+/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
+static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
+{
+    const int64_t row = y->iarg[0] == BMVPI_CHANNELS ? b->numel : 1;
+    bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
+    m.a = a;
+    m.b = y->iarg[0] == BMVPI_NUMBER ? NULL : b->x;
+    m.s = b->x[0];
+    return m;
+}
+static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_add_range);
+}
+static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_sum(m->a + lo, hi - lo);
+}
+static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_dot(m->a + lo, m->b + lo, hi - lo);
+}
+
+/* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
+static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
+{
+    if (y->iarg[0] == BMVPI_NUMBER) {
+        bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+        m.a = y->g;
+        m.b = by;
+        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
+    } else {
+        bmvpi_columns k = bmvpi_norm_columns(y, 1);
+        double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+        int64_t i;
+        k.x = by;
+        bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+        for (i = 0; i < k.c; ++i) gb[i] = (add ? gb[i] : 0.0f) + (float)sum[by ? k.c + i : i];
+    }
+}
+static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
+{
+    return backward && y->iarg[0] == BMVPI_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+}
+static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gb;
+    if (y->iarg[0] == BMVPI_SAME) {
+        bmvpi_grad_pass(c, y, y->src[0], 0);
+        bmvpi_grad_pass(c, y, y->src[1], 1);
+        return;
+    }
+    gb = bmvpi_grad(c, y->src[1], &add);
+    if (gb) bmvpi_broadcast_grad(c, y, NULL, gb, add);
+    bmvpi_grad_pass(c, y, y->src[0], 1);
+}
+static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+/* a with a tensor, a channel vector, a number, itself */
+static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
+    bmvp_tensor *a;
+    if (variant > 3) return NULL;
+    a = bmvp_leaf(c, 3, d, NULL);
+    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
+                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
+}
+static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_ADD, variant); }
+
+/* >>op mul: y = a b, b as in add --------------------------------------------------------------------------------------
+   Backward reads a and b: da = g b, db = sum of g a over what b was spread over. */
+BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_MUL, a, b);
+}
+BMVPI_HOT static void bmvpi_mul_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    const float *a = m->a, *b = m->b;
+    float *y = m->y;
+    int64_t r, i;
+    if (!b) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * m->s;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * b[i];
+    else
+        for (r = lo; r < hi; ++r)
+            for (i = 0; i < m->c; ++i) y[r * m->c + i] = (m->add ? y[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
+}
+static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_mul_range);
+}
+static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_a, add_b;
+    float *ga = bmvpi_grad(c, y->src[0], &add_a),
+          *gb = bmvpi_grad(c, y->src[1], &add_b); /* the same buffer for a times a: a's first */
+    bmvpi_map m;
+    if (ga) {
+        m = bmvpi_binary_map(c, y, y->g, y->src[1]);
+        m.y = ga;
+        m.add = add_a;
+        bmvpi_map_run(c, &m, bmvpi_mul_range);
+    }
+    if (gb && y->iarg[0] == BMVPI_SAME) {
+        m = bmvpi_binary_map(c, y, y->g, y->src[0]);
+        m.y = gb;
+        m.add = add_b;
+        bmvpi_map_run(c, &m, bmvpi_mul_range);
+    } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
+}
+static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
+
+/* >>op scale: y = factor x + offset; farg 0, 1 --------------------------------------------------------------------- */
+BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
+{
+    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_SCALE, x);
+    if (y) {
+        y->farg[0] = factor;
+        y->farg[1] = offset;
+    }
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_scale_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] * m->s + m->t;
+}
+static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.s = (float)y->farg[0];
+    m.t = (float)y->farg[1];
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_scale_range);
+}
+static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->g;
+    m.s = (float)y->farg[0];
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
+}
+#define bmvpi_scale_cpu_workspace NULL
+static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_scale(c, bmvp_leaf(c, 2, d, NULL), -1.5, 0.25) : NULL;
+}
+
+/* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
+static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
+{
+    const int64_t one[1] = { 1 };
+    bmvp_tensor *src[2];
+    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
+    src[0] = a;
+    src[1] = b;
+    return bmvpi_node(c, op, 1, one, n, src);
+}
+BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_SUM, 1, x, NULL));
+}
+static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
+}
+BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->s;
+    else for (i = lo; i < hi; ++i) m->y[i] = m->s;
+}
+/* dx (+)= g times factor, everywhere */
+static void bmvpi_spread(bmvp_ctx *c, const bmvp_tensor *y, double factor)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
+    m.s = (float)((double)y->g[0] * factor);
+    bmvpi_map_run(c, &m, bmvpi_spread_range);
+}
+static void bmvpi_sum_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0); }
+#define bmvpi_sum_cpu_workspace NULL
+static bmvp_tensor *bmvpi_sum_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_sum(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op mean: one number, the mean of all elements ------------------------------------------------------------------ */
+BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MEAN, 1, x, NULL));
+}
+static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
+}
+static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
+#define bmvpi_mean_cpu_workspace NULL
+static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op mse: one number, the mean of (a - b)^2 over all elements -------------------------------------------------------
+   Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
+BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    char at[128], bt[128];
+    if (a && b && !bmvpi_same_shape(a, b))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "mse: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
+                                        bmvpi_shape(b, bt, sizeof bt));
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MSE, 2, a, b));
+}
+static double bmvpi_dist_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_dist(m->a + lo, m->b + lo, hi - lo);
+}
+static void bmvpi_mse_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_dist_range) / (double)m.n);
+}
+BMVPI_HOT static void bmvpi_mse_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (m->a[i] - m->b[i]);
+}
+static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    int i;
+    for (i = 0; i < 2; ++i) {
+        m.a = y->src[i]->x;
+        m.b = y->src[1 - i]->x;
+        m.y = bmvpi_grad(c, y->src[i], &m.add);
+        if (!m.y) continue;
+        m.s = (float)(2.0 * (double)y->g[0] / (double)m.n);
+        bmvpi_map_run(c, &m, bmvpi_mse_back_range);
+    }
+}
+#define bmvpi_mse_cpu_workspace NULL
+static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target] ---------------------------------------------------
+   src x (R, K). saved: the R targets as floats, then each row's log-sum-exp. Backward reads x: dx = g / R (softmax(x)
+   - one at the target). torch cross_entropy with class numbers. */
+BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
+{
+    bmvp_tensor *y;
+    char at[128];
+    int64_t r, rows;
+    if (!logits || bmvp_failed(c)) return NULL;
+    if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
+                                        bmvpi_shape(logits, at, sizeof at));
+    rows = logits->dim[0];
+    for (r = 0; r < rows; ++r)
+        if (target[r] < 0 || target[r] >= logits->dim[1])
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
+                                            "cross_entropy: target %d of row %lld is not a class of logits %s",
+                                            (int)target[r], (long long)r, bmvpi_shape(logits, at, sizeof at));
+    y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
+    if (!bmvpi_save(c, y, 2 * rows)) return NULL;
+    for (r = 0; y->saved && r < rows; ++r) y->saved[r] = (float)target[r];
+    return bmvpi_run(c, y);
+}
+static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    double total = 0;
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        float top = x[0];
+        double sum = 0, lse;
+        for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
+        for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
+        lse = (double)top + log(sum);
+        m->z[r] = (float)lse;
+        total += lse - (double)x[(int64_t)m->b[r]];
+    }
+    return total;
+}
+static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
+    m.a = x->x;
+    m.b = y->saved;
+    m.z = y->saved + x->dim[0];
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / (double)x->dim[0]);
+}
+static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r)
+        for (i = 0; i < m->c; ++i) {
+            const float p = expf(m->a[r * m->c + i] - m->e[r]) - (i == (int64_t)m->b[r] ? 1.0f : 0.0f);
+            float *dx = m->y + r * m->c + i;
+            *dx = (m->add ? *dx : 0.0f) + m->s * p;
+        }
+}
+static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
+    m.a = x->x;
+    m.b = y->saved;
+    m.e = y->saved + x->dim[0];
+    m.s = (float)((double)y->g[0] / (double)x->dim[0]);
+    bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
+}
+#define bmvpi_cross_entropy_cpu_workspace NULL
+static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 4, 3 };
+    const int32_t target[4] = { 2, 0, 1, 2 };
+    return variant == 0 ? bmvp_cross_entropy(c, bmvp_leaf(c, 2, d, NULL), target) : NULL;
+}
+
+/* >>kernel fused rows: what attention and the MLP do to a tile between two products -----------------------------------
+   A tile is `rows` rows of n floats, ld apart, in the worker's memory; its rows are writable up to a multiple of 16, so
+   that the elementwise ones need no tails. */
+
+typedef struct bmvpi_fused {
+    /* s = exp(s scale - top) with the running row maximum `top` and sum of a softmax that meets its row piece by piece;
+       the first d floats of each row of o, sums so far, are scaled when the maximum moves. first: top and sum start. */
+    void (*softmax)(int64_t rows, int64_t n, float *s, int64_t ld, float scale, int first, float *top, float *sum,
+                    float *o, int64_t ldo, int64_t d);
+    /* p = exp(p scale - lse[row]), dp = p (dp - dot[row]) scale */
+    void (*softmax_back)(int64_t rows, int64_t n, float *p, float *dp, int64_t ld, float scale, const float *lse,
+                         const float *dot);
+    void (*gelu)(int64_t rows, int64_t n, float *a, int64_t ld); /* in place */
+    /* g = g GELU'(a), then a = GELU(a) */
+    void (*gelu_both)(int64_t rows, int64_t n, float *a, float *g, int64_t ld);
+    /* out[row] = sum over i of a[row ld + i] b[row ld + i] */
+    void (*row_dots)(int64_t rows, int64_t n, const float *a, const float *b, int64_t ld, float *out);
+    /* y[i] = (add ? y[i] : 0) + sum over rows of x[row ld + i], in order of rows */
+    void (*column_sums)(int64_t rows, int64_t n, const float *x, int64_t ld, float *y, int add);
+} bmvpi_fused;
+
+#if defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_FUSED(BITS) \
+/* largest s of a row; NaN is left to the exponentials */ \
+BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, float scale) \
+{ \
+    const int64_t width = BITS / 32; \
+    bmvpi_v##BITS e = { 0.0f }; \
+    float top = s[0] * scale; \
+    int64_t i; \
+    e += top; \
+    for (i = 0; i + width <= n; i += width) { \
+        const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(s + i) * scale; \
+        e = BMVPI_PICK(BITS, (bmvpi_i##BITS)(v > e), v, e); \
+    } \
+    for (; i < n; ++i) if (s[i] * scale > top) top = s[i] * scale; \
+    for (i = 0; i < width; ++i) if (e[i] > top) top = e[i]; \
+    return top; \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n, float *s, int64_t ld, float scale, \
+                                                         int first, float *top, float *sum, float *o, int64_t ldo, \
+                                                         int64_t d) \
+{ \
+    const int64_t width = BITS / 32; \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, s += ld, o += ldo) { \
+        const float here = bmvpi_row_top_v##BITS(n, s, scale); \
+        bmvpi_v##BITS e, total = { 0.0f }; \
+        if (first) { \
+            top[r] = here; \
+            sum[r] = 0.0f; \
+        } else if (here > top[r]) { \
+            const float down = expf(top[r] - here); \
+            sum[r] *= down; \
+            top[r] = here; \
+            for (i = 0; i < d; ++i) o[i] *= down; \
+        } \
+        for (i = 0; i + width <= n; i += width) { \
+            e = bmvpi_v##BITS##_exp(*(const bmvpi_u##BITS *)(s + i) * scale - top[r]); \
+            *(bmvpi_u##BITS *)(s + i) = e; \
+            total += e; \
+        } \
+        if (i < n) { \
+            e = bmvpi_v##BITS##_exp(bmvpi_v##BITS##_load_part(s + i, n - i, 0.0f) * scale - top[r]); \
+            bmvpi_v##BITS##_store_part(s + i, n - i, e); \
+            for (; i < n; ++i) sum[r] += s[i]; \
+        } \
+        for (i = 0; i < width; ++i) sum[r] += total[i]; \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int64_t n, float *p, float *dp, \
+                                                              int64_t ld, float scale, const float *lse, \
+                                                              const float *dot) \
+{ \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, p += ld, dp += ld) { \
+        const float low = lse[r], mean = dot[r]; \
+        for (i = 0; i < n; i += BITS / 32) { \
+            const bmvpi_v##BITS e = bmvpi_v##BITS##_exp(*(const bmvpi_u##BITS *)(p + i) * scale - low); \
+            *(bmvpi_u##BITS *)(p + i) = e; \
+            *(bmvpi_u##BITS *)(dp + i) = (*(const bmvpi_u##BITS *)(dp + i) - mean) * (e * scale); \
+        } \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, float *a, int64_t ld) \
+{ \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, a += ld) \
+        for (i = 0; i < n; i += BITS / 32) \
+            *(bmvpi_u##BITS *)(a + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, float *a, float *g, int64_t ld) \
+{ \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, a += ld, g += ld) \
+        for (i = 0; i < n; i += BITS / 32) { \
+            const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(a + i); \
+            *(bmvpi_u##BITS *)(g + i) = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(v); \
+            *(bmvpi_u##BITS *)(a + i) = bmvpi_v##BITS##_gelu(v); \
+        } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t n, const float *a, const float *b, \
+                                                          int64_t ld, float *out) \
+{ \
+    const int64_t width = BITS / 32; \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, a += ld, b += ld) { \
+        bmvpi_v##BITS t = { 0.0f }; \
+        float sum = 0; \
+        for (i = 0; i + width <= n; i += width) \
+            t += *(const bmvpi_u##BITS *)(a + i) * *(const bmvpi_u##BITS *)(b + i); \
+        for (; i < n; ++i) sum += a[i] * b[i]; \
+        for (i = 0; i < width; ++i) sum += t[i]; \
+        out[r] = sum; \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64_t n, const float *x, int64_t ld, \
+                                                             float *y, int add) \
+{ \
+    const int64_t width = BITS / 32; \
+    const bmvpi_v##BITS zero = { 0.0f }; \
+    int64_t r, i; \
+    for (i = 0; i + 4 * width <= n; i += 4 * width) { \
+        bmvpi_v##BITS t[4]; \
+        int j; \
+        BMVPI_UNROLL for (j = 0; j < 4; ++j) { \
+            t[j] = zero; \
+            if (add) t[j] = *(const bmvpi_u##BITS *)(y + i + j * width); \
+        } \
+        for (r = 0; r < rows; ++r) \
+            BMVPI_UNROLL for (j = 0; j < 4; ++j) t[j] += *(const bmvpi_u##BITS *)(x + r * ld + i + j * width); \
+        BMVPI_UNROLL for (j = 0; j < 4; ++j) *(bmvpi_u##BITS *)(y + i + j * width) = t[j]; \
+    } \
+    for (; i + width <= n; i += width) { \
+        bmvpi_v##BITS t = zero; \
+        if (add) t = *(const bmvpi_u##BITS *)(y + i); \
+        for (r = 0; r < rows; ++r) t += *(const bmvpi_u##BITS *)(x + r * ld + i); \
+        *(bmvpi_u##BITS *)(y + i) = t; \
+    } \
+    for (; i < n; ++i) { \
+        float t = add ? y[i] : 0.0f; \
+        for (r = 0; r < rows; ++r) t += x[r * ld + i]; \
+        y[i] = t; \
+    } \
+} \
+static const bmvpi_fused bmvpi_fused_v##BITS = { bmvpi_fused_softmax_v##BITS, bmvpi_fused_softmax_back_v##BITS, \
+    bmvpi_fused_gelu_v##BITS, bmvpi_fused_gelu_both_v##BITS, bmvpi_fused_row_dots_v##BITS, \
+    bmvpi_fused_column_sums_v##BITS };
+BMVPI_STAMP(BMVPI_FUSED)
+#endif
+
+/* NULL: plain loops */
+static const bmvpi_fused *bmvpi_fused_of(const bmvp_ctx *c)
+{
+#if defined(BMVPI_HAVE_X86)
+    if (c->simd == BMVP_SIMD_AVX512) return &bmvpi_fused_v512;
+    if (c->simd == BMVP_SIMD_AVX2) return &bmvpi_fused_v256;
+#endif
+#if defined(BMVPI_HAVE_VECTORS)
+    if (c->simd >= BMVP_SIMD_VECTOR) return &bmvpi_fused_v128;
+#endif
+    (void)c;
+    return NULL;
+}
+
+/* Equal pieces of at most `most`, each but the last a multiple of `unit`: the length of one. */
+static int64_t bmvpi_piece(int64_t n, int64_t most, int64_t unit)
+{
+    return bmvpi_ceil_div(bmvpi_ceil_div(n, bmvpi_ceil_div(n, most)), unit) * unit;
+}
+
+/* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
+                     const float *packed, float *c, int64_t c_rs, int accumulate, const float *bias)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, a_rs, a_cs, packed, 0, 0, c, c_rs);
+    g.b_packed = 1;
+    g.accumulate = accumulate;
+    g.bias = bias;
+    bmvpi_gemm_serial(level, &g, NULL);
+}
+
+/* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
+   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
+   of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
+   Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
+   dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
+   ranges each sums dK and dV on its own and they are added in order. */
+BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale)
+{
+    bmvp_tensor *y;
+    int64_t dim[3];
+    char a[128];
+    if (!qkv || bmvp_failed(c)) return NULL;
+    if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "attention: qkv %s must be (N,T,3C), C a multiple of the number of heads (%d)",
+                                        bmvpi_shape(qkv, a, sizeof a), heads);
+    dim[0] = qkv->dim[0];
+    dim[1] = qkv->dim[1];
+    dim[2] = qkv->dim[2] / 3;
+    y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
+    if (!y) return NULL;
+    y->iarg[0] = heads;
+    y->farg[0] = scale;
+    if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
+    return bmvpi_run(c, y);
+}
+
+typedef struct bmvpi_attn { /* one call: shape, cut, layout of a worker's memory in floats */
+    const bmvpi_fused *fused;        /* NULL: plain loops */
+    int level;
+    const bmvp_tensor *y;
+    int64_t n, t, heads, d, c;
+    int64_t rows, keys, blocks, ld; /* tile of scores, number of key blocks, floats from row to row of the tile */
+    int64_t ranges;                 /* tasks of one (sample, head) */
+    int64_t pack_k, pack_v;         /* one packed key block as (d x keys) and (keys x d) */
+    int64_t worker, parts;          /* floats of one worker; of all partial dK and dV */
+    float scale, *ws, *g;           /* g: gradient of qkv, or NULL */
+    int accumulate;
+} bmvpi_attn;
+
+static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    /* 16 tasks keep several cores evenly busy; a tile of 96 x 224 scores lies in L2 with its operands (48 to 192 rows
+       x 128 to 448 keys are within 5 % of it) */
+    const int64_t tasks = 16, most_rows = 96, most_keys = 224;
+    bmvpi_attn j;
+    memset(&j, 0, sizeof j);
+    j.level = (int)bmvp_simd_level(c);
+    j.fused = bmvpi_fused_of(c);
+    j.y = y;
+    j.n = y->dim[0];
+    j.t = y->dim[1];
+    j.c = y->dim[2];
+    j.heads = y->iarg[0];
+    j.d = j.c / j.heads;
+    j.scale = (float)y->farg[0];
+    if (!j.fused) {
+        j.worker = 2 * j.t; /* the plain loops: P and dS of one row */
+        return j;
+    }
+    j.rows = bmvpi_piece(j.t, most_rows, 12);
+    j.keys = bmvpi_piece(j.t, most_keys, 32);
+    j.blocks = bmvpi_ceil_div(j.t, j.keys);
+    j.ld = j.keys + 16; /* rows a multiple of 4 KB apart would share their place in the cache */
+    j.ranges = bmvpi_min(bmvpi_ceil_div(tasks, j.n * j.heads), bmvpi_ceil_div(j.t, j.rows));
+    j.pack_k = bmvpi_packed_size(j.level, j.d, j.keys);
+    j.pack_v = bmvpi_packed_size(j.level, j.keys, j.d);
+    j.worker = j.blocks * (j.pack_k + j.pack_v) + j.rows * j.ld + 2 * j.rows;
+    if (backward) {
+        j.worker += j.blocks * j.pack_k + j.rows * j.ld + 2 * bmvpi_packed_size(j.level, j.rows, j.d);
+        j.parts = j.ranges > 1 ? bmvpi_round16(j.n * j.heads * j.ranges * j.t * 2 * j.d) : 0;
+    }
+    j.worker = bmvpi_round16(j.worker);
+    return j;
+}
+
+static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_attn j = bmvpi_attn_cut(c, y, backward);
+    return j.fused ? j.worker * bmvp_threads(c) + j.parts : j.worker;
+}
+
+static void bmvpi_attn_plain(const bmvpi_attn *j, float *p)
+{
+    const int64_t step = 3 * j->c;
+    int64_t nh, i, k, x;
+    for (nh = 0; nh < j->n * j->heads; ++nh) {
+        const float *q = j->y->src[0]->x + nh / j->heads * j->t * step + nh % j->heads * j->d;
+        float *y = j->y->x + nh / j->heads * j->t * j->c + nh % j->heads * j->d;
+        for (i = 0; i < j->t; ++i) {
+            float top = -FLT_MAX, sum = 0;
+            for (k = 0; k < j->t; ++k) {
+                for (p[k] = 0, x = 0; x < j->d; ++x) p[k] += q[i * step + x] * q[k * step + j->c + x];
+                p[k] *= j->scale;
+                if (p[k] > top) top = p[k];
+            }
+            for (k = 0; k < j->t; ++k) sum += p[k] = expf(p[k] - top);
+            for (x = 0; x < j->d; ++x) {
+                float s = 0;
+                for (k = 0; k < j->t; ++k) s += p[k] * q[k * step + 2 * j->c + x];
+                y[i * j->c + x] = s / sum;
+            }
+            if (j->y->saved) j->y->saved[nh * j->t + i] = top + logf(sum);
+        }
+    }
+}
+
+static void bmvpi_attn_plain_back(const bmvpi_attn *j, float *p)
+{
+    const int64_t step = 3 * j->c, t = j->t;
+    float *ds = p + t;
+    int64_t nh, i, k, x;
+    for (nh = 0; nh < j->n * j->heads; ++nh) {
+        const int64_t at = nh / j->heads * t * step + nh % j->heads * j->d;
+        const float *q = j->y->src[0]->x + at, *key = q + j->c, *v = key + j->c;
+        const float *gy = j->y->g + nh / j->heads * t * j->c + nh % j->heads * j->d;
+        float *dq = j->g + at, *dk = dq + j->c, *dv = dk + j->c;
+        for (i = 0; i < t; ++i, gy += j->c) {
+            float dot = 0;
+            for (k = 0; k < t; ++k) {
+                for (p[k] = ds[k] = 0, x = 0; x < j->d; ++x) {
+                    p[k] += q[i * step + x] * key[k * step + x];
+                    ds[k] += gy[x] * v[k * step + x];
+                }
+                p[k] = expf(p[k] * j->scale - j->y->saved[nh * t + i]);
+                dot += p[k] * ds[k];
+            }
+            for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot) * j->scale;
+            for (k = 0; k < t; ++k)
+                for (x = 0; x < j->d; ++x) {
+                    dq[i * step + x] += ds[k] * key[k * step + x];
+                    dk[k * step + x] += ds[k] * q[i * step + x];
+                    dv[k * step + x] += p[k] * gy[x];
+                }
+        }
+    }
+}
+
+/* Rows of one (sample, head): the tiles [*r0, *r1) of this task, and where its q starts in qkv. */
+static int64_t bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, int64_t *r1)
+{
+    const int64_t tiles = bmvpi_ceil_div(j->t, j->rows), part = task % j->ranges, nh = task / j->ranges;
+    *r0 = tiles * part / j->ranges * j->rows;
+    *r1 = bmvpi_min(tiles * (part + 1) / j->ranges * j->rows, j->t);
+    return nh / j->heads * j->t * 3 * j->c + nh % j->heads * j->d;
+}
+
+static void bmvpi_attn_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    const int64_t step = 3 * j->c, nh = task / j->ranges;
+    float *kp = j->ws + worker * j->worker, *vp = kp + j->blocks * j->pack_k, *s = vp + j->blocks * j->pack_v;
+    float *top = s + j->rows * j->ld, *sum = top + j->rows;
+    int64_t r0, r1, b, i, x;
+    const float *q = j->y->src[0]->x + bmvpi_attn_place(j, task, &r0, &r1);
+    for (b = 0; b < j->blocks; ++b) {
+        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
+        const float *k = q + j->c + b * j->keys * step;
+        bmvpi_pack_b(j->level, k, 1, step, j->d, keys, kp + b * j->pack_k);
+        bmvpi_pack_b(j->level, k + j->c, step, 1, keys, j->d, vp + b * j->pack_v);
+    }
+    for (; r0 < r1; r0 += j->rows) {
+        const int64_t rows = bmvpi_min(j->rows, r1 - r0);
+        float *y = j->y->x + (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
+        for (b = 0; b < j->blocks; ++b) {
+            const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
+            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kp + b * j->pack_k, s, j->ld, 0, NULL);
+            j->fused->softmax(rows, keys, s, j->ld, j->scale, b == 0, top, sum, y, j->c, j->d);
+            bmvpi_mm(j->level, rows, j->d, keys, s, j->ld, 1, vp + b * j->pack_v, y, j->c, b > 0, NULL);
+        }
+        for (i = 0; i < rows; ++i) {
+            const float over = 1.0f / sum[i];
+            for (x = 0; x < j->d; ++x) y[i * j->c + x] *= over;
+            if (j->y->saved) j->y->saved[nh * j->t + r0 + i] = top[i] + logf(sum[i]);
+        }
+    }
+}
+
+static void bmvpi_attention_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_attn j = bmvpi_attn_cut(c, y, 0);
+    j.ws = bmvpi_workspace(c);
+    if (j.fused) bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
+    else bmvpi_attn_plain(&j, j.ws);
+}
+
+static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    const int64_t step = 3 * j->c, nh = task / j->ranges, size = j->pack_k;
+    float *kt = j->ws + j->parts + worker * j->worker, *vt = kt + j->blocks * size, *kp = vt + j->blocks * size;
+    float *p = kp + j->blocks * j->pack_v, *dp = p + j->rows * j->ld, *gp = dp + j->rows * j->ld;
+    float *qp = gp + bmvpi_packed_size(j->level, j->rows, j->d), *dot = qp + bmvpi_packed_size(j->level, j->rows, j->d);
+    int64_t r0, r1, first, b;
+    const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
+    const float *q = j->y->src[0]->x + at;
+    float *dk = j->parts ? j->ws + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
+    for (b = 0; b < j->blocks; ++b) {
+        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
+        const float *k = q + j->c + b * j->keys * step;
+        bmvpi_pack_b(j->level, k, 1, step, j->d, keys, kt + b * size);
+        bmvpi_pack_b(j->level, k + j->c, 1, step, j->d, keys, vt + b * size);
+        bmvpi_pack_b(j->level, k, step, 1, keys, j->d, kp + b * j->pack_v);
+    }
+    for (first = r0; r0 < r1; r0 += j->rows) {
+        const int64_t rows = bmvpi_min(j->rows, r1 - r0);
+        const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
+        const float *gy = j->y->g + row, *y = j->y->x + row;
+        const int add = r0 > first || (!j->parts && j->accumulate);
+        j->fused->row_dots(rows, j->d, gy, y, j->c, dot);
+        bmvpi_pack_b(j->level, gy, j->c, 1, rows, j->d, gp);
+        bmvpi_pack_b(j->level, q + r0 * step, step, 1, rows, j->d, qp);
+        for (b = 0; b < j->blocks; ++b) {
+            const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
+            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kt + b * size, p, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, gy, j->c, 1, vt + b * size, dp, j->ld, 0, NULL);
+            j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
+            bmvpi_mm(j->level, rows, j->d, keys, dp, j->ld, 1, kp + b * j->pack_v, j->g + at + r0 * step, step,
+                     b > 0 || j->accumulate, NULL);
+            bmvpi_mm(j->level, keys, j->d, rows, p, 1, j->ld, gp, dv + k0, ldk, add, NULL);
+            bmvpi_mm(j->level, keys, j->d, rows, dp, 1, j->ld, qp, dk + k0, ldk, add, NULL);
+        }
+    }
+}
+
+/* Adds the partial dK and dV of one (sample, head), in order of ranges. */
+static void bmvpi_attn_join_task(void *arg, int64_t nh, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    const int64_t d = j->d, size = j->t * 2 * d;
+    const float *part = j->ws + nh * j->ranges * size;
+    float *dk = j->g + nh / j->heads * j->t * 3 * j->c + nh % j->heads * d + j->c;
+    int64_t t;
+    (void)worker;
+    for (t = 0; t < j->t; ++t, part += 2 * d, dk += 3 * j->c) {
+        j->fused->column_sums(j->ranges, d, part, size, dk, j->accumulate);
+        j->fused->column_sums(j->ranges, d, part + d, size, dk + j->c, j->accumulate);
+    }
+}
+
+static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_attn j = bmvpi_attn_cut(c, y, 1);
+    j.ws = bmvpi_workspace(c);
+    j.g = j.fused ? bmvpi_grad(c, y->src[0], &j.accumulate) : bmvpi_grad_add(c, y->src[0]);
+    if (!j.g) return;
+    if (!j.fused) {
+        bmvpi_attn_plain_back(&j, j.ws);
+        return;
+    }
+    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_back_task, &j);
+    if (j.parts) bmvp_parallel(c, j.n * j.heads, bmvpi_attn_join_task, &j);
+}
+
+static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3][3] = { { 2, 5, 3 * 2 * 3 }, { 1, 1, 3 * 4 }, { 1, 7, 3 * 3 * 2 } };
+    static const int heads[3] = { 2, 1, 3 };
+    return variant < 3 ? bmvp_attention(c, bmvp_leaf(c, 3, d[variant], NULL), heads[variant], 0.7) : NULL;
+}
+
+/* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. Nothing is saved: with a = x w1 + b1 computed
+   again, h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
+   Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
+   and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
+   hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                               bmvp_tensor *b2)
+{
+    bmvp_tensor *src[5], *y;
+    int64_t dim[BMVP_MAX_DIMS];
+    char a[128], b[128], d[128];
+    if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
+    if (x->rank < 1 || w1->rank != 2 || w2->rank != 2 || x->dim[x->rank - 1] != w1->dim[0] ||
+        w1->dim[1] != w2->dim[0] || (b1 && b1->numel != w1->dim[1]) || (b2 && b2->numel != w2->dim[1]))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "mlp: x %s, w1 %s, w2 %s must be (...,I), (I,H), (H,O), biases (H) and (O)",
+                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(w1, b, sizeof b),
+                                        bmvpi_shape(w2, d, sizeof d));
+    memcpy(dim, x->dim, sizeof dim);
+    dim[x->rank - 1] = w2->dim[1];
+    if (w1 == w2 || x == w1 || x == w2 || (b1 && (b1 == b2 || b1 == x)) || (b2 && b2 == x))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
+                                        "mlp: operands must be different tensors; use linear, gelu, linear");
+    src[0] = x;
+    src[1] = w1;
+    src[2] = b1;
+    src[3] = w2;
+    src[4] = b2;
+    y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, 5, src);
+    return bmvpi_run(c, y);
+}
+
+typedef struct bmvpi_mlp { /* one call */
+    const bmvpi_fused *fused; /* NULL: plain loops */
+    int level;
+    int64_t m, i, h, o;             /* tokens, widths */
+    int64_t rows, tiles, hid, subs; /* tile: tokens x hidden units; numbers of them */
+    int64_t ld;                     /* floats from a row of a tile to the next */
+    int64_t token_cuts, hid_cuts;   /* backward: tasks = token_cuts x hid_cuts, one of which is 1 */
+    int64_t pack[3], packs;         /* packed w1, w2 (backward: w2^T), w1^T of one hidden range; of all together */
+    int64_t worker, copies, part;   /* floats of one worker; number and floats of partial gradients */
+    const float *x, *w1, *b1, *w2, *b2, *gy;
+    float *y, *ws, *parts;
+    float *g[5]; /* gradients in the order of src; NULL: not wanted */
+    int64_t size[5];
+    int add[5];
+    int own0, own1; /* gradients [own0, own1) are summed by each task on its own: all but x, or x alone */
+} bmvpi_mlp;
+
+/* Backward: which cut, see above. 16 ranges of tokens keep several cores evenly busy; of large weights fewer copies. */
+static void bmvpi_mlp_cut_back(bmvpi_mlp *j)
+{
+    const int64_t weights = j->size[1] + j->size[2] + j->size[3] + j->size[4];
+    const int64_t hid = bmvpi_piece(j->h, bmvpi_min(256, bmvpi_max(32, bmvpi_ceil_div(j->h, 8))), 32);
+    const int64_t hid_cuts = bmvpi_ceil_div(j->h, hid);
+    j->rows = bmvpi_piece(j->m, 96, 12);
+    j->tiles = bmvpi_ceil_div(j->m, j->rows);
+    j->token_cuts = bmvpi_min(weights > (1 << 18) ? 8 : 16, j->tiles);
+    j->hid_cuts = 1;
+    j->own0 = 1;
+    j->own1 = 5;
+    j->part = bmvpi_round16(weights);
+    if ((double)hid_cuts * (double)j->size[0] < (double)j->token_cuts * (double)weights) {
+        j->hid = hid;
+        j->hid_cuts = hid_cuts;
+        j->token_cuts = 1;
+        j->own0 = 0;
+        j->own1 = 1;
+        j->part = bmvpi_round16(j->size[0]);
+    }
+    j->copies = j->token_cuts * j->hid_cuts;
+    if (j->copies == 1) j->copies = 0; /* the one task writes the gradients themselves */
+}
+
+static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    bmvpi_mlp j;
+    memset(&j, 0, sizeof j);
+    j.fused = bmvpi_fused_of(c);
+    j.level = (int)bmvp_simd_level(c);
+    j.i = y->src[1]->dim[0];
+    j.h = y->src[1]->dim[1];
+    j.o = y->src[3]->dim[1];
+    j.m = y->numel / j.o;
+    j.size[0] = j.m * j.i;
+    j.size[1] = j.i * j.h;
+    j.size[2] = j.h;
+    j.size[3] = j.h * j.o;
+    j.size[4] = j.o;
+    j.x = y->src[0]->x;
+    j.w1 = y->src[1]->x;
+    j.b1 = y->src[2] ? y->src[2]->x : NULL;
+    j.w2 = y->src[3]->x;
+    j.b2 = y->src[4] ? y->src[4]->x : NULL;
+    j.y = y->x;
+    j.gy = y->g;
+    if (!j.fused) return j;
+    j.hid = bmvpi_piece(j.h, backward ? 256 : 512, 32);
+    if (backward) {
+        bmvpi_mlp_cut_back(&j);
+    } else { /* 192 KB of hidden values; at least 8 tasks */
+        j.rows = bmvpi_piece(j.m, bmvpi_min(bmvpi_min(192, 49152 / j.hid), bmvpi_max(12, bmvpi_ceil_div(j.m, 8))), 12);
+        j.tiles = bmvpi_ceil_div(j.m, j.rows);
+    }
+    j.subs = bmvpi_ceil_div(j.h, j.hid);
+    j.ld = j.hid + 16; /* rows a multiple of 4 KB apart would share their place in the cache */
+    j.pack[0] = bmvpi_packed_size(j.level, j.i, j.hid);
+    j.pack[1] = backward ? bmvpi_packed_size(j.level, j.o, j.hid) : bmvpi_packed_size(j.level, j.hid, j.o);
+    j.pack[2] = backward ? bmvpi_packed_size(j.level, j.hid, j.i) : 0;
+    j.packs = bmvpi_round16(j.subs * (j.pack[0] + j.pack[1] + j.pack[2]));
+    j.worker = j.rows * j.ld;
+    if (backward) { /* the second tile, and the two packed as right factors of the weight gradients */
+        j.worker += j.rows * j.ld + bmvpi_packed_size(j.level, j.rows, j.hid);
+        j.worker += bmvpi_packed_size(j.level, j.rows, j.o);
+    }
+    j.worker = bmvpi_round16(j.worker);
+    return j;
+}
+
+static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_mlp j = bmvpi_mlp_cut(c, y, backward);
+    return j.fused ? j.packs + j.worker * bmvp_threads(c) + j.copies * j.part : 0;
+}
+
+/* Where the packed matrix `which` of hidden range s lies. */
+static float *bmvpi_mlp_packed(const bmvpi_mlp *j, int which, int64_t s)
+{
+    float *p = j->ws + s * j->pack[which];
+    if (which > 0) p += j->subs * j->pack[0];
+    return which > 1 ? p + j->subs * j->pack[1] : p;
+}
+
+static void bmvpi_mlp_pack_task(void *arg, int64_t task, int worker) /* task = (hidden range, which) */
+{
+    const bmvpi_mlp *j = (const bmvpi_mlp *)arg;
+    const int kinds = j->pack[2] ? 3 : 2, which = (int)(task % kinds);
+    const int64_t s = task / kinds, h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0);
+    float *to = bmvpi_mlp_packed(j, which, s);
+    (void)worker;
+    if (which == 0) bmvpi_pack_b(j->level, j->w1 + h0, j->h, 1, j->i, n, to);
+    else if (which == 2) bmvpi_pack_b(j->level, j->w1 + h0, 1, j->h, n, j->i, to);
+    else if (kinds == 3) bmvpi_pack_b(j->level, j->w2 + h0 * j->o, 1, j->o, j->o, n, to);
+    else bmvpi_pack_b(j->level, j->w2 + h0 * j->o, j->o, 1, n, j->o, to);
+}
+
+static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile of tokens */
+{
+    const bmvpi_mlp *j = (const bmvpi_mlp *)arg;
+    const int64_t m = task * j->rows, rows = bmvpi_min(j->rows, j->m - m);
+    float *a = j->ws + j->packs + worker * j->worker;
+    int64_t s;
+    for (s = 0; s < j->subs; ++s) {
+        const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0);
+        bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), a, j->ld, 0,
+                       j->b1 ? j->b1 + h0 : NULL);
+        j->fused->gelu(rows, n, a, j->ld);
+        bmvpi_mm(j->level, rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), j->y + m * j->o, j->o, s > 0,
+                       s > 0 ? NULL : j->b2);
+    }
+}
+
+static void bmvpi_mlp_plain(const bmvpi_mlp *j)
+{
+    int64_t m, i, h, o;
+    for (m = 0; m < j->m; ++m) {
+        const float *x = j->x + m * j->i;
+        float *y = j->y + m * j->o, a;
+        for (o = 0; o < j->o; ++o) y[o] = j->b2 ? j->b2[o] : 0.0f;
+        for (h = 0; h < j->h; ++h) {
+            a = j->b1 ? j->b1[h] : 0.0f;
+            for (i = 0; i < j->i; ++i) a += x[i] * j->w1[i * j->h + h];
+            bmvpi_gelu_plain(1, &a, &a);
+            for (o = 0; o < j->o; ++o) y[o] += a * j->w2[h * j->o + o];
+        }
+    }
+}
+
+static void bmvpi_mlp_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_mlp j = bmvpi_mlp_cut(c, y, 0);
+    if (!j.fused) {
+        bmvpi_mlp_plain(&j);
+        return;
+    }
+    j.ws = bmvpi_workspace(c);
+    bmvp_parallel(c, 2 * j.subs, bmvpi_mlp_pack_task, &j);
+    bmvp_parallel(c, j.tiles, bmvpi_mlp_task, &j);
+}
+
+static void bmvpi_mlp_plain_back(const bmvpi_mlp *j)
+{
+    float *const *g = j->g; /* each is NULL where no gradient is wanted */
+    int64_t m, i, h, o;
+    for (m = 0; m < j->m; ++m) {
+        const float *x = j->x + m * j->i, *gy = j->gy + m * j->o;
+        for (o = 0; g[4] && o < j->o; ++o) g[4][o] += gy[o];
+        for (h = 0; h < j->h; ++h) {
+            float a = j->b1 ? j->b1[h] : 0.0f, v, d = 0;
+            for (i = 0; i < j->i; ++i) a += x[i] * j->w1[i * j->h + h];
+            for (o = 0; o < j->o; ++o) d += gy[o] * j->w2[h * j->o + o];
+            bmvpi_gelu_plain(1, &a, &v);
+            bmvpi_gelu_back_plain(1, &a, &d, &d, 0);
+            if (g[2]) g[2][h] += d;
+            for (o = 0; g[3] && o < j->o; ++o) g[3][h * j->o + o] += v * gy[o];
+            for (i = 0; g[1] && i < j->i; ++i) g[1][i * j->h + h] += d * x[i];
+            for (i = 0; g[0] && i < j->i; ++i) g[0][m * j->i + i] += d * j->w1[i * j->h + h];
+        }
+    }
+}
+
+/* Points a task at its own sums; they start at zero. */
+static void bmvpi_mlp_own(bmvpi_mlp *j, int64_t task)
+{
+    float *p = j->parts + task * j->part;
+    int k;
+    for (k = j->own0; k < j->own1; ++k) {
+        if (j->g[k]) j->g[k] = p;
+        j->add[k] = 0;
+        p += j->size[k];
+    }
+}
+
+static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = range of tokens, or of hidden units */
+{
+    bmvpi_mlp j = *(const bmvpi_mlp *)arg;
+    const int64_t cut = task % j.token_cuts, s0 = j.hid_cuts > 1 ? task : 0, s1 = j.hid_cuts > 1 ? task + 1 : j.subs;
+    const int64_t t0 = j.tiles * cut / j.token_cuts, t1 = j.tiles * (cut + 1) / j.token_cuts;
+    float *a = j.ws + j.packs + worker * j.worker, *d = a + j.rows * j.ld, *dp = d + j.rows * j.ld;
+    float *gp = dp + bmvpi_packed_size(j.level, j.rows, j.hid);
+    int64_t t, s;
+    if (j.copies) bmvpi_mlp_own(&j, task);
+    for (t = t0; t < t1; ++t) {
+        const int64_t m = t * j.rows, rows = bmvpi_min(j.rows, j.m - m);
+        const float *x = j.x + m * j.i, *gy = j.gy + m * j.o;
+        if (j.g[3]) bmvpi_pack_b(j.level, gy, j.o, 1, rows, j.o, gp);
+        if (j.g[4] && s0 == 0) j.fused->column_sums(rows, j.o, gy, j.o, j.g[4], t > t0 || j.add[4]);
+        for (s = s0; s < s1; ++s) {
+            const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0);
+            bmvpi_mm(j.level, rows, n, j.i, x, j.i, 1, bmvpi_mlp_packed(&j, 0, s), a, j.ld, 0,
+                     j.b1 ? j.b1 + h0 : NULL);
+            bmvpi_mm(j.level, rows, n, j.o, gy, j.o, 1, bmvpi_mlp_packed(&j, 1, s), d, j.ld, 0, NULL);
+            j.fused->gelu_both(rows, n, a, d, j.ld);
+            if (j.g[0])
+                bmvpi_mm(j.level, rows, j.i, n, d, j.ld, 1, bmvpi_mlp_packed(&j, 2, s), j.g[0] + m * j.i, j.i,
+                         s > s0 || j.add[0], NULL);
+            if (j.g[1]) {
+                bmvpi_pack_b(j.level, d, j.ld, 1, rows, n, dp);
+                bmvpi_mm(j.level, j.i, n, rows, x, 1, j.i, dp, j.g[1] + h0, j.h, t > t0 || j.add[1], NULL);
+            }
+            if (j.g[2]) j.fused->column_sums(rows, n, d, j.ld, j.g[2] + h0, t > t0 || j.add[2]);
+            if (j.g[3])
+                bmvpi_mm(j.level, n, j.o, rows, a, 1, j.ld, gp, j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3], NULL);
+        }
+    }
+}
+
+/* to (+)= sum of partial gradients, cut into pieces of 4096 */
+typedef struct bmvpi_mlp_join {
+    const bmvpi_fused *fused;
+    const float *part;
+    float *to;
+    int64_t n, copies, stride;
+    int add;
+} bmvpi_mlp_join;
+
+static void bmvpi_mlp_join_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_mlp_join *j = (const bmvpi_mlp_join *)arg;
+    const int64_t at = task * 4096;
+    (void)worker;
+    j->fused->column_sums(j->copies, bmvpi_min(4096, j->n - at), j->part + at, j->stride, j->to + at, j->add);
+}
+
+static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_mlp j = bmvpi_mlp_cut(c, y, 1);
+    bmvpi_mlp_join sum;
+    int k, wanted = 0;
+    for (k = 0; k < 5; ++k) {
+        j.g[k] = j.fused ? bmvpi_grad(c, y->src[k], &j.add[k]) : bmvpi_grad_add(c, y->src[k]);
+        wanted |= j.g[k] != NULL;
+    }
+    if (!wanted) return;
+    if (!j.fused) {
+        bmvpi_mlp_plain_back(&j);
+        return;
+    }
+    j.ws = bmvpi_workspace(c);
+    j.parts = j.ws + j.packs + j.worker * bmvp_threads(c);
+    bmvp_parallel(c, 3 * j.subs, bmvpi_mlp_pack_task, &j);
+    bmvp_parallel(c, j.token_cuts * j.hid_cuts, bmvpi_mlp_back_task, &j);
+    sum.fused = j.fused;
+    sum.part = j.parts;
+    sum.copies = j.copies;
+    sum.stride = j.part;
+    for (k = j.own0; j.copies && k < j.own1; ++k) {
+        sum.n = j.size[k];
+        sum.to = j.g[k];
+        sum.add = j.add[k];
+        if (sum.to) bmvp_parallel(c, bmvpi_ceil_div(sum.n, 4096), bmvpi_mlp_join_task, &sum);
+        sum.part += sum.n;
+    }
+}
+
+static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[3][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 } }; /* tokens many and few: both cuts */
+    static const int64_t hid[3] = { 7, 16, 40 }, out[3] = { 6, 8, 2 };
+    bmvp_tensor *b1, *b2;
+    int64_t w1[2], w2[2];
+    if (variant > 2) return NULL;
+    w1[0] = x[variant][2];
+    w1[1] = w2[0] = hid[variant];
+    w2[1] = out[variant];
+    b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
+    b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
+    return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
+}
+
+/* Each op below is one block, always in this order: comment (formula, shapes, source, attributes, what backward keeps),
+   builder = shape rule, CPU forward, CPU backward, workspace if any, sample.
+   Builders: NULL operands or a failed context give NULL. Backward kernels run in a plan too (to count gradients): they
+   must ask for every gradient with bmvpi_grad and do nothing where that returns NULL. */
+
+/* >>op reshape: the same elements in the same order under other axes; shares storage ---------------------------------- */
+BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
+{
+    bmvp_tensor *y;
+    char buf[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (bmvpi_numel(rank, dim) != x->numel)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
+                                        bmvpi_shape(x, buf, sizeof buf));
+    y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
+    if (y && x->x_block && !x->persistent) {
+        y->x_block = x->x_block;
+        y->x = x->x;
+        ++x->x_block->refs;
+        return y;
+    }
+    return bmvpi_run(c, y);
+}
+static void bmvpi_reshape_cpu_forward(bmvp_ctx *c, bmvp_tensor *y) /* of a parameter, or again after a drop */
+{
+    (void)c;
+    memcpy(y->x, y->src[0]->x, (size_t)y->numel * sizeof(float));
+}
+static void bmvpi_reshape_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_grad_pass(c, y, y->src[0], 1); }
+#define bmvpi_reshape_cpu_workspace NULL
+static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t from[3] = { 2, 3, 4 }, to[2] = { 4, 6 };
+    return variant == 0 ? bmvp_reshape(c, bmvp_leaf(c, 3, from, NULL), 2, to) : NULL;
+}
+
+/* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
+   src x, filler, mask; iarg 0..2 = start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
+   BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
+{
+    bmvp_tensor *src[3], *y;
+    char a[128], b[128];
+    int i;
+    if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
+    if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "masked_fill: x %s and mask %s must be one shape (D,H,W), the filler a volume",
+                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(mask, b, sizeof b));
+    src[0] = x;
+    src[1] = filler;
+    src[2] = mask;
+    y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
+    for (i = 0; y && i < 3; ++i) y->iarg[i] = start[i];
+    return bmvpi_run(c, y);
+}
+
+/* Row (z, y) of x: the part [*lo, *hi) that lies in the filler, and the filler's index of its first element. */
+static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
+{
+    const bmvp_tensor *f = t->src[1];
+    const int64_t fz = z + t->iarg[0], fy = y + t->iarg[1], fx = t->iarg[2];
+    *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
+    *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
+    if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
+    return *hi > *lo ? (fz * f->dim[1] + fy) * f->dim[2] + fx + *lo : 0;
+}
+static void bmvpi_masked_fill_cpu_forward(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int64_t r, i, lo, hi;
+    (void)c;
+    for (r = 0; r < t->dim[0] * t->dim[1]; ++r) {
+        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi);
+        const float *x = t->src[0]->x + r * t->dim[2], *m = t->src[2]->x + r * t->dim[2], *f = t->src[1]->x + f0;
+        float *y = t->x + r * t->dim[2];
+        for (i = 0; i < t->dim[2]; ++i) y[i] = m[i] == 0.0f ? x[i] : i >= lo && i < hi ? f[i - lo] : 0.0f;
+    }
+}
+static void bmvpi_masked_fill_cpu_backward(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int64_t r, i, lo, hi;
+    float *gx = bmvpi_grad_add(c, t->src[0]), *gf = bmvpi_grad_add(c, t->src[1]);
+    for (r = 0; (gx || gf) && r < t->dim[0] * t->dim[1]; ++r) {
+        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi), x0 = r * t->dim[2];
+        const float *m = t->src[2]->x + x0, *g = t->g + x0;
+        for (i = 0; gx && i < t->dim[2]; ++i) if (m[i] == 0.0f) gx[x0 + i] += g[i];
+        for (i = lo; gf && i < hi; ++i) if (m[i] != 0.0f) gf[f0 + i - lo] += g[i];
+    }
+}
+#define bmvpi_masked_fill_cpu_workspace NULL
+static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t xd[3] = { 3, 4, 5 }, fd[3] = { 4, 3, 6 }, start[2][3] = { { 1, 0, 1 }, { -1, -2, 3 } };
+    bmvp_tensor *mask;
+    int64_t i;
+    if (variant > 1) return NULL;
+    mask = bmvp_input(c, 3, xd, NULL);
+    for (i = 0; mask && mask->x && i < mask->numel; ++i) mask->x[i] = (float)(i * 7 % 3 != 0);
+    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), mask, start[variant]);
+}
+
+/* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
+   farg 0 = eps. saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
+   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
+BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
+    if (y) y->farg[0] = eps;
+    return bmvpi_save(c, y, 4) ? bmvpi_run(c, y) : NULL;
+}
+static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const float *x = y->src[0]->x;
+    float lo = x[0], hi = x[0], s;
+    int64_t i, n_lo = 0, n_hi = 0;
+    (void)c;
+    for (i = 0; i < y->numel; ++i) {
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
+    }
+    s = hi - lo + (float)y->farg[0];
+    for (i = 0; i < y->numel; ++i) {
+        n_lo += x[i] == lo;
+        n_hi += x[i] == hi;
+        y->x[i] = (x[i] - lo) / s;
+    }
+    y->saved[0] = lo;
+    y->saved[1] = hi;
+    y->saved[2] = (float)n_lo;
+    y->saved[3] = (float)n_hi;
+}
+static void bmvpi_minmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *gx = bmvpi_grad_add(c, y->src[0]);
+    const float *x = y->src[0]->x, *g = y->g;
+    double da = 0, db = 0, s;
+    int64_t i;
+    if (!gx) return;
+    s = (double)(y->saved[1] - y->saved[0] + (float)y->farg[0]);
+    for (i = 0; i < y->numel; ++i) {
+        const double v = ((double)x[i] - (double)y->saved[0]) / s;
+        da += (double)g[i] * (v - 1.0) / s;
+        db -= (double)g[i] * v / s;
+    }
+    da /= (double)y->saved[2];
+    db /= (double)y->saved[3];
+    for (i = 0; i < y->numel; ++i) {
+        double d = (double)g[i] / s;
+        if (x[i] == y->saved[0]) d += da;
+        if (x[i] == y->saved[1]) d += db;
+        gx[i] += (float)d;
+    }
+}
+#define bmvpi_minmax_cpu_workspace NULL
+static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 };
+    return variant == 0 ? bmvp_minmax(c, bmvp_leaf(c, 3, d, NULL), 0.25) : NULL;
+}
+
+/* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
+BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+#define BMVP_X(id, name, where, out) BMVPI_BACKWARD_READS_##out,
+    enum { BMVPI_BACKWARD_READS_FREE = 0, BMVPI_BACKWARD_READS_OUT = 1 };
+    static const int reads_output[] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    bmvp_tensor *src[2], *y;
+    char at[128], bt[128];
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    if (!bmvpi_same_shape(a, b))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
+                                        bmvpi_shape(b, bt, sizeof bt));
+    if (b->op < 0 || reads_output[b->op] || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
+    if (!y) return NULL;
+    y->iarg[1] = 1; /* in place: for bmvp_drop */
+    y->x_block = b->x_block;
+    y->x = b->x;
+    if (!c->cfg.plan) bmvpi_call(c, y, 0); /* may run in place: pointwise */
+    b->x_block = NULL;
+    b->x = NULL;
+    return bmvp_failed(c) ? NULL : y;
+}
+
+/* >>table -------------------------------------------------------------------------------------------------------- */
+
+/* Filled from the list: a row without its functions does not compile. */
+BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
+{
+#define BMVP_X(id, name, where, out) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) } };
+#undef BMVP_X
+    return &cpu;
+}
+
+BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
+{
+#define BMVP_X(id, name, where, out) bmvpi_##name##_sample,
+    static bmvp_tensor *(*const sample[])(bmvp_ctx *, int) = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    return op >= 0 && op < BMVP_OP_COUNT ? sample[op](c, variant) : NULL;
+}
+
+/* >>gradcheck ---------------------------------------------------------------------------------------------------- */
+
+/* loss = sum of y * cotangent, in double, after running the whole tape again */
+static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u)
+{
+    double s = 0;
+    int64_t i;
+    for (i = 0; i < c->n_step; ++i)
+        if (c->step[i]->op >= 0 && !(c->step[i]->op == BMVP_OP_RESHAPE && c->step[i]->x == c->step[i]->src[0]->x))
+            bmvpi_call(c, c->step[i], 0);
+    for (i = 0; i < y->numel; ++i) s += (double)y->x[i] * u[i];
+    return s;
+}
+
+/* Values of one leaf: magnitudes in [0.2, 1], away from the kink of ReLU and from ties */
+static void bmvpi_gradcheck_fill(bmvp_tensor *t, bmvp_rng *r)
+{
+    int64_t i;
+    for (i = 0; i < t->numel; ++i) {
+        const float v = 0.2f + 0.8f * bmvp_rng_uniform(r);
+        t->x[i] = bmvp_rng_u32(r) & 1u ? v : -v;
+    }
+}
+
+/* Worst error of one leaf against central differences, relative to its largest gradient. */
+static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g)
+{
+    const float h = 1e-2f;
+    double worst = 0, scale = 1e-2, num, e;
+    int64_t i;
+    for (i = 0; i < t->numel; ++i) scale = fabs((double)g[i]) > scale ? fabs((double)g[i]) : scale;
+    for (i = 0; i < t->numel; ++i) {
+        const float keep = t->x[i], up = keep + h, down = keep - h;
+        t->x[i] = up;
+        num = bmvpi_gradcheck_loss(c, y, u);
+        t->x[i] = down;
+        num -= bmvpi_gradcheck_loss(c, y, u);
+        t->x[i] = keep;
+        e = fabs(num / ((double)up - (double)down) - (double)g[i]) / scale;
+        if (!(e <= worst)) worst = e != e ? HUGE_VAL : e; /* written so that NaN fails */
+    }
+    return worst;
+}
+
+static double bmvpi_gradcheck_sample(bmvp_ctx *c, bmvp_tensor *y, uint64_t seed)
+{
+    bmvp_rng r = bmvp_rng_make(seed, 0, (uint32_t)y->op, 0);
+    double worst = 0, e;
+    double *u = (double *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(double));
+    float *cot = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float)), *g;
+    int64_t i;
+    for (i = 0; i < c->n_step; ++i) {
+        bmvp_keep(c->step[i]);
+        if (c->step[i]->op < 0 && c->step[i]->wants_grad) bmvpi_gradcheck_fill(c->step[i], &r);
+    }
+    for (i = 0; u && cot && i < y->numel; ++i) u[i] = (double)(cot[i] = 2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    if (u && cot) (void)bmvpi_gradcheck_loss(c, y, u);
+    if (cot) bmvp_backward_from(c, y, cot);
+    for (i = 0; u && i < c->n_step && !bmvp_failed(c); ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t->op >= 0 || !t->wants_grad) continue;
+        g = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float));
+        if (g && !bmvp_read_grad(c, t, g)) {
+            e = bmvpi_gradcheck_leaf(c, y, t, u, g);
+            worst = e > worst ? e : worst;
+        }
+        bmvpi_free(c, g);
+    }
+    bmvpi_free(c, u);
+    bmvpi_free(c, cot);
+    return bmvp_failed(c) ? HUGE_VAL : worst;
+}
+
+BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed)
+{
+    bmvp_ctx *c = bmvp_create(cfg, NULL);
+    bmvp_tensor *y;
+    double worst = HUGE_VAL;
+    if (!c) return worst;
+    y = bmvp_op_sample(c, op, variant);
+    if (y) worst = bmvpi_gradcheck_sample(c, y, seed);
+    else if (!bmvp_failed(c)) worst = -1;
+    bmvp_destroy(c);
+    return worst;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BMVP_TENSOR_IMPLEMENTATION_ONCE */
+#endif /* BMVP_TENSOR_IMPLEMENTATION */

@@ -1,0 +1,46 @@
+/* bmvp.c - the program: what the headers can do, from the command line. Each command is a file in bmvp/. */
+#include "bmvp/commands.h"
+#include "bmvp/cli.h"
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct { const char *name; int (*run)(int, char **); const char *text; } command[] = {
+    { "phantom", bmvp_cmd_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
+    { "prepare", bmvp_cmd_prepare, "reorient, resample, crop and scale cases for training" },
+    { "pretrain", bmvp_cmd_pretrain, "pre-train a network with the three tasks of BrainMVP" },
+    { "embed", bmvp_cmd_embed, "embeddings and feature maps of volumes" },
+    { "convert", bmvp_cmd_convert, "checkpoints: PyTorch .pt <-> .safetensors" },
+    { "info", bmvp_cmd_info, "what is in a volume, checkpoint or data list" },
+};
+enum { N_COMMANDS = (int)(sizeof command / sizeof *command) };
+
+static void usage(FILE *f)
+{
+    int i;
+    fprintf(f, "bmvp - multi-modal vision pre-training for 3-D medical images (BrainMVP)\n\nusage: bmvp COMMAND [options]\n\n");
+    for (i = 0; i < N_COMMANDS; ++i) fprintf(f, "  %-9s %s\n", command[i].name, command[i].text);
+    fprintf(f, "\nbmvp COMMAND --help lists the options of a command. Exit codes: 0 done, 1 failed, 2 bad options.\n");
+}
+
+int main(int argc, char **argv)
+{
+    char words[128] = "", near[32];
+    int i;
+    signal(SIGXFSZ, SIG_IGN); /* a full disk is an error of the write, not of the process */
+    for (i = 0; i < N_COMMANDS && argc > 1; ++i) {
+        if (strcmp(argv[1], command[i].name) == 0) return command[i].run(argc - 1, argv + 1);
+        snprintf(words + strlen(words), sizeof words - strlen(words), "%s%s", i ? "|" : "", command[i].name);
+    }
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)) {
+        usage(stdout);
+        return BMVP_CLI_DONE;
+    }
+    if (argc > 1) {
+        fprintf(stderr, "bmvp: there is no command '%s'", argv[1]);
+        if (bmvp_cli_nearest(argv[1], words, near, sizeof near)) fprintf(stderr, "; did you mean '%s'?", near);
+        fprintf(stderr, "\n\n");
+    }
+    usage(stderr);
+    return BMVP_CLI_USAGE;
+}

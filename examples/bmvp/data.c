@@ -1,0 +1,412 @@
+/* data.c - data lists, see data.h */
+#define _DEFAULT_SOURCE
+#include "data.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+char *bmvp_text_copy(const char *text)
+{
+    const size_t n = strlen(text) + 1;
+    char *p = (char *)malloc(n);
+    if (p) memcpy(p, text, n);
+    return p;
+}
+
+char *bmvp_path_join(const char *dir, const char *name)
+{
+    const size_t n = strlen(dir) + strlen(name) + 2;
+    char *p = (char *)malloc(n);
+    if (!p) return NULL;
+    if (name[0] == '/' || dir[0] == 0) snprintf(p, n, "%s", name);
+    else snprintf(p, n, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", name);
+    return p;
+}
+
+int bmvp_file_exists(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0;
+}
+
+/* The folder of a path, "" when it has none. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *p = bmvp_text_copy(path);
+    if (p) p[slash ? slash - path + 1 : 0] = 0;
+    return p;
+}
+
+bmvp_case *bmvp_dataset_add(bmvp_dataset *d, const char *id)
+{
+    bmvp_case *k;
+    if (d->n == d->cap) {
+        const int64_t cap = d->cap ? 2 * d->cap : 64;
+        bmvp_case *grown = (bmvp_case *)realloc(d->item, (size_t)cap * sizeof *grown);
+        if (!grown) return NULL;
+        d->item = grown;
+        d->cap = cap;
+    }
+    k = &d->item[d->n];
+    memset(k, 0, sizeof *k);
+    k->klass = -1;
+    k->id = bmvp_text_copy(id);
+    if (!k->id) return NULL;
+    ++d->n;
+    return k;
+}
+
+void bmvp_dataset_free(bmvp_dataset *d)
+{
+    int64_t i;
+    int m;
+    for (i = 0; i < d->n; ++i) {
+        for (m = 0; m < BMVP_MODALITIES; ++m) free(d->item[i].image[m]);
+        free(d->item[i].id);
+        free(d->item[i].label);
+    }
+    free(d->item);
+    free(d->path);
+    free(d->labels_json);
+    memset(d, 0, sizeof *d);
+}
+
+/* ---- names of files ------------------------------------------------------------------------------------------------ */
+
+static int ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
+}
+
+static int is_nifti_name(const char *name) { return ends_with(name, ".nii") || ends_with(name, ".nii.gz"); }
+
+/* "dir/BraTS_001_t1ce.nii.gz" -> "t1ce": what stands after the last of _ - . before the extension, or the whole stem. A trailing
+   word that is a label ("seg", "label", "mask", "seg_auto") gives that. */
+static void name_suffix(const char *path, char *out, size_t size)
+{
+    const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    size_t n = strlen(base), from;
+    if (ends_with(base, ".nii.gz")) n -= 7;
+    else if (ends_with(base, ".nii")) n -= 4;
+    for (from = n; from > 0 && !strchr("_-.", base[from - 1]); --from) { }
+    if (n - from >= size) from = n - size + 1;
+    memcpy(out, base + from, n - from);
+    out[n - from] = 0;
+    if (from > 0 && (strncmp(base, "seg", 3) == 0 || strncmp(base, "label", 5) == 0 || strncmp(base, "mask", 4) == 0))
+        snprintf(out, size, "seg");
+}
+
+static int is_label_suffix(const char *suffix)
+{
+    return strncmp(suffix, "seg", 3) == 0 || strncmp(suffix, "label", 5) == 0 || strncmp(suffix, "mask", 4) == 0;
+}
+
+/* ---- one image of a case -------------------------------------------------------------------------------------------- */
+
+static bmvp_status set_image(bmvp_dataset *d, bmvp_case *k, const char *modality, const char *dir, const char *file, bmvp_error *err)
+{
+    const int m = bmvp_modality_find(modality);
+    if (m < 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s': unknown modality '%s' (file %s); known are flair t1 t1c t2 mra pd dwi adc and "
+                              "the data sets' names for them (t1ce, t2w, t2f ...)", d->path, k->id, modality, file);
+    if (k->image[m])
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has modality %s twice: %s and %s", d->path, k->id, bmvp_modality_name(m),
+                              k->image[m], file);
+    k->image[m] = bmvp_path_join(dir, file);
+    d->modalities |= 1u << m;
+    return k->image[m] ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+}
+
+/* ---- lists ---------------------------------------------------------------------------------------------------------- */
+
+static bmvp_status load_our_case(bmvp_dataset *d, const bmvp_json *node, const char *dir, bmvp_error *err)
+{
+    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL), *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL);
+    const bmvp_json *images = bmvp_json_get(node, "images"), *m;
+    bmvp_status st = BMVP_OK;
+    bmvp_case *k;
+    if (!id || !images || images->type != BMVP_JSON_OBJECT)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case %lld needs a string \"id\" and an object \"images\"", d->path, (long long)d->n);
+    k = bmvp_dataset_add(d, id);
+    if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (m = images->first; m && !st; m = m->next) {
+        if (m->type != BMVP_JSON_STRING)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", d->path, id, m->key);
+        st = set_image(d, k, m->key, dir, m->str, err);
+    }
+    if (label) k->label = bmvp_path_join(dir, label);
+    k->klass = bmvp_json_int(bmvp_json_get(node, "class"), -1);
+    return st;
+}
+
+/* The longest common start of the file names, without separators at its end: the id of a case that has none. */
+static void common_id(const bmvp_json *files, char *id, size_t size)
+{
+    const char *first = files->type == BMVP_JSON_STRING ? files->str : bmvp_json_string(files->first, "");
+    const char *base = strrchr(first, '/') ? strrchr(first, '/') + 1 : first, *dir;
+    const bmvp_json *f;
+    size_t n = strlen(base);
+    for (f = files->type == BMVP_JSON_ARRAY ? files->first : NULL; f; f = f->next) {
+        const char *other = bmvp_json_string(f, "");
+        const char *b = strrchr(other, '/') ? strrchr(other, '/') + 1 : other;
+        size_t i = 0;
+        while (i < n && b[i] == base[i]) ++i;
+        n = i;
+    }
+    if (!files->first || !files->first->next) n -= ends_with(base, ".nii.gz") ? 7u : ends_with(base, ".nii") ? 4u : 0u;
+    while (n > 0 && strchr("_-.", base[n - 1])) --n;
+    if (n > 0) {
+        snprintf(id, size, "%.*s", (int)(n < size ? n : size - 1), base);
+        return;
+    }
+    for (dir = base - 1; dir > first && dir[-1] != '/'; --dir) { } /* files named t1.nii.gz: the folder is the case */
+    snprintf(id, size, "%.*s", base > first ? (int)(base - 1 - dir) : 4, base > first ? dir : "case");
+}
+
+static bmvp_status load_decathlon_case(bmvp_dataset *d, const bmvp_json *node, const bmvp_json *channels, const char *dir, bmvp_error *err)
+{
+    const bmvp_json *image = bmvp_json_get(node, "image"), *f;
+    const char *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL), *name;
+    char id[256], suffix[64], index[16];
+    bmvp_status st = BMVP_OK;
+    bmvp_case *k;
+    int i = 0;
+    if (!image || (image->type != BMVP_JSON_ARRAY && image->type != BMVP_JSON_STRING) || (image->type == BMVP_JSON_ARRAY && !image->first))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: training entry %lld needs \"image\": a path or a list of paths", d->path, (long long)d->n);
+    common_id(image, id, sizeof id);
+    k = bmvp_dataset_add(d, bmvp_json_string(bmvp_json_get(node, "id"), id));
+    if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (f = image->type == BMVP_JSON_ARRAY ? image->first : image; f && !st; f = image->type == BMVP_JSON_ARRAY ? f->next : NULL, ++i) {
+        const char *file = bmvp_json_string(f, "");
+        name_suffix(file, suffix, sizeof suffix);
+        snprintf(index, sizeof index, "%d", i);
+        name = bmvp_json_string(bmvp_json_get(channels, index), suffix);
+        st = set_image(d, k, bmvp_modality_find(suffix) >= 0 ? suffix : name, dir, file, err);
+    }
+    if (label) k->label = bmvp_path_join(dir, label);
+    k->klass = bmvp_json_int(bmvp_json_get(node, "class"), -1);
+    return st;
+}
+
+/* An object of names and numbers (or lists of numbers) as text again. */
+static char *labels_text(const bmvp_json *labels)
+{
+    const bmvp_json *m, *v;
+    char *text = NULL;
+    bmvp_jw w;
+    if (!labels || labels->type != BMVP_JSON_OBJECT) return NULL;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    for (m = labels->first; m; m = m->next) {
+        if (m->type == BMVP_JSON_STRING) bmvp_jw_string(&w, m->key, m->str);
+        if (m->type == BMVP_JSON_NUMBER) bmvp_jw_int(&w, m->key, m->i);
+        if (m->type != BMVP_JSON_ARRAY) continue;
+        bmvp_jw_array(&w, m->key);
+        for (v = m->first; v; v = v->next) bmvp_jw_int(&w, NULL, bmvp_json_int(v, 0));
+        bmvp_jw_end(&w);
+    }
+    bmvp_jw_end(&w);
+    if (bmvp_jw_finish(&w, NULL) == BMVP_OK) text = bmvp_text_copy(w.out.data);
+    bmvp_jw_free(&w);
+    return text;
+}
+
+static bmvp_status load_list(bmvp_dataset *d, bmvp_error *err)
+{
+    char *dir = folder_of(d->path);
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = bmvp_json_read(d->path, NULL, &doc, err);
+    const bmvp_json *root = st ? NULL : bmvp_json_root(doc), *ours = bmvp_json_get(root, "cases"), *k;
+    const bmvp_json *theirs = bmvp_json_get(root, "training"), *channels = bmvp_json_get(root, "modality");
+    if (!st && (!ours || ours->type != BMVP_JSON_ARRAY) && (!theirs || theirs->type != BMVP_JSON_ARRAY))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a data list: it needs an array \"cases\" (ours) or \"training\" (decathlon)", d->path);
+    if (!channels) channels = bmvp_json_get(root, "channel_names");
+    for (k = ours ? ours->first : NULL; k && !st && dir; k = k->next) st = load_our_case(d, k, dir, err);
+    for (k = !ours && theirs ? theirs->first : NULL; k && !st && dir; k = k->next) st = load_decathlon_case(d, k, channels, dir, err);
+    d->labels_json = labels_text(bmvp_json_get(root, "labels"));
+    bmvp_json_free(doc);
+    if (!dir && !st) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    free(dir);
+    return st;
+}
+
+/* ---- directories ------------------------------------------------------------------------------------------------------ */
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Sorted names in a folder without hidden ones; free each and the list. NULL with errno when it cannot be read. */
+static char **folder_names(const char *path, size_t *n)
+{
+    DIR *dir = opendir(path);
+    char **list = NULL, **grown;
+    struct dirent *e;
+    size_t cap = 0;
+    *n = 0;
+    if (!dir) return NULL;
+    list = (char **)malloc(sizeof *list);
+    while (list && (e = readdir(dir)) != NULL) {
+        if (e->d_name[0] == '.') continue;
+        if (*n >= cap) {
+            cap = cap ? 2 * cap : 64;
+            grown = (char **)realloc(list, cap * sizeof *list);
+            if (!grown) break;
+            list = grown;
+        }
+        list[*n] = bmvp_text_copy(e->d_name);
+        if (!list[*n]) break;
+        ++*n;
+    }
+    closedir(dir);
+    if (list) qsort(list, *n, sizeof *list, by_name);
+    return list;
+}
+
+static void free_names(char **list, size_t n)
+{
+    while (n > 0) free(list[--n]);
+    free(list);
+}
+
+/* A folder with NIfTI files is a case; one without is passed over. */
+static bmvp_status load_case_folder(bmvp_dataset *d, const char *dir, const char *id, bmvp_error *err)
+{
+    size_t n, i;
+    char **file = folder_names(dir, &n), suffix[64];
+    bmvp_status st = BMVP_OK;
+    bmvp_case *k = NULL;
+    for (i = 0; file && i < n && !st; ++i) {
+        if (!is_nifti_name(file[i])) continue;
+        if (!k && !(k = bmvp_dataset_add(d, id))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        name_suffix(file[i], suffix, sizeof suffix);
+        if (!k) continue;
+        if (!is_label_suffix(suffix)) st = set_image(d, k, suffix, dir, file[i], err);
+        else if (!k->label) k->label = bmvp_path_join(dir, file[i]);
+    }
+    free_names(file, n);
+    return st;
+}
+
+static bmvp_status load_directory(bmvp_dataset *d, bmvp_error *err)
+{
+    size_t n, i;
+    char **name = folder_names(d->path, &n);
+    bmvp_status st = BMVP_OK;
+    struct stat s;
+    if (!name) return bmvp_error_set(err, BMVP_E_IO, "%s: cannot read the folder: %s", d->path, strerror(errno));
+    for (i = 0; i < n && !st; ++i) {
+        char *dir = bmvp_path_join(d->path, name[i]);
+        if (dir && stat(dir, &s) == 0 && S_ISDIR(s.st_mode)) st = load_case_folder(d, dir, name[i], err);
+        free(dir);
+    }
+    free_names(name, n);
+    return st;
+}
+
+/* ---- all -------------------------------------------------------------------------------------------------------------- */
+
+static int compare_ids(const void *a, const void *b) { return strcmp((*(const bmvp_case *const *)a)->id, (*(const bmvp_case *const *)b)->id); }
+
+static bmvp_status check_dataset(const bmvp_dataset *d, bmvp_error *err)
+{
+    const bmvp_case **order = (const bmvp_case **)malloc((size_t)(d->n + 1) * sizeof *order);
+    bmvp_status st = BMVP_OK;
+    int64_t i;
+    int m;
+    if (!order) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (d->n == 0)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: no cases in it; a data list needs entries, a directory one folder of .nii or .nii.gz files "
+                            "for each case", d->path);
+    for (i = 0; i < d->n && !st; ++i) {
+        order[i] = &d->item[i];
+        for (m = 0; m < BMVP_MODALITIES && !d->item[i].image[m]; ++m) { }
+        if (m == BMVP_MODALITIES) st = bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no images", d->path, d->item[i].id);
+        if (d->item[i].id[0] == 0 || strchr(d->item[i].id, '/') || d->item[i].id[0] == '.')
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: case id '%s' cannot be a folder name", d->path, d->item[i].id);
+    }
+    if (!st) qsort((void *)order, (size_t)d->n, sizeof *order, compare_ids);
+    for (i = 1; i < d->n && !st; ++i)
+        if (strcmp(order[i - 1]->id, order[i]->id) == 0)
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: two cases are called '%s'; give each its own \"id\"", d->path, order[i]->id);
+    free((void *)order);
+    return st;
+}
+
+bmvp_status bmvp_dataset_load(bmvp_dataset *d, const char *list_or_dir, bmvp_error *err)
+{
+    bmvp_status st;
+    struct stat s;
+    memset(d, 0, sizeof *d);
+    if (stat(list_or_dir, &s) != 0) return bmvp_error_set(err, BMVP_E_IO, "%s: %s", list_or_dir, strerror(errno));
+    d->path = bmvp_text_copy(list_or_dir);
+    if (!d->path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (S_ISDIR(s.st_mode)) { /* a folder that has a list is what the list says */
+        char *list = bmvp_path_join(list_or_dir, "dataset.json");
+        if (list && bmvp_file_exists(list)) {
+            free(d->path);
+            d->path = list;
+            st = load_list(d, err);
+        } else {
+            free(list);
+            st = load_directory(d, err);
+        }
+    } else st = load_list(d, err);
+    if (!st) st = check_dataset(d, err);
+    if (st) bmvp_dataset_free(d);
+    return st;
+}
+
+static const char *relative_to(const char *dir, const char *path)
+{
+    const size_t n = strlen(dir);
+    return n > 0 && strncmp(dir, path, n) == 0 ? path + n : path;
+}
+
+bmvp_status bmvp_dataset_save(const bmvp_dataset *d, const char *path, bmvp_error *err)
+{
+    char *dir = folder_of(path);
+    bmvp_status st;
+    bmvp_jw w;
+    int64_t i;
+    int m;
+    if (!dir) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_array(&w, "cases");
+    for (i = 0; i < d->n; ++i) {
+        const bmvp_case *k = &d->item[i];
+        bmvp_jw_object(&w, NULL);
+        bmvp_jw_string(&w, "id", k->id);
+        bmvp_jw_object(&w, "images");
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (k->image[m]) bmvp_jw_string(&w, bmvp_modality_name(m), relative_to(dir, k->image[m]));
+        bmvp_jw_end(&w);
+        if (k->label) bmvp_jw_string(&w, "label", relative_to(dir, k->label));
+        if (k->klass >= 0) bmvp_jw_int(&w, "class", k->klass);
+        bmvp_jw_end(&w);
+    }
+    bmvp_jw_end(&w);
+    if (d->labels_json) { /* one line of JSON, copied as a member */
+        bmvp_json_doc *doc = NULL;
+        if (bmvp_json_parse(d->labels_json, strlen(d->labels_json), "labels", NULL, &doc, NULL) == BMVP_OK) {
+            const bmvp_json *l;
+            bmvp_jw_object(&w, "labels");
+            for (l = bmvp_json_root(doc)->first; l; l = l->next) {
+                if (l->type == BMVP_JSON_NUMBER) bmvp_jw_int(&w, l->key, l->i);
+                if (l->type == BMVP_JSON_STRING) bmvp_jw_string(&w, l->key, l->str);
+            }
+            bmvp_jw_end(&w);
+        }
+        bmvp_json_free(doc);
+    }
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    bmvp_jw_free(&w);
+    free(dir);
+    return st;
+}

@@ -1,0 +1,47 @@
+/* data.h - data lists: which files make a case
+
+   Accepted by bmvp_dataset_load:
+     our list          {"cases": [{"id": "a", "images": {"t1": "a/t1.nii.gz", ...}, "label": "a/seg.nii.gz", "class": 1}]}
+     decathlon / MONAI {"training": [{"image": ["a_t1.nii.gz", ...], "label": "a_seg.nii.gz"}]}: the modality is taken from the end
+                       of each file name (..._t1ce.nii.gz), or from the list's {"modality": {"0": "FLAIR", ...}}
+     a directory       one folder a case, the modality again from the end of the file names; seg*, label*, mask* are labels
+   Paths are relative to the list (or absolute). Modality names as bmvp_modality_find knows them. */
+#ifndef BMVP_DATA_H_INCLUDED
+#define BMVP_DATA_H_INCLUDED
+
+#include <stddef.h>
+#include <stdint.h>
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_ssl.h"
+
+typedef struct bmvp_case {
+    char *id;
+    char *image[BMVP_MODALITIES]; /* path by known modality; NULL: missing */
+    char *label;                  /* path or NULL */
+    int64_t klass;                /* -1: none */
+} bmvp_case;
+
+typedef struct bmvp_dataset {
+    char *path;            /* of the list or directory */
+    bmvp_case *item;
+    int64_t n, cap;
+    uint32_t modalities;   /* bit m: some case has known modality m */
+    char *labels_json;     /* the list's "labels" object as text, passed on by prepare; or NULL */
+} bmvp_dataset;
+
+/* Fails with a message that names file and entry: unreadable, bad JSON, no cases, a case without images, an unknown modality, a modality or an
+   id twice. */
+bmvp_status bmvp_dataset_load(bmvp_dataset *d, const char *list_or_dir, bmvp_error *err);
+void bmvp_dataset_free(bmvp_dataset *d);
+
+/* Writes our list, with paths relative to the folder of `path` where they lie below it. */
+bmvp_status bmvp_dataset_save(const bmvp_dataset *d, const char *path, bmvp_error *err);
+
+/* Appends an empty case with a copy of id; NULL when memory is short. */
+bmvp_case *bmvp_dataset_add(bmvp_dataset *d, const char *id);
+char *bmvp_path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
+char *bmvp_text_copy(const char *text);                  /* malloc */
+int bmvp_file_exists(const char *path);
+
+#endif

@@ -1,0 +1,349 @@
+/* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer opens */
+#define _DEFAULT_SOURCE
+#include "prepare.h"
+#include "cli.h"
+#include "commands.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const bmvp_prepared_mark = "bmvp prepared";
+
+/* ---- one case ----------------------------------------------------------------------------------------------------------- */
+
+static bmvp_status failed(bmvp_error *err, const bmvp_case *k, const bmvp_nii_error *e)
+{
+    return bmvp_error_set(err, BMVP_E_IO, "case '%s': %s", k->id, e->message);
+}
+
+/* Few different whole numbers: a label map given as an image. */
+static int looks_like_labels(const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    float seen[8];
+    int n_seen = 0, j;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float x = v->data[i];
+        if (i > 0 && x == v->data[i - 1]) continue;
+        for (j = 0; j < n_seen && seen[j] != x; ++j) { }
+        if (j < n_seen) continue;
+        if (n_seen == 8 || x < 0 || x > 255 || x != (float)(int)x) return 0;
+        seen[n_seen++] = x;
+    }
+    return n_seen > 1;
+}
+
+static bmvp_status check_values(const bmvp_nii_volume *v, const bmvp_case *k, int m, bmvp_error *err)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    if (v->n_nan + v->n_inf > 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s: %lld voxels are NaN or infinite; repair the file", k->id, k->image[m],
+                              (long long)(v->n_nan + v->n_inf));
+    for (i = 0; i < n && v->data[i] <= 0; ++i) { }
+    if (i == n) return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s: no voxel is above 0: there is no foreground", k->id, k->image[m]);
+    if (looks_like_labels(v))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s looks like a label map (only a few whole numbers), but stands as modality %s; "
+                              "labels belong under \"label\"", k->id, k->image[m], bmvp_modality_name(m));
+    return BMVP_OK;
+}
+
+static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, bmvp_error *err)
+{
+    int m, first = -1;
+    bmvp_nii_load how;
+    bmvp_nii_error e;
+    bmvp_status st;
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        if (!k->image[m]) continue;
+        if (bmvp_nii_read_volume(&p->image[m], k->image[m], &how, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        st = check_values(&p->image[m], k, m, err);
+        if (st) return st;
+        if (first < 0) first = m;
+        else if (!bmvp_nii_same_grid(&p->image[first], &p->image[m], 1e-4, 1e-2))
+            return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
+                                  "resample them to one", k->id, k->image[first], (long long)p->image[first].dim[0],
+                                  (long long)p->image[first].dim[1], (long long)p->image[first].dim[2], k->image[m],
+                                  (long long)p->image[m].dim[0], (long long)p->image[m].dim[1], (long long)p->image[m].dim[2]);
+    }
+    if (!k->label) return BMVP_OK;
+    if (bmvp_nii_read_volume(&p->label, k->label, &how, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (!bmvp_nii_same_grid(&p->image[first], &p->label, 1e-4, 1e-2))
+        return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
+    return BMVP_OK;
+}
+
+static bmvp_status resample(bmvp_prepared_case *p, const bmvp_case *k, double spacing, bmvp_error *err)
+{
+    const double mm[3] = { spacing, spacing, spacing };
+    bmvp_nii_resample nearest;
+    bmvp_nii_error e;
+    int m;
+    memset(&nearest, 0, sizeof nearest);
+    nearest.mode = BMVP_NII_NEAREST;
+    if (spacing <= 0) return BMVP_OK;
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (p->image[m].data && bmvp_nii_spacing(&p->image[m], mm, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (p->label.data && bmvp_nii_spacing(&p->label, mm, &nearest, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    return BMVP_OK;
+}
+
+/* One box for all modalities and the label: that of voxels above 0 in any modality. */
+static bmvp_status crop(bmvp_prepared_case *p, const bmvp_case *k, int centre, bmvp_error *err)
+{
+    bmvp_nii_volume *all[BMVP_MODALITIES + 1], channels[BMVP_MODALITIES];
+    bmvp_nii_error e;
+    bmvp_nii_box box;
+    bmvp_nii_status st;
+    int m, n = 0, i;
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (p->image[m].data) {
+            channels[n] = p->image[m];
+            all[n++] = &p->image[m];
+        }
+    st = centre ? bmvp_nii_center_foreground_box(&box, channels, n, &e) : bmvp_nii_foreground_box(&box, channels, n, 0, &e);
+    if (p->label.data) all[n++] = &p->label;
+    for (i = 0; i < n && st == BMVP_NII_OK; ++i) st = bmvp_nii_crop(all[i], &box, 0, &e);
+    return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
+}
+
+bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, bmvp_error *err)
+{
+    bmvp_nii_scale scale;
+    bmvp_nii_error e;
+    bmvp_status st;
+    int m;
+    memset(p, 0, sizeof *p);
+    memset(&scale, 0, sizeof scale);
+    scale.lower = o->low;
+    scale.upper = o->high;
+    scale.b_max = 1;
+    scale.clip = 1;
+    st = read_images(p, k, err);
+    if (!st) st = resample(p, k, o->spacing, err);
+    if (!st) st = crop(p, k, o->centre, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m)
+        if (p->image[m].data && bmvp_nii_scale_percentiles(&p->image[m], &scale, NULL, &e) != BMVP_NII_OK) st = failed(err, k, &e);
+    if (st) bmvp_prepared_case_free(p);
+    return st;
+}
+
+void bmvp_prepared_case_free(bmvp_prepared_case *p)
+{
+    int m;
+    for (m = 0; m < BMVP_MODALITIES; ++m) bmvp_nii_volume_free(&p->image[m]);
+    bmvp_nii_volume_free(&p->label);
+}
+
+/* ---- all cases ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct job {
+    bmvp_dataset in, out;
+    bmvp_prepare_options o;
+    const char *dir;
+    char *done;          /* for each case: 1 written or already there */
+    int64_t n_done, n_failed, n_kept;
+    pthread_mutex_t lock;
+    bmvp_cli_progress progress;
+} job;
+
+/* Path of one output file, made in the case's folder. */
+static char *output_path(const job *j, const char *id, const char *name)
+{
+    char *dir = bmvp_path_join(j->dir, id), *path = NULL, file[64];
+    snprintf(file, sizeof file, "%s.nii", name);
+    if (dir) path = bmvp_path_join(dir, file);
+    free(dir);
+    return path;
+}
+
+static int already_there(const job *j, const bmvp_case *k)
+{
+    int m, all = 1;
+    char *path;
+    for (m = 0; m < BMVP_MODALITIES && all; ++m) {
+        if (!k->image[m]) continue;
+        path = output_path(j, k->id, bmvp_modality_name(m));
+        all = path && bmvp_file_exists(path);
+        free(path);
+    }
+    if (!k->label || !all) return all;
+    path = output_path(j, k->id, "seg");
+    all = path && bmvp_file_exists(path);
+    free(path);
+    return all;
+}
+
+static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name, const bmvp_nii_volume *v, int type, double slope, bmvp_error *err)
+{
+    char *path = output_path(j, k->id, name);
+    bmvp_nii_image image;
+    bmvp_nii_error e;
+    bmvp_nii_status st;
+    if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = bmvp_nii_from_volume(&image, v, type, slope, 0, NULL, NULL, &e);
+    if (st == BMVP_NII_OK) {
+        snprintf(image.descrip, sizeof image.descrip, "%s", bmvp_prepared_mark);
+        st = bmvp_nii_write(path, &image, NULL, &e);
+        bmvp_nii_image_free(&image);
+    }
+    free(path);
+    return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
+}
+
+static bmvp_status prepare_and_write(const job *j, const bmvp_case *k, bmvp_error *err)
+{
+    char *dir = bmvp_path_join(j->dir, k->id);
+    bmvp_prepared_case p;
+    bmvp_status st = bmvp_prepare_case(&p, k, &j->o, err);
+    int m;
+    if (!st && (!dir || bmvp_cli_make_dir(dir) != 0))
+        st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
+    free(dir);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m)
+        if (p.image[m].data) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], BMVP_NII_INT16, 1.0 / 32767, err);
+    if (!st && p.label.data) st = write_one(j, k, "seg", &p.label, BMVP_NII_INT16, 1, err);
+    bmvp_prepared_case_free(&p);
+    return st;
+}
+
+static void prepare_task(void *arg, int64_t i, int worker)
+{
+    job *j = (job *)arg;
+    const bmvp_case *k = &j->in.item[i];
+    const int kept = already_there(j, k);
+    bmvp_status st = BMVP_OK;
+    bmvp_error err;
+    double seconds, left;
+    (void)worker;
+    if (!kept) st = prepare_and_write(j, k, &err);
+    pthread_mutex_lock(&j->lock);
+    j->done[i] = st == BMVP_OK;
+    j->n_kept += kept;
+    ++j->n_done;
+    if (st) {
+        ++j->n_failed;
+        fprintf(stderr, "\nbmvp prepare: left out: %s\n", err.message);
+    }
+    seconds = bmvp_cli_elapsed(&j->progress);
+    left = j->n_done > j->n_kept ? seconds / (double)(j->n_done - j->n_kept) * (double)(j->in.n - j->n_done) : 0;
+    bmvp_cli_status(&j->progress, j->n_done == j->in.n, "%lld of %lld cases  %lld left out  %.0f s, %.0f s left", (long long)j->n_done,
+                    (long long)j->in.n, (long long)j->n_failed, seconds, left);
+    pthread_mutex_unlock(&j->lock);
+}
+
+/* The list of what is there, with the paths of the prepared files. */
+static bmvp_status list_done(job *j, bmvp_error *err)
+{
+    char *path = bmvp_path_join(j->dir, "dataset.json");
+    bmvp_status st = BMVP_OK;
+    int64_t i;
+    int m;
+    for (i = 0; i < j->in.n; ++i) {
+        const bmvp_case *from = &j->in.item[i];
+        bmvp_case *to;
+        if (!j->done[i]) continue;
+        to = bmvp_dataset_add(&j->out, from->id);
+        if (!to) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
+        if (from->label) to->label = output_path(j, from->id, "seg");
+        to->klass = from->klass;
+    }
+    if (j->in.labels_json) j->out.labels_json = bmvp_text_copy(j->in.labels_json);
+    st = path ? bmvp_dataset_save(&j->out, path, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+/* OUT/prepare.json holds the settings: files made with others are not mixed in. */
+static bmvp_status check_settings(const job *j, bmvp_error *err)
+{
+    char *path = bmvp_path_join(j->dir, "prepare.json"), *text;
+    bmvp_status st;
+    size_t size;
+    bmvp_jw w;
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_double(&w, "spacing", j->o.spacing);
+    bmvp_jw_double(&w, "percentile_low", j->o.low);
+    bmvp_jw_double(&w, "percentile_high", j->o.high);
+    bmvp_jw_bool(&w, "centre_crop", j->o.centre);
+    bmvp_jw_end(&w);
+    st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    text = st ? NULL : bmvp_cli_read_file(path, &size);
+    if (!st && text && strcmp(text, w.out.data) != 0)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
+    else if (!st && !text) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    free(text);
+    free(path);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+static int run(job *j, int64_t threads)
+{
+    bmvp_config k = bmvp_config_default();
+    bmvp_error err;
+    bmvp_ctx *c;
+    bmvp_status st = bmvp_cli_make_dir(j->dir) == 0 ? BMVP_OK : bmvp_error_set(&err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
+    if (!st) st = check_settings(j, &err);
+    k.threads = (int)threads;
+    c = st ? NULL : bmvp_create(&k, &err);
+    j->done = (char *)calloc((size_t)j->in.n, 1);
+    if (!st && (!c || !j->done)) st = bmvp_error_set(&err, BMVP_E_OOM, "out of memory");
+    if (!st) {
+        pthread_mutex_init(&j->lock, NULL);
+        (void)bmvp_cli_elapsed(&j->progress);
+        bmvp_parallel(c, j->in.n, prepare_task, j);
+        pthread_mutex_destroy(&j->lock);
+        st = list_done(j, &err);
+    }
+    bmvp_destroy(c);
+    if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "prepare", "%s", err.message);
+    printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out\n", j->dir, (long long)j->out.n,
+           (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)j->n_failed);
+    return j->n_failed ? BMVP_CLI_FAILED : BMVP_CLI_DONE;
+}
+
+int bmvp_cmd_prepare(int argc, char **argv)
+{
+    const char *data;
+    const char *dir;
+    int64_t threads;
+    int preset, code;
+    bmvp_error err;
+    job j;
+    memset(&j, 0, sizeof j);
+    {
+        bmvp_cli_option opt[] = {
+            bmvp_cli_required("data", &data, "LIST|DIR", "data list (ours or decathlon-style), or a directory with one folder a case"),
+            bmvp_cli_required("out", &dir, "DIR", "folder for the prepared cases and their dataset.json"),
+            bmvp_cli_choice("preset", &preset, 0, "paper|release|fast", "percentiles 1-99 and foreground box, or the release's 5-95 and centred box"),
+            bmvp_cli_float("spacing", &j.o.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
+            bmvp_cli_float("low", &j.o.low, 1, 0, 100, "percentile that becomes 0"),
+            bmvp_cli_float("high", &j.o.high, 99, 0, 100, "percentile that becomes 1"),
+            bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
+        };
+        const int n = (int)(sizeof opt / sizeof *opt);
+        code = bmvp_cli_parse("prepare", "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.", opt, n,
+                              argc, argv);
+        if (code >= 0) return code;
+        j.o.centre = preset == 1;
+        if (preset == 1 && !bmvp_cli_given(opt, n, "low")) j.o.low = 5;
+        if (preset == 1 && !bmvp_cli_given(opt, n, "high")) j.o.high = 95;
+    }
+    if (j.o.low >= j.o.high) return bmvp_cli_fail(BMVP_CLI_USAGE, "prepare", "--low %g must be below --high %g", j.o.low, j.o.high);
+    j.dir = dir;
+    if (bmvp_dataset_load(&j.in, data, &err)) return bmvp_cli_fail(BMVP_CLI_FAILED, "prepare", "%s", err.message);
+    code = run(&j, threads);
+    free(j.done);
+    bmvp_dataset_free(&j.in);
+    bmvp_dataset_free(&j.out);
+    return code;
+}

@@ -1,0 +1,404 @@
+/* pretrain.c - `bmvp pretrain`: the three tasks of BrainMVP on prepared cases */
+#define _DEFAULT_SOURCE
+#include "commands.h"
+#include "cli.h"
+#include "run.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+typedef struct options {
+    const char *data, *out, *network, *set;
+    int preset, resume, all_modalities, simd, plan;
+    int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
+    double lr;
+} options;
+
+typedef struct session { /* what one call of the command holds */
+    options o;
+    bmvp_prepared data;
+    bmvp_ssl_config cfg;
+    bmvp_net_config net;
+    bmvp_ctx *c;
+    bmvp_ssl *ssl;
+    bmvp_loader loader;
+    FILE *log;
+    int64_t total, first;
+    double before; /* seconds of earlier sessions */
+    bmvp_cli_progress progress;
+    bmvp_error err;
+} session;
+
+static volatile sig_atomic_t interrupted;
+static void on_signal(int sig) { interrupted = sig; }
+
+static char *run_file(const session *s, const char *name) { return bmvp_path_join(s->o.out, name); }
+
+static double peak_memory_mb(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0;
+}
+
+/* ---- configuration ---------------------------------------------------------------------------------------------------- */
+
+/* "a=1,b=2" */
+static bmvp_status apply_settings(bmvp_ssl_config *cfg, const char *text, bmvp_error *err)
+{
+    char pair[128], *equals;
+    while (text && *text) {
+        const size_t n = strcspn(text, ",");
+        if (n >= sizeof pair) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' is too long", text);
+        memcpy(pair, text, n);
+        pair[n] = 0;
+        equals = strchr(pair, '=');
+        if (!equals) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' must be name=value", pair);
+        *equals = 0;
+        if (bmvp_ssl_set(cfg, pair, equals + 1, err)) return BMVP_E_ARG;
+        text += n + (text[n] == ',');
+    }
+    return BMVP_OK;
+}
+
+/* Options given on the command line win over the preset (or, with --resume, over the stored run). */
+static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
+{
+    static const char *const presets[] = { "paper", "release", "fast" };
+    const options *o = &s->o;
+    char *path = run_file(s, "checkpoint.safetensors");
+    const int exists = path && bmvp_file_exists(path);
+    bmvp_ssl_info info;
+    bmvp_status st = BMVP_OK;
+    (void)bmvp_ssl_preset(presets[o->preset], &s->cfg);
+    if (!bmvp_net_preset(o->network, &s->net))
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", o->network, bmvp_net_preset_names());
+    else if (o->resume && !exists)
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
+    else if (!o->resume && exists && !o->plan)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
+    if (!st && o->resume) {
+        st = bmvp_ssl_inspect(path, &info, &s->err);
+        if (!st && bmvp_cli_given(opt, n_opt, "network") && strcmp(info.net.name, o->network) != 0)
+            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, info.net.name, o->network);
+        s->net = info.net;
+        if (!st && !bmvp_cli_given(opt, n_opt, "preset")) s->cfg = info.cfg;
+    }
+    free(path);
+    if (bmvp_cli_given(opt, n_opt, "crop")) s->cfg.crop = (int)o->crop;
+    if (bmvp_cli_given(opt, n_opt, "batch")) s->cfg.batch = (int)o->batch;
+    if (bmvp_cli_given(opt, n_opt, "epochs")) s->cfg.epochs = (int)o->epochs;
+    if (bmvp_cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
+    if (bmvp_cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
+    if (o->all_modalities) s->cfg.all_modalities = 1;
+    return st ? st : apply_settings(&s->cfg, o->set, &s->err);
+}
+
+static void print_configuration(const session *s)
+{
+    const char *name, *meaning;
+    char value[64];
+    int i;
+    printf("network  %s\n", s->net.name);
+    printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
+    for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
+    printf("\npreset   %s\n", s->cfg.preset);
+    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i) printf("  %-22s %-10s %s\n", name, value, meaning);
+}
+
+/* ---- start -------------------------------------------------------------------------------------------------------------- */
+
+/* Templates start as the mean of up to 32 training volumes each, centred in the grid. */
+static bmvp_status mean_templates(session *s)
+{
+    const bmvp_prepared *p = &s->data;
+    bmvp_status st = BMVP_OK;
+    int m;
+    for (m = 0; m < p->n_modalities && !st; ++m) {
+        bmvp_tensor *t = bmvp_ssl_template(s->ssl, m);
+        int64_t i, z, y, x, used = 0;
+        for (i = 0; i < p->data.n && used < 32 && !st; ++i) {
+            static const int64_t origin[3] = { 0, 0, 0 };
+            const int64_t *d = p->cases[i].dim, edge = d[0] > d[1] ? (d[0] > d[2] ? d[0] : d[2]) : (d[1] > d[2] ? d[1] : d[2]);
+            int64_t at[3];
+            float *v;
+            if (!(p->cases[i].modalities >> m & 1u)) continue;
+            v = (float *)malloc((size_t)(edge * edge * edge) * sizeof *v);
+            st = v ? bmvp_prepared_crop(p, i, m, origin, edge, v, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+            bmvp_template_place(origin, d, t->dim, at);
+            for (z = 0; z < d[0] && !st; ++z)
+                for (y = 0; y < d[1]; ++y)
+                    for (x = 0; x < d[2]; ++x) {
+                        const int64_t a = z + at[0], b = y + at[1], c = x + at[2];
+                        if (a >= 0 && a < t->dim[0] && b >= 0 && b < t->dim[1] && c >= 0 && c < t->dim[2])
+                            t->x[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * edge + y) * edge + x];
+                    }
+            free(v);
+            ++used;
+        }
+        for (i = 0; i < t->numel && used > 1; ++i) t->x[i] /= (float)used;
+    }
+    return st;
+}
+
+/* Drops the lines of steps that were not kept (killed after the last checkpoint) and a torn last line; sums up the time. */
+static bmvp_status trim_log(session *s, const char *path)
+{
+    bmvp_bytes in, out;
+    bmvp_status st;
+    char *line, *end;
+    bmvp_bytes_init(&in, NULL);
+    bmvp_bytes_init(&out, NULL);
+    st = bmvp_file_exists(path) ? bmvp_file_read(path, (size_t)1 << 32, &in, &s->err) : BMVP_OK;
+    for (line = in.data; !st && line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        bmvp_json_doc *doc = NULL;
+        if (bmvp_json_parse(line, (size_t)(end - line), path, NULL, &doc, NULL) == BMVP_OK &&
+            bmvp_json_int(bmvp_json_get(bmvp_json_root(doc), "step"), INT64_MAX) <= s->first) {
+            bmvp_bytes_append(&out, line, (size_t)(end + 1 - line));
+            s->before = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "seconds"), s->before);
+        }
+        bmvp_json_free(doc);
+    }
+    if (!st) st = bmvp_file_write(path, out.data ? out.data : "", out.len, NULL, &s->err);
+    bmvp_bytes_free(&in);
+    bmvp_bytes_free(&out);
+    return st;
+}
+
+static bmvp_status open_log(session *s)
+{
+    char *path = run_file(s, "log.jsonl");
+    bmvp_status st = path ? trim_log(s, path) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    if (!st && !(s->log = fopen(path, "a"))) st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: %s", path, strerror(errno));
+    free(path);
+    return st;
+}
+
+static bmvp_status plan_memory(session *s, bmvp_config *k)
+{
+    bmvp_memory m;
+    bmvp_status st = bmvp_ssl_plan(k, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
+    if (st) return st;
+    printf("memory   %.2f GB for parameters, templates, gradients and moments, %.2f GB for a step\n", (double)m.persistent / 1e9,
+           (double)m.step_peak / 1e9);
+    if (s->o.plan) return BMVP_OK;
+    s->c = bmvp_create(k, &s->err);
+    if (!s->c) return BMVP_E_OOM;
+    st = bmvp_reserve(s->c, m.step_peak);
+    return st ? bmvp_error_set(&s->err, st, "%s (the step needs %.2f GB: a smaller --batch, --crop or --network)",
+                               bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
+}
+
+static bmvp_status start(session *s)
+{
+    bmvp_config k = bmvp_config_default();
+    char *checkpoint = run_file(s, "checkpoint.safetensors");
+    bmvp_status st;
+    k.threads = (int)s->o.threads;
+    k.simd = (bmvp_simd)(s->o.simd - 1);
+    st = plan_memory(s, &k);
+    if (st || s->o.plan) {
+        free(checkpoint);
+        return st;
+    }
+    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
+    fflush(stdout);
+    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
+    if (!s->ssl) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (!st && s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
+    else if (!st && s->cfg.template_mean_start) st = mean_templates(s);
+    free(checkpoint);
+    if (st) return st;
+    s->first = bmvp_ssl_steps(s->ssl);
+    st = open_log(s);
+    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+    return st ? st : bmvp_loader_start(&s->loader, &s->data, &s->cfg, bmvp_ssl_template(s->ssl, 0)->dim, s->first, &s->err);
+}
+
+/* ---- steps -------------------------------------------------------------------------------------------------------------- */
+
+static double add_part(double sum, double part) { return sum != sum ? part : part != part ? sum : sum + part; }
+
+static bmvp_status one_step(session *s, int64_t step, bmvp_ssl_losses *sum)
+{
+    const bmvp_batch *b = bmvp_loader_get(&s->loader, step, &s->err);
+    bmvp_ssl_losses part;
+    bmvp_status st = BMVP_OK;
+    int from, to;
+    if (!b) return s->err.status;
+    bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
+    memset(sum, 0, sizeof *sum);
+    sum->cmr = sum->md = sum->cl = -1.0 / 0.0 + 1.0 / 0.0; /* NaN: not there */
+    for (from = 0; from < b->n && !st; from = to) {
+        for (to = from + 1; to < b->n && b->draw[to].slot / (uint32_t)s->cfg.batch == b->draw[from].slot / (uint32_t)s->cfg.batch; ++to) { }
+        st = bmvp_ssl_accumulate(s->ssl, b->item + from, to - from, &part);
+        sum->total += part.total;
+        sum->cmr = add_part(sum->cmr, part.cmr);
+        sum->md = add_part(sum->md, part.md);
+        sum->cl = add_part(sum->cl, part.cl);
+    }
+    sum->grad_norm = -1.0 / 0.0 + 1.0 / 0.0;
+    if (!st) st = bmvp_ssl_update(s->ssl, bmvp_ssl_lr(s->ssl, s->total), sum);
+    if (st) bmvp_error_set(&s->err, st, "%s", bmvp_error_of(s->c)->message);
+    return st;
+}
+
+static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, double lr, double seconds)
+{
+    const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
+    bmvp_status st;
+    bmvp_jw w;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_int(&w, "step", step + 1);
+    bmvp_jw_int(&w, "epoch", bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
+    bmvp_jw_double(&w, "loss", l->total);
+    bmvp_jw_double(&w, "loss_cmr", l->cmr);
+    bmvp_jw_double(&w, "loss_md", l->md);
+    bmvp_jw_double(&w, "loss_cl", l->cl);
+    bmvp_jw_double(&w, "grad_norm", l->grad_norm);
+    bmvp_jw_double(&w, "lr", lr);
+    bmvp_jw_float(&w, "samples_per_s", (float)rate);
+    bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
+    bmvp_jw_float(&w, "peak_memory_mb", (float)peak_memory_mb());
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, &s->err);
+    if (!st && (fwrite(w.out.data, 1, w.out.len, s->log) != w.out.len || fflush(s->log) != 0))
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s/log.jsonl: %s", s->o.out, strerror(errno));
+    bmvp_jw_free(&w);
+    bmvp_cli_status(&s->progress, step + 1 == s->total,
+                    "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
+                    (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l->total, l->cmr,
+                    l->md, l->cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, peak_memory_mb());
+    return st;
+}
+
+static bmvp_status save(session *s)
+{
+    char *path = run_file(s, "checkpoint.safetensors");
+    bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, NULL, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+/* Snapshots: about eight columns in the report, spread over the run. */
+static int is_snapshot_step(const session *s, int64_t done)
+{
+    return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
+}
+
+static bmvp_status train(session *s)
+{
+    const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
+    double saved = bmvp_cli_elapsed(&s->progress);
+    bmvp_ssl_losses loss;
+    bmvp_status st = BMVP_OK;
+    int64_t step;
+    for (step = s->first; step < stop && !st && !interrupted; ++step) {
+        const double lr = bmvp_ssl_lr(s->ssl, s->total);
+        int due, updated;
+        st = one_step(s, step, &loss);
+        if (!st) st = log_step(s, step, &loss, lr, bmvp_cli_elapsed(&s->progress));
+        updated = (step + 1) % s->cfg.update_every == 0;
+        due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : bmvp_cli_elapsed(&s->progress) - saved > 600;
+        if (!st && due && updated) {
+            st = save(s);
+            saved = bmvp_cli_elapsed(&s->progress);
+        }
+        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+        if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
+            st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
+    }
+    return st;
+}
+
+static int finish(session *s)
+{
+    const int64_t done = bmvp_ssl_steps(s->ssl);
+    bmvp_status st = BMVP_OK;
+    if (done % s->cfg.update_every == 0 && done > s->first) st = save(s);
+    if (!st) st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
+    if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
+    if (done < s->total) {
+        fprintf(stderr, "\n");
+        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
+               (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
+        return interrupted ? 128 + (int)interrupted : BMVP_CLI_DONE;
+    }
+    printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
+    return BMVP_CLI_DONE;
+}
+
+static int run(session *s, const bmvp_cli_option *opt, int n_opt)
+{
+    struct sigaction act;
+    int code = BMVP_CLI_DONE;
+    bmvp_status st = configure(s, opt, n_opt);
+    if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
+    if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
+    if (!st && !s->o.plan && bmvp_cli_make_dir(s->o.out) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "--out %s: %s", s->o.out, strerror(errno));
+    if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
+    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
+    print_configuration(s);
+    st = start(s);
+    if (s->o.plan && !st) return BMVP_CLI_DONE;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = on_signal;
+    act.sa_flags = (int)SA_RESETHAND; /* a second Ctrl-C ends the program at once */
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+    if (!st) {
+        (void)bmvp_cli_elapsed(&s->progress);
+        st = train(s);
+    }
+    if (st) code = bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
+    else code = finish(s);
+    return code;
+}
+
+int bmvp_cmd_pretrain(int argc, char **argv)
+{
+    session *s = (session *)calloc(1, sizeof *s);
+    options *o;
+    int code;
+    if (!s) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "out of memory");
+    o = &s->o;
+    {
+        bmvp_cli_option opt[] = {
+            bmvp_cli_required("data", &o->data, "DIR|LIST", "prepared cases: what `bmvp prepare` wrote"),
+            bmvp_cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
+            bmvp_cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+            bmvp_cli_string("network", &o->network, "uniformer_small", "NAME",
+                            "uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny"),
+            bmvp_cli_int("crop", &o->crop, 96, 8, 1024, "edge of the crop, a multiple of 16 (UNET3D: 8)"),
+            bmvp_cli_int("batch", &o->batch, 3, 1, 256, "cases in a step"),
+            bmvp_cli_int("epochs", &o->epochs, 1500, 1, 1e9, "passes over the cases"),
+            bmvp_cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
+            bmvp_cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
+            bmvp_cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number"),
+            bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
+            bmvp_cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
+            bmvp_cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
+            bmvp_cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
+            bmvp_cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
+            bmvp_cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
+            bmvp_cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
+            bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+        };
+        const int n_opt = (int)(sizeof opt / sizeof *opt);
+        code = bmvp_cli_parse("pretrain", "Pre-train a network on prepared cases with the tasks of BrainMVP.", opt, n_opt, argc, argv);
+        if (code < 0) code = run(s, opt, n_opt);
+    }
+    bmvp_loader_stop(&s->loader);
+    if (s->log) fclose(s->log);
+    bmvp_ssl_destroy(s->ssl);
+    bmvp_destroy(s->c);
+    bmvp_prepared_free(&s->data);
+    free(s);
+    return code;
+}

@@ -1,0 +1,379 @@
+#!/usr/bin/env python3
+"""The networks of BrainMVP in PyTorch, written from the method's description: reference for bmvp_nn.h and bmvp_ssl.h.
+
+    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny and pretrain_tiny (.safetensors) into DIR
+    networks_reference.py shapes LIST...        compares names and shapes with lists of the released state dicts
+    networks_reference.py release FILE.json...  runs the full-size step and compares with numbers of the released code
+
+Fixtures are computed in double and stored as float32, in PyTorch's names, shapes and element order. Parameters and inputs are
+given by the formulas below (uniform, parameter_value, volume), so that only results are stored. Needs torch, numpy, safetensors.
+"""
+import json
+import math
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save_file
+
+MODALITIES = ("flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers by formula
+
+def uniform(name, n, seed=0):
+    """n numbers in [0, 1): FNV-1a of the name starts a SplitMix64 stream, 24 bits of each."""
+    base = 0xCBF29CE484222325
+    for byte in name.encode():
+        base = (base ^ byte) * 0x100000001B3 % 2**64
+    with np.errstate(over="ignore"):
+        z = np.uint64((base + seed) % 2**64) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float64) / 2.0**24
+
+
+def parameter_value(name, shape, seed=0):
+    """Value of a tensor of the state dict, rounded to float32."""
+    if name.endswith("running_mean") or name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.float32)
+    if name.endswith("running_var"):
+        return np.ones(shape, np.float32)
+    u = uniform(name, math.prod(shape), seed).reshape(shape)
+    if name == "rep_template":
+        return u.astype(np.float32)
+    if name.endswith(".weight"):
+        v = (2 * u - 1) * math.sqrt(3 / math.prod(shape[1:])) if len(shape) >= 2 else 1 + 0.1 * (2 * u - 1)
+    else:
+        v = 0.1 * (2 * u - 1)
+    return v.astype(np.float32)
+
+
+def volume(case, slot, size):
+    """Input volume indexed [X][Y][Z], rounded to float32."""
+    x, y, z = np.meshgrid(*[np.arange(size, dtype=np.float64)] * 3, indexing="ij")
+    v = 0.5 + 0.25 * np.sin(0.11 * x + 0.7 * slot + 1.3 * case) + 0.25 * np.cos(0.13 * y - 0.05 * z + 0.4 * slot)
+    return v.astype(np.float32)
+
+
+def block_mask(number, size, block=8, seed=0):
+    """1 where filled: of the aligned blocks an eighth is kept, those with the smallest uniform("mask<number>")."""
+    n = size // block
+    u = uniform("mask%d" % number, n**3, seed)
+    masked = np.ones(n**3, np.float32)
+    masked[np.argsort(u, kind="stable")[:n**3 // 8]] = 0
+    return masked.reshape(n, n, n).repeat(block, 0).repeat(block, 1).repeat(block, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# UniFormer: p is the dict of parameters, note(name, tensor) sees every activation
+
+UNIFORMER_SMALL = dict(dims=(64, 128, 320, 512), depths=(3, 4, 8, 3), head=64, chans=1)
+UNIFORMER_TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), head=8, chans=1)
+ENCODER = "encoder.uniformer."
+
+
+def uniformer_shapes(cfg):
+    """(name, shape) of the pre-training model without the templates, in the released order."""
+    out, dims = [], cfg["dims"]
+
+    def layer(name, *shape):
+        out.extend([(name + ".weight", shape), (name + ".bias", shape[:1])])
+
+    def batchnorm(name, n):
+        layer(name, n)
+        out.extend([(name + ".running_mean", (n,)), (name + ".running_var", (n,)), (name + ".num_batches_tracked", ())])
+
+    for i, n in enumerate(dims):
+        layer(f"{ENCODER}patch_embed{i + 1}.proj", n, dims[i - 1] if i else cfg["chans"], 2, 2, 2)
+        layer(f"{ENCODER}patch_embed{i + 1}.norm", n)
+    for i, n in enumerate(dims):
+        for j in range(cfg["depths"][i]):
+            b = f"{ENCODER}blocks{i + 1}.{j}."
+            one = (1, 1, 1) if i < 2 else ()
+            layer(b + "pos_embed", n, 1, 3, 3, 3)
+            if i < 2:
+                batchnorm(b + "norm1", n)
+                layer(b + "conv1", n, n, 1, 1, 1)
+                layer(b + "conv2", n, n, 1, 1, 1)
+                layer(b + "attn", n, 1, 5, 5, 5)
+                batchnorm(b + "norm2", n)
+            else:
+                layer(b + "norm1", n)
+                layer(b + "attn.qkv", 3 * n, n)
+                layer(b + "attn.proj", n, n)
+                layer(b + "norm2", n)
+            layer(b + "mlp.fc1", 4 * n, n, *one)
+            layer(b + "mlp.fc2", n, 4 * n, *one)
+    batchnorm(ENCODER + "norm", dims[3])
+    for k, (i, o) in zip((5, 4, 3, 2), ((3, 2), (2, 1), (1, 0), (0, 0))):
+        i, o = dims[i], dims[o]
+        out.append((f"decoder.decoder{k}.transp_conv.conv.weight", (i, o, 2, 2, 2)))
+        out.append((f"decoder.decoder{k}.conv_block.conv1.conv.weight", (o, 2 * o, 3, 3, 3)))
+        out.append((f"decoder.decoder{k}.conv_block.conv2.conv.weight", (o, o, 3, 3, 3)))
+        out.append((f"decoder.decoder{k}.conv_block.conv3.conv.weight", (o, 2 * o, 1, 1, 1)))
+    layer("decoder.proj1.proj", dims[0], cfg["chans"], 3, 3, 3)
+    layer("decoder.proj1.norm", dims[0])
+    layer("decoder.out_1.conv.conv", 1, dims[0], 1, 1, 1)
+    return out
+
+
+def conv(p, name, x, **kw):
+    return F.conv3d(x, p[name + ".weight"], p.get(name + ".bias"), **kw)
+
+
+def linear(p, name, x):
+    return F.linear(x, p[name + ".weight"], p[name + ".bias"])
+
+
+def layernorm(p, name, x, eps):
+    return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], eps)
+
+
+def batchnorm(p, name, x, training):
+    if training:
+        p[name + ".num_batches_tracked"] += 1
+    return F.batch_norm(x, p[name + ".running_mean"], p[name + ".running_var"], p[name + ".weight"], p[name + ".bias"],
+                        training, 0.1, 1e-5)
+
+
+def cblock(p, b, x, training):
+    n = x.shape[1]
+    x = x + conv(p, b + "pos_embed", x, padding=1, groups=n)
+    h = conv(p, b + "conv1", batchnorm(p, b + "norm1", x, training))
+    x = x + conv(p, b + "conv2", conv(p, b + "attn", h, padding=2, groups=n))
+    h = conv(p, b + "mlp.fc1", batchnorm(p, b + "norm2", x, training))
+    return x + conv(p, b + "mlp.fc2", F.gelu(h))
+
+
+def attention(p, b, t, head):
+    n, tokens, width = t.shape
+    q, k, v = linear(p, b + "qkv", t).reshape(n, tokens, 3, width // head, head).permute(2, 0, 3, 1, 4)
+    a = (q @ k.transpose(-2, -1) * head**-0.5).softmax(-1) @ v
+    return linear(p, b + "proj", a.transpose(1, 2).reshape(n, tokens, width))
+
+
+def sablock(p, b, x, head):
+    x = x + conv(p, b + "pos_embed", x, padding=1, groups=x.shape[1])
+    t = x.flatten(2).transpose(1, 2)
+    t = t + attention(p, b + "attn.", layernorm(p, b + "norm1", t, 1e-6), head)
+    h = F.gelu(linear(p, b + "mlp.fc1", layernorm(p, b + "norm2", t, 1e-6)))
+    t = t + linear(p, b + "mlp.fc2", h)
+    return t.transpose(1, 2).reshape(x.shape)
+
+
+def uniformer_encode(p, cfg, x, training=True, note=lambda name, t: None):
+    """x (N, C, X, Y, Z) -> x1..x4, each (N, C, Z, X, Y); x4 is behind the last BatchNorm."""
+    maps = []
+    x = x.permute(0, 1, 4, 2, 3)
+    for i in range(4):
+        x = conv(p, f"{ENCODER}patch_embed{i + 1}.proj", x, stride=2)
+        x = layernorm(p, f"{ENCODER}patch_embed{i + 1}.norm", x.movedim(1, -1), 1e-5).movedim(-1, 1)
+        note(f"patch_embed{i + 1}", x)
+        for j in range(cfg["depths"][i]):
+            b = f"{ENCODER}blocks{i + 1}.{j}."
+            x = cblock(p, b, x, training) if i < 2 else sablock(p, b, x, cfg["head"])
+            note(f"blocks{i + 1}.{j}", x)
+        maps.append(x)
+    maps[3] = batchnorm(p, ENCODER + "norm", x, training)
+    note("norm", maps[3])
+    return maps
+
+
+def uniformer_decode(p, cfg, x, note=lambda name, t: None):
+    """x4 (N, C, Z, X, Y) -> reconstruction (N, 1, X, Y, Z)"""
+    x = x.permute(0, 1, 3, 4, 2)
+    for k in (5, 4, 3, 2):
+        x = F.conv_transpose3d(x, p[f"decoder.decoder{k}.transp_conv.conv.weight"], stride=2)
+        note(f"decoder{k}", x)
+    return conv(p, "decoder.out_1.conv.conv", x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# UNET3D
+
+UNET3D = dict(n=32)
+UNET3D_TINY = dict(n=8)
+
+
+def unet3d_shapes(cfg):
+    out, n = [], cfg["n"]
+
+    def layer(name, *shape):
+        out.extend([(name + ".weight", shape), (name + ".bias", shape[:1])])
+
+    def block(name, w):
+        for i in "12":
+            layer(f"{name}.gn{i}", w)
+            layer(f"{name}.conv{i}", w, w, 3, 3, 3)
+
+    layer("conv1a", n, 1, 3, 3, 3)
+    block("conv1b", n)
+    for i, letters in ((2, "ab"), (3, "ab"), (4, "abcd")):
+        w = n << i - 1
+        layer(f"ds{i - 1}", w, w // 2, 3, 3, 3)
+        for letter in letters:
+            block(f"conv{i}{letter}", w)
+    for i in (4, 3, 2):
+        w = n << i - 2
+        layer(f"up{i}conva", w, 2 * w, 1, 1, 1)
+        block(f"up{i}convb", w)
+    layer("up1conv", 1, n, 1, 1, 1)
+    return out
+
+
+def resblock(p, b, x):
+    h = x
+    for i in "12":
+        h = F.group_norm(h, 8, p[f"{b}.gn{i}.weight"], p[f"{b}.gn{i}.bias"], 1e-5)
+        h = conv(p, f"{b}.conv{i}", F.relu(h), padding=1)
+    return x + h
+
+
+def unet3d_encode(p, cfg, x, note=lambda name, t: None):
+    """x (N, 1, X, Y, Z) -> outputs of the four levels, finest (full size) first"""
+    x = conv(p, "conv1a", x, padding=1)
+    note("conv1a", x)
+    levels = []
+    for i, letters in ((1, "b"), (2, "ab"), (3, "ab"), (4, "abcd")):
+        if i > 1:
+            x = conv(p, f"ds{i - 1}", x, stride=2, padding=1)
+            note(f"ds{i - 1}", x)
+        for letter in letters:
+            x = resblock(p, f"conv{i}{letter}", x)
+            note(f"conv{i}{letter}", x)
+        levels.append(x)
+    return levels
+
+
+def unet3d_decode(p, cfg, levels, skips, note=lambda name, t: None):
+    """skips: fine-tuning adds the encoder's levels, pre-training does not"""
+    x = levels[3]
+    for i in (4, 3, 2):
+        x = F.interpolate(conv(p, f"up{i}conva", x), scale_factor=2, mode="nearest")
+        if skips:
+            x = x + levels[i - 2]
+        x = resblock(p, f"up{i}convb", x)
+        note(f"up{i}convb", x)
+    return conv(p, "up1conv", x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pre-training step
+
+def contrast(f, g, tau=1.0):
+    f, g = F.normalize(f.flatten(1), dim=1), F.normalize(g.flatten(1), dim=1)
+    logits, target = f @ g.T / tau, torch.arange(len(f))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Pretrain:
+    """Two views (template views first) through encoder and decoder; the release's normalised template."""
+
+    def __init__(self, model, cfg, p, size, batch, starts, seed=0):
+        self.model, self.cfg, self.p, self.starts, self.batch = model, cfg, p, starts, batch
+        kind = p["template"].dtype
+        self.x = torch.tensor(np.stack([volume(b, 1, size) for b in range(batch)])).to(kind)
+        self.other = torch.tensor(np.stack([volume(b, 3, size) for b in range(batch)])).to(kind)
+        self.mask = torch.tensor(np.stack([block_mask(c, size, seed=seed) for c in range(2 * batch)])).to(kind)
+        self.size = size
+
+    def views(self):
+        t, s = self.p["template"], self.size
+        t = (t - t.min()) / (t.max() - t.min() + 1e-9)
+        crops = torch.stack([t[a:a + s, b:b + s, c:c + s] for a, b, c in self.starts])
+        fill = torch.cat([crops, self.other])
+        return torch.where(self.mask > 0, fill, torch.cat([self.x, self.x]))[:, None]
+
+    def forward(self, note=lambda name, t: None):
+        views = self.views()
+        if self.model == "uniformer":
+            maps = uniformer_encode(self.p, self.cfg, views, True, note)
+            rec = uniformer_decode(self.p, self.cfg, maps[3], note)
+        else:
+            maps = unet3d_encode(self.p, self.cfg, views, note)
+            rec = unet3d_decode(self.p, self.cfg, maps, False, note)
+        losses = dict(loss_template_view=F.mse_loss(rec[:self.batch, 0], self.x),
+                      loss_modal_view=F.mse_loss(rec[self.batch:, 0], self.x),
+                      loss_contrast=contrast(maps[3][:self.batch], maps[3][self.batch:]))
+        losses["loss"] = 10 * losses["loss_template_view"] + losses["loss_modal_view"] + losses["loss_contrast"]
+        return losses, maps, rec
+
+
+def parameters(shapes, dtype, seed=0):
+    p = {name: torch.tensor(parameter_value(name, shape, seed)).to(dtype) for name, shape in shapes}
+    for name, t in p.items():
+        t.requires_grad_(not name.rsplit(".", 1)[-1].startswith(("running_", "num_")))
+    return p
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparison with the released code
+
+def check_shapes(path):
+    rows = [line.rstrip("\n").split("\t") for line in open(path) if not line.startswith("#")]
+    want = [(r[0], tuple(int(v) for v in r[1].strip("()").split(",") if v.strip())) for r in rows]
+    names = {name for name, _ in want}
+    if "conv1a.weight" in names:
+        have = unet3d_shapes(UNET3D)
+    else:
+        have = uniformer_shapes(UNIFORMER_SMALL)
+    want = [row for row in want if row[0] != "rep_template"]
+    bad = [(w, h) for w, h in zip(want, have) if w != h]
+    print("%s: %d entries, %s" % (path, len(want), "equal" if not bad and len(want) == len(have) else "DIFFERENT %s" % bad[:3]))
+
+
+def worst_sample(s, t):
+    """Largest difference to a stored sample in units of the tensor's root mean square"""
+    v = t.detach().reshape(-1)[torch.tensor(s["index"])].double().numpy()
+    rms = s["l2"] / math.sqrt(max(math.prod(s["shape"]), 1))
+    assert list(t.shape) == s["shape"], (tuple(t.shape), s["shape"])
+    return float(np.max(np.abs(v - np.array(s["value"])))) / max(rms, 1e-30)
+
+
+def check_release(path):
+    gold = json.load(open(path))
+    unet = "c1" in gold["features"]
+    shapes = unet3d_shapes(UNET3D) if unet else uniformer_shapes(UNIFORMER_SMALL)
+    p = parameters(shapes, torch.float32, gold["seed"])
+    n = 240 * 240 * 155
+    p["template"] = torch.tensor(uniform("rep_template", 2 * n, gold["seed"])[n:].reshape(240, 240, 155).astype(np.float32))
+    p["template"].requires_grad_(True)
+    step = Pretrain("unet3d" if unet else "uniformer", UNET3D if unet else UNIFORMER_SMALL, p, 96, gold["batch"],
+                    [(72, 60, 20), (50, 80, 30)][:gold["batch"]], gold["seed"])
+    for g in gold["steps"][:1]:
+        losses, maps, rec = step.forward()
+        for name, value in losses.items():
+            print("%-20s %.9g  golden %.9g  relative %.1e" % (name, value, g[name], abs(float(value) / (g[name] or 1) - 1)))
+        maps = dict(zip(("c1", "c2", "c3", "c4") if unet else ("x1", "x2", "x3", "x4"), maps), rec=rec)
+        for name, s in gold["features"].items():
+            print("feature %-6s %s" % (name, s["shape"]), "worst %.1e" % worst_sample(s, maps[name]) if list(maps[name].shape) ==
+                  s["shape"] else "shape here %s" % list(maps[name].shape))
+        losses["loss"].backward()
+        worst = [(worst_sample(s, p[name].grad), name) for name, s in g["grad"].items()
+                 if name in p and p[name].grad is not None and "qkv.bias" not in name]
+        print("gradients: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+        a, b, c = step.starts[0]
+        print("template gradient %.1e" % worst_sample(g["grad_template_t1_crop0"],
+                                                      p["template"].grad[a:a + 96, b:b + 96, c:c + 96]))
+        worst = [(worst_sample(s, p[name]), name) for name, s in g["bn_after"].items() if not name.endswith("tracked")]
+        print("batch statistics: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+
+
+def main(argv):
+    torch.set_num_threads(2)
+    if argv[1:2] == ["shapes"]:
+        for path in argv[2:]:
+            check_shapes(path)
+    elif argv[1:2] == ["release"]:
+        for path in argv[2:]:
+            check_release(path)
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,526 @@
+/* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small and one of UNET3D. Weights,
+   inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read. Skipped where the files are absent. */
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_ssl.h"
+#include "check.h"
+#include <stdlib.h>
+
+enum { EDGE = 96, CUBE = EDGE * EDGE * EDGE, BLOCKS = 12, CASES = 2, TRAINED = 1, OTHER = 3 };
+
+/* ---- numbers by formula ---------------------------------------------------------------------------------------------- */
+
+static uint64_t stream_of(const char *name, uint64_t seed)
+{
+    uint64_t h = 0xCBF29CE484222325u;
+    for (; *name; ++name) h = (h ^ (unsigned char)*name) * 0x100000001B3u;
+    return h + seed;
+}
+
+/* number k (from 0) of a stream, in [0, 1) */
+static double uniform(uint64_t base, int64_t k)
+{
+    uint64_t z = base + (uint64_t)(k + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return (double)(z >> 40) / 16777216.0;
+}
+
+static int ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* The tensor in the released order; templates are parts of one stack. */
+static void formula_values(const bmvp_state *s, uint64_t seed, float *out)
+{
+    const uint64_t base = stream_of(s->stacked ? s->stacked : s->name, seed);
+    const int weight = ends_with(s->name, ".weight");
+    double scale = 0.1, offset = 0;
+    int64_t i, fan = 1;
+    int a;
+    for (a = 1; a < s->torch_rank; ++a) fan *= s->torch_dim[a];
+    if (weight && s->torch_rank >= 2) scale = sqrt(3.0 / (double)fan);
+    if (weight && s->torch_rank == 1) offset = 1;
+    for (i = 0; i < s->t->numel; ++i) {
+        const double u = uniform(base, s->part * s->t->numel + i);
+        if (s->stacked) out[i] = (float)u;
+        else if (ends_with(s->name, "running_mean")) out[i] = 0;
+        else if (ends_with(s->name, "running_var")) out[i] = 1;
+        else out[i] = (float)(offset + scale * (2 * u - 1));
+    }
+}
+
+/* Formulas are indexed [X][Y][Z]; ours is (z, y, x). */
+static void formula_input(int c, int slot, float *out)
+{
+    int x, y, z;
+    for (z = 0; z < EDGE; ++z)
+        for (y = 0; y < EDGE; ++y)
+            for (x = 0; x < EDGE; ++x)
+                out[(z * EDGE + y) * EDGE + x] = (float)(0.5 + 0.25 * sin(0.11 * x + 0.7 * slot + 1.3 * c) +
+                                                         0.25 * cos(0.13 * y - 0.05 * z + 0.4 * slot));
+}
+
+typedef struct ranked { double u; int block; } ranked;
+static int by_value(const void *a, const void *b)
+{
+    const ranked *p = (const ranked *)a, *q = (const ranked *)b;
+    return p->u < q->u ? -1 : p->u > q->u ? 1 : p->block - q->block;
+}
+
+static void formula_mask(int number, uint64_t seed, float *out)
+{
+    enum { N = BLOCKS * BLOCKS * BLOCKS, KEPT = 216, SIDE = EDGE / BLOCKS };
+    static ranked r[N];
+    static float masked[N];
+    char name[16];
+    int i, x, y, z;
+    snprintf(name, sizeof name, "mask%d", number);
+    for (i = 0; i < N; ++i) {
+        r[i].u = uniform(stream_of(name, seed), i);
+        r[i].block = i;
+        masked[i] = 1;
+    }
+    qsort(r, N, sizeof *r, by_value);
+    for (i = 0; i < KEPT; ++i) masked[r[i].block] = 0;
+    for (z = 0; z < EDGE; ++z)
+        for (y = 0; y < EDGE; ++y)
+            for (x = 0; x < EDGE; ++x)
+                out[(z * EDGE + y) * EDGE + x] = masked[(x / SIDE * BLOCKS + y / SIDE) * BLOCKS + z / SIDE];
+}
+
+/* ---- samples --------------------------------------------------------------------------------------------------------- */
+
+typedef struct group { /* of comparisons that are reported together */
+    const char *name;
+    int compared, left_out;
+    double worst; /* largest part of an allowance that was used */
+    char worst_at[200];
+} group;
+
+static void group_begin(group *g, const char *file, const char *name)
+{
+    memset(g, 0, sizeof *g);
+    g->name = name;
+    (void)check_start("%s %s", file, name);
+}
+
+static void group_note(group *g, double used, const char *what)
+{
+    ++g->compared;
+    if (!(used <= g->worst)) {
+        g->worst = used == used ? used : HUGE_VAL;
+        snprintf(g->worst_at, sizeof g->worst_at, "%s", what);
+    }
+    check_report(used <= 1, __FILE__, __LINE__, "%s: %.0f%% of the allowance", what, 100 * used);
+}
+
+static void group_end(group *g)
+{
+    printf("%s: %d values, %d left out, worst %.1f%% of the allowance (%s)\n", check_all.test, g->compared, g->left_out, 100 * g->worst,
+           g->worst_at);
+    CHECK(g->compared > 0);
+    check_finish();
+}
+
+static double number_of(const bmvp_json *node, const char *key) { return bmvp_json_double(bmvp_json_get(node, key), (double)NAN); }
+
+static double rms_of(const bmvp_json *sample)
+{
+    const bmvp_json *d = bmvp_json_get(sample, "shape");
+    double n = 1;
+    for (d = d ? d->first : NULL; d; d = d->next) n *= bmvp_json_double(d, 1);
+    return number_of(sample, "l2") / sqrt(n);
+}
+
+/* The sum over the whole tensor is part of a sample too: it sees what lies between the sampled places. */
+static void note_norms(group *g, const bmvp_json *sample, double sum, double square, double n, double tol, const char *what)
+{
+    char text[200];
+    const double rms = rms_of(sample), l2 = number_of(sample, "l2");
+    snprintf(text, sizeof text, "mean of %s", what);
+    group_note(g, fabs(sum / n - number_of(sample, "mean")) / (tol * rms), text);
+    snprintf(text, sizeof text, "norm of %s", what);
+    group_note(g, fabs(sqrt(square) - l2) / (tol * l2), text);
+}
+
+/* x: the whole tensor in the released order */
+static void compare_sample(group *g, const bmvp_json *sample, const float *x, int64_t n, double tol, const char *what)
+{
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
+    const double rms = rms_of(sample);
+    double sum = 0, square = 0;
+    char text[200];
+    int64_t k;
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
+        if (!check_report(i->i >= 0 && i->i < n, __FILE__, __LINE__, "%s: index outside of the tensor", what)) return;
+        snprintf(text, sizeof text, "%s[%lld]", what, (long long)i->i);
+        group_note(g, fabs((double)x[i->i] - v->d) / (tol * rms), text);
+    }
+    for (k = 0; k < n; ++k) {
+        sum += (double)x[k];
+        square += (double)x[k] * (double)x[k];
+    }
+    note_norms(g, sample, sum, square, (double)n, tol, what);
+}
+
+/* ---- one file -------------------------------------------------------------------------------------------------------- */
+
+typedef struct run {
+    const char *file;
+    int unet, batch;
+    uint64_t seed;
+    const bmvp_json *root;
+    bmvp_ctx *c;
+    bmvp_ssl *s;
+    bmvp_ssl_item item[CASES];
+    float *buf; /* the largest tensor in the released order */
+} run;
+
+static float *cube(run *r)
+{
+    float *p = (float *)malloc(CUBE * sizeof *p);
+    CHECK(p != NULL && r != NULL);
+    return p;
+}
+
+static int run_create(run *r)
+{
+    static const char *const names[8] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
+    static const int64_t grid[3] = { 155, 240, 240 }, start[CASES][3] = { { 20, 60, 72 }, { 30, 80, 50 } }; /* z, y, x */
+    bmvp_ssl_config cfg;
+    bmvp_net_config net;
+    bmvp_state_list *l;
+    float *x, *other, *mask_template, *mask_modal;
+    int i;
+    CHECK(bmvp_ssl_preset("release", &cfg) && bmvp_net_preset(r->unet ? "unet3d" : "uniformer_small", &net));
+    cfg.update_every = 1;
+    cfg.template_only_epochs = 0;
+    r->c = bmvp_create(NULL, NULL);
+    r->s = r->c ? bmvp_ssl_create(r->c, &net, &cfg, 8, names, grid) : NULL;
+    r->buf = (float *)malloc((size_t)(240 * 240 * 155) * sizeof(float));
+    if (!CHECK(r->s && r->buf)) return 0;
+    l = bmvp_ssl_state(r->s);
+    for (i = 0; i < l->n; ++i) {
+        if (l->item[i].torch_rank == 0) continue;
+        formula_values(&l->item[i], r->seed, r->buf);
+        bmvp_state_from_torch(&l->item[i], r->buf, l->item[i].t->x);
+    }
+    for (i = 0; i < r->batch; ++i) {
+        r->item[i].modality = TRAINED;
+        memcpy(r->item[i].template_start, start[i], sizeof start[i]);
+        r->item[i].x = x = cube(r);
+        r->item[i].other = other = cube(r);
+        r->item[i].mask_template = mask_template = cube(r);
+        r->item[i].mask_modal = mask_modal = cube(r);
+        if (!x || !other || !mask_template || !mask_modal) return 0;
+        formula_input(i, TRAINED, x);
+        formula_input(i, OTHER, other);
+        formula_mask(i, r->seed, mask_template);
+        formula_mask(r->batch + i, r->seed, mask_modal);
+    }
+    return 1;
+}
+
+static void run_destroy(run *r)
+{
+    int i;
+    for (i = 0; i < r->batch; ++i) {
+        free((void *)r->item[i].x);
+        free((void *)r->item[i].other);
+        free((void *)r->item[i].mask_template);
+        free((void *)r->item[i].mask_modal);
+    }
+    free(r->buf);
+    bmvp_ssl_destroy(r->s);
+    bmvp_destroy(r->c);
+}
+
+static void compare_losses(run *r, const bmvp_json *step, const bmvp_ssl_losses *have, double tol, group *g)
+{
+    const char *const name[4] = { "loss", "loss_template_view", "loss_modal_view", "loss_contrast" };
+    const double value[4] = { have->total, have->md, have->cmr, have->cl };
+    int i;
+    (void)r;
+    for (i = 0; i < 4; ++i) {
+        const double want = number_of(step, name[i]);
+        group_note(g, fabs(value[i] - want) / (tol * (want == 0 ? 1 : fabs(want))), name[i]);
+    }
+}
+
+/* Channels last to the released order: (N, C, Z, X, Y) inside of the UniFormer encoder, else (N, C, X, Y, Z). */
+static void compare_map(group *g, const bmvp_json *sample, const char *name, const bmvp_tensor *t, int zxy)
+{
+    const int64_t *d = t->dim, e = d[1], n = t->numel;
+    float *torch = (float *)malloc((size_t)n * sizeof *torch);
+    int64_t b, ch, z, y, x;
+    if (!CHECK(torch && t->x && sample && t->rank == 5 && e == d[2] && e == d[3])) return;
+    for (b = 0; b < d[0]; ++b)
+        for (z = 0; z < e; ++z)
+            for (y = 0; y < e; ++y)
+                for (x = 0; x < e; ++x)
+                    for (ch = 0; ch < d[4]; ++ch) {
+                        const int64_t at = zxy ? (z * e + x) * e + y : (x * e + y) * e + z;
+                        torch[(b * d[4] + ch) * e * e * e + at] = t->x[(((b * e + z) * e + y) * e + x) * d[4] + ch];
+                    }
+    compare_sample(g, sample, torch, n, 1e-3, name);
+    free(torch);
+}
+
+static void test_features(run *r)
+{
+    const bmvp_json *f = bmvp_json_get(r->root, "features");
+    bmvp_tensor *rec = NULL;
+    const bmvp_features *have = bmvp_ssl_features(r->s, &rec);
+    char name[4];
+    group g;
+    int i;
+    group_begin(&g, r->file, "features");
+    for (i = 0; i < 4; ++i) {
+        snprintf(name, sizeof name, "%c%d", r->unet ? 'c' : 'x', i + 1);
+        compare_map(&g, bmvp_json_get(f, name), name, have->map[i], !r->unet);
+    }
+    compare_map(&g, bmvp_json_get(f, "rec"), "rec", rec, 0);
+    group_end(&g);
+}
+
+/* Gradients that are zero in exact arithmetic, so that what the release stores is its rounding noise. */
+static const char *noise_only(const char *name, int64_t index, int64_t numel)
+{
+    if (strcmp(name, "encoder.uniformer.blocks4.2.mlp.fc2.bias") == 0) return "a constant per channel right before BatchNorm";
+    if (ends_with(name, "attn.qkv.bias") && index >= numel / 3 && index < 2 * numel / 3) return "softmax does not see a constant key";
+    return NULL;
+}
+
+/* Samples of a stack of templates, of which only one has a gradient. */
+static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
+{
+    const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
+    const double rms = rms_of(sample);
+    double sum = 0, square = 0;
+    char text[64];
+    int64_t k;
+    int m;
+    for (m = 0; m < 8; ++m) CHECK(bmvp_has_grad(bmvp_ssl_template(r->s, m)) == (m == TRAINED));
+    bmvp_state_to_torch(&bmvp_ssl_state(r->s)->item[bmvp_ssl_state(r->s)->n - 8 + TRAINED], t->g, r->buf);
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
+        const double have = i->i / t->numel == TRAINED ? (double)r->buf[i->i % t->numel] : 0;
+        snprintf(text, sizeof text, "rep_template[%lld]", (long long)i->i);
+        group_note(g, fabs(have - v->d) / (1e-3 * rms), text);
+    }
+    for (k = 0; k < t->numel; ++k) {
+        sum += (double)t->g[k];
+        square += (double)t->g[k] * (double)t->g[k];
+    }
+    note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
+}
+
+static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
+{
+    const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
+    const int64_t *s = r->item[0].template_start;
+    int64_t x, y, z;
+    for (x = 0; x < EDGE; ++x)
+        for (y = 0; y < EDGE; ++y)
+            for (z = 0; z < EDGE; ++z)
+                r->buf[(x * EDGE + y) * EDGE + z] = t->g[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
+    compare_sample(g, sample, r->buf, CUBE, 1e-3, "template gradient in the crop");
+}
+
+static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json *sample)
+{
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
+    const double rms = rms_of(sample);
+    char text[200];
+    double square = 0;
+    int64_t k;
+    if (!check_report(bmvp_has_grad(e->t), __FILE__, __LINE__, "%s has no gradient", e->name)) return;
+    bmvp_state_to_torch(e, e->t->g, r->buf);
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
+        if (noise_only(e->name, i->i, e->t->numel)) {
+            ++g->left_out;
+            continue;
+        }
+        snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
+        group_note(g, fabs((double)r->buf[i->i] - v->d) / (1e-3 * rms), text);
+    }
+    if (noise_only(e->name, 0, e->t->numel)) return;
+    for (k = 0; k < e->t->numel; ++k) square += (double)r->buf[k] * (double)r->buf[k];
+    snprintf(text, sizeof text, "norm of %s", e->name);
+    group_note(g, fabs(sqrt(square) / (rms * sqrt((double)e->t->numel)) - 1) / 1e-3, text);
+}
+
+static void test_gradients(run *r)
+{
+    const bmvp_json *step = bmvp_json_at(bmvp_json_get(r->root, "steps"), 0), *grad = bmvp_json_get(step, "grad");
+    const bmvp_state_list *l = bmvp_ssl_state(r->s);
+    int i, found = 0;
+    group g;
+    group_begin(&g, r->file, "gradients");
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_json *sample = bmvp_json_get(grad, l->item[i].name);
+        if (l->item[i].stacked) continue;
+        check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it", l->item[i].name,
+                     sample ? "trains" : "does not train");
+        if (!sample) continue;
+        compare_grad(r, &g, &l->item[i], sample);
+        ++found;
+    }
+    CHECK(found + 1 == bmvp_json_count(grad)); /* and the templates */
+    compare_template_grad(r, &g, bmvp_json_get(grad, "rep_template"));
+    group_end(&g);
+    group_begin(&g, r->file, "template gradient in the crop");
+    compare_crop_grad(r, &g, bmvp_json_get(step, "grad_template_t1_crop0"));
+    group_end(&g);
+}
+
+static void test_statistics(run *r)
+{
+    const bmvp_json *after = bmvp_json_get(bmvp_json_at(bmvp_json_get(r->root, "steps"), 0), "bn_after");
+    const bmvp_state_list *l = bmvp_ssl_state(r->s);
+    int i, found = 0;
+    group g;
+    if (r->unet) return; /* has none */
+    group_begin(&g, r->file, "batch statistics");
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_json *sample = bmvp_json_get(after, l->item[i].name);
+        if (l->item[i].torch_rank == 0) CHECK(l->item[i].counter == 1);
+        if (!sample) continue;
+        bmvp_state_to_torch(&l->item[i], l->item[i].t->x, r->buf);
+        compare_sample(&g, sample, r->buf, l->item[i].t->numel, 1e-3, l->item[i].name);
+        ++found;
+    }
+    CHECK(found == bmvp_json_count(after) && found > 0);
+    group_end(&g);
+}
+
+/* AdamW's first step is lr times the sign of the gradient: what rounding decides is left out, that is places where the gradient is below
+   1 % of its tensor's root mean square (ten times what test_gradients allows as error). */
+static void compare_updated(run *r, group *g, const bmvp_state *e, const bmvp_json *sample, const bmvp_json *grad)
+{
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value"), *d = bmvp_json_get(grad, "value");
+    const double rms = rms_of(sample), noise = grad ? 1e-2 * rms_of(grad) : 0;
+    char text[200];
+    bmvp_state_to_torch(e, e->t->x, r->buf);
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL, d = d ? d->first : NULL; i && v; i = i->next, v = v->next, d = d ? d->next : NULL) {
+        if (d && (noise_only(e->name, i->i, e->t->numel) || fabs(d->d) <= noise)) {
+            ++g->left_out;
+            continue;
+        }
+        snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
+        group_note(g, fabs((double)r->buf[i->i] - v->d) / ((d ? 1e-3 : 1e-6) * rms), text);
+    }
+}
+
+/* Templates without a gradient decay all the same (the release's optimizer sees zeros, not nothing). */
+static void compare_updated_templates(run *r, group *g, const bmvp_json *sample)
+{
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
+    const bmvp_state_list *l = bmvp_ssl_state(r->s);
+    const double rms = rms_of(sample);
+    double sum = 0, square = 0, n = 0;
+    char text[64];
+    int64_t k;
+    int m;
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
+        const bmvp_state *e = &l->item[l->n - 8 + i->i / (240 * 240 * 155)];
+        bmvp_state_to_torch(e, e->t->x, r->buf);
+        snprintf(text, sizeof text, "rep_template[%lld]", (long long)i->i);
+        group_note(g, fabs((double)r->buf[i->i % e->t->numel] - v->d) / (1e-6 * rms), text);
+    }
+    for (m = 0; m < 8; ++m)
+        for (k = 0; k < 240 * 240 * 155; ++k, ++n) {
+            const double p = (double)bmvp_ssl_template(r->s, m)->x[k];
+            sum += p;
+            square += p * p;
+        }
+    note_norms(g, sample, sum, square, n, 1e-6, "rep_template");
+}
+
+static void test_parameters(run *r)
+{
+    const bmvp_json *step = bmvp_json_at(bmvp_json_get(r->root, "steps"), 0), *after = bmvp_json_get(step, "param_after");
+    const bmvp_json *grad = bmvp_json_get(step, "grad");
+    const bmvp_state_list *l = bmvp_ssl_state(r->s);
+    int i, found = 0;
+    group g;
+    group_begin(&g, r->file, "parameters after AdamW");
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_json *sample = bmvp_json_get(after, l->item[i].name);
+        if (!sample) continue;
+        compare_updated(r, &g, &l->item[i], sample, bmvp_json_get(grad, l->item[i].name));
+        ++found;
+    }
+    CHECK(found + 1 == bmvp_json_count(after));
+    CHECK(g.left_out * 20 <= g.compared);
+    compare_updated_templates(r, &g, bmvp_json_get(after, "rep_template"));
+    group_end(&g);
+}
+
+static void run_steps(run *r)
+{
+    const bmvp_json *steps = bmvp_json_get(r->root, "steps");
+    const int n = (int)bmvp_json_count(steps);
+    bmvp_ssl_losses have;
+    group g;
+    int k;
+    CHECK(n > 0);
+    for (k = 0; k < n; ++k) {
+        bmvp_ssl_keep_features(r->s, k == 0);
+        if (!check_report(bmvp_ssl_accumulate(r->s, r->item, r->batch, &have) == BMVP_OK, __FILE__, __LINE__, "%s",
+                          bmvp_error_of(r->c)->message)) return;
+        group_begin(&g, r->file, k == 0 ? "losses of step 0" : "losses of a later step");
+        compare_losses(r, bmvp_json_at(steps, k), &have, k == 0 ? 1e-5 : 1e-3, &g);
+        group_end(&g);
+        if (k == 0) {
+            test_features(r);
+            test_gradients(r);
+            test_statistics(r);
+        }
+        CHECK(bmvp_ssl_update(r->s, 3e-4, &have) == BMVP_OK);
+        if (k == 0) test_parameters(r);
+    }
+}
+
+static void test_file(const char *file, int unet)
+{
+    const char *data = getenv("BMVP_DATA");
+    char path[600];
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    FILE *f;
+    run r;
+    memset(&r, 0, sizeof r);
+    if (!check_start("%s", file)) return;
+    snprintf(path, sizeof path, "%s/golden/%s", data && *data ? data : "../shared", file);
+    f = fopen(path, "rb");
+    if (!f) {
+        check_skip("no such file below BMVP_DATA/golden");
+        return;
+    }
+    fclose(f);
+    if (CHECK(bmvp_json_read(path, NULL, &doc, &err) == BMVP_OK)) {
+        r.file = file;
+        r.unet = unet;
+        r.root = bmvp_json_root(doc);
+        r.batch = (int)bmvp_json_int(bmvp_json_get(r.root, "batch"), 0);
+        r.seed = (uint64_t)bmvp_json_int(bmvp_json_get(r.root, "seed"), 0);
+        if (CHECK(r.batch >= 1 && r.batch <= CASES) && run_create(&r)) run_steps(&r);
+        if (r.c && !check_report(!bmvp_failed(r.c), __FILE__, __LINE__, "%s", bmvp_error_of(r.c)->message)) ++check_all.failed;
+        run_destroy(&r);
+    }
+    bmvp_json_free(doc);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    test_file("release_step.json", 0);
+    test_file("release_step_unet3d.json", 1);
+    return check_end();
+}
