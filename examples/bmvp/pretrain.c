@@ -297,7 +297,8 @@ static bmvp_status train(session *s)
     bmvp_ssl_losses loss;
     bmvp_status st = BMVP_OK;
     int64_t step;
-    for (step = s->first; step < stop && !st && !interrupted; ++step) {
+    /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
+    for (step = s->first; step < stop && !st && !(interrupted && step % s->cfg.update_every == 0); ++step) {
         const double lr = bmvp_ssl_lr(s->ssl, s->total);
         int due, updated;
         st = one_step(s, step, &loss);

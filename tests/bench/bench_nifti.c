@@ -68,7 +68,12 @@ static void bench_chain(char **paths, int n, const char *out) {
     static const char *const names[] = {"read + RAS", "spacing", "box + crop", "percentiles", "write"};
     double total[RUNS], step[5] = {0};
     bmvp_nii_error err;
+    bmvp_nii_pool pool;
+    bmvp_nii_options options;
     int i, m;
+    memset(&pool, 0, sizeof pool);
+    memset(&options, 0, sizeof options);
+    options.memory = bmvp_nii_pool_memory(&pool);
     for (i = 0; i < RUNS; i++) {
         bmvp_nii_volume v[16];
         bmvp_nii_load how;
@@ -84,7 +89,7 @@ static void bench_chain(char **paths, int n, const char *out) {
         scale.b_max = 1;
         scale.clip = 1;
         t[0] = start;
-        for (m = 0; m < n; m++) check(bmvp_nii_read_volume(&v[m], paths[m], &how, NULL, &err), &err);
+        for (m = 0; m < n; m++) check(bmvp_nii_read_volume(&v[m], paths[m], &how, &options, &err), &err);
         t[1] = now();
         for (m = 0; m < n; m++) check(bmvp_nii_spacing(&v[m], mm, NULL, &err), &err);
         t[2] = now();
@@ -104,6 +109,7 @@ static void bench_chain(char **paths, int n, const char *out) {
         total[i] = now() - start;
         for (m = 0; m < 5; m++) step[m] += (t[m + 1] - t[m]) / RUNS;
     }
+    bmvp_nii_pool_free(&pool);
     printf("prepare a case of %d modalities: %.0f ms (mean ms:", n, median(total));
     for (m = 0; m < 5; m++) printf("%s %s %.1f", m ? "," : "", names[m], step[m]);
     printf(")\n");

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The networks of BrainMVP in PyTorch, written from the method's description: reference for bmvp_nn.h and bmvp_ssl.h.
 
-    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny and pretrain_tiny (.safetensors) into DIR
+    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny[_skips] and pretrain_tiny (.safetensors)
     networks_reference.py shapes LIST...        compares names and shapes with lists of the released state dicts
     networks_reference.py release FILE.json...  runs the full-size step and compares with numbers of the released code
 
@@ -10,6 +10,7 @@ given by the formulas below (uniform, parameter_value, volume), so that only res
 """
 import json
 import math
+import os
 import sys
 
 import numpy as np
@@ -53,19 +54,19 @@ def parameter_value(name, shape, seed=0):
 
 
 def volume(case, slot, size):
-    """Input volume indexed [X][Y][Z], rounded to float32."""
-    x, y, z = np.meshgrid(*[np.arange(size, dtype=np.float64)] * 3, indexing="ij")
+    """Input volume of size (X, Y, Z), indexed [X][Y][Z], rounded to float32."""
+    x, y, z = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in size], indexing="ij")
     v = 0.5 + 0.25 * np.sin(0.11 * x + 0.7 * slot + 1.3 * case) + 0.25 * np.cos(0.13 * y - 0.05 * z + 0.4 * slot)
     return v.astype(np.float32)
 
 
 def block_mask(number, size, block=8, seed=0):
     """1 where filled: of the aligned blocks an eighth is kept, those with the smallest uniform("mask<number>")."""
-    n = size // block
-    u = uniform("mask%d" % number, n**3, seed)
-    masked = np.ones(n**3, np.float32)
-    masked[np.argsort(u, kind="stable")[:n**3 // 8]] = 0
-    return masked.reshape(n, n, n).repeat(block, 0).repeat(block, 1).repeat(block, 2)
+    blocks = [n // block for n in size]
+    n = math.prod(blocks)
+    masked = np.ones(n, np.float32)
+    masked[np.argsort(uniform("mask%d" % number, n, seed), kind="stable")[:n // 8]] = 0
+    return masked.reshape(blocks).repeat(block, 0).repeat(block, 1).repeat(block, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -274,17 +275,16 @@ class Pretrain:
     """Two views (template views first) through encoder and decoder; the release's normalised template."""
 
     def __init__(self, model, cfg, p, size, batch, starts, seed=0):
-        self.model, self.cfg, self.p, self.starts, self.batch = model, cfg, p, starts, batch
+        self.model, self.cfg, self.p, self.starts, self.batch, self.size = model, cfg, p, starts, batch, size
         kind = p["template"].dtype
         self.x = torch.tensor(np.stack([volume(b, 1, size) for b in range(batch)])).to(kind)
         self.other = torch.tensor(np.stack([volume(b, 3, size) for b in range(batch)])).to(kind)
         self.mask = torch.tensor(np.stack([block_mask(c, size, seed=seed) for c in range(2 * batch)])).to(kind)
-        self.size = size
 
     def views(self):
         t, s = self.p["template"], self.size
         t = (t - t.min()) / (t.max() - t.min() + 1e-9)
-        crops = torch.stack([t[a:a + s, b:b + s, c:c + s] for a, b, c in self.starts])
+        crops = torch.stack([t[a:a + s[0], b:b + s[1], c:c + s[2]] for a, b, c in self.starts])
         fill = torch.cat([crops, self.other])
         return torch.where(self.mask > 0, fill, torch.cat([self.x, self.x]))[:, None]
 
@@ -334,6 +334,11 @@ def worst_sample(s, t):
     return float(np.max(np.abs(v - np.array(s["value"])))) / max(rms, 1e-30)
 
 
+def adamw(p):
+    trained = [t for t in p.values() if t.requires_grad]
+    return torch.optim.AdamW(trained, lr=3e-4, weight_decay=1e-5)
+
+
 def check_release(path):
     gold = json.load(open(path))
     unet = "c1" in gold["features"]
@@ -342,25 +347,161 @@ def check_release(path):
     n = 240 * 240 * 155
     p["template"] = torch.tensor(uniform("rep_template", 2 * n, gold["seed"])[n:].reshape(240, 240, 155).astype(np.float32))
     p["template"].requires_grad_(True)
-    step = Pretrain("unet3d" if unet else "uniformer", UNET3D if unet else UNIFORMER_SMALL, p, 96, gold["batch"],
+    step = Pretrain("unet3d" if unet else "uniformer", UNET3D if unet else UNIFORMER_SMALL, p, (96, 96, 96), gold["batch"],
                     [(72, 60, 20), (50, 80, 30)][:gold["batch"]], gold["seed"])
-    for g in gold["steps"][:1]:
-        losses, maps, rec = step.forward()
+    optimizer = adamw(p)
+    for i, g in enumerate(gold["steps"]):
+        optimizer.zero_grad()
+        seen = {}
+        losses, maps, rec = step.forward(seen.__setitem__)
         for name, value in losses.items():
-            print("%-20s %.9g  golden %.9g  relative %.1e" % (name, value, g[name], abs(float(value) / (g[name] or 1) - 1)))
-        maps = dict(zip(("c1", "c2", "c3", "c4") if unet else ("x1", "x2", "x3", "x4"), maps), rec=rec)
-        for name, s in gold["features"].items():
-            print("feature %-6s %s" % (name, s["shape"]), "worst %.1e" % worst_sample(s, maps[name]) if list(maps[name].shape) ==
-                  s["shape"] else "shape here %s" % list(maps[name].shape))
+            print("step %d %-20s %.9g  golden %.9g  relative %.1e" % (i, name, value, g[name], abs(float(value) / (g[name] or 1) - 1)))
         losses["loss"].backward()
-        worst = [(worst_sample(s, p[name].grad), name) for name, s in g["grad"].items()
-                 if name in p and p[name].grad is not None and "qkv.bias" not in name]
-        print("gradients: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
-        a, b, c = step.starts[0]
-        print("template gradient %.1e" % worst_sample(g["grad_template_t1_crop0"],
-                                                      p["template"].grad[a:a + 96, b:b + 96, c:c + 96]))
-        worst = [(worst_sample(s, p[name]), name) for name, s in g["bn_after"].items() if not name.endswith("tracked")]
-        print("batch statistics: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+        if i == 0:
+            maps = dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=maps[3], rec=rec) if unet else \
+                dict(x1=maps[0], x2=maps[1], x3=maps[2], x4=maps[3], rec=rec)
+            check_first_step(gold, g, p, maps, step)
+        optimizer.step()
+        if i == 0:
+            worst = [(worst_sample(s, p[name]), name) for name, s in g["param_after"].items() if name in p]
+            print("parameters after: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+
+
+def check_first_step(gold, g, p, maps, step):
+    for name, s in gold["features"].items():
+        print("feature %-3s %s worst %.1e" % (name, s["shape"], worst_sample(s, maps[name])))
+    worst = [(worst_sample(s, p[name].grad), name) for name, s in g["grad"].items() if name in p and p[name].grad is not None]
+    print("gradients: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+    a, b, c = step.starts[0]
+    print("template gradient %.1e" % worst_sample(g["grad_template_t1_crop0"], p["template"].grad[a:a + 96, b:b + 96, c:c + 96]))
+    worst = [(worst_sample(s, p[name]), name) for name, s in g["bn_after"].items() if not name.endswith("tracked")]
+    print("batch statistics: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fixtures
+
+class Samples:
+    """Tensors thinned to every step-th element, with the step and the l2 norm of the whole in the metadata."""
+
+    def __init__(self):
+        self.tensors, self.meta = {}, {}
+
+    def add(self, name, t, limit):
+        v = t.detach().contiguous().reshape(-1).double().numpy()
+        step = max(1, -(-len(v) // limit))
+        step += step > 1 and step % 2 == 0  # odd: every channel of a channels-last tensor is met
+        self.tensors[name] = v[::step].astype(np.float32)
+        self.meta[name + ".step"] = str(step)
+        self.meta[name + ".l2"] = repr(float(np.sqrt((v**2).sum())))
+
+    def save(self, path):
+        save_file(self.tensors, path, self.meta)
+
+
+def cotangent(name, t):
+    """Random weights of a tensor's elements in our order, of norm about 1/2"""
+    u = uniform("cotangent." + name, t.numel()).reshape(tuple(t.shape))
+    return torch.tensor(((2 * u - 1) / math.sqrt(t.numel())).astype(np.float32)).to(t.dtype)
+
+
+def zxy_to_ours(x):
+    """(N, C, Z, X, Y) -> (N, Z, Y, X, C)"""
+    return x.permute(0, 2, 4, 3, 1)
+
+
+def xyz_to_ours(x):
+    """(N, C, X, Y, Z) -> (N, Z, Y, X, C)"""
+    return x.permute(0, 4, 3, 2, 1)
+
+
+def network_fixture(path, shapes, size, batch, run, text):
+    """run(p, x, training, note) -> {name: tensor in our order}. The loss is the sum of all outputs times their cotangents."""
+    f = Samples()
+    f.meta.update(text, size=",".join(map(str, size)), batch=str(batch))
+    p = parameters(shapes, torch.float64)
+    x = torch.tensor(np.stack([volume(b, b, size) for b in range(batch)])).double()[:, None]
+    outputs = run(p, x, True, lambda name, t: f.add("act." + name, t, 1024))
+    for name, t in outputs.items():
+        f.add("out." + name, t, 1024)
+    loss = sum((t * cotangent(name, t)).sum() for name, t in outputs.items())
+    f.meta["loss"] = repr(float(loss))
+    loss.backward()
+    for name, t in p.items():
+        if t.grad is not None:
+            f.add("grad." + name, t.grad, 512)
+        elif "running" in name:
+            f.add("after." + name, t, 512)
+    with torch.no_grad():
+        for name, t in run(p, x, False, lambda name, t: None).items():
+            f.add("eval." + name, t, 512)
+    f.save(path)
+
+
+def uniformer_fixture(path):
+    def run(p, x, training, note):
+        def ours(name, t):
+            note(name, xyz_to_ours(t) if name.startswith("decoder") else zxy_to_ours(t))
+        maps = uniformer_encode(p, cfg, x, training, ours)
+        rec = uniformer_decode(p, cfg, maps[3], ours)
+        return dict({"x%d" % (i + 1): zxy_to_ours(m) for i, m in enumerate(maps)}, rec=xyz_to_ours(rec))
+
+    cfg = UNIFORMER_TINY
+    network_fixture(path, uniformer_shapes(cfg), (32, 48, 16), 2, run,
+                    dict(dims=",".join(map(str, cfg["dims"])), depths=",".join(map(str, cfg["depths"])), head=str(cfg["head"])))
+
+
+def unet3d_fixture(path, skips):
+    def run(p, x, training, note):
+        seen = {}
+
+        def ours(name, t):
+            seen[name] = xyz_to_ours(t)
+            note(name, seen[name])
+        levels = unet3d_encode(p, UNET3D_TINY, x, ours)
+        rec = unet3d_decode(p, UNET3D_TINY, levels, skips, ours)
+        return dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=seen["conv4d"], rec=xyz_to_ours(rec))
+
+    network_fixture(path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]), skips=str(int(skips))))
+
+
+def pretrain_steps(dtype, steps, size, whole, starts):
+    """Yields (step, losses, parameters) after each backward, before the optimizer moves."""
+    p = parameters(uniformer_shapes(UNIFORMER_TINY), dtype)
+    n = math.prod(whole)
+    p["template"] = torch.tensor(uniform("rep_template", 2 * n)[n:].reshape(whole).astype(np.float32)).to(dtype).requires_grad_(True)
+    step = Pretrain("uniformer", UNIFORMER_TINY, p, size, len(starts), starts)
+    optimizer = adamw(p)
+    for i in range(steps):
+        optimizer.zero_grad()
+        losses, _, _ = step.forward()
+        losses["loss"].backward()
+        yield losses, p
+        optimizer.step()
+
+
+def pretrain_fixture(path):
+    """Ten steps of the whole method on the tiny UniFormer: release weights, normalised template, AdamW."""
+    size, whole, starts = (32, 32, 32), (40, 52, 36), [(3, 4, 2), (8, 0, 1)]
+    f = Samples()
+    f.meta.update(size="32,32,32", template="40,52,36", start0="3,4,2", start1="8,0,1", batch="2", steps="10", lr="3e-4")
+    names = ("loss_template_view", "loss_modal_view", "loss_contrast", "loss")
+    curve = []
+    for losses, p in pretrain_steps(torch.float64, 10, size, whole, starts):
+        curve.append([float(losses[name].detach()) for name in names])
+        if len(curve) == 1:
+            f.add("grad.template", p["template"].grad.permute(2, 1, 0), 4096)
+            for name in (ENCODER + "patch_embed1.proj.weight", ENCODER + "blocks3.0.attn.qkv.weight", "decoder.out_1.conv.conv.weight"):
+                f.add("grad." + name, p[name].grad, 512)
+    f.tensors["losses"] = np.array(curve, np.float32)
+    for name, t in p.items():
+        if t.requires_grad and t.grad is not None:
+            f.add("after." + name, t.permute(2, 1, 0) if name == "template" else t, 256)
+        elif "running" in name:
+            f.add("after." + name, t, 256)
+    f.save(path)
+    single = [[float(losses[name].detach()) for name in names] for losses, _ in pretrain_steps(torch.float32, 10, size, whole, starts)]
+    print("pretrain: losses", ["%.5f" % row[3] for row in curve], "float32 differs by %.1e" % np.abs(np.array(single) / curve - 1).max())
 
 
 def main(argv):
@@ -371,6 +512,12 @@ def main(argv):
     elif argv[1:2] == ["release"]:
         for path in argv[2:]:
             check_release(path)
+    elif argv[1:2] == ["fixtures"] and len(argv) == 3:
+        os.makedirs(argv[2], exist_ok=True)
+        uniformer_fixture(os.path.join(argv[2], "uniformer_tiny.safetensors"))
+        unet3d_fixture(os.path.join(argv[2], "unet3d_tiny.safetensors"), False)
+        unet3d_fixture(os.path.join(argv[2], "unet3d_tiny_skips.safetensors"), True)
+        pretrain_fixture(os.path.join(argv[2], "pretrain_tiny.safetensors"))
     else:
         sys.exit(__doc__)
 
