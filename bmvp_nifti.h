@@ -263,7 +263,7 @@ typedef struct bmvp_nii_image {
 /* Reads header and extensions of `path` (.nii, .nii.gz, .hdr or .img of a pair, or any name); image->data is NULL.
    Of a gzip file only the needed beginning is inflated.
    Repaired without complaint, as nibabel does: pixdim 0 or not finite -> 1, negative -> absolute value, qfac other
-   than -1 -> 1, bitpix, unknown form codes -> 0, dim beyond ndim, a quaternion longer than 1 (normalised), an
+   than -1 -> 1, bitpix, unknown form codes -> 0, dim 0 beyond the first -> 1, a quaternion longer than 1 (normalised), an
    extension section that does not fit (ignored). Errors: E_OPEN, E_READ, E_FORMAT (no NIfTI or ANALYZE header),
    E_HEADER (dim, datatype, vox_offset, scl_inter, NIfTI-2 end-of-line check), E_TRUNCATED, E_GZIP, E_LIMIT,
    E_MEMORY, E_UNSUPPORTED (gzip in a build without it). Source: nifti1.h, nifti2.h, nibabel 5.2.1. */
@@ -272,8 +272,8 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_read_header(bmvp_nii_image *image, const c
 
 /* Reads header, extensions and data. Data are raw: slope and intercept are not applied (bmvp_nii_to_volume does).
    Checks of gzip: CRC-32 and length of each member; bytes after the last member that are no gzip header are ignored.
-   A stream longer than the header declares is cut there (then its CRC is not checked); memory is allocated for the
-   declared size only. For a pair either of the two names may be given. Errors: as bmvp_nii_read_header. */
+   Memory is allocated for the size the header declares: a longer stream is cut there, and refused (E_LIMIT) when more
+   than 16 MiB longer. For a pair either of the two names may be given. Errors: as bmvp_nii_read_header. */
 BMVP_NII_API bmvp_nii_status bmvp_nii_read(bmvp_nii_image *image, const char *path,
                                            const bmvp_nii_options *options, bmvp_nii_error *err);
 
@@ -1133,213 +1133,6 @@ typedef enum bmvpi_nii_z {
     BMVPI_NII_Z_RUN, BMVPI_NII_Z_DONE, BMVPI_NII_Z_FULL, BMVPI_NII_Z_SHORT, BMVPI_NII_Z_BAD, BMVPI_NII_Z_MEMORY
 } bmvpi_nii_z;
 
-typedef struct bmvpi_nii_inflate {
-    const unsigned char *in;
-    size_t n, pos;                                          /* bytes of input, next one */
-    uint32_t bits;                                          /* read but not used, lowest first */
-    int n_bits;
-    unsigned char *out;
-    size_t cap, len, base;                                  /* room, written, start of the member (no match before) */
-    bmvpi_nii_z state;
-} bmvpi_nii_inflate;
-
-typedef struct bmvpi_nii_huffman {
-    int limit[16];                                          /* first code of a length that is too large for it */
-    int offset[16];                                         /* code + offset = place in symbol */
-    uint16_t symbol[288];
-} bmvpi_nii_huffman;
-
-static unsigned bmvpi_nii_z_bits(bmvpi_nii_inflate *z, int n) {
-    unsigned v;
-    while (z->n_bits < n) {
-        if (z->pos >= z->n) {
-            z->state = BMVPI_NII_Z_SHORT;
-            return 0;
-        }
-        z->bits |= (uint32_t)z->in[z->pos++] << z->n_bits;
-        z->n_bits += 8;
-    }
-    v = z->bits & ((1u << n) - 1);
-    z->bits >>= n;
-    z->n_bits -= n;
-    return v;
-}
-
-/* Canonical code from code lengths; 0 when there are more codes than the lengths leave room for. */
-static int bmvpi_nii_z_table(bmvpi_nii_huffman *h, const unsigned char *lengths, int n) {
-    int count[16] = {0}, next[16], len, i, code = 0, index = 0;
-    for (i = 0; i < n; i++) count[lengths[i]]++;
-    for (len = 1; len < 16; len++) {
-        code <<= 1;
-        h->offset[len] = index - code;
-        next[len] = index;
-        code += count[len];
-        index += count[len];
-        if (code > 1 << len) return 0;
-        h->limit[len] = code;
-    }
-    for (i = 0; i < n; i++)
-        if (lengths[i] != 0) h->symbol[next[lengths[i]]++] = (uint16_t)i;
-    return 1;
-}
-
-static int bmvpi_nii_z_symbol(bmvpi_nii_inflate *z, const bmvpi_nii_huffman *h) {
-    int code = 0, len;
-    for (len = 1; len < 16 && z->state == BMVPI_NII_Z_RUN; len++) {
-        code = code << 1 | (int)bmvpi_nii_z_bits(z, 1);
-        if (code < h->limit[len]) return h->symbol[code + h->offset[len]];
-    }
-    if (z->state == BMVPI_NII_Z_RUN) z->state = BMVPI_NII_Z_BAD;
-    return 0;
-}
-
-static void bmvpi_nii_z_byte(bmvpi_nii_inflate *z, unsigned char c) {
-    if (z->len < z->cap) z->out[z->len++] = c;
-    else z->state = BMVPI_NII_Z_FULL;
-}
-
-static void bmvpi_nii_z_stored(bmvpi_nii_inflate *z) {
-    size_t n, check;
-    z->bits = 0;                                            /* the rest of a byte is skipped; never more is held */
-    z->n_bits = 0;
-    n = bmvpi_nii_z_bits(z, 16);
-    check = bmvpi_nii_z_bits(z, 16);
-    if (z->state == BMVPI_NII_Z_RUN && n != (check ^ 0xffff)) z->state = BMVPI_NII_Z_BAD;
-    while (z->state == BMVPI_NII_Z_RUN && n-- > 0) {
-        unsigned char c = (unsigned char)bmvpi_nii_z_bits(z, 8);
-        if (z->state == BMVPI_NII_Z_RUN) bmvpi_nii_z_byte(z, c);
-    }
-}
-
-static void bmvpi_nii_z_match(bmvpi_nii_inflate *z, int symbol, const bmvpi_nii_huffman *distances) {
-    int extra = symbol < 265 || symbol == 285 ? 0 : (symbol - 261) / 4;
-    int length = symbol < 265 ? symbol - 254 : symbol == 285 ? 258 : 3 + ((4 + (symbol - 265) % 4) << extra);
-    size_t distance;
-    length += (int)bmvpi_nii_z_bits(z, extra);
-    symbol = bmvpi_nii_z_symbol(z, distances);
-    extra = symbol < 4 ? 0 : symbol / 2 - 1;
-    if (symbol > 29) {
-        z->state = BMVPI_NII_Z_BAD;
-        return;
-    }
-    distance = symbol < 4 ? (size_t)symbol + 1 : 1 + ((size_t)(2 + symbol % 2) << extra);
-    distance += bmvpi_nii_z_bits(z, extra);
-    if (z->state == BMVPI_NII_Z_RUN && distance > z->len - z->base) z->state = BMVPI_NII_Z_BAD;
-    while (z->state == BMVPI_NII_Z_RUN && length-- > 0) bmvpi_nii_z_byte(z, z->out[z->len - distance]);
-}
-
-/* Code lengths of a block with its own codes (RFC 1951, 3.2.7). */
-static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320], int *n_literals, int *n_distances) {
-    static const unsigned char order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
-    bmvpi_nii_huffman h;
-    unsigned char first[19] = {0};
-    int n, total, i;
-    *n_literals = 257 + (int)bmvpi_nii_z_bits(z, 5);
-    *n_distances = 1 + (int)bmvpi_nii_z_bits(z, 5);
-    n = 4 + (int)bmvpi_nii_z_bits(z, 4);
-    total = *n_literals + *n_distances;
-    for (i = 0; i < n; i++) first[order[i]] = (unsigned char)bmvpi_nii_z_bits(z, 3);
-    if (*n_literals > 286 || !bmvpi_nii_z_table(&h, first, 19)) return 0;
-    for (i = 0; i < total && z->state == BMVPI_NII_Z_RUN;) {
-        int symbol = bmvpi_nii_z_symbol(z, &h), repeat = 1;
-        unsigned char value = (unsigned char)symbol;
-        if (symbol == 16) {
-            if (i == 0) return 0;
-            value = lengths[i - 1];
-            repeat = 3 + (int)bmvpi_nii_z_bits(z, 2);
-        } else if (symbol > 16) {
-            value = 0;
-            repeat = symbol == 17 ? 3 + (int)bmvpi_nii_z_bits(z, 3) : 11 + (int)bmvpi_nii_z_bits(z, 7);
-        }
-        if (repeat > total - i) return 0;
-        while (repeat-- > 0) lengths[i++] = value;
-    }
-    return 1;
-}
-
-static void bmvpi_nii_z_block(bmvpi_nii_inflate *z, int type) {
-    bmvpi_nii_huffman literals, distances;
-    unsigned char lengths[320];
-    int n_literals = 288, n_distances = 30, i;
-    if (type == 1) {
-        for (i = 0; i < 288; i++) lengths[i] = (unsigned char)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-        for (; i < 318; i++) lengths[i] = 5;
-    } else if (!bmvpi_nii_z_lengths(z, lengths, &n_literals, &n_distances)) {
-        if (z->state == BMVPI_NII_Z_RUN) z->state = BMVPI_NII_Z_BAD;
-    }
-    if (z->state != BMVPI_NII_Z_RUN) return;
-    if (!bmvpi_nii_z_table(&literals, lengths, n_literals) ||
-        !bmvpi_nii_z_table(&distances, lengths + n_literals, n_distances)) {
-        z->state = BMVPI_NII_Z_BAD;
-        return;
-    }
-    for (;;) {
-        int symbol = bmvpi_nii_z_symbol(z, &literals);
-        if (z->state != BMVPI_NII_Z_RUN || symbol == 256) return;
-        if (symbol < 256) bmvpi_nii_z_byte(z, (unsigned char)symbol);
-        else if (symbol < 286) bmvpi_nii_z_match(z, symbol, &distances);
-        else z->state = BMVPI_NII_Z_BAD;
-    }
-}
-
-/* Bytes of a gzip member's header at in; 0 when there is none, -1 when it is cut short. */
-static int64_t bmvpi_nii_z_member(const unsigned char *in, size_t n) {
-    size_t pos = 10;
-    int flag;
-    if (n < 2) return n == 1 && in[0] != 0x1f ? 0 : -1;
-    if (in[0] != 0x1f || in[1] != 0x8b) return 0;
-    if (n < 10) return -1;
-    if (in[2] != 8 || (in[3] & 0xe0) != 0) return 0;
-    if (in[3] & 4) {
-        if (n < 12) return -1;
-        pos = 12 + (size_t)in[10] + ((size_t)in[11] << 8);
-    }
-    for (flag = 8; flag <= 16; flag *= 2)                   /* name, then comment: text ended by 0 */
-        if (in[3] & flag) {
-            while (pos < n && in[pos] != 0) pos++;
-            pos++;
-        }
-    if (in[3] & 2) pos += 2;
-    return pos <= n ? (int64_t)pos : -1;
-}
-
-/* Inflates members until the room is full, the data end or something is wrong. */
-static void bmvpi_nii_z_prefix(bmvpi_nii_inflate *z, unsigned char *out, size_t cap, const unsigned char *in,
-                               size_t n) {
-    memset(z, 0, sizeof *z);
-    z->in = in;
-    z->n = n;
-    z->out = out;
-    z->cap = cap;
-    for (;;) {
-        int last = 0;
-        int64_t head = bmvpi_nii_z_member(in + z->pos, n - z->pos);
-        if (head <= 0) {
-            z->state = head == 0 || z->pos == n ? BMVPI_NII_Z_DONE : BMVPI_NII_Z_SHORT;
-            return;
-        }
-        z->pos += (size_t)head;
-        z->base = z->len;
-        z->bits = 0;
-        z->n_bits = 0;
-        while (!last && z->state == BMVPI_NII_Z_RUN) {
-            int type;
-            last = (int)bmvpi_nii_z_bits(z, 1);
-            type = (int)bmvpi_nii_z_bits(z, 2);
-            if (z->state != BMVPI_NII_Z_RUN) break;
-            if (type == 0) bmvpi_nii_z_stored(z);
-            else if (type < 3) bmvpi_nii_z_block(z, type);
-            else z->state = BMVPI_NII_Z_BAD;
-        }
-        if (z->state != BMVPI_NII_Z_RUN) return;
-        if (n - z->pos < 8) {
-            z->state = BMVPI_NII_Z_SHORT;
-            return;
-        }
-        z->pos += 8;
-    }
-}
-
 #ifdef BMVP_NIFTI_ZLIB
 
 static uint32_t bmvpi_nii_codec_crc(const unsigned char *p, size_t n) {
@@ -1442,13 +1235,256 @@ static uint32_t bmvpi_nii_le32(const unsigned char *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* The codec could not go on: the small decoder either fills the room (the stream is longer than declared) or finds
-   the place and the kind of the damage. */
+typedef struct bmvpi_nii_inflate {
+    const unsigned char *in;
+    size_t n, pos;                                          /* bytes of input, next one */
+    uint32_t bits;                                          /* read but not used, lowest first */
+    int n_bits;
+    unsigned char *out;
+    size_t cap, len, base;                                  /* room, made, start of the member (no match before) */
+    unsigned char *ring;                                    /* not NULL: goes on beyond the room, up to `limit`, for the */
+    size_t limit;                                           /* CRC only; the last BMVPI_NII_RING bytes are kept here */
+    uint32_t crc;
+    bmvpi_nii_z state;
+} bmvpi_nii_inflate;
+
+enum { BMVPI_NII_RING = 32768, BMVPI_NII_EXCESS = 16 << 20 };
+
+typedef struct bmvpi_nii_huffman {
+    int limit[16];                                          /* first code of a length that is too large for it */
+    int offset[16];                                         /* code + offset = place in symbol */
+    uint16_t symbol[288];
+} bmvpi_nii_huffman;
+
+static unsigned bmvpi_nii_z_bits(bmvpi_nii_inflate *z, int n) {
+    unsigned v;
+    while (z->n_bits < n) {
+        if (z->pos >= z->n) {
+            z->state = BMVPI_NII_Z_SHORT;
+            return 0;
+        }
+        z->bits |= (uint32_t)z->in[z->pos++] << z->n_bits;
+        z->n_bits += 8;
+    }
+    v = z->bits & ((1u << n) - 1);
+    z->bits >>= n;
+    z->n_bits -= n;
+    return v;
+}
+
+/* Canonical code from code lengths; 0 when there are more codes than the lengths leave room for. */
+static int bmvpi_nii_z_table(bmvpi_nii_huffman *h, const unsigned char *lengths, int n) {
+    int count[16] = {0}, next[16], len, i, code = 0, index = 0;
+    for (i = 0; i < n; i++) count[lengths[i]]++;
+    for (len = 1; len < 16; len++) {
+        code <<= 1;
+        h->offset[len] = index - code;
+        next[len] = index;
+        code += count[len];
+        index += count[len];
+        if (code > 1 << len) return 0;
+        h->limit[len] = code;
+    }
+    for (i = 0; i < n; i++)
+        if (lengths[i] != 0) h->symbol[next[lengths[i]]++] = (uint16_t)i;
+    return 1;
+}
+
+static int bmvpi_nii_z_symbol(bmvpi_nii_inflate *z, const bmvpi_nii_huffman *h) {
+    int code = 0, len;
+    for (len = 1; len < 16 && z->state == BMVPI_NII_Z_RUN; len++) {
+        code = code << 1 | (int)bmvpi_nii_z_bits(z, 1);
+        if (code < h->limit[len]) return h->symbol[code + h->offset[len]];
+    }
+    if (z->state == BMVPI_NII_Z_RUN) z->state = BMVPI_NII_Z_BAD;
+    return 0;
+}
+
+static void bmvpi_nii_z_byte(bmvpi_nii_inflate *z, unsigned char c) {
+    int k;
+    if (z->len < z->cap) {
+        z->out[z->len++] = c;
+        return;
+    }
+    if (z->ring == NULL || z->len >= z->limit) {
+        z->state = BMVPI_NII_Z_FULL;
+        return;
+    }
+    if (z->len == z->cap) z->crc = ~bmvpi_nii_codec_crc(z->out + z->base, z->cap - z->base);
+    z->crc ^= c;
+    for (k = 0; k < 8; k++) z->crc = z->crc >> 1 ^ ((z->crc & 1) ? 0xedb88320u : 0);
+    z->ring[z->len++ % BMVPI_NII_RING] = c;
+}
+
+static unsigned char bmvpi_nii_z_back(const bmvpi_nii_inflate *z, size_t distance) {
+    const size_t at = z->len - distance;
+    return at < z->cap ? z->out[at] : z->ring[at % BMVPI_NII_RING];
+}
+
+static void bmvpi_nii_z_stored(bmvpi_nii_inflate *z) {
+    size_t n, check;
+    z->bits = 0;                                            /* the rest of a byte is skipped; never more is held */
+    z->n_bits = 0;
+    n = bmvpi_nii_z_bits(z, 16);
+    check = bmvpi_nii_z_bits(z, 16);
+    if (z->state == BMVPI_NII_Z_RUN && n != (check ^ 0xffff)) z->state = BMVPI_NII_Z_BAD;
+    while (z->state == BMVPI_NII_Z_RUN && n-- > 0) {
+        unsigned char c = (unsigned char)bmvpi_nii_z_bits(z, 8);
+        if (z->state == BMVPI_NII_Z_RUN) bmvpi_nii_z_byte(z, c);
+    }
+}
+
+static void bmvpi_nii_z_match(bmvpi_nii_inflate *z, int symbol, const bmvpi_nii_huffman *distances) {
+    int extra = symbol < 265 || symbol == 285 ? 0 : (symbol - 261) / 4;
+    int length = symbol < 265 ? symbol - 254 : symbol == 285 ? 258 : 3 + ((4 + (symbol - 265) % 4) << extra);
+    size_t distance;
+    length += (int)bmvpi_nii_z_bits(z, extra);
+    symbol = bmvpi_nii_z_symbol(z, distances);
+    extra = symbol < 4 ? 0 : symbol / 2 - 1;
+    if (symbol > 29) {
+        z->state = BMVPI_NII_Z_BAD;
+        return;
+    }
+    distance = symbol < 4 ? (size_t)symbol + 1 : 1 + ((size_t)(2 + symbol % 2) << extra);
+    distance += bmvpi_nii_z_bits(z, extra);
+    if (z->state == BMVPI_NII_Z_RUN && distance > z->len - z->base) z->state = BMVPI_NII_Z_BAD;
+    while (z->state == BMVPI_NII_Z_RUN && length-- > 0) bmvpi_nii_z_byte(z, bmvpi_nii_z_back(z, distance));
+}
+
+/* Code lengths of a block with its own codes (RFC 1951, 3.2.7). */
+static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320], int *n_literals, int *n_distances) {
+    static const unsigned char order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+    bmvpi_nii_huffman h;
+    unsigned char first[19] = {0};
+    int n, total, i;
+    *n_literals = 257 + (int)bmvpi_nii_z_bits(z, 5);
+    *n_distances = 1 + (int)bmvpi_nii_z_bits(z, 5);
+    n = 4 + (int)bmvpi_nii_z_bits(z, 4);
+    total = *n_literals + *n_distances;
+    for (i = 0; i < n; i++) first[order[i]] = (unsigned char)bmvpi_nii_z_bits(z, 3);
+    if (*n_literals > 286 || !bmvpi_nii_z_table(&h, first, 19)) return 0;
+    for (i = 0; i < total && z->state == BMVPI_NII_Z_RUN;) {
+        int symbol = bmvpi_nii_z_symbol(z, &h), repeat = 1;
+        unsigned char value = (unsigned char)symbol;
+        if (symbol == 16) {
+            if (i == 0) return 0;
+            value = lengths[i - 1];
+            repeat = 3 + (int)bmvpi_nii_z_bits(z, 2);
+        } else if (symbol > 16) {
+            value = 0;
+            repeat = symbol == 17 ? 3 + (int)bmvpi_nii_z_bits(z, 3) : 11 + (int)bmvpi_nii_z_bits(z, 7);
+        }
+        if (repeat > total - i) return 0;
+        while (repeat-- > 0) lengths[i++] = value;
+    }
+    return 1;
+}
+
+static void bmvpi_nii_z_block(bmvpi_nii_inflate *z, int type) {
+    bmvpi_nii_huffman literals, distances;
+    unsigned char lengths[320];
+    int n_literals = 288, n_distances = 30, i;
+    if (type == 1) {
+        for (i = 0; i < 288; i++) lengths[i] = (unsigned char)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        for (; i < 318; i++) lengths[i] = 5;
+    } else if (!bmvpi_nii_z_lengths(z, lengths, &n_literals, &n_distances)) {
+        if (z->state == BMVPI_NII_Z_RUN) z->state = BMVPI_NII_Z_BAD;
+    }
+    if (z->state != BMVPI_NII_Z_RUN) return;
+    if (!bmvpi_nii_z_table(&literals, lengths, n_literals) ||
+        !bmvpi_nii_z_table(&distances, lengths + n_literals, n_distances)) {
+        z->state = BMVPI_NII_Z_BAD;
+        return;
+    }
+    for (;;) {
+        int symbol = bmvpi_nii_z_symbol(z, &literals);
+        if (z->state != BMVPI_NII_Z_RUN || symbol == 256) return;
+        if (symbol < 256) bmvpi_nii_z_byte(z, (unsigned char)symbol);
+        else if (symbol < 286) bmvpi_nii_z_match(z, symbol, &distances);
+        else z->state = BMVPI_NII_Z_BAD;
+    }
+}
+
+/* Bytes of a gzip member's header at in; 0 when there is none, -1 when it is cut short. */
+static int64_t bmvpi_nii_z_member(const unsigned char *in, size_t n) {
+    size_t pos = 10;
+    int flag;
+    if (n < 2) return n == 1 && in[0] != 0x1f ? 0 : -1;
+    if (in[0] != 0x1f || in[1] != 0x8b) return 0;
+    if (n < 10) return -1;
+    if (in[2] != 8 || (in[3] & 0xe0) != 0) return 0;
+    if (in[3] & 4) {
+        if (n < 12) return -1;
+        pos = 12 + (size_t)in[10] + ((size_t)in[11] << 8);
+    }
+    for (flag = 8; flag <= 16; flag *= 2)                   /* name, then comment: text ended by 0 */
+        if (in[3] & flag) {
+            while (pos < n && in[pos] != 0) pos++;
+            pos++;
+        }
+    if (in[3] & 2) pos += 2;
+    return pos <= n ? (int64_t)pos : -1;
+}
+
+static void bmvpi_nii_z_start(bmvpi_nii_inflate *z, unsigned char *out, size_t cap, const unsigned char *in, size_t n) {
+    memset(z, 0, sizeof *z);
+    z->in = in;
+    z->n = n;
+    z->out = out;
+    z->cap = cap;
+}
+
+/* Inflates members until the room is full (with a ring: also the rest of the member), the data end or are damaged. */
+static void bmvpi_nii_z_run(bmvpi_nii_inflate *z) {
+    for (;;) {
+        int last = 0;
+        int64_t head = bmvpi_nii_z_member(z->in + z->pos, z->n - z->pos);
+        if (head <= 0) {
+            z->state = head == 0 || z->pos == z->n ? BMVPI_NII_Z_DONE : BMVPI_NII_Z_SHORT;
+            return;
+        }
+        z->pos += (size_t)head;
+        z->base = z->len;
+        z->bits = 0;
+        z->n_bits = 0;
+        while (!last && z->state == BMVPI_NII_Z_RUN) {
+            int type;
+            last = (int)bmvpi_nii_z_bits(z, 1);
+            type = (int)bmvpi_nii_z_bits(z, 2);
+            if (z->state != BMVPI_NII_Z_RUN) break;
+            if (type == 0) bmvpi_nii_z_stored(z);
+            else if (type < 3) bmvpi_nii_z_block(z, type);
+            else z->state = BMVPI_NII_Z_BAD;
+        }
+        if (z->state != BMVPI_NII_Z_RUN) return;
+        if (z->n - z->pos < 8) {
+            z->state = BMVPI_NII_Z_SHORT;
+            return;
+        }
+        if (z->len > z->cap) {
+            const unsigned char *tail = z->in + z->pos;
+            const int good = bmvpi_nii_le32(tail) == ~z->crc && bmvpi_nii_le32(tail + 4) == (uint32_t)(z->len - z->base);
+            z->state = good ? BMVPI_NII_Z_DONE : BMVPI_NII_Z_BAD;
+            return;
+        }
+        z->pos += 8;
+    }
+}
+
+/* The codec could not go on: the small decoder either fills the room (the stream is longer than declared; its CRC is
+   still looked at, for damage can make a stream longer) or finds the place and the kind of the damage. */
 static bmvp_nii_status bmvpi_nii_gunzip_slowly(const bmvpi_nii_io *io, unsigned char *out, size_t total,
                                                const unsigned char *in, size_t n) {
+    unsigned char ring[BMVPI_NII_RING];
     bmvpi_nii_inflate z;
-    bmvpi_nii_z_prefix(&z, out, total, in, n);
-    if (z.state == BMVPI_NII_Z_FULL || (z.state == BMVPI_NII_Z_DONE && z.len == total)) return BMVP_NII_OK;
+    bmvpi_nii_z_start(&z, out, total, in, n);
+    z.ring = ring;
+    z.limit = total + BMVPI_NII_EXCESS;
+    bmvpi_nii_z_run(&z);
+    if (z.state == BMVPI_NII_Z_DONE && z.len >= total) return BMVP_NII_OK;
+    if (z.state == BMVPI_NII_Z_FULL)
+        return bmvpi_nii_fail(io->err, BMVP_NII_E_LIMIT, io->name, "gzip stream holds more than %d MiB beyond the %llu"
+                              " bytes that the header declares", BMVPI_NII_EXCESS >> 20, (unsigned long long)total);
     if (z.state == BMVPI_NII_Z_SHORT)
         return bmvpi_nii_fail(io->err, BMVP_NII_E_TRUNCATED, io->name,
                               "gzip stream ends after %llu of %llu bytes: the file is cut short",
@@ -1611,7 +1647,8 @@ static bmvp_nii_status bmvpi_nii_peek_gzip(const bmvpi_nii_io *io, bmvpi_nii_sou
         bmvpi_nii_inflate z;
         bmvp_nii_status s = bmvpi_nii_source_need(io, source, want);
         if (s != BMVP_NII_OK) return s;
-        bmvpi_nii_z_prefix(&z, out, (size_t)cap, source->bytes, (size_t)source->have);
+        bmvpi_nii_z_start(&z, out, (size_t)cap, source->bytes, (size_t)source->have);
+        bmvpi_nii_z_run(&z);
         *got = (int64_t)z.len;
         if (z.state == BMVPI_NII_Z_BAD && z.len < (size_t)cap)
             return bmvpi_nii_fail(io->err, BMVP_NII_E_GZIP, io->name, "gzip stream is damaged near byte %llu",
@@ -3199,7 +3236,8 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_orient(bmvp_nii_volume *volume, const char
 /* >>spacing ----------------------------------------------------------------------------------------------------
    MONAI decides the new grid (affine, size, whether anything changes) in float64; so does this section, in the same
    order of operations, because sizes are rounded at exact halves. Almost every volume is free of shear: then the
-   old coordinates of a new voxel depend on one index per axis and three one-dimensional passes do the work. */
+   old coordinates of a new voxel depend on one index per axis and three one-dimensional passes do the work. With shear
+   the matrix from new to old voxels is still upper triangular, unless diag(mm) was asked for as the new affine. */
 
 typedef struct bmvpi_nii_axis {                             /* new index -> two old ones, weight of the second */
     int64_t n;
@@ -3465,17 +3503,66 @@ static void bmvpi_nii_sample_volume(bmvp_nii_volume *out, const bmvp_nii_volume 
             }
 }
 
-static bmvp_nii_status bmvpi_nii_resample_axes(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16],
-                                               int nearest, const bmvpi_nii_io *io) {
+/* An upper triangular xform: what float32 rounding of an oblique sform leaves of shear. y and z are the same along a
+   new row, so four old rows are mixed first, then read at steps of x. work: three old rows. */
+static void bmvpi_nii_sample_rows(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16], int nearest,
+                                  float *work) {
+    const double round_half_even = 4503599627370496.0;      /* 2^52: a sum with it has no fraction left */
+    const int64_t n = v->dim[0];
+    float *to = out->data, *t0 = work, *t1 = work + n, *mixed = work + 2 * n;
+    int64_t x, y, z;
+    for (z = 0; z < out->dim[2]; z++)
+        for (y = 0; y < out->dim[1]; y++, to += out->dim[0]) {
+            const double qz = bmvpi_nii_clamp(m[10] * (double)z + m[11], v->dim[2]);
+            const double qy = bmvpi_nii_clamp(m[5] * (double)y + m[6] * (double)z + m[7], v->dim[1]);
+            const double base = m[1] * (double)y + m[2] * (double)z + m[3];
+            const int64_t z0 = (int64_t)qz, z1 = bmvpi_nii_min(z0 + 1, v->dim[2] - 1);
+            const int64_t y0 = (int64_t)qy, y1 = bmvpi_nii_min(y0 + 1, v->dim[1] - 1);
+            const float *row = v->data + ((int64_t)rint(qz) * v->dim[1] + (int64_t)rint(qy)) * n;
+            if (nearest) {
+                for (x = 0; x < out->dim[0]; x++)
+                    to[x] = row[(int64_t)(bmvpi_nii_clamp(m[0] * (double)x + base, n) + round_half_even -
+                                          round_half_even)];
+                continue;
+            }
+            row = v->data + z0 * v->dim[1] * n;
+            bmvpi_nii_lerp(t0, row + y0 * n, row + y1 * n, (float)(qy - (double)y0), n);
+            row = v->data + z1 * v->dim[1] * n;
+            bmvpi_nii_lerp(t1, row + y0 * n, row + y1 * n, (float)(qy - (double)y0), n);
+            bmvpi_nii_lerp(mixed, t0, t1, (float)(qz - (double)z0), n);
+            for (x = 0; x < out->dim[0]; x++) {
+                const double q = bmvpi_nii_clamp(m[0] * (double)x + base, n);
+                const int64_t i0 = (int64_t)q, i1 = i0 + (i0 < n - 1);
+                to[x] = mixed[i0] + (float)(q - (double)i0) * (mixed[i1] - mixed[i0]);
+            }
+        }
+}
+
+/* Largest shift, in old voxels, that the elements of xform named by the bits of `which` make across the new grid. */
+static double bmvpi_nii_influence(const double m[16], const int64_t size[3], int which) {
+    double most = 0;
+    int i, j;
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 3; j++)
+            if (which >> (3 * i + j) & 1) most = fmax(most, fabs(m[4 * i + j]) * (double)size[j]);
+    return most;
+}
+
+/* Chooses the fastest way that is exact: axes one after another, rows, or voxel by voxel. */
+static bmvp_nii_status bmvpi_nii_resample_volume(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16],
+                                                 int nearest, const bmvpi_nii_io *io) {
+    const int off_diagonal = 0xee, below_diagonal = 0xc8;   /* bit 3 i + j is element (i, j) */
     bmvpi_nii_axis axis[3];
     void *block;
     float *work;
     int a;
     bmvp_nii_status s = bmvpi_nii_axes_make(axis, &block, &work, out->dim,
-                                            nearest ? 0 : 2 * out->dim[0] * (out->dim[1] + 1), io);
+                                            3 * v->dim[0] + 2 * out->dim[0] * (out->dim[1] + 1), io);
     if (s != BMVP_NII_OK) return s;
     for (a = 0; a < 3; a++) bmvpi_nii_axis_spacing(&axis[a], v->dim[a], m[5 * a], m[4 * a + 3], nearest);
-    if (nearest) bmvpi_nii_pick_volume(out->data, v->data, v->dim, axis);
+    if (!(bmvpi_nii_influence(m, out->dim, below_diagonal) < 1e-6)) bmvpi_nii_sample_volume(out, v, m, nearest);
+    else if (!(bmvpi_nii_influence(m, out->dim, off_diagonal) < 1e-6)) bmvpi_nii_sample_rows(out, v, m, nearest, work);
+    else if (nearest) bmvpi_nii_pick_volume(out->data, v->data, v->dim, axis);
     else bmvpi_nii_lerp_volume(out->data, v->data, v->dim, axis, work);
     bmvpi_nii_free(&io->memory, block);
     return s;
@@ -3487,7 +3574,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const dou
     bmvp_nii_volume out;
     double xform[16], affine[16];
     int64_t size[3];
-    int same, i, j, separable = 1, mode = how != NULL ? how->mode : BMVP_NII_LINEAR;
+    int same, mode = how != NULL ? how->mode : BMVP_NII_LINEAR;
     bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
     if (s != BMVP_NII_OK) return s;
     if (mode != BMVP_NII_LINEAR && mode != BMVP_NII_NEAREST)
@@ -3497,11 +3584,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const dou
     bmvpi_nii_matmul(affine, volume->affine, xform);
     io = bmvpi_nii_io_of(volume, err);
     if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_NII_OK) return s;
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++)
-            if (i != j && !(fabs(xform[4 * i + j]) * (double)size[j] < 1e-6)) separable = 0;
-    if (separable) s = bmvpi_nii_resample_axes(&out, volume, xform, mode == BMVP_NII_NEAREST, &io);
-    else bmvpi_nii_sample_volume(&out, volume, xform, mode == BMVP_NII_NEAREST);
+    s = bmvpi_nii_resample_volume(&out, volume, xform, mode == BMVP_NII_NEAREST, &io);
     if (s == BMVP_NII_OK) bmvpi_nii_replace(volume, &out);
     else bmvp_nii_volume_free(&out);
     return s;

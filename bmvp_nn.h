@@ -12,10 +12,12 @@
    refused by name.
 
    CONTENTS (search for the tag)
-       >>files     >>json      >>checkpoint          >>network   >>optimizer           >>state files
+       >>files     >>json      >>checkpoint            >>network   >>optimizer             >>state files
        and in the implementation
-       >>files impl          >>json impl           >>checkpoint impl ...               >>state     >>uniformer
-       >>decoder   >>unet3d    >>network impl        >>optimizer impl      >>state files impl
+       >>bump      >>text      >>files impl            >>json parser                       >>json writer
+       >>checkpoint base       >>zip       >>pickle    >>pickle walk           >>safetensors
+       >>checkpoint reader     >>checkpoint writer     >>pickle writer         >>state     >>uniformer
+       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>state files impl
 
    A complete program:
 
@@ -74,7 +76,7 @@ BMVP_API void bmvp_bytes_init(bmvp_bytes *b, const bmvp_allocator *a);
 BMVP_API void bmvp_bytes_append(bmvp_bytes *b, const void *data, size_t bytes);
 BMVP_API void bmvp_bytes_free(bmvp_bytes *b);
 
-/* Replaces path by these bytes, or leaves it as it was: written to path.tmp.<process>, synced, renamed, folder synced. */
+/* Replaces path by these bytes, or leaves it as it was: written to path.tmp.<process>, synced, renamed. */
 BMVP_API bmvp_status bmvp_file_write(const char *path, const void *data, size_t bytes, const bmvp_allocator *a,
                                      bmvp_error *err);
 /* Appends the whole regular file to out. More than max_bytes: BMVP_E_UNSUPPORTED. */
@@ -89,7 +91,7 @@ typedef enum bmvp_json_type {
 typedef struct bmvp_json {
     bmvp_json_type type;
     int is_int;             /* number: its value is exactly i */
-    int64_t i;              /* number (if is_int), bool (0, 1), length of a string in bytes, members of an array or object */
+    int64_t i; /* number (if is_int), bool (0, 1), length of a string in bytes, members of an array or object */
     double d;               /* number */
     const char *str;        /* string: UTF-8, 0-terminated, no 0 inside */
     const char *key;        /* name within an object, else NULL */
@@ -99,17 +101,18 @@ typedef struct bmvp_json {
 typedef struct bmvp_json_doc bmvp_json_doc;
 enum { BMVP_JSON_MAX_DEPTH = 64 };
 
-/* Strict parser (RFC 8259): one value, valid UTF-8, no comments, no trailing commas, no key twice in one object, no \u0000, no
-   number beyond double, at most BMVP_JSON_MAX_DEPTH arrays and objects inside each other. A byte order mark is skipped.
-   Failure: BMVP_E_FORMAT with "name:line:column: expected ..., found ..." or BMVP_E_OOM. Safe on hostile text. */
+/* Strict parser (RFC 8259): one value, valid UTF-8, no comments, no trailing commas, no key twice in one object, no
+   \u0000, no number beyond double, at most BMVP_JSON_MAX_DEPTH arrays and objects inside each other. A byte order mark
+   is skipped. Failure: BMVP_E_FORMAT with "name:line:column: expected ..., found ..." or BMVP_E_OOM. Safe on hostile
+   text. */
 BMVP_API bmvp_status bmvp_json_parse(const char *text, size_t bytes, const char *name, const bmvp_allocator *a,
                                      bmvp_json_doc **doc, bmvp_error *err);
 BMVP_API bmvp_status bmvp_json_read(const char *path, const bmvp_allocator *a, bmvp_json_doc **doc, bmvp_error *err);
 BMVP_API void bmvp_json_free(bmvp_json_doc *doc); /* all nodes and strings die with it; NULL is fine */
 BMVP_API const bmvp_json *bmvp_json_root(const bmvp_json_doc *doc);
 
-/* Lookups accept NULL and nodes of other types, so they chain: bmvp_json_int(bmvp_json_get(root, "n"), 0). Walk long arrays
-   with first and next: bmvp_json_at counts from the start each time. */
+/* Lookups accept NULL and nodes of other types, so they chain: bmvp_json_int(bmvp_json_get(root, "n"), 0). Walk long
+   arrays with first and next: bmvp_json_at counts from the start each time. */
 BMVP_API const bmvp_json *bmvp_json_get(const bmvp_json *object, const char *key);
 BMVP_API const bmvp_json *bmvp_json_at(const bmvp_json *array, int64_t index);
 BMVP_API int64_t bmvp_json_count(const bmvp_json *node); /* members; 0 for others */
@@ -118,8 +121,9 @@ BMVP_API int64_t bmvp_json_int(const bmvp_json *node, int64_t otherwise);
 BMVP_API double bmvp_json_double(const bmvp_json *node, double otherwise);
 BMVP_API int bmvp_json_bool(const bmvp_json *node, int otherwise);
 
-/* Writer. key is the name inside an object and NULL elsewhere. Strings that are not UTF-8 get U+FFFD for each bad byte. Numbers take
-   the fewest digits that read back as the same float or double, with '.' in every locale; NaN and infinity become null. */
+/* Writer. key is the name inside an object and NULL elsewhere. Strings that are not UTF-8 get U+FFFD for each bad byte.
+   Numbers take the fewest digits that read back as the same float or double, with '.' in every locale; NaN and infinity
+   become null. */
 typedef struct bmvp_jw {
     bmvp_bytes out;
     int indent;          /* spaces a level; 0: everything on one line */
@@ -138,15 +142,16 @@ BMVP_API void bmvp_jw_float(bmvp_jw *w, const char *key, float value);
 BMVP_API void bmvp_jw_double(bmvp_jw *w, const char *key, double value);
 BMVP_API void bmvp_jw_bool(bmvp_jw *w, const char *key, int value);
 BMVP_API void bmvp_jw_null(bmvp_jw *w, const char *key);
-/* Text is complete in w->out, followed by a newline. BMVP_E_OOM; BMVP_E_STATE: key given or missing where it must not, levels left open or
-   deeper than BMVP_JSON_MAX_DEPTH. */
+/* Text is complete in w->out, followed by a newline. BMVP_E_OOM; BMVP_E_STATE: key given or missing where it must not,
+   levels left open or deeper than BMVP_JSON_MAX_DEPTH. */
 BMVP_API bmvp_status bmvp_jw_finish(bmvp_jw *w, bmvp_error *err);
 
 /* >>checkpoint --------------------------------------------------------------------------------------------------- */
 
-/* Files of named tensors: safetensors (huggingface/safetensors, format 0.x) and PyTorch's zip files (torch.save since 1.6: .pt, .pth).
-   Tensors lie in a tree of dicts: `group` is the path of the dict, joined by '.', `name` the key in it. The release's files hold
-   group "state_dict", name "module.encoder.norm1.weight"; group "optimizer.state.0", name "exp_avg"; a plain state_dict has group "". */
+/* Files of named tensors: safetensors (huggingface/safetensors, format 0.x) and PyTorch's zip files (torch.save
+   since 1.6: .pt, .pth). Tensors lie in a tree of dicts: `group` is the path of the dict, joined by '.', `name` the key
+   in it. The release's files hold group "state_dict", name "module.encoder.norm1.weight"; group "optimizer.state.0",
+   name "exp_avg"; a plain state_dict has group "". */
 
 #define BMVP_DTYPES(X) /* id, bytes, PyTorch storage, PyTorch name */ \
     X(F32,  4, "FloatStorage",    "float32")  \
@@ -175,12 +180,13 @@ typedef struct bmvp_ckpt_entry {
     int record, contiguous;
 } bmvp_ckpt_entry;
 
-typedef enum bmvp_meta_kind { BMVP_META_STRING, BMVP_META_INT, BMVP_META_FLOAT, BMVP_META_BOOL, BMVP_META_NONE, BMVP_META_JSON }
-    bmvp_meta_kind;
+typedef enum bmvp_meta_kind {
+    BMVP_META_STRING, BMVP_META_INT, BMVP_META_FLOAT, BMVP_META_BOOL, BMVP_META_NONE, BMVP_META_JSON
+} bmvp_meta_kind;
 typedef struct bmvp_ckpt_meta {
     const char *group, *name;
     bmvp_meta_kind kind;
-    const char *value; /* text: "12", "0.5" ("nan", "inf", "-inf"), "true", "null", or for a list without tensors its JSON */
+    const char *value; /* text: "12", "0.5", "nan", "inf", "-inf", "true", "null"; of a list without tensors its JSON */
 } bmvp_ckpt_meta;
 
 typedef enum bmvp_ckpt_format { BMVP_CKPT_SAFETENSORS, BMVP_CKPT_PT } bmvp_ckpt_format;
@@ -195,47 +201,53 @@ typedef struct bmvp_ckpt {
     struct bmvpi_ckpt_file *file;
 } bmvp_ckpt;
 
-/* Reads names, shapes and metadata; the format is told by content. Safe on hostile files: of a pickle only tensors and plain containers are
-   read, anything that would run code is refused by name, every size is checked against the file, no tensor name comes twice.
-   BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (legacy torch.save, TorchScript, other dtypes), BMVP_E_OOM.
-   One thread at a time per bmvp_ckpt. */
+/* Reads names, shapes and metadata; the format is told by content. Safe on hostile files: of a pickle only tensors and
+   plain containers are read, anything that would run code is refused by name, every size is checked against the file,
+   no tensor name comes twice. BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (legacy torch.save,
+   TorchScript, other dtypes), BMVP_E_OOM. One thread at a time per bmvp_ckpt. */
 BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, bmvp_ckpt **ckpt, bmvp_error *err);
 BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt);
 
 /* Index, or -1. group NULL: the first entry with that name in any group. */
 BMVP_API int bmvp_ckpt_find(const bmvp_ckpt *ckpt, const char *group, const char *name);
-BMVP_API const bmvp_ckpt_meta *bmvp_ckpt_find_meta(const bmvp_ckpt *ckpt, const char *group, const char *name); /* or NULL */
-/* Removes the prefix from every name of this group that has it ("module." of DataParallel). BMVP_E_FORMAT if two names become equal; then
-   nothing is changed. */
+BMVP_API const bmvp_ckpt_meta *bmvp_ckpt_find_meta(const bmvp_ckpt *ckpt, const char *group,
+                                                   const char *name); /* or NULL */
+/* Removes the prefix from every name of this group that has it ("module." of DataParallel). BMVP_E_FORMAT if two names
+   become equal; then nothing is changed. */
 BMVP_API bmvp_status bmvp_ckpt_strip(bmvp_ckpt *ckpt, const char *group, const char *prefix, bmvp_error *err);
 
-/* Whole tensor, row-major in the order of dim, little-endian as in the file. bytes must be entry->bytes. PyTorch files: the record's
-   CRC-32 is checked at its first use. */
+/* Whole tensor, row-major in the order of dim, little-endian as in the file. bytes must be entry->bytes. PyTorch files:
+   the record's CRC-32 is checked at its first use. */
 BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err);
-/* Elements [first, first + count) as float32: for instance one template out of all. Integers are rounded to float, bool is 0 or 1. */
-BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst, bmvp_error *err);
+/* Elements [first, first + count) as float32: for instance one template out of all. Integers are rounded to float, bool
+   is 0 or 1. */
+BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst,
+                                        bmvp_error *err);
 
-/* Writer. begin; add and meta in the order wanted; then the data of every tensor in that order; finish. The first failure is kept: later calls
-   return it too, so checking finish is enough. Nothing appears under `path` before finish succeeds, and what was there stays until then:
-   the file is written to path.tmp.<process> in the same folder, synced, renamed, and the folder synced.
-   PyTorch files: torch.load gives nested dicts by group; a part of a group that is a number becomes an int key ("optimizer.state.0").
-   safetensors: the key is group.name; groups and kinds of metadata are kept in the metadata entry "bmvp", so that reading gives them back. */
+/* Writer. begin; add and meta in the order wanted; then the data of every tensor in that order; finish. The first
+   failure is kept: later calls return it too, so checking finish is enough. Nothing appears under `path` before finish
+   succeeds, and what was there stays until then: the file is written to path.tmp.<process> in the same folder, synced,
+   renamed, and the folder synced. PyTorch files: torch.load gives nested dicts by group; a part of a group that is a
+   number becomes an int key ("optimizer.state.0"). safetensors: the key is group.name; groups and kinds of metadata are
+   kept in the metadata entry "bmvp", so that reading gives them back. */
 typedef struct bmvp_ckpt_writer bmvp_ckpt_writer;
-/* Fills dst with bytes [offset, offset + bytes) of tensor `index` (count of adds before it). Anything but BMVP_OK stops the file. */
+/* Fills dst with bytes [offset, offset + bytes) of tensor `index` (count of adds before it). Anything but BMVP_OK stops
+   the file. */
 typedef bmvp_status (*bmvp_ckpt_fetch)(void *user, int index, int64_t offset, void *dst, size_t bytes);
 
 BMVP_API bmvp_status bmvp_ckpt_writer_begin(const char *path, bmvp_ckpt_format format, const bmvp_allocator *a,
                                             bmvp_ckpt_writer **w, bmvp_error *err);
-BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype, int rank,
-                                          const int64_t *dim, bmvp_error *err);
+BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype,
+                                          int rank, const int64_t *dim, bmvp_error *err);
 /* value is text as in bmvp_ckpt_meta. _JSON becomes lists and dicts in a PyTorch file. */
-BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_meta_kind kind,
-                                           const char *value, bmvp_error *err);
+BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name,
+                                           bmvp_meta_kind kind, const char *value, bmvp_error *err);
 BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *group, const char *name, int64_t value,
                                                bmvp_error *err);
 BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value,
                                                  bmvp_error *err);
-/* The next bytes of the tensor whose turn it is: all, or some at a time; never across the end of a tensor. Empty tensors have no turn. */
+/* The next bytes of the tensor whose turn it is: all, or some at a time; never across the end of a tensor. Empty
+   tensors have no turn. */
 BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data, int64_t bytes, bmvp_error *err);
 /* The whole tensor whose turn it is, asked for in pieces of at most 1 MiB that hold whole elements. */
 BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch fetch, void *user, bmvp_error *err);
@@ -440,8 +452,8 @@ static bmvp_allocator bmvpi_allocator_or_libc(const bmvp_allocator *a)
     return a && a->alloc && a->free ? *a : libc;
 }
 
-/* n bytes, aligned for every type used here, not zeroed; NULL when memory is short. Chunks double, so that a file of any size
-   takes few allocations and wastes at most half. */
+/* n bytes, aligned for every type used here, not zeroed; NULL when memory is short. Chunks double, so that a file of
+   any size takes few allocations and wastes at most half. */
 static void *bmvpi_bump_get(bmvpi_bump *b, size_t n)
 {
     bmvpi_bump_chunk *c = b->top;
@@ -539,7 +551,8 @@ static size_t bmvpi_utf8_put(uint32_t c, char *out)
 
 typedef struct bmvpi_shown { char text[84]; } bmvpi_shown;
 
-/* A name from a file as it may stand in a message: control characters replaced (they could drive a terminal), shortened. */
+/* A name from a file as it may stand in a message: control characters replaced (they could drive a terminal),
+   shortened. */
 static bmvpi_shown bmvpi_show(const char *s, size_t n)
 {
     bmvpi_shown r;
@@ -567,8 +580,8 @@ static const char *bmvpi_text_twice(const char **s, size_t n)
     return NULL;
 }
 
-/* Locale-proof number text: C's conversions use the locale's decimal point, files always have '.'. Finds what stands between
-   the digits of 0.5. */
+/* Locale-proof number text: C's conversions use the locale's decimal point, files always have '.'. Finds what stands
+   between the digits of 0.5. */
 static size_t bmvpi_decimal_point(char out[16])
 {
     char half[32];
@@ -579,7 +592,8 @@ static size_t bmvpi_decimal_point(char out[16])
     return k;
 }
 
-/* Fewest digits that read back as the same number: as float if single, else as double. Finite values only. out: 40 bytes. */
+/* Fewest digits that read back as the same number: as float if single, else as double. Finite values only. out: 40
+   bytes. */
 static void bmvpi_number_text(char *out, double v, int single)
 {
     char point[16], *at;
@@ -614,7 +628,7 @@ static double bmvpi_number_value(const char *text, size_t n)
     return strtod(buf, NULL);
 }
 
-/* >>files ---------------------------------------------------------------------------------------------------------- */
+/* >>files impl ----------------------------------------------------------------------------------------------------- */
 
 BMVP_API void bmvp_bytes_init(bmvp_bytes *b, const bmvp_allocator *a)
 {
@@ -714,7 +728,8 @@ typedef struct bmvpi_out { /* a file that appears under its name only when compl
 
 static bmvp_status bmvpi_out_error(const bmvpi_out *o, const char *what, bmvp_error *err)
 {
-    const char *hint = errno == ENOSPC || errno == EFBIG ? " (free some space; the file that was there before is kept)" : "";
+    const char *hint =
+        errno == ENOSPC || errno == EFBIG ? " (free some space; the file that was there before is kept)" : "";
     return bmvp_error_set(err, BMVP_E_IO, "%.250s: %s: %s%s", o->path, what, strerror(errno), hint);
 }
 
@@ -858,7 +873,10 @@ static int32_t bmvpi_jp_hex4(const bmvpi_jp *j, const char *q)
     if (j->end - q < 4) return -1;
     for (i = 0; i < 4; i++) {
         const char c = q[i];
-        const int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        const int d = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                             : -1;
         if (d < 0) return -1;
         v = v * 16 + d;
     }
@@ -876,7 +894,8 @@ static size_t bmvpi_jp_escape(bmvpi_jp *j, char *out)
         *out = to[hit - from];
         return 1;
     }
-    if (j->p >= j->end || *j->p != 'u') return (size_t)bmvpi_jp_fail(j, j->p, "expected one of \" \\ / b f n r t u after a backslash");
+    if (j->p >= j->end || *j->p != 'u')
+        return (size_t)bmvpi_jp_fail(j, j->p, "expected one of \" \\ / b f n r t u after a backslash");
     c = bmvpi_jp_hex4(j, j->p + 1);
     if (c < 0) return (size_t)bmvpi_jp_fail(j, j->p, "expected four hexadecimal digits after \\u");
     if (c == 0) return (size_t)bmvpi_jp_fail(j, j->p, "expected a character other than \\u0000");
@@ -884,7 +903,8 @@ static size_t bmvpi_jp_escape(bmvpi_jp *j, char *out)
     j->p += 5;
     if (c < 0xd800 || c > 0xdfff) return bmvpi_utf8_put((uint32_t)c, out);
     low = j->end - j->p >= 6 && j->p[0] == '\\' && j->p[1] == 'u' ? bmvpi_jp_hex4(j, j->p + 2) : -1;
-    if (low < 0xdc00 || low > 0xdfff) return (size_t)bmvpi_jp_fail(j, j->p, "expected \\u with a low surrogate after a high one");
+    if (low < 0xdc00 || low > 0xdfff)
+        return (size_t)bmvpi_jp_fail(j, j->p, "expected \\u with a low surrogate after a high one");
     j->p += 6;
     return bmvpi_utf8_put(0x10000u + ((uint32_t)(c - 0xd800) << 10) + (uint32_t)(low - 0xdc00), out);
 }
@@ -952,7 +972,8 @@ static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
     if (j->p - start >= 400) return bmvpi_jp_fail(j, start, "expected a number of less than 400 characters");
     v->type = BMVP_JSON_NUMBER;
     v->d = bmvpi_number_value(start, (size_t)(j->p - start));
-    if (!(v->d >= -DBL_MAX && v->d <= DBL_MAX)) return bmvpi_jp_fail(j, start, "expected a number within double's range");
+    if (!(v->d >= -DBL_MAX && v->d <= DBL_MAX))
+        return bmvpi_jp_fail(j, start, "expected a number within double's range");
     if (whole) { /* exact even where double is not: 2^53 to 2^63 */
         const char *q = start + negative;
         int64_t n = 0;
@@ -1013,7 +1034,8 @@ static int bmvpi_jp_unique(bmvpi_jp *j, const bmvp_json *object)
     j->mem->a.free((void *)keys, j->mem->a.user);
     if (twice) {
         char what[140];
-        snprintf(what, sizeof what, "key '%s' comes twice in the object that ends here", bmvpi_show(twice, strlen(twice)).text);
+        snprintf(what, sizeof what, "key '%s' comes twice in the object that ends here",
+                 bmvpi_show(twice, strlen(twice)).text);
         return bmvpi_jp_fail(j, j->p - 1, what);
     }
     return 1;
@@ -1024,7 +1046,8 @@ static int bmvpi_jp_members(bmvpi_jp *j, bmvp_json *v)
     const int object = *j->p == '{';
     const char close_with = object ? '}' : ']';
     bmvp_json *last = NULL;
-    if (++j->depth > BMVP_JSON_MAX_DEPTH) return bmvpi_jp_fail(j, j->p, "expected fewer arrays and objects inside each other");
+    if (++j->depth > BMVP_JSON_MAX_DEPTH)
+        return bmvpi_jp_fail(j, j->p, "expected fewer arrays and objects inside each other");
     v->type = object ? BMVP_JSON_OBJECT : BMVP_JSON_ARRAY;
     j->p++;
     bmvpi_jp_space(j);
@@ -1271,9 +1294,13 @@ BMVP_API void bmvp_jw_null(bmvp_jw *w, const char *key) { bmvpi_jw_value(w, key,
 
 BMVP_API bmvp_status bmvp_jw_finish(bmvp_jw *w, bmvp_error *err)
 {
-    if (w->misused || w->depth || !w->out.len)
-        return bmvp_error_set(err, BMVP_E_STATE, "JSON writer: %s", w->depth && !w->misused ? "a level was not ended"
-                              : "calls do not make one JSON value (a key in an array, none in an object, too deep, or nothing)");
+    const int open_level = w->depth > 0 && !w->misused;
+    if (!w->out.failed && (w->misused || w->depth || !w->out.len))
+        return bmvp_error_set(
+            err, BMVP_E_STATE, "JSON writer: %s",
+            open_level
+                ? "a level was not ended"
+                : "calls do not make one JSON value (a key in an array, none in an object, too deep, or nothing)");
     bmvpi_jw_put(w, "\n");
     return w->out.failed ? bmvp_error_set(err, BMVP_E_OOM, "JSON writer: out of memory") : BMVP_OK;
 }
@@ -1297,7 +1324,10 @@ BMVP_API const char *bmvp_dtype_name(bmvp_dtype t)
     return (unsigned)t < BMVP_DTYPE_COUNT ? bmvpi_dtype_table[t].name : "unknown";
 }
 
-BMVP_API int64_t bmvp_dtype_size(bmvp_dtype t) { return (unsigned)t < BMVP_DTYPE_COUNT ? bmvpi_dtype_table[t].size : 0; }
+BMVP_API int64_t bmvp_dtype_size(bmvp_dtype t)
+{
+    return (unsigned)t < BMVP_DTYPE_COUNT ? bmvpi_dtype_table[t].size : 0;
+}
 
 /* CRC-32 of zip (ISO-HDLC), eight bytes a turn: table k advances a byte by k more bytes of zeros. */
 typedef struct bmvpi_crc { uint32_t t[8][256]; } bmvpi_crc;
@@ -1364,7 +1394,8 @@ static int bmvpi_ck_shape(bmvp_ckpt_entry *e, bmvp_dtype dtype, int64_t rank, co
     e->bytes = bmvpi_mul_size(n, bmvp_dtype_size(dtype));
     e->contiguous = 1;
     for (i = BMVP_MAX_DIMS, n = 1; i-- > 0; n *= e->dim[i] > 0 ? e->dim[i] : 1) {
-        if (e->bytes < 0 || n > INT64_MAX / (e->dim[i] > 0 ? e->dim[i] : 1)) return 0; /* (0, 2^62, 2^62) has no strides */
+        if (e->bytes < 0 || n > INT64_MAX / (e->dim[i] > 0 ? e->dim[i] : 1))
+            return 0; /* (0, 2^62, 2^62) has no strides */
         e->stride[i] = n;
     }
     return 1;
@@ -1374,7 +1405,7 @@ typedef struct bmvpi_record { /* a run of bytes of the file */
     const char *name;
     int64_t at, size; /* zip: `at` is the local header until resolved */
     uint32_t crc;
-    int resolved, verified;
+    int stored, resolved, verified; /* stored: neither compressed nor encrypted */
 } bmvpi_record;
 
 typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
@@ -1397,7 +1428,8 @@ static bmvp_status bmvpi_ck_oom(const bmvpi_ckpt_file *f, bmvp_error *err)
 
 static bmvp_status bmvpi_ck_add(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e, bmvp_error *err)
 {
-    if (f->n_entries >= INT32_MAX / 2 || !bmvpi_bump_grow(&f->mem, (void **)&f->entry, f->n_entries, &f->cap_entries, sizeof *e))
+    if (f->n_entries >= INT32_MAX / 2 ||
+        !bmvpi_bump_grow(&f->mem, (void **)&f->entry, f->n_entries, &f->cap_entries, sizeof *e))
         return bmvpi_ck_oom(f, err);
     f->entry[f->n_entries++] = *e;
     return BMVP_OK;
@@ -1424,7 +1456,8 @@ static const char *bmvpi_ck_full(bmvpi_bump *mem, const char *group, const char 
 }
 
 /* Fails if two entries of this list have the same full name. */
-static bmvp_status bmvpi_ck_unique(const char *path, const bmvp_allocator *a, const bmvp_ckpt_entry *e, int64_t n, bmvp_error *err)
+static bmvp_status bmvpi_ck_unique(const char *path, const bmvp_allocator *a, const bmvp_ckpt_entry *e, int64_t n,
+                                   bmvp_error *err)
 {
     bmvpi_bump mem;
     const char **names, *twice;
@@ -1445,7 +1478,8 @@ static bmvp_status bmvpi_ck_unique(const char *path, const bmvp_allocator *a, co
 
 /* >>zip ------------------------------------------------------------------------------------------------------------ */
 
-/* PKWARE APPNOTE 6.3: sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (ends), 4.5.3 (zip64). */
+/* PKWARE APPNOTE 6.3: sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (ends), 4.5.3
+   (zip64). */
 enum { BMVPI_ZIP_LOCAL = 30, BMVPI_ZIP_CENTRAL = 46, BMVPI_ZIP_END = 22, BMVPI_ZIP_LOCATOR = 20, BMVPI_ZIP_END64 = 56,
        BMVPI_ZIP_ALIGN = 64, BMVPI_ZIP_MAX_DIRECTORY = 1 << 26 };
 #define BMVPI_ZIP_LOCAL_SIGN 0x04034b50u
@@ -1464,7 +1498,8 @@ static bmvp_status bmvpi_zip_bad(const bmvpi_ckpt_file *f, const char *record, c
 /* Place of the central directory: offset, bytes, entries. */
 static bmvp_status bmvpi_zip_find_end(bmvpi_ckpt_file *f, uint64_t where[3], bmvp_error *err)
 {
-    const int64_t n = f->in.size < 65557 ? f->in.size : 65557, at = f->in.size - n; /* the end's comment has up to 65535 */
+    const int64_t n = f->in.size < 65557 ? f->in.size : 65557,
+                  at = f->in.size - n; /* the end's comment has up to 65535 */
     uint8_t *tail = (uint8_t *)bmvpi_bump_get(&f->mem, (size_t)n), e64[BMVPI_ZIP_END64];
     int64_t i = n - BMVPI_ZIP_END, end;
     bmvp_status s;
@@ -1472,7 +1507,9 @@ static bmvp_status bmvpi_zip_find_end(bmvpi_ckpt_file *f, uint64_t where[3], bmv
     if ((s = bmvpi_in_read(&f->in, at, tail, n, err)) != BMVP_OK) return s;
     while (i >= 0 && !(bmvpi_le_get(tail + i, 4) == BMVPI_ZIP_END_SIGN &&
                        (int64_t)bmvpi_le_get(tail + i + 20, 2) == n - i - BMVPI_ZIP_END)) i--;
-    if (i < 0) return bmvpi_zip_bad(f, NULL, "the end of the zip directory is missing (a copy or download that was cut off?)", err);
+    if (i < 0)
+        return bmvpi_zip_bad(f, NULL, "the end of the zip directory is missing (a copy or download that was cut off?)",
+                             err);
     end = at + i;
     where[0] = bmvpi_le_get(tail + i + 16, 4);
     where[1] = bmvpi_le_get(tail + i + 12, 4);
@@ -1484,7 +1521,8 @@ static bmvp_status bmvpi_zip_find_end(bmvpi_ckpt_file *f, uint64_t where[3], bmv
         if (end < BMVPI_ZIP_LOCATOR + BMVPI_ZIP_END64 || p > (uint64_t)(end - BMVPI_ZIP_LOCATOR - BMVPI_ZIP_END64))
             return bmvpi_zip_bad(f, NULL, "the zip64 end lies outside of the file", err);
         if ((s = bmvpi_in_read(&f->in, (int64_t)p, e64, BMVPI_ZIP_END64, err)) != BMVP_OK) return s;
-        if (bmvpi_le_get(e64, 4) != BMVPI_ZIP_END64_SIGN) return bmvpi_zip_bad(f, NULL, "the zip64 end is missing", err);
+        if (bmvpi_le_get(e64, 4) != BMVPI_ZIP_END64_SIGN)
+            return bmvpi_zip_bad(f, NULL, "the zip64 end is missing", err);
         where[0] = bmvpi_le_get(e64 + 48, 8);
         where[1] = bmvpi_le_get(e64 + 40, 8);
         where[2] = bmvpi_le_get(e64 + 32, 8);
@@ -1550,9 +1588,8 @@ static uint64_t bmvpi_zip_entry(bmvpi_ckpt_file *f, const uint8_t *p, uint64_t l
     field[0] = &size, field[1] = &packed, field[2] = &at;
     if (strlen(r->name) != n_name || !bmvpi_zip_extra(p + BMVPI_ZIP_CENTRAL + n_name, n_extra, field))
         return (uint64_t)(bmvpi_zip_bad(f, r->name, "its zip directory entry is broken", err), 0);
-    if ((bmvpi_le_get(p + 8, 2) & 1) || bmvpi_le_get(p + 10, 2) != 0 || packed != size)
-        return (uint64_t)(bmvpi_zip_bad(f, r->name, "is compressed or encrypted, which torch.save never does", err), 0);
-    if (at > (uint64_t)f->zip_end || size > (uint64_t)f->zip_end - at)
+    r->stored = !(bmvpi_le_get(p + 8, 2) & 1) && bmvpi_le_get(p + 10, 2) == 0 && packed == size;
+    if (at > (uint64_t)f->zip_end || packed > (uint64_t)f->zip_end - at || size > (uint64_t)INT64_MAX)
         return (uint64_t)(bmvpi_zip_bad(f, r->name, "lies outside of the file", err), 0);
     r->at = (int64_t)at;
     r->size = (int64_t)size;
@@ -1562,7 +1599,7 @@ static uint64_t bmvpi_zip_entry(bmvpi_ckpt_file *f, const uint8_t *p, uint64_t l
 
 static bmvp_status bmvpi_zip_open(bmvpi_ckpt_file *f, bmvp_error *err)
 {
-    uint64_t where[3], i, at = 0;
+    uint64_t where[3] = { 0, 0, 0 }, i, at = 0;
     uint8_t *dir;
     bmvp_status s = bmvpi_zip_find_end(f, where, err);
     if (s) return s;
@@ -1580,7 +1617,8 @@ static bmvp_status bmvpi_zip_open(bmvpi_ckpt_file *f, bmvp_error *err)
     f->n_records = (int64_t)where[2];
     if (f->n_records) qsort(f->record, (size_t)f->n_records, sizeof *f->record, bmvpi_record_order);
     for (i = 1; i < where[2]; i++)
-        if (!strcmp(f->record[i - 1].name, f->record[i].name)) return bmvpi_zip_bad(f, f->record[i].name, "comes twice", err);
+        if (!strcmp(f->record[i - 1].name, f->record[i].name))
+            return bmvpi_zip_bad(f, f->record[i].name, "comes twice", err);
     return BMVP_OK;
 }
 
@@ -1593,6 +1631,7 @@ static bmvp_status bmvpi_zip_resolve(bmvpi_ckpt_file *f, bmvpi_record *r, bmvp_e
     int64_t data;
     bmvp_status s;
     if (r->resolved) return BMVP_OK;
+    if (!r->stored) return bmvpi_zip_bad(f, r->name, "is compressed or encrypted, which torch.save never does", err);
     if (n >= sizeof name || r->at > f->zip_end - BMVPI_ZIP_LOCAL - (int64_t)n)
         return bmvpi_zip_bad(f, r->name, "its local header lies outside of the file", err);
     if ((s = bmvpi_in_read(&f->in, r->at, h, BMVPI_ZIP_LOCAL, err)) != BMVP_OK) return s;
@@ -1601,7 +1640,8 @@ static bmvp_status bmvpi_zip_resolve(bmvpi_ckpt_file *f, bmvpi_record *r, bmvp_e
     if (bmvpi_le_get(h, 4) != BMVPI_ZIP_LOCAL_SIGN || bmvpi_le_get(h + 26, 2) != n || memcmp(name, r->name, n) ||
         bmvpi_le_get(h + 8, 2) != 0 || (bmvpi_le_get(h + 6, 2) & 1))
         return bmvpi_zip_bad(f, r->name, "its local header does not agree with the directory", err);
-    if (data > f->zip_end || r->size > f->zip_end - data) return bmvpi_zip_bad(f, r->name, "lies outside of the file", err);
+    if (data > f->zip_end || r->size > f->zip_end - data)
+        return bmvpi_zip_bad(f, r->name, "lies outside of the file", err);
     r->at = data;
     r->resolved = 1;
     return BMVP_OK;
@@ -1609,13 +1649,15 @@ static bmvp_status bmvpi_zip_resolve(bmvpi_ckpt_file *f, bmvpi_record *r, bmvp_e
 
 static bmvp_status bmvpi_zip_check(bmvpi_ckpt_file *f, bmvpi_record *r, uint32_t crc, bmvp_error *err)
 {
-    if (crc != r->crc) return bmvpi_zip_bad(f, r->name, "CRC-32 is wrong: its bytes have changed since they were written", err);
+    if (crc != r->crc)
+        return bmvpi_zip_bad(f, r->name, "CRC-32 is wrong: its bytes have changed since they were written", err);
     r->verified = 1;
     return BMVP_OK;
 }
 
 /* Bytes [from, from + n) of a record, after its CRC was verified once. */
-static bmvp_status bmvpi_ck_read(bmvpi_ckpt_file *f, bmvpi_record *r, int64_t from, void *dst, int64_t n, bmvp_error *err)
+static bmvp_status bmvpi_ck_read(bmvpi_ckpt_file *f, bmvpi_record *r, int64_t from, void *dst, int64_t n,
+                                 bmvp_error *err)
 {
     uint8_t piece[16384];
     uint32_t crc = 0;
@@ -1636,15 +1678,20 @@ static bmvp_status bmvpi_ck_read(bmvpi_ckpt_file *f, bmvpi_record *r, int64_t fr
 }
 
 /* >>pickle: a restricted reader -------------------------------------------------------------------------------------
-   A pickle is a program for a stack machine; its GLOBAL and REDUCE can call anything. Here the only callables are the ones in
-   bmvpi_pk_globals, each carried out by our own code, and the only opcodes are those torch.save uses (Python's pickletools
-   lists all). Memory is a small multiple of the pickle's size, the walk over the result has a budget, so shared and cyclic
-   containers cannot blow up. */
+   A pickle is a program for a stack machine; its GLOBAL and REDUCE can call anything. Here the only callables are the
+   ones in bmvpi_pk_globals, each carried out by our own code, and the only opcodes are those torch.save uses (Python's
+   pickletools lists all). Memory is a small multiple of the pickle's size, the walk over the result has a budget, so
+   shared and cyclic containers cannot blow up. */
 
-enum { BMVPI_PY_NONE, BMVPI_PY_BOOL, BMVPI_PY_INT, BMVPI_PY_FLOAT, BMVPI_PY_STR, BMVPI_PY_BYTES, BMVPI_PY_TUPLE, BMVPI_PY_LIST,
-       BMVPI_PY_DICT, BMVPI_PY_GLOBAL, BMVPI_PY_STORAGE, BMVPI_PY_TENSOR, BMVPI_PY_DTYPE, BMVPI_PY_OPAQUE };
-enum { BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE, BMVPI_PK_ENCODE,
-       BMVPI_PK_DTYPE, BMVPI_PK_SCALAR };
+enum {
+    BMVPI_PY_NONE, BMVPI_PY_BOOL, BMVPI_PY_INT, BMVPI_PY_FLOAT, BMVPI_PY_STR, BMVPI_PY_BYTES, BMVPI_PY_TUPLE,
+    BMVPI_PY_LIST, BMVPI_PY_DICT, BMVPI_PY_GLOBAL, BMVPI_PY_STORAGE, BMVPI_PY_TENSOR, BMVPI_PY_DTYPE,
+    BMVPI_PY_OPAQUE
+};
+enum {
+    BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE,
+    BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR
+};
 enum { BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024 };
 
 static const struct { const char *name; int id; } bmvpi_pk_globals[] = {
@@ -1685,8 +1732,8 @@ typedef struct bmvpi_pk {
 static void *bmvpi_pk_fail(bmvpi_pk *k, bmvp_status s, const char *what, const char *name)
 {
     if (!k->status)
-        k->status = bmvp_error_set(k->err, s, "%.200s: data.pkl at byte %lld: %s%s", k->f->ck.path, (long long)(k->p - k->start),
-                                   name ? bmvpi_show(name, strlen(name)).text : "", what);
+        k->status = bmvp_error_set(k->err, s, "%.200s: data.pkl at byte %lld: %s%s", k->f->ck.path,
+                                   (long long)(k->p - k->start), name ? bmvpi_show(name, strlen(name)).text : "", what);
     return NULL;
 }
 
@@ -1754,7 +1801,10 @@ static void bmvpi_pk_string(bmvpi_pk *k, int kind, int length_bytes)
     const char *p = k->status ? NULL : bmvpi_pk_take(k, n);
     bmvpi_py *o;
     if (!p) return;
-    if (kind == BMVPI_PY_STR && !bmvpi_utf8_valid(p, (size_t)n)) { bmvpi_pk_bad(k, "has a string that is not UTF-8"); return; }
+    if (kind == BMVPI_PY_STR && !bmvpi_utf8_valid(p, (size_t)n)) {
+        bmvpi_pk_bad(k, "has a string that is not UTF-8");
+        return;
+    }
     if (!(o = bmvpi_pk_push(k, kind))) return;
     o->i = (int64_t)n;
     if (!(o->u.s = bmvpi_bump_text(&k->f->mem, p, (size_t)n))) bmvpi_pk_oom(k);
@@ -1861,7 +1911,10 @@ static int bmvpi_pk_memo_op(bmvpi_pk *k, int op)
     if (k->status) return 1;
     if (put) {
         bmvpi_py *o = k->stack.n > 0 ? k->stack.v[k->stack.n - 1] : NULL;
-        if (!o || at > k->end - k->start) { bmvpi_pk_bad(k, "remembers nothing, or under a number too high"); return 1; }
+        if (!o || at > k->end - k->start) {
+            bmvpi_pk_bad(k, "remembers nothing, or under a number too high");
+            return 1;
+        }
         while (k->memo.n <= at && !k->status) bmvpi_pk_append(k, &k->memo, NULL);
         if (!k->status) k->memo.v[at] = o;
     } else if (at >= k->memo.n || !k->memo.v[at]) bmvpi_pk_bad(k, "recalls what was never remembered");
@@ -1876,7 +1929,8 @@ static void bmvpi_pk_global(bmvpi_pk *k, const char *module, size_t n_module, co
     size_t i;
     int id = -1, dtype = 0;
     bmvpi_py *o;
-    snprintf(full, sizeof full, "%.*s.%.*s", n_module < 75 ? (int)n_module : 75, module, n_name < 75 ? (int)n_name : 75, name);
+    snprintf(full, sizeof full, "%.*s.%.*s", n_module < 75 ? (int)n_module : 75, module, n_name < 75 ? (int)n_name : 75,
+             name);
     for (i = 0; i < sizeof bmvpi_pk_globals / sizeof *bmvpi_pk_globals; i++)
         if (!strcmp(full, bmvpi_pk_globals[i].name)) id = bmvpi_pk_globals[i].id;
     for (i = 0; i < BMVP_DTYPE_COUNT && id < 0 && !strncmp(full, "torch.", 6); i++) {
@@ -1886,8 +1940,10 @@ static void bmvpi_pk_global(bmvpi_pk *k, const char *module, size_t n_module, co
     if (id < 0 && strlen(full) > 7 && !strncmp(full, "torch.", 6) && !strcmp(full + strlen(full) - 7, "Storage"))
         bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, ": tensors of this type are not supported", full);
     else if (id < 0)
-        bmvpi_pk_fail(k, BMVP_E_FORMAT, " refused: the file wants Python to run code, or holds more than tensors and plain containers. "
-                      "If you trust where it came from, load it in Python and save only its state_dict", full);
+        bmvpi_pk_fail(k, BMVP_E_FORMAT,
+                      " refused: the file wants Python to run code, or holds more than tensors and plain containers. "
+                      "If you trust where it came from, load it in Python and save only its state_dict",
+                      full);
     else if ((o = bmvpi_pk_push(k, BMVPI_PY_GLOBAL)) != NULL) {
         o->id = id;
         o->i = dtype;
@@ -1905,7 +1961,10 @@ static void bmvpi_pk_global_op(bmvpi_pk *k, int op)
     } else {
         bmvpi_py *name = bmvpi_pk_pop(k), *module = k->status ? NULL : bmvpi_pk_pop(k);
         if (!module) return;
-        if (name->kind != BMVPI_PY_STR || module->kind != BMVPI_PY_STR) { bmvpi_pk_bad(k, "names a global by no text"); return; }
+        if (name->kind != BMVPI_PY_STR || module->kind != BMVPI_PY_STR) {
+            bmvpi_pk_bad(k, "names a global by no text");
+            return;
+        }
         bmvpi_pk_global(k, module->u.s, strlen(module->u.s), name->u.s, strlen(name->u.s));
     }
 }
@@ -1928,7 +1987,10 @@ static void bmvpi_pk_storage(bmvpi_pk *k)
     r = bmvpi_zip_find(k->f, name);
     bytes = bmvpi_mul_size(v[4]->i, bmvpi_dtype_table[v[1]->i].size);
     if (!r) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " is missing in the zip archive", name); return; }
-    if (bytes < 0 || bytes != r->size) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " has another size than data.pkl says", name); return; }
+    if (bytes < 0 || bytes != r->size) {
+        bmvpi_pk_fail(k, BMVP_E_FORMAT, " has another size than data.pkl says", name);
+        return;
+    }
     if (!(o = bmvpi_pk_push(k, BMVPI_PY_STORAGE))) return;
     o->id = (int)v[1]->i;
     o->i = r - k->f->record;
@@ -1943,26 +2005,40 @@ static void bmvpi_pk_tensor(bmvpi_pk *k, bmvpi_pylist *a)
     const bmvpi_pylist *sizes, *strides;
     if (!e) { bmvpi_pk_oom(k); return; }
     memset(e, 0, sizeof *e);
-    if (a->n < 4 || a->v[0]->kind != BMVPI_PY_STORAGE || a->v[1]->kind != BMVPI_PY_INT || a->v[2]->kind != BMVPI_PY_TUPLE ||
-        a->v[3]->kind != BMVPI_PY_TUPLE || a->v[2]->u.list->n != a->v[3]->u.list->n) {
+    if (a->n < 4 || a->v[0]->kind != BMVPI_PY_STORAGE || a->v[1]->kind != BMVPI_PY_INT ||
+        a->v[2]->kind != BMVPI_PY_TUPLE || a->v[3]->kind != BMVPI_PY_TUPLE ||
+        a->v[2]->u.list->n != a->v[3]->u.list->n) {
         bmvpi_pk_bad(k, "describes a tensor in an unknown way");
         return;
     }
     sizes = a->v[2]->u.list, strides = a->v[3]->u.list;
-    if (sizes->n > BMVP_MAX_DIMS) { bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a tensor with more than 8 dimensions", NULL); return; }
+    if (sizes->n > BMVP_MAX_DIMS) {
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a tensor with more than 8 dimensions", NULL);
+        return;
+    }
     for (i = 0; i < sizes->n; i++) dim[i] = sizes->v[i]->kind == BMVPI_PY_INT ? sizes->v[i]->i : -1;
-    if (!bmvpi_ck_shape(e, (bmvp_dtype)a->v[0]->id, sizes->n, dim)) { bmvpi_pk_bad(k, "has a tensor with an impossible size"); return; }
+    if (!bmvpi_ck_shape(e, (bmvp_dtype)a->v[0]->id, sizes->n, dim)) {
+        bmvpi_pk_bad(k, "has a tensor with an impossible size");
+        return;
+    }
     e->record = (int)a->v[0]->i;
     last = e->first = a->v[1]->i;
     elements = k->f->record[e->record].size / bmvp_dtype_size(e->dtype);
     for (i = 0; i < sizes->n && e->numel > 0; i++) {
-        const int64_t s = strides->v[i]->kind == BMVPI_PY_INT ? strides->v[i]->i : -1, way = bmvpi_mul_size(s, dim[i] - 1);
-        if (s < 0 || way < 0 || last < 0 || way > INT64_MAX - last) { bmvpi_pk_bad(k, "has a tensor with impossible strides"); return; }
+        const int64_t s = strides->v[i]->kind == BMVPI_PY_INT ? strides->v[i]->i : -1,
+                      way = bmvpi_mul_size(s, dim[i] - 1);
+        if (s < 0 || way < 0 || last < 0 || way > INT64_MAX - last) {
+            bmvpi_pk_bad(k, "has a tensor with impossible strides");
+            return;
+        }
         last += way;
         if (s != e->stride[i] && dim[i] > 1) e->contiguous = 0;
         e->stride[i] = s;
     }
-    if (e->numel > 0 && (e->first < 0 || last >= elements)) { bmvpi_pk_bad(k, "has a tensor that reaches out of its storage"); return; }
+    if (e->numel > 0 && (e->first < 0 || last >= elements)) {
+        bmvpi_pk_bad(k, "has a tensor that reaches out of its storage");
+        return;
+    }
     if ((o = bmvpi_pk_push(k, BMVPI_PY_TENSOR)) != NULL) o->u.tensor = e;
 }
 
@@ -1970,7 +2046,8 @@ static void bmvpi_pk_tensor(bmvpi_pk *k, bmvpi_pylist *a)
 static void bmvpi_pk_numpy(bmvpi_pk *k, int id, bmvpi_pylist *a)
 {
     static const char code[5][3] = { "f8", "f4", "i8", "i4", "b1" };
-    static const bmvp_dtype type[5] = { BMVP_DTYPE_F64, BMVP_DTYPE_F32, BMVP_DTYPE_I64, BMVP_DTYPE_I32, BMVP_DTYPE_BOOL };
+    static const bmvp_dtype type[5] = { BMVP_DTYPE_F64, BMVP_DTYPE_F32, BMVP_DTYPE_I64, BMVP_DTYPE_I32,
+                                        BMVP_DTYPE_BOOL };
     bmvpi_py *o;
     int i;
     if (id == BMVPI_PK_DTYPE) {
@@ -2004,7 +2081,10 @@ static void bmvpi_pk_encode(bmvpi_pk *k, bmvpi_pylist *a)
     bmvpi_py *o;
     char *out;
     int64_t i, n = 0;
-    if (!t || a->v[1]->kind != BMVPI_PY_STR || strcmp(a->v[1]->u.s, "latin1")) { bmvpi_pk_bad(k, "encodes in an unknown way"); return; }
+    if (!t || a->v[1]->kind != BMVPI_PY_STR || strcmp(a->v[1]->u.s, "latin1")) {
+        bmvpi_pk_bad(k, "encodes in an unknown way");
+        return;
+    }
     if (!(out = bmvpi_bump_text(&k->f->mem, t->u.s, (size_t)t->i))) { bmvpi_pk_oom(k); return; }
     for (i = 0; i < t->i; i++, n++) {
         const unsigned c = (unsigned char)t->u.s[i];
@@ -2021,7 +2101,10 @@ static void bmvpi_pk_reduce(bmvpi_pk *k)
 {
     bmvpi_py *args = bmvpi_pk_pop(k), *fn = k->status ? NULL : bmvpi_pk_pop(k), *a0;
     if (!fn) return;
-    if (fn->kind != BMVPI_PY_GLOBAL || args->kind != BMVPI_PY_TUPLE) { bmvpi_pk_bad(k, "calls what is no function"); return; }
+    if (fn->kind != BMVPI_PY_GLOBAL || args->kind != BMVPI_PY_TUPLE) {
+        bmvpi_pk_bad(k, "calls what is no function");
+        return;
+    }
     a0 = args->u.list->n ? args->u.list->v[0] : NULL;
     switch (fn->id) {
     case BMVPI_PK_DICT:
@@ -2045,15 +2128,18 @@ static void bmvpi_pk_reduce(bmvpi_pk *k)
     }
 }
 
-/* obj.__setstate__(state): attributes of an OrderedDict (_metadata of a state_dict) are dropped, a numpy dtype says its byte
-   order, nothing else has state. */
+/* obj.__setstate__(state): attributes of an OrderedDict (_metadata of a state_dict) are dropped, a numpy dtype says its
+   byte order, nothing else has state. */
 static void bmvpi_pk_build(bmvpi_pk *k)
 {
     bmvpi_py *state = bmvpi_pk_pop(k), *o = k->status ? NULL : k->stack.n > 0 ? k->stack.v[k->stack.n - 1] : NULL;
     const bmvpi_py *order;
     if (o && o->kind == BMVPI_PY_DICT) return;
-    order = o && o->kind == BMVPI_PY_DTYPE && state->kind == BMVPI_PY_TUPLE && state->u.list->n > 1 ? state->u.list->v[1] : NULL;
-    if (!order || order->kind != BMVPI_PY_STR || (*order->u.s != '<' && *order->u.s != '|')) bmvpi_pk_bad(k, "sets the state of an unknown object");
+    order = o && o->kind == BMVPI_PY_DTYPE && state->kind == BMVPI_PY_TUPLE && state->u.list->n > 1
+                ? state->u.list->v[1]
+                : NULL;
+    if (!order || order->kind != BMVPI_PY_STR || (*order->u.s != '<' && *order->u.s != '|'))
+        bmvpi_pk_bad(k, "sets the state of an unknown object");
 }
 
 static int bmvpi_pk_other_op(bmvpi_pk *k, int op)
@@ -2087,16 +2173,17 @@ static void bmvpi_pk_run(bmvpi_pk *k)
         const char *p = bmvpi_pk_take(k, 1);
         const int op = p ? (unsigned char)*p : 0;
         char hex[8];
-        if (!p || bmvpi_pk_scalar_op(k, op) || bmvpi_pk_container_op(k, op) || bmvpi_pk_memo_op(k, op) || bmvpi_pk_other_op(k, op))
+        if (!p || bmvpi_pk_scalar_op(k, op) || bmvpi_pk_container_op(k, op) || bmvpi_pk_memo_op(k, op) ||
+            bmvpi_pk_other_op(k, op))
             continue;
         snprintf(hex, sizeof hex, "0x%02x", (unsigned)op);
         bmvpi_pk_fail(k, BMVP_E_FORMAT, " is an opcode that torch.save never writes", hex);
     }
 }
 
-/* >>pickle walk: containers -> names -------------------------------------------------------------------------------- */
+/* >>pickle walk: containers -> names ------------------------------------------------------------------------------- */
 
-/* Every visit costs; a container reachable by many ways, or from inside itself, runs into this or into the depth limit. */
+/* Every visit costs; a container reachable by many ways, or from inside itself, runs into this or the depth limit. */
 static int bmvpi_pw_spend(bmvpi_pk *k, int depth, int64_t cost)
 {
     k->budget -= cost + 16;
@@ -2120,7 +2207,8 @@ static const char *bmvpi_pw_key(bmvpi_pk *k, const bmvpi_py *key, char *number)
     if (key->kind == BMVPI_PY_STR && (int64_t)strlen(key->u.s) == key->i) return key->u.s;
     snprintf(number, 24, "%lld", (long long)key->i);
     if (key->kind == BMVPI_PY_INT) return number;
-    return (const char *)bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a dict key that is neither text nor a whole number", NULL);
+    return (const char *)bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a dict key that is neither text nor a whole number",
+                                       NULL);
 }
 
 static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi_py *o, int depth)
@@ -2153,17 +2241,20 @@ static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi
 /* A value without tensors -> metadata. */
 static void bmvpi_pw_meta(bmvpi_pk *k, const char *group, const char *name, const bmvpi_py *o, int depth)
 {
-    static const bmvp_meta_kind kinds[5] = { BMVP_META_NONE, BMVP_META_BOOL, BMVP_META_INT, BMVP_META_FLOAT, BMVP_META_STRING };
+    static const bmvp_meta_kind kinds[5] = { BMVP_META_NONE, BMVP_META_BOOL, BMVP_META_INT, BMVP_META_FLOAT,
+                                             BMVP_META_STRING };
     bmvp_ckpt_meta m;
     bmvp_jw w;
-    if (o->kind > BMVPI_PY_STR && o->kind != BMVPI_PY_TUPLE && o->kind != BMVPI_PY_LIST) return; /* nothing we can show */
+    if (o->kind > BMVPI_PY_STR && o->kind != BMVPI_PY_TUPLE && o->kind != BMVPI_PY_LIST)
+        return; /* nothing we can show */
     m.group = group;
     m.kind = o->kind <= BMVPI_PY_STR ? kinds[o->kind] : BMVP_META_JSON;
     m.name = bmvpi_bump_text(&k->f->mem, name, strlen(name));
     bmvp_jw_init(&w, 0, &k->f->mem.a);
     if (o->kind == BMVPI_PY_STR) m.value = (int64_t)strlen(o->u.s) == o->i ? o->u.s : "";
     else if (o->kind == BMVPI_PY_FLOAT && o->u.d != o->u.d) m.value = "nan";
-    else if (o->kind == BMVPI_PY_FLOAT && (o->u.d > DBL_MAX || o->u.d < -DBL_MAX)) m.value = o->u.d > 0 ? "inf" : "-inf";
+    else if (o->kind == BMVPI_PY_FLOAT && (o->u.d > DBL_MAX || o->u.d < -DBL_MAX))
+        m.value = o->u.d > 0 ? "inf" : "-inf";
     else {
         bmvpi_pw_json(k, &w, NULL, o, depth);
         m.value = !w.out.failed && w.out.data ? bmvpi_bump_text(&k->f->mem, w.out.data, w.out.len) : NULL;
@@ -2248,11 +2339,13 @@ static bmvp_status bmvpi_pt_open(bmvpi_ckpt_file *f, bmvp_error *err)
     }
     if (s) return s;
     if (!pkl)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: zip archive without data.pkl: not written by torch.save", f->ck.path);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: zip archive without data.pkl: not written by torch.save",
+                              f->ck.path);
     snprintf(root, sizeof root, "%.*s", (int)(strchr(pkl->name, '/') - pkl->name + 1), pkl->name);
     snprintf(name, sizeof name, "%sconstants.pkl", root);
     if (bmvpi_zip_find(f, name))
-        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: TorchScript program; save the model's state_dict with torch.save", f->ck.path);
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED,
+                              "%.300s: TorchScript program; save the model's state_dict with torch.save", f->ck.path);
     snprintf(name, sizeof name, "%sbyteorder", root);
     if ((r = bmvpi_zip_find(f, name)) != NULL) {
         if (r->size != 6 || bmvpi_ck_read(f, r, 0, order, 6, err) || memcmp(order, "little", 6))
@@ -2266,7 +2359,7 @@ static bmvp_status bmvpi_pt_open(bmvpi_ckpt_file *f, bmvp_error *err)
     return s ? s : bmvpi_pk_read(f, root, pickle, pkl->size, err);
 }
 
-/* >>safetensors ----------------------------------------------------------------------------------------------------- */
+/* >>safetensors ---------------------------------------------------------------------------------------------------- */
 
 enum { BMVPI_ST_MAX_HEADER = 1 << 25 }; /* bytes: some 200 000 tensors */
 
@@ -2281,16 +2374,19 @@ static bmvp_status bmvpi_st_entry(bmvpi_ckpt_file *f, const bmvp_json *m, int64_
 {
     const bmvp_json *shape = bmvp_json_get(m, "shape"), *offsets = bmvp_json_get(m, "data_offsets"), *v;
     const char *dtype = bmvp_json_string(bmvp_json_get(m, "dtype"), "");
-    const int64_t begin = bmvp_json_int(bmvp_json_at(offsets, 0), -1), end = bmvp_json_int(bmvp_json_at(offsets, 1), -1);
+    const int64_t begin = bmvp_json_int(bmvp_json_at(offsets, 0), -1),
+                  end = bmvp_json_int(bmvp_json_at(offsets, 1), -1);
     bmvpi_record *r = &f->record[f->n_records];
     bmvp_ckpt_entry e;
     int64_t dim[BMVP_MAX_DIMS];
     int t = 0, rank = 0;
     while (t < BMVP_DTYPE_COUNT && strcmp(dtype, bmvpi_dtype_ids[t])) t++;
     if (t == BMVP_DTYPE_COUNT)
-        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.250s: tensor '%s' has the dtype '%s', which is not supported", f->ck.path,
-                              bmvpi_show(m->key, strlen(m->key)).text, bmvpi_show(dtype, strlen(dtype)).text);
-    if (!shape || shape->type != BMVP_JSON_ARRAY || bmvp_json_count(offsets) != 2) return bmvpi_st_bad(f, m->key, "lacks shape or data_offsets", err);
+        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.250s: tensor '%s' has the dtype '%s', which is not supported",
+                              f->ck.path, bmvpi_show(m->key, strlen(m->key)).text,
+                              bmvpi_show(dtype, strlen(dtype)).text);
+    if (!shape || shape->type != BMVP_JSON_ARRAY || bmvp_json_count(offsets) != 2)
+        return bmvpi_st_bad(f, m->key, "lacks shape or data_offsets", err);
     if (shape->i > BMVP_MAX_DIMS)
         return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.250s: tensor '%s' has more than %d dimensions", f->ck.path,
                               bmvpi_show(m->key, strlen(m->key)).text, BMVP_MAX_DIMS);
@@ -2327,12 +2423,13 @@ static bmvp_status bmvpi_st_tiling(bmvpi_ckpt_file *f, int64_t base, bmvp_error 
     if (n) memcpy(sorted, f->record, n * sizeof *sorted);
     if (n) qsort(sorted, n, sizeof *sorted, bmvpi_record_place);
     for (i = 0; i < n; i++) {
-        if (sorted[i].at != at) return bmvpi_st_bad(f, sorted[i].name, "overlaps another one, or a hole comes before it", err);
+        if (sorted[i].at != at)
+            return bmvpi_st_bad(f, sorted[i].name, "overlaps another one, or a hole comes before it", err);
         at += sorted[i].size;
     }
     if (at != f->in.size)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: %lld bytes after the last tensor", f->ck.path,
-                              (long long)(f->in.size - at));
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: %lld bytes after the last tensor",
+                              f->ck.path, (long long)(f->in.size - at));
     return BMVP_OK;
 }
 
@@ -2365,8 +2462,8 @@ static const bmvp_json *bmvpi_node_find(const bmvp_json **v, int64_t n, const ch
 }
 
 /* Cuts "group.name" at the longest group that is listed. */
-static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group, const char **name,
-                                  bmvp_error *err)
+static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group,
+                                  const char **name, bmvp_error *err)
 {
     const size_t len = strlen(*name);
     char *copy = bmvpi_bump_text(&f->mem, *name, len), *dot;
@@ -2414,7 +2511,8 @@ static bmvp_status bmvpi_st_metadata(bmvpi_ckpt_file *f, const bmvp_json *object
     for (v = bmvp_json_count(object) ? object->first : NULL; v && !s; v = v->next) {
         bmvp_ckpt_meta m;
         if (v->type != BMVP_JSON_STRING || object->type != BMVP_JSON_OBJECT)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: __metadata__ holds more than strings", f->ck.path);
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%.300s: damaged safetensors file: __metadata__ holds more than strings", f->ck.path);
         if (!strcmp(v->key, "bmvp")) continue;
         m.group = "";
         m.kind = BMVP_META_STRING;
@@ -2465,15 +2563,19 @@ static bmvp_status bmvpi_ck_detect(bmvpi_ckpt_file *f, bmvp_error *err)
     if (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4)) return bmvpi_pt_open(f, err);
     header = bmvpi_le_get(h, 8);
     if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{')
-        what = "is a pickle without zip, as torch.save wrote before 1.6; run torch.save(torch.load(f), f) in Python once";
-    else if (!memcmp(h + 257, "ustar", 5)) what = "is a tar archive, as PyTorch 0.1 wrote; run torch.save(torch.load(f), f) once";
+        what =
+            "is a pickle without zip, as torch.save wrote before 1.6; run torch.save(torch.load(f), f) in Python once";
+    else if (!memcmp(h + 257, "ustar", 5))
+        what = "is a tar archive, as PyTorch 0.1 wrote; run torch.save(torch.load(f), f) once";
     else if (h[0] == 0x1f && h[1] == 0x8b) what = "is compressed by gzip; run gunzip on it";
     else if (!memcmp(h, "\x89HDF", 4)) what = "is an HDF5 file (Keras?), not a PyTorch or safetensors file";
     if (what) return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: %s", f->ck.path, what);
     if (n < 10 || h[8] != '{')
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: neither a safetensors file nor a PyTorch zip file", f->ck.path);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: neither a safetensors file nor a PyTorch zip file",
+                              f->ck.path);
     if (header > (uint64_t)(f->in.size - 8))
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: shorter than its header says", f->ck.path);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: damaged safetensors file: shorter than its header says",
+                              f->ck.path);
     if (header > BMVPI_ST_MAX_HEADER)
         return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: safetensors header of more than 32 MiB", f->ck.path);
     return bmvpi_st_open(f, (int64_t)header, err);
@@ -2495,7 +2597,8 @@ BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, b
     f->ck.file = f;
     f->ck.path = bmvpi_bump_text(&f->mem, path, strlen(path));
     bmvpi_crc_init(&f->crc);
-    s = f->ck.path ? bmvpi_in_open(&f->in, f->ck.path, err) : bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    s = f->ck.path ? bmvpi_in_open(&f->in, f->ck.path, err)
+                   : bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
     if (!s) s = bmvpi_ck_detect(f, err);
     if (!s) s = bmvpi_ck_unique(f->ck.path, &al, f->entry, f->n_entries, err);
     f->ck.entry = f->entry;
@@ -2549,7 +2652,8 @@ BMVP_API bmvp_status bmvp_ckpt_strip(bmvp_ckpt *ckpt, const char *group, const c
 }
 
 /* Strided elements [first, first + count) out of the run of the record that the tensor touches. */
-static bmvp_status bmvpi_ck_gather(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e, int64_t first, int64_t count, char *dst, bmvp_error *err)
+static bmvp_status bmvpi_ck_gather(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e, int64_t first, int64_t count,
+                                   char *dst, bmvp_error *err)
 {
     const int64_t size = bmvp_dtype_size(e->dtype);
     int64_t at[BMVP_MAX_DIMS], span = 1, from = 0, i, n;
@@ -2577,7 +2681,8 @@ static bmvp_status bmvpi_ck_gather(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e,
     return s;
 }
 
-static bmvp_status bmvpi_ck_elements(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, void *dst, bmvp_error *err)
+static bmvp_status bmvpi_ck_elements(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, void *dst,
+                                     bmvp_error *err)
 {
     bmvpi_ckpt_file *f = ckpt->file;
     const bmvp_ckpt_entry *e = &f->entry[index];
@@ -2589,10 +2694,12 @@ static bmvp_status bmvpi_ck_elements(bmvp_ckpt *ckpt, int index, int64_t first, 
 
 BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err)
 {
-    if (index < 0 || index >= ckpt->n_entries) return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
+    if (index < 0 || index >= ckpt->n_entries)
+        return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
     if (bytes != ckpt->entry[index].bytes)
-        return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld bytes, room was given for %lld", ckpt->path,
-                              ckpt->entry[index].name, (long long)ckpt->entry[index].bytes, (long long)bytes);
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld bytes, room was given for %lld",
+                              ckpt->path, ckpt->entry[index].name, (long long)ckpt->entry[index].bytes,
+                              (long long)bytes);
     return bmvpi_ck_elements(ckpt, index, 0, ckpt->entry[index].numel, dst, err);
 }
 
@@ -2630,7 +2737,8 @@ static float bmvpi_ck_float(bmvp_dtype t, const uint8_t *p)
     }
 }
 
-BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t first, int64_t count, float *dst,
+                                        bmvp_error *err)
 {
     const bmvp_ckpt_entry *e = index >= 0 && index < ckpt->n_entries ? &ckpt->entry[index] : NULL;
     const bmvp_allocator *a = &ckpt->file->mem.a;
@@ -2639,7 +2747,8 @@ BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t firs
     bmvp_status s;
     if (!e) return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
     if (first < 0 || count < 0 || first > e->numel || count > e->numel - first)
-        return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld elements; %lld from %lld on were asked for", ckpt->path,
+        return bmvp_error_set(err, BMVP_E_SHAPE,
+                              "%.250s: tensor '%.100s' has %lld elements; %lld from %lld on were asked for", ckpt->path,
                               e->name, (long long)e->numel, (long long)count, (long long)first);
     if (e->dtype == BMVP_DTYPE_F32) return bmvpi_ck_elements(ckpt, index, first, count, dst, err);
     size = bmvp_dtype_size(e->dtype);
@@ -2729,9 +2838,12 @@ static int bmvpi_cw_names(bmvp_ckpt_writer *w, const char **group, const char **
     const char *g = *group ? *group : "", *n = *name ? *name : "";
     const size_t k = strlen(g), m = strlen(n);
     if (w->kept.status) return 0;
-    if (w->started) bmvpi_cw_fail(w, BMVP_E_STATE, "all tensors and metadata must be declared before the first data, not", n);
-    else if (!m || !bmvpi_utf8_valid(n, m) || !bmvpi_utf8_valid(g, k)) bmvpi_cw_fail(w, BMVP_E_ARG, "empty name, or name or group not UTF-8:", n);
-    else if (k && (*g == '.' || g[k - 1] == '.' || strstr(g, ".."))) bmvpi_cw_fail(w, BMVP_E_ARG, "group with an empty part:", g);
+    if (w->started)
+        bmvpi_cw_fail(w, BMVP_E_STATE, "all tensors and metadata must be declared before the first data, not", n);
+    else if (!m || !bmvpi_utf8_valid(n, m) || !bmvpi_utf8_valid(g, k))
+        bmvpi_cw_fail(w, BMVP_E_ARG, "empty name, or name or group not UTF-8:", n);
+    else if (k && (*g == '.' || g[k - 1] == '.' || strstr(g, "..")))
+        bmvpi_cw_fail(w, BMVP_E_ARG, "group with an empty part:", g);
     else {
         *group = bmvpi_bump_text(&w->mem, g, k);
         *name = bmvpi_bump_text(&w->mem, n, m);
@@ -2740,8 +2852,8 @@ static int bmvpi_cw_names(bmvp_ckpt_writer *w, const char **group, const char **
     return !w->kept.status;
 }
 
-BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype, int rank,
-                                          const int64_t *dim, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_dtype dtype,
+                                          int rank, const int64_t *dim, bmvp_error *err)
 {
     bmvp_ckpt_entry e;
     memset(&e, 0, sizeof e);
@@ -2750,7 +2862,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_add(bmvp_ckpt_writer *w, const char *group
     e.name = name;
     if ((unsigned)dtype >= BMVP_DTYPE_COUNT || !bmvpi_ck_shape(&e, dtype, rank, dim))
         bmvpi_cw_fail(w, BMVP_E_ARG, "unknown dtype or impossible shape of tensor", name);
-    else if (w->n_entries >= INT32_MAX / 2 || !bmvpi_bump_grow(&w->mem, (void **)&w->entry, w->n_entries, &w->cap_entries, sizeof e))
+    else if (w->n_entries >= INT32_MAX / 2 ||
+             !bmvpi_bump_grow(&w->mem, (void **)&w->entry, w->n_entries, &w->cap_entries, sizeof e))
         bmvpi_cw_oom(w);
     else w->entry[w->n_entries++] = e;
     return bmvpi_cw_result(w, err);
@@ -2767,14 +2880,17 @@ static int bmvpi_cw_meta_valid(bmvp_ckpt_writer *w, bmvp_meta_kind kind, const c
     if (kind == BMVP_META_STRING || (kind == BMVP_META_FLOAT && bmvpi_is_special(value))) return 1;
     if (bmvp_json_parse(value, strlen(value), w->out.path, &w->mem.a, &doc, &w->kept)) return 0;
     r = bmvp_json_root(doc);
-    ok = kind == BMVP_META_INT ? r->type == BMVP_JSON_NUMBER && r->is_int : kind == BMVP_META_FLOAT ? r->type == BMVP_JSON_NUMBER
-         : kind == BMVP_META_BOOL ? r->type == BMVP_JSON_BOOL : kind == BMVP_META_NONE ? r->type == BMVP_JSON_NULL : 1;
+    ok = kind == BMVP_META_INT     ? r->type == BMVP_JSON_NUMBER && r->is_int
+         : kind == BMVP_META_FLOAT ? r->type == BMVP_JSON_NUMBER
+         : kind == BMVP_META_BOOL  ? r->type == BMVP_JSON_BOOL
+         : kind == BMVP_META_NONE  ? r->type == BMVP_JSON_NULL
+                                   : 1;
     bmvp_json_free(doc);
     return ok;
 }
 
-BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name, bmvp_meta_kind kind,
-                                           const char *value, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *group, const char *name,
+                                           bmvp_meta_kind kind, const char *value, bmvp_error *err)
 {
     bmvp_ckpt_meta m;
     if (!bmvpi_cw_names(w, &group, &name)) return bmvpi_cw_result(w, err);
@@ -2783,21 +2899,26 @@ BMVP_API bmvp_status bmvp_ckpt_writer_meta(bmvp_ckpt_writer *w, const char *grou
     m.kind = kind;
     m.value = value ? bmvpi_bump_text(&w->mem, value, strlen(value)) : NULL;
     if (value && !m.value) bmvpi_cw_oom(w);
-    else if (!value || (unsigned)kind > BMVP_META_JSON || !bmvpi_utf8_valid(value, strlen(value)) || !bmvpi_cw_meta_valid(w, kind, value))
+    else if (!value || (unsigned)kind > BMVP_META_JSON || !bmvpi_utf8_valid(value, strlen(value)) ||
+             !bmvpi_cw_meta_valid(w, kind, value))
         bmvpi_cw_fail(w, BMVP_E_ARG, "not a value of its kind: metadata", name);
-    else if (w->n_meta >= INT32_MAX / 2 || !bmvpi_bump_grow(&w->mem, (void **)&w->meta, w->n_meta, &w->cap_meta, sizeof m)) bmvpi_cw_oom(w);
+    else if (w->n_meta >= INT32_MAX / 2 ||
+             !bmvpi_bump_grow(&w->mem, (void **)&w->meta, w->n_meta, &w->cap_meta, sizeof m))
+        bmvpi_cw_oom(w);
     else w->meta[w->n_meta++] = m;
     return bmvpi_cw_result(w, err);
 }
 
-BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *group, const char *name, int64_t value, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *group, const char *name, int64_t value,
+                                               bmvp_error *err)
 {
     char text[32];
     snprintf(text, sizeof text, "%lld", (long long)value);
     return bmvp_ckpt_writer_meta(w, group, name, BMVP_META_INT, text, err);
 }
 
-BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value,
+                                                 bmvp_error *err)
 {
     char text[40];
     if (value >= -DBL_MAX && value <= DBL_MAX) bmvpi_number_text(text, value, 0);
@@ -2810,8 +2931,8 @@ static void bmvpi_cw_put(bmvp_ckpt_writer *w, int64_t at, const void *data, int6
     if (!w->kept.status) bmvpi_out_write(&w->out, at, data, n, &w->kept);
 }
 
-/* Writes the header of a stored zip record of `size` bytes at the end; its data begin at a multiple of 64, as torch.save does,
-   so that the file can be mapped. The CRC is filled in by bmvpi_cw_record_end. */
+/* Writes the header of a stored zip record of `size` bytes at the end; its data begin at a multiple of 64, as
+   torch.save does, so that the file can be mapped. The CRC is filled in by bmvpi_cw_record_end. */
 static void bmvpi_cw_record_begin(bmvp_ckpt_writer *w, const char *name, int64_t size)
 {
     uint8_t h[BMVPI_ZIP_LOCAL + 256 + 20 + 4 + BMVPI_ZIP_ALIGN];
@@ -2824,7 +2945,10 @@ static void bmvpi_cw_record_begin(bmvp_ckpt_writer *w, const char *name, int64_t
     r.name = bmvpi_bump_text(&w->mem, name, n);
     r.at = w->end;
     r.size = size;
-    if (!r.name || !bmvpi_bump_grow(&w->mem, (void **)&w->record, w->n_records, &w->cap_records, sizeof r)) { bmvpi_cw_oom(w); return; }
+    if (!r.name || !bmvpi_bump_grow(&w->mem, (void **)&w->record, w->n_records, &w->cap_records, sizeof r)) {
+        bmvpi_cw_oom(w);
+        return;
+    }
     w->record[w->n_records++] = r;
     memset(h, 0, sizeof h);
     bmvpi_le_put(h, 4, BMVPI_ZIP_LOCAL_SIGN);
@@ -2904,7 +3028,8 @@ static void bmvpi_cw_directory(bmvp_ckpt_writer *w)
         } else x = d + BMVPI_ZIP_CENTRAL;
         bmvpi_cw_put(w, w->end, d, BMVPI_ZIP_CENTRAL);
         bmvpi_cw_put(w, w->end + BMVPI_ZIP_CENTRAL, r->name, (int64_t)n);
-        bmvpi_cw_put(w, w->end + BMVPI_ZIP_CENTRAL + (int64_t)n, d + BMVPI_ZIP_CENTRAL, (int64_t)(x - d) - BMVPI_ZIP_CENTRAL);
+        bmvpi_cw_put(w, w->end + BMVPI_ZIP_CENTRAL + (int64_t)n, d + BMVPI_ZIP_CENTRAL,
+                     (int64_t)(x - d) - BMVPI_ZIP_CENTRAL);
         w->end += (int64_t)n + (int64_t)(x - d);
     }
     size = (uint64_t)(w->end - start);
@@ -3111,7 +3236,8 @@ static void bmvpi_cw_ours(const bmvp_ckpt_writer *w, bmvp_jw *j, bmvpi_bump *mem
     bmvp_jw_end(j);
     bmvp_jw_object(j, "kinds");
     for (i = 0; i < w->n_meta; i++) {
-        const char *full = w->meta[i].kind == BMVP_META_STRING ? NULL : bmvpi_ck_full(mem, w->meta[i].group, w->meta[i].name);
+        const char *full =
+            w->meta[i].kind == BMVP_META_STRING ? NULL : bmvpi_ck_full(mem, w->meta[i].group, w->meta[i].name);
         if (full) bmvp_jw_string(j, full, bmvpi_meta_kinds[w->meta[i].kind]);
         else if (w->meta[i].kind != BMVP_META_STRING) j->out.failed = 1;
     }
@@ -3154,7 +3280,10 @@ static void bmvpi_cw_start_st(bmvp_ckpt_writer *w)
         for (i = 0; i < w->n_entries; i++) {
             bmvp_ckpt_entry *e = &w->entry[i];
             if (bmvp_dtype_size(e->dtype) != size) continue;
-            if (e->bytes > INT64_MAX / 2 - at) { bmvpi_cw_fail(w, BMVP_E_ARG, "is too large with tensor", e->name); return; }
+            if (e->bytes > INT64_MAX / 2 - at) {
+                bmvpi_cw_fail(w, BMVP_E_ARG, "is too large with tensor", e->name);
+                return;
+            }
             e->first = at;
             at += e->bytes;
         }
@@ -3256,7 +3385,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data
     if (w->kept.status || bytes == 0) return bmvpi_cw_result(w, err);
     e = w->current < w->n_entries ? &w->entry[w->current] : NULL;
     if (!e) bmvpi_cw_fail(w, BMVP_E_STATE, "more data than the tensors declared", NULL);
-    else if (bytes < 0 || bytes > e->bytes - w->done) bmvpi_cw_fail(w, BMVP_E_ARG, "data reach over the end of tensor", e->name);
+    else if (bytes < 0 || bytes > e->bytes - w->done)
+        bmvpi_cw_fail(w, BMVP_E_ARG, "data reach over the end of tensor", e->name);
     else if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_data(w, data, bytes);
     else bmvpi_cw_put(w, e->first + w->done, data, bytes);
     if (!w->kept.status && (w->done += bytes) == e->bytes) {
@@ -3284,7 +3414,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch
     for (; at < bytes && !w->kept.status; at += n) {
         bmvp_status s;
         n = bytes - at < piece ? bytes - at : piece;
-        if ((s = fetch(user, index, at, buf, (size_t)n)) != BMVP_OK) bmvpi_cw_fail(w, s, "values could not be fetched of tensor", w->entry[index].name);
+        if ((s = fetch(user, index, at, buf, (size_t)n)) != BMVP_OK)
+            bmvpi_cw_fail(w, s, "values could not be fetched of tensor", w->entry[index].name);
         else bmvp_ckpt_writer_data(w, buf, n, NULL);
     }
     if (buf) w->mem.a.free(buf, w->mem.a.user);
@@ -3295,7 +3426,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *er
 {
     bmvp_status s;
     bmvpi_cw_start(w);
-    if (w->current < w->n_entries) bmvpi_cw_fail(w, BMVP_E_STATE, "data are missing of tensor", w->entry[w->current].name);
+    if (w->current < w->n_entries)
+        bmvpi_cw_fail(w, BMVP_E_STATE, "data are missing of tensor", w->entry[w->current].name);
     if (!w->kept.status && w->format == BMVP_CKPT_PT) {
         bmvpi_cw_record(w, "archive/version", "3\n", 2);
         bmvpi_cw_directory(w);

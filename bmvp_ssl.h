@@ -14,7 +14,8 @@
    CONTENTS (search for the tag)
        >>modality  >>config    >>mask      >>template  >>sampler   >>trainer
        and in the implementation
-       >>modality impl   >>config impl   >>mask impl   >>template impl   >>sampler impl   >>views   >>losses   >>trainer impl   >>state
+       >>modality impl         >>config impl           >>mask impl             >>template impl         >>sampler impl
+       >>trainer impl          >>views     >>losses    >>state
 
    A complete program:
 
@@ -972,7 +973,7 @@ static bmvp_status bmvpi_ssl_save_meta(bmvp_ssl *s, bmvp_ckpt_writer *f, const c
     bmvp_jw_end(&w);
     st = bmvp_jw_finish(&w, err);
     if (!st) st = bmvp_ckpt_writer_meta(f, "", "format", BMVP_META_STRING, bmvpi_ssl_format, err);
-    if (!st) st = bmvp_ckpt_writer_meta(f, "", "run", BMVP_META_JSON, w.out.data, err);
+    if (!st) st = bmvp_ckpt_writer_meta(f, "", "run", BMVP_META_STRING, w.out.data, err);
     if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "step", s->steps, err);
     if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "current_epoch", s->epoch, err);
     for (; !st && extra && extra[0] && extra[1]; extra += 2) st = bmvp_ckpt_writer_meta(f, "", extra[0], BMVP_META_STRING, extra[1], err);

@@ -14,8 +14,11 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>ops
        and in the implementation
-       >>base      >>pool      >>rng impl  >>arena     >>context impl          >>node      >>backward
-       >>simd      >>kernel ... (one tag a kernel family)      >>op ... (one tag an op)    >>table     >>gradcheck
+       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>node      >>backward
+       >>simd      >>kernel math           >>kernel gelu           >>kernel softmax        >>kernel depthwise
+       >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
+       >>kernel gemm           >>kernel conv           >>kernel fused rows     >>op NAME, one for each op
+       >>table     >>gradcheck
 
    A complete program:
 
@@ -462,7 +465,7 @@ static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
 
-/* >>arena: blocks of step memory ---------------------------------------------------------------------------------
+/* >>blocks of step memory --------------------------------------------------------------------------------------------
    Step memory is a few chunks cut into blocks. A block is a descriptor outside of the chunk, so the same code plans
    (no chunk behind it) and works. Best fit keeps the holes that backward leaves usable; reference counts let a
    reshape, an in-place add or a gradient handed on share one block. */

@@ -3,8 +3,9 @@
    static void test_thing(void) { CHECK(1 + 1 == 2); CHECK_CLOSE("y", got, want, n, 1e-5); }
    int main(int argc, char **argv) { check_begin(argc, argv); CHECK_RUN(test_thing); return check_end(); }
 
-   A test is what lies between check_start and check_finish (CHECK_RUN does both); it passes when no check in it failed. The program
-   takes a word: only tests whose name holds it are run. The last line it prints is `N passed, N failed, N skipped`. */
+   A test is what lies between check_start and check_finish (CHECK_RUN does both); it passes when no check in it failed.
+   The program takes a word: only tests whose name holds it are run. The last line it prints is `N passed, N failed, N
+   skipped`. */
 #ifndef BMVP_CHECK_H
 #define BMVP_CHECK_H
 
@@ -21,12 +22,12 @@ typedef struct check_state {
     const char *only;   /* run tests whose name holds this; NULL: all */
     char test[160];     /* name of the running test */
     double most_used;   /* largest part of an allowance that a passing comparison used */
-    char most_used_by[320];
+    char most_used_by[400];
 } check_state;
 
 static check_state check_all;
 
-static void check_begin(int argc, char **argv)
+static inline void check_begin(int argc, char **argv)
 {
     memset(&check_all, 0, sizeof check_all);
     check_all.only = argc > 1 ? argv[1] : NULL;
@@ -34,7 +35,7 @@ static void check_begin(int argc, char **argv)
 }
 
 /* 1: go on; 0: this test is not wanted. */
-static int check_start(const char *format, ...)
+static inline int check_start(const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
@@ -44,7 +45,7 @@ static int check_start(const char *format, ...)
     return !check_all.only || strstr(check_all.test, check_all.only) != NULL;
 }
 
-static void check_finish(void)
+static inline void check_finish(void)
 {
     if (check_all.bad == 0) ++check_all.passed;
     else ++check_all.failed;
@@ -56,7 +57,7 @@ static inline void check_skip(const char *why)
     ++check_all.skipped;
 }
 
-static int check_end(void)
+static inline int check_end(void)
 {
     if (check_all.most_used > 0)
         printf("most of an allowance used: %.0f%% by %s\n", 100 * check_all.most_used, check_all.most_used_by);
@@ -65,7 +66,7 @@ static int check_end(void)
 }
 
 /* Counts and prints a failure when ok is 0; returns ok. */
-static int check_report(int ok, const char *file, int line, const char *format, ...)
+static inline int check_report(int ok, const char *file, int line, const char *format, ...)
 {
     va_list ap;
     if (ok) return 1;
@@ -80,7 +81,8 @@ static int check_report(int ok, const char *file, int line, const char *format, 
 }
 
 /* Every |got - want| must be at most tol times (root mean square of want + |want|). */
-static int check_close(const char *file, int line, const char *what, const float *got, const float *want, int64_t n, double tol)
+static inline int check_close(const char *file, int line, const char *what, const float *got, const float *want,
+                              int64_t n, double tol)
 {
     double square = 0, rms, worst = -1;
     int64_t i, at = 0;
@@ -100,30 +102,34 @@ static int check_close(const char *file, int line, const char *what, const float
         check_all.most_used = worst;
         snprintf(check_all.most_used_by, sizeof check_all.most_used_by, "%s %s", check_all.test, what);
     }
-    return check_report(worst <= 1, file, line, "%s[%lld of %lld] is %.9g, should be %.9g (rms %.3g), %.0f%% of the allowance %.1e",
-                        what, (long long)at, (long long)n, (double)got[at], (double)want[at], rms, 100 * worst, tol);
+    return check_report(worst <= 1, file, line,
+                        "%s[%lld of %lld] is %.9g, should be %.9g (rms %.3g), %.0f%% of the allowance %.1e", what,
+                        (long long)at, (long long)n, (double)got[at], (double)want[at], rms, 100 * worst, tol);
 }
 
 /* The same bytes; the first float that differs is printed. */
-static int check_same(const char *file, int line, const char *what, const float *got, const float *want, int64_t n)
+static inline int check_same(const char *file, int line, const char *what, const float *got, const float *want,
+                             int64_t n)
 {
     int64_t i;
     if (!check_report(n > 0 && got && want, file, line, "%s: nothing to compare", what)) return 0;
     for (i = 0; i < n; ++i)
         if (memcmp(&got[i], &want[i], sizeof *got) != 0) break;
     if (i == n) return 1;
-    return check_report(0, file, line, "%s[%lld of %lld] is %.9g, should be %.9g, bit for bit", what, (long long)i, (long long)n,
-                        (double)got[i], (double)want[i]);
+    return check_report(0, file, line, "%s[%lld of %lld] is %.9g, should be %.9g, bit for bit", what, (long long)i,
+                        (long long)n, (double)got[i], (double)want[i]);
 }
 
-static int check_near(const char *file, int line, const char *what, double got, double want, double tol)
+static inline int check_near(const char *file, int line, const char *what, double got, double want, double tol)
 {
-    return check_report(fabs(got - want) <= tol, file, line, "%s is %.12g, should be %.12g within %.1e", what, got, want, tol);
+    return check_report(fabs(got - want) <= tol, file, line, "%s is %.12g, should be %.12g within %.1e", what, got,
+                        want, tol);
 }
 
-static int check_holds(const char *file, int line, const char *text, const char *part)
+static inline int check_holds(const char *file, int line, const char *text, const char *part)
 {
-    return check_report(text && strstr(text, part), file, line, "\"%s\" does not hold \"%s\"", text ? text : "(none)", part);
+    return check_report(text && strstr(text, part), file, line, "\"%s\" does not hold \"%s\"", text ? text : "(none)",
+                        part);
 }
 
 #define CHECK(condition) check_report((condition) ? 1 : 0, __FILE__, __LINE__, "%s", #condition)

@@ -16,17 +16,18 @@ typedef struct fixture_tensor {
 } fixture_tensor;
 
 /* path below TEST_FIXTURES; NULL (a failed check) when it cannot be read. */
-static bmvp_ckpt *fixture_open(const char *path)
+static inline bmvp_ckpt *fixture_open(const char *path)
 {
     char full[512];
     bmvp_ckpt *f = NULL;
     bmvp_error err;
     snprintf(full, sizeof full, "%s/%s", TEST_FIXTURES, path);
-    if (!check_report(bmvp_ckpt_open(full, NULL, &f, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message)) return NULL;
+    if (!check_report(bmvp_ckpt_open(full, NULL, &f, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message))
+        return NULL;
     return f;
 }
 
-static fixture_tensor fixture_load(bmvp_ckpt *f, const char *format, ...)
+static inline fixture_tensor fixture_load(bmvp_ckpt *f, const char *format, ...)
 {
     char name[200];
     fixture_tensor t;
@@ -52,7 +53,7 @@ static fixture_tensor fixture_load(bmvp_ckpt *f, const char *format, ...)
 }
 
 /* Metadata entry, or NULL. */
-static const char *fixture_text(const bmvp_ckpt *f, const char *format, ...)
+static inline const char *fixture_text(const bmvp_ckpt *f, const char *format, ...)
 {
     char name[200];
     const bmvp_ckpt_meta *m;
@@ -65,7 +66,7 @@ static const char *fixture_text(const bmvp_ckpt *f, const char *format, ...)
 }
 
 /* "1,2,3" -> at most max numbers; returns how many. NULL has none. */
-static int fixture_numbers(const char *text, int64_t *out, int max)
+static inline int fixture_numbers(const char *text, int64_t *out, int max)
 {
     int n = 0;
     char *end;

@@ -1268,7 +1268,7 @@ int main(int argc, char **argv)
     size_t i;
     check_begin(argc, argv);
     if (!keep) mkdir("build", 0777);
-    snprintf(folder, sizeof folder, "%s", keep ? keep : "build/test_io");
+    snprintf(folder, sizeof folder, "%s", keep ? keep : "build/io_work");
     if (mkdir(folder, 0777) && errno != EEXIST) {
         printf("%s: %s\n0 passed, 1 failed, 0 skipped\n", folder, strerror(errno));
         return 1;

@@ -5,93 +5,10 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "check.h"
+#include "formula.h"
 #include <stdlib.h>
 
-enum { EDGE = 96, CUBE = EDGE * EDGE * EDGE, BLOCKS = 12, CASES = 2, TRAINED = 1, OTHER = 3 };
-
-/* ---- numbers by formula ---------------------------------------------------------------------------------------------- */
-
-static uint64_t stream_of(const char *name, uint64_t seed)
-{
-    uint64_t h = 0xCBF29CE484222325u;
-    for (; *name; ++name) h = (h ^ (unsigned char)*name) * 0x100000001B3u;
-    return h + seed;
-}
-
-/* number k (from 0) of a stream, in [0, 1) */
-static double uniform(uint64_t base, int64_t k)
-{
-    uint64_t z = base + (uint64_t)(k + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (double)(z >> 40) / 16777216.0;
-}
-
-static int ends_with(const char *text, const char *end)
-{
-    const size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-/* The tensor in the released order; templates are parts of one stack. */
-static void formula_values(const bmvp_state *s, uint64_t seed, float *out)
-{
-    const uint64_t base = stream_of(s->stacked ? s->stacked : s->name, seed);
-    const int weight = ends_with(s->name, ".weight");
-    double scale = 0.1, offset = 0;
-    int64_t i, fan = 1;
-    int a;
-    for (a = 1; a < s->torch_rank; ++a) fan *= s->torch_dim[a];
-    if (weight && s->torch_rank >= 2) scale = sqrt(3.0 / (double)fan);
-    if (weight && s->torch_rank == 1) offset = 1;
-    for (i = 0; i < s->t->numel; ++i) {
-        const double u = uniform(base, s->part * s->t->numel + i);
-        if (s->stacked) out[i] = (float)u;
-        else if (ends_with(s->name, "running_mean")) out[i] = 0;
-        else if (ends_with(s->name, "running_var")) out[i] = 1;
-        else out[i] = (float)(offset + scale * (2 * u - 1));
-    }
-}
-
-/* Formulas are indexed [X][Y][Z]; ours is (z, y, x). */
-static void formula_input(int c, int slot, float *out)
-{
-    int x, y, z;
-    for (z = 0; z < EDGE; ++z)
-        for (y = 0; y < EDGE; ++y)
-            for (x = 0; x < EDGE; ++x)
-                out[(z * EDGE + y) * EDGE + x] = (float)(0.5 + 0.25 * sin(0.11 * x + 0.7 * slot + 1.3 * c) +
-                                                         0.25 * cos(0.13 * y - 0.05 * z + 0.4 * slot));
-}
-
-typedef struct ranked { double u; int block; } ranked;
-static int by_value(const void *a, const void *b)
-{
-    const ranked *p = (const ranked *)a, *q = (const ranked *)b;
-    return p->u < q->u ? -1 : p->u > q->u ? 1 : p->block - q->block;
-}
-
-static void formula_mask(int number, uint64_t seed, float *out)
-{
-    enum { N = BLOCKS * BLOCKS * BLOCKS, KEPT = 216, SIDE = EDGE / BLOCKS };
-    static ranked r[N];
-    static float masked[N];
-    char name[16];
-    int i, x, y, z;
-    snprintf(name, sizeof name, "mask%d", number);
-    for (i = 0; i < N; ++i) {
-        r[i].u = uniform(stream_of(name, seed), i);
-        r[i].block = i;
-        masked[i] = 1;
-    }
-    qsort(r, N, sizeof *r, by_value);
-    for (i = 0; i < KEPT; ++i) masked[r[i].block] = 0;
-    for (z = 0; z < EDGE; ++z)
-        for (y = 0; y < EDGE; ++y)
-            for (x = 0; x < EDGE; ++x)
-                out[(z * EDGE + y) * EDGE + x] = masked[(x / SIDE * BLOCKS + y / SIDE) * BLOCKS + z / SIDE];
-}
+enum { EDGE = 96, CUBE = EDGE * EDGE * EDGE, CASES = 2, TRAINED = 1, OTHER = 3 };
 
 /* ---- samples --------------------------------------------------------------------------------------------------------- */
 
@@ -191,10 +108,10 @@ static float *cube(run *r)
 static int run_create(run *r)
 {
     static const char *const names[8] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
-    static const int64_t grid[3] = { 155, 240, 240 }, start[CASES][3] = { { 20, 60, 72 }, { 30, 80, 50 } }; /* z, y, x */
+    static const int64_t grid[3] = { 155, 240, 240 }, dim[3] = { EDGE, EDGE, EDGE };
+    static const int64_t start[CASES][3] = { { 20, 60, 72 }, { 30, 80, 50 } }; /* z, y, x */
     bmvp_ssl_config cfg;
     bmvp_net_config net;
-    bmvp_state_list *l;
     float *x, *other, *mask_template, *mask_modal;
     int i;
     CHECK(bmvp_ssl_preset("release", &cfg) && bmvp_net_preset(r->unet ? "unet3d" : "uniformer_small", &net));
@@ -204,12 +121,7 @@ static int run_create(run *r)
     r->s = r->c ? bmvp_ssl_create(r->c, &net, &cfg, 8, names, grid) : NULL;
     r->buf = (float *)malloc((size_t)(240 * 240 * 155) * sizeof(float));
     if (!CHECK(r->s && r->buf)) return 0;
-    l = bmvp_ssl_state(r->s);
-    for (i = 0; i < l->n; ++i) {
-        if (l->item[i].torch_rank == 0) continue;
-        formula_values(&l->item[i], r->seed, r->buf);
-        bmvp_state_from_torch(&l->item[i], r->buf, l->item[i].t->x);
-    }
+    if (!CHECK(formula_state(bmvp_ssl_state(r->s), r->seed))) return 0;
     for (i = 0; i < r->batch; ++i) {
         r->item[i].modality = TRAINED;
         memcpy(r->item[i].template_start, start[i], sizeof start[i]);
@@ -218,10 +130,9 @@ static int run_create(run *r)
         r->item[i].mask_template = mask_template = cube(r);
         r->item[i].mask_modal = mask_modal = cube(r);
         if (!x || !other || !mask_template || !mask_modal) return 0;
-        formula_input(i, TRAINED, x);
-        formula_input(i, OTHER, other);
-        formula_mask(i, r->seed, mask_template);
-        formula_mask(r->batch + i, r->seed, mask_modal);
+        formula_volume(i, TRAINED, dim, x);
+        formula_volume(i, OTHER, dim, other);
+        if (!CHECK(formula_mask(i, r->seed, EDGE, mask_template) && formula_mask(r->batch + i, r->seed, EDGE, mask_modal))) return 0;
     }
     return 1;
 }
@@ -292,7 +203,7 @@ static void test_features(run *r)
 static const char *noise_only(const char *name, int64_t index, int64_t numel)
 {
     if (strcmp(name, "encoder.uniformer.blocks4.2.mlp.fc2.bias") == 0) return "a constant per channel right before BatchNorm";
-    if (ends_with(name, "attn.qkv.bias") && index >= numel / 3 && index < 2 * numel / 3) return "softmax does not see a constant key";
+    if (formula_ends_with(name, "attn.qkv.bias") && index >= numel / 3 && index < 2 * numel / 3) return "softmax does not see a constant key";
     return NULL;
 }
 

@@ -1,6 +1,6 @@
-/* test_tensor.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its plain loop and
-   against finite differences, at every instruction set of the machine and with 1, 2 and 3 threads; then the context: errors, memory,
-   plans, dropped values, random numbers, allocation failures. */
+/* test_tensor.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its
+   plain loop and against finite differences, at every instruction set of the machine and with 1, 2 and 3 threads; then
+   the context: errors, memory, plans, dropped values, random numbers, allocation failures. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -59,7 +59,7 @@ static bmvp_config config_counted(counter *n, int threads)
     return k;
 }
 
-/* >>op cases: one builder an op, from operands and attributes ------------------------------------------------------------ */
+/* >>op cases: one builder an op, from operands and attributes ----------------------------------------------------- */
 
 enum { MAX_OPERANDS = 5 };
 
@@ -177,7 +177,8 @@ BUILD(conv_transpose3d) { (void)k; return bmvp_conv_transpose3d(c, in[0], in[1],
 #define OPERANDS_batchnorm "x gamma beta mean var"
 BUILD(batchnorm)
 {
-    return bmvp_batchnorm(c, in[0], in[1], in[2], in[3], in[4], (int)integer(k, "training"), number(k, "momentum"), number(k, "eps"));
+    return bmvp_batchnorm(c, in[0], in[1], in[2], in[3], in[4], (int)integer(k, "training"), number(k, "momentum"),
+                          number(k, "eps"));
 }
 #define OPERANDS_layernorm "x gamma beta"
 BUILD(layernorm) { return bmvp_layernorm(c, in[0], in[1], in[2], number(k, "eps")); }
@@ -202,7 +203,7 @@ typedef struct op_row {
 static const op_row op_rows[] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
 
-/* >>op run: values and gradients of one case ------------------------------------------------------------------------------ */
+/* >>op run: values and gradients of one case ---------------------------------------------------------------------- */
 
 typedef struct op_values {
     int n;                              /* operands */
@@ -259,9 +260,11 @@ static bmvp_tensor *make_operand(bmvp_ctx *c, const op_values *v, int i)
     return p;
 }
 
-/* Runs the case; times 2: twice from the same operands, so that gradients are added. Fills y, gradients and `after` of out, or, where gy has
-   no values yet (a case without fixture), first makes a random cotangent in v. Returns 0 after a failure. */
-static int run_case(const bmvp_config *cfg, const op_row *row, const op_case *k, op_values *v, int times, op_values *out)
+/* Runs the case; times 2: twice from the same operands, so that gradients are added. Fills y, gradients and `after` of
+   out, or, where gy has no values yet (a case without fixture), first makes a random cotangent in v. Returns 0 after a
+   failure. */
+static int run_case(const bmvp_config *cfg, const op_row *row, const op_case *k, op_values *v, int times,
+                    op_values *out)
 {
     bmvp_ctx *c = bmvp_create(cfg, NULL);
     bmvp_tensor *in[MAX_OPERANDS] = { NULL }, *y[2] = { NULL, NULL };
@@ -321,12 +324,14 @@ static void compare_close(const op_values *got, const op_values *want, double to
         for (j = 0; got->grad[i].x && j < got->grad[i].numel; ++j) got->grad[i].x[j] /= factor;
         if (want->grad[i].x) CHECK_CLOSE(what, got->grad[i].x, want->grad[i].x, want->grad[i].numel, tol);
         snprintf(what, sizeof what, "%s_after", want->name[i]);
-        if (want->after[i].x && factor == 1) CHECK_CLOSE(what, got->after[i].x, want->after[i].x, want->after[i].numel, tol);
+        if (want->after[i].x && factor == 1)
+            CHECK_CLOSE(what, got->after[i].x, want->after[i].x, want->after[i].numel, tol);
     }
 }
 
 /* One case at one level: 2 and 3 threads give the bits of 1; then, if there are values to compare with, those. */
-static void try_case(bmvp_simd level, const op_row *row, const op_case *k, op_values *v, const op_values *want, double tol)
+static void try_case(bmvp_simd level, const op_row *row, const op_case *k, op_values *v, const op_values *want,
+                     double tol)
 {
     op_values first, other;
     bmvp_config cfg = config_of(level, 1);
@@ -347,7 +352,7 @@ static void try_case(bmvp_simd level, const op_row *row, const op_case *k, op_va
     values_free(&first);
 }
 
-/* >>op tests -------------------------------------------------------------------------------------------------------------- */
+/* >>op tests ------------------------------------------------------------------------------------------------------ */
 
 static void load_case(const op_case *k, const op_row *row, op_values *v)
 {
@@ -394,7 +399,8 @@ static void test_fixture(const op_row *row)
     bmvp_ckpt_close(k.file);
 }
 
-/* Larger shapes, where work is cut into pieces: every level against the plain loop. Tolerances: sums over the longest axis met. */
+/* Larger shapes, where work is cut into pieces: every level against the plain loop. Tolerances: sums over the longest
+   axis met. */
 typedef struct big_case {
     const char *op, *dims, *attributes; /* dims: one list an operand, "-" for an absent one */
     double tol;
@@ -486,8 +492,8 @@ static void test_big_case(const big_case *b)
     values_free(&want);
 }
 
-/* Backward against differences of forward. An unlucky draw can put two values of minmax closer together than the step of the
-   difference, so the best of three draws counts: a wrong backward is wrong in all of them. */
+/* Backward against differences of forward. An unlucky draw can put two values of minmax closer together than the step
+   of the difference, so the best of three draws counts: a wrong backward is wrong in all of them. */
 static void test_gradcheck(int op)
 {
     const bmvp_simd best = best_level();
@@ -497,7 +503,8 @@ static void test_gradcheck(int op)
         for (level = BMVP_SIMD_PLAIN; level <= (int)best; ++level) {
             const bmvp_config cfg = config_of((bmvp_simd)level, 1 + variant % 2);
             worst = HUGE_VAL;
-            if (!check_start("gradcheck %s.%d %s", bmvp_op_name(op), variant, bmvp_simd_text((bmvp_simd)level))) continue;
+            if (!check_start("gradcheck %s.%d %s", bmvp_op_name(op), variant, bmvp_simd_text((bmvp_simd)level)))
+                continue;
             for (seed = 1; seed <= 3 && worst != -1 && !(worst < 1e-2); ++seed) {
                 const double e = bmvp_gradcheck(&cfg, op, variant, (uint64_t)seed);
                 if (e < worst) worst = e;
@@ -508,7 +515,7 @@ static void test_gradcheck(int op)
         }
 }
 
-/* >>network: a small one that meets every op -------------------------------------------------------------------------------- */
+/* >>network: a small one that meets every op ---------------------------------------------------------------------- */
 
 enum { DROP = 1, INTO = 2, SCOPES = 4 };
 
@@ -518,14 +525,32 @@ typedef struct net_param {
 } net_param;
 static const net_param net_params[] = {
     { "template", "9,11,10", 0.5f, 0.5f },
-    { "embed.w", "2,2,2,1,8", 0, 0.6f },    { "embed.b", "8", 0, 0.1f },        { "ln.w", "8", 1, 0.1f },   { "ln.b", "8", 0, 0.1f },
-    { "dw3.w", "3,3,3,8", 0, 0.3f },        { "dw3.b", "8", 0, 0.1f },          { "bn.w", "8", 1, 0.1f },   { "bn.b", "8", 0, 0.1f },
-    { "pw1.w", "8,8", 0, 0.6f },            { "pw1.b", "8", 0, 0.1f },          { "dw5.w", "5,5,5,8", 0, 0.2f },
-    { "gn.w", "8", 1, 0.1f },               { "gn.b", "8", 0, 0.1f },           { "conv.w", "3,3,3,8,8", 0, 0.1f },
-    { "conv.b", "8", 0, 0.1f },             { "fc1.w", "8,20", 0, 0.5f },       { "fc1.b", "20", 0, 0.1f },
-    { "fc2.w", "20,8", 0, 0.4f },           { "fc2.b", "8", 0, 0.1f },          { "qkv.w", "8,24", 0, 0.6f },
-    { "qkv.b", "24", 0, 0.1f },             { "proj.w", "8,8", 0, 0.6f },       { "up.w", "8,2,2,2,4", 0, 0.5f },
-    { "side.w", "8,3", 0, 0.6f },           { "out.w", "7,1", 0, 0.6f },        { "out.b", "1", 0, 0.1f },
+    { "embed.w", "2,2,2,1,8", 0, 0.6f },
+    { "embed.b", "8", 0, 0.1f },
+    { "ln.w", "8", 1, 0.1f },
+    { "ln.b", "8", 0, 0.1f },
+    { "dw3.w", "3,3,3,8", 0, 0.3f },
+    { "dw3.b", "8", 0, 0.1f },
+    { "bn.w", "8", 1, 0.1f },
+    { "bn.b", "8", 0, 0.1f },
+    { "pw1.w", "8,8", 0, 0.6f },
+    { "pw1.b", "8", 0, 0.1f },
+    { "dw5.w", "5,5,5,8", 0, 0.2f },
+    { "gn.w", "8", 1, 0.1f },
+    { "gn.b", "8", 0, 0.1f },
+    { "conv.w", "3,3,3,8,8", 0, 0.1f },
+    { "conv.b", "8", 0, 0.1f },
+    { "fc1.w", "8,20", 0, 0.5f },
+    { "fc1.b", "20", 0, 0.1f },
+    { "fc2.w", "20,8", 0, 0.4f },
+    { "fc2.b", "8", 0, 0.1f },
+    { "qkv.w", "8,24", 0, 0.6f },
+    { "qkv.b", "24", 0, 0.1f },
+    { "proj.w", "8,8", 0, 0.6f },
+    { "up.w", "8,2,2,2,4", 0, 0.5f },
+    { "side.w", "8,3", 0, 0.6f },
+    { "out.w", "7,1", 0, 0.6f },
+    { "out.b", "1", 0, 0.1f },
 };
 enum { NET_PARAMS = sizeof net_params / sizeof *net_params };
 
@@ -559,7 +584,8 @@ static void net_make(net *n, const bmvp_config *cfg, int flags)
         rank = fixture_numbers(net_params[i].dims, dim, BMVP_MAX_DIMS);
         n->p[i] = bmvp_param(n->c, net_params[i].name, rank, dim);
         if (!n->p[i]) return;
-        for (j = 0; j < n->p[i]->numel; ++j) x[j] = net_params[i].base + net_params[i].spread * (2 * bmvp_rng_uniform(&r) - 1);
+        for (j = 0; j < n->p[i]->numel; ++j)
+            x[j] = net_params[i].base + net_params[i].spread * (2 * bmvp_rng_uniform(&r) - 1);
         bmvp_write(n->c, n->p[i], x);
     }
     if (!n->c) return;
@@ -721,11 +747,12 @@ static void test_net_meets_every_op(void)
     net_make(&n, &cfg, INTO);
     net_forward(&n);
     mark_ops(n.loss, seen);
-    for (op = 0; op < BMVP_OP_COUNT; ++op) check_report(seen[op], __FILE__, __LINE__, "%s is not in the network", bmvp_op_name(op));
+    for (op = 0; op < BMVP_OP_COUNT; ++op)
+        check_report(seen[op], __FILE__, __LINE__, "%s is not in the network", bmvp_op_name(op));
     bmvp_destroy(n.c);
 }
 
-/* >>hook tests -------------------------------------------------------------------------------------------------------------- */
+/* >>hook tests ---------------------------------------------------------------------------------------------------- */
 
 /* Somebody else's parallel-for: backwards, workers in turn. */
 static void backwards(void *user, int64_t n_tasks, bmvp_task_fn fn, void *arg)
@@ -812,7 +839,7 @@ static void test_log_hook(void)
     bmvp_destroy(c);
 }
 
-/* >>memory tests ------------------------------------------------------------------------------------------------------------ */
+/* >>memory tests -------------------------------------------------------------------------------------------------- */
 
 static void test_drop_and_add_into_change_nothing(void)
 {
@@ -877,8 +904,9 @@ static void test_plan_gives_the_peak(void)
         for (grad = 0; grad < 2; ++grad) {
             const bmvp_memory m = planned(flags, grad);
             peak[flags][grad] = real_peak(m.step_peak, flags, grad, &asked);
-            check_report(peak[flags][grad] == m.step_peak, __FILE__, __LINE__, "flags %d, gradients %d: planned %lld, used %lld", flags,
-                         grad, (long long)m.step_peak, (long long)peak[flags][grad]);
+            check_report(peak[flags][grad] == m.step_peak, __FILE__, __LINE__,
+                         "flags %d, gradients %d: planned %lld, used %lld", flags, grad, (long long)m.step_peak,
+                         (long long)peak[flags][grad]);
             CHECK(asked == 0); /* a step in a reserved block asks for nothing */
         }
     CHECK(peak[DROP][1] < peak[0][1] && peak[INTO][1] < peak[0][1] && peak[DROP | INTO][1] < peak[INTO][1]);
@@ -987,7 +1015,8 @@ static void test_keep_drop_and_gradients(void)
     bmvp_drop(c, a);
     CHECK(bmvp_read(c, a, out) == BMVP_E_STATE);
     bmvp_clear_error(c);
-    CHECK(bmvp_sum(c, a) == NULL && bmvp_error_of(c)->status == BMVP_E_STATE); /* dropped values have no later readers */
+    CHECK(bmvp_sum(c, a) == NULL &&
+          bmvp_error_of(c)->status == BMVP_E_STATE); /* dropped values have no later readers */
     bmvp_destroy(c);
 }
 
@@ -1017,7 +1046,7 @@ static void test_drop_chain(void)
     bmvp_destroy(c);
 }
 
-/* >>error tests ------------------------------------------------------------------------------------------------------------- */
+/* >>error tests --------------------------------------------------------------------------------------------------- */
 
 /* y failed, the message names the op and holds `part`; the context is made usable again. */
 static void expect_failure(bmvp_ctx *c, const bmvp_tensor *y, bmvp_status s, const char *op, const char *part, int line)
@@ -1156,7 +1185,8 @@ static void test_two_graphs(void)
     const int64_t dim = 2;
     const float x[2] = { 3, 4 };
     float g[2];
-    bmvp_tensor *a = bmvp_leaf(c, 1, &dim, x), *first = bmvp_keep(bmvp_mul(c, a, a)), *sum = bmvp_sum(c, first), *soft, *second;
+    bmvp_tensor *a = bmvp_leaf(c, 1, &dim, x), *first = bmvp_keep(bmvp_mul(c, a, a)), *sum = bmvp_sum(c, first), *soft,
+                *second;
     soft = bmvp_softmax(c, a);
     second = bmvp_sum(c, bmvp_mul(c, soft, a));
     bmvp_backward(c, second);
@@ -1173,7 +1203,7 @@ static void test_two_graphs(void)
     bmvp_destroy(c);
 }
 
-/* >>allocation failures ------------------------------------------------------------------------------------------------------- */
+/* >>allocation failures ------------------------------------------------------------------------------------------- */
 
 /* A step of the network and all samples of all ops; returns the loss, NaN after a failure. */
 static float everything(const bmvp_config *cfg, bmvp_error *err, int again, counter *count)
@@ -1230,11 +1260,12 @@ static void test_allocation_failures(void)
             continue;
         }
         loss = everything(&cfg, &err, 1, &count);
-        check_report(err.status == BMVP_E_OOM, __FILE__, __LINE__, "allocation %lld failed, status %d: %s", (long long)k,
-                     (int)err.status, err.message);
-        check_report(!(loss == loss) || loss == want, __FILE__, __LINE__, "after failure %lld the loss is %.9g, not %.9g",
-                     (long long)k, (double)loss, (double)want);
-        check_report(count.live == 0, __FILE__, __LINE__, "failure %lld leaks %lld blocks", (long long)k, (long long)count.live);
+        check_report(err.status == BMVP_E_OOM, __FILE__, __LINE__, "allocation %lld failed, status %d: %s",
+                     (long long)k, (int)err.status, err.message);
+        check_report(!(loss == loss) || loss == want, __FILE__, __LINE__,
+                     "after failure %lld the loss is %.9g, not %.9g", (long long)k, (double)loss, (double)want);
+        check_report(count.live == 0, __FILE__, __LINE__, "failure %lld leaks %lld blocks", (long long)k,
+                     (long long)count.live);
     }
 }
 
@@ -1258,7 +1289,7 @@ static void test_allocation_failures_threads(void)
     }
 }
 
-/* >>random numbers ------------------------------------------------------------------------------------------------------------ */
+/* >>random numbers ------------------------------------------------------------------------------------------------ */
 
 /* Known answers of the Random123 distribution (Salmon et al., SC 2011), philox4x32-10. */
 static void test_philox(void)
@@ -1318,7 +1349,7 @@ static void test_random_streams(void)
     CHECK(bmvp_rng_below(&r, 0) == 0 && bmvp_rng_below(&r, 1) == 0);
 }
 
-/* >>the checker itself ---------------------------------------------------------------------------------------------------------- */
+/* >>the checker itself -------------------------------------------------------------------------------------------- */
 
 static int fails_quietly(const float *got, const float *want, int64_t n, double tol, int exact)
 {
@@ -1334,8 +1365,10 @@ static int fails_quietly(const float *got, const float *want, int64_t n, double 
 
 static void test_checker(void)
 {
-    const float want[4] = { 1, -1, 1, -1 }, nan4[4] = { 1, -1, (float)NAN, -1 }, inf4[4] = { 1, -1, (float)INFINITY, -1 };
-    float got[4] = { 1, -1, 1, -1 }, zero[4] = { 0, 0, 0, 0 }, tiny[4] = { 0, 0, 1e-30f, 0 }, minus_zero[4] = { -0.0f, 0, 0, 0 };
+    const float want[4] = { 1, -1, 1, -1 }, nan4[4] = { 1, -1, (float)NAN, -1 },
+                inf4[4] = { 1, -1, (float)INFINITY, -1 };
+    float got[4] = { 1, -1, 1, -1 }, zero[4] = { 0, 0, 0, 0 }, tiny[4] = { 0, 0, 1e-30f, 0 },
+          minus_zero[4] = { -0.0f, 0, 0, 0 };
     int bad;
     CHECK(!fails_quietly(got, want, 4, 0, 0) && !fails_quietly(got, want, 4, 0, 1));
     CHECK(fails_quietly(nan4, want, 4, 1e9, 0) && fails_quietly(inf4, want, 4, 1e9, 0));

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """The networks of BrainMVP in PyTorch, written from the method's description: reference for bmvp_nn.h and bmvp_ssl.h.
 
-    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny[_skips] and pretrain_tiny (.safetensors)
+    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny, unet3d_tiny_skips and pretrain_tiny
     networks_reference.py shapes LIST...        compares names and shapes with lists of the released state dicts
     networks_reference.py release FILE.json...  runs the full-size step and compares with numbers of the released code
 
-Fixtures are computed in double and stored as float32, in PyTorch's names, shapes and element order. Parameters and inputs are
-given by the formulas below (uniform, parameter_value, volume), so that only results are stored. Needs torch, numpy, safetensors.
+Fixtures are computed in double and stored as float32 (safetensors), parameters and their gradients in PyTorch's names,
+shapes and element order, activations as (N, Z, Y, X, C). Parameters and inputs are given by the formulas below (uniform,
+parameter_value, volume), so that only results are stored, and of large tensors every step-th element and the norm.
+Needs torch, numpy, safetensors.
 """
+
 import json
 import math
 import os
@@ -23,6 +26,7 @@ MODALITIES = ("flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers by formula
+
 
 def uniform(name, n, seed=0):
     """n numbers in [0, 1): FNV-1a of the name starts a SplitMix64 stream, 24 bits of each."""
@@ -65,7 +69,7 @@ def block_mask(number, size, block=8, seed=0):
     blocks = [n // block for n in size]
     n = math.prod(blocks)
     masked = np.ones(n, np.float32)
-    masked[np.argsort(uniform("mask%d" % number, n, seed), kind="stable")[:n // 8]] = 0
+    masked[np.argsort(uniform("mask%d" % number, n, seed), kind="stable")[: n // 8]] = 0
     return masked.reshape(blocks).repeat(block, 0).repeat(block, 1).repeat(block, 2)
 
 
@@ -137,8 +141,16 @@ def layernorm(p, name, x, eps):
 def batchnorm(p, name, x, training):
     if training:
         p[name + ".num_batches_tracked"] += 1
-    return F.batch_norm(x, p[name + ".running_mean"], p[name + ".running_var"], p[name + ".weight"], p[name + ".bias"],
-                        training, 0.1, 1e-5)
+    return F.batch_norm(
+        x,
+        p[name + ".running_mean"],
+        p[name + ".running_var"],
+        p[name + ".weight"],
+        p[name + ".bias"],
+        training,
+        0.1,
+        1e-5,
+    )
 
 
 def cblock(p, b, x, training):
@@ -265,6 +277,7 @@ def unet3d_decode(p, cfg, levels, skips, note=lambda name, t: None):
 # ---------------------------------------------------------------------------------------------------------------------
 # Pre-training step
 
+
 def contrast(f, g, tau=1.0):
     f, g = F.normalize(f.flatten(1), dim=1), F.normalize(g.flatten(1), dim=1)
     logits, target = f @ g.T / tau, torch.arange(len(f))
@@ -284,7 +297,7 @@ class Pretrain:
     def views(self):
         t, s = self.p["template"], self.size
         t = (t - t.min()) / (t.max() - t.min() + 1e-9)
-        crops = torch.stack([t[a:a + s[0], b:b + s[1], c:c + s[2]] for a, b, c in self.starts])
+        crops = torch.stack([t[a : a + s[0], b : b + s[1], c : c + s[2]] for a, b, c in self.starts])
         fill = torch.cat([crops, self.other])
         return torch.where(self.mask > 0, fill, torch.cat([self.x, self.x]))[:, None]
 
@@ -296,9 +309,11 @@ class Pretrain:
         else:
             maps = unet3d_encode(self.p, self.cfg, views, note)
             rec = unet3d_decode(self.p, self.cfg, maps, False, note)
-        losses = dict(loss_template_view=F.mse_loss(rec[:self.batch, 0], self.x),
-                      loss_modal_view=F.mse_loss(rec[self.batch:, 0], self.x),
-                      loss_contrast=contrast(maps[3][:self.batch], maps[3][self.batch:]))
+        losses = dict(
+            loss_template_view=F.mse_loss(rec[: self.batch, 0], self.x),
+            loss_modal_view=F.mse_loss(rec[self.batch :, 0], self.x),
+            loss_contrast=contrast(maps[3][: self.batch], maps[3][self.batch :]),
+        )
         losses["loss"] = 10 * losses["loss_template_view"] + losses["loss_modal_view"] + losses["loss_contrast"]
         return losses, maps, rec
 
@@ -313,6 +328,7 @@ def parameters(shapes, dtype, seed=0):
 # ---------------------------------------------------------------------------------------------------------------------
 # Comparison with the released code
 
+
 def check_shapes(path):
     rows = [line.rstrip("\n").split("\t") for line in open(path) if not line.startswith("#")]
     want = [(r[0], tuple(int(v) for v in r[1].strip("()").split(",") if v.strip())) for r in rows]
@@ -323,7 +339,10 @@ def check_shapes(path):
         have = uniformer_shapes(UNIFORMER_SMALL)
     want = [row for row in want if row[0] != "rep_template"]
     bad = [(w, h) for w, h in zip(want, have) if w != h]
-    print("%s: %d entries, %s" % (path, len(want), "equal" if not bad and len(want) == len(have) else "DIFFERENT %s" % bad[:3]))
+    print(
+        "%s: %d entries, %s"
+        % (path, len(want), "equal" if not bad and len(want) == len(have) else "DIFFERENT %s" % bad[:3])
+    )
 
 
 def worst_sample(s, t):
@@ -345,21 +364,36 @@ def check_release(path):
     shapes = unet3d_shapes(UNET3D) if unet else uniformer_shapes(UNIFORMER_SMALL)
     p = parameters(shapes, torch.float32, gold["seed"])
     n = 240 * 240 * 155
-    p["template"] = torch.tensor(uniform("rep_template", 2 * n, gold["seed"])[n:].reshape(240, 240, 155).astype(np.float32))
+    p["template"] = torch.tensor(
+        uniform("rep_template", 2 * n, gold["seed"])[n:].reshape(240, 240, 155).astype(np.float32)
+    )
     p["template"].requires_grad_(True)
-    step = Pretrain("unet3d" if unet else "uniformer", UNET3D if unet else UNIFORMER_SMALL, p, (96, 96, 96), gold["batch"],
-                    [(72, 60, 20), (50, 80, 30)][:gold["batch"]], gold["seed"])
+    step = Pretrain(
+        "unet3d" if unet else "uniformer",
+        UNET3D if unet else UNIFORMER_SMALL,
+        p,
+        (96, 96, 96),
+        gold["batch"],
+        [(72, 60, 20), (50, 80, 30)][: gold["batch"]],
+        gold["seed"],
+    )
     optimizer = adamw(p)
     for i, g in enumerate(gold["steps"]):
         optimizer.zero_grad()
         seen = {}
         losses, maps, rec = step.forward(seen.__setitem__)
         for name, value in losses.items():
-            print("step %d %-20s %.9g  golden %.9g  relative %.1e" % (i, name, value, g[name], abs(float(value) / (g[name] or 1) - 1)))
+            print(
+                "step %d %-20s %.9g  golden %.9g  relative %.1e"
+                % (i, name, value, g[name], abs(float(value) / (g[name] or 1) - 1))
+            )
         losses["loss"].backward()
         if i == 0:
-            maps = dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=maps[3], rec=rec) if unet else \
-                dict(x1=maps[0], x2=maps[1], x3=maps[2], x4=maps[3], rec=rec)
+            maps = (
+                dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=maps[3], rec=rec)
+                if unet
+                else dict(x1=maps[0], x2=maps[1], x3=maps[2], x4=maps[3], rec=rec)
+            )
             check_first_step(gold, g, p, maps, step)
         optimizer.step()
         if i == 0:
@@ -370,16 +404,22 @@ def check_release(path):
 def check_first_step(gold, g, p, maps, step):
     for name, s in gold["features"].items():
         print("feature %-3s %s worst %.1e" % (name, s["shape"], worst_sample(s, maps[name])))
-    worst = [(worst_sample(s, p[name].grad), name) for name, s in g["grad"].items() if name in p and p[name].grad is not None]
+    worst = [
+        (worst_sample(s, p[name].grad), name) for name, s in g["grad"].items() if name in p and p[name].grad is not None
+    ]
     print("gradients: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
     a, b, c = step.starts[0]
-    print("template gradient %.1e" % worst_sample(g["grad_template_t1_crop0"], p["template"].grad[a:a + 96, b:b + 96, c:c + 96]))
+    print(
+        "template gradient %.1e"
+        % worst_sample(g["grad_template_t1_crop0"], p["template"].grad[a : a + 96, b : b + 96, c : c + 96])
+    )
     worst = [(worst_sample(s, p[name]), name) for name, s in g["bn_after"].items() if not name.endswith("tracked")]
     print("batch statistics: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Fixtures
+
 
 class Samples:
     """Tensors thinned to every step-th element, with the step and the l2 norm of the whole in the metadata."""
@@ -393,7 +433,7 @@ class Samples:
         step += step > 1 and step % 2 == 0  # odd: every channel of a channels-last tensor is met
         self.tensors[name] = v[::step].astype(np.float32)
         self.meta[name + ".step"] = str(step)
-        self.meta[name + ".l2"] = repr(float(np.sqrt((v**2).sum())))
+        self.meta[name + ".l2"] = "%.9g" % np.sqrt((v**2).sum())
 
     def save(self, path):
         save_file(self.tensors, path, self.meta)
@@ -416,7 +456,7 @@ def xyz_to_ours(x):
 
 
 def network_fixture(path, shapes, size, batch, run, text):
-    """run(p, x, training, note) -> {name: tensor in our order}. The loss is the sum of all outputs times their cotangents."""
+    """run(p, x, training, note) -> {name: tensor in our order}; loss = sum of all outputs times their cotangents"""
     f = Samples()
     f.meta.update(text, size=",".join(map(str, size)), batch=str(batch))
     p = parameters(shapes, torch.float64)
@@ -425,7 +465,7 @@ def network_fixture(path, shapes, size, batch, run, text):
     for name, t in outputs.items():
         f.add("out." + name, t, 1024)
     loss = sum((t * cotangent(name, t)).sum() for name, t in outputs.items())
-    f.meta["loss"] = repr(float(loss))
+    f.meta["loss"] = "%.9g" % float(loss)
     loss.backward()
     for name, t in p.items():
         if t.grad is not None:
@@ -442,13 +482,20 @@ def uniformer_fixture(path):
     def run(p, x, training, note):
         def ours(name, t):
             note(name, xyz_to_ours(t) if name.startswith("decoder") else zxy_to_ours(t))
+
         maps = uniformer_encode(p, cfg, x, training, ours)
         rec = uniformer_decode(p, cfg, maps[3], ours)
         return dict({"x%d" % (i + 1): zxy_to_ours(m) for i, m in enumerate(maps)}, rec=xyz_to_ours(rec))
 
     cfg = UNIFORMER_TINY
-    network_fixture(path, uniformer_shapes(cfg), (32, 48, 16), 2, run,
-                    dict(dims=",".join(map(str, cfg["dims"])), depths=",".join(map(str, cfg["depths"])), head=str(cfg["head"])))
+    network_fixture(
+        path,
+        uniformer_shapes(cfg),
+        (32, 48, 16),
+        2,
+        run,
+        dict(dims=",".join(map(str, cfg["dims"])), depths=",".join(map(str, cfg["depths"])), head=str(cfg["head"])),
+    )
 
 
 def unet3d_fixture(path, skips):
@@ -458,18 +505,25 @@ def unet3d_fixture(path, skips):
         def ours(name, t):
             seen[name] = xyz_to_ours(t)
             note(name, seen[name])
+
         levels = unet3d_encode(p, UNET3D_TINY, x, ours)
         rec = unet3d_decode(p, UNET3D_TINY, levels, skips, ours)
         return dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=seen["conv4d"], rec=xyz_to_ours(rec))
 
-    network_fixture(path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]), skips=str(int(skips))))
+    network_fixture(
+        path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]), skips=str(int(skips)))
+    )
 
 
 def pretrain_steps(dtype, steps, size, whole, starts):
     """Yields (step, losses, parameters) after each backward, before the optimizer moves."""
     p = parameters(uniformer_shapes(UNIFORMER_TINY), dtype)
     n = math.prod(whole)
-    p["template"] = torch.tensor(uniform("rep_template", 2 * n)[n:].reshape(whole).astype(np.float32)).to(dtype).requires_grad_(True)
+    p["template"] = (
+        torch.tensor(uniform("rep_template", 2 * n)[n:].reshape(whole).astype(np.float32))
+        .to(dtype)
+        .requires_grad_(True)
+    )
     step = Pretrain("uniformer", UNIFORMER_TINY, p, size, len(starts), starts)
     optimizer = adamw(p)
     for i in range(steps):
@@ -484,14 +538,20 @@ def pretrain_fixture(path):
     """Ten steps of the whole method on the tiny UniFormer: release weights, normalised template, AdamW."""
     size, whole, starts = (32, 32, 32), (40, 52, 36), [(3, 4, 2), (8, 0, 1)]
     f = Samples()
-    f.meta.update(size="32,32,32", template="40,52,36", start0="3,4,2", start1="8,0,1", batch="2", steps="10", lr="3e-4")
+    f.meta.update(
+        size="32,32,32", template="40,52,36", start0="3,4,2", start1="8,0,1", batch="2", steps="10", lr="3e-4"
+    )
     names = ("loss_template_view", "loss_modal_view", "loss_contrast", "loss")
     curve = []
     for losses, p in pretrain_steps(torch.float64, 10, size, whole, starts):
         curve.append([float(losses[name].detach()) for name in names])
         if len(curve) == 1:
             f.add("grad.template", p["template"].grad.permute(2, 1, 0), 4096)
-            for name in (ENCODER + "patch_embed1.proj.weight", ENCODER + "blocks3.0.attn.qkv.weight", "decoder.out_1.conv.conv.weight"):
+            for name in (
+                ENCODER + "patch_embed1.proj.weight",
+                ENCODER + "blocks3.0.attn.qkv.weight",
+                "decoder.out_1.conv.conv.weight",
+            ):
                 f.add("grad." + name, p[name].grad, 512)
     f.tensors["losses"] = np.array(curve, np.float32)
     for name, t in p.items():
@@ -500,8 +560,15 @@ def pretrain_fixture(path):
         elif "running" in name:
             f.add("after." + name, t, 256)
     f.save(path)
-    single = [[float(losses[name].detach()) for name in names] for losses, _ in pretrain_steps(torch.float32, 10, size, whole, starts)]
-    print("pretrain: losses", ["%.5f" % row[3] for row in curve], "float32 differs by %.1e" % np.abs(np.array(single) / curve - 1).max())
+    single = [
+        [float(losses[name].detach()) for name in names]
+        for losses, _ in pretrain_steps(torch.float32, 10, size, whole, starts)
+    ]
+    print(
+        "pretrain: losses",
+        ["%.5f" % row[3] for row in curve],
+        "float32 differs by %.1e" % np.abs(np.array(single) / curve - 1).max(),
+    )
 
 
 def main(argv):

@@ -3,11 +3,13 @@
 
     ops_reference.py DIR        writes DIR/<op>.safetensors, read by tests/test_tensor.c
 
-Tensors are named <case>.<operand>, <case>.gy (a random cotangent), <case>.y and <case>.g<operand> (gradients), float32 of the
-double results, in the layouts of bmvp_tensor.h: activations (N, D, H, W, C), weights (in, out), (kd, kh, kw, in / groups, out)
-and so on. __metadata__ holds `cases`, and for each case its attributes and <case>.tol: the allowance of a test is tol times
-(root mean square of the tensor + |value|). Inputs are rounded to float32 before anything is computed. Needs torch, safetensors.
+Tensors are named <case>.<operand>, <case>.gy (a random cotangent), <case>.y and <case>.g<operand> (gradients), float32
+of the double results, in the layouts of bmvp_tensor.h: activations (N, D, H, W, C), weights (in, out), (kd, kh, kw,
+in / groups, out) and so on. __metadata__ holds `cases`, and for each case its attributes and <case>.tol: the allowance of
+a test is tol times (root mean square of the tensor + |value|). Inputs are rounded to float32 before anything is computed.
+Needs torch, numpy, safetensors.
 """
+
 import os
 import sys
 import zlib
@@ -26,8 +28,8 @@ def text(value):
 
 
 def case(op, name, fn, inputs, attrs=None, tol=POINTWISE, fixed=(), after=()):
-    """Runs fn(**inputs) in double, and its backward from a random cotangent. fixed: inputs without gradient; after: inputs that fn
-    changes, stored again under <name>_after."""
+    """Runs fn(**inputs) in double, and its backward from a random cotangent. fixed: inputs without gradient; after: inputs
+    that fn changes, stored again under <name>_after."""
     rng = np.random.default_rng(zlib.crc32((op + "." + name).encode()))
     tensors, meta = FILES.setdefault(op, ({}, {"cases": ""}))
     meta["cases"] += ("," if meta["cases"] else "") + name
@@ -66,6 +68,7 @@ def from_torch(x):
 
 # ---------------------------------------------------------------------------------------------------------------------
 
+
 def pointwise():
     for op, fn in (("add", lambda a, b: a + b), ("mul", lambda a, b: a * b)):
         case(op, "same", fn, dict(a=(2, 3, 37), b=(2, 3, 37)))
@@ -89,22 +92,52 @@ def pointwise():
 
 def shapes():
     case("reshape", "plain", lambda x: x.reshape(5, 12), dict(x=(3, 4, 5)), dict(shape=[5, 12]))
-    for name, shape, axes in (("four", (2, 3, 4, 5), (0, 3, 1, 2)), ("turn", (7, 3), (1, 0)), ("last_stays", (3, 5, 2, 19), (2, 0, 1, 3)),
-                              ("seven", (2, 3, 2, 2, 3, 2, 3), (0, 1, 4, 2, 5, 3, 6))):
+    for name, shape, axes in (
+        ("four", (2, 3, 4, 5), (0, 3, 1, 2)),
+        ("turn", (7, 3), (1, 0)),
+        ("last_stays", (3, 5, 2, 19), (2, 0, 1, 3)),
+        ("seven", (2, 3, 2, 2, 3, 2, 3), (0, 1, 4, 2, 5, 3, 6)),
+    ):
         case("permute", name, lambda x: x.permute(axes), dict(x=shape), dict(axes=axes))
     for name, axis, start, length in (("first", 0, 1, 2), ("middle", 1, 2, 4), ("last", 2, 3, 2)):
-        case("slice", name, lambda x: x.narrow(axis, start, length), dict(x=(3, 7, 5)), dict(axis=axis, start=start, length=length))
-    for name, shape, low, high in (("three", (2, 3, 5), (1, 0, 2), (0, 3, 1)), ("volume", (1, 2, 3, 2, 3), (0, 1, 1, 1, 0), (0, 0, 1, 2, 0))):
+        case(
+            "slice",
+            name,
+            lambda x: x.narrow(axis, start, length),
+            dict(x=(3, 7, 5)),
+            dict(axis=axis, start=start, length=length),
+        )
+    for name, shape, low, high in (
+        ("three", (2, 3, 5), (1, 0, 2), (0, 3, 1)),
+        ("volume", (1, 2, 3, 2, 3), (0, 1, 1, 1, 0), (0, 0, 1, 2, 0)),
+    ):
         widths = [w for pair in reversed(list(zip(low, high))) for w in pair]
         case("pad", name, lambda x: F.pad(x, widths), dict(x=shape), dict(low=low, high=high))
-    case("concat", "channels", lambda a, b: torch.cat([a, b], 4), dict(a=(2, 2, 3, 2, 5), b=(2, 2, 3, 2, 3)), dict(axis=4))
-    case("concat", "three", lambda a, b, d: torch.cat([a, b, d], 1), dict(a=(3, 1, 4), b=(3, 5, 4), d=(3, 2, 4)), dict(axis=1))
+    case(
+        "concat",
+        "channels",
+        lambda a, b: torch.cat([a, b], 4),
+        dict(a=(2, 2, 3, 2, 5), b=(2, 2, 3, 2, 3)),
+        dict(axis=4),
+    )
+    case(
+        "concat",
+        "three",
+        lambda a, b, d: torch.cat([a, b, d], 1),
+        dict(a=(3, 1, 4), b=(3, 5, 4), d=(3, 2, 4)),
+        dict(axis=1),
+    )
     case("concat", "batch", lambda a, b: torch.cat([a, b], 0), dict(a=(1, 3), b=(2, 3)), dict(axis=0))
     case("concat", "alone", lambda a: a * 1, dict(a=(2, 3)), dict(axis=1))
     for factor in (2, 3):
-        case("upsample_nearest", "by%d" % factor,
-             lambda x: from_torch(F.interpolate(to_torch(x), scale_factor=factor, mode="nearest")), dict(x=(2, 2, 3, 1, 5)),
-             dict(factor=factor), tol=SUMS)
+        case(
+            "upsample_nearest",
+            "by%d" % factor,
+            lambda x: from_torch(F.interpolate(to_torch(x), scale_factor=factor, mode="nearest")),
+            dict(x=(2, 2, 3, 1, 5)),
+            dict(factor=factor),
+            tol=SUMS,
+        )
 
     def space_to_depth(x, b):
         n, d, h, w, c = x.shape
@@ -124,18 +157,37 @@ def reductions():
     case("mse", "fixed_target", F.mse_loss, dict(input=(2, 2003), target=(2, 2003)), tol=SUMS, fixed=("target",))
     for name, rows, classes, size in (("plain", 5, 7, 1), ("pair", 2, 2, 1), ("one", 1, 3, 1), ("large", 4, 33, 60)):
         target = [(3 * i + 1) % classes for i in range(rows)]
-        case("cross_entropy", name, lambda logits: F.cross_entropy(logits, torch.tensor(target)), dict(logits=size * rand(4, rows, classes)),
-             dict(target=target), tol=SUMS)
+        case(
+            "cross_entropy",
+            name,
+            lambda logits: F.cross_entropy(logits, torch.tensor(target)),
+            dict(logits=size * rand(4, rows, classes)),
+            dict(target=target),
+            tol=SUMS,
+        )
 
 
 def products():
-    for name, lead, m, k, n in (("plain", (), 5, 7, 3), ("batch", (2, 3), 4, 9, 6), ("tails", (2,), 33, 21, 35), ("row", (), 1, 19, 17)):
+    for name, lead, m, k, n in (
+        ("plain", (), 5, 7, 3),
+        ("batch", (2, 3), 4, 9, 6),
+        ("tails", (2,), 33, 21, 35),
+        ("row", (), 1, 19, 17),
+    ):
         for ta in (0, 1):
             for tb in (0, 1):
+
                 def fn(a, b):
                     return (a.mT if ta else a) @ (b.mT if tb else b)
-                case("matmul", f"{name}_{ta}{tb}", fn, dict(a=lead + ((k, m) if ta else (m, k)), b=lead + ((n, k) if tb else (k, n))),
-                     dict(transpose_a=ta, transpose_b=tb), tol=SUMS)
+
+                case(
+                    "matmul",
+                    f"{name}_{ta}{tb}",
+                    fn,
+                    dict(a=lead + ((k, m) if ta else (m, k)), b=lead + ((n, k) if tb else (k, n))),
+                    dict(transpose_a=ta, transpose_b=tb),
+                    tol=SUMS,
+                )
 
     def linear(x, w, b=None):
         return F.linear(x, w.T, b)
@@ -153,50 +205,82 @@ def products():
     case("mlp", "plain", mlp, dict(x=(3, 5), w1=(5, 11), b1=(11,), w2=(11, 6), b2=(6,)), tol=LONG)
     case("mlp", "no_bias", mlp, dict(x=(2, 2, 3), w1=(3, 12), w2=(12, 3)), tol=LONG)
     case("mlp", "one_bias", mlp, dict(x=(7, 4), w1=(4, 9), w2=(9, 4), b2=(4,)), tol=LONG)
-    case("mlp", "tails", mlp, dict(x=(1, 2, 3, 11, 13), w1=0.3 * rand(5, 13, 52), b1=(52,), w2=0.2 * rand(6, 52, 13), b2=(13,)), tol=LONG)
+    case(
+        "mlp",
+        "tails",
+        mlp,
+        dict(x=(1, 2, 3, 11, 13), w1=0.3 * rand(5, 13, 52), b1=(52,), w2=0.2 * rand(6, 52, 13), b2=(13,)),
+        tol=LONG,
+    )
 
     def attention(qkv, heads, scale):
         n, t, c = qkv.shape
         q, k, v = qkv.reshape(n, t, 3, heads, c // 3 // heads).permute(2, 0, 3, 1, 4)
         return ((q @ k.mT * scale).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c // 3)
 
-    for name, n, t, heads, size, scale, spread in (("plain", 2, 7, 2, 3, 0.5, 1), ("head8", 1, 27, 3, 8, 8**-0.5, 1),
-                                                   ("head64", 1, 35, 1, 64, 0.125, 1), ("head16", 2, 64, 1, 16, 0.25, 1),
-                                                   ("one_token", 2, 1, 2, 5, 0.4, 1), ("sharp", 1, 19, 1, 4, 1.0, 2)):
-        case("attention", name, lambda qkv: attention(qkv, heads, scale), dict(qkv=spread * rand(7, n, t, 3 * heads * size)),
-             dict(heads=heads, scale=scale), tol=LONG)
+    for name, n, t, heads, size, scale, spread in (
+        ("plain", 2, 7, 2, 3, 0.5, 1),
+        ("head8", 1, 27, 3, 8, 8**-0.5, 1),
+        ("head64", 1, 35, 1, 64, 0.125, 1),
+        ("head16", 2, 64, 1, 16, 0.25, 1),
+        ("one_token", 2, 1, 2, 5, 0.4, 1),
+        ("sharp", 1, 19, 1, 4, 1.0, 2),
+    ):
+        case(
+            "attention",
+            name,
+            lambda qkv: attention(qkv, heads, scale),
+            dict(qkv=spread * rand(7, n, t, 3 * heads * size)),
+            dict(heads=heads, scale=scale),
+            tol=LONG,
+        )
 
 
 def convolutions():
     def conv(stride, pad, groups):
         def fn(x, w, b=None):
             return from_torch(F.conv3d(to_torch(x), w.permute(4, 3, 0, 1, 2), b, stride, pad, 1, groups))
+
         return fn
 
     for name, x, w, bias, stride, pad, groups in (
-            ("same", (2, 3, 4, 5, 3), (3, 3, 3, 3, 5), 1, (1, 1, 1), (1, 1, 1), 1),
-            ("halve", (2, 4, 6, 4, 5), (2, 2, 2, 5, 7), 1, (2, 2, 2), (0, 0, 0), 1),
-            ("halve_odd", (1, 5, 7, 3, 4), (2, 2, 2, 4, 6), 0, (2, 2, 2), (0, 0, 0), 1),
-            ("down", (1, 5, 4, 7, 8), (3, 3, 3, 8, 16), 1, (2, 2, 2), (1, 1, 1), 1),
-            ("uneven", (1, 4, 5, 6, 3), (1, 2, 3, 3, 4), 0, (1, 2, 1), (0, 1, 2), 1),
-            ("groups", (1, 3, 4, 4, 6), (3, 3, 3, 2, 9), 1, (1, 1, 1), (1, 1, 1), 3),
-            ("groups_stride", (2, 4, 3, 5, 4), (3, 3, 3, 2, 6), 0, (2, 1, 2), (1, 0, 2), 2),
-            ("one_channel", (1, 4, 4, 6, 1), (2, 2, 2, 1, 8), 1, (2, 2, 2), (0, 0, 0), 1),
-            ("from_one", (1, 3, 5, 9, 1), (3, 3, 3, 1, 8), 1, (1, 1, 1), (1, 1, 1), 1),
-            ("wide", (1, 2, 3, 18, 16), (3, 3, 3, 16, 33), 1, (1, 1, 1), (1, 1, 1), 1),
-            ("smaller_than_kernel", (1, 1, 2, 1, 3), (5, 5, 5, 3, 2), 1, (1, 1, 1), (2, 2, 2), 1),
-            ("one_by_one", (2, 2, 2, 3, 5), (1, 1, 1, 5, 4), 1, (1, 1, 1), (0, 0, 0), 1)):
+        ("same", (2, 3, 4, 5, 3), (3, 3, 3, 3, 5), 1, (1, 1, 1), (1, 1, 1), 1),
+        ("halve", (2, 4, 6, 4, 5), (2, 2, 2, 5, 7), 1, (2, 2, 2), (0, 0, 0), 1),
+        ("halve_odd", (1, 5, 7, 3, 4), (2, 2, 2, 4, 6), 0, (2, 2, 2), (0, 0, 0), 1),
+        ("down", (1, 5, 4, 7, 8), (3, 3, 3, 8, 16), 1, (2, 2, 2), (1, 1, 1), 1),
+        ("uneven", (1, 4, 5, 6, 3), (1, 2, 3, 3, 4), 0, (1, 2, 1), (0, 1, 2), 1),
+        ("groups", (1, 3, 4, 4, 6), (3, 3, 3, 2, 9), 1, (1, 1, 1), (1, 1, 1), 3),
+        ("groups_stride", (2, 4, 3, 5, 4), (3, 3, 3, 2, 6), 0, (2, 1, 2), (1, 0, 2), 2),
+        ("one_channel", (1, 4, 4, 6, 1), (2, 2, 2, 1, 8), 1, (2, 2, 2), (0, 0, 0), 1),
+        ("from_one", (1, 3, 5, 9, 1), (3, 3, 3, 1, 8), 1, (1, 1, 1), (1, 1, 1), 1),
+        ("wide", (1, 2, 3, 18, 16), (3, 3, 3, 16, 33), 1, (1, 1, 1), (1, 1, 1), 1),
+        ("smaller_than_kernel", (1, 1, 2, 1, 3), (5, 5, 5, 3, 2), 1, (1, 1, 1), (2, 2, 2), 1),
+        ("one_by_one", (2, 2, 2, 3, 5), (1, 1, 1, 5, 4), 1, (1, 1, 1), (0, 0, 0), 1),
+    ):
         inputs = dict(x=x, w=w, b=w[4:]) if bias else dict(x=x, w=w)
         case("conv3d", name, conv(stride, pad, groups), inputs, dict(stride=stride, pad=pad, groups=groups), tol=LONG)
-    case("conv3d", "fixed_input", conv((2, 2, 2), (0, 0, 0), 1), dict(x=(1, 4, 4, 4, 2), w=(2, 2, 2, 2, 3), b=(3,)),
-         dict(stride=(2, 2, 2), pad=(0, 0, 0), groups=1), tol=LONG, fixed=("x",))
+    case(
+        "conv3d",
+        "fixed_input",
+        conv((2, 2, 2), (0, 0, 0), 1),
+        dict(x=(1, 4, 4, 4, 2), w=(2, 2, 2, 2, 3), b=(3,)),
+        dict(stride=(2, 2, 2), pad=(0, 0, 0), groups=1),
+        tol=LONG,
+        fixed=("x",),
+    )
 
     def depthwise(x, w, b=None):
         k = w.shape[0]
         return from_torch(F.conv3d(to_torch(x), w.permute(3, 0, 1, 2)[:, None], b, 1, k // 2, 1, x.shape[-1]))
 
-    for name, x, k, bias in (("three", (2, 3, 4, 5, 5), 3, 1), ("five", (1, 4, 5, 6, 17), 5, 1), ("five_wide", (1, 3, 2, 7, 33), 5, 0),
-                             ("tiny", (2, 1, 2, 1, 3), 5, 1), ("three_line", (1, 2, 3, 35, 4), 3, 0), ("one", (1, 2, 2, 3, 7), 1, 1)):
+    for name, x, k, bias in (
+        ("three", (2, 3, 4, 5, 5), 3, 1),
+        ("five", (1, 4, 5, 6, 17), 5, 1),
+        ("five_wide", (1, 3, 2, 7, 33), 5, 0),
+        ("tiny", (2, 1, 2, 1, 3), 5, 1),
+        ("three_line", (1, 2, 3, 35, 4), 3, 0),
+        ("one", (1, 2, 2, 3, 7), 1, 1),
+    ):
         inputs = dict(x=x, w=(k, k, k, x[-1]), b=x[-1:]) if bias else dict(x=x, w=(k, k, k, x[-1]))
         case("depthwise3d", name, depthwise, inputs, tol=LONG)
 
@@ -213,27 +297,67 @@ def norms():
         def fn(x, gamma, beta, mean, var):
             flat = F.batch_norm(x.reshape(-1, x.shape[-1]), mean, var, gamma, beta, bool(training), momentum, eps)
             return flat.reshape(x.shape)
+
         return fn
 
-    for name, shape, training, momentum, eps, offset in (("train", (2, 2, 3, 3, 7), 1, 0.1, 1e-5, 0.5), ("eval", (2, 2, 3, 3, 7), 0, 0.1, 1e-5, 0.5),
-                                                         ("train_rank2", (41, 35), 1, 0.3, 1e-3, 2.0), ("eval_rank2", (13, 19), 0, 0.3, 1e-3, 0.0),
-                                                         ("train_offset", (3, 57, 4), 1, 0.1, 1e-5, 30.0)):
+    for name, shape, training, momentum, eps, offset in (
+        ("train", (2, 2, 3, 3, 7), 1, 0.1, 1e-5, 0.5),
+        ("eval", (2, 2, 3, 3, 7), 0, 0.1, 1e-5, 0.5),
+        ("train_rank2", (41, 35), 1, 0.3, 1e-3, 2.0),
+        ("eval_rank2", (13, 19), 0, 0.3, 1e-3, 0.0),
+        ("train_offset", (3, 57, 4), 1, 0.1, 1e-5, 30.0),
+    ):
         n = shape[-1]
-        inputs = dict(x=offset + rand(8, *shape), gamma=1 + 0.3 * rand(9, n), beta=(n,), mean=0.2 * rand(10, n), var=1 + 0.5 * rand(11, n)**2)
-        case("batchnorm", name, batchnorm(training, momentum, eps), inputs, dict(training=training, momentum=momentum, eps=eps),
-             tol=LONG * (4 if offset > 10 else 1), fixed=("mean", "var"), after=("mean", "var"))
-    for name, shape, eps, offset in (("plain", (2, 3, 7), 1e-5, 0), ("wide", (5, 131), 1e-6, 0.5), ("offset", (3, 35), 1e-5, 30), ("rank1", (19,), 1e-5, 0)):
-        case("layernorm", name, lambda x, gamma, beta: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
-             dict(x=offset + rand(12, *shape), gamma=shape[-1:], beta=shape[-1:]), dict(eps=eps), tol=LONG * (4 if offset > 10 else 1))
+        inputs = dict(
+            x=offset + rand(8, *shape),
+            gamma=1 + 0.3 * rand(9, n),
+            beta=(n,),
+            mean=0.2 * rand(10, n),
+            var=1 + 0.5 * rand(11, n) ** 2,
+        )
+        case(
+            "batchnorm",
+            name,
+            batchnorm(training, momentum, eps),
+            inputs,
+            dict(training=training, momentum=momentum, eps=eps),
+            tol=LONG * (4 if offset > 10 else 1),
+            fixed=("mean", "var"),
+            after=("mean", "var"),
+        )
+    for name, shape, eps, offset in (
+        ("plain", (2, 3, 7), 1e-5, 0),
+        ("wide", (5, 131), 1e-6, 0.5),
+        ("offset", (3, 35), 1e-5, 30),
+        ("rank1", (19,), 1e-5, 0),
+    ):
+        case(
+            "layernorm",
+            name,
+            lambda x, gamma, beta: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
+            dict(x=offset + rand(12, *shape), gamma=shape[-1:], beta=shape[-1:]),
+            dict(eps=eps),
+            tol=LONG * (4 if offset > 10 else 1),
+        )
 
     def groupnorm(x, gamma, beta, groups, eps):
         return from_torch(F.group_norm(to_torch(x), groups, gamma, beta, eps))
 
-    for name, shape, groups, offset in (("two", (2, 2, 3, 2, 6), 2, 0.5), ("each", (2, 3, 2, 3, 5), 5, 0), ("all", (1, 2, 3, 2, 7), 1, 1),
-                                        ("eight", (1, 3, 3, 5, 32), 8, 0), ("offset", (2, 3, 4, 3, 8), 4, 30)):
-        case("groupnorm", name, lambda x, gamma, beta: groupnorm(x, gamma, beta, groups, 1e-5),
-             dict(x=offset + rand(13, *shape), gamma=shape[-1:], beta=shape[-1:]), dict(groups=groups, eps=1e-5),
-             tol=LONG * (4 if offset > 10 else 1))
+    for name, shape, groups, offset in (
+        ("two", (2, 2, 3, 2, 6), 2, 0.5),
+        ("each", (2, 3, 2, 3, 5), 5, 0),
+        ("all", (1, 2, 3, 2, 7), 1, 1),
+        ("eight", (1, 3, 3, 5, 32), 8, 0),
+        ("offset", (2, 3, 4, 3, 8), 4, 30),
+    ):
+        case(
+            "groupnorm",
+            name,
+            lambda x, gamma, beta: groupnorm(x, gamma, beta, groups, 1e-5),
+            dict(x=offset + rand(13, *shape), gamma=shape[-1:], beta=shape[-1:]),
+            dict(groups=groups, eps=1e-5),
+            tol=LONG * (4 if offset > 10 else 1),
+        )
 
 
 def masking():
@@ -245,13 +369,27 @@ def masking():
         fill = fill * (inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :])
         return torch.where(mask > 0, fill, x)
 
-    for name, x, filler, start in (("inside", (3, 4, 5), (6, 5, 9), (2, 1, 3)), ("overlap", (4, 5, 6), (5, 4, 7), (-2, 1, 3)),
-                                   ("smaller", (5, 6, 7), (2, 3, 3), (-1, -2, -3)), ("outside", (2, 3, 2), (3, 3, 3), (3, 0, 0))):
+    for name, x, filler, start in (
+        ("inside", (3, 4, 5), (6, 5, 9), (2, 1, 3)),
+        ("overlap", (4, 5, 6), (5, 4, 7), (-2, 1, 3)),
+        ("smaller", (5, 6, 7), (2, 3, 3), (-1, -2, -3)),
+        ("outside", (2, 3, 2), (3, 3, 3), (3, 0, 0)),
+    ):
         mask = (rand(14, *x) > -0.3).astype(np.float64)
-        case("masked_fill", name, lambda x, filler, mask: masked_fill(x, filler, mask, start), dict(x=x, filler=filler, mask=mask),
-             dict(start=start), fixed=("mask",))
+        case(
+            "masked_fill",
+            name,
+            lambda x, filler, mask: masked_fill(x, filler, mask, start),
+            dict(x=x, filler=filler, mask=mask),
+            dict(start=start),
+            fixed=("mask",),
+        )
     ties = np.round(rand(15, 4, 5, 6), 1).clip(-1, 1)
-    for name, x, eps in (("plain", rand(16, 3, 4, 5), 1e-9), ("ties", ties, 1e-3), ("one_value", np.full((2, 3, 2), 0.25), 0.5)):
+    for name, x, eps in (
+        ("plain", rand(16, 3, 4, 5), 1e-9),
+        ("ties", ties, 1e-3),
+        ("one_value", np.full((2, 3, 2), 0.25), 0.5),
+    ):
         case("minmax", name, lambda x: (x - x.amin()) / (x.amax() - x.amin() + eps), dict(x=x), dict(eps=eps), tol=SUMS)
 
 

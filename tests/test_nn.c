@@ -1,0 +1,936 @@
+/* test_nn.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double (tests/reference/networks_reference.py), the two forms of
+   the decoder, the optimizers and schedules (optim_reference.py), initialisation, names, layouts and checkpoints. */
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "check.h"
+#include "fixture.h"
+#include "formula.h"
+#include <unistd.h>
+
+static const char *data_folder(void)
+{
+    const char *data = getenv("BMVP_DATA");
+    return data && *data ? data : "../shared";
+}
+
+/* The file's name is the test's own, so that several can run at once. */
+static const char *temporary(char *buf, size_t size, const char *suffix)
+{
+    snprintf(buf, size, "%s/test_nn.%ld.%s", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid(), suffix);
+    return buf;
+}
+
+static bmvp_net_config preset(const char *name)
+{
+    bmvp_net_config k;
+    memset(&k, 0, sizeof k);
+    CHECK(bmvp_net_preset(name, &k));
+    return k;
+}
+
+static int find_state(const bmvp_state_list *l, const char *name)
+{
+    int i;
+    for (i = 0; i < l->n; ++i)
+        if (strcmp(l->item[i].name, name) == 0) return i;
+    return -1;
+}
+
+static void check_context(bmvp_ctx *c)
+{
+    check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
+}
+
+/* >>fixtures ------------------------------------------------------------------------------------------------------ */
+
+/* Every step-th value of x, and the norm of the whole. */
+static void check_thinned(bmvp_ckpt *f, const char *name, const float *x, int64_t n, double tol)
+{
+    const char *step_text = fixture_text(f, "%s.step", name), *l2 = fixture_text(f, "%s.l2", name);
+    fixture_tensor want = fixture_load(f, "%s", name);
+    const int64_t step = step_text ? strtoll(step_text, NULL, 10) : 1;
+    double square = 0;
+    float *thin = (float *)malloc((size_t)(n / step + 1) * sizeof *thin);
+    int64_t i, k = 0;
+    if (check_report(want.x && l2 && thin && x, __FILE__, __LINE__, "%s is missing", name)) {
+        for (i = 0; i < n; ++i) square += (double)x[i] * (double)x[i];
+        for (i = 0; i < n; i += step) thin[k++] = x[i];
+        if (check_report(k == want.numel, __FILE__, __LINE__, "%s has %lld elements", name, (long long)n)) {
+            check_close(__FILE__, __LINE__, name, thin, want.x, k, tol);
+            check_report(fabs(sqrt(square) / strtod(l2, NULL) - 1) <= tol, __FILE__, __LINE__, "%s: norm %.9g, should be %s", name,
+                         sqrt(square), l2);
+        }
+    }
+    free(thin);
+    free(want.x);
+}
+
+static void check_activation(bmvp_ckpt *f, const char *kind, const char *name, const bmvp_tensor *t)
+{
+    char full[200];
+    snprintf(full, sizeof full, "%s.%s", kind, name);
+    if (check_report(t && t->x, __FILE__, __LINE__, "%s: no value", full)) check_thinned(f, full, t->x, t->numel, 2e-5);
+}
+
+typedef struct net_case {
+    bmvp_ckpt *file;
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_tensor *x;
+    int unet;
+    const char *output[5];
+} net_case;
+
+static void net_case_end(net_case *k)
+{
+    bmvp_net_destroy(k->net);
+    if (k->c) check_context(k->c);
+    bmvp_destroy(k->c);
+    bmvp_ckpt_close(k->file);
+}
+
+static int net_case_begin(net_case *k, int unet, int plain_decoder)
+{
+    static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
+    bmvp_net_config cfg = preset(unet ? "unet3d_tiny" : "uniformer_tiny");
+    int64_t v[4], size[3], dim[5], b;
+    float *x;
+    int i;
+    memset(k, 0, sizeof *k);
+    k->unet = unet;
+    memcpy(k->output, outputs[unet], sizeof k->output);
+    k->file = fixture_open(unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors");
+    if (!k->file) return 0;
+    if (unet) cfg.width = (int)strtol(fixture_text(k->file, "width"), NULL, 10);
+    for (i = 0; i < fixture_numbers(fixture_text(k->file, "dims"), v, 4); ++i) cfg.dim[i] = (int)v[i];
+    for (i = 0; i < fixture_numbers(fixture_text(k->file, "depths"), v, 4); ++i) cfg.depth[i] = (int)v[i];
+    if (!unet) cfg.head_dim = (int)strtol(fixture_text(k->file, "head"), NULL, 10);
+    cfg.plain_decoder = plain_decoder;
+    CHECK(fixture_numbers(fixture_text(k->file, "size"), size, 3) == 3); /* X, Y, Z */
+    dim[0] = strtoll(fixture_text(k->file, "batch"), NULL, 10);
+    dim[1] = size[2], dim[2] = size[1], dim[3] = size[0], dim[4] = 1;
+    k->c = bmvp_create(NULL, NULL);
+    k->net = k->c ? bmvp_net_create(k->c, &cfg) : NULL;
+    x = (float *)malloc((size_t)(dim[0] * dim[1] * dim[2] * dim[3]) * sizeof *x);
+    if (!CHECK(k->net && x && formula_state(bmvp_net_state(k->net), 0))) return 0;
+    for (b = 0; b < dim[0]; ++b) formula_volume((int)b, (int)b, dim + 1, x + b * dim[1] * dim[2] * dim[3]);
+    k->x = bmvp_input(k->c, 5, dim, x);
+    free(x);
+    return 1;
+}
+
+/* A tensor times random numbers in [-1, 1) / sqrt(size), summed. */
+static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
+{
+    char stream[64];
+    float *w;
+    bmvp_tensor *sum = NULL;
+    int64_t i;
+    if (!t) return NULL;
+    w = (float *)malloc((size_t)t->numel * sizeof *w);
+    snprintf(stream, sizeof stream, "cotangent.%s", name);
+    for (i = 0; w && i < t->numel; ++i)
+        w[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) / sqrt((double)t->numel));
+    if (CHECK(w != NULL)) sum = bmvp_sum(c, bmvp_mul(c, t, bmvp_input(c, t->rank, t->dim, w)));
+    free(w);
+    return sum;
+}
+
+static void check_gradients(net_case *k)
+{
+    const bmvp_state_list *l = bmvp_net_state(k->net);
+    char name[200];
+    float *buf;
+    int i;
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_state *s = &l->item[i];
+        if (s->torch_rank == 0) check_report(s->counter == 1, __FILE__, __LINE__, "%s is %d", s->name, (int)s->counter);
+        if (s->torch_rank == 0 || (!s->trained && !strstr(s->name, "running_"))) continue;
+        snprintf(name, sizeof name, "%s.%s", s->trained ? "grad" : "after", s->name);
+        if (strcmp(s->name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0) continue; /* right before BatchNorm: zero */
+        buf = (float *)malloc((size_t)s->t->numel * sizeof *buf);
+        if (check_report(buf && (!s->trained || bmvp_has_grad(s->t)), __FILE__, __LINE__, "%s has no gradient", s->name)) {
+            bmvp_state_to_torch(s, s->trained ? s->t->g : s->t->x, buf);
+            check_thinned(k->file, name, buf, s->t->numel, 2e-4);
+        }
+        free(buf);
+    }
+}
+
+/* Through the public functions: outputs, the loss, every gradient, running statistics; then evaluation, which drops what it can. */
+static void test_network(int unet, int plain_decoder)
+{
+    net_case k;
+    bmvp_features f;
+    bmvp_tensor *rec, *loss = NULL, *part;
+    int i;
+    if (net_case_begin(&k, unet, plain_decoder)) {
+        bmvp_keep(k.x);
+        f = bmvp_net_encode(k.net, k.x, 1);
+        rec = bmvp_net_reconstruct(k.net, &f);
+        CHECK(f.last == f.map[3]);
+        for (i = 0; i < 5; ++i) {
+            check_activation(k.file, "out", k.output[i], i < 4 ? f.map[i] : rec);
+            part = weighed(k.c, i < 4 ? f.map[i] : rec, k.output[i]);
+            loss = loss ? bmvp_add(k.c, loss, part) : part;
+        }
+        CHECK_NEAR((double)bmvp_scalar(k.c, loss), strtod(fixture_text(k.file, "loss"), NULL), 2e-5);
+        bmvp_backward(k.c, loss);
+        check_gradients(&k);
+        (void)bmvp_set_grad(k.c, 0);
+        f = bmvp_net_encode(k.net, k.x, 0);
+        rec = bmvp_net_reconstruct(k.net, &f);
+        for (i = 0; i < 5; ++i) check_activation(k.file, "eval", k.output[i], i < 4 ? f.map[i] : rec);
+    }
+    net_case_end(&k);
+}
+
+static void test_uniformer_tiny_composed_decoder(void) { test_network(0, 0); }
+static void test_uniformer_tiny_plain_decoder(void) { test_network(0, 1); }
+static void test_unet3d_tiny(void) { test_network(1, 0); }
+
+/* Layer by layer: says which one is wrong first. */
+static void test_uniformer_tiny_layers(void)
+{
+    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
+    bmvpi_uniformer *u;
+    bmvp_tensor *x;
+    char name[32];
+    net_case k;
+    int s, i;
+    if (net_case_begin(&k, 0, 1)) {
+        u = &k.net->uf;
+        x = k.x;
+        for (s = 0; s < 4; ++s) {
+            x = bmvp_conv3d(k.c, x, u->embed[s].proj.w, u->embed[s].proj.b, &halve);
+            x = bmvp_layernorm(k.c, x, u->embed[s].norm.w, u->embed[s].norm.b, 1e-5);
+            snprintf(name, sizeof name, "patch_embed%d", s + 1);
+            check_activation(k.file, "act", name, x);
+            for (i = 0; i < k.net->cfg.depth[s]; ++i) {
+                x = s < 2 ? bmvpi_cblock_run(k.net, &u->cblock[s][i], x, 1) : bmvpi_sablock_run(k.net, &u->sablock[s - 2][i], x);
+                snprintf(name, sizeof name, "blocks%d.%d", s + 1, i);
+                check_activation(k.file, "act", name, x);
+            }
+        }
+        x = bmvpi_batchnorm(k.net, &u->norm, x, 1);
+        check_activation(k.file, "act", "norm", x);
+        for (i = 0; i < 4; ++i) {
+            x = bmvp_conv_transpose3d(k.c, x, u->up[i], NULL);
+            snprintf(name, sizeof name, "decoder%d", 5 - i);
+            check_activation(k.file, "act", name, x);
+        }
+    }
+    net_case_end(&k);
+}
+
+static void test_unet3d_tiny_layers(void)
+{
+    static const char *const block[12] = { "conv1b", "conv2a", "conv2b", "conv3a",   "conv3b",   "conv4a",
+                                           "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const char *const down[3] = { "ds1", "ds2", "ds3" };
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
+    bmvpi_unet3d *u;
+    bmvp_tensor *x;
+    net_case k;
+    int i, d;
+    if (net_case_begin(&k, 1, 0)) {
+        u = &k.net->un;
+        x = bmvp_conv3d(k.c, k.x, u->conv1a.w, u->conv1a.b, &same);
+        check_activation(k.file, "act", "conv1a", x);
+        for (i = 0; i < 12; ++i) {
+            if (i == 1 || i == 3 || i == 5) {
+                d = i / 2;
+                x = bmvp_conv3d(k.c, x, u->ds[d].w, u->ds[d].b, &halve);
+                check_activation(k.file, "act", down[d], x);
+            }
+            if (i >= 9) x = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, x, u->up[i - 9].w, u->up[i - 9].b), 2);
+            x = bmvpi_resblock_run(k.net, &u->block[i], x);
+            check_activation(k.file, "act", block[i], x);
+        }
+    }
+    net_case_end(&k);
+}
+
+/* >>decoder ------------------------------------------------------------------------------------------------------- */
+
+/* Two networks with equal weights, one decoder each; a leaf stands for the features. */
+static void test_decoders_are_equal(void)
+{
+    static const int64_t dim[5] = { 3, 1, 2, 3, 128 };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config cfg = preset("uniformer_tiny");
+    bmvp_tensor *x[2], *y[2];
+    bmvp_features f;
+    bmvp_net *net[2];
+    bmvp_state_list *l[2];
+    float data[3 * 6 * 128], *cot;
+    int i, n = 0;
+    int64_t j;
+    memset(&f, 0, sizeof f);
+    for (j = 0; j < 3 * 6 * 128; ++j) data[j] = (float)(2 * formula_uniform(formula_stream("features", 0), j) - 1);
+    cot = (float *)malloc(3 * 6 * 4096 * sizeof *cot);
+    for (j = 0; cot && j < 3 * 6 * 4096; ++j) cot[j] = (float)(2 * formula_uniform(formula_stream("cotangent", 0), j) - 1);
+    for (i = 0; i < 2; ++i) {
+        cfg.plain_decoder = i;
+        net[i] = bmvp_net_create(c, &cfg);
+        bmvp_net_init(net[i], 7);
+        l[i] = bmvp_net_state(net[i]);
+        x[i] = bmvp_keep(bmvp_leaf(c, 5, dim, data));
+        f.last = x[i];
+        y[i] = bmvp_keep(bmvp_net_reconstruct(net[i], &f));
+        if (CHECK(y[i] && cot)) bmvp_backward_from(c, y[i], cot);
+    }
+    check_context(c);
+    if (!bmvp_failed(c)) {
+        CHECK(y[0]->rank == 5 && y[0]->dim[1] == 16 && y[0]->dim[2] == 32 && y[0]->dim[3] == 48 && y[0]->dim[4] == 1);
+        CHECK_CLOSE("reconstruction", y[0]->x, y[1]->x, y[1]->numel, 1e-5);
+        CHECK_CLOSE("gradient of the features", x[0]->g, x[1]->g, x[1]->numel, 1e-5);
+        for (i = 0; i < l[1]->n; ++i) {
+            CHECK(bmvp_has_grad(l[0]->item[i].t) == bmvp_has_grad(l[1]->item[i].t));
+            if (!bmvp_has_grad(l[1]->item[i].t)) continue;
+            CHECK_CLOSE(l[1]->item[i].name, l[0]->item[i].t->g, l[1]->item[i].t->g, l[1]->item[i].t->numel, 1e-5);
+            ++n;
+        }
+        CHECK(n == 6); /* four transposed convolutions, the output's weight and bias */
+    }
+    for (i = 0; i < 2; ++i) bmvp_net_destroy(net[i]);
+    bmvp_destroy(c);
+    free(cot);
+}
+
+/* >>optimizers ---------------------------------------------------------------------------------------------------- */
+
+enum { OPTIM_A = 70001, OPTIM_B = 5, OPTIM_STEPS = 6, OPTIM_THIN = 701 };
+
+static void give_gradient(bmvp_ctx *c, bmvp_tensor *p, const char *name, int step)
+{
+    static const double size[4] = { 1, 1e-2, 1e-4, 1e-6 };
+    float *g = (float *)malloc((size_t)p->numel * sizeof *g);
+    char stream[32];
+    int64_t i;
+    snprintf(stream, sizeof stream, "optim.%s.grad%d", name, step);
+    for (i = 0; g && i < p->numel; ++i) g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
+    if (CHECK(g != NULL)) bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, p, bmvp_input(c, p->rank, p->dim, g))));
+    free(g);
+}
+
+static void check_optim_tensor(bmvp_ckpt *f, const char *what, const bmvp_tensor *t, int64_t thin)
+{
+    fixture_tensor want = fixture_load(f, "%s", what);
+    float have[OPTIM_A / OPTIM_THIN + 1];
+    int64_t i, k = 0;
+    for (i = 0; i < t->numel; i += thin) have[k++] = t->x[i];
+    if (check_report(want.x && want.numel == k, __FILE__, __LINE__, "%s is missing", what)) CHECK_CLOSE(what, have, want.x, k, 2e-6);
+    free(want.x);
+}
+
+static void test_optimizer(const char *name, const bmvp_optim_config *cfg, double limit)
+{
+    static const double rate[OPTIM_STEPS] = { 1e-3, 5e-3, 2e-3, 1e-3, 4e-3, 1e-4 };
+    static const char *const moment[2][2] = { { "exp_avg", "exp_avg_sq" }, { "momentum_buffer", NULL } };
+    const int64_t size[2] = { OPTIM_A, OPTIM_B };
+    bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    fixture_tensor norms;
+    bmvp_state_list l;
+    bmvp_optim *o;
+    char what[64];
+    int i, step, w;
+    if (!f || !CHECK(c != NULL)) return;
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < 2; ++i) {
+        bmvp_tensor *t = bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
+        int64_t j;
+        for (j = 0; t && j < t->numel; ++j) t->x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
+    }
+    o = bmvp_optim_create(c, &l, cfg);
+    norms = fixture_load(f, "%s.norms", name);
+    for (step = 0; step < OPTIM_STEPS && CHECK(o && norms.x && !bmvp_failed(c)); ++step) {
+        double norm;
+        bmvp_step_begin(c);
+        bmvp_optim_zero_grad(o);
+        give_gradient(c, l.item[0].t, "a", step);
+        if (step != 2) give_gradient(c, l.item[1].t, "b", step);
+        norm = bmvp_optim_grad_norm(o);
+        CHECK_NEAR(norm / (double)norms.x[step], 1, 1e-6);
+        bmvp_optim_step(o, rate[step], limit > 0 && norm > limit ? limit / norm : 1);
+    }
+    for (i = 0; i < 2 && o; ++i) {
+        snprintf(what, sizeof what, "%s.%s", name, i ? "b" : "a");
+        check_optim_tensor(f, what, l.item[i].t, i ? 1 : OPTIM_THIN);
+        for (w = 0; w < 2 && moment[cfg->kind == BMVP_SGD][w]; ++w) {
+            snprintf(what, sizeof what, "%s.%s.%s", name, i ? "b" : "a", moment[cfg->kind == BMVP_SGD][w]);
+            check_optim_tensor(f, what, bmvp_optim_moment(o, i, w), i ? 1 : OPTIM_THIN);
+        }
+        CHECK(*bmvp_optim_count(o, i) == OPTIM_STEPS - i); /* b had no gradient once */
+    }
+    check_context(c);
+    bmvp_optim_destroy(o);
+    bmvpi_free(c, l.item);
+    bmvp_destroy(c);
+    free(norms.x);
+    bmvp_ckpt_close(f);
+}
+
+static void test_adamw(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    CHECK(k.beta1 == 0.9 && k.beta2 == 0.999 && k.eps == 1e-8 && k.weight_decay == 1e-5 && k.momentum == 0.9);
+    k.weight_decay = 0.01;
+    test_optimizer("adamw", &k, 0);
+}
+
+static void test_adamw_clipped(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    k.beta1 = 0.8;
+    k.beta2 = 0.95;
+    k.weight_decay = 0.1;
+    test_optimizer("adamw_clip", &k, 0.5);
+}
+
+static void test_sgd(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
+    k.weight_decay = 0.01;
+    test_optimizer("sgd", &k, 0);
+}
+
+static void test_lr_scale(void)
+{
+    const int64_t one = 1;
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_state_list l;
+    bmvp_optim *o;
+    bmvp_tensor *t;
+    memset(&l, 0, sizeof l);
+    k.weight_decay = 0;
+    t = bmvp_state_add(c, &l, "t", BMVP_LAYOUT_SAME, 1, &one, 1, BMVP_INIT_ZERO, 0);
+    bmvp_fill(c, t, 1);
+    l.item[0].lr_scale = 3;
+    o = bmvp_optim_create(c, &l, &k);
+    bmvp_backward(c, bmvp_sum(c, bmvp_scale(c, t, 2, 0)));
+    bmvp_optim_step(o, 0.1, 0.5);
+    CHECK_NEAR((double)t->x[0], 1 - 0.1 * 3 * 2 * 0.5, 1e-6);
+    bmvp_optim_destroy(o);
+    bmvpi_free(c, l.item);
+    bmvp_destroy(c);
+}
+
+static void test_schedule(void)
+{
+    bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
+    fixture_tensor full, half;
+    bmvp_schedule k = { 3e-4, 0, 40, 0, 0 };
+    int i;
+    if (!f) return;
+    full = fixture_load(f, "cosine");
+    half = fixture_load(f, "cosine_half");
+    for (i = 0; i < 40 && CHECK(full.x && half.x); ++i) {
+        k.half_period = 0;
+        CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)full.x[i], 1e-10);
+        k.half_period = 1;
+        CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)half.x[i], 1e-10);
+    }
+    CHECK_NEAR(bmvp_schedule_lr(&k, 20), 0, 1e-12); /* 0 at half time, back at the end */
+    CHECK_NEAR(bmvp_schedule_lr(&k, 40), 3e-4, 1e-12);
+    k.half_period = 0;
+    k.warmup = 4;
+    k.floor = 1e-5;
+    for (i = 0; i < 4; ++i) CHECK_NEAR(bmvp_schedule_lr(&k, i), 3e-4 * (i + 1) / 5, 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 4), 3e-4, 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 22), 0.5 * (3e-4 + 1e-5), 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 40), 1e-5, 1e-12);
+    free(full.x);
+    free(half.x);
+    bmvp_ckpt_close(f);
+}
+
+/* >>init ---------------------------------------------------------------------------------------------------------- */
+
+/* Variance that the release's initialisation gives, from the released shape alone; *limit: largest value, 0: none (normal), -1: the value
+   is the constant *variance. */
+static void init_of(const bmvp_state_list *l, int i, double *variance, double *limit)
+{
+    const bmvp_state *s = &l->item[i];
+    const int64_t *d = s->torch_dim;
+    const bmvp_state *w = &l->item[i > 0 ? i - 1 : 0]; /* a bias follows its weight */
+    *limit = -1;
+    *variance = formula_ends_with(s->name, ".weight") || formula_ends_with(s->name, "running_var");
+    if (s->torch_rank == 5 && strstr(s->name, "transp_conv")) *limit = 1 / sqrt((double)(d[1] * 8));
+    else if (s->torch_rank == 5) *variance = 2.0 / (double)(d[0] * d[2] * d[3] * d[4]), *limit = 0;
+    else if (s->torch_rank == 2) *limit = 1 / sqrt((double)d[1]);
+    else if (formula_ends_with(s->name, ".bias") && w->torch_rank == 2) *limit = 1 / sqrt((double)w->torch_dim[1]);
+    if (*limit > 0) *variance = *limit * *limit / 3;
+}
+
+static void check_init_of(const bmvp_state_list *l, int i)
+{
+    const bmvp_state *s = &l->item[i];
+    const double n = (double)s->t->numel;
+    double variance, limit, sum = 0, square = 0, most = 0, kurtosis;
+    int64_t k;
+    init_of(l, i, &variance, &limit);
+    for (k = 0; k < s->t->numel; ++k) {
+        const double v = (double)s->t->x[k];
+        sum += v;
+        square += v * v;
+        most = fabs(v) > most ? fabs(v) : most;
+        if (limit < 0 && v != variance) break;
+    }
+    if (!check_report(k == s->t->numel, __FILE__, __LINE__, "%s[%lld] is %g, should be %g", s->name, (long long)k, (double)s->t->x[k],
+                      variance)) return;
+    if (limit < 0) return;
+    kurtosis = limit > 0 ? 1.8 : 3; /* of the two distributions */
+    check_report(fabs(sum / n) <= 5 * sqrt(variance / n), __FILE__, __LINE__, "%s: mean %g of %g values, variance %g", s->name, sum / n, n,
+                 variance);
+    check_report(fabs(square / n / variance - 1) <= 5 * sqrt((kurtosis - 1) / n), __FILE__, __LINE__, "%s: variance %g, should be %g",
+                 s->name, square / n, variance);
+    if (limit > 0) check_report(most <= limit * (1 + 1e-6) && (n < 300 || most > 0.9 * limit), __FILE__, __LINE__,
+                                "%s: largest %g, should be %g", s->name, most, limit);
+    else check_report(n < 1000 || most > 2.5 * sqrt(variance), __FILE__, __LINE__, "%s: no tails", s->name);
+}
+
+static void test_initialisation(void)
+{
+    const char *const name[3] = { "uniformer_small", "uniformer_tiny", "unet3d_tiny" };
+    int n, i;
+    for (n = 0; n < 3; ++n) {
+        bmvp_ctx *c = bmvp_create(NULL, NULL);
+        bmvp_net_config cfg = preset(name[n]);
+        bmvp_net *net = bmvp_net_create(c, &cfg);
+        const bmvp_state_list *l;
+        bmvp_net_init(net, 5);
+        check_context(c);
+        if (CHECK(net != NULL)) {
+            l = bmvp_net_state(net);
+            for (i = 0; i < l->n; ++i)
+                if (l->item[i].torch_rank > 0) check_init_of(l, i);
+        }
+        bmvp_net_destroy(net);
+        bmvp_destroy(c);
+    }
+}
+
+static void test_seeds(void)
+{
+    const uint64_t seed[3] = { 1, 1, 2 };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config cfg = preset("uniformer_tiny");
+    bmvp_tensor *a, *b;
+    bmvp_net *net[3];
+    int i, random = 0;
+    for (i = 0; i < 3; ++i) {
+        net[i] = bmvp_net_create(c, &cfg);
+        bmvp_net_init(net[i], seed[i]);
+    }
+    check_context(c);
+    for (i = 0; i < bmvp_net_state(net[0])->n && !bmvp_failed(c); ++i) {
+        const size_t bytes = (size_t)bmvp_net_state(net[0])->item[i].t->numel * sizeof(float);
+        CHECK(memcmp(bmvp_net_state(net[0])->item[i].t->x, bmvp_net_state(net[1])->item[i].t->x, bytes) == 0);
+        random += memcmp(bmvp_net_state(net[0])->item[i].t->x, bmvp_net_state(net[2])->item[i].t->x, bytes) != 0;
+    }
+    CHECK(random > 40);
+    a = bmvp_net_state(net[0])->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.0.mlp.fc1.weight")].t;
+    b = bmvp_net_state(net[0])->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.1.mlp.fc1.weight")].t;
+    CHECK(memcmp(a->x, b->x, 64) != 0); /* equal shapes do not start equal */
+    for (i = 0; i < 3; ++i) bmvp_net_destroy(net[i]);
+    bmvp_destroy(c);
+}
+
+/* >>names --------------------------------------------------------------------------------------------------------- */
+
+/* Lists of the released state dicts: name, tab, shape as Python prints it. */
+static void test_names(const char *file, const char *network, int entries)
+{
+    char path[600], line[400], shape[120];
+    bmvp_ctx *c;
+    bmvp_net_config cfg = preset(network);
+    const bmvp_state_list *l;
+    bmvp_net *net;
+    FILE *f;
+    int n = 0, i = 0, a;
+    if (!check_start("names of %s", network)) return;
+    snprintf(path, sizeof path, "%s/checkpoints/%s", data_folder(), file);
+    f = fopen(path, "r");
+    if (!f) {
+        check_skip("no such file below BMVP_DATA/checkpoints");
+        return;
+    }
+    c = bmvp_create(NULL, NULL);
+    net = bmvp_net_create(c, &cfg);
+    l = CHECK(net != NULL) ? bmvp_net_state(net) : NULL;
+    while (l && fgets(line, (int)sizeof line, f)) {
+        char *tab = strchr(line, '\t');
+        size_t k = 0;
+        if (line[0] == '#' || !tab) continue;
+        ++n;
+        *tab = 0;
+        if (strcmp(line, "rep_template") == 0) continue; /* belongs to the method, not to the network */
+        if (!CHECK(i < l->n)) break;
+        k += (size_t)snprintf(shape + k, sizeof shape - k, "(");
+        for (a = 0; a < l->item[i].torch_rank; ++a)
+            k += (size_t)snprintf(shape + k, sizeof shape - k, a ? ", %d" : "%d", (int)l->item[i].torch_dim[a]);
+        snprintf(shape + k, sizeof shape - k, l->item[i].torch_rank == 1 ? ",)" : ")");
+        check_report(strcmp(line, l->item[i].name) == 0, __FILE__, __LINE__, "entry %d is %s, should be %s", i, l->item[i].name, line);
+        check_report(strncmp(tab + 1, shape, strlen(shape)) == 0, __FILE__, __LINE__, "%s is %s, should be %s", line, shape, tab + 1);
+        if (strstr(tab + 1, "\tparam") || strstr(tab + 1, "\tbuffer")) { /* carried parameters are not trained, buffers never */
+            const int buffer = strstr(tab + 1, "\tbuffer") != NULL, dead = strstr(line, "conv_block") || strstr(line, "proj1.");
+            check_report(l->item[i].trained == (!buffer && !dead), __FILE__, __LINE__, "%s: trained is %d", line, l->item[i].trained);
+        }
+        ++i;
+    }
+    CHECK(l && i == l->n && n == entries);
+    fclose(f);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+    check_finish();
+}
+
+static void test_presets(void)
+{
+    char names[200], *word, *next;
+    bmvp_net_config k;
+    snprintf(names, sizeof names, "%s", bmvp_net_preset_names());
+    for (word = names; word && *word; word = next) {
+        bmvp_ctx *c = bmvp_create(NULL, NULL);
+        bmvp_net *net;
+        int64_t n = 0;
+        int i;
+        next = strchr(word, ' ');
+        if (next) *next++ = 0;
+        k = preset(word);
+        CHECK(strcmp(k.name, word) == 0);
+        net = bmvp_net_create(c, &k);
+        check_context(c);
+        for (i = 0; net && i < bmvp_net_state(net)->n; ++i)
+            if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
+        if (strcmp(word, "uniformer_small") == 0) CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
+        CHECK(net && bmvp_net_stride(net) == (k.kind == BMVP_NET_UNET3D ? 8 : 16));
+        bmvp_net_destroy(net);
+        bmvp_destroy(c);
+    }
+    CHECK(!bmvp_net_preset("resnet", &k) && !bmvp_net_preset("", &k));
+}
+
+/* >>layouts ------------------------------------------------------------------------------------------------------- */
+
+typedef struct layout_case {
+    const char *name;
+    bmvp_layout layout;
+    int rank;
+    int64_t dim[5];
+    int our_rank, axis[5]; /* our axis a is released axis axis[a] */
+} layout_case;
+
+static void test_layouts(void)
+{
+    static const layout_case cases[] = {
+        { "same", BMVP_LAYOUT_SAME, 1, { 7, 1, 1, 1, 1 }, 1, { 0, 0, 0, 0, 0 } },
+        { "linear", BMVP_LAYOUT_LINEAR, 2, { 5, 3, 1, 1, 1 }, 2, { 1, 0, 0, 0, 0 } },
+        { "pointwise", BMVP_LAYOUT_POINTWISE, 5, { 5, 3, 1, 1, 1 }, 2, { 1, 0, 0, 0, 0 } },
+        { "conv_zxy", BMVP_LAYOUT_CONV_ZXY, 5, { 5, 2, 3, 3, 3 }, 5, { 2, 4, 3, 1, 0 } },
+        { "conv_xyz", BMVP_LAYOUT_CONV_XYZ, 5, { 5, 2, 3, 3, 3 }, 5, { 4, 3, 2, 1, 0 } },
+        { "depthwise", BMVP_LAYOUT_DEPTHWISE, 5, { 5, 1, 3, 3, 3 }, 4, { 2, 4, 3, 0, 0 } },
+        { "convt_xyz", BMVP_LAYOUT_CONVT_XYZ, 5, { 5, 3, 2, 2, 2 }, 5, { 0, 4, 3, 2, 1 } },
+        { "volume", BMVP_LAYOUT_VOLUME, 3, { 4, 5, 6, 1, 1 }, 3, { 2, 1, 0, 0, 0 } },
+    };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    float torch[300], ours[300], back[300];
+    bmvp_state_list l;
+    size_t k;
+    memset(&l, 0, sizeof l);
+    for (k = 0; k < sizeof cases / sizeof *cases; ++k) {
+        const layout_case *q = &cases[k];
+        const bmvp_tensor *t = bmvp_state_add(c, &l, q->name, q->layout, q->rank, q->dim, 1, BMVP_INIT_ZERO, 0);
+        int64_t i, r;
+        int a;
+        if (!CHECK(t && t->rank == q->our_rank && t->numel <= 300)) continue;
+        for (i = 0; i < t->numel; ++i) torch[i] = (float)i;
+        bmvp_state_from_torch(&l.item[k], torch, ours);
+        bmvp_state_to_torch(&l.item[k], ours, back);
+        CHECK_SAME(q->name, back, torch, t->numel);
+        for (a = 0; a < t->rank; ++a) CHECK(t->dim[a] == q->dim[q->axis[a]]);
+        for (i = 0; i < t->numel; ++i) { /* our position i -> released position */
+            int64_t at[5] = { 0, 0, 0, 0, 0 }, left = i, place = 0;
+            for (a = t->rank - 1; a >= 0; left /= t->dim[a], --a) at[q->axis[a]] = left % t->dim[a];
+            for (r = 0; r < q->rank; ++r) place = place * q->dim[r] + at[r];
+            if (!check_report(ours[i] == (float)place, __FILE__, __LINE__, "%s[%d] is released element %g, should be %d", q->name, (int)i,
+                              (double)ours[i], (int)place)) break;
+        }
+    }
+    check_context(c);
+    bmvpi_free(c, l.item);
+    bmvp_destroy(c);
+}
+
+/* >>checkpoints --------------------------------------------------------------------------------------------------- */
+
+static bmvp_net *fresh(bmvp_ctx *c, const bmvp_net_config *cfg, uint64_t seed)
+{
+    bmvp_net *net = bmvp_net_create(c, cfg);
+    bmvp_net_init(net, seed);
+    return net;
+}
+
+static bmvp_state_part values_of(bmvp_ctx *c, bmvp_net *net)
+{
+    bmvp_state_part p;
+    memset(&p, 0, sizeof p);
+    p.c = c;
+    p.list = bmvp_net_state(net);
+    return p;
+}
+
+static bmvp_status save_net(bmvp_ctx *c, bmvp_net *net, const char *path, bmvp_ckpt_format format, const char *group)
+{
+    bmvp_state_part p = values_of(c, net);
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_status st = bmvp_ckpt_writer_begin(path, format, NULL, &w, NULL);
+    if (!st) st = bmvp_state_declare(w, group, &p, NULL);
+    if (!st) st = bmvp_state_data(w, &p, NULL);
+    return st ? st : bmvp_ckpt_writer_finish(w, NULL);
+}
+
+static bmvp_status load_net(bmvp_ctx *c, bmvp_net *net, const char *path, bmvp_net_config *inferred, bmvp_error *err)
+{
+    bmvp_state_part p = values_of(c, net);
+    const char *group = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
+    if (!st) st = bmvp_state_group(f, &group, err);
+    if (!st && inferred) CHECK(bmvp_net_infer(f, group, inferred, err) == BMVP_OK);
+    if (!st) st = bmvp_state_load(f, group, &p, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+static void check_equal_nets(bmvp_net *a, bmvp_net *b)
+{
+    const bmvp_state_list *p = bmvp_net_state(a), *q = bmvp_net_state(b);
+    int i;
+    CHECK(p->n == q->n);
+    for (i = 0; i < p->n; ++i) {
+        if (p->item[i].torch_rank == 0) CHECK(p->item[i].counter == q->item[i].counter);
+        else CHECK_SAME(p->item[i].name, p->item[i].t->x, q->item[i].t->x, p->item[i].t->numel);
+    }
+}
+
+static void check_equal_configs(const bmvp_net_config *a, const bmvp_net_config *b)
+{
+    CHECK(a->kind == b->kind && a->in_channels == b->in_channels);
+    if (a->kind == BMVP_NET_UNET3D) {
+        CHECK(a->width == b->width && a->groups == b->groups);
+        return;
+    }
+    CHECK(memcmp(a->dim, b->dim, sizeof a->dim) == 0 && memcmp(a->depth, b->depth, sizeof a->depth) == 0);
+    CHECK(a->head_dim == b->head_dim && a->mlp_ratio == b->mlp_ratio);
+}
+
+/* Copies every tensor under other names, as a program that converts would. */
+static void copy_checkpoint(const char *from, const char *to, bmvp_ckpt_format format, const char *prefix)
+{
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_error err;
+    char name[256];
+    int i;
+    if (!check_report(bmvp_ckpt_open(from, NULL, &f, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message)) return;
+    CHECK(bmvp_ckpt_writer_begin(to, format, NULL, &w, &err) == BMVP_OK);
+    for (i = 0; i < f->n_entries; ++i) {
+        snprintf(name, sizeof name, "%s%s", prefix, f->entry[i].name);
+        CHECK(bmvp_ckpt_writer_add(w, f->entry[i].group, name, f->entry[i].dtype, f->entry[i].rank, f->entry[i].dim, &err) == BMVP_OK);
+    }
+    for (i = 0; i < f->n_entries; ++i) {
+        void *data = malloc((size_t)f->entry[i].bytes + 1);
+        CHECK(data && bmvp_ckpt_load(f, i, data, f->entry[i].bytes, &err) == BMVP_OK);
+        CHECK(bmvp_ckpt_writer_data(w, data, f->entry[i].bytes, &err) == BMVP_OK);
+        free(data);
+    }
+    check_report(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+    bmvp_ckpt_close(f);
+}
+
+static void round_trip(const char *preset_name)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config cfg = preset(preset_name), inferred;
+    bmvp_net *a = fresh(c, &cfg, 11), *b = fresh(c, &cfg, 12);
+    bmvp_error err;
+    char st[400], pt[400], plain[400];
+    int i;
+    temporary(st, sizeof st, "safetensors");
+    temporary(pt, sizeof pt, "pt");
+    temporary(plain, sizeof plain, "plain.pt");
+    if (CHECK(a && b)) {
+        for (i = 0; i < bmvp_net_state(a)->n; ++i)
+            if (bmvp_net_state(a)->item[i].torch_rank == 0) bmvp_net_state(a)->item[i].counter = 100 + i;
+        CHECK(save_net(c, a, st, BMVP_CKPT_SAFETENSORS, "state_dict") == BMVP_OK);
+        check_report(load_net(c, b, st, &inferred, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        check_equal_nets(b, a);
+        check_equal_configs(&inferred, &cfg);
+        copy_checkpoint(st, pt, BMVP_CKPT_PT, "module.");
+        bmvp_net_init(b, 13);
+        check_report(load_net(c, b, pt, &inferred, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        check_equal_nets(b, a);
+        check_equal_configs(&inferred, &cfg);
+        CHECK(save_net(c, a, plain, BMVP_CKPT_PT, "") == BMVP_OK); /* torch.save(model.state_dict()) */
+        bmvp_net_init(b, 14);
+        check_report(load_net(c, b, plain, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        check_equal_nets(b, a);
+    }
+    check_context(c);
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_destroy(c);
+    remove(st);
+    remove(pt);
+    remove(plain);
+}
+
+static void test_round_trip_uniformer(void) { round_trip("uniformer_tiny"); }
+static void test_round_trip_unet3d(void) { round_trip("unet3d_tiny"); }
+
+/* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
+static void test_wrong_checkpoint(void)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config cfg = preset("uniformer_tiny"), wide = cfg, deep = cfg, unet = preset("unet3d_tiny");
+    bmvp_net *from, *other, *same;
+    bmvp_error err;
+    char path[400];
+    temporary(path, sizeof path, "safetensors");
+    wide.dim[2] = 96;
+    deep.depth[1] = 2;
+    from = fresh(c, &cfg, 3);
+    CHECK(save_net(c, from, path, BMVP_CKPT_SAFETENSORS, "state_dict") == BMVP_OK);
+    other = fresh(c, &wide, 4);
+    same = fresh(c, &wide, 4);
+    CHECK(load_net(c, other, path, NULL, &err) != BMVP_OK);
+    CHECK_HOLDS(err.message, "'encoder.uniformer.patch_embed3.proj.weight'");
+    CHECK_HOLDS(err.message, "(64, 32, 2, 2, 2)");
+    CHECK_HOLDS(err.message, "(96, 32, 2, 2, 2)");
+    CHECK_HOLDS(err.message, path);
+    check_equal_nets(other, same); /* nothing has changed */
+    bmvp_net_destroy(other);
+    bmvp_net_destroy(same);
+    other = fresh(c, &deep, 4);
+    CHECK(load_net(c, other, path, NULL, &err) != BMVP_OK);
+    CHECK_HOLDS(err.message, "'encoder.uniformer.blocks2.1.pos_embed.weight' is missing");
+    bmvp_net_destroy(other);
+    other = fresh(c, &unet, 4);
+    CHECK(load_net(c, other, path, NULL, &err) != BMVP_OK);
+    CHECK_HOLDS(err.message, "'conv1a.weight' is missing");
+    bmvp_net_destroy(other);
+    bmvp_net_destroy(from);
+    check_context(c); /* a bad file is not the context's failure */
+    bmvp_destroy(c);
+    remove(path);
+}
+
+static void test_config_as_json(void)
+{
+    const bmvp_net_config from[2] = { { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
+                                      { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 } };
+    bmvp_net_config back;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    bmvp_jw w;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        bmvp_jw_init(&w, 0, NULL);
+        bmvp_jw_object(&w, NULL);
+        bmvp_net_config_write(&w, "network", &from[i]);
+        bmvp_jw_end(&w);
+        CHECK(bmvp_jw_finish(&w, &err) == BMVP_OK);
+        if (CHECK(bmvp_json_parse(w.out.data, w.out.len, "config", NULL, &doc, &err) == BMVP_OK)) {
+            CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
+            CHECK(strcmp(back.name, from[i].name) == 0);
+            check_equal_configs(&back, &from[i]);
+            CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
+        }
+        bmvp_json_free(doc);
+        bmvp_jw_free(&w);
+    }
+}
+
+/* >>errors -------------------------------------------------------------------------------------------------------- */
+
+static void check_refused(const bmvp_net_config *cfg, const char *part)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    CHECK(bmvp_net_create(c, cfg) == NULL && bmvp_error_of(c)->status == BMVP_E_ARG);
+    CHECK_HOLDS(bmvp_error_of(c)->message, part);
+    bmvp_destroy(c);
+}
+
+static void test_bad_configs(void)
+{
+    bmvp_net_config k = preset("uniformer_tiny");
+    k.head_dim = 24;
+    check_refused(&k, "head size 24");
+    k = preset("uniformer_tiny");
+    k.depth[2] = 0;
+    check_refused(&k, "depths 1/1/0/1");
+    k.depth[2] = 65;
+    check_refused(&k, "1 to 64");
+    k = preset("uniformer_tiny");
+    k.dim[1] = -8;
+    check_refused(&k, "dims 16/-8/64/128");
+    k = preset("unet3d_tiny");
+    k.groups = 3;
+    check_refused(&k, "multiple of 3 groups");
+    k = preset("unet3d_tiny");
+    k.groups = 0;
+    check_refused(&k, "0 groups");
+}
+
+static void test_bad_inputs(void)
+{
+    static const int64_t odd[5] = { 1, 32, 24, 32, 1 }, channels[5] = { 1, 32, 32, 32, 2 };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config k = preset("uniformer_tiny");
+    bmvp_net *net = bmvp_net_create(c, &k);
+    bmvp_features f = bmvp_net_encode(net, bmvp_input(c, 5, odd, NULL), 1);
+    CHECK(f.last == NULL && bmvp_net_reconstruct(net, &f) == NULL);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_SHAPE);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "multiples of 16");
+    CHECK_HOLDS(bmvp_error_of(c)->message, "24");
+    bmvp_clear_error(c);
+    bmvp_step_begin(c);
+    f = bmvp_net_encode(net, bmvp_input(c, 5, channels, NULL), 1);
+    CHECK(f.last == NULL && bmvp_error_of(c)->status == BMVP_E_SHAPE);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    CHECK_RUN(test_uniformer_tiny_layers);
+    CHECK_RUN(test_uniformer_tiny_composed_decoder);
+    CHECK_RUN(test_uniformer_tiny_plain_decoder);
+    CHECK_RUN(test_unet3d_tiny_layers);
+    CHECK_RUN(test_unet3d_tiny);
+    CHECK_RUN(test_decoders_are_equal);
+    CHECK_RUN(test_adamw);
+    CHECK_RUN(test_adamw_clipped);
+    CHECK_RUN(test_sgd);
+    CHECK_RUN(test_lr_scale);
+    CHECK_RUN(test_schedule);
+    CHECK_RUN(test_initialisation);
+    CHECK_RUN(test_seeds);
+    test_names("state_dict_pretrain.txt", "uniformer_small", 352);
+    test_names("state_dict_pretrain_unet3d.txt", "unet3d", 113);
+    CHECK_RUN(test_presets);
+    CHECK_RUN(test_layouts);
+    CHECK_RUN(test_round_trip_uniformer);
+    CHECK_RUN(test_round_trip_unet3d);
+    CHECK_RUN(test_wrong_checkpoint);
+    CHECK_RUN(test_config_as_json);
+    CHECK_RUN(test_bad_configs);
+    CHECK_RUN(test_bad_inputs);
+    return check_end();
+}
