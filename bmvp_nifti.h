@@ -263,8 +263,8 @@ typedef struct bmvp_nii_image {
 /* Reads header and extensions of `path` (.nii, .nii.gz, .hdr or .img of a pair, or any name); image->data is NULL.
    Of a gzip file only the needed beginning is inflated.
    Repaired without complaint, as nibabel does: pixdim 0 or not finite -> 1, negative -> absolute value, qfac other
-   than -1 -> 1, bitpix, unknown form codes -> 0, dim 0 beyond the first -> 1, a quaternion longer than 1 (normalised), an
-   extension section that does not fit (ignored). Errors: E_OPEN, E_READ, E_FORMAT (no NIfTI or ANALYZE header),
+   than -1 -> 1, bitpix, unknown form codes -> 0, dim 0 beyond the first -> 1, a quaternion longer than 1 (normalised),
+   an extension section that does not fit (ignored). Errors: E_OPEN, E_READ, E_FORMAT (no NIfTI or ANALYZE header),
    E_HEADER (dim, datatype, vox_offset, scl_inter, NIfTI-2 end-of-line check), E_TRUNCATED, E_GZIP, E_LIMIT,
    E_MEMORY, E_UNSUPPORTED (gzip in a build without it). Source: nifti1.h, nifti2.h, nibabel 5.2.1. */
 BMVP_NII_API bmvp_nii_status bmvp_nii_read_header(bmvp_nii_image *image, const char *path,
@@ -1242,8 +1242,8 @@ typedef struct bmvpi_nii_inflate {
     int n_bits;
     unsigned char *out;
     size_t cap, len, base;                                  /* room, made, start of the member (no match before) */
-    unsigned char *ring;                                    /* not NULL: goes on beyond the room, up to `limit`, for the */
-    size_t limit;                                           /* CRC only; the last BMVPI_NII_RING bytes are kept here */
+    unsigned char *ring;                                    /* not NULL: goes on beyond the room for the CRC's sake, */
+    size_t limit;                                           /* up to limit bytes; the last ones are kept here */
     uint32_t crc;
     bmvpi_nii_z state;
 } bmvpi_nii_inflate;
@@ -1463,8 +1463,9 @@ static void bmvpi_nii_z_run(bmvpi_nii_inflate *z) {
         }
         if (z->len > z->cap) {
             const unsigned char *tail = z->in + z->pos;
-            const int good = bmvpi_nii_le32(tail) == ~z->crc && bmvpi_nii_le32(tail + 4) == (uint32_t)(z->len - z->base);
-            z->state = good ? BMVPI_NII_Z_DONE : BMVPI_NII_Z_BAD;
+            const int same_crc = bmvpi_nii_le32(tail) == ~z->crc;
+            const int same_length = bmvpi_nii_le32(tail + 4) == (uint32_t)(z->len - z->base);
+            z->state = same_crc && same_length ? BMVPI_NII_Z_DONE : BMVPI_NII_Z_BAD;
             return;
         }
         z->pos += 8;
@@ -2097,8 +2098,8 @@ static bmvp_nii_status bmvpi_nii_read_path(bmvp_nii_image *image, const char *pa
     bmvpi_nii_source source;
     char name[BMVPI_NII_PATH];
     bmvp_nii_status s;
+    if (image != NULL) memset(image, 0, sizeof *image);
     if (image == NULL || path == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or path is NULL");
-    memset(image, 0, sizeof *image);
     image->memory = io.memory;
     s = bmvpi_nii_open_image(&io, image, &source, name, path, want_data);
     if (s == BMVP_NII_OK) {
@@ -2125,8 +2126,8 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_read_memory(bmvp_nii_image *image, const v
     bmvpi_nii_io io = bmvpi_nii_io_make("memory", options, err);
     bmvpi_nii_source source;
     bmvp_nii_status s;
+    if (image != NULL) memset(image, 0, sizeof *image);
     if (image == NULL || bytes == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or bytes is NULL");
-    memset(image, 0, sizeof *image);
     image->memory = io.memory;
     s = bmvpi_nii_source_memory(&io, &source, bytes, n_bytes);
     if (s == BMVP_NII_OK) s = bmvpi_nii_read_head(&io, image, &source);
@@ -2201,6 +2202,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_create(bmvp_nii_image *image, int datatype
                                              bmvp_nii_error *err) {
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
     bmvp_nii_status s;
+    if (image != NULL) memset(image, 0, sizeof *image);
     if (image == NULL || dim == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or dim is NULL");
     s = bmvpi_nii_new_image(image, datatype, ndim, dim, affine, &io);
     if (s == BMVP_NII_OK) memset(image->data, 0, (size_t)image->data_bytes);
@@ -2823,6 +2825,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_volume_create(bmvp_nii_volume *volume, con
     double one[16];
     bmvp_nii_status s;
     bmvpi_nii_identity(one);
+    if (volume != NULL) memset(volume, 0, sizeof *volume);
     if (volume == NULL || dim == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume or dim is NULL");
     s = bmvpi_nii_new_volume(volume, dim, affine != NULL ? affine : one, &io);
     if (s == BMVP_NII_OK) memset(volume->data, 0, (size_t)(dim[0] * dim[1] * dim[2]) * sizeof(float));
@@ -2892,9 +2895,9 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const b
                                                 const bmvp_nii_load *how, const bmvp_nii_options *options,
                                                 bmvp_nii_error *err) {
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
+    if (volume != NULL) memset(volume, 0, sizeof *volume);
     if (volume == NULL || image == NULL || image->data == NULL)
         return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is NULL or image has no data");
-    memset(volume, 0, sizeof *volume);
     return bmvpi_nii_convert(volume, image, how, &io);
 }
 
@@ -3014,6 +3017,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_from_volume(bmvp_nii_image *image, const b
     double low, high;
     int64_t clamped;
     int kind = bmvpi_nii_type_range(datatype, &low, &high);
+    if (image != NULL) memset(image, 0, sizeof *image);
     if (image == NULL || volume == NULL || volume->data == NULL || kind < 0)
         return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is empty, or type %s cannot be written from"
                               " float32", bmvp_nii_datatype_text(datatype));
@@ -3057,7 +3061,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_write_volume(const char *path, const bmvp_
 
 BMVP_NII_API void bmvp_nii_close(bmvp_nii_file *file) {
     if (file == NULL) return;
-    if (file->fd >= 0) close(file->fd);
+    if (file->fd >= 0 && file->image.ndim > 0) close(file->fd);   /* a zeroed struct does not own descriptor 0 */
     bmvp_nii_image_free(&file->image);
     file->fd = -1;
 }
@@ -3069,9 +3073,10 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_open(bmvp_nii_file *file, const char *path
     bmvpi_nii_conv conv;
     char name[BMVPI_NII_PATH];
     bmvp_nii_status s;
-    if (file == NULL || path == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "file or path is NULL");
+    if (file == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "file is NULL");
     memset(file, 0, sizeof *file);
     file->fd = -1;
+    if (path == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "path is NULL");
     file->image.memory = io.memory;
     s = bmvpi_nii_open_image(&io, &file->image, &source, name, path, 1);
     if (s == BMVP_NII_OK) {
@@ -3574,7 +3579,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const dou
     bmvp_nii_volume out;
     double xform[16], affine[16];
     int64_t size[3];
-    int same, mode = how != NULL ? how->mode : BMVP_NII_LINEAR;
+    int same = 0, mode = how != NULL ? how->mode : BMVP_NII_LINEAR;
     bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
     if (s != BMVP_NII_OK) return s;
     if (mode != BMVP_NII_LINEAR && mode != BMVP_NII_NEAREST)

@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* FNV-1a of the name starts a SplitMix64 stream. */
-static uint64_t formula_stream(const char *name, uint64_t seed)
+static inline uint64_t formula_stream(const char *name, uint64_t seed)
 {
     uint64_t h = 0xCBF29CE484222325u;
     for (; *name; ++name) h = (h ^ (unsigned char)*name) * 0x100000001B3u;
@@ -16,7 +16,7 @@ static uint64_t formula_stream(const char *name, uint64_t seed)
 }
 
 /* Number k (from 0) of a stream, in [0, 1). */
-static double formula_uniform(uint64_t stream, int64_t k)
+static inline double formula_uniform(uint64_t stream, int64_t k)
 {
     uint64_t z = stream + (uint64_t)(k + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -25,14 +25,14 @@ static double formula_uniform(uint64_t stream, int64_t k)
     return (double)(z >> 40) / 16777216.0;
 }
 
-static int formula_ends_with(const char *text, const char *end)
+static inline int formula_ends_with(const char *text, const char *end)
 {
     const size_t n = strlen(text), m = strlen(end);
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 /* A tensor of the state in the released order; templates are parts of one stack. */
-static void formula_values(const bmvp_state *s, uint64_t seed, float *out)
+static inline void formula_values(const bmvp_state *s, uint64_t seed, float *out)
 {
     const uint64_t stream = formula_stream(s->stacked ? s->stacked : s->name, seed);
     const int weight = formula_ends_with(s->name, ".weight");
@@ -52,7 +52,7 @@ static void formula_values(const bmvp_state *s, uint64_t seed, float *out)
 }
 
 /* The whole state; 0: out of memory. */
-static int formula_state(bmvp_state_list *l, uint64_t seed)
+static inline int formula_state(bmvp_state_list *l, uint64_t seed)
 {
     int64_t most = 1;
     float *buf;
@@ -69,7 +69,7 @@ static int formula_state(bmvp_state_list *l, uint64_t seed)
 }
 
 /* Input of case c, modality slot m; dim = D, H, W. The formula names its axes X, Y, Z. */
-static void formula_volume(int c, int m, const int64_t dim[3], float *out)
+static inline void formula_volume(int c, int m, const int64_t dim[3], float *out)
 {
     int64_t x, y, z;
     for (z = 0; z < dim[0]; ++z)
@@ -80,14 +80,14 @@ static void formula_volume(int c, int m, const int64_t dim[3], float *out)
 }
 
 typedef struct formula_rank { double u; int64_t block; } formula_rank;
-static int formula_by_value(const void *a, const void *b)
+static inline int formula_by_value(const void *a, const void *b)
 {
     const formula_rank *p = (const formula_rank *)a, *q = (const formula_rank *)b;
     return p->u < q->u ? -1 : p->u > q->u ? 1 : p->block < q->block ? -1 : 1;
 }
 
 /* Mask `number` of an edge^3 crop: aligned 8^3 blocks, an eighth of them kept (0). Returns 0: out of memory. */
-static int formula_mask(int number, uint64_t seed, int64_t edge, float *out)
+static inline int formula_mask(int number, uint64_t seed, int64_t edge, float *out)
 {
     const int64_t side = 8, b = edge / side, n = b * b * b;
     formula_rank *r = (formula_rank *)malloc((size_t)n * sizeof *r);

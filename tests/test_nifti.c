@@ -3,6 +3,8 @@
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "check.h"
+#include <signal.h>
+#include <sys/resource.h>
 
 #define FIXTURES "tests/fixtures/nifti/"
 
@@ -320,6 +322,27 @@ static void test_write_failures(void) {
     }
 }
 
+static void test_full_disk_keeps_the_old_file(void) {
+    bmvp_nii_image im, back;
+    struct rlimit before, small;
+    void (*handler)(int);
+    make_image(&im, BMVP_NII_INT16, 30, 30, 3, 1);
+    CHECK_OK(bmvp_nii_write(in_folder("old.nii"), &im, NULL, &err));
+    ((int16_t *)im.data)[0]++;
+    if (!CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0)) return;
+    handler = signal(SIGXFSZ, SIG_IGN);                     /* a file may not grow beyond 2000 bytes: write fails half way */
+    small = before;
+    small.rlim_cur = 2000;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK_FAILS(bmvp_nii_write(in_folder("old.nii"), &im, NULL, &err), E_WRITE, "old.nii: writing failed");
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    signal(SIGXFSZ, handler);
+    ((int16_t *)im.data)[0]--;
+    if (CHECK_OK(bmvp_nii_read(&back, in_folder("old.nii"), NULL, &err))) check_equal(&im, &back, "old.nii");
+    bmvp_nii_image_free(&back);
+    bmvp_nii_image_free(&im);
+}
+
 /* ---- damage ------------------------------------------------------------------------------------------------- */
 
 static void test_every_truncation(void) {
@@ -365,7 +388,7 @@ static void test_hostile_headers(void) {
     memcpy(keep, bytes, sizeof keep);
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
         bmvp_nii_status s;
-        put_number(bytes, rows[i].at, rows[i].type, (int64_t)rows[i].value, rows[i].value);
+        put_number(bytes, rows[i].at, rows[i].type, rows[i].type == 'f' ? 0 : (int64_t)rows[i].value, rows[i].value);
         s = read_bytes(bytes, n);
         check_report(s == rows[i].status, __FILE__, __LINE__, "%g at byte %d: %s (%s)", rows[i].value, rows[i].at,
                      bmvp_nii_status_text(s), err.message);
@@ -1225,6 +1248,7 @@ int main(int argc, char **argv) {
     CHECK_RUN(test_round_trips);
     CHECK_RUN(test_large_dims_choose_version_2);
     CHECK_RUN(test_write_failures);
+    CHECK_RUN(test_full_disk_keeps_the_old_file);
     CHECK_RUN(test_every_truncation);
     CHECK_RUN(test_hostile_headers);
     CHECK_RUN(test_hostile_nifti2);

@@ -29,6 +29,13 @@ static bmvp_net_config preset(const char *name)
     return k;
 }
 
+static bmvp_net *fresh(bmvp_ctx *c, const bmvp_net_config *cfg, uint64_t seed)
+{
+    bmvp_net *net = bmvp_net_create(c, cfg);
+    bmvp_net_init(net, seed);
+    return net;
+}
+
 static int find_state(const bmvp_state_list *l, const char *name)
 {
     int i;
@@ -51,7 +58,7 @@ static void check_thinned(bmvp_ckpt *f, const char *name, const float *x, int64_
     fixture_tensor want = fixture_load(f, "%s", name);
     const int64_t step = step_text ? strtoll(step_text, NULL, 10) : 1;
     double square = 0;
-    float *thin = (float *)malloc((size_t)(n / step + 1) * sizeof *thin);
+    float *thin = (float *)calloc((size_t)(n / step + 1), sizeof *thin);
     int64_t i, k = 0;
     if (check_report(want.x && l2 && thin && x, __FILE__, __LINE__, "%s is missing", name)) {
         for (i = 0; i < n; ++i) square += (double)x[i] * (double)x[i];
@@ -137,6 +144,15 @@ static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
     return sum;
 }
 
+/* Biases whose gradient is zero in exact arithmetic, so that what is stored is rounding noise. */
+static const char *zero_gradient(const char *name)
+{
+    if (strcmp(name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0) return "a constant per channel right before BatchNorm";
+    if (strcmp(name, "conv1b.conv1.bias") == 0 || strcmp(name, "up2convb.conv1.bias") == 0)
+        return "a constant right before GroupNorm, whose groups have one channel at this width";
+    return NULL;
+}
+
 static void check_gradients(net_case *k)
 {
     const bmvp_state_list *l = bmvp_net_state(k->net);
@@ -148,7 +164,7 @@ static void check_gradients(net_case *k)
         if (s->torch_rank == 0) check_report(s->counter == 1, __FILE__, __LINE__, "%s is %d", s->name, (int)s->counter);
         if (s->torch_rank == 0 || (!s->trained && !strstr(s->name, "running_"))) continue;
         snprintf(name, sizeof name, "%s.%s", s->trained ? "grad" : "after", s->name);
-        if (strcmp(s->name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0) continue; /* right before BatchNorm: zero */
+        if (zero_gradient(s->name)) continue;
         buf = (float *)malloc((size_t)s->t->numel * sizeof *buf);
         if (check_report(buf && (!s->trained || bmvp_has_grad(s->t)), __FILE__, __LINE__, "%s has no gradient", s->name)) {
             bmvp_state_to_torch(s, s->trained ? s->t->g : s->t->x, buf);
@@ -257,46 +273,45 @@ static void test_unet3d_tiny_layers(void)
 /* Two networks with equal weights, one decoder each; a leaf stands for the features. */
 static void test_decoders_are_equal(void)
 {
+    enum { FEATURES = 3 * 6 * 128, VOXELS = 3 * 6 * 4096 };
     static const int64_t dim[5] = { 3, 1, 2, 3, 128 };
+    static float data[FEATURES], cotangent[VOXELS], x_grad[2][FEATURES], out[2][VOXELS];
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     bmvp_net_config cfg = preset("uniformer_tiny");
-    bmvp_tensor *x[2], *y[2];
     bmvp_features f;
     bmvp_net *net[2];
     bmvp_state_list *l[2];
-    float data[3 * 6 * 128], *cot;
-    int i, n = 0;
-    int64_t j;
+    int i, n = 0, j;
     memset(&f, 0, sizeof f);
-    for (j = 0; j < 3 * 6 * 128; ++j) data[j] = (float)(2 * formula_uniform(formula_stream("features", 0), j) - 1);
-    cot = (float *)malloc(3 * 6 * 4096 * sizeof *cot);
-    for (j = 0; cot && j < 3 * 6 * 4096; ++j) cot[j] = (float)(2 * formula_uniform(formula_stream("cotangent", 0), j) - 1);
+    for (j = 0; j < FEATURES; ++j) data[j] = (float)(2 * formula_uniform(formula_stream("features", 0), j) - 1);
+    for (j = 0; j < VOXELS; ++j) cotangent[j] = (float)(2 * formula_uniform(formula_stream("cotangent", 0), j) - 1);
     for (i = 0; i < 2; ++i) {
+        bmvp_tensor *y;
         cfg.plain_decoder = i;
-        net[i] = bmvp_net_create(c, &cfg);
-        bmvp_net_init(net[i], 7);
+        net[i] = fresh(c, &cfg, 7);
+        f.last = bmvp_keep(bmvp_leaf(c, 5, dim, data));
+        y = bmvp_net_reconstruct(net[i], &f);
+        if (!CHECK(y && y->rank == 5 && y->dim[1] == 16 && y->dim[2] == 32 && y->dim[3] == 48 && y->dim[4] == 1)) break;
+        CHECK(bmvp_read(c, y, out[i]) == BMVP_OK);
+        bmvp_backward_from(c, y, cotangent);
+        CHECK(bmvp_read_grad(c, f.last, x_grad[i]) == BMVP_OK);
         l[i] = bmvp_net_state(net[i]);
-        x[i] = bmvp_keep(bmvp_leaf(c, 5, dim, data));
-        f.last = x[i];
-        y[i] = bmvp_keep(bmvp_net_reconstruct(net[i], &f));
-        if (CHECK(y[i] && cot)) bmvp_backward_from(c, y[i], cot);
+        bmvp_step_begin(c);
     }
     check_context(c);
-    if (!bmvp_failed(c)) {
-        CHECK(y[0]->rank == 5 && y[0]->dim[1] == 16 && y[0]->dim[2] == 32 && y[0]->dim[3] == 48 && y[0]->dim[4] == 1);
-        CHECK_CLOSE("reconstruction", y[0]->x, y[1]->x, y[1]->numel, 1e-5);
-        CHECK_CLOSE("gradient of the features", x[0]->g, x[1]->g, x[1]->numel, 1e-5);
-        for (i = 0; i < l[1]->n; ++i) {
-            CHECK(bmvp_has_grad(l[0]->item[i].t) == bmvp_has_grad(l[1]->item[i].t));
-            if (!bmvp_has_grad(l[1]->item[i].t)) continue;
-            CHECK_CLOSE(l[1]->item[i].name, l[0]->item[i].t->g, l[1]->item[i].t->g, l[1]->item[i].t->numel, 1e-5);
+    if (i == 2) {
+        CHECK_CLOSE("reconstruction", out[0], out[1], VOXELS, 1e-5);
+        CHECK_CLOSE("gradient of the features", x_grad[0], x_grad[1], FEATURES, 1e-5);
+        for (j = 0; j < l[1]->n; ++j) {
+            CHECK(bmvp_has_grad(l[0]->item[j].t) == bmvp_has_grad(l[1]->item[j].t));
+            if (!bmvp_has_grad(l[1]->item[j].t)) continue;
+            CHECK_CLOSE(l[1]->item[j].name, l[0]->item[j].t->g, l[1]->item[j].t->g, l[1]->item[j].t->numel, 1e-5);
             ++n;
         }
         CHECK(n == 6); /* four transposed convolutions, the output's weight and bias */
     }
-    for (i = 0; i < 2; ++i) bmvp_net_destroy(net[i]);
+    for (n = 0; n < i; ++n) bmvp_net_destroy(net[n]);
     bmvp_destroy(c);
-    free(cot);
 }
 
 /* >>optimizers ---------------------------------------------------------------------------------------------------- */
@@ -667,13 +682,6 @@ static void test_layouts(void)
 }
 
 /* >>checkpoints --------------------------------------------------------------------------------------------------- */
-
-static bmvp_net *fresh(bmvp_ctx *c, const bmvp_net_config *cfg, uint64_t seed)
-{
-    bmvp_net *net = bmvp_net_create(c, cfg);
-    bmvp_net_init(net, seed);
-    return net;
-}
 
 static bmvp_state_part values_of(bmvp_ctx *c, bmvp_net *net)
 {

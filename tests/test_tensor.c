@@ -566,7 +566,7 @@ static bmvp_tensor *net_get(const net *n, const char *name)
     int i;
     for (i = 0; i < NET_PARAMS; ++i)
         if (strcmp(net_params[i].name, name) == 0) return n->p[i];
-    CHECK(!"a parameter of this name");
+    check_report(0, __FILE__, __LINE__, "the network has no parameter %s", name);
     return NULL;
 }
 #define P(name) net_get(n, name)
@@ -1133,7 +1133,7 @@ static void test_sticky_error(void)
     bmvp_step_begin(c);
     CHECK(bmvp_sum(c, Z("2,3")) != NULL);
     CHECK(strcmp(bmvp_status_text(BMVP_E_OOM), "out of memory") == 0);
-    CHECK_HOLDS(bmvp_status_text((bmvp_status)99), "unknown");
+    CHECK_HOLDS(bmvp_status_text(BMVP_STATUS_COUNT), "unknown");
     bmvp_destroy(c);
     bmvp_destroy(NULL);
 }
@@ -1332,20 +1332,20 @@ static void test_random_streams(void)
     for (i = 0; i < N; ++i) {
         const float u = bmvp_rng_uniform(&r);
         CHECK(u >= 0 && u < 1);
-        mean += (double)u / N;
-        square += (double)u * (double)u / N;
+        mean += (double)u / (double)N;
+        square += (double)u * (double)u / (double)N;
     }
     CHECK_NEAR(mean, 0.5, 0.01);
     CHECK_NEAR(square, 1.0 / 3, 0.01);
     for (mean = square = i = 0; i < N; ++i) {
         const double v = (double)bmvp_rng_normal(&r);
-        mean += v / N;
-        square += v * v / N;
+        mean += v / (double)N;
+        square += v * v / (double)N;
     }
     CHECK_NEAR(mean, 0, 0.03);
     CHECK_NEAR(square, 1, 0.05);
     for (i = 0; i < N; ++i) ++counts[bmvp_rng_below(&r, 7)];
-    for (i = 0; i < 7; ++i) CHECK_NEAR(counts[i], N / 7.0, 250);
+    for (i = 0; i < 7; ++i) CHECK_NEAR(counts[i], (double)N / 7, 250);
     CHECK(bmvp_rng_below(&r, 0) == 0 && bmvp_rng_below(&r, 1) == 0);
 }
 
