@@ -332,7 +332,6 @@ static void bmvpi_ssl_fast(bmvp_ssl_config *k)
     k->mask_form = BMVP_MASK_BLOCKS;
     k->contrast_from_epoch = 0;
     k->template_mean_start = 1;
-    k->template_lr_scale = 3;
     k->template_x = k->template_y = k->template_z = 0;
     k->epochs = 100;
     k->lr = 1e-3;
