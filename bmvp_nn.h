@@ -397,8 +397,8 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
 /* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its names. */
 BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
 
-/* The network's shape from the names and shapes of a released checkpoint (head size 64 or, for small networks, the largest of 64, 32,
-   16, 8 that divides dim[2] and dim[3]; files written here say it themselves). */
+/* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to be dim[0], as
+   in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it themselves). */
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err);
 /* As JSON object `key` and back. */
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
@@ -4083,7 +4083,8 @@ typedef struct bmvpi_update {
     const float *g;
     double *sum; /* of the norm: one for each piece */
     int64_t n;
-    float scale, lr, decay, b1, b2, step, root, eps; /* step = lr / (1 - b1^t), root = 1 / sqrt(1 - b2^t) */
+    /* AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 = momentum */
+    float scale, lr, decay, b1, b2, step, root, eps;
     void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
 } bmvpi_update;
 
@@ -4093,7 +4094,7 @@ typedef struct bmvpi_update {
     { \
         float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
         const float *BMVP_RESTRICT g = u->g; \
-        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, b1 = 1.0f - u->b1, b2 = 1.0f - u->b2; \
+        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, b1 = u->b1, b2 = u->b2; \
         const float step = u->step, root = u->root, eps = u->eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
@@ -4185,8 +4186,8 @@ static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_sc
     u.b1 = (float)k->momentum;
     if (k->kind == BMVP_ADAMW) {
         u.v = o->moment[2 * i + 1]->x;
-        u.b1 = (float)k->beta1;
-        u.b2 = (float)k->beta2;
+        u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
+        u.b2 = (float)(1.0 - k->beta2);
         u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
         u.root = (float)(1.0 / sqrt(1.0 - pow(k->beta2, n)));
         u.eps = (float)k->eps;
@@ -4386,7 +4387,7 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
                                   "encoder.uniformer.patch_embed%d.proj.weight or conv1a.weight)", ckpt->path, s + 1);
     }
     cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, "encoder.uniformer.blocks1.0.mlp.fc1.weight", 0) / cfg->dim[0]);
-    for (h = 64; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); h /= 2) { }
+    for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
     cfg->head_dim = h;
     if (cfg->dim[0] != 64) snprintf(cfg->name, sizeof cfg->name, "custom");
     return BMVP_OK;
