@@ -588,7 +588,6 @@ extern "C" {
 /* Strict C99, and another header was included before this one: the C library hid what it has. */
 extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
 extern int fsync(int fd);
-extern int posix_memalign(void **block, size_t alignment, size_t n);
 #endif
 #ifndef O_CLOEXEC
 #define O_CLOEXEC 0
@@ -662,13 +661,14 @@ static void *bmvpi_nii_alloc(const bmvp_nii_memory *memory, int64_t bytes) {
     size_t n = bytes > 0 ? (size_t)bytes : 1;
     if (bytes < 0 || (uint64_t)bytes > (uint64_t)(SIZE_MAX / 2)) return NULL;
     if (memory->alloc_fn != NULL) return memory->alloc_fn(n, memory->user);
-    if (n >= (size_t)BMVPI_NII_HUGE) {                      /* whole pages, so that the end is huge as well */
-        const size_t page = (size_t)BMVPI_NII_HUGE_PAGE;
-        void *block = NULL;
-        n = (n + page - 1) / page * page;
-        if (posix_memalign(&block, page, n) != 0) return NULL;
+    if (n >= (size_t)BMVPI_NII_HUGE) {
+        const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE, small = 4096;
+        char *block;
+        n = (n + small + huge - 1) / huge * huge - small;   /* with malloc's own header: whole huge pages */
+        block = (char *)malloc(n);
 #ifdef MADV_HUGEPAGE
-        (void)madvise(block, n, MADV_HUGEPAGE);             /* only advice: a system without huge pages says no */
+        if (block != NULL)                                  /* only advice: a system without huge pages says no */
+            (void)madvise(block - (uintptr_t)block % small, n + (uintptr_t)block % small, MADV_HUGEPAGE);
 #endif
         return block;
     }

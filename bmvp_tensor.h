@@ -224,6 +224,7 @@ struct bmvp_tensor {
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, dropped, grad_fresh;
+    int walked;                      /* backward has passed: operands' values may be gone */
 };
 
 /* Parameter: persistent, with a gradient of the same size. name is copied. Values start undefined: use bmvp_fill or write. */
@@ -1335,6 +1336,9 @@ static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
         t->grad_fresh = 0;
         return t->g;
     }
+    if (t->walked)
+        return (float *)bmvp_fail(c, BMVP_E_STATE, "backward: the graph below %s was used up by an earlier backward",
+                                  bmvp_op_name(t->op));
     if (!t->g_block) {
         *accumulate = 0;
         t->g_block = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
@@ -1367,7 +1371,7 @@ static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, int las
     int accumulate;
     float *g;
     if (!t || !t->wants_grad || bmvp_failed(c)) return;
-    if (last_use && !t->persistent && !t->g_block && !y->kept && y->g_block) {
+    if (last_use && !t->persistent && !t->g_block && !t->walked && !y->kept && y->g_block) {
         t->g_block = y->g_block;
         t->g = y->g;
         y->g_block = NULL;
@@ -1401,17 +1405,16 @@ static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
     while (i > 0 && c->step[i - 1] != root) --i;
     for (; i > 0 && !bmvp_failed(c); --i) {
         bmvp_tensor *y = c->step[i - 1];
-        if (y->op < 0 || !y->wants_grad) continue;
-        if (y->g_block) {
-            for (s = 0; s < y->n_src; ++s)
-                if (!bmvpi_ensure_value(c, y->src[s])) return;
-            if (!c->cfg.backend->op[y->op].backward) {
-                bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
-                          c->cfg.backend->name);
-                return;
-            }
-            bmvpi_call(c, y, 1);
+        if (y->op < 0 || !y->g_block || y->walked) continue;
+        for (s = 0; s < y->n_src; ++s)
+            if (!bmvpi_ensure_value(c, y->src[s])) return;
+        if (!c->cfg.backend->op[y->op].backward) {
+            bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
+                      c->cfg.backend->name);
+            return;
         }
+        bmvpi_call(c, y, 1);
+        y->walked = 1;
         if (y->kept) continue;
         bmvpi_drop_grad(c, y);
         if (y->numel > 1) bmvpi_drop_value(c, y);
