@@ -3278,7 +3278,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     i = 0;
     do { /* once even without taps: the output is then 0 or the bias */
         t.a_off = a_off + i;
-        t.runs = bmvpi_min(runs - i, bmvpi_max(1, 65536 / bmvpi_max(1, t.k * s->q->nr)));
+        /* 512 products at most in one chain of float additions: halves the rounding error of wide layers */
+        t.runs = bmvpi_min(runs - i, bmvpi_max(1, 512 / bmvpi_max(1, t.k)));
         for (p = 0; p * s->q->nr < s->co; ++p) {
             t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q->nr, k) + i * t.k * s->q->nr;
             t.bias = s->bias && i == 0 ? s->bias + p * s->q->nr : NULL;

@@ -159,6 +159,11 @@ static void common_id(const bmvp_json *files, char *id, size_t size)
         n = i;
     }
     if (!files->first || !files->first->next) n -= ends_with(base, ".nii.gz") ? 7u : ends_with(base, ".nii") ? 4u : 0u;
+    else { /* "a_t" of a_t1 and a_t2 is "a" */
+        size_t i = n;
+        while (i > 0 && !strchr("_-.", base[i - 1])) --i;
+        n = i > 0 ? i : n;
+    }
     while (n > 0 && strchr("_-.", base[n - 1])) --n;
     if (n > 0) {
         snprintf(id, size, "%.*s", (int)(n < size ? n : size - 1), base);

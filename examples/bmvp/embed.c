@@ -164,7 +164,7 @@ static bmvp_status embed_case(job *j, const bmvp_case *k)
             ready = ready && strcmp(head.descrip, bmvp_prepared_mark) == 0;
             bmvp_nii_image_free(&head);
         } else if (k->image[m]) return bmvp_error_set(&j->err, BMVP_E_IO, "%s", e.message);
-    if (!ready) st = bmvp_prepare_case(&p, k, &o, &j->err);
+    if (!ready) st = bmvp_prepare_case(&p, k, &o, NULL, &j->err);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!k->image[m]) continue;
         if (ready && bmvp_nii_read_volume(&p.image[m], k->image[m], NULL, NULL, &e) != BMVP_NII_OK)

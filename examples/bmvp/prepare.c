@@ -51,7 +51,7 @@ static bmvp_status check_values(const bmvp_nii_volume *v, const bmvp_case *k, in
     return BMVP_OK;
 }
 
-static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, bmvp_error *err)
+static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     int m, first = -1;
     bmvp_nii_load how;
@@ -61,7 +61,7 @@ static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, bmvp_e
     how.axcodes = "RAS";
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         if (!k->image[m]) continue;
-        if (bmvp_nii_read_volume(&p->image[m], k->image[m], &how, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        if (bmvp_nii_read_volume(&p->image[m], k->image[m], &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
         st = check_values(&p->image[m], k, m, err);
         if (st) return st;
         if (first < 0) first = m;
@@ -72,7 +72,7 @@ static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, bmvp_e
                                   (long long)p->image[m].dim[0], (long long)p->image[m].dim[1], (long long)p->image[m].dim[2]);
     }
     if (!k->label) return BMVP_OK;
-    if (bmvp_nii_read_volume(&p->label, k->label, &how, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
     if (!bmvp_nii_same_grid(&p->image[first], &p->label, 1e-4, 1e-2))
         return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
     return BMVP_OK;
@@ -112,7 +112,8 @@ static bmvp_status crop(bmvp_prepared_case *p, const bmvp_case *k, int centre, b
     return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
 }
 
-bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, bmvp_error *err)
+bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, const bmvp_nii_options *io,
+                              bmvp_error *err)
 {
     bmvp_nii_scale scale;
     bmvp_nii_error e;
@@ -124,7 +125,7 @@ bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const b
     scale.upper = o->high;
     scale.b_max = 1;
     scale.clip = 1;
-    st = read_images(p, k, err);
+    st = read_images(p, k, io, err);
     if (!st) st = resample(p, k, o->spacing, err);
     if (!st) st = crop(p, k, o->centre, err);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m)
@@ -148,6 +149,7 @@ typedef struct job {
     const char *dir;
     char *done;          /* for each case: 1 written or already there */
     int64_t n_done, n_failed, n_kept;
+    bmvp_nii_pool *pool; /* one for each worker */
     pthread_mutex_t lock;
     bmvp_cli_progress progress;
 } job;
@@ -179,14 +181,15 @@ static int already_there(const job *j, const bmvp_case *k)
     return all;
 }
 
-static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name, const bmvp_nii_volume *v, int type, double slope, bmvp_error *err)
+static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name, const bmvp_nii_volume *v, int type, double slope,
+                             const bmvp_nii_options *io, bmvp_error *err)
 {
     char *path = output_path(j, k->id, name);
     bmvp_nii_image image;
     bmvp_nii_error e;
     bmvp_nii_status st;
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    st = bmvp_nii_from_volume(&image, v, type, slope, 0, NULL, NULL, &e);
+    st = bmvp_nii_from_volume(&image, v, type, slope, 0, NULL, io, &e);
     if (st == BMVP_NII_OK) {
         snprintf(image.descrip, sizeof image.descrip, "%s", bmvp_prepared_mark);
         st = bmvp_nii_write(path, &image, NULL, &e);
@@ -196,18 +199,18 @@ static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name,
     return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
 }
 
-static bmvp_status prepare_and_write(const job *j, const bmvp_case *k, bmvp_error *err)
+static bmvp_status prepare_and_write(const job *j, const bmvp_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     char *dir = bmvp_path_join(j->dir, k->id);
     bmvp_prepared_case p;
-    bmvp_status st = bmvp_prepare_case(&p, k, &j->o, err);
+    bmvp_status st = bmvp_prepare_case(&p, k, &j->o, io, err);
     int m;
     if (!st && (!dir || bmvp_cli_make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
     free(dir);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m)
-        if (p.image[m].data) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], BMVP_NII_INT16, 1.0 / 32767, err);
-    if (!st && p.label.data) st = write_one(j, k, "seg", &p.label, BMVP_NII_INT16, 1, err);
+        if (p.image[m].data) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], BMVP_NII_INT16, 1.0 / 32767, io, err);
+    if (!st && p.label.data) st = write_one(j, k, "seg", &p.label, BMVP_NII_INT16, 1, io, err);
     bmvp_prepared_case_free(&p);
     return st;
 }
@@ -218,10 +221,12 @@ static void prepare_task(void *arg, int64_t i, int worker)
     const bmvp_case *k = &j->in.item[i];
     const int kept = already_there(j, k);
     bmvp_status st = BMVP_OK;
+    bmvp_nii_options io;
     bmvp_error err;
     double seconds, left;
-    (void)worker;
-    if (!kept) st = prepare_and_write(j, k, &err);
+    memset(&io, 0, sizeof io);
+    io.memory = bmvp_nii_pool_memory(&j->pool[worker]);
+    if (!kept) st = prepare_and_write(j, k, &io, &err);
     pthread_mutex_lock(&j->lock);
     j->done[i] = st == BMVP_OK;
     j->n_kept += kept;
@@ -291,12 +296,14 @@ static int run(job *j, int64_t threads)
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
     bmvp_ctx *c;
+    int i;
     bmvp_status st = bmvp_cli_make_dir(j->dir) == 0 ? BMVP_OK : bmvp_error_set(&err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
     if (!st) st = check_settings(j, &err);
     k.threads = (int)threads;
     c = st ? NULL : bmvp_create(&k, &err);
     j->done = (char *)calloc((size_t)j->in.n, 1);
-    if (!st && (!c || !j->done)) st = bmvp_error_set(&err, BMVP_E_OOM, "out of memory");
+    j->pool = c ? (bmvp_nii_pool *)calloc((size_t)bmvp_threads(c), sizeof *j->pool) : NULL;
+    if (!st && (!c || !j->done || !j->pool)) st = bmvp_error_set(&err, BMVP_E_OOM, "out of memory");
     if (!st) {
         pthread_mutex_init(&j->lock, NULL);
         (void)bmvp_cli_elapsed(&j->progress);
@@ -304,6 +311,8 @@ static int run(job *j, int64_t threads)
         pthread_mutex_destroy(&j->lock);
         st = list_done(j, &err);
     }
+    for (i = 0; j->pool && i < bmvp_threads(c); ++i) bmvp_nii_pool_free(&j->pool[i]);
+    free(j->pool);
     bmvp_destroy(c);
     if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "prepare", "%s", err.message);
     printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out\n", j->dir, (long long)j->out.n,

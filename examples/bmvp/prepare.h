@@ -17,9 +17,10 @@ typedef struct bmvp_prepared_case {
     bmvp_nii_volume label;
 } bmvp_prepared_case;
 
-/* RAS, spacing, foreground crop, percentiles to [0, 1]. Fails with a message that names case and file: unreadable, NaN, all zero, a label map
+/* io: memory for the volumes (a bmvp_nii_pool of the thread saves most page faults), NULL: malloc. RAS, spacing, foreground crop, percentiles to [0, 1]. Fails with a message that names case and file: unreadable, NaN, all zero, a label map
    among the images, modalities on different grids. */
-bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, bmvp_error *err);
+bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, const bmvp_nii_options *io,
+                              bmvp_error *err);
 void bmvp_prepared_case_free(bmvp_prepared_case *p);
 
 /* The header text that marks what prepare wrote. */

@@ -1,0 +1,687 @@
+/* bench_step.c - speed of training and inference, of the kernels they consist of, and the ceiling of the machine.
+
+   cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
+   bench_step [--only NAME] [--full] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list]
+
+   Every row is the median of at least five runs after one that is not counted. GFLOP/s counts the operations that the
+   result needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured
+   here too: independent multiply-adds in registers, with the same instruction set and threads. tests/bench/twin.py is
+   the same rows in PyTorch. */
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_ssl.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/resource.h>
+#endif
+
+enum { MAX_REPS = 1000, CROP = 96 };
+
+typedef struct options {
+    const char *only, *preset;
+    int full, threads, reps, json, list;
+    bmvp_simd simd;
+} options;
+
+typedef struct bench {
+    options opt;
+    double ceiling; /* GFLOP/s of the threads and instruction set chosen */
+    int rows, failed;
+} bench;
+
+typedef struct result { /* of one row */
+    double second[MAX_REPS];
+    int n;
+    double gflop;   /* 0: not a meaningful number */
+    double peak_mb; /* largest resident size during the row; 0: unknown */
+    double plan_mb; /* what the context says it needs: persistent + step; 0: unknown */
+} result;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* >>memory: the largest resident size can be set back on Linux, so that each row has its own ---------------------- */
+
+static void peak_reset(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f) return;
+    fputs("5", f);
+    fclose(f);
+}
+
+static double peak_mb(void)
+{
+    char line[256];
+    double kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, (int)sizeof line, f))
+        if (strncmp(line, "VmHWM:", 6) == 0) kb = strtod(line + 6, NULL);
+    if (f) fclose(f);
+#if defined(__unix__)
+    if (kb == 0) {
+        struct rusage r;
+        if (getrusage(RUSAGE_SELF, &r) == 0) kb = (double)r.ru_maxrss;
+    }
+#endif
+    return kb * 1024e-6;
+}
+
+/* >>ceiling: twelve independent sums keep two pipes of latency four busy; nothing touches memory ------------------- */
+
+enum { CEILING_SUMS = 12, CEILING_LOOPS = 4000000 };
+typedef void (*ceiling_fn)(float *out);
+
+#define SUMS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define SUM_MAKE(i) v##i = zero + (float)(i);
+#define SUM_STEP(i) v##i = v##i * b + d;
+#define SUM_ADD(i) total += v##i;
+#define CEILING(NAME, BYTES, TARGET) \
+    typedef float NAME##_v __attribute__((vector_size(BYTES))); \
+    TARGET static void NAME(float *out) \
+    { \
+        const NAME##_v zero = { 0.0f }, b = zero + 0.999f, d = zero + 1e-3f; \
+        NAME##_v v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, total = zero; \
+        int k; \
+        SUMS(SUM_MAKE) \
+        for (k = 0; k < CEILING_LOOPS; ++k) { \
+            SUMS(SUM_STEP) \
+        } \
+        SUMS(SUM_ADD) \
+        out[0] = total[0]; \
+    }
+
+#if defined(__GNUC__)
+CEILING(ceiling_128, 16, )
+#if defined(__x86_64__) || defined(__i386__)
+CEILING(ceiling_256, 32, __attribute__((target("avx2,fma"))))
+CEILING(ceiling_512, 64, __attribute__((target("avx512f,fma"))))
+#endif
+#endif
+
+static void ceiling_plain(float *out)
+{
+    float v[CEILING_SUMS] = { 0 };
+    int i, k;
+    for (k = 0; k < CEILING_LOOPS; ++k)
+        for (i = 0; i < CEILING_SUMS; ++i) v[i] = v[i] * 0.999f + 1e-3f;
+    for (out[0] = 0, i = 0; i < CEILING_SUMS; ++i) out[0] += v[i];
+}
+
+static ceiling_fn ceiling_of(bmvp_simd level, int *width)
+{
+    *width = 1;
+#if defined(__GNUC__)
+    *width = 4;
+#if defined(__x86_64__) || defined(__i386__)
+    if (level == BMVP_SIMD_AVX512) return *width = 16, ceiling_512;
+    if (level == BMVP_SIMD_AVX2) return *width = 8, ceiling_256;
+#endif
+    if (level >= BMVP_SIMD_VECTOR) return ceiling_128;
+    *width = 1;
+#else
+    (void)level;
+#endif
+    return ceiling_plain;
+}
+
+typedef struct ceiling_job {
+    ceiling_fn fn;
+    float out[16]; /* of task 0 .. 15: the results must be used */
+} ceiling_job;
+
+static void ceiling_task(void *arg, int64_t task, int worker)
+{
+    ceiling_job *j = (ceiling_job *)arg;
+    float sum;
+    (void)worker;
+    j->fn(&sum);
+    if (task < 16) j->out[task] = sum;
+}
+
+static bmvp_ctx *context(const options *o, int threads, int plan)
+{
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_error err;
+    bmvp_ctx *c;
+    cfg.threads = threads;
+    cfg.simd = o->simd;
+    cfg.plan = plan;
+    c = bmvp_create(&cfg, &err);
+    if (!c) fprintf(stderr, "bench_step: %s\n", err.message);
+    return c;
+}
+
+/* GFLOP/s, the best of nine: others on the machine can only make it smaller. */
+static double ceiling(const options *o, int threads)
+{
+    bmvp_ctx *c = context(o, threads, 0);
+    ceiling_job j;
+    double best = 0;
+    int width, i, tasks;
+    if (!c) return 0;
+    j.fn = ceiling_of(bmvp_simd_level(c), &width);
+    tasks = 2 * bmvp_threads(c);
+    for (i = 0; i < 9; ++i) {
+        double t = now(), rate;
+        bmvp_parallel(c, tasks, ceiling_task, &j);
+        t = now() - t;
+        rate = 2.0 * width * CEILING_SUMS * CEILING_LOOPS * tasks / t * 1e-9;
+        if (rate > best) best = rate;
+    }
+    bmvp_destroy(c);
+    return best;
+}
+
+/* >>rows ----------------------------------------------------------------------------------------------------------- */
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int wanted(const bench *b, const char *name)
+{
+    const size_t n = b->opt.only ? strlen(b->opt.only) : 0;
+    return n == 0 || (strncmp(name, b->opt.only, n) == 0 && (name[n] == 0 || name[n] == '_'));
+}
+
+static void heading(const bench *b)
+{
+    if (!b->opt.json && b->rows == 0)
+        printf("%-26s %10s %10s %7s %9s %7s %9s %9s\n", "row", "median ms", "best ms", "spread", "GFLOP/s", "ceiling",
+               "peak MB", "plan MB");
+}
+
+static void report(bench *b, const char *name, result *r)
+{
+    double median, best, spread, rate;
+    heading(b);
+    ++b->rows;
+    qsort(r->second, (size_t)r->n, sizeof *r->second, by_size);
+    best = r->second[0];
+    median = (r->second[r->n / 2] + r->second[(r->n - 1) / 2]) / 2;
+    spread = (r->second[r->n - 1] - best) / median;
+    rate = r->gflop / median;
+    if (b->opt.json) {
+        printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
+               "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f}\n", name, median * 1e3, best * 1e3, spread,
+               r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb);
+    } else {
+        printf("%-26s %10.2f %10.2f %6.0f%% ", name, median * 1e3, best * 1e3, spread * 100);
+        if (rate > 0) printf("%9.1f %6.0f%%", rate, b->ceiling > 0 ? rate / b->ceiling * 100 : 0);
+        else printf("%9s %7s", "-", "-");
+        if (r->peak_mb > 0) printf(" %9.0f", r->peak_mb);
+        if (r->plan_mb > 0) printf(" %9.0f", r->plan_mb);
+        printf("\n");
+    }
+    fflush(stdout);
+}
+
+static int broken(bench *b, const char *name, const bmvp_ctx *c)
+{
+    if (c && !bmvp_failed(c)) return 0;
+    fprintf(stderr, "bench_step: %s: %s\n", name, c ? bmvp_error_of(c)->message : "no context");
+    b->failed = 1;
+    return 1;
+}
+
+/* >>networks: operations ------------------------------------------------------------------------------------------- */
+
+static double uniformer_gflop(const bmvp_net_config *k, int decoder)
+{
+    double sum = 0, side = CROP;
+    int i;
+    for (i = 0; i < 4; ++i) {
+        const double c = k->dim[i], in = i ? k->dim[i - 1] : k->in_channels, mlp = 2.0 * k->mlp_ratio * c * c;
+        double t, each;
+        side /= 2;
+        t = side * side * side;
+        each = i < 2 ? (27 + 125) * c + 2 * c * c + mlp : 27 * c + 4 * c * c + 2 * t * c + mlp;
+        sum += t * (8 * in * c + k->depth[i] * each);
+    }
+    if (decoder) sum += side * side * side * k->dim[3] * 4096; /* the four layers composed to one matrix */
+    return 2e-9 * sum;
+}
+
+static double unet3d_gflop(const bmvp_net_config *k)
+{
+    static const int convs[4] = { 4, 6, 6, 8 }; /* 3^3 of the level's width, residual blocks down and up */
+    double sum = 0, voxels = (double)CROP * CROP * CROP, c = k->width;
+    int i;
+    for (i = 0; i < 4; ++i, voxels /= 8, c *= 2) {
+        sum += voxels * 27 * c * (c * convs[i] + (i ? c / 2 : 1));
+        if (i) sum += voxels * c * c / 2;
+    }
+    return 2e-9 * (sum + (double)CROP * CROP * CROP * k->width);
+}
+
+/* >>networks ------------------------------------------------------------------------------------------------------- */
+
+typedef struct training { /* one network with its optimizer in one context */
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_optim *optim;
+    float *crop;
+} training;
+
+static void training_close(training *t)
+{
+    bmvp_net_destroy(t->net);
+    bmvp_optim_destroy(t->optim);
+    bmvp_destroy(t->c);
+    free(t->crop);
+}
+
+static int training_open(const options *o, const bmvp_net_config *k, int learn, int plan, training *t)
+{
+    const int64_t n = (int64_t)CROP * CROP * CROP;
+    int64_t i;
+    memset(t, 0, sizeof *t);
+    t->c = context(o, o->threads, plan);
+    t->crop = (float *)malloc((size_t)n * sizeof *t->crop);
+    if (!t->c || !t->crop) return 0;
+    for (i = 0; i < n; ++i) t->crop[i] = (float)(i * 2654435761u % 1000) * 1e-3f;
+    t->net = bmvp_net_create(t->c, k);
+    if (!t->net) return 0;
+    bmvp_net_init(t->net, 1);
+    if (learn) {
+        const bmvp_optim_config cfg = bmvp_optim_config_default(BMVP_ADAMW);
+        t->optim = bmvp_optim_create(t->c, bmvp_net_state(t->net), &cfg);
+    }
+    return !bmvp_failed(t->c);
+}
+
+static void training_step(training *t)
+{
+    const int64_t dim[5] = { 1, CROP, CROP, CROP, 1 };
+    bmvp_features f;
+    bmvp_tensor *x;
+    bmvp_step_begin(t->c);
+    x = bmvp_input(t->c, 5, dim, t->crop);
+    f = bmvp_net_encode(t->net, x, 1);
+    bmvp_backward(t->c, bmvp_mse(t->c, bmvp_net_reconstruct(t->net, &f), x));
+    bmvp_optim_step(t->optim, 1e-4, 1);
+    bmvp_optim_zero_grad(t->optim);
+}
+
+static void inference(training *t, int decoder)
+{
+    const int64_t dim[5] = { 1, CROP, CROP, CROP, 1 };
+    bmvp_features f;
+    bmvp_set_grad(t->c, 0);
+    bmvp_step_begin(t->c);
+    f = bmvp_net_encode(t->net, bmvp_input(t->c, 5, dim, t->crop), 0);
+    if (decoder) bmvp_net_reconstruct(t->net, &f);
+}
+
+/* learn 1: forward, backward and optimizer; 0: forward alone, with the decoder or without. */
+static void bench_network(bench *b, const char *row, const char *net, int learn, int decoder)
+{
+    bmvp_net_config k;
+    bmvp_memory m;
+    training t;
+    result r;
+    int i, plan;
+    if (!wanted(b, row)) return;
+    memset(&r, 0, sizeof r);
+    memset(&m, 0, sizeof m);
+    bmvp_net_preset(net, &k);
+    peak_reset();
+    for (plan = 1; plan >= 0; --plan) { /* the dry run says how large the step's block must be */
+        if (!training_open(&b->opt, &k, learn, plan, &t)) {
+            broken(b, row, t.c);
+            training_close(&t);
+            return;
+        }
+        if (!plan) bmvp_reserve(t.c, m.step_peak);
+        for (i = plan ? b->opt.reps : -1; i < b->opt.reps + plan; ++i) {
+            const double start = now();
+            if (learn) training_step(&t);
+            else inference(&t, decoder);
+            if (i >= 0 && !plan) r.second[r.n++] = now() - start;
+        }
+        m = bmvp_memory_of(t.c);
+        if (plan) r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
+        else r.peak_mb = peak_mb();
+        i = broken(b, row, t.c);
+        training_close(&t);
+        if (i) return;
+    }
+    r.gflop = k.kind == BMVP_NET_UNET3D ? unet3d_gflop(&k) : uniformer_gflop(&k, decoder);
+    if (learn) r.gflop *= 3;
+    report(b, row, &r);
+}
+
+/* >>the real step: three cases, two views each, all losses, templates of eight modalities -------------------------- */
+
+static void bench_real(bench *b, const char *row)
+{
+    enum { CASES = 3, VALUES = CROP * CROP * CROP };
+    const int64_t grid[3] = { 155, 240, 240 };
+    const char *names[BMVP_MODALITIES];
+    bmvp_ssl_item item[CASES];
+    bmvp_ssl_config cfg;
+    bmvp_ssl_losses loss;
+    bmvp_net_config net;
+    bmvp_config ctx = bmvp_config_default();
+    bmvp_memory m;
+    bmvp_error err;
+    bmvp_ctx *c;
+    bmvp_ssl *ssl;
+    float *volume;
+    result r;
+    int i, reps = b->opt.reps;
+    if (!wanted(b, row)) return;
+    memset(&r, 0, sizeof r);
+    memset(item, 0, sizeof item);
+    for (i = 0; i < BMVP_MODALITIES; ++i) names[i] = bmvp_modality_name(i);
+    bmvp_net_preset("uniformer_small", &net);
+    if (!bmvp_ssl_preset(b->opt.preset, &cfg)) {
+        fprintf(stderr, "bench_step: --preset must be paper, release or fast\n");
+        b->failed = 1;
+        return;
+    }
+    cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
+    cfg.update_every = 1;
+    ctx.threads = b->opt.threads;
+    ctx.simd = b->opt.simd;
+    if (bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) != BMVP_OK) {
+        fprintf(stderr, "bench_step: %s: %s\n", row, err.message);
+        b->failed = 1;
+        return;
+    }
+    peak_reset();
+    volume = (float *)malloc((CASES + 1) * VALUES * sizeof *volume);
+    c = volume ? bmvp_create(&ctx, &err) : NULL;
+    if (c) bmvp_reserve(c, m.step_peak);
+    ssl = c ? bmvp_ssl_create(c, &net, &cfg, BMVP_MODALITIES, names, grid) : NULL;
+    for (i = 0; volume && i < (CASES + 1) * VALUES; ++i)
+        volume[i] = (float)(((int64_t)i * 7919 + i / VALUES) % 1000) * 1e-3f;
+    for (i = 0; volume && i < CASES; ++i) {
+        item[i].x = volume + i * VALUES;
+        item[i].other = volume + (i + 1) * VALUES;
+        item[i].modality = i;
+        item[i].template_start[0] = 20 + i;
+        item[i].template_start[1] = item[i].template_start[2] = 70 - i;
+        item[i].slot = (uint32_t)i;
+    }
+    for (i = -1; ssl && i < reps; ++i) {
+        const double start = now();
+        if (bmvp_ssl_step(ssl, item, CASES, 1e-4, &loss) != BMVP_OK) break;
+        if (i >= 0) r.second[r.n++] = now() - start;
+    }
+    r.peak_mb = peak_mb();
+    r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
+    r.gflop = 2 * CASES * 3 * uniformer_gflop(&net, 1);
+    if (!broken(b, row, c) && r.n > 0) report(b, row, &r);
+    bmvp_ssl_destroy(ssl);
+    bmvp_destroy(c);
+    free(volume);
+}
+
+/* >>kernels -------------------------------------------------------------------------------------------------------- */
+
+typedef enum kind { DEPTHWISE, LINEAR, ATTENTION, MLP, CONV } kind;
+/* DEPTHWISE, CONV: a = voxels along an edge, b = channels, d = kernel; LINEAR: a rows, b -> d; ATTENTION: a tokens,
+   b heads of d channels; MLP: a rows, b -> d -> b */
+typedef struct kernel {
+    const char *name;
+    kind what;
+    int64_t a, b, d;
+} kernel;
+
+static const kernel kernels[] = {
+    { "depthwise5_64_48", DEPTHWISE, 48, 64, 5 },
+    { "depthwise3_64_48", DEPTHWISE, 48, 64, 3 },
+    { "depthwise5_128_24", DEPTHWISE, 24, 128, 5 },
+    { "depthwise3_320_12", DEPTHWISE, 12, 320, 3 },
+    { "linear_110592_64_256", LINEAR, 110592, 64, 256 },
+    { "linear_110592_256_64", LINEAR, 110592, 256, 64 },
+    { "linear_110592_64_64", LINEAR, 110592, 64, 64 },
+    { "linear_13824_128_512", LINEAR, 13824, 128, 512 },
+    { "linear_13824_512_128", LINEAR, 13824, 512, 128 },
+    { "linear_1728_320_1280", LINEAR, 1728, 320, 1280 },
+    { "linear_1728_1280_320", LINEAR, 1728, 1280, 320 },
+    { "linear_1728_320_960", LINEAR, 1728, 320, 960 },
+    { "linear_216_512_2048", LINEAR, 216, 512, 2048 },
+    { "attention_5_1728_64", ATTENTION, 1728, 5, 64 },
+    { "mlp_110592_64_256", MLP, 110592, 64, 256 },
+    { "mlp_13824_128_512", MLP, 13824, 128, 512 },
+    { "mlp_1728_320_1280", MLP, 1728, 320, 1280 },
+    { "conv3_64_48", CONV, 48, 64, 3 },
+};
+
+static bmvp_tensor *weight(bmvp_ctx *c, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3, int64_t d4)
+{
+    int64_t dim[5], i;
+    bmvp_tensor *t;
+    dim[0] = d0;
+    dim[1] = d1;
+    dim[2] = d2;
+    dim[3] = d3;
+    dim[4] = d4;
+    t = bmvp_param(c, "bench", rank, dim);
+    for (i = 0; t && i < t->numel; ++i) t->x[i] = (float)(i * 2654435761u % 1000) * 1e-3f - 0.5f;
+    return t;
+}
+
+static void kernel_operands(bmvp_ctx *c, const kernel *k, bmvp_tensor **p)
+{
+    const int64_t a = k->a, b = k->b, d = k->d;
+    switch (k->what) {
+    case DEPTHWISE:
+        p[0] = weight(c, 5, 1, a, a, a, b);
+        p[1] = weight(c, 4, d, d, d, b, 1);
+        p[2] = weight(c, 1, b, 1, 1, 1, 1);
+        break;
+    case LINEAR:
+        p[0] = weight(c, 2, a, b, 1, 1, 1);
+        p[1] = weight(c, 2, b, d, 1, 1, 1);
+        p[2] = weight(c, 1, d, 1, 1, 1, 1);
+        break;
+    case ATTENTION:
+        p[0] = weight(c, 3, 1, a, 3 * b * d, 1, 1);
+        break;
+    case MLP:
+        p[0] = weight(c, 2, a, b, 1, 1, 1);
+        p[1] = weight(c, 2, b, d, 1, 1, 1);
+        p[2] = weight(c, 1, d, 1, 1, 1, 1);
+        p[3] = weight(c, 2, d, b, 1, 1, 1);
+        p[4] = weight(c, 1, b, 1, 1, 1, 1);
+        break;
+    case CONV:
+        p[0] = weight(c, 5, 1, a, a, a, b);
+        p[1] = weight(c, 5, d, d, d, b, b);
+        p[2] = weight(c, 1, b, 1, 1, 1, 1);
+        break;
+    }
+}
+
+static bmvp_tensor *kernel_call(bmvp_ctx *c, const kernel *k, bmvp_tensor **p)
+{
+    bmvp_conv_shape same;
+    switch (k->what) {
+    case DEPTHWISE: return bmvp_depthwise3d(c, p[0], p[1], p[2]);
+    case LINEAR: return bmvp_linear(c, p[0], p[1], p[2]);
+    case ATTENTION: return bmvp_attention(c, p[0], (int)k->b, 0.125);
+    case MLP: return bmvp_mlp(c, p[0], p[1], p[2], p[3], p[4]);
+    case CONV:
+        same = bmvp_conv_same(1, k->d / 2);
+        return bmvp_conv3d(c, p[0], p[1], p[2], &same);
+    }
+    return NULL;
+}
+
+static double kernel_gflop(const kernel *k)
+{
+    const double a = (double)k->a, b = (double)k->b, d = (double)k->d;
+    switch (k->what) {
+    case DEPTHWISE: return 2e-9 * a * a * a * b * d * d * d;
+    case LINEAR: return 2e-9 * a * b * d;
+    case ATTENTION: return 4e-9 * a * a * b * d;
+    case MLP: return 4e-9 * a * b * d;
+    case CONV: return 2e-9 * a * a * a * b * b * d * d * d;
+    }
+    return 0;
+}
+
+/* One run. The copy of the cotangent that starts a backward from the middle is no part of the kernel: its time is
+   measured beside it and taken off. */
+static void kernel_run(bmvp_ctx *c, const kernel *k, bmvp_tensor **p, float *cotangent, float *copy, double *seconds)
+{
+    bmvp_tensor *y;
+    double t0, t1, t2, t3;
+    int i;
+    for (i = 0; i < 5; ++i)
+        if (p[i]) bmvp_zero_grad(p[i]);
+    bmvp_step_begin(c);
+    t0 = now();
+    y = kernel_call(c, k, p);
+    t1 = now();
+    if (!y) return;
+    memcpy(copy, cotangent, (size_t)y->numel * sizeof *copy);
+    t2 = now();
+    bmvp_backward_from(c, y, cotangent);
+    t3 = now();
+    seconds[0] = t1 - t0;
+    seconds[1] = t3 - t2 - (t2 - t1);
+}
+
+static void bench_kernel(bench *b, const kernel *k)
+{
+    bmvp_tensor *p[5] = { NULL, NULL, NULL, NULL, NULL };
+    const int64_t last = k->what == LINEAR ? k->d : k->what == ATTENTION ? k->b * k->d : k->b;
+    const int64_t rows = k->what == DEPTHWISE || k->what == CONV ? k->a * k->a * k->a : k->a;
+    char name[2][64];
+    float *cotangent, *copy;
+    bmvp_ctx *c;
+    result r[2];
+    int i, j, reps = b->opt.reps;
+    snprintf(name[0], sizeof name[0], "%s_forward", k->name);
+    snprintf(name[1], sizeof name[1], "%s_backward", k->name);
+    if (!wanted(b, name[0]) && !wanted(b, name[1])) return;
+    memset(r, 0, sizeof r);
+    c = context(&b->opt, b->opt.threads, 0);
+    cotangent = (float *)malloc((size_t)(rows * last) * sizeof *cotangent);
+    copy = (float *)calloc((size_t)(rows * last), sizeof *copy);
+    if (c && cotangent && copy) {
+        double seconds[2] = { 0, 0 };
+        int64_t n;
+        for (n = 0; n < rows * last; ++n) cotangent[n] = (float)(n % 89) * 0.01f - 0.4f;
+        kernel_operands(c, k, p);
+        for (i = -2; i < reps && !bmvp_failed(c); ++i) {
+            kernel_run(c, k, p, cotangent, copy, seconds);
+            for (j = 0; i >= 0 && j < 2; ++j) r[j].second[r[j].n++] = seconds[j];
+        }
+    }
+    if (!broken(b, k->name, c) && r[0].n > 0)
+        for (j = 0; j < 2; ++j) {
+            r[j].gflop = (j + 1) * kernel_gflop(k);
+            if (wanted(b, name[j])) report(b, name[j], &r[j]);
+        }
+    bmvp_destroy(c);
+    free(cotangent);
+    free(copy);
+}
+
+/* >>main ----------------------------------------------------------------------------------------------------------- */
+
+static int parse(int argc, char **argv, options *o)
+{
+    static const char *const level[] = { "plain", "vector", "avx2", "avx512" };
+    int i, j;
+    memset(o, 0, sizeof *o);
+    o->preset = "paper";
+    o->reps = 7;
+    o->simd = BMVP_SIMD_AUTO;
+    for (i = 1; i < argc; ++i) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(a, "--full") == 0) o->full = 1;
+        else if (strcmp(a, "--json") == 0) o->json = 1;
+        else if (strcmp(a, "--list") == 0) o->list = 1;
+        else if (strcmp(a, "--only") == 0 && *v) o->only = argv[++i];
+        else if (strcmp(a, "--preset") == 0 && *v) o->preset = argv[++i];
+        else if (strcmp(a, "--threads") == 0) o->threads = atoi(argv[++i < argc ? i : 0]);
+        else if (strcmp(a, "--reps") == 0) o->reps = atoi(argv[++i < argc ? i : 0]);
+        else if (strcmp(a, "--simd") == 0) {
+            for (j = 0; j < 4 && strcmp(v, level[j]) != 0; ++j) {}
+            if (j == 4) return 0;
+            o->simd = (bmvp_simd)j;
+            ++i;
+        } else return 0;
+    }
+    return o->reps >= 1 && o->reps <= MAX_REPS && o->threads >= 0;
+}
+
+static void machine(bench *b)
+{
+    char line[256], *model = NULL;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    bmvp_ctx *c = context(&b->opt, b->opt.threads, 0);
+    const char *compiler =
+#if defined(__VERSION__)
+        __VERSION__;
+#else
+        "unknown";
+#endif
+    double one;
+    while (f && !model && fgets(line, (int)sizeof line, f))
+        if (strncmp(line, "model name", 10) == 0) model = strchr(line, ':');
+    if (f) fclose(f);
+    if (model) {
+        model += 2;
+        model[strcspn(model, "\n\"\\")] = 0;
+    }
+    if (!c) return;
+    one = ceiling(&b->opt, 1);
+    b->opt.threads = bmvp_threads(c);
+    b->ceiling = b->opt.threads > 1 ? ceiling(&b->opt, b->opt.threads) : one;
+    printf(b->opt.json ? "{\"cpu\":\"%s\",\"threads\":%d,\"simd\":\"%s\",\"compiler\":\"%s\",\"ceiling_1\":%.1f,"
+                         "\"ceiling\":%.1f}\n"
+                       : "%s, %d threads, %s, compiler %s\n"
+                         "multiply-add ceiling: %.0f GFLOP/s with 1 thread, %.0f with all\n\n",
+           model ? model : "unknown processor", b->opt.threads, bmvp_simd_text(bmvp_simd_level(c)), compiler, one,
+           b->ceiling);
+    fflush(stdout);
+    bmvp_destroy(c);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const nets[] = { "step", "inference", "real", "unet3d_forward", "unet3d_step" };
+    bench b;
+    size_t i;
+    memset(&b, 0, sizeof b);
+    if (!parse(argc, argv, &b.opt)) {
+        fprintf(stderr, "usage: bench_step [--only ROW] [--full] [--threads N] [--simd plain|vector|avx2|avx512]\n"
+                        "                  [--reps 1..%d] [--preset paper|release|fast] [--json] [--list]\n", MAX_REPS);
+        return 2;
+    }
+    if (b.opt.list) {
+        for (i = 0; i < sizeof nets / sizeof *nets; ++i) printf("%s\n", nets[i]);
+        for (i = 0; i < sizeof kernels / sizeof *kernels; ++i)
+            printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
+        return 0;
+    }
+    machine(&b);
+    bench_network(&b, "step", "uniformer_small", 1, 1);
+    bench_network(&b, "inference", "uniformer_small", 0, 0);
+    for (i = 0; i < sizeof kernels / sizeof *kernels; ++i) bench_kernel(&b, &kernels[i]);
+    if (b.opt.full || b.opt.only) {
+        bench_real(&b, "real");
+        bench_network(&b, "unet3d_forward", "unet3d", 0, 1);
+        bench_network(&b, "unet3d_step", "unet3d", 1, 1);
+    }
+    if (!b.rows && !b.failed) fprintf(stderr, "bench_step: no row is named '%s'; --list prints them\n", b.opt.only);
+    return b.failed || !b.rows;
+}
