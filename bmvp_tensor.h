@@ -1357,11 +1357,28 @@ static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
     return g;
 }
 
-static void bmvpi_axpy(float *y, const float *x, int64_t n, int accumulate)
+typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
+static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
 {
+    const bmvpi_axpy_job *j = (const bmvpi_axpy_job *)arg;
+    const int64_t from = task << 16, n = bmvpi_min(j->n - from, 1 << 16);
+    float *BMVP_RESTRICT y = j->y + from;
+    const float *BMVP_RESTRICT x = j->x + from;
     int64_t i;
-    if (!accumulate) memcpy(y, x, (size_t)n * sizeof(float));
+    (void)worker;
+    if (!j->accumulate) memcpy(y, x, (size_t)n * sizeof(float));
     else for (i = 0; i < n; ++i) y[i] += x[i];
+}
+
+/* y = x, or y += x */
+static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int accumulate)
+{
+    bmvpi_axpy_job j;
+    j.y = y;
+    j.x = x;
+    j.n = n;
+    j.accumulate = accumulate;
+    bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_axpy_task, &j);
 }
 
 /* Hands y's gradient to operand t as it is (same number of elements): by moving the buffer when t has none and this is the
@@ -1379,7 +1396,7 @@ static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, int las
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
-    if (g && y->g) bmvpi_axpy(g, y->g, y->numel, accumulate);
+    if (g && y->g) bmvpi_axpy(c, g, y->g, y->numel, accumulate);
 }
 
 static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }

@@ -47,7 +47,7 @@ judge()
 clean() { check "something half written is left in $1" test -z "$(find "$1" -name '*.tmp*')"; }
 same() { check "$1 and $2 differ" cmp "$1" "$2"; }
 absent() { check "$1 is there" test ! -e "$1"; }
-step_of() { bmvp info "$1" --json 2>/dev/null | sed -n 's/^  "step": \([0-9]*\).*/\1/p'; }
+step_of() { bmvp info "$1" --json 2>/dev/null | sed -n 's/^ *"step": \([0-9]*\),$/\1/p'; }
 bytes() { wc -c <"$1" | tr -d ' '; }
 # patch FILE OFFSET OCTAL: writes bytes over those of a file
 # shellcheck disable=SC2059 # the octal text is a format on purpose
@@ -86,7 +86,7 @@ entry() { printf '{"id": "%s", "images": {"%s": "%s"%s}}' "$1" "$2" "$3" "${4:+,
 
 expect 0 "phantom|prepare|pretrain|embed|convert|info" bmvp --help
 for command in phantom prepare pretrain embed convert info; do expect 0 "usage: bmvp $command" bmvp $command --help; done
-expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --missing 0 --modalities t1,t2,flair --seed 3
+expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --missing 0 --tumours 1 --modalities t1,t2,flair --seed 3
 expect 0 "4 cases (4 new, 0 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
 expect 0 "done: run20/checkpoint.safetensors" train run20 --steps 20 --save-every 10 --threads 2
 for file in checkpoint.safetensors log.jsonl report.html; do check "run20/$file" test -s run20/$file; done
@@ -313,7 +313,7 @@ expect 1 "prepare" bmvp pretrain --data phantoms --out bad/no --network uniforme
 absent bad/no
 cp -r prepared bad/grids
 cp prepared/case_0003/t1.nii bad/grids/case_0001/t1.nii
-expect 1 "different grids|case_0001/t1.nii|case_0001/t2.nii" bmvp pretrain --data bad/grids --out bad/no --network uniformer_tiny --crop 16 --steps 1
+expect 1 "different grids|case_0001/t1.nii|case_0001/flair.nii" bmvp pretrain --data bad/grids --out bad/no --network uniformer_tiny --crop 16 --steps 1
 expect 1 "run20/log.jsonl" bmvp prepare --data prepared --out run20/log.jsonl
 expect 1 "bad/text_t1.nii" bmvp info bad/text_t1.nii
 

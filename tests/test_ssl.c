@@ -850,6 +850,56 @@ static void test_views(void)
     }
 }
 
+/* The share of a view that is filled, found by a crop of zeros and a filler of ones. */
+static double drawn_mask(rig *r, uint32_t slot, int modal, float *view)
+{
+    bmvp_ssl_preview look;
+    bmvp_ssl_item item = r->item[0];
+    memset(&look, 0, sizeof look);
+    item.mask_template = item.mask_modal = NULL;
+    item.x = r->x[2];
+    item.other = r->x[3];
+    item.slot = slot;
+    memset(item.template_start, 0, sizeof item.template_start);
+    if (modal) look.view_modal = view;
+    else look.view_template = view;
+    CHECK(bmvp_ssl_look(r->s, &item, &look) == BMVP_OK);
+    return (double)count_ones(view, CUBE) / CUBE;
+}
+
+/* Masks nobody gave: drawn with the ratio of the settings, of one kind or the other, anew for each view, item and step. */
+static void test_drawn_masks(void)
+{
+    float *view[5];
+    rig r;
+    int form, i, j;
+    for (form = 0; form < 2; ++form) {
+        rig_config(&r, "paper");
+        r.cfg.mask_form = form;
+        r.cfg.mask_ratio = 0.75;
+        if (!rig_begin(&r, NULL)) return;
+        bmvp_fill(r.c, bmvp_ssl_template(r.s, 0), 1);
+        for (i = 0; i < CUBE; ++i) r.x[2][i] = 0, r.x[3][i] = 1;
+        for (i = 0; i < 5; ++i) view[i] = floats(CUBE);
+        for (i = 0; i < 4; ++i) { /* slots 0 and 1, template and modal view */
+            const double share = drawn_mask(&r, (uint32_t)(i / 2), i % 2, view[i]);
+            const int64_t dim[3] = { EDGE, EDGE, EDGE };
+            if (form == BMVP_MASK_BLOCKS) CHECK(share == 0.75 && kept_blocks(view[i], dim, 8) == 16);
+            else CHECK(share >= 0.75 && share < 0.75 + 512.0 / CUBE && kept_blocks(view[i], dim, 8) == -1);
+        }
+        (void)drawn_mask(&r, 0, 0, view[4]);
+        CHECK(memcmp(view[0], view[4], CUBE * sizeof(float)) == 0); /* the same in the same step */
+        CHECK(bmvp_ssl_step(r.s, r.item, 1, 0, NULL) == BMVP_OK);
+        bmvp_fill(r.c, bmvp_ssl_template(r.s, 0), 1);
+        (void)drawn_mask(&r, 0, 0, view[4]);
+        for (i = 0; i < 5; ++i)
+            for (j = 0; j < i; ++j) CHECK(memcmp(view[i], view[j], CUBE * sizeof(float)) != 0);
+        check_context(r.c);
+        for (i = 0; i < 5; ++i) free(view[i]);
+        rig_end(&r);
+    }
+}
+
 /* A step after looking is the same step. */
 static void test_look_leaves_no_trace(void)
 {
@@ -1024,6 +1074,8 @@ static void test_schedule_of_run(void)
         CHECK_NEAR(bmvp_ssl_lr(r.s, 11), 0.01, 1e-12);
         CHECK(bmvp_ssl_step(r.s, r.item, 1, 0, &loss) == BMVP_OK);
         CHECK_NEAR(bmvp_ssl_lr(r.s, 11), 0.001 + 0.009 * 0.5 * (1 + cos(3.14159265358979 / 10)), 1e-9);
+        bmvp_ssl_config_of(r.s)->half_period = 1;
+        CHECK_NEAR(bmvp_ssl_lr(r.s, 11), 0.001 + 0.009 * 0.5 * (1 + cos(3.14159265358979 / 5)), 1e-9);
     }
     rig_end(&r);
 }
@@ -1570,6 +1622,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_epochs_of_tasks);
     CHECK_RUN(test_template_gradient);
     CHECK_RUN(test_views);
+    CHECK_RUN(test_drawn_masks);
     CHECK_RUN(test_look_leaves_no_trace);
     CHECK_RUN(test_all_modalities_is_the_mean);
     CHECK_RUN(test_accumulation);

@@ -24,7 +24,7 @@ typedef struct job {
     bmvp_net *net;
     bmvp_ssl_info info;
     int64_t crop;
-    int maps;
+    int maps, usage; /* usage: the error is one of the options */
     result *item;
     int n, cap;
     bmvp_error err;
@@ -259,7 +259,8 @@ static bmvp_status run(job *j, const char *checkpoint, const char *data, const c
 {
     bmvp_status st = load_network(j, checkpoint, threads);
     if (!st && j->crop == 0) j->crop = j->info.cfg.crop;
-    if (!st && j->crop % bmvp_net_stride(j->net))
+    j->usage = !st && j->crop % bmvp_net_stride(j->net) != 0;
+    if (j->usage)
         st = bmvp_error_set(&j->err, BMVP_E_ARG, "--crop %lld: must be a multiple of %lld for this network", (long long)j->crop,
                             (long long)bmvp_net_stride(j->net));
     if (!st) st = embed_all(j, data);
@@ -287,7 +288,7 @@ int bmvp_cmd_embed(int argc, char **argv)
         if (code >= 0) return code;
     }
     st = run(&j, checkpoint, data, out, threads);
-    if (st) code = bmvp_cli_fail(BMVP_CLI_FAILED, "embed", "%s", j.err.message);
+    if (st) code = bmvp_cli_fail(j.usage ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "embed", "%s", j.err.message);
     else code = BMVP_CLI_DONE;
     bmvp_net_destroy(j.net);
     bmvp_destroy(j.c);

@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "run.h"
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -192,15 +193,26 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
                                bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
 }
 
+/* The run's folder, without the files of a session that was killed while it wrote them. */
+static bmvp_status open_folder(session *s)
+{
+    DIR *dir = bmvp_cli_make_dir(s->o.out) == 0 ? opendir(s->o.out) : NULL;
+    struct dirent *e;
+    if (!dir) return bmvp_error_set(&s->err, BMVP_E_IO, "--out %s: %s", s->o.out, strerror(errno));
+    while ((e = readdir(dir)) != NULL) {
+        char *path = strstr(e->d_name, ".tmp.") ? run_file(s, e->d_name) : NULL;
+        if (path) (void)unlink(path);
+        free(path);
+    }
+    closedir(dir);
+    return BMVP_OK;
+}
+
 static bmvp_status start(session *s)
 {
-    bmvp_config k = bmvp_config_default();
     char *checkpoint = run_file(s, "checkpoint.safetensors");
-    bmvp_status st;
-    k.threads = (int)s->o.threads;
-    k.simd = (bmvp_simd)(s->o.simd - 1);
-    st = plan_memory(s, &k);
-    if (st || s->o.plan) {
+    bmvp_status st = open_folder(s);
+    if (st) {
         free(checkpoint);
         return st;
     }
@@ -336,17 +348,20 @@ static int finish(session *s)
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)
 {
     struct sigaction act;
+    bmvp_config k = bmvp_config_default();
     int code = BMVP_CLI_DONE;
     bmvp_status st = configure(s, opt, n_opt);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
-    if (!st && !s->o.plan && bmvp_cli_make_dir(s->o.out) != 0)
-        st = bmvp_error_set(&s->err, BMVP_E_IO, "--out %s: %s", s->o.out, strerror(errno));
     if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
     print_configuration(s);
-    st = start(s);
+    k.threads = (int)s->o.threads;
+    k.simd = (bmvp_simd)(s->o.simd - 1);
+    st = plan_memory(s, &k);
+    if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
+    if (!st) st = start(s);
     memset(&act, 0, sizeof act);
     act.sa_handler = on_signal;
     act.sa_flags = (int)SA_RESETHAND; /* a second Ctrl-C ends the program at once */
