@@ -66,7 +66,7 @@ static void note_norms(group *g, const bmvp_json *sample, double sum, double squ
 }
 
 /* x: the whole tensor in the released order */
-static void compare_sample(group *g, const bmvp_json *sample, const float *x, int64_t n, double tol, const char *what)
+static void compare_sample(group *g, const bmvp_json *sample, const float *x, int64_t n, double tol, double tol_norm, const char *what)
 {
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     const double rms = rms_of(sample);
@@ -82,7 +82,7 @@ static void compare_sample(group *g, const bmvp_json *sample, const float *x, in
         sum += (double)x[k];
         square += (double)x[k] * (double)x[k];
     }
-    note_norms(g, sample, sum, square, (double)n, tol, what);
+    note_norms(g, sample, sum, square, (double)n, tol_norm, what);
 }
 
 /* ---- one file -------------------------------------------------------------------------------------------------------- */
@@ -178,7 +178,7 @@ static void compare_map(group *g, const bmvp_json *sample, const char *name, con
                         const int64_t at = zxy ? (z * e + x) * e + y : (x * e + y) * e + z;
                         torch[(b * d[4] + ch) * e * e * e + at] = t->x[(((b * e + z) * e + y) * e + x) * d[4] + ch];
                     }
-    compare_sample(g, sample, torch, n, 1e-3, name);
+    compare_sample(g, sample, torch, n, 1e-3, 1e-3, name);
     free(torch);
 }
 
@@ -209,6 +209,14 @@ static const char *noise_only(const char *name, int64_t index, int64_t numel)
     return NULL;
 }
 
+/* Allowed error of a gradient in units of its root mean square. */
+static double grad_allowance(const char *name)
+{
+    /* two million voxels that nearly cancel: the release's own number is 1.6e-3 off the one computed in double, ours 2e-4 */
+    if (strcmp(name, "up2convb.conv1.bias") == 0) return 3e-3;
+    return 1e-3;
+}
+
 /* Samples of a stack of templates, of which only one has a gradient. */
 static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
 {
@@ -233,6 +241,8 @@ static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
     note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
 }
 
+/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double, PyTorch's float32 is off by
+   more than 1e-3 in 15 % of the voxels and this library in 7 % (99 % are within 9e-3 and 5e-3); which ones, every compiler may decide. */
 static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
@@ -242,7 +252,7 @@ static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
         for (y = 0; y < EDGE; ++y)
             for (z = 0; z < EDGE; ++z)
                 r->buf[(x * EDGE + y) * EDGE + z] = t->g[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
-    compare_sample(g, sample, r->buf, CUBE, 1e-3, "template gradient in the crop");
+    compare_sample(g, sample, r->buf, CUBE, r->unet ? 2e-2 : 1e-3, 1e-3, "template gradient in the crop");
 }
 
 static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json *sample)
@@ -260,12 +270,12 @@ static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json 
             continue;
         }
         snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
-        group_note(g, fabs((double)r->buf[i->i] - v->d) / (1e-3 * rms), text);
+        group_note(g, fabs((double)r->buf[i->i] - v->d) / (grad_allowance(e->name) * rms), text);
     }
     if (noise_only(e->name, 0, e->t->numel)) return;
     for (k = 0; k < e->t->numel; ++k) square += (double)r->buf[k] * (double)r->buf[k];
     snprintf(text, sizeof text, "norm of %s", e->name);
-    group_note(g, fabs(sqrt(square) / (rms * sqrt((double)e->t->numel)) - 1) / 1e-3, text);
+    group_note(g, fabs(sqrt(square) / (rms * sqrt((double)e->t->numel)) - 1) / grad_allowance(e->name), text);
 }
 
 static void test_gradients(run *r)
@@ -305,7 +315,7 @@ static void test_statistics(run *r)
         if (l->item[i].torch_rank == 0) CHECK(l->item[i].counter == 1);
         if (!sample) continue;
         bmvp_state_to_torch(&l->item[i], l->item[i].t->x, r->buf);
-        compare_sample(&g, sample, r->buf, l->item[i].t->numel, 1e-3, l->item[i].name);
+        compare_sample(&g, sample, r->buf, l->item[i].t->numel, 1e-3, 1e-3, l->item[i].name);
         ++found;
     }
     CHECK(found == bmvp_json_count(after) && found > 0);
