@@ -61,16 +61,20 @@ build/bench_%: tests/bench/bench_%.c $(HEADERS) | build
 demo: build/bmvp
 	@sh examples/demo.sh demo
 
-test: build/bmvp $(TEST_BIN) $(COURSE)
+tests: build/bmvp $(TEST_BIN) $(COURSE)
+
+test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
 
 bench: build/bmvp build/bench_step
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" sh tests/bench/run.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer
+ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 asan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined" test
+	$(MAKE) -j2 CFLAGS="$(ASAN)" build/bmvp $(TEST_BIN)
+	$(MAKE) CFLAGS="$(ASAN)" test
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
@@ -87,5 +91,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo
 
-.PHONY: all demo test bench asan tsan install clean clean-tests
+.PHONY: all demo tests test bench asan tsan install clean clean-tests
 .SECONDARY:

@@ -5,7 +5,6 @@
 set -e
 dir=${1:?usage: demo.sh DIR}
 bmvp=${BMVP:-build/bmvp}
-steps=${DEMO_STEPS:-600}
 
 if [ -e "$dir" ] && [ ! -f "$dir/.made_by_demo" ]; then
     echo "demo.sh: $dir is there and was not made by this script; name another folder" >&2
@@ -40,14 +39,15 @@ reconstruction()
 }
 
 started=$(date +%s)
-show "$bmvp" phantom --out "$dir/phantoms" --cases 16 --size 80
-show "$bmvp" prepare --data "$dir/phantoms" --out "$dir/prepared" --spacing 3
-show "$bmvp" pretrain --data "$dir/prepared" --out "$dir/run" --preset fast --network uniformer_tiny --crop 32 --batch 4 --steps "$steps"
+show "$bmvp" phantom --out "$dir/phantoms" --cases 16 --size 96
+show "$bmvp" prepare --data "$dir/phantoms" --out "$dir/prepared" --spacing 2.5
+show "$bmvp" pretrain --data "$dir/prepared" --out "$dir/run" --preset fast --network uniformer_tiny --crop 48 --batch 4 \
+    --steps 300 --lr 0.002
 
 first=$(reconstruction FIRST)
 last=$(reconstruction LAST)
 echo
-echo "reconstruction loss: $first in the first 20 steps, $last in the last 20 of $steps"
+echo "reconstruction loss: $first in the first 20 steps, $last in the last 20"
 echo "took $(($(date +%s) - started)) s; open $dir/run/report.html: curves, templates, inputs, masked views and reconstructions"
 awk -v first="$first" -v last="$last" 'BEGIN { exit !(first > 0 && last > 0 && last <= first / 2) }' || {
     echo "demo.sh: the loss did not fall to half" >&2

@@ -3,6 +3,7 @@
 # wrong with what it is given. Every refusal must say what is wrong, end with the right status and leave nothing half written.
 # Environment: BMVP, the program (default build/bmvp).
 cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=tests/check.sh
 . tests/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
@@ -55,7 +56,7 @@ patch() { printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
 # lines FILE N PID: waits until the file has N lines (1: the process ended before)
 lines()
 {
-    while [ "$(cat "$1" 2>/dev/null | wc -l)" -lt "$2" ]; do
+    while [ ! -e "$1" ] || [ "$(wc -l <"$1")" -lt "$2" ]; do
         kill -0 "$3" 2>/dev/null || return 1
         sleep 0.02
     done

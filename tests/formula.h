@@ -1,5 +1,5 @@
-/* formula.h - weights, inputs and masks given by formula, the same in C and in the scripts of tests/reference, so that fixtures hold
-   only results. Include after bmvp_nn.h. */
+/* formula.h - weights, inputs and masks given by formula, the same in C and in the scripts of tests/reference, so that
+   fixtures hold only results. Include after bmvp_nn.h. */
 #ifndef BMVP_FORMULA_H
 #define BMVP_FORMULA_H
 
@@ -79,7 +79,10 @@ static inline void formula_volume(int c, int m, const int64_t dim[3], float *out
                                                              0.25 * cos(0.13 * (double)y - 0.05 * (double)z + 0.4 * m));
 }
 
-typedef struct formula_rank { double u; int64_t block; } formula_rank;
+typedef struct formula_rank {
+    double u;
+    int64_t block;
+} formula_rank;
 static inline int formula_by_value(const void *a, const void *b)
 {
     const formula_rank *p = (const formula_rank *)a, *q = (const formula_rank *)b;
@@ -105,7 +108,8 @@ static inline int formula_mask(int number, uint64_t seed, int64_t edge, float *o
         for (z = 0; z < side; ++z)
             for (y = 0; y < side; ++y)
                 for (x = 0; x < side; ++x)
-                    out[((r[i].block % b * side + z) * edge + r[i].block / b % b * side + y) * edge + r[i].block / (b * b) * side + x] = 0;
+                    out[((r[i].block % b * side + z) * edge + r[i].block / b % b * side + y) * edge +
+                        r[i].block / (b * b) * side + x] = 0;
     free(r);
     return 1;
 }

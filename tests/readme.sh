@@ -3,6 +3,7 @@
 # A block is tested when a comment stands on the line before it: `<!-- test: NAME.c -->` saves a program, `<!-- test: sh -->` runs the
 # commands below in the folder of the programs saved so far, with the headers beside them.
 cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=tests/check.sh
 . tests/check.sh
 cp bmvp_*.h "$T" || exit 1
 

@@ -1,5 +1,6 @@
-/* test_nn.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double (tests/reference/networks_reference.py), the two forms of
-   the decoder, the optimizers and schedules (optim_reference.py), initialisation, names, layouts and checkpoints. */
+/* test_nn.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double
+   (tests/reference/networks_reference.py), the two forms of the decoder, the optimizers and schedules
+   (optim_reference.py), initialisation, names, layouts and checkpoints. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -65,8 +66,8 @@ static void check_thinned(bmvp_ckpt *f, const char *name, const float *x, int64_
         for (i = 0; i < n; i += step) thin[k++] = x[i];
         if (check_report(k == want.numel, __FILE__, __LINE__, "%s has %lld elements", name, (long long)n)) {
             check_close(__FILE__, __LINE__, name, thin, want.x, k, tol);
-            check_report(fabs(sqrt(square) / strtod(l2, NULL) - 1) <= tol, __FILE__, __LINE__, "%s: norm %.9g, should be %s", name,
-                         sqrt(square), l2);
+            check_report(fabs(sqrt(square) / strtod(l2, NULL) - 1) <= tol, __FILE__, __LINE__,
+                         "%s: norm %.9g, should be %s", name, sqrt(square), l2);
         }
     }
     free(thin);
@@ -147,7 +148,8 @@ static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
 /* Biases whose gradient is zero in exact arithmetic, so that what is stored is rounding noise. */
 static const char *zero_gradient(const char *name)
 {
-    if (strcmp(name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0) return "a constant per channel right before BatchNorm";
+    if (strcmp(name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0)
+        return "a constant per channel right before BatchNorm";
     if (strcmp(name, "conv1b.conv1.bias") == 0 || strcmp(name, "up2convb.conv1.bias") == 0)
         return "a constant right before GroupNorm, whose groups have one channel at this width";
     return NULL;
@@ -166,7 +168,8 @@ static void check_gradients(net_case *k)
         snprintf(name, sizeof name, "%s.%s", s->trained ? "grad" : "after", s->name);
         if (zero_gradient(s->name)) continue;
         buf = (float *)malloc((size_t)s->t->numel * sizeof *buf);
-        if (check_report(buf && (!s->trained || bmvp_has_grad(s->t)), __FILE__, __LINE__, "%s has no gradient", s->name)) {
+        if (check_report(buf && (!s->trained || bmvp_has_grad(s->t)), __FILE__, __LINE__, "%s has no gradient",
+                         s->name)) {
             bmvp_state_to_torch(s, s->trained ? s->t->g : s->t->x, buf);
             check_thinned(k->file, name, buf, s->t->numel, 2e-4);
         }
@@ -174,7 +177,8 @@ static void check_gradients(net_case *k)
     }
 }
 
-/* Through the public functions: outputs, the loss, every gradient, running statistics; then evaluation, which drops what it can. */
+/* Through the public functions: outputs, the loss, every gradient, running statistics; then evaluation, which drops
+ * what it can. */
 static void test_network(int unet, int plain_decoder)
 {
     net_case k;
@@ -224,7 +228,8 @@ static void test_uniformer_tiny_layers(void)
             snprintf(name, sizeof name, "patch_embed%d", s + 1);
             check_activation(k.file, "act", name, x);
             for (i = 0; i < k.net->cfg.depth[s]; ++i) {
-                x = s < 2 ? bmvpi_cblock_run(k.net, &u->cblock[s][i], x, 1) : bmvpi_sablock_run(k.net, &u->sablock[s - 2][i], x);
+                x = s < 2 ? bmvpi_cblock_run(k.net, &u->cblock[s][i], x, 1)
+                          : bmvpi_sablock_run(k.net, &u->sablock[s - 2][i], x);
                 snprintf(name, sizeof name, "blocks%d.%d", s + 1, i);
                 check_activation(k.file, "act", name, x);
             }
@@ -325,7 +330,8 @@ static void give_gradient(bmvp_ctx *c, bmvp_tensor *p, const char *name, int ste
     char stream[32];
     int64_t i;
     snprintf(stream, sizeof stream, "optim.%s.grad%d", name, step);
-    for (i = 0; g && i < p->numel; ++i) g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
+    for (i = 0; g && i < p->numel; ++i)
+        g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
     if (CHECK(g != NULL)) bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, p, bmvp_input(c, p->rank, p->dim, g))));
     free(g);
 }
@@ -336,7 +342,8 @@ static void check_optim_tensor(bmvp_ckpt *f, const char *what, const bmvp_tensor
     float have[OPTIM_A / OPTIM_THIN + 1];
     int64_t i, k = 0;
     for (i = 0; i < t->numel; i += thin) have[k++] = t->x[i];
-    if (check_report(want.x && want.numel == k, __FILE__, __LINE__, "%s is missing", what)) CHECK_CLOSE(what, have, want.x, k, 2e-6);
+    if (check_report(want.x && want.numel == k, __FILE__, __LINE__, "%s is missing", what))
+        CHECK_CLOSE(what, have, want.x, k, 2e-6);
     free(want.x);
 }
 
@@ -357,7 +364,8 @@ static void test_optimizer(const char *name, const bmvp_optim_config *cfg, doubl
     for (i = 0; i < 2; ++i) {
         bmvp_tensor *t = bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
         int64_t j;
-        for (j = 0; t && j < t->numel; ++j) t->x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
+        for (j = 0; t && j < t->numel; ++j)
+            t->x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
     }
     o = bmvp_optim_create(c, &l, cfg);
     norms = fixture_load(f, "%s.norms", name);
@@ -465,8 +473,8 @@ static void test_schedule(void)
 
 /* >>init ---------------------------------------------------------------------------------------------------------- */
 
-/* Variance that the release's initialisation gives, from the released shape alone; *limit: largest value, 0: none (normal), -1: the value
-   is the constant *variance. */
+/* Variance that the release's initialisation gives, from the released shape alone; *limit: largest value, 0: none
+   (normal), -1: the value is the constant *variance. */
 static void init_of(const bmvp_state_list *l, int i, double *variance, double *limit)
 {
     const bmvp_state *s = &l->item[i];
@@ -495,16 +503,18 @@ static void check_init_of(const bmvp_state_list *l, int i)
         most = fabs(v) > most ? fabs(v) : most;
         if (limit < 0 && v != variance) break;
     }
-    if (!check_report(k == s->t->numel, __FILE__, __LINE__, "%s[%lld] is %g, should be %g", s->name, (long long)k, (double)s->t->x[k],
-                      variance)) return;
+    if (!check_report(k == s->t->numel, __FILE__, __LINE__, "%s[%lld] is %g, should be %g", s->name, (long long)k,
+                      (double)s->t->x[k], variance))
+        return;
     if (limit < 0) return;
     kurtosis = limit > 0 ? 1.8 : 3; /* of the two distributions */
-    check_report(fabs(sum / n) <= 5 * sqrt(variance / n), __FILE__, __LINE__, "%s: mean %g of %g values, variance %g", s->name, sum / n, n,
-                 variance);
-    check_report(fabs(square / n / variance - 1) <= 5 * sqrt((kurtosis - 1) / n), __FILE__, __LINE__, "%s: variance %g, should be %g",
-                 s->name, square / n, variance);
-    if (limit > 0) check_report(most <= limit * (1 + 1e-6) && (n < 300 || most > 0.9 * limit), __FILE__, __LINE__,
-                                "%s: largest %g, should be %g", s->name, most, limit);
+    check_report(fabs(sum / n) <= 5 * sqrt(variance / n), __FILE__, __LINE__, "%s: mean %g of %g values, variance %g",
+                 s->name, sum / n, n, variance);
+    check_report(fabs(square / n / variance - 1) <= 5 * sqrt((kurtosis - 1) / n), __FILE__, __LINE__,
+                 "%s: variance %g, should be %g", s->name, square / n, variance);
+    if (limit > 0)
+        check_report(most <= limit * (1 + 1e-6) && (n < 300 || most > 0.9 * limit), __FILE__, __LINE__,
+                     "%s: largest %g, should be %g", s->name, most, limit);
     else check_report(n < 1000 || most > 2.5 * sqrt(variance), __FILE__, __LINE__, "%s: no tails", s->name);
 }
 
@@ -548,8 +558,12 @@ static void test_seeds(void)
         random += memcmp(bmvp_net_state(net[0])->item[i].t->x, bmvp_net_state(net[2])->item[i].t->x, bytes) != 0;
     }
     CHECK(random > 40);
-    a = bmvp_net_state(net[0])->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.0.mlp.fc1.weight")].t;
-    b = bmvp_net_state(net[0])->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.1.mlp.fc1.weight")].t;
+    a = bmvp_net_state(net[0])
+            ->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.0.mlp.fc1.weight")]
+            .t;
+    b = bmvp_net_state(net[0])
+            ->item[find_state(bmvp_net_state(net[0]), "encoder.uniformer.blocks3.1.mlp.fc1.weight")]
+            .t;
     CHECK(memcmp(a->x, b->x, 64) != 0); /* equal shapes do not start equal */
     for (i = 0; i < 3; ++i) bmvp_net_destroy(net[i]);
     bmvp_destroy(c);
@@ -589,11 +603,16 @@ static void test_names(const char *file, const char *network, int entries)
         for (a = 0; a < l->item[i].torch_rank; ++a)
             k += (size_t)snprintf(shape + k, sizeof shape - k, a ? ", %d" : "%d", (int)l->item[i].torch_dim[a]);
         snprintf(shape + k, sizeof shape - k, l->item[i].torch_rank == 1 ? ",)" : ")");
-        check_report(strcmp(line, l->item[i].name) == 0, __FILE__, __LINE__, "entry %d is %s, should be %s", i, l->item[i].name, line);
-        check_report(strncmp(tab + 1, shape, strlen(shape)) == 0, __FILE__, __LINE__, "%s is %s, should be %s", line, shape, tab + 1);
-        if (strstr(tab + 1, "\tparam") || strstr(tab + 1, "\tbuffer")) { /* carried parameters are not trained, buffers never */
-            const int buffer = strstr(tab + 1, "\tbuffer") != NULL, dead = strstr(line, "conv_block") || strstr(line, "proj1.");
-            check_report(l->item[i].trained == (!buffer && !dead), __FILE__, __LINE__, "%s: trained is %d", line, l->item[i].trained);
+        check_report(strcmp(line, l->item[i].name) == 0, __FILE__, __LINE__, "entry %d is %s, should be %s", i,
+                     l->item[i].name, line);
+        check_report(strncmp(tab + 1, shape, strlen(shape)) == 0, __FILE__, __LINE__, "%s is %s, should be %s", line,
+                     shape, tab + 1);
+        if (strstr(tab + 1, "\tparam") ||
+            strstr(tab + 1, "\tbuffer")) { /* carried parameters are not trained, buffers never */
+            const int buffer = strstr(tab + 1, "\tbuffer") != NULL,
+                      dead = strstr(line, "conv_block") || strstr(line, "proj1.");
+            check_report(l->item[i].trained == (!buffer && !dead), __FILE__, __LINE__, "%s: trained is %d", line,
+                         l->item[i].trained);
         }
         ++i;
     }
@@ -622,7 +641,8 @@ static void test_presets(void)
         check_context(c);
         for (i = 0; net && i < bmvp_net_state(net)->n; ++i)
             if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
-        if (strcmp(word, "uniformer_small") == 0) CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
+        if (strcmp(word, "uniformer_small") == 0)
+            CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
         CHECK(net && bmvp_net_stride(net) == (k.kind == BMVP_NET_UNET3D ? 8 : 16));
         bmvp_net_destroy(net);
         bmvp_destroy(c);
@@ -672,8 +692,10 @@ static void test_layouts(void)
             int64_t at[5] = { 0, 0, 0, 0, 0 }, left = i, place = 0;
             for (a = t->rank - 1; a >= 0; left /= t->dim[a], --a) at[q->axis[a]] = left % t->dim[a];
             for (r = 0; r < q->rank; ++r) place = place * q->dim[r] + at[r];
-            if (!check_report(ours[i] == (float)place, __FILE__, __LINE__, "%s[%d] is released element %g, should be %d", q->name, (int)i,
-                              (double)ours[i], (int)place)) break;
+            if (!check_report(ours[i] == (float)place, __FILE__, __LINE__,
+                              "%s[%d] is released element %g, should be %d", q->name, (int)i, (double)ours[i],
+                              (int)place))
+                break;
         }
     }
     check_context(c);
@@ -749,7 +771,8 @@ static void copy_checkpoint(const char *from, const char *to, bmvp_ckpt_format f
     CHECK(bmvp_ckpt_writer_begin(to, format, NULL, &w, &err) == BMVP_OK);
     for (i = 0; i < f->n_entries; ++i) {
         snprintf(name, sizeof name, "%s%s", prefix, f->entry[i].name);
-        CHECK(bmvp_ckpt_writer_add(w, f->entry[i].group, name, f->entry[i].dtype, f->entry[i].rank, f->entry[i].dim, &err) == BMVP_OK);
+        CHECK(bmvp_ckpt_writer_add(w, f->entry[i].group, name, f->entry[i].dtype, f->entry[i].rank, f->entry[i].dim,
+                                   &err) == BMVP_OK);
     }
     for (i = 0; i < f->n_entries; ++i) {
         void *data = malloc((size_t)f->entry[i].bytes + 1);
@@ -840,8 +863,10 @@ static void test_wrong_checkpoint(void)
 
 static void test_config_as_json(void)
 {
-    const bmvp_net_config from[2] = { { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
-                                      { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 } };
+    const bmvp_net_config from[2] = {
+        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
+        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 }
+    };
     bmvp_net_config back;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;

@@ -1,5 +1,6 @@
-/* test_ssl.c - bmvp_ssl.h: masks, template placement, sampler, the three losses, ten steps against PyTorch in double, equal bits with any
-   number of threads and over a resume, memory plans, allocation failures, settings and checkpoints. */
+/* test_ssl.c - bmvp_ssl.h: masks, template placement, sampler, the three losses, ten steps against PyTorch in double,
+   equal bits with any number of threads and over a resume, memory plans, allocation failures, settings and checkpoints.
+ */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -31,15 +32,19 @@ static float *floats(int64_t n)
     return p;
 }
 
-/* >>modalities and settings ------------------------------------------------------------------------------------------ */
+/* >>modalities and settings ------------------------------------------------------------------------------------------
+ */
 
 static void test_modality_names(void)
 {
     static const char *const order[] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
-    static const struct { const char *name; int m; } known[] = {
-        { "T1", 1 },  { "t1n", 1 }, { "t1ce", 2 }, { "T1c", 2 }, { "t1gd", 2 }, { "T2", 3 },  { "t2w", 3 },   { "FLAIR", 0 }, { "t2f", 0 },
-        { "MRA", 4 }, { "PD", 5 },  { "DWI", 6 },  { "ADC", 7 }, { "", -1 },    { "t3", -1 }, { "seg", -1 }, { "t1 ", -1 },
-        { "averyveryverylongname", -1 },
+    static const struct {
+        const char *name;
+        int m;
+    } known[] = {
+        { "T1", 1 },  { "t1n", 1 },   { "t1ce", 2 }, { "T1c", 2 },  { "t1gd", 2 }, { "T2", 3 },
+        { "t2w", 3 }, { "FLAIR", 0 }, { "t2f", 0 },  { "MRA", 4 },  { "PD", 5 },   { "DWI", 6 },
+        { "ADC", 7 }, { "", -1 },     { "t3", -1 },  { "seg", -1 }, { "t1 ", -1 }, { "averyveryverylongname", -1 },
     };
     size_t i;
     for (i = 0; i < 8; ++i) {
@@ -65,14 +70,21 @@ static void test_presets(void)
 {
     bmvp_ssl_config k = preset("paper");
     CHECK(k.crop == 96 && k.mask_form == BMVP_MASK_BOXES && k.mask_patch == 8 && k.mask_ratio == 0.875);
-    CHECK(k.weight_cmr == 1 && k.weight_md == 1 && k.weight_cl == 1 && k.temperature == 1 && k.contrast_from_epoch == 1000);
-    CHECK(k.template_value == BMVP_TEMPLATE_PLAIN && k.template_only_epochs == 0 && !k.template_update_all && !k.shared_slot);
-    CHECK(k.lr == 3e-4 && k.epochs == 1500 && k.batch == 3 && k.weight_decay == 1e-5 && !k.half_period && k.update_every == 1);
-    CHECK(k.percentile_low == 1 && k.percentile_high == 99 && k.template_x == 240 && k.template_y == 240 && k.template_z == 155);
+    CHECK(k.weight_cmr == 1 && k.weight_md == 1 && k.weight_cl == 1 && k.temperature == 1 &&
+          k.contrast_from_epoch == 1000);
+    CHECK(k.template_value == BMVP_TEMPLATE_PLAIN && k.template_only_epochs == 0 && !k.template_update_all &&
+          !k.shared_slot);
+    CHECK(k.lr == 3e-4 && k.epochs == 1500 && k.batch == 3 && k.weight_decay == 1e-5 && !k.half_period &&
+          k.update_every == 1);
+    CHECK(k.percentile_low == 1 && k.percentile_high == 99 && k.template_x == 240 && k.template_y == 240 &&
+          k.template_z == 155);
     k = preset("release");
-    CHECK(k.mask_form == BMVP_MASK_BLOCKS && k.mask_ratio == 0.8 && k.weight_md == 10 && k.weight_cmr == 1 && k.weight_cl == 1);
-    CHECK(k.contrast_from_epoch == 0 && k.template_only_epochs == 301 && k.shared_slot && k.template_value == BMVP_TEMPLATE_MINMAX);
-    CHECK(k.template_eps == 1e-9 && k.template_update_all && k.percentile_low == 5 && k.half_period && k.update_every == 2);
+    CHECK(k.mask_form == BMVP_MASK_BLOCKS && k.mask_ratio == 0.8 && k.weight_md == 10 && k.weight_cmr == 1 &&
+          k.weight_cl == 1);
+    CHECK(k.contrast_from_epoch == 0 && k.template_only_epochs == 301 && k.shared_slot &&
+          k.template_value == BMVP_TEMPLATE_MINMAX);
+    CHECK(k.template_eps == 1e-9 && k.template_update_all && k.percentile_low == 5 && k.half_period &&
+          k.update_every == 2);
     k = preset("fast");
     CHECK(k.template_value != BMVP_TEMPLATE_MINMAX || k.template_eps >= 1e-3); /* conditioned templates */
     CHECK(!bmvp_ssl_preset("quick", &k) && !bmvp_ssl_preset("", &k));
@@ -83,7 +95,8 @@ static void check_set_fails(const char *name, const char *value, const char *par
     bmvp_ssl_config k = preset("paper"), before = k;
     bmvp_error err;
     memset(&err, 0, sizeof err);
-    check_report(bmvp_ssl_set(&k, name, value, &err) == BMVP_E_ARG, __FILE__, __LINE__, "%s = '%s' was taken", name, value);
+    check_report(bmvp_ssl_set(&k, name, value, &err) == BMVP_E_ARG, __FILE__, __LINE__, "%s = '%s' was taken", name,
+                 value);
     CHECK_HOLDS(err.message, part);
     CHECK(memcmp(&k, &before, sizeof k) == 0);
 }
@@ -99,7 +112,8 @@ static void test_settings(void)
     CHECK(bmvp_ssl_set(&k, "mask_ratio", "0.5", &err) == BMVP_OK && k.mask_ratio == 0.5);
     CHECK(bmvp_ssl_set(&k, "batch", "7", &err) == BMVP_OK && k.batch == 7);
     CHECK(bmvp_ssl_set(&k, "lr", "1e-3", NULL) == BMVP_OK && k.lr == 1e-3);
-    for (i = 0; bmvp_ssl_field(&k, i, &name, &meaning, text, sizeof text); ++i, ++n) { /* every field goes through text */
+    for (i = 0; bmvp_ssl_field(&k, i, &name, &meaning, text, sizeof text);
+         ++i, ++n) { /* every field goes through text */
         CHECK(strlen(meaning) > 5);
         check_report(bmvp_ssl_set(&other, name, text, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
         CHECK(bmvp_ssl_field(&other, i, &none, &meaning, again, sizeof again) && strcmp(text, again) == 0);
@@ -118,7 +132,8 @@ static void test_settings(void)
     for (i = 0; bmvp_ssl_field(&k, i, &name, &meaning, text, sizeof text); ++i) check_set_fails("nonsense", "1", name);
 }
 
-/* >>masks ------------------------------------------------------------------------------------------------------------ */
+/* >>masks ------------------------------------------------------------------------------------------------------------
+ */
 
 static int64_t count_ones(const float *m, int64_t n)
 {
@@ -149,9 +164,14 @@ static int64_t kept_blocks(const float *m, const int64_t d[3], int64_t r)
 
 static void test_mask_blocks(void)
 {
-    static const struct { int64_t dim[3], r; double ratio; int64_t kept; } cases[] = {
-        { { 96, 96, 96 }, 8, 0.8, 345 },  { { 96, 96, 96 }, 8, 0.875, 216 }, { { 32, 32, 32 }, 8, 0, 64 }, { { 32, 32, 32 }, 8, 1, 0 },
-        { { 20, 12, 9 }, 8, 0.75, 3 }, { { 5, 6, 7 }, 8, 0.5, 0 },        { { 16, 24, 8 }, 4, 0.3, 33 },
+    static const struct {
+        int64_t dim[3], r;
+        double ratio;
+        int64_t kept;
+    } cases[] = {
+        { { 96, 96, 96 }, 8, 0.8, 345 }, { { 96, 96, 96 }, 8, 0.875, 216 }, { { 32, 32, 32 }, 8, 0, 64 },
+        { { 32, 32, 32 }, 8, 1, 0 },     { { 20, 12, 9 }, 8, 0.75, 3 },     { { 5, 6, 7 }, 8, 0.5, 0 },
+        { { 16, 24, 8 }, 4, 0.3, 33 },
     };
     size_t i;
     for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
@@ -162,8 +182,9 @@ static void test_mask_blocks(void)
         bmvp_mask_blocks(b, d, cases[i].r, cases[i].ratio, &same);
         bmvp_mask_blocks(c, d, cases[i].r, cases[i].ratio, &next);
         CHECK(count_ones(a, n) >= 0);
-        check_report(kept_blocks(a, d, cases[i].r) == cases[i].kept, __FILE__, __LINE__, "case %d keeps %d blocks, should keep %d", (int)i,
-                     (int)kept_blocks(a, d, cases[i].r), (int)cases[i].kept);
+        check_report(kept_blocks(a, d, cases[i].r) == cases[i].kept, __FILE__, __LINE__,
+                     "case %d keeps %d blocks, should keep %d", (int)i, (int)kept_blocks(a, d, cases[i].r),
+                     (int)cases[i].kept);
         CHECK(memcmp(a, b, (size_t)n * sizeof *a) == 0);
         if (cases[i].kept > 2) CHECK(cases[i].ratio == 0 || memcmp(a, c, (size_t)n * sizeof *a) != 0);
         free(a);
@@ -172,14 +193,18 @@ static void test_mask_blocks(void)
     }
 }
 
-/* How often each voxel was masked over many draws lies within 5 standard deviations of p, where `inside` says that p holds. */
+/* How often each voxel was masked over many draws lies within 5 standard deviations of p, where `inside` says that p
+ * holds. */
 static void check_share(const int *count, int64_t n, int draws, double p, const char *what)
 {
     const double sigma = sqrt(p * (1 - p) / draws);
     int64_t i;
     for (i = 0; i < n; ++i)
-        if (!check_report(fabs((double)count[i] / draws - p) <= 5 * sigma, __FILE__, __LINE__, "%s: place %d was masked in a share of %g, "
-                          "should be %g +- %.2g", what, (int)i, (double)count[i] / draws, p, sigma)) return;
+        if (!check_report(fabs((double)count[i] / draws - p) <= 5 * sigma, __FILE__, __LINE__,
+                          "%s: place %d was masked in a share of %g, "
+                          "should be %g +- %.2g",
+                          what, (int)i, (double)count[i] / draws, p, sigma))
+            return;
 }
 
 static void test_mask_blocks_distribution(void)
@@ -199,12 +224,16 @@ static void test_mask_blocks_distribution(void)
         }
     }
     check_share(single, N, DRAWS, 0.75, "block");
-    check_share(pair + 1, N - 1, DRAWS, 0.75 * 44 / 59, "block, together with the first"); /* drawn without putting back */
+    check_share(pair + 1, N - 1, DRAWS, 0.75 * 44 / 59,
+                "block, together with the first"); /* drawn without putting back */
 }
 
 static void test_mask_boxes(void)
 {
-    static const struct { int64_t dim[3], r; double ratio; } cases[] = {
+    static const struct {
+        int64_t dim[3], r;
+        double ratio;
+    } cases[] = {
         { { 96, 96, 96 }, 8, 0.875 }, { { 32, 32, 32 }, 8, 0.5 }, { { 20, 12, 9 }, 5, 0.7 }, { { 5, 3, 4 }, 8, 0.3 },
         { { 16, 16, 16 }, 8, 0 },     { { 16, 8, 16 }, 3, 1 },    { { 7, 9, 11 }, 1, 0.61 }, { { 1, 1, 1 }, 8, 0.5 },
     };
@@ -220,8 +249,8 @@ static void test_mask_boxes(void)
         bmvp_mask_boxes(c, d, r, cases[i].ratio, &next);
         ones = count_ones(a, n);
         check_report((double)ones >= wanted && (double)ones < wanted + (double)(r * r * r), __FILE__, __LINE__,
-                     "case %d masks %d of %d voxels, should be a share of %g and at most one box more", (int)i, (int)ones, (int)n,
-                     cases[i].ratio);
+                     "case %d masks %d of %d voxels, should be a share of %g and at most one box more", (int)i,
+                     (int)ones, (int)n, cases[i].ratio);
         CHECK(memcmp(a, b, (size_t)n * sizeof *a) == 0);
         if (n > 500 && cases[i].ratio > 0 && cases[i].ratio < 1) CHECK(memcmp(a, c, (size_t)n * sizeof *a) != 0);
         free(a);
@@ -230,7 +259,8 @@ static void test_mask_boxes(void)
     }
 }
 
-/* One box: uniform centre, edge r around it, cut at the border. A voxel away from the border is in it with r^3 / voxels. */
+/* One box: uniform centre, edge r around it, cut at the border. A voxel away from the border is in it with r^3 /
+ * voxels. */
 static void test_mask_boxes_distribution(void)
 {
     enum { DRAWS = 40000, E = 12, R = 3 };
@@ -246,14 +276,16 @@ static void test_mask_boxes_distribution(void)
         for (z = 1; z < E - 1; ++z)
             for (y = 1; y < E - 1; ++y)
                 for (x = 1; x < E - 1; ++x) inside[at++] += m[(z * E + y) * E + x] == 1.0f;
-        for (z = 0; z < 8; ++z) corner[z] += m[((z >> 2) * (E - 1) * E + (z >> 1 & 1) * (E - 1)) * E + (z & 1) * (E - 1)] == 1.0f;
+        for (z = 0; z < 8; ++z)
+            corner[z] += m[((z >> 2) * (E - 1) * E + (z >> 1 & 1) * (E - 1)) * E + (z & 1) * (E - 1)] == 1.0f;
         inner = at;
     }
     check_share(inside, inner, DRAWS, 27.0 / (E * E * E), "voxel");
     check_share(corner, 8, DRAWS, 8.0 / (E * E * E), "corner"); /* centres outside of the volume are not drawn */
 }
 
-/* >>placement -------------------------------------------------------------------------------------------------------- */
+/* >>placement --------------------------------------------------------------------------------------------------------
+ */
 
 static void test_template_place(void)
 {
@@ -268,10 +300,12 @@ static void test_template_place(void)
     CHECK(at[0] == 3 - 28 && at[1] == -70 && at[2] == -2 - 40); /* floor(-55 / 2) = -28, floor(-139 / 2) = -70 */
 }
 
-/* >>sampler ---------------------------------------------------------------------------------------------------------- */
+/* >>sampler ----------------------------------------------------------------------------------------------------------
+ */
 
 enum { CASES = 7 };
-static const bmvp_ssl_case sample_cases[CASES] = { /* of five modalities */
+static const bmvp_ssl_case sample_cases[CASES] = {
+    /* of five modalities */
     { 0x1f, { 40, 50, 60 } }, { 0x01, { 32, 32, 32 } }, { 0x0a, { 33, 31, 20 } }, { 0x15, { 64, 40, 36 } },
     { 0x10, { 32, 90, 32 } }, { 0x1e, { 48, 48, 48 } }, { 0x03, { 27, 32, 35 } },
 };
@@ -355,7 +389,8 @@ static void test_sampler_distribution(void)
             CHECK_NEAR((double)chosen[i][m] / STEPS, p, 5 * sqrt(p * (1 - p) / STEPS));
         }
     for (m = 0; m < 5; ++m)
-        for (n = 0; n < 5; ++n) CHECK_NEAR((double)other[m][n] / STEPS, m == n ? 0 : 0.05, 5 * sqrt(0.05 * 0.95 / STEPS));
+        for (n = 0; n < 5; ++n)
+            CHECK_NEAR((double)other[m][n] / STEPS, m == n ? 0 : 0.05, 5 * sqrt(0.05 * 0.95 / STEPS));
     CHECK_NEAR((double)low / STEPS, 1.0 / 9, 0.025);
     CHECK_NEAR((double)high / STEPS, 1.0 / 9, 0.025);
     CHECK_NEAR((double)middle / STEPS, 1.0 / 9, 0.025);
@@ -393,7 +428,9 @@ static void test_sampler_shared_slot(void)
 {
     enum { STEPS = 3000 };
     static int first[3];
-    static const bmvp_ssl_case three[4] = { { 0x7, { 40, 40, 40 } }, { 0x7, { 40, 40, 40 } }, { 0x7, { 40, 40, 40 } }, { 0x5, { 40, 40, 40 } } };
+    static const bmvp_ssl_case three[4] = {
+        { 0x7, { 40, 40, 40 } }, { 0x7, { 40, 40, 40 } }, { 0x7, { 40, 40, 40 } }, { 0x5, { 40, 40, 40 } }
+    };
     bmvp_ssl_config k = preset("release");
     bmvp_ssl_draw d[4];
     int64_t order[4], step;
@@ -431,11 +468,13 @@ static void test_sampler_seed(void)
               memcmp(a[i].crop, b[i].crop, sizeof a[i].crop) == 0);
     k.seed = 1;
     (void)bmvp_ssl_sample(&k, sample_cases, CASES, 5, 12, order, b);
-    for (i = 0; i < CASES; ++i) differ += a[i].index != b[i].index || memcmp(a[i].crop, b[i].crop, sizeof a[i].crop) != 0;
+    for (i = 0; i < CASES; ++i)
+        differ += a[i].index != b[i].index || memcmp(a[i].crop, b[i].crop, sizeof a[i].crop) != 0;
     CHECK(differ > 0);
 }
 
-/* >>rig: a small run --------------------------------------------------------------------------------------------------- */
+/* >>rig: a small run
+ * --------------------------------------------------------------------------------------------------- */
 
 enum { EDGE = 32, CUBE = EDGE * EDGE * EDGE };
 
@@ -487,11 +526,13 @@ static int rig_begin(rig *r, const bmvp_config *ctx)
     int i;
     r->c = bmvp_create(ctx, NULL);
     r->s = r->c ? bmvp_ssl_create(r->c, &r->net, &r->cfg, 3, rig_names, rig_grid) : NULL;
-    if (!check_report(r->s != NULL, __FILE__, __LINE__, "%s", r->c ? bmvp_error_of(r->c)->message : "no context")) return 0;
+    if (!check_report(r->s != NULL, __FILE__, __LINE__, "%s", r->c ? bmvp_error_of(r->c)->message : "no context"))
+        return 0;
     for (i = 0; i < 3; ++i) { /* templates that differ */
         bmvp_tensor *t = bmvp_ssl_template(r->s, i);
         int64_t j;
-        for (j = 0; j < t->numel; ++j) t->x[j] = (float)(0.3 + 0.2 * formula_uniform(formula_stream("template", (uint64_t)i), j));
+        for (j = 0; j < t->numel; ++j)
+            t->x[j] = (float)(0.3 + 0.2 * formula_uniform(formula_stream("template", (uint64_t)i), j));
     }
     for (i = 0; i < MAX_BATCH; ++i) {
         r->x[i] = floats(CUBE);
@@ -534,7 +575,8 @@ static void check_equal_runs(bmvp_ssl *a, bmvp_ssl *b, const char *what)
     const int moments = bmvp_ssl_config_of(a)->optimizer ? 1 : 2;
     int i, w, differ = 0;
     for (i = 0; i < p->n; ++i) {
-        differ += p->item[i].counter != q->item[i].counter || *bmvp_optim_count(a->optim, i) != *bmvp_optim_count(b->optim, i);
+        differ += p->item[i].counter != q->item[i].counter ||
+                  *bmvp_optim_count(a->optim, i) != *bmvp_optim_count(b->optim, i);
         if (p->item[i].torch_rank == 0) continue;
         differ += memcmp(p->item[i].t->x, q->item[i].t->x, (size_t)p->item[i].t->numel * sizeof(float)) != 0;
         for (w = 0; p->item[i].trained && w < moments; ++w)
@@ -563,11 +605,13 @@ static int count_changed(const bmvp_state_list *l, const float *before)
     int64_t n = 0;
     int i, changed = 0;
     for (i = 0; i < l->n; n += l->item[i].t->numel, ++i)
-        if (l->item[i].trained) changed += memcmp(before + n, l->item[i].t->x, (size_t)l->item[i].t->numel * sizeof *before) != 0;
+        if (l->item[i].trained)
+            changed += memcmp(before + n, l->item[i].t->x, (size_t)l->item[i].t->numel * sizeof *before) != 0;
     return changed;
 }
 
-/* >>losses ------------------------------------------------------------------------------------------------------------- */
+/* >>losses
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static double mean_square(const float *a, const float *b, int64_t n)
 {
@@ -663,10 +707,12 @@ static void check_tasks(double cmr, double md, double cl)
     CHECK(bmvp_ssl_step(r.s, r.item, 2, 1e-3, &have) == BMVP_OK);
     check_context(r.c);
     CHECK(is_nan(have.cmr) == (cmr == 0) && is_nan(have.md) == (md == 0) && is_nan(have.cl) == (cl == 0));
-    if (cmr > 0 && (md > 0 || cl > 0)) CHECK_NEAR(have.cmr / all.cmr, 1, 1e-5); /* the same views: the same batch statistics */
+    if (cmr > 0 && (md > 0 || cl > 0))
+        CHECK_NEAR(have.cmr / all.cmr, 1, 1e-5); /* the same views: the same batch statistics */
     if (md > 0 && (cmr > 0 || cl > 0)) CHECK_NEAR(have.md / all.md, 1, 1e-5);
     if (cl > 0) CHECK_NEAR(have.cl / all.cl, 1, 1e-5);
-    CHECK_NEAR(have.total, (cmr > 0 ? cmr * have.cmr : 0) + (md > 0 ? md * have.md : 0) + (cl > 0 ? cl * have.cl : 0), 1e-6 * have.total);
+    CHECK_NEAR(have.total, (cmr > 0 ? cmr * have.cmr : 0) + (md > 0 ? md * have.md : 0) + (cl > 0 ? cl * have.cl : 0),
+               1e-6 * have.total);
     CHECK(have.total > 0 && have.grad_norm > 0 && count_changed(bmvp_ssl_state(r.s), before) > 20);
     for (i = 0; i < 3; ++i) /* template of an item of the batch, and only with a task that reads it */
         CHECK((bmvp_optim_count(r.s->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
@@ -716,7 +762,8 @@ static void test_single_modality(void)
         }
     }
     rig_end(&r);
-    rig_config(&r, "paper"); /* only cross-modal reconstruction, and nobody has a pair: nothing to do, nothing changes */
+    rig_config(&r,
+               "paper"); /* only cross-modal reconstruction, and nobody has a pair: nothing to do, nothing changes */
     r.cfg.weight_md = r.cfg.weight_cl = 0;
     if (rig_begin(&r, NULL)) {
         float *before = copy_state(bmvp_ssl_state(r.s));
@@ -746,7 +793,8 @@ static void test_epochs_of_tasks(void)
             r.item[0].mask_modal = r.item[0].mask_template;
             r.item[1].mask_modal = r.item[1].mask_template;
             CHECK(bmvp_ssl_accumulate(r.s, r.item, 2, &have) == BMVP_OK);
-            if (epoch < 1) CHECK_NEAR(have.cmr / have.md, 1, 1e-6); /* both views from the template: with equal masks the same */
+            if (epoch < 1)
+                CHECK_NEAR(have.cmr / have.md, 1, 1e-6); /* both views from the template: with equal masks the same */
             else CHECK(fabs(have.cmr / have.md - 1) > 1e-6);
             r.item[0].mask_modal = r.mask[1];
             r.item[1].mask_modal = r.mask[3];
@@ -756,7 +804,8 @@ static void test_epochs_of_tasks(void)
     rig_end(&r);
 }
 
-/* >>templates ------------------------------------------------------------------------------------------------------------ */
+/* >>templates
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* Gradient in the masked voxels of the crop and nowhere else; only in the templates of the batch. */
 static void test_template_gradient(void)
@@ -771,7 +820,8 @@ static void test_template_gradient(void)
         memcpy(r.item[0].template_start, start, sizeof start);
         CHECK(bmvp_ssl_accumulate(r.s, r.item, 1, NULL) == BMVP_OK);
         t = bmvp_ssl_template(r.s, 0);
-        CHECK(bmvp_has_grad(t) && !bmvp_has_grad(bmvp_ssl_template(r.s, 1)) && !bmvp_has_grad(bmvp_ssl_template(r.s, 2)));
+        CHECK(bmvp_has_grad(t) && !bmvp_has_grad(bmvp_ssl_template(r.s, 1)) &&
+              !bmvp_has_grad(bmvp_ssl_template(r.s, 2)));
         CHECK(bmvp_ssl_template(r.s, 3) == NULL && bmvp_ssl_template(r.s, -1) == NULL);
         for (z = 0; z < t->dim[0]; ++z)
             for (y = 0; y < t->dim[1]; ++y)
@@ -867,7 +917,8 @@ static double drawn_mask(rig *r, uint32_t slot, int modal, float *view)
     return (double)count_ones(view, CUBE) / CUBE;
 }
 
-/* Masks nobody gave: drawn with the ratio of the settings, of one kind or the other, anew for each view, item and step. */
+/* Masks nobody gave: drawn with the ratio of the settings, of one kind or the other, anew for each view, item and step.
+ */
 static void test_drawn_masks(void)
 {
     float *view[5];
@@ -913,7 +964,8 @@ static void test_look_leaves_no_trace(void)
     look.rec_template = rec;
     if (rig_begin(&a, NULL) && rig_begin(&b, NULL)) {
         CHECK(bmvp_ssl_look(b.s, &b.item[0], &look) == BMVP_OK);
-        CHECK(bmvp_ssl_step(a.s, a.item, 2, 1e-3, &la) == BMVP_OK && bmvp_ssl_step(b.s, b.item, 2, 1e-3, &lb) == BMVP_OK);
+        CHECK(bmvp_ssl_step(a.s, a.item, 2, 1e-3, &la) == BMVP_OK &&
+              bmvp_ssl_step(b.s, b.item, 2, 1e-3, &lb) == BMVP_OK);
         CHECK(la.total == lb.total);
         check_equal_runs(a.s, b.s, "after looking");
     }
@@ -922,7 +974,8 @@ static void test_look_leaves_no_trace(void)
     free(rec);
 }
 
-/* >>steps ---------------------------------------------------------------------------------------------------------------- */
+/* >>steps
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* The exact mean over a case's modalities: gradient of the step = mean of the gradients of single passes. */
 static void test_all_modalities_is_the_mean(void)
@@ -948,7 +1001,8 @@ static void test_all_modalities_is_the_mean(void)
         if (m < 2) total += one.total / 2;
         for (i = 0, n = 0; i < l->n; n += l->item[i].t->numel, ++i)
             if (bmvp_has_grad(l->item[i].t)) {
-                if (m < 2) for (k = 0; k < l->item[i].t->numel; ++k) mean[n + k] += 0.5f * l->item[i].t->g[k];
+                if (m < 2)
+                    for (k = 0; k < l->item[i].t->numel; ++k) mean[n + k] += 0.5f * l->item[i].t->g[k];
                 else if (strcmp(l->item[i].name, zero_gradient) != 0)
                     CHECK_CLOSE(l->item[i].name, l->item[i].t->g, mean + n, l->item[i].t->numel, 1e-4);
             }
@@ -987,7 +1041,8 @@ static void test_accumulation(void)
         CHECK(bmvp_ssl_step(once.s, once.item, 2, 0.02, &loss) == BMVP_OK); /* the sum of two equal gradients */
         middle = copy_state(m);
         for (i = 0; i < l->n; ++i)
-            if (l->item[i].trained) CHECK_CLOSE(l->item[i].name, l->item[i].t->x, m->item[i].t->x, l->item[i].t->numel, 1e-5);
+            if (l->item[i].trained)
+                CHECK_CLOSE(l->item[i].name, l->item[i].t->x, m->item[i].t->x, l->item[i].t->numel, 1e-5);
         check_context(r.c);
         free(before);
         free(middle);
@@ -1080,11 +1135,13 @@ static void test_schedule_of_run(void)
     rig_end(&r);
 }
 
-/* >>fixture: ten steps of the whole method against PyTorch in double ------------------------------------------------------- */
+/* >>fixture: ten steps of the whole method against PyTorch in double
+ * ------------------------------------------------------- */
 
 enum { FIXTURE_STEPS = 10 };
 
-static void check_fixture_tensor(bmvp_ckpt *f, const char *kind, const bmvp_state *s, const float *ours, double tol, double floor)
+static void check_fixture_tensor(bmvp_ckpt *f, const char *kind, const bmvp_state *s, const float *ours, double tol,
+                                 double floor)
 {
     char name[200];
     const char *text;
@@ -1105,7 +1162,8 @@ static void check_fixture_tensor(bmvp_ckpt *f, const char *kind, const bmvp_stat
             const double used = fabs((double)torch[i] - (double)want.x[n]) / (tol * rms + floor);
             worst = used <= worst ? worst : used == used ? used : HUGE_VAL;
         }
-        check_report(worst <= 1 && n == want.numel, __FILE__, __LINE__, "%s: %.0f%% of the allowance", name, 100 * worst);
+        check_report(worst <= 1 && n == want.numel, __FILE__, __LINE__, "%s: %.0f%% of the allowance", name,
+                     100 * worst);
         if (worst <= 1 && worst > check_all.most_used) {
             check_all.most_used = worst;
             snprintf(check_all.most_used_by, sizeof check_all.most_used_by, "%s", name);
@@ -1121,15 +1179,18 @@ static void check_fixture_gradients(bmvp_ckpt *f, bmvp_ssl *s)
     int i, n = 0;
     for (i = 0; i < l->n; ++i) {
         const bmvp_state *e = &l->item[i];
-        if (strcmp(e->name, "encoder.uniformer.patch_embed1.proj.weight") != 0 && strcmp(e->name, "decoder.out_1.conv.conv.weight") != 0 &&
-            strcmp(e->name, "encoder.uniformer.blocks3.0.attn.qkv.weight") != 0 && !(e->stacked && e->part == 1)) continue;
+        if (strcmp(e->name, "encoder.uniformer.patch_embed1.proj.weight") != 0 &&
+            strcmp(e->name, "decoder.out_1.conv.conv.weight") != 0 &&
+            strcmp(e->name, "encoder.uniformer.blocks3.0.attn.qkv.weight") != 0 && !(e->stacked && e->part == 1))
+            continue;
         check_fixture_tensor(f, "grad", e, e->t->g, 1e-3, 0);
         ++n;
     }
     CHECK(n == 4);
 }
 
-/* AdamW turns the rounding noise of a zero gradient into whole steps: ten steps of 3e-4 are allowed where that is so. */
+/* AdamW turns the rounding noise of a zero gradient into whole steps: ten steps of 3e-4 are allowed where that is so.
+ */
 static void check_fixture_end(bmvp_ckpt *f, bmvp_ssl *s)
 {
     const bmvp_state_list *l = bmvp_ssl_state(s);
@@ -1137,8 +1198,13 @@ static void check_fixture_end(bmvp_ckpt *f, bmvp_ssl *s)
     for (i = 0; i < l->n; ++i) {
         const bmvp_state *e = &l->item[i];
         const int noise = formula_ends_with(e->name, "qkv.bias") || strcmp(e->name, zero_gradient) == 0;
-        if ((e->stacked && e->part != 1) || e->torch_rank == 0 || strstr(e->name, "conv_block") || strstr(e->name, "proj1.")) continue;
-        check_fixture_tensor(f, "after", e, e->t->x, e->trained ? 1e-4 : 1e-3, !e->trained ? 0 : noise ? 10 * 3e-4 * 1.1 : 3e-5);
+        if ((e->stacked && e->part != 1) || e->torch_rank == 0 || strstr(e->name, "conv_block") ||
+            strstr(e->name, "proj1."))
+            continue;
+        check_fixture_tensor(f, "after", e, e->t->x, e->trained ? 1e-4 : 1e-3,
+                             !e->trained ? 0
+                             : noise     ? 10 * 3e-4 * 1.1
+                                         : 3e-5);
         ++n;
     }
     CHECK(n == 109);
@@ -1158,7 +1224,8 @@ static void test_ten_steps(void)
     rig_config(&r, "release");
     r.net.depth[2] = 2;
     CHECK(fixture_numbers(fixture_text(f, "template"), whole, 3) == 3); /* X, Y, Z */
-    CHECK(fixture_numbers(fixture_text(f, "start0"), start[0], 3) == 3 && fixture_numbers(fixture_text(f, "start1"), start[1], 3) == 3);
+    CHECK(fixture_numbers(fixture_text(f, "start0"), start[0], 3) == 3 &&
+          fixture_numbers(fixture_text(f, "start1"), start[1], 3) == 3);
     for (i = 0; i < 3; ++i) grid[i] = whole[2 - i];
     curve = fixture_load(f, "losses");
     if (!CHECK(curve.x && curve.numel == 4 * FIXTURE_STEPS) || !rig_begin(&r, NULL)) return;
@@ -1190,7 +1257,9 @@ static void test_ten_steps(void)
     bmvp_ckpt_close(f);
 }
 
-/* >>bits ------------------------------------------------------------------------------------------------------------------- */
+/* >>bits
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Draws, crops and masks of step `step`, as a program does it. */
 static void free_running_step(rig *r, int64_t total)
@@ -1212,8 +1281,8 @@ static void free_running_step(rig *r, int64_t total)
         item[i].weight = d[i].weight;
         bmvp_template_place(d[i].crop, volume, rig_grid, item[i].template_start);
     }
-    check_report(bmvp_ssl_step(r->s, item, n, bmvp_ssl_lr(r->s, total), &loss) == BMVP_OK, __FILE__, __LINE__, "step %d: %s", (int)step,
-                 bmvp_error_of(r->c)->message);
+    check_report(bmvp_ssl_step(r->s, item, n, bmvp_ssl_lr(r->s, total), &loss) == BMVP_OK, __FILE__, __LINE__,
+                 "step %d: %s", (int)step, bmvp_error_of(r->c)->message);
 }
 
 static void same_with_threads(const char *preset_name, const char *net_name)
@@ -1224,7 +1293,8 @@ static void same_with_threads(const char *preset_name, const char *net_name)
     for (i = 0; i < 3; ++i) {
         rig_config(&r[i], preset_name);
         if (net_name) CHECK(bmvp_net_preset(net_name, &r[i].net));
-        if (r[i].net.kind == BMVP_NET_UNET3D) r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
+        if (r[i].net.kind == BMVP_NET_UNET3D)
+            r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
         ctx.threads = i + 1;
         ok = rig_begin(&r[i], &ctx) && ok;
         CHECK(bmvp_threads(r[i].c) == i + 1);
@@ -1270,7 +1340,8 @@ static void resume(const char *preset_name, const char *net_name, int optimizer)
     for (i = 0; i < 3; ++i) {
         rig_config(&r[i], preset_name);
         if (net_name) CHECK(bmvp_net_preset(net_name, &r[i].net));
-        if (r[i].net.kind == BMVP_NET_UNET3D) r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
+        if (r[i].net.kind == BMVP_NET_UNET3D)
+            r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
         r[i].cfg.optimizer = optimizer;
         r[i].cfg.warmup = 3;
         r[i].cfg.lr = 1e-3;
@@ -1298,7 +1369,9 @@ static void test_resume_fast(void) { resume("fast", NULL, 0); }
 static void test_resume_release(void) { resume("release", "uniformer_tiny", 0); }
 static void test_resume_sgd_unet3d(void) { resume("paper", "unet3d_tiny", 1); }
 
-/* >>memory ------------------------------------------------------------------------------------------------------------------- */
+/* >>memory
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static void test_plan(void)
 {
@@ -1313,15 +1386,17 @@ static void test_plan(void)
         CHECK(bmvp_net_preset(net[i], &r.net));
         r.net.plain_decoder = i == 2;
         memset(&err, 0, sizeof err);
-        check_report(bmvp_ssl_plan(NULL, &r.net, &r.cfg, 3, rig_names, rig_grid, &plan, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        check_report(bmvp_ssl_plan(NULL, &r.net, &r.cfg, 3, rig_names, rig_grid, &plan, &err) == BMVP_OK, __FILE__,
+                     __LINE__, "%s", err.message);
         if (rig_begin(&r, NULL)) {
             CHECK(bmvp_reserve(r.c, plan.step_peak) == BMVP_OK);
             free_running_step(&r, 10);
             CHECK(bmvp_ssl_step(r.s, r.item, 2, 1e-3, NULL) == BMVP_OK);
             real = bmvp_memory_of(r.c);
             check_report(real.step_peak == plan.step_peak && real.persistent == plan.persistent, __FILE__, __LINE__,
-                         "%s %s: planned %lld + %lld bytes, used %lld + %lld", preset_name[i], net[i], (long long)plan.persistent,
-                         (long long)plan.step_peak, (long long)real.persistent, (long long)real.step_peak);
+                         "%s %s: planned %lld + %lld bytes, used %lld + %lld", preset_name[i], net[i],
+                         (long long)plan.persistent, (long long)plan.step_peak, (long long)real.persistent,
+                         (long long)real.step_peak);
         }
         rig_end(&r);
     }
@@ -1331,7 +1406,9 @@ static void test_plan(void)
     CHECK_HOLDS(err.message, "crop 40");
 }
 
-typedef struct counter { int64_t calls, fail_at, live; } counter;
+typedef struct counter {
+    int64_t calls, fail_at, live;
+} counter;
 static void *counter_alloc(size_t size, void *user)
 {
     counter *n = (counter *)user;
@@ -1391,17 +1468,21 @@ static void test_allocation_failures(void)
         CHECK(calls > 100);
         for (k = 1; k <= calls; k += k < 20 || k > calls - 20 ? 1 : 1 + calls / 60) {
             const bmvp_status st = short_of_memory(&r, &n, k, path);
-            check_report(st == BMVP_E_OOM, __FILE__, __LINE__, "call %d of %d: status '%s'", (int)k, (int)calls, bmvp_status_text(st));
-            check_report(n.live == 0, __FILE__, __LINE__, "call %d of %d: %d blocks leaked", (int)k, (int)calls, (int)n.live);
+            check_report(st == BMVP_E_OOM, __FILE__, __LINE__, "call %d of %d: status '%s'", (int)k, (int)calls,
+                         bmvp_status_text(st));
+            check_report(n.live == 0, __FILE__, __LINE__, "call %d of %d: %d blocks leaked", (int)k, (int)calls,
+                         (int)n.live);
         }
     }
     rig_end(&r);
     remove(path);
 }
 
-/* >>refused ------------------------------------------------------------------------------------------------------------------ */
+/* >>refused
+ * ------------------------------------------------------------------------------------------------------------------ */
 
-static void check_refused(const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names, const char *part)
+static void check_refused(const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names,
+                          const char *part)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     CHECK(bmvp_ssl_create(c, net, cfg, n, names, rig_grid) == NULL && bmvp_error_of(c)->status == BMVP_E_ARG);
@@ -1411,7 +1492,8 @@ static void check_refused(const bmvp_net_config *net, const bmvp_ssl_config *cfg
 
 static void test_refused(void)
 {
-    static const char *const twice[2] = { "t1", "T1n" }, *const order[2] = { "t2", "t1" }, *const unknown[2] = { "t1", "seg" };
+    static const char *const twice[2] = { "t1", "T1n" }, *const order[2] = { "t2", "t1" },
+                             *const unknown[2] = { "t1", "seg" };
     rig r;
     rig_config(&r, "paper");
     check_refused(&r.net, &r.cfg, 2, twice, "twice");
@@ -1448,7 +1530,8 @@ static void test_bad_items(void)
     rig_end(&r);
 }
 
-/* >>checkpoints --------------------------------------------------------------------------------------------------------------- */
+/* >>checkpoints
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static void check_load_fails(const rig *from, const char *path, const char *change, const char *part)
 {
@@ -1487,7 +1570,8 @@ static void test_other_checkpoints(void)
     rig_config(&r, "paper");
     if (rig_begin(&r, NULL)) {
         CHECK(bmvp_ssl_save(r.s, path, NULL, &err) == BMVP_OK);
-        check_load_fails(&r, path, "network", "'encoder.uniformer.patch_embed2.proj.weight' has shape (16, 8, 2, 2, 2)");
+        check_load_fails(&r, path, "network",
+                         "'encoder.uniformer.patch_embed2.proj.weight' has shape (16, 8, 2, 2, 2)");
         check_load_fails(&r, path, "kind", "'conv1a.weight' is missing");
         check_load_fails(&r, path, "grid", "'rep_template' has shape (3, 44, 40, 36)");
         check_load_fails(&r, path, "modalities", "'rep_template'");
@@ -1518,7 +1602,8 @@ static void test_inspect_ours(void)
         check_report(bmvp_ssl_inspect(path, &info, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
         CHECK(info.step == 3 && info.n_modalities == 3 && memcmp(info.grid, rig_grid, sizeof rig_grid) == 0);
         for (i = 0; i < 3; ++i) CHECK(info.names[i] && strcmp(info.names[i], rig_names[i]) == 0);
-        CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 && memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
+        CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 &&
+              memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
         CHECK(info.net.head_dim == 8 && info.net.kind == BMVP_NET_UNIFORMER && strcmp(info.cfg.preset, "fast") == 0);
         for (i = 0; bmvp_ssl_field(&r.cfg, i, &name, &meaning, want, sizeof want); ++i) {
             (void)bmvp_ssl_field(&info.cfg, i, &name, &meaning, have, sizeof have);
@@ -1527,7 +1612,8 @@ static void test_inspect_ours(void)
         if (CHECK(bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK)) {
             const bmvp_ckpt_meta *note = bmvp_ckpt_find_meta(f, "", "note");
             CHECK(note && strcmp(note->value, "hello") == 0);
-            CHECK(bmvp_ckpt_find(f, "state_dict", "rep_template") >= 0 && bmvp_ckpt_find(f, "exp_avg_sq", "rep_template") >= 0);
+            CHECK(bmvp_ckpt_find(f, "state_dict", "rep_template") >= 0 &&
+                  bmvp_ckpt_find(f, "exp_avg_sq", "rep_template") >= 0);
         }
         bmvp_ckpt_close(f);
     }
@@ -1547,7 +1633,8 @@ static void write_released(bmvp_ckpt *from, const char *path)
     for (i = 0; i < from->n_entries; ++i) {
         if (strcmp(from->entry[i].group, "state_dict") != 0) continue;
         snprintf(name, sizeof name, "module.%s", from->entry[i].name);
-        CHECK(bmvp_ckpt_writer_add(w, "state_dict", name, from->entry[i].dtype, from->entry[i].rank, from->entry[i].dim, &err) == BMVP_OK);
+        CHECK(bmvp_ckpt_writer_add(w, "state_dict", name, from->entry[i].dtype, from->entry[i].rank, from->entry[i].dim,
+                                   &err) == BMVP_OK);
     }
     for (i = 0; i < from->n_entries; ++i) {
         void *data = malloc((size_t)from->entry[i].bytes + 1);
@@ -1581,13 +1668,16 @@ static void test_inspect_released(void)
         check_report(bmvp_ssl_inspect(theirs, &info, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
         CHECK(info.step == 0 && info.n_modalities == 3 && memcmp(info.grid, rig_grid, sizeof rig_grid) == 0);
         for (i = 0; i < 3; ++i) CHECK(info.names[i] && strcmp(info.names[i], bmvp_modality_name(i)) == 0);
-        CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 && memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
+        CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 &&
+              memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
         CHECK(info.net.head_dim == 8 && info.net.mlp_ratio == 4 && info.net.in_channels == 1);
-        CHECK(strcmp(info.cfg.preset, "release") == 0 && info.cfg.template_x == 44 && info.cfg.template_y == 40 && info.cfg.template_z == 36);
+        CHECK(strcmp(info.cfg.preset, "release") == 0 && info.cfg.template_x == 44 && info.cfg.template_y == 40 &&
+              info.cfg.template_z == 36);
         check_report(bmvp_ssl_load(fresh.s, theirs, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
         for (i = 0; i < a->n; ++i) {
             CHECK(a->item[i].counter == b->item[i].counter);
-            if (a->item[i].torch_rank > 0) CHECK_SAME(a->item[i].name, b->item[i].t->x, a->item[i].t->x, a->item[i].t->numel);
+            if (a->item[i].torch_rank > 0)
+                CHECK_SAME(a->item[i].name, b->item[i].t->x, a->item[i].t->x, a->item[i].t->numel);
         }
         CHECK(bmvp_ssl_steps(fresh.s) == 0);
         bmvp_ckpt_close(f);

@@ -3,9 +3,9 @@
 
     optim_reference.py FILE.safetensors
 
-Two parameters, "a" of 70 001 elements (more than one piece of work) and "b" of 5; values and gradients by the formula of
-networks_reference.py, streams "optim.a" and "optim.a.grad<step>". In step 2 "b" has no gradient. Computed in double, stored as
-float32, "a" thinned to every 701st element. Needs torch, numpy, safetensors.
+Two parameters, "a" of 70 001 elements (more than one piece of work) and "b" of 5; values and gradients by the formula
+of networks_reference.py, streams "optim.a" and "optim.a.grad<step>". In step 2 "b" has no gradient. Computed in double,
+stored as float32, "a" thinned to every 701st element. Needs torch, numpy, safetensors.
 """
 import math
 import sys
