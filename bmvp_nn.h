@@ -394,6 +394,8 @@ BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part 
 /* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has changed then.
    Further tensors of the file are ignored. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
+/* Only the comparison: for files of several parts, before any of them is loaded. */
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its names. */
 BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
 
@@ -4324,13 +4326,20 @@ static bmvp_status bmvpi_state_load_one(bmvp_ckpt *f, int k, bmvp_state *s, bmvp
     return st;
 }
 
-BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
 {
-    bmvp_status st = BMVP_OK;
-    float *buf;
     int i;
     for (i = 0; i < part->list->n; ++i)
         if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    bmvp_status st = bmvp_state_check(ckpt, group, part, err);
+    float *buf;
+    int i;
+    if (st) return st;
     buf = bmvpi_state_scratch(part, err);
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
@@ -4361,6 +4370,23 @@ static int64_t bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char
     return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? f->entry[k].dim[axis] : 0;
 }
 
+/* The name of the preset with these shapes, or "custom". */
+static void bmvpi_net_rename(bmvp_net_config *cfg)
+{
+    const char *names = bmvp_net_preset_names();
+    bmvp_net_config k;
+    size_t n;
+    for (; *names; names += n + (names[n] == ' ')) {
+        n = strcspn(names, " ");
+        snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)n, names);
+        if (!bmvp_net_preset(cfg->name, &k) || k.kind != cfg->kind) continue;
+        if (k.kind == BMVP_NET_UNET3D ? k.width == cfg->width
+                                      : !memcmp(k.dim, cfg->dim, sizeof k.dim) && !memcmp(k.depth, cfg->depth, sizeof k.depth))
+            return;
+    }
+    snprintf(cfg->name, sizeof cfg->name, "custom");
+}
+
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
 {
     char name[96];
@@ -4369,7 +4395,7 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
         (void)bmvp_net_preset("unet3d", cfg);
         cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
         cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
-        if (cfg->width != 32) snprintf(cfg->name, sizeof cfg->name, "custom");
+        bmvpi_net_rename(cfg);
         return BMVP_OK;
     }
     (void)bmvp_net_preset("uniformer_small", cfg);
@@ -4389,7 +4415,7 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
     cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, "encoder.uniformer.blocks1.0.mlp.fc1.weight", 0) / cfg->dim[0]);
     for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
     cfg->head_dim = h;
-    if (cfg->dim[0] != 64) snprintf(cfg->name, sizeof cfg->name, "custom");
+    bmvpi_net_rename(cfg);
     return BMVP_OK;
 }
 

@@ -112,8 +112,8 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(int, half_period, 0, 1, "1: cosine of half the period, back at lr at the end (release)") \
     X(int, optimizer, 0, 1, "0: AdamW, 1: SGD with momentum") \
     X(double, weight_decay, 0, 1, "AdamW: decoupled") \
-    X(double, beta1, 0, 1, "AdamW: decay of the mean; SGD: momentum") \
-    X(double, beta2, 0, 1, "AdamW: decay of the square") \
+    X(double, beta1, 0, 0.999999, "AdamW: decay of the mean; SGD: momentum") \
+    X(double, beta2, 0, 0.999999, "AdamW: decay of the square") \
     X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
     X(int, seed, 0, 2147483647, "of every random number")
@@ -1015,6 +1015,10 @@ static bmvp_status bmvpi_ssl_load_from(bmvp_ssl *s, bmvp_ckpt *f, bmvp_error *er
     const int n = bmvpi_ssl_parts(s, part, group), k = bmvp_ckpt_find(f, "", "optimizer_steps");
     bmvp_status st = bmvp_state_group(f, &group[0], err);
     int i;
+    for (i = 0; i < f->n_entries && ours && n == 2 && !st; ++i)
+        if (strcmp(f->entry[i].group, "exp_avg_sq") == 0)
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
+    for (i = 0; i < (ours ? n : 1) && !st; ++i) st = bmvp_state_check(f, group[i], &part[i], err);
     for (i = 0; i < (ours ? n : 1) && !st; ++i) st = bmvp_state_load(f, group[i], &part[i], err);
     if (!st && ours) {
         const int64_t bytes = (int64_t)part[0].list->n * 8;

@@ -101,7 +101,8 @@ expect 0 "" bmvp embed --checkpoint run20/checkpoint.safetensors --data prepared
 expect 0 "case_0002.t1|case_0004.flair" bmvp info all.safetensors
 expect 0 "" bmvp embed --checkpoint run20/checkpoint.safetensors --data prepared/case_0002/t1.nii --out one.safetensors --maps
 expect 0 ".x1|.x2|.x3|.x4" bmvp info one.safetensors
-expect 0 "" bmvp embed --checkpoint run20/checkpoint.safetensors --data phantoms --out raw.safetensors
+expect 0 "" bmvp embed --checkpoint run20/checkpoint.safetensors --data phantoms --out raw.safetensors --spacing 0
+check "prepared in memory or before: as many embeddings" test "$(bmvp info all.safetensors | grep -c case_)" = "$(bmvp info raw.safetensors | grep -c case_)"
 expect 0 "tensors" bmvp convert run20/checkpoint.safetensors run20.pt
 expect 0 "PyTorch zip|rep_template" bmvp info run20.pt
 expect 0 "tensors" bmvp convert run20.pt back.safetensors

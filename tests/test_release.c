@@ -254,9 +254,8 @@ static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
     note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
 }
 
-/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double,
-   PyTorch's float32 is off by more than 1e-3 in 15 % of the voxels and this library in 7 % (99 % are within 9e-3 and
-   5e-3); which ones, every compiler may decide. */
+/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double, PyTorch's
+   float32 is off by more than 1e-3 in 15 % of all voxels; with sums of at most 512 products in a chain the sampled ones hold 1e-3 here. */
 static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
@@ -266,7 +265,7 @@ static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
         for (y = 0; y < EDGE; ++y)
             for (z = 0; z < EDGE; ++z)
                 r->buf[(x * EDGE + y) * EDGE + z] = t->g[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
-    compare_sample(g, sample, r->buf, CUBE, r->unet ? 2e-2 : 1e-3, 1e-3, "template gradient in the crop");
+    compare_sample(g, sample, r->buf, CUBE, 1e-3, 1e-3, "template gradient in the crop");
 }
 
 static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json *sample)

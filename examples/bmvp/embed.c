@@ -24,6 +24,7 @@ typedef struct job {
     bmvp_net *net;
     bmvp_ssl_info info;
     int64_t crop;
+    double spacing; /* mm, of volumes that are not prepared yet */
     int maps, usage; /* usage: the error is one of the options */
     result *item;
     int n, cap;
@@ -156,7 +157,7 @@ static bmvp_status embed_case(job *j, const bmvp_case *k)
     int m, ready = 1;
     memset(&o, 0, sizeof o);
     memset(&p, 0, sizeof p);
-    o.spacing = 1;
+    o.spacing = j->spacing;
     o.low = j->info.cfg.percentile_low;
     o.high = j->info.cfg.percentile_high;
     for (m = 0; m < BMVP_MODALITIES; ++m)
@@ -282,6 +283,7 @@ int bmvp_cmd_embed(int argc, char **argv)
             bmvp_cli_required("out", &out, "FILE", "safetensors file: one vector `id.modality` for each volume"),
             bmvp_cli_flag("maps", &j.maps, "also the four feature maps of the middle crop, `id.modality.x1` .. x4, as (D, H, W, C)"),
             bmvp_cli_int("crop", &j.crop, 0, 0, 1024, "edge of the window; 0: that of the checkpoint"),
+            bmvp_cli_float("spacing", &j.spacing, 1, 0, 100, "voxel size in mm for what is not prepared yet, as for `prepare`; 0 keeps it"),
             bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         code = bmvp_cli_parse("embed", "Embeddings and feature maps of volumes.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
