@@ -298,6 +298,7 @@ typedef struct bmvp_state_list {
 } bmvp_state_list;
 
 typedef enum bmvp_net_kind { BMVP_NET_UNIFORMER, BMVP_NET_UNET3D } bmvp_net_kind;
+typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
 
 typedef struct bmvp_net_config {
     char name[32];        /* of the preset, or "custom" */
@@ -309,6 +310,9 @@ typedef struct bmvp_net_config {
     int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
     int groups;           /* UNET3D: groups of GroupNorm; divides n */
     int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
+    bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
+    int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
+    int deep_supervision; /* UniFormer segmentation: heads on the 1/8 (to x4) and 1/4 maps ... see bmvp_net_segment */
 } bmvp_net_config;
 
 /* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
@@ -334,6 +338,25 @@ BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
+/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
+   outputs). */
+typedef struct bmvp_logits {
+    bmvp_tensor *full;
+    bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
+} bmvp_logits;
+BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
+/* Classification: global average of the last map -> Linear: logits (N, outputs). */
+BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
+
+/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
+   entries keep their values: call bmvp_net_init first. A one-channel stem is spread over the C inputs: repeated and divided by C
+   (spread 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit. */
+typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
+typedef struct bmvp_net_adoption {
+    int n[3];              /* entries taken, adapted, fresh */
+    unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
+} bmvp_net_adoption;
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
 
 /* Registers a tensor. torch_dim: the released shape. Returns the tensor (NULL after a failure). Also used for templates. */
 BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,

@@ -13,9 +13,11 @@
 
    CONTENTS (search for the tag)
        >>modality  >>config    >>mask      >>template  >>sampler   >>trainer
+       >>labels    >>metrics   >>window    >>finetune
        and in the implementation
        >>modality impl         >>config impl           >>mask impl             >>template impl         >>sampler impl
-       >>trainer impl          >>views     >>losses    >>state
+       >>trainer impl          >>views     >>losses    >>state     >>labels impl           >>metrics impl
+       >>window impl           >>finetune impl
 
    A complete program:
 
@@ -236,6 +238,211 @@ typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
 } bmvp_ssl_info;
 /* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the release's preset). */
 BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp_error *err);
+
+/* >>labels ------------------------------------------------------------------------------------------------------- */
+
+/* What the values of a label map mean. Two kinds:
+     regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
+     classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
+enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256 };
+typedef struct bmvp_labels {
+    char name[32];                /* of the built-in definition, or "custom" */
+    int exclusive;                /* 1: classes, 0: regions */
+    int n;                        /* regions or classes, without the background */
+    char region[BMVP_MAX_REGIONS][32];
+    unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
+    unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
+    unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
+} bmvp_labels;
+
+/* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; mrbrains (classes CSF GM WM);
+   isles, vs, ms (one lesion); phantom (1 core, 2 oedema, 3 enhancing): regions WT TC ET. 0: unknown name. */
+BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
+BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
+/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in two classes. */
+BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err);
+/* Fixes `paint` and the painting order after the last add: regions sorted from large to small (those that hold others first), each
+   painted with its lowest value that no smaller region holds. BMVP_E_ARG if two regions are the same set of values. */
+BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err);
+BMVP_API int bmvp_labels_outputs(const bmvp_labels *l); /* of a network: n, classes n + 1 */
+/* -1 if all n values are known whole numbers, else the place of the first that is not. */
+BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n);
+/* Is the value in region r? mask: n zeros and ones. */
+BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask);
+/* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or more; classes: the
+   most likely one. */
+BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability);
+
+/* >>metrics ------------------------------------------------------------------------------------------------------ */
+
+/* Needs no context and no network: masks and scores in, numbers out. Memory comes from an allocator; NULL is malloc. */
+
+/* What a figure is when a mask is empty.
+     MONAI  Dice: NaN when the truth is empty. Distance: NaN when both are, or (percentiles) when one is; infinite for the maximum
+     BRATS  Dice: 1 when both are empty, 0 when one is. Distance: 0 when both are, 374 mm (the diagonal of 240x240x155) when one is */
+typedef enum bmvp_empty_rule { BMVP_EMPTY_MONAI, BMVP_EMPTY_BRATS } bmvp_empty_rule;
+BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule);
+
+/* 2 |a b| / (|a| + |b|) over n zeros and non-zeros. MONAI DiceMetric (ignore_empty) */
+BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule);
+/* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there is none. Exact
+   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM */
+BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
+                                             const bmvp_allocator *a);
+/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear) of
+   the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
+   MONAI HausdorffDistanceMetric(directed=False). BMVP_E_OOM, BMVP_E_ARG (percentile outside 0..100) */
+BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
+                                    double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out);
+
+/* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
+   Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
+   sklearn roc_auc_score, f1_score */
+typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
+BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
+                                         bmvp_class_metrics *out);
+/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty. truth: 0 or not 0. */
+BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a);
+
+/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of the cases. n_used 0:
+   everything is NaN. */
+typedef struct bmvp_interval { double mean, low, high; int64_t n_used; } bmvp_interval;
+BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
+                                    bmvp_interval *out);
+
+/* >>window ------------------------------------------------------------------------------------------------------- */
+
+/* Sliding windows over a volume larger than the network's input. The numbers are MONAI 1.4.0's sliding_window_inference (constant and
+   gaussian importance, sigma 0.125 roi, padding of small volumes), but planes are handed out as soon as no further window touches
+   them, so memory holds one roi's depth of sums, not the volume's. */
+typedef struct bmvp_window {
+    int64_t roi[3];     /* D, H, W */
+    double overlap;     /* in [0, 1) of the roi; 0.5 */
+    int gaussian;       /* 0: all places of a window count alike */
+    int batch;          /* windows at once */
+    int mirror;         /* bits 0, 1, 2: average also over flips along W, H, D and their combinations */
+} bmvp_window;
+typedef struct bmvp_window_calls {
+    /* Writes the roi voxels x channels at `start` (never negative, beyond the volume's end only where it is smaller than the roi: the
+       caller pads with zeros) to dst (roi_d, roi_h, roi_w, channels). */
+    bmvp_status (*read)(void *user, const int64_t start[3], float *dst);
+    /* x (B, roi, channels) -> (B, roi, outputs), recording is off. NULL after a failure of the context. */
+    bmvp_tensor *(*predict)(void *user, bmvp_tensor *x);
+    /* Receives planes z0 .. z0 + planes - 1 of the volume, each (H, W, outputs); in order, each once. */
+    bmvp_status (*planes)(void *user, int64_t z0, int64_t planes, const float *values);
+    void *user;
+} bmvp_window_calls;
+BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
+                                         const bmvp_window_calls *calls);
+
+/* >>finetune ----------------------------------------------------------------------------------------------------- */
+
+/* Method section 5. One list makes the struct, the printout, the parser and the record in checkpoints, as for pre-training. */
+#define BMVP_FT_FIELDS(X) \
+    X(int, crop_x, 8, 1024, "crop in voxels along x") \
+    X(int, crop_y, 8, 1024, "crop along y") \
+    X(int, crop_z, 8, 1024, "crop along z") \
+    X(double, crop_on_label, 0, 1, "share of the crops that are centred on a labelled voxel; the rest lie anywhere") \
+    X(int, copies, 0, 1, "1: two copies with modalities replaced by templates (paper), 0: the case as it is") \
+    X(double, copy_weight, 0, 1e6, "weight of each copy's loss: 1 their sum (paper), 0.5 their mean (release)") \
+    X(int, fill, 0, 1, "what stands for a missing or replaced modality: 0 its template, 1 zeros") \
+    X(int, mask_patch, 1, 256, "edge r of the masked boxes of a case with one modality") \
+    X(double, mask_ratio, 0, 1, "masked share p* of such a case") \
+    X(double, consistency_weight, 0, 1e6, "weight of the consistency between the two copies") \
+    X(int, consistency_on, 0, 1, "0: L2 norm between the last feature maps (paper), 1: mean square between quarter-scale logits (release)") \
+    X(double, dice_weight, 0, 1e6, "weight of the soft Dice loss") \
+    X(double, ce_weight, 0, 1e6, "weight of the cross-entropy (regions: binary)") \
+    X(int, dice_squared, 0, 1, "1: squares in the denominator of the Dice loss") \
+    X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
+    X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
+    X(double, flip, 0, 1, "probability of a flip, for each axis") \
+    X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
+    X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
+    X(int, batch, 1, 256, "cases in a step") \
+    X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, epochs, 1, 1000000000, "passes over the training cases") \
+    X(int, validate_every, 1, 1000000000, "epochs between validations") \
+    X(double, lr, 0, 10, "highest learning rate") \
+    X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
+    X(double, encoder_lr_scale, 0, 1e6, "learning rate of the encoder / that of the rest") \
+    X(int, warmup, 0, 1000000000, "updates of linear warm-up") \
+    X(int, optimizer, 0, 2, "0: AdamW, 1: SGD with momentum, 2: Adam") \
+    X(double, weight_decay, 0, 1, "AdamW: decoupled; else added to the gradient") \
+    X(double, beta1, 0, 0.999999, "decay of the mean; SGD: momentum") \
+    X(double, beta2, 0, 0.999999, "decay of the square") \
+    X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
+    X(double, overlap, 0, 0.95, "overlap of the windows in validation") \
+    X(int, seed, 0, 2147483647, "of every random number")
+typedef struct bmvp_ft_config {
+    char preset[16];
+#define BMVP_X(type, name, low, high, text) type name;
+    BMVP_FT_FIELDS(BMVP_X)
+#undef BMVP_X
+} bmvp_ft_config;
+
+/* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
+BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
+BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
+
+typedef struct bmvp_ft_item {          /* one crop of a step */
+    const float *image[BMVP_MODALITIES]; /* by modality of the task, crop_z x crop_y x crop_x values; NULL: the case lacks it */
+    const float *labels;               /* label values of the crop; NULL in classification */
+    int klass;                         /* class number, from 0; classification only */
+    int64_t template_start[3];         /* of the crop in the template's grid: bmvp_template_place */
+    uint32_t slot;                     /* number within the step: names the random numbers of the item */
+    const uint32_t *replace;           /* two bit sets: the modalities replaced in the copies; NULL: drawn from (seed, step, slot) */
+} bmvp_ft_item;
+typedef struct bmvp_ft_losses { double total, dice, ce, consistency, grad_norm; } bmvp_ft_losses; /* NaN: not there */
+
+typedef struct bmvp_ft bmvp_ft;
+/* Network (net->task says which), frozen templates and optimizer. names: modalities of the task, in the order of the network's input
+   channels; net->in_channels and net->outputs are set from them and from labels (classification: net->outputs stays). grid: D, H, W of
+   the templates; NULL: none (fill must be 1, or bmvp_ft_init brings them). */
+BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
+                                 int n_modalities, const char *const *names, const int64_t grid[3]);
+BMVP_API void bmvp_ft_destroy(bmvp_ft *f);
+/* Starts from a pre-training checkpoint, ours or released: weights by bmvp_net_adopt, templates of the task's modalities by name (the first
+   one that is missing is named: needed when cfg.copies is 1 or cfg.fill is 0). */
+BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
+
+BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out);
+BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out);
+BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out); /* counts the step */
+BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total); /* of the current step */
+
+/* One input as the network sees it at prediction: dim voxels x n_modalities, channels last; missing modalities (NULL) filled by cfg.fill.
+   image[m]: dim voxels each. */
+BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3], const int64_t dim[3], float *dst);
+/* x (N, D, H, W, modalities) -> probabilities (N, D, H, W, outputs), classification (N, outputs); running statistics. */
+BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x);
+
+typedef struct bmvp_ft_info {          /* what a fine-tuned checkpoint says of itself */
+    bmvp_net_config net;
+    bmvp_ft_config cfg;
+    bmvp_labels labels;
+    int n_modalities;
+    const char *names[BMVP_MODALITIES];
+    int64_t grid[3];                   /* of its templates; 0: it has none */
+    int64_t step;
+    double best;                       /* validation figure it was kept for; NaN: none */
+    char preparation[512];             /* the JSON object of prepare.json, or "" */
+} bmvp_ft_info;
+BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err);
+/* Weights, templates, statistics and (train 1) moments: all to resume. extra as in bmvp_ssl_save; "preparation" and "best" are read back by
+   bmvp_ft_inspect. */
+BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const char *const *extra, bmvp_error *err);
+BMVP_API bmvp_status bmvp_ft_load(bmvp_ft *f, const char *path, int train, bmvp_error *err);
+/* Inspects, creates and loads for prediction. NULL and err on failure. */
+BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info, bmvp_error *err);
+
+BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f);
+BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f);
+BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
+/* Bytes of one step or (train 0) of one prediction of `batch` windows, from a dry run. */
+BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
+                                  int n_modalities, const char *const *names, const int64_t grid[3], int train, bmvp_memory *out,
+                                  bmvp_error *err);
 
 #ifdef __cplusplus
 }
@@ -1099,6 +1306,14 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
     bmvp_ckpt_close(f);
     return st;
 }
+
+/* >>labels impl -------------------------------------------------------------------------------------------------------- */
+
+/* >>metrics impl ------------------------------------------------------------------------------------------------------- */
+
+/* >>window impl -------------------------------------------------------------------------------------------------------- */
+
+/* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
 #ifdef __cplusplus
 }

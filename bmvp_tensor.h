@@ -332,6 +332,8 @@ BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset); /* factor x + offset */
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
+BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope); /* x > 0 ? x : slope x; slope > 0 */
+BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x); /* x Phi(x), the exact erf form */
 BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x); /* over the last axis */
 BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps); /* x / max(|x|, eps) over the last axis */
@@ -343,6 +345,9 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
 BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high); /* zeros; rank entries each, >= 0 */
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis); /* 1 to BMVP_MAX_SRC tensors */
 BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor); /* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+/* (N,D,H,W,C) -> (N,fD,fH,fW,C), linear along each axis. align_corners as in torch.nn.functional.interpolate. */
+BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners);
+BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x); /* (N, ..., C) -> (N, C): mean over the axes between */
 /* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block);
 
@@ -352,6 +357,13 @@ BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* mean of (a - b)^2 over all elements */
 /* Mean over rows of -log softmax(logits)[target]; logits (R, K), target R class numbers in [0, K) (copied). */
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target);
+/* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch cross_entropy(weight=) */
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight);
+/* Mean over all elements of -(t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t in [0, 1], no gradient into t. torch BCEWithLogits */
+BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target);
+/* Soft Dice loss: mean over n and c of 1 - (2 sum p t + smooth) / (sum p^k + sum t^k + smooth), sums over the axes between, k = 2 with
+   `squared`, else 1. p, t (N, ..., C), no gradient into t. monai DiceLoss(squared_pred=, smooth_nr=, smooth_dr=) */
+BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth);
 
 /* Products. */
 /* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M, N). */
@@ -384,8 +396,11 @@ BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_te
 BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, bmvp_tensor *running_mean,
                                      bmvp_tensor *running_var, int training, double momentum, double eps);
 BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps); /* last axis */
-/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm */
+/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm; gamma and beta may both be NULL */
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups, double eps);
+
+/* Statistics per sample and channel, no affine part: group norm with C groups. torch InstanceNorm3d */
+BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
 /* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x lies at `start`
    (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x. Gradient into x and into the filler. */
