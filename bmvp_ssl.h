@@ -272,6 +272,10 @@ BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values,
 /* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or more; classes: the
    most likely one. */
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability);
+/* As JSON object `key` and back (files written by fine-tuning): {"name", "kind": "regions" | "classes", "regions": {"WT": [1, 2, 4], ...},
+   "known": [...]}. */
+BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l);
+BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmvp_error *err);
 
 /* >>metrics ------------------------------------------------------------------------------------------------------ */
 
@@ -385,6 +389,18 @@ BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind 
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
 BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
+typedef struct bmvp_ft_draw {          /* what the sampler says of one crop */
+    int64_t index;                     /* of the case */
+    int64_t crop[3];                   /* D, H, W: start of a crop anywhere in the volume; negative as in bmvp_ssl_draw */
+    int on_label;                      /* 1: centre it on a labelled voxel instead, if the case has one ... */
+    double pick;                       /* ... the one at this share (in [0, 1)) of the list of them */
+    uint32_t slot;
+} bmvp_ft_draw;
+/* Everything random of a step but augmentation and replacement, the same for (seed, step) always: cfg->batch draws; every case once an
+   epoch. order: n_cases entries of scratch. */
+BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step, int64_t *order,
+                             bmvp_ft_draw *out);
+
 typedef struct bmvp_ft_item {          /* one crop of a step */
     const float *image[BMVP_MODALITIES]; /* by modality of the task, crop_z x crop_y x crop_x values; NULL: the case lacks it */
     const float *labels;               /* label values of the crop; NULL in classification */
@@ -406,6 +422,11 @@ BMVP_API void bmvp_ft_destroy(bmvp_ft *f);
    one that is missing is named: needed when cfg.copies is 1 or cfg.fill is 0). */
 BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
 
+/* Weights of the cross-entropy: one number for each output, copied. NULL: all alike (the default). Classes and classification only. */
+BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight);
+
+/* One training step: augmentation, copies, loss, backward, and (every update_every steps) clipping and optimizer. The two copies go through
+   the network one after the other, each with its own batch statistics, as in the release. */
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out); /* counts the step */
@@ -438,6 +459,8 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
 
 BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f);
 BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f);
+BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f);
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality); /* (Z, Y, X), frozen; NULL: none */
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
 /* Bytes of one step or (train 0) of one prediction of `batch` windows, from a dry run. */
 BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
@@ -464,7 +487,8 @@ extern "C" {
 #endif
 
 /* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up. */
-enum { BMVPI_STREAM_ORDER = 1, BMVPI_STREAM_DRAW, BMVPI_STREAM_MASK_TEMPLATE, BMVPI_STREAM_MASK_MODAL };
+enum { BMVPI_STREAM_ORDER = 1, BMVPI_STREAM_DRAW, BMVPI_STREAM_MASK_TEMPLATE, BMVPI_STREAM_MASK_MODAL, BMVPI_STREAM_REPLACE,
+       BMVPI_STREAM_AUGMENT, BMVPI_STREAM_MASK_COPY };
 
 /* >>modality impl ------------------------------------------------------------------------------------------------ */
 
@@ -569,29 +593,56 @@ static int bmvpi_set_double(double *field, double v)
     return 1;
 }
 
-BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err)
-{
-    char *end = NULL, all[512];
-    const double v = strtod(value, &end);
-    const int number = end != value && *end == 0 && v == v;
-    size_t n = 0;
-#define BMVP_X(type, field, low, high, text)     if (strcmp(name, #field) == 0) {         if (number && v >= (double)(low) && v <= (double)(high) && bmvpi_set_##type(&cfg->field, v)) return BMVP_OK;         return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, #type,                               (double)(low), (double)(high), text);     }
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-#define BMVP_X(type, field, low, high, text)     if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", #field);
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-    return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all);
-}
-
-BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
-{
-    int k = 0;
-#define BMVP_X(type, field, low, high, text)     if (k++ == i) {         *name = #field;         *meaning = text;         snprintf(buf, size, "%.10g", (double)cfg->field);         return 1;     }
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-    return 0;
-}
+/* The three functions that a list of fields gives, written once for all lists. */
+#define BMVPI_FIELD_SET(type, field, low, high, text) \
+    if (strcmp(name, #field) == 0) { \
+        if (number && v >= (double)(low) && v <= (double)(high) && bmvpi_set_##type(&cfg->field, v)) return BMVP_OK; \
+        return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, #type, \
+                              (double)(low), (double)(high), text); \
+    }
+#define BMVPI_FIELD_NAME(type, field, low, high, text) \
+    if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", #field);
+#define BMVPI_FIELD_GET(type, field, low, high, text) \
+    if (k++ == i) { \
+        *name = #field; \
+        *meaning = text; \
+        snprintf(buf, size, "%.10g", (double)cfg->field); \
+        return 1; \
+    }
+#define BMVPI_FIELD_WRITE(type, field, low, high, text) bmvp_jw_double(w, #field, (double)cfg->field);
+#define BMVPI_FIELD_READ(type, field, low, high, text) \
+    (void)bmvpi_set_##type(&cfg->field, bmvp_json_double(bmvp_json_get(node, #field), (double)cfg->field));
+#define BMVPI_FIELDS(kind, FIELDS) \
+    BMVP_API bmvp_status bmvp_##kind##_set(bmvp_##kind##_config *cfg, const char *name, const char *value, bmvp_error *err) \
+    { \
+        char *end = NULL, all[512]; \
+        const double v = strtod(value, &end); \
+        const int number = end != value && *end == 0 && v == v; \
+        size_t n = 0; \
+        FIELDS(BMVPI_FIELD_SET) \
+        FIELDS(BMVPI_FIELD_NAME) \
+        return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all); \
+    } \
+    BMVP_API int bmvp_##kind##_field(const bmvp_##kind##_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size) \
+    { \
+        int k = 0; \
+        FIELDS(BMVPI_FIELD_GET) \
+        return 0; \
+    } \
+    static void bmvpi_##kind##_config_write(bmvp_jw *w, const bmvp_##kind##_config *cfg) \
+    { \
+        bmvp_jw_object(w, "config"); \
+        bmvp_jw_string(w, "preset", cfg->preset); \
+        FIELDS(BMVPI_FIELD_WRITE) \
+        bmvp_jw_end(w); \
+    } \
+    static void bmvpi_##kind##_config_read(const bmvp_json *node, bmvp_##kind##_config *cfg) \
+    { \
+        snprintf(cfg->preset, sizeof cfg->preset, "%s", bmvp_json_string(bmvp_json_get(node, "preset"), "custom")); \
+        FIELDS(BMVPI_FIELD_READ) \
+    }
+BMVPI_FIELDS(ssl, BMVP_SSL_FIELDS)
+BMVPI_FIELDS(ft, BMVP_FT_FIELDS)
 
 /* >>mask impl ---------------------------------------------------------------------------------------------------- */
 
@@ -667,9 +718,9 @@ BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, 
 }
 
 /* The order of the cases in one epoch: Fisher-Yates. */
-static void bmvpi_ssl_shuffle(const bmvp_ssl_config *cfg, int64_t n, int64_t epoch, int64_t *order)
+static void bmvpi_ssl_shuffle(int seed, int64_t n, int64_t epoch, int64_t *order)
 {
-    bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_ORDER, (uint32_t)epoch, 0);
+    bmvp_rng r = bmvp_rng_make((uint64_t)seed, BMVPI_STREAM_ORDER, (uint32_t)epoch, 0);
     int64_t i;
     for (i = 0; i < n; ++i) order[i] = i;
     for (i = n - 1; i > 0; --i) {
@@ -725,7 +776,7 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
         for (i = 0; i < cfg->batch; ++i) {
             const int64_t at = step * cfg->batch + i;
             bmvp_ssl_draw *d = &out[n];
-            if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg, n_cases, epoch = at / n_cases, order);
+            if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg->seed, n_cases, epoch = at / n_cases, order);
             d->index = order[at % n_cases];
             d->slot = (uint32_t)(m * cfg->batch + i);
             d->weight = 1.0 / cfg->batch;
@@ -1138,111 +1189,153 @@ BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config
 
 /* >>state: checkpoints of a run ------------------------------------------------------------------------------------ */
 
-static const char *const bmvpi_ssl_format = "bmvp pre-training 1";
+static const char *const bmvpi_ssl_format = "bmvp pre-training 1", *const bmvpi_ft_format = "bmvp fine-tuning 1";
 
-/* The parts of a checkpoint in the file's order; returns how many. */
-static int bmvpi_ssl_parts(bmvp_ssl *s, bmvp_state_part part[3], const char *group[3])
+/* What a run's file holds, in the file's order: the network and its moments, further tensors, counts and a description. Pre-training and
+   fine-tuning fill it; writing and reading are the same. */
+typedef struct bmvpi_file {
+    bmvp_ctx *c;
+    const char *format;
+    bmvp_state_part part[4];
+    const char *group[4];
+    int n;
+    bmvp_optim *optim; /* NULL: without moments */
+    int64_t *steps, *epoch;
+} bmvpi_file;
+
+static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_state_list *list, bmvp_optim *optim, int moment)
 {
-    int i;
-    for (i = 0; i < 3; ++i) {
-        part[i].c = s->c;
-        part[i].list = bmvp_net_state(s->net);
-        part[i].optim = i ? s->optim : NULL;
-        part[i].moment = i - 1;
-    }
-    group[0] = "state_dict";
-    group[1] = "exp_avg";
-    group[2] = "exp_avg_sq";
-    return s->cfg.optimizer ? 2 : 3;
+    bmvp_state_part *p = &r->part[r->n];
+    p->c = r->c;
+    p->list = list;
+    p->optim = optim;
+    p->moment = moment;
+    r->group[r->n++] = group;
 }
 
-static bmvp_status bmvpi_ssl_save_meta(bmvp_ssl *s, bmvp_ckpt_writer *f, const char *const *extra, bmvp_error *err)
+static void bmvpi_file_add_moments(bmvpi_file *r, bmvp_state_list *list, bmvp_optim *optim, int with_squares)
 {
-    bmvp_status st;
-    bmvp_jw w;
-    int i;
-    bmvp_jw_init(&w, 0, bmvp_allocator_of(s->c));
-    bmvp_jw_object(&w, NULL);
-    bmvp_net_config_write(&w, "network", bmvp_net_config_of(s->net));
-    bmvp_jw_array(&w, "modalities");
-    for (i = 0; i < s->n_modalities; ++i) bmvp_jw_string(&w, NULL, bmvp_modality_name(s->modality[i]));
-    bmvp_jw_end(&w);
-    bmvp_jw_array(&w, "grid");
-    for (i = 0; i < 3; ++i) bmvp_jw_int(&w, NULL, s->grid[i]);
-    bmvp_jw_end(&w);
-    bmvp_jw_object(&w, "config");
-    bmvp_jw_string(&w, "preset", s->cfg.preset);
-#define BMVP_X(type, name, low, high, text) bmvp_jw_double(&w, #name, (double)s->cfg.name);
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-    bmvp_jw_end(&w);
-    bmvp_jw_end(&w);
-    st = bmvp_jw_finish(&w, err);
-    if (!st) st = bmvp_ckpt_writer_meta(f, "", "format", BMVP_META_STRING, bmvpi_ssl_format, err);
-    if (!st) st = bmvp_ckpt_writer_meta(f, "", "run", BMVP_META_STRING, w.out.data, err);
-    if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "step", s->steps, err);
-    if (!st) st = bmvp_ckpt_writer_meta_int(f, "", "current_epoch", s->epoch, err);
-    for (; !st && extra && extra[0] && extra[1]; extra += 2) st = bmvp_ckpt_writer_meta(f, "", extra[0], BMVP_META_STRING, extra[1], err);
-    bmvp_jw_free(&w);
+    r->optim = optim;
+    bmvpi_file_add(r, "exp_avg", list, optim, 0);
+    if (with_squares) bmvpi_file_add(r, "exp_avg_sq", list, optim, 1);
+}
+
+static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, const char *description, const char *const *extra, bmvp_error *err)
+{
+    bmvp_status st = bmvp_ckpt_writer_meta(w, "", "format", BMVP_META_STRING, r->format, err);
+    if (!st) st = bmvp_ckpt_writer_meta(w, "", "run", BMVP_META_STRING, description, err);
+    if (!st) st = bmvp_ckpt_writer_meta_int(w, "", "step", *r->steps, err);
+    if (!st && r->epoch) st = bmvp_ckpt_writer_meta_int(w, "", "current_epoch", *r->epoch, err);
+    for (; !st && extra && extra[0] && extra[1]; extra += 2) st = bmvp_ckpt_writer_meta(w, "", extra[0], BMVP_META_STRING, extra[1], err);
     return st;
 }
 
-BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err)
+static bmvp_status bmvpi_file_write(const bmvpi_file *r, const char *path, const char *description, const char *const *extra, bmvp_error *err)
 {
-    bmvp_state_part part[3];
-    const char *group[3];
-    const int n = bmvpi_ssl_parts(s, part, group);
-    const bmvp_state_list *l = part[0].list;
-    const int64_t entries = l->n;
+    const int64_t entries = r->part[0].list->n;
     bmvp_ckpt_writer *w = NULL;
-    bmvp_status st;
+    bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, bmvp_allocator_of(r->c), &w, err);
     int i;
-    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    if (s->pending)
-        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
-                              s->cfg.update_every);
-    st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, bmvp_allocator_of(s->c), &w, err);
     if (st) return st;
-    for (i = 0; i < n && !st; ++i) st = bmvp_state_declare(w, group[i], &part[i], err);
-    if (!st) st = bmvp_ckpt_writer_add(w, "", "optimizer_steps", BMVP_DTYPE_I64, 1, &entries, err);
-    if (!st) st = bmvpi_ssl_save_meta(s, w, extra, err);
-    for (i = 0; i < n && !st; ++i) st = bmvp_state_data(w, &part[i], err);
-    if (!st) st = bmvp_ckpt_writer_data(w, bmvp_optim_count(s->optim, 0), entries * 8, err);
+    for (i = 0; i < r->n && !st; ++i) st = bmvp_state_declare(w, r->group[i], &r->part[i], err);
+    if (!st && r->optim) st = bmvp_ckpt_writer_add(w, "", "optimizer_steps", BMVP_DTYPE_I64, 1, &entries, err);
+    if (!st) st = bmvpi_file_meta(r, w, description, extra, err);
+    for (i = 0; i < r->n && !st; ++i) st = bmvp_state_data(w, &r->part[i], err);
+    if (!st && r->optim) st = bmvp_ckpt_writer_data(w, bmvp_optim_count(r->optim, 0), entries * 8, err);
     if (!st) return bmvp_ckpt_writer_finish(w, err);
     bmvp_ckpt_writer_abort(w);
     return st;
 }
 
-static bmvp_status bmvpi_ssl_load_from(bmvp_ssl *s, bmvp_ckpt *f, bmvp_error *err)
+/* All parts are compared before any is loaded. A file of the released code (no description) has the network only. */
+static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
 {
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL;
     const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"), *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
-    bmvp_state_part part[3];
-    const char *group[3];
-    const int n = bmvpi_ssl_parts(s, part, group), k = bmvp_ckpt_find(f, "", "optimizer_steps");
-    bmvp_status st = bmvp_state_group(f, &group[0], err);
+    const int k = bmvp_ckpt_find(f, "", "optimizer_steps"), n = ours ? r->n : 1;
+    const int64_t bytes = (int64_t)r->part[0].list->n * 8;
+    bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
-    for (i = 0; i < f->n_entries && ours && n == 2 && !st; ++i)
+    for (i = 0; i < f->n_entries && ours && r->optim && strcmp(r->group[n - 1], "exp_avg_sq") != 0 && !st; ++i)
         if (strcmp(f->entry[i].group, "exp_avg_sq") == 0)
             st = bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
-    for (i = 0; i < (ours ? n : 1) && !st; ++i) st = bmvp_state_check(f, group[i], &part[i], err);
-    for (i = 0; i < (ours ? n : 1) && !st; ++i) st = bmvp_state_load(f, group[i], &part[i], err);
-    if (!st && ours) {
-        const int64_t bytes = (int64_t)part[0].list->n * 8;
-        if (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
-        st = bmvp_ckpt_load(f, k, bmvp_optim_count(s->optim, 0), bytes, err);
-        s->steps = step ? strtoll(step->value, NULL, 10) : 0;
-        s->epoch = epoch ? strtoll(epoch->value, NULL, 10) : 0;
+    for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
+    if (!st && ours && r->optim && (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
+    for (i = 0; i < n && !st; ++i) st = bmvp_state_load(f, r->group[i], &r->part[i], err);
+    if (st || !ours) return st;
+    if (r->optim) st = bmvp_ckpt_load(f, k, bmvp_optim_count(r->optim, 0), bytes, err);
+    *r->steps = step ? strtoll(step->value, NULL, 10) : 0;
+    if (r->epoch) *r->epoch = epoch ? strtoll(epoch->value, NULL, 10) : 0;
+    return st;
+}
+
+static bmvpi_file bmvpi_ssl_run(bmvp_ssl *s)
+{
+    bmvp_state_list *l = bmvp_net_state(s->net);
+    bmvpi_file r;
+    memset(&r, 0, sizeof r);
+    r.c = s->c;
+    r.format = bmvpi_ssl_format;
+    r.steps = &s->steps;
+    r.epoch = &s->epoch;
+    bmvpi_file_add(&r, "state_dict", l, NULL, -1);
+    bmvpi_file_add_moments(&r, l, s->optim, !s->cfg.optimizer);
+    return r;
+}
+
+static void bmvpi_modalities_write(bmvp_jw *w, const int *modality, int n, const int64_t grid[3])
+{
+    int i;
+    bmvp_jw_array(w, "modalities");
+    for (i = 0; i < n; ++i) bmvp_jw_string(w, NULL, bmvp_modality_name(modality[i]));
+    bmvp_jw_end(w);
+    bmvp_jw_array(w, "grid");
+    for (i = 0; i < 3; ++i) bmvp_jw_int(w, NULL, grid[i]);
+    bmvp_jw_end(w);
+}
+
+static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path, int *n, const char **names, int64_t grid[3], bmvp_error *err)
+{
+    const bmvp_json *m = bmvp_json_get(root, "modalities");
+    int i;
+    *n = 0;
+    for (m = m ? m->first : NULL; m && *n < BMVP_MODALITIES; m = m->next) {
+        const char *name = bmvp_modality_name(bmvp_modality_find(bmvp_json_string(m, "")));
+        if (!name) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: unknown modality in its description", path);
+        names[(*n)++] = name;
     }
+    for (i = 0; i < 3; ++i) grid[i] = bmvp_json_int(bmvp_json_at(bmvp_json_get(root, "grid"), i), 0);
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err)
+{
+    const bmvpi_file r = bmvpi_ssl_run(s);
+    bmvp_status st;
+    bmvp_jw w;
+    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (s->pending)
+        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
+                              s->cfg.update_every);
+    bmvp_jw_init(&w, 0, bmvp_allocator_of(s->c));
+    bmvp_jw_object(&w, NULL);
+    bmvp_net_config_write(&w, "network", bmvp_net_config_of(s->net));
+    bmvpi_modalities_write(&w, s->modality, s->n_modalities, s->grid);
+    bmvpi_ssl_config_write(&w, &s->cfg);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) st = bmvpi_file_write(&r, path, w.out.data, extra, err);
+    bmvp_jw_free(&w);
     return st;
 }
 
 BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err)
 {
+    bmvpi_file r = bmvpi_ssl_run(s);
     bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
-    if (!st) st = bmvpi_ssl_load_from(s, f, err);
+    if (!st) st = bmvpi_file_read(&r, f, err);
     bmvp_ckpt_close(f);
     return st;
 }
@@ -1250,26 +1343,15 @@ BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *er
 static bmvp_status bmvpi_ssl_inspect_ours(const bmvp_ckpt *f, const char *run, bmvp_ssl_info *o, bmvp_error *err)
 {
     const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step");
-    const bmvp_json *root, *cfg, *m;
+    const bmvp_json *root;
     bmvp_json_doc *doc = NULL;
     bmvp_status st = bmvp_json_parse(run, strlen(run), f->path, NULL, &doc, err);
-    int i;
     if (st) return st;
     root = bmvp_json_root(doc);
-    cfg = bmvp_json_get(root, "config");
     st = bmvp_net_config_read(bmvp_json_get(root, "network"), &o->net, err);
     (void)bmvp_ssl_preset("paper", &o->cfg);
-    snprintf(o->cfg.preset, sizeof o->cfg.preset, "%s", bmvp_json_string(bmvp_json_get(cfg, "preset"), "custom"));
-#define BMVP_X(type, name, low, high, text) \
-    (void)bmvpi_set_##type(&o->cfg.name, bmvp_json_double(bmvp_json_get(cfg, #name), (double)o->cfg.name));
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-    for (m = bmvp_json_get(root, "modalities"), m = m ? m->first : NULL; m && o->n_modalities < BMVP_MODALITIES; m = m->next) {
-        const char *name = bmvp_modality_name(bmvp_modality_find(bmvp_json_string(m, "")));
-        if (!name && !st) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: unknown modality in its description", f->path);
-        o->names[o->n_modalities++] = name;
-    }
-    for (i = 0; i < 3; ++i) o->grid[i] = bmvp_json_int(bmvp_json_at(bmvp_json_get(root, "grid"), i), 0);
+    bmvpi_ssl_config_read(bmvp_json_get(root, "config"), &o->cfg);
+    if (!st) st = bmvpi_modalities_read(root, f->path, &o->n_modalities, o->names, o->grid, err);
     o->step = step ? strtoll(step->value, NULL, 10) : 0;
     bmvp_json_free(doc);
     return st;
