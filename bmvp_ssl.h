@@ -17,7 +17,8 @@
        and in the implementation
        >>modality impl         >>config impl           >>mask impl             >>template impl         >>sampler impl
        >>trainer impl          >>views     >>losses    >>state     >>labels impl           >>metrics impl
-       >>window impl           >>finetune impl
+       >>window impl           >>finetune impl         >>finetune start        >>finetune copies
+       >>finetune loss         >>finetune files
 
    A complete program:
 
@@ -746,6 +747,13 @@ static int bmvpi_ssl_count(uint32_t set)
     return n;
 }
 
+/* Start of a crop on an axis with `room` voxels to spare: uniform; a crop longer than the volume is centred on it. */
+static int64_t bmvpi_crop_start(int64_t room, bmvp_rng *r)
+{
+    const uint32_t at = bmvp_rng_below(r, (uint32_t)bmvpi_max(room + 1, 1));
+    return room >= 0 ? (int64_t)at : -(-room / 2);
+}
+
 static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *k, int64_t step, int slot_of_step, bmvp_ssl_draw *d)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, d->slot);
@@ -755,11 +763,7 @@ static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *
     other += other >= pick;
     d->modality = bmvpi_ssl_kth(k->modalities, pick);
     d->other = count > 1 ? bmvpi_ssl_kth(k->modalities, other) : -1;
-    for (a = 0; a < 3; ++a) {
-        const int64_t room = k->dim[a] - cfg->crop;
-        const uint32_t at = bmvp_rng_below(&r, (uint32_t)bmvpi_max(room + 1, 1));
-        d->crop[a] = room >= 0 ? (int64_t)at : -(-room / 2);
-    }
+    for (a = 0; a < 3; ++a) d->crop[a] = bmvpi_crop_start(k->dim[a] - cfg->crop, &r);
 }
 
 BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
@@ -807,13 +811,10 @@ struct bmvp_ssl {
     bmvp_tensor *reconstruction;
 };
 
-static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names)
+/* Known names in the known order, each once. */
+static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
 {
-    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
     int i, last = -1, m;
-    if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
-    if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
-        bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
     if (n < 1 || n > BMVP_MODALITIES) bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
     for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
         m = bmvp_modality_find(names[i]);
@@ -821,6 +822,29 @@ static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_s
         else if (m <= last) bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is flair t1 t1c t2 mra pd dwi adc", names[i]);
     }
     return !bmvp_failed(c);
+}
+
+static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names)
+{
+    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
+    if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
+    if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
+        bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
+    return !bmvp_failed(c) && bmvpi_check_modalities(c, n, names);
+}
+
+/* Clips the gradient to `clip` (0: not at all), steps, forgets it. 0 and the context's error when it is not finite; norm: before clipping. */
+static int bmvpi_clipped_step(bmvp_ctx *c, bmvp_optim *o, double lr, double clip, int64_t step, double *norm)
+{
+    *norm = bmvp_optim_grad_norm(o);
+    if (!(*norm <= (double)FLT_MAX)) {
+        bmvp_fail(c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
+                  (long long)step);
+        return 0;
+    }
+    bmvp_optim_step(o, lr, clip > 0 && *norm > clip ? clip / *norm : 1);
+    bmvp_optim_zero_grad(o);
+    return 1;
 }
 
 static void bmvpi_ssl_templates(bmvp_ssl *s, int n, const char *const *names, const int64_t grid[3])
@@ -1098,7 +1122,7 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
 
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out)
 {
-    double norm, scale = 1;
+    double norm;
     int i;
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     ++s->steps;
@@ -1108,16 +1132,8 @@ BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *ou
             memset(s->templ[i]->g, 0, (size_t)s->templ[i]->numel * sizeof(float));
             s->templ[i]->grad_fresh = 0;
         }
-    norm = bmvp_optim_grad_norm(s->optim);
+    if (!bmvpi_clipped_step(s->c, s->optim, lr, s->cfg.clip, s->steps - 1, &norm)) return bmvp_error_of(s->c)->status;
     if (out) out->grad_norm = norm;
-    if (!(norm <= (double)FLT_MAX)) {
-        bmvp_fail(s->c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
-                  (long long)s->steps - 1);
-        return BMVP_E_STATE;
-    }
-    if (s->cfg.clip > 0 && norm > s->cfg.clip) scale = s->cfg.clip / norm;
-    bmvp_optim_step(s->optim, lr, scale);
-    bmvp_optim_zero_grad(s->optim);
     s->pending = 0;
     return bmvp_error_of(s->c)->status;
 }
@@ -1391,11 +1407,833 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 
 /* >>labels impl -------------------------------------------------------------------------------------------------------- */
 
+BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l)
+{
+    int r, v;
+    bmvp_jw_object(w, key);
+    bmvp_jw_string(w, "name", l->name);
+    bmvp_jw_string(w, "kind", l->exclusive ? "classes" : "regions");
+    bmvp_jw_object(w, "regions");
+    for (r = 0; r < l->n; ++r) {
+        bmvp_jw_array(w, l->region[r]);
+        for (v = 1; v < BMVP_LABEL_VALUES; ++v)
+            if (l->in[r][v]) bmvp_jw_int(w, NULL, v);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+    bmvp_jw_array(w, "known");
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v)
+        if (l->known[v]) bmvp_jw_int(w, NULL, v);
+    bmvp_jw_end(w);
+    bmvp_jw_end(w);
+}
+
+BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmvp_error *err)
+{
+    const bmvp_json *regions = bmvp_json_get(node, "regions"), *r, *v;
+    int value[BMVP_LABEL_VALUES], n;
+    bmvp_status st = BMVP_OK;
+    memset(l, 0, sizeof *l);
+    snprintf(l->name, sizeof l->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
+    l->exclusive = strcmp(bmvp_json_string(bmvp_json_get(node, "kind"), "regions"), "classes") == 0;
+    for (r = regions ? regions->first : NULL; r && !st; r = r->next) {
+        for (n = 0, v = r->first; v && n < BMVP_LABEL_VALUES; v = v->next) value[n++] = (int)bmvp_json_int(v, -1);
+        st = bmvp_labels_add(l, r->key, value, n, err);
+    }
+    v = bmvp_json_get(node, "known");
+    for (v = v ? v->first : NULL; v && !st; v = v->next) {
+        const int64_t k = bmvp_json_int(v, 0);
+        if (k > 0 && k < BMVP_LABEL_VALUES) l->known[k] = 1;
+    }
+    return st ? st : bmvp_labels_finish(l, err);
+}
+
 /* >>metrics impl ------------------------------------------------------------------------------------------------------- */
 
 /* >>window impl -------------------------------------------------------------------------------------------------------- */
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
+
+static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind kind)
+{
+    const int segment = task == BMVP_TASK_SEGMENT;
+    k->crop_x = k->crop_y = 96;
+    k->crop_z = segment ? 96 : 64;
+    k->copies = 1;
+    k->copy_weight = 1;
+    k->mask_patch = 8;
+    k->mask_ratio = 0.875;
+    k->consistency_weight = 0.1;
+    k->dice_weight = segment;
+    k->ce_weight = !segment;
+    k->dice_smooth = 1e-5;
+    k->deep_supervision = segment && kind == BMVP_NET_UNIFORMER;
+    k->flip = 0.5;
+    k->intensity_shift = k->intensity_scale = 0.1;
+    k->batch = segment ? 3 : 4;
+    k->update_every = segment ? 1 : 16;
+    k->epochs = segment ? 500 : 200;
+    k->validate_every = 5;
+    k->lr = 3e-4;
+    k->encoder_lr_scale = 1;
+    k->weight_decay = kind == BMVP_NET_UNIFORMER ? 1e-4 : 1e-5;
+    k->beta1 = 0.9;
+    k->beta2 = 0.999;
+    k->overlap = 0.5;
+}
+
+static void bmvpi_ft_release(bmvp_ft_config *k)
+{
+    k->copy_weight = 0.5;
+    k->consistency_on = k->deep_supervision;
+    k->optimizer = 2;
+    if (k->dice_weight <= 0) return; /* classification */
+    k->dice_weight = 0.7;
+    k->ce_weight = 0.3;
+    k->dice_squared = 1;
+    k->dice_smooth = 1;
+}
+
+static void bmvpi_ft_fast(bmvp_ft_config *k)
+{
+    k->crop_on_label = 0.5;
+    k->consistency_weight = 0;
+    k->ce_weight = 1;
+    k->update_every = 1;
+    k->epochs = 100;
+    k->lr = 1e-3;
+    k->warmup = 20;
+    k->clip = 1;
+}
+
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg)
+{
+    memset(cfg, 0, sizeof *cfg);
+    bmvpi_ft_paper(cfg, task, kind);
+    if (strcmp(name, "release") == 0) bmvpi_ft_release(cfg);
+    else if (strcmp(name, "fast") == 0) bmvpi_ft_fast(cfg);
+    else if (strcmp(name, "paper") != 0) return 0;
+    snprintf(cfg->preset, sizeof cfg->preset, "%s", name);
+    return 1;
+}
+
+BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step, int64_t *order,
+                             bmvp_ft_draw *out)
+{
+    const int64_t crop[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
+    int64_t epoch = -1;
+    int i, a;
+    for (i = 0; i < cfg->batch; ++i) {
+        const int64_t at = step * cfg->batch + i;
+        bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, (uint32_t)i);
+        bmvp_ft_draw *d = &out[i];
+        if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg->seed, n_cases, epoch = at / n_cases, order);
+        d->index = order[at % n_cases];
+        d->slot = (uint32_t)i;
+        for (a = 0; a < 3; ++a) d->crop[a] = bmvpi_crop_start(cases[d->index].dim[a] - crop[a], &r);
+        d->on_label = (double)bmvp_rng_uniform(&r) < cfg->crop_on_label;
+        d->pick = (double)bmvp_rng_uniform(&r);
+    }
+}
+
+struct bmvp_ft {
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_ft_config cfg;
+    bmvp_labels labels;
+    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
+    bmvp_state_list templates;                   /* one entry a modality, or none at all */
+    int64_t grid[3], steps;
+    bmvp_optim *optim;                           /* NULL: only prediction */
+    float *input, *target, *mask, *class_weight; /* of a batch, channels last; one crop; outputs numbers or NULL */
+    int32_t *klass;                              /* class of each voxel (or case) of a batch */
+    int pending;
+};
+
+static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
+static int bmvpi_ft_segments(const bmvp_ft *f) { return bmvp_net_config_of(f->net)->task == BMVP_TASK_SEGMENT; }
+
+static int bmvpi_ft_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
+{
+    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
+    if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
+        bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
+    else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
+        bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
+    else if (cfg->crop_x % stride || cfg->crop_y % stride || cfg->crop_z % stride)
+        bmvp_fail(c, BMVP_E_ARG, "crop %dx%dx%d: each side must be a multiple of %d for %s", cfg->crop_x, cfg->crop_y, cfg->crop_z, stride,
+                  net->name);
+    else if (cfg->dice_weight <= 0 && cfg->ce_weight <= 0)
+        bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
+    else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
+        bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
+    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && net->kind == BMVP_NET_UNIFORMER && cfg->deep_supervision))
+        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a UniFormer that segments with deep_supervision "
+                  "= 1; consistency_on = 0 works with every network");
+    return !bmvp_failed(c);
+}
+
+static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
+{
+    const int64_t dim[3] = { grid[2], grid[1], grid[0] }; /* the released order is X, Y, Z */
+    int m;
+    memcpy(f->grid, grid, sizeof f->grid);
+    for (m = 0; m < f->n_modalities && !bmvp_failed(f->c); ++m)
+        (void)bmvp_state_add(f->c, &f->templates, bmvp_modality_name(f->modality[m]), BMVP_LAYOUT_VOLUME, 3, dim, 0, BMVP_INIT_ZERO, 0);
+    for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
+}
+
+/* 1 for entries of the encoder, by their released names. */
+static int bmvpi_ft_of_encoder(const char *name)
+{
+    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
+}
+
+static void bmvpi_ft_make_optim(bmvp_ft *f)
+{
+    static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
+    bmvp_state_list *l = bmvp_net_state(f->net);
+    bmvp_optim_config k = bmvp_optim_config_default(kind[f->cfg.optimizer]);
+    int i;
+    k.weight_decay = f->cfg.weight_decay;
+    k.beta1 = k.momentum = f->cfg.beta1;
+    k.beta2 = f->cfg.beta2;
+    for (i = 0; i < l->n; ++i)
+        if (bmvpi_ft_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
+    f->optim = bmvp_optim_create(f->c, l, &k);
+}
+
+/* Host memory of a batch; what prediction needs not is not there. */
+static void bmvpi_ft_make_batch(bmvp_ft *f)
+{
+    const int64_t n = bmvpi_ft_voxels(&f->cfg), batch = f->cfg.batch, segments = bmvpi_ft_segments(f);
+    f->input = (float *)bmvpi_alloc(f->c, bmvpi_mul_size(batch * n, f->n_modalities * (int64_t)sizeof(float)));
+    f->mask = (float *)bmvpi_alloc(f->c, n * (int64_t)sizeof(float));
+    f->klass = (int32_t *)bmvpi_alloc(f->c, (segments ? batch * n : batch) * (int64_t)sizeof(int32_t));
+    if (segments) f->target = (float *)bmvpi_alloc(f->c, bmvpi_mul_size(batch * n, f->labels.n * (int64_t)sizeof(float)));
+}
+
+static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
+                                const char *const *names, const int64_t grid[3], int train)
+{
+    bmvp_net_config k = *net;
+    bmvp_ft *f;
+    int i;
+    if (bmvp_failed(c) || !bmvpi_ft_check(c, net, cfg, labels) || !bmvpi_check_modalities(c, n, names)) return NULL;
+    f = (bmvp_ft *)bmvpi_alloc(c, (int64_t)sizeof *f);
+    if (!f) return NULL;
+    memset(f, 0, sizeof *f);
+    f->c = c;
+    f->cfg = *cfg;
+    if (labels) f->labels = *labels;
+    f->n_modalities = n;
+    for (i = 0; i < n; ++i) f->modality[i] = bmvp_modality_find(names[i]);
+    k.in_channels = n;
+    if (k.task == BMVP_TASK_SEGMENT) k.outputs = bmvp_labels_outputs(labels);
+    k.deep_supervision = k.task == BMVP_TASK_SEGMENT && k.kind == BMVP_NET_UNIFORMER && cfg->deep_supervision;
+    f->net = bmvp_net_create(c, &k);
+    if (f->net && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
+    if (f->net && !bmvp_failed(c)) {
+        bmvp_net_init(f->net, (uint64_t)cfg->seed);
+        if (train) bmvpi_ft_make_optim(f);
+        if (train) bmvpi_ft_make_batch(f);
+    }
+    if (!bmvp_failed(c)) return f;
+    bmvp_ft_destroy(f);
+    return NULL;
+}
+
+BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
+                                 int n_modalities, const char *const *names, const int64_t grid[3])
+{
+    return bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, 1);
+}
+
+BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
+{
+    if (!f) return;
+    bmvp_optim_destroy(f->optim);
+    bmvp_net_destroy(f->net);
+    bmvpi_free(f->c, f->templates.item);
+    bmvpi_free(f->c, f->input);
+    bmvpi_free(f->c, f->target);
+    bmvpi_free(f->c, f->mask);
+    bmvpi_free(f->c, f->klass);
+    bmvpi_free(f->c, f->class_weight);
+    bmvpi_free(f->c, f);
+}
+
+BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f) { return f->net; }
+BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f) { return &f->cfg; }
+BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f) { return &f->labels; }
+BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f) { return f->steps; }
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m) { return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL; }
+
+BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total)
+{
+    bmvp_schedule k;
+    memset(&k, 0, sizeof k);
+    k.lr = f->cfg.lr;
+    k.floor = f->cfg.lr_floor;
+    k.total = total;
+    k.warmup = f->cfg.warmup;
+    return bmvp_schedule_lr(&k, f->steps);
+}
+
+BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight)
+{
+    const int64_t bytes = bmvp_net_config_of(f->net)->outputs * (int64_t)sizeof(float);
+    bmvpi_free(f->c, f->class_weight);
+    f->class_weight = weight ? (float *)bmvpi_alloc(f->c, bytes) : NULL;
+    if (f->class_weight) memcpy(f->class_weight, weight, (size_t)bytes);
+}
+
+/* >>finetune start: from a pre-training checkpoint ------------------------------------------------------------------- */
+
+/* Frozen templates are used as pre-training used them: normalised once if it normalised them in every step. */
+static void bmvpi_ft_normalise(bmvp_tensor *t, double eps)
+{
+    float low = t->x[0], high = t->x[0];
+    int64_t i;
+    for (i = 1; i < t->numel; ++i) {
+        low = t->x[i] < low ? t->x[i] : low;
+        high = t->x[i] > high ? t->x[i] : high;
+    }
+    for (i = 0; i < t->numel; ++i) t->x[i] = (float)(((double)t->x[i] - (double)low) / ((double)high - (double)low + eps));
+}
+
+/* Where templates lie in a checkpoint: slices of the tensor `name` of `group`, one for each modality. */
+typedef struct bmvpi_ft_source {
+    int n;
+    const char *names[BMVP_MODALITIES];
+    int64_t grid[3];
+    int fine_tuned, normalise;
+    double eps;
+} bmvpi_ft_source;
+
+static bmvp_status bmvpi_ft_find_source(const char *path, bmvp_ckpt *f, bmvpi_ft_source *s, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *format = bmvp_ckpt_find_meta(f, "", "format");
+    bmvp_ssl_info pre;
+    bmvp_ft_info fine;
+    bmvp_status st;
+    memset(s, 0, sizeof *s);
+    s->fine_tuned = format && strcmp(format->value, bmvpi_ft_format) == 0;
+    st = s->fine_tuned ? bmvp_ft_inspect(path, &fine, err) : bmvp_ssl_inspect(path, &pre, err);
+    if (st) return st;
+    s->n = s->fine_tuned ? fine.n_modalities : pre.n_modalities;
+    memcpy(s->grid, s->fine_tuned ? fine.grid : pre.grid, sizeof s->grid);
+    memcpy(s->names, s->fine_tuned ? fine.names : pre.names, sizeof s->names);
+    if (s->grid[0] <= 0) s->n = 0;
+    s->normalise = !s->fine_tuned && pre.cfg.template_value == BMVP_TEMPLATE_MINMAX;
+    s->eps = s->fine_tuned ? 0 : pre.cfg.template_eps;
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmvpi_ft_source *s, int m, float *buf, bmvp_error *err)
+{
+    const char *name = bmvp_modality_name(f->modality[m]), *group = "templates";
+    const int64_t n = f->templates.item[m].t->numel;
+    bmvp_status st = BMVP_OK;
+    int part, k;
+    for (part = 0; part < s->n && strcmp(s->names[part], name) != 0; ++part) { }
+    if (part == s->n)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no template of modality %s, which the task uses; pre-train with it, or set fill = 1 and "
+                              "copies = 0", file->path, name);
+    if (!s->fine_tuned) st = bmvp_state_group(file, &group, err);
+    k = st ? -1 : bmvp_ckpt_find(file, group, s->fine_tuned ? name : "rep_template");
+    if (!st && k < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: the template of %s is missing", file->path, name);
+    if (!st) st = bmvp_ckpt_load_f32(file, k, s->fine_tuned ? 0 : part * n, n, buf, err);
+    if (st) return st;
+    bmvp_state_from_torch(&f->templates.item[m], buf, f->templates.item[m].t->x);
+    if (s->normalise) bmvpi_ft_normalise(f->templates.item[m].t, s->eps);
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_error *err)
+{
+    bmvpi_ft_source s;
+    bmvp_status st = bmvpi_ft_find_source(file->path, file, &s, err);
+    float *buf;
+    int m;
+    if (st) return st;
+    if (s.n == 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: it holds no templates; set fill = 1 and copies = 0 to do without", file->path);
+    if (f->templates.n == 0) bmvpi_ft_make_templates(f, s.grid);
+    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (memcmp(f->grid, s.grid, sizeof f->grid) != 0)
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its templates have %lldx%lldx%lld voxels, those of this run %lldx%lldx%lld (z, y, x)",
+                              file->path, (long long)s.grid[0], (long long)s.grid[1], (long long)s.grid[2], (long long)f->grid[0],
+                              (long long)f->grid[1], (long long)f->grid[2]);
+    buf = (float *)bmvpi_alloc(f->c, f->templates.item[0].t->numel * (int64_t)sizeof(float));
+    if (!buf) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for a template");
+    for (m = 0; m < f->n_modalities && !st; ++m) st = bmvpi_ft_take_template(f, file, &s, m, buf, err);
+    bmvpi_free(f->c, buf);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+{
+    bmvp_ckpt *file = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
+    if (!st && f->cfg.fill == 0) st = bmvpi_ft_take_templates(f, file, err);
+    if (!st) st = bmvp_net_adopt(f->net, file, spread_stem, what, err);
+    bmvp_ckpt_close(file);
+    return st;
+}
+
+/* >>finetune copies: what the network sees ---------------------------------------------------------------------------- */
+
+/* Channel m of dst (dim voxels, channels last) becomes the template at `start`, or zeros; with a mask only where it is not 0. */
+static void bmvpi_ft_fill(const bmvp_ft *f, int m, const int64_t start[3], const int64_t dim[3], const float *mask, float *dst)
+{
+    const bmvp_tensor *t = f->cfg.fill == 0 && m < f->templates.n ? f->templates.item[m].t : NULL;
+    const int64_t c = f->n_modalities;
+    int64_t z, y, x, i = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const int64_t tz = z + start[0], ty = y + start[1];
+            const int row = t && tz >= 0 && tz < t->dim[0] && ty >= 0 && ty < t->dim[1];
+            for (x = 0; x < dim[2]; ++x, ++i) {
+                const int64_t tx = x + start[2];
+                if (mask && mask[i] == 0.0f) continue;
+                dst[i * c + m] = row && tx >= 0 && tx < t->dim[2] ? t->x[(tz * t->dim[1] + ty) * t->dim[2] + tx] : 0.0f;
+            }
+        }
+}
+
+static void bmvpi_ft_put(const float *from, int64_t n, float scale, float shift, int channels, float *dst)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) dst[i * channels] = from[i] * scale + shift;
+}
+
+BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3], const int64_t dim[3], float *dst)
+{
+    int m;
+    for (m = 0; m < f->n_modalities; ++m)
+        if (image[m]) bmvpi_ft_put(image[m], dim[0] * dim[1] * dim[2], 1, 0, f->n_modalities, dst + m);
+        else bmvpi_ft_fill(f, m, template_start, dim, NULL, dst);
+}
+
+/* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
+static void bmvpi_ft_flip(float *x, const int64_t dim[3], int n, int axes)
+{
+    int64_t z, y, k;
+    int j;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y)
+            for (k = 0; k < dim[2]; ++k) {
+                const int64_t to_z = axes & 4 ? dim[0] - 1 - z : z, to_y = axes & 2 ? dim[1] - 1 - y : y;
+                const int64_t from = (z * dim[1] + y) * dim[2] + k;
+                const int64_t to = (to_z * dim[1] + to_y) * dim[2] + (axes & 1 ? dim[2] - 1 - k : k);
+                for (j = 0; j < n && to > from; ++j) {
+                    const float v = x[from * n + j];
+                    x[from * n + j] = x[to * n + j];
+                    x[to * n + j] = v;
+                }
+            }
+}
+
+typedef struct bmvpi_ft_change { /* how one item is changed: the same for both copies */
+    int flips;
+    float scale[BMVP_MODALITIES], shift[BMVP_MODALITIES];
+} bmvpi_ft_change;
+
+static bmvpi_ft_change bmvpi_ft_draw_change(const bmvp_ft *f, uint32_t slot)
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_AUGMENT, (uint32_t)f->steps, slot);
+    bmvpi_ft_change a;
+    int i;
+    a.flips = 0;
+    for (i = 0; i < 3; ++i) a.flips |= ((double)bmvp_rng_uniform(&r) < f->cfg.flip) << i;
+    for (i = 0; i < f->n_modalities; ++i) {
+        a.scale[i] = 1.0f + (float)f->cfg.intensity_scale * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+        a.shift[i] = (float)f->cfg.intensity_shift * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    }
+    return a;
+}
+
+static uint32_t bmvpi_ft_present(const bmvp_ft *f, const bmvp_ft_item *t)
+{
+    uint32_t set = 0;
+    int m;
+    for (m = 0; m < f->n_modalities; ++m) set |= (uint32_t)(t->image[m] != NULL) << m;
+    return set;
+}
+
+/* Method 5: some of the modalities that are there, at least one, never all. */
+static uint32_t bmvpi_ft_draw_replaced(const bmvp_ft *f, uint32_t present, uint32_t slot, int copy)
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_REPLACE, (uint32_t)f->steps, slot * 2 + (uint32_t)copy);
+    const int there = bmvpi_ssl_count(present);
+    uint32_t set = 0;
+    int n = there > 1 ? 1 + (int)bmvp_rng_below(&r, (uint32_t)(there - 1)) : 0;
+    for (; n > 0; --n)
+        set |= 1u << bmvpi_ssl_kth(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_ssl_count(present & ~set)));
+    return set;
+}
+
+/* One item of a copy (channels last, into dst). With two copies, a case of a single modality is masked instead (Algorithm 1). */
+static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_change *a, int copy, float *dst)
+{
+    const int64_t dim[3] = { f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x }, n = bmvpi_ft_voxels(&f->cfg);
+    const uint32_t present = bmvpi_ft_present(f, t);
+    const int masked = f->cfg.copies && bmvpi_ssl_count(present) == 1 && !t->replace;
+    uint32_t replaced = t->replace ? t->replace[copy] : f->cfg.copies ? bmvpi_ft_draw_replaced(f, present, t->slot, copy) : 0;
+    int m;
+    replaced |= ~present;
+    for (m = 0; m < f->n_modalities; ++m) {
+        if (replaced >> m & 1u) bmvpi_ft_fill(f, m, t->template_start, dim, NULL, dst);
+        else bmvpi_ft_put(t->image[m], n, a->scale[m], a->shift[m], f->n_modalities, dst + m);
+        if (!masked || (replaced >> m & 1u)) continue;
+        {
+            bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_MASK_COPY, (uint32_t)f->steps, t->slot * 2 + (uint32_t)copy);
+            bmvp_mask_boxes(f->mask, dim, f->cfg.mask_patch, f->cfg.mask_ratio, &r);
+            bmvpi_ft_fill(f, m, t->template_start, dim, f->mask, dst);
+        }
+    }
+    if (a->flips) bmvpi_ft_flip(dst, dim, f->n_modalities, a->flips);
+}
+
+/* The label values of one item become targets: f->target (masks, channels last) and f->klass (class of each voxel). */
+static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmvpi_ft_change *a)
+{
+    const int64_t dim[3] = { f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x }, n = bmvpi_ft_voxels(&f->cfg);
+    float *target = f->target + i * n * f->labels.n;
+    int32_t *klass = f->klass + i * n;
+    int64_t v;
+    int r;
+    memcpy(f->mask, t->labels, (size_t)n * sizeof(float));
+    if (a->flips) bmvpi_ft_flip(f->mask, dim, 1, a->flips);
+    for (v = 0; v < n; ++v) {
+        const int value = (int)f->mask[v];
+        klass[v] = 0;
+        for (r = 0; r < f->labels.n; ++r) {
+            const int in = f->labels.in[r][value & (BMVP_LABEL_VALUES - 1)];
+            target[v * f->labels.n + r] = (float)in;
+            if (in) klass[v] = r + 1;
+        }
+    }
+}
+
+/* >>finetune loss ------------------------------------------------------------------------------------------------------ */
+
+typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies */
+    bmvp_ft *f;
+    const bmvp_ft_item *item;
+    int n;
+    bmvpi_ft_change *change;
+    bmvp_tensor *target, *dice, *ce, *consistency; /* sums over copies of the full-scale parts, for the log */
+} bmvpi_ft_pass;
+
+static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
+{
+    bmvp_ft *f = p->f;
+    const int64_t dim[5] = { p->n, f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x, f->n_modalities };
+    const int64_t n = bmvpi_ft_voxels(&f->cfg) * f->n_modalities;
+    int i;
+    for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) bmvpi_ft_copy(f, &p->item[i], &p->change[i], copy, f->input + i * n);
+    return bmvp_input(f->c, 5, dim, f->input);
+}
+
+/* Dice and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
+static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
+{
+    bmvp_ft *f = p->f;
+    const bmvp_ft_config *k = &f->cfg;
+    bmvp_ctx *c = f->c;
+    bmvp_tensor *prob, *total = NULL;
+    int64_t rows[2];
+    *dice = *ce = NULL;
+    if (!logits) return NULL;
+    rows[1] = bmvp_net_config_of(f->net)->outputs, rows[0] = logits->numel / rows[1];
+    if (k->dice_weight > 0) {
+        prob = f->labels.exclusive ? bmvp_slice(c, bmvp_softmax(c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(c, logits);
+        *dice = bmvp_soft_dice(c, prob, p->target, k->dice_squared, k->dice_smooth);
+        total = bmvp_scale(c, *dice, k->dice_weight, 0);
+    }
+    if (k->ce_weight > 0) {
+        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target)
+            : bmvp_cross_entropy_weighted(c, bmvp_reshape(c, logits, 2, rows), f->klass, f->class_weight);
+        total = bmvpi_ssl_plus(c, total, bmvp_scale(c, *ce, k->ce_weight, 0));
+    }
+    return total;
+}
+
+/* || a - b ||_2 of each sample, averaged: with u = d / |d|, sum(d u) = |d|, and its gradient is u. */
+static bmvp_tensor *bmvpi_ft_distance(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *d;
+    int64_t flat[2];
+    if (!a || !b) return NULL;
+    flat[0] = a->dim[0], flat[1] = a->numel / a->dim[0];
+    d = bmvp_reshape(c, bmvp_add(c, a, bmvp_scale(c, b, -1, 0)), 2, flat);
+    return bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, bmvp_l2_normalize(c, d, 1e-12))), 1.0 / (double)flat[0], 0);
+}
+
+/* The loss of one copy over all scales; last and quarter are what the consistency compares. */
+static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor **last, bmvp_tensor **quarter)
+{
+    bmvp_ft *f = p->f;
+    bmvp_ctx *c = f->c;
+    bmvp_tensor *x = bmvpi_ft_copies(p, copy), *loss, *dice = NULL, *ce = NULL, *unused[2];
+    bmvp_features map = bmvp_net_encode(f->net, x, 1);
+    *last = map.last;
+    *quarter = NULL;
+    if (bmvpi_ft_segments(f)) {
+        bmvp_logits l = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
+        loss = bmvpi_ft_segment_loss(p, l.full, &dice, &ce);
+        if (l.quarter) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.quarter, &unused[0], &unused[1]));
+        if (l.half) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.half, &unused[0], &unused[1]));
+        *quarter = l.quarter;
+    } else {
+        ce = bmvp_cross_entropy_weighted(c, bmvp_net_classify(f->net, &map), f->klass, f->class_weight);
+        loss = bmvp_scale(c, ce, f->cfg.ce_weight, 0);
+    }
+    if (dice) p->dice = bmvpi_ssl_plus(c, p->dice, dice);
+    if (ce) p->ce = bmvpi_ssl_plus(c, p->ce, ce);
+    return bmvp_scale(c, loss, f->cfg.copies ? f->cfg.copy_weight : 1, 0);
+}
+
+static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
+{
+    bmvp_ft *f = p->f;
+    const bmvp_ft_config *k = &f->cfg;
+    const int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
+    bmvp_tensor *total, *last[2], *quarter[2];
+    int i;
+    for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) {
+        p->change[i] = bmvpi_ft_draw_change(f, p->item[i].slot);
+        if (bmvpi_ft_segments(f)) bmvpi_ft_targets(f, &p->item[i], i, &p->change[i]);
+        else f->klass[i] = p->item[i].klass;
+    }
+    if (bmvpi_ft_segments(f)) p->target = bmvp_input(f->c, 5, dim, f->target);
+    total = bmvpi_ft_copy_loss(p, 0, &last[0], &quarter[0]);
+    if (!k->copies) return total;
+    total = bmvp_add(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
+    if (k->consistency_weight <= 0) return total;
+    p->consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
+    return bmvp_add(f->c, total, bmvp_scale(f->c, p->consistency, k->consistency_weight, 0));
+}
+
+static int bmvpi_ft_check_items(bmvp_ft *f, const bmvp_ft_item *item, int n)
+{
+    const uint32_t all = (1u << f->n_modalities) - 1;
+    int i;
+    if (n < 1 || n > f->cfg.batch) bmvp_fail(f->c, BMVP_E_ARG, "a pass takes 1 to %d items (batch), not %d", f->cfg.batch, n);
+    if (!f->optim) bmvp_fail(f->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
+    for (i = 0; i < n && !bmvp_failed(f->c) && !bmvp_is_plan(f->c); ++i) {
+        const uint32_t present = bmvpi_ft_present(f, &item[i]);
+        if (!present) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no image", i);
+        else if (f->cfg.fill == 0 && f->templates.n == 0 && (f->cfg.copies || present != all))
+            bmvp_fail(f->c, BMVP_E_STATE, "no templates to fill modalities with: start from a pre-training checkpoint, or set fill = 1 (zeros)");
+        else if (bmvpi_ft_segments(f) && !item[i].labels) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no labels", i);
+        else if (!bmvpi_ft_segments(f) && (item[i].klass < 0 || item[i].klass >= bmvp_net_config_of(f->net)->outputs))
+            bmvp_fail(f->c, BMVP_E_ARG, "item %d has class %d, but there are %d classes", i, item[i].klass, bmvp_net_config_of(f->net)->outputs);
+    }
+    return !bmvp_failed(f->c);
+}
+
+static double bmvpi_ft_part(const bmvp_ft *f, const bmvp_tensor *t)
+{
+    return t ? (double)bmvp_scalar(f->c, t) / (f->cfg.copies ? 2 : 1) : (double)NAN;
+}
+
+BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
+{
+    bmvp_tensor *total;
+    bmvp_ft_losses loss;
+    bmvpi_ft_pass p;
+    memset(&p, 0, sizeof p);
+    p.f = f;
+    p.item = items;
+    p.n = n;
+    if (bmvp_failed(f->c) || !bmvpi_ft_check_items(f, items, n)) return bmvp_error_of(f->c)->status;
+    p.change = (bmvpi_ft_change *)bmvpi_alloc(f->c, n * (int64_t)sizeof *p.change);
+    if (!p.change) return BMVP_E_OOM;
+    bmvp_step_begin(f->c);
+    total = bmvpi_ft_forward(&p);
+    bmvpi_free(f->c, p.change);
+    loss.total = total ? (double)bmvp_scalar(f->c, total) : (double)NAN;
+    loss.dice = bmvpi_ft_part(f, p.dice);
+    loss.ce = bmvpi_ft_part(f, p.ce);
+    loss.consistency = p.consistency ? (double)bmvp_scalar(f->c, p.consistency) : (double)NAN;
+    loss.grad_norm = (double)NAN;
+    if (out) *out = loss;
+    if (!bmvp_failed(f->c) && !bmvp_is_plan(f->c) && !(fabs(loss.total) <= FLT_MAX))
+        bmvp_fail(f->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
+                  "step before", loss.total, (long long)f->steps);
+    if (total && f->cfg.update_every > 1) total = bmvp_scale(f->c, total, 1.0 / f->cfg.update_every, 0); /* mean over the virtual batch */
+    if (total) bmvp_backward(f->c, total);
+    ++f->pending;
+    return bmvp_error_of(f->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out)
+{
+    double norm;
+    if (bmvp_failed(f->c)) return bmvp_error_of(f->c)->status;
+    ++f->steps;
+    if (f->steps % f->cfg.update_every || bmvp_is_plan(f->c)) return BMVP_OK;
+    if (!bmvpi_clipped_step(f->c, f->optim, lr, f->cfg.clip, f->steps - 1, &norm)) return bmvp_error_of(f->c)->status;
+    if (out) out->grad_norm = norm;
+    f->pending = 0;
+    return bmvp_error_of(f->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out)
+{
+    bmvp_status st = bmvp_ft_accumulate(f, items, n, out);
+    return st ? st : bmvp_ft_update(f, lr, out);
+}
+
+BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x)
+{
+    bmvp_features map = bmvp_net_encode(f->net, x, 0);
+    if (!bmvpi_ft_segments(f)) return bmvp_softmax(f->c, bmvp_net_classify(f->net, &map));
+    x = bmvp_net_segment(f->net, x, &map, 0).full;
+    return f->labels.exclusive ? bmvp_softmax(f->c, x) : bmvp_sigmoid(f->c, x);
+}
+
+BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
+                                  int n_modalities, const char *const *names, const int64_t grid[3], int train, bmvp_memory *out,
+                                  bmvp_error *err)
+{
+    const int64_t dim[5] = { cfg->batch, cfg->crop_z, cfg->crop_y, cfg->crop_x, n_modalities };
+    bmvp_config k = ctx ? *ctx : bmvp_config_default();
+    bmvp_status st;
+    bmvp_ctx *c;
+    bmvp_ft *f;
+    k.plan = 1;
+    c = bmvp_create(&k, err);
+    if (!c) return BMVP_E_OOM;
+    f = bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, train);
+    if (f && train) {
+        bmvp_ft_item *item = (bmvp_ft_item *)bmvpi_alloc(c, cfg->batch * (int64_t)sizeof *item);
+        if (item) (void)bmvp_ft_accumulate(f, item, cfg->batch, NULL); /* a plan reads no items */
+        bmvpi_free(c, item);
+    }
+    if (f && !train) {
+        (void)bmvp_set_grad(c, 0);
+        (void)bmvp_ft_predict(f, bmvp_input(c, 5, dim, NULL));
+    }
+    *out = bmvp_memory_of(c);
+    st = bmvp_error_of(c)->status;
+    if (st) bmvp_error_set(err, st, "%s", bmvp_error_of(c)->message);
+    bmvp_ft_destroy(f);
+    bmvp_destroy(c);
+    return st;
+}
+
+/* >>finetune files ------------------------------------------------------------------------------------------------------ */
+
+static bmvpi_file bmvpi_ft_file(bmvp_ft *f, int train)
+{
+    bmvp_state_list *l = bmvp_net_state(f->net);
+    bmvpi_file r;
+    memset(&r, 0, sizeof r);
+    r.c = f->c;
+    r.format = bmvpi_ft_format;
+    r.steps = &f->steps;
+    bmvpi_file_add(&r, "state_dict", l, NULL, -1);
+    if (f->templates.n) bmvpi_file_add(&r, "templates", &f->templates, NULL, -1);
+    if (train) bmvpi_file_add_moments(&r, l, f->optim, f->cfg.optimizer != 1);
+    return r;
+}
+
+BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const char *const *extra, bmvp_error *err)
+{
+    const bmvpi_file r = bmvpi_ft_file(f, train && f->optim);
+    bmvp_status st;
+    bmvp_jw w;
+    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (f->pending)
+        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
+                              f->cfg.update_every);
+    bmvp_jw_init(&w, 0, bmvp_allocator_of(f->c));
+    bmvp_jw_object(&w, NULL);
+    bmvp_net_config_write(&w, "network", bmvp_net_config_of(f->net));
+    bmvpi_modalities_write(&w, f->modality, f->n_modalities, f->grid);
+    if (f->labels.n) bmvp_labels_write(&w, "labels", &f->labels);
+    bmvpi_ft_config_write(&w, &f->cfg);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) st = bmvpi_file_write(&r, path, w.out.data, extra, err);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+static bmvp_status bmvpi_ft_open_file(const bmvp_ft *f, const char *path, bmvp_ckpt **file, bmvp_error *err)
+{
+    bmvp_status st = bmvp_ckpt_open(path, f ? bmvp_allocator_of(f->c) : NULL, file, err);
+    const bmvp_ckpt_meta *format = st ? NULL : bmvp_ckpt_find_meta(*file, "", "format");
+    if (!st && (!format || strcmp(format->value, bmvpi_ft_format) != 0)) {
+        bmvp_ckpt_close(*file);
+        *file = NULL;
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a fine-tuned checkpoint%s", path,
+                            format ? " (a pre-training run; `bmvp finetune --init` starts from it)" : " written here");
+    }
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ft_load(bmvp_ft *f, const char *path, int train, bmvp_error *err)
+{
+    bmvpi_file r = bmvpi_ft_file(f, train && f->optim);
+    bmvp_ckpt *file = NULL;
+    bmvp_status st = bmvpi_ft_open_file(f, path, &file, err);
+    if (!st) st = bmvpi_file_read(&r, file, err);
+    bmvp_ckpt_close(file);
+    return st;
+}
+
+static bmvp_status bmvpi_ft_inspect(const bmvp_ckpt *f, bmvp_ft_info *o, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run"), *step = bmvp_ckpt_find_meta(f, "", "step");
+    const bmvp_ckpt_meta *best = bmvp_ckpt_find_meta(f, "", "best"), *prep = bmvp_ckpt_find_meta(f, "", "preparation");
+    const bmvp_json *root, *labels;
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st;
+    if (!run) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its description is missing", f->path);
+    st = bmvp_json_parse(run->value, strlen(run->value), f->path, NULL, &doc, err);
+    if (st) return st;
+    root = bmvp_json_root(doc);
+    st = bmvp_net_config_read(bmvp_json_get(root, "network"), &o->net, err);
+    (void)bmvp_ft_preset("paper", o->net.task, o->net.kind, &o->cfg);
+    bmvpi_ft_config_read(bmvp_json_get(root, "config"), &o->cfg);
+    labels = bmvp_json_get(root, "labels");
+    if (!st && labels) st = bmvp_labels_read(labels, &o->labels, err);
+    if (!st) st = bmvpi_modalities_read(root, f->path, &o->n_modalities, o->names, o->grid, err);
+    o->step = step ? strtoll(step->value, NULL, 10) : 0;
+    o->best = best ? strtod(best->value, NULL) : (double)NAN;
+    if (prep && strlen(prep->value) < sizeof o->preparation) strcpy(o->preparation, prep->value);
+    bmvp_json_free(doc);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err)
+{
+    bmvp_ckpt *f = NULL;
+    bmvp_status st;
+    memset(out, 0, sizeof *out);
+    st = bmvpi_ft_open_file(NULL, path, &f, err);
+    if (!st) st = bmvpi_ft_inspect(f, out, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info, bmvp_error *err)
+{
+    bmvp_ft *f;
+    if (bmvp_ft_inspect(path, info, err)) return NULL;
+    f = bmvpi_ft_create(c, &info->net, &info->cfg, info->labels.n ? &info->labels : NULL, info->n_modalities, info->names, info->grid, 0);
+    if (!f) {
+        bmvp_error_set(err, bmvp_error_of(c)->status, "%s: %s", path, bmvp_error_of(c)->message);
+        return NULL;
+    }
+    if (bmvp_ft_load(f, path, 0, err) == BMVP_OK) return f;
+    bmvp_ft_destroy(f);
+    return NULL;
+}
 
 #ifdef __cplusplus
 }
