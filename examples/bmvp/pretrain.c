@@ -3,14 +3,10 @@
 #include "commands.h"
 #include "cli.h"
 #include "run.h"
-#include <dirent.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 typedef struct options {
     const char *data, *out, *network, *set;
@@ -29,40 +25,17 @@ typedef struct session { /* what one call of the command holds */
     bmvp_loader loader;
     FILE *log;
     int64_t total, first;
-    double before; /* seconds of earlier sessions */
+    char preparation[512]; /* settings of `bmvp prepare`, kept in the checkpoint: templates fit data prepared alike */
+    double before;         /* seconds of earlier sessions */
     bmvp_cli_progress progress;
     bmvp_error err;
 } session;
 
-static volatile sig_atomic_t interrupted;
-static void on_signal(int sig) { interrupted = sig; }
-
-static char *run_file(const session *s, const char *name) { return bmvp_path_join(s->o.out, name); }
-
-static double peak_memory_mb(void)
-{
-    struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0;
-}
-
 /* ---- configuration ---------------------------------------------------------------------------------------------------- */
 
-/* "a=1,b=2" */
-static bmvp_status apply_settings(bmvp_ssl_config *cfg, const char *text, bmvp_error *err)
+static bmvp_status set_field(void *cfg, const char *name, const char *value, bmvp_error *err)
 {
-    char pair[128], *equals;
-    while (text && *text) {
-        const size_t n = strcspn(text, ",");
-        if (n >= sizeof pair) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' is too long", text);
-        memcpy(pair, text, n);
-        pair[n] = 0;
-        equals = strchr(pair, '=');
-        if (!equals) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' must be name=value", pair);
-        *equals = 0;
-        if (bmvp_ssl_set(cfg, pair, equals + 1, err)) return BMVP_E_ARG;
-        text += n + (text[n] == ',');
-    }
-    return BMVP_OK;
+    return bmvp_ssl_set((bmvp_ssl_config *)cfg, name, value, err);
 }
 
 /* Options given on the command line win over the preset (or, with --resume, over the stored run). */
@@ -70,7 +43,7 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
 {
     static const char *const presets[] = { "paper", "release", "fast" };
     const options *o = &s->o;
-    char *path = run_file(s, "checkpoint.safetensors");
+    char *path = bmvp_run_file(s->o.out, "checkpoint.safetensors");
     const int exists = path && bmvp_file_exists(path);
     bmvp_ssl_info info;
     bmvp_status st = BMVP_OK;
@@ -95,7 +68,7 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     if (bmvp_cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
     if (bmvp_cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (o->all_modalities) s->cfg.all_modalities = 1;
-    return st ? st : apply_settings(&s->cfg, o->set, &s->err);
+    return st ? st : bmvp_apply_settings(&s->cfg, set_field, o->set, &s->err);
 }
 
 static void print_configuration(const session *s)
@@ -123,58 +96,25 @@ static bmvp_status mean_templates(session *s)
         int64_t i, z, y, x, used = 0;
         for (i = 0; i < p->data.n && used < 32 && !st; ++i) {
             static const int64_t origin[3] = { 0, 0, 0 };
-            const int64_t *d = p->cases[i].dim, edge = d[0] > d[1] ? (d[0] > d[2] ? d[0] : d[2]) : (d[1] > d[2] ? d[1] : d[2]);
+            const int64_t *d = p->cases[i].dim, n = d[0] * d[1] * d[2];
             int64_t at[3];
             float *v;
             if (!(p->cases[i].modalities >> m & 1u)) continue;
-            v = (float *)malloc((size_t)(edge * edge * edge) * sizeof *v);
-            st = v ? bmvp_prepared_crop(p, i, m, origin, edge, v, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+            v = (float *)malloc((size_t)n * sizeof *v);
+            st = v ? bmvp_prepared_crop(p, i, m, origin, d, v, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
             bmvp_template_place(origin, d, t->dim, at);
             for (z = 0; z < d[0] && !st; ++z)
                 for (y = 0; y < d[1]; ++y)
                     for (x = 0; x < d[2]; ++x) {
                         const int64_t a = z + at[0], b = y + at[1], c = x + at[2];
                         if (a >= 0 && a < t->dim[0] && b >= 0 && b < t->dim[1] && c >= 0 && c < t->dim[2])
-                            t->x[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * edge + y) * edge + x];
+                            t->x[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
                     }
             free(v);
             ++used;
         }
         for (i = 0; i < t->numel && used > 1; ++i) t->x[i] /= (float)used;
     }
-    return st;
-}
-
-/* Drops the lines of steps that were not kept (killed after the last checkpoint) and a torn last line; sums up the time. */
-static bmvp_status trim_log(session *s, const char *path)
-{
-    bmvp_bytes in, out;
-    bmvp_status st;
-    char *line, *end;
-    bmvp_bytes_init(&in, NULL);
-    bmvp_bytes_init(&out, NULL);
-    st = bmvp_file_exists(path) ? bmvp_file_read(path, (size_t)1 << 32, &in, &s->err) : BMVP_OK;
-    for (line = in.data; !st && line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
-        bmvp_json_doc *doc = NULL;
-        if (bmvp_json_parse(line, (size_t)(end - line), path, NULL, &doc, NULL) == BMVP_OK &&
-            bmvp_json_int(bmvp_json_get(bmvp_json_root(doc), "step"), INT64_MAX) <= s->first) {
-            bmvp_bytes_append(&out, line, (size_t)(end + 1 - line));
-            s->before = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "seconds"), s->before);
-        }
-        bmvp_json_free(doc);
-    }
-    if (!st) st = bmvp_file_write(path, out.data ? out.data : "", out.len, NULL, &s->err);
-    bmvp_bytes_free(&in);
-    bmvp_bytes_free(&out);
-    return st;
-}
-
-static bmvp_status open_log(session *s)
-{
-    char *path = run_file(s, "log.jsonl");
-    bmvp_status st = path ? trim_log(s, path) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    if (!st && !(s->log = fopen(path, "a"))) st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: %s", path, strerror(errno));
-    free(path);
     return st;
 }
 
@@ -193,25 +133,10 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
                                bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
 }
 
-/* The run's folder, without the files of a session that was killed while it wrote them. */
-static bmvp_status open_folder(session *s)
-{
-    DIR *dir = bmvp_cli_make_dir(s->o.out) == 0 ? opendir(s->o.out) : NULL;
-    struct dirent *e;
-    if (!dir) return bmvp_error_set(&s->err, BMVP_E_IO, "--out %s: %s", s->o.out, strerror(errno));
-    while ((e = readdir(dir)) != NULL) {
-        char *path = strstr(e->d_name, ".tmp.") ? run_file(s, e->d_name) : NULL;
-        if (path) (void)unlink(path);
-        free(path);
-    }
-    closedir(dir);
-    return BMVP_OK;
-}
-
 static bmvp_status start(session *s)
 {
-    char *checkpoint = run_file(s, "checkpoint.safetensors");
-    bmvp_status st = open_folder(s);
+    char *checkpoint = bmvp_run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_status st = bmvp_run_open(s->o.out, &s->err);
     if (st) {
         free(checkpoint);
         return st;
@@ -225,7 +150,7 @@ static bmvp_status start(session *s)
     free(checkpoint);
     if (st) return st;
     s->first = bmvp_ssl_steps(s->ssl);
-    st = open_log(s);
+    st = bmvp_run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
     if (!st && !s->o.resume) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
     return st ? st : bmvp_loader_start(&s->loader, &s->data, &s->cfg, bmvp_ssl_template(s->ssl, 0)->dim, s->first, &s->err);
 }
@@ -275,23 +200,22 @@ static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, 
     bmvp_jw_double(&w, "lr", lr);
     bmvp_jw_float(&w, "samples_per_s", (float)rate);
     bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
-    bmvp_jw_float(&w, "peak_memory_mb", (float)peak_memory_mb());
+    bmvp_jw_float(&w, "peak_memory_mb", (float)bmvp_peak_memory_mb());
     bmvp_jw_end(&w);
-    st = bmvp_jw_finish(&w, &s->err);
-    if (!st && (fwrite(w.out.data, 1, w.out.len, s->log) != w.out.len || fflush(s->log) != 0))
-        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s/log.jsonl: %s", s->o.out, strerror(errno));
+    st = bmvp_run_log_line(s->log, s->o.out, &w, &s->err);
     bmvp_jw_free(&w);
     bmvp_cli_status(&s->progress, step + 1 == s->total,
                     "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
                     (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l->total, l->cmr,
-                    l->md, l->cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, peak_memory_mb());
+                    l->md, l->cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, bmvp_peak_memory_mb());
     return st;
 }
 
 static bmvp_status save(session *s)
 {
-    char *path = run_file(s, "checkpoint.safetensors");
-    bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, NULL, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    char *path = bmvp_run_file(s->o.out, "checkpoint.safetensors");
+    const char *extra[3] = { "preparation", s->preparation, NULL };
+    bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
 }
@@ -310,7 +234,7 @@ static bmvp_status train(session *s)
     bmvp_status st = BMVP_OK;
     int64_t step;
     /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
-    for (step = s->first; step < stop && !st && !(interrupted && step % s->cfg.update_every == 0); ++step) {
+    for (step = s->first; step < stop && !st && !(bmvp_interrupted && step % s->cfg.update_every == 0); ++step) {
         const double lr = bmvp_ssl_lr(s->ssl, s->total);
         int due, updated;
         st = one_step(s, step, &loss);
@@ -339,7 +263,7 @@ static int finish(session *s)
         fprintf(stderr, "\n");
         printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
                (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
-        return interrupted ? 128 + (int)interrupted : BMVP_CLI_DONE;
+        return bmvp_interrupted ? 128 + (int)bmvp_interrupted : BMVP_CLI_DONE;
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
     return BMVP_CLI_DONE;
@@ -347,12 +271,12 @@ static int finish(session *s)
 
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)
 {
-    struct sigaction act;
     bmvp_config k = bmvp_config_default();
     int code = BMVP_CLI_DONE;
     bmvp_status st = configure(s, opt, n_opt);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
+    if (!st) st = bmvp_run_preparation(&s->data, s->preparation, sizeof s->preparation, &s->err);
     if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
     print_configuration(s);
@@ -362,11 +286,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
     if (!st) st = start(s);
-    memset(&act, 0, sizeof act);
-    act.sa_handler = on_signal;
-    act.sa_flags = (int)SA_RESETHAND; /* a second Ctrl-C ends the program at once */
-    sigaction(SIGINT, &act, NULL);
-    sigaction(SIGTERM, &act, NULL);
+    bmvp_catch_signals();
     if (!st) {
         (void)bmvp_cli_elapsed(&s->progress);
         st = train(s);

@@ -1,9 +1,13 @@
-/* run.c - prepared cases and the thread that reads their crops ahead, see run.h */
+/* run.c - what pretrain and finetune share, see run.h */
 #define _DEFAULT_SOURCE
 #include "run.h"
-#include <stdio.h>
+#include "cli.h"
+#include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 /* ---- prepared cases --------------------------------------------------------------------------------------------------- */
 
@@ -26,7 +30,7 @@ static bmvp_status load_grid(bmvp_prepared *p, int64_t i, bmvp_error *err)
         if (!path) continue;
         p->cases[i].modalities |= 1u << m;
         if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_NII_OK) {
-            st = bmvp_error_set(err, BMVP_E_IO, "%s (case '%s'; pretrain reads what `bmvp prepare` writes)", e.message, k->id);
+            st = bmvp_error_set(err, BMVP_E_IO, "%s (case '%s'; training reads what `bmvp prepare` writes)", e.message, k->id);
             break;
         }
         for (a = 0; a < 3; ++a) {
@@ -71,34 +75,140 @@ void bmvp_prepared_free(bmvp_prepared *p)
     memset(p, 0, sizeof *p);
 }
 
-bmvp_status bmvp_prepared_crop(const bmvp_prepared *p, int64_t i, int m, const int64_t start[3], int64_t crop, float *dst, bmvp_error *err)
+static bmvp_status read_box(const char *path, const int64_t start[3], const int64_t size[3], const int64_t grid[3], float *dst,
+                            bmvp_error *err)
 {
     bmvp_nii_error e;
     bmvp_nii_file f;
     bmvp_nii_box box;
     bmvp_nii_status st;
-    int a;
+    int a, same = 1;
     for (a = 0; a < 3; ++a) {
         box.start[a] = start[2 - a];
-        box.end[a] = start[2 - a] + crop;
+        box.end[a] = start[2 - a] + size[2 - a];
     }
-    if (bmvp_nii_open(&f, p->data.item[i].image[p->known[m]], NULL, &e) != BMVP_NII_OK) return nii_failed(err, &e);
-    st = bmvp_nii_read_box(dst, &f, &box, 0, &e);
+    if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_NII_OK) return nii_failed(err, &e);
+    for (a = 0; a < 3; ++a) same = same && f.image.dim[a] == grid[2 - a];
+    st = same ? bmvp_nii_read_box(dst, &f, &box, 0, &e) : BMVP_NII_OK;
+    if (!same)
+        bmvp_error_set(err, BMVP_E_SHAPE, "%s has %lldx%lldx%lld voxels, the images of its case %lldx%lldx%lld: both must lie on one grid", path,
+                       (long long)f.image.dim[0], (long long)f.image.dim[1], (long long)f.image.dim[2], (long long)grid[2],
+                       (long long)grid[1], (long long)grid[0]);
     bmvp_nii_close(&f);
+    if (!same) return BMVP_E_SHAPE;
     return st == BMVP_NII_OK ? BMVP_OK : nii_failed(err, &e);
 }
 
-/* ---- crops read ahead --------------------------------------------------------------------------------------------------- */
-
-static void load_batch(bmvp_loader *l, bmvp_batch *b, int64_t step)
+bmvp_status bmvp_prepared_crop(const bmvp_prepared *p, int64_t i, int m, const int64_t start[3], const int64_t size[3], float *dst,
+                               bmvp_error *err)
 {
-    const int64_t crop = l->cfg.crop, n = crop * crop * crop;
+    return read_box(p->data.item[i].image[p->known[m]], start, size, p->cases[i].dim, dst, err);
+}
+
+bmvp_status bmvp_prepared_label(const bmvp_prepared *p, int64_t i, const int64_t start[3], const int64_t size[3], float *dst, bmvp_error *err)
+{
+    const bmvp_case *k = &p->data.item[i];
+    if (!k->label) return bmvp_error_set(err, BMVP_E_ARG, "case '%s' has no label", k->id);
+    return read_box(k->label, start, size, p->cases[i].dim, dst, err);
+}
+
+bmvp_status bmvp_run_preparation(const bmvp_prepared *p, char *text, size_t size, bmvp_error *err)
+{
+    const char *list = p->data.path, *slash = strrchr(list, '/');
+    char dir[1024], *path, *content;
+    bmvp_status st = BMVP_OK;
+    size_t n = 0;
+    text[0] = 0;
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - list) : 1, slash ? list : ".");
+    path = bmvp_path_join(dir, "prepare.json");
+    content = path ? bmvp_cli_read_file(path, &n) : NULL;
+    if (content && n >= size) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: longer than what `bmvp prepare` writes", path);
+    else if (content) memcpy(text, content, n + 1);
+    free(content);
+    free(path);
+    return st;
+}
+
+/* ---- read ahead ------------------------------------------------------------------------------------------------------------ */
+
+static void *ahead_main(void *arg)
+{
+    bmvp_ahead *a = (bmvp_ahead *)arg;
+    pthread_mutex_lock(&a->lock);
+    while (!a->quit) {
+        const int64_t step = a->next;
+        const int b = (int)(step % 2);
+        if (a->ready[b]) {
+            pthread_cond_wait(&a->changed, &a->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&a->lock);
+        a->status[b] = a->fn(a->user, b, step, &a->err[b]);
+        pthread_mutex_lock(&a->lock);
+        a->step[b] = step;
+        a->ready[b] = 1;
+        ++a->next;
+        pthread_cond_broadcast(&a->changed);
+    }
+    pthread_mutex_unlock(&a->lock);
+    return NULL;
+}
+
+bmvp_status bmvp_ahead_start(bmvp_ahead *a, bmvp_ahead_fn fn, void *user, int64_t first, bmvp_error *err)
+{
+    memset(a, 0, sizeof *a);
+    a->fn = fn;
+    a->user = user;
+    a->next = first;
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    a->running = pthread_create(&a->thread, NULL, ahead_main, a) == 0;
+    if (a->running) return BMVP_OK;
+    pthread_mutex_destroy(&a->lock);
+    pthread_cond_destroy(&a->changed);
+    return bmvp_error_set(err, BMVP_E_OOM, "no thread for reading crops ahead");
+}
+
+int bmvp_ahead_get(bmvp_ahead *a, int64_t step, bmvp_error *err)
+{
+    const int b = (int)(step % 2), before = 1 - b;
+    pthread_mutex_lock(&a->lock);
+    if (a->ready[before] && a->step[before] == step - 1) a->ready[before] = 0; /* the caller is done with it */
+    pthread_cond_broadcast(&a->changed);
+    while (!a->ready[b]) pthread_cond_wait(&a->changed, &a->lock);
+    pthread_mutex_unlock(&a->lock);
+    if (a->status[b] == BMVP_OK && a->step[b] == step) return b;
+    if (a->status[b]) bmvp_error_set(err, a->status[b], "%s", a->err[b].message);
+    else bmvp_error_set(err, BMVP_E_INTERNAL, "crops of step %lld were read, not of %lld", (long long)a->step[b], (long long)step);
+    return -1;
+}
+
+void bmvp_ahead_stop(bmvp_ahead *a)
+{
+    if (!a->running) return;
+    pthread_mutex_lock(&a->lock);
+    a->quit = 1;
+    a->ready[0] = a->ready[1] = 0;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    pthread_join(a->thread, NULL);
+    pthread_mutex_destroy(&a->lock);
+    pthread_cond_destroy(&a->changed);
+    a->running = 0;
+}
+
+/* ---- pre-training's crops --------------------------------------------------------------------------------------------------- */
+
+static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *err)
+{
+    bmvp_loader *l = (bmvp_loader *)user;
+    bmvp_batch *b = &l->batch[buffer];
+    const int64_t crop = l->cfg.crop, n = crop * crop * crop, size[3] = { crop, crop, crop };
     const bmvp_prepared *p = l->data;
+    bmvp_status st = BMVP_OK;
     int i;
-    b->step = step;
-    b->status = BMVP_OK;
     b->n = bmvp_ssl_sample(&l->cfg, p->cases, p->data.n, p->n_modalities, step, l->order, b->draw);
-    for (i = 0; i < b->n && !b->status; ++i) {
+    for (i = 0; i < b->n && !st; ++i) {
         const bmvp_ssl_draw *d = &b->draw[i];
         bmvp_ssl_item *t = &b->item[i];
         float *x = b->voxels + 2 * i * n;
@@ -108,32 +218,12 @@ static void load_batch(bmvp_loader *l, bmvp_batch *b, int64_t step)
         t->slot = d->slot;
         t->weight = d->weight;
         bmvp_template_place(d->crop, p->cases[d->index].dim, l->template_grid, t->template_start);
-        b->status = bmvp_prepared_crop(p, d->index, d->modality, d->crop, crop, x, &b->err);
-        if (d->other < 0 || b->status) continue;
+        st = bmvp_prepared_crop(p, d->index, d->modality, d->crop, size, x, err);
+        if (d->other < 0 || st) continue;
         t->other = x + n;
-        b->status = bmvp_prepared_crop(p, d->index, d->other, d->crop, crop, x + n, &b->err);
+        st = bmvp_prepared_crop(p, d->index, d->other, d->crop, size, x + n, err);
     }
-}
-
-static void *loader_main(void *arg)
-{
-    bmvp_loader *l = (bmvp_loader *)arg;
-    pthread_mutex_lock(&l->lock);
-    while (!l->quit) {
-        bmvp_batch *b = &l->batch[l->next % 2];
-        if (b->ready) {
-            pthread_cond_wait(&l->changed, &l->lock);
-            continue;
-        }
-        pthread_mutex_unlock(&l->lock);
-        load_batch(l, b, l->next);
-        pthread_mutex_lock(&l->lock);
-        b->ready = 1;
-        ++l->next;
-        pthread_cond_broadcast(&l->changed);
-    }
-    pthread_mutex_unlock(&l->lock);
-    return NULL;
+    return st;
 }
 
 bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, const int64_t template_grid[3],
@@ -141,11 +231,11 @@ bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const b
 {
     const size_t items = (size_t)cfg->batch * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
     const size_t voxels = 2 * items * (size_t)cfg->crop * (size_t)cfg->crop * (size_t)cfg->crop;
+    bmvp_status st = BMVP_OK;
     int i, ok = 1;
     memset(l, 0, sizeof *l);
     l->data = data;
     l->cfg = *cfg;
-    l->next = first;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     l->order = (int64_t *)malloc((size_t)data->data.n * sizeof *l->order);
     for (i = 0; i < 2; ++i) {
@@ -154,45 +244,22 @@ bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const b
         l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
         ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;
     }
-    pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->changed, NULL);
-    if (!ok || !l->order || pthread_create(&l->thread, NULL, loader_main, l) != 0) {
-        bmvp_loader_stop(l);
-        return bmvp_error_set(err, BMVP_E_OOM, "no memory or thread for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
-    }
-    l->running = 1;
-    return BMVP_OK;
+    if (!ok || !l->order) st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
+    if (!st) st = bmvp_ahead_start(&l->ahead, load_batch, l, first, err);
+    if (st) bmvp_loader_stop(l);
+    return st;
 }
 
 const bmvp_batch *bmvp_loader_get(bmvp_loader *l, int64_t step, bmvp_error *err)
 {
-    bmvp_batch *b = &l->batch[step % 2], *before = &l->batch[(step + 1) % 2];
-    pthread_mutex_lock(&l->lock);
-    if (before->ready && before->step == step - 1) before->ready = 0; /* the caller is done with it */
-    pthread_cond_broadcast(&l->changed);
-    while (!b->ready) pthread_cond_wait(&l->changed, &l->lock);
-    pthread_mutex_unlock(&l->lock);
-    if (b->status == BMVP_OK && b->step == step) return b;
-    if (b->status) bmvp_error_set(err, b->status, "%s", b->err.message);
-    else bmvp_error_set(err, BMVP_E_INTERNAL, "crops of step %lld were read, not of %lld", (long long)b->step, (long long)step);
-    return NULL;
+    const int b = bmvp_ahead_get(&l->ahead, step, err);
+    return b < 0 ? NULL : &l->batch[b];
 }
 
 void bmvp_loader_stop(bmvp_loader *l)
 {
     int i;
-    if (l->running) {
-        pthread_mutex_lock(&l->lock);
-        l->quit = 1;
-        for (i = 0; i < 2; ++i) l->batch[i].ready = 0;
-        pthread_cond_broadcast(&l->changed);
-        pthread_mutex_unlock(&l->lock);
-        pthread_join(l->thread, NULL);
-    }
-    if (l->order || l->batch[0].draw) {
-        pthread_mutex_destroy(&l->lock);
-        pthread_cond_destroy(&l->changed);
-    }
+    bmvp_ahead_stop(&l->ahead);
     free(l->order);
     for (i = 0; i < 2; ++i) {
         free(l->batch[i].draw);
@@ -200,4 +267,99 @@ void bmvp_loader_stop(bmvp_loader *l)
         free(l->batch[i].voxels);
     }
     memset(l, 0, sizeof *l);
+}
+
+/* ---- the folder and the session ---------------------------------------------------------------------------------------- */
+
+volatile sig_atomic_t bmvp_interrupted;
+static void on_signal(int sig) { bmvp_interrupted = sig; }
+
+void bmvp_catch_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = on_signal;
+    act.sa_flags = (int)SA_RESETHAND;
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+}
+
+double bmvp_peak_memory_mb(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0;
+}
+
+char *bmvp_run_file(const char *out, const char *name) { return bmvp_path_join(out, name); }
+
+bmvp_status bmvp_run_open(const char *out, bmvp_error *err)
+{
+    DIR *dir = bmvp_cli_make_dir(out) == 0 ? opendir(out) : NULL;
+    struct dirent *e;
+    if (!dir) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(errno));
+    while ((e = readdir(dir)) != NULL) {
+        char *path = strstr(e->d_name, ".tmp.") ? bmvp_run_file(out, e->d_name) : NULL;
+        if (path) (void)unlink(path);
+        free(path);
+    }
+    closedir(dir);
+    return BMVP_OK;
+}
+
+static bmvp_status trim_log(const char *path, int64_t first, double *seconds, bmvp_error *err)
+{
+    bmvp_bytes in, out;
+    bmvp_status st;
+    char *line, *end;
+    bmvp_bytes_init(&in, NULL);
+    bmvp_bytes_init(&out, NULL);
+    st = bmvp_file_exists(path) ? bmvp_file_read(path, (size_t)1 << 32, &in, err) : BMVP_OK;
+    for (line = in.data; !st && line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        bmvp_json_doc *doc = NULL;
+        if (bmvp_json_parse(line, (size_t)(end - line), path, NULL, &doc, NULL) == BMVP_OK &&
+            bmvp_json_int(bmvp_json_get(bmvp_json_root(doc), "step"), INT64_MAX) <= first) {
+            bmvp_bytes_append(&out, line, (size_t)(end + 1 - line));
+            *seconds = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "seconds"), *seconds);
+        }
+        bmvp_json_free(doc);
+    }
+    if (!st) st = bmvp_file_write(path, out.data ? out.data : "", out.len, NULL, err);
+    bmvp_bytes_free(&in);
+    bmvp_bytes_free(&out);
+    return st;
+}
+
+bmvp_status bmvp_run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err)
+{
+    char *path = bmvp_run_file(out, "log.jsonl");
+    bmvp_status st = path ? trim_log(path, first, seconds, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && !(*log = fopen(path, "a"))) st = bmvp_error_set(err, BMVP_E_IO, "%s: %s", path, strerror(errno));
+    free(path);
+    return st;
+}
+
+bmvp_status bmvp_run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err)
+{
+    bmvp_status st = bmvp_jw_finish(w, err);
+    if (!st && (fwrite(w->out.data, 1, w->out.len, log) != w->out.len || fflush(log) != 0))
+        st = bmvp_error_set(err, BMVP_E_IO, "%s/log.jsonl: %s", out, strerror(errno));
+    return st;
+}
+
+bmvp_status bmvp_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
+                                const char *text, bmvp_error *err)
+{
+    char pair[128], *equals;
+    while (text && *text) {
+        const size_t n = strcspn(text, ",");
+        if (n >= sizeof pair) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' is too long", text);
+        memcpy(pair, text, n);
+        pair[n] = 0;
+        equals = strchr(pair, '=');
+        if (!equals) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' must be name=value", pair);
+        *equals = 0;
+        if (set(cfg, pair, equals + 1, err)) return BMVP_E_ARG;
+        text += n + (text[n] == ',');
+    }
+    return BMVP_OK;
 }

@@ -151,7 +151,7 @@ static bmvp_status show_templates(bmvp_report *r, bmvp_ssl *s, const char *out, 
 /* The middle crop of case i, its first modality rebuilt from the second and from the template. */
 static bmvp_status show_case(bmvp_report *r, bmvp_ssl *s, const bmvp_prepared *data, int64_t i, float *v, bmvp_error *err)
 {
-    const int64_t e = bmvp_ssl_config_of(s)->crop, n = e * e * e;
+    const int64_t e = bmvp_ssl_config_of(s)->crop, n = e * e * e, size[3] = { e, e, e };
     bmvp_ssl_preview look;
     bmvp_report_case page;
     bmvp_ssl_item item;
@@ -172,10 +172,10 @@ static bmvp_status show_case(bmvp_report *r, bmvp_ssl *s, const bmvp_prepared *d
     item.modality = found[0];
     item.slot = (uint32_t)i;
     bmvp_template_place(start, data->cases[i].dim, bmvp_ssl_template(s, 0)->dim, item.template_start);
-    st = bmvp_prepared_crop(data, i, found[0], start, e, v, err);
+    st = bmvp_prepared_crop(data, i, found[0], start, size, v, err);
     if (!st && k > 1) {
         item.other = v + n;
-        st = bmvp_prepared_crop(data, i, found[1], start, e, v + n, err);
+        st = bmvp_prepared_crop(data, i, found[1], start, size, v + n, err);
     }
     look.view_modal = v + 2 * n, look.rec_modal = v + 3 * n, look.view_template = v + 4 * n, look.rec_template = v + 5 * n;
     if (!st && bmvp_ssl_look(s, &item, &look)) st = bmvp_error_set(err, BMVP_E_STATE, "the look at case %s failed", data->data.item[i].id);
