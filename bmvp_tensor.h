@@ -271,6 +271,7 @@ BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
     X(MUL,              mul,              ANY, FREE) \
     X(SCALE,            scale,            ANY, FREE) \
     X(RELU,             relu,             ANY, OUT) \
+    X(SIGMOID,          sigmoid,          ANY, OUT) \
     X(GELU,             gelu,             ANY, FREE) \
     X(SOFTMAX,          softmax,          ANY, OUT) \
     X(L2_NORMALIZE,     l2_normalize,     ANY, OUT) \
@@ -280,10 +281,14 @@ BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
     X(PAD,              pad,              ANY, FREE) \
     X(CONCAT,           concat,           ANY, FREE) \
     X(UPSAMPLE_NEAREST, upsample_nearest, ANY, FREE) \
+    X(UPSAMPLE_TRILINEAR, upsample_trilinear, ANY, FREE) \
     X(SPACE_TO_DEPTH,   space_to_depth,   ANY, FREE) \
     X(SUM,              sum,              ANY, FREE) \
     X(MEAN,             mean,             ANY, FREE) \
+    X(GLOBAL_POOL,      global_pool,      ANY, FREE) \
     X(MSE,              mse,              ANY, FREE) \
+    X(BCE_LOGITS,       bce_logits,       ANY, FREE) \
+    X(SOFT_DICE,        soft_dice,        ANY, FREE) \
     X(CROSS_ENTROPY,    cross_entropy,    ANY, FREE) \
     X(MATMUL,           matmul,           ANY, FREE) \
     X(LINEAR,           linear,           ANY, FREE) \
@@ -4018,8 +4023,8 @@ static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64
     int64_t i;
     for (i = 0; i < n; ++i) {
         mean[i] = y->saved[i / width];
-        slope[i] = y->saved[samples * groups + i / width] * y->src[1]->x[i % k.c];
-        shift[i] = y->src[2]->x[i % k.c];
+        slope[i] = y->saved[samples * groups + i / width] * (y->src[1] ? y->src[1]->x[i % k.c] : 1.0f);
+        shift[i] = y->src[2] ? y->src[2]->x[i % k.c] : 0.0f;
     }
     k.mean = mean;
     k.slope = slope;
@@ -4055,11 +4060,12 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
         const double s = (double)y->saved[samples * groups + i], m = (double)(k.rows * width);
         double a = 0, b = 0;
         for (j = i * width; batch && j < (i + 1) * width; ++j) {
-            a += (double)y->src[1]->x[j % k.c] * sum[j];
-            b += (double)y->src[1]->x[j % k.c] * dot[j];
+            const double gamma = y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0;
+            a += gamma * sum[j];
+            b += gamma * dot[j];
         }
         for (j = i * width; j < (i + 1) * width; ++j) {
-            scale[j] = (float)(s * (double)y->src[1]->x[j % k.c]);
+            scale[j] = (float)(s * (y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0));
             slope[j] = (float)(-s * s * s * b / m);
             shift[j] = (float)(-s * a / m);
             dot[j] *= s;
@@ -4264,17 +4270,18 @@ static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
-   src x (N,...,C), gamma, beta (C); iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C is instance
-   norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
+   src x (N,...,C), gamma, beta (C) or both absent; iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C
+   is instance norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
                                      double eps)
 {
     bmvp_tensor *src[3], *y;
     char at[128];
-    if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
-    if (x->rank < 2 || !bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta) || groups < 1 || gamma->numel % groups)
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
+        x->dim[x->rank - 1] % groups)
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "groupnorm: x %s needs gamma and beta of (C) and C divisible by %d groups",
+                                        "groupnorm: x %s needs gamma and beta of (C), or neither, and C divisible by %d groups",
                                         bmvpi_shape(x, at, sizeof at), groups);
     src[0] = x;
     src[1] = gamma;
@@ -4284,6 +4291,10 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
     y->iarg[0] = groups;
     y->farg[0] = eps;
     return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps) : NULL;
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -4304,7 +4315,8 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 2, 3, 1, 6 }, ch[1] = { 6 };
     const int groups[3] = { 2, 6, 1 };
-    if (variant > 2) return NULL;
+    if (variant > 3) return NULL;
+    if (variant == 3) return bmvp_instancenorm(c, bmvp_leaf(c, 5, d, NULL), 1e-5);
     return bmvp_groupnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
                           groups[variant], 1e-5);
 }
@@ -4349,35 +4361,44 @@ static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_gelu(c, bmvp_leaf(c, 3, d, NULL)) : NULL;
 }
 
-/* >>op relu: y = max(x, 0) --------------------------------------------------------------------------------------------
-   Backward reads y: dx = y > 0 ? g : 0. NaN stays NaN. torch relu. */
-BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x)
+/* >>op relu: y = x > 0 ? x : slope x, slope >= 0 (0: ReLU, else leaky ReLU) -------------------------------------------
+   farg 0 = slope. Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
+   leaky_relu. */
+BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 {
-    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_RELU, x));
+    bmvp_tensor *y;
+    if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
+    y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
+    if (y) y->farg[0] = slope;
+    return bmvpi_run(c, y);
 }
+BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky_relu(c, x, 0); }
 BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
+    if (m->s == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? m->s * m->a[i] : m->a[i];
 }
 static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->src[0]->x;
     m.y = y->x;
+    m.s = (float)y->farg[0];
     bmvpi_map_run(c, &m, bmvpi_relu_range);
 }
 BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : 0.0f;
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : 0.0f;
+    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
 }
 static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->x;
     m.b = y->g;
+    m.s = (float)y->farg[0];
     m.y = bmvpi_grad(c, y->src[0], &m.add);
     if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
 }
@@ -4385,7 +4406,45 @@ static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[2] = { 3, 5 };
-    return variant == 0 ? bmvp_relu(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+    return variant < 2 ? bmvp_leaky_relu(c, bmvp_leaf(c, 2, d, NULL), variant * 0.1) : NULL;
+}
+
+/* >>op sigmoid: y = 1 / (1 + exp(-x)) -----------------------------------------------------------------------------------
+   Backward reads y: dx = g y (1 - y). torch sigmoid. */
+BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SIGMOID, x));
+}
+static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->a[i]));
+}
+static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_sigmoid_range);
+}
+BMVPI_HOT static void bmvpi_sigmoid_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->b[i] * m->a[i] * (1.0f - m->a[i]);
+}
+static void bmvpi_sigmoid_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
+}
+#define bmvpi_sigmoid_cpu_workspace NULL
+static bmvp_tensor *bmvpi_sigmoid_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_sigmoid(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
 /* >>op softmax: y = exp(x - max) / sum over the last axis -------------------------------------------------------------
@@ -4553,6 +4612,130 @@ static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 1, 2, 3, 3 };
     return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
+}
+
+/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
+   iarg 0 = factor, 1 = align_corners. One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
+   with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
+   the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
+BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners)
+{
+    int64_t d[5];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || factor < 1)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "upsample_trilinear: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
+                                        bmvpi_shape(x, at, sizeof at), factor);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
+    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
+    if (!y) return NULL;
+    y->iarg[0] = factor;
+    y->iarg[1] = align_corners != 0;
+    return bmvpi_run(c, y);
+}
+
+typedef struct bmvpi_stretch { /* one axis: (outer, n, inner) <-> (outer, n f, inner) */
+    const float *from;
+    float *to;
+    int64_t n, f, inner, rows, grain; /* rows of `to` */
+    int corners, add;
+} bmvpi_stretch;
+
+/* Place j of the longer axis lies between i and i + 1 (or at the last i); returns the weight of the latter. */
+static double bmvpi_stretch_place(const bmvpi_stretch *k, int64_t j, int64_t *i)
+{
+    const int64_t m = k->n * k->f;
+    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)k->f - 0.5;
+    if (at < 0) at = 0;
+    *i = bmvpi_min((int64_t)at, k->n - 1);
+    return at - (double)*i;
+}
+BMVPI_HOT static void bmvpi_stretch_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
+    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
+    int64_t row, i, v;
+    (void)worker;
+    for (row = task * k->grain; row < end; ++row) {
+        const float w = (float)bmvpi_stretch_place(k, row % m, &i);
+        const float *a = k->from + (row / m * k->n + i) * k->inner, *b = i + 1 < k->n ? a + k->inner : a;
+        float *BMVP_RESTRICT y = k->to + row * k->inner;
+        for (v = 0; v < k->inner; ++v) y[v] = (1.0f - w) * a[v] + w * b[v];
+    }
+}
+/* The outputs that read input i are the places from just above i - 1 to just below i + 1. */
+BMVPI_HOT static void bmvpi_stretch_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
+    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
+    int64_t row, j, at, v;
+    (void)worker;
+    for (row = task * k->grain; row < end; ++row) {
+        const int64_t i = row % k->n;
+        float *BMVP_RESTRICT y = k->to + row * k->inner;
+        if (!k->add) for (v = 0; v < k->inner; ++v) y[v] = 0;
+        for (j = bmvpi_max(0, (i - 1) * k->f - k->f); j < bmvpi_min(m, (i + 2) * k->f + k->f); ++j) {
+            const double w = bmvpi_stretch_place(k, j, &at);
+            double share = at == i ? 1.0 - w : at + 1 == i ? w : 0.0;
+            const float *g = k->from + (row / k->n * m + j) * k->inner;
+            if (at == i && i == k->n - 1) share = 1.0; /* both neighbours are the last */
+            if (share == 0.0) continue;
+            for (v = 0; v < k->inner; ++v) y[v] += (float)share * g[v];
+        }
+    }
+}
+/* Axis `axis` (1, 2, 3) of the chain: axes before it are long already, those after it are not. */
+static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward, int add)
+{
+    const bmvp_tensor *x = y->src[0];
+    int64_t outer = x->dim[0];
+    bmvpi_stretch k;
+    int i;
+    k.f = y->iarg[0];
+    k.corners = (int)y->iarg[1];
+    k.n = x->dim[axis];
+    k.inner = x->dim[4];
+    for (i = 1; i < axis; ++i) outer *= y->dim[i];
+    for (i = axis + 1; i < 4; ++i) k.inner *= x->dim[i];
+    k.rows = outer * (backward ? k.n : k.n * k.f);
+    k.grain = bmvpi_max(1, BMVPI_GRAIN / k.inner);
+    k.from = from;
+    k.to = to;
+    k.add = add;
+    bmvp_parallel(c, bmvpi_ceil_div(k.rows, k.grain), backward ? bmvpi_stretch_back_task : bmvpi_stretch_task, &k);
+}
+static void bmvpi_upsample_trilinear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    float *d = bmvpi_workspace(c), *h = d + x->numel * y->iarg[0];
+    bmvpi_stretch_run(c, y, 1, x->x, d, 0, 0);
+    bmvpi_stretch_run(c, y, 2, d, h, 0, 0);
+    bmvpi_stretch_run(c, y, 3, h, y->x, 0, 0);
+}
+static void bmvpi_upsample_trilinear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *d, *h;
+    if (!gx) return;
+    d = bmvpi_workspace(c), h = d + x->numel * y->iarg[0];
+    bmvpi_stretch_run(c, y, 3, y->g, h, 1, 0);
+    bmvpi_stretch_run(c, y, 2, h, d, 1, 0);
+    bmvpi_stretch_run(c, y, 1, d, gx, 1, add);
+}
+static int64_t bmvpi_upsample_trilinear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+}
+static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 3 };
+    return variant < 4 ? bmvp_upsample_trilinear(c, bmvp_leaf(c, 5, d, NULL), 2 + variant / 2, variant % 2) : NULL;
 }
 
 /* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
@@ -5088,6 +5271,61 @@ static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
+/* >>op global_pool: y[n, c] = mean of x[n, ..., c] -----------------------------------------------------------------------
+   Backward: dx = g / M everywhere, M the number of places. torch mean over the spatial axes. */
+BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
+{
+    int64_t d[2];
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank < 3)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "global_pool: needs (N, ..., C) with axes between, got %s",
+                                        bmvpi_shape(x, at, sizeof at));
+    d[0] = x->dim[0], d[1] = x->dim[x->rank - 1];
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GLOBAL_POOL, 2, d, 1, &x));
+}
+static bmvpi_columns bmvpi_global_pool_columns(const bmvp_tensor *y)
+{
+    return bmvpi_columns_make(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]);
+}
+static void bmvpi_global_pool_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_global_pool_columns(y);
+    double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    int64_t i;
+    k.g = y->src[0]->x;
+    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+    for (i = 0; i < y->numel; ++i) y->x[i] = (float)(sum[i] / (double)k.rows);
+}
+BMVPI_HOT static void bmvpi_columns_spread_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    int64_t sample, n, r, i;
+    float *BMVP_RESTRICT y = k->y + bmvpi_columns_range(k, task, &sample, &n) * k->c;
+    const float *g = k->g + sample * k->c, share = 1.0f / (float)k->rows;
+    (void)worker;
+    for (r = 0; r < n; ++r, y += k->c)
+        for (i = 0; i < k->c; ++i) y[i] = (k->add ? y[i] : 0.0f) + g[i] * share;
+}
+static void bmvpi_global_pool_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_global_pool_columns(y);
+    k.g = y->g;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    if (k.y) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
+}
+static int64_t bmvpi_global_pool_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_columns k = bmvpi_global_pool_columns(y);
+    (void)c;
+    return backward ? 0 : bmvpi_columns_workspace(&k);
+}
+static bmvp_tensor *bmvpi_global_pool_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 5 };
+    return variant == 0 ? bmvp_global_pool(c, bmvp_leaf(c, 5, d, NULL)) : NULL;
+}
+
 /* >>op mse: one number, the mean of (a - b)^2 over all elements -------------------------------------------------------
    Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
@@ -5134,29 +5372,190 @@ static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
-/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target] ---------------------------------------------------
-   src x (R, K). saved: the R targets as floats, then each row's log-sum-exp. Backward reads x: dx = g / R (softmax(x)
-   - one at the target). torch cross_entropy with class numbers. */
-BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
+/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) --------------------------------------------
+   which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
+   both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
+BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
+{
+    char at[128], bt[128];
+    if (logits && target && !bmvpi_same_shape(logits, target))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "bce_logits: logits %s and target %s differ", bmvpi_shape(logits, at, sizeof at),
+                                        bmvpi_shape(target, bt, sizeof bt));
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_BCE_LOGITS, 2, logits, target));
+}
+static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    double sum = 0;
+    int64_t i;
+    for (i = lo; i < hi; ++i) {
+        const float x = m->a[i];
+        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->b[i] + log1pf(expf(-fabsf(x))));
+    }
+    return sum;
+}
+static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_bce_range) / (double)m.n);
+}
+static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (1.0f / (1.0f + expf(-m->a[i])) - m->b[i]);
+}
+static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    m.s = (float)((double)y->g[0] / (double)m.n);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_bce_back_range);
+}
+#define bmvpi_bce_logits_cpu_workspace NULL
+/* Targets of a sample: n values in [0, 1], fixed. */
+static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    bmvp_tensor *t = bmvp_input(c, rank, dim, NULL);
+    int64_t i;
+    for (i = 0; t && t->x && i < t->numel; ++i) t->x[i] = (float)(i * 5 % 4) / 3.0f;
+    return t;
+}
+static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_bce_logits(c, bmvp_leaf(c, 2, d, NULL), bmvpi_sample_target(c, 2, d)) : NULL;
+}
+
+/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
+   src p, t (N,...,C); iarg 0 = squared (k = 2, else 1); farg 0 = e. saved: sum p t and the denominator of each (n, c).
+   Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
+BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
+{
+    bmvp_tensor *y;
+    char at[128], bt[128];
+    if (!p || !target || bmvp_failed(c)) return NULL;
+    if (p->rank < 2 || !bmvpi_same_shape(p, target))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "soft_dice: p %s and target %s must be (N, ..., C) of one shape",
+                                        bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
+    y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
+    if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
+    y->iarg[0] = squared != 0;
+    y->farg[0] = smooth;
+    return bmvpi_run(c, y);
+}
+static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
+{
+    const bmvp_tensor *p = y->src[0];
+    const int64_t ch = p->dim[p->rank - 1];
+    bmvpi_columns k = bmvpi_columns_make(p->dim[0], p->numel / p->dim[0] / ch, ch);
+    k.x = p->x;
+    k.g = y->src[1]->x;
+    return k;
+}
+/* add: squared */
+BMVPI_HOT static void bmvpi_soft_dice_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *p = k->x + at, *t = k->g + at;
+    float *BMVP_RESTRICT dot = k->part + task * 2 * c, *BMVP_RESTRICT den = dot + c;
+    (void)worker;
+    memset(dot, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = 0; r < n; ++r, p += c, t += c)
+        for (i = 0; i < c; ++i) {
+            dot[i] += p[i] * t[i];
+            den[i] += k->add ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
+        }
+}
+static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    const int64_t n = k.samples * k.c;
+    double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
+    int64_t i;
+    k.add = (int)y->iarg[0];
+    bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
+    for (i = 0; i < n; ++i) {
+        loss += 1.0 - (2.0 * dot[i] + y->farg[0]) / (dot[n + i] + y->farg[0]);
+        y->saved[i] = (float)dot[i];
+        y->saved[n + i] = (float)dot[n + i];
+    }
+    y->x[0] = (float)(loss / (double)n);
+}
+static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    const int64_t n = k.samples * k.c;
+    float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
+    const double g = (double)y->g[0] / (double)n, e = y->farg[0];
+    int64_t i;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    if (!k.y) return;
+    for (i = 0; i < n; ++i) {
+        const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
+        mean[i] = 0;
+        scale[i] = (float)(-2.0 * g / den);
+        slope[i] = y->iarg[0] ? (float)(2.0 * rise) : 0.0f;
+        shift[i] = y->iarg[0] ? 0.0f : (float)rise;
+    }
+    k.mean = mean;
+    k.scale = scale;
+    k.slope = slope;
+    k.shift = shift;
+    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_back_task, &k);
+}
+static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    (void)c;
+    return backward ? 4 * k.samples * k.c : bmvpi_columns_workspace(&k);
+}
+static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 3, 2, 3 };
+    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
+}
+
+/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
+   src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
+   log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
+   cross_entropy with class numbers. */
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
 {
     bmvp_tensor *y;
     char at[128];
-    int64_t r, rows;
+    int64_t r, rows, classes;
+    double total = 0;
     if (!logits || bmvp_failed(c)) return NULL;
     if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
                                         bmvpi_shape(logits, at, sizeof at));
-    rows = logits->dim[0];
-    for (r = 0; r < rows; ++r)
-        if (target[r] < 0 || target[r] >= logits->dim[1])
+    rows = logits->dim[0], classes = logits->dim[1];
+    for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
+        if (target[r] < 0 || target[r] >= classes)
             return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
                                             "cross_entropy: target %d of row %lld is not a class of logits %s",
                                             (int)target[r], (long long)r, bmvpi_shape(logits, at, sizeof at));
+        total += weight ? (double)weight[target[r]] : 1.0;
+    }
     y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
-    if (!bmvpi_save(c, y, 2 * rows)) return NULL;
+    if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
+    y->iarg[0] = weight != NULL;
+    y->farg[0] = total;
     for (r = 0; y->saved && r < rows; ++r) y->saved[r] = (float)target[r];
+    for (r = 0; y->saved && r < classes; ++r) y->saved[2 * rows + r] = weight ? weight[r] : 1.0f;
     return bmvpi_run(c, y);
 }
+BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
+{
+    return bmvp_cross_entropy_weighted(c, logits, target, NULL);
+}
+/* b: targets, z: log-sum-exps, e: weights of the classes */
 static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     double total = 0;
@@ -5169,47 +5568,52 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
         for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
         lse = (double)top + log(sum);
         m->z[r] = (float)lse;
-        total += lse - (double)x[(int64_t)m->b[r]];
+        total += (double)m->e[(int64_t)m->b[r]] * (lse - (double)x[(int64_t)m->b[r]]);
     }
     return total;
 }
-static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
     m.a = x->x;
     m.b = y->saved;
     m.z = y->saved + x->dim[0];
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / (double)x->dim[0]);
+    m.e = m.z + x->dim[0];
+    return m;
+}
+static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->farg[0]);
 }
 static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
-    for (r = lo; r < hi; ++r)
+    for (r = lo; r < hi; ++r) {
+        const int64_t t = (int64_t)m->b[r];
+        const float s = m->s * m->e[t];
         for (i = 0; i < m->c; ++i) {
-            const float p = expf(m->a[r * m->c + i] - m->e[r]) - (i == (int64_t)m->b[r] ? 1.0f : 0.0f);
+            const float p = expf(m->a[r * m->c + i] - m->z[r]) - (i == t ? 1.0f : 0.0f);
             float *dx = m->y + r * m->c + i;
-            *dx = (m->add ? *dx : 0.0f) + m->s * p;
+            *dx = (m->add ? *dx : 0.0f) + s * p;
         }
+    }
 }
 static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0];
-    bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
+    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
     m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.a = x->x;
-    m.b = y->saved;
-    m.e = y->saved + x->dim[0];
-    m.s = (float)((double)y->g[0] / (double)x->dim[0]);
-    bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
+    m.s = (float)((double)y->g[0] / y->farg[0]);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
 }
 #define bmvpi_cross_entropy_cpu_workspace NULL
 static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[2] = { 4, 3 };
     const int32_t target[4] = { 2, 0, 1, 2 };
-    return variant == 0 ? bmvp_cross_entropy(c, bmvp_leaf(c, 2, d, NULL), target) : NULL;
+    const float weight[3] = { 0.5f, 2.0f, 1.25f };
+    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
 }
 
 /* >>kernel fused rows: what attention and the MLP do to a tile between two products -----------------------------------
