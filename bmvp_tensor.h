@@ -5411,8 +5411,9 @@ static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     m.a = y->src[0]->x;
     m.b = y->src[1]->x;
     m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
     m.s = (float)((double)y->g[0] / (double)m.n);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_bce_back_range);
+    bmvpi_map_run(c, &m, bmvpi_bce_back_range);
 }
 #define bmvpi_bce_logits_cpu_workspace NULL
 /* Targets of a sample: n values in [0, 1], fixed. */
@@ -5492,10 +5493,12 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_columns k = bmvpi_soft_dice_columns(y);
     const int64_t n = k.samples * k.c;
     float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
-    const double g = (double)y->g[0] / (double)n, e = y->farg[0];
+    const double e = y->farg[0];
+    double g;
     int64_t i;
     k.y = bmvpi_grad(c, y->src[0], &k.add);
     if (!k.y) return;
+    g = (double)y->g[0] / (double)n;
     for (i = 0; i < n; ++i) {
         const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
         mean[i] = 0;
@@ -5604,8 +5607,9 @@ static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
     m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
     m.s = (float)((double)y->g[0] / y->farg[0]);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
+    bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
 }
 #define bmvpi_cross_entropy_cpu_workspace NULL
 static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)

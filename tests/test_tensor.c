@@ -99,7 +99,9 @@ BUILD(mul) { (void)k; return bmvp_mul(c, in[0], in[1]); }
 #define OPERANDS_scale "x"
 BUILD(scale) { return bmvp_scale(c, in[0], number(k, "factor"), number(k, "offset")); }
 #define OPERANDS_relu "x"
-BUILD(relu) { (void)k; return bmvp_relu(c, in[0]); }
+BUILD(relu) { return attribute(k, "slope") ? bmvp_leaky_relu(c, in[0], number(k, "slope")) : bmvp_relu(c, in[0]); }
+#define OPERANDS_sigmoid "x"
+BUILD(sigmoid) { (void)k; return bmvp_sigmoid(c, in[0]); }
 #define OPERANDS_gelu "x"
 BUILD(gelu) { (void)k; return bmvp_gelu(c, in[0]); }
 #define OPERANDS_softmax "x"
@@ -135,12 +137,20 @@ BUILD(pad)
 BUILD(concat) { return bmvp_concat(c, in[2] ? 3 : in[1] ? 2 : 1, in, (int)integer(k, "axis")); }
 #define OPERANDS_upsample_nearest "x"
 BUILD(upsample_nearest) { return bmvp_upsample_nearest(c, in[0], (int)integer(k, "factor")); }
+#define OPERANDS_upsample_trilinear "x"
+BUILD(upsample_trilinear) { return bmvp_upsample_trilinear(c, in[0], (int)integer(k, "factor"), (int)integer(k, "corners")); }
 #define OPERANDS_space_to_depth "x"
 BUILD(space_to_depth) { return bmvp_space_to_depth(c, in[0], (int)integer(k, "block")); }
 #define OPERANDS_sum "x"
 BUILD(sum) { (void)k; return bmvp_sum(c, in[0]); }
 #define OPERANDS_mean "x"
 BUILD(mean) { (void)k; return bmvp_mean(c, in[0]); }
+#define OPERANDS_global_pool "x"
+BUILD(global_pool) { (void)k; return bmvp_global_pool(c, in[0]); }
+#define OPERANDS_bce_logits "input target"
+BUILD(bce_logits) { (void)k; return bmvp_bce_logits(c, in[0], in[1]); }
+#define OPERANDS_soft_dice "p target"
+BUILD(soft_dice) { return bmvp_soft_dice(c, in[0], in[1], (int)integer(k, "squared"), number(k, "smooth")); }
 #define OPERANDS_mse "input target"
 BUILD(mse) { (void)k; return bmvp_mse(c, in[0], in[1]); }
 #define OPERANDS_cross_entropy "logits"
@@ -148,10 +158,14 @@ BUILD(cross_entropy)
 {
     int64_t v[64] = { 0 };
     int32_t target[64];
+    float weight[64];
+    const char *w = attribute(k, "weight");
+    char *end;
     int i;
     fixture_numbers(attribute(k, "target"), v, 64);
     for (i = 0; i < 64; ++i) target[i] = (int32_t)v[i];
-    return bmvp_cross_entropy(c, in[0], target);
+    for (i = 0; w && *w && i < 64; w = *end == ',' ? end + 1 : end) weight[i++] = strtof(w, &end);
+    return bmvp_cross_entropy_weighted(c, in[0], target, w ? weight : NULL);
 }
 #define OPERANDS_matmul "a b"
 BUILD(matmul) { return bmvp_matmul(c, in[0], in[1], (int)integer(k, "transpose_a"), (int)integer(k, "transpose_b")); }
@@ -676,11 +690,16 @@ static bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor *y)
     const int64_t flat[2] = { 2, 512 }, low[5] = { 0, 1, 0, 0, 2 }, high[5] = { 1, 0, 0, 3, 0 };
     const int axes[5] = { 0, 4, 1, 2, 3 };
     const int32_t target[2] = { 0, 1 };
+    const int64_t square[2] = { 2, 2 };
+    const float soft[4] = { 1, 0.25f, 0, 0.75f };
     bmvp_ctx *c = n->c;
     bmvp_tensor *f = bmvp_l2_normalize(c, bmvp_reshape(c, map, 2, flat), 1e-12), *logits, *s, *d;
     logits = bmvp_scale(c, bmvp_matmul(c, f, f, 0, 1), 5, 0.1);
     s = bmvp_softmax(c, logits);
     s = bmvp_add(c, bmvp_cross_entropy(c, logits, target), bmvp_mean(c, bmvp_mul(c, s, s)));
+    s = bmvp_add(c, s, bmvp_bce_logits(c, logits, bmvp_input(c, 2, square, soft)));
+    s = bmvp_add(c, s, bmvp_soft_dice(c, bmvp_sigmoid(c, logits), bmvp_input(c, 2, square, soft), 1, 1.0));
+    s = bmvp_add(c, s, bmvp_mean(c, bmvp_global_pool(c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, map, 2, 1), 0.1))));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
     d = bmvp_pad(c, d, low, high);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));

@@ -77,6 +77,9 @@ def pointwise():
         case(op, "number", fn, dict(a=(7, 11), b=(1,)), tol=SUMS)
     case("scale", "plain", lambda x: -1.75 * x + 0.3, dict(x=(3, 41)), dict(factor=-1.75, offset=0.3))
     case("relu", "plain", lambda x: F.relu(x), dict(x=(3, 41)))
+    case("relu", "leaky", lambda x: F.leaky_relu(x, 0.01), dict(x=(3, 41)), dict(slope=0.01))
+    case("sigmoid", "plain", torch.sigmoid, dict(x=(5, 53)))
+    case("sigmoid", "wide", torch.sigmoid, dict(x=np.linspace(-95, 95, 39)))
     case("gelu", "plain", lambda x: F.gelu(x), dict(x=(5, 53)))
     case("gelu", "wide", lambda x: F.gelu(x), dict(x=np.linspace(-12, 12, 97)))
     case("softmax", "rows", lambda x: x.softmax(-1), dict(x=(3, 2, 19)), tol=SUMS)
@@ -139,6 +142,25 @@ def shapes():
             tol=SUMS,
         )
 
+    for name, shape, factor, corners in (
+        ("two", (2, 2, 3, 1, 5), 2, False),
+        ("two_corners", (2, 2, 3, 1, 5), 2, True),
+        ("four_corners", (1, 3, 2, 5, 3), 4, True),
+        ("four", (1, 3, 2, 5, 3), 4, False),
+        ("three", (1, 1, 4, 7, 19), 3, False),
+        ("one_corners", (1, 2, 3, 2, 3), 1, True),
+    ):
+        case(
+            "upsample_trilinear",
+            name,
+            lambda x: from_torch(
+                F.interpolate(to_torch(x), scale_factor=factor, mode="trilinear", align_corners=corners)
+            ),
+            dict(x=shape),
+            dict(factor=factor, corners=int(corners)),
+            tol=SUMS,
+        )
+
     def space_to_depth(x, b):
         n, d, h, w, c = x.shape
         x = x.reshape(n, d // b, b, h // b, b, w // b, b, c)
@@ -165,6 +187,68 @@ def reductions():
             dict(target=target),
             tol=SUMS,
         )
+
+
+def segmentation():
+    case("global_pool", "volume", lambda x: x.mean((1, 2, 3)), dict(x=(2, 2, 3, 5, 7)), tol=SUMS)
+    case("global_pool", "tokens", lambda x: x.mean(1), dict(x=0.5 + rand(20, 3, 1301, 4)), tol=SUMS)
+    for name, rows, classes in (("weighted", 9, 4), ("weighted_pair", 5, 2)):
+        target = [(3 * i + 1) % classes for i in range(rows)]
+        weight = [0.25 + 0.5 * k for k in range(classes)]
+        case(
+            "cross_entropy",
+            name,
+            lambda logits: F.cross_entropy(logits, torch.tensor(target), torch.tensor(weight, dtype=torch.float64)),
+            dict(logits=2 * rand(21, rows, classes)),
+            dict(target=target, weight=weight),
+            tol=SUMS,
+        )
+
+    def hard(seed, *shape):
+        return (rand(seed, *shape) > 0.4).astype(np.float64)
+
+    for name, shape, size in (("plain", (2, 3, 2, 4, 3), 2), ("large", (1, 2, 3, 5, 2), 60), ("long", (1, 15, 16, 17, 3), 3)):
+        case(
+            "bce_logits",
+            name,
+            F.binary_cross_entropy_with_logits,
+            dict(input=size * rand(22, *shape), target=hard(23, *shape)),
+            tol=SUMS,
+            fixed=("target",),
+        )
+    case("bce_logits", "soft", F.binary_cross_entropy_with_logits, dict(input=(3, 7), target=rand(24, 3, 7) % 1), tol=SUMS, fixed=("target",))
+
+    def soft_dice(p, target, squared, smooth):
+        axes = tuple(range(1, p.dim() - 1))
+        power = 2 if squared else 1
+        both, sizes = (p * target).sum(axes), (p**power).sum(axes) + (target**power).sum(axes)
+        return (1 - (2 * both + smooth) / (sizes + smooth)).mean()
+
+    for name, shape, squared, smooth in (
+        ("plain", (2, 3, 2, 4, 3), 0, 1e-5),
+        ("squared", (2, 3, 2, 4, 3), 1, 1.0),
+        ("long", (1, 15, 16, 17, 3), 1, 1.0),
+        ("long_plain", (2, 15, 16, 17, 2), 0, 1e-5),
+    ):
+        case(
+            "soft_dice",
+            name,
+            lambda p, target: soft_dice(p, target, squared, smooth),
+            dict(p=1 / (1 + np.exp(-2 * rand(25, *shape))), target=hard(26, *shape)),
+            dict(squared=squared, smooth=smooth),
+            tol=LONG,
+            fixed=("target",),
+        )
+    empty = np.zeros((1, 3, 2, 4, 2))
+    case(
+        "soft_dice",
+        "empty",
+        lambda p, target: soft_dice(p, target, 1, 1.0),
+        dict(p=1 / (1 + np.exp(-rand(27, *empty.shape))), target=empty),
+        dict(squared=1, smooth=1.0),
+        tol=LONG,
+        fixed=("target",),
+    )
 
 
 def products():
@@ -360,6 +444,18 @@ def norms():
         )
 
 
+    for name, shape, offset in (("instance", (2, 3, 2, 3, 5), 0), ("instance_wide", (1, 3, 7, 5, 33), 2)):
+        case(
+            "groupnorm",
+            name,
+            # F.instance_norm has a wrong gradient for the wide case in PyTorch 2.6 (it does not sum to 0)
+            lambda x: from_torch(F.group_norm(to_torch(x), shape[-1], eps=1e-5)),
+            dict(x=offset + rand(28, *shape)),
+            dict(groups=shape[-1], eps=1e-5),
+            tol=LONG,
+        )
+
+
 def masking():
     def masked_fill(x, filler, mask, start):
         places = [torch.arange(n) + s for n, s in zip(x.shape, start)]
@@ -396,7 +492,7 @@ def masking():
 def main(argv):
     if len(argv) != 2:
         sys.exit(__doc__)
-    for part in (pointwise, shapes, reductions, products, convolutions, norms, masking):
+    for part in (pointwise, shapes, reductions, segmentation, products, convolutions, norms, masking):
         part()
     os.makedirs(argv[1], exist_ok=True)
     for op, (tensors, meta) in FILES.items():
