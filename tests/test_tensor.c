@@ -699,7 +699,7 @@ static bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor *y)
     s = bmvp_add(c, bmvp_cross_entropy(c, logits, target), bmvp_mean(c, bmvp_mul(c, s, s)));
     s = bmvp_add(c, s, bmvp_bce_logits(c, logits, bmvp_input(c, 2, square, soft)));
     s = bmvp_add(c, s, bmvp_soft_dice(c, bmvp_sigmoid(c, logits), bmvp_input(c, 2, square, soft), 1, 1.0));
-    s = bmvp_add(c, s, bmvp_mean(c, bmvp_global_pool(c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, map, 2, 1), 0.1))));
+    s = bmvp_add(c, s, bmvp_mean(c, bmvp_global_pool(c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
     d = bmvp_pad(c, d, low, high);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));
