@@ -1583,12 +1583,6 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
 }
 
-/* 1 for entries of the encoder, by their released names. */
-static int bmvpi_ft_of_encoder(const char *name)
-{
-    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
-}
-
 static void bmvpi_ft_make_optim(bmvp_ft *f)
 {
     static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
@@ -1599,7 +1593,7 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     k.beta1 = k.momentum = f->cfg.beta1;
     k.beta2 = f->cfg.beta2;
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_ft_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
+        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
