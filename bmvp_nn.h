@@ -3697,7 +3697,7 @@ static void bmvpi_make_decoder(bmvp_net *net)
                                              k == 1 ? out[i] : 2 * out[i], k < 2 ? 3 : 1, segment, BMVP_INIT_KAIMING_OUT);
         }
     }
-    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_XYZ, 5, d[0], net->cfg.in_channels, 3, segment);
+    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_ZXY, 5, d[0], net->cfg.in_channels, 3, segment);
     net->uf.proj1_norm = bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, segment);
     net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
                                    1, 1);

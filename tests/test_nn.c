@@ -864,8 +864,8 @@ static void test_wrong_checkpoint(void)
 static void test_config_as_json(void)
 {
     const bmvp_net_config from[2] = {
-        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 }
+        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0, BMVP_TASK_SEGMENT, 5, 1 },
+        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0, BMVP_TASK_CLASSIFY, 3, 0 }
     };
     bmvp_net_config back;
     bmvp_json_doc *doc = NULL;
