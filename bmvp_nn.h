@@ -4641,6 +4641,7 @@ static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_sta
     char have[160], want[160];
     *k = bmvpi_adopt_find(f, group, s);
     if (strncmp(s->name, "up1conv.", 8) == 0 && source->task == BMVP_TASK_PRETRAIN) return BMVP_ADOPT_FRESH; /* it rebuilt intensities */
+    if (strncmp(s->name, "decoder.proj1.proj.", 19) == 0 && source->in_channels != in_channels) return BMVP_ADOPT_FRESH; /* bias too */
     if (other_stem && *k >= 0 && (bmvpi_is_stem(s->name, "bias") || bmvpi_is_stem(s->name, "weight"))) {
         if (bmvpi_adopt_same_shape(&f->entry[*k], s, 1)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
     } else if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
