@@ -286,26 +286,30 @@ BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule);
 /* 2 |a b| / (|a| + |b|) over n zeros and non-zeros. MONAI DiceMetric (ignore_empty) */
 BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule);
 /* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there is none. Exact
-   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM */
+   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM, BMVP_E_ARG (an edge below 1, a spacing outside 1e-12 to
+   1e12) */
 BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
                                              const bmvp_allocator *a);
 /* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear) of
    the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
-   MONAI HausdorffDistanceMetric(directed=False). BMVP_E_OOM, BMVP_E_ARG (percentile outside 0..100) */
+   MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside
+   0..100, edges and spacings as above); *out is then NaN. */
 BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
                                     double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out);
 
 /* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
    Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
-   sklearn roc_auc_score, f1_score */
+   The predicted class is the likeliest, the first of equals. sklearn roc_auc_score, f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number
+   outside 0..classes-1, a score that is NaN, fewer than two classes) */
 typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
 BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
                                          bmvp_class_metrics *out);
-/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty. truth: 0 or not 0. */
+/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty, a score is NaN or memory is short.
+   truth: 0 or not 0. */
 BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a);
 
-/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of the cases. n_used 0:
-   everything is NaN. */
+/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of them; the same for a seed
+   always. n_used 0: everything is NaN. BMVP_E_OOM, BMVP_E_ARG (resamples below 1, more than 2^32 - 1 values) */
 typedef struct bmvp_interval { double mean, low, high; int64_t n_used; } bmvp_interval;
 BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
                                     bmvp_interval *out);
@@ -1358,15 +1362,16 @@ BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *
     return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
 }
 
-/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): d(y) = min over v of f(v) + w (y - v)^2 is w y^2 plus the
-   least F(v) - 2 w y v with F(v) = f(v) + w v^2. The points (v, F(v)) that can be least are the lower convex hull, which takes
-   products only; what it holds of a column is a copy, so the column is transformed in place. */
+/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v is w y^2 plus the
+   least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the points (v, F(v)), and each holds as long
+   as 2 w y lies between the slopes left and right of it. The hull has a copy of what it needs: columns are transformed in place. */
 
-typedef struct bmvpi_hull { double f, lift, v; } bmvpi_hull;
+typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
 typedef struct bmvpi_edt {
     double w[3];      /* mm^2 of one step along D, H, W */
     bmvpi_hull *hull; /* of the longest axis */
     float *square;    /* mm^2 of k steps along W */
+    int64_t looked;   /* places that searches looked at */
 } bmvpi_edt;
 
 static int64_t bmvpi_edt_bytes(const int64_t dim[3])
@@ -1397,8 +1402,8 @@ static int64_t bmvpi_next_set(const unsigned char *mask, int64_t i, int64_t n)
     return i;
 }
 
-/* Along W the nearest set voxel is one of the two neighbours in the row. Returns 0 when the row has none. */
-static int bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
+/* Along W the nearest set voxel is one of the two neighbours in the row. */
+static void bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
 {
     int64_t last = -1, next, i = 0;
     for (next = bmvpi_next_set(mask, 0, n); next < n; next = bmvpi_next_set(mask, next + 1, n)) {
@@ -1408,7 +1413,6 @@ static int bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t 
         last = next;
     }
     for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
-    return last >= 0;
 }
 
 static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, int64_t stride)
@@ -1418,29 +1422,37 @@ static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, 
     int64_t i, top = -1, k = 0;
     for (i = 0; i < n; ++i) {
         const double f = (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        double slope = -HUGE_VAL;
         if (f == HUGE_VAL) continue;
-        while (top > 0 && (h[top].lift - h[top - 1].lift) * (v - h[top].v) >= (lift - h[top].lift) * (h[top].v - h[top - 1].v)) --top;
+        while (top >= 0 && (slope = (lift - h[top].lift) / (v - h[top].v)) <= h[top].slope) --top;
         ++top;
         h[top].f = f;
         h[top].lift = lift;
         h[top].v = v;
+        h[top].slope = slope;
     }
     for (i = 0; i < n && top >= 0; ++i) {
         const double y = (double)i;
-        while (k < top && h[k + 1].lift - h[k].lift <= 2 * w * y * (h[k + 1].v - h[k].v)) ++k;
+        while (k < top && h[k + 1].slope <= 2 * w * y) ++k;
         x[i * stride] = (float)(h[k].f + w * (y - h[k].v) * (y - h[k].v));
     }
 }
 
-/* The axes W and H: squared distances within each plane. */
-static void bmvpi_edt_planes(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *out)
+/* Axis W: squared distances within rows. */
+static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
 {
-    const int64_t plane = dim[1] * dim[2];
-    int64_t z, y, x;
-    for (z = 0; z < dim[0]; ++z, mask += plane, out += plane) {
-        int any = 0;
-        for (y = 0; y < dim[1]; ++y) any |= bmvpi_edt_row(e, mask + y * dim[2], dim[2], out + y * dim[2]);
-        for (x = 0; x < dim[2] && any; ++x) bmvpi_edt_column(e, 1, out + x, dim[1], dim[2]);
+    int64_t i;
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
+}
+
+/* Axis H, of distances within rows: now within planes. A row is finite or infinite as a whole, so one column shows whether any is. */
+static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
+{
+    int64_t z, i;
+    for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
+        for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
+        if (i == dim[1]) continue;
+        for (i = 0; i < dim[2]; ++i) bmvpi_edt_column(e, 1, x + i, dim[1], dim[2]);
     }
 }
 
@@ -1468,7 +1480,8 @@ BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const in
     memory = bmvpi_alloc_array(&al, bmvpi_edt_bytes(dim), 1);
     if (!memory) return BMVP_E_OOM;
     bmvpi_edt_init(&e, dim, mm, memory);
-    bmvpi_edt_planes(&e, mask, dim, squared);
+    bmvpi_edt_rows(&e, mask, dim, squared);
+    bmvpi_edt_planes(&e, dim, squared);
     for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 0, squared + i, dim[0], plane);
     al.free(memory, al.user);
     return BMVP_OK;
@@ -1538,33 +1551,68 @@ static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], co
     return n;
 }
 
-/* Least x[v] + w (v - at)^2, from `at` outwards until no farther one can be less. */
-static double bmvpi_edt_search(const float *x, int64_t n, int64_t stride, double w, int64_t at)
+/* The least of `best` and base + x[v] + w (v - at)^2, from `at` outwards until no farther one can be less. */
+static double bmvpi_edt_search(bmvpi_edt *e, const float *x, int64_t n, int64_t stride, double w, int64_t at, double base, double best)
 {
-    double best = (double)x[at * stride];
+    double far = base;
     int64_t k;
-    for (k = 1; (k <= at || at + k < n) && w * (double)k * (double)k < best; ++k) {
-        const double far = w * (double)k * (double)k;
-        if (k <= at && (double)x[(at - k) * stride] + far < best) best = (double)x[(at - k) * stride] + far;
-        if (at + k < n && (double)x[(at + k) * stride] + far < best) best = (double)x[(at + k) * stride] + far;
+    for (k = 0; (k <= at || at + k < n) && far < best; ++k, far = base + w * (double)k * (double)k) {
+        const double a = k <= at ? (double)x[(at - k) * stride] + far : best, b = at + k < n ? (double)x[(at + k) * stride] + far : best;
+        best = a < best ? a : best;
+        best = b < best ? b : best;
+    }
+    e->looked += k;
+    return best;
+}
+
+/* The same over H and D, around row y of plane z. at: column of that plane. */
+static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y, double best)
+{
+    const int64_t plane = dim[1] * dim[2];
+    double far = 0;
+    int64_t k;
+    for (k = 0; (k <= z || z + k < dim[0]) && far < best; ++k, far = e->w[0] * (double)k * (double)k) {
+        if (k <= z) best = bmvpi_edt_search(e, at - k * plane, dim[1], dim[2], e->w[1], y, far, best);
+        if (k > 0 && z + k < dim[0]) best = bmvpi_edt_search(e, at + k * plane, dim[1], dim[2], e->w[1], y, far, best);
     }
     return best;
 }
 
-/* Distances of the voxels of `from` to the surface whose distances within planes are `squared` (used up). The axis D is looked at only
-   in columns that hold such voxels: a few of them are searched for, with many the column is transformed. */
-static void bmvpi_surface_distances(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
+/* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
+   while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
+    int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
+    double best = HUGE_VAL;
+    e->looked = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const unsigned char *row = from + z * plane + y * dim[2];
+            for (x = bmvpi_next_set(row, 0, dim[2]); x < dim[2]; x = bmvpi_next_set(row, x + 1, dim[2])) {
+                const double dz = (double)(z - last[0]), dy = (double)(y - last[1]), dx = (double)(x - last[2]);
+                best = sqrt(best) + sqrt(e->w[0] * dz * dz + e->w[1] * dy * dy + e->w[2] * dx * dx);
+                best *= best * (1 + 1e-6); /* rounding */
+                best = bmvpi_edt_search_disc(e, squared + z * plane + x, dim, z, y, best);
+                *out++ = (float)sqrt(best);
+                last[0] = z, last[1] = y, last[2] = x;
+                enough += each;
+                if (e->looked > enough) return 0;
+            }
+        }
+    return 1;
+}
+
+/* The same for surfaces far apart, from distances within planes (used up): the last axis, in the columns that hold voxels of `from`. */
+static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
 {
     const int64_t plane = dim[1] * dim[2];
     int64_t i, z;
     for (i = 0; i < plane; ++i) {
-        int64_t n = 0;
-        for (z = 0; z < dim[0]; ++z) n += from[z * plane + i];
-        if (n > 8) bmvpi_edt_column(e, 0, squared + i, dim[0], plane);
-        for (z = 0; z < dim[0] && n > 0; ++z) {
-            if (!from[z * plane + i]) continue;
-            *out++ = (float)sqrt(n > 8 ? (double)squared[z * plane + i] : bmvpi_edt_search(squared + i, dim[0], plane, e->w[0], z));
-        }
+        for (z = 0; z < dim[0] && !from[z * plane + i]; ++z) {}
+        if (z < dim[0]) bmvpi_edt_column(e, 0, squared + i, dim[0], plane);
+        for (; z < dim[0]; ++z)
+            if (from[z * plane + i]) *out++ = (float)sqrt((double)squared[z * plane + i]);
     }
 }
 
@@ -1642,8 +1690,11 @@ BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsig
         squared = (float *)(void *)(memory + edt);
         distance = squared + n;
         for (i = 0; i < 2; ++i) {
-            bmvpi_edt_planes(&e, surface[!i], box, squared);
-            bmvpi_surface_distances(&e, surface[i], squared, box, distance);
+            bmvpi_edt_rows(&e, surface[!i], box, squared);
+            if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance)) {
+                bmvpi_edt_planes(&e, box, squared);
+                bmvpi_surface_far(&e, surface[i], squared, box, distance);
+            }
             far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
         }
         *out = (double)(far[0] > far[1] ? far[0] : far[1]);
@@ -1704,15 +1755,15 @@ static int bmvpi_likeliest(const float *score, int classes)
     return best;
 }
 
-/* Adds weight times the figures of class k against the rest. */
-static void bmvpi_class_figures(const float *score, const int *truth, int64_t n, int classes, int k, double weight, bmvpi_scored *s,
-                                bmvp_class_metrics *out)
+/* Adds weight times the figures of class k against the rest. guess: the likeliest class of each case. */
+static void bmvpi_class_figures(const float *score, const int *truth, const int *guess, int64_t n, int classes, int k, double weight,
+                                bmvpi_scored *s, bmvp_class_metrics *out)
 {
     int64_t count[2][2] = { { 0, 0 }, { 0, 0 } }, i; /* by truth and prediction */
     for (i = 0; i < n; ++i) {
         s[i].score = score[i * classes + k];
         s[i].truth = truth[i] == k;
-        ++count[s[i].truth][bmvpi_likeliest(score + i * classes, classes) == k];
+        ++count[s[i].truth][guess[i] == k];
     }
     out->auc += weight * bmvpi_auc(s, n);
     out->f1 += weight * bmvpi_share(2 * count[1][1], 2 * count[1][1] + count[0][1] + count[1][0]);
@@ -1726,7 +1777,7 @@ BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, i
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     bmvpi_scored *s;
     int64_t i, right = 0;
-    int k;
+    int k, *guess;
     out->accuracy = out->auc = out->f1 = out->sensitivity = out->specificity = (double)NAN;
     if (n < 0 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
     for (i = 0; i < n; ++i)
@@ -1734,13 +1785,17 @@ BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, i
     for (i = 0; i < n * classes; ++i)
         if (score[i] != score[i]) return BMVP_E_ARG;
     if (n == 0) return BMVP_OK;
-    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)sizeof *s);
+    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)(sizeof *s + sizeof *guess));
     if (!s) return BMVP_E_OOM;
-    for (i = 0; i < n; ++i) right += bmvpi_likeliest(score + i * classes, classes) == truth[i];
+    guess = (int *)(void *)(s + n);
+    for (i = 0; i < n; ++i) {
+        guess[i] = bmvpi_likeliest(score + i * classes, classes);
+        right += guess[i] == truth[i];
+    }
     out->accuracy = bmvpi_share(right, n);
     out->auc = out->f1 = out->sensitivity = out->specificity = 0;
     for (k = classes == 2; k < classes; ++k)
-        bmvpi_class_figures(score, truth, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
+        bmvpi_class_figures(score, truth, guess, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
     al.free(s, al.user);
     return BMVP_OK;
 }
