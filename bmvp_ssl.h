@@ -1370,7 +1370,7 @@ typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v
 typedef struct bmvpi_edt {
     double w[3];      /* mm^2 of one step along D, H, W */
     bmvpi_hull *hull; /* of the longest axis */
-    float *square;    /* mm^2 of k steps along W */
+    float *square;    /* of whole numbers: distances along W are kept in steps, which floats hold exactly */
     int64_t looked;   /* places that searches looked at */
 } bmvpi_edt;
 
@@ -1387,7 +1387,7 @@ static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3
     for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
     e->hull = (bmvpi_hull *)memory;
     e->square = (float *)(void *)(e->hull + bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2])));
-    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)(e->w[2] * (double)k * (double)k);
+    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)k * (float)k;
 }
 
 /* First place from i on that is not 0, n: none. */
@@ -1415,13 +1415,13 @@ static void bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t
     for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
 }
 
-static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, int64_t stride)
+/* x: squares, in mm^2 when multiplied by unit; in mm^2 afterwards. */
+static void bmvpi_edt_column(const bmvpi_edt *e, double unit, double w, float *x, int64_t n, int64_t stride)
 {
-    const double w = e->w[axis];
     bmvpi_hull *const h = e->hull;
     int64_t i, top = -1, k = 0;
     for (i = 0; i < n; ++i) {
-        const double f = (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        const double f = unit * (double)x[i * stride], v = (double)i, lift = f + w * v * v;
         double slope = -HUGE_VAL;
         if (f == HUGE_VAL) continue;
         while (top >= 0 && (slope = (lift - h[top].lift) / (v - h[top].v)) <= h[top].slope) --top;
@@ -1438,21 +1438,21 @@ static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, 
     }
 }
 
-/* Axis W: squared distances within rows. */
+/* Axis W: squared distances within rows, in steps. */
 static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
 {
     int64_t i;
     for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
 }
 
-/* Axis H, of distances within rows: now within planes. A row is finite or infinite as a whole, so one column shows whether any is. */
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole, so one column shows whether any is. */
 static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
 {
     int64_t z, i;
     for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
         for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
         if (i == dim[1]) continue;
-        for (i = 0; i < dim[2]; ++i) bmvpi_edt_column(e, 1, x + i, dim[1], dim[2]);
+        for (i = 0; i < dim[2]; ++i) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
     }
 }
 
@@ -1482,7 +1482,7 @@ BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const in
     bmvpi_edt_init(&e, dim, mm, memory);
     bmvpi_edt_rows(&e, mask, dim, squared);
     bmvpi_edt_planes(&e, dim, squared);
-    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 0, squared + i, dim[0], plane);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 1, e.w[0], squared + i, dim[0], plane);
     al.free(memory, al.user);
     return BMVP_OK;
 }
@@ -1551,13 +1551,15 @@ static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], co
     return n;
 }
 
-/* The least of `best` and base + x[v] + w (v - at)^2, from `at` outwards until no farther one can be less. */
-static double bmvpi_edt_search(bmvpi_edt *e, const float *x, int64_t n, int64_t stride, double w, int64_t at, double base, double best)
+/* The least of `best` and what row y of a plane and the rows around it have, outwards until no farther one can be less. x: a column of
+   squares in steps along W; base: mm^2 of the way to that plane. */
+static double bmvpi_edt_search(bmvpi_edt *e, const float *x, const int64_t dim[3], int64_t y, double base, double best)
 {
     double far = base;
     int64_t k;
-    for (k = 0; (k <= at || at + k < n) && far < best; ++k, far = base + w * (double)k * (double)k) {
-        const double a = k <= at ? (double)x[(at - k) * stride] + far : best, b = at + k < n ? (double)x[(at + k) * stride] + far : best;
+    for (k = 0; (k <= y || y + k < dim[1]) && far < best; ++k, far = base + e->w[1] * (double)k * (double)k) {
+        const double a = k <= y ? e->w[2] * (double)x[(y - k) * dim[2]] + far : best;
+        const double b = y + k < dim[1] ? e->w[2] * (double)x[(y + k) * dim[2]] + far : best;
         best = a < best ? a : best;
         best = b < best ? b : best;
     }
@@ -1565,15 +1567,15 @@ static double bmvpi_edt_search(bmvpi_edt *e, const float *x, int64_t n, int64_t 
     return best;
 }
 
-/* The same over H and D, around row y of plane z. at: column of that plane. */
+/* The same in plane z and the planes around it. at: the column in plane z. */
 static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y, double best)
 {
     const int64_t plane = dim[1] * dim[2];
     double far = 0;
     int64_t k;
     for (k = 0; (k <= z || z + k < dim[0]) && far < best; ++k, far = e->w[0] * (double)k * (double)k) {
-        if (k <= z) best = bmvpi_edt_search(e, at - k * plane, dim[1], dim[2], e->w[1], y, far, best);
-        if (k > 0 && z + k < dim[0]) best = bmvpi_edt_search(e, at + k * plane, dim[1], dim[2], e->w[1], y, far, best);
+        if (k <= z) best = bmvpi_edt_search(e, at - k * plane, dim, y, far, best);
+        if (k > 0 && z + k < dim[0]) best = bmvpi_edt_search(e, at + k * plane, dim, y, far, best);
     }
     return best;
 }
@@ -1610,7 +1612,7 @@ static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, flo
     int64_t i, z;
     for (i = 0; i < plane; ++i) {
         for (z = 0; z < dim[0] && !from[z * plane + i]; ++z) {}
-        if (z < dim[0]) bmvpi_edt_column(e, 0, squared + i, dim[0], plane);
+        if (z < dim[0]) bmvpi_edt_column(e, 1, e->w[0], squared + i, dim[0], plane);
         for (; z < dim[0]; ++z)
             if (from[z * plane + i]) *out++ = (float)sqrt((double)squared[z * plane + i]);
     }
