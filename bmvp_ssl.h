@@ -1372,21 +1372,25 @@ typedef struct bmvpi_edt {
     bmvpi_hull *hull; /* of the longest axis */
     float *square;    /* of whole numbers: distances along W are kept in steps, which floats hold exactly */
     int64_t looked;   /* places that searches looked at */
+    unsigned char *wanted; /* along W: are columns of this place to be transformed? */
 } bmvpi_edt;
 
 static int64_t bmvpi_edt_bytes(const int64_t dim[3])
 {
     const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
-    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float)));
+    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4)); /* 4: `wanted`, floats may follow */
 }
 
 static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
 {
+    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
     int64_t k;
     int a;
     for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
     e->hull = (bmvpi_hull *)memory;
-    e->square = (float *)(void *)(e->hull + bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2])));
+    e->square = (float *)(void *)(e->hull + longest);
+    e->wanted = (unsigned char *)(e->square + longest);
+    memset(e->wanted, 1, (size_t)dim[2]);
     for (k = 0; k < dim[2]; ++k) e->square[k] = (float)k * (float)k;
 }
 
@@ -1452,7 +1456,8 @@ static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
     for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
         for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
         if (i == dim[1]) continue;
-        for (i = 0; i < dim[2]; ++i) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
+        for (i = 0; i < dim[2]; ++i)
+            if (e->wanted[i]) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
     }
 }
 
@@ -1605,11 +1610,20 @@ static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t c
     return 1;
 }
 
-/* The same for surfaces far apart, from distances within planes (used up): the last axis, in the columns that hold voxels of `from`. */
+BMVPI_HOT static void bmvpi_or(unsigned char *BMVP_RESTRICT to, const unsigned char *BMVP_RESTRICT x, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) to[i] |= x[i];
+}
+
+/* The same for surfaces far apart (squared is used up): the transform, but only where columns hold voxels of `from`. */
 static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
 {
     const int64_t plane = dim[1] * dim[2];
     int64_t i, z;
+    memset(e->wanted, 0, (size_t)dim[2]);
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_or(e->wanted, from + i * dim[2], dim[2]);
+    bmvpi_edt_planes(e, dim, squared);
     for (i = 0; i < plane; ++i) {
         for (z = 0; z < dim[0] && !from[z * plane + i]; ++z) {}
         if (z < dim[0]) bmvpi_edt_column(e, 1, e->w[0], squared + i, dim[0], plane);
@@ -1694,7 +1708,6 @@ BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsig
         for (i = 0; i < 2; ++i) {
             bmvpi_edt_rows(&e, surface[!i], box, squared);
             if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance)) {
-                bmvpi_edt_planes(&e, box, squared);
                 bmvpi_surface_far(&e, surface[i], squared, box, distance);
             }
             far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
