@@ -66,7 +66,7 @@ tests: build/bmvp $(TEST_BIN) $(COURSE)
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
 
-bench: build/bmvp build/bench_step
+bench: build/bmvp build/bench_step build/bench_metrics
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" sh tests/bench/run.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer
