@@ -290,8 +290,8 @@ BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *
    1e12) */
 BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
                                              const bmvp_allocator *a);
-/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear) of
-   the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
+/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear)
+   of the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
    MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside
    0..100, edges and spacings as above); *out is then NaN. */
 BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
@@ -1321,7 +1321,7 @@ enum { BMVPI_STREAM_BOOTSTRAP = 500 };
 BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule)
 {
     switch (rule) {
-    case BMVP_EMPTY_MONAI: return "MONAI: Dice is undefined when the truth is empty, the distance when either mask is (its maximum infinite)";
+    case BMVP_EMPTY_MONAI: return "MONAI: Dice is NaN when the truth is empty, the distance when a mask is (the maximum: inf when one is)";
     case BMVP_EMPTY_BRATS: return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
     }
     return "unknown rule for empty masks";
@@ -1449,7 +1449,7 @@ static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const 
     for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
 }
 
-/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole, so one column shows whether any is. */
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column shows if any is. */
 static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
 {
     int64_t z, i;
@@ -1544,7 +1544,8 @@ BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, in
 
 /* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface wherever they are set: what
    lies beyond is zero or outside of the image. */
-static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3], unsigned char *out)
+static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3],
+                             unsigned char *out)
 {
     int64_t z, y, n = 0;
     for (z = 0; z < box[0]; ++z)

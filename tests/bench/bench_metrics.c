@@ -14,9 +14,12 @@ enum { D = 155, H = 240, W = 240, VOXELS = D * H * W, MOST_REPS = 101 };
 /* Two pairs of ellipsoids, each a centre and radii in D, H, W: prediction and truth are unions of two. */
 typedef struct pair { const char *name; int e[4][6]; } pair;
 static const pair pairs[] = {
-    { "tumour", { { 77, 120, 120, 30, 35, 32 }, { 95, 140, 100, 14, 20, 25 }, { 79, 123, 118, 31, 33, 34 }, { 93, 143, 103, 16, 18, 22 } } },
-    { "brain", { { 77, 120, 120, 70, 90, 75 }, { 60, 70, 120, 40, 30, 50 }, { 78, 121, 119, 69, 91, 74 }, { 62, 72, 118, 40, 31, 48 } } },
-    { "far", { { 40, 60, 60, 35, 55, 55 }, { 60, 90, 80, 20, 25, 25 }, { 110, 180, 180, 40, 55, 55 }, { 95, 150, 160, 20, 22, 30 } } },
+    { "tumour",
+      { { 77, 120, 120, 30, 35, 32 }, { 95, 140, 100, 14, 20, 25 }, { 79, 123, 118, 31, 33, 34 }, { 93, 143, 103, 16, 18, 22 } } },
+    { "brain",
+      { { 77, 120, 120, 70, 90, 75 }, { 60, 70, 120, 40, 30, 50 }, { 78, 121, 119, 69, 91, 74 }, { 62, 72, 118, 40, 31, 48 } } },
+    { "far",
+      { { 40, 60, 60, 35, 55, 55 }, { 60, 90, 80, 20, 25, 25 }, { 110, 180, 180, 40, 55, 55 }, { 95, 150, 160, 20, 22, 30 } } },
 };
 static unsigned char mask[2][VOXELS];
 
@@ -27,7 +30,8 @@ static void paint(unsigned char *m, const int e[6])
     for (z = 0; z < D; ++z)
         for (y = 0; y < H; ++y)
             for (x = 0; x < W; ++x) {
-                const int64_t a = (int64_t)(z - e[0]) * e[4] * e[5], b = (int64_t)(y - e[1]) * e[3] * e[5], c = (int64_t)(x - e[2]) * e[3] * e[4];
+                const int64_t a = (int64_t)(z - e[0]) * e[4] * e[5], b = (int64_t)(y - e[1]) * e[3] * e[5];
+                const int64_t c = (int64_t)(x - e[2]) * e[3] * e[4];
                 if (a * a + b * b + c * c <= full * full) m[((int64_t)z * H + y) * W + x] = 1;
             }
 }

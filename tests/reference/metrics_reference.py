@@ -171,7 +171,8 @@ def class_numbers(score, truth, classes):
 
 def write_classes(path):
     with open(path, "w") as f:
-        f.write("# name|cases, classes, classes that occur, seed, bonus|accuracy, AUC, F1, sensitivity, specificity: metrics_reference.py\n")
+        f.write("# name|cases, classes, classes that occur, seed, bonus|accuracy, AUC, F1, sensitivity, specificity")
+        f.write(": metrics_reference.py\n")
         for name, *how in CLASSES:
             score, truth = class_case(*how)
             f.write("%s|%s|%s\n" % (name, " ".join(map(str, how)), class_numbers(score, truth, how[1])))
