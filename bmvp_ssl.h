@@ -1588,7 +1588,10 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
     snprintf(l->name, sizeof l->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
     l->exclusive = strcmp(bmvp_json_string(bmvp_json_get(node, "kind"), "regions"), "classes") == 0;
     for (r = regions ? regions->first : NULL; r && !st; r = r->next) {
-        for (n = 0, v = r->first; v && n < BMVP_LABEL_VALUES; v = v->next) value[n++] = (int)bmvp_json_int(v, -1);
+        for (n = 0, v = r->first; v && n < BMVP_LABEL_VALUES; v = v->next) {
+            const int64_t k = bmvp_json_int(v, -1);
+            value[n++] = k < 0 || k > BMVP_LABEL_VALUES ? -1 : (int)k; /* refused */
+        }
         st = bmvp_labels_add(l, r->key, value, n, err);
     }
     v = bmvp_json_get(node, "known");
