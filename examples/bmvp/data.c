@@ -124,18 +124,28 @@ static bmvp_status set_image(bmvp_dataset *d, bmvp_case *k, const char *modality
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
 
-/* "class", and "patient"; a decathlon list may give the class as "label". */
-static void set_class(bmvp_case *k, const bmvp_json *node)
+/* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
+static bmvp_status set_truth(bmvp_dataset *d, bmvp_case *k, const bmvp_json *node, const char *dir, bmvp_error *err)
 {
-    const bmvp_json *label = bmvp_json_get(node, "label");
-    const char *patient = bmvp_json_string(bmvp_json_get(node, "patient"), NULL);
-    k->klass = bmvp_json_int(bmvp_json_get(node, "class"), label && label->type == BMVP_JSON_NUMBER ? bmvp_json_int(label, -1) : -1);
-    if (patient) k->patient = bmvp_text_copy(patient);
+    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"), *patient = bmvp_json_get(node, "patient");
+    if (label && label->type == BMVP_JSON_STRING) k->label = bmvp_path_join(dir, label->str);
+    else if (!klass && label && label->type == BMVP_JSON_NUMBER) klass = label;
+    else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_NUMBER)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)", d->path, k->id);
+    if (klass && klass->type != BMVP_JSON_NULL && (!klass->is_int || klass->i < 0))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", d->path, k->id);
+    if (patient && patient->type != BMVP_JSON_STRING)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"patient\" must be a string", d->path, k->id);
+    k->klass = bmvp_json_int(klass, -1);
+    if (patient) k->patient = bmvp_text_copy(patient->str);
+    if ((k->label == NULL && label && label->type == BMVP_JSON_STRING) || (patient && !k->patient))
+        return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    return BMVP_OK;
 }
 
 static bmvp_status load_our_case(bmvp_dataset *d, const bmvp_json *node, const char *dir, bmvp_error *err)
 {
-    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL), *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL);
+    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL);
     const bmvp_json *images = bmvp_json_get(node, "images"), *m;
     bmvp_status st = BMVP_OK;
     bmvp_case *k;
@@ -148,9 +158,7 @@ static bmvp_status load_our_case(bmvp_dataset *d, const bmvp_json *node, const c
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", d->path, id, m->key);
         st = set_image(d, k, m->key, dir, m->str, err);
     }
-    if (label) k->label = bmvp_path_join(dir, label);
-    set_class(k, node);
-    return st;
+    return st ? st : set_truth(d, k, node, dir, err);
 }
 
 /* The longest common start of the file names, without separators at its end: the id of a case that has none. */
@@ -185,7 +193,7 @@ static void common_id(const bmvp_json *files, char *id, size_t size)
 static bmvp_status load_decathlon_case(bmvp_dataset *d, const bmvp_json *node, const bmvp_json *channels, const char *dir, bmvp_error *err)
 {
     const bmvp_json *image = bmvp_json_get(node, "image"), *f;
-    const char *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL), *name;
+    const char *name;
     char id[256], suffix[64], index[16];
     bmvp_status st = BMVP_OK;
     bmvp_case *k;
@@ -202,9 +210,7 @@ static bmvp_status load_decathlon_case(bmvp_dataset *d, const bmvp_json *node, c
         name = bmvp_json_string(bmvp_json_get(channels, index), suffix);
         st = set_image(d, k, bmvp_modality_find(suffix) >= 0 ? suffix : name, dir, file, err);
     }
-    if (label) k->label = bmvp_path_join(dir, label);
-    set_class(k, node);
-    return st;
+    return st ? st : set_truth(d, k, node, dir, err);
 }
 
 /* ---- what label values mean -------------------------------------------------------------------------------------------- */
@@ -214,30 +220,25 @@ static int is_number(const char *text) { return *text && strspn(text, "012345678
 /* The values of one entry: a number or a list of numbers. Returns how many, -1: neither. */
 static int entry_values(const bmvp_json *m, int *v)
 {
-    const bmvp_json *e;
+    const bmvp_json *e = m->type == BMVP_JSON_ARRAY ? m->first : m;
     int n = 0;
-    if (m->type == BMVP_JSON_NUMBER && m->is_int) v[n++] = (int)m->i;
-    for (e = m->type == BMVP_JSON_ARRAY ? m->first : NULL; e; e = e->next) {
+    for (; e; e = m->type == BMVP_JSON_ARRAY ? e->next : NULL) {
         if (e->type != BMVP_JSON_NUMBER || !e->is_int || n == BMVP_LABEL_VALUES) return -1;
-        v[n++] = (int)e->i;
+        v[n++] = e->i < 0 || e->i > BMVP_LABEL_VALUES ? -1 : (int)e->i; /* what does not fit is refused by bmvp_labels_add */
     }
     return n > 0 ? n : -1;
 }
 
 static bmvp_status add_region(bmvp_dataset *d, const bmvp_json *m, bmvp_error *err)
 {
-    int v[BMVP_LABEL_VALUES], n;
+    const int by_value = m->type == BMVP_JSON_STRING && is_number(m->key); /* decathlon: value -> name */
+    int v[BMVP_LABEL_VALUES], n = 1;
     bmvp_error e;
-    if (m->type == BMVP_JSON_STRING && is_number(m->key)) { /* value -> name */
-        v[0] = (int)strtol(m->key, NULL, 10);
-        if (v[0] == 0) return BMVP_OK; /* the background */
-        if (bmvp_labels_add(&d->labels, m->str, v, 1, &e) == BMVP_OK) return BMVP_OK;
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", d->path, e.message);
-    }
-    n = entry_values(m, v);
+    if (by_value) v[0] = strlen(m->key) > 3 ? -1 : (int)strtol(m->key, NULL, 10);
+    else n = entry_values(m, v);
     if (n < 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: label '%s' must be a whole number or a list of them", d->path, m->key);
-    if (n == 1 && v[0] == 0) return BMVP_OK; /* "background": 0 */
-    if (bmvp_labels_add(&d->labels, m->key, v, n, &e) == BMVP_OK) return BMVP_OK;
+    if (n == 1 && v[0] == 0) return BMVP_OK; /* the background */
+    if (bmvp_labels_add(&d->labels, by_value ? m->str : m->key, v, n, &e) == BMVP_OK) return BMVP_OK;
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", d->path, e.message);
 }
 
