@@ -3678,6 +3678,18 @@ static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *pref
     b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
 }
 
+/* Weight and bias as PyTorch's default leaves a convolution: what the release does not initialise itself. */
+static bmvpi_layer bmvpi_make_default(bmvp_net *net, const char *field, int64_t out, int64_t in)
+{
+    const bmvpi_layer l = bmvpi_make_layer(net, "", field, BMVP_LAYOUT_POINTWISE, 5, out, in, 1, 1);
+    int i;
+    for (i = net->state.n - 2; l.b && i < net->state.n; ++i) {
+        net->state.item[i].init = BMVP_INIT_UNIFORM_IN;
+        net->state.item[i].fan = in;
+    }
+    return l;
+}
+
 /* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
    they are carried (not trained), so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
@@ -3702,7 +3714,7 @@ static void bmvpi_make_decoder(bmvp_net *net)
     net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
                                    1, 1);
     for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
-        net->uf.scale[i] = bmvpi_make_layer(net, "", i ? "ms_out.1" : "ms_out.0", BMVP_LAYOUT_POINTWISE, 5, outputs, d[1 - i], 1, 1);
+        net->uf.scale[i] = bmvpi_make_default(net, i ? "ms_out.1" : "ms_out.0", outputs, d[1 - i]);
 }
 
 /* Released names of the encoder: pre-training has one level more. */
@@ -3859,37 +3871,49 @@ static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
     if (!net->c->grad_on) bmvp_drop(net->c, t);
 }
 
-/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
-   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs are dropped and computed again. */
-static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
+   than to keep. */
+static bmvp_tensor *bmvpi_join(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *part[2], *y;
+    part[0] = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    part[1] = skip;
+    y = bmvp_concat(net->c, 2, part, 4);
+    bmvp_drop(net->c, part[0]);
+    if (i == 3) bmvp_drop(net->c, skip);
+    return bmvp_scope_end(net->c, scope, y);
+}
+
+/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
+static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp_tensor *x)
 {
     const bmvp_conv_shape same = bmvp_conv_same(1, 1);
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *part[2], *cat, *h[3], *n[3], *r, *y;
-    part[0] = bmvp_conv_transpose3d(c, x, net->uf.up[i], NULL);
-    part[1] = skip;
-    cat = bmvp_concat(c, 2, part, 4);
-    bmvp_drop(c, part[0]);
-    h[0] = bmvp_conv3d(c, cat, net->uf.block[i][0], NULL, &same);
-    n[0] = bmvp_instancenorm(c, h[0], 1e-5);
-    bmvpi_spent(net, h[0]);
-    r = bmvp_leaky_relu(c, n[0], 0.01);
-    bmvp_drop(c, n[0]);
-    h[1] = bmvp_conv3d(c, r, net->uf.block[i][1], NULL, &same);
+    bmvp_tensor *h = bmvp_conv3d(c, x, w[0], NULL, &same), *n, *r;
+    bmvp_drop(c, x);
+    n = bmvp_instancenorm(c, h, 1e-5);
+    bmvpi_spent(net, h);
+    r = bmvp_leaky_relu(c, n, 0.01);
+    bmvp_drop(c, n);
+    h = bmvp_conv3d(c, r, w[1], NULL, &same);
     bmvp_drop(c, r);
-    n[1] = bmvp_instancenorm(c, h[1], 1e-5);
-    bmvpi_spent(net, h[1]);
-    h[2] = bmvp_linear(c, cat, net->uf.block[i][2], NULL);
-    bmvp_drop(c, cat);
-    n[2] = bmvp_instancenorm(c, h[2], 1e-5);
-    bmvpi_spent(net, h[2]);
-    r = bmvp_add(c, n[1], n[2]);
-    bmvp_drop(c, n[1]);
-    bmvp_drop(c, n[2]);
-    y = bmvp_leaky_relu(c, r, 0.01);
-    bmvp_drop(c, r);
-    return bmvp_scope_end(c, scope, y);
+    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
+}
+
+/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
+   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
+   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
+static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
+    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5);
+    bmvp_drop(c, h);
+    n = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    return bmvp_scope_end(c, scope, bmvp_leaky_relu(c, n, 0.01));
 }
 
 /* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
@@ -3912,18 +3936,17 @@ static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
 static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
     const bmvpi_uniformer *u = &net->uf;
-    bmvp_tensor *y = f->last, *skip = NULL;
+    bmvp_tensor *y = f->last;
     bmvp_logits l;
     int i;
     memset(&l, 0, sizeof l);
     for (i = 0; i < 4; ++i) {
-        if (i == 3) skip = bmvpi_input_skip(net, x);
-        y = bmvpi_up_block(net, i, y, i == 3 ? skip : f->map[2 - i]);
+        y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
         if (deep && i == 1) l.quarter = bmvpi_scale_head(net, 0, y);
         if (deep && i == 2) l.half = bmvpi_scale_head(net, 1, y);
     }
-    bmvp_drop(net->c, skip); /* a LayerNorm: cheap to compute again */
     l.full = bmvp_linear(net->c, y, u->out.w, u->out.b);
+    bmvp_drop(net->c, y);
     return l;
 }
 
@@ -4651,8 +4674,8 @@ static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_sta
     else {
         bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
         bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
-        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other modalities",
-                       f->path, s->name, have, want);
+        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
+                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
     }
     return -1;
 }
@@ -4677,6 +4700,20 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ckpt *f, int k, bmvp_state *s, int how,
     return BMVP_OK;
 }
 
+/* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
+static bmvp_status bmvpi_adopt_check(const bmvp_ckpt *f, const bmvp_net_config *from, const bmvp_net_config *to, bmvp_error *err)
+{
+    int i;
+    if (from->kind != to->kind)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
+                              from->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", to->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
+    for (i = 0; i < 4 && to->kind == BMVP_NET_UNIFORMER; ++i)
+        if (from->depth[i] > to->depth[i])
+            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor 'blocks%d.%d.pos_embed.weight' has no place: stage %d has %d blocks, the "
+                                  "network's has %d", f->path, i + 1, to->depth[i], i + 1, from->depth[i], to->depth[i]);
+    return BMVP_OK;
+}
+
 BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
 {
     bmvp_state_list *l = &net->state;
@@ -4688,9 +4725,8 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
     float *buf = NULL;
     int *how = NULL, i;
     if (!st) st = bmvp_net_infer(ckpt, group, &source, err);
-    if (!st && source.kind != net->cfg.kind)
-        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", ckpt->path,
-                            source.kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", net->cfg.kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
+    if (!st) st = bmvpi_adopt_check(ckpt, &source, &net->cfg, err);
+    if (what) memset(what->n, 0, sizeof what->n);
     for (i = 0; i < l->n; ++i) room = bmvpi_max(room, l->item[i].t->numel);
     if (!st) {
         how = (int *)a->alloc((size_t)l->n * 2 * sizeof *how, a->user);
@@ -4738,7 +4774,7 @@ BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_
 
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
 {
-    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), "");
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), ""), *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
     int i;
     (void)bmvp_net_preset("uniformer_small", cfg);
     if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
@@ -4754,8 +4790,9 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
     cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
     cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
     cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
-    for (i = 0; i < 3; ++i)
-        if (strcmp(bmvp_json_string(bmvp_json_get(node, "task"), "pretrain"), bmvpi_task_name[i]) == 0) cfg->task = (bmvp_net_task)i;
+    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
+    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    cfg->task = (bmvp_net_task)i;
     cfg->outputs = (int)bmvp_json_int(bmvp_json_get(node, "outputs"), 0);
     cfg->deep_supervision = (int)bmvp_json_int(bmvp_json_get(node, "deep_supervision"), 0);
     return BMVP_OK;

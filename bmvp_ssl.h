@@ -366,6 +366,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, ce_weight, 0, 1e6, "weight of the cross-entropy (regions: binary)") \
     X(int, dice_squared, 0, 1, "1: squares in the denominator of the Dice loss") \
     X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
+    X(int, dice_batch, 0, 1, "1: one Dice a region over the whole batch and both copies (release), 0: one for each case") \
     X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
     X(double, flip, 0, 1, "probability of a flip, for each axis") \
     X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
@@ -2412,6 +2413,7 @@ static void bmvpi_ft_release(bmvp_ft_config *k)
     k->ce_weight = 0.3;
     k->dice_squared = 1;
     k->dice_smooth = 1;
+    k->dice_batch = 1;
 }
 
 static void bmvpi_ft_fast(bmvp_ft_config *k)
@@ -2819,6 +2821,7 @@ typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies *
     int n;
     bmvpi_ft_change *change;
     bmvp_tensor *target, *dice, *ce, *consistency; /* sums over copies of the full-scale parts, for the log */
+    bmvp_logits logits[2];                         /* of the copies; NULLs: not there */
 } bmvpi_ft_pass;
 
 static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
@@ -2831,20 +2834,56 @@ static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
     return bmvp_input(f->c, 5, dim, f->input);
 }
 
-/* Dice and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
+static bmvp_tensor *bmvpi_ft_dice(bmvp_ft *f, bmvp_tensor *logits, bmvp_tensor *target)
+{
+    bmvp_tensor *prob = f->labels.exclusive ? bmvp_slice(f->c, bmvp_softmax(f->c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(f->c, logits);
+    return bmvp_soft_dice(f->c, prob, target, f->cfg.dice_squared, f->cfg.dice_smooth);
+}
+
+/* Dice of one scale with the voxels of all cases and copies in one sum. */
+static bmvp_tensor *bmvpi_ft_batch_dice(bmvpi_ft_pass *p, bmvp_tensor *first, bmvp_tensor *second)
+{
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *logits[2], *target[2], *y, *t;
+    int64_t dim[5];
+    logits[0] = first, logits[1] = second;
+    target[0] = target[1] = p->target;
+    y = bmvp_concat(c, second ? 2 : 1, logits, 0);
+    t = bmvp_concat(c, second ? 2 : 1, target, 0);
+    if (!y || !t) return NULL;
+    memcpy(dim, y->dim, sizeof dim);
+    dim[0] = 1, dim[1] *= y->dim[0];
+    y = bmvp_reshape(c, y, 5, dim);
+    dim[4] = t->dim[4];
+    return bmvpi_ft_dice(p->f, y, bmvp_reshape(c, t, 5, dim));
+}
+
+/* The same of all scales, weighed as the copies' losses are. */
+static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
+{
+    const bmvp_ft_config *k = &p->f->cfg;
+    const bmvp_logits *a = &p->logits[0], *b = &p->logits[1];
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *sum = bmvpi_ft_batch_dice(p, a->full, b->full);
+    p->dice = bmvp_scale(c, sum, k->copies ? 2 : 1, 0);
+    if (a->quarter) sum = bmvp_add(c, sum, bmvpi_ft_batch_dice(p, a->quarter, b->quarter));
+    if (a->half) sum = bmvp_add(c, sum, bmvpi_ft_batch_dice(p, a->half, b->half));
+    return bmvp_scale(c, sum, k->dice_weight * (k->copies ? 2 * k->copy_weight : 1), 0);
+}
+
+/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
 static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
 {
     bmvp_ft *f = p->f;
     const bmvp_ft_config *k = &f->cfg;
     bmvp_ctx *c = f->c;
-    bmvp_tensor *prob, *total = NULL;
+    bmvp_tensor *total = NULL;
     int64_t rows[2];
     *dice = *ce = NULL;
     if (!logits) return NULL;
     rows[1] = bmvp_net_config_of(f->net)->outputs, rows[0] = logits->numel / rows[1];
-    if (k->dice_weight > 0) {
-        prob = f->labels.exclusive ? bmvp_slice(c, bmvp_softmax(c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(c, logits);
-        *dice = bmvp_soft_dice(c, prob, p->target, k->dice_squared, k->dice_smooth);
+    if (k->dice_weight > 0 && !k->dice_batch) {
+        *dice = bmvpi_ft_dice(f, logits, p->target);
         total = bmvp_scale(c, *dice, k->dice_weight, 0);
     }
     if (k->ce_weight > 0) {
@@ -2876,7 +2915,7 @@ static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor *
     *last = map.last;
     *quarter = NULL;
     if (bmvpi_ft_segments(f)) {
-        bmvp_logits l = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
+        const bmvp_logits l = p->logits[copy] = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
         loss = bmvpi_ft_segment_loss(p, l.full, &dice, &ce);
         if (l.quarter) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.quarter, &unused[0], &unused[1]));
         if (l.half) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.half, &unused[0], &unused[1]));
@@ -2904,9 +2943,9 @@ static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
     }
     if (bmvpi_ft_segments(f)) p->target = bmvp_input(f->c, 5, dim, f->target);
     total = bmvpi_ft_copy_loss(p, 0, &last[0], &quarter[0]);
-    if (!k->copies) return total;
-    total = bmvp_add(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
-    if (k->consistency_weight <= 0) return total;
+    if (k->copies) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
+    if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_batch_dices(p));
+    if (!k->copies || k->consistency_weight <= 0) return total;
     p->consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
     return bmvp_add(f->c, total, bmvp_scale(f->c, p->consistency, k->consistency_weight, 0));
 }

@@ -30,6 +30,16 @@ static bmvp_net_config preset(const char *name)
     return k;
 }
 
+static bmvp_net_config downstream_of(const char *name, bmvp_net_task task, int in_channels, int outputs)
+{
+    bmvp_net_config cfg = preset(name);
+    cfg.task = task;
+    cfg.in_channels = in_channels;
+    cfg.outputs = outputs;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
+    return cfg;
+}
+
 static bmvp_net *fresh(bmvp_ctx *c, const bmvp_net_config *cfg, uint64_t seed)
 {
     bmvp_net *net = bmvp_net_create(c, cfg);
@@ -334,6 +344,91 @@ static void test_unet3d_tiny_layers(void)
     net_case_end(&k);
 }
 
+static void test_segmentation_layers(void)
+{
+    static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
+    bmvp_features f;
+    bmvp_tensor *y;
+    char name[32];
+    net_case k;
+    int i;
+    if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
+        f = bmvp_net_encode(k.net, k.x, 1);
+        for (i = 0, y = f.last; i < 4; ++i) {
+            y = bmvpi_up_block(k.net, i, y, i < 3 ? f.map[2 - i] : bmvpi_input_skip(k.net, k.x));
+            snprintf(name, sizeof name, "decoder%d", 5 - i);
+            check_activation(k.file, "act", name, y);
+        }
+    }
+    net_case_end(&k);
+    if (net_case_open(&k, "nets/unet3d_segment_tiny.safetensors", 1, 0, BMVP_TASK_SEGMENT)) {
+        f = bmvp_net_encode(k.net, k.x, 1);
+        for (i = 0, y = f.last; i < 3; ++i) {
+            y = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, y, k.net->un.up[i].w, k.net->un.up[i].b), 2);
+            y = bmvpi_resblock_run(k.net, &k.net->un.block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
+            check_activation(k.file, "act", up[i], y);
+        }
+    }
+    net_case_end(&k);
+}
+
+/* Heads that are there but not asked for: no logits, no gradient, the optimizer leaves them alone. */
+static void test_deep_supervision_is_optional(void)
+{
+    bmvp_state_list *l;
+    bmvp_features f;
+    bmvp_logits out;
+    net_case k;
+    int i;
+    if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
+        l = bmvp_net_state(k.net);
+        f = bmvp_net_encode(k.net, k.x, 1);
+        out = bmvp_net_segment(k.net, k.x, &f, 0);
+        CHECK(out.full && !out.quarter && !out.half);
+        check_activation(k.file, "out", "full", out.full);
+        bmvp_backward(k.c, weighed(k.c, out.full, "full"));
+        for (i = 0; i < l->n; ++i)
+            if (l->item[i].trained) CHECK(bmvp_has_grad(l->item[i].t) == (strncmp(l->item[i].name, "ms_out.", 7) != 0));
+    }
+    net_case_end(&k);
+}
+
+/* Step memory of a full-size network on one 96^3 window, from a dry run. */
+static void check_plan(const char *network, int training, double most_gb)
+{
+    static const int64_t dim[5] = { 1, 96, 96, 96, 4 };
+    bmvp_config config = bmvp_config_default();
+    const bmvp_net_config cfg = downstream_of(network, BMVP_TASK_SEGMENT, 4, 3);
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_tensor *x;
+    bmvp_features f;
+    bmvp_logits out;
+    config.plan = 1;
+    c = bmvp_create(&config, NULL);
+    net = bmvp_net_create(c, &cfg);
+    (void)bmvp_set_grad(c, training);
+    x = bmvp_input(c, 5, dim, NULL);
+    f = bmvp_net_encode(net, x, training);
+    out = bmvp_net_segment(net, x, &f, training);
+    if (training) bmvp_backward(c, bmvp_sum(c, out.full));
+    check_context(c);
+    printf("%s, 96^3 x 4, %s: %.2f GB of activations, %.2f GB of parameters\n", network, training ? "training" : "inference",
+           (double)bmvp_memory_of(c).step_peak / 1e9, (double)bmvp_memory_of(c).persistent / 1e9);
+    check_report((double)bmvp_memory_of(c).step_peak <= most_gb * 1e9, __FILE__, __LINE__, "%s: %.2f GB, should be at most %.2f", network,
+                 (double)bmvp_memory_of(c).step_peak / 1e9, most_gb);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+}
+
+static void test_memory(void)
+{
+    check_plan("uniformer_small", 0, 1.25);
+    check_plan("uniformer_small", 1, 3.8);
+    check_plan("unet3d", 0, 1.0);
+    check_plan("unet3d", 1, 1.6);
+}
+
 /* >>decoder ------------------------------------------------------------------------------------------------------- */
 
 /* Two networks with equal weights, one decoder each; a leaf stands for the features. */
@@ -474,6 +569,13 @@ static void test_adamw_clipped(void)
     test_optimizer("adamw_clip", &k, 0.5);
 }
 
+static void test_adam(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAM);
+    k.weight_decay = 0.01;
+    test_optimizer("adam", &k, 0);
+}
+
 static void test_sgd(void)
 {
     bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
@@ -544,6 +646,7 @@ static void init_of(const bmvp_state_list *l, int i, double *variance, double *l
     *limit = -1;
     *variance = formula_ends_with(s->name, ".weight") || formula_ends_with(s->name, "running_var");
     if (s->torch_rank == 5 && strstr(s->name, "transp_conv")) *limit = 1 / sqrt((double)(d[1] * 8));
+    else if (strstr(s->name, "ms_out.")) *limit = 1 / sqrt((double)w[s->torch_rank == 5].torch_dim[1]);
     else if (s->torch_rank == 5) *variance = 2.0 / (double)(d[0] * d[2] * d[3] * d[4]), *limit = 0;
     else if (s->torch_rank == 2) *limit = 1 / sqrt((double)d[1]);
     else if (formula_ends_with(s->name, ".bias") && w->torch_rank == 2) *limit = 1 / sqrt((double)w->torch_dim[1]);
@@ -581,11 +684,14 @@ static void check_init_of(const bmvp_state_list *l, int i)
 
 static void test_initialisation(void)
 {
-    const char *const name[3] = { "uniformer_small", "uniformer_tiny", "unet3d_tiny" };
+    const bmvp_net_config net_of[6] = { preset("uniformer_small"), preset("uniformer_tiny"), preset("unet3d_tiny"),
+                                        downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5),
+                                        downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 3, 5),
+                                        downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 3, 5) };
     int n, i;
-    for (n = 0; n < 3; ++n) {
+    for (n = 0; n < 6; ++n) {
         bmvp_ctx *c = bmvp_create(NULL, NULL);
-        bmvp_net_config cfg = preset(name[n]);
+        bmvp_net_config cfg = net_of[n];
         bmvp_net *net = bmvp_net_create(c, &cfg);
         const bmvp_state_list *l;
         bmvp_net_init(net, 5);
@@ -633,16 +739,6 @@ static void test_seeds(void)
 /* >>names --------------------------------------------------------------------------------------------------------- */
 
 /* Lists of the released state dicts: name, tab, shape as Python prints it. */
-static bmvp_net_config downstream_of(const char *name, bmvp_net_task task, int in_channels, int outputs)
-{
-    bmvp_net_config cfg = preset(name);
-    cfg.task = task;
-    cfg.in_channels = in_channels;
-    cfg.outputs = outputs;
-    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
-    return cfg;
-}
-
 static void test_names(const char *file, bmvp_net_config cfg, int entries)
 {
     char path[600], line[400], shape[120];
@@ -1005,25 +1101,72 @@ static void test_adoption_values(void)
     adopt_values(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5));
 }
 
+/* A spread stem that sees C times the same volume computes what the one-channel stem does. */
+static void test_spread_stem(void)
+{
+    static const int64_t dim[5] = { 1, 32, 32, 32, 1 }, many[5] = { 1, 32, 32, 32, 3 };
+    const char *const name[2] = { "uniformer_tiny", "unet3d_tiny" };
+    float *x = (float *)malloc(32768 * sizeof *x), *copies = (float *)malloc(3 * 32768 * sizeof *copies);
+    int i, j;
+    formula_volume(0, 0, dim + 1, x);
+    for (j = 0; j < 3 * 32768; ++j) copies[j] = x[j / 3];
+    for (i = 0; i < 2; ++i) {
+        const bmvp_net_config from_cfg = preset(name[i]), to_cfg = downstream_of(name[i], BMVP_TASK_SEGMENT, 3, 2);
+        bmvp_ctx *c = bmvp_create(NULL, NULL);
+        bmvp_net *from = fresh(c, &from_cfg, 3), *to = fresh(c, &to_cfg, 4);
+        bmvp_features a, b;
+        bmvp_error err;
+        check_report(adopt_from(c, from, to, 1, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        a = bmvp_net_encode(from, bmvp_input(c, 5, dim, x), 0);
+        b = bmvp_net_encode(to, bmvp_input(c, 5, many, copies), 0);
+        check_context(c);
+        for (j = 0; j < 4 && a.last && b.last; ++j) CHECK_CLOSE(name[i], b.map[j]->x, a.map[j]->x, a.map[j]->numel, 3e-5);
+        bmvp_net_destroy(from);
+        bmvp_net_destroy(to);
+        bmvp_destroy(c);
+    }
+    free(x);
+    free(copies);
+}
+
+static void check_not_adopted(bmvp_net_config from_cfg, bmvp_net_config to_cfg, bmvp_status status, const char *part)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *from = fresh(c, &from_cfg, 3), *to = fresh(c, &to_cfg, 4), *before = fresh(c, &to_cfg, 4);
+    bmvp_net_adoption what;
+    bmvp_error err;
+    memset(&what, 0, sizeof what);
+    if (CHECK(from && to && before)) {
+        CHECK(adopt_from(c, from, to, 1, &what, &err) == status);
+        CHECK_HOLDS(err.message, part);
+        CHECK(what.n[0] + what.n[1] + what.n[2] == 0);
+        check_equal_nets(to, before);
+    }
+    check_context(c); /* a bad file is not the context's failure */
+    bmvp_net_destroy(from);
+    bmvp_net_destroy(to);
+    bmvp_net_destroy(before);
+    bmvp_destroy(c);
+}
+
+/* Refused, and nothing has changed: another kind, a width, more or fewer blocks, other inputs than one. */
 static void test_adoption_refused(void)
 {
-    const bmvp_net_config pre = preset("uniformer_tiny"), unet = downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 3, 2);
-    bmvp_net_config wide = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2);
-    bmvp_ctx *c = bmvp_create(NULL, NULL);
-    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &unet, 2), *d;
-    bmvp_error err;
-    wide.depth[2] += 1;
-    d = fresh(c, &wide, 3);
-    if (CHECK(a && b && d)) {
-        CHECK(adopt_from(c, a, b, 1, NULL, &err) == BMVP_E_FORMAT);
-        CHECK_HOLDS(err.message, "holds a UniFormer, the network is a UNET3D");
-        CHECK(adopt_from(c, a, d, 1, NULL, &err) == BMVP_E_FORMAT);
-        CHECK_HOLDS(err.message, "encoder.blocks3.2.");
-    }
-    bmvp_net_destroy(a);
-    bmvp_net_destroy(b);
-    bmvp_net_destroy(d);
-    bmvp_destroy(c);
+    const bmvp_net_config segment = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), unet = preset("unet3d_tiny");
+    bmvp_net_config from = preset("uniformer_tiny"), wide = downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2);
+    check_not_adopted(from, unet, BMVP_E_FORMAT, "holds a UniFormer, the network is a UNET3D");
+    check_not_adopted(unet, segment, BMVP_E_FORMAT, "holds a UNET3D, the network is a UniFormer");
+    wide.width = 16;
+    check_not_adopted(unet, wide, BMVP_E_SHAPE, "'conv1a.weight' has shape (8, 1, 3, 3, 3), but the network wants (16, 1, 3, 3, 3)");
+    from.dim[1] = 48;
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
+    from = preset("uniformer_tiny");
+    from.depth[2] = 3;
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'blocks3.2.pos_embed.weight' has no place");
+    from.depth[2] = 1;
+    check_not_adopted(from, segment, BMVP_E_FORMAT, "'encoder.blocks3.1.pos_embed.weight' is missing");
+    check_not_adopted(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 2, 2), segment, BMVP_E_SHAPE,
+                      "only a stem of one channel can be spread");
 }
 
 /* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
@@ -1084,10 +1227,28 @@ static void test_config_as_json(void)
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
             CHECK(strcmp(back.name, from[i].name) == 0);
             check_equal_configs(&back, &from[i]);
+            CHECK(back.task == from[i].task && back.outputs == from[i].outputs && back.deep_supervision == from[i].deep_supervision);
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
         }
         bmvp_json_free(doc);
         bmvp_jw_free(&w);
+    }
+}
+
+/* Written before there were tasks; of a task that there is not. */
+static void test_config_without_task(void)
+{
+    static const char *const text[2] = { "{\"kind\": \"unet3d\"}", "{\"kind\": \"unet3d\", \"task\": \"dream\"}" };
+    bmvp_net_config k;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        if (!CHECK(bmvp_json_parse(text[i], strlen(text[i]), "config", NULL, &doc, &err) == BMVP_OK)) continue;
+        CHECK(bmvp_net_config_read(bmvp_json_root(doc), &k, &err) == (i ? BMVP_E_FORMAT : BMVP_OK));
+        if (i) CHECK_HOLDS(err.message, "task 'dream'");
+        else CHECK(k.task == BMVP_TASK_PRETRAIN && k.deep_supervision == 0);
+        bmvp_json_free(doc);
     }
 }
 
@@ -1120,6 +1281,36 @@ static void test_bad_configs(void)
     k = preset("unet3d_tiny");
     k.groups = 0;
     check_refused(&k, "0 groups");
+    k = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 0);
+    check_refused(&k, "1 to 4096 outputs, not 0");
+    k = downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 4, 5000);
+    check_refused(&k, "not 5000");
+}
+
+/* Each network has the decoder of its task. */
+static void test_wrong_task(void)
+{
+    static const int64_t dim[5] = { 1, 16, 16, 16, 1 };
+    const bmvp_net_config k[2] = { preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 1, 2) };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *net[2];
+    bmvp_features f;
+    bmvp_tensor *x;
+    net[0] = fresh(c, &k[0], 1);
+    net[1] = fresh(c, &k[1], 1);
+    x = bmvp_input(c, 5, dim, NULL);
+    bmvp_fill(c, x, 0.5f);
+    f = bmvp_net_encode(net[0], x, 0);
+    CHECK(bmvp_net_segment(net[0], x, &f, 0).full == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "not a segmentation network");
+    bmvp_clear_error(c);
+    CHECK(bmvp_net_classify(net[0], &f) == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    bmvp_clear_error(c);
+    f = bmvp_net_encode(net[1], x, 0);
+    CHECK(bmvp_net_reconstruct(net[1], &f) == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    bmvp_net_destroy(net[0]);
+    bmvp_net_destroy(net[1]);
+    bmvp_destroy(c);
 }
 
 static void test_bad_inputs(void)
@@ -1153,9 +1344,13 @@ int main(int argc, char **argv)
     test_downstream("nets/unet3d_segment_tiny.safetensors", 1, BMVP_TASK_SEGMENT);
     test_downstream("nets/classify_uniformer_tiny.safetensors", 0, BMVP_TASK_CLASSIFY);
     test_downstream("nets/classify_unet3d_tiny.safetensors", 1, BMVP_TASK_CLASSIFY);
+    CHECK_RUN(test_segmentation_layers);
+    CHECK_RUN(test_deep_supervision_is_optional);
+    CHECK_RUN(test_memory);
     CHECK_RUN(test_decoders_are_equal);
     CHECK_RUN(test_adamw);
     CHECK_RUN(test_adamw_clipped);
+    CHECK_RUN(test_adam);
     CHECK_RUN(test_sgd);
     CHECK_RUN(test_lr_scale);
     CHECK_RUN(test_schedule);
@@ -1171,10 +1366,13 @@ int main(int argc, char **argv)
     CHECK_RUN(test_round_trip_downstream);
     CHECK_RUN(test_adoption_released);
     CHECK_RUN(test_adoption_values);
+    CHECK_RUN(test_spread_stem);
     CHECK_RUN(test_adoption_refused);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
+    CHECK_RUN(test_config_without_task);
     CHECK_RUN(test_bad_configs);
+    CHECK_RUN(test_wrong_task);
     CHECK_RUN(test_bad_inputs);
     return check_end();
 }

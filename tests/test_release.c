@@ -537,7 +537,7 @@ static void run_finetune(const bmvp_json *root)
         group_begin(&g, "release_finetune.json", "losses");
         CHECK(bmvp_ft_accumulate(f, &item, 1, &have) == BMVP_OK);
         group_note(&g, fabs(have.total - want) / (1e-5 * want), "loss");
-        group_note(&g, fabs(have.consistency - consistency) / (1e-4 * consistency), "consistency");
+        group_note(&g, fabs(have.consistency - consistency) / (1e-5 * consistency), "consistency");
         group_end(&g);
         test_ft_gradients(f, root);
         test_ft_logits(c, f, root, &item);

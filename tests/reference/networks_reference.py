@@ -498,8 +498,8 @@ def check_first_step(gold, g, p, maps, step):
 
 
 def release_loss(logits, target):
-    """0.7 soft Dice (squares, smooth 1, mean over samples and channels) + 0.3 binary cross-entropy"""
-    q, axes = logits.sigmoid(), (2, 3, 4)
+    """0.7 soft Dice (squares, smooth 1; each channel's sums over the whole batch, mean over channels) + 0.3 binary cross-entropy"""
+    q, axes = logits.sigmoid(), (0, 2, 3, 4)
     dice = 1 - (2 * (q * target).sum(axes) + 1) / ((q**2).sum(axes) + (target**2).sum(axes) + 1)
     return 0.7 * dice.mean() + 0.3 * F.binary_cross_entropy_with_logits(logits, target)
 
@@ -517,8 +517,8 @@ def finetune_inputs(dtype):
 
 
 def check_finetune(path, keep=None):
-    """The copies' gradients one after the other (the other's logits held fixed in the consistency term): half the memory. keep: a file
-    for the gradients."""
+    """In double. The loss's gradient at the logits of both copies comes first, then one copy after the other goes backward: half the
+    memory. keep: a file for the gradients at the sampled places."""
     gold = json.load(open(path))
     p = parameters(uniformer_shapes(UNIUNET, "segment"), torch.float64, gold["seed"])
     copies, target = finetune_inputs(torch.float64)
@@ -527,17 +527,16 @@ def check_finetune(path, keep=None):
         return uniunet_decode(p, uniformer_encode(p, UNIUNET, x), x)
 
     with torch.no_grad():
-        quarter = [logits(x)[1] for x in copies]
-    loss = 0.1 * float(F.mse_loss(*quarter))
-    for i, x in enumerate(copies):
-        scales = logits(x)
-        part = sum(release_loss(s, target) for s in scales) / 2
-        loss += float(part)
-        (part + 0.1 * F.mse_loss(scales[1], quarter[1 - i])).backward()
-        if i == 0:
-            print("logits full %.1e, quarter %.1e" % (
-                worst_sample(gold["logits_full_copy1"], scales[0]), worst_sample(gold["logits_quarter_copy1"], scales[1])))
+        seen = [[t.requires_grad_() for t in logits(x)] for x in copies]
+    both = target.expand(2, -1, -1, -1, -1)
+    scales = [release_loss(torch.cat(pair), both) for pair in zip(*seen)]
+    loss = sum(scales) + 0.1 * F.mse_loss(seen[0][1], seen[1][1])
+    loss.backward()
     print("loss %.9g, golden %.9g" % (loss, gold["loss"]))
+    print("logits full %.1e, quarter %.1e" % (
+        worst_sample(gold["logits_full_copy1"], seen[0][0]), worst_sample(gold["logits_quarter_copy1"], seen[0][1])))
+    for x, at in zip(copies, seen):
+        torch.autograd.backward(logits(x), [t.grad for t in at])
     worst = sorted((worst_sample(s, p[name].grad), name) for name, s in gold["grad"].items())
     for distance, name in worst:
         print("%.2e %s" % (distance, name))
