@@ -321,8 +321,8 @@ bmvp_status bmvp_split_select(const bmvp_split *s, const char *part, int64_t *in
     for (i = 0; i < s->n; ++i) {
         const int in = is_in(s, i, part);
         if (in < 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "there is no part '%s' of the cases; there are train, val, test, all, train:20 (40, 60, 80, "
-                                  "100)%s", part, s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
+            return bmvp_error_set(err, BMVP_E_ARG, "there is no part '%s' of the cases; there are train, val, test, all, train:20 "
+                                  "(40, 60, 80, 100)%s", part, s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
         if (in) index[(*n)++] = i;
     }
     return BMVP_OK;
