@@ -1450,6 +1450,491 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
 
 /* >>metrics impl ------------------------------------------------------------------------------------------------------- */
 
+enum { BMVPI_STREAM_BOOTSTRAP = 500 };
+#define BMVPI_BRATS_FAR 374.0 /* mm, what a missed or an invented region costs */
+
+BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule)
+{
+    switch (rule) {
+    case BMVP_EMPTY_MONAI: return "MONAI: Dice is undefined when the truth is empty, the distance when either mask is (its maximum infinite)";
+    case BMVP_EMPTY_BRATS: return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
+    }
+    return "unknown rule for empty masks";
+}
+
+static void *bmvpi_alloc_array(const bmvp_allocator *a, int64_t n, int64_t size)
+{
+    const int64_t bytes = bmvpi_mul_size(n, size);
+    return bytes < 0 || (uint64_t)bytes > SIZE_MAX ? NULL : a->alloc((size_t)bmvpi_max(bytes, 1), a->user);
+}
+
+/* Voxels in the prediction, in the truth, in both. */
+BMVPI_HOT static void bmvpi_overlap(const unsigned char *p, const unsigned char *t, int64_t n, int64_t count[3])
+{
+    int64_t i, k;
+    count[0] = count[1] = count[2] = 0;
+    for (i = 0; i < n; i = k) {
+        uint32_t a = 0, b = 0, both = 0; /* narrow sums: twice as many fit into a register */
+        const int64_t end = bmvpi_min(n, i + (1 << 20));
+        for (k = i; k < end; ++k) {
+            const unsigned char in_p = p[k] != 0, in_t = t[k] != 0;
+            a += in_p;
+            b += in_t;
+            both += (unsigned char)(in_p & in_t);
+        }
+        count[0] += a;
+        count[1] += b;
+        count[2] += both;
+    }
+}
+
+BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule)
+{
+    int64_t count[3];
+    bmvpi_overlap(prediction, truth, n, count);
+    if (rule == BMVP_EMPTY_MONAI && count[1] == 0) return (double)NAN;
+    if (count[0] + count[1] <= 0) return 1;
+    return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
+}
+
+/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): d(y) = min over v of f(v) + w (y - v)^2 is w y^2 plus the
+   least F(v) - 2 w y v with F(v) = f(v) + w v^2. The points (v, F(v)) that can be least are the lower convex hull, which takes
+   products only; what it holds of a column is a copy, so the column is transformed in place. */
+
+typedef struct bmvpi_hull { double f, lift, v; } bmvpi_hull;
+typedef struct bmvpi_edt {
+    double w[3];      /* mm^2 of one step along D, H, W */
+    bmvpi_hull *hull; /* of the longest axis */
+    float *square;    /* mm^2 of k steps along W */
+} bmvpi_edt;
+
+static int64_t bmvpi_edt_bytes(const int64_t dim[3])
+{
+    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
+    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float)));
+}
+
+static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
+{
+    int64_t k;
+    int a;
+    for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
+    e->hull = (bmvpi_hull *)memory;
+    e->square = (float *)(void *)(e->hull + bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2])));
+    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)(e->w[2] * (double)k * (double)k);
+}
+
+/* First place from i on that is not 0, n: none. */
+static int64_t bmvpi_next_set(const unsigned char *mask, int64_t i, int64_t n)
+{
+    uint64_t eight;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&eight, mask + i, 8);
+        if (eight) break;
+    }
+    while (i < n && !mask[i]) ++i;
+    return i;
+}
+
+/* Along W the nearest set voxel is one of the two neighbours in the row. Returns 0 when the row has none. */
+static int bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
+{
+    int64_t last = -1, next, i = 0;
+    for (next = bmvpi_next_set(mask, 0, n); next < n; next = bmvpi_next_set(mask, next + 1, n)) {
+        const int64_t middle = last < 0 ? 0 : (last + next) / 2 + 1;
+        for (; i < middle; ++i) out[i] = e->square[i - last];
+        for (; i <= next; ++i) out[i] = e->square[next - i];
+        last = next;
+    }
+    for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
+    return last >= 0;
+}
+
+static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, int64_t stride)
+{
+    const double w = e->w[axis];
+    bmvpi_hull *const h = e->hull;
+    int64_t i, top = -1, k = 0;
+    for (i = 0; i < n; ++i) {
+        const double f = (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        if (f == HUGE_VAL) continue;
+        while (top > 0 && (h[top].lift - h[top - 1].lift) * (v - h[top].v) >= (lift - h[top].lift) * (h[top].v - h[top - 1].v)) --top;
+        ++top;
+        h[top].f = f;
+        h[top].lift = lift;
+        h[top].v = v;
+    }
+    for (i = 0; i < n && top >= 0; ++i) {
+        const double y = (double)i;
+        while (k < top && h[k + 1].lift - h[k].lift <= 2 * w * y * (h[k + 1].v - h[k].v)) ++k;
+        x[i * stride] = (float)(h[k].f + w * (y - h[k].v) * (y - h[k].v));
+    }
+}
+
+/* The axes W and H: squared distances within each plane. */
+static void bmvpi_edt_planes(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2];
+    int64_t z, y, x;
+    for (z = 0; z < dim[0]; ++z, mask += plane, out += plane) {
+        int any = 0;
+        for (y = 0; y < dim[1]; ++y) any |= bmvpi_edt_row(e, mask + y * dim[2], dim[2], out + y * dim[2]);
+        for (x = 0; x < dim[2] && any; ++x) bmvpi_edt_column(e, 1, out + x, dim[1], dim[2]);
+    }
+}
+
+/* Voxels of a volume, -1 when a size is not positive, they are too many, or a spacing is none (its squares must fit into a float). */
+static int64_t bmvpi_volume(const int64_t dim[3], const double mm[3])
+{
+    int64_t n = 1;
+    int a;
+    for (a = 0; a < 3; ++a) {
+        n = dim[a] > 0 ? bmvpi_mul_size(n, dim[a]) : -1;
+        if (!(mm[a] >= 1e-12 && mm[a] <= 1e12)) n = -1;
+    }
+    return n;
+}
+
+BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
+                                             const bmvp_allocator *a)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    const int64_t plane = bmvpi_volume(dim, mm) < 0 ? -1 : dim[1] * dim[2];
+    bmvpi_edt e;
+    void *memory;
+    int64_t i;
+    if (plane < 0) return BMVP_E_ARG;
+    memory = bmvpi_alloc_array(&al, bmvpi_edt_bytes(dim), 1);
+    if (!memory) return BMVP_E_OOM;
+    bmvpi_edt_init(&e, dim, mm, memory);
+    bmvpi_edt_planes(&e, mask, dim, squared);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 0, squared + i, dim[0], plane);
+    al.free(memory, al.user);
+    return BMVP_OK;
+}
+
+/* ---- distance of two surfaces, within the box that holds both masks: beyond it there is nothing but zeros */
+
+BMVPI_HOT static int bmvpi_any(const unsigned char *x, int64_t n)
+{
+    unsigned char any = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) any |= x[i];
+    return any != 0;
+}
+
+/* Box of the voxels of either mask, from low up to before high. Returns bit k: mask k is not empty. */
+static int bmvpi_union_box(const unsigned char *const mask[2], const int64_t dim[3], int64_t low[3], int64_t high[3])
+{
+    int64_t z, y, x;
+    int found = 0, a;
+    for (a = 0; a < 3; ++a) low[a] = dim[a], high[a] = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const unsigned char *p = mask[0] + (z * dim[1] + y) * dim[2], *t = mask[1] + (z * dim[1] + y) * dim[2];
+            const int here = bmvpi_any(p, dim[2]) | bmvpi_any(t, dim[2]) << 1;
+            if (!here) continue;
+            found |= here;
+            low[0] = bmvpi_min(low[0], z), high[0] = z + 1;
+            low[1] = bmvpi_min(low[1], y), high[1] = bmvpi_max(high[1], y + 1);
+            for (x = 0; x < low[2] && !p[x] && !t[x]; ++x) {}
+            low[2] = bmvpi_min(low[2], x);
+            for (x = dim[2]; x > high[2] && !p[x - 1] && !t[x - 1]; --x) {}
+            high[2] = bmvpi_max(high[2], x);
+        }
+    return found;
+}
+
+/* One row: set voxels with a neighbour that is not. c: the row, dy and dz: steps to the neighbouring rows; 0: at the border of the box. */
+BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, int64_t dy, int64_t dz, unsigned char *out)
+{
+    uint32_t count = 0;
+    int64_t x;
+    if (dy == 0 || n < 3)
+        for (x = 0; x < n; ++x) out[x] = c[x] != 0;
+    else {
+        const unsigned char *l = c - 1, *r = c + 1, *u = c - dy, *d = c + dy, *b = c - dz, *f = c + dz;
+        for (x = 1; x < n - 1; ++x)
+            out[x] = (unsigned char)((c[x] != 0) & ((l[x] == 0) | (r[x] == 0) | (u[x] == 0) | (d[x] == 0) | (b[x] == 0) | (f[x] == 0)));
+        out[0] = c[0] != 0;
+        out[n - 1] = c[n - 1] != 0;
+    }
+    for (x = 0; x < n; ++x) count += out[x];
+    return (int64_t)count;
+}
+
+/* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface wherever they are set: what
+   lies beyond is zero or outside of the image. */
+static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3], unsigned char *out)
+{
+    int64_t z, y, n = 0;
+    for (z = 0; z < box[0]; ++z)
+        for (y = 0; y < box[1]; ++y, out += box[2]) {
+            const int inside = z > 0 && z < box[0] - 1 && y > 0 && y < box[1] - 1;
+            const unsigned char *row = mask + ((low[0] + z) * dim[1] + low[1] + y) * dim[2] + low[2];
+            n += bmvpi_surface_row(row, box[2], inside ? dim[2] : 0, dim[1] * dim[2], out);
+        }
+    return n;
+}
+
+/* Least x[v] + w (v - at)^2, from `at` outwards until no farther one can be less. */
+static double bmvpi_edt_search(const float *x, int64_t n, int64_t stride, double w, int64_t at)
+{
+    double best = (double)x[at * stride];
+    int64_t k;
+    for (k = 1; (k <= at || at + k < n) && w * (double)k * (double)k < best; ++k) {
+        const double far = w * (double)k * (double)k;
+        if (k <= at && (double)x[(at - k) * stride] + far < best) best = (double)x[(at - k) * stride] + far;
+        if (at + k < n && (double)x[(at + k) * stride] + far < best) best = (double)x[(at + k) * stride] + far;
+    }
+    return best;
+}
+
+/* Distances of the voxels of `from` to the surface whose distances within planes are `squared` (used up). The axis D is looked at only
+   in columns that hold such voxels: a few of them are searched for, with many the column is transformed. */
+static void bmvpi_surface_distances(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2];
+    int64_t i, z;
+    for (i = 0; i < plane; ++i) {
+        int64_t n = 0;
+        for (z = 0; z < dim[0]; ++z) n += from[z * plane + i];
+        if (n > 8) bmvpi_edt_column(e, 0, squared + i, dim[0], plane);
+        for (z = 0; z < dim[0] && n > 0; ++z) {
+            if (!from[z * plane + i]) continue;
+            *out++ = (float)sqrt(n > 8 ? (double)squared[z * plane + i] : bmvpi_edt_search(squared + i, dim[0], plane, e->w[0], z));
+        }
+    }
+}
+
+/* Number k (from 0) of the sorted values, none negative: their bits are in the same order. Digits of 11, 11 and 10 bits, so the time does
+   not depend on the values. */
+static float bmvpi_select(const float *x, int64_t n, int64_t k)
+{
+    static const int shift[3] = { 21, 10, 0 }, width[3] = { 11, 11, 10 };
+    int64_t count[1 << 11], i;
+    uint32_t bits, known = 0, mask = 0;
+    float value;
+    int pass;
+    for (pass = 0; pass < 3; ++pass) {
+        const uint32_t digit = (1u << width[pass]) - 1;
+        uint32_t d = 0;
+        memset(count, 0, sizeof count);
+        for (i = 0; i < n; ++i) {
+            memcpy(&bits, &x[i], 4);
+            if ((bits & mask) == known) ++count[bits >> shift[pass] & digit];
+        }
+        while (k >= count[d]) k -= count[d++];
+        known |= d << shift[pass];
+        mask |= digit << shift[pass];
+    }
+    memcpy(&value, &known, 4);
+    return value;
+}
+
+/* torch.quantile (linear) in its own float32 arithmetic; 0 means the maximum, as in MONAI. */
+static float bmvpi_surface_quantile(const float *x, int64_t n, double percentile)
+{
+    const float rank = (float)(percentile / 100) * (float)(n - 1);
+    const int64_t below = bmvpi_min((int64_t)rank, n - 1), above = bmvpi_min((int64_t)ceil((double)rank), n - 1);
+    const float part = rank - (float)below;
+    float low, high;
+    if (percentile <= 0 || percentile >= 100) return bmvpi_select(x, n, n - 1);
+    low = bmvpi_select(x, n, below);
+    high = above > below ? bmvpi_select(x, n, above) : low;
+    return part < 0.5f ? low + part * (high - low) : high - (high - low) * (1 - part);
+}
+
+static double bmvpi_hausdorff_empty(int found, double percentile, bmvp_empty_rule rule)
+{
+    if (rule == BMVP_EMPTY_BRATS) return found ? BMVPI_BRATS_FAR : 0;
+    return found && (percentile <= 0 || percentile >= 100) ? HUGE_VAL : (double)NAN;
+}
+
+BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
+                                    double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    const unsigned char *mask[2] = { prediction, truth };
+    int64_t low[3], box[3], n, edt, count[2];
+    unsigned char *memory, *surface[2];
+    float *squared, *distance, far[2];
+    bmvpi_edt e;
+    int i, found;
+    *out = (double)NAN;
+    if (bmvpi_volume(dim, mm) < 0 || !(percentile >= 0 && percentile <= 100)) return BMVP_E_ARG;
+    found = bmvpi_union_box(mask, dim, low, box);
+    if (found != 3) {
+        *out = bmvpi_hausdorff_empty(found, percentile, rule);
+        return BMVP_OK;
+    }
+    for (i = 0; i < 3; ++i) box[i] -= low[i];
+    n = box[0] * box[1] * box[2];
+    surface[0] = (unsigned char *)bmvpi_alloc_array(&al, n, 2);
+    if (!surface[0]) return BMVP_E_OOM;
+    surface[1] = surface[0] + n;
+    for (i = 0; i < 2; ++i) count[i] = bmvpi_surface(mask[i], dim, low, box, surface[i]);
+    edt = bmvpi_edt_bytes(box);
+    memory = (unsigned char *)bmvpi_alloc_array(&al, edt + (n + bmvpi_max(count[0], count[1])) * 4, 1);
+    if (memory) {
+        bmvpi_edt_init(&e, box, mm, memory);
+        squared = (float *)(void *)(memory + edt);
+        distance = squared + n;
+        for (i = 0; i < 2; ++i) {
+            bmvpi_edt_planes(&e, surface[!i], box, squared);
+            bmvpi_surface_distances(&e, surface[i], squared, box, distance);
+            far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
+        }
+        *out = (double)(far[0] > far[1] ? far[0] : far[1]);
+        al.free(memory, al.user);
+    }
+    al.free(surface[0], al.user);
+    return memory ? BMVP_OK : BMVP_E_OOM;
+}
+
+/* ---- classification */
+
+typedef struct bmvpi_scored { float score; int truth; } bmvpi_scored;
+
+static int bmvpi_by_score(const void *a, const void *b)
+{
+    const float x = ((const bmvpi_scored *)a)->score, y = ((const bmvpi_scored *)b)->score;
+    return x < y ? -1 : x > y;
+}
+
+/* Twice the pairs of one of each group that the score puts in order, ties half: whole numbers, so no rounding. */
+static double bmvpi_auc(bmvpi_scored *s, int64_t n)
+{
+    int64_t i, k, below = 0, ones = 0, twice = 0;
+    qsort(s, (size_t)n, sizeof *s, bmvpi_by_score);
+    for (i = 0; i < n; i = k) {
+        int64_t one = 0;
+        for (k = i; k < n && s[k].score == s[i].score; ++k) one += s[k].truth;
+        twice += one * (2 * below + (k - i - one));
+        ones += one;
+        below += k - i - one;
+    }
+    return ones > 0 && below > 0 ? (double)twice / (2.0 * (double)ones * (double)below) : (double)NAN;
+}
+
+BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvpi_scored *s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)sizeof *s);
+    double auc = (double)NAN;
+    int64_t i;
+    for (i = 0; s && i < n && score[i] == score[i]; ++i) {
+        s[i].score = score[i];
+        s[i].truth = truth[i] != 0;
+    }
+    if (s && i == n) auc = bmvpi_auc(s, n);
+    if (s) al.free(s, al.user);
+    return auc;
+}
+
+static double bmvpi_share(int64_t part, int64_t all) { return all > 0 ? (double)part / (double)all : (double)NAN; }
+
+/* The most likely class, the first of equals. */
+static int bmvpi_likeliest(const float *score, int classes)
+{
+    int k, best = 0;
+    for (k = 1; k < classes; ++k)
+        if (score[k] > score[best]) best = k;
+    return best;
+}
+
+/* Adds weight times the figures of class k against the rest. */
+static void bmvpi_class_figures(const float *score, const int *truth, int64_t n, int classes, int k, double weight, bmvpi_scored *s,
+                                bmvp_class_metrics *out)
+{
+    int64_t count[2][2] = { { 0, 0 }, { 0, 0 } }, i; /* by truth and prediction */
+    for (i = 0; i < n; ++i) {
+        s[i].score = score[i * classes + k];
+        s[i].truth = truth[i] == k;
+        ++count[s[i].truth][bmvpi_likeliest(score + i * classes, classes) == k];
+    }
+    out->auc += weight * bmvpi_auc(s, n);
+    out->f1 += weight * bmvpi_share(2 * count[1][1], 2 * count[1][1] + count[0][1] + count[1][0]);
+    out->sensitivity += weight * bmvpi_share(count[1][1], count[1][0] + count[1][1]);
+    out->specificity += weight * bmvpi_share(count[0][0], count[0][0] + count[0][1]);
+}
+
+BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
+                                         bmvp_class_metrics *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvpi_scored *s;
+    int64_t i, right = 0;
+    int k;
+    out->accuracy = out->auc = out->f1 = out->sensitivity = out->specificity = (double)NAN;
+    if (n < 0 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
+    for (i = 0; i < n; ++i)
+        if (truth[i] < 0 || truth[i] >= classes) return BMVP_E_ARG;
+    for (i = 0; i < n * classes; ++i)
+        if (score[i] != score[i]) return BMVP_E_ARG;
+    if (n == 0) return BMVP_OK;
+    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)sizeof *s);
+    if (!s) return BMVP_E_OOM;
+    for (i = 0; i < n; ++i) right += bmvpi_likeliest(score + i * classes, classes) == truth[i];
+    out->accuracy = bmvpi_share(right, n);
+    out->auc = out->f1 = out->sensitivity = out->specificity = 0;
+    for (k = classes == 2; k < classes; ++k)
+        bmvpi_class_figures(score, truth, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
+    al.free(s, al.user);
+    return BMVP_OK;
+}
+
+/* ---- bootstrap */
+
+static int bmvpi_by_double(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* numpy.percentile (linear) of sorted values. */
+static double bmvpi_percentile(const double *x, int64_t n, double percentile)
+{
+    const double rank = percentile / 100 * (double)(n - 1), part = rank - floor(rank);
+    const int64_t i = (int64_t)rank;
+    return part > 0 && x[i + 1] > x[i] ? x[i] + part * (x[i + 1] - x[i]) : x[i]; /* equal infinities stay */
+}
+
+static double bmvpi_resampled_mean(const double *x, int64_t n, uint64_t seed, int64_t number)
+{
+    bmvp_rng r = bmvp_rng_make(seed, BMVPI_STREAM_BOOTSTRAP, (uint32_t)number, 0);
+    double sum = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) sum += x[bmvp_rng_below(&r, (uint32_t)n)];
+    return sum / (double)n;
+}
+
+BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
+                                    bmvp_interval *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    double *x, *mean, sum = 0;
+    int64_t i, used = 0;
+    out->mean = out->low = out->high = (double)NAN;
+    out->n_used = 0;
+    if (n < 0 || n > 0xffffffff || resamples < 1) return BMVP_E_ARG;
+    x = (double *)bmvpi_alloc_array(&al, n + resamples, (int64_t)sizeof *x);
+    if (!x) return BMVP_E_OOM;
+    mean = x + n;
+    for (i = 0; i < n; ++i)
+        if (value[i] == value[i]) sum += x[used++] = value[i];
+    for (i = 0; i < resamples && used > 0; ++i) mean[i] = bmvpi_resampled_mean(x, used, seed, i);
+    if (used > 0) {
+        qsort(mean, (size_t)resamples, sizeof *mean, bmvpi_by_double);
+        out->mean = sum / (double)used;
+        out->low = bmvpi_percentile(mean, resamples, 2.5);
+        out->high = bmvpi_percentile(mean, resamples, 97.5);
+        out->n_used = used;
+    }
+    al.free(x, al.user);
+    return BMVP_OK;
+}
+
 /* >>window impl -------------------------------------------------------------------------------------------------------- */
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
