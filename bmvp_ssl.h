@@ -291,26 +291,30 @@ BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule);
 /* 2 |a b| / (|a| + |b|) over n zeros and non-zeros. MONAI DiceMetric (ignore_empty) */
 BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule);
 /* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there is none. Exact
-   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM */
+   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM, BMVP_E_ARG (an edge below 1, a spacing outside 1e-12 to
+   1e12) */
 BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
                                              const bmvp_allocator *a);
-/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear) of
-   the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
-   MONAI HausdorffDistanceMetric(directed=False). BMVP_E_OOM, BMVP_E_ARG (percentile outside 0..100) */
+/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear)
+   of the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
+   MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside
+   0..100, edges and spacings as above); *out is then NaN. */
 BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
                                     double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out);
 
 /* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
    Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
-   sklearn roc_auc_score, f1_score */
+   The predicted class is the likeliest, the first of equals. sklearn roc_auc_score, f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number
+   outside 0..classes-1, a score that is NaN, fewer than two classes) */
 typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
 BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
                                          bmvp_class_metrics *out);
-/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty. truth: 0 or not 0. */
+/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty, a score is NaN or memory is short.
+   truth: 0 or not 0. */
 BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a);
 
-/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of the cases. n_used 0:
-   everything is NaN. */
+/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of them; the same for a seed
+   always. n_used 0: everything is NaN. BMVP_E_OOM, BMVP_E_ARG (resamples below 1, more than 2^32 - 1 values) */
 typedef struct bmvp_interval { double mean, low, high; int64_t n_used; } bmvp_interval;
 BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
                                     bmvp_interval *out);
@@ -328,8 +332,8 @@ typedef struct bmvp_window {
     int mirror;         /* bits 0, 1, 2: average also over flips along W, H, D and their combinations */
 } bmvp_window;
 typedef struct bmvp_window_calls {
-    /* Writes the roi voxels x channels at `start` (never negative, beyond the volume's end only where it is smaller than the roi: the
-       caller pads with zeros) to dst (roi_d, roi_h, roi_w, channels). */
+    /* Writes the roi voxels x channels from `start` to dst (roi_d, roi_h, roi_w, channels). On an axis where the volume is smaller than
+       the roi it is centred: `start` is negative there, and what lies outside of the volume is to be 0. */
     bmvp_status (*read)(void *user, const int64_t start[3], float *dst);
     /* x (B, roi, channels) -> (B, roi, outputs), recording is off. NULL after a failure of the context. */
     bmvp_tensor *(*predict)(void *user, bmvp_tensor *x);
@@ -337,6 +341,8 @@ typedef struct bmvp_window_calls {
     bmvp_status (*planes)(void *user, int64_t z0, int64_t planes, const float *values);
     void *user;
 } bmvp_window_calls;
+/* Drops all step tensors of c (bmvp_step_begin before each batch). The first error of a callback, or of the context, is returned.
+   BMVP_E_ARG, BMVP_E_SHAPE (predict returned another size), BMVP_E_OOM. */
 BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
                                          const bmvp_window_calls *calls);
 
@@ -1407,6 +1413,150 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 
 /* >>labels impl -------------------------------------------------------------------------------------------------------- */
 
+/* "WT:1,2,4 TC:1,4 ET:4", and values that may occur without belonging to anything. */
+typedef struct bmvpi_labels_row { const char *name; int exclusive; const char *regions, *others; } bmvpi_labels_row;
+static const bmvpi_labels_row bmvpi_labels_rows[] = {
+    { "brats2021", 0, "WT:1,2,4 TC:1,4 ET:4", "" },
+    { "brats2023", 0, "WT:1,2,3 TC:1,3 ET:3", "" },
+    { "msd_brats", 0, "WT:1,2,3 TC:2,3 ET:3", "" },
+    { "mrbrains", 1, "CSF:5,6 GM:1,2 WM:3,4", "7,8" }, /* cerebellum and brainstem are left out of its evaluation */
+    { "isles", 0, "lesion:1", "" },
+    { "vs", 0, "tumour:1", "" },
+    { "ms", 0, "lesion:1", "" },
+    { "phantom", 0, "WT:1,2,3 TC:1,3 ET:3", "" },
+};
+enum { BMVPI_LABELS_ROWS = (int)(sizeof bmvpi_labels_rows / sizeof *bmvpi_labels_rows) };
+
+BMVP_API const char *bmvp_labels_names(void) { return "brats2021 brats2023 msd_brats mrbrains isles vs ms phantom"; }
+
+/* Numbers of "1,2,4" into v; returns the first character after them. */
+static const char *bmvpi_labels_numbers(const char *text, int *v, int *n)
+{
+    char *end;
+    for (*n = 0; *text >= '0' && *text <= '9' && *n < BMVP_LABEL_VALUES; text = end + (*end == ',')) v[(*n)++] = (int)strtol(text, &end, 10);
+    return text;
+}
+
+BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out)
+{
+    int v[BMVP_LABEL_VALUES], n, i, k;
+    char region[32];
+    for (i = 0; i < BMVPI_LABELS_ROWS; ++i) {
+        const char *p = bmvpi_labels_rows[i].regions;
+        if (strcmp(bmvpi_labels_rows[i].name, name) != 0) continue;
+        memset(out, 0, sizeof *out);
+        snprintf(out->name, sizeof out->name, "%s", name);
+        out->exclusive = bmvpi_labels_rows[i].exclusive;
+        while (*p) {
+            snprintf(region, sizeof region, "%.*s", (int)strcspn(p, ":"), p);
+            p = bmvpi_labels_numbers(p + strcspn(p, ":") + 1, v, &n);
+            (void)bmvp_labels_add(out, region, v, n, NULL);
+            p += *p == ' ';
+        }
+        (void)bmvpi_labels_numbers(bmvpi_labels_rows[i].others, v, &n);
+        for (k = 0; k < n; ++k) out->known[v[k]] = 1;
+        return bmvp_labels_finish(out, NULL) == BMVP_OK;
+    }
+    return 0;
+}
+
+BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err)
+{
+    int i, r;
+    if (l->n == BMVP_MAX_REGIONS) return bmvp_error_set(err, BMVP_E_ARG, "labels: more than %d regions", BMVP_MAX_REGIONS);
+    if (!*region || strlen(region) >= sizeof l->region[0])
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region, (int)sizeof l->region[0] - 1);
+    if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
+    for (r = 0; r < l->n; ++r)
+        if (strcmp(l->region[r], region) == 0) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is there twice", region);
+    for (i = 0; i < n_values; ++i) {
+        if (values[i] < 1 || values[i] >= BMVP_LABEL_VALUES)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d of '%s' is outside of 1 to %d", values[i], region, BMVP_LABEL_VALUES - 1);
+        for (r = 0; r < l->n && l->exclusive; ++r)
+            if (l->in[r][values[i]])
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is in both classes '%s' and '%s'; overlapping sets are regions", values[i],
+                                      l->region[r], region);
+    }
+    snprintf(l->region[l->n], sizeof l->region[l->n], "%s", region);
+    memset(l->in[l->n], 0, sizeof l->in[l->n]);
+    for (i = 0; i < n_values; ++i) l->in[l->n][values[i]] = l->known[values[i]] = 1;
+    ++l->n;
+    return BMVP_OK;
+}
+
+static int bmvpi_labels_size(const bmvp_labels *l, int r)
+{
+    int v, n = 0;
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v) n += l->in[r][v];
+    return n;
+}
+
+static void bmvpi_labels_swap(bmvp_labels *l, int a, int b)
+{
+    const bmvp_labels t = *l;
+    memcpy(l->region[a], t.region[b], sizeof t.region[b]);
+    memcpy(l->region[b], t.region[a], sizeof t.region[a]);
+    memcpy(l->in[a], t.in[b], sizeof t.in[b]);
+    memcpy(l->in[b], t.in[a], sizeof t.in[a]);
+}
+
+/* The lowest value of region r that no smaller region (a later one) holds; if they hold all, its lowest value. */
+static int bmvpi_labels_paint(const bmvp_labels *l, int r)
+{
+    int v, k, lowest = 0;
+    for (v = BMVP_LABEL_VALUES - 1; v > 0; --v)
+        if (l->in[r][v]) lowest = v;
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v) {
+        for (k = r + 1; k < l->n && !l->in[k][v]; ++k) { }
+        if (l->in[r][v] && k == l->n) return v;
+    }
+    return lowest;
+}
+
+BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
+{
+    int a, b;
+    if (l->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: no regions or classes");
+    for (a = 0; a < l->n; ++a)
+        for (b = a + 1; b < l->n; ++b)
+            if (memcmp(l->in[a], l->in[b], sizeof l->in[a]) == 0)
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[a], l->region[b]);
+    for (a = 1; a < l->n && !l->exclusive; ++a) /* insertion keeps the given order of equal sizes */
+        for (b = a; b > 0 && bmvpi_labels_size(l, b - 1) < bmvpi_labels_size(l, b); --b) bmvpi_labels_swap(l, b - 1, b);
+    for (a = 0; a < l->n; ++a) l->paint[a] = (unsigned char)bmvpi_labels_paint(l, a);
+    return BMVP_OK;
+}
+
+BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
+
+BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float v = values[i];
+        if (v == 0.0f) continue;
+        if (!(v > 0 && v < BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
+    }
+    return -1;
+}
+
+BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) mask[i] = values[i] > 0 && values[i] < BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
+}
+
+BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
+{
+    int r, best = 0;
+    unsigned char v = 0;
+    for (r = 0; r < l->n && !l->exclusive; ++r)
+        if (probability[r] >= 0.5f) v = l->paint[r];
+    for (r = 1; r <= l->n && l->exclusive; ++r)
+        if (probability[r] > probability[best]) best = r;
+    return best > 0 ? l->paint[best - 1] : v;
+}
+
 BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l)
 {
     int r, v;
@@ -1456,7 +1606,7 @@ enum { BMVPI_STREAM_BOOTSTRAP = 500 };
 BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule)
 {
     switch (rule) {
-    case BMVP_EMPTY_MONAI: return "MONAI: Dice is undefined when the truth is empty, the distance when either mask is (its maximum infinite)";
+    case BMVP_EMPTY_MONAI: return "MONAI: Dice is NaN when the truth is empty, the distance when a mask is (the maximum: inf when one is)";
     case BMVP_EMPTY_BRATS: return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
     }
     return "unknown rule for empty masks";
@@ -1497,31 +1647,36 @@ BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *
     return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
 }
 
-/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): d(y) = min over v of f(v) + w (y - v)^2 is w y^2 plus the
-   least F(v) - 2 w y v with F(v) = f(v) + w v^2. The points (v, F(v)) that can be least are the lower convex hull, which takes
-   products only; what it holds of a column is a copy, so the column is transformed in place. */
+/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v is w y^2 plus the
+   least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the points (v, F(v)), and each holds as long
+   as 2 w y lies between the slopes left and right of it. The hull has a copy of what it needs: columns are transformed in place. */
 
-typedef struct bmvpi_hull { double f, lift, v; } bmvpi_hull;
+typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
 typedef struct bmvpi_edt {
     double w[3];      /* mm^2 of one step along D, H, W */
     bmvpi_hull *hull; /* of the longest axis */
-    float *square;    /* mm^2 of k steps along W */
+    float *square;    /* of whole numbers: distances along W are kept in steps, which floats hold exactly */
+    int64_t looked;   /* places that searches looked at */
+    unsigned char *wanted; /* along W: are columns of this place to be transformed? */
 } bmvpi_edt;
 
 static int64_t bmvpi_edt_bytes(const int64_t dim[3])
 {
     const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
-    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float)));
+    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4)); /* 4: `wanted`, floats may follow */
 }
 
 static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
 {
+    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
     int64_t k;
     int a;
     for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
     e->hull = (bmvpi_hull *)memory;
-    e->square = (float *)(void *)(e->hull + bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2])));
-    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)(e->w[2] * (double)k * (double)k);
+    e->square = (float *)(void *)(e->hull + longest);
+    e->wanted = (unsigned char *)(e->square + longest);
+    memset(e->wanted, 1, (size_t)dim[2]);
+    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)k * (float)k;
 }
 
 /* First place from i on that is not 0, n: none. */
@@ -1536,8 +1691,8 @@ static int64_t bmvpi_next_set(const unsigned char *mask, int64_t i, int64_t n)
     return i;
 }
 
-/* Along W the nearest set voxel is one of the two neighbours in the row. Returns 0 when the row has none. */
-static int bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
+/* Along W the nearest set voxel is one of the two neighbours in the row. */
+static void bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
 {
     int64_t last = -1, next, i = 0;
     for (next = bmvpi_next_set(mask, 0, n); next < n; next = bmvpi_next_set(mask, next + 1, n)) {
@@ -1547,39 +1702,47 @@ static int bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t 
         last = next;
     }
     for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
-    return last >= 0;
 }
 
-static void bmvpi_edt_column(const bmvpi_edt *e, int axis, float *x, int64_t n, int64_t stride)
+/* x: squares, in mm^2 when multiplied by unit; in mm^2 afterwards. */
+static void bmvpi_edt_column(const bmvpi_edt *e, double unit, double w, float *x, int64_t n, int64_t stride)
 {
-    const double w = e->w[axis];
     bmvpi_hull *const h = e->hull;
     int64_t i, top = -1, k = 0;
     for (i = 0; i < n; ++i) {
-        const double f = (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        const double f = unit * (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        double slope = -HUGE_VAL;
         if (f == HUGE_VAL) continue;
-        while (top > 0 && (h[top].lift - h[top - 1].lift) * (v - h[top].v) >= (lift - h[top].lift) * (h[top].v - h[top - 1].v)) --top;
+        while (top >= 0 && (slope = (lift - h[top].lift) / (v - h[top].v)) <= h[top].slope) --top;
         ++top;
         h[top].f = f;
         h[top].lift = lift;
         h[top].v = v;
+        h[top].slope = slope;
     }
     for (i = 0; i < n && top >= 0; ++i) {
         const double y = (double)i;
-        while (k < top && h[k + 1].lift - h[k].lift <= 2 * w * y * (h[k + 1].v - h[k].v)) ++k;
+        while (k < top && h[k + 1].slope <= 2 * w * y) ++k;
         x[i * stride] = (float)(h[k].f + w * (y - h[k].v) * (y - h[k].v));
     }
 }
 
-/* The axes W and H: squared distances within each plane. */
-static void bmvpi_edt_planes(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *out)
+/* Axis W: squared distances within rows, in steps. */
+static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
 {
-    const int64_t plane = dim[1] * dim[2];
-    int64_t z, y, x;
-    for (z = 0; z < dim[0]; ++z, mask += plane, out += plane) {
-        int any = 0;
-        for (y = 0; y < dim[1]; ++y) any |= bmvpi_edt_row(e, mask + y * dim[2], dim[2], out + y * dim[2]);
-        for (x = 0; x < dim[2] && any; ++x) bmvpi_edt_column(e, 1, out + x, dim[1], dim[2]);
+    int64_t i;
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
+}
+
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column shows if any is. */
+static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
+{
+    int64_t z, i;
+    for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
+        for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
+        if (i == dim[1]) continue;
+        for (i = 0; i < dim[2]; ++i)
+            if (e->wanted[i]) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
     }
 }
 
@@ -1607,8 +1770,9 @@ BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const in
     memory = bmvpi_alloc_array(&al, bmvpi_edt_bytes(dim), 1);
     if (!memory) return BMVP_E_OOM;
     bmvpi_edt_init(&e, dim, mm, memory);
-    bmvpi_edt_planes(&e, mask, dim, squared);
-    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 0, squared + i, dim[0], plane);
+    bmvpi_edt_rows(&e, mask, dim, squared);
+    bmvpi_edt_planes(&e, dim, squared);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 1, e.w[0], squared + i, dim[0], plane);
     al.free(memory, al.user);
     return BMVP_OK;
 }
@@ -1665,7 +1829,8 @@ BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, in
 
 /* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface wherever they are set: what
    lies beyond is zero or outside of the image. */
-static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3], unsigned char *out)
+static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3],
+                             unsigned char *out)
 {
     int64_t z, y, n = 0;
     for (z = 0; z < box[0]; ++z)
@@ -1677,33 +1842,79 @@ static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], co
     return n;
 }
 
-/* Least x[v] + w (v - at)^2, from `at` outwards until no farther one can be less. */
-static double bmvpi_edt_search(const float *x, int64_t n, int64_t stride, double w, int64_t at)
+/* The least of `best` and what row y of a plane and the rows around it have, outwards until no farther one can be less. x: a column of
+   squares in steps along W; base: mm^2 of the way to that plane. */
+static double bmvpi_edt_search(bmvpi_edt *e, const float *x, const int64_t dim[3], int64_t y, double base, double best)
 {
-    double best = (double)x[at * stride];
+    double far = base;
     int64_t k;
-    for (k = 1; (k <= at || at + k < n) && w * (double)k * (double)k < best; ++k) {
-        const double far = w * (double)k * (double)k;
-        if (k <= at && (double)x[(at - k) * stride] + far < best) best = (double)x[(at - k) * stride] + far;
-        if (at + k < n && (double)x[(at + k) * stride] + far < best) best = (double)x[(at + k) * stride] + far;
+    for (k = 0; (k <= y || y + k < dim[1]) && far < best; ++k, far = base + e->w[1] * (double)k * (double)k) {
+        const double a = k <= y ? e->w[2] * (double)x[(y - k) * dim[2]] + far : best;
+        const double b = y + k < dim[1] ? e->w[2] * (double)x[(y + k) * dim[2]] + far : best;
+        best = a < best ? a : best;
+        best = b < best ? b : best;
+    }
+    e->looked += k;
+    return best;
+}
+
+/* The same in plane z and the planes around it. at: the column in plane z. */
+static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y, double best)
+{
+    const int64_t plane = dim[1] * dim[2];
+    double far = 0;
+    int64_t k;
+    for (k = 0; (k <= z || z + k < dim[0]) && far < best; ++k, far = e->w[0] * (double)k * (double)k) {
+        if (k <= z) best = bmvpi_edt_search(e, at - k * plane, dim, y, far, best);
+        if (k > 0 && z + k < dim[0]) best = bmvpi_edt_search(e, at + k * plane, dim, y, far, best);
     }
     return best;
 }
 
-/* Distances of the voxels of `from` to the surface whose distances within planes are `squared` (used up). The axis D is looked at only
-   in columns that hold such voxels: a few of them are searched for, with many the column is transformed. */
-static void bmvpi_surface_distances(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
+/* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
+   while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
+    int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
+    double best = HUGE_VAL;
+    e->looked = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const unsigned char *row = from + z * plane + y * dim[2];
+            for (x = bmvpi_next_set(row, 0, dim[2]); x < dim[2]; x = bmvpi_next_set(row, x + 1, dim[2])) {
+                const double dz = (double)(z - last[0]), dy = (double)(y - last[1]), dx = (double)(x - last[2]);
+                best = sqrt(best) + sqrt(e->w[0] * dz * dz + e->w[1] * dy * dy + e->w[2] * dx * dx);
+                best *= best * (1 + 1e-6); /* rounding */
+                best = bmvpi_edt_search_disc(e, squared + z * plane + x, dim, z, y, best);
+                *out++ = (float)sqrt(best);
+                last[0] = z, last[1] = y, last[2] = x;
+                enough += each;
+                if (e->looked > enough) return 0;
+            }
+        }
+    return 1;
+}
+
+BMVPI_HOT static void bmvpi_or(unsigned char *BMVP_RESTRICT to, const unsigned char *BMVP_RESTRICT x, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) to[i] |= x[i];
+}
+
+/* The same for surfaces far apart (squared is used up): the transform, but only where columns hold voxels of `from`. */
+static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
 {
     const int64_t plane = dim[1] * dim[2];
     int64_t i, z;
+    memset(e->wanted, 0, (size_t)dim[2]);
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_or(e->wanted, from + i * dim[2], dim[2]);
+    bmvpi_edt_planes(e, dim, squared);
     for (i = 0; i < plane; ++i) {
-        int64_t n = 0;
-        for (z = 0; z < dim[0]; ++z) n += from[z * plane + i];
-        if (n > 8) bmvpi_edt_column(e, 0, squared + i, dim[0], plane);
-        for (z = 0; z < dim[0] && n > 0; ++z) {
-            if (!from[z * plane + i]) continue;
-            *out++ = (float)sqrt(n > 8 ? (double)squared[z * plane + i] : bmvpi_edt_search(squared + i, dim[0], plane, e->w[0], z));
-        }
+        for (z = 0; z < dim[0] && !from[z * plane + i]; ++z) {}
+        if (z < dim[0]) bmvpi_edt_column(e, 1, e->w[0], squared + i, dim[0], plane);
+        for (; z < dim[0]; ++z)
+            if (from[z * plane + i]) *out++ = (float)sqrt((double)squared[z * plane + i]);
     }
 }
 
@@ -1781,8 +1992,10 @@ BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsig
         squared = (float *)(void *)(memory + edt);
         distance = squared + n;
         for (i = 0; i < 2; ++i) {
-            bmvpi_edt_planes(&e, surface[!i], box, squared);
-            bmvpi_surface_distances(&e, surface[i], squared, box, distance);
+            bmvpi_edt_rows(&e, surface[!i], box, squared);
+            if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance)) {
+                bmvpi_surface_far(&e, surface[i], squared, box, distance);
+            }
             far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
         }
         *out = (double)(far[0] > far[1] ? far[0] : far[1]);
@@ -1843,15 +2056,15 @@ static int bmvpi_likeliest(const float *score, int classes)
     return best;
 }
 
-/* Adds weight times the figures of class k against the rest. */
-static void bmvpi_class_figures(const float *score, const int *truth, int64_t n, int classes, int k, double weight, bmvpi_scored *s,
-                                bmvp_class_metrics *out)
+/* Adds weight times the figures of class k against the rest. guess: the likeliest class of each case. */
+static void bmvpi_class_figures(const float *score, const int *truth, const int *guess, int64_t n, int classes, int k, double weight,
+                                bmvpi_scored *s, bmvp_class_metrics *out)
 {
     int64_t count[2][2] = { { 0, 0 }, { 0, 0 } }, i; /* by truth and prediction */
     for (i = 0; i < n; ++i) {
         s[i].score = score[i * classes + k];
         s[i].truth = truth[i] == k;
-        ++count[s[i].truth][bmvpi_likeliest(score + i * classes, classes) == k];
+        ++count[s[i].truth][guess[i] == k];
     }
     out->auc += weight * bmvpi_auc(s, n);
     out->f1 += weight * bmvpi_share(2 * count[1][1], 2 * count[1][1] + count[0][1] + count[1][0]);
@@ -1865,7 +2078,7 @@ BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, i
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     bmvpi_scored *s;
     int64_t i, right = 0;
-    int k;
+    int k, *guess;
     out->accuracy = out->auc = out->f1 = out->sensitivity = out->specificity = (double)NAN;
     if (n < 0 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
     for (i = 0; i < n; ++i)
@@ -1873,13 +2086,17 @@ BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, i
     for (i = 0; i < n * classes; ++i)
         if (score[i] != score[i]) return BMVP_E_ARG;
     if (n == 0) return BMVP_OK;
-    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)sizeof *s);
+    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)(sizeof *s + sizeof *guess));
     if (!s) return BMVP_E_OOM;
-    for (i = 0; i < n; ++i) right += bmvpi_likeliest(score + i * classes, classes) == truth[i];
+    guess = (int *)(void *)(s + n);
+    for (i = 0; i < n; ++i) {
+        guess[i] = bmvpi_likeliest(score + i * classes, classes);
+        right += guess[i] == truth[i];
+    }
     out->accuracy = bmvpi_share(right, n);
     out->auc = out->f1 = out->sensitivity = out->specificity = 0;
     for (k = classes == 2; k < classes; ++k)
-        bmvpi_class_figures(score, truth, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
+        bmvpi_class_figures(score, truth, guess, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
     al.free(s, al.user);
     return BMVP_OK;
 }
@@ -1936,6 +2153,220 @@ BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resample
 }
 
 /* >>window impl -------------------------------------------------------------------------------------------------------- */
+
+/* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
+static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
+{
+    int64_t z, y, k;
+    int j;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y)
+            for (k = 0; k < dim[2]; ++k) {
+                const int64_t to_z = axes & 4 ? dim[0] - 1 - z : z, to_y = axes & 2 ? dim[1] - 1 - y : y;
+                const int64_t from = (z * dim[1] + y) * dim[2] + k;
+                const int64_t to = (to_z * dim[1] + to_y) * dim[2] + (axes & 1 ? dim[2] - 1 - k : k);
+                for (j = 0; j < n && to > from; ++j) {
+                    const float v = x[from * n + j];
+                    x[from * n + j] = x[to * n + j];
+                    x[to * n + j] = v;
+                }
+            }
+}
+
+typedef struct bmvpi_scan {
+    bmvp_ctx *c;
+    const bmvp_window *w;
+    const bmvp_window_calls *calls;
+    const int64_t *dim;
+    int64_t low[3], padded[3], interval[3], count[3]; /* zeros before the volume; with them; steps; windows along each axis */
+    int channels, outputs;
+    float *map, *in, *view, *pred; /* importance of each place; a batch of windows, mirrored, predicted */
+    float *sum, *norm, *plane;     /* ring of roi planes: weighted sums and weights; one plane to hand out */
+    int64_t done;                  /* padded planes below this one were handed out */
+} bmvpi_scan;
+
+/* Along axis a: one window when the roi covers it, else steps of roi (1 - overlap), the last one flush with the end. */
+static void bmvpi_scan_axis(bmvpi_scan *s, int a)
+{
+    const int64_t roi = s->w->roi[a], missing = roi - s->dim[a];
+    s->low[a] = missing > 0 ? missing / 2 : 0;
+    s->padded[a] = bmvpi_max(roi, s->dim[a]);
+    s->interval[a] = roi == s->padded[a] ? roi : bmvpi_max(1, (int64_t)((double)roi * (1.0 - s->w->overlap)));
+    s->count[a] = bmvpi_ceil_div(s->padded[a] - roi, s->interval[a]) + 1;
+}
+static int64_t bmvpi_scan_start(const bmvpi_scan *s, int a, int64_t i)
+{
+    return bmvpi_min(i * s->interval[a], s->padded[a] - s->w->roi[a]);
+}
+
+/* exp(-x^2 / (2 sigma^2)) about the middle, sigma an eighth of the roi, in each axis; not below the larger of 1e-3 and its own least. */
+static void bmvpi_scan_map(bmvpi_scan *s)
+{
+    const int64_t *r = s->w->roi, n = r[0] * r[1] * r[2];
+    float least = 1;
+    int64_t i;
+    int a;
+    for (i = 0; i < n; ++i) {
+        const int64_t at[3] = { i / (r[1] * r[2]), i / r[2] % r[1], i % r[2] };
+        s->map[i] = 1;
+        for (a = 2; a >= 0 && s->w->gaussian; --a) { /* x first, as the arrays of MONAI */
+            const double x = (double)at[a] - (double)(r[a] - 1) / 2, sigma = 0.125 * (double)r[a];
+            s->map[i] *= (float)exp(-x * x / (2 * sigma * sigma));
+        }
+        least = s->map[i] < least ? s->map[i] : least;
+    }
+    least = least > 1e-3f ? least : 1e-3f;
+    for (i = 0; i < n; ++i) s->map[i] = s->map[i] < least ? least : s->map[i];
+}
+
+static int bmvpi_scan_alloc(bmvpi_scan *s)
+{
+    const int64_t roi = bmvpi_mul_size(bmvpi_mul_size(s->w->roi[0], s->w->roi[1]), s->w->roi[2]), f = (int64_t)sizeof(float);
+    const int64_t ring = bmvpi_mul_size(bmvpi_mul_size(s->padded[1], s->padded[2]), s->w->roi[0]);
+    const int64_t in = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->channels), out = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->outputs);
+    s->map = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(roi, f));
+    s->in = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(in, f));
+    if (s->w->mirror) s->view = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_max(in, out), f));
+    s->pred = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(out, f));
+    s->sum = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_mul_size(ring, s->outputs), f));
+    s->norm = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(ring, f));
+    s->plane = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_mul_size(s->dim[1], s->dim[2]), s->outputs * f));
+    if (bmvp_failed(s->c)) return 0;
+    memset(s->sum, 0, (size_t)(ring * s->outputs) * sizeof(float));
+    memset(s->norm, 0, (size_t)ring * sizeof(float));
+    return 1;
+}
+
+/* Hands out the padded planes below `end`, as far as they belong to the volume, and clears their place in the ring. */
+static bmvp_status bmvpi_scan_finish(bmvpi_scan *s, int64_t end)
+{
+    const int64_t area = s->padded[1] * s->padded[2];
+    bmvp_status st = BMVP_OK;
+    int64_t y, x;
+    int k;
+    for (; s->done < end && !st; ++s->done) {
+        float *sum = s->sum + s->done % s->w->roi[0] * area * s->outputs, *norm = s->norm + s->done % s->w->roi[0] * area, *to = s->plane;
+        const int64_t z = s->done - s->low[0];
+        for (y = 0; y < s->dim[1] && z >= 0 && z < s->dim[0]; ++y)
+            for (x = 0; x < s->dim[2]; ++x) {
+                const int64_t at = (y + s->low[1]) * s->padded[2] + x + s->low[2];
+                for (k = 0; k < s->outputs; ++k) *to++ = sum[at * s->outputs + k] / norm[at];
+            }
+        if (z >= 0 && z < s->dim[0]) st = s->calls->planes(s->calls->user, z, 1, s->plane);
+        memset(sum, 0, (size_t)(area * s->outputs) * sizeof(float));
+        memset(norm, 0, (size_t)area * sizeof(float));
+    }
+    return st;
+}
+
+static void bmvpi_scan_add(bmvpi_scan *s, const int64_t start[3], const float *pred)
+{
+    const int64_t *r = s->w->roi;
+    const float *map = s->map;
+    int64_t z, y, x;
+    int k;
+    for (z = 0; z < r[0]; ++z)
+        for (y = 0; y < r[1]; ++y) {
+            const int64_t at = ((start[0] + z) % r[0] * s->padded[1] + start[1] + y) * s->padded[2] + start[2];
+            float *sum = s->sum + at * s->outputs, *norm = s->norm + at;
+            for (x = 0; x < r[2]; ++x, ++map) {
+                norm[x] += *map;
+                for (k = 0; k < s->outputs; ++k) *sum++ += *map * *pred++;
+            }
+        }
+}
+
+/* Windows in s->in -> s->pred; all flips of the axes in w->mirror are averaged. */
+static bmvp_status bmvpi_scan_predict(bmvpi_scan *s, int n)
+{
+    const int64_t *r = s->w->roi, voxels = r[0] * r[1] * r[2], dim[5] = { n, r[0], r[1], r[2], s->channels };
+    const int64_t outputs = n * voxels * s->outputs;
+    int axes, views = 0, i;
+    int64_t v;
+    for (axes = 0; axes < 8; ++axes) {
+        float *in = axes ? s->view : s->in, *out = axes ? s->view : s->pred;
+        bmvp_tensor *y;
+        if (axes & ~s->w->mirror) continue;
+        if (axes) memcpy(in, s->in, (size_t)(n * voxels * s->channels) * sizeof(float));
+        for (i = 0; i < n && axes; ++i) bmvpi_flip(in + i * voxels * s->channels, r, s->channels, axes);
+        bmvp_step_begin(s->c);
+        y = s->calls->predict(s->calls->user, bmvp_input(s->c, 5, dim, in));
+        if (y && y->numel != outputs)
+            bmvp_fail(s->c, BMVP_E_SHAPE, "sliding window: %lld predicted values for %lld voxels of %d outputs", (long long)y->numel,
+                      (long long)(n * voxels), s->outputs);
+        if (!y && !bmvp_failed(s->c)) bmvp_fail(s->c, BMVP_E_STATE, "sliding window: nothing was predicted");
+        if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
+        (void)bmvp_read(s->c, y, out);
+        ++views;
+        for (i = 0; i < n && axes; ++i) bmvpi_flip(out + i * voxels * s->outputs, r, s->outputs, axes);
+        for (v = 0; v < outputs && axes; ++v) s->pred[v] += out[v];
+    }
+    for (v = 0; v < outputs && views > 1; ++v) s->pred[v] /= (float)views;
+    return bmvp_error_of(s->c)->status;
+}
+
+static bmvp_status bmvpi_scan_run(bmvpi_scan *s)
+{
+    const int64_t *r = s->w->roi, voxels = r[0] * r[1] * r[2], n = s->count[0] * s->count[1] * s->count[2];
+    int64_t start[3], from[3], i, first;
+    bmvp_status st = BMVP_OK;
+    int a, b, batch;
+    for (first = 0; first < n && !st; first += batch) {
+        batch = (int)bmvpi_min(s->w->batch, n - first);
+        for (b = 0; b < 2 * batch && !st; ++b) { /* all are read, then all are added */
+            i = first + b % batch;
+            if (b == batch) st = bmvpi_scan_predict(s, batch);
+            start[0] = bmvpi_scan_start(s, 0, i / (s->count[1] * s->count[2]));
+            start[1] = bmvpi_scan_start(s, 1, i / s->count[2] % s->count[1]);
+            start[2] = bmvpi_scan_start(s, 2, i % s->count[2]);
+            for (a = 0; a < 3; ++a) from[a] = start[a] - s->low[a];
+            if (b < batch) {
+                st = s->calls->read(s->calls->user, from, s->in + b * voxels * s->channels);
+                continue;
+            }
+            if (!st) st = bmvpi_scan_finish(s, start[0]); /* no later window touches the planes before this one */
+            if (!st) bmvpi_scan_add(s, start, s->pred + (b - batch) * voxels * s->outputs);
+        }
+    }
+    return st ? st : bmvpi_scan_finish(s, s->padded[0]);
+}
+
+BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
+                                         const bmvp_window_calls *calls)
+{
+    bmvp_status st = BMVP_OK;
+    bmvpi_scan s;
+    int a, was, ok = w->batch >= 1 && w->overlap >= 0 && w->overlap < 1 && w->mirror >= 0 && w->mirror < 8 && channels >= 1 && outputs >= 1;
+    if (bmvp_failed(c)) return bmvp_error_of(c)->status;
+    for (a = 0; a < 3; ++a) ok = ok && w->roi[a] >= 1 && dim[a] >= 1 && dim[a] < INT64_MAX / 4 && w->roi[a] < INT64_MAX / 4;
+    if (!ok) {
+        bmvp_fail(c, BMVP_E_ARG, "sliding window: roi, volume, batch, channels and outputs must be at least 1, the overlap in [0, 1), mirror 0 to 7");
+        return BMVP_E_ARG;
+    }
+    memset(&s, 0, sizeof s);
+    s.c = c;
+    s.w = w;
+    s.calls = calls;
+    s.dim = dim;
+    s.channels = channels;
+    s.outputs = outputs;
+    for (a = 0; a < 3; ++a) bmvpi_scan_axis(&s, a);
+    was = bmvp_set_grad(c, 0);
+    if (bmvpi_scan_alloc(&s)) {
+        bmvpi_scan_map(&s);
+        st = bmvpi_scan_run(&s);
+        bmvp_step_begin(c);
+    }
+    (void)bmvp_set_grad(c, was);
+    bmvpi_free(c, s.map);
+    bmvpi_free(c, s.in);
+    bmvpi_free(c, s.view);
+    bmvpi_free(c, s.pred);
+    bmvpi_free(c, s.sum);
+    bmvpi_free(c, s.norm);
+    bmvpi_free(c, s.plane);
+    return st ? st : bmvp_error_of(c)->status;
+}
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
@@ -2068,12 +2499,6 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
 }
 
-/* 1 for entries of the encoder, by their released names. */
-static int bmvpi_ft_of_encoder(const char *name)
-{
-    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
-}
-
 static void bmvpi_ft_make_optim(bmvp_ft *f)
 {
     static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
@@ -2084,7 +2509,7 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     k.beta1 = k.momentum = f->cfg.beta1;
     k.beta2 = f->cfg.beta2;
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_ft_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
+        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
@@ -2300,25 +2725,6 @@ BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const i
         else bmvpi_ft_fill(f, m, template_start, dim, NULL, dst);
 }
 
-/* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
-static void bmvpi_ft_flip(float *x, const int64_t dim[3], int n, int axes)
-{
-    int64_t z, y, k;
-    int j;
-    for (z = 0; z < dim[0]; ++z)
-        for (y = 0; y < dim[1]; ++y)
-            for (k = 0; k < dim[2]; ++k) {
-                const int64_t to_z = axes & 4 ? dim[0] - 1 - z : z, to_y = axes & 2 ? dim[1] - 1 - y : y;
-                const int64_t from = (z * dim[1] + y) * dim[2] + k;
-                const int64_t to = (to_z * dim[1] + to_y) * dim[2] + (axes & 1 ? dim[2] - 1 - k : k);
-                for (j = 0; j < n && to > from; ++j) {
-                    const float v = x[from * n + j];
-                    x[from * n + j] = x[to * n + j];
-                    x[to * n + j] = v;
-                }
-            }
-}
-
 typedef struct bmvpi_ft_change { /* how one item is changed: the same for both copies */
     int flips;
     float scale[BMVP_MODALITIES], shift[BMVP_MODALITIES];
@@ -2377,7 +2783,7 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
             bmvpi_ft_fill(f, m, t->template_start, dim, f->mask, dst);
         }
     }
-    if (a->flips) bmvpi_ft_flip(dst, dim, f->n_modalities, a->flips);
+    if (a->flips) bmvpi_flip(dst, dim, f->n_modalities, a->flips);
 }
 
 /* The label values of one item become targets: f->target (masks, channels last) and f->klass (class of each voxel). */
@@ -2389,7 +2795,7 @@ static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmv
     int64_t v;
     int r;
     memcpy(f->mask, t->labels, (size_t)n * sizeof(float));
-    if (a->flips) bmvpi_ft_flip(f->mask, dim, 1, a->flips);
+    if (a->flips) bmvpi_flip(f->mask, dim, 1, a->flips);
     for (v = 0; v < n; ++v) {
         const int value = (int)f->mask[v];
         klass[v] = 0;

@@ -9,6 +9,7 @@ static const struct { const char *name; int (*run)(int, char **); const char *te
     { "phantom", bmvp_cmd_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
     { "prepare", bmvp_cmd_prepare, "reorient, resample, crop and scale cases for training" },
     { "pretrain", bmvp_cmd_pretrain, "pre-train a network with the three tasks of BrainMVP" },
+    { "split", bmvp_cmd_split, "split cases into training, validation and test by patient" },
     { "finetune", bmvp_cmd_finetune, "train a segmentation or classification network from it" },
     { "embed", bmvp_cmd_embed, "embeddings and feature maps of volumes" },
     { "convert", bmvp_cmd_convert, "checkpoints: PyTorch .pt <-> .safetensors" },

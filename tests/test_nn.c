@@ -98,34 +98,53 @@ static void net_case_end(net_case *k)
     bmvp_ckpt_close(k->file);
 }
 
-static int net_case_begin(net_case *k, int unet, int plain_decoder)
+/* Network and input of a fixture. task and sizes are in its metadata where they differ from pre-training. */
+static int net_case_open(net_case *k, const char *path, int unet, int plain_decoder, bmvp_net_task task)
 {
-    static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
     bmvp_net_config cfg = preset(unet ? "unet3d_tiny" : "uniformer_tiny");
-    int64_t v[4], size[3], dim[5], b;
-    float *x;
-    int i;
+    int64_t v[4], size[3], dim[5], b, voxels, i;
+    float *x, *plane;
+    int m;
     memset(k, 0, sizeof *k);
     k->unet = unet;
-    memcpy(k->output, outputs[unet], sizeof k->output);
-    k->file = fixture_open(unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors");
+    k->file = fixture_open(path);
     if (!k->file) return 0;
     if (unet) cfg.width = (int)strtol(fixture_text(k->file, "width"), NULL, 10);
-    for (i = 0; i < fixture_numbers(fixture_text(k->file, "dims"), v, 4); ++i) cfg.dim[i] = (int)v[i];
-    for (i = 0; i < fixture_numbers(fixture_text(k->file, "depths"), v, 4); ++i) cfg.depth[i] = (int)v[i];
+    for (m = 0; m < fixture_numbers(fixture_text(k->file, "dims"), v, 4); ++m) cfg.dim[m] = (int)v[m];
+    for (m = 0; m < fixture_numbers(fixture_text(k->file, "depths"), v, 4); ++m) cfg.depth[m] = (int)v[m];
     if (!unet) cfg.head_dim = (int)strtol(fixture_text(k->file, "head"), NULL, 10);
+    if (fixture_numbers(fixture_text(k->file, "chans"), v, 1)) cfg.in_channels = (int)v[0];
+    if (fixture_numbers(fixture_text(k->file, "outputs"), v, 1)) cfg.outputs = (int)v[0];
+    cfg.task = task;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && !unet;
     cfg.plain_decoder = plain_decoder;
     CHECK(fixture_numbers(fixture_text(k->file, "size"), size, 3) == 3); /* X, Y, Z */
     dim[0] = strtoll(fixture_text(k->file, "batch"), NULL, 10);
-    dim[1] = size[2], dim[2] = size[1], dim[3] = size[0], dim[4] = 1;
+    dim[1] = size[2], dim[2] = size[1], dim[3] = size[0], dim[4] = cfg.in_channels;
+    voxels = dim[1] * dim[2] * dim[3];
     k->c = bmvp_create(NULL, NULL);
     k->net = k->c ? bmvp_net_create(k->c, &cfg) : NULL;
-    x = (float *)malloc((size_t)(dim[0] * dim[1] * dim[2] * dim[3]) * sizeof *x);
-    if (!CHECK(k->net && x && formula_state(bmvp_net_state(k->net), 0))) return 0;
-    for (b = 0; b < dim[0]; ++b) formula_volume((int)b, (int)b, dim + 1, x + b * dim[1] * dim[2] * dim[3]);
+    x = (float *)malloc((size_t)(dim[0] * voxels * dim[4]) * sizeof *x);
+    plane = (float *)malloc((size_t)voxels * sizeof *plane);
+    if (!CHECK(k->net && x && plane && formula_state(bmvp_net_state(k->net), 0))) return 0;
+    for (b = 0; b < dim[0]; ++b)
+        for (m = 0; m < dim[4]; ++m) {
+            formula_volume((int)b, (int)b + m, dim + 1, plane);
+            for (i = 0; i < voxels; ++i) x[(b * voxels + i) * dim[4] + m] = plane[i];
+        }
     k->x = bmvp_input(k->c, 5, dim, x);
+    free(plane);
     free(x);
     return 1;
+}
+
+static int net_case_begin(net_case *k, int unet, int plain_decoder)
+{
+    static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
+    const int ok = net_case_open(k, unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors", unet, plain_decoder,
+                                 BMVP_TASK_PRETRAIN);
+    memcpy(k->output, outputs[unet], sizeof k->output);
+    return ok;
 }
 
 /* A tensor times random numbers in [-1, 1) / sqrt(size), summed. */
@@ -148,7 +167,7 @@ static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
 /* Biases whose gradient is zero in exact arithmetic, so that what is stored is rounding noise. */
 static const char *zero_gradient(const char *name)
 {
-    if (strcmp(name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0)
+    if (formula_ends_with(name, "blocks4.0.mlp.fc2.bias"))
         return "a constant per channel right before BatchNorm";
     if (strcmp(name, "conv1b.conv1.bias") == 0 || strcmp(name, "up2convb.conv1.bias") == 0)
         return "a constant right before GroupNorm, whose groups have one channel at this width";
@@ -204,6 +223,48 @@ static void test_network(int unet, int plain_decoder)
         for (i = 0; i < 5; ++i) check_activation(k.file, "eval", k.output[i], i < 4 ? f.map[i] : rec);
     }
     net_case_end(&k);
+}
+
+/* The downstream networks: logits of every scale, or of the classes. Returns how many there are. */
+static int downstream(net_case *k, int training, bmvp_tensor *y[3])
+{
+    bmvp_features f = bmvp_net_encode(k->net, k->x, training);
+    bmvp_logits l;
+    memset(y, 0, 3 * sizeof *y);
+    if (bmvp_net_config_of(k->net)->task == BMVP_TASK_CLASSIFY) {
+        y[0] = bmvp_net_classify(k->net, &f);
+        return 1;
+    }
+    l = bmvp_net_segment(k->net, k->x, &f, 1);
+    y[0] = l.full, y[1] = l.quarter, y[2] = l.half;
+    CHECK(k->unet == (l.quarter == NULL) && k->unet == (l.half == NULL));
+    return k->unet ? 1 : 3;
+}
+
+static void test_downstream(const char *path, int unet, bmvp_net_task task)
+{
+    static const char *const name[2][3] = { { "full", "quarter", "half" }, { "logits", NULL, NULL } };
+    bmvp_tensor *y[3], *loss = NULL, *part;
+    net_case k;
+    int i, n;
+    if (!check_start("%s", path)) return;
+    if (net_case_open(&k, path, unet, 0, task)) {
+        bmvp_keep(k.x);
+        n = downstream(&k, 1, y);
+        for (i = 0; i < n; ++i) {
+            check_activation(k.file, "out", name[task == BMVP_TASK_CLASSIFY][i], y[i]);
+            part = weighed(k.c, y[i], name[task == BMVP_TASK_CLASSIFY][i]);
+            loss = loss ? bmvp_add(k.c, loss, part) : part;
+        }
+        CHECK_NEAR((double)bmvp_scalar(k.c, loss), strtod(fixture_text(k.file, "loss"), NULL), 2e-5);
+        bmvp_backward(k.c, loss);
+        check_gradients(&k);
+        (void)bmvp_set_grad(k.c, 0);
+        n = downstream(&k, 0, y);
+        for (i = 0; i < n; ++i) check_activation(k.file, "eval", name[task == BMVP_TASK_CLASSIFY][i], y[i]);
+    }
+    net_case_end(&k);
+    check_finish();
 }
 
 static void test_uniformer_tiny_composed_decoder(void) { test_network(0, 0); }
@@ -572,16 +633,25 @@ static void test_seeds(void)
 /* >>names --------------------------------------------------------------------------------------------------------- */
 
 /* Lists of the released state dicts: name, tab, shape as Python prints it. */
-static void test_names(const char *file, const char *network, int entries)
+static bmvp_net_config downstream_of(const char *name, bmvp_net_task task, int in_channels, int outputs)
+{
+    bmvp_net_config cfg = preset(name);
+    cfg.task = task;
+    cfg.in_channels = in_channels;
+    cfg.outputs = outputs;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
+    return cfg;
+}
+
+static void test_names(const char *file, bmvp_net_config cfg, int entries)
 {
     char path[600], line[400], shape[120];
     bmvp_ctx *c;
-    bmvp_net_config cfg = preset(network);
     const bmvp_state_list *l;
     bmvp_net *net;
     FILE *f;
     int n = 0, i = 0, a;
-    if (!check_start("names of %s", network)) return;
+    if (!check_start("names of %s", file)) return;
     snprintf(path, sizeof path, "%s/checkpoints/%s", data_folder(), file);
     f = fopen(path, "r");
     if (!f) {
@@ -610,7 +680,7 @@ static void test_names(const char *file, const char *network, int entries)
         if (strstr(tab + 1, "\tparam") ||
             strstr(tab + 1, "\tbuffer")) { /* carried parameters are not trained, buffers never */
             const int buffer = strstr(tab + 1, "\tbuffer") != NULL,
-                      dead = strstr(line, "conv_block") || strstr(line, "proj1.");
+                      dead = cfg.task == BMVP_TASK_PRETRAIN && (strstr(line, "conv_block") || strstr(line, "proj1."));
             check_report(l->item[i].trained == (!buffer && !dead), __FILE__, __LINE__, "%s: trained is %d", line,
                          l->item[i].trained);
         }
@@ -784,10 +854,10 @@ static void copy_checkpoint(const char *from, const char *to, bmvp_ckpt_format f
     bmvp_ckpt_close(f);
 }
 
-static void round_trip(const char *preset_name)
+static void round_trip(bmvp_net_config cfg)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
-    bmvp_net_config cfg = preset(preset_name), inferred;
+    bmvp_net_config inferred;
     bmvp_net *a = fresh(c, &cfg, 11), *b = fresh(c, &cfg, 12);
     bmvp_error err;
     char st[400], pt[400], plain[400];
@@ -821,8 +891,140 @@ static void round_trip(const char *preset_name)
     remove(plain);
 }
 
-static void test_round_trip_uniformer(void) { round_trip("uniformer_tiny"); }
-static void test_round_trip_unet3d(void) { round_trip("unet3d_tiny"); }
+static void test_round_trip_uniformer(void) { round_trip(preset("uniformer_tiny")); }
+static void test_round_trip_unet3d(void) { round_trip(preset("unet3d_tiny")); }
+static void test_round_trip_downstream(void)
+{
+    round_trip(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 3));
+    round_trip(downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 2, 5));
+    round_trip(downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 4, 3));
+    round_trip(downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
+}
+
+/* Writes a pre-trained network as the release does (.pt, names with module.) and adopts it. how: room for the entries of `to`. */
+static bmvp_status adopt_from(bmvp_ctx *c, bmvp_net *from, bmvp_net *to, int spread, bmvp_net_adoption *what, bmvp_error *err)
+{
+    char st[400], pt[400];
+    bmvp_ckpt *f = NULL;
+    bmvp_status status;
+    temporary(st, sizeof st, "safetensors");
+    temporary(pt, sizeof pt, "pt");
+    CHECK(save_net(c, from, st, BMVP_CKPT_SAFETENSORS, "state_dict") == BMVP_OK);
+    copy_checkpoint(st, pt, BMVP_CKPT_PT, "module.");
+    status = bmvp_ckpt_open(pt, NULL, &f, err);
+    if (!status) status = bmvp_net_adopt(to, f, spread, what, err);
+    bmvp_ckpt_close(f);
+    remove(st);
+    remove(pt);
+    return status;
+}
+
+/* 345 of UniUnet's 355 entries, as the release's own loader reports. */
+static void test_adoption_released(void)
+{
+    const bmvp_net_config pre = preset("uniformer_small"), seg = downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3);
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &seg, 2);
+    bmvp_net_adoption what;
+    bmvp_error err;
+    int spread;
+    for (spread = 0; spread < 2 && CHECK(a && b); ++spread) {
+        memset(&what, 0, sizeof what);
+        check_report(adopt_from(c, a, b, spread, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        CHECK(what.n[BMVP_ADOPT_TAKEN] == 345 && what.n[BMVP_ADOPT_ADAPTED] == (spread ? 2 : 0) && what.n[BMVP_ADOPT_FRESH] == (spread ? 8 : 10));
+    }
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_destroy(c);
+}
+
+static void check_adopted(const bmvp_state_list *a, const bmvp_state_list *b, const unsigned char *how, const float *before)
+{
+    int i, k;
+    for (i = 0; i < b->n; ++i) {
+        const bmvp_state *t = &b->item[i];
+        char name[200];
+        snprintf(name, sizeof name, "%s", t->name);
+        if (find_state(a, name) < 0 && strncmp(name, "encoder.", 8) == 0) snprintf(name, sizeof name, "encoder.uniformer.%s", t->name + 8);
+        k = find_state(a, name);
+        if (t->torch_rank == 0) continue;
+        if (how[i] == BMVP_ADOPT_TAKEN && CHECK(k >= 0)) CHECK_SAME(t->name, t->t->x, a->item[k].t->x, t->t->numel);
+        if (how[i] == BMVP_ADOPT_FRESH) CHECK_SAME(t->name, t->t->x, before, t->t->numel);
+        before += t->t->numel;
+    }
+}
+
+/* Taken entries are the file's, fresh ones as they were; the sum over equal inputs of the spread stem is the old one. */
+static void adopt_values(bmvp_net_config pre, bmvp_net_config to)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &to, 2);
+    const bmvp_state_list *l = b ? bmvp_net_state(b) : NULL;
+    bmvp_net_adoption what;
+    bmvp_error err;
+    int64_t n = 0, j;
+    float *before, *at;
+    int i;
+    if (!CHECK(a && b)) return;
+    memset(&what, 0, sizeof what);
+    for (i = 0; i < l->n; ++i) n += l->item[i].t->numel;
+    at = before = (float *)malloc((size_t)n * sizeof *before);
+    what.how = (unsigned char *)calloc((size_t)(l->n > 0 ? l->n : 1), 1);
+    for (i = 0; i < l->n; ++i) {
+        if (l->item[i].torch_rank == 0) continue;
+        memcpy(at, l->item[i].t->x, (size_t)l->item[i].t->numel * sizeof *at);
+        at += l->item[i].t->numel;
+    }
+    check_report(adopt_from(c, a, b, 1, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+    check_adopted(bmvp_net_state(a), l, what.how, before);
+    for (i = 0; i < l->n; ++i)
+        if (what.how[i] == BMVP_ADOPT_ADAPTED && l->item[i].torch_rank == 5) {
+            const bmvp_tensor *w = l->item[i].t, *one = bmvp_net_state(a)->item[0].t; /* (k, k, k, I, O): the stem comes first */
+            for (j = 0; j < one->numel; ++j) {
+                const int64_t o = j % w->dim[4], tap = j / w->dim[4];
+                double sum = 0;
+                int64_t ch;
+                for (ch = 0; ch < w->dim[3]; ++ch) sum += (double)w->x[(tap * w->dim[3] + ch) * w->dim[4] + o];
+                CHECK_NEAR(sum, (double)one->x[j], 1e-6);
+            }
+        }
+    CHECK(what.n[0] + what.n[1] + what.n[2] == l->n && what.n[1] == (pre.in_channels == 1 && to.in_channels > 1 ? 2 : 0));
+    free(before);
+    free(what.how);
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_destroy(c);
+}
+
+static void test_adoption_values(void)
+{
+    adopt_values(preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2));
+    adopt_values(preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 2, 3));
+    adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 4, 1));
+    adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
+    adopt_values(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5));
+}
+
+static void test_adoption_refused(void)
+{
+    const bmvp_net_config pre = preset("uniformer_tiny"), unet = downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 3, 2);
+    bmvp_net_config wide = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2);
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &unet, 2), *d;
+    bmvp_error err;
+    wide.depth[2] += 1;
+    d = fresh(c, &wide, 3);
+    if (CHECK(a && b && d)) {
+        CHECK(adopt_from(c, a, b, 1, NULL, &err) == BMVP_E_FORMAT);
+        CHECK_HOLDS(err.message, "holds a UniFormer, the network is a UNET3D");
+        CHECK(adopt_from(c, a, d, 1, NULL, &err) == BMVP_E_FORMAT);
+        CHECK_HOLDS(err.message, "encoder.blocks3.2.");
+    }
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_net_destroy(d);
+    bmvp_destroy(c);
+}
 
 /* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
 static void test_wrong_checkpoint(void)
@@ -864,8 +1066,8 @@ static void test_wrong_checkpoint(void)
 static void test_config_as_json(void)
 {
     const bmvp_net_config from[2] = {
-        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 }
+        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0, BMVP_TASK_SEGMENT, 5, 1 },
+        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0, BMVP_TASK_CLASSIFY, 3, 0 }
     };
     bmvp_net_config back;
     bmvp_json_doc *doc = NULL;
@@ -947,6 +1149,10 @@ int main(int argc, char **argv)
     CHECK_RUN(test_uniformer_tiny_plain_decoder);
     CHECK_RUN(test_unet3d_tiny_layers);
     CHECK_RUN(test_unet3d_tiny);
+    test_downstream("nets/uniunet_tiny.safetensors", 0, BMVP_TASK_SEGMENT);
+    test_downstream("nets/unet3d_segment_tiny.safetensors", 1, BMVP_TASK_SEGMENT);
+    test_downstream("nets/classify_uniformer_tiny.safetensors", 0, BMVP_TASK_CLASSIFY);
+    test_downstream("nets/classify_unet3d_tiny.safetensors", 1, BMVP_TASK_CLASSIFY);
     CHECK_RUN(test_decoders_are_equal);
     CHECK_RUN(test_adamw);
     CHECK_RUN(test_adamw_clipped);
@@ -955,12 +1161,17 @@ int main(int argc, char **argv)
     CHECK_RUN(test_schedule);
     CHECK_RUN(test_initialisation);
     CHECK_RUN(test_seeds);
-    test_names("state_dict_pretrain.txt", "uniformer_small", 352);
-    test_names("state_dict_pretrain_unet3d.txt", "unet3d", 113);
+    test_names("state_dict_pretrain.txt", preset("uniformer_small"), 352);
+    test_names("state_dict_pretrain_unet3d.txt", preset("unet3d"), 113);
+    test_names("state_dict_unified.txt", downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3), 355);
     CHECK_RUN(test_presets);
     CHECK_RUN(test_layouts);
     CHECK_RUN(test_round_trip_uniformer);
     CHECK_RUN(test_round_trip_unet3d);
+    CHECK_RUN(test_round_trip_downstream);
+    CHECK_RUN(test_adoption_released);
+    CHECK_RUN(test_adoption_values);
+    CHECK_RUN(test_adoption_refused);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
     CHECK_RUN(test_bad_configs);
