@@ -1873,7 +1873,8 @@ static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t
 
 /* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
    while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
-static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3], float *out)
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3],
+                              float *out)
 {
     const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
     int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
