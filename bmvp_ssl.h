@@ -368,6 +368,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
     X(int, dice_batch, 0, 1, "1: one Dice a region over the whole batch and both copies (release), 0: one for each case") \
     X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
+    X(double, head_prior, 0, 0.5, "fresh output heads start at this probability, with small weights; 0: as the release initialises them") \
     X(double, flip, 0, 1, "probability of a flip, for each axis") \
     X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
     X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
@@ -2419,6 +2420,7 @@ static void bmvpi_ft_release(bmvp_ft_config *k)
 static void bmvpi_ft_fast(bmvp_ft_config *k)
 {
     k->crop_on_label = 0.5;
+    k->head_prior = 0.02;
     k->consistency_weight = 0;
     k->ce_weight = 1;
     k->update_every = 1;
@@ -2505,6 +2507,27 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
 }
 
+/* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
+   weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
+static void bmvpi_ft_calm_heads(bmvp_ft *f)
+{
+    static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
+    const bmvp_state_list *l = bmvp_net_state(f->net);
+    const double p = f->cfg.head_prior;
+    int i, k;
+    for (i = 0; i < l->n && p > 0; ++i)
+        for (k = 0; k < 4; ++k) {
+            bmvp_state s = l->item[i];
+            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || bmvp_net_config_of(f->net)->task != BMVP_TASK_SEGMENT) continue;
+            s.init = BMVP_INIT_UNIFORM_IN;
+            s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
+            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg.seed, (uint32_t)(1000 + i));
+            if (s.torch_rank > 1) continue;
+            bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
+            if (f->labels.exclusive && s.t->x) s.t->x[0] = 0; /* the background */
+        }
+}
+
 static void bmvpi_ft_make_optim(bmvp_ft *f)
 {
     static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
@@ -2551,6 +2574,7 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     if (f->net && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
     if (f->net && !bmvp_failed(c)) {
         bmvp_net_init(f->net, (uint64_t)cfg->seed);
+        bmvpi_ft_calm_heads(f);
         if (train) bmvpi_ft_make_optim(f);
         if (train) bmvpi_ft_make_batch(f);
     }
