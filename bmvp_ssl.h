@@ -1407,6 +1407,159 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 
 /* >>labels impl -------------------------------------------------------------------------------------------------------- */
 
+/* The built-in definitions. values end with 0; `also` may occur and belong to none. */
+typedef struct bmvpi_labels_def {
+    const char *name;
+    int exclusive;
+    struct { const char *name; int values[4]; } region[3];
+    int also[5];
+} bmvpi_labels_def;
+
+static const bmvpi_labels_def bmvpi_labels_defs[] = {
+    { "brats2021", 0, { { "WT", { 1, 2, 4, 0 } }, { "TC", { 1, 4, 0, 0 } }, { "ET", { 4, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    { "brats2023", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 1, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    { "msd_brats", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 2, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    /* cerebellum, brain stem, infarction and other are drawn in MRBrainS18, but are in none of its three tissues */
+    { "mrbrains", 1, { { "CSF", { 5, 6, 0, 0 } }, { "GM", { 1, 2, 0, 0 } }, { "WM", { 3, 4, 0, 0 } } }, { 7, 8, 9, 10, 0 } },
+    { "isles", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    { "vs", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    { "ms", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
+    { "phantom", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 1, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } }
+};
+
+BMVP_API const char *bmvp_labels_names(void) { return "brats2021 brats2023 msd_brats mrbrains isles vs ms phantom"; }
+
+BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out)
+{
+    const int n = (int)(sizeof bmvpi_labels_defs / sizeof *bmvpi_labels_defs);
+    const bmvpi_labels_def *d;
+    int i, r, count;
+    for (i = 0; i < n && strcmp(bmvpi_labels_defs[i].name, name) != 0; ++i) { }
+    if (i == n) return 0;
+    d = &bmvpi_labels_defs[i];
+    memset(out, 0, sizeof *out);
+    snprintf(out->name, sizeof out->name, "%s", d->name);
+    out->exclusive = d->exclusive;
+    for (r = 0; r < 3 && d->region[r].name; ++r) {
+        for (count = 0; d->region[r].values[count]; ++count) { }
+        (void)bmvp_labels_add(out, d->region[r].name, d->region[r].values, count, NULL);
+    }
+    for (i = 0; d->also[i]; ++i) out->known[d->also[i]] = 1;
+    (void)bmvp_labels_finish(out, NULL);
+    return 1;
+}
+
+BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err)
+{
+    const char *what = l->exclusive ? "class" : "region";
+    const int at = l->n;
+    int i, r;
+    if (at >= BMVP_MAX_REGIONS)
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is one too many, there can be %d", region, (int)BMVP_MAX_REGIONS);
+    if (region[0] == 0 || strlen(region) >= sizeof l->region[0])
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d letters", region, (int)sizeof l->region[0] - 1);
+    for (r = 0; r < at; ++r)
+        if (strcmp(l->region[r], region) == 0) return bmvp_error_set(err, BMVP_E_ARG, "labels: two are called '%s'", region);
+    if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: %s '%s' has no values", what, region);
+    for (i = 0; i < n_values; ++i) {
+        if (values[i] < 1 || values[i] >= BMVP_LABEL_VALUES)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: %s '%s': values are whole numbers from 1 to %d (0 is the background)", what, region,
+                                  (int)BMVP_LABEL_VALUES - 1);
+        for (r = 0; r < at && l->exclusive; ++r)
+            if (l->in[r][values[i]])
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is in two classes, '%s' and '%s'; only regions may overlap", values[i],
+                                      l->region[r], region);
+    }
+    memset(l->in[at], 0, sizeof l->in[at]);
+    for (i = 0; i < n_values; ++i) l->in[at][values[i]] = l->known[values[i]] = 1;
+    snprintf(l->region[at], sizeof l->region[at], "%s", region);
+    ++l->n;
+    return BMVP_OK;
+}
+
+static int bmvpi_labels_size(const bmvp_labels *l, int r)
+{
+    int v, n = 0;
+    for (v = 0; v < BMVP_LABEL_VALUES; ++v) n += l->in[r][v];
+    return n;
+}
+
+static void bmvpi_labels_swap(bmvp_labels *l, int a, int b)
+{
+    unsigned char in[BMVP_LABEL_VALUES];
+    char name[sizeof l->region[0]];
+    memcpy(in, l->in[a], sizeof in);
+    memcpy(l->in[a], l->in[b], sizeof in);
+    memcpy(l->in[b], in, sizeof in);
+    memcpy(name, l->region[a], sizeof name);
+    memcpy(l->region[a], l->region[b], sizeof name);
+    memcpy(l->region[b], name, sizeof name);
+}
+
+/* The lowest value of region r that none painted after it holds; if those cover it, its lowest. */
+static int bmvpi_labels_paint(const bmvp_labels *l, int r)
+{
+    int v, q, lowest = 0;
+    for (v = BMVP_LABEL_VALUES - 1; v > 0; --v)
+        if (l->in[r][v]) lowest = v;
+    for (v = lowest; v < BMVP_LABEL_VALUES; ++v) {
+        if (!l->in[r][v]) continue;
+        for (q = r + 1; q < l->n && !l->in[q][v]; ++q) { }
+        if (q == l->n) return v;
+    }
+    return lowest;
+}
+
+BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
+{
+    int r, q;
+    if (l->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: the definition names no regions or classes");
+    for (r = 1; r < l->n && !l->exclusive; ++r) /* insertion: equal sizes stay in the order they were added */
+        for (q = r; q > 0 && bmvpi_labels_size(l, q - 1) < bmvpi_labels_size(l, q); --q) bmvpi_labels_swap(l, q - 1, q);
+    for (r = 0; r < l->n; ++r) {
+        for (q = 0; q < r; ++q)
+            if (memcmp(l->in[q], l->in[r], sizeof l->in[r]) == 0)
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[q], l->region[r]);
+        l->paint[r] = (unsigned char)bmvpi_labels_paint(l, r);
+    }
+    return BMVP_OK;
+}
+
+BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->exclusive ? l->n + 1 : l->n; }
+
+BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float v = values[i];
+        if (v == 0.0f) continue;
+        if (!(v > 0.0f && v < (float)BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
+    }
+    return -1;
+}
+
+BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float v = values[i];
+        mask[i] = (unsigned char)(v > 0.0f && v < (float)BMVP_LABEL_VALUES && v == (float)(int)v && l->in[r][(int)v]);
+    }
+}
+
+BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
+{
+    int r, best = 0;
+    if (l->exclusive) {
+        for (r = 1; r <= l->n; ++r)
+            if (probability[r] > probability[best]) best = r;
+        return best ? l->paint[best - 1] : 0;
+    }
+    for (r = l->n - 1; r >= 0; --r)
+        if (probability[r] >= 0.5f) return l->paint[r];
+    return 0;
+}
+
 BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l)
 {
     int r, v;
