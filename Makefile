@@ -32,7 +32,7 @@ HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor io nn ssl nifti release
+TESTS    = tensor io nn ssl labels metrics nifti release
 TEST_BIN = $(TESTS:%=build/test_%)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
@@ -66,7 +66,7 @@ tests: build/bmvp $(TEST_BIN) $(COURSE)
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
 
-bench: build/bmvp build/bench_step
+bench: build/bmvp build/bench_step build/bench_metrics
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" sh tests/bench/run.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer

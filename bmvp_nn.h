@@ -17,7 +17,7 @@
        >>bump      >>text      >>files impl            >>json parser                       >>json writer
        >>checkpoint base       >>zip       >>pickle    >>pickle walk           >>safetensors
        >>checkpoint reader     >>checkpoint writer     >>pickle writer         >>state     >>uniformer
-       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>state files impl
+       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>state files impl      >>adopt
 
    A complete program:
 
@@ -312,7 +312,7 @@ typedef struct bmvp_net_config {
     int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
     int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
-    int deep_supervision; /* UniFormer segmentation: heads on the 1/8 (to x4) and 1/4 maps ... see bmvp_net_segment */
+    int deep_supervision; /* UniFormer segmentation: 1 adds heads on the maps at 1/4 and 1/2 of the input */
 } bmvp_net_config;
 
 /* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
@@ -324,6 +324,7 @@ typedef struct bmvp_net bmvp_net;
 /* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. */
 typedef struct bmvp_features {
     bmvp_tensor *map[4];
+    bmvp_tensor *skip[3]; /* UNET3D: what its segmentation decoder adds, at 1, 1/2, 1/4 of the input */
     bmvp_tensor *last; /* = map[3]: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -339,7 +340,7 @@ BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int traini
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
 /* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
-   outputs). */
+   outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
 typedef struct bmvp_logits {
     bmvp_tensor *full;
     bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
@@ -349,8 +350,9 @@ BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
 
 /* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
-   entries keep their values: call bmvp_net_init first. A one-channel stem is spread over the C inputs: repeated and divided by C
-   (spread 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit. */
+   entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over the C inputs: repeated and
+   divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit;
+   nothing has changed then. */
 typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
 typedef struct bmvp_net_adoption {
     int n[3];              /* entries taken, adapted, fresh */
@@ -367,12 +369,12 @@ BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, flo
 
 /* >>optimizer ---------------------------------------------------------------------------------------------------- */
 
-typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD } bmvp_optim_kind;
+typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind;
 
 typedef struct bmvp_optim_config {
     bmvp_optim_kind kind;
-    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW): 0.9, 0.999, 1e-8 */
-    double weight_decay;      /* AdamW: decoupled; SGD: added to the gradient. 1e-5 */
+    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
 } bmvp_optim_config;
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
@@ -3582,8 +3584,10 @@ typedef struct bmvpi_uniformer {
     bmvpi_cblock *cblock[2];
     bmvpi_sablock *sablock[2];
     bmvpi_norm norm;
-    bmvp_tensor *up[4]; /* transposed convolutions, coarse to fine */
-    bmvpi_layer out;
+    bmvp_tensor *up[4];       /* transposed convolutions, coarse to fine */
+    bmvp_tensor *block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
+    bmvpi_layer proj1, out, scale[2];
+    bmvpi_norm proj1_norm;
 } bmvpi_uniformer;
 typedef struct bmvpi_unet3d {
     bmvpi_layer conv1a, ds[3], up[3], out;
@@ -3597,6 +3601,7 @@ struct bmvp_net {
     int counting; /* this pass moves running statistics */
     bmvpi_uniformer uf;
     bmvpi_unet3d un;
+    bmvpi_layer head; /* classification */
 };
 
 /* One layer of a network under construction: name = prefix + field, shapes in the released order. */
@@ -3673,25 +3678,54 @@ static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *pref
     b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
 }
 
-/* The decoder's blocks with skip connections exist in the released checkpoint but pre-training never runs them: they are carried
-   (not trained) so that a checkpoint written here loads strictly there, and fine-tuning finds them. */
+/* Weight and bias as PyTorch's default leaves a convolution: what the release does not initialise itself. */
+static bmvpi_layer bmvpi_make_default(bmvp_net *net, const char *field, int64_t out, int64_t in)
+{
+    const bmvpi_layer l = bmvpi_make_layer(net, "", field, BMVP_LAYOUT_POINTWISE, 5, out, in, 1, 1);
+    int i;
+    for (i = net->state.n - 2; l.b && i < net->state.n; ++i) {
+        net->state.item[i].init = BMVP_INIT_UNIFORM_IN;
+        net->state.item[i].fan = in;
+    }
+    return l;
+}
+
+/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
+   they are carried (not trained), so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
 {
-    const int *d = net->cfg.dim;
+    static const char *const field[3] = { "conv1", "conv2", "conv3" };
+    const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
     const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
-    char prefix[64];
-    int i;
+    char prefix[64], name[64];
+    int i, k;
     for (i = 0; i < 4; ++i) {
         snprintf(prefix, sizeof prefix, "decoder.decoder%d.", 5 - i);
         net->uf.up[i] = bmvpi_make(net, prefix, "transp_conv.conv.weight", BMVP_LAYOUT_CONVT_XYZ, 5, in[i], out[i], 2, 1,
                                    BMVP_INIT_UNIFORM_IN);
-        bmvpi_make(net, prefix, "conv_block.conv1.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], 2 * out[i], 3, 0, BMVP_INIT_KAIMING_OUT);
-        bmvpi_make(net, prefix, "conv_block.conv2.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], out[i], 3, 0, BMVP_INIT_KAIMING_OUT);
-        bmvpi_make(net, prefix, "conv_block.conv3.conv.weight", BMVP_LAYOUT_CONV_XYZ, 5, out[i], 2 * out[i], 1, 0, BMVP_INIT_KAIMING_OUT);
+        for (k = 0; k < 3; ++k) {
+            snprintf(name, sizeof name, "conv_block.%s.conv.weight", field[k]);
+            net->uf.block[i][k] = bmvpi_make(net, prefix, name, k < 2 ? BMVP_LAYOUT_CONV_XYZ : BMVP_LAYOUT_POINTWISE, 5, out[i],
+                                             k == 1 ? out[i] : 2 * out[i], k < 2 ? 3 : 1, segment, BMVP_INIT_KAIMING_OUT);
+        }
     }
-    bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_XYZ, 5, d[0], net->cfg.in_channels, 3, 0);
-    bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, 0);
-    net->uf.out = bmvpi_make_layer(net, "decoder.", "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, 1, d[0], 1, 1);
+    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_ZXY, 5, d[0], net->cfg.in_channels, 3, segment);
+    net->uf.proj1_norm = bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, segment);
+    net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
+                                   1, 1);
+    for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
+        net->uf.scale[i] = bmvpi_make_default(net, i ? "ms_out.1" : "ms_out.0", outputs, d[1 - i]);
+}
+
+/* Released names of the encoder: pre-training has one level more. */
+static const char *bmvpi_encoder_prefix(const bmvp_net *net)
+{
+    return net->cfg.task == BMVP_TASK_PRETRAIN ? "encoder.uniformer." : "encoder.";
+}
+
+static void bmvpi_make_head(bmvp_net *net, int64_t features)
+{
+    net->head = bmvpi_make_layer(net, "", "head", BMVP_LAYOUT_LINEAR, 2, net->cfg.outputs, features, 1, 1);
 }
 
 static void bmvpi_make_uniformer(bmvp_net *net)
@@ -3701,7 +3735,7 @@ static void bmvpi_make_uniformer(bmvp_net *net)
     char prefix[64];
     int s, i;
     for (s = 0; s < 4; ++s) {
-        snprintf(prefix, sizeof prefix, "encoder.uniformer.patch_embed%d.", s + 1);
+        snprintf(prefix, sizeof prefix, "%spatch_embed%d.", bmvpi_encoder_prefix(net), s + 1);
         u->embed[s].proj = bmvpi_make_layer(net, prefix, "proj", BMVP_LAYOUT_CONV_ZXY, 5, k->dim[s], s ? k->dim[s - 1] : k->in_channels, 2, 1);
         u->embed[s].norm = bmvpi_make_norm(net, prefix, "norm", k->dim[s], 0, 1);
     }
@@ -3713,13 +3747,14 @@ static void bmvpi_make_uniformer(bmvp_net *net)
         if (s < 2) u->cblock[s] = (bmvpi_cblock *)blocks;
         else u->sablock[s - 2] = (bmvpi_sablock *)blocks;
         for (i = 0; i < k->depth[s]; ++i) {
-            snprintf(prefix, sizeof prefix, "encoder.uniformer.blocks%d.%d.", s + 1, i);
+            snprintf(prefix, sizeof prefix, "%sblocks%d.%d.", bmvpi_encoder_prefix(net), s + 1, i);
             if (s < 2) bmvpi_make_cblock(net, &u->cblock[s][i], prefix, k->dim[s]);
             else bmvpi_make_sablock(net, &u->sablock[s - 2][i], prefix, k->dim[s]);
         }
     }
-    u->norm = bmvpi_make_norm(net, "encoder.uniformer.", "norm", k->dim[3], 1, 1);
-    bmvpi_make_decoder(net);
+    u->norm = bmvpi_make_norm(net, bmvpi_encoder_prefix(net), "norm", k->dim[3], 1, 1);
+    if (k->task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, k->dim[3]);
+    else bmvpi_make_decoder(net);
 }
 
 static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_tensor *x, int training)
@@ -3830,6 +3865,91 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
     return bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b);
 }
 
+/* Frees a value that only backward would need. */
+static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
+{
+    if (!net->c->grad_on) bmvp_drop(net->c, t);
+}
+
+/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
+   than to keep. */
+static bmvp_tensor *bmvpi_join(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *part[2], *y;
+    part[0] = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    part[1] = skip;
+    y = bmvp_concat(net->c, 2, part, 4);
+    bmvp_drop(net->c, part[0]);
+    if (i == 3) bmvp_drop(net->c, skip);
+    return bmvp_scope_end(net->c, scope, y);
+}
+
+/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
+static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *h = bmvp_conv3d(c, x, w[0], NULL, &same), *n, *r;
+    bmvp_drop(c, x);
+    n = bmvp_instancenorm(c, h, 1e-5);
+    bmvpi_spent(net, h);
+    r = bmvp_leaky_relu(c, n, 0.01);
+    bmvp_drop(c, n);
+    h = bmvp_conv3d(c, r, w[1], NULL, &same);
+    bmvp_drop(c, r);
+    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
+}
+
+/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
+   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
+   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
+static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
+    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5);
+    bmvp_drop(c, h);
+    n = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    return bmvp_scope_end(c, scope, bmvp_leaky_relu(c, n, 0.01));
+}
+
+/* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
+static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    const bmvpi_uniformer *u = &net->uf;
+    bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
+    bmvp_tensor *y = bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5);
+    bmvpi_spent(net, h);
+    return y;
+}
+
+static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
+{
+    bmvp_tensor *y = bmvp_linear(net->c, map, net->uf.scale[i].w, net->uf.scale[i].b);
+    return bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1);
+}
+
+static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    const bmvpi_uniformer *u = &net->uf;
+    bmvp_tensor *y = f->last;
+    bmvp_logits l;
+    int i;
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < 4; ++i) {
+        y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
+        if (deep && i == 1) l.quarter = bmvpi_scale_head(net, 0, y);
+        if (deep && i == 2) l.half = bmvpi_scale_head(net, 1, y);
+    }
+    l.full = bmvp_linear(net->c, y, u->out.w, u->out.b);
+    bmvp_drop(net->c, y);
+    return l;
+}
+
 /* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
 
 static bmvpi_layer bmvpi_make_conv(bmvp_net *net, const char *prefix, const char *field, int64_t out, int64_t in, int64_t k)
@@ -3847,7 +3967,7 @@ static void bmvpi_make_unet3d(bmvp_net *net)
     char prefix[32];
     int i;
     u->conv1a = bmvpi_make_conv(net, "", "conv1a", n, net->cfg.in_channels, 3);
-    for (i = 0; i < BMVPI_UNET_BLOCKS; ++i) {
+    for (i = 0; i < (net->cfg.task == BMVP_TASK_CLASSIFY ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
         const int64_t w = n << level[i];
         if (i == 1) u->ds[0] = bmvpi_make_conv(net, "", "ds1", 2 * n, n, 3);
         if (i == 3) u->ds[1] = bmvpi_make_conv(net, "", "ds2", 4 * n, 2 * n, 3);
@@ -3861,7 +3981,8 @@ static void bmvpi_make_unet3d(bmvp_net *net)
         u->block[i].gn2 = bmvpi_make_norm(net, prefix, "gn2", w, 0, 1);
         u->block[i].conv2 = bmvpi_make_conv(net, prefix, "conv2", w, w, 3);
     }
-    u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, 1, n, 1, 1);
+    if (net->cfg.task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, 8 * n);
+    else u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1, n, 1, 1);
 }
 
 /* conv(relu(norm(x))), norm and relu dropped */
@@ -3892,6 +4013,7 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
     memset(&f, 0, sizeof f);
     x = bmvpi_resblock_run(net, &u->block[0], bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same));
     for (s = 0; s < 3; ++s) {
+        f.skip[s] = x;
         x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
         for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(net, &u->block[b++], x);
     }
@@ -3899,13 +4021,15 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x)
+/* skip NULL: pre-training, nothing is added */
+static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
 {
     const bmvpi_unet3d *u = &net->un;
     int s;
     for (s = 0; s < 3; ++s) {
-        x = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
-        x = bmvpi_resblock_run(net, &u->block[9 + s], bmvp_upsample_nearest(net->c, x, 2));
+        x = bmvp_upsample_nearest(net->c, bmvp_linear(net->c, x, u->up[s].w, u->up[s].b), 2);
+        if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
+        x = bmvpi_resblock_run(net, &u->block[9 + s], x);
     }
     return bmvp_linear(net->c, x, u->out.w, u->out.b);
 }
@@ -3917,11 +4041,11 @@ BMVP_API const char *bmvp_net_preset_names(void) { return "uniformer_small unifo
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
 {
     static const bmvp_net_config preset[] = {
-        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0 },
-        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0 },
-        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0 },
-        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0 },
+        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
     };
     size_t i;
     for (i = 0; i < sizeof preset / sizeof *preset; ++i)
@@ -3935,6 +4059,8 @@ BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
 static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
 {
     int i, ok = k->in_channels >= 1 && k->in_channels <= 1024;
+    if (k->task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
+        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name, k->outputs) != NULL;
     if (k->kind == BMVP_NET_UNET3D) {
         ok = ok && k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0;
         if (!ok) bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
@@ -4030,8 +4156,32 @@ BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int traini
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
-    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last);
+    if (net->cfg.task != BMVP_TASK_PRETRAIN)
+        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: only a pre-training network reconstructs", net->cfg.name);
+    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last, NULL);
     return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
+}
+
+BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision)
+{
+    bmvp_logits l;
+    memset(&l, 0, sizeof l);
+    if (!net || !x || !f || !f->last || bmvp_failed(net->c)) return l;
+    if (net->cfg.task != BMVP_TASK_SEGMENT) {
+        bmvp_fail(net->c, BMVP_E_STATE, "%s: not a segmentation network", net->cfg.name);
+        return l;
+    }
+    if (net->cfg.kind == BMVP_NET_UNIFORMER) return bmvpi_uniunet_decode(net, x, f, deep_supervision && net->cfg.deep_supervision);
+    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
+    return l;
+}
+
+BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
+{
+    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
+    if (net->cfg.task != BMVP_TASK_CLASSIFY)
+        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: not a classification network", net->cfg.name);
+    return bmvp_linear(net->c, bmvp_global_pool(net->c, f->last), net->head.w, net->head.b);
 }
 
 /* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
@@ -4072,7 +4222,7 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
     for (i = 0; i < list->n && !bmvp_failed(c); ++i)
-        for (w = 0; list->item[i].trained && w < (cfg->kind == BMVP_ADAMW ? 2 : 1); ++w) {
+        for (w = 0; list->item[i].trained && w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
             bmvp_tensor *t = list->item[i].t;
             o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
             bmvp_fill(c, o->moment[2 * i + w], 0.0f);
@@ -4108,22 +4258,23 @@ typedef struct bmvpi_update {
     const float *g;
     double *sum; /* of the norm: one for each piece */
     int64_t n;
-    /* AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 = momentum */
-    float scale, lr, decay, b1, b2, step, root, eps;
+    /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 = momentum. decay: of
+       the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
+    float scale, lr, decay, l2, b1, b2, step, root, eps;
     void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
 } bmvpi_update;
 
-/* p *= 1 - lr wd; m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); p -= step m / (sqrt(v) root + eps). 28 bytes and about 16
+/* g += l2 p; p *= 1 - lr decay; m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); p -= step m / (sqrt(v) root + eps). 28 bytes and about 16
    operations an element: at the memory's speed. The body is one loop that compilers turn into vectors of the target. */
 #define BMVPI_ADAMW_BODY \
     { \
         float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
         const float *BMVP_RESTRICT g = u->g; \
-        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, b1 = u->b1, b2 = u->b2; \
+        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2; \
         const float step = u->step, root = u->root, eps = u->eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
-            const float d = g[i] * scale, mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
+            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
             m[i] = mi; \
             v[i] = vi; \
             p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
@@ -4144,7 +4295,7 @@ static void bmvpi_sgd(const bmvpi_update *u, int64_t from, int64_t to)
 {
     int64_t i;
     for (i = from; i < to; ++i) {
-        const float d = u->g[i] * u->scale + u->decay * u->p[i];
+        const float d = u->g[i] * u->scale + u->l2 * u->p[i];
         u->m[i] = u->b1 * u->m[i] + d;
         u->p[i] -= u->lr * u->m[i];
     }
@@ -4206,10 +4357,11 @@ static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_sc
     u.n = t->numel;
     u.scale = (float)grad_scale;
     u.lr = (float)lr;
-    u.decay = (float)k->weight_decay;
+    u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
+    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
     u.fn = bmvpi_sgd;
     u.b1 = (float)k->momentum;
-    if (k->kind == BMVP_ADAMW) {
+    if (k->kind != BMVP_SGD) {
         u.v = o->moment[2 * i + 1]->x;
         u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
         u.b2 = (float)(1.0 - k->beta2);
@@ -4410,37 +4562,192 @@ static void bmvpi_net_rename(bmvp_net_config *cfg)
     snprintf(cfg->name, sizeof cfg->name, "custom");
 }
 
-BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+/* Which network stands on the encoder, by the names of its last layers. */
+static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
+    static const char *const last[3] = { "head.weight", "decoder.out.conv.conv.weight", "up1conv.weight" };
+    int i, n;
+    for (i = 0; i < 3; ++i) {
+        n = (int)bmvpi_infer_dim(f, group, last[i], 0);
+        if (n < 1 || (i == 2 && n == 1 && cfg->in_channels == 1)) continue; /* a UNET3D that reconstructs */
+        cfg->task = i == 0 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+        cfg->outputs = n;
+        cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
+        return;
+    }
+}
+
+static bmvp_status bmvpi_infer_uniformer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+{
+    const char *prefix = bmvp_ckpt_find(ckpt, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
     char name[96];
     int s, n, h;
-    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
-        (void)bmvp_net_preset("unet3d", cfg);
-        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
-        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
-        bmvpi_net_rename(cfg);
-        return BMVP_OK;
-    }
     (void)bmvp_net_preset("uniformer_small", cfg);
     for (s = 0; s < 4; ++s) {
-        snprintf(name, sizeof name, "encoder.uniformer.patch_embed%d.proj.weight", s + 1);
+        snprintf(name, sizeof name, "%spatch_embed%d.proj.weight", prefix, s + 1);
         cfg->dim[s] = (int)bmvpi_infer_dim(ckpt, group, name, 0);
         if (s == 0) cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, name, 1);
         for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
-            snprintf(name, sizeof name, "encoder.uniformer.blocks%d.%d.pos_embed.weight", s + 1, n);
+            snprintf(name, sizeof name, "%sblocks%d.%d.pos_embed.weight", prefix, s + 1, n);
             if (bmvp_ckpt_find(ckpt, group, name) < 0) break;
         }
         cfg->depth[s] = n;
         if (cfg->dim[s] < 1 || n < 1)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D pre-training checkpoint (no "
-                                  "encoder.uniformer.patch_embed%d.proj.weight or conv1a.weight)", ckpt->path, s + 1);
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no %spatch_embed%d.proj.weight or "
+                                  "conv1a.weight)", ckpt->path, prefix, s + 1);
     }
-    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, "encoder.uniformer.blocks1.0.mlp.fc1.weight", 0) / cfg->dim[0]);
+    snprintf(name, sizeof name, "%sblocks1.0.mlp.fc1.weight", prefix);
+    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, name, 0) / cfg->dim[0]);
     for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
     cfg->head_dim = h;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
+        (void)bmvp_net_preset("unet3d", cfg);
+        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
+        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
+    } else st = bmvpi_infer_uniformer(ckpt, group, cfg, err);
+    if (st) return st;
+    bmvpi_infer_task(ckpt, group, cfg);
     bmvpi_net_rename(cfg);
     return BMVP_OK;
 }
+
+/* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
+
+/* 1 for entries of the encoder, which must fit. */
+static int bmvpi_of_encoder(const char *name)
+{
+    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
+}
+
+static int bmvpi_is_stem(const char *name, const char *what)
+{
+    static const char *const stem[3] = { "encoder.uniformer.patch_embed1.proj.", "encoder.patch_embed1.proj.", "conv1a." };
+    int i;
+    for (i = 0; i < 3; ++i)
+        if (strncmp(name, stem[i], strlen(stem[i])) == 0 && strcmp(name + strlen(stem[i]), what) == 0) return 1;
+    return 0;
+}
+
+/* The file's tensor for entry s, whose encoder may carry the pre-training's level "uniformer." more or less; -1: none. */
+static int bmvpi_adopt_find(const bmvp_ckpt *f, const char *group, const bmvp_state *s)
+{
+    static const char *const from[2] = { "encoder.", "encoder.uniformer." };
+    char name[200];
+    int k = bmvp_ckpt_find(f, group, s->name), i;
+    for (i = 0; i < 2 && k < 0; ++i) {
+        const size_t n = strlen(from[i]);
+        if (strncmp(s->name, from[i], n) != 0) continue;
+        snprintf(name, sizeof name, "%s%s", from[1 - i], s->name + n);
+        k = bmvp_ckpt_find(f, group, name);
+    }
+    return k;
+}
+
+static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s, int from_axis)
+{
+    int a, same = e->rank == s->torch_rank;
+    for (a = 0; same && a < e->rank; ++a) same = e->dim[a] == s->torch_dim[a] || a == from_axis;
+    return same;
+}
+
+/* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
+static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source, int in_channels,
+                           int spread, int *k, bmvp_error *err)
+{
+    const int other_stem = source->in_channels == 1 && in_channels > 1;
+    char have[160], want[160];
+    *k = bmvpi_adopt_find(f, group, s);
+    if (strncmp(s->name, "up1conv.", 8) == 0 && source->task == BMVP_TASK_PRETRAIN) return BMVP_ADOPT_FRESH; /* it rebuilt intensities */
+    if (strncmp(s->name, "decoder.proj1.proj.", 19) == 0 && source->in_channels != in_channels) return BMVP_ADOPT_FRESH; /* bias too */
+    if (other_stem && *k >= 0 && (bmvpi_is_stem(s->name, "bias") || bmvpi_is_stem(s->name, "weight"))) {
+        if (bmvpi_adopt_same_shape(&f->entry[*k], s, 1)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+    } else if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
+    if (!bmvpi_of_encoder(s->name)) return BMVP_ADOPT_FRESH;
+    if (*k < 0)
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
+    else {
+        bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
+        bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
+        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
+                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
+    }
+    return -1;
+}
+
+/* (O, 1, k, k, k) -> (O, C, k, k, k), each the C-th part: the sum over equal inputs is what it was. */
+static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all)
+{
+    const int64_t o = s->torch_dim[0], c = s->torch_dim[1], k = s->t->numel / o / c;
+    int64_t i;
+    for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
+}
+
+static bmvp_status bmvpi_adopt_fill(bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
+{
+    bmvp_status st;
+    if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(f, k, s, s->t, buf, err);
+    st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
+    if (st) return st;
+    bmvpi_adopt_spread(s, buf + room, buf);
+    bmvp_state_from_torch(s, buf, s->t->x);
+    return BMVP_OK;
+}
+
+/* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
+static bmvp_status bmvpi_adopt_check(const bmvp_ckpt *f, const bmvp_net_config *from, const bmvp_net_config *to, bmvp_error *err)
+{
+    int i;
+    if (from->kind != to->kind)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
+                              from->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", to->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
+    for (i = 0; i < 4 && to->kind == BMVP_NET_UNIFORMER; ++i)
+        if (from->depth[i] > to->depth[i])
+            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor 'blocks%d.%d.pos_embed.weight' has no place: stage %d has %d blocks, the "
+                                  "network's has %d", f->path, i + 1, to->depth[i], i + 1, from->depth[i], to->depth[i]);
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+{
+    bmvp_state_list *l = &net->state;
+    const bmvp_allocator *a = bmvp_allocator_of(net->c);
+    int64_t room = 1;
+    bmvp_net_config source;
+    const char *group;
+    bmvp_status st = bmvp_state_group(ckpt, &group, err);
+    float *buf = NULL;
+    int *how = NULL, i;
+    if (!st) st = bmvp_net_infer(ckpt, group, &source, err);
+    if (!st) st = bmvpi_adopt_check(ckpt, &source, &net->cfg, err);
+    if (what) memset(what->n, 0, sizeof what->n);
+    for (i = 0; i < l->n; ++i) room = bmvpi_max(room, l->item[i].t->numel);
+    if (!st) {
+        how = (int *)a->alloc((size_t)l->n * 2 * sizeof *how, a->user);
+        buf = (float *)a->alloc((size_t)room * 2 * sizeof *buf, a->user);
+        if (!how || !buf) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for reading %s", ckpt->path);
+    }
+    for (i = 0; i < l->n && !st; ++i) {
+        how[2 * i] = bmvpi_adopt_how(ckpt, group, &l->item[i], &source, net->cfg.in_channels, spread_stem, &how[2 * i + 1], err);
+        if (how[2 * i] < 0) st = err ? err->status : BMVP_E_FORMAT;
+    }
+    for (i = 0; i < l->n && !st; ++i) {
+        st = bmvpi_adopt_fill(ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
+        if (what) ++what->n[how[2 * i]];
+        if (what && what->how) what->how[i] = (unsigned char)how[2 * i];
+    }
+    bmvpi_free(net->c, how);
+    bmvpi_free(net->c, buf);
+    return st;
+}
+
+static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
 
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
 {
@@ -4459,12 +4766,15 @@ BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_
     bmvp_jw_int(w, "mlp_ratio", cfg->mlp_ratio);
     bmvp_jw_int(w, "width", cfg->width);
     bmvp_jw_int(w, "groups", cfg->groups);
+    bmvp_jw_string(w, "task", bmvpi_task_name[cfg->task]);
+    bmvp_jw_int(w, "outputs", cfg->outputs);
+    bmvp_jw_int(w, "deep_supervision", cfg->deep_supervision);
     bmvp_jw_end(w);
 }
 
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
 {
-    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), "");
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), ""), *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
     int i;
     (void)bmvp_net_preset("uniformer_small", cfg);
     if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
@@ -4480,6 +4790,11 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
     cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
     cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
     cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
+    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
+    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    cfg->task = (bmvp_net_task)i;
+    cfg->outputs = (int)bmvp_json_int(bmvp_json_get(node, "outputs"), 0);
+    cfg->deep_supervision = (int)bmvp_json_int(bmvp_json_get(node, "deep_supervision"), 0);
     return BMVP_OK;
 }
 

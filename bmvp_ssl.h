@@ -256,8 +256,9 @@ typedef struct bmvp_labels {
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
 } bmvp_labels;
 
-/* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; mrbrains (classes CSF GM WM);
-   isles, vs, ms (one lesion); phantom (1 core, 2 oedema, 3 enhancing): regions WT TC ET. 0: unknown name. */
+/* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; phantom (1 core, 2 oedema,
+   3 enhancing): the same; mrbrains: classes CSF (5 extracerebral, 6 ventricles), GM (1 cortex, 2 basal ganglia), WM (3, 4 lesions), and 7
+   cerebellum, 8 brainstem, which count as background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
 /* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in two classes. */
@@ -291,26 +292,30 @@ BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule);
 /* 2 |a b| / (|a| + |b|) over n zeros and non-zeros. MONAI DiceMetric (ignore_empty) */
 BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule);
 /* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there is none. Exact
-   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM */
+   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM, BMVP_E_ARG (an edge below 1, a spacing outside 1e-12 to
+   1e12) */
 BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
                                              const bmvp_allocator *a);
-/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear) of
-   the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
-   MONAI HausdorffDistanceMetric(directed=False). BMVP_E_OOM, BMVP_E_ARG (percentile outside 0..100) */
+/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear)
+   of the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
+   MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside
+   0..100, edges and spacings as above); *out is then NaN. */
 BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
                                     double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out);
 
 /* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
    Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
-   sklearn roc_auc_score, f1_score */
+   The predicted class is the likeliest, the first of equals. sklearn roc_auc_score, f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number
+   outside 0..classes-1, a score that is NaN, fewer than two classes) */
 typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
 BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
                                          bmvp_class_metrics *out);
-/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty. truth: 0 or not 0. */
+/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty, a score is NaN or memory is short.
+   truth: 0 or not 0. */
 BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a);
 
-/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of the cases. n_used 0:
-   everything is NaN. */
+/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of them; the same for a seed
+   always. n_used 0: everything is NaN. BMVP_E_OOM, BMVP_E_ARG (resamples below 1, more than 2^32 - 1 values) */
 typedef struct bmvp_interval { double mean, low, high; int64_t n_used; } bmvp_interval;
 BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
                                     bmvp_interval *out);
@@ -328,8 +333,8 @@ typedef struct bmvp_window {
     int mirror;         /* bits 0, 1, 2: average also over flips along W, H, D and their combinations */
 } bmvp_window;
 typedef struct bmvp_window_calls {
-    /* Writes the roi voxels x channels at `start` (never negative, beyond the volume's end only where it is smaller than the roi: the
-       caller pads with zeros) to dst (roi_d, roi_h, roi_w, channels). */
+    /* Writes the roi voxels x channels from `start` to dst (roi_d, roi_h, roi_w, channels). On an axis where the volume is smaller than
+       the roi it is centred: `start` is negative there, and what lies outside of the volume is to be 0. */
     bmvp_status (*read)(void *user, const int64_t start[3], float *dst);
     /* x (B, roi, channels) -> (B, roi, outputs), recording is off. NULL after a failure of the context. */
     bmvp_tensor *(*predict)(void *user, bmvp_tensor *x);
@@ -337,6 +342,8 @@ typedef struct bmvp_window_calls {
     bmvp_status (*planes)(void *user, int64_t z0, int64_t planes, const float *values);
     void *user;
 } bmvp_window_calls;
+/* Drops all step tensors of c (bmvp_step_begin before each batch). The first error of a callback, or of the context, is returned.
+   BMVP_E_ARG, BMVP_E_SHAPE (predict returned another size), BMVP_E_OOM. */
 BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
                                          const bmvp_window_calls *calls);
 
@@ -359,6 +366,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, ce_weight, 0, 1e6, "weight of the cross-entropy (regions: binary)") \
     X(int, dice_squared, 0, 1, "1: squares in the denominator of the Dice loss") \
     X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
+    X(int, dice_batch, 0, 1, "1: one Dice a region over the whole batch and both copies (release), 0: one for each case") \
     X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
     X(double, flip, 0, 1, "probability of a flip, for each axis") \
     X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
@@ -1407,72 +1415,73 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 
 /* >>labels impl -------------------------------------------------------------------------------------------------------- */
 
-/* The built-in definitions. values end with 0; `also` may occur and belong to none. */
-typedef struct bmvpi_labels_def {
-    const char *name;
-    int exclusive;
-    struct { const char *name; int values[4]; } region[3];
-    int also[5];
-} bmvpi_labels_def;
-
-static const bmvpi_labels_def bmvpi_labels_defs[] = {
-    { "brats2021", 0, { { "WT", { 1, 2, 4, 0 } }, { "TC", { 1, 4, 0, 0 } }, { "ET", { 4, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    { "brats2023", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 1, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    { "msd_brats", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 2, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    /* cerebellum, brain stem, infarction and other are drawn in MRBrainS18, but are in none of its three tissues */
-    { "mrbrains", 1, { { "CSF", { 5, 6, 0, 0 } }, { "GM", { 1, 2, 0, 0 } }, { "WM", { 3, 4, 0, 0 } } }, { 7, 8, 9, 10, 0 } },
-    { "isles", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    { "vs", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    { "ms", 0, { { "lesion", { 1, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } }, { NULL, { 0, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } },
-    { "phantom", 0, { { "WT", { 1, 2, 3, 0 } }, { "TC", { 1, 3, 0, 0 } }, { "ET", { 3, 0, 0, 0 } } }, { 0, 0, 0, 0, 0 } }
+/* "WT:1,2,4 TC:1,4 ET:4", and values that may occur without belonging to anything. */
+typedef struct bmvpi_labels_row { const char *name; int exclusive; const char *regions, *others; } bmvpi_labels_row;
+static const bmvpi_labels_row bmvpi_labels_rows[] = {
+    { "brats2021", 0, "WT:1,2,4 TC:1,4 ET:4", "" },
+    { "brats2023", 0, "WT:1,2,3 TC:1,3 ET:3", "" },
+    { "msd_brats", 0, "WT:1,2,3 TC:2,3 ET:3", "" },
+    { "mrbrains", 1, "CSF:5,6 GM:1,2 WM:3,4", "7,8" }, /* cerebellum and brainstem count as background, as in its test labels */
+    { "isles", 0, "lesion:1", "" },
+    { "vs", 0, "tumour:1", "2" }, /* 2: the cochlea, in releases that have it */
+    { "ms", 0, "lesion:1", "" },
+    { "phantom", 0, "WT:1,2,3 TC:1,3 ET:3", "" },
 };
+enum { BMVPI_LABELS_ROWS = (int)(sizeof bmvpi_labels_rows / sizeof *bmvpi_labels_rows) };
 
 BMVP_API const char *bmvp_labels_names(void) { return "brats2021 brats2023 msd_brats mrbrains isles vs ms phantom"; }
 
+/* Numbers of "1,2,4" into v; returns the first character after them. */
+static const char *bmvpi_labels_numbers(const char *text, int *v, int *n)
+{
+    char *end;
+    for (*n = 0; *text >= '0' && *text <= '9' && *n < BMVP_LABEL_VALUES; text = end + (*end == ',')) v[(*n)++] = (int)strtol(text, &end, 10);
+    return text;
+}
+
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out)
 {
-    const int n = (int)(sizeof bmvpi_labels_defs / sizeof *bmvpi_labels_defs);
-    const bmvpi_labels_def *d;
-    int i, r, count;
-    for (i = 0; i < n && strcmp(bmvpi_labels_defs[i].name, name) != 0; ++i) { }
-    if (i == n) return 0;
-    d = &bmvpi_labels_defs[i];
-    memset(out, 0, sizeof *out);
-    snprintf(out->name, sizeof out->name, "%s", d->name);
-    out->exclusive = d->exclusive;
-    for (r = 0; r < 3 && d->region[r].name; ++r) {
-        for (count = 0; d->region[r].values[count]; ++count) { }
-        (void)bmvp_labels_add(out, d->region[r].name, d->region[r].values, count, NULL);
+    int v[BMVP_LABEL_VALUES], n, i, k;
+    char region[32];
+    for (i = 0; i < BMVPI_LABELS_ROWS; ++i) {
+        const char *p = bmvpi_labels_rows[i].regions;
+        if (strcmp(bmvpi_labels_rows[i].name, name) != 0) continue;
+        memset(out, 0, sizeof *out);
+        snprintf(out->name, sizeof out->name, "%s", name);
+        out->exclusive = bmvpi_labels_rows[i].exclusive;
+        while (*p) {
+            snprintf(region, sizeof region, "%.*s", (int)strcspn(p, ":"), p);
+            p = bmvpi_labels_numbers(p + strcspn(p, ":") + 1, v, &n);
+            (void)bmvp_labels_add(out, region, v, n, NULL);
+            p += *p == ' ';
+        }
+        (void)bmvpi_labels_numbers(bmvpi_labels_rows[i].others, v, &n);
+        for (k = 0; k < n; ++k) out->known[v[k]] = 1;
+        return bmvp_labels_finish(out, NULL) == BMVP_OK;
     }
-    for (i = 0; d->also[i]; ++i) out->known[d->also[i]] = 1;
-    (void)bmvp_labels_finish(out, NULL);
-    return 1;
+    return 0;
 }
 
 BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err)
 {
-    const char *what = l->exclusive ? "class" : "region";
-    const int at = l->n;
     int i, r;
-    if (at >= BMVP_MAX_REGIONS)
-        return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is one too many, there can be %d", region, (int)BMVP_MAX_REGIONS);
-    if (region[0] == 0 || strlen(region) >= sizeof l->region[0])
-        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d letters", region, (int)sizeof l->region[0] - 1);
-    for (r = 0; r < at; ++r)
-        if (strcmp(l->region[r], region) == 0) return bmvp_error_set(err, BMVP_E_ARG, "labels: two are called '%s'", region);
-    if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: %s '%s' has no values", what, region);
+    if (l->n == BMVP_MAX_REGIONS) return bmvp_error_set(err, BMVP_E_ARG, "labels: more than %d regions", BMVP_MAX_REGIONS);
+    if (!*region || strlen(region) >= sizeof l->region[0])
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region, (int)sizeof l->region[0] - 1);
+    if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
+    for (r = 0; r < l->n; ++r)
+        if (strcmp(l->region[r], region) == 0) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is there twice", region);
     for (i = 0; i < n_values; ++i) {
         if (values[i] < 1 || values[i] >= BMVP_LABEL_VALUES)
-            return bmvp_error_set(err, BMVP_E_ARG, "labels: %s '%s': values are whole numbers from 1 to %d (0 is the background)", what, region,
-                                  (int)BMVP_LABEL_VALUES - 1);
-        for (r = 0; r < at && l->exclusive; ++r)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d of '%s' is outside of 1 to %d", values[i], region, BMVP_LABEL_VALUES - 1);
+        for (r = 0; r < l->n && l->exclusive; ++r)
             if (l->in[r][values[i]])
-                return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is in two classes, '%s' and '%s'; only regions may overlap", values[i],
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is in both classes '%s' and '%s'; overlapping sets are regions", values[i],
                                       l->region[r], region);
     }
-    memset(l->in[at], 0, sizeof l->in[at]);
-    for (i = 0; i < n_values; ++i) l->in[at][values[i]] = l->known[values[i]] = 1;
-    snprintf(l->region[at], sizeof l->region[at], "%s", region);
+    snprintf(l->region[l->n], sizeof l->region[l->n], "%s", region);
+    memset(l->in[l->n], 0, sizeof l->in[l->n]);
+    for (i = 0; i < n_values; ++i) l->in[l->n][values[i]] = l->known[values[i]] = 1;
     ++l->n;
     return BMVP_OK;
 }
@@ -1480,52 +1489,47 @@ BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const i
 static int bmvpi_labels_size(const bmvp_labels *l, int r)
 {
     int v, n = 0;
-    for (v = 0; v < BMVP_LABEL_VALUES; ++v) n += l->in[r][v];
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v) n += l->in[r][v];
     return n;
 }
 
 static void bmvpi_labels_swap(bmvp_labels *l, int a, int b)
 {
-    unsigned char in[BMVP_LABEL_VALUES];
-    char name[sizeof l->region[0]];
-    memcpy(in, l->in[a], sizeof in);
-    memcpy(l->in[a], l->in[b], sizeof in);
-    memcpy(l->in[b], in, sizeof in);
-    memcpy(name, l->region[a], sizeof name);
-    memcpy(l->region[a], l->region[b], sizeof name);
-    memcpy(l->region[b], name, sizeof name);
+    const bmvp_labels t = *l;
+    memcpy(l->region[a], t.region[b], sizeof t.region[b]);
+    memcpy(l->region[b], t.region[a], sizeof t.region[a]);
+    memcpy(l->in[a], t.in[b], sizeof t.in[b]);
+    memcpy(l->in[b], t.in[a], sizeof t.in[a]);
 }
 
-/* The lowest value of region r that none painted after it holds; if those cover it, its lowest. */
+/* The lowest value of region r that no smaller region (a later one) holds; if they hold all, its lowest value. */
 static int bmvpi_labels_paint(const bmvp_labels *l, int r)
 {
-    int v, q, lowest = 0;
+    int v, k, lowest = 0;
     for (v = BMVP_LABEL_VALUES - 1; v > 0; --v)
         if (l->in[r][v]) lowest = v;
-    for (v = lowest; v < BMVP_LABEL_VALUES; ++v) {
-        if (!l->in[r][v]) continue;
-        for (q = r + 1; q < l->n && !l->in[q][v]; ++q) { }
-        if (q == l->n) return v;
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v) {
+        for (k = r + 1; k < l->n && !l->in[k][v]; ++k) { }
+        if (l->in[r][v] && k == l->n) return v;
     }
     return lowest;
 }
 
 BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
 {
-    int r, q;
-    if (l->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: the definition names no regions or classes");
-    for (r = 1; r < l->n && !l->exclusive; ++r) /* insertion: equal sizes stay in the order they were added */
-        for (q = r; q > 0 && bmvpi_labels_size(l, q - 1) < bmvpi_labels_size(l, q); --q) bmvpi_labels_swap(l, q - 1, q);
-    for (r = 0; r < l->n; ++r) {
-        for (q = 0; q < r; ++q)
-            if (memcmp(l->in[q], l->in[r], sizeof l->in[r]) == 0)
-                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[q], l->region[r]);
-        l->paint[r] = (unsigned char)bmvpi_labels_paint(l, r);
-    }
+    int a, b;
+    if (l->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: no regions or classes");
+    for (a = 0; a < l->n; ++a)
+        for (b = a + 1; b < l->n; ++b)
+            if (memcmp(l->in[a], l->in[b], sizeof l->in[a]) == 0)
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[a], l->region[b]);
+    for (a = 1; a < l->n && !l->exclusive; ++a) /* insertion keeps the given order of equal sizes */
+        for (b = a; b > 0 && bmvpi_labels_size(l, b - 1) < bmvpi_labels_size(l, b); --b) bmvpi_labels_swap(l, b - 1, b);
+    for (a = 0; a < l->n; ++a) l->paint[a] = (unsigned char)bmvpi_labels_paint(l, a);
     return BMVP_OK;
 }
 
-BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->exclusive ? l->n + 1 : l->n; }
+BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
 
 BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
 {
@@ -1533,7 +1537,7 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
     for (i = 0; i < n; ++i) {
         const float v = values[i];
         if (v == 0.0f) continue;
-        if (!(v > 0.0f && v < (float)BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
+        if (!(v > 0 && v < BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
     }
     return -1;
 }
@@ -1541,23 +1545,18 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
 {
     int64_t i;
-    for (i = 0; i < n; ++i) {
-        const float v = values[i];
-        mask[i] = (unsigned char)(v > 0.0f && v < (float)BMVP_LABEL_VALUES && v == (float)(int)v && l->in[r][(int)v]);
-    }
+    for (i = 0; i < n; ++i) mask[i] = values[i] > 0 && values[i] < BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
 }
 
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
 {
     int r, best = 0;
-    if (l->exclusive) {
-        for (r = 1; r <= l->n; ++r)
-            if (probability[r] > probability[best]) best = r;
-        return best ? l->paint[best - 1] : 0;
-    }
-    for (r = l->n - 1; r >= 0; --r)
-        if (probability[r] >= 0.5f) return l->paint[r];
-    return 0;
+    unsigned char v = 0;
+    for (r = 0; r < l->n && !l->exclusive; ++r)
+        if (probability[r] >= 0.5f) v = l->paint[r];
+    for (r = 1; r <= l->n && l->exclusive; ++r)
+        if (probability[r] > probability[best]) best = r;
+    return best > 0 ? l->paint[best - 1] : v;
 }
 
 BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l)
@@ -1590,7 +1589,10 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
     snprintf(l->name, sizeof l->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
     l->exclusive = strcmp(bmvp_json_string(bmvp_json_get(node, "kind"), "regions"), "classes") == 0;
     for (r = regions ? regions->first : NULL; r && !st; r = r->next) {
-        for (n = 0, v = r->first; v && n < BMVP_LABEL_VALUES; v = v->next) value[n++] = (int)bmvp_json_int(v, -1);
+        for (n = 0, v = r->first; v && n < BMVP_LABEL_VALUES; v = v->next) {
+            const int64_t k = bmvp_json_int(v, -1);
+            value[n++] = k < 0 || k > BMVP_LABEL_VALUES ? -1 : (int)k; /* refused */
+        }
         st = bmvp_labels_add(l, r->key, value, n, err);
     }
     v = bmvp_json_get(node, "known");
@@ -1603,7 +1605,773 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
 
 /* >>metrics impl ------------------------------------------------------------------------------------------------------- */
 
+enum { BMVPI_STREAM_BOOTSTRAP = 500 };
+#define BMVPI_BRATS_FAR 374.0 /* mm, what a missed or an invented region costs */
+
+BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule)
+{
+    switch (rule) {
+    case BMVP_EMPTY_MONAI: return "MONAI: Dice is NaN when the truth is empty, the distance when a mask is (the maximum: inf when one is)";
+    case BMVP_EMPTY_BRATS: return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
+    }
+    return "unknown rule for empty masks";
+}
+
+static void *bmvpi_alloc_array(const bmvp_allocator *a, int64_t n, int64_t size)
+{
+    const int64_t bytes = bmvpi_mul_size(n, size);
+    return bytes < 0 || (uint64_t)bytes > SIZE_MAX ? NULL : a->alloc((size_t)bmvpi_max(bytes, 1), a->user);
+}
+
+/* Voxels in the prediction, in the truth, in both. */
+BMVPI_HOT static void bmvpi_overlap(const unsigned char *p, const unsigned char *t, int64_t n, int64_t count[3])
+{
+    int64_t i, k;
+    count[0] = count[1] = count[2] = 0;
+    for (i = 0; i < n; i = k) {
+        uint32_t a = 0, b = 0, both = 0; /* narrow sums: twice as many fit into a register */
+        const int64_t end = bmvpi_min(n, i + (1 << 20));
+        for (k = i; k < end; ++k) {
+            const unsigned char in_p = p[k] != 0, in_t = t[k] != 0;
+            a += in_p;
+            b += in_t;
+            both += (unsigned char)(in_p & in_t);
+        }
+        count[0] += a;
+        count[1] += b;
+        count[2] += both;
+    }
+}
+
+BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule)
+{
+    int64_t count[3];
+    bmvpi_overlap(prediction, truth, n, count);
+    if (rule == BMVP_EMPTY_MONAI && count[1] == 0) return (double)NAN;
+    if (count[0] + count[1] <= 0) return 1;
+    return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
+}
+
+/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v is w y^2 plus the
+   least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the points (v, F(v)), and each holds as long
+   as 2 w y lies between the slopes left and right of it. The hull has a copy of what it needs: columns are transformed in place. */
+
+typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
+typedef struct bmvpi_edt {
+    double w[3];      /* mm^2 of one step along D, H, W */
+    bmvpi_hull *hull; /* of the longest axis */
+    float *square;    /* of whole numbers: distances along W are kept in steps, which floats hold exactly */
+    int64_t looked;   /* places that searches looked at */
+    unsigned char *wanted; /* along W: are columns of this place to be transformed? */
+} bmvpi_edt;
+
+static int64_t bmvpi_edt_bytes(const int64_t dim[3])
+{
+    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
+    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4)); /* 4: `wanted`, floats may follow */
+}
+
+static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
+{
+    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
+    int64_t k;
+    int a;
+    for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
+    e->hull = (bmvpi_hull *)memory;
+    e->square = (float *)(void *)(e->hull + longest);
+    e->wanted = (unsigned char *)(e->square + longest);
+    memset(e->wanted, 1, (size_t)dim[2]);
+    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)k * (float)k;
+}
+
+/* First place from i on that is not 0, n: none. */
+static int64_t bmvpi_next_set(const unsigned char *mask, int64_t i, int64_t n)
+{
+    uint64_t eight;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&eight, mask + i, 8);
+        if (eight) break;
+    }
+    while (i < n && !mask[i]) ++i;
+    return i;
+}
+
+/* Along W the nearest set voxel is one of the two neighbours in the row. */
+static void bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
+{
+    int64_t last = -1, next, i = 0;
+    for (next = bmvpi_next_set(mask, 0, n); next < n; next = bmvpi_next_set(mask, next + 1, n)) {
+        const int64_t middle = last < 0 ? 0 : (last + next) / 2 + 1;
+        for (; i < middle; ++i) out[i] = e->square[i - last];
+        for (; i <= next; ++i) out[i] = e->square[next - i];
+        last = next;
+    }
+    for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
+}
+
+/* x: squares, in mm^2 when multiplied by unit; in mm^2 afterwards. */
+static void bmvpi_edt_column(const bmvpi_edt *e, double unit, double w, float *x, int64_t n, int64_t stride)
+{
+    bmvpi_hull *const h = e->hull;
+    int64_t i, top = -1, k = 0;
+    for (i = 0; i < n; ++i) {
+        const double f = unit * (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        double slope = -HUGE_VAL;
+        if (f == HUGE_VAL) continue;
+        while (top >= 0 && (slope = (lift - h[top].lift) / (v - h[top].v)) <= h[top].slope) --top;
+        ++top;
+        h[top].f = f;
+        h[top].lift = lift;
+        h[top].v = v;
+        h[top].slope = slope;
+    }
+    for (i = 0; i < n && top >= 0; ++i) {
+        const double y = (double)i;
+        while (k < top && h[k + 1].slope <= 2 * w * y) ++k;
+        x[i * stride] = (float)(h[k].f + w * (y - h[k].v) * (y - h[k].v));
+    }
+}
+
+/* Axis W: squared distances within rows, in steps. */
+static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
+{
+    int64_t i;
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
+}
+
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column shows if any is. */
+static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
+{
+    int64_t z, i;
+    for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
+        for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
+        if (i == dim[1]) continue;
+        for (i = 0; i < dim[2]; ++i)
+            if (e->wanted[i]) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
+    }
+}
+
+/* Voxels of a volume, -1 when a size is not positive, they are too many, or a spacing is none (its squares must fit into a float). */
+static int64_t bmvpi_volume(const int64_t dim[3], const double mm[3])
+{
+    int64_t n = 1;
+    int a;
+    for (a = 0; a < 3; ++a) {
+        n = dim[a] > 0 ? bmvpi_mul_size(n, dim[a]) : -1;
+        if (!(mm[a] >= 1e-12 && mm[a] <= 1e12)) n = -1;
+    }
+    return n;
+}
+
+BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
+                                             const bmvp_allocator *a)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    const int64_t plane = bmvpi_volume(dim, mm) < 0 ? -1 : dim[1] * dim[2];
+    bmvpi_edt e;
+    void *memory;
+    int64_t i;
+    if (plane < 0) return BMVP_E_ARG;
+    memory = bmvpi_alloc_array(&al, bmvpi_edt_bytes(dim), 1);
+    if (!memory) return BMVP_E_OOM;
+    bmvpi_edt_init(&e, dim, mm, memory);
+    bmvpi_edt_rows(&e, mask, dim, squared);
+    bmvpi_edt_planes(&e, dim, squared);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 1, e.w[0], squared + i, dim[0], plane);
+    al.free(memory, al.user);
+    return BMVP_OK;
+}
+
+/* ---- distance of two surfaces, within the box that holds both masks: beyond it there is nothing but zeros */
+
+BMVPI_HOT static int bmvpi_any(const unsigned char *x, int64_t n)
+{
+    unsigned char any = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) any |= x[i];
+    return any != 0;
+}
+
+/* Box of the voxels of either mask, from low up to before high. Returns bit k: mask k is not empty. */
+static int bmvpi_union_box(const unsigned char *const mask[2], const int64_t dim[3], int64_t low[3], int64_t high[3])
+{
+    int64_t z, y, x;
+    int found = 0, a;
+    for (a = 0; a < 3; ++a) low[a] = dim[a], high[a] = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const unsigned char *p = mask[0] + (z * dim[1] + y) * dim[2], *t = mask[1] + (z * dim[1] + y) * dim[2];
+            const int here = bmvpi_any(p, dim[2]) | bmvpi_any(t, dim[2]) << 1;
+            if (!here) continue;
+            found |= here;
+            low[0] = bmvpi_min(low[0], z), high[0] = z + 1;
+            low[1] = bmvpi_min(low[1], y), high[1] = bmvpi_max(high[1], y + 1);
+            for (x = 0; x < low[2] && !p[x] && !t[x]; ++x) {}
+            low[2] = bmvpi_min(low[2], x);
+            for (x = dim[2]; x > high[2] && !p[x - 1] && !t[x - 1]; --x) {}
+            high[2] = bmvpi_max(high[2], x);
+        }
+    return found;
+}
+
+/* One row: set voxels with a neighbour that is not. c: the row, dy and dz: steps to the neighbouring rows; 0: at the border of the box. */
+BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, int64_t dy, int64_t dz, unsigned char *out)
+{
+    uint32_t count = 0;
+    int64_t x;
+    if (dy == 0 || n < 3)
+        for (x = 0; x < n; ++x) out[x] = c[x] != 0;
+    else {
+        const unsigned char *l = c - 1, *r = c + 1, *u = c - dy, *d = c + dy, *b = c - dz, *f = c + dz;
+        for (x = 1; x < n - 1; ++x)
+            out[x] = (unsigned char)((c[x] != 0) & ((l[x] == 0) | (r[x] == 0) | (u[x] == 0) | (d[x] == 0) | (b[x] == 0) | (f[x] == 0)));
+        out[0] = c[0] != 0;
+        out[n - 1] = c[n - 1] != 0;
+    }
+    for (x = 0; x < n; ++x) count += out[x];
+    return (int64_t)count;
+}
+
+/* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface wherever they are set: what
+   lies beyond is zero or outside of the image. */
+static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3],
+                             unsigned char *out)
+{
+    int64_t z, y, n = 0;
+    for (z = 0; z < box[0]; ++z)
+        for (y = 0; y < box[1]; ++y, out += box[2]) {
+            const int inside = z > 0 && z < box[0] - 1 && y > 0 && y < box[1] - 1;
+            const unsigned char *row = mask + ((low[0] + z) * dim[1] + low[1] + y) * dim[2] + low[2];
+            n += bmvpi_surface_row(row, box[2], inside ? dim[2] : 0, dim[1] * dim[2], out);
+        }
+    return n;
+}
+
+/* The least of `best` and what row y of a plane and the rows around it have, outwards until no farther one can be less. x: a column of
+   squares in steps along W; base: mm^2 of the way to that plane. */
+static double bmvpi_edt_search(bmvpi_edt *e, const float *x, const int64_t dim[3], int64_t y, double base, double best)
+{
+    double far = base;
+    int64_t k;
+    for (k = 0; (k <= y || y + k < dim[1]) && far < best; ++k, far = base + e->w[1] * (double)k * (double)k) {
+        const double a = k <= y ? e->w[2] * (double)x[(y - k) * dim[2]] + far : best;
+        const double b = y + k < dim[1] ? e->w[2] * (double)x[(y + k) * dim[2]] + far : best;
+        best = a < best ? a : best;
+        best = b < best ? b : best;
+    }
+    e->looked += k;
+    return best;
+}
+
+/* The same in plane z and the planes around it. at: the column in plane z. */
+static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y, double best)
+{
+    const int64_t plane = dim[1] * dim[2];
+    double far = 0;
+    int64_t k;
+    for (k = 0; (k <= z || z + k < dim[0]) && far < best; ++k, far = e->w[0] * (double)k * (double)k) {
+        if (k <= z) best = bmvpi_edt_search(e, at - k * plane, dim, y, far, best);
+        if (k > 0 && z + k < dim[0]) best = bmvpi_edt_search(e, at + k * plane, dim, y, far, best);
+    }
+    return best;
+}
+
+/* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
+   while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
+    int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
+    double best = HUGE_VAL;
+    e->looked = 0;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y) {
+            const unsigned char *row = from + z * plane + y * dim[2];
+            for (x = bmvpi_next_set(row, 0, dim[2]); x < dim[2]; x = bmvpi_next_set(row, x + 1, dim[2])) {
+                const double dz = (double)(z - last[0]), dy = (double)(y - last[1]), dx = (double)(x - last[2]);
+                best = sqrt(best) + sqrt(e->w[0] * dz * dz + e->w[1] * dy * dy + e->w[2] * dx * dx);
+                best *= best * (1 + 1e-6); /* rounding */
+                best = bmvpi_edt_search_disc(e, squared + z * plane + x, dim, z, y, best);
+                *out++ = (float)sqrt(best);
+                last[0] = z, last[1] = y, last[2] = x;
+                enough += each;
+                if (e->looked > enough) return 0;
+            }
+        }
+    return 1;
+}
+
+BMVPI_HOT static void bmvpi_or(unsigned char *BMVP_RESTRICT to, const unsigned char *BMVP_RESTRICT x, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) to[i] |= x[i];
+}
+
+/* The same for surfaces far apart (squared is used up): the transform, but only where columns hold voxels of `from`. */
+static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
+{
+    const int64_t plane = dim[1] * dim[2];
+    int64_t i, z;
+    memset(e->wanted, 0, (size_t)dim[2]);
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_or(e->wanted, from + i * dim[2], dim[2]);
+    bmvpi_edt_planes(e, dim, squared);
+    for (i = 0; i < plane; ++i) {
+        for (z = 0; z < dim[0] && !from[z * plane + i]; ++z) {}
+        if (z < dim[0]) bmvpi_edt_column(e, 1, e->w[0], squared + i, dim[0], plane);
+        for (; z < dim[0]; ++z)
+            if (from[z * plane + i]) *out++ = (float)sqrt((double)squared[z * plane + i]);
+    }
+}
+
+/* Number k (from 0) of the sorted values, none negative: their bits are in the same order. Digits of 11, 11 and 10 bits, so the time does
+   not depend on the values. */
+static float bmvpi_select(const float *x, int64_t n, int64_t k)
+{
+    static const int shift[3] = { 21, 10, 0 }, width[3] = { 11, 11, 10 };
+    int64_t count[1 << 11], i;
+    uint32_t bits, known = 0, mask = 0;
+    float value;
+    int pass;
+    for (pass = 0; pass < 3; ++pass) {
+        const uint32_t digit = (1u << width[pass]) - 1;
+        uint32_t d = 0;
+        memset(count, 0, sizeof count);
+        for (i = 0; i < n; ++i) {
+            memcpy(&bits, &x[i], 4);
+            if ((bits & mask) == known) ++count[bits >> shift[pass] & digit];
+        }
+        while (k >= count[d]) k -= count[d++];
+        known |= d << shift[pass];
+        mask |= digit << shift[pass];
+    }
+    memcpy(&value, &known, 4);
+    return value;
+}
+
+/* torch.quantile (linear) in its own float32 arithmetic; 0 means the maximum, as in MONAI. */
+static float bmvpi_surface_quantile(const float *x, int64_t n, double percentile)
+{
+    const float rank = (float)(percentile / 100) * (float)(n - 1);
+    const int64_t below = bmvpi_min((int64_t)rank, n - 1), above = bmvpi_min((int64_t)ceil((double)rank), n - 1);
+    const float part = rank - (float)below;
+    float low, high;
+    if (percentile <= 0 || percentile >= 100) return bmvpi_select(x, n, n - 1);
+    low = bmvpi_select(x, n, below);
+    high = above > below ? bmvpi_select(x, n, above) : low;
+    return part < 0.5f ? low + part * (high - low) : high - (high - low) * (1 - part);
+}
+
+static double bmvpi_hausdorff_empty(int found, double percentile, bmvp_empty_rule rule)
+{
+    if (rule == BMVP_EMPTY_BRATS) return found ? BMVPI_BRATS_FAR : 0;
+    return found && (percentile <= 0 || percentile >= 100) ? HUGE_VAL : (double)NAN;
+}
+
+BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
+                                    double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    const unsigned char *mask[2] = { prediction, truth };
+    int64_t low[3], box[3], n, edt, count[2];
+    unsigned char *memory, *surface[2];
+    float *squared, *distance, far[2];
+    bmvpi_edt e;
+    int i, found;
+    *out = (double)NAN;
+    if (bmvpi_volume(dim, mm) < 0 || !(percentile >= 0 && percentile <= 100)) return BMVP_E_ARG;
+    found = bmvpi_union_box(mask, dim, low, box);
+    if (found != 3) {
+        *out = bmvpi_hausdorff_empty(found, percentile, rule);
+        return BMVP_OK;
+    }
+    for (i = 0; i < 3; ++i) box[i] -= low[i];
+    n = box[0] * box[1] * box[2];
+    surface[0] = (unsigned char *)bmvpi_alloc_array(&al, n, 2);
+    if (!surface[0]) return BMVP_E_OOM;
+    surface[1] = surface[0] + n;
+    for (i = 0; i < 2; ++i) count[i] = bmvpi_surface(mask[i], dim, low, box, surface[i]);
+    edt = bmvpi_edt_bytes(box);
+    memory = (unsigned char *)bmvpi_alloc_array(&al, edt + (n + bmvpi_max(count[0], count[1])) * 4, 1);
+    if (memory) {
+        bmvpi_edt_init(&e, box, mm, memory);
+        squared = (float *)(void *)(memory + edt);
+        distance = squared + n;
+        for (i = 0; i < 2; ++i) {
+            bmvpi_edt_rows(&e, surface[!i], box, squared);
+            if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance)) {
+                bmvpi_surface_far(&e, surface[i], squared, box, distance);
+            }
+            far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
+        }
+        *out = (double)(far[0] > far[1] ? far[0] : far[1]);
+        al.free(memory, al.user);
+    }
+    al.free(surface[0], al.user);
+    return memory ? BMVP_OK : BMVP_E_OOM;
+}
+
+/* ---- classification */
+
+typedef struct bmvpi_scored { float score; int truth; } bmvpi_scored;
+
+static int bmvpi_by_score(const void *a, const void *b)
+{
+    const float x = ((const bmvpi_scored *)a)->score, y = ((const bmvpi_scored *)b)->score;
+    return x < y ? -1 : x > y;
+}
+
+/* Twice the pairs of one of each group that the score puts in order, ties half: whole numbers, so no rounding. */
+static double bmvpi_auc(bmvpi_scored *s, int64_t n)
+{
+    int64_t i, k, below = 0, ones = 0, twice = 0;
+    qsort(s, (size_t)n, sizeof *s, bmvpi_by_score);
+    for (i = 0; i < n; i = k) {
+        int64_t one = 0;
+        for (k = i; k < n && s[k].score == s[i].score; ++k) one += s[k].truth;
+        twice += one * (2 * below + (k - i - one));
+        ones += one;
+        below += k - i - one;
+    }
+    return ones > 0 && below > 0 ? (double)twice / (2.0 * (double)ones * (double)below) : (double)NAN;
+}
+
+BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvpi_scored *s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)sizeof *s);
+    double auc = (double)NAN;
+    int64_t i;
+    for (i = 0; s && i < n && score[i] == score[i]; ++i) {
+        s[i].score = score[i];
+        s[i].truth = truth[i] != 0;
+    }
+    if (s && i == n) auc = bmvpi_auc(s, n);
+    if (s) al.free(s, al.user);
+    return auc;
+}
+
+static double bmvpi_share(int64_t part, int64_t all) { return all > 0 ? (double)part / (double)all : (double)NAN; }
+
+/* The most likely class, the first of equals. */
+static int bmvpi_likeliest(const float *score, int classes)
+{
+    int k, best = 0;
+    for (k = 1; k < classes; ++k)
+        if (score[k] > score[best]) best = k;
+    return best;
+}
+
+/* Adds weight times the figures of class k against the rest. guess: the likeliest class of each case. */
+static void bmvpi_class_figures(const float *score, const int *truth, const int *guess, int64_t n, int classes, int k, double weight,
+                                bmvpi_scored *s, bmvp_class_metrics *out)
+{
+    int64_t count[2][2] = { { 0, 0 }, { 0, 0 } }, i; /* by truth and prediction */
+    for (i = 0; i < n; ++i) {
+        s[i].score = score[i * classes + k];
+        s[i].truth = truth[i] == k;
+        ++count[s[i].truth][guess[i] == k];
+    }
+    out->auc += weight * bmvpi_auc(s, n);
+    out->f1 += weight * bmvpi_share(2 * count[1][1], 2 * count[1][1] + count[0][1] + count[1][0]);
+    out->sensitivity += weight * bmvpi_share(count[1][1], count[1][0] + count[1][1]);
+    out->specificity += weight * bmvpi_share(count[0][0], count[0][0] + count[0][1]);
+}
+
+BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
+                                         bmvp_class_metrics *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    bmvpi_scored *s;
+    int64_t i, right = 0;
+    int k, *guess;
+    out->accuracy = out->auc = out->f1 = out->sensitivity = out->specificity = (double)NAN;
+    if (n < 0 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
+    for (i = 0; i < n; ++i)
+        if (truth[i] < 0 || truth[i] >= classes) return BMVP_E_ARG;
+    for (i = 0; i < n * classes; ++i)
+        if (score[i] != score[i]) return BMVP_E_ARG;
+    if (n == 0) return BMVP_OK;
+    s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)(sizeof *s + sizeof *guess));
+    if (!s) return BMVP_E_OOM;
+    guess = (int *)(void *)(s + n);
+    for (i = 0; i < n; ++i) {
+        guess[i] = bmvpi_likeliest(score + i * classes, classes);
+        right += guess[i] == truth[i];
+    }
+    out->accuracy = bmvpi_share(right, n);
+    out->auc = out->f1 = out->sensitivity = out->specificity = 0;
+    for (k = classes == 2; k < classes; ++k)
+        bmvpi_class_figures(score, truth, guess, n, classes, k, classes == 2 ? 1 : 1.0 / classes, s, out);
+    al.free(s, al.user);
+    return BMVP_OK;
+}
+
+/* ---- bootstrap */
+
+static int bmvpi_by_double(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* numpy.percentile (linear) of sorted values. */
+static double bmvpi_percentile(const double *x, int64_t n, double percentile)
+{
+    const double rank = percentile / 100 * (double)(n - 1), part = rank - floor(rank);
+    const int64_t i = (int64_t)rank;
+    return part > 0 && x[i + 1] > x[i] ? x[i] + part * (x[i + 1] - x[i]) : x[i]; /* equal infinities stay */
+}
+
+static double bmvpi_resampled_mean(const double *x, int64_t n, uint64_t seed, int64_t number)
+{
+    bmvp_rng r = bmvp_rng_make(seed, BMVPI_STREAM_BOOTSTRAP, (uint32_t)number, 0);
+    double sum = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) sum += x[bmvp_rng_below(&r, (uint32_t)n)];
+    return sum / (double)n;
+}
+
+BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
+                                    bmvp_interval *out)
+{
+    const bmvp_allocator al = bmvpi_allocator_or_libc(a);
+    double *x, *mean, sum = 0;
+    int64_t i, used = 0;
+    out->mean = out->low = out->high = (double)NAN;
+    out->n_used = 0;
+    if (n < 0 || n > 0xffffffff || resamples < 1) return BMVP_E_ARG;
+    x = (double *)bmvpi_alloc_array(&al, n + resamples, (int64_t)sizeof *x);
+    if (!x) return BMVP_E_OOM;
+    mean = x + n;
+    for (i = 0; i < n; ++i)
+        if (value[i] == value[i]) sum += x[used++] = value[i];
+    for (i = 0; i < resamples && used > 0; ++i) mean[i] = bmvpi_resampled_mean(x, used, seed, i);
+    if (used > 0) {
+        qsort(mean, (size_t)resamples, sizeof *mean, bmvpi_by_double);
+        out->mean = sum / (double)used;
+        out->low = bmvpi_percentile(mean, resamples, 2.5);
+        out->high = bmvpi_percentile(mean, resamples, 97.5);
+        out->n_used = used;
+    }
+    al.free(x, al.user);
+    return BMVP_OK;
+}
+
 /* >>window impl -------------------------------------------------------------------------------------------------------- */
+
+/* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
+static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
+{
+    int64_t z, y, k;
+    int j;
+    for (z = 0; z < dim[0]; ++z)
+        for (y = 0; y < dim[1]; ++y)
+            for (k = 0; k < dim[2]; ++k) {
+                const int64_t to_z = axes & 4 ? dim[0] - 1 - z : z, to_y = axes & 2 ? dim[1] - 1 - y : y;
+                const int64_t from = (z * dim[1] + y) * dim[2] + k;
+                const int64_t to = (to_z * dim[1] + to_y) * dim[2] + (axes & 1 ? dim[2] - 1 - k : k);
+                for (j = 0; j < n && to > from; ++j) {
+                    const float v = x[from * n + j];
+                    x[from * n + j] = x[to * n + j];
+                    x[to * n + j] = v;
+                }
+            }
+}
+
+typedef struct bmvpi_scan {
+    bmvp_ctx *c;
+    const bmvp_window *w;
+    const bmvp_window_calls *calls;
+    const int64_t *dim;
+    int64_t low[3], padded[3], interval[3], count[3]; /* zeros before the volume; with them; steps; windows along each axis */
+    int channels, outputs;
+    float *map, *in, *view, *pred; /* importance of each place; a batch of windows, mirrored, predicted */
+    float *sum, *norm, *plane;     /* ring of roi planes: weighted sums and weights; one plane to hand out */
+    int64_t done;                  /* padded planes below this one were handed out */
+} bmvpi_scan;
+
+/* Along axis a: one window when the roi covers it, else steps of roi (1 - overlap), the last one flush with the end. */
+static void bmvpi_scan_axis(bmvpi_scan *s, int a)
+{
+    const int64_t roi = s->w->roi[a], missing = roi - s->dim[a];
+    s->low[a] = missing > 0 ? missing / 2 : 0;
+    s->padded[a] = bmvpi_max(roi, s->dim[a]);
+    s->interval[a] = roi == s->padded[a] ? roi : bmvpi_max(1, (int64_t)((double)roi * (1.0 - s->w->overlap)));
+    s->count[a] = bmvpi_ceil_div(s->padded[a] - roi, s->interval[a]) + 1;
+}
+static int64_t bmvpi_scan_start(const bmvpi_scan *s, int a, int64_t i)
+{
+    return bmvpi_min(i * s->interval[a], s->padded[a] - s->w->roi[a]);
+}
+
+/* exp(-x^2 / (2 sigma^2)) about the middle, sigma an eighth of the roi, in each axis; not below the larger of 1e-3 and its own least. */
+static void bmvpi_scan_map(bmvpi_scan *s)
+{
+    const int64_t *r = s->w->roi, n = r[0] * r[1] * r[2];
+    float least = 1;
+    int64_t i;
+    int a;
+    for (i = 0; i < n; ++i) {
+        const int64_t at[3] = { i / (r[1] * r[2]), i / r[2] % r[1], i % r[2] };
+        s->map[i] = 1;
+        for (a = 2; a >= 0 && s->w->gaussian; --a) { /* x first, as the arrays of MONAI */
+            const double x = (double)at[a] - (double)(r[a] - 1) / 2, sigma = 0.125 * (double)r[a];
+            s->map[i] *= (float)exp(-x * x / (2 * sigma * sigma));
+        }
+        least = s->map[i] < least ? s->map[i] : least;
+    }
+    least = least > 1e-3f ? least : 1e-3f;
+    for (i = 0; i < n; ++i) s->map[i] = s->map[i] < least ? least : s->map[i];
+}
+
+static int bmvpi_scan_alloc(bmvpi_scan *s)
+{
+    const int64_t roi = bmvpi_mul_size(bmvpi_mul_size(s->w->roi[0], s->w->roi[1]), s->w->roi[2]), f = (int64_t)sizeof(float);
+    const int64_t ring = bmvpi_mul_size(bmvpi_mul_size(s->padded[1], s->padded[2]), s->w->roi[0]);
+    const int64_t in = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->channels), out = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->outputs);
+    s->map = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(roi, f));
+    s->in = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(in, f));
+    if (s->w->mirror) s->view = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_max(in, out), f));
+    s->pred = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(out, f));
+    s->sum = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_mul_size(ring, s->outputs), f));
+    s->norm = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(ring, f));
+    s->plane = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_mul_size(s->dim[1], s->dim[2]), s->outputs * f));
+    if (bmvp_failed(s->c)) return 0;
+    memset(s->sum, 0, (size_t)(ring * s->outputs) * sizeof(float));
+    memset(s->norm, 0, (size_t)ring * sizeof(float));
+    return 1;
+}
+
+/* Hands out the padded planes below `end`, as far as they belong to the volume, and clears their place in the ring. */
+static bmvp_status bmvpi_scan_finish(bmvpi_scan *s, int64_t end)
+{
+    const int64_t area = s->padded[1] * s->padded[2];
+    bmvp_status st = BMVP_OK;
+    int64_t y, x;
+    int k;
+    for (; s->done < end && !st; ++s->done) {
+        float *sum = s->sum + s->done % s->w->roi[0] * area * s->outputs, *norm = s->norm + s->done % s->w->roi[0] * area, *to = s->plane;
+        const int64_t z = s->done - s->low[0];
+        for (y = 0; y < s->dim[1] && z >= 0 && z < s->dim[0]; ++y)
+            for (x = 0; x < s->dim[2]; ++x) {
+                const int64_t at = (y + s->low[1]) * s->padded[2] + x + s->low[2];
+                for (k = 0; k < s->outputs; ++k) *to++ = sum[at * s->outputs + k] / norm[at];
+            }
+        if (z >= 0 && z < s->dim[0]) st = s->calls->planes(s->calls->user, z, 1, s->plane);
+        memset(sum, 0, (size_t)(area * s->outputs) * sizeof(float));
+        memset(norm, 0, (size_t)area * sizeof(float));
+    }
+    return st;
+}
+
+static void bmvpi_scan_add(bmvpi_scan *s, const int64_t start[3], const float *pred)
+{
+    const int64_t *r = s->w->roi;
+    const float *map = s->map;
+    int64_t z, y, x;
+    int k;
+    for (z = 0; z < r[0]; ++z)
+        for (y = 0; y < r[1]; ++y) {
+            const int64_t at = ((start[0] + z) % r[0] * s->padded[1] + start[1] + y) * s->padded[2] + start[2];
+            float *sum = s->sum + at * s->outputs, *norm = s->norm + at;
+            for (x = 0; x < r[2]; ++x, ++map) {
+                norm[x] += *map;
+                for (k = 0; k < s->outputs; ++k) *sum++ += *map * *pred++;
+            }
+        }
+}
+
+/* Windows in s->in -> s->pred; all flips of the axes in w->mirror are averaged. */
+static bmvp_status bmvpi_scan_predict(bmvpi_scan *s, int n)
+{
+    const int64_t *r = s->w->roi, voxels = r[0] * r[1] * r[2], dim[5] = { n, r[0], r[1], r[2], s->channels };
+    const int64_t outputs = n * voxels * s->outputs;
+    int axes, views = 0, i;
+    int64_t v;
+    for (axes = 0; axes < 8; ++axes) {
+        float *in = axes ? s->view : s->in, *out = axes ? s->view : s->pred;
+        bmvp_tensor *y;
+        if (axes & ~s->w->mirror) continue;
+        if (axes) memcpy(in, s->in, (size_t)(n * voxels * s->channels) * sizeof(float));
+        for (i = 0; i < n && axes; ++i) bmvpi_flip(in + i * voxels * s->channels, r, s->channels, axes);
+        bmvp_step_begin(s->c);
+        y = s->calls->predict(s->calls->user, bmvp_input(s->c, 5, dim, in));
+        if (y && y->numel != outputs)
+            bmvp_fail(s->c, BMVP_E_SHAPE, "sliding window: %lld predicted values for %lld voxels of %d outputs", (long long)y->numel,
+                      (long long)(n * voxels), s->outputs);
+        if (!y && !bmvp_failed(s->c)) bmvp_fail(s->c, BMVP_E_STATE, "sliding window: nothing was predicted");
+        if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
+        (void)bmvp_read(s->c, y, out);
+        ++views;
+        for (i = 0; i < n && axes; ++i) bmvpi_flip(out + i * voxels * s->outputs, r, s->outputs, axes);
+        for (v = 0; v < outputs && axes; ++v) s->pred[v] += out[v];
+    }
+    for (v = 0; v < outputs && views > 1; ++v) s->pred[v] /= (float)views;
+    return bmvp_error_of(s->c)->status;
+}
+
+static bmvp_status bmvpi_scan_run(bmvpi_scan *s)
+{
+    const int64_t *r = s->w->roi, voxels = r[0] * r[1] * r[2], n = s->count[0] * s->count[1] * s->count[2];
+    int64_t start[3], from[3], i, first;
+    bmvp_status st = BMVP_OK;
+    int a, b, batch;
+    for (first = 0; first < n && !st; first += batch) {
+        batch = (int)bmvpi_min(s->w->batch, n - first);
+        for (b = 0; b < 2 * batch && !st; ++b) { /* all are read, then all are added */
+            i = first + b % batch;
+            if (b == batch) st = bmvpi_scan_predict(s, batch);
+            start[0] = bmvpi_scan_start(s, 0, i / (s->count[1] * s->count[2]));
+            start[1] = bmvpi_scan_start(s, 1, i / s->count[2] % s->count[1]);
+            start[2] = bmvpi_scan_start(s, 2, i % s->count[2]);
+            for (a = 0; a < 3; ++a) from[a] = start[a] - s->low[a];
+            if (b < batch) {
+                st = s->calls->read(s->calls->user, from, s->in + b * voxels * s->channels);
+                continue;
+            }
+            if (!st) st = bmvpi_scan_finish(s, start[0]); /* no later window touches the planes before this one */
+            if (!st) bmvpi_scan_add(s, start, s->pred + (b - batch) * voxels * s->outputs);
+        }
+    }
+    return st ? st : bmvpi_scan_finish(s, s->padded[0]);
+}
+
+BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
+                                         const bmvp_window_calls *calls)
+{
+    bmvp_status st = BMVP_OK;
+    bmvpi_scan s;
+    int a, was, ok = w->batch >= 1 && w->overlap >= 0 && w->overlap < 1 && w->mirror >= 0 && w->mirror < 8 && channels >= 1 && outputs >= 1;
+    if (bmvp_failed(c)) return bmvp_error_of(c)->status;
+    for (a = 0; a < 3; ++a) ok = ok && w->roi[a] >= 1 && dim[a] >= 1 && dim[a] < INT64_MAX / 4 && w->roi[a] < INT64_MAX / 4;
+    if (!ok) {
+        bmvp_fail(c, BMVP_E_ARG, "sliding window: roi, volume, batch, channels and outputs must be at least 1, the overlap in [0, 1), mirror 0 to 7");
+        return BMVP_E_ARG;
+    }
+    memset(&s, 0, sizeof s);
+    s.c = c;
+    s.w = w;
+    s.calls = calls;
+    s.dim = dim;
+    s.channels = channels;
+    s.outputs = outputs;
+    for (a = 0; a < 3; ++a) bmvpi_scan_axis(&s, a);
+    was = bmvp_set_grad(c, 0);
+    if (bmvpi_scan_alloc(&s)) {
+        bmvpi_scan_map(&s);
+        st = bmvpi_scan_run(&s);
+        bmvp_step_begin(c);
+    }
+    (void)bmvp_set_grad(c, was);
+    bmvpi_free(c, s.map);
+    bmvpi_free(c, s.in);
+    bmvpi_free(c, s.view);
+    bmvpi_free(c, s.pred);
+    bmvpi_free(c, s.sum);
+    bmvpi_free(c, s.norm);
+    bmvpi_free(c, s.plane);
+    return st ? st : bmvp_error_of(c)->status;
+}
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
@@ -1645,6 +2413,7 @@ static void bmvpi_ft_release(bmvp_ft_config *k)
     k->ce_weight = 0.3;
     k->dice_squared = 1;
     k->dice_smooth = 1;
+    k->dice_batch = 1;
 }
 
 static void bmvpi_ft_fast(bmvp_ft_config *k)
@@ -1736,12 +2505,6 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
 }
 
-/* 1 for entries of the encoder, by their released names. */
-static int bmvpi_ft_of_encoder(const char *name)
-{
-    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
-}
-
 static void bmvpi_ft_make_optim(bmvp_ft *f)
 {
     static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
@@ -1752,7 +2515,7 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     k.beta1 = k.momentum = f->cfg.beta1;
     k.beta2 = f->cfg.beta2;
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_ft_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
+        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
@@ -1968,25 +2731,6 @@ BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const i
         else bmvpi_ft_fill(f, m, template_start, dim, NULL, dst);
 }
 
-/* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
-static void bmvpi_ft_flip(float *x, const int64_t dim[3], int n, int axes)
-{
-    int64_t z, y, k;
-    int j;
-    for (z = 0; z < dim[0]; ++z)
-        for (y = 0; y < dim[1]; ++y)
-            for (k = 0; k < dim[2]; ++k) {
-                const int64_t to_z = axes & 4 ? dim[0] - 1 - z : z, to_y = axes & 2 ? dim[1] - 1 - y : y;
-                const int64_t from = (z * dim[1] + y) * dim[2] + k;
-                const int64_t to = (to_z * dim[1] + to_y) * dim[2] + (axes & 1 ? dim[2] - 1 - k : k);
-                for (j = 0; j < n && to > from; ++j) {
-                    const float v = x[from * n + j];
-                    x[from * n + j] = x[to * n + j];
-                    x[to * n + j] = v;
-                }
-            }
-}
-
 typedef struct bmvpi_ft_change { /* how one item is changed: the same for both copies */
     int flips;
     float scale[BMVP_MODALITIES], shift[BMVP_MODALITIES];
@@ -2045,7 +2789,7 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
             bmvpi_ft_fill(f, m, t->template_start, dim, f->mask, dst);
         }
     }
-    if (a->flips) bmvpi_ft_flip(dst, dim, f->n_modalities, a->flips);
+    if (a->flips) bmvpi_flip(dst, dim, f->n_modalities, a->flips);
 }
 
 /* The label values of one item become targets: f->target (masks, channels last) and f->klass (class of each voxel). */
@@ -2057,7 +2801,7 @@ static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmv
     int64_t v;
     int r;
     memcpy(f->mask, t->labels, (size_t)n * sizeof(float));
-    if (a->flips) bmvpi_ft_flip(f->mask, dim, 1, a->flips);
+    if (a->flips) bmvpi_flip(f->mask, dim, 1, a->flips);
     for (v = 0; v < n; ++v) {
         const int value = (int)f->mask[v];
         klass[v] = 0;
@@ -2077,6 +2821,7 @@ typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies *
     int n;
     bmvpi_ft_change *change;
     bmvp_tensor *target, *dice, *ce, *consistency; /* sums over copies of the full-scale parts, for the log */
+    bmvp_logits logits[2];                         /* of the copies; NULLs: not there */
 } bmvpi_ft_pass;
 
 static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
@@ -2089,20 +2834,56 @@ static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
     return bmvp_input(f->c, 5, dim, f->input);
 }
 
-/* Dice and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
+static bmvp_tensor *bmvpi_ft_dice(bmvp_ft *f, bmvp_tensor *logits, bmvp_tensor *target)
+{
+    bmvp_tensor *prob = f->labels.exclusive ? bmvp_slice(f->c, bmvp_softmax(f->c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(f->c, logits);
+    return bmvp_soft_dice(f->c, prob, target, f->cfg.dice_squared, f->cfg.dice_smooth);
+}
+
+/* Dice of one scale with the voxels of all cases and copies in one sum. */
+static bmvp_tensor *bmvpi_ft_batch_dice(bmvpi_ft_pass *p, bmvp_tensor *first, bmvp_tensor *second)
+{
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *logits[2], *target[2], *y, *t;
+    int64_t dim[5];
+    logits[0] = first, logits[1] = second;
+    target[0] = target[1] = p->target;
+    y = bmvp_concat(c, second ? 2 : 1, logits, 0);
+    t = bmvp_concat(c, second ? 2 : 1, target, 0);
+    if (!y || !t) return NULL;
+    memcpy(dim, y->dim, sizeof dim);
+    dim[0] = 1, dim[1] *= y->dim[0];
+    y = bmvp_reshape(c, y, 5, dim);
+    dim[4] = t->dim[4];
+    return bmvpi_ft_dice(p->f, y, bmvp_reshape(c, t, 5, dim));
+}
+
+/* The same of all scales, weighed as the copies' losses are. */
+static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
+{
+    const bmvp_ft_config *k = &p->f->cfg;
+    const bmvp_logits *a = &p->logits[0], *b = &p->logits[1];
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *sum = bmvpi_ft_batch_dice(p, a->full, b->full);
+    p->dice = bmvp_scale(c, sum, k->copies ? 2 : 1, 0);
+    if (a->quarter) sum = bmvp_add(c, sum, bmvpi_ft_batch_dice(p, a->quarter, b->quarter));
+    if (a->half) sum = bmvp_add(c, sum, bmvpi_ft_batch_dice(p, a->half, b->half));
+    return bmvp_scale(c, sum, k->dice_weight * (k->copies ? 2 * k->copy_weight : 1), 0);
+}
+
+/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
 static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
 {
     bmvp_ft *f = p->f;
     const bmvp_ft_config *k = &f->cfg;
     bmvp_ctx *c = f->c;
-    bmvp_tensor *prob, *total = NULL;
+    bmvp_tensor *total = NULL;
     int64_t rows[2];
     *dice = *ce = NULL;
     if (!logits) return NULL;
     rows[1] = bmvp_net_config_of(f->net)->outputs, rows[0] = logits->numel / rows[1];
-    if (k->dice_weight > 0) {
-        prob = f->labels.exclusive ? bmvp_slice(c, bmvp_softmax(c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(c, logits);
-        *dice = bmvp_soft_dice(c, prob, p->target, k->dice_squared, k->dice_smooth);
+    if (k->dice_weight > 0 && !k->dice_batch) {
+        *dice = bmvpi_ft_dice(f, logits, p->target);
         total = bmvp_scale(c, *dice, k->dice_weight, 0);
     }
     if (k->ce_weight > 0) {
@@ -2134,7 +2915,7 @@ static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor *
     *last = map.last;
     *quarter = NULL;
     if (bmvpi_ft_segments(f)) {
-        bmvp_logits l = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
+        const bmvp_logits l = p->logits[copy] = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
         loss = bmvpi_ft_segment_loss(p, l.full, &dice, &ce);
         if (l.quarter) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.quarter, &unused[0], &unused[1]));
         if (l.half) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.half, &unused[0], &unused[1]));
@@ -2162,9 +2943,9 @@ static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
     }
     if (bmvpi_ft_segments(f)) p->target = bmvp_input(f->c, 5, dim, f->target);
     total = bmvpi_ft_copy_loss(p, 0, &last[0], &quarter[0]);
-    if (!k->copies) return total;
-    total = bmvp_add(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
-    if (k->consistency_weight <= 0) return total;
+    if (k->copies) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
+    if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_batch_dices(p));
+    if (!k->copies || k->consistency_weight <= 0) return total;
     p->consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
     return bmvp_add(f->c, total, bmvp_scale(f->c, p->consistency, k->consistency_weight, 0));
 }

@@ -1435,6 +1435,27 @@ static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
     return !bmvp_failed(c);
 }
 
+/* The list's column `out`. */
+static int bmvpi_reads_output(const bmvp_tensor *y)
+{
+#define BMVP_X(id, name, where, out) BMVPI_BACKWARD_READS_##out,
+    enum { BMVPI_BACKWARD_READS_FREE = 0, BMVPI_BACKWARD_READS_OUT = 1 };
+    static const int reads_output[] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    return reads_output[y->op];
+}
+
+/* Ops whose backward reads no operand: their dropped operands need not be computed again. */
+static int bmvpi_backward_reads(const bmvp_tensor *y)
+{
+    switch (y->op) {
+    case BMVP_OP_ADD: case BMVP_OP_SCALE: case BMVP_OP_RELU: case BMVP_OP_SIGMOID: case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE:
+    case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_UPSAMPLE_NEAREST: case BMVP_OP_UPSAMPLE_TRILINEAR:
+    case BMVP_OP_SPACE_TO_DEPTH: case BMVP_OP_SUM: case BMVP_OP_MEAN: case BMVP_OP_GLOBAL_POOL: return 0;
+    default: return 1;
+    }
+}
+
 static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
 {
     int64_t i = c->n_step;
@@ -1443,8 +1464,9 @@ static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
     for (; i > 0 && !bmvp_failed(c); --i) {
         bmvp_tensor *y = c->step[i - 1];
         if (y->op < 0 || !y->g_block || y->walked) continue;
-        for (s = 0; s < y->n_src; ++s)
+        for (s = 0; s < y->n_src && bmvpi_backward_reads(y); ++s)
             if (!bmvpi_ensure_value(c, y->src[s])) return;
+        if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
         if (!c->cfg.backend->op[y->op].backward) {
             bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
                       c->cfg.backend->name);
@@ -6546,17 +6568,13 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
 /* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
-#define BMVP_X(id, name, where, out) BMVPI_BACKWARD_READS_##out,
-    enum { BMVPI_BACKWARD_READS_FREE = 0, BMVPI_BACKWARD_READS_OUT = 1 };
-    static const int reads_output[] = { BMVP_OPS(BMVP_X) };
-#undef BMVP_X
     bmvp_tensor *src[2], *y;
     char at[128], bt[128];
     if (!a || !b || bmvp_failed(c)) return NULL;
     if (!bmvpi_same_shape(a, b))
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
                                         bmvpi_shape(b, bt, sizeof bt));
-    if (b->op < 0 || reads_output[b->op] || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
+    if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
     src[0] = a;
     src[1] = b;

@@ -9,50 +9,10 @@ program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
-out=$T/out
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
-# expect STATUS TEXT COMMAND...: ends with the status, and each |-separated part of the text is in what it says
-expect()
-{
-    want=$1 texts=$2
-    shift 2
-    "$@" >"$out" 2>&1
-    judge $? "$want" "$texts" "$*"
-}
-
-# judge STATUS WANTED TEXTS NAME: the same for output that is in $out already. Sanitizers also end with 1: they are looked for.
-judge()
-{
-    if [ "$1" -ne "$2" ]; then
-        fail "$4: status $1, not $2" "$out"
-        return
-    fi
-    if grep -qE 'Sanitizer|runtime error:' "$out"; then
-        fail "$4: sanitizer" "$out"
-        return
-    fi
-    rest=$3
-    while [ -n "$rest" ]; do
-        text=${rest%%|*}
-        if ! grep -qF -e "$text" "$out"; then
-            fail "$4: no word of '$text'" "$out"
-            return
-        fi
-        case $rest in *"|"*) rest=${rest#*|} ;; *) rest= ;; esac
-    done
-    pass
-}
-
-clean() { check "something half written is left in $1" test -z "$(find "$1" -name '*.tmp*')"; }
-same() { check "$1 and $2 differ" cmp "$1" "$2"; }
-absent() { check "$1 is there" test ! -e "$1"; }
 step_of() { bmvp info "$1" --json 2>/dev/null | sed -n 's/^ *"step": \([0-9]*\),$/\1/p'; }
-bytes() { wc -c <"$1" | tr -d ' '; }
-# patch FILE OFFSET OCTAL: writes bytes over those of a file
-# shellcheck disable=SC2059 # the octal text is a format on purpose
-patch() { printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
 # lines FILE N PID: waits until the file has N lines (1: the process ended before)
 lines()
 {

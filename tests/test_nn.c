@@ -30,6 +30,16 @@ static bmvp_net_config preset(const char *name)
     return k;
 }
 
+static bmvp_net_config downstream_of(const char *name, bmvp_net_task task, int in_channels, int outputs)
+{
+    bmvp_net_config cfg = preset(name);
+    cfg.task = task;
+    cfg.in_channels = in_channels;
+    cfg.outputs = outputs;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
+    return cfg;
+}
+
 static bmvp_net *fresh(bmvp_ctx *c, const bmvp_net_config *cfg, uint64_t seed)
 {
     bmvp_net *net = bmvp_net_create(c, cfg);
@@ -98,34 +108,53 @@ static void net_case_end(net_case *k)
     bmvp_ckpt_close(k->file);
 }
 
-static int net_case_begin(net_case *k, int unet, int plain_decoder)
+/* Network and input of a fixture. task and sizes are in its metadata where they differ from pre-training. */
+static int net_case_open(net_case *k, const char *path, int unet, int plain_decoder, bmvp_net_task task)
 {
-    static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
     bmvp_net_config cfg = preset(unet ? "unet3d_tiny" : "uniformer_tiny");
-    int64_t v[4], size[3], dim[5], b;
-    float *x;
-    int i;
+    int64_t v[4], size[3], dim[5], b, voxels, i;
+    float *x, *plane;
+    int m;
     memset(k, 0, sizeof *k);
     k->unet = unet;
-    memcpy(k->output, outputs[unet], sizeof k->output);
-    k->file = fixture_open(unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors");
+    k->file = fixture_open(path);
     if (!k->file) return 0;
     if (unet) cfg.width = (int)strtol(fixture_text(k->file, "width"), NULL, 10);
-    for (i = 0; i < fixture_numbers(fixture_text(k->file, "dims"), v, 4); ++i) cfg.dim[i] = (int)v[i];
-    for (i = 0; i < fixture_numbers(fixture_text(k->file, "depths"), v, 4); ++i) cfg.depth[i] = (int)v[i];
+    for (m = 0; m < fixture_numbers(fixture_text(k->file, "dims"), v, 4); ++m) cfg.dim[m] = (int)v[m];
+    for (m = 0; m < fixture_numbers(fixture_text(k->file, "depths"), v, 4); ++m) cfg.depth[m] = (int)v[m];
     if (!unet) cfg.head_dim = (int)strtol(fixture_text(k->file, "head"), NULL, 10);
+    if (fixture_numbers(fixture_text(k->file, "chans"), v, 1)) cfg.in_channels = (int)v[0];
+    if (fixture_numbers(fixture_text(k->file, "outputs"), v, 1)) cfg.outputs = (int)v[0];
+    cfg.task = task;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && !unet;
     cfg.plain_decoder = plain_decoder;
     CHECK(fixture_numbers(fixture_text(k->file, "size"), size, 3) == 3); /* X, Y, Z */
     dim[0] = strtoll(fixture_text(k->file, "batch"), NULL, 10);
-    dim[1] = size[2], dim[2] = size[1], dim[3] = size[0], dim[4] = 1;
+    dim[1] = size[2], dim[2] = size[1], dim[3] = size[0], dim[4] = cfg.in_channels;
+    voxels = dim[1] * dim[2] * dim[3];
     k->c = bmvp_create(NULL, NULL);
     k->net = k->c ? bmvp_net_create(k->c, &cfg) : NULL;
-    x = (float *)malloc((size_t)(dim[0] * dim[1] * dim[2] * dim[3]) * sizeof *x);
-    if (!CHECK(k->net && x && formula_state(bmvp_net_state(k->net), 0))) return 0;
-    for (b = 0; b < dim[0]; ++b) formula_volume((int)b, (int)b, dim + 1, x + b * dim[1] * dim[2] * dim[3]);
+    x = (float *)malloc((size_t)(dim[0] * voxels * dim[4]) * sizeof *x);
+    plane = (float *)malloc((size_t)voxels * sizeof *plane);
+    if (!CHECK(k->net && x && plane && formula_state(bmvp_net_state(k->net), 0))) return 0;
+    for (b = 0; b < dim[0]; ++b)
+        for (m = 0; m < dim[4]; ++m) {
+            formula_volume((int)b, (int)b + m, dim + 1, plane);
+            for (i = 0; i < voxels; ++i) x[(b * voxels + i) * dim[4] + m] = plane[i];
+        }
     k->x = bmvp_input(k->c, 5, dim, x);
+    free(plane);
     free(x);
     return 1;
+}
+
+static int net_case_begin(net_case *k, int unet, int plain_decoder)
+{
+    static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
+    const int ok = net_case_open(k, unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors", unet, plain_decoder,
+                                 BMVP_TASK_PRETRAIN);
+    memcpy(k->output, outputs[unet], sizeof k->output);
+    return ok;
 }
 
 /* A tensor times random numbers in [-1, 1) / sqrt(size), summed. */
@@ -148,7 +177,7 @@ static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
 /* Biases whose gradient is zero in exact arithmetic, so that what is stored is rounding noise. */
 static const char *zero_gradient(const char *name)
 {
-    if (strcmp(name, "encoder.uniformer.blocks4.0.mlp.fc2.bias") == 0)
+    if (formula_ends_with(name, "blocks4.0.mlp.fc2.bias"))
         return "a constant per channel right before BatchNorm";
     if (strcmp(name, "conv1b.conv1.bias") == 0 || strcmp(name, "up2convb.conv1.bias") == 0)
         return "a constant right before GroupNorm, whose groups have one channel at this width";
@@ -204,6 +233,48 @@ static void test_network(int unet, int plain_decoder)
         for (i = 0; i < 5; ++i) check_activation(k.file, "eval", k.output[i], i < 4 ? f.map[i] : rec);
     }
     net_case_end(&k);
+}
+
+/* The downstream networks: logits of every scale, or of the classes. Returns how many there are. */
+static int downstream(net_case *k, int training, bmvp_tensor *y[3])
+{
+    bmvp_features f = bmvp_net_encode(k->net, k->x, training);
+    bmvp_logits l;
+    memset(y, 0, 3 * sizeof *y);
+    if (bmvp_net_config_of(k->net)->task == BMVP_TASK_CLASSIFY) {
+        y[0] = bmvp_net_classify(k->net, &f);
+        return 1;
+    }
+    l = bmvp_net_segment(k->net, k->x, &f, 1);
+    y[0] = l.full, y[1] = l.quarter, y[2] = l.half;
+    CHECK(k->unet == (l.quarter == NULL) && k->unet == (l.half == NULL));
+    return k->unet ? 1 : 3;
+}
+
+static void test_downstream(const char *path, int unet, bmvp_net_task task)
+{
+    static const char *const name[2][3] = { { "full", "quarter", "half" }, { "logits", NULL, NULL } };
+    bmvp_tensor *y[3], *loss = NULL, *part;
+    net_case k;
+    int i, n;
+    if (!check_start("%s", path)) return;
+    if (net_case_open(&k, path, unet, 0, task)) {
+        bmvp_keep(k.x);
+        n = downstream(&k, 1, y);
+        for (i = 0; i < n; ++i) {
+            check_activation(k.file, "out", name[task == BMVP_TASK_CLASSIFY][i], y[i]);
+            part = weighed(k.c, y[i], name[task == BMVP_TASK_CLASSIFY][i]);
+            loss = loss ? bmvp_add(k.c, loss, part) : part;
+        }
+        CHECK_NEAR((double)bmvp_scalar(k.c, loss), strtod(fixture_text(k.file, "loss"), NULL), 2e-5);
+        bmvp_backward(k.c, loss);
+        check_gradients(&k);
+        (void)bmvp_set_grad(k.c, 0);
+        n = downstream(&k, 0, y);
+        for (i = 0; i < n; ++i) check_activation(k.file, "eval", name[task == BMVP_TASK_CLASSIFY][i], y[i]);
+    }
+    net_case_end(&k);
+    check_finish();
 }
 
 static void test_uniformer_tiny_composed_decoder(void) { test_network(0, 0); }
@@ -271,6 +342,91 @@ static void test_unet3d_tiny_layers(void)
         }
     }
     net_case_end(&k);
+}
+
+static void test_segmentation_layers(void)
+{
+    static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
+    bmvp_features f;
+    bmvp_tensor *y;
+    char name[32];
+    net_case k;
+    int i;
+    if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
+        f = bmvp_net_encode(k.net, k.x, 1);
+        for (i = 0, y = f.last; i < 4; ++i) {
+            y = bmvpi_up_block(k.net, i, y, i < 3 ? f.map[2 - i] : bmvpi_input_skip(k.net, k.x));
+            snprintf(name, sizeof name, "decoder%d", 5 - i);
+            check_activation(k.file, "act", name, y);
+        }
+    }
+    net_case_end(&k);
+    if (net_case_open(&k, "nets/unet3d_segment_tiny.safetensors", 1, 0, BMVP_TASK_SEGMENT)) {
+        f = bmvp_net_encode(k.net, k.x, 1);
+        for (i = 0, y = f.last; i < 3; ++i) {
+            y = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, y, k.net->un.up[i].w, k.net->un.up[i].b), 2);
+            y = bmvpi_resblock_run(k.net, &k.net->un.block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
+            check_activation(k.file, "act", up[i], y);
+        }
+    }
+    net_case_end(&k);
+}
+
+/* Heads that are there but not asked for: no logits, no gradient, the optimizer leaves them alone. */
+static void test_deep_supervision_is_optional(void)
+{
+    bmvp_state_list *l;
+    bmvp_features f;
+    bmvp_logits out;
+    net_case k;
+    int i;
+    if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
+        l = bmvp_net_state(k.net);
+        f = bmvp_net_encode(k.net, k.x, 1);
+        out = bmvp_net_segment(k.net, k.x, &f, 0);
+        CHECK(out.full && !out.quarter && !out.half);
+        check_activation(k.file, "out", "full", out.full);
+        bmvp_backward(k.c, weighed(k.c, out.full, "full"));
+        for (i = 0; i < l->n; ++i)
+            if (l->item[i].trained) CHECK(bmvp_has_grad(l->item[i].t) == (strncmp(l->item[i].name, "ms_out.", 7) != 0));
+    }
+    net_case_end(&k);
+}
+
+/* Step memory of a full-size network on one 96^3 window, from a dry run. */
+static void check_plan(const char *network, int training, double most_gb)
+{
+    static const int64_t dim[5] = { 1, 96, 96, 96, 4 };
+    bmvp_config config = bmvp_config_default();
+    const bmvp_net_config cfg = downstream_of(network, BMVP_TASK_SEGMENT, 4, 3);
+    bmvp_ctx *c;
+    bmvp_net *net;
+    bmvp_tensor *x;
+    bmvp_features f;
+    bmvp_logits out;
+    config.plan = 1;
+    c = bmvp_create(&config, NULL);
+    net = bmvp_net_create(c, &cfg);
+    (void)bmvp_set_grad(c, training);
+    x = bmvp_input(c, 5, dim, NULL);
+    f = bmvp_net_encode(net, x, training);
+    out = bmvp_net_segment(net, x, &f, training);
+    if (training) bmvp_backward(c, bmvp_sum(c, out.full));
+    check_context(c);
+    printf("%s, 96^3 x 4, %s: %.2f GB of activations, %.2f GB of parameters\n", network, training ? "training" : "inference",
+           (double)bmvp_memory_of(c).step_peak / 1e9, (double)bmvp_memory_of(c).persistent / 1e9);
+    check_report((double)bmvp_memory_of(c).step_peak <= most_gb * 1e9, __FILE__, __LINE__, "%s: %.2f GB, should be at most %.2f", network,
+                 (double)bmvp_memory_of(c).step_peak / 1e9, most_gb);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+}
+
+static void test_memory(void)
+{
+    check_plan("uniformer_small", 0, 1.25);
+    check_plan("uniformer_small", 1, 3.8);
+    check_plan("unet3d", 0, 1.0);
+    check_plan("unet3d", 1, 1.6);
 }
 
 /* >>decoder ------------------------------------------------------------------------------------------------------- */
@@ -413,6 +569,13 @@ static void test_adamw_clipped(void)
     test_optimizer("adamw_clip", &k, 0.5);
 }
 
+static void test_adam(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAM);
+    k.weight_decay = 0.01;
+    test_optimizer("adam", &k, 0);
+}
+
 static void test_sgd(void)
 {
     bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
@@ -483,6 +646,7 @@ static void init_of(const bmvp_state_list *l, int i, double *variance, double *l
     *limit = -1;
     *variance = formula_ends_with(s->name, ".weight") || formula_ends_with(s->name, "running_var");
     if (s->torch_rank == 5 && strstr(s->name, "transp_conv")) *limit = 1 / sqrt((double)(d[1] * 8));
+    else if (strstr(s->name, "ms_out.")) *limit = 1 / sqrt((double)w[s->torch_rank == 5].torch_dim[1]);
     else if (s->torch_rank == 5) *variance = 2.0 / (double)(d[0] * d[2] * d[3] * d[4]), *limit = 0;
     else if (s->torch_rank == 2) *limit = 1 / sqrt((double)d[1]);
     else if (formula_ends_with(s->name, ".bias") && w->torch_rank == 2) *limit = 1 / sqrt((double)w->torch_dim[1]);
@@ -520,11 +684,14 @@ static void check_init_of(const bmvp_state_list *l, int i)
 
 static void test_initialisation(void)
 {
-    const char *const name[3] = { "uniformer_small", "uniformer_tiny", "unet3d_tiny" };
+    const bmvp_net_config net_of[6] = { preset("uniformer_small"), preset("uniformer_tiny"), preset("unet3d_tiny"),
+                                        downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5),
+                                        downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 3, 5),
+                                        downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 3, 5) };
     int n, i;
-    for (n = 0; n < 3; ++n) {
+    for (n = 0; n < 6; ++n) {
         bmvp_ctx *c = bmvp_create(NULL, NULL);
-        bmvp_net_config cfg = preset(name[n]);
+        bmvp_net_config cfg = net_of[n];
         bmvp_net *net = bmvp_net_create(c, &cfg);
         const bmvp_state_list *l;
         bmvp_net_init(net, 5);
@@ -572,16 +739,15 @@ static void test_seeds(void)
 /* >>names --------------------------------------------------------------------------------------------------------- */
 
 /* Lists of the released state dicts: name, tab, shape as Python prints it. */
-static void test_names(const char *file, const char *network, int entries)
+static void test_names(const char *file, bmvp_net_config cfg, int entries)
 {
     char path[600], line[400], shape[120];
     bmvp_ctx *c;
-    bmvp_net_config cfg = preset(network);
     const bmvp_state_list *l;
     bmvp_net *net;
     FILE *f;
     int n = 0, i = 0, a;
-    if (!check_start("names of %s", network)) return;
+    if (!check_start("names of %s", file)) return;
     snprintf(path, sizeof path, "%s/checkpoints/%s", data_folder(), file);
     f = fopen(path, "r");
     if (!f) {
@@ -610,7 +776,7 @@ static void test_names(const char *file, const char *network, int entries)
         if (strstr(tab + 1, "\tparam") ||
             strstr(tab + 1, "\tbuffer")) { /* carried parameters are not trained, buffers never */
             const int buffer = strstr(tab + 1, "\tbuffer") != NULL,
-                      dead = strstr(line, "conv_block") || strstr(line, "proj1.");
+                      dead = cfg.task == BMVP_TASK_PRETRAIN && (strstr(line, "conv_block") || strstr(line, "proj1."));
             check_report(l->item[i].trained == (!buffer && !dead), __FILE__, __LINE__, "%s: trained is %d", line,
                          l->item[i].trained);
         }
@@ -784,10 +950,10 @@ static void copy_checkpoint(const char *from, const char *to, bmvp_ckpt_format f
     bmvp_ckpt_close(f);
 }
 
-static void round_trip(const char *preset_name)
+static void round_trip(bmvp_net_config cfg)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
-    bmvp_net_config cfg = preset(preset_name), inferred;
+    bmvp_net_config inferred;
     bmvp_net *a = fresh(c, &cfg, 11), *b = fresh(c, &cfg, 12);
     bmvp_error err;
     char st[400], pt[400], plain[400];
@@ -821,8 +987,187 @@ static void round_trip(const char *preset_name)
     remove(plain);
 }
 
-static void test_round_trip_uniformer(void) { round_trip("uniformer_tiny"); }
-static void test_round_trip_unet3d(void) { round_trip("unet3d_tiny"); }
+static void test_round_trip_uniformer(void) { round_trip(preset("uniformer_tiny")); }
+static void test_round_trip_unet3d(void) { round_trip(preset("unet3d_tiny")); }
+static void test_round_trip_downstream(void)
+{
+    round_trip(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 3));
+    round_trip(downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 2, 5));
+    round_trip(downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 4, 3));
+    round_trip(downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
+}
+
+/* Writes a pre-trained network as the release does (.pt, names with module.) and adopts it. how: room for the entries of `to`. */
+static bmvp_status adopt_from(bmvp_ctx *c, bmvp_net *from, bmvp_net *to, int spread, bmvp_net_adoption *what, bmvp_error *err)
+{
+    char st[400], pt[400];
+    bmvp_ckpt *f = NULL;
+    bmvp_status status;
+    temporary(st, sizeof st, "safetensors");
+    temporary(pt, sizeof pt, "pt");
+    CHECK(save_net(c, from, st, BMVP_CKPT_SAFETENSORS, "state_dict") == BMVP_OK);
+    copy_checkpoint(st, pt, BMVP_CKPT_PT, "module.");
+    status = bmvp_ckpt_open(pt, NULL, &f, err);
+    if (!status) status = bmvp_net_adopt(to, f, spread, what, err);
+    bmvp_ckpt_close(f);
+    remove(st);
+    remove(pt);
+    return status;
+}
+
+/* 345 of UniUnet's 355 entries, as the release's own loader reports. */
+static void test_adoption_released(void)
+{
+    const bmvp_net_config pre = preset("uniformer_small"), seg = downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3);
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &seg, 2);
+    bmvp_net_adoption what;
+    bmvp_error err;
+    int spread;
+    for (spread = 0; spread < 2 && CHECK(a && b); ++spread) {
+        memset(&what, 0, sizeof what);
+        check_report(adopt_from(c, a, b, spread, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        CHECK(what.n[BMVP_ADOPT_TAKEN] == 345 && what.n[BMVP_ADOPT_ADAPTED] == (spread ? 2 : 0) && what.n[BMVP_ADOPT_FRESH] == (spread ? 8 : 10));
+    }
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_destroy(c);
+}
+
+static void check_adopted(const bmvp_state_list *a, const bmvp_state_list *b, const unsigned char *how, const float *before)
+{
+    int i, k;
+    for (i = 0; i < b->n; ++i) {
+        const bmvp_state *t = &b->item[i];
+        char name[200];
+        snprintf(name, sizeof name, "%s", t->name);
+        if (find_state(a, name) < 0 && strncmp(name, "encoder.", 8) == 0) snprintf(name, sizeof name, "encoder.uniformer.%s", t->name + 8);
+        k = find_state(a, name);
+        if (t->torch_rank == 0) continue;
+        if (how[i] == BMVP_ADOPT_TAKEN && CHECK(k >= 0)) CHECK_SAME(t->name, t->t->x, a->item[k].t->x, t->t->numel);
+        if (how[i] == BMVP_ADOPT_FRESH) CHECK_SAME(t->name, t->t->x, before, t->t->numel);
+        before += t->t->numel;
+    }
+}
+
+/* Taken entries are the file's, fresh ones as they were; the sum over equal inputs of the spread stem is the old one. */
+static void adopt_values(bmvp_net_config pre, bmvp_net_config to)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &to, 2);
+    const bmvp_state_list *l = b ? bmvp_net_state(b) : NULL;
+    bmvp_net_adoption what;
+    bmvp_error err;
+    int64_t n = 0, j;
+    float *before, *at;
+    int i;
+    if (!CHECK(a && b)) return;
+    memset(&what, 0, sizeof what);
+    for (i = 0; i < l->n; ++i) n += l->item[i].t->numel;
+    at = before = (float *)malloc((size_t)n * sizeof *before);
+    what.how = (unsigned char *)calloc((size_t)(l->n > 0 ? l->n : 1), 1);
+    for (i = 0; i < l->n; ++i) {
+        if (l->item[i].torch_rank == 0) continue;
+        memcpy(at, l->item[i].t->x, (size_t)l->item[i].t->numel * sizeof *at);
+        at += l->item[i].t->numel;
+    }
+    check_report(adopt_from(c, a, b, 1, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+    check_adopted(bmvp_net_state(a), l, what.how, before);
+    for (i = 0; i < l->n; ++i)
+        if (what.how[i] == BMVP_ADOPT_ADAPTED && l->item[i].torch_rank == 5) {
+            const bmvp_tensor *w = l->item[i].t, *one = bmvp_net_state(a)->item[0].t; /* (k, k, k, I, O): the stem comes first */
+            for (j = 0; j < one->numel; ++j) {
+                const int64_t o = j % w->dim[4], tap = j / w->dim[4];
+                double sum = 0;
+                int64_t ch;
+                for (ch = 0; ch < w->dim[3]; ++ch) sum += (double)w->x[(tap * w->dim[3] + ch) * w->dim[4] + o];
+                CHECK_NEAR(sum, (double)one->x[j], 1e-6);
+            }
+        }
+    CHECK(what.n[0] + what.n[1] + what.n[2] == l->n && what.n[1] == (pre.in_channels == 1 && to.in_channels > 1 ? 2 : 0));
+    free(before);
+    free(what.how);
+    bmvp_net_destroy(a);
+    bmvp_net_destroy(b);
+    bmvp_destroy(c);
+}
+
+static void test_adoption_values(void)
+{
+    adopt_values(preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2));
+    adopt_values(preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 2, 3));
+    adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 4, 1));
+    adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
+    adopt_values(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5));
+}
+
+/* A spread stem that sees C times the same volume computes what the one-channel stem does. */
+static void test_spread_stem(void)
+{
+    static const int64_t dim[5] = { 1, 32, 32, 32, 1 }, many[5] = { 1, 32, 32, 32, 3 };
+    const char *const name[2] = { "uniformer_tiny", "unet3d_tiny" };
+    float *x = (float *)malloc(32768 * sizeof *x), *copies = (float *)malloc(3 * 32768 * sizeof *copies);
+    int i, j;
+    formula_volume(0, 0, dim + 1, x);
+    for (j = 0; j < 3 * 32768; ++j) copies[j] = x[j / 3];
+    for (i = 0; i < 2; ++i) {
+        const bmvp_net_config from_cfg = preset(name[i]), to_cfg = downstream_of(name[i], BMVP_TASK_SEGMENT, 3, 2);
+        bmvp_ctx *c = bmvp_create(NULL, NULL);
+        bmvp_net *from = fresh(c, &from_cfg, 3), *to = fresh(c, &to_cfg, 4);
+        bmvp_features a, b;
+        bmvp_error err;
+        check_report(adopt_from(c, from, to, 1, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+        a = bmvp_net_encode(from, bmvp_input(c, 5, dim, x), 0);
+        b = bmvp_net_encode(to, bmvp_input(c, 5, many, copies), 0);
+        check_context(c);
+        for (j = 0; j < 4 && a.last && b.last; ++j) CHECK_CLOSE(name[i], b.map[j]->x, a.map[j]->x, a.map[j]->numel, 3e-5);
+        bmvp_net_destroy(from);
+        bmvp_net_destroy(to);
+        bmvp_destroy(c);
+    }
+    free(x);
+    free(copies);
+}
+
+static void check_not_adopted(bmvp_net_config from_cfg, bmvp_net_config to_cfg, bmvp_status status, const char *part)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *from = fresh(c, &from_cfg, 3), *to = fresh(c, &to_cfg, 4), *before = fresh(c, &to_cfg, 4);
+    bmvp_net_adoption what;
+    bmvp_error err;
+    memset(&what, 0, sizeof what);
+    if (CHECK(from && to && before)) {
+        CHECK(adopt_from(c, from, to, 1, &what, &err) == status);
+        CHECK_HOLDS(err.message, part);
+        CHECK(what.n[0] + what.n[1] + what.n[2] == 0);
+        check_equal_nets(to, before);
+    }
+    check_context(c); /* a bad file is not the context's failure */
+    bmvp_net_destroy(from);
+    bmvp_net_destroy(to);
+    bmvp_net_destroy(before);
+    bmvp_destroy(c);
+}
+
+/* Refused, and nothing has changed: another kind, a width, more or fewer blocks, other inputs than one. */
+static void test_adoption_refused(void)
+{
+    const bmvp_net_config segment = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), unet = preset("unet3d_tiny");
+    bmvp_net_config from = preset("uniformer_tiny"), wide = downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2);
+    check_not_adopted(from, unet, BMVP_E_FORMAT, "holds a UniFormer, the network is a UNET3D");
+    check_not_adopted(unet, segment, BMVP_E_FORMAT, "holds a UNET3D, the network is a UniFormer");
+    wide.width = 16;
+    check_not_adopted(unet, wide, BMVP_E_SHAPE, "'conv1a.weight' has shape (8, 1, 3, 3, 3), but the network wants (16, 1, 3, 3, 3)");
+    from.dim[1] = 48;
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
+    from = preset("uniformer_tiny");
+    from.depth[2] = 3;
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'blocks3.2.pos_embed.weight' has no place");
+    from.depth[2] = 1;
+    check_not_adopted(from, segment, BMVP_E_FORMAT, "'encoder.blocks3.1.pos_embed.weight' is missing");
+    check_not_adopted(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 2, 2), segment, BMVP_E_SHAPE,
+                      "only a stem of one channel can be spread");
+}
 
 /* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
 static void test_wrong_checkpoint(void)
@@ -864,8 +1209,8 @@ static void test_wrong_checkpoint(void)
 static void test_config_as_json(void)
 {
     const bmvp_net_config from[2] = {
-        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0 }
+        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0, BMVP_TASK_SEGMENT, 5, 1 },
+        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0, BMVP_TASK_CLASSIFY, 3, 0 }
     };
     bmvp_net_config back;
     bmvp_json_doc *doc = NULL;
@@ -882,10 +1227,28 @@ static void test_config_as_json(void)
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
             CHECK(strcmp(back.name, from[i].name) == 0);
             check_equal_configs(&back, &from[i]);
+            CHECK(back.task == from[i].task && back.outputs == from[i].outputs && back.deep_supervision == from[i].deep_supervision);
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
         }
         bmvp_json_free(doc);
         bmvp_jw_free(&w);
+    }
+}
+
+/* Written before there were tasks; of a task that there is not. */
+static void test_config_without_task(void)
+{
+    static const char *const text[2] = { "{\"kind\": \"unet3d\"}", "{\"kind\": \"unet3d\", \"task\": \"dream\"}" };
+    bmvp_net_config k;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        if (!CHECK(bmvp_json_parse(text[i], strlen(text[i]), "config", NULL, &doc, &err) == BMVP_OK)) continue;
+        CHECK(bmvp_net_config_read(bmvp_json_root(doc), &k, &err) == (i ? BMVP_E_FORMAT : BMVP_OK));
+        if (i) CHECK_HOLDS(err.message, "task 'dream'");
+        else CHECK(k.task == BMVP_TASK_PRETRAIN && k.deep_supervision == 0);
+        bmvp_json_free(doc);
     }
 }
 
@@ -918,6 +1281,36 @@ static void test_bad_configs(void)
     k = preset("unet3d_tiny");
     k.groups = 0;
     check_refused(&k, "0 groups");
+    k = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 0);
+    check_refused(&k, "1 to 4096 outputs, not 0");
+    k = downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 4, 5000);
+    check_refused(&k, "not 5000");
+}
+
+/* Each network has the decoder of its task. */
+static void test_wrong_task(void)
+{
+    static const int64_t dim[5] = { 1, 16, 16, 16, 1 };
+    const bmvp_net_config k[2] = { preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 1, 2) };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *net[2];
+    bmvp_features f;
+    bmvp_tensor *x;
+    net[0] = fresh(c, &k[0], 1);
+    net[1] = fresh(c, &k[1], 1);
+    x = bmvp_input(c, 5, dim, NULL);
+    bmvp_fill(c, x, 0.5f);
+    f = bmvp_net_encode(net[0], x, 0);
+    CHECK(bmvp_net_segment(net[0], x, &f, 0).full == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "not a segmentation network");
+    bmvp_clear_error(c);
+    CHECK(bmvp_net_classify(net[0], &f) == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    bmvp_clear_error(c);
+    f = bmvp_net_encode(net[1], x, 0);
+    CHECK(bmvp_net_reconstruct(net[1], &f) == NULL && bmvp_error_of(c)->status == BMVP_E_STATE);
+    bmvp_net_destroy(net[0]);
+    bmvp_net_destroy(net[1]);
+    bmvp_destroy(c);
 }
 
 static void test_bad_inputs(void)
@@ -947,23 +1340,39 @@ int main(int argc, char **argv)
     CHECK_RUN(test_uniformer_tiny_plain_decoder);
     CHECK_RUN(test_unet3d_tiny_layers);
     CHECK_RUN(test_unet3d_tiny);
+    test_downstream("nets/uniunet_tiny.safetensors", 0, BMVP_TASK_SEGMENT);
+    test_downstream("nets/unet3d_segment_tiny.safetensors", 1, BMVP_TASK_SEGMENT);
+    test_downstream("nets/classify_uniformer_tiny.safetensors", 0, BMVP_TASK_CLASSIFY);
+    test_downstream("nets/classify_unet3d_tiny.safetensors", 1, BMVP_TASK_CLASSIFY);
+    CHECK_RUN(test_segmentation_layers);
+    CHECK_RUN(test_deep_supervision_is_optional);
+    CHECK_RUN(test_memory);
     CHECK_RUN(test_decoders_are_equal);
     CHECK_RUN(test_adamw);
     CHECK_RUN(test_adamw_clipped);
+    CHECK_RUN(test_adam);
     CHECK_RUN(test_sgd);
     CHECK_RUN(test_lr_scale);
     CHECK_RUN(test_schedule);
     CHECK_RUN(test_initialisation);
     CHECK_RUN(test_seeds);
-    test_names("state_dict_pretrain.txt", "uniformer_small", 352);
-    test_names("state_dict_pretrain_unet3d.txt", "unet3d", 113);
+    test_names("state_dict_pretrain.txt", preset("uniformer_small"), 352);
+    test_names("state_dict_pretrain_unet3d.txt", preset("unet3d"), 113);
+    test_names("state_dict_unified.txt", downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3), 355);
     CHECK_RUN(test_presets);
     CHECK_RUN(test_layouts);
     CHECK_RUN(test_round_trip_uniformer);
     CHECK_RUN(test_round_trip_unet3d);
+    CHECK_RUN(test_round_trip_downstream);
+    CHECK_RUN(test_adoption_released);
+    CHECK_RUN(test_adoption_values);
+    CHECK_RUN(test_spread_stem);
+    CHECK_RUN(test_adoption_refused);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
+    CHECK_RUN(test_config_without_task);
     CHECK_RUN(test_bad_configs);
+    CHECK_RUN(test_wrong_task);
     CHECK_RUN(test_bad_inputs);
     return check_end();
 }

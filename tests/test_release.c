@@ -1,5 +1,5 @@
-/* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small and one of
-   UNET3D. Weights, inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read.
+/* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small, one of UNET3D,
+   and the loss and gradients of a fine-tuning step of UniUnet. Weights, inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read.
    Skipped where the files are absent. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
@@ -214,7 +214,7 @@ static void test_features(run *r)
    float32 value, and agrees with ours. */
 static const char *noise_only(const char *name, int64_t index, int64_t numel)
 {
-    if (strcmp(name, "encoder.uniformer.blocks4.2.mlp.fc2.bias") == 0)
+    if (formula_ends_with(name, "blocks4.2.mlp.fc2.bias"))
         return "a constant per channel right before BatchNorm";
     if (formula_ends_with(name, "attn.qkv.bias") && index >= numel / 3 && index < 2 * numel / 3)
         return "softmax does not see a constant key";
@@ -268,7 +268,8 @@ static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
     compare_sample(g, sample, r->buf, CUBE, 1e-3, 1e-3, "template gradient in the crop");
 }
 
-static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json *sample)
+/* buf: room for the tensor in the released order */
+static void compare_grad(float *buf, group *g, const bmvp_state *e, const bmvp_json *sample)
 {
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     const double rms = rms_of(sample);
@@ -276,17 +277,17 @@ static void compare_grad(run *r, group *g, const bmvp_state *e, const bmvp_json 
     double square = 0;
     int64_t k;
     if (!check_report(bmvp_has_grad(e->t), __FILE__, __LINE__, "%s has no gradient", e->name)) return;
-    bmvp_state_to_torch(e, e->t->g, r->buf);
+    bmvp_state_to_torch(e, e->t->g, buf);
     for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
         if (noise_only(e->name, i->i, e->t->numel)) {
             ++g->left_out;
             continue;
         }
         snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
-        group_note(g, fabs((double)r->buf[i->i] - v->d) / (grad_allowance(e->name) * rms), text);
+        group_note(g, fabs((double)buf[i->i] - v->d) / (grad_allowance(e->name) * rms), text);
     }
     if (noise_only(e->name, 0, e->t->numel)) return;
-    for (k = 0; k < e->t->numel; ++k) square += (double)r->buf[k] * (double)r->buf[k];
+    for (k = 0; k < e->t->numel; ++k) square += (double)buf[k] * (double)buf[k];
     snprintf(text, sizeof text, "norm of %s", e->name);
     group_note(g, fabs(sqrt(square) / (rms * sqrt((double)e->t->numel)) - 1) / grad_allowance(e->name), text);
 }
@@ -304,7 +305,7 @@ static void test_gradients(run *r)
         check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it",
                      l->item[i].name, sample ? "trains" : "does not train");
         if (!sample) continue;
-        compare_grad(r, &g, &l->item[i], sample);
+        compare_grad(r->buf, &g, &l->item[i], sample);
         ++found;
     }
     CHECK(found + 1 == bmvp_json_count(grad)); /* and the templates */
@@ -427,34 +428,168 @@ static void run_steps(run *r)
     }
 }
 
-static void test_file(const char *file, int unet)
+/* ---- fine-tuning ------------------------------------------------------------------------------------------------------- */
+
+/* Balls that overlap: the value of a voxel has bit r set inside of ball r, region r are the values with that bit. */
+static void ball_labels(bmvp_labels *l, float *values)
+{
+    int64_t x, y, z;
+    int r, v;
+    memset(l, 0, sizeof *l);
+    l->n = 3;
+    for (r = 0; r < 3; ++r) {
+        snprintf(l->region[r], sizeof l->region[r], "ball%d", r);
+        for (v = 1; v < 8; ++v) l->in[r][v] = (unsigned char)(v >> r & 1);
+    }
+    for (v = 1; v < 8; ++v) l->known[v] = 1;
+    for (z = 0; z < EDGE; ++z)
+        for (y = 0; y < EDGE; ++y)
+            for (x = 0; x < EDGE; ++x) {
+                for (r = 0, v = 0; r < 3; ++r)
+                    v |= ((x - 40 - 4 * r) * (x - 40 - 4 * r) + (y - 50) * (y - 50) + (z - 44) * (z - 44) <
+                          (14 + 6 * r) * (14 + 6 * r)) << r;
+                values[(z * EDGE + y) * EDGE + x] = (float)v;
+            }
+}
+
+static void test_ft_logits(bmvp_ctx *c, bmvp_ft *f, const bmvp_json *root, const bmvp_ft_item *item)
+{
+    static const int64_t dim[5] = { 1, EDGE, EDGE, EDGE, 4 }, origin[3] = { 0, 0, 0 };
+    static const char *const name[3] = { "eval_logits_copy1", "logits_full_copy1", "logits_quarter_copy1" };
+    float *x = (float *)malloc((size_t)(4 * CUBE) * sizeof *x);
+    bmvp_tensor *t, *quarter = NULL;
+    bmvp_features map;
+    bmvp_logits l;
+    group g;
+    int i;
+    if (!CHECK(x != NULL)) return;
+    bmvp_ft_input(f, item->image, origin, dim + 1, x);
+    group_begin(&g, "release_finetune.json", "logits");
+    for (i = 0; i < 2; ++i) { /* evaluation first: training moves the running statistics */
+        bmvp_step_begin(c);
+        t = bmvp_input(c, 5, dim, x);
+        map = bmvp_net_encode(bmvp_ft_net(f), t, i);
+        l = bmvp_net_segment(bmvp_ft_net(f), t, &map, 1);
+        quarter = l.quarter;
+        if (CHECK(l.full != NULL)) compare_map(&g, bmvp_json_get(root, name[i]), name[i], l.full, 0);
+    }
+    if (CHECK(quarter != NULL)) compare_map(&g, bmvp_json_get(root, name[2]), name[2], quarter, 0);
+    group_end(&g);
+    free(x);
+}
+
+static void test_ft_gradients(bmvp_ft *f, const bmvp_json *root)
+{
+    const bmvp_state_list *l = bmvp_net_state(bmvp_ft_net(f));
+    const bmvp_json *grad = bmvp_json_get(root, "grad");
+    int64_t most = 1;
+    int i, found = 0;
+    float *buf;
+    group g;
+    for (i = 0; i < l->n; ++i) most = l->item[i].t->numel > most ? l->item[i].t->numel : most;
+    buf = (float *)malloc((size_t)most * sizeof *buf);
+    if (!CHECK(buf != NULL)) return;
+    group_begin(&g, "release_finetune.json", "gradients");
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_json *sample = bmvp_json_get(grad, l->item[i].name);
+        check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it", l->item[i].name,
+                     sample ? "trains" : "does not train");
+        if (sample) compare_grad(buf, &g, &l->item[i], sample);
+        found += sample != NULL;
+    }
+    CHECK(found == bmvp_json_count(grad));
+    group_end(&g);
+    free(buf);
+}
+
+static void run_finetune(const bmvp_json *root)
+{
+    static const char *const names[4] = { "flair", "t1", "t1c", "t2" };
+    static const int64_t grid[3] = { EDGE, EDGE, EDGE };
+    static const uint32_t replace[2] = { 0, 1u << 2 };
+    bmvp_ft_losses have;
+    bmvp_ft_config cfg;
+    bmvp_net_config net;
+    bmvp_labels labels;
+    bmvp_ft_item item;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    float *voxels = (float *)malloc((size_t)(5 * CUBE) * sizeof *voxels);
+    double want = number_of(root, "loss"), consistency = number_of(root, "consistency_mse");
+    bmvp_ft *f;
+    group g;
+    int m;
+    if (!CHECK(c && voxels)) return;
+    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &cfg) && bmvp_net_preset("uniformer_small", &net));
+    net.task = BMVP_TASK_SEGMENT;
+    cfg.batch = 1;
+    cfg.flip = cfg.intensity_shift = cfg.intensity_scale = 0;
+    memset(&item, 0, sizeof item);
+    ball_labels(&labels, voxels + 4 * CUBE);
+    f = bmvp_ft_create(c, &net, &cfg, &labels, 4, names, grid);
+    if (f && CHECK(formula_state(bmvp_net_state(bmvp_ft_net(f)), (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0)))) {
+        for (m = 0; m < 4; ++m) {
+            formula_volume(0, m, grid, voxels + m * CUBE);
+            item.image[m] = voxels + m * CUBE;
+        }
+        item.labels = voxels + 4 * CUBE;
+        item.replace = replace;
+        formula_volume(5, 2, grid, bmvp_ft_template(f, 2)->x);
+        group_begin(&g, "release_finetune.json", "losses");
+        CHECK(bmvp_ft_accumulate(f, &item, 1, &have) == BMVP_OK);
+        group_note(&g, fabs(have.total - want) / (1e-5 * want), "loss");
+        group_note(&g, fabs(have.consistency - consistency) / (1e-5 * consistency), "consistency");
+        group_end(&g);
+        test_ft_gradients(f, root);
+        test_ft_logits(c, f, root, &item);
+    }
+    check_report(f && !bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
+    free(voxels);
+    bmvp_ft_destroy(f);
+    bmvp_destroy(c);
+}
+
+/* The file below BMVP_DATA/golden, or NULL: skipped, not wanted or unreadable. */
+static bmvp_json_doc *open_golden(const char *file)
 {
     const char *data = getenv("BMVP_DATA");
     char path[600];
     bmvp_json_doc *doc = NULL;
     bmvp_error err;
     FILE *f;
-    run r;
-    memset(&r, 0, sizeof r);
-    if (!check_start("%s", file)) return;
+    if (!check_start("%s", file)) return NULL;
     snprintf(path, sizeof path, "%s/golden/%s", data && *data ? data : "../shared", file);
     f = fopen(path, "rb");
     if (!f) {
         check_skip("no such file below BMVP_DATA/golden");
-        return;
+        return NULL;
     }
     fclose(f);
-    if (CHECK(bmvp_json_read(path, NULL, &doc, &err) == BMVP_OK)) {
-        r.file = file;
-        r.unet = unet;
-        r.root = bmvp_json_root(doc);
-        r.batch = (int)bmvp_json_int(bmvp_json_get(r.root, "batch"), 0);
-        r.seed = (uint64_t)bmvp_json_int(bmvp_json_get(r.root, "seed"), 0);
-        if (CHECK(r.batch >= 1 && r.batch <= CASES) && run_create(&r)) run_steps(&r);
-        if (r.c && !check_report(!bmvp_failed(r.c), __FILE__, __LINE__, "%s", bmvp_error_of(r.c)->message))
-            ++check_all.failed;
-        run_destroy(&r);
-    }
+    CHECK(bmvp_json_read(path, NULL, &doc, &err) == BMVP_OK);
+    return doc;
+}
+
+static void test_finetune(void)
+{
+    bmvp_json_doc *doc = open_golden("release_finetune.json");
+    if (doc) run_finetune(bmvp_json_root(doc));
+    bmvp_json_free(doc);
+}
+
+static void test_file(const char *file, int unet)
+{
+    bmvp_json_doc *doc = open_golden(file);
+    run r;
+    memset(&r, 0, sizeof r);
+    if (!doc) return;
+    r.file = file;
+    r.unet = unet;
+    r.root = bmvp_json_root(doc);
+    r.batch = (int)bmvp_json_int(bmvp_json_get(r.root, "batch"), 0);
+    r.seed = (uint64_t)bmvp_json_int(bmvp_json_get(r.root, "seed"), 0);
+    if (CHECK(r.batch >= 1 && r.batch <= CASES) && run_create(&r)) run_steps(&r);
+    if (r.c && !check_report(!bmvp_failed(r.c), __FILE__, __LINE__, "%s", bmvp_error_of(r.c)->message))
+        ++check_all.failed;
+    run_destroy(&r);
     bmvp_json_free(doc);
 }
 
@@ -463,5 +598,6 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     test_file("release_step.json", 0);
     test_file("release_step_unet3d.json", 1);
+    test_finetune();
     return check_end();
 }

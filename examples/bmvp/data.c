@@ -68,10 +68,10 @@ void bmvp_dataset_free(bmvp_dataset *d)
         for (m = 0; m < BMVP_MODALITIES; ++m) free(d->item[i].image[m]);
         free(d->item[i].id);
         free(d->item[i].label);
+        free(d->item[i].patient);
     }
     free(d->item);
     free(d->path);
-    free(d->labels_json);
     memset(d, 0, sizeof *d);
 }
 
@@ -124,9 +124,28 @@ static bmvp_status set_image(bmvp_dataset *d, bmvp_case *k, const char *modality
 
 /* ---- lists ---------------------------------------------------------------------------------------------------------- */
 
+/* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
+static bmvp_status set_truth(bmvp_dataset *d, bmvp_case *k, const bmvp_json *node, const char *dir, bmvp_error *err)
+{
+    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"), *patient = bmvp_json_get(node, "patient");
+    if (label && label->type == BMVP_JSON_STRING) k->label = bmvp_path_join(dir, label->str);
+    else if (!klass && label && label->type == BMVP_JSON_NUMBER) klass = label;
+    else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_NUMBER)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)", d->path, k->id);
+    if (klass && klass->type != BMVP_JSON_NULL && (!klass->is_int || klass->i < 0))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", d->path, k->id);
+    if (patient && patient->type != BMVP_JSON_STRING)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"patient\" must be a string", d->path, k->id);
+    k->klass = bmvp_json_int(klass, -1);
+    if (patient) k->patient = bmvp_text_copy(patient->str);
+    if ((k->label == NULL && label && label->type == BMVP_JSON_STRING) || (patient && !k->patient))
+        return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    return BMVP_OK;
+}
+
 static bmvp_status load_our_case(bmvp_dataset *d, const bmvp_json *node, const char *dir, bmvp_error *err)
 {
-    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL), *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL);
+    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL);
     const bmvp_json *images = bmvp_json_get(node, "images"), *m;
     bmvp_status st = BMVP_OK;
     bmvp_case *k;
@@ -139,9 +158,7 @@ static bmvp_status load_our_case(bmvp_dataset *d, const bmvp_json *node, const c
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", d->path, id, m->key);
         st = set_image(d, k, m->key, dir, m->str, err);
     }
-    if (label) k->label = bmvp_path_join(dir, label);
-    k->klass = bmvp_json_int(bmvp_json_get(node, "class"), -1);
-    return st;
+    return st ? st : set_truth(d, k, node, dir, err);
 }
 
 /* The longest common start of the file names, without separators at its end: the id of a case that has none. */
@@ -176,7 +193,7 @@ static void common_id(const bmvp_json *files, char *id, size_t size)
 static bmvp_status load_decathlon_case(bmvp_dataset *d, const bmvp_json *node, const bmvp_json *channels, const char *dir, bmvp_error *err)
 {
     const bmvp_json *image = bmvp_json_get(node, "image"), *f;
-    const char *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL), *name;
+    const char *name;
     char id[256], suffix[64], index[16];
     bmvp_status st = BMVP_OK;
     bmvp_case *k;
@@ -193,32 +210,97 @@ static bmvp_status load_decathlon_case(bmvp_dataset *d, const bmvp_json *node, c
         name = bmvp_json_string(bmvp_json_get(channels, index), suffix);
         st = set_image(d, k, bmvp_modality_find(suffix) >= 0 ? suffix : name, dir, file, err);
     }
-    if (label) k->label = bmvp_path_join(dir, label);
-    k->klass = bmvp_json_int(bmvp_json_get(node, "class"), -1);
+    return st ? st : set_truth(d, k, node, dir, err);
+}
+
+/* ---- what label values mean -------------------------------------------------------------------------------------------- */
+
+static int is_number(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
+
+/* The values of one entry: a number or a list of numbers. Returns how many, -1: neither. */
+static int entry_values(const bmvp_json *m, int *v)
+{
+    const bmvp_json *e = m->type == BMVP_JSON_ARRAY ? m->first : m;
+    int n = 0;
+    for (; e; e = m->type == BMVP_JSON_ARRAY ? e->next : NULL) {
+        if (e->type != BMVP_JSON_NUMBER || !e->is_int || n == BMVP_LABEL_VALUES) return -1;
+        v[n++] = e->i < 0 || e->i > BMVP_LABEL_VALUES ? -1 : (int)e->i; /* what does not fit is refused by bmvp_labels_add */
+    }
+    return n > 0 ? n : -1;
+}
+
+static bmvp_status add_region(bmvp_dataset *d, const bmvp_json *m, bmvp_error *err)
+{
+    const int by_value = m->type == BMVP_JSON_STRING && is_number(m->key); /* decathlon: value -> name */
+    int v[BMVP_LABEL_VALUES], n = 1;
+    bmvp_error e;
+    if (by_value) v[0] = strlen(m->key) > 3 ? -1 : (int)strtol(m->key, NULL, 10);
+    else n = entry_values(m, v);
+    if (n < 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: label '%s' must be a whole number or a list of them", d->path, m->key);
+    if (n == 1 && v[0] == 0) return BMVP_OK; /* the background */
+    if (bmvp_labels_add(&d->labels, by_value ? m->str : m->key, v, n, &e) == BMVP_OK) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", d->path, e.message);
+}
+
+static int sets_overlap(const bmvp_labels *l)
+{
+    int v, r, n;
+    for (v = 1; v < BMVP_LABEL_VALUES; ++v) {
+        for (r = 0, n = 0; r < l->n; ++r) n += l->in[r][v];
+        if (n > 1) return 1;
+    }
+    return 0;
+}
+
+static bmvp_status load_labels(bmvp_dataset *d, const bmvp_json *root, bmvp_error *err)
+{
+    const bmvp_json *labels = bmvp_json_get(root, "labels"), *m;
+    const char *kind = bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL);
+    bmvp_status st = BMVP_OK;
+    bmvp_error e;
+    if (!labels) return BMVP_OK;
+    d->has_labels = 1;
+    if (labels->type == BMVP_JSON_STRING)
+        return bmvp_labels_builtin(labels->str, &d->labels) ? BMVP_OK
+            : bmvp_error_set(err, BMVP_E_FORMAT, "%s: labels '%s': there are %s", d->path, labels->str, bmvp_labels_names());
+    if (labels->type != BMVP_JSON_OBJECT)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"labels\" must be the name of a definition or an object", d->path);
+    if (kind && strcmp(kind, "regions") != 0 && strcmp(kind, "classes") != 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: labels_kind '%s' must be regions or classes", d->path, kind);
+    memset(&d->labels, 0, sizeof d->labels);
+    snprintf(d->labels.name, sizeof d->labels.name, "custom");
+    d->labels.exclusive = kind && strcmp(kind, "classes") == 0; /* then overlaps are an error */
+    for (m = labels->first; m && !st; m = m->next) st = add_region(d, m, err);
+    if (!kind) d->labels.exclusive = !sets_overlap(&d->labels);
+    if (!st && bmvp_labels_finish(&d->labels, &e)) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", d->path, e.message);
     return st;
 }
 
-/* An object of names and numbers (or lists of numbers) as text again. */
-static char *labels_text(const bmvp_json *labels)
+static void save_labels(bmvp_jw *w, const bmvp_labels *l)
 {
-    const bmvp_json *m, *v;
-    char *text = NULL;
-    bmvp_jw w;
-    if (!labels || labels->type != BMVP_JSON_OBJECT) return NULL;
-    bmvp_jw_init(&w, 0, NULL);
-    bmvp_jw_object(&w, NULL);
-    for (m = labels->first; m; m = m->next) {
-        if (m->type == BMVP_JSON_STRING) bmvp_jw_string(&w, m->key, m->str);
-        if (m->type == BMVP_JSON_NUMBER) bmvp_jw_int(&w, m->key, m->i);
-        if (m->type != BMVP_JSON_ARRAY) continue;
-        bmvp_jw_array(&w, m->key);
-        for (v = m->first; v; v = v->next) bmvp_jw_int(&w, NULL, bmvp_json_int(v, 0));
-        bmvp_jw_end(&w);
+    int r, v;
+    if (strcmp(l->name, "custom") != 0) {
+        bmvp_jw_string(w, "labels", l->name);
+        return;
     }
-    bmvp_jw_end(&w);
-    if (bmvp_jw_finish(&w, NULL) == BMVP_OK) text = bmvp_text_copy(w.out.data);
-    bmvp_jw_free(&w);
-    return text;
+    bmvp_jw_string(w, "labels_kind", l->exclusive ? "classes" : "regions");
+    bmvp_jw_object(w, "labels");
+    for (r = 0; r < l->n; ++r) {
+        bmvp_jw_array(w, l->region[r]);
+        for (v = 1; v < BMVP_LABEL_VALUES; ++v)
+            if (l->in[r][v]) bmvp_jw_int(w, NULL, v);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+}
+
+bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err)
+{
+    const int64_t i = bmvp_labels_unknown(l, values, dim[0] * dim[1] * dim[2]);
+    if (i < 0) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of the labels ('%s'); is it the "
+                          "right one?", path, (double)values[i], (long long)(i % dim[2]), (long long)(i / dim[2] % dim[1]),
+                          (long long)(i / dim[2] / dim[1]), l->name);
 }
 
 static bmvp_status load_list(bmvp_dataset *d, bmvp_error *err)
@@ -233,7 +315,7 @@ static bmvp_status load_list(bmvp_dataset *d, bmvp_error *err)
     if (!channels) channels = bmvp_json_get(root, "channel_names");
     for (k = ours ? ours->first : NULL; k && !st && dir; k = k->next) st = load_our_case(d, k, dir, err);
     for (k = !ours && theirs ? theirs->first : NULL; k && !st && dir; k = k->next) st = load_decathlon_case(d, k, channels, dir, err);
-    d->labels_json = labels_text(bmvp_json_get(root, "labels"));
+    if (!st) st = load_labels(d, root, err);
     bmvp_json_free(doc);
     if (!dir && !st) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     free(dir);
@@ -392,22 +474,11 @@ bmvp_status bmvp_dataset_save(const bmvp_dataset *d, const char *path, bmvp_erro
         bmvp_jw_end(&w);
         if (k->label) bmvp_jw_string(&w, "label", relative_to(dir, k->label));
         if (k->klass >= 0) bmvp_jw_int(&w, "class", k->klass);
+        if (k->patient) bmvp_jw_string(&w, "patient", k->patient);
         bmvp_jw_end(&w);
     }
     bmvp_jw_end(&w);
-    if (d->labels_json) { /* one line of JSON, copied as a member */
-        bmvp_json_doc *doc = NULL;
-        if (bmvp_json_parse(d->labels_json, strlen(d->labels_json), "labels", NULL, &doc, NULL) == BMVP_OK) {
-            const bmvp_json *l;
-            bmvp_jw_object(&w, "labels");
-            for (l = bmvp_json_root(doc)->first; l; l = l->next) {
-                if (l->type == BMVP_JSON_NUMBER) bmvp_jw_int(&w, l->key, l->i);
-                if (l->type == BMVP_JSON_STRING) bmvp_jw_string(&w, l->key, l->str);
-            }
-            bmvp_jw_end(&w);
-        }
-        bmvp_json_free(doc);
-    }
+    if (d->has_labels) save_labels(&w, &d->labels);
     bmvp_jw_end(&w);
     st = bmvp_jw_finish(&w, err);
     if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);

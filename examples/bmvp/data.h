@@ -5,7 +5,12 @@
      decathlon / MONAI {"training": [{"image": ["a_t1.nii.gz", ...], "label": "a_seg.nii.gz"}]}: the modality is taken from the end
                        of each file name (..._t1ce.nii.gz), or from the list's {"modality": {"0": "FLAIR", ...}}
      a directory       one folder a case, the modality again from the end of the file names; seg*, label*, mask* are labels
-   Paths are relative to the list (or absolute). Modality names as bmvp_modality_find knows them. */
+   Paths are relative to the list (or absolute). Modality names as bmvp_modality_find knows them.
+   A case may name its "patient" (default: its id): all cases of a patient go to one part of a split.
+   "labels" of a list says what the values of label maps mean: the name of a built-in definition ("brats2021", see
+   bmvp_labels_names), name -> value or values ({"WT": [1, 2, 4], "ET": 4}), or value -> name as in decathlon lists
+   ({"0": "background", "1": "edema"}). Sets that overlap are regions, disjoint ones classes; "labels_kind": "regions" or "classes"
+   says otherwise. */
 #ifndef BMVP_DATA_H_INCLUDED
 #define BMVP_DATA_H_INCLUDED
 
@@ -20,6 +25,7 @@ typedef struct bmvp_case {
     char *image[BMVP_MODALITIES]; /* path by known modality; NULL: missing */
     char *label;                  /* path or NULL */
     int64_t klass;                /* -1: none */
+    char *patient;                /* NULL: the id */
 } bmvp_case;
 
 typedef struct bmvp_dataset {
@@ -27,7 +33,8 @@ typedef struct bmvp_dataset {
     bmvp_case *item;
     int64_t n, cap;
     uint32_t modalities;   /* bit m: some case has known modality m */
-    char *labels_json;     /* the list's "labels" object as text, passed on by prepare; or NULL */
+    bmvp_labels labels;
+    int has_labels;        /* the list says what label values mean */
 } bmvp_dataset;
 
 /* Fails with a message that names file and entry: unreadable, bad JSON, no cases, a case without images, an unknown modality, a modality or an
@@ -37,6 +44,9 @@ void bmvp_dataset_free(bmvp_dataset *d);
 
 /* Writes our list, with paths relative to the folder of `path` where they lie below it. */
 bmvp_status bmvp_dataset_save(const bmvp_dataset *d, const char *path, bmvp_error *err);
+
+/* BMVP_E_FORMAT naming file, value and voxel when a value of the map is not in the definition. dim = D, H, W. */
+bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err);
 
 /* Appends an empty case with a copy of id; NULL when memory is short. */
 bmvp_case *bmvp_dataset_add(bmvp_dataset *d, const char *id);

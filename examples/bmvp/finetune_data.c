@@ -44,7 +44,7 @@ static bmvp_status select_part(const bmvp_ft_data *d, const char *part, int64_t 
 {
     *index = (int64_t *)malloc((size_t)d->all.data.n * sizeof **index + 1);
     if (!*index) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    return bmvp_split_select(&d->split, &d->all.data, part, *index, n, err);
+    return bmvp_split_select(&d->split, part, *index, n, err);
 }
 
 static bmvp_status take_split(bmvp_ft_data *d, const bmvp_ft_source *o, bmvp_error *err)

@@ -62,14 +62,15 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
 {
     bmvp_ssl_info info;
     int64_t bytes = 0;
-    int i;
+    int known, i;
     for (i = 0; i < f->n_entries; ++i) bytes += f->entry[i].bytes;
     bmvp_jw_string(w, "kind", "checkpoint");
     bmvp_jw_string(w, "path", f->path);
     bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch zip" : "safetensors");
     bmvp_jw_int(w, "bytes", bytes);
-    if (bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK) {
-        bmvp_net_config_write(w, "network", &info.net);
+    known = bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
+    if (known) bmvp_net_config_write(w, "network", &info.net);
+    if (known && info.net.task == BMVP_TASK_PRETRAIN) {
         bmvp_jw_array(w, "templates");
         for (i = 0; i < info.n_modalities; ++i) bmvp_jw_string(w, NULL, info.names[i]);
         bmvp_jw_end(w);

@@ -1272,7 +1272,7 @@ static void ph_dataset(ph_text *t, const ph_options *o)
         ph_print(t, "%s\"%s\"", comma, ph_modality_names[m]);
         comma = ", ";
     }
-    ph_print(t, "],\n  \"labels\": {\"NCR\": 1, \"ED\": 2, \"ET\": 3},\n");
+    ph_print(t, "],\n  \"labels\": \"phantom\",\n");
     ph_print(t, "  \"classes\": [\"healthy\", \"low grade\", \"high grade\"],\n");
     ph_print(t, "  \"generator\": {\"command\": \"bmvp phantom\", \"version\": 1, ");
     ph_print(t, "\"seed\": %lld, ", (long long)o->seed);

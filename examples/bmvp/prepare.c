@@ -78,6 +78,14 @@ static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, const 
     return BMVP_OK;
 }
 
+static bmvp_status check_label(const bmvp_prepared_case *p, const bmvp_case *k, const bmvp_labels *l, bmvp_error *err)
+{
+    const int64_t dim[3] = { p->label.dim[2], p->label.dim[1], p->label.dim[0] }; /* z, y, x */
+    bmvp_error e;
+    if (bmvp_labels_check(l, p->label.data, dim, k->label, &e) == BMVP_OK) return BMVP_OK;
+    return bmvp_error_set(err, e.status, "case '%s': %s", k->id, e.message);
+}
+
 static bmvp_status resample(bmvp_prepared_case *p, const bmvp_case *k, double spacing, bmvp_error *err)
 {
     const double mm[3] = { spacing, spacing, spacing };
@@ -126,6 +134,7 @@ bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const b
     scale.b_max = 1;
     scale.clip = 1;
     st = read_images(p, k, io, err);
+    if (!st && o->labels && p->label.data) st = check_label(p, k, o->labels, err);
     if (!st) st = resample(p, k, o->spacing, err);
     if (!st) st = crop(p, k, o->centre, err);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m)
@@ -259,8 +268,10 @@ static bmvp_status list_done(job *j, bmvp_error *err)
             if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
         if (from->label) to->label = output_path(j, from->id, "seg");
         to->klass = from->klass;
+        if (from->patient) to->patient = bmvp_text_copy(from->patient);
     }
-    if (j->in.labels_json) j->out.labels_json = bmvp_text_copy(j->in.labels_json);
+    j->out.labels = j->in.labels;
+    j->out.has_labels = j->in.has_labels;
     st = path ? bmvp_dataset_save(&j->out, path, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
@@ -350,6 +361,7 @@ int bmvp_cmd_prepare(int argc, char **argv)
     if (j.o.low >= j.o.high) return bmvp_cli_fail(BMVP_CLI_USAGE, "prepare", "--low %g must be below --high %g", j.o.low, j.o.high);
     j.dir = dir;
     if (bmvp_dataset_load(&j.in, data, &err)) return bmvp_cli_fail(BMVP_CLI_FAILED, "prepare", "%s", err.message);
+    j.o.labels = j.in.has_labels ? &j.in.labels : NULL;
     code = run(&j, threads);
     free(j.done);
     bmvp_dataset_free(&j.in);

@@ -10,6 +10,7 @@ typedef struct bmvp_prepare_options {
     double spacing;          /* mm, isotropic; 0: as the file */
     double low, high;        /* percentiles that become 0 and 1 */
     int centre;              /* 1: box symmetric about the volume's centre (release), 0: box of the foreground */
+    const bmvp_labels *labels; /* what label values may occur; NULL: not checked */
 } bmvp_prepare_options;
 
 typedef struct bmvp_prepared_case {

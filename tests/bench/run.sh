@@ -44,6 +44,12 @@ tail -n +2 "$tmp/step" >> "$tmp/ours"
 echo "twin.py ..." >&2
 twin $TWIN --json
 
+if [ -z "${ONLY:-}" ]; then
+    echo "metrics ..." >&2
+    build/bench_metrics --reps "$REPS" --json >> "$tmp/ours" || exit 1
+    twin "$PYTHON" tests/bench/twin.py --metrics --reps "$REPS" --json
+fi
+
 # Preparation on one core: seconds of a case, reading and writing included; the program is started anew each time.
 if [ -d "$CASE" ] && [ -z "${ONLY:-}" ]; then
     echo "prepare, files ..." >&2
@@ -92,6 +98,7 @@ function field(key,   p) {
 function time(ms) { return ms == "" ? "-" : ms + 0 >= 1000 ? sprintf("%.2f s", ms / 1000) : sprintf("%.2f ms", ms) }
 BEGIN {
     goal["step"] = 4000; goal["inference"] = 600; goal["prepare"] = 350; goal["read_crop"] = 5
+    goal["hd95_tumour"] = goal["hd95_brain"] = goal["hd95_far"] = 100
     reproduce["prepare"] = "build/bmvp prepare --threads 1"
     reproduce["read_nii_gz"] = reproduce["read_crop"] = "tests/bench/bench_nifti.c"
     printf("\n%-32s %11s %7s %8s %11s %9s %7s %10s  %s\n", "row", "ours", "ceiling", "peak MB", "peer", "peer MB",
@@ -109,7 +116,7 @@ FILENAME == ARGV[1] {
            share > 0 ? sprintf("%.0f%%", share * 100) : "-",
            peak > 0 ? sprintf("%.0f", peak) : "-", time(peer[r]), mem[r] > 0 ? sprintf("%.0f", mem[r]) : "-",
            peer[r] != "" ? sprintf("%.2f x", peer[r] / ms) : "-", aim, missed ? "!" : " ",
-           r in reproduce ? reproduce[r] : step " " r, how[r] != "" ? "; " how[r] : "")
+           r ~ /^(hd95|dice)_/ ? "build/bench_metrics" : r in reproduce ? reproduce[r] : step " " r, how[r] != "" ? "; " how[r] : "")
 }
 END { print "\nratio: how many times as fast as the peer; !: goal missed; ceiling: share of the rate printed above" }
 ' "$tmp/peer" "$tmp/ours"

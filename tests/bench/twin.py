@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The rows of bench_step.c in PyTorch at its best: the peer of `make bench`.
 
-    twin.py [--only ROW] [--full] [--threads N] [--reps N] [--json] [--prepare CASE_DIR]
+    twin.py [--only ROW] [--full] [--threads N] [--reps N] [--json] [--prepare CASE_DIR] [--metrics]
 
 Each row is tried in every memory layout (contiguous, channels_last_3d) and, where there are several ways to write it,
 in each; one run decides, the fastest is then measured. Start it with the allocator that keeps memory instead of giving
 it back (tests/bench/run.sh does): MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912.
-Runs with PyTorch 1.13 and later. --prepare times the same preparation of a case with MONAI, where that is installed.
+Runs with PyTorch 1.13 and later. Where MONAI is installed, --prepare times its preparation of a case and --metrics its
+HD95 and Dice on the masks of bench_metrics.c.
 """
 import argparse
 import glob
@@ -286,6 +287,39 @@ def bench_prepare(args):
     torch.set_num_threads(threads)
 
 
+# HD95 and Dice with MONAI: the masks of bench_metrics.c, centres and radii of ellipsoids
+
+MASKS = {
+    "tumour": ((77, 120, 120, 30, 35, 32), (95, 140, 100, 14, 20, 25), (79, 123, 118, 31, 33, 34), (93, 143, 103, 16, 18, 22)),
+    "brain": ((77, 120, 120, 70, 90, 75), (60, 70, 120, 40, 30, 50), (78, 121, 119, 69, 91, 74), (62, 72, 118, 40, 31, 48)),
+    "far": ((40, 60, 60, 35, 55, 55), (60, 90, 80, 20, 25, 25), (110, 180, 180, 40, 55, 55), (95, 150, 160, 20, 22, 30)),
+}
+
+
+def ellipsoid(e):
+    z, y, x = (torch.arange(n) - c for n, c in zip((155, 240, 240), e))
+    a, b, c = z * (e[4] * e[5]), y * (e[3] * e[5]), x * (e[3] * e[4])
+    return (a * a)[:, None, None] + (b * b)[:, None] + c * c <= (e[3] * e[4] * e[5]) ** 2
+
+
+def bench_metrics(args):
+    try:
+        from monai.metrics import DiceMetric, HausdorffDistanceMetric
+    except ImportError:
+        print("SKIP: metrics: monai is not installed for this Python", file=sys.stderr)
+        return
+    torch.set_num_threads(1)
+    for name, e in MASKS.items():
+        p, t = ((ellipsoid(e[i]) | ellipsoid(e[i + 1])).float()[None, None] for i in (0, 2))
+        for row, metric in (("hd95_", HausdorffDistanceMetric(include_background=True, percentile=95)),
+                            ("dice_", DiceMetric(include_background=True))):
+            value = []  # of the last run
+            for layout, times, peak in measure({"monai": lambda: lambda: value.append(float(metric(p, t))) or None}, min(args.reps, 3)):
+                report(args, row + name, layout, times, peak)
+            if not args.json:
+                print("    %.6g" % value[-1])
+
+
 def wanted(args, row):
     return not args.only or row == args.only or row.startswith(args.only + "_")
 
@@ -299,6 +333,7 @@ def main():
     a.add_argument("--json", action="store_true")
     a.add_argument("--layout", choices=sorted(LAYOUTS), help="networks in this one alone")
     a.add_argument("--prepare", metavar="CASE_DIR", help="nothing but the preparation of this case")
+    a.add_argument("--metrics", action="store_true", help="nothing but HD95 and Dice")
     args = a.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -308,6 +343,8 @@ def main():
         print("PyTorch %s, %d threads" % (torch.__version__, torch.get_num_threads()))
     if args.prepare:
         return bench_prepare(args)
+    if args.metrics:
+        return bench_metrics(args)
     bench_network(args, "step", "uniformer", "step")
     bench_network(args, "inference", "uniformer", "encode")
     bench_kernels(args)

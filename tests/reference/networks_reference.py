@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The networks of BrainMVP in PyTorch, written from the method's description: reference for bmvp_nn.h and bmvp_ssl.h.
 
-    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny, unet3d_tiny_skips and pretrain_tiny
+    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny, unet3d_tiny_skips, uniunet_tiny,
+                                                unet3d_segment_tiny, classify_uniformer_tiny, classify_unet3d_tiny, pretrain_tiny
     networks_reference.py shapes LIST...        compares names and shapes with lists of the released state dicts
     networks_reference.py release FILE.json...  runs the full-size step and compares with numbers of the released code
+    networks_reference.py finetune FILE.json    the same of the fine-tuning step in double; prints each gradient's distance
 
 Fixtures are computed in double and stored as float32 (safetensors), parameters and their gradients in PyTorch's names,
 shapes and element order, activations as (N, Z, Y, X, C). Parameters and inputs are given by the formulas below (uniform,
@@ -78,12 +80,14 @@ def block_mask(number, size, block=8, seed=0):
 
 UNIFORMER_SMALL = dict(dims=(64, 128, 320, 512), depths=(3, 4, 8, 3), head=64, chans=1)
 UNIFORMER_TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), head=8, chans=1)
+UNIUNET = dict(UNIFORMER_SMALL, chans=4, outputs=3, prefix="encoder.")
+UNIUNET_TINY = dict(UNIFORMER_TINY, chans=3, outputs=2, prefix="encoder.")
 ENCODER = "encoder.uniformer."
 
 
-def uniformer_shapes(cfg):
-    """(name, shape) of the pre-training model without the templates, in the released order."""
-    out, dims = [], cfg["dims"]
+def uniformer_shapes(cfg, task="pretrain"):
+    """(name, shape) of the model without the templates, in the released order; task: pretrain, segment, classify."""
+    out, dims, prefix = [], cfg["dims"], cfg.get("prefix", ENCODER)
 
     def layer(name, *shape):
         out.extend([(name + ".weight", shape), (name + ".bias", shape[:1])])
@@ -93,11 +97,11 @@ def uniformer_shapes(cfg):
         out.extend([(name + ".running_mean", (n,)), (name + ".running_var", (n,)), (name + ".num_batches_tracked", ())])
 
     for i, n in enumerate(dims):
-        layer(f"{ENCODER}patch_embed{i + 1}.proj", n, dims[i - 1] if i else cfg["chans"], 2, 2, 2)
-        layer(f"{ENCODER}patch_embed{i + 1}.norm", n)
+        layer(f"{prefix}patch_embed{i + 1}.proj", n, dims[i - 1] if i else cfg["chans"], 2, 2, 2)
+        layer(f"{prefix}patch_embed{i + 1}.norm", n)
     for i, n in enumerate(dims):
         for j in range(cfg["depths"][i]):
-            b = f"{ENCODER}blocks{i + 1}.{j}."
+            b = f"{prefix}blocks{i + 1}.{j}."
             one = (1, 1, 1) if i < 2 else ()
             layer(b + "pos_embed", n, 1, 3, 3, 3)
             if i < 2:
@@ -113,7 +117,10 @@ def uniformer_shapes(cfg):
                 layer(b + "norm2", n)
             layer(b + "mlp.fc1", 4 * n, n, *one)
             layer(b + "mlp.fc2", n, 4 * n, *one)
-    batchnorm(ENCODER + "norm", dims[3])
+    batchnorm(prefix + "norm", dims[3])
+    if task == "classify":
+        layer("head", cfg["outputs"], dims[3])
+        return out
     for k, (i, o) in zip((5, 4, 3, 2), ((3, 2), (2, 1), (1, 0), (0, 0))):
         i, o = dims[i], dims[o]
         out.append((f"decoder.decoder{k}.transp_conv.conv.weight", (i, o, 2, 2, 2)))
@@ -122,12 +129,48 @@ def uniformer_shapes(cfg):
         out.append((f"decoder.decoder{k}.conv_block.conv3.conv.weight", (o, 2 * o, 1, 1, 1)))
     layer("decoder.proj1.proj", dims[0], cfg["chans"], 3, 3, 3)
     layer("decoder.proj1.norm", dims[0])
-    layer("decoder.out_1.conv.conv", 1, dims[0], 1, 1, 1)
+    if task == "segment":
+        layer("decoder.out.conv.conv", cfg["outputs"], dims[0], 1, 1, 1)
+        layer("ms_out.0", cfg["outputs"], dims[1], 1, 1, 1)
+        layer("ms_out.1", cfg["outputs"], dims[0], 1, 1, 1)
+    else:
+        layer("decoder.out_1.conv.conv", 1, dims[0], 1, 1, 1)
     return out
 
 
+class TapConv(torch.autograd.Function):
+    """3^3 convolution with padding 1 of one sample, tap by tap: PyTorch's for double unfolds the input to 27 times its size."""
+
+    @staticmethod
+    def taps(x, w):
+        d, h, v = x.shape[2:]
+        padded = F.pad(x, (1,) * 6)
+        for i in range(27):
+            a, b, c = i // 9, i // 3 % 3, i % 3
+            yield padded[0, :, a : a + d, b : b + h, c : c + v].reshape(x.shape[1], -1), w[:, :, a, b, c], (a, b, c)
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return sum(k @ t for t, k, _ in TapConv.taps(x, w)).reshape(1, len(w), *x.shape[2:])
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        flat, gx, gw = g.reshape(g.shape[1], -1), torch.zeros_like(F.pad(x, (1,) * 6)), torch.zeros_like(w)
+        d, h, v = x.shape[2:]
+        for t, k, (a, b, c) in TapConv.taps(x, w):
+            gw[:, :, a, b, c] = flat @ t.T
+            gx[0, :, a : a + d, b : b + h, c : c + v] += (k.T @ flat).reshape(x.shape[1:])
+        return gx[:, :, 1:-1, 1:-1, 1:-1].contiguous(), gw
+
+
 def conv(p, name, x, **kw):
-    return F.conv3d(x, p[name + ".weight"], p.get(name + ".bias"), **kw)
+    w, b = p[name + ".weight"], p.get(name + ".bias")
+    if x.dtype == torch.float64 and len(x) == 1 and w.shape[2] == 3 and kw == dict(padding=1) and x[0].numel() > 1 << 20:
+        y = TapConv.apply(x.contiguous(), w)
+        return y if b is None else y + b[:, None, None, None]
+    return F.conv3d(x, w, b, **kw)
 
 
 def linear(p, name, x):
@@ -180,18 +223,18 @@ def sablock(p, b, x, head):
 
 def uniformer_encode(p, cfg, x, training=True, note=lambda name, t: None):
     """x (N, C, X, Y, Z) -> x1..x4, each (N, C, Z, X, Y); x4 is behind the last BatchNorm."""
-    maps = []
+    maps, prefix = [], cfg.get("prefix", ENCODER)
     x = x.permute(0, 1, 4, 2, 3)
     for i in range(4):
-        x = conv(p, f"{ENCODER}patch_embed{i + 1}.proj", x, stride=2)
-        x = layernorm(p, f"{ENCODER}patch_embed{i + 1}.norm", x.movedim(1, -1), 1e-5).movedim(-1, 1)
+        x = conv(p, f"{prefix}patch_embed{i + 1}.proj", x, stride=2)
+        x = layernorm(p, f"{prefix}patch_embed{i + 1}.norm", x.movedim(1, -1), 1e-5).movedim(-1, 1)
         note(f"patch_embed{i + 1}", x)
         for j in range(cfg["depths"][i]):
-            b = f"{ENCODER}blocks{i + 1}.{j}."
+            b = f"{prefix}blocks{i + 1}.{j}."
             x = cblock(p, b, x, training) if i < 2 else sablock(p, b, x, cfg["head"])
             note(f"blocks{i + 1}.{j}", x)
         maps.append(x)
-    maps[3] = batchnorm(p, ENCODER + "norm", x, training)
+    maps[3] = batchnorm(p, prefix + "norm", x, training)
     note("norm", maps[3])
     return maps
 
@@ -205,6 +248,40 @@ def uniformer_decode(p, cfg, x, note=lambda name, t: None):
     return conv(p, "decoder.out_1.conv.conv", x)
 
 
+def up_block(p, k, x, skip, note):
+    """MONAI's UnetrUpBlock with a residual block of instance norms"""
+    b = f"decoder.decoder{k}."
+    x = F.conv_transpose3d(x, p[b + "transp_conv.conv.weight"], stride=2)
+    x = torch.cat([x, skip], 1)
+    h = F.leaky_relu(norm_each(conv(p, b + "conv_block.conv1.conv", x, padding=1)), 0.01)
+    h = norm_each(conv(p, b + "conv_block.conv2.conv", h, padding=1))
+    x = F.leaky_relu(h + norm_each(conv(p, b + "conv_block.conv3.conv", x)), 0.01)
+    note(f"decoder{k}", x)
+    return x
+
+
+def norm_each(x):
+    """InstanceNorm3d without affine part; as group norm, whose gradient is right in every memory format"""
+    return F.group_norm(x, x.shape[1], eps=1e-5)
+
+
+def uniunet_decode(p, maps, x, note=lambda name, t: None):
+    """maps x1..x4 and the input x (N, C, X, Y, Z) -> logits at full, quarter and half scale, each of full size. The input skip reads
+    the axes as the encoder does (Z, X, Y), the rest of the decoder (X, Y, Z)."""
+    skip = conv(p, "decoder.proj1.proj", x.permute(0, 1, 4, 2, 3), padding=1)
+    skip = layernorm(p, "decoder.proj1.norm", skip.movedim(1, -1), 1e-5).movedim(-1, 1)
+    skips = [m.permute(0, 1, 3, 4, 2) for m in (maps[2], maps[1], maps[0], skip)]
+    y, seen = maps[3].permute(0, 1, 3, 4, 2), []
+    for k, s in zip((5, 4, 3, 2), skips):
+        y = up_block(p, k, y, s, note)
+        seen.append(y)
+    scales = [
+        F.interpolate(conv(p, f"ms_out.{i}", seen[1 + i]), scale_factor=f, mode="trilinear", align_corners=True)
+        for i, f in ((0, 4), (1, 2))
+    ]
+    return conv(p, "decoder.out.conv.conv", y), scales[0], scales[1]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # UNET3D
 
@@ -212,7 +289,7 @@ UNET3D = dict(n=32)
 UNET3D_TINY = dict(n=8)
 
 
-def unet3d_shapes(cfg):
+def unet3d_shapes(cfg, task="pretrain"):
     out, n = [], cfg["n"]
 
     def layer(name, *shape):
@@ -223,18 +300,21 @@ def unet3d_shapes(cfg):
             layer(f"{name}.gn{i}", w)
             layer(f"{name}.conv{i}", w, w, 3, 3, 3)
 
-    layer("conv1a", n, 1, 3, 3, 3)
+    layer("conv1a", n, cfg.get("chans", 1), 3, 3, 3)
     block("conv1b", n)
     for i, letters in ((2, "ab"), (3, "ab"), (4, "abcd")):
         w = n << i - 1
         layer(f"ds{i - 1}", w, w // 2, 3, 3, 3)
         for letter in letters:
             block(f"conv{i}{letter}", w)
+    if task == "classify":
+        layer("head", cfg["outputs"], 8 * n)
+        return out
     for i in (4, 3, 2):
         w = n << i - 2
         layer(f"up{i}conva", w, 2 * w, 1, 1, 1)
         block(f"up{i}convb", w)
-    layer("up1conv", 1, n, 1, 1, 1)
+    layer("up1conv", cfg.get("outputs", 1), n, 1, 1, 1)
     return out
 
 
@@ -336,7 +416,7 @@ def check_shapes(path):
     if "conv1a.weight" in names:
         have = unet3d_shapes(UNET3D)
     else:
-        have = uniformer_shapes(UNIFORMER_SMALL)
+        have = uniformer_shapes(UNIUNET, "segment") if "ms_out.0.weight" in names else uniformer_shapes(UNIFORMER_SMALL)
     want = [row for row in want if row[0] != "rep_template"]
     bad = [(w, h) for w, h in zip(want, have) if w != h]
     print(
@@ -417,6 +497,53 @@ def check_first_step(gold, g, p, maps, step):
     print("batch statistics: %d compared, worst %s" % (len(worst), sorted(worst)[-3:]))
 
 
+def release_loss(logits, target):
+    """0.7 soft Dice (squares, smooth 1; each channel's sums over the whole batch, mean over channels) + 0.3 binary cross-entropy"""
+    q, axes = logits.sigmoid(), (0, 2, 3, 4)
+    dice = 1 - (2 * (q * target).sum(axes) + 1) / ((q**2).sum(axes) + (target**2).sum(axes) + 1)
+    return 0.7 * dice.mean() + 0.3 * F.binary_cross_entropy_with_logits(logits, target)
+
+
+def finetune_inputs(dtype):
+    size = (96, 96, 96)
+    copy1 = np.stack([volume(0, m, size) for m in range(4)])
+    copy2 = copy1.copy()
+    copy2[2] = volume(5, 2, size)
+    x, y, z = np.meshgrid(*[np.arange(96)] * 3, indexing="ij")
+    target = np.stack(
+        [(x - 40 - 4 * r) ** 2 + (y - 50) ** 2 + (z - 44) ** 2 < (14 + 6 * r) ** 2 for r in range(3)]
+    ).astype(np.float64)
+    return [torch.tensor(c)[None].to(dtype) for c in (copy1, copy2)], torch.tensor(target)[None].to(dtype)
+
+
+def check_finetune(path, keep=None):
+    """In double. The loss's gradient at the logits of both copies comes first, then one copy after the other goes backward: half the
+    memory. keep: a file for the gradients at the sampled places."""
+    gold = json.load(open(path))
+    p = parameters(uniformer_shapes(UNIUNET, "segment"), torch.float64, gold["seed"])
+    copies, target = finetune_inputs(torch.float64)
+
+    def logits(x):
+        return uniunet_decode(p, uniformer_encode(p, UNIUNET, x), x)
+
+    with torch.no_grad():
+        seen = [[t.requires_grad_() for t in logits(x)] for x in copies]
+    both = target.expand(2, -1, -1, -1, -1)
+    scales = [release_loss(torch.cat(pair), both) for pair in zip(*seen)]
+    loss = sum(scales) + 0.1 * F.mse_loss(seen[0][1], seen[1][1])
+    loss.backward()
+    print("loss %.9g, golden %.9g" % (loss, gold["loss"]))
+    print("logits full %.1e, quarter %.1e" % (
+        worst_sample(gold["logits_full_copy1"], seen[0][0]), worst_sample(gold["logits_quarter_copy1"], seen[0][1])))
+    for x, at in zip(copies, seen):
+        torch.autograd.backward(logits(x), [t.grad for t in at])
+    worst = sorted((worst_sample(s, p[name].grad), name) for name, s in gold["grad"].items())
+    for distance, name in worst:
+        print("%.2e %s" % (distance, name))
+    if keep:
+        save_file({n: p[n].grad.numpy().reshape(-1)[s["index"]] for n, s in gold["grad"].items()}, keep)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Fixtures
 
@@ -455,12 +582,13 @@ def xyz_to_ours(x):
     return x.permute(0, 4, 3, 2, 1)
 
 
-def network_fixture(path, shapes, size, batch, run, text):
+def network_fixture(path, shapes, size, batch, run, text, chans=1):
     """run(p, x, training, note) -> {name: tensor in our order}; loss = sum of all outputs times their cotangents"""
     f = Samples()
     f.meta.update(text, size=",".join(map(str, size)), batch=str(batch))
     p = parameters(shapes, torch.float64)
-    x = torch.tensor(np.stack([volume(b, b, size) for b in range(batch)])).double()[:, None]
+    x = np.stack([np.stack([volume(b, b + m, size) for m in range(chans)]) for b in range(batch)])
+    x = torch.tensor(x).double()
     outputs = run(p, x, True, lambda name, t: f.add("act." + name, t, 1024))
     for name, t in outputs.items():
         f.add("out." + name, t, 1024)
@@ -513,6 +641,48 @@ def unet3d_fixture(path, skips):
     network_fixture(
         path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]), skips=str(int(skips)))
     )
+
+
+def uniformer_text(cfg, **more):
+    return dict(
+        dims=",".join(map(str, cfg["dims"])), depths=",".join(map(str, cfg["depths"])), head=str(cfg["head"]), **more
+    )
+
+
+def uniunet_fixture(path):
+    def run(p, x, training, note):
+        def ours(name, t):
+            note(name, xyz_to_ours(t) if name.startswith("decoder") else zxy_to_ours(t))
+
+        maps = uniformer_encode(p, UNIUNET_TINY, x, training, ours)
+        logits = uniunet_decode(p, maps, x, ours)
+        return {name: xyz_to_ours(t) for name, t in zip(("full", "quarter", "half"), logits)}
+
+    cfg = UNIUNET_TINY
+    text = uniformer_text(cfg, chans=str(cfg["chans"]), outputs=str(cfg["outputs"]))
+    network_fixture(path, uniformer_shapes(cfg, "segment"), (32, 48, 16), 2, run, text, cfg["chans"])
+
+
+def unet3d_segment_fixture(path):
+    def run(p, x, training, note):
+        levels = unet3d_encode(p, cfg, x, lambda name, t: note(name, xyz_to_ours(t)))
+        return dict(full=xyz_to_ours(unet3d_decode(p, cfg, levels, True, lambda name, t: note(name, xyz_to_ours(t)))))
+
+    cfg = dict(UNET3D_TINY, chans=3, outputs=2)
+    text = dict(width=str(cfg["n"]), chans="3", outputs="2")
+    network_fixture(path, unet3d_shapes(cfg, "segment"), (16, 24, 8), 2, run, text, 3)
+
+
+def classify_fixture(path, unet):
+    def run(p, x, training, note):
+        last = unet3d_encode(p, cfg, x)[3] if unet else uniformer_encode(p, cfg, x, training)[3]
+        return dict(logits=linear(p, "head", last.mean((2, 3, 4))))
+
+    cfg = dict(UNET3D_TINY, chans=3, outputs=4) if unet else dict(UNIUNET_TINY, outputs=4)
+    shapes = (unet3d_shapes if unet else uniformer_shapes)(cfg, "classify")
+    text = dict(width=str(cfg["n"])) if unet else uniformer_text(cfg)
+    text.update(chans="3", outputs="4")
+    network_fixture(path, shapes, (16, 24, 8) if unet else (32, 48, 16), 2, run, text, 3)
 
 
 def pretrain_steps(dtype, steps, size, whole, starts):
@@ -579,11 +749,17 @@ def main(argv):
     elif argv[1:2] == ["release"]:
         for path in argv[2:]:
             check_release(path)
+    elif argv[1:2] == ["finetune"]:
+        check_finetune(*argv[2:])
     elif argv[1:2] == ["fixtures"] and len(argv) == 3:
         os.makedirs(argv[2], exist_ok=True)
         uniformer_fixture(os.path.join(argv[2], "uniformer_tiny.safetensors"))
         unet3d_fixture(os.path.join(argv[2], "unet3d_tiny.safetensors"), False)
         unet3d_fixture(os.path.join(argv[2], "unet3d_tiny_skips.safetensors"), True)
+        uniunet_fixture(os.path.join(argv[2], "uniunet_tiny.safetensors"))
+        unet3d_segment_fixture(os.path.join(argv[2], "unet3d_segment_tiny.safetensors"))
+        classify_fixture(os.path.join(argv[2], "classify_uniformer_tiny.safetensors"), False)
+        classify_fixture(os.path.join(argv[2], "classify_unet3d_tiny.safetensors"), True)
         pretrain_fixture(os.path.join(argv[2], "pretrain_tiny.safetensors"))
     else:
         sys.exit(__doc__)

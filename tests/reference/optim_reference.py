@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""AdamW, SGD with momentum, gradient norm and cosine schedules of PyTorch: reference for the optimizers of bmvp_nn.h.
+"""AdamW, Adam, SGD with momentum, gradient norm and cosine schedules of PyTorch: reference for the optimizers of bmvp_nn.h.
 
     optim_reference.py FILE.safetensors
 
@@ -66,6 +66,7 @@ def main(argv):
         sys.exit(__doc__)
     cases = {"adamw": (lambda p: torch.optim.AdamW(p, weight_decay=0.01), False),
              "adamw_clip": (lambda p: torch.optim.AdamW(p, betas=(0.8, 0.95), weight_decay=0.1), True),
+             "adam": (lambda p: torch.optim.Adam(p, weight_decay=0.01), False),
              "sgd": (lambda p: torch.optim.SGD(p, lr=1, momentum=0.9, weight_decay=0.01), False)}
     tensors = {}
     for case, (make, clip) in cases.items():
