@@ -469,6 +469,7 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
 BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f);
 BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f);
 BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f);
+BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill); /* the config's field of that name, for prediction */
 BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality); /* (Z, Y, X), frozen; NULL: none */
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
 /* Bytes of one step or (train 0) of one prediction of `batch` windows, from a dry run. */
@@ -2583,6 +2584,7 @@ BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f) { return f->net; }
 BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f) { return &f->cfg; }
 BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f) { return &f->labels; }
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f) { return f->steps; }
+BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill) { f->cfg.fill = fill != 0; }
 BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m) { return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL; }
 
 BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total)

@@ -11,6 +11,7 @@ static const struct { const char *name; int (*run)(int, char **); const char *te
     { "pretrain", bmvp_cmd_pretrain, "pre-train a network with the three tasks of BrainMVP" },
     { "split", bmvp_cmd_split, "split cases into training, validation and test by patient" },
     { "finetune", bmvp_cmd_finetune, "train a segmentation or classification network from it" },
+    { "predict", bmvp_cmd_predict, "segment or classify cases with it" },
     { "evaluate", bmvp_cmd_evaluate, "compare predictions with the truth" },
     { "embed", bmvp_cmd_embed, "embeddings and feature maps of volumes" },
     { "convert", bmvp_cmd_convert, "checkpoints: PyTorch .pt <-> .safetensors" },

@@ -7,6 +7,7 @@ int bmvp_cmd_pretrain(int argc, char **argv);
 int bmvp_cmd_evaluate(int argc, char **argv);
 int bmvp_cmd_split(int argc, char **argv);
 int bmvp_cmd_finetune(int argc, char **argv);
+int bmvp_cmd_predict(int argc, char **argv);
 int bmvp_cmd_embed(int argc, char **argv);
 int bmvp_cmd_convert(int argc, char **argv);
 int bmvp_cmd_info(int argc, char **argv);

@@ -391,6 +391,15 @@ static bmvp_status load_directory(bmvp_dataset *d, bmvp_error *err)
         free(dir);
     }
     free_names(name, n);
+    if (!st && d->n == 0) { /* no folders of cases: perhaps the folder of one case */
+        char *path = bmvp_text_copy(d->path), *base;
+        size_t len = path ? strlen(path) : 0;
+        if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        while (len > 1 && path[len - 1] == '/') path[--len] = 0;
+        base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+        st = load_case_folder(d, d->path, *base && *base != '.' ? base : "case", err);
+        free(path);
+    }
     return st;
 }
 

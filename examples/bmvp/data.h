@@ -4,7 +4,8 @@
      our list          {"cases": [{"id": "a", "images": {"t1": "a/t1.nii.gz", ...}, "label": "a/seg.nii.gz", "class": 1}]}
      decathlon / MONAI {"training": [{"image": ["a_t1.nii.gz", ...], "label": "a_seg.nii.gz"}]}: the modality is taken from the end
                        of each file name (..._t1ce.nii.gz), or from the list's {"modality": {"0": "FLAIR", ...}}
-     a directory       one folder a case, the modality again from the end of the file names; seg*, label*, mask* are labels
+     a directory       one folder a case (or the folder of a single one), the modality again from the end of the file names; seg*, label*,
+                       mask* are labels
    Paths are relative to the list (or absolute). Modality names as bmvp_modality_find knows them.
    A case may name its "patient" (default: its id): all cases of a patient go to one part of a split.
    "labels" of a list says what the values of label maps mean: the name of a built-in definition ("brats2021", see

@@ -150,28 +150,19 @@ static bmvp_status embed_case(job *j, const bmvp_case *k)
 {
     bmvp_prepare_options o;
     bmvp_prepared_case p;
-    bmvp_nii_image head;
-    bmvp_nii_error e;
-    bmvp_status st = BMVP_OK;
+    bmvp_status st;
     char name[256];
-    int m, ready = 1;
+    int m;
     memset(&o, 0, sizeof o);
-    memset(&p, 0, sizeof p);
     o.spacing = j->spacing;
     o.low = j->info.cfg.percentile_low;
     o.high = j->info.cfg.percentile_high;
-    for (m = 0; m < BMVP_MODALITIES; ++m)
-        if (k->image[m] && bmvp_nii_read_header(&head, k->image[m], NULL, &e) == BMVP_NII_OK) {
-            ready = ready && strcmp(head.descrip, bmvp_prepared_mark) == 0;
-            bmvp_nii_image_free(&head);
-        } else if (k->image[m]) return bmvp_error_set(&j->err, BMVP_E_IO, "%s", e.message);
-    if (!ready) st = bmvp_prepare_case(&p, k, &o, NULL, &j->err);
+    st = bmvp_prepare_or_read(&p, k, &o, &j->err);
+    if (st) return st;
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!k->image[m]) continue;
-        if (ready && bmvp_nii_read_volume(&p.image[m], k->image[m], NULL, NULL, &e) != BMVP_NII_OK)
-            st = bmvp_error_set(&j->err, BMVP_E_IO, "%s", e.message);
         snprintf(name, sizeof name, "%s.%s", k->id, bmvp_modality_name(m));
-        if (!st) st = embed_volume(j, &p.image[m], name);
+        st = embed_volume(j, &p.image[m], name);
     }
     bmvp_prepared_case_free(&p);
     return st;

@@ -120,6 +120,17 @@ static bmvp_status crop(bmvp_prepared_case *p, const bmvp_case *k, int centre, b
     return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
 }
 
+static bmvp_status resize(bmvp_prepared_case *p, const bmvp_case *k, const int64_t size[3], bmvp_error *err)
+{
+    bmvp_nii_error e;
+    int m;
+    if (size[0] <= 0) return BMVP_OK;
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (p->image[m].data && bmvp_nii_resize(&p->image[m], size, BMVP_NII_LINEAR, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (p->label.data && bmvp_nii_resize(&p->label, size, BMVP_NII_NEAREST, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    return BMVP_OK;
+}
+
 bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, const bmvp_nii_options *io,
                               bmvp_error *err)
 {
@@ -139,8 +150,63 @@ bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const b
     if (!st) st = crop(p, k, o->centre, err);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m)
         if (p->image[m].data && bmvp_nii_scale_percentiles(&p->image[m], &scale, NULL, &e) != BMVP_NII_OK) st = failed(err, k, &e);
+    if (!st) st = resize(p, k, o->resize, err);
     if (st) bmvp_prepared_case_free(p);
     return st;
+}
+
+bmvp_status bmvp_prepare_or_read(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, bmvp_error *err)
+{
+    bmvp_nii_image head;
+    bmvp_nii_error e;
+    int m, ready = 1;
+    memset(p, 0, sizeof *p);
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        if (!k->image[m]) continue;
+        if (bmvp_nii_read_header(&head, k->image[m], NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        ready = ready && strcmp(head.descrip, bmvp_prepared_mark) == 0;
+        bmvp_nii_image_free(&head);
+    }
+    if (!ready) return bmvp_prepare_case(p, k, o, NULL, err);
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (k->image[m] && bmvp_nii_read_volume(&p->image[m], k->image[m], NULL, NULL, &e) != BMVP_NII_OK) {
+            bmvp_prepared_case_free(p);
+            return failed(err, k, &e);
+        }
+    return BMVP_OK;
+}
+
+bmvp_status bmvp_prepare_write(const bmvp_prepare_options *o, bmvp_jw *w, bmvp_error *err)
+{
+    int a;
+    bmvp_jw_object(w, NULL);
+    bmvp_jw_double(w, "spacing", o->spacing);
+    bmvp_jw_double(w, "percentile_low", o->low);
+    bmvp_jw_double(w, "percentile_high", o->high);
+    bmvp_jw_bool(w, "centre_crop", o->centre);
+    if (o->resize[0] > 0) {
+        bmvp_jw_array(w, "resize");
+        for (a = 0; a < 3; ++a) bmvp_jw_int(w, NULL, o->resize[a]);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+    return bmvp_jw_finish(w, err);
+}
+
+bmvp_status bmvp_prepare_read(const char *text, const char *name, bmvp_prepare_options *o, bmvp_error *err)
+{
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = bmvp_json_parse(text, strlen(text), name, NULL, &doc, err);
+    const bmvp_json *root = st ? NULL : bmvp_json_root(doc);
+    int a;
+    if (st) return st;
+    o->spacing = bmvp_json_double(bmvp_json_get(root, "spacing"), o->spacing);
+    o->low = bmvp_json_double(bmvp_json_get(root, "percentile_low"), o->low);
+    o->high = bmvp_json_double(bmvp_json_get(root, "percentile_high"), o->high);
+    o->centre = bmvp_json_bool(bmvp_json_get(root, "centre_crop"), o->centre);
+    for (a = 0; a < 3; ++a) o->resize[a] = bmvp_json_int(bmvp_json_at(bmvp_json_get(root, "resize"), a), o->resize[a]);
+    bmvp_json_free(doc);
+    return BMVP_OK;
 }
 
 void bmvp_prepared_case_free(bmvp_prepared_case *p)
@@ -285,13 +351,7 @@ static bmvp_status check_settings(const job *j, bmvp_error *err)
     size_t size;
     bmvp_jw w;
     bmvp_jw_init(&w, 1, NULL);
-    bmvp_jw_object(&w, NULL);
-    bmvp_jw_double(&w, "spacing", j->o.spacing);
-    bmvp_jw_double(&w, "percentile_low", j->o.low);
-    bmvp_jw_double(&w, "percentile_high", j->o.high);
-    bmvp_jw_bool(&w, "centre_crop", j->o.centre);
-    bmvp_jw_end(&w);
-    st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = path ? bmvp_prepare_write(&j->o, &w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     text = st ? NULL : bmvp_cli_read_file(path, &size);
     if (!st && text && strcmp(text, w.out.data) != 0)
         st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
@@ -331,10 +391,20 @@ static int run(job *j, int64_t threads)
     return j->n_failed ? BMVP_CLI_FAILED : BMVP_CLI_DONE;
 }
 
+static int parse_size(const char *text, int64_t size[3])
+{
+    char *end;
+    int a;
+    for (a = 0; a < 3; ++a, text = end + 1) {
+        size[a] = strtoll(text, &end, 10);
+        if (end == text || size[a] < 1 || size[a] > 4096 || *end != (a < 2 ? ',' : 0)) return 0;
+    }
+    return 1;
+}
+
 int bmvp_cmd_prepare(int argc, char **argv)
 {
-    const char *data;
-    const char *dir;
+    const char *data, *dir, *size;
     int64_t threads;
     int preset, code;
     bmvp_error err;
@@ -344,10 +414,12 @@ int bmvp_cmd_prepare(int argc, char **argv)
         bmvp_cli_option opt[] = {
             bmvp_cli_required("data", &data, "LIST|DIR", "data list (ours or decathlon-style), or a directory with one folder a case"),
             bmvp_cli_required("out", &dir, "DIR", "folder for the prepared cases and their dataset.json"),
-            bmvp_cli_choice("preset", &preset, 0, "paper|release|fast", "percentiles 1-99 and foreground box, or the release's 5-95 and centred box"),
+            bmvp_cli_choice("preset", &preset, 0, "paper|release|fast|finetune",
+                            "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and foreground box"),
             bmvp_cli_float("spacing", &j.o.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
             bmvp_cli_float("low", &j.o.low, 1, 0, 100, "percentile that becomes 0"),
             bmvp_cli_float("high", &j.o.high, 99, 0, 100, "percentile that becomes 1"),
+            bmvp_cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
             bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n = (int)(sizeof opt / sizeof *opt);
@@ -355,9 +427,11 @@ int bmvp_cmd_prepare(int argc, char **argv)
                               argc, argv);
         if (code >= 0) return code;
         j.o.centre = preset == 1;
-        if (preset == 1 && !bmvp_cli_given(opt, n, "low")) j.o.low = 5;
-        if (preset == 1 && !bmvp_cli_given(opt, n, "high")) j.o.high = 95;
+        if (preset % 2 == 1 && !bmvp_cli_given(opt, n, "low")) j.o.low = 5; /* release and finetune */
+        if (preset % 2 == 1 && !bmvp_cli_given(opt, n, "high")) j.o.high = 95;
     }
+    if (size && !parse_size(size, j.o.resize))
+        return bmvp_cli_fail(BMVP_CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
     if (j.o.low >= j.o.high) return bmvp_cli_fail(BMVP_CLI_USAGE, "prepare", "--low %g must be below --high %g", j.o.low, j.o.high);
     j.dir = dir;
     if (bmvp_dataset_load(&j.in, data, &err)) return bmvp_cli_fail(BMVP_CLI_FAILED, "prepare", "%s", err.message);
