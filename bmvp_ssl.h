@@ -307,7 +307,7 @@ BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsig
 /* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
    Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
    The predicted class is the likeliest, the first of equals. sklearn roc_auc_score, f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number
-   outside 0..classes-1, a score that is NaN, fewer than two classes) */
+   outside 0..classes-1, a score that is NaN, no case, fewer than two classes): all are then NaN */
 typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
 BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
                                          bmvp_class_metrics *out);
@@ -1880,7 +1880,8 @@ static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t
 
 /* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
    while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
-static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3], float *out)
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3],
+                              float *out)
 {
     const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
     int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
@@ -2000,9 +2001,8 @@ BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsig
         distance = squared + n;
         for (i = 0; i < 2; ++i) {
             bmvpi_edt_rows(&e, surface[!i], box, squared);
-            if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance)) {
+            if (!bmvpi_surface_near(&e, surface[i], count[i], squared, box, distance))
                 bmvpi_surface_far(&e, surface[i], squared, box, distance);
-            }
             far[i] = bmvpi_surface_quantile(distance, count[i], percentile);
         }
         *out = (double)(far[0] > far[1] ? far[0] : far[1]);
@@ -2087,12 +2087,11 @@ BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, i
     int64_t i, right = 0;
     int k, *guess;
     out->accuracy = out->auc = out->f1 = out->sensitivity = out->specificity = (double)NAN;
-    if (n < 0 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
+    if (n < 1 || classes < 2 || bmvpi_mul_size(n, classes) < 0) return BMVP_E_ARG;
     for (i = 0; i < n; ++i)
         if (truth[i] < 0 || truth[i] >= classes) return BMVP_E_ARG;
     for (i = 0; i < n * classes; ++i)
         if (score[i] != score[i]) return BMVP_E_ARG;
-    if (n == 0) return BMVP_OK;
     s = (bmvpi_scored *)bmvpi_alloc_array(&al, n, (int64_t)(sizeof *s + sizeof *guess));
     if (!s) return BMVP_E_OOM;
     guess = (int *)(void *)(s + n);

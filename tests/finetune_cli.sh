@@ -224,6 +224,22 @@ check "the other rule" grep -qx 'c2,WT,0,374,374,nan,0.99996[0-9]*,0,1,brats' ha
 check "nothing and nothing" grep -qx 'c3,ET,1,0,0,nan,1,0,0,brats' hand_brats/metrics.csv
 expect 0 "classes: CSF GM WM" bmvp evaluate --data hand.json --predictions hand --out other --labels mrbrains --no-distances
 check "without distances" grep -qx 'c1,GM,0.5,nan,nan,0.5,0.999938[0-9]*,4,4,monai' other/metrics.csv
+# the same along z, where voxels are 15 mm here (pixdim and sform)
+for file in hand_t4.nii thick.nii; do
+    empty_map $file
+    patch $file 88 '\000\000\160\101'
+    patch $file 320 '\000\000\160\101'
+done
+for z in 8 9 10 11; do
+    mark hand_t4.nii 1 16 16 $z
+    mark thick.nii 1 16 16 $((z + 2))
+done
+mkdir thick
+mv thick.nii thick/c4.nii
+printf '{"labels": "phantom", "cases": [{"id": "c4", "images": {"t1": "%s"}, "label": "hand_t4.nii"}]}\n' "$image" >thick.json
+expect 0 "0.5000" bmvp evaluate --data thick.json --predictions thick
+check "along z" grep -qx 'c4,WT,0.5,27.7[0-9]*,30,0.5,0.999938[0-9]*,4,4,monai' thick/metrics.csv
+check "voxels of x, y, z" sh -c 'tr -d "\n " <thick/metrics.json | grep -qF "\"voxel_mm\":[7.5,7.5,15]"'
 clean .
 
 # Voxels of 2 x 7.5 x 7.5 mm: the same row is 3.7 mm away and not 13.875. The second prediction is stored from right to left.

@@ -620,7 +620,7 @@ static void test_refused_classes(void)
     int truth[2] = { 0, 1 };
     bmvp_class_metrics m;
     CHECK(bmvp_classification(score, truth, 2, 2, NULL, &m) == BMVP_OK && m.accuracy == 1);
-    CHECK(bmvp_classification(score, truth, 0, 2, NULL, &m) == BMVP_OK && is_nan(m.accuracy) && is_nan(m.f1));
+    CHECK(bmvp_classification(score, truth, 0, 2, NULL, &m) == BMVP_E_ARG && is_nan(m.accuracy) && is_nan(m.f1));
     CHECK(bmvp_classification(score, truth, -1, 2, NULL, &m) == BMVP_E_ARG);
     CHECK(bmvp_classification(score, truth, 2, 1, NULL, &m) == BMVP_E_ARG && is_nan(m.auc));
     truth[1] = 2;

@@ -221,9 +221,24 @@ static const char *noise_only(const char *name, int64_t index, int64_t numel)
     return NULL;
 }
 
+/* Fine-tuning's gradients that come through the first block of the decoder: at 12^3 each of its leaky ReLUs weighs 1e-3, and in float32
+   some of them turn around (their inputs, instance norms of nearly constant maps, are 1e-5 off). Against the same step in double the
+   release is up to 1.7e-3 off, ours 5.4e-3, PyTorch 2.6's float32 about as much, all elsewhere below 5e-4. Norms hardly see it. */
+static int through_turned_relus(const char *name)
+{
+    static const char *const part[6] = { "encoder.patch_embed3.", "encoder.patch_embed4.", "encoder.blocks3.",
+                                         "encoder.blocks4.",      "encoder.norm.",         "decoder.decoder5.transp_conv." };
+    int i;
+    for (i = 0; i < 6; ++i)
+        if (strncmp(name, part[i], strlen(part[i])) == 0) return 1;
+    return 0;
+}
+
 /* Allowed error of a gradient in units of its root mean square. */
 static double grad_allowance(const char *name)
 {
+    /* a constant before an instance norm, but for the border: the release is 1.7e-3 off the number in double, ours 3e-5 */
+    if (strcmp(name, "decoder.proj1.norm.bias") == 0) return 3e-3;
     /* two million voxels that nearly cancel: the release's own number is 1.6e-3 off the one computed in double, ours
      * 5e-6 */
     if (strcmp(name, "up2convb.conv1.bias") == 0) return 3e-3;
@@ -284,7 +299,7 @@ static void compare_grad(float *buf, group *g, const bmvp_state *e, const bmvp_j
             continue;
         }
         snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
-        group_note(g, fabs((double)buf[i->i] - v->d) / (grad_allowance(e->name) * rms), text);
+        group_note(g, fabs((double)buf[i->i] - v->d) / ((through_turned_relus(e->name) ? 1e-2 : grad_allowance(e->name)) * rms), text);
     }
     if (noise_only(e->name, 0, e->t->numel)) return;
     for (k = 0; k < e->t->numel; ++k) square += (double)buf[k] * (double)buf[k];

@@ -7,11 +7,12 @@
      a directory       one folder a case (or the folder of a single one), the modality again from the end of the file names; seg*, label*,
                        mask* are labels
    Paths are relative to the list (or absolute). Modality names as bmvp_modality_find knows them.
-   A case may name its "patient" (default: its id): all cases of a patient go to one part of a split.
+   "class" is a whole number from 0; a number as "label" is the class as well (lists for classification). A case may name its "patient"
+   (default: its id): all cases of a patient go to one part of a split.
    "labels" of a list says what the values of label maps mean: the name of a built-in definition ("brats2021", see
    bmvp_labels_names), name -> value or values ({"WT": [1, 2, 4], "ET": 4}), or value -> name as in decathlon lists
    ({"0": "background", "1": "edema"}). Sets that overlap are regions, disjoint ones classes; "labels_kind": "regions" or "classes"
-   says otherwise. */
+   says otherwise. Built-in definitions are handed on by name, others with their values; every value of a label map must be in it. */
 #ifndef BMVP_DATA_H_INCLUDED
 #define BMVP_DATA_H_INCLUDED
 
@@ -38,8 +39,8 @@ typedef struct bmvp_dataset {
     int has_labels;        /* the list says what label values mean */
 } bmvp_dataset;
 
-/* Fails with a message that names file and entry: unreadable, bad JSON, no cases, a case without images, an unknown modality, a modality or an
-   id twice. */
+/* Fails with a message that names file and entry: unreadable, bad JSON, no cases, a case without images, an unknown modality, a modality or
+   an id twice, a label, class or patient of the wrong kind, labels that are no definition. */
 bmvp_status bmvp_dataset_load(bmvp_dataset *d, const char *list_or_dir, bmvp_error *err);
 void bmvp_dataset_free(bmvp_dataset *d);
 

@@ -49,7 +49,8 @@ static bmvp_status select_part(const bmvp_ft_data *d, const char *part, int64_t 
 
 static bmvp_status take_split(bmvp_ft_data *d, const bmvp_ft_source *o, bmvp_error *err)
 {
-    static const double ratio[3] = { 6, 1, 3 };
+    static const double usual[3] = { 6, 1, 3 }, whole[3] = { 1, 0, 0 };
+    const double *ratio = strcmp(o->train, "all") == 0 && strcmp(o->val, "all") == 0 ? whole : usual; /* one patient is enough then */
     bmvp_status st = o->split ? bmvp_split_load(&d->split, &d->all.data, o->split, err)
                               : bmvp_split_make(&d->split, &d->all.data, ratio, o->seed, err);
     int64_t i;

@@ -128,7 +128,8 @@ static void count_parts(const double ratio[BMVP_SPLIT_PARTS], int64_t patients, 
         while (p != most && count[p] > 1 && count[most] < 1) --count[p], ++count[most];
 }
 
-static bmvp_status make(bmvp_split *s, const bmvp_dataset *d, const double ratio[BMVP_SPLIT_PARTS], uint64_t seed, int by_class, bmvp_error *err)
+static bmvp_status make(bmvp_split *s, const bmvp_dataset *d, const double ratio[BMVP_SPLIT_PARTS], uint64_t seed, int by_class,
+                        bmvp_error *err)
 {
     const int wanted = (ratio[0] > 0) + (ratio[1] > 0) + (ratio[2] > 0);
     int64_t patients = 0, count[BMVP_SPLIT_PARTS], from = 0;
@@ -163,7 +164,8 @@ bmvp_status bmvp_split_make_by_class(bmvp_split *s, const bmvp_dataset *d, const
     memset(s, 0, sizeof *s);
     for (i = 0; i < d->n; ++i)
         if (d->item[i].klass < 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\": the classes cannot be kept in proportion", d->path, d->item[i].id);
+            return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\": the classes cannot be kept in proportion", d->path,
+                                  d->item[i].id);
     return make(s, d, ratio, seed, 1, err);
 }
 
@@ -224,8 +226,8 @@ bmvp_status bmvp_split_save(const bmvp_split *s, const bmvp_dataset *d, const ch
 }
 
 /* Sets value of every id of the list; once: an id that already has one is an error. */
-static bmvp_status read_ids(const bmvp_json *ids, const bmvp_dataset *d, const char *path, const char *what, signed char *of_case, int value,
-                            int once, bmvp_error *err)
+static bmvp_status read_ids(const bmvp_json *ids, const bmvp_dataset *d, const char *path, const char *what, signed char *of_case,
+                            int value, int once, bmvp_error *err)
 {
     const bmvp_json *e;
     int64_t i;
@@ -249,8 +251,8 @@ static bmvp_status check_split(const bmvp_split *s, const bmvp_dataset *d, const
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path, d->item[i].id);
         for (k = 0; k < i && d->item[i].patient; ++k)
             if (strcmp(patient_of(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
-                return bmvp_error_set(err, BMVP_E_FORMAT, "%s: cases '%s' and '%s' of patient '%s' are in different parts", path, d->item[k].id,
-                                      d->item[i].id, who);
+                return bmvp_error_set(err, BMVP_E_FORMAT, "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
+                                      d->item[k].id, d->item[i].id, who);
     }
     return BMVP_OK;
 }
@@ -264,13 +266,15 @@ static bmvp_status read_split(bmvp_split *s, const bmvp_dataset *d, const bmvp_j
     if (!bmvp_json_get(root, "train")) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a split: it has no \"train\"", path);
     s->seed = (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0);
     s->by_class = bmvp_json_bool(bmvp_json_get(root, "by_class"), 0);
-    for (k = 0; k < BMVP_SPLIT_PARTS && !st; ++k) st = read_ids(bmvp_json_get(root, part_name[k]), d, path, part_name[k], s->part, k, 1, err);
+    for (k = 0; k < BMVP_SPLIT_PARTS && !st; ++k)
+        st = read_ids(bmvp_json_get(root, part_name[k]), d, path, part_name[k], s->part, k, 1, err);
     for (k = BMVP_SPLIT_FRACTIONS - 1; k >= 0 && !st; --k) {
         snprintf(key, sizeof key, "%d", fraction_percent[k]);
         st = read_ids(bmvp_json_get(bmvp_json_get(root, "fractions"), key), d, path, "fractions", s->fraction, k, 0, err);
     }
     for (fold = fold ? fold->first : NULL; fold && !st; fold = fold->next) {
-        if (s->folds == BMVP_SPLIT_MAX_FOLDS) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d folds", path, BMVP_SPLIT_MAX_FOLDS);
+        if (s->folds == BMVP_SPLIT_MAX_FOLDS)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d folds", path, BMVP_SPLIT_MAX_FOLDS);
         st = read_ids(fold, d, path, "folds", s->fold, s->folds++, 1, err);
     }
     return st ? st : check_split(s, d, path, err);
@@ -317,8 +321,8 @@ bmvp_status bmvp_split_select(const bmvp_split *s, const char *part, int64_t *in
     for (i = 0; i < s->n; ++i) {
         const int in = is_in(s, i, part);
         if (in < 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "there is no part '%s' of the cases; there are train, val, test, all, train:20 (40, 60, 80, 100)%s",
-                                  part, s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
+            return bmvp_error_set(err, BMVP_E_ARG, "there is no part '%s' of the cases; there are train, val, test, all, train:20 "
+                                  "(40, 60, 80, 100)%s", part, s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
         if (in) index[(*n)++] = i;
     }
     return BMVP_OK;
@@ -376,8 +380,8 @@ int bmvp_cmd_split(int argc, char **argv)
         bmvp_cli_int("folds", &folds, 0, 0, BMVP_SPLIT_MAX_FOLDS, "also cut all cases into so many folds"),
         bmvp_cli_flag("stratify", &by_class, "every part holds the classes in proportion; each case needs a \"class\""),
     };
-    const int code = bmvp_cli_parse("split", "Split cases by patient into training, validation and test, with nested fractions of the training "
-                                    "cases.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
+    const int code = bmvp_cli_parse("split", "Split cases by patient into training, validation and test, with nested fractions of the "
+                                    "training cases.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
     if (!parse_ratio(parts, ratio))
         return bmvp_cli_fail(BMVP_CLI_USAGE, "split", "--ratio %s: must be three numbers with colons, the first above 0, as 6:1:3", parts);

@@ -1,6 +1,7 @@
 /* split.h - which cases are for training, validation and test: by patient, fixed by a seed, kept in a file
 
-   {"seed": 0, "by_class": true (when so made), "train": [ids], "val": [..], "test": [..], "fractions": {"20": [..], .., "100": [..]}, "folds": [[..], ..]}
+   {"seed": 0, "by_class": true (when so made), "train": [ids], "val": [..], "test": [..],
+    "fractions": {"20": [..], .., "100": [..]}, "folds": [[..], ..]}
 
    Fractions are nested parts of "train" (the 40 % hold the 20 %); folds are there when asked for. */
 #ifndef BMVP_SPLIT_H_INCLUDED

@@ -46,8 +46,10 @@ twin $TWIN --json
 
 if [ -z "${ONLY:-}" ]; then
     echo "metrics ..." >&2
-    build/bench_metrics --reps "$REPS" --json >> "$tmp/ours" || exit 1
-    twin "$PYTHON" tests/bench/twin.py --metrics --reps "$REPS" --json
+    seg=
+    [ -f "$CASE/seg.nii.gz" ] && seg=$CASE/seg.nii.gz
+    build/bench_metrics --reps "$REPS" --json ${seg:+--seg "$seg"} >> "$tmp/ours" || exit 1
+    twin "$PYTHON" tests/bench/twin.py --metrics ${seg:+"$seg"} --reps "$REPS" --json
 fi
 
 # Preparation on one core: seconds of a case, reading and writing included; the program is started anew each time.
@@ -98,7 +100,7 @@ function field(key,   p) {
 function time(ms) { return ms == "" ? "-" : ms + 0 >= 1000 ? sprintf("%.2f s", ms / 1000) : sprintf("%.2f ms", ms) }
 BEGIN {
     goal["step"] = 4000; goal["inference"] = 600; goal["prepare"] = 350; goal["read_crop"] = 5
-    goal["hd95_tumour"] = goal["hd95_brain"] = goal["hd95_far"] = 100
+    goal["hd95_tumour"] = goal["hd95_brain"] = goal["hd95_far"] = goal["hd95_real"] = 100
     reproduce["prepare"] = "build/bmvp prepare --threads 1"
     reproduce["read_nii_gz"] = reproduce["read_crop"] = "tests/bench/bench_nifti.c"
     printf("\n%-32s %11s %7s %8s %11s %9s %7s %10s  %s\n", "row", "ours", "ceiling", "peak MB", "peer", "peer MB",

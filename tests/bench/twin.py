@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """The rows of bench_step.c in PyTorch at its best: the peer of `make bench`.
 
-    twin.py [--only ROW] [--full] [--threads N] [--reps N] [--json] [--prepare CASE_DIR] [--metrics]
+    twin.py [--only ROW] [--full] [--threads N] [--reps N] [--json] [--prepare CASE_DIR] [--metrics [SEG]]
 
 Each row is tried in every memory layout (contiguous, channels_last_3d) and, where there are several ways to write it,
 in each; one run decides, the fastest is then measured. Start it with the allocator that keeps memory instead of giving
 it back (tests/bench/run.sh does): MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912.
 Runs with PyTorch 1.13 and later. Where MONAI is installed, --prepare times its preparation of a case and --metrics its
-HD95 and Dice on the masks of bench_metrics.c.
+HD95 and Dice on the masks of bench_metrics.c, SEG the real file among them.
 """
 import argparse
 import glob
@@ -302,15 +302,38 @@ def ellipsoid(e):
     return (a * a)[:, None, None] + (b * b)[:, None] + c * c <= (e[3] * e[4] * e[5]) ** 2
 
 
+def blobs(r):
+    out = torch.zeros(155, 240, 240, dtype=torch.bool)
+    for _ in range(20):
+        e = []
+        for below in (155, 240, 240, 16):
+            r = (r * 1664525 + 1013904223) % 2 ** 32
+            e.append((r >> 8) % below)
+        out |= ellipsoid(e[:3] + [e[3] + 8] * 3)
+    return out
+
+
+def real(nibabel, path):
+    truth = torch.from_numpy(nibabel.load(path).dataobj[...].T > 0)
+    moved = torch.zeros_like(truth)
+    moved[2:, :-3, 4:] = truth[:-2, 3:, :-4]
+    return moved, truth
+
+
 def bench_metrics(args):
     try:
+        import nibabel
         from monai.metrics import DiceMetric, HausdorffDistanceMetric
     except ImportError:
-        print("SKIP: metrics: monai is not installed for this Python", file=sys.stderr)
+        print("SKIP: metrics: monai and nibabel are not installed for this Python", file=sys.stderr)
         return
     torch.set_num_threads(1)
-    for name, e in MASKS.items():
-        p, t = ((ellipsoid(e[i]) | ellipsoid(e[i + 1])).float()[None, None] for i in (0, 2))
+    masks = {name: [ellipsoid(e[i]) | ellipsoid(e[i + 1]) for i in (0, 2)] for name, e in MASKS.items()}
+    masks["blobs"] = blobs(1), blobs(2)
+    if args.metrics:
+        masks["real"] = real(nibabel, args.metrics)
+    for name, pair in masks.items():
+        p, t = (m.float()[None, None] for m in pair)
         for row, metric in (("hd95_", HausdorffDistanceMetric(include_background=True, percentile=95)),
                             ("dice_", DiceMetric(include_background=True))):
             value = []  # of the last run
@@ -333,7 +356,7 @@ def main():
     a.add_argument("--json", action="store_true")
     a.add_argument("--layout", choices=sorted(LAYOUTS), help="networks in this one alone")
     a.add_argument("--prepare", metavar="CASE_DIR", help="nothing but the preparation of this case")
-    a.add_argument("--metrics", action="store_true", help="nothing but HD95 and Dice")
+    a.add_argument("--metrics", metavar="SEG", nargs="?", const="", help="nothing but HD95 and Dice, of this file too")
     args = a.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -343,7 +366,7 @@ def main():
         print("PyTorch %s, %d threads" % (torch.__version__, torch.get_num_threads()))
     if args.prepare:
         return bench_prepare(args)
-    if args.metrics:
+    if args.metrics is not None:
         return bench_metrics(args)
     bench_network(args, "step", "uniformer", "step")
     bench_network(args, "inference", "uniformer", "encode")
