@@ -258,7 +258,8 @@ typedef struct bmvp_labels {
 
 /* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; phantom (1 core, 2 oedema,
    3 enhancing): the same; mrbrains: classes CSF (5 extracerebral, 6 ventricles), GM (1 cortex, 2 basal ganglia), WM (3, 4 lesions), and 7
-   cerebellum, 8 brainstem, which count as background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
+   cerebellum, 8 brainstem, 9 infarction, 10 other (of 2018), which count as background; isles, ms: lesion (1); vs: tumour (1), and 2
+   cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
 /* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in two classes. */
@@ -1423,7 +1424,7 @@ static const bmvpi_labels_row bmvpi_labels_rows[] = {
     { "brats2021", 0, "WT:1,2,4 TC:1,4 ET:4", "" },
     { "brats2023", 0, "WT:1,2,3 TC:1,3 ET:3", "" },
     { "msd_brats", 0, "WT:1,2,3 TC:2,3 ET:3", "" },
-    { "mrbrains", 1, "CSF:5,6 GM:1,2 WM:3,4", "7,8" }, /* cerebellum and brainstem count as background, as in its test labels */
+    { "mrbrains", 1, "CSF:5,6 GM:1,2 WM:3,4", "7,8,9,10" }, /* the others of MRBrainS13 and 18 count as background */
     { "isles", 0, "lesion:1", "" },
     { "vs", 0, "tumour:1", "2" }, /* 2: the cochlea, in releases that have it */
     { "ms", 0, "lesion:1", "" },

@@ -242,6 +242,32 @@ check "along z" grep -qx 'c4,WT,0.5,27.7[0-9]*,30,0.5,0.999938[0-9]*,4,4,monai' 
 check "voxels of x, y, z" sh -c 'tr -d "\n " <thick/metrics.json | grep -qF "\"voxel_mm\":[7.5,7.5,15]"'
 clean .
 
+# Voxels of 2 x 7.5 x 7.5 mm: the same row is 3.7 mm away and not 13.875. The second prediction is stored from right to left.
+# narrow FILE STEP ORIGIN: x of the sform (and pixdim), each as octal bytes; no qform
+narrow()
+{
+    patch "$1" 80 '\000\000\000\100'
+    patch "$1" 252 '\000\000\001\000'
+    patch "$1" 280 "$2"
+    patch "$1" 284 '\000\000\000\000\000\000\000\000'
+    patch "$1" 292 "$3"
+}
+mkdir narrow
+for f in narrow_t narrow/n1 narrow/n2; do empty_map $f.nii; done
+row narrow_t.nii 1 8 11
+row narrow/n1.nii 1 10 13
+row narrow/n2.nii 1 18 21
+narrow narrow_t.nii '\000\000\000\100' '\000\000\000\000'    # 2, 0
+narrow narrow/n1.nii '\000\000\000\100' '\000\000\000\000'
+narrow narrow/n2.nii '\000\000\000\300' '\000\000\170\102'   # -2, 62
+list=
+for i in 1 2; do list="$list${list:+, }{\"id\": \"n$i\", \"images\": {\"t1\": \"narrow_t.nii\"}, \"label\": \"narrow_t.nii\"}"; done
+printf '{"labels": "ms", "cases": [%s]}\n' "$list" >narrow.json
+expect 0 "2 of narrow.json" bmvp evaluate --data narrow.json --predictions narrow --out narrow_out
+for i in 1 2; do
+    check "the line of n$i" grep -qxE "n$i,lesion,0.5,3.(7|70000[0-9]*|69999[0-9]*),4,0.5,0.999938[0-9]*,4,4,monai" narrow_out/metrics.csv
+done
+
 # what is missing or wrong is named, the rest goes on, the status says so
 spoil() { rm -rf spoilt; cp -r hand spoilt; }
 # spoilt TEXTS: two of three cases remain

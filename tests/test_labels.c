@@ -50,7 +50,7 @@ static void test_builtin_values(void)
         { "brats2021", 0, 3, "1 2 4", { "WT", "TC", "ET" }, { "1 2 4", "1 4", "4" } },
         { "brats2023", 0, 3, "1 2 3", { "WT", "TC", "ET" }, { "1 2 3", "1 3", "3" } },
         { "msd_brats", 0, 3, "1 2 3", { "WT", "TC", "ET" }, { "1 2 3", "2 3", "3" } },
-        { "mrbrains", 1, 3, "1 2 3 4 5 6 7 8", { "CSF", "GM", "WM" }, { "5 6", "1 2", "3 4" } },
+        { "mrbrains", 1, 3, "1 2 3 4 5 6 7 8 9 10", { "CSF", "GM", "WM" }, { "5 6", "1 2", "3 4" } },
         { "isles", 0, 1, "1", { "lesion", NULL, NULL }, { "1", NULL, NULL } },
         { "vs", 0, 1, "1 2", { "tumour", NULL, NULL }, { "1", NULL, NULL } },
         { "ms", 0, 1, "1", { "lesion", NULL, NULL }, { "1", NULL, NULL } },
