@@ -49,6 +49,9 @@ build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
 build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
 
+build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
+
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 

@@ -684,7 +684,7 @@ typedef struct bin {
 
 typedef struct curve {             /* a series as it will be drawn */
     bin b[MAX_BINS];
-    int n, binned;
+    int n, binned, banded;
 } curve;
 
 /* Point i as it is drawn; 0 if it is left out. The limits keep the arithmetic of the axes far from overflow. */
@@ -703,17 +703,19 @@ static void curve_bin(const bmvp_report_series *s, double x0, double x1, curve *
 {
     int64_t i, shown = 0;
     int k, n = 0;
-    double x, y;
+    double x, y, half;
     memset(c, 0, sizeof *c);
     for (i = 0; i < s->n; i++) shown += point_get(s, i, &x, &y);
     c->binned = shown > MAX_BINS;
+    c->banded = c->binned || s->spread;
     for (i = 0; i < s->n; i++) {
         bin *b;
         if (!point_get(s, i, &x, &y)) continue;
         k = c->binned ? (int)((x - x0) / (x1 - x0) * (double)MAX_BINS) : n++;
         b = &c->b[k < 0 ? 0 : k >= MAX_BINS ? MAX_BINS - 1 : k];
-        b->lo = b->count && b->lo < y ? b->lo : y;
-        b->hi = b->count && b->hi > y ? b->hi : y;
+        half = s->spread && s->spread[i] > 0 && s->spread[i] < 1e100 ? s->spread[i] : 0;
+        b->lo = b->count && b->lo < y - half ? b->lo : y - half;
+        b->hi = b->count && b->hi > y + half ? b->hi : y + half;
         b->count++;
         b->x += (x - b->x) / (double)b->count;
         b->mean += (y - b->mean) / (double)b->count;
@@ -894,7 +896,7 @@ static void put_band(bmvp_bytes *t, const curve *c, const axis *x, const axis *y
 static void put_curve(bmvp_bytes *t, const bmvp_report_series *s, const curve *c, const axis *x, const axis *y)
 {
     int colour = s->colour & 7;
-    if (c->binned) put_band(t, c, x, y, colour);
+    if (c->banded) put_band(t, c, x, y, colour);
     if (c->n > 1 && !s->exact) {
         text_format(t, "<path class=\"raw\" stroke=\"var(--c%d)\" d=\"", colour);
         put_path(t, c, x, y, 0);

@@ -72,6 +72,7 @@ typedef enum bmvp_report_scale { BMVP_REPORT_AUTO, BMVP_REPORT_LINEAR, BMVP_REPO
 typedef struct bmvp_report_series {
     const char *name;
     const double *x, *y;           /* x non-decreasing, NULL: 1 to n. Points that are not below 1e100 are left out */
+    const double *spread;          /* half the width of a band about the line (standard deviation), or NULL */
     int64_t n;                     /* any number; above 600 points the panel shows bins with minimum, mean, maximum */
     int colour;                    /* 0 to 7; the same colour means the same thing in all panels */
     int exact;                     /* 1: draw the line through the values, without smoothing (learning rate, Dice) */

@@ -1,0 +1,553 @@
+/* page.c - results of experiments -> a table with spread over seeds and a figure in one HTML page, and the table on the terminal
+
+     build/experiments_page KIND RESULTS PAGE      KIND: efficiency, ablation, missing
+     build/experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...
+
+   RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> seed <tab> metrics.json of `bmvp evaluate`.
+     efficiency  x: per cent of the labels; rows are arms, columns x. The difference of the second arm to the first is taken seed by seed
+     ablation    arms in the order of the file; x is not used
+     missing     x: the modalities that were there, joined by +; rows x, columns arms
+   runs: fine-tuning runs side by side (the demo): their validation curves, the test Dice of each, and pictures of truth and predictions. */
+#define _DEFAULT_SOURCE
+#include "../bmvp/finetune.h"
+#include "../bmvp/cli.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ROWS = 4096, MAX_NAMES = 32, MAX_REGIONS = BMVP_MAX_REGIONS, TEXT = 48 };
+
+typedef struct result {
+    int arm, x;
+    int64_t seed;
+    double dice, region[MAX_REGIONS];
+} result;
+
+typedef struct results {
+    result item[MAX_ROWS];
+    int n, arms, xs, regions;
+    char arm[MAX_NAMES][TEXT], x[MAX_NAMES][TEXT], region[MAX_REGIONS][TEXT];
+} results;
+
+/* ---- reading ----------------------------------------------------------------------------------------------------------- */
+
+/* Index of a name in a list that grows; -1: the list is full. */
+static int name_index(char list[][TEXT], int *n, int most, const char *name)
+{
+    int i;
+    for (i = 0; i < *n; ++i)
+        if (strcmp(list[i], name) == 0) return i;
+    if (*n == most) return -1;
+    snprintf(list[*n], TEXT, "%s", name);
+    return (*n)++;
+}
+
+/* Mean Dice of the metrics file, of all regions and of each. */
+static bmvp_status read_metrics(results *r, result *t, const char *path, bmvp_error *err)
+{
+    bmvp_json_doc *doc = NULL;
+    const bmvp_json *all, *k;
+    bmvp_status st = bmvp_json_read(path, NULL, &doc, err);
+    int i;
+    if (st) return st;
+    all = bmvp_json_get(bmvp_json_get(bmvp_json_root(doc), "summary"), "monai");
+    t->dice = bmvp_json_double(bmvp_json_get(bmvp_json_get(bmvp_json_get(all, "mean"), "dice"), "mean"), NAN);
+    k = bmvp_json_get(all, "regions");
+    for (k = k ? k->first : NULL; k; k = k->next) {
+        i = name_index(r->region, &r->regions, MAX_REGIONS, k->key);
+        if (i >= 0) t->region[i] = bmvp_json_double(bmvp_json_get(bmvp_json_get(k, "dice"), "mean"), NAN);
+    }
+    bmvp_json_free(doc);
+    return all ? BMVP_OK : bmvp_error_set(err, BMVP_E_FORMAT, "%s: not what `bmvp evaluate` writes for a segmentation", path);
+}
+
+static bmvp_status read_results(results *r, const char *path, bmvp_error *err)
+{
+    char line[2048], *word[4];
+    bmvp_status st = BMVP_OK;
+    FILE *f = fopen(path, "r");
+    int i;
+    if (!f) return bmvp_error_set(err, BMVP_E_IO, "%s: cannot be read", path);
+    while (!st && fgets(line, (int)sizeof line, f)) {
+        result *t = &r->item[r->n];
+        line[strcspn(line, "\n")] = 0;
+        for (i = 0, word[0] = line; i < 3 && word[i]; ++i) {
+            word[i + 1] = strchr(word[i], '\t');
+            if (word[i + 1]) *word[i + 1]++ = 0;
+        }
+        if (i < 3 || !word[3] || r->n == MAX_ROWS) {
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: line %d is not arm, x, seed, file with tabs between them", path, r->n + 1);
+            break;
+        }
+        t->arm = name_index(r->arm, &r->arms, MAX_NAMES, word[0]);
+        t->x = name_index(r->x, &r->xs, MAX_NAMES, word[1]);
+        t->seed = strtoll(word[2], NULL, 10);
+        if (t->arm < 0 || t->x < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d arms or places", path, MAX_NAMES);
+        else st = read_metrics(r, t, word[3], err);
+        ++r->n;
+    }
+    fclose(f);
+    return !st && r->n == 0 ? bmvp_error_set(err, BMVP_E_FORMAT, "%s: no results", path) : st;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct spread { double mean, sd; int n; } spread; /* sd: of the sample, n - 1 */
+
+static spread spread_of(const double *v, int n)
+{
+    spread s = { 0, 0, 0 };
+    int i;
+    for (i = 0; i < n; ++i)
+        if (v[i] == v[i]) s.mean += v[i], ++s.n;
+    s.mean = s.n ? s.mean / s.n : NAN;
+    for (i = 0; i < n; ++i)
+        if (v[i] == v[i]) s.sd += (v[i] - s.mean) * (v[i] - s.mean);
+    s.sd = s.n > 1 ? sqrt(s.sd / (s.n - 1)) : NAN;
+    return s;
+}
+
+/* region -1: the mean of the regions */
+static double value_of(const result *t, int region) { return region < 0 ? t->dice : t->region[region]; }
+
+/* Over the seeds of one arm and place (x -1: all places). */
+static spread cell(const results *r, int arm, int x, int region)
+{
+    double v[MAX_ROWS];
+    int i, n = 0;
+    for (i = 0; i < r->n; ++i)
+        if (r->item[i].arm == arm && (x < 0 || r->item[i].x == x)) v[n++] = value_of(&r->item[i], region);
+    return spread_of(v, n);
+}
+
+/* Arm b minus arm a, seed by seed. */
+static spread difference(const results *r, int a, int b, int x)
+{
+    double v[MAX_ROWS];
+    int i, j, n = 0;
+    for (i = 0; i < r->n; ++i)
+        for (j = 0; j < r->n; ++j)
+            if (r->item[i].arm == a && r->item[j].arm == b && r->item[i].x == r->item[j].x && (x < 0 || r->item[i].x == x) &&
+                r->item[i].seed == r->item[j].seed)
+                v[n++] = r->item[j].dice - r->item[i].dice;
+    return spread_of(v, n);
+}
+
+static void spread_text(spread s, char *buf, size_t size)
+{
+    if (s.n == 0) snprintf(buf, size, "-");
+    else if (s.n == 1) snprintf(buf, size, "%.3f", s.mean);
+    else snprintf(buf, size, "%.3f \302\261 %.3f", s.mean, s.sd);
+}
+
+/* ---- tables ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct table {
+    int rows, cols;
+    char text[40][MAX_NAMES + 2][64];
+    const char *cell[40 * (MAX_NAMES + 2)], *head[MAX_NAMES + 2];
+} table;
+
+static void show_table(bmvp_report *page, table *t, const char *caption)
+{
+    int i, k;
+    printf("\n%s\n", caption);
+    for (i = 0; i < t->cols; ++i) printf("%s%-*s", i ? "  " : "", i ? 15 : 34, t->head[i]);
+    printf("\n");
+    for (i = 0; i < t->rows; ++i)
+        for (k = 0; k < t->cols; ++k) {
+            /* the plus-minus sign is two bytes and one column */
+            const int extra = strstr(t->text[i][k], "\302\261") ? 1 : 0;
+            printf("%s%-*s%s", k ? "  " : "", (k ? 15 : 34) + extra, t->text[i][k], k + 1 == t->cols ? "\n" : "");
+            t->cell[i * t->cols + k] = t->text[i][k];
+        }
+    (void)bmvp_report_table(page, caption, t->head, t->cell, t->rows, t->cols);
+}
+
+/* Arms by places, mean of the regions. */
+static void table_by_arm(bmvp_report *page, const results *r, table *t, const char *first, const char *caption)
+{
+    int a, x;
+    memset(t, 0, sizeof *t);
+    t->rows = r->arms, t->cols = r->xs + 1;
+    t->head[0] = first;
+    for (x = 0; x < r->xs; ++x) t->head[x + 1] = r->x[x];
+    for (a = 0; a < r->arms; ++a) {
+        snprintf(t->text[a][0], sizeof t->text[a][0], "%s", r->arm[a]);
+        for (x = 0; x < r->xs; ++x) spread_text(cell(r, a, x, -1), t->text[a][x + 1], sizeof t->text[a][0]);
+    }
+    show_table(page, t, caption);
+}
+
+static void table_by_place(bmvp_report *page, const results *r, table *t, const char *first, const char *caption)
+{
+    int a, x;
+    memset(t, 0, sizeof *t);
+    t->rows = r->xs + 1, t->cols = r->arms + 1;
+    t->head[0] = first;
+    for (a = 0; a < r->arms; ++a) t->head[a + 1] = r->arm[a];
+    for (x = 0; x <= r->xs; ++x) {
+        snprintf(t->text[x][0], sizeof t->text[x][0], "%s", x < r->xs ? r->x[x] : "mean of all");
+        for (a = 0; a < r->arms; ++a) spread_text(cell(r, a, x < r->xs ? x : -1, -1), t->text[x][a + 1], sizeof t->text[x][0]);
+    }
+    show_table(page, t, caption);
+}
+
+/* Arms by regions. */
+static void table_by_region(bmvp_report *page, const results *r, table *t, const char *caption)
+{
+    int a, k;
+    memset(t, 0, sizeof *t);
+    t->rows = r->arms, t->cols = r->regions + 2;
+    t->head[0] = "";
+    t->head[1] = "mean";
+    for (k = 0; k < r->regions; ++k) t->head[k + 2] = r->region[k];
+    for (a = 0; a < r->arms; ++a) {
+        snprintf(t->text[a][0], sizeof t->text[a][0], "%s", r->arm[a]);
+        for (k = -1; k < r->regions; ++k) spread_text(cell(r, a, -1, k), t->text[a][k + 2], sizeof t->text[a][0]);
+    }
+    show_table(page, t, caption);
+}
+
+/* ---- figures ----------------------------------------------------------------------------------------------------------------- */
+
+typedef struct figure {
+    double x[MAX_NAMES][MAX_NAMES], y[MAX_NAMES][MAX_NAMES], sd[MAX_NAMES][MAX_NAMES];
+    bmvp_report_series series[MAX_NAMES];
+    bmvp_report_plot plot;
+} figure;
+
+static void show_figure(bmvp_report *page, figure *f, int n_series, const char *title, const char *x_label)
+{
+    f->plot.title = title;
+    f->plot.x_label = x_label;
+    f->plot.series = f->series;
+    f->plot.n_series = n_series;
+    f->plot.scale = BMVP_REPORT_LINEAR;
+    (void)bmvp_report_curves(page, &f->plot, 1);
+}
+
+static void add_series(figure *f, int i, const char *name, int n)
+{
+    f->series[i].name = name;
+    f->series[i].x = f->x[i];
+    f->series[i].y = f->y[i];
+    f->series[i].spread = f->sd[i];
+    f->series[i].n = n;
+    f->series[i].colour = i;
+    f->series[i].exact = 1;
+}
+
+static int modalities_in(const char *place)
+{
+    int n = 1;
+    for (; *place; ++place) n += *place == '+';
+    return n;
+}
+
+/* A line for each arm over the number at each place: per cent, or how many modalities are there (all places with that number). */
+static void figure_over_places(bmvp_report *page, const results *r, figure *f, int count, const char *title, const char *x_label)
+{
+    double v[MAX_ROWS];
+    int a, i, k, n;
+    memset(f, 0, sizeof *f);
+    for (a = 0; a < r->arms; ++a) {
+        int points = 0;
+        for (k = count ? 1 : 0; count ? k <= BMVP_MODALITIES : k < r->xs; ++k) {
+            spread s;
+            for (i = 0, n = 0; i < r->n; ++i)
+                if (r->item[i].arm == a && (count ? modalities_in(r->x[r->item[i].x]) == k : r->item[i].x == k)) v[n++] = r->item[i].dice;
+            s = spread_of(v, n);
+            if (s.n == 0) continue;
+            f->x[a][points] = count ? k : strtod(r->x[k], NULL);
+            f->y[a][points] = s.mean;
+            f->sd[a][points++] = s.n > 1 ? s.sd : 0;
+        }
+        add_series(f, a, r->arm[a], points);
+    }
+    show_figure(page, f, r->arms, title, x_label);
+}
+
+static void figure_of_arms(bmvp_report *page, const results *r, figure *f)
+{
+    static char label[512];
+    size_t used = 0;
+    int a;
+    memset(f, 0, sizeof *f);
+    for (a = 0; a < r->arms; ++a) {
+        const spread s = cell(r, a, -1, -1);
+        f->x[0][a] = a;
+        f->y[0][a] = s.mean;
+        f->sd[0][a] = s.n > 1 ? s.sd : 0;
+        if (used < sizeof label) used += (size_t)snprintf(label + used, sizeof label - used, "%s%d %s", a ? ", " : "", a, r->arm[a]);
+    }
+    add_series(f, 0, "test Dice", r->arms);
+    show_figure(page, f, 1, "Test Dice after fine-tuning", label);
+}
+
+/* ---- experiments --------------------------------------------------------------------------------------------------------------- */
+
+static void say_difference(bmvp_report *page, const results *r, int a, int b, int x, const char *where)
+{
+    const spread d = difference(r, a, b, x);
+    char text[256];
+    if (d.n == 0) return;
+    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d pairs%s", where, r->arm[b], r->arm[a], d.mean, d.sd,
+             d.n, d.n > 1 && d.mean > d.sd ? " (larger than the spread)" : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)" : "");
+    printf("%s\n", text);
+    (void)bmvp_report_note(page, text);
+}
+
+static void show_efficiency(bmvp_report *page, const results *r, table *t, figure *f)
+{
+    char where[64];
+    int x, b;
+    (void)bmvp_report_section(page, "Label efficiency", "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
+                              "\302\261 and bands: standard deviation over seeds.");
+    table_by_arm(page, r, t, "per cent of the labels", "Mean test Dice by share of the labels");
+    figure_over_places(page, r, f, 0, "Test Dice by share of the labels", "per cent of the labelled training cases");
+    for (b = 1; b < r->arms; ++b)
+        for (x = 0; x < r->xs; ++x) {
+            snprintf(where, sizeof where, "at %s per cent", r->x[x]);
+            say_difference(page, r, 0, b, x, where);
+        }
+}
+
+static void show_ablation(bmvp_report *page, const results *r, table *t, figure *f)
+{
+    int b;
+    (void)bmvp_report_section(page, "Ablation of the tasks", "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
+    table_by_region(page, r, t, "Test Dice by pre-training task");
+    figure_of_arms(page, r, f);
+    for (b = 1; b < r->arms; ++b) say_difference(page, r, b - 1, b, -1, "step");
+}
+
+static void show_missing(bmvp_report *page, const results *r, table *t, figure *f)
+{
+    int b;
+    (void)bmvp_report_section(page, "Missing modalities", "Test Dice when only some modalities are there. Each network stands in for the others in "
+                              "the way it was trained with.");
+    table_by_place(page, r, t, "modalities present", "Mean test Dice by the modalities that are present");
+    figure_over_places(page, r, f, 1, "Test Dice by number of modalities", "modalities present");
+    for (b = 1; b < r->arms; ++b) say_difference(page, r, 0, b, -1, "all subsets");
+}
+
+static bmvp_status show_results(const char *kind, const char *path, const char *out, bmvp_error *err)
+{
+    static results r;
+    static table t;
+    static figure f;
+    bmvp_report page;
+    bmvp_status st = read_results(&r, path, err);
+    if (st) return st;
+    if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40) return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
+    if (bmvp_report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    if (strcmp(kind, "efficiency") == 0) show_efficiency(&page, &r, &t, &f);
+    else if (strcmp(kind, "ablation") == 0) show_ablation(&page, &r, &t, &f);
+    else show_missing(&page, &r, &t, &f);
+    return bmvp_report_close(&page) == BMVP_OK ? BMVP_OK : bmvp_error_set(err, page.error.status, "%s", page.error.message);
+}
+
+/* ---- runs side by side --------------------------------------------------------------------------------------------------------- */
+
+typedef struct run { /* NAME=RUN=PREDICTIONS */
+    char name[TEXT], dir[512], predictions[512];
+    bmvp_report_log log;
+} run;
+
+static int parse_run(const char *text, run *r)
+{
+    const size_t n = strcspn(text, "="), m = text[n] ? strcspn(text + n + 1, "=") : 0;
+    if (!text[n] || !text[n + 1 + m] || n >= sizeof r->name || m >= sizeof r->dir || strlen(text + n + m + 2) >= sizeof r->predictions) return 0;
+    memcpy(r->name, text, n);
+    memcpy(r->dir, text + n + 1, m);
+    snprintf(r->predictions, sizeof r->predictions, "%s", text + n + m + 2);
+    return 1;
+}
+
+static bmvp_status show_runs_table(bmvp_report *page, run *runs, int n, bmvp_error *err)
+{
+    static results r;
+    static table t;
+    bmvp_status st = BMVP_OK;
+    char path[600];
+    int i;
+    for (i = 0; i < n && !st; ++i) {
+        result *item = &r.item[r.n++];
+        item->arm = name_index(r.arm, &r.arms, MAX_NAMES, runs[i].name);
+        snprintf(path, sizeof path, "%s/metrics.json", runs[i].predictions);
+        st = read_metrics(&r, item, path, err);
+    }
+    if (!st) table_by_region(page, &r, &t, "Dice of the test cases, mean over cases");
+    return st;
+}
+
+static bmvp_status show_runs_curves(bmvp_report *page, run *runs, int n, bmvp_error *err)
+{
+    static const char *const field[3] = { "step", "val_dice", "loss" };
+    bmvp_report_series series[2][MAX_NAMES];
+    bmvp_report_plot plot[2];
+    char path[600];
+    int i, k;
+    memset(series, 0, sizeof series);
+    memset(plot, 0, sizeof plot);
+    for (i = 0; i < n; ++i) {
+        snprintf(path, sizeof path, "%s/log.jsonl", runs[i].dir);
+        if (bmvp_report_log_load(path, field, 3, &runs[i].log, err) != BMVP_OK) return err->status;
+        for (k = 0; k < 2; ++k) {
+            series[k][i].name = runs[i].name;
+            series[k][i].x = runs[i].log.value[0];
+            series[k][i].y = runs[i].log.value[1 + k];
+            series[k][i].n = runs[i].log.n;
+            series[k][i].colour = i;
+            series[k][i].exact = k == 0;
+        }
+    }
+    for (k = 0; k < 2; ++k) {
+        plot[k].title = k ? "Training loss" : "Dice in validation";
+        plot[k].x_label = "step";
+        plot[k].series = series[k];
+        plot[k].n_series = n;
+        plot[k].scale = k ? BMVP_REPORT_AUTO : BMVP_REPORT_LINEAR;
+    }
+    (void)bmvp_report_curves(page, plot, 2);
+    return BMVP_OK;
+}
+
+/* A volume in RAS; n floats x fastest, dim as D, H, W. */
+static bmvp_status read_ras(const char *path, bmvp_nii_volume *v, int64_t dim[3], bmvp_error *err)
+{
+    bmvp_nii_load how;
+    bmvp_nii_error e;
+    int a;
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    if (bmvp_nii_read_volume(v, path, &how, NULL, &e) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    for (a = 0; a < 3; ++a) dim[a] = v->dim[2 - a];
+    return BMVP_OK;
+}
+
+static unsigned char *label_numbers(const bmvp_labels *l, const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    unsigned char *p = (unsigned char *)malloc((size_t)n);
+    int64_t i;
+    for (i = 0; p && i < n; ++i) p[i] = v->data[i] >= 0 && v->data[i] < BMVP_LABEL_VALUES ? (unsigned char)v->data[i] : 0;
+    if (p) bmvp_region_numbers(l, p, n);
+    return p;
+}
+
+/* One row: image, truth, and the prediction of every run. */
+static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *runs, int n, bmvp_report_picture *row, bmvp_overlay_memory *m,
+                               bmvp_error *err)
+{
+    bmvp_nii_volume image, truth, predicted;
+    bmvp_report_picture three[3];
+    unsigned char *t = NULL, *p = NULL;
+    int64_t dim[3], other[3];
+    char path[800];
+    bmvp_status st;
+    int i, c;
+    memset(&image, 0, sizeof image);
+    memset(&truth, 0, sizeof truth);
+    for (c = 0; c + 1 < BMVP_MODALITIES && !k->image[c]; ++c) { }
+    st = read_ras(k->image[c], &image, dim, err);
+    if (!st) st = read_ras(k->label, &truth, other, err);
+    if (!st && !(t = label_numbers(&d->labels, &truth))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (i = 0; i < n && !st; ++i) {
+        memset(&predicted, 0, sizeof predicted);
+        snprintf(path, sizeof path, "%s/%s.nii.gz", runs[i].predictions, k->id);
+        st = read_ras(path, &predicted, other, err);
+        if (!st && memcmp(dim, other, sizeof dim) != 0) st = bmvp_error_set(err, BMVP_E_SHAPE, "%s: not on the grid of its image", path);
+        if (!st && !(p = label_numbers(&d->labels, &predicted))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        if (!st) st = bmvp_overlay_row(image.data, t, p, dim, three, &m[i]);
+        if (!st && i == 0) memcpy(row, three, 2 * sizeof *row);
+        if (!st) row[2 + i] = three[2];
+        free(p);
+        p = NULL;
+        bmvp_nii_volume_free(&predicted);
+    }
+    free(t);
+    bmvp_nii_volume_free(&image);
+    bmvp_nii_volume_free(&truth);
+    return st;
+}
+
+static bmvp_status show_runs_pictures(bmvp_report *page, const char *data, const char *split, run *runs, int n, bmvp_error *err)
+{
+    enum { ROWS = 3 };
+    bmvp_report_picture picture[ROWS * (MAX_NAMES + 2)];
+    bmvp_overlay_memory memory[ROWS][MAX_NAMES];
+    bmvp_report_colour legend[BMVP_REGION_COLOURS];
+    const char *column[MAX_NAMES + 2] = { "image", "truth" }, *row[ROWS];
+    bmvp_report_grid grid;
+    bmvp_dataset d;
+    bmvp_split s;
+    int64_t *index = NULL, cases = 0;
+    bmvp_status st = bmvp_dataset_load(&d, data, err);
+    int i, k;
+    if (st) return st;
+    memset(memory, 0, sizeof memory);
+    memset(&grid, 0, sizeof grid);
+    st = bmvp_split_load(&s, &d, split, err);
+    index = (int64_t *)malloc((size_t)d.n * sizeof *index + 1);
+    if (!st && index) st = bmvp_split_select(&s, "test", index, &cases, err);
+    for (i = 0; i < ROWS && i < cases && !st; ++i) {
+        row[i] = d.item[index[i]].id;
+        st = picture_row(&d, &d.item[index[i]], runs, n, picture + i * (n + 2), memory[i], err);
+    }
+    for (k = 0; k < n; ++k) column[2 + k] = runs[k].name;
+    memcpy(legend, bmvp_region_colour, sizeof legend);
+    for (k = 0; k < d.labels.n && k < BMVP_REGION_COLOURS; ++k) legend[k].name = d.labels.region[k];
+    grid.caption = "Test cases: the axial plane with most labelled voxels";
+    grid.row_name = row;
+    grid.col_name = column;
+    grid.picture = picture;
+    grid.rows = i;
+    grid.cols = n + 2;
+    grid.legend = legend;
+    grid.n_legend = k;
+    if (!st) (void)bmvp_report_images(page, &grid);
+    for (i = 0; i < ROWS; ++i)
+        for (k = 0; k < n; ++k) bmvp_overlay_free(&memory[i][k]);
+    free(index);
+    bmvp_split_free(&s);
+    bmvp_dataset_free(&d);
+    return st;
+}
+
+static bmvp_status show_runs(const char *out, const char *data, const char *split, char **text, int n, bmvp_error *err)
+{
+    static run runs[MAX_NAMES];
+    bmvp_report page;
+    bmvp_status st = BMVP_OK;
+    int i;
+    for (i = 0; i < n && !st; ++i)
+        if (n > MAX_NAMES || !parse_run(text[i], &runs[i])) st = bmvp_error_set(err, BMVP_E_ARG, "'%s' must be NAME=RUN=PREDICTIONS", text[i]);
+    if (st) return st;
+    if (bmvp_report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    (void)bmvp_report_section(&page, "Segmentation", "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
+    st = show_runs_table(&page, runs, n, err);
+    if (!st) st = show_runs_curves(&page, runs, n, err);
+    if (!st) st = show_runs_pictures(&page, data, split, runs, n, err);
+    for (i = 0; i < n; ++i) bmvp_report_log_free(&runs[i].log);
+    if (st) bmvp_report_discard(&page);
+    else if (bmvp_report_close(&page) != BMVP_OK) st = bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    bmvp_error err;
+    bmvp_status st;
+    const int kind = argc == 4 && (strcmp(argv[1], "efficiency") == 0 || strcmp(argv[1], "ablation") == 0 || strcmp(argv[1], "missing") == 0);
+    if (!kind && !(argc > 5 && strcmp(argv[1], "runs") == 0)) {
+        fprintf(stderr, "usage: experiments_page efficiency|ablation|missing RESULTS PAGE\n"
+                        "       experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...\n");
+        return BMVP_CLI_USAGE;
+    }
+    st = kind ? show_results(argv[1], argv[2], argv[3], &err) : show_runs(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err);
+    if (!st) return BMVP_CLI_DONE;
+    fprintf(stderr, "experiments_page: %s\n", err.message);
+    return BMVP_CLI_FAILED;
+}
