@@ -1,6 +1,7 @@
 # bmvp: headers need no build; this builds the program, the tests and the benchmarks.
 #   make            build/bmvp
-#   make demo       phantoms -> prepare -> pre-training of the tiny network -> demo/run/report.html
+#   make demo       phantoms -> prepare -> pre-training of the tiny network -> segmentation, scratch and pre-trained -> demo/run/report.html
+#   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
@@ -61,8 +62,11 @@ build/test_%: tests/test_%.c tests/check.h $(HEADERS) | build
 build/bench_%: tests/bench/bench_%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
-demo: build/bmvp
+demo: build/bmvp build/experiments_page
 	@sh examples/demo.sh demo
+
+experiments: build/bmvp build/experiments_page
+	@sh examples/experiments/run.sh
 
 tests: build/bmvp $(TEST_BIN) $(COURSE)
 
@@ -92,7 +96,7 @@ install: build/bmvp
 	install -m 755 build/bmvp $(DESTDIR)$(PREFIX)/bin
 
 clean:
-	rm -rf build demo
+	rm -rf build demo experiments
 
-.PHONY: all demo tests test bench asan tsan install clean clean-tests
+.PHONY: all demo experiments tests test bench asan tsan install clean clean-tests
 .SECONDARY:

@@ -329,7 +329,7 @@ static void show_missing(bmvp_report *page, const results *r, table *t, figure *
                               "the way it was trained with.");
     table_by_place(page, r, t, "modalities present", "Mean test Dice by the modalities that are present");
     figure_over_places(page, r, f, 1, "Test Dice by number of modalities", "modalities present");
-    for (b = 1; b < r->arms; ++b) say_difference(page, r, 0, b, -1, "all subsets");
+    for (b = 0; b + 1 < r->arms; ++b) say_difference(page, r, b, r->arms - 1, -1, "all subsets");
 }
 
 static bmvp_status show_results(const char *kind, const char *path, const char *out, bmvp_error *err)
