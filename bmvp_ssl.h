@@ -574,6 +574,7 @@ static void bmvpi_ssl_fast(bmvp_ssl_config *k)
 {
     k->mask_form = BMVP_MASK_BLOCKS;
     k->contrast_from_epoch = 0;
+    k->weight_cl = 0.03; /* at 1 its gradient is ten times that of the reconstructions, which then stop improving */
     k->template_mean_start = 1;
     k->template_x = k->template_y = k->template_z = 0;
     k->epochs = 100;
