@@ -5,9 +5,10 @@
        #include "bmvp_tensor.h"
        #include "bmvp_nn.h"
 
-   What it is: the networks of BrainMVP (UniFormer encoder with its pre-training decoder, UNET3D) with the released names of every
-   parameter, their initialisation, AdamW and SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written
-   without Python; a small strict JSON reader and writer that goes with them.
+   What it is: the networks of BrainMVP (UniFormer encoder with its pre-training decoder, UniUnet and UNET3D for segmentation, heads for
+   classification) with the released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and
+   SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON reader and
+   writer that goes with them.
    What it is not: no layers as objects, no model zoo. Files written by others are read as hostile: a pickle that wants to run code is
    refused by name.
 

@@ -9,7 +9,9 @@
    What it is: the method of "Multi-modal Vision Pre-training for Medical Image Analysis" (Rui et al., CVPR 2025, arXiv
    2410.10604): masking, learnable modality templates, cross-modal reconstruction, modality-wise distillation, modality-aware
    contrast, the sampler, and one function that does a training step. Numbers in, numbers out: it opens no image files.
-   What it is not: a data loader (examples/bmvp reads crops of prepared NIfTI files) or a segmentation trainer.
+   And what comes after: fine-tuning for segmentation and classification with templates standing in for modalities, definitions of labels,
+   sliding windows, and metrics. The last three need no training: labels and metrics take arrays, windows any function that predicts.
+   What it is not: a data loader (examples/bmvp reads crops of prepared NIfTI files).
 
    CONTENTS (search for the tag)
        >>modality  >>config    >>mask      >>template  >>sampler   >>trainer
@@ -357,6 +359,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(int, crop_z, 8, 1024, "crop along z") \
     X(double, crop_on_label, 0, 1, "share of the crops that are centred on a labelled voxel; the rest lie anywhere") \
     X(int, copies, 0, 1, "1: two copies with modalities replaced by templates (paper), 0: the case as it is") \
+    X(double, whole_share, 0, 1, "share of the copies that keep all modalities; the rest lose at least one, never all") \
     X(double, copy_weight, 0, 1e6, "weight of each copy's loss: 1 their sum (paper), 0.5 their mean (release)") \
     X(int, fill, 0, 1, "what stands for a missing or replaced modality: 0 its template, 1 zeros") \
     X(int, mask_patch, 1, 256, "edge r of the masked boxes of a case with one modality") \
@@ -2423,6 +2426,7 @@ static void bmvpi_ft_fast(bmvp_ft_config *k)
 {
     k->crop_on_label = 0.5;
     k->head_prior = 0.02;
+    k->whole_share = 0.5; /* or the network never sees what most patients have: all modalities */
     k->consistency_weight = 0;
     k->ce_weight = 1;
     k->update_every = 1;
@@ -2785,13 +2789,13 @@ static uint32_t bmvpi_ft_present(const bmvp_ft *f, const bmvp_ft_item *t)
     return set;
 }
 
-/* Method 5: some of the modalities that are there, at least one, never all. */
+/* Method 5: some of the modalities that are there, at least one (but in whole_share of the copies none), never all. */
 static uint32_t bmvpi_ft_draw_replaced(const bmvp_ft *f, uint32_t present, uint32_t slot, int copy)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_REPLACE, (uint32_t)f->steps, slot * 2 + (uint32_t)copy);
-    const int there = bmvpi_ssl_count(present);
+    const int there = bmvpi_ssl_count(present), whole = (double)bmvp_rng_uniform(&r) < f->cfg.whole_share;
     uint32_t set = 0;
-    int n = there > 1 ? 1 + (int)bmvp_rng_below(&r, (uint32_t)(there - 1)) : 0;
+    int n = there > 1 && !whole ? 1 + (int)bmvp_rng_below(&r, (uint32_t)(there - 1)) : 0;
     for (; n > 0; --n)
         set |= 1u << bmvpi_ssl_kth(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_ssl_count(present & ~set)));
     return set;
