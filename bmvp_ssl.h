@@ -1544,7 +1544,7 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
     for (i = 0; i < n; ++i) {
         const float v = values[i];
         if (v == 0.0f) continue;
-        if (!(v > 0 && v < BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
+        if (!(v > 0 && v < (float)BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
     }
     return -1;
 }
@@ -1552,7 +1552,7 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
 {
     int64_t i;
-    for (i = 0; i < n; ++i) mask[i] = values[i] > 0 && values[i] < BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
+    for (i = 0; i < n; ++i) mask[i] = values[i] > 0 && values[i] < (float)BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
 }
 
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
@@ -2234,7 +2234,8 @@ static int bmvpi_scan_alloc(bmvpi_scan *s)
 {
     const int64_t roi = bmvpi_mul_size(bmvpi_mul_size(s->w->roi[0], s->w->roi[1]), s->w->roi[2]), f = (int64_t)sizeof(float);
     const int64_t ring = bmvpi_mul_size(bmvpi_mul_size(s->padded[1], s->padded[2]), s->w->roi[0]);
-    const int64_t in = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->channels), out = bmvpi_mul_size(bmvpi_mul_size(roi, s->w->batch), s->outputs);
+    const int64_t windows = bmvpi_mul_size(roi, s->w->batch);
+    const int64_t in = bmvpi_mul_size(windows, s->channels), out = bmvpi_mul_size(windows, s->outputs);
     s->map = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(roi, f));
     s->in = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(in, f));
     if (s->w->mirror) s->view = (float *)bmvpi_alloc(s->c, bmvpi_mul_size(bmvpi_max(in, out), f));
@@ -2902,7 +2903,8 @@ static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
     return bmvp_scale(c, sum, k->dice_weight * (k->copies ? 2 * k->copy_weight : 1), 0);
 }
 
-/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce (NULL: off). */
+/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce
+   (NULL: off). */
 static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
 {
     bmvp_ft *f = p->f;

@@ -226,7 +226,8 @@ static bmvp_status template_grid(session *s, int64_t grid[3])
 static bmvp_status save_split(session *s)
 {
     char *path = bmvp_run_file(s->o.out, "split.json");
-    const bmvp_status st = path ? bmvp_split_save(&s->data.split, &s->data.all.data, path, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    const bmvp_status st = path ? bmvp_split_save(&s->data.split, &s->data.all.data, path, &s->err)
+                                : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
 }

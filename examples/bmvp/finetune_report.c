@@ -174,7 +174,8 @@ static bmvp_status case_row(bmvp_ctx *c, bmvp_ft *f, const bmvp_ft_data *d, int6
         if (st) bmvp_error_set(err, st, "out of memory for the pictures");
     }
     caption[0] = 0;
-    for (k = 0; k < l->n && !st && used < size; ++k) used += (size_t)snprintf(caption + used, size - used, "%s%s %.2f", k ? ", " : "Dice ", l->region[k], dice[k]);
+    for (k = 0; k < l->n && !st && used < size; ++k)
+        used += (size_t)snprintf(caption + used, size - used, "%s%s %.2f", k ? ", " : "Dice ", l->region[k], dice[k]);
     free(image);
     free(values);
     free(truth);

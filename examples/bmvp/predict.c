@@ -333,7 +333,8 @@ static bmvp_status predict_case(job *j, const bmvp_case *item, bmvp_error *err)
         if (classify) bmvp_jw_int(&j->json, "class", most_likely(p, j->info.net.outputs));
         bmvp_jw_end(&j->json);
         if (missing[0]) snprintf(said, sizeof said, "  without %s: filled by %s", missing, filled_by(j));
-        if (classify) printf("%s: class %d (%.3f)%s\n", item->id, most_likely(p, j->info.net.outputs), (double)p[most_likely(p, j->info.net.outputs)], said);
+        i = most_likely(p, j->info.net.outputs);
+        if (classify) printf("%s: class %d (%.3f)%s\n", item->id, i, (double)p[i], said);
         else printf("%s: %.1f s%s\n", item->id, bmvp_cli_elapsed(&j->progress) - began, said);
         fflush(stdout);
     }

@@ -341,7 +341,8 @@ static bmvp_status show_results(const char *kind, const char *path, const char *
     bmvp_status st = read_results(&r, path, err);
     if (st) return st;
     if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40) return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
-    if (bmvp_report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    if (bmvp_report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
+        return bmvp_error_set(err, page.error.status, "%s", page.error.message);
     if (strcmp(kind, "efficiency") == 0) show_efficiency(&page, &r, &t, &f);
     else if (strcmp(kind, "ablation") == 0) show_ablation(&page, &r, &t, &f);
     else show_missing(&page, &r, &t, &f);
