@@ -68,7 +68,8 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
     bmvp_jw_string(w, "path", f->path);
     bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch zip" : "safetensors");
     bmvp_jw_int(w, "bytes", bytes);
-    known = bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
+    known = bmvp_ft_inspect(f->path, &fine, NULL) != BMVP_OK && bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
+    if (fine.n_modalities > 0) describe_fine_tuned(w, &fine);
     if (known) bmvp_net_config_write(w, "network", &info.net);
     if (known && info.net.task == BMVP_TASK_PRETRAIN) {
         bmvp_jw_array(w, "templates");
