@@ -26,6 +26,7 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ft_loader loader;
     FILE *log;
     char preparation[512], train_part[64];
+    char parts[256]; /* what the configuration does not hold: cases and weights, as options */
     int64_t total, first, val_steps;
     double before, best; /* seconds of earlier sessions; best validation so far, NaN: none */
     bmvp_cli_progress progress;
@@ -266,7 +267,7 @@ static bmvp_status one_step(session *s, int64_t step, double lr, bmvp_ft_losses 
 static bmvp_status save(session *s, const char *name, int train)
 {
     char *path = bmvp_run_file(s->o.out, name), best[32];
-    const char *extra[5] = { "preparation", s->preparation, "best", best, NULL };
+    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->parts, NULL };
     bmvp_status st;
     snprintf(best, sizeof best, "%.17g", s->best);
     st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
@@ -396,6 +397,23 @@ static bmvp_status check_run(session *s)
                                  "--out", s->o.out, theirs->name, s->data.all.data.path, ours->name);
 }
 
+/* .. and the cases, as they were prepared, and the weights of its classes. */
+static bmvp_status check_parts(session *s)
+{
+    char *path = bmvp_run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
+    if (m && strcmp(m->value, s->parts) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %s, not with %s: the same options, or another --out", s->o.out, m->value, s->parts);
+    if (!st && strcmp(s->run.preparation, s->preparation) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
+                            "of %s", s->o.out, s->data.all.data.path);
+    bmvp_ckpt_close(f);
+    free(path);
+    return st;
+}
+
 /* Cases, split and labels; with --resume the split of the run. */
 static bmvp_status load_data(session *s)
 {
@@ -417,10 +435,14 @@ static bmvp_status load_data(session *s)
     else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
     st = bmvp_ft_data_load(&s->data, s->scan, &from, &s->err);
     free(stored);
+    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train, (int)s->o.fraction, s->o.val,
+             s->o.class_weights ? "balanced" : "none");
+    if (!st) st = bmvp_run_preparation(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
     if (!st && s->o.resume) st = check_run(s);
+    if (!st && s->o.resume) st = check_parts(s);
     if (!st && s->o.class_weights && s->data.segment && !s->data.all.data.labels.exclusive)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "--class-weights balanced needs labels that are classes; these are overlapping regions");
-    return st ? st : bmvp_run_preparation(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
+    return st;
 }
 
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)
