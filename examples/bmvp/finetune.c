@@ -235,16 +235,15 @@ static bmvp_status start(session *s, const int64_t grid[3])
 {
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
     char *checkpoint = bmvp_run_file(s->o.out, "checkpoint.safetensors");
-    bmvp_status st = bmvp_run_open(s->o.out, &s->err);
-    if (!st) {
-        printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
-        fflush(stdout);
-        s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
-        if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    }
+    bmvp_status st = BMVP_OK;
+    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
+    fflush(stdout);
+    s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
+    if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (!st && s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
     else if (!st && s->o.init) st = init_weights(s);
     free(checkpoint);
+    if (!st) st = bmvp_run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
     if (st) return st;
     if (s->o.class_weights) balance_classes(s);
     s->first = bmvp_ft_steps(s->ft);
