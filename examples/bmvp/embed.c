@@ -230,6 +230,8 @@ static bmvp_status load_network(job *j, const char *path, int64_t threads)
     bmvp_ckpt *f = NULL;
     const char *group;
     bmvp_status st = bmvp_ssl_inspect(path, &j->info, &j->err);
+    if (!st && j->info.net.task != BMVP_TASK_PRETRAIN)
+        st = bmvp_error_set(&j->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint: `bmvp predict` is for it; embed takes a pre-training checkpoint", path);
     if (st) return st;
     k.threads = (int)threads;
     j->c = bmvp_create(&k, &j->err);

@@ -420,6 +420,30 @@ static bmvp_status take_labels(bmvp_evaluation *e, const char *name, bmvp_error 
                           "--labels %s", e->set.path, bmvp_labels_names());
 }
 
+/* What `bmvp predict` says of the labels: a region of the same name with other values would be measured wrongly without a word. */
+static bmvp_status compare_labels(const bmvp_evaluation *e, bmvp_error *err)
+{
+    char *path = bmvp_path_join(e->predictions, "predictions.json");
+    const bmvp_labels *ours = &e->set.labels;
+    const bmvp_json *node;
+    bmvp_json_doc *doc = NULL;
+    bmvp_labels theirs;
+    bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int a, b;
+    if (!st && bmvp_file_exists(path)) st = bmvp_json_read(path, NULL, &doc, err);
+    node = doc ? bmvp_json_get(bmvp_json_root(doc), "labels") : NULL;
+    theirs.n = 0;
+    if (!st && node) st = bmvp_labels_read(node, &theirs, err);
+    for (a = 0; a < ours->n && !st; ++a)
+        for (b = 0; b < theirs.n && !st; ++b)
+            if (strcmp(ours->region[a], theirs.region[b]) == 0 && memcmp(ours->in[a], theirs.in[b], sizeof ours->in[a]) != 0)
+                st = bmvp_error_set(err, BMVP_E_ARG, "%s: '%s' has other values there (labels '%s') than in %s (labels '%s'): not the same structures", path,
+                                    ours->region[a], theirs.name, e->set.path, ours->name);
+    bmvp_json_free(doc);
+    free(path);
+    return st;
+}
+
 static bmvp_status run(bmvp_evaluation *e, const char *out, const char *labels, int64_t threads, int per_case, bmvp_error *err)
 {
     struct stat s;
@@ -428,6 +452,7 @@ static bmvp_status run(bmvp_evaluation *e, const char *out, const char *labels, 
     if (!st && (stat(e->predictions, &s) != 0 || !S_ISDIR(s.st_mode)))
         st = bmvp_error_set(err, BMVP_E_IO, "--predictions %s: there is no such folder", e->predictions);
     if (!st && !e->classify) st = take_labels(e, labels, err);
+    if (!st && !e->classify) st = compare_labels(e, err);
     if (!st) st = take_cases(e, err);
     if (!st) st = e->classify ? evaluate_classification(e, err) : evaluate_segmentation(e, threads, err);
     for (i = 0; i < e->n && !st; ++i) ++e->n_state[e->item[i].state];

@@ -20,11 +20,13 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ft_data data;
     bmvp_ft_config cfg;
     bmvp_net_config net;
+    bmvp_ft_info run; /* with --resume: what its checkpoint says */
     bmvp_ctx *c, *scan; /* scan: threads for reading labels, before the memory of a step is known */
     bmvp_ft *ft;
     bmvp_ft_loader loader;
     FILE *log;
     char preparation[512], train_part[64];
+    char parts[256]; /* what the configuration does not hold: cases and weights, as options */
     int64_t total, first, val_steps;
     double before, best; /* seconds of earlier sessions; best validation so far, NaN: none */
     bmvp_cli_progress progress;
@@ -46,6 +48,8 @@ static bmvp_status choose_network(session *s, const bmvp_cli_option *opt, int n_
     bmvp_ft_info fine;
     if (run) {
         s->net = run->net;
+        if (bmvp_cli_given(opt, n_opt, "task") && run->net.task != (s->o.task ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT))
+            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of --task %s", s->o.out, s->o.task ? "segment" : "classify");
         return named && strcmp(run->net.name, s->o.network) != 0
                    ? bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", s->o.out, run->net.name, s->o.network) : BMVP_OK;
     }
@@ -71,19 +75,18 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     char *path = bmvp_run_file(o->out, "checkpoint.safetensors");
     const int exists = path && bmvp_file_exists(path);
     bmvp_status st = BMVP_OK;
-    bmvp_ft_info info;
     s->best = NAN;
     if (o->resume && !exists)
         st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
-    if (!st && o->resume) st = bmvp_ft_inspect(path, &info, &s->err);
+    if (!st && o->resume) st = bmvp_ft_inspect(path, &s->run, &s->err);
     free(path);
-    if (!st) st = choose_network(s, opt, n_opt, o->resume ? &info : NULL);
+    if (!st) st = choose_network(s, opt, n_opt, o->resume ? &s->run : NULL);
     if (st) return st;
     (void)bmvp_ft_preset(presets[o->preset], s->net.task, s->net.kind, &s->cfg);
-    if (o->resume && !bmvp_cli_given(opt, n_opt, "preset")) s->cfg = info.cfg;
-    if (o->resume) s->best = info.best;
+    if (o->resume && !bmvp_cli_given(opt, n_opt, "preset")) s->cfg = s->run.cfg;
+    if (o->resume) s->best = s->run.best;
     if (bmvp_cli_given(opt, n_opt, "crop")) s->cfg.crop_x = s->cfg.crop_y = s->cfg.crop_z = (int)o->crop;
     if (bmvp_cli_given(opt, n_opt, "batch")) s->cfg.batch = (int)o->batch;
     if (bmvp_cli_given(opt, n_opt, "epochs")) s->cfg.epochs = (int)o->epochs;
@@ -94,6 +97,8 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "without --init there are no templates: --fill zero drops modalities instead, --set copies=0 "
                             "trains on the cases as they are");
+    if (!st && o->resume && s->cfg.fill == 0 && s->cfg.copies && s->run.grid[0] == 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started without templates: --fill zero", o->out);
     return st;
 }
 
@@ -204,22 +209,17 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
 /* Grid of the templates: of the run that goes on or of --init; 0: there are none. */
 static bmvp_status template_grid(session *s, int64_t grid[3])
 {
-    char *path = bmvp_run_file(s->o.out, "checkpoint.safetensors");
     bmvp_status st = BMVP_OK;
     bmvp_ft_info fine;
     bmvp_ssl_info pre;
     bmvp_error other;
-    grid[0] = grid[1] = grid[2] = 0;
-    if (!path) st = bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    else if (s->o.resume) {
-        st = bmvp_ft_inspect(path, &fine, &s->err);
-        if (!st) memcpy(grid, fine.grid, sizeof fine.grid);
-    } else if (s->o.init && s->cfg.fill == 0) {
-        if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) memcpy(grid, fine.grid, sizeof fine.grid);
-        else st = bmvp_ssl_inspect(s->o.init, &pre, &s->err);
-        if (!st && grid[0] == 0) memcpy(grid, pre.grid, sizeof pre.grid);
-    }
-    free(path);
+    memcpy(grid, s->run.grid, sizeof s->run.grid);
+    if (s->o.resume || !s->o.init || s->cfg.fill != 0) return BMVP_OK;
+    if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) memcpy(grid, fine.grid, sizeof fine.grid);
+    else if ((st = bmvp_ssl_inspect(s->o.init, &pre, &s->err)) == BMVP_OK) memcpy(grid, pre.grid, sizeof pre.grid);
+    if (!st && grid[0] == 0 && s->cfg.copies)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds no templates: --fill zero drops modalities instead, --set copies=0 trains on the cases "
+                            "as they are", s->o.init);
     return st;
 }
 
@@ -236,16 +236,15 @@ static bmvp_status start(session *s, const int64_t grid[3])
 {
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
     char *checkpoint = bmvp_run_file(s->o.out, "checkpoint.safetensors");
-    bmvp_status st = bmvp_run_open(s->o.out, &s->err);
-    if (!st) {
-        printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
-        fflush(stdout);
-        s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
-        if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    }
+    bmvp_status st = BMVP_OK;
+    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
+    fflush(stdout);
+    s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
+    if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (!st && s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
     else if (!st && s->o.init) st = init_weights(s);
     free(checkpoint);
+    if (!st) st = bmvp_run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
     if (st) return st;
     if (s->o.class_weights) balance_classes(s);
     s->first = bmvp_ft_steps(s->ft);
@@ -268,7 +267,7 @@ static bmvp_status one_step(session *s, int64_t step, double lr, bmvp_ft_losses 
 static bmvp_status save(session *s, const char *name, int train)
 {
     char *path = bmvp_run_file(s->o.out, name), best[32];
-    const char *extra[5] = { "preparation", s->preparation, "best", best, NULL };
+    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->parts, NULL };
     bmvp_status st;
     snprintf(best, sizeof best, "%.17g", s->best);
     st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
@@ -374,6 +373,47 @@ static int finish(session *s)
     return BMVP_CLI_DONE;
 }
 
+/* A run that goes on needs the modalities, in their order, and the labels it was started with: its weights mean them. */
+static bmvp_status check_run(session *s)
+{
+    const bmvp_labels *ours = &s->data.all.data.labels, *theirs = &s->run.labels;
+    int i, same = s->data.all.n_modalities == s->run.n_modalities;
+    for (i = 0; i < s->run.n_modalities && same; ++i) same = strcmp(s->data.all.names[i], s->run.names[i]) == 0;
+    if (!same) {
+        char list[96] = "";
+        for (i = 0; i < s->run.n_modalities; ++i) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "," : "", s->run.names[i]);
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with the modalities %s, %s has others: --modalities %s, or another --out", s->o.out,
+                              list, s->data.all.data.path, list);
+    }
+    if (!s->data.segment)
+        return s->data.classes == s->run.net.outputs ? BMVP_OK
+                   : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %d classes, now there are %d: --classes %d, or another --out", s->o.out,
+                                    s->run.net.outputs, s->data.classes, s->run.net.outputs);
+    same = ours->n == theirs->n && ours->exclusive == theirs->exclusive;
+    for (i = 0; i < ours->n && same; ++i)
+        same = strcmp(ours->region[i], theirs->region[i]) == 0 && memcmp(ours->in[i], theirs->in[i], sizeof ours->in[i]) == 0;
+    return same ? BMVP_OK
+                : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with other labels ('%s') than those of %s ('%s'): the same labels, or another "
+                                 "--out", s->o.out, theirs->name, s->data.all.data.path, ours->name);
+}
+
+/* .. and the cases, as they were prepared, and the weights of its classes. */
+static bmvp_status check_parts(session *s)
+{
+    char *path = bmvp_run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
+    if (m && strcmp(m->value, s->parts) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %s, not with %s: the same options, or another --out", s->o.out, m->value, s->parts);
+    if (!st && strcmp(s->run.preparation, s->preparation) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
+                            "of %s", s->o.out, s->data.all.data.path);
+    bmvp_ckpt_close(f);
+    free(path);
+    return st;
+}
+
 /* Cases, split and labels; with --resume the split of the run. */
 static bmvp_status load_data(session *s)
 {
@@ -395,9 +435,14 @@ static bmvp_status load_data(session *s)
     else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
     st = bmvp_ft_data_load(&s->data, s->scan, &from, &s->err);
     free(stored);
+    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train, (int)s->o.fraction, s->o.val,
+             s->o.class_weights ? "balanced" : "none");
+    if (!st) st = bmvp_run_preparation(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
+    if (!st && s->o.resume) st = check_run(s);
+    if (!st && s->o.resume) st = check_parts(s);
     if (!st && s->o.class_weights && s->data.segment && !s->data.all.data.labels.exclusive)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "--class-weights balanced needs labels that are classes; these are overlapping regions");
-    return st ? st : bmvp_run_preparation(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
+    return st;
 }
 
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)

@@ -58,17 +58,39 @@ static void describe_tensors(bmvp_jw *w, const bmvp_ckpt *f)
     bmvp_jw_end(w);
 }
 
+static void describe_fine_tuned(bmvp_jw *w, const bmvp_ft_info *k)
+{
+    int i;
+    bmvp_net_config_write(w, "network", &k->net);
+    bmvp_jw_array(w, "modalities");
+    for (i = 0; i < k->n_modalities; ++i) bmvp_jw_string(w, NULL, k->names[i]);
+    bmvp_jw_end(w);
+    if (k->labels.n) bmvp_labels_write(w, "labels", &k->labels);
+    bmvp_jw_string(w, "missing_filled_by", k->cfg.fill == 0 && k->grid[0] > 0 ? "template" : "zero");
+    bmvp_jw_array(w, "window");
+    bmvp_jw_int(w, NULL, k->cfg.crop_x);
+    bmvp_jw_int(w, NULL, k->cfg.crop_y);
+    bmvp_jw_int(w, NULL, k->cfg.crop_z);
+    bmvp_jw_end(w);
+    bmvp_jw_int(w, "step", k->step);
+    bmvp_jw_double(w, "best", k->best);
+    bmvp_jw_string(w, "preset", k->cfg.preset);
+}
+
 static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
 {
     bmvp_ssl_info info;
+    bmvp_ft_info fine;
     int64_t bytes = 0;
-    int known, i;
+    int known, tuned, i;
     for (i = 0; i < f->n_entries; ++i) bytes += f->entry[i].bytes;
     bmvp_jw_string(w, "kind", "checkpoint");
     bmvp_jw_string(w, "path", f->path);
     bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch zip" : "safetensors");
     bmvp_jw_int(w, "bytes", bytes);
-    known = bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
+    tuned = bmvp_ft_inspect(f->path, &fine, NULL) == BMVP_OK;
+    if (tuned) describe_fine_tuned(w, &fine);
+    known = !tuned && bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
     if (known) bmvp_net_config_write(w, "network", &info.net);
     if (known && info.net.task == BMVP_TASK_PRETRAIN) {
         bmvp_jw_array(w, "templates");

@@ -368,6 +368,7 @@ static bmvp_status predict_all(job *j, bmvp_dataset *d, const char *split, const
         bmvp_split_free(&s);
     }
     if (!st && n == 0) st = bmvp_error_set(err, BMVP_E_ARG, "%s: part '%s' has no cases", split, part);
+    if (!st) st = bmvp_run_open(j->out, err); /* only now: what does not fit leaves no folder */
     for (i = 0; i < n && !st; ++i) {
         forget(j, &d->item[index[i]]);
         if (predict_case(j, &d->item[index[i]], &e) == BMVP_OK) {
@@ -421,9 +422,9 @@ static int run(job *j, const char *data, const char *split, const char *part, in
     j->c = bmvp_create(k, &err);
     if (!j->c) st = BMVP_E_OOM;
     if (!st) st = open_checkpoint(j, fill, &err);
-    if (!st) st = bmvp_run_open(j->out, &err);
     bmvp_jw_object(&j->json, NULL);
     bmvp_jw_string(&j->json, "checkpoint", j->checkpoint);
+    if (!st && j->info.labels.n) bmvp_labels_write(&j->json, "labels", &j->info.labels);
     bmvp_jw_array(&j->json, "cases");
     (void)bmvp_cli_elapsed(&j->progress);
     if (!st) st = predict_all(j, &d, split, part, &err);
@@ -435,6 +436,12 @@ static int run(job *j, const char *data, const char *split, const char *part, in
     if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "predict", "%s", err.message);
     printf("%s: %lld cases, %lld left out; %.0f MB\n", j->out, (long long)j->done, (long long)j->failed, bmvp_peak_memory_mb());
     return j->failed ? BMVP_CLI_FAILED : BMVP_CLI_DONE;
+}
+
+static int is_volume(const char *path)
+{
+    const char *const gz = strstr(path, ".nii");
+    return gz && (strcmp(gz, ".nii") == 0 || strcmp(gz, ".nii.gz") == 0) && bmvp_file_exists(path);
 }
 
 int bmvp_cmd_predict(int argc, char **argv)
@@ -465,6 +472,10 @@ int bmvp_cmd_predict(int argc, char **argv)
     code = bmvp_cli_parse("predict", "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.", opt,
                           (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
+    if (!split && bmvp_cli_given(opt, (int)(sizeof opt / sizeof *opt), "part"))
+        return bmvp_cli_fail(BMVP_CLI_USAGE, "predict", "--part %s: of which split? Name its file: --split FILE", part);
+    if (is_volume(data))
+        return bmvp_cli_fail(BMVP_CLI_USAGE, "predict", "--data %s: an image alone does not tell its modality; name the folder of its case, or a list", data);
     j.window.overlap = overlap;
     j.window.gaussian = weights;
     j.window.batch = (int)batch;

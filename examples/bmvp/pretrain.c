@@ -56,6 +56,8 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
     if (!st && o->resume) {
         st = bmvp_ssl_inspect(path, &info, &s->err);
+        if (!st && info.net.task != BMVP_TASK_PRETRAIN)
+            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
         if (!st && bmvp_cli_given(opt, n_opt, "network") && strcmp(info.net.name, o->network) != 0)
             st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, info.net.name, o->network);
         s->net = info.net;
