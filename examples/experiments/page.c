@@ -120,16 +120,25 @@ static spread cell(const results *r, int arm, int x, int region)
     return spread_of(v, n);
 }
 
+/* Mean Dice of one arm and seed at a place (x -1: over all places). */
+static double mean_of(const results *r, int arm, int x, int64_t seed)
+{
+    double v[MAX_ROWS];
+    int i, n = 0;
+    for (i = 0; i < r->n; ++i)
+        if (r->item[i].arm == arm && r->item[i].seed == seed && (x < 0 || r->item[i].x == x)) v[n++] = r->item[i].dice;
+    return spread_of(v, n).mean;
+}
+
 /* Arm b minus arm a, seed by seed. */
 static spread difference(const results *r, int a, int b, int x)
 {
     double v[MAX_ROWS];
     int i, j, n = 0;
-    for (i = 0; i < r->n; ++i)
-        for (j = 0; j < r->n; ++j)
-            if (r->item[i].arm == a && r->item[j].arm == b && r->item[i].x == r->item[j].x && (x < 0 || r->item[i].x == x) &&
-                r->item[i].seed == r->item[j].seed)
-                v[n++] = r->item[j].dice - r->item[i].dice;
+    for (i = 0; i < r->n; ++i) {
+        for (j = 0; j < i && r->item[j].seed != r->item[i].seed; ++j) { }
+        if (j == i) v[n++] = mean_of(r, b, x, r->item[i].seed) - mean_of(r, a, x, r->item[i].seed);
+    }
     return spread_of(v, n);
 }
 
@@ -292,7 +301,7 @@ static void say_difference(bmvp_report *page, const results *r, int a, int b, in
     const spread d = difference(r, a, b, x);
     char text[256];
     if (d.n == 0) return;
-    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d pairs%s", where, r->arm[b], r->arm[a], d.mean, d.sd,
+    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d seeds%s", where, r->arm[b], r->arm[a], d.mean, d.sd,
              d.n, d.n > 1 && d.mean > d.sd ? " (larger than the spread)" : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)" : "");
     printf("%s\n", text);
     (void)bmvp_report_note(page, text);
