@@ -42,19 +42,19 @@ reconstruction()
 
 started=$(date +%s)
 # two sets: one to pre-train on, whose labels nobody looks at, and one with labels
-show "$bmvp" phantom --out "$dir/phantoms" --cases 48 --size 64 --tumours 1 --seed 1
+show "$bmvp" phantom --out "$dir/phantoms" --cases 96 --size 64 --tumours 1 --seed 1
 show "$bmvp" phantom --out "$dir/labelled" --cases 24 --size 64 --tumours 1 --missing 0 --seed 2
 show "$bmvp" prepare --data "$dir/phantoms" --out "$dir/prepared" --spacing 0 --preset finetune
 show "$bmvp" prepare --data "$dir/labelled" --out "$dir/prepared_labelled" --spacing 0 --preset finetune
 show "$bmvp" pretrain --data "$dir/prepared" --out "$dir/run" --preset fast --network uniformer_tiny --crop 32 --batch 8 \
-    --steps 1000 --lr 0.002
+    --steps 2500 --lr 0.002
 
 first=$(reconstruction FIRST)
 last=$(reconstruction LAST)
 echo
 echo "reconstruction loss: $first in the first 20 steps, $last in the last 20"
 
-# the same fine-tuning from scratch and pre-trained, with 40 % of the labels; then the test cases as they came from the scanner
+# the same fine-tuning from scratch and pre-trained, with 20 % of the labels; then the test cases as they came from the scanner
 show "$bmvp" split --data "$dir/prepared_labelled" --out "$dir/split.json"
 for name in scratch pretrained; do
     case $name in
@@ -62,7 +62,7 @@ for name in scratch pretrained; do
     *) start="--init $dir/run/checkpoint.safetensors" ;;
     esac
     # shellcheck disable=SC2086 # words wanted
-    show "$bmvp" finetune --data "$dir/prepared_labelled" --split "$dir/split.json" --fraction 40 --out "$dir/$name" $start --preset fast \
+    show "$bmvp" finetune --data "$dir/prepared_labelled" --split "$dir/split.json" --fraction 20 --out "$dir/$name" $start --preset fast \
         --crop 32 --batch 4 --steps 80 --lr 0.003 --validate-every 20 --set copies=0
     show "$bmvp" predict --checkpoint "$dir/$name/best.safetensors" --data "$dir/labelled" --split "$dir/split.json" --part test \
         --out "$dir/$name/test"

@@ -452,6 +452,8 @@ static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *r
                                bmvp_error *err)
 {
     bmvp_nii_volume image, truth, predicted;
+    bmvp_nii_scale scale;
+    bmvp_nii_error e;
     bmvp_report_picture three[3];
     unsigned char *t = NULL, *p = NULL;
     int64_t dim[3], other[3];
@@ -462,6 +464,9 @@ static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *r
     memset(&truth, 0, sizeof truth);
     for (c = 0; c + 1 < BMVP_MODALITIES && !k->image[c]; ++c) { }
     st = read_ras(k->image[c], &image, dim, err);
+    memset(&scale, 0, sizeof scale); /* files hold scanner units, pictures show 0 to 1 */
+    scale.lower = 1, scale.upper = 99.5, scale.b_max = 1, scale.clip = 1;
+    if (!st && bmvp_nii_scale_percentiles(&image, &scale, NULL, &e) != BMVP_NII_OK) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
     if (!st) st = read_ras(k->label, &truth, other, err);
     if (!st && !(t = label_numbers(&d->labels, &truth))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (i = 0; i < n && !st; ++i) {
