@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The networks of BrainMVP in PyTorch, written from the method's description: reference for bmvp_nn.h and bmvp_ssl.h.
 
-    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny, unet3d_tiny_skips, uniunet_tiny,
+    networks_reference.py fixtures DIR          writes uniformer_tiny, unet3d_tiny, uniunet_tiny,
                                                 unet3d_segment_tiny, classify_uniformer_tiny, classify_unet3d_tiny, pretrain_tiny
     networks_reference.py shapes LIST...        compares names and shapes with lists of the released state dicts
     networks_reference.py release FILE.json...  runs the full-size step and compares with numbers of the released code
@@ -626,7 +626,7 @@ def uniformer_fixture(path):
     )
 
 
-def unet3d_fixture(path, skips):
+def unet3d_fixture(path):
     def run(p, x, training, note):
         seen = {}
 
@@ -635,11 +635,11 @@ def unet3d_fixture(path, skips):
             note(name, seen[name])
 
         levels = unet3d_encode(p, UNET3D_TINY, x, ours)
-        rec = unet3d_decode(p, UNET3D_TINY, levels, skips, ours)
+        rec = unet3d_decode(p, UNET3D_TINY, levels, False, ours)
         return dict(c1=seen["ds1"], c2=seen["ds2"], c3=seen["ds3"], c4=seen["conv4d"], rec=xyz_to_ours(rec))
 
     network_fixture(
-        path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]), skips=str(int(skips)))
+        path, unet3d_shapes(UNET3D_TINY), (16, 24, 8), 2, run, dict(width=str(UNET3D_TINY["n"]))
     )
 
 
@@ -754,8 +754,7 @@ def main(argv):
     elif argv[1:2] == ["fixtures"] and len(argv) == 3:
         os.makedirs(argv[2], exist_ok=True)
         uniformer_fixture(os.path.join(argv[2], "uniformer_tiny.safetensors"))
-        unet3d_fixture(os.path.join(argv[2], "unet3d_tiny.safetensors"), False)
-        unet3d_fixture(os.path.join(argv[2], "unet3d_tiny_skips.safetensors"), True)
+        unet3d_fixture(os.path.join(argv[2], "unet3d_tiny.safetensors"))
         uniunet_fixture(os.path.join(argv[2], "uniunet_tiny.safetensors"))
         unet3d_segment_fixture(os.path.join(argv[2], "unet3d_segment_tiny.safetensors"))
         classify_fixture(os.path.join(argv[2], "classify_uniformer_tiny.safetensors"), False)
