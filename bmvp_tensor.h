@@ -1600,13 +1600,16 @@ BMVPI_VECTOR_TYPES(512)
 #define BMVPI_PICK(BITS, mask, a, b) ((bmvpi_v##BITS)(((mask) & (bmvpi_i##BITS)(a)) | (~(mask) & (bmvpi_i##BITS)(b))))
 #define BMVPI_INLINE static inline __attribute__((always_inline, unused))
 
-#define BMVPI_MATH(BITS) \
+#define BMVPI_CLAMP(BITS) \
 BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_clamp(bmvpi_v##BITS x, float low, float high) \
 { /* NaN stays */ \
     const bmvpi_v##BITS zero = { 0.0f }, lo = zero + low, hi = zero + high; \
     const bmvpi_v##BITS y = BMVPI_PICK(BITS, (bmvpi_i##BITS)(x < lo), lo, x); \
     return BMVPI_PICK(BITS, (bmvpi_i##BITS)(y > hi), hi, y); \
-} \
+}
+BMVPI_STAMP(BMVPI_CLAMP)
+
+#define BMVPI_EXP(BITS) \
 BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x) \
 { \
     const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -88.0f, 88.02f); \
@@ -1619,7 +1622,25 @@ BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x)
     p = p * r + 4.999999335e-1f; \
     p = p * (r * r) + r + 1.0f; \
     return p * (bmvpi_v##BITS)(e << 23); \
-} \
+}
+BMVPI_EXP(128)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_EXP(256)
+/* The same with AVX-512's rounding and scaling by a power of two, which need no clamps: 12 operations. */
+BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 x)
+{
+    const bmvpi_v512 n = (bmvpi_v512)_mm512_roundscale_ps((__m512)(x * 1.44269504f), _MM_FROUND_TO_NEAREST_INT);
+    const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    bmvpi_v512 p = r * 1.381422926e-3f + 8.368900775e-3f;
+    p = p * r + 4.166840577e-2f;
+    p = p * r + 1.666651911e-1f;
+    p = p * r + 4.999999335e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return (bmvpi_v512)_mm512_scalef_ps((__m512)p, (__m512)n);
+}
+#endif
+
+#define BMVPI_MATH(BITS) \
 BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_erf(bmvpi_v##BITS x) \
 { \
     const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -3.95f, 3.95f), s = (y * y) * 0.1281845858f - 1.0f; \
@@ -2791,6 +2812,7 @@ typedef struct bmvpi_gemm_args {
     int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
     int accumulate; /* 1: C += */
     int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
 } bmvpi_gemm_args;
 
 static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
@@ -2906,7 +2928,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
             t.a = a + m * g->a_rs + k * g->a_cs;
             t.accumulate = k > 0 || g->accumulate;
             bmvpi_tile_ahead(&t, q->mr);
-            if (b->ld != q->nr) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
+            if (b->ld != q->nr && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
             for (p = p0; p < p1; ++p) {
                 n = p * q->nr;
                 t.b = b->b + p * b->panel + k * b->ld;
@@ -2918,10 +2940,14 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
     }
 }
 
-/* May the tiles read B where it lies? Only whole tiles: a partial one would read past the row. */
+/* May the tiles read B where it lies? Only whole tiles: a partial one would read past the row. Of few rows of A, since
+   packing would cost more than the product; of a near B if its panels fit L1, whose sets rows that are a multiple of 1 KB
+   apart share. */
 static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
 {
-    return !g->b_packed && g->b_cs == 1 && g->m <= 2 * q->mr && g->n % (q->nr / 2) == 0;
+    if (g->b_packed || g->b_cs != 1) return 0;
+    if (g->b_near) return g->k <= 128 && g->b_rs % 256 != 0;
+    return g->m <= 2 * q->mr && g->n % (q->nr / 2) == 0;
 }
 
 static bmvpi_gemm_b bmvpi_gemm_b_of(const bmvpi_tiles *q, const bmvpi_gemm_args *g, const float *b)
@@ -5921,6 +5947,17 @@ static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a,
     bmvpi_gemm_serial(level, &g, NULL);
 }
 
+/* C (m x n) (+)= A B, A and B tiles of the same few rows k, read along them: what weight gradients sum. B's rows must be
+   readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_ld, const float *b,
+                          int64_t b_ld, float *c, int64_t c_rs, int accumulate, float *ws)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, 1, a_ld, b, b_ld, 1, c, c_rs);
+    g.b_near = n % 16 == 0 || b_ld >= (n + 31) / 32 * 32;
+    g.accumulate = accumulate;
+    bmvpi_gemm_serial(level, &g, ws);
+}
+
 /* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
    src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
    of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
@@ -5956,6 +5993,7 @@ typedef struct bmvpi_attn { /* one call: shape, cut, layout of a worker's memory
     int64_t rows, keys, blocks, ld; /* tile of scores, number of key blocks, floats from row to row of the tile */
     int64_t ranges;                 /* tasks of one (sample, head) */
     int64_t pack_k, pack_v;         /* one packed key block as (d x keys) and (keys x d) */
+    int64_t pack, packs;            /* k and v packed (backward: also k^T): floats of one key block, of all */
     int64_t worker, parts;          /* floats of one worker; of all partial dK and dV */
     float scale, *ws, *g;           /* g: gradient of qkv, or NULL */
     int accumulate;
@@ -5988,9 +6026,11 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     j.ranges = bmvpi_min(bmvpi_ceil_div(tasks, j.n * j.heads), bmvpi_ceil_div(j.t, j.rows));
     j.pack_k = bmvpi_packed_size(j.level, j.d, j.keys);
     j.pack_v = bmvpi_packed_size(j.level, j.keys, j.d);
-    j.worker = j.blocks * (j.pack_k + j.pack_v) + j.rows * j.ld + 2 * j.rows;
+    j.pack = j.pack_k + j.pack_v + (backward ? j.pack_k : 0);
+    j.packs = j.n * j.heads * j.blocks * j.pack;
+    j.worker = j.rows * j.ld + 2 * j.rows;
     if (backward) {
-        j.worker += j.blocks * j.pack_k + j.rows * j.ld + 2 * bmvpi_packed_size(j.level, j.rows, j.d);
+        j.worker += j.rows * j.ld + bmvpi_packed_size(j.level, j.rows, j.d);
         j.parts = j.ranges > 1 ? bmvpi_round16(j.n * j.heads * j.ranges * j.t * 2 * j.d) : 0;
     }
     j.worker = bmvpi_round16(j.worker);
@@ -6000,7 +6040,7 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
 static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const bmvpi_attn j = bmvpi_attn_cut(c, y, backward);
-    return j.fused ? j.worker * bmvp_threads(c) + j.parts : j.worker;
+    return j.fused ? j.packs + j.parts + j.worker * bmvp_threads(c) : j.worker;
 }
 
 static void bmvpi_attn_plain(const bmvpi_attn *j, float *p)
@@ -6068,28 +6108,40 @@ static int64_t bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, 
     return nh / j->heads * j->t * 3 * j->c + nh % j->heads * j->d;
 }
 
+/* task = key block of a (sample, head): its k as a right factor of q k^T; v of p v or, backward, of dy v^T; then k of ds k */
+static void bmvpi_attn_pack_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    const int64_t step = 3 * j->c, nh = task / j->blocks, k0 = task % j->blocks * j->keys;
+    const int64_t keys = bmvpi_min(j->keys, j->t - k0);
+    const float *k = j->y->src[0]->x + (nh / j->heads * j->t + k0) * step + nh % j->heads * j->d + j->c;
+    float *to = j->ws + task * j->pack;
+    (void)worker;
+    bmvpi_pack_b(j->level, k, 1, step, j->d, keys, to);
+    if (!j->g) {
+        bmvpi_pack_b(j->level, k + j->c, step, 1, keys, j->d, to + j->pack_k);
+        return;
+    }
+    bmvpi_pack_b(j->level, k + j->c, 1, step, j->d, keys, to + j->pack_k);
+    bmvpi_pack_b(j->level, k, step, 1, keys, j->d, to + 2 * j->pack_k);
+}
+
 static void bmvpi_attn_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
     const int64_t step = 3 * j->c, nh = task / j->ranges;
-    float *kp = j->ws + worker * j->worker, *vp = kp + j->blocks * j->pack_k, *s = vp + j->blocks * j->pack_v;
-    float *top = s + j->rows * j->ld, *sum = top + j->rows;
+    float *s = j->ws + j->packs + worker * j->worker, *top = s + j->rows * j->ld, *sum = top + j->rows;
     int64_t r0, r1, b, i, x;
     const float *q = j->y->src[0]->x + bmvpi_attn_place(j, task, &r0, &r1);
-    for (b = 0; b < j->blocks; ++b) {
-        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
-        const float *k = q + j->c + b * j->keys * step;
-        bmvpi_pack_b(j->level, k, 1, step, j->d, keys, kp + b * j->pack_k);
-        bmvpi_pack_b(j->level, k + j->c, step, 1, keys, j->d, vp + b * j->pack_v);
-    }
     for (; r0 < r1; r0 += j->rows) {
         const int64_t rows = bmvpi_min(j->rows, r1 - r0);
         float *y = j->y->x + (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kp + b * j->pack_k, s, j->ld, 0, NULL);
+            const float *kp = j->ws + (nh * j->blocks + b) * j->pack, *vp = kp + j->pack_k;
+            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kp, s, j->ld, 0, NULL);
             j->fused->softmax(rows, keys, s, j->ld, j->scale, b == 0, top, sum, y, j->c, j->d);
-            bmvpi_mm(j->level, rows, j->d, keys, s, j->ld, 1, vp + b * j->pack_v, y, j->c, b > 0, NULL);
+            bmvpi_mm(j->level, rows, j->d, keys, s, j->ld, 1, vp, y, j->c, b > 0, NULL);
         }
         for (i = 0; i < rows; ++i) {
             const float over = 1.0f / sum[i];
@@ -6103,45 +6155,40 @@ static void bmvpi_attention_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_attn j = bmvpi_attn_cut(c, y, 0);
     j.ws = bmvpi_workspace(c);
-    if (j.fused) bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
-    else bmvpi_attn_plain(&j, j.ws);
+    if (!j.fused) {
+        bmvpi_attn_plain(&j, j.ws);
+        return;
+    }
+    bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
+    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
 }
 
 static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
-    const int64_t step = 3 * j->c, nh = task / j->ranges, size = j->pack_k;
-    float *kt = j->ws + j->parts + worker * j->worker, *vt = kt + j->blocks * size, *kp = vt + j->blocks * size;
-    float *p = kp + j->blocks * j->pack_v, *dp = p + j->rows * j->ld, *gp = dp + j->rows * j->ld;
-    float *qp = gp + bmvpi_packed_size(j->level, j->rows, j->d), *dot = qp + bmvpi_packed_size(j->level, j->rows, j->d);
+    const int64_t step = 3 * j->c, nh = task / j->ranges;
+    float *p = j->ws + j->packs + j->parts + worker * j->worker, *dp = p + j->rows * j->ld;
+    float *pack = dp + j->rows * j->ld, *dot = pack + bmvpi_packed_size(j->level, j->rows, j->d);
     int64_t r0, r1, first, b;
     const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
     const float *q = j->y->src[0]->x + at;
-    float *dk = j->parts ? j->ws + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
-    for (b = 0; b < j->blocks; ++b) {
-        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
-        const float *k = q + j->c + b * j->keys * step;
-        bmvpi_pack_b(j->level, k, 1, step, j->d, keys, kt + b * size);
-        bmvpi_pack_b(j->level, k + j->c, 1, step, j->d, keys, vt + b * size);
-        bmvpi_pack_b(j->level, k, step, 1, keys, j->d, kp + b * j->pack_v);
-    }
+    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
     for (first = r0; r0 < r1; r0 += j->rows) {
         const int64_t rows = bmvpi_min(j->rows, r1 - r0);
         const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
         const float *gy = j->y->g + row, *y = j->y->x + row;
         const int add = r0 > first || (!j->parts && j->accumulate);
         j->fused->row_dots(rows, j->d, gy, y, j->c, dot);
-        bmvpi_pack_b(j->level, gy, j->c, 1, rows, j->d, gp);
-        bmvpi_pack_b(j->level, q + r0 * step, step, 1, rows, j->d, qp);
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kt + b * size, p, j->ld, 0, NULL);
-            bmvpi_mm(j->level, rows, keys, j->d, gy, j->c, 1, vt + b * size, dp, j->ld, 0, NULL);
+            const float *kt = j->ws + (nh * j->blocks + b) * j->pack, *vt = kt + j->pack_k, *kp = vt + j->pack_k;
+            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kt, p, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, gy, j->c, 1, vt, dp, j->ld, 0, NULL);
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
-            bmvpi_mm(j->level, rows, j->d, keys, dp, j->ld, 1, kp + b * j->pack_v, j->g + at + r0 * step, step,
+            bmvpi_mm(j->level, rows, j->d, keys, dp, j->ld, 1, kp, j->g + at + r0 * step, step,
                      b > 0 || j->accumulate, NULL);
-            bmvpi_mm(j->level, keys, j->d, rows, p, 1, j->ld, gp, dv + k0, ldk, add, NULL);
-            bmvpi_mm(j->level, keys, j->d, rows, dp, 1, j->ld, qp, dk + k0, ldk, add, NULL);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, p, j->ld, gy, j->c, dv + k0, ldk, add, pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, dp, j->ld, q + r0 * step, step, dk + k0, ldk, add, pack);
         }
     }
 }
@@ -6151,7 +6198,7 @@ static void bmvpi_attn_join_task(void *arg, int64_t nh, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
     const int64_t d = j->d, size = j->t * 2 * d;
-    const float *part = j->ws + nh * j->ranges * size;
+    const float *part = j->ws + j->packs + nh * j->ranges * size;
     float *dk = j->g + nh / j->heads * j->t * 3 * j->c + nh % j->heads * d + j->c;
     int64_t t;
     (void)worker;
@@ -6171,6 +6218,7 @@ static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
         bmvpi_attn_plain_back(&j, j.ws);
         return;
     }
+    bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
     bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_back_task, &j);
     if (j.parts) bmvp_parallel(c, j.n * j.heads, bmvpi_attn_join_task, &j);
 }
@@ -6294,10 +6342,8 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     j.pack[2] = backward ? bmvpi_packed_size(j.level, j.hid, j.i) : 0;
     j.packs = bmvpi_round16(j.subs * (j.pack[0] + j.pack[1] + j.pack[2]));
     j.worker = j.rows * j.ld;
-    if (backward) { /* the second tile, and the two packed as right factors of the weight gradients */
-        j.worker += j.rows * j.ld + bmvpi_packed_size(j.level, j.rows, j.hid);
-        j.worker += bmvpi_packed_size(j.level, j.rows, j.o);
-    }
+    if (backward) /* the second tile, and a packed right factor of the weight gradients */
+        j.worker += j.rows * j.ld + bmvpi_packed_size(j.level, j.rows, bmvpi_max(j.hid, j.o));
     j.worker = bmvpi_round16(j.worker);
     return j;
 }
@@ -6411,14 +6457,12 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
     bmvpi_mlp j = *(const bmvpi_mlp *)arg;
     const int64_t cut = task % j.token_cuts, s0 = j.hid_cuts > 1 ? task : 0, s1 = j.hid_cuts > 1 ? task + 1 : j.subs;
     const int64_t t0 = j.tiles * cut / j.token_cuts, t1 = j.tiles * (cut + 1) / j.token_cuts;
-    float *a = j.ws + j.packs + worker * j.worker, *d = a + j.rows * j.ld, *dp = d + j.rows * j.ld;
-    float *gp = dp + bmvpi_packed_size(j.level, j.rows, j.hid);
+    float *a = j.ws + j.packs + worker * j.worker, *d = a + j.rows * j.ld, *pack = d + j.rows * j.ld;
     int64_t t, s;
     if (j.copies) bmvpi_mlp_own(&j, task);
     for (t = t0; t < t1; ++t) {
         const int64_t m = t * j.rows, rows = bmvpi_min(j.rows, j.m - m);
         const float *x = j.x + m * j.i, *gy = j.gy + m * j.o;
-        if (j.g[3]) bmvpi_pack_b(j.level, gy, j.o, 1, rows, j.o, gp);
         if (j.g[4] && s0 == 0) j.fused->column_sums(rows, j.o, gy, j.o, j.g[4], t > t0 || j.add[4]);
         for (s = s0; s < s1; ++s) {
             const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0);
@@ -6429,13 +6473,11 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             if (j.g[0])
                 bmvpi_mm(j.level, rows, j.i, n, d, j.ld, 1, bmvpi_mlp_packed(&j, 2, s), j.g[0] + m * j.i, j.i,
                          s > s0 || j.add[0], NULL);
-            if (j.g[1]) {
-                bmvpi_pack_b(j.level, d, j.ld, 1, rows, n, dp);
-                bmvpi_mm(j.level, j.i, n, rows, x, 1, j.i, dp, j.g[1] + h0, j.h, t > t0 || j.add[1], NULL);
-            }
+            if (j.g[1])
+                bmvpi_mm_rows(j.level, j.i, n, rows, x, j.i, d, j.ld, j.g[1] + h0, j.h, t > t0 || j.add[1], pack);
             if (j.g[2]) j.fused->column_sums(rows, n, d, j.ld, j.g[2] + h0, t > t0 || j.add[2]);
             if (j.g[3])
-                bmvpi_mm(j.level, n, j.o, rows, a, 1, j.ld, gp, j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3], NULL);
+                bmvpi_mm_rows(j.level, n, j.o, rows, a, j.ld, gy, j.o, j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3], pack);
         }
     }
 }
