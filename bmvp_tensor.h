@@ -2360,6 +2360,7 @@ static double bmvpi_map_sum(bmvp_ctx *c, bmvpi_map *m, double (*fn)(const bmvpi_
     m->part = part;
     bmvp_parallel(c, n, bmvpi_map_sum_task, m);
     for (i = 0; i < n; ++i) sum += part[i];
+    m->part = NULL;
     return sum;
 }
 
