@@ -1864,8 +1864,14 @@ typedef void (*bmvpi_dw_tile_fn)(const float *const *plane, int64_t planes, int6
                                  const float *bias, float *y, int64_t y_row, int64_t y_col, int add);
 /* dw[j][l] += sum over i < n of x[i + j row] g[i - l], the k x k weights of one plane; all in slabs of 16 channels. */
 typedef void (*bmvpi_dw_wgrad_fn)(const float *x, const float *g, int64_t row, int64_t n, float *dw);
+/* n slabs from x, `step` floats apart, to y, one after the other. */
+typedef void (*bmvpi_dw_gather_fn)(const float *x, int64_t step, int64_t n, float *y);
+/* sum += n slabs of x */
+typedef void (*bmvpi_dw_sum_fn)(const float *x, int64_t n, float *sum);
 typedef struct bmvpi_dw_set {
     int rows;                            /* of a tile */
+    bmvpi_dw_gather_fn gather;
+    bmvpi_dw_sum_fn sum;
     bmvpi_dw_tile_fn tile8[2], tile4[2]; /* 8 and 4 columns wide; [0] k = 3, [1] k = 5 */
     bmvpi_dw_wgrad_fn wgrad[2];
 } bmvpi_dw_set;
@@ -1973,7 +1979,22 @@ BMVPI_DW_WGRAD5(256)
 #endif
 
 #define BMVPI_DW_SET(BITS, ROWS) \
-static const bmvpi_dw_set bmvpi_dw_set_v##BITS = { ROWS, \
+BMVPI_AT_v##BITS static void bmvpi_dw_gather_v##BITS(const float *x, int64_t step, int64_t n, float *y) \
+{ \
+    int64_t i, v; \
+    for (i = 0; i < n; ++i, x += step, y += BMVPI_SLAB) \
+        for (v = 0; v < BMVPI_SLAB; v += BITS / 32) *(bmvpi_u##BITS *)(y + v) = *(const bmvpi_u##BITS *)(x + v); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_dw_sum_v##BITS(const float *x, int64_t n, float *sum) \
+{ \
+    int64_t i, v; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        bmvpi_v##BITS t = *(const bmvpi_u##BITS *)(sum + v); \
+        for (i = 0; i < n; ++i) t += *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + v); \
+        *(bmvpi_u##BITS *)(sum + v) = t; \
+    } \
+} \
+static const bmvpi_dw_set bmvpi_dw_set_v##BITS = { ROWS, bmvpi_dw_gather_v##BITS, bmvpi_dw_sum_v##BITS, \
     { bmvpi_dw_tile_3x8_v##BITS, bmvpi_dw_tile_5x8_v##BITS }, \
     { bmvpi_dw_tile_3x4_v##BITS, bmvpi_dw_tile_5x4_v##BITS }, \
     { bmvpi_dw_wgrad3_v##BITS, bmvpi_dw_wgrad5_v##BITS } };
@@ -2045,8 +2066,8 @@ static int64_t bmvpi_dw_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weig
 
 /* Rows h0 .. h0 + n - 1 (any of them may lie outside: zeros) of one plane of a slab of cc channels, `left` columns
    in. The column margins are zero already. */
-BMVPI_HOT static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, int64_t cc, int64_t h0, int64_t n,
-                                    int64_t left, float *dst)
+static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, int64_t cc, int64_t h0, int64_t n, int64_t left,
+                          float *dst)
 {
     int64_t h, w, i;
     for (h = h0; h < h0 + n; ++h, dst += j->wp * BMVPI_SLAB) {
@@ -2057,8 +2078,7 @@ BMVPI_HOT static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, i
             continue;
         }
         from = plane + h * j->s.w * j->s.c;
-        if (cc == BMVPI_SLAB)
-            for (w = 0; w < j->s.w; ++w) memcpy(to + w * BMVPI_SLAB, from + w * j->s.c, BMVPI_SLAB * sizeof(float));
+        if (cc == BMVPI_SLAB) j->set->gather(from, j->s.c, j->s.w, to);
         else
             for (w = 0; w < j->s.w; ++w)
                 for (i = 0; i < cc; ++i) to[w * BMVPI_SLAB + i] = from[w * j->s.c + i];
@@ -2150,7 +2170,7 @@ static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t
 }
 
 /* One task's share of the slab's weight gradient, then of its bias gradient, into its own partial. */
-BMVPI_HOT static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
+static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
     const int64_t k = j->s.k, r = k / 2, taps = k * k * k, step = j->s.h * j->s.w * j->s.c, row = j->wp * BMVPI_SLAB;
@@ -2178,8 +2198,7 @@ BMVPI_HOT static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
                     j->set->wgrad[k == 5](ring + p % k * j->plane + i * row, g + i * row, row, some * j->wp,
                                           dw + (p - d + r) * k * k * BMVPI_SLAB);
             }
-            for (p = 0; p < n * j->wp; ++p)
-                for (i = 0; i < BMVPI_SLAB; ++i) sum[i] += g[p * BMVPI_SLAB + i];
+            j->set->sum(g, n * j->wp, sum);
             for (i = 0; i < BMVPI_SLAB; ++i) db[i] += sum[i];
         }
     }
