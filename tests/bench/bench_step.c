@@ -764,8 +764,10 @@ static void machine(bench *b)
     FILE *f = fopen("/proc/cpuinfo", "r");
     bmvp_ctx *c = context(&b->opt, b->opt.threads, 0);
     const char *compiler =
-#if defined(__VERSION__)
-        __VERSION__;
+#if defined(__clang__)
+        __VERSION__; /* names the compiler itself */
+#elif defined(__VERSION__)
+        "gcc " __VERSION__;
 #else
         "unknown";
 #endif
