@@ -1,7 +1,7 @@
 /* bench_step.c - speed and memory of training and inference, of the kernels they consist of, and the ceiling of the machine.
 
    cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
-   bench_step [--only NAME] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list]
+   bench_step [--only NAME] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list] [--machine]
 
    Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
    needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured here too:
@@ -28,7 +28,7 @@ enum { MAX_REPS = 1000, CROP = 96 };
 
 typedef struct options {
     const char *only, *preset;
-    int threads, reps, json, list;
+    int threads, reps, json, list, machine;
     bmvp_simd simd;
 } options;
 
@@ -744,6 +744,7 @@ static int parse(int argc, char **argv, options *o)
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(a, "--json") == 0) o->json = 1;
         else if (strcmp(a, "--list") == 0) o->list = 1;
+        else if (strcmp(a, "--machine") == 0) o->machine = 1;
         else if (strcmp(a, "--only") == 0 && *v) o->only = argv[++i];
         else if (strcmp(a, "--preset") == 0 && *v) o->preset = argv[++i];
         else if (strcmp(a, "--threads") == 0) o->threads = atoi(argv[++i < argc ? i : 0]);
@@ -837,7 +838,7 @@ int main(int argc, char **argv)
     memset(&b, 0, sizeof b);
     if (!parse(argc, argv, &b.opt) || !bmvp_ssl_preset(b.opt.preset, &any)) {
         fprintf(stderr, "usage: bench_step [--only ROW] [--threads N] [--simd plain|vector|avx2|avx512] [--reps 1..%d]\n"
-                        "                  [--preset paper|release|fast] [--json] [--list]\n", MAX_REPS);
+                        "                  [--preset paper|release|fast] [--json] [--list] [--machine]\n", MAX_REPS);
         return 2;
     }
     if (b.opt.list) {
@@ -846,6 +847,7 @@ int main(int argc, char **argv)
         return 0;
     }
     machine(&b);
+    if (b.opt.machine) return 0;
     for (i = 0; i <= NETS; ++i) bench_alone(&b, i);
     for (i = 0; i < KERNELS; ++i) bench_kernel(&b, &kernels[i]);
     if (!b.rows && !b.failed) fprintf(stderr, "bench_step: no row is named '%s'; --list prints them\n", b.opt.only);

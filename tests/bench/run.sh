@@ -4,7 +4,7 @@
 #   THREADS=2         threads of both sides (default: all)
 #   REPS=7            runs of a row, the median counts; rows that take seconds are run 5 times, by PyTorch 3 times
 #   FULL=1            all kernels as well, and PyTorch's long rows 5 times
-#   ONLY=step         this row of bench_step and no other
+#   ONLY=step         this row of bench_step and no other, or one of prepare, files, metrics
 #   JSON=FILE         the table as lines of JSON too, with everything that was measured; the same: --json=FILE
 #   PYTHON=python3    interpreter whose torch (and monai) is the peer
 #   BMVP_DATA=DIR     where patients/msd_brats_001 lies: preparation and reading of files
@@ -62,9 +62,11 @@ beside() {
 peers=1
 : > "$tmp/skip"
 twin --machine > "$tmp/torch"
-if [ -n "${ONLY:-}" ]; then
+build/bench_step --threads "$THREADS" --json --machine > "$tmp/machine" || exit 1
+section() { [ -z "${ONLY:-}" ] || [ "$ONLY" = "$1" ]; }
+if ! section prepare && ! section files && ! section metrics; then
     beside "$ONLY" "$REPS" "$REPS"
-else
+elif [ -z "${ONLY:-}" ]; then
     beside step "$REPS" "$PEER_LONG"
     beside real "$LONG" "$PEER_LONG"
     beside inference "$REPS" "$REPS"
@@ -79,7 +81,6 @@ fi
 
 # Preparation on one core: seconds of a case, reading and writing included; the program is started anew each time.
 prepare() {
-    mkdir "$tmp/data" && ln -s "$(cd "$CASE" && pwd)" "$tmp/data/case"
     i=0
     while [ $i -le "$REPS" ]; do
         rm -rf "$tmp/prepared"
@@ -109,16 +110,21 @@ reading() {
     grep -v '"layout"' "$tmp/nifti" >> "$tmp/ours"
     grep '"layout"' "$tmp/nifti" >> "$tmp/peer"
 }
-if [ -z "${ONLY:-}" ]; then
-    if [ -d "$CASE" ]; then
+if [ -d "$CASE" ]; then
+    mkdir "$tmp/data" && ln -s "$(cd "$CASE" && pwd)" "$tmp/data/case"
+    if section prepare; then
         echo "prepare ..." >&2
         prepare >> "$tmp/ours"
         [ -n "$peers" ] && twin --prepare "$CASE" --reps "$LONG" >> "$tmp/peer"
+    fi
+    if section files; then
         echo "files ..." >&2
         reading
-    else
-        echo "rows prepare and read_* need patients/msd_brats_001 below BMVP_DATA" >&2
     fi
+elif section prepare || section files; then
+    echo "rows prepare and read_* need patients/msd_brats_001 below BMVP_DATA" >&2
+fi
+if section metrics; then
     echo "metrics ..." >&2
     seg=
     [ -f "$CASE/seg.nii.gz" ] && seg=$CASE/seg.nii.gz

@@ -293,7 +293,7 @@ def bench_network(args, row, model, what):
 # ---------------------------------------------------------------------------------------------------------------------
 # The real step: cases x 2 views, templates of eight modalities, all losses
 
-def real(cases, layout):
+def real_step(cases, layout):
     net = Net("uniformer", "forward", layout)
     template = torch.nn.Parameter(torch.zeros(8, 155, 240, 240))
     optimizer = adamw(list(net.parameters()) + [template])
@@ -331,8 +331,8 @@ def bench_real(args):
     if not wanted(args, "real"):
         return
     if args.variant:
-        return bench_variant(args, "real", layout, lambda: real(int(args.variant), layout))
-    one = child(args, "real", ["--variant", "1", "--reps", "1"])
+        return bench_variant(args, "real", layout, lambda: real_step(int(args.variant), layout))
+    one = child(args, "real", ["--variant", "1", "--limit", "0.001"])  # a single run: for its memory
     if not one:
         return
     fixed = 4 * 4e-6 * (sum(p.numel() for p in Net("uniformer", "forward", layout).parameters()) + 8 * 155 * 240 * 240)
