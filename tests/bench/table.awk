@@ -25,12 +25,15 @@ function goals(r, ms, ratio, peak, weights,   g) {
     g = r in within ? aim(span(within[r]), ms <= within[r]) : ""
     if (r in faster && ratio != "") g = aim(sprintf("%.2g x", faster[r]), ratio >= faster[r])
     else if (r in faster) g = sprintf("%.2g x", faster[r])
-    if (r == "real" && peak) g = g " " aim("6.5 GiB", peak <= 6.5 * GIB)
-    if (r == "inference" && peak) g = g " " aim("0.3 GiB*", peak - weights < 0.3 * GIB)
+    if (r == "real" && peak) g = g " " aim("6.5G", peak <= 6.5 * GIB)
+    if (r == "inference" && peak) g = g " " aim("0.3G*", peak - weights < 0.3 * GIB)
     return g == "" ? "-" : g
 }
 function short(how) {
+    sub(/channels_last_3d loose/, "loose", how)
+    sub(/channels_last_3d compiled/, "compiled", how)
     sub(/channels_last_3d/, "last", how)
+    sub(/conv3d/, "conv", how)
     sub(/contiguous/, "first", how)
     sub(/scaled_dot_product/, "sdpa", how)
     sub(/ of /, "/", how)
@@ -69,7 +72,7 @@ FILENAME == ARGV[3] { peer[field("row")] = $0; next }
         if (field("cases") != "") {
             note = "real: PyTorch holds all 3 cases in the memory that is free here."
             if (field("cases") < 3)
-                note = sprintf("real: PyTorch was measured with %d of the 3 cases: %s, %.1f GB. All 3 need about %.1f GB and do not fit; the table scales to them.",
+                note = sprintf("real: PyTorch was measured with %d of the 3 cases: %s, %.1f GB.\nAll 3 need about %.1f GB and do not fit; the table scales to them.",
                                field("cases"), span(field("measured_ms")), field("measured_mb") / 1000, their_peak / 1000)
         }
     }
@@ -81,10 +84,10 @@ FILENAME == ARGV[3] { peer[field("row")] = $0; next }
     name = r
     sub(/_forward$/, " fwd", name)
     sub(/_backward$/, " bwd", name)
-    printf("%-24s %8s %4s %6s %4s %5s %5s %4s %8s %4s %5s %6s %-18s %s\n", name, span(ms), percent(spread), some(rate, "%.0f"),
+    printf("%-22s %7s %4s %5s %4s %5s %5s %4s %7s %4s %5s %5s %-15s %s\n", name, span(ms), percent(spread), some(rate, "%.0f"),
            rate > 0 && ceiling > 0 ? percent(rate / ceiling) : "-", some(peak, "%.0f"), some(plan, "%.0f"),
            peak > 0 && plan > 0 ? sprintf("%+.0f%%", (peak / plan - 1) * 100) : "-", span(theirs), percent(their_spread),
-           some(their_peak, "%.0f"), ratio == "" ? "-" : sprintf("%.2f", ratio), goal, short(how))
+           some(their_peak, "%.0f"), ratio == "" ? "-" : sprintf(ratio < 99 ? "%.2f" : "%.0f", ratio), goal, short(how))
     printf("{\"row\":\"%s\",\"ours\":%s,\"peer\":%s,\"ratio\":%s,\"goal\":\"%s\",\"missed\":%d}\n", r, ours, r in peer ? peer[r] : "null",
            ratio == "" ? "null" : sprintf("%.3f", ratio), goal, missed) > json
 }
@@ -102,9 +105,10 @@ function heading() {
     $0 = ours
 }
 END {
-    print "\n+-: (slowest - fastest) / median. GFLOP: 1e9 operations a second; ceil: share of the multiply-add ceiling. MB: largest"
-    print "resident size less what the process held before; plan: the dry run, off: how far. ratio: peer / ours. !: goal missed."
-    print "*: beyond the weights. Peer last, first: channels_last_3d, contiguous; loose: without forced strides; n/3: see below."
+    print "\n+-: (slowest - fastest) / median of the runs. GFLOP: 1e9 operations a second; ceil: share of the multiply-add ceiling."
+    print "MB: largest resident size less what the process held before; plan: the dry run, off: how far. ratio: peer / ours."
+    print "!: goal missed; G: GiB of memory, *: beyond the weights. The peer is PyTorch in channels_last_3d (last; loose: without"
+    print "forced strides; compiled: torch.compile with frozen weights) or contiguous (first) where no other is named."
     printf("One row again: build/bench_step --threads %d --only NAME (fwd: _forward, bwd: _backward), tests/bench/twin.py the same.\n", threads)
     if (note != "") print note
     if (differ != "") printf("%s", differ)
