@@ -100,7 +100,7 @@ function heading() {
                             field("mkl_fast_kernels") ? " with its AVX-512 kernels" : "")
     print (machine == "" ? "{}" : machine) > json
     if (torch != "") print torch > json
-    printf("\n%-24s %8s %4s %6s %4s %5s %5s %4s %8s %4s %5s %6s %-18s %s\n", "row", "ours", "+-", "GFLOP", "ceil", "MB", "plan", "off",
+    printf("\n%-22s %7s %4s %5s %4s %5s %5s %4s %7s %4s %5s %5s %-15s %s\n", "row", "ours", "+-", "GFLOP", "ceil", "MB", "plan", "off",
            "peer", "+-", "MB", "ratio", "goal", "peer is")
     $0 = ours
 }
