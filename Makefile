@@ -60,7 +60,7 @@ build/%: examples/%.c $(HEADERS) | build
 build/test_%: tests/test_%.c tests/check.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-build/bench_%: tests/bench/bench_%.c $(HEADERS) | build
+build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 demo: build/bmvp build/experiments_page
@@ -75,7 +75,7 @@ test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
 
 bench: build/bmvp build/bench_step build/bench_metrics
-	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" sh tests/bench/run.sh
+	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/bench/run.sh
 
 portable: build/test_tensor
 	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/portable.sh
