@@ -5797,9 +5797,9 @@ typedef struct bmvpi_fused {
     /* p = exp(p scale - lse[row]), dp = p (dp - dot[row]) scale */
     void (*softmax_back)(int64_t rows, int64_t n, float *p, float *dp, int64_t ld, float scale, const float *lse,
                          const float *dot);
-    void (*gelu)(int64_t rows, int64_t n, float *a, int64_t ld); /* in place */
-    /* g = g GELU'(a), then a = GELU(a) */
-    void (*gelu_both)(int64_t rows, int64_t n, float *a, float *g, int64_t ld);
+    void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld); /* h = GELU(a), h may be a */
+    /* g = g GELU'(a), h = GELU(a); h may be a */
+    void (*gelu_both)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, float *g, int64_t ld);
     /* out[row] = sum over i of a[row ld + i] b[row ld + i] */
     void (*row_dots)(int64_t rows, int64_t n, const float *a, const float *b, int64_t ld, float *out);
     /* y[i] = (add ? y[i] : 0) + sum over rows of x[row ld + i], in order of rows */
@@ -5869,21 +5869,23 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int6
         } \
     } \
 } \
-BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, float *a, int64_t ld) \
+BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, \
+                                                      int64_t ld) \
 { \
     int64_t r, i; \
-    for (r = 0; r < rows; ++r, a += ld) \
+    for (r = 0; r < rows; ++r, a += lda, h += ld) \
         for (i = 0; i < n; i += BITS / 32) \
-            *(bmvpi_u##BITS *)(a + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
+            *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
 } \
-BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, float *a, float *g, int64_t ld) \
+BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, \
+                                                           float *h, float *g, int64_t ld) \
 { \
     int64_t r, i; \
-    for (r = 0; r < rows; ++r, a += ld, g += ld) \
+    for (r = 0; r < rows; ++r, a += lda, h += ld, g += ld) \
         for (i = 0; i < n; i += BITS / 32) { \
             const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(a + i); \
             *(bmvpi_u##BITS *)(g + i) = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(v); \
-            *(bmvpi_u##BITS *)(a + i) = bmvpi_v##BITS##_gelu(v); \
+            *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(v); \
         } \
 } \
 BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t n, const float *a, const float *b, \
@@ -6251,8 +6253,9 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. Nothing is saved: with a = x w1 + b1 computed
-   again, h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
+   With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
    hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
@@ -6280,6 +6283,7 @@ BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmv
     src[3] = w2;
     src[4] = b2;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, 5, src);
+    if (bmvpi_recording(c, y) && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0 && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
     return bmvpi_run(c, y);
 }
 
@@ -6293,7 +6297,7 @@ typedef struct bmvpi_mlp { /* one call */
     int64_t pack[3], packs;         /* packed w1, w2 (backward: w2^T), w1^T of one hidden range; of all together */
     int64_t worker, copies, part;   /* floats of one worker; number and floats of partial gradients */
     const float *x, *w1, *b1, *w2, *b2, *gy;
-    float *y, *ws, *parts;
+    float *y, *saved, *ws, *parts; /* saved: a, or NULL */
     float *g[5]; /* gradients in the order of src; NULL: not wanted */
     int64_t size[5];
     int add[5];
@@ -6347,6 +6351,7 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     j.b2 = y->src[4] ? y->src[4]->x : NULL;
     j.y = y->x;
     j.gy = y->g;
+    j.saved = y->saved;
     if (!j.fused) return j;
     j.hid = bmvpi_piece(j.h, backward ? 256 : 512, 32);
     if (backward) {
@@ -6402,10 +6407,11 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     float *a = j->ws + j->packs + worker * j->worker;
     int64_t s;
     for (s = 0; s < j->subs; ++s) {
-        const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0);
-        bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), a, j->ld, 0,
-                       j->b1 ? j->b1 + h0 : NULL);
-        j->fused->gelu(rows, n, a, j->ld);
+        const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
+        float *before = j->saved ? j->saved + m * j->h + h0 : a;
+        bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), before, lda, 0,
+                 j->b1 ? j->b1 + h0 : NULL);
+        j->fused->gelu(rows, n, before, lda, a, j->ld);
         bmvpi_mm(j->level, rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), j->y + m * j->o, j->o, s > 0,
                        s > 0 ? NULL : j->b2);
     }
@@ -6485,11 +6491,13 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
         const float *x = j.x + m * j.i, *gy = j.gy + m * j.o;
         if (j.g[4] && s0 == 0) j.fused->column_sums(rows, j.o, gy, j.o, j.g[4], t > t0 || j.add[4]);
         for (s = s0; s < s1; ++s) {
-            const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0);
-            bmvpi_mm(j.level, rows, n, j.i, x, j.i, 1, bmvpi_mlp_packed(&j, 0, s), a, j.ld, 0,
-                     j.b1 ? j.b1 + h0 : NULL);
+            const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0), lda = j.saved ? j.h : j.ld;
+            const float *before = j.saved ? j.saved + m * j.h + h0 : a;
+            if (!j.saved)
+                bmvpi_mm(j.level, rows, n, j.i, x, j.i, 1, bmvpi_mlp_packed(&j, 0, s), a, j.ld, 0,
+                         j.b1 ? j.b1 + h0 : NULL);
             bmvpi_mm(j.level, rows, n, j.o, gy, j.o, 1, bmvpi_mlp_packed(&j, 1, s), d, j.ld, 0, NULL);
-            j.fused->gelu_both(rows, n, a, d, j.ld);
+            j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
                 bmvpi_mm(j.level, rows, j.i, n, d, j.ld, 1, bmvpi_mlp_packed(&j, 2, s), j.g[0] + m * j.i, j.i,
                          s > s0 || j.add[0], NULL);
