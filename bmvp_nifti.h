@@ -588,6 +588,7 @@ extern "C" {
 /* Strict C99, and another header was included before this one: the C library hid what it has. */
 extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
 extern int fsync(int fd);
+extern int posix_memalign(void **block, size_t alignment, size_t n);
 #endif
 #ifndef O_CLOEXEC
 #define O_CLOEXEC 0
@@ -657,18 +658,22 @@ static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *
     return io;
 }
 
+/* Large blocks are whole huge pages. */
+static size_t bmvpi_nii_rounded(size_t n) {
+    const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE;
+    return n >= (size_t)BMVPI_NII_HUGE ? (n + huge - 1) / huge * huge : n;
+}
+
 static void *bmvpi_nii_alloc(const bmvp_nii_memory *memory, int64_t bytes) {
     size_t n = bytes > 0 ? (size_t)bytes : 1;
     if (bytes < 0 || (uint64_t)bytes > (uint64_t)(SIZE_MAX / 2)) return NULL;
     if (memory->alloc_fn != NULL) return memory->alloc_fn(n, memory->user);
     if (n >= (size_t)BMVPI_NII_HUGE) {
-        const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE, small = 4096;
-        char *block;
-        n = (n + small + huge - 1) / huge * huge - small;   /* with malloc's own header: whole huge pages */
-        block = (char *)malloc(n);
+        void *block = NULL;
+        n = bmvpi_nii_rounded(n);                           /* aligned: malloc's header, written before the advice, */
+        if (posix_memalign(&block, (size_t)BMVPI_NII_HUGE_PAGE, n) != 0) return NULL;   /* would spoil the first page */
 #ifdef MADV_HUGEPAGE
-        if (block != NULL)                                  /* only advice: a system without huge pages says no */
-            (void)madvise(block - (uintptr_t)block % small, n + (uintptr_t)block % small, MADV_HUGEPAGE);
+        (void)madvise(block, n, MADV_HUGEPAGE);             /* only advice: a system without huge pages says no */
 #endif
         return block;
     }
@@ -706,7 +711,7 @@ static void *bmvpi_nii_pool_alloc(size_t n, void *user) {
         if (block == NULL || empty < 0) return block;
         best = empty;
         pool->entry[best].block = block;
-        pool->entry[best].bytes = (int64_t)n;
+        pool->entry[best].bytes = (int64_t)bmvpi_nii_rounded(n);
     }
     pool->entry[best].used = 1;
     return pool->entry[best].block;
@@ -2981,15 +2986,56 @@ static double bmvpi_nii_quantise(double v, double low, double high, int64_t *cla
     return kept;
 }
 
+/* Rounds a block by multiplication, four times as fast as by division. 0 when one of its numbers lies so near to a half
+   or to the end of the range that only the division can tell, or is not finite. */
+static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, double inter, double low, double high) {
+    const double round_half_even = 6755399441055744.0, half = 0.49999;
+    uint64_t any = 0, to_sign;
+    int k;
+    memcpy(&to_sign, &half, 8);
+    to_sign = 0x8000000000000000u - to_sign;                /* brings the bits of a number >= half to the sign bit */
+    for (k = 0; k < BMVPI_NII_LANES; k++) {
+        const double q = ((double)x[k] - inter) * factor, sum = q + round_half_even, whole = sum - round_half_even;
+        const double off = fabs(q - whole), over = whole - low, under = high - whole;
+        uint64_t bits, off_bits, over_bits, under_bits;
+        memcpy(&bits, &sum, 8);
+        memcpy(&off_bits, &off, 8);
+        memcpy(&over_bits, &over, 8);
+        memcpy(&under_bits, &under, 8);
+        any |= (off_bits + to_sign) | over_bits | under_bits;
+        to[k] = (int32_t)(uint32_t)bits;                    /* the last bits of the sum are the whole number */
+    }
+    return any >> 63 == 0;
+}
+
+/* 1 when all bits of a block are 0. */
+static int bmvpi_nii_zero_block(const float *x) {
+    uint32_t bits[BMVPI_NII_LANES], any = 0;
+    int k;
+    memcpy(bits, x, sizeof bits);
+    for (k = 0; k < BMVPI_NII_LANES; k++) any |= bits[k];
+    return any == 0;
+}
+
 #define BMVPI_NII_STORE(type)                                                                                       \
     do {                                                                                                             \
         type *to = (type *)image->data;                                                                              \
-        for (i = 0; i < n; i++)                                                                                      \
-            to[i] = (type)bmvpi_nii_quantise(((double)x[i] - inter) / slope, low, high, &clamped);                   \
+        for (i = 0; i < n; i += m) {                                                                                 \
+            m = bmvpi_nii_min(n - i, BMVPI_NII_LANES);                                                               \
+            if (m == BMVPI_NII_LANES && keeps_zero && bmvpi_nii_zero_block(x + i))                                   \
+                memset(to + i, 0, BMVPI_NII_LANES * sizeof to[0]);                                                   \
+            else if (m == BMVPI_NII_LANES && bmvpi_nii_round_block(whole, x + i, 1 / slope, inter, low, high))       \
+                for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = (type)whole[k];                                    \
+            else                                                                                                     \
+                for (k = 0; k < m; k++)                                                                              \
+                    to[i + k] = (type)bmvpi_nii_quantise(((double)x[i + k] - inter) / slope, low, high, &clamped);   \
+        }                                                                                                            \
     } while (0)
 
 static int64_t bmvpi_nii_store_voxels(bmvp_nii_image *image, const float *x, double slope, double inter) {
-    int64_t i, n = image->n_voxels, clamped = 0;
+    const int keeps_zero = !(fabs(inter) > 0);
+    int64_t i, k, m, n = image->n_voxels, clamped = 0;
+    int32_t whole[BMVPI_NII_LANES];
     double low, high;
     bmvpi_nii_type_range(image->datatype, &low, &high);
     switch (image->datatype) {
