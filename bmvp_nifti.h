@@ -3643,9 +3643,11 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const dou
 
 /* >>intensity --------------------------------------------------------------------------------------------------
    Order statistics without sorting: floats are mapped to integers of the same order and counted by their upper 16
-   bits, then the few bins that hold wanted ranks by their lower 16. Two passes, exact, for any data. */
+   bits, then the few bins that hold wanted ranks by their lower 16. Two passes, exact, for any data. Of many numbers
+   only those between two numbers of a sample go through this, the others are counted by comparing; when the sample
+   misled, all do. */
 
-enum { BMVPI_NII_MAX_Q = 8, BMVPI_NII_BINS = 65536 };
+enum { BMVPI_NII_MAX_Q = 8, BMVPI_NII_BINS = 65536, BMVPI_NII_SAMPLE = 4096, BMVPI_NII_KEYS = 512 };
 
 static uint32_t bmvpi_nii_key(uint32_t bits) { return bits ^ ((bits & 0x80000000u) ? 0xffffffffu : 0x80000000u); }
 
@@ -3709,8 +3711,8 @@ static uint32_t bmvpi_nii_find_bin(const int64_t *bins, int64_t *rank) {
 }
 
 /* values[i] = number of rank ranks[i] (0 = smallest); *has_nan instead when there is a NaN. */
-static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_ranks, int *has_nan,
-                                                  const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_nii_status bmvpi_nii_count_ranks(float *values, int64_t *ranks, int n_ranks, int *has_nan,
+                                             const float *data, int64_t n, const bmvpi_nii_io *io) {
     uint32_t upper[2 * BMVPI_NII_MAX_Q];
     unsigned char *places;
     int64_t *bins, *lower;
@@ -3741,6 +3743,134 @@ static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks,
     }
     bmvpi_nii_free(&io->memory, block);
     return s;
+}
+
+/* Two numbers, as signed keys, between which the ranks of a percentile most likely lie, and what was counted. */
+typedef struct bmvpi_nii_bracket {
+    int32_t low, high;
+    int64_t below, up_to_low, up_to_high;                   /* numbers < low, <= low, <= high */
+    float *inner;                                           /* those in between */
+    int64_t n_inner, room;                                  /* room reached: too many, the bracket is of no use */
+} bmvpi_nii_bracket;
+
+static int32_t bmvpi_nii_signed_key(uint32_t bits) { return (int32_t)(bmvpi_nii_key(bits) ^ 0x80000000u); }
+
+/* Brackets of n_q pairs of ranks: their places in a sample, four standard deviations to either side. */
+static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64_t *ranks, int n_q, int *has_nan,
+                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+    const int64_t last = BMVPI_NII_SAMPLE - 1, step = n / BMVPI_NII_SAMPLE, rest = n % BMVPI_NII_SAMPLE;
+    float sample[BMVPI_NII_SAMPLE], value[2 * BMVPI_NII_MAX_Q] = {0};
+    int64_t place[2 * BMVPI_NII_MAX_Q], i;
+    int j;
+    bmvp_nii_status s;
+    memset(b, 0, (size_t)n_q * sizeof *b);
+    for (i = 0; i <= last; i++) sample[i] = data[i * step + i * rest / BMVPI_NII_SAMPLE];
+    for (j = 0; j < n_q; j++) {
+        const double share = (double)ranks[2 * j] / (double)n, middle = share * BMVPI_NII_SAMPLE;
+        const double reach = 4 * sqrt(middle * (1 - share)) + 4;
+        b[j].low = middle < reach ? INT32_MIN : 0;          /* open ends, else set below */
+        b[j].high = middle + reach > (double)last ? INT32_MAX : 0;
+        place[2 * j] = bmvpi_nii_max((int64_t)(middle - reach), 0);
+        place[2 * j + 1] = bmvpi_nii_min((int64_t)(middle + reach), last);
+    }
+    s = bmvpi_nii_count_ranks(value, place, 2 * n_q, has_nan, sample, BMVPI_NII_SAMPLE, io);
+    for (j = 0; j < n_q; j++) {
+        uint32_t bits[2];
+        memcpy(bits, value + 2 * j, sizeof bits);
+        if (b[j].low == 0) b[j].low = bmvpi_nii_signed_key(bits[0]);
+        if (b[j].high == 0) b[j].high = bmvpi_nii_signed_key(bits[1]);
+    }
+    return s;
+}
+
+/* Signed keys of up to a chunk of numbers, the rest filled with infinity. 1 when a NaN was met. */
+static int bmvpi_nii_chunk_keys(int32_t key[BMVPI_NII_KEYS], const float *data, int64_t n) {
+    uint32_t bits[BMVPI_NII_KEYS], nan = 0;
+    int64_t k;
+    memcpy(bits, data, (size_t)n * sizeof bits[0]);
+    for (k = n; k < BMVPI_NII_KEYS; k++) bits[k] = 0x7f800000u;
+    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+        key[k] = bmvpi_nii_signed_key(bits[k]);
+        nan |= (bits[k] & 0x7fffffffu) + 0x007fffffu;
+    }
+    return nan >> 31 != 0;
+}
+
+/* Counts the keys of a chunk and keeps the numbers in between. */
+static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_NII_KEYS], const float *data,
+                                  int64_t n) {
+    const int32_t low = b->low, high = b->high;
+    int32_t below = 0, up_to_low = 0, below_high = 0, up_to_high = 0;
+    int64_t k, at = b->n_inner;
+    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+        below += key[k] < low;
+        up_to_low += key[k] <= low;
+        below_high += key[k] < high;
+        up_to_high += key[k] <= high;
+    }
+    b->below += below;
+    b->up_to_low += up_to_low;
+    b->up_to_high += up_to_high;
+    if (below_high <= up_to_low) return;
+    if (at + (below_high - up_to_low) >= b->room) {
+        b->n_inner = b->room;
+        return;
+    }
+    for (k = 0; k < n; k++) {                               /* no branch: each is written, the next over it or not */
+        b->inner[at] = data[k];
+        at += (key[k] > low) & (key[k] < high);
+    }
+    b->n_inner = at;
+}
+
+/* The number of a rank; *found 0 when the bracket does not hold it. */
+static bmvp_nii_status bmvpi_nii_rank_in_bracket(float *value, int64_t rank, const bmvpi_nii_bracket *b, int *found,
+                                                 const bmvpi_nii_io *io) {
+    int64_t inner = rank - b->up_to_low;
+    int none;
+    *found = rank >= b->below && rank < b->up_to_high && b->n_inner < b->room;
+    if (*found && inner >= 0 && inner < b->n_inner)
+        return bmvpi_nii_count_ranks(value, &inner, 1, &none, b->inner, b->n_inner, io);
+    *value = bmvpi_nii_unkey((uint32_t)(inner < 0 ? b->low : b->high) ^ 0x80000000u);
+    return BMVP_NII_OK;
+}
+
+/* As count_ranks, of n_q pairs of ranks and many numbers; *found 0 when a bracket did not hold. */
+static bmvp_nii_status bmvpi_nii_sampled_ranks(float *values, const int64_t *ranks, int n_q, int *has_nan, int *found,
+                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+    bmvpi_nii_bracket b[BMVPI_NII_MAX_Q];
+    int32_t key[BMVPI_NII_KEYS];
+    const int64_t room = n / 8;
+    int64_t at;
+    int j;
+    void *block;
+    bmvp_nii_status s = bmvpi_nii_make_brackets(b, ranks, n_q, has_nan, data, n, io);
+    *found = *has_nan;
+    if (s != BMVP_NII_OK || *has_nan) return s;
+    if ((s = bmvpi_nii_take(&block, io, n_q * room * 4)) != BMVP_NII_OK) return s;
+    for (j = 0; j < n_q; j++) {
+        b[j].inner = (float *)block + j * room;
+        b[j].room = room;
+    }
+    for (at = 0; at < n; at += BMVPI_NII_KEYS) {
+        const int64_t m = bmvpi_nii_min(BMVPI_NII_KEYS, n - at);
+        *has_nan |= bmvpi_nii_chunk_keys(key, data + at, m);
+        for (j = 0; j < n_q; j++) bmvpi_nii_count_chunk(&b[j], key, data + at, m);
+    }
+    *found = 1;
+    for (j = 0; j < 2 * n_q && !*has_nan && *found && s == BMVP_NII_OK; j++)
+        s = bmvpi_nii_rank_in_bracket(&values[j], ranks[j], &b[j / 2], found, io);
+    bmvpi_nii_free(&io->memory, block);
+    return s;
+}
+
+static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_q, int *has_nan,
+                                                  const float *data, int64_t n, const bmvpi_nii_io *io) {
+    int found = 0;
+    bmvp_nii_status s = BMVP_NII_OK;
+    if (n >= 16 * BMVPI_NII_SAMPLE) s = bmvpi_nii_sampled_ranks(values, ranks, n_q, has_nan, &found, data, n, io);
+    if (s != BMVP_NII_OK || found) return s;
+    return bmvpi_nii_count_ranks(values, ranks, 2 * n_q, has_nan, data, n, io);
 }
 
 /* numpy.percentile: rank and interpolation in float64. */
@@ -3778,7 +3908,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q
         ranks[2 * i + 1] = bmvpi_nii_min(ranks[2 * i] + (as_numpy || h > f), n - 1);
         weight[i] = h - f;
     }
-    s = bmvpi_nii_order_statistics(order, ranks, 2 * n_q, &has_nan, data, n, &io);
+    s = bmvpi_nii_order_statistics(order, ranks, n_q, &has_nan, data, n, &io);
     for (i = 0; i < n_q && s == BMVP_NII_OK; i++) {
         if (has_nan) values[i] = bmvpi_nii_unkey(0xffc00000u);
         else if (as_numpy) values[i] = bmvpi_nii_lerp_numpy(order[2 * i], order[2 * i + 1], weight[i]);
@@ -3843,33 +3973,52 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume,
 
 /* >>boxes ------------------------------------------------------------------------------------------------------ */
 
-/* First voxel > 0 of a row, n when there is none. Sixteen are looked at together. */
-static int64_t bmvpi_nii_first_positive(const float *row, int64_t n) {
-    int64_t i = 0;
-    int k;
-    for (; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES) {
-        int any = 0;
-        for (k = 0; k < BMVPI_NII_LANES; k++) any |= row[i + k] > 0;
-        if (any) break;
-    }
-    while (i < n && !(row[i] > 0)) i++;
-    return i;
+/* Which of a block of sixteen voxels are > 0, or have any bit set: only whether there is one. */
+static int bmvpi_nii_any_hit(const float *x, int nonzero) {
+    int k, any = 0;
+    if (nonzero) return !bmvpi_nii_zero_block(x);
+    for (k = 0; k < BMVPI_NII_LANES; k++) any |= x[k] > 0;
+    return any;
 }
 
-static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int *found) {
+static int bmvpi_nii_hit(float x, int nonzero) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return nonzero ? bits != 0 : x > 0;
+}
+
+/* First hit of row[from .. to), to when there is none. */
+static int64_t bmvpi_nii_first_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+    while (from + BMVPI_NII_LANES <= to && !bmvpi_nii_any_hit(row + from, nonzero)) from += BMVPI_NII_LANES;
+    while (from < to && !bmvpi_nii_hit(row[from], nonzero)) from++;
+    return from;
+}
+
+/* One beyond the last hit of row[from .. to), from when there is none. */
+static int64_t bmvpi_nii_last_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+    while (to - BMVPI_NII_LANES >= from && !bmvpi_nii_any_hit(row + to - BMVPI_NII_LANES, nonzero))
+        to -= BMVPI_NII_LANES;
+    while (to > from && !bmvpi_nii_hit(row[to - 1], nonzero)) to--;
+    return to;
+}
+
+/* Grows the box by the hits of a volume. Of rows that reach into it only the two ends are looked at. */
+static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int nonzero, int *found) {
     int64_t y, z;
     for (z = 0; z < v->dim[2]; z++)
         for (y = 0; y < v->dim[1]; y++) {
             const float *row = v->data + (z * v->dim[1] + y) * v->dim[0];
-            int64_t x = bmvpi_nii_first_positive(row, v->dim[0]), last = v->dim[0];
-            if (x == v->dim[0]) continue;
+            const int inside = *found && y >= box->start[1] && y < box->end[1] && z >= box->start[2] && z < box->end[2];
+            const int64_t first = bmvpi_nii_first_hit(row, 0, inside ? box->start[0] : v->dim[0], nonzero);
+            int64_t last;
+            if (!inside && first == v->dim[0]) continue;
+            last = bmvpi_nii_last_hit(row, *found ? box->end[0] : first, v->dim[0], nonzero);
             if (!*found) {
-                box->start[0] = x; box->start[1] = y; box->start[2] = z;
-                box->end[0] = x + 1; box->end[1] = y + 1; box->end[2] = z + 1;
+                box->start[0] = first; box->start[1] = y; box->start[2] = z;
+                box->end[0] = last; box->end[1] = y + 1; box->end[2] = z + 1;
                 *found = 1;
             }
-            while (last > box->end[0] && !(row[last - 1] > 0)) last--;
-            box->start[0] = bmvpi_nii_min(box->start[0], x);
+            box->start[0] = bmvpi_nii_min(box->start[0], first);
             box->end[0] = bmvpi_nii_max(box->end[0], last);
             box->start[1] = bmvpi_nii_min(box->start[1], y);
             box->end[1] = bmvpi_nii_max(box->end[1], y + 1);
@@ -3892,7 +4041,7 @@ static bmvp_nii_status bmvpi_nii_foreground(bmvp_nii_box *box, int *found, const
             if (volumes[i].dim[a] != volumes[0].dim[a])
                 return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume %d has %lld voxels on axis %d, volume 0"
                                       " has %lld", i, (long long)volumes[i].dim[a], a, (long long)volumes[0].dim[a]);
-        bmvpi_nii_grow_box(box, &volumes[i], found);
+        bmvpi_nii_grow_box(box, &volumes[i], 0, found);
     }
     return BMVP_NII_OK;
 }
