@@ -513,8 +513,20 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bm
 BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
                                                             bmvp_nii_error *err);
 
+/* That symmetric box, of a foreground box in a volume of dim; an empty box becomes the whole volume. */
+BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]);
+
+/* Smallest box around voxels that are not +0, empty when there is none. Cut out, it can be padded again with 0 to what
+   it was: a way to hold many volumes of a head in a third of the memory. */
+BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                                  bmvp_nii_error *err);
+
+/* Affine of what bmvp_nii_crop cuts out of a volume with `affine`; out may be affine. */
+BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box);
+
 /* Cuts `box` out; what lies outside of the volume becomes `fill` (CropForeground pads so). The affine's translation
-   follows. E_ARGUMENT: end < start, or nothing left (an empty box). */
+   follows. A box of less than half of the voxels gets a block of its own, else the block stays as large as it was.
+   E_ARGUMENT: end < start, or nothing left (an empty box). */
 BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
                                            bmvp_nii_error *err);
 
@@ -4060,60 +4072,97 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bm
     return s;
 }
 
+BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]) {
+    const int found = box->end[0] > box->start[0];
+    int a;
+    for (a = 0; a < 3; a++) {                               /* start + end' = dim keeps the centre, in whole numbers */
+        const int64_t low = found ? bmvpi_nii_min(box->start[a], dim[a] - box->end[a]) : 0;
+        box->start[a] = low;
+        box->end[a] = dim[a] - low;
+    }
+}
+
 BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
                                                             bmvp_nii_error *err) {
-    int found, a;
+    int found;
     bmvp_nii_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
-    if (s != BMVP_NII_OK) return s;
-    for (a = 0; a < 3; a++) {                               /* start + end' = dim keeps the centre, in whole numbers */
-        const int64_t dim = volumes[0].dim[a];
-        const int64_t low = found ? bmvpi_nii_min(box->start[a], dim - box->end[a]) : 0;
-        box->start[a] = low;
-        box->end[a] = dim - low;
-    }
+    if (s == BMVP_NII_OK) bmvp_nii_center_box(box, volumes[0].dim);
     return s;
+}
+
+BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                                  bmvp_nii_error *err) {
+    int found = 0;
+    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
+    memset(box, 0, sizeof *box);
+    if (s == BMVP_NII_OK) bmvpi_nii_grow_box(box, volume, 1, &found);
+    return s;
+}
+
+BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box) {
+    double shift[16];
+    int a;
+    bmvpi_nii_identity(shift);
+    for (a = 0; a < 3; a++) shift[4 * a + 3] = (double)box->start[a];
+    bmvpi_nii_matmul(out, affine, shift);
+}
+
+/* Rows of the box: what the volume has of them, and fill around it. `to` may be the volume's own memory when the box
+   lies inside: rows only move towards the front. */
+static void bmvpi_nii_cut(float *to, const bmvp_nii_volume *v, const bmvp_nii_box *box, float fill) {
+    const int64_t n = box->end[0] - box->start[0];
+    const int64_t low = bmvpi_nii_min(bmvpi_nii_max(-box->start[0], 0), n);
+    const int64_t high = bmvpi_nii_max(bmvpi_nii_min(v->dim[0] - box->start[0], n), low);
+    int64_t x, y, z;
+    for (z = box->start[2]; z < box->end[2]; z++)
+        for (y = box->start[1]; y < box->end[1]; y++, to += n) {
+            const int empty = z < 0 || z >= v->dim[2] || y < 0 || y >= v->dim[1];
+            const int64_t from = empty ? n : low;
+            for (x = 0; x < from; x++) to[x] = fill;
+            if (empty) continue;
+            if (high > low)
+                memmove(to + low, v->data + (z * v->dim[1] + y) * v->dim[0] + box->start[0] + low,
+                        (size_t)(high - low) * sizeof(float));
+            for (x = high; x < n; x++) to[x] = fill;
+        }
 }
 
 BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
                                            bmvp_nii_error *err) {
     bmvpi_nii_io io;
     bmvp_nii_volume out;
-    double affine[16], shift[16];
-    int64_t size[3], low[3], high[3], y, z, i;
-    int a, inside = 1;
+    double affine[16];
+    int64_t size[3], n = 1, old = 1;
+    int a, inside = 1, same = 1, own;
     bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
     if (s != BMVP_NII_OK) return s;
-    bmvpi_nii_identity(shift);
     for (a = 0; a < 3; a++) {
         if (box->start[a] < -INT32_MAX || box->end[a] > (int64_t)2 * INT32_MAX || box->end[a] <= box->start[a])
             return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "box axis %d from %lld to %lld is empty or not valid",
                                   a, (long long)box->start[a], (long long)box->end[a]);
         size[a] = box->end[a] - box->start[a];
-        low[a] = bmvpi_nii_max(box->start[a], 0);
-        high[a] = bmvpi_nii_min(box->end[a], volume->dim[a]);
-        inside = inside && low[a] == box->start[a] && high[a] == box->end[a];
-        shift[4 * a + 3] = (double)box->start[a];
+        inside = inside && box->start[a] >= 0 && box->end[a] <= volume->dim[a];
+        same = same && size[a] == volume->dim[a];
     }
-    if (inside && size[0] == volume->dim[0] && size[1] == volume->dim[1] && size[2] == volume->dim[2])
-        return BMVP_NII_OK;
-    io = bmvpi_nii_io_of(volume, err);
-    bmvpi_nii_matmul(affine, volume->affine, shift);
-    out = *volume;                                          /* rows only move towards the front: no second block */
-    if (!inside) {
-        if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_NII_OK) return s;
-        for (i = 0; i < size[0] * size[1] * size[2]; i++) out.data[i] = fill;
+    if (inside && same) return BMVP_NII_OK;
+    bmvp_nii_box_affine(affine, volume->affine, box);
+    if (inside)
+        for (a = 0; a < 3; a++) {
+            n *= size[a];
+            old *= volume->dim[a];
+        }
+    own = !inside || n < old / 2;
+    if (own) {
+        io = bmvpi_nii_io_of(volume, inside ? NULL : err);
+        s = bmvpi_nii_new_volume(&out, size, affine, &io);
+        if (s != BMVP_NII_OK && !inside) return s;
+        own = s == BMVP_NII_OK;                             /* inside, it can be done without memory as well */
     }
-    for (z = low[2]; z < high[2]; z++)
-        for (y = low[1]; y < high[1]; y++)
-            if (high[0] > low[0])
-                memmove(out.data + ((z - box->start[2]) * size[1] + y - box->start[1]) * size[0] + low[0]
-                            - box->start[0],
-                        volume->data + (z * volume->dim[1] + y) * volume->dim[0] + low[0],
-                        (size_t)(high[0] - low[0]) * sizeof(float));
-    if (!inside) bmvpi_nii_replace(volume, &out);
+    bmvpi_nii_cut(own ? out.data : volume->data, volume, box, fill);
+    if (own) bmvpi_nii_replace(volume, &out);
     memcpy(volume->dim, size, sizeof volume->dim);
     memcpy(volume->affine, affine, sizeof volume->affine);
-    return s;
+    return BMVP_NII_OK;
 }
 
 BMVP_NII_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end) {
