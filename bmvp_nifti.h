@@ -3778,7 +3778,7 @@ static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64
     memset(b, 0, (size_t)n_q * sizeof *b);
     for (i = 0; i <= last; i++) sample[i] = data[i * step + i * rest / BMVPI_NII_SAMPLE];
     for (j = 0; j < n_q; j++) {
-        const double share = (double)ranks[2 * j] / (double)n, middle = share * BMVPI_NII_SAMPLE;
+        const double share = (double)ranks[2 * j] / (double)n, middle = share * (double)BMVPI_NII_SAMPLE;
         const double reach = 4 * sqrt(middle * (1 - share)) + 4;
         b[j].low = middle < reach ? INT32_MIN : 0;          /* open ends, else set below */
         b[j].high = middle + reach > (double)last ? INT32_MAX : 0;
