@@ -959,7 +959,7 @@ static void test_percentiles_of_many(void) {
 static void test_stored_numbers(void) {
     static const struct { int type; double low, high; } types[] = {
         {BMVP_NII_UINT8, 0, 255}, {BMVP_NII_INT16, -32768, 32767}, {BMVP_NII_INT32, -2147483648.0, 2147483647}};
-    static const double slopes[] = {1, 1.0 / 32767, 0.3, -7};
+    static const double slopes[] = {1, 1.0 / 32767, 0.3, -49};
     const int64_t dim[3] = {16, 64, 20};
     const int64_t n = dim[0] * dim[1] * dim[2];
     bmvp_nii_volume v;
