@@ -531,7 +531,7 @@ static void test_gradcheck(int op)
 
 /* >>network: a small one that meets every op ---------------------------------------------------------------------- */
 
-enum { DROP = 1, INTO = 2, SCOPES = 4 };
+enum { DROP = 1, INTO = 2, SCOPES = 4, BLOCKS = 8 }; /* BLOCKS: checkpointed, in place of scopes */
 
 typedef struct net_param {
     const char *name, *dims;
@@ -617,9 +617,10 @@ static void net_drop(const net *n, bmvp_tensor *t)
 {
     if (n->flags & DROP) bmvp_drop(n->c, t);
 }
-static int64_t net_scope(const net *n) { return n->flags & SCOPES ? bmvp_scope_begin(n->c) : 0; }
+static int64_t net_scope(const net *n) { return n->flags & (SCOPES | BLOCKS) ? bmvp_scope_begin(n->c) : 0; }
 static bmvp_tensor *net_scope_end(const net *n, int64_t mark, bmvp_tensor *x)
 {
+    if (n->flags & BLOCKS) return bmvp_checkpoint(n->c, mark, x);
     return n->flags & SCOPES ? bmvp_scope_end(n->c, mark, x) : x;
 }
 
@@ -865,7 +866,7 @@ static void test_drop_and_add_into_change_nothing(void)
     const bmvp_config cfg = config_of(BMVP_SIMD_AUTO, 2);
     net_values plain = net_step(&cfg, 0), v;
     int flags;
-    for (flags = 1; flags < 8; ++flags) {
+    for (flags = 1; flags < 16; ++flags) {
         v = net_step(&cfg, flags);
         CHECK_SAME(flags & DROP ? "with drop" : "without drop", v.x, plain.x, plain.n);
         free(v.x);
@@ -917,9 +918,9 @@ static bmvp_memory planned(int flags, int grad)
 
 static void test_plan_gives_the_peak(void)
 {
-    int64_t peak[8][2], asked, numel = 16;
+    int64_t peak[16][2], asked, numel = 16;
     int flags, grad, i;
-    for (flags = 0; flags < 8; ++flags)
+    for (flags = 0; flags < 16; ++flags)
         for (grad = 0; grad < 2; ++grad) {
             const bmvp_memory m = planned(flags, grad);
             peak[flags][grad] = real_peak(m.step_peak, flags, grad, &asked);
@@ -930,6 +931,8 @@ static void test_plan_gives_the_peak(void)
         }
     CHECK(peak[DROP][1] < peak[0][1] && peak[INTO][1] < peak[0][1] && peak[DROP | INTO][1] < peak[INTO][1]);
     CHECK(peak[SCOPES | INTO][0] < peak[INTO][0] && peak[0][0] < peak[0][1]);
+    CHECK(peak[BLOCKS | INTO][0] == peak[SCOPES | INTO][0]);
+    for (flags = 0; flags < 4; ++flags) CHECK(peak[BLOCKS | flags][1] < peak[flags][1]);
     for (i = 0; i < NET_PARAMS; ++i) {
         int64_t dim[BMVP_MAX_DIMS], k = 1;
         int rank = fixture_numbers(net_params[i].dims, dim, BMVP_MAX_DIMS);
