@@ -4035,6 +4035,13 @@ static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, b
     return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
 }
 
+/* Ends what began at `mark` with y, a block's result from x that is cheap to compute: rather twice in backward than held on to. */
+static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
+{
+    if (net->recompute) bmvp_drop(net->c, x);
+    return bmvpi_block_end(net, mark, y);
+}
+
 static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
 {
     const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
@@ -4044,7 +4051,7 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
     int s, i, b = 1;
     memset(&f, 0, sizeof f);
     x = bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same);
-    x = bmvpi_block_end(net, scope, bmvpi_resblock_run(net, &u->block[0], x)); /* the first convolution belongs to the first block */
+    x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[0], x));
     for (s = 0; s < 3; ++s) {
         f.skip[s] = x;
         x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
@@ -4058,13 +4065,16 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
 static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
 {
     const bmvpi_unet3d *u = &net->un;
+    bmvp_tensor *l;
     int64_t scope;
     int s;
     for (s = 0; s < 3; ++s) {
         scope = bmvp_scope_begin(net->c);
-        x = bmvp_upsample_nearest(net->c, bmvp_linear(net->c, x, u->up[s].w, u->up[s].b), 2);
+        l = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
+        x = bmvp_upsample_nearest(net->c, l, 2);
+        bmvp_drop(net->c, l); /* backward reads it nowhere */
         if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
-        x = bmvpi_block_end(net, scope, bmvpi_resblock_run(net, &u->block[9 + s], x));
+        x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[9 + s], x));
     }
     return bmvp_linear(net->c, x, u->out.w, u->out.b);
 }

@@ -121,6 +121,7 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(double, beta2, 0, 0.999999, "AdamW: decay of the square") \
     X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
     X(int, seed, 0, 2147483647, "of every random number")
 typedef struct bmvp_ssl_config {
     char preset[16];
@@ -378,6 +379,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
     X(int, batch, 1, 256, "cases in a step") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
     X(int, epochs, 1, 1000000000, "passes over the training cases") \
     X(int, validate_every, 1, 1000000000, "epochs between validations") \
     X(double, lr, 0, 10, "highest learning rate") \
@@ -1095,6 +1097,7 @@ static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
     const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
     bmvp_tensor *total = NULL;
     int i;
+    bmvp_net_set_recompute(s->net, k->recompute);
     bmvpi_ssl_views(p);
     if (p->n_views == 0 || bmvp_failed(s->c)) return NULL;
     s->features = bmvp_net_encode(s->net, bmvpi_ssl_stack(s->c, p->view, p->n_views), 1);
@@ -2969,6 +2972,7 @@ static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
     const int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
     bmvp_tensor *total, *last[2], *quarter[2];
     int i;
+    bmvp_net_set_recompute(f->net, k->recompute);
     for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) {
         p->change[i] = bmvpi_ft_draw_change(f, p->item[i].slot);
         if (bmvpi_ft_segments(f)) bmvpi_ft_targets(f, &p->item[i], i, &p->change[i]);

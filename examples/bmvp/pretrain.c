@@ -10,7 +10,7 @@
 
 typedef struct options {
     const char *data, *out, *network, *set;
-    int preset, resume, all_modalities, simd, plan;
+    int preset, resume, all_modalities, simd, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
 } options;
@@ -70,6 +70,7 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     if (bmvp_cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
     if (bmvp_cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (o->all_modalities) s->cfg.all_modalities = 1;
+    if (o->recompute) s->cfg.recompute = 1;
     return st ? st : bmvp_apply_settings(&s->cfg, set_field, o->set, &s->err);
 }
 
@@ -321,6 +322,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
             bmvp_cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
             bmvp_cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
+            bmvp_cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
             bmvp_cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
             bmvp_cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
             bmvp_cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),

@@ -364,7 +364,7 @@ static void bench_network(bench *b, const char *row, const char *net, int learn,
 
 /* >>the real step: three cases, two views each, all losses, templates of eight modalities -------------------------- */
 
-static void bench_real(bench *b, const char *row)
+static void bench_real(bench *b, const char *row, int recompute)
 {
     enum { CASES = 3, VALUES = CROP * CROP * CROP };
     const int64_t grid[3] = { 155, 240, 240 };
@@ -393,6 +393,7 @@ static void bench_real(bench *b, const char *row)
     }
     cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
     cfg.update_every = 1;
+    cfg.recompute = recompute;
     ctx.threads = b->opt.threads;
     ctx.simd = b->opt.simd;
     if (bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) != BMVP_OK) {
@@ -658,7 +659,7 @@ static void machine(bench *b)
 
 int main(int argc, char **argv)
 {
-    static const char *const nets[] = { "step", "inference", "real", "unet3d_forward", "unet3d_step" };
+    static const char *const nets[] = { "step", "inference", "real", "real_checkpoint", "unet3d_forward", "unet3d_step" };
     bench b;
     size_t i;
     memset(&b, 0, sizeof b);
@@ -678,7 +679,8 @@ int main(int argc, char **argv)
     bench_network(&b, "inference", "uniformer_small", 0, 0);
     for (i = 0; i < sizeof kernels / sizeof *kernels; ++i) bench_kernel(&b, &kernels[i]);
     if (b.opt.full || b.opt.only) {
-        bench_real(&b, "real");
+        bench_real(&b, "real", 0);
+        bench_real(&b, "real_checkpoint", 1);
         bench_network(&b, "unet3d_forward", "unet3d", 0, 1);
         bench_network(&b, "unet3d_step", "unet3d", 1, 1);
     }
