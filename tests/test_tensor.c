@@ -1042,6 +1042,47 @@ static void test_keep_drop_and_gradients(void)
     bmvp_destroy(c);
 }
 
+/* Memory for a parameter's gradient is there once a backward wanted it. What an add hands to its operands is one buffer, until one of
+   them is added to: the others must not see that. */
+static void test_gradients_made_and_shared(void)
+{
+    const int64_t dim = 4;
+    const float x[4] = { 1, 2, 3, 4 };
+    float g[3][4];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *w = bmvp_param(c, "w", 1, &dim), *a, *b, *early, *y, *late;
+    int i;
+    bmvp_write(c, w, x);
+    CHECK(w->g == NULL && bmvp_memory_of(c).persistent == 16);
+    a = bmvp_keep(bmvp_scale(c, w, 2, 0));
+    b = bmvp_keep(bmvp_scale(c, w, -1, 0));
+    early = bmvp_scale(c, a, 5, 0);
+    y = bmvp_keep(bmvp_add(c, a, b));
+    late = bmvp_add(c, bmvp_sum(c, early), bmvp_sum(c, bmvp_add(c, y, y)));
+    bmvp_backward(c, late);
+    CHECK(bmvp_read_grad(c, y, g[0]) == BMVP_OK && bmvp_read_grad(c, a, g[1]) == BMVP_OK && bmvp_read_grad(c, b, g[2]) == BMVP_OK);
+    for (i = 0; i < 4; ++i) CHECK(g[0][i] == 2 && g[1][i] == 7 && g[2][i] == 2 && bmvp_grad_at(c, w, i) == 12);
+    CHECK(bmvp_memory_of(c).persistent == 32);
+    bmvp_destroy(c);
+}
+
+/* A block whose input an earlier backward has used up cannot be computed again: an error, not a crash. */
+static void test_checkpoint_after_backward(void)
+{
+    const int64_t dim = 4;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *in = bmvp_scale(c, bmvp_leaf(c, 1, &dim, NULL), 2, 0.5), *y;
+    const int64_t mark = bmvp_scope_begin(c);
+    y = bmvp_gelu(c, bmvp_gelu(c, in));
+    y = bmvp_sum(c, bmvp_checkpoint(c, mark, bmvp_mul(c, y, y)));
+    bmvp_backward(c, bmvp_sum(c, in));
+    CHECK(!bmvp_failed(c));
+    bmvp_backward(c, y);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_STATE);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "earlier backward");
+    bmvp_destroy(c);
+}
+
 /* Dropped values that need dropped values that need dropped values, and a kept one between. */
 static void test_drop_chain(void)
 {
@@ -1425,6 +1466,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_scopes);
     CHECK_RUN(test_keep_drop_and_gradients);
     CHECK_RUN(test_drop_chain);
+    CHECK_RUN(test_gradients_made_and_shared);
+    CHECK_RUN(test_checkpoint_after_backward);
     for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_fixture(&op_rows[i]);
     for (i = 0; i < sizeof big_cases / sizeof *big_cases; ++i) test_big_case(&big_cases[i]);
     for (i = 0; i < BMVP_OP_COUNT; ++i) test_gradcheck((int)i);
