@@ -173,6 +173,8 @@ BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...) BMVP_PRINTF(2, 3);
 
 typedef struct bmvp_memory {
     int64_t persistent; /* bytes of parameters, their gradients, buffers */
+    int64_t largest;    /* of the largest of these: what saving or loading it needs besides */
+    int64_t records;    /* bytes of the context's own records: tape, blocks, descriptors of tensors */
     int64_t step;       /* bytes of step tensors alive now */
     int64_t step_peak;  /* their maximum since bmvp_create, holes included: the block a step needs */
 } bmvp_memory;
@@ -542,7 +544,7 @@ struct bmvp_ctx {
     bmvpi_chunk chunk[BMVPI_MAX_CHUNKS];
     int n_chunks;
     bmvpi_items blocks, nodes;
-    int64_t step_bytes, step_peak, persistent_bytes, min_chunk;
+    int64_t step_bytes, step_peak, persistent_bytes, largest_bytes, record_bytes, min_chunk;
     bmvp_tensor **step;     /* step tensors in order of creation: the tape */
     int64_t n_step, cap_step;
     bmvp_tensor **lasting;  /* persistent tensors */
@@ -749,6 +751,7 @@ static void *bmvpi_item_new(bmvp_ctx *c, bmvpi_items *p)
         char *slab = (char *)bmvpi_alloc(c, (int64_t)(head + BMVPI_POOL_ITEMS * p->item_size));
         int i;
         if (!slab) return NULL;
+        c->record_bytes += (int64_t)(head + BMVPI_POOL_ITEMS * p->item_size);
         ((bmvpi_slab *)(void *)slab)->next = p->slabs;
         p->slabs = (bmvpi_slab *)(void *)slab;
         for (i = BMVPI_POOL_ITEMS - 1; i >= 0; --i) {
@@ -953,6 +956,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     memset(c, 0, sizeof *c);
     c->cfg = k;
     c->simd = k.simd < 0 || k.simd > best ? best : k.simd;
+    c->record_bytes = (int64_t)sizeof *c;
     c->threads = k.threads > 0 ? k.threads : bmvpi_processors();
 #ifdef BMVP_NO_THREADS
     if (!k.parallel) c->threads = 1;
@@ -1023,6 +1027,8 @@ BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c)
 {
     bmvp_memory m;
     m.persistent = c->persistent_bytes;
+    m.largest = c->largest_bytes;
+    m.records = c->record_bytes;
     m.step = c->step_bytes;
     m.step_peak = c->step_peak;
     return m;
@@ -1120,6 +1126,7 @@ static int bmvpi_list_push(bmvp_ctx *c, bmvp_tensor ***list, int64_t *n, int64_t
         if (!p) return 0;
         if (*n) memcpy(p, *list, (size_t)*n * sizeof *p);
         bmvpi_free(c, *list);
+        c->record_bytes += (grown - *cap) * (int64_t)sizeof *p;
         *list = p;
         *cap = grown;
     }
@@ -1207,6 +1214,8 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         return NULL;
     }
     c->persistent_bytes += bytes;
+    c->largest_bytes = bmvpi_max(c->largest_bytes, bytes);
+    c->record_bytes += (int64_t)(sizeof *t + len);
     return t;
 }
 

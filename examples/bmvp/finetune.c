@@ -197,8 +197,7 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
     bmvp_memory m;
     bmvp_status st = bmvp_ft_plan(k, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
     if (st) return st;
-    printf("memory   %.2f GB for parameters, gradients, moments and templates, %.2f GB for a step\n", (double)m.persistent / 1e9,
-           (double)m.step_peak / 1e9);
+    bmvp_run_print_memory(&m, bmvp_ft_loader_bytes(&s->data, &s->cfg), bmvp_ft_validation_bytes(&s->data, &s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;

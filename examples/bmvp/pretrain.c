@@ -126,8 +126,7 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
     bmvp_memory m;
     bmvp_status st = bmvp_ssl_plan(k, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
     if (st) return st;
-    printf("memory   %.2f GB for parameters, templates, gradients and moments, %.2f GB for a step\n", (double)m.persistent / 1e9,
-           (double)m.step_peak / 1e9);
+    bmvp_run_print_memory(&m, bmvp_loader_bytes(&s->data, &s->cfg), bmvp_run_report_bytes(&s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
