@@ -3780,6 +3780,13 @@ static bmvp_tensor *bmvpi_block_end(bmvp_net *net, int64_t mark, bmvp_tensor *y)
     return net->recompute ? bmvp_checkpoint(net->c, mark, y) : bmvp_scope_end(net->c, mark, y);
 }
 
+/* The same where y was made from x that is cheap to compute: rather twice in backward than held on to. */
+static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
+{
+    if (net->recompute) bmvp_drop(net->c, x);
+    return bmvpi_block_end(net, mark, y);
+}
+
 /* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
    other reader. */
 static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
@@ -3941,10 +3948,11 @@ static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_te
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
-    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5);
+    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5), *sum;
     bmvp_drop(c, h);
-    n = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
-    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, n, 0.01));
+    sum = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    bmvp_drop(c, n); /* backward reads it nowhere */
+    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, sum, 0.01));
 }
 
 /* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
@@ -3954,7 +3962,7 @@ static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
     const bmvpi_uniformer *u = &net->uf;
     const int64_t scope = bmvp_scope_begin(net->c);
     bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
-    return bmvpi_block_end(net, scope, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
+    return bmvpi_from_cheap(net, scope, h, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
 }
 
 static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
@@ -4033,13 +4041,6 @@ static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, b
     bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
     h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
     return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
-}
-
-/* Ends what began at `mark` with y, a block's result from x that is cheap to compute: rather twice in backward than held on to. */
-static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
-{
-    if (net->recompute) bmvp_drop(net->c, x);
-    return bmvpi_block_end(net, mark, y);
 }
 
 static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
