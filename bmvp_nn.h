@@ -336,6 +336,9 @@ BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
 BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: 16, UNET3D 8 */
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
+/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
+   (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
+BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
 /* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones. */
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
@@ -3599,7 +3602,8 @@ struct bmvp_net {
     bmvp_ctx *c;
     bmvp_net_config cfg;
     bmvp_state_list state;
-    int counting; /* this pass moves running statistics */
+    int counting;  /* this pass moves running statistics */
+    int recompute; /* blocks are checkpointed */
     bmvpi_uniformer uf;
     bmvpi_unet3d un;
     bmvpi_layer head; /* classification */
@@ -3764,25 +3768,51 @@ static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_ten
     return bmvp_batchnorm(net->c, x, o->w, o->b, o->mean, o->var, training, 0.1, 1e-5);
 }
 
-/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. */
+/* Frees a value that only backward would need. */
+static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
+{
+    if (!net->c->grad_on) bmvp_drop(net->c, t);
+}
+
+/* Ends a block: what it made but y is freed, for good without a tape, until backward comes when recomputing. */
+static bmvp_tensor *bmvpi_block_end(bmvp_net *net, int64_t mark, bmvp_tensor *y)
+{
+    return net->recompute ? bmvp_checkpoint(net->c, mark, y) : bmvp_scope_end(net->c, mark, y);
+}
+
+/* The same where y was made from x that is cheap to compute: rather twice in backward than held on to. */
+static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
+{
+    if (net->recompute) bmvp_drop(net->c, x);
+    return bmvpi_block_end(net, mark, y);
+}
+
+/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
+   other reader. */
 static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
 {
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *n, *h;
+    bmvp_tensor *n, *h, *in = x;
     x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm1, x, training);
     h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
     bmvp_drop(c, n);
-    h = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
-    x = bmvp_add_into(c, x, bmvp_linear(c, h, b->conv2.w, b->conv2.b));
+    n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
+    bmvpi_spent(net, h);
+    h = bmvp_linear(c, n, b->conv2.w, b->conv2.b);
+    bmvpi_spent(net, n);
+    in = x;
+    x = bmvp_add_into(c, x, h);
+    bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm2, x, training);
     h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
     bmvp_drop(c, n);
-    return bmvp_scope_end(c, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
 }
 
-/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. */
+/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
 static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmvp_tensor *x)
 {
     bmvp_ctx *c = net->c;
@@ -3803,12 +3833,20 @@ static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmv
     n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
     h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
     bmvp_drop(c, n);
-    return bmvp_scope_end(c, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
+}
+
+/* LN(conv(x)), half the size */
+static bmvp_tensor *bmvpi_embed_run(bmvp_net *net, const bmvpi_embed *e, bmvp_tensor *x)
+{
+    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
+    const int64_t scope = bmvp_scope_begin(net->c);
+    x = bmvp_conv3d(net->c, x, e->proj.w, e->proj.b, &halve);
+    return bmvp_scope_end(net->c, scope, bmvp_layernorm(net->c, x, e->norm.w, e->norm.b, 1e-5));
 }
 
 static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int training)
 {
-    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
     const bmvpi_uniformer *u = &net->uf;
     bmvp_ctx *c = net->c;
     bmvp_features f;
@@ -3817,10 +3855,11 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int t
     memset(&f, 0, sizeof f);
     for (s = 0; s < 4; ++s) {
         scope = bmvp_scope_begin(c);
-        x = bmvp_conv3d(c, x, u->embed[s].proj.w, u->embed[s].proj.b, &halve);
-        x = bmvp_layernorm(c, x, u->embed[s].norm.w, u->embed[s].norm.b, 1e-5);
-        for (i = 0; i < net->cfg.depth[s]; ++i)
+        x = bmvpi_embed_run(net, &u->embed[s], x);
+        for (i = 0; i < net->cfg.depth[s]; ++i) {
             x = s < 2 ? bmvpi_cblock_run(net, &u->cblock[s][i], x, training) : bmvpi_sablock_run(net, &u->sablock[s - 2][i], x);
+            if (i == 0) x = bmvpi_block_end(net, scope, x); /* the embedding belongs to the first block */
+        }
         if (s == 3) x = bmvpi_batchnorm(net, &u->norm, x, training);
         x = bmvp_scope_end(c, scope, x);
         f.map[s] = x;
@@ -3833,9 +3872,12 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int t
 
 static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 {
+    bmvp_tensor *y;
     int i;
     for (i = 0; i < 4; ++i) x = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
-    return bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
+    y = bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
+    if (net->recompute) bmvp_drop(net->c, x); /* at full size it is the largest by far */
+    return y;
 }
 
 /* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
@@ -3845,6 +3887,7 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
 {
     static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
     bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *m = net->uf.out.w, *y;
     int64_t d[7], k = 1, z, h, w, n;
     int i;
@@ -3863,13 +3906,7 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
     d[0] = n, d[1] = z, d[2] = h, d[3] = w, d[4] = d[5] = d[6] = k;
     y = bmvp_permute(c, bmvp_reshape(c, y, 7, d), weave);
     d[1] = z * k, d[2] = h * k, d[3] = w * k, d[4] = 1;
-    return bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b);
-}
-
-/* Frees a value that only backward would need. */
-static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
-{
-    if (!net->c->grad_on) bmvp_drop(net->c, t);
+    return bmvpi_block_end(net, scope, bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b));
 }
 
 /* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
@@ -3911,10 +3948,11 @@ static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_te
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
-    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5);
+    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5), *sum;
     bmvp_drop(c, h);
-    n = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
-    return bmvp_scope_end(c, scope, bmvp_leaky_relu(c, n, 0.01));
+    sum = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    bmvp_drop(c, n); /* backward reads it nowhere */
+    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, sum, 0.01));
 }
 
 /* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
@@ -3922,16 +3960,16 @@ static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
 {
     const bmvp_conv_shape same = bmvp_conv_same(1, 1);
     const bmvpi_uniformer *u = &net->uf;
+    const int64_t scope = bmvp_scope_begin(net->c);
     bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
-    bmvp_tensor *y = bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5);
-    bmvpi_spent(net, h);
-    return y;
+    return bmvpi_from_cheap(net, scope, h, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
 }
 
 static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
 {
+    const int64_t scope = bmvp_scope_begin(net->c);
     bmvp_tensor *y = bmvp_linear(net->c, map, net->uf.scale[i].w, net->uf.scale[i].b);
-    return bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1);
+    return bmvpi_block_end(net, scope, bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1));
 }
 
 static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
@@ -4002,17 +4040,19 @@ static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, b
     const int64_t scope = bmvp_scope_begin(net->c);
     bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
     h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
-    return bmvp_scope_end(net->c, scope, bmvp_add_into(net->c, x, h));
+    return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
 }
 
 static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
 {
     const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
     const bmvpi_unet3d *u = &net->un;
+    const int64_t scope = bmvp_scope_begin(net->c);
     bmvp_features f;
     int s, i, b = 1;
     memset(&f, 0, sizeof f);
-    x = bmvpi_resblock_run(net, &u->block[0], bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same));
+    x = bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same);
+    x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[0], x));
     for (s = 0; s < 3; ++s) {
         f.skip[s] = x;
         x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
@@ -4026,11 +4066,16 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
 static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
 {
     const bmvpi_unet3d *u = &net->un;
+    bmvp_tensor *l;
+    int64_t scope;
     int s;
     for (s = 0; s < 3; ++s) {
-        x = bmvp_upsample_nearest(net->c, bmvp_linear(net->c, x, u->up[s].w, u->up[s].b), 2);
+        scope = bmvp_scope_begin(net->c);
+        l = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
+        x = bmvp_upsample_nearest(net->c, l, 2);
+        bmvp_drop(net->c, l); /* backward reads it nowhere */
         if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
-        x = bmvpi_resblock_run(net, &u->block[9 + s], x);
+        x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[9 + s], x));
     }
     return bmvp_linear(net->c, x, u->out.w, u->out.b);
 }
@@ -4109,6 +4154,7 @@ BMVP_API void bmvp_net_destroy(bmvp_net *net)
 
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
+BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->recompute = on != 0; }
 BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->cfg.kind == BMVP_NET_UNIFORMER ? 16 : 8; }
 
 static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
@@ -4222,12 +4268,14 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
     if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
-    for (i = 0; i < list->n && !bmvp_failed(c); ++i)
-        for (w = 0; list->item[i].trained && w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
-            bmvp_tensor *t = list->item[i].t;
+    for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
+        bmvp_tensor *t = list->item[i].t;
+        if (!list->item[i].trained || !bmvpi_lasting_grad(c, t)) continue;
+        for (w = 0; w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
             o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
             bmvp_fill(c, o->moment[2 * i + w], 0.0f);
         }
+    }
     if (!bmvp_failed(c)) return o;
     bmvp_optim_destroy(o);
     return NULL;

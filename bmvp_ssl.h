@@ -121,6 +121,7 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(double, beta2, 0, 0.999999, "AdamW: decay of the square") \
     X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
     X(int, seed, 0, 2147483647, "of every random number")
 typedef struct bmvp_ssl_config {
     char preset[16];
@@ -378,6 +379,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
     X(int, batch, 1, 256, "cases in a step") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
     X(int, epochs, 1, 1000000000, "passes over the training cases") \
     X(int, validate_every, 1, 1000000000, "epochs between validations") \
     X(double, lr, 0, 10, "highest learning rate") \
@@ -820,7 +822,7 @@ struct bmvp_ssl {
     bmvp_tensor *templ[BMVP_MODALITIES];
     int64_t grid[3], steps, epoch;
     bmvp_optim *optim;
-    float *mask; /* crop^3, scratch */
+    bmvp_tensor *mask; /* crop^3, scratch */
     int pending, keep; /* passes since the last update */
     bmvp_features features;
     bmvp_tensor *reconstruction;
@@ -898,6 +900,7 @@ static bmvp_optim_config bmvpi_ssl_optim_config(const bmvp_ssl_config *cfg)
 BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
                                    const char *const *names, const int64_t grid[3])
 {
+    const int64_t crop[3] = { cfg->crop, cfg->crop, cfg->crop };
     bmvp_optim_config optim = bmvpi_ssl_optim_config(cfg);
     bmvp_ssl *s;
     if (bmvp_failed(c) || !bmvpi_ssl_check(c, net, cfg, n_modalities, names)) return NULL;
@@ -911,7 +914,7 @@ BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, cons
     if (s->net && !bmvp_failed(c)) {
         bmvp_net_init(s->net, (uint64_t)cfg->seed);
         s->optim = bmvp_optim_create(c, bmvp_net_state(s->net), &optim);
-        s->mask = (float *)bmvpi_alloc(c, (int64_t)cfg->crop * cfg->crop * cfg->crop * (int64_t)sizeof(float));
+        s->mask = bmvp_buffer(c, NULL, 3, crop);
     }
     if (!bmvp_failed(c)) return s;
     bmvp_ssl_destroy(s);
@@ -923,7 +926,6 @@ BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s)
     if (!s) return;
     bmvp_optim_destroy(s->optim);
     bmvp_net_destroy(s->net);
-    bmvpi_free(s->c, s->mask);
     bmvpi_free(s->c, s);
 }
 
@@ -979,8 +981,8 @@ static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slo
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg.seed, stream, (uint32_t)s->steps, slot);
     if (!given && !bmvp_is_plan(s->c)) {
-        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
-        given = s->mask;
+        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask->x, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
+        given = s->mask->x;
     }
     return bmvp_input(s->c, 3, dim, given);
 }
@@ -1095,6 +1097,7 @@ static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
     const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
     bmvp_tensor *total = NULL;
     int i;
+    bmvp_net_set_recompute(s->net, k->recompute);
     bmvpi_ssl_views(p);
     if (p->n_views == 0 || bmvp_failed(s->c)) return NULL;
     s->features = bmvp_net_encode(s->net, bmvpi_ssl_stack(s->c, p->view, p->n_views), 1);
@@ -2549,14 +2552,21 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
-/* Host memory of a batch; what prediction needs not is not there. */
+/* n floats that live as long as the context, counted in plans. */
+static float *bmvpi_ft_floats(bmvp_ft *f, int64_t n)
+{
+    const bmvp_tensor *t = bmvp_buffer(f->c, NULL, 1, &n);
+    return t ? t->x : NULL;
+}
+
+/* Memory of a batch; what prediction needs not is not there. */
 static void bmvpi_ft_make_batch(bmvp_ft *f)
 {
     const int64_t n = bmvpi_ft_voxels(&f->cfg), batch = f->cfg.batch, segments = bmvpi_ft_segments(f);
-    f->input = (float *)bmvpi_alloc(f->c, bmvpi_mul_size(batch * n, f->n_modalities * (int64_t)sizeof(float)));
-    f->mask = (float *)bmvpi_alloc(f->c, n * (int64_t)sizeof(float));
-    f->klass = (int32_t *)bmvpi_alloc(f->c, (segments ? batch * n : batch) * (int64_t)sizeof(int32_t));
-    if (segments) f->target = (float *)bmvpi_alloc(f->c, bmvpi_mul_size(batch * n, f->labels.n * (int64_t)sizeof(float)));
+    f->input = bmvpi_ft_floats(f, bmvpi_mul_size(batch * n, f->n_modalities));
+    f->mask = bmvpi_ft_floats(f, n);
+    f->klass = (int32_t *)(void *)bmvpi_ft_floats(f, segments ? batch * n : batch);
+    if (segments) f->target = bmvpi_ft_floats(f, bmvpi_mul_size(batch * n, f->labels.n));
 }
 
 static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
@@ -2602,10 +2612,6 @@ BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
     bmvp_optim_destroy(f->optim);
     bmvp_net_destroy(f->net);
     bmvpi_free(f->c, f->templates.item);
-    bmvpi_free(f->c, f->input);
-    bmvpi_free(f->c, f->target);
-    bmvpi_free(f->c, f->mask);
-    bmvpi_free(f->c, f->klass);
     bmvpi_free(f->c, f->class_weight);
     bmvpi_free(f->c, f);
 }
@@ -2969,6 +2975,7 @@ static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
     const int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
     bmvp_tensor *total, *last[2], *quarter[2];
     int i;
+    bmvp_net_set_recompute(f->net, k->recompute);
     for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) {
         p->change[i] = bmvpi_ft_draw_change(f, p->item[i].slot);
         if (bmvpi_ft_segments(f)) bmvpi_ft_targets(f, &p->item[i], i, &p->change[i]);

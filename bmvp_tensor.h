@@ -173,6 +173,8 @@ BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...) BMVP_PRINTF(2, 3);
 
 typedef struct bmvp_memory {
     int64_t persistent; /* bytes of parameters, their gradients, buffers */
+    int64_t largest;    /* of the largest of these: what saving or loading it needs besides */
+    int64_t records;    /* bytes of the context's own records: tape, blocks, descriptors of tensors */
     int64_t step;       /* bytes of step tensors alive now */
     int64_t step_peak;  /* their maximum since bmvp_create, holes included: the block a step needs */
 } bmvp_memory;
@@ -223,11 +225,14 @@ struct bmvp_tensor {
     double farg[BMVP_MAX_FARG];
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
-    int persistent, kept, dropped, grad_fresh;
+    int persistent, kept, grad_fresh;
+    int dropped;                     /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
+    int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
 };
 
-/* Parameter: persistent, with a gradient of the same size. name is copied. Values start undefined: use bmvp_fill or write. */
+/* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that wants it.
+   name is copied. Values start undefined: use bmvp_fill or write. */
 BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
 /* Persistent tensor without gradient (running statistics, moments). */
 BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
@@ -257,6 +262,11 @@ BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t);
 /* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all consumers
    have been built. For cheap ops between two expensive ones (norms). */
 BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t);
+/* The end of a checkpointed block. With a tape: mark (bmvp_scope_begin); build; then the values of all tensors made since the mark
+   but `keep` (and those of bmvp_keep) are freed. Backward computes them again, each once, when it comes to the block; statistics
+   are saved, not computed again, so gradients are the same bits. Costs up to one more forward of the block, and saves all that lies
+   between its ends. Without a tape the same as bmvp_scope_end. Nothing but `keep` may be read afterwards. Returns keep. */
+BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep);
 /* Forgets the gradient: the next backward overwrites it. Until then bmvp_has_grad is 0. */
 BMVP_API void bmvp_zero_grad(bmvp_tensor *t);
 BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
@@ -534,7 +544,7 @@ struct bmvp_ctx {
     bmvpi_chunk chunk[BMVPI_MAX_CHUNKS];
     int n_chunks;
     bmvpi_items blocks, nodes;
-    int64_t step_bytes, step_peak, persistent_bytes, min_chunk;
+    int64_t step_bytes, step_peak, persistent_bytes, largest_bytes, record_bytes, min_chunk;
     bmvp_tensor **step;     /* step tensors in order of creation: the tape */
     int64_t n_step, cap_step;
     bmvp_tensor **lasting;  /* persistent tensors */
@@ -766,6 +776,7 @@ static void *bmvpi_item_new(bmvp_ctx *c, bmvpi_items *p)
         char *slab = (char *)bmvpi_alloc(c, (int64_t)(head + BMVPI_POOL_ITEMS * p->item_size));
         int i;
         if (!slab) return NULL;
+        c->record_bytes += (int64_t)(head + BMVPI_POOL_ITEMS * p->item_size);
         ((bmvpi_slab *)(void *)slab)->next = p->slabs;
         p->slabs = (bmvpi_slab *)(void *)slab;
         for (i = BMVPI_POOL_ITEMS - 1; i >= 0; --i) {
@@ -970,6 +981,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     memset(c, 0, sizeof *c);
     c->cfg = k;
     c->simd = k.simd < 0 || k.simd > best ? best : k.simd;
+    c->record_bytes = (int64_t)sizeof *c;
     c->threads = k.threads > 0 ? k.threads : bmvpi_processors();
 #ifdef BMVP_NO_THREADS
     if (!k.parallel) c->threads = 1;
@@ -1040,6 +1052,8 @@ BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c)
 {
     bmvp_memory m;
     m.persistent = c->persistent_bytes;
+    m.largest = c->largest_bytes;
+    m.records = c->record_bytes;
     m.step = c->step_bytes;
     m.step_peak = c->step_peak;
     return m;
@@ -1137,6 +1151,7 @@ static int bmvpi_list_push(bmvp_ctx *c, bmvp_tensor ***list, int64_t *n, int64_t
         if (!p) return 0;
         if (*n) memcpy(p, *list, (size_t)*n * sizeof *p);
         bmvpi_free(c, *list);
+        c->record_bytes += (grown - *cap) * (int64_t)sizeof *p;
         *list = p;
         *cap = grown;
     }
@@ -1218,16 +1233,29 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
     if (!c->cfg.plan && !bmvp_failed(c)) {
         t->x = bmvpi_alloc_aligned(c, bytes, &memory);
         t->x_block = (bmvpi_block *)memory;
-        memory = NULL;
-        if (with_grad && t->x) t->g = bmvpi_alloc_aligned(c, bytes, &memory);
-        t->g_block = (bmvpi_block *)memory;
     }
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
         bmvpi_lasting_free(c, t);
         return NULL;
     }
-    c->persistent_bytes += bytes * (with_grad ? 2 : 1);
+    c->persistent_bytes += bytes;
+    c->largest_bytes = bmvpi_max(c->largest_bytes, bytes);
+    c->record_bytes += (int64_t)(sizeof *t + len);
     return t;
+}
+
+/* Memory for a parameter's gradient, once: networks that only look never need it. */
+static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int64_t bytes = t->numel * (int64_t)sizeof(float);
+    void *memory = NULL;
+    if (t->has_grad_memory || !t->wants_grad) return !bmvp_failed(c);
+    if (!c->cfg.plan) t->g = bmvpi_alloc_aligned(c, bytes, &memory);
+    t->g_block = (bmvpi_block *)memory;
+    if (bmvp_failed(c)) return 0;
+    t->has_grad_memory = 1;
+    c->persistent_bytes += bytes;
+    return 1;
 }
 
 BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim)
@@ -1305,9 +1333,21 @@ BMVP_API int bmvp_has_grad(const bmvp_tensor *t) { return t && t->g && !(t->pers
 BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!t || t->persistent || t->op < 0 || t->kept || bmvp_failed(c)) return;
-    if (t->op == BMVP_OP_ADD && t->iarg[1]) return; /* add_into has used up its operand: it could not be computed again */
     t->dropped = 1;
     bmvpi_drop_value(c, t);
+}
+
+BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep)
+{
+    int64_t i;
+    if (!c->grad_on || mark < 0 || bmvp_failed(c)) return bmvp_scope_end(c, mark, keep);
+    for (i = mark; i < c->n_step; ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t == keep || t->op < 0 || t->kept || t->dropped) continue;
+        t->dropped = 2;
+        bmvpi_drop_value(c, t);
+    }
+    return keep;
 }
 
 /* Will backward pass through t? Kernels may skip what only backward needs. */
@@ -1370,6 +1410,20 @@ static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
 
 /* >>backward ----------------------------------------------------------------------------------------------------- */
 
+/* A gradient that t has in common with others becomes its own. */
+static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
+{
+    bmvpi_block *b = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+    float *g;
+    if (!b) return 0;
+    g = bmvpi_block_ptr(c, b);
+    if (g) memcpy(g, t->g, (size_t)t->numel * sizeof(float));
+    bmvpi_block_drop(c, t->g_block);
+    t->g_block = b;
+    t->g = g;
+    return 1;
+}
+
 /* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1: add.
    NULL: no gradient is wanted, or this is a plan, or memory is short. */
 static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
@@ -1377,6 +1431,7 @@ static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
     *accumulate = 1;
     if (!t || !t->wants_grad || bmvp_failed(c)) return NULL;
     if (t->persistent) {
+        if (!bmvpi_lasting_grad(c, t)) return NULL;
         *accumulate = !t->grad_fresh;
         t->grad_fresh = 0;
         return t->g;
@@ -1390,6 +1445,7 @@ static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
         if (!t->g_block) return NULL;
         t->g = bmvpi_block_ptr(c, t->g_block);
     }
+    if (t->g_block->refs > 1 && !bmvpi_grad_unshare(c, t)) return NULL;
     return t->g;
 }
 
@@ -1426,18 +1482,17 @@ static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int acc
     bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_axpy_task, &j);
 }
 
-/* Hands y's gradient to operand t as it is (same number of elements): by moving the buffer when t has none and this is the
-   last use, else by adding. After a move y->g is NULL. */
-static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, int last_use)
+/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none (whoever adds to it
+   first takes a copy, and by then the others are mostly gone), else by adding. */
+static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
 {
     int accumulate;
     float *g;
     if (!t || !t->wants_grad || bmvp_failed(c)) return;
-    if (last_use && !t->persistent && !t->g_block && !t->walked && !y->kept && y->g_block) {
+    if (!t->persistent && !t->g_block && !t->walked && y->g_block) {
         t->g_block = y->g_block;
         t->g = y->g;
-        y->g_block = NULL;
-        y->g = NULL;
+        ++y->g_block->refs;
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
@@ -1446,18 +1501,46 @@ static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, int las
 
 static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }
 
-/* Computes a dropped value again, and first those it needs. */
+/* Computes t again from operands that have their values, in storage as its builder had it: a reshape shares its operand's, an add_into
+   takes over its second operand's. */
+static int bmvpi_compute_again(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int shared = t->op == BMVP_OP_RESHAPE && !t->src[0]->persistent, into = t->op == BMVP_OP_ADD && t->iarg[1];
+    bmvp_tensor *from = shared ? t->src[0] : t->src[into];
+    if (shared || (into && from->x_block->refs == 1)) {
+        t->x_block = from->x_block;
+        t->x = from->x;
+        ++t->x_block->refs;
+    } else if (!bmvpi_ensure_storage(c, t)) {
+        return 0;
+    }
+    c->recompute = 1;
+    if (!shared) bmvpi_call(c, t, 0);
+    c->recompute = 0;
+    if (into) bmvpi_drop_value(c, from);
+    return !bmvp_failed(c);
+}
+
+/* Computes a dropped value again, and first those it needs. Of these the ones of bmvp_drop go at once: they are cheap, and the
+   backward that reads them may be far away; those of a checkpointed block stay until backward has passed them. */
 static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
 {
+    unsigned spent = 0;
     int i;
     if (!t || t->x_block || t->persistent || !t->dropped) return 1;
+    for (i = 0; i < t->n_src; ++i) {
+        bmvp_tensor *s = t->src[i];
+        if (s && !s->x_block && s->dropped == 1) spent |= 1u << i;
+        if (!bmvpi_ensure_value(c, s)) return 0;
+        if (s && !s->x_block && !s->persistent) {
+            bmvp_fail(c, BMVP_E_STATE, "backward: the value of %s was used up by an earlier backward", bmvp_op_name(s->op));
+            return 0;
+        }
+    }
+    if (!bmvpi_compute_again(c, t)) return 0;
     for (i = 0; i < t->n_src; ++i)
-        if (!bmvpi_ensure_value(c, t->src[i])) return 0;
-    if (!bmvpi_ensure_storage(c, t)) return 0;
-    c->recompute = 1;
-    bmvpi_call(c, t, 0);
-    c->recompute = 0;
-    return !bmvp_failed(c);
+        if (spent >> i & 1u) bmvpi_drop_value(c, t->src[i]);
+    return 1;
 }
 
 /* The list's column `out`. */
@@ -1488,6 +1571,7 @@ static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
     while (i > 0 && c->step[i - 1] != root) --i;
     for (; i > 0 && !bmvp_failed(c); --i) {
         bmvp_tensor *y = c->step[i - 1];
+        if (y->op >= 0 && !y->g_block && y->dropped) bmvpi_drop_value(c, y); /* computed again on the way to others */
         if (y->op < 0 || !y->g_block || y->walked) continue;
         for (s = 0; s < y->n_src && bmvpi_backward_reads(y); ++s)
             if (!bmvpi_ensure_value(c, y->src[s])) return;
@@ -5261,13 +5345,13 @@ static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     float *gb;
     if (y->iarg[0] == BMVPI_SAME) {
-        bmvpi_grad_pass(c, y, y->src[0], 0);
-        bmvpi_grad_pass(c, y, y->src[1], 1);
+        bmvpi_grad_pass(c, y, y->src[0]);
+        bmvpi_grad_pass(c, y, y->src[1]);
         return;
     }
     gb = bmvpi_grad(c, y->src[1], &add);
     if (gb) bmvpi_broadcast_grad(c, y, NULL, gb, add);
-    bmvpi_grad_pass(c, y, y->src[0], 1);
+    bmvpi_grad_pass(c, y, y->src[0]);
 }
 static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -6601,7 +6685,7 @@ static void bmvpi_reshape_cpu_forward(bmvp_ctx *c, bmvp_tensor *y) /* of a param
     (void)c;
     memcpy(y->x, y->src[0]->x, (size_t)y->numel * sizeof(float));
 }
-static void bmvpi_reshape_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_grad_pass(c, y, y->src[0], 1); }
+static void bmvpi_reshape_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_grad_pass(c, y, y->src[0]); }
 #define bmvpi_reshape_cpu_workspace NULL
 static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
 {
@@ -6747,12 +6831,13 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
     src[1] = b;
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
-    y->iarg[1] = 1; /* in place: for bmvp_drop */
+    y->iarg[1] = 1; /* in place */
     y->x_block = b->x_block;
     y->x = b->x;
     if (!c->cfg.plan) bmvpi_call(c, y, 0); /* may run in place: pointwise */
     b->x_block = NULL;
     b->x = NULL;
+    b->dropped = 2;
     return bmvp_failed(c) ? NULL : y;
 }
 

@@ -75,6 +75,27 @@ expect 0 '"kind": "checkpoint"|"step": 20|"network"' bmvp info run20/checkpoint.
 expect 0 "uniformer_tiny|memory" train planned --plan --steps 5
 absent planned
 
+# memory: what --plan says in all is what the process then takes; recomputing changes the memory and nothing else
+in_all() { sed -n 's/^memory .* \([0-9.]*\) MB in all$/\1/p' "$1"; }
+peak() { tail -n 1 "$1" | sed 's/.*"peak_memory_mb": \([0-9.]*\).*/\1/'; }
+near() { awk "BEGIN { exit !($2 > 0.9 * $1 && $2 < 1.15 * $1) }"; } # near MEASURED PLANNED
+if grep -q __asan_init "$program"; then
+    skip "planned memory: sanitizers need their own"
+else
+    for how in kept recomputed; do
+        also=
+        [ $how = kept ] || also=--recompute
+        # shellcheck disable=SC2086 # a word or none
+        train $how --crop 32 --batch 4 --steps 2 --threads 2 $also --plan >plan_$how
+        # shellcheck disable=SC2086
+        expect 0 "MB in all|done" train $how --crop 32 --batch 4 --steps 2 --threads 2 $also
+        check "$how: planned $(in_all plan_$how) MB, used $(peak $how/log.jsonl)" near "$(peak $how/log.jsonl)" "$(in_all plan_$how)"
+        sed 's/, "lr":.*//' $how/log.jsonl >losses_$how
+    done
+    same losses_kept losses_recomputed
+    check "recomputing needs less" awk "BEGIN { exit !($(in_all plan_recomputed) < 0.9 * $(in_all plan_kept)) }"
+fi
+
 # data lists: ours (above), decathlon style with names as data sets have them, a directory
 mkdir -p decathlon directory
 files=

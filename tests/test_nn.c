@@ -475,6 +475,111 @@ static void test_decoders_are_equal(void)
     bmvp_destroy(c);
 }
 
+/* >>recompute ----------------------------------------------------------------------------------------------------- */
+
+/* All a step of a tiny network leaves behind: loss, gradients, running statistics; and its memory. */
+typedef struct step_values {
+    float *x;
+    int64_t n;
+    bmvp_memory memory;
+} step_values;
+
+static void step_push(step_values *v, const float *x, int64_t n)
+{
+    float *grown = (float *)realloc(v->x, (size_t)(v->n + n) * sizeof *grown);
+    if (!CHECK(grown != NULL)) exit(1);
+    memcpy(grown + v->n, x, (size_t)n * sizeof *x);
+    v->x = grown;
+    v->n += n;
+}
+
+static bmvp_tensor *step_loss(bmvp_ctx *c, bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_features f = bmvp_net_encode(net, x, 1);
+    const bmvp_net_config *k = bmvp_net_config_of(net);
+    bmvp_tensor *y[6];
+    int i, n = 0;
+    memset(y, 0, sizeof y);
+    y[n++] = f.last; /* has a second reader, as in the contrast */
+    if (k->task == BMVP_TASK_PRETRAIN) y[n++] = bmvp_net_reconstruct(net, &f);
+    if (k->task == BMVP_TASK_CLASSIFY) y[n++] = bmvp_net_classify(net, &f);
+    if (k->task == BMVP_TASK_SEGMENT) {
+        const bmvp_logits l = bmvp_net_segment(net, x, &f, 1);
+        y[n++] = l.full;
+        if (l.half) y[n++] = l.half;
+        if (l.quarter) y[n++] = l.quarter;
+    }
+    for (i = 0; i < n; ++i) y[i] = bmvp_mean(c, bmvp_mul(c, y[i], y[i]));
+    for (i = 1; i < n; ++i) y[0] = bmvp_add(c, y[0], y[i]);
+    return y[0];
+}
+
+static step_values tiny_step(const bmvp_net_config *cfg, int recompute, int plan, int64_t reserve)
+{
+    const int64_t dim[5] = { 2, 16, 32, 16, cfg->in_channels };
+    bmvp_config k = bmvp_config_default();
+    step_values v;
+    bmvp_state_list *l;
+    bmvp_tensor *x, *loss;
+    bmvp_net *net;
+    bmvp_ctx *c;
+    int64_t i;
+    memset(&v, 0, sizeof v);
+    k.threads = 2;
+    k.plan = plan;
+    c = bmvp_create(&k, NULL);
+    CHECK(bmvp_reserve(c, reserve) == BMVP_OK);
+    net = fresh(c, cfg, 3);
+    bmvp_net_set_recompute(net, recompute);
+    x = bmvp_input(c, 5, dim, NULL);
+    for (i = 0; !plan && i < x->numel; ++i) x->x[i] = (float)formula_uniform(formula_stream("x", 0), i);
+    loss = step_loss(c, net, x);
+    bmvp_backward(c, loss);
+    check_context(c);
+    v.memory = bmvp_memory_of(c);
+    if (!plan) {
+        step_push(&v, loss->x, 1);
+        for (l = bmvp_net_state(net), i = 0; i < l->n; ++i) {
+            const bmvp_tensor *t = l->item[i].t;
+            const float counter = (float)l->item[i].counter;
+            step_push(&v, &counter, 1);
+            if (t && l->item[i].trained && bmvp_has_grad(t)) step_push(&v, t->g, t->numel);
+            else if (t) step_push(&v, t->x, t->numel);
+        }
+    }
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+    return v;
+}
+
+/* Recomputing changes no bit, needs less memory, and both plans give the peak. */
+static void test_recompute(void)
+{
+    bmvp_net_config cfg[7];
+    int i, r;
+    cfg[0] = cfg[1] = preset("uniformer_tiny");
+    cfg[1].plain_decoder = 1;
+    cfg[2] = preset("unet3d_tiny");
+    for (i = 0; i < 4; ++i)
+        cfg[3 + i] = downstream_of(i & 1 ? "unet3d_tiny" : "uniformer_tiny", i & 2 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT, 3, 4);
+    for (i = 0; i < 7; ++i) {
+        step_values v[2], planned[2];
+        for (r = 0; r < 2; ++r) {
+            const bmvp_memory *p = &planned[r].memory, *m = &v[r].memory;
+            planned[r] = tiny_step(&cfg[i], r, 1, 0);
+            v[r] = tiny_step(&cfg[i], r, 0, p->step_peak);
+            check_report(p->persistent == m->persistent && p->step_peak == m->step_peak, __FILE__, __LINE__,
+                         "network %d, recompute %d: planned %lld + %lld, used %lld + %lld", i, r, (long long)p->persistent,
+                         (long long)p->step_peak, (long long)m->persistent, (long long)m->step_peak);
+        }
+        check_report(v[0].n == v[1].n && memcmp(v[0].x, v[1].x, (size_t)v[0].n * sizeof(float)) == 0, __FILE__, __LINE__,
+                     "network %d, task %d: recomputing changes bits", i, (int)cfg[i].task);
+        check_report(planned[1].memory.step_peak < planned[0].memory.step_peak, __FILE__, __LINE__, "network %d: %lld bytes, recomputing %lld", i,
+                     (long long)planned[0].memory.step_peak, (long long)planned[1].memory.step_peak);
+        for (r = 0; r < 2; ++r) free(v[r].x);
+    }
+}
+
 /* >>optimizers ---------------------------------------------------------------------------------------------------- */
 
 enum { OPTIM_A = 70001, OPTIM_B = 5, OPTIM_STEPS = 6, OPTIM_THIN = 701 };
@@ -1348,6 +1453,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_deep_supervision_is_optional);
     CHECK_RUN(test_memory);
     CHECK_RUN(test_decoders_are_equal);
+    CHECK_RUN(test_recompute);
     CHECK_RUN(test_adamw);
     CHECK_RUN(test_adamw_clipped);
     CHECK_RUN(test_adam);

@@ -533,7 +533,7 @@ static void test_gradcheck(int op)
 
 /* >>network: a small one that meets every op ---------------------------------------------------------------------- */
 
-enum { DROP = 1, INTO = 2, SCOPES = 4 };
+enum { DROP = 1, INTO = 2, SCOPES = 4, BLOCKS = 8 }; /* BLOCKS: checkpointed, in place of scopes */
 
 typedef struct net_param {
     const char *name, *dims;
@@ -619,9 +619,10 @@ static void net_drop(const net *n, bmvp_tensor *t)
 {
     if (n->flags & DROP) bmvp_drop(n->c, t);
 }
-static int64_t net_scope(const net *n) { return n->flags & SCOPES ? bmvp_scope_begin(n->c) : 0; }
+static int64_t net_scope(const net *n) { return n->flags & (SCOPES | BLOCKS) ? bmvp_scope_begin(n->c) : 0; }
 static bmvp_tensor *net_scope_end(const net *n, int64_t mark, bmvp_tensor *x)
 {
+    if (n->flags & BLOCKS) return bmvp_checkpoint(n->c, mark, x);
     return n->flags & SCOPES ? bmvp_scope_end(n->c, mark, x) : x;
 }
 
@@ -871,7 +872,7 @@ static void test_drop_and_add_into_change_nothing(void)
     const bmvp_config cfg = config_of(BMVP_SIMD_AUTO, 2);
     net_values plain = net_step(&cfg, 0), v;
     int flags;
-    for (flags = 1; flags < 8; ++flags) {
+    for (flags = 1; flags < 16; ++flags) {
         v = net_step(&cfg, flags);
         CHECK_SAME(flags & DROP ? "with drop" : "without drop", v.x, plain.x, plain.n);
         free(v.x);
@@ -923,9 +924,9 @@ static bmvp_memory planned(int flags, int grad)
 
 static void test_plan_gives_the_peak(void)
 {
-    int64_t peak[8][2], asked, numel = 16;
+    int64_t peak[16][2], asked, numel = 16;
     int flags, grad, i;
-    for (flags = 0; flags < 8; ++flags)
+    for (flags = 0; flags < 16; ++flags)
         for (grad = 0; grad < 2; ++grad) {
             const bmvp_memory m = planned(flags, grad);
             peak[flags][grad] = real_peak(m.step_peak, flags, grad, &asked);
@@ -936,6 +937,8 @@ static void test_plan_gives_the_peak(void)
         }
     CHECK(peak[DROP][1] < peak[0][1] && peak[INTO][1] < peak[0][1] && peak[DROP | INTO][1] < peak[INTO][1]);
     CHECK(peak[SCOPES | INTO][0] < peak[INTO][0] && peak[0][0] < peak[0][1]);
+    CHECK(peak[BLOCKS | INTO][0] == peak[SCOPES | INTO][0]);
+    for (flags = 0; flags < 4; ++flags) CHECK(peak[BLOCKS | flags][1] < peak[flags][1]);
     for (i = 0; i < NET_PARAMS; ++i) {
         int64_t dim[BMVP_MAX_DIMS], k = 1;
         int rank = fixture_numbers(net_params[i].dims, dim, BMVP_MAX_DIMS);
@@ -1042,6 +1045,47 @@ static void test_keep_drop_and_gradients(void)
     bmvp_clear_error(c);
     CHECK(bmvp_sum(c, a) == NULL &&
           bmvp_error_of(c)->status == BMVP_E_STATE); /* dropped values have no later readers */
+    bmvp_destroy(c);
+}
+
+/* Memory for a parameter's gradient is there once a backward wanted it. What an add hands to its operands is one buffer, until one of
+   them is added to: the others must not see that. */
+static void test_gradients_made_and_shared(void)
+{
+    const int64_t dim = 4;
+    const float x[4] = { 1, 2, 3, 4 };
+    float g[3][4];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *w = bmvp_param(c, "w", 1, &dim), *a, *b, *early, *y, *late;
+    int i;
+    bmvp_write(c, w, x);
+    CHECK(w->g == NULL && bmvp_memory_of(c).persistent == 16);
+    a = bmvp_keep(bmvp_scale(c, w, 2, 0));
+    b = bmvp_keep(bmvp_scale(c, w, -1, 0));
+    early = bmvp_scale(c, a, 5, 0);
+    y = bmvp_keep(bmvp_add(c, a, b));
+    late = bmvp_add(c, bmvp_sum(c, early), bmvp_sum(c, bmvp_add(c, y, y)));
+    bmvp_backward(c, late);
+    CHECK(bmvp_read_grad(c, y, g[0]) == BMVP_OK && bmvp_read_grad(c, a, g[1]) == BMVP_OK && bmvp_read_grad(c, b, g[2]) == BMVP_OK);
+    for (i = 0; i < 4; ++i) CHECK(g[0][i] == 2 && g[1][i] == 7 && g[2][i] == 2 && bmvp_grad_at(c, w, i) == 12);
+    CHECK(bmvp_memory_of(c).persistent == 32);
+    bmvp_destroy(c);
+}
+
+/* A block whose input an earlier backward has used up cannot be computed again: an error, not a crash. */
+static void test_checkpoint_after_backward(void)
+{
+    const int64_t dim = 4;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *in = bmvp_scale(c, bmvp_leaf(c, 1, &dim, NULL), 2, 0.5), *y;
+    const int64_t mark = bmvp_scope_begin(c);
+    y = bmvp_gelu(c, bmvp_gelu(c, in));
+    y = bmvp_sum(c, bmvp_checkpoint(c, mark, bmvp_mul(c, y, y)));
+    bmvp_backward(c, bmvp_sum(c, in));
+    CHECK(!bmvp_failed(c));
+    bmvp_backward(c, y);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_STATE);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "earlier backward");
     bmvp_destroy(c);
 }
 
@@ -1428,6 +1472,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_scopes);
     CHECK_RUN(test_keep_drop_and_gradients);
     CHECK_RUN(test_drop_chain);
+    CHECK_RUN(test_gradients_made_and_shared);
+    CHECK_RUN(test_checkpoint_after_backward);
     for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_fixture(&op_rows[i]);
     for (i = 0; i < sizeof big_cases / sizeof *big_cases; ++i) test_big_case(&big_cases[i]);
     for (i = 0; i < BMVP_OP_COUNT; ++i) test_gradcheck((int)i);

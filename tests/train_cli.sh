@@ -103,6 +103,12 @@ clean ctrl_c
 # ---- other networks and tasks ---------------------------------------------------------------------------------------------------------
 
 expect 0 "network  unet3d_tiny, segmentation from scratch|done" bmvp finetune --data prepared --out unet --network unet3d_tiny --crop 16 --batch 2 --fill zero --steps 2 --threads 1
+expect 0 "MB in all|done" bmvp finetune --data prepared --out unet_less --network unet3d_tiny --crop 16 --batch 2 --fill zero --steps 2 --threads 1 --recompute
+for run in unet unet_less; do sed 's/, "lr".*//' $run/log.jsonl >losses_$run; done
+same losses_unet losses_unet_less
+check "recomputing takes less memory" awk "BEGIN { exit !($(bmvp finetune --data prepared --out none --network unet3d_tiny --crop 16 --batch 2 --fill zero --plan --recompute |
+    sed -n 's/.* moments, \([0-9.]*\) MB for a step.*/\1/p') < 0.9 * $(bmvp finetune --data prepared --out none --network unet3d_tiny --crop 16 --batch 2 --fill zero --plan |
+    sed -n 's/.* moments, \([0-9.]*\) MB for a step.*/\1/p')) }"
 expect 0 "6 cases, 0 left out" bmvp predict --checkpoint unet/best.safetensors --data prepared --out unet_maps --threads 1
 expect 0 "6 cases (6 new" bmvp prepare --data phantoms --out squeezed --spacing 0 --resize 32,32,16 --preset finetune
 expect 0 "classification from $init|done" bmvp finetune --data squeezed --out classes --task classify --init $init --fill zero --steps 2 --train all --val all --threads 1 --batch 2 --set crop_x=32,crop_y=32,crop_z=16 --allow-absent

@@ -10,7 +10,7 @@
 
 typedef struct options {
     const char *data, *out, *init, *network, *split, *train, *val, *modalities, *labels, *set;
-    int preset, task, stem, fill, class_weights, resume, simd, plan, allow_absent;
+    int preset, task, stem, fill, class_weights, resume, simd, plan, allow_absent, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, fraction, classes, save_every, validate_every, stop_after;
     double lr;
 } options;
@@ -93,6 +93,7 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     if (bmvp_cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
     if (bmvp_cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (bmvp_cli_given(opt, n_opt, "fill")) s->cfg.fill = o->fill;
+    if (o->recompute) s->cfg.recompute = 1;
     st = bmvp_apply_settings(&s->cfg, set_field, o->set, &s->err);
     if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "without --init there are no templates: --fill zero drops modalities instead, --set copies=0 "
@@ -196,8 +197,7 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
     bmvp_memory m;
     bmvp_status st = bmvp_ft_plan(k, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
     if (st) return st;
-    printf("memory   %.2f GB for parameters, gradients, moments and templates, %.2f GB for a step\n", (double)m.persistent / 1e9,
-           (double)m.step_peak / 1e9);
+    bmvp_run_print_memory(&m, bmvp_ft_loader_bytes(&s->data, &s->cfg), bmvp_ft_validation_bytes(&s->data, &s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -509,6 +509,7 @@ int bmvp_cmd_finetune(int argc, char **argv)
             bmvp_cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
             bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
             bmvp_cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
+            bmvp_cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
             bmvp_cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
             bmvp_cli_int("validate-every", &o->validate_every, 0, 0, 1e12, "steps between validations; 0: by the field of that name, in epochs"),
             bmvp_cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),

@@ -52,6 +52,7 @@ typedef struct bmvp_ft_loader {
     bmvp_ft_batch batch[2];
     bmvp_ahead ahead;
 } bmvp_ft_loader;
+double bmvp_ft_loader_bytes(const bmvp_ft_data *data, const bmvp_ft_config *cfg); /* of a running loader */
 bmvp_status bmvp_ft_loader_start(bmvp_ft_loader *l, const bmvp_ft_data *data, const bmvp_ft_config *cfg, const int64_t template_grid[3],
                                  int64_t first, bmvp_error *err);
 const bmvp_ft_batch *bmvp_ft_loader_get(bmvp_ft_loader *l, int64_t step, bmvp_error *err);
@@ -64,6 +65,7 @@ typedef struct bmvp_ft_score {
     double accuracy, auc;            /* classification */
     double mean;                     /* what the best checkpoint is chosen by: mean Dice, or AUC (accuracy where that is undefined) */
 } bmvp_ft_score;
+double bmvp_ft_validation_bytes(const bmvp_ft_data *d, const bmvp_ft_config *cfg); /* it and the report need beside a run's memory */
 bmvp_status bmvp_ft_validate(bmvp_ctx *c, bmvp_ft *f, const bmvp_ft_data *d, bmvp_ft_score *out, bmvp_error *err);
 /* Label map of case i (dim voxels) as the network sees it now, and its Dice by region (NULL: not wanted). */
 bmvp_status bmvp_ft_look(bmvp_ctx *c, bmvp_ft *f, const bmvp_ft_data *d, int64_t i, unsigned char *out, double *dice, bmvp_error *err);

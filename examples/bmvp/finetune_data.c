@@ -270,11 +270,23 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     return st;
 }
 
+/* Of one of the two buffers. */
+static size_t loader_voxels(const bmvp_ft_data *data, const bmvp_ft_config *cfg)
+{
+    const size_t crop = (size_t)cfg->crop_x * (size_t)cfg->crop_y * (size_t)cfg->crop_z;
+    return (size_t)cfg->batch * crop * (size_t)(data->all.n_modalities + 1);
+}
+
+double bmvp_ft_loader_bytes(const bmvp_ft_data *data, const bmvp_ft_config *cfg)
+{
+    return 2.0 * (double)loader_voxels(data, cfg) * (double)sizeof(float);
+}
+
 bmvp_status bmvp_ft_loader_start(bmvp_ft_loader *l, const bmvp_ft_data *data, const bmvp_ft_config *cfg, const int64_t template_grid[3],
                                  int64_t first, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch;
-    const size_t voxels = items * (size_t)cfg->crop_x * (size_t)cfg->crop_y * (size_t)cfg->crop_z * (size_t)(data->all.n_modalities + 1);
+    const size_t voxels = loader_voxels(data, cfg);
     bmvp_status st = BMVP_OK;
     int i, ok = 1;
     memset(l, 0, sizeof *l);
@@ -377,6 +389,17 @@ static bmvp_status count_planes(void *user, int64_t z0, int64_t n, const float *
         }
     }
     return BMVP_OK;
+}
+
+/* A case as load_whole has it, what the report's pictures add, and the sums of one row of windows. */
+double bmvp_ft_validation_bytes(const bmvp_ft_data *d, const bmvp_ft_config *cfg)
+{
+    const int64_t *g = d->all.grid, roi = (int64_t)cfg->crop_z * cfg->crop_y * cfg->crop_x, in = d->all.n_modalities;
+    const int64_t outputs = d->segment ? bmvp_labels_outputs(&d->all.data.labels) : d->classes;
+    const int64_t row = cfg->crop_z * (g[1] > cfg->crop_y ? g[1] : cfg->crop_y) * (g[2] > cfg->crop_x ? g[2] : cfg->crop_x);
+    const int64_t windows = d->segment ? roi * (1 + in + outputs) + row * (outputs + 1) + g[1] * g[2] * outputs : 0;
+    const int64_t pictures = d->segment ? 2 * (int64_t)sizeof(float) + 2 : 0;
+    return (double)(g[0] * g[1] * g[2] * (pictures + (in + 1) * (int64_t)sizeof(float)) + windows * (int64_t)sizeof(float));
 }
 
 bmvp_status bmvp_ft_look(bmvp_ctx *c, bmvp_ft *f, const bmvp_ft_data *d, int64_t i, unsigned char *out, double *dice, bmvp_error *err)

@@ -10,7 +10,7 @@
 
 typedef struct options {
     const char *data, *out, *network, *set;
-    int preset, resume, all_modalities, simd, plan;
+    int preset, resume, all_modalities, simd, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
 } options;
@@ -70,6 +70,7 @@ static bmvp_status configure(session *s, const bmvp_cli_option *opt, int n_opt)
     if (bmvp_cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
     if (bmvp_cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (o->all_modalities) s->cfg.all_modalities = 1;
+    if (o->recompute) s->cfg.recompute = 1;
     return st ? st : bmvp_apply_settings(&s->cfg, set_field, o->set, &s->err);
 }
 
@@ -125,8 +126,7 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
     bmvp_memory m;
     bmvp_status st = bmvp_ssl_plan(k, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
     if (st) return st;
-    printf("memory   %.2f GB for parameters, templates, gradients and moments, %.2f GB for a step\n", (double)m.persistent / 1e9,
-           (double)m.step_peak / 1e9);
+    bmvp_run_print_memory(&m, bmvp_loader_bytes(&s->data, &s->cfg), bmvp_run_report_bytes(&s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -321,6 +321,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
             bmvp_cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
             bmvp_cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
+            bmvp_cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
             bmvp_cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
             bmvp_cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
             bmvp_cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),

@@ -129,6 +129,16 @@ bmvp_status bmvp_run_preparation(const bmvp_prepared *p, char *text, size_t size
     return st;
 }
 
+/* ---- memory ---------------------------------------------------------------------------------------------------------------- */
+
+void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing)
+{
+    const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = (double)plan->largest;
+    const double rest = bmvp_peak_memory_mb() * 1e6 + (double)plan->records + ahead + (passing > saving ? passing : saving);
+    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the program, crops read ahead, "
+           "saving and reports: %.1f MB in all\n", lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
+}
+
 /* ---- read ahead ------------------------------------------------------------------------------------------------------------ */
 
 static void *ahead_main(void *arg)
@@ -226,11 +236,23 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     return st;
 }
 
+/* Of one of the two buffers. */
+static size_t loader_voxels(const bmvp_prepared *data, const bmvp_ssl_config *cfg)
+{
+    const size_t items = (size_t)cfg->batch * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
+    return 2 * items * (size_t)cfg->crop * (size_t)cfg->crop * (size_t)cfg->crop;
+}
+
+double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg)
+{
+    return 2.0 * (double)loader_voxels(data, cfg) * (double)sizeof(float);
+}
+
 bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, const int64_t template_grid[3],
                               int64_t first, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
-    const size_t voxels = 2 * items * (size_t)cfg->crop * (size_t)cfg->crop * (size_t)cfg->crop;
+    const size_t voxels = loader_voxels(data, cfg);
     bmvp_status st = BMVP_OK;
     int i, ok = 1;
     memset(l, 0, sizeof *l);
@@ -287,7 +309,7 @@ void bmvp_catch_signals(void)
 double bmvp_peak_memory_mb(void)
 {
     struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss / 1024 : 0;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss * 1024e-6 : 0;
 }
 
 char *bmvp_run_file(const char *out, const char *name) { return bmvp_path_join(out, name); }

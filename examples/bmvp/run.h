@@ -42,6 +42,18 @@ bmvp_status bmvp_prepared_label(const bmvp_prepared *p, int64_t i, const int64_t
 /* The text of the prepare.json beside the list: the settings the cases were prepared with; "" when there is none. */
 bmvp_status bmvp_run_preparation(const bmvp_prepared *p, char *text, size_t size, bmvp_error *err);
 
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
+   a while (`passing` bytes, or saving). */
+void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
+   a while: saving, or `passing` bytes. */
+void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
+
 /* ---- a step's data, read ahead by a thread --------------------------------------------------------------------------- */
 
 /* Reads what step `step` needs into buffer 0 or 1. */
@@ -80,6 +92,7 @@ typedef struct bmvp_loader {
     bmvp_ahead ahead;
 } bmvp_loader;
 
+double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg); /* of a running loader */
 bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, const int64_t template_grid[3],
                               int64_t first, bmvp_error *err);
 /* Valid until the next call. NULL and err on a file error. */
@@ -99,7 +112,7 @@ bmvp_status bmvp_run_open(const char *out, bmvp_error *err);
 bmvp_status bmvp_run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err);
 /* Appends the finished line. */
 bmvp_status bmvp_run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err);
-double bmvp_peak_memory_mb(void);
+double bmvp_peak_memory_mb(void); /* the process's largest resident size so far, in 10^6 bytes */
 /* Applies "a=1,b=2" with set(cfg, name, value). */
 bmvp_status bmvp_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
                                 const char *text, bmvp_error *err);
@@ -109,6 +122,7 @@ bmvp_status bmvp_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const c
 /* Adds the templates' middle slices of this step to OUT/snapshots.safetensors. */
 bmvp_status bmvp_run_snapshot(bmvp_ssl *s, const char *out, bmvp_error *err);
 /* Writes OUT/report.html from the log, the snapshots and a look at a few cases. seconds: time used so far. */
+double bmvp_run_report_bytes(const bmvp_ssl_config *cfg); /* it needs beside a run's memory */
 bmvp_status bmvp_run_report(bmvp_ssl *s, const bmvp_prepared *data, const char *out, int64_t total_steps, double seconds, bmvp_error *err);
 
 #endif

@@ -194,10 +194,15 @@ static bmvp_status show_case(bmvp_report *r, bmvp_ssl *s, const bmvp_prepared *d
     return BMVP_OK;
 }
 
+/* Two crops, two views of them and what is rebuilt from these. */
+static int64_t case_voxels(int64_t e) { return 6 * e * e * e; }
+
+double bmvp_run_report_bytes(const bmvp_ssl_config *cfg) { return (double)case_voxels(cfg->crop) * (double)sizeof(float); }
+
 static bmvp_status show_cases(bmvp_report *r, bmvp_ssl *s, const bmvp_prepared *data, bmvp_error *err)
 {
     const int64_t e = bmvp_ssl_config_of(s)->crop, n = data->data.n < MAX_CASES ? data->data.n : MAX_CASES;
-    float *v = (float *)malloc((size_t)(6 * e * e * e) * sizeof *v);
+    float *v = (float *)malloc((size_t)case_voxels(e) * sizeof *v);
     bmvp_status st = v ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int64_t i;
     (void)bmvp_report_section(r, "Reconstructions", "Middle crop of a few cases: input, both masked views, what the network rebuilds from them.");

@@ -522,7 +522,7 @@ static void real_run(bench *b, bmvp_ssl *ssl, const bmvp_ssl_item *item, result 
     }
 }
 
-static void bench_real(bench *b, const char *row)
+static void bench_real(bench *b, const char *row, int recompute)
 {
     const int64_t grid[3] = { 155, 240, 240 };
     const char *names[BMVP_MODALITIES];
@@ -545,6 +545,7 @@ static void bench_real(bench *b, const char *row)
     bmvp_ssl_preset(b->opt.preset, &cfg);
     cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
     cfg.update_every = 1;
+    cfg.recompute = recompute;
     ctx.threads = b->opt.threads;
     ctx.simd = b->opt.simd;
     if (volume && bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) == BMVP_OK) {
@@ -796,18 +797,21 @@ static void machine(bench *b)
     bmvp_destroy(c);
 }
 
-enum { NETS = sizeof net_rows / sizeof *net_rows, KERNELS = sizeof kernels / sizeof *kernels };
+enum { NETS = sizeof net_rows / sizeof *net_rows, KERNELS = sizeof kernels / sizeof *kernels, LARGE = NETS + 2 };
+
+/* Rows of whole networks: passes, then the real step, as it is and with checkpointed blocks. */
+static const char *large_name(int i) { return i < NETS ? net_rows[i].name : i == NETS ? "real" : "real_checkpoint"; }
 
 static void bench_large(bench *b, int i)
 {
-    if (i == NETS) bench_real(b, "real");
-    else bench_network(b, &net_rows[i]);
+    if (i < NETS) bench_network(b, &net_rows[i]);
+    else bench_real(b, large_name(i), i > NETS);
 }
 
 /* Row i in a process of its own where there are such: its memory is then its own too. */
 static void bench_alone(bench *b, int i)
 {
-    if (!wanted(b, i == NETS ? "real" : net_rows[i].name)) return;
+    if (!wanted(b, large_name(i))) return;
     heading(b);
 #if defined(__unix__) || defined(__APPLE__)
     {
@@ -844,13 +848,13 @@ int main(int argc, char **argv)
         return 2;
     }
     if (b.opt.list) {
-        for (i = 0; i <= NETS; ++i) printf("%s\n", i == NETS ? "real" : net_rows[i].name);
+        for (i = 0; i < LARGE; ++i) printf("%s\n", large_name(i));
         for (i = 0; i < KERNELS; ++i) printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
         return 0;
     }
     machine(&b);
     if (b.opt.machine) return 0;
-    for (i = 0; i <= NETS; ++i) bench_alone(&b, i);
+    for (i = 0; i < LARGE; ++i) bench_alone(&b, i);
     for (i = 0; i < KERNELS; ++i) bench_kernel(&b, &kernels[i]);
     if (!b.rows && !b.failed) fprintf(stderr, "bench_step: no row is named '%s'; --list prints them\n", b.opt.only);
     return b.failed || !b.rows;

@@ -26,6 +26,8 @@ function goals(r, ms, ratio, peak, weights,   g) {
     if (r in faster && ratio != "") g = aim(sprintf("%.2g x", faster[r]), ratio >= faster[r])
     else if (r in faster) g = sprintf("%.2g x", faster[r])
     if (r == "real" && peak) g = g " " aim("6.5G", peak <= 6.5 * GIB)
+    if (r == "real") real_ms = ms
+    if (r == "real_checkpoint" && peak) g = aim("1.25x", !real_ms || ms <= 1.25 * real_ms) " " aim("3.5G", peak <= 3.5 * GIB)
     if (r == "inference" && peak) g = g " " aim("0.3G*", peak - weights < 0.3 * GIB)
     return g == "" ? "-" : g
 }
