@@ -95,7 +95,9 @@ static bmvp_status mean_templates(session *s)
     int m;
     for (m = 0; m < p->n_modalities && !st; ++m) {
         bmvp_tensor *t = bmvp_ssl_template(s->ssl, m);
+        float *sum = (float *)calloc((size_t)t->numel, sizeof *sum);
         int64_t i, z, y, x, used = 0;
+        if (!sum) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
         for (i = 0; i < p->data.n && used < 32 && !st; ++i) {
             static const int64_t origin[3] = { 0, 0, 0 };
             const int64_t *d = p->cases[i].dim, n = d[0] * d[1] * d[2];
@@ -110,12 +112,14 @@ static bmvp_status mean_templates(session *s)
                     for (x = 0; x < d[2]; ++x) {
                         const int64_t a = z + at[0], b = y + at[1], c = x + at[2];
                         if (a >= 0 && a < t->dim[0] && b >= 0 && b < t->dim[1] && c >= 0 && c < t->dim[2])
-                            t->x[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
+                            sum[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
                     }
             free(v);
             ++used;
         }
-        for (i = 0; i < t->numel && used > 1; ++i) t->x[i] /= (float)used;
+        for (i = 0; i < t->numel && used > 1; ++i) sum[i] /= (float)used;
+        bmvp_write(s->c, t, sum);
+        free(sum);
     }
     return st;
 }
@@ -153,7 +157,7 @@ static bmvp_status start(session *s)
     if (st) return st;
     s->first = bmvp_ssl_steps(s->ssl);
     st = bmvp_run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
-    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
     return st ? st : bmvp_loader_start(&s->loader, &s->data, &s->cfg, bmvp_ssl_template(s->ssl, 0)->dim, s->first, &s->err);
 }
 
@@ -247,7 +251,7 @@ static bmvp_status train(session *s)
             st = save(s);
             saved = bmvp_cli_elapsed(&s->progress);
         }
-        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
         if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
             st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
     }
