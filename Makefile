@@ -6,7 +6,10 @@
 #   make bench      speed, beside its peers where they are installed
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
+#   make CUDA=1     build/bmvp with --device cuda (make clean-tests first after a build without); make cuda: only that bmvp_cuda.cu compiles
+#   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
+# With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
 
 CC      ?= cc
 CXX     ?= c++
@@ -29,12 +32,27 @@ else
   GZ_H   = libdeflate.h
 endif
 
+NVCC      ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCH ?= 80 90a
+CUDA_PTX  ?= 80
+CUDA_CODE  = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+ifdef CUDA
+  ifeq ($(NVCC),)
+    $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
+  endif
+  CUDA_LIB   = $(dir $(NVCC))../lib64
+  CUDA_O     = build/bmvp_cuda.o
+  CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
+  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lstdc++
+endif
+
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor io nn ssl labels metrics nifti release window finetune
-TEST_BIN = $(TESTS:%=build/test_%)
+HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
 all: build/bmvp $(COURSE)
@@ -45,13 +63,23 @@ build:
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
 build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) -c $< -o $@
+	$(COMPILE) $(CUDA_DEFS) -c $< -o $@
 
-build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
+build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
-build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
+build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+
+build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
+	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) -Xcompiler -Wall -I. -c $< -o $@
+
+build/test_cuda: tests/test_cuda.cpp tests/cuda_shim.h tests/check.h bmvp_cuda.cu $(HEADERS) | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ bmvp_cuda.cu tests/test_cuda.cpp -o $@ $(LDLIBS)
+
+cuda: build/bmvp_cuda.o
+cuda-shim: build/test_cuda
+	build/test_cuda
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
@@ -92,11 +120,11 @@ clean-tests:
 
 install: build/bmvp
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(HEADERS) bmvp_cuda.cu $(DESTDIR)$(PREFIX)/include
 	install -m 755 build/bmvp $(DESTDIR)$(PREFIX)/bin
 
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all demo experiments tests test bench asan tsan install clean clean-tests
+.PHONY: all cuda cuda-shim demo experiments tests test bench asan tsan install clean clean-tests
 .SECONDARY:

@@ -345,6 +345,10 @@ struct bmvp_backend {
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
+/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver. One for each thread that has
+   contexts; it outlives them. */
+BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
+BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
 
