@@ -17,7 +17,7 @@
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
-       Order      all work goes to one stream of the backend, in the order of the calls. One backend object for each thread of contexts.
+       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the backend.
        Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of GPU are equal.
        Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
        Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
@@ -48,7 +48,7 @@ namespace bmvpi_cuda {
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
     bmvp_device device;
-    int index;
+    char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
     void *scratch;        /* lists and partial sums of the optimizer */
@@ -148,7 +148,10 @@ static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t
     for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
 }
 static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
-static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate) { map(c, copy_map{ from, to, accumulate }, n); }
+static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
+{
+    map(c, copy_map{ from, to, accumulate }, n);
+}
 
 /* Gradient of t where a kernel only adds into parts of it: starts at zero. */
 static float *grad_add(bmvp_ctx *c, bmvp_tensor *t)
@@ -240,7 +243,7 @@ static columns columns_of(int64_t samples, int64_t rows, int64_t c)
     k.rows = rows;
     k.c = c;
     k.wide = power_of_two(c, 32);
-    k.chunk = larger(4 * THREADS / k.wide, ceil_div(rows * samples * ceil_div(c, k.wide), 2048));
+    k.chunk = larger(4 * THREADS / k.wide, ceil_div(rows * samples * ceil_div(c, k.wide), 1024));
     k.chunks = ceil_div(rows, k.chunk);
     return k;
 }
@@ -265,6 +268,20 @@ template <class F> static void columns_map(bmvp_ctx *c, const F &f, const column
     BMVPI_RUN(c, columns_map_kernel<F>, columns_grid(k), columns_block(k), 0, f, k);
 }
 
+/* Adds the pairs of a block's threads along y, as a tree; those with y = 0 have the result. */
+static __device__ pair columns_join(pair p)
+{
+    __shared__ pair s[THREADS];
+    const unsigned at = threadIdx.y * blockDim.x + threadIdx.x;
+    s[at] = p;
+    __syncthreads();
+    for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
+        if (threadIdx.y < half) s[at] = join_sum::join(s[at], s[at + half * blockDim.x]);
+        __syncthreads();
+    }
+    return s[at];
+}
+
 /* part[sample, chunk, channel] = sums of f.value(i, sample, channel) over the chunk's rows.
    Who:    as above; then the threads of a channel add up as a tree.
    Launch: as above, 4 KB of shared memory.
@@ -272,41 +289,35 @@ template <class F> static void columns_map(bmvp_ctx *c, const F &f, const column
    Traffic: what f reads, and 16 bytes written a chunk and channel. */
 template <class F> __global__ void columns_kernel(F f, columns k, pair *part)
 {
-    __shared__ pair s[THREADS];
     const int64_t sample = blockIdx.x / k.chunks, first = blockIdx.x % k.chunks * k.chunk;
     const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
-    const unsigned at = threadIdx.y * blockDim.x + threadIdx.x;
     pair p = join_sum::none();
     for (int64_t r = first + threadIdx.y; ch < k.c && r < last; r += blockDim.y)
         p = join_sum::join(p, f.value((sample * k.rows + r) * k.c + ch, sample, ch));
-    s[at] = p;
-    __syncthreads();
-    for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
-        if (threadIdx.y < half) s[at] = join_sum::join(s[at], s[at + half * blockDim.x]);
-        __syncthreads();
-    }
-    if (threadIdx.y == 0 && ch < k.c) part[blockIdx.x * k.c + ch] = s[at];
+    p = columns_join(p);
+    if (threadIdx.y == 0 && ch < k.c) part[blockIdx.x * k.c + ch] = p;
 }
 
-/* f.finish(sample, channel, sum of the chunks' parts): the second half of the above, as a map over samples x C. */
-template <class F> struct columns_finish_map {
-    F f;
-    columns k;
-    const pair *part;
-    __device__ void operator()(int64_t i) const
-    {
-        const int64_t sample = i / k.c, ch = i % k.c;
-        pair p = join_sum::none();
-        for (int64_t chunk = 0; chunk < k.chunks; ++chunk) p = join_sum::join(p, part[(sample * k.chunks + chunk) * k.c + ch]);
-        f.finish(sample, ch, p);
-    }
-};
+/* f.finish(sample, channel, sum of the chunks' parts): the second half of the above.
+   Who:    thread (x, y) adds chunks y, y + threads along y, ... of channel x of the block's; then a tree over y, whose first finishes.
+   Launch: samples blocks along x, C / 32 along y, 256 threads, 4 KB of shared memory.
+   Bits:   fixed order.
+   Traffic: 16 bytes a chunk and channel. */
+template <class F> __global__ void columns_finish_kernel(F f, columns k, const pair *part)
+{
+    const int64_t sample = blockIdx.x, ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    pair p = join_sum::none();
+    for (int64_t chunk = threadIdx.y; ch < k.c && chunk < k.chunks; chunk += blockDim.y)
+        p = join_sum::join(p, part[(sample * k.chunks + chunk) * k.c + ch]);
+    p = columns_join(p);
+    if (threadIdx.y == 0 && ch < k.c) f.finish(sample, ch, p);
+}
 template <class F> static void columns_sum(bmvp_ctx *c, const F &f, const columns &k, float *workspace)
 {
     pair *part = (pair *)(void *)workspace;
     BMVPI_RUN(c, columns_kernel<F>, columns_grid(k), columns_block(k), 0, f, k, part);
-    map(c, columns_finish_map<F>{ f, k, part }, k.samples * k.c);
+    BMVPI_RUN(c, columns_finish_kernel<F>, dim3((unsigned)k.samples, columns_grid(k).y), columns_block(k), 0, f, k, (const pair *)part);
 }
 static int64_t columns_workspace(const columns &k) { return 4 * k.samples * k.chunks * k.c; }
 
@@ -854,7 +865,8 @@ static int64_t axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
     return s[axis] * start;
 }
 /* Copies the box between its own array and its place in `big`, shift elements in. */
-static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *to, int64_t shift, int in, int add)
+static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *to, int64_t shift, int in,
+                     int add)
 {
     int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
     strides_of(big->rank, big->dim, bs);
@@ -1014,7 +1026,8 @@ struct stretch_back_map {
         float s = 0;
         for (int64_t j = first, at; j < last; ++j) {
             const double w = k.place(j, &at);
-            const double share = at == i ? (i == k.n - 1 ? 1.0 : 1.0 - w) : at + 1 == i ? w : 0.0; /* at the end both neighbours are the last */
+            double share = at == i ? 1.0 - w : at + 1 == i ? w : 0.0;
+            if (at == i && i == k.n - 1) share = 1.0; /* both neighbours are the last */
             s += (float)share * k.from[(row / k.n * m + j) * k.inner + v];
         }
         put(k.to, e, s, k.add);
@@ -1412,8 +1425,8 @@ struct norm_apply_map {
         y[i] = (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at];
     }
 };
-/* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M - (x - mean)
-   r^3 b / M. Here the factors; map over samples x groups. batch 0: constant statistics, only the first term. */
+/* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M -
+   (x - mean) r^3 b / M. Here the factors; map over samples x groups. batch 0: constant statistics, only the first term. */
 struct norm_factors_map {
     norm s;
     int batch;
@@ -1716,7 +1729,7 @@ static int conv_is_blocks(const bmvp_tensor *y)
     for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == y->iarg[i] && y->iarg[3 + i] == 0;
     return blocks;
 }
-static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->src[1]->dim[0] * y->src[1]->dim[1] * y->src[1]->dim[2] == 1; }
+static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
 
 struct place { int n, z, y, x, group; };
 static __device__ __forceinline__ place place_of(int i, const int dim[3], int group)
@@ -1954,7 +1967,8 @@ static depthwise depthwise_of(const bmvp_tensor *y)
    Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32. K 3 and 5; 0: any odd kernel.
    Bits:   each output by one thread, taps in order.
    Traffic: x is read k^2 (1 + (K - 1) / 8) times, from L1 and L2 but for the first; 2 k^3 operations an output. */
-template <int K> __global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+template <int K>
+__global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
 {
     const int k = K ? K : s.k, r = k / 2, taps = k * k * k;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
@@ -1995,8 +2009,8 @@ static void depthwise_run(bmvp_ctx *c, const depthwise &s, const float *x, const
 }
 
 /* part[chunk, i, j, l, c] = sum over the chunk's lines of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
-   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W it
-           reads g once and each x row once for K taps. Then the threads of a channel add up in order.
+   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W
+           it reads g once and each x row once for K taps. Then the threads of a channel add up in order.
    Launch: 256 threads; chunks along x, channels / 32 along y, K along z; 1 KB of shared memory. K 3 and 5.
    Bits:   lines are cut by shape; fixed order.
    Traffic: x is read K^2 times and g K times, mostly from L2; 2 K^3 operations an element. */
@@ -2045,7 +2059,8 @@ template <int K> __global__ void depthwise_weight_kernel(depthwise s, const floa
 static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, const float *g, float *part)
 {
     __shared__ float share[THREADS];
-    const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k), j = (int)(blockIdx.z % (unsigned)k), i = (int)(blockIdx.z / (unsigned)k);
+    const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
+    const int j = (int)(blockIdx.z % (unsigned)k), i = (int)(blockIdx.z / (unsigned)k);
     const int64_t chunk = blockIdx.x / (unsigned)k, first = chunk * s.chunk;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
     float sum = 0, total = 0;
@@ -2094,8 +2109,8 @@ static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int
 
 /* >>kernel attention ------------------------------------------------------------------------------------------------------ */
 
-/* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x 16, a thread having M
-   rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is zeros. */
+/* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x 16, a thread having
+   M rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is zeros. */
 struct attention {
     const float *qkv, *y, *g;
     float *out, *lse, *dot, *dqkv; /* lse (N, heads, T); dot (N, T, heads) */
@@ -2443,7 +2458,8 @@ struct minmax_reduce : join_sum {
     }
     __device__ void finish(pair p) const { saved[2] = (float)p.a, saved[3] = (float)p.b; }
 };
-/* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s, over their numbers */
+/* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s, each over their
+   number */
 struct minmax_back_reduce : join_sum {
     const float *x, *g, *saved;
     double *share;
@@ -2614,7 +2630,7 @@ static const bmvp_kernel kernels[BMVP_OP_COUNT] = { BMVP_OPS(BMVP_X) };
 
 static void describe(state *s)
 {
-    s->backend.name = "cuda";
+    s->backend.name = s->name;
     memcpy(s->backend.op, kernels, sizeof kernels);
     s->backend.device = &s->device;
     s->device.user = s;
@@ -2651,7 +2667,7 @@ extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error
         bmvp_error_set(err, BMVP_E_OOM, "out of memory for the cuda backend");
         return NULL;
     }
-    s->index = device;
+    snprintf(s->name, sizeof s->name, "cuda:%d", device);
     describe(s);
     e = cudaSetDevice(device);
     if (e == cudaSuccess) e = cudaStreamCreate(&s->stream);

@@ -6,8 +6,8 @@
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
-   cannot be touched at all, so that the host reading a device pointer dies at once (shim_guard(0) ends that). Dynamic shared memory is NaN at the start of a block
-   and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
+   cannot be touched at all, so that the host reading a device pointer dies at once (shim_guard(0) ends that). Dynamic shared memory is
+   NaN at the start of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
 #ifndef BMVP_CUDA_SHIM_H
 #define BMVP_CUDA_SHIM_H
 
@@ -204,7 +204,7 @@ inline void shim_run_block(shim_block *b)
     const size_t warps = b->warp.size();
     b->arrived = 0;
     b->left = (int)b->fiber.size();
-    memset(b->dynamic.data(), 0xff, b->dynamic.size());
+    for (unsigned char &byte : b->dynamic) byte = 0xff;
     for (size_t i = 0; i < b->fiber.size(); ++i) shim_prepare(b, (int)i);
     for (size_t w = 0; w < warps; ++w) b->warp[w].arrived = 0;
     while (b->left > 0) {
@@ -433,8 +433,8 @@ inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0
 inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
 
 /* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
-inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c,
-                      int ldc)
+inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+                      float *c, int ldc)
 {
     std::vector<double> sum((size_t)m);
     for (int j = 0; j < n; ++j) {
@@ -446,7 +446,8 @@ inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const fl
             for (int i = 0; i < m; ++i) sum[(size_t)i] += v * (double)x[i];
         }
         for (int i = 0; i < m && ta; ++i)
-            for (int l = 0; l < k; ++l) sum[(size_t)i] += (double)a[l + (int64_t)i * lda] * (double)(tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb]);
+            for (int l = 0; l < k; ++l)
+                sum[(size_t)i] += (double)a[l + (int64_t)i * lda] * (double)(tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb]);
         for (int i = 0; i < m; ++i) y[i] = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * y[i]);
     }
 }

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "device.h"
 #include "run.h"
 #include <errno.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *data, *out, *network, *set;
+    const char *data, *out, *network, *set, *device;
     int preset, resume, all_modalities, simd, plan;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
@@ -20,6 +21,7 @@ typedef struct session { /* what one call of the command holds */
     bmvp_prepared data;
     bmvp_ssl_config cfg;
     bmvp_net_config net;
+    const bmvp_backend *device; /* NULL: the CPU */
     bmvp_ctx *c;
     bmvp_ssl *ssl;
     bmvp_loader loader;
@@ -147,8 +149,7 @@ static bmvp_status start(session *s)
         free(checkpoint);
         return st;
     }
-    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
-    fflush(stdout);
+    bmvp_device_print(s->c);
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
     if (!s->ssl) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (!st && s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
@@ -280,6 +281,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     bmvp_config k = bmvp_config_default();
     int code = BMVP_CLI_DONE;
     bmvp_status st = configure(s, opt, n_opt);
+    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
     if (!st) st = bmvp_run_preparation(&s->data, s->preparation, sizeof s->preparation, &s->err);
@@ -288,6 +290,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     print_configuration(s);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
+    k.backend = s->device;
     st = plan_memory(s, &k);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
@@ -330,6 +333,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
             bmvp_cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            bmvp_device_option(&o->device),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
@@ -340,6 +344,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
     if (s->log) fclose(s->log);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
+    bmvp_device_close(s->device);
     bmvp_prepared_free(&s->data);
     free(s);
     return code;
