@@ -6,7 +6,8 @@
 #   make bench      speed, beside its peers where they are installed
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
-#   make CUDA=1     build/bmvp with --device cuda (make clean-tests first after a build without); make cuda: only that bmvp_cuda.cu compiles
+#   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
+#   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
 # With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
@@ -72,14 +73,27 @@ build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
-	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) -Xcompiler -Wall -I. -c $< -o $@
+	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
-build/test_cuda: tests/test_cuda.cpp tests/cuda_shim.h tests/check.h bmvp_cuda.cu $(HEADERS) | build
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ bmvp_cuda.cu tests/test_cuda.cpp -o $@ $(LDLIBS)
+# The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ -c $< -o $@
 
+build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
+
+build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
+	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
+
+SHIM_O = $(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)) build/bmvp_cuda_shim.o
+build/bmvp_shim: examples/bmvp.c $(SHIM_O)
+	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
+
+cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: build/bmvp_cuda.o
-cuda-shim: build/test_cuda
+cuda-shim: build/test_cuda build/bmvp_shim
 	build/test_cuda
+	sh tests/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
@@ -96,7 +110,7 @@ demo: build/bmvp build/experiments_page
 experiments: build/bmvp build/experiments_page
 	@sh examples/experiments/run.sh
 
-tests: build/bmvp $(TEST_BIN) $(COURSE)
+tests: build/bmvp $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(COURSE)
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -116,7 +130,7 @@ tsan:
 	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor && build/test_tensor threads
 	$(MAKE) clean-tests
 clean-tests:
-	rm -f build/test_* build/bmvp build/*.o
+	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o
 
 install: build/bmvp
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin

@@ -6,8 +6,8 @@
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
-   cannot be touched at all, so that the host reading a device pointer dies at once (shim_guard(0) ends that). Dynamic shared memory is
-   NaN at the start of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
+   cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
+   of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
 #ifndef BMVP_CUDA_SHIM_H
 #define BMVP_CUDA_SHIM_H
 
@@ -101,7 +101,7 @@ struct shim_machine {
     std::map<const void *, int> shared_limit;
     struct region { size_t pages, bytes; };
     std::map<char *, region> memory;             /* by the pages' first byte */
-    int open = 0;
+    int open = 0, locked = 1, closed = 0;
 };
 inline shim_machine shim;
 
@@ -218,19 +218,22 @@ inline void shim_run_block(shim_block *b)
 
 /* ---- device memory ------------------------------------------------------------------------------------------------------------- */
 
-inline void shim_protect(int access)
+inline void shim_lock(int on)
 {
-    for (auto &m : shim.memory) mprotect(m.first, m.second.pages, access);
+    if (shim.locked == on) return;
+    for (auto &m : shim.memory) mprotect(m.first, m.second.pages, on ? PROT_NONE : PROT_READ | PROT_WRITE);
+    shim.locked = on;
 }
-/* 0: the host may touch device memory between kernels, too: hundreds of allocations are slow to lock and unlock for each. */
-inline void shim_guard(int on)
-{
-    shim.open = !on;
-    shim_protect(on ? PROT_NONE : PROT_READ | PROT_WRITE);
-}
-struct shim_access { /* while one lives, device memory can be touched */
-    shim_access() { if (shim.open++ == 0) shim_protect(PROT_READ | PROT_WRITE); }
-    ~shim_access() { if (--shim.open == 0) shim_protect(PROT_NONE); }
+/* While one lives, device memory can be touched. Many allocations are slow to lock: then only every 16th time. */
+struct shim_access {
+    shim_access()
+    {
+        if (shim.open++ == 0) shim_lock(0);
+    }
+    ~shim_access()
+    {
+        if (--shim.open == 0 && (shim.memory.size() <= 64 || ++shim.closed % 16 == 0)) shim_lock(1);
+    }
 };
 
 /* Does [p, p + bytes) lie in device memory? */
@@ -289,7 +292,7 @@ inline cudaError_t cudaMalloc(void **p, size_t bytes)
     if (m == MAP_FAILED) return cudaErrorMemoryAllocation;
     mprotect(m, pages, PROT_READ | PROT_WRITE);
     memset(m, 0xff, pages);
-    if (!shim.open) mprotect(m, pages, PROT_NONE);
+    if (shim.locked) mprotect(m, pages, PROT_NONE);
     shim.memory[m] = shim_machine::region{ pages, bytes };
     *p = m + pages - used; /* ends where the guard page begins */
     return cudaSuccess;
