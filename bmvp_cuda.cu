@@ -64,11 +64,11 @@ static int check(bmvp_ctx *c, cudaError_t e, const char *what)
     return 0;
 }
 
-/* Launches on the backend's stream; a failure is recorded with the kernel's name. */
+/* Launches on the backend's stream; a failure is recorded with the kernel's name. Failures of kernels that run already show here, too. */
 #define BMVPI_RUN(c, kernel, grid, block, shared, ...) \
     do { \
         BMVPI_LAUNCH(kernel, grid, block, shared, bmvpi_cuda::of(c)->stream, __VA_ARGS__); \
-        bmvpi_cuda::check(c, cudaGetLastError(), #kernel); \
+        bmvpi_cuda::check(c, cudaGetLastError(), "launch of " #kernel ", or a kernel before it"); \
     } while (0)
 
 enum { THREADS = 256 };
