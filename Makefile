@@ -7,7 +7,11 @@
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
+#   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
+#   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
+#   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
+# With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
 
 CC      ?= cc
 CXX     ?= c++
@@ -30,12 +34,27 @@ else
   GZ_H   = libdeflate.h
 endif
 
+NVCC      ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCH ?= 80 90a
+CUDA_PTX  ?= 80
+CUDA_CODE  = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+ifdef CUDA
+  ifeq ($(NVCC),)
+    $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
+  endif
+  CUDA_LIB   = $(dir $(NVCC))../lib64
+  CUDA_O     = build/bmvp_cuda.o
+  CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
+  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lstdc++
+endif
+
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor io nn ssl labels metrics nifti release window finetune
-TEST_BIN = $(TESTS:%=build/test_%)
+HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
 all: build/bmvp $(COURSE)
@@ -46,13 +65,36 @@ build:
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
 build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) -c $< -o $@
+	$(COMPILE) $(CUDA_DEFS) -c $< -o $@
 
-build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
+build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
-build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) -o $@ $(GZ) $(LDLIBS)
+build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+
+build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
+	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
+
+# The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ -c $< -o $@
+
+build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
+
+build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
+	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
+
+SHIM_O = $(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)) build/bmvp_cuda_shim.o
+build/bmvp_shim: examples/bmvp.c $(SHIM_O)
+	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
+
+cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
+cuda: build/bmvp_cuda.o
+cuda-shim: build/test_cuda build/bmvp_shim
+	build/test_cuda
+	sh tests/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
@@ -69,7 +111,7 @@ demo: build/bmvp build/experiments_page
 experiments: build/bmvp build/experiments_page
 	@sh examples/experiments/run.sh
 
-tests: build/bmvp $(TEST_BIN) $(COURSE)
+tests: build/bmvp $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(COURSE)
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -92,15 +134,15 @@ tsan:
 	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor && build/test_tensor threads
 	$(MAKE) clean-tests
 clean-tests:
-	rm -f build/test_* build/bmvp build/*.o
+	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o
 
 install: build/bmvp
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(HEADERS) $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(HEADERS) bmvp_cuda.cu $(DESTDIR)$(PREFIX)/include
 	install -m 755 build/bmvp $(DESTDIR)$(PREFIX)/bin
 
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all demo experiments tests test bench portable asan tsan install clean clean-tests
+.PHONY: all cuda cuda-shim demo experiments tests test bench portable asan tsan install clean clean-tests
 .SECONDARY:

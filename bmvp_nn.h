@@ -4162,14 +4162,18 @@ static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, ui
     bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
     const float bound = s->fan > 0 ? (float)(1.0 / sqrt((double)s->fan)) : 0.0f;
     const float std = s->fan > 0 ? (float)sqrt(2.0 / (double)s->fan) : 0.0f;
+    float *v;
     int64_t i;
     if (!s->t || !s->t->x) return;
     if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE) {
         bmvp_fill(c, s->t, s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
         return;
     }
-    for (i = 0; i < s->t->numel; ++i)
-        s->t->x[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
+    for (i = 0; v && i < s->t->numel; ++i)
+        v[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    if (v) bmvp_write(c, s->t, v);
+    bmvpi_free(c, v);
 }
 
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed)
@@ -4303,24 +4307,20 @@ BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; 
 enum { BMVPI_PIECE = 1 << 16 };
 
 typedef struct bmvpi_update {
-    float *p, *m, *v;
-    const float *g;
-    double *sum; /* of the norm: one for each piece */
-    int64_t n;
-    /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 = momentum. decay: of
-       the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
-    float scale, lr, decay, l2, b1, b2, step, root, eps;
+    bmvp_update of; /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 =
+                       momentum. decay: of the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
+    double *sum;    /* of the norm: one for each piece */
     void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
 } bmvpi_update;
 
-/* g += l2 p; p *= 1 - lr decay; m += (1 - b1)(g - m); v += (1 - b2)(g^2 - v); p -= step m / (sqrt(v) root + eps). 28 bytes and about 16
-   operations an element: at the memory's speed. The body is one loop that compilers turn into vectors of the target. */
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
+   vectors of the target. */
 #define BMVPI_ADAMW_BODY \
     { \
-        float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
-        const float *BMVP_RESTRICT g = u->g; \
-        const float scale = u->scale, keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2; \
-        const float step = u->step, root = u->root, eps = u->eps; \
+        float *BMVP_RESTRICT p = u->of.p, *BMVP_RESTRICT m = u->of.m, *BMVP_RESTRICT v = u->of.v; \
+        const float *BMVP_RESTRICT g = u->of.g; \
+        const float scale = u->of.scale, keep = 1.0f - u->of.lr * u->of.decay, l2 = u->of.l2, b1 = u->of.b1, b2 = u->of.b2; \
+        const float step = u->of.step, root = u->of.root, eps = u->of.eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
             const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
@@ -4340,8 +4340,9 @@ BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256
     BMVPI_ADAMW_BODY
 #endif
 
-static void bmvpi_sgd(const bmvpi_update *u, int64_t from, int64_t to)
+static void bmvpi_sgd(const bmvpi_update *run, int64_t from, int64_t to)
 {
+    const bmvp_update *u = &run->of;
     int64_t i;
     for (i = from; i < to; ++i) {
         const float d = u->g[i] * u->scale + u->l2 * u->p[i];
@@ -4354,7 +4355,7 @@ static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
 {
     double s = 0;
     int64_t i;
-    for (i = from; i < to; ++i) s += (double)u->g[i] * (double)u->g[i];
+    for (i = from; i < to; ++i) s += (double)u->of.g[i] * (double)u->of.g[i];
     u->sum[from / BMVPI_PIECE] = s;
 }
 
@@ -4362,43 +4363,23 @@ static void bmvpi_update_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_update *u = (const bmvpi_update *)arg;
     (void)worker;
-    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->n, (task + 1) * BMVPI_PIECE));
+    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->of.n, (task + 1) * BMVPI_PIECE));
 }
 
 static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
 {
-    bmvp_parallel(c, bmvpi_ceil_div(u->n, BMVPI_PIECE), bmvpi_update_task, u);
+    bmvp_parallel(c, bmvpi_ceil_div(u->of.n, BMVPI_PIECE), bmvpi_update_task, u);
 }
 
-BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
-{
-    double total = 0;
-    bmvpi_update u;
-    int64_t k, pieces;
-    int i;
-    memset(&u, 0, sizeof u);
-    for (i = 0; o && i < o->list->n; ++i) {
-        const bmvp_tensor *t = o->list->item[i].t;
-        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
-        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
-        u.g = t->g;
-        u.n = t->numel;
-        u.fn = bmvpi_square_sum;
-        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
-        if (!u.sum) return 0;
-        bmvpi_update_run(o->c, &u);
-        for (k = 0; k < pieces; ++k) total += u.sum[k];
-        bmvpi_free(o->c, u.sum);
-    }
-    return sqrt(total);
-}
+static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
 
-static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
+/* What the step of entry i is made of; its step counts. */
+static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double grad_scale)
 {
     const bmvp_optim_config *k = &o->cfg;
     bmvp_tensor *t = o->list->item[i].t;
     const double n = (double)++o->count[i];
-    bmvpi_update u;
+    bmvp_update u;
     memset(&u, 0, sizeof u);
     u.p = t->x;
     u.g = t->g;
@@ -4408,7 +4389,6 @@ static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_sc
     u.lr = (float)lr;
     u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
     u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
-    u.fn = bmvpi_sgd;
     u.b1 = (float)k->momentum;
     if (k->kind != BMVP_SGD) {
         u.v = o->moment[2 * i + 1]->x;
@@ -4417,6 +4397,66 @@ static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_sc
         u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
         u.root = (float)(1.0 / sqrt(1.0 - pow(k->beta2, n)));
         u.eps = (float)k->eps;
+    }
+    return u;
+}
+
+/* A device takes all tensors at once. */
+static double bmvpi_device_grad_norm(bmvp_optim *o)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    double total = 0;
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i) {
+        if (!bmvpi_optim_moves(o, i)) continue;
+        memset(&u[n], 0, sizeof u[n]);
+        u[n].g = o->list->item[i].t->g;
+        u[n++].n = o->list->item[i].t->numel;
+    }
+    if (n > 0) total = bmvp_backend_of(o->c)->device->square_sum(o->c, u, n);
+    bmvpi_free(o->c, u);
+    return sqrt(total);
+}
+static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
+    bmvpi_free(o->c, u);
+}
+
+BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
+{
+    double total = 0;
+    bmvpi_update u;
+    int64_t k, pieces;
+    int i;
+    if (o && bmvp_backend_of(o->c)->device) return bmvpi_device_grad_norm(o);
+    memset(&u, 0, sizeof u);
+    for (i = 0; o && i < o->list->n; ++i) {
+        const bmvp_tensor *t = o->list->item[i].t;
+        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
+        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
+        u.of.g = t->g;
+        u.of.n = t->numel;
+        u.fn = bmvpi_square_sum;
+        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
+        if (!u.sum) return 0;
+        bmvpi_update_run(o->c, &u);
+        for (k = 0; k < pieces; ++k) total += u.sum[k];
+        bmvpi_free(o->c, u.sum);
+    }
+    return sqrt(total);
+}
+static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
+{
+    bmvpi_update u;
+    memset(&u, 0, sizeof u);
+    u.of = bmvpi_optim_update(o, i, lr, grad_scale);
+    u.fn = bmvpi_sgd;
+    if (o->cfg.kind != BMVP_SGD) {
         u.fn = bmvpi_adamw_plain;
 #if defined(BMVPI_HAVE_X86)
         if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
@@ -4429,8 +4469,12 @@ BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
 {
     int i;
     if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    if (bmvp_backend_of(o->c)->device) {
+        bmvpi_device_step(o, lr, grad_scale);
+        return;
+    }
     for (i = 0; i < o->list->n; ++i)
-        if (o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+        if (bmvpi_optim_moves(o, i)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
 }
 
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
@@ -4471,6 +4515,32 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
     return st;
 }
 
+/* Values of t in the file's order, from and into the host's memory, wherever t lies. */
+static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, bmvp_error *err)
+{
+    float *v = t->x;
+    if (bmvp_backend_of(c)->device) {
+        v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
+        if (!v || bmvp_read(c, t, v)) {
+            bmvpi_free(c, v);
+            return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+        }
+    }
+    bmvp_state_to_torch(s, v, torch);
+    if (v != t->x) bmvpi_free(c, v);
+    return BMVP_OK;
+}
+static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, bmvp_tensor *t, bmvp_error *err)
+{
+    float *v = t->x;
+    if (bmvp_backend_of(c)->device) v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
+    if (v) bmvp_state_from_torch(s, torch, v);
+    if (v == t->x) return BMVP_OK;
+    if (v) bmvp_write(c, t, v);
+    bmvpi_free(c, v);
+    return bmvp_failed(c) ? bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message) : BMVP_OK;
+}
+
 static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
 {
     const bmvp_state_list *l = part->list;
@@ -4497,8 +4567,8 @@ BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part 
             st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
             continue;
         }
-        bmvp_state_to_torch(s, t->x, buf);
-        st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
+        st = bmvpi_state_get(part->c, s, t, buf, err);
+        if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
     }
     bmvpi_free(part->c, buf);
     return st;
@@ -4536,7 +4606,7 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     return -1;
 }
 
-static bmvp_status bmvpi_state_load_one(bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
+static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
 {
     bmvp_status st;
     if (s->torch_rank == 0) {
@@ -4546,8 +4616,7 @@ static bmvp_status bmvpi_state_load_one(bmvp_ckpt *f, int k, bmvp_state *s, bmvp
         return st;
     }
     st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
-    if (!st) bmvp_state_from_torch(s, buf, t->x);
-    return st;
+    return st ? st : bmvpi_state_put(c, s, buf, t, err);
 }
 
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
@@ -4569,7 +4638,8 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!t) continue;
-        st = bmvpi_state_load_one(ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf, err);
+        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
+                                  err);
     }
     bmvpi_free(part->c, buf);
     return st;
@@ -4737,16 +4807,15 @@ static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all
     for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
 }
 
-static bmvp_status bmvpi_adopt_fill(bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
+static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
 {
     bmvp_status st;
     if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
-    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(f, k, s, s->t, buf, err);
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, err);
     st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
     bmvpi_adopt_spread(s, buf + room, buf);
-    bmvp_state_from_torch(s, buf, s->t->x);
-    return BMVP_OK;
+    return bmvpi_state_put(c, s, buf, s->t, err);
 }
 
 /* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
@@ -4787,7 +4856,7 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
         if (how[2 * i] < 0) st = err ? err->status : BMVP_E_FORMAT;
     }
     for (i = 0; i < l->n && !st; ++i) {
-        st = bmvpi_adopt_fill(ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
+        st = bmvpi_adopt_fill(net->c, ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
         if (what) ++what->n[how[2 * i]];
         if (what && what->how) what->how[i] = (unsigned char)how[2 * i];
     }

@@ -477,7 +477,7 @@ BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f);
 BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f);
 BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f);
 BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill); /* the config's field of that name, for prediction */
-BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality); /* (Z, Y, X), frozen; NULL: none */
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality); /* (Z, Y, X), frozen, in the host's memory; NULL: none */
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
 /* Bytes of one step or (train 0) of one prediction of `batch` windows, from a dry run. */
 BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
@@ -1147,7 +1147,7 @@ BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *ou
     if (s->steps % s->cfg.update_every || bmvp_is_plan(s->c)) return BMVP_OK;
     for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
         if (!bmvp_has_grad(s->templ[i])) {
-            memset(s->templ[i]->g, 0, (size_t)s->templ[i]->numel * sizeof(float));
+            bmvpi_values_fill(s->c, s->templ[i]->g, 0.0f, s->templ[i]->numel);
             s->templ[i]->grad_fresh = 0;
         }
     if (!bmvpi_clipped_step(s->c, s->optim, lr, s->cfg.clip, s->steps - 1, &norm)) return bmvp_error_of(s->c)->status;
@@ -2471,7 +2471,7 @@ BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cas
 }
 
 struct bmvp_ft {
-    bmvp_ctx *c;
+    bmvp_ctx *c, *host;                          /* host: of the templates, which are read on the CPU; c unless c has a device */
     bmvp_net *net;
     bmvp_ft_config cfg;
     bmvp_labels labels;
@@ -2512,9 +2512,23 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     const int64_t dim[3] = { grid[2], grid[1], grid[0] }; /* the released order is X, Y, Z */
     int m;
     memcpy(f->grid, grid, sizeof f->grid);
-    for (m = 0; m < f->n_modalities && !bmvp_failed(f->c); ++m)
-        (void)bmvp_state_add(f->c, &f->templates, bmvp_modality_name(f->modality[m]), BMVP_LAYOUT_VOLUME, 3, dim, 0, BMVP_INIT_ZERO, 0);
-    for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->c, f->templates.item[m].t, 0);
+    for (m = 0; m < f->n_modalities && !bmvp_failed(f->host); ++m)
+        (void)bmvp_state_add(f->host, &f->templates, bmvp_modality_name(f->modality[m]), BMVP_LAYOUT_VOLUME, 3, dim, 0, BMVP_INIT_ZERO, 0);
+    for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->host, f->templates.item[m].t, 0);
+    if (bmvp_failed(f->host)) bmvp_fail(f->c, bmvp_error_of(f->host)->status, "%s", bmvp_error_of(f->host)->message);
+}
+
+static bmvp_ctx *bmvpi_ft_host(bmvp_ctx *c)
+{
+    bmvp_config k = c->cfg;
+    bmvp_error err;
+    bmvp_ctx *host;
+    if (!k.backend->device) return c;
+    k.backend = NULL;
+    k.threads = 1;
+    host = bmvp_create(&k, &err);
+    if (!host) bmvp_fail(c, err.status, "%s", err.message);
+    return host;
 }
 
 /* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
@@ -2534,7 +2548,7 @@ static void bmvpi_ft_calm_heads(bmvp_ft *f)
             bmvpi_state_init(f->c, &s, (uint64_t)f->cfg.seed, (uint32_t)(1000 + i));
             if (s.torch_rank > 1) continue;
             bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
-            if (f->labels.exclusive && s.t->x) s.t->x[0] = 0; /* the background */
+            if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
         }
 }
 
@@ -2580,6 +2594,7 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     if (!f) return NULL;
     memset(f, 0, sizeof *f);
     f->c = c;
+    f->host = bmvpi_ft_host(c);
     f->cfg = *cfg;
     if (labels) f->labels = *labels;
     f->n_modalities = n;
@@ -2588,7 +2603,7 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     if (k.task == BMVP_TASK_SEGMENT) k.outputs = bmvp_labels_outputs(labels);
     k.deep_supervision = k.task == BMVP_TASK_SEGMENT && k.kind == BMVP_NET_UNIFORMER && cfg->deep_supervision;
     f->net = bmvp_net_create(c, &k);
-    if (f->net && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
+    if (f->net && f->host && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
     if (f->net && !bmvp_failed(c)) {
         bmvp_net_init(f->net, (uint64_t)cfg->seed);
         bmvpi_ft_calm_heads(f);
@@ -2611,7 +2626,12 @@ BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
     if (!f) return;
     bmvp_optim_destroy(f->optim);
     bmvp_net_destroy(f->net);
-    bmvpi_free(f->c, f->templates.item);
+    if (f->host) bmvpi_free(f->host, f->templates.item);
+    if (f->host != f->c) bmvp_destroy(f->host);
+    bmvpi_free(f->c, f->input);
+    bmvpi_free(f->c, f->target);
+    bmvpi_free(f->c, f->mask);
+    bmvpi_free(f->c, f->klass);
     bmvpi_free(f->c, f->class_weight);
     bmvpi_free(f->c, f);
 }
@@ -2645,7 +2665,7 @@ BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight)
 /* >>finetune start: from a pre-training checkpoint ------------------------------------------------------------------- */
 
 /* Frozen templates are used as pre-training used them: normalised once if it normalised them in every step. */
-static void bmvpi_ft_normalise(bmvp_tensor *t, double eps)
+static void bmvpi_ft_normalise(bmvp_tensor *t, double eps) /* t lies in the host's memory, as all templates here */
 {
     float low = t->x[0], high = t->x[0];
     int64_t i;
@@ -3110,7 +3130,10 @@ static bmvpi_file bmvpi_ft_file(bmvp_ft *f, int train)
     r.format = bmvpi_ft_format;
     r.steps = &f->steps;
     bmvpi_file_add(&r, "state_dict", l, NULL, -1);
-    if (f->templates.n) bmvpi_file_add(&r, "templates", &f->templates, NULL, -1);
+    if (f->templates.n) {
+        bmvpi_file_add(&r, "templates", &f->templates, NULL, -1);
+        r.part[r.n - 1].c = f->host;
+    }
     if (train) bmvpi_file_add_moments(&r, l, f->optim, f->cfg.optimizer != 1);
     return r;
 }

@@ -211,8 +211,8 @@ BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n);   /* [0, n), unbiased
 enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 4 };
 
 struct bmvp_tensor {
-    float *x;                        /* values; NULL in a plan, after a drop, and once backward has used them up */
-    float *g;                        /* gradient; NULL: none yet */
+    float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
+    float *g;                        /* gradient, there too; NULL: none yet */
     int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
     int64_t numel;
     int rank;
@@ -323,11 +323,51 @@ typedef struct bmvp_kernel {
     bmvp_kernel_fn backward; /* reads y->g, adds into the gradients of the operands that want one */
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
+/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr m. Adam and AdamW:
+   p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
+typedef struct bmvp_update {
+    float *p, *m, *v;
+    const float *g;
+    int64_t n;
+    float scale, lr, decay, l2, b1, b2, step, root, eps;
+} bmvp_update;
+
+/* Memory and shared work of a device whose memory the host cannot read: values, gradients and workspaces of its contexts lie there.
+   Calls take effect in their order, but may return before; a failure is recorded with bmvp_fail, at the latest by the next call that
+   waits. None is made in a plan. */
+typedef struct bmvp_device {
+    void *user;                                                                     /* the backend's own */
+    void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
+    void (*free)(bmvp_ctx *c, void *ptr);
+    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns */
+    void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
+    void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
+    void (*add)(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate); /* to = from, or to += from */
+    void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
+    double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
+    void (*sync)(bmvp_ctx *c);                                                      /* waits */
+} bmvp_device;
+
 struct bmvp_backend {
     const char *name;
     bmvp_kernel op[BMVP_OP_COUNT];
+    const bmvp_device *device; /* NULL: tensors lie in the host's memory */
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
+BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
+/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver (BMVP_E_UNSUPPORTED). It is used by
+   the thread that made it, and outlives its contexts. */
+BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
+BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
+/* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
+BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
+
+/* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
+BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
+/* Gives y's gradient to operand t as it is: the buffer is shared until somebody adds to it. */
+BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t);
+BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c);   /* what the table's workspace() asked for */
+BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);     /* 1: a dropped value is made again; statistics must stay as they are */
 
 /* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
    Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
@@ -579,6 +619,40 @@ static float *bmvpi_alloc_aligned(bmvp_ctx *c, int64_t bytes, void **memory)
     return (float *)(void *)p;
 }
 
+/* Memory of values: the device's if the backend has one. */
+static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes, void **memory)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    if (!d) return bmvpi_alloc_aligned(c, bytes, memory);
+    *memory = d->alloc(c, bytes);
+    return (float *)*memory;
+}
+static void bmvpi_values_free(bmvp_ctx *c, void *p)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    if (!d) bmvpi_free(c, p);
+    else if (p) d->free(c, p);
+}
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    if (d) d->upload(c, to, host, n);
+    else memcpy(to, host, (size_t)n * sizeof(float));
+}
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    if (d) d->download(c, host, from, n);
+    else memcpy(host, from, (size_t)n * sizeof(float));
+}
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    int64_t i;
+    if (d) d->fill(c, to, value, n);
+    else for (i = 0; i < n; ++i) to[i] = value;
+}
+
 #ifndef BMVP_NO_THREADS
 static void bmvpi_pool_work(bmvpi_pool *p, int worker)
 {
@@ -820,7 +894,7 @@ static int bmvpi_chunk_add(bmvp_ctx *c, int64_t bytes)
     if (!b) return 0;
     memset(k, 0, sizeof *k);
     if (!c->cfg.plan) {
-        k->base = (char *)bmvpi_alloc_aligned(c, bytes, &k->memory);
+        k->base = (char *)bmvpi_values_alloc(c, bytes, &k->memory);
         if (!k->base) {
             bmvpi_item_free(&c->blocks, b);
             return 0;
@@ -841,7 +915,7 @@ static void bmvpi_chunks_free(bmvp_ctx *c)
             next = b->next;
             bmvpi_item_free(&c->blocks, b);
         }
-        bmvpi_free(c, c->chunk[i].memory);
+        bmvpi_values_free(c, c->chunk[i].memory);
     }
     c->n_chunks = 0;
 }
@@ -996,8 +1070,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
 static void bmvpi_lasting_free(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!t) return;
-    bmvpi_free(c, t->x_block);
-    bmvpi_free(c, t->g_block);
+    bmvpi_values_free(c, t->x_block);
+    bmvpi_values_free(c, t->g_block);
     bmvpi_free(c, (void *)(uintptr_t)t->name);
     bmvpi_free(c, t);
 }
@@ -1231,7 +1305,7 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         t->name = copy;
     }
     if (!c->cfg.plan && !bmvp_failed(c)) {
-        t->x = bmvpi_alloc_aligned(c, bytes, &memory);
+        t->x = bmvpi_values_alloc(c, bytes, &memory);
         t->x_block = (bmvpi_block *)memory;
     }
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
@@ -1250,7 +1324,7 @@ static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t)
     const int64_t bytes = t->numel * (int64_t)sizeof(float);
     void *memory = NULL;
     if (t->has_grad_memory || !t->wants_grad) return !bmvp_failed(c);
-    if (!c->cfg.plan) t->g = bmvpi_alloc_aligned(c, bytes, &memory);
+    if (!c->cfg.plan) t->g = bmvpi_values_alloc(c, bytes, &memory);
     t->g_block = (bmvpi_block *)memory;
     if (bmvp_failed(c)) return 0;
     t->has_grad_memory = 1;
@@ -1285,15 +1359,14 @@ BMVP_API bmvp_tensor *bmvp_leaf(bmvp_ctx *c, int rank, const int64_t *dim, const
 
 BMVP_API void bmvp_fill(bmvp_ctx *c, bmvp_tensor *t, float value)
 {
-    int64_t i;
     if (!t || bmvp_failed(c) || c->cfg.plan) return;
-    for (i = 0; i < t->numel; ++i) t->x[i] = value;
+    bmvpi_values_fill(c, t->x, value, t->numel);
 }
 
 BMVP_API void bmvp_write(bmvp_ctx *c, bmvp_tensor *t, const float *host)
 {
     if (!t || bmvp_failed(c) || c->cfg.plan) return;
-    memcpy(t->x, host, (size_t)t->numel * sizeof(float));
+    bmvpi_values_write(c, t->x, host, t->numel);
 }
 
 static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *from, float *host, const char *what)
@@ -1304,8 +1377,8 @@ static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *fr
                   what, t && t->name ? t->name : t ? bmvp_op_name(t->op) : "a missing tensor");
         return c->err.status;
     }
-    memcpy(host, from, (size_t)t->numel * sizeof(float));
-    return BMVP_OK;
+    bmvpi_values_read(c, host, from, t->numel);
+    return c->err.status;
 }
 
 BMVP_API bmvp_status bmvp_read(bmvp_ctx *c, const bmvp_tensor *t, float *host)
@@ -1316,10 +1389,17 @@ BMVP_API bmvp_status bmvp_read_grad(bmvp_ctx *c, const bmvp_tensor *t, float *ho
 {
     return bmvpi_read(c, t, t && bmvp_has_grad(t) ? t->g : NULL, host, "gradient");
 }
-BMVP_API float bmvp_scalar(bmvp_ctx *c, const bmvp_tensor *t) { return bmvp_failed(c) || !t || !t->x ? (float)NAN : t->x[0]; }
+BMVP_API float bmvp_scalar(bmvp_ctx *c, const bmvp_tensor *t)
+{
+    float v = (float)NAN;
+    if (!bmvp_failed(c) && t && t->x) bmvpi_values_read(c, &v, t->x, 1);
+    return v;
+}
 BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i)
 {
-    return bmvp_failed(c) || !t || !bmvp_has_grad(t) || i < 0 || i >= t->numel ? (float)NAN : t->g[i];
+    float v = (float)NAN;
+    if (!bmvp_failed(c) && t && bmvp_has_grad(t) && i >= 0 && i < t->numel) bmvpi_values_read(c, &v, t->g + i, 1);
+    return v;
 }
 
 BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t)
@@ -1410,6 +1490,34 @@ static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
 
 /* >>backward ----------------------------------------------------------------------------------------------------- */
 
+typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
+static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
+{
+    const bmvpi_axpy_job *j = (const bmvpi_axpy_job *)arg;
+    const int64_t from = task << 16, n = bmvpi_min(j->n - from, 1 << 16);
+    float *BMVP_RESTRICT y = j->y + from;
+    const float *BMVP_RESTRICT x = j->x + from;
+    int64_t i;
+    (void)worker;
+    if (!j->accumulate) memcpy(y, x, (size_t)n * sizeof(float));
+    else for (i = 0; i < n; ++i) y[i] += x[i];
+}
+
+/* y = x, or y += x */
+static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int accumulate)
+{
+    bmvpi_axpy_job j;
+    if (c->cfg.backend->device) {
+        c->cfg.backend->device->add(c, y, x, n, accumulate);
+        return;
+    }
+    j.y = y;
+    j.x = x;
+    j.n = n;
+    j.accumulate = accumulate;
+    bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_axpy_task, &j);
+}
+
 /* A gradient that t has in common with others becomes its own. */
 static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
 {
@@ -1417,7 +1525,7 @@ static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
     float *g;
     if (!b) return 0;
     g = bmvpi_block_ptr(c, b);
-    if (g) memcpy(g, t->g, (size_t)t->numel * sizeof(float));
+    if (g) bmvpi_axpy(c, g, t->g, t->numel, 0);
     bmvpi_block_drop(c, t->g_block);
     t->g_block = b;
     t->g = g;
@@ -1456,30 +1564,6 @@ static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
     float *g = bmvpi_grad(c, t, &accumulate);
     if (g && !accumulate) memset(g, 0, (size_t)t->numel * sizeof(float));
     return g;
-}
-
-typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
-static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
-{
-    const bmvpi_axpy_job *j = (const bmvpi_axpy_job *)arg;
-    const int64_t from = task << 16, n = bmvpi_min(j->n - from, 1 << 16);
-    float *BMVP_RESTRICT y = j->y + from;
-    const float *BMVP_RESTRICT x = j->x + from;
-    int64_t i;
-    (void)worker;
-    if (!j->accumulate) memcpy(y, x, (size_t)n * sizeof(float));
-    else for (i = 0; i < n; ++i) y[i] += x[i];
-}
-
-/* y = x, or y += x */
-static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int accumulate)
-{
-    bmvpi_axpy_job j;
-    j.y = y;
-    j.x = x;
-    j.n = n;
-    j.accumulate = accumulate;
-    bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_axpy_task, &j);
 }
 
 /* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none (whoever adds to it
@@ -1603,7 +1687,7 @@ BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotan
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
-    if (g) memcpy(g, cotangent, (size_t)t->numel * sizeof(float));
+    if (g) bmvpi_values_write(c, g, cotangent, t->numel);
     bmvpi_backward_walk(c, t);
 }
 
@@ -5668,9 +5752,13 @@ static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 /* Targets of a sample: n values in [0, 1], fixed. */
 static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
 {
-    bmvp_tensor *t = bmvp_input(c, rank, dim, NULL);
+    const int64_t n = bmvpi_numel(rank, dim);
+    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
+    bmvp_tensor *t;
     int64_t i;
-    for (i = 0; t && t->x && i < t->numel; ++i) t->x[i] = (float)(i * 5 % 4) / 3.0f;
+    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
+    t = bmvp_input(c, rank, dim, v);
+    bmvpi_free(c, v);
     return t;
 }
 static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
@@ -5777,6 +5865,20 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
    src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
+static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+{
+    const int own = c->cfg.backend->device != NULL; /* fill a copy here and send it */
+    float *v = own ? (float *)bmvpi_alloc(c, (2 * rows + classes) * (int64_t)sizeof *v) : saved;
+    int64_t r;
+    if (!v) return 0;
+    for (r = 0; r < rows; ++r) v[r] = (float)target[r];
+    for (r = 0; own && r < rows; ++r) v[rows + r] = 0;
+    for (r = 0; r < classes; ++r) v[2 * rows + r] = weight ? weight[r] : 1.0f;
+    if (!own) return 1;
+    bmvpi_values_write(c, saved, v, 2 * rows + classes);
+    bmvpi_free(c, v);
+    return !bmvp_failed(c);
+}
 BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
 {
     bmvp_tensor *y;
@@ -5799,8 +5901,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
     y->iarg[0] = weight != NULL;
     y->farg[0] = total;
-    for (r = 0; y->saved && r < rows; ++r) y->saved[r] = (float)target[r];
-    for (r = 0; y->saved && r < classes; ++r) y->saved[2 * rows + r] = weight ? weight[r] : 1.0f;
+    if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
@@ -6749,12 +6850,11 @@ static void bmvpi_masked_fill_cpu_backward(bmvp_ctx *c, bmvp_tensor *t)
 static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
 {
     const int64_t xd[3] = { 3, 4, 5 }, fd[3] = { 4, 3, 6 }, start[2][3] = { { 1, 0, 1 }, { -1, -2, 3 } };
-    bmvp_tensor *mask;
+    float mask[3 * 4 * 5];
     int64_t i;
     if (variant > 1) return NULL;
-    mask = bmvp_input(c, 3, xd, NULL);
-    for (i = 0; mask && mask->x && i < mask->numel; ++i) mask->x[i] = (float)(i * 7 % 3 != 0);
-    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), mask, start[variant]);
+    for (i = 0; i < 3 * 4 * 5; ++i) mask[i] = (float)(i * 7 % 3 != 0);
+    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
 }
 
 /* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
@@ -6847,10 +6947,21 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
 {
 #define BMVP_X(id, name, where, out) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
-    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) } };
+    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, NULL };
 #undef BMVP_X
     return &cpu;
 }
+
+BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c) { return c->cfg.backend; }
+BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
+{
+    if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
+    return c->err.status;
+}
+BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
+BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }
+BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c) { return bmvpi_workspace(c); }
+BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c) { return c->recompute; }
 
 BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
 {
@@ -6862,42 +6973,49 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
 
 /* >>gradcheck ---------------------------------------------------------------------------------------------------- */
 
-/* loss = sum of y * cotangent, in double, after running the whole tape again */
-static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u)
+/* loss = sum of y * cotangent, in double, after running the whole tape again; v holds y's values */
+static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u, float *v)
 {
     double s = 0;
     int64_t i;
     for (i = 0; i < c->n_step; ++i)
         if (c->step[i]->op >= 0 && !(c->step[i]->op == BMVP_OP_RESHAPE && c->step[i]->x == c->step[i]->src[0]->x))
             bmvpi_call(c, c->step[i], 0);
-    for (i = 0; i < y->numel; ++i) s += (double)y->x[i] * u[i];
+    if (bmvp_read(c, y, v)) return (double)NAN;
+    for (i = 0; i < y->numel; ++i) s += (double)v[i] * u[i];
     return s;
 }
 
 /* Values of one leaf: magnitudes in [0.2, 1], away from the kink of ReLU and from ties */
-static void bmvpi_gradcheck_fill(bmvp_tensor *t, bmvp_rng *r)
+static void bmvpi_gradcheck_fill(bmvp_ctx *c, bmvp_tensor *t, bmvp_rng *r)
 {
+    float *x = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *x);
     int64_t i;
-    for (i = 0; i < t->numel; ++i) {
+    for (i = 0; x && i < t->numel; ++i) {
         const float v = 0.2f + 0.8f * bmvp_rng_uniform(r);
-        t->x[i] = bmvp_rng_u32(r) & 1u ? v : -v;
+        x[i] = bmvp_rng_u32(r) & 1u ? v : -v;
     }
+    if (x) bmvp_write(c, t, x);
+    bmvpi_free(c, x);
 }
 
-/* Worst error of one leaf against central differences, relative to its largest gradient. */
-static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g)
+/* Worst error of one leaf against central differences, relative to its largest gradient. x: its values. */
+static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g, float *x, float *v)
 {
     const float h = 1e-2f;
     double worst = 0, scale = 1e-2, num, e;
     int64_t i;
     for (i = 0; i < t->numel; ++i) scale = fabs((double)g[i]) > scale ? fabs((double)g[i]) : scale;
     for (i = 0; i < t->numel; ++i) {
-        const float keep = t->x[i], up = keep + h, down = keep - h;
-        t->x[i] = up;
-        num = bmvpi_gradcheck_loss(c, y, u);
-        t->x[i] = down;
-        num -= bmvpi_gradcheck_loss(c, y, u);
-        t->x[i] = keep;
+        const float keep = x[i], up = keep + h, down = keep - h;
+        x[i] = up;
+        bmvp_write(c, t, x);
+        num = bmvpi_gradcheck_loss(c, y, u, v);
+        x[i] = down;
+        bmvp_write(c, t, x);
+        num -= bmvpi_gradcheck_loss(c, y, u, v);
+        x[i] = keep;
+        bmvp_write(c, t, x);
         e = fabs(num / ((double)up - (double)down) - (double)g[i]) / scale;
         if (!(e <= worst)) worst = e != e ? HUGE_VAL : e; /* written so that NaN fails */
     }
@@ -6910,26 +7028,28 @@ static double bmvpi_gradcheck_sample(bmvp_ctx *c, bmvp_tensor *y, uint64_t seed)
     double worst = 0, e;
     double *u = (double *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(double));
     float *cot = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float)), *g;
+    float *v = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float));
     int64_t i;
     for (i = 0; i < c->n_step; ++i) {
         bmvp_keep(c->step[i]);
-        if (c->step[i]->op < 0 && c->step[i]->wants_grad) bmvpi_gradcheck_fill(c->step[i], &r);
+        if (c->step[i]->op < 0 && c->step[i]->wants_grad) bmvpi_gradcheck_fill(c, c->step[i], &r);
     }
     for (i = 0; u && cot && i < y->numel; ++i) u[i] = (double)(cot[i] = 2.0f * bmvp_rng_uniform(&r) - 1.0f);
-    if (u && cot) (void)bmvpi_gradcheck_loss(c, y, u);
+    if (u && cot && v) (void)bmvpi_gradcheck_loss(c, y, u, v);
     if (cot) bmvp_backward_from(c, y, cot);
     for (i = 0; u && i < c->n_step && !bmvp_failed(c); ++i) {
         bmvp_tensor *t = c->step[i];
         if (t->op >= 0 || !t->wants_grad) continue;
-        g = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float));
-        if (g && !bmvp_read_grad(c, t, g)) {
-            e = bmvpi_gradcheck_leaf(c, y, t, u, g);
+        g = (float *)bmvpi_alloc(c, 2 * t->numel * (int64_t)sizeof(float));
+        if (g && v && !bmvp_read_grad(c, t, g) && !bmvp_read(c, t, g + t->numel)) {
+            e = bmvpi_gradcheck_leaf(c, y, t, u, g, g + t->numel, v);
             worst = e > worst ? e : worst;
         }
         bmvpi_free(c, g);
     }
     bmvpi_free(c, u);
     bmvpi_free(c, cot);
+    bmvpi_free(c, v);
     return bmvp_failed(c) ? HUGE_VAL : worst;
 }
 

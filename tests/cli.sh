@@ -314,6 +314,11 @@ expect 2 "--lr fast|number from" train no --lr fast
 expect 2 "--lr nan|number from" train no --lr nan
 expect 2 "--threads -1|from 0" train no --threads -1
 expect 2 "--simd|avx512" train no --simd mmx
+for device in gpu cuda: cuda:x cuda:-1 CPU; do expect 2 "--device $device|cpu, cuda or cuda:N" train no --device $device --plan --steps 5; done
+expect 0 "memory" train no --device cpu --plan --steps 5
+train no --device cuda --plan --steps 5 >"$out" 2>&1
+code=$?
+if [ $code -eq 2 ]; then judge $code 2 "built without CUDA|make CUDA=1" "--device cuda"; else judge $code 0 "memory" "--device cuda"; fi
 expect 2 "multiple" train no --crop 17 --steps 1
 expect 2 "mask_ratio|0|1" train no --set mask_ratio=2 --steps 1
 expect 2 "mask_ratio" train no --set mask_ratio=nan --steps 1

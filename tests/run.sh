@@ -31,6 +31,6 @@ run()
 }
 
 for t in "$@"; do run "$(basename "$t")" "$t"; done
-for t in forms readme cli finetune_cli train_cli; do run "$t.sh" sh "tests/$t.sh"; done
+for t in forms readme cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -3,6 +3,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "device.h"
 #include "prepare.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -20,6 +21,7 @@ typedef struct result { /* one tensor of the output file */
 } result;
 
 typedef struct job {
+    const bmvp_backend *device; /* NULL: the CPU */
     bmvp_ctx *c;
     bmvp_net *net;
     bmvp_ssl_info info;
@@ -223,17 +225,20 @@ static bmvp_status write_results(job *j, const char *path, const char *checkpoin
     return st;
 }
 
-static bmvp_status load_network(job *j, const char *path, int64_t threads)
+static bmvp_status load_network(job *j, const char *path, const char *device, int64_t threads)
 {
     bmvp_config k = bmvp_config_default();
     bmvp_state_part part;
     bmvp_ckpt *f = NULL;
     const char *group;
-    bmvp_status st = bmvp_ssl_inspect(path, &j->info, &j->err);
+    bmvp_status st = bmvp_device_open(device, &j->device, &j->err);
+    j->usage = st == BMVP_E_ARG;
+    if (!st) st = bmvp_ssl_inspect(path, &j->info, &j->err);
     if (!st && j->info.net.task != BMVP_TASK_PRETRAIN)
         st = bmvp_error_set(&j->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint: `bmvp predict` is for it; embed takes a pre-training checkpoint", path);
     if (st) return st;
     k.threads = (int)threads;
+    k.backend = j->device;
     j->c = bmvp_create(&k, &j->err);
     if (!j->c) return BMVP_E_OOM;
     (void)bmvp_set_grad(j->c, 0);
@@ -249,12 +254,13 @@ static bmvp_status load_network(job *j, const char *path, int64_t threads)
     return st;
 }
 
-static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, int64_t threads)
+static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device,
+                       int64_t threads)
 {
-    bmvp_status st = load_network(j, checkpoint, threads);
+    bmvp_status st = load_network(j, checkpoint, device, threads);
     if (!st && j->crop == 0) j->crop = j->info.cfg.crop;
-    j->usage = !st && j->crop % bmvp_net_stride(j->net) != 0;
-    if (j->usage)
+    if (!st) j->usage = j->crop % bmvp_net_stride(j->net) != 0;
+    if (!st && j->usage)
         st = bmvp_error_set(&j->err, BMVP_E_ARG, "--crop %lld: must be a multiple of %lld for this network", (long long)j->crop,
                             (long long)bmvp_net_stride(j->net));
     if (!st) st = embed_all(j, data);
@@ -263,7 +269,7 @@ static bmvp_status run(job *j, const char *checkpoint, const char *data, const c
 
 int bmvp_cmd_embed(int argc, char **argv)
 {
-    const char *checkpoint, *data, *out;
+    const char *checkpoint, *data, *out, *device;
     int64_t threads;
     bmvp_status st;
     job j;
@@ -278,15 +284,17 @@ int bmvp_cmd_embed(int argc, char **argv)
             bmvp_cli_int("crop", &j.crop, 0, 0, 1024, "edge of the window; 0: that of the checkpoint"),
             bmvp_cli_float("spacing", &j.spacing, 1, 0, 100, "voxel size in mm for what is not prepared yet, as for `prepare`; 0 keeps it"),
             bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
+            bmvp_device_option(&device),
         };
         code = bmvp_cli_parse("embed", "Embeddings and feature maps of volumes.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
         if (code >= 0) return code;
     }
-    st = run(&j, checkpoint, data, out, threads);
+    st = run(&j, checkpoint, data, out, device, threads);
     if (st) code = bmvp_cli_fail(j.usage ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "embed", "%s", j.err.message);
     else code = BMVP_CLI_DONE;
     bmvp_net_destroy(j.net);
     bmvp_destroy(j.c);
+    bmvp_device_close(j.device);
     for (i = 0; i < j.n; ++i) free(j.item[i].data);
     free(j.item);
     return code;

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "device.h"
 #include "finetune.h"
 #include <errno.h>
 #include <math.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *data, *out, *init, *network, *split, *train, *val, *modalities, *labels, *set;
+    const char *data, *out, *init, *network, *split, *train, *val, *modalities, *labels, *set, *device;
     int preset, task, stem, fill, class_weights, resume, simd, plan, allow_absent, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, fraction, classes, save_every, validate_every, stop_after;
     double lr;
@@ -21,6 +22,7 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ft_config cfg;
     bmvp_net_config net;
     bmvp_ft_info run; /* with --resume: what its checkpoint says */
+    const bmvp_backend *device; /* NULL: the CPU */
     bmvp_ctx *c, *scan; /* scan: threads for reading labels, before the memory of a step is known */
     bmvp_ft *ft;
     bmvp_ft_loader loader;
@@ -237,8 +239,7 @@ static bmvp_status start(session *s, const int64_t grid[3])
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
     char *checkpoint = bmvp_run_file(s->o.out, "checkpoint.safetensors");
     bmvp_status st = BMVP_OK;
-    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
-    fflush(stdout);
+    bmvp_device_print(s->c);
     s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
     if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (!st && s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
@@ -450,6 +451,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
     bmvp_status st = configure(s, opt, n_opt);
+    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
@@ -464,6 +466,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     s->val_steps = s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
     s->val_steps = s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
     print_configuration(s);
+    k.backend = s->device;
     st = plan_memory(s, &k, grid);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
@@ -515,6 +518,7 @@ int bmvp_cmd_finetune(int argc, char **argv)
             bmvp_cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
             bmvp_cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            bmvp_device_option(&o->device),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
@@ -526,6 +530,7 @@ int bmvp_cmd_finetune(int argc, char **argv)
     bmvp_ft_destroy(s->ft);
     bmvp_destroy(s->c);
     bmvp_destroy(s->scan);
+    bmvp_device_close(s->device);
     bmvp_ft_data_free(&s->data);
     free(s);
     return code;

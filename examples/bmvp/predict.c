@@ -7,6 +7,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "device.h"
 #include "infer.h"
 #include "prepare.h"
 #include "run.h"
@@ -446,11 +447,12 @@ static int is_volume(const char *path)
 
 int bmvp_cmd_predict(int argc, char **argv)
 {
-    const char *data, *split, *part;
+    const char *data, *split, *part, *device;
     int64_t batch, threads;
     int weights, mirror, fill, simd, code;
     double overlap;
     bmvp_config k = bmvp_config_default();
+    bmvp_error err;
     job j;
     bmvp_cli_option opt[] = {
         bmvp_cli_required("checkpoint", &j.checkpoint, "FILE", "best.safetensors of a fine-tuning run"),
@@ -467,6 +469,7 @@ int bmvp_cmd_predict(int argc, char **argv)
         bmvp_cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         bmvp_cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+        bmvp_device_option(&device),
     };
     memset(&j, 0, sizeof j);
     code = bmvp_cli_parse("predict", "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.", opt,
@@ -482,5 +485,9 @@ int bmvp_cmd_predict(int argc, char **argv)
     j.window.mirror = mirror ? 7 : 0;
     k.threads = (int)threads;
     k.simd = (bmvp_simd)(simd - 1);
-    return run(&j, data, split, part, fill, &k);
+    if (bmvp_device_open(device, &k.backend, &err))
+        return bmvp_cli_fail(err.status == BMVP_E_ARG ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "predict", "%s", err.message);
+    code = run(&j, data, split, part, fill, &k);
+    bmvp_device_close(k.backend);
+    return code;
 }

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "device.h"
 #include "run.h"
 #include <errno.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *data, *out, *network, *set;
+    const char *data, *out, *network, *set, *device;
     int preset, resume, all_modalities, simd, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
@@ -20,6 +21,7 @@ typedef struct session { /* what one call of the command holds */
     bmvp_prepared data;
     bmvp_ssl_config cfg;
     bmvp_net_config net;
+    const bmvp_backend *device; /* NULL: the CPU */
     bmvp_ctx *c;
     bmvp_ssl *ssl;
     bmvp_loader loader;
@@ -96,7 +98,9 @@ static bmvp_status mean_templates(session *s)
     int m;
     for (m = 0; m < p->n_modalities && !st; ++m) {
         bmvp_tensor *t = bmvp_ssl_template(s->ssl, m);
+        float *sum = (float *)calloc((size_t)t->numel, sizeof *sum);
         int64_t i, z, y, x, used = 0;
+        if (!sum) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
         for (i = 0; i < p->data.n && used < 32 && !st; ++i) {
             static const int64_t origin[3] = { 0, 0, 0 };
             const int64_t *d = p->cases[i].dim, n = d[0] * d[1] * d[2];
@@ -111,12 +115,14 @@ static bmvp_status mean_templates(session *s)
                     for (x = 0; x < d[2]; ++x) {
                         const int64_t a = z + at[0], b = y + at[1], c = x + at[2];
                         if (a >= 0 && a < t->dim[0] && b >= 0 && b < t->dim[1] && c >= 0 && c < t->dim[2])
-                            t->x[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
+                            sum[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
                     }
             free(v);
             ++used;
         }
-        for (i = 0; i < t->numel && used > 1; ++i) t->x[i] /= (float)used;
+        for (i = 0; i < t->numel && used > 1; ++i) sum[i] /= (float)used;
+        bmvp_write(s->c, t, sum);
+        free(sum);
     }
     return st;
 }
@@ -143,8 +149,7 @@ static bmvp_status start(session *s)
         free(checkpoint);
         return st;
     }
-    printf("compute  %d threads, %s\n", bmvp_threads(s->c), bmvp_simd_text(bmvp_simd_level(s->c)));
-    fflush(stdout);
+    bmvp_device_print(s->c);
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
     if (!s->ssl) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (!st && s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
@@ -153,7 +158,7 @@ static bmvp_status start(session *s)
     if (st) return st;
     s->first = bmvp_ssl_steps(s->ssl);
     st = bmvp_run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
-    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
     return st ? st : bmvp_loader_start(&s->loader, &s->data, &s->cfg, bmvp_ssl_template(s->ssl, 0)->dim, s->first, &s->err);
 }
 
@@ -247,7 +252,7 @@ static bmvp_status train(session *s)
             st = save(s);
             saved = bmvp_cli_elapsed(&s->progress);
         }
-        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->ssl, s->o.out, &s->err);
+        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
         if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
             st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
     }
@@ -276,6 +281,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     bmvp_config k = bmvp_config_default();
     int code = BMVP_CLI_DONE;
     bmvp_status st = configure(s, opt, n_opt);
+    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
     if (!st) st = bmvp_run_preparation(&s->data, s->preparation, sizeof s->preparation, &s->err);
@@ -284,6 +290,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     print_configuration(s);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
+    k.backend = s->device;
     st = plan_memory(s, &k);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
@@ -327,6 +334,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
             bmvp_cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            bmvp_device_option(&o->device),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
@@ -337,6 +345,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
     if (s->log) fclose(s->log);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
+    bmvp_device_close(s->device);
     bmvp_prepared_free(&s->data);
     free(s);
     return code;

@@ -120,7 +120,7 @@ bmvp_status bmvp_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const c
 /* ---- the report --------------------------------------------------------------------------------------------------------- */
 
 /* Adds the templates' middle slices of this step to OUT/snapshots.safetensors. */
-bmvp_status bmvp_run_snapshot(bmvp_ssl *s, const char *out, bmvp_error *err);
+bmvp_status bmvp_run_snapshot(bmvp_ctx *c, bmvp_ssl *s, const char *out, bmvp_error *err);
 /* Writes OUT/report.html from the log, the snapshots and a look at a few cases. seconds: time used so far. */
 double bmvp_run_report_bytes(const bmvp_ssl_config *cfg); /* it needs beside a run's memory */
 bmvp_status bmvp_run_report(bmvp_ssl *s, const bmvp_prepared *data, const char *out, int64_t total_steps, double seconds, bmvp_error *err);

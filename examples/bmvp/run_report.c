@@ -85,7 +85,7 @@ static bmvp_status write_snapshots(const slices *s, const char *path, bmvp_error
     return st;
 }
 
-bmvp_status bmvp_run_snapshot(bmvp_ssl *s, const char *out, bmvp_error *err)
+bmvp_status bmvp_run_snapshot(bmvp_ctx *c, bmvp_ssl *s, const char *out, bmvp_error *err)
 {
     const int64_t step = bmvp_ssl_steps(s);
     char *path = bmvp_path_join(out, "snapshots.safetensors"), name[64];
@@ -95,15 +95,20 @@ bmvp_status bmvp_run_snapshot(bmvp_ssl *s, const char *out, bmvp_error *err)
     memset(&all, 0, sizeof all);
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (step > 0 && bmvp_file_exists(path)) st = load_snapshots(&all, path, step, err);
-    for (m = 0; !st && bmvp_ssl_template(s, m); ++m)
+    for (m = 0; !st && bmvp_ssl_template(s, m); ++m) {
+        const bmvp_tensor *t = bmvp_ssl_template(s, m);
+        float *v = (float *)malloc((size_t)t->numel * sizeof *v);
+        if (!v) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        else if (bmvp_read(c, t, v)) st = bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
         for (p = 0; p < PLANES && !st; ++p) {
-            const bmvp_tensor *t = bmvp_ssl_template(s, m);
-            const int64_t pixels = bmvp_report_slice(t->x, t->dim, (bmvp_report_plane)p, -1, NULL, &width, &height);
+            const int64_t pixels = bmvp_report_slice(v, t->dim, (bmvp_report_plane)p, -1, NULL, &width, &height);
             float *data = (float *)malloc((size_t)pixels * sizeof *data + 1);
-            if (data) (void)bmvp_report_slice(t->x, t->dim, (bmvp_report_plane)p, -1, data, &width, &height);
+            if (data) (void)bmvp_report_slice(v, t->dim, (bmvp_report_plane)p, -1, data, &width, &height);
             snprintf(name, sizeof name, "%lld.%s.%s", (long long)step, modality_of(t), plane_name[p]);
             if (!add_slice(&all, name, height, width, data)) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         }
+        free(v);
+    }
     if (!st) st = write_snapshots(&all, path, err);
     free_slices(&all);
     free(path);

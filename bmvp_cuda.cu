@@ -1,0 +1,2692 @@
+/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs, in float32 - MIT
+
+   Do this:
+       nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lstdc++
+       bmvp_config k = bmvp_config_default();
+       k.backend = bmvp_cuda_backend(0, &err);       NULL and a message when there is no such device
+       bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
+
+   What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
+   optimizer and the gradient's norm over all tensors in one launch. float32 throughout: the mode that is compared with the CPU.
+   What it is not: no mixed precision, no tensor cores, no CUDA graphs yet. Nothing is copied to the host behind the program's back: an op
+   without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
+
+   CONTENTS (search for the tag)
+       >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
+       >>kernel depthwise       >>kernel tile: dense convolutions                    >>kernel attention
+       >>op NAME, in groups     >>optimizer    >>table
+
+   CONVENTIONS
+       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the backend.
+       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of GPU are equal.
+       Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
+       Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
+       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/cuda_shim.h, which runs the kernels on the CPU. */
+#include "bmvp_tensor.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef BMVP_CUDA_SHIM
+#include "cuda_shim.h"
+#else
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+#define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) (kernel)<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define BMVPI_DYNAMIC(type, name) \
+    extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
+    type *name = reinterpret_cast<type *>(bmvpi_dynamic)
+#define BMVPI_UNROLLED _Pragma("unroll")
+#endif
+
+namespace bmvpi_cuda {
+
+/* >>backend ------------------------------------------------------------------------------------------------------- */
+
+struct state {
+    bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
+    bmvp_device device;
+    char name[16];
+    cudaStream_t stream;
+    cublasHandle_t blas;
+    void *scratch;        /* lists and partial sums of the optimizer */
+    int64_t scratch_bytes;
+};
+
+static state *of(const bmvp_ctx *c) { return (state *)bmvp_backend_of(c)->device->user; }
+
+static int check(bmvp_ctx *c, cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess) return 1;
+    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %s: %s", what, cudaGetErrorString(e));
+    return 0;
+}
+
+/* Launches on the backend's stream; a failure is recorded with the kernel's name. Failures of kernels that run already show here, too. */
+#define BMVPI_RUN(c, kernel, grid, block, shared, ...) \
+    do { \
+        BMVPI_LAUNCH(kernel, grid, block, shared, bmvpi_cuda::of(c)->stream, __VA_ARGS__); \
+        bmvpi_cuda::check(c, cudaGetLastError(), "launch of " #kernel ", or a kernel before it"); \
+    } while (0)
+
+enum { THREADS = 256 };
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The least power of two that is at least n, at most `most` */
+static int power_of_two(int64_t n, int most)
+{
+    int p = 1;
+    while (p < n && p < most) p *= 2;
+    return p;
+}
+
+/* y[i] = v, or y[i] += v */
+static __device__ __forceinline__ void put(float *y, int64_t i, float v, int add) { y[i] = add ? y[i] + v : v; }
+
+/* >>kernel map ---------------------------------------------------------------------------------------------------- */
+
+/* f(i) for i in [0, n): what every pointwise operation is.
+   Who:    thread t of the grid takes t, t + grid, ...: neighbours take neighbouring elements.
+   Launch: 256 threads, at most 8192 blocks; any n >= 1.
+   Bits:   each element is computed by one thread.
+   Traffic: what f says; accesses are coalesced. */
+template <class F> __global__ void map_kernel(F f, int64_t n)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) f(i);
+}
+template <class F> static void map(bmvp_ctx *c, const F &f, int64_t n)
+{
+    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
+}
+
+/* y = value */
+struct fill_map {
+    float *y, value;
+    __device__ void operator()(int64_t i) const { y[i] = value; }
+};
+/* y (+)= x */
+struct copy_map {
+    const float *x;
+    float *y;
+    int add;
+    __device__ void operator()(int64_t i) const { put(y, i, x[i], add); }
+};
+
+/* >>memory -------------------------------------------------------------------------------------------------------- */
+
+static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
+{
+    void *p = NULL;
+    const cudaError_t e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
+    if (e == cudaSuccess) return p;
+    (void)cudaGetLastError(); /* else it would be found after the next launch */
+    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %.1f MB more of device memory: %s",
+              (double)bytes / 1e6, cudaGetErrorString(e));
+    return NULL;
+}
+static void memory_free(bmvp_ctx *c, void *p)
+{
+    (void)c;
+    (void)cudaFree(p); /* waits for the kernels that use it */
+}
+static void memory_sync(bmvp_ctx *c) { check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed"); }
+
+static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    if (!check(c, cudaMemcpyAsync(to, host, (size_t)n * sizeof *to, cudaMemcpyHostToDevice, of(c)->stream), "upload")) return;
+    memory_sync(c); /* host may be pinned: then only waiting makes it safe to change */
+}
+static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    int64_t i;
+    if (check(c, cudaMemcpyAsync(host, from, (size_t)n * sizeof *host, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
+    for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
+}
+static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
+static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
+{
+    map(c, copy_map{ from, to, accumulate }, n);
+}
+
+/* Gradient of t where a kernel only adds into parts of it: starts at zero. */
+static float *grad_add(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int add;
+    float *g = bmvp_kernel_grad(c, t, &add);
+    if (g && !add) memory_fill(c, g, 0, t->numel);
+    return g;
+}
+
+#define BMVPI_NO_WORKSPACE(name) static int64_t (*const name##_workspace)(const bmvp_ctx *, const bmvp_tensor *, int) = NULL;
+
+static int64_t last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
+
+/* >>kernel reduce ------------------------------------------------------------------------------------------------- */
+
+struct pair { double a, b; }; /* two sums at once, or a minimum and a maximum */
+
+struct join_sum {
+    static __device__ pair none() { return pair{ 0, 0 }; }
+    static __device__ pair join(pair p, pair q) { return pair{ p.a + q.a, p.b + q.b }; }
+};
+struct join_range {
+    static __device__ pair none() { return pair{ INFINITY, -INFINITY }; }
+    static __device__ pair join(pair p, pair q) { return pair{ q.a < p.a ? q.a : p.a, q.b > p.b ? q.b : p.b }; }
+};
+
+/* Joins the pairs of a block's 256 threads, as a tree; thread 0 has the result. */
+template <class F> static __device__ pair block_join(pair p)
+{
+    __shared__ pair s[THREADS];
+    s[threadIdx.x] = p;
+    __syncthreads();
+    for (unsigned half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) s[threadIdx.x] = F::join(s[threadIdx.x], s[threadIdx.x + half]);
+        __syncthreads();
+    }
+    return s[0];
+}
+
+/* part[block] = join of f.value(i) over the block's share of [0, n).
+   Who:    thread t of the grid takes t, t + grid, ...; then a tree over the block.
+   Launch: 256 threads, 1 to 512 blocks (by n alone), 4 KB of shared memory.
+   Bits:   the cut depends on n only; double sums in fixed order.
+   Traffic: what f reads. */
+template <class F> __global__ void reduce_kernel(F f, int64_t n, pair *part)
+{
+    pair p = F::none();
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) p = F::join(p, f.value(i));
+    p = block_join<F>(p);
+    if (threadIdx.x == 0) part[blockIdx.x] = p;
+}
+
+/* f.finish(join of the parts): the scalar that a loss or statistic is.
+   Who:    thread t joins parts t and t + 256, then a tree; thread 0 finishes.
+   Launch: one block of 256 threads.
+   Bits:   fixed order.
+   Traffic: 16 bytes a part. */
+template <class F> __global__ void reduce_finish_kernel(F f, int parts, const pair *part)
+{
+    pair p = F::none();
+    for (int i = (int)threadIdx.x; i < parts; i += THREADS) p = F::join(p, part[i]);
+    p = block_join<F>(p);
+    if (threadIdx.x == 0) f.finish(p);
+}
+
+enum { MAX_PARTS = 512, REDUCE_FLOATS = MAX_PARTS * 4 }; /* the workspace of a reduction */
+template <class F> static void reduce(bmvp_ctx *c, const F &f, int64_t n, float *workspace)
+{
+    const int parts = (int)smaller(ceil_div(n, 4 * THREADS), MAX_PARTS);
+    pair *part = (pair *)(void *)workspace;
+    BMVPI_RUN(c, reduce_kernel<F>, dim3((unsigned)parts), dim3(THREADS), 0, f, n, part);
+    BMVPI_RUN(c, reduce_finish_kernel<F>, dim3(1), dim3(THREADS), 0, f, parts, (const pair *)part);
+}
+static int64_t reduce_workspace(int backward) { return backward ? 0 : (int64_t)REDUCE_FLOATS; }
+
+/* >>kernel columns ------------------------------------------------------------------------------------------------ */
+
+/* (samples, rows, C), C contiguous: what channels-last statistics and biases are made of. A block takes a chunk of one sample's rows and
+   up to 32 channels. */
+struct columns {
+    int64_t samples, rows, c, chunk, chunks;
+    int wide; /* channels of a block: a power of two, threads along x */
+};
+static columns columns_of(int64_t samples, int64_t rows, int64_t c)
+{
+    columns k;
+    k.samples = samples;
+    k.rows = rows;
+    k.c = c;
+    k.wide = power_of_two(c, 32);
+    k.chunk = larger(4 * THREADS / k.wide, ceil_div(rows * samples * ceil_div(c, k.wide), 1024));
+    k.chunks = ceil_div(rows, k.chunk);
+    return k;
+}
+static dim3 columns_grid(const columns &k) { return dim3((unsigned)(k.samples * k.chunks), (unsigned)ceil_div(k.c, k.wide)); }
+static dim3 columns_block(const columns &k) { return dim3((unsigned)k.wide, (unsigned)(THREADS / k.wide)); }
+
+/* f(i, sample, channel) for every element i of (samples, rows, C): a map that needs to know its channel.
+   Who:    thread (x, y) takes channel x of the block's and rows y, y + threads along y, ... of the chunk.
+   Launch: samples x chunks blocks along x, C / 32 along y (C up to 2 million), 256 threads.
+   Bits:   each element is computed by one thread.
+   Traffic: what f says; a warp reads runs of up to 32 channels. */
+template <class F> __global__ void columns_map_kernel(F f, columns k)
+{
+    const int64_t sample = blockIdx.x / k.chunks, first = blockIdx.x % k.chunks * k.chunk;
+    const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    if (ch >= k.c) return;
+    for (int64_t r = first + threadIdx.y; r < last; r += blockDim.y) f((sample * k.rows + r) * k.c + ch, sample, ch);
+}
+template <class F> static void columns_map(bmvp_ctx *c, const F &f, const columns &k)
+{
+    BMVPI_RUN(c, columns_map_kernel<F>, columns_grid(k), columns_block(k), 0, f, k);
+}
+
+/* Adds the pairs of a block's threads along y, as a tree; those with y = 0 have the result. */
+static __device__ pair columns_join(pair p)
+{
+    __shared__ pair s[THREADS];
+    const unsigned at = threadIdx.y * blockDim.x + threadIdx.x;
+    s[at] = p;
+    __syncthreads();
+    for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
+        if (threadIdx.y < half) s[at] = join_sum::join(s[at], s[at + half * blockDim.x]);
+        __syncthreads();
+    }
+    return s[at];
+}
+
+/* part[sample, chunk, channel] = sums of f.value(i, sample, channel) over the chunk's rows.
+   Who:    as above; then the threads of a channel add up as a tree.
+   Launch: as above, 4 KB of shared memory.
+   Bits:   the cut depends on the shape only; double sums in fixed order.
+   Traffic: what f reads, and 16 bytes written a chunk and channel. */
+template <class F> __global__ void columns_kernel(F f, columns k, pair *part)
+{
+    const int64_t sample = blockIdx.x / k.chunks, first = blockIdx.x % k.chunks * k.chunk;
+    const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    pair p = join_sum::none();
+    for (int64_t r = first + threadIdx.y; ch < k.c && r < last; r += blockDim.y)
+        p = join_sum::join(p, f.value((sample * k.rows + r) * k.c + ch, sample, ch));
+    p = columns_join(p);
+    if (threadIdx.y == 0 && ch < k.c) part[blockIdx.x * k.c + ch] = p;
+}
+
+/* f.finish(sample, channel, sum of the chunks' parts): the second half of the above.
+   Who:    thread (x, y) adds chunks y, y + threads along y, ... of channel x of the block's; then a tree over y, whose first finishes.
+   Launch: samples blocks along x, C / 32 along y, 256 threads, 4 KB of shared memory.
+   Bits:   fixed order.
+   Traffic: 16 bytes a chunk and channel. */
+template <class F> __global__ void columns_finish_kernel(F f, columns k, const pair *part)
+{
+    const int64_t sample = blockIdx.x, ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    pair p = join_sum::none();
+    for (int64_t chunk = threadIdx.y; ch < k.c && chunk < k.chunks; chunk += blockDim.y)
+        p = join_sum::join(p, part[(sample * k.chunks + chunk) * k.c + ch]);
+    p = columns_join(p);
+    if (threadIdx.y == 0 && ch < k.c) f.finish(sample, ch, p);
+}
+template <class F> static void columns_sum(bmvp_ctx *c, const F &f, const columns &k, float *workspace)
+{
+    pair *part = (pair *)(void *)workspace;
+    BMVPI_RUN(c, columns_kernel<F>, columns_grid(k), columns_block(k), 0, f, k, part);
+    BMVPI_RUN(c, columns_finish_kernel<F>, dim3((unsigned)k.samples, columns_grid(k).y), columns_block(k), 0, f, k, (const pair *)part);
+}
+static int64_t columns_workspace(const columns &k) { return 4 * k.samples * k.chunks * k.c; }
+
+/* Gradient of a bias or of an added channel vector: gb[c] (+)= sum of g, or of g times `by`, over rows. */
+struct column_grad {
+    const float *g, *by;
+    float *gb;
+    int add;
+    __device__ pair value(int64_t i, int64_t, int64_t) const { return pair{ by ? (double)g[i] * (double)by[i] : (double)g[i], 0 }; }
+    __device__ void finish(int64_t, int64_t ch, pair p) const { put(gb, ch, (float)p.a, add); }
+};
+static void bias_grad(bmvp_ctx *c, const float *g, int64_t rows, int64_t n, float *gb, int add, float *workspace)
+{
+    columns_sum(c, column_grad{ g, NULL, gb, add }, columns_of(1, rows, n), workspace);
+}
+static int64_t bias_workspace(int64_t rows, int64_t n) { return columns_workspace(columns_of(1, rows, n)); }
+
+/* y += bias */
+struct bias_map {
+    float *y;
+    const float *bias;
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { y[i] += bias[ch]; }
+};
+static void add_bias(bmvp_ctx *c, float *y, int64_t rows, int64_t n, const bmvp_tensor *bias)
+{
+    if (bias) columns_map(c, bias_map{ y, bias->x }, columns_of(1, rows, n));
+}
+
+/* >>kernel rows --------------------------------------------------------------------------------------------------- */
+
+/* Work along rows of n contiguous elements: a team of threads takes a row, 1 to 32 lanes of a warp or a block of 256. */
+static int row_team(int64_t n) { return n > 512 ? (int)THREADS : power_of_two(n, 32); }
+static dim3 row_grid(int64_t rows, int team) { return dim3((unsigned)ceil_div(rows, THREADS / team)); }
+
+/* The sum over the team, in every thread of it. All threads of the block must call it. */
+static __device__ double team_sum(double v, int team)
+{
+    __shared__ double s[THREADS / 32];
+    for (int o = (team < 32 ? team : 32) / 2; o > 0; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+    if (team <= 32) return v;
+    __syncthreads(); /* what the last call left has been read */
+    if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0;
+    for (int i = 0; i < THREADS / 32; ++i) v += s[i];
+    return v;
+}
+static __device__ float team_max(float v, int team)
+{
+    __shared__ float s[THREADS / 32];
+    for (int o = (team < 32 ? team : 32) / 2; o > 0; o /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+    if (team <= 32) return v;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = v;
+    __syncthreads();
+    for (int i = 0; i < THREADS / 32; ++i) v = fmaxf(v, s[i]);
+    return v;
+}
+
+/* f.row(row, n, lane, team, live) for every row; threads beyond the last row take part with live 0, because f sums over teams.
+   Who:    thread t is lane t % team of row t / team.
+   Launch: 256 threads, one block for 256 / team rows; up to 2^31 blocks.
+   Bits:   each row by one team, sums as a tree.
+   Traffic: what f says; lanes read neighbouring elements. */
+template <class F> __global__ void rows_kernel(F f, int64_t rows, int64_t n, int team)
+{
+    const int64_t row = (blockIdx.x * (int64_t)THREADS + threadIdx.x) / team;
+    f.row(row < rows ? row : 0, n, (int)(threadIdx.x % (unsigned)team), team, row < rows);
+}
+template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n)
+{
+    const int team = row_team(n);
+    BMVPI_RUN(c, rows_kernel<F>, row_grid(rows, team), dim3(THREADS), 0, f, rows, n, team);
+}
+
+/* >>kernel strided copy ------------------------------------------------------------------------------------------- */
+
+struct strided {
+    int rank;
+    uint32_t dim[BMVP_MAX_DIMS];
+    int64_t xs[BMVP_MAX_DIMS], ys[BMVP_MAX_DIMS];
+    const float *x;
+    float *y;
+    int add;
+};
+
+/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. Map over the box, the last axis fastest. 8 bytes an
+   element, 12 when adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
+struct strided_map {
+    strided s;
+    __device__ void operator()(int64_t i) const
+    {
+        uint32_t rest = (uint32_t)i;
+        int64_t from = 0, to = 0;
+        for (int k = s.rank - 1; k >= 0; --k) {
+            const uint32_t at = rest % s.dim[k];
+            rest /= s.dim[k];
+            from += at * s.xs[k];
+            to += at * s.ys[k];
+        }
+        put(s.y, to, s.x[from], s.add);
+    }
+};
+
+static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const float *x, const int64_t *xs, float *y, const int64_t *ys, int add)
+{
+    strided s;
+    int64_t n = 1;
+    int i, k = BMVP_MAX_DIMS;
+    for (i = rank - 1; i >= 0; --i) { /* axes that lie one in the other in both are joined; filled from the back */
+        if (dim[i] == 1) continue;
+        n *= dim[i];
+        if (k < BMVP_MAX_DIMS && xs[i] == s.xs[k] * s.dim[k] && ys[i] == s.ys[k] * s.dim[k]) {
+            s.dim[k] *= (uint32_t)dim[i];
+            continue;
+        }
+        --k;
+        s.dim[k] = (uint32_t)dim[i];
+        s.xs[k] = xs[i];
+        s.ys[k] = ys[i];
+    }
+    if (n > (int64_t)0xffffffff) {
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a shape operation on %.1f GB; the backend takes up to 17", (double)n * 4e-9);
+        return;
+    }
+    s.rank = BMVP_MAX_DIMS - k;
+    for (i = 0; i < s.rank; ++i) {
+        s.dim[i] = s.dim[k + i];
+        s.xs[i] = s.xs[k + i];
+        s.ys[i] = s.ys[k + i];
+    }
+    s.x = x;
+    s.y = y;
+    s.add = add;
+    map(c, strided_map{ s }, n);
+}
+
+/* Row-major strides of a shape */
+static void strides_of(int rank, const int64_t *dim, int64_t *stride)
+{
+    int64_t s = 1;
+    for (int i = rank - 1; i >= 0; --i) {
+        stride[i] = s;
+        s *= dim[i];
+    }
+}
+
+/* >>gemm ---------------------------------------------------------------------------------------------------------- */
+
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C, all row-major; ta: A is stored (k, m), tb: B (n, k). batch matrices sa, sb, sc floats
+   apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
+struct gemm {
+    int64_t m, n, k;
+    const float *a, *b;
+    float *c;
+    int ta, tb;
+    float beta;
+    int64_t batch, sa, sb, sc;
+};
+static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
+{
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0 };
+}
+static void gemm_run(bmvp_ctx *c, const gemm &g)
+{
+    const float one = 1.0f;
+    cublasStatus_t st;
+    if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
+                  (long long)g.k);
+        return;
+    }
+    st = cublasSgemmStridedBatched(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
+                                   (int)g.k, &one, g.b, (int)(g.tb ? g.k : g.n), g.sb, g.a, (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c,
+                                   (int)g.n, g.sc, (int)g.batch);
+    if (st != CUBLAS_STATUS_SUCCESS) bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
+}
+
+/* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
+
+enum { SAME, CHANNELS, NUMBER };
+
+/* y = a + b; 12 bytes an element (8 with a channel vector or a number). y may be a or b. */
+struct add_map {
+    const float *a, *b;
+    float *y;
+    int number;
+    __device__ void operator()(int64_t i) const { y[i] = a[i] + b[number ? 0 : i]; }
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { y[i] = a[i] + b[ch]; }
+};
+/* y (+)= a b; as add */
+struct mul_map {
+    const float *a, *b;
+    float *y;
+    int number, add;
+    __device__ void operator()(int64_t i) const { put(y, i, a[i] * b[number ? 0 : i], add); }
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(y, i, a[i] * b[ch], add); }
+};
+template <class F> static void binary_map(bmvp_ctx *c, const bmvp_tensor *y, const F &f)
+{
+    if (y->iarg[0] == CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    else map(c, f, y->numel);
+}
+/* gb[0] (+)= sum of g, or of g times `by` */
+struct number_grad : join_sum {
+    const float *g, *by;
+    float *gb;
+    int add;
+    __device__ pair value(int64_t i) const { return pair{ by ? (double)g[i] * (double)by[i] : (double)g[i], 0 }; }
+    __device__ void finish(pair p) const { put(gb, 0, (float)p.a, add); }
+};
+static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
+{
+    if (y->iarg[0] == NUMBER) {
+        number_grad f;
+        f.g = y->g, f.by = by, f.gb = gb, f.add = add;
+        reduce(c, f, y->numel, bmvp_kernel_workspace(c));
+    } else columns_sum(c, column_grad{ y->g, by, gb, add }, columns_of(1, y->numel / last_dim(y), last_dim(y)), bmvp_kernel_workspace(c));
+}
+static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
+{
+    if (!backward || y->iarg[0] == SAME) return 0;
+    return y->iarg[0] == NUMBER ? (int64_t)REDUCE_FLOATS : bias_workspace(y->numel / last_dim(y), last_dim(y));
+}
+
+static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    binary_map(c, y, add_map{ y->src[0]->x, y->src[1]->x, y->x, y->iarg[0] == NUMBER });
+}
+static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gb;
+    if (y->iarg[0] == SAME) {
+        bmvp_kernel_grad_pass(c, y, y->src[0]);
+        bmvp_kernel_grad_pass(c, y, y->src[1]);
+        return;
+    }
+    gb = bmvp_kernel_grad(c, y->src[1], &add);
+    if (gb) broadcast_grad(c, y, NULL, gb, add);
+    bmvp_kernel_grad_pass(c, y, y->src[0]);
+}
+static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
+
+static void mul_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    binary_map(c, y, mul_map{ y->src[0]->x, y->src[1]->x, y->x, y->iarg[0] == NUMBER, 0 });
+}
+static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_a, add_b;
+    float *ga = bmvp_kernel_grad(c, y->src[0], &add_a), *gb = bmvp_kernel_grad(c, y->src[1], &add_b); /* one buffer for a times a */
+    if (ga) binary_map(c, y, mul_map{ y->g, y->src[1]->x, ga, y->iarg[0] == NUMBER, add_a });
+    if (gb && y->iarg[0] == SAME) binary_map(c, y, mul_map{ y->g, y->src[0]->x, gb, 0, add_b });
+    else if (gb) broadcast_grad(c, y, y->src[0]->x, gb, add_b);
+}
+static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
+
+/* y (+)= factor x + offset; 8 bytes an element */
+struct scale_map {
+    const float *x;
+    float *y, factor, offset;
+    int add;
+    __device__ void operator()(int64_t i) const { put(y, i, x[i] * factor + offset, add); }
+};
+static void scale_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    map(c, scale_map{ y->src[0]->x, y->x, (float)y->farg[0], (float)y->farg[1], 0 }, y->numel);
+}
+static void scale_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, scale_map{ y->g, gx, (float)y->farg[0], 0, add }, y->numel);
+}
+BMVPI_NO_WORKSPACE(scale)
+
+/* >>op relu, sigmoid, gelu ----------------------------------------------------------------------------------------- */
+
+/* y = x < 0 ? slope x : x; NaN stays. dx (+)= y > 0 ? g : slope g. 8 and 12 bytes an element */
+struct relu_map {
+    const float *x;
+    float *y, slope;
+    __device__ void operator()(int64_t i) const { y[i] = x[i] < 0.0f ? slope * x[i] : x[i]; }
+};
+struct relu_back_map {
+    const float *y, *g;
+    float *dx, slope;
+    int add;
+    __device__ void operator()(int64_t i) const { put(dx, i, y[i] > 0.0f ? g[i] : slope * g[i], add); }
+};
+static void relu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const float slope = (float)y->farg[0];
+    map(c, relu_map{ y->src[0]->x, y->x, slope }, y->numel);
+}
+static void relu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, relu_back_map{ y->x, y->g, gx, (float)y->farg[0], add }, y->numel);
+}
+BMVPI_NO_WORKSPACE(relu)
+
+/* y = 1 / (1 + exp(-x)); dx (+)= g y (1 - y) */
+struct sigmoid_map {
+    const float *x;
+    float *y;
+    __device__ void operator()(int64_t i) const { y[i] = 1.0f / (1.0f + expf(-x[i])); }
+};
+struct sigmoid_back_map {
+    const float *y, *g;
+    float *dx;
+    int add;
+    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * y[i] * (1.0f - y[i]), add); }
+};
+static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, sigmoid_map{ y->src[0]->x, y->x }, y->numel); }
+static void sigmoid_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, sigmoid_back_map{ y->x, y->g, gx, add }, y->numel);
+}
+BMVPI_NO_WORKSPACE(sigmoid)
+
+/* x Phi(x), and its derivative Phi(x) + x phi(x) */
+static __device__ __forceinline__ float gelu_of(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+static __device__ __forceinline__ float gelu_slope(float x)
+{
+    return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
+}
+struct gelu_map {
+    const float *x;
+    float *y;
+    __device__ void operator()(int64_t i) const { y[i] = gelu_of(x[i]); }
+};
+struct gelu_back_map {
+    const float *x, *g;
+    float *dx;
+    int add;
+    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * gelu_slope(x[i]), add); }
+};
+static void gelu_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, gelu_map{ y->src[0]->x, y->x }, y->numel); }
+static void gelu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, gelu_back_map{ y->src[0]->x, y->g, gx, add }, y->numel);
+}
+BMVPI_NO_WORKSPACE(gelu)
+
+/* >>op softmax, l2_normalize, layernorm: along the last axis ------------------------------------------------------------ */
+
+/* y = exp(x - max) / sum; 12 bytes an element, x a second and third time from cache */
+struct softmax_rows {
+    const float *x;
+    float *y;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *in = x + row * n;
+        float *out = y + row * n, top = -INFINITY;
+        double sum = 0;
+        for (int64_t i = lane; live && i < n; i += team) top = fmaxf(top, in[i]);
+        top = team_max(top, team);
+        for (int64_t i = lane; live && i < n; i += team) sum += (double)(out[i] = expf(in[i] - top));
+        const float over = (float)(1.0 / team_sum(sum, team));
+        for (int64_t i = lane; live && i < n; i += team) out[i] *= over;
+    }
+};
+/* dx (+)= y (g - sum(g y)) */
+struct softmax_back_rows {
+    const float *y, *g;
+    float *dx;
+    int add;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *p = y + row * n, *q = g + row * n;
+        double dot = 0;
+        for (int64_t i = lane; live && i < n; i += team) dot += (double)p[i] * (double)q[i];
+        const float d = (float)team_sum(dot, team);
+        for (int64_t i = lane; live && i < n; i += team) put(dx, row * n + i, p[i] * (q[i] - d), add);
+    }
+};
+static void softmax_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    rows_map(c, softmax_rows{ y->src[0]->x, y->x }, y->numel / last_dim(y), last_dim(y));
+}
+static void softmax_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) rows_map(c, softmax_back_rows{ y->x, y->g, gx, add }, y->numel / last_dim(y), last_dim(y));
+}
+BMVPI_NO_WORKSPACE(softmax)
+
+/* y = x / max(|x|, eps); saved: that factor, negative where eps was used */
+struct l2_rows {
+    const float *x;
+    float *y, *saved;
+    double eps;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *in = x + row * n;
+        double square = 0;
+        for (int64_t i = lane; live && i < n; i += team) square += (double)in[i] * (double)in[i];
+        const double norm = sqrt(team_sum(square, team));
+        const float s = (float)(1.0 / (norm < eps ? eps : norm));
+        if (live && lane == 0) saved[row] = norm < eps ? -s : s;
+        for (int64_t i = lane; live && i < n; i += team) y[row * n + i] = in[i] * s;
+    }
+};
+/* dx (+)= (g - y sum(g y)) / |x|, or g / eps */
+struct l2_back_rows {
+    const float *y, *g, *saved;
+    float *dx;
+    int add;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *p = y + row * n, *q = g + row * n, s = fabsf(saved[row]);
+        double dot = 0;
+        for (int64_t i = lane; live && i < n; i += team) dot += (double)p[i] * (double)q[i];
+        const float sum = (float)team_sum(dot, team), d = saved[row] < 0.0f ? 0.0f : sum;
+        for (int64_t i = lane; live && i < n; i += team) put(dx, row * n + i, (q[i] - p[i] * d) * s, add);
+    }
+};
+static void l2_normalize_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    rows_map(c, l2_rows{ y->src[0]->x, y->x, y->saved, (double)(float)y->farg[0] }, y->numel / last_dim(y), last_dim(y));
+}
+static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) rows_map(c, l2_back_rows{ y->x, y->g, y->saved, gx, add }, y->numel / last_dim(y), last_dim(y));
+}
+BMVPI_NO_WORKSPACE(l2_normalize)
+
+/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row */
+struct layernorm_rows {
+    const float *x, *gamma, *beta;
+    float *y, *saved;
+    double eps;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *in = x + row * n;
+        double sum = 0, square = 0;
+        for (int64_t i = lane; live && i < n; i += team) sum += (double)in[i];
+        const float mean = (float)(team_sum(sum, team) / (double)n);
+        for (int64_t i = lane; live && i < n; i += team) square += (double)(in[i] - mean) * (double)(in[i] - mean);
+        const float s = (float)(1.0 / sqrt(team_sum(square, team) / (double)n + eps));
+        if (live && lane == 0) saved[2 * row] = mean, saved[2 * row + 1] = s;
+        for (int64_t i = lane; live && i < n; i += team) y[row * n + i] = (in[i] - mean) * s * gamma[i] + beta[i];
+    }
+};
+/* With h = gamma g, t = (x - mean) s: dx (+)= s (h - mean(h) - t mean(h t)) */
+struct layernorm_back_rows {
+    const float *x, *g, *gamma, *saved;
+    float *dx;
+    int add;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float *in = x + row * n, *q = g + row * n, mean = saved[2 * row], s = saved[2 * row + 1];
+        double sum = 0, dot = 0;
+        for (int64_t i = lane; live && i < n; i += team) {
+            const double h = (double)q[i] * (double)gamma[i];
+            sum += h;
+            dot += h * (double)((in[i] - mean) * s);
+        }
+        const float a = (float)(team_sum(sum, team) / (double)n), b = (float)(team_sum(dot, team) / (double)n);
+        for (int64_t i = lane; live && i < n; i += team) put(dx, row * n + i, s * (q[i] * gamma[i] - a - (in[i] - mean) * s * b), add);
+    }
+};
+/* dgamma (+)= sum of g t, dbeta (+)= sum of g, over rows */
+struct layernorm_affine_grad {
+    const float *x, *g, *saved;
+    int64_t n;
+    float *dgamma, *dbeta;
+    int add_gamma, add_beta;
+    __device__ pair value(int64_t i, int64_t, int64_t ch) const
+    {
+        const int64_t row = (i - ch) / n;
+        return pair{ (double)g[i] * (double)((x[i] - saved[2 * row]) * saved[2 * row + 1]), (double)g[i] };
+    }
+    __device__ void finish(int64_t, int64_t ch, pair p) const
+    {
+        if (dgamma) put(dgamma, ch, (float)p.a, add_gamma);
+        if (dbeta) put(dbeta, ch, (float)p.b, add_beta);
+    }
+};
+static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = last_dim(y);
+    rows_map(c, layernorm_rows{ y->src[0]->x, y->src[1]->x, y->src[2]->x, y->x, y->saved, (double)(float)y->farg[0] }, y->numel / n, n);
+}
+static void layernorm_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = last_dim(y), rows = y->numel / n;
+    int add, add_gamma, add_beta;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *ggamma = bmvp_kernel_grad(c, y->src[1], &add_gamma);
+    float *gbeta = bmvp_kernel_grad(c, y->src[2], &add_beta);
+    if (ggamma || gbeta)
+        columns_sum(c, layernorm_affine_grad{ y->src[0]->x, y->g, y->saved, n, ggamma, gbeta, add_gamma, add_beta }, columns_of(1, rows, n),
+                    bmvp_kernel_workspace(c));
+    if (gx) rows_map(c, layernorm_back_rows{ y->src[0]->x, y->g, y->src[1]->x, y->saved, gx, add }, rows, n);
+}
+static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0;
+}
+
+/* >>op reshape, permute, slice, pad, concat, space_to_depth -------------------------------------------------------------- */
+
+static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { memory_add(c, y->x, y->src[0]->x, y->numel, 0); }
+static void reshape_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvp_kernel_grad_pass(c, y, y->src[0]); }
+BMVPI_NO_WORKSPACE(reshape)
+
+static void permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
+{
+    int64_t xs[BMVP_MAX_DIMS];
+    strides_of(y->rank, y->src[0]->dim, xs);
+    strides_of(y->rank, y->dim, to);
+    for (int i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+}
+static void permute_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    permute_axes(y, from, to);
+    strided_copy(c, y->rank, y->dim, y->src[0]->x, from, y->x, to, 0);
+}
+static void permute_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    permute_axes(y, from, to);
+    if (gx) strided_copy(c, y->rank, y->dim, y->g, to, gx, from, add);
+}
+BMVPI_NO_WORKSPACE(permute)
+
+/* Elements before place `start` of one axis */
+static int64_t axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
+{
+    int64_t s[BMVP_MAX_DIMS];
+    strides_of(t->rank, t->dim, s);
+    return s[axis] * start;
+}
+/* Copies the box between its own array and its place in `big`, shift elements in. */
+static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *to, int64_t shift, int in,
+                     int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    strides_of(big->rank, big->dim, bs);
+    strides_of(box->rank, box->dim, ss);
+    if (in) strided_copy(c, box->rank, box->dim, from, ss, to + shift, bs, add);
+    else strided_copy(c, box->rank, box->dim, from + shift, bs, to, ss, add);
+}
+static void slice_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    box_copy(c, y->src[0], y, y->src[0]->x, y->x, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 0, 0);
+}
+static void slice_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *gx = grad_add(c, y->src[0]);
+    if (gx) box_copy(c, y->src[0], y, y->g, gx, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1, 1);
+}
+BMVPI_NO_WORKSPACE(slice)
+
+static int64_t pad_shift(const bmvp_tensor *y)
+{
+    int64_t s = 0;
+    for (int i = 0; i < y->rank; ++i) s += axis_shift(y, i, y->iarg[i]);
+    return s;
+}
+static void pad_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    memory_fill(c, y->x, 0, y->numel);
+    box_copy(c, y, y->src[0], y->src[0]->x, y->x, pad_shift(y), 1, 0);
+}
+static void pad_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) box_copy(c, y, y->src[0], y->g, gx, pad_shift(y), 0, add);
+}
+BMVPI_NO_WORKSPACE(pad)
+
+static void concat_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
+        box_copy(c, y, y->src[i], y->src[i]->x, y->x, axis_shift(y, y->iarg[0], start), 1, 0);
+}
+static void concat_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+        float *g = bmvp_kernel_grad(c, y->src[i], &add);
+        if (g) box_copy(c, y, y->src[i], y->g, g, axis_shift(y, y->iarg[0], start), 0, add);
+    }
+}
+BMVPI_NO_WORKSPACE(concat)
+
+/* A volume (N, D, H, W, C) cut into blocks of k voxels, as the axes (N, D/k, H/k, W/k, z, y, x, C): from, its strides along them; to, those
+   of the array (places, block voxels, C). Voxels beyond the last whole block are left out. */
+static void block_axes(const int64_t volume[5], const int64_t blocks[3], const int64_t k[3], int64_t dim[8], int64_t from[8], int64_t to[8])
+{
+    int64_t s[5];
+    strides_of(5, volume, s);
+    dim[0] = volume[0], from[0] = s[0], dim[7] = volume[4], from[7] = 1;
+    for (int i = 0; i < 3; ++i) {
+        dim[i + 1] = blocks[i], from[i + 1] = s[i + 1] * k[i];
+        dim[i + 4] = k[i], from[i + 4] = s[i + 1];
+    }
+    strides_of(8, dim, to);
+}
+static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const float *from, float *to, int back, int add)
+{
+    const int64_t k[3] = { y->iarg[0], y->iarg[0], y->iarg[0] };
+    int64_t dim[8], xs[8], ys[8];
+    block_axes(y->src[0]->dim, y->dim + 1, k, dim, xs, ys);
+    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
+}
+static void space_to_depth_forward(bmvp_ctx *c, bmvp_tensor *y) { space_to_depth_copy(c, y, y->src[0]->x, y->x, 0, 0); }
+static void space_to_depth_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) space_to_depth_copy(c, y, y->g, gx, 1, add);
+}
+BMVPI_NO_WORKSPACE(space_to_depth)
+
+/* >>op upsample_nearest, upsample_trilinear ------------------------------------------------------------------------------- */
+
+static void upsample_nearest_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    int64_t xs[5], dim[8], from[8], to[8];
+    int k = 0;
+    strides_of(5, x->dim, xs);
+    for (int i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
+        dim[k] = x->dim[i], from[k++] = xs[i];
+        if (i >= 1 && i <= 3) dim[k] = y->iarg[0], from[k++] = 0;
+    }
+    strides_of(8, dim, to);
+    strided_copy(c, 8, dim, x->x, from, y->x, to, 0);
+}
+/* dx (+)= sum of the f^3 copies, in order; map over x. 4 f^3 + 4 bytes an element */
+struct upsample_nearest_back_map {
+    const float *g;
+    float *dx;
+    int64_t d, h, w, c, f; /* of x */
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t ch = i % c, x = i / c % w, y = i / c / w % h, z = i / c / w / h; /* z counts over samples too */
+        float s = 0;
+        for (int64_t a = 0; a < f; ++a)
+            for (int64_t b = 0; b < f; ++b)
+                for (int64_t e = 0; e < f; ++e) s += g[(((z * f + a) * h * f + y * f + b) * w * f + x * f + e) * c + ch];
+        put(dx, i, s, add);
+    }
+};
+static void upsample_nearest_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, upsample_nearest_back_map{ y->g, gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
+}
+BMVPI_NO_WORKSPACE(upsample_nearest)
+
+/* One axis of the chain: (outer, n, inner) <-> (outer, n f, inner). Place j of the longer lies between i and i + 1 (or at the last i). */
+struct stretch {
+    const float *from;
+    float *to;
+    int64_t n, f, inner;
+    int corners, add;
+    __device__ double place(int64_t j, int64_t *i) const
+    {
+        const int64_t m = n * f;
+        double at = corners ? (m > 1 ? (double)j * (double)(n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)f - 0.5;
+        if (at < 0) at = 0;
+        *i = (int64_t)at < n - 1 ? (int64_t)at : n - 1;
+        return at - (double)*i;
+    }
+};
+/* y[j] = (1 - w) x[i] + w x[i + 1]; map over y. 12 bytes an element */
+struct stretch_map {
+    stretch k;
+    __device__ void operator()(int64_t e) const
+    {
+        const int64_t m = k.n * k.f, row = e / k.inner, v = e % k.inner;
+        int64_t i;
+        const float w = (float)k.place(row % m, &i);
+        const float *a = k.from + (row / m * k.n + i) * k.inner + v;
+        k.to[e] = (1.0f - w) * a[0] + w * a[i + 1 < k.n ? k.inner : 0];
+    }
+};
+/* The transpose: x[i] (+)= what the places around it took of it, in order; map over x */
+struct stretch_back_map {
+    stretch k;
+    __device__ void operator()(int64_t e) const
+    {
+        const int64_t m = k.n * k.f, row = e / k.inner, v = e % k.inner, i = row % k.n;
+        const int64_t first = (i - 2) * k.f > 0 ? (i - 2) * k.f : 0, last = (i + 3) * k.f < m ? (i + 3) * k.f : m;
+        float s = 0;
+        for (int64_t j = first, at; j < last; ++j) {
+            const double w = k.place(j, &at);
+            double share = at == i ? 1.0 - w : at + 1 == i ? w : 0.0;
+            if (at == i && i == k.n - 1) share = 1.0; /* both neighbours are the last */
+            s += (float)share * k.from[(row / k.n * m + j) * k.inner + v];
+        }
+        put(k.to, e, s, k.add);
+    }
+};
+/* Axis 1, 2 or 3 of the chain: axes before it are long already, those after it are not. */
+static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int back, int add)
+{
+    const bmvp_tensor *x = y->src[0];
+    int64_t outer = x->dim[0], inner = x->dim[4];
+    for (int i = 1; i < axis; ++i) outer *= y->dim[i];
+    for (int i = axis + 1; i < 4; ++i) inner *= x->dim[i];
+    const stretch k = { from, to, x->dim[axis], y->iarg[0], inner, (int)y->iarg[1], add };
+    if (back) map(c, stretch_back_map{ k }, outer * k.n * inner);
+    else map(c, stretch_map{ k }, outer * k.n * k.f * inner);
+}
+static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *d = bmvp_kernel_workspace(c), *h = d + y->src[0]->numel * y->iarg[0];
+    stretch_run(c, y, 1, y->src[0]->x, d, 0, 0);
+    stretch_run(c, y, 2, d, h, 0, 0);
+    stretch_run(c, y, 3, h, y->x, 0, 0);
+}
+static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *d, *h;
+    if (!gx) return;
+    d = bmvp_kernel_workspace(c), h = d + y->src[0]->numel * y->iarg[0];
+    stretch_run(c, y, 3, y->g, h, 1, 0);
+    stretch_run(c, y, 2, h, d, 1, 0);
+    stretch_run(c, y, 1, d, gx, 1, add);
+}
+static int64_t upsample_trilinear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int)
+{
+    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+}
+
+/* >>op sum, mean, global_pool, mse, bce_logits, soft_dice, cross_entropy ---------------------------------------------------- */
+
+/* y = factor times the sum of x; 4 bytes an element */
+struct sum_reduce : join_sum {
+    const float *x;
+    float *y;
+    double over;
+    __device__ pair value(int64_t i) const { return pair{ (double)x[i], 0 }; }
+    __device__ void finish(pair p) const { y[0] = (float)(p.a / over); }
+};
+/* dx (+)= g[0] / over, everywhere */
+struct spread_map {
+    const float *g;
+    float *dx;
+    double over;
+    int add;
+    __device__ void operator()(int64_t i) const { put(dx, i, (float)((double)g[0] / over), add); }
+};
+static void sum_over(bmvp_ctx *c, bmvp_tensor *y, double over)
+{
+    sum_reduce f;
+    f.x = y->src[0]->x, f.y = y->x, f.over = over;
+    reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
+}
+static void spread_over(bmvp_ctx *c, bmvp_tensor *y, double over)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, spread_map{ y->g, gx, over, add }, y->src[0]->numel);
+}
+static void sum_forward(bmvp_ctx *c, bmvp_tensor *y) { sum_over(c, y, 1.0); }
+static void sum_backward(bmvp_ctx *c, bmvp_tensor *y) { spread_over(c, y, 1.0); }
+static int64_t sum_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+static void mean_forward(bmvp_ctx *c, bmvp_tensor *y) { sum_over(c, y, (double)y->src[0]->numel); }
+static void mean_backward(bmvp_ctx *c, bmvp_tensor *y) { spread_over(c, y, (double)y->src[0]->numel); }
+static int64_t mean_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* y[sample, c] = mean over rows; dx (+)= g[sample, c] / rows */
+struct pool_columns {
+    const float *x;
+    float *y;
+    columns k;
+    __device__ pair value(int64_t i, int64_t, int64_t) const { return pair{ (double)x[i], 0 }; }
+    __device__ void finish(int64_t sample, int64_t ch, pair p) const { y[sample * k.c + ch] = (float)(p.a / (double)k.rows); }
+};
+struct pool_back_map {
+    const float *g;
+    float *dx;
+    columns k;
+    int add;
+    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const { put(dx, i, g[sample * k.c + ch] / (float)k.rows, add); }
+};
+static columns pool_shape(const bmvp_tensor *y) { return columns_of(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]); }
+static void global_pool_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const columns k = pool_shape(y);
+    columns_sum(c, pool_columns{ y->src[0]->x, y->x, k }, k, bmvp_kernel_workspace(c));
+}
+static void global_pool_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const columns k = pool_shape(y);
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) columns_map(c, pool_back_map{ y->g, gx, k, add }, k);
+}
+static int64_t global_pool_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? 0 : columns_workspace(pool_shape(y));
+}
+
+/* y = mean of (a - b)^2; da (+)= 2 g (a - b) / n */
+struct mse_reduce : join_sum {
+    const float *a, *b;
+    float *y;
+    double n;
+    __device__ pair value(int64_t i) const
+    {
+        const double d = (double)(a[i] - b[i]);
+        return pair{ d * d, 0 };
+    }
+    __device__ void finish(pair p) const { y[0] = (float)(p.a / n); }
+};
+struct mse_back_map {
+    const float *a, *b, *g;
+    float *da;
+    double n;
+    int add;
+    __device__ void operator()(int64_t i) const { put(da, i, (float)(2.0 * (double)g[0] / n) * (a[i] - b[i]), add); }
+};
+static void mse_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    mse_reduce f;
+    f.a = y->src[0]->x, f.b = y->src[1]->x, f.y = y->x, f.n = (double)y->src[0]->numel;
+    reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
+}
+static void mse_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = y->src[0]->numel;
+    for (int i = 0, add; i < 2; ++i) {
+        float *g = bmvp_kernel_grad(c, y->src[i], &add);
+        if (g) map(c, mse_back_map{ y->src[i]->x, y->src[1 - i]->x, y->g, g, (double)n, add }, n);
+    }
+}
+static int64_t mse_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* y = mean of max(x, 0) - x t + log(1 + exp(-|x|)); dx (+)= g / n (sigmoid(x) - t) */
+struct bce_reduce : join_sum {
+    const float *x, *t;
+    float *y;
+    double n;
+    __device__ pair value(int64_t i) const
+    {
+        return pair{ (double)((x[i] < 0.0f ? 0.0f : x[i]) - x[i] * t[i] + log1pf(expf(-fabsf(x[i])))), 0 };
+    }
+    __device__ void finish(pair p) const { y[0] = (float)(p.a / n); }
+};
+struct bce_back_map {
+    const float *x, *t, *g;
+    float *dx;
+    double n;
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        put(dx, i, (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-x[i])) - t[i]), add);
+    }
+};
+static void bce_logits_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bce_reduce f;
+    f.x = y->src[0]->x, f.t = y->src[1]->x, f.y = y->x, f.n = (double)y->src[0]->numel;
+    reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
+}
+static void bce_logits_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = y->src[0]->numel;
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) map(c, bce_back_map{ y->src[0]->x, y->src[1]->x, y->g, gx, (double)n, add }, n);
+}
+static int64_t bce_logits_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* Each (sample, class): saved = sum p t and the denominator's sum p^k + sum t^k */
+struct dice_columns {
+    const float *p, *t;
+    float *saved;
+    columns k;
+    int squared;
+    __device__ pair value(int64_t i, int64_t, int64_t) const
+    {
+        const double a = (double)p[i], b = (double)t[i];
+        return pair{ a * b, squared ? a * a + b * b : a + b };
+    }
+    __device__ void finish(int64_t sample, int64_t ch, pair s) const
+    {
+        saved[sample * k.c + ch] = (float)s.a;
+        saved[(k.samples + sample) * k.c + ch] = (float)s.b;
+    }
+};
+/* y = mean of 1 - (2 dot + e) / (den + e) over them */
+struct dice_reduce : join_sum {
+    const float *saved;
+    float *y;
+    int64_t n;
+    double e;
+    __device__ pair value(int64_t i) const { return pair{ 1.0 - (2.0 * (double)saved[i] + e) / ((double)saved[n + i] + e), 0 }; }
+    __device__ void finish(pair p) const { y[0] = (float)(p.a / (double)n); }
+};
+/* dp (+)= g / n ((2 dot + e) k p^(k-1) / (den + e)^2 - 2 t / (den + e)) */
+struct dice_back_map {
+    const float *p, *t, *saved, *g;
+    float *dp;
+    columns k;
+    double e;
+    int squared, add;
+    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const int64_t n = k.samples * k.c, at = sample * k.c + ch;
+        const double share = (double)g[0] / (double)n, den = (double)saved[n + at] + e;
+        const double rise = share * (2.0 * (double)saved[at] + e) / (den * den);
+        put(dp, i, (float)(rise * (squared ? 2.0 * (double)p[i] : 1.0) - 2.0 * share / den * (double)t[i]), add);
+    }
+};
+static columns dice_shape(const bmvp_tensor *y)
+{
+    const bmvp_tensor *p = y->src[0];
+    return columns_of(p->dim[0], p->numel / p->dim[0] / last_dim(p), last_dim(p));
+}
+static void soft_dice_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const columns k = dice_shape(y);
+    dice_reduce f;
+    columns_sum(c, dice_columns{ y->src[0]->x, y->src[1]->x, y->saved, k, (int)y->iarg[0] }, k, bmvp_kernel_workspace(c));
+    f.saved = y->saved, f.y = y->x, f.n = k.samples * k.c, f.e = y->farg[0];
+    reduce(c, f, f.n, bmvp_kernel_workspace(c));
+}
+static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const columns k = dice_shape(y);
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (gx) columns_map(c, dice_back_map{ y->src[0]->x, y->src[1]->x, y->saved, y->g, gx, k, y->farg[0], (int)y->iarg[0], add }, k);
+}
+static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? 0 : larger(columns_workspace(dice_shape(y)), REDUCE_FLOATS);
+}
+
+/* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read twice.
+   saved: targets, log-sum-exps, weights of the classes. */
+struct cross_entropy_reduce : join_sum {
+    const float *x;
+    float *y, *saved;
+    int64_t rows, classes;
+    double total;
+    __device__ pair value(int64_t r) const
+    {
+        const float *in = x + r * classes;
+        const int64_t target = (int64_t)saved[r];
+        float top = in[0];
+        double sum = 0;
+        for (int64_t i = 1; i < classes; ++i) if (!(in[i] <= top)) top = in[i];
+        for (int64_t i = 0; i < classes; ++i) sum += (double)expf(in[i] - top);
+        const double lse = (double)top + log(sum);
+        saved[rows + r] = (float)lse;
+        return pair{ (double)saved[2 * rows + target] * (lse - (double)in[target]), 0 };
+    }
+    __device__ void finish(pair p) const { y[0] = (float)(p.a / total); }
+};
+/* dx (+)= g w[target] / total (exp(x - lse) - one at the target) */
+struct cross_entropy_back_map {
+    const float *x, *saved, *g;
+    float *dx;
+    int64_t rows, classes;
+    double total;
+    int add;
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    {
+        const int64_t r = (i - ch) / classes, target = (int64_t)saved[r];
+        const float s = (float)((double)g[0] / total) * saved[2 * rows + target];
+        put(dx, i, s * (expf(x[i] - saved[rows + r]) - (ch == target ? 1.0f : 0.0f)), add);
+    }
+};
+static void cross_entropy_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    cross_entropy_reduce f;
+    f.x = x->x, f.y = y->x, f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->farg[0];
+    reduce(c, f, f.rows, bmvp_kernel_workspace(c));
+}
+static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (!gx) return;
+    columns_map(c, cross_entropy_back_map{ x->x, y->saved, y->g, gx, x->dim[0], x->dim[1], y->farg[0], add },
+                columns_of(1, x->dim[0], x->dim[1]));
+}
+static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* >>op batchnorm, groupnorm: statistics of each (sample, group of channels); batch norm is one sample, C groups ------------- */
+
+/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift. */
+struct norm {
+    columns k;
+    int64_t groups, width; /* channels of a group */
+    const float *x, *g, *gamma;
+    float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
+    pair *sum;
+    float *mean, *scale, *slope, *shift;
+};
+static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups)
+{
+    const int64_t ch = last_dim(y);
+    norm s;
+    s.k = columns_of(samples, y->numel / samples / ch, ch);
+    s.groups = groups;
+    s.width = ch / groups;
+    s.x = y->src[0]->x;
+    s.g = y->g;
+    s.gamma = y->src[1] ? y->src[1]->x : NULL;
+    s.saved = y->saved;
+    s.sum = (pair *)(void *)(bmvp_kernel_workspace(c) + columns_workspace(s.k));
+    s.mean = (float *)(void *)(s.sum + samples * ch);
+    s.scale = s.mean + samples * ch;
+    s.slope = s.scale + samples * ch;
+    s.shift = s.slope + samples * ch;
+    return s;
+}
+static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = last_dim(y);
+    return columns_workspace(columns_of(samples, y->numel / samples / ch, ch)) + 8 * samples * ch;
+}
+
+/* sum[sample, c] = sums of x and x^2 (in double nothing cancels), or of g and g (x - mean) */
+struct norm_columns {
+    norm s;
+    int back;
+    __device__ pair value(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const double x = (double)s.x[i];
+        if (!back) return pair{ x, x * x };
+        return pair{ (double)s.g[i], (double)s.g[i] * (x - (double)s.mean[sample * s.k.c + ch]) };
+    }
+    __device__ void finish(int64_t sample, int64_t ch, pair p) const { s.sum[sample * s.k.c + ch] = p; }
+};
+/* Statistics of group i from its channels' sums; batch norm's running ones move too. Map over samples x groups. */
+struct norm_statistics_map {
+    norm s;
+    double eps, momentum;
+    float *running_mean, *running_var; /* or NULL */
+    __device__ void operator()(int64_t i) const
+    {
+        const double n = (double)(s.k.rows * s.width);
+        double a = 0, b = 0;
+        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) a += s.sum[j].a, b += s.sum[j].b;
+        const double mean = a / n, var = b / n - mean * mean > 0 ? b / n - mean * mean : 0;
+        s.saved[i] = (float)mean;
+        s.saved[s.k.samples * s.groups + i] = (float)(1.0 / sqrt(var + eps));
+        if (!running_mean) return;
+        running_mean[i] += (float)(momentum * ((double)(float)mean - (double)running_mean[i]));
+        running_var[i] += (float)(momentum * (var * (n / (n > 1 ? n - 1 : 1)) - (double)running_var[i]));
+    }
+};
+/* saved from the running statistics */
+struct norm_running_map {
+    const float *mean, *var;
+    float *saved;
+    int64_t n;
+    double eps;
+    __device__ void operator()(int64_t i) const
+    {
+        saved[i] = mean[i];
+        saved[n + i] = (float)(1.0 / sqrt((double)var[i] + eps));
+    }
+};
+/* mean, slope and shift of each (sample, channel), for the forward pass; map over samples x C */
+struct norm_fold_map {
+    norm s;
+    const float *beta;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t group = i / s.width;
+        s.mean[i] = s.saved[group];
+        if (s.slope) s.slope[i] = s.saved[s.k.samples * s.groups + group] * (s.gamma ? s.gamma[i % s.k.c] : 1.0f);
+        if (s.shift) s.shift[i] = beta ? beta[i % s.k.c] : 0.0f;
+    }
+};
+/* y = (x - mean) slope + shift; 8 bytes an element */
+struct norm_apply_map {
+    norm s;
+    float *y;
+    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const int64_t at = sample * s.k.c + ch;
+        y[i] = (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at];
+    }
+};
+/* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M -
+   (x - mean) r^3 b / M. Here the factors; map over samples x groups. batch 0: constant statistics, only the first term. */
+struct norm_factors_map {
+    norm s;
+    int batch;
+    __device__ void operator()(int64_t i) const
+    {
+        const double r = (double)s.saved[s.k.samples * s.groups + i], n = (double)(s.k.rows * s.width);
+        double a = 0, b = 0;
+        for (int64_t j = i * s.width; batch && j < (i + 1) * s.width; ++j) {
+            const double gamma = s.gamma ? (double)s.gamma[j % s.k.c] : 1.0;
+            a += gamma * s.sum[j].a;
+            b += gamma * s.sum[j].b;
+        }
+        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) {
+            s.scale[j] = (float)(r * (s.gamma ? (double)s.gamma[j % s.k.c] : 1.0));
+            s.slope[j] = (float)(-r * r * r * b / n);
+            s.shift[j] = (float)(-r * a / n);
+        }
+    }
+};
+/* dx (+)= g scale + (x - mean) slope + shift; 12 bytes an element */
+struct norm_back_map {
+    norm s;
+    float *dx;
+    int add;
+    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const int64_t at = sample * s.k.c + ch;
+        put(dx, i, s.g[i] * s.scale[at] + (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at], add);
+    }
+};
+/* dgamma (+)= sum of g (x - mean) r, dbeta (+)= sum of g, over samples; map over C */
+struct norm_affine_map {
+    norm s;
+    float *dgamma, *dbeta;
+    int add_gamma, add_beta;
+    __device__ void operator()(int64_t ch) const
+    {
+        double a = 0, b = 0;
+        for (int64_t sample = 0; sample < s.k.samples; ++sample) {
+            const int64_t j = sample * s.k.c + ch;
+            a += s.sum[j].b * (double)s.saved[s.k.samples * s.groups + j / s.width];
+            b += s.sum[j].a;
+        }
+        if (dgamma) put(dgamma, ch, (float)a, add_gamma);
+        if (dbeta) put(dbeta, ch, (float)b, add_beta);
+    }
+};
+
+static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean, float *running_var)
+{
+    columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
+    map(c, norm_statistics_map{ s, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
+}
+static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
+{
+    map(c, norm_fold_map{ s, y->src[2] ? y->src[2]->x : NULL }, s.k.samples * s.k.c);
+    columns_map(c, norm_apply_map{ s, y->x }, s.k);
+}
+static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
+{
+    norm s = norm_of(c, y, samples, groups), fold = s;
+    int add, add_gamma, add_beta;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *ggamma = bmvp_kernel_grad(c, y->src[1], &add_gamma);
+    float *gbeta = bmvp_kernel_grad(c, y->src[2], &add_beta);
+    if (!gx && !ggamma && !gbeta) return;
+    fold.slope = fold.shift = NULL; /* only the mean; slope and shift come from the sums */
+    map(c, norm_fold_map{ fold, NULL }, samples * s.k.c);
+    columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
+    if (ggamma || gbeta) map(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (!gx) return;
+    map(c, norm_factors_map{ s, batch }, samples * groups);
+    columns_map(c, norm_back_map{ s, gx, add }, s.k);
+}
+
+static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = last_dim(y);
+    const norm s = norm_of(c, y, 1, ch);
+    if (!bmvp_kernel_recomputes(c)) {
+        if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], y->src[3]->x, y->src[4]->x);
+        else map(c, norm_running_map{ y->src[3]->x, y->src[4]->x, y->saved, ch, y->farg[1] }, ch);
+    }
+    norm_apply(c, y, s);
+}
+static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, 1, last_dim(y), (int)y->iarg[0]); }
+static int64_t batchnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, 1); }
+
+static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const norm s = norm_of(c, y, y->dim[0], y->iarg[0]);
+    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->farg[0], 0, NULL, NULL);
+    norm_apply(c, y, s);
+}
+static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, y->dim[0], y->iarg[0], 1); }
+static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
+
+/* >>op matmul, linear, mlp ------------------------------------------------------------------------------------------------ */
+
+/* which 0: y; 1: gradient of a; 2: gradient of b */
+static gemm matmul_of(const bmvp_tensor *y, int which, float *to, int add)
+{
+    const bmvp_tensor *a = y->src[0], *b = y->src[1];
+    const int ta = (int)y->iarg[0], tb = (int)y->iarg[1];
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
+    gemm g;
+    if (which == 0) g = gemm_of(m, n, k, a->x, ta, b->x, tb, to, add);
+    else if (which == 1 && !ta) g = gemm_of(m, k, n, y->g, 0, b->x, !tb, to, add);
+    else if (which == 1) g = gemm_of(k, m, n, b->x, tb, y->g, 1, to, add);
+    else if (!tb) g = gemm_of(k, n, m, a->x, !ta, y->g, 0, to, add);
+    else g = gemm_of(n, k, m, y->g, 1, a->x, ta, to, add);
+    g.batch = y->numel / (m * n);
+    g.sa = g.m * g.k;
+    g.sb = g.k * g.n;
+    g.sc = g.m * g.n;
+    return g;
+}
+static void matmul_forward(bmvp_ctx *c, bmvp_tensor *y) { gemm_run(c, matmul_of(y, 0, y->x, 0)); }
+static void matmul_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add[2];
+    float *g[2];
+    for (int i = 0; i < 2; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
+    for (int i = 0; i < 2; ++i) if (g[i]) gemm_run(c, matmul_of(y, i + 1, g[i], add[i]));
+}
+BMVPI_NO_WORKSPACE(matmul)
+
+static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
+    gemm_run(c, gemm_of(rows, out, in, x->x, 0, w->x, 0, y->x, 0));
+    add_bias(c, y->x, rows, out, y->src[2]);
+}
+static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
+    int add[3];
+    float *g[3];
+    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
+    if (g[0]) gemm_run(c, gemm_of(rows, in, out, y->g, 0, w->x, 1, g[0], add[0]));
+    if (g[1]) gemm_run(c, gemm_of(in, out, rows, x->x, 1, y->g, 0, g[1], add[1]));
+    if (g[2]) bias_grad(c, y->g, rows, out, g[2], add[2], bmvp_kernel_workspace(c));
+}
+static int64_t linear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward && y->src[2] ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0;
+}
+
+/* The hidden layer exists for a tile of tokens at a time: at most 16 M numbers. */
+struct mlp_shape { int64_t m, i, h, o, tile; };
+static mlp_shape mlp_of(const bmvp_tensor *y)
+{
+    mlp_shape s;
+    s.i = y->src[1]->dim[0];
+    s.h = y->src[1]->dim[1];
+    s.o = y->src[3]->dim[1];
+    s.m = y->numel / s.o;
+    s.tile = smaller(s.m, larger(256, (1 << 24) / s.h));
+    return s;
+}
+/* a = GELU(a + b) in place; 8 bytes an element */
+struct mlp_gelu_map {
+    float *a;
+    const float *b;
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { a[i] = gelu_of(a[i] + (b ? b[ch] : 0.0f)); }
+};
+/* d = d GELU'(a + b), then a = GELU(a + b), in place; 16 bytes an element */
+struct mlp_gelu_back_map {
+    float *a, *d;
+    const float *b;
+    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    {
+        const float v = a[i] + (b ? b[ch] : 0.0f);
+        d[i] *= gelu_slope(v);
+        a[i] = gelu_of(v);
+    }
+};
+static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const mlp_shape s = mlp_of(y);
+    const float *b1 = y->src[2] ? y->src[2]->x : NULL;
+    float *a = bmvp_kernel_workspace(c);
+    for (int64_t t = 0; t < s.m; t += s.tile) {
+        const int64_t n = smaller(s.tile, s.m - t);
+        gemm_run(c, gemm_of(n, s.h, s.i, y->src[0]->x + t * s.i, 0, y->src[1]->x, 0, a, 0));
+        columns_map(c, mlp_gelu_map{ a, b1 }, columns_of(1, n, s.h));
+        gemm_run(c, gemm_of(n, s.o, s.h, a, 0, y->src[3]->x, 0, y->x + t * s.o, 0));
+    }
+    add_bias(c, y->x, s.m, s.o, y->src[4]);
+}
+static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const mlp_shape s = mlp_of(y);
+    const float *b1 = y->src[2] ? y->src[2]->x : NULL;
+    float *a = bmvp_kernel_workspace(c), *d = a + s.tile * s.h, *part = d + s.tile * s.h, *g[5];
+    int add[5], wanted = 0;
+    for (int k = 0; k < 5; ++k) wanted |= (g[k] = bmvp_kernel_grad(c, y->src[k], &add[k])) != NULL;
+    for (int64_t t = 0; wanted && t < s.m; t += s.tile) {
+        const int64_t n = smaller(s.tile, s.m - t);
+        const float *x = y->src[0]->x + t * s.i, *gy = y->g + t * s.o;
+        gemm_run(c, gemm_of(n, s.h, s.i, x, 0, y->src[1]->x, 0, a, 0));
+        gemm_run(c, gemm_of(n, s.h, s.o, gy, 0, y->src[3]->x, 1, d, 0));
+        columns_map(c, mlp_gelu_back_map{ a, d, b1 }, columns_of(1, n, s.h));
+        if (g[0]) gemm_run(c, gemm_of(n, s.i, s.h, d, 0, y->src[1]->x, 1, g[0] + t * s.i, add[0]));
+        if (g[1]) gemm_run(c, gemm_of(s.i, s.h, n, x, 1, d, 0, g[1], add[1] || t > 0));
+        if (g[2]) bias_grad(c, d, n, s.h, g[2], add[2] || t > 0, part);
+        if (g[3]) gemm_run(c, gemm_of(s.h, s.o, n, a, 1, gy, 0, g[3], add[3] || t > 0));
+        if (g[4]) bias_grad(c, gy, n, s.o, g[4], add[4] || t > 0, part);
+    }
+}
+static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const mlp_shape s = mlp_of(y);
+    if (!backward) return s.tile * s.h;
+    return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
+}
+
+/* >>kernel tile --------------------------------------------------------------------------------------------------- */
+
+/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. P gives m, n, the
+   k range of slice z, row(i): what is the same along row i of A, a(row, k), b(k, j) and store(z, i, j, value).
+   Who:    256 threads make a tile of 64 x 64, each 4 x 4 of it; 16 steps of k at a time lie in shared memory. Threads that load A run along
+           k or along m, whichever lies together in memory (P::A_ALONG_K), likewise B.
+   Launch: m / 64 blocks along x, n / 64 along y, slices (groups, parts of k) along z; 8.7 KB of shared memory. m, n, k below 2^31.
+   Bits:   each element by one thread, k in order within its slice.
+   Traffic: A is read n / 64 times and B m / 64 times, mostly from L2; 2 m n k operations, limited by loads from shared memory. */
+enum { TILE = 64, DEPTH = 16 };
+template <class P> __global__ void tile_kernel(P p)
+{
+    __shared__ float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
+    const int t = (int)threadIdx.x, tx = t % 16, ty = t / 16, z = (int)blockIdx.z;
+    const int m0 = (int)blockIdx.x * TILE, n0 = (int)blockIdx.y * TILE, last = p.k_last(z);
+    float sum[4][4] = { { 0 } };
+    typename P::row_type row[4];
+    for (int e = 0; e < 4; ++e) row[e] = p.row(z, m0 + (P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE));
+    for (int k0 = p.k_first(z); k0 < last; k0 += DEPTH) {
+        for (int e = 0; e < 4; ++e) { /* element e of this thread */
+            const int ak = P::A_ALONG_K ? t % DEPTH : t / TILE + e * 4, am = P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
+            const int bk = P::B_ALONG_K ? t % DEPTH : t / TILE + e * 4, bn = P::B_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
+            a[ak][am] = m0 + am < p.m && k0 + ak < last ? p.a(row[e], k0 + ak) : 0.0f;
+            b[bk][bn] = n0 + bn < p.n && k0 + bk < last ? p.b(z, k0 + bk, n0 + bn) : 0.0f;
+        }
+        __syncthreads();
+        for (int k = 0; k < DEPTH; ++k) {
+            float u[4], v[4];
+            BMVPI_UNROLLED
+            for (int i = 0; i < 4; ++i) u[i] = a[k][ty * 4 + i], v[i] = b[k][tx * 4 + i];
+            BMVPI_UNROLLED
+            for (int i = 0; i < 4; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < 4; ++j) sum[i][j] += u[i] * v[j];
+        }
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j)
+            if (m0 + ty * 4 + i < p.m && n0 + tx * 4 + j < p.n) p.store(z, m0 + ty * 4 + i, n0 + tx * 4 + j, sum[i][j]);
+}
+template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
+{
+    BMVPI_RUN(c, tile_kernel<P>, dim3((unsigned)ceil_div(p.m, TILE), (unsigned)ceil_div(p.n, TILE), (unsigned)slices), dim3(THREADS), 0, p);
+}
+
+/* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
+
+struct conv {
+    int n, ci, co, groups, in[3], out[3], k[3], s[3], p[3];
+    int cig, cog; /* channels of a group */
+    int taps, places, voxels; /* k^3; output and input places of all samples */
+};
+static conv conv_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    conv v;
+    v.n = (int)x->dim[0];
+    v.ci = (int)x->dim[4];
+    v.co = (int)y->dim[4];
+    v.groups = (int)y->iarg[6];
+    v.cig = v.ci / v.groups;
+    v.cog = v.co / v.groups;
+    v.taps = 1;
+    v.places = v.voxels = v.n;
+    for (int i = 0; i < 3; ++i) {
+        v.in[i] = (int)x->dim[i + 1];
+        v.out[i] = (int)y->dim[i + 1];
+        v.k[i] = (int)w->dim[i];
+        v.s[i] = (int)y->iarg[i];
+        v.p[i] = (int)y->iarg[3 + i];
+        v.taps *= v.k[i];
+        v.places *= v.out[i];
+        v.voxels *= v.in[i];
+    }
+    return v;
+}
+/* Kernel = stride, no padding, one group: cut into blocks it is a matrix product. */
+static int conv_is_blocks(const bmvp_tensor *y)
+{
+    int blocks = y->iarg[6] == 1;
+    for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == y->iarg[i] && y->iarg[3 + i] == 0;
+    return blocks;
+}
+static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
+
+struct place { int n, z, y, x, group; };
+static __device__ __forceinline__ place place_of(int i, const int dim[3], int group)
+{
+    place p;
+    p.x = i % dim[2], i /= dim[2];
+    p.y = i % dim[1], i /= dim[1];
+    p.z = i % dim[0], p.n = i / dim[0];
+    p.group = group;
+    return p;
+}
+/* The input element that output place o meets at a tap and channel of its group; 0 outside. */
+static __device__ __forceinline__ float conv_input(const conv &v, const float *x, const place &o, int tap, int ch)
+{
+    const int z = o.z * v.s[0] - v.p[0] + tap / (v.k[1] * v.k[2]), y = o.y * v.s[1] - v.p[1] + tap / v.k[2] % v.k[1];
+    const int e = o.x * v.s[2] - v.p[2] + tap % v.k[2];
+    if (z < 0 || z >= v.in[0] || y < 0 || y >= v.in[1] || e < 0 || e >= v.in[2]) return 0.0f;
+    return x[((((int64_t)o.n * v.in[0] + z) * v.in[1] + y) * v.in[2] + e) * v.ci + o.group * v.cig + ch];
+}
+/* y: rows are output places, columns output channels, k = (tap, input channel) */
+struct conv_forward_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 0 };
+    typedef place row_type;
+    int m, n;
+    conv v;
+    const float *x, *w, *bias;
+    float *y;
+    __device__ int k_first(int) const { return 0; }
+    __device__ int k_last(int) const { return v.taps * v.cig; }
+    __device__ place row(int z, int i) const { return place_of(i, v.out, z); }
+    __device__ float a(const place &o, int k) const { return conv_input(v, x, o, k / v.cig, k % v.cig); }
+    __device__ float b(int z, int k, int j) const { return w[(int64_t)k * v.co + z * v.cog + j]; }
+    __device__ void store(int z, int i, int j, float value) const
+    {
+        const int ch = z * v.cog + j;
+        y[(int64_t)i * v.co + ch] = value + (bias ? bias[ch] : 0.0f);
+    }
+};
+/* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
+struct conv_dx_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 1 };
+    typedef place row_type;
+    int m, n;
+    conv v;
+    const float *g, *w;
+    float *dx;
+    int add;
+    __device__ int k_first(int) const { return 0; }
+    __device__ int k_last(int) const { return v.taps * v.cog; }
+    __device__ place row(int z, int i) const { return place_of(i, v.in, z); }
+    __device__ float a(const place &o, int k) const
+    {
+        const int tap = k / v.cog, ch = k % v.cog;
+        const int z = o.z + v.p[0] - tap / (v.k[1] * v.k[2]), y = o.y + v.p[1] - tap / v.k[2] % v.k[1], e = o.x + v.p[2] - tap % v.k[2];
+        if (z < 0 || y < 0 || e < 0 || z % v.s[0] || y % v.s[1] || e % v.s[2]) return 0.0f;
+        if (z / v.s[0] >= v.out[0] || y / v.s[1] >= v.out[1] || e / v.s[2] >= v.out[2]) return 0.0f;
+        return g[((((int64_t)o.n * v.out[0] + z / v.s[0]) * v.out[1] + y / v.s[1]) * v.out[2] + e / v.s[2]) * v.co + o.group * v.cog + ch];
+    }
+    __device__ float b(int z, int k, int j) const { return w[((int64_t)(k / v.cog) * v.cig + j) * v.co + z * v.cog + k % v.cog]; }
+    __device__ void store(int z, int i, int j, float value) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, value, add); }
+};
+/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards */
+struct conv_dw_tile {
+    enum { A_ALONG_K = 0, B_ALONG_K = 0 };
+    struct row_type { int tap, ch, group; };
+    int m, n;
+    conv v;
+    const float *x, *g;
+    float *part;
+    int parts, length; /* of a group; places of a part */
+    __device__ int k_first(int z) const { return z % parts * length; }
+    __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
+    __device__ row_type row(int z, int i) const { return row_type{ i / v.cig, i % v.cig, z / parts }; }
+    __device__ float a(const row_type &r, int k) const { return conv_input(v, x, place_of(k, v.out, r.group), r.tap, r.ch); }
+    __device__ float b(int z, int k, int j) const { return g[(int64_t)k * v.co + z / parts * v.cog + j]; }
+    __device__ void store(int z, int i, int j, float value) const
+    {
+        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = value;
+    }
+};
+/* y[i] (+)= sum of `parts` arrays of n, in order; map over n */
+struct join_parts_map {
+    const float *part;
+    float *y;
+    int64_t n;
+    int parts, add;
+    __device__ void operator()(int64_t i) const
+    {
+        double s = 0;
+        for (int p = 0; p < parts; ++p) s += (double)part[p * n + i];
+        put(y, i, (float)s, add);
+    }
+};
+static conv_dw_tile conv_dw_of(const conv &v)
+{
+    const int64_t tiles = ceil_div(v.taps * v.cig, TILE) * ceil_div(v.cog, TILE) * v.groups;
+    conv_dw_tile p;
+    memset(&p, 0, sizeof p);
+    p.v = v;
+    p.m = v.taps * v.cig;
+    p.n = v.cog;
+    p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
+    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), DEPTH) * DEPTH);
+    return p;
+}
+
+/* Between a volume and its blocks (places, k^3 C): to the blocks, or back. */
+static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t blocks[3], const int64_t k[3], const float *from, float *to,
+                        int back, int add)
+{
+    int64_t dim[8], xs[8], ys[8];
+    block_axes(volume->dim, blocks, k, dim, xs, ys);
+    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
+}
+static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
+{
+    const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
+    if (most < INT32_MAX - TILE && y->iarg[6] <= 32767) return 1;
+    bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights, or 32768 groups, are too many");
+    return 0;
+}
+static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t rows = y->numel / y->dim[4], k = w->numel / y->dim[4];
+    if (!conv_fits(c, y)) return;
+    if (conv_is_blocks(y)) {
+        float *u = conv_is_pointwise(y) ? x->x : bmvp_kernel_workspace(c);
+        if (u != x->x) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
+        gemm_run(c, gemm_of(rows, y->dim[4], k, u, 0, w->x, 0, y->x, 0));
+        add_bias(c, y->x, rows, y->dim[4], y->src[2]);
+    } else {
+        const conv v = conv_of(y);
+        tile_run(c, conv_forward_tile{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
+    }
+}
+/* Gradients of x and w as products with the blocks */
+static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, float *gx, int add_x, float *gw, int add_w)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t rows = y->numel / y->dim[4], k = w->numel / y->dim[4];
+    const int plain = conv_is_pointwise(y);
+    float *u = plain ? x->x : bmvp_kernel_workspace(c);
+    if (gw) {
+        if (!plain) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
+        gemm_run(c, gemm_of(k, y->dim[4], rows, u, 1, y->g, 0, gw, add_w));
+    }
+    if (!gx) return;
+    gemm_run(c, gemm_of(rows, k, y->dim[4], y->g, 0, w->x, 1, plain ? gx : u, plain && add_x));
+    if (plain) return;
+    if (!add_x && rows * k < x->numel) memory_fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
+    conv_blocks(c, x, y->dim + 1, y->iarg, u, gx, 1, add_x);
+}
+static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add[3];
+    float *g[3], *ws = bmvp_kernel_workspace(c);
+    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, y->g, y->numel / y->dim[4], y->dim[4], g[2], add[2], ws);
+    if (conv_is_blocks(y)) {
+        conv_blocks_backward(c, y, g[0], add[0], g[1], add[1]);
+        return;
+    }
+    const conv v = conv_of(y);
+    if (g[0]) tile_run(c, conv_dx_tile{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[1]) {
+        conv_dw_tile p = conv_dw_of(v);
+        p.x = y->src[0]->x;
+        p.g = y->g;
+        p.part = ws;
+        tile_run(c, p, p.parts * v.groups);
+        map(c, join_parts_map{ ws, g[1], y->src[1]->numel, p.parts, add[1] }, y->src[1]->numel);
+    }
+}
+static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const int64_t rows = y->numel / y->dim[4], bias = backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0;
+    if (conv_is_pointwise(y)) return bias;
+    if (conv_is_blocks(y)) return larger(bias, rows * (y->src[1]->numel / y->dim[4]));
+    return backward ? larger(bias, y->src[1]->numel * conv_dw_of(conv_of(y)).parts) : 0;
+}
+
+/* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
+static void conv_transpose3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t ci = w->dim[0], k = w->numel / ci;
+    float *u = bmvp_kernel_workspace(c);
+    gemm_run(c, gemm_of(x->numel / ci, k, ci, x->x, 0, w->x, 0, u, 0));
+    conv_blocks(c, y, x->dim + 1, w->dim + 1, u, y->x, 1, 0);
+    add_bias(c, y->x, y->numel / y->dim[4], y->dim[4], y->src[2]);
+}
+static void conv_transpose3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t ci = w->dim[0], k = w->numel / ci, places = x->numel / ci;
+    int add[3];
+    float *g[3], *u = bmvp_kernel_workspace(c);
+    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, y->g, y->numel / y->dim[4], y->dim[4], g[2], add[2], u);
+    if (g[0] || g[1]) conv_blocks(c, y, x->dim + 1, w->dim + 1, y->g, u, 0, 0);
+    if (g[0]) gemm_run(c, gemm_of(places, ci, k, u, 0, w->x, 1, g[0], add[0]));
+    if (g[1]) gemm_run(c, gemm_of(ci, k, places, x->x, 1, u, 0, g[1], add[1]));
+}
+static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return larger(y->numel, backward && y->src[2] ? bias_workspace(y->numel / y->dim[4], y->dim[4]) : 0);
+}
+
+/* >>op depthwise3d -------------------------------------------------------------------------------------------------------- */
+
+struct depthwise {
+    int64_t n, d, h, w, c;
+    int k, wide;            /* kernel; channels of a block */
+    int64_t strips;         /* runs of STRIP outputs along W */
+    int64_t lines, chunk, chunks; /* rows along W of all samples; lines of a block that sums weights */
+};
+enum { STRIP = 8 };
+static depthwise depthwise_of(const bmvp_tensor *y)
+{
+    depthwise s;
+    s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
+    s.k = (int)y->src[1]->dim[0];
+    s.wide = power_of_two(s.c, 32);
+    s.strips = ceil_div(s.w, STRIP);
+    s.lines = s.n * s.d * s.h;
+    s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
+    s.chunks = ceil_div(s.lines, s.chunk);
+    return s;
+}
+
+/* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
+   gradient.
+   Who:    a thread makes 8 neighbours along W of one channel: a row of 8 + K - 1 values is read once for K taps of all of them.
+   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32. K 3 and 5; 0: any odd kernel.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x is read k^2 (1 + (K - 1) / 8) times, from L1 and L2 but for the first; 2 k^3 operations an output. */
+template <int K>
+__global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+{
+    const int k = K ? K : s.k, r = k / 2, taps = k * k * k;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
+    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
+    float sum[STRIP], v[STRIP + (K ? K : 1) - 1];
+    if (ch >= s.c || line >= s.lines) return;
+    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
+    for (int i = 0; i < k; ++i)
+        for (int j = 0; j < k; ++j) {
+            if (z + i - r < 0 || z + i - r >= s.d || row + j - r < 0 || row + j - r >= s.h) continue;
+            const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
+            if (K) {
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP + K - 1; ++t)
+                    v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
+            }
+            BMVPI_UNROLLED
+            for (int l = 0; l < k; ++l) {
+                const int tap = (i * k + j) * k + l;
+                const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t) {
+                    if (K) sum[t] += v[t + (K ? l : 0)] * f;
+                    else if (w0 + t + l - r >= 0 && w0 + t + l - r < s.w) sum[t] += in[(w0 + t + l - r) * s.c] * f;
+                }
+            }
+        }
+    for (int t = 0; t < STRIP; ++t)
+        if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
+}
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+{
+    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
+    const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
+    if (s.k == 3) BMVPI_RUN(c, depthwise_kernel<3>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else if (s.k == 5) BMVPI_RUN(c, depthwise_kernel<5>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else BMVPI_RUN(c, depthwise_kernel<0>, grid, block, 0, s, x, w, bias, y, flip, add);
+}
+
+/* part[chunk, i, j, l, c] = sum over the chunk's lines of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
+   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W
+           it reads g once and each x row once for K taps. Then the threads of a channel add up in order.
+   Launch: 256 threads; chunks along x, channels / 32 along y, K along z; 1 KB of shared memory. K 3 and 5.
+   Bits:   lines are cut by shape; fixed order.
+   Traffic: x is read K^2 times and g K times, mostly from L2; 2 K^3 operations an element. */
+template <int K> __global__ void depthwise_weight_kernel(depthwise s, const float *x, const float *g, float *part)
+{
+    __shared__ float share[THREADS];
+    const int r = K / 2, i = (int)blockIdx.z;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, first = blockIdx.x * s.chunk;
+    const int64_t last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
+    float sum[K][K] = { { 0 } }, u[STRIP], v[STRIP + K - 1];
+    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
+        const int64_t z = line / s.h % s.d + i - r, row = line % s.h;
+        if (z < 0 || z >= s.d) continue;
+        for (int64_t w0 = 0; w0 < s.w; w0 += STRIP) {
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) u[t] = w0 + t < s.w ? g[(line * s.w + w0 + t) * s.c + ch] : 0.0f;
+            BMVPI_UNROLLED
+            for (int j = 0; j < K; ++j) {
+                const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
+                if (row + j - r < 0 || row + j - r >= s.h) continue;
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP + K - 1; ++t) v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
+                BMVPI_UNROLLED
+                for (int l = 0; l < K; ++l)
+                    BMVPI_UNROLLED
+                    for (int t = 0; t < STRIP; ++t) sum[j][l] += u[t] * v[t + l];
+            }
+        }
+    }
+    BMVPI_UNROLLED
+    for (int tap = 0; tap < K * K; ++tap) {
+        share[threadIdx.y * blockDim.x + threadIdx.x] = sum[tap / K][tap % K];
+        __syncthreads();
+        float total = 0;
+        for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
+        if (threadIdx.y == 0 && ch < s.c) part[((blockIdx.x * (int64_t)K + i) * K * K + tap) * s.c + ch] = total;
+        __syncthreads();
+    }
+}
+
+/* The same for any odd kernel, one tap at a time.
+   Who:    a thread sums one tap of one channel over every so many lines of the chunk; the threads of a channel add up in order.
+   Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
+   Bits:   as above.
+   Traffic: x and g are read k^3 times: for kernels that no network here has. */
+static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, const float *g, float *part)
+{
+    __shared__ float share[THREADS];
+    const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
+    const int j = (int)(blockIdx.z % (unsigned)k), i = (int)(blockIdx.z / (unsigned)k);
+    const int64_t chunk = blockIdx.x / (unsigned)k, first = chunk * s.chunk;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
+    float sum = 0, total = 0;
+    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
+        const int64_t z = line / s.h % s.d + i - r, row = line % s.h + j - r;
+        if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
+        for (int64_t t = 0; t < s.w; ++t)
+            if (t + l - r >= 0 && t + l - r < s.w)
+                sum += g[(line * s.w + t) * s.c + ch] * x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch];
+    }
+    share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+    __syncthreads();
+    for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
+    if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
+}
+static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const float *x, const float *g, float *gw, int add, float *part)
+{
+    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
+    const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
+    const int64_t n = (int64_t)s.k * s.k * s.k * s.c;
+    if (s.k == 3) BMVPI_RUN(c, depthwise_weight_kernel<3>, dim3(chunks, wide, 3), block, 0, s, x, g, part);
+    else if (s.k == 5) BMVPI_RUN(c, depthwise_weight_kernel<5>, dim3(chunks, wide, 5), block, 0, s, x, g, part);
+    else BMVPI_RUN(c, depthwise_weight_any_kernel, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
+    map(c, join_parts_map{ part, gw, n, (int)s.chunks, add }, n);
+}
+static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    depthwise_run(c, depthwise_of(y), y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0, 0);
+}
+static void depthwise3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const depthwise s = depthwise_of(y);
+    int add[3];
+    float *g[3], *ws = bmvp_kernel_workspace(c);
+    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
+    if (g[0]) depthwise_run(c, s, y->g, y->src[1]->x, NULL, g[0], 1, add[0]);
+    if (g[1]) depthwise_weights(c, s, y->src[0]->x, y->g, g[1], add[1], ws);
+    if (g[2]) bias_grad(c, y->g, y->numel / s.c, s.c, g[2], add[2], ws);
+}
+static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const depthwise s = depthwise_of(y);
+    if (!backward) return 0;
+    return larger(s.chunks * y->src[1]->numel, y->src[2] ? bias_workspace(y->numel / s.c, s.c) : 0);
+}
+
+/* >>kernel attention ------------------------------------------------------------------------------------------------------ */
+
+/* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x 16, a thread having
+   M rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is zeros. */
+struct attention {
+    const float *qkv, *y, *g;
+    float *out, *lse, *dot, *dqkv; /* lse (N, heads, T); dot (N, T, heads) */
+    int64_t t, tiles, c;
+    int heads, d, add;
+    float scale;
+    __device__ int64_t qkv_at(int64_t nh) const { return nh / heads * t * 3 * c + nh % heads * d; }
+    __device__ int64_t y_at(int64_t nh) const { return nh / heads * t * c + nh % heads * d; }
+};
+template <int W> struct attention_tile {
+    enum { ROWS = W <= 64 ? 64 : 32, M = ROWS / 16, COLS = W / 16, LD = W + 1, LP = ROWS + 1, MATRIX = ROWS * LD, SCORES = ROWS * LP };
+};
+
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart, into shared memory, zeros beyond. */
+template <int W> static __device__ void attention_load(float *s, const float *x, int64_t first, int64_t t, int64_t step, int d)
+{
+    typedef attention_tile<W> A;
+    for (int i = (int)threadIdx.x; i < A::ROWS * W; i += THREADS)
+        s[i / W * A::LD + i % W] = first + i / W < t && i % W < d ? x[(first + i / W) * step + i % W] : 0.0f;
+}
+/* s[i][j] = row ty M + i of a times row tx + 16 j of b */
+template <int W> static __device__ void attention_scores(const float *a, const float *b, float s[4][4])
+{
+    typedef attention_tile<W> A;
+    const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    for (int i = 0; i < A::M; ++i) for (int j = 0; j < A::M; ++j) s[i][j] = 0;
+    for (int x = 0; x < W; ++x) {
+        float u[A::M], v[A::M];
+        BMVPI_UNROLLED
+        for (int i = 0; i < A::M; ++i) u[i] = a[(ty * A::M + i) * A::LD + x], v[i] = b[(tx + 16 * i) * A::LD + x];
+        BMVPI_UNROLLED
+        for (int i = 0; i < A::M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < A::M; ++j) s[i][j] += u[i] * v[j];
+    }
+}
+/* o[i][j] += sum over k of p[row, k] b[k, tx + 16 j], row ty M + i; transposed: of p[k, row] */
+template <int W, int TRANSPOSED> static __device__ void attention_apply(const float *p, const float *b, float o[4][8])
+{
+    typedef attention_tile<W> A;
+    const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    for (int k = 0; k < A::ROWS; ++k) {
+        float u[A::M], v[A::COLS];
+        BMVPI_UNROLLED
+        for (int i = 0; i < A::M; ++i) u[i] = TRANSPOSED ? p[k * A::LP + ty * A::M + i] : p[(ty * A::M + i) * A::LP + k];
+        BMVPI_UNROLLED
+        for (int j = 0; j < A::COLS; ++j) v[j] = b[k * A::LD + tx + 16 * j];
+        BMVPI_UNROLLED
+        for (int i = 0; i < A::M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < A::COLS; ++j) o[i][j] += u[i] * v[j];
+    }
+}
+
+/* y = softmax(q k^T scale) v with a running softmax; lse: log-sum-exp of each row (NULL: not kept).
+   Who:    a block makes a tile of queries and goes over all keys, tile by tile; see above.
+   Launch: N heads x tiles blocks, 256 threads, 66 KB of shared memory at d = 64 (3 tiles and the scores); d up to 128.
+   Bits:   keys in order, sums of 16 lanes as a tree.
+   Traffic: k and v are read T / 64 times, from L2; 4 N T^2 C operations, limited by loads from shared memory. */
+template <int W> __global__ void attention_kernel(attention p)
+{
+    typedef attention_tile<W> A;
+    BMVPI_DYNAMIC(float, q);
+    float *key = q + A::MATRIX, *v = key + A::MATRIX, *prob = v + A::MATRIX;
+    const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
+    const float *in = p.qkv + p.qkv_at(nh);
+    float o[4][8] = { { 0 } }, s[4][4], top[4], sum[4];
+    for (int i = 0; i < A::M; ++i) top[i] = -INFINITY, sum[i] = 0;
+    attention_load<W>(q, in, q0, p.t, step, p.d);
+    for (int64_t k0 = 0; k0 < p.t; k0 += A::ROWS) {
+        __syncthreads(); /* the last tile has been used */
+        attention_load<W>(key, in + p.c, k0, p.t, step, p.d);
+        attention_load<W>(v, in + 2 * p.c, k0, p.t, step, p.d);
+        __syncthreads();
+        attention_scores<W>(q, key, s);
+        for (int i = 0; i < A::M; ++i) {
+            float now = top[i], total = 0;
+            for (int j = 0; j < A::M; ++j) {
+                s[i][j] = k0 + tx + 16 * j < p.t ? s[i][j] * p.scale : -INFINITY;
+                now = fmaxf(now, s[i][j]);
+            }
+            for (int lane = 8; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane, 16));
+            const float shrink = expf(top[i] - now);
+            for (int j = 0; j < A::M; ++j) {
+                const float e = expf(s[i][j] - now);
+                prob[(ty * A::M + i) * A::LP + tx + 16 * j] = e;
+                total += e;
+            }
+            for (int lane = 8; lane > 0; lane /= 2) total += __shfl_xor_sync(0xffffffffu, total, lane, 16);
+            sum[i] = sum[i] * shrink + total;
+            top[i] = now;
+            for (int j = 0; j < A::COLS; ++j) o[i][j] *= shrink;
+        }
+        __syncthreads();
+        attention_apply<W, 0>(prob, v, o);
+    }
+    for (int i = 0; i < A::M; ++i) {
+        const int64_t row = q0 + ty * A::M + i;
+        if (row >= p.t) continue;
+        for (int j = 0; j < A::COLS; ++j) if (tx + 16 * j < p.d) p.out[p.y_at(nh) + row * p.c + tx + 16 * j] = o[i][j] / sum[i];
+        if (p.lse && tx == 0) p.lse[nh * p.t + row] = top[i] + logf(sum[i]);
+    }
+}
+
+/* Scores of a tile of queries and one of keys as backward needs them, into shared memory: P = exp(scale q k^T - lse), and dS = P (dy v^T -
+   D) scale. prob may be NULL. */
+template <int W> static __device__ void attention_back_scores(const attention &p, int64_t nh, int64_t q0, int64_t k0, const float *q,
+                                                              const float *g, const float *key, const float *v, float *prob, float *ds)
+{
+    typedef attention_tile<W> A;
+    const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    float s[4][4], dp[4][4];
+    attention_scores<W>(q, key, s);
+    attention_scores<W>(g, v, dp);
+    for (int i = 0; i < A::M; ++i) {
+        const int64_t row = q0 + ty * A::M + i;
+        const float lse = row < p.t ? p.lse[nh * p.t + row] : 0.0f;
+        const float dot = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+        for (int j = 0; j < A::M; ++j) {
+            const int at = (ty * A::M + i) * A::LP + tx + 16 * j;
+            const float e = row < p.t && k0 + tx + 16 * j < p.t ? expf(s[i][j] * p.scale - lse) : 0.0f;
+            if (prob) prob[at] = e;
+            ds[at] = e * (dp[i][j] - dot) * p.scale;
+        }
+    }
+}
+/* A thread's part of a tile into place `which` (0 q, 1 k, 2 v) of the gradient */
+template <int W> static __device__ void attention_store(const attention &p, int64_t nh, int64_t first, int which, float o[4][8])
+{
+    typedef attention_tile<W> A;
+    const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    for (int i = 0; i < A::M; ++i)
+        for (int j = 0; j < A::COLS; ++j)
+            if (first + ty * A::M + i < p.t && tx + 16 * j < p.d)
+                put(p.dqkv, p.qkv_at(nh) + (first + ty * A::M + i) * 3 * p.c + which * p.c + tx + 16 * j, o[i][j], p.add);
+}
+
+/* dV = P^T dy and dK = dS^T Q.
+   Who:    a block makes a tile of keys and goes over all queries, tile by tile.
+   Launch: N heads x tiles blocks, 256 threads, 98 KB of shared memory at d = 64 (4 tiles and 2 of scores), 73 KB at 128.
+   Bits:   queries in order; no other block adds to these rows.
+   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations. */
+template <int W> __global__ void attention_dkv_kernel(attention p)
+{
+    typedef attention_tile<W> A;
+    BMVPI_DYNAMIC(float, q);
+    float *g = q + A::MATRIX, *key = g + A::MATRIX, *v = key + A::MATRIX, *prob = v + A::MATRIX, *ds = prob + A::SCORES;
+    const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
+    const float *in = p.qkv + p.qkv_at(nh);
+    float dk[4][8] = { { 0 } }, dv[4][8] = { { 0 } };
+    attention_load<W>(key, in + p.c, k0, p.t, step, p.d);
+    attention_load<W>(v, in + 2 * p.c, k0, p.t, step, p.d);
+    for (int64_t q0 = 0; q0 < p.t; q0 += A::ROWS) {
+        __syncthreads();
+        attention_load<W>(q, in, q0, p.t, step, p.d);
+        attention_load<W>(g, p.g + p.y_at(nh), q0, p.t, p.c, p.d);
+        __syncthreads();
+        attention_back_scores<W>(p, nh, q0, k0, q, g, key, v, prob, ds);
+        __syncthreads();
+        attention_apply<W, 1>(prob, g, dv);
+        attention_apply<W, 1>(ds, q, dk);
+    }
+    attention_store<W>(p, nh, k0, 1, dk);
+    attention_store<W>(p, nh, k0, 2, dv);
+}
+
+/* dQ = dS K.
+   Who:    a block makes a tile of queries and goes over all keys, tile by tile.
+   Launch: as above, without P: 82 KB of shared memory at d = 64.
+   Bits:   keys in order; no other block adds to these rows.
+   Traffic: k and v are read T / 64 times, from L2; 6 N T^2 C operations: doing the scores twice saves the atomics. */
+template <int W> __global__ void attention_dq_kernel(attention p)
+{
+    typedef attention_tile<W> A;
+    BMVPI_DYNAMIC(float, q);
+    float *g = q + A::MATRIX, *key = g + A::MATRIX, *v = key + A::MATRIX, *ds = v + A::MATRIX;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
+    const float *in = p.qkv + p.qkv_at(nh);
+    float dq[4][8] = { { 0 } };
+    attention_load<W>(q, in, q0, p.t, step, p.d);
+    attention_load<W>(g, p.g + p.y_at(nh), q0, p.t, p.c, p.d);
+    for (int64_t k0 = 0; k0 < p.t; k0 += A::ROWS) {
+        __syncthreads();
+        attention_load<W>(key, in + p.c, k0, p.t, step, p.d);
+        attention_load<W>(v, in + 2 * p.c, k0, p.t, step, p.d);
+        __syncthreads();
+        attention_back_scores<W>(p, nh, q0, k0, q, g, key, v, NULL, ds);
+        __syncthreads();
+        attention_apply<W, 0>(ds, key, dq);
+    }
+    attention_store<W>(p, nh, q0, 0, dq);
+}
+
+/* D = dy y of each (sample, token, head): rows of d */
+struct attention_dot_rows {
+    const float *y, *g;
+    float *dot;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        double s = 0;
+        for (int64_t i = lane; live && i < n; i += team) s += (double)y[row * n + i] * (double)g[row * n + i];
+        s = team_sum(s, team);
+        if (live && lane == 0) dot[row] = (float)s;
+    }
+};
+
+/* Tiles, and as much shared memory as the kernel needs: more than 48 KB must be asked for. */
+template <int W> static int attention_room(bmvp_ctx *c, attention *p, void (*kernel)(attention), int matrices, int scores, size_t *bytes)
+{
+    typedef attention_tile<W> A;
+    *bytes = (size_t)(matrices * A::MATRIX + scores * A::SCORES) * sizeof(float);
+    p->tiles = ceil_div(p->t, A::ROWS);
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)*bytes), "shared memory of attention");
+}
+template <int W> static void attention_run(bmvp_ctx *c, attention p, int64_t blocks)
+{
+    size_t bytes;
+    if (!attention_room<W>(c, &p, attention_kernel<W>, 3, 1, &bytes)) return;
+    BMVPI_RUN(c, attention_kernel<W>, dim3((unsigned)(blocks * p.tiles)), dim3(THREADS), bytes, p);
+}
+template <int W> static void attention_run_back(bmvp_ctx *c, attention p, int64_t blocks)
+{
+    size_t bytes;
+    if (!attention_room<W>(c, &p, attention_dkv_kernel<W>, 4, 2, &bytes)) return;
+    BMVPI_RUN(c, attention_dkv_kernel<W>, dim3((unsigned)(blocks * p.tiles)), dim3(THREADS), bytes, p);
+    if (!attention_room<W>(c, &p, attention_dq_kernel<W>, 4, 1, &bytes)) return;
+    BMVPI_RUN(c, attention_dq_kernel<W>, dim3((unsigned)(blocks * p.tiles)), dim3(THREADS), bytes, p);
+}
+static attention attention_of(const bmvp_tensor *y)
+{
+    attention p;
+    memset(&p, 0, sizeof p);
+    p.qkv = y->src[0]->x;
+    p.y = p.out = y->x;
+    p.g = y->g;
+    p.lse = y->saved;
+    p.t = y->dim[1];
+    p.c = y->dim[2];
+    p.heads = (int)y->iarg[0];
+    p.d = (int)(y->dim[2] / y->iarg[0]);
+    p.scale = (float)y->farg[0];
+    return p;
+}
+/* >>op attention ---------------------------------------------------------------------------------------------------------- */
+
+static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    attention p = attention_of(y);
+    const int64_t blocks = y->dim[0] * y->iarg[0];
+    p.out = y->x;
+    if (p.d <= 16) attention_run<16>(c, p, blocks);
+    else if (p.d <= 32) attention_run<32>(c, p, blocks);
+    else if (p.d <= 64) attention_run<64>(c, p, blocks);
+    else if (p.d <= 128) attention_run<128>(c, p, blocks);
+    else bmvp_fail(c, BMVP_E_UNSUPPORTED, "attention: cuda: heads of %d channels; at most 128", p.d);
+}
+static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    attention p = attention_of(y);
+    const int64_t blocks = y->dim[0] * y->iarg[0];
+    p.dqkv = bmvp_kernel_grad(c, y->src[0], &p.add);
+    if (!p.dqkv) return;
+    p.dot = bmvp_kernel_workspace(c);
+    rows_map(c, attention_dot_rows{ y->x, y->g, p.dot }, y->numel / p.d, p.d);
+    if (p.d <= 16) attention_run_back<16>(c, p, blocks);
+    else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
+    else if (p.d <= 64) attention_run_back<64>(c, p, blocks);
+    else attention_run_back<128>(c, p, blocks);
+}
+static int64_t attention_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0;
+}
+
+/* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */
+
+struct masked {
+    const float *x, *filler, *mask;
+    int64_t h, w, f[3], start[3];
+    /* Index in the filler of element i of x; -1 outside. */
+    __device__ int64_t place(int64_t i) const
+    {
+        const int64_t z = i / w / h + start[0], y = i / w % h + start[1], e = i % w + start[2];
+        return z < 0 || z >= f[0] || y < 0 || y >= f[1] || e < 0 || e >= f[2] ? -1 : (z * f[1] + y) * f[2] + e;
+    }
+};
+/* y = mask ? filler : x; 12 bytes an element */
+struct masked_map {
+    masked s;
+    float *y;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t at = s.place(i);
+        y[i] = s.mask[i] == 0.0f ? s.x[i] : at >= 0 ? s.filler[at] : 0.0f;
+    }
+};
+/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be NULL. */
+struct masked_back_map {
+    masked s;
+    const float *g;
+    float *dx, *dfiller;
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t at = s.place(i);
+        if (dx) put(dx, i, s.mask[i] == 0.0f ? g[i] : 0.0f, add);
+        if (dfiller && s.mask[i] != 0.0f && at >= 0) dfiller[at] += g[i];
+    }
+};
+static masked masked_of(const bmvp_tensor *y)
+{
+    masked s;
+    s.x = y->src[0]->x, s.filler = y->src[1]->x, s.mask = y->src[2]->x;
+    s.h = y->dim[1], s.w = y->dim[2];
+    for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->iarg[i];
+    return s;
+}
+static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, masked_map{ masked_of(y), y->x }, y->numel); }
+static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *gf = grad_add(c, y->src[1]);
+    if (gx && gx == gf && !add) memory_fill(c, gx, 0, y->numel), add = 1; /* x is its own filler */
+    if (gx || gf) map(c, masked_back_map{ masked_of(y), y->g, gx, gf, add }, y->numel);
+}
+BMVPI_NO_WORKSPACE(masked_fill)
+
+/* saved[0, 1] = minimum and maximum */
+struct range_reduce : join_range {
+    const float *x;
+    float *saved;
+    __device__ pair value(int64_t i) const { return pair{ (double)x[i], (double)x[i] }; }
+    __device__ void finish(pair p) const { saved[0] = (float)p.a, saved[1] = (float)p.b; }
+};
+/* y = (x - min) / (max - min + eps); saved[2, 3] = how many elements equal each. 8 bytes an element */
+struct minmax_reduce : join_sum {
+    const float *x;
+    float *y, *saved, eps;
+    __device__ pair value(int64_t i) const
+    {
+        const float v = x[i], low = saved[0], high = saved[1];
+        y[i] = (v - low) / (high - low + eps);
+        return pair{ v == low ? 1.0 : 0.0, v == high ? 1.0 : 0.0 };
+    }
+    __device__ void finish(pair p) const { saved[2] = (float)p.a, saved[3] = (float)p.b; }
+};
+/* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s, each over their
+   number */
+struct minmax_back_reduce : join_sum {
+    const float *x, *g, *saved;
+    double *share;
+    float eps;
+    __device__ pair value(int64_t i) const
+    {
+        const double s = (double)(saved[1] - saved[0] + eps), v = ((double)x[i] - (double)saved[0]) / s;
+        return pair{ (double)g[i] * (v - 1.0) / s, -(double)g[i] * v / s };
+    }
+    __device__ void finish(pair p) const { share[0] = p.a / (double)saved[2], share[1] = p.b / (double)saved[3]; }
+};
+/* dx (+)= g / s, and the shares at the extremes. 12 bytes an element */
+struct minmax_back_map {
+    const float *x, *g, *saved;
+    const double *share;
+    float *dx, eps;
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        double d = (double)g[i] / (double)(saved[1] - saved[0] + eps);
+        if (x[i] == saved[0]) d += share[0];
+        if (x[i] == saved[1]) d += share[1];
+        put(dx, i, (float)d, add);
+    }
+};
+static void minmax_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    range_reduce r;
+    minmax_reduce f;
+    r.x = f.x = y->src[0]->x;
+    r.saved = f.saved = y->saved;
+    f.y = y->x;
+    f.eps = (float)y->farg[0];
+    reduce(c, r, y->numel, bmvp_kernel_workspace(c));
+    reduce(c, f, y->numel, bmvp_kernel_workspace(c));
+}
+static void minmax_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    minmax_back_reduce f;
+    int add;
+    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    if (!gx) return;
+    f.x = y->src[0]->x, f.g = y->g, f.saved = y->saved, f.eps = (float)y->farg[0];
+    f.share = (double *)(void *)(bmvp_kernel_workspace(c) + REDUCE_FLOATS);
+    reduce(c, f, y->numel, bmvp_kernel_workspace(c));
+    map(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
+}
+static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { return REDUCE_FLOATS + 4; }
+
+/* >>optimizer ------------------------------------------------------------------------------------------------------------- */
+
+/* All tensors in one launch: block b has a piece of 8192 elements of the tensor whose `first` block is the last not above b. */
+struct listed { bmvp_update u; int64_t first; };
+enum { PIECE = 8192 };
+
+static __device__ __forceinline__ int listed_find(const listed *list, int n, int64_t block)
+{
+    int low = 0, high = n; /* list[low].first <= block < list[high].first */
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (list[middle].first <= block) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+/* The step of SGD (no v) or Adam and AdamW, as bmvp_update says.
+   Who:    block b takes piece b; its threads go through it with stride 256.
+   Launch: one block of 256 threads a piece; any number of tensors.
+   Bits:   each element by one thread.
+   Traffic: 28 bytes an element (SGD 20) and about 16 operations: at the memory's speed. */
+static __global__ void update_kernel(const listed *list, int n)
+{
+    const listed *l = &list[listed_find(list, n, blockIdx.x)];
+    const bmvp_update u = l->u;
+    const int64_t from = (blockIdx.x - l->first) * PIECE, to = from + PIECE < u.n ? from + PIECE : u.n;
+    const float keep = 1.0f - u.lr * u.decay;
+    for (int64_t i = from + threadIdx.x; i < to; i += THREADS) {
+        const float d = u.g[i] * u.scale + u.l2 * u.p[i];
+        if (!u.v) {
+            u.m[i] = u.b1 * u.m[i] + d;
+            u.p[i] -= u.lr * u.m[i];
+            continue;
+        }
+        const float m = u.m[i] + u.b1 * (d - u.m[i]), v = u.v[i] + u.b2 * (d * d - u.v[i]);
+        u.m[i] = m;
+        u.v[i] = v;
+        u.p[i] = u.p[i] * keep - u.step * m / (sqrtf(v) * u.root + u.eps);
+    }
+}
+
+/* part[b] = sum of squares of the gradient's piece b.
+   Who:    block b takes piece b, then a tree over its threads.
+   Launch: one block of 256 threads a piece, 4 KB of shared memory.
+   Bits:   pieces are cut by shape; double sums in fixed order.
+   Traffic: 4 bytes an element. */
+static __global__ void square_kernel(const listed *list, int n, pair *part)
+{
+    const listed *l = &list[listed_find(list, n, blockIdx.x)];
+    const int64_t from = (blockIdx.x - l->first) * PIECE, to = from + PIECE < l->u.n ? from + PIECE : l->u.n;
+    pair p = join_sum::none();
+    for (int64_t i = from + threadIdx.x; i < to; i += THREADS) p.a += (double)l->u.g[i] * (double)l->u.g[i];
+    p = block_join<join_sum>(p);
+    if (threadIdx.x == 0) part[blockIdx.x] = p;
+}
+struct square_total : join_sum {
+    double *total;
+    __device__ void finish(pair p) const { total[0] = p.a; }
+};
+
+/* Room of the backend's own for `bytes`. */
+static void *scratch(bmvp_ctx *c, int64_t bytes)
+{
+    state *s = of(c);
+    if (bytes <= s->scratch_bytes) return s->scratch;
+    memory_free(c, s->scratch);
+    s->scratch = memory_alloc(c, bytes);
+    s->scratch_bytes = s->scratch ? bytes : 0;
+    return s->scratch;
+}
+/* The list on the device, `extra` bytes behind it; *blocks pieces in all. NULL and a failure when memory is short. */
+static listed *list_make(bmvp_ctx *c, const bmvp_update *u, int n, int64_t extra_a_block, int64_t *blocks)
+{
+    listed *host = (listed *)malloc((size_t)n * sizeof *host), *list = NULL;
+    int i;
+    *blocks = 0;
+    if (!host) return (listed *)bmvp_fail(c, BMVP_E_OOM, "out of memory for the optimizer's list of tensors");
+    for (i = 0; i < n; ++i) {
+        host[i].u = u[i];
+        host[i].first = *blocks;
+        *blocks += ceil_div(u[i].n, PIECE);
+    }
+    list = (listed *)scratch(c, n * (int64_t)sizeof *list + (*blocks + 1) * extra_a_block);
+    if (list && check(c, cudaMemcpyAsync(list, host, (size_t)n * sizeof *list, cudaMemcpyHostToDevice, of(c)->stream), "upload"))
+        memory_sync(c);
+    free(host);
+    return bmvp_failed(c) ? NULL : list;
+}
+static void optimizer_update(bmvp_ctx *c, const bmvp_update *u, int n)
+{
+    int64_t blocks;
+    const listed *list = list_make(c, u, n, 0, &blocks);
+    if (list) BMVPI_RUN(c, update_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n);
+}
+static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
+{
+    square_total f;
+    double total = (double)NAN;
+    int64_t blocks;
+    listed *list = list_make(c, u, n, (int64_t)sizeof(pair), &blocks);
+    pair *part = (pair *)(void *)(list + n);
+    if (!list) return total;
+    f.total = (double *)(void *)(part + blocks);
+    BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
+    BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
+    if (check(c, cudaMemcpyAsync(&total, f.total, sizeof total, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
+    return bmvp_failed(c) ? (double)NAN : total;
+}
+
+/* >>table ----------------------------------------------------------------------------------------------------------------- */
+
+/* ANY: an op of the list without its functions above does not compile. HOST: none is wanted, the op says that it is not supported. */
+#define BMVPI_KERNEL_ANY(name) { name##_forward, name##_backward, name##_workspace },
+#define BMVPI_KERNEL_HOST(name) { NULL, NULL, NULL },
+#define BMVP_X(id, name, where, out) BMVPI_KERNEL_##where(name)
+static const bmvp_kernel kernels[BMVP_OP_COUNT] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+
+static void describe(state *s)
+{
+    s->backend.name = s->name;
+    memcpy(s->backend.op, kernels, sizeof kernels);
+    s->backend.device = &s->device;
+    s->device.user = s;
+    s->device.alloc = memory_alloc;
+    s->device.free = memory_free;
+    s->device.upload = memory_upload;
+    s->device.download = memory_download;
+    s->device.fill = memory_fill;
+    s->device.add = memory_add;
+    s->device.update = optimizer_update;
+    s->device.square_sum = optimizer_square_sum;
+    s->device.sync = memory_sync;
+}
+
+} /* namespace bmvpi_cuda */
+
+extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err)
+{
+    using namespace bmvpi_cuda;
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    state *s;
+    (void)cudaGetLastError();
+    if (e != cudaSuccess || n < 1) {
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: no GPU can be used: %s", e != cudaSuccess ? cudaGetErrorString(e) : "there is none");
+        return NULL;
+    }
+    if (device < 0 || device >= n) {
+        bmvp_error_set(err, BMVP_E_ARG, "cuda: there is no GPU %d; GPUs 0 to %d are there", device, n - 1);
+        return NULL;
+    }
+    s = (state *)calloc(1, sizeof *s);
+    if (!s) {
+        bmvp_error_set(err, BMVP_E_OOM, "out of memory for the cuda backend");
+        return NULL;
+    }
+    snprintf(s->name, sizeof s->name, "cuda:%d", device);
+    describe(s);
+    e = cudaSetDevice(device);
+    if (e == cudaSuccess) e = cudaStreamCreate(&s->stream);
+    if (e != cudaSuccess) bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: %s", device, cudaGetErrorString(e));
+    else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+             cublasSetMathMode(s->blas, CUBLAS_DEFAULT_MATH) != CUBLAS_STATUS_SUCCESS)
+        bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: cuBLAS does not start", device);
+    else return &s->backend;
+    bmvp_cuda_release(&s->backend);
+    return NULL;
+}
+
+extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
+{
+    using namespace bmvpi_cuda;
+    state *s = backend ? (state *)backend->device->user : NULL;
+    if (!s) return;
+    if (s->blas) (void)cublasDestroy(s->blas);
+    if (s->scratch) (void)cudaFree(s->scratch);
+    if (s->stream) (void)cudaStreamDestroy(s->stream);
+    free(s);
+}

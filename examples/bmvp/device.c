@@ -1,0 +1,46 @@
+/* device.c - where a command computes */
+#include "device.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bmvp_cli_option bmvp_device_option(const char **text)
+{
+    return bmvp_cli_string("device", text, "cpu", "cpu|cuda[:N]", "where to compute: the CPU, or GPU number N (a program made with CUDA=1)");
+}
+
+bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err)
+{
+    char *end = NULL;
+    long n = 0;
+    *backend = NULL;
+    if (strcmp(text, "cpu") == 0) return BMVP_OK;
+    if (strncmp(text, "cuda:", 5) == 0) n = strtol(text + 5, &end, 10);
+    if ((strcmp(text, "cuda") != 0 && !end) || (end && (end == text + 5 || *end)) || n < 0 || n > 1023)
+        return bmvp_error_set(err, BMVP_E_ARG, "--device %s: must be cpu, cuda or cuda:N", text);
+#ifdef BMVP_PROGRAM_CUDA
+    *backend = bmvp_cuda_backend((int)n, err);
+    if (*backend) return BMVP_OK;
+    if (err->status != BMVP_E_UNSUPPORTED) return err->status;
+    fprintf(stderr, "bmvp: --device %s: %s; computing on the CPU\n", text, err->message);
+    return BMVP_OK;
+#else
+    return bmvp_error_set(err, BMVP_E_ARG, "--device %s: this program was built without CUDA; build it with: make CUDA=1", text);
+#endif
+}
+
+void bmvp_device_close(const bmvp_backend *backend)
+{
+#ifdef BMVP_PROGRAM_CUDA
+    bmvp_cuda_release(backend);
+#else
+    (void)backend;
+#endif
+}
+
+void bmvp_device_print(const bmvp_ctx *c)
+{
+    if (bmvp_backend_of(c)->device) printf("compute  %s, float32\n", bmvp_backend_of(c)->name);
+    else printf("compute  %d threads, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)));
+    fflush(stdout);
+}

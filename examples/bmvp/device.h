@@ -1,0 +1,16 @@
+/* device.h - where a command computes: --device cpu or cuda[:N] */
+#ifndef BMVP_DEVICE_H_INCLUDED
+#define BMVP_DEVICE_H_INCLUDED
+
+#include "bmvp_tensor.h"
+#include "cli.h"
+
+bmvp_cli_option bmvp_device_option(const char **text);
+/* NULL in *backend: the CPU. A build with CUDA that finds no GPU or driver says so and takes the CPU; BMVP_E_ARG: not a device, or a build
+   without CUDA. Close after the last context. */
+bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err);
+void bmvp_device_close(const bmvp_backend *backend);
+/* The line `compute  ...` at the start of a run */
+void bmvp_device_print(const bmvp_ctx *c);
+
+#endif /* BMVP_DEVICE_H_INCLUDED */

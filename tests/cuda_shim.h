@@ -1,0 +1,468 @@
+/* cuda_shim.h - for tests: a .cu file compiled as C++ runs on the CPU, so that its kernels are tested where there is no GPU.
+
+   Every CUDA thread is a fiber with a stack of its own; one block runs at a time. Warps are scheduled in a seeded random order and for a
+   random number of turns, and blocks in a seeded order, so that a missing barrier or a dependence between blocks shows as a wrong result
+   (shim_seed; try several). What is an error on the device is one here: a barrier that some threads of the block never reach, a shuffle
+   that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
+
+   Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
+   cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
+   of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
+#ifndef BMVP_CUDA_SHIM_H
+#define BMVP_CUDA_SHIM_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <functional>
+#include <map>
+#include <vector>
+#include <sys/mman.h>
+#include <unistd.h>
+#if !defined(__x86_64__) || defined(SHIM_UCONTEXT)
+#include <ucontext.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+
+[[noreturn]] inline void shim_die(const char *kernel, const char *why)
+{
+    fprintf(stderr, "cuda shim: %s: %s\n", kernel, why);
+    abort();
+}
+
+/* ---- fibers -------------------------------------------------------------------------------------------------------------------- */
+
+enum shim_state { SHIM_READY, SHIM_AT_BLOCK, SHIM_AT_WARP, SHIM_DONE };
+
+#if defined(__x86_64__) && !defined(SHIM_UCONTEXT)
+/* Saves what a function call must keep, leaves the stack pointer in *from, continues at `to`. */
+extern "C" void shim_switch(void **from, void *to);
+asm(".text\n.weak shim_switch\n.type shim_switch,@function\nshim_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\nmovq %rsp,(%rdi)\n"
+    "movq %rsi,%rsp\npopq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n");
+typedef void *shim_place;
+#else
+typedef ucontext_t shim_place;
+#endif
+
+struct shim_fiber {
+    shim_place place;
+    uint3 thread;
+    int number, state;
+    void *fake; /* AddressSanitizer's */
+};
+
+struct shim_warp {
+    uint32_t arrived, mask;
+    unsigned char slot[32][16]; /* what a shuffle hands over */
+};
+
+struct shim_block {
+    const char *name;
+    const std::function<void()> *body;
+    std::vector<shim_fiber> fiber;
+    std::vector<shim_warp> warp;
+    std::vector<unsigned char> dynamic;
+    uint3 index;
+    dim3 size, grid;
+    int arrived, left;
+    shim_place scheduler;
+    void *fake;
+};
+
+enum { SHIM_STACK = 1 << 16 };
+struct shim_machine {
+    uint64_t random = 88172645463325252ull;
+    char *stacks = nullptr;
+    size_t n_stacks = 0;
+    const void *main_bottom = nullptr; /* of the scheduler's stack, for AddressSanitizer */
+    size_t main_size = 0;
+    shim_block *block = nullptr;
+    shim_fiber *now = nullptr;
+    int error = 0, late_error = 0, devices = 1;  /* late: what the next synchronisation finds */
+    int64_t launches = 0, allocations_left = -1; /* -1: any number */
+    std::map<const void *, int> shared_limit;
+    struct region { size_t pages, bytes; };
+    std::map<char *, region> memory;             /* by the pages' first byte */
+    int open = 0, locked = 1, closed = 0;
+};
+inline shim_machine shim;
+
+inline void shim_seed(uint64_t seed) { shim.random = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull; }
+inline uint32_t shim_random(uint32_t below)
+{
+    shim.random ^= shim.random << 13;
+    shim.random ^= shim.random >> 7;
+    shim.random ^= shim.random << 17;
+    return (uint32_t)((shim.random >> 16) % below);
+}
+
+inline void shim_jump(shim_place *from, shim_place *to)
+{
+#if defined(__x86_64__) && !defined(SHIM_UCONTEXT)
+    shim_switch(from, *to);
+#else
+    swapcontext(from, to);
+#endif
+}
+
+/* From the running thread back to the scheduler. */
+inline void shim_leave(int state)
+{
+    shim_fiber *f = shim.now;
+    f->state = state;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(state == SHIM_DONE ? nullptr : &f->fake, shim.main_bottom, shim.main_size);
+#endif
+    shim_jump(&f->place, &shim.block->scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(f->fake, nullptr, nullptr);
+#endif
+}
+
+inline void shim_start()
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &shim.main_bottom, &shim.main_size);
+#endif
+    (*shim.block->body)();
+    shim_leave(SHIM_DONE);
+    abort();
+}
+
+inline void shim_enter(shim_fiber *f)
+{
+    shim.now = f;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&shim.block->fake, shim.stacks + (size_t)f->number * SHIM_STACK, SHIM_STACK);
+#endif
+    shim_jump(&shim.block->scheduler, &f->place);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(shim.block->fake, nullptr, nullptr);
+#endif
+}
+
+inline void shim_prepare(shim_block *b, int i)
+{
+    shim_fiber *f = &b->fiber[(size_t)i];
+    char *bottom = shim.stacks + (size_t)i * SHIM_STACK;
+    f->number = i;
+    f->state = SHIM_READY;
+    f->fake = nullptr;
+    f->thread.x = (unsigned)i % b->size.x;
+    f->thread.y = (unsigned)i / b->size.x % b->size.y;
+    f->thread.z = (unsigned)i / b->size.x / b->size.y;
+#if defined(__x86_64__) && !defined(SHIM_UCONTEXT)
+    void **sp = (void **)(void *)(bottom + SHIM_STACK);
+    *--sp = nullptr; /* where shim_start would return to: keeps the stack aligned as after a call */
+    *--sp = (void *)shim_start;
+    for (int k = 0; k < 6; ++k) *--sp = nullptr;
+    f->place = sp;
+#else
+    getcontext(&f->place);
+    f->place.uc_stack.ss_sp = bottom;
+    f->place.uc_stack.ss_size = SHIM_STACK;
+    f->place.uc_link = nullptr;
+    makecontext(&f->place, shim_start, 0);
+#endif
+}
+
+/* One turn: every lane of a warp that can run does so until it waits or ends, from a random lane on. Returns how many ran. */
+inline int shim_turn(shim_block *b, size_t w)
+{
+    const size_t first = shim_random(32);
+    int ran = 0;
+    for (size_t i = 0; i < 32; ++i) {
+        shim_fiber *f = &b->fiber[w * 32 + (first + i) % 32];
+        if (f->state != SHIM_READY) continue;
+        shim_enter(f);
+        ++ran;
+        b->left -= f->state == SHIM_DONE;
+    }
+    return ran;
+}
+
+inline void shim_run_block(shim_block *b)
+{
+    const size_t warps = b->warp.size();
+    b->arrived = 0;
+    b->left = (int)b->fiber.size();
+    for (unsigned char &byte : b->dynamic) byte = 0xff;
+    for (size_t i = 0; i < b->fiber.size(); ++i) shim_prepare(b, (int)i);
+    for (size_t w = 0; w < warps; ++w) b->warp[w].arrived = 0;
+    while (b->left > 0) {
+        const size_t from = shim_random((uint32_t)warps);
+        int ran = 0;
+        for (size_t k = 0; k < warps && !ran; ++k) /* the first warp from there on that can run */
+            for (uint32_t turns = 1 + shim_random(8); turns > 0; --turns) ran += shim_turn(b, (from + k) % warps);
+        if (!ran) shim_die(b->name, "threads wait at a barrier or shuffle that others never reach");
+    }
+}
+
+/* ---- device memory ------------------------------------------------------------------------------------------------------------- */
+
+inline void shim_lock(int on)
+{
+    if (shim.locked == on) return;
+    for (auto &m : shim.memory) mprotect(m.first, m.second.pages, on ? PROT_NONE : PROT_READ | PROT_WRITE);
+    shim.locked = on;
+}
+/* While one lives, device memory can be touched. Many allocations are slow to lock: then only every 16th time. */
+struct shim_access {
+    shim_access()
+    {
+        if (shim.open++ == 0) shim_lock(0);
+    }
+    ~shim_access()
+    {
+        if (--shim.open == 0 && (shim.memory.size() <= 64 || ++shim.closed % 16 == 0)) shim_lock(1);
+    }
+};
+
+/* Does [p, p + bytes) lie in device memory? */
+inline int shim_is_device(const void *p, size_t bytes)
+{
+    auto m = shim.memory.upper_bound((char *)(uintptr_t)p);
+    if (m == shim.memory.begin()) return 0;
+    --m;
+    return (const char *)p + bytes <= m->first + m->second.pages;
+}
+
+enum cudaError_t {
+    cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+typedef struct shim_stream *cudaStream_t;
+
+inline const char *cudaGetErrorString(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    default: return "an illegal memory access was encountered";
+    }
+}
+inline cudaError_t cudaGetLastError()
+{
+    const cudaError_t e = (cudaError_t)shim.error;
+    shim.error = 0;
+    return e;
+}
+inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
+inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
+inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = nullptr; return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    const cudaError_t e = (cudaError_t)shim.late_error;
+    shim.late_error = 0;
+    return e;
+}
+
+inline cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64, pages = (used + page - 1) / page * page;
+    if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
+    if (shim.allocations_left > 0) --shim.allocations_left;
+    char *m = (char *)mmap(nullptr, pages + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (m == MAP_FAILED) return cudaErrorMemoryAllocation;
+    mprotect(m, pages, PROT_READ | PROT_WRITE);
+    memset(m, 0xff, pages);
+    if (shim.locked) mprotect(m, pages, PROT_NONE);
+    shim.memory[m] = shim_machine::region{ pages, bytes };
+    *p = m + pages - used; /* ends where the guard page begins */
+    return cudaSuccess;
+}
+inline cudaError_t cudaFree(void *p)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!p) return cudaSuccess;
+    auto m = shim.memory.upper_bound((char *)p);
+    if (m == shim.memory.begin()) return cudaErrorInvalidValue;
+    --m;
+    if (m->first + m->second.pages - (m->second.bytes + 63) / 64 * 64 != (char *)p) return cudaErrorInvalidValue;
+    munmap(m->first, m->second.pages + page);
+    shim.memory.erase(m);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
+{
+    const shim_access access;
+    if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
+        return cudaErrorInvalidValue;
+    memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
+{
+    if (bytes > 163 * 1024) return cudaErrorInvalidValue; /* of sm_80 */
+    shim.shared_limit[(const void *)kernel] = bytes;
+    return cudaSuccess;
+}
+
+/* ---- launch and what kernels call ---------------------------------------------------------------------------------------------- */
+
+#define threadIdx (shim.now->thread)
+#define blockIdx (shim.block->index)
+#define blockDim (shim.block->size)
+#define gridDim (shim.block->grid)
+
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+{
+    const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
+    const auto limit = shim.shared_limit.find(kernel);
+    const shim_access access;
+    shim_block b;
+    size_t stride, i;
+    ++shim.launches;
+    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
+        shim.error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    if (threads % 32) shim_die(name, "blocks must be whole warps");
+    if (!shim.stacks) {
+        shim.n_stacks = 1024;
+        shim.stacks = (char *)mmap(nullptr, shim.n_stacks * SHIM_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                                   -1, 0);
+    }
+    b.name = name;
+    b.body = &body;
+    b.fiber.resize(threads);
+    b.warp.resize(threads / 32);
+    b.dynamic.resize(shared);
+    b.size = block;
+    b.grid = grid;
+    shim.block = &b;
+    for (stride = 1 + shim_random((uint32_t)(blocks < 4096 ? blocks : 4096)), i = 2; i <= stride; ++i) /* made coprime to blocks */
+        while (stride % i == 0 && blocks % i == 0) stride /= i;
+    for (i = 0; i < blocks; ++i) {
+        const size_t k = i * stride % blocks;
+        b.index.x = (unsigned)(k % grid.x);
+        b.index.y = (unsigned)(k / grid.x % grid.y);
+        b.index.z = (unsigned)(k / grid.x / grid.y);
+        shim_run_block(&b);
+    }
+    shim.block = nullptr;
+    shim.now = nullptr;
+}
+#define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
+    shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
+#define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
+#define BMVPI_UNROLLED
+
+inline void __syncthreads()
+{
+    shim_block *b = shim.block;
+    if (++b->arrived < (int)b->fiber.size()) {
+        shim_leave(SHIM_AT_BLOCK);
+        return;
+    }
+    b->arrived = 0;
+    for (auto &f : b->fiber) if (f.state == SHIM_AT_BLOCK) f.state = SHIM_READY;
+}
+
+inline void __syncwarp(uint32_t mask = 0xffffffffu)
+{
+    shim_block *b = shim.block;
+    const size_t w = (size_t)shim.now->number / 32;
+    const uint32_t lane = 1u << (shim.now->number % 32);
+    if (!(mask & lane)) shim_die(b->name, "a lane is not in its own mask");
+    if (b->warp[w].arrived && b->warp[w].mask != mask) shim_die(b->name, "lanes of a warp meet with different masks");
+    b->warp[w].mask = mask;
+    b->warp[w].arrived |= lane;
+    if (b->warp[w].arrived != mask) {
+        shim_leave(SHIM_AT_WARP);
+        return;
+    }
+    b->warp[w].arrived = 0;
+    for (size_t i = 0; i < 32; ++i)
+        if ((mask >> i & 1u) && b->fiber[w * 32 + i].state == SHIM_AT_WARP) b->fiber[w * 32 + i].state = SHIM_READY;
+}
+
+template <class T> inline T shim_exchange(uint32_t mask, T v, int from)
+{
+    static_assert(sizeof(T) <= 16, "shuffles hand over up to 16 bytes");
+    shim_warp *w = &shim.block->warp[(size_t)shim.now->number / 32];
+    T out;
+    memcpy(w->slot[shim.now->number % 32], &v, sizeof v);
+    __syncwarp(mask);
+    if (!(mask >> from & 1u)) shim_die(shim.block->name, "a shuffle reads a lane that is not in the mask");
+    memcpy(&out, w->slot[from], sizeof out);
+    __syncwarp(mask);
+    return out;
+}
+template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int width = 32)
+{
+    const int lane = shim.now->number % 32, from = lane ^ other;
+    return shim_exchange(mask, v, from / width == lane / width ? from : lane);
+}
+
+/* ---- cuBLAS -------------------------------------------------------------------------------------------------------------------- */
+
+typedef int cublasStatus_t;
+typedef struct shim_blas *cublasHandle_t;
+enum { CUBLAS_STATUS_SUCCESS = 0 };
+enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
+enum cublasMath_t { CUBLAS_DEFAULT_MATH };
+inline cublasStatus_t cublasCreate(cublasHandle_t *h) { *h = nullptr; return 0; }
+inline cublasStatus_t cublasDestroy(cublasHandle_t) { return 0; }
+inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; }
+inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
+inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
+
+/* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
+inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
+                      float *c, int ldc)
+{
+    std::vector<double> sum((size_t)m);
+    for (int j = 0; j < n; ++j) {
+        float *y = c + (int64_t)j * ldc;
+        for (int i = 0; i < m; ++i) sum[(size_t)i] = 0;
+        for (int l = 0; l < k && !ta; ++l) {
+            const double v = tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb];
+            const float *x = a + (int64_t)l * lda;
+            for (int i = 0; i < m; ++i) sum[(size_t)i] += v * (double)x[i];
+        }
+        for (int i = 0; i < m && ta; ++i)
+            for (int l = 0; l < k; ++l)
+                sum[(size_t)i] += (double)a[l + (int64_t)i * lda] * (double)(tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb]);
+        for (int i = 0; i < m; ++i) y[i] = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * y[i]);
+    }
+}
+inline cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                                const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
+                                                long long sb, const float *beta, float *c, int ldc, long long sc, int batch)
+{
+    const shim_access access;
+    if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
+    for (int i = 0; i < batch; ++i)
+        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *alpha, a + i * sa, lda, b + i * sb, ldb, *beta, c + i * sc, ldc);
+    return 0;
+}
+
+#endif /* BMVP_CUDA_SHIM_H */

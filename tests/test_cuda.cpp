@@ -1,0 +1,624 @@
+/* test_cuda.cpp - bmvp_cuda.cu under tests/cuda_shim.h against the CPU: every op of the list on its samples and on awkward shapes, forward
+   and backward, with new and with accumulated gradients and several orders of the scheduler; the optimizers; errors; training of the tiny
+   networks and their checkpoints; and that the shim finds what it promises to find. */
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_ssl.h"
+#include "check.h"
+#include "cuda_shim.h"
+#include <initializer_list>
+#include <string>
+#include <sys/wait.h>
+
+typedef std::vector<float> floats;
+typedef std::function<bmvp_tensor *(bmvp_ctx *)> builder;
+struct named { std::string name; floats v; };
+
+static const bmvp_backend *gpu(int device = 0)
+{
+    bmvp_error err;
+    const bmvp_backend *b;
+    memset(&err, 0, sizeof err);
+    b = bmvp_cuda_backend(device, &err);
+    check_report(b != NULL, __FILE__, __LINE__, "%s", err.message);
+    return b;
+}
+static bmvp_ctx *context(const bmvp_backend *b) /* NULL: the CPU's plain loops, which are each op's definition */
+{
+    bmvp_config k = bmvp_config_default();
+    k.threads = 1;
+    k.simd = BMVP_SIMD_PLAIN;
+    k.backend = b;
+    return bmvp_create(&k, NULL);
+}
+static void check_context(bmvp_ctx *c) { check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message); }
+
+static floats random_floats(int64_t n, bmvp_rng *r)
+{
+    floats v((size_t)n);
+    for (float &x : v) x = 2.0f * bmvp_rng_uniform(r) - 1.0f;
+    return v;
+}
+static floats value_of(bmvp_ctx *c, const bmvp_tensor *t)
+{
+    floats v((size_t)t->numel);
+    CHECK(bmvp_read(c, t, v.data()) == BMVP_OK);
+    return v;
+}
+
+/* ---- ops ------------------------------------------------------------------------------------------------------------------------- */
+
+static bmvp_rng leaf_values; /* of the graph that is being built */
+static bmvp_tensor *leaf(bmvp_ctx *c, std::initializer_list<int64_t> dim)
+{
+    return bmvp_leaf(c, (int)dim.size(), dim.begin(), random_floats(bmvpi_numel((int)dim.size(), dim.begin()), &leaf_values).data());
+}
+
+/* The leaves of an op's sample have no values yet: random ones, and the tape once more. */
+static void run_sample(bmvp_ctx *c)
+{
+    for (int64_t i = 0; i < c->n_step; ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t->op < 0 && t->wants_grad) bmvp_write(c, t, random_floats(t->numel, &leaf_values).data());
+        if (t->op >= 0 && !(t->op == BMVP_OP_RESHAPE && t->x == t->src[0]->x)) bmvpi_call(c, t, 0);
+    }
+}
+
+/* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
+   value, every leaf's gradient, every buffer. */
+static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add)
+{
+    bmvp_ctx *c = context(b);
+    bmvp_rng r = bmvp_rng_make(seed, 1, 0, 0);
+    std::vector<named> out;
+    bmvp_tensor *y;
+    c->min_chunk = 1; /* tensors of their own pages: the shim sees where they end */
+    leaf_values = bmvp_rng_make(seed, 2, 0, 0);
+    y = build(c);
+    if (y && sample) run_sample(c);
+    for (int64_t i = 0; y && add && i < c->n_step; ++i) {
+        bmvp_tensor *t = c->step[i];
+        int old;
+        if (t->op < 0 && t->wants_grad) bmvpi_values_write(c, bmvp_kernel_grad(c, t, &old), random_floats(t->numel, &r).data(), t->numel);
+    }
+    if (y) out.push_back(named{ "y", value_of(c, y) });
+    if (y && y->wants_grad) bmvp_backward_from(c, y, random_floats(y->numel, &r).data());
+    for (int64_t i = 0; y && i < c->n_step; ++i) {
+        const bmvp_tensor *t = c->step[i];
+        floats g((size_t)t->numel);
+        if (t->op >= 0 || !bmvp_has_grad(t)) continue;
+        CHECK(bmvp_read_grad(c, t, g.data()) == BMVP_OK);
+        out.push_back(named{ "gradient of leaf " + std::to_string(i), g });
+    }
+    for (int64_t i = 0; i < c->n_lasting; ++i) out.push_back(named{ "buffer " + std::to_string(i), value_of(c, c->lasting[i]) });
+    check_context(c);
+    bmvp_destroy(c);
+    return out;
+}
+
+static void compare(const std::vector<named> &got, const std::vector<named> &want, double tol)
+{
+    CHECK(got.size() == want.size() && !want.empty());
+    for (size_t i = 0; i < got.size() && i < want.size(); ++i) {
+        CHECK(got[i].v.size() == want[i].v.size());
+        CHECK_CLOSE(want[i].name.c_str(), got[i].v.data(), want[i].v.data(), (int64_t)want[i].v.size(), tol);
+    }
+}
+
+/* tol: of rms + |value|. Two orders of the scheduler must agree to the bit. */
+static void test_graph(const builder &build, int sample, double tol)
+{
+    const bmvp_backend *b = gpu();
+    for (int add = 0; add < 2; ++add) {
+        const std::vector<named> want = run_graph(NULL, build, sample, 7 + (uint64_t)add, add);
+        std::vector<named> first;
+        for (uint64_t seed = 1; seed <= 3; ++seed) {
+            shim_seed(seed);
+            const std::vector<named> got = run_graph(b, build, sample, 7 + (uint64_t)add, add);
+            if (seed == 1) compare(got, want, tol), first = got;
+            for (size_t i = 0; seed > 1 && i < got.size(); ++i)
+                CHECK_SAME(("again, " + got[i].name).c_str(), got[i].v.data(), first[i].v.data(), (int64_t)got[i].v.size());
+        }
+    }
+    bmvp_cuda_release(b);
+}
+
+static void test_samples(int op)
+{
+    for (int variant = 0; variant < 100; ++variant) {
+        bmvp_ctx *c = context(NULL);
+        const int exists = bmvp_op_sample(c, op, variant) != NULL;
+        bmvp_destroy(c);
+        if (!exists) return;
+        if (!check_start("%s.%d", bmvp_op_name(op), variant)) continue;
+        test_graph([=](bmvp_ctx *k) { return bmvp_op_sample(k, op, variant); }, 1, 1e-5);
+        check_finish();
+    }
+}
+
+static bmvp_tensor *buffer(bmvp_ctx *c, int64_t n, float value)
+{
+    bmvp_tensor *t = bmvp_buffer(c, "b", 1, &n);
+    bmvp_fill(c, t, value);
+    return t;
+}
+static bmvp_tensor *numbers(bmvp_ctx *c, std::initializer_list<int64_t> dim) /* in [0, 1], fixed */
+{
+    return bmvpi_sample_target(c, (int)dim.size(), dim.begin());
+}
+static bmvp_tensor *conv(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int stride, int pad, int groups)
+{
+    bmvp_conv_shape s = bmvp_conv_same(stride, pad);
+    s.groups = groups;
+    return bmvp_conv3d(c, x, w, b, &s);
+}
+static bmvp_tensor *depthwise(bmvp_ctx *c, std::initializer_list<int64_t> x, int64_t k)
+{
+    const int64_t ch = *(x.begin() + 4);
+    return bmvp_depthwise3d(c, leaf(c, x), leaf(c, { k, k, k, ch }), leaf(c, { ch }));
+}
+static bmvp_tensor *mlp(bmvp_ctx *c, int64_t m, int64_t i, int64_t h, int64_t o)
+{
+    return bmvp_mlp(c, leaf(c, { m, i }), leaf(c, { i, h }), leaf(c, { h }), leaf(c, { h, o }), leaf(c, { o }));
+}
+static bmvp_tensor *large_cross_entropy(bmvp_ctx *c)
+{
+    int32_t target[3000];
+    const float weight[5] = { 0.1f, 1, 2, 3, 0.5f };
+    for (int i = 0; i < 3000; ++i) target[i] = i * 7 % 5;
+    return bmvp_cross_entropy_weighted(c, leaf(c, { 3000, 5 }), target, weight);
+}
+static bmvp_tensor *tied_minmax(bmvp_ctx *c) /* most elements are the minimum */
+{
+    return bmvp_minmax(c, bmvp_relu(c, leaf(c, { 17, 19, 23 })), 1e-3);
+}
+static bmvp_tensor *recomputed(bmvp_ctx *c) /* a dropped norm is made again from its statistics, and an add takes its operand's place */
+{
+    bmvp_tensor *x = leaf(c, { 2, 3, 3, 4, 6 });
+    bmvp_tensor *n = bmvp_batchnorm(c, x, leaf(c, { 6 }), leaf(c, { 6 }), buffer(c, 6, 0.1f), buffer(c, 6, 0.5f), 1, 0.1, 1e-5);
+    bmvp_tensor *y = bmvp_linear(c, n, leaf(c, { 6, 6 }), leaf(c, { 6 }));
+    bmvp_drop(c, n);
+    return bmvp_add_into(c, x, y);
+}
+static bmvp_tensor *masked_itself(bmvp_ctx *c)
+{
+    static const int64_t start[3] = { 0, 1, -1 };
+    bmvp_tensor *x = leaf(c, { 4, 5, 6 });
+    return bmvp_masked_fill(c, x, x, numbers(c, { 4, 5, 6 }), start);
+}
+
+/* Shapes with tails in every tile, several blocks, wide and narrow rows. */
+static const struct awkward { const char *name; bmvp_tensor *(*build)(bmvp_ctx *); double tol = 0; /* 0: 1e-5 */ } awkward[] = {
+    { "add many", [](bmvp_ctx *c) { return bmvp_add(c, leaf(c, { 3, 70, 1000 }), leaf(c, { 1000 })); } },
+    { "add number", [](bmvp_ctx *c) { return bmvp_add(c, leaf(c, { 5000 }), leaf(c, { 1 })); } },
+    { "mul channels", [](bmvp_ctx *c) { return bmvp_mul(c, leaf(c, { 700, 33 }), leaf(c, { 33 })); } },
+    { "mul number", [](bmvp_ctx *c) { return bmvp_mul(c, leaf(c, { 700, 33 }), leaf(c, { 1 })); } },
+    { "softmax wide", [](bmvp_ctx *c) { return bmvp_softmax(c, leaf(c, { 3, 1300 })); } },
+    { "softmax narrow", [](bmvp_ctx *c) { return bmvp_softmax(c, leaf(c, { 2, 401, 3 })); } },
+    { "l2_normalize wide", [](bmvp_ctx *c) { return bmvp_l2_normalize(c, leaf(c, { 3, 5000 }), 1e-12); } },
+    { "layernorm wide", [](bmvp_ctx *c) { return bmvp_layernorm(c, leaf(c, { 5, 700 }), leaf(c, { 700 }), leaf(c, { 700 }), 1e-5); } },
+    { "layernorm many", [](bmvp_ctx *c) { return bmvp_layernorm(c, leaf(c, { 3000, 20 }), leaf(c, { 20 }), leaf(c, { 20 }), 1e-5); } },
+    { "batchnorm many", [](bmvp_ctx *c) { return bmvp_batchnorm(c, leaf(c, { 2, 9, 10, 11, 40 }), leaf(c, { 40 }), leaf(c, { 40 }),
+                                                                 buffer(c, 40, 0.1f), buffer(c, 40, 0.5f), 1, 0.1, 1e-5); } },
+    { "groupnorm many",
+      [](bmvp_ctx *c) { return bmvp_groupnorm(c, leaf(c, { 2, 9, 10, 11, 12 }), leaf(c, { 12 }), leaf(c, { 12 }), 4, 1e-5); } },
+    { "instancenorm", [](bmvp_ctx *c) { return bmvp_instancenorm(c, leaf(c, { 3, 6, 10, 11, 33 }), 1e-5); } },
+    { "norm recomputed", recomputed },
+    { "permute",
+      [](bmvp_ctx *c) { static const int axes[5] = { 0, 4, 1, 2, 3 }; return bmvp_permute(c, leaf(c, { 2, 5, 7, 6, 9 }), axes); } },
+    { "upsample_nearest", [](bmvp_ctx *c) { return bmvp_upsample_nearest(c, leaf(c, { 2, 3, 5, 4, 7 }), 2); } },
+    { "upsample_trilinear", [](bmvp_ctx *c) { return bmvp_upsample_trilinear(c, leaf(c, { 1, 3, 5, 4, 7 }), 4, 0); } },
+    { "upsample_trilinear corners", [](bmvp_ctx *c) { return bmvp_upsample_trilinear(c, leaf(c, { 1, 5, 1, 4, 3 }), 3, 1); } },
+    { "sum many", [](bmvp_ctx *c) { return bmvp_sum(c, leaf(c, { 300001 })); } },
+    { "mean many", [](bmvp_ctx *c) { return bmvp_mean(c, bmvp_gelu(c, leaf(c, { 30001 }))); } },
+    { "mse many", [](bmvp_ctx *c) { return bmvp_mse(c, leaf(c, { 30001 }), leaf(c, { 30001 })); } },
+    { "bce many", [](bmvp_ctx *c) { return bmvp_bce_logits(c, leaf(c, { 30001 }), numbers(c, { 30001 })); } },
+    { "global_pool many", [](bmvp_ctx *c) { return bmvp_global_pool(c, leaf(c, { 2, 9, 10, 11, 35 })); } },
+    { "soft_dice many",
+      [](bmvp_ctx *c) { return bmvp_soft_dice(c, bmvp_sigmoid(c, leaf(c, { 2, 12, 13, 11, 3 })), numbers(c, { 2, 12, 13, 11, 3 }), 1,
+                                                                 1e-5); } },
+    { "cross_entropy many", large_cross_entropy },
+    { "minmax ties", tied_minmax },
+    { "masked_fill itself", masked_itself },
+    { "matmul tall", [](bmvp_ctx *c) { return bmvp_matmul(c, leaf(c, { 3, 40, 65 }), leaf(c, { 3, 65, 33 }), 0, 0); } },
+    { "linear", [](bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 130, 70 }), leaf(c, { 70, 33 }), leaf(c, { 33 })); } },
+    { "mlp", [](bmvp_ctx *c) { return mlp(c, 130, 24, 96, 24); } },
+    { "mlp in tiles", [](bmvp_ctx *c) { return mlp(c, 300, 2, 40000, 2); }, 5e-5 }, /* the CPU adds 40000 numbers in float */
+    { "conv3d 3^3",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 5, 6, 7, 20 }), leaf(c, { 3, 3, 3, 20, 70 }), leaf(c, { 70 }), 1, 1, 1); } },
+    { "conv3d 3^3 of one channel",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 2, 11, 13, 12, 1 }), leaf(c, { 3, 3, 3, 1, 8 }), NULL, 1, 1, 1); } },
+    { "conv3d stride",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 7, 6, 9, 10 }), leaf(c, { 3, 3, 3, 10, 12 }), leaf(c, { 12 }), 2, 1, 1); } },
+    { "conv3d groups",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 5, 6, 7, 12 }), leaf(c, { 3, 3, 3, 4, 9 }), leaf(c, { 9 }), 1, 1, 3); } },
+    { "conv3d blocks",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 2, 4, 6, 8, 5 }), leaf(c, { 2, 2, 2, 5, 9 }), leaf(c, { 9 }), 2, 0, 1); } },
+    { "conv3d blocks and rest",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 5, 6, 7, 3 }), leaf(c, { 2, 2, 2, 3, 4 }), NULL, 2, 0, 1); } },
+    { "conv3d 1^3",
+      [](bmvp_ctx *c) { return conv(c, leaf(c, { 2, 3, 4, 5, 33 }), leaf(c, { 1, 1, 1, 33, 17 }), leaf(c, { 17 }), 1, 0, 1); } },
+    { "conv_transpose3d",
+      [](bmvp_ctx *c) { return bmvp_conv_transpose3d(c, leaf(c, { 2, 3, 4, 5, 17 }), leaf(c, { 17, 2, 2, 2, 9 }), leaf(c, { 9 })); } },
+    { "depthwise 3^3", [](bmvp_ctx *c) { return depthwise(c, { 2, 5, 6, 19, 40 }, 3); } },
+    { "depthwise 5^3", [](bmvp_ctx *c) { return depthwise(c, { 2, 6, 7, 11, 33 }, 5); } },
+    { "depthwise 7^3", [](bmvp_ctx *c) { return depthwise(c, { 1, 4, 5, 9, 3 }, 7); } },
+    { "depthwise many lines", [](bmvp_ctx *c) { return depthwise(c, { 1, 30, 30, 3, 2 }, 3); } },
+    { "attention 16", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 2, 70, 3 * 2 * 16 }), 2, 0.25); } },
+    { "attention 20", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 65, 3 * 3 * 20 }), 3, 0.2); } },
+    { "attention 64", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 131, 3 * 64 }), 1, 0.125); } },
+    { "attention 100", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 37, 3 * 2 * 100 }), 2, 0.1); } },
+    /* scores of tens: what the last bit of one changes in exp */
+    { "attention sharp", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 130, 3 * 16 }), 1, 8.0); }, 1e-4 },
+};
+
+static void test_awkward_shapes(void)
+{
+    for (const auto &a : awkward) {
+        if (!check_start("%s", a.name)) continue;
+        test_graph(a.build, 0, a.tol > 0 ? a.tol : 1e-5);
+        check_finish();
+    }
+}
+
+/* Without recording, a log-sum-exp is not kept and nothing is left for backward. */
+static void test_without_tape(void)
+{
+    const bmvp_backend *b = gpu();
+    floats v[2];
+    for (int i = 0; i < 2; ++i) {
+        bmvp_ctx *c = context(i ? b : NULL);
+        bmvp_rng r = bmvp_rng_make(5, 0, 0, 0);
+        const int64_t dim[3] = { 1, 20, 3 * 8 };
+        bmvp_tensor *y;
+        (void)bmvp_set_grad(c, 0);
+        y = bmvp_attention(c, bmvp_input(c, 3, dim, random_floats(20 * 24, &r).data()), 2, 0.5);
+        v[i] = value_of(c, y);
+        check_context(c);
+        bmvp_destroy(c);
+    }
+    CHECK_CLOSE("y", v[1].data(), v[0].data(), (int64_t)v[0].size(), 1e-5);
+    bmvp_cuda_release(b);
+}
+
+/* ---- optimizers ------------------------------------------------------------------------------------------------------------------- */
+
+static floats optimise(const bmvp_backend *b, bmvp_optim_kind kind, double *norm)
+{
+    static const int64_t dim[3][3] = { { 3, 5, 2 }, { 20, 10, 101 }, { 1, 1, 1 } };
+    bmvp_ctx *c = context(b);
+    bmvp_optim_config k = bmvp_optim_config_default(kind);
+    bmvp_rng r = bmvp_rng_make(11, 0, 0, 0);
+    bmvp_state_list list;
+    floats all;
+    bmvp_optim *o;
+    memset(&list, 0, sizeof list);
+    for (int i = 0; i < 3; ++i) {
+        bmvp_tensor *t = bmvp_state_add(c, &list, i == 0 ? "a" : i == 1 ? "b" : "c", BMVP_LAYOUT_VOLUME, 3, dim[i], 1, BMVP_INIT_ZERO, 0);
+        bmvp_write(c, t, random_floats(t->numel, &r).data());
+    }
+    o = bmvp_optim_create(c, &list, &k);
+    for (int step = 0; step < 4; ++step) {
+        bmvp_step_begin(c);
+        for (int i = 0; i < 3 - step % 2; ++i) { /* the last has a gradient every other step */
+            bmvp_tensor *t = list.item[i].t, *x = bmvp_input(c, t->rank, t->dim, random_floats(t->numel, &r).data());
+            bmvp_backward(c, bmvp_mse(c, t, x));
+        }
+        *norm = bmvp_optim_grad_norm(o);
+        bmvp_optim_step(o, 1e-2, 0.7);
+        bmvp_optim_zero_grad(o);
+    }
+    for (int i = 0; i < 3; ++i) {
+        const floats v = value_of(c, list.item[i].t);
+        all.insert(all.end(), v.begin(), v.end());
+    }
+    check_context(c);
+    bmvp_optim_destroy(o);
+    bmvpi_free(c, list.item);
+    bmvp_destroy(c);
+    return all;
+}
+static void test_optimizers(void)
+{
+    const bmvp_backend *b = gpu();
+    for (int kind = 0; kind < 3; ++kind) {
+        double want = 0, got = 0;
+        const floats w = optimise(NULL, (bmvp_optim_kind)kind, &want), g = optimise(b, (bmvp_optim_kind)kind, &got);
+        CHECK_CLOSE("parameters", g.data(), w.data(), (int64_t)w.size(), 1e-6);
+        CHECK_NEAR(got / want, 1, 1e-6);
+    }
+    bmvp_cuda_release(b);
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------------------------------ */
+
+static void test_no_device(void)
+{
+    bmvp_error err;
+    memset(&err, 0, sizeof err);
+    shim.devices = 0;
+    CHECK(bmvp_cuda_backend(0, &err) == NULL && err.status == BMVP_E_UNSUPPORTED);
+    CHECK_HOLDS(err.message, "no CUDA-capable device");
+    shim.devices = 1;
+    CHECK(bmvp_cuda_backend(1, &err) == NULL && err.status == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "no GPU 1");
+}
+
+static void test_memory_failures(void)
+{
+    const bmvp_backend *b = gpu();
+    const int64_t d[2] = { 40, 50 }, w[2] = { 50, 60 };
+    int failed = 0, done = 0;
+    for (int64_t k = 0; k < 40 && !done; ++k) {
+        bmvp_ctx *c = context(b);
+        bmvp_tensor *p;
+        c->min_chunk = 1;
+        shim.allocations_left = k;
+        p = bmvp_param(c, "w", 2, w);
+        bmvp_fill(c, p, 0.1f);
+        bmvp_backward(c, bmvp_mean(c, bmvp_linear(c, bmvp_leaf(c, 2, d, NULL), p, NULL)));
+        done = !bmvp_failed(c);
+        failed += !done;
+        if (!done) CHECK(bmvp_error_of(c)->status == BMVP_E_OOM);
+        if (!done) CHECK_HOLDS(bmvp_error_of(c)->message, "device memory");
+        shim.allocations_left = -1;
+        bmvp_destroy(c);
+    }
+    CHECK(done && failed > 3);
+    CHECK(shim.memory.empty());
+    bmvp_cuda_release(b);
+}
+
+static void test_late_error(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    const int64_t d[1] = { 4 };
+    bmvp_tensor *y = bmvp_scale(c, bmvp_leaf(c, 1, d, NULL), 2, 1);
+    shim.late_error = cudaErrorIllegalAddress;
+    CHECK(bmvp_scalar(c, y) != bmvp_scalar(c, y)); /* NaN */
+    CHECK_HOLDS(bmvp_error_of(c)->message, "illegal memory access");
+    CHECK(bmvp_sync(c) == BMVP_E_INTERNAL);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+static void test_unsupported(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    CHECK(bmvp_attention(c, leaf(c, { 1, 4, 3 * 130 }), 1, 1) == NULL);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_UNSUPPORTED);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "at most 128");
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+/* ---- the shim itself ----------------------------------------------------------------------------------------------------------------- */
+
+static void reverse_kernel(const float *x, float *y, int barrier)
+{
+    __shared__ float s[128];
+    s[threadIdx.x] = x[threadIdx.x];
+    if (barrier) __syncthreads();
+    y[threadIdx.x] = s[127 - threadIdx.x];
+}
+static void half_barrier_kernel(int) { if (threadIdx.x < 64) __syncthreads(); }
+static void write_kernel(float *y, int at) { if (threadIdx.x == 0) y[at] = 1; }
+
+/* Does f die by a signal? */
+template <class F> static int dies(F f)
+{
+    int status = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(0);
+        signal(SIGSEGV, SIG_DFL); /* without a sanitizer's report */
+        f();
+        _exit(0);
+    }
+    (void)waitpid(child, &status, 0);
+    return WIFSIGNALED(status) || WEXITSTATUS(status) != 0;
+}
+
+static void test_shim_finds_faults(void)
+{
+    float host[128], back[128], *x, *y;
+    int wrong[2] = { 0, 0 };
+    for (int i = 0; i < 128; ++i) host[i] = (float)i;
+    cudaMalloc((void **)&x, sizeof host);
+    cudaMalloc((void **)&y, sizeof host);
+    cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, NULL);
+    for (int barrier = 0; barrier < 2; ++barrier)
+        for (uint64_t seed = 0; seed < 10; ++seed) {
+            shim_seed(seed);
+            BMVPI_LAUNCH(reverse_kernel, dim3(1), dim3(128), 0, 0, x, y, barrier);
+            cudaMemcpyAsync(back, y, sizeof back, cudaMemcpyDeviceToHost, NULL);
+            for (int i = 0; i < 128; ++i) wrong[barrier] += !(back[i] == host[127 - i]);
+        }
+    CHECK(wrong[0] > 0 && wrong[1] == 0);
+    CHECK(dies([=] { BMVPI_LAUNCH(half_barrier_kernel, dim3(1), dim3(128), 0, 0, 0); }));
+    CHECK(dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128); })); /* one beyond the end */
+    CHECK(dies([=] { fprintf(stderr, "%g", (double)y[0]); }));                          /* the host touches device memory */
+    CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); }));
+    CHECK(cudaMemcpyAsync(host, back, sizeof back, cudaMemcpyHostToDevice, NULL) == cudaErrorInvalidValue);
+    CHECK(cudaGetLastError() == cudaSuccess);
+    BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 64 * 1024, 0, y, 0);
+    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration);
+    cudaFree(x);
+    cudaFree(y);
+}
+
+/* ---- training ------------------------------------------------------------------------------------------------------------------------ */
+
+static const char *const modalities[2] = { "flair", "t1" };
+
+static bmvp_ssl *tiny_run(bmvp_ctx *c, const char *network)
+{
+    static const int64_t grid[3] = { 20, 18, 22 };
+    bmvp_net_config net;
+    bmvp_ssl_config cfg;
+    bmvp_ssl *s;
+    CHECK(bmvp_net_preset(network, &net) && bmvp_ssl_preset("release", &cfg));
+    cfg.crop = 16;
+    cfg.batch = 2;
+    cfg.update_every = 1;
+    cfg.mask_patch = 4;
+    cfg.template_only_epochs = 0;
+    cfg.template_eps = 0.1;
+    cfg.template_x = cfg.template_y = cfg.template_z = 0;
+    s = bmvp_ssl_create(c, &net, &cfg, 2, modalities, grid);
+    check_context(c);
+    for (int m = 0; s && m < 2; ++m) { /* all voxels of a new template tie for its minimum */
+        bmvp_rng r = bmvp_rng_make(21, (uint32_t)m, 0, 0);
+        bmvp_write(c, bmvp_ssl_template(s, m), random_floats(bmvp_ssl_template(s, m)->numel, &r).data());
+    }
+    return s;
+}
+static bmvp_ssl_losses tiny_step(bmvp_ssl *s, uint32_t step)
+{
+    bmvp_rng r = bmvp_rng_make(9, 0, step, 0);
+    floats v[4];
+    bmvp_ssl_item item[2];
+    bmvp_ssl_losses out;
+    memset(item, 0, sizeof item);
+    memset(&out, 0, sizeof out);
+    for (floats &f : v) f = random_floats(16 * 16 * 16, &r);
+    for (int i = 0; i < 2; ++i) {
+        item[i].x = v[2 * i].data();
+        item[i].other = v[2 * i + 1].data();
+        item[i].modality = i;
+        item[i].slot = (uint32_t)i;
+        item[i].template_start[0] = 1 - i;
+        item[i].template_start[2] = 8 * i; /* partly outside */
+    }
+    (void)bmvp_ssl_step(s, item, 2, 1e-3, &out);
+    return out;
+}
+
+/* Ten steps give the CPU's losses; a checkpoint written by either is read by the other. */
+static void test_pretraining(void)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    const int most = 2; /* several times slower */
+#else
+    const int most = 10;
+#endif
+    const bmvp_backend *b = gpu();
+    for (const char *network : { "uniformer_tiny", "unet3d_tiny" }) {
+        bmvp_ctx *c[2] = { context(NULL), context(b) };
+        bmvp_ssl *s[2] = { tiny_run(c[0], network), tiny_run(c[1], network) };
+        const int steps = strcmp(network, "uniformer_tiny") == 0 ? most : 2;
+        bmvp_ssl_losses last[2];
+        char path[64];
+        bmvp_error err;
+        snprintf(path, sizeof path, "/tmp/test_cuda.%ld.safetensors", (long)getpid());
+        for (int i = 0; i < steps; ++i) {
+            const bmvp_ssl_losses want = tiny_step(s[0], (uint32_t)i), got = tiny_step(s[1], (uint32_t)i);
+            CHECK_NEAR(got.total / want.total, 1, 1e-4);
+            CHECK_NEAR(got.cmr / want.cmr, 1, 1e-4);
+            CHECK_NEAR(got.md / want.md, 1, 1e-4);
+            CHECK_NEAR(got.cl / want.cl, 1, 1e-4);
+            CHECK_NEAR(got.grad_norm / want.grad_norm, 1, 1e-4);
+        }
+        memset(&err, 0, sizeof err);
+        for (int from = 0; from < 2; ++from) {
+            check_report(!bmvp_ssl_save(s[from], path, NULL, &err), __FILE__, __LINE__, "%s", err.message);
+            check_report(!bmvp_ssl_load(s[1 - from], path, &err), __FILE__, __LINE__, "%s", err.message);
+            for (int k = 0; k < 2; ++k) last[k] = tiny_step(s[k], 20);
+            CHECK_NEAR(last[1].total / last[0].total, 1, 1e-5);
+        }
+        for (int k = 0; k < 2; ++k) {
+            check_context(c[k]);
+            bmvp_ssl_destroy(s[k]);
+            bmvp_destroy(c[k]);
+        }
+        (void)remove(path);
+    }
+    bmvp_cuda_release(b);
+    CHECK(shim.memory.empty());
+}
+
+/* A plan asks for no device memory. */
+static void test_plan(void)
+{
+    static const int64_t grid[3] = { 20, 18, 22 };
+    const bmvp_backend *b = gpu();
+    bmvp_config k = bmvp_config_default();
+    bmvp_net_config net;
+    bmvp_ssl_config cfg;
+    bmvp_memory m;
+    bmvp_error err;
+    const int64_t launches = shim.launches;
+    CHECK(bmvp_net_preset("uniformer_tiny", &net) && bmvp_ssl_preset("release", &cfg));
+    cfg.crop = 32;
+    cfg.batch = 2;
+    k.backend = b;
+    memset(&err, 0, sizeof err);
+    check_report(!bmvp_ssl_plan(&k, &net, &cfg, 2, modalities, grid, &m, &err), __FILE__, __LINE__, "%s", err.message);
+    CHECK(m.step_peak > 1000000 && m.persistent > 100000);
+    CHECK(shim.launches == launches && shim.memory.empty());
+    bmvp_cuda_release(b);
+}
+
+/* Two steps of fine-tuning, segmentation with deep supervision and copies filled by templates. */
+static void test_finetuning(void)
+{
+    static const int64_t grid[3] = { 20, 18, 22 };
+    const bmvp_backend *b = gpu();
+    double loss[2][2];
+    for (int k = 0; k < 2; ++k) {
+        bmvp_ctx *c = context(k ? b : NULL);
+        bmvp_rng r = bmvp_rng_make(31, 0, 0, 0);
+        bmvp_net_config net;
+        bmvp_ft_config cfg;
+        bmvp_labels labels;
+        bmvp_ft_item item;
+        bmvp_ft_losses out;
+        floats image[2], klass(4096);
+        bmvp_ft *f;
+        CHECK(bmvp_net_preset("uniformer_tiny", &net) && bmvp_labels_builtin("phantom", &labels));
+        net.task = BMVP_TASK_SEGMENT;
+        CHECK(bmvp_ft_preset("paper", net.task, net.kind, &cfg));
+        cfg.crop_x = cfg.crop_y = cfg.crop_z = 16;
+        cfg.batch = cfg.update_every = 1;
+        f = bmvp_ft_create(c, &net, &cfg, &labels, 2, modalities, grid);
+        check_context(c);
+        for (int m = 0; f && m < 2; ++m) {
+            const floats v = random_floats(bmvp_ft_template(f, m)->numel, &r);
+            memcpy(bmvp_ft_template(f, m)->x, v.data(), v.size() * sizeof(float));
+        }
+        memset(&item, 0, sizeof item);
+        for (int m = 0; m < 2; ++m) image[m] = random_floats(4096, &r), item.image[m] = image[m].data();
+        for (size_t i = 0; i < klass.size(); ++i) klass[i] = (float)(image[0][i] > 0.6f ? 1 + (int)(i % 3) : 0);
+        item.labels = klass.data();
+        for (int step = 0; f && step < 2; ++step) {
+            CHECK(!bmvp_ft_step(f, &item, 1, 1e-3, &out));
+            loss[k][step] = out.total;
+        }
+        check_context(c);
+        bmvp_ft_destroy(f);
+        bmvp_destroy(c);
+    }
+    for (int step = 0; step < 2; ++step) CHECK_NEAR(loss[1][step] / loss[0][step], 1, 1e-4);
+    bmvp_cuda_release(b);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    for (int op = 0; op < BMVP_OP_COUNT; ++op) test_samples(op);
+    test_awkward_shapes();
+    CHECK_RUN(test_without_tape);
+    CHECK_RUN(test_optimizers);
+    CHECK_RUN(test_no_device);
+    CHECK_RUN(test_memory_failures);
+    CHECK_RUN(test_late_error);
+    CHECK_RUN(test_unsupported);
+    CHECK_RUN(test_shim_finds_faults);
+    CHECK_RUN(test_plan);
+    CHECK_RUN(test_pretraining);
+    CHECK_RUN(test_finetuning);
+    return check_end();
+}
