@@ -4,6 +4,7 @@
 #   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
+#   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
@@ -59,7 +60,7 @@ build/%: examples/%.c $(HEADERS) | build
 build/test_%: tests/test_%.c tests/check.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-build/bench_%: tests/bench/bench_%.c $(HEADERS) | build
+build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 demo: build/bmvp build/experiments_page
@@ -74,7 +75,10 @@ test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
 
 bench: build/bmvp build/bench_step build/bench_metrics
-	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" sh tests/bench/run.sh
+	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/bench/run.sh
+
+portable: build/test_tensor
+	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/portable.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer
 ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -98,5 +102,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all demo experiments tests test bench asan tsan install clean clean-tests
+.PHONY: all demo experiments tests test bench portable asan tsan install clean clean-tests
 .SECONDARY:

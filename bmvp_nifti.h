@@ -513,8 +513,20 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bm
 BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
                                                             bmvp_nii_error *err);
 
+/* That symmetric box, of a foreground box in a volume of dim; an empty box becomes the whole volume. */
+BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]);
+
+/* Smallest box around voxels that are not +0, empty when there is none. Cut out, it can be padded again with 0 to what
+   it was: a way to hold many volumes of a head in a third of the memory. */
+BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                                  bmvp_nii_error *err);
+
+/* Affine of what bmvp_nii_crop cuts out of a volume with `affine`; out may be affine. */
+BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box);
+
 /* Cuts `box` out; what lies outside of the volume becomes `fill` (CropForeground pads so). The affine's translation
-   follows. E_ARGUMENT: end < start, or nothing left (an empty box). */
+   follows. A box of less than half of the voxels gets a block of its own, else the block stays as large as it was.
+   E_ARGUMENT: end < start, or nothing left (an empty box). */
 BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
                                            bmvp_nii_error *err);
 
@@ -588,6 +600,7 @@ extern "C" {
 /* Strict C99, and another header was included before this one: the C library hid what it has. */
 extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
 extern int fsync(int fd);
+extern int posix_memalign(void **block, size_t alignment, size_t n);
 #endif
 #ifndef O_CLOEXEC
 #define O_CLOEXEC 0
@@ -657,18 +670,22 @@ static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *
     return io;
 }
 
+/* Large blocks are whole huge pages. */
+static size_t bmvpi_nii_rounded(size_t n) {
+    const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE;
+    return n >= (size_t)BMVPI_NII_HUGE ? (n + huge - 1) / huge * huge : n;
+}
+
 static void *bmvpi_nii_alloc(const bmvp_nii_memory *memory, int64_t bytes) {
     size_t n = bytes > 0 ? (size_t)bytes : 1;
     if (bytes < 0 || (uint64_t)bytes > (uint64_t)(SIZE_MAX / 2)) return NULL;
     if (memory->alloc_fn != NULL) return memory->alloc_fn(n, memory->user);
     if (n >= (size_t)BMVPI_NII_HUGE) {
-        const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE, small = 4096;
-        char *block;
-        n = (n + small + huge - 1) / huge * huge - small;   /* with malloc's own header: whole huge pages */
-        block = (char *)malloc(n);
+        void *block = NULL;
+        n = bmvpi_nii_rounded(n);                           /* aligned: malloc's header, written before the advice, */
+        if (posix_memalign(&block, (size_t)BMVPI_NII_HUGE_PAGE, n) != 0) return NULL;   /* would spoil the first page */
 #ifdef MADV_HUGEPAGE
-        if (block != NULL)                                  /* only advice: a system without huge pages says no */
-            (void)madvise(block - (uintptr_t)block % small, n + (uintptr_t)block % small, MADV_HUGEPAGE);
+        (void)madvise(block, n, MADV_HUGEPAGE);             /* only advice: a system without huge pages says no */
 #endif
         return block;
     }
@@ -706,7 +723,7 @@ static void *bmvpi_nii_pool_alloc(size_t n, void *user) {
         if (block == NULL || empty < 0) return block;
         best = empty;
         pool->entry[best].block = block;
-        pool->entry[best].bytes = (int64_t)n;
+        pool->entry[best].bytes = (int64_t)bmvpi_nii_rounded(n);
     }
     pool->entry[best].used = 1;
     return pool->entry[best].block;
@@ -2981,15 +2998,56 @@ static double bmvpi_nii_quantise(double v, double low, double high, int64_t *cla
     return kept;
 }
 
+/* Rounds a block by multiplication, four times as fast as by division. 0 when one of its numbers lies so near to a half
+   or to the end of the range that only the division can tell, or is not finite. */
+static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, double inter, double low, double high) {
+    const double round_half_even = 6755399441055744.0, half = 0.49999;
+    uint64_t any = 0, to_sign;
+    int k;
+    memcpy(&to_sign, &half, 8);
+    to_sign = 0x8000000000000000u - to_sign;                /* brings the bits of a number >= half to the sign bit */
+    for (k = 0; k < BMVPI_NII_LANES; k++) {
+        const double q = ((double)x[k] - inter) * factor, sum = q + round_half_even, whole = sum - round_half_even;
+        const double off = fabs(q - whole), over = whole - low, under = high - whole;
+        uint64_t bits, off_bits, over_bits, under_bits;
+        memcpy(&bits, &sum, 8);
+        memcpy(&off_bits, &off, 8);
+        memcpy(&over_bits, &over, 8);
+        memcpy(&under_bits, &under, 8);
+        any |= (off_bits + to_sign) | over_bits | under_bits;
+        to[k] = (int32_t)(uint32_t)bits;                    /* the last bits of the sum are the whole number */
+    }
+    return any >> 63 == 0;
+}
+
+/* 1 when all bits of a block are 0. */
+static int bmvpi_nii_zero_block(const float *x) {
+    uint32_t bits[BMVPI_NII_LANES], any = 0;
+    int k;
+    memcpy(bits, x, sizeof bits);
+    for (k = 0; k < BMVPI_NII_LANES; k++) any |= bits[k];
+    return any == 0;
+}
+
 #define BMVPI_NII_STORE(type)                                                                                       \
     do {                                                                                                             \
         type *to = (type *)image->data;                                                                              \
-        for (i = 0; i < n; i++)                                                                                      \
-            to[i] = (type)bmvpi_nii_quantise(((double)x[i] - inter) / slope, low, high, &clamped);                   \
+        for (i = 0; i < n; i += m) {                                                                                 \
+            m = bmvpi_nii_min(n - i, BMVPI_NII_LANES);                                                               \
+            if (m == BMVPI_NII_LANES && keeps_zero && bmvpi_nii_zero_block(x + i))                                   \
+                memset(to + i, 0, BMVPI_NII_LANES * sizeof to[0]);                                                   \
+            else if (m == BMVPI_NII_LANES && bmvpi_nii_round_block(whole, x + i, 1 / slope, inter, low, high))       \
+                for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = (type)whole[k];                                    \
+            else                                                                                                     \
+                for (k = 0; k < m; k++)                                                                              \
+                    to[i + k] = (type)bmvpi_nii_quantise(((double)x[i + k] - inter) / slope, low, high, &clamped);   \
+        }                                                                                                            \
     } while (0)
 
 static int64_t bmvpi_nii_store_voxels(bmvp_nii_image *image, const float *x, double slope, double inter) {
-    int64_t i, n = image->n_voxels, clamped = 0;
+    const int keeps_zero = !(fabs(inter) > 0);
+    int64_t i, k, m, n = image->n_voxels, clamped = 0;
+    int32_t whole[BMVPI_NII_LANES];
     double low, high;
     bmvpi_nii_type_range(image->datatype, &low, &high);
     switch (image->datatype) {
@@ -3597,9 +3655,11 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const dou
 
 /* >>intensity --------------------------------------------------------------------------------------------------
    Order statistics without sorting: floats are mapped to integers of the same order and counted by their upper 16
-   bits, then the few bins that hold wanted ranks by their lower 16. Two passes, exact, for any data. */
+   bits, then the few bins that hold wanted ranks by their lower 16. Two passes, exact, for any data. Of many numbers
+   only those between two numbers of a sample go through this, the others are counted by comparing; when the sample
+   misled, all do. */
 
-enum { BMVPI_NII_MAX_Q = 8, BMVPI_NII_BINS = 65536 };
+enum { BMVPI_NII_MAX_Q = 8, BMVPI_NII_BINS = 65536, BMVPI_NII_SAMPLE = 4096, BMVPI_NII_KEYS = 512 };
 
 static uint32_t bmvpi_nii_key(uint32_t bits) { return bits ^ ((bits & 0x80000000u) ? 0xffffffffu : 0x80000000u); }
 
@@ -3663,8 +3723,8 @@ static uint32_t bmvpi_nii_find_bin(const int64_t *bins, int64_t *rank) {
 }
 
 /* values[i] = number of rank ranks[i] (0 = smallest); *has_nan instead when there is a NaN. */
-static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_ranks, int *has_nan,
-                                                  const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_nii_status bmvpi_nii_count_ranks(float *values, int64_t *ranks, int n_ranks, int *has_nan,
+                                             const float *data, int64_t n, const bmvpi_nii_io *io) {
     uint32_t upper[2 * BMVPI_NII_MAX_Q];
     unsigned char *places;
     int64_t *bins, *lower;
@@ -3695,6 +3755,134 @@ static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks,
     }
     bmvpi_nii_free(&io->memory, block);
     return s;
+}
+
+/* Two numbers, as signed keys, between which the ranks of a percentile most likely lie, and what was counted. */
+typedef struct bmvpi_nii_bracket {
+    int32_t low, high;
+    int64_t below, up_to_low, up_to_high;                   /* numbers < low, <= low, <= high */
+    float *inner;                                           /* those in between */
+    int64_t n_inner, room;                                  /* room reached: too many, the bracket is of no use */
+} bmvpi_nii_bracket;
+
+static int32_t bmvpi_nii_signed_key(uint32_t bits) { return (int32_t)(bmvpi_nii_key(bits) ^ 0x80000000u); }
+
+/* Brackets of n_q pairs of ranks: their places in a sample, four standard deviations to either side. */
+static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64_t *ranks, int n_q, int *has_nan,
+                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+    const int64_t last = BMVPI_NII_SAMPLE - 1, step = n / BMVPI_NII_SAMPLE, rest = n % BMVPI_NII_SAMPLE;
+    float sample[BMVPI_NII_SAMPLE], value[2 * BMVPI_NII_MAX_Q] = {0};
+    int64_t place[2 * BMVPI_NII_MAX_Q], i;
+    int j;
+    bmvp_nii_status s;
+    memset(b, 0, (size_t)n_q * sizeof *b);
+    for (i = 0; i <= last; i++) sample[i] = data[i * step + i * rest / BMVPI_NII_SAMPLE];
+    for (j = 0; j < n_q; j++) {
+        const double share = (double)ranks[2 * j] / (double)n, middle = share * (double)BMVPI_NII_SAMPLE;
+        const double reach = 4 * sqrt(middle * (1 - share)) + 4;
+        b[j].low = middle < reach ? INT32_MIN : 0;          /* open ends, else set below */
+        b[j].high = middle + reach > (double)last ? INT32_MAX : 0;
+        place[2 * j] = bmvpi_nii_max((int64_t)(middle - reach), 0);
+        place[2 * j + 1] = bmvpi_nii_min((int64_t)(middle + reach), last);
+    }
+    s = bmvpi_nii_count_ranks(value, place, 2 * n_q, has_nan, sample, BMVPI_NII_SAMPLE, io);
+    for (j = 0; j < n_q; j++) {
+        uint32_t bits[2];
+        memcpy(bits, value + 2 * j, sizeof bits);
+        if (b[j].low == 0) b[j].low = bmvpi_nii_signed_key(bits[0]);
+        if (b[j].high == 0) b[j].high = bmvpi_nii_signed_key(bits[1]);
+    }
+    return s;
+}
+
+/* Signed keys of up to a chunk of numbers, the rest filled with infinity. 1 when a NaN was met. */
+static int bmvpi_nii_chunk_keys(int32_t key[BMVPI_NII_KEYS], const float *data, int64_t n) {
+    uint32_t bits[BMVPI_NII_KEYS], nan = 0;
+    int64_t k;
+    memcpy(bits, data, (size_t)n * sizeof bits[0]);
+    for (k = n; k < BMVPI_NII_KEYS; k++) bits[k] = 0x7f800000u;
+    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+        key[k] = bmvpi_nii_signed_key(bits[k]);
+        nan |= (bits[k] & 0x7fffffffu) + 0x007fffffu;
+    }
+    return nan >> 31 != 0;
+}
+
+/* Counts the keys of a chunk and keeps the numbers in between. */
+static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_NII_KEYS], const float *data,
+                                  int64_t n) {
+    const int32_t low = b->low, high = b->high;
+    int32_t below = 0, up_to_low = 0, below_high = 0, up_to_high = 0;
+    int64_t k, at = b->n_inner;
+    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+        below += key[k] < low;
+        up_to_low += key[k] <= low;
+        below_high += key[k] < high;
+        up_to_high += key[k] <= high;
+    }
+    b->below += below;
+    b->up_to_low += up_to_low;
+    b->up_to_high += up_to_high;
+    if (below_high <= up_to_low) return;
+    if (at + (below_high - up_to_low) >= b->room) {
+        b->n_inner = b->room;
+        return;
+    }
+    for (k = 0; k < n; k++) {                               /* no branch: each is written, the next over it or not */
+        b->inner[at] = data[k];
+        at += (key[k] > low) & (key[k] < high);
+    }
+    b->n_inner = at;
+}
+
+/* The number of a rank; *found 0 when the bracket does not hold it. */
+static bmvp_nii_status bmvpi_nii_rank_in_bracket(float *value, int64_t rank, const bmvpi_nii_bracket *b, int *found,
+                                                 const bmvpi_nii_io *io) {
+    int64_t inner = rank - b->up_to_low;
+    int none;
+    *found = rank >= b->below && rank < b->up_to_high && b->n_inner < b->room;
+    if (*found && inner >= 0 && inner < b->n_inner)
+        return bmvpi_nii_count_ranks(value, &inner, 1, &none, b->inner, b->n_inner, io);
+    *value = bmvpi_nii_unkey((uint32_t)(inner < 0 ? b->low : b->high) ^ 0x80000000u);
+    return BMVP_NII_OK;
+}
+
+/* As count_ranks, of n_q pairs of ranks and many numbers; *found 0 when a bracket did not hold. */
+static bmvp_nii_status bmvpi_nii_sampled_ranks(float *values, const int64_t *ranks, int n_q, int *has_nan, int *found,
+                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+    bmvpi_nii_bracket b[BMVPI_NII_MAX_Q];
+    int32_t key[BMVPI_NII_KEYS];
+    const int64_t room = n / 8;
+    int64_t at;
+    int j;
+    void *block;
+    bmvp_nii_status s = bmvpi_nii_make_brackets(b, ranks, n_q, has_nan, data, n, io);
+    *found = *has_nan;
+    if (s != BMVP_NII_OK || *has_nan) return s;
+    if ((s = bmvpi_nii_take(&block, io, n_q * room * 4)) != BMVP_NII_OK) return s;
+    for (j = 0; j < n_q; j++) {
+        b[j].inner = (float *)block + j * room;
+        b[j].room = room;
+    }
+    for (at = 0; at < n; at += BMVPI_NII_KEYS) {
+        const int64_t m = bmvpi_nii_min(BMVPI_NII_KEYS, n - at);
+        *has_nan |= bmvpi_nii_chunk_keys(key, data + at, m);
+        for (j = 0; j < n_q; j++) bmvpi_nii_count_chunk(&b[j], key, data + at, m);
+    }
+    *found = 1;
+    for (j = 0; j < 2 * n_q && !*has_nan && *found && s == BMVP_NII_OK; j++)
+        s = bmvpi_nii_rank_in_bracket(&values[j], ranks[j], &b[j / 2], found, io);
+    bmvpi_nii_free(&io->memory, block);
+    return s;
+}
+
+static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_q, int *has_nan,
+                                                  const float *data, int64_t n, const bmvpi_nii_io *io) {
+    int found = 0;
+    bmvp_nii_status s = BMVP_NII_OK;
+    if (n >= 16 * BMVPI_NII_SAMPLE) s = bmvpi_nii_sampled_ranks(values, ranks, n_q, has_nan, &found, data, n, io);
+    if (s != BMVP_NII_OK || found) return s;
+    return bmvpi_nii_count_ranks(values, ranks, 2 * n_q, has_nan, data, n, io);
 }
 
 /* numpy.percentile: rank and interpolation in float64. */
@@ -3732,7 +3920,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q
         ranks[2 * i + 1] = bmvpi_nii_min(ranks[2 * i] + (as_numpy || h > f), n - 1);
         weight[i] = h - f;
     }
-    s = bmvpi_nii_order_statistics(order, ranks, 2 * n_q, &has_nan, data, n, &io);
+    s = bmvpi_nii_order_statistics(order, ranks, n_q, &has_nan, data, n, &io);
     for (i = 0; i < n_q && s == BMVP_NII_OK; i++) {
         if (has_nan) values[i] = bmvpi_nii_unkey(0xffc00000u);
         else if (as_numpy) values[i] = bmvpi_nii_lerp_numpy(order[2 * i], order[2 * i + 1], weight[i]);
@@ -3797,33 +3985,52 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume,
 
 /* >>boxes ------------------------------------------------------------------------------------------------------ */
 
-/* First voxel > 0 of a row, n when there is none. Sixteen are looked at together. */
-static int64_t bmvpi_nii_first_positive(const float *row, int64_t n) {
-    int64_t i = 0;
-    int k;
-    for (; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES) {
-        int any = 0;
-        for (k = 0; k < BMVPI_NII_LANES; k++) any |= row[i + k] > 0;
-        if (any) break;
-    }
-    while (i < n && !(row[i] > 0)) i++;
-    return i;
+/* Which of a block of sixteen voxels are > 0, or have any bit set: only whether there is one. */
+static int bmvpi_nii_any_hit(const float *x, int nonzero) {
+    int k, any = 0;
+    if (nonzero) return !bmvpi_nii_zero_block(x);
+    for (k = 0; k < BMVPI_NII_LANES; k++) any |= x[k] > 0;
+    return any;
 }
 
-static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int *found) {
+static int bmvpi_nii_hit(float x, int nonzero) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return nonzero ? bits != 0 : x > 0;
+}
+
+/* First hit of row[from .. to), to when there is none. */
+static int64_t bmvpi_nii_first_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+    while (from + BMVPI_NII_LANES <= to && !bmvpi_nii_any_hit(row + from, nonzero)) from += BMVPI_NII_LANES;
+    while (from < to && !bmvpi_nii_hit(row[from], nonzero)) from++;
+    return from;
+}
+
+/* One beyond the last hit of row[from .. to), from when there is none. */
+static int64_t bmvpi_nii_last_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+    while (to - BMVPI_NII_LANES >= from && !bmvpi_nii_any_hit(row + to - BMVPI_NII_LANES, nonzero))
+        to -= BMVPI_NII_LANES;
+    while (to > from && !bmvpi_nii_hit(row[to - 1], nonzero)) to--;
+    return to;
+}
+
+/* Grows the box by the hits of a volume. Of rows that reach into it only the two ends are looked at. */
+static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int nonzero, int *found) {
     int64_t y, z;
     for (z = 0; z < v->dim[2]; z++)
         for (y = 0; y < v->dim[1]; y++) {
             const float *row = v->data + (z * v->dim[1] + y) * v->dim[0];
-            int64_t x = bmvpi_nii_first_positive(row, v->dim[0]), last = v->dim[0];
-            if (x == v->dim[0]) continue;
+            const int inside = *found && y >= box->start[1] && y < box->end[1] && z >= box->start[2] && z < box->end[2];
+            const int64_t first = bmvpi_nii_first_hit(row, 0, inside ? box->start[0] : v->dim[0], nonzero);
+            int64_t last;
+            if (!inside && first == v->dim[0]) continue;
+            last = bmvpi_nii_last_hit(row, *found ? box->end[0] : first, v->dim[0], nonzero);
             if (!*found) {
-                box->start[0] = x; box->start[1] = y; box->start[2] = z;
-                box->end[0] = x + 1; box->end[1] = y + 1; box->end[2] = z + 1;
+                box->start[0] = first; box->start[1] = y; box->start[2] = z;
+                box->end[0] = last; box->end[1] = y + 1; box->end[2] = z + 1;
                 *found = 1;
             }
-            while (last > box->end[0] && !(row[last - 1] > 0)) last--;
-            box->start[0] = bmvpi_nii_min(box->start[0], x);
+            box->start[0] = bmvpi_nii_min(box->start[0], first);
             box->end[0] = bmvpi_nii_max(box->end[0], last);
             box->start[1] = bmvpi_nii_min(box->start[1], y);
             box->end[1] = bmvpi_nii_max(box->end[1], y + 1);
@@ -3846,7 +4053,7 @@ static bmvp_nii_status bmvpi_nii_foreground(bmvp_nii_box *box, int *found, const
             if (volumes[i].dim[a] != volumes[0].dim[a])
                 return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume %d has %lld voxels on axis %d, volume 0"
                                       " has %lld", i, (long long)volumes[i].dim[a], a, (long long)volumes[0].dim[a]);
-        bmvpi_nii_grow_box(box, &volumes[i], found);
+        bmvpi_nii_grow_box(box, &volumes[i], 0, found);
     }
     return BMVP_NII_OK;
 }
@@ -3865,60 +4072,97 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bm
     return s;
 }
 
+BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]) {
+    const int found = box->end[0] > box->start[0];
+    int a;
+    for (a = 0; a < 3; a++) {                               /* start + end' = dim keeps the centre, in whole numbers */
+        const int64_t low = found ? bmvpi_nii_min(box->start[a], dim[a] - box->end[a]) : 0;
+        box->start[a] = low;
+        box->end[a] = dim[a] - low;
+    }
+}
+
 BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
                                                             bmvp_nii_error *err) {
-    int found, a;
+    int found;
     bmvp_nii_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
-    if (s != BMVP_NII_OK) return s;
-    for (a = 0; a < 3; a++) {                               /* start + end' = dim keeps the centre, in whole numbers */
-        const int64_t dim = volumes[0].dim[a];
-        const int64_t low = found ? bmvpi_nii_min(box->start[a], dim - box->end[a]) : 0;
-        box->start[a] = low;
-        box->end[a] = dim - low;
-    }
+    if (s == BMVP_NII_OK) bmvp_nii_center_box(box, volumes[0].dim);
     return s;
+}
+
+BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                                  bmvp_nii_error *err) {
+    int found = 0;
+    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
+    memset(box, 0, sizeof *box);
+    if (s == BMVP_NII_OK) bmvpi_nii_grow_box(box, volume, 1, &found);
+    return s;
+}
+
+BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box) {
+    double shift[16];
+    int a;
+    bmvpi_nii_identity(shift);
+    for (a = 0; a < 3; a++) shift[4 * a + 3] = (double)box->start[a];
+    bmvpi_nii_matmul(out, affine, shift);
+}
+
+/* Rows of the box: what the volume has of them, and fill around it. `to` may be the volume's own memory when the box
+   lies inside: rows only move towards the front. */
+static void bmvpi_nii_cut(float *to, const bmvp_nii_volume *v, const bmvp_nii_box *box, float fill) {
+    const int64_t n = box->end[0] - box->start[0];
+    const int64_t low = bmvpi_nii_min(bmvpi_nii_max(-box->start[0], 0), n);
+    const int64_t high = bmvpi_nii_max(bmvpi_nii_min(v->dim[0] - box->start[0], n), low);
+    int64_t x, y, z;
+    for (z = box->start[2]; z < box->end[2]; z++)
+        for (y = box->start[1]; y < box->end[1]; y++, to += n) {
+            const int empty = z < 0 || z >= v->dim[2] || y < 0 || y >= v->dim[1];
+            const int64_t from = empty ? n : low;
+            for (x = 0; x < from; x++) to[x] = fill;
+            if (empty) continue;
+            if (high > low)
+                memmove(to + low, v->data + (z * v->dim[1] + y) * v->dim[0] + box->start[0] + low,
+                        (size_t)(high - low) * sizeof(float));
+            for (x = high; x < n; x++) to[x] = fill;
+        }
 }
 
 BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
                                            bmvp_nii_error *err) {
     bmvpi_nii_io io;
     bmvp_nii_volume out;
-    double affine[16], shift[16];
-    int64_t size[3], low[3], high[3], y, z, i;
-    int a, inside = 1;
+    double affine[16];
+    int64_t size[3], n = 1, old = 1;
+    int a, inside = 1, same = 1, own;
     bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
     if (s != BMVP_NII_OK) return s;
-    bmvpi_nii_identity(shift);
     for (a = 0; a < 3; a++) {
         if (box->start[a] < -INT32_MAX || box->end[a] > (int64_t)2 * INT32_MAX || box->end[a] <= box->start[a])
             return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "box axis %d from %lld to %lld is empty or not valid",
                                   a, (long long)box->start[a], (long long)box->end[a]);
         size[a] = box->end[a] - box->start[a];
-        low[a] = bmvpi_nii_max(box->start[a], 0);
-        high[a] = bmvpi_nii_min(box->end[a], volume->dim[a]);
-        inside = inside && low[a] == box->start[a] && high[a] == box->end[a];
-        shift[4 * a + 3] = (double)box->start[a];
+        inside = inside && box->start[a] >= 0 && box->end[a] <= volume->dim[a];
+        same = same && size[a] == volume->dim[a];
     }
-    if (inside && size[0] == volume->dim[0] && size[1] == volume->dim[1] && size[2] == volume->dim[2])
-        return BMVP_NII_OK;
-    io = bmvpi_nii_io_of(volume, err);
-    bmvpi_nii_matmul(affine, volume->affine, shift);
-    out = *volume;                                          /* rows only move towards the front: no second block */
-    if (!inside) {
-        if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_NII_OK) return s;
-        for (i = 0; i < size[0] * size[1] * size[2]; i++) out.data[i] = fill;
+    if (inside && same) return BMVP_NII_OK;
+    bmvp_nii_box_affine(affine, volume->affine, box);
+    if (inside)
+        for (a = 0; a < 3; a++) {
+            n *= size[a];
+            old *= volume->dim[a];
+        }
+    own = !inside || n < old / 2;
+    if (own) {
+        io = bmvpi_nii_io_of(volume, inside ? NULL : err);
+        s = bmvpi_nii_new_volume(&out, size, affine, &io);
+        if (s != BMVP_NII_OK && !inside) return s;
+        own = s == BMVP_NII_OK;                             /* inside, it can be done without memory as well */
     }
-    for (z = low[2]; z < high[2]; z++)
-        for (y = low[1]; y < high[1]; y++)
-            if (high[0] > low[0])
-                memmove(out.data + ((z - box->start[2]) * size[1] + y - box->start[1]) * size[0] + low[0]
-                            - box->start[0],
-                        volume->data + (z * volume->dim[1] + y) * volume->dim[0] + low[0],
-                        (size_t)(high[0] - low[0]) * sizeof(float));
-    if (!inside) bmvpi_nii_replace(volume, &out);
+    bmvpi_nii_cut(own ? out.data : volume->data, volume, box, fill);
+    if (own) bmvpi_nii_replace(volume, &out);
     memcpy(volume->dim, size, sizeof volume->dim);
     memcpy(volume->affine, affine, sizeof volume->affine);
-    return s;
+    return BMVP_NII_OK;
 }
 
 BMVP_NII_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end) {

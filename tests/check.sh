@@ -25,6 +25,22 @@ check()
     if "$@" >"$T/said" 2>&1; then pass; else fail "$what" "$T/said"; fi
 }
 
+# silent WHAT COMMAND...: the command succeeds and has nothing to say
+silent()
+{
+    what=$1
+    shift
+    if "$@" >"$T/said" 2>&1 && [ ! -s "$T/said" ]; then pass; else fail "$what" "$T/said"; fi
+}
+
+# program_of HEADER: its example, the program below the line "a complete program": from its first #define to the brace that closes main.
+program_of()
+{
+    awk 'tolower($0) ~ /^ *a complete program/ { on = 1; next }
+         on && !depth && /^ *#define/ { match($0, /^ */); depth = RLENGTH }
+         on && depth { line = substr($0, depth + 1); print line; if (line == "}") exit }' "$1"
+}
+
 # expect STATUS TEXT COMMAND...: ends with the status, and each |-separated part of the text is in what it says
 expect()
 {

@@ -29,14 +29,6 @@ source_of()
     { if [ -n "$IMPL" ]; then echo "#define BMVP_IMPLEMENTATION"; fi; for h in "$@"; do echo "#include \"$h\""; done; } >"$file"
 }
 
-# silent WHAT COMMAND...: the command succeeds and has nothing to say
-silent()
-{
-    what=$1
-    shift
-    if "$@" >"$T/said" 2>&1 && [ ! -s "$T/said" ]; then pass; else fail "$what" "$T/said"; fi
-}
-
 has_header() { echo "#include <$1>" | $CC -E -x c - >/dev/null 2>&1; }
 
 # ---- each header alone, and all together -----------------------------------------------------------------------------------
@@ -152,13 +144,6 @@ fi
 
 # ---- the example program of each header: compiled with one line, run -----------------------------------------------------------
 
-# The program below the line "a complete program": from its first #define to the brace that closes main.
-program_of()
-{
-    awk 'tolower($0) ~ /^ *a complete program/ { on = 1; next }
-         on && !depth && /^ *#define/ { match($0, /^ */); depth = RLENGTH }
-         on && depth { line = substr($0, depth + 1); print line; if (line == "}") exit }' "$1"
-}
 # example HEADER PATTERN ARGUMENT...: it runs and prints a line like that
 example()
 {

@@ -932,6 +932,111 @@ static void test_constant_volume(void) {
     bmvp_nii_volume_free(&v);
 }
 
+/* Whole ranks of many numbers, which no interpolation blurs: random with ties, constant, rising, negative, and numbers
+   that are far from the others exactly where a regular sample looks. */
+static void test_percentiles_of_many(void) {
+    static const double q[5] = {0, 25, 50, 75, 100};
+    const int64_t n = 1000001;
+    float *x = (float *)malloc((size_t)n * 4), *y = (float *)malloc((size_t)n * 4), got[5];
+    int64_t j;
+    int kind, k;
+    for (kind = 0; kind < 5; kind++) {
+        for (j = 0; j < n; j++) {
+            const float random = (float)(draw32() % 5000);
+            x[j] = kind == 0 ? (j % 2 ? random : 0) : kind == 1 ? 7 : kind == 2 ? (float)j : kind == 3 ? -random : random;
+        }
+        for (j = 0; kind == 4 && j < 4096; j++) x[j * (n / 4096) + j * (n % 4096) / 4096] = 1e6f + (float)j;
+        memcpy(y, x, (size_t)n * 4);
+        qsort(y, (size_t)n, 4, by_value);
+        CHECK_OK(bmvp_nii_percentiles(got, q, 5, x, n, NULL, &err));
+        for (k = 0; k < 5; k++) CHECK_NEAR((double)got[k], (double)y[k * (n / 4)], 0);
+    }
+    free(x);
+    free(y);
+}
+
+/* Every stored number is that of the division, rounded half to even, also beside halves and the ends of the range. */
+static void test_stored_numbers(void) {
+    static const struct { int type; double low, high; } types[] = {
+        {BMVP_NII_UINT8, 0, 255}, {BMVP_NII_INT16, -32768, 32767}, {BMVP_NII_INT32, -2147483648.0, 2147483647}};
+    static const double slopes[] = {1, 1.0 / 32767, 0.3, -49};
+    const int64_t dim[3] = {16, 64, 20};
+    const int64_t n = dim[0] * dim[1] * dim[2];
+    bmvp_nii_volume v;
+    bmvp_nii_image im;
+    int64_t i;
+    int t, k;
+    CHECK_OK(bmvp_nii_volume_create(&v, dim, NULL, NULL, &err));
+    for (t = 0; t < 3; t++)
+        for (k = 0; k < 8; k++) {
+            const double slope = (double)(float)slopes[k % 4], inter = k < 4 ? 0 : 2.5;
+            int64_t clamped = 0, expected = 0, bad = 0;
+            for (i = 0; i < n; i++) {
+                double whole = types[t].low + (types[t].high - types[t].low) * (double)draw32() / 4294967295.0;
+                if (i % 64 < 16) whole = i % 3 ? types[t].high + (double)(i % 16) - 8 : types[t].low + (double)(i % 16) - 8;
+                if (i % 5 == 0) whole = floor(whole) + 0.5;
+                v.data[i] = i % 256 < 48 ? 0 : (float)(whole * slope + inter);
+            }
+            v.data[n - 100] = (float)HUGE_VAL;
+            v.data[n - 300] = (float)HUGE_VAL - (float)HUGE_VAL;
+            CHECK_OK(bmvp_nii_from_volume(&im, &v, types[t].type, slope, inter, &clamped, NULL, &err));
+            for (i = 0; i < n; i++) {
+                const double q = ((double)v.data[i] - inter) / slope;
+                double want = q == q ? nearbyint(q < types[t].low ? types[t].low : q > types[t].high ? types[t].high : q) : 0;
+                const double got = t == 0 ? ((uint8_t *)im.data)[i] : t == 1 ? ((int16_t *)im.data)[i] : ((int32_t *)im.data)[i];
+                expected += !(q >= types[t].low - 0.5 && q <= types[t].high + 0.5);
+                bad += !(fabs(got - want) <= 0);
+            }
+            CHECK(bad == 0);
+            CHECK(clamped == expected);
+            bmvp_nii_image_free(&im);
+        }
+    bmvp_nii_volume_free(&v);
+}
+
+/* Boxes against a look at every voxel; what nonzero_box cuts away comes back as it was. */
+static void test_boxes_of_random_volumes(void) {
+    const int64_t dim[3] = {37, 21, 9};
+    int round, nonzero, a;
+    for (round = 0; round < 60; round++) {
+        bmvp_nii_volume v, w;
+        bmvp_nii_box box, back, want;
+        const int64_t n = dim[0] * dim[1] * dim[2];
+        int64_t i;
+        int hits = round % 6;
+        CHECK_OK(bmvp_nii_volume_create(&v, dim, NULL, NULL, &err));
+        while (hits-- > 0) v.data[draw32() % (uint32_t)n] = hits % 3 ? 2.0f : hits ? -1.0f : -0.0f;
+        for (nonzero = 0; nonzero < 2; nonzero++) {
+            memset(&want, 0, sizeof want);
+            for (i = 0; i < n; i++) {
+                const int64_t at[3] = {i % dim[0], i / dim[0] % dim[1], i / dim[0] / dim[1]};
+                static const float zero = 0;
+                if (nonzero ? memcmp(&v.data[i], &zero, 4) == 0 : !(v.data[i] > 0)) continue;
+                for (a = 0; a < 3; a++) {
+                    if (want.end[a] == 0 || at[a] < want.start[a]) want.start[a] = at[a];
+                    if (at[a] >= want.end[a]) want.end[a] = at[a] + 1;
+                }
+            }
+            if (nonzero) CHECK_OK(bmvp_nii_nonzero_box(&box, &v, &err));
+            else CHECK_OK(bmvp_nii_foreground_box(&box, &v, 1, 0, &err));
+            CHECK(memcmp(&box, &want, sizeof box) == 0);
+        }
+        if (box.end[0] > 0) {
+            CHECK_OK(bmvp_nii_volume_copy(&w, &v, &err));
+            CHECK_OK(bmvp_nii_crop(&w, &box, 0, &err));
+            for (a = 0; a < 3; a++) {
+                back.start[a] = -box.start[a];
+                back.end[a] = dim[a] - box.start[a];
+            }
+            CHECK_OK(bmvp_nii_crop(&w, &back, 0, &err));
+            CHECK(memcmp(w.dim, dim, sizeof dim) == 0 && memcmp(w.data, v.data, (size_t)n * 4) == 0);
+            CHECK(memcmp(w.affine, v.affine, sizeof w.affine) == 0);
+            bmvp_nii_volume_free(&w);
+        }
+        bmvp_nii_volume_free(&v);
+    }
+}
+
 static void test_boxes(void) {
     bmvp_nii_volume v[2];
     bmvp_nii_box box;
@@ -1273,7 +1378,10 @@ int main(int argc, char **argv) {
     CHECK_RUN(test_freesurfer_dims);
     CHECK_RUN(test_percentiles);
     CHECK_RUN(test_constant_volume);
+    CHECK_RUN(test_percentiles_of_many);
+    CHECK_RUN(test_stored_numbers);
     CHECK_RUN(test_boxes);
+    CHECK_RUN(test_boxes_of_random_volumes);
     CHECK_RUN(test_random_boxes);
     CHECK_RUN(test_spacing_forms_agree);
     CHECK_RUN(test_spacing_edges);

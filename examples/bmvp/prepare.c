@@ -51,33 +51,6 @@ static bmvp_status check_values(const bmvp_nii_volume *v, const bmvp_case *k, in
     return BMVP_OK;
 }
 
-static bmvp_status read_images(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_nii_options *io, bmvp_error *err)
-{
-    int m, first = -1;
-    bmvp_nii_load how;
-    bmvp_nii_error e;
-    bmvp_status st;
-    memset(&how, 0, sizeof how);
-    how.axcodes = "RAS";
-    for (m = 0; m < BMVP_MODALITIES; ++m) {
-        if (!k->image[m]) continue;
-        if (bmvp_nii_read_volume(&p->image[m], k->image[m], &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
-        st = check_values(&p->image[m], k, m, err);
-        if (st) return st;
-        if (first < 0) first = m;
-        else if (!bmvp_nii_same_grid(&p->image[first], &p->image[m], 1e-4, 1e-2))
-            return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
-                                  "resample them to one", k->id, k->image[first], (long long)p->image[first].dim[0],
-                                  (long long)p->image[first].dim[1], (long long)p->image[first].dim[2], k->image[m],
-                                  (long long)p->image[m].dim[0], (long long)p->image[m].dim[1], (long long)p->image[m].dim[2]);
-    }
-    if (!k->label) return BMVP_OK;
-    if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
-    if (!bmvp_nii_same_grid(&p->image[first], &p->label, 1e-4, 1e-2))
-        return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
-    return BMVP_OK;
-}
-
 static bmvp_status check_label(const bmvp_prepared_case *p, const bmvp_case *k, const bmvp_labels *l, bmvp_error *err)
 {
     const int64_t dim[3] = { p->label.dim[2], p->label.dim[1], p->label.dim[0] }; /* z, y, x */
@@ -86,71 +59,172 @@ static bmvp_status check_label(const bmvp_prepared_case *p, const bmvp_case *k, 
     return bmvp_error_set(err, e.status, "case '%s': %s", k->id, e.message);
 }
 
-static bmvp_status resample(bmvp_prepared_case *p, const bmvp_case *k, double spacing, bmvp_error *err)
+/* A case on its way: images are held without the zeros around them, each cut out of its grid (which has no data). */
+typedef struct frame {
+    bmvp_nii_volume first, grid[BMVP_MODALITIES]; /* grid of the first image as read; of each, after resampling */
+    int64_t at[BMVP_MODALITIES][3];
+} frame;
+
+static bmvp_nii_volume grid_of(const bmvp_nii_volume *v)
+{
+    bmvp_nii_volume grid = *v;
+    grid.data = NULL;
+    grid.block = NULL;
+    return grid;
+}
+
+static bmvp_nii_status resample(bmvp_nii_volume *v, double spacing, int mode, bmvp_nii_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
-    bmvp_nii_resample nearest;
+    bmvp_nii_resample how;
+    memset(&how, 0, sizeof how);
+    how.mode = mode;
+    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_NII_OK;
+}
+
+static bmvp_nii_status trim(bmvp_nii_volume *v, int64_t at[3], bmvp_nii_error *e)
+{
+    bmvp_nii_box box;
+    bmvp_nii_status st = bmvp_nii_nonzero_box(&box, v, e);
+    if (st == BMVP_NII_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
+    memcpy(at, box.start, sizeof box.start);
+    return st;
+}
+
+static bmvp_status read_images(bmvp_prepared_case *p, frame *f, const bmvp_case *k, double spacing, const bmvp_nii_options *io,
+                               bmvp_error *err)
+{
+    int m, first = -1;
+    bmvp_nii_load how;
     bmvp_nii_error e;
-    int m;
-    memset(&nearest, 0, sizeof nearest);
-    nearest.mode = BMVP_NII_NEAREST;
-    if (spacing <= 0) return BMVP_OK;
-    for (m = 0; m < BMVP_MODALITIES; ++m)
-        if (p->image[m].data && bmvp_nii_spacing(&p->image[m], mm, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
-    if (p->label.data && bmvp_nii_spacing(&p->label, mm, &nearest, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    bmvp_status st;
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        bmvp_nii_volume *v = &p->image[m];
+        if (!k->image[m]) continue;
+        if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        st = check_values(v, k, m, err);
+        if (st) return st;
+        if (first < 0) {
+            first = m;
+            f->first = grid_of(v);
+        } else if (!bmvp_nii_same_grid(&f->first, v, 1e-4, 1e-2))
+            return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
+                                  "resample them to one", k->id, k->image[first], (long long)f->first.dim[0], (long long)f->first.dim[1],
+                                  (long long)f->first.dim[2], k->image[m], (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2]);
+        if (resample(v, spacing, BMVP_NII_LINEAR, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        f->grid[m] = grid_of(v);
+        if (trim(v, f->at[m], &e) != BMVP_NII_OK) return failed(err, k, &e);
+    }
     return BMVP_OK;
 }
 
-/* One box for all modalities and the label: that of voxels above 0 in any modality. */
-static bmvp_status crop(bmvp_prepared_case *p, const bmvp_case *k, int centre, bmvp_error *err)
+static bmvp_status read_label(bmvp_prepared_case *p, const frame *f, const bmvp_case *k, const bmvp_prepare_options *o,
+                              const bmvp_nii_options *io, bmvp_error *err)
 {
-    bmvp_nii_volume *all[BMVP_MODALITIES + 1], channels[BMVP_MODALITIES];
+    bmvp_nii_load how;
     bmvp_nii_error e;
-    bmvp_nii_box box;
-    bmvp_nii_status st;
-    int m, n = 0, i;
-    for (m = 0; m < BMVP_MODALITIES; ++m)
-        if (p->image[m].data) {
-            channels[n] = p->image[m];
-            all[n++] = &p->image[m];
-        }
-    st = centre ? bmvp_nii_center_foreground_box(&box, channels, n, &e) : bmvp_nii_foreground_box(&box, channels, n, 0, &e);
-    if (p->label.data) all[n++] = &p->label;
-    for (i = 0; i < n && st == BMVP_NII_OK; ++i) st = bmvp_nii_crop(all[i], &box, 0, &e);
-    return st == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
+    bmvp_status st;
+    int first = 0;
+    if (!k->label) return BMVP_OK;
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    while (!k->image[first]) ++first;
+    if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (!bmvp_nii_same_grid(&f->first, &p->label, 1e-4, 1e-2))
+        return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
+    st = o->labels ? check_label(p, k, o->labels, err) : BMVP_OK;
+    if (st) return st;
+    return resample(&p->label, o->spacing, BMVP_NII_NEAREST, &e) == BMVP_NII_OK ? BMVP_OK : failed(err, k, &e);
 }
 
-static bmvp_status resize(bmvp_prepared_case *p, const bmvp_case *k, const int64_t size[3], bmvp_error *err)
+/* The box of voxels above 0 in any modality, in the grid they share. */
+static bmvp_status foreground(bmvp_nii_box *box, const bmvp_prepared_case *p, const frame *f, const bmvp_case *k, int centre, bmvp_error *err)
+{
+    const int64_t *dim = NULL;
+    bmvp_nii_error e;
+    int m, a;
+    memset(box, 0, sizeof *box);
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        bmvp_nii_box own;
+        if (!p->image[m].data) continue;
+        if (dim && memcmp(dim, f->grid[m].dim, sizeof f->grid[m].dim) != 0)
+            return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s has another size than the other images after resampling", k->id, k->image[m]);
+        dim = f->grid[m].dim;
+        if (bmvp_nii_foreground_box(&own, &p->image[m], 1, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        if (own.end[0] == own.start[0]) continue;
+        for (a = 0; a < 3; ++a) {
+            const int64_t start = own.start[a] + f->at[m][a], end = own.end[a] + f->at[m][a];
+            own.start[a] = box->end[a] > 0 && box->start[a] < start ? box->start[a] : start;
+            own.end[a] = box->end[a] > end ? box->end[a] : end;
+        }
+        *box = own;
+    }
+    if (centre) bmvp_nii_center_box(box, dim);
+    return BMVP_OK;
+}
+
+/* One box for all modalities and the label. */
+static bmvp_status crop(bmvp_prepared_case *p, const frame *f, const bmvp_case *k, int centre, bmvp_error *err)
 {
     bmvp_nii_error e;
-    int m;
-    if (size[0] <= 0) return BMVP_OK;
-    for (m = 0; m < BMVP_MODALITIES; ++m)
-        if (p->image[m].data && bmvp_nii_resize(&p->image[m], size, BMVP_NII_LINEAR, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
-    if (p->label.data && bmvp_nii_resize(&p->label, size, BMVP_NII_NEAREST, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    bmvp_nii_box box;
+    int m, a;
+    bmvp_status st = foreground(&box, p, f, k, centre, err);
+    if (st) return st;
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        bmvp_nii_box own = box;
+        if (!p->image[m].data) continue;
+        for (a = 0; a < 3; ++a) {
+            own.start[a] -= f->at[m][a];
+            own.end[a] -= f->at[m][a];
+        }
+        if (bmvp_nii_crop(&p->image[m], &own, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+        bmvp_nii_box_affine(p->image[m].affine, f->grid[m].affine, &box); /* the numbers of one crop, not of two */
+    }
+    if (p->label.data && bmvp_nii_crop(&p->label, &box, 0, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    return BMVP_OK;
+}
+
+/* Everything that needs all images together. */
+static bmvp_status gather_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, const bmvp_nii_options *io,
+                               bmvp_error *err)
+{
+    bmvp_status st;
+    frame f;
+    memset(p, 0, sizeof *p);
+    memset(&f, 0, sizeof f);
+    st = read_images(p, &f, k, o->spacing, io, err);
+    if (!st) st = read_label(p, &f, k, o, io, err);
+    if (!st) st = crop(p, &f, k, o->centre, err);
+    return st;
+}
+
+/* The rest, for one image or the label; nothing for one that is missing. */
+static bmvp_status finish(bmvp_nii_volume *v, int is_label, const bmvp_case *k, const bmvp_prepare_options *o, bmvp_error *err)
+{
+    bmvp_nii_scale scale;
+    bmvp_nii_error e;
+    memset(&scale, 0, sizeof scale);
+    scale.lower = o->low;
+    scale.upper = o->high;
+    scale.b_max = 1;
+    scale.clip = 1;
+    if (!v->data) return BMVP_OK;
+    if (!is_label && bmvp_nii_scale_percentiles(v, &scale, NULL, &e) != BMVP_NII_OK) return failed(err, k, &e);
+    if (o->resize[0] > 0 && bmvp_nii_resize(v, o->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e) != BMVP_NII_OK)
+        return failed(err, k, &e);
     return BMVP_OK;
 }
 
 bmvp_status bmvp_prepare_case(bmvp_prepared_case *p, const bmvp_case *k, const bmvp_prepare_options *o, const bmvp_nii_options *io,
                               bmvp_error *err)
 {
-    bmvp_nii_scale scale;
-    bmvp_nii_error e;
-    bmvp_status st;
+    bmvp_status st = gather_case(p, k, o, io, err);
     int m;
-    memset(p, 0, sizeof *p);
-    memset(&scale, 0, sizeof scale);
-    scale.lower = o->low;
-    scale.upper = o->high;
-    scale.b_max = 1;
-    scale.clip = 1;
-    st = read_images(p, k, io, err);
-    if (!st && o->labels && p->label.data) st = check_label(p, k, o->labels, err);
-    if (!st) st = resample(p, k, o->spacing, err);
-    if (!st) st = crop(p, k, o->centre, err);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m)
-        if (p->image[m].data && bmvp_nii_scale_percentiles(&p->image[m], &scale, NULL, &e) != BMVP_NII_OK) st = failed(err, k, &e);
-    if (!st) st = resize(p, k, o->resize, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = finish(&p->image[m], 0, k, o, err);
+    if (!st) st = finish(&p->label, 1, k, o, err);
     if (st) bmvp_prepared_case_free(p);
     return st;
 }
@@ -256,15 +330,22 @@ static int already_there(const job *j, const bmvp_case *k)
     return all;
 }
 
-static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name, const bmvp_nii_volume *v, int type, double slope,
-                             const bmvp_nii_options *io, bmvp_error *err)
+/* Finishes, writes and frees one image or label: the next one gets its memory while that is still in the cache. */
+static bmvp_status write_one(const job *j, const bmvp_case *k, const char *name, bmvp_nii_volume *v, int is_label, const bmvp_nii_options *io,
+                             bmvp_error *err)
 {
-    char *path = output_path(j, k->id, name);
+    char *path;
     bmvp_nii_image image;
     bmvp_nii_error e;
     bmvp_nii_status st;
+    bmvp_status done;
+    if (!v->data) return BMVP_OK;
+    done = finish(v, is_label, k, &j->o, err);
+    if (done) return done;
+    path = output_path(j, k->id, name);
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    st = bmvp_nii_from_volume(&image, v, type, slope, 0, NULL, io, &e);
+    st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
+    bmvp_nii_volume_free(v);
     if (st == BMVP_NII_OK) {
         snprintf(image.descrip, sizeof image.descrip, "%s", bmvp_prepared_mark);
         st = bmvp_nii_write(path, &image, NULL, &e);
@@ -278,14 +359,13 @@ static bmvp_status prepare_and_write(const job *j, const bmvp_case *k, const bmv
 {
     char *dir = bmvp_path_join(j->dir, k->id);
     bmvp_prepared_case p;
-    bmvp_status st = bmvp_prepare_case(&p, k, &j->o, io, err);
+    bmvp_status st = gather_case(&p, k, &j->o, io, err);
     int m;
     if (!st && (!dir || bmvp_cli_make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
     free(dir);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m)
-        if (p.image[m].data) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], BMVP_NII_INT16, 1.0 / 32767, io, err);
-    if (!st && p.label.data) st = write_one(j, k, "seg", &p.label, BMVP_NII_INT16, 1, io, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
+    if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
     bmvp_prepared_case_free(&p);
     return st;
 }

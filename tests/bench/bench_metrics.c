@@ -96,7 +96,10 @@ static int by_size(const void *a, const void *b)
 static void report(int json, const char *what, const char *name, double *ms, int reps, double value)
 {
     qsort(ms, (size_t)reps, sizeof *ms, by_size);
-    printf(json ? "{\"row\":\"%s_%s\",\"median_ms\":%.4f,\"value\":%.6g}\n" : "%s_%s: %.2f ms (%.6g)\n", what, name, ms[reps / 2], value);
+    if (json)
+        printf("{\"row\":\"%s_%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"value\":%.6g}\n", what, name,
+               ms[reps / 2], ms[0], (ms[reps - 1] - ms[0]) / ms[reps / 2], reps, value);
+    else printf("%s_%s: %.2f ms (%.6g)\n", what, name, ms[reps / 2], value);
 }
 
 static void bench(const char *name, int reps, int json)

@@ -1,8 +1,9 @@
-/* bench_nifti.c - speed of bmvp_nifti.h: reading .nii.gz beside nifti_clib, the preparation chain, crops.
+/* bench_nifti.c - speed of bmvp_nifti.h: reading .nii.gz beside nifti_clib and beside the bare decompression by
+   libdeflate, the preparation chain, crops.
 
    cc -std=c99 -O2 -I. tests/bench/bench_nifti.c -o bench_nifti -ldeflate -lm
-   with nifti_clib: -DHAVE_NIFTICLIB -I/usr/include/nifti ... -lnifti2 -lznz -lz
-   bench_nifti FILE.nii.gz [more modalities of the case ...]
+   with nifti_clib: -DHAVE_NIFTICLIB -I/usr/include/nifti ... -lnifti2 -lznz -lz; with libdeflate: -DHAVE_LIBDEFLATE
+   bench_nifti [--json] FILE.nii.gz [more modalities of the case ...]
 
    Times are processor time (user and system) of this one-threaded program, medians of 15 runs with the files in the
    page cache: on a busy machine they mean more than wall time, on an idle one they are the same. */
@@ -11,6 +12,9 @@
 #include <time.h>
 #ifdef HAVE_NIFTICLIB
 #include <nifti2_io.h>
+#endif
+#ifdef HAVE_LIBDEFLATE
+#include <libdeflate.h>
 #endif
 
 enum { RUNS = 15 };
@@ -31,40 +35,85 @@ static double median(double *ms) {
     return ms[RUNS / 2];
 }
 
+/* peer NULL: ours. Text of the last argument: what was measured. */
+static void report(int json, const char *row, const char *peer, double *ms, const char *what) {
+    const double middle = median(ms);
+    if (json) {
+        printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d", row, middle, ms[0],
+               (ms[RUNS - 1] - ms[0]) / middle, RUNS);
+        if (peer) printf(",\"layout\":\"%s\"", peer);
+        printf("}\n");
+    } else printf("%s %s: %.2f ms (%s)\n", row, peer ? peer : "bmvp", middle, what);
+}
+
 static void check(bmvp_nii_status s, const bmvp_nii_error *err) {
     if (s == BMVP_NII_OK) return;
     printf("%s\n", err->message);
     exit(1);
 }
 
-static void bench_read(const char *path) {
-    double ours[RUNS], theirs[RUNS];
+/* The same bytes with nothing around: file into memory, one call; the size is the last word of a gzip file. */
+#ifdef HAVE_LIBDEFLATE
+static void *bare(const char *path) {
+    struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
+    unsigned char *in = NULL;
+    void *out = NULL;
+    size_t n, bytes;
+    FILE *f = fopen(path, "rb");
+    if (!f || !d || fseek(f, 0, SEEK_END) != 0) exit(1);
+    n = (size_t)ftell(f);
+    rewind(f);
+    in = (unsigned char *)malloc(n);
+    if (!in || n < 18 || fread(in, 1, n, f) != n) exit(1);
+    fclose(f);
+    bytes = in[n - 4] | (size_t)in[n - 3] << 8 | (size_t)in[n - 2] << 16 | (size_t)in[n - 1] << 24;
+    out = malloc(bytes);
+    if (!out || libdeflate_gzip_decompress(d, in, n, out, bytes, NULL) != LIBDEFLATE_SUCCESS) exit(1);
+    libdeflate_free_decompressor(d);
+    free(in);
+    return out;
+}
+#endif
+
+/* In turn, so that all meet the same machine. */
+static void bench_read(int json, const char *path) {
+    double ours[RUNS], clib[RUNS] = {0}, alone[RUNS] = {0};
     bmvp_nii_error err;
     int i;
-    for (i = 0; i < RUNS; i++) {                            /* in turn, so that both meet the same machine */
+    for (i = -1; i < RUNS; i++) {
+        const int k = i < 0 ? 0 : i;
         bmvp_nii_image image;
         double t = now();
         check(bmvp_nii_read(&image, path, NULL, &err), &err);
-        ours[i] = now() - t;
+        ours[k] = now() - t;
         bmvp_nii_image_free(&image);
-        theirs[i] = 0;
+#ifdef HAVE_LIBDEFLATE
+        {
+            void *out;
+            t = now();
+            out = bare(path);
+            alone[k] = now() - t;
+            free(out);
+        }
+#endif
 #ifdef HAVE_NIFTICLIB
         {
             nifti_image *n;
             t = now();
             n = nifti_image_read(path, 1);
-            theirs[i] = now() - t;
+            clib[k] = now() - t;
             nifti_image_free(n);
         }
 #endif
     }
-    printf("read %s: %.1f ms", path, median(ours));
-    if (theirs[0] > 0) printf(", nifti_clib %.1f ms, ratio %.2f", median(theirs), theirs[RUNS / 2] / ours[RUNS / 2]);
-    printf("\n");
+    report(json, "read_nii_gz", NULL, ours, path);
+    if (clib[0] > 0) report(json, "read_nii_gz", "nifti_clib", clib, path);
+    report(json, "read_nii_gz_bare", NULL, ours, path);
+    if (alone[0] > 0) report(json, "read_nii_gz_bare", "libdeflate", alone, path);
 }
 
 /* Read, RAS, 1 mm, centred foreground box, percentiles, int16 file: what `prepare` does to a case. */
-static void bench_chain(char **paths, int n, const char *out) {
+static void bench_chain(int json, char **paths, int n, const char *out) {
     static const char *const names[] = {"read + RAS", "spacing", "box + crop", "percentiles", "write"};
     double total[RUNS], step[5] = {0};
     bmvp_nii_error err;
@@ -110,12 +159,13 @@ static void bench_chain(char **paths, int n, const char *out) {
         for (m = 0; m < 5; m++) step[m] += (t[m + 1] - t[m]) / RUNS;
     }
     bmvp_nii_pool_free(&pool);
+    if (json) return; /* run.sh times the program itself */
     printf("prepare a case of %d modalities: %.0f ms (mean ms:", n, median(total));
     for (m = 0; m < 5; m++) printf("%s %s %.1f", m ? "," : "", names[m], step[m]);
     printf(")\n");
 }
 
-static void bench_box(const char *path) {
+static void bench_box(int json, const char *path) {
     double ms[RUNS];
     bmvp_nii_error err;
     bmvp_nii_file file;
@@ -136,21 +186,22 @@ static void bench_box(const char *path) {
         check(bmvp_nii_read_box(crop, &file, &box, 0, &err), &err);
         ms[i] = now() - t;
     }
-    printf("read a 96x96x96 box of %s: %.2f ms\n", path, median(ms));
+    report(json, "read_crop", NULL, ms, "a box of 96x96x96");
     bmvp_nii_close(&file);
     free(crop);
 }
 
 int main(int argc, char **argv) {
     const char *out = "bench_nifti_case.nii";
+    const int json = argc > 1 && strcmp(argv[1], "--json") == 0;
     int i;
-    if (argc < 2 || argc > 17) {
-        printf("usage: bench_nifti FILE.nii.gz [more modalities of the case ...]\n");
+    if (argc < 2 + json || argc > 17 + json) {
+        printf("usage: bench_nifti [--json] FILE.nii.gz [more modalities of the case ...]\n");
         return 2;
     }
-    for (i = 1; i < argc; i++) bench_read(argv[i]);
-    bench_chain(argv + 1, argc - 1, out);
-    bench_box(out);
+    for (i = 1 + json; i < argc; i++) bench_read(json, argv[i]);
+    bench_chain(json, argv + 1 + json, argc - 1 - json, out);
+    bench_box(json, out);
     remove(out);
     return 0;
 }

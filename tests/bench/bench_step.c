@@ -1,29 +1,34 @@
-/* bench_step.c - speed of training and inference, of the kernels they consist of, and the ceiling of the machine.
+/* bench_step.c - speed and memory of training and inference, of the kernels they consist of, and the ceiling of the machine.
 
    cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
-   bench_step [--only NAME] [--full] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list]
+   bench_step [--only NAME] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list] [--machine]
 
-   Every row is the median of at least five runs after one that is not counted. GFLOP/s counts the operations that the
-   result needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured
-   here too: independent multiply-adds in registers, with the same instruction set and threads. tests/bench/twin.py is
-   the same rows in PyTorch. */
+   Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
+   needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured here too:
+   independent multiply-adds in registers, with the same instruction set and threads. Memory is the largest resident
+   size less what the process held before the row; each row of a network is a process of its own, so that nothing of the
+   row before is reused. tests/bench/twin.py is the same rows in PyTorch, with the same weights and inputs by formula:
+   `check` is the first loss, or the root mean square of a corner of the output, and must be equal on both sides. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
+#include "tests/formula.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #endif
 
 enum { MAX_REPS = 1000, CROP = 96 };
 
 typedef struct options {
     const char *only, *preset;
-    int full, threads, reps, json, list;
+    int threads, reps, json, list, machine;
     bmvp_simd simd;
 } options;
 
@@ -36,9 +41,11 @@ typedef struct bench {
 typedef struct result { /* of one row */
     double second[MAX_REPS];
     int n;
-    double gflop;   /* 0: not a meaningful number */
-    double peak_mb; /* largest resident size during the row; 0: unknown */
-    double plan_mb; /* what the context says it needs: persistent + step; 0: unknown */
+    double gflop;      /* 0: not a meaningful number */
+    double peak_mb;    /* largest resident size during the row, less what was there before; 0: unknown */
+    double plan_mb;    /* what the dry run says: parameters, what training keeps of them, step; 0: unknown */
+    double weights_mb; /* values of the parameters, part of both */
+    double check;      /* equal in the twin */
 } result;
 
 static double now(void)
@@ -58,16 +65,17 @@ static void peak_reset(void)
     fclose(f);
 }
 
-static double peak_mb(void)
+/* A line of the process's status in MB: "VmRSS:" resident now, "VmHWM:" at most since peak_reset. */
+static double status_mb(const char *key)
 {
     char line[256];
     double kb = 0;
     FILE *f = fopen("/proc/self/status", "r");
     while (f && fgets(line, (int)sizeof line, f))
-        if (strncmp(line, "VmHWM:", 6) == 0) kb = strtod(line + 6, NULL);
+        if (strncmp(line, key, strlen(key)) == 0) kb = strtod(line + strlen(key), NULL);
     if (f) fclose(f);
 #if defined(__unix__)
-    if (kb == 0) {
+    if (kb == 0 && strcmp(key, "VmHWM:") == 0) {
         struct rusage r;
         if (getrusage(RUSAGE_SELF, &r) == 0) kb = (double)r.ru_maxrss;
     }
@@ -214,14 +222,16 @@ static void report(bench *b, const char *name, result *r)
     rate = r->gflop / median;
     if (b->opt.json) {
         printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
-               "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f}\n", name, median * 1e3, best * 1e3, spread,
-               r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb);
+               "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f,\"weights_mb\":%.1f,\"check\":%.9g}\n", name,
+               median * 1e3, best * 1e3, spread, r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb,
+               r->weights_mb, r->check);
     } else {
         printf("%-26s %10.2f %10.2f %6.0f%% ", name, median * 1e3, best * 1e3, spread * 100);
         if (rate > 0) printf("%9.1f %6.0f%%", rate, b->ceiling > 0 ? rate / b->ceiling * 100 : 0);
         else printf("%9s %7s", "-", "-");
         if (r->peak_mb > 0) printf(" %9.0f", r->peak_mb);
         if (r->plan_mb > 0) printf(" %9.0f", r->plan_mb);
+        if (r->check != 0) printf("  check %.6g", r->check);
         printf("\n");
     }
     fflush(stdout);
@@ -253,6 +263,19 @@ static double uniformer_gflop(const bmvp_net_config *k, int decoder)
     return 2e-9 * sum;
 }
 
+/* The segmentation decoder: transposed convolution, two 3^3 convolutions and a shortcut at each of four scales, input skip, head. */
+static double uniunet_gflop(const bmvp_net_config *k)
+{
+    double sum = 0, voxels = (double)CROP * CROP * CROP;
+    const double full = voxels;
+    int i;
+    for (i = 0; i < 4; ++i, voxels /= 8) {
+        const double in = k->dim[i], o = k->dim[i > 0 ? i - 1 : 0];
+        sum += voxels * (in * o + 27 * 3 * o * o + 2 * o * o);
+    }
+    return uniformer_gflop(k, 0) + 2e-9 * (sum + full * k->dim[0] * (27.0 * k->in_channels + k->outputs));
+}
+
 static double unet3d_gflop(const bmvp_net_config *k)
 {
     static const int convs[4] = { 4, 6, 6, 8 }; /* 3^3 of the level's width, residual blocks down and up */
@@ -267,163 +290,276 @@ static double unet3d_gflop(const bmvp_net_config *k)
 
 /* >>networks ------------------------------------------------------------------------------------------------------- */
 
+typedef enum work { ENCODE, FORWARD, STEP } work; /* inference without and with the decoder; forward, backward and AdamW */
+
+typedef struct net_row {
+    const char *name, *preset;
+    work what;
+    int segment; /* four modalities, three regions, heads on three scales */
+} net_row;
+
+static const net_row net_rows[] = {
+    { "step", "uniformer_small", STEP, 0 },
+    { "inference", "uniformer_small", ENCODE, 0 },
+    { "unet3d_forward", "unet3d", FORWARD, 0 },
+    { "unet3d_step", "unet3d", STEP, 0 },
+    { "uniunet_forward", "uniformer_small", FORWARD, 1 },
+    { "uniunet_step", "uniformer_small", STEP, 1 },
+};
+
 typedef struct training { /* one network with its optimizer in one context */
+    const net_row *row;
+    bmvp_net_config cfg;
     bmvp_ctx *c;
     bmvp_net *net;
     bmvp_optim *optim;
-    float *crop;
+    float *crop, *target; /* inputs, (D, H, W, C) */
+    double check;         /* of the first run */
 } training;
+
+/* Modality m of the crop as the tests' formula gives it; region r is a ball. */
+static int training_data(training *t)
+{
+    const int64_t dim[3] = { CROP, CROP, CROP }, n = (int64_t)CROP * CROP * CROP, channels = t->cfg.in_channels;
+    float *one = (float *)malloc((size_t)n * sizeof *one);
+    int64_t i, k;
+    t->crop = (float *)malloc((size_t)(n * channels) * sizeof *t->crop);
+    t->target = (float *)malloc((size_t)(n * t->cfg.outputs) * sizeof *t->target);
+    for (k = 0; one && t->crop && k < channels; ++k) {
+        formula_volume(0, (int)k, dim, one);
+        for (i = 0; i < n; ++i) t->crop[i * channels + k] = one[i];
+    }
+    for (i = 0; t->target && i < n; ++i)
+        for (k = 0; k < t->cfg.outputs; ++k) {
+            const int64_t z = i / (CROP * CROP) - 44, y = i / CROP % CROP - 50, x = i % CROP - 40 - 4 * k, r = 14 + 6 * k;
+            t->target[i * t->cfg.outputs + k] = x * x + y * y + z * z < r * r;
+        }
+    free(one);
+    return one && t->crop && t->target;
+}
 
 static void training_close(training *t)
 {
     bmvp_net_destroy(t->net);
     bmvp_optim_destroy(t->optim);
     bmvp_destroy(t->c);
-    free(t->crop);
+    t->net = NULL;
+    t->optim = NULL;
+    t->c = NULL;
 }
 
-static int training_open(const options *o, const bmvp_net_config *k, int learn, int plan, training *t)
+static int training_open(const options *o, int plan, training *t)
 {
-    const int64_t n = (int64_t)CROP * CROP * CROP;
-    int64_t i;
-    memset(t, 0, sizeof *t);
     t->c = context(o, o->threads, plan);
-    t->crop = (float *)malloc((size_t)n * sizeof *t->crop);
-    if (!t->c || !t->crop) return 0;
-    for (i = 0; i < n; ++i) t->crop[i] = (float)(i * 2654435761u % 1000) * 1e-3f;
-    t->net = bmvp_net_create(t->c, k);
-    if (!t->net) return 0;
-    bmvp_net_init(t->net, 1);
-    if (learn) {
+    t->net = t->c ? bmvp_net_create(t->c, &t->cfg) : NULL;
+    if (!t->net || (!plan && !formula_state(bmvp_net_state(t->net), 0))) return 0;
+    if (t->row->what == STEP) {
         const bmvp_optim_config cfg = bmvp_optim_config_default(BMVP_ADAMW);
         t->optim = bmvp_optim_create(t->c, bmvp_net_state(t->net), &cfg);
-    }
+    } else bmvp_set_grad(t->c, 0);
     return !bmvp_failed(t->c);
 }
 
-static void training_step(training *t)
+/* Root mean square of the corner z < D/2, y < H/3, x < W/4 of y. */
+static double corner(const bmvp_tensor *y)
 {
-    const int64_t dim[5] = { 1, CROP, CROP, CROP, 1 };
+    double sum = 0, n = 0;
+    int64_t z, row, x, k;
+    if (!y || !y->x) return 0;
+    for (z = 0; z < y->dim[1] / 2; ++z)
+        for (row = 0; row < y->dim[2] / 3; ++row)
+            for (x = 0; x < y->dim[3] / 4; ++x)
+                for (k = 0; k < y->dim[4]; ++k, ++n) {
+                    const double v = (double)y->x[((z * y->dim[2] + row) * y->dim[3] + x) * y->dim[4] + k];
+                    sum += v * v;
+                }
+    return sqrt(sum / n);
+}
+
+/* Soft Dice over all three scales, as the paper's fine-tuning. */
+static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_features *f)
+{
+    const int64_t dim[5] = { 1, CROP, CROP, CROP, t->cfg.outputs };
+    const bmvp_logits l = bmvp_net_segment(t->net, x, f, 1);
+    bmvp_tensor *target = bmvp_input(t->c, 5, dim, t->target), *scale[3], *sum = NULL;
+    int i;
+    scale[0] = l.full;
+    scale[1] = l.half;
+    scale[2] = l.quarter;
+    for (i = 0; i < 3; ++i) {
+        bmvp_tensor *dice = bmvp_soft_dice(t->c, bmvp_sigmoid(t->c, scale[i]), target, 0, 1e-5);
+        sum = sum ? bmvp_add(t->c, sum, dice) : dice;
+    }
+    return sum;
+}
+
+static void training_run(training *t)
+{
+    const int64_t dim[5] = { 1, CROP, CROP, CROP, t->cfg.in_channels };
+    const int learn = t->row->what == STEP;
     bmvp_features f;
-    bmvp_tensor *x;
+    bmvp_tensor *x, *y;
     bmvp_step_begin(t->c);
     x = bmvp_input(t->c, 5, dim, t->crop);
-    f = bmvp_net_encode(t->net, x, 1);
-    bmvp_backward(t->c, bmvp_mse(t->c, bmvp_net_reconstruct(t->net, &f), x));
+    f = bmvp_net_encode(t->net, x, learn);
+    if (t->row->what == ENCODE) y = f.last;
+    else if (!t->row->segment) y = bmvp_net_reconstruct(t->net, &f);
+    else y = learn ? segment_loss(t, x, &f) : bmvp_net_segment(t->net, x, &f, 0).full;
+    if (learn && !t->row->segment) y = bmvp_mse(t->c, y, x);
+    if (t->check == 0 && !bmvp_is_plan(t->c)) t->check = learn && y ? (double)bmvp_scalar(t->c, y) : corner(y);
+    if (!learn) return;
+    bmvp_backward(t->c, y);
     bmvp_optim_step(t->optim, 1e-4, 1);
     bmvp_optim_zero_grad(t->optim);
 }
 
-static void inference(training *t, int decoder)
+static void net_memory(training *t, result *r)
 {
-    const int64_t dim[5] = { 1, CROP, CROP, CROP, 1 };
-    bmvp_features f;
-    bmvp_set_grad(t->c, 0);
-    bmvp_step_begin(t->c);
-    f = bmvp_net_encode(t->net, bmvp_input(t->c, 5, dim, t->crop), 0);
-    if (decoder) bmvp_net_reconstruct(t->net, &f);
+    const bmvp_memory m = bmvp_memory_of(t->c);
+    bmvp_state_list *l = bmvp_net_state(t->net);
+    double values = 0, gradients = 0;
+    int i;
+    for (i = 0; i < l->n; ++i) {
+        if (l->item[i].torch_rank == 0) continue;
+        values += (double)l->item[i].t->numel * 4e-6;
+        if (l->item[i].trained) gradients += (double)l->item[i].t->numel * 4e-6;
+    }
+    r->weights_mb = values;
+    r->plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
+    if (t->row->what != STEP) r->plan_mb -= gradients; /* set aside, but never touched: not resident */
 }
 
-/* learn 1: forward, backward and optimizer; 0: forward alone, with the decoder or without. */
-static void bench_network(bench *b, const char *row, const char *net, int learn, int decoder)
+/* The dry run says how large the step's block must be. */
+static int net_plan(const options *o, training *t, result *r, int64_t *bytes)
 {
-    bmvp_net_config k;
-    bmvp_memory m;
+    int i, ok = training_open(o, 1, t);
+    for (i = 0; ok && i < 2; ++i) training_run(t);
+    ok = ok && !bmvp_failed(t->c);
+    if (ok) {
+        net_memory(t, r);
+        *bytes = bmvp_memory_of(t->c).step_peak;
+    }
+    return ok;
+}
+
+static double net_gflop(const training *t)
+{
+    const double once = t->cfg.kind == BMVP_NET_UNET3D ? unet3d_gflop(&t->cfg)
+                        : t->row->segment              ? uniunet_gflop(&t->cfg)
+                                                       : uniformer_gflop(&t->cfg, t->row->what != ENCODE);
+    return t->row->what == STEP ? 3 * once : once;
+}
+
+static void bench_network(bench *b, const net_row *row)
+{
     training t;
     result r;
-    int i, plan;
-    if (!wanted(b, row)) return;
+    int64_t block = 0;
+    double before;
+    int i, ok;
     memset(&r, 0, sizeof r);
-    memset(&m, 0, sizeof m);
-    bmvp_net_preset(net, &k);
-    peak_reset();
-    for (plan = 1; plan >= 0; --plan) { /* the dry run says how large the step's block must be */
-        if (!training_open(&b->opt, &k, learn, plan, &t)) {
-            broken(b, row, t.c);
-            training_close(&t);
-            return;
-        }
-        if (!plan) bmvp_reserve(t.c, m.step_peak);
-        for (i = plan ? b->opt.reps : -1; i < b->opt.reps + plan; ++i) {
-            const double start = now();
-            if (learn) training_step(&t);
-            else inference(&t, decoder);
-            if (i >= 0 && !plan) r.second[r.n++] = now() - start;
-        }
-        m = bmvp_memory_of(t.c);
-        if (plan) r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
-        else r.peak_mb = peak_mb();
-        i = broken(b, row, t.c);
-        training_close(&t);
-        if (i) return;
+    memset(&t, 0, sizeof t);
+    t.row = row;
+    bmvp_net_preset(row->preset, &t.cfg);
+    t.cfg.outputs = 3;
+    if (row->segment) {
+        t.cfg.in_channels = 4;
+        t.cfg.task = BMVP_TASK_SEGMENT;
+        t.cfg.deep_supervision = 1;
     }
-    r.gflop = k.kind == BMVP_NET_UNET3D ? unet3d_gflop(&k) : uniformer_gflop(&k, decoder);
-    if (learn) r.gflop *= 3;
-    report(b, row, &r);
+    ok = training_data(&t) && net_plan(&b->opt, &t, &r, &block);
+    if (ok) {
+        training_close(&t);
+        peak_reset();
+        before = status_mb("VmRSS:");
+        ok = training_open(&b->opt, 0, &t) && bmvp_reserve(t.c, block) == BMVP_OK;
+        for (i = -1; ok && i < b->opt.reps && !bmvp_failed(t.c); ++i) {
+            const double start = now();
+            training_run(&t);
+            if (i >= 0) r.second[r.n++] = now() - start;
+        }
+        r.peak_mb = status_mb("VmHWM:") - before;
+        r.gflop = net_gflop(&t);
+        r.check = t.check;
+    }
+    if (!broken(b, row->name, t.c)) report(b, row->name, &r);
+    training_close(&t);
+    free(t.crop);
+    free(t.target);
 }
 
 /* >>the real step: three cases, two views each, all losses, templates of eight modalities -------------------------- */
 
-static void bench_real(bench *b, const char *row, int recompute)
+enum { CASES = 3, VALUES = CROP * CROP * CROP };
+
+static float *real_items(bmvp_ssl_item *item)
 {
-    enum { CASES = 3, VALUES = CROP * CROP * CROP };
-    const int64_t grid[3] = { 155, 240, 240 };
-    const char *names[BMVP_MODALITIES];
-    bmvp_ssl_item item[CASES];
-    bmvp_ssl_config cfg;
-    bmvp_ssl_losses loss;
-    bmvp_net_config net;
-    bmvp_config ctx = bmvp_config_default();
-    bmvp_memory m;
-    bmvp_error err;
-    bmvp_ctx *c;
-    bmvp_ssl *ssl;
-    float *volume;
-    result r;
-    int i, reps = b->opt.reps;
-    if (!wanted(b, row)) return;
-    memset(&r, 0, sizeof r);
-    memset(item, 0, sizeof item);
-    for (i = 0; i < BMVP_MODALITIES; ++i) names[i] = bmvp_modality_name(i);
-    bmvp_net_preset("uniformer_small", &net);
-    if (!bmvp_ssl_preset(b->opt.preset, &cfg)) {
-        fprintf(stderr, "bench_step: --preset must be paper, release or fast\n");
-        b->failed = 1;
-        return;
-    }
-    cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
-    cfg.update_every = 1;
-    cfg.recompute = recompute;
-    ctx.threads = b->opt.threads;
-    ctx.simd = b->opt.simd;
-    if (bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) != BMVP_OK) {
-        fprintf(stderr, "bench_step: %s: %s\n", row, err.message);
-        b->failed = 1;
-        return;
-    }
-    peak_reset();
-    volume = (float *)malloc((CASES + 1) * VALUES * sizeof *volume);
-    c = volume ? bmvp_create(&ctx, &err) : NULL;
-    if (c) bmvp_reserve(c, m.step_peak);
-    ssl = c ? bmvp_ssl_create(c, &net, &cfg, BMVP_MODALITIES, names, grid) : NULL;
-    for (i = 0; volume && i < (CASES + 1) * VALUES; ++i)
-        volume[i] = (float)(((int64_t)i * 7919 + i / VALUES) % 1000) * 1e-3f;
+    const int64_t dim[3] = { CROP, CROP, CROP };
+    float *volume = (float *)malloc(2 * CASES * VALUES * sizeof *volume);
+    int i;
+    memset(item, 0, CASES * sizeof *item);
     for (i = 0; volume && i < CASES; ++i) {
-        item[i].x = volume + i * VALUES;
-        item[i].other = volume + (i + 1) * VALUES;
+        item[i].x = volume + 2 * i * VALUES;
+        item[i].other = volume + (2 * i + 1) * VALUES;
+        formula_volume(i, 1, dim, volume + 2 * i * VALUES);
+        formula_volume(i, 3, dim, volume + (2 * i + 1) * VALUES);
         item[i].modality = i;
         item[i].template_start[0] = 20 + i;
         item[i].template_start[1] = item[i].template_start[2] = 70 - i;
         item[i].slot = (uint32_t)i;
     }
-    for (i = -1; ssl && i < reps; ++i) {
+    return volume;
+}
+
+static void real_run(bench *b, bmvp_ssl *ssl, const bmvp_ssl_item *item, result *r)
+{
+    bmvp_ssl_losses loss;
+    int i;
+    for (i = -1; ssl && i < b->opt.reps; ++i) {
         const double start = now();
         if (bmvp_ssl_step(ssl, item, CASES, 1e-4, &loss) != BMVP_OK) break;
-        if (i >= 0) r.second[r.n++] = now() - start;
+        if (i >= 0) r->second[r->n++] = now() - start;
     }
-    r.peak_mb = peak_mb();
-    r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
-    r.gflop = 2 * CASES * 3 * uniformer_gflop(&net, 1);
+}
+
+static void bench_real(bench *b, const char *row, int recompute)
+{
+    const int64_t grid[3] = { 155, 240, 240 };
+    const char *names[BMVP_MODALITIES];
+    bmvp_ssl_item item[CASES];
+    bmvp_ssl_config cfg;
+    bmvp_net_config net;
+    bmvp_config ctx = bmvp_config_default();
+    bmvp_memory m;
+    bmvp_error err;
+    bmvp_ctx *c = NULL;
+    bmvp_ssl *ssl = NULL;
+    float *volume = real_items(item);
+    double before;
+    result r;
+    int i;
+    memset(&r, 0, sizeof r);
+    memset(&err, 0, sizeof err);
+    for (i = 0; i < BMVP_MODALITIES; ++i) names[i] = bmvp_modality_name(i);
+    bmvp_net_preset("uniformer_small", &net);
+    bmvp_ssl_preset(b->opt.preset, &cfg);
+    cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
+    cfg.update_every = 1;
+    cfg.recompute = recompute;
+    ctx.threads = b->opt.threads;
+    ctx.simd = b->opt.simd;
+    if (volume && bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) == BMVP_OK) {
+        peak_reset();
+        before = status_mb("VmRSS:");
+        c = bmvp_create(&ctx, &err);
+        if (c) bmvp_reserve(c, m.step_peak);
+        ssl = c ? bmvp_ssl_create(c, &net, &cfg, BMVP_MODALITIES, names, grid) : NULL;
+        real_run(b, ssl, item, &r);
+        r.peak_mb = status_mb("VmHWM:") - before;
+        r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
+        r.gflop = 2 * CASES * 3 * uniformer_gflop(&net, 1);
+    }
+    if (err.status) fprintf(stderr, "bench_step: %s: %s\n", row, err.message);
     if (!broken(b, row, c) && r.n > 0) report(b, row, &r);
     bmvp_ssl_destroy(ssl);
     bmvp_destroy(c);
@@ -541,6 +677,7 @@ static double kernel_gflop(const kernel *k)
 static void kernel_run(bmvp_ctx *c, const kernel *k, bmvp_tensor **p, float *cotangent, float *copy, double *seconds)
 {
     bmvp_tensor *y;
+    volatile float *seen = copy; /* or the compiler leaves the copy out, and its time stays in that of backward */
     double t0, t1, t2, t3;
     int i;
     for (i = 0; i < 5; ++i)
@@ -551,6 +688,7 @@ static void kernel_run(bmvp_ctx *c, const kernel *k, bmvp_tensor **p, float *cot
     t1 = now();
     if (!y) return;
     memcpy(copy, cotangent, (size_t)y->numel * sizeof *copy);
+    (void)*seen;
     t2 = now();
     bmvp_backward_from(c, y, cotangent);
     t3 = now();
@@ -607,9 +745,9 @@ static int parse(int argc, char **argv, options *o)
     o->simd = BMVP_SIMD_AUTO;
     for (i = 1; i < argc; ++i) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(a, "--full") == 0) o->full = 1;
-        else if (strcmp(a, "--json") == 0) o->json = 1;
+        if (strcmp(a, "--json") == 0) o->json = 1;
         else if (strcmp(a, "--list") == 0) o->list = 1;
+        else if (strcmp(a, "--machine") == 0) o->machine = 1;
         else if (strcmp(a, "--only") == 0 && *v) o->only = argv[++i];
         else if (strcmp(a, "--preset") == 0 && *v) o->preset = argv[++i];
         else if (strcmp(a, "--threads") == 0) o->threads = atoi(argv[++i < argc ? i : 0]);
@@ -630,8 +768,10 @@ static void machine(bench *b)
     FILE *f = fopen("/proc/cpuinfo", "r");
     bmvp_ctx *c = context(&b->opt, b->opt.threads, 0);
     const char *compiler =
-#if defined(__VERSION__)
-        __VERSION__;
+#if defined(__clang__)
+        __VERSION__; /* names the compiler itself */
+#elif defined(__VERSION__)
+        "gcc " __VERSION__;
 #else
         "unknown";
 #endif
@@ -657,33 +797,65 @@ static void machine(bench *b)
     bmvp_destroy(c);
 }
 
+enum { NETS = sizeof net_rows / sizeof *net_rows, KERNELS = sizeof kernels / sizeof *kernels };
+
+/* After the networks' rows the real step, keeping what backward reads and computing it again. */
+static const char *large_name(int i) { return i < NETS ? net_rows[i].name : i == NETS ? "real" : "real_checkpoint"; }
+
+static void bench_large(bench *b, int i)
+{
+    if (i < NETS) bench_network(b, &net_rows[i]);
+    else bench_real(b, large_name(i), i > NETS);
+}
+
+/* Row i in a process of its own where there are such: its memory is then its own too. */
+static void bench_alone(bench *b, int i)
+{
+    if (!wanted(b, large_name(i))) return;
+    heading(b);
+#if defined(__unix__) || defined(__APPLE__)
+    {
+        int status = 0;
+        pid_t child;
+        fflush(stdout);
+        child = fork();
+        if (child == 0) {
+            ++b->rows; /* the heading is printed */
+            bench_large(b, i);
+            fflush(stdout);
+            _exit(b->failed);
+        }
+        if (child > 0 && waitpid(child, &status, 0) == child) {
+            ++b->rows;
+            if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) b->failed = 1;
+            if (WIFSIGNALED(status)) fprintf(stderr, "bench_step: ended by signal %d\n", WTERMSIG(status));
+            return;
+        }
+    }
+#endif
+    bench_large(b, i);
+}
+
 int main(int argc, char **argv)
 {
-    static const char *const nets[] = { "step", "inference", "real", "real_checkpoint", "unet3d_forward", "unet3d_step" };
+    bmvp_ssl_config any;
     bench b;
-    size_t i;
+    int i;
     memset(&b, 0, sizeof b);
-    if (!parse(argc, argv, &b.opt)) {
-        fprintf(stderr, "usage: bench_step [--only ROW] [--full] [--threads N] [--simd plain|vector|avx2|avx512]\n"
-                        "                  [--reps 1..%d] [--preset paper|release|fast] [--json] [--list]\n", MAX_REPS);
+    if (!parse(argc, argv, &b.opt) || !bmvp_ssl_preset(b.opt.preset, &any)) {
+        fprintf(stderr, "usage: bench_step [--only ROW] [--threads N] [--simd plain|vector|avx2|avx512] [--reps 1..%d]\n"
+                        "                  [--preset paper|release|fast] [--json] [--list] [--machine]\n", MAX_REPS);
         return 2;
     }
     if (b.opt.list) {
-        for (i = 0; i < sizeof nets / sizeof *nets; ++i) printf("%s\n", nets[i]);
-        for (i = 0; i < sizeof kernels / sizeof *kernels; ++i)
-            printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
+        for (i = 0; i < NETS + 2; ++i) printf("%s\n", large_name(i));
+        for (i = 0; i < KERNELS; ++i) printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
         return 0;
     }
     machine(&b);
-    bench_network(&b, "step", "uniformer_small", 1, 1);
-    bench_network(&b, "inference", "uniformer_small", 0, 0);
-    for (i = 0; i < sizeof kernels / sizeof *kernels; ++i) bench_kernel(&b, &kernels[i]);
-    if (b.opt.full || b.opt.only) {
-        bench_real(&b, "real", 0);
-        bench_real(&b, "real_checkpoint", 1);
-        bench_network(&b, "unet3d_forward", "unet3d", 0, 1);
-        bench_network(&b, "unet3d_step", "unet3d", 1, 1);
-    }
+    if (b.opt.machine) return 0;
+    for (i = 0; i < NETS + 2; ++i) bench_alone(&b, i);
+    for (i = 0; i < KERNELS; ++i) bench_kernel(&b, &kernels[i]);
     if (!b.rows && !b.failed) fprintf(stderr, "bench_step: no row is named '%s'; --list prints them\n", b.opt.only);
     return b.failed || !b.rows;
 }

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """The rows of bench_step.c in PyTorch at its best: the peer of `make bench`.
 
-    twin.py [--only ROW] [--full] [--threads N] [--reps N] [--json] [--prepare CASE_DIR] [--metrics [SEG]]
+    twin.py [--only ROW] [--threads N] [--reps N] [--json] [--prepare CASE_DIR] [--metrics [SEG]] [--machine]
 
 Each row is tried in every memory layout (contiguous, channels_last_3d) and, where there are several ways to write it,
-in each; one run decides, the fastest is then measured. Start it with the allocator that keeps memory instead of giving
-it back (tests/bench/run.sh does): MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912.
-Runs with PyTorch 1.13 and later. Where MONAI is installed, --prepare times its preparation of a case and --metrics its
-HD95 and Dice on the masks of bench_metrics.c, SEG the real file among them.
+in each; the fastest counts. What was tried on top of that and won nothing (PyTorch 2.6): flush-to-zero, binding of
+threads, active waiting, huge pages, torch.jit.freeze, torch.compile of training and of the other networks. What won is
+here: torch.compile with frozen weights for the encoder's inference, batch norm standing for instance norm (equal for
+one sample; channels-last group norm is slow backward). Start it as tests/bench/run.sh does: with an allocator that
+keeps memory (MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912) and, on an AMD
+processor, with MKL told to use its fast kernels. Weights and inputs are the formulas of bench_step.c; `check` must be
+equal on both sides. Runs with PyTorch 1.13 and later. Where MONAI is installed, --prepare times its preparation of a
+case and --metrics its HD95 and Dice on the masks of bench_metrics.c, SEG the real file among them.
 """
 import argparse
 import glob
@@ -18,10 +22,11 @@ import sys
 import time
 
 try:
+    import numpy as np
     import torch
     import torch.nn.functional as F
 except ImportError:
-    print("SKIP: torch is not installed for this Python")
+    print("SKIP: torch and numpy are not installed for this Python")
     sys.exit(0)
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "reference"))
@@ -34,6 +39,7 @@ except ImportError as missing:  # it needs numpy and safetensors
 CROP = 96
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 FLASH = hasattr(F, "scaled_dot_product_attention")
+COMPILE = hasattr(torch, "compile")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -47,10 +53,11 @@ def peak_reset():
         pass
 
 
-def peak_mb():
+def status_mb(key):
+    """A line of the process's status: VmRSS resident now, VmHWM at most since peak_reset."""
     try:
         with open("/proc/self/status") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) * 1024e-6
+            return next(int(line.split()[1]) for line in f if line.startswith(key)) * 1024e-6
     except (OSError, StopIteration):
         return 0.0
 
@@ -63,14 +70,12 @@ def timed(run):
 
 def measure(variants, reps):
     """variants: name -> function that makes `run`, which returns None or its own times. For each of these times the
-    fastest variant, sorted times and the largest resident size."""
+    fastest variant and its sorted times."""
     if len(variants) == 1:
         name, make = next(iter(variants.items()))
         run = make()
         timed(run)
-        peak_reset()
-        runs = [timed(run) for _ in range(reps)]
-        return [(name, sorted(part), peak_mb()) for part in zip(*runs)]
+        return [(name, sorted(part)) for part in zip(*[timed(run) for _ in range(reps)])]
     probe = {}
     for name, make in variants.items():
         run = make()
@@ -80,24 +85,22 @@ def measure(variants, reps):
     out = []
     for part in range(len(next(iter(probe.values())))):
         best = min(probe, key=lambda name: probe[name][part])
-        peak_reset()
         run = variants[best]()
         timed(run)
-        times = sorted(timed(run)[part] for _ in range(reps))
-        out.append((best, times, peak_mb()))
+        out.append((best, sorted(timed(run)[part] for _ in range(reps))))
         del run
     return out
 
 
-def report(args, row, name, times, peak):
+def report(args, row, name, times, **more):
     median = (times[len(times) // 2] + times[(len(times) - 1) // 2]) / 2
     spread = (times[-1] - times[0]) / median
     if args.json:
         print(json.dumps(dict(row=row, median_ms=round(median * 1e3, 4), best_ms=round(times[0] * 1e3, 4),
-                              spread=round(spread, 3), runs=len(times), layout=name, peak_mb=round(peak, 1))))
+                              spread=round(spread, 3), runs=len(times), layout=name, **more), separators=(",", ":")))
     else:
-        print("%-32s %10.2f ms  best %10.2f  spread %3.0f%%  %-28s peak %6.0f MB" %
-              (row, median * 1e3, times[0] * 1e3, spread * 100, name, peak))
+        print("%-32s %10.2f ms  best %10.2f  spread %3.0f%%  %-24s %s" %
+              (row, median * 1e3, times[0] * 1e3, spread * 100, name, " ".join("%s %.6g" % i for i in more.items())))
     sys.stdout.flush()
 
 
@@ -111,76 +114,239 @@ def flash_attention(p, b, t, head):
     return nets.linear(p, b + "proj", a.transpose(1, 2).reshape(n, tokens, width))
 
 
-def parameters(shapes, layout):
-    torch.manual_seed(1)
-    p = {}
-    for name, shape in shapes:
-        if name.endswith("num_batches_tracked"):
-            p[name] = torch.zeros(())
-        elif name.endswith("running_mean"):
-            p[name] = torch.zeros(shape)
-        elif name.endswith("running_var"):
-            p[name] = torch.ones(shape)
-        else:
-            t = torch.randn(shape) * 0.02 + (1.0 if len(shape) == 1 and name.endswith("weight") else 0.0)
-            if t.dim() == 5:
-                t = t.contiguous(memory_format=LAYOUTS[layout])
-            p[name] = t.requires_grad_()
-    return p
+def norm_one(x):
+    """Instance norm of one sample: the batch is that sample."""
+    return F.batch_norm(x, None, None, None, None, True, 0.1, 1e-5) if len(x) == 1 else F.group_norm(x, x.shape[1], eps=1e-5)
 
 
-def network(model, what, layout):
-    """what: step, encode or forward (with the decoder)"""
-    if model == "uniformer":
-        cfg = nets.UNIFORMER_SMALL
-        p = parameters(nets.uniformer_shapes(cfg), layout)
-    else:
-        cfg = nets.UNET3D
-        p = parameters(nets.unet3d_shapes(cfg), layout)
-    x = torch.rand(1, 1, CROP, CROP, CROP).contiguous(memory_format=LAYOUTS[layout])
+def uniunet_decode(p, maps, x, deep):
+    """As networks_reference.py, in the encoder's order of axes throughout: the released code's transpositions cost time and
+    change nothing once the kernels are transposed (Net does). Without `deep` the coarse heads are not computed."""
+    skip = nets.conv(p, "decoder.proj1.proj", x, padding=1)
+    skip = nets.layernorm(p, "decoder.proj1.norm", skip.movedim(1, -1), 1e-5).movedim(-1, 1)
+    y, scales = maps[3], []
+    for k, s in zip((5, 4, 3, 2), (maps[2], maps[1], maps[0], skip)):
+        y = nets.up_block(p, k, y, s, lambda name, t: None)
+        if deep and k in (4, 3):
+            h = nets.conv(p, "ms_out.%d" % (4 - k), y)
+            scales.append(F.interpolate(h, scale_factor=4 if k == 4 else 2, mode="trilinear", align_corners=True))
+    return [nets.conv(p, "decoder.out.conv.conv", y)] + scales
 
-    def forward(training):
+
+def in_layout(t, layout):
+    """With that layout's strides even where one channel leaves them open: convolutions go by strides. " loose" leaves them as
+    they are: some forwards are faster with it, training of the UniFormer is 5 times slower."""
+    if layout.endswith(" loose"):
+        return t.contiguous(memory_format=LAYOUTS[layout.split()[0]])
+    return torch.empty(t.shape, memory_format=LAYOUTS[layout]).copy_(t)
+
+
+class Net(torch.nn.Module):
+    """what: encode, forward (with the decoder) or step"""
+
+    def __init__(self, model, what, layout):
+        super().__init__()
+        self.model, self.what, self.names = model, what, []
         if model == "unet3d":
-            maps = nets.unet3d_encode(p, cfg, x)
-            return nets.unet3d_decode(p, cfg, maps, False)
-        maps = nets.uniformer_encode(p, cfg, x, training)
-        return nets.uniformer_decode(p, cfg, maps[3]) if what != "encode" else maps
+            self.cfg = nets.UNET3D
+            shapes = nets.unet3d_shapes(self.cfg)
+        else:
+            self.cfg = nets.UNIUNET if model == "uniunet" else nets.UNIFORMER_SMALL
+            shapes = nets.uniformer_shapes(self.cfg, "segment" if model == "uniunet" else "pretrain")
+        for name, shape in shapes:
+            t = torch.from_numpy(nets.parameter_value(name, shape)) if shape else torch.zeros(())
+            if model == "uniunet" and name.startswith("decoder.decoder"):
+                t = t.permute(0, 1, 4, 2, 3)  # kernels (X, Y, Z) -> (Z, X, Y)
+            if t.dim() == 5:
+                t = in_layout(t, layout)
+            self.names.append((name, name.replace(".", "_")))
+            if name.rsplit(".", 1)[-1].startswith(("running_", "num_")):
+                self.register_buffer(self.names[-1][1], t)
+            else:
+                self.register_parameter(self.names[-1][1], torch.nn.Parameter(t))
+
+    def forward(self, x):
+        """x (N, C, Z, X, Y), of UNET3D (N, C, X, Y, Z)"""
+        p = {name: getattr(self, field) for name, field in self.names}
+        if self.model == "unet3d":
+            return nets.unet3d_decode(p, self.cfg, nets.unet3d_encode(p, self.cfg, x), False)
+        maps = nets.uniformer_encode(p, self.cfg, x.permute(0, 1, 3, 4, 2), self.training)
+        if self.model == "uniunet":
+            return uniunet_decode(p, maps, x, self.what == "step")
+        return maps if self.what == "encode" else nets.uniformer_decode(p, self.cfg, maps[3]).permute(0, 1, 4, 2, 3)
+
+
+def corner(y, model):
+    """Root mean square of z < D/2, y < H/3, x < W/4"""
+    y = y.permute(0, 1, 4, 2, 3) if model == "unet3d" else y
+    y = y[:, :, : y.shape[2] // 2, : y.shape[3] // 4, : y.shape[4] // 3].double()
+    return float(y.square().mean().sqrt())
+
+
+def inputs(model, layout):
+    size = (CROP,) * 3
+    x = torch.from_numpy(np.stack([nets.volume(0, m, size) for m in range(4 if model == "uniunet" else 1)]))[None]
+    X, Y, Z = torch.meshgrid(*[torch.arange(CROP)] * 3, indexing="ij")
+    balls = [(X - 40 - 4 * r) ** 2 + (Y - 50) ** 2 + (Z - 44) ** 2 < (14 + 6 * r) ** 2 for r in range(3)]
+    target = torch.stack(balls)[None].float()
+    if model != "unet3d":
+        x, target = x.permute(0, 1, 4, 2, 3), target.permute(0, 1, 4, 2, 3)
+    return [in_layout(t, layout) for t in (x, target)]
+
+
+def dice(logits, target):
+    q, axes = logits.sigmoid(), (0, 2, 3, 4)
+    return (1 - (2 * (q * target).sum(axes) + 1e-5) / (q.sum(axes) + target.sum(axes) + 1e-5)).mean()
+
+
+def adamw(trained):
+    try:
+        return torch.optim.AdamW(trained, lr=1e-4, weight_decay=1e-5, fused=True)
+    except (RuntimeError, TypeError):  # before 2.4: no fused optimizer on the processor
+        return torch.optim.AdamW(trained, lr=1e-4, weight_decay=1e-5, foreach=True)
+
+
+def network(model, what, layout, compiled):
+    """run and the list that gets what `check` is of the first run"""
+    net, check = Net(model, what, layout), []
+    x, target = inputs(model, layout)
+    net.train(what == "step")
+    call = net
+    if compiled:
+        from torch._inductor import config
+        config.freezing = True
+        call = torch.compile(net)
 
     def inference():
         with torch.no_grad():
-            forward(False)
+            y = call(x)
+        if not check:
+            check.append(corner(y[3] if what == "encode" else y[0] if model == "uniunet" else y, model))
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        F.mse_loss(forward(True), x).backward()
+        y = call(x)
+        loss = sum(dice(t, target) for t in y) if model == "uniunet" else F.mse_loss(y, x)
+        if not check:
+            check.append(float(loss.detach()))
+        loss.backward()
         optimizer.step()
 
     if what != "step":
-        return inference
-    trained = [t for t in p.values() if t.requires_grad]
-    try:
-        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    except (RuntimeError, TypeError):  # before 2.4: no fused optimizer on the processor
-        optimizer = torch.optim.AdamW(trained, lr=1e-4, foreach=True)
-    return step
+        return inference, check
+    optimizer = adamw(net.parameters())
+    return step, check
+
+
+def bench_variant(args, row, name, make):
+    """One way to run a row, in this process. Stops early when it is slower than --limit seconds."""
+    peak_reset()
+    before = status_mb("VmRSS:")
+    run, check = make()
+    warm, = timed(run)
+    if "compiled" in name:
+        warm, = timed(run)
+    times = [warm] if args.limit and warm > 2 * args.limit else list(timed(run))
+    if not args.limit or times[0] <= 1.15 * args.limit:
+        times += [timed(run)[0] for _ in range(args.reps - 1)]
+    report(args, row, name, sorted(times), peak_mb=round(status_mb("VmHWM:") - before, 1), check=float("%.9g" % check[0]))
+
+
+def child(args, row, options):
+    """A process each: the memory one variant leaves behind is not the other's. None when it fails."""
+    command = [sys.executable, os.path.abspath(__file__), "--only", row, "--json", "--threads", str(torch.get_num_threads())]
+    done = subprocess.run(command + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        print("%s: %s failed: %s" % (row, " ".join(options), (done.stderr.strip().splitlines() or ["killed"])[-1]), file=sys.stderr)
+        return None
+    return json.loads(lines[-1])
+
+
+def show(args, found):
+    if args.json:
+        print(json.dumps(found, separators=(",", ":")))
+    else:
+        print("%-32s %10.2f ms  spread %3.0f%%  %-24s peak %6.0f MB  check %.6g" % (
+            found["row"], found["median_ms"], found["spread"] * 100, found["layout"], found["peak_mb"], found["check"]))
+    sys.stdout.flush()
 
 
 def bench_network(args, row, model, what):
+    variants = list(LAYOUTS)[::-1] + (["channels_last_3d loose"] if what == "forward" else [])
+    variants += ["channels_last_3d compiled"] if what == "encode" and COMPILE else []
     if not wanted(args, row):
         return
-    if args.layout:
-        for name, times, peak in measure({args.layout: lambda: network(model, what, args.layout)}, args.reps):
-            report(args, row, name, times, peak)
+    if args.variant:
+        layout, compiled = args.variant.replace(" compiled", ""), "compiled" in args.variant
+        return bench_variant(args, row, args.variant, lambda: network(model, what, layout, compiled))
+    best = None
+    for variant in variants:
+        limit = ["--limit", str(best["median_ms"] * 1e-3)] if best else []
+        found = child(args, row, ["--variant", variant, "--reps", str(args.reps)] + limit)
+        if found and (not best or found["median_ms"] < best["median_ms"]):
+            best = found
+    if best:
+        show(args, best)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The real step: cases x 2 views, templates of eight modalities, all losses
+
+def real_step(cases, layout):
+    net = Net("uniformer", "forward", layout)
+    template = torch.nn.Parameter(torch.zeros(8, 155, 240, 240))
+    optimizer = adamw(list(net.parameters()) + [template])
+    size = (CROP,) * 3
+    x, other = [torch.from_numpy(np.stack([nets.volume(c, m, size) for c in range(cases)])).permute(0, 3, 1, 2).contiguous()
+                for m in (1, 3)]
+
+    def mask():
+        kept = torch.rand(2 * cases, 12 ** 3).argsort(1)[:, : 12 ** 3 // 8]
+        blocks = torch.ones(2 * cases, 12 ** 3).scatter_(1, kept, 0.0).reshape(-1, 12, 12, 12)
+        return blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).repeat_interleave(8, 3) > 0
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        crops = [template[i, 20 + i: 116 + i, 70 - i: 166 - i, 70 - i: 166 - i] for i in range(cases)]
+        views = torch.where(mask(), torch.cat([torch.stack(crops), other]), torch.cat([x, x]))[:, None]
+        p = {name: getattr(net, field) for name, field in net.names}
+        last = nets.uniformer_encode(p, net.cfg, views.permute(0, 1, 3, 4, 2), True)[3]
+        rec = nets.uniformer_decode(p, net.cfg, last).permute(0, 1, 4, 2, 3)[:, 0]
+        loss = 10 * F.mse_loss(rec[:cases], x) + F.mse_loss(rec[cases:], x) + nets.contrast(last[:cases], last[cases:])
+        loss.backward()
+        optimizer.step()
+
+    return step, [0.0]
+
+
+def available_mb():
+    with open("/proc/meminfo") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable")) * 1024e-6
+
+
+def bench_real(args):
+    """All three cases where they fit in memory, or else as many as do, scaled to three ("estimated")."""
+    wanted_cases, layout = 3, "channels_last_3d"
+    if not wanted(args, "real"):
         return
-
-    def child(layout, reps, options):  # a process each: the memory one layout leaves behind is not the other's
-        command = [sys.executable, os.path.abspath(__file__), "--only", row, "--layout", layout, "--reps", str(reps),
-                   "--threads", str(torch.get_num_threads())] + options
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout
-
-    best = min(LAYOUTS, key=lambda layout: json.loads(child(layout, 1, ["--json"]))["median_ms"])
-    print(child(best, args.reps, ["--json"] if args.json else []).splitlines()[-1])
-    sys.stdout.flush()
+    if args.variant:
+        return bench_variant(args, "real", layout, lambda: real_step(int(args.variant), layout))
+    one = child(args, "real", ["--variant", "1", "--limit", "0.001"])  # a single run: for its memory
+    if not one:
+        return
+    fixed = 4 * 4e-6 * (sum(p.numel() for p in Net("uniformer", "forward", layout).parameters()) + 8 * 155 * 240 * 240)
+    each = one["peak_mb"] - fixed
+    cases = max(1, min(wanted_cases, int((0.92 * available_mb() - fixed - 500) / each)))
+    found = child(args, "real", ["--variant", str(cases), "--reps", str(args.reps)])
+    if not found:
+        return
+    found.update(cases=cases, measured_ms=found["median_ms"], measured_mb=found["peak_mb"])
+    if cases < wanted_cases:
+        found["median_ms"] *= wanted_cases / cases
+        found["peak_mb"] = round(fixed + (found["peak_mb"] - fixed) * wanted_cases / cases, 1)
+        found["layout"] += " %d of %d cases" % (cases, wanted_cases)
+    show(args, found)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -258,9 +424,9 @@ def bench_kernels(args):
     for row, variants in kernel_rows().items():
         names = (row + "_forward", row + "_backward")
         if any(wanted(args, name) for name in names):
-            for name, (variant, times, _) in zip(names, measure(variants, args.reps)):
+            for name, (variant, times) in zip(names, measure(variants, args.reps)):
                 if wanted(args, name):
-                    report(args, name, variant, times, 0)
+                    report(args, name, variant, times)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,8 +448,8 @@ def bench_prepare(args):
     data = dict(zip(keys, names))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, times, peak in measure({"monai": lambda: lambda: chain(dict(data)) and None}, args.reps):
-        report(args, "prepare", name, times, peak)
+    for name, times in measure({"monai": lambda: lambda: chain(dict(data)) and None}, args.reps):
+        report(args, "prepare", name, times)
     torch.set_num_threads(threads)
 
 
@@ -337,8 +503,8 @@ def bench_metrics(args):
         for row, metric in (("hd95_", HausdorffDistanceMetric(include_background=True, percentile=95)),
                             ("dice_", DiceMetric(include_background=True))):
             value = []  # of the last run
-            for layout, times, peak in measure({"monai": lambda: lambda: value.append(float(metric(p, t))) or None}, min(args.reps, 3)):
-                report(args, row + name, layout, times, peak)
+            for layout, times in measure({"monai": lambda: lambda: value.append(float(metric(p, t))) or None}, min(args.reps, 3)):
+                report(args, row + name, layout, times)
             if not args.json:
                 print("    %.6g" % value[-1])
 
@@ -347,14 +513,23 @@ def wanted(args, row):
     return not args.only or row == args.only or row.startswith(args.only + "_")
 
 
+def machine():
+    config = torch.__config__.show()
+    blas = next((line.strip(" -").split(" for ")[0] for line in config.splitlines() if "Math Kernel Library" in line
+                 or "OpenBLAS" in line), "BLAS unknown")
+    print(json.dumps(dict(torch=torch.__version__, blas=blas.replace("Intel(R) oneAPI ", ""), threads=torch.get_num_threads(),
+                          mkl_fast_kernels=int("mkl" in os.environ.get("LD_PRELOAD", ""))), separators=(",", ":")))
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--only")
-    a.add_argument("--full", action="store_true", help="UNET3D as well")
     a.add_argument("--threads", type=int, default=0)
     a.add_argument("--reps", type=int, default=5)
     a.add_argument("--json", action="store_true")
-    a.add_argument("--layout", choices=sorted(LAYOUTS), help="networks in this one alone")
+    a.add_argument("--machine", action="store_true", help="nothing but versions, as JSON")
+    a.add_argument("--variant", help="a network's row in this one alone; of the real step: number of cases")
+    a.add_argument("--limit", type=float, default=0, help="seconds: a variant that is slower is not measured to the end")
     a.add_argument("--prepare", metavar="CASE_DIR", help="nothing but the preparation of this case")
     a.add_argument("--metrics", metavar="SEG", nargs="?", const="", help="nothing but HD95 and Dice, of this file too")
     args = a.parse_args()
@@ -362,6 +537,9 @@ def main():
         torch.set_num_threads(args.threads)
     if FLASH:
         nets.attention = flash_attention
+    nets.norm_each = norm_one
+    if args.machine:
+        return machine()
     if not args.json:
         print("PyTorch %s, %d threads" % (torch.__version__, torch.get_num_threads()))
     if args.prepare:
@@ -370,10 +548,12 @@ def main():
         return bench_metrics(args)
     bench_network(args, "step", "uniformer", "step")
     bench_network(args, "inference", "uniformer", "encode")
+    bench_network(args, "unet3d_forward", "unet3d", "forward")
+    bench_network(args, "unet3d_step", "unet3d", "step")
+    bench_network(args, "uniunet_forward", "uniunet", "forward")
+    bench_network(args, "uniunet_step", "uniunet", "step")
+    bench_real(args)
     bench_kernels(args)
-    if args.full or args.only:
-        bench_network(args, "unet3d_forward", "unet3d", "forward")
-        bench_network(args, "unet3d_step", "unet3d", "step")
 
 
 if __name__ == "__main__":
