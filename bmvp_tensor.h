@@ -1426,6 +1426,10 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
         if (t == keep || t->op < 0 || t->kept || t->dropped) continue;
         t->dropped = 2;
         bmvpi_drop_value(c, t);
+        if (t->op != BMVP_OP_MLP) continue; /* what it saves is large, and its backward does without */
+        bmvpi_block_drop(c, t->saved_block);
+        t->saved_block = NULL;
+        t->saved = NULL;
     }
     return keep;
 }

@@ -555,14 +555,16 @@ static step_values tiny_step(const bmvp_net_config *cfg, int recompute, int plan
 /* Recomputing changes no bit, needs less memory, and both plans give the peak. */
 static void test_recompute(void)
 {
-    bmvp_net_config cfg[7];
+    bmvp_net_config cfg[8];
     int i, r;
     cfg[0] = cfg[1] = preset("uniformer_tiny");
     cfg[1].plain_decoder = 1;
     cfg[2] = preset("unet3d_tiny");
     for (i = 0; i < 4; ++i)
         cfg[3 + i] = downstream_of(i & 1 ? "unet3d_tiny" : "uniformer_tiny", i & 2 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT, 3, 4);
-    for (i = 0; i < 7; ++i) {
+    cfg[7] = cfg[0];
+    cfg[7].dim[3] = 256; /* wide enough for an MLP that saves its hidden layer */
+    for (i = 0; i < 8; ++i) {
         step_values v[2], planned[2];
         for (r = 0; r < 2; ++r) {
             const bmvp_memory *p = &planned[r].memory, *m = &v[r].memory;
