@@ -823,7 +823,7 @@ struct bmvp_ssl {
     bmvp_tensor *templ[BMVP_MODALITIES];
     int64_t grid[3], steps, epoch;
     bmvp_optim *optim;
-    bmvp_tensor *mask; /* crop^3, scratch */
+    float *mask; /* crop^3, scratch */
     int pending, keep; /* passes since the last update */
     bmvp_features features;
     bmvp_tensor *reconstruction;
@@ -898,6 +898,13 @@ static bmvp_optim_config bmvpi_ssl_optim_config(const bmvp_ssl_config *cfg)
     return k;
 }
 
+/* n floats that the host reads and writes, for as long as the context: counted like a buffer. NULL in a plan. */
+static float *bmvpi_scratch(bmvp_ctx *c, int64_t n)
+{
+    const bmvp_tensor *t = bmvpi_lasting(c, NULL, 1, &n, 0, 1);
+    return t ? t->x : NULL;
+}
+
 BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
                                    const char *const *names, const int64_t grid[3])
 {
@@ -915,7 +922,7 @@ BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, cons
     if (s->net && !bmvp_failed(c)) {
         bmvp_net_init(s->net, (uint64_t)cfg->seed);
         s->optim = bmvp_optim_create(c, bmvp_net_state(s->net), &optim);
-        s->mask = bmvp_buffer(c, NULL, 3, crop);
+        s->mask = bmvpi_scratch(c, crop[0] * crop[1] * crop[2]);
     }
     if (!bmvp_failed(c)) return s;
     bmvp_ssl_destroy(s);
@@ -982,8 +989,8 @@ static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slo
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg.seed, stream, (uint32_t)s->steps, slot);
     if (!given && !bmvp_is_plan(s->c)) {
-        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask->x, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
-        given = s->mask->x;
+        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
+        given = s->mask;
     }
     return bmvp_input(s->c, 3, dim, given);
 }
@@ -2567,21 +2574,14 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
-/* n floats that live as long as the context, counted in plans. */
-static float *bmvpi_ft_floats(bmvp_ft *f, int64_t n)
-{
-    const bmvp_tensor *t = bmvp_buffer(f->c, NULL, 1, &n);
-    return t ? t->x : NULL;
-}
-
 /* Memory of a batch; what prediction needs not is not there. */
 static void bmvpi_ft_make_batch(bmvp_ft *f)
 {
     const int64_t n = bmvpi_ft_voxels(&f->cfg), batch = f->cfg.batch, segments = bmvpi_ft_segments(f);
-    f->input = bmvpi_ft_floats(f, bmvpi_mul_size(batch * n, f->n_modalities));
-    f->mask = bmvpi_ft_floats(f, n);
-    f->klass = (int32_t *)(void *)bmvpi_ft_floats(f, segments ? batch * n : batch);
-    if (segments) f->target = bmvpi_ft_floats(f, bmvpi_mul_size(batch * n, f->labels.n));
+    f->input = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, f->n_modalities));
+    f->mask = bmvpi_scratch(f->c, n);
+    f->klass = (int32_t *)(void *)bmvpi_scratch(f->c, segments ? batch * n : batch);
+    if (segments) f->target = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, f->labels.n));
 }
 
 static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
@@ -2629,10 +2629,6 @@ BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
     bmvp_net_destroy(f->net);
     if (f->host) bmvpi_free(f->host, f->templates.item);
     if (f->host != f->c) bmvp_destroy(f->host);
-    bmvpi_free(f->c, f->input);
-    bmvpi_free(f->c, f->target);
-    bmvpi_free(f->c, f->mask);
-    bmvpi_free(f->c, f->klass);
     bmvpi_free(f->c, f->class_weight);
     bmvpi_free(f->c, f);
 }

@@ -227,6 +227,7 @@ struct bmvp_tensor {
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
     int dropped;                     /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
+    int on_host;                     /* scratch of trainers: in the host's memory whatever the backend */
     int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
 };
@@ -1070,7 +1071,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
 static void bmvpi_lasting_free(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!t) return;
-    bmvpi_values_free(c, t->x_block);
+    if (t->on_host) bmvpi_free(c, t->x_block);
+    else bmvpi_values_free(c, t->x_block);
     bmvpi_values_free(c, t->g_block);
     bmvpi_free(c, (void *)(uintptr_t)t->name);
     bmvpi_free(c, t);
@@ -1284,7 +1286,7 @@ static void bmvpi_drop_grad(bmvp_ctx *c, bmvp_tensor *t)
 }
 
 /* Persistent blocks use x_block and g_block as the allocator's own pointers. */
-static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad)
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad, int on_host)
 {
     const int64_t n = bmvpi_numel(rank, dim), bytes = n * (int64_t)sizeof(float);
     const size_t len = name ? strlen(name) + 1 : 0;
@@ -1298,6 +1300,7 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
     bmvpi_set_dims(t, rank, dim);
     t->persistent = 1;
     t->wants_grad = with_grad;
+    t->on_host = on_host;
     t->grad_fresh = 1;
     if (name) {
         char *copy = (char *)bmvpi_alloc(c, (int64_t)len);
@@ -1305,7 +1308,7 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         t->name = copy;
     }
     if (!c->cfg.plan && !bmvp_failed(c)) {
-        t->x = bmvpi_values_alloc(c, bytes, &memory);
+        t->x = on_host ? bmvpi_alloc_aligned(c, bytes, &memory) : bmvpi_values_alloc(c, bytes, &memory);
         t->x_block = (bmvpi_block *)memory;
     }
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
@@ -1334,11 +1337,11 @@ static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t)
 
 BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim)
 {
-    return bmvpi_lasting(c, name, rank, dim, 1);
+    return bmvpi_lasting(c, name, rank, dim, 1, 0);
 }
 BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim)
 {
-    return bmvpi_lasting(c, name, rank, dim, 0);
+    return bmvpi_lasting(c, name, rank, dim, 0, 0);
 }
 
 BMVP_API bmvp_tensor *bmvp_input(bmvp_ctx *c, int rank, const int64_t *dim, const float *data)
@@ -1801,14 +1804,14 @@ BMVPI_EXP(256)
 /* The same with AVX-512's rounding and scaling by a power of two, which need no clamps: 12 operations. */
 BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 x)
 {
-    const bmvpi_v512 n = (bmvpi_v512)_mm512_roundscale_ps((__m512)(x * 1.44269504f), _MM_FROUND_TO_NEAREST_INT);
+    const bmvpi_v512 n = (bmvpi_v512)_mm512_maskz_roundscale_ps(0xffff, (__m512)(x * 1.44269504f), _MM_FROUND_TO_NEAREST_INT);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     bmvpi_v512 p = r * 1.381422926e-3f + 8.368900775e-3f;
     p = p * r + 4.166840577e-2f;
     p = p * r + 1.666651911e-1f;
     p = p * r + 4.999999335e-1f;
     p = p * (r * r) + r + 1.0f;
-    return (bmvpi_v512)_mm512_scalef_ps((__m512)p, (__m512)n);
+    return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
 }
 #endif
 
@@ -1895,7 +1898,7 @@ BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_normal(bmvpi_v512 x, bmvpi_v512
 {
     const bmvpi_v512 zero = { 0.0f }, half = zero + 0.5f;
     const bmvpi_i512 sign = (bmvpi_i512)x & INT32_MIN;
-    const bmvpi_v512 t = (bmvpi_v512)_mm512_min_ps((__m512)((bmvpi_i512)x & INT32_MAX),
+    const bmvpi_v512 t = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)((bmvpi_i512)x & INT32_MAX),
                                                    (__m512)(half * (2.0f * 5.7599993f))) * 5.55555556f;
     const bmvpi_i512 piece = __builtin_convertvector(t, bmvpi_i512);
     const bmvpi_v512 r = t - __builtin_convertvector(piece, bmvpi_v512) - half;
