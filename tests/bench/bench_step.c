@@ -417,16 +417,14 @@ static void net_memory(training *t, result *r)
 {
     const bmvp_memory m = bmvp_memory_of(t->c);
     bmvp_state_list *l = bmvp_net_state(t->net);
-    double values = 0, gradients = 0;
+    double values = 0;
     int i;
     for (i = 0; i < l->n; ++i) {
         if (l->item[i].torch_rank == 0) continue;
         values += (double)l->item[i].t->numel * 4e-6;
-        if (l->item[i].trained) gradients += (double)l->item[i].t->numel * 4e-6;
     }
     r->weights_mb = values;
     r->plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
-    if (t->row->what != STEP) r->plan_mb -= gradients; /* set aside, but never touched: not resident */
 }
 
 /* The dry run says how large the step's block must be. */
