@@ -128,6 +128,13 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AVX512
 } bmvp_simd;
 
+/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Tensors, sums, all other
+   operations and the op matmul stay float32. */
+typedef enum bmvp_precision {
+    BMVP_FP32 = 0,
+    BMVP_BF16 /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+} bmvp_precision;
+
 typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; other devices plug in here */
 
 typedef struct bmvp_config {
@@ -139,6 +146,7 @@ typedef struct bmvp_config {
     void *log_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
+    bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
 } bmvp_config;
@@ -163,6 +171,8 @@ BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...) BM
 BMVP_API int bmvp_threads(const bmvp_ctx *c);
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c);
 BMVP_API const char *bmvp_simd_text(bmvp_simd level);
+BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
+BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
 /* Not to be called from inside a task. */
@@ -1021,6 +1031,21 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
+#if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
+#define BMVPI_HAVE_BF16 1
+#endif
+
+static int bmvpi_has_bf16(bmvp_simd level)
+{
+#if defined(BMVPI_HAVE_BF16)
+    return level == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+    (void)level;
+    return 0;
+#endif
+}
+
+BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : "fp32"; }
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1048,6 +1073,12 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
         k.allocator.free = bmvpi_libc_free;
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
+    if (k.simd < 0 || k.simd > best) k.simd = best;
+    if (k.precision != BMVP_FP32 && !bmvpi_has_bf16(k.simd)) {
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "bf16 needs a processor with avx512_bf16 and the instruction set avx512, here it is %s: "
+                       "use fp32", bmvp_simd_text(k.simd));
+        return NULL;
+    }
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
     if (!c) {
         bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");
@@ -1055,7 +1086,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     memset(c, 0, sizeof *c);
     c->cfg = k;
-    c->simd = k.simd < 0 || k.simd > best ? best : k.simd;
+    c->simd = k.simd;
     c->record_bytes = (int64_t)sizeof *c;
     c->threads = k.threads > 0 ? k.threads : bmvpi_processors();
 #ifdef BMVP_NO_THREADS
@@ -1099,6 +1130,7 @@ BMVP_API const bmvp_error *bmvp_error_of(const bmvp_ctx *c) { return &c->err; }
 BMVP_API void bmvp_clear_error(bmvp_ctx *c) { memset(&c->err, 0, sizeof c->err); }
 BMVP_API int bmvp_threads(const bmvp_ctx *c) { return c->threads; }
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c) { return c->simd; }
+BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c) { return c->cfg.precision; }
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c) { return c->cfg.plan; }
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c) { return &c->cfg.allocator; }
 
@@ -2868,6 +2900,7 @@ enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32 };
 /* fn[0]: tiles nr / 2 wide, fn[1]: nr wide; by number of rows, NULL where there is no such tile */
 typedef struct bmvpi_tiles {
     int mr, nr;
+    int pairs; /* 1: B's panels hold bfloat16, two rows of k in each row of nr floats */
     bmvpi_tile_fn fn[2][BMVPI_MR_MAX + 1];
 } bmvpi_tiles;
 
@@ -2912,13 +2945,18 @@ typedef struct bmvpi_tiles {
             } \
     }
 #define BMVPI_TILES(BITS, MR) BMVPI_TILE(BITS, MR, 1) BMVPI_TILE(BITS, MR, 2)
+#define BMVPI_TILES_512(TYPE) BMVPI_TILES(TYPE, 1) BMVPI_TILES(TYPE, 2) BMVPI_TILES(TYPE, 3) BMVPI_TILES(TYPE, 4) \
+    BMVPI_TILES(TYPE, 6) BMVPI_TILES(TYPE, 8) BMVPI_TILES(TYPE, 12)
+#define BMVPI_TILES_512_TABLE(TYPE) { \
+    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x1_v##TYPE), \
+    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x2_v##TYPE) }
 #define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
     { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
       bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
 
 /* 128-bit: 4 x 8 is 8 sums of the 16 registers that SSE2 has. */
 BMVPI_TILES(128, 1) BMVPI_TILES(128, 2) BMVPI_TILES(128, 3) BMVPI_TILES(128, 4)
-static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, {
+static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, 0, {
     BMVPI_TILE_ROW(128, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     BMVPI_TILE_ROW(128, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) } };
 
@@ -2926,25 +2964,110 @@ static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, {
 /* AVX2: 6 x 16 is 12 sums of 16 registers; AVX-512: 12 x 32 is 24 of 32, and 12 divides the rows of every layer of the
    networks here (96, 48, 24, 12). Both keep two multiply-add pipes of latency 4 busy; so do the tails 8, 6 and 4. */
 BMVPI_TILES(256, 1) BMVPI_TILES(256, 2) BMVPI_TILES(256, 3) BMVPI_TILES(256, 4) BMVPI_TILES(256, 6)
-BMVPI_TILES(512, 1) BMVPI_TILES(512, 2) BMVPI_TILES(512, 3) BMVPI_TILES(512, 4) BMVPI_TILES(512, 6)
-BMVPI_TILES(512, 8) BMVPI_TILES(512, 12)
-static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, {
+BMVPI_TILES_512(512)
+static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, 0, {
     BMVPI_TILE_ROW(256, 1, NULL, bmvpi_tile_6x1_v256, NULL, NULL, NULL, NULL, NULL, NULL),
     BMVPI_TILE_ROW(256, 2, NULL, bmvpi_tile_6x2_v256, NULL, NULL, NULL, NULL, NULL, NULL) } };
-static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, {
-    BMVPI_TILE_ROW(512, 1, NULL, bmvpi_tile_6x1_v512, NULL, bmvpi_tile_8x1_v512, NULL, NULL, NULL,
-                   bmvpi_tile_12x1_v512),
-    BMVPI_TILE_ROW(512, 2, NULL, bmvpi_tile_6x2_v512, NULL, bmvpi_tile_8x2_v512, NULL, NULL, NULL,
-                   bmvpi_tile_12x2_v512) } };
+static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, 0, BMVPI_TILES_512_TABLE(512) };
+#endif
+#if defined(BMVPI_HAVE_BF16)
+/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B to a sum in
+   float32, 64 operations an instruction where a multiply-add has 32. A is rounded to pairs 256 k at a time, into 8 KB of L1: a
+   tenth of the tile's time, and nothing in memory changes its type. B's panels are packed as pairs. */
+#define BMVPI_AT_bf16 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")))
+enum { BMVPI_PAIRS = 128 }; /* of A at a time */
+
+/* 16 numbers, `step` apart; zeros from n on */
+BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, int n)
+{
+    float part[16];
+    int i;
+    if (step == 1) return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+    for (i = 0; i < 16; ++i) part[i] = i < n ? p[i * step] : 0.0f;
+    return _mm512_loadu_ps(part);
+}
+
+/* (a[0], b[0]), (a[1], b[1]), ...: the pairs of 16 columns, in memory order */
+BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
+{
+    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
+                                           0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+/* k numbers of each of `rows` rows of A as pairs; *row, *pair: distance from row to row and from pair to pair in `to` */
+BMVPI_AT_bf16 static void bmvpi_pairs_a(const bmvpi_tile *t, const float *a, int rows, int64_t k, int32_t *to, int64_t *row, int64_t *pair)
+{
+    int64_t i, j;
+    *row = t->ka == 1 ? BMVPI_PAIRS : 1;
+    *pair = t->ka == 1 ? 1 : 16;
+    for (i = 0; t->ka == 1 && i < rows; ++i)
+        for (j = 0; j < k; j += 32) {
+            const __m512 low = bmvpi_load16(a + i * t->lda + j, 1, (int)bmvpi_min(16, k - j));
+            const __m512 high = bmvpi_load16(a + i * t->lda + j + 16, 1, (int)bmvpi_max(0, bmvpi_min(16, k - j - 16)));
+            _mm512_storeu_si512(to + i * BMVPI_PAIRS + j / 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+    for (j = 0; t->ka != 1 && j < k; j += 2)
+        _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a + j * t->ka, t->lda, rows),
+                                                       bmvpi_load16(a + (j + 1) * t->ka, t->lda, j + 1 < k ? rows : 0)));
+}
+
+#undef BMVPI_TILE
+#define BMVPI_TILE(TYPE, MR, NV) \
+    BMVPI_AT_bf16 static void bmvpi_tile_##MR##x##NV##_v##TYPE(const bmvpi_tile *t) \
+    { \
+        int32_t a[16 * BMVPI_PAIRS]; \
+        __m512 sum[MR][NV]; \
+        __m512bh v[NV]; \
+        int64_t r, k, n, row, pair; \
+        int i, j; \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) \
+            BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+                sum[i][j] = t->bias ? _mm512_loadu_ps(t->bias + j * 16) : _mm512_setzero_ps(); \
+                BMVPI_PREFETCH(t->c + i * t->ldc + j * 16); \
+            } \
+        for (r = 0; r < t->runs; ++r) \
+            for (k = 0; k < t->k; k += n) { \
+                const float *b = t->b + t->b_off[r] + k * t->ldb, *next = t->next + t->a_off[r] + k * t->next_step; \
+                const int32_t *at = a, *end; \
+                n = bmvpi_min(2 * BMVPI_PAIRS, t->k - k); \
+                bmvpi_pairs_a(t, t->a + t->a_off[r] + k * t->ka, MR, n, a, &row, &pair); \
+                for (end = a + (n + 1) / 2 * pair; at < end; at += pair, b += 2 * t->ldb, next += 2 * t->next_step) { \
+                    BMVPI_PREFETCH(next); \
+                    BMVPI_PREFETCH(next + t->next_step); \
+                    BMVPI_UNROLL for (j = 0; j < NV; ++j) v[j] = (__m512bh)_mm512_loadu_si512(b + j * 16); \
+                    BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
+                        const __m512bh s = (__m512bh)_mm512_set1_epi32(at[i * row]); \
+                        BMVPI_UNROLL for (j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], s, v[j]); \
+                    } \
+                } \
+            } \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) \
+            BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+                float *to = t->c + i * t->ldc + j * 16; \
+                _mm512_storeu_ps(to, t->accumulate ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(to)) : sum[i][j]); \
+            } \
+    }
+BMVPI_TILES_512(bf16)
+static const bmvpi_tiles bmvpi_tiles_bf16 = { 12, 32, 1, BMVPI_TILES_512_TABLE(bf16) };
 #endif
 #undef BMVPI_TILE_ROW
+#undef BMVPI_TILES_512_TABLE
+#undef BMVPI_TILES_512
 #undef BMVPI_TILES
 #undef BMVPI_TILE
 #endif
 
+/* Level of the tiles of products that a context may round: above all instruction sets */
+enum { BMVPI_LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 };
+static int bmvpi_product_level(const bmvp_ctx *c) { return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd; }
+
 /* The tiles of a level; NULL: plain loops. */
 static const bmvpi_tiles *bmvpi_tiles_of(int level)
 {
+#if defined(BMVPI_HAVE_BF16)
+    if (level == BMVPI_LEVEL_BF16) return &bmvpi_tiles_bf16;
+#endif
 #if defined(BMVPI_HAVE_X86)
     if (level >= BMVP_SIMD_AVX512) return &bmvpi_tiles_v512;
     if (level == BMVP_SIMD_AVX2) return &bmvpi_tiles_v256;
@@ -3009,6 +3132,7 @@ typedef struct bmvpi_gemm_args {
     int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
     int accumulate; /* 1: C += */
     int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int exact;      /* 1: float32 whatever the context's precision */
     int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
 } bmvpi_gemm_args;
 
@@ -3032,28 +3156,56 @@ static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const fl
     return g;
 }
 
-static int64_t bmvpi_panel_width(const bmvpi_tiles *q) { return q ? q->nr : 1; } /* plain: columns, one by one */
 /* keeps workspace parts 64-byte aligned */
 static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
 
-/* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
-static int64_t bmvpi_panel_step(int64_t nr, int64_t k) { return bmvpi_round16(nr * k) + 16; }
+/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows have a place. */
+static int64_t bmvpi_panel_row(const bmvpi_tiles *q) { return !q ? 1 : q->pairs ? q->nr / 2 : q->nr; }
 
-/* Floats of a packed k x n matrix: ceil(n / nr) panels of k rows of nr. A multiple of 16. */
+/* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
+static int64_t bmvpi_panel_step(const bmvpi_tiles *q, int64_t k)
+{
+    return bmvpi_round16(bmvpi_panel_row(q) * (q && q->pairs ? k + k % 2 : k)) + 16;
+}
+
+/* Floats of a packed k x n matrix. A multiple of 16. */
 static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 {
-    const int64_t nr = bmvpi_panel_width(bmvpi_tiles_of(level));
-    return bmvpi_ceil_div(n, nr) * bmvpi_panel_step(nr, k);
+    const bmvpi_tiles *q = bmvpi_tiles_of(level);
+    return bmvpi_ceil_div(n, q ? q->nr : 1) * bmvpi_panel_step(q, k);
 }
+
+#if defined(BMVPI_HAVE_BF16)
+/* bmvpi_pack_rows for bfloat16. k0 is even; k1 too, or it is k: then the last pair's second number is zero. */
+BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
+                                           int64_t k1, float *to)
+{
+    const int64_t step = bmvpi_panel_step(q, k);
+    int64_t i, j;
+    to += k0 * bmvpi_panel_row(q);
+    for (i = 0; i < k1 - k0; i += 2)
+        for (j = 0; j < bmvpi_ceil_div(n, q->nr) * q->nr; j += 16) {
+            const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
+            const float *p = b + i * rs + j * cs;
+            _mm512_storeu_si512(to + j / q->nr * step + i * bmvpi_panel_row(q) + j % q->nr,
+                                bmvpi_pairs_of(bmvpi_load16(p, cs, cols), bmvpi_load16(p + rs, cs, i + 1 < k1 - k0 ? cols : 0)));
+        }
+}
+#endif
 
 /* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
    last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
-static void bmvpi_pack_rows(int64_t nr, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
-                            int64_t k0, int64_t k1,
+static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0, int64_t k1,
                             float *to)
 {
-    const int64_t whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(nr, k);
+    const int64_t nr = q ? q->nr : 1, whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(q, k);
     int64_t i, j, e;
+#if defined(BMVPI_HAVE_BF16)
+    if (q && q->pairs) {
+        bmvpi_pack_pairs(q, b, rs, cs, k, n, k0, k1, to);
+        return;
+    }
+#endif
     to += k0 * nr;
     k1 -= k0;
     for (i = 0; i < k1; ++i) {
@@ -3077,14 +3229,13 @@ static void bmvpi_pack_b(int level, const float *b, int64_t rs, int64_t cs, int6
 {
     int64_t i;
     for (i = 0; i < k; i += 64) /* short stretches: a transposed block stays in L1 */
-        bmvpi_pack_rows(bmvpi_panel_width(bmvpi_tiles_of(level)), b + i * rs, rs, cs, k, n, i,
-                        bmvpi_min(k, i + 64), to);
+        bmvpi_pack_rows(bmvpi_tiles_of(level), b + i * rs, rs, cs, k, n, i, bmvpi_min(k, i + 64), to);
 }
 
 /* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
 static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
 {
-    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(1, g->k) : g->b_cs;
+    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(NULL, g->k) : g->b_cs;
     int64_t i, j, k;
     for (i = m0; i < m1; ++i) {
         for (j = 0; j < g->n; ++j) {
@@ -3109,7 +3260,7 @@ static const int64_t bmvpi_one_run = 0; /* the offset table of a plain matrix pr
 static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, const float *a, const bmvpi_gemm_b *b,
                              float *c, int64_t m0, int64_t m1, int64_t p0, int64_t p1)
 {
-    const int64_t kc = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512));
+    const int64_t even = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512)), kc = q->pairs ? even + even % 2 : even;
     const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr;
     int64_t m, k, p, n;
     bmvpi_tile t;
@@ -3125,7 +3276,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
             t.a = a + m * g->a_rs + k * g->a_cs;
             t.accumulate = k > 0 || g->accumulate;
             bmvpi_tile_ahead(&t, q->mr);
-            if (b->ld != q->nr && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
+            if (b->ld != bmvpi_panel_row(q) && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
             for (p = p0; p < p1; ++p) {
                 n = p * q->nr;
                 t.b = b->b + p * b->panel + k * b->ld;
@@ -3142,7 +3293,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
    apart share. */
 static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
 {
-    if (g->b_packed || g->b_cs != 1) return 0;
+    if (g->b_packed || g->b_cs != 1 || q->pairs) return 0;
     if (g->b_near) return g->k <= 128 && g->b_rs % 256 != 0;
     return g->m <= 2 * q->mr && g->n % (q->nr / 2) == 0;
 }
@@ -3152,8 +3303,8 @@ static bmvpi_gemm_b bmvpi_gemm_b_of(const bmvpi_tiles *q, const bmvpi_gemm_args 
     const int direct = bmvpi_gemm_direct(q, g);
     bmvpi_gemm_b r;
     r.b = b;
-    r.ld = direct ? g->b_rs : q->nr;
-    r.panel = direct ? q->nr : bmvpi_panel_step(q->nr, g->k);
+    r.ld = direct ? g->b_rs : bmvpi_panel_row(q);
+    r.panel = direct ? q->nr : bmvpi_panel_step(q, g->k);
     return r;
 }
 
@@ -3206,7 +3357,7 @@ static bmvpi_gemm_job bmvpi_gemm_cut(const bmvp_ctx *c, const bmvpi_gemm_args *g
     memset(&j, 0, sizeof j);
     j.g = g;
     j.c = c;
-    j.level = bmvp_simd_level(c);
+    j.level = g->exact ? (int)c->simd : bmvpi_product_level(c);
     j.q = bmvpi_tiles_of(j.level);
     j.direct = j.q && bmvpi_gemm_direct(j.q, g);
     j.row_blocks = bmvpi_ceil_div(g->m, 192);
@@ -3252,7 +3403,7 @@ static void bmvpi_gemm_pack_task(void *arg, int64_t task, int worker) /* task = 
     const int64_t blocks = bmvpi_ceil_div(g->k, 64), pack = task / blocks, k0 = task % blocks * 64;
     const int64_t inner = g->b_bi ? g->inner : 1;
     (void)worker;
-    bmvpi_pack_rows(j->q->nr, g->b + pack / inner * g->b_bo + pack % inner * g->b_bi + k0 * g->b_rs, g->b_rs, g->b_cs,
+    bmvpi_pack_rows(j->q, g->b + pack / inner * g->b_bo + pack % inner * g->b_bi + k0 * g->b_rs, g->b_rs, g->b_cs,
                     g->k, g->n, k0, bmvpi_min(g->k, k0 + 64), j->ws + pack * j->pack_size);
 }
 
@@ -3341,6 +3492,7 @@ static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t c
     static const float one = 1.0f;
     bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
     g.accumulate = accumulate;
+    g.exact = 1;
     return g;
 }
 
@@ -3472,6 +3624,7 @@ enum { BMVPI_RUNS_MAX = 256 }; /* kernel rows, and output rows at a time in the 
 typedef struct bmvpi_slide {
     bmvpi_conv_call call;
     const bmvpi_tiles *q;
+    int level;
     bmvpi_axis ax[3];
     int64_t ci, co;           /* channels read; written per q */
     int64_t w_k, w_n;         /* weights' strides along the channels read and written */
@@ -3526,10 +3679,11 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
     int64_t row;
     int i;
     memset(&s, 0, sizeof s);
-    s.q = bmvpi_tiles_of(bmvp_simd_level(c));
     for (i = 0; i < 3; ++i) s.ax[i] = dx ? bmvpi_axis_dx(v, i) : bmvpi_axis_forward(v, i);
     s.ci = dx ? v->co : v->ci;
     s.co = dx ? v->ci : v->co;
+    s.level = s.ci % 2 ? (int)c->simd : bmvpi_product_level(c); /* a pair must not reach into the next tap */
+    s.q = bmvpi_tiles_of(s.level);
     s.w_k = dx ? v->wo : v->wi;
     s.w_n = dx ? v->wi : v->wo;
     s.reversed = dx;
@@ -3558,7 +3712,7 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
     s.slab[1] = (s.rows - 1) * s.ax[1].step + s.ax[1].window;
     s.own = s.in_place ? 0 : bmvpi_round16(s.slab[0] * s.slab[1] * s.slab[2] * s.ci);
     s.phases = s.ax[0].phases * s.ax[1].phases * s.ax[2].phases;
-    s.pack_size = bmvpi_packed_size(bmvp_simd_level(c), s.ax[0].window * s.ax[1].window * s.ax[2].window * s.ci, s.co);
+    s.pack_size = bmvpi_packed_size(s.level, s.ax[0].window * s.ax[1].window * s.ax[2].window * s.ci, s.co);
     return s;
 }
 
@@ -3594,7 +3748,7 @@ static void bmvpi_slide_pack_task(void *arg, int64_t task, int worker) /* task =
     t[1] = tap / taps[2] % taps[1];
     t[2] = tap % taps[2];
     for (i = 0; s->reversed && i < 3; ++i) t[i] = r[i] + s->ax[i].phases * (taps[i] - 1 - t[i]);
-    bmvpi_pack_rows(s->q->nr, s->call.w + ((t[0] * v->k[1] + t[1]) * v->k[2] + t[2]) * v->wt, s->w_k, s->w_n,
+    bmvpi_pack_rows(s->q, s->call.w + ((t[0] * v->k[1] + t[1]) * v->k[2] + t[2]) * v->wt, s->w_k, s->w_n,
                     n * s->ci, s->co, tap * s->ci, (tap + 1) * s->ci, s->packed + phase * s->pack_size);
 }
 
@@ -3641,14 +3795,14 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     if (d < lo[0] || d >= hi[0] || lo[2] >= hi[2]) return;
     runs = taps[0] * taps[1];
     t.k = taps[2] * s->ci;
+    t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
         a_off[i] = (ax[0].window - taps[0] + i / taps[1]) * plane + (ax[1].window - taps[1] + i % taps[1]) * row;
-        b_off[i] = i * t.k * s->q->nr;
+        b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
     t.lda = ax[2].step * s->ci;
     t.ka = 1;
-    t.ldb = s->q->nr;
     t.ldc = ax[2].phases * s->co;
     t.accumulate = s->call.accumulate;
     out[0] = d * ax[0].phases + r[0] - ax[0].shift;
@@ -3660,7 +3814,7 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
         /* 512 products at most in one chain of float additions: halves the rounding error of wide layers */
         t.runs = bmvpi_min(runs - i, bmvpi_max(1, 512 / bmvpi_max(1, t.k)));
         for (p = 0; p * s->q->nr < s->co; ++p) {
-            t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q->nr, k) + i * t.k * s->q->nr;
+            t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q, k) + i * t.k * t.ldb;
             t.bias = s->bias && i == 0 ? s->bias + p * s->q->nr : NULL;
             for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
                 out[1] = h * ax[1].phases + r[1] - ax[1].shift;
@@ -3733,7 +3887,7 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     const int whole = v->p[2] == 0 && (v->out[2] - 1) * v->s[2] + v->k[2] <= v->in[2];
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
-    j.q = bmvpi_tiles_of(bmvp_simd_level(c));
+    j.q = bmvpi_tiles_of((int)c->simd); /* float32 always: the columns under a tap may start in the middle of a pair */
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
     j.taps = v->k[0] * v->k[1] * j.taps_w;
@@ -3746,7 +3900,7 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     j.tap_groups = bmvpi_ceil_div(j.taps, j.group_taps);
     j.rows = bmvpi_min(BMVPI_RUNS_MAX, bmvpi_min(256, 65536 / v->co) / v->out[2]);
     j.rows = bmvpi_max(1, bmvpi_min(j.rows, j.part_rows));
-    j.own = bmvpi_packed_size(bmvp_simd_level(c), j.rows * v->out[2], v->co);
+    j.own = bmvpi_packed_size((int)c->simd, j.rows * v->out[2], v->co);
     return j;
 }
 
@@ -3764,7 +3918,7 @@ static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r
     const int64_t lo = bmvpi_ceil_div(bmvpi_max(0, v->p[2] - e), v->s[2]);
     const int64_t last = v->in[2] - 1 + v->p[2] - e; /* of the columns under this tap */
     const int64_t hi = last < 0 ? 0 : bmvpi_min(v->out[2], last / v->s[2] + 1);
-    const int64_t step = bmvpi_panel_step(j->q->nr, (r1 - r0) * v->out[2]);
+    const int64_t step = bmvpi_panel_step(j->q, (r1 - r0) * v->out[2]);
     int64_t a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], r, p;
     bmvpi_tile t;
     t.runs = 0;
@@ -3805,7 +3959,7 @@ static void bmvpi_conv_dw_task(void *arg, int64_t task, int worker) /* task = (p
     memset(sums + t0 * j->m * v->co, 0, (size_t)((t1 - t0) * j->m * v->co) * sizeof(float));
     for (r = part * j->part_rows; r < end; r = r1) {
         r1 = bmvpi_min(end, r + j->rows);
-        bmvpi_pack_rows(j->q->nr, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
+        bmvpi_pack_rows(j->q, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
                         (r1 - r) * v->out[2], own);
         for (t = t0; t < t1; ++t) bmvpi_conv_dw_tap(j, t, r, r1, own, sums);
     }
@@ -3954,6 +4108,7 @@ static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float 
     else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
     else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
     else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
     g.inner = y->numel / (m * n);
     if (g.inner > 1) {
         g.c_bi = g.m * g.n;
@@ -6222,7 +6377,7 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     const int64_t tasks = 16, most_rows = 96, most_keys = 224;
     bmvpi_attn j;
     memset(&j, 0, sizeof j);
-    j.level = (int)bmvp_simd_level(c);
+    j.level = bmvpi_product_level(c);
     j.fused = bmvpi_fused_of(c);
     j.y = y;
     j.n = y->dim[0];
@@ -6528,7 +6683,7 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     bmvpi_mlp j;
     memset(&j, 0, sizeof j);
     j.fused = bmvpi_fused_of(c);
-    j.level = (int)bmvp_simd_level(c);
+    j.level = bmvpi_product_level(c);
     j.i = y->src[1]->dim[0];
     j.h = y->src[1]->dim[1];
     j.o = y->src[3]->dim[1];

@@ -1,7 +1,8 @@
 /* bench_step.c - speed and memory of training and inference, of the kernels they consist of, and the ceiling of the machine.
 
    cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
-   bench_step [--only NAME] [--threads N] [--simd LEVEL] [--reps N] [--preset NAME] [--json] [--list] [--machine]
+   bench_step [--only NAME] [--threads N] [--simd LEVEL] [--precision fp32|bf16]
+              [--reps N] [--preset NAME] [--json] [--list] [--machine]
 
    Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
    needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured here too:
@@ -30,6 +31,7 @@ typedef struct options {
     const char *only, *preset;
     int threads, reps, json, list, machine;
     bmvp_simd simd;
+    bmvp_precision precision;
 } options;
 
 typedef struct bench {
@@ -162,6 +164,7 @@ static bmvp_ctx *context(const options *o, int threads, int plan)
     bmvp_ctx *c;
     cfg.threads = threads;
     cfg.simd = o->simd;
+    cfg.precision = o->precision;
     cfg.plan = plan;
     c = bmvp_create(&cfg, &err);
     if (!c) fprintf(stderr, "bench_step: %s\n", err.message);
@@ -754,6 +757,9 @@ static int parse(int argc, char **argv, options *o)
             for (j = 0; j < 4 && strcmp(v, level[j]) != 0; ++j) {}
             if (j == 4) return 0;
             o->simd = (bmvp_simd)j;
+            ++i;
+        } else if (strcmp(a, "--precision") == 0 && (strcmp(v, "fp32") == 0 || strcmp(v, "bf16") == 0)) {
+            o->precision = strcmp(v, "bf16") == 0 ? BMVP_BF16 : BMVP_FP32;
             ++i;
         } else return 0;
     }
