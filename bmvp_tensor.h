@@ -2896,7 +2896,7 @@ typedef struct bmvpi_tile {
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
-enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32 };
+enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32, BMVPI_PAIRS_K = 512, BMVPI_PAIRS_ROW = BMVPI_PAIRS_K / 2 + 16 };
 /* fn[0]: tiles nr / 2 wide, fn[1]: nr wide; by number of rows, NULL where there is no such tile */
 typedef struct bmvpi_tiles {
     int mr, nr;
@@ -2972,10 +2972,9 @@ static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, 0, BMVPI_TILES_512_TABLE(5
 #endif
 #if defined(BMVPI_HAVE_BF16)
 /* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B to a sum in
-   float32, 64 operations an instruction where a multiply-add has 32. A is rounded to pairs 256 k at a time, into 8 KB of L1: a
-   tenth of the tile's time, and nothing in memory changes its type. B's panels are packed as pairs. */
+   float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the runs one after the other, into
+   16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes its type. */
 #define BMVPI_AT_bf16 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")))
-enum { BMVPI_PAIRS = 128 }; /* of A at a time */
 
 /* 16 numbers, `step` apart; zeros from n on */
 BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, int n)
@@ -2995,53 +2994,73 @@ BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
     return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-/* k numbers of each of `rows` rows of A as pairs; *row, *pair: distance from row to row and from pair to pair in `to` */
-BMVPI_AT_bf16 static void bmvpi_pairs_a(const bmvpi_tile *t, const float *a, int rows, int64_t k, int32_t *to, int64_t *row, int64_t *pair)
+/* k numbers of a row of A as pairs */
+BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int32_t *to)
 {
-    int64_t i, j;
-    *row = t->ka == 1 ? BMVPI_PAIRS : 1;
-    *pair = t->ka == 1 ? 1 : 16;
-    for (i = 0; t->ka == 1 && i < rows; ++i)
-        for (j = 0; j < k; j += 32) {
-            const __m512 low = bmvpi_load16(a + i * t->lda + j, 1, (int)bmvpi_min(16, k - j));
-            const __m512 high = bmvpi_load16(a + i * t->lda + j + 16, 1, (int)bmvpi_max(0, bmvpi_min(16, k - j - 16)));
-            _mm512_storeu_si512(to + i * BMVPI_PAIRS + j / 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-        }
-    for (j = 0; t->ka != 1 && j < k; j += 2)
-        _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a + j * t->ka, t->lda, rows),
-                                                       bmvpi_load16(a + (j + 1) * t->ka, t->lda, j + 1 < k ? rows : 0)));
+    int64_t j;
+    for (j = 0; j + 32 <= k; j += 32)
+        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
+    if (j < k) {
+        const int low = (int)bmvpi_min(16, k - j), high = (int)(k - j) - low;
+        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
+    }
+}
+
+/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair */
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int32_t *to)
+{
+    int64_t j;
+    for (j = 0; j + 1 < k; j += 2, a += 2 * ka)
+        _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), bmvpi_load16(a + ka, step, rows)));
+    if (j < k) _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), _mm512_setzero_ps()));
+}
+
+/* The runs of `rows` rows of A as pairs; sets what t says of A to them. */
+BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
+{
+    const int by_row = t->ka == 1;
+    const int64_t k = t->k;
+    int64_t r, i;
+    int32_t *at = to;
+    for (r = 0; r < t->runs; ++r) {
+        const float *a = t->a + t->a_off[r];
+        for (i = 0; by_row && i < rows; ++i) bmvpi_pairs_row(a + i * t->lda, k, at + i * BMVPI_PAIRS_ROW);
+        if (!by_row && t->lda == 1) bmvpi_pairs_columns(a, 1, t->ka, rows, k, at);
+        else if (!by_row) bmvpi_pairs_columns(a, t->lda, t->ka, rows, k, at);
+        at += (k + 1) / 2 * (by_row ? 1 : 16);
+    }
+    t->lda = by_row ? BMVPI_PAIRS_ROW : 1;
+    t->ka = by_row ? 1 : 16;
+    t->a = (const float *)(const void *)to;
 }
 
 #undef BMVPI_TILE
 #define BMVPI_TILE(TYPE, MR, NV) \
     BMVPI_AT_bf16 static void bmvpi_tile_##MR##x##NV##_v##TYPE(const bmvpi_tile *t) \
     { \
-        int32_t a[16 * BMVPI_PAIRS]; \
+        const int32_t *a = (const int32_t *)(const void *)t->a; \
+        const int64_t row = t->lda, pair = t->ka; \
         __m512 sum[MR][NV]; \
         __m512bh v[NV]; \
-        int64_t r, k, n, row, pair; \
+        int64_t r, k; \
         int i, j; \
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 sum[i][j] = t->bias ? _mm512_loadu_ps(t->bias + j * 16) : _mm512_setzero_ps(); \
                 BMVPI_PREFETCH(t->c + i * t->ldc + j * 16); \
             } \
-        for (r = 0; r < t->runs; ++r) \
-            for (k = 0; k < t->k; k += n) { \
-                const float *b = t->b + t->b_off[r] + k * t->ldb, *next = t->next + t->a_off[r] + k * t->next_step; \
-                const int32_t *at = a, *end; \
-                n = bmvpi_min(2 * BMVPI_PAIRS, t->k - k); \
-                bmvpi_pairs_a(t, t->a + t->a_off[r] + k * t->ka, MR, n, a, &row, &pair); \
-                for (end = a + (n + 1) / 2 * pair; at < end; at += pair, b += 2 * t->ldb, next += 2 * t->next_step) { \
-                    BMVPI_PREFETCH(next); \
-                    BMVPI_PREFETCH(next + t->next_step); \
-                    BMVPI_UNROLL for (j = 0; j < NV; ++j) v[j] = (__m512bh)_mm512_loadu_si512(b + j * 16); \
-                    BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
-                        const __m512bh s = (__m512bh)_mm512_set1_epi32(at[i * row]); \
-                        BMVPI_UNROLL for (j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], s, v[j]); \
-                    } \
+        for (r = 0; r < t->runs; ++r) { \
+            const float *b = t->b + t->b_off[r], *next = t->next + t->a_off[r]; \
+            for (k = t->k; k > 0; k -= 2, a += pair, b += 2 * t->ldb, next += 2 * t->next_step) { \
+                BMVPI_PREFETCH(next); \
+                BMVPI_PREFETCH(next + t->next_step); \
+                BMVPI_UNROLL for (j = 0; j < NV; ++j) v[j] = (__m512bh)_mm512_loadu_si512(b + j * 16); \
+                BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
+                    const __m512bh s = (__m512bh)_mm512_set1_epi32(a[i * row]); \
+                    BMVPI_UNROLL for (j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], s, v[j]); \
                 } \
             } \
+        } \
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 float *to = t->c + i * t->ldc + j * 16; \
@@ -3090,34 +3109,53 @@ static void bmvpi_tile_ahead(bmvpi_tile *t, int mr)
     t->next_step = t->ka == 1 ? mr * t->lda / bmvpi_max(1, t->k) : t->ka;
 }
 
-/* All rows of one panel: `rows` x `cols` with cols <= nr. bias is readable for cols only. The last columns of a matrix
-   go through a whole tile beside it. */
-static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t rows, int64_t cols)
+/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is readable for cols
+   only. */
+static void bmvpi_tile_run(const bmvpi_tiles *q, const bmvpi_tile *strip, int mr, int64_t cols)
+{
+    float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
+    const int wide = cols * 2 > q->nr, width = wide ? q->nr : q->nr / 2;
+    bmvpi_tile t;
+    int64_t i, j;
+    if (cols == width) {
+        q->fn[wide][mr](strip);
+        return;
+    }
+    t = *strip;
+    t.bias = NULL;
+    t.c = side;
+    t.ldc = width;
+    t.accumulate = 0;
+    q->fn[wide][mr](&t);
+    for (i = 0; i < mr; ++i)
+        for (j = 0; j < cols; ++j)
+            strip->c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
+                                           (strip->accumulate ? strip->c[i * strip->ldc + j] : 0.0f);
+}
+
+/* `rows` rows x cols columns: neighbouring panels of B, `panel` floats apart. */
+static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t rows, int64_t cols, int64_t panel)
 {
     /* first tile of r last rows: two that keep the pipes busy are better than a large and a small one */
     static const int first[BMVPI_MR_MAX + 1] = { 0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12 };
-    float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
-    const int wide = cols * 2 > q->nr, width = wide ? q->nr : q->nr / 2, whole = cols == width;
-    bmvpi_tile t = *strip;
-    int64_t i, j, row;
+    int64_t row, n;
     int mr;
-    if (!whole) {
-        t.bias = NULL;
-        t.c = side;
-        t.ldc = width;
-        t.accumulate = 0;
-    }
+#if defined(BMVPI_HAVE_BF16)
+    int32_t pairs[16 * BMVPI_PAIRS_ROW];
+#endif
     for (row = 0; row < rows; row += mr) {
-        float *c = strip->c + row * strip->ldc;
+        bmvpi_tile t = *strip;
         mr = rows - row >= q->mr ? q->mr : first[rows - row];
-        t.a = strip->a + row * strip->lda;
-        t.next = strip->next + row * strip->lda;
-        if (whole) t.c = c;
-        q->fn[wide][mr](&t);
-        for (i = 0; !whole && i < mr; ++i)
-            for (j = 0; j < cols; ++j)
-                c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
-                                        (strip->accumulate ? c[i * strip->ldc + j] : 0.0f);
+        t.a += row * t.lda;
+        t.next += row * t.lda;
+        t.c += row * t.ldc;
+#if defined(BMVPI_HAVE_BF16)
+        if (q->pairs) bmvpi_pairs_a(&t, mr, pairs);
+#endif
+        for (n = 0; n < cols; n += q->nr, t.b += panel, t.c += q->nr) {
+            if (strip->bias) t.bias = strip->bias + n;
+            bmvpi_tile_run(q, &t, mr, bmvpi_min(q->nr, cols - n));
+        }
     }
 }
 
@@ -3156,6 +3194,8 @@ static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const fl
     return g;
 }
 
+/* Panels that one pass over rows of A serves */
+static int64_t bmvpi_panel_group(const bmvpi_tiles *q) { return q->pairs ? 4 : 1; }
 /* keeps workspace parts 64-byte aligned */
 static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
 
@@ -3180,16 +3220,22 @@ static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
                                            int64_t k1, float *to)
 {
-    const int64_t step = bmvpi_panel_step(q, k);
+    const int64_t step = bmvpi_panel_step(q, k), whole = cs == 1 ? n / 16 * 16 : 0;
     int64_t i, j;
+    k1 -= k0;
     to += k0 * bmvpi_panel_row(q);
-    for (i = 0; i < k1 - k0; i += 2)
-        for (j = 0; j < bmvpi_ceil_div(n, q->nr) * q->nr; j += 16) {
+    for (i = 0; i < k1; i += 2) {
+        const float *row = b + i * rs, *second = i + 1 < k1 ? row + rs : NULL;
+        int32_t *p = (int32_t *)(void *)(to + i * bmvpi_panel_row(q));
+        for (j = 0; j < whole; j += 16)
+            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) :
+                                                                           _mm512_setzero_ps()));
+        for (; j < bmvpi_ceil_div(n, 32) * 32; j += 16) {
             const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
-            const float *p = b + i * rs + j * cs;
-            _mm512_storeu_si512(to + j / q->nr * step + i * bmvpi_panel_row(q) + j % q->nr,
-                                bmvpi_pairs_of(bmvpi_load16(p, cs, cols), bmvpi_load16(p + rs, cs, i + 1 < k1 - k0 ? cols : 0)));
+            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
+                                                                           bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
         }
+    }
 }
 #endif
 
@@ -3261,7 +3307,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
                              float *c, int64_t m0, int64_t m1, int64_t p0, int64_t p1)
 {
     const int64_t even = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512)), kc = q->pairs ? even + even % 2 : even;
-    const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr;
+    const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr, group = bmvpi_panel_group(q);
     int64_t m, k, p, n;
     bmvpi_tile t;
     t.a_off = t.b_off = &bmvpi_one_run;
@@ -3277,12 +3323,12 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
             t.accumulate = k > 0 || g->accumulate;
             bmvpi_tile_ahead(&t, q->mr);
             if (b->ld != bmvpi_panel_row(q) && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
-            for (p = p0; p < p1; ++p) {
+            for (p = p0; p < p1; p += group) {
                 n = p * q->nr;
                 t.b = b->b + p * b->panel + k * b->ld;
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
-                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(q->nr, g->n - n));
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
             }
         }
     }
@@ -3676,14 +3722,12 @@ static int bmvpi_conv_blocks(const bmvpi_conv *v)
 static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int dx)
 {
     bmvpi_slide s;
-    int64_t row;
+    int64_t row, window;
     int i;
     memset(&s, 0, sizeof s);
     for (i = 0; i < 3; ++i) s.ax[i] = dx ? bmvpi_axis_dx(v, i) : bmvpi_axis_forward(v, i);
     s.ci = dx ? v->co : v->ci;
     s.co = dx ? v->ci : v->co;
-    s.level = s.ci % 2 ? (int)c->simd : bmvpi_product_level(c); /* a pair must not reach into the next tap */
-    s.q = bmvpi_tiles_of(s.level);
     s.w_k = dx ? v->wo : v->wi;
     s.w_n = dx ? v->wi : v->wo;
     s.reversed = dx;
@@ -3692,6 +3736,10 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
         s.ax[2].phases = s.ax[2].kernel = 1;
         s.co *= v->k[2];
     }
+    window = s.ax[0].window * s.ax[1].window * s.ax[2].window;
+    /* a pair must not reach into the next tap, and a tap must fit what is rounded at a time */
+    s.level = s.ci % 2 || s.ci > BMVPI_PAIRS_K || window > BMVPI_RUNS_MAX ? (int)c->simd : bmvpi_product_level(c);
+    s.q = bmvpi_tiles_of(s.level);
     s.in_place = 1;
     for (i = 0; i < 3; ++i) {
         const bmvpi_axis *a = &s.ax[i];
@@ -3712,7 +3760,7 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
     s.slab[1] = (s.rows - 1) * s.ax[1].step + s.ax[1].window;
     s.own = s.in_place ? 0 : bmvpi_round16(s.slab[0] * s.slab[1] * s.slab[2] * s.ci);
     s.phases = s.ax[0].phases * s.ax[1].phases * s.ax[2].phases;
-    s.pack_size = bmvpi_packed_size(s.level, s.ax[0].window * s.ax[1].window * s.ax[2].window * s.ci, s.co);
+    s.pack_size = bmvpi_packed_size(s.level, window * s.ci, s.co);
     return s;
 }
 
@@ -3787,17 +3835,19 @@ static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_
 static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
                              const float *base, int64_t plane, int64_t row)
 {
-    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col;
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col, cut;
     const bmvpi_axis *ax = s->ax;
     bmvpi_tile t;
     k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
     for (i = 0; i < 3; ++i) bmvpi_axis_range(&ax[i], r[i], &lo[i], &hi[i]);
     if (d < lo[0] || d >= hi[0] || lo[2] >= hi[2]) return;
-    runs = taps[0] * taps[1];
-    t.k = taps[2] * s->ci;
+    cut = s->q->pairs && taps[2] * s->ci > BMVPI_PAIRS_K ? taps[2] : 1; /* runs of a kernel row, or of one tap */
+    runs = taps[0] * taps[1] * cut;
+    t.k = taps[2] * s->ci / cut;
     t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
-        a_off[i] = (ax[0].window - taps[0] + i / taps[1]) * plane + (ax[1].window - taps[1] + i % taps[1]) * row;
+        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane + (ax[1].window - taps[1] + i / cut % taps[1]) * row +
+                   i % cut * t.k;
         b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
@@ -3813,7 +3863,7 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
         t.a_off = a_off + i;
         /* 512 products at most in one chain of float additions: halves the rounding error of wide layers */
         t.runs = bmvpi_min(runs - i, bmvpi_max(1, 512 / bmvpi_max(1, t.k)));
-        for (p = 0; p * s->q->nr < s->co; ++p) {
+        for (p = 0; p * s->q->nr < s->co; p += bmvpi_panel_group(s->q)) {
             t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q, k) + i * t.k * t.ldb;
             t.bias = s->bias && i == 0 ? s->bias + p * s->q->nr : NULL;
             for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
@@ -3822,7 +3872,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                 t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
                       p * s->q->nr;
                 bmvpi_tile_ahead(&t, s->q->mr);
-                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(s->q->nr, s->co - p * s->q->nr));
+                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
+                            bmvpi_panel_step(s->q, k));
             }
         }
         t.accumulate = 1;
@@ -3943,7 +3994,7 @@ static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r
     for (p = 0; p * j->q->nr < v->co; ++p) {
         t.b = own + p * step + lo * j->q->nr;
         t.c = sums + tap * j->m * v->co + p * j->q->nr;
-        bmvpi_strip(j->q, &t, j->m, bmvpi_min(j->q->nr, v->co - p * j->q->nr));
+        bmvpi_strip(j->q, &t, j->m, bmvpi_min(j->q->nr, v->co - p * j->q->nr), 0);
     }
 }
 
