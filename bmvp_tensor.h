@@ -2893,6 +2893,7 @@ typedef struct bmvpi_tile {
     const float *next;
     int64_t next_step;
     int accumulate; /* 1: C += */
+    int odd;        /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
@@ -3006,11 +3007,16 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
     }
 }
 
-/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair */
-BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int32_t *to)
+/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd: see bmvpi_tile */
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
 {
-    int64_t j;
-    for (j = 0; j + 1 < k; j += 2, a += 2 * ka)
+    int64_t j = 0;
+    if (odd) {
+        _mm512_storeu_si512(to, bmvpi_pairs_of(_mm512_setzero_ps(), bmvpi_load16(a, step, rows)));
+        a += ka;
+        j = 2;
+    }
+    for (; j + 1 < k; j += 2, a += 2 * ka)
         _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), bmvpi_load16(a + ka, step, rows)));
     if (j < k) _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), _mm512_setzero_ps()));
 }
@@ -3025,8 +3031,8 @@ BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
     for (r = 0; r < t->runs; ++r) {
         const float *a = t->a + t->a_off[r];
         for (i = 0; by_row && i < rows; ++i) bmvpi_pairs_row(a + i * t->lda, k, at + i * BMVPI_PAIRS_ROW);
-        if (!by_row && t->lda == 1) bmvpi_pairs_columns(a, 1, t->ka, rows, k, at);
-        else if (!by_row) bmvpi_pairs_columns(a, t->lda, t->ka, rows, k, at);
+        if (!by_row && t->lda == 1) bmvpi_pairs_columns(a, 1, t->ka, rows, k, t->odd, at);
+        else if (!by_row) bmvpi_pairs_columns(a, t->lda, t->ka, rows, k, t->odd, at);
         at += (k + 1) / 2 * (by_row ? 1 : 16);
     }
     t->lda = by_row ? BMVPI_PAIRS_ROW : 1;
@@ -3312,6 +3318,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
     bmvpi_tile t;
     t.a_off = t.b_off = &bmvpi_one_run;
     t.runs = 1;
+    t.odd = 0;
     t.lda = g->a_rs;
     t.ka = g->a_cs;
     t.ldb = b->ld;
@@ -3851,6 +3858,7 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
         b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
+    t.odd = 0;
     t.lda = ax[2].step * s->ci;
     t.ka = 1;
     t.ldc = ax[2].phases * s->co;
@@ -3926,6 +3934,7 @@ static void bmvpi_slide_run(bmvp_ctx *c, bmvpi_slide *s, float *ws)
 typedef struct bmvpi_conv_dw_job {
     bmvpi_conv_call call;
     const bmvpi_tiles *q;
+    int level;
     int64_t parts, part_rows, tap_groups, group_taps;
     int64_t m, taps, taps_w; /* rows of one product: ci, or kw ci where a kernel row can be read at once; taps left */
     int64_t rows, own, size; /* rows packed at a time; floats per worker; floats of dw */
@@ -3938,7 +3947,9 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     const int whole = v->p[2] == 0 && (v->out[2] - 1) * v->s[2] + v->k[2] <= v->in[2];
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
-    j.q = bmvpi_tiles_of((int)c->simd); /* float32 always: the columns under a tap may start in the middle of a pair */
+    /* pairs are of one output row; x is read by columns */
+    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd : bmvpi_product_level(c);
+    j.q = bmvpi_tiles_of(j.level);
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
     j.taps = v->k[0] * v->k[1] * j.taps_w;
@@ -3951,7 +3962,7 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     j.tap_groups = bmvpi_ceil_div(j.taps, j.group_taps);
     j.rows = bmvpi_min(BMVPI_RUNS_MAX, bmvpi_min(256, 65536 / v->co) / v->out[2]);
     j.rows = bmvpi_max(1, bmvpi_min(j.rows, j.part_rows));
-    j.own = bmvpi_packed_size((int)c->simd, j.rows * v->out[2], v->co);
+    j.own = bmvpi_packed_size(j.level, j.rows * v->out[2], v->co);
     return j;
 }
 
@@ -3973,28 +3984,29 @@ static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r
     int64_t a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], r, p;
     bmvpi_tile t;
     t.runs = 0;
+    t.ldb = bmvpi_panel_row(j->q);
     for (r = r0; r < r1 && lo < hi; ++r) {
         const int64_t z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a, h = r % v->out[1] * v->s[1] - v->p[1] + b;
         if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
         a_off[t.runs] = ((r / (v->out[0] * v->out[1]) * v->in[0] + z) * v->in[1] + h) * v->in[2] * v->ci;
-        b_off[t.runs++] = (r - r0) * v->out[2] * j->q->nr;
+        b_off[t.runs++] = (r - r0) * v->out[2] * t.ldb;
     }
     if (t.runs == 0) return;
     t.a_off = a_off;
     t.b_off = b_off;
-    t.k = hi - lo;
+    t.odd = j->q->pairs && lo % 2;
+    t.k = hi - lo + t.odd;
     t.a = j->call.x + (lo * v->s[2] - v->p[2] + e) * v->ci;
     t.lda = 1;
     t.ka = v->s[2] * v->ci;
-    t.ldb = j->q->nr;
     t.ldc = v->co;
     t.bias = NULL;
     t.accumulate = 1;
     bmvpi_tile_ahead(&t, j->q->mr);
-    for (p = 0; p * j->q->nr < v->co; ++p) {
-        t.b = own + p * step + lo * j->q->nr;
+    for (p = 0; p * j->q->nr < v->co; p += bmvpi_panel_group(j->q)) {
+        t.b = own + p * step + (lo - t.odd) * t.ldb;
         t.c = sums + tap * j->m * v->co + p * j->q->nr;
-        bmvpi_strip(j->q, &t, j->m, bmvpi_min(j->q->nr, v->co - p * j->q->nr), 0);
+        bmvpi_strip(j->q, &t, j->m, bmvpi_min(bmvpi_panel_group(j->q) * j->q->nr, v->co - p * j->q->nr), step);
     }
 }
 
