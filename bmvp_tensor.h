@@ -1074,9 +1074,10 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
-    if (k.precision != BMVP_FP32 && !bmvpi_has_bf16(k.simd)) {
-        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "bf16 needs a processor with avx512_bf16 and the instruction set avx512, here it is %s: "
-                       "use fp32", bmvp_simd_text(k.simd));
+    if (k.precision != BMVP_FP32 && (k.backend->device || !bmvpi_has_bf16(k.simd))) {
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, k.backend->device ? "precision: %s computes in fp32 only" :
+                       "precision: bf16 needs a processor with avx512_bf16, here it is %s; use fp32",
+                       k.backend->device ? k.backend->name : bmvp_simd_text(k.simd));
         return NULL;
     }
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
