@@ -13,12 +13,13 @@
    refused by name.
 
    CONTENTS (search for the tag)
-       >>files     >>json      >>checkpoint            >>network   >>optimizer             >>state files
+       >>files     >>json      >>checkpoint            >>network   >>optimizer             >>data parallel         >>state files
        and in the implementation
        >>bump      >>text      >>files impl            >>json parser                       >>json writer
        >>checkpoint base       >>zip       >>pickle    >>pickle walk           >>safetensors
        >>checkpoint reader     >>checkpoint writer     >>pickle writer         >>state     >>uniformer
-       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>state files impl      >>adopt
+       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>data parallel impl
+       >>state files impl      >>adopt
 
    A complete program:
 
@@ -406,6 +407,22 @@ typedef struct bmvp_schedule {
     int half_period;
 } bmvp_schedule;
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
+
+/* >>data parallel ------------------------------------------------------------------------------------------------ */
+
+/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates, which the
+   trainer exchanges by the crops that it touched). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
+   backward completes them. The list must outlive the reducer and not grow; all ranks have the same one. */
+typedef struct bmvp_reducer bmvp_reducer;
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
+BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
+/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its all_reduce). */
+BMVP_API void bmvp_reducer_start(bmvp_reducer *r);
+/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had one on any rank. */
+BMVP_API void bmvp_reducer_finish(bmvp_reducer *r);
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent); /* how many, and how many of them left during the last backward */
+/* Values and counters of the list, and moments of its optimizer (or NULL), become those of rank 0. */
+BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim);
 
 /* >>state files: networks in checkpoints ------------------------------------------------------------------------------ */
 
@@ -4482,6 +4499,154 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
     const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
     if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
     return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+}
+
+/* >>data parallel impl ------------------------------------------------------------------------------------------- */
+
+enum { BMVPI_BUCKET_FIRST = 1 << 18, BMVPI_BUCKET = 25 << 18 }; /* floats */
+
+struct bmvp_reducer {
+    bmvp_ctx *c;
+    int n, n_buckets, next, early; /* next: bucket to leave; early: those that left in backward */
+    bmvp_tensor **t;               /* in the order of backward */
+    int *end;                      /* of each bucket, in t */
+    bmvp_part *part;               /* as t */
+    unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
+};
+
+BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
+{
+    if (!r) return;
+    bmvpi_free(r->c, r->t);
+    bmvpi_free(r->c, r->end);
+    bmvpi_free(r->c, r->part);
+    bmvpi_free(r->c, r->had);
+    bmvpi_free(r->c, r);
+}
+
+/* Parameters are registered in the order of forward: backward completes them from the last to the first. */
+static void bmvpi_reducer_cut(bmvp_reducer *r, const bmvp_state_list *list)
+{
+    int64_t in_bucket = 0;
+    int i;
+    for (i = list->n; i-- > 0;) {
+        bmvp_tensor *t = list->item[i].t;
+        if (!list->item[i].trained || list->item[i].stacked) continue;
+        if (in_bucket > 0 && in_bucket + t->numel > (r->n_buckets == 0 ? BMVPI_BUCKET_FIRST : BMVPI_BUCKET)) {
+            r->end[r->n_buckets++] = r->n;
+            in_bucket = 0;
+        }
+        in_bucket += t->numel;
+        r->t[r->n++] = t;
+    }
+    if (in_bucket > 0) r->end[r->n_buckets++] = r->n;
+}
+
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
+{
+    bmvp_reducer *r = bmvp_failed(c) ? NULL : (bmvp_reducer *)bmvpi_alloc(c, (int64_t)sizeof *r);
+    const int64_t n = list->n, size = c->comm ? c->comm->size : 1;
+    if (!r) return NULL;
+    memset(r, 0, sizeof *r);
+    r->c = c;
+    r->t = (bmvp_tensor **)bmvpi_alloc(c, n * (int64_t)sizeof *r->t);
+    r->end = (int *)bmvpi_alloc(c, n * (int64_t)sizeof *r->end);
+    r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
+    r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
+    if (!bmvp_failed(c)) {
+        bmvpi_reducer_cut(r, list);
+        return r;
+    }
+    bmvp_reducer_destroy(r);
+    return NULL;
+}
+
+/* A parameter without a gradient gets one of zeros. */
+static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t)
+{
+    if (!bmvpi_lasting_grad(c, t)) return;
+    bmvpi_values_fill(c, t->g, 0.0f, t->numel);
+    t->grad_fresh = 0;
+}
+
+static void bmvpi_reducer_send(bmvp_reducer *r)
+{
+    const bmvp_comm *m = r->c->comm;
+    const int from = r->next > 0 ? r->end[r->next - 1] : 0, to = r->end[r->next];
+    bmvp_error err;
+    int i;
+    for (i = from; i < to; ++i) {
+        r->had[i] = (unsigned char)bmvp_has_grad(r->t[i]);
+        if (!r->had[i]) bmvpi_grad_zeros(r->c, r->t[i]);
+        r->part[i].x = r->t[i]->g;
+        r->part[i].n = r->t[i]->numel;
+    }
+    ++r->next;
+    if (!bmvp_failed(r->c)) (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
+}
+
+/* Sends the buckets whose gradients are complete, in order: the order is the same on every rank. */
+static void bmvpi_reducer_go_on(void *user)
+{
+    bmvp_reducer *r = (bmvp_reducer *)user;
+    for (; r->next < r->n_buckets && !bmvp_failed(r->c); ++r->early) {
+        int i = r->next > 0 ? r->end[r->next - 1] : 0;
+        for (; i < r->end[r->next]; ++i)
+            if (bmvp_grad_due(r->t[i])) return;
+        bmvpi_reducer_send(r);
+    }
+}
+
+BMVP_API void bmvp_reducer_start(bmvp_reducer *r)
+{
+    r->early = 0;
+    if (r->c->comm) bmvp_on_gradient(r->c, bmvpi_reducer_go_on, r);
+}
+
+BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
+{
+    bmvp_ctx *c = r->c;
+    unsigned char *all = r->had + r->n;
+    bmvp_error err;
+    int i, k;
+    bmvp_on_gradient(c, NULL, NULL);
+    if (!c->comm) return;
+    while (r->next < r->n_buckets && !bmvp_failed(c)) bmvpi_reducer_send(r);
+    r->next = 0;
+    if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
+    if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
+    for (i = 0; i < r->n; ++i) {
+        int somewhere = 0;
+        for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
+        r->t[i]->grad_fresh = !somewhere;
+    }
+}
+
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
+{
+    *sent = r->early;
+    return r->n_buckets;
+}
+
+static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
+{
+    bmvp_error err;
+    if (!bmvp_failed(c)) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, data, bytes, 0, &err), &err);
+}
+
+BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim)
+{
+    int i, w;
+    for (i = 0; c->comm && i < list->n; ++i) {
+        bmvp_state *s = &list->item[i];
+        if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
+        else bmvpi_comm_broadcast(c, s->t->x, s->t->numel * (int64_t)sizeof(float));
+        for (w = 0; optim && w < 2; ++w) {
+            const bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
+            if (m) bmvpi_comm_broadcast(c, m->x, m->numel * (int64_t)sizeof(float));
+        }
+        if (optim) bmvpi_comm_broadcast(c, bmvp_optim_count(optim, i), (int64_t)sizeof(int64_t));
+    }
 }
 
 /* >>state files impl ---------------------------------------------------------------------------------------------------- */

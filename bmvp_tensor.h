@@ -12,9 +12,9 @@
    reshape. It never prints, exits or aborts.
 
    CONTENTS (search for the tag)
-       >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>ops
+       >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation
-       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>node      >>backward
+       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl >>node      >>backward
        >>simd      >>kernel math           >>kernel gelu           >>kernel softmax        >>kernel depthwise
        >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
        >>kernel gemm           >>kernel conv           >>kernel fused rows     >>op NAME, one for each op
@@ -240,6 +240,7 @@ struct bmvp_tensor {
     int on_host;                     /* scratch of trainers: in the host's memory whatever the backend */
     int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
+    int64_t first_reader;            /* of a parameter, while bmvp_on_gradient watches a backward: place of its first reader on the tape, or -1 */
 };
 
 /* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that wants it.
@@ -281,6 +282,40 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
 /* Forgets the gradient: the next backward overwrites it. Until then bmvp_has_grad is 0. */
 BMVP_API void bmvp_zero_grad(bmvp_tensor *t);
 BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
+/* From now on backward calls fn(user) each time gradients of parameters have become complete, that is when it has passed the first op
+   that reads them: bmvp_grad_due says of which. For sending gradients while backward goes on. NULL: off. */
+BMVP_API void bmvp_on_gradient(bmvp_ctx *c, void (*fn)(void *user), void *user);
+BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running backward may still add to its gradient */
+
+/* >>comm --------------------------------------------------------------------------------------------------------- */
+
+/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes:
+   examples/bmvp/launch.c (TCP), examples/bmvp/mpi.c (MPI), bmvp_cuda.cu (NCCL); none at all (NULL) is one process, and costs nothing.
+   Every rank makes the same calls in the same order with the same sizes; a call returns when this rank may go on. Pointers are in the host's
+   memory or the backend's, and what was given to the backend before is seen. Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ...,
+   so that bits do not depend on who was first (NCCL: in an order of its own, the same in every run on the same machines). A call
+   that fails returns a status and a message that names the rank that is missing, where it is known; the table is unusable then. */
+typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
+typedef struct bmvp_comm bmvp_comm;
+struct bmvp_comm {
+    void *user;
+    int rank, size; /* 0 <= rank < size */
+    bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
+    bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
+    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* all: size x n; own: sum of part `rank` */
+    bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
+    bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
+    void (*abort)(const bmvp_comm *m, const char *why); /* tells the others that this rank gives up, and why */
+    double (*seconds)(const bmvp_comm *m);              /* spent in calls so far, waiting for others included */
+    /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
+       before start returns; wait waits for all of them. Other calls may be made between. */
+    bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
+    bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
+};
+/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them. Failures are the context's.
+   NULL: one process, the default. The table must outlive the context or the next bmvp_set_comm. */
+BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
@@ -601,6 +636,10 @@ struct bmvp_ctx {
     bmvp_tensor **lasting;  /* persistent tensors */
     int64_t n_lasting, cap_lasting;
     float *workspace;       /* of the kernel that is running */
+    const bmvp_comm *comm;
+    int comm_silent;        /* 1: this rank has no samples in the pass and makes up some; they do not count */
+    void (*on_gradient)(void *user);
+    void *on_gradient_user;
 #ifndef BMVP_NO_THREADS
     bmvpi_pool pool;
     bmvpi_pool_seat *seat;
@@ -1220,6 +1259,68 @@ BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
     return was;
 }
 
+/* >>comm impl ---------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm) { c->comm = comm; }
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
+
+/* A call's failure goes to the context. 1: it went well. */
+static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
+{
+    if (st) (void)bmvp_fail(c, st, "%s", err->message);
+    return st == BMVP_OK;
+}
+
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+{
+    bmvp_error err;
+    return !bmvp_failed(c) && bmvpi_comm_done(c, c->comm->all_gather(c->comm, own, bytes, all, &err), &err);
+}
+
+/* n doubles of every rank, in host memory; free them. NULL after a failure. */
+static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n)
+{
+    double *all = (double *)bmvpi_alloc(c, c->comm->size * n * (int64_t)sizeof *all);
+    if (!all) return NULL;
+    if (bmvpi_comm_all_gather(c, own, n * (int64_t)sizeof *all, all)) return all;
+    bmvpi_free(c, all);
+    return NULL;
+}
+
+/* own = sum over ranks of their n doubles, added in the order of the ranks */
+static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n)
+{
+    double *all = bmvpi_comm_doubles(c, own, n);
+    int64_t r, i;
+    if (!all) return 0;
+    for (i = 0; i < n; ++i)
+        for (r = 0, own[i] = 0; r < c->comm->size; ++r) own[i] += all[r * n + i];
+    bmvpi_free(c, all);
+    return 1;
+}
+
+/* Mean and sum of squared deviations of ch columns over `rows` rows, joined with those of the other ranks as chunks are: exact for any
+   numbers of rows. stat: mean (ch), squares (ch), and a place for the count. Returns the count, 0 after a failure. */
+static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t rows)
+{
+    const int64_t n = 2 * ch + 1;
+    double *all, count = 0;
+    int64_t r, i;
+    stat[2 * ch] = c->comm_silent ? 0 : (double)rows;
+    all = bmvpi_comm_doubles(c, stat, n);
+    if (!all) return 0;
+    for (r = 0; r < c->comm->size; ++r) count += all[r * n + 2 * ch];
+    for (i = 0; i < 2 * ch; ++i) stat[i] = 0;
+    for (r = 0; r < c->comm->size && count > 0; ++r)
+        for (i = 0; i < ch; ++i) stat[i] += all[r * n + i] * (all[r * n + 2 * ch] / count);
+    for (r = 0; r < c->comm->size; ++r) {
+        const double *p = all + r * n, k = p[2 * ch];
+        for (i = 0; i < ch && k > 0; ++i) stat[ch + i] += p[ch + i] + k * (p[i] - stat[i]) * (p[i] - stat[i]);
+    }
+    bmvpi_free(c, all);
+    return count;
+}
+
 /* >>node --------------------------------------------------------------------------------------------------------- */
 
 static int64_t bmvpi_numel(int rank, const int64_t *dim)
@@ -1335,6 +1436,7 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
     t->wants_grad = with_grad;
     t->on_host = on_host;
     t->grad_fresh = 1;
+    t->first_reader = -1;
     if (name) {
         char *copy = (char *)bmvpi_alloc(c, (int64_t)len);
         if (copy) memcpy(copy, name, len);
@@ -1688,31 +1790,67 @@ static int bmvpi_backward_reads(const bmvp_tensor *y)
     }
 }
 
+static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int s;
+    if (y->op >= 0 && !y->g_block && y->dropped) bmvpi_drop_value(c, y); /* computed again on the way to others */
+    if (y->op < 0 || !y->g_block || y->walked) return;
+    for (s = 0; s < y->n_src && bmvpi_backward_reads(y); ++s)
+        if (!bmvpi_ensure_value(c, y->src[s])) return;
+    if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
+    if (!c->cfg.backend->op[y->op].backward) {
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op), c->cfg.backend->name);
+        return;
+    }
+    bmvpi_call(c, y, 1);
+    y->walked = 1;
+    if (y->kept) return;
+    bmvpi_drop_grad(c, y);
+    if (y->numel > 1) bmvpi_drop_value(c, y);
+    bmvpi_block_drop(c, y->saved_block);
+    y->saved_block = NULL;
+    y->saved = NULL;
+}
+
+BMVP_API void bmvp_on_gradient(bmvp_ctx *c, void (*fn)(void *user), void *user)
+{
+    c->on_gradient = fn;
+    c->on_gradient_user = user;
+}
+BMVP_API int bmvp_grad_due(const bmvp_tensor *t) { return t->first_reader >= 0; }
+
+/* Of every parameter: the place of its first reader among the tape's first n, where backward passes it last. */
+static void bmvpi_find_readers(bmvp_ctx *c, int64_t n)
+{
+    int64_t i;
+    int s;
+    for (i = 0; i < c->n_lasting; ++i) c->lasting[i]->first_reader = -1;
+    for (i = n; i-- > 0;)
+        for (s = 0; s < c->step[i]->n_src; ++s)
+            if (c->step[i]->src[s] && c->step[i]->src[s]->persistent) c->step[i]->src[s]->first_reader = i;
+}
+
+/* Backward has passed place i: gradients that are complete now are no longer due. */
+static void bmvpi_tell_gradients(bmvp_ctx *c, int64_t i)
+{
+    const bmvp_tensor *y = c->step[i];
+    int s, found = 0;
+    for (s = 0; s < y->n_src; ++s)
+        if (y->src[s] && y->src[s]->persistent && y->src[s]->first_reader == i) {
+            y->src[s]->first_reader = -1;
+            found = 1;
+        }
+    if (found && !bmvp_failed(c)) c->on_gradient(c->on_gradient_user);
+}
+
 static void bmvpi_backward_walk(bmvp_ctx *c, bmvp_tensor *root)
 {
     int64_t i = c->n_step;
-    int s;
     while (i > 0 && c->step[i - 1] != root) --i;
+    if (c->on_gradient) bmvpi_find_readers(c, i);
     for (; i > 0 && !bmvp_failed(c); --i) {
-        bmvp_tensor *y = c->step[i - 1];
-        if (y->op >= 0 && !y->g_block && y->dropped) bmvpi_drop_value(c, y); /* computed again on the way to others */
-        if (y->op < 0 || !y->g_block || y->walked) continue;
-        for (s = 0; s < y->n_src && bmvpi_backward_reads(y); ++s)
-            if (!bmvpi_ensure_value(c, y->src[s])) return;
-        if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
-        if (!c->cfg.backend->op[y->op].backward) {
-            bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
-                      c->cfg.backend->name);
-            return;
-        }
-        bmvpi_call(c, y, 1);
-        y->walked = 1;
-        if (y->kept) continue;
-        bmvpi_drop_grad(c, y);
-        if (y->numel > 1) bmvpi_drop_value(c, y);
-        bmvpi_block_drop(c, y->saved_block);
-        y->saved_block = NULL;
-        y->saved = NULL;
+        bmvpi_backward_node(c, c->step[i - 1]);
+        if (c->on_gradient) bmvpi_tell_gradients(c, i - 1);
     }
 }
 
@@ -4558,21 +4696,24 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
     return bmvpi_columns_workspace(&k) + 4 * samples * ch;
 }
 
-static void bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
+/* Returns the number of rows a statistic was taken over: of batch norm those of all ranks. */
+static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
-    double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c;
+    double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
     const int64_t width = k.c / groups;
     int64_t i, j;
     bmvpi_columns_moments(c, &k, mean);
+    if (y->op == BMVP_OP_BATCHNORM && c->comm) rows = bmvpi_comm_moments(c, mean, k.c, k.rows);
     for (i = 0; i < samples * groups; ++i) {
         double m = 0, v = 0;
         for (j = i * width; j < (i + 1) * width; ++j) m += mean[j] / (double)width;
-        for (j = i * width; j < (i + 1) * width; ++j) v += m2[j] + (double)k.rows * (mean[j] - m) * (mean[j] - m);
-        v /= (double)(k.rows * width);
+        for (j = i * width; j < (i + 1) * width; ++j) v += m2[j] + rows * (mean[j] - m) * (mean[j] - m);
+        v /= rows * (double)width;
         y->saved[i] = (float)m;
         y->saved[samples * groups + i] = (float)(1.0 / sqrt(v + eps));
     }
+    return rows;
 }
 
 /* y = (x - mean) / std gamma + beta */
@@ -4594,9 +4735,25 @@ static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64
     bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
 }
 
+/* The two sums of a batch norm's backward over the rows of all ranks, and their number; free them. */
+static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, double *rows)
+{
+    double *sum = (double *)bmvpi_alloc(c, (2 * ch + 1) * (int64_t)sizeof *sum);
+    if (!sum) return NULL;
+    memcpy(sum, own, (size_t)(2 * ch) * sizeof *sum);
+    sum[2 * ch] = c->comm_silent ? 0 : *rows;
+    if (bmvpi_comm_sum_doubles(c, sum, 2 * ch + 1)) {
+        *rows = sum[2 * ch];
+        return sum;
+    }
+    bmvpi_free(c, sum);
+    return NULL;
+}
+
 /* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
    sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
-   (x - mean) s, dbeta = sum g. */
+   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
+   this rank's, as all gradients of parameters before they are exchanged. */
 static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
@@ -4605,7 +4762,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     float *gx = bmvpi_grad(c, y->src[0], &k.add), *ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
     float *gbeta = bmvpi_grad(c, y->src[2], &add_beta);
     float *mean, *scale, *slope, *shift;
-    double *sum, *dot;
+    double *sum, *dot, *all, rows = (double)k.rows;
     int64_t i, j;
     if (!gx && !ggamma && !gbeta) return;
     sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
@@ -4617,13 +4774,14 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
     k.mean = mean;
     bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-    for (i = 0; i < samples * groups; ++i) {
-        const double s = (double)y->saved[samples * groups + i], m = (double)(k.rows * width);
+    all = y->op == BMVP_OP_BATCHNORM && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
+    for (i = 0; all && i < samples * groups; ++i) {
+        const double s = (double)y->saved[samples * groups + i], m = rows * (double)width;
         double a = 0, b = 0;
         for (j = i * width; batch && j < (i + 1) * width; ++j) {
             const double gamma = y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0;
-            a += gamma * sum[j];
-            b += gamma * dot[j];
+            a += gamma * all[j];
+            b += gamma * all[n + j];
         }
         for (j = i * width; j < (i + 1) * width; ++j) {
             scale[j] = (float)(s * (y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0));
@@ -4632,6 +4790,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
             dot[j] *= s;
         }
     }
+    if (all != sum) bmvpi_free(c, all);
     for (i = 0; i < k.c; ++i) {
         double a = 0, b = 0;
         for (j = i; j < n; j += k.c) {
@@ -4657,7 +4816,7 @@ static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
    src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
    batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
    running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
-   the running ones alone. */
+   the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
 BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
                                      bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
                                      double eps)
@@ -4685,16 +4844,16 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 }
 static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const int64_t ch = y->src[1]->numel, rows = y->numel / ch;
-    const double momentum = y->farg[0], eps = y->farg[1], unbiased = (double)rows / (double)bmvpi_max(rows - 1, 1);
+    const int64_t ch = y->src[1]->numel;
+    const double momentum = y->farg[0], eps = y->farg[1];
     float *mean = y->src[3]->x, *var = y->src[4]->x;
     int64_t i;
     if (y->iarg[0] && !c->recompute) {
         const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
-        bmvpi_norm_statistics(c, y, 1, ch, eps);
-        for (i = 0; i < ch; ++i) {
+        const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps), unbiased = rows / (rows > 1 ? rows - 1 : 1);
+        for (i = 0; i < ch && rows > 0; ++i) {
             mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
-            var[i] += (float)(momentum * (m2[i] / (double)rows * unbiased - (double)var[i]));
+            var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
         }
     }
     for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
@@ -4859,7 +5018,7 @@ BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    if (!c->recompute) bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
     bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
 }
 static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
