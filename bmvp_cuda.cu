@@ -39,6 +39,7 @@
     extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
+#define BMVPI_ROLLED _Pragma("unroll 1")
 #endif
 
 namespace bmvpi_cuda {
@@ -1645,6 +1646,52 @@ static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backwar
     return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
+/* >>kernel parts: storage, asynchronous copies ----------------------------------------------------------------------------------- */
+
+/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
+static __device__ __forceinline__ float value(float x) { return x; }
+
+#ifndef BMVP_CUDA_SHIM
+/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device pointer.
+   A copy is there for the thread after commit and wait, for others after a barrier besides. */
+template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
+{
+    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
+    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* Until at most N groups of copies are on their way */
+template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+#endif
+
+/* More than 48 KB of shared memory must be asked for. */
+template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
+{
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
+}
+
+/* y[i] (+)= sum of `parts` arrays of n.
+   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
+   Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
+   Bits:   double sums in fixed order.
+   Traffic: 4 bytes a part and element, coalesced. */
+static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
+{
+    __shared__ double share[8][32];
+    const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
+    double s = 0;
+    for (int p = (int)threadIdx.y; i < n && p < parts; p += 8) s += (double)part[p * n + i];
+    share[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
+    if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
+}
+static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
+{
+    BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
+}
+
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
 
 /* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. P gives m, n, the
@@ -1810,19 +1857,6 @@ struct conv_dw_tile {
         part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = value;
     }
 };
-/* y[i] (+)= sum of `parts` arrays of n, in order; map over n */
-struct join_parts_map {
-    const float *part;
-    float *y;
-    int64_t n;
-    int parts, add;
-    __device__ void operator()(int64_t i) const
-    {
-        double s = 0;
-        for (int p = 0; p < parts; ++p) s += (double)part[p * n + i];
-        put(y, i, (float)s, add);
-    }
-};
 static conv_dw_tile conv_dw_of(const conv &v)
 {
     const int64_t tiles = ceil_div(v.taps * v.cig, TILE) * ceil_div(v.cog, TILE) * v.groups;
@@ -1901,7 +1935,7 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         p.g = y->g;
         p.part = ws;
         tile_run(c, p, p.parts * v.groups);
-        map(c, join_parts_map{ ws, g[1], y->src[1]->numel, p.parts, add[1] }, y->src[1]->numel);
+        join_parts(c, ws, p.parts, y->src[1]->numel, g[1], add[1]);
     }
 }
 static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
@@ -1943,14 +1977,43 @@ static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y
 
 struct depthwise {
     int64_t n, d, h, w, c;
-    int k, wide;            /* kernel; channels of a block */
-    int64_t strips;         /* runs of STRIP outputs along W */
-    int64_t lines, chunk, chunks; /* rows along W of all samples; lines of a block that sums weights */
+    int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
+    int64_t strips;               /* runs of STRIP outputs along W */
+    int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
+    int across, down;             /* warps of a tile along W and along H */
+    int64_t tiles_w, tiles_h, depth, slabs; /* tiles of a plane; planes of a block and how many such slabs make D */
 };
-enum { STRIP = 8 };
+enum { STRIP = 8, WARP = 32 };
+/* Rows of a tile whose weight gradient a block sums: STRIP x that many places, one warp for a row of it and a row of taps */
+template <int K> struct depthwise_weight_tile { enum { ROWS = K == 3 ? 8 : 4 }; };
+static int depthwise_in_tiles(const depthwise &s) { return (s.k == 3 || s.k == 5) && s.h * s.w * s.c < INT32_MAX; }
+
+/* Warps of a tile: what two blocks' registers allow */
+template <int K> struct depthwise_tile { enum { WARPS = K == 3 ? 8 : 6 }; };
+
+/* Each warp makes 2 rows of STRIP outputs: the tile that computes and loads least for this plane. */
+static void depthwise_choose_tile(depthwise *s)
+{
+    const int most = s->k == 3 ? (int)depthwise_tile<3>::WARPS : (int)depthwise_tile<5>::WARPS;
+    double least = INFINITY;
+    for (int across = 1; across <= 4; ++across)
+        for (int down = 1; down * across <= most; ++down) {
+            const int64_t tw = ceil_div(s->w, across * STRIP), th = ceil_div(s->h, down * 2);
+            const double made = (double)(across * STRIP * down * 2), read = (double)((across * STRIP + s->k - 1) * (down * 2 + s->k - 1));
+            const double cost = (double)(tw * th) * (made + 0.25 * read) * (across * down < 4 ? 1.5 : 1.0); /* few warps hide little */
+            if (cost >= least) continue;
+            least = cost;
+            s->across = across, s->down = down, s->tiles_w = tw, s->tiles_h = th;
+        }
+    s->depth = s->d;
+    while (s->depth > 8 && s->n * s->tiles_w * s->tiles_h * ceil_div(s->c, WARP) * ceil_div(s->d, s->depth) < 512)
+        s->depth = ceil_div(s->depth, 2);
+    s->slabs = ceil_div(s->d, s->depth);
+}
 static depthwise depthwise_of(const bmvp_tensor *y)
 {
     depthwise s;
+    memset(&s, 0, sizeof s);
     s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
     s.wide = power_of_two(s.c, 32);
@@ -1958,97 +2021,231 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     s.lines = s.n * s.d * s.h;
     s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
     s.chunks = ceil_div(s.lines, s.chunk);
+    if (!depthwise_in_tiles(s)) return s;
+    depthwise_choose_tile(&s);
+    const int64_t tiles = s.n * s.strips * ceil_div(s.h, s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS);
+    s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
+    s.chunks = ceil_div(tiles, s.chunk);
     return s;
+}
+
+/* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where there are none. A warp
+   takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are not. */
+template <class S>
+static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to, int row0, int rows, int col0, int cols, int channels)
+{
+    enum { PIECE = 16 / sizeof(S), PIECES = WARP / PIECE };
+    const int lane = (int)threadIdx.x, c = (int)s.c, w = (int)s.w;
+    BMVPI_ROLLED
+    for (int r = (int)threadIdx.y; r < rows; r += (int)blockDim.y) {
+        const int row = row0 + r, live = row >= 0 && row < s.h;
+        S *line = to + r * cols * WARP;
+        BMVPI_ROLLED
+        for (int i = lane; c % PIECE == 0 && i < cols * PIECES; i += WARP) {
+            const int col = col0 + i / PIECES, ch = i % PIECES * PIECE, inside = live && col >= 0 && col < w && ch < channels;
+            copy_async<16>(line + i * PIECE, inside ? plane + (row * w + col) * c + ch : plane, inside);
+        }
+        BMVPI_ROLLED
+        for (int i = 0; c % PIECE != 0 && i < cols; ++i) {
+            const int col = col0 + i, inside = live && col >= 0 && col < w && lane < channels;
+            line[i * WARP + lane] = inside ? plane[(row * w + col) * c + lane] : S(0.0f);
+        }
+    }
 }
 
 /* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
    gradient.
-   Who:    a thread makes 8 neighbours along W of one channel: a row of 8 + K - 1 values is read once for K taps of all of them.
-   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32. K 3 and 5; 0: any odd kernel.
+   Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an input plane is read into
+           shared memory once, while the next one is on its way, and added to the K output planes it belongs to, which lie in registers.
+   Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
+           most 72 KB of shared memory. K 3 and 5.
    Bits:   each output by one thread, taps in order.
-   Traffic: x is read k^2 (1 + (K - 1) / 8) times, from L1 and L2 but for the first; 2 k^3 operations an output. */
-template <int K>
-__global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3 operations an
+           output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
+depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
-    const int k = K ? K : s.k, r = k / 2, taps = k * k * k;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
-    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
-    float sum[STRIP], v[STRIP + (K ? K : 1) - 1];
-    if (ch >= s.c || line >= s.lines) return;
-    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
-    for (int i = 0; i < k; ++i)
-        for (int j = 0; j < k; ++j) {
-            if (z + i - r < 0 || z + i - r >= s.d || row + j - r < 0 || row + j - r >= s.h) continue;
-            const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-            if (K) {
-                BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t)
-                    v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
-            }
+    enum { R = K / 2, ROWS = 2, RUN = STRIP + K - 1, TAPS = K * K * K };
+    BMVPI_DYNAMIC(float, weight);
+    const int lane = (int)threadIdx.x, warp = (int)threadIdx.y, rows = s.down * ROWS + K - 1, cols = s.across * STRIP + K - 1;
+    const int row0 = (int)(blockIdx.x / s.tiles_w % s.tiles_h) * s.down * ROWS, col0 = (int)(blockIdx.x % s.tiles_w) * s.across * STRIP;
+    const int64_t slab = blockIdx.x / (s.tiles_w * s.tiles_h), sample = slab / s.slabs, ch0 = blockIdx.y * (int64_t)WARP, ch = ch0 + lane;
+    const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS, x0 = warp % s.across * STRIP;
+    const int64_t plane = s.h * s.w * s.c;
+    const S *in = x + sample * s.d * plane + ch0;
+    S *buffer = (S *)(void *)(weight + TAPS * WARP);
+    float sum[K][ROWS][STRIP], v[ROWS][RUN];
+    const float start = bias && ch < s.c ? bias[ch] : 0.0f;
+    S *out = y + ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
+    const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
+    for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
+        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] : 0.0f;
+    BMVPI_UNROLLED
+    for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
+    const int first = z0 - R > 0 ? z0 - R : 0;
+    depthwise_load(s, in + first * plane, buffer + (first & 1) * rows * cols * WARP, row0 - R, rows, col0 - R, cols, channels);
+    copy_commit();
+    BMVPI_ROLLED
+    for (int z = z0 - R; z < z1 + R; ++z) {
+        if (z >= 0 && z < s.d) {
+            const S *from = buffer + ((z & 1) * rows * cols + y0 * cols + x0) * WARP + lane;
+            copy_wait<0>();
+            __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
+            if (z + 1 < s.d && z + 1 < z1 + R)
+                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * rows * cols * WARP, row0 - R, rows, col0 - R, cols, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int l = 0; l < k; ++l) {
-                const int tap = (i * k + j) * k + l;
-                const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+            for (int t = 0; t < RUN; ++t) v[ROWS - 1][t] = value(from[t * WARP]);
+            BMVPI_ROLLED
+            for (int j = 0; j < K; ++j) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP; ++t) {
-                    if (K) sum[t] += v[t + (K ? l : 0)] * f;
-                    else if (w0 + t + l - r >= 0 && w0 + t + l - r < s.w) sum[t] += in[(w0 + t + l - r) * s.c] * f;
+                for (int t = 0; t < RUN; ++t) {
+                    v[0][t] = v[1][t];
+                    v[1][t] = value(from[((j + 1) * cols + t) * WARP]);
+                }
+                BMVPI_UNROLLED
+                for (int i = 0; i < K; ++i) {
+                    if (z + R - i < z0 || z + R - i >= z1) continue;
+                    BMVPI_UNROLLED
+                    for (int l = 0; l < K; ++l) {
+                        const float f = weight[((i * K + j) * K + l) * WARP + lane];
+                        BMVPI_UNROLLED
+                        for (int t = 0; t < STRIP; ++t) sum[i][0][t] += v[0][t + l] * f, sum[i][1][t] += v[1][t + l] * f;
+                    }
                 }
             }
         }
+        if (z - R >= z0) {
+            BMVPI_UNROLLED
+            for (int b = 0; b < ROWS; ++b) {
+                S *line = out + (z - R - z0) * plane + b * (int)(s.w * s.c);
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t, line += s.c) if (b < live_rows && t < live_cols) put(line, 0, sum[K - 1][b][t], add);
+            }
+        }
+        BMVPI_UNROLLED
+        for (int b = 0; b < ROWS; ++b)
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) {
+                BMVPI_UNROLLED
+                for (int i = K - 1; i > 0; --i) sum[i][b][t] = sum[i - 1][b][t];
+                sum[0][b][t] = start;
+            }
+    }
+}
+
+/* The same for any odd kernel.
+   Who:    a thread makes 8 neighbours along W of one channel.
+   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
+template <class S>
+__global__ void depthwise_any_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const int k = s.k, r = k / 2, taps = k * k * k;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
+    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
+    float sum[STRIP];
+    if (ch >= s.c || line >= s.lines) return;
+    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
+    for (int tap = 0; tap < taps; ++tap) {
+        const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
+        if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
+        const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
+        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+        for (int t = 0; t < STRIP; ++t)
+            if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
+    }
     for (int t = 0; t < STRIP; ++t)
         if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
 }
-static void depthwise_run(bmvp_ctx *c, const depthwise &s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+
+template <class S, int K>
+static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_kernel<S, K>), dim3((unsigned)(s.n * s.slabs * s.tiles_h * s.tiles_w), (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
+}
+template <class S>
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
-    if (s.k == 3) BMVPI_RUN(c, depthwise_kernel<3>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_kernel<5>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else BMVPI_RUN(c, depthwise_kernel<0>, grid, block, 0, s, x, w, bias, y, flip, add);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_any_kernel<S>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else if (s.k == 3) depthwise_run_tiles<S, 3>(c, s, x, w, bias, y, flip, add);
+    else depthwise_run_tiles<S, 5>(c, s, x, w, bias, y, flip, add);
 }
 
-/* part[chunk, i, j, l, c] = sum over the chunk's lines of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
-   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W
-           it reads g once and each x row once for K taps. Then the threads of a channel add up in order.
-   Launch: 256 threads; chunks along x, channels / 32 along y, K along z; 1 KB of shared memory. K 3 and 5.
-   Bits:   lines are cut by shape; fixed order.
-   Traffic: x is read K^2 times and g K times, mostly from L2; 2 K^3 operations an element. */
-template <int K> __global__ void depthwise_weight_kernel(depthwise s, const float *x, const float *g, float *part)
+/* part[chunk, i, j, l, c] = sum over the chunk's tiles of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
+   Who:    a block takes 32 channels (lanes) of a tile of a few rows x 8 places and goes along D, planes of x and g on their way while the
+           last ones are used; warp (q, j) sums the K^2 taps (i, l) of row q of the tile and row j of the taps: it keeps K planes of its 8
+           places of g in registers, so that a row of x is read once for K^2 taps. Then the rows of the tile are added in order.
+   Launch: 20 warps for K = 5, 24 for K = 3; chunks along x, channels / 32 along y; 49 and 33 KB of shared memory.
+   Bits:   tiles are cut by shape; fixed order.
+   Traffic: g once, x 3 and 1.6 times (the tile's rim, from L2) for K 5 and 3; 2 K^3 operations an element, 20 loads from shared memory for
+           200 multiply-adds of a thread at K = 5. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * K * depthwise_weight_tile<K>::ROWS, 1)
+depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
 {
-    __shared__ float share[THREADS];
-    const int r = K / 2, i = (int)blockIdx.z;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, first = blockIdx.x * s.chunk;
-    const int64_t last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
-    float sum[K][K] = { { 0 } }, u[STRIP], v[STRIP + K - 1];
-    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
-        const int64_t z = line / s.h % s.d + i - r, row = line % s.h;
-        if (z < 0 || z >= s.d) continue;
-        for (int64_t w0 = 0; w0 < s.w; w0 += STRIP) {
+    enum { R = K / 2, TH = depthwise_weight_tile<K>::ROWS, ROWS = TH + K - 1, RUN = STRIP + K - 1, TAPS = K * K * K,
+           X_PLANE = ROWS * RUN * WARP, G_PLANE = TH * STRIP * WARP };
+    BMVPI_DYNAMIC(float, total);
+    const int lane = (int)threadIdx.x, q = (int)threadIdx.y / K, j = (int)threadIdx.y % K;
+    const int64_t plane = s.h * s.w * s.c, ch0 = blockIdx.y * (int64_t)WARP, bands = (s.h + TH - 1) / TH, tiles = s.n * bands * s.strips;
+    const int64_t last = (blockIdx.x + 1) * s.chunk < tiles ? (blockIdx.x + 1) * s.chunk : tiles;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, depth = (int)s.d;
+    S *xs = (S *)(void *)(total + TAPS * WARP), *gs = xs + 2 * X_PLANE;
+    float sum[K][K] = { { 0 } }, u[K][STRIP], v[RUN];
+    for (int64_t tile = blockIdx.x * s.chunk; tile < last; ++tile) {
+        const int col0 = (int)(tile % s.strips) * STRIP, row0 = (int)(tile / s.strips % bands) * TH;
+        const int64_t at = tile / s.strips / bands * depth * plane + ch0;
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
+        __syncthreads(); /* the last tile has been used */
+        depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
+        copy_commit();
+        BMVPI_ROLLED
+        for (int z = -R; z < depth; ++z) { /* planes z of x and z + R of g lie in the buffers of their parity */
+            copy_wait<0>();
+            __syncthreads();
+            if (z + 1 >= 0 && z + 1 < depth)
+                depthwise_load(s, x + at + (z + 1) * plane, xs + ((z + 1) & 1) * X_PLANE, row0 - R, ROWS, col0 - R, RUN, channels);
+            if (z + 1 + R < depth)
+                depthwise_load(s, g + at + (z + 1 + R) * plane, gs + ((z + 1 + R) & 1) * G_PLANE, row0, TH, col0, STRIP, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int t = 0; t < STRIP; ++t) u[t] = w0 + t < s.w ? g[(line * s.w + w0 + t) * s.c + ch] : 0.0f;
-            BMVPI_UNROLLED
-            for (int j = 0; j < K; ++j) {
-                const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-                if (row + j - r < 0 || row + j - r >= s.h) continue;
+            for (int t = 0; t < STRIP; ++t) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t) v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
+                for (int i = K - 1; i > 0; --i) u[i][t] = u[i - 1][t];
+                u[0][t] = z + R < depth ? value(gs[((z + R) & 1) * G_PLANE + (q * STRIP + t) * WARP + lane]) : 0.0f;
+            }
+            if (z < 0) continue;
+            BMVPI_UNROLLED
+            for (int t = 0; t < RUN; ++t) v[t] = value(xs[(z & 1) * X_PLANE + ((q + j) * RUN + t) * WARP + lane]);
+            BMVPI_UNROLLED
+            for (int i = 0; i < K; ++i)
                 BMVPI_UNROLLED
                 for (int l = 0; l < K; ++l)
                     BMVPI_UNROLLED
-                    for (int t = 0; t < STRIP; ++t) sum[j][l] += u[t] * v[t + l];
-            }
+                    for (int t = 0; t < STRIP; ++t) sum[i][l] += u[i][t] * v[t + l];
         }
     }
-    BMVPI_UNROLLED
-    for (int tap = 0; tap < K * K; ++tap) {
-        share[threadIdx.y * blockDim.x + threadIdx.x] = sum[tap / K][tap % K];
-        __syncthreads();
-        float total = 0;
-        for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
-        if (threadIdx.y == 0 && ch < s.c) part[((blockIdx.x * (int64_t)K + i) * K * K + tap) * s.c + ch] = total;
+    for (int turn = 0; turn < TH; ++turn) {
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * K; ++i) {
+            float *to = total + ((i / K * K + j) * K + i % K) * WARP + lane;
+            if (q == turn) *to = turn ? *to + sum[i / K][i % K] : sum[i / K][i % K];
+        }
         __syncthreads();
     }
+    for (int tap = (int)threadIdx.y; tap < TAPS; tap += (int)blockDim.y)
+        if (lane < channels) part[(blockIdx.x * (int64_t)TAPS + tap) * s.c + ch0 + lane] = total[tap * WARP + lane];
 }
 
 /* The same for any odd kernel, one tap at a time.
@@ -2056,7 +2253,7 @@ template <int K> __global__ void depthwise_weight_kernel(depthwise s, const floa
    Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
    Bits:   as above.
    Traffic: x and g are read k^3 times: for kernels that no network here has. */
-static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, const float *g, float *part)
+template <class S> __global__ void depthwise_weight_any_kernel(depthwise s, const S *x, const S *g, float *part)
 {
     __shared__ float share[THREADS];
     const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
@@ -2069,22 +2266,30 @@ static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, 
         if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
         for (int64_t t = 0; t < s.w; ++t)
             if (t + l - r >= 0 && t + l - r < s.w)
-                sum += g[(line * s.w + t) * s.c + ch] * x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch];
+                sum += value(g[(line * s.w + t) * s.c + ch]) * value(x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch]);
     }
     share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
     __syncthreads();
     for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
     if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
 }
-static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const float *x, const float *g, float *gw, int add, float *part)
+template <class S, int K> static void depthwise_weight_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *part)
+{
+    const int rows = depthwise_weight_tile<K>::ROWS;
+    const size_t planes = 2 * sizeof(S) * (size_t)(((rows + K - 1) * (STRIP + K - 1) + rows * STRIP) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_weight_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
+}
+template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *gw, int add, float *part)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
-    const int64_t n = (int64_t)s.k * s.k * s.k * s.c;
-    if (s.k == 3) BMVPI_RUN(c, depthwise_weight_kernel<3>, dim3(chunks, wide, 3), block, 0, s, x, g, part);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_weight_kernel<5>, dim3(chunks, wide, 5), block, 0, s, x, g, part);
-    else BMVPI_RUN(c, depthwise_weight_any_kernel, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
-    map(c, join_parts_map{ part, gw, n, (int)s.chunks, add }, n);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_weight_any_kernel<S>, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
+    else if (s.k == 3) depthwise_weight_tiles<S, 3>(c, s, x, g, part);
+    else depthwise_weight_tiles<S, 5>(c, s, x, g, part);
+    join_parts(c, part, (int)s.chunks, (int64_t)s.k * s.k * s.k * s.c, gw, add);
 }
 static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {

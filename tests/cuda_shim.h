@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <deque>
 #include <functional>
 #include <map>
 #include <vector>
@@ -62,11 +63,19 @@ typedef void *shim_place;
 typedef ucontext_t shim_place;
 #endif
 
+struct shim_copy { /* started by copy_async, done when waited for */
+    void *to;
+    const void *from;
+    int bytes, group;
+};
+
 struct shim_fiber {
     shim_place place;
     uint3 thread;
     int number, state;
     void *fake; /* AddressSanitizer's */
+    std::deque<shim_copy> copies;
+    int group; /* of copies: those started until the next commit */
 };
 
 struct shim_warp {
@@ -166,6 +175,8 @@ inline void shim_prepare(shim_block *b, int i)
     f->number = i;
     f->state = SHIM_READY;
     f->fake = nullptr;
+    f->copies.clear();
+    f->group = 0;
     f->thread.x = (unsigned)i % b->size.x;
     f->thread.y = (unsigned)i / b->size.x % b->size.y;
     f->thread.z = (unsigned)i / b->size.x / b->size.y;
@@ -374,6 +385,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
+#define BMVPI_ROLLED
 
 inline void __syncthreads()
 {
@@ -420,6 +432,24 @@ template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int w
 {
     const int lane = shim.now->number % 32, from = lane ^ other;
     return shim_exchange(mask, v, from / width == lane / width ? from : lane);
+}
+
+/* Asynchronous copies into shared memory: done as late as allowed, so that a missing wait shows. */
+template <int N> inline void copy_async(void *to, const void *from, int inside)
+{
+    static_assert(N == 4 || N == 16, "pieces of 4 or 16 bytes");
+    if ((uintptr_t)to % N || (inside && (uintptr_t)from % N)) shim_die(shim.block->name, "an asynchronous copy is not aligned");
+    shim.now->copies.push_back(shim_copy{ to, inside ? from : nullptr, N, shim.now->group });
+}
+inline void copy_commit() { ++shim.now->group; }
+template <int N> inline void copy_wait()
+{
+    shim_fiber *f = shim.now;
+    for (; !f->copies.empty() && f->copies.front().group < f->group - N; f->copies.pop_front()) {
+        const shim_copy &k = f->copies.front();
+        if (k.from) memcpy(k.to, k.from, (size_t)k.bytes);
+        else memset(k.to, 0, (size_t)k.bytes);
+    }
 }
 
 /* ---- cuBLAS -------------------------------------------------------------------------------------------------------------------- */
