@@ -40,6 +40,7 @@
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
+#define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #endif
 
 namespace bmvpi_cuda {
@@ -52,6 +53,7 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
+    int precision; /* EXACT, TF32 or BF16 */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -1646,14 +1648,21 @@ static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backwar
     return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
-/* >>kernel parts: storage, asynchronous copies ----------------------------------------------------------------------------------- */
+/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
 
 /* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
 static __device__ __forceinline__ float value(float x) { return x; }
 
+/* N neighbours, read and written at once */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+
+/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
+   nearest, ties away) or bfloat16 (to nearest even). */
+enum { EXACT, TF32, BF16 };
+
 #ifndef BMVP_CUDA_SHIM
-/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device pointer.
-   A copy is there for the thread after commit and wait, for others after a barrier besides. */
+/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
+   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
 template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
 {
     const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
@@ -1663,6 +1672,51 @@ template <int N> static __device__ __forceinline__ void copy_async(void *to, con
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most N groups of copies are on their way */
 template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+static __device__ __forceinline__ uint32_t round_tf32(float x)
+{
+    uint32_t u;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
+    return u;
+}
+/* Two bfloat16, the first in the lower half */
+static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
+{
+    uint32_t u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
+    return u;
+}
+/* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
+   a: rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4 (bfloat16: the pairs at 2 t and 2 t + 8);
+   b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
+static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
+   2 (lane % 4), or the same of its transpose. */
+static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
 #endif
 
 /* More than 48 KB of shared memory must be asked for. */
@@ -1694,48 +1748,267 @@ static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, flo
 
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. P gives m, n, the
-   k range of slice z, row(i): what is the same along row i of A, a(row, k), b(k, j) and store(z, i, j, value).
-   Who:    256 threads make a tile of 64 x 64, each 4 x 4 of it; 16 steps of k at a time lie in shared memory. Threads that load A run along
-           k or along m, whichever lies together in memory (P::A_ALONG_K), likewise B.
-   Launch: m / 64 blocks along x, n / 64 along y, slices (groups, parts of k) along z; 8.7 KB of shared memory. m, n, k below 2^31.
-   Bits:   each element by one thread, k in order within its slice.
-   Traffic: A is read n / 64 times and B m / 64 times, mostly from L2; 2 m n k operations, limited by loads from shared memory. */
-enum { TILE = 64, DEPTH = 16 };
-template <class P> __global__ void tile_kernel(P p)
-{
-    __shared__ float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
-    const int t = (int)threadIdx.x, tx = t % 16, ty = t / 16, z = (int)blockIdx.z;
-    const int m0 = (int)blockIdx.x * TILE, n0 = (int)blockIdx.y * TILE, last = p.k_last(z);
-    float sum[4][4] = { { 0 } };
-    typename P::row_type row[4];
-    for (int e = 0; e < 4; ++e) row[e] = p.row(z, m0 + (P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE));
-    for (int k0 = p.k_first(z); k0 < last; k0 += DEPTH) {
-        for (int e = 0; e < 4; ++e) { /* element e of this thread */
-            const int ak = P::A_ALONG_K ? t % DEPTH : t / TILE + e * 4, am = P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            const int bk = P::B_ALONG_K ? t % DEPTH : t / TILE + e * 4, bn = P::B_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            a[ak][am] = m0 + am < p.m && k0 + ak < last ? p.a(row[e], k0 + ak) : 0.0f;
-            b[bk][bn] = n0 + bn < p.n && k0 + bk < last ? p.b(z, k0 + bk, n0 + bn) : 0.0f;
-        }
-        __syncthreads();
-        for (int k = 0; k < DEPTH; ++k) {
-            float u[4], v[4];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i) u[i] = a[k][ty * 4 + i], v[i] = b[k][tx * 4 + i];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i)
-                BMVPI_UNROLLED
-                for (int j = 0; j < 4; ++j) sum[i][j] += u[i] * v[j];
-        }
-        __syncthreads();
+/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. BK steps of k lie in
+   shared memory at a time: A as it lies in device memory, [m][k] when k runs along memory (P::A_ALONG_K), else [k][m]; likewise B. */
+enum { BK = 32, TILE_THREADS = 128 };
+
+/* A place of a sliding window: where its tap 0 lies in the array the window slides over, and the taps (10 bits an axis) that lie inside. */
+struct spot { int base; unsigned taps; };
+
+/* Shapes of a BM x BN tile; E: what lies in shared memory. The padding keeps rows aligned to 16 bytes and reads free of bank conflicts. */
+template <class P, int MODE, int BM, int BN> struct tile_shape {
+    typedef typename P::storage S;
+    enum { HALF = MODE == BF16, PAD_K = HALF ? 8 : 4, PAD = 8,
+           A_ROWS = P::A_ALONG_K ? BM : BK, A_COLS = P::A_ALONG_K ? BK : BM, A_LD = A_COLS + (P::A_ALONG_K ? PAD_K : PAD),
+           B_ROWS = P::B_ALONG_K ? BN : BK, B_COLS = P::B_ALONG_K ? BK : BN, B_LD = B_COLS + (P::B_ALONG_K ? PAD_K : PAD),
+           A_SIZE = A_ROWS * A_LD, B_SIZE = B_ROWS * B_LD, STAGE = A_SIZE + B_SIZE, PLACES = P::PLACES_ARE_ROWS ? BM : 2 * BK };
+    static size_t bytes() { return sizeof(int) * 2 * PLACES + 2 * STAGE * (HALF ? 2 : 4); }
+};
+
+/* Products of a tile in float32: 16 x 8 threads, each BM / 16 x BN / 8 of it; k in order. Rows and columns of a thread are such that the
+   lanes of a warp read different banks or the same word. */
+template <class P, int BM, int BN> struct tile_exact {
+    typedef tile_shape<P, EXACT, BM, BN> T;
+    typedef float E;
+    enum { M = BM / 16, N = BN / 8 };
+    float sum[M][N];
+    static __device__ __forceinline__ int at(int t, int i, int threads, int along_k)
+    {
+        return along_k ? t + threads * i : i / 4 * 4 * threads + t * 4 + i % 4;
     }
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j)
-            if (m0 + ty * 4 + i < p.m && n0 + tx * 4 + j < p.n) p.store(z, m0 + ty * 4 + i, n0 + tx * 4 + j, sum[i][j]);
+    static __device__ __forceinline__ int row(int i) { return at((int)threadIdx.x / 8, i, 16, P::A_ALONG_K); }
+    static __device__ __forceinline__ int col(int j) { return at((int)threadIdx.x % 8, j, 8, P::B_ALONG_K); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N; ++i) sum[i / N][i % N] = 0;
+    }
+    /* 4 steps of k of operands that lie along k, or 4 neighbours of one step */
+    static __device__ __forceinline__ piece<float, 4> four(const float *x, int ld, int along_k, int k, int e, int own, int quad)
+    {
+        return *(const piece<float, 4> *)(const void *)(along_k ? x + own * ld + k : x + (k + e) * ld + quad);
+    }
+    __device__ void step(const float *a, const float *b)
+    {
+        BMVPI_ROLLED
+        for (int k = 0; k < BK; k += 4) {
+            piece<float, 4> u[M], v[N];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) u[i] = four(a, T::A_LD, P::A_ALONG_K, k, i % 4, row(i), row(i / 4 * 4));
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j) v[j] = four(b, T::B_LD, P::B_ALONG_K, k, j % 4, col(j), col(j / 4 * 4));
+            BMVPI_UNROLLED
+            for (int e = 0; e < 4; ++e)
+                BMVPI_UNROLLED
+                for (int i = 0; i < M; ++i)
+                    BMVPI_UNROLLED
+                    for (int j = 0; j < N; ++j)
+                        sum[i][j] += (P::A_ALONG_K ? u[i].v[e] : u[i / 4 * 4 + e].v[i % 4]) *
+                                     (P::B_ALONG_K ? v[j].v[e] : v[j / 4 * 4 + e].v[j % 4]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                if (m0 + row(i) < p.m && n0 + col(j) < p.n) p.store(z, m0 + row(i), n0 + col(j), sum[i][j]);
+    }
+};
+
+/* On tensor cores: 2 x 2 warps, each BM / 2 x BN / 2 of the tile as fragments of 16 x 8 (see mma_tf32). */
+template <class P, int MODE, int BM, int BN> struct tile_mma {
+    typedef tile_shape<P, MODE, BM, BN> T;
+    enum { M = BM / 32, N = BN / 16 };
+    float sum[M][N][4];
+    static __device__ int warp_row() { return (int)threadIdx.x / 64 * (BM / 2); }
+    static __device__ int warp_col() { return (int)threadIdx.x / 32 % 2 * (BN / 2); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N * 4; ++i) sum[i / (N * 4)][i / 4 % N][i % 4] = 0;
+    }
+    __device__ void step(const uint16_t *a, const uint16_t *b) /* bfloat16 */
+    {
+        const int lane = (int)threadIdx.x % 32, low = lane % 8, odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 16) {
+            uint32_t u[M][4], v[N][2], r[4];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                const int m = warp_row() + i * 16;
+                if (P::A_ALONG_K) matrix_load(u[i], a + (m + low + odd) * T::A_LD + k + high);
+                else matrix_load_transposed(u[i], a + (k + low + high) * T::A_LD + m + odd);
+            }
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; j += 2) {
+                const int n = warp_col() + j * 8;
+                if (P::B_ALONG_K) matrix_load(r, b + (n + low + high) * T::B_LD + k + odd);
+                else matrix_load_transposed(r, b + (k + low + odd) * T::B_LD + n + high);
+                v[j][0] = r[0], v[j][1] = r[1], v[j + 1][0] = r[2], v[j + 1][1] = r[3];
+            }
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_bf16(sum[i][j], u[i], v[j]);
+        }
+    }
+    static __device__ __forceinline__ uint32_t a_at(const float *a, int m, int k)
+    {
+        return round_tf32(a[P::A_ALONG_K ? m * T::A_LD + k : k * T::A_LD + m]);
+    }
+    static __device__ __forceinline__ uint32_t b_at(const float *b, int k, int n)
+    {
+        return round_tf32(b[P::B_ALONG_K ? n * T::B_LD + k : k * T::B_LD + n]);
+    }
+    __device__ void step(const float *a, const float *b) /* TF32 */
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 8) {
+            uint32_t u[M][4], v[N][2];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M * 4; ++i) u[i / 4][i % 4] = a_at(a, warp_row() + i / 4 * 16 + i % 2 * 8 + g, k + t + i % 4 / 2 * 4);
+            BMVPI_UNROLLED
+            for (int j = 0; j < N * 2; ++j) v[j / 2][j % 2] = b_at(b, k + t + j % 2 * 4, warp_col() + j / 2 * 8 + g);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_tf32(sum[i][j], u[i], v[j]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                BMVPI_UNROLLED
+                for (int e = 0; e < 4; ++e) {
+                    const int row = m0 + warp_row() + i * 16 + e / 2 * 8 + g, col = n0 + warp_col() + j * 8 + 2 * t + e % 2;
+                    if (row < p.m && col < p.n) p.store(z, row, col, sum[i][j][e]);
+                }
+    }
+};
+template <class P, int MODE, int BM, int BN> struct tile_products { typedef tile_mma<P, MODE, BM, BN> type; };
+template <class P, int BM, int BN> struct tile_products<P, EXACT, BM, BN> { typedef tile_exact<P, BM, BN> type; };
+template <int MODE> struct tile_element { typedef float type; };
+template <> struct tile_element<BF16> { typedef uint16_t type; };
+
+/* ROWS x COLS of an operand from device to shared memory, V neighbours at a time, from where at(row) says (NULL: zeros). Straight when
+   both hold the same type; else begin fetches, and finish rounds what was fetched on its way into shared memory. */
+template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy {
+    enum { STRAIGHT = sizeof(S) == sizeof(E) && V * sizeof(S) >= 4, WIDE = COLS / V, STEP = TILE_THREADS / WIDE, N = ROWS / STEP };
+    piece<S, V> held[STRAIGHT ? 1 : N];
+    static __device__ __forceinline__ int col() { return (int)threadIdx.x % WIDE * V; }
+    static __device__ __forceinline__ int row(int e) { return (int)threadIdx.x / WIDE + e * STEP; }
+    template <class A> __device__ __forceinline__ void begin(const A &at, const S *any, E *to)
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            const S *from = at(row(e));
+            if (STRAIGHT) {
+                copy_async<STRAIGHT ? (int)(V * sizeof(S)) : 4>(to + row(e) * LD + col(), from ? from : any, from != NULL);
+                continue;
+            }
+            if (from) held[STRAIGHT ? 0 : e] = *(const piece<S, V> *)(const void *)from;
+            else for (int i = 0; i < V; ++i) held[STRAIGHT ? 0 : e].v[i] = S(0.0f);
+        }
+    }
+    __device__ __forceinline__ void finish(uint16_t *to) const
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; !STRAIGHT && e < N; ++e) {
+            const piece<S, V> &h = held[STRAIGHT ? 0 : e];
+            if (V == 1) to[row(e) * LD + col()] = (uint16_t)round_bf16(value(h.v[0]), 0.0f);
+            for (int i = 0; i + 1 < V; i += 2)
+                *(uint32_t *)(void *)(to + row(e) * LD + col() + i) = round_bf16(value(h.v[i]), value(h.v[i + 1 < V ? i + 1 : i]));
+        }
+    }
+    __device__ __forceinline__ void finish(float *) const {} /* the copies were straight */
+};
+
+/* P gives m, n, the k range of slice z; place(z, i), the spot of place i of A; a_column(z, j), what is the same down a column of A as it
+   lies in memory; a(spot, column, z) and b(z, row, column), addresses; store(z, i, j, value).
+   Who:    128 threads make a tile of BM x BN (128 x 64, 64 x 32). While they multiply BK steps of k the next ones are on their way into the
+           other half of shared memory. Threads of a warp load neighbouring pieces of a row.
+   Launch: tiles along x, those of one row of tiles next to each other; slices (groups, parts of k) along y; 56 KB of shared memory in
+           float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
+   Bits:   each element by one thread or warp, k in order within its slice.
+   Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes from shared memory
+           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
+template <class P, int MODE, int V, int BM, int BN> __global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
+{
+    typedef typename P::storage S;
+    typedef tile_shape<P, MODE, BM, BN> T;
+    typedef typename tile_element<MODE>::type E;
+    BMVPI_DYNAMIC(spot, places);
+    E *stage = (E *)(void *)(places + T::PLACES);
+    const int t = (int)threadIdx.x, z = (int)blockIdx.y, first = p.k_first(z), last = p.k_last(z);
+    const int m0 = (int)(blockIdx.x / (unsigned)n_tiles) * BM, n0 = (int)(blockIdx.x % (unsigned)n_tiles) * BN;
+    typename tile_products<P, MODE, BM, BN>::type products;
+    tile_copy<S, E, V, T::A_ROWS, T::A_COLS, T::A_LD> copy_a;
+    tile_copy<S, E, V, T::B_ROWS, T::B_COLS, T::B_LD> copy_b;
+    const auto begin = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        const spot *row = places + (P::PLACES_ARE_ROWS ? 0 : (k0 - first) / BK % 2 * BK);
+        const typename P::column column = p.a_column(z, (P::A_ALONG_K ? k0 : m0) + copy_a.col());
+        copy_a.begin([&](int r) { return p.a(row[r], column, z); }, p.x, to);
+        const int b_row = P::B_ALONG_K ? n0 : k0, b_col = (P::B_ALONG_K ? k0 : n0) + copy_b.col();
+        copy_b.begin([&](int r) { return p.b(z, b_row + r, b_col); }, p.x, to + T::A_SIZE);
+        copy_commit();
+    };
+    const auto finish = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_a.finish(to);
+        copy_b.finish(to + T::A_SIZE);
+    };
+    for (int i = t; i < T::PLACES; i += TILE_THREADS) places[i] = p.place(z, (P::PLACES_ARE_ROWS ? m0 : first) + i);
+    products.start();
+    __syncthreads();
+    if (first < last) {
+        begin(first);
+        finish(first);
+    }
+    BMVPI_ROLLED
+    for (int k0 = first; k0 < last; k0 += BK) {
+        const E *now = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_wait<0>();
+        __syncthreads(); /* this half is there, and nobody reads the other one any more */
+        if (k0 + BK < last) begin(k0 + BK);
+        if (!P::PLACES_ARE_ROWS && t < BK) places[(k0 - first) / BK % 2 * BK + t] = p.place(z, k0 + 2 * BK + t);
+        products.step(now, now + T::A_SIZE);
+        if (k0 + BK < last) finish(k0 + BK);
+    }
+    products.store(p, z, m0, n0);
+}
+template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp_ctx *c, const P &p, int slices)
+{
+    const int64_t n_tiles = ceil_div(p.n, BN), tiles = ceil_div(p.m, BM) * n_tiles;
+    const size_t bytes = tile_shape<P, MODE, BM, BN>::bytes();
+    if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
+    BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes, p, (int)n_tiles);
+}
+/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such. */
+static int tile_is_large(int64_t m, int64_t n, int64_t slices)
+{
+    return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
+}
+template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
+{
+    enum { V = 16 / sizeof(typename P::storage) };
+    if (!p.in_pieces(V)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
+    else tile_launch<MODE, V, 64, 32>(c, p, slices);
 }
 template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
 {
-    BMVPI_RUN(c, tile_kernel<P>, dim3((unsigned)ceil_div(p.m, TILE), (unsigned)ceil_div(p.n, TILE), (unsigned)slices), dim3(THREADS), 0, p);
+    const int mode = of(c)->precision;
+    if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
+    else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
+    else tile_run_mode<EXACT>(c, p, slices);
 }
 
 /* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
@@ -1778,95 +2051,150 @@ static int conv_is_blocks(const bmvp_tensor *y)
 }
 static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
 
-struct place { int n, z, y, x, group; };
-static __device__ __forceinline__ place place_of(int i, const int dim[3], int group)
+/* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is no such column). */
+struct window_column { int shift, ch; unsigned bits; };
+enum { WINDOW_TAPS = 10 };
+
+static __device__ __forceinline__ void window_split(int i, const int dim[3], int at[4]) /* n, z, y, x */
 {
-    place p;
-    p.x = i % dim[2], i /= dim[2];
-    p.y = i % dim[1], i /= dim[1];
-    p.z = i % dim[0], p.n = i / dim[0];
-    p.group = group;
-    return p;
+    for (int a = 2; a >= 0; --a) at[a + 1] = i % dim[a], i /= dim[a];
+    at[0] = i;
 }
-/* The input element that output place o meets at a tap and channel of its group; 0 outside. */
-static __device__ __forceinline__ float conv_input(const conv &v, const float *x, const place &o, int tap, int ch)
+/* Output place i on x: input q + tap with q = stride o - pad */
+static __device__ spot window_on_input(const conv &v, int i)
 {
-    const int z = o.z * v.s[0] - v.p[0] + tap / (v.k[1] * v.k[2]), y = o.y * v.s[1] - v.p[1] + tap / v.k[2] % v.k[1];
-    const int e = o.x * v.s[2] - v.p[2] + tap % v.k[2];
-    if (z < 0 || z >= v.in[0] || y < 0 || y >= v.in[1] || e < 0 || e >= v.in[2]) return 0.0f;
-    return x[((((int64_t)o.n * v.in[0] + z) * v.in[1] + y) * v.in[2] + e) * v.ci + o.group * v.cig + ch];
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.places) return s;
+    window_split(i, v.out, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] * v.s[a] - v.p[a], lo = q < 0 ? -q : 0, hi = v.in[a] - q < v.k[a] ? v.in[a] - q : v.k[a];
+        s.base = s.base * v.in[a] + q;
+        if (hi > lo) s.taps |= ((1u << hi) - (1u << lo)) << (WINDOW_TAPS * (2 - a));
+    }
+    return s;
 }
+/* Input voxel i on y: output (q - tap) / stride where that is whole, q = i + pad; which is q / stride - tap / stride, both rounded down */
+static __device__ spot window_on_output(const conv &v, int i)
+{
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.voxels) return s;
+    window_split(i, v.in, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] + v.p[a];
+        s.base = s.base * v.out[a] + q / v.s[a];
+        for (int t = q % v.s[a]; t < v.k[a] && t <= q; t += v.s[a])
+            if ((q - t) / v.s[a] < v.out[a]) s.taps |= 1u << (t + WINDOW_TAPS * (2 - a));
+    }
+    return s;
+}
+/* Column j of `columns` = (tap, channel of `channels`) */
+static __device__ window_column window_column_of(const conv &v, int j, int columns, int channels, int on_input)
+{
+    const int tap = j / channels, x = tap % v.k[2], y = tap / v.k[2] % v.k[1], z = tap / v.k[2] / v.k[1];
+    window_column c;
+    c.ch = j % channels;
+    c.bits = j < columns ? 1u << x | 1u << (y + WINDOW_TAPS) | 1u << (z + 2 * WINDOW_TAPS) : ~0u;
+    if (on_input) c.shift = (z * v.in[1] + y) * v.in[2] + x;
+    else c.shift = -((z / v.s[0] * v.out[1] + y / v.s[1]) * v.out[2] + x / v.s[2]);
+    return c;
+}
+
 /* y: rows are output places, columns output channels, k = (tap, input channel) */
-struct conv_forward_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 0 };
-    typedef place row_type;
+template <class S> struct conv_forward_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 0, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *w, *bias;
-    float *y;
+    const S *x, *w;
+    const float *bias;
+    S *y;
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cig; }
-    __device__ place row(int z, int i) const { return place_of(i, v.out, z); }
-    __device__ float a(const place &o, int k) const { return conv_input(v, x, o, k / v.cig, k % v.cig); }
-    __device__ float b(int z, int k, int j) const { return w[(int64_t)k * v.co + z * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cig, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const { return k < k_last(z) && j < n ? w + (int64_t)k * v.co + z * v.cog + j : NULL; }
+    __device__ void store(int z, int i, int j, float sum) const
     {
         const int ch = z * v.cog + j;
-        y[(int64_t)i * v.co + ch] = value + (bias ? bias[ch] : 0.0f);
+        put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
     }
 };
 /* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
-struct conv_dx_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 1 };
-    typedef place row_type;
+template <class S> struct conv_dx_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *g, *w;
-    float *dx;
+    const S *x, *w; /* x: dy */
+    S *dx;
     int add;
+    int in_pieces(int by) const { return v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cog; }
-    __device__ place row(int z, int i) const { return place_of(i, v.in, z); }
-    __device__ float a(const place &o, int k) const
+    __device__ spot place(int, int i) const { return window_on_output(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cog, v.cog, 0); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        const int tap = k / v.cog, ch = k % v.cog;
-        const int z = o.z + v.p[0] - tap / (v.k[1] * v.k[2]), y = o.y + v.p[1] - tap / v.k[2] % v.k[1], e = o.x + v.p[2] - tap % v.k[2];
-        if (z < 0 || y < 0 || e < 0 || z % v.s[0] || y % v.s[1] || e % v.s[2]) return 0.0f;
-        if (z / v.s[0] >= v.out[0] || y / v.s[1] >= v.out[1] || e / v.s[2] >= v.out[2]) return 0.0f;
-        return g[((((int64_t)o.n * v.out[0] + z / v.s[0]) * v.out[1] + y / v.s[1]) * v.out[2] + e / v.s[2]) * v.co + o.group * v.cog + ch];
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z * v.cog + c.ch : NULL;
     }
-    __device__ float b(int z, int k, int j) const { return w[((int64_t)(k / v.cog) * v.cig + j) * v.co + z * v.cog + k % v.cog]; }
-    __device__ void store(int z, int i, int j, float value) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, value, add); }
+    __device__ const S *b(int z, int j, int k) const
+    {
+        return k < k_last(z) && j < n ? w + (int64_t)(k / v.cog * v.cig + j) * v.co + z * v.cog + k % v.cog : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, sum, add); }
 };
-/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards */
-struct conv_dw_tile {
-    enum { A_ALONG_K = 0, B_ALONG_K = 0 };
-    struct row_type { int tap, ch, group; };
+/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
+   part of a group */
+template <class S> struct conv_dw_tile {
+    enum { A_ALONG_K = 0, B_ALONG_K = 0, PLACES_ARE_ROWS = 0 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *g;
+    const S *x, *g;
     float *part;
     int parts, length; /* of a group; places of a part */
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int z) const { return z % parts * length; }
     __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
-    __device__ row_type row(int z, int i) const { return row_type{ i / v.cig, i % v.cig, z / parts }; }
-    __device__ float a(const row_type &r, int k) const { return conv_input(v, x, place_of(k, v.out, r.group), r.tap, r.ch); }
-    __device__ float b(int z, int k, int j) const { return g[(int64_t)k * v.co + z / parts * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, m, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = value;
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z / parts * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const
+    {
+        return k < k_last(z) && j < n ? g + (int64_t)k * v.co + z / parts * v.cog + j : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = sum;
     }
 };
-static conv_dw_tile conv_dw_of(const conv &v)
+/* About 512 tiles, none with fewer than 1024 places */
+template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
 {
-    const int64_t tiles = ceil_div(v.taps * v.cig, TILE) * ceil_div(v.cog, TILE) * v.groups;
-    conv_dw_tile p;
+    const int large = v.cog > 32;
+    const int64_t tiles = ceil_div(v.taps * v.cig, large ? 128 : 64) * ceil_div(v.cog, large ? 64 : 32) * v.groups;
+    conv_dw_tile<S> p;
     memset(&p, 0, sizeof p);
     p.v = v;
     p.m = v.taps * v.cig;
     p.n = v.cog;
     p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
-    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), DEPTH) * DEPTH);
+    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), BK) * BK);
     return p;
 }
 
@@ -1881,8 +2209,13 @@ static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t bl
 static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
 {
     const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
-    if (most < INT32_MAX - TILE && y->iarg[6] <= 32767) return 1;
-    bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights, or 32768 groups, are too many");
+    int64_t taps = 1;
+    for (int i = 0; i < 3; ++i) taps = larger(taps, y->src[1]->dim[i]);
+    if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
+    else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
+    else if (y->iarg[6] > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
+    else return 1;
     return 0;
 }
 static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1897,7 +2230,7 @@ static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
         add_bias(c, y->x, rows, y->dim[4], y->src[2]);
     } else {
         const conv v = conv_of(y);
-        tile_run(c, conv_forward_tile{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
+        tile_run(c, conv_forward_tile<float>{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
     }
 }
 /* Gradients of x and w as products with the blocks */
@@ -1928,9 +2261,9 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         return;
     }
     const conv v = conv_of(y);
-    if (g[0]) tile_run(c, conv_dx_tile{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[0]) tile_run(c, conv_dx_tile<float>{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
     if (g[1]) {
-        conv_dw_tile p = conv_dw_of(v);
+        conv_dw_tile<float> p = conv_dw_of<float>(v);
         p.x = y->src[0]->x;
         p.g = y->g;
         p.part = ws;
@@ -1943,7 +2276,7 @@ static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
     const int64_t rows = y->numel / y->dim[4], bias = backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0;
     if (conv_is_pointwise(y)) return bias;
     if (conv_is_blocks(y)) return larger(bias, rows * (y->src[1]->numel / y->dim[4]));
-    return backward ? larger(bias, y->src[1]->numel * conv_dw_of(conv_of(y)).parts) : 0;
+    return backward ? larger(bias, y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts) : 0;
 }
 
 /* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
@@ -2023,7 +2356,8 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     s.chunks = ceil_div(s.lines, s.chunk);
     if (!depthwise_in_tiles(s)) return s;
     depthwise_choose_tile(&s);
-    const int64_t tiles = s.n * s.strips * ceil_div(s.h, s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS);
+    const int rows = s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS;
+    const int64_t tiles = s.n * s.strips * ceil_div(s.h, rows);
     s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
     s.chunks = ceil_div(tiles, s.chunk);
     return s;
@@ -2060,8 +2394,8 @@ static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to,
    Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
            most 72 KB of shared memory. K 3 and 5.
    Bits:   each output by one thread, taps in order.
-   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3 operations an
-           output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
+   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3
+           operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
 template <class S, int K>
 __global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
 depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
@@ -2074,6 +2408,7 @@ depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *
     const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
     const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS, x0 = warp % s.across * STRIP;
     const int64_t plane = s.h * s.w * s.c;
+    const int size = rows * cols * WARP; /* of a buffer; plane z lies in that of its parity */
     const S *in = x + sample * s.d * plane + ch0;
     S *buffer = (S *)(void *)(weight + TAPS * WARP);
     float sum[K][ROWS][STRIP], v[ROWS][RUN];
@@ -2085,16 +2420,16 @@ depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *
     BMVPI_UNROLLED
     for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
     const int first = z0 - R > 0 ? z0 - R : 0;
-    depthwise_load(s, in + first * plane, buffer + (first & 1) * rows * cols * WARP, row0 - R, rows, col0 - R, cols, channels);
+    depthwise_load(s, in + first * plane, buffer + (first & 1) * size, row0 - R, rows, col0 - R, cols, channels);
     copy_commit();
     BMVPI_ROLLED
     for (int z = z0 - R; z < z1 + R; ++z) {
         if (z >= 0 && z < s.d) {
-            const S *from = buffer + ((z & 1) * rows * cols + y0 * cols + x0) * WARP + lane;
+            const S *from = buffer + (z & 1) * size + (y0 * cols + x0) * WARP + lane;
             copy_wait<0>();
             __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
             if (z + 1 < s.d && z + 1 < z1 + R)
-                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * rows * cols * WARP, row0 - R, rows, col0 - R, cols, channels);
+                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * size, row0 - R, rows, col0 - R, cols, channels);
             copy_commit();
             BMVPI_UNROLLED
             for (int t = 0; t < RUN; ++t) v[ROWS - 1][t] = value(from[t * WARP]);
@@ -2207,7 +2542,7 @@ depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
         const int64_t at = tile / s.strips / bands * depth * plane + ch0;
         BMVPI_UNROLLED
         for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
-        __syncthreads(); /* the last tile has been used */
+        /* the last planes of the tile before have been used: its last steps read no g */
         depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
         copy_commit();
         BMVPI_ROLLED
