@@ -2895,6 +2895,340 @@ static attention attention_of(const bmvp_tensor *y)
     p.scale = (float)y->farg[0];
     return p;
 }
+
+/* >>kernel attention on tensor cores ---------------------------------------------------------------------------------------------- */
+
+/* Heads of 64 channels in bfloat16, scores and sums in float32. A block of 4 warps has one (sample, head); tiles of 64 channels lie in
+   shared memory with rows of 144 bytes, so that matrix loads are free of bank conflicts. A warp's part of the scores leaves a product as
+   what the next product takes (see mma_tf32): probabilities never go through shared memory. */
+enum { FLASH = 64, FLASH_LD = FLASH + 8, FLASH_TILE = FLASH * FLASH_LD, FLASH_THREADS = 128 };
+struct flash {
+    attention p;
+    const uint16_t *qkv, *g; /* bfloat16 */
+    float log2_scale;        /* scale / ln 2: exp(scale s) = 2^(log2_scale s) */
+};
+
+/* y = x rounded, two at a time; 6 bytes a number */
+struct flash_round_map {
+    const float *x;
+    uint32_t *y;
+    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
+};
+
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart, asynchronously; zeros beyond. */
+template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
+{
+    BMVPI_UNROLLED
+    for (int e = 0; e < ROWS * 8 / FLASH_THREADS; ++e) {
+        const int i = (int)threadIdx.x + e * FLASH_THREADS, row = i / 8, col = i % 8 * 8, inside = first + row < t;
+        copy_async<16>(to + row * FLASH_LD + col, inside ? x + (first + row) * step + col : x, inside);
+    }
+}
+/* 16 rows as left operands of products over the 64 channels */
+static __device__ __forceinline__ void flash_rows(uint32_t a[4][4], const uint16_t *tile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < 4; ++k) matrix_load(a[k], tile + lane % 16 * FLASH_LD + k * 16 + lane / 16 * 8);
+}
+/* s = a b^T: 16 rows each against the tile's 64 */
+template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int j = 0; j < 8; j += 2)
+        BMVPI_UNROLLED
+        for (int k = 0; k < 4; ++k) {
+            uint32_t r[4];
+            matrix_load(r, b + (j * 8 + lane % 8 + lane / 16 * 8) * FLASH_LD + k * 16 + lane / 8 % 2 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(s[i][j], a[i][k], r);
+                mma_bf16(s[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+/* o += p b, p over the tile's 64 rows */
+template <int M> static __device__ __forceinline__ void flash_apply(float o[M][8][4], const uint32_t p[M][4][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < 4; ++k)
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; j += 2) {
+            uint32_t r[4];
+            matrix_load_transposed(r, b + (k * 16 + lane % 16) * FLASH_LD + j * 8 + lane / 16 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(o[i][j], p[i][k], r);
+                mma_bf16(o[i][j + 1], p[i][k], r + 2);
+            }
+        }
+}
+/* Scores as a left operand */
+static __device__ __forceinline__ void flash_pack(uint32_t p[4][4], const float s[8][4])
+{
+    BMVPI_UNROLLED
+    for (int k = 0; k < 16; ++k) p[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+}
+
+/* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
+   and g + 8, whose 64 scores lie in 4 neighbouring lanes. */
+static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4], float top[2], float sum[2], float log2_scale)
+{
+    BMVPI_UNROLLED
+    for (int h = 0; h < 2; ++h) {
+        float now = top[h], total = 0;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j) now = fmaxf(now, fmaxf(s[j][2 * h], s[j][2 * h + 1]));
+        for (int lane = 2; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane));
+        const float shrink = exp2f((top[h] - now) * log2_scale), base = now * log2_scale;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j)
+            BMVPI_UNROLLED
+            for (int e = 2 * h; e < 2 * h + 2; ++e) {
+                s[j][e] = exp2f(s[j][e] * log2_scale - base);
+                o[j][e] *= shrink;
+                total += s[j][e];
+            }
+        sum[h] = sum[h] * shrink + total;
+        top[h] = now;
+    }
+}
+
+/* y = softmax(q k^T scale) v with a running softmax; lse: log-sum-exp of each row (NULL: not kept).
+   Who:    a block makes 128 queries, 32 a warp, and goes over all keys 64 at a time while the next tile is on its way.
+   Launch: N heads x ceil(T / 128) blocks of 128 threads, 54 KB of shared memory (queries, two tiles of k and v). d = 64, scale > 0.
+   Bits:   keys in order; a row's sum of 4 lanes as a tree.
+   Traffic: k and v are read T / 128 times, from L2; 4 N T^2 C operations, 32 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * 2 * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t a[2][4][4], prob[2][4][4];
+    float s[2][8][4], o[2][8][4], top[2][2], sum[2][2];
+    BMVPI_UNROLLED
+    for (int i = 0; i < 64; ++i) o[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) top[i / 2][i % 2] = -INFINITY, sum[i / 2][i % 2] = 0;
+    flash_load<2 * FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(stage, in + p.c, 0, p.t, step);
+    flash_load<FLASH>(stage + FLASH_TILE, in + 2 * p.c, 0, p.t, step);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    for (int i = 0; i < 2; ++i) flash_rows(a[i], q + (warp * 32 + i * 16) * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        uint16_t *next = stage + (k0 / FLASH + 1) % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads(); /* this tile is there, and nobody reads the other one any more */
+        if (k0 + FLASH < p.t) {
+            flash_load<FLASH>(next, in + p.c, k0 + FLASH, p.t, step);
+            flash_load<FLASH>(next + FLASH_TILE, in + 2 * p.c, k0 + FLASH, p.t, step);
+        }
+        copy_commit();
+        flash_scores<2>(s, a, key);
+        if (k0 + FLASH > p.t) {
+            BMVPI_UNROLLED
+            for (int i = 0; i < 64; ++i)
+                if (k0 + i / 4 % 8 * 8 + lane % 4 * 2 + i % 2 >= p.t) s[i / 32][i / 4 % 8][i % 4] = -INFINITY;
+        }
+        BMVPI_UNROLLED
+        for (int i = 0; i < 2; ++i) {
+            flash_softmax(s[i], o[i], top[i], sum[i], f.log2_scale);
+            flash_pack(prob[i], s[i]);
+        }
+        flash_apply<2>(o, prob, key + FLASH_TILE);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) { /* row g or g + 8 of the warp's first or second 16 */
+        const int64_t row = q0 + warp * 32 + i * 8 + lane / 4;
+        float total = sum[i / 2][i % 2];
+        for (int other = 2; other > 0; other /= 2) total += __shfl_xor_sync(0xffffffffu, total, other);
+        const float over = 1.0f / total;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 16; ++j)
+            if (row < p.t)
+                put(p.out, p.y_at(nh) + row * p.c + j / 2 * 8 + lane % 4 * 2 + j % 2, o[i / 2][j / 2][i % 2 * 2 + j % 2] * over, 0);
+        if (p.lse && row < p.t && lane % 4 == 0) p.lse[nh * p.t + row] = top[i / 2][i % 2] * p.scale + logf(total);
+    }
+}
+
+/* A warp's 16 rows into place `which` (0 q, 1 k, 2 v) of the gradient */
+static __device__ __forceinline__ void flash_store(const attention &p, int64_t nh, int64_t first, int which, const float o[8][4])
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) {
+        const int64_t row = first + i % 4 / 2 * 8 + lane / 4;
+        if (row < p.t) put(p.dqkv, p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2 + i % 2, o[i / 4][i % 4], p.add);
+    }
+}
+/* lse and D of 64 queries, asynchronously; zeros beyond */
+static __device__ void flash_load_sums(float *to, const attention &p, int64_t nh, int64_t q0)
+{
+    const int i = (int)threadIdx.x % FLASH, inside = q0 + i < p.t;
+    const float *lse = p.lse + nh * p.t + q0 + i, *dot = p.dot + (nh / p.heads * p.t + q0 + i) * p.heads + nh % p.heads;
+    if (threadIdx.x < FLASH) copy_async<4>(to + i, inside ? lse : p.lse, inside);
+    else copy_async<4>(to + FLASH + i, inside ? dot : p.dot, inside);
+}
+
+/* dV = P^T dy and dK = dS^T q, with P = exp(scale q k^T - lse) and dS = P (dy v^T - D) scale.
+   Who:    a block has 64 keys, 16 a warp, whose rows of k and v lie in registers, and goes over all queries 64 at a time. Scores are made
+           transposed, a row for a key: then P^T and dS^T come as left operands. Queries beyond T are zeros and add nothing.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 56 KB of shared memory (k, v, two tiles of q, dy and their sums). d = 64.
+   Bits:   queries in order; no other block adds to these rows.
+   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations, 64 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flash f)
+{
+    enum { STAGE = 2 * FLASH_TILE + 4 * FLASH }; /* q, dy; lse and D as floats */
+    BMVPI_DYNAMIC(uint16_t, key);
+    uint16_t *stage = key + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh), *g = f.g + p.y_at(nh);
+    uint32_t ak[1][4][4], av[1][4][4], prob[1][4][4];
+    float s[1][8][4], dp[1][8][4], dk[1][8][4], dv[1][8][4];
+    const auto load = [&](int64_t q0) {
+        uint16_t *to = stage + q0 / FLASH % 2 * STAGE;
+        flash_load<FLASH>(to, in, q0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
+        flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, nh, q0);
+    };
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dk[0][i / 4][i % 4] = dv[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(key, in + p.c, k0, p.t, step);
+    flash_load<FLASH>(key + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    flash_rows(ak[0], key + warp * 16 * FLASH_LD);
+    flash_rows(av[0], key + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t q0 = 0; q0 < p.t; q0 += FLASH) {
+        const uint16_t *q = stage + q0 / FLASH % 2 * STAGE, *dy = q + FLASH_TILE;
+        const float *lse = (const float *)(const void *)(dy + FLASH_TILE), *dot = lse + FLASH;
+        copy_wait<0>();
+        __syncthreads();
+        if (q0 + FLASH < p.t) load(q0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, ak, q);
+        flash_scores<1>(dp, av, dy);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int at = i / 4 * 8 + lane % 4 * 2 + i % 2;
+            s[0][i / 4][i % 4] = exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[at] * 1.44269504f);
+            dp[0][i / 4][i % 4] = s[0][i / 4][i % 4] * (dp[0][i / 4][i % 4] - dot[at]) * p.scale;
+        }
+        flash_pack(prob[0], s[0]);
+        flash_apply<1>(dv, prob, dy);
+        flash_pack(prob[0], dp[0]);
+        flash_apply<1>(dk, prob, q);
+    }
+    flash_store(p, nh, k0 + warp * 16, 1, dk[0]);
+    flash_store(p, nh, k0 + warp * 16, 2, dv[0]);
+}
+
+/* dQ = dS k.
+   Who:    a block has 64 queries, 16 a warp, and goes over all keys 64 at a time.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 55 KB of shared memory (q, dy, two tiles of k and v). d = 64.
+   Bits:   keys in order; no other block adds to these rows.
+   Traffic: k and v are read T / 64 times, from L2; 6 N T^2 C operations: doing the scores twice saves the atomics. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t aq[1][4][4], ag[1][4][4], ds[1][4][4];
+    float s[1][8][4], dp[1][8][4], dq[1][8][4], lse[2], dot[2];
+    const auto load = [&](int64_t k0) {
+        uint16_t *to = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        flash_load<FLASH>(to, in + p.c, k0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    };
+    for (int h = 0; h < 2; ++h) {
+        const int64_t row = q0 + warp * 16 + h * 8 + lane / 4;
+        lse[h] = row < p.t ? p.lse[nh * p.t + row] * 1.44269504f : 0.0f;
+        dot[h] = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dq[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(q + FLASH_TILE, f.g + p.y_at(nh), q0, p.t, p.c);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    flash_rows(aq[0], q + warp * 16 * FLASH_LD);
+    flash_rows(ag[0], q + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads();
+        if (k0 + FLASH < p.t) load(k0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, aq, key);
+        flash_scores<1>(dp, ag, key + FLASH_TILE);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int h = i % 4 / 2;
+            const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
+            dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
+        }
+        flash_pack(ds[0], dp[0]);
+        flash_apply<1>(dq, ds, key);
+    }
+    flash_store(p, nh, q0 + warp * 16, 0, dq[0]);
+}
+
+/* Is this attention one for the tensor cores? */
+static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    return of(c)->precision == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+}
+/* Floats of workspace: q, k, v rounded; for backward dy, too */
+static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
+static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int backward, float *workspace)
+{
+    const int64_t n = samples * p.t * p.c;
+    flash f;
+    f.p = p;
+    f.log2_scale = p.scale * 1.44269504f;
+    f.qkv = (const uint16_t *)(const void *)workspace;
+    f.g = f.qkv + 3 * n;
+    map(c, flash_round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
+    if (backward) map(c, flash_round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
+    return f;
+}
+enum { FLASH_BYTES = 6 * FLASH_TILE * (int)sizeof(uint16_t), FLASH_SUMS = 4 * FLASH * (int)sizeof(float) };
+static void flash_run(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, 2 * FLASH);
+    BMVPI_RUN(c, flash_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+static void flash_run_back(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_dkv_kernel, FLASH_BYTES + FLASH_SUMS) || !shared_memory(c, flash_dq_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, FLASH);
+    BMVPI_RUN(c, flash_dkv_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES + FLASH_SUMS, f);
+    BMVPI_RUN(c, flash_dq_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+
 /* >>op attention ---------------------------------------------------------------------------------------------------------- */
 
 static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2902,7 +3236,8 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.out = y->x;
-    if (p.d <= 16) attention_run<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
     else if (p.d <= 64) attention_run<64>(c, p, blocks);
     else if (p.d <= 128) attention_run<128>(c, p, blocks);
@@ -2914,16 +3249,17 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.dqkv = bmvp_kernel_grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
-    p.dot = bmvp_kernel_workspace(c);
+    p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
     rows_map(c, attention_dot_rows{ y->x, y->g, p.dot }, y->numel / p.d, p.d);
-    if (p.d <= 16) attention_run_back<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run_back(c, flash_of(c, p, y->dim[0], 1, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run_back<16>(c, p, blocks);
     else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
     else if (p.d <= 64) attention_run_back<64>(c, p, blocks);
     else attention_run_back<128>(c, p, blocks);
 }
-static int64_t attention_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0;
+    return (backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 
 /* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */

@@ -262,6 +262,8 @@ static const struct awkward { const char *name; bmvp_tensor *(*build)(bmvp_ctx *
     { "attention 16", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 2, 70, 3 * 2 * 16 }), 2, 0.25); } },
     { "attention 20", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 65, 3 * 3 * 20 }), 3, 0.2); } },
     { "attention 64", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 131, 3 * 64 }), 1, 0.125); } },
+    { "attention 64 of heads", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 2, 64, 3 * 2 * 64 }), 2, 0.125); } },
+    { "attention 64 of one token", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 3, 1, 3 * 64 }), 1, 0.125); } },
     { "attention 100", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 37, 3 * 2 * 100 }), 2, 0.1); } },
     /* scores of tens: what the last bit of one changes in exp */
     { "attention sharp", [](bmvp_ctx *c) { return bmvp_attention(c, leaf(c, { 1, 130, 3 * 16 }), 1, 8.0); }, 1e-4 },
