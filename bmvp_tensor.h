@@ -128,6 +128,13 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AVX512
 } bmvp_simd;
 
+/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Tensors, sums, all other
+   operations and the op matmul stay float32. */
+typedef enum bmvp_precision {
+    BMVP_FP32 = 0,
+    BMVP_BF16 /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+} bmvp_precision;
+
 typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; other devices plug in here */
 
 typedef struct bmvp_config {
@@ -139,6 +146,7 @@ typedef struct bmvp_config {
     void *log_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
+    bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
 } bmvp_config;
@@ -163,6 +171,8 @@ BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...) BM
 BMVP_API int bmvp_threads(const bmvp_ctx *c);
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c);
 BMVP_API const char *bmvp_simd_text(bmvp_simd level);
+BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
+BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
 /* Not to be called from inside a task. */
@@ -1021,6 +1031,21 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
+#if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
+#define BMVPI_HAVE_BF16 1
+#endif
+
+static int bmvpi_has_bf16(bmvp_simd level)
+{
+#if defined(BMVPI_HAVE_BF16)
+    return level == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+    (void)level;
+    return 0;
+#endif
+}
+
+BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : "fp32"; }
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1048,6 +1073,13 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
         k.allocator.free = bmvpi_libc_free;
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
+    if (k.simd < 0 || k.simd > best) k.simd = best;
+    if (k.precision != BMVP_FP32 && (k.backend->device || !bmvpi_has_bf16(k.simd))) {
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, k.backend->device ? "precision: %s computes in fp32 only" :
+                       "precision: bf16 needs a processor with avx512_bf16, here it is %s; use fp32",
+                       k.backend->device ? k.backend->name : bmvp_simd_text(k.simd));
+        return NULL;
+    }
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
     if (!c) {
         bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");
@@ -1055,7 +1087,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     memset(c, 0, sizeof *c);
     c->cfg = k;
-    c->simd = k.simd < 0 || k.simd > best ? best : k.simd;
+    c->simd = k.simd;
     c->record_bytes = (int64_t)sizeof *c;
     c->threads = k.threads > 0 ? k.threads : bmvpi_processors();
 #ifdef BMVP_NO_THREADS
@@ -1099,6 +1131,7 @@ BMVP_API const bmvp_error *bmvp_error_of(const bmvp_ctx *c) { return &c->err; }
 BMVP_API void bmvp_clear_error(bmvp_ctx *c) { memset(&c->err, 0, sizeof c->err); }
 BMVP_API int bmvp_threads(const bmvp_ctx *c) { return c->threads; }
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c) { return c->simd; }
+BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c) { return c->cfg.precision; }
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c) { return c->cfg.plan; }
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c) { return &c->cfg.allocator; }
 
@@ -2861,13 +2894,15 @@ typedef struct bmvpi_tile {
     const float *next;
     int64_t next_step;
     int accumulate; /* 1: C += */
+    int odd;        /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
-enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32 };
+enum { BMVPI_MR_MAX = 12, BMVPI_NR_MAX = 32, BMVPI_PAIRS_K = 512, BMVPI_PAIRS_ROW = BMVPI_PAIRS_K / 2 + 16 };
 /* fn[0]: tiles nr / 2 wide, fn[1]: nr wide; by number of rows, NULL where there is no such tile */
 typedef struct bmvpi_tiles {
     int mr, nr;
+    int pairs; /* 1: B's panels hold bfloat16, two rows of k in each row of nr floats */
     bmvpi_tile_fn fn[2][BMVPI_MR_MAX + 1];
 } bmvpi_tiles;
 
@@ -2912,13 +2947,18 @@ typedef struct bmvpi_tiles {
             } \
     }
 #define BMVPI_TILES(BITS, MR) BMVPI_TILE(BITS, MR, 1) BMVPI_TILE(BITS, MR, 2)
+#define BMVPI_TILES_512(TYPE) BMVPI_TILES(TYPE, 1) BMVPI_TILES(TYPE, 2) BMVPI_TILES(TYPE, 3) BMVPI_TILES(TYPE, 4) \
+    BMVPI_TILES(TYPE, 6) BMVPI_TILES(TYPE, 8) BMVPI_TILES(TYPE, 12)
+#define BMVPI_TILES_512_TABLE(TYPE) { \
+    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x1_v##TYPE), \
+    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x2_v##TYPE) }
 #define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
     { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
       bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
 
 /* 128-bit: 4 x 8 is 8 sums of the 16 registers that SSE2 has. */
 BMVPI_TILES(128, 1) BMVPI_TILES(128, 2) BMVPI_TILES(128, 3) BMVPI_TILES(128, 4)
-static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, {
+static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, 0, {
     BMVPI_TILE_ROW(128, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     BMVPI_TILE_ROW(128, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) } };
 
@@ -2926,25 +2966,134 @@ static const bmvpi_tiles bmvpi_tiles_v128 = { 4, 8, {
 /* AVX2: 6 x 16 is 12 sums of 16 registers; AVX-512: 12 x 32 is 24 of 32, and 12 divides the rows of every layer of the
    networks here (96, 48, 24, 12). Both keep two multiply-add pipes of latency 4 busy; so do the tails 8, 6 and 4. */
 BMVPI_TILES(256, 1) BMVPI_TILES(256, 2) BMVPI_TILES(256, 3) BMVPI_TILES(256, 4) BMVPI_TILES(256, 6)
-BMVPI_TILES(512, 1) BMVPI_TILES(512, 2) BMVPI_TILES(512, 3) BMVPI_TILES(512, 4) BMVPI_TILES(512, 6)
-BMVPI_TILES(512, 8) BMVPI_TILES(512, 12)
-static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, {
+BMVPI_TILES_512(512)
+static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, 0, {
     BMVPI_TILE_ROW(256, 1, NULL, bmvpi_tile_6x1_v256, NULL, NULL, NULL, NULL, NULL, NULL),
     BMVPI_TILE_ROW(256, 2, NULL, bmvpi_tile_6x2_v256, NULL, NULL, NULL, NULL, NULL, NULL) } };
-static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, {
-    BMVPI_TILE_ROW(512, 1, NULL, bmvpi_tile_6x1_v512, NULL, bmvpi_tile_8x1_v512, NULL, NULL, NULL,
-                   bmvpi_tile_12x1_v512),
-    BMVPI_TILE_ROW(512, 2, NULL, bmvpi_tile_6x2_v512, NULL, bmvpi_tile_8x2_v512, NULL, NULL, NULL,
-                   bmvpi_tile_12x2_v512) } };
+static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, 0, BMVPI_TILES_512_TABLE(512) };
+#endif
+#if defined(BMVPI_HAVE_BF16)
+/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B to a sum in
+   float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the runs one after the other, into
+   16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes its type. */
+#define BMVPI_AT_bf16 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")))
+
+/* 16 numbers, `step` apart; zeros from n on */
+BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, int n)
+{
+    float part[16];
+    int i;
+    if (step == 1) return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+    for (i = 0; i < 16; ++i) part[i] = i < n ? p[i * step] : 0.0f;
+    return _mm512_loadu_ps(part);
+}
+
+/* (a[0], b[0]), (a[1], b[1]), ...: the pairs of 16 columns, in memory order */
+BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
+{
+    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
+                                           0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+/* k numbers of a row of A as pairs */
+BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int32_t *to)
+{
+    int64_t j;
+    for (j = 0; j + 32 <= k; j += 32)
+        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
+    if (j < k) {
+        const int low = (int)bmvpi_min(16, k - j), high = (int)(k - j) - low;
+        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
+    }
+}
+
+/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd: see bmvpi_tile */
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
+{
+    int64_t j = 0;
+    if (odd) {
+        _mm512_storeu_si512(to, bmvpi_pairs_of(_mm512_setzero_ps(), bmvpi_load16(a, step, rows)));
+        a += ka;
+        j = 2;
+    }
+    for (; j + 1 < k; j += 2, a += 2 * ka)
+        _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), bmvpi_load16(a + ka, step, rows)));
+    if (j < k) _mm512_storeu_si512(to + j * 8, bmvpi_pairs_of(bmvpi_load16(a, step, rows), _mm512_setzero_ps()));
+}
+
+/* The runs of `rows` rows of A as pairs; sets what t says of A to them. */
+BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
+{
+    const int by_row = t->ka == 1;
+    const int64_t k = t->k;
+    int64_t r, i;
+    int32_t *at = to;
+    for (r = 0; r < t->runs; ++r) {
+        const float *a = t->a + t->a_off[r];
+        for (i = 0; by_row && i < rows; ++i) bmvpi_pairs_row(a + i * t->lda, k, at + i * BMVPI_PAIRS_ROW);
+        if (!by_row && t->lda == 1) bmvpi_pairs_columns(a, 1, t->ka, rows, k, t->odd, at);
+        else if (!by_row) bmvpi_pairs_columns(a, t->lda, t->ka, rows, k, t->odd, at);
+        at += (k + 1) / 2 * (by_row ? 1 : 16);
+    }
+    t->lda = by_row ? BMVPI_PAIRS_ROW : 1;
+    t->ka = by_row ? 1 : 16;
+    t->a = (const float *)(const void *)to;
+}
+
+#undef BMVPI_TILE
+#define BMVPI_TILE(TYPE, MR, NV) \
+    BMVPI_AT_bf16 static void bmvpi_tile_##MR##x##NV##_v##TYPE(const bmvpi_tile *t) \
+    { \
+        const int32_t *a = (const int32_t *)(const void *)t->a; \
+        const int64_t row = t->lda, pair = t->ka; \
+        __m512 sum[MR][NV]; \
+        __m512bh v[NV]; \
+        int64_t r, k; \
+        int i, j; \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) \
+            BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+                sum[i][j] = t->bias ? _mm512_loadu_ps(t->bias + j * 16) : _mm512_setzero_ps(); \
+                BMVPI_PREFETCH(t->c + i * t->ldc + j * 16); \
+            } \
+        for (r = 0; r < t->runs; ++r) { \
+            const float *b = t->b + t->b_off[r], *next = t->next + t->a_off[r]; \
+            for (k = t->k; k > 0; k -= 2, a += pair, b += 2 * t->ldb, next += 2 * t->next_step) { \
+                BMVPI_PREFETCH(next); \
+                BMVPI_PREFETCH(next + t->next_step); \
+                BMVPI_UNROLL for (j = 0; j < NV; ++j) v[j] = (__m512bh)_mm512_loadu_si512(b + j * 16); \
+                BMVPI_UNROLL for (i = 0; i < MR; ++i) { \
+                    const __m512bh s = (__m512bh)_mm512_set1_epi32(a[i * row]); \
+                    BMVPI_UNROLL for (j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], s, v[j]); \
+                } \
+            } \
+        } \
+        BMVPI_UNROLL for (i = 0; i < MR; ++i) \
+            BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
+                float *to = t->c + i * t->ldc + j * 16; \
+                _mm512_storeu_ps(to, t->accumulate ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(to)) : sum[i][j]); \
+            } \
+    }
+BMVPI_TILES_512(bf16)
+static const bmvpi_tiles bmvpi_tiles_bf16 = { 12, 32, 1, BMVPI_TILES_512_TABLE(bf16) };
 #endif
 #undef BMVPI_TILE_ROW
+#undef BMVPI_TILES_512_TABLE
+#undef BMVPI_TILES_512
 #undef BMVPI_TILES
 #undef BMVPI_TILE
 #endif
 
+/* Level of the tiles of products that a context may round: above all instruction sets */
+enum { BMVPI_LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 };
+static int bmvpi_product_level(const bmvp_ctx *c) { return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd; }
+
 /* The tiles of a level; NULL: plain loops. */
 static const bmvpi_tiles *bmvpi_tiles_of(int level)
 {
+#if defined(BMVPI_HAVE_BF16)
+    if (level == BMVPI_LEVEL_BF16) return &bmvpi_tiles_bf16;
+#endif
 #if defined(BMVPI_HAVE_X86)
     if (level >= BMVP_SIMD_AVX512) return &bmvpi_tiles_v512;
     if (level == BMVP_SIMD_AVX2) return &bmvpi_tiles_v256;
@@ -2967,34 +3116,53 @@ static void bmvpi_tile_ahead(bmvpi_tile *t, int mr)
     t->next_step = t->ka == 1 ? mr * t->lda / bmvpi_max(1, t->k) : t->ka;
 }
 
-/* All rows of one panel: `rows` x `cols` with cols <= nr. bias is readable for cols only. The last columns of a matrix
-   go through a whole tile beside it. */
-static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t rows, int64_t cols)
+/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is readable for cols
+   only. */
+static void bmvpi_tile_run(const bmvpi_tiles *q, const bmvpi_tile *strip, int mr, int64_t cols)
+{
+    float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
+    const int wide = cols * 2 > q->nr, width = wide ? q->nr : q->nr / 2;
+    bmvpi_tile t;
+    int64_t i, j;
+    if (cols == width) {
+        q->fn[wide][mr](strip);
+        return;
+    }
+    t = *strip;
+    t.bias = NULL;
+    t.c = side;
+    t.ldc = width;
+    t.accumulate = 0;
+    q->fn[wide][mr](&t);
+    for (i = 0; i < mr; ++i)
+        for (j = 0; j < cols; ++j)
+            strip->c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
+                                           (strip->accumulate ? strip->c[i * strip->ldc + j] : 0.0f);
+}
+
+/* `rows` rows x cols columns: neighbouring panels of B, `panel` floats apart. */
+static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t rows, int64_t cols, int64_t panel)
 {
     /* first tile of r last rows: two that keep the pipes busy are better than a large and a small one */
     static const int first[BMVPI_MR_MAX + 1] = { 0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12 };
-    float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
-    const int wide = cols * 2 > q->nr, width = wide ? q->nr : q->nr / 2, whole = cols == width;
-    bmvpi_tile t = *strip;
-    int64_t i, j, row;
+    int64_t row, n;
     int mr;
-    if (!whole) {
-        t.bias = NULL;
-        t.c = side;
-        t.ldc = width;
-        t.accumulate = 0;
-    }
+#if defined(BMVPI_HAVE_BF16)
+    int32_t pairs[16 * BMVPI_PAIRS_ROW];
+#endif
     for (row = 0; row < rows; row += mr) {
-        float *c = strip->c + row * strip->ldc;
+        bmvpi_tile t = *strip;
         mr = rows - row >= q->mr ? q->mr : first[rows - row];
-        t.a = strip->a + row * strip->lda;
-        t.next = strip->next + row * strip->lda;
-        if (whole) t.c = c;
-        q->fn[wide][mr](&t);
-        for (i = 0; !whole && i < mr; ++i)
-            for (j = 0; j < cols; ++j)
-                c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
-                                        (strip->accumulate ? c[i * strip->ldc + j] : 0.0f);
+        t.a += row * t.lda;
+        t.next += row * t.lda;
+        t.c += row * t.ldc;
+#if defined(BMVPI_HAVE_BF16)
+        if (q->pairs) bmvpi_pairs_a(&t, mr, pairs);
+#endif
+        for (n = 0; n < cols; n += q->nr, t.b += panel, t.c += q->nr) {
+            if (strip->bias) t.bias = strip->bias + n;
+            bmvpi_tile_run(q, &t, mr, bmvpi_min(q->nr, cols - n));
+        }
     }
 }
 
@@ -3009,6 +3177,7 @@ typedef struct bmvpi_gemm_args {
     int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
     int accumulate; /* 1: C += */
     int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int exact;      /* 1: float32 whatever the context's precision */
     int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
 } bmvpi_gemm_args;
 
@@ -3032,28 +3201,64 @@ static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const fl
     return g;
 }
 
-static int64_t bmvpi_panel_width(const bmvpi_tiles *q) { return q ? q->nr : 1; } /* plain: columns, one by one */
+/* Panels that one pass over rows of A serves */
+static int64_t bmvpi_panel_group(const bmvpi_tiles *q) { return q->pairs ? 4 : 1; }
 /* keeps workspace parts 64-byte aligned */
 static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
 
-/* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
-static int64_t bmvpi_panel_step(int64_t nr, int64_t k) { return bmvpi_round16(nr * k) + 16; }
+/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows have a place. */
+static int64_t bmvpi_panel_row(const bmvpi_tiles *q) { return !q ? 1 : q->pairs ? q->nr / 2 : q->nr; }
 
-/* Floats of a packed k x n matrix: ceil(n / nr) panels of k rows of nr. A multiple of 16. */
+/* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
+static int64_t bmvpi_panel_step(const bmvpi_tiles *q, int64_t k)
+{
+    return bmvpi_round16(bmvpi_panel_row(q) * (q && q->pairs ? k + k % 2 : k)) + 16;
+}
+
+/* Floats of a packed k x n matrix. A multiple of 16. */
 static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 {
-    const int64_t nr = bmvpi_panel_width(bmvpi_tiles_of(level));
-    return bmvpi_ceil_div(n, nr) * bmvpi_panel_step(nr, k);
+    const bmvpi_tiles *q = bmvpi_tiles_of(level);
+    return bmvpi_ceil_div(n, q ? q->nr : 1) * bmvpi_panel_step(q, k);
 }
+
+#if defined(BMVPI_HAVE_BF16)
+/* bmvpi_pack_rows for bfloat16. k0 is even; k1 too, or it is k: then the last pair's second number is zero. */
+BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
+                                           int64_t k1, float *to)
+{
+    const int64_t step = bmvpi_panel_step(q, k), whole = cs == 1 ? n / 16 * 16 : 0;
+    int64_t i, j;
+    k1 -= k0;
+    to += k0 * bmvpi_panel_row(q);
+    for (i = 0; i < k1; i += 2) {
+        const float *row = b + i * rs, *second = i + 1 < k1 ? row + rs : NULL;
+        int32_t *p = (int32_t *)(void *)(to + i * bmvpi_panel_row(q));
+        for (j = 0; j < whole; j += 16)
+            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) :
+                                                                           _mm512_setzero_ps()));
+        for (; j < bmvpi_ceil_div(n, 32) * 32; j += 16) {
+            const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
+            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
+                                                                           bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
+        }
+    }
+}
+#endif
 
 /* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
    last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
-static void bmvpi_pack_rows(int64_t nr, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
-                            int64_t k0, int64_t k1,
+static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0, int64_t k1,
                             float *to)
 {
-    const int64_t whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(nr, k);
+    const int64_t nr = q ? q->nr : 1, whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(q, k);
     int64_t i, j, e;
+#if defined(BMVPI_HAVE_BF16)
+    if (q && q->pairs) {
+        bmvpi_pack_pairs(q, b, rs, cs, k, n, k0, k1, to);
+        return;
+    }
+#endif
     to += k0 * nr;
     k1 -= k0;
     for (i = 0; i < k1; ++i) {
@@ -3077,14 +3282,13 @@ static void bmvpi_pack_b(int level, const float *b, int64_t rs, int64_t cs, int6
 {
     int64_t i;
     for (i = 0; i < k; i += 64) /* short stretches: a transposed block stays in L1 */
-        bmvpi_pack_rows(bmvpi_panel_width(bmvpi_tiles_of(level)), b + i * rs, rs, cs, k, n, i,
-                        bmvpi_min(k, i + 64), to);
+        bmvpi_pack_rows(bmvpi_tiles_of(level), b + i * rs, rs, cs, k, n, i, bmvpi_min(k, i + 64), to);
 }
 
 /* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
 static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
 {
-    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(1, g->k) : g->b_cs;
+    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(NULL, g->k) : g->b_cs;
     int64_t i, j, k;
     for (i = m0; i < m1; ++i) {
         for (j = 0; j < g->n; ++j) {
@@ -3109,12 +3313,13 @@ static const int64_t bmvpi_one_run = 0; /* the offset table of a plain matrix pr
 static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, const float *a, const bmvpi_gemm_b *b,
                              float *c, int64_t m0, int64_t m1, int64_t p0, int64_t p1)
 {
-    const int64_t kc = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512));
-    const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr;
+    const int64_t even = bmvpi_ceil_div(g->k, bmvpi_ceil_div(g->k, 512)), kc = q->pairs ? even + even % 2 : even;
+    const int64_t mc = bmvpi_max(1, 65536 / kc / q->mr) * q->mr, group = bmvpi_panel_group(q);
     int64_t m, k, p, n;
     bmvpi_tile t;
     t.a_off = t.b_off = &bmvpi_one_run;
     t.runs = 1;
+    t.odd = 0;
     t.lda = g->a_rs;
     t.ka = g->a_cs;
     t.ldb = b->ld;
@@ -3125,13 +3330,13 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
             t.a = a + m * g->a_rs + k * g->a_cs;
             t.accumulate = k > 0 || g->accumulate;
             bmvpi_tile_ahead(&t, q->mr);
-            if (b->ld != q->nr && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
-            for (p = p0; p < p1; ++p) {
+            if (b->ld != bmvpi_panel_row(q) && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
+            for (p = p0; p < p1; p += group) {
                 n = p * q->nr;
                 t.b = b->b + p * b->panel + k * b->ld;
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
-                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(q->nr, g->n - n));
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
             }
         }
     }
@@ -3142,7 +3347,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
    apart share. */
 static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
 {
-    if (g->b_packed || g->b_cs != 1) return 0;
+    if (g->b_packed || g->b_cs != 1 || q->pairs) return 0;
     if (g->b_near) return g->k <= 128 && g->b_rs % 256 != 0;
     return g->m <= 2 * q->mr && g->n % (q->nr / 2) == 0;
 }
@@ -3152,8 +3357,8 @@ static bmvpi_gemm_b bmvpi_gemm_b_of(const bmvpi_tiles *q, const bmvpi_gemm_args 
     const int direct = bmvpi_gemm_direct(q, g);
     bmvpi_gemm_b r;
     r.b = b;
-    r.ld = direct ? g->b_rs : q->nr;
-    r.panel = direct ? q->nr : bmvpi_panel_step(q->nr, g->k);
+    r.ld = direct ? g->b_rs : bmvpi_panel_row(q);
+    r.panel = direct ? q->nr : bmvpi_panel_step(q, g->k);
     return r;
 }
 
@@ -3206,7 +3411,7 @@ static bmvpi_gemm_job bmvpi_gemm_cut(const bmvp_ctx *c, const bmvpi_gemm_args *g
     memset(&j, 0, sizeof j);
     j.g = g;
     j.c = c;
-    j.level = bmvp_simd_level(c);
+    j.level = g->exact ? (int)c->simd : bmvpi_product_level(c);
     j.q = bmvpi_tiles_of(j.level);
     j.direct = j.q && bmvpi_gemm_direct(j.q, g);
     j.row_blocks = bmvpi_ceil_div(g->m, 192);
@@ -3252,7 +3457,7 @@ static void bmvpi_gemm_pack_task(void *arg, int64_t task, int worker) /* task = 
     const int64_t blocks = bmvpi_ceil_div(g->k, 64), pack = task / blocks, k0 = task % blocks * 64;
     const int64_t inner = g->b_bi ? g->inner : 1;
     (void)worker;
-    bmvpi_pack_rows(j->q->nr, g->b + pack / inner * g->b_bo + pack % inner * g->b_bi + k0 * g->b_rs, g->b_rs, g->b_cs,
+    bmvpi_pack_rows(j->q, g->b + pack / inner * g->b_bo + pack % inner * g->b_bi + k0 * g->b_rs, g->b_rs, g->b_cs,
                     g->k, g->n, k0, bmvpi_min(g->k, k0 + 64), j->ws + pack * j->pack_size);
 }
 
@@ -3341,6 +3546,7 @@ static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t c
     static const float one = 1.0f;
     bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
     g.accumulate = accumulate;
+    g.exact = 1;
     return g;
 }
 
@@ -3472,6 +3678,7 @@ enum { BMVPI_RUNS_MAX = 256 }; /* kernel rows, and output rows at a time in the 
 typedef struct bmvpi_slide {
     bmvpi_conv_call call;
     const bmvpi_tiles *q;
+    int level;
     bmvpi_axis ax[3];
     int64_t ci, co;           /* channels read; written per q */
     int64_t w_k, w_n;         /* weights' strides along the channels read and written */
@@ -3523,10 +3730,9 @@ static int bmvpi_conv_blocks(const bmvpi_conv *v)
 static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int dx)
 {
     bmvpi_slide s;
-    int64_t row;
+    int64_t row, window;
     int i;
     memset(&s, 0, sizeof s);
-    s.q = bmvpi_tiles_of(bmvp_simd_level(c));
     for (i = 0; i < 3; ++i) s.ax[i] = dx ? bmvpi_axis_dx(v, i) : bmvpi_axis_forward(v, i);
     s.ci = dx ? v->co : v->ci;
     s.co = dx ? v->ci : v->co;
@@ -3538,6 +3744,10 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
         s.ax[2].phases = s.ax[2].kernel = 1;
         s.co *= v->k[2];
     }
+    window = s.ax[0].window * s.ax[1].window * s.ax[2].window;
+    /* a pair must not reach into the next tap, and a tap must fit what is rounded at a time */
+    s.level = s.ci % 2 || s.ci > BMVPI_PAIRS_K || window > BMVPI_RUNS_MAX ? (int)c->simd : bmvpi_product_level(c);
+    s.q = bmvpi_tiles_of(s.level);
     s.in_place = 1;
     for (i = 0; i < 3; ++i) {
         const bmvpi_axis *a = &s.ax[i];
@@ -3558,7 +3768,7 @@ static bmvpi_slide bmvpi_slide_make(const bmvp_ctx *c, const bmvpi_conv *v, int 
     s.slab[1] = (s.rows - 1) * s.ax[1].step + s.ax[1].window;
     s.own = s.in_place ? 0 : bmvpi_round16(s.slab[0] * s.slab[1] * s.slab[2] * s.ci);
     s.phases = s.ax[0].phases * s.ax[1].phases * s.ax[2].phases;
-    s.pack_size = bmvpi_packed_size(bmvp_simd_level(c), s.ax[0].window * s.ax[1].window * s.ax[2].window * s.ci, s.co);
+    s.pack_size = bmvpi_packed_size(s.level, window * s.ci, s.co);
     return s;
 }
 
@@ -3594,7 +3804,7 @@ static void bmvpi_slide_pack_task(void *arg, int64_t task, int worker) /* task =
     t[1] = tap / taps[2] % taps[1];
     t[2] = tap % taps[2];
     for (i = 0; s->reversed && i < 3; ++i) t[i] = r[i] + s->ax[i].phases * (taps[i] - 1 - t[i]);
-    bmvpi_pack_rows(s->q->nr, s->call.w + ((t[0] * v->k[1] + t[1]) * v->k[2] + t[2]) * v->wt, s->w_k, s->w_n,
+    bmvpi_pack_rows(s->q, s->call.w + ((t[0] * v->k[1] + t[1]) * v->k[2] + t[2]) * v->wt, s->w_k, s->w_n,
                     n * s->ci, s->co, tap * s->ci, (tap + 1) * s->ci, s->packed + phase * s->pack_size);
 }
 
@@ -3633,22 +3843,25 @@ static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_
 static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
                              const float *base, int64_t plane, int64_t row)
 {
-    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col;
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col, cut;
     const bmvpi_axis *ax = s->ax;
     bmvpi_tile t;
     k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
     for (i = 0; i < 3; ++i) bmvpi_axis_range(&ax[i], r[i], &lo[i], &hi[i]);
     if (d < lo[0] || d >= hi[0] || lo[2] >= hi[2]) return;
-    runs = taps[0] * taps[1];
-    t.k = taps[2] * s->ci;
+    cut = s->q->pairs && taps[2] * s->ci > BMVPI_PAIRS_K ? taps[2] : 1; /* runs of a kernel row, or of one tap */
+    runs = taps[0] * taps[1] * cut;
+    t.k = taps[2] * s->ci / cut;
+    t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
-        a_off[i] = (ax[0].window - taps[0] + i / taps[1]) * plane + (ax[1].window - taps[1] + i % taps[1]) * row;
-        b_off[i] = i * t.k * s->q->nr;
+        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane + (ax[1].window - taps[1] + i / cut % taps[1]) * row +
+                   i % cut * t.k;
+        b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
+    t.odd = 0;
     t.lda = ax[2].step * s->ci;
     t.ka = 1;
-    t.ldb = s->q->nr;
     t.ldc = ax[2].phases * s->co;
     t.accumulate = s->call.accumulate;
     out[0] = d * ax[0].phases + r[0] - ax[0].shift;
@@ -3659,8 +3872,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
         t.a_off = a_off + i;
         /* 512 products at most in one chain of float additions: halves the rounding error of wide layers */
         t.runs = bmvpi_min(runs - i, bmvpi_max(1, 512 / bmvpi_max(1, t.k)));
-        for (p = 0; p * s->q->nr < s->co; ++p) {
-            t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q->nr, k) + i * t.k * s->q->nr;
+        for (p = 0; p * s->q->nr < s->co; p += bmvpi_panel_group(s->q)) {
+            t.b = s->packed + phase * s->pack_size + p * bmvpi_panel_step(s->q, k) + i * t.k * t.ldb;
             t.bias = s->bias && i == 0 ? s->bias + p * s->q->nr : NULL;
             for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
                 out[1] = h * ax[1].phases + r[1] - ax[1].shift;
@@ -3668,7 +3881,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                 t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
                       p * s->q->nr;
                 bmvpi_tile_ahead(&t, s->q->mr);
-                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(s->q->nr, s->co - p * s->q->nr));
+                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
+                            bmvpi_panel_step(s->q, k));
             }
         }
         t.accumulate = 1;
@@ -3721,6 +3935,7 @@ static void bmvpi_slide_run(bmvp_ctx *c, bmvpi_slide *s, float *ws)
 typedef struct bmvpi_conv_dw_job {
     bmvpi_conv_call call;
     const bmvpi_tiles *q;
+    int level;
     int64_t parts, part_rows, tap_groups, group_taps;
     int64_t m, taps, taps_w; /* rows of one product: ci, or kw ci where a kernel row can be read at once; taps left */
     int64_t rows, own, size; /* rows packed at a time; floats per worker; floats of dw */
@@ -3733,7 +3948,9 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     const int whole = v->p[2] == 0 && (v->out[2] - 1) * v->s[2] + v->k[2] <= v->in[2];
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
-    j.q = bmvpi_tiles_of(bmvp_simd_level(c));
+    /* pairs are of one output row; x is read by columns */
+    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd : bmvpi_product_level(c);
+    j.q = bmvpi_tiles_of(j.level);
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
     j.taps = v->k[0] * v->k[1] * j.taps_w;
@@ -3746,7 +3963,7 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     j.tap_groups = bmvpi_ceil_div(j.taps, j.group_taps);
     j.rows = bmvpi_min(BMVPI_RUNS_MAX, bmvpi_min(256, 65536 / v->co) / v->out[2]);
     j.rows = bmvpi_max(1, bmvpi_min(j.rows, j.part_rows));
-    j.own = bmvpi_packed_size(bmvp_simd_level(c), j.rows * v->out[2], v->co);
+    j.own = bmvpi_packed_size(j.level, j.rows * v->out[2], v->co);
     return j;
 }
 
@@ -3764,32 +3981,33 @@ static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r
     const int64_t lo = bmvpi_ceil_div(bmvpi_max(0, v->p[2] - e), v->s[2]);
     const int64_t last = v->in[2] - 1 + v->p[2] - e; /* of the columns under this tap */
     const int64_t hi = last < 0 ? 0 : bmvpi_min(v->out[2], last / v->s[2] + 1);
-    const int64_t step = bmvpi_panel_step(j->q->nr, (r1 - r0) * v->out[2]);
+    const int64_t step = bmvpi_panel_step(j->q, (r1 - r0) * v->out[2]);
     int64_t a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], r, p;
     bmvpi_tile t;
     t.runs = 0;
+    t.ldb = bmvpi_panel_row(j->q);
     for (r = r0; r < r1 && lo < hi; ++r) {
         const int64_t z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a, h = r % v->out[1] * v->s[1] - v->p[1] + b;
         if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
         a_off[t.runs] = ((r / (v->out[0] * v->out[1]) * v->in[0] + z) * v->in[1] + h) * v->in[2] * v->ci;
-        b_off[t.runs++] = (r - r0) * v->out[2] * j->q->nr;
+        b_off[t.runs++] = (r - r0) * v->out[2] * t.ldb;
     }
     if (t.runs == 0) return;
     t.a_off = a_off;
     t.b_off = b_off;
-    t.k = hi - lo;
+    t.odd = j->q->pairs && lo % 2;
+    t.k = hi - lo + t.odd;
     t.a = j->call.x + (lo * v->s[2] - v->p[2] + e) * v->ci;
     t.lda = 1;
     t.ka = v->s[2] * v->ci;
-    t.ldb = j->q->nr;
     t.ldc = v->co;
     t.bias = NULL;
     t.accumulate = 1;
     bmvpi_tile_ahead(&t, j->q->mr);
-    for (p = 0; p * j->q->nr < v->co; ++p) {
-        t.b = own + p * step + lo * j->q->nr;
+    for (p = 0; p * j->q->nr < v->co; p += bmvpi_panel_group(j->q)) {
+        t.b = own + p * step + (lo - t.odd) * t.ldb;
         t.c = sums + tap * j->m * v->co + p * j->q->nr;
-        bmvpi_strip(j->q, &t, j->m, bmvpi_min(j->q->nr, v->co - p * j->q->nr));
+        bmvpi_strip(j->q, &t, j->m, bmvpi_min(bmvpi_panel_group(j->q) * j->q->nr, v->co - p * j->q->nr), step);
     }
 }
 
@@ -3805,7 +4023,7 @@ static void bmvpi_conv_dw_task(void *arg, int64_t task, int worker) /* task = (p
     memset(sums + t0 * j->m * v->co, 0, (size_t)((t1 - t0) * j->m * v->co) * sizeof(float));
     for (r = part * j->part_rows; r < end; r = r1) {
         r1 = bmvpi_min(end, r + j->rows);
-        bmvpi_pack_rows(j->q->nr, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
+        bmvpi_pack_rows(j->q, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
                         (r1 - r) * v->out[2], own);
         for (t = t0; t < t1; ++t) bmvpi_conv_dw_tap(j, t, r, r1, own, sums);
     }
@@ -3954,6 +4172,7 @@ static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float 
     else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
     else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
     else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
     g.inner = y->numel / (m * n);
     if (g.inner > 1) {
         g.c_bi = g.m * g.n;
@@ -6222,7 +6441,7 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     const int64_t tasks = 16, most_rows = 96, most_keys = 224;
     bmvpi_attn j;
     memset(&j, 0, sizeof j);
-    j.level = (int)bmvp_simd_level(c);
+    j.level = bmvpi_product_level(c);
     j.fused = bmvpi_fused_of(c);
     j.y = y;
     j.n = y->dim[0];
@@ -6528,7 +6747,7 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     bmvpi_mlp j;
     memset(&j, 0, sizeof j);
     j.fused = bmvpi_fused_of(c);
-    j.level = (int)bmvp_simd_level(c);
+    j.level = bmvpi_product_level(c);
     j.i = y->src[1]->dim[0];
     j.h = y->src[1]->dim[1];
     j.o = y->src[3]->dim[1];

@@ -9,13 +9,17 @@
 
 /* >>configs ------------------------------------------------------------------------------------------------------- */
 
+enum { LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 }; /* AVX-512 with bfloat16 products */
+
 static bmvp_config config_of(bmvp_simd level, int threads)
 {
     bmvp_config k = bmvp_config_default();
-    k.simd = level;
+    k.simd = (int)level == LEVEL_BF16 ? BMVP_SIMD_AVX512 : level;
+    k.precision = (int)level == LEVEL_BF16 ? BMVP_BF16 : BMVP_FP32;
     k.threads = threads;
     return k;
 }
+static const char *level_text(int level) { return level == LEVEL_BF16 ? "bf16" : bmvp_simd_text((bmvp_simd)level); }
 
 static bmvp_simd best_level(void)
 {
@@ -23,6 +27,16 @@ static bmvp_simd best_level(void)
     const bmvp_simd level = c ? bmvp_simd_level(c) : BMVP_SIMD_PLAIN;
     bmvp_destroy(c);
     return level;
+}
+
+/* LEVEL_BF16 where the processor has it */
+static int last_level(void)
+{
+    const bmvp_config k = config_of((bmvp_simd)LEVEL_BF16, 1);
+    bmvp_ctx *c = bmvp_create(&k, NULL);
+    const int has = c != NULL;
+    bmvp_destroy(c);
+    return has ? LEVEL_BF16 : (int)best_level();
 }
 
 /* An allocator that counts, and fails at call number fail_at (from 1; 0: never). */
@@ -326,6 +340,39 @@ static void compare_same(const op_values *a, const op_values *b)
     }
 }
 
+/* Operands rounded to bfloat16: the difference is 2e-2 of the values at most (root mean squares), and unbiased: no part of the values
+   themselves is in it. */
+static void check_rounded(const char *what, const fixture_tensor *got, const fixture_tensor *want)
+{
+    double square = 0, diff = 0, along = 0, size, bias;
+    int64_t i;
+    if (!want->x) return;
+    for (i = 0; i < want->numel; ++i) {
+        const double d = (double)got->x[i] - (double)want->x[i], w = want->x[i];
+        square += w * w;
+        diff += d * d;
+        along += d * w;
+    }
+    size = sqrt(diff / square);
+    bias = fabs(along / square);
+    check_report(size <= 2e-2, __FILE__, __LINE__, "%s differs by %.2e of its values", what, size);
+    check_report(bias <= 1e-3 + 4 * size / sqrt((double)want->numel), __FILE__, __LINE__, "%s is off by a factor of 1 + %.2e", what, bias);
+}
+static void compare_rounded(const op_values *got, const op_values *want)
+{
+    int i;
+    check_rounded("y", &got->y, &want->y);
+    for (i = 0; i < want->n; ++i) check_rounded(want->name[i], &got->grad[i], &want->grad[i]);
+}
+static int is_rounded(int level, const op_row *row)
+{
+    static const char *const rounded[] = { "linear", "conv3d", "conv_transpose3d", "mlp", "attention" };
+    size_t i;
+    for (i = 0; level == LEVEL_BF16 && i < sizeof rounded / sizeof *rounded; ++i)
+        if (strcmp(row->name, rounded[i]) == 0) return i < 3 ? 1 : 2; /* 2: several products one after the other */
+    return 0;
+}
+
 /* factor: gradients are that many times those of `want` */
 static void compare_close(const op_values *got, const op_values *want, double tol, float factor)
 {
@@ -343,7 +390,8 @@ static void compare_close(const op_values *got, const op_values *want, double to
     }
 }
 
-/* One case at one level: 2 and 3 threads give the bits of 1; then, if there are values to compare with, those. */
+/* One case at one level: 2 and 3 threads give the bits of 1; then, if there are values to compare with, those;
+   tol 0: rounded to bfloat16. */
 static void try_case(bmvp_simd level, const op_row *row, const op_case *k, op_values *v, const op_values *want,
                      double tol)
 {
@@ -356,9 +404,10 @@ static void try_case(bmvp_simd level, const op_row *row, const op_case *k, op_va
             if (run_case(&cfg, row, k, v, 1, &other)) compare_same(&other, &first);
             values_free(&other);
         }
-        if (want) compare_close(&first, want, tol, 1);
+        if (want && tol == 0) compare_rounded(&first, want);
+        else if (want) compare_close(&first, want, tol, 1);
         cfg = config_of(level, 1);
-        if (want && check_all.bad == 0 && run_case(&cfg, row, k, v, 2, &other)) {
+        if (want && tol > 0 && check_all.bad == 0 && run_case(&cfg, row, k, v, 2, &other)) {
             compare_close(&other, want, tol, 2);
             values_free(&other);
         }
@@ -386,7 +435,7 @@ static void load_case(const op_case *k, const op_row *row, op_values *v)
 /* Every case of an op's fixture, a test each. */
 static void test_fixture(const op_row *row)
 {
-    const bmvp_simd best = best_level();
+    const int last = last_level();
     char path[64], name[64];
     const char *p;
     op_values v;
@@ -402,10 +451,10 @@ static void test_fixture(const op_row *row)
     while (p && sscanf(p, "%63[^,]", name) == 1) {
         p += strlen(name);
         if (*p == ',') ++p;
-        for (level = BMVP_SIMD_PLAIN; level <= (int)best; ++level) {
-            if (!check_start("op %s.%s %s", row->name, name, bmvp_simd_text((bmvp_simd)level))) continue;
+        for (level = BMVP_SIMD_PLAIN; level <= last; ++level) {
+            if (!check_start("op %s.%s %s", row->name, name, level_text(level))) continue;
             load_case(&k, row, &v);
-            try_case((bmvp_simd)level, row, &k, &v, &v, number(&k, "tol"));
+            try_case((bmvp_simd)level, row, &k, &v, &v, is_rounded(level, row) ? 0 : number(&k, "tol"));
             values_free(&v);
             check_finish();
         }
@@ -442,6 +491,8 @@ static const big_case big_cases[] = {
     { "matmul", "5,130,90 5,70,130", "transpose_a=1 transpose_b=1", 5e-5 },
     { "linear", "3000,96 96,130 130", "", 1e-4 },
     { "linear", "2,7000 7000,3 3", "", 2e-4 },
+    { "linear", "301,67 67,45 45", "", 1e-4 },
+    { "linear", "3001,37 37,45 45", "", 2e-4 },
     { "mlp", "700,48 48,192 192 192,48 48", "", 2e-4 },
     { "mlp", "130,272 272,80 80 80,33 33", "", 2e-4 },
     { "mlp", "30,256 256,304 304 304,264 264", "", 2e-4 },
@@ -449,6 +500,7 @@ static const big_case big_cases[] = {
     { "attention", "1,217,192", "heads=1 scale=0.125", 1e-4 },
     { "conv3d", "2,9,10,21,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "2,12,10,22,33 2,2,2,33,40 40", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
+    { "conv3d", "1,4,5,6,192 3,3,3,192,40 40", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 2,2,2,1,64 64", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 3,3,3,1,16 16", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,11,9,14,24 3,3,3,8,36 36", "stride=2,1,2 pad=1,0,2 groups=3", 2e-4 },
@@ -483,9 +535,34 @@ static void fill_big(const op_row *row, const char *dims, op_values *v)
     }
 }
 
+static void round_to_bf16(fixture_tensor *t)
+{
+    int64_t i;
+    uint32_t u;
+    for (i = 0; t->x && i < t->numel; ++i) {
+        memcpy(&u, &t->x[i], sizeof u);
+        u &= 0xffff0000u;
+        memcpy(&t->x[i], &u, sizeof u);
+    }
+}
+
+/* Of operands that are bfloat16 numbers nothing is lost: every product and every tail must be there. */
+static void test_exact_products(const big_case *b, const op_row *row, const op_case *k, op_values *v)
+{
+    const bmvp_config plain = config_of(BMVP_SIMD_PLAIN, 2);
+    op_values want;
+    int i;
+    if (!check_start("exact %s (%s) bf16", b->op, b->dims)) return;
+    for (i = 0; i < 2; ++i) round_to_bf16(&v->in[i]);
+    round_to_bf16(&v->gy);
+    if (run_case(&plain, row, k, v, 1, &want)) try_case((bmvp_simd)LEVEL_BF16, row, k, v, &want, b->tol);
+    values_free(&want);
+    check_finish();
+}
+
 static void test_big_case(const big_case *b)
 {
-    const bmvp_simd best = best_level();
+    const int last = last_level();
     const bmvp_config plain = config_of(BMVP_SIMD_PLAIN, 2);
     op_values v, want;
     op_case k;
@@ -498,14 +575,16 @@ static void test_big_case(const big_case *b)
         if (strcmp(op_rows[r].name, b->op) == 0) break;
     if (r == sizeof op_rows / sizeof *op_rows) return;
     fill_big(&op_rows[r], b->dims, &v);
-    for (level = BMVP_SIMD_PLAIN; level <= (int)best; ++level) {
-        if (!check_start("threads %s (%s) %s", b->op, b->dims, bmvp_simd_text((bmvp_simd)level))) continue;
+    for (level = BMVP_SIMD_PLAIN; level <= last; ++level) {
+        if (!check_start("threads %s (%s) %s", b->op, b->dims, level_text(level))) continue;
         if (!have_plain) have_plain = run_case(&plain, &op_rows[r], &k, &v, 1, &want);
-        if (have_plain) try_case((bmvp_simd)level, &op_rows[r], &k, &v, level > 0 ? &want : NULL, b->tol);
+        if (have_plain) try_case((bmvp_simd)level, &op_rows[r], &k, &v, level > 0 ? &want : NULL,
+                                is_rounded(level, &op_rows[r]) ? 0 : b->tol);
         check_finish();
     }
-    values_free(&v);
     values_free(&want);
+    if (is_rounded(last, &op_rows[r]) == 1) test_exact_products(b, &op_rows[r], &k, &v);
+    values_free(&v);
 }
 
 /* Backward against differences of forward. An unlucky draw can put two values of minmax closer together than the step
@@ -817,7 +896,28 @@ static void test_net_levels(void)
         CHECK_CLOSE(bmvp_simd_text((bmvp_simd)level), v.x, plain.x, plain.n, 1e-4);
         free(v.x);
     }
+    if (last_level() == LEVEL_BF16) {
+        cfg = config_of((bmvp_simd)LEVEL_BF16, 1);
+        v = net_step(&cfg, 0);
+        CHECK_NEAR(v.x[0], plain.x[0], 5e-3 * fabs((double)plain.x[0]));
+        free(v.x);
+    }
     free(plain.x);
+}
+
+static void test_precision(void)
+{
+    bmvp_config cfg = config_of((bmvp_simd)LEVEL_BF16, 1);
+    bmvp_error err;
+    bmvp_ctx *c = bmvp_create(&cfg, &err);
+    CHECK((c != NULL) == (last_level() == LEVEL_BF16));
+    if (c) CHECK(bmvp_precision_of(c) == BMVP_BF16);
+    bmvp_destroy(c);
+    cfg.simd = BMVP_SIMD_PLAIN; /* the plain loops are float32 */
+    c = bmvp_create(&cfg, &err);
+    CHECK(c == NULL && err.status == BMVP_E_UNSUPPORTED);
+    CHECK_HOLDS(err.message, "use fp32");
+    bmvp_destroy(c);
 }
 
 static void sum_squares(void *arg, int64_t task, int worker)
@@ -1480,6 +1580,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_net_meets_every_op);
     CHECK_RUN(test_net_threads);
     CHECK_RUN(test_net_levels);
+    CHECK_RUN(test_precision);
     CHECK_RUN(test_drop_and_add_into_change_nothing);
     CHECK_RUN(test_plan_gives_the_peak);
     CHECK_RUN(test_small_reserve);

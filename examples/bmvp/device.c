@@ -9,6 +9,11 @@ bmvp_cli_option bmvp_device_option(const char **text)
     return bmvp_cli_string("device", text, "cpu", "cpu|cuda[:N]", "where to compute: the CPU, or GPU number N (a program made with CUDA=1)");
 }
 
+bmvp_cli_option bmvp_precision_option(int *precision)
+{
+    return bmvp_cli_choice("precision", precision, 0, "fp32|bf16", "bf16: products of matrices in bfloat16, where the processor has them");
+}
+
 bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err)
 {
     char *end = NULL;
@@ -41,6 +46,7 @@ void bmvp_device_close(const bmvp_backend *backend)
 void bmvp_device_print(const bmvp_ctx *c)
 {
     if (bmvp_backend_of(c)->device) printf("compute  %s, float32\n", bmvp_backend_of(c)->name);
-    else printf("compute  %d threads, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)));
+    else printf("compute  %d threads, %s, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)),
+                bmvp_precision_text(bmvp_precision_of(c)));
     fflush(stdout);
 }

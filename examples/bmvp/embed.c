@@ -225,7 +225,7 @@ static bmvp_status write_results(job *j, const char *path, const char *checkpoin
     return st;
 }
 
-static bmvp_status load_network(job *j, const char *path, const char *device, int64_t threads)
+static bmvp_status load_network(job *j, const char *path, const char *device, int precision, int64_t threads)
 {
     bmvp_config k = bmvp_config_default();
     bmvp_state_part part;
@@ -239,8 +239,9 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     if (st) return st;
     k.threads = (int)threads;
     k.backend = j->device;
+    k.precision = (bmvp_precision)precision;
     j->c = bmvp_create(&k, &j->err);
-    if (!j->c) return BMVP_E_OOM;
+    if (!j->c) return j->err.status;
     (void)bmvp_set_grad(j->c, 0);
     j->net = bmvp_net_create(j->c, &j->info.net);
     if (!j->net) return bmvp_error_set(&j->err, bmvp_error_of(j->c)->status, "%s: %s", path, bmvp_error_of(j->c)->message);
@@ -254,10 +255,10 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     return st;
 }
 
-static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device,
+static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device, int precision,
                        int64_t threads)
 {
-    bmvp_status st = load_network(j, checkpoint, device, threads);
+    bmvp_status st = load_network(j, checkpoint, device, precision, threads);
     if (!st && j->crop == 0) j->crop = j->info.cfg.crop;
     if (!st) j->usage = j->crop % bmvp_net_stride(j->net) != 0;
     if (!st && j->usage)
@@ -273,7 +274,7 @@ int bmvp_cmd_embed(int argc, char **argv)
     int64_t threads;
     bmvp_status st;
     job j;
-    int code, i;
+    int code, i, precision;
     memset(&j, 0, sizeof j);
     {
         bmvp_cli_option opt[] = {
@@ -285,11 +286,12 @@ int bmvp_cmd_embed(int argc, char **argv)
             bmvp_cli_float("spacing", &j.spacing, 1, 0, 100, "voxel size in mm for what is not prepared yet, as for `prepare`; 0 keeps it"),
             bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
             bmvp_device_option(&device),
+            bmvp_precision_option(&precision),
         };
         code = bmvp_cli_parse("embed", "Embeddings and feature maps of volumes.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
         if (code >= 0) return code;
     }
-    st = run(&j, checkpoint, data, out, device, threads);
+    st = run(&j, checkpoint, data, out, device, precision, threads);
     if (st) code = bmvp_cli_fail(j.usage ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "embed", "%s", j.err.message);
     else code = BMVP_CLI_DONE;
     bmvp_net_destroy(j.net);

@@ -449,7 +449,7 @@ int bmvp_cmd_predict(int argc, char **argv)
 {
     const char *data, *split, *part, *device;
     int64_t batch, threads;
-    int weights, mirror, fill, simd, code;
+    int weights, mirror, fill, simd, precision, code;
     double overlap;
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
@@ -470,6 +470,7 @@ int bmvp_cmd_predict(int argc, char **argv)
         bmvp_cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         bmvp_cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
         bmvp_device_option(&device),
+        bmvp_precision_option(&precision),
     };
     memset(&j, 0, sizeof j);
     code = bmvp_cli_parse("predict", "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.", opt,
@@ -485,6 +486,7 @@ int bmvp_cmd_predict(int argc, char **argv)
     j.window.mirror = mirror ? 7 : 0;
     k.threads = (int)threads;
     k.simd = (bmvp_simd)(simd - 1);
+    k.precision = (bmvp_precision)precision;
     if (bmvp_device_open(device, &k.backend, &err))
         return bmvp_cli_fail(err.status == BMVP_E_ARG ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "predict", "%s", err.message);
     code = run(&j, data, split, part, fill, &k);

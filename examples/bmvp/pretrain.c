@@ -11,7 +11,7 @@
 
 typedef struct options {
     const char *data, *out, *network, *set, *device;
-    int preset, resume, all_modalities, simd, plan, recompute;
+    int preset, resume, all_modalities, simd, precision, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
 } options;
@@ -290,6 +290,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     print_configuration(s);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
+    k.precision = (bmvp_precision)s->o.precision;
     k.backend = s->device;
     st = plan_memory(s, &k);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
@@ -335,6 +336,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
             bmvp_device_option(&o->device),
+            bmvp_precision_option(&o->precision),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
