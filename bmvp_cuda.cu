@@ -39,6 +39,8 @@
     extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
+#define BMVPI_ROLLED _Pragma("unroll 1")
+#define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #endif
 
 namespace bmvpi_cuda {
@@ -51,6 +53,7 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
+    int precision; /* EXACT, TF32 or BF16 */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -1645,50 +1648,367 @@ static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backwar
     return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
+/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
+
+/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
+static __device__ __forceinline__ float value(float x) { return x; }
+
+/* N neighbours, read and written at once */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+
+/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
+   nearest, ties away) or bfloat16 (to nearest even). */
+enum { EXACT, TF32, BF16 };
+
+#ifndef BMVP_CUDA_SHIM
+/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
+   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
+template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
+{
+    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
+    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* Until at most N groups of copies are on their way */
+template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+static __device__ __forceinline__ uint32_t round_tf32(float x)
+{
+    uint32_t u;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
+    return u;
+}
+/* Two bfloat16, the first in the lower half */
+static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
+{
+    uint32_t u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
+    return u;
+}
+/* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
+   a: rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4 (bfloat16: the pairs at 2 t and 2 t + 8);
+   b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
+static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
+   2 (lane % 4), or the same of its transpose. */
+static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+#endif
+
+/* More than 48 KB of shared memory must be asked for. */
+template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
+{
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
+}
+
+/* y[i] (+)= sum of `parts` arrays of n.
+   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
+   Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
+   Bits:   double sums in fixed order.
+   Traffic: 4 bytes a part and element, coalesced. */
+static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
+{
+    __shared__ double share[8][32];
+    const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
+    double s = 0;
+    for (int p = (int)threadIdx.y; i < n && p < parts; p += 8) s += (double)part[p * n + i];
+    share[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
+    if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
+}
+static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
+{
+    BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
+}
+
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. P gives m, n, the
-   k range of slice z, row(i): what is the same along row i of A, a(row, k), b(k, j) and store(z, i, j, value).
-   Who:    256 threads make a tile of 64 x 64, each 4 x 4 of it; 16 steps of k at a time lie in shared memory. Threads that load A run along
-           k or along m, whichever lies together in memory (P::A_ALONG_K), likewise B.
-   Launch: m / 64 blocks along x, n / 64 along y, slices (groups, parts of k) along z; 8.7 KB of shared memory. m, n, k below 2^31.
-   Bits:   each element by one thread, k in order within its slice.
-   Traffic: A is read n / 64 times and B m / 64 times, mostly from L2; 2 m n k operations, limited by loads from shared memory. */
-enum { TILE = 64, DEPTH = 16 };
-template <class P> __global__ void tile_kernel(P p)
-{
-    __shared__ float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
-    const int t = (int)threadIdx.x, tx = t % 16, ty = t / 16, z = (int)blockIdx.z;
-    const int m0 = (int)blockIdx.x * TILE, n0 = (int)blockIdx.y * TILE, last = p.k_last(z);
-    float sum[4][4] = { { 0 } };
-    typename P::row_type row[4];
-    for (int e = 0; e < 4; ++e) row[e] = p.row(z, m0 + (P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE));
-    for (int k0 = p.k_first(z); k0 < last; k0 += DEPTH) {
-        for (int e = 0; e < 4; ++e) { /* element e of this thread */
-            const int ak = P::A_ALONG_K ? t % DEPTH : t / TILE + e * 4, am = P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            const int bk = P::B_ALONG_K ? t % DEPTH : t / TILE + e * 4, bn = P::B_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            a[ak][am] = m0 + am < p.m && k0 + ak < last ? p.a(row[e], k0 + ak) : 0.0f;
-            b[bk][bn] = n0 + bn < p.n && k0 + bk < last ? p.b(z, k0 + bk, n0 + bn) : 0.0f;
-        }
-        __syncthreads();
-        for (int k = 0; k < DEPTH; ++k) {
-            float u[4], v[4];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i) u[i] = a[k][ty * 4 + i], v[i] = b[k][tx * 4 + i];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i)
-                BMVPI_UNROLLED
-                for (int j = 0; j < 4; ++j) sum[i][j] += u[i] * v[j];
-        }
-        __syncthreads();
+/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. BK steps of k lie in
+   shared memory at a time: A as it lies in device memory, [m][k] when k runs along memory (P::A_ALONG_K), else [k][m]; likewise B. */
+enum { BK = 32, TILE_THREADS = 128 };
+
+/* A place of a sliding window: where its tap 0 lies in the array the window slides over, and the taps (10 bits an axis) that lie inside. */
+struct spot { int base; unsigned taps; };
+
+/* Shapes of a BM x BN tile; E: what lies in shared memory. The padding keeps rows aligned to 16 bytes and reads free of bank conflicts. */
+template <class P, int MODE, int BM, int BN> struct tile_shape {
+    typedef typename P::storage S;
+    enum { HALF = MODE == BF16, PAD_K = HALF ? 8 : 4, PAD = 8,
+           A_ROWS = P::A_ALONG_K ? BM : BK, A_COLS = P::A_ALONG_K ? BK : BM, A_LD = A_COLS + (P::A_ALONG_K ? PAD_K : PAD),
+           B_ROWS = P::B_ALONG_K ? BN : BK, B_COLS = P::B_ALONG_K ? BK : BN, B_LD = B_COLS + (P::B_ALONG_K ? PAD_K : PAD),
+           A_SIZE = A_ROWS * A_LD, B_SIZE = B_ROWS * B_LD, STAGE = A_SIZE + B_SIZE, PLACES = P::PLACES_ARE_ROWS ? BM : 2 * BK };
+    static size_t bytes() { return sizeof(int) * 2 * PLACES + 2 * STAGE * (HALF ? 2 : 4); }
+};
+
+/* Products of a tile in float32: 16 x 8 threads, each BM / 16 x BN / 8 of it; k in order. Rows and columns of a thread are such that the
+   lanes of a warp read different banks or the same word. */
+template <class P, int BM, int BN> struct tile_exact {
+    typedef tile_shape<P, EXACT, BM, BN> T;
+    typedef float E;
+    enum { M = BM / 16, N = BN / 8 };
+    float sum[M][N];
+    static __device__ __forceinline__ int at(int t, int i, int threads, int along_k)
+    {
+        return along_k ? t + threads * i : i / 4 * 4 * threads + t * 4 + i % 4;
     }
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j)
-            if (m0 + ty * 4 + i < p.m && n0 + tx * 4 + j < p.n) p.store(z, m0 + ty * 4 + i, n0 + tx * 4 + j, sum[i][j]);
+    static __device__ __forceinline__ int row(int i) { return at((int)threadIdx.x / 8, i, 16, P::A_ALONG_K); }
+    static __device__ __forceinline__ int col(int j) { return at((int)threadIdx.x % 8, j, 8, P::B_ALONG_K); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N; ++i) sum[i / N][i % N] = 0;
+    }
+    /* 4 steps of k of operands that lie along k, or 4 neighbours of one step */
+    static __device__ __forceinline__ piece<float, 4> four(const float *x, int ld, int along_k, int k, int e, int own, int quad)
+    {
+        return *(const piece<float, 4> *)(const void *)(along_k ? x + own * ld + k : x + (k + e) * ld + quad);
+    }
+    __device__ void step(const float *a, const float *b)
+    {
+        BMVPI_ROLLED
+        for (int k = 0; k < BK; k += 4) {
+            piece<float, 4> u[M], v[N];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) u[i] = four(a, T::A_LD, P::A_ALONG_K, k, i % 4, row(i), row(i / 4 * 4));
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j) v[j] = four(b, T::B_LD, P::B_ALONG_K, k, j % 4, col(j), col(j / 4 * 4));
+            BMVPI_UNROLLED
+            for (int e = 0; e < 4; ++e)
+                BMVPI_UNROLLED
+                for (int i = 0; i < M; ++i)
+                    BMVPI_UNROLLED
+                    for (int j = 0; j < N; ++j)
+                        sum[i][j] += (P::A_ALONG_K ? u[i].v[e] : u[i / 4 * 4 + e].v[i % 4]) *
+                                     (P::B_ALONG_K ? v[j].v[e] : v[j / 4 * 4 + e].v[j % 4]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                if (m0 + row(i) < p.m && n0 + col(j) < p.n) p.store(z, m0 + row(i), n0 + col(j), sum[i][j]);
+    }
+};
+
+/* On tensor cores: 2 x 2 warps, each BM / 2 x BN / 2 of the tile as fragments of 16 x 8 (see mma_tf32). */
+template <class P, int MODE, int BM, int BN> struct tile_mma {
+    typedef tile_shape<P, MODE, BM, BN> T;
+    enum { M = BM / 32, N = BN / 16 };
+    float sum[M][N][4];
+    static __device__ int warp_row() { return (int)threadIdx.x / 64 * (BM / 2); }
+    static __device__ int warp_col() { return (int)threadIdx.x / 32 % 2 * (BN / 2); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N * 4; ++i) sum[i / (N * 4)][i / 4 % N][i % 4] = 0;
+    }
+    __device__ void step(const uint16_t *a, const uint16_t *b) /* bfloat16 */
+    {
+        const int lane = (int)threadIdx.x % 32, low = lane % 8, odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 16) {
+            uint32_t u[M][4], v[N][2], r[4];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                const int m = warp_row() + i * 16;
+                if (P::A_ALONG_K) matrix_load(u[i], a + (m + low + odd) * T::A_LD + k + high);
+                else matrix_load_transposed(u[i], a + (k + low + high) * T::A_LD + m + odd);
+            }
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; j += 2) {
+                const int n = warp_col() + j * 8;
+                if (P::B_ALONG_K) matrix_load(r, b + (n + low + high) * T::B_LD + k + odd);
+                else matrix_load_transposed(r, b + (k + low + odd) * T::B_LD + n + high);
+                v[j][0] = r[0], v[j][1] = r[1], v[j + 1][0] = r[2], v[j + 1][1] = r[3];
+            }
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_bf16(sum[i][j], u[i], v[j]);
+        }
+    }
+    static __device__ __forceinline__ uint32_t a_at(const float *a, int m, int k)
+    {
+        return round_tf32(a[P::A_ALONG_K ? m * T::A_LD + k : k * T::A_LD + m]);
+    }
+    static __device__ __forceinline__ uint32_t b_at(const float *b, int k, int n)
+    {
+        return round_tf32(b[P::B_ALONG_K ? n * T::B_LD + k : k * T::B_LD + n]);
+    }
+    __device__ void step(const float *a, const float *b) /* TF32 */
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 8) {
+            uint32_t u[M][4], v[N][2];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M * 4; ++i) u[i / 4][i % 4] = a_at(a, warp_row() + i / 4 * 16 + i % 2 * 8 + g, k + t + i % 4 / 2 * 4);
+            BMVPI_UNROLLED
+            for (int j = 0; j < N * 2; ++j) v[j / 2][j % 2] = b_at(b, k + t + j % 2 * 4, warp_col() + j / 2 * 8 + g);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_tf32(sum[i][j], u[i], v[j]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                BMVPI_UNROLLED
+                for (int e = 0; e < 4; ++e) {
+                    const int row = m0 + warp_row() + i * 16 + e / 2 * 8 + g, col = n0 + warp_col() + j * 8 + 2 * t + e % 2;
+                    if (row < p.m && col < p.n) p.store(z, row, col, sum[i][j][e]);
+                }
+    }
+};
+template <class P, int MODE, int BM, int BN> struct tile_products { typedef tile_mma<P, MODE, BM, BN> type; };
+template <class P, int BM, int BN> struct tile_products<P, EXACT, BM, BN> { typedef tile_exact<P, BM, BN> type; };
+template <int MODE> struct tile_element { typedef float type; };
+template <> struct tile_element<BF16> { typedef uint16_t type; };
+
+/* ROWS x COLS of an operand from device to shared memory, V neighbours at a time, from where at(row) says (NULL: zeros). Straight when
+   both hold the same type; else begin fetches, and finish rounds what was fetched on its way into shared memory. */
+template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy {
+    enum { STRAIGHT = sizeof(S) == sizeof(E) && V * sizeof(S) >= 4, WIDE = COLS / V, STEP = TILE_THREADS / WIDE, N = ROWS / STEP };
+    piece<S, V> held[STRAIGHT ? 1 : N];
+    static __device__ __forceinline__ int col() { return (int)threadIdx.x % WIDE * V; }
+    static __device__ __forceinline__ int row(int e) { return (int)threadIdx.x / WIDE + e * STEP; }
+    template <class A> __device__ __forceinline__ void begin(const A &at, const S *any, E *to)
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            const S *from = at(row(e));
+            if (STRAIGHT) {
+                copy_async<STRAIGHT ? (int)(V * sizeof(S)) : 4>(to + row(e) * LD + col(), from ? from : any, from != NULL);
+                continue;
+            }
+            if (from) held[STRAIGHT ? 0 : e] = *(const piece<S, V> *)(const void *)from;
+            else for (int i = 0; i < V; ++i) held[STRAIGHT ? 0 : e].v[i] = S(0.0f);
+        }
+    }
+    __device__ __forceinline__ void finish(uint16_t *to) const
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; !STRAIGHT && e < N; ++e) {
+            const piece<S, V> &h = held[STRAIGHT ? 0 : e];
+            if (V == 1) to[row(e) * LD + col()] = (uint16_t)round_bf16(value(h.v[0]), 0.0f);
+            for (int i = 0; i + 1 < V; i += 2)
+                *(uint32_t *)(void *)(to + row(e) * LD + col() + i) = round_bf16(value(h.v[i]), value(h.v[i + 1 < V ? i + 1 : i]));
+        }
+    }
+    __device__ __forceinline__ void finish(float *) const {} /* the copies were straight */
+};
+
+/* P gives m, n, the k range of slice z; place(z, i), the spot of place i of A; a_column(z, j), what is the same down a column of A as it
+   lies in memory; a(spot, column, z) and b(z, row, column), addresses; store(z, i, j, value).
+   Who:    128 threads make a tile of BM x BN (128 x 64, 64 x 32). While they multiply BK steps of k the next ones are on their way into the
+           other half of shared memory. Threads of a warp load neighbouring pieces of a row.
+   Launch: tiles along x, those of one row of tiles next to each other; slices (groups, parts of k) along y; 56 KB of shared memory in
+           float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
+   Bits:   each element by one thread or warp, k in order within its slice.
+   Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes from shared memory
+           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
+template <class P, int MODE, int V, int BM, int BN> __global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
+{
+    typedef typename P::storage S;
+    typedef tile_shape<P, MODE, BM, BN> T;
+    typedef typename tile_element<MODE>::type E;
+    BMVPI_DYNAMIC(spot, places);
+    E *stage = (E *)(void *)(places + T::PLACES);
+    const int t = (int)threadIdx.x, z = (int)blockIdx.y, first = p.k_first(z), last = p.k_last(z);
+    const int m0 = (int)(blockIdx.x / (unsigned)n_tiles) * BM, n0 = (int)(blockIdx.x % (unsigned)n_tiles) * BN;
+    typename tile_products<P, MODE, BM, BN>::type products;
+    tile_copy<S, E, V, T::A_ROWS, T::A_COLS, T::A_LD> copy_a;
+    tile_copy<S, E, V, T::B_ROWS, T::B_COLS, T::B_LD> copy_b;
+    const auto begin = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        const spot *row = places + (P::PLACES_ARE_ROWS ? 0 : (k0 - first) / BK % 2 * BK);
+        const typename P::column column = p.a_column(z, (P::A_ALONG_K ? k0 : m0) + copy_a.col());
+        copy_a.begin([&](int r) { return p.a(row[r], column, z); }, p.x, to);
+        const int b_row = P::B_ALONG_K ? n0 : k0, b_col = (P::B_ALONG_K ? k0 : n0) + copy_b.col();
+        copy_b.begin([&](int r) { return p.b(z, b_row + r, b_col); }, p.x, to + T::A_SIZE);
+        copy_commit();
+    };
+    const auto finish = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_a.finish(to);
+        copy_b.finish(to + T::A_SIZE);
+    };
+    for (int i = t; i < T::PLACES; i += TILE_THREADS) places[i] = p.place(z, (P::PLACES_ARE_ROWS ? m0 : first) + i);
+    products.start();
+    __syncthreads();
+    if (first < last) {
+        begin(first);
+        finish(first);
+    }
+    BMVPI_ROLLED
+    for (int k0 = first; k0 < last; k0 += BK) {
+        const E *now = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_wait<0>();
+        __syncthreads(); /* this half is there, and nobody reads the other one any more */
+        if (k0 + BK < last) begin(k0 + BK);
+        if (!P::PLACES_ARE_ROWS && t < BK) places[(k0 - first) / BK % 2 * BK + t] = p.place(z, k0 + 2 * BK + t);
+        products.step(now, now + T::A_SIZE);
+        if (k0 + BK < last) finish(k0 + BK);
+    }
+    products.store(p, z, m0, n0);
+}
+template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp_ctx *c, const P &p, int slices)
+{
+    const int64_t n_tiles = ceil_div(p.n, BN), tiles = ceil_div(p.m, BM) * n_tiles;
+    const size_t bytes = tile_shape<P, MODE, BM, BN>::bytes();
+    if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
+    BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes, p, (int)n_tiles);
+}
+/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such. */
+static int tile_is_large(int64_t m, int64_t n, int64_t slices)
+{
+    return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
+}
+template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
+{
+    enum { V = 16 / sizeof(typename P::storage) };
+    if (!p.in_pieces(V)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
+    else tile_launch<MODE, V, 64, 32>(c, p, slices);
 }
 template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
 {
-    BMVPI_RUN(c, tile_kernel<P>, dim3((unsigned)ceil_div(p.m, TILE), (unsigned)ceil_div(p.n, TILE), (unsigned)slices), dim3(THREADS), 0, p);
+    const int mode = of(c)->precision;
+    if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
+    else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
+    else tile_run_mode<EXACT>(c, p, slices);
 }
 
 /* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
@@ -1731,108 +2051,150 @@ static int conv_is_blocks(const bmvp_tensor *y)
 }
 static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
 
-struct place { int n, z, y, x, group; };
-static __device__ __forceinline__ place place_of(int i, const int dim[3], int group)
+/* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is no such column). */
+struct window_column { int shift, ch; unsigned bits; };
+enum { WINDOW_TAPS = 10 };
+
+static __device__ __forceinline__ void window_split(int i, const int dim[3], int at[4]) /* n, z, y, x */
 {
-    place p;
-    p.x = i % dim[2], i /= dim[2];
-    p.y = i % dim[1], i /= dim[1];
-    p.z = i % dim[0], p.n = i / dim[0];
-    p.group = group;
-    return p;
+    for (int a = 2; a >= 0; --a) at[a + 1] = i % dim[a], i /= dim[a];
+    at[0] = i;
 }
-/* The input element that output place o meets at a tap and channel of its group; 0 outside. */
-static __device__ __forceinline__ float conv_input(const conv &v, const float *x, const place &o, int tap, int ch)
+/* Output place i on x: input q + tap with q = stride o - pad */
+static __device__ spot window_on_input(const conv &v, int i)
 {
-    const int z = o.z * v.s[0] - v.p[0] + tap / (v.k[1] * v.k[2]), y = o.y * v.s[1] - v.p[1] + tap / v.k[2] % v.k[1];
-    const int e = o.x * v.s[2] - v.p[2] + tap % v.k[2];
-    if (z < 0 || z >= v.in[0] || y < 0 || y >= v.in[1] || e < 0 || e >= v.in[2]) return 0.0f;
-    return x[((((int64_t)o.n * v.in[0] + z) * v.in[1] + y) * v.in[2] + e) * v.ci + o.group * v.cig + ch];
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.places) return s;
+    window_split(i, v.out, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] * v.s[a] - v.p[a], lo = q < 0 ? -q : 0, hi = v.in[a] - q < v.k[a] ? v.in[a] - q : v.k[a];
+        s.base = s.base * v.in[a] + q;
+        if (hi > lo) s.taps |= ((1u << hi) - (1u << lo)) << (WINDOW_TAPS * (2 - a));
+    }
+    return s;
 }
+/* Input voxel i on y: output (q - tap) / stride where that is whole, q = i + pad; which is q / stride - tap / stride, both rounded down */
+static __device__ spot window_on_output(const conv &v, int i)
+{
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.voxels) return s;
+    window_split(i, v.in, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] + v.p[a];
+        s.base = s.base * v.out[a] + q / v.s[a];
+        for (int t = q % v.s[a]; t < v.k[a] && t <= q; t += v.s[a])
+            if ((q - t) / v.s[a] < v.out[a]) s.taps |= 1u << (t + WINDOW_TAPS * (2 - a));
+    }
+    return s;
+}
+/* Column j of `columns` = (tap, channel of `channels`) */
+static __device__ window_column window_column_of(const conv &v, int j, int columns, int channels, int on_input)
+{
+    const int tap = j / channels, x = tap % v.k[2], y = tap / v.k[2] % v.k[1], z = tap / v.k[2] / v.k[1];
+    window_column c;
+    c.ch = j % channels;
+    c.bits = j < columns ? 1u << x | 1u << (y + WINDOW_TAPS) | 1u << (z + 2 * WINDOW_TAPS) : ~0u;
+    if (on_input) c.shift = (z * v.in[1] + y) * v.in[2] + x;
+    else c.shift = -((z / v.s[0] * v.out[1] + y / v.s[1]) * v.out[2] + x / v.s[2]);
+    return c;
+}
+
 /* y: rows are output places, columns output channels, k = (tap, input channel) */
-struct conv_forward_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 0 };
-    typedef place row_type;
+template <class S> struct conv_forward_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 0, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *w, *bias;
-    float *y;
+    const S *x, *w;
+    const float *bias;
+    S *y;
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cig; }
-    __device__ place row(int z, int i) const { return place_of(i, v.out, z); }
-    __device__ float a(const place &o, int k) const { return conv_input(v, x, o, k / v.cig, k % v.cig); }
-    __device__ float b(int z, int k, int j) const { return w[(int64_t)k * v.co + z * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cig, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const { return k < k_last(z) && j < n ? w + (int64_t)k * v.co + z * v.cog + j : NULL; }
+    __device__ void store(int z, int i, int j, float sum) const
     {
         const int ch = z * v.cog + j;
-        y[(int64_t)i * v.co + ch] = value + (bias ? bias[ch] : 0.0f);
+        put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
     }
 };
 /* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
-struct conv_dx_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 1 };
-    typedef place row_type;
+template <class S> struct conv_dx_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *g, *w;
-    float *dx;
+    const S *x, *w; /* x: dy */
+    S *dx;
     int add;
+    int in_pieces(int by) const { return v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cog; }
-    __device__ place row(int z, int i) const { return place_of(i, v.in, z); }
-    __device__ float a(const place &o, int k) const
+    __device__ spot place(int, int i) const { return window_on_output(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cog, v.cog, 0); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        const int tap = k / v.cog, ch = k % v.cog;
-        const int z = o.z + v.p[0] - tap / (v.k[1] * v.k[2]), y = o.y + v.p[1] - tap / v.k[2] % v.k[1], e = o.x + v.p[2] - tap % v.k[2];
-        if (z < 0 || y < 0 || e < 0 || z % v.s[0] || y % v.s[1] || e % v.s[2]) return 0.0f;
-        if (z / v.s[0] >= v.out[0] || y / v.s[1] >= v.out[1] || e / v.s[2] >= v.out[2]) return 0.0f;
-        return g[((((int64_t)o.n * v.out[0] + z / v.s[0]) * v.out[1] + y / v.s[1]) * v.out[2] + e / v.s[2]) * v.co + o.group * v.cog + ch];
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z * v.cog + c.ch : NULL;
     }
-    __device__ float b(int z, int k, int j) const { return w[((int64_t)(k / v.cog) * v.cig + j) * v.co + z * v.cog + k % v.cog]; }
-    __device__ void store(int z, int i, int j, float value) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, value, add); }
+    __device__ const S *b(int z, int j, int k) const
+    {
+        return k < k_last(z) && j < n ? w + (int64_t)(k / v.cog * v.cig + j) * v.co + z * v.cog + k % v.cog : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, sum, add); }
 };
-/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards */
-struct conv_dw_tile {
-    enum { A_ALONG_K = 0, B_ALONG_K = 0 };
-    struct row_type { int tap, ch, group; };
+/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
+   part of a group */
+template <class S> struct conv_dw_tile {
+    enum { A_ALONG_K = 0, B_ALONG_K = 0, PLACES_ARE_ROWS = 0 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *g;
+    const S *x, *g;
     float *part;
     int parts, length; /* of a group; places of a part */
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int z) const { return z % parts * length; }
     __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
-    __device__ row_type row(int z, int i) const { return row_type{ i / v.cig, i % v.cig, z / parts }; }
-    __device__ float a(const row_type &r, int k) const { return conv_input(v, x, place_of(k, v.out, r.group), r.tap, r.ch); }
-    __device__ float b(int z, int k, int j) const { return g[(int64_t)k * v.co + z / parts * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, m, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = value;
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z / parts * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const
+    {
+        return k < k_last(z) && j < n ? g + (int64_t)k * v.co + z / parts * v.cog + j : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = sum;
     }
 };
-/* y[i] (+)= sum of `parts` arrays of n, in order; map over n */
-struct join_parts_map {
-    const float *part;
-    float *y;
-    int64_t n;
-    int parts, add;
-    __device__ void operator()(int64_t i) const
-    {
-        double s = 0;
-        for (int p = 0; p < parts; ++p) s += (double)part[p * n + i];
-        put(y, i, (float)s, add);
-    }
-};
-static conv_dw_tile conv_dw_of(const conv &v)
+/* About 512 tiles, none with fewer than 1024 places */
+template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
 {
-    const int64_t tiles = ceil_div(v.taps * v.cig, TILE) * ceil_div(v.cog, TILE) * v.groups;
-    conv_dw_tile p;
+    const int large = v.cog > 32;
+    const int64_t tiles = ceil_div(v.taps * v.cig, large ? 128 : 64) * ceil_div(v.cog, large ? 64 : 32) * v.groups;
+    conv_dw_tile<S> p;
     memset(&p, 0, sizeof p);
     p.v = v;
     p.m = v.taps * v.cig;
     p.n = v.cog;
     p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
-    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), DEPTH) * DEPTH);
+    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), BK) * BK);
     return p;
 }
 
@@ -1847,8 +2209,13 @@ static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t bl
 static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
 {
     const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
-    if (most < INT32_MAX - TILE && y->iarg[6] <= 32767) return 1;
-    bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights, or 32768 groups, are too many");
+    int64_t taps = 1;
+    for (int i = 0; i < 3; ++i) taps = larger(taps, y->src[1]->dim[i]);
+    if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
+    else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
+    else if (y->iarg[6] > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
+    else return 1;
     return 0;
 }
 static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1863,7 +2230,7 @@ static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
         add_bias(c, y->x, rows, y->dim[4], y->src[2]);
     } else {
         const conv v = conv_of(y);
-        tile_run(c, conv_forward_tile{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
+        tile_run(c, conv_forward_tile<float>{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
     }
 }
 /* Gradients of x and w as products with the blocks */
@@ -1894,14 +2261,14 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         return;
     }
     const conv v = conv_of(y);
-    if (g[0]) tile_run(c, conv_dx_tile{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[0]) tile_run(c, conv_dx_tile<float>{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
     if (g[1]) {
-        conv_dw_tile p = conv_dw_of(v);
+        conv_dw_tile<float> p = conv_dw_of<float>(v);
         p.x = y->src[0]->x;
         p.g = y->g;
         p.part = ws;
         tile_run(c, p, p.parts * v.groups);
-        map(c, join_parts_map{ ws, g[1], y->src[1]->numel, p.parts, add[1] }, y->src[1]->numel);
+        join_parts(c, ws, p.parts, y->src[1]->numel, g[1], add[1]);
     }
 }
 static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
@@ -1909,7 +2276,7 @@ static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
     const int64_t rows = y->numel / y->dim[4], bias = backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0;
     if (conv_is_pointwise(y)) return bias;
     if (conv_is_blocks(y)) return larger(bias, rows * (y->src[1]->numel / y->dim[4]));
-    return backward ? larger(bias, y->src[1]->numel * conv_dw_of(conv_of(y)).parts) : 0;
+    return backward ? larger(bias, y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts) : 0;
 }
 
 /* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
@@ -1943,14 +2310,43 @@ static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y
 
 struct depthwise {
     int64_t n, d, h, w, c;
-    int k, wide;            /* kernel; channels of a block */
-    int64_t strips;         /* runs of STRIP outputs along W */
-    int64_t lines, chunk, chunks; /* rows along W of all samples; lines of a block that sums weights */
+    int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
+    int64_t strips;               /* runs of STRIP outputs along W */
+    int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
+    int across, down;             /* warps of a tile along W and along H */
+    int64_t tiles_w, tiles_h, depth, slabs; /* tiles of a plane; planes of a block and how many such slabs make D */
 };
-enum { STRIP = 8 };
+enum { STRIP = 8, WARP = 32 };
+/* Rows of a tile whose weight gradient a block sums: STRIP x that many places, one warp for a row of it and a row of taps */
+template <int K> struct depthwise_weight_tile { enum { ROWS = K == 3 ? 8 : 4 }; };
+static int depthwise_in_tiles(const depthwise &s) { return (s.k == 3 || s.k == 5) && s.h * s.w * s.c < INT32_MAX; }
+
+/* Warps of a tile: what two blocks' registers allow */
+template <int K> struct depthwise_tile { enum { WARPS = K == 3 ? 8 : 6 }; };
+
+/* Each warp makes 2 rows of STRIP outputs: the tile that computes and loads least for this plane. */
+static void depthwise_choose_tile(depthwise *s)
+{
+    const int most = s->k == 3 ? (int)depthwise_tile<3>::WARPS : (int)depthwise_tile<5>::WARPS;
+    double least = INFINITY;
+    for (int across = 1; across <= 4; ++across)
+        for (int down = 1; down * across <= most; ++down) {
+            const int64_t tw = ceil_div(s->w, across * STRIP), th = ceil_div(s->h, down * 2);
+            const double made = (double)(across * STRIP * down * 2), read = (double)((across * STRIP + s->k - 1) * (down * 2 + s->k - 1));
+            const double cost = (double)(tw * th) * (made + 0.25 * read) * (across * down < 4 ? 1.5 : 1.0); /* few warps hide little */
+            if (cost >= least) continue;
+            least = cost;
+            s->across = across, s->down = down, s->tiles_w = tw, s->tiles_h = th;
+        }
+    s->depth = s->d;
+    while (s->depth > 8 && s->n * s->tiles_w * s->tiles_h * ceil_div(s->c, WARP) * ceil_div(s->d, s->depth) < 512)
+        s->depth = ceil_div(s->depth, 2);
+    s->slabs = ceil_div(s->d, s->depth);
+}
 static depthwise depthwise_of(const bmvp_tensor *y)
 {
     depthwise s;
+    memset(&s, 0, sizeof s);
     s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
     s.wide = power_of_two(s.c, 32);
@@ -1958,97 +2354,233 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     s.lines = s.n * s.d * s.h;
     s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
     s.chunks = ceil_div(s.lines, s.chunk);
+    if (!depthwise_in_tiles(s)) return s;
+    depthwise_choose_tile(&s);
+    const int rows = s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS;
+    const int64_t tiles = s.n * s.strips * ceil_div(s.h, rows);
+    s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
+    s.chunks = ceil_div(tiles, s.chunk);
     return s;
+}
+
+/* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where there are none. A warp
+   takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are not. */
+template <class S>
+static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to, int row0, int rows, int col0, int cols, int channels)
+{
+    enum { PIECE = 16 / sizeof(S), PIECES = WARP / PIECE };
+    const int lane = (int)threadIdx.x, c = (int)s.c, w = (int)s.w;
+    BMVPI_ROLLED
+    for (int r = (int)threadIdx.y; r < rows; r += (int)blockDim.y) {
+        const int row = row0 + r, live = row >= 0 && row < s.h;
+        S *line = to + r * cols * WARP;
+        BMVPI_ROLLED
+        for (int i = lane; c % PIECE == 0 && i < cols * PIECES; i += WARP) {
+            const int col = col0 + i / PIECES, ch = i % PIECES * PIECE, inside = live && col >= 0 && col < w && ch < channels;
+            copy_async<16>(line + i * PIECE, inside ? plane + (row * w + col) * c + ch : plane, inside);
+        }
+        BMVPI_ROLLED
+        for (int i = 0; c % PIECE != 0 && i < cols; ++i) {
+            const int col = col0 + i, inside = live && col >= 0 && col < w && lane < channels;
+            line[i * WARP + lane] = inside ? plane[(row * w + col) * c + lane] : S(0.0f);
+        }
+    }
 }
 
 /* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
    gradient.
-   Who:    a thread makes 8 neighbours along W of one channel: a row of 8 + K - 1 values is read once for K taps of all of them.
-   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32. K 3 and 5; 0: any odd kernel.
+   Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an input plane is read into
+           shared memory once, while the next one is on its way, and added to the K output planes it belongs to, which lie in registers.
+   Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
+           most 72 KB of shared memory. K 3 and 5.
    Bits:   each output by one thread, taps in order.
-   Traffic: x is read k^2 (1 + (K - 1) / 8) times, from L1 and L2 but for the first; 2 k^3 operations an output. */
-template <int K>
-__global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3
+           operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
+depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
-    const int k = K ? K : s.k, r = k / 2, taps = k * k * k;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
-    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
-    float sum[STRIP], v[STRIP + (K ? K : 1) - 1];
-    if (ch >= s.c || line >= s.lines) return;
-    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
-    for (int i = 0; i < k; ++i)
-        for (int j = 0; j < k; ++j) {
-            if (z + i - r < 0 || z + i - r >= s.d || row + j - r < 0 || row + j - r >= s.h) continue;
-            const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-            if (K) {
-                BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t)
-                    v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
-            }
+    enum { R = K / 2, ROWS = 2, RUN = STRIP + K - 1, TAPS = K * K * K };
+    BMVPI_DYNAMIC(float, weight);
+    const int lane = (int)threadIdx.x, warp = (int)threadIdx.y, rows = s.down * ROWS + K - 1, cols = s.across * STRIP + K - 1;
+    const int row0 = (int)(blockIdx.x / s.tiles_w % s.tiles_h) * s.down * ROWS, col0 = (int)(blockIdx.x % s.tiles_w) * s.across * STRIP;
+    const int64_t slab = blockIdx.x / (s.tiles_w * s.tiles_h), sample = slab / s.slabs, ch0 = blockIdx.y * (int64_t)WARP, ch = ch0 + lane;
+    const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS, x0 = warp % s.across * STRIP;
+    const int64_t plane = s.h * s.w * s.c;
+    const int size = rows * cols * WARP; /* of a buffer; plane z lies in that of its parity */
+    const S *in = x + sample * s.d * plane + ch0;
+    S *buffer = (S *)(void *)(weight + TAPS * WARP);
+    float sum[K][ROWS][STRIP], v[ROWS][RUN];
+    const float start = bias && ch < s.c ? bias[ch] : 0.0f;
+    S *out = y + ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
+    const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
+    for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
+        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] : 0.0f;
+    BMVPI_UNROLLED
+    for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
+    const int first = z0 - R > 0 ? z0 - R : 0;
+    depthwise_load(s, in + first * plane, buffer + (first & 1) * size, row0 - R, rows, col0 - R, cols, channels);
+    copy_commit();
+    BMVPI_ROLLED
+    for (int z = z0 - R; z < z1 + R; ++z) {
+        if (z >= 0 && z < s.d) {
+            const S *from = buffer + (z & 1) * size + (y0 * cols + x0) * WARP + lane;
+            copy_wait<0>();
+            __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
+            if (z + 1 < s.d && z + 1 < z1 + R)
+                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * size, row0 - R, rows, col0 - R, cols, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int l = 0; l < k; ++l) {
-                const int tap = (i * k + j) * k + l;
-                const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+            for (int t = 0; t < RUN; ++t) v[ROWS - 1][t] = value(from[t * WARP]);
+            BMVPI_ROLLED
+            for (int j = 0; j < K; ++j) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP; ++t) {
-                    if (K) sum[t] += v[t + (K ? l : 0)] * f;
-                    else if (w0 + t + l - r >= 0 && w0 + t + l - r < s.w) sum[t] += in[(w0 + t + l - r) * s.c] * f;
+                for (int t = 0; t < RUN; ++t) {
+                    v[0][t] = v[1][t];
+                    v[1][t] = value(from[((j + 1) * cols + t) * WARP]);
+                }
+                BMVPI_UNROLLED
+                for (int i = 0; i < K; ++i) {
+                    if (z + R - i < z0 || z + R - i >= z1) continue;
+                    BMVPI_UNROLLED
+                    for (int l = 0; l < K; ++l) {
+                        const float f = weight[((i * K + j) * K + l) * WARP + lane];
+                        BMVPI_UNROLLED
+                        for (int t = 0; t < STRIP; ++t) sum[i][0][t] += v[0][t + l] * f, sum[i][1][t] += v[1][t + l] * f;
+                    }
                 }
             }
         }
+        if (z - R >= z0) {
+            BMVPI_UNROLLED
+            for (int b = 0; b < ROWS; ++b) {
+                S *line = out + (z - R - z0) * plane + b * (int)(s.w * s.c);
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t, line += s.c) if (b < live_rows && t < live_cols) put(line, 0, sum[K - 1][b][t], add);
+            }
+        }
+        BMVPI_UNROLLED
+        for (int b = 0; b < ROWS; ++b)
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) {
+                BMVPI_UNROLLED
+                for (int i = K - 1; i > 0; --i) sum[i][b][t] = sum[i - 1][b][t];
+                sum[0][b][t] = start;
+            }
+    }
+}
+
+/* The same for any odd kernel.
+   Who:    a thread makes 8 neighbours along W of one channel.
+   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
+template <class S>
+__global__ void depthwise_any_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const int k = s.k, r = k / 2, taps = k * k * k;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
+    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
+    float sum[STRIP];
+    if (ch >= s.c || line >= s.lines) return;
+    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
+    for (int tap = 0; tap < taps; ++tap) {
+        const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
+        if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
+        const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
+        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+        for (int t = 0; t < STRIP; ++t)
+            if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
+    }
     for (int t = 0; t < STRIP; ++t)
         if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
 }
-static void depthwise_run(bmvp_ctx *c, const depthwise &s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+
+template <class S, int K>
+static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_kernel<S, K>), dim3((unsigned)(s.n * s.slabs * s.tiles_h * s.tiles_w), (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
+}
+template <class S>
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
-    if (s.k == 3) BMVPI_RUN(c, depthwise_kernel<3>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_kernel<5>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else BMVPI_RUN(c, depthwise_kernel<0>, grid, block, 0, s, x, w, bias, y, flip, add);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_any_kernel<S>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else if (s.k == 3) depthwise_run_tiles<S, 3>(c, s, x, w, bias, y, flip, add);
+    else depthwise_run_tiles<S, 5>(c, s, x, w, bias, y, flip, add);
 }
 
-/* part[chunk, i, j, l, c] = sum over the chunk's lines of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
-   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W
-           it reads g once and each x row once for K taps. Then the threads of a channel add up in order.
-   Launch: 256 threads; chunks along x, channels / 32 along y, K along z; 1 KB of shared memory. K 3 and 5.
-   Bits:   lines are cut by shape; fixed order.
-   Traffic: x is read K^2 times and g K times, mostly from L2; 2 K^3 operations an element. */
-template <int K> __global__ void depthwise_weight_kernel(depthwise s, const float *x, const float *g, float *part)
+/* part[chunk, i, j, l, c] = sum over the chunk's tiles of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
+   Who:    a block takes 32 channels (lanes) of a tile of a few rows x 8 places and goes along D, planes of x and g on their way while the
+           last ones are used; warp (q, j) sums the K^2 taps (i, l) of row q of the tile and row j of the taps: it keeps K planes of its 8
+           places of g in registers, so that a row of x is read once for K^2 taps. Then the rows of the tile are added in order.
+   Launch: 20 warps for K = 5, 24 for K = 3; chunks along x, channels / 32 along y; 49 and 33 KB of shared memory.
+   Bits:   tiles are cut by shape; fixed order.
+   Traffic: g once, x 3 and 1.6 times (the tile's rim, from L2) for K 5 and 3; 2 K^3 operations an element, 20 loads from shared memory for
+           200 multiply-adds of a thread at K = 5. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * K * depthwise_weight_tile<K>::ROWS, 1)
+depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
 {
-    __shared__ float share[THREADS];
-    const int r = K / 2, i = (int)blockIdx.z;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, first = blockIdx.x * s.chunk;
-    const int64_t last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
-    float sum[K][K] = { { 0 } }, u[STRIP], v[STRIP + K - 1];
-    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
-        const int64_t z = line / s.h % s.d + i - r, row = line % s.h;
-        if (z < 0 || z >= s.d) continue;
-        for (int64_t w0 = 0; w0 < s.w; w0 += STRIP) {
+    enum { R = K / 2, TH = depthwise_weight_tile<K>::ROWS, ROWS = TH + K - 1, RUN = STRIP + K - 1, TAPS = K * K * K,
+           X_PLANE = ROWS * RUN * WARP, G_PLANE = TH * STRIP * WARP };
+    BMVPI_DYNAMIC(float, total);
+    const int lane = (int)threadIdx.x, q = (int)threadIdx.y / K, j = (int)threadIdx.y % K;
+    const int64_t plane = s.h * s.w * s.c, ch0 = blockIdx.y * (int64_t)WARP, bands = (s.h + TH - 1) / TH, tiles = s.n * bands * s.strips;
+    const int64_t last = (blockIdx.x + 1) * s.chunk < tiles ? (blockIdx.x + 1) * s.chunk : tiles;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, depth = (int)s.d;
+    S *xs = (S *)(void *)(total + TAPS * WARP), *gs = xs + 2 * X_PLANE;
+    float sum[K][K] = { { 0 } }, u[K][STRIP], v[RUN];
+    for (int64_t tile = blockIdx.x * s.chunk; tile < last; ++tile) {
+        const int col0 = (int)(tile % s.strips) * STRIP, row0 = (int)(tile / s.strips % bands) * TH;
+        const int64_t at = tile / s.strips / bands * depth * plane + ch0;
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
+        /* the last planes of the tile before have been used: its last steps read no g */
+        depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
+        copy_commit();
+        BMVPI_ROLLED
+        for (int z = -R; z < depth; ++z) { /* planes z of x and z + R of g lie in the buffers of their parity */
+            copy_wait<0>();
+            __syncthreads();
+            if (z + 1 >= 0 && z + 1 < depth)
+                depthwise_load(s, x + at + (z + 1) * plane, xs + ((z + 1) & 1) * X_PLANE, row0 - R, ROWS, col0 - R, RUN, channels);
+            if (z + 1 + R < depth)
+                depthwise_load(s, g + at + (z + 1 + R) * plane, gs + ((z + 1 + R) & 1) * G_PLANE, row0, TH, col0, STRIP, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int t = 0; t < STRIP; ++t) u[t] = w0 + t < s.w ? g[(line * s.w + w0 + t) * s.c + ch] : 0.0f;
-            BMVPI_UNROLLED
-            for (int j = 0; j < K; ++j) {
-                const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-                if (row + j - r < 0 || row + j - r >= s.h) continue;
+            for (int t = 0; t < STRIP; ++t) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t) v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
+                for (int i = K - 1; i > 0; --i) u[i][t] = u[i - 1][t];
+                u[0][t] = z + R < depth ? value(gs[((z + R) & 1) * G_PLANE + (q * STRIP + t) * WARP + lane]) : 0.0f;
+            }
+            if (z < 0) continue;
+            BMVPI_UNROLLED
+            for (int t = 0; t < RUN; ++t) v[t] = value(xs[(z & 1) * X_PLANE + ((q + j) * RUN + t) * WARP + lane]);
+            BMVPI_UNROLLED
+            for (int i = 0; i < K; ++i)
                 BMVPI_UNROLLED
                 for (int l = 0; l < K; ++l)
                     BMVPI_UNROLLED
-                    for (int t = 0; t < STRIP; ++t) sum[j][l] += u[t] * v[t + l];
-            }
+                    for (int t = 0; t < STRIP; ++t) sum[i][l] += u[i][t] * v[t + l];
         }
     }
-    BMVPI_UNROLLED
-    for (int tap = 0; tap < K * K; ++tap) {
-        share[threadIdx.y * blockDim.x + threadIdx.x] = sum[tap / K][tap % K];
-        __syncthreads();
-        float total = 0;
-        for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
-        if (threadIdx.y == 0 && ch < s.c) part[((blockIdx.x * (int64_t)K + i) * K * K + tap) * s.c + ch] = total;
+    for (int turn = 0; turn < TH; ++turn) {
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * K; ++i) {
+            float *to = total + ((i / K * K + j) * K + i % K) * WARP + lane;
+            if (q == turn) *to = turn ? *to + sum[i / K][i % K] : sum[i / K][i % K];
+        }
         __syncthreads();
     }
+    for (int tap = (int)threadIdx.y; tap < TAPS; tap += (int)blockDim.y)
+        if (lane < channels) part[(blockIdx.x * (int64_t)TAPS + tap) * s.c + ch0 + lane] = total[tap * WARP + lane];
 }
 
 /* The same for any odd kernel, one tap at a time.
@@ -2056,7 +2588,7 @@ template <int K> __global__ void depthwise_weight_kernel(depthwise s, const floa
    Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
    Bits:   as above.
    Traffic: x and g are read k^3 times: for kernels that no network here has. */
-static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, const float *g, float *part)
+template <class S> __global__ void depthwise_weight_any_kernel(depthwise s, const S *x, const S *g, float *part)
 {
     __shared__ float share[THREADS];
     const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
@@ -2069,22 +2601,30 @@ static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, 
         if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
         for (int64_t t = 0; t < s.w; ++t)
             if (t + l - r >= 0 && t + l - r < s.w)
-                sum += g[(line * s.w + t) * s.c + ch] * x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch];
+                sum += value(g[(line * s.w + t) * s.c + ch]) * value(x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch]);
     }
     share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
     __syncthreads();
     for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
     if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
 }
-static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const float *x, const float *g, float *gw, int add, float *part)
+template <class S, int K> static void depthwise_weight_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *part)
+{
+    const int rows = depthwise_weight_tile<K>::ROWS;
+    const size_t planes = 2 * sizeof(S) * (size_t)(((rows + K - 1) * (STRIP + K - 1) + rows * STRIP) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_weight_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
+}
+template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *gw, int add, float *part)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
-    const int64_t n = (int64_t)s.k * s.k * s.k * s.c;
-    if (s.k == 3) BMVPI_RUN(c, depthwise_weight_kernel<3>, dim3(chunks, wide, 3), block, 0, s, x, g, part);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_weight_kernel<5>, dim3(chunks, wide, 5), block, 0, s, x, g, part);
-    else BMVPI_RUN(c, depthwise_weight_any_kernel, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
-    map(c, join_parts_map{ part, gw, n, (int)s.chunks, add }, n);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_weight_any_kernel<S>, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
+    else if (s.k == 3) depthwise_weight_tiles<S, 3>(c, s, x, g, part);
+    else depthwise_weight_tiles<S, 5>(c, s, x, g, part);
+    join_parts(c, part, (int)s.chunks, (int64_t)s.k * s.k * s.k * s.c, gw, add);
 }
 static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2355,6 +2895,340 @@ static attention attention_of(const bmvp_tensor *y)
     p.scale = (float)y->farg[0];
     return p;
 }
+
+/* >>kernel attention on tensor cores ---------------------------------------------------------------------------------------------- */
+
+/* Heads of 64 channels in bfloat16, scores and sums in float32. A block of 4 warps has one (sample, head); tiles of 64 channels lie in
+   shared memory with rows of 144 bytes, so that matrix loads are free of bank conflicts. A warp's part of the scores leaves a product as
+   what the next product takes (see mma_tf32): probabilities never go through shared memory. */
+enum { FLASH = 64, FLASH_LD = FLASH + 8, FLASH_TILE = FLASH * FLASH_LD, FLASH_THREADS = 128 };
+struct flash {
+    attention p;
+    const uint16_t *qkv, *g; /* bfloat16 */
+    float log2_scale;        /* scale / ln 2: exp(scale s) = 2^(log2_scale s) */
+};
+
+/* y = x rounded, two at a time; 6 bytes a number */
+struct flash_round_map {
+    const float *x;
+    uint32_t *y;
+    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
+};
+
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart, asynchronously; zeros beyond. */
+template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
+{
+    BMVPI_UNROLLED
+    for (int e = 0; e < ROWS * 8 / FLASH_THREADS; ++e) {
+        const int i = (int)threadIdx.x + e * FLASH_THREADS, row = i / 8, col = i % 8 * 8, inside = first + row < t;
+        copy_async<16>(to + row * FLASH_LD + col, inside ? x + (first + row) * step + col : x, inside);
+    }
+}
+/* 16 rows as left operands of products over the 64 channels */
+static __device__ __forceinline__ void flash_rows(uint32_t a[4][4], const uint16_t *tile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < 4; ++k) matrix_load(a[k], tile + lane % 16 * FLASH_LD + k * 16 + lane / 16 * 8);
+}
+/* s = a b^T: 16 rows each against the tile's 64 */
+template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int j = 0; j < 8; j += 2)
+        BMVPI_UNROLLED
+        for (int k = 0; k < 4; ++k) {
+            uint32_t r[4];
+            matrix_load(r, b + (j * 8 + lane % 8 + lane / 16 * 8) * FLASH_LD + k * 16 + lane / 8 % 2 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(s[i][j], a[i][k], r);
+                mma_bf16(s[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+/* o += p b, p over the tile's 64 rows */
+template <int M> static __device__ __forceinline__ void flash_apply(float o[M][8][4], const uint32_t p[M][4][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < 4; ++k)
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; j += 2) {
+            uint32_t r[4];
+            matrix_load_transposed(r, b + (k * 16 + lane % 16) * FLASH_LD + j * 8 + lane / 16 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(o[i][j], p[i][k], r);
+                mma_bf16(o[i][j + 1], p[i][k], r + 2);
+            }
+        }
+}
+/* Scores as a left operand */
+static __device__ __forceinline__ void flash_pack(uint32_t p[4][4], const float s[8][4])
+{
+    BMVPI_UNROLLED
+    for (int k = 0; k < 16; ++k) p[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+}
+
+/* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
+   and g + 8, whose 64 scores lie in 4 neighbouring lanes. */
+static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4], float top[2], float sum[2], float log2_scale)
+{
+    BMVPI_UNROLLED
+    for (int h = 0; h < 2; ++h) {
+        float now = top[h], total = 0;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j) now = fmaxf(now, fmaxf(s[j][2 * h], s[j][2 * h + 1]));
+        for (int lane = 2; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane));
+        const float shrink = exp2f((top[h] - now) * log2_scale), base = now * log2_scale;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j)
+            BMVPI_UNROLLED
+            for (int e = 2 * h; e < 2 * h + 2; ++e) {
+                s[j][e] = exp2f(s[j][e] * log2_scale - base);
+                o[j][e] *= shrink;
+                total += s[j][e];
+            }
+        sum[h] = sum[h] * shrink + total;
+        top[h] = now;
+    }
+}
+
+/* y = softmax(q k^T scale) v with a running softmax; lse: log-sum-exp of each row (NULL: not kept).
+   Who:    a block makes 128 queries, 32 a warp, and goes over all keys 64 at a time while the next tile is on its way.
+   Launch: N heads x ceil(T / 128) blocks of 128 threads, 54 KB of shared memory (queries, two tiles of k and v). d = 64, scale > 0.
+   Bits:   keys in order; a row's sum of 4 lanes as a tree.
+   Traffic: k and v are read T / 128 times, from L2; 4 N T^2 C operations, 32 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * 2 * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t a[2][4][4], prob[2][4][4];
+    float s[2][8][4], o[2][8][4], top[2][2], sum[2][2];
+    BMVPI_UNROLLED
+    for (int i = 0; i < 64; ++i) o[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) top[i / 2][i % 2] = -INFINITY, sum[i / 2][i % 2] = 0;
+    flash_load<2 * FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(stage, in + p.c, 0, p.t, step);
+    flash_load<FLASH>(stage + FLASH_TILE, in + 2 * p.c, 0, p.t, step);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    for (int i = 0; i < 2; ++i) flash_rows(a[i], q + (warp * 32 + i * 16) * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        uint16_t *next = stage + (k0 / FLASH + 1) % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads(); /* this tile is there, and nobody reads the other one any more */
+        if (k0 + FLASH < p.t) {
+            flash_load<FLASH>(next, in + p.c, k0 + FLASH, p.t, step);
+            flash_load<FLASH>(next + FLASH_TILE, in + 2 * p.c, k0 + FLASH, p.t, step);
+        }
+        copy_commit();
+        flash_scores<2>(s, a, key);
+        if (k0 + FLASH > p.t) {
+            BMVPI_UNROLLED
+            for (int i = 0; i < 64; ++i)
+                if (k0 + i / 4 % 8 * 8 + lane % 4 * 2 + i % 2 >= p.t) s[i / 32][i / 4 % 8][i % 4] = -INFINITY;
+        }
+        BMVPI_UNROLLED
+        for (int i = 0; i < 2; ++i) {
+            flash_softmax(s[i], o[i], top[i], sum[i], f.log2_scale);
+            flash_pack(prob[i], s[i]);
+        }
+        flash_apply<2>(o, prob, key + FLASH_TILE);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) { /* row g or g + 8 of the warp's first or second 16 */
+        const int64_t row = q0 + warp * 32 + i * 8 + lane / 4;
+        float total = sum[i / 2][i % 2];
+        for (int other = 2; other > 0; other /= 2) total += __shfl_xor_sync(0xffffffffu, total, other);
+        const float over = 1.0f / total;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 16; ++j)
+            if (row < p.t)
+                put(p.out, p.y_at(nh) + row * p.c + j / 2 * 8 + lane % 4 * 2 + j % 2, o[i / 2][j / 2][i % 2 * 2 + j % 2] * over, 0);
+        if (p.lse && row < p.t && lane % 4 == 0) p.lse[nh * p.t + row] = top[i / 2][i % 2] * p.scale + logf(total);
+    }
+}
+
+/* A warp's 16 rows into place `which` (0 q, 1 k, 2 v) of the gradient */
+static __device__ __forceinline__ void flash_store(const attention &p, int64_t nh, int64_t first, int which, const float o[8][4])
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) {
+        const int64_t row = first + i % 4 / 2 * 8 + lane / 4;
+        if (row < p.t) put(p.dqkv, p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2 + i % 2, o[i / 4][i % 4], p.add);
+    }
+}
+/* lse and D of 64 queries, asynchronously; zeros beyond */
+static __device__ void flash_load_sums(float *to, const attention &p, int64_t nh, int64_t q0)
+{
+    const int i = (int)threadIdx.x % FLASH, inside = q0 + i < p.t;
+    const float *lse = p.lse + nh * p.t + q0 + i, *dot = p.dot + (nh / p.heads * p.t + q0 + i) * p.heads + nh % p.heads;
+    if (threadIdx.x < FLASH) copy_async<4>(to + i, inside ? lse : p.lse, inside);
+    else copy_async<4>(to + FLASH + i, inside ? dot : p.dot, inside);
+}
+
+/* dV = P^T dy and dK = dS^T q, with P = exp(scale q k^T - lse) and dS = P (dy v^T - D) scale.
+   Who:    a block has 64 keys, 16 a warp, whose rows of k and v lie in registers, and goes over all queries 64 at a time. Scores are made
+           transposed, a row for a key: then P^T and dS^T come as left operands. Queries beyond T are zeros and add nothing.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 56 KB of shared memory (k, v, two tiles of q, dy and their sums). d = 64.
+   Bits:   queries in order; no other block adds to these rows.
+   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations, 64 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flash f)
+{
+    enum { STAGE = 2 * FLASH_TILE + 4 * FLASH }; /* q, dy; lse and D as floats */
+    BMVPI_DYNAMIC(uint16_t, key);
+    uint16_t *stage = key + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh), *g = f.g + p.y_at(nh);
+    uint32_t ak[1][4][4], av[1][4][4], prob[1][4][4];
+    float s[1][8][4], dp[1][8][4], dk[1][8][4], dv[1][8][4];
+    const auto load = [&](int64_t q0) {
+        uint16_t *to = stage + q0 / FLASH % 2 * STAGE;
+        flash_load<FLASH>(to, in, q0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
+        flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, nh, q0);
+    };
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dk[0][i / 4][i % 4] = dv[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(key, in + p.c, k0, p.t, step);
+    flash_load<FLASH>(key + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    flash_rows(ak[0], key + warp * 16 * FLASH_LD);
+    flash_rows(av[0], key + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t q0 = 0; q0 < p.t; q0 += FLASH) {
+        const uint16_t *q = stage + q0 / FLASH % 2 * STAGE, *dy = q + FLASH_TILE;
+        const float *lse = (const float *)(const void *)(dy + FLASH_TILE), *dot = lse + FLASH;
+        copy_wait<0>();
+        __syncthreads();
+        if (q0 + FLASH < p.t) load(q0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, ak, q);
+        flash_scores<1>(dp, av, dy);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int at = i / 4 * 8 + lane % 4 * 2 + i % 2;
+            s[0][i / 4][i % 4] = exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[at] * 1.44269504f);
+            dp[0][i / 4][i % 4] = s[0][i / 4][i % 4] * (dp[0][i / 4][i % 4] - dot[at]) * p.scale;
+        }
+        flash_pack(prob[0], s[0]);
+        flash_apply<1>(dv, prob, dy);
+        flash_pack(prob[0], dp[0]);
+        flash_apply<1>(dk, prob, q);
+    }
+    flash_store(p, nh, k0 + warp * 16, 1, dk[0]);
+    flash_store(p, nh, k0 + warp * 16, 2, dv[0]);
+}
+
+/* dQ = dS k.
+   Who:    a block has 64 queries, 16 a warp, and goes over all keys 64 at a time.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 55 KB of shared memory (q, dy, two tiles of k and v). d = 64.
+   Bits:   keys in order; no other block adds to these rows.
+   Traffic: k and v are read T / 64 times, from L2; 6 N T^2 C operations: doing the scores twice saves the atomics. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t aq[1][4][4], ag[1][4][4], ds[1][4][4];
+    float s[1][8][4], dp[1][8][4], dq[1][8][4], lse[2], dot[2];
+    const auto load = [&](int64_t k0) {
+        uint16_t *to = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        flash_load<FLASH>(to, in + p.c, k0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    };
+    for (int h = 0; h < 2; ++h) {
+        const int64_t row = q0 + warp * 16 + h * 8 + lane / 4;
+        lse[h] = row < p.t ? p.lse[nh * p.t + row] * 1.44269504f : 0.0f;
+        dot[h] = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dq[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(q + FLASH_TILE, f.g + p.y_at(nh), q0, p.t, p.c);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    flash_rows(aq[0], q + warp * 16 * FLASH_LD);
+    flash_rows(ag[0], q + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads();
+        if (k0 + FLASH < p.t) load(k0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, aq, key);
+        flash_scores<1>(dp, ag, key + FLASH_TILE);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int h = i % 4 / 2;
+            const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
+            dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
+        }
+        flash_pack(ds[0], dp[0]);
+        flash_apply<1>(dq, ds, key);
+    }
+    flash_store(p, nh, q0 + warp * 16, 0, dq[0]);
+}
+
+/* Is this attention one for the tensor cores? */
+static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    return of(c)->precision == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+}
+/* Floats of workspace: q, k, v rounded; for backward dy, too */
+static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
+static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int backward, float *workspace)
+{
+    const int64_t n = samples * p.t * p.c;
+    flash f;
+    f.p = p;
+    f.log2_scale = p.scale * 1.44269504f;
+    f.qkv = (const uint16_t *)(const void *)workspace;
+    f.g = f.qkv + 3 * n;
+    map(c, flash_round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
+    if (backward) map(c, flash_round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
+    return f;
+}
+enum { FLASH_BYTES = 6 * FLASH_TILE * (int)sizeof(uint16_t), FLASH_SUMS = 4 * FLASH * (int)sizeof(float) };
+static void flash_run(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, 2 * FLASH);
+    BMVPI_RUN(c, flash_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+static void flash_run_back(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_dkv_kernel, FLASH_BYTES + FLASH_SUMS) || !shared_memory(c, flash_dq_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, FLASH);
+    BMVPI_RUN(c, flash_dkv_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES + FLASH_SUMS, f);
+    BMVPI_RUN(c, flash_dq_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+
 /* >>op attention ---------------------------------------------------------------------------------------------------------- */
 
 static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2362,7 +3236,8 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.out = y->x;
-    if (p.d <= 16) attention_run<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
     else if (p.d <= 64) attention_run<64>(c, p, blocks);
     else if (p.d <= 128) attention_run<128>(c, p, blocks);
@@ -2374,16 +3249,17 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.dqkv = bmvp_kernel_grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
-    p.dot = bmvp_kernel_workspace(c);
+    p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
     rows_map(c, attention_dot_rows{ y->x, y->g, p.dot }, y->numel / p.d, p.d);
-    if (p.d <= 16) attention_run_back<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run_back(c, flash_of(c, p, y->dim[0], 1, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run_back<16>(c, p, blocks);
     else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
     else if (p.d <= 64) attention_run_back<64>(c, p, blocks);
     else attention_run_back<128>(c, p, blocks);
 }
-static int64_t attention_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0;
+    return (backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 
 /* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <deque>
 #include <functional>
 #include <map>
 #include <vector>
@@ -62,16 +63,25 @@ typedef void *shim_place;
 typedef ucontext_t shim_place;
 #endif
 
+struct shim_copy { /* started by copy_async, done when waited for */
+    void *to;
+    const void *from;
+    int bytes, group;
+};
+
 struct shim_fiber {
     shim_place place;
     uint3 thread;
     int number, state;
     void *fake; /* AddressSanitizer's */
+    std::deque<shim_copy> copies;
+    int group; /* of copies: those started until the next commit */
 };
 
 struct shim_warp {
     uint32_t arrived, mask;
     unsigned char slot[32][16]; /* what a shuffle hands over */
+    uint32_t part[32][6];       /* a lane's part of the operands of a matrix product */
 };
 
 struct shim_block {
@@ -166,6 +176,8 @@ inline void shim_prepare(shim_block *b, int i)
     f->number = i;
     f->state = SHIM_READY;
     f->fake = nullptr;
+    f->copies.clear();
+    f->group = 0;
     f->thread.x = (unsigned)i % b->size.x;
     f->thread.y = (unsigned)i / b->size.x % b->size.y;
     f->thread.z = (unsigned)i / b->size.x / b->size.y;
@@ -374,6 +386,8 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
+#define BMVPI_ROLLED
+#define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
 
 inline void __syncthreads()
 {
@@ -421,6 +435,94 @@ template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int w
     const int lane = shim.now->number % 32, from = lane ^ other;
     return shim_exchange(mask, v, from / width == lane / width ? from : lane);
 }
+
+/* Asynchronous copies into shared memory: done as late as allowed, so that a missing wait shows. */
+template <int N> inline void copy_async(void *to, const void *from, int inside)
+{
+    static_assert(N == 4 || N == 16, "pieces of 4 or 16 bytes");
+    if ((uintptr_t)to % N || (inside && (uintptr_t)from % N)) shim_die(shim.block->name, "an asynchronous copy is not aligned");
+    shim.now->copies.push_back(shim_copy{ to, inside ? from : nullptr, N, shim.now->group });
+}
+inline void copy_commit() { ++shim.now->group; }
+template <int N> inline void copy_wait()
+{
+    shim_fiber *f = shim.now;
+    for (; !f->copies.empty() && f->copies.front().group < f->group - N; f->copies.pop_front()) {
+        const shim_copy &k = f->copies.front();
+        if (k.from) memcpy(k.to, k.from, (size_t)k.bytes);
+        else memset(k.to, 0, (size_t)k.bytes);
+    }
+}
+
+/* ---- tensor cores -------------------------------------------------------------------------------------------------------------- */
+
+inline uint32_t shim_bits(float x) { uint32_t u; memcpy(&u, &x, sizeof u); return u; }
+inline float shim_float(uint32_t u) { float x; memcpy(&x, &u, sizeof x); return x; }
+inline uint32_t round_tf32(float x) /* to nearest, ties away; the hardware does not read the 13 bits cut off */
+{
+    const uint32_t u = shim_bits(x);
+    return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & ~0x1fffu;
+}
+inline uint32_t shim_bf16(float x) /* to nearest even */
+{
+    const uint32_t u = shim_bits(x);
+    return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+inline uint32_t round_bf16(float first, float second) { return shim_bf16(second) << 16 | shim_bf16(first); }
+
+/* The lanes' parts of a and b, for everybody: a[4], b[2]. All lanes of the warp must come. */
+inline const uint32_t (*shim_gather(const uint32_t a[4], const uint32_t b[2]))[6]
+{
+    shim_warp *w = &shim.block->warp[(size_t)shim.now->number / 32];
+    uint32_t *mine = w->part[shim.now->number % 32];
+    for (int i = 0; i < 4; ++i) mine[i] = a[i];
+    for (int i = 0; i < 2; ++i) mine[4 + i] = b[i];
+    __syncwarp();
+    return w->part;
+}
+inline void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t (*all)[6] = shim_gather(a, b);
+    const int g = shim.now->number % 32 / 4, t = shim.now->number % 4;
+    for (int e = 0; e < 4; ++e)
+        for (int k = 0; k < 8; ++k)
+            c[e] += shim_float(all[g * 4 + k % 4][e / 2 + k / 4 * 2] & ~0x1fffu) *
+                    shim_float(all[(2 * t + e % 2) * 4 + k % 4][4 + k / 4] & ~0x1fffu);
+    __syncwarp();
+}
+inline float shim_half(uint32_t pair, int upper) { return shim_float(upper ? pair & 0xffff0000u : pair << 16); }
+inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t (*all)[6] = shim_gather(a, b);
+    const int g = shim.now->number % 32 / 4, t = shim.now->number % 4;
+    for (int e = 0; e < 4; ++e)
+        for (int k = 0; k < 16; ++k) {
+            const int lane = k % 8 / 2;
+            c[e] += shim_half(all[g * 4 + lane][e / 2 + k / 8 * 2], k % 2) * shim_half(all[(2 * t + e % 2) * 4 + lane][4 + k / 8], k % 2);
+        }
+    __syncwarp();
+}
+inline void shim_matrix_load(uint32_t r[4], const void *row, int transposed)
+{
+    shim_warp *w = &shim.block->warp[(size_t)shim.now->number / 32];
+    const int lane = shim.now->number % 32;
+    if ((uintptr_t)row % 16) shim_die(shim.block->name, "a matrix's row is not aligned to 16 bytes");
+    memcpy(w->slot[lane], &row, sizeof row);
+    __syncwarp();
+    for (int m = 0; m < 4; ++m) {
+        uint16_t pair[2];
+        for (int i = 0; i < 2; ++i) {
+            const uint16_t *p;
+            const int at = transposed ? lane / 4 : lane % 4 * 2 + i;
+            memcpy(&p, w->slot[m * 8 + (transposed ? lane % 4 * 2 + i : lane / 4)], sizeof p);
+            pair[i] = p[at];
+        }
+        r[m] = (uint32_t)pair[1] << 16 | pair[0];
+    }
+    __syncwarp();
+}
+inline void matrix_load(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 0); }
+inline void matrix_load_transposed(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 1); }
 
 /* ---- cuBLAS -------------------------------------------------------------------------------------------------------------------- */
 
