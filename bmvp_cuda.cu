@@ -1,4 +1,4 @@
-/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs, in float32 - MIT
+/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lstdc++
@@ -7,9 +7,10 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. float32 throughout: the mode that is compared with the CPU.
-   What it is not: no mixed precision, no tensor cores, no CUDA graphs yet. Nothing is copied to the host behind the program's back: an op
-   without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that is
+   compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
+   What it is not: tensors of bfloat16, CUDA graphs. Nothing is copied to the host behind the program's back: an op without a kernel is a
+   compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
        >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
@@ -53,7 +54,6 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
-    int precision; /* EXACT, TF32 or BF16 */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -479,23 +479,28 @@ struct gemm {
     int ta, tb;
     float beta;
     int64_t batch, sa, sb, sc;
+    int exact; /* 1: float32 whatever the context's precision */
 };
 static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0 };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0 };
 }
 static void gemm_run(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
+    const bmvp_precision precision = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
+    const cublasComputeType_t compute = precision == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF :
+                                        precision == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     cublasStatus_t st;
     if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
                   (long long)g.k);
         return;
     }
-    st = cublasSgemmStridedBatched(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
-                                   (int)g.k, &one, g.b, (int)(g.tb ? g.k : g.n), g.sb, g.a, (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c,
-                                   (int)g.n, g.sc, (int)g.batch);
+    st = cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
+                                    (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
+                                    (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch, compute,
+                                    CUBLAS_GEMM_DEFAULT);
     if (st != CUBLAS_STATUS_SUCCESS) bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
 }
 
@@ -1540,6 +1545,7 @@ static gemm matmul_of(const bmvp_tensor *y, int which, float *to, int add)
     else if (which == 1) g = gemm_of(k, m, n, b->x, tb, y->g, 1, to, add);
     else if (!tb) g = gemm_of(k, n, m, a->x, !ta, y->g, 0, to, add);
     else g = gemm_of(n, k, m, y->g, 1, a->x, ta, to, add);
+    g.exact = 1; /* as on the CPU: cosines over a temperature, kernels multiplied by kernels */
     g.batch = y->numel / (m * n);
     g.sa = g.m * g.k;
     g.sb = g.k * g.n;
@@ -1659,6 +1665,11 @@ template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
 /* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
    nearest, ties away) or bfloat16 (to nearest even). */
 enum { EXACT, TF32, BF16 };
+static int products_of(const bmvp_ctx *c)
+{
+    const int p = (int)bmvp_precision_of(c);
+    return p == BMVP_FP32 ? EXACT : p == BMVP_BF16 ? BF16 : TF32;
+}
 
 #ifndef BMVP_CUDA_SHIM
 /* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
@@ -2005,7 +2016,7 @@ template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, 
 }
 template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
 {
-    const int mode = of(c)->precision;
+    const int mode = products_of(c);
     if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
     else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
     else tile_run_mode<EXACT>(c, p, slices);
@@ -3198,7 +3209,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
 /* Is this attention one for the tensor cores? */
 static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
-    return of(c)->precision == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+    return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
 }
 /* Floats of workspace: q, k, v rounded; for backward dy, too */
 static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
@@ -3510,6 +3521,7 @@ static void describe(state *s)
     memcpy(s->backend.op, kernels, sizeof kernels);
     s->backend.device = &s->device;
     s->device.user = s;
+    s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
     s->device.upload = memory_upload;
