@@ -53,7 +53,6 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
-    int precision; /* EXACT, TF32 or BF16 */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -1659,6 +1658,11 @@ template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
 /* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
    nearest, ties away) or bfloat16 (to nearest even). */
 enum { EXACT, TF32, BF16 };
+static int products_of(const bmvp_ctx *c)
+{
+    const int p = (int)bmvp_precision_of(c);
+    return p == BMVP_FP32 ? EXACT : p == BMVP_BF16 ? BF16 : TF32;
+}
 
 #ifndef BMVP_CUDA_SHIM
 /* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
@@ -2005,7 +2009,7 @@ template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, 
 }
 template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
 {
-    const int mode = of(c)->precision;
+    const int mode = products_of(c);
     if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
     else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
     else tile_run_mode<EXACT>(c, p, slices);
@@ -3198,7 +3202,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
 /* Is this attention one for the tensor cores? */
 static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
-    return of(c)->precision == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+    return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
 }
 /* Floats of workspace: q, k, v rounded; for backward dy, too */
 static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
