@@ -53,6 +53,7 @@ PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor io nn ssl labels metrics nifti release window finetune
+USERS    = tensor labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
@@ -99,7 +100,11 @@ cuda-shim: build/test_cuda build/bmvp_shim
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-build/test_%: tests/test_%.c tests/check.h $(HEADERS) | build
+# Tests of the public functions are linked with the program's implementation; those that look inside have their own.
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h $(HEADERS)
+	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
+
+build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build

@@ -1,5 +1,4 @@
 /* test_finetune.c - the fine-tuning trainer: presets, sampler, copies, losses, accumulation, bits, files */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

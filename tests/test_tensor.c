@@ -1,7 +1,6 @@
 /* test_tensor.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its
    plain loop and against finite differences, at every instruction set of the machine and with 1, 2 and 3 threads; then
    the context: errors, memory, plans, dropped values, random numbers, allocation failures. */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "check.h"
