@@ -67,13 +67,15 @@ static void run_sample(bmvp_ctx *c)
 
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
    value, every leaf's gradient, every buffer. */
-static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add)
+static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add,
+                                    int precision = BMVP_FP32)
 {
     bmvp_ctx *c = context(b);
     bmvp_rng r = bmvp_rng_make(seed, 1, 0, 0);
     std::vector<named> out;
     bmvp_tensor *y;
     c->min_chunk = 1; /* tensors of their own pages: the shim sees where they end */
+    c->cfg.precision = (bmvp_precision)precision;
     leaf_values = bmvp_rng_make(seed, 2, 0, 0);
     y = build(c);
     if (y && sample) run_sample(c);
@@ -107,15 +109,15 @@ static void compare(const std::vector<named> &got, const std::vector<named> &wan
 }
 
 /* tol: of rms + |value|. Two orders of the scheduler must agree to the bit. */
-static void test_graph(const builder &build, int sample, double tol)
+static void test_graph(const builder &build, int sample, double tol, int precision = BMVP_FP32)
 {
     const bmvp_backend *b = gpu();
-    for (int add = 0; add < 2; ++add) {
+    for (int add = precision == BMVP_FP32 ? 0 : 1; add < 2; ++add) { /* emulated products are slow */
         const std::vector<named> want = run_graph(NULL, build, sample, 7 + (uint64_t)add, add);
         std::vector<named> first;
         for (uint64_t seed = 1; seed <= 3; ++seed) {
             shim_seed(seed);
-            const std::vector<named> got = run_graph(b, build, sample, 7 + (uint64_t)add, add);
+            const std::vector<named> got = run_graph(b, build, sample, 7 + (uint64_t)add, add, precision);
             if (seed == 1) compare(got, want, tol), first = got;
             for (size_t i = 0; seed > 1 && i < got.size(); ++i)
                 CHECK_SAME(("again, " + got[i].name).c_str(), got[i].v.data(), first[i].v.data(), (int64_t)got[i].v.size());
@@ -276,6 +278,44 @@ static void test_awkward_shapes(void)
         test_graph(a.build, 0, a.tol > 0 ? a.tol : 1e-5);
         check_finish();
     }
+}
+
+enum { BMVP_TF32 = 2 };
+static const char *const precision_name[] = { "fp32", "bf16", "tf32" };
+
+/* The ops that have kernels for tensor cores, with operands rounded */
+static void test_tensor_cores(void)
+{
+    for (const auto &a : awkward)
+        for (int precision : { (int)BMVP_BF16, (int)BMVP_TF32 }) {
+            if (strncmp(a.name, "conv3d", 6) != 0 && strncmp(a.name, "attention 64", 12) != 0) continue;
+            if (!check_start("%s in %s", a.name, precision_name[precision])) continue;
+            test_graph(a.build, 0, 2e-2, precision);
+            check_finish();
+        }
+}
+
+/* All numbers positive: cut off instead of rounded, sums would come out too small by 2^-9 (TF32: 2^-12). */
+static bmvp_tensor *positive_conv(bmvp_ctx *c)
+{
+    return conv(c, bmvp_sigmoid(c, leaf(c, { 1, 6, 7, 8, 16 })), bmvp_sigmoid(c, leaf(c, { 3, 3, 3, 16, 8 })), NULL, 1, 1, 1);
+}
+static bmvp_tensor *positive_attention(bmvp_ctx *c) { return bmvp_attention(c, bmvp_sigmoid(c, leaf(c, { 1, 130, 3 * 64 })), 1, 0.125); }
+static double mean_of(const floats &v)
+{
+    double s = 0;
+    for (float x : v) s += (double)x;
+    return s / (double)v.size();
+}
+static void test_rounding_is_unbiased(void)
+{
+    const bmvp_backend *b = gpu();
+    for (auto build : { positive_conv, positive_attention }) {
+        const double want = mean_of(run_graph(NULL, build, 0, 1, 0)[0].v);
+        CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
+        CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_TF32)[0].v) / want, 1, 2e-5);
+    }
+    bmvp_cuda_release(b);
 }
 
 /* Without recording, a log-sum-exp is not kept and nothing is left for backward. */
@@ -626,6 +666,8 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     for (int op = 0; op < BMVP_OP_COUNT; ++op) test_samples(op);
     test_awkward_shapes();
+    test_tensor_cores();
+    CHECK_RUN(test_rounding_is_unbiased);
     CHECK_RUN(test_without_tape);
     CHECK_RUN(test_optimizers);
     CHECK_RUN(test_no_device);
