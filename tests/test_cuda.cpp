@@ -280,16 +280,14 @@ static void test_awkward_shapes(void)
     }
 }
 
-enum { BMVP_TF32 = 2 };
-static const char *const precision_name[] = { "fp32", "bf16", "tf32" };
-
-/* The ops that have kernels for tensor cores, with operands rounded */
+/* The ops whose products have rounded operands */
 static void test_tensor_cores(void)
 {
     for (const auto &a : awkward)
         for (int precision : { (int)BMVP_BF16, (int)BMVP_TF32 }) {
-            if (strncmp(a.name, "conv3d", 6) != 0 && strncmp(a.name, "attention 64", 12) != 0) continue;
-            if (!check_start("%s in %s", a.name, precision_name[precision])) continue;
+            int rounded = 0;
+            for (const char *op : { "conv3d", "conv_transpose3d", "attention 64", "linear", "mlp" }) rounded |= strncmp(a.name, op, strlen(op)) == 0;
+            if (!rounded || !check_start("%s in %s", a.name, bmvp_precision_text((bmvp_precision)precision))) continue;
             test_graph(a.build, 0, 2e-2, precision);
             check_finish();
         }
