@@ -4088,8 +4088,9 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 enum { BMVPI_WINO_POINTS = 64, BMVPI_WINO_LEAST = 4096 };
 
 typedef struct bmvpi_wino_set {
-    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d; spread: 2^3 voxels to 64 points, A dy */
-    void (*in)(const float *const *src, int64_t c, float *to, int64_t point);
+    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next tile's voxels is
+       fetched; spread: 2^3 voxels to 64 points, A dy */
+    void (*in)(const float *const *src, const float *const *next, int64_t c, float *to, int64_t point);
     void (*spread)(const float *const *src, int64_t c, float *to, int64_t point);
     /* 64 points to the 2^3 voxels that have a place, A' m + bias */
     void (*out)(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, int accumulate);
@@ -4098,40 +4099,47 @@ typedef struct bmvpi_wino_set {
 } bmvpi_wino_set;
 
 #if defined(BMVPI_HAVE_VECTORS)
-/* One axis of 4^3 values: its lines are S apart. LINE works on a, b, c, d, which it may change. */
-#define BMVPI_WINO_LINES(S, LINE) \
-    for (i = 0; i < 16; ++i) { \
-        const int at = i / (S) * 4 * (S) + i % (S); \
-        LINE(at, S) \
-    }
-#define BMVPI_WINO_IN(at, S) { \
-        const vec a = t[at], b = t[at + S], c2 = t[at + 2 * S], d = t[at + 3 * S]; \
-        t[at] = a - c2; \
-        t[at + S] = b + c2; \
-        t[at + 2 * S] = c2 - b; \
-        t[at + 3 * S] = b - d; }
-#define BMVPI_WINO_OUT(at, S) { \
-        const vec b = t[at + S], c2 = t[at + 2 * S]; \
-        t[at] = t[at] + b + c2; \
-        t[at + S] = b - c2 - t[at + 3 * S]; }
-#define BMVPI_WINO_SPREAD(at, S) { \
-        const vec a = t[at], b = t[at + S]; \
-        t[at + S] = a + b; \
-        t[at + 2 * S] = a - b; \
-        t[at + 3 * S] = zero - b; }
+/* LINE works on the N lines of v[16] (y, x) along x (S = 1) or y (S = 4): unrolled, so that all 16 stay in registers */
+#define BMVPI_WINO_X(N, LINE) BMVPI_UNROLL for (i = 0; i < (N); ++i) { LINE(v, 4 * i, 1) }
+#define BMVPI_WINO_Y(N, LINE) BMVPI_UNROLL for (i = 0; i < (N); ++i) { LINE(v, i, 4) }
+#define BMVPI_WINO_IN(v, at, S) { \
+        const vec a = v[at], b = v[(at) + (S)], d = v[(at) + 2 * (S)], e = v[(at) + 3 * (S)]; \
+        v[at] = a - d; \
+        v[(at) + (S)] = b + d; \
+        v[(at) + 2 * (S)] = d - b; \
+        v[(at) + 3 * (S)] = b - e; }
+#define BMVPI_WINO_OUT(v, at, S) { \
+        const vec b = v[(at) + (S)], d = v[(at) + 2 * (S)]; \
+        v[at] = v[at] + b + d; \
+        v[(at) + (S)] = b - d - v[(at) + 3 * (S)]; }
+#define BMVPI_WINO_SPREAD(v, at, S) { \
+        const vec a = v[at], b = v[(at) + (S)]; \
+        v[(at) + (S)] = a + b; \
+        v[(at) + 2 * (S)] = a - b; \
+        v[(at) + 3 * (S)] = zero - b; }
 #define BMVPI_WINO(BITS) \
-BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
+BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, float *to, \
+                                                   int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
-    int i; \
+    int z, i; \
     for (ch = 0; ch < c; ch += BITS / 32) { \
-        vec t[64]; \
-        for (i = 0; i < 64; ++i) t[i] = *(const bmvpi_u##BITS *)(src[i] + ch); \
-        BMVPI_WINO_LINES(1, BMVPI_WINO_IN) \
-        BMVPI_WINO_LINES(4, BMVPI_WINO_IN) \
-        BMVPI_WINO_LINES(16, BMVPI_WINO_IN) \
-        for (i = 0; i < 64; ++i) *(bmvpi_u##BITS *)(to + i * point + ch) = t[i]; \
+        vec t[64], v[16]; \
+        for (z = 0; z < 4; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) { \
+                v[i] = *(const bmvpi_u##BITS *)(src[16 * z + i] + ch); \
+                if (i % 4 > 1) BMVPI_PREFETCH(next[16 * z + i] + ch); \
+            } \
+            BMVPI_WINO_X(4, BMVPI_WINO_IN) \
+            BMVPI_WINO_Y(4, BMVPI_WINO_IN) \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) t[16 * z + i] = v[i]; \
+        } \
+        for (i = 0; i < 16; ++i) { \
+            float *at = to + i * point + ch; \
+            BMVPI_WINO_IN(t, i, 16) \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
+        } \
     } \
 } \
 BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
@@ -4139,20 +4147,20 @@ BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, 
     typedef bmvpi_v##BITS vec; \
     const vec zero = { 0.0f }; \
     int64_t ch; \
-    int i; \
+    int z, i; \
     for (ch = 0; ch < c; ch += BITS / 32) { \
-        vec t[64]; \
-        for (i = 0; i < 8; ++i) t[i / 4 * 16 + i / 2 % 2 * 4 + i % 2] = *(const bmvpi_u##BITS *)(src[i] + ch); \
-        for (i = 0; i < 4; ++i) { \
-            const int at = i / 2 * 16 + i % 2 * 4; \
-            BMVPI_WINO_SPREAD(at, 1) \
+        vec t[64], v[16]; \
+        for (z = 0; z < 2; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 4; ++i) v[i / 2 * 4 + i % 2] = *(const bmvpi_u##BITS *)(src[4 * z + i] + ch); \
+            BMVPI_WINO_X(2, BMVPI_WINO_SPREAD) \
+            BMVPI_WINO_Y(4, BMVPI_WINO_SPREAD) \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) t[16 * z + i] = v[i]; \
         } \
-        for (i = 0; i < 8; ++i) { \
-            const int at = i / 4 * 16 + i % 4; \
-            BMVPI_WINO_SPREAD(at, 4) \
+        for (i = 0; i < 16; ++i) { \
+            float *at = to + i * point + ch; \
+            BMVPI_WINO_SPREAD(t, i, 16) \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
-        BMVPI_WINO_LINES(16, BMVPI_WINO_SPREAD) \
-        for (i = 0; i < 64; ++i) *(bmvpi_u##BITS *)(to + i * point + ch) = t[i]; \
     } \
 } \
 BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, \
@@ -4160,25 +4168,27 @@ BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t poin
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
-    int i; \
+    int z, i; \
     for (ch = 0; ch < c; ch += BITS / 32) { \
-        vec t[64]; \
-        for (i = 0; i < 64; ++i) t[i] = *(const bmvpi_u##BITS *)(m + i * point + ch); \
-        BMVPI_WINO_LINES(16, BMVPI_WINO_OUT) \
-        for (i = 0; i < 8; ++i) { \
-            const int at = i / 4 * 16 + i % 4; \
-            BMVPI_WINO_OUT(at, 4) \
+        vec t[64], v[16]; \
+        vec added = { 0.0f }; \
+        if (bias) added = *(const bmvpi_u##BITS *)(bias + ch); \
+        for (i = 0; i < 16; ++i) { \
+            const float *at = m + i * point + ch; \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) t[16 * z + i] = *(const bmvpi_u##BITS *)(at + 16 * z * point); \
+            BMVPI_WINO_OUT(t, i, 16) \
         } \
-        for (i = 0; i < 4; ++i) { \
-            const int at = i / 2 * 16 + i % 2 * 4; \
-            BMVPI_WINO_OUT(at, 1) \
-        } \
-        for (i = 0; i < 8; ++i) { \
-            vec v = t[i / 4 * 16 + i / 2 % 2 * 4 + i % 2]; \
-            if (!dst[i]) continue; \
-            if (bias) v += *(const bmvpi_u##BITS *)(bias + ch); \
-            if (accumulate) v += *(const bmvpi_u##BITS *)(dst[i] + ch); \
-            *(bmvpi_u##BITS *)(dst[i] + ch) = v; \
+        for (z = 0; z < 2; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) v[i] = t[16 * z + i]; \
+            BMVPI_WINO_Y(4, BMVPI_WINO_OUT) \
+            BMVPI_WINO_X(2, BMVPI_WINO_OUT) \
+            BMVPI_UNROLL for (i = 0; i < 4; ++i) { \
+                float *to = dst[4 * z + i]; \
+                vec sum = v[i / 2 * 4 + i % 2] + added; \
+                if (!to) continue; \
+                if (accumulate) sum += *(const bmvpi_u##BITS *)(to + ch); \
+                *(bmvpi_u##BITS *)(to + ch) = sum; \
+            } \
         } \
     } \
 } \
@@ -4200,7 +4210,8 @@ BMVPI_STAMP(BMVPI_WINO)
 #undef BMVPI_WINO_SPREAD
 #undef BMVPI_WINO_OUT
 #undef BMVPI_WINO_IN
-#undef BMVPI_WINO_LINES
+#undef BMVPI_WINO_Y
+#undef BMVPI_WINO_X
 #endif
 
 static const bmvpi_wino_set *bmvpi_wino_of(const bmvp_ctx *c)
@@ -4302,11 +4313,24 @@ static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int befo
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
     const int64_t z0 = t / tiles[2] / tiles[1] % tiles[0] * 2 - before, y0 = t / tiles[2] % tiles[1] * 2 - before;
     const int64_t x0 = t % tiles[2] * 2 - before, n = t / tiles[2] / tiles[1] / tiles[0];
-    int i;
-    for (i = 0; i < size * size * size; ++i) {
-        const int64_t z = z0 + i / (size * size), y = y0 + i / size % size, w = x0 + i % size;
-        const int inside = z >= 0 && z < dim[0] && y >= 0 && y < dim[1] && w >= 0 && w < dim[2];
-        at[i] = inside ? x + (((n * dim[0] + z) * dim[1] + y) * dim[2] + w) * c : none;
+    int64_t z, y, i;
+    for (z = z0; z < z0 + size; ++z)
+        for (y = y0; y < y0 + size; ++y, at += size) {
+            const int inside = z >= 0 && z < dim[0] && y >= 0 && y < dim[1];
+            const float *row = inside ? x + ((n * dim[0] + z) * dim[1] + y) * dim[2] * c : none;
+            for (i = 0; i < size; ++i) at[i] = inside && x0 + i >= 0 && x0 + i < dim[2] ? row + (x0 + i) * c : none;
+        }
+}
+
+/* Points of the inputs of `rows` tiles from t0 */
+static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, float *in)
+{
+    const float *src[2][64];
+    int64_t r;
+    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x, j->zeros, src[0]);
+    for (r = 0; r < rows; ++r) {
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x, j->zeros, src[(r + 1) % 2]);
+        j->set->in(src[r % 2], src[(r + 1) % 2], j->ci, in + r * j->ci, j->in_point);
     }
 }
 
@@ -4315,13 +4339,10 @@ static void bmvpi_wino_task(void *arg, int64_t block, int worker)
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t t0 = block * j->rows, rows = bmvpi_min(j->rows, j->total - t0);
     float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *dst[8];
-    const float *src[64], *to[8];
+    const float *to[8];
     int64_t r, p;
     int i;
-    for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, t0 + r, 4, 1, j->ci, j->call.x, j->zeros, src);
-        j->set->in(src, j->ci, in + r * j->ci, j->in_point);
-    }
+    bmvpi_wino_inputs(j, t0, rows, in);
     for (p = 0; p < BMVPI_WINO_POINTS; ++p)
         bmvpi_mm(j->level, rows, j->co, j->ci, in + p * j->in_point, j->ci, 1, j->packed + p * j->pack, out + p * j->out_point, j->co, 0, NULL);
     for (r = 0; r < rows; ++r) {
@@ -4337,13 +4358,12 @@ static void bmvpi_wino_dw_task(void *arg, int64_t part, int worker)
     const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
     float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
     float *sums = j->packed + part * BMVPI_WINO_POINTS * size;
-    const float *src[64];
+    const float *src[8];
     int64_t b, r, p;
     for (b = part * j->part_blocks; b < last; ++b) {
         const int64_t rows = bmvpi_min(j->rows, j->total - b * j->rows);
+        bmvpi_wino_inputs(j, b * j->rows, rows, in);
         for (r = 0; r < rows; ++r) {
-            bmvpi_wino_voxels(j, b * j->rows + r, 4, 1, j->ci, j->call.x, j->zeros, src);
-            j->set->in(src, j->ci, in + r * j->ci, j->in_point);
             bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.w, j->zeros, src);
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
