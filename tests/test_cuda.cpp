@@ -324,9 +324,14 @@ static bmvp_tensor *product_conv(bmvp_ctx *c)
     return conv(c, leaf(c, { 1, 4, 6, 2, 3 }), leaf(c, { 2, 2, 2, 3, 5 }), leaf(c, { 5 }), 2, 0, 1);
 }
 static bmvp_tensor *product_plain(bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 19 }), NULL); }
+static bmvp_tensor *product_chain(bmvp_ctx *c) /* one shape, two biases */
+{
+    bmvp_tensor *x = bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 21 }), leaf(c, { 21 }));
+    return bmvp_linear(c, x, leaf(c, { 21, 21 }), leaf(c, { 21 }));
+}
 static void test_products(void)
 {
-    for (auto build : { product_linear, product_mlp, product_conv, product_plain }) {
+    for (auto build : { product_linear, product_mlp, product_conv, product_plain, product_chain }) {
         const bmvp_backend *b[2] = { gpu(), gpu() };
         std::vector<named> got[3];
         int64_t asked[3];
