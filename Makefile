@@ -45,7 +45,7 @@ ifdef CUDA
   CUDA_LIB   = $(dir $(NVCC))../lib64
   CUDA_O     = build/bmvp_cuda.o
   CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
-  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lstdc++
+  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lcublasLt -lstdc++
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h

@@ -1,7 +1,7 @@
 /* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT
 
    Do this:
-       nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lstdc++
+       nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++
        bmvp_config k = bmvp_config_default();
        k.backend = bmvp_cuda_backend(0, &err);       NULL and a message when there is no such device
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
@@ -33,6 +33,7 @@
 #ifdef BMVP_CUDA_SHIM
 #include "cuda_shim.h"
 #else
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) (kernel)<<<grid, block, shared, stream>>>(__VA_ARGS__)
@@ -42,11 +43,15 @@
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
+#define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #endif
 
 namespace bmvpi_cuda {
 
 /* >>backend ------------------------------------------------------------------------------------------------------- */
+
+struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
+enum { PRODUCT_LISTS = 256 };
 
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
@@ -54,6 +59,9 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
+    cublasLtHandle_t lt;
+    product *products[PRODUCT_LISTS]; /* by a hash of the shape */
+    void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -470,8 +478,8 @@ static void strides_of(int rank, const int64_t *dim, int64_t *stride)
 
 /* >>gemm ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C, all row-major; ta: A is stored (k, m), tb: B (n, k). batch matrices sa, sb, sc floats
-   apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or NULL.
+   batch matrices sa, sb, sc floats apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
 struct gemm {
     int64_t m, n, k;
     const float *a, *b;
@@ -480,28 +488,170 @@ struct gemm {
     float beta;
     int64_t batch, sa, sb, sc;
     int exact; /* 1: float32 whatever the context's precision */
+    const float *bias; /* with batch 1 */
 };
 static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0 };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, NULL };
+}
+static cublasComputeType_t gemm_compute(const bmvp_ctx *c, const gemm &g)
+{
+    const bmvp_precision p = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
+    return p == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF : p == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+static int gemm_check(bmvp_ctx *c, cublasStatus_t st)
+{
+    if (st == CUBLAS_STATUS_SUCCESS) return 1;
+    bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
+    return 0;
+}
+static void gemm_batched(bmvp_ctx *c, const gemm &g)
+{
+    const float one = 1.0f;
+    gemm_check(c, cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n,
+                                             (int)g.m, (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
+                                             (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch,
+                                             gemm_compute(c, g), CUBLAS_GEMM_DEFAULT));
+    if (g.bias) columns_map(c, bias_map{ g.c, g.bias }, columns_of(1, g.m, g.n));
+}
+
+/* cuBLASLt chooses an algorithm for a shape once, by its heuristic: timing candidates would choose another in another run, and with it
+   other bits. Of ways to join split sums only those in float32 through the workspace are allowed, whose order is fixed. The bias is added
+   with the product. GELU is not: cuBLASLt's is the tanh formula, the method's is exact (see mlp_gelu_map, which has the bias, too). Nor are
+   sums of gradients for a bias: they are double here, and may add to what is there. */
+struct product_shape {
+    int64_t m, n, k;
+    int32_t ta, tb, bias, compute;
+    uint32_t align_a, align_b, align_c; /* bytes that the addresses are multiples of, at most 256 */
+    uint32_t none;                      /* so that there are no bytes between */
+};
+struct product {
+    product_shape shape;
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t a, b, c; /* as cuBLASLt counts: a is our b */
+    cublasLtMatmulAlgo_t algorithm;
+    int exists;                     /* 0: cuBLASLt has none for it */
+    product *next;
+};
+static uint32_t alignment_of(const void *p)
+{
+    const uintptr_t at = (uintptr_t)p | 256;
+    return (uint32_t)(at & (~at + 1));
+}
+static product_shape product_shape_of(const bmvp_ctx *c, const gemm &g)
+{
+    return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias != NULL, (int32_t)gemm_compute(c, g),
+                          alignment_of(g.a), alignment_of(g.b), alignment_of(g.c), 0 };
+}
+static void product_free(product *p)
+{
+    if (p->op) (void)cublasLtMatmulDescDestroy(p->op);
+    if (p->a) (void)cublasLtMatrixLayoutDestroy(p->a);
+    if (p->b) (void)cublasLtMatrixLayoutDestroy(p->b);
+    if (p->c) (void)cublasLtMatrixLayoutDestroy(p->c);
+    free(p);
+}
+template <class T> static int product_prefers(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which, T v)
+{
+    return cublasLtMatmulPreferenceSetAttribute(w, which, &v, sizeof v) == CUBLAS_STATUS_SUCCESS;
+}
+/* What the heuristic takes first. */
+static void product_choose(state *s, product *p)
+{
+    const product_shape &k = p->shape;
+    cublasLtMatmulPreference_t w = NULL;
+    cublasLtMatmulHeuristicResult_t first;
+    int found = 0;
+    memset(&first, 0, sizeof first);
+    if (cublasLtMatmulPreferenceCreate(&w) != CUBLAS_STATUS_SUCCESS) return;
+    if (product_prefers(w, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)BMVPI_PRODUCT_SPACE) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, k.align_b) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, k.align_a) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, k.align_c) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, k.align_c) &&
+        cublasLtMatmulAlgoGetHeuristic(s->lt, p->op, p->a, p->b, p->c, p->c, w, 1, &first, &found) == CUBLAS_STATUS_SUCCESS)
+        p->exists = found > 0 && first.state == CUBLAS_STATUS_SUCCESS;
+    p->algorithm = first.algo;
+    (void)cublasLtMatmulPreferenceDestroy(w);
+}
+static cublasStatus_t product_set(product *p, cublasLtMatmulDescAttributes_t which, const void *v, size_t bytes)
+{
+    return cublasLtMatmulDescSetAttribute(p->op, which, v, bytes);
+}
+/* Of a row-major matrix, or of one that is stored as its transpose */
+static cublasStatus_t layout_make(cublasLtMatrixLayout_t *to, int64_t rows, int64_t columns, int transposed)
+{
+    const int64_t across = transposed ? rows : columns, down = transposed ? columns : rows;
+    return cublasLtMatrixLayoutCreate(to, CUDA_R_32F, (uint64_t)across, (uint64_t)down, across);
+}
+static product *product_make(bmvp_ctx *c, const gemm &g, const product_shape &k)
+{
+    const cublasOperation_t ta = g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, tb = g.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
+    product *p = (product *)calloc(1, sizeof *p);
+    cublasStatus_t st;
+    if (!p) return (product *)bmvp_fail(c, BMVP_E_OOM, "out of memory for the shape of a matrix product");
+    p->shape = k;
+    st = cublasLtMatmulDescCreate(&p->op, (cublasComputeType_t)k.compute, CUDA_R_32F);
+    if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
+    if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
+    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias);
+    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias);
+    if (!st) st = layout_make(&p->a, k.k, k.n, k.tb);
+    if (!st) st = layout_make(&p->b, k.m, k.k, k.ta);
+    if (!st) st = layout_make(&p->c, k.m, k.n, 0);
+    if (gemm_check(c, st)) {
+        product_choose(of(c), p);
+        return p;
+    }
+    product_free(p);
+    return NULL;
+}
+/* The product of g's shape, made when it is new. NULL and a failure. */
+static product *product_of(bmvp_ctx *c, const gemm &g)
+{
+    const product_shape k = product_shape_of(c, g);
+    const unsigned char *byte = (const unsigned char *)&k;
+    uint32_t hash = 2166136261u;
+    product *p, **list;
+    size_t i;
+    for (i = 0; i < sizeof k; ++i) hash = (hash ^ byte[i]) * 16777619u;
+    list = &of(c)->products[hash % PRODUCT_LISTS];
+    for (p = *list; p; p = p->next)
+        if (memcmp(&p->shape, &k, sizeof k) == 0) return p;
+    p = product_make(c, g, k);
+    if (!p) return NULL;
+    p->next = *list;
+    return *list = p;
 }
 static void gemm_run(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
-    const bmvp_precision precision = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
-    const cublasComputeType_t compute = precision == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF :
-                                        precision == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    cublasStatus_t st;
+    state *s = of(c);
+    product *p;
     if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
                   (long long)g.k);
         return;
     }
-    st = cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
-                                    (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
-                                    (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch, compute,
-                                    CUBLAS_GEMM_DEFAULT);
-    if (st != CUBLAS_STATUS_SUCCESS) bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
+    p = g.batch == 1 && alignment_of(g.bias) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
+    if (bmvp_failed(c)) return;
+    if (!p || !p->exists) {
+        gemm_batched(c, g);
+        return;
+    }
+    if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
+    if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias))) return;
+    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b, p->a, g.a, p->b, &g.beta, g.c, p->c, g.c, p->c, &p->algorithm,
+                                 s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
+}
+/* y (m, n) = a (m, k) b (k, n) + bias, which may be NULL */
+static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const float *a, const float *b, const bmvp_tensor *bias, float *y)
+{
+    gemm g = gemm_of(m, n, k, a, 0, b, 0, y, 0);
+    if (bias) g.bias = bias->x;
+    gemm_run(c, g);
 }
 
 /* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
@@ -1566,8 +1716,7 @@ static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0], *w = y->src[1];
     const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
-    gemm_run(c, gemm_of(rows, out, in, x->x, 0, w->x, 0, y->x, 0));
-    add_bias(c, y->x, rows, out, y->src[2]);
+    gemm_bias(c, rows, out, in, x->x, w->x, y->src[2], y->x);
 }
 static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1623,9 +1772,8 @@ static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
         const int64_t n = smaller(s.tile, s.m - t);
         gemm_run(c, gemm_of(n, s.h, s.i, y->src[0]->x + t * s.i, 0, y->src[1]->x, 0, a, 0));
         columns_map(c, mlp_gelu_map{ a, b1 }, columns_of(1, n, s.h));
-        gemm_run(c, gemm_of(n, s.o, s.h, a, 0, y->src[3]->x, 0, y->x + t * s.o, 0));
+        gemm_bias(c, n, s.o, s.h, a, y->src[3]->x, y->src[4], y->x + t * s.o);
     }
-    add_bias(c, y->x, s.m, s.o, y->src[4]);
 }
 static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2237,8 +2385,7 @@ static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
     if (conv_is_blocks(y)) {
         float *u = conv_is_pointwise(y) ? x->x : bmvp_kernel_workspace(c);
         if (u != x->x) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
-        gemm_run(c, gemm_of(rows, y->dim[4], k, u, 0, w->x, 0, y->x, 0));
-        add_bias(c, y->x, rows, y->dim[4], y->src[2]);
+        gemm_bias(c, rows, y->dim[4], k, u, w->x, y->src[2], y->x);
     } else {
         const conv v = conv_of(y);
         tile_run(c, conv_forward_tile<float>{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
@@ -3560,7 +3707,8 @@ extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error
     e = cudaSetDevice(device);
     if (e == cudaSuccess) e = cudaStreamCreate(&s->stream);
     if (e != cudaSuccess) bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: %s", device, cudaGetErrorString(e));
-    else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+    else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasLtCreate(&s->lt) != CUBLAS_STATUS_SUCCESS ||
+             cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
              cublasSetMathMode(s->blas, CUBLAS_DEFAULT_MATH) != CUBLAS_STATUS_SUCCESS)
         bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: cuBLAS does not start", device);
     else return &s->backend;
@@ -3572,8 +3720,17 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
 {
     using namespace bmvpi_cuda;
     state *s = backend ? (state *)backend->device->user : NULL;
+    int i;
     if (!s) return;
+    for (i = 0; i < PRODUCT_LISTS; ++i)
+        while (s->products[i]) {
+            product *p = s->products[i];
+            s->products[i] = p->next;
+            product_free(p);
+        }
     if (s->blas) (void)cublasDestroy(s->blas);
+    if (s->lt) (void)cublasLtDestroy(s->lt);
+    if (s->product_space) (void)cudaFree(s->product_space);
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);

@@ -7,7 +7,7 @@
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
-   of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
+   of a block and of exact size for AddressSanitizer. cuBLAS and cuBLASLt are the few functions at the end, as plain loops. */
 #ifndef BMVP_CUDA_SHIM_H
 #define BMVP_CUDA_SHIM_H
 
@@ -108,6 +108,8 @@ struct shim_machine {
     shim_fiber *now = nullptr;
     int error = 0, late_error = 0, devices = 1;  /* late: what the next synchronisation finds */
     int64_t launches = 0, allocations_left = -1; /* -1: any number */
+    int64_t heuristics = 0;                      /* asked of cuBLASLt */
+    int no_algorithm = 0;                        /* 1: cuBLASLt has none */
     std::map<const void *, int> shared_limit;
     struct region { size_t pages, bytes; };
     std::map<char *, region> memory;             /* by the pages' first byte */
@@ -388,6 +390,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
 #define BMVPI_UNROLLED
 #define BMVPI_ROLLED
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
+#define BMVPI_PRODUCT_SPACE 4096
 
 inline void __syncthreads()
 {
@@ -589,6 +592,103 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
     for (int i = 0; i < batch; ++i)
         shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *(const float *)alpha, (const float *)a + i * sa, lda,
                   (const float *)b + i * sb, ldb, *(const float *)beta, (float *)c + i * sc, ldc, compute);
+    return 0;
+}
+
+/* ---- cuBLASLt: cuBLAS, then the bias ------------------------------------------------------------------------------------------------ */
+
+typedef struct shim_lt *cublasLtHandle_t;
+enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
+enum cublasLtMatmulDescAttributes_t {
+    CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER
+};
+enum cublasLtMatmulPreferenceAttributes_t {
+    CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
+};
+enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2 };
+struct shim_lt_op {
+    cublasComputeType_t compute;
+    cublasOperation_t transpose[2];
+    cublasLtEpilogue_t epilogue;
+    const float *bias;
+};
+typedef shim_lt_op *cublasLtMatmulDesc_t;
+struct shim_lt_layout { int rows, columns, ld; };
+typedef shim_lt_layout *cublasLtMatrixLayout_t;
+struct shim_lt_preference { uint32_t align[4] = { 256, 256, 256, 256 }; uint64_t workspace = 0; };
+typedef shim_lt_preference *cublasLtMatmulPreference_t;
+struct cublasLtMatmulAlgo_t { uint32_t align[4]; uint64_t workspace; }; /* what it was promised */
+struct cublasLtMatmulHeuristicResult_t { cublasLtMatmulAlgo_t algo; cublasStatus_t state; };
+
+inline cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) { *h = nullptr; return 0; }
+inline cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return 0; }
+inline cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *op, cublasComputeType_t compute, cudaDataType_t)
+{
+    *op = new shim_lt_op{ compute, { CUBLAS_OP_N, CUBLAS_OP_N }, CUBLASLT_EPILOGUE_DEFAULT, nullptr };
+    return 0;
+}
+inline cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t op) { delete op; return 0; }
+inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t which, const void *v,
+                                                     size_t n)
+{
+    void *to[] = { &op->transpose[0], &op->transpose[1], &op->epilogue, &op->bias };
+    const size_t size[] = { sizeof op->transpose[0], sizeof op->transpose[1], sizeof op->epilogue, sizeof op->bias };
+    if (n != size[which]) return 7;
+    memcpy(to[which], v, n);
+    return 0;
+}
+inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *m, cudaDataType_t, uint64_t rows, uint64_t columns, int64_t ld)
+{
+    *m = new shim_lt_layout{ (int)rows, (int)columns, (int)ld };
+    return 0;
+}
+inline cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t m) { delete m; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *w) { *w = new shim_lt_preference; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t w) { delete w; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which,
+                                                           const void *v, size_t n)
+{
+    if (n != (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8 : 4)) return 7;
+    if (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) memcpy(&w->workspace, v, n);
+    else if (which >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES)
+        memcpy(&w->align[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], v, n);
+    return 0;
+}
+inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t,
+                                                     cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                                     cublasLtMatmulPreference_t w, int, cublasLtMatmulHeuristicResult_t *first, int *found)
+{
+    ++shim.heuristics;
+    *found = !shim.no_algorithm;
+    memcpy(first->algo.align, w->align, sizeof w->align);
+    first->algo.workspace = w->workspace;
+    first->state = 0;
+    return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
+}
+static void shim_bias_kernel(float *c, int ld, int m, int n, const float *bias)
+{
+    for (int j = (int)threadIdx.x; j < n; j += 32)
+        for (int i = 0; i < m; ++i) c[i + (int64_t)j * ld] += bias[i];
+}
+inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
+                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t,
+                                     void *d, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space, size_t bytes,
+                                     cudaStream_t stream)
+{
+    const void *at[4] = { a, b, c, d };
+    const int ta = op->transpose[0] != CUBLAS_OP_N, k = ta ? la->rows : la->columns;
+    for (int i = 0; i < 4; ++i) if ((uintptr_t)at[i] % algo->align[i]) return 7;
+    if (c != d || bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
+    if ((ta ? la->columns : la->rows) != ld->rows || k != (op->transpose[1] != CUBLAS_OP_N ? lb->columns : lb->rows)) return 7;
+    const cublasStatus_t st =
+        cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, CUDA_R_32F, la->ld, 0,
+                                   b, CUDA_R_32F, lb->ld, 0, beta, d, CUDA_R_32F, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
+    if (st || op->epilogue != CUBLASLT_EPILOGUE_BIAS) return st;
+    float *y = (float *)d;
+    const float *bias = op->bias;
+    const int m = ld->rows, n = ld->columns, step = ld->ld;
+    BMVPI_LAUNCH(shim_bias_kernel, dim3(1), dim3(32), 0, stream, y, step, m, n, bias);
     return 0;
 }
 
