@@ -7,13 +7,15 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. float32 throughout: the mode that is compared with the CPU.
-   What it is not: no mixed precision, no tensor cores, no CUDA graphs yet. Nothing is copied to the host behind the program's back: an op
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; dense convolutions and attention multiply on tensor
+   cores when the context's precision says so. In float32 everything is compared with the CPU.
+   What it is not: no tensors in bfloat16, no CUDA graphs yet. No GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
        >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
-       >>kernel depthwise       >>kernel tile: dense convolutions                    >>kernel attention
+       >>kernel parts: storage, asynchronous copies, tensor cores   >>kernel tile: dense convolutions   >>op depthwise3d, with its kernels
+       >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
