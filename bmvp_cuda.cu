@@ -7,10 +7,10 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; dense convolutions and attention multiply on tensor
-   cores when the context's precision says so. In float32 everything is compared with the CPU.
-   What it is not: no tensors in bfloat16, no CUDA graphs yet. No GPU has run it. Nothing is copied to the host behind the program's back: an op
-   without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; dense convolutions and attention multiply on
+   tensor cores when the context's precision says so. In float32 everything is compared with the CPU.
+   What it is not: no tensors in bfloat16, no CUDA graphs yet. No GPU has run it. Nothing is copied to the host behind the program's back:
+   an op without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
        >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
