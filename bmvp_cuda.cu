@@ -1,4 +1,4 @@
-/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs, in float32 - MIT
+/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lstdc++
@@ -7,10 +7,10 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; dense convolutions and attention multiply on
-   tensor cores when the context's precision says so. In float32 everything is compared with the CPU.
-   What it is not: no tensors in bfloat16, no CUDA graphs yet. No GPU has run it. Nothing is copied to the host behind the program's back:
-   an op without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that
+   is compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
+   What it is not: tensors of bfloat16, CUDA graphs; no GPU has run it. Nothing is copied to the host behind the program's back: an op
+   without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
        >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
@@ -480,23 +480,28 @@ struct gemm {
     int ta, tb;
     float beta;
     int64_t batch, sa, sb, sc;
+    int exact; /* 1: float32 whatever the context's precision */
 };
 static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0 };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0 };
 }
 static void gemm_run(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
+    const bmvp_precision precision = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
+    const cublasComputeType_t compute = precision == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF :
+                                        precision == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     cublasStatus_t st;
     if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
                   (long long)g.k);
         return;
     }
-    st = cublasSgemmStridedBatched(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
-                                   (int)g.k, &one, g.b, (int)(g.tb ? g.k : g.n), g.sb, g.a, (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c,
-                                   (int)g.n, g.sc, (int)g.batch);
+    st = cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
+                                    (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
+                                    (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch, compute,
+                                    CUBLAS_GEMM_DEFAULT);
     if (st != CUBLAS_STATUS_SUCCESS) bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
 }
 
@@ -1541,6 +1546,7 @@ static gemm matmul_of(const bmvp_tensor *y, int which, float *to, int add)
     else if (which == 1) g = gemm_of(k, m, n, b->x, tb, y->g, 1, to, add);
     else if (!tb) g = gemm_of(k, n, m, a->x, !ta, y->g, 0, to, add);
     else g = gemm_of(n, k, m, y->g, 1, a->x, ta, to, add);
+    g.exact = 1; /* as on the CPU: cosines over a temperature, kernels multiplied by kernels */
     g.batch = y->numel / (m * n);
     g.sa = g.m * g.k;
     g.sb = g.k * g.n;
@@ -1662,8 +1668,8 @@ template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
 enum { EXACT, TF32, BF16 };
 static int products_of(const bmvp_ctx *c)
 {
-    const int p = (int)bmvp_precision_of(c);
-    return p == BMVP_FP32 ? EXACT : p == BMVP_BF16 ? BF16 : TF32;
+    const bmvp_precision p = bmvp_precision_of(c);
+    return p == BMVP_BF16 ? BF16 : p == BMVP_TF32 ? TF32 : EXACT;
 }
 
 #ifndef BMVP_CUDA_SHIM
@@ -3516,6 +3522,7 @@ static void describe(state *s)
     memcpy(s->backend.op, kernels, sizeof kernels);
     s->backend.device = &s->device;
     s->device.user = s;
+    s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
     s->device.upload = memory_upload;

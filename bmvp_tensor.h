@@ -132,7 +132,8 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
    operations and the op matmul stay float32. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
-    BMVP_BF16 /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+    BMVP_BF16, /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+    BMVP_TF32  /* 11 bits of mantissa, range of float32: NVIDIA GPUs only */
 } bmvp_precision;
 
 typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; other devices plug in here */
@@ -172,7 +173,7 @@ BMVP_API int bmvp_threads(const bmvp_ctx *c);
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c);
 BMVP_API const char *bmvp_simd_text(bmvp_simd level);
 BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
-BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16" */
+BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
 /* Not to be called from inside a task. */
@@ -348,6 +349,7 @@ typedef struct bmvp_update {
    waits. None is made in a plan. */
 typedef struct bmvp_device {
     void *user;                                                                     /* the backend's own */
+    unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
     void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns */
@@ -1045,7 +1047,22 @@ static int bmvpi_has_bf16(bmvp_simd level)
 #endif
 }
 
-BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : "fp32"; }
+/* 1, or 0 and the reason */
+static int bmvpi_precision_fits(const bmvp_config *k, bmvp_error *err)
+{
+    const bmvp_device *d = k->backend->device;
+    const char *wanted = bmvp_precision_text(k->precision);
+    if (k->precision == BMVP_FP32) return 1;
+    if (d && d->precisions >> (int)k->precision & 1) return 1;
+    if (!d && k->precision == BMVP_BF16 && bmvpi_has_bf16(k->simd)) return 1;
+    if (d) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s cannot compute in %s", k->backend->name, wanted);
+    else if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32", wanted,
+                        bmvp_simd_text(k->simd));
+    return 0;
+}
+
+BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1074,12 +1091,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
-    if (k.precision != BMVP_FP32 && (k.backend->device || !bmvpi_has_bf16(k.simd))) {
-        bmvp_error_set(err, BMVP_E_UNSUPPORTED, k.backend->device ? "precision: %s computes in fp32 only" :
-                       "precision: bf16 needs a processor with avx512_bf16, here it is %s; use fp32",
-                       k.backend->device ? k.backend->name : bmvp_simd_text(k.simd));
-        return NULL;
-    }
+    if (!bmvpi_precision_fits(&k, err)) return NULL;
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
     if (!c) {
         bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");

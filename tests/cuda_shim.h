@@ -537,10 +537,33 @@ inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; 
 inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
 inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
 
+enum cudaDataType_t { CUDA_R_32F };
+enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_32F_FAST_16BF };
+enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
+
+/* rows x columns, column-major, rounded as the tensor cores take them */
+inline std::vector<float> shim_rounded(const float *x, int ld, int rows, int columns, cublasComputeType_t compute)
+{
+    std::vector<float> y((size_t)rows * (size_t)columns);
+    for (int j = 0; j < columns; ++j)
+        for (int i = 0; i < rows; ++i) {
+            const float v = x[i + (int64_t)j * ld];
+            y[(size_t)j * (size_t)rows + (size_t)i] = shim_float(compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? round_tf32(v) : shim_bf16(v) << 16);
+        }
+    return y;
+}
+
 /* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
 inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
-                      float *c, int ldc)
+                      float *c, int ldc, cublasComputeType_t compute)
 {
+    std::vector<float> a_rounded, b_rounded;
+    if (compute != CUBLAS_COMPUTE_32F) {
+        a_rounded = shim_rounded(a, lda, ta ? k : m, ta ? m : k, compute);
+        b_rounded = shim_rounded(b, ldb, tb ? n : k, tb ? k : n, compute);
+        a = a_rounded.data(), lda = ta ? k : m;
+        b = b_rounded.data(), ldb = tb ? n : k;
+    }
     std::vector<double> sum((size_t)m);
     for (int j = 0; j < n; ++j) {
         float *y = c + (int64_t)j * ldc;
@@ -556,14 +579,16 @@ inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const fl
         for (int i = 0; i < m; ++i) y[i] = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * y[i]);
     }
 }
-inline cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                                const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
-                                                long long sb, const float *beta, float *c, int ldc, long long sc, int batch)
+inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                                 const void *alpha, const void *a, cudaDataType_t, int lda, long long sa, const void *b,
+                                                 cudaDataType_t, int ldb, long long sb, const void *beta, void *c, cudaDataType_t, int ldc,
+                                                 long long sc, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
 {
     const shim_access access;
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
     for (int i = 0; i < batch; ++i)
-        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *alpha, a + i * sa, lda, b + i * sb, ldb, *beta, c + i * sc, ldc);
+        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *(const float *)alpha, (const float *)a + i * sa, lda,
+                  (const float *)b + i * sb, ldb, *(const float *)beta, (float *)c + i * sc, ldc, compute);
     return 0;
 }
 

@@ -24,12 +24,13 @@ static const bmvp_backend *gpu(int device = 0)
     check_report(b != NULL, __FILE__, __LINE__, "%s", err.message);
     return b;
 }
-static bmvp_ctx *context(const bmvp_backend *b) /* NULL: the CPU's plain loops, which are each op's definition */
+static bmvp_ctx *context(const bmvp_backend *b, bmvp_precision precision = BMVP_FP32) /* NULL: the CPU's plain loops: the definition */
 {
     bmvp_config k = bmvp_config_default();
     k.threads = 1;
     k.simd = BMVP_SIMD_PLAIN;
     k.backend = b;
+    k.precision = precision;
     return bmvp_create(&k, NULL);
 }
 static void check_context(bmvp_ctx *c) { check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message); }
@@ -68,14 +69,13 @@ static void run_sample(bmvp_ctx *c)
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
    value, every leaf's gradient, every buffer. */
 static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add,
-                                    int precision = BMVP_FP32)
+                                    bmvp_precision precision = BMVP_FP32)
 {
-    bmvp_ctx *c = context(b);
+    bmvp_ctx *c = context(b, precision);
     bmvp_rng r = bmvp_rng_make(seed, 1, 0, 0);
     std::vector<named> out;
     bmvp_tensor *y;
     c->min_chunk = 1; /* tensors of their own pages: the shim sees where they end */
-    c->cfg.precision = (bmvp_precision)precision;
     leaf_values = bmvp_rng_make(seed, 2, 0, 0);
     y = build(c);
     if (y && sample) run_sample(c);
@@ -109,7 +109,7 @@ static void compare(const std::vector<named> &got, const std::vector<named> &wan
 }
 
 /* tol: of rms + |value|. Two orders of the scheduler must agree to the bit. */
-static void test_graph(const builder &build, int sample, double tol, int precision = BMVP_FP32)
+static void test_graph(const builder &build, int sample, double tol, bmvp_precision precision = BMVP_FP32)
 {
     const bmvp_backend *b = gpu();
     for (int add = precision == BMVP_FP32 ? 0 : 1; add < 2; ++add) { /* emulated products are slow */
@@ -280,16 +280,13 @@ static void test_awkward_shapes(void)
     }
 }
 
-enum { BMVP_TF32 = 2 };
-static const char *const precision_name[] = { "fp32", "bf16", "tf32" };
-
 /* The ops that have kernels for tensor cores, with operands rounded */
 static void test_tensor_cores(void)
 {
     for (const auto &a : awkward)
-        for (int precision : { (int)BMVP_BF16, (int)BMVP_TF32 }) {
-            if (strncmp(a.name, "conv3d", 6) != 0 && strncmp(a.name, "attention 64", 12) != 0) continue;
-            if (!check_start("%s in %s", a.name, precision_name[precision])) continue;
+        for (bmvp_precision precision : { BMVP_BF16, BMVP_TF32 }) {
+            if (strncmp(a.name, "conv", 4) != 0 && strncmp(a.name, "attention 64", 12) != 0 && strncmp(a.name, "mlp of", 6) != 0) continue;
+            if (!check_start("%s in %s", a.name, bmvp_precision_text(precision))) continue;
             test_graph(a.build, 0, 2e-2, precision);
             check_finish();
         }

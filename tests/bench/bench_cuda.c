@@ -132,9 +132,9 @@ static int run(const bmvp_backend *gpu, const row *r, int wants, bmvp_precision 
     bmvp_tensor *y;
     memset(&err, 0, sizeof err);
     k.backend = gpu;
+    k.precision = precision;
     c = bmvp_create(&k, &err);
     if (!c) return 0;
-    c->cfg.precision = precision;
     y = r->build(c, r, wants);
     if (y && wants) {
         int old;
@@ -177,7 +177,7 @@ static void describe(void)
 
 int main(int argc, char **argv)
 {
-    static const bmvp_precision precisions[] = { BMVP_FP32, BMVP_BF16 };
+    static const bmvp_precision precisions[] = { BMVP_FP32, BMVP_TF32, BMVP_BF16 };
     const bmvp_backend *gpu;
     bmvp_error err;
     size_t i, p;
