@@ -2292,7 +2292,8 @@ template <class S> struct conv_forward_tile {
         put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
     }
 };
-/* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
+/* dx: rows are input voxels, columns input channels, k = (tap, output channel). With a stride, voxels fall into phases by their remainder
+   along each axis; those of one meet the same taps, every stride-th along an axis. Slice z is a phase of a group. */
 template <class S> struct conv_dx_tile {
     enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
     typedef S storage;
@@ -2302,21 +2303,71 @@ template <class S> struct conv_dx_tile {
     const S *x, *w; /* x: dy */
     S *dx;
     int add;
+    int phases[3], plain; /* strides, or 1; plain: there is one phase */
     int in_pieces(int by) const { return v.cog % by == 0; }
+    /* Along axis a: the phase of slice z, its first tap, how many it has */
+    __device__ int rest(int z, int a) const
+    {
+        const int p = z / v.groups;
+        return (a == 0 ? p / (phases[1] * phases[2]) : a == 1 ? p / phases[2] : p) % phases[a];
+    }
+    __device__ int tap_first(int z, int a) const { return (rest(z, a) + v.p[a]) % phases[a]; }
+    __device__ int taps(int z, int a) const { return (v.k[a] - tap_first(z, a) + phases[a] - 1) / phases[a]; }
+    /* Voxel i of the phase, or one that is none */
+    __device__ int voxel(int z, int i) const
+    {
+        int at[4], side[3];
+        if (plain) return i;
+        for (int a = 0; a < 3; ++a) {
+            side[a] = (v.in[a] - rest(z, a) + phases[a] - 1) / phases[a];
+            if (side[a] <= 0) return v.voxels;
+        }
+        window_split(i, side, at);
+        for (int a = 0; a < 3; ++a) at[0] = at[0] * v.in[a] + at[a + 1] * phases[a] + rest(z, a);
+        return at[0];
+    }
+    /* k of the phase among all (tap, channel); beyond them where the phase has no such k */
+    __device__ int among_all(int z, int k) const
+    {
+        int at[4], n_taps[3], tap = 0;
+        if (plain) return k;
+        if (k >= k_last(z)) return v.taps * v.cog;
+        for (int a = 0; a < 3; ++a) n_taps[a] = taps(z, a);
+        window_split(k / v.cog, n_taps, at);
+        for (int a = 0; a < 3; ++a) tap = tap * v.k[a] + at[a + 1] * phases[a] + tap_first(z, a);
+        return tap * v.cog + k % v.cog;
+    }
     __device__ int k_first(int) const { return 0; }
-    __device__ int k_last(int) const { return v.taps * v.cog; }
-    __device__ spot place(int, int i) const { return window_on_output(v, i); }
-    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cog, v.cog, 0); }
+    __device__ int k_last(int z) const { return (plain ? v.taps : taps(z, 0) * taps(z, 1) * taps(z, 2)) * v.cog; }
+    __device__ spot place(int z, int i) const { return window_on_output(v, i < m ? voxel(z, i) : v.voxels); }
+    __device__ column a_column(int z, int j) const { return window_column_of(v, among_all(z, j), v.taps * v.cog, v.cog, 0); }
     __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z * v.cog + c.ch : NULL;
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z % v.groups * v.cog + c.ch : NULL;
     }
     __device__ const S *b(int z, int j, int k) const
     {
-        return k < k_last(z) && j < n ? w + (int64_t)(k / v.cog * v.cig + j) * v.co + z * v.cog + k % v.cog : NULL;
+        const int all = among_all(z, k);
+        return all < v.taps * v.cog && j < n ? w + (int64_t)(all / v.cog * v.cig + j) * v.co + z % v.groups * v.cog + all % v.cog : NULL;
     }
-    __device__ void store(int z, int i, int j, float sum) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, sum, add); }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        const int at = voxel(z, i);
+        if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
+    }
 };
+template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const S *g, const S *w, S *dx, int add)
+{
+    const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
+    conv_dx_tile<S> p = { v.n, v.cig, v, g, w, dx, add, { 1, 1, 1 }, 0 };
+    for (int a = 0; a < 3; ++a) {
+        if (phased) p.phases[a] = v.s[a];
+        p.m *= (int)ceil_div(v.in[a], p.phases[a]);
+    }
+    const int phases = p.phases[0] * p.phases[1] * p.phases[2];
+    p.plain = phases == 1;
+    tile_run(c, p, v.groups * phases);
+}
 /* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
    part of a group */
 template <class S> struct conv_dw_tile {
@@ -2424,7 +2475,7 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         return;
     }
     const conv v = conv_of(y);
-    if (g[0]) tile_run(c, conv_dx_tile<float>{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[0]) conv_dx_run(c, v, y->g, y->src[1]->x, g[0], add[0]);
     if (g[1]) {
         conv_dw_tile<float> p = conv_dw_of<float>(v);
         p.x = y->src[0]->x;
