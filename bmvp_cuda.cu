@@ -7,14 +7,15 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that is
-   compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
-   What it is not: tensors of bfloat16, CUDA graphs. Nothing is copied to the host behind the program's back: an op without a kernel is a
-   compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that
+   is compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
+   What it is not: tensors of bfloat16, CUDA graphs; no GPU has run it. Nothing is copied to the host behind the program's back: an op
+   without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
        >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
-       >>kernel depthwise       >>kernel tile: dense convolutions                    >>kernel attention
+       >>kernel parts: storage, asynchronous copies, tensor cores   >>kernel tile: dense convolutions   >>op depthwise3d, with its kernels
+       >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
@@ -1681,6 +1682,151 @@ static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, y->dim[0], y->iarg[0], 1); }
 static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
 
+/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
+
+/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
+static __device__ __forceinline__ float value(float x) { return x; }
+
+/* N neighbours, read and written at once */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+
+/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
+   nearest, ties away) or bfloat16 (to nearest even). */
+enum { EXACT, TF32, BF16 };
+static int products_of(const bmvp_ctx *c)
+{
+    const bmvp_precision p = bmvp_precision_of(c);
+    return p == BMVP_BF16 ? BF16 : p == BMVP_TF32 ? TF32 : EXACT;
+}
+
+#ifndef BMVP_CUDA_SHIM
+/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
+   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
+template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
+{
+    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
+    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* Until at most N groups of copies are on their way */
+template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+static __device__ __forceinline__ uint32_t round_tf32(float x)
+{
+    uint32_t u;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
+    return u;
+}
+/* Two bfloat16, the first in the lower half */
+static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
+{
+    uint32_t u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
+    return u;
+}
+/* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
+   a: rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4 (bfloat16: the pairs at 2 t and 2 t + 8);
+   b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
+static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
+   2 (lane % 4), or the same of its transpose. */
+static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+#endif
+
+/* Products of a warp whose left operand lies in registers, 16 rows at a time, and whose right one lies in shared memory, [k][n] with rows
+   LD apart (8 more than a multiple of 64, so that loads are free of bank conflicts). */
+
+/* 16 rows of a tile as left operands, K steps of 16 */
+template <int K, int LD> static __device__ __forceinline__ void warp_rows(uint32_t a[K][4], const uint16_t *tile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < K; ++k) matrix_load(a[k], tile + lane % 16 * LD + k * 16 + lane / 16 * 8);
+}
+/* o += a b: M times 16 rows, K steps of 16, N columns of 8 */
+template <int M, int K, int N, int LD>
+static __device__ __forceinline__ void warp_product(float o[M][N][4], const uint32_t a[M][K][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < K; ++k)
+        BMVPI_UNROLLED
+        for (int j = 0; j < N; j += 2) {
+            uint32_t r[4];
+            matrix_load_transposed(r, b + (k * 16 + lane % 16) * LD + j * 8 + lane / 16 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(o[i][j], a[i][k], r);
+                mma_bf16(o[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+/* 64 columns of a result as the left operand of the next product */
+static __device__ __forceinline__ void warp_pack(uint32_t a[4][4], const float s[8][4])
+{
+    BMVPI_UNROLLED
+    for (int k = 0; k < 16; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+}
+
+/* y = x rounded to bfloat16, two at a time; 6 bytes a number */
+struct round_map {
+    const float *x;
+    uint32_t *y;
+    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
+};
+
+/* More than 48 KB of shared memory must be asked for. */
+template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
+{
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
+}
+
+/* y[i] (+)= sum of `parts` arrays of n.
+   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
+   Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
+   Bits:   double sums in fixed order.
+   Traffic: 4 bytes a part and element, coalesced. */
+static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
+{
+    __shared__ double share[8][32];
+    const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
+    double s = 0;
+    for (int p = (int)threadIdx.y; i < n && p < parts; p += 8) s += (double)part[p * n + i];
+    share[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
+    if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
+}
+static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
+{
+    BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
+}
+
 /* >>op matmul, linear, mlp ------------------------------------------------------------------------------------------------ */
 
 /* which 0: y; 1: gradient of a; 2: gradient of b */
@@ -1763,11 +1909,120 @@ struct mlp_gelu_back_map {
         a[i] = gelu_of(v);
     }
 };
+struct mlp_fused {
+    const float *x, *b1, *b2; /* biases may be NULL */
+    const uint16_t *w1, *w2;  /* rounded */
+    float *y;
+    int64_t m;
+    int h;
+};
+/* GELU with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5 is far below bfloat16's rounding (Abramowitz, Stegun:
+   Handbook of Mathematical Functions, 7.1.25) */
+static __device__ __forceinline__ float gelu_near(float x)
+{
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z);
+    const float e = 1.0f - t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f)) * exp2f(-1.44269504f * z * z);
+    return 0.5f * (x + fabsf(x) * e);
+}
+
+/* y = GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
+   Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1 and rows of w2 are on
+           their way into shared memory while the last ones are used.
+   Launch: ceil(m / (64 M)) blocks of 128 threads; C = 64 with M = 2, 128 with M = 1; 56 and 89 KB of shared memory. H a multiple of 64.
+   Bits:   each row by one warp, hidden columns in order.
+   Traffic: x and y once, weights from L2 for every block; 4 m C H operations. */
+template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp_fused f)
+{
+    enum { LD = C + 8, LD1 = 64 + 8, ROWS = 64 * M, W2 = C * LD1, B1 = W2 + 64 * LD, STAGE = B1 + 2 * 64, PIECES = C / 8 };
+    BMVPI_DYNAMIC(uint16_t, xs);
+    uint16_t *stage = xs + ROWS * LD;
+    const int t = (int)threadIdx.x, lane = t % 32, warp = t / 32;
+    const int64_t first = blockIdx.x * (int64_t)ROWS;
+    uint32_t a[M][C / 16][4], p[M][4][4];
+    float s[M][8][4], o[M][C / 8][4];
+    const auto load = [&](int h0) {
+        uint16_t *to = stage + h0 / 64 % 2 * STAGE;
+        for (int i = t; i < C * 8; i += 128)
+            copy_async<16>(to + i / 8 * LD1 + i % 8 * 8, f.w1 + (int64_t)(i / 8) * f.h + h0 + i % 8 * 8, 1);
+        for (int i = t; i < 64 * PIECES; i += 128)
+            copy_async<16>(to + W2 + i / PIECES * LD + i % PIECES * 8, f.w2 + (int64_t)(h0 + i / PIECES) * C + i % PIECES * 8, 1);
+        if (t < 64) copy_async<4>((float *)(void *)(to + B1) + t, f.b1 ? f.b1 + h0 + t : f.x, f.b1 != NULL);
+        copy_commit();
+    };
+    load(0);
+    for (int i = t; i < ROWS * C / 4; i += 128) {
+        piece<float, 4> v = { { 0, 0, 0, 0 } };
+        if (first + i / (C / 4) < f.m) v = *(const piece<float, 4> *)(const void *)(f.x + first * C + i * 4);
+        uint32_t *to = (uint32_t *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4);
+        to[0] = round_bf16(v.v[0], v.v[1]);
+        to[1] = round_bf16(v.v[2], v.v[3]);
+    }
+    __syncthreads();
+    BMVPI_UNROLLED
+    for (int i = 0; i < M; ++i) warp_rows<C / 16, LD>(a[i], xs + (warp * 16 * M + i * 16) * LD);
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * C / 2; ++i) o[i / (C / 2)][i / 4 % (C / 8)][i % 4] = 0;
+    BMVPI_ROLLED
+    for (int h0 = 0; h0 < f.h; h0 += 64) {
+        const uint16_t *now = stage + h0 / 64 % 2 * STAGE;
+        const float *bias = (const float *)(const void *)(now + B1);
+        copy_wait<0>();
+        __syncthreads(); /* these columns are there, and nobody reads the last ones any more */
+        if (h0 + 64 < f.h) load(h0 + 64);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = bias[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
+        warp_product<M, C / 16, 8, LD1>(s, a, now);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = gelu_near(s[i / 32][i / 4 % 8][i % 4]);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i) warp_pack(p[i], s[i]);
+        warp_product<M, 4, C / 8, LD>(o, p, now + W2);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * C / 2; ++i) {
+        const int64_t row = first + warp * 16 * M + i / (C / 2) * 16 + i % 4 / 2 * 8 + lane / 4;
+        const int col = i / 4 % (C / 8) * 8 + lane % 4 * 2 + i % 2;
+        if (row < f.m) put(f.y, row * C + col, o[i / (C / 2)][i / 4 % (C / 8)][i % 4] + (f.b2 ? f.b2[col] : 0.0f), 0);
+    }
+}
+static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
+{
+    return products_of(c) == BF16 && s.i == s.o && (s.i == 64 || s.i == 128) && s.h % 64 == 0;
+}
+template <int C, int M> static void mlp_launch(bmvp_ctx *c, const mlp_fused &f)
+{
+    const size_t bytes = sizeof(uint16_t) * (64 * M * (C + 8) + 2 * (C * 72 + 64 * (C + 8) + 128));
+    if (shared_memory(c, mlp_kernel<C, M>, bytes))
+        BMVPI_RUN(c, (mlp_kernel<C, M>), dim3((unsigned)ceil_div(f.m, 64 * M)), dim3(128), bytes, f);
+}
+/* workspace: both matrices rounded */
+static void mlp_run(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, float *workspace)
+{
+    const int64_t half = s.i * s.h / 2;
+    uint32_t *w = (uint32_t *)(void *)workspace;
+    mlp_fused f;
+    f.x = y->src[0]->x;
+    f.b1 = y->src[2] ? y->src[2]->x : NULL;
+    f.b2 = y->src[4] ? y->src[4]->x : NULL;
+    f.w1 = (const uint16_t *)(const void *)w;
+    f.w2 = (const uint16_t *)(const void *)(w + half);
+    f.y = y->x;
+    f.m = s.m;
+    f.h = (int)s.h;
+    map(c, round_map{ y->src[1]->x, w }, half);
+    map(c, round_map{ y->src[3]->x, w + half }, half);
+    if (s.i == 64) mlp_launch<64, 2>(c, f);
+    else mlp_launch<128, 1>(c, f);
+}
 static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const mlp_shape s = mlp_of(y);
     const float *b1 = y->src[2] ? y->src[2]->x : NULL;
     float *a = bmvp_kernel_workspace(c);
+    if (mlp_is_fused(c, s)) {
+        mlp_run(c, y, s, a);
+        return;
+    }
     for (int64_t t = 0; t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
         gemm_run(c, gemm_of(n, s.h, s.i, y->src[0]->x + t * s.i, 0, y->src[1]->x, 0, a, 0));
@@ -1795,114 +2050,11 @@ static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
         if (g[4]) bias_grad(c, gy, n, s.o, g[4], add[4] || t > 0, part);
     }
 }
-static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+static int64_t mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const mlp_shape s = mlp_of(y);
-    if (!backward) return s.tile * s.h;
+    if (!backward) return mlp_is_fused(c, s) ? s.i * s.h : s.tile * s.h;
     return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
-}
-
-/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
-
-/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
-static __device__ __forceinline__ float value(float x) { return x; }
-
-/* N neighbours, read and written at once */
-template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
-
-/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
-   nearest, ties away) or bfloat16 (to nearest even). */
-enum { EXACT, TF32, BF16 };
-static int products_of(const bmvp_ctx *c)
-{
-    const int p = (int)bmvp_precision_of(c);
-    return p == BMVP_FP32 ? EXACT : p == BMVP_BF16 ? BF16 : TF32;
-}
-
-#ifndef BMVP_CUDA_SHIM
-/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
-   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
-template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
-{
-    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
-    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
-}
-static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/* Until at most N groups of copies are on their way */
-template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-
-static __device__ __forceinline__ uint32_t round_tf32(float x)
-{
-    uint32_t u;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
-    return u;
-}
-/* Two bfloat16, the first in the lower half */
-static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
-{
-    uint32_t u;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
-    return u;
-}
-/* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
-   a: rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4 (bfloat16: the pairs at 2 t and 2 t + 8);
-   b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
-static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
-   2 (lane % 4), or the same of its transpose. */
-static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((unsigned)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"((unsigned)__cvta_generic_to_shared(row))
-                 : "memory");
-}
-#endif
-
-/* More than 48 KB of shared memory must be asked for. */
-template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
-{
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
-}
-
-/* y[i] (+)= sum of `parts` arrays of n.
-   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
-   Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
-   Bits:   double sums in fixed order.
-   Traffic: 4 bytes a part and element, coalesced. */
-static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
-{
-    __shared__ double share[8][32];
-    const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
-    double s = 0;
-    for (int p = (int)threadIdx.y; i < n && p < parts; p += 8) s += (double)part[p * n + i];
-    share[threadIdx.y][threadIdx.x] = s;
-    __syncthreads();
-    for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
-    if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
-}
-static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
-{
-    BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
 }
 
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
@@ -2288,7 +2440,8 @@ template <class S> struct conv_forward_tile {
         put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
     }
 };
-/* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
+/* dx: rows are input voxels, columns input channels, k = (tap, output channel). With a stride, voxels fall into phases by their remainder
+   along each axis; those of one meet the same taps, every stride-th along an axis. Slice z is a phase of a group. */
 template <class S> struct conv_dx_tile {
     enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
     typedef S storage;
@@ -2298,21 +2451,71 @@ template <class S> struct conv_dx_tile {
     const S *x, *w; /* x: dy */
     S *dx;
     int add;
+    int phases[3], plain; /* strides, or 1; plain: there is one phase */
     int in_pieces(int by) const { return v.cog % by == 0; }
+    /* Along axis a: the phase of slice z, its first tap, how many it has */
+    __device__ int rest(int z, int a) const
+    {
+        const int p = z / v.groups;
+        return (a == 0 ? p / (phases[1] * phases[2]) : a == 1 ? p / phases[2] : p) % phases[a];
+    }
+    __device__ int tap_first(int z, int a) const { return (rest(z, a) + v.p[a]) % phases[a]; }
+    __device__ int taps(int z, int a) const { return (v.k[a] - tap_first(z, a) + phases[a] - 1) / phases[a]; }
+    /* Voxel i of the phase, or one that is none */
+    __device__ int voxel(int z, int i) const
+    {
+        int at[4], side[3];
+        if (plain) return i;
+        for (int a = 0; a < 3; ++a) {
+            side[a] = (v.in[a] - rest(z, a) + phases[a] - 1) / phases[a];
+            if (side[a] <= 0) return v.voxels;
+        }
+        window_split(i, side, at);
+        for (int a = 0; a < 3; ++a) at[0] = at[0] * v.in[a] + at[a + 1] * phases[a] + rest(z, a);
+        return at[0];
+    }
+    /* k of the phase among all (tap, channel); beyond them where the phase has no such k */
+    __device__ int among_all(int z, int k) const
+    {
+        int at[4], n_taps[3], tap = 0;
+        if (plain) return k;
+        if (k >= k_last(z)) return v.taps * v.cog;
+        for (int a = 0; a < 3; ++a) n_taps[a] = taps(z, a);
+        window_split(k / v.cog, n_taps, at);
+        for (int a = 0; a < 3; ++a) tap = tap * v.k[a] + at[a + 1] * phases[a] + tap_first(z, a);
+        return tap * v.cog + k % v.cog;
+    }
     __device__ int k_first(int) const { return 0; }
-    __device__ int k_last(int) const { return v.taps * v.cog; }
-    __device__ spot place(int, int i) const { return window_on_output(v, i); }
-    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cog, v.cog, 0); }
+    __device__ int k_last(int z) const { return (plain ? v.taps : taps(z, 0) * taps(z, 1) * taps(z, 2)) * v.cog; }
+    __device__ spot place(int z, int i) const { return window_on_output(v, i < m ? voxel(z, i) : v.voxels); }
+    __device__ column a_column(int z, int j) const { return window_column_of(v, among_all(z, j), v.taps * v.cog, v.cog, 0); }
     __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z * v.cog + c.ch : NULL;
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z % v.groups * v.cog + c.ch : NULL;
     }
     __device__ const S *b(int z, int j, int k) const
     {
-        return k < k_last(z) && j < n ? w + (int64_t)(k / v.cog * v.cig + j) * v.co + z * v.cog + k % v.cog : NULL;
+        const int all = among_all(z, k);
+        return all < v.taps * v.cog && j < n ? w + (int64_t)(all / v.cog * v.cig + j) * v.co + z % v.groups * v.cog + all % v.cog : NULL;
     }
-    __device__ void store(int z, int i, int j, float sum) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, sum, add); }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        const int at = voxel(z, i);
+        if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
+    }
 };
+template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const S *g, const S *w, S *dx, int add)
+{
+    const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
+    conv_dx_tile<S> p = { v.n, v.cig, v, g, w, dx, add, { 1, 1, 1 }, 0 };
+    for (int a = 0; a < 3; ++a) {
+        if (phased) p.phases[a] = v.s[a];
+        p.m *= (int)ceil_div(v.in[a], p.phases[a]);
+    }
+    const int phases = p.phases[0] * p.phases[1] * p.phases[2];
+    p.plain = phases == 1;
+    tile_run(c, p, v.groups * phases);
+}
 /* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
    part of a group */
 template <class S> struct conv_dw_tile {
@@ -2419,7 +2622,7 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         return;
     }
     const conv v = conv_of(y);
-    if (g[0]) tile_run(c, conv_dx_tile<float>{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[0]) conv_dx_run(c, v, y->g, y->src[1]->x, g[0], add[0]);
     if (g[1]) {
         conv_dw_tile<float> p = conv_dw_of<float>(v);
         p.x = y->src[0]->x;
@@ -3066,13 +3269,6 @@ struct flash {
     float log2_scale;        /* scale / ln 2: exp(scale s) = 2^(log2_scale s) */
 };
 
-/* y = x rounded, two at a time; 6 bytes a number */
-struct flash_round_map {
-    const float *x;
-    uint32_t *y;
-    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
-};
-
 /* Rows [first, first + ROWS) of a matrix of t rows `step` apart, asynchronously; zeros beyond. */
 template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
 {
@@ -3081,13 +3277,6 @@ template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16
         const int i = (int)threadIdx.x + e * FLASH_THREADS, row = i / 8, col = i % 8 * 8, inside = first + row < t;
         copy_async<16>(to + row * FLASH_LD + col, inside ? x + (first + row) * step + col : x, inside);
     }
-}
-/* 16 rows as left operands of products over the 64 channels */
-static __device__ __forceinline__ void flash_rows(uint32_t a[4][4], const uint16_t *tile)
-{
-    const int lane = (int)threadIdx.x % 32;
-    BMVPI_UNROLLED
-    for (int k = 0; k < 4; ++k) matrix_load(a[k], tile + lane % 16 * FLASH_LD + k * 16 + lane / 16 * 8);
 }
 /* s = a b^T: 16 rows each against the tile's 64 */
 template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
@@ -3107,29 +3296,6 @@ template <int M> static __device__ __forceinline__ void flash_scores(float s[M][
                 mma_bf16(s[i][j + 1], a[i][k], r + 2);
             }
         }
-}
-/* o += p b, p over the tile's 64 rows */
-template <int M> static __device__ __forceinline__ void flash_apply(float o[M][8][4], const uint32_t p[M][4][4], const uint16_t *b)
-{
-    const int lane = (int)threadIdx.x % 32;
-    BMVPI_UNROLLED
-    for (int k = 0; k < 4; ++k)
-        BMVPI_UNROLLED
-        for (int j = 0; j < 8; j += 2) {
-            uint32_t r[4];
-            matrix_load_transposed(r, b + (k * 16 + lane % 16) * FLASH_LD + j * 8 + lane / 16 * 8);
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i) {
-                mma_bf16(o[i][j], p[i][k], r);
-                mma_bf16(o[i][j + 1], p[i][k], r + 2);
-            }
-        }
-}
-/* Scores as a left operand */
-static __device__ __forceinline__ void flash_pack(uint32_t p[4][4], const float s[8][4])
-{
-    BMVPI_UNROLLED
-    for (int k = 0; k < 16; ++k) p[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
 }
 
 /* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
@@ -3181,7 +3347,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
     copy_commit();
     copy_wait<0>();
     __syncthreads();
-    for (int i = 0; i < 2; ++i) flash_rows(a[i], q + (warp * 32 + i * 16) * FLASH_LD);
+    for (int i = 0; i < 2; ++i) warp_rows<4, FLASH_LD>(a[i], q + (warp * 32 + i * 16) * FLASH_LD);
     BMVPI_ROLLED
     for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
         const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
@@ -3202,9 +3368,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
         BMVPI_UNROLLED
         for (int i = 0; i < 2; ++i) {
             flash_softmax(s[i], o[i], top[i], sum[i], f.log2_scale);
-            flash_pack(prob[i], s[i]);
+            warp_pack(prob[i], s[i]);
         }
-        flash_apply<2>(o, prob, key + FLASH_TILE);
+        warp_product<2, 4, 8, FLASH_LD>(o, prob, key + FLASH_TILE);
     }
     BMVPI_UNROLLED
     for (int i = 0; i < 4; ++i) { /* row g or g + 8 of the warp's first or second 16 */
@@ -3270,8 +3436,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flas
     copy_commit();
     copy_wait<0>();
     __syncthreads();
-    flash_rows(ak[0], key + warp * 16 * FLASH_LD);
-    flash_rows(av[0], key + FLASH_TILE + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(ak[0], key + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(av[0], key + FLASH_TILE + warp * 16 * FLASH_LD);
     BMVPI_ROLLED
     for (int64_t q0 = 0; q0 < p.t; q0 += FLASH) {
         const uint16_t *q = stage + q0 / FLASH % 2 * STAGE, *dy = q + FLASH_TILE;
@@ -3288,10 +3454,10 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flas
             s[0][i / 4][i % 4] = exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[at] * 1.44269504f);
             dp[0][i / 4][i % 4] = s[0][i / 4][i % 4] * (dp[0][i / 4][i % 4] - dot[at]) * p.scale;
         }
-        flash_pack(prob[0], s[0]);
-        flash_apply<1>(dv, prob, dy);
-        flash_pack(prob[0], dp[0]);
-        flash_apply<1>(dk, prob, q);
+        warp_pack(prob[0], s[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dv, prob, dy);
+        warp_pack(prob[0], dp[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dk, prob, q);
     }
     flash_store(p, nh, k0 + warp * 16, 1, dk[0]);
     flash_store(p, nh, k0 + warp * 16, 2, dv[0]);
@@ -3330,8 +3496,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
     copy_commit();
     copy_wait<0>();
     __syncthreads();
-    flash_rows(aq[0], q + warp * 16 * FLASH_LD);
-    flash_rows(ag[0], q + FLASH_TILE + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(aq[0], q + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(ag[0], q + FLASH_TILE + warp * 16 * FLASH_LD);
     BMVPI_ROLLED
     for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
         const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
@@ -3347,8 +3513,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
             const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
             dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
         }
-        flash_pack(ds[0], dp[0]);
-        flash_apply<1>(dq, ds, key);
+        warp_pack(ds[0], dp[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dq, ds, key);
     }
     flash_store(p, nh, q0 + warp * 16, 0, dq[0]);
 }
@@ -3368,8 +3534,8 @@ static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int back
     f.log2_scale = p.scale * 1.44269504f;
     f.qkv = (const uint16_t *)(const void *)workspace;
     f.g = f.qkv + 3 * n;
-    map(c, flash_round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
-    if (backward) map(c, flash_round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
+    map(c, round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
+    if (backward) map(c, round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
     return f;
 }
 enum { FLASH_BYTES = 6 * FLASH_TILE * (int)sizeof(uint16_t), FLASH_SUMS = 4 * FLASH * (int)sizeof(float) };

@@ -24,12 +24,13 @@ static const bmvp_backend *gpu(int device = 0)
     check_report(b != NULL, __FILE__, __LINE__, "%s", err.message);
     return b;
 }
-static bmvp_ctx *context(const bmvp_backend *b) /* NULL: the CPU's plain loops, which are each op's definition */
+static bmvp_ctx *context(const bmvp_backend *b, bmvp_precision precision = BMVP_FP32) /* NULL: the CPU's plain loops: the definition */
 {
     bmvp_config k = bmvp_config_default();
     k.threads = 1;
     k.simd = BMVP_SIMD_PLAIN;
     k.backend = b;
+    k.precision = precision;
     return bmvp_create(&k, NULL);
 }
 static void check_context(bmvp_ctx *c) { check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message); }
@@ -68,14 +69,13 @@ static void run_sample(bmvp_ctx *c)
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
    value, every leaf's gradient, every buffer. */
 static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add,
-                                    int precision = BMVP_FP32)
+                                    bmvp_precision precision = BMVP_FP32)
 {
-    bmvp_ctx *c = context(b);
+    bmvp_ctx *c = context(b, precision);
     bmvp_rng r = bmvp_rng_make(seed, 1, 0, 0);
     std::vector<named> out;
     bmvp_tensor *y;
     c->min_chunk = 1; /* tensors of their own pages: the shim sees where they end */
-    c->cfg.precision = (bmvp_precision)precision;
     leaf_values = bmvp_rng_make(seed, 2, 0, 0);
     y = build(c);
     if (y && sample) run_sample(c);
@@ -109,7 +109,7 @@ static void compare(const std::vector<named> &got, const std::vector<named> &wan
 }
 
 /* tol: of rms + |value|. Two orders of the scheduler must agree to the bit. */
-static void test_graph(const builder &build, int sample, double tol, int precision = BMVP_FP32)
+static void test_graph(const builder &build, int sample, double tol, bmvp_precision precision = BMVP_FP32)
 {
     const bmvp_backend *b = gpu();
     for (int add = precision == BMVP_FP32 ? 0 : 1; add < 2; ++add) { /* emulated products are slow */
@@ -226,6 +226,8 @@ static const struct awkward { const char *name; bmvp_tensor *(*build)(bmvp_ctx *
     { "matmul tall", [](bmvp_ctx *c) { return bmvp_matmul(c, leaf(c, { 3, 40, 65 }), leaf(c, { 3, 65, 33 }), 0, 0); } },
     { "linear", [](bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 130, 70 }), leaf(c, { 70, 33 }), leaf(c, { 33 })); } },
     { "mlp", [](bmvp_ctx *c) { return mlp(c, 130, 24, 96, 24); } },
+    { "mlp of 64", [](bmvp_ctx *c) { return mlp(c, 201, 64, 128, 64); } },
+    { "mlp of 128", [](bmvp_ctx *c) { return mlp(c, 77, 128, 192, 128); } },
     { "mlp in tiles", [](bmvp_ctx *c) { return mlp(c, 300, 2, 40000, 2); }, 5e-5 }, /* the CPU adds 40000 numbers in float */
     { "conv3d 3^3",
       [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 5, 6, 7, 20 }), leaf(c, { 3, 3, 3, 20, 70 }), leaf(c, { 70 }), 1, 1, 1); } },
@@ -284,10 +286,10 @@ static void test_awkward_shapes(void)
 static void test_tensor_cores(void)
 {
     for (const auto &a : awkward)
-        for (int precision : { (int)BMVP_BF16, (int)BMVP_TF32 }) {
+        for (bmvp_precision precision : { BMVP_BF16, BMVP_TF32 }) {
             int rounded = 0;
-            for (const char *op : { "conv3d", "conv_transpose3d", "attention 64", "linear", "mlp" }) rounded |= strncmp(a.name, op, strlen(op)) == 0;
-            if (!rounded || !check_start("%s in %s", a.name, bmvp_precision_text((bmvp_precision)precision))) continue;
+            for (const char *op : { "conv", "attention 64", "linear", "mlp" }) rounded |= strncmp(a.name, op, strlen(op)) == 0;
+            if (!rounded || !check_start("%s in %s", a.name, bmvp_precision_text(precision))) continue;
             test_graph(a.build, 0, 2e-2, precision);
             check_finish();
         }
@@ -299,6 +301,11 @@ static bmvp_tensor *positive_conv(bmvp_ctx *c)
     return conv(c, bmvp_sigmoid(c, leaf(c, { 1, 6, 7, 8, 16 })), bmvp_sigmoid(c, leaf(c, { 3, 3, 3, 16, 8 })), NULL, 1, 1, 1);
 }
 static bmvp_tensor *positive_attention(bmvp_ctx *c) { return bmvp_attention(c, bmvp_sigmoid(c, leaf(c, { 1, 130, 3 * 64 })), 1, 0.125); }
+static bmvp_tensor *positive_mlp(bmvp_ctx *c)
+{
+    return bmvp_mlp(c, bmvp_sigmoid(c, leaf(c, { 100, 64 })), bmvp_sigmoid(c, leaf(c, { 64, 128 })), NULL,
+                    bmvp_sigmoid(c, leaf(c, { 128, 64 })), NULL);
+}
 static double mean_of(const floats &v)
 {
     double s = 0;
@@ -308,7 +315,7 @@ static double mean_of(const floats &v)
 static void test_rounding_is_unbiased(void)
 {
     const bmvp_backend *b = gpu();
-    for (auto build : { positive_conv, positive_attention }) {
+    for (auto build : { positive_conv, positive_attention, positive_mlp }) {
         const double want = mean_of(run_graph(NULL, build, 0, 1, 0)[0].v);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_TF32)[0].v) / want, 1, 2e-5);
