@@ -5,6 +5,9 @@
    (shim_seed; try several). What is an error on the device is one here: a barrier that some threads of the block never reach, a shuffle
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
+   As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
+   waits: pinned memory that is changed too early, and a graph's, show as a wrong result.
+
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
    of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
@@ -112,8 +115,17 @@ struct shim_machine {
     struct region { size_t pages, bytes; };
     std::map<char *, region> memory;             /* by the pages' first byte */
     int open = 0, locked = 1, closed = 0;
+    std::deque<std::function<void()>> stream;    /* what has not been done yet */
+    int64_t given = 0;                           /* to the stream, so far: given - stream.size() are done */
+    std::map<char *, size_t> pinned;
 };
 inline shim_machine shim;
+
+inline void shim_give(const std::function<void()> &work)
+{
+    shim.stream.push_back(work);
+    ++shim.given;
+}
 
 inline void shim_seed(uint64_t seed) { shim.random = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull; }
 inline uint32_t shim_random(uint32_t below)
@@ -288,8 +300,19 @@ inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.d
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
 inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = nullptr; return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+/* Does the stream's work up to the one with number `last`. */
+inline void shim_run(int64_t last)
+{
+    const shim_access access;
+    while (!shim.stream.empty() && shim.given - (int64_t)shim.stream.size() < last) {
+        const std::function<void()> work = shim.stream.front();
+        shim.stream.pop_front();
+        work();
+    }
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    shim_run(shim.given);
     const cudaError_t e = (cudaError_t)shim.late_error;
     shim.late_error = 0;
     return e;
@@ -313,6 +336,7 @@ inline cudaError_t cudaFree(void *p)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!p) return cudaSuccess;
+    shim_run(shim.given);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
     --m;
@@ -321,12 +345,63 @@ inline cudaError_t cudaFree(void *p)
     shim.memory.erase(m);
     return cudaSuccess;
 }
+inline int shim_is_pinned(const void *p, size_t bytes)
+{
+    auto m = shim.pinned.upper_bound((char *)(uintptr_t)p);
+    if (m == shim.pinned.begin()) return 0;
+    --m;
+    return (const char *)p + bytes <= m->first + m->second;
+}
+inline cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
+    if (shim.allocations_left > 0) --shim.allocations_left;
+    *p = malloc(bytes);
+    if (!*p) return cudaErrorMemoryAllocation;
+    shim.pinned[(char *)*p] = bytes;
+    return cudaSuccess;
+}
+inline cudaError_t cudaFreeHost(void *p)
+{
+    if (!p) return cudaSuccess;
+    if (!shim.pinned.erase((char *)p)) return cudaErrorInvalidValue;
+    free(p);
+    return cudaSuccess;
+}
+/* Pinned memory is read late; other memory of the host at once, or, written, with a wait. */
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
 {
-    const shim_access access;
     if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
-    memcpy(to, from, bytes);
+    if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
+        const std::vector<char> now((const char *)from, (const char *)from + bytes);
+        shim_give([=] { memcpy(to, now.data(), bytes); });
+    } else shim_give([=] { memcpy(to, from, bytes); });
+    if (kind == cudaMemcpyDeviceToHost && !shim_is_pinned(to, bytes)) shim_run(shim.given);
+    return cudaSuccess;
+}
+
+struct shim_event { int64_t last; };
+typedef shim_event *cudaEvent_t;
+enum { cudaEventDisableTiming = 2 };
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = new shim_event{ 0 };
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    delete e;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
+{
+    e->last = shim.given;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    shim_run(e->last);
     return cudaSuccess;
 }
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
@@ -343,19 +418,11 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAt
 #define blockDim (shim.block->size)
 #define gridDim (shim.block->grid)
 
-inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
 {
     const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
-    const auto limit = shim.shared_limit.find(kernel);
-    const shim_access access;
     shim_block b;
     size_t stride, i;
-    ++shim.launches;
-    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
-        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
-        shim.error = cudaErrorInvalidConfiguration;
-        return;
-    }
     if (threads % 32) shim_die(name, "blocks must be whole warps");
     if (!shim.stacks) {
         shim.n_stacks = 1024;
@@ -381,6 +448,18 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
     }
     shim.block = nullptr;
     shim.now = nullptr;
+}
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+{
+    const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
+    const auto limit = shim.shared_limit.find(kernel);
+    ++shim.launches;
+    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
+        shim.error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    shim_give([=] { shim_run_kernel(name, grid, block, shared, body); });
 }
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
@@ -584,11 +663,13 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
                                                  cudaDataType_t, int ldb, long long sb, const void *beta, void *c, cudaDataType_t, int ldc,
                                                  long long sc, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
 {
-    const shim_access access;
+    const float by = *(const float *)alpha, keep = *(const float *)beta;
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
-    for (int i = 0; i < batch; ++i)
-        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *(const float *)alpha, (const float *)a + i * sa, lda,
-                  (const float *)b + i * sb, ldb, *(const float *)beta, (float *)c + i * sc, ldc, compute);
+    shim_give([=] {
+        for (int i = 0; i < batch; ++i)
+            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, (const float *)a + i * sa, lda, (const float *)b + i * sb, ldb,
+                      keep, (float *)c + i * sc, ldc, compute);
+    });
     return 0;
 }
 

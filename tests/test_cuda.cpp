@@ -492,10 +492,10 @@ static void test_shim_finds_faults(void)
             for (int i = 0; i < 128; ++i) wrong[barrier] += !(back[i] == host[127 - i]);
         }
     CHECK(wrong[0] > 0 && wrong[1] == 0);
-    CHECK(dies([=] { BMVPI_LAUNCH(half_barrier_kernel, dim3(1), dim3(128), 0, 0, 0); }));
-    CHECK(dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128); })); /* one beyond the end */
+    CHECK(dies([=] { BMVPI_LAUNCH(half_barrier_kernel, dim3(1), dim3(128), 0, 0, 0); cudaStreamSynchronize(NULL); }));
+    CHECK(dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128); cudaStreamSynchronize(NULL); })); /* one beyond the end */
     CHECK(dies([=] { fprintf(stderr, "%g", (double)y[0]); }));                          /* the host touches device memory */
-    CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); }));
+    CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); cudaStreamSynchronize(NULL); }));
     CHECK(cudaMemcpyAsync(host, back, sizeof back, cudaMemcpyHostToDevice, NULL) == cudaErrorInvalidValue);
     CHECK(cudaGetLastError() == cudaSuccess);
     BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 64 * 1024, 0, y, 0);
