@@ -42,11 +42,20 @@
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
+#define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
 #endif
 
 namespace bmvpi_cuda {
 
 /* >>backend ------------------------------------------------------------------------------------------------------- */
+
+/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. */
+struct staging {
+    char *half[2];
+    cudaEvent_t half_free[2];
+    int64_t size, used; /* of a half; of the one in use */
+    int now;
+};
 
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
@@ -54,6 +63,7 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
+    staging stage;
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -139,11 +149,65 @@ static void memory_free(bmvp_ctx *c, void *p)
 }
 static void memory_sync(bmvp_ctx *c) { check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed"); }
 
-static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+
+enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
+
+/* The other half, once the copies out of it are done. */
+static int stage_turn(bmvp_ctx *c)
 {
-    if (!check(c, cudaMemcpyAsync(to, host, (size_t)n * sizeof *to, cudaMemcpyHostToDevice, of(c)->stream), "upload")) return;
-    memory_sync(c); /* host may be pinned: then only waiting makes it safe to change */
+    state *s = of(c);
+    if (s->stage.size == 0) return 1;
+    if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
+    s->stage.now ^= 1;
+    s->stage.used = 0;
+    return check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
 }
+static void stage_free(staging *g)
+{
+    int i;
+    for (i = 0; i < 2; ++i) {
+        if (g->half[i]) (void)cudaFreeHost(g->half[i]);
+        if (g->half_free[i]) (void)cudaEventDestroy(g->half_free[i]);
+    }
+    memset(g, 0, sizeof *g);
+}
+/* Halves of twice the size, at least `bytes`: so a run soon has room for the uploads of a step in one half. Waits. */
+static int stage_grow(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    int64_t size = larger(2 * g->size, STAGE_LEAST);
+    int i;
+    while (size < bytes) size *= 2;
+    memory_sync(c);
+    stage_free(g);
+    for (i = 0; i < 2 && !bmvp_failed(c); ++i)
+        if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads"))
+            check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event");
+    if (bmvp_failed(c)) stage_free(g);
+    else g->size = size;
+    return !bmvp_failed(c);
+}
+/* Room for at most STAGE_MOST bytes; NULL and a failure. */
+static char *stage_room(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    if (g->used + bytes > g->size && !(g->size < STAGE_MOST ? stage_grow(c, bytes) : stage_turn(c))) return NULL;
+    g->used += ceil_div(bytes, 64) * 64;
+    return g->half[g->now] + g->used - ceil_div(bytes, 64) * 64;
+}
+/* Copies the host's bytes to the device in the stream's order; the host may change them at once. */
+static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
+{
+    int64_t at, piece;
+    for (at = 0; at < bytes && !bmvp_failed(c); at += piece) {
+        char *room = stage_room(c, piece = smaller(bytes - at, STAGE_MOST));
+        if (!room) return 0;
+        memcpy(room, (const char *)host + at, (size_t)piece);
+        check(c, cudaMemcpyAsync((char *)to + at, room, (size_t)piece, cudaMemcpyHostToDevice, of(c)->stream), "upload");
+    }
+    return !bmvp_failed(c);
+}
+static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
     int64_t i;
@@ -3480,8 +3544,7 @@ static listed *list_make(bmvp_ctx *c, const bmvp_update *u, int n, int64_t extra
         *blocks += ceil_div(u[i].n, PIECE);
     }
     list = (listed *)scratch(c, n * (int64_t)sizeof *list + (*blocks + 1) * extra_a_block);
-    if (list && check(c, cudaMemcpyAsync(list, host, (size_t)n * sizeof *list, cudaMemcpyHostToDevice, of(c)->stream), "upload"))
-        memory_sync(c);
+    if (list) (void)send(c, list, host, n * (int64_t)sizeof *list);
     free(host);
     return bmvp_failed(c) ? NULL : list;
 }
@@ -3574,6 +3637,8 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
     state *s = backend ? (state *)backend->device->user : NULL;
     if (!s) return;
     if (s->blas) (void)cublasDestroy(s->blas);
+    if (s->stream) (void)cudaStreamSynchronize(s->stream);
+    stage_free(&s->stage);
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);

@@ -352,7 +352,7 @@ typedef struct bmvp_device {
     unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
-    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns */
+    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
     void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     void (*add)(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate); /* to = from, or to += from */

@@ -298,7 +298,7 @@ inline cudaError_t cudaGetLastError()
 }
 inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
-inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = nullptr; return cudaSuccess; }
+inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 /* Does the stream's work up to the one with number `last`. */
 inline void shim_run(int64_t last)
@@ -467,6 +467,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
 #define BMVPI_UNROLLED
 #define BMVPI_ROLLED
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
+#define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */
 
 inline void __syncthreads()
 {

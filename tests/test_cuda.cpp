@@ -415,7 +415,7 @@ static void test_memory_failures(void)
         done = !bmvp_failed(c);
         failed += !done;
         if (!done) CHECK(bmvp_error_of(c)->status == BMVP_E_OOM);
-        if (!done) CHECK_HOLDS(bmvp_error_of(c)->message, "device memory");
+        if (!done) CHECK_HOLDS(bmvp_error_of(c)->message, "memory");
         shim.allocations_left = -1;
         bmvp_destroy(c);
     }
@@ -436,6 +436,34 @@ static void test_late_error(void)
     CHECK(bmvp_sync(c) == BMVP_E_INTERNAL);
     bmvp_destroy(c);
     bmvp_cuda_release(b);
+}
+
+/* Uploads do not wait, their source may change at once, and what they stage is not overwritten before it has been copied. */
+static void test_uploads(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    const int64_t large = 300000, n = 30000; /* floats: more than both halves of the staging memory; half of one */
+    floats host((size_t)large);
+    bmvp_tensor *t[13];
+    int wrong = 0;
+    for (int k = 0; k < 13; ++k) t[k] = bmvp_leaf(c, 1, k == 12 ? &large : &n, NULL);
+    for (int round = 0; round < 2; ++round) { /* in the second the staging memory grows no more */
+        for (int k = 0; k < 13; ++k) {
+            for (int64_t i = 0; i < t[k]->numel; ++i) host[(size_t)i] = (float)(i + k + round);
+            bmvp_write(c, t[k], host.data());
+            CHECK(!shim.stream.empty());
+        }
+        for (int k = 0; k < 13; ++k) {
+            bmvp_read(c, t[k], host.data());
+            for (int64_t i = 0; i < t[k]->numel; ++i) wrong += !(host[(size_t)i] == (float)(i + k + round));
+        }
+    }
+    CHECK(wrong == 0);
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+    CHECK(shim.pinned.empty() && shim.memory.empty());
 }
 
 static void test_unsupported(void)
@@ -674,6 +702,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_no_device);
     CHECK_RUN(test_memory_failures);
     CHECK_RUN(test_late_error);
+    CHECK_RUN(test_uploads);
     CHECK_RUN(test_unsupported);
     CHECK_RUN(test_shim_finds_faults);
     CHECK_RUN(test_plan);
