@@ -6,7 +6,8 @@
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
    As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
-   waits: pinned memory that is changed too early, and a graph's, show as a wrong result.
+   waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
+   not allowed then fail.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
@@ -118,13 +119,27 @@ struct shim_machine {
     std::deque<std::function<void()>> stream;    /* what has not been done yet */
     int64_t given = 0;                           /* to the stream, so far: given - stream.size() are done */
     std::map<char *, size_t> pinned;
+    struct node { const char *what; std::function<void()> work; };
+    std::vector<node> recorded;                  /* of a stream that is captured */
+    int recording = 0, spoilt = 0;               /* spoilt: by a call that is not allowed then */
+    int graphs = 0, updates = 0, graph_launches = 0;
 };
 inline shim_machine shim;
 
-inline void shim_give(const std::function<void()> &work)
+inline void shim_give(const char *what, const std::function<void()> &work)
 {
+    if (shim.recording) {
+        shim.recorded.push_back({ what, work });
+        return;
+    }
     shim.stream.push_back(work);
     ++shim.given;
+}
+/* Is this call, which waits or may wait, forbidden now, since the stream is captured? */
+inline int shim_forbidden()
+{
+    shim.spoilt |= shim.recording;
+    return shim.recording;
 }
 
 inline void shim_seed(uint64_t seed) { shim.random = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull; }
@@ -271,7 +286,8 @@ inline int shim_is_device(const void *p, size_t bytes)
 
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -286,6 +302,9 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    case cudaErrorGraphExecUpdateFailure: return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     default: return "an illegal memory access was encountered";
     }
@@ -312,6 +331,7 @@ inline void shim_run(int64_t last)
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(shim.given);
     const cudaError_t e = (cudaError_t)shim.late_error;
     shim.late_error = 0;
@@ -321,6 +341,7 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 inline cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64, pages = (used + page - 1) / page * page;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
     if (shim.allocations_left > 0) --shim.allocations_left;
     char *m = (char *)mmap(nullptr, pages + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -336,6 +357,7 @@ inline cudaError_t cudaFree(void *p)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(shim.given);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
@@ -354,6 +376,7 @@ inline int shim_is_pinned(const void *p, size_t bytes)
 }
 inline cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
     if (shim.allocations_left > 0) --shim.allocations_left;
     *p = malloc(bytes);
@@ -364,6 +387,7 @@ inline cudaError_t cudaMallocHost(void **p, size_t bytes)
 inline cudaError_t cudaFreeHost(void *p)
 {
     if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (!shim.pinned.erase((char *)p)) return cudaErrorInvalidValue;
     free(p);
     return cudaSuccess;
@@ -373,10 +397,12 @@ inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cud
 {
     if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
+    if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) && shim_forbidden())
+        return cudaErrorStreamCaptureUnsupported;
     if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
         const std::vector<char> now((const char *)from, (const char *)from + bytes);
-        shim_give([=] { memcpy(to, now.data(), bytes); });
-    } else shim_give([=] { memcpy(to, from, bytes); });
+        shim_give("copy", [=] { memcpy(to, now.data(), bytes); });
+    } else shim_give("copy", [=] { memcpy(to, from, bytes); });
     if (kind == cudaMemcpyDeviceToHost && !shim_is_pinned(to, bytes)) shim_run(shim.given);
     return cudaSuccess;
 }
@@ -396,12 +422,69 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t e)
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     e->last = shim.given;
     return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(e->last);
+    return cudaSuccess;
+}
+
+/* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds. */
+struct shim_graph { std::vector<shim_machine::node> node; };
+typedef shim_graph *cudaGraph_t;
+typedef shim_graph *cudaGraphExec_t;
+struct cudaGraphExecUpdateResultInfo { int result; };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim.recording = 1;
+    shim.spoilt = 0;
+    shim.recorded.clear();
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+{
+    *g = nullptr;
+    if (!shim.recording) return cudaErrorInvalidValue;
+    shim.recording = 0;
+    if (shim.spoilt) return cudaErrorStreamCaptureInvalidated;
+    *g = new shim_graph{ shim.recorded };
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)
+{
+    ++shim.graphs;
+    *e = new shim_graph(*g);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t e, cudaGraph_t g, cudaGraphExecUpdateResultInfo *)
+{
+    if (e->node.size() != g->node.size()) return cudaErrorGraphExecUpdateFailure;
+    for (size_t i = 0; i < g->node.size(); ++i)
+        if (strcmp(e->node[i].what, g->node[i].what) != 0) return cudaErrorGraphExecUpdateFailure;
+    ++shim.updates;
+    *e = *g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t)
+{
+    ++shim.graph_launches;
+    for (const auto &n : e->node) shim_give(n.what, n.work);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t g)
+{
+    delete g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
+{
+    delete e;
     return cudaSuccess;
 }
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
@@ -459,7 +542,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
         shim.error = cudaErrorInvalidConfiguration;
         return;
     }
-    shim_give([=] { shim_run_kernel(name, grid, block, shared, body); });
+    shim_give("kernel", [=] { shim_run_kernel(name, grid, block, shared, body); });
 }
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
@@ -666,7 +749,7 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
 {
     const float by = *(const float *)alpha, keep = *(const float *)beta;
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
-    shim_give([=] {
+    shim_give("kernel", [=] {
         for (int i = 0; i < batch; ++i)
             shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, (const float *)a + i * sa, lda, (const float *)b + i * sb, ldb,
                       keep, (float *)c + i * sc, ldc, compute);
