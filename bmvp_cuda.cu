@@ -9,13 +9,13 @@
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
    optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that
    is compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
-   What it is not: tensors of bfloat16, CUDA graphs; no GPU has run it. Nothing is copied to the host behind the program's back: an op
+   What it is not: tensors of bfloat16; no GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
-       >>kernel parts: storage, asynchronous copies, tensor cores   >>kernel tile: dense convolutions   >>op depthwise3d, with its kernels
-       >>kernel attention       >>kernel attention on tensor cores
+       >>backend   >>capture    >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
+       >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
+       >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
@@ -45,6 +45,7 @@
 #define BMVPI_ROLLED _Pragma("unroll 1")
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
+#define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
 #endif
 
 namespace bmvpi_cuda {
@@ -53,6 +54,21 @@ namespace bmvpi_cuda {
 
 struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
 enum { PRODUCT_LISTS = 256 };
+/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. */
+struct staging {
+    char *half[2];
+    cudaEvent_t half_free[2];
+    int64_t size, used; /* of a half; of the one in use */
+    int64_t asked;      /* since the last step began */
+    int now;
+};
+
+/* A step held back as a CUDA graph, which is made once and given each step's arguments. */
+struct recording {
+    cudaGraphExec_t graph;
+    int on;      /* the stream is recorded now */
+    int changed; /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
+};
 
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
@@ -63,6 +79,8 @@ struct state {
     cublasLtHandle_t lt;
     product *products[PRODUCT_LISTS]; /* by a hash of the shape */
     void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
+    staging stage;
+    recording capture;
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -129,12 +147,44 @@ struct copy_map {
     __device__ void operator()(int64_t i) const { put(y, i, x[i], add); }
 };
 
+/* >>capture ------------------------------------------------------------------------------------------------------- */
+
+/* s->capture.graph becomes `recorded`: by new arguments if the nodes are the same, else anew. */
+static int capture_take(bmvp_ctx *c, cudaGraph_t recorded)
+{
+    recording *k = &of(c)->capture;
+    cudaGraphExecUpdateResultInfo info;
+    if (k->graph) {
+        if (cudaGraphExecUpdate(k->graph, recorded, &info) == cudaSuccess) return 1;
+        (void)cudaGetLastError(); /* else it would be found after the next launch */
+        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return 0; /* it may still run */
+        (void)cudaGraphExecDestroy(k->graph);
+        k->graph = NULL;
+    }
+    return check(c, cudaGraphInstantiate(&k->graph, recorded, 0), "graph of a step");
+}
+/* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first, so that the rest of
+   the step goes to the stream call by call. */
+static void capture_end(bmvp_ctx *c)
+{
+    state *s = of(c);
+    cudaGraph_t recorded = NULL;
+    if (!s->capture.on) return;
+    s->capture.on = 0;
+    if (!check(c, cudaStreamEndCapture(s->stream, &recorded), "recording of a step")) (void)cudaGetLastError();
+    if (!bmvp_failed(c) && capture_take(c, recorded)) check(c, cudaGraphLaunch(s->capture.graph, s->stream), "launch of a step");
+    if (recorded) (void)cudaGraphDestroy(recorded);
+}
+
 /* >>memory -------------------------------------------------------------------------------------------------------- */
 
 static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 {
     void *p = NULL;
-    const cudaError_t e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
+    cudaError_t e;
+    capture_end(c);
+    of(c)->capture.changed = 1;
+    e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
     if (e == cudaSuccess) return p;
     (void)cudaGetLastError(); /* else it would be found after the next launch */
     bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %.1f MB more of device memory: %s",
@@ -143,21 +193,98 @@ static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 }
 static void memory_free(bmvp_ctx *c, void *p)
 {
-    (void)c;
+    capture_end(c);
+    of(c)->capture.changed = 1;
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
-static void memory_sync(bmvp_ctx *c) { check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed"); }
-
-static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+static void memory_sync(bmvp_ctx *c)
 {
-    if (!check(c, cudaMemcpyAsync(to, host, (size_t)n * sizeof *to, cudaMemcpyHostToDevice, of(c)->stream), "upload")) return;
-    memory_sync(c); /* host may be pinned: then only waiting makes it safe to change */
+    capture_end(c);
+    check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
+
+
+enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
+
+/* The other half, once the copies out of it are done. */
+static int stage_turn(bmvp_ctx *c)
+{
+    state *s = of(c);
+    capture_end(c);
+    if (s->stage.size == 0) return 1;
+    if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
+    s->stage.now ^= 1;
+    s->stage.used = 0;
+    return check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+}
+static void stage_free(staging *g)
+{
+    int i;
+    for (i = 0; i < 2; ++i) {
+        if (g->half[i]) (void)cudaFreeHost(g->half[i]);
+        if (g->half_free[i]) (void)cudaEventDestroy(g->half_free[i]);
+    }
+    memset(g, 0, sizeof *g);
+}
+/* Halves of twice the size, at least `bytes`: so a run soon has room for the uploads of a step in one half. Waits. */
+static int stage_grow(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    int64_t size = larger(2 * g->size, STAGE_LEAST);
+    int i;
+    while (size < bytes) size *= 2;
+    memory_sync(c);
+    of(c)->capture.changed = 1;
+    stage_free(g);
+    for (i = 0; i < 2 && !bmvp_failed(c); ++i)
+        if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads"))
+            check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event");
+    if (bmvp_failed(c)) stage_free(g);
+    else g->size = size;
+    return !bmvp_failed(c);
+}
+/* Room for at most STAGE_MOST bytes; NULL and a failure. */
+static char *stage_room(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    g->asked += bytes;
+    if (g->used + bytes > g->size && !(g->size < STAGE_MOST ? stage_grow(c, bytes) : stage_turn(c))) return NULL;
+    g->used += ceil_div(bytes, 64) * 64;
+    return g->half[g->now] + g->used - ceil_div(bytes, 64) * 64;
+}
+/* Copies the host's bytes to the device in the stream's order; the host may change them at once. */
+static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
+{
+    int64_t at, piece;
+    for (at = 0; at < bytes && !bmvp_failed(c); at += piece) {
+        char *room = stage_room(c, piece = smaller(bytes - at, STAGE_MOST));
+        if (!room) return 0;
+        memcpy(room, (const char *)host + at, (size_t)piece);
+        check(c, cudaMemcpyAsync((char *)to + at, room, (size_t)piece, cudaMemcpyHostToDevice, of(c)->stream), "upload");
+    }
+    return !bmvp_failed(c);
+}
+static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
     int64_t i;
+    capture_end(c);
     if (check(c, cudaMemcpyAsync(host, from, (size_t)n * sizeof *host, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
     for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
+}
+/* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph runs. */
+static void capture_begin(bmvp_ctx *c)
+{
+    state *s = of(c);
+    const int64_t asked = s->stage.asked;
+    int changed;
+    if (s->capture.on || bmvp_failed(c)) return;
+    s->stage.asked = 0;
+    if (asked > s->stage.size && s->stage.size < STAGE_MOST && !stage_grow(c, smaller(asked, STAGE_MOST))) return;
+    changed = s->capture.changed;
+    s->capture.changed = 0;
+    if (changed || !stage_turn(c)) return;
+    s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
 }
 static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
 static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
@@ -3793,8 +3920,7 @@ static listed *list_make(bmvp_ctx *c, const bmvp_update *u, int n, int64_t extra
         *blocks += ceil_div(u[i].n, PIECE);
     }
     list = (listed *)scratch(c, n * (int64_t)sizeof *list + (*blocks + 1) * extra_a_block);
-    if (list && check(c, cudaMemcpyAsync(list, host, (size_t)n * sizeof *list, cudaMemcpyHostToDevice, of(c)->stream), "upload"))
-        memory_sync(c);
+    if (list) (void)send(c, list, host, n * (int64_t)sizeof *list);
     free(host);
     return bmvp_failed(c) ? NULL : list;
 }
@@ -3812,6 +3938,7 @@ static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
     listed *list = list_make(c, u, n, (int64_t)sizeof(pair), &blocks);
     pair *part = (pair *)(void *)(list + n);
     if (!list) return total;
+    capture_end(c);
     f.total = (double *)(void *)(part + blocks);
     BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
     BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
@@ -3844,6 +3971,9 @@ static void describe(state *s)
     s->device.update = optimizer_update;
     s->device.square_sum = optimizer_square_sum;
     s->device.sync = memory_sync;
+    s->device.capture_begin = capture_begin;
+    s->device.capture_end = capture_end;
+    s->capture.changed = 1; /* the first step makes its memory */
 }
 
 } /* namespace bmvpi_cuda */
@@ -3895,8 +4025,11 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
             product_free(p);
         }
     if (s->blas) (void)cublasDestroy(s->blas);
+    if (s->stream) (void)cudaStreamSynchronize(s->stream);
     if (s->lt) (void)cublasLtDestroy(s->lt);
     if (s->product_space) (void)cudaFree(s->product_space);
+    stage_free(&s->stage);
+    if (s->capture.graph) (void)cudaGraphExecDestroy(s->capture.graph);
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);

@@ -148,6 +148,7 @@ typedef struct bmvp_config {
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
     bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
+    int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
 } bmvp_config;
@@ -352,13 +353,15 @@ typedef struct bmvp_device {
     unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
-    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns */
+    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
     void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     void (*add)(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate); /* to = from, or to += from */
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
+    void (*capture_begin)(bmvp_ctx *c); /* both or neither: as bmvp_capture_begin says. End is called after failures, too, */
+    void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
 } bmvp_device;
 
 struct bmvp_backend {
@@ -374,6 +377,10 @@ BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
+/* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
+   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, or with bmvp_config.graph 0. */
+BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
+BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 
 /* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
@@ -1014,6 +1021,7 @@ BMVP_API bmvp_config bmvp_config_default(void)
     bmvp_config k;
     memset(&k, 0, sizeof k);
     k.simd = BMVP_SIMD_AUTO;
+    k.graph = 1;
     return k;
 }
 
@@ -7535,6 +7543,18 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
 {
     if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
+}
+static int bmvpi_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+}
+BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
+{
+    if (bmvpi_captures(c)) c->cfg.backend->device->capture_begin(c);
+}
+BMVP_API void bmvp_capture_end(bmvp_ctx *c)
+{
+    if (bmvpi_captures(c)) c->cfg.backend->device->capture_end(c);
 }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }

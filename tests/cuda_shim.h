@@ -5,6 +5,10 @@
    (shim_seed; try several). What is an error on the device is one here: a barrier that some threads of the block never reach, a shuffle
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
+   As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
+   waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
+   not allowed then fail.
+
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
    of a block and of exact size for AddressSanitizer. cuBLAS and cuBLASLt are the few functions at the end, as plain loops. */
@@ -114,8 +118,31 @@ struct shim_machine {
     struct region { size_t pages, bytes; };
     std::map<char *, region> memory;             /* by the pages' first byte */
     int open = 0, locked = 1, closed = 0;
+    std::deque<std::function<void()>> stream;    /* what has not been done yet */
+    int64_t given = 0;                           /* to the stream, so far: given - stream.size() are done */
+    std::map<char *, size_t> pinned;
+    struct node { const char *what; std::function<void()> work; };
+    std::vector<node> recorded;                  /* of a stream that is captured */
+    int recording = 0, spoilt = 0;               /* spoilt: by a call that is not allowed then */
+    int graphs = 0, updates = 0, graph_launches = 0;
 };
 inline shim_machine shim;
+
+inline void shim_give(const char *what, const std::function<void()> &work)
+{
+    if (shim.recording) {
+        shim.recorded.push_back({ what, work });
+        return;
+    }
+    shim.stream.push_back(work);
+    ++shim.given;
+}
+/* Is this call, which waits or may wait, forbidden now, since the stream is captured? */
+inline int shim_forbidden()
+{
+    shim.spoilt |= shim.recording;
+    return shim.recording;
+}
 
 inline void shim_seed(uint64_t seed) { shim.random = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull; }
 inline uint32_t shim_random(uint32_t below)
@@ -261,7 +288,8 @@ inline int shim_is_device(const void *p, size_t bytes)
 
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -276,6 +304,9 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    case cudaErrorGraphExecUpdateFailure: return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     default: return "an illegal memory access was encountered";
     }
@@ -288,10 +319,22 @@ inline cudaError_t cudaGetLastError()
 }
 inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
-inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = nullptr; return cudaSuccess; }
+inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+/* Does the stream's work up to the one with number `last`. */
+inline void shim_run(int64_t last)
+{
+    const shim_access access;
+    while (!shim.stream.empty() && shim.given - (int64_t)shim.stream.size() < last) {
+        const std::function<void()> work = shim.stream.front();
+        shim.stream.pop_front();
+        work();
+    }
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(shim.given);
     const cudaError_t e = (cudaError_t)shim.late_error;
     shim.late_error = 0;
     return e;
@@ -300,6 +343,7 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 inline cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64, pages = (used + page - 1) / page * page;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
     if (shim.allocations_left > 0) --shim.allocations_left;
     char *m = (char *)mmap(nullptr, pages + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -315,6 +359,8 @@ inline cudaError_t cudaFree(void *p)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(shim.given);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
     --m;
@@ -323,12 +369,124 @@ inline cudaError_t cudaFree(void *p)
     shim.memory.erase(m);
     return cudaSuccess;
 }
+inline int shim_is_pinned(const void *p, size_t bytes)
+{
+    auto m = shim.pinned.upper_bound((char *)(uintptr_t)p);
+    if (m == shim.pinned.begin()) return 0;
+    --m;
+    return (const char *)p + bytes <= m->first + m->second;
+}
+inline cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
+    if (shim.allocations_left > 0) --shim.allocations_left;
+    *p = malloc(bytes);
+    if (!*p) return cudaErrorMemoryAllocation;
+    shim.pinned[(char *)*p] = bytes;
+    return cudaSuccess;
+}
+inline cudaError_t cudaFreeHost(void *p)
+{
+    if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (!shim.pinned.erase((char *)p)) return cudaErrorInvalidValue;
+    free(p);
+    return cudaSuccess;
+}
+/* Pinned memory is read late; other memory of the host at once, or, written, with a wait. */
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
 {
-    const shim_access access;
     if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
-    memcpy(to, from, bytes);
+    if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) && shim_forbidden())
+        return cudaErrorStreamCaptureUnsupported;
+    if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
+        const std::vector<char> now((const char *)from, (const char *)from + bytes);
+        shim_give("copy", [=] { memcpy(to, now.data(), bytes); });
+    } else shim_give("copy", [=] { memcpy(to, from, bytes); });
+    if (kind == cudaMemcpyDeviceToHost && !shim_is_pinned(to, bytes)) shim_run(shim.given);
+    return cudaSuccess;
+}
+
+struct shim_event { int64_t last; };
+typedef shim_event *cudaEvent_t;
+enum { cudaEventDisableTiming = 2 };
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = new shim_event{ 0 };
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    delete e;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    e->last = shim.given;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(e->last);
+    return cudaSuccess;
+}
+
+/* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds. */
+struct shim_graph { std::vector<shim_machine::node> node; };
+typedef shim_graph *cudaGraph_t;
+typedef shim_graph *cudaGraphExec_t;
+struct cudaGraphExecUpdateResultInfo { int result; };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim.recording = 1;
+    shim.spoilt = 0;
+    shim.recorded.clear();
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+{
+    *g = nullptr;
+    if (!shim.recording) return cudaErrorInvalidValue;
+    shim.recording = 0;
+    if (shim.spoilt) return cudaErrorStreamCaptureInvalidated;
+    *g = new shim_graph{ shim.recorded };
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)
+{
+    ++shim.graphs;
+    *e = new shim_graph(*g);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t e, cudaGraph_t g, cudaGraphExecUpdateResultInfo *)
+{
+    if (e->node.size() != g->node.size()) return cudaErrorGraphExecUpdateFailure;
+    for (size_t i = 0; i < g->node.size(); ++i)
+        if (strcmp(e->node[i].what, g->node[i].what) != 0) return cudaErrorGraphExecUpdateFailure;
+    ++shim.updates;
+    *e = *g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t)
+{
+    ++shim.graph_launches;
+    for (const auto &n : e->node) shim_give(n.what, n.work);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t g)
+{
+    delete g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
+{
+    delete e;
     return cudaSuccess;
 }
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
@@ -345,19 +503,11 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAt
 #define blockDim (shim.block->size)
 #define gridDim (shim.block->grid)
 
-inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
 {
     const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
-    const auto limit = shim.shared_limit.find(kernel);
-    const shim_access access;
     shim_block b;
     size_t stride, i;
-    ++shim.launches;
-    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
-        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
-        shim.error = cudaErrorInvalidConfiguration;
-        return;
-    }
     if (threads % 32) shim_die(name, "blocks must be whole warps");
     if (!shim.stacks) {
         shim.n_stacks = 1024;
@@ -384,6 +534,18 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
     shim.block = nullptr;
     shim.now = nullptr;
 }
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+{
+    const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
+    const auto limit = shim.shared_limit.find(kernel);
+    ++shim.launches;
+    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
+        shim.error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    shim_give("kernel", [=] { shim_run_kernel(name, grid, block, shared, body); });
+}
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
@@ -391,6 +553,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
 #define BMVPI_ROLLED
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
 #define BMVPI_PRODUCT_SPACE 4096
+#define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */
 
 inline void __syncthreads()
 {
@@ -588,11 +751,13 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
                                                  cudaDataType_t, int ldb, long long sb, const void *beta, void *c, cudaDataType_t, int ldc,
                                                  long long sc, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
 {
-    const shim_access access;
+    const float by = *(const float *)alpha, keep = *(const float *)beta;
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
-    for (int i = 0; i < batch; ++i)
-        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *(const float *)alpha, (const float *)a + i * sa, lda,
-                  (const float *)b + i * sb, ldb, *(const float *)beta, (float *)c + i * sc, ldc, compute);
+    shim_give("kernel", [=] {
+        for (int i = 0; i < batch; ++i)
+            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, (const float *)a + i * sa, lda, (const float *)b + i * sb, ldb,
+                      keep, (float *)c + i * sc, ldc, compute);
+    });
     return 0;
 }
 

@@ -457,7 +457,7 @@ static void test_memory_failures(void)
         done = !bmvp_failed(c);
         failed += !done;
         if (!done) CHECK(bmvp_error_of(c)->status == BMVP_E_OOM);
-        if (!done) CHECK_HOLDS(bmvp_error_of(c)->message, "device memory");
+        if (!done) CHECK_HOLDS(bmvp_error_of(c)->message, "memory");
         shim.allocations_left = -1;
         bmvp_destroy(c);
     }
@@ -478,6 +478,34 @@ static void test_late_error(void)
     CHECK(bmvp_sync(c) == BMVP_E_INTERNAL);
     bmvp_destroy(c);
     bmvp_cuda_release(b);
+}
+
+/* Uploads do not wait, their source may change at once, and what they stage is not overwritten before it has been copied. */
+static void test_uploads(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    const int64_t large = 300000, n = 30000; /* floats: more than both halves of the staging memory; half of one */
+    floats host((size_t)large);
+    bmvp_tensor *t[13];
+    int wrong = 0;
+    for (int k = 0; k < 13; ++k) t[k] = bmvp_leaf(c, 1, k == 12 ? &large : &n, NULL);
+    for (int round = 0; round < 2; ++round) { /* in the second the staging memory grows no more */
+        for (int k = 0; k < 13; ++k) {
+            for (int64_t i = 0; i < t[k]->numel; ++i) host[(size_t)i] = (float)(i + k + round);
+            bmvp_write(c, t[k], host.data());
+            CHECK(!shim.stream.empty());
+        }
+        for (int k = 0; k < 13; ++k) {
+            bmvp_read(c, t[k], host.data());
+            for (int64_t i = 0; i < t[k]->numel; ++i) wrong += !(host[(size_t)i] == (float)(i + k + round));
+        }
+    }
+    CHECK(wrong == 0);
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+    CHECK(shim.pinned.empty() && shim.memory.empty());
 }
 
 static void test_unsupported(void)
@@ -534,10 +562,10 @@ static void test_shim_finds_faults(void)
             for (int i = 0; i < 128; ++i) wrong[barrier] += !(back[i] == host[127 - i]);
         }
     CHECK(wrong[0] > 0 && wrong[1] == 0);
-    CHECK(dies([=] { BMVPI_LAUNCH(half_barrier_kernel, dim3(1), dim3(128), 0, 0, 0); }));
-    CHECK(dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128); })); /* one beyond the end */
+    CHECK(dies([=] { BMVPI_LAUNCH(half_barrier_kernel, dim3(1), dim3(128), 0, 0, 0); cudaStreamSynchronize(NULL); }));
+    CHECK(dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128); cudaStreamSynchronize(NULL); })); /* one beyond the end */
     CHECK(dies([=] { fprintf(stderr, "%g", (double)y[0]); }));                          /* the host touches device memory */
-    CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); }));
+    CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); cudaStreamSynchronize(NULL); }));
     CHECK(cudaMemcpyAsync(host, back, sizeof back, cudaMemcpyHostToDevice, NULL) == cudaErrorInvalidValue);
     CHECK(cudaGetLastError() == cudaSuccess);
     BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 64 * 1024, 0, y, 0);
@@ -639,6 +667,77 @@ static void test_pretraining(void)
     CHECK(shim.memory.empty());
 }
 
+/* Steps as graphs give the bits of steps call by call, and after the first ones, which make their memory, every step is one graph. */
+static void test_graph_of_a_step(void)
+{
+    const int steps = 5;
+    floats loss[2], last[2];
+    for (int graph = 0; graph < 2; ++graph) {
+        const bmvp_backend *b = gpu();
+        bmvp_ctx *c = context(b);
+        bmvp_ssl *s;
+        const int launches = shim.graph_launches, graphs = shim.graphs, updates = shim.updates;
+        c->cfg.graph = graph;
+        s = tiny_run(c, "uniformer_tiny");
+        for (int i = 0; i < steps; ++i) {
+            const bmvp_ssl_losses l = tiny_step(s, (uint32_t)i);
+            loss[graph].insert(loss[graph].end(), { (float)l.total, (float)l.cmr, (float)l.md, (float)l.cl, (float)l.grad_norm });
+        }
+        CHECK(shim.graph_launches - launches == (graph ? steps - 2 : 0));
+        CHECK(shim.graphs - graphs == graph && shim.updates - updates == (graph ? steps - 3 : 0));
+        last[graph].resize((size_t)bmvp_ssl_template(s, 1)->numel);
+        bmvp_read(c, bmvp_ssl_template(s, 1), last[graph].data());
+        check_context(c);
+        bmvp_ssl_destroy(s);
+        bmvp_destroy(c);
+        bmvp_cuda_release(b);
+    }
+    CHECK(loss[0].size() == loss[1].size() && memcmp(loss[0].data(), loss[1].data(), loss[0].size() * sizeof(float)) == 0);
+    CHECK(memcmp(last[0].data(), last[1].data(), last[0].size() * sizeof(float)) == 0);
+}
+
+/* y = factor x, recorded. With `spoil` something waits meanwhile that may not; with `read` the step is cut in two. */
+static float recorded_scale(bmvp_ctx *c, const bmvp_tensor *x, double factor, int spoil, int read)
+{
+    bmvp_tensor *y;
+    float v;
+    bmvp_step_begin(c);
+    bmvp_capture_begin(c);
+    y = bmvp_scale(c, (bmvp_tensor *)(uintptr_t)x, factor, 0);
+    if (spoil) (void)cudaStreamSynchronize(NULL);
+    if (read) CHECK_NEAR(bmvp_scalar(c, y), factor, 0);
+    y = bmvp_scale(c, y, factor, 0);
+    bmvp_capture_end(c);
+    CHECK(!shim.recording);
+    v = bmvp_scalar(c, y);
+    return v;
+}
+static void test_errors_while_recording(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    const int64_t d[1] = { 1 };
+    bmvp_tensor *x = bmvp_param(c, "x", 1, d);
+    const int launches = shim.graph_launches;
+    bmvp_fill(c, x, 1);
+    for (int i = 0; i < 4; ++i) CHECK_NEAR(recorded_scale(c, x, i, 0, i == 3), i * i, 0);
+    CHECK(shim.graph_launches - launches >= 2);
+    CHECK(recorded_scale(c, x, 2, 1, 0) != 4); /* NaN */
+    CHECK_HOLDS(bmvp_error_of(c)->message, "recording of a step: operation failed");
+    bmvp_clear_error(c);
+    bmvp_capture_begin(c);
+    bmvp_attention(c, leaf(c, { 1, 4, 3 * 130 }), 1, 1);
+    bmvp_capture_end(c);
+    CHECK(!shim.recording && bmvp_error_of(c)->status == BMVP_E_UNSUPPORTED);
+    bmvp_clear_error(c);
+    CHECK_NEAR(recorded_scale(c, x, 5, 0, 0), 25, 0);
+    shim.late_error = cudaErrorIllegalAddress;
+    (void)recorded_scale(c, x, 5, 0, 0);
+    CHECK_HOLDS(bmvp_error_of(c)->message, "illegal memory access");
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
 /* A plan asks for no device memory. */
 static void test_plan(void)
 {
@@ -717,10 +816,13 @@ int main(int argc, char **argv)
     CHECK_RUN(test_no_device);
     CHECK_RUN(test_memory_failures);
     CHECK_RUN(test_late_error);
+    CHECK_RUN(test_uploads);
     CHECK_RUN(test_unsupported);
     CHECK_RUN(test_shim_finds_faults);
     CHECK_RUN(test_plan);
     CHECK_RUN(test_pretraining);
     if (NETWORKS > 1) CHECK_RUN(test_finetuning);
+    CHECK_RUN(test_graph_of_a_step);
+    CHECK_RUN(test_errors_while_recording);
     return check_end();
 }
