@@ -9,6 +9,7 @@
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
+#   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
 # With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
@@ -45,7 +46,7 @@ ifdef CUDA
   CUDA_LIB   = $(dir $(NVCC))../lib64
   CUDA_O     = build/bmvp_cuda.o
   CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
-  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lstdc++
+  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lcublasLt -lstdc++
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
@@ -53,6 +54,7 @@ PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor io nn ssl labels metrics nifti release window finetune
+USERS    = tensor labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
@@ -99,11 +101,21 @@ cuda-shim: build/test_cuda build/bmvp_shim
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-build/test_%: tests/test_%.c tests/check.h $(HEADERS) | build
+# Tests of the public functions are linked with the program's implementation; those that look inside have their own.
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h $(HEADERS)
+	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
+
+build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
+
+build/bench_cuda: tests/bench/bench_cuda.c build/bmvp_cuda.o bmvp_tensor.h
+	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ -L$(dir $(NVCC))../lib64 -Wl,-rpath,$(dir $(NVCC))../lib64 \
+	  -lcudart -lcublas -lstdc++ $(LDLIBS)
+bench-cuda: build/bench_cuda
+	build/bench_cuda
 
 demo: build/bmvp build/experiments_page
 	@sh examples/demo.sh demo
@@ -144,5 +156,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all cuda cuda-shim demo experiments tests test bench portable asan tsan install clean clean-tests
+.PHONY: all cuda cuda-shim bench-cuda demo experiments tests test bench portable asan tsan install clean clean-tests
 .SECONDARY:

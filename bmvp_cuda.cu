@@ -1,19 +1,21 @@
-/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs, in float32 - MIT
+/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT
 
    Do this:
-       nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lstdc++
+       nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++
        bmvp_config k = bmvp_config_default();
        k.backend = bmvp_cuda_backend(0, &err);       NULL and a message when there is no such device
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. float32 throughout: the mode that is compared with the CPU.
-   What it is not: no mixed precision, no tensor cores, no CUDA graphs yet. Nothing is copied to the host behind the program's back: an op
+   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that
+   is compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
+   What it is not: tensors of bfloat16; no GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy   >>gemm
-       >>kernel depthwise       >>kernel tile: dense convolutions                    >>kernel attention
+       >>backend   >>capture    >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
+       >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
+       >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
@@ -32,6 +34,7 @@
 #ifdef BMVP_CUDA_SHIM
 #include "cuda_shim.h"
 #else
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) (kernel)<<<grid, block, shared, stream>>>(__VA_ARGS__)
@@ -39,11 +42,33 @@
     extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
+#define BMVPI_ROLLED _Pragma("unroll 1")
+#define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
+#define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
+#define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
 #endif
 
 namespace bmvpi_cuda {
 
 /* >>backend ------------------------------------------------------------------------------------------------------- */
+
+struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
+enum { PRODUCT_LISTS = 256 };
+/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. */
+struct staging {
+    char *half[2];
+    cudaEvent_t half_free[2];
+    int64_t size, used; /* of a half; of the one in use */
+    int64_t asked;      /* since the last step began */
+    int now;
+};
+
+/* A step held back as a CUDA graph, which is made once and given each step's arguments. */
+struct recording {
+    cudaGraphExec_t graph;
+    int on;      /* the stream is recorded now */
+    int changed; /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
+};
 
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
@@ -51,6 +76,11 @@ struct state {
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
+    cublasLtHandle_t lt;
+    product *products[PRODUCT_LISTS]; /* by a hash of the shape */
+    void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
+    staging stage;
+    recording capture;
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -117,12 +147,44 @@ struct copy_map {
     __device__ void operator()(int64_t i) const { put(y, i, x[i], add); }
 };
 
+/* >>capture ------------------------------------------------------------------------------------------------------- */
+
+/* s->capture.graph becomes `recorded`: by new arguments if the nodes are the same, else anew. */
+static int capture_take(bmvp_ctx *c, cudaGraph_t recorded)
+{
+    recording *k = &of(c)->capture;
+    cudaGraphExecUpdateResultInfo info;
+    if (k->graph) {
+        if (cudaGraphExecUpdate(k->graph, recorded, &info) == cudaSuccess) return 1;
+        (void)cudaGetLastError(); /* else it would be found after the next launch */
+        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return 0; /* it may still run */
+        (void)cudaGraphExecDestroy(k->graph);
+        k->graph = NULL;
+    }
+    return check(c, cudaGraphInstantiate(&k->graph, recorded, 0), "graph of a step");
+}
+/* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first, so that the rest of
+   the step goes to the stream call by call. */
+static void capture_end(bmvp_ctx *c)
+{
+    state *s = of(c);
+    cudaGraph_t recorded = NULL;
+    if (!s->capture.on) return;
+    s->capture.on = 0;
+    if (!check(c, cudaStreamEndCapture(s->stream, &recorded), "recording of a step")) (void)cudaGetLastError();
+    if (!bmvp_failed(c) && capture_take(c, recorded)) check(c, cudaGraphLaunch(s->capture.graph, s->stream), "launch of a step");
+    if (recorded) (void)cudaGraphDestroy(recorded);
+}
+
 /* >>memory -------------------------------------------------------------------------------------------------------- */
 
 static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 {
     void *p = NULL;
-    const cudaError_t e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
+    cudaError_t e;
+    capture_end(c);
+    of(c)->capture.changed = 1;
+    e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
     if (e == cudaSuccess) return p;
     (void)cudaGetLastError(); /* else it would be found after the next launch */
     bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %.1f MB more of device memory: %s",
@@ -131,21 +193,98 @@ static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 }
 static void memory_free(bmvp_ctx *c, void *p)
 {
-    (void)c;
+    capture_end(c);
+    of(c)->capture.changed = 1;
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
-static void memory_sync(bmvp_ctx *c) { check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed"); }
-
-static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+static void memory_sync(bmvp_ctx *c)
 {
-    if (!check(c, cudaMemcpyAsync(to, host, (size_t)n * sizeof *to, cudaMemcpyHostToDevice, of(c)->stream), "upload")) return;
-    memory_sync(c); /* host may be pinned: then only waiting makes it safe to change */
+    capture_end(c);
+    check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
+
+
+enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
+
+/* The other half, once the copies out of it are done. */
+static int stage_turn(bmvp_ctx *c)
+{
+    state *s = of(c);
+    capture_end(c);
+    if (s->stage.size == 0) return 1;
+    if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
+    s->stage.now ^= 1;
+    s->stage.used = 0;
+    return check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+}
+static void stage_free(staging *g)
+{
+    int i;
+    for (i = 0; i < 2; ++i) {
+        if (g->half[i]) (void)cudaFreeHost(g->half[i]);
+        if (g->half_free[i]) (void)cudaEventDestroy(g->half_free[i]);
+    }
+    memset(g, 0, sizeof *g);
+}
+/* Halves of twice the size, at least `bytes`: so a run soon has room for the uploads of a step in one half. Waits. */
+static int stage_grow(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    int64_t size = larger(2 * g->size, STAGE_LEAST);
+    int i;
+    while (size < bytes) size *= 2;
+    memory_sync(c);
+    of(c)->capture.changed = 1;
+    stage_free(g);
+    for (i = 0; i < 2 && !bmvp_failed(c); ++i)
+        if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads"))
+            check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event");
+    if (bmvp_failed(c)) stage_free(g);
+    else g->size = size;
+    return !bmvp_failed(c);
+}
+/* Room for at most STAGE_MOST bytes; NULL and a failure. */
+static char *stage_room(bmvp_ctx *c, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    g->asked += bytes;
+    if (g->used + bytes > g->size && !(g->size < STAGE_MOST ? stage_grow(c, bytes) : stage_turn(c))) return NULL;
+    g->used += ceil_div(bytes, 64) * 64;
+    return g->half[g->now] + g->used - ceil_div(bytes, 64) * 64;
+}
+/* Copies the host's bytes to the device in the stream's order; the host may change them at once. */
+static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
+{
+    int64_t at, piece;
+    for (at = 0; at < bytes && !bmvp_failed(c); at += piece) {
+        char *room = stage_room(c, piece = smaller(bytes - at, STAGE_MOST));
+        if (!room) return 0;
+        memcpy(room, (const char *)host + at, (size_t)piece);
+        check(c, cudaMemcpyAsync((char *)to + at, room, (size_t)piece, cudaMemcpyHostToDevice, of(c)->stream), "upload");
+    }
+    return !bmvp_failed(c);
+}
+static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
     int64_t i;
+    capture_end(c);
     if (check(c, cudaMemcpyAsync(host, from, (size_t)n * sizeof *host, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
     for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
+}
+/* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph runs. */
+static void capture_begin(bmvp_ctx *c)
+{
+    state *s = of(c);
+    const int64_t asked = s->stage.asked;
+    int changed;
+    if (s->capture.on || bmvp_failed(c)) return;
+    s->stage.asked = 0;
+    if (asked > s->stage.size && s->stage.size < STAGE_MOST && !stage_grow(c, smaller(asked, STAGE_MOST))) return;
+    changed = s->capture.changed;
+    s->capture.changed = 0;
+    if (changed || !stage_turn(c)) return;
+    s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
 }
 static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
 static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
@@ -467,8 +606,8 @@ static void strides_of(int rank, const int64_t *dim, int64_t *stride)
 
 /* >>gemm ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C, all row-major; ta: A is stored (k, m), tb: B (n, k). batch matrices sa, sb, sc floats
-   apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or NULL.
+   batch matrices sa, sb, sc floats apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
 struct gemm {
     int64_t m, n, k;
     const float *a, *b;
@@ -476,24 +615,171 @@ struct gemm {
     int ta, tb;
     float beta;
     int64_t batch, sa, sb, sc;
+    int exact; /* 1: float32 whatever the context's precision */
+    const float *bias; /* with batch 1 */
 };
 static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0 };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, NULL };
+}
+static cublasComputeType_t gemm_compute(const bmvp_ctx *c, const gemm &g)
+{
+    const bmvp_precision p = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
+    return p == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF : p == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+static int gemm_check(bmvp_ctx *c, cublasStatus_t st)
+{
+    if (st == CUBLAS_STATUS_SUCCESS) return 1;
+    bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
+    return 0;
+}
+static void gemm_batched(bmvp_ctx *c, const gemm &g)
+{
+    const float one = 1.0f;
+    gemm_check(c, cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n,
+                                             (int)g.m, (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
+                                             (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch,
+                                             gemm_compute(c, g), CUBLAS_GEMM_DEFAULT));
+    if (g.bias) columns_map(c, bias_map{ g.c, g.bias }, columns_of(1, g.m, g.n));
+}
+
+/* cuBLASLt chooses an algorithm for a shape once, by its heuristic: timing candidates would choose another in another run, and with it
+   other bits. Of ways to join split sums only those in float32 through the workspace are allowed, whose order is fixed. The bias is added
+   with the product. GELU is not: cuBLASLt's is the tanh formula, the method's is exact (see mlp_gelu_map, which has the bias, too). Nor are
+   sums of gradients for a bias: they are double here, and may add to what is there. */
+struct product_shape {
+    int64_t m, n, k;
+    int32_t ta, tb, bias, compute;
+    uint32_t align_a, align_b, align_c; /* bytes that the addresses are multiples of, at most 256 */
+    uint32_t none;                      /* so that there are no bytes between */
+};
+struct product {
+    product_shape shape;
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t a, b, c; /* as cuBLASLt counts: a is our b */
+    cublasLtMatmulAlgo_t algorithm;
+    int exists;                     /* 0: cuBLASLt has none for it */
+    product *next;
+};
+static uint32_t alignment_of(const void *p)
+{
+    const uintptr_t at = (uintptr_t)p | 256;
+    return (uint32_t)(at & (~at + 1));
+}
+static product_shape product_shape_of(const bmvp_ctx *c, const gemm &g)
+{
+    return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias != NULL, (int32_t)gemm_compute(c, g),
+                          alignment_of(g.a), alignment_of(g.b), alignment_of(g.c), 0 };
+}
+static void product_free(product *p)
+{
+    if (p->op) (void)cublasLtMatmulDescDestroy(p->op);
+    if (p->a) (void)cublasLtMatrixLayoutDestroy(p->a);
+    if (p->b) (void)cublasLtMatrixLayoutDestroy(p->b);
+    if (p->c) (void)cublasLtMatrixLayoutDestroy(p->c);
+    free(p);
+}
+template <class T> static int product_prefers(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which, T v)
+{
+    return cublasLtMatmulPreferenceSetAttribute(w, which, &v, sizeof v) == CUBLAS_STATUS_SUCCESS;
+}
+/* What the heuristic takes first. */
+static void product_choose(state *s, product *p)
+{
+    const product_shape &k = p->shape;
+    cublasLtMatmulPreference_t w = NULL;
+    cublasLtMatmulHeuristicResult_t first;
+    int found = 0;
+    memset(&first, 0, sizeof first);
+    if (cublasLtMatmulPreferenceCreate(&w) != CUBLAS_STATUS_SUCCESS) return;
+    if (product_prefers(w, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)BMVPI_PRODUCT_SPACE) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, k.align_b) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, k.align_a) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, k.align_c) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, k.align_c) &&
+        cublasLtMatmulAlgoGetHeuristic(s->lt, p->op, p->a, p->b, p->c, p->c, w, 1, &first, &found) == CUBLAS_STATUS_SUCCESS)
+        p->exists = found > 0 && first.state == CUBLAS_STATUS_SUCCESS;
+    p->algorithm = first.algo;
+    (void)cublasLtMatmulPreferenceDestroy(w);
+}
+static cublasStatus_t product_set(product *p, cublasLtMatmulDescAttributes_t which, const void *v, size_t bytes)
+{
+    return cublasLtMatmulDescSetAttribute(p->op, which, v, bytes);
+}
+/* Of a row-major matrix, or of one that is stored as its transpose */
+static cublasStatus_t layout_make(cublasLtMatrixLayout_t *to, int64_t rows, int64_t columns, int transposed)
+{
+    const int64_t across = transposed ? rows : columns, down = transposed ? columns : rows;
+    return cublasLtMatrixLayoutCreate(to, CUDA_R_32F, (uint64_t)across, (uint64_t)down, across);
+}
+static product *product_make(bmvp_ctx *c, const gemm &g, const product_shape &k)
+{
+    const cublasOperation_t ta = g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, tb = g.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
+    product *p = (product *)calloc(1, sizeof *p);
+    cublasStatus_t st;
+    if (!p) return (product *)bmvp_fail(c, BMVP_E_OOM, "out of memory for the shape of a matrix product");
+    p->shape = k;
+    st = cublasLtMatmulDescCreate(&p->op, (cublasComputeType_t)k.compute, CUDA_R_32F);
+    if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
+    if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
+    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias);
+    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias);
+    if (!st) st = layout_make(&p->a, k.k, k.n, k.tb);
+    if (!st) st = layout_make(&p->b, k.m, k.k, k.ta);
+    if (!st) st = layout_make(&p->c, k.m, k.n, 0);
+    if (gemm_check(c, st)) {
+        product_choose(of(c), p);
+        return p;
+    }
+    product_free(p);
+    return NULL;
+}
+/* The product of g's shape, made when it is new. NULL and a failure. */
+static product *product_of(bmvp_ctx *c, const gemm &g)
+{
+    const product_shape k = product_shape_of(c, g);
+    const unsigned char *byte = (const unsigned char *)&k;
+    uint32_t hash = 2166136261u;
+    product *p, **list;
+    size_t i;
+    for (i = 0; i < sizeof k; ++i) hash = (hash ^ byte[i]) * 16777619u;
+    list = &of(c)->products[hash % PRODUCT_LISTS];
+    for (p = *list; p; p = p->next)
+        if (memcmp(&p->shape, &k, sizeof k) == 0) return p;
+    p = product_make(c, g, k);
+    if (!p) return NULL;
+    p->next = *list;
+    return *list = p;
 }
 static void gemm_run(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
-    cublasStatus_t st;
+    state *s = of(c);
+    product *p;
     if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
                   (long long)g.k);
         return;
     }
-    st = cublasSgemmStridedBatched(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n, (int)g.m,
-                                   (int)g.k, &one, g.b, (int)(g.tb ? g.k : g.n), g.sb, g.a, (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c,
-                                   (int)g.n, g.sc, (int)g.batch);
-    if (st != CUBLAS_STATUS_SUCCESS) bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
+    p = g.batch == 1 && alignment_of(g.bias) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
+    if (bmvp_failed(c)) return;
+    if (!p || !p->exists) {
+        gemm_batched(c, g);
+        return;
+    }
+    if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
+    if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias))) return;
+    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b, p->a, g.a, p->b, &g.beta, g.c, p->c, g.c, p->c, &p->algorithm,
+                                 s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
+}
+/* y (m, n) = a (m, k) b (k, n) + bias, which may be NULL */
+static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const float *a, const float *b, const bmvp_tensor *bias, float *y)
+{
+    gemm g = gemm_of(m, n, k, a, 0, b, 0, y, 0);
+    if (bias) g.bias = bias->x;
+    gemm_run(c, g);
 }
 
 /* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
@@ -1523,6 +1809,151 @@ static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, y->dim[0], y->iarg[0], 1); }
 static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
 
+/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
+
+/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
+static __device__ __forceinline__ float value(float x) { return x; }
+
+/* N neighbours, read and written at once */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+
+/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
+   nearest, ties away) or bfloat16 (to nearest even). */
+enum { EXACT, TF32, BF16 };
+static int products_of(const bmvp_ctx *c)
+{
+    const bmvp_precision p = bmvp_precision_of(c);
+    return p == BMVP_BF16 ? BF16 : p == BMVP_TF32 ? TF32 : EXACT;
+}
+
+#ifndef BMVP_CUDA_SHIM
+/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
+   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
+template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
+{
+    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
+    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* Until at most N groups of copies are on their way */
+template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+static __device__ __forceinline__ uint32_t round_tf32(float x)
+{
+    uint32_t u;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
+    return u;
+}
+/* Two bfloat16, the first in the lower half */
+static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
+{
+    uint32_t u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
+    return u;
+}
+/* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
+   a: rows g, g + 8, g, g + 8 at k = t, t, t + 4, t + 4 (bfloat16: the pairs at 2 t and 2 t + 8);
+   b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
+static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
+   2 (lane % 4), or the same of its transpose. */
+static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+#endif
+
+/* Products of a warp whose left operand lies in registers, 16 rows at a time, and whose right one lies in shared memory, [k][n] with rows
+   LD apart (8 more than a multiple of 64, so that loads are free of bank conflicts). */
+
+/* 16 rows of a tile as left operands, K steps of 16 */
+template <int K, int LD> static __device__ __forceinline__ void warp_rows(uint32_t a[K][4], const uint16_t *tile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < K; ++k) matrix_load(a[k], tile + lane % 16 * LD + k * 16 + lane / 16 * 8);
+}
+/* o += a b: M times 16 rows, K steps of 16, N columns of 8 */
+template <int M, int K, int N, int LD>
+static __device__ __forceinline__ void warp_product(float o[M][N][4], const uint32_t a[M][K][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < K; ++k)
+        BMVPI_UNROLLED
+        for (int j = 0; j < N; j += 2) {
+            uint32_t r[4];
+            matrix_load_transposed(r, b + (k * 16 + lane % 16) * LD + j * 8 + lane / 16 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(o[i][j], a[i][k], r);
+                mma_bf16(o[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+/* 64 columns of a result as the left operand of the next product */
+static __device__ __forceinline__ void warp_pack(uint32_t a[4][4], const float s[8][4])
+{
+    BMVPI_UNROLLED
+    for (int k = 0; k < 16; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+}
+
+/* y = x rounded to bfloat16, two at a time; 6 bytes a number */
+struct round_map {
+    const float *x;
+    uint32_t *y;
+    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
+};
+
+/* More than 48 KB of shared memory must be asked for. */
+template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
+{
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
+}
+
+/* y[i] (+)= sum of `parts` arrays of n.
+   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
+   Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
+   Bits:   double sums in fixed order.
+   Traffic: 4 bytes a part and element, coalesced. */
+static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
+{
+    __shared__ double share[8][32];
+    const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
+    double s = 0;
+    for (int p = (int)threadIdx.y; i < n && p < parts; p += 8) s += (double)part[p * n + i];
+    share[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
+    if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
+}
+static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
+{
+    BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
+}
+
 /* >>op matmul, linear, mlp ------------------------------------------------------------------------------------------------ */
 
 /* which 0: y; 1: gradient of a; 2: gradient of b */
@@ -1537,6 +1968,7 @@ static gemm matmul_of(const bmvp_tensor *y, int which, float *to, int add)
     else if (which == 1) g = gemm_of(k, m, n, b->x, tb, y->g, 1, to, add);
     else if (!tb) g = gemm_of(k, n, m, a->x, !ta, y->g, 0, to, add);
     else g = gemm_of(n, k, m, y->g, 1, a->x, ta, to, add);
+    g.exact = 1; /* as on the CPU: cosines over a temperature, kernels multiplied by kernels */
     g.batch = y->numel / (m * n);
     g.sa = g.m * g.k;
     g.sb = g.k * g.n;
@@ -1557,8 +1989,7 @@ static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0], *w = y->src[1];
     const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
-    gemm_run(c, gemm_of(rows, out, in, x->x, 0, w->x, 0, y->x, 0));
-    add_bias(c, y->x, rows, out, y->src[2]);
+    gemm_bias(c, rows, out, in, x->x, w->x, y->src[2], y->x);
 }
 static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1605,18 +2036,126 @@ struct mlp_gelu_back_map {
         a[i] = gelu_of(v);
     }
 };
+struct mlp_fused {
+    const float *x, *b1, *b2; /* biases may be NULL */
+    const uint16_t *w1, *w2;  /* rounded */
+    float *y;
+    int64_t m;
+    int h;
+};
+/* GELU with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5 is far below bfloat16's rounding (Abramowitz, Stegun:
+   Handbook of Mathematical Functions, 7.1.25) */
+static __device__ __forceinline__ float gelu_near(float x)
+{
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z);
+    const float e = 1.0f - t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f)) * exp2f(-1.44269504f * z * z);
+    return 0.5f * (x + fabsf(x) * e);
+}
+
+/* y = GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
+   Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1 and rows of w2 are on
+           their way into shared memory while the last ones are used.
+   Launch: ceil(m / (64 M)) blocks of 128 threads; C = 64 with M = 2, 128 with M = 1; 56 and 89 KB of shared memory. H a multiple of 64.
+   Bits:   each row by one warp, hidden columns in order.
+   Traffic: x and y once, weights from L2 for every block; 4 m C H operations. */
+template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp_fused f)
+{
+    enum { LD = C + 8, LD1 = 64 + 8, ROWS = 64 * M, W2 = C * LD1, B1 = W2 + 64 * LD, STAGE = B1 + 2 * 64, PIECES = C / 8 };
+    BMVPI_DYNAMIC(uint16_t, xs);
+    uint16_t *stage = xs + ROWS * LD;
+    const int t = (int)threadIdx.x, lane = t % 32, warp = t / 32;
+    const int64_t first = blockIdx.x * (int64_t)ROWS;
+    uint32_t a[M][C / 16][4], p[M][4][4];
+    float s[M][8][4], o[M][C / 8][4];
+    const auto load = [&](int h0) {
+        uint16_t *to = stage + h0 / 64 % 2 * STAGE;
+        for (int i = t; i < C * 8; i += 128)
+            copy_async<16>(to + i / 8 * LD1 + i % 8 * 8, f.w1 + (int64_t)(i / 8) * f.h + h0 + i % 8 * 8, 1);
+        for (int i = t; i < 64 * PIECES; i += 128)
+            copy_async<16>(to + W2 + i / PIECES * LD + i % PIECES * 8, f.w2 + (int64_t)(h0 + i / PIECES) * C + i % PIECES * 8, 1);
+        if (t < 64) copy_async<4>((float *)(void *)(to + B1) + t, f.b1 ? f.b1 + h0 + t : f.x, f.b1 != NULL);
+        copy_commit();
+    };
+    load(0);
+    for (int i = t; i < ROWS * C / 4; i += 128) {
+        piece<float, 4> v = { { 0, 0, 0, 0 } };
+        if (first + i / (C / 4) < f.m) v = *(const piece<float, 4> *)(const void *)(f.x + first * C + i * 4);
+        uint32_t *to = (uint32_t *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4);
+        to[0] = round_bf16(v.v[0], v.v[1]);
+        to[1] = round_bf16(v.v[2], v.v[3]);
+    }
+    __syncthreads();
+    BMVPI_UNROLLED
+    for (int i = 0; i < M; ++i) warp_rows<C / 16, LD>(a[i], xs + (warp * 16 * M + i * 16) * LD);
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * C / 2; ++i) o[i / (C / 2)][i / 4 % (C / 8)][i % 4] = 0;
+    BMVPI_ROLLED
+    for (int h0 = 0; h0 < f.h; h0 += 64) {
+        const uint16_t *now = stage + h0 / 64 % 2 * STAGE;
+        const float *bias = (const float *)(const void *)(now + B1);
+        copy_wait<0>();
+        __syncthreads(); /* these columns are there, and nobody reads the last ones any more */
+        if (h0 + 64 < f.h) load(h0 + 64);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = bias[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
+        warp_product<M, C / 16, 8, LD1>(s, a, now);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = gelu_near(s[i / 32][i / 4 % 8][i % 4]);
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i) warp_pack(p[i], s[i]);
+        warp_product<M, 4, C / 8, LD>(o, p, now + W2);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * C / 2; ++i) {
+        const int64_t row = first + warp * 16 * M + i / (C / 2) * 16 + i % 4 / 2 * 8 + lane / 4;
+        const int col = i / 4 % (C / 8) * 8 + lane % 4 * 2 + i % 2;
+        if (row < f.m) put(f.y, row * C + col, o[i / (C / 2)][i / 4 % (C / 8)][i % 4] + (f.b2 ? f.b2[col] : 0.0f), 0);
+    }
+}
+static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
+{
+    return products_of(c) == BF16 && s.i == s.o && (s.i == 64 || s.i == 128) && s.h % 64 == 0;
+}
+template <int C, int M> static void mlp_launch(bmvp_ctx *c, const mlp_fused &f)
+{
+    const size_t bytes = sizeof(uint16_t) * (64 * M * (C + 8) + 2 * (C * 72 + 64 * (C + 8) + 128));
+    if (shared_memory(c, mlp_kernel<C, M>, bytes))
+        BMVPI_RUN(c, (mlp_kernel<C, M>), dim3((unsigned)ceil_div(f.m, 64 * M)), dim3(128), bytes, f);
+}
+/* workspace: both matrices rounded */
+static void mlp_run(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, float *workspace)
+{
+    const int64_t half = s.i * s.h / 2;
+    uint32_t *w = (uint32_t *)(void *)workspace;
+    mlp_fused f;
+    f.x = y->src[0]->x;
+    f.b1 = y->src[2] ? y->src[2]->x : NULL;
+    f.b2 = y->src[4] ? y->src[4]->x : NULL;
+    f.w1 = (const uint16_t *)(const void *)w;
+    f.w2 = (const uint16_t *)(const void *)(w + half);
+    f.y = y->x;
+    f.m = s.m;
+    f.h = (int)s.h;
+    map(c, round_map{ y->src[1]->x, w }, half);
+    map(c, round_map{ y->src[3]->x, w + half }, half);
+    if (s.i == 64) mlp_launch<64, 2>(c, f);
+    else mlp_launch<128, 1>(c, f);
+}
 static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const mlp_shape s = mlp_of(y);
     const float *b1 = y->src[2] ? y->src[2]->x : NULL;
     float *a = bmvp_kernel_workspace(c);
+    if (mlp_is_fused(c, s)) {
+        mlp_run(c, y, s, a);
+        return;
+    }
     for (int64_t t = 0; t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
         gemm_run(c, gemm_of(n, s.h, s.i, y->src[0]->x + t * s.i, 0, y->src[1]->x, 0, a, 0));
         columns_map(c, mlp_gelu_map{ a, b1 }, columns_of(1, n, s.h));
-        gemm_run(c, gemm_of(n, s.o, s.h, a, 0, y->src[3]->x, 0, y->x + t * s.o, 0));
+        gemm_bias(c, n, s.o, s.h, a, y->src[3]->x, y->src[4], y->x + t * s.o);
     }
-    add_bias(c, y->x, s.m, s.o, y->src[4]);
 }
 static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1638,57 +2177,276 @@ static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
         if (g[4]) bias_grad(c, gy, n, s.o, g[4], add[4] || t > 0, part);
     }
 }
-static int64_t mlp_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+static int64_t mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const mlp_shape s = mlp_of(y);
-    if (!backward) return s.tile * s.h;
+    if (!backward) return mlp_is_fused(c, s) ? s.i * s.h : s.tile * s.h;
     return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. P gives m, n, the
-   k range of slice z, row(i): what is the same along row i of A, a(row, k), b(k, j) and store(z, i, j, value).
-   Who:    256 threads make a tile of 64 x 64, each 4 x 4 of it; 16 steps of k at a time lie in shared memory. Threads that load A run along
-           k or along m, whichever lies together in memory (P::A_ALONG_K), likewise B.
-   Launch: m / 64 blocks along x, n / 64 along y, slices (groups, parts of k) along z; 8.7 KB of shared memory. m, n, k below 2^31.
-   Bits:   each element by one thread, k in order within its slice.
-   Traffic: A is read n / 64 times and B m / 64 times, mostly from L2; 2 m n k operations, limited by loads from shared memory. */
-enum { TILE = 64, DEPTH = 16 };
-template <class P> __global__ void tile_kernel(P p)
-{
-    __shared__ float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
-    const int t = (int)threadIdx.x, tx = t % 16, ty = t / 16, z = (int)blockIdx.z;
-    const int m0 = (int)blockIdx.x * TILE, n0 = (int)blockIdx.y * TILE, last = p.k_last(z);
-    float sum[4][4] = { { 0 } };
-    typename P::row_type row[4];
-    for (int e = 0; e < 4; ++e) row[e] = p.row(z, m0 + (P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE));
-    for (int k0 = p.k_first(z); k0 < last; k0 += DEPTH) {
-        for (int e = 0; e < 4; ++e) { /* element e of this thread */
-            const int ak = P::A_ALONG_K ? t % DEPTH : t / TILE + e * 4, am = P::A_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            const int bk = P::B_ALONG_K ? t % DEPTH : t / TILE + e * 4, bn = P::B_ALONG_K ? t / DEPTH + e * 16 : t % TILE;
-            a[ak][am] = m0 + am < p.m && k0 + ak < last ? p.a(row[e], k0 + ak) : 0.0f;
-            b[bk][bn] = n0 + bn < p.n && k0 + bk < last ? p.b(z, k0 + bk, n0 + bn) : 0.0f;
-        }
-        __syncthreads();
-        for (int k = 0; k < DEPTH; ++k) {
-            float u[4], v[4];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i) u[i] = a[k][ty * 4 + i], v[i] = b[k][tx * 4 + i];
-            BMVPI_UNROLLED
-            for (int i = 0; i < 4; ++i)
-                BMVPI_UNROLLED
-                for (int j = 0; j < 4; ++j) sum[i][j] += u[i] * v[j];
-        }
-        __syncthreads();
+/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. BK steps of k lie in
+   shared memory at a time: A as it lies in device memory, [m][k] when k runs along memory (P::A_ALONG_K), else [k][m]; likewise B. */
+enum { BK = 32, TILE_THREADS = 128 };
+
+/* A place of a sliding window: where its tap 0 lies in the array the window slides over, and the taps (10 bits an axis) that lie inside. */
+struct spot { int base; unsigned taps; };
+
+/* Shapes of a BM x BN tile; E: what lies in shared memory. The padding keeps rows aligned to 16 bytes and reads free of bank conflicts. */
+template <class P, int MODE, int BM, int BN> struct tile_shape {
+    typedef typename P::storage S;
+    enum { HALF = MODE == BF16, PAD_K = HALF ? 8 : 4, PAD = 8,
+           A_ROWS = P::A_ALONG_K ? BM : BK, A_COLS = P::A_ALONG_K ? BK : BM, A_LD = A_COLS + (P::A_ALONG_K ? PAD_K : PAD),
+           B_ROWS = P::B_ALONG_K ? BN : BK, B_COLS = P::B_ALONG_K ? BK : BN, B_LD = B_COLS + (P::B_ALONG_K ? PAD_K : PAD),
+           A_SIZE = A_ROWS * A_LD, B_SIZE = B_ROWS * B_LD, STAGE = A_SIZE + B_SIZE, PLACES = P::PLACES_ARE_ROWS ? BM : 2 * BK };
+    static size_t bytes() { return sizeof(int) * 2 * PLACES + 2 * STAGE * (HALF ? 2 : 4); }
+};
+
+/* Products of a tile in float32: 16 x 8 threads, each BM / 16 x BN / 8 of it; k in order. Rows and columns of a thread are such that the
+   lanes of a warp read different banks or the same word. */
+template <class P, int BM, int BN> struct tile_exact {
+    typedef tile_shape<P, EXACT, BM, BN> T;
+    typedef float E;
+    enum { M = BM / 16, N = BN / 8 };
+    float sum[M][N];
+    static __device__ __forceinline__ int at(int t, int i, int threads, int along_k)
+    {
+        return along_k ? t + threads * i : i / 4 * 4 * threads + t * 4 + i % 4;
     }
-    for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j)
-            if (m0 + ty * 4 + i < p.m && n0 + tx * 4 + j < p.n) p.store(z, m0 + ty * 4 + i, n0 + tx * 4 + j, sum[i][j]);
+    static __device__ __forceinline__ int row(int i) { return at((int)threadIdx.x / 8, i, 16, P::A_ALONG_K); }
+    static __device__ __forceinline__ int col(int j) { return at((int)threadIdx.x % 8, j, 8, P::B_ALONG_K); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N; ++i) sum[i / N][i % N] = 0;
+    }
+    /* 4 steps of k of operands that lie along k, or 4 neighbours of one step */
+    static __device__ __forceinline__ piece<float, 4> four(const float *x, int ld, int along_k, int k, int e, int own, int quad)
+    {
+        return *(const piece<float, 4> *)(const void *)(along_k ? x + own * ld + k : x + (k + e) * ld + quad);
+    }
+    __device__ void step(const float *a, const float *b)
+    {
+        BMVPI_ROLLED
+        for (int k = 0; k < BK; k += 4) {
+            piece<float, 4> u[M], v[N];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) u[i] = four(a, T::A_LD, P::A_ALONG_K, k, i % 4, row(i), row(i / 4 * 4));
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j) v[j] = four(b, T::B_LD, P::B_ALONG_K, k, j % 4, col(j), col(j / 4 * 4));
+            BMVPI_UNROLLED
+            for (int e = 0; e < 4; ++e)
+                BMVPI_UNROLLED
+                for (int i = 0; i < M; ++i)
+                    BMVPI_UNROLLED
+                    for (int j = 0; j < N; ++j)
+                        sum[i][j] += (P::A_ALONG_K ? u[i].v[e] : u[i / 4 * 4 + e].v[i % 4]) *
+                                     (P::B_ALONG_K ? v[j].v[e] : v[j / 4 * 4 + e].v[j % 4]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                if (m0 + row(i) < p.m && n0 + col(j) < p.n) p.store(z, m0 + row(i), n0 + col(j), sum[i][j]);
+    }
+};
+
+/* On tensor cores: 2 x 2 warps, each BM / 2 x BN / 2 of the tile as fragments of 16 x 8 (see mma_tf32). */
+template <class P, int MODE, int BM, int BN> struct tile_mma {
+    typedef tile_shape<P, MODE, BM, BN> T;
+    enum { M = BM / 32, N = BN / 16 };
+    float sum[M][N][4];
+    static __device__ int warp_row() { return (int)threadIdx.x / 64 * (BM / 2); }
+    static __device__ int warp_col() { return (int)threadIdx.x / 32 % 2 * (BN / 2); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N * 4; ++i) sum[i / (N * 4)][i / 4 % N][i % 4] = 0;
+    }
+    __device__ void step(const uint16_t *a, const uint16_t *b) /* bfloat16 */
+    {
+        const int lane = (int)threadIdx.x % 32, low = lane % 8, odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 16) {
+            uint32_t u[M][4], v[N][2], r[4];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                const int m = warp_row() + i * 16;
+                if (P::A_ALONG_K) matrix_load(u[i], a + (m + low + odd) * T::A_LD + k + high);
+                else matrix_load_transposed(u[i], a + (k + low + high) * T::A_LD + m + odd);
+            }
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; j += 2) {
+                const int n = warp_col() + j * 8;
+                if (P::B_ALONG_K) matrix_load(r, b + (n + low + high) * T::B_LD + k + odd);
+                else matrix_load_transposed(r, b + (k + low + odd) * T::B_LD + n + high);
+                v[j][0] = r[0], v[j][1] = r[1], v[j + 1][0] = r[2], v[j + 1][1] = r[3];
+            }
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_bf16(sum[i][j], u[i], v[j]);
+        }
+    }
+    static __device__ __forceinline__ uint32_t a_at(const float *a, int m, int k)
+    {
+        return round_tf32(a[P::A_ALONG_K ? m * T::A_LD + k : k * T::A_LD + m]);
+    }
+    static __device__ __forceinline__ uint32_t b_at(const float *b, int k, int n)
+    {
+        return round_tf32(b[P::B_ALONG_K ? n * T::B_LD + k : k * T::B_LD + n]);
+    }
+    __device__ void step(const float *a, const float *b) /* TF32 */
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 8) {
+            uint32_t u[M][4], v[N][2];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M * 4; ++i) u[i / 4][i % 4] = a_at(a, warp_row() + i / 4 * 16 + i % 2 * 8 + g, k + t + i % 4 / 2 * 4);
+            BMVPI_UNROLLED
+            for (int j = 0; j < N * 2; ++j) v[j / 2][j % 2] = b_at(b, k + t + j % 2 * 4, warp_col() + j / 2 * 8 + g);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_tf32(sum[i][j], u[i], v[j]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                BMVPI_UNROLLED
+                for (int e = 0; e < 4; ++e) {
+                    const int row = m0 + warp_row() + i * 16 + e / 2 * 8 + g, col = n0 + warp_col() + j * 8 + 2 * t + e % 2;
+                    if (row < p.m && col < p.n) p.store(z, row, col, sum[i][j][e]);
+                }
+    }
+};
+template <class P, int MODE, int BM, int BN> struct tile_products { typedef tile_mma<P, MODE, BM, BN> type; };
+template <class P, int BM, int BN> struct tile_products<P, EXACT, BM, BN> { typedef tile_exact<P, BM, BN> type; };
+template <int MODE> struct tile_element { typedef float type; };
+template <> struct tile_element<BF16> { typedef uint16_t type; };
+
+/* ROWS x COLS of an operand from device to shared memory, V neighbours at a time, from where at(row) says (NULL: zeros). Straight when
+   both hold the same type; else begin fetches, and finish rounds what was fetched on its way into shared memory. */
+template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy {
+    enum { STRAIGHT = sizeof(S) == sizeof(E) && V * sizeof(S) >= 4, WIDE = COLS / V, STEP = TILE_THREADS / WIDE, N = ROWS / STEP };
+    piece<S, V> held[STRAIGHT ? 1 : N];
+    static __device__ __forceinline__ int col() { return (int)threadIdx.x % WIDE * V; }
+    static __device__ __forceinline__ int row(int e) { return (int)threadIdx.x / WIDE + e * STEP; }
+    template <class A> __device__ __forceinline__ void begin(const A &at, const S *any, E *to)
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            const S *from = at(row(e));
+            if (STRAIGHT) {
+                copy_async<STRAIGHT ? (int)(V * sizeof(S)) : 4>(to + row(e) * LD + col(), from ? from : any, from != NULL);
+                continue;
+            }
+            if (from) held[STRAIGHT ? 0 : e] = *(const piece<S, V> *)(const void *)from;
+            else for (int i = 0; i < V; ++i) held[STRAIGHT ? 0 : e].v[i] = S(0.0f);
+        }
+    }
+    __device__ __forceinline__ void finish(uint16_t *to) const
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; !STRAIGHT && e < N; ++e) {
+            const piece<S, V> &h = held[STRAIGHT ? 0 : e];
+            if (V == 1) to[row(e) * LD + col()] = (uint16_t)round_bf16(value(h.v[0]), 0.0f);
+            for (int i = 0; i + 1 < V; i += 2)
+                *(uint32_t *)(void *)(to + row(e) * LD + col() + i) = round_bf16(value(h.v[i]), value(h.v[i + 1 < V ? i + 1 : i]));
+        }
+    }
+    __device__ __forceinline__ void finish(float *) const {} /* the copies were straight */
+};
+
+/* P gives m, n, the k range of slice z; place(z, i), the spot of place i of A; a_column(z, j), what is the same down a column of A as it
+   lies in memory; a(spot, column, z) and b(z, row, column), addresses; store(z, i, j, value).
+   Who:    128 threads make a tile of BM x BN (128 x 64, 64 x 32). While they multiply BK steps of k the next ones are on their way into the
+           other half of shared memory. Threads of a warp load neighbouring pieces of a row.
+   Launch: tiles along x, those of one row of tiles next to each other; slices (groups, parts of k) along y; 56 KB of shared memory in
+           float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
+   Bits:   each element by one thread or warp, k in order within its slice.
+   Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes from shared memory
+           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
+template <class P, int MODE, int V, int BM, int BN> __global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
+{
+    typedef typename P::storage S;
+    typedef tile_shape<P, MODE, BM, BN> T;
+    typedef typename tile_element<MODE>::type E;
+    BMVPI_DYNAMIC(spot, places);
+    E *stage = (E *)(void *)(places + T::PLACES);
+    const int t = (int)threadIdx.x, z = (int)blockIdx.y, first = p.k_first(z), last = p.k_last(z);
+    const int m0 = (int)(blockIdx.x / (unsigned)n_tiles) * BM, n0 = (int)(blockIdx.x % (unsigned)n_tiles) * BN;
+    typename tile_products<P, MODE, BM, BN>::type products;
+    tile_copy<S, E, V, T::A_ROWS, T::A_COLS, T::A_LD> copy_a;
+    tile_copy<S, E, V, T::B_ROWS, T::B_COLS, T::B_LD> copy_b;
+    const auto begin = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        const spot *row = places + (P::PLACES_ARE_ROWS ? 0 : (k0 - first) / BK % 2 * BK);
+        const typename P::column column = p.a_column(z, (P::A_ALONG_K ? k0 : m0) + copy_a.col());
+        copy_a.begin([&](int r) { return p.a(row[r], column, z); }, p.x, to);
+        const int b_row = P::B_ALONG_K ? n0 : k0, b_col = (P::B_ALONG_K ? k0 : n0) + copy_b.col();
+        copy_b.begin([&](int r) { return p.b(z, b_row + r, b_col); }, p.x, to + T::A_SIZE);
+        copy_commit();
+    };
+    const auto finish = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_a.finish(to);
+        copy_b.finish(to + T::A_SIZE);
+    };
+    for (int i = t; i < T::PLACES; i += TILE_THREADS) places[i] = p.place(z, (P::PLACES_ARE_ROWS ? m0 : first) + i);
+    products.start();
+    __syncthreads();
+    if (first < last) {
+        begin(first);
+        finish(first);
+    }
+    BMVPI_ROLLED
+    for (int k0 = first; k0 < last; k0 += BK) {
+        const E *now = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_wait<0>();
+        __syncthreads(); /* this half is there, and nobody reads the other one any more */
+        if (k0 + BK < last) begin(k0 + BK);
+        if (!P::PLACES_ARE_ROWS && t < BK) places[(k0 - first) / BK % 2 * BK + t] = p.place(z, k0 + 2 * BK + t);
+        products.step(now, now + T::A_SIZE);
+        if (k0 + BK < last) finish(k0 + BK);
+    }
+    products.store(p, z, m0, n0);
+}
+template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp_ctx *c, const P &p, int slices)
+{
+    const int64_t n_tiles = ceil_div(p.n, BN), tiles = ceil_div(p.m, BM) * n_tiles;
+    const size_t bytes = tile_shape<P, MODE, BM, BN>::bytes();
+    if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
+    BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes, p, (int)n_tiles);
+}
+/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such. */
+static int tile_is_large(int64_t m, int64_t n, int64_t slices)
+{
+    return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
+}
+template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
+{
+    enum { V = 16 / sizeof(typename P::storage) };
+    if (!p.in_pieces(V)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
+    else tile_launch<MODE, V, 64, 32>(c, p, slices);
 }
 template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
 {
-    BMVPI_RUN(c, tile_kernel<P>, dim3((unsigned)ceil_div(p.m, TILE), (unsigned)ceil_div(p.n, TILE), (unsigned)slices), dim3(THREADS), 0, p);
+    const int mode = products_of(c);
+    if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
+    else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
+    else tile_run_mode<EXACT>(c, p, slices);
 }
 
 /* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
@@ -1731,108 +2489,201 @@ static int conv_is_blocks(const bmvp_tensor *y)
 }
 static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
 
-struct place { int n, z, y, x, group; };
-static __device__ __forceinline__ place place_of(int i, const int dim[3], int group)
+/* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is no such column). */
+struct window_column { int shift, ch; unsigned bits; };
+enum { WINDOW_TAPS = 10 };
+
+static __device__ __forceinline__ void window_split(int i, const int dim[3], int at[4]) /* n, z, y, x */
 {
-    place p;
-    p.x = i % dim[2], i /= dim[2];
-    p.y = i % dim[1], i /= dim[1];
-    p.z = i % dim[0], p.n = i / dim[0];
-    p.group = group;
-    return p;
+    for (int a = 2; a >= 0; --a) at[a + 1] = i % dim[a], i /= dim[a];
+    at[0] = i;
 }
-/* The input element that output place o meets at a tap and channel of its group; 0 outside. */
-static __device__ __forceinline__ float conv_input(const conv &v, const float *x, const place &o, int tap, int ch)
+/* Output place i on x: input q + tap with q = stride o - pad */
+static __device__ spot window_on_input(const conv &v, int i)
 {
-    const int z = o.z * v.s[0] - v.p[0] + tap / (v.k[1] * v.k[2]), y = o.y * v.s[1] - v.p[1] + tap / v.k[2] % v.k[1];
-    const int e = o.x * v.s[2] - v.p[2] + tap % v.k[2];
-    if (z < 0 || z >= v.in[0] || y < 0 || y >= v.in[1] || e < 0 || e >= v.in[2]) return 0.0f;
-    return x[((((int64_t)o.n * v.in[0] + z) * v.in[1] + y) * v.in[2] + e) * v.ci + o.group * v.cig + ch];
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.places) return s;
+    window_split(i, v.out, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] * v.s[a] - v.p[a], lo = q < 0 ? -q : 0, hi = v.in[a] - q < v.k[a] ? v.in[a] - q : v.k[a];
+        s.base = s.base * v.in[a] + q;
+        if (hi > lo) s.taps |= ((1u << hi) - (1u << lo)) << (WINDOW_TAPS * (2 - a));
+    }
+    return s;
 }
+/* Input voxel i on y: output (q - tap) / stride where that is whole, q = i + pad; which is q / stride - tap / stride, both rounded down */
+static __device__ spot window_on_output(const conv &v, int i)
+{
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.voxels) return s;
+    window_split(i, v.in, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] + v.p[a];
+        s.base = s.base * v.out[a] + q / v.s[a];
+        for (int t = q % v.s[a]; t < v.k[a] && t <= q; t += v.s[a])
+            if ((q - t) / v.s[a] < v.out[a]) s.taps |= 1u << (t + WINDOW_TAPS * (2 - a));
+    }
+    return s;
+}
+/* Column j of `columns` = (tap, channel of `channels`) */
+static __device__ window_column window_column_of(const conv &v, int j, int columns, int channels, int on_input)
+{
+    const int tap = j / channels, x = tap % v.k[2], y = tap / v.k[2] % v.k[1], z = tap / v.k[2] / v.k[1];
+    window_column c;
+    c.ch = j % channels;
+    c.bits = j < columns ? 1u << x | 1u << (y + WINDOW_TAPS) | 1u << (z + 2 * WINDOW_TAPS) : ~0u;
+    if (on_input) c.shift = (z * v.in[1] + y) * v.in[2] + x;
+    else c.shift = -((z / v.s[0] * v.out[1] + y / v.s[1]) * v.out[2] + x / v.s[2]);
+    return c;
+}
+
 /* y: rows are output places, columns output channels, k = (tap, input channel) */
-struct conv_forward_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 0 };
-    typedef place row_type;
+template <class S> struct conv_forward_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 0, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *w, *bias;
-    float *y;
+    const S *x, *w;
+    const float *bias;
+    S *y;
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cig; }
-    __device__ place row(int z, int i) const { return place_of(i, v.out, z); }
-    __device__ float a(const place &o, int k) const { return conv_input(v, x, o, k / v.cig, k % v.cig); }
-    __device__ float b(int z, int k, int j) const { return w[(int64_t)k * v.co + z * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cig, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const { return k < k_last(z) && j < n ? w + (int64_t)k * v.co + z * v.cog + j : NULL; }
+    __device__ void store(int z, int i, int j, float sum) const
     {
         const int ch = z * v.cog + j;
-        y[(int64_t)i * v.co + ch] = value + (bias ? bias[ch] : 0.0f);
+        put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
     }
 };
-/* dx: rows are input voxels, columns input channels, k = (tap, output channel) */
-struct conv_dx_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 1 };
-    typedef place row_type;
+/* dx: rows are input voxels, columns input channels, k = (tap, output channel). With a stride, voxels fall into phases by their remainder
+   along each axis; those of one meet the same taps, every stride-th along an axis. Slice z is a phase of a group. */
+template <class S> struct conv_dx_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *g, *w;
-    float *dx;
+    const S *x, *w; /* x: dy */
+    S *dx;
     int add;
-    __device__ int k_first(int) const { return 0; }
-    __device__ int k_last(int) const { return v.taps * v.cog; }
-    __device__ place row(int z, int i) const { return place_of(i, v.in, z); }
-    __device__ float a(const place &o, int k) const
+    int phases[3], plain; /* strides, or 1; plain: there is one phase */
+    int in_pieces(int by) const { return v.cog % by == 0; }
+    /* Along axis a: the phase of slice z, its first tap, how many it has */
+    __device__ int rest(int z, int a) const
     {
-        const int tap = k / v.cog, ch = k % v.cog;
-        const int z = o.z + v.p[0] - tap / (v.k[1] * v.k[2]), y = o.y + v.p[1] - tap / v.k[2] % v.k[1], e = o.x + v.p[2] - tap % v.k[2];
-        if (z < 0 || y < 0 || e < 0 || z % v.s[0] || y % v.s[1] || e % v.s[2]) return 0.0f;
-        if (z / v.s[0] >= v.out[0] || y / v.s[1] >= v.out[1] || e / v.s[2] >= v.out[2]) return 0.0f;
-        return g[((((int64_t)o.n * v.out[0] + z / v.s[0]) * v.out[1] + y / v.s[1]) * v.out[2] + e / v.s[2]) * v.co + o.group * v.cog + ch];
+        const int p = z / v.groups;
+        return (a == 0 ? p / (phases[1] * phases[2]) : a == 1 ? p / phases[2] : p) % phases[a];
     }
-    __device__ float b(int z, int k, int j) const { return w[((int64_t)(k / v.cog) * v.cig + j) * v.co + z * v.cog + k % v.cog]; }
-    __device__ void store(int z, int i, int j, float value) const { put(dx, (int64_t)i * v.ci + z * v.cig + j, value, add); }
+    __device__ int tap_first(int z, int a) const { return (rest(z, a) + v.p[a]) % phases[a]; }
+    __device__ int taps(int z, int a) const { return (v.k[a] - tap_first(z, a) + phases[a] - 1) / phases[a]; }
+    /* Voxel i of the phase, or one that is none */
+    __device__ int voxel(int z, int i) const
+    {
+        int at[4], side[3];
+        if (plain) return i;
+        for (int a = 0; a < 3; ++a) {
+            side[a] = (v.in[a] - rest(z, a) + phases[a] - 1) / phases[a];
+            if (side[a] <= 0) return v.voxels;
+        }
+        window_split(i, side, at);
+        for (int a = 0; a < 3; ++a) at[0] = at[0] * v.in[a] + at[a + 1] * phases[a] + rest(z, a);
+        return at[0];
+    }
+    /* k of the phase among all (tap, channel); beyond them where the phase has no such k */
+    __device__ int among_all(int z, int k) const
+    {
+        int at[4], n_taps[3], tap = 0;
+        if (plain) return k;
+        if (k >= k_last(z)) return v.taps * v.cog;
+        for (int a = 0; a < 3; ++a) n_taps[a] = taps(z, a);
+        window_split(k / v.cog, n_taps, at);
+        for (int a = 0; a < 3; ++a) tap = tap * v.k[a] + at[a + 1] * phases[a] + tap_first(z, a);
+        return tap * v.cog + k % v.cog;
+    }
+    __device__ int k_first(int) const { return 0; }
+    __device__ int k_last(int z) const { return (plain ? v.taps : taps(z, 0) * taps(z, 1) * taps(z, 2)) * v.cog; }
+    __device__ spot place(int z, int i) const { return window_on_output(v, i < m ? voxel(z, i) : v.voxels); }
+    __device__ column a_column(int z, int j) const { return window_column_of(v, among_all(z, j), v.taps * v.cog, v.cog, 0); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z % v.groups * v.cog + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int j, int k) const
+    {
+        const int all = among_all(z, k);
+        return all < v.taps * v.cog && j < n ? w + (int64_t)(all / v.cog * v.cig + j) * v.co + z % v.groups * v.cog + all % v.cog : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        const int at = voxel(z, i);
+        if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
+    }
 };
-/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards */
-struct conv_dw_tile {
-    enum { A_ALONG_K = 0, B_ALONG_K = 0 };
-    struct row_type { int tap, ch, group; };
+template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const S *g, const S *w, S *dx, int add)
+{
+    const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
+    conv_dx_tile<S> p = { v.n, v.cig, v, g, w, dx, add, { 1, 1, 1 }, 0 };
+    for (int a = 0; a < 3; ++a) {
+        if (phased) p.phases[a] = v.s[a];
+        p.m *= (int)ceil_div(v.in[a], p.phases[a]);
+    }
+    const int phases = p.phases[0] * p.phases[1] * p.phases[2];
+    p.plain = phases == 1;
+    tile_run(c, p, v.groups * phases);
+}
+/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
+   part of a group */
+template <class S> struct conv_dw_tile {
+    enum { A_ALONG_K = 0, B_ALONG_K = 0, PLACES_ARE_ROWS = 0 };
+    typedef S storage;
+    typedef window_column column;
     int m, n;
     conv v;
-    const float *x, *g;
+    const S *x, *g;
     float *part;
     int parts, length; /* of a group; places of a part */
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int z) const { return z % parts * length; }
     __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
-    __device__ row_type row(int z, int i) const { return row_type{ i / v.cig, i % v.cig, z / parts }; }
-    __device__ float a(const row_type &r, int k) const { return conv_input(v, x, place_of(k, v.out, r.group), r.tap, r.ch); }
-    __device__ float b(int z, int k, int j) const { return g[(int64_t)k * v.co + z / parts * v.cog + j]; }
-    __device__ void store(int z, int i, int j, float value) const
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, m, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
     {
-        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = value;
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z / parts * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const
+    {
+        return k < k_last(z) && j < n ? g + (int64_t)k * v.co + z / parts * v.cog + j : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = sum;
     }
 };
-/* y[i] (+)= sum of `parts` arrays of n, in order; map over n */
-struct join_parts_map {
-    const float *part;
-    float *y;
-    int64_t n;
-    int parts, add;
-    __device__ void operator()(int64_t i) const
-    {
-        double s = 0;
-        for (int p = 0; p < parts; ++p) s += (double)part[p * n + i];
-        put(y, i, (float)s, add);
-    }
-};
-static conv_dw_tile conv_dw_of(const conv &v)
+/* About 512 tiles, none with fewer than 1024 places */
+template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
 {
-    const int64_t tiles = ceil_div(v.taps * v.cig, TILE) * ceil_div(v.cog, TILE) * v.groups;
-    conv_dw_tile p;
+    const int large = v.cog > 32;
+    const int64_t tiles = ceil_div(v.taps * v.cig, large ? 128 : 64) * ceil_div(v.cog, large ? 64 : 32) * v.groups;
+    conv_dw_tile<S> p;
     memset(&p, 0, sizeof p);
     p.v = v;
     p.m = v.taps * v.cig;
     p.n = v.cog;
     p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
-    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), DEPTH) * DEPTH);
+    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), BK) * BK);
     return p;
 }
 
@@ -1847,8 +2698,13 @@ static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t bl
 static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
 {
     const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
-    if (most < INT32_MAX - TILE && y->iarg[6] <= 32767) return 1;
-    bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights, or 32768 groups, are too many");
+    int64_t taps = 1;
+    for (int i = 0; i < 3; ++i) taps = larger(taps, y->src[1]->dim[i]);
+    if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
+    else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
+    else if (y->iarg[6] > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
+    else return 1;
     return 0;
 }
 static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1859,11 +2715,10 @@ static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
     if (conv_is_blocks(y)) {
         float *u = conv_is_pointwise(y) ? x->x : bmvp_kernel_workspace(c);
         if (u != x->x) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
-        gemm_run(c, gemm_of(rows, y->dim[4], k, u, 0, w->x, 0, y->x, 0));
-        add_bias(c, y->x, rows, y->dim[4], y->src[2]);
+        gemm_bias(c, rows, y->dim[4], k, u, w->x, y->src[2], y->x);
     } else {
         const conv v = conv_of(y);
-        tile_run(c, conv_forward_tile{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
+        tile_run(c, conv_forward_tile<float>{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
     }
 }
 /* Gradients of x and w as products with the blocks */
@@ -1894,14 +2749,14 @@ static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
         return;
     }
     const conv v = conv_of(y);
-    if (g[0]) tile_run(c, conv_dx_tile{ v.voxels, v.cig, v, y->g, y->src[1]->x, g[0], add[0] }, v.groups);
+    if (g[0]) conv_dx_run(c, v, y->g, y->src[1]->x, g[0], add[0]);
     if (g[1]) {
-        conv_dw_tile p = conv_dw_of(v);
+        conv_dw_tile<float> p = conv_dw_of<float>(v);
         p.x = y->src[0]->x;
         p.g = y->g;
         p.part = ws;
         tile_run(c, p, p.parts * v.groups);
-        map(c, join_parts_map{ ws, g[1], y->src[1]->numel, p.parts, add[1] }, y->src[1]->numel);
+        join_parts(c, ws, p.parts, y->src[1]->numel, g[1], add[1]);
     }
 }
 static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
@@ -1909,7 +2764,7 @@ static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
     const int64_t rows = y->numel / y->dim[4], bias = backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0;
     if (conv_is_pointwise(y)) return bias;
     if (conv_is_blocks(y)) return larger(bias, rows * (y->src[1]->numel / y->dim[4]));
-    return backward ? larger(bias, y->src[1]->numel * conv_dw_of(conv_of(y)).parts) : 0;
+    return backward ? larger(bias, y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts) : 0;
 }
 
 /* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
@@ -1943,14 +2798,43 @@ static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y
 
 struct depthwise {
     int64_t n, d, h, w, c;
-    int k, wide;            /* kernel; channels of a block */
-    int64_t strips;         /* runs of STRIP outputs along W */
-    int64_t lines, chunk, chunks; /* rows along W of all samples; lines of a block that sums weights */
+    int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
+    int64_t strips;               /* runs of STRIP outputs along W */
+    int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
+    int across, down;             /* warps of a tile along W and along H */
+    int64_t tiles_w, tiles_h, depth, slabs; /* tiles of a plane; planes of a block and how many such slabs make D */
 };
-enum { STRIP = 8 };
+enum { STRIP = 8, WARP = 32 };
+/* Rows of a tile whose weight gradient a block sums: STRIP x that many places, one warp for a row of it and a row of taps */
+template <int K> struct depthwise_weight_tile { enum { ROWS = K == 3 ? 8 : 4 }; };
+static int depthwise_in_tiles(const depthwise &s) { return (s.k == 3 || s.k == 5) && s.h * s.w * s.c < INT32_MAX; }
+
+/* Warps of a tile: what two blocks' registers allow */
+template <int K> struct depthwise_tile { enum { WARPS = K == 3 ? 8 : 6 }; };
+
+/* Each warp makes 2 rows of STRIP outputs: the tile that computes and loads least for this plane. */
+static void depthwise_choose_tile(depthwise *s)
+{
+    const int most = s->k == 3 ? (int)depthwise_tile<3>::WARPS : (int)depthwise_tile<5>::WARPS;
+    double least = INFINITY;
+    for (int across = 1; across <= 4; ++across)
+        for (int down = 1; down * across <= most; ++down) {
+            const int64_t tw = ceil_div(s->w, across * STRIP), th = ceil_div(s->h, down * 2);
+            const double made = (double)(across * STRIP * down * 2), read = (double)((across * STRIP + s->k - 1) * (down * 2 + s->k - 1));
+            const double cost = (double)(tw * th) * (made + 0.25 * read) * (across * down < 4 ? 1.5 : 1.0); /* few warps hide little */
+            if (cost >= least) continue;
+            least = cost;
+            s->across = across, s->down = down, s->tiles_w = tw, s->tiles_h = th;
+        }
+    s->depth = s->d;
+    while (s->depth > 8 && s->n * s->tiles_w * s->tiles_h * ceil_div(s->c, WARP) * ceil_div(s->d, s->depth) < 512)
+        s->depth = ceil_div(s->depth, 2);
+    s->slabs = ceil_div(s->d, s->depth);
+}
 static depthwise depthwise_of(const bmvp_tensor *y)
 {
     depthwise s;
+    memset(&s, 0, sizeof s);
     s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
     s.wide = power_of_two(s.c, 32);
@@ -1958,97 +2842,233 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     s.lines = s.n * s.d * s.h;
     s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
     s.chunks = ceil_div(s.lines, s.chunk);
+    if (!depthwise_in_tiles(s)) return s;
+    depthwise_choose_tile(&s);
+    const int rows = s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS;
+    const int64_t tiles = s.n * s.strips * ceil_div(s.h, rows);
+    s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
+    s.chunks = ceil_div(tiles, s.chunk);
     return s;
+}
+
+/* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where there are none. A warp
+   takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are not. */
+template <class S>
+static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to, int row0, int rows, int col0, int cols, int channels)
+{
+    enum { PIECE = 16 / sizeof(S), PIECES = WARP / PIECE };
+    const int lane = (int)threadIdx.x, c = (int)s.c, w = (int)s.w;
+    BMVPI_ROLLED
+    for (int r = (int)threadIdx.y; r < rows; r += (int)blockDim.y) {
+        const int row = row0 + r, live = row >= 0 && row < s.h;
+        S *line = to + r * cols * WARP;
+        BMVPI_ROLLED
+        for (int i = lane; c % PIECE == 0 && i < cols * PIECES; i += WARP) {
+            const int col = col0 + i / PIECES, ch = i % PIECES * PIECE, inside = live && col >= 0 && col < w && ch < channels;
+            copy_async<16>(line + i * PIECE, inside ? plane + (row * w + col) * c + ch : plane, inside);
+        }
+        BMVPI_ROLLED
+        for (int i = 0; c % PIECE != 0 && i < cols; ++i) {
+            const int col = col0 + i, inside = live && col >= 0 && col < w && lane < channels;
+            line[i * WARP + lane] = inside ? plane[(row * w + col) * c + lane] : S(0.0f);
+        }
+    }
 }
 
 /* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
    gradient.
-   Who:    a thread makes 8 neighbours along W of one channel: a row of 8 + K - 1 values is read once for K taps of all of them.
-   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32. K 3 and 5; 0: any odd kernel.
+   Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an input plane is read into
+           shared memory once, while the next one is on its way, and added to the K output planes it belongs to, which lie in registers.
+   Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
+           most 72 KB of shared memory. K 3 and 5.
    Bits:   each output by one thread, taps in order.
-   Traffic: x is read k^2 (1 + (K - 1) / 8) times, from L1 and L2 but for the first; 2 k^3 operations an output. */
-template <int K>
-__global__ void depthwise_kernel(depthwise s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3
+           operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
+depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
-    const int k = K ? K : s.k, r = k / 2, taps = k * k * k;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
-    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
-    float sum[STRIP], v[STRIP + (K ? K : 1) - 1];
-    if (ch >= s.c || line >= s.lines) return;
-    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
-    for (int i = 0; i < k; ++i)
-        for (int j = 0; j < k; ++j) {
-            if (z + i - r < 0 || z + i - r >= s.d || row + j - r < 0 || row + j - r >= s.h) continue;
-            const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-            if (K) {
-                BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t)
-                    v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
-            }
+    enum { R = K / 2, ROWS = 2, RUN = STRIP + K - 1, TAPS = K * K * K };
+    BMVPI_DYNAMIC(float, weight);
+    const int lane = (int)threadIdx.x, warp = (int)threadIdx.y, rows = s.down * ROWS + K - 1, cols = s.across * STRIP + K - 1;
+    const int row0 = (int)(blockIdx.x / s.tiles_w % s.tiles_h) * s.down * ROWS, col0 = (int)(blockIdx.x % s.tiles_w) * s.across * STRIP;
+    const int64_t slab = blockIdx.x / (s.tiles_w * s.tiles_h), sample = slab / s.slabs, ch0 = blockIdx.y * (int64_t)WARP, ch = ch0 + lane;
+    const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS, x0 = warp % s.across * STRIP;
+    const int64_t plane = s.h * s.w * s.c;
+    const int size = rows * cols * WARP; /* of a buffer; plane z lies in that of its parity */
+    const S *in = x + sample * s.d * plane + ch0;
+    S *buffer = (S *)(void *)(weight + TAPS * WARP);
+    float sum[K][ROWS][STRIP], v[ROWS][RUN];
+    const float start = bias && ch < s.c ? bias[ch] : 0.0f;
+    S *out = y + ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
+    const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
+    for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
+        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] : 0.0f;
+    BMVPI_UNROLLED
+    for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
+    const int first = z0 - R > 0 ? z0 - R : 0;
+    depthwise_load(s, in + first * plane, buffer + (first & 1) * size, row0 - R, rows, col0 - R, cols, channels);
+    copy_commit();
+    BMVPI_ROLLED
+    for (int z = z0 - R; z < z1 + R; ++z) {
+        if (z >= 0 && z < s.d) {
+            const S *from = buffer + (z & 1) * size + (y0 * cols + x0) * WARP + lane;
+            copy_wait<0>();
+            __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
+            if (z + 1 < s.d && z + 1 < z1 + R)
+                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * size, row0 - R, rows, col0 - R, cols, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int l = 0; l < k; ++l) {
-                const int tap = (i * k + j) * k + l;
-                const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+            for (int t = 0; t < RUN; ++t) v[ROWS - 1][t] = value(from[t * WARP]);
+            BMVPI_ROLLED
+            for (int j = 0; j < K; ++j) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP; ++t) {
-                    if (K) sum[t] += v[t + (K ? l : 0)] * f;
-                    else if (w0 + t + l - r >= 0 && w0 + t + l - r < s.w) sum[t] += in[(w0 + t + l - r) * s.c] * f;
+                for (int t = 0; t < RUN; ++t) {
+                    v[0][t] = v[1][t];
+                    v[1][t] = value(from[((j + 1) * cols + t) * WARP]);
+                }
+                BMVPI_UNROLLED
+                for (int i = 0; i < K; ++i) {
+                    if (z + R - i < z0 || z + R - i >= z1) continue;
+                    BMVPI_UNROLLED
+                    for (int l = 0; l < K; ++l) {
+                        const float f = weight[((i * K + j) * K + l) * WARP + lane];
+                        BMVPI_UNROLLED
+                        for (int t = 0; t < STRIP; ++t) sum[i][0][t] += v[0][t + l] * f, sum[i][1][t] += v[1][t + l] * f;
+                    }
                 }
             }
         }
+        if (z - R >= z0) {
+            BMVPI_UNROLLED
+            for (int b = 0; b < ROWS; ++b) {
+                S *line = out + (z - R - z0) * plane + b * (int)(s.w * s.c);
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t, line += s.c) if (b < live_rows && t < live_cols) put(line, 0, sum[K - 1][b][t], add);
+            }
+        }
+        BMVPI_UNROLLED
+        for (int b = 0; b < ROWS; ++b)
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) {
+                BMVPI_UNROLLED
+                for (int i = K - 1; i > 0; --i) sum[i][b][t] = sum[i - 1][b][t];
+                sum[0][b][t] = start;
+            }
+    }
+}
+
+/* The same for any odd kernel.
+   Who:    a thread makes 8 neighbours along W of one channel.
+   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
+template <class S>
+__global__ void depthwise_any_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const int k = s.k, r = k / 2, taps = k * k * k;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
+    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
+    float sum[STRIP];
+    if (ch >= s.c || line >= s.lines) return;
+    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
+    for (int tap = 0; tap < taps; ++tap) {
+        const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
+        if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
+        const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
+        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+        for (int t = 0; t < STRIP; ++t)
+            if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
+    }
     for (int t = 0; t < STRIP; ++t)
         if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
 }
-static void depthwise_run(bmvp_ctx *c, const depthwise &s, const float *x, const float *w, const float *bias, float *y, int flip, int add)
+
+template <class S, int K>
+static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+{
+    const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_kernel<S, K>), dim3((unsigned)(s.n * s.slabs * s.tiles_h * s.tiles_w), (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
+}
+template <class S>
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
-    if (s.k == 3) BMVPI_RUN(c, depthwise_kernel<3>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_kernel<5>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else BMVPI_RUN(c, depthwise_kernel<0>, grid, block, 0, s, x, w, bias, y, flip, add);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_any_kernel<S>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else if (s.k == 3) depthwise_run_tiles<S, 3>(c, s, x, w, bias, y, flip, add);
+    else depthwise_run_tiles<S, 5>(c, s, x, w, bias, y, flip, add);
 }
 
-/* part[chunk, i, j, l, c] = sum over the chunk's lines of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
-   Who:    a thread sums the K^2 taps (j, l) of one channel and one plane i over every 8th (or so) line of the chunk; for 8 places along W
-           it reads g once and each x row once for K taps. Then the threads of a channel add up in order.
-   Launch: 256 threads; chunks along x, channels / 32 along y, K along z; 1 KB of shared memory. K 3 and 5.
-   Bits:   lines are cut by shape; fixed order.
-   Traffic: x is read K^2 times and g K times, mostly from L2; 2 K^3 operations an element. */
-template <int K> __global__ void depthwise_weight_kernel(depthwise s, const float *x, const float *g, float *part)
+/* part[chunk, i, j, l, c] = sum over the chunk's tiles of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
+   Who:    a block takes 32 channels (lanes) of a tile of a few rows x 8 places and goes along D, planes of x and g on their way while the
+           last ones are used; warp (q, j) sums the K^2 taps (i, l) of row q of the tile and row j of the taps: it keeps K planes of its 8
+           places of g in registers, so that a row of x is read once for K^2 taps. Then the rows of the tile are added in order.
+   Launch: 20 warps for K = 5, 24 for K = 3; chunks along x, channels / 32 along y; 49 and 33 KB of shared memory.
+   Bits:   tiles are cut by shape; fixed order.
+   Traffic: g once, x 3 and 1.6 times (the tile's rim, from L2) for K 5 and 3; 2 K^3 operations an element, 20 loads from shared memory for
+           200 multiply-adds of a thread at K = 5. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * K * depthwise_weight_tile<K>::ROWS, 1)
+depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
 {
-    __shared__ float share[THREADS];
-    const int r = K / 2, i = (int)blockIdx.z;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, first = blockIdx.x * s.chunk;
-    const int64_t last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
-    float sum[K][K] = { { 0 } }, u[STRIP], v[STRIP + K - 1];
-    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
-        const int64_t z = line / s.h % s.d + i - r, row = line % s.h;
-        if (z < 0 || z >= s.d) continue;
-        for (int64_t w0 = 0; w0 < s.w; w0 += STRIP) {
+    enum { R = K / 2, TH = depthwise_weight_tile<K>::ROWS, ROWS = TH + K - 1, RUN = STRIP + K - 1, TAPS = K * K * K,
+           X_PLANE = ROWS * RUN * WARP, G_PLANE = TH * STRIP * WARP };
+    BMVPI_DYNAMIC(float, total);
+    const int lane = (int)threadIdx.x, q = (int)threadIdx.y / K, j = (int)threadIdx.y % K;
+    const int64_t plane = s.h * s.w * s.c, ch0 = blockIdx.y * (int64_t)WARP, bands = (s.h + TH - 1) / TH, tiles = s.n * bands * s.strips;
+    const int64_t last = (blockIdx.x + 1) * s.chunk < tiles ? (blockIdx.x + 1) * s.chunk : tiles;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, depth = (int)s.d;
+    S *xs = (S *)(void *)(total + TAPS * WARP), *gs = xs + 2 * X_PLANE;
+    float sum[K][K] = { { 0 } }, u[K][STRIP], v[RUN];
+    for (int64_t tile = blockIdx.x * s.chunk; tile < last; ++tile) {
+        const int col0 = (int)(tile % s.strips) * STRIP, row0 = (int)(tile / s.strips % bands) * TH;
+        const int64_t at = tile / s.strips / bands * depth * plane + ch0;
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
+        /* the last planes of the tile before have been used: its last steps read no g */
+        depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
+        copy_commit();
+        BMVPI_ROLLED
+        for (int z = -R; z < depth; ++z) { /* planes z of x and z + R of g lie in the buffers of their parity */
+            copy_wait<0>();
+            __syncthreads();
+            if (z + 1 >= 0 && z + 1 < depth)
+                depthwise_load(s, x + at + (z + 1) * plane, xs + ((z + 1) & 1) * X_PLANE, row0 - R, ROWS, col0 - R, RUN, channels);
+            if (z + 1 + R < depth)
+                depthwise_load(s, g + at + (z + 1 + R) * plane, gs + ((z + 1 + R) & 1) * G_PLANE, row0, TH, col0, STRIP, channels);
+            copy_commit();
             BMVPI_UNROLLED
-            for (int t = 0; t < STRIP; ++t) u[t] = w0 + t < s.w ? g[(line * s.w + w0 + t) * s.c + ch] : 0.0f;
-            BMVPI_UNROLLED
-            for (int j = 0; j < K; ++j) {
-                const float *in = x + ((line + (i - r) * s.h + j - r) * s.w) * s.c + ch;
-                if (row + j - r < 0 || row + j - r >= s.h) continue;
+            for (int t = 0; t < STRIP; ++t) {
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP + K - 1; ++t) v[t] = w0 + t - r >= 0 && w0 + t - r < s.w ? in[(w0 + t - r) * s.c] : 0.0f;
+                for (int i = K - 1; i > 0; --i) u[i][t] = u[i - 1][t];
+                u[0][t] = z + R < depth ? value(gs[((z + R) & 1) * G_PLANE + (q * STRIP + t) * WARP + lane]) : 0.0f;
+            }
+            if (z < 0) continue;
+            BMVPI_UNROLLED
+            for (int t = 0; t < RUN; ++t) v[t] = value(xs[(z & 1) * X_PLANE + ((q + j) * RUN + t) * WARP + lane]);
+            BMVPI_UNROLLED
+            for (int i = 0; i < K; ++i)
                 BMVPI_UNROLLED
                 for (int l = 0; l < K; ++l)
                     BMVPI_UNROLLED
-                    for (int t = 0; t < STRIP; ++t) sum[j][l] += u[t] * v[t + l];
-            }
+                    for (int t = 0; t < STRIP; ++t) sum[i][l] += u[i][t] * v[t + l];
         }
     }
-    BMVPI_UNROLLED
-    for (int tap = 0; tap < K * K; ++tap) {
-        share[threadIdx.y * blockDim.x + threadIdx.x] = sum[tap / K][tap % K];
-        __syncthreads();
-        float total = 0;
-        for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
-        if (threadIdx.y == 0 && ch < s.c) part[((blockIdx.x * (int64_t)K + i) * K * K + tap) * s.c + ch] = total;
+    for (int turn = 0; turn < TH; ++turn) {
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * K; ++i) {
+            float *to = total + ((i / K * K + j) * K + i % K) * WARP + lane;
+            if (q == turn) *to = turn ? *to + sum[i / K][i % K] : sum[i / K][i % K];
+        }
         __syncthreads();
     }
+    for (int tap = (int)threadIdx.y; tap < TAPS; tap += (int)blockDim.y)
+        if (lane < channels) part[(blockIdx.x * (int64_t)TAPS + tap) * s.c + ch0 + lane] = total[tap * WARP + lane];
 }
 
 /* The same for any odd kernel, one tap at a time.
@@ -2056,7 +3076,7 @@ template <int K> __global__ void depthwise_weight_kernel(depthwise s, const floa
    Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
    Bits:   as above.
    Traffic: x and g are read k^3 times: for kernels that no network here has. */
-static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, const float *g, float *part)
+template <class S> __global__ void depthwise_weight_any_kernel(depthwise s, const S *x, const S *g, float *part)
 {
     __shared__ float share[THREADS];
     const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
@@ -2069,22 +3089,30 @@ static __global__ void depthwise_weight_any_kernel(depthwise s, const float *x, 
         if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
         for (int64_t t = 0; t < s.w; ++t)
             if (t + l - r >= 0 && t + l - r < s.w)
-                sum += g[(line * s.w + t) * s.c + ch] * x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch];
+                sum += value(g[(line * s.w + t) * s.c + ch]) * value(x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch]);
     }
     share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
     __syncthreads();
     for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
     if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
 }
-static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const float *x, const float *g, float *gw, int add, float *part)
+template <class S, int K> static void depthwise_weight_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *part)
+{
+    const int rows = depthwise_weight_tile<K>::ROWS;
+    const size_t planes = 2 * sizeof(S) * (size_t)(((rows + K - 1) * (STRIP + K - 1) + rows * STRIP) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_weight_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
+}
+template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *gw, int add, float *part)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
-    const int64_t n = (int64_t)s.k * s.k * s.k * s.c;
-    if (s.k == 3) BMVPI_RUN(c, depthwise_weight_kernel<3>, dim3(chunks, wide, 3), block, 0, s, x, g, part);
-    else if (s.k == 5) BMVPI_RUN(c, depthwise_weight_kernel<5>, dim3(chunks, wide, 5), block, 0, s, x, g, part);
-    else BMVPI_RUN(c, depthwise_weight_any_kernel, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
-    map(c, join_parts_map{ part, gw, n, (int)s.chunks, add }, n);
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_weight_any_kernel<S>, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
+    else if (s.k == 3) depthwise_weight_tiles<S, 3>(c, s, x, g, part);
+    else depthwise_weight_tiles<S, 5>(c, s, x, g, part);
+    join_parts(c, part, (int)s.chunks, (int64_t)s.k * s.k * s.k * s.c, gw, add);
 }
 static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2355,6 +3383,303 @@ static attention attention_of(const bmvp_tensor *y)
     p.scale = (float)y->farg[0];
     return p;
 }
+
+/* >>kernel attention on tensor cores ---------------------------------------------------------------------------------------------- */
+
+/* Heads of 64 channels in bfloat16, scores and sums in float32. A block of 4 warps has one (sample, head); tiles of 64 channels lie in
+   shared memory with rows of 144 bytes, so that matrix loads are free of bank conflicts. A warp's part of the scores leaves a product as
+   what the next product takes (see mma_tf32): probabilities never go through shared memory. */
+enum { FLASH = 64, FLASH_LD = FLASH + 8, FLASH_TILE = FLASH * FLASH_LD, FLASH_THREADS = 128 };
+struct flash {
+    attention p;
+    const uint16_t *qkv, *g; /* bfloat16 */
+    float log2_scale;        /* scale / ln 2: exp(scale s) = 2^(log2_scale s) */
+};
+
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart, asynchronously; zeros beyond. */
+template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
+{
+    BMVPI_UNROLLED
+    for (int e = 0; e < ROWS * 8 / FLASH_THREADS; ++e) {
+        const int i = (int)threadIdx.x + e * FLASH_THREADS, row = i / 8, col = i % 8 * 8, inside = first + row < t;
+        copy_async<16>(to + row * FLASH_LD + col, inside ? x + (first + row) * step + col : x, inside);
+    }
+}
+/* s = a b^T: 16 rows each against the tile's 64 */
+template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int j = 0; j < 8; j += 2)
+        BMVPI_UNROLLED
+        for (int k = 0; k < 4; ++k) {
+            uint32_t r[4];
+            matrix_load(r, b + (j * 8 + lane % 8 + lane / 16 * 8) * FLASH_LD + k * 16 + lane / 8 % 2 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(s[i][j], a[i][k], r);
+                mma_bf16(s[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+
+/* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
+   and g + 8, whose 64 scores lie in 4 neighbouring lanes. */
+static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4], float top[2], float sum[2], float log2_scale)
+{
+    BMVPI_UNROLLED
+    for (int h = 0; h < 2; ++h) {
+        float now = top[h], total = 0;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j) now = fmaxf(now, fmaxf(s[j][2 * h], s[j][2 * h + 1]));
+        for (int lane = 2; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane));
+        const float shrink = exp2f((top[h] - now) * log2_scale), base = now * log2_scale;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 8; ++j)
+            BMVPI_UNROLLED
+            for (int e = 2 * h; e < 2 * h + 2; ++e) {
+                s[j][e] = exp2f(s[j][e] * log2_scale - base);
+                o[j][e] *= shrink;
+                total += s[j][e];
+            }
+        sum[h] = sum[h] * shrink + total;
+        top[h] = now;
+    }
+}
+
+/* y = softmax(q k^T scale) v with a running softmax; lse: log-sum-exp of each row (NULL: not kept).
+   Who:    a block makes 128 queries, 32 a warp, and goes over all keys 64 at a time while the next tile is on its way.
+   Launch: N heads x ceil(T / 128) blocks of 128 threads, 54 KB of shared memory (queries, two tiles of k and v). d = 64, scale > 0.
+   Bits:   keys in order; a row's sum of 4 lanes as a tree.
+   Traffic: k and v are read T / 128 times, from L2; 4 N T^2 C operations, 32 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * 2 * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t a[2][4][4], prob[2][4][4];
+    float s[2][8][4], o[2][8][4], top[2][2], sum[2][2];
+    BMVPI_UNROLLED
+    for (int i = 0; i < 64; ++i) o[i / 32][i / 4 % 8][i % 4] = 0;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) top[i / 2][i % 2] = -INFINITY, sum[i / 2][i % 2] = 0;
+    flash_load<2 * FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(stage, in + p.c, 0, p.t, step);
+    flash_load<FLASH>(stage + FLASH_TILE, in + 2 * p.c, 0, p.t, step);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    for (int i = 0; i < 2; ++i) warp_rows<4, FLASH_LD>(a[i], q + (warp * 32 + i * 16) * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        uint16_t *next = stage + (k0 / FLASH + 1) % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads(); /* this tile is there, and nobody reads the other one any more */
+        if (k0 + FLASH < p.t) {
+            flash_load<FLASH>(next, in + p.c, k0 + FLASH, p.t, step);
+            flash_load<FLASH>(next + FLASH_TILE, in + 2 * p.c, k0 + FLASH, p.t, step);
+        }
+        copy_commit();
+        flash_scores<2>(s, a, key);
+        if (k0 + FLASH > p.t) {
+            BMVPI_UNROLLED
+            for (int i = 0; i < 64; ++i)
+                if (k0 + i / 4 % 8 * 8 + lane % 4 * 2 + i % 2 >= p.t) s[i / 32][i / 4 % 8][i % 4] = -INFINITY;
+        }
+        BMVPI_UNROLLED
+        for (int i = 0; i < 2; ++i) {
+            flash_softmax(s[i], o[i], top[i], sum[i], f.log2_scale);
+            warp_pack(prob[i], s[i]);
+        }
+        warp_product<2, 4, 8, FLASH_LD>(o, prob, key + FLASH_TILE);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 4; ++i) { /* row g or g + 8 of the warp's first or second 16 */
+        const int64_t row = q0 + warp * 32 + i * 8 + lane / 4;
+        float total = sum[i / 2][i % 2];
+        for (int other = 2; other > 0; other /= 2) total += __shfl_xor_sync(0xffffffffu, total, other);
+        const float over = 1.0f / total;
+        BMVPI_UNROLLED
+        for (int j = 0; j < 16; ++j)
+            if (row < p.t)
+                put(p.out, p.y_at(nh) + row * p.c + j / 2 * 8 + lane % 4 * 2 + j % 2, o[i / 2][j / 2][i % 2 * 2 + j % 2] * over, 0);
+        if (p.lse && row < p.t && lane % 4 == 0) p.lse[nh * p.t + row] = top[i / 2][i % 2] * p.scale + logf(total);
+    }
+}
+
+/* A warp's 16 rows into place `which` (0 q, 1 k, 2 v) of the gradient */
+static __device__ __forceinline__ void flash_store(const attention &p, int64_t nh, int64_t first, int which, const float o[8][4])
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) {
+        const int64_t row = first + i % 4 / 2 * 8 + lane / 4;
+        if (row < p.t) put(p.dqkv, p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2 + i % 2, o[i / 4][i % 4], p.add);
+    }
+}
+/* lse and D of 64 queries, asynchronously; zeros beyond */
+static __device__ void flash_load_sums(float *to, const attention &p, int64_t nh, int64_t q0)
+{
+    const int i = (int)threadIdx.x % FLASH, inside = q0 + i < p.t;
+    const float *lse = p.lse + nh * p.t + q0 + i, *dot = p.dot + (nh / p.heads * p.t + q0 + i) * p.heads + nh % p.heads;
+    if (threadIdx.x < FLASH) copy_async<4>(to + i, inside ? lse : p.lse, inside);
+    else copy_async<4>(to + FLASH + i, inside ? dot : p.dot, inside);
+}
+
+/* dV = P^T dy and dK = dS^T q, with P = exp(scale q k^T - lse) and dS = P (dy v^T - D) scale.
+   Who:    a block has 64 keys, 16 a warp, whose rows of k and v lie in registers, and goes over all queries 64 at a time. Scores are made
+           transposed, a row for a key: then P^T and dS^T come as left operands. Queries beyond T are zeros and add nothing.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 56 KB of shared memory (k, v, two tiles of q, dy and their sums). d = 64.
+   Bits:   queries in order; no other block adds to these rows.
+   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations, 64 matrix loads for 128 products of a warp. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flash f)
+{
+    enum { STAGE = 2 * FLASH_TILE + 4 * FLASH }; /* q, dy; lse and D as floats */
+    BMVPI_DYNAMIC(uint16_t, key);
+    uint16_t *stage = key + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh), *g = f.g + p.y_at(nh);
+    uint32_t ak[1][4][4], av[1][4][4], prob[1][4][4];
+    float s[1][8][4], dp[1][8][4], dk[1][8][4], dv[1][8][4];
+    const auto load = [&](int64_t q0) {
+        uint16_t *to = stage + q0 / FLASH % 2 * STAGE;
+        flash_load<FLASH>(to, in, q0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
+        flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, nh, q0);
+    };
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dk[0][i / 4][i % 4] = dv[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(key, in + p.c, k0, p.t, step);
+    flash_load<FLASH>(key + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    warp_rows<4, FLASH_LD>(ak[0], key + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(av[0], key + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t q0 = 0; q0 < p.t; q0 += FLASH) {
+        const uint16_t *q = stage + q0 / FLASH % 2 * STAGE, *dy = q + FLASH_TILE;
+        const float *lse = (const float *)(const void *)(dy + FLASH_TILE), *dot = lse + FLASH;
+        copy_wait<0>();
+        __syncthreads();
+        if (q0 + FLASH < p.t) load(q0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, ak, q);
+        flash_scores<1>(dp, av, dy);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int at = i / 4 * 8 + lane % 4 * 2 + i % 2;
+            s[0][i / 4][i % 4] = exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[at] * 1.44269504f);
+            dp[0][i / 4][i % 4] = s[0][i / 4][i % 4] * (dp[0][i / 4][i % 4] - dot[at]) * p.scale;
+        }
+        warp_pack(prob[0], s[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dv, prob, dy);
+        warp_pack(prob[0], dp[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dk, prob, q);
+    }
+    flash_store(p, nh, k0 + warp * 16, 1, dk[0]);
+    flash_store(p, nh, k0 + warp * 16, 2, dv[0]);
+}
+
+/* dQ = dS k.
+   Who:    a block has 64 queries, 16 a warp, and goes over all keys 64 at a time.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 55 KB of shared memory (q, dy, two tiles of k and v). d = 64.
+   Bits:   keys in order; no other block adds to these rows.
+   Traffic: k and v are read T / 64 times, from L2; 6 N T^2 C operations: doing the scores twice saves the atomics. */
+static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash f)
+{
+    BMVPI_DYNAMIC(uint16_t, q);
+    uint16_t *stage = q + 2 * FLASH_TILE;
+    const attention &p = f.p;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
+    const uint16_t *in = f.qkv + p.qkv_at(nh);
+    uint32_t aq[1][4][4], ag[1][4][4], ds[1][4][4];
+    float s[1][8][4], dp[1][8][4], dq[1][8][4], lse[2], dot[2];
+    const auto load = [&](int64_t k0) {
+        uint16_t *to = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        flash_load<FLASH>(to, in + p.c, k0, p.t, step);
+        flash_load<FLASH>(to + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    };
+    for (int h = 0; h < 2; ++h) {
+        const int64_t row = q0 + warp * 16 + h * 8 + lane / 4;
+        lse[h] = row < p.t ? p.lse[nh * p.t + row] * 1.44269504f : 0.0f;
+        dot[h] = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 32; ++i) dq[0][i / 4][i % 4] = 0;
+    flash_load<FLASH>(q, in, q0, p.t, step);
+    flash_load<FLASH>(q + FLASH_TILE, f.g + p.y_at(nh), q0, p.t, p.c);
+    load(0);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    warp_rows<4, FLASH_LD>(aq[0], q + warp * 16 * FLASH_LD);
+    warp_rows<4, FLASH_LD>(ag[0], q + FLASH_TILE + warp * 16 * FLASH_LD);
+    BMVPI_ROLLED
+    for (int64_t k0 = 0; k0 < p.t; k0 += FLASH) {
+        const uint16_t *key = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
+        copy_wait<0>();
+        __syncthreads();
+        if (k0 + FLASH < p.t) load(k0 + FLASH);
+        copy_commit();
+        flash_scores<1>(s, aq, key);
+        flash_scores<1>(dp, ag, key + FLASH_TILE);
+        BMVPI_UNROLLED
+        for (int i = 0; i < 32; ++i) {
+            const int h = i % 4 / 2;
+            const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
+            dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
+        }
+        warp_pack(ds[0], dp[0]);
+        warp_product<1, 4, 8, FLASH_LD>(dq, ds, key);
+    }
+    flash_store(p, nh, q0 + warp * 16, 0, dq[0]);
+}
+
+/* Is this attention one for the tensor cores? */
+static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+}
+/* Floats of workspace: q, k, v rounded; for backward dy, too */
+static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
+static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int backward, float *workspace)
+{
+    const int64_t n = samples * p.t * p.c;
+    flash f;
+    f.p = p;
+    f.log2_scale = p.scale * 1.44269504f;
+    f.qkv = (const uint16_t *)(const void *)workspace;
+    f.g = f.qkv + 3 * n;
+    map(c, round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
+    if (backward) map(c, round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
+    return f;
+}
+enum { FLASH_BYTES = 6 * FLASH_TILE * (int)sizeof(uint16_t), FLASH_SUMS = 4 * FLASH * (int)sizeof(float) };
+static void flash_run(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, 2 * FLASH);
+    BMVPI_RUN(c, flash_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+static void flash_run_back(bmvp_ctx *c, flash f, int64_t blocks)
+{
+    if (!shared_memory(c, flash_dkv_kernel, FLASH_BYTES + FLASH_SUMS) || !shared_memory(c, flash_dq_kernel, FLASH_BYTES)) return;
+    f.p.tiles = ceil_div(f.p.t, FLASH);
+    BMVPI_RUN(c, flash_dkv_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES + FLASH_SUMS, f);
+    BMVPI_RUN(c, flash_dq_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
+}
+
 /* >>op attention ---------------------------------------------------------------------------------------------------------- */
 
 static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2362,7 +3687,8 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.out = y->x;
-    if (p.d <= 16) attention_run<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
     else if (p.d <= 64) attention_run<64>(c, p, blocks);
     else if (p.d <= 128) attention_run<128>(c, p, blocks);
@@ -2374,16 +3700,17 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t blocks = y->dim[0] * y->iarg[0];
     p.dqkv = bmvp_kernel_grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
-    p.dot = bmvp_kernel_workspace(c);
+    p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
     rows_map(c, attention_dot_rows{ y->x, y->g, p.dot }, y->numel / p.d, p.d);
-    if (p.d <= 16) attention_run_back<16>(c, p, blocks);
+    if (flash_takes(c, y)) flash_run_back(c, flash_of(c, p, y->dim[0], 1, bmvp_kernel_workspace(c)), blocks);
+    else if (p.d <= 16) attention_run_back<16>(c, p, blocks);
     else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
     else if (p.d <= 64) attention_run_back<64>(c, p, blocks);
     else attention_run_back<128>(c, p, blocks);
 }
-static int64_t attention_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0;
+    return (backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 
 /* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */
@@ -2593,8 +3920,7 @@ static listed *list_make(bmvp_ctx *c, const bmvp_update *u, int n, int64_t extra
         *blocks += ceil_div(u[i].n, PIECE);
     }
     list = (listed *)scratch(c, n * (int64_t)sizeof *list + (*blocks + 1) * extra_a_block);
-    if (list && check(c, cudaMemcpyAsync(list, host, (size_t)n * sizeof *list, cudaMemcpyHostToDevice, of(c)->stream), "upload"))
-        memory_sync(c);
+    if (list) (void)send(c, list, host, n * (int64_t)sizeof *list);
     free(host);
     return bmvp_failed(c) ? NULL : list;
 }
@@ -2612,6 +3938,7 @@ static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
     listed *list = list_make(c, u, n, (int64_t)sizeof(pair), &blocks);
     pair *part = (pair *)(void *)(list + n);
     if (!list) return total;
+    capture_end(c);
     f.total = (double *)(void *)(part + blocks);
     BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
     BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
@@ -2634,6 +3961,7 @@ static void describe(state *s)
     memcpy(s->backend.op, kernels, sizeof kernels);
     s->backend.device = &s->device;
     s->device.user = s;
+    s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
     s->device.upload = memory_upload;
@@ -2643,6 +3971,9 @@ static void describe(state *s)
     s->device.update = optimizer_update;
     s->device.square_sum = optimizer_square_sum;
     s->device.sync = memory_sync;
+    s->device.capture_begin = capture_begin;
+    s->device.capture_end = capture_end;
+    s->capture.changed = 1; /* the first step makes its memory */
 }
 
 } /* namespace bmvpi_cuda */
@@ -2672,7 +4003,8 @@ extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error
     e = cudaSetDevice(device);
     if (e == cudaSuccess) e = cudaStreamCreate(&s->stream);
     if (e != cudaSuccess) bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: %s", device, cudaGetErrorString(e));
-    else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+    else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasLtCreate(&s->lt) != CUBLAS_STATUS_SUCCESS ||
+             cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
              cublasSetMathMode(s->blas, CUBLAS_DEFAULT_MATH) != CUBLAS_STATUS_SUCCESS)
         bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: cuBLAS does not start", device);
     else return &s->backend;
@@ -2684,8 +4016,20 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
 {
     using namespace bmvpi_cuda;
     state *s = backend ? (state *)backend->device->user : NULL;
+    int i;
     if (!s) return;
+    for (i = 0; i < PRODUCT_LISTS; ++i)
+        while (s->products[i]) {
+            product *p = s->products[i];
+            s->products[i] = p->next;
+            product_free(p);
+        }
     if (s->blas) (void)cublasDestroy(s->blas);
+    if (s->stream) (void)cudaStreamSynchronize(s->stream);
+    if (s->lt) (void)cublasLtDestroy(s->lt);
+    if (s->product_space) (void)cudaFree(s->product_space);
+    stage_free(&s->stage);
+    if (s->capture.graph) (void)cudaGraphExecDestroy(s->capture.graph);
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);

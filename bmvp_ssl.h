@@ -1124,6 +1124,7 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     bmvp_tensor *parts[3] = { NULL, NULL, NULL }, *total;
     bmvp_ssl_losses loss;
     bmvpi_pass p;
+    int i;
     memset(&p, 0, sizeof p);
     p.s = s;
     p.item = items;
@@ -1131,8 +1132,12 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     if (n < 1 || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     bmvp_step_begin(s->c);
+    bmvp_capture_begin(s->c);
     total = bmvpi_ssl_forward(&p, parts);
-    loss.total = total ? (double)bmvp_scalar(s->c, total) : 0;
+    for (i = 0; i < 3; ++i) bmvp_keep(parts[i]);
+    if (total) bmvp_backward(s->c, bmvp_keep(total));
+    bmvp_capture_end(s->c);
+    loss.total = total ? (double)bmvp_scalar(s->c, total) : 0; /* after backward: a device would have nothing to do while it is read */
     loss.cmr = parts[0] ? (double)bmvp_scalar(s->c, parts[0]) : (double)NAN;
     loss.md = parts[1] ? (double)bmvp_scalar(s->c, parts[1]) : (double)NAN;
     loss.cl = parts[2] ? (double)bmvp_scalar(s->c, parts[2]) : (double)NAN;
@@ -1141,7 +1146,6 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     if (!bmvp_failed(s->c) && !bmvp_is_plan(s->c) && !(fabs(loss.total) <= FLT_MAX))
         bmvp_fail(s->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of "
                   "the step before", loss.total, (long long)s->steps);
-    if (total) bmvp_backward(s->c, total);
     s->pending += total != NULL;
     return bmvp_error_of(s->c)->status;
 }
@@ -3032,7 +3036,7 @@ static double bmvpi_ft_part(const bmvp_ft *f, const bmvp_tensor *t)
 
 BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
 {
-    bmvp_tensor *total;
+    bmvp_tensor *total, *mean;
     bmvp_ft_losses loss;
     bmvpi_ft_pass p;
     memset(&p, 0, sizeof p);
@@ -3043,9 +3047,16 @@ BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, i
     p.change = (bmvpi_ft_change *)bmvpi_alloc(f->c, n * (int64_t)sizeof *p.change);
     if (!p.change) return BMVP_E_OOM;
     bmvp_step_begin(f->c);
-    total = bmvpi_ft_forward(&p);
+    bmvp_capture_begin(f->c);
+    total = bmvp_keep(bmvpi_ft_forward(&p));
     bmvpi_free(f->c, p.change);
-    loss.total = total ? (double)bmvp_scalar(f->c, total) : (double)NAN;
+    bmvp_keep(p.dice);
+    bmvp_keep(p.ce);
+    bmvp_keep(p.consistency);
+    mean = total && f->cfg.update_every > 1 ? bmvp_scale(f->c, total, 1.0 / f->cfg.update_every, 0) : total; /* over the virtual batch */
+    if (mean) bmvp_backward(f->c, mean);
+    bmvp_capture_end(f->c);
+    loss.total = total ? (double)bmvp_scalar(f->c, total) : (double)NAN; /* after backward: a device would have nothing to do while it is read */
     loss.dice = bmvpi_ft_part(f, p.dice);
     loss.ce = bmvpi_ft_part(f, p.ce);
     loss.consistency = p.consistency ? (double)bmvp_scalar(f->c, p.consistency) : (double)NAN;
@@ -3054,8 +3065,6 @@ BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, i
     if (!bmvp_failed(f->c) && !bmvp_is_plan(f->c) && !(fabs(loss.total) <= FLT_MAX))
         bmvp_fail(f->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
                   "step before", loss.total, (long long)f->steps);
-    if (total && f->cfg.update_every > 1) total = bmvp_scale(f->c, total, 1.0 / f->cfg.update_every, 0); /* mean over the virtual batch */
-    if (total) bmvp_backward(f->c, total);
     ++f->pending;
     return bmvp_error_of(f->c)->status;
 }

@@ -132,7 +132,8 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
    operations and the op matmul stay float32. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
-    BMVP_BF16 /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+    BMVP_BF16, /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
+    BMVP_TF32  /* 11 bits of mantissa, range of float32: NVIDIA GPUs only */
 } bmvp_precision;
 
 typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; other devices plug in here */
@@ -147,6 +148,7 @@ typedef struct bmvp_config {
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
     bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
+    int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
 } bmvp_config;
@@ -172,7 +174,7 @@ BMVP_API int bmvp_threads(const bmvp_ctx *c);
 BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c);
 BMVP_API const char *bmvp_simd_text(bmvp_simd level);
 BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
-BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16" */
+BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
 /* Not to be called from inside a task. */
@@ -383,15 +385,18 @@ typedef struct bmvp_update {
    waits. None is made in a plan. */
 typedef struct bmvp_device {
     void *user;                                                                     /* the backend's own */
+    unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
-    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns */
+    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
     void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     void (*add)(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate); /* to = from, or to += from */
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
+    void (*capture_begin)(bmvp_ctx *c); /* both or neither: as bmvp_capture_begin says. End is called after failures, too, */
+    void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
 } bmvp_device;
 
 struct bmvp_backend {
@@ -407,6 +412,10 @@ BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
+/* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
+   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, or with bmvp_config.graph 0. */
+BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
+BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 
 /* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
@@ -1051,6 +1060,7 @@ BMVP_API bmvp_config bmvp_config_default(void)
     bmvp_config k;
     memset(&k, 0, sizeof k);
     k.simd = BMVP_SIMD_AUTO;
+    k.graph = 1;
     return k;
 }
 
@@ -1084,7 +1094,22 @@ static int bmvpi_has_bf16(bmvp_simd level)
 #endif
 }
 
-BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : "fp32"; }
+/* 1, or 0 and the reason */
+static int bmvpi_precision_fits(const bmvp_config *k, bmvp_error *err)
+{
+    const bmvp_device *d = k->backend->device;
+    const char *wanted = bmvp_precision_text(k->precision);
+    if (k->precision == BMVP_FP32) return 1;
+    if (d && d->precisions >> (int)k->precision & 1) return 1;
+    if (!d && k->precision == BMVP_BF16 && bmvpi_has_bf16(k->simd)) return 1;
+    if (d) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s cannot compute in %s", k->backend->name, wanted);
+    else if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32", wanted,
+                        bmvp_simd_text(k->simd));
+    return 0;
+}
+
+BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1113,12 +1138,7 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
-    if (k.precision != BMVP_FP32 && (k.backend->device || !bmvpi_has_bf16(k.simd))) {
-        bmvp_error_set(err, BMVP_E_UNSUPPORTED, k.backend->device ? "precision: %s computes in fp32 only" :
-                       "precision: bf16 needs a processor with avx512_bf16, here it is %s; use fp32",
-                       k.backend->device ? k.backend->name : bmvp_simd_text(k.simd));
-        return NULL;
-    }
+    if (!bmvpi_precision_fits(&k, err)) return NULL;
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
     if (!c) {
         bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");
@@ -3678,6 +3698,28 @@ static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
     bmvp_parallel(c, g->outer * g->inner * j.row_blocks * j.col_groups, bmvpi_gemm_task, &j);
 }
 
+/* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
+                     const float *packed, float *c, int64_t c_rs, int accumulate, const float *bias)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, a_rs, a_cs, packed, 0, 0, c, c_rs);
+    g.b_packed = 1;
+    g.accumulate = accumulate;
+    g.bias = bias;
+    bmvpi_gemm_serial(level, &g, NULL);
+}
+
+/* C (m x n) (+)= A B, A and B tiles of the same few rows k, read along them: what weight gradients sum. B's rows must be
+   readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_ld, const float *b,
+                          int64_t b_ld, float *c, int64_t c_rs, int accumulate, float *ws)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, 1, a_ld, b, b_ld, 1, c, c_rs);
+    g.b_near = n % 16 == 0 || b_ld >= (n + 31) / 32 * 32;
+    g.accumulate = accumulate;
+    bmvpi_gemm_serial(level, &g, ws);
+}
+
 /* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
 static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
 {
@@ -3711,6 +3753,7 @@ typedef struct bmvpi_conv_call {
     float *y;
     int accumulate;
 } bmvpi_conv_call;
+enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
 
 static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
 {
@@ -4181,9 +4224,338 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
     }
 }
 
-/* Which code serves: plain loops (level PLAIN, groups, huge kernels), a matrix product (1^3), or the kernels above. */
-enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
+/* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two outputs of three taps are
+   four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0 + m1 + m2, m1 - m2 - m3
+   In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds a channel in place of 216, 16 of them for the
+   weight gradient's 27 taps likewise: dg = G' sum over tiles of (B' d) (A dy). A task has blocks of tiles: it transforms their 4^3 inputs (read 8
+   times in all, mostly from L1), multiplies by the 64 matrices of weights, which all tasks share, and transforms back; 64 (Ci + Co) floats a tile
+   lie in L2. Constants are 0, 1 and 1/2: the rounding is about that of the plain sum. */
+enum { BMVPI_WINO_POINTS = 64, BMVPI_WINO_LEAST = 4096 };
 
+typedef struct bmvpi_wino_set {
+    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next tile's voxels is
+       fetched; spread: 2^3 voxels to 64 points, A dy */
+    void (*in)(const float *const *src, const float *const *next, int64_t c, float *to, int64_t point);
+    void (*spread)(const float *const *src, int64_t c, float *to, int64_t point);
+    /* 64 points to the 2^3 voxels that have a place, A' m + bias */
+    void (*out)(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, int accumulate);
+    /* y[i] += sum over 64 points of factor[p] m[p point + i]; factors of 0 are left out */
+    void (*blend)(const float *m, int64_t point, const float *factor, int points, int64_t n, float *y);
+} bmvpi_wino_set;
+
+#if defined(BMVPI_HAVE_VECTORS)
+/* LINE works on the N lines of v[16] (y, x) along x (S = 1) or y (S = 4): unrolled, so that all 16 stay in registers */
+#define BMVPI_WINO_X(N, LINE) BMVPI_UNROLL for (i = 0; i < (N); ++i) { LINE(v, 4 * i, 1) }
+#define BMVPI_WINO_Y(N, LINE) BMVPI_UNROLL for (i = 0; i < (N); ++i) { LINE(v, i, 4) }
+#define BMVPI_WINO_IN(v, at, S) { \
+        const vec a = v[at], b = v[(at) + (S)], d = v[(at) + 2 * (S)], e = v[(at) + 3 * (S)]; \
+        v[at] = a - d; \
+        v[(at) + (S)] = b + d; \
+        v[(at) + 2 * (S)] = d - b; \
+        v[(at) + 3 * (S)] = b - e; }
+#define BMVPI_WINO_OUT(v, at, S) { \
+        const vec b = v[(at) + (S)], d = v[(at) + 2 * (S)]; \
+        v[at] = v[at] + b + d; \
+        v[(at) + (S)] = b - d - v[(at) + 3 * (S)]; }
+#define BMVPI_WINO_SPREAD(v, at, S) { \
+        const vec a = v[at], b = v[(at) + (S)]; \
+        v[(at) + (S)] = a + b; \
+        v[(at) + 2 * (S)] = a - b; \
+        v[(at) + 3 * (S)] = zero - b; }
+#define BMVPI_WINO(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, float *to, \
+                                                   int64_t point) \
+{ \
+    typedef bmvpi_v##BITS vec; \
+    int64_t ch; \
+    int z, i; \
+    for (ch = 0; ch < c; ch += BITS / 32) { \
+        vec t[64], v[16]; \
+        for (z = 0; z < 4; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) { \
+                v[i] = *(const bmvpi_u##BITS *)(src[16 * z + i] + ch); \
+                if (i % 4 > 1) BMVPI_PREFETCH(next[16 * z + i] + ch); \
+            } \
+            BMVPI_WINO_X(4, BMVPI_WINO_IN) \
+            BMVPI_WINO_Y(4, BMVPI_WINO_IN) \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) t[16 * z + i] = v[i]; \
+        } \
+        for (i = 0; i < 16; ++i) { \
+            float *at = to + i * point + ch; \
+            BMVPI_WINO_IN(t, i, 16) \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
+        } \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
+{ \
+    typedef bmvpi_v##BITS vec; \
+    const vec zero = { 0.0f }; \
+    int64_t ch; \
+    int z, i; \
+    for (ch = 0; ch < c; ch += BITS / 32) { \
+        vec t[64], v[16]; \
+        for (z = 0; z < 2; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 4; ++i) v[i / 2 * 4 + i % 2] = *(const bmvpi_u##BITS *)(src[4 * z + i] + ch); \
+            BMVPI_WINO_X(2, BMVPI_WINO_SPREAD) \
+            BMVPI_WINO_Y(4, BMVPI_WINO_SPREAD) \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) t[16 * z + i] = v[i]; \
+        } \
+        for (i = 0; i < 16; ++i) { \
+            float *at = to + i * point + ch; \
+            BMVPI_WINO_SPREAD(t, i, 16) \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
+        } \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, \
+                                                    int accumulate) \
+{ \
+    typedef bmvpi_v##BITS vec; \
+    int64_t ch; \
+    int z, i; \
+    for (ch = 0; ch < c; ch += BITS / 32) { \
+        vec t[64], v[16]; \
+        vec added = { 0.0f }; \
+        if (bias) added = *(const bmvpi_u##BITS *)(bias + ch); \
+        for (i = 0; i < 16; ++i) { \
+            const float *at = m + i * point + ch; \
+            BMVPI_UNROLL for (z = 0; z < 4; ++z) t[16 * z + i] = *(const bmvpi_u##BITS *)(at + 16 * z * point); \
+            BMVPI_WINO_OUT(t, i, 16) \
+        } \
+        for (z = 0; z < 2; ++z) { \
+            BMVPI_UNROLL for (i = 0; i < 16; ++i) v[i] = t[16 * z + i]; \
+            BMVPI_WINO_Y(4, BMVPI_WINO_OUT) \
+            BMVPI_WINO_X(2, BMVPI_WINO_OUT) \
+            BMVPI_UNROLL for (i = 0; i < 4; ++i) { \
+                float *to = dst[4 * z + i]; \
+                vec sum = v[i / 2 * 4 + i % 2] + added; \
+                if (!to) continue; \
+                if (accumulate) sum += *(const bmvpi_u##BITS *)(to + ch); \
+                *(bmvpi_u##BITS *)(to + ch) = sum; \
+            } \
+        } \
+    } \
+} \
+BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, int64_t n, float *y) \
+{ \
+    int64_t i; \
+    int p; \
+    for (i = 0; i < n; i += BITS / 32) { \
+        bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(y + i); \
+        for (p = 0; p < points; ++p) \
+            if (factor[p] != 0.0f) v += factor[p] * *(const bmvpi_u##BITS *)(m + p * point + i); \
+        *(bmvpi_u##BITS *)(y + i) = v; \
+    } \
+} \
+static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, bmvpi_wino_out_v##BITS, \
+    bmvpi_wino_blend_v##BITS };
+BMVPI_STAMP(BMVPI_WINO)
+#undef BMVPI_WINO
+#undef BMVPI_WINO_SPREAD
+#undef BMVPI_WINO_OUT
+#undef BMVPI_WINO_IN
+#undef BMVPI_WINO_Y
+#undef BMVPI_WINO_X
+#endif
+
+static const bmvpi_wino_set *bmvpi_wino_of(const bmvp_ctx *c)
+{
+#if defined(BMVPI_HAVE_X86)
+    if (c->simd == BMVP_SIMD_AVX512) return &bmvpi_wino_set_v512;
+    if (c->simd == BMVP_SIMD_AVX2) return &bmvpi_wino_set_v256;
+#endif
+#if defined(BMVPI_HAVE_VECTORS)
+    if (c->simd >= BMVP_SIMD_VECTOR) return &bmvpi_wino_set_v128;
+#endif
+    (void)c;
+    return NULL;
+}
+
+/* Where the products saved pay for the transforms: whole vectors of channels, and enough voxels for 64 matrices of weights */
+static int bmvpi_wino_fits(const bmvp_ctx *c, const bmvpi_conv *v)
+{
+    int i, yes = bmvpi_wino_of(c) && bmvpi_product_level(c) != BMVPI_LEVEL_BF16 && v->groups == 1 && v->wo == 1 && v->ci % 16 == 0 &&
+                 v->co % 16 == 0 && v->ci * v->co <= 65536 && v->n * v->in[0] * v->in[1] * v->in[2] >= BMVPI_WINO_LEAST;
+    for (i = 0; i < 3; ++i) yes = yes && v->k[i] == 3 && v->s[i] == 1 && v->p[i] == 1;
+    return yes;
+}
+
+typedef struct bmvpi_wino { /* one call */
+    bmvpi_conv_call call;
+    const bmvpi_wino_set *set;
+    int level, what;
+    int64_t ci, co;               /* channels read and written; DW: of x and of dy */
+    int64_t tiles[3], total;
+    int64_t rows, blocks;         /* tiles of a block; blocks */
+    int64_t in_point, out_point;  /* floats from point to point of a block's inputs and outputs */
+    int64_t own, pack;            /* floats of a worker; of the packed weights of one point */
+    int64_t parts, part_blocks;   /* DW: partial sums of 64 points, blocks of each */
+    float *packed, *owns, *zeros; /* DW: packed = the partial sums */
+} bmvpi_wino;
+
+static bmvpi_wino bmvpi_wino_make(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    bmvpi_wino j;
+    int i;
+    memset(&j, 0, sizeof j);
+    j.set = bmvpi_wino_of(c);
+    j.level = (int)c->simd;
+    j.what = what;
+    j.ci = what == BMVPI_CONV_DX ? v->co : v->ci;
+    j.co = what == BMVPI_CONV_DX ? v->ci : v->co;
+    for (j.total = v->n, i = 0; i < 3; ++i) j.total *= j.tiles[i] = bmvpi_ceil_div(v->in[i], 2);
+    /* 768 KB of points; not under 24 tiles, which use the weights of a point 24 times */
+    j.rows = bmvpi_min(48, bmvpi_max(24, 3072 / (j.ci + j.co) / 12 * 12));
+    j.blocks = bmvpi_ceil_div(j.total, j.rows);
+    j.in_point = j.rows * j.ci + 16; /* points a multiple of 4 KB apart would share their place in the cache */
+    j.out_point = j.rows * j.co + 16;
+    j.pack = bmvpi_packed_size(j.level, j.ci, j.co);
+    j.own = BMVPI_WINO_POINTS * (j.in_point + j.out_point);
+    if (what == BMVPI_CONV_DW) {
+        j.parts = bmvpi_min(j.blocks, bmvpi_max(1, bmvpi_min(8, (1 << 22) / (BMVPI_WINO_POINTS * j.ci * j.co))));
+        j.part_blocks = bmvpi_ceil_div(j.blocks, j.parts);
+        j.parts = bmvpi_ceil_div(j.blocks, j.part_blocks);
+        j.own += bmvpi_packed_size(j.level, j.rows, j.co);
+    } else {
+        j.own = bmvpi_max(j.own, j.ci * j.co); /* first, the weights of a point */
+    }
+    j.own = bmvpi_round16(j.own);
+    return j;
+}
+
+static int64_t bmvpi_wino_workspace(const bmvp_ctx *c, const bmvpi_wino *j)
+{
+    const int64_t shared = j->what == BMVPI_CONV_DW ? j->parts * j->ci * j->co : j->pack;
+    return BMVPI_WINO_POINTS * shared + bmvpi_max(j->ci, j->co) + j->own * bmvp_threads(c);
+}
+
+/* Row `point` of G: its factors of three taps */
+static void bmvpi_wino_g(int64_t point, float g[3])
+{
+    g[0] = point < 3 ? (point == 0 ? 1.0f : 0.5f) : 0.0f;
+    g[1] = point == 1 ? 0.5f : point == 2 ? -0.5f : 0.0f;
+    g[2] = point > 0 ? (point == 3 ? 1.0f : 0.5f) : 0.0f;
+}
+
+static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = point: its matrix of weights, packed */
+{
+    const bmvpi_wino *j = (const bmvpi_wino *)arg;
+    const int64_t n = j->ci * j->co;
+    float *u = j->owns + worker * j->own, g[3][3], factor[27];
+    int i;
+    for (i = 0; i < 3; ++i) bmvpi_wino_g(i == 0 ? p / 16 : i == 1 ? p / 4 % 4 : p % 4, g[i]);
+    for (i = 0; i < 27; ++i) factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
+    memset(u, 0, (size_t)n * sizeof *u);
+    j->set->blend(j->call.w, j->call.v->wt, factor, 27, n, u);
+    if (j->what == BMVPI_CONV_DX) bmvpi_pack_b(j->level, u, 1, j->ci, j->ci, j->co, j->packed + p * j->pack);
+    else bmvpi_pack_b(j->level, u, j->co, 1, j->ci, j->co, j->packed + p * j->pack);
+}
+
+/* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside: none */
+static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
+{
+    const int64_t *dim = j->call.v->in, *tiles = j->tiles;
+    const int64_t z0 = t / tiles[2] / tiles[1] % tiles[0] * 2 - before, y0 = t / tiles[2] % tiles[1] * 2 - before;
+    const int64_t x0 = t % tiles[2] * 2 - before, n = t / tiles[2] / tiles[1] / tiles[0];
+    int64_t z, y, i;
+    for (z = z0; z < z0 + size; ++z)
+        for (y = y0; y < y0 + size; ++y, at += size) {
+            const int inside = z >= 0 && z < dim[0] && y >= 0 && y < dim[1];
+            const float *row = inside ? x + ((n * dim[0] + z) * dim[1] + y) * dim[2] * c : none;
+            for (i = 0; i < size; ++i) at[i] = inside && x0 + i >= 0 && x0 + i < dim[2] ? row + (x0 + i) * c : none;
+        }
+}
+
+/* Points of the inputs of `rows` tiles from t0 */
+static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, float *in)
+{
+    const float *src[2][64];
+    int64_t r;
+    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x, j->zeros, src[0]);
+    for (r = 0; r < rows; ++r) {
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x, j->zeros, src[(r + 1) % 2]);
+        j->set->in(src[r % 2], src[(r + 1) % 2], j->ci, in + r * j->ci, j->in_point);
+    }
+}
+
+static void bmvpi_wino_task(void *arg, int64_t block, int worker)
+{
+    const bmvpi_wino *j = (const bmvpi_wino *)arg;
+    const int64_t t0 = block * j->rows, rows = bmvpi_min(j->rows, j->total - t0);
+    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *dst[8];
+    const float *to[8];
+    int64_t r, p;
+    int i;
+    bmvpi_wino_inputs(j, t0, rows, in);
+    for (p = 0; p < BMVPI_WINO_POINTS; ++p)
+        bmvpi_mm(j->level, rows, j->co, j->ci, in + p * j->in_point, j->ci, 1, j->packed + p * j->pack, out + p * j->out_point, j->co, 0, NULL);
+    for (r = 0; r < rows; ++r) {
+        bmvpi_wino_voxels(j, t0 + r, 2, 0, j->co, j->call.y, NULL, to);
+        for (i = 0; i < 8; ++i) dst[i] = to[i] ? j->call.y + (to[i] - j->call.y) : NULL;
+        j->set->out(out + r * j->co, j->out_point, j->co, j->call.bias, dst, j->call.accumulate);
+    }
+}
+
+static void bmvpi_wino_dw_task(void *arg, int64_t part, int worker)
+{
+    const bmvpi_wino *j = (const bmvpi_wino *)arg;
+    const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
+    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
+    float *sums = j->packed + part * BMVPI_WINO_POINTS * size;
+    const float *src[8];
+    int64_t b, r, p;
+    for (b = part * j->part_blocks; b < last; ++b) {
+        const int64_t rows = bmvpi_min(j->rows, j->total - b * j->rows);
+        bmvpi_wino_inputs(j, b * j->rows, rows, in);
+        for (r = 0; r < rows; ++r) {
+            bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.w, j->zeros, src);
+            j->set->spread(src, j->co, out + r * j->co, j->out_point);
+        }
+        for (p = 0; p < BMVPI_WINO_POINTS; ++p)
+            bmvpi_mm_rows(j->level, j->ci, j->co, rows, in + p * j->in_point, j->ci, out + p * j->out_point, j->co, sums + p * size, j->co,
+                          b > part * j->part_blocks, pack);
+    }
+}
+
+static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker) /* task = (tap, input channel): G' of the sums, parts in order */
+{
+    const bmvpi_wino *j = (const bmvpi_wino *)arg;
+    const int64_t tap = task / j->ci, ch = task % j->ci, size = j->ci * j->co;
+    float g[3], factor[BMVPI_WINO_POINTS];
+    int64_t p;
+    (void)worker;
+    for (p = 0; p < BMVPI_WINO_POINTS; ++p) {
+        bmvpi_wino_g(p / 16, g);
+        factor[p] = g[tap / 9];
+        bmvpi_wino_g(p / 4 % 4, g);
+        factor[p] *= g[tap / 3 % 3];
+        bmvpi_wino_g(p % 4, g);
+        factor[p] *= g[tap % 3];
+    }
+    for (p = 0; p < j->parts; ++p)
+        j->set->blend(j->packed + p * BMVPI_WINO_POINTS * size + ch * j->co, size, factor, BMVPI_WINO_POINTS, j->co,
+                      j->call.y + tap * j->call.v->wt + ch * j->call.v->wi);
+}
+
+static void bmvpi_wino_run(bmvp_ctx *c, bmvpi_wino *j, float *ws)
+{
+    const int64_t channels = bmvpi_max(j->ci, j->co);
+    j->zeros = ws;
+    memset(ws, 0, (size_t)channels * sizeof *ws);
+    j->packed = ws + channels;
+    j->owns = j->packed + BMVPI_WINO_POINTS * (j->what == BMVPI_CONV_DW ? j->parts * j->ci * j->co : j->pack);
+    if (j->what == BMVPI_CONV_DW) {
+        bmvp_parallel(c, j->parts, bmvpi_wino_dw_task, j);
+        bmvp_parallel(c, 27 * j->ci, bmvpi_wino_dw_sum_task, j);
+    } else {
+        bmvp_parallel(c, BMVPI_WINO_POINTS, bmvpi_wino_weights_task, j);
+        bmvp_parallel(c, j->blocks, bmvpi_wino_task, j);
+    }
+}
+
+/* Which code serves: plain loops (level PLAIN, groups, huge kernels), a matrix product (1^3), Winograd (3^3), or the kernels above. */
 static int bmvpi_conv_is_plain(const bmvp_ctx *c, const bmvpi_conv *v)
 {
     return !bmvpi_tiles_of(bmvp_simd_level(c)) || v->groups > 1 || v->k[0] * v->k[1] > BMVPI_RUNS_MAX;
@@ -4224,6 +4596,10 @@ static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int 
         g = bmvpi_conv_product(&q, what);
         return bmvpi_gemm_workspace(c, &g);
     }
+    if (bmvpi_wino_fits(c, v)) {
+        const bmvpi_wino j = bmvpi_wino_make(c, v, what);
+        return bmvpi_wino_workspace(c, &j);
+    }
     if (what == BMVPI_CONV_DW) {
         const bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
         return bmvpi_conv_dw_workspace(c, &j);
@@ -4252,6 +4628,10 @@ static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const flo
     } else if (bmvpi_conv_is_product(v, what)) {
         const bmvpi_gemm_args g = bmvpi_conv_product(&q, what);
         bmvpi_gemm(c, &g, ws);
+    } else if (bmvpi_wino_fits(c, v)) {
+        bmvpi_wino j = bmvpi_wino_make(c, v, what);
+        j.call = q;
+        bmvpi_wino_run(c, &j, ws);
     } else if (what == BMVPI_CONV_DW) {
         bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
         j.call = q;
@@ -6530,28 +6910,6 @@ static int64_t bmvpi_piece(int64_t n, int64_t most, int64_t unit)
     return bmvpi_ceil_div(bmvpi_ceil_div(n, bmvpi_ceil_div(n, most)), unit) * unit;
 }
 
-/* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                     const float *packed, float *c, int64_t c_rs, int accumulate, const float *bias)
-{
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, a_rs, a_cs, packed, 0, 0, c, c_rs);
-    g.b_packed = 1;
-    g.accumulate = accumulate;
-    g.bias = bias;
-    bmvpi_gemm_serial(level, &g, NULL);
-}
-
-/* C (m x n) (+)= A B, A and B tiles of the same few rows k, read along them: what weight gradients sum. B's rows must be
-   readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_ld, const float *b,
-                          int64_t b_ld, float *c, int64_t c_rs, int accumulate, float *ws)
-{
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, 1, a_ld, b, b_ld, 1, c, c_rs);
-    g.b_near = n % 16 == 0 || b_ld >= (n + 31) / 32 * 32;
-    g.accumulate = accumulate;
-    bmvpi_gemm_serial(level, &g, ws);
-}
-
 /* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
    src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
    of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
@@ -7344,6 +7702,18 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
 {
     if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
+}
+static int bmvpi_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+}
+BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
+{
+    if (bmvpi_captures(c)) c->cfg.backend->device->capture_begin(c);
+}
+BMVP_API void bmvp_capture_end(bmvp_ctx *c)
+{
+    if (bmvpi_captures(c)) c->cfg.backend->device->capture_end(c);
 }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }

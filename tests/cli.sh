@@ -315,6 +315,7 @@ expect 2 "--lr nan|number from" train no --lr nan
 expect 2 "--threads -1|from 0" train no --threads -1
 expect 2 "--simd|avx512" train no --simd mmx
 expect 2 "--precision|fp32|bf16" train no --precision fp8
+expect 1 "precision: tf32|GPUs" train no --precision tf32 --plan --steps 5
 expect 1 "precision: bf16|use fp32" train no --precision bf16 --simd avx2 --plan --steps 5
 for device in gpu cuda: cuda:x cuda:-1 CPU; do expect 2 "--device $device|cpu, cuda or cuda:N" train no --device $device --plan --steps 5; done
 expect 0 "memory" train no --device cpu --plan --steps 5

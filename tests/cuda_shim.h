@@ -5,9 +5,13 @@
    (shim_seed; try several). What is an error on the device is one here: a barrier that some threads of the block never reach, a shuffle
    that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
 
+   As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
+   waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
+   not allowed then fail.
+
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
-   of a block and of exact size for AddressSanitizer. cuBLAS is the few functions at the end, as plain loops. */
+   of a block and of exact size for AddressSanitizer. cuBLAS and cuBLASLt are the few functions at the end, as plain loops. */
 #ifndef BMVP_CUDA_SHIM_H
 #define BMVP_CUDA_SHIM_H
 
@@ -16,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <deque>
 #include <functional>
 #include <map>
 #include <vector>
@@ -62,16 +67,25 @@ typedef void *shim_place;
 typedef ucontext_t shim_place;
 #endif
 
+struct shim_copy { /* started by copy_async, done when waited for */
+    void *to;
+    const void *from;
+    int bytes, group;
+};
+
 struct shim_fiber {
     shim_place place;
     uint3 thread;
     int number, state;
     void *fake; /* AddressSanitizer's */
+    std::deque<shim_copy> copies;
+    int group; /* of copies: those started until the next commit */
 };
 
 struct shim_warp {
     uint32_t arrived, mask;
     unsigned char slot[32][16]; /* what a shuffle hands over */
+    uint32_t part[32][6];       /* a lane's part of the operands of a matrix product */
 };
 
 struct shim_block {
@@ -98,12 +112,37 @@ struct shim_machine {
     shim_fiber *now = nullptr;
     int error = 0, late_error = 0, devices = 1;  /* late: what the next synchronisation finds */
     int64_t launches = 0, allocations_left = -1; /* -1: any number */
+    int64_t heuristics = 0;                      /* asked of cuBLASLt */
+    int no_algorithm = 0;                        /* 1: cuBLASLt has none */
     std::map<const void *, int> shared_limit;
     struct region { size_t pages, bytes; };
     std::map<char *, region> memory;             /* by the pages' first byte */
     int open = 0, locked = 1, closed = 0;
+    std::deque<std::function<void()>> stream;    /* what has not been done yet */
+    int64_t given = 0;                           /* to the stream, so far: given - stream.size() are done */
+    std::map<char *, size_t> pinned;
+    struct node { const char *what; std::function<void()> work; };
+    std::vector<node> recorded;                  /* of a stream that is captured */
+    int recording = 0, spoilt = 0;               /* spoilt: by a call that is not allowed then */
+    int graphs = 0, updates = 0, graph_launches = 0;
 };
 inline shim_machine shim;
+
+inline void shim_give(const char *what, const std::function<void()> &work)
+{
+    if (shim.recording) {
+        shim.recorded.push_back({ what, work });
+        return;
+    }
+    shim.stream.push_back(work);
+    ++shim.given;
+}
+/* Is this call, which waits or may wait, forbidden now, since the stream is captured? */
+inline int shim_forbidden()
+{
+    shim.spoilt |= shim.recording;
+    return shim.recording;
+}
 
 inline void shim_seed(uint64_t seed) { shim.random = seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull; }
 inline uint32_t shim_random(uint32_t below)
@@ -166,6 +205,8 @@ inline void shim_prepare(shim_block *b, int i)
     f->number = i;
     f->state = SHIM_READY;
     f->fake = nullptr;
+    f->copies.clear();
+    f->group = 0;
     f->thread.x = (unsigned)i % b->size.x;
     f->thread.y = (unsigned)i / b->size.x % b->size.y;
     f->thread.z = (unsigned)i / b->size.x / b->size.y;
@@ -247,7 +288,8 @@ inline int shim_is_device(const void *p, size_t bytes)
 
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -262,6 +304,9 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    case cudaErrorGraphExecUpdateFailure: return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     default: return "an illegal memory access was encountered";
     }
@@ -274,10 +319,22 @@ inline cudaError_t cudaGetLastError()
 }
 inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
-inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = nullptr; return cudaSuccess; }
+inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+/* Does the stream's work up to the one with number `last`. */
+inline void shim_run(int64_t last)
+{
+    const shim_access access;
+    while (!shim.stream.empty() && shim.given - (int64_t)shim.stream.size() < last) {
+        const std::function<void()> work = shim.stream.front();
+        shim.stream.pop_front();
+        work();
+    }
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(shim.given);
     const cudaError_t e = (cudaError_t)shim.late_error;
     shim.late_error = 0;
     return e;
@@ -286,6 +343,7 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 inline cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64, pages = (used + page - 1) / page * page;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
     if (shim.allocations_left > 0) --shim.allocations_left;
     char *m = (char *)mmap(nullptr, pages + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -301,6 +359,8 @@ inline cudaError_t cudaFree(void *p)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(shim.given);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
     --m;
@@ -309,12 +369,124 @@ inline cudaError_t cudaFree(void *p)
     shim.memory.erase(m);
     return cudaSuccess;
 }
+inline int shim_is_pinned(const void *p, size_t bytes)
+{
+    auto m = shim.pinned.upper_bound((char *)(uintptr_t)p);
+    if (m == shim.pinned.begin()) return 0;
+    --m;
+    return (const char *)p + bytes <= m->first + m->second;
+}
+inline cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
+    if (shim.allocations_left > 0) --shim.allocations_left;
+    *p = malloc(bytes);
+    if (!*p) return cudaErrorMemoryAllocation;
+    shim.pinned[(char *)*p] = bytes;
+    return cudaSuccess;
+}
+inline cudaError_t cudaFreeHost(void *p)
+{
+    if (!p) return cudaSuccess;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (!shim.pinned.erase((char *)p)) return cudaErrorInvalidValue;
+    free(p);
+    return cudaSuccess;
+}
+/* Pinned memory is read late; other memory of the host at once, or, written, with a wait. */
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
 {
-    const shim_access access;
     if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
-    memcpy(to, from, bytes);
+    if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) && shim_forbidden())
+        return cudaErrorStreamCaptureUnsupported;
+    if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
+        const std::vector<char> now((const char *)from, (const char *)from + bytes);
+        shim_give("copy", [=] { memcpy(to, now.data(), bytes); });
+    } else shim_give("copy", [=] { memcpy(to, from, bytes); });
+    if (kind == cudaMemcpyDeviceToHost && !shim_is_pinned(to, bytes)) shim_run(shim.given);
+    return cudaSuccess;
+}
+
+struct shim_event { int64_t last; };
+typedef shim_event *cudaEvent_t;
+enum { cudaEventDisableTiming = 2 };
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+    *e = new shim_event{ 0 };
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+    delete e;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    e->last = shim.given;
+    return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim_run(e->last);
+    return cudaSuccess;
+}
+
+/* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds. */
+struct shim_graph { std::vector<shim_machine::node> node; };
+typedef shim_graph *cudaGraph_t;
+typedef shim_graph *cudaGraphExec_t;
+struct cudaGraphExecUpdateResultInfo { int result; };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    shim.recording = 1;
+    shim.spoilt = 0;
+    shim.recorded.clear();
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+{
+    *g = nullptr;
+    if (!shim.recording) return cudaErrorInvalidValue;
+    shim.recording = 0;
+    if (shim.spoilt) return cudaErrorStreamCaptureInvalidated;
+    *g = new shim_graph{ shim.recorded };
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)
+{
+    ++shim.graphs;
+    *e = new shim_graph(*g);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t e, cudaGraph_t g, cudaGraphExecUpdateResultInfo *)
+{
+    if (e->node.size() != g->node.size()) return cudaErrorGraphExecUpdateFailure;
+    for (size_t i = 0; i < g->node.size(); ++i)
+        if (strcmp(e->node[i].what, g->node[i].what) != 0) return cudaErrorGraphExecUpdateFailure;
+    ++shim.updates;
+    *e = *g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t)
+{
+    ++shim.graph_launches;
+    for (const auto &n : e->node) shim_give(n.what, n.work);
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t g)
+{
+    delete g;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
+{
+    delete e;
     return cudaSuccess;
 }
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
@@ -331,19 +503,11 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAt
 #define blockDim (shim.block->size)
 #define gridDim (shim.block->grid)
 
-inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
 {
     const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
-    const auto limit = shim.shared_limit.find(kernel);
-    const shim_access access;
     shim_block b;
     size_t stride, i;
-    ++shim.launches;
-    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
-        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
-        shim.error = cudaErrorInvalidConfiguration;
-        return;
-    }
     if (threads % 32) shim_die(name, "blocks must be whole warps");
     if (!shim.stacks) {
         shim.n_stacks = 1024;
@@ -370,10 +534,26 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
     shim.block = nullptr;
     shim.now = nullptr;
 }
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+{
+    const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
+    const auto limit = shim.shared_limit.find(kernel);
+    ++shim.launches;
+    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
+        shim.error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    shim_give("kernel", [=] { shim_run_kernel(name, grid, block, shared, body); });
+}
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
     shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
+#define BMVPI_ROLLED
+#define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
+#define BMVPI_PRODUCT_SPACE 4096
+#define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */
 
 inline void __syncthreads()
 {
@@ -422,6 +602,95 @@ template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int w
     return shim_exchange(mask, v, from / width == lane / width ? from : lane);
 }
 
+/* Asynchronous copies into shared memory: done as late as allowed, so that a missing wait shows. */
+template <int N> inline void copy_async(void *to, const void *from, int inside)
+{
+    static_assert(N == 4 || N == 16, "pieces of 4 or 16 bytes");
+    if ((uintptr_t)to % N || (inside && (uintptr_t)from % N)) shim_die(shim.block->name, "an asynchronous copy is not aligned");
+    shim.now->copies.push_back(shim_copy{ to, inside ? from : nullptr, N, shim.now->group });
+}
+inline float __fdividef(float a, float b) { return a / b; }
+inline void copy_commit() { ++shim.now->group; }
+template <int N> inline void copy_wait()
+{
+    shim_fiber *f = shim.now;
+    for (; !f->copies.empty() && f->copies.front().group < f->group - N; f->copies.pop_front()) {
+        const shim_copy &k = f->copies.front();
+        if (k.from) memcpy(k.to, k.from, (size_t)k.bytes);
+        else memset(k.to, 0, (size_t)k.bytes);
+    }
+}
+
+/* ---- tensor cores -------------------------------------------------------------------------------------------------------------- */
+
+inline uint32_t shim_bits(float x) { uint32_t u; memcpy(&u, &x, sizeof u); return u; }
+inline float shim_float(uint32_t u) { float x; memcpy(&x, &u, sizeof x); return x; }
+inline uint32_t round_tf32(float x) /* to nearest, ties away; the hardware does not read the 13 bits cut off */
+{
+    const uint32_t u = shim_bits(x);
+    return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & ~0x1fffu;
+}
+inline uint32_t shim_bf16(float x) /* to nearest even */
+{
+    const uint32_t u = shim_bits(x);
+    return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+inline uint32_t round_bf16(float first, float second) { return shim_bf16(second) << 16 | shim_bf16(first); }
+
+/* The lanes' parts of a and b, for everybody: a[4], b[2]. All lanes of the warp must come. */
+inline const uint32_t (*shim_gather(const uint32_t a[4], const uint32_t b[2]))[6]
+{
+    shim_warp *w = &shim.block->warp[(size_t)shim.now->number / 32];
+    uint32_t *mine = w->part[shim.now->number % 32];
+    for (int i = 0; i < 4; ++i) mine[i] = a[i];
+    for (int i = 0; i < 2; ++i) mine[4 + i] = b[i];
+    __syncwarp();
+    return w->part;
+}
+inline void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t (*all)[6] = shim_gather(a, b);
+    const int g = shim.now->number % 32 / 4, t = shim.now->number % 4;
+    for (int e = 0; e < 4; ++e)
+        for (int k = 0; k < 8; ++k)
+            c[e] += shim_float(all[g * 4 + k % 4][e / 2 + k / 4 * 2] & ~0x1fffu) *
+                    shim_float(all[(2 * t + e % 2) * 4 + k % 4][4 + k / 4] & ~0x1fffu);
+    __syncwarp();
+}
+inline float shim_half(uint32_t pair, int upper) { return shim_float(upper ? pair & 0xffff0000u : pair << 16); }
+inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    const uint32_t (*all)[6] = shim_gather(a, b);
+    const int g = shim.now->number % 32 / 4, t = shim.now->number % 4;
+    for (int e = 0; e < 4; ++e)
+        for (int k = 0; k < 16; ++k) {
+            const int lane = k % 8 / 2;
+            c[e] += shim_half(all[g * 4 + lane][e / 2 + k / 8 * 2], k % 2) * shim_half(all[(2 * t + e % 2) * 4 + lane][4 + k / 8], k % 2);
+        }
+    __syncwarp();
+}
+inline void shim_matrix_load(uint32_t r[4], const void *row, int transposed)
+{
+    shim_warp *w = &shim.block->warp[(size_t)shim.now->number / 32];
+    const int lane = shim.now->number % 32;
+    if ((uintptr_t)row % 16) shim_die(shim.block->name, "a matrix's row is not aligned to 16 bytes");
+    memcpy(w->slot[lane], &row, sizeof row);
+    __syncwarp();
+    for (int m = 0; m < 4; ++m) {
+        uint16_t pair[2];
+        for (int i = 0; i < 2; ++i) {
+            const uint16_t *p;
+            const int at = transposed ? lane / 4 : lane % 4 * 2 + i;
+            memcpy(&p, w->slot[m * 8 + (transposed ? lane % 4 * 2 + i : lane / 4)], sizeof p);
+            pair[i] = p[at];
+        }
+        r[m] = (uint32_t)pair[1] << 16 | pair[0];
+    }
+    __syncwarp();
+}
+inline void matrix_load(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 0); }
+inline void matrix_load_transposed(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 1); }
+
 /* ---- cuBLAS -------------------------------------------------------------------------------------------------------------------- */
 
 typedef int cublasStatus_t;
@@ -435,10 +704,33 @@ inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; 
 inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
 inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
 
+enum cudaDataType_t { CUDA_R_32F };
+enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_32F_FAST_16BF };
+enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
+
+/* rows x columns, column-major, rounded as the tensor cores take them */
+inline std::vector<float> shim_rounded(const float *x, int ld, int rows, int columns, cublasComputeType_t compute)
+{
+    std::vector<float> y((size_t)rows * (size_t)columns);
+    for (int j = 0; j < columns; ++j)
+        for (int i = 0; i < rows; ++i) {
+            const float v = x[i + (int64_t)j * ld];
+            y[(size_t)j * (size_t)rows + (size_t)i] = shim_float(compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? round_tf32(v) : shim_bf16(v) << 16);
+        }
+    return y;
+}
+
 /* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
 inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
-                      float *c, int ldc)
+                      float *c, int ldc, cublasComputeType_t compute)
 {
+    std::vector<float> a_rounded, b_rounded;
+    if (compute != CUBLAS_COMPUTE_32F) {
+        a_rounded = shim_rounded(a, lda, ta ? k : m, ta ? m : k, compute);
+        b_rounded = shim_rounded(b, ldb, tb ? n : k, tb ? k : n, compute);
+        a = a_rounded.data(), lda = ta ? k : m;
+        b = b_rounded.data(), ldb = tb ? n : k;
+    }
     std::vector<double> sum((size_t)m);
     for (int j = 0; j < n; ++j) {
         float *y = c + (int64_t)j * ldc;
@@ -454,14 +746,115 @@ inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const fl
         for (int i = 0; i < m; ++i) y[i] = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * y[i]);
     }
 }
-inline cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                                const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb,
-                                                long long sb, const float *beta, float *c, int ldc, long long sc, int batch)
+inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                                 const void *alpha, const void *a, cudaDataType_t, int lda, long long sa, const void *b,
+                                                 cudaDataType_t, int ldb, long long sb, const void *beta, void *c, cudaDataType_t, int ldc,
+                                                 long long sc, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
 {
-    const shim_access access;
+    const float by = *(const float *)alpha, keep = *(const float *)beta;
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
-    for (int i = 0; i < batch; ++i)
-        shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, *alpha, a + i * sa, lda, b + i * sb, ldb, *beta, c + i * sc, ldc);
+    shim_give("kernel", [=] {
+        for (int i = 0; i < batch; ++i)
+            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, (const float *)a + i * sa, lda, (const float *)b + i * sb, ldb,
+                      keep, (float *)c + i * sc, ldc, compute);
+    });
+    return 0;
+}
+
+/* ---- cuBLASLt: cuBLAS, then the bias ------------------------------------------------------------------------------------------------ */
+
+typedef struct shim_lt *cublasLtHandle_t;
+enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
+enum cublasLtMatmulDescAttributes_t {
+    CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER
+};
+enum cublasLtMatmulPreferenceAttributes_t {
+    CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
+};
+enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2 };
+struct shim_lt_op {
+    cublasComputeType_t compute;
+    cublasOperation_t transpose[2];
+    cublasLtEpilogue_t epilogue;
+    const float *bias;
+};
+typedef shim_lt_op *cublasLtMatmulDesc_t;
+struct shim_lt_layout { int rows, columns, ld; };
+typedef shim_lt_layout *cublasLtMatrixLayout_t;
+struct shim_lt_preference { uint32_t align[4] = { 256, 256, 256, 256 }; uint64_t workspace = 0; };
+typedef shim_lt_preference *cublasLtMatmulPreference_t;
+struct cublasLtMatmulAlgo_t { uint32_t align[4]; uint64_t workspace; }; /* what it was promised */
+struct cublasLtMatmulHeuristicResult_t { cublasLtMatmulAlgo_t algo; cublasStatus_t state; };
+
+inline cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) { *h = nullptr; return 0; }
+inline cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return 0; }
+inline cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *op, cublasComputeType_t compute, cudaDataType_t)
+{
+    *op = new shim_lt_op{ compute, { CUBLAS_OP_N, CUBLAS_OP_N }, CUBLASLT_EPILOGUE_DEFAULT, nullptr };
+    return 0;
+}
+inline cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t op) { delete op; return 0; }
+inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t which, const void *v,
+                                                     size_t n)
+{
+    void *to[] = { &op->transpose[0], &op->transpose[1], &op->epilogue, &op->bias };
+    const size_t size[] = { sizeof op->transpose[0], sizeof op->transpose[1], sizeof op->epilogue, sizeof op->bias };
+    if (n != size[which]) return 7;
+    memcpy(to[which], v, n);
+    return 0;
+}
+inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *m, cudaDataType_t, uint64_t rows, uint64_t columns, int64_t ld)
+{
+    *m = new shim_lt_layout{ (int)rows, (int)columns, (int)ld };
+    return 0;
+}
+inline cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t m) { delete m; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *w) { *w = new shim_lt_preference; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t w) { delete w; return 0; }
+inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which,
+                                                           const void *v, size_t n)
+{
+    if (n != (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8 : 4)) return 7;
+    if (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) memcpy(&w->workspace, v, n);
+    else if (which >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES)
+        memcpy(&w->align[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], v, n);
+    return 0;
+}
+inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t,
+                                                     cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                                     cublasLtMatmulPreference_t w, int, cublasLtMatmulHeuristicResult_t *first, int *found)
+{
+    ++shim.heuristics;
+    *found = !shim.no_algorithm;
+    memcpy(first->algo.align, w->align, sizeof w->align);
+    first->algo.workspace = w->workspace;
+    first->state = 0;
+    return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
+}
+static void shim_bias_kernel(float *c, int ld, int m, int n, const float *bias)
+{
+    for (int j = (int)threadIdx.x; j < n; j += 32)
+        for (int i = 0; i < m; ++i) c[i + (int64_t)j * ld] += bias[i];
+}
+inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
+                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t,
+                                     void *d, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space, size_t bytes,
+                                     cudaStream_t stream)
+{
+    const void *at[4] = { a, b, c, d };
+    const int ta = op->transpose[0] != CUBLAS_OP_N, k = ta ? la->rows : la->columns;
+    for (int i = 0; i < 4; ++i) if ((uintptr_t)at[i] % algo->align[i]) return 7;
+    if (c != d || bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
+    if ((ta ? la->columns : la->rows) != ld->rows || k != (op->transpose[1] != CUBLAS_OP_N ? lb->columns : lb->rows)) return 7;
+    const cublasStatus_t st =
+        cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, CUDA_R_32F, la->ld, 0,
+                                   b, CUDA_R_32F, lb->ld, 0, beta, d, CUDA_R_32F, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
+    if (st || op->epilogue != CUBLASLT_EPILOGUE_BIAS) return st;
+    float *y = (float *)d;
+    const float *bias = op->bias;
+    const int m = ld->rows, n = ld->columns, step = ld->ld;
+    BMVPI_LAUNCH(shim_bias_kernel, dim3(1), dim3(32), 0, stream, y, step, m, n, bias);
     return 0;
 }
 

@@ -1,23 +1,23 @@
 #!/bin/sh
-# run.sh TEST... - runs the test programs and the shell tests, one after the other, and adds up what they say. `make test` calls it.
+# run.sh TEST... - runs the test programs one after the other and, meanwhile, the shell tests, and adds up what they say. `make test` calls it.
 # The last line is `N passed, N failed, N skipped`; the exit status is 1 when a test failed or a program died without saying how it went.
 cd "$(dirname "$0")/.." || exit 1
-said=$(mktemp "${TMPDIR:-/tmp}/bmvp_said.XXXXXX") || exit 1
-trap 'rm -f "$said"' EXIT
-trap 'exit 130' INT TERM
-passed=0 failed=0 skipped=0
+T=$(mktemp -d "${TMPDIR:-/tmp}/bmvp_run.XXXXXX") || exit 1
+shells=
+trap 'rm -rf "$T"' EXIT
+trap 'test -z "$shells" || kill "$shells"; exit 130' INT TERM
 
-# run NAME COMMAND...
+# run NAME COMMAND...: what it says, and its counts in $T/counts.$worker
 run()
 {
     name=$1
     shift
     echo "== $name"
     start=$(date +%s)
-    { "$@" 2>&1; echo "exit $?"; } | tee "$said" | sed '$d'
-    code=$(sed -n '$s/^.*exit //p' "$said")
-    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$said" | tail -n 1)
-    # shellcheck disable=SC2086 # words wanted
+    { "$@" 2>&1; echo "exit $?"; } | tee "$T/said.$worker" | sed '$d'
+    code=$(sed -n '$s/^.*exit //p' "$T/said.$worker")
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$T/said.$worker" | tail -n 1)
+    # shellcheck disable=SC2046 # words wanted
     set -- $(echo "$line" | tr -c '0-9' ' ')
     if [ $# -lt 2 ]; then
         echo "FAILED: $name ended with status $code and no count of its tests"
@@ -26,11 +26,26 @@ run()
         echo "FAILED: $name counted no failure, but ended with status $code"
         set -- "$1" 1 "${3:-0}"
     fi
-    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + ${3:-0}))
+    echo "$1 $2 ${3:-0}" >>"$T/counts.$worker"
     echo "== $name: $(($(date +%s) - start)) s"
 }
 
+run_shells()
+{
+    worker=shells
+    for t in forms readme cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
+    echo finished >"$T/shells_done"
+}
+
+run_shells >"$T/shells" 2>&1 &
+shells=$!
+worker=programs
 for t in "$@"; do run "$(basename "$t")" "$t"; done
-for t in forms readme cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+wait "$shells"
+cat "$T/shells"
+if [ ! -f "$T/shells_done" ]; then
+    echo "FAILED: the shell tests did not come to their end"
+    echo "0 1 0" >>"$T/counts.programs"
+fi
+awk '{ for (i = 1; i <= 3; ++i) n[i] += $i }
+     END { printf "%d passed, %d failed, %d skipped\n", n[1], n[2], n[3]; exit n[2] > 0 }' "$T"/counts.*

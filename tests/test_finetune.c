@@ -1,5 +1,4 @@
 /* test_finetune.c - the fine-tuning trainer: presets, sampler, copies, losses, accumulation, bits, files */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -308,9 +307,11 @@ static void test_plan(void)
     setup s = start("uniformer_tiny", BMVP_TASK_SEGMENT, NULL, 1);
     const bmvp_net_config net = network("uniformer_tiny", BMVP_TASK_SEGMENT);
     data *d = make_data();
+    bmvp_config k = bmvp_config_default();
     bmvp_memory m;
     bmvp_error err;
-    CHECK(bmvp_ft_plan(NULL, &net, &s.cfg, &s.labels, MODALITIES, names, grid, 1, &m, &err) == BMVP_OK);
+    k.threads = 1; /* as s: threads have workspaces of their own */
+    CHECK(bmvp_ft_plan(&k, &net, &s.cfg, &s.labels, MODALITIES, names, grid, 1, &m, &err) == BMVP_OK);
     CHECK(bmvp_reserve(s.c, m.step_peak) == BMVP_OK && bmvp_ft_step(s.f, d->item, 2, 1e-3, NULL) == BMVP_OK);
     CHECK(bmvp_memory_of(s.c).persistent == m.persistent);
     CHECK(bmvp_memory_of(s.c).step_peak <= m.step_peak && (double)bmvp_memory_of(s.c).step_peak >= 0.98 * (double)m.step_peak);

@@ -1,5 +1,4 @@
 /* test_labels.c - what label values mean: built-in definitions, own ones, masks, decisions, files */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

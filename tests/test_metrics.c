@@ -1,7 +1,6 @@
 /* test_metrics.c - the metrics of bmvp_ssl.h: Dice and surface distances against MONAI on masks given by formula and on
    real ones, distance transforms against SciPy, classification against scikit-learn (tests/reference/metrics_reference.py),
    all of them against their definitions on many small volumes, the bootstrap, and arguments that are refused. */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

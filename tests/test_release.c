@@ -1,7 +1,6 @@
 /* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small, one of UNET3D,
    and the loss and gradients of a fine-tuning step of UniUnet. Weights, inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read.
    Skipped where the files are absent. */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

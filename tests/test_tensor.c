@@ -1,7 +1,6 @@
 /* test_tensor.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its
    plain loop and against finite differences, at every instruction set of the machine and with 1, 2 and 3 threads; then
    the context: errors, memory, plans, dropped values, random numbers, allocation failures. */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "check.h"
@@ -500,7 +499,9 @@ static const big_case big_cases[] = {
     { "attention", "1,217,192", "heads=1 scale=0.125", 1e-4 },
     { "conv3d", "2,9,10,21,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "2,12,10,22,33 2,2,2,33,40 40", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
-    { "conv3d", "1,4,5,6,192 3,3,3,192,40 40", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
+    { "conv3d", "2,15,19,17,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
+    { "conv3d", "1,1,70,60,16 3,3,3,16,16 16", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
+{ "conv3d", "1,4,5,6,192 3,3,3,192,40 40", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 2,2,2,1,64 64", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 3,3,3,1,16 16", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,11,9,14,24 3,3,3,8,36 36", "stride=2,1,2 pad=1,0,2 groups=3", 2e-4 },

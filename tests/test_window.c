@@ -1,5 +1,4 @@
 /* test_window.c - sliding windows against MONAI 1.4.0, and what they promise of order, memory, flips and errors */
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

@@ -11,7 +11,8 @@ bmvp_cli_option bmvp_device_option(const char **text)
 
 bmvp_cli_option bmvp_precision_option(int *precision)
 {
-    return bmvp_cli_choice("precision", precision, 0, "fp32|bf16", "bf16: products of matrices in bfloat16, where the processor has them");
+    return bmvp_cli_choice("precision", precision, 0, "fp32|bf16|tf32",
+                           "products of matrices in bfloat16 (GPUs, processors with avx512_bf16) or TF32 (GPUs); all else stays float32");
 }
 
 bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err)
@@ -45,7 +46,7 @@ void bmvp_device_close(const bmvp_backend *backend)
 
 void bmvp_device_print(const bmvp_ctx *c)
 {
-    if (bmvp_backend_of(c)->device) printf("compute  %s, float32\n", bmvp_backend_of(c)->name);
+    if (bmvp_backend_of(c)->device) printf("compute  %s, %s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)));
     else printf("compute  %d threads, %s, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)),
                 bmvp_precision_text(bmvp_precision_of(c)));
     fflush(stdout);

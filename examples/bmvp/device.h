@@ -1,4 +1,4 @@
-/* device.h - where and how a command computes: --device cpu or cuda[:N], --precision fp32 or bf16 */
+/* device.h - where and how a command computes: --device cpu or cuda[:N], --precision fp32, bf16 or tf32 */
 #ifndef BMVP_DEVICE_H_INCLUDED
 #define BMVP_DEVICE_H_INCLUDED
 

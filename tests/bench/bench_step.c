@@ -512,12 +512,14 @@ static float *real_items(bmvp_ssl_item *item)
     return volume;
 }
 
-static void real_run(bench *b, bmvp_ssl *ssl, const bmvp_ssl_item *item, result *r)
+/* Three steps that are not counted meet the templates of all modalities, so that each has its gradient: what the plan counts. */
+static void real_run(bench *b, bmvp_ssl *ssl, bmvp_ssl_item *item, result *r)
 {
     bmvp_ssl_losses loss;
-    int i;
-    for (i = -1; ssl && i < b->opt.reps; ++i) {
+    int i, j;
+    for (i = -3; ssl && i < b->opt.reps; ++i) {
         const double start = now();
+        for (j = 0; j < CASES; ++j) item[j].modality = i < 0 ? (j - CASES * i) % BMVP_MODALITIES : j;
         if (bmvp_ssl_step(ssl, item, CASES, 1e-4, &loss) != BMVP_OK) break;
         if (i >= 0) r->second[r->n++] = now() - start;
     }
@@ -549,6 +551,7 @@ static void bench_real(bench *b, const char *row, int recompute)
     cfg.recompute = recompute;
     ctx.threads = b->opt.threads;
     ctx.simd = b->opt.simd;
+    ctx.precision = b->opt.precision;
     if (volume && bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) == BMVP_OK) {
         peak_reset();
         before = status_mb("VmRSS:");
