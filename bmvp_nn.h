@@ -410,8 +410,8 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
 /* >>data parallel ------------------------------------------------------------------------------------------------ */
 
-/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates, which the
-   trainer exchanges by the crops that it touched). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
+/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
+   a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
    backward completes them. The list must outlive the reducer and not grow; all ranks have the same one. */
 typedef struct bmvp_reducer bmvp_reducer;
 BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */

@@ -291,12 +291,11 @@ BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running back
 
 /* >>comm --------------------------------------------------------------------------------------------------------- */
 
-/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes:
-   examples/bmvp/launch.c (TCP), examples/bmvp/mpi.c (MPI), bmvp_cuda.cu (NCCL); none at all (NULL) is one process, and costs nothing.
-   Every rank makes the same calls in the same order with the same sizes; a call returns when this rank may go on. Pointers are in the host's
-   memory or the backend's, and what was given to the backend before is seen. Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ...,
-   so that bits do not depend on who was first (NCCL: in an order of its own, the same in every run on the same machines). A call
-   that fails returns a status and a message that names the rank that is missing, where it is known; the table is unusable then. */
+/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes; none at
+   all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
+   this rank may go on. Pointers are in the host's memory. Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not
+   depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is known; the table is
+   unusable then. tests/test_comm.c has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
 typedef struct bmvp_comm bmvp_comm;
 struct bmvp_comm {
@@ -304,18 +303,15 @@ struct bmvp_comm {
     int rank, size; /* 0 <= rank < size */
     bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
     bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
-    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* all: size x n; own: sum of part `rank` */
     bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
-    bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
-    void (*abort)(const bmvp_comm *m, const char *why); /* tells the others that this rank gives up, and why */
-    double (*seconds)(const bmvp_comm *m);              /* spent in calls so far, waiting for others included */
     /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
        before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
     bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
 };
-/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them. Failures are the context's.
-   NULL: one process, the default. The table must outlive the context or the next bmvp_set_comm. */
+/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch SyncBatchNorm). Failures are
+   the context's; a backend with memory of its own is BMVP_E_UNSUPPORTED. NULL: one process, the default. The table must outlive the context or
+   the next bmvp_set_comm. */
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
@@ -646,7 +642,6 @@ struct bmvp_ctx {
     int64_t n_lasting, cap_lasting;
     float *workspace;       /* of the kernel that is running */
     const bmvp_comm *comm;
-    int comm_silent;        /* 1: this rank has no samples in the pass and makes up some; they do not count */
     void (*on_gradient)(void *user);
     void *on_gradient_user;
 #ifndef BMVP_NO_THREADS
@@ -1281,7 +1276,12 @@ BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
 
 /* >>comm impl ---------------------------------------------------------------------------------------------------- */
 
-BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm) { c->comm = comm; }
+BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
+{
+    c->comm = comm;
+    if (comm && c->cfg.backend->device)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "set_comm: several ranks train on the CPU only, not on %s", c->cfg.backend->name);
+}
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
 
 /* A call's failure goes to the context. 1: it went well. */
@@ -1326,7 +1326,7 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
     const int64_t n = 2 * ch + 1;
     double *all, count = 0;
     int64_t r, i;
-    stat[2 * ch] = c->comm_silent ? 0 : (double)rows;
+    stat[2 * ch] = (double)rows;
     all = bmvpi_comm_doubles(c, stat, n);
     if (!all) return 0;
     for (r = 0; r < c->comm->size; ++r) count += all[r * n + 2 * ch];
@@ -5121,7 +5121,7 @@ static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, 
     double *sum = (double *)bmvpi_alloc(c, (2 * ch + 1) * (int64_t)sizeof *sum);
     if (!sum) return NULL;
     memcpy(sum, own, (size_t)(2 * ch) * sizeof *sum);
-    sum[2 * ch] = c->comm_silent ? 0 : *rows;
+    sum[2 * ch] = *rows;
     if (bmvpi_comm_sum_doubles(c, sum, 2 * ch + 1)) {
         *rows = sum[2 * ch];
         return sum;
