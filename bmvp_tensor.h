@@ -4393,6 +4393,7 @@ typedef struct bmvpi_wino { /* one call */
     int64_t in_point, out_point;  /* floats from point to point of a block's inputs and outputs */
     int64_t own, pack;            /* floats of a worker; of the packed weights of one point */
     int64_t parts, part_blocks;   /* DW: partial sums of 64 points, blocks of each */
+    int64_t groups, channels;     /* DW: tasks of a part, channels of x of each: large weights would leave threads idle */
     float *packed, *owns, *zeros; /* DW: packed = the partial sums */
 } bmvpi_wino;
 
@@ -4415,9 +4416,11 @@ static bmvpi_wino bmvpi_wino_make(const bmvp_ctx *c, const bmvpi_conv *v, int wh
     j.pack = bmvpi_packed_size(j.level, j.ci, j.co);
     j.own = BMVPI_WINO_POINTS * (j.in_point + j.out_point);
     if (what == BMVPI_CONV_DW) {
-        j.parts = bmvpi_min(j.blocks, bmvpi_max(1, bmvpi_min(8, (1 << 22) / (BMVPI_WINO_POINTS * j.ci * j.co))));
+        j.parts = bmvpi_min(j.blocks, bmvpi_max(1, bmvpi_min(16, (1 << 23) / (BMVPI_WINO_POINTS * j.ci * j.co))));
         j.part_blocks = bmvpi_ceil_div(j.blocks, j.parts);
         j.parts = bmvpi_ceil_div(j.blocks, j.part_blocks);
+        j.channels = bmvpi_max(16, bmvpi_ceil_div(j.ci, bmvpi_ceil_div(4, j.parts) * 16) * 16); /* each spreads dy anew */
+        j.groups = bmvpi_ceil_div(j.ci, j.channels);
         j.own += bmvpi_packed_size(j.level, j.rows, j.co);
     } else {
         j.own = bmvpi_max(j.own, j.ci * j.co); /* first, the weights of a point */
@@ -4469,15 +4472,15 @@ static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int befo
         }
 }
 
-/* Points of the inputs of `rows` tiles from t0 */
-static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, float *in)
+/* Points of the inputs of `rows` tiles from t0: n channels from ch on */
+static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int64_t ch, int64_t n, float *in)
 {
     const float *src[2][64];
     int64_t r;
-    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x, j->zeros, src[0]);
+    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x, j->zeros, src[(r + 1) % 2]);
-        j->set->in(src[r % 2], src[(r + 1) % 2], j->ci, in + r * j->ci, j->in_point);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x + ch, j->zeros, src[(r + 1) % 2]);
+        j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
 
@@ -4489,7 +4492,7 @@ static void bmvpi_wino_task(void *arg, int64_t block, int worker)
     const float *to[8];
     int64_t r, p;
     int i;
-    bmvpi_wino_inputs(j, t0, rows, in);
+    bmvpi_wino_inputs(j, t0, rows, 0, j->ci, in);
     for (p = 0; p < BMVPI_WINO_POINTS; ++p)
         bmvpi_mm(j->level, rows, j->co, j->ci, in + p * j->in_point, j->ci, 1, j->packed + p * j->pack, out + p * j->out_point, j->co, 0, NULL);
     for (r = 0; r < rows; ++r) {
@@ -4499,23 +4502,24 @@ static void bmvpi_wino_task(void *arg, int64_t block, int worker)
     }
 }
 
-static void bmvpi_wino_dw_task(void *arg, int64_t part, int worker)
+static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (part, group of channels of x) */
 {
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
+    const int64_t part = task / j->groups, ch = task % j->groups * j->channels, n = bmvpi_min(j->channels, j->ci - ch);
     const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
     float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
-    float *sums = j->packed + part * BMVPI_WINO_POINTS * size;
+    float *sums = j->packed + part * BMVPI_WINO_POINTS * size + ch * j->co;
     const float *src[8];
     int64_t b, r, p;
     for (b = part * j->part_blocks; b < last; ++b) {
         const int64_t rows = bmvpi_min(j->rows, j->total - b * j->rows);
-        bmvpi_wino_inputs(j, b * j->rows, rows, in);
+        bmvpi_wino_inputs(j, b * j->rows, rows, ch, n, in);
         for (r = 0; r < rows; ++r) {
             bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.w, j->zeros, src);
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, j->ci, j->co, rows, in + p * j->in_point, j->ci, out + p * j->out_point, j->co, sums + p * size, j->co,
+            bmvpi_mm_rows(j->level, n, j->co, rows, in + p * j->in_point, n, out + p * j->out_point, j->co, sums + p * size, j->co,
                           b > part * j->part_blocks, pack);
     }
 }
@@ -4548,7 +4552,7 @@ static void bmvpi_wino_run(bmvp_ctx *c, bmvpi_wino *j, float *ws)
     j->packed = ws + channels;
     j->owns = j->packed + BMVPI_WINO_POINTS * (j->what == BMVPI_CONV_DW ? j->parts * j->ci * j->co : j->pack);
     if (j->what == BMVPI_CONV_DW) {
-        bmvp_parallel(c, j->parts, bmvpi_wino_dw_task, j);
+        bmvp_parallel(c, j->parts * j->groups, bmvpi_wino_dw_task, j);
         bmvp_parallel(c, 27 * j->ci, bmvpi_wino_dw_sum_task, j);
     } else {
         bmvp_parallel(c, BMVPI_WINO_POINTS, bmvpi_wino_weights_task, j);
