@@ -38,6 +38,6 @@ for device in cpu cuda; do
 done
 alike cpu/log.jsonl cuda/log.jsonl
 alike tuned_cpu/log.jsonl tuned_cuda/log.jsonl
-expect 0 "compute  cuda:0, float32" bmvp pretrain --data prepared --out cuda --resume --steps 3 --device cuda:0
+expect 0 "compute  cuda:0, fp32" bmvp pretrain --data prepared --out cuda --resume --steps 3 --device cuda:0
 expect 2 "there is no GPU 1" bmvp embed --checkpoint cpu/checkpoint.safetensors --data prepared --out no.safetensors --device cuda:1
 finish
