@@ -113,7 +113,7 @@ build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 
 build/bench_cuda: tests/bench/bench_cuda.c build/bmvp_cuda.o bmvp_tensor.h
 	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ -L$(dir $(NVCC))../lib64 -Wl,-rpath,$(dir $(NVCC))../lib64 \
-	  -lcudart -lcublas -lstdc++ $(LDLIBS)
+	  -lcudart -lcublas -lcublasLt -lstdc++ $(LDLIBS)
 bench-cuda: build/bench_cuda
 	build/bench_cuda
 
