@@ -5,7 +5,8 @@
               [--reps N] [--preset NAME] [--json] [--list] [--machine]
 
    Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
-   needs, two for a multiply-add; what backward computes a second time is not counted. The ceiling is measured here too:
+   needs, two for a multiply-add; what backward computes a second time is not counted, and what Winograd's algorithm saves
+   is: dense 3^3 convolutions may pass the ceiling, and so may --precision bf16, since the ceiling is float32's. It is measured here too:
    independent multiply-adds in registers, with the same instruction set and threads. Memory is the largest resident
    size less what the process held before the row; each row of a network is a process of its own, so that nothing of the
    row before is reused. tests/bench/twin.py is the same rows in PyTorch, with the same weights and inputs by formula:
