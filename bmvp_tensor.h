@@ -411,6 +411,7 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
    values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, or with bmvp_config.graph 0. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
+BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
 
 /* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
@@ -7681,17 +7682,17 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
     if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
 }
-static int bmvpi_captures(const bmvp_ctx *c)
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
 {
     return c->cfg.graph && !c->cfg.plan && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
 }
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_begin(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
 }
 BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_end(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
 }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }
