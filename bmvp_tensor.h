@@ -303,7 +303,12 @@ struct bmvp_comm {
     int rank, size; /* 0 <= rank < size */
     bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
     bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
+    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* own: sum of everybody's
+                                                                                                part number `rank` of all, size x n */
     bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
+    bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
+    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From any thread. */
+    void (*abort)(const bmvp_comm *m, const char *why);
     /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
        before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
