@@ -35,7 +35,7 @@ static bmvp_status meet(group *g, bmvp_error *err)
         pthread_cond_broadcast(&g->turn);
     }
     while (round == g->round && !g->stopped) pthread_cond_wait(&g->turn, &g->lock);
-    stopped = g->stopped;
+    stopped = round == g->round ? g->stopped : 0;
     pthread_mutex_unlock(&g->lock);
     return stopped ? bmvp_error_set(err, BMVP_E_IO, "rank %d stopped: %s", stopped - 1, g->why) : BMVP_OK;
 }
