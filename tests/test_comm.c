@@ -29,7 +29,7 @@ static bmvp_status meet(group *g, bmvp_error *err)
     int round, stopped;
     pthread_mutex_lock(&g->lock);
     round = g->round;
-    if (++g->arrived == g->size) {
+    if (!g->stopped && ++g->arrived == g->size) {
         g->arrived = 0;
         ++g->round;
         pthread_cond_broadcast(&g->turn);
