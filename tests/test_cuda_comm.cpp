@@ -63,6 +63,20 @@ static bmvp_status host_broadcast(const bmvp_comm *m, void *data, int64_t bytes,
     return BMVP_OK;
 }
 
+static bmvp_status host_scatter(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err)
+{
+    std::vector<float> sum(all, all + m->size * n);
+    const bmvp_part part = { sum.data(), m->size * n };
+    (void)host_reduce(m, &part, 1, err);
+    memcpy(own, sum.data() + m->rank * n, (size_t)n * sizeof *own);
+    return BMVP_OK;
+}
+static bmvp_status host_barrier(const bmvp_comm *, bmvp_error *)
+{
+    pthread_barrier_wait(&all_ranks->meet);
+    return BMVP_OK;
+}
+
 /* Started sums end at the wait, as with a table that works meanwhile: what the caller had at `x` before it must not matter. */
 static std::vector<std::pair<bmvp_part, std::vector<float>>> under_way;
 static bmvp_status host_start(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
@@ -91,7 +105,9 @@ static void host_table(bmvp_comm *m, member *me, int rank, int size, int flags)
     m->size = size;
     m->all_reduce = host_reduce;
     m->all_gather = host_gather;
+    m->reduce_scatter = host_scatter;
     m->broadcast = host_broadcast;
+    m->barrier = host_barrier;
     m->start = flags & HOST ? NULL : host_start;
     m->wait = flags & HOST ? NULL : host_wait;
 }
