@@ -53,8 +53,8 @@ HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm labels metrics release window finetune
+TESTS    = tensor comm parallel io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
@@ -106,7 +106,7 @@ build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h tests/ranks.h $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
@@ -147,7 +147,7 @@ asan:
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm && build/test_tensor threads && build/test_comm
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel && build/test_tensor threads && build/test_comm && build/test_parallel
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o
