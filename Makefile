@@ -53,7 +53,7 @@ HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm io nn ssl labels metrics nifti release window finetune
+TESTS    = tensor comm launch io nn ssl labels metrics nifti release window finetune
 USERS    = tensor comm labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
@@ -107,6 +107,10 @@ $(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/chec
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
+
+LAUNCH_O = $(patsubst %,build/%.o,launch library)
+build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
+	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
