@@ -1,7 +1,19 @@
-/* test_launch.c - data-parallel runs: what the environment says */
+/* test_launch.c - data-parallel runs: what the environment says, and how ranks meet, whoever else knocks */
+#define _DEFAULT_SOURCE
 #include "bmvp_tensor.h"
 #include "examples/bmvp/launch.h"
+#include "examples/bmvp/net.h"
+#include "examples/bmvp/rendezvous.h"
 #include "check.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MOST = 5 };
 
 /* >>environment --------------------------------------------------------------------------------------------------------- */
 
@@ -136,11 +148,312 @@ static void test_nonce(void)
     CHECK(nonce_of(TORCH ";BMVP_JOB=a") != nonce_of(TORCH ";BMVP_JOB=b"));
 }
 
+/* >>meeting -------------------------------------------------------------------------------------------------------------- */
+
+/* A port of 127.0.0.1 that was free a moment ago */
+static int free_port(void)
+{
+    struct sockaddr_in a;
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+    bmvp_net_close(&fd);
+    return ntohs(a.sin_port);
+}
+
+static bmvp_launch launch_of(int rank, int size, const char *address, int port)
+{
+    bmvp_launch l;
+    memset(&l, 0, sizeof l);
+    l.by = BMVP_LAUNCH_TORCHRUN;
+    l.rank = rank;
+    l.size = size;
+    l.port = port;
+    l.nonce = 0x1234567890abcdefu;
+    snprintf(l.address, sizeof l.address, "%s", address);
+    return l;
+}
+
+static bmvp_launch_settings quick(void)
+{
+    const bmvp_launch_settings s = { 20, 0.3, 20, 0.05, 1, 1 << 12 };
+    return s;
+}
+
+typedef struct comer { /* a rank that comes to the meeting, in a thread of its own */
+    bmvp_launch l;
+    bmvp_launch_settings s;
+    bmvp_peer peer[MOST];
+    bmvp_status st;
+    bmvp_error err;
+    pthread_t thread;
+} comer;
+
+static void *come(void *arg)
+{
+    comer *c = (comer *)arg;
+    c->st = bmvp_rendezvous(&c->l, &c->s, c->peer, &c->err);
+    return NULL;
+}
+static void send_for(comer *c, int rank, int size, const char *address, int port)
+{
+    memset(c, 0, sizeof *c);
+    c->l = launch_of(rank, size, address, port);
+    c->s = quick();
+}
+static void set_out(comer *c) { CHECK(pthread_create(&c->thread, NULL, come, c) == 0); }
+
+/* Both channels of every pair join the right two: rank 0 hears each rank's number where that rank has its connection. */
+static void check_met(comer *c, int size)
+{
+    const double until = bmvp_net_now() + 5;
+    int r, k, ok = 1;
+    for (r = 0; r < size; ++r) {
+        pthread_join(c[r].thread, NULL);
+        ok &= check_report(c[r].st == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", r, size, c[r].err.message);
+    }
+    for (r = 1; ok && r < size; ++r)
+        for (k = 0; k < BMVP_CHANNELS; ++k) {
+            const int said = 100 * k + r;
+            int heard = -1, echo = -1;
+            CHECK(bmvp_net_send(c[r].peer[0].fd[k], &said, sizeof said, until) && bmvp_net_recv(c[0].peer[r].fd[k], &heard, sizeof heard, until));
+            CHECK(bmvp_net_send(c[0].peer[r].fd[k], &heard, sizeof heard, until) && bmvp_net_recv(c[r].peer[0].fd[k], &echo, sizeof echo, until));
+            CHECK(heard == said && echo == said);
+            CHECK(c[0].peer[r].host[0] && c[r].peer[0].host[0]);
+        }
+    for (r = 0; r < size; ++r) bmvp_rendezvous_close(c[r].peer, size);
+}
+
+static void test_meeting(void)
+{
+    static const char *const address[3] = { "127.0.0.1", "localhost", "::1" };
+    int size, a, r;
+    for (a = 0; a < 3; ++a)
+        for (size = 1; size <= MOST; size += size == 3 ? 2 : 1) {
+            comer c[MOST];
+            const int port = free_port();
+            if (a == 2) {
+                int fd = socket(AF_INET6, SOCK_STREAM, 0);
+                struct sockaddr_in6 six;
+                memset(&six, 0, sizeof six);
+                six.sin6_family = AF_INET6;
+                six.sin6_addr = in6addr_loopback;
+                r = fd >= 0 && bind(fd, (struct sockaddr *)&six, sizeof six) == 0;
+                bmvp_net_close(&fd);
+                if (!r) continue; /* a machine without IPv6 */
+            }
+            for (r = size - 1; r >= 0; --r) { /* rank 0 comes last: the others try again */
+                send_for(&c[r], r, size, address[a], port);
+                set_out(&c[r]);
+            }
+            check_met(c, size);
+        }
+}
+
+/* >>strangers ------------------------------------------------------------------------------------------------------------ */
+
+static int knock(int port)
+{
+    struct sockaddr_in a;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), tries;
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    a.sin_port = htons((uint16_t)port);
+    for (tries = 0; connect(fd, (struct sockaddr *)&a, sizeof a) != 0; ++tries) {
+        if (!CHECK(tries < 500)) break;
+        bmvp_net_sleep(0.01);
+    }
+    CHECK(bmvp_net_prepare(fd));
+    return fd;
+}
+
+static bmvp_hello hello_of(int rank, int channel, uint64_t token)
+{
+    bmvp_hello h;
+    memset(&h, 0, sizeof h);
+    memcpy(h.magic, BMVP_MAGIC, sizeof h.magic);
+    h.protocol = BMVP_PROTOCOL;
+    h.library = BMVP_TENSOR_VERSION;
+    h.size = 3;
+    h.rank = (uint32_t)rank;
+    h.channel = (uint32_t)channel;
+    h.nonce = launch_of(0, 3, "", 0).nonce;
+    h.token = token;
+    memcpy(h.host, "\033[31mred", 9);
+    return h;
+}
+
+/* The hello is answered by a refusal that holds the words. */
+static void refused(int port, const bmvp_hello *h, const char *words)
+{
+    const double until = bmvp_net_now() + 5;
+    bmvp_answer a;
+    int fd = knock(port);
+    memset(&a, 0, sizeof a);
+    CHECK(bmvp_net_send(fd, h, sizeof *h, until) && bmvp_net_recv(fd, &a, sizeof a, until) && !a.accepted);
+    CHECK_HOLDS(a.text, words);
+    bmvp_net_close(&fd);
+}
+
+static void wrong_hellos(int port)
+{
+    bmvp_hello h = hello_of(1, 0, 1);
+    h.protocol ^= 2;
+    refused(port, &h, "same program");
+    h = hello_of(1, 0, 1);
+    ++h.library;
+    refused(port, &h, "same program");
+    h = hello_of(1, 0, 1);
+    h.nonce ^= 1;
+    refused(port, &h, "another job");
+    h = hello_of(1, 0, 1);
+    h.size = 4;
+    refused(port, &h, "counts 4 ranks");
+    h = hello_of(0, 0, 1);
+    refused(port, &h, "rank 0 ");
+    h = hello_of(3, 0, 1);
+    refused(port, &h, "rank 3 ");
+    h = hello_of(-1, 0, 1);
+    refused(port, &h, "none of ranks");
+    h = hello_of(1, BMVP_CHANNELS, 1);
+    refused(port, &h, "none of ranks");
+}
+
+static uint32_t noise(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+/* Random bytes, and hellos with random bytes in them (never whole ones: the nonce's place is always hit) */
+static void garbage(int port, int *open, int n)
+{
+    uint64_t state = 42;
+    int i;
+    for (i = 0; i < n; ++i) {
+        char bytes[300];
+        bmvp_hello h = hello_of(1 + i % 2, i % 2, 9);
+        size_t k, length = 1 + noise(&state) % sizeof bytes;
+        for (k = 0; k < sizeof bytes; ++k) bytes[k] = (char)noise(&state);
+        h.nonce ^= 1 + noise(&state);
+        if (i % 2) memcpy(bytes, &h, sizeof h);
+        if (i % 4 == 3) bytes[noise(&state) % sizeof h] = (char)noise(&state);
+        open[i] = knock(port);
+        (void)bmvp_net_send(open[i], bytes, length, 0);
+        if (i % 3 == 0) bmvp_net_close(&open[i]);
+    }
+}
+
+/* One byte at a time: the connection's time is over before it has said all. */
+static void slow(int port)
+{
+    const bmvp_hello h = hello_of(1, 0, 1);
+    size_t i;
+    int fd = knock(port);
+    for (i = 0; i < sizeof h && !bmvp_net_over(fd); ++i) {
+        (void)bmvp_net_send(fd, (const char *)&h + i, 1, bmvp_net_now() + 1);
+        bmvp_net_sleep(0.02);
+    }
+    CHECK(i < sizeof h);
+    bmvp_net_close(&fd);
+}
+
+/* Takes rank 1's place rightly and goes before the meeting is complete: the place is free again. Or says more than it should. */
+static void comes_and_goes(int port, int talks)
+{
+    const double until = bmvp_net_now() + 5;
+    int c, fd[BMVP_CHANNELS];
+    for (c = 0; c < BMVP_CHANNELS; ++c) {
+        const bmvp_hello h = hello_of(1, c, 5);
+        fd[c] = knock(port);
+        CHECK(bmvp_net_send(fd[c], &h, sizeof h, until));
+    }
+    if (talks) CHECK(bmvp_net_send(fd[0], "more", 4, until));
+    else bmvp_net_sleep(0.1);
+    for (c = 0; c < BMVP_CHANNELS; ++c) {
+        char byte;
+        if (talks) CHECK(!bmvp_net_recv(fd[c], &byte, 1, until) && bmvp_net_now() < until);
+        bmvp_net_close(&fd[c]);
+    }
+}
+
+static void test_strangers(void)
+{
+    enum { CROWD = 300 };
+    static int silent[CROWD], noisy[CROWD];
+    const int port = free_port();
+    bmvp_hello again = hello_of(1, 0, 77);
+    comer c[3];
+    int i;
+    for (i = 0; i < 3; ++i) send_for(&c[i], i, 3, "127.0.0.1", port);
+    set_out(&c[0]);
+    for (i = 0; i < CROWD; ++i) {
+        silent[i] = knock(port);
+        if (i % 5 == 0) bmvp_net_close(&silent[i]);
+    }
+    wrong_hellos(port);
+    slow(port);
+    garbage(port, noisy, CROWD);
+    comes_and_goes(port, 0);
+    comes_and_goes(port, 1);
+    set_out(&c[1]);
+    bmvp_net_sleep(0.3);
+    refused(port, &again, "is there already");
+    again = hello_of(1, 1, 78);
+    refused(port, &again, "is there already");
+    set_out(&c[2]);
+    check_met(c, 3);
+    for (i = 0; i < CROWD; ++i) {
+        bmvp_net_close(&silent[i]);
+        bmvp_net_close(&noisy[i]);
+    }
+    send_for(&c[1], 1, 3, "127.0.0.1", port);
+    c[1].s.join = 0.2;
+    CHECK(come(&c[1]) == NULL && c[1].st == BMVP_E_IO); /* nobody listens any more */
+    CHECK_HOLDS(c[1].err.message, "rank 1 did not reach rank 0 at 127.0.0.1");
+}
+
+/* Who is missing is said on all ranks that came. */
+static void test_absent(void)
+{
+    const int port = free_port();
+    comer c[4];
+    int i;
+    for (i = 0; i < 3; ++i) {
+        send_for(&c[i], i, 4, "127.0.0.1", port);
+        c[i].s.join = i == 0 ? 0.6 : 20;
+        c[i].l.nonce ^= i == 2;
+        set_out(&c[i]);
+    }
+    for (i = 0; i < 3; ++i) {
+        pthread_join(c[i].thread, NULL);
+        CHECK(c[i].st == BMVP_E_IO);
+        CHECK_HOLDS(c[i].err.message, i < 2 ? "rank 2, 3 of 4 did not come" : "another job");
+    }
+    send_for(&c[0], 0, 2, "192.0.2.1", port); /* not this host's */
+    c[0].s.join = 0.1;
+    (void)come(&c[0]);
+    CHECK(c[0].st == BMVP_E_IO);
+    CHECK_HOLDS(c[0].err.message, "cannot listen at 192.0.2.1");
+    send_for(&c[0], 0, 2, "no.such.host.invalid", port);
+    c[0].s.join = 0.1;
+    (void)come(&c[0]);
+    CHECK(c[0].st == BMVP_E_IO);
+    CHECK_HOLDS(c[0].err.message, "MASTER_ADDR");
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     CHECK_RUN(test_environment);
     CHECK_RUN(test_bad_environment);
     CHECK_RUN(test_nonce);
+    CHECK_RUN(test_meeting);
+    CHECK_RUN(test_strangers);
+    CHECK_RUN(test_absent);
     return check_end();
 }

@@ -31,6 +31,18 @@ typedef struct bmvp_launch {
     double timeout;     /* BMVP_TIMEOUT, 0: not given */
 } bmvp_launch;
 
+typedef struct bmvp_launch_settings { /* seconds, bytes */
+    double join;   /* until all ranks have met */
+    double hello;  /* until a connection has said who it is */
+    double call;   /* until the other ranks have come to a call, or went on in it */
+    double beat;   /* from one sign of life to the next */
+    double silent; /* without a sign of life: the rank is given up */
+    int64_t chunk; /* largest piece of a sum: rank 0 keeps one of each rank */
+} bmvp_launch_settings;
+
+/* 60, 5, 300, 1, 8 seconds, 1 MiB; with BMVP_TIMEOUT that for join and call. */
+bmvp_launch_settings bmvp_launch_settings_default(const bmvp_launch *l);
+
 /* Value of a variable, NULL: not set. */
 typedef const char *(*bmvp_launch_get)(void *user, const char *name);
 
