@@ -3811,22 +3811,21 @@ static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *n, *h, *in = x;
-    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
     bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm1, x, training);
     h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
     bmvp_drop(c, n);
     n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
     bmvpi_spent(net, h);
-    h = bmvp_linear(c, n, b->conv2.w, b->conv2.b);
-    bmvpi_spent(net, n);
     in = x;
-    x = bmvp_add_into(c, x, h);
+    x = bmvp_linear_residual(c, n, b->conv2.w, b->conv2.b, x);
+    bmvpi_spent(net, n);
     bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm2, x, training);
-    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
     bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, x);
 }
 
 /* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
@@ -3837,7 +3836,7 @@ static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmv
     const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
     bmvp_tensor *n, *h;
     int64_t dim[5], tokens[3];
-    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
     if (!x) return NULL;
     memcpy(dim, x->dim, sizeof dim);
     tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
@@ -3845,12 +3844,11 @@ static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmv
     h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
     bmvp_drop(c, n);
     h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
-    h = bmvp_linear(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b);
-    x = bmvp_add_into(c, x, h);
+    x = bmvp_linear_residual(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b, x);
     n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
-    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
     bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, x);
 }
 
 /* LN(conv(x)), half the size */

@@ -14,7 +14,8 @@ enum { MOST = 3, SAMPLES = 5, EDGE = 32, VOXELS = EDGE * EDGE * EDGE };
 typedef struct group { /* what the ranks share */
     pthread_mutex_t lock;
     pthread_cond_t turn;
-    int size, arrived, round;
+    int size, arrived, round, stopped; /* stopped: 1 + the rank that did */
+    char why[64];
     const void *place[MOST];
 } group;
 typedef struct member {
@@ -23,18 +24,20 @@ typedef struct member {
     int calls, started, fail_at; /* fail_at: number of the call that fails, from 1; 0: none */
 } member;
 
-static void meet(group *g)
+static bmvp_status meet(group *g, bmvp_error *err)
 {
-    int round;
+    int round, stopped;
     pthread_mutex_lock(&g->lock);
     round = g->round;
-    if (++g->arrived == g->size) {
+    if (!g->stopped && ++g->arrived == g->size) {
         g->arrived = 0;
         ++g->round;
         pthread_cond_broadcast(&g->turn);
     }
-    while (round == g->round) pthread_cond_wait(&g->turn, &g->lock);
+    while (round == g->round && !g->stopped) pthread_cond_wait(&g->turn, &g->lock);
+    stopped = round == g->round ? g->stopped : 0;
     pthread_mutex_unlock(&g->lock);
+    return stopped ? bmvp_error_set(err, BMVP_E_IO, "rank %d stopped: %s", stopped - 1, g->why) : BMVP_OK;
 }
 
 /* All have shown where their data lies. */
@@ -43,8 +46,7 @@ static bmvp_status show(const bmvp_comm *m, const void *data, bmvp_error *err)
     member *me = (member *)m->user;
     if (++me->calls == me->fail_at) return bmvp_error_set(err, BMVP_E_IO, "rank %d is gone", 1 - m->rank);
     me->of->place[m->rank] = data;
-    meet(me->of);
-    return BMVP_OK;
+    return meet(me->of, err);
 }
 
 static bmvp_status all_gather(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err)
@@ -54,8 +56,7 @@ static bmvp_status all_gather(const bmvp_comm *m, const void *own, int64_t bytes
     int r;
     if (st) return st;
     for (r = 0; r < m->size; ++r) memcpy((char *)all + r * bytes, g->place[r], (size_t)bytes);
-    meet(((member *)m->user)->of);
-    return BMVP_OK;
+    return meet(((member *)m->user)->of, err);
 }
 
 static bmvp_status all_reduce(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
@@ -73,14 +74,36 @@ static bmvp_status all_reduce(const bmvp_comm *m, const bmvp_part *part, int n, 
     return BMVP_OK;
 }
 
+static bmvp_status reduce_scatter(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err)
+{
+    const group *g = ((member *)m->user)->of;
+    const bmvp_status st = show(m, all, err);
+    int64_t k;
+    int r;
+    for (r = 0; !st && r < m->size; ++r)
+        for (k = 0; k < n; ++k) own[k] = (r ? own[k] : 0) + ((const float *)g->place[r])[m->rank * n + k];
+    return st ? st : meet(((member *)m->user)->of, err);
+}
+
+static bmvp_status barrier(const bmvp_comm *m, bmvp_error *err) { return show(m, NULL, err); }
+
+static void abort_all(const bmvp_comm *m, const char *why)
+{
+    group *g = ((member *)m->user)->of;
+    pthread_mutex_lock(&g->lock);
+    if (!g->stopped) snprintf(g->why, sizeof g->why, "%s", why);
+    if (!g->stopped) g->stopped = 1 + m->rank;
+    pthread_cond_broadcast(&g->turn);
+    pthread_mutex_unlock(&g->lock);
+}
+
 static bmvp_status broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
 {
     const group *g = ((member *)m->user)->of;
     const bmvp_status st = show(m, data, err);
     if (st) return st;
     if (m->rank != root) memcpy(data, g->place[root], (size_t)bytes);
-    meet(((member *)m->user)->of);
-    return BMVP_OK;
+    return meet(((member *)m->user)->of, err);
 }
 
 static bmvp_status start(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
@@ -172,6 +195,38 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
+/* A rank's table, as a thread of group g. */
+static void join(member *me, group *g, int number, int flags, int fail_at)
+{
+    bmvp_comm *t = &me->table;
+    me->of = g;
+    me->fail_at = fail_at;
+    t->user = me;
+    t->rank = number;
+    t->size = g ? g->size : 1;
+    t->all_reduce = all_reduce;
+    t->all_gather = all_gather;
+    t->reduce_scatter = reduce_scatter;
+    t->broadcast = broadcast;
+    t->barrier = barrier;
+    t->abort = abort_all;
+    t->start = flags & ASYNC ? start : NULL;
+    t->wait = flags & ASYNC ? wait_all : NULL;
+}
+
+static void group_open(group *g, int size)
+{
+    memset(g, 0, sizeof *g);
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->turn, NULL);
+    g->size = size;
+}
+static void group_close(group *g)
+{
+    pthread_cond_destroy(&g->turn);
+    pthread_mutex_destroy(&g->lock);
+}
+
 /* `size` ranks, each a thread; share: samples of each. */
 static void run_group(rank *r, int size, const int *share, int flags, int fail_at)
 {
@@ -179,21 +234,9 @@ static void run_group(rank *r, int size, const int *share, int flags, int fail_a
     pthread_t thread[MOST];
     int i, first = 0;
     memset(r, 0, MOST * sizeof *r);
-    memset(&g, 0, sizeof g);
-    pthread_mutex_init(&g.lock, NULL);
-    pthread_cond_init(&g.turn, NULL);
-    g.size = size;
+    group_open(&g, size);
     for (i = 0; i < size; ++i) {
-        r[i].me.of = size > 1 ? &g : NULL;
-        r[i].me.table.user = &r[i].me;
-        r[i].me.table.rank = i;
-        r[i].me.table.size = size;
-        r[i].me.table.all_reduce = all_reduce;
-        r[i].me.table.all_gather = all_gather;
-        r[i].me.table.broadcast = broadcast;
-        r[i].me.table.start = flags & ASYNC ? start : NULL;
-        r[i].me.table.wait = flags & ASYNC ? wait_all : NULL;
-        r[i].me.fail_at = fail_at;
+        join(&r[i].me, size > 1 ? &g : NULL, i, flags, fail_at);
         r[i].first = first;
         r[i].samples = share[i];
         r[i].flags = flags;
@@ -201,8 +244,7 @@ static void run_group(rank *r, int size, const int *share, int flags, int fail_a
     }
     for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_rank, &r[i]) == 0);
     for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
-    pthread_cond_destroy(&g.turn);
-    pthread_mutex_destroy(&g.lock);
+    group_close(&g);
 }
 
 static void release(rank *r)
@@ -243,6 +285,35 @@ static void test_ranks(void)
     release(one);
 }
 
+static void *call_and_stop(void *arg)
+{
+    rank *r = (rank *)arg;
+    const bmvp_comm *t = &r->me.table;
+    const float all[4] = { 1, 2, 30, 40 };
+    float own[2] = { 0, 0 };
+    r->n = t->reduce_scatter(t, all, 2, own, &r->err) == BMVP_OK && own[0] == 2 * all[2 * t->rank] && own[1] == 2 * all[2 * t->rank + 1];
+    r->n += t->barrier(t, &r->err) == BMVP_OK;
+    if (t->rank == 1) t->abort(t, "disk full");
+    r->n += t->barrier(t, &r->err) == BMVP_E_IO;
+    return NULL;
+}
+
+static void test_calls(void)
+{
+    static group g;
+    pthread_t thread[2];
+    rank r[2];
+    int i;
+    memset(r, 0, sizeof r);
+    group_open(&g, 2);
+    for (i = 0; i < 2; ++i) join(&r[i].me, &g, i, 0, 0);
+    for (i = 0; i < 2; ++i) CHECK(pthread_create(&thread[i], NULL, call_and_stop, &r[i]) == 0);
+    for (i = 0; i < 2; ++i) pthread_join(thread[i], NULL);
+    for (i = 0; i < 2; ++i) CHECK(r[i].n == 3);
+    for (i = 0; i < 2; ++i) CHECK_HOLDS(r[i].err.message, "rank 1 stopped: disk full");
+    group_close(&g);
+}
+
 /* Any call may fail: the first failure is the context's, with the message that names the rank, and nothing hangs or leaks. */
 static void test_failing_calls(void)
 {
@@ -264,6 +335,7 @@ static void test_failing_calls(void)
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
+    CHECK_RUN(test_calls);
     CHECK_RUN(test_ranks);
     CHECK_RUN(test_failing_calls);
     return check_end();

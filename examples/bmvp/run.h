@@ -45,12 +45,6 @@ bmvp_status bmvp_run_preparation(const bmvp_prepared *p, char *text, size_t size
 /* ---- memory ------------------------------------------------------------------------------------------------------------ */
 
 /* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
-   a while (`passing` bytes, or saving). */
-void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
-
-/* ---- memory ------------------------------------------------------------------------------------------------------------ */
-
-/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
    a while: saving, or `passing` bytes. */
 void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
 
