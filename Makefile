@@ -108,7 +108,7 @@ $(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/chec
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous library)
+LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp queue join library)
 build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 

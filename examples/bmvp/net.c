@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -136,4 +137,15 @@ int bmvp_net_over(int fd)
     do k = recv(fd, &byte, 1, MSG_PEEK);
     while (k < 0 && errno == EINTR);
     return k >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+int bmvp_net_thread(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, before;
+    int ok;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    ok = pthread_create(thread, NULL, fn, arg) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok;
 }

@@ -1,8 +1,9 @@
-/* net.h - TCP sockets that never block: what meeting (rendezvous.c) and calls (tcp.c) share */
+/* net.h - TCP sockets that never block: what meeting (rendezvous.c) and calls (tcp.c) share; and threads */
 #ifndef BMVP_NET_H_INCLUDED
 #define BMVP_NET_H_INCLUDED
 
 #include <netdb.h>
+#include <pthread.h>
 #include <stddef.h>
 #include "bmvp_tensor.h"
 
@@ -20,5 +21,7 @@ int bmvp_net_send(int fd, const void *data, size_t n, double until);
 int bmvp_net_recv(int fd, void *data, size_t n, double until);
 /* 1: the other side has closed, or the connection broke; or it has sent something where nothing was due */
 int bmvp_net_over(int fd);
+/* A thread to which no signal is delivered: they stay the main thread's. 0: could not be started. */
+int bmvp_net_thread(pthread_t *thread, void *(*fn)(void *), void *arg);
 
 #endif /* BMVP_NET_H_INCLUDED */
