@@ -633,16 +633,16 @@ static void calls_differ(member *me)
 {
     const bmvp_comm *m = &me->comm;
     static const double pause[3] = { 0, 0.05, 0.02 };
-    float x[20];
+    float x[20], all[MOST * 10];
     bmvp_part part[2];
     bmvp_error err;
     memset(x, 0, sizeof x);
     part[0].x = part[1].x = x;
     part[0].n = 15;
     part[1].n = 5;
-    bmvp_net_sleep(pause[m->rank]);
+    bmvp_net_sleep(pause[m->rank % 3]);
     if (m->rank != 1) m->all_reduce(m, part, 2, &me->err);
-    else if (odd_call == 0) m->all_gather(m, x, 40, x, &me->err);
+    else if (odd_call == 0) m->all_gather(m, x, 40, all, &me->err);
     else if (odd_call == 1) m->all_reduce(m, part, 1, &me->err);
     else if (odd_call == 2) m->broadcast(m, x, 80, 2, &me->err);
     else m->barrier(m, &me->err);
@@ -652,7 +652,7 @@ static void calls_differ(member *me)
 static void test_different_calls(void)
 {
     static const char *const said[4] = { "all_gather of 40 bytes", "all_reduce of 60 bytes in 1 arrays", "broadcast of 80 bytes from rank 2",
-                                         "barrier of 0 bytes" };
+                                         "calls barrier where" };
     member m[3];
     int r;
     for (odd_call = 0; odd_call < 4; ++odd_call) {
@@ -809,8 +809,27 @@ static void test_killed(void)
     }
 }
 
+/* This process is one rank of those that a launcher has started. Once: makes all calls, then different ones. Else: calls until one fails. */
+static int as_rank(int once)
+{
+    member me;
+    memset(&me, 0, sizeof me);
+    if (bmvp_launch_read(&me.l, NULL, NULL, &me.err) == BMVP_OK && bmvp_launch_join(&me.l, NULL, &me.comm, &me.err) == BMVP_OK) {
+        every_call(&me);
+        if (me.ok) printf("rank %d of %d over %s: right\n", me.l.rank, me.l.size, bmvp_launch_over(&me.l));
+        fflush(stdout);
+        if (me.ok && once && me.l.size > 1) calls_differ(&me);
+        while (me.ok && !once && me.comm.barrier(&me.comm, &me.err) == BMVP_OK) bmvp_net_sleep(0.05);
+        bmvp_launch_leave(&me.comm);
+    }
+    printf("rank %d of %d: %s\n", me.l.rank, me.l.size, me.err.message);
+    return !me.ok;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "as-rank") == 0) return as_rank(1);
+    if (argc == 2 && strcmp(argv[1], "until-failure") == 0) return as_rank(0);
     check_begin(argc, argv);
     CHECK_RUN(test_environment);
     CHECK_RUN(test_bad_environment);

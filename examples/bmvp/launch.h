@@ -54,5 +54,6 @@ bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bm
    its own, a rank calls abort. A run started alone has a table of one rank, which works. */
 bmvp_status bmvp_launch_join(const bmvp_launch *l, const bmvp_launch_settings *s, bmvp_comm *out, bmvp_error *err);
 void bmvp_launch_leave(bmvp_comm *m);
+const char *bmvp_launch_over(const bmvp_launch *l); /* "TCP"; "MPI": started by mpirun, in a program made with MPI=1 */
 
 #endif /* BMVP_LAUNCH_H_INCLUDED */

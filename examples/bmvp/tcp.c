@@ -13,15 +13,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-typedef enum tcp_call { TCP_ALL_REDUCE, TCP_ALL_GATHER, TCP_REDUCE_SCATTER, TCP_BROADCAST, TCP_BARRIER, TCP_CALLS } tcp_call;
-static const char *const tcp_names[TCP_CALLS] = { "all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier" };
-
-typedef struct tcp_header {
-    uint64_t number; /* of the call, from 1 */
-    uint32_t call, detail; /* detail: root of a broadcast, number of arrays of a sum */
-    uint64_t bytes;
-} tcp_header;
-
 typedef struct tcp_flow { /* what is still to go to a peer and to come from it */
     const char *out;
     char *in;
@@ -32,8 +23,8 @@ typedef struct tcp {
     bmvp_link link;
     tcp_flow *flow;        /* by rank */
     struct pollfd *poll;
-    tcp_header now, *theirs; /* theirs: by rank */
-    char doing[96];        /* the running call, for messages */
+    bmvp_call_header now, *theirs; /* theirs: by rank */
+    char doing[BMVP_CALL_TEXT]; /* the running call, for messages */
     int64_t chunk;         /* floats */
     float *piece;          /* rank 0: a chunk of each rank, its own twice; others: one to send, one that comes */
 } tcp;
@@ -119,37 +110,23 @@ static void tcp_flow_set(tcp *t, int r, const void *out, int64_t to_send, void *
 
 /* >>headers --------------------------------------------------------------------------------------------------------------------- */
 
-static void tcp_name(char *text, size_t size, const tcp_header *h)
-{
-    const char *name = h->call < TCP_CALLS ? tcp_names[h->call] : "an unknown call";
-    if (h->call == TCP_BROADCAST) snprintf(text, size, "%s of %llu bytes from rank %u", name, (unsigned long long)h->bytes, h->detail);
-    else if (h->call == TCP_ALL_REDUCE) snprintf(text, size, "%s of %llu bytes in %u arrays", name, (unsigned long long)h->bytes, h->detail);
-    else snprintf(text, size, "%s of %llu bytes", name, (unsigned long long)h->bytes);
-}
-
 /* Every call's beginning: all ranks make the same one. */
-static bmvp_status tcp_begin(tcp *t, tcp_call call, int64_t bytes, int detail, bmvp_error *err)
+static bmvp_status tcp_begin(tcp *t, bmvp_call call, int64_t bytes, int detail, bmvp_error *err)
 {
     bmvp_link *k = &t->link;
     bmvp_status st = bmvp_link_check(k, err);
-    char own[80], other[80];
+    char text[BMVP_LINK_TEXT];
     int r;
     if (st) return st;
-    ++t->now.number;
-    t->now.call = (uint32_t)call;
-    t->now.detail = (uint32_t)detail;
-    t->now.bytes = (uint64_t)bytes;
-    tcp_name(own, sizeof own, &t->now);
-    snprintf(t->doing, sizeof t->doing, "%s", own);
+    bmvp_call_next(&t->now, call, bytes, detail);
+    bmvp_call_name(t->doing, &t->now);
     for (r = k->first; r < k->end; ++r)
         if (k->l.rank == 0) tcp_flow_set(t, r, NULL, 0, &t->theirs[r], sizeof *t->theirs);
         else tcp_flow_set(t, r, &t->now, sizeof t->now, NULL, 0);
     st = tcp_exchange(t, err);
     for (r = k->first; !st && k->l.rank == 0 && r < k->end; ++r) {
-        if (memcmp(&t->theirs[r], &t->now, sizeof t->now) == 0) continue;
-        tcp_name(other, sizeof other, &t->theirs[r]);
-        bmvp_link_fail(k, "rank %d on %s calls %s where rank 0 calls %s (call %llu): all ranks must make the same calls", r, k->peer[r].host, other, own,
-                       (unsigned long long)t->now.number);
+        if (!bmvp_call_differs(text, sizeof text, &t->now, &t->theirs[r], r, k->peer[r].host)) continue;
+        bmvp_link_fail(k, "%s", text);
         st = bmvp_link_check(k, err);
     }
     return st;
@@ -223,14 +200,14 @@ static bmvp_status tcp_all_reduce(const bmvp_comm *m, const bmvp_part *part, int
     bmvp_status st;
     int i;
     for (i = 0; i < n; ++i) all += part[i].n;
-    st = tcp_begin(t, TCP_ALL_REDUCE, all * (int64_t)sizeof(float), n, err);
+    st = tcp_begin(t, BMVP_CALL_ALL_REDUCE, all * (int64_t)sizeof(float), n, err);
     return st ? st : tcp_sum(t, part, part, all, -1, err);
 }
 
 static bmvp_status tcp_reduce_scatter(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err)
 {
     tcp *t = (tcp *)m->user;
-    bmvp_status st = tcp_begin(t, TCP_REDUCE_SCATTER, n * (int64_t)sizeof *all, 0, err);
+    bmvp_status st = tcp_begin(t, BMVP_CALL_REDUCE_SCATTER, n * (int64_t)sizeof *all, 0, err);
     int r;
     for (r = 0; !st && r < m->size; ++r) {
         bmvp_part from, to;
@@ -247,7 +224,7 @@ static bmvp_status tcp_reduce_scatter(const bmvp_comm *m, const float *all, int6
 static bmvp_status tcp_all_gather(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err)
 {
     tcp *t = (tcp *)m->user;
-    bmvp_status st = tcp_begin(t, TCP_ALL_GATHER, bytes, 0, err);
+    bmvp_status st = tcp_begin(t, BMVP_CALL_ALL_GATHER, bytes, 0, err);
     int r;
     if (st) return st;
     if (m->rank) {
@@ -264,7 +241,7 @@ static bmvp_status tcp_all_gather(const bmvp_comm *m, const void *own, int64_t b
 static bmvp_status tcp_broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
 {
     tcp *t = (tcp *)m->user;
-    bmvp_status st = tcp_begin(t, TCP_BROADCAST, bytes, root, err);
+    bmvp_status st = tcp_begin(t, BMVP_CALL_BROADCAST, bytes, root, err);
     int r;
     if (st) return st;
     if (m->rank) {
@@ -284,7 +261,7 @@ static bmvp_status tcp_broadcast(const bmvp_comm *m, void *data, int64_t bytes, 
 static bmvp_status tcp_barrier(const bmvp_comm *m, bmvp_error *err)
 {
     tcp *t = (tcp *)m->user;
-    bmvp_status st = tcp_begin(t, TCP_BARRIER, 0, 0, err);
+    bmvp_status st = tcp_begin(t, BMVP_CALL_BARRIER, 0, 0, err);
     int r;
     for (r = t->link.first; r < t->link.end; ++r)
         if (m->rank == 0) tcp_flow_set(t, r, &t->now, sizeof t->now, NULL, 0);
@@ -323,7 +300,7 @@ static tcp *tcp_create(const bmvp_launch *l, int64_t chunk)
     t->chunk = chunk / (int64_t)sizeof(float) > 0 ? chunk / (int64_t)sizeof(float) : 1;
     t->flow = (tcp_flow *)calloc(size, sizeof *t->flow);
     t->poll = (struct pollfd *)calloc(size, sizeof *t->poll);
-    t->theirs = (tcp_header *)calloc(size, sizeof *t->theirs);
+    t->theirs = (bmvp_call_header *)calloc(size, sizeof *t->theirs);
     t->piece = (float *)malloc(pieces * (size_t)t->chunk * sizeof *t->piece);
     if (t->flow && t->poll && t->theirs && t->piece) return t;
     tcp_free(t);
