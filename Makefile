@@ -64,10 +64,10 @@ HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm launch io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm labels metrics release window finetune
+TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
-TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
 all: build/bmvp $(COURSE)
@@ -96,6 +96,9 @@ build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
 build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
 
+build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
+
 build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
 
@@ -105,15 +108,16 @@ build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: build/bmvp_cuda.o
-cuda-shim: build/test_cuda build/bmvp_shim
+cuda-shim: build/test_cuda build/test_cuda_comm build/bmvp_shim
 	build/test_cuda
+	build/test_cuda_comm
 	sh tests/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h tests/ranks.h $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
@@ -158,7 +162,7 @@ asan:
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm && build/test_tensor threads && build/test_comm
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel && build/test_tensor threads && build/test_comm && build/test_parallel
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o

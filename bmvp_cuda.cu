@@ -1614,7 +1614,8 @@ static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, in
 
 /* >>op batchnorm, groupnorm: statistics of each (sample, group of channels); batch norm is one sample, C groups ------------- */
 
-/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift. */
+/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift; and of batch
+   norm over several ranks, 2 C + 1 numbers of this rank and those of all. */
 struct norm {
     columns k;
     int64_t groups, width; /* channels of a group */
@@ -1622,6 +1623,8 @@ struct norm {
     float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
     pair *sum;
     float *mean, *scale, *slope, *shift;
+    double *own, *all;     /* own: what this rank has (C, C, rows), then in backward what all have together */
+    const bmvp_comm *comm; /* of batch norm; NULL: statistics of this rank alone */
 };
 static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups)
 {
@@ -1639,6 +1642,9 @@ static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, in
     s.scale = s.mean + samples * ch;
     s.slope = s.scale + samples * ch;
     s.shift = s.slope + samples * ch;
+    s.own = (double *)(void *)(s.shift + samples * ch);
+    s.all = s.own + 2 * ch + 1;
+    s.comm = y->op == BMVP_OP_BATCHNORM && y->iarg[0] ? bmvp_comm_of(c) : NULL;
     return s;
 }
 static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
@@ -1659,17 +1665,51 @@ struct norm_columns {
     }
     __device__ void finish(int64_t sample, int64_t ch, pair p) const { s.sum[sample * s.k.c + ch] = p; }
 };
-/* Statistics of group i from its channels' sums; batch norm's running ones move too. Map over samples x groups. */
+/* Mean and sum of squared deviations of n numbers from their sum and sum of squares */
+static __device__ pair moments(pair sum, double n)
+{
+    const double mean = sum.a / n, squares = sum.b - sum.a * mean;
+    return pair{ mean, squares > 0 ? squares : 0 };
+}
+/* Over several ranks: own = each channel's mean, its sum of squared deviations, and the number of rows; map over C */
+struct norm_moments_map {
+    norm s;
+    __device__ void operator()(int64_t ch) const
+    {
+        const pair p = moments(s.sum[ch], (double)s.k.rows);
+        s.own[ch] = p.a;
+        s.own[s.k.c + ch] = p.b;
+        if (ch == 0) s.own[2 * s.k.c] = (double)s.k.rows;
+    }
+};
+/* Statistics of group i from its channels' sums, or from all ranks' moments, joined in their order as the CPU does; batch norm's running ones
+   move too. Map over samples x groups. */
 struct norm_statistics_map {
     norm s;
+    int ranks; /* 0: from sums */
     double eps, momentum;
     float *running_mean, *running_var; /* or NULL */
+    __device__ pair joined(int64_t ch, double *rows) const
+    {
+        const int64_t step = 2 * s.k.c + 1;
+        const double *count = s.all + 2 * s.k.c;
+        double n = 0, mean = 0, squares = 0;
+        for (int r = 0; r < ranks; ++r) n += count[r * step];
+        for (int r = 0; r < ranks; ++r) mean += s.all[r * step + ch] * (count[r * step] / n);
+        for (int r = 0; r < ranks; ++r) {
+            const double apart = s.all[r * step + ch] - mean;
+            squares += s.all[r * step + s.k.c + ch] + count[r * step] * apart * apart;
+        }
+        *rows = n;
+        return pair{ mean, squares };
+    }
     __device__ void operator()(int64_t i) const
     {
-        const double n = (double)(s.k.rows * s.width);
-        double a = 0, b = 0;
-        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) a += s.sum[j].a, b += s.sum[j].b;
-        const double mean = a / n, var = b / n - mean * mean > 0 ? b / n - mean * mean : 0;
+        double n = (double)(s.k.rows * s.width);
+        pair p = join_sum::none();
+        for (int64_t j = i * s.width; ranks == 0 && j < (i + 1) * s.width; ++j) p = join_sum::join(p, s.sum[j]);
+        p = ranks ? joined(i, &n) : moments(p, n);
+        const double mean = p.a, var = p.b / n;
         s.saved[i] = (float)mean;
         s.saved[s.k.samples * s.groups + i] = (float)(1.0 / sqrt(var + eps));
         if (!running_mean) return;
@@ -1716,9 +1756,10 @@ struct norm_apply_map {
 struct norm_factors_map {
     norm s;
     int batch;
+    const double *rows; /* of all ranks; NULL: this rank's */
     __device__ void operator()(int64_t i) const
     {
-        const double r = (double)s.saved[s.k.samples * s.groups + i], n = (double)(s.k.rows * s.width);
+        const double r = (double)s.saved[s.k.samples * s.groups + i], n = rows ? *rows : (double)(s.k.rows * s.width);
         double a = 0, b = 0;
         for (int64_t j = i * s.width; batch && j < (i + 1) * s.width; ++j) {
             const double gamma = s.gamma ? (double)s.gamma[j % s.k.c] : 1.0;
@@ -1761,10 +1802,32 @@ struct norm_affine_map {
     }
 };
 
+/* Over several ranks, before their exchange: own = both sums of each channel, and the number of rows; map over 2 C + 1 */
+struct norm_sums_map {
+    norm s;
+    __device__ void operator()(int64_t i) const { s.own[i] = i == 2 * s.k.c ? (double)s.k.rows : i % 2 ? s.sum[i / 2].b : s.sum[i / 2].a; }
+};
+/* and after it: own = the sum over ranks, in their order */
+struct norm_ranks_map {
+    norm s;
+    int ranks;
+    __device__ void operator()(int64_t i) const
+    {
+        double v = 0;
+        for (int r = 0; r < ranks; ++r) v += s.all[r * (2 * s.k.c + 1) + i];
+        s.own[i] = v;
+    }
+};
+static void norm_gather(bmvp_ctx *c, const norm &s) { bmvp_kernel_gather(c, s.own, (2 * s.k.c + 1) * (int64_t)sizeof *s.own, s.all); }
+
 static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean, float *running_var)
 {
     columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
-    map(c, norm_statistics_map{ s, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
+    if (s.comm) {
+        map(c, norm_moments_map{ s }, s.k.c);
+        norm_gather(c, s);
+    }
+    map(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
 }
 static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
 {
@@ -1782,8 +1845,14 @@ static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t 
     map(c, norm_fold_map{ fold, NULL }, samples * s.k.c);
     columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
     if (ggamma || gbeta) map(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (s.comm) { /* whether or not somebody wants gx: the other ranks wait for this one */
+        map(c, norm_sums_map{ s }, 2 * s.k.c + 1);
+        norm_gather(c, s);
+        map(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
+        s.sum = (pair *)(void *)s.own;
+    }
     if (!gx) return;
-    map(c, norm_factors_map{ s, batch }, samples * groups);
+    map(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
     columns_map(c, norm_back_map{ s, gx, add }, s.k);
 }
 
@@ -1798,7 +1867,11 @@ static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
     norm_apply(c, y, s);
 }
 static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, 1, last_dim(y), (int)y->iarg[0]); }
-static int64_t batchnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, 1); }
+static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
+{
+    const bmvp_comm *m = bmvp_comm_of(c);
+    return norm_workspace(y, 1) + (m ? 2 * (1 + m->size) * (2 * last_dim(y) + 1) : 0);
+}
 
 static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 {

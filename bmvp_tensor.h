@@ -293,7 +293,7 @@ BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running back
 
 /* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes; none at
    all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
-   this rank may go on. Pointers are in the host's memory. Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not
+   this rank may go on. Pointers are in the host's memory (but see on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not
    depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is known; the table is
    unusable then. tests/test_comm.c has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
@@ -313,11 +313,17 @@ struct bmvp_comm {
        before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
     bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
+    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are done in the order of its
+       work, which barrier waits for: they return before they are done, so a failure may be that of a later call or read. What was given to
+       start stays as it is until wait. */
+    int on_device;
 };
 /* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch SyncBatchNorm). Failures are
-   the context's; a backend with memory of its own is BMVP_E_UNSUPPORTED. NULL: one process, the default. The table must outlive the context or
-   the next bmvp_set_comm. */
+   the context's; a table with on_device for a backend without memory of its own is BMVP_E_ARG. A device whose table is not on_device exchanges
+   through the host, and with any table it captures nothing (bmvp_captures). NULL: one process, the default. The table must outlive the context
+   or the next bmvp_set_comm. */
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
@@ -413,9 +419,11 @@ BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
 /* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, or with bmvp_config.graph 0. */
+   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, with bmvp_config.graph 0, or after
+   bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
+BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
 
 /* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
@@ -423,6 +431,8 @@ BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t);
 BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c);   /* what the table's workspace() asked for */
 BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);     /* 1: a dropped value is made again; statistics must stay as they are */
+/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's memory. */
+BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
 
 /* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
    Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
@@ -653,6 +663,8 @@ struct bmvp_ctx {
     int64_t n_lasting, cap_lasting;
     float *workspace;       /* of the kernel that is running */
     const bmvp_comm *comm;
+    void *comm_space;       /* device memory for what the host exchanges over a table with on_device */
+    int64_t comm_bytes;
     void (*on_gradient)(void *user);
     void *on_gradient_user;
 #ifndef BMVP_NO_THREADS
@@ -1183,6 +1195,7 @@ BMVP_API void bmvp_destroy(bmvp_ctx *c)
     bmvpi_pool_stop(c);
 #endif
     bmvpi_chunks_free(c);
+    bmvpi_values_free(c, c->comm_space);
     for (i = 0; i < c->n_lasting; ++i) bmvpi_lasting_free(c, c->lasting[i]);
     bmvpi_free(c, c->lasting);
     bmvpi_free(c, c->step);
@@ -1290,9 +1303,10 @@ BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
 {
     c->comm = comm;
-    if (comm && c->cfg.backend->device)
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "set_comm: several ranks train on the CPU only, not on %s", c->cfg.backend->name);
+    if (comm && comm->on_device && !c->cfg.backend->device)
+        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s", c->cfg.backend->name);
 }
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
 
 /* A call's failure goes to the context. 1: it went well. */
 static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
@@ -1301,12 +1315,67 @@ static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
     return st == BMVP_OK;
 }
 
-static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+/* Memory of the device, at least `bytes`, for a table with on_device; the next call may move it. */
+static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes)
 {
-    bmvp_error err;
-    return !bmvp_failed(c) && bmvpi_comm_done(c, c->comm->all_gather(c->comm, own, bytes, all, &err), &err);
+    if (bytes > c->comm_bytes) {
+        bmvpi_values_free(c, c->comm_space);
+        c->comm_bytes = 0;
+        (void)bmvpi_values_alloc(c, bytes, &c->comm_space);
+        if (c->comm_space) c->comm_bytes = bytes;
+    }
+    return (float *)c->comm_space;
+}
+/* Bytes of the host to and from the device, which counts in floats */
+static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
+    float tail = 0;
+    if (n > 0) bmvpi_values_write(c, to, (const float *)host, n);
+    memcpy(&tail, (const char *)host + 4 * n, (size_t)(bytes % 4));
+    if (bytes % 4) bmvpi_values_write(c, to + n, &tail, 1);
+}
+static void bmvpi_comm_download(bmvp_ctx *c, void *host, const float *from, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
+    float tail;
+    if (n > 0) bmvpi_values_read(c, (float *)host, from, n);
+    if (bytes % 4) bmvpi_values_read(c, &tail, from + n, 1);
+    if (bytes % 4) memcpy((char *)host + 4 * n, &tail, (size_t)(bytes % 4));
 }
 
+/* all_gather of the host's memory, whichever the table takes */
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+{
+    const bmvp_comm *m = c->comm;
+    const int64_t from = (bytes + BMVPI_ALIGN - 1) / BMVPI_ALIGN * (BMVPI_ALIGN / 4);
+    bmvp_error err;
+    float *x;
+    if (bmvp_failed(c)) return 0;
+    if (!m->on_device) return bmvpi_comm_done(c, m->all_gather(m, own, bytes, all, &err), &err);
+    x = bmvpi_comm_space(c, 4 * from + (m->size * bytes + 3) / 4 * 4);
+    if (!x) return 0;
+    bmvpi_comm_upload(c, x, own, bytes);
+    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err)) bmvpi_comm_download(c, all, x + from, m->size * bytes);
+    return !bmvp_failed(c);
+}
+
+BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+{
+    const bmvp_comm *m = c->comm;
+    bmvp_error err;
+    char *host;
+    if (bmvp_failed(c)) return;
+    if (m->on_device || !c->cfg.backend->device) {
+        (void)bmvpi_comm_done(c, m->all_gather(m, own, bytes, all, &err), &err);
+        return;
+    }
+    host = (char *)bmvpi_alloc(c, (1 + m->size) * bytes);
+    if (!host) return;
+    bmvpi_comm_download(c, host, (const float *)own, bytes);
+    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes)) bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
+    bmvpi_free(c, host);
+}
 /* n doubles of every rank, in host memory; free them. NULL after a failure. */
 static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n)
 {
@@ -7757,17 +7826,17 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
     if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
 }
-static int bmvpi_captures(const bmvp_ctx *c)
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
 {
-    return c->cfg.graph && !c->cfg.plan && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
 }
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_begin(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
 }
 BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_end(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
 }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }

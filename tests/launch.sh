@@ -80,7 +80,7 @@ hosts()
         ip -n "$1" addr add "fd00:192::$2/64" dev "$1" nodad 2>/dev/null
     done
 }
-no_hosts() { for n in $a $b; do ip netns del $n 2>/dev/null; done; }
+no_hosts() { for n in "$a" "$b"; do ip netns del "$n" 2>/dev/null; done; }
 trap 'no_hosts; chmod -R u+rwx "$T"; rm -rf "$T"' EXIT
 
 # on HOST RANK ADDRESS ACTION: words that start a rank there

@@ -11,7 +11,7 @@
 
 typedef struct options {
     const char *data, *out, *network, *set, *device;
-    int preset, resume, all_modalities, simd, precision, plan, recompute;
+    int preset, resume, all_modalities, simd, precision, graph, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
 } options;
@@ -291,6 +291,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
     k.precision = (bmvp_precision)s->o.precision;
+    k.graph = s->o.graph;
     k.backend = s->device;
     st = plan_memory(s, &k);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
@@ -337,6 +338,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
             bmvp_device_option(&o->device),
             bmvp_precision_option(&o->precision),
+            bmvp_graph_option(&o->graph),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
