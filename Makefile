@@ -8,10 +8,12 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
+#   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
 #   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
+# With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
 # With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
 
 CC      ?= cc
@@ -49,11 +51,20 @@ ifdef CUDA
   CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lcublasLt -lstdc++
 endif
 
+ifdef MPI
+  MPICC   ?= mpicc
+  ifeq ($(shell command -v $(firstword $(MPICC)) 2>/dev/null),)
+    $(error MPI=1 needs $(MPICC): apt-get install libopenmpi-dev, or name it: make MPI=1 MPICC=/where/it/is/bin/mpicc)
+  endif
+  CC       = $(MPICC)
+  MPI_DEFS = -DBMVP_PROGRAM_MPI
+endif
+
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm parallel io nn ssl labels metrics nifti release window finetune
+TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
 USERS    = tensor comm parallel labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
@@ -67,7 +78,7 @@ build:
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
 build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) $(CUDA_DEFS) -c $< -o $@
+	$(COMPILE) $(CUDA_DEFS) $(MPI_DEFS) -c $< -o $@
 
 build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
@@ -111,6 +122,10 @@ $(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/chec
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
+
+LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
+build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
+	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
