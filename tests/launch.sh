@@ -41,6 +41,12 @@ expect 1 "rank 1 of 2 did not come within 1 s" env $torch RANK=0 BMVP_TIMEOUT=1 
 # shellcheck disable=SC2086
 expect 1 "rank 1 did not reach rank 0 at localhost port $port within 1 s" env $torch RANK=1 BMVP_TIMEOUT=1 "$program" as-rank
 
+if ! command -v torchrun >/dev/null 2>&1; then
+    skip "torchrun is not installed"
+else
+    expect 0 "rank 0 of 2 over TCP: right|rank 1 of 2 over TCP: right" torchrun --standalone --no-python --nproc-per-node=2 "$program" as-rank
+fi
+
 # ---- mpirun ----------------------------------------------------------------------------------------------------------------------
 
 # ranks N PROGRAM: started by mpirun; as root it wants to be told that this is meant
