@@ -166,8 +166,8 @@ static bmvp_status launch_alone(const launch_env *e, bmvp_error *err)
 {
     const char *size = launch_value(e, "PMI_SIZE");
     if (!size || strcmp(size, "1") == 0) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_ARG, "PMI_SIZE=%.20s: ranks are read from Open MPI's mpirun; with another one set RANK, WORLD_SIZE, LOCAL_RANK, "
-                                           "MASTER_ADDR and MASTER_PORT for each rank, as torchrun does", size);
+    return bmvp_error_set(err, BMVP_E_ARG, "PMI_SIZE=%.20s: ranks are read from Open MPI's mpirun; with another one set RANK, WORLD_SIZE, "
+                                           "LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each rank, as torchrun does", size);
 }
 
 bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bmvp_error *err)

@@ -60,7 +60,8 @@ static void meet_hint_loopback(meeting *m, const struct addrinfo *a)
 {
     const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)a->ai_addr;
     if (a->ai_family == AF_INET && ntohl(four->sin_addr.s_addr) >> 24 == 127)
-        snprintf(m->hint, sizeof m->hint, "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach", m->l->address);
+        snprintf(m->hint, sizeof m->hint, "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach",
+                 m->l->address);
 }
 
 /* One socket for each address of the name; *problem: errno of the last that could not be */
@@ -152,8 +153,8 @@ static int meet_objection(meeting *m, bmvp_hello *h, char *text, size_t size)
         return snprintf(text, size, "this rank's program is of version %u (protocol %u), rank 0's of %u (%u): start the same program on all hosts",
                         h->library, h->protocol, (unsigned)BMVP_TENSOR_VERSION, (unsigned)BMVP_PROTOCOL);
     if (h->nonce != m->l->nonce)
-        return snprintf(text, size, "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the same for all "
-                                    "ranks");
+        return snprintf(text, size, "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the "
+                                    "same for all ranks");
     if (h->size != ranks) return snprintf(text, size, "this rank counts %u ranks, rank 0 %u: start all with the same number", h->size, ranks);
     if (h->rank == 0 || h->rank >= ranks || h->channel >= BMVP_CHANNELS)
         return snprintf(text, size, "rank %u (channel %u) is none of ranks 1 to %u that rank 0 waits for", h->rank, h->channel, ranks - 1);
@@ -403,10 +404,11 @@ static bmvp_status meet_come(const bmvp_launch *l, const bmvp_launch_settings *s
         const int done = meet_try(l, p, until, &problem, &why);
         if (done > 0) return BMVP_OK;
         if (done < 0)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank, l->address, l->port, why.message);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank, l->address, l->port,
+                                  why.message);
         if (bmvp_net_now() + wait > until)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s", l->rank, l->address, l->port, s->join,
-                                  problem);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s", l->rank, l->address, l->port,
+                                  s->join, problem);
         bmvp_net_sleep(wait);
         wait = wait < 1 ? 1.5 * wait : wait;
     }
