@@ -79,13 +79,13 @@ build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
 	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
 # The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
-build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ -c $< -o $@
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h tests/cuda_nccl.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests -x c++ -c $< -o $@
 
 build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
 
-build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h $(HEADERS)
+build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
