@@ -352,7 +352,7 @@ static void nccl_abort(const bmvp_comm *m, const char *why)
     }
 }
 
-/* Before the host waits for the backend's stream, which may wait for an exchange. 1: all done. */
+/* Before the host waits for the backend's stream, or for an event of it, which may wait for an exchange. 1: that is done. */
 static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
 {
     nccl *n = of(c)->ranks;
@@ -364,6 +364,8 @@ static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
     if (st) bmvp_fail(c, st, "%s", err.message);
     return !st;
 }
+/* The same before the host waits for all streams */
+static int ranks_idle(bmvp_ctx *c) { return ranks_done(c, NULL) && (!of(c)->ranks || ranks_done(c, of(c)->ranks->done)); }
 
 static void nccl_free(nccl *n)
 {
@@ -413,6 +415,7 @@ static void nccl_describe(nccl *n, bmvp_comm *m)
 
 #else
 static int ranks_done(bmvp_ctx *, cudaEvent_t) { return 1; }
+static int ranks_idle(bmvp_ctx *) { return 1; }
 #endif
 
 /* >>memory -------------------------------------------------------------------------------------------------------- */
@@ -434,7 +437,7 @@ static void memory_free(bmvp_ctx *c, void *p)
 {
     capture_end(c);
     of(c)->capture.changed = 1;
-    (void)ranks_done(c, NULL);
+    (void)ranks_idle(c);
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
 static void memory_sync(bmvp_ctx *c)

@@ -407,6 +407,7 @@ inline cudaError_t cudaFree(void *p)
     if (!p) return cudaSuccess;
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(shim.given);
+    for (shim_stream *s : shim.sides) while (!shim_run_side(s, s->given)) usleep(100);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
     --m;

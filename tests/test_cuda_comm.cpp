@@ -353,7 +353,7 @@ static void test_missing_ranks(void)
     check_ranks(2, 100, warned);
     check_ranks(1, 100, stopped);
 }
-static void test_calls(void) { check_ranks(2, 100, every_call); }
+static void test_calls(void) { check_ranks(2, 30, every_call); }
 
 /* The CPU takes no table of device memory. */
 static void test_device_table_on_the_cpu(void)
