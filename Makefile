@@ -8,10 +8,12 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
+#   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
 #   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
+# With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
 # With CUDA: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out),
 # NCCL_HOME (several GPUs: the folder of include/nccl.h; that of the CUDA Toolkit or /usr where it is there; NCCL=0: without).
 
@@ -63,12 +65,21 @@ ifdef CUDA
   CUDA_LIBS  = $(CUDA_LINK)
 endif
 
+ifdef MPI
+  MPICC   ?= mpicc
+  ifeq ($(shell command -v $(firstword $(MPICC)) 2>/dev/null),)
+    $(error MPI=1 needs $(MPICC): apt-get install libopenmpi-dev, or name it: make MPI=1 MPICC=/where/it/is/bin/mpicc)
+  endif
+  CC       = $(MPICC)
+  MPI_DEFS = -DBMVP_PROGRAM_MPI
+endif
+
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm labels metrics release window finetune
+TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
@@ -81,7 +92,7 @@ build:
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
 build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) $(CUDA_DEFS) -c $< -o $@
+	$(COMPILE) $(CUDA_DEFS) $(MPI_DEFS) -c $< -o $@
 
 build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
@@ -120,11 +131,15 @@ build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h tests/ranks.h $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
+
+LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
+build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
+	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
@@ -160,7 +175,7 @@ asan:
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm && build/test_tensor threads && build/test_comm
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel && build/test_tensor threads && build/test_comm && build/test_parallel
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o
