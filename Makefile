@@ -14,7 +14,8 @@
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
 # With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
-# With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
+# With CUDA: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out),
+# NCCL_HOME (several GPUs: the folder of include/nccl.h; that of the CUDA Toolkit or /usr where it is there; NCCL=0: without).
 
 CC      ?= cc
 CXX     ?= c++
@@ -41,14 +42,27 @@ NVCC      ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin
 CUDA_ARCH ?= 80 90a
 CUDA_PTX  ?= 80
 CUDA_CODE  = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+NCCL_HOME ?= $(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(dir $(NVCC))../include/nccl.h /usr/include/nccl.h)))
+ifneq ($(NCCL),0)
+  ifneq ($(NCCL_HOME),)
+    ifeq ($(wildcard $(NCCL_HOME)/include/nccl.h),)
+      $(error NCCL_HOME=$(NCCL_HOME): there is no include/nccl.h below it; or build without: make NCCL=0)
+    endif
+    NCCL_LIB  = $(patsubst %/,%,$(dir $(firstword $(wildcard $(NCCL_HOME)/lib*/libnccl.so))))
+    NCCL_DEFS = -DBMVP_NCCL -isystem $(NCCL_HOME)/include
+    NCCL_LIBS = $(if $(NCCL_LIB),-L$(NCCL_LIB) -Wl$(comma)-rpath$(comma)$(NCCL_LIB)) -lnccl
+  endif
+endif
+comma = ,
+CUDA_LIB  = $(dir $(NVCC))../lib64
+CUDA_LINK = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) $(NCCL_LIBS) -lcudart -lcublas -lcublasLt -lstdc++
 ifdef CUDA
   ifeq ($(NVCC),)
     $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
   endif
-  CUDA_LIB   = $(dir $(NVCC))../lib64
   CUDA_O     = build/bmvp_cuda.o
   CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
-  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lcublasLt -lstdc++
+  CUDA_LIBS  = $(CUDA_LINK)
 endif
 
 ifdef MPI
@@ -87,16 +101,16 @@ build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
-	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
+	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
 # The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
-build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ -c $< -o $@
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h tests/cuda_nccl.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests -x c++ -c $< -o $@
 
 build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
 
-build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h $(HEADERS)
+build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
@@ -131,8 +145,7 @@ build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 build/bench_cuda: tests/bench/bench_cuda.c build/bmvp_cuda.o bmvp_tensor.h
-	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ -L$(dir $(NVCC))../lib64 -Wl,-rpath,$(dir $(NVCC))../lib64 \
-	  -lcudart -lcublas -lcublasLt -lstdc++ $(LDLIBS)
+	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(CUDA_LINK) $(LDLIBS)
 bench-cuda: build/bench_cuda
 	build/bench_cuda
 

@@ -13,7 +13,7 @@
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>capture    >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
+       >>backend   >>capture    >>nccl       >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
        >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
        >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
@@ -30,13 +30,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #ifdef BMVP_CUDA_SHIM
 #include "cuda_shim.h"
+#ifdef BMVP_NCCL
+#include "cuda_nccl.h"
+#endif
 #else
 #include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
+#ifdef BMVP_NCCL
+#include <nccl.h>
+#endif
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) (kernel)<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define BMVPI_DYNAMIC(type, name) \
     extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
@@ -46,6 +53,10 @@
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
+#endif
+
+#if defined(BMVP_NCCL) && NCCL_VERSION_CODE < 21400
+#error "bmvp_cuda.cu needs NCCL 2.14 or newer (communicators that do not block); build without: make NCCL=0"
 #endif
 
 namespace bmvpi_cuda {
@@ -81,6 +92,7 @@ struct state {
     void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
     staging stage;
     recording capture;
+    struct nccl *ranks;   /* the communicator that was joined, or NULL */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -176,6 +188,236 @@ static void capture_end(bmvp_ctx *c)
     if (recorded) (void)cudaGraphDestroy(recorded);
 }
 
+/* >>nccl: several GPUs, a process each ------------------------------------------------------------------------------------ */
+
+#ifdef BMVP_NCCL
+
+/* All exchanges go to one stream of their own, so that they have one order on every rank, whichever of them are waited for. Calls of NCCL do not
+   block, and what waits on the host looks at the communicator meanwhile: a rank that is gone ends in a message, not in a program that hangs. */
+struct nccl {
+    state *s;
+    ncclComm_t comm;         /* NULL once it was given up */
+    cudaStream_t stream;
+    cudaEvent_t ready, done; /* the backend's stream has come to an exchange; the last exchange is done */
+    cudaEvent_t here;        /* where the host waits for the backend's stream */
+    float *flag;             /* what a barrier adds up */
+    double deadline;         /* seconds */
+    int rank, size;
+    int stop;                /* by abort, from any thread: 1 while why is written, then 2 */
+    char why[128];
+    bmvp_error failure;      /* the first; every later call has it, too */
+};
+
+static double seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The communicator is given up, which also ends the exchanges that wait on the device. */
+static bmvp_status nccl_fail(nccl *n, bmvp_error *err, bmvp_status status, const char *what, const char *why)
+{
+    if (!n->failure.status) bmvp_error_set(&n->failure, status, "nccl: rank %d of %d: %s: %s", n->rank, n->size, what, why);
+    if (n->comm) (void)ncclCommAbort(n->comm);
+    n->comm = NULL;
+    return bmvp_error_set(err, n->failure.status, "%s", n->failure.message);
+}
+
+/* Is the communicator sound after `since` (a time) of waiting? */
+static bmvp_status nccl_look(nccl *n, double since, const char *what, ncclResult_t *result, bmvp_error *err)
+{
+    char why[256];
+    ncclResult_t r;
+    if (n->failure.status) return nccl_fail(n, err, n->failure.status, what, "");
+    if (__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE) == 2) {
+        snprintf(why, sizeof why, "rank %d stopped: %s", n->rank, n->why);
+        return nccl_fail(n, err, BMVP_E_IO, what, why);
+    }
+    r = ncclCommGetAsyncError(n->comm, result);
+    if (r == ncclSuccess) r = *result;
+    if (r != ncclSuccess && r != ncclInProgress) {
+        snprintf(why, sizeof why, "%s (%s)", ncclGetErrorString(r), ncclGetLastError(n->comm));
+        return nccl_fail(n, err, BMVP_E_IO, what, why);
+    }
+    if (seconds() - since <= n->deadline) return BMVP_OK;
+    snprintf(why, sizeof why, "no answer from the other ranks for %g s; one of them has ended or hangs, its log says why", n->deadline);
+    return nccl_fail(n, err, BMVP_E_IO, what, why);
+}
+
+/* r, which a call returned, comes to its end: no other call may be made before. */
+static bmvp_status nccl_settle(nccl *n, ncclResult_t r, const char *what, bmvp_error *err)
+{
+    const double since = seconds();
+    bmvp_status st = BMVP_OK;
+    if (r != ncclSuccess && r != ncclInProgress) return nccl_fail(n, err, BMVP_E_IO, what, ncclGetErrorString(r));
+    while (!st && r == ncclInProgress) st = nccl_look(n, since, what, &r, err);
+    return st;
+}
+
+static bmvp_status nccl_cuda(nccl *n, cudaError_t e, const char *what, bmvp_error *err)
+{
+    return e == cudaSuccess ? BMVP_OK : nccl_fail(n, err, BMVP_E_INTERNAL, what, cudaGetErrorString(e));
+}
+
+/* The host waits for an event, not longer than the deadline. */
+static bmvp_status nccl_wait(nccl *n, cudaEvent_t event, const char *what, bmvp_error *err)
+{
+    const double since = seconds();
+    ncclResult_t r;
+    int i;
+    for (i = 0;; ++i) {
+        const cudaError_t e = cudaEventQuery(event);
+        bmvp_status st;
+        if (e != cudaErrorNotReady) return nccl_cuda(n, e, what, err);
+        (void)cudaGetLastError(); /* else it would be found after the next launch */
+        st = i % 64 ? BMVP_OK : nccl_look(n, since, what, &r, err);
+        if (st) return st;
+    }
+}
+
+/* Hands calls(n) to NCCL, after all that the backend's stream has been given; with `join` what it is given from now on comes after them. */
+template <class F> static bmvp_status nccl_exchange(const bmvp_comm *m, const char *what, int join, bmvp_error *err, const F &calls)
+{
+    nccl *n = (nccl *)m->user;
+    ncclResult_t r = ncclSuccess, end;
+    bmvp_status st = nccl_look(n, seconds(), what, &r, err);
+    if (!st) st = nccl_cuda(n, cudaEventRecord(n->ready, n->s->stream), what, err);
+    if (!st) st = nccl_cuda(n, cudaStreamWaitEvent(n->stream, n->ready, 0), what, err);
+    if (st) return st;
+    r = ncclGroupStart();
+    if (r == ncclSuccess) {
+        r = calls(n);
+        end = ncclGroupEnd();
+        if (r == ncclSuccess || r == ncclInProgress) r = end;
+    }
+    st = nccl_settle(n, r, what, err);
+    if (!st) st = nccl_cuda(n, cudaEventRecord(n->done, n->stream), what, err);
+    if (!st && join) st = nccl_cuda(n, cudaStreamWaitEvent(n->s->stream, n->done, 0), what, err);
+    return st;
+}
+
+static ncclResult_t nccl_sum(nccl *n, const bmvp_part *part, int parts)
+{
+    ncclResult_t r = ncclSuccess;
+    int i;
+    for (i = 0; i < parts && (r == ncclSuccess || r == ncclInProgress); ++i)
+        r = ncclAllReduce(part[i].x, part[i].x, (size_t)part[i].n, ncclFloat, ncclSum, n->comm, n->stream);
+    return r;
+}
+static bmvp_status nccl_all_reduce(const bmvp_comm *m, const bmvp_part *part, int parts, bmvp_error *err)
+{
+    return nccl_exchange(m, "all_reduce", 1, err, [=](nccl *n) { return nccl_sum(n, part, parts); });
+}
+static bmvp_status nccl_start(const bmvp_comm *m, const bmvp_part *part, int parts, bmvp_error *err)
+{
+    return nccl_exchange(m, "start", 0, err, [=](nccl *n) { return nccl_sum(n, part, parts); });
+}
+static bmvp_status nccl_wait_started(const bmvp_comm *m, bmvp_error *err)
+{
+    nccl *n = (nccl *)m->user;
+    ncclResult_t r;
+    const bmvp_status st = nccl_look(n, seconds(), "wait", &r, err);
+    return st ? st : nccl_cuda(n, cudaStreamWaitEvent(n->s->stream, n->done, 0), "wait", err);
+}
+static bmvp_status nccl_all_gather(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err)
+{
+    return nccl_exchange(m, "all_gather", 1, err,
+                         [=](nccl *n) { return ncclAllGather(own, all, (size_t)bytes, ncclChar, n->comm, n->stream); });
+}
+static bmvp_status nccl_reduce_scatter(const bmvp_comm *m, const float *all, int64_t count, float *own, bmvp_error *err)
+{
+    return nccl_exchange(m, "reduce_scatter", 1, err, [=](nccl *n) {
+        return ncclReduceScatter(all, own, (size_t)count, ncclFloat, ncclSum, n->comm, n->stream);
+    });
+}
+static bmvp_status nccl_broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
+{
+    return nccl_exchange(m, "broadcast", 1, err,
+                         [=](nccl *n) { return ncclBroadcast(data, data, (size_t)bytes, ncclChar, root, n->comm, n->stream); });
+}
+static bmvp_status nccl_barrier(const bmvp_comm *m, bmvp_error *err)
+{
+    nccl *n = (nccl *)m->user;
+    const bmvp_part part = { n->flag, 1 };
+    const bmvp_status st = nccl_exchange(m, "barrier", 1, err, [=](nccl *k) { return nccl_sum(k, &part, 1); });
+    return st ? st : nccl_wait(n, n->done, "barrier", err);
+}
+static void nccl_abort(const bmvp_comm *m, const char *why)
+{
+    nccl *n = (nccl *)m->user;
+    if (__atomic_exchange_n(&n->stop, 1, __ATOMIC_ACQ_REL) == 0) {
+        snprintf(n->why, sizeof n->why, "%s", why);
+        __atomic_store_n(&n->stop, 2, __ATOMIC_RELEASE);
+    }
+}
+
+/* Before the host waits for the backend's stream, or for an event of it, which may wait for an exchange. 1: that is done. */
+static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
+{
+    nccl *n = of(c)->ranks;
+    bmvp_error err;
+    bmvp_status st = BMVP_OK;
+    if (!n) return 1;
+    if (!event) st = nccl_cuda(n, cudaEventRecord(event = n->here, n->s->stream), "wait", &err);
+    if (!st) st = nccl_wait(n, event, "wait", &err);
+    if (st) bmvp_fail(c, st, "%s", err.message);
+    return !st;
+}
+/* The same before the host waits for all streams */
+static int ranks_idle(bmvp_ctx *c) { return ranks_done(c, NULL) && (!of(c)->ranks || ranks_done(c, of(c)->ranks->done)); }
+
+static void nccl_free(nccl *n)
+{
+    if (n->comm) (void)ncclCommAbort(n->comm);
+    if (n->flag) (void)cudaFree(n->flag);
+    if (n->ready) (void)cudaEventDestroy(n->ready);
+    if (n->done) (void)cudaEventDestroy(n->done);
+    if (n->here) (void)cudaEventDestroy(n->here);
+    if (n->stream) (void)cudaStreamDestroy(n->stream);
+    if (n->s->ranks == n) n->s->ranks = NULL;
+    free(n);
+}
+
+static bmvp_status nccl_open(nccl *n, const unsigned char id[128], bmvp_error *err)
+{
+    ncclUniqueId same;
+    ncclConfig_t k = NCCL_CONFIG_INITIALIZER;
+    cudaError_t e = cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->ready, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->here, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventRecord(n->done, n->stream);
+    if (e == cudaSuccess) e = cudaMalloc((void **)&n->flag, sizeof *n->flag);
+    if (e != cudaSuccess) return nccl_cuda(n, e, "join", err);
+    memcpy(&same, id, sizeof same);
+    k.blocking = 0;
+    return nccl_settle(n, ncclCommInitRankConfig(&n->comm, n->size, same, n->rank, &k), "join (is every rank started, each with a GPU of its own, "
+                       "with one id and size?)", err);
+}
+
+static void nccl_describe(nccl *n, bmvp_comm *m)
+{
+    memset(m, 0, sizeof *m);
+    m->user = n;
+    m->rank = n->rank;
+    m->size = n->size;
+    m->all_reduce = nccl_all_reduce;
+    m->all_gather = nccl_all_gather;
+    m->reduce_scatter = nccl_reduce_scatter;
+    m->broadcast = nccl_broadcast;
+    m->barrier = nccl_barrier;
+    m->abort = nccl_abort;
+    m->start = nccl_start;
+    m->wait = nccl_wait_started;
+    m->on_device = 1;
+}
+
+#else
+static int ranks_done(bmvp_ctx *, cudaEvent_t) { return 1; }
+static int ranks_idle(bmvp_ctx *) { return 1; }
+#endif
+
 /* >>memory -------------------------------------------------------------------------------------------------------- */
 
 static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
@@ -195,14 +437,22 @@ static void memory_free(bmvp_ctx *c, void *p)
 {
     capture_end(c);
     of(c)->capture.changed = 1;
+    (void)ranks_idle(c);
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
 static void memory_sync(bmvp_ctx *c)
 {
     capture_end(c);
-    check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
+    if (ranks_done(c, NULL)) check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
-
+/* Bytes of the device to the host: waits. 1: they are there. */
+static int fetch(bmvp_ctx *c, void *host, const void *from, int64_t bytes)
+{
+    capture_end(c);
+    if (!ranks_done(c, NULL)) return 0; /* before the copy, which waits, too */
+    if (check(c, cudaMemcpyAsync(host, from, (size_t)bytes, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
+    return !bmvp_failed(c);
+}
 
 enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
 
@@ -215,7 +465,7 @@ static int stage_turn(bmvp_ctx *c)
     if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
     s->stage.now ^= 1;
     s->stage.used = 0;
-    return check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+    return ranks_done(c, s->stage.half_free[s->stage.now]) && check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
 }
 static void stage_free(staging *g)
 {
@@ -267,10 +517,9 @@ static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
 static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
+    const int there = fetch(c, host, from, n * (int64_t)sizeof *host);
     int64_t i;
-    capture_end(c);
-    if (check(c, cudaMemcpyAsync(host, from, (size_t)n * sizeof *host, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
-    for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
+    for (i = 0; !there && i < n; ++i) host[i] = (float)NAN;
 }
 /* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph runs. */
 static void capture_begin(bmvp_ctx *c)
@@ -4015,8 +4264,7 @@ static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
     f.total = (double *)(void *)(part + blocks);
     BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
     BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
-    if (check(c, cudaMemcpyAsync(&total, f.total, sizeof total, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
-    return bmvp_failed(c) ? (double)NAN : total;
+    return fetch(c, &total, f.total, (int64_t)sizeof total) ? total : (double)NAN;
 }
 
 /* >>table ----------------------------------------------------------------------------------------------------------------- */
@@ -4106,4 +4354,75 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);
+}
+
+extern "C" BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err)
+{
+#ifdef BMVP_NCCL
+    ncclUniqueId made;
+    const ncclResult_t r = ncclGetUniqueId(&made);
+    if (r != ncclSuccess) return bmvp_error_set(err, BMVP_E_IO, "nccl: no id for the ranks: %s (%s)", ncclGetErrorString(r), ncclGetLastError(NULL));
+    memcpy(id, &made, sizeof made);
+    return BMVP_OK;
+#else
+    memset(id, 0, 128);
+    return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: built without NCCL; build it with: make CUDA=1 NCCL_HOME=/where/it/is");
+#endif
+}
+
+extern "C" BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s,
+                                                    bmvp_comm *out, bmvp_error *err)
+{
+    using namespace bmvpi_cuda;
+    memset(out, 0, sizeof *out);
+    if (!b || !b->device || b->device->alloc != memory_alloc)
+        return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: needs a backend that bmvp_cuda_backend made");
+    if (size < 1 || rank < 0 || rank >= size || !(deadline_s > 0))
+        return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: rank %d of %d, deadline %g s: must be 0 <= rank < size, and some time", rank, size,
+                              deadline_s);
+#ifdef BMVP_NCCL
+    {
+        state *s = (state *)b->device->user;
+        nccl *n = s->ranks ? NULL : (nccl *)calloc(1, sizeof *n);
+        bmvp_status st;
+        if (s->ranks) return bmvp_error_set(err, BMVP_E_STATE, "cuda_comm_join: %s has joined already; bmvp_cuda_comm_leave first", b->name);
+        if (!n) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for the communicator");
+        n->s = s;
+        n->rank = rank;
+        n->size = size;
+        n->deadline = deadline_s;
+        st = nccl_open(n, id, err);
+        if (st) {
+            nccl_free(n);
+            return st;
+        }
+        s->ranks = n;
+        nccl_describe(n, out);
+        return BMVP_OK;
+    }
+#else
+    {
+        unsigned char unused[128];
+        (void)id;
+        return bmvp_cuda_comm_id(unused, err);
+    }
+#endif
+}
+
+extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
+{
+#ifdef BMVP_NCCL
+    using namespace bmvpi_cuda;
+    nccl *n = m ? (nccl *)m->user : NULL;
+    bmvp_error err;
+    if (!n) return;
+    if (n->comm && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
+        (void)ncclCommDestroy(n->comm);
+        n->comm = NULL;
+    }
+    nccl_free(n);
+    memset(m, 0, sizeof *m);
+#else
+    (void)m;
+#endif
 }

@@ -416,6 +416,18 @@ BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
    the thread that made it, and outlives its contexts. */
 BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
+/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to the others (a file, a socket,
+   MPI); then every rank joins with its own backend, and all wait for each other. The table has on_device 1: exchanges are given to the GPU, on a
+   stream of their own, and started sums go on beside the kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run
+   with the same GPUs, NCCL and settings of it, and not elsewhere.
+   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and whenever the host waits for the GPU; then, or when NCCL finds
+   that a rank is gone, the communicator is given up, and this and every later call fails with BMVP_E_IO. It must be longer than what one rank
+   does alone while the others wait (saving, validation). abort stops this rank; the others find it missing.
+   Leave after the last bmvp_destroy and before bmvp_cuda_release; a table of zeros or NULL is fine. */
+BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err);
+BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s, bmvp_comm *out,
+                                         bmvp_error *err);
+BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
 /* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
