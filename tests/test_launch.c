@@ -186,7 +186,7 @@ static bmvp_launch launch_of(int rank, int size, const char *address, int port)
 
 static bmvp_launch_settings quick(void)
 {
-    const bmvp_launch_settings s = { 20, 0.3, 20, 0.05, 10, 1 << 12 }; /* silent: more than a busy machine makes a thread wait */
+    const bmvp_launch_settings s = { 20, 0.3, 20, 0.05, 10, 1 << 12, NULL, NULL }; /* silent: more than a busy machine makes a thread wait */
     return s;
 }
 

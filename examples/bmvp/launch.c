@@ -192,7 +192,7 @@ bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bm
 
 bmvp_launch_settings bmvp_launch_settings_default(const bmvp_launch *l)
 {
-    bmvp_launch_settings s = { 60, 5, 300, 1, 8, 1 << 20 };
+    bmvp_launch_settings s = { 60, 5, 300, 1, 8, 1 << 20, NULL, NULL };
     if (l->timeout > 0) s.join = s.call = l->timeout;
     return s;
 }

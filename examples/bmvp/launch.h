@@ -38,9 +38,12 @@ typedef struct bmvp_launch_settings { /* seconds, bytes */
     double beat;   /* from one sign of life to the next */
     double silent; /* without a sign of life: the rank is given up */
     int64_t chunk; /* largest piece of a sum: rank 0 keeps one of each rank */
+    void (*failed)(void *user, const char *why); /* over TCP: called once when a rank is known to have failed, from any thread, and must not make
+                                                    calls of the table; or NULL */
+    void *user;
 } bmvp_launch_settings;
 
-/* 60, 5, 300, 1, 8 seconds, 1 MiB; with BMVP_TIMEOUT that for join and call. */
+/* 60, 5, 300, 1, 8 seconds, 1 MiB, nobody to be told; with BMVP_TIMEOUT that for join and call. */
 bmvp_launch_settings bmvp_launch_settings_default(const bmvp_launch *l);
 
 /* Value of a variable, NULL: not set. */

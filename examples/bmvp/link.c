@@ -37,6 +37,7 @@ static void link_fail_locked(bmvp_link *k, const char *why)
     link_send_all(k, message, sizeof message);
     for (r = k->first; r < k->end; ++r) (void)shutdown(k->peer[r].fd[BMVP_DATA], SHUT_RDWR);
     pthread_cond_broadcast(&k->change);
+    if (k->s.failed) k->s.failed(k->s.user, k->why);
 }
 
 void bmvp_link_fail(bmvp_link *k, const char *format, ...)

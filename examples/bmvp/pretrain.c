@@ -165,14 +165,24 @@ static bmvp_status start_lead(session *s)
     return st || s->o.resume ? st : bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
 }
 
+static bmvp_status set_ranks(session *s)
+{
+    const char *over;
+    const bmvp_comm *table = bmvp_ranks_table(&s->ranks, s->device, &over, &s->err);
+    if (!table) return s->err.status;
+    if (bmvp_ranks_lead(&s->ranks)) printf("ranks    %d over %s\n", s->ranks.launch.size, over);
+    fflush(stdout);
+    bmvp_set_comm(s->c, table);
+    return BMVP_OK;
+}
+
 static bmvp_status start(session *s)
 {
-    const int several = bmvp_ranks_several(&s->ranks), lead = bmvp_ranks_lead(&s->ranks);
+    const int lead = bmvp_ranks_lead(&s->ranks);
     bmvp_status st = lead ? bmvp_run_open(s->o.out, &s->err) : BMVP_OK;
     if (st) return st;
     if (lead) bmvp_device_print(s->c);
-    if (lead && several) printf("ranks    %d over %s\n", s->ranks.launch.size, bmvp_launch_over(&s->ranks.launch));
-    if (several) bmvp_set_comm(s->c, &s->ranks.comm);
+    if (bmvp_ranks_several(&s->ranks) && set_ranks(s)) return s->err.status;
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
     if (!s->ssl) return failed(s);
     if (lead) st = start_lead(s);
@@ -320,8 +330,9 @@ static bmvp_status train(session *s)
 /* Prints the failure, and the other ranks fail with it. */
 static int give_up(session *s, int code)
 {
-    bmvp_ranks_close(&s->ranks, s->err.message);
-    return bmvp_cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
+    (void)bmvp_cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
+    bmvp_ranks_stop(&s->ranks, s->err.message);
+    return code;
 }
 
 static int finish(session *s)
@@ -437,9 +448,9 @@ int bmvp_cmd_pretrain(int argc, char **argv)
     }
     bmvp_loader_stop(&s->loader);
     if (s->log) fclose(s->log);
-    bmvp_ranks_close(&s->ranks, NULL);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
+    bmvp_ranks_close(&s->ranks);
     bmvp_device_close(s->device);
     bmvp_prepared_free(&s->data);
     free(s);

@@ -67,6 +67,63 @@ static void count_calls(bmvp_ranks *r)
     if (r->link.wait) r->comm.wait = ranks_wait;
 }
 
+/* ---- GPUs ------------------------------------------------------------------------------------------------------------------ */
+
+/* A rank is gone: the GPU, which may wait for it, learns of it, too. */
+static void tell_gpu(void *user, const char *why)
+{
+    bmvp_ranks *r = (bmvp_ranks *)user;
+    pthread_mutex_lock(&r->lock);
+    if (r->has_gpu) r->gpu.abort(&r->gpu, why);
+    pthread_mutex_unlock(&r->lock);
+}
+
+#ifdef BMVP_PROGRAM_CUDA
+/* Rank 0's id goes to all, or its failure. BMVP_E_UNSUPPORTED on all: made without NCCL. */
+static bmvp_status join_gpus(bmvp_ranks *r, const bmvp_backend *backend, bmvp_error *err)
+{
+    struct { bmvp_error err; unsigned char id[128]; } first;
+    bmvp_comm gpu;
+    bmvp_status st;
+    memset(&first, 0, sizeof first);
+    if (r->launch.rank == 0) first.err.status = bmvp_cuda_comm_id(first.id, &first.err);
+    st = r->comm.broadcast(&r->comm, &first, (int64_t)sizeof first, 0, err);
+    if (st) return st;
+    if (first.err.status) return bmvp_error_set(err, first.err.status, "%s", first.err.message);
+    st = bmvp_cuda_comm_join(backend, first.id, r->launch.rank, r->launch.size, bmvp_launch_settings_default(&r->launch).call, &gpu, err);
+    if (st) return st;
+    pthread_mutex_lock(&r->lock);
+    r->gpu = gpu;
+    r->has_gpu = 1;
+    pthread_mutex_unlock(&r->lock);
+    return BMVP_OK;
+}
+
+static void leave_gpus(bmvp_ranks *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->has_gpu = 0;
+    pthread_mutex_unlock(&r->lock);
+    bmvp_cuda_comm_leave(&r->gpu);
+}
+#else
+static bmvp_status join_gpus(bmvp_ranks *r, const bmvp_backend *backend, bmvp_error *err)
+{
+    (void)r;
+    (void)backend;
+    return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "made without CUDA");
+}
+static void leave_gpus(bmvp_ranks *r) { (void)r; }
+#endif
+
+const bmvp_comm *bmvp_ranks_table(bmvp_ranks *r, const bmvp_backend *backend, const char **over, bmvp_error *err)
+{
+    const bmvp_status st = backend ? join_gpus(r, backend, err) : BMVP_E_UNSUPPORTED;
+    *over = st ? bmvp_launch_over(&r->launch) : "NCCL";
+    if (st == BMVP_OK) return &r->gpu;
+    return st == BMVP_E_UNSUPPORTED ? &r->comm : NULL;
+}
+
 /* ---- meeting -------------------------------------------------------------------------------------------------------------- */
 
 /* How many ranks are on this host: those whose host has the same name. */
@@ -95,19 +152,30 @@ bmvp_status bmvp_ranks_look(bmvp_ranks *r, bmvp_error *err)
 bmvp_status bmvp_ranks_open(bmvp_ranks *r, bmvp_error *err)
 {
     bmvp_status st = bmvp_ranks_look(r, err);
+    bmvp_launch_settings s;
     if (st || r->launch.size == 1) return st;
-    st = bmvp_launch_join(&r->launch, NULL, &r->link, err);
+    s = bmvp_launch_settings_default(&r->launch);
+    s.failed = tell_gpu;
+    s.user = r;
+    pthread_mutex_init(&r->lock, NULL);
+    st = bmvp_launch_join(&r->launch, &s, &r->link, err);
     if (st) return st;
     r->joined = 1;
     count_calls(r);
     return count_here(r, err);
 }
 
-void bmvp_ranks_close(bmvp_ranks *r, const char *why)
+void bmvp_ranks_stop(bmvp_ranks *r, const char *why)
+{
+    if (r->joined) r->link.abort(&r->link, why);
+}
+
+void bmvp_ranks_close(bmvp_ranks *r)
 {
     if (!r->joined) return;
-    if (why) r->link.abort(&r->link, why);
+    leave_gpus(r);
     bmvp_launch_leave(&r->link);
+    pthread_mutex_destroy(&r->lock);
     r->joined = 0;
 }
 
