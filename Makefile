@@ -113,10 +113,10 @@ build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEAD
 build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
+build/device_shim.o build/ranks_shim.o: build/%_shim.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
 
-SHIM_O = $(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)) build/bmvp_cuda_shim.o
+SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o))) build/bmvp_cuda_shim.o
 build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
 
