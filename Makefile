@@ -188,7 +188,7 @@ asan:
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel && build/test_tensor threads && build/test_comm && build/test_parallel
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel build/test_launch && build/test_tensor threads && build/test_comm && build/test_parallel && build/test_launch
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o

@@ -999,9 +999,10 @@ typedef struct bmvpi_pass { /* one forward pass */
     int modal_item[BMVPI_SSL_BATCH];         /* the item of each modal view */
     bmvp_tensor *filler[BMVP_MODALITIES];    /* template values, made when first needed */
     double weight[BMVPI_SSL_BATCH];
+    int gather;                              /* the contrast is over the pairs of all ranks */
+    int pairs_of[BMVPI_SSL_BATCH];           /* modal views of each rank */
     int pairs, most_pairs, first_pair;       /* of all ranks, of the rank with most, this rank's first among all */
-    double pair_weight;                      /* of all ranks */
-    double contrast_value;                   /* over all ranks' pairs; NaN: each rank's own */
+    double pair_weight;                      /* of the pairs that the contrast is over */
 } bmvpi_pass;
 
 static bmvp_tensor *bmvpi_ssl_filler(bmvpi_pass *p, int m)
@@ -1138,10 +1139,11 @@ static void bmvpi_ssl_weigh(bmvpi_pass *p)
         if (size > 1 && k[VIEWS] == 0)
             bmvp_fail(c, BMVP_E_ARG, "rank %d has no view in this pass of %.0f crops; take fewer ranks, or weight_md > 0 where cases have one modality", r,
                       items);
-        if (r < rank) p->first_pair += (int)k[PAIRS];
-        p->pairs += (int)k[PAIRS];
-        p->most_pairs = (int)bmvpi_max(p->most_pairs, (int64_t)k[PAIRS]);
-        p->pair_weight += k[GIVEN] + k[OPEN] / items;
+        p->pairs_of[r] = (int)k[PAIRS];
+        if (r < rank) p->first_pair += p->pairs_of[r];
+        p->pairs += p->pairs_of[r];
+        p->most_pairs = (int)bmvpi_max(p->most_pairs, p->pairs_of[r]);
+        if (p->gather || r == rank) p->pair_weight += k[GIVEN] + k[OPEN] / items;
     }
     if (all != own) bmvpi_free(c, all);
     for (i = 0; i < p->n; ++i) p->weight[i] = p->item[i].weight > 0 ? p->item[i].weight : 1.0 / items;
@@ -1152,7 +1154,7 @@ static void bmvpi_ssl_sum_losses(const bmvpi_pass *p, bmvp_ssl_losses *l)
 {
     const bmvp_ssl_config *k = &p->s->cfg;
     const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
-    const int whole = p->contrast_value == p->contrast_value;
+    const double whole = l->cl;
     double *part[3], sum[6];
     int i;
     part[0] = &l->cmr, part[1] = &l->md, part[2] = &l->cl;
@@ -1161,76 +1163,39 @@ static void bmvpi_ssl_sum_losses(const bmvpi_pass *p, bmvp_ssl_losses *l)
         sum[i] = sum[3 + i] > 0 ? *part[i] : 0;
     }
     if (!bmvpi_comm_sum_doubles(p->s->c, sum, 6)) return;
-    if (whole) sum[2] = p->contrast_value, sum[5] = 1;
+    if (p->gather && sum[5] > 0) sum[2] = whole;
     for (l->total = 0, i = 0; i < 3; ++i) {
         *part[i] = sum[3 + i] > 0 ? sum[i] : (double)NAN;
         l->total += weight[i] * sum[i];
     }
 }
 
-/* From each rank `most_pairs` rows of f, then of g, each d long; free them. f: this rank's, NULL: it has none. */
-static float *bmvpi_ssl_all_rows(const bmvpi_pass *p, bmvp_tensor *const f[2], int64_t d)
+/* The rows of all ranks' pairs (pairs, d), in the order of the items: this rank's (NULL: it has none) with their gradient, the others' as numbers.
+   Every rank takes the same loss of them, so that the gradient of its own rows is that of one rank with all pairs. */
+static bmvp_tensor *bmvpi_ssl_all_rows(const bmvpi_pass *p, bmvp_tensor *own, int64_t d)
 {
     bmvp_ctx *c = p->s->c;
-    const int64_t n = p->most_pairs * d;
-    float *own = (float *)bmvpi_alloc(c, 2 * n * (int64_t)sizeof *own);
-    float *all = (float *)bmvpi_alloc(c, 2 * n * c->comm->size * (int64_t)sizeof *all);
-    int i;
-    if (own) memset(own, 0, (size_t)(2 * n) * sizeof *own);
-    for (i = 0; i < 2 && f[0] && !bmvp_failed(c); ++i) (void)bmvp_read(c, f[i], own + i * n);
-    if (!bmvp_failed(c)) (void)bmvpi_comm_all_gather(c, own, 2 * n * (int64_t)sizeof *own, all);
-    bmvpi_free(c, own);
-    return all;
-}
-
-/* The rows of all ranks without the places that are empty: (pairs, d). which 0: f, 1: g; count: rows of each rank. */
-static bmvp_tensor *bmvpi_ssl_gathered(const bmvpi_pass *p, const float *all, const double *count, int which, int64_t d)
-{
-    const int64_t dim[2] = { p->pairs, d };
-    float *x = (float *)bmvpi_alloc(p->s->c, p->pairs * d * (int64_t)sizeof *x), *to = x;
-    bmvp_tensor *t = NULL;
-    int r;
-    for (r = 0; x && r < p->s->c->comm->size; ++r) {
-        memcpy(to, all + (2 * r + which) * p->most_pairs * d, (size_t)count[r] * (size_t)d * sizeof *x);
-        to += (int64_t)count[r] * d;
+    const int64_t most = p->most_pairs * d, after = p->pairs - p->first_pair - p->n_modal;
+    float *all = (float *)bmvpi_alloc(c, most * (1 + c->comm->size) * (int64_t)sizeof *all);
+    int64_t dim[2];
+    bmvp_tensor *part[3], *y = NULL;
+    int r, n = 0;
+    if (!all) return NULL;
+    memset(all, 0, (size_t)most * sizeof *all);
+    if (own) (void)bmvp_read(c, own, all);
+    if (bmvpi_comm_all_gather(c, all, most * (int64_t)sizeof *all, all + most)) {
+        float *to = all + most;
+        for (r = 0; r < c->comm->size; to += p->pairs_of[r++] * d) memmove(to, all + (1 + r) * most, (size_t)(p->pairs_of[r] * d) * sizeof *all);
+        dim[1] = d;
+        dim[0] = p->first_pair;
+        if (p->first_pair > 0) part[n++] = bmvp_input(c, 2, dim, all + most);
+        if (own) part[n++] = own;
+        dim[0] = after;
+        if (after > 0) part[n++] = bmvp_input(c, 2, dim, all + most + (p->pairs - after) * d);
+        y = bmvpi_ssl_stack(c, part, n);
     }
-    if (x) t = bmvp_keep(bmvp_leaf(p->s->c, 2, dim, x));
-    bmvpi_free(p->s->c, x);
-    return t;
-}
-
-/* Sum of f's elements, each times its gradient in the loss of all pairs: has that gradient. */
-static bmvp_tensor *bmvpi_ssl_carry(const bmvpi_pass *p, bmvp_tensor *f, const bmvp_tensor *gathered)
-{
-    bmvp_ctx *c = p->s->c;
-    float *g = (float *)bmvpi_alloc(c, gathered->numel * (int64_t)sizeof *g);
-    bmvp_tensor *t = NULL;
-    if (g && bmvp_read_grad(c, gathered, g) == BMVP_OK)
-        t = bmvp_sum(c, bmvp_mul(c, f, bmvp_input(c, 2, f->dim, g + p->first_pair * gathered->dim[1])));
-    bmvpi_free(c, g);
-    return t;
-}
-
-/* The contrast over the pairs of all ranks. f: the rows of this rank's pairs (NULL: it has none), d long. Every rank computes the whole loss and its
-   gradient to all rows; what it returns has the exact gradient to its own. */
-static bmvp_tensor *bmvpi_ssl_contrast_ranks(bmvpi_pass *p, bmvp_tensor *const f[2], int64_t d)
-{
-    bmvp_ctx *c = p->s->c;
-    const double own = p->n_modal;
-    double *count = bmvpi_comm_doubles(c, &own, 1);
-    float *all = count ? bmvpi_ssl_all_rows(p, f, d) : NULL;
-    bmvp_tensor *gathered[2], *loss = NULL, *carry = NULL;
-    int i;
-    for (i = 0; i < 2 && !bmvp_failed(c); ++i) gathered[i] = bmvpi_ssl_gathered(p, all, count, i, d);
-    if (!bmvp_failed(c)) loss = bmvp_keep(bmvp_scale(c, bmvpi_ssl_contrast(p->s, gathered[0], gathered[1]), p->pair_weight, 0));
-    if (loss) {
-        bmvp_backward(c, loss);
-        p->contrast_value = (double)bmvp_scalar(c, loss);
-    }
-    if (f[0] && !bmvp_failed(c)) carry = bmvp_add(c, bmvpi_ssl_carry(p, f[0], gathered[0]), bmvpi_ssl_carry(p, f[1], gathered[1]));
-    bmvpi_free(c, count);
     bmvpi_free(c, all);
-    return carry;
+    return y;
 }
 
 static int64_t bmvpi_ssl_box_size(const bmvpi_ssl_box *b) { return b->size[0] * b->size[1] * b->size[2]; }
@@ -1335,7 +1300,7 @@ static void bmvpi_ssl_exchange_templates(bmvp_ssl *s)
 
 /* >>weighed losses ------------------------------------------------------------------------------------------------- */
 
-static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum ? bmvp_add(c, sum, t) : t; }
+static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum && t ? bmvp_add(c, sum, t) : sum ? sum : t; }
 
 /* sum of w_i mse(reconstruction of view first + j, crop of item j) */
 static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_pass *p, bmvp_tensor *rec, int first, int count, const int *item)
@@ -1364,19 +1329,15 @@ static bmvp_tensor *bmvpi_ssl_contrast_loss(bmvpi_pass *p, bmvp_tensor *last)
 {
     bmvp_ctx *c = p->s->c;
     bmvp_tensor *g[BMVPI_SSL_BATCH], *f[2] = { NULL, NULL };
-    double weight = 0;
     int j;
     if (!last) return NULL;
-    for (j = 0; j < p->n_modal; ++j) {
-        g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
-        weight += p->weight[p->modal_item[j]];
-    }
+    for (j = 0; j < p->n_modal; ++j) g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
     if (p->n_modal > 0) {
         f[0] = bmvpi_ssl_rows(c, bmvp_slice(c, last, 0, p->n_template, p->n_modal), p->n_modal);
         f[1] = bmvpi_ssl_rows(c, bmvpi_ssl_stack(c, g, p->n_modal), p->n_modal);
     }
-    if (p->s->reducer && p->s->cfg.gather_negatives) return bmvpi_ssl_contrast_ranks(p, f, last->numel / last->dim[0]);
-    return p->n_modal > 0 ? bmvp_scale(c, bmvpi_ssl_contrast(p->s, f[0], f[1]), weight, 0) : NULL;
+    for (j = 0; j < 2 && p->gather; ++j) f[j] = bmvpi_ssl_all_rows(p, f[j], last->numel / last->dim[0]);
+    return bmvp_scale(c, bmvpi_ssl_contrast(p->s, f[0], f[1]), p->pair_weight, 0);
 }
 
 static void bmvpi_ssl_views(bmvpi_pass *p)
@@ -1423,10 +1384,11 @@ static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
     if (s->keep) bmvpi_ssl_keep_all(s);
     if (k->weight_cmr > 0) parts[0] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, p->n_template, p->n_modal, p->modal_item);
     if (k->weight_md > 0) parts[1] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, 0, p->n_template, NULL);
-    if (p->contrast && p->pairs > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
+    if (p->contrast && (p->gather ? p->pairs : p->n_modal) > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
     for (i = 0; i < 3; ++i)
         if (parts[i]) total = bmvpi_ssl_plus(s->c, total, bmvp_scale(s->c, parts[i], weight[i], 0));
-    if (!total && s->reducer) total = bmvp_scale(s->c, bmvp_mean(s->c, s->features.last), 0, 0); /* the others wait for its backward */
+    if (s->reducer && !(total && total->wants_grad)) /* only others have pairs: they wait for this rank's backward, in batch norm */
+        total = bmvpi_ssl_plus(s->c, bmvp_scale(s->c, bmvp_mean(s->c, s->features.last), 0, 0), total);
     return total;
 }
 
@@ -1454,7 +1416,7 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     p.s = s;
     p.item = items;
     p.n = n;
-    p.contrast_value = (double)NAN;
+    p.gather = s->reducer && s->cfg.gather_negatives;
     if (n < !s->reducer || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     bmvp_step_begin(s->c);

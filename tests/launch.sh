@@ -34,12 +34,19 @@ torch="WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=$port TORCHELASTIC_RUN_ID=
 in_parallel 0 " of 2 over TCP: right|all_gather of 40 bytes where rank 0 calls all_reduce" \
     "$torch RANK=0 LOCAL_RANK=0 $program as-rank" "$torch RANK=1 LOCAL_RANK=1 $program as-rank"
 slurm="SLURM_NTASKS=2 SLURM_JOB_NODELIST=127.0.0.[1-2] SLURM_JOB_ID=$$"
-in_parallel 0 " of 2 over TCP: right" "$slurm SLURM_PROCID=0 SLURM_LOCALID=0 $program as-rank" "$slurm SLURM_PROCID=1 SLURM_LOCALID=1 $program as-rank"
+in_parallel 0 " of 2 over TCP: right" \
+    "$slurm SLURM_PROCID=0 SLURM_LOCALID=0 $program as-rank" "$slurm SLURM_PROCID=1 SLURM_LOCALID=1 $program as-rank"
 expect 1 "RANK=2 with WORLD_SIZE=2" env RANK=2 WORLD_SIZE=2 "$program" as-rank
 # shellcheck disable=SC2086 # words wanted
 expect 1 "rank 1 of 2 did not come within 1 s" env $torch RANK=0 BMVP_TIMEOUT=1 "$program" as-rank
 # shellcheck disable=SC2086
 expect 1 "rank 1 did not reach rank 0 at localhost port $port within 1 s" env $torch RANK=1 BMVP_TIMEOUT=1 "$program" as-rank
+
+if ! command -v torchrun >/dev/null 2>&1; then
+    skip "torchrun is not installed"
+else
+    expect 0 "rank 0 of 2 over TCP: right|rank 1 of 2 over TCP: right" torchrun --standalone --no-python --nproc-per-node=2 "$program" as-rank
+fi
 
 # ---- mpirun ----------------------------------------------------------------------------------------------------------------------
 
@@ -103,7 +110,8 @@ else
         sleep 1.5
         ip -n "$b" link set "$b" down
     ) &
-    in_parallel 0 " of 2 over TCP: right|has given no sign of life for 8 s" "$(on "$a" 0 192.0.2.1 until-failure)" "$(on "$b" 1 192.0.2.1 until-failure)"
+    in_parallel 0 " of 2 over TCP: right|has given no sign of life for 8 s" \
+        "$(on "$a" 0 192.0.2.1 until-failure)" "$(on "$b" 1 192.0.2.1 until-failure)"
 fi
 
 finish

@@ -20,10 +20,10 @@ bmvp_cli_option bmvp_graph_option(int *graph)
     return bmvp_cli_choice("graph", graph, 1, "0|1", "1: forward and backward of a step go to a GPU as one CUDA graph; 0: call by call; same result");
 }
 
-bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err)
+bmvp_status bmvp_device_open(const char *text, int local_rank, const bmvp_backend **backend, bmvp_error *err)
 {
     char *end = NULL;
-    long n = 0;
+    long n = local_rank;
     *backend = NULL;
     if (strcmp(text, "cpu") == 0) return BMVP_OK;
     if (strncmp(text, "cuda:", 5) == 0) n = strtol(text + 5, &end, 10);

@@ -451,7 +451,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
     bmvp_status st = configure(s, opt, n_opt);
-    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
+    if (!st) st = bmvp_device_open(s->o.device, 0, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);

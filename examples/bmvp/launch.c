@@ -127,7 +127,7 @@ static bmvp_status launch_torchrun(bmvp_launch *l, const launch_env *e, bmvp_err
     if (!address)
         return bmvp_error_set(err, BMVP_E_ARG, "MASTER_ADDR is not set: set it to the host of rank 0, the same for all ranks, as torchrun does");
     st = launch_address(l, "MASTER_ADDR", address, err);
-    if (launch_value(e, "TORCHELASTIC_RUN_ID")) launch_nonce(l, e, "TORCHELASTIC_RUN_ID", NULL);
+    if (launch_value(e, "TORCHELASTIC_RUN_ID")) launch_nonce(l, e, "TORCHELASTIC_RUN_ID", "MASTER_PORT");
     else launch_nonce(l, e, "MASTER_ADDR", "MASTER_PORT");
     return st ? st : launch_port(l, e, "set it to a free port of MASTER_ADDR, the same for all ranks, as torchrun does", err);
 }
@@ -161,6 +161,15 @@ static bmvp_status launch_srun(bmvp_launch *l, const launch_env *e, bmvp_error *
     return st ? st : launch_port(l, e, launch_value(e, "SLURM_JOB_ID") ? NULL : "set it to a free port of the host of rank 0", err);
 }
 
+/* Alone, unless another mpirun says that there are more: ranks that each think so would write the same files. */
+static bmvp_status launch_alone(const launch_env *e, bmvp_error *err)
+{
+    const char *size = launch_value(e, "PMI_SIZE");
+    if (!size || strcmp(size, "1") == 0) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_ARG, "PMI_SIZE=%.20s: ranks are read from Open MPI's mpirun; with another one set RANK, WORLD_SIZE, "
+                                           "LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each rank, as torchrun does", size);
+}
+
 bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bmvp_error *err)
 {
     const launch_env e = { get, user };
@@ -177,7 +186,7 @@ bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bm
     case BMVP_LAUNCH_TORCHRUN: return launch_torchrun(l, &e, err);
     case BMVP_LAUNCH_MPIRUN: return launch_mpirun(l, &e, err);
     case BMVP_LAUNCH_SRUN: return launch_srun(l, &e, err);
-    default: return BMVP_OK;
+    default: return launch_alone(&e, err);
     }
 }
 

@@ -50,8 +50,9 @@ typedef const char *(*bmvp_launch_get)(void *user, const char *name);
 bmvp_status bmvp_launch_read(bmvp_launch *l, bmvp_launch_get get, void *user, bmvp_error *err);
 
 /* All ranks meet; the table is for bmvp_set_comm, with start and wait. s NULL: the defaults. BMVP_E_IO: a rank did not come. Every rank that has
-   joined leaves, after failures too; a process that ends without leaving is a failure on the other ranks. Before ending because of a failure of
-   its own, a rank calls abort. A run started alone has a table of one rank, which works. */
+   joined leaves, after failures too; a process that ends without leaving is a failure on the other ranks. Before ending because of a failure
+   of its own, a rank calls abort; over MPI that ends all processes at once, with the reason on stderr. A run started alone has a table of one
+   rank, which works. */
 bmvp_status bmvp_launch_join(const bmvp_launch *l, const bmvp_launch_settings *s, bmvp_comm *out, bmvp_error *err);
 void bmvp_launch_leave(bmvp_comm *m);
 const char *bmvp_launch_over(const bmvp_launch *l); /* "TCP"; "MPI": started by mpirun, in a program made with MPI=1 */

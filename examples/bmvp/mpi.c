@@ -202,8 +202,8 @@ static bmvp_status mpi_init(const bmvp_launch *l, bmvp_error *err)
     if (given < MPI_THREAD_SERIALIZED)
         return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "this MPI library allows no calls from threads; build the program without MPI=1 to use TCP");
     if (rank != l->rank || size != l->size)
-        return bmvp_error_set(err, BMVP_E_IO, "MPI counts this process as rank %d of %d, mpirun's variables as rank %d of %d: start the program with the "
-                                              "mpirun of the MPI library that it was built with", rank, size, l->rank, l->size);
+        return bmvp_error_set(err, BMVP_E_IO, "MPI counts this process as rank %d of %d, mpirun's variables as rank %d of %d: start the program with "
+                                              "the mpirun of the MPI library that it was built with", rank, size, l->rank, l->size);
     return BMVP_OK;
 }
 

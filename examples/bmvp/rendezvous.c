@@ -53,14 +53,15 @@ typedef struct meeting {
     int visitors, most;
     struct pollfd *poll;   /* listeners, visitors, then the peers' */
     int missing;           /* connections */
-    char hint[MEET_HINT];  /* what may keep ranks away; "" nothing known */
+    char hint[MEET_HINT];  /* what may keep ranks away, "": nothing known */
 } meeting;
 
 static void meet_hint_loopback(meeting *m, const struct addrinfo *a)
 {
     const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)a->ai_addr;
     if (a->ai_family == AF_INET && ntohl(four->sin_addr.s_addr) >> 24 == 127)
-        snprintf(m->hint, sizeof m->hint, "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach", m->l->address);
+        snprintf(m->hint, sizeof m->hint, "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach",
+                 m->l->address);
 }
 
 /* One socket for each address of the name; *problem: errno of the last that could not be */
@@ -152,8 +153,8 @@ static int meet_objection(meeting *m, bmvp_hello *h, char *text, size_t size)
         return snprintf(text, size, "this rank's program is of version %u (protocol %u), rank 0's of %u (%u): start the same program on all hosts",
                         h->library, h->protocol, (unsigned)BMVP_TENSOR_VERSION, (unsigned)BMVP_PROTOCOL);
     if (h->nonce != m->l->nonce)
-        return snprintf(text, size, "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the same for all "
-                                    "ranks");
+        return snprintf(text, size, "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the "
+                                    "same for all ranks");
     if (h->size != ranks) return snprintf(text, size, "this rank counts %u ranks, rank 0 %u: start all with the same number", h->size, ranks);
     if (h->rank == 0 || h->rank >= ranks || h->channel >= BMVP_CHANNELS)
         return snprintf(text, size, "rank %u (channel %u) is none of ranks 1 to %u that rank 0 waits for", h->rank, h->channel, ranks - 1);
@@ -286,6 +287,7 @@ static bmvp_status meet_host_of_all(const bmvp_launch *l, const bmvp_launch_sett
     m.s = s;
     m.peer = peer;
     m.missing = BMVP_CHANNELS * (l->size - 1);
+    if (l->by == BMVP_LAUNCH_SRUN) snprintf(m.hint, sizeof m.hint, "; in a Slurm job the program is started with srun, for one rank with srun -n 1");
     m.most = MEET_STRANGERS + m.missing;
     m.visitor = (meet_visitor *)calloc((size_t)m.most, sizeof *m.visitor);
     m.poll = (struct pollfd *)calloc((size_t)(MEET_LISTENERS + m.most + BMVP_CHANNELS * l->size), sizeof *m.poll);
@@ -335,27 +337,45 @@ static int meet_knock(const struct addrinfo *a, bmvp_peer *p, bmvp_hello *h, dou
     return 1;
 }
 
-/* 1: rank 0 has accepted; 0: try again; -1: it has refused, err says why */
-static int meet_wait(bmvp_peer *p, double until, const char **problem, bmvp_error *err)
+/* What rank 0 says on one connection. 1: accepted; 0: try again; -1: it has refused, err says why */
+static int meet_read(int fd, char *host, const char **problem, bmvp_error *err)
 {
     bmvp_answer a;
-    int c;
-    for (c = 0; c < BMVP_CHANNELS; ++c) {
-        if (!bmvp_net_recv(p->fd[c], &a, sizeof a, until)) {
-            *problem = bmvp_net_now() < until ? "closed without an answer" : "no answer; does another program listen there?";
+    if (!bmvp_net_recv(fd, &a, sizeof a, bmvp_net_now() + 5)) {
+        *problem = "closed without an answer";
+        return 0;
+    }
+    meet_clean(a.text, sizeof a.text);
+    if (memcmp(a.magic, BMVP_MAGIC, sizeof a.magic) == 0 && a.protocol == BMVP_PROTOCOL && a.accepted) {
+        snprintf(host, BMVP_HOST, "%.63s", a.text);
+        return 1;
+    }
+    if (memcmp(a.magic, BMVP_MAGIC, sizeof a.magic) == 0) (void)bmvp_error_set(err, BMVP_E_IO, "%s", a.text);
+    else (void)bmvp_error_set(err, BMVP_E_IO, "what answers there is not rank 0 of this program: choose another MASTER_PORT or BMVP_PORT");
+    return -1;
+}
+
+/* Waits for the answers on both connections at once, either of which may be closed. As meet_read */
+static int meet_wait(bmvp_peer *p, double until, const char **problem, bmvp_error *err)
+{
+    struct pollfd both[BMVP_CHANNELS];
+    int c, waiting = BMVP_CHANNELS, done;
+    for (c = 0; c < BMVP_CHANNELS; ++c) meet_watch(&both[c], p->fd[c]);
+    while (waiting > 0) {
+        const double left = until - bmvp_net_now();
+        if (left <= 0) {
+            *problem = "no answer; does another program listen there?";
             return 0;
         }
-        meet_clean(a.text, sizeof a.text);
-        if (memcmp(a.magic, BMVP_MAGIC, sizeof a.magic) != 0 || a.protocol != BMVP_PROTOCOL) {
-            (void)bmvp_error_set(err, BMVP_E_IO, "what answers there is not rank 0 of this program: choose another MASTER_PORT or BMVP_PORT");
-            return -1;
-        }
-        if (!a.accepted) {
-            (void)bmvp_error_set(err, BMVP_E_IO, "%s", a.text);
-            return -1;
+        if (poll(both, BMVP_CHANNELS, (int)(left < 1e6 ? left * 1e3 : 1e9) + 1) <= 0) continue;
+        for (c = 0; c < BMVP_CHANNELS; ++c) {
+            if (both[c].fd < 0 || !both[c].revents) continue;
+            done = meet_read(p->fd[c], p->host, problem, err);
+            if (done <= 0) return done;
+            both[c].fd = -1;
+            --waiting;
         }
     }
-    snprintf(p->host, sizeof p->host, "%.63s", a.text);
     return 1;
 }
 
@@ -384,10 +404,11 @@ static bmvp_status meet_come(const bmvp_launch *l, const bmvp_launch_settings *s
         const int done = meet_try(l, p, until, &problem, &why);
         if (done > 0) return BMVP_OK;
         if (done < 0)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank, l->address, l->port, why.message);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank, l->address, l->port,
+                                  why.message);
         if (bmvp_net_now() + wait > until)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s", l->rank, l->address, l->port, s->join,
-                                  problem);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s", l->rank, l->address, l->port,
+                                  s->join, problem);
         bmvp_net_sleep(wait);
         wait = wait < 1 ? 1.5 * wait : wait;
     }

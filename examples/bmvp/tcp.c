@@ -93,7 +93,8 @@ static bmvp_status tcp_exchange(tcp *t, bmvp_error *err)
         if (moved) {
             until = bmvp_net_now() + wait;
         } else if (!tcp_wait(t, until)) {
-            bmvp_link_fail(k, "rank %d on %s has not come to %s within %.3g s, where rank %d waits", late, k->peer[late].host, t->doing, wait, k->l.rank);
+            bmvp_link_fail(k, "rank %d on %s has not come to %s within %.3g s, where rank %d waits", late, k->peer[late].host, t->doing, wait,
+                           k->l.rank);
             return bmvp_link_check(k, err);
         }
     }

@@ -10,7 +10,9 @@ typedef struct bmvp_transport {
 } bmvp_transport;
 
 /* A call as ranks compare it before data moves */
-typedef enum bmvp_call { BMVP_CALL_ALL_REDUCE, BMVP_CALL_ALL_GATHER, BMVP_CALL_REDUCE_SCATTER, BMVP_CALL_BROADCAST, BMVP_CALL_BARRIER, BMVP_CALLS } bmvp_call;
+typedef enum bmvp_call {
+    BMVP_CALL_ALL_REDUCE, BMVP_CALL_ALL_GATHER, BMVP_CALL_REDUCE_SCATTER, BMVP_CALL_BROADCAST, BMVP_CALL_BARRIER, BMVP_CALLS
+} bmvp_call;
 typedef struct bmvp_call_header {
     uint64_t number;       /* of the call, from 1 */
     uint32_t call, detail; /* detail: root of a broadcast, number of arrays of an all_reduce */
