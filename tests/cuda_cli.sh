@@ -1,6 +1,7 @@
 #!/bin/sh
 # cuda_cli.sh - the program on the GPU that tests/cuda_shim.h plays: training, prediction and embedding give what the CPU gives, and the
-# host never touches device memory (it would die); --graph 0 gives the same bits. Environment: BMVP_SHIM, the program (default build/bmvp_shim).
+# host never touches device memory (it would die); --graph 0 gives the same bits; and ranks, each with a GPU.
+# Environment: BMVP_SHIM, the program (default build/bmvp_shim).
 cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tests/check.sh
 . tests/check.sh
@@ -38,6 +39,21 @@ for device in cpu cuda; do
 done
 alike cpu/log.jsonl cuda/log.jsonl
 alike tuned_cpu/log.jsonl tuned_cuda/log.jsonl
+# two ranks, as torchrun starts them, which meet over TCP and then by the NCCL of tests/cuda_nccl.h
+ranks()
+{
+    for r in 1 0; do
+        # shellcheck disable=SC2086 # words wanted
+        RANK=$r LOCAL_RANK=$r WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + $$ % 20000)) BMVP_TIMEOUT=60 \
+            "$program" pretrain $tiny --batch 2 --steps 2 --preset fast --out ranks --device cuda:0 >"said.$r" 2>&1 &
+    done
+    wait
+    cat said.0 said.1
+}
+expect 0 "cuda:0, fp32, no graph|2 over TCP, GPUs over NCCL|done" ranks
+# shellcheck disable=SC2086 # words wanted
+expect 0 "cuda:0, fp32|done" bmvp pretrain $tiny --batch 2 --steps 2 --preset fast --out alone --device cuda
+alike alone/log.jsonl ranks/log.jsonl
 expect 0 "compute  cuda:0, fp32" bmvp pretrain --data prepared --out cuda --resume --steps 3 --device cuda:0
 # shellcheck disable=SC2086 # words wanted
 expect 0 "compute  cuda:0, fp32, no graph" bmvp pretrain $tiny --batch 2 --steps 2 --preset release --out calls --device cuda --graph 0

@@ -49,6 +49,53 @@ void bmvp_device_close(const bmvp_backend *backend)
 #endif
 }
 
+#ifdef BMVP_PROGRAM_CUDA
+typedef struct ticket { /* what rank 0 tells the others */
+    unsigned char id[128];
+    int there; /* every rank has a GPU, rank 0 has NCCL */
+} ticket;
+
+static bmvp_status tickets(const bmvp_backend *backend, const bmvp_comm *link, ticket *t, bmvp_error *err)
+{
+    const char own = backend != NULL;
+    char *all = (char *)malloc((size_t)link->size);
+    bmvp_status st = all ? link->all_gather(link, &own, 1, all, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int i;
+    t->there = 1;
+    for (i = 0; !st && i < link->size; ++i) t->there &= all[i];
+    free(all);
+    if (!st && link->rank == 0 && t->there) {
+        st = bmvp_cuda_comm_id(t->id, err);
+        t->there = st == BMVP_OK;
+        if (st == BMVP_E_UNSUPPORTED) st = BMVP_OK;
+    }
+    return st ? st : link->broadcast(link, t, (int64_t)sizeof *t, 0, err);
+}
+
+bmvp_status bmvp_device_join(const bmvp_backend *backend, const bmvp_comm *link, double seconds, bmvp_comm *out, bmvp_error *err)
+{
+    bmvp_status st;
+    ticket t;
+    memset(out, 0, sizeof *out);
+    memset(&t, 0, sizeof t);
+    st = tickets(backend, link, &t, err);
+    return st || !t.there ? st : bmvp_cuda_comm_join(backend, t.id, link->rank, link->size, seconds, out, err);
+}
+
+void bmvp_device_leave(bmvp_comm *m) { bmvp_cuda_comm_leave(m); }
+#else
+bmvp_status bmvp_device_join(const bmvp_backend *backend, const bmvp_comm *link, double seconds, bmvp_comm *out, bmvp_error *err)
+{
+    (void)backend;
+    (void)link;
+    (void)seconds;
+    (void)err;
+    memset(out, 0, sizeof *out);
+    return BMVP_OK;
+}
+void bmvp_device_leave(bmvp_comm *m) { (void)m; }
+#endif
+
 void bmvp_device_print(const bmvp_ctx *c)
 {
     if (bmvp_backend_of(c)->device)

@@ -8,10 +8,15 @@
 bmvp_cli_option bmvp_device_option(const char **text);
 bmvp_cli_option bmvp_precision_option(int *precision); /* a bmvp_precision */
 bmvp_cli_option bmvp_graph_option(int *graph);         /* bmvp_config.graph: commands that train */
-/* NULL in *backend: the CPU. "cuda" without a number is GPU number local_rank: each rank of a host has its own. A build with CUDA that finds no GPU or driver says so and takes the CPU; BMVP_E_ARG: not a device, or a build
-   without CUDA. Close after the last context. */
+/* NULL in *backend: the CPU. "cuda" without a number is GPU number local_rank: each rank of a host has its own. A build with CUDA that
+   finds no GPU or driver says so and takes the CPU; BMVP_E_ARG: not a device, or a build without CUDA. Close after the last context. */
 bmvp_status bmvp_device_open(const char *text, int local_rank, const bmvp_backend **backend, bmvp_error *err);
 void bmvp_device_close(const bmvp_backend *backend);
+/* Ranks that have met (link) and each have a GPU meet once more there, by NCCL: out is its table then, seconds the longest that a rank waits for
+   the others. Where a rank has no GPU, or its program no NCCL, out has size 0 on all of them: the link is the table to use. Leave after the last
+   context; after a failure of its own a rank calls abort first. */
+bmvp_status bmvp_device_join(const bmvp_backend *backend, const bmvp_comm *link, double seconds, bmvp_comm *out, bmvp_error *err);
+void bmvp_device_leave(bmvp_comm *m);
 /* The line `compute  ...` at the start of a run */
 void bmvp_device_print(const bmvp_ctx *c);
 

@@ -20,6 +20,7 @@ typedef struct options {
 typedef struct session { /* what one call of the command holds */
     options o;
     bmvp_ranks ranks;
+    bmvp_comm gpus; /* NCCL's, size 0: none */
     bmvp_prepared data;
     bmvp_ssl_config cfg;
     bmvp_net_config net;
@@ -170,9 +171,12 @@ static bmvp_status start(session *s)
     const int several = bmvp_ranks_several(&s->ranks), lead = bmvp_ranks_lead(&s->ranks);
     bmvp_status st = lead ? bmvp_run_open(s->o.out, &s->err) : BMVP_OK;
     if (st) return st;
+    if (several) st = bmvp_device_join(s->device, &s->ranks.comm, bmvp_launch_settings_default(&s->ranks.launch).call, &s->gpus, &s->err);
+    if (st) return st;
+    if (several) bmvp_set_comm(s->c, s->gpus.size > 0 ? &s->gpus : &s->ranks.comm);
     if (lead) bmvp_device_print(s->c);
-    if (lead && several) printf("ranks    %d over %s\n", s->ranks.launch.size, bmvp_launch_over(&s->ranks.launch));
-    if (several) bmvp_set_comm(s->c, &s->ranks.comm);
+    if (lead && several)
+        printf("ranks    %d over %s%s\n", s->ranks.launch.size, bmvp_launch_over(&s->ranks.launch), s->gpus.size > 0 ? ", GPUs over NCCL" : "");
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
     if (!s->ssl) return failed(s);
     if (lead) st = start_lead(s);
@@ -320,6 +324,7 @@ static bmvp_status train(session *s)
 /* Prints the failure, and the other ranks fail with it. */
 static int give_up(session *s, int code)
 {
+    if (s->gpus.abort) s->gpus.abort(&s->gpus, s->err.message);
     bmvp_ranks_close(&s->ranks, s->err.message);
     return bmvp_cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
 }
@@ -440,6 +445,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
     bmvp_ranks_close(&s->ranks, NULL);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
+    bmvp_device_leave(&s->gpus);
     bmvp_device_close(s->device);
     bmvp_prepared_free(&s->data);
     free(s);
