@@ -4417,7 +4417,7 @@ extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
     nccl *n = m ? (nccl *)m->user : NULL;
     bmvp_error err;
     if (!n) return;
-    if (n->comm && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
+    if (n->comm && !n->stop && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
         (void)ncclCommDestroy(n->comm);
         n->comm = NULL;
     }

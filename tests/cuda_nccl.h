@@ -18,7 +18,7 @@ struct ncclUniqueId { char internal[NCCL_UNIQUE_ID_BYTES]; };
 struct ncclConfig_t { int blocking; };
 #define NCCL_CONFIG_INITIALIZER { NCCL_CONFIG_UNDEF_INT }
 
-enum { SHIM_RANKS = 4, SHIM_PIECE = 1 << 16 };
+enum { SHIM_RANKS = 4, SHIM_PIECE = 1 << 20 };
 struct shim_nccl_file { /* zeros at first */
     int joined;
     int64_t come[SHIM_RANKS];                    /* to how many exchanges each rank has come */

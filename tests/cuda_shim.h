@@ -485,7 +485,10 @@ inline int shim_reached(shim_event e)
 inline cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
-    if (!shim_reached(*e)) return (cudaError_t)(shim.error = cudaErrorNotReady);
+    if (!shim_reached(*e)) {
+        usleep(100); /* other processes want to go on */
+        return (cudaError_t)(shim.error = cudaErrorNotReady);
+    }
     const cudaError_t late = (cudaError_t)shim.late_error;
     shim.late_error = 0;
     return late;

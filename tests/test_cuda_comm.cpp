@@ -282,7 +282,7 @@ template <class F> static void check_ranks(int size, double deadline, F f)
 /* Every call of the table, of more than a piece */
 static int every_call(bmvp_ctx *c, const bmvp_comm *m)
 {
-    const int64_t n = 40000, last = n - 1;
+    const int64_t n = 300000, last = n - 1;
     const numbers a(c, n, 1.0f + (float)m->rank), b(c, 2 * n, 10), all(c, 2 * n, 0), half(c, n, 0), root(c, n, (float)m->rank), s(c, n, 0.5f);
     const bmvp_part two[2] = { { b.t->x, 2 * n }, { s.t->x, n } };
     const float end = (float)(last % 1000);

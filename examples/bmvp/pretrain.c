@@ -181,8 +181,8 @@ static bmvp_status start(session *s)
     const int lead = bmvp_ranks_lead(&s->ranks);
     bmvp_status st = lead ? bmvp_run_open(s->o.out, &s->err) : BMVP_OK;
     if (st) return st;
-    if (lead) bmvp_device_print(s->c);
     if (bmvp_ranks_several(&s->ranks) && set_ranks(s)) return s->err.status;
+    if (lead) bmvp_device_print(s->c);
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
     if (!s->ssl) return failed(s);
     if (lead) st = start_lead(s);

@@ -79,12 +79,15 @@ static void tell_gpu(void *user, const char *why)
 }
 
 #ifdef BMVP_PROGRAM_CUDA
-/* Rank 0's id goes to all, or its failure. BMVP_E_UNSUPPORTED on all: made without NCCL. */
+/* Rank 0's id goes to all, or its failure. BMVP_E_UNSUPPORTED on all: made without NCCL, or a rank has no GPU. */
 static bmvp_status join_gpus(bmvp_ranks *r, const bmvp_backend *backend, bmvp_error *err)
 {
     struct { bmvp_error err; unsigned char id[128]; } first;
+    int without = backend == NULL;
     bmvp_comm gpu;
-    bmvp_status st;
+    bmvp_status st = bmvp_ranks_any(r, &without, err);
+    if (!st && without) st = BMVP_E_UNSUPPORTED;
+    if (st) return st;
     memset(&first, 0, sizeof first);
     if (r->launch.rank == 0) first.err.status = bmvp_cuda_comm_id(first.id, &first.err);
     st = r->comm.broadcast(&r->comm, &first, (int64_t)sizeof first, 0, err);
@@ -118,7 +121,7 @@ static void leave_gpus(bmvp_ranks *r) { (void)r; }
 
 const bmvp_comm *bmvp_ranks_table(bmvp_ranks *r, const bmvp_backend *backend, const char **over, bmvp_error *err)
 {
-    const bmvp_status st = backend ? join_gpus(r, backend, err) : BMVP_E_UNSUPPORTED;
+    const bmvp_status st = join_gpus(r, backend, err);
     *over = st ? bmvp_launch_over(&r->launch) : "NCCL";
     if (st == BMVP_OK) return &r->gpu;
     return st == BMVP_E_UNSUPPORTED ? &r->comm : NULL;

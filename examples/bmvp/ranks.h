@@ -25,8 +25,8 @@ bmvp_status bmvp_ranks_open(bmvp_ranks *r, bmvp_error *err);
 void bmvp_ranks_stop(bmvp_ranks *r, const char *why);
 /* After the last context, before the backend is closed. */
 void bmvp_ranks_close(bmvp_ranks *r);
-/* Several ranks: the table for bmvp_set_comm and what it goes over. GPUs exchange by NCCL in a program made with it, else through the host. NULL
-   and err when the GPUs cannot meet. backend NULL: the CPU. */
+/* Several ranks: the table for bmvp_set_comm and what it goes over: NCCL where all have a GPU and the program was made with it, else as launched,
+   through the host. NULL and err when the GPUs cannot meet. backend NULL: the CPU. */
 const bmvp_comm *bmvp_ranks_table(bmvp_ranks *r, const bmvp_backend *backend, const char **over, bmvp_error *err);
 int bmvp_ranks_several(const bmvp_ranks *r);
 int bmvp_ranks_lead(const bmvp_ranks *r); /* 1: rank 0, or alone: it prints and writes */
