@@ -287,8 +287,9 @@ static void capture_begin(bmvp_ctx *c)
     s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
 }
 static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
-static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
+static void memory_add(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate)
 {
+    if (half || from_half) bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: tensors of bfloat16");
     map(c, copy_map{ from, to, accumulate }, n);
 }
 
@@ -1116,7 +1117,7 @@ static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 
 /* >>op reshape, permute, slice, pad, concat, space_to_depth -------------------------------------------------------------- */
 
-static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { memory_add(c, y->x, y->src[0]->x, y->numel, 0); }
+static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { memory_add(c, y->x, 0, y->src[0]->x, 0, y->numel, 0); }
 static void reshape_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvp_kernel_grad_pass(c, y, y->src[0]); }
 BMVPI_NO_WORKSPACE(reshape)
 
