@@ -3941,7 +3941,7 @@ struct masked_map {
         put(y, i, s.mask[i] == 0.0f ? s.x[i] : at >= 0 ? s.filler[at] : 0.0f, 0);
     }
 };
-/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be NULL. */
+/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be none. */
 struct masked_back_map {
     masked s;
     view g;
@@ -3967,7 +3967,11 @@ static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add), gf = grad_add(c, y->src[1]);
-    if (gx && gx.p == gf.p && !add) fill(c, gx, 0, y->numel), add = 1; /* x is its own filler */
+    if (gx && gx.p == gf.p) { /* x is its own filler: two threads may add to one element */
+        if (!add) fill(c, gx, 0, y->numel);
+        map(c, masked_back_map{ masked_of(y), gradient(y), gx, sink{ NULL, 0 }, 1 }, y->numel);
+        gx.p = NULL;
+    }
     if (gx || gf) map(c, masked_back_map{ masked_of(y), gradient(y), gx, gf, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(masked_fill)
@@ -4172,6 +4176,7 @@ static void describe(state *s)
     s->backend.device = &s->device;
     s->device.user = s;
     s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
+    s->device.half_least = 4096; /* smaller results (losses, pooled features, cosines) save nothing */
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
     s->device.upload = memory_upload;

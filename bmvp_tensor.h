@@ -129,7 +129,7 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
 } bmvp_simd;
 
 /* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op matmul stay float32,
-   and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients as bfloat16 (bmvp_device.half): never
+   and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients as bfloat16 (bmvp_device.half_least): never
    parameters, their gradients, buffers, inputs and losses. Reads and writes are float32 either way. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
@@ -226,7 +226,7 @@ enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 
 struct bmvp_tensor {
     float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
     float *g;                        /* gradient, there too; NULL: none yet */
-    int half;                        /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half */
+    int half;                        /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
     int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
     int64_t numel;
     int rank;
@@ -383,7 +383,7 @@ typedef struct bmvp_update {
 typedef struct bmvp_device {
     void *user;                                                                     /* the backend's own */
     unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
-    int half; /* 1: in BMVP_BF16 its kernels take and make tensors of bfloat16, bmvp_tensor.half: then most results of 4096 numbers and more are */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers are bfloat16 (bmvp_tensor.half); 0: none are */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
     void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
@@ -1663,21 +1663,19 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
 /* Will backward pass through t? Kernels may skip what only backward needs. */
 static int bmvpi_recording(const bmvp_ctx *c, const bmvp_tensor *t) { return c->grad_on && t && t->wants_grad; }
 
-/* From how many numbers on results are bfloat16: smaller ones (losses, statistics, pooled features) save nothing. */
-enum { BMVPI_HALF_LEAST = 4096 };
-
 /* Is this result of an op to be bfloat16? What only moves values keeps their type. Volumes of one channel that are made from templates, and what
    the loss of contrast computes with, stay exact. */
 static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
 {
+    const bmvp_device *d = c->cfg.backend->device;
     int i;
-    if (!c->cfg.backend->device || !c->cfg.backend->device->half || c->cfg.precision != BMVP_BF16) return 0;
+    if (!d || !d->half_least || c->cfg.precision != BMVP_BF16) return 0;
     switch (y->op) {
     case BMVP_OP_MINMAX: case BMVP_OP_MASKED_FILL: case BMVP_OP_L2_NORMALIZE: case BMVP_OP_MATMUL: return 0;
     case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE: case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_SPACE_TO_DEPTH:
         for (i = 0; i < y->n_src; ++i) if (!y->src[i]->half) return 0;
         return 1;
-    default: return y->numel >= BMVPI_HALF_LEAST;
+    default: return y->numel >= d->half_least;
     }
 }
 
