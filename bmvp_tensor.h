@@ -7250,12 +7250,16 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved, when recording, I >= 256 and H % 16 = 0, and by the CPU: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
    hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
+static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
+{
+    return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
+}
 BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
                                bmvp_tensor *b2)
 {
@@ -7280,7 +7284,7 @@ BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmv
     src[3] = w2;
     src[4] = b2;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, 5, src);
-    if (bmvpi_recording(c, y) && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0 && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
+    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
     return bmvpi_run(c, y);
 }
 

@@ -433,12 +433,14 @@ static double mean_of(const floats &v)
 }
 static void test_rounding_is_unbiased(void)
 {
-    const bmvp_backend *b = gpu();
+    const bmvp_backend *b = gpu(), *half = gpu_half(2);
     for (auto build : { positive_conv, positive_attention, positive_mlp }) {
         const double want = mean_of(run_graph(NULL, build, 0, 1, 0)[0].v);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
+        CHECK_NEAR(mean_of(run_graph(half, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_TF32)[0].v) / want, 1, 2e-5);
     }
+    bmvp_cuda_release(half);
     bmvp_cuda_release(b);
 }
 
@@ -786,42 +788,43 @@ static void test_pretraining(void)
     CHECK(shim.memory.empty());
 }
 
-/* In bfloat16 with tensors of bfloat16: close to float32, two runs give the same bits, and a plan counts what is used. */
-static void test_half_pretraining(void)
+/* In bfloat16 with tensors of bfloat16: close to float32, two runs give the same bits, and a step needs what the plan says. */
+static void half_run(const bmvp_backend *b, const char *network, uint64_t seed, int steps, bmvp_ssl_losses *loss)
 {
     static const int64_t grid[3] = { 20, 18, 22 };
+    bmvp_ctx *c = context(b, b ? BMVP_BF16 : BMVP_FP32);
+    bmvp_ssl *s = tiny_run(c, network);
+    bmvp_memory m;
+    bmvp_error err;
+    memset(&err, 0, sizeof err);
+    check_report(!bmvp_ssl_plan(&c->cfg, bmvp_net_config_of(bmvp_ssl_net(s)), bmvp_ssl_config_of(s), 2, modalities, grid, &m, &err), __FILE__,
+                 __LINE__, "%s", err.message);
+    CHECK(bmvp_reserve(c, m.step_peak) == BMVP_OK);
+    shim_seed(seed);
+    for (int i = 0; i < steps; ++i) loss[i] = tiny_step(s, (uint32_t)i);
+    CHECK(c->n_chunks == 1 && bmvp_memory_of(c).step_peak == m.step_peak);
+    check_context(c);
+    bmvp_ssl_destroy(s);
+    bmvp_destroy(c);
+}
+static void test_half_pretraining(void)
+{
     const bmvp_backend *b = gpu_half(64);
     for (int n = 0; n < NETWORKS; ++n) {
         const char *network = n == 0 ? "uniformer_tiny" : "unet3d_tiny";
-        bmvp_ssl_losses loss[3][2];
-        memset(loss, 0, sizeof loss);
-        for (int k = 0; k < 3; ++k) { /* CPU in float32; GPU twice */
-            bmvp_ctx *c = k ? context(b, BMVP_BF16) : context(NULL);
-            bmvp_ssl *s = tiny_run(c, network);
-            shim_seed((uint64_t)k);
-            for (int i = 0; i < 2; ++i) loss[k][i] = tiny_step(s, (uint32_t)i);
-            check_context(c);
-            if (k == 2) {
-                bmvp_config plan = c->cfg;
-                bmvp_memory m;
-                bmvp_error err;
-                memset(&err, 0, sizeof err);
-                bmvp_net_config net = *bmvp_net_config_of(bmvp_ssl_net(s));
-                check_report(!bmvp_ssl_plan(&plan, &net, bmvp_ssl_config_of(s), 2, modalities, grid, &m, &err), __FILE__, __LINE__, "%s",
-                             err.message);
-                CHECK_NEAR((double)m.step_peak, (double)bmvp_memory_of(c).step_peak, 0);
-            }
-            bmvp_ssl_destroy(s);
-            bmvp_destroy(c);
-        }
-        for (int i = 0; i < 2; ++i) {
-            CHECK_NEAR(loss[1][i].total / loss[0][i].total, 1, 1e-2);
-            CHECK_NEAR(loss[1][i].cmr / loss[0][i].cmr, 1, 1e-2);
-            CHECK_NEAR(loss[1][i].md / loss[0][i].md, 1, 1e-2);
-            CHECK_NEAR(loss[1][i].cl / loss[0][i].cl, 1, 2e-2);
-            CHECK_NEAR(loss[1][i].grad_norm / loss[0][i].grad_norm, 1, 3e-2);
-        }
-        CHECK(memcmp(loss[1], loss[2], sizeof loss[1]) == 0);
+        const double tol = n == 0 ? 2e-3 : 2.5e-2; /* the second's norms of a voxel or two make losses of thousands */
+        const int steps = n == 0 ? 2 : 1; /* of the GPU */
+        bmvp_ssl_losses want[1], got[2][2];
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        half_run(NULL, network, 1, 1, want);
+        for (int k = 0; k < 2; ++k) half_run(b, network, 1 + (uint64_t)k, steps, got[k]);
+        CHECK_NEAR(got[0][0].total / want[0].total, 1, tol);
+        CHECK_NEAR(got[0][0].cmr / want[0].cmr, 1, tol);
+        CHECK_NEAR(got[0][0].md / want[0].md, 1, tol);
+        CHECK_NEAR(got[0][0].cl / want[0].cl, 1, tol);
+        CHECK_NEAR(got[0][0].grad_norm / want[0].grad_norm, 1, 2 * tol);
+        CHECK(memcmp(got[0], got[1], sizeof got[0]) == 0);
     }
     bmvp_cuda_release(b);
     CHECK(shim.memory.empty());
