@@ -43,6 +43,7 @@
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
+#define BMVPI_UNROLLED_BY_4 _Pragma("unroll 4")
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
@@ -169,6 +170,46 @@ static __device__ __forceinline__ void put_pair(const sink &y, int64_t i, float 
     else put((float *)y.p, i, first, 0), put((float *)y.p, i + 1, second, 0);
 }
 
+/* N neighbours, read and written at once; of 4 the first is a multiple of 4 from an address that is a multiple of 16 bytes (tensors and
+   workspaces start at such) */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+template <int N> static __device__ __forceinline__ void load(const view &x, int64_t i, float *v)
+{
+    if (N == 1) v[0] = x[i];
+    else if (x.half) {
+        const piece<uint16_t, N> h = ((const piece<uint16_t, N> *)x.p)[i / N];
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = value(h.v[e]);
+    } else {
+        const piece<float, N> f = ((const piece<float, N> *)x.p)[i / N];
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = f.v[e];
+    }
+}
+/* y[i + e] = v[e], or += */
+template <int N> static __device__ __forceinline__ void store(const sink &y, int64_t i, const float *v, int add)
+{
+    float sum[N];
+    if (N == 1) {
+        put(y, i, v[0], add);
+        return;
+    }
+    if (add) load<N>(y, i, sum);
+    BMVPI_UNROLLED
+    for (int e = 0; e < N; ++e) sum[e] = add ? sum[e] + v[e] : v[e];
+    if (y.half) {
+        piece<uint32_t, N / 2 + N % 2> h;
+        BMVPI_UNROLLED
+        for (int e = 0; e < N / 2; ++e) h.v[e] = round_bf16(sum[2 * e], sum[2 * e + 1]);
+        ((piece<uint32_t, N / 2 + N % 2> *)y.p)[i / N] = h;
+    } else {
+        piece<float, N> f;
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) f.v[e] = sum[e];
+        ((piece<float, N> *)y.p)[i / N] = f;
+    }
+}
+
 static view values(const bmvp_tensor *t) { return t ? view{ t->x, t->half } : view{ NULL, 0 }; }
 static view gradient(const bmvp_tensor *t) { return view{ t->g, t->half }; }
 static sink result(const bmvp_tensor *t) { return sink{ t->x, t->half }; }
@@ -184,34 +225,54 @@ static float *buffer_of(const bmvp_tensor *t) { return t->x; }
 
 /* >>kernel map ---------------------------------------------------------------------------------------------------- */
 
-/* f(i) for i in [0, n): what every pointwise operation is.
-   Who:    thread t of the grid takes t, t + grid, ...: neighbours take neighbouring elements.
+/* What every pointwise operation is: f.run<N>(i) does elements i to i + N - 1, for all of [0, n).
+   Who:    thread t of the grid takes four neighbours at a time, t, t + grid, ...; the first threads what is left over.
    Launch: 256 threads, at most 8192 blocks; any n >= 1.
    Bits:   each element is computed by one thread.
-   Traffic: what f says; accesses are coalesced. */
+   Traffic: what f says; accesses are coalesced, 8 or 16 bytes a thread. */
 template <class F> __global__ void map_kernel(F f, int64_t n)
 {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) f(i);
+    const int64_t first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (int64_t i = first; i < n / 4; i += (int64_t)gridDim.x * blockDim.x) f.template run<4>(4 * i);
+    if (first < n % 4) f.template run<1>(n - 1 - first);
 }
 template <class F> static void map(bmvp_ctx *c, const F &f, int64_t n)
 {
-    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
+    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, 4 * THREADS), 8192)), dim3(THREADS), 0, f, n);
+}
+/* f(i) for i in [0, n): the same where elements are not what lies side by side. A thread takes one at a time. */
+template <class F> __global__ void each_kernel(F f, int64_t n)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) f(i);
+}
+template <class F> static void each(bmvp_ctx *c, const F &f, int64_t n)
+{
+    if (n > 0) BMVPI_RUN(c, each_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
 }
 
 /* y = value */
 struct fill_map {
     sink y;
     float value;
-    __device__ void operator()(int64_t i) const { put(y, i, value, 0); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = value;
+        store<N>(y, i, v, 0);
+    }
 };
 /* y (+)= x */
 struct copy_map {
     view x;
     sink y;
     int add;
-    __device__ void operator()(int64_t i) const { put(y, i, x[i], add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        store<N>(y, i, v, add);
+    }
 };
-
 static void fill(bmvp_ctx *c, const sink &y, float v, int64_t n) { map(c, fill_map{ y, v }, n); }
 /* y (+)= x, of any types */
 static void copy(bmvp_ctx *c, const view &x, const sink &y, int64_t n, int add) { map(c, copy_map{ x, y, add }, n); }
@@ -458,22 +519,25 @@ static columns columns_of(int64_t samples, int64_t rows, int64_t c)
 static dim3 columns_grid(const columns &k) { return dim3((unsigned)(k.samples * k.chunks), (unsigned)ceil_div(k.c, k.wide)); }
 static dim3 columns_block(const columns &k) { return dim3((unsigned)k.wide, (unsigned)(THREADS / k.wide)); }
 
-/* f(i, sample, channel) for every element i of (samples, rows, C): a map that needs to know its channel.
-   Who:    thread (x, y) takes channel x of the block's and rows y, y + threads along y, ... of the chunk.
-   Launch: samples x chunks blocks along x, C / 32 along y (C up to 2 million), 256 threads.
+/* f.run<N>(i, sample, channel) does N neighbouring channels from element i of (samples, rows, C) on: a map that needs to know its channel.
+   Who:    thread (x, y) takes N channels, number x of the block's, and rows y, y + threads along y, ... of the chunk. k counts such groups.
+   Launch: samples x chunks blocks along x, groups / 32 along y (up to 2 million groups), 256 threads. N is 4 where it divides C.
    Bits:   each element is computed by one thread.
-   Traffic: what f says; a warp reads runs of up to 32 channels. */
-template <class F> __global__ void columns_map_kernel(F f, columns k)
+   Traffic: what f says; a warp reads runs of up to 32 groups. */
+template <class F, int N> __global__ void columns_map_kernel(F f, columns k)
 {
     const int64_t sample = blockIdx.x / k.chunks, first = blockIdx.x % k.chunks * k.chunk;
     const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
-    if (ch >= k.c) return;
-    for (int64_t r = first + threadIdx.y; r < last; r += blockDim.y) f((sample * k.rows + r) * k.c + ch, sample, ch);
+    const int64_t group = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    if (group >= k.c) return;
+    for (int64_t r = first + threadIdx.y; r < last; r += blockDim.y)
+        f.template run<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N);
 }
 template <class F> static void columns_map(bmvp_ctx *c, const F &f, const columns &k)
 {
-    BMVPI_RUN(c, columns_map_kernel<F>, columns_grid(k), columns_block(k), 0, f, k);
+    const columns m = columns_of(k.samples, k.rows, k.c % 4 == 0 ? k.c / 4 : k.c);
+    if (k.c % 4 == 0) BMVPI_RUN(c, (columns_map_kernel<F, 4>), columns_grid(m), columns_block(m), 0, f, m);
+    else BMVPI_RUN(c, (columns_map_kernel<F, 1>), columns_grid(m), columns_block(m), 0, f, m);
 }
 
 /* Adds the pairs of a block's threads along y, as a tree; those with y = 0 have the result. */
@@ -501,6 +565,7 @@ template <class F> __global__ void columns_kernel(F f, columns k, pair *part)
     const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
     pair p = join_sum::none();
+    BMVPI_UNROLLED_BY_4 /* so that several rows are on their way */
     for (int64_t r = first + threadIdx.y; ch < k.c && r < last; r += blockDim.y)
         p = join_sum::join(p, f.value((sample * k.rows + r) * k.c + ch, sample, ch));
     p = columns_join(p);
@@ -547,7 +612,12 @@ static int64_t bias_workspace(int64_t rows, int64_t n) { return columns_workspac
 struct bias_map {
     sink y;
     view bias;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(y, i, bias[ch], 1); }
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        float v[N];
+        load<N>(bias, ch, v);
+        store<N>(y, i, v, 1);
+    }
 };
 static void add_bias(bmvp_ctx *c, const sink &y, int64_t rows, int64_t n, const view &bias)
 {
@@ -612,9 +682,10 @@ struct strided {
     int add;
 };
 
-/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. Map over the box, the last axis fastest. 8 bytes an
-   element, 12 when adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
-struct strided_map {
+/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. For each of the box, the last axis fastest; where four
+   neighbours are neighbours on both sides (N = 4) they are counted, and their strides, as one. 8 bytes an element (4 in bfloat16), 12 when
+   adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
+template <int N> struct strided_map {
     strided s;
     __device__ void operator()(int64_t i) const
     {
@@ -626,9 +697,23 @@ struct strided_map {
             from += at * s.xs[k];
             to += at * s.ys[k];
         }
-        put(s.y, to, s.x[from], s.add);
+        float v[N];
+        load<N>(s.x, from * N, v);
+        store<N>(s.y, to * N, v, s.add);
     }
 };
+
+/* Makes four neighbours one, if all of the box lies that way. */
+static int strided_fold(strided *s)
+{
+    const int last = s->rank - 1;
+    int fits = last >= 0 && s->dim[last] % 4 == 0 && s->xs[last] == 1 && s->ys[last] == 1;
+    fits = fits && (uintptr_t)s->x.p % (s->x.half ? 8 : 16) == 0 && (uintptr_t)s->y.p % (s->y.half ? 8 : 16) == 0;
+    for (int i = 0; i < last; ++i) fits = fits && s->xs[i] % 4 == 0 && s->ys[i] % 4 == 0;
+    for (int i = 0; fits && i < last; ++i) s->xs[i] /= 4, s->ys[i] /= 4;
+    if (fits) s->dim[last] /= 4;
+    return fits;
+}
 
 static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &x, const int64_t *xs, const sink &y, const int64_t *ys,
                          int add)
@@ -661,7 +746,8 @@ static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &
     s.x = x;
     s.y = y;
     s.add = add;
-    map(c, strided_map{ s }, n);
+    if (strided_fold(&s)) each(c, strided_map<4>{ s }, n / 4);
+    else each(c, strided_map<1>{ s }, n);
 }
 
 /* Row-major strides of a shape */
@@ -902,24 +988,27 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
 
 enum { SAME, CHANNELS, NUMBER };
 
-/* y = a + b; 12 bytes an element (8 with a channel vector or a number). y may be a or b. */
-struct add_map {
+/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a or b. */
+struct binary_map {
     view a, b;
     sink y;
-    int number;
-    __device__ void operator()(int64_t i) const { put(y, i, a[i] + b[number ? 0 : i], 0); }
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(y, i, a[i] + b[ch], 0); }
+    int number, product, add;
+    template <int N> __device__ void join(int64_t i, int64_t from) const
+    {
+        float u[N], v[N];
+        load<N>(a, i, u);
+        if (number) for (int e = 0; e < N; ++e) v[e] = b[0];
+        else load<N>(b, from, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = product ? u[e] * v[e] : u[e] + v[e];
+        store<N>(y, i, u, add);
+    }
+    template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
-/* y (+)= a b; as add */
-struct mul_map {
-    view a, b;
-    sink y;
-    int number, add;
-    __device__ void operator()(int64_t i) const { put(y, i, a[i] * b[number ? 0 : i], add); }
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(y, i, a[i] * b[ch], add); }
-};
-template <class F> static void binary_map(bmvp_ctx *c, const bmvp_tensor *y, const F &f)
+static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product, int add)
 {
+    const binary_map f = { a, b, to, y->iarg[0] == NUMBER, product, add };
     if (y->iarg[0] == CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
     else map(c, f, y->numel);
 }
@@ -950,7 +1039,7 @@ static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary_map(c, y, add_map{ values(y->src[0]), values(y->src[1]), result(y), y->iarg[0] == NUMBER });
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 0, 0);
 }
 static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -969,14 +1058,14 @@ static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backwar
 
 static void mul_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary_map(c, y, mul_map{ values(y->src[0]), values(y->src[1]), result(y), y->iarg[0] == NUMBER, 0 });
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 1, 0);
 }
 static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add_a, add_b;
     sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a times a */
-    if (ga) binary_map(c, y, mul_map{ gradient(y), values(y->src[1]), ga, y->iarg[0] == NUMBER, add_a });
-    if (gb && y->iarg[0] == SAME) binary_map(c, y, mul_map{ gradient(y), values(y->src[0]), gb, 0, add_b });
+    if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, 1, add_a);
+    if (gb && y->iarg[0] == SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
     else if (gb) broadcast_grad(c, y, values(y->src[0]), gb, add_b);
 }
 static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
@@ -987,7 +1076,14 @@ struct scale_map {
     sink y;
     float factor, offset;
     int add;
-    __device__ void operator()(int64_t i) const { put(y, i, x[i] * factor + offset, add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = v[e] * factor + offset;
+        store<N>(y, i, v, add);
+    }
 };
 static void scale_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1008,14 +1104,29 @@ struct relu_map {
     view x;
     sink y;
     float slope;
-    __device__ void operator()(int64_t i) const { put(y, i, x[i] < 0.0f ? slope * x[i] : x[i], 0); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = v[e] < 0.0f ? slope * v[e] : v[e];
+        store<N>(y, i, v, 0);
+    }
 };
 struct relu_back_map {
     view y, g;
     sink dx;
     float slope;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, y[i] > 0.0f ? g[i] : slope * g[i], add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(y, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = v[e] > 0.0f ? d[e] : slope * d[e];
+        store<N>(dx, i, d, add);
+    }
 };
 static void relu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1034,13 +1145,28 @@ BMVPI_NO_WORKSPACE(relu)
 struct sigmoid_map {
     view x;
     sink y;
-    __device__ void operator()(int64_t i) const { put(y, i, 1.0f / (1.0f + expf(-x[i])), 0); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = 1.0f / (1.0f + expf(-v[e]));
+        store<N>(y, i, v, 0);
+    }
 };
 struct sigmoid_back_map {
     view y, g;
     sink dx;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * y[i] * (1.0f - y[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(y, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * v[e] * (1.0f - v[e]);
+        store<N>(dx, i, d, add);
+    }
 };
 static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, sigmoid_map{ values(y->src[0]), result(y) }, y->numel); }
 static void sigmoid_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1060,13 +1186,28 @@ static __device__ __forceinline__ float gelu_slope(float x)
 struct gelu_map {
     view x;
     sink y;
-    __device__ void operator()(int64_t i) const { put(y, i, gelu_of(x[i]), 0); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = gelu_of(v[e]);
+        store<N>(y, i, v, 0);
+    }
 };
 struct gelu_back_map {
     view x, g;
     sink dx;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * gelu_slope(x[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * gelu_slope(v[e]);
+        store<N>(dx, i, d, add);
+    }
 };
 static void gelu_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, gelu_map{ values(y->src[0]), result(y) }, y->numel); }
 static void gelu_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1400,7 +1541,7 @@ static void upsample_nearest_backward(bmvp_ctx *c, bmvp_tensor *y)
     const bmvp_tensor *x = y->src[0];
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) map(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
+    if (gx) each(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
 }
 BMVPI_NO_WORKSPACE(upsample_nearest)
 
@@ -1456,8 +1597,8 @@ static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const view 
     for (int i = 1; i < axis; ++i) outer *= y->dim[i];
     for (int i = axis + 1; i < 4; ++i) inner *= x->dim[i];
     const stretch k = { from, to, x->dim[axis], y->iarg[0], inner, (int)y->iarg[1], add };
-    if (back) map(c, stretch_back_map{ k }, outer * k.n * inner);
-    else map(c, stretch_map{ k }, outer * k.n * k.f * inner);
+    if (back) each(c, stretch_back_map{ k }, outer * k.n * inner);
+    else each(c, stretch_map{ k }, outer * k.n * k.f * inner);
 }
 static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1496,7 +1637,12 @@ struct spread_map {
     sink dx;
     double over;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, (float)((double)g[0] / over), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = (float)((double)g[0] / over);
+        store<N>(dx, i, v, add);
+    }
 };
 static void sum_over(bmvp_ctx *c, bmvp_tensor *y, double over)
 {
@@ -1530,7 +1676,12 @@ struct pool_back_map {
     sink dx;
     columns k;
     int add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const { put(dx, i, g[sample * k.c + ch] / (float)k.rows, add); }
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = g[sample * k.c + ch + e] / (float)k.rows;
+        store<N>(dx, i, v, add);
+    }
 };
 static columns pool_shape(const bmvp_tensor *y) { return columns_of(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]); }
 static void global_pool_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1567,7 +1718,15 @@ struct mse_back_map {
     sink da;
     double n;
     int add;
-    __device__ void operator()(int64_t i) const { put(da, i, (float)(2.0 * (double)g[0] / n) * (a[i] - b[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float u[N], v[N];
+        load<N>(a, i, u);
+        load<N>(b, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = (float)(2.0 * (double)g[0] / n) * (u[e] - v[e]);
+        store<N>(da, i, u, add);
+    }
 };
 static void mse_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1601,9 +1760,14 @@ struct bce_back_map {
     sink dx;
     double n;
     int add;
-    __device__ void operator()(int64_t i) const
+    template <int N> __device__ void run(int64_t i) const
     {
-        put(dx, i, (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-x[i])) - t[i]), add);
+        float u[N], v[N];
+        load<N>(x, i, u);
+        load<N>(t, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-u[e])) - v[e]);
+        store<N>(dx, i, u, add);
     }
 };
 static void bce_logits_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1656,12 +1820,16 @@ struct dice_back_map {
     columns k;
     double e;
     int squared, add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t n = k.samples * k.c, at = sample * k.c + ch;
-        const double share = (double)g[0] / (double)n, den = (double)saved[n + at] + e;
-        const double rise = share * (2.0 * (double)saved[at] + e) / (den * den);
-        put(dp, i, (float)(rise * (squared ? 2.0 * (double)p[i] : 1.0) - 2.0 * share / den * (double)t[i]), add);
+        const double share = (double)g[0] / (double)n;
+        float v[N];
+        for (int j = 0; j < N; ++j) {
+            const double den = (double)saved[n + at + j] + e, rise = share * (2.0 * (double)saved[at + j] + e) / (den * den);
+            v[j] = (float)(rise * (squared ? 2.0 * (double)p[i + j] : 1.0) - 2.0 * share / den * (double)t[i + j]);
+        }
+        store<N>(dp, i, v, add);
     }
 };
 static columns dice_shape(const bmvp_tensor *y)
@@ -1720,11 +1888,13 @@ struct cross_entropy_back_map {
     int64_t rows, classes;
     double total;
     int add;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
         const int64_t r = (i - ch) / classes, target = (int64_t)saved[r];
         const float s = (float)((double)g[0] / total) * saved[2 * rows + target];
-        put(dx, i, s * (expf(x[i] - saved[rows + r]) - (ch == target ? 1.0f : 0.0f)), add);
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = s * (expf(x[i + e] - saved[rows + r]) - (ch + e == target ? 1.0f : 0.0f));
+        store<N>(dx, i, v, add);
     }
 };
 static void cross_entropy_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1838,10 +2008,14 @@ struct norm_fold_map {
 struct norm_apply_map {
     norm s;
     sink y;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t at = sample * s.k.c + ch;
-        put(y, i, (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at], 0);
+        float v[N];
+        load<N>(s.x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(y, i, v, 0);
     }
 };
 /* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M -
@@ -1870,10 +2044,15 @@ struct norm_back_map {
     norm s;
     sink dx;
     int add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t at = sample * s.k.c + ch;
-        put(dx, i, s.g[i] * s.scale[at] + (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at], add);
+        float v[N], d[N];
+        load<N>(s.x, i, v);
+        load<N>(s.g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * s.scale[at + e] + (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(dx, i, d, add);
     }
 };
 /* dgamma (+)= sum of g (x - mean) r, dbeta (+)= sum of g, over samples; map over C */
@@ -1897,11 +2076,11 @@ struct norm_affine_map {
 static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean, float *running_var)
 {
     columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
-    map(c, norm_statistics_map{ s, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
+    each(c, norm_statistics_map{ s, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
 }
 static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
 {
-    map(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
+    each(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
     columns_map(c, norm_apply_map{ s, result(y) }, s.k);
 }
 static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
@@ -1912,11 +2091,11 @@ static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t 
     sink gbeta = grad(c, y->src[2], &add_beta);
     if (!gx && !ggamma && !gbeta) return;
     fold.slope = fold.shift = NULL; /* only the mean; slope and shift come from the sums */
-    map(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
+    each(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
     columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
-    if (ggamma || gbeta) map(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (ggamma || gbeta) each(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
     if (!gx) return;
-    map(c, norm_factors_map{ s, batch }, samples * groups);
+    each(c, norm_factors_map{ s, batch }, samples * groups);
     columns_map(c, norm_back_map{ s, gx, add }, s.k);
 }
 
@@ -1926,7 +2105,7 @@ static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
     const norm s = norm_of(c, y, 1, ch);
     if (!bmvp_kernel_recomputes(c)) {
         if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], buffer_of(y->src[3]), buffer_of(y->src[4]));
-        else map(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->farg[1] }, ch);
+        else each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->farg[1] }, ch);
     }
     norm_apply(c, y, s);
 }
@@ -1945,9 +2124,6 @@ static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) 
 /* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
 
 /* Kernels whose operands go through shared memory are templates over the type S that these have: float, or uint16_t for bfloat16. */
-
-/* N neighbours, read and written at once */
-template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
 
 /* Numbers i to i + 3 of x, i a multiple of 4, as bfloat16; zeros if not inside */
 static __device__ __forceinline__ piece<uint32_t, 2> four_halves(const view &x, int64_t i, int inside)
@@ -2183,17 +2359,32 @@ static mlp_shape mlp_of(const bmvp_tensor *y)
 struct mlp_gelu_map {
     sink a;
     view b;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(a, i, gelu_of(a[i] + (b ? b[ch] : 0.0f)), 0); }
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        float v[N];
+        load<N>(a, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = gelu_of(v[e] + (b ? b[ch + e] : 0.0f));
+        store<N>(a, i, v, 0);
+    }
 };
 /* d = d GELU'(a + b), then a = GELU(a + b), in place; 16 bytes an element */
 struct mlp_gelu_back_map {
     sink a, d;
     view b;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
-        const float v = a[i] + (b ? b[ch] : 0.0f);
-        put(d, i, d[i] * gelu_slope(v), 0);
-        put(a, i, gelu_of(v), 0);
+        float u[N], v[N];
+        load<N>(a, i, u);
+        load<N>(d, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            u[e] += b ? b[ch + e] : 0.0f;
+            v[e] *= gelu_slope(u[e]);
+            u[e] = gelu_of(u[e]);
+        }
+        store<N>(d, i, v, 0);
+        store<N>(a, i, u, 0);
     }
 };
 struct mlp_fused {
@@ -3962,17 +4153,17 @@ static masked masked_of(const bmvp_tensor *y)
     for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->iarg[i];
     return s;
 }
-static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, masked_map{ masked_of(y), result(y) }, y->numel); }
+static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { each(c, masked_map{ masked_of(y), result(y) }, y->numel); }
 static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add), gf = grad_add(c, y->src[1]);
     if (gx && gx.p == gf.p) { /* x is its own filler: two threads may add to one element */
         if (!add) fill(c, gx, 0, y->numel);
-        map(c, masked_back_map{ masked_of(y), gradient(y), gx, sink{ NULL, 0 }, 1 }, y->numel);
+        each(c, masked_back_map{ masked_of(y), gradient(y), gx, sink{ NULL, 0 }, 1 }, y->numel);
         gx.p = NULL;
     }
-    if (gx || gf) map(c, masked_back_map{ masked_of(y), gradient(y), gx, gf, add }, y->numel);
+    if (gx || gf) each(c, masked_back_map{ masked_of(y), gradient(y), gx, gf, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(masked_fill)
 
@@ -4046,7 +4237,7 @@ static void minmax_backward(bmvp_ctx *c, bmvp_tensor *y)
     f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->farg[0];
     f.share = (double *)(void *)(bmvp_kernel_workspace(c) + REDUCE_FLOATS);
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
-    map(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
+    each(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
 }
 static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { return REDUCE_FLOATS + 4; }
 

@@ -551,6 +551,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
 #define BMVPI_ROLLED
+#define BMVPI_UNROLLED_BY_4
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
 #define BMVPI_PRODUCT_SPACE 4096
 #define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */
