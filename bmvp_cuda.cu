@@ -665,9 +665,9 @@ template <class F> __global__ void rows_kernel(F f, int64_t rows, int64_t n, int
     const int64_t row = (blockIdx.x * (int64_t)THREADS + threadIdx.x) / team;
     f.row(row < rows ? row : 0, n, (int)(threadIdx.x % (unsigned)team), team, row < rows);
 }
-template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n)
+template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n, int piece = 1) /* a lane's neighbours */
 {
-    const int team = row_team(n);
+    const int team = row_team(n / piece);
     BMVPI_RUN(c, rows_kernel<F>, row_grid(rows, team), dim3(THREADS), 0, f, rows, n, team);
 }
 
@@ -1307,42 +1307,65 @@ static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(l2_normalize)
 
-/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row */
-struct layernorm_rows {
+/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row. Lanes take N neighbours. */
+template <int N> struct layernorm_rows {
     view x, gamma, beta;
     sink y;
     float *saved;
     double eps;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const view in = x + row * n;
         double sum = 0, square = 0;
-        for (int64_t i = lane; live && i < n; i += team) sum += (double)in[i];
+        float v[N], f[N], b[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) sum += (double)v[e];
+        }
         const float mean = (float)(team_sum(sum, team) / (double)n);
-        for (int64_t i = lane; live && i < n; i += team) square += (double)(in[i] - mean) * (double)(in[i] - mean);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) square += (double)(v[e] - mean) * (double)(v[e] - mean);
+        }
         const float s = (float)(1.0 / sqrt(team_sum(square, team) / (double)n + eps));
         if (live && lane == 0) saved[2 * row] = mean, saved[2 * row + 1] = s;
-        for (int64_t i = lane; live && i < n; i += team) put(y, row * n + i, (in[i] - mean) * s * gamma[i] + beta[i], 0);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(gamma, i, f);
+            load<N>(beta, i, b);
+            for (int e = 0; e < N; ++e) v[e] = (v[e] - mean) * s * f[e] + b[e];
+            store<N>(y, row * n + i, v, 0);
+        }
     }
 };
 /* With h = gamma g, t = (x - mean) s: dx (+)= s (h - mean(h) - t mean(h t)) */
-struct layernorm_back_rows {
+template <int N> struct layernorm_back_rows {
     view x, g, gamma;
     const float *saved;
     sink dx;
     int add;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const view in = x + row * n, q = g + row * n;
         const float mean = saved[2 * row], s = saved[2 * row + 1];
         double sum = 0, dot = 0;
-        for (int64_t i = lane; live && i < n; i += team) {
-            const double h = (double)q[i] * (double)gamma[i];
-            sum += h;
-            dot += h * (double)((in[i] - mean) * s);
+        float v[N], d[N], f[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) {
+                const double h = (double)d[e] * (double)f[e];
+                sum += h;
+                dot += h * (double)((v[e] - mean) * s);
+            }
         }
         const float a = (float)(team_sum(sum, team) / (double)n), b = (float)(team_sum(dot, team) / (double)n);
-        for (int64_t i = lane; live && i < n; i += team) put(dx, row * n + i, s * (q[i] * gamma[i] - a - (in[i] - mean) * s * b), add);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) d[e] = s * (d[e] * f[e] - a - (v[e] - mean) * s * b);
+            store<N>(dx, row * n + i, d, add);
+        }
     }
 };
 /* dgamma (+)= sum of g t, dbeta (+)= sum of g, over rows */
@@ -1363,21 +1386,32 @@ struct layernorm_affine_grad {
         if (dbeta) put(dbeta, ch, (float)p.b, add_beta);
     }
 };
-static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+template <int N> static void layernorm_run(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = last_dim(y);
-    rows_map(c, layernorm_rows{ values(y->src[0]), values(y->src[1]), values(y->src[2]), result(y), y->saved, (double)(float)y->farg[0] }, y->numel / n, n);
+    const view x = values(y->src[0]), gamma = values(y->src[1]), beta = values(y->src[2]);
+    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->farg[0] }, y->numel / n, n, N);
+}
+static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (last_dim(y) % 4 == 0) layernorm_run<4>(c, y);
+    else layernorm_run<1>(c, y);
+}
+template <int N> static void layernorm_back_run(bmvp_ctx *c, bmvp_tensor *y, const sink &gx, int add)
+{
+    const int64_t n = last_dim(y);
+    rows_map(c, layernorm_back_rows<N>{ values(y->src[0]), gradient(y), values(y->src[1]), y->saved, gx, add }, y->numel / n, n, N);
 }
 static void layernorm_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const int64_t n = last_dim(y), rows = y->numel / n;
+    const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
     int add, add_gamma, add_beta;
-    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma);
-    sink gbeta = grad(c, y->src[2], &add_beta);
+    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma), gbeta = grad(c, y->src[2], &add_beta);
     if (ggamma || gbeta)
-        columns_sum(c, layernorm_affine_grad{ values(y->src[0]), gradient(y), y->saved, n, ggamma, gbeta, add_gamma, add_beta }, columns_of(1, rows, n),
+        columns_sum(c, layernorm_affine_grad{ values(y->src[0]), gradient(y), y->saved, k.c, ggamma, gbeta, add_gamma, add_beta }, k,
                     bmvp_kernel_workspace(c));
-    if (gx) rows_map(c, layernorm_back_rows{ values(y->src[0]), gradient(y), values(y->src[1]), y->saved, gx, add }, rows, n);
+    if (gx && k.c % 4 == 0) layernorm_back_run<4>(c, y, gx, add);
+    else if (gx) layernorm_back_run<1>(c, y, gx, add);
 }
 static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
