@@ -8,8 +8,8 @@
    What it is: channels-last float32 tensors, an eager tape, one list of operations with forward and backward, and
    vectorised CPU kernels chosen at run time (AVX-512, AVX2, portable vectors, plain C). Everything hangs on a
    context; contexts share nothing. Memory is planned: parameters live long, activations live one step in one block.
-   What it is not: no graph optimiser, no broadcasting beyond what each op says, no types but float32, no views but
-   reshape. It never prints, exits or aborts.
+   What it is not: no graph optimiser, no broadcasting beyond what each op says, no types but float32 (and
+   bfloat16 inside a device), no views but reshape. It never prints, exits or aborts.
 
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
@@ -7250,7 +7250,7 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved, when recording, I >= 256 and H % 16 = 0, and by the CPU: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved by the CPU, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
