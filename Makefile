@@ -8,11 +8,14 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
+#   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
 #   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
-# With CUDA=1: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out).
+# With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
+# With CUDA: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out),
+# NCCL_HOME (several GPUs: the folder of include/nccl.h; that of the CUDA Toolkit or /usr where it is there; NCCL=0: without).
 
 CC      ?= cc
 CXX     ?= c++
@@ -39,24 +42,46 @@ NVCC      ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin
 CUDA_ARCH ?= 80 90a
 CUDA_PTX  ?= 80
 CUDA_CODE  = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+NCCL_HOME ?= $(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(dir $(NVCC))../include/nccl.h /usr/include/nccl.h)))
+ifneq ($(NCCL),0)
+  ifneq ($(NCCL_HOME),)
+    ifeq ($(wildcard $(NCCL_HOME)/include/nccl.h),)
+      $(error NCCL_HOME=$(NCCL_HOME): there is no include/nccl.h below it; or build without: make NCCL=0)
+    endif
+    NCCL_LIB  = $(patsubst %/,%,$(dir $(firstword $(wildcard $(NCCL_HOME)/lib*/libnccl.so))))
+    NCCL_DEFS = -DBMVP_NCCL -isystem $(NCCL_HOME)/include
+    NCCL_LIBS = $(if $(NCCL_LIB),-L$(NCCL_LIB) -Wl$(comma)-rpath$(comma)$(NCCL_LIB)) -lnccl
+  endif
+endif
+comma = ,
+CUDA_LIB  = $(dir $(NVCC))../lib64
+CUDA_LINK = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) $(NCCL_LIBS) -lcudart -lcublas -lcublasLt -lstdc++
 ifdef CUDA
   ifeq ($(NVCC),)
     $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
   endif
-  CUDA_LIB   = $(dir $(NVCC))../lib64
   CUDA_O     = build/bmvp_cuda.o
   CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
-  CUDA_LIBS  = -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcudart -lcublas -lcublasLt -lstdc++
+  CUDA_LIBS  = $(CUDA_LINK)
+endif
+
+ifdef MPI
+  MPICC   ?= mpicc
+  ifeq ($(shell command -v $(firstword $(MPICC)) 2>/dev/null),)
+    $(error MPI=1 needs $(MPICC): apt-get install libopenmpi-dev, or name it: make MPI=1 MPICC=/where/it/is/bin/mpicc)
+  endif
+  CC       = $(MPICC)
+  MPI_DEFS = -DBMVP_PROGRAM_MPI
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
 PROGRAM  = $(wildcard examples/bmvp/*.c)
 PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm labels metrics release window finetune
+TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel labels metrics release window finetune
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
-TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
 all: build/bmvp $(COURSE)
@@ -67,7 +92,7 @@ build:
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
 build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) $(CUDA_DEFS) -c $< -o $@
+	$(COMPILE) $(CUDA_DEFS) $(MPI_DEFS) -c $< -o $@
 
 build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
@@ -76,14 +101,17 @@ build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=
 	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
-	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
+	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
 # The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
-build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h bmvp_tensor.h | build
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests -x c++ -c $< -o $@
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h tests/cuda_nccl.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests -x c++ -c $< -o $@
 
 build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
+
+build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
@@ -94,26 +122,30 @@ build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: build/bmvp_cuda.o
-cuda-shim: build/test_cuda build/bmvp_shim
+cuda-shim: build/test_cuda build/test_cuda_comm build/bmvp_shim
 	build/test_cuda
+	build/test_cuda_comm
 	sh tests/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h tests/ranks.h $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
+LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
+build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
+	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
+
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 build/bench_cuda: tests/bench/bench_cuda.c build/bmvp_cuda.o bmvp_tensor.h
-	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ -L$(dir $(NVCC))../lib64 -Wl,-rpath,$(dir $(NVCC))../lib64 \
-	  -lcudart -lcublas -lcublasLt -lstdc++ $(LDLIBS)
+	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(CUDA_LINK) $(LDLIBS)
 bench-cuda: build/bench_cuda
 	build/bench_cuda
 
@@ -143,7 +175,7 @@ asan:
 	$(MAKE) clean-tests
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm && build/test_tensor threads && build/test_comm
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel build/test_launch && build/test_tensor threads && build/test_comm && build/test_parallel && build/test_launch
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o

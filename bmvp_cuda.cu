@@ -15,7 +15,8 @@
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>views     >>capture    >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
+       >>backend   >>views     >>capture    >>nccl       >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows
+       >>kernel strided copy
        >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
        >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
@@ -32,13 +33,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #ifdef BMVP_CUDA_SHIM
 #include "cuda_shim.h"
+#ifdef BMVP_NCCL
+#include "cuda_nccl.h"
+#endif
 #else
 #include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
+#ifdef BMVP_NCCL
+#include <nccl.h>
+#endif
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) (kernel)<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define BMVPI_DYNAMIC(type, name) \
     extern __shared__ __align__(16) unsigned char bmvpi_dynamic[]; \
@@ -49,6 +57,10 @@
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
+#endif
+
+#if defined(BMVP_NCCL) && NCCL_VERSION_CODE < 21400
+#error "bmvp_cuda.cu needs NCCL 2.14 or newer (communicators that do not block); build without: make NCCL=0"
 #endif
 
 namespace bmvpi_cuda {
@@ -84,6 +96,7 @@ struct state {
     void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
     staging stage;
     recording capture;
+    struct nccl *ranks;   /* the communicator that was joined, or NULL */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
 };
@@ -308,6 +321,236 @@ static void capture_end(bmvp_ctx *c)
     if (recorded) (void)cudaGraphDestroy(recorded);
 }
 
+/* >>nccl: several GPUs, a process each ------------------------------------------------------------------------------------ */
+
+#ifdef BMVP_NCCL
+
+/* All exchanges go to one stream of their own, so that they have one order on every rank, whichever of them are waited for. Calls of NCCL do not
+   block, and what waits on the host looks at the communicator meanwhile: a rank that is gone ends in a message, not in a program that hangs. */
+struct nccl {
+    state *s;
+    ncclComm_t comm;         /* NULL once it was given up */
+    cudaStream_t stream;
+    cudaEvent_t ready, done; /* the backend's stream has come to an exchange; the last exchange is done */
+    cudaEvent_t here;        /* where the host waits for the backend's stream */
+    float *flag;             /* what a barrier adds up */
+    double deadline;         /* seconds */
+    int rank, size;
+    int stop;                /* by abort, from any thread: 1 while why is written, then 2 */
+    char why[128];
+    bmvp_error failure;      /* the first; every later call has it, too */
+};
+
+static double seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The communicator is given up, which also ends the exchanges that wait on the device. */
+static bmvp_status nccl_fail(nccl *n, bmvp_error *err, bmvp_status status, const char *what, const char *why)
+{
+    if (!n->failure.status) bmvp_error_set(&n->failure, status, "nccl: rank %d of %d: %s: %s", n->rank, n->size, what, why);
+    if (n->comm) (void)ncclCommAbort(n->comm);
+    n->comm = NULL;
+    return bmvp_error_set(err, n->failure.status, "%s", n->failure.message);
+}
+
+/* Is the communicator sound after `since` (a time) of waiting? */
+static bmvp_status nccl_look(nccl *n, double since, const char *what, ncclResult_t *result, bmvp_error *err)
+{
+    char why[256];
+    ncclResult_t r;
+    if (n->failure.status) return nccl_fail(n, err, n->failure.status, what, "");
+    if (__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE) == 2) {
+        snprintf(why, sizeof why, "rank %d stopped: %s", n->rank, n->why);
+        return nccl_fail(n, err, BMVP_E_IO, what, why);
+    }
+    r = ncclCommGetAsyncError(n->comm, result);
+    if (r == ncclSuccess) r = *result;
+    if (r != ncclSuccess && r != ncclInProgress) {
+        snprintf(why, sizeof why, "%s (%s)", ncclGetErrorString(r), ncclGetLastError(n->comm));
+        return nccl_fail(n, err, BMVP_E_IO, what, why);
+    }
+    if (seconds() - since <= n->deadline) return BMVP_OK;
+    snprintf(why, sizeof why, "no answer from the other ranks for %g s; one of them has ended or hangs, its log says why", n->deadline);
+    return nccl_fail(n, err, BMVP_E_IO, what, why);
+}
+
+/* r, which a call returned, comes to its end: no other call may be made before. */
+static bmvp_status nccl_settle(nccl *n, ncclResult_t r, const char *what, bmvp_error *err)
+{
+    const double since = seconds();
+    bmvp_status st = BMVP_OK;
+    if (r != ncclSuccess && r != ncclInProgress) return nccl_fail(n, err, BMVP_E_IO, what, ncclGetErrorString(r));
+    while (!st && r == ncclInProgress) st = nccl_look(n, since, what, &r, err);
+    return st;
+}
+
+static bmvp_status nccl_cuda(nccl *n, cudaError_t e, const char *what, bmvp_error *err)
+{
+    return e == cudaSuccess ? BMVP_OK : nccl_fail(n, err, BMVP_E_INTERNAL, what, cudaGetErrorString(e));
+}
+
+/* The host waits for an event, not longer than the deadline. */
+static bmvp_status nccl_wait(nccl *n, cudaEvent_t event, const char *what, bmvp_error *err)
+{
+    const double since = seconds();
+    ncclResult_t r;
+    int i;
+    for (i = 0;; ++i) {
+        const cudaError_t e = cudaEventQuery(event);
+        bmvp_status st;
+        if (e != cudaErrorNotReady) return nccl_cuda(n, e, what, err);
+        (void)cudaGetLastError(); /* else it would be found after the next launch */
+        st = i % 64 ? BMVP_OK : nccl_look(n, since, what, &r, err);
+        if (st) return st;
+    }
+}
+
+/* Hands calls(n) to NCCL, after all that the backend's stream has been given; with `join` what it is given from now on comes after them. */
+template <class F> static bmvp_status nccl_exchange(const bmvp_comm *m, const char *what, int join, bmvp_error *err, const F &calls)
+{
+    nccl *n = (nccl *)m->user;
+    ncclResult_t r = ncclSuccess, end;
+    bmvp_status st = nccl_look(n, seconds(), what, &r, err);
+    if (!st) st = nccl_cuda(n, cudaEventRecord(n->ready, n->s->stream), what, err);
+    if (!st) st = nccl_cuda(n, cudaStreamWaitEvent(n->stream, n->ready, 0), what, err);
+    if (st) return st;
+    r = ncclGroupStart();
+    if (r == ncclSuccess) {
+        r = calls(n);
+        end = ncclGroupEnd();
+        if (r == ncclSuccess || r == ncclInProgress) r = end;
+    }
+    st = nccl_settle(n, r, what, err);
+    if (!st) st = nccl_cuda(n, cudaEventRecord(n->done, n->stream), what, err);
+    if (!st && join) st = nccl_cuda(n, cudaStreamWaitEvent(n->s->stream, n->done, 0), what, err);
+    return st;
+}
+
+static ncclResult_t nccl_sum(nccl *n, const bmvp_part *part, int parts)
+{
+    ncclResult_t r = ncclSuccess;
+    int i;
+    for (i = 0; i < parts && (r == ncclSuccess || r == ncclInProgress); ++i)
+        r = ncclAllReduce(part[i].x, part[i].x, (size_t)part[i].n, ncclFloat, ncclSum, n->comm, n->stream);
+    return r;
+}
+static bmvp_status nccl_all_reduce(const bmvp_comm *m, const bmvp_part *part, int parts, bmvp_error *err)
+{
+    return nccl_exchange(m, "all_reduce", 1, err, [=](nccl *n) { return nccl_sum(n, part, parts); });
+}
+static bmvp_status nccl_start(const bmvp_comm *m, const bmvp_part *part, int parts, bmvp_error *err)
+{
+    return nccl_exchange(m, "start", 0, err, [=](nccl *n) { return nccl_sum(n, part, parts); });
+}
+static bmvp_status nccl_wait_started(const bmvp_comm *m, bmvp_error *err)
+{
+    nccl *n = (nccl *)m->user;
+    ncclResult_t r;
+    const bmvp_status st = nccl_look(n, seconds(), "wait", &r, err);
+    return st ? st : nccl_cuda(n, cudaStreamWaitEvent(n->s->stream, n->done, 0), "wait", err);
+}
+static bmvp_status nccl_all_gather(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err)
+{
+    return nccl_exchange(m, "all_gather", 1, err,
+                         [=](nccl *n) { return ncclAllGather(own, all, (size_t)bytes, ncclChar, n->comm, n->stream); });
+}
+static bmvp_status nccl_reduce_scatter(const bmvp_comm *m, const float *all, int64_t count, float *own, bmvp_error *err)
+{
+    return nccl_exchange(m, "reduce_scatter", 1, err, [=](nccl *n) {
+        return ncclReduceScatter(all, own, (size_t)count, ncclFloat, ncclSum, n->comm, n->stream);
+    });
+}
+static bmvp_status nccl_broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
+{
+    return nccl_exchange(m, "broadcast", 1, err,
+                         [=](nccl *n) { return ncclBroadcast(data, data, (size_t)bytes, ncclChar, root, n->comm, n->stream); });
+}
+static bmvp_status nccl_barrier(const bmvp_comm *m, bmvp_error *err)
+{
+    nccl *n = (nccl *)m->user;
+    const bmvp_part part = { n->flag, 1 };
+    const bmvp_status st = nccl_exchange(m, "barrier", 1, err, [=](nccl *k) { return nccl_sum(k, &part, 1); });
+    return st ? st : nccl_wait(n, n->done, "barrier", err);
+}
+static void nccl_abort(const bmvp_comm *m, const char *why)
+{
+    nccl *n = (nccl *)m->user;
+    if (__atomic_exchange_n(&n->stop, 1, __ATOMIC_ACQ_REL) == 0) {
+        snprintf(n->why, sizeof n->why, "%s", why);
+        __atomic_store_n(&n->stop, 2, __ATOMIC_RELEASE);
+    }
+}
+
+/* Before the host waits for the backend's stream, or for an event of it, which may wait for an exchange. 1: that is done. */
+static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
+{
+    nccl *n = of(c)->ranks;
+    bmvp_error err;
+    bmvp_status st = BMVP_OK;
+    if (!n) return 1;
+    if (!event) st = nccl_cuda(n, cudaEventRecord(event = n->here, n->s->stream), "wait", &err);
+    if (!st) st = nccl_wait(n, event, "wait", &err);
+    if (st) bmvp_fail(c, st, "%s", err.message);
+    return !st;
+}
+/* The same before the host waits for all streams */
+static int ranks_idle(bmvp_ctx *c) { return ranks_done(c, NULL) && (!of(c)->ranks || ranks_done(c, of(c)->ranks->done)); }
+
+static void nccl_free(nccl *n)
+{
+    if (n->comm) (void)ncclCommAbort(n->comm);
+    if (n->flag) (void)cudaFree(n->flag);
+    if (n->ready) (void)cudaEventDestroy(n->ready);
+    if (n->done) (void)cudaEventDestroy(n->done);
+    if (n->here) (void)cudaEventDestroy(n->here);
+    if (n->stream) (void)cudaStreamDestroy(n->stream);
+    if (n->s->ranks == n) n->s->ranks = NULL;
+    free(n);
+}
+
+static bmvp_status nccl_open(nccl *n, const unsigned char id[128], bmvp_error *err)
+{
+    ncclUniqueId same;
+    ncclConfig_t k = NCCL_CONFIG_INITIALIZER;
+    cudaError_t e = cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->ready, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->here, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventRecord(n->done, n->stream);
+    if (e == cudaSuccess) e = cudaMalloc((void **)&n->flag, sizeof *n->flag);
+    if (e != cudaSuccess) return nccl_cuda(n, e, "join", err);
+    memcpy(&same, id, sizeof same);
+    k.blocking = 0;
+    return nccl_settle(n, ncclCommInitRankConfig(&n->comm, n->size, same, n->rank, &k), "join (is every rank started, each with a GPU of its own, "
+                       "with one id and size?)", err);
+}
+
+static void nccl_describe(nccl *n, bmvp_comm *m)
+{
+    memset(m, 0, sizeof *m);
+    m->user = n;
+    m->rank = n->rank;
+    m->size = n->size;
+    m->all_reduce = nccl_all_reduce;
+    m->all_gather = nccl_all_gather;
+    m->reduce_scatter = nccl_reduce_scatter;
+    m->broadcast = nccl_broadcast;
+    m->barrier = nccl_barrier;
+    m->abort = nccl_abort;
+    m->start = nccl_start;
+    m->wait = nccl_wait_started;
+    m->on_device = 1;
+}
+
+#else
+static int ranks_done(bmvp_ctx *, cudaEvent_t) { return 1; }
+static int ranks_idle(bmvp_ctx *) { return 1; }
+#endif
+
 /* >>memory -------------------------------------------------------------------------------------------------------- */
 
 static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
@@ -327,14 +570,22 @@ static void memory_free(bmvp_ctx *c, void *p)
 {
     capture_end(c);
     of(c)->capture.changed = 1;
+    (void)ranks_idle(c);
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
 static void memory_sync(bmvp_ctx *c)
 {
     capture_end(c);
-    check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
+    if (ranks_done(c, NULL)) check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
-
+/* Bytes of the device to the host: waits. 1: they are there. */
+static int fetch(bmvp_ctx *c, void *host, const void *from, int64_t bytes)
+{
+    capture_end(c);
+    if (!ranks_done(c, NULL)) return 0; /* before the copy, which waits, too */
+    if (check(c, cudaMemcpyAsync(host, from, (size_t)bytes, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
+    return !bmvp_failed(c);
+}
 
 enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
 
@@ -347,7 +598,7 @@ static int stage_turn(bmvp_ctx *c)
     if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
     s->stage.now ^= 1;
     s->stage.used = 0;
-    return check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+    return ranks_done(c, s->stage.half_free[s->stage.now]) && check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
 }
 static void stage_free(staging *g)
 {
@@ -399,10 +650,9 @@ static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
 static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
+    const int there = fetch(c, host, from, n * (int64_t)sizeof *host);
     int64_t i;
-    capture_end(c);
-    if (check(c, cudaMemcpyAsync(host, from, (size_t)n * sizeof *host, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
-    for (i = 0; bmvp_failed(c) && i < n; ++i) host[i] = (float)NAN;
+    for (i = 0; !there && i < n; ++i) host[i] = (float)NAN;
 }
 /* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph runs. */
 static void capture_begin(bmvp_ctx *c)
@@ -1953,7 +2203,8 @@ static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, in
 
 /* >>op batchnorm, groupnorm: statistics of each (sample, group of channels); batch norm is one sample, C groups ------------- */
 
-/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift. */
+/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift; and of batch
+   norm over several ranks, 2 C + 1 numbers of this rank and those of all. */
 struct norm {
     columns k;
     int64_t groups, width; /* channels of a group */
@@ -1961,6 +2212,8 @@ struct norm {
     float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
     pair *sum;
     float *mean, *scale, *slope, *shift;
+    double *own, *all;     /* own: what this rank has (C, C, rows), then in backward what all have together */
+    const bmvp_comm *comm; /* of batch norm; NULL: statistics of this rank alone */
 };
 static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups)
 {
@@ -1978,6 +2231,9 @@ static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, in
     s.scale = s.mean + samples * ch;
     s.slope = s.scale + samples * ch;
     s.shift = s.slope + samples * ch;
+    s.own = (double *)(void *)(s.shift + samples * ch);
+    s.all = s.own + 2 * ch + 1;
+    s.comm = y->op == BMVP_OP_BATCHNORM && y->iarg[0] ? bmvp_comm_of(c) : NULL;
     return s;
 }
 static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
@@ -1998,17 +2254,51 @@ struct norm_columns {
     }
     __device__ void finish(int64_t sample, int64_t ch, pair p) const { s.sum[sample * s.k.c + ch] = p; }
 };
-/* Statistics of group i from its channels' sums; batch norm's running ones move too. Map over samples x groups. */
+/* Mean and sum of squared deviations of n numbers from their sum and sum of squares */
+static __device__ pair moments(pair sum, double n)
+{
+    const double mean = sum.a / n, squares = sum.b - sum.a * mean;
+    return pair{ mean, squares > 0 ? squares : 0 };
+}
+/* Over several ranks: own = each channel's mean, its sum of squared deviations, and the number of rows; map over C */
+struct norm_moments_map {
+    norm s;
+    __device__ void operator()(int64_t ch) const
+    {
+        const pair p = moments(s.sum[ch], (double)s.k.rows);
+        s.own[ch] = p.a;
+        s.own[s.k.c + ch] = p.b;
+        if (ch == 0) s.own[2 * s.k.c] = (double)s.k.rows;
+    }
+};
+/* Statistics of group i from its channels' sums, or from all ranks' moments, joined in their order as the CPU does; batch norm's running ones
+   move too. Map over samples x groups. */
 struct norm_statistics_map {
     norm s;
+    int ranks; /* 0: from sums */
     double eps, momentum;
     float *running_mean, *running_var; /* or NULL */
+    __device__ pair joined(int64_t ch, double *rows) const
+    {
+        const int64_t step = 2 * s.k.c + 1;
+        const double *count = s.all + 2 * s.k.c;
+        double n = 0, mean = 0, squares = 0;
+        for (int r = 0; r < ranks; ++r) n += count[r * step];
+        for (int r = 0; r < ranks; ++r) mean += s.all[r * step + ch] * (count[r * step] / n);
+        for (int r = 0; r < ranks; ++r) {
+            const double apart = s.all[r * step + ch] - mean;
+            squares += s.all[r * step + s.k.c + ch] + count[r * step] * apart * apart;
+        }
+        *rows = n;
+        return pair{ mean, squares };
+    }
     __device__ void operator()(int64_t i) const
     {
-        const double n = (double)(s.k.rows * s.width);
-        double a = 0, b = 0;
-        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) a += s.sum[j].a, b += s.sum[j].b;
-        const double mean = a / n, var = b / n - mean * mean > 0 ? b / n - mean * mean : 0;
+        double n = (double)(s.k.rows * s.width);
+        pair p = join_sum::none();
+        for (int64_t j = i * s.width; ranks == 0 && j < (i + 1) * s.width; ++j) p = join_sum::join(p, s.sum[j]);
+        p = ranks ? joined(i, &n) : moments(p, n);
+        const double mean = p.a, var = p.b / n;
         s.saved[i] = (float)mean;
         s.saved[s.k.samples * s.groups + i] = (float)(1.0 / sqrt(var + eps));
         if (!running_mean) return;
@@ -2059,9 +2349,10 @@ struct norm_apply_map {
 struct norm_factors_map {
     norm s;
     int batch;
+    const double *rows; /* of all ranks; NULL: this rank's */
     __device__ void operator()(int64_t i) const
     {
-        const double r = (double)s.saved[s.k.samples * s.groups + i], n = (double)(s.k.rows * s.width);
+        const double r = (double)s.saved[s.k.samples * s.groups + i], n = rows ? *rows : (double)(s.k.rows * s.width);
         double a = 0, b = 0;
         for (int64_t j = i * s.width; batch && j < (i + 1) * s.width; ++j) {
             const double gamma = s.gamma ? (double)s.gamma[j % s.k.c] : 1.0;
@@ -2109,10 +2400,32 @@ struct norm_affine_map {
     }
 };
 
+/* Over several ranks, before their exchange: own = both sums of each channel, and the number of rows; map over 2 C + 1 */
+struct norm_sums_map {
+    norm s;
+    __device__ void operator()(int64_t i) const { s.own[i] = i == 2 * s.k.c ? (double)s.k.rows : i % 2 ? s.sum[i / 2].b : s.sum[i / 2].a; }
+};
+/* and after it: own = the sum over ranks, in their order */
+struct norm_ranks_map {
+    norm s;
+    int ranks;
+    __device__ void operator()(int64_t i) const
+    {
+        double v = 0;
+        for (int r = 0; r < ranks; ++r) v += s.all[r * (2 * s.k.c + 1) + i];
+        s.own[i] = v;
+    }
+};
+static void norm_gather(bmvp_ctx *c, const norm &s) { bmvp_kernel_gather(c, s.own, (2 * s.k.c + 1) * (int64_t)sizeof *s.own, s.all); }
+
 static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean, float *running_var)
 {
     columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
-    each(c, norm_statistics_map{ s, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
+    if (s.comm) {
+        each(c, norm_moments_map{ s }, s.k.c);
+        norm_gather(c, s);
+    }
+    each(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
 }
 static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
 {
@@ -2130,8 +2443,14 @@ static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t 
     each(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
     columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
     if (ggamma || gbeta) each(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (s.comm) { /* whether or not somebody wants gx: the other ranks wait for this one */
+        each(c, norm_sums_map{ s }, 2 * s.k.c + 1);
+        norm_gather(c, s);
+        each(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
+        s.sum = (pair *)(void *)s.own;
+    }
     if (!gx) return;
-    each(c, norm_factors_map{ s, batch }, samples * groups);
+    each(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
     columns_map(c, norm_back_map{ s, gx, add }, s.k);
 }
 
@@ -2146,7 +2465,11 @@ static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
     norm_apply(c, y, s);
 }
 static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, 1, last_dim(y), (int)y->iarg[0]); }
-static int64_t batchnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, 1); }
+static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
+{
+    const bmvp_comm *m = bmvp_comm_of(c);
+    return norm_workspace(y, 1) + (m ? 2 * (1 + m->size) * (2 * last_dim(y) + 1) : 0);
+}
 
 static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -4383,8 +4706,7 @@ static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
     f.total = (double *)(void *)(part + blocks);
     BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
     BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
-    if (check(c, cudaMemcpyAsync(&total, f.total, sizeof total, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
-    return bmvp_failed(c) ? (double)NAN : total;
+    return fetch(c, &total, f.total, (int64_t)sizeof total) ? total : (double)NAN;
 }
 
 /* >>table ----------------------------------------------------------------------------------------------------------------- */
@@ -4475,4 +4797,75 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);
+}
+
+extern "C" BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err)
+{
+#ifdef BMVP_NCCL
+    ncclUniqueId made;
+    const ncclResult_t r = ncclGetUniqueId(&made);
+    if (r != ncclSuccess) return bmvp_error_set(err, BMVP_E_IO, "nccl: no id for the ranks: %s (%s)", ncclGetErrorString(r), ncclGetLastError(NULL));
+    memcpy(id, &made, sizeof made);
+    return BMVP_OK;
+#else
+    memset(id, 0, 128);
+    return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: built without NCCL; build it with: make CUDA=1 NCCL_HOME=/where/it/is");
+#endif
+}
+
+extern "C" BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s,
+                                                    bmvp_comm *out, bmvp_error *err)
+{
+    using namespace bmvpi_cuda;
+    memset(out, 0, sizeof *out);
+    if (!b || !b->device || b->device->alloc != memory_alloc)
+        return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: needs a backend that bmvp_cuda_backend made");
+    if (size < 1 || rank < 0 || rank >= size || !(deadline_s > 0))
+        return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: rank %d of %d, deadline %g s: must be 0 <= rank < size, and some time", rank, size,
+                              deadline_s);
+#ifdef BMVP_NCCL
+    {
+        state *s = (state *)b->device->user;
+        nccl *n = s->ranks ? NULL : (nccl *)calloc(1, sizeof *n);
+        bmvp_status st;
+        if (s->ranks) return bmvp_error_set(err, BMVP_E_STATE, "cuda_comm_join: %s has joined already; bmvp_cuda_comm_leave first", b->name);
+        if (!n) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for the communicator");
+        n->s = s;
+        n->rank = rank;
+        n->size = size;
+        n->deadline = deadline_s;
+        st = nccl_open(n, id, err);
+        if (st) {
+            nccl_free(n);
+            return st;
+        }
+        s->ranks = n;
+        nccl_describe(n, out);
+        return BMVP_OK;
+    }
+#else
+    {
+        unsigned char unused[128];
+        (void)id;
+        return bmvp_cuda_comm_id(unused, err);
+    }
+#endif
+}
+
+extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
+{
+#ifdef BMVP_NCCL
+    using namespace bmvpi_cuda;
+    nccl *n = m ? (nccl *)m->user : NULL;
+    bmvp_error err;
+    if (!n) return;
+    if (n->comm && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
+        (void)ncclCommDestroy(n->comm);
+        n->comm = NULL;
+    }
+    nccl_free(n);
+    memset(m, 0, sizeof *m);
+#else
+    (void)m;
+#endif
 }

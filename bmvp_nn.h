@@ -412,7 +412,8 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
 /* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
    a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
-   backward completes them. The list must outlive the reducer and not grow; all ranks have the same one. */
+   backward completes them. A device's gradients go through the host, without overlap, unless the table is on_device. The list must outlive the
+   reducer and not grow; all ranks have the same one. bmvp_set_comm comes first. */
 typedef struct bmvp_reducer bmvp_reducer;
 BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
@@ -3811,22 +3812,21 @@ static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_
     bmvp_ctx *c = net->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *n, *h, *in = x;
-    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
     bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm1, x, training);
     h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
     bmvp_drop(c, n);
     n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
     bmvpi_spent(net, h);
-    h = bmvp_linear(c, n, b->conv2.w, b->conv2.b);
-    bmvpi_spent(net, n);
     in = x;
-    x = bmvp_add_into(c, x, h);
+    x = bmvp_linear_residual(c, n, b->conv2.w, b->conv2.b, x);
+    bmvpi_spent(net, n);
     bmvpi_spent(net, in);
     n = bmvpi_batchnorm(net, &b->norm2, x, training);
-    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
     bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, x);
 }
 
 /* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
@@ -3837,7 +3837,7 @@ static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmv
     const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
     bmvp_tensor *n, *h;
     int64_t dim[5], tokens[3];
-    x = bmvp_add_into(c, x, bmvp_depthwise3d(c, x, b->pos.w, b->pos.b));
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
     if (!x) return NULL;
     memcpy(dim, x->dim, sizeof dim);
     tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
@@ -3845,12 +3845,11 @@ static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmv
     h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
     bmvp_drop(c, n);
     h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
-    h = bmvp_linear(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b);
-    x = bmvp_add_into(c, x, h);
+    x = bmvp_linear_residual(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b, x);
     n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
-    h = bmvp_mlp(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
     bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, bmvp_add_into(c, x, h));
+    return bmvpi_block_end(net, scope, x);
 }
 
 /* LN(conv(x)), half the size */
@@ -4512,6 +4511,7 @@ struct bmvp_reducer {
     int *end;                      /* of each bucket, in t */
     bmvp_part *part;               /* as t */
     unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
+    float *host;                   /* the gradients, as t, where the table takes no memory of the device; else NULL */
 };
 
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
@@ -4521,6 +4521,7 @@ BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
     bmvpi_free(r->c, r->end);
     bmvpi_free(r->c, r->part);
     bmvpi_free(r->c, r->had);
+    bmvpi_free(r->c, r->host);
     bmvpi_free(r->c, r);
 }
 
@@ -4542,6 +4543,16 @@ static void bmvpi_reducer_cut(bmvp_reducer *r, const bmvp_state_list *list)
     if (in_bucket > 0) r->end[r->n_buckets++] = r->n;
 }
 
+/* A place on the host for every gradient: started sums end there until they are waited for. */
+static void bmvpi_reducer_host(bmvp_reducer *r)
+{
+    int64_t total = 0;
+    int i;
+    for (i = 0; i < r->n; ++i) total += r->t[i]->numel;
+    r->host = (float *)bmvpi_alloc(r->c, total * (int64_t)sizeof *r->host);
+    for (i = 0, total = 0; r->host && i < r->n; total += r->t[i++]->numel) r->part[i].x = r->host + total;
+}
+
 BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
 {
     bmvp_reducer *r = bmvp_failed(c) ? NULL : (bmvp_reducer *)bmvpi_alloc(c, (int64_t)sizeof *r);
@@ -4553,10 +4564,9 @@ BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
     r->end = (int *)bmvpi_alloc(c, n * (int64_t)sizeof *r->end);
     r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
     r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
-    if (!bmvp_failed(c)) {
-        bmvpi_reducer_cut(r, list);
-        return r;
-    }
+    if (!bmvp_failed(c)) bmvpi_reducer_cut(r, list);
+    if (!bmvp_failed(c) && c->comm && c->cfg.backend->device && !c->comm->on_device) bmvpi_reducer_host(r);
+    if (!bmvp_failed(c)) return r;
     bmvp_reducer_destroy(r);
     return NULL;
 }
@@ -4578,7 +4588,8 @@ static void bmvpi_reducer_send(bmvp_reducer *r)
     for (i = from; i < to; ++i) {
         r->had[i] = (unsigned char)bmvp_has_grad(r->t[i]);
         if (!r->had[i]) bmvpi_grad_zeros(r->c, r->t[i]);
-        r->part[i].x = r->t[i]->g;
+        if (r->host && !bmvp_failed(r->c)) bmvpi_values_read(r->c, r->part[i].x, r->t[i]->g, r->t[i]->numel);
+        else if (!r->host) r->part[i].x = r->t[i]->g;
         r->part[i].n = r->t[i]->numel;
     }
     ++r->next;
@@ -4615,6 +4626,7 @@ BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
     r->next = 0;
     if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
     if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
+    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i) bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
     for (i = 0; i < r->n; ++i) {
         int somewhere = 0;
         for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
@@ -4628,10 +4640,48 @@ BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
     return r->n_buckets;
 }
 
+/* A gradient becomes the sum of those of all ranks. */
+static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int through_host = c->cfg.backend->device && !c->comm->on_device;
+    bmvp_error err;
+    bmvp_part part;
+    if (bmvp_failed(c)) return;
+    part.n = t->numel;
+    part.x = through_host ? (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float)) : t->g;
+    if (!part.x) return;
+    if (through_host) bmvpi_values_read(c, part.x, t->g, t->numel);
+    if (bmvpi_comm_done(c, c->comm->all_reduce(c->comm, &part, 1, &err), &err) && through_host) bmvpi_values_write(c, t->g, part.x, t->numel);
+    if (through_host) bmvpi_free(c, part.x);
+}
+
+/* From rank 0, the host's memory, whichever the table takes */
 static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
 {
+    const bmvp_comm *m = c->comm;
     bmvp_error err;
-    if (!bmvp_failed(c)) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, data, bytes, 0, &err), &err);
+    float *x;
+    if (bmvp_failed(c)) return;
+    if (!m->on_device) (void)bmvpi_comm_done(c, m->broadcast(m, data, bytes, 0, &err), &err);
+    else if ((x = bmvpi_comm_space(c, (bytes + 3) / 4 * 4)) != NULL) {
+        bmvpi_comm_upload(c, x, data, bytes);
+        if (bmvpi_comm_done(c, m->broadcast(m, x, bytes, 0, &err), &err)) bmvpi_comm_download(c, data, x, bytes);
+    }
+}
+static void bmvpi_comm_broadcast_tensor(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int64_t bytes = t->numel * (int64_t)sizeof(float);
+    bmvp_error err;
+    float *host;
+    if (bmvp_failed(c)) return;
+    if (!c->cfg.backend->device || t->on_host) bmvpi_comm_broadcast(c, t->x, bytes);
+    else if (c->comm->on_device) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
+    else if ((host = (float *)bmvpi_alloc(c, bytes)) != NULL) {
+        bmvpi_values_read(c, host, t->x, t->numel);
+        bmvpi_comm_broadcast(c, host, bytes);
+        if (!bmvp_failed(c)) bmvpi_values_write(c, t->x, host, t->numel);
+        bmvpi_free(c, host);
+    }
 }
 
 BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim)
@@ -4640,10 +4690,10 @@ BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_opti
     for (i = 0; c->comm && i < list->n; ++i) {
         bmvp_state *s = &list->item[i];
         if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
-        else bmvpi_comm_broadcast(c, s->t->x, s->t->numel * (int64_t)sizeof(float));
+        else bmvpi_comm_broadcast_tensor(c, s->t);
         for (w = 0; optim && w < 2; ++w) {
-            const bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
-            if (m) bmvpi_comm_broadcast(c, m->x, m->numel * (int64_t)sizeof(float));
+            bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
+            if (m) bmvpi_comm_broadcast_tensor(c, m);
         }
         if (optim) bmvpi_comm_broadcast(c, bmvp_optim_count(optim, i), (int64_t)sizeof(int64_t));
     }

@@ -18,7 +18,8 @@
        >>labels    >>metrics   >>window    >>finetune
        and in the implementation
        >>modality impl         >>config impl           >>mask impl             >>template impl         >>sampler impl
-       >>trainer impl          >>views     >>losses    >>state     >>labels impl           >>metrics impl
+       >>trainer impl          >>views     >>losses    >>ranks     >>weighed losses        >>state
+       >>labels impl           >>metrics impl
        >>window impl           >>finetune impl         >>finetune start        >>finetune copies
        >>finetune loss         >>finetune files
 
@@ -95,6 +96,7 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(double, weight_md, 0, 1e6, "weight of modality-wise distillation; 0 switches the task off") \
     X(double, weight_cl, 0, 1e6, "weight of the contrastive loss; 0 switches the task off") \
     X(double, temperature, 1e-4, 1e4, "tau of the contrastive loss") \
+    X(int, gather_negatives, 0, 1, "several ranks: 1: contrast over the pairs of all, 0: each over its own (release)") \
     X(int, contrast_from_epoch, 0, 1000000000, "the contrastive loss starts at this epoch") \
     X(int, template_only_epochs, 0, 1000000000, "until this epoch both views are filled from the template (release)") \
     X(int, all_modalities, 0, 1, "1: exact mean over the modalities of a case, 0: one drawn per case and step") \
@@ -109,7 +111,7 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(int, template_z, 0, 4096, "template grid along z") \
     X(double, percentile_low, 0, 100, "intensities are clipped to these percentiles and scaled to [0, 1] in `prepare`") \
     X(double, percentile_high, 0, 100, "upper percentile") \
-    X(int, batch, 1, 256, "cases in a step") \
+    X(int, batch, 1, 256, "cases in a step, of all ranks together") \
     X(int, epochs, 1, 1000000000, "passes over the cases") \
     X(double, lr, 0, 10, "highest learning rate") \
     X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
@@ -177,13 +179,20 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
 
 /* >>trainer ------------------------------------------------------------------------------------------------------ */
 
+/* Several ranks (bmvp_set_comm before bmvp_ssl_create) train as one with the whole batch: every rank draws the whole step, which depends on
+   (seed, step) alone, and takes its share of each pass; masks depend on (seed, step, slot). Losses, gradients, batch statistics and pairs
+   (gather_negatives) are those of all ranks; after each update all hold the same bits. Equal to one rank but for rounding, for any number of
+   ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank 0 saves. */
+/* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
+BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first);
+
 typedef struct bmvp_ssl_item { /* one crop of a step */
     const float *x;            /* crop^3 values of modality m */
     const float *other;        /* the same place of modality n; NULL: the case has one modality only */
     int modality;              /* m */
     int64_t template_start[3]; /* of the crop in the template's grid: bmvp_template_place */
     uint32_t slot;             /* of the draw: names the random numbers of the masks */
-    double weight;             /* 0: 1 / number of items */
+    double weight;             /* 0: 1 / number of items, of all ranks */
     const float *mask_template, *mask_modal; /* crop^3 zeros and ones; NULL: drawn from (seed, step, slot) */
 } bmvp_ssl_item;
 
@@ -205,6 +214,11 @@ BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s);
 BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out); /* counts the step */
+/* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
+   bmvp_ssl_step says it itself. */
+BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s);
+/* Of several ranks: parameters, statistics, templates, moments and step of rank 0 go to all, for instance after it has loaded a run. */
+BMVP_API bmvp_status bmvp_ssl_broadcast(bmvp_ssl *s);
 /* Learning rate of the current step by the config's schedule over `total` steps. */
 BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total);
 
@@ -542,6 +556,7 @@ static void bmvpi_ssl_paper(bmvp_ssl_config *k)
     k->mask_ratio = 0.875;
     k->weight_cmr = k->weight_md = k->weight_cl = 1;
     k->temperature = 1;
+    k->gather_negatives = 1;
     k->contrast_from_epoch = 1000;
     k->template_value = BMVP_TEMPLATE_PLAIN;
     k->template_eps = 1e-3;
@@ -565,6 +580,7 @@ static void bmvpi_ssl_release(bmvp_ssl_config *k)
     k->mask_ratio = 0.8;
     k->weight_md = 10;
     k->contrast_from_epoch = 0;
+    k->gather_negatives = 0;
     k->template_only_epochs = 301; /* while epoch <= 300 */
     k->shared_slot = 1;
     k->template_value = BMVP_TEMPLATE_MINMAX;
@@ -634,7 +650,7 @@ static int bmvpi_set_double(double *field, double v)
 #define BMVPI_FIELDS(kind, FIELDS) \
     BMVP_API bmvp_status bmvp_##kind##_set(bmvp_##kind##_config *cfg, const char *name, const char *value, bmvp_error *err) \
     { \
-        char *end = NULL, all[512]; \
+        char *end = NULL, all[768]; \
         const double v = strtod(value, &end); \
         const int number = end != value && *end == 0 && v == v; \
         size_t n = 0; \
@@ -825,6 +841,10 @@ struct bmvp_ssl {
     bmvp_optim *optim;
     float *mask; /* crop^3, scratch */
     int pending, keep; /* passes since the last update */
+    bmvp_reducer *reducer; /* of several ranks; NULL: one */
+    int last_pass;
+    struct bmvpi_ssl_box *box; /* where templates have got gradients since the last update */
+    int64_t n_box, cap_box;
     bmvp_features features;
     bmvp_tensor *reconstruction;
 };
@@ -846,6 +866,9 @@ static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_s
 {
     const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
     if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
+    if (c->comm && c->comm->size > cfg->batch)
+        bmvp_fail(c, BMVP_E_ARG, "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least", cfg->batch,
+                  c->comm->size);
     if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
         bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
     return !bmvp_failed(c) && bmvpi_check_modalities(c, n, names);
@@ -923,6 +946,7 @@ BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, cons
         bmvp_net_init(s->net, (uint64_t)cfg->seed);
         s->optim = bmvp_optim_create(c, bmvp_net_state(s->net), &optim);
         s->mask = bmvpi_scratch(c, crop[0] * crop[1] * crop[2]);
+        if (c->comm) s->reducer = bmvp_reducer_create(c, bmvp_net_state(s->net));
     }
     if (!bmvp_failed(c)) return s;
     bmvp_ssl_destroy(s);
@@ -932,6 +956,8 @@ BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, cons
 BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s)
 {
     if (!s) return;
+    bmvp_reducer_destroy(s->reducer);
+    bmvpi_free(s->c, s->box);
     bmvp_optim_destroy(s->optim);
     bmvp_net_destroy(s->net);
     bmvpi_free(s->c, s);
@@ -973,6 +999,10 @@ typedef struct bmvpi_pass { /* one forward pass */
     int modal_item[BMVPI_SSL_BATCH];         /* the item of each modal view */
     bmvp_tensor *filler[BMVP_MODALITIES];    /* template values, made when first needed */
     double weight[BMVPI_SSL_BATCH];
+    int gather;                              /* the contrast is over the pairs of all ranks */
+    int pairs_of[BMVPI_SSL_BATCH];           /* modal views of each rank */
+    int pairs, most_pairs, first_pair;       /* of all ranks, of the rank with most, this rank's first among all */
+    double pair_weight;                      /* of the pairs that the contrast is over */
 } bmvpi_pass;
 
 static bmvp_tensor *bmvpi_ssl_filler(bmvpi_pass *p, int m)
@@ -1023,22 +1053,239 @@ static bmvp_tensor *bmvpi_ssl_stack(bmvp_ctx *c, bmvp_tensor **x, int n)
 
 /* >>losses --------------------------------------------------------------------------------------------------------- */
 
-/* (4, 5): symmetric InfoNCE over the pairs (f_i, g_i), both (P, d, h, w, C). */
-static bmvp_tensor *bmvpi_ssl_contrast(bmvp_ssl *s, bmvp_tensor *f, bmvp_tensor *g, int pairs, const int32_t *target)
+/* (4, 5): symmetric InfoNCE over the pairs (f_i, g_i), both (P, D), rows of length 1. */
+static bmvp_tensor *bmvpi_ssl_contrast(bmvp_ssl *s, bmvp_tensor *f, bmvp_tensor *g)
 {
     bmvp_ctx *c = s->c;
     bmvp_tensor *rows, *cols;
-    int64_t flat[2];
+    int32_t target[BMVPI_SSL_BATCH];
+    int i;
     if (!f || !g) return NULL;
-    flat[0] = pairs, flat[1] = f->numel / pairs;
-    f = bmvp_l2_normalize(c, bmvp_reshape(c, f, 2, flat), 1e-12);
-    g = bmvp_l2_normalize(c, bmvp_reshape(c, g, 2, flat), 1e-12);
+    for (i = 0; i < (int)f->dim[0]; ++i) target[i] = i;
     rows = bmvp_scale(c, bmvp_matmul(c, f, g, 0, 1), 1.0 / s->cfg.temperature, 0);
     cols = bmvp_scale(c, bmvp_matmul(c, g, f, 0, 1), 1.0 / s->cfg.temperature, 0);
     return bmvp_scale(c, bmvp_add(c, bmvp_cross_entropy(c, rows, target), bmvp_cross_entropy(c, cols, target)), 0.5, 0);
 }
 
-static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum ? bmvp_add(c, sum, t) : t; }
+/* >>ranks: what several of them tell each other in a pass and before an update -------------------------------------- */
+
+BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first)
+{
+    const int more = n % size;
+    *first = rank * (n / size) + (rank < more ? rank : more);
+    return n / size + (rank < more);
+}
+
+BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s) { s->last_pass = 1; }
+
+BMVP_API bmvp_status bmvp_ssl_broadcast(bmvp_ssl *s)
+{
+    if (s->c->comm) {
+        bmvp_state_broadcast(s->c, bmvp_net_state(s->net), s->optim);
+        bmvpi_comm_broadcast(s->c, &s->steps, (int64_t)sizeof s->steps);
+    }
+    return bmvp_error_of(s->c)->status;
+}
+
+typedef struct bmvpi_ssl_box { int64_t modality, start[3], size[3]; } bmvpi_ssl_box; /* part of a template, inside of its grid */
+
+/* Remembers where the pass puts gradients into templates. */
+static int bmvpi_ssl_boxes_add(bmvpi_pass *p)
+{
+    bmvp_ssl *s = p->s;
+    int i, a;
+    if (s->n_box + p->n > s->cap_box) {
+        const int64_t cap = 2 * (s->n_box + p->n);
+        bmvpi_ssl_box *box = (bmvpi_ssl_box *)bmvpi_alloc(s->c, cap * (int64_t)sizeof *box);
+        if (!box) return 0;
+        if (s->n_box) memcpy(box, s->box, (size_t)s->n_box * sizeof *box);
+        bmvpi_free(s->c, s->box);
+        s->box = box;
+        s->cap_box = cap;
+    }
+    for (i = 0; i < p->n; ++i) {
+        bmvpi_ssl_box *b = &s->box[s->n_box++];
+        b->modality = p->item[i].modality;
+        for (a = 0; a < 3; ++a) {
+            const int64_t end = bmvpi_min(p->item[i].template_start[a] + s->cfg.crop, s->grid[a]);
+            b->start[a] = bmvpi_min(bmvpi_max(p->item[i].template_start[a], 0), s->grid[a]);
+            b->size[a] = bmvpi_max(end - b->start[a], 0);
+        }
+    }
+    return 1;
+}
+
+/* Weights of the items, and the pairs of all ranks. A rank without a view would leave the others waiting in the first batch norm. */
+static void bmvpi_ssl_weigh(bmvpi_pass *p)
+{
+    enum { ITEMS, VIEWS, PAIRS, GIVEN, OPEN, NUMBERS }; /* GIVEN, OPEN: of the pairs, the sum of weights that are given and the number of others */
+    bmvp_ctx *c = p->s->c;
+    double own[NUMBERS] = { 0 }, *all = own, items = 0;
+    const int size = p->s->reducer ? c->comm->size : 1, rank = p->s->reducer ? c->comm->rank : 0;
+    int i, r;
+    own[ITEMS] = p->n;
+    own[VIEWS] = p->n_views;
+    own[PAIRS] = p->n_modal;
+    for (i = 0; i < p->n_modal; ++i) {
+        const double w = p->item[p->modal_item[i]].weight;
+        if (w > 0) own[GIVEN] += w;
+        else ++own[OPEN];
+    }
+    if (p->s->reducer) all = bmvpi_comm_doubles(c, own, NUMBERS);
+    if (!all) return;
+    for (r = 0; r < size; ++r) items += all[r * NUMBERS + ITEMS];
+    for (r = 0; r < size; ++r) {
+        const double *k = all + r * NUMBERS;
+        if (size > 1 && k[VIEWS] == 0)
+            bmvp_fail(c, BMVP_E_ARG, "rank %d has no view in this pass of %.0f crops; take fewer ranks, or weight_md > 0 where cases have one modality", r,
+                      items);
+        p->pairs_of[r] = (int)k[PAIRS];
+        if (r < rank) p->first_pair += p->pairs_of[r];
+        p->pairs += p->pairs_of[r];
+        p->most_pairs = (int)bmvpi_max(p->most_pairs, p->pairs_of[r]);
+        if (p->gather || r == rank) p->pair_weight += k[GIVEN] + k[OPEN] / items;
+    }
+    if (all != own) bmvpi_free(c, all);
+    for (i = 0; i < p->n; ++i) p->weight[i] = p->item[i].weight > 0 ? p->item[i].weight : 1.0 / items;
+}
+
+/* Losses of all ranks from those of this one. Of the contrast over all pairs every rank has the whole. */
+static void bmvpi_ssl_sum_losses(const bmvpi_pass *p, bmvp_ssl_losses *l)
+{
+    const bmvp_ssl_config *k = &p->s->cfg;
+    const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
+    const double whole = l->cl;
+    double *part[3], sum[6];
+    int i;
+    part[0] = &l->cmr, part[1] = &l->md, part[2] = &l->cl;
+    for (i = 0; i < 3; ++i) {
+        sum[3 + i] = *part[i] == *part[i];
+        sum[i] = sum[3 + i] > 0 ? *part[i] : 0;
+    }
+    if (!bmvpi_comm_sum_doubles(p->s->c, sum, 6)) return;
+    if (p->gather && sum[5] > 0) sum[2] = whole;
+    for (l->total = 0, i = 0; i < 3; ++i) {
+        *part[i] = sum[3 + i] > 0 ? sum[i] : (double)NAN;
+        l->total += weight[i] * sum[i];
+    }
+}
+
+/* The rows of all ranks' pairs (pairs, d), in the order of the items: this rank's (NULL: it has none) with their gradient, the others' as numbers.
+   Every rank takes the same loss of them, so that the gradient of its own rows is that of one rank with all pairs. */
+static bmvp_tensor *bmvpi_ssl_all_rows(const bmvpi_pass *p, bmvp_tensor *own, int64_t d)
+{
+    bmvp_ctx *c = p->s->c;
+    const int64_t most = p->most_pairs * d, after = p->pairs - p->first_pair - p->n_modal;
+    float *all = (float *)bmvpi_alloc(c, most * (1 + c->comm->size) * (int64_t)sizeof *all);
+    int64_t dim[2];
+    bmvp_tensor *part[3], *y = NULL;
+    int r, n = 0;
+    if (!all) return NULL;
+    memset(all, 0, (size_t)most * sizeof *all);
+    if (own) (void)bmvp_read(c, own, all);
+    if (bmvpi_comm_all_gather(c, all, most * (int64_t)sizeof *all, all + most)) {
+        float *to = all + most;
+        for (r = 0; r < c->comm->size; to += p->pairs_of[r++] * d) memmove(to, all + (1 + r) * most, (size_t)(p->pairs_of[r] * d) * sizeof *all);
+        dim[1] = d;
+        dim[0] = p->first_pair;
+        if (p->first_pair > 0) part[n++] = bmvp_input(c, 2, dim, all + most);
+        if (own) part[n++] = own;
+        dim[0] = after;
+        if (after > 0) part[n++] = bmvp_input(c, 2, dim, all + most + (p->pairs - after) * d);
+        y = bmvpi_ssl_stack(c, part, n);
+    }
+    bmvpi_free(c, all);
+    return y;
+}
+
+static int64_t bmvpi_ssl_box_size(const bmvpi_ssl_box *b) { return b->size[0] * b->size[1] * b->size[2]; }
+
+/* Takes a box of a template's gradient out and leaves zeros (out 1), or adds one (0). x: its voxels. */
+static void bmvpi_ssl_box_move(bmvp_ssl *s, const bmvpi_ssl_box *b, float *x, int out)
+{
+    const size_t bytes = (size_t)b->size[2] * sizeof *x;
+    int64_t z, y, i;
+    for (z = 0; z < b->size[0]; ++z)
+        for (y = 0; y < b->size[1]; ++y, x += b->size[2]) {
+            float *g = s->templ[b->modality]->g + ((b->start[0] + z) * s->grid[1] + b->start[1] + y) * s->grid[2] + b->start[2];
+            if (out) memcpy(x, g, bytes);
+            if (out) memset(g, 0, bytes);
+            else for (i = 0; i < b->size[2]; ++i) g[i] += x[i];
+        }
+}
+
+/* n[0] boxes and n[1] voxels at most from each rank: box and x hold this rank's, then those of all. */
+static void bmvpi_ssl_boxes_add_all(bmvp_ssl *s, const double *count, const int64_t n[2], bmvpi_ssl_box *box, float *x)
+{
+    bmvp_ctx *c = s->c;
+    float *to = x;
+    int64_t i;
+    int r;
+    memset(box, 0, (size_t)n[0] * sizeof *box);
+    memset(x, 0, (size_t)n[1] * sizeof *x);
+    for (i = 0; i < s->n_box; to += bmvpi_ssl_box_size(&box[i++])) {
+        box[i] = s->box[i];
+        bmvpi_ssl_box_move(s, &box[i], to, 1);
+    }
+    (void)bmvpi_comm_all_gather(c, box, n[0] * (int64_t)sizeof *box, box + n[0]);
+    (void)bmvpi_comm_all_gather(c, x, n[1] * (int64_t)sizeof *x, x + n[1]);
+    for (r = 0; r < c->comm->size; ++r) {
+        const bmvpi_ssl_box *b = box + (1 + r) * n[0];
+        to = x + (1 + r) * n[1];
+        for (i = 0; i < (int64_t)count[2 * r] && !bmvp_failed(c); to += bmvpi_ssl_box_size(&b[i++])) {
+            if (!bmvp_has_grad(s->templ[b[i].modality])) bmvpi_grad_zeros(c, s->templ[b[i].modality]);
+            if (!bmvp_failed(c)) bmvpi_ssl_box_move(s, &b[i], to, 0);
+        }
+    }
+}
+
+/* Templates' gradients of all ranks, as the crops they come from: of each rank the boxes, then their voxels; added rank by rank, so that all
+   get the same bits. Boxes that overlap are taken out one after the other: what they share is in the first. */
+static void bmvpi_ssl_exchange_boxes(bmvp_ssl *s)
+{
+    bmvp_ctx *c = s->c;
+    bmvpi_ssl_box *box = NULL;
+    double own[2] = { 0, 0 }, *count;
+    int64_t i, n[2] = { 1, 1 };
+    float *x = NULL;
+    int r;
+    for (i = 0; i < s->n_box; ++i) own[1] += (double)bmvpi_ssl_box_size(&s->box[i]);
+    own[0] = (double)s->n_box;
+    count = bmvpi_comm_doubles(c, own, 2);
+    for (r = 0; count && r < 2 * c->comm->size; ++r) n[r % 2] = bmvpi_max(n[r % 2], (int64_t)count[r]);
+    if (count) box = (bmvpi_ssl_box *)bmvpi_alloc(c, n[0] * (1 + c->comm->size) * (int64_t)sizeof *box);
+    if (box) x = (float *)bmvpi_alloc(c, n[1] * (1 + c->comm->size) * (int64_t)sizeof *x);
+    if (x) bmvpi_ssl_boxes_add_all(s, count, n, box, x);
+    bmvpi_free(c, count);
+    bmvpi_free(c, box);
+    bmvpi_free(c, x);
+}
+
+/* The same as whole templates: of a device, and where the values are min-max normalised, which gives voxels outside of the crops gradients. */
+static void bmvpi_ssl_exchange_whole(bmvp_ssl *s)
+{
+    bmvp_ctx *c = s->c;
+    double touched[BMVP_MODALITIES] = { 0 };
+    int64_t i;
+    for (i = 0; i < s->n_box; ++i) touched[s->box[i].modality] = 1;
+    if (!bmvpi_comm_sum_doubles(c, touched, s->n_modalities)) return;
+    for (i = 0; i < s->n_modalities; ++i) {
+        if (touched[i] > 0 && !bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(c, s->templ[i]);
+        if (touched[i] > 0) bmvpi_comm_sum_grad(c, s->templ[i]);
+    }
+}
+
+static void bmvpi_ssl_exchange_templates(bmvp_ssl *s)
+{
+    if (bmvp_failed(s->c)) return;
+    if (s->cfg.template_value == BMVP_TEMPLATE_MINMAX || s->c->cfg.backend->device) bmvpi_ssl_exchange_whole(s);
+    else bmvpi_ssl_exchange_boxes(s);
+    s->n_box = 0;
+}
+
+/* >>weighed losses ------------------------------------------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum && t ? bmvp_add(c, sum, t) : sum ? sum : t; }
 
 /* sum of w_i mse(reconstruction of view first + j, crop of item j) */
 static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_pass *p, bmvp_tensor *rec, int first, int count, const int *item)
@@ -1054,20 +1301,28 @@ static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_pass *p, bmvp_tensor *rec
     return sum;
 }
 
+/* n maps as (n, D), each of length 1 */
+static bmvp_tensor *bmvpi_ssl_rows(bmvp_ctx *c, bmvp_tensor *maps, int n)
+{
+    int64_t flat[2];
+    if (!maps) return NULL;
+    flat[0] = n, flat[1] = maps->numel / n;
+    return bmvp_l2_normalize(c, bmvp_reshape(c, maps, 2, flat), 1e-12);
+}
+
 static bmvp_tensor *bmvpi_ssl_contrast_loss(bmvpi_pass *p, bmvp_tensor *last)
 {
     bmvp_ctx *c = p->s->c;
-    bmvp_tensor *g[BMVPI_SSL_BATCH], *f;
-    int32_t target[BMVPI_SSL_BATCH];
-    double weight = 0;
+    bmvp_tensor *g[BMVPI_SSL_BATCH], *f[2] = { NULL, NULL };
     int j;
-    for (j = 0; j < p->n_modal; ++j) {
-        target[j] = j;
-        g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
-        weight += p->weight[p->modal_item[j]];
+    if (!last) return NULL;
+    for (j = 0; j < p->n_modal; ++j) g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
+    if (p->n_modal > 0) {
+        f[0] = bmvpi_ssl_rows(c, bmvp_slice(c, last, 0, p->n_template, p->n_modal), p->n_modal);
+        f[1] = bmvpi_ssl_rows(c, bmvpi_ssl_stack(c, g, p->n_modal), p->n_modal);
     }
-    f = bmvp_slice(c, last, 0, p->n_template, p->n_modal);
-    return bmvp_scale(c, bmvpi_ssl_contrast(p->s, f, bmvpi_ssl_stack(c, g, p->n_modal), p->n_modal, target), weight, 0);
+    for (j = 0; j < 2 && p->gather; ++j) f[j] = bmvpi_ssl_all_rows(p, f[j], last->numel / last->dim[0]);
+    return bmvp_scale(c, bmvpi_ssl_contrast(p->s, f[0], f[1]), p->pair_weight, 0);
 }
 
 static void bmvpi_ssl_views(bmvpi_pass *p)
@@ -1078,7 +1333,6 @@ static void bmvpi_ssl_views(bmvpi_pass *p)
     int i;
     p->contrast = k->weight_cl > 0 && p->s->epoch >= k->contrast_from_epoch;
     for (i = 0; i < p->n; ++i) {
-        p->weight[i] = p->item[i].weight > 0 ? p->item[i].weight : 1.0 / p->n;
         p->target[i] = bmvp_input(p->s->c, 3, dim, p->item[i].x);
         if (k->weight_md > 0 || p->contrast) p->view[p->n_views++] = bmvpi_ssl_view(p, i, 1, 0);
     }
@@ -1088,6 +1342,8 @@ static void bmvpi_ssl_views(bmvpi_pass *p)
         p->modal_item[p->n_modal++] = i;
         p->view[p->n_views++] = bmvpi_ssl_view(p, i, only_template, 1);
     }
+    if (p->s->reducer && (p->n_template > 0 || only_template) && !bmvpi_ssl_boxes_add(p)) return;
+    bmvpi_ssl_weigh(p);
 }
 
 static void bmvpi_ssl_keep_all(bmvp_ssl *s)
@@ -1113,10 +1369,26 @@ static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
     if (s->keep) bmvpi_ssl_keep_all(s);
     if (k->weight_cmr > 0) parts[0] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, p->n_template, p->n_modal, p->modal_item);
     if (k->weight_md > 0) parts[1] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, 0, p->n_template, NULL);
-    if (p->contrast && p->n_modal > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
+    if (p->contrast && (p->gather ? p->pairs : p->n_modal) > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
     for (i = 0; i < 3; ++i)
         if (parts[i]) total = bmvpi_ssl_plus(s->c, total, bmvp_scale(s->c, parts[i], weight[i], 0));
+    if (s->reducer && !(total && total->wants_grad)) /* only others have pairs: they wait for this rank's backward, in batch norm */
+        total = bmvpi_ssl_plus(s->c, bmvp_scale(s->c, bmvp_mean(s->c, s->features.last), 0, 0), total);
     return total;
+}
+
+/* What the losses of a pass are, after its backward: a device would have nothing to do while they are read. */
+static bmvp_ssl_losses bmvpi_ssl_read_losses(const bmvpi_pass *p, const bmvp_tensor *total, bmvp_tensor *const parts[3])
+{
+    bmvp_ctx *c = p->s->c;
+    bmvp_ssl_losses loss;
+    loss.total = total ? (double)bmvp_scalar(c, total) : 0;
+    loss.cmr = parts[0] ? (double)bmvp_scalar(c, parts[0]) : (double)NAN;
+    loss.md = parts[1] ? (double)bmvp_scalar(c, parts[1]) : (double)NAN;
+    loss.cl = parts[2] ? (double)bmvp_scalar(c, parts[2]) : (double)NAN;
+    loss.grad_norm = (double)NAN;
+    if (p->s->reducer) bmvpi_ssl_sum_losses(p, &loss);
+    return loss;
 }
 
 BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
@@ -1129,19 +1401,18 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     p.s = s;
     p.item = items;
     p.n = n;
-    if (n < 1 || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
+    p.gather = s->reducer && s->cfg.gather_negatives;
+    if (n < !s->reducer || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     bmvp_step_begin(s->c);
     bmvp_capture_begin(s->c);
     total = bmvpi_ssl_forward(&p, parts);
     for (i = 0; i < 3; ++i) bmvp_keep(parts[i]);
+    if (s->reducer && s->last_pass && (s->steps + 1) % s->cfg.update_every == 0) bmvp_reducer_start(s->reducer);
+    s->last_pass = 0;
     if (total) bmvp_backward(s->c, bmvp_keep(total));
     bmvp_capture_end(s->c);
-    loss.total = total ? (double)bmvp_scalar(s->c, total) : 0; /* after backward: a device would have nothing to do while it is read */
-    loss.cmr = parts[0] ? (double)bmvp_scalar(s->c, parts[0]) : (double)NAN;
-    loss.md = parts[1] ? (double)bmvp_scalar(s->c, parts[1]) : (double)NAN;
-    loss.cl = parts[2] ? (double)bmvp_scalar(s->c, parts[2]) : (double)NAN;
-    loss.grad_norm = (double)NAN;
+    loss = bmvpi_ssl_read_losses(&p, total, parts);
     if (out) *out = loss;
     if (!bmvp_failed(s->c) && !bmvp_is_plan(s->c) && !(fabs(loss.total) <= FLT_MAX))
         bmvp_fail(s->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of "
@@ -1157,11 +1428,13 @@ BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *ou
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     ++s->steps;
     if (s->steps % s->cfg.update_every || bmvp_is_plan(s->c)) return BMVP_OK;
+    if (s->reducer) {
+        bmvp_reducer_finish(s->reducer);
+        bmvpi_ssl_exchange_templates(s);
+        if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
+    }
     for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
-        if (!bmvp_has_grad(s->templ[i])) {
-            bmvpi_values_fill(s->c, s->templ[i]->g, 0.0f, s->templ[i]->numel);
-            s->templ[i]->grad_fresh = 0;
-        }
+        if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(s->c, s->templ[i]);
     if (!bmvpi_clipped_step(s->c, s->optim, lr, s->cfg.clip, s->steps - 1, &norm)) return bmvp_error_of(s->c)->status;
     if (out) out->grad_norm = norm;
     s->pending = 0;
@@ -1170,7 +1443,9 @@ BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *ou
 
 BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out)
 {
-    bmvp_status st = bmvp_ssl_accumulate(s, items, n, out);
+    bmvp_status st;
+    bmvp_ssl_last_pass(s);
+    st = bmvp_ssl_accumulate(s, items, n, out);
     return st ? st : bmvp_ssl_update(s, lr, out);
 }
 

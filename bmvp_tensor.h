@@ -295,7 +295,7 @@ BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running back
 
 /* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes; none at
    all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
-   this rank may go on. Pointers are in the host's memory. Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not
+   this rank may go on. Pointers are in the host's memory (but see on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not
    depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is known; the table is
    unusable then. tests/test_comm.c has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
@@ -305,16 +305,27 @@ struct bmvp_comm {
     int rank, size; /* 0 <= rank < size */
     bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
     bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
+    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* own: sum of everybody's
+                                                                                                part number `rank` of all, size x n */
     bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
+    bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
+    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From any thread. */
+    void (*abort)(const bmvp_comm *m, const char *why);
     /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
        before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
     bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
+    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are done in the order of its
+       work, which barrier waits for: they return before they are done, so a failure may be that of a later call or read. What was given to
+       start stays as it is until wait. */
+    int on_device;
 };
 /* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch SyncBatchNorm). Failures are
-   the context's; a backend with memory of its own is BMVP_E_UNSUPPORTED. NULL: one process, the default. The table must outlive the context or
-   the next bmvp_set_comm. */
+   the context's; a table with on_device for a backend without memory of its own is BMVP_E_ARG. A device whose table is not on_device exchanges
+   through the host, and with any table it captures nothing (bmvp_captures). NULL: one process, the default. The table must outlive the context
+   or the next bmvp_set_comm. */
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
@@ -409,12 +420,26 @@ BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
    the thread that made it, and outlives its contexts. */
 BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
+/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to the others (a file, a socket,
+   MPI); then every rank joins with its own backend, and all wait for each other. The table has on_device 1: exchanges are given to the GPU, on a
+   stream of their own, and started sums go on beside the kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run
+   with the same GPUs, NCCL and settings of it, and not elsewhere.
+   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and whenever the host waits for the GPU; then, or when NCCL finds
+   that a rank is gone, the communicator is given up, and this and every later call fails with BMVP_E_IO. It must be longer than what one rank
+   does alone while the others wait (saving, validation). abort stops this rank; the others find it missing.
+   Leave after the last bmvp_destroy and before bmvp_cuda_release; a table of zeros or NULL is fine. */
+BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err);
+BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s, bmvp_comm *out,
+                                         bmvp_error *err);
+BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 /* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
 /* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, or with bmvp_config.graph 0. */
+   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, with bmvp_config.graph 0, or after
+   bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
+BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
 
 /* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
@@ -422,6 +447,8 @@ BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t);
 BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c);   /* what the table's workspace() asked for */
 BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);     /* 1: a dropped value is made again; statistics must stay as they are */
+/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's memory. */
+BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
 
 /* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
    Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
@@ -479,9 +506,14 @@ BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *t
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b);
 /* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1 convolution. */
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
+/* residual + linear(x, w, b), on the CPU in one pass; residual (..., O). */
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual);
 /* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals linear, gelu, linear;
    the hidden layer is never stored: backward computes it again tile by tile. */
 BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2);
+/* residual + mlp(x, w1, b1, w2, b2), on the CPU in one pass; residual (..., O). */
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
+                                        bmvp_tensor *residual);
 /* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size -> (N, T, C).
    The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
@@ -496,6 +528,8 @@ BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal o
 BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
 /* x (N,D,H,W,C), w (k,k,k,C), odd k, stride 1, pad k / 2 -> same shape. conv3d with groups = C */
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
+/* x + depthwise3d(x, w, b), on the CPU in one pass. */
+BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap. torch.nn.functional.conv_transpose3d */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 
@@ -645,6 +679,8 @@ struct bmvp_ctx {
     int64_t n_lasting, cap_lasting;
     float *workspace;       /* of the kernel that is running */
     const bmvp_comm *comm;
+    void *comm_space;       /* device memory for what the host exchanges over a table with on_device */
+    int64_t comm_bytes;
     void (*on_gradient)(void *user);
     void *on_gradient_user;
 #ifndef BMVP_NO_THREADS
@@ -1231,6 +1267,7 @@ BMVP_API void bmvp_destroy(bmvp_ctx *c)
     bmvpi_pool_stop(c);
 #endif
     bmvpi_chunks_free(c);
+    bmvpi_values_free(c, c->comm_space);
     for (i = 0; i < c->n_lasting; ++i) bmvpi_lasting_free(c, c->lasting[i]);
     bmvpi_free(c, c->lasting);
     bmvpi_free(c, c->step);
@@ -1338,9 +1375,10 @@ BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
 {
     c->comm = comm;
-    if (comm && c->cfg.backend->device)
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "set_comm: several ranks train on the CPU only, not on %s", c->cfg.backend->name);
+    if (comm && comm->on_device && !c->cfg.backend->device)
+        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s", c->cfg.backend->name);
 }
+BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
 
 /* A call's failure goes to the context. 1: it went well. */
 static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
@@ -1349,12 +1387,67 @@ static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
     return st == BMVP_OK;
 }
 
-static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+/* Memory of the device, at least `bytes`, for a table with on_device; the next call may move it. */
+static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes)
 {
-    bmvp_error err;
-    return !bmvp_failed(c) && bmvpi_comm_done(c, c->comm->all_gather(c->comm, own, bytes, all, &err), &err);
+    if (bytes > c->comm_bytes) {
+        bmvpi_values_free(c, c->comm_space);
+        c->comm_bytes = 0;
+        (void)bmvpi_values_alloc(c, bytes, &c->comm_space);
+        if (c->comm_space) c->comm_bytes = bytes;
+    }
+    return (float *)c->comm_space;
+}
+/* Bytes of the host to and from the device, which counts in floats */
+static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
+    float tail = 0;
+    if (n > 0) bmvpi_values_write(c, to, (const float *)host, n);
+    memcpy(&tail, (const char *)host + 4 * n, (size_t)(bytes % 4));
+    if (bytes % 4) bmvpi_values_write(c, to + n, &tail, 1);
+}
+static void bmvpi_comm_download(bmvp_ctx *c, void *host, const float *from, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
+    float tail;
+    if (n > 0) bmvpi_values_read(c, (float *)host, from, n);
+    if (bytes % 4) bmvpi_values_read(c, &tail, from + n, 1);
+    if (bytes % 4) memcpy((char *)host + 4 * n, &tail, (size_t)(bytes % 4));
 }
 
+/* all_gather of the host's memory, whichever the table takes */
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+{
+    const bmvp_comm *m = c->comm;
+    const int64_t from = (bytes + BMVPI_ALIGN - 1) / BMVPI_ALIGN * (BMVPI_ALIGN / 4);
+    bmvp_error err;
+    float *x;
+    if (bmvp_failed(c)) return 0;
+    if (!m->on_device) return bmvpi_comm_done(c, m->all_gather(m, own, bytes, all, &err), &err);
+    x = bmvpi_comm_space(c, 4 * from + (m->size * bytes + 3) / 4 * 4);
+    if (!x) return 0;
+    bmvpi_comm_upload(c, x, own, bytes);
+    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err)) bmvpi_comm_download(c, all, x + from, m->size * bytes);
+    return !bmvp_failed(c);
+}
+
+BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all)
+{
+    const bmvp_comm *m = c->comm;
+    bmvp_error err;
+    char *host;
+    if (bmvp_failed(c)) return;
+    if (m->on_device || !c->cfg.backend->device) {
+        (void)bmvpi_comm_done(c, m->all_gather(m, own, bytes, all, &err), &err);
+        return;
+    }
+    host = (char *)bmvpi_alloc(c, (1 + m->size) * bytes);
+    if (!host) return;
+    bmvpi_comm_download(c, host, (const float *)own, bytes);
+    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes)) bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
+    bmvpi_free(c, host);
+}
 /* n doubles of every rank, in host memory; free them. NULL after a failure. */
 static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n)
 {
@@ -1733,6 +1826,16 @@ static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
     if (!bmvpi_ensure_storage(c, y)) return NULL;
     bmvpi_call(c, y, 0);
     return bmvp_failed(c) ? NULL : y;
+}
+
+/* The same of an op that adds its result to a residual (NULL: none), which then is the last operand. */
+static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tensor *residual)
+{
+    char s[128], t[128];
+    if (y && residual && !bmvpi_same_shape(y, residual))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "%s: the residual is %s, the result %s", bmvp_op_name(y->op),
+                                        bmvpi_shape(residual, s, sizeof s), bmvpi_shape(y, t, sizeof t));
+    return bmvpi_run(c, y);
 }
 
 /* >>backward ----------------------------------------------------------------------------------------------------- */
@@ -2315,6 +2418,7 @@ BMVPI_STAMP(BMVPI_POINTWISE)
 typedef struct bmvpi_dw {
     int64_t n, d, h, w, c;
     int k;
+    int residual; /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
 } bmvpi_dw;
 
 enum { BMVPI_SLAB = 16, BMVPI_DW_RING = 512 << 10 /* bytes of L2 for ring and gradient plane */, BMVPI_DW_MAX_K = 5 };
@@ -2583,6 +2687,7 @@ static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc,
     memset(bias, 0, BMVPI_SLAB * sizeof(float));
     for (t = 0; t < taps; ++t)
         for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->w[(j->flip ? taps - 1 - t : t) * j->s.c + c0 + i];
+    for (i = 0; j->s.residual && i < cc; ++i) w[taps / 2 * BMVPI_SLAB + i] += 1.0f;
     for (i = 0; j->bias && i < cc; ++i) bias[i] = j->bias[c0 + i];
 }
 
@@ -2694,6 +2799,7 @@ static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
                     sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
                            j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
                 }
+        if (j->s.residual) sum += x[((d * H + h) * W + w) * C + c];
         *y = (j->add ? *y : 0.0f) + sum;
     }
 }
@@ -3134,8 +3240,8 @@ typedef struct bmvpi_tile {
     /* next[a_off[r] + k next_step] is fetched ahead into the cache: what the tile after this reads */
     const float *next;
     int64_t next_step;
-    int accumulate; /* 1: C += */
-    int odd;        /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
+    const float *onto; /* C = onto + ..., rows ldc apart as those of C: C itself, a residual, or NULL */
+    int odd;           /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
@@ -3183,7 +3289,7 @@ typedef struct bmvpi_tiles {
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 bmvpi_u##BITS *to = (bmvpi_u##BITS *)(c + i * ldc + j * W); \
-                if (t->accumulate) sum[i][j] += *to; \
+                if (t->onto) sum[i][j] += *(const bmvpi_u##BITS *)(t->onto + i * ldc + j * W); \
                 *to = sum[i][j]; \
             } \
     }
@@ -3311,8 +3417,8 @@ BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
         } \
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
-                float *to = t->c + i * t->ldc + j * 16; \
-                _mm512_storeu_ps(to, t->accumulate ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(to)) : sum[i][j]); \
+                const int64_t at = i * t->ldc + j * 16; \
+                _mm512_storeu_ps(t->c + at, t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
             } \
     }
 BMVPI_TILES_512(bf16)
@@ -3373,12 +3479,12 @@ static void bmvpi_tile_run(const bmvpi_tiles *q, const bmvpi_tile *strip, int mr
     t.bias = NULL;
     t.c = side;
     t.ldc = width;
-    t.accumulate = 0;
+    t.onto = NULL;
     q->fn[wide][mr](&t);
     for (i = 0; i < mr; ++i)
         for (j = 0; j < cols; ++j)
             strip->c[i * strip->ldc + j] = side[i * width + j] + (strip->bias ? strip->bias[j] : 0.0f) +
-                                           (strip->accumulate ? strip->c[i * strip->ldc + j] : 0.0f);
+                                           (strip->onto ? strip->onto[i * strip->ldc + j] : 0.0f);
 }
 
 /* `rows` rows x cols columns: neighbouring panels of B, `panel` floats apart. */
@@ -3397,12 +3503,14 @@ static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t r
         t.a += row * t.lda;
         t.next += row * t.lda;
         t.c += row * t.ldc;
+        if (t.onto) t.onto += row * t.ldc;
 #if defined(BMVPI_HAVE_BF16)
         if (q->pairs) bmvpi_pairs_a(&t, mr, pairs);
 #endif
         for (n = 0; n < cols; n += q->nr, t.b += panel, t.c += q->nr) {
             if (strip->bias) t.bias = strip->bias + n;
             bmvpi_tile_run(q, &t, mr, bmvpi_min(q->nr, cols - n));
+            if (t.onto) t.onto += q->nr;
         }
     }
 }
@@ -3417,6 +3525,7 @@ typedef struct bmvpi_gemm_args {
     int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
     int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
     int accumulate; /* 1: C += */
+    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
     int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
     int exact;      /* 1: float32 whatever the context's precision */
     int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
@@ -3536,7 +3645,9 @@ static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const flo
             double sum = g->bias ? (double)g->bias[j] : 0.0;
             float *to = c + i * g->c_rs + j;
             for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
-            *to = (float)(g->accumulate ? (double)*to + sum : sum);
+            if (g->accumulate) sum += (double)*to;
+            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
+            *to = (float)sum;
         }
     }
 }
@@ -3569,7 +3680,6 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
         for (k = 0; k < g->k; k += kc) {
             t.k = bmvpi_min(kc, g->k - k);
             t.a = a + m * g->a_rs + k * g->a_cs;
-            t.accumulate = k > 0 || g->accumulate;
             bmvpi_tile_ahead(&t, q->mr);
             if (b->ld != bmvpi_panel_row(q) && !g->b_near) t.next = b->b + (k + BMVPI_LONG_K) * b->ld;
             for (p = p0; p < p1; p += group) {
@@ -3577,6 +3687,7 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
                 t.b = b->b + p * b->panel + k * b->ld;
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
+                t.onto = k > 0 || g->accumulate ? t.c : g->residual ? g->residual + m * g->c_rs + n : NULL;
                 bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
             }
         }
@@ -3735,7 +3846,7 @@ static void bmvpi_gemm_long_task(void *arg, int64_t task, int worker) /* task = 
         c = j->ws + j->own * bmvp_threads(j->c) + part * bmvpi_round16(g.m * g.n);
         g.c_rs = g.n;
         g.accumulate = 0;
-        g.bias = NULL;
+        g.bias = g.residual = NULL;
     }
     for (k = part * j->part_k; k < k_end; k += BMVPI_LONG_K) {
         g.k = bmvpi_min(BMVPI_LONG_K, k_end - k);
@@ -3745,6 +3856,7 @@ static void bmvpi_gemm_long_task(void *arg, int64_t task, int worker) /* task = 
             if (!j->direct) bmvpi_pack_b(j->level, from.b, g.b_rs, g.b_cs, g.k, g.n, own);
             from = bmvpi_gemm_b_of(j->q, &g, j->direct ? from.b : own);
             g.bias = j->parts > 1 || k > 0 || !j->g->bias ? NULL : j->g->bias + n;
+            g.residual = j->parts > 1 || k > 0 || !j->g->residual ? NULL : j->g->residual + n;
             bmvpi_gemm_block(j->q, &g, g.a + k * g.a_cs, &from, c + n, m0, m1, 0, bmvpi_ceil_div(g.n, j->q->nr));
         }
         g.accumulate = 1;
@@ -3760,7 +3872,7 @@ static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = o
     int64_t i, p;
     (void)worker;
     for (i = 0; i < g->n; ++i) {
-        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f);
+        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) + (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
         for (p = 0; p < j->parts; ++p) sum += part[p * bmvpi_round16(g->m * g->n) + i];
         c[i] = sum;
     }
@@ -4127,7 +4239,6 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     t.lda = ax[2].step * s->ci;
     t.ka = 1;
     t.ldc = ax[2].phases * s->co;
-    t.accumulate = s->call.accumulate;
     out[0] = d * ax[0].phases + r[0] - ax[0].shift;
     out[2] = lo[2] * ax[2].phases + r[2] - ax[2].shift;
     col = ((lo[2] - ax[2].lo) * ax[2].step + ax[2].window - taps[2]) * s->ci;
@@ -4144,12 +4255,12 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                 t.a = base + (h - h0) * ax[1].step * row + col;
                 t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
                       p * s->q->nr;
+                t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
                 bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
                             bmvpi_panel_step(s->q, k));
             }
         }
-        t.accumulate = 1;
         i += t.runs;
     } while (i < runs);
 }
@@ -4266,11 +4377,10 @@ static void bmvpi_conv_dw_tap(const bmvpi_conv_dw_job *j, int64_t tap, int64_t r
     t.ka = v->s[2] * v->ci;
     t.ldc = v->co;
     t.bias = NULL;
-    t.accumulate = 1;
     bmvpi_tile_ahead(&t, j->q->mr);
     for (p = 0; p * j->q->nr < v->co; p += bmvpi_panel_group(j->q)) {
         t.b = own + p * step + (lo - t.odd) * t.ldb;
-        t.c = sums + tap * j->m * v->co + p * j->q->nr;
+        t.onto = t.c = sums + tap * j->m * v->co + p * j->q->nr;
         bmvpi_strip(j->q, &t, j->m, bmvpi_min(bmvpi_panel_group(j->q) * j->q->nr, v->co - p * j->q->nr), step);
     }
 }
@@ -4811,12 +4921,12 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
-   x (..., I), w (I, O), b (O) or NULL, y (..., O). torch.nn.functional.linear (w transposed), 1x1x1 convolution.
+   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed), 1x1x1 convolution.
    Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
-BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
 {
     int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[3];
+    bmvp_tensor *src[4];
     char s[128], t[128], u[128];
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
@@ -4829,7 +4939,15 @@ BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
     src[0] = x;
     src[1] = w;
     src[2] = b;
-    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, 3, src));
+    src[3] = residual;
+    return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
+}
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+{
+    if (!residual) return NULL;
+    if (c->cfg.backend->device) return bmvp_add_into(c, residual, bmvp_linear(c, x, w, b));
+    return bmvpi_linear_node(c, x, w, b, residual);
 }
 
 /* which 0: y; 1, 2, 3: gradient of x, w, b */
@@ -4843,6 +4961,7 @@ static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float 
     if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
     g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
     g.bias = y->src[2] ? y->src[2]->x : NULL;
+    g.residual = y->n_src > 3 ? y->src[3]->x : NULL;
     return g;
 }
 static void bmvpi_linear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -4854,6 +4973,7 @@ static void bmvpi_linear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int which, add[4];
     float *to[4];
+    if (y->n_src > 3) bmvpi_grad_pass(c, y, y->src[3]);
     for (which = 1; which < 4; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
     for (which = 1; which < 4; ++which) {
         bmvpi_gemm_args g = bmvpi_linear_args(y, which, to[which]);
@@ -4874,8 +4994,9 @@ static int64_t bmvpi_linear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *
 }
 static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 {
-    const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 };
-    if (variant > 1) return NULL;
+    const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 }, y[3] = { 2, 5, 33 };
+    if (variant > 2) return NULL;
+    if (variant == 2) return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL, bmvp_leaf(c, 3, y, NULL));
     return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
                        variant ? NULL : bmvp_leaf(c, 1, b, NULL));
 }
@@ -5079,11 +5200,11 @@ static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
-   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w.
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. iarg 0: 1: plus x.
    Bits do not depend on threads: weight gradients are summed task by task in order. */
-BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
 {
-    bmvp_tensor *src[3];
+    bmvp_tensor *src[3], *y;
     char at[128], bt[128];
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
@@ -5094,7 +5215,19 @@ BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
     src[0] = x;
     src[1] = w;
     src[2] = b;
-    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src));
+    y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
+    if (y) y->iarg[0] = residual;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    return bmvpi_depthwise3d_node(c, x, w, b, 0);
+}
+/* 3^3, 64 channels, 48^3: saves reading y and x and writing y in forward, copying g and reading dx in backward */
+BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    if (c->cfg.backend->device) return bmvp_add_into(c, x, bmvp_depthwise3d(c, x, w, b));
+    return bmvpi_depthwise3d_node(c, x, w, b, 1);
 }
 static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
 {
@@ -5105,6 +5238,7 @@ static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
     s.w = y->dim[3];
     s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
+    s.residual = (int)y->iarg[0];
     return s;
 }
 static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -5134,7 +5268,8 @@ static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
     if (variant == 0)
         return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
     if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
-    return variant == 2 ? bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL) : NULL;
+    if (variant == 2) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL);
+    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL)) : NULL;
 }
 
 /* What batch and group norm share: statistics of each (sample, group of channels), kept in `saved` as mean then 1 /
@@ -7250,7 +7385,8 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL. saved by the CPU, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
+   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
@@ -7260,10 +7396,10 @@ static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
 {
     return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
 }
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
-                               bmvp_tensor *b2)
+static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
+                                   bmvp_tensor *residual)
 {
-    bmvp_tensor *src[5], *y;
+    bmvp_tensor *src[6], *y;
     int64_t dim[BMVP_MAX_DIMS];
     char a[128], b[128], d[128];
     if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
@@ -7283,9 +7419,21 @@ BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmv
     src[2] = b1;
     src[3] = w2;
     src[4] = b2;
-    y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, 5, src);
+    src[5] = residual;
+    y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
     if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
-    return bmvpi_run(c, y);
+    return bmvpi_run_onto(c, y, residual);
+}
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
+{
+    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, NULL);
+}
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
+                                        bmvp_tensor *residual)
+{
+    if (!residual) return NULL;
+    if (c->cfg.backend->device) return bmvp_add_into(c, residual, bmvp_mlp(c, x, w1, b1, w2, b2));
+    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
 }
 
 typedef struct bmvpi_mlp { /* one call */
@@ -7297,7 +7445,7 @@ typedef struct bmvpi_mlp { /* one call */
     int64_t token_cuts, hid_cuts;   /* backward: tasks = token_cuts x hid_cuts, one of which is 1 */
     int64_t pack[3], packs;         /* packed w1, w2 (backward: w2^T), w1^T of one hidden range; of all together */
     int64_t worker, copies, part;   /* floats of one worker; number and floats of partial gradients */
-    const float *x, *w1, *b1, *w2, *b2, *gy;
+    const float *x, *w1, *b1, *w2, *b2, *residual, *gy;
     float *y, *saved, *ws, *parts; /* saved: a, or NULL */
     float *g[5]; /* gradients in the order of src; NULL: not wanted */
     int64_t size[5];
@@ -7350,6 +7498,7 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     j.b1 = y->src[2] ? y->src[2]->x : NULL;
     j.w2 = y->src[3]->x;
     j.b2 = y->src[4] ? y->src[4]->x : NULL;
+    j.residual = y->n_src > 5 ? y->src[5]->x : NULL;
     j.y = y->x;
     j.gy = y->g;
     j.saved = y->saved;
@@ -7406,6 +7555,7 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     const bmvpi_mlp *j = (const bmvpi_mlp *)arg;
     const int64_t m = task * j->rows, rows = bmvpi_min(j->rows, j->m - m);
     float *a = j->ws + j->packs + worker * j->worker;
+    bmvpi_gemm_args g;
     int64_t s;
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
@@ -7413,8 +7563,12 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
         bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), before, lda, 0,
                  j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        bmvpi_mm(j->level, rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), j->y + m * j->o, j->o, s > 0,
-                       s > 0 ? NULL : j->b2);
+        g = bmvpi_gemm_make(rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), 0, 0, j->y + m * j->o, j->o);
+        g.b_packed = 1;
+        g.accumulate = s > 0;
+        g.bias = s > 0 ? NULL : j->b2;
+        g.residual = s > 0 || !j->residual ? NULL : j->residual + m * j->o;
+        bmvpi_gemm_serial(j->level, &g, NULL);
     }
 }
 
@@ -7424,7 +7578,7 @@ static void bmvpi_mlp_plain(const bmvpi_mlp *j)
     for (m = 0; m < j->m; ++m) {
         const float *x = j->x + m * j->i;
         float *y = j->y + m * j->o, a;
-        for (o = 0; o < j->o; ++o) y[o] = j->b2 ? j->b2[o] : 0.0f;
+        for (o = 0; o < j->o; ++o) y[o] = (j->b2 ? j->b2[o] : 0.0f) + (j->residual ? j->residual[m * j->o + o] : 0.0f);
         for (h = 0; h < j->h; ++h) {
             a = j->b1 ? j->b1[h] : 0.0f;
             for (i = 0; i < j->i; ++i) a += x[i] * j->w1[i * j->h + h];
@@ -7533,6 +7687,7 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_mlp j = bmvpi_mlp_cut(c, y, 1);
     bmvpi_mlp_join sum;
     int k, wanted = 0;
+    if (y->n_src > 5) bmvpi_grad_pass(c, y, y->src[5]);
     for (k = 0; k < 5; ++k) {
         j.g[k] = j.fused ? bmvpi_grad(c, y->src[k], &j.add[k]) : bmvpi_grad_add(c, y->src[k]);
         wanted |= j.g[k] != NULL;
@@ -7561,16 +7716,19 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 
 static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 {
-    static const int64_t x[3][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 } }; /* tokens many and few: both cuts */
-    static const int64_t hid[3] = { 7, 16, 40 }, out[3] = { 6, 8, 2 };
+    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } }; /* tokens many and few: both cuts */
+    static const int64_t hid[4] = { 7, 16, 40, 7 }, out[4] = { 6, 8, 2, 5 };
     bmvp_tensor *b1, *b2;
     int64_t w1[2], w2[2];
-    if (variant > 2) return NULL;
+    if (variant > 3) return NULL;
     w1[0] = x[variant][2];
     w1[1] = w2[0] = hid[variant];
     w2[1] = out[variant];
     b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
     b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
+    if (variant == 3)
+        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2,
+                                 bmvp_leaf(c, 3, x[3], NULL));
     return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
 }
 
@@ -7775,17 +7933,17 @@ BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
     if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
 }
-static int bmvpi_captures(const bmvp_ctx *c)
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
 {
-    return c->cfg.graph && !c->cfg.plan && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
 }
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_begin(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
 }
 BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 {
-    if (bmvpi_captures(c)) c->cfg.backend->device->capture_end(c);
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
 }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # cuda_cli.sh - the program on the GPU that tests/cuda_shim.h plays: training, prediction and embedding give what the CPU gives, and the
-# host never touches device memory (it would die). Environment: BMVP_SHIM, the program (default build/bmvp_shim).
+# host never touches device memory (it would die); --graph 0 gives the same bits. Environment: BMVP_SHIM, the program (default build/bmvp_shim).
 cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tests/check.sh
 . tests/check.sh
@@ -39,5 +39,12 @@ done
 alike cpu/log.jsonl cuda/log.jsonl
 alike tuned_cpu/log.jsonl tuned_cuda/log.jsonl
 expect 0 "compute  cuda:0, fp32" bmvp pretrain --data prepared --out cuda --resume --steps 3 --device cuda:0
+# shellcheck disable=SC2086 # words wanted
+expect 0 "compute  cuda:0, fp32, no graph" bmvp pretrain $tiny --batch 2 --steps 2 --preset release --out calls --device cuda --graph 0
+losses cuda/log.jsonl | head -n 2 >a
+losses calls/log.jsonl >b
+same a b
+expect 2 "--graph|0|1" bmvp pretrain --data prepared --out no --graph 2
+expect 0 "--graph NAME" bmvp finetune --help
 expect 2 "there is no GPU 1" bmvp embed --checkpoint cpu/checkpoint.safetensors --data prepared --out no.safetensors --device cuda:1
 finish

@@ -7,7 +7,8 @@
 
    As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
    waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
-   not allowed then fail.
+   not allowed then fail. Further streams (cudaStreamCreateWithFlags; only tests/cuda_nccl.h gives them work) go on at random times as far
+   as events let them: as soon as can be or as late, so that an event that is missing shows.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
    cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
@@ -120,6 +121,8 @@ struct shim_machine {
     int open = 0, locked = 1, closed = 0;
     std::deque<std::function<void()>> stream;    /* what has not been done yet */
     int64_t given = 0;                           /* to the stream, so far: given - stream.size() are done */
+    int running = 0, stalled = 0;                /* its work is being done; that cannot go on yet */
+    std::vector<struct shim_stream *> sides;     /* further streams */
     std::map<char *, size_t> pinned;
     struct node { const char *what; std::function<void()> work; };
     std::vector<node> recorded;                  /* of a stream that is captured */
@@ -288,7 +291,7 @@ inline int shim_is_device(const void *p, size_t bytes)
 
 enum cudaError_t {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700,
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
@@ -308,6 +311,7 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
     case cudaErrorGraphExecUpdateFailure: return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorNotReady: return "device not ready";
     default: return "an illegal memory access was encountered";
     }
 }
@@ -320,16 +324,58 @@ inline cudaError_t cudaGetLastError()
 inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
 inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-/* Does the stream's work up to the one with number `last`. */
-inline void shim_run(int64_t last)
+
+struct shim_stream { /* a further one; work says 0 when it cannot go on yet */
+    std::deque<std::function<int()>> work;
+    int64_t given = 0;
+    int busy = 0;
+    int64_t done() const { return given - (int64_t)work.size(); }
+};
+inline shim_stream *shim_side(cudaStream_t s) { return s == nullptr || (void *)s == (void *)&shim ? nullptr : s; }
+inline int64_t shim_done() { return shim.given - (int64_t)shim.stream.size(); }
+/* Goes on with a further stream up to its work number `last`; 1: that is done. */
+inline int shim_run_side(shim_stream *s, int64_t last)
 {
     const shim_access access;
-    while (!shim.stream.empty() && shim.given - (int64_t)shim.stream.size() < last) {
-        const std::function<void()> work = shim.stream.front();
-        shim.stream.pop_front();
-        work();
+    for (int went_on = 1; !s->busy && went_on && s->done() < last;) {
+        s->busy = 1;
+        went_on = s->work.front()();
+        s->busy = 0;
+        if (went_on) s->work.pop_front();
     }
+    return s->done() >= last;
+}
+/* Does the stream's work up to the one with number `last`; with wait 0 only while it can go on. 1: that is done. */
+inline int shim_run(int64_t last, int wait = 1)
+{
+    const shim_access access;
+    while (!shim.stream.empty() && shim_done() < last) {
+        const std::function<void()> work = shim.stream.front();
+        shim.running = 1;
+        shim.stalled = 0;
+        for (shim_stream *s : shim.sides) if (shim_random(4) == 0) (void)shim_run_side(s, s->given);
+        work();
+        shim.running = 0;
+        if (!shim.stalled) shim.stream.pop_front();
+        else if (wait) usleep(100);
+        else return 0;
+    }
+    return 1;
+}
+enum { cudaStreamNonBlocking = 1 };
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
+{
+    *s = new shim_stream;
+    shim.sides.push_back(*s);
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t s)
+{
+    if (!shim_side(s)) return cudaSuccess;
+    while (!shim_run_side(s, s->given)) usleep(100);
+    for (size_t i = 0; i < shim.sides.size(); ++i) if (shim.sides[i] == s) shim.sides.erase(shim.sides.begin() + (std::ptrdiff_t)i);
+    delete s;
+    return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
@@ -361,6 +407,7 @@ inline cudaError_t cudaFree(void *p)
     if (!p) return cudaSuccess;
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(shim.given);
+    for (shim_stream *s : shim.sides) while (!shim_run_side(s, s->given)) usleep(100);
     auto m = shim.memory.upper_bound((char *)p);
     if (m == shim.memory.begin()) return cudaErrorInvalidValue;
     --m;
@@ -409,12 +456,12 @@ inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cud
     return cudaSuccess;
 }
 
-struct shim_event { int64_t last; };
+struct shim_event { int64_t last; shim_stream *side; };
 typedef shim_event *cudaEvent_t;
 enum { cudaEventDisableTiming = 2 };
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 {
-    *e = new shim_event{ 0 };
+    *e = new shim_event{ 0, nullptr };
     return cudaSuccess;
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t e)
@@ -422,10 +469,36 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t e)
     delete e;
     return cudaSuccess;
 }
-inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
-    e->last = shim.given;
+    e->side = shim_side(s);
+    e->last = e->side ? e->side->given : shim.given;
+    return cudaSuccess;
+}
+/* Has what comes before the event been done, or can it be done now? */
+inline int shim_reached(shim_event e)
+{
+    if (e.side) return shim_run_side(e.side, e.last);
+    return shim_done() >= e.last || (!shim.running && shim_run(e.last, 0));
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t e)
+{
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (!shim_reached(*e)) return (cudaError_t)(shim.error = cudaErrorNotReady);
+    const cudaError_t late = (cudaError_t)shim.late_error;
+    shim.late_error = 0;
+    return late;
+}
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
+{
+    const shim_event now = *e;
+    if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (!shim_side(s)) shim_give("wait", [=] { shim.stalled = !shim_reached(now); });
+    else {
+        s->work.push_back([=] { return shim_reached(now); });
+        ++s->given;
+    }
     return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t e)

@@ -33,7 +33,7 @@ run()
 run_shells()
 {
     worker=shells
-    for t in forms readme cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
+    for t in forms readme cli launch ranks_cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
     echo finished >"$T/shells_done"
 }
 

@@ -67,14 +67,24 @@ static bmvp_tensor *leaf(bmvp_ctx *c, std::initializer_list<int64_t> dim)
     return bmvp_scale(c, bmvp_leaf(c, (int)dim.size(), dim.begin(), v.data()), 1, 0);
 }
 
-/* The leaves of an op's sample have no values yet: random ones, and the tape once more. */
+/* The leaves of an op's sample have no values yet: random ones, and the tape once more. What an add_into took the place of lies there again
+   meanwhile. */
+static void place_values(bmvp_ctx *c, int there)
+{
+    for (int64_t i = 0; i < c->n_step; ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t->op == BMVP_OP_ADD && t->iarg[1]) t->src[1]->x = there ? t->x : NULL;
+    }
+}
 static void run_sample(bmvp_ctx *c)
 {
+    place_values(c, 1);
     for (int64_t i = 0; i < c->n_step; ++i) {
         bmvp_tensor *t = c->step[i];
         if (t->op < 0 && t->wants_grad) bmvp_write(c, t, random_floats(t->numel, &leaf_values).data());
         if (t->op >= 0 && !(t->op == BMVP_OP_RESHAPE && t->x == t->src[0]->x)) bmvpi_call(c, t, 0);
     }
+    place_values(c, 0);
 }
 
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the

@@ -74,7 +74,7 @@ static bmvp_config config_counted(counter *n, int threads)
 
 /* >>op cases: one builder an op, from operands and attributes ----------------------------------------------------- */
 
-enum { MAX_OPERANDS = 5 };
+enum { MAX_OPERANDS = 6 };
 
 /* One case: of a fixture (attributes in its metadata) or written here (attributes as "key=value key=value"). */
 typedef struct op_case {
@@ -182,10 +182,18 @@ BUILD(cross_entropy)
 }
 #define OPERANDS_matmul "a b"
 BUILD(matmul) { return bmvp_matmul(c, in[0], in[1], (int)integer(k, "transpose_a"), (int)integer(k, "transpose_b")); }
-#define OPERANDS_linear "x w b"
-BUILD(linear) { (void)k; return bmvp_linear(c, in[0], in[1], in[2]); }
-#define OPERANDS_mlp "x w1 b1 w2 b2"
-BUILD(mlp) { (void)k; return bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]); }
+#define OPERANDS_linear "x w b residual"
+BUILD(linear)
+{
+    (void)k;
+    return in[3] ? bmvp_linear_residual(c, in[0], in[1], in[2], in[3]) : bmvp_linear(c, in[0], in[1], in[2]);
+}
+#define OPERANDS_mlp "x w1 b1 w2 b2 residual"
+BUILD(mlp)
+{
+    (void)k;
+    return in[5] ? bmvp_mlp_residual(c, in[0], in[1], in[2], in[3], in[4], in[5]) : bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]);
+}
 #define OPERANDS_attention "qkv"
 BUILD(attention) { return bmvp_attention(c, in[0], (int)integer(k, "heads"), number(k, "scale")); }
 #define OPERANDS_conv3d "x w b"
@@ -198,7 +206,7 @@ BUILD(conv3d)
     return bmvp_conv3d(c, in[0], in[1], in[2], &s);
 }
 #define OPERANDS_depthwise3d "x w b"
-BUILD(depthwise3d) { (void)k; return bmvp_depthwise3d(c, in[0], in[1], in[2]); }
+BUILD(depthwise3d) { return (attribute(k, "residual") ? bmvp_depthwise3d_residual : bmvp_depthwise3d)(c, in[0], in[1], in[2]); }
 #define OPERANDS_conv_transpose3d "x w b"
 BUILD(conv_transpose3d) { (void)k; return bmvp_conv_transpose3d(c, in[0], in[1], in[2]); }
 #define OPERANDS_batchnorm "x gamma beta mean var"
@@ -492,7 +500,12 @@ static const big_case big_cases[] = {
     { "linear", "2,7000 7000,3 3", "", 2e-4 },
     { "linear", "301,67 67,45 45", "", 1e-4 },
     { "linear", "3001,37 37,45 45", "", 2e-4 },
+    { "linear", "301,67 67,45 - 301,45", "", 1e-4 },
+    { "linear", "2,7000 7000,3 3 2,3", "", 2e-4 },
+    { "linear", "1000,700 700,70 70 1000,70", "", 1e-4 },
     { "mlp", "700,48 48,192 192 192,48 48", "", 2e-4 },
+    { "mlp", "130,272 272,80 80 80,33 33 130,33", "", 2e-4 },
+    { "mlp", "701,48 48,600 600 600,45 - 701,45", "", 2e-4 },
     { "mlp", "130,272 272,80 80 80,33 33", "", 2e-4 },
     { "mlp", "30,256 256,304 304 304,264 264", "", 2e-4 },
     { "attention", "2,300,288", "heads=3 scale=0.176", 1e-4 },
@@ -501,12 +514,14 @@ static const big_case big_cases[] = {
     { "conv3d", "2,12,10,22,33 2,2,2,33,40 40", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
     { "conv3d", "2,15,19,17,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,1,70,60,16 3,3,3,16,16 16", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
-{ "conv3d", "1,4,5,6,192 3,3,3,192,40 40", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
+    { "conv3d", "1,4,5,6,192 3,3,3,192,40 40", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 2,2,2,1,64 64", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
     { "conv3d", "1,24,26,28,1 3,3,3,1,16 16", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "1,11,9,14,24 3,3,3,8,36 36", "stride=2,1,2 pad=1,0,2 groups=3", 2e-4 },
     { "depthwise3d", "2,9,11,13,64 5,5,5,64 64", "", 2e-4 },
     { "depthwise3d", "1,20,21,22,37 3,3,3,37 37", "", 2e-4 },
+    { "depthwise3d", "2,9,11,13,64 5,5,5,64 64", "residual=1", 2e-4 },
+    { "depthwise3d", "1,20,21,22,37 3,3,3,37 37", "residual=1", 2e-4 },
     { "conv_transpose3d", "2,9,8,7,64 64,2,2,2,48 48", "", 2e-4 },
     { "batchnorm", "2,20,21,11,37 37 37 37 37", "training=1 momentum=0.1 eps=1e-5", 2e-4 },
     { "batchnorm", "2,20,21,11,37 37 37 37 37", "training=0 momentum=0.1 eps=1e-5", 2e-4 },
@@ -527,6 +542,7 @@ static void fill_big(const op_row *row, const char *dims, op_values *v)
         const int rank = fixture_numbers(one, dim, BMVP_MAX_DIMS), mask = strcmp(v->name[i], "mask") == 0;
         dims += strlen(one);
         dims += *dims == ' ';
+        if (one[0] == '-') continue;
         v->in[i] = tensor_like(rank, dim);
         v->with_grad[i] = !v->running[i] && !mask;
         for (j = 0; j < v->in[i].numel; ++j) {
@@ -613,7 +629,7 @@ static void test_gradcheck(int op)
 
 /* >>network: a small one that meets every op ---------------------------------------------------------------------- */
 
-enum { DROP = 1, INTO = 2, SCOPES = 4, BLOCKS = 8 }; /* BLOCKS: checkpointed, in place of scopes */
+enum { DROP = 1, INTO = 2, SCOPES = 4, BLOCKS = 8, FUSED = 16, FLAGS = 32 }; /* BLOCKS: checkpointed, in place of scopes; FUSED: residuals */
 
 typedef struct net_param {
     const char *name, *dims;
@@ -695,6 +711,21 @@ static bmvp_tensor *net_join(const net *n, bmvp_tensor *x, bmvp_tensor *h)
 {
     return n->flags & INTO ? bmvp_add_into(n->c, x, h) : bmvp_add(n->c, x, h);
 }
+static bmvp_tensor *net_depthwise(const net *n, bmvp_tensor *x)
+{
+    if (n->flags & FUSED) return bmvp_depthwise3d_residual(n->c, x, P("dw3.w"), P("dw3.b"));
+    return net_join(n, x, bmvp_depthwise3d(n->c, x, P("dw3.w"), P("dw3.b")));
+}
+static bmvp_tensor *net_mlp(const net *n, bmvp_tensor *x, bmvp_tensor *r)
+{
+    if (n->flags & FUSED) return bmvp_mlp_residual(n->c, r, P("fc1.w"), P("fc1.b"), P("fc2.w"), P("fc2.b"), x);
+    return net_join(n, x, bmvp_mlp(n->c, r, P("fc1.w"), P("fc1.b"), P("fc2.w"), P("fc2.b")));
+}
+static bmvp_tensor *net_project(const net *n, bmvp_tensor *x, bmvp_tensor *h)
+{
+    if (n->flags & FUSED) return bmvp_linear_residual(n->c, h, P("proj.w"), NULL, x);
+    return net_join(n, x, bmvp_linear(n->c, h, P("proj.w"), NULL));
+}
 static void net_drop(const net *n, bmvp_tensor *t)
 {
     if (n->flags & DROP) bmvp_drop(n->c, t);
@@ -731,7 +762,7 @@ static bmvp_tensor *net_encode(const net *n, bmvp_tensor *x)
     bmvp_tensor *h, *r;
     int64_t scope = net_scope(n);
     x = bmvp_layernorm(c, bmvp_conv3d(c, x, P("embed.w"), P("embed.b"), &halve), P("ln.w"), P("ln.b"), 1e-5);
-    x = net_scope_end(n, scope, net_join(n, x, bmvp_depthwise3d(c, x, P("dw3.w"), P("dw3.b"))));
+    x = net_scope_end(n, scope, net_depthwise(n, x));
     scope = net_scope(n);
     r = bmvp_batchnorm(c, x, P("bn.w"), P("bn.b"), n->mean, n->var, 1, 0.1, 1e-5);
     h = bmvp_linear(c, r, P("pw1.w"), P("pw1.b"));
@@ -746,16 +777,15 @@ static bmvp_tensor *net_encode(const net *n, bmvp_tensor *x)
     x = net_scope_end(n, scope, net_join(n, x, h));
     scope = net_scope(n);
     r = bmvp_layernorm(c, x, P("ln.w"), P("ln.b"), 1e-6);
-    h = bmvp_mlp(c, r, P("fc1.w"), P("fc1.b"), P("fc2.w"), P("fc2.b"));
+    x = net_mlp(n, x, r);
     net_drop(n, r);
-    x = net_scope_end(n, scope, net_join(n, x, h));
+    x = net_scope_end(n, scope, x);
     scope = net_scope(n);
     r = bmvp_layernorm(c, x, P("ln.w"), P("ln.b"), 1e-6);
     h = bmvp_linear(c, r, P("qkv.w"), P("qkv.b"));
     net_drop(n, r);
     h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), 2, 0.5);
-    h = bmvp_linear(c, bmvp_reshape(c, h, 5, back), P("proj.w"), NULL);
-    return net_scope_end(n, scope, net_join(n, x, h));
+    return net_scope_end(n, scope, net_project(n, x, bmvp_reshape(c, h, 5, back)));
 }
 
 static bmvp_tensor *net_decode(const net *n, bmvp_tensor *x)
@@ -971,14 +1001,27 @@ static void test_log_hook(void)
 static void test_drop_and_add_into_change_nothing(void)
 {
     const bmvp_config cfg = config_of(BMVP_SIMD_AUTO, 2);
-    net_values plain = net_step(&cfg, 0), v;
+    net_values plain = net_step(&cfg, 0), fused = net_step(&cfg, FUSED), v;
     int flags;
-    for (flags = 1; flags < 16; ++flags) {
+    for (flags = 1; flags < FLAGS; ++flags) {
         v = net_step(&cfg, flags);
-        CHECK_SAME(flags & DROP ? "with drop" : "without drop", v.x, plain.x, plain.n);
+        CHECK_SAME(flags & DROP ? "with drop" : "without drop", v.x, flags & FUSED ? fused.x : plain.x, plain.n);
         free(v.x);
     }
     free(plain.x);
+    free(fused.x);
+}
+
+static void test_residuals_equal_adds(void)
+{
+    int level;
+    for (level = BMVP_SIMD_PLAIN; level <= (int)best_level(); ++level) {
+        const bmvp_config cfg = config_of((bmvp_simd)level, 2);
+        net_values plain = net_step(&cfg, 0), fused = net_step(&cfg, FUSED);
+        CHECK_CLOSE(bmvp_simd_text((bmvp_simd)level), fused.x, plain.x, plain.n, 1e-5);
+        free(plain.x);
+        free(fused.x);
+    }
 }
 
 /* step_peak of the second of two steps with the block of the plan, and how often memory was asked for in it */
@@ -1025,9 +1068,9 @@ static bmvp_memory planned(int flags, int grad)
 
 static void test_plan_gives_the_peak(void)
 {
-    int64_t peak[16][2], asked, numel = 16;
+    int64_t peak[FLAGS][2], asked, numel = 16;
     int flags, grad, i;
-    for (flags = 0; flags < 16; ++flags)
+    for (flags = 0; flags < FLAGS; ++flags)
         for (grad = 0; grad < 2; ++grad) {
             const bmvp_memory m = planned(flags, grad);
             peak[flags][grad] = real_peak(m.step_peak, flags, grad, &asked);
@@ -1271,6 +1314,8 @@ static void test_shape_errors(void)
     FAILS(bmvp_linear(c, two[0], Z("3,7"), NULL), "linear", "(3,7)");
     FAILS(bmvp_linear(c, two[0], Z("4,7"), Z("4")), "linear", "(4)");
     FAILS(bmvp_mlp(c, two[0], Z("4,7"), NULL, Z("6,4"), NULL), "mlp", "(6,4)");
+    FAILS(bmvp_linear_residual(c, two[0], Z("4,7"), NULL, Z("3,4")), "linear", "the residual is (3,4)");
+    FAILS(bmvp_mlp_residual(c, two[0], Z("4,7"), NULL, Z("7,4"), NULL, Z("2")), "mlp", "the residual is (2)");
     FAILS(bmvp_attention(c, Z("1,5,18"), 4, 1), "attention", "(1,5,18)");
     FAILS(bmvp_conv3d(c, Z("1,4,4,4,3"), Z("2,2,2,2,8"), NULL, &halve), "conv3d", "(2,2,2,2,8)");
     FAILS(bmvp_conv3d(c, Z("1,1,4,4,2"), Z("2,2,2,2,8"), NULL, &halve), "conv3d", "(1,1,4,4,2)");
@@ -1583,6 +1628,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_net_levels);
     CHECK_RUN(test_precision);
     CHECK_RUN(test_drop_and_add_into_change_nothing);
+    CHECK_RUN(test_residuals_equal_adds);
     CHECK_RUN(test_plan_gives_the_peak);
     CHECK_RUN(test_small_reserve);
     CHECK_RUN(test_allocation_failures);

@@ -16,10 +16,15 @@ bmvp_cli_option bmvp_precision_option(int *precision)
                            "(GPUs); all else stays float32");
 }
 
-bmvp_status bmvp_device_open(const char *text, const bmvp_backend **backend, bmvp_error *err)
+bmvp_cli_option bmvp_graph_option(int *graph)
+{
+    return bmvp_cli_choice("graph", graph, 1, "0|1", "1: forward and backward of a step go to a GPU as one CUDA graph; 0: call by call; same result");
+}
+
+bmvp_status bmvp_device_open(const char *text, int local_rank, const bmvp_backend **backend, bmvp_error *err)
 {
     char *end = NULL;
-    long n = 0;
+    long n = local_rank;
     *backend = NULL;
     if (strcmp(text, "cpu") == 0) return BMVP_OK;
     if (strncmp(text, "cuda:", 5) == 0) n = strtol(text + 5, &end, 10);
@@ -47,7 +52,8 @@ void bmvp_device_close(const bmvp_backend *backend)
 
 void bmvp_device_print(const bmvp_ctx *c)
 {
-    if (bmvp_backend_of(c)->device) printf("compute  %s, %s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)));
+    if (bmvp_backend_of(c)->device)
+        printf("compute  %s, %s%s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)), bmvp_captures(c) ? "" : ", no graph");
     else printf("compute  %d threads, %s, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)),
                 bmvp_precision_text(bmvp_precision_of(c)));
     fflush(stdout);

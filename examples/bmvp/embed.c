@@ -231,7 +231,7 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     bmvp_state_part part;
     bmvp_ckpt *f = NULL;
     const char *group;
-    bmvp_status st = bmvp_device_open(device, &j->device, &j->err);
+    bmvp_status st = bmvp_device_open(device, 0, &j->device, &j->err);
     j->usage = st == BMVP_E_ARG;
     if (!st) st = bmvp_ssl_inspect(path, &j->info, &j->err);
     if (!st && j->info.net.task != BMVP_TASK_PRETRAIN)

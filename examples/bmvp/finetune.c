@@ -11,7 +11,7 @@
 
 typedef struct options {
     const char *data, *out, *init, *network, *split, *train, *val, *modalities, *labels, *set, *device;
-    int preset, task, stem, fill, class_weights, resume, simd, precision, plan, allow_absent, recompute;
+    int preset, task, stem, fill, class_weights, resume, simd, precision, graph, plan, allow_absent, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, fraction, classes, save_every, validate_every, stop_after;
     double lr;
 } options;
@@ -451,7 +451,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
     bmvp_status st = configure(s, opt, n_opt);
-    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
+    if (!st) st = bmvp_device_open(s->o.device, 0, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     k.threads = (int)s->o.threads;
     k.simd = (bmvp_simd)(s->o.simd - 1);
@@ -468,6 +468,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
     print_configuration(s);
     k.backend = s->device;
     k.precision = (bmvp_precision)s->o.precision;
+    k.graph = s->o.graph;
     st = plan_memory(s, &k, grid);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
@@ -521,6 +522,7 @@ int bmvp_cmd_finetune(int argc, char **argv)
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
             bmvp_device_option(&o->device),
             bmvp_precision_option(&o->precision),
+            bmvp_graph_option(&o->graph),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);

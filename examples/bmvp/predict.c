@@ -487,7 +487,7 @@ int bmvp_cmd_predict(int argc, char **argv)
     k.threads = (int)threads;
     k.simd = (bmvp_simd)(simd - 1);
     k.precision = (bmvp_precision)precision;
-    if (bmvp_device_open(device, &k.backend, &err))
+    if (bmvp_device_open(device, 0, &k.backend, &err))
         return bmvp_cli_fail(err.status == BMVP_E_ARG ? BMVP_CLI_USAGE : BMVP_CLI_FAILED, "predict", "%s", err.message);
     code = run(&j, data, split, part, fill, &k);
     bmvp_device_close(k.backend);

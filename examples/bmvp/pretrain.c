@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
+#include "ranks.h"
 #include "run.h"
 #include <errno.h>
 #include <stdio.h>
@@ -11,13 +12,14 @@
 
 typedef struct options {
     const char *data, *out, *network, *set, *device;
-    int preset, resume, all_modalities, simd, precision, plan, recompute;
+    int preset, resume, all_modalities, simd, precision, graph, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
 } options;
 
 typedef struct session { /* what one call of the command holds */
     options o;
+    bmvp_ranks ranks;
     bmvp_prepared data;
     bmvp_ssl_config cfg;
     bmvp_net_config net;
@@ -127,12 +129,17 @@ static bmvp_status mean_templates(session *s)
     return st;
 }
 
+/* Of several ranks: what the one with the largest share needs. */
 static bmvp_status plan_memory(session *s, bmvp_config *k)
 {
+    const int size = s->ranks.launch.size;
+    bmvp_ssl_config share = s->cfg;
     bmvp_memory m;
-    bmvp_status st = bmvp_ssl_plan(k, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
+    bmvp_status st;
+    share.batch = (share.batch + size - 1) / size;
+    st = bmvp_ssl_plan(k, &s->net, &share, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
     if (st) return st;
-    bmvp_run_print_memory(&m, bmvp_loader_bytes(&s->data, &s->cfg), bmvp_run_report_bytes(&s->cfg));
+    if (bmvp_ranks_lead(&s->ranks)) bmvp_run_print_memory(&m, bmvp_loader_bytes(&s->data, &s->cfg, size), bmvp_run_report_bytes(&s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -141,25 +148,49 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
                                bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
 }
 
-static bmvp_status start(session *s)
+static bmvp_status failed(session *s)
+{
+    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+}
+
+/* Rank 0, or the only one: the folder, the state it starts from, the log. */
+static bmvp_status start_lead(session *s)
 {
     char *checkpoint = bmvp_run_file(s->o.out, "checkpoint.safetensors");
-    bmvp_status st = bmvp_run_open(s->o.out, &s->err);
-    if (st) {
-        free(checkpoint);
-        return st;
-    }
-    bmvp_device_print(s->c);
-    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
-    if (!s->ssl) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    if (!st && s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
-    else if (!st && s->cfg.template_mean_start) st = mean_templates(s);
+    bmvp_status st = BMVP_OK;
+    if (s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
+    else if (s->cfg.template_mean_start) st = mean_templates(s);
     free(checkpoint);
+    if (!st) st = bmvp_run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->log, &s->before, &s->err);
+    return st || s->o.resume ? st : bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
+}
+
+static bmvp_status set_ranks(session *s)
+{
+    const char *over;
+    const bmvp_comm *table = bmvp_ranks_table(&s->ranks, s->device, &over, &s->err);
+    if (!table) return s->err.status;
+    if (bmvp_ranks_lead(&s->ranks)) printf("ranks    %d over %s\n", s->ranks.launch.size, over);
+    fflush(stdout);
+    bmvp_set_comm(s->c, table);
+    return BMVP_OK;
+}
+
+static bmvp_status start(session *s)
+{
+    const int lead = bmvp_ranks_lead(&s->ranks);
+    bmvp_status st = lead ? bmvp_run_open(s->o.out, &s->err) : BMVP_OK;
+    if (st) return st;
+    if (lead) bmvp_device_print(s->c);
+    if (bmvp_ranks_several(&s->ranks) && set_ranks(s)) return s->err.status;
+    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
+    if (!s->ssl) return failed(s);
+    if (lead) st = start_lead(s);
+    if (!st && bmvp_ssl_broadcast(s->ssl)) st = failed(s);
     if (st) return st;
     s->first = bmvp_ssl_steps(s->ssl);
-    st = bmvp_run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
-    if (!st && !s->o.resume) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
-    return st ? st : bmvp_loader_start(&s->loader, &s->data, &s->cfg, bmvp_ssl_template(s->ssl, 0)->dim, s->first, &s->err);
+    return bmvp_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, bmvp_ssl_template(s->ssl, 0)->dim, s->first,
+                             &s->err);
 }
 
 /* ---- steps -------------------------------------------------------------------------------------------------------------- */
@@ -171,14 +202,16 @@ static bmvp_status one_step(session *s, int64_t step, bmvp_ssl_losses *sum)
     const bmvp_batch *b = bmvp_loader_get(&s->loader, step, &s->err);
     bmvp_ssl_losses part;
     bmvp_status st = BMVP_OK;
-    int from, to;
+    int from, to, first, count, at;
     if (!b) return s->err.status;
     bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
     memset(sum, 0, sizeof *sum);
     sum->cmr = sum->md = sum->cl = -1.0 / 0.0 + 1.0 / 0.0; /* NaN: not there */
-    for (from = 0; from < b->n && !st; from = to) {
-        for (to = from + 1; to < b->n && b->draw[to].slot / (uint32_t)s->cfg.batch == b->draw[from].slot / (uint32_t)s->cfg.batch; ++to) { }
-        st = bmvp_ssl_accumulate(s->ssl, b->item + from, to - from, &part);
+    for (from = at = 0; from < b->n && !st; from = to, at += count) {
+        to = bmvp_batch_pass(b, &s->cfg, from);
+        count = bmvp_ssl_share(to - from, s->ranks.launch.rank, s->ranks.launch.size, &first);
+        if (to == b->n) bmvp_ssl_last_pass(s->ssl);
+        st = bmvp_ssl_accumulate(s->ssl, b->item + at, count, &part);
         sum->total += part.total;
         sum->cmr = add_part(sum->cmr, part.cmr);
         sum->md = add_part(sum->md, part.md);
@@ -186,14 +219,30 @@ static bmvp_status one_step(session *s, int64_t step, bmvp_ssl_losses *sum)
     }
     sum->grad_norm = -1.0 / 0.0 + 1.0 / 0.0;
     if (!st) st = bmvp_ssl_update(s->ssl, bmvp_ssl_lr(s->ssl, s->total), sum);
-    if (st) bmvp_error_set(&s->err, st, "%s", bmvp_error_of(s->c)->message);
-    return st;
+    return st ? failed(s) : BMVP_OK;
+}
+
+/* Samples a second of each rank while it does not wait for the others: a slow one shows. */
+static bmvp_status log_ranks(session *s, double seconds, bmvp_jw *w)
+{
+    const int size = s->ranks.launch.size;
+    double own[2], all[2 * BMVP_LAUNCH_MOST];
+    bmvp_status st;
+    int i, first;
+    own[0] = (double)(bmvp_ssl_steps(s->ssl) - s->first) * bmvp_ssl_share(s->cfg.batch, s->ranks.launch.rank, size, &first);
+    own[1] = seconds - s->ranks.waited;
+    st = bmvp_ranks_gather(&s->ranks, own, 2, all, &s->err);
+    if (st) return st;
+    bmvp_jw_array(w, "rank_samples_per_s");
+    for (i = 0; i < size; ++i) bmvp_jw_float(w, NULL, (float)(all[2 * i] / (all[2 * i + 1] > 0 ? all[2 * i + 1] : 1e-9)));
+    bmvp_jw_end(w);
+    return BMVP_OK;
 }
 
 static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, double lr, double seconds)
 {
     const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
-    bmvp_status st;
+    bmvp_status st = BMVP_OK;
     bmvp_jw w;
     bmvp_jw_init(&w, 0, NULL);
     bmvp_jw_object(&w, NULL);
@@ -208,9 +257,11 @@ static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, 
     bmvp_jw_float(&w, "samples_per_s", (float)rate);
     bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
     bmvp_jw_float(&w, "peak_memory_mb", (float)bmvp_peak_memory_mb());
+    if (bmvp_ranks_several(&s->ranks)) st = log_ranks(s, seconds, &w);
     bmvp_jw_end(&w);
-    st = bmvp_run_log_line(s->log, s->o.out, &w, &s->err);
+    if (!st && bmvp_ranks_lead(&s->ranks)) st = bmvp_run_log_line(s->log, s->o.out, &w, &s->err);
     bmvp_jw_free(&w);
+    if (st || !bmvp_ranks_lead(&s->ranks)) return st;
     bmvp_cli_status(&s->progress, step + 1 == s->total,
                     "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
                     (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l->total, l->cmr,
@@ -233,6 +284,29 @@ static int is_snapshot_step(const session *s, int64_t done)
     return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
 }
 
+/* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is that of all. */
+static bmvp_status stop_now(session *s, int64_t step, int *interrupted)
+{
+    *interrupted = bmvp_interrupted != 0 && step % s->cfg.update_every == 0;
+    return bmvp_ranks_several(&s->ranks) ? bmvp_ranks_any(&s->ranks, interrupted, &s->err) : BMVP_OK;
+}
+
+/* Checkpoint, snapshot and report after a step, where they are due. saved: seconds when the last checkpoint was written. */
+static bmvp_status write_due(session *s, int64_t step, double *saved)
+{
+    const double now = bmvp_cli_elapsed(&s->progress);
+    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : now - *saved > 600;
+    bmvp_status st = BMVP_OK;
+    if (due && (step + 1) % s->cfg.update_every == 0) {
+        st = save(s);
+        *saved = bmvp_cli_elapsed(&s->progress);
+    }
+    if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
+    if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
+        st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
+    return st;
+}
+
 static bmvp_status train(session *s)
 {
     const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
@@ -240,60 +314,90 @@ static bmvp_status train(session *s)
     bmvp_ssl_losses loss;
     bmvp_status st = BMVP_OK;
     int64_t step;
-    /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
-    for (step = s->first; step < stop && !st && !(bmvp_interrupted && step % s->cfg.update_every == 0); ++step) {
+    int interrupted = 0;
+    s->ranks.waited = 0;
+    for (step = s->first; step < stop && !st; ++step) {
         const double lr = bmvp_ssl_lr(s->ssl, s->total);
-        int due, updated;
+        st = stop_now(s, step, &interrupted);
+        if (st || interrupted) break;
         st = one_step(s, step, &loss);
         if (!st) st = log_step(s, step, &loss, lr, bmvp_cli_elapsed(&s->progress));
-        updated = (step + 1) % s->cfg.update_every == 0;
-        due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : bmvp_cli_elapsed(&s->progress) - saved > 600;
-        if (!st && due && updated) {
-            st = save(s);
-            saved = bmvp_cli_elapsed(&s->progress);
-        }
-        if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
-        if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
-            st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
+        if (!st && bmvp_ranks_lead(&s->ranks)) st = write_due(s, step, &saved);
     }
     return st;
+}
+
+/* Prints the failure, and the other ranks fail with it. */
+static int give_up(session *s, int code)
+{
+    (void)bmvp_cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
+    bmvp_ranks_stop(&s->ranks, s->err.message);
+    return code;
 }
 
 static int finish(session *s)
 {
     const int64_t done = bmvp_ssl_steps(s->ssl);
+    const int stopped = bmvp_interrupted && done < s->total ? 128 + (int)bmvp_interrupted : BMVP_CLI_DONE;
     bmvp_status st = BMVP_OK;
+    if (!bmvp_ranks_lead(&s->ranks)) return stopped;
     if (done % s->cfg.update_every == 0 && done > s->first) st = save(s);
     if (!st) st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
-    if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
+    if (st) return give_up(s, BMVP_CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");
         printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
                (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
-        return bmvp_interrupted ? 128 + (int)bmvp_interrupted : BMVP_CLI_DONE;
+        return stopped;
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
     return BMVP_CLI_DONE;
 }
 
+/* All ranks must train the same: what decides it, as text. */
+static bmvp_status compare_ranks(session *s)
+{
+    const char *name, *meaning;
+    char text[4096], value[64];
+    bmvp_status st;
+    size_t n;
+    int i;
+    if (!bmvp_ranks_several(&s->ranks)) return BMVP_OK;
+    n = (size_t)snprintf(text, sizeof text, "%s", s->net.name);
+    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
+        if (n < sizeof text) n += (size_t)snprintf(text + n, sizeof text - n, " %s=%s", name, value);
+    st = bmvp_ranks_same(&s->ranks, "configuration", text, strlen(text), &s->err);
+    if (!st) st = bmvp_ranks_same(&s->ranks, "data set", s->data.cases, (size_t)s->data.data.n * sizeof *s->data.cases, &s->err);
+    return st ? st : bmvp_ranks_same(&s->ranks, "number of steps (--steps, --epochs, --stop-after) or --resume", &s->total, sizeof s->total, &s->err);
+}
+
+/* Everything before memory is asked for. */
+static bmvp_status prepare(session *s, const bmvp_cli_option *opt, int n_opt)
+{
+    bmvp_status st = configure(s, opt, n_opt);
+    if (!st) st = bmvp_device_open(s->o.device, s->ranks.launch.local_rank, &s->device, &s->err);
+    if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
+    if (!st) st = bmvp_run_preparation(&s->data, s->preparation, sizeof s->preparation, &s->err);
+    if (st) return st;
+    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
+    st = s->o.plan ? BMVP_OK : compare_ranks(s);
+    if (!st && bmvp_ranks_lead(&s->ranks)) print_configuration(s);
+    return st;
+}
+
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)
 {
     bmvp_config k = bmvp_config_default();
-    int code = BMVP_CLI_DONE;
-    bmvp_status st = configure(s, opt, n_opt);
-    if (!st) st = bmvp_device_open(s->o.device, &s->device, &s->err);
-    if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
-    if (!st) st = bmvp_prepared_load(&s->data, s->o.data, &s->err);
-    if (!st) st = bmvp_run_preparation(&s->data, s->preparation, sizeof s->preparation, &s->err);
-    if (st) return bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
-    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
-    print_configuration(s);
-    k.threads = (int)s->o.threads;
+    bmvp_status st = s->o.plan ? bmvp_ranks_look(&s->ranks, &s->err) : bmvp_ranks_open(&s->ranks, &s->err);
+    if (!st) st = prepare(s, opt, n_opt);
+    if (st) return give_up(s, st == BMVP_E_ARG ? BMVP_CLI_USAGE : BMVP_CLI_FAILED);
+    k.threads = s->o.threads > 0 ? (int)s->o.threads : bmvp_ranks_threads(&s->ranks);
     k.simd = (bmvp_simd)(s->o.simd - 1);
     k.precision = (bmvp_precision)s->o.precision;
+    k.graph = s->o.graph;
     k.backend = s->device;
     st = plan_memory(s, &k);
-    if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "pretrain", "%s", s->err.message);
+    if (st == BMVP_E_ARG) return give_up(s, BMVP_CLI_USAGE);
     if (s->o.plan && !st) return BMVP_CLI_DONE;
     if (!st) st = start(s);
     bmvp_catch_signals();
@@ -301,9 +405,7 @@ static int run(session *s, const bmvp_cli_option *opt, int n_opt)
         (void)bmvp_cli_elapsed(&s->progress);
         st = train(s);
     }
-    if (st) code = bmvp_cli_fail(BMVP_CLI_FAILED, "pretrain", "%s", s->err.message);
-    else code = finish(s);
-    return code;
+    return st ? give_up(s, BMVP_CLI_FAILED) : finish(s);
 }
 
 int bmvp_cmd_pretrain(int argc, char **argv)
@@ -321,12 +423,12 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_string("network", &o->network, "uniformer_small", "NAME",
                             "uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny"),
             bmvp_cli_int("crop", &o->crop, 96, 8, 1024, "edge of the crop, a multiple of 16 (UNET3D: 8)"),
-            bmvp_cli_int("batch", &o->batch, 3, 1, 256, "cases in a step"),
+            bmvp_cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
             bmvp_cli_int("epochs", &o->epochs, 1500, 1, 1e9, "passes over the cases"),
             bmvp_cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
             bmvp_cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
             bmvp_cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number"),
-            bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
+            bmvp_cli_int("threads", &o->threads, 0, 0, 1024, "of each rank; 0: one for each processor; the result does not depend on it"),
             bmvp_cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
             bmvp_cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
             bmvp_cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
@@ -337,6 +439,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
             bmvp_cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
             bmvp_device_option(&o->device),
             bmvp_precision_option(&o->precision),
+            bmvp_graph_option(&o->graph),
             bmvp_cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
@@ -347,6 +450,7 @@ int bmvp_cmd_pretrain(int argc, char **argv)
     if (s->log) fclose(s->log);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
+    bmvp_ranks_close(&s->ranks);
     bmvp_device_close(s->device);
     bmvp_prepared_free(&s->data);
     free(s);

@@ -209,59 +209,80 @@ void bmvp_ahead_stop(bmvp_ahead *a)
 
 /* ---- pre-training's crops --------------------------------------------------------------------------------------------------- */
 
+int bmvp_batch_pass(const bmvp_batch *b, const bmvp_ssl_config *cfg, int from)
+{
+    int to = from + 1;
+    while (to < b->n && b->draw[to].slot / (uint32_t)cfg->batch == b->draw[from].slot / (uint32_t)cfg->batch) ++to;
+    return to;
+}
+
+/* What draw d takes from its case, into t and its two crops at x. */
+static bmvp_status load_item(const bmvp_loader *l, const bmvp_ssl_draw *d, bmvp_ssl_item *t, float *x, bmvp_error *err)
+{
+    const int64_t crop = l->cfg.crop, size[3] = { crop, crop, crop };
+    const bmvp_prepared *p = l->data;
+    bmvp_status st;
+    memset(t, 0, sizeof *t);
+    t->x = x;
+    t->modality = d->modality;
+    t->slot = d->slot;
+    t->weight = d->weight;
+    bmvp_template_place(d->crop, p->cases[d->index].dim, l->template_grid, t->template_start);
+    st = bmvp_prepared_crop(p, d->index, d->modality, d->crop, size, x, err);
+    if (d->other < 0 || st) return st;
+    x += crop * crop * crop;
+    t->other = x;
+    return bmvp_prepared_crop(p, d->index, d->other, d->crop, size, x, err);
+}
+
 static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *err)
 {
     bmvp_loader *l = (bmvp_loader *)user;
     bmvp_batch *b = &l->batch[buffer];
-    const int64_t crop = l->cfg.crop, n = crop * crop * crop, size[3] = { crop, crop, crop };
-    const bmvp_prepared *p = l->data;
+    const int64_t voxels = 2 * (int64_t)l->cfg.crop * l->cfg.crop * l->cfg.crop;
     bmvp_status st = BMVP_OK;
-    int i;
-    b->n = bmvp_ssl_sample(&l->cfg, p->cases, p->data.n, p->n_modalities, step, l->order, b->draw);
-    for (i = 0; i < b->n && !st; ++i) {
-        const bmvp_ssl_draw *d = &b->draw[i];
-        bmvp_ssl_item *t = &b->item[i];
-        float *x = b->voxels + 2 * i * n;
-        memset(t, 0, sizeof *t);
-        t->x = x;
-        t->modality = d->modality;
-        t->slot = d->slot;
-        t->weight = d->weight;
-        bmvp_template_place(d->crop, p->cases[d->index].dim, l->template_grid, t->template_start);
-        st = bmvp_prepared_crop(p, d->index, d->modality, d->crop, size, x, err);
-        if (d->other < 0 || st) continue;
-        t->other = x + n;
-        st = bmvp_prepared_crop(p, d->index, d->other, d->crop, size, x + n, err);
+    int i, from, to, first, count, at = 0;
+    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->order, b->draw);
+    for (from = 0; from < b->n; from = to) {
+        to = bmvp_batch_pass(b, &l->cfg, from);
+        count = bmvp_ssl_share(to - from, l->rank, l->size, &first);
+        for (i = 0; i < count && !st; ++i, ++at) st = load_item(l, &b->draw[from + first + i], &b->item[at], b->voxels + at * voxels, err);
     }
     return st;
 }
 
+/* Of a step: draws of all ranks, and at most so many items of one. */
+static size_t loader_items(const bmvp_prepared *data, const bmvp_ssl_config *cfg, int size)
+{
+    return (size_t)((cfg->batch + size - 1) / size) * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
+}
+
 /* Of one of the two buffers. */
-static size_t loader_voxels(const bmvp_prepared *data, const bmvp_ssl_config *cfg)
+static size_t loader_voxels(const bmvp_prepared *data, const bmvp_ssl_config *cfg, int size)
 {
-    const size_t items = (size_t)cfg->batch * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
-    return 2 * items * (size_t)cfg->crop * (size_t)cfg->crop * (size_t)cfg->crop;
+    return 2 * loader_items(data, cfg, size) * (size_t)cfg->crop * (size_t)cfg->crop * (size_t)cfg->crop;
 }
 
-double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg)
+double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg, int size)
 {
-    return 2.0 * (double)loader_voxels(data, cfg) * (double)sizeof(float);
+    return 2.0 * (double)loader_voxels(data, cfg, size) * (double)sizeof(float);
 }
 
-bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, const int64_t template_grid[3],
-                              int64_t first, bmvp_error *err)
+bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, int rank, int size,
+                              const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
-    const size_t items = (size_t)cfg->batch * (size_t)(cfg->all_modalities ? data->n_modalities : 1);
-    const size_t voxels = loader_voxels(data, cfg);
+    const size_t draws = loader_items(data, cfg, 1), items = loader_items(data, cfg, size), voxels = loader_voxels(data, cfg, size);
     bmvp_status st = BMVP_OK;
     int i, ok = 1;
     memset(l, 0, sizeof *l);
     l->data = data;
     l->cfg = *cfg;
+    l->rank = rank;
+    l->size = size;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     l->order = (int64_t *)malloc((size_t)data->data.n * sizeof *l->order);
     for (i = 0; i < 2; ++i) {
-        l->batch[i].draw = (bmvp_ssl_draw *)calloc(items, sizeof *l->batch[i].draw);
+        l->batch[i].draw = (bmvp_ssl_draw *)calloc(draws, sizeof *l->batch[i].draw);
         l->batch[i].item = (bmvp_ssl_item *)calloc(items, sizeof *l->batch[i].item);
         l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
         ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;

@@ -45,12 +45,6 @@ bmvp_status bmvp_run_preparation(const bmvp_prepared *p, char *text, size_t size
 /* ---- memory ------------------------------------------------------------------------------------------------------------ */
 
 /* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
-   a while (`passing` bytes, or saving). */
-void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
-
-/* ---- memory ------------------------------------------------------------------------------------------------------------ */
-
-/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
    a while: saving, or `passing` bytes. */
 void bmvp_run_print_memory(const bmvp_memory *plan, double ahead, double passing);
 
@@ -77,24 +71,27 @@ void bmvp_ahead_stop(bmvp_ahead *a); /* zero-initialised or stopped: fine */
 
 /* ---- pre-training's crops ---------------------------------------------------------------------------------------------- */
 
-typedef struct bmvp_batch {
+typedef struct bmvp_batch { /* a step */
     int n;
-    bmvp_ssl_draw *draw;
-    bmvp_ssl_item *item;
-    float *voxels; /* 2 crops for each item */
+    bmvp_ssl_draw *draw; /* n, of all ranks */
+    bmvp_ssl_item *item; /* this rank's share of each pass, one pass after the other */
+    float *voxels;       /* 2 crops for each item */
 } bmvp_batch;
 
 typedef struct bmvp_loader {
     const bmvp_prepared *data;
     bmvp_ssl_config cfg;
+    int rank, size;
     int64_t template_grid[3], *order;
     bmvp_batch batch[2];
     bmvp_ahead ahead;
 } bmvp_loader;
 
-double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg); /* of a running loader */
-bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, const int64_t template_grid[3],
-                              int64_t first, bmvp_error *err);
+double bmvp_loader_bytes(const bmvp_prepared *data, const bmvp_ssl_config *cfg, int size); /* of a running loader of one of `size` ranks */
+bmvp_status bmvp_loader_start(bmvp_loader *l, const bmvp_prepared *data, const bmvp_ssl_config *cfg, int rank, int size,
+                              const int64_t template_grid[3], int64_t first, bmvp_error *err);
+/* Where the pass that begins with draw `from` ends: draws of one modality slot. */
+int bmvp_batch_pass(const bmvp_batch *b, const bmvp_ssl_config *cfg, int from);
 /* Valid until the next call. NULL and err on a file error. */
 const bmvp_batch *bmvp_loader_get(bmvp_loader *l, int64_t step, bmvp_error *err);
 void bmvp_loader_stop(bmvp_loader *l);

@@ -1,0 +1,225 @@
+/* ranks.c - a command that several ranks run together, see ranks.h */
+#define _DEFAULT_SOURCE
+#include "ranks.h"
+#include "net.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- the table that counts seconds ------------------------------------------------------------------------------------- */
+
+static const bmvp_comm *link_of(const bmvp_comm *m) { return &((bmvp_ranks *)m->user)->link; }
+
+static bmvp_status counted(const bmvp_comm *m, double since, bmvp_status st)
+{
+    ((bmvp_ranks *)m->user)->waited += bmvp_net_now() - since;
+    return st;
+}
+
+static bmvp_status ranks_all_reduce(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->all_reduce(link_of(m), part, n, err));
+}
+static bmvp_status ranks_all_gather(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->all_gather(link_of(m), own, bytes, all, err));
+}
+static bmvp_status ranks_reduce_scatter(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->reduce_scatter(link_of(m), all, n, own, err));
+}
+static bmvp_status ranks_broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->broadcast(link_of(m), data, bytes, root, err));
+}
+static bmvp_status ranks_barrier(const bmvp_comm *m, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->barrier(link_of(m), err));
+}
+static bmvp_status ranks_start(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
+{
+    return link_of(m)->start(link_of(m), part, n, err);
+}
+static bmvp_status ranks_wait(const bmvp_comm *m, bmvp_error *err)
+{
+    const double t = bmvp_net_now();
+    return counted(m, t, link_of(m)->wait(link_of(m), err));
+}
+static void ranks_abort(const bmvp_comm *m, const char *why) { link_of(m)->abort(link_of(m), why); }
+
+static void count_calls(bmvp_ranks *r)
+{
+    r->comm = r->link;
+    r->comm.user = r;
+    r->comm.all_reduce = ranks_all_reduce;
+    r->comm.all_gather = ranks_all_gather;
+    r->comm.reduce_scatter = ranks_reduce_scatter;
+    r->comm.broadcast = ranks_broadcast;
+    r->comm.barrier = ranks_barrier;
+    r->comm.abort = ranks_abort;
+    if (r->link.start) r->comm.start = ranks_start;
+    if (r->link.wait) r->comm.wait = ranks_wait;
+}
+
+/* ---- GPUs ------------------------------------------------------------------------------------------------------------------ */
+
+/* A rank is gone: the GPU, which may wait for it, learns of it, too. */
+static void tell_gpu(void *user, const char *why)
+{
+    bmvp_ranks *r = (bmvp_ranks *)user;
+    pthread_mutex_lock(&r->lock);
+    if (r->has_gpu) r->gpu.abort(&r->gpu, why);
+    pthread_mutex_unlock(&r->lock);
+}
+
+#ifdef BMVP_PROGRAM_CUDA
+/* Rank 0's id goes to all, or its failure. BMVP_E_UNSUPPORTED on all: made without NCCL. */
+static bmvp_status join_gpus(bmvp_ranks *r, const bmvp_backend *backend, bmvp_error *err)
+{
+    struct { bmvp_error err; unsigned char id[128]; } first;
+    bmvp_comm gpu;
+    bmvp_status st;
+    memset(&first, 0, sizeof first);
+    if (r->launch.rank == 0) first.err.status = bmvp_cuda_comm_id(first.id, &first.err);
+    st = r->comm.broadcast(&r->comm, &first, (int64_t)sizeof first, 0, err);
+    if (st) return st;
+    if (first.err.status) return bmvp_error_set(err, first.err.status, "%s", first.err.message);
+    st = bmvp_cuda_comm_join(backend, first.id, r->launch.rank, r->launch.size, bmvp_launch_settings_default(&r->launch).call, &gpu, err);
+    if (st) return st;
+    pthread_mutex_lock(&r->lock);
+    r->gpu = gpu;
+    r->has_gpu = 1;
+    pthread_mutex_unlock(&r->lock);
+    return BMVP_OK;
+}
+
+static void leave_gpus(bmvp_ranks *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->has_gpu = 0;
+    pthread_mutex_unlock(&r->lock);
+    bmvp_cuda_comm_leave(&r->gpu);
+}
+#else
+static bmvp_status join_gpus(bmvp_ranks *r, const bmvp_backend *backend, bmvp_error *err)
+{
+    (void)r;
+    (void)backend;
+    return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "made without CUDA");
+}
+static void leave_gpus(bmvp_ranks *r) { (void)r; }
+#endif
+
+const bmvp_comm *bmvp_ranks_table(bmvp_ranks *r, const bmvp_backend *backend, const char **over, bmvp_error *err)
+{
+    const bmvp_status st = backend ? join_gpus(r, backend, err) : BMVP_E_UNSUPPORTED;
+    *over = st ? bmvp_launch_over(&r->launch) : "NCCL";
+    if (st == BMVP_OK) return &r->gpu;
+    return st == BMVP_E_UNSUPPORTED ? &r->comm : NULL;
+}
+
+/* ---- meeting -------------------------------------------------------------------------------------------------------------- */
+
+/* How many ranks are on this host: those whose host has the same name. */
+static bmvp_status count_here(bmvp_ranks *r, bmvp_error *err)
+{
+    char name[64] = "", *all = (char *)malloc(sizeof name * (size_t)r->comm.size);
+    bmvp_status st = all ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int i;
+    (void)gethostname(name, sizeof name - 1);
+    if (!st) st = r->comm.all_gather(&r->comm, name, (int64_t)sizeof name, all, err);
+    for (i = 0, r->here = 0; !st && i < r->comm.size; ++i) r->here += memcmp(all + i * (int)sizeof name, name, sizeof name) == 0;
+    free(all);
+    return st;
+}
+
+bmvp_status bmvp_ranks_look(bmvp_ranks *r, bmvp_error *err)
+{
+    bmvp_status st;
+    memset(r, 0, sizeof *r);
+    r->here = 1;
+    st = bmvp_launch_read(&r->launch, NULL, NULL, err);
+    if (!st && r->launch.size > 1) snprintf(r->prefix, sizeof r->prefix, "rank %d: ", r->launch.rank);
+    return st;
+}
+
+bmvp_status bmvp_ranks_open(bmvp_ranks *r, bmvp_error *err)
+{
+    bmvp_status st = bmvp_ranks_look(r, err);
+    bmvp_launch_settings s;
+    if (st || r->launch.size == 1) return st;
+    s = bmvp_launch_settings_default(&r->launch);
+    s.failed = tell_gpu;
+    s.user = r;
+    pthread_mutex_init(&r->lock, NULL);
+    st = bmvp_launch_join(&r->launch, &s, &r->link, err);
+    if (st) return st;
+    r->joined = 1;
+    count_calls(r);
+    return count_here(r, err);
+}
+
+void bmvp_ranks_stop(bmvp_ranks *r, const char *why)
+{
+    if (r->joined) r->link.abort(&r->link, why);
+}
+
+void bmvp_ranks_close(bmvp_ranks *r)
+{
+    if (!r->joined) return;
+    leave_gpus(r);
+    bmvp_launch_leave(&r->link);
+    pthread_mutex_destroy(&r->lock);
+    r->joined = 0;
+}
+
+int bmvp_ranks_several(const bmvp_ranks *r) { return r->launch.size > 1; }
+int bmvp_ranks_lead(const bmvp_ranks *r) { return r->launch.rank == 0; }
+
+/* ---- agreeing -------------------------------------------------------------------------------------------------------------- */
+
+bmvp_status bmvp_ranks_gather(bmvp_ranks *r, const double *own, int n, double *all, bmvp_error *err)
+{
+    if (bmvp_ranks_several(r)) return r->comm.all_gather(&r->comm, own, n * (int64_t)sizeof *own, all, err);
+    memcpy(all, own, (size_t)n * sizeof *own);
+    return BMVP_OK;
+}
+
+bmvp_status bmvp_ranks_any(bmvp_ranks *r, int *yes, bmvp_error *err)
+{
+    double own = *yes != 0, all[BMVP_LAUNCH_MOST];
+    const bmvp_status st = bmvp_ranks_gather(r, &own, 1, all, err);
+    int i;
+    for (i = 0; !st && i < r->launch.size; ++i) *yes |= all[i] > 0;
+    return st;
+}
+
+bmvp_status bmvp_ranks_same(bmvp_ranks *r, const char *what, const void *data, size_t bytes, bmvp_error *err)
+{
+    double all[2 * BMVP_LAUNCH_MOST], own[2];
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    bmvp_status st;
+    size_t k;
+    int i;
+    for (k = 0; k < bytes; ++k) hash = (hash ^ ((const unsigned char *)data)[k]) * 1099511628211u;
+    own[0] = (double)(hash >> 32);
+    own[1] = (double)(hash & 0xffffffffu);
+    st = bmvp_ranks_gather(r, own, 2, all, err);
+    for (i = 1; !st && i < r->launch.size; ++i)
+        if (all[2 * i] != all[0] || all[2 * i + 1] != all[1])
+            st = bmvp_error_set(err, BMVP_E_ARG, "the %s of rank %d is not that of rank 0: start all ranks with the same command on the same data", what, i);
+    return st;
+}
+
+int bmvp_ranks_threads(const bmvp_ranks *r)
+{
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (r->here == 1) return 0;
+    return n > r->here ? (int)(n / r->here) : 1;
+}
