@@ -9,7 +9,8 @@
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
-#   make cuda       only bmvp_cuda.cu, for every architecture named; a kernel that spills registers is an error
+#   make cuda       only bmvp_cuda.cu, for every architecture named, and the tests for a GPU; a kernel that spills registers is an error
+#   make test-gpu   PyTorch's numbers and those of the released code (BMVP_DATA/golden) on the GPU that is there
 #   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
@@ -80,8 +81,9 @@ PROGRAM_H = $(wildcard examples/bmvp/*.h)
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
 USERS    = tensor comm parallel labels metrics release window finetune
+TEST_H   = tests/check.h tests/fixture.h tests/formula.h tests/device.h tests/pass.h tests/ranks.h
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
-TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim)
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
 
 all: build/bmvp $(COURSE)
@@ -113,28 +115,39 @@ build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEAD
 build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/device_shim.o: examples/bmvp/device.c $(HEADERS) $(PROGRAM_H) | build
+build/device_shim.o build/ranks_shim.o: build/%_shim.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
 
-SHIM_O = $(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)) build/bmvp_cuda_shim.o
+SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o))) build/bmvp_cuda_shim.o
 build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
 
+# PyTorch's numbers and those of the released code (BMVP_DATA/golden) on a GPU; on the shim the tiny networks alone
+GPU_TESTS = nn ssl release
+$(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/test_%.c build/bmvp_cuda_shim.o build/library.o $(TEST_H) $(HEADERS)
+	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
+$(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/test_%.c build/bmvp_cuda.o build/library.o $(TEST_H) $(HEADERS)
+	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
+
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
-cuda: build/bmvp_cuda.o
-cuda-shim: build/test_cuda build/test_cuda_comm build/bmvp_shim
+cuda: $(GPU_TESTS:%=build/test_%_gpu)
+test-gpu: $(GPU_TESTS:%=build/test_%_gpu)
+	@for t in $^; do echo "== $$t"; BMVP_DATA="$(BMVP_DATA)" $$t || exit 1; done
+cuda-shim: build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim build/bmvp_shim
 	build/test_cuda
 	build/test_cuda_comm
+	build/test_nn_shim
+	build/test_ssl_shim
 	sh tests/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o tests/check.h tests/fixture.h tests/formula.h tests/pass.h tests/ranks.h $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/test_%: tests/test_%.c tests/check.h tests/fixture.h tests/formula.h $(HEADERS) | build
+build/test_%: tests/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
@@ -188,5 +201,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all cuda cuda-shim bench-cuda demo experiments tests test bench portable asan tsan install clean clean-tests
+.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments tests test bench portable asan tsan install clean clean-tests
 .SECONDARY:

@@ -2,6 +2,7 @@
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++
+                                                     several GPUs: nvcc -DBMVP_NCCL, and -lnccl, too (bmvp_cuda_comm_join)
        bmvp_config k = bmvp_config_default();
        k.backend = bmvp_cuda_backend(0, &err);       NULL and a message when there is no such device
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy

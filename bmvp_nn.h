@@ -4640,21 +4640,6 @@ BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
     return r->n_buckets;
 }
 
-/* A gradient becomes the sum of those of all ranks. */
-static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
-{
-    const int through_host = c->cfg.backend->device && !c->comm->on_device;
-    bmvp_error err;
-    bmvp_part part;
-    if (bmvp_failed(c)) return;
-    part.n = t->numel;
-    part.x = through_host ? (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float)) : t->g;
-    if (!part.x) return;
-    if (through_host) bmvpi_values_read(c, part.x, t->g, t->numel);
-    if (bmvpi_comm_done(c, c->comm->all_reduce(c->comm, &part, 1, &err), &err) && through_host) bmvpi_values_write(c, t->g, part.x, t->numel);
-    if (through_host) bmvpi_free(c, part.x);
-}
-
 /* From rank 0, the host's memory, whichever the table takes */
 static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
 {

@@ -1261,6 +1261,21 @@ static void bmvpi_ssl_exchange_boxes(bmvp_ssl *s)
     bmvpi_free(c, x);
 }
 
+/* A gradient becomes the sum of those of all ranks. */
+static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int through_host = c->cfg.backend->device && !c->comm->on_device;
+    bmvp_error err;
+    bmvp_part part;
+    if (bmvp_failed(c)) return;
+    part.n = t->numel;
+    part.x = through_host ? (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float)) : t->g;
+    if (!part.x) return;
+    if (through_host) bmvpi_values_read(c, part.x, t->g, t->numel);
+    if (bmvpi_comm_done(c, c->comm->all_reduce(c->comm, &part, 1, &err), &err) && through_host) bmvpi_values_write(c, t->g, part.x, t->numel);
+    if (through_host) bmvpi_free(c, part.x);
+}
+
 /* The same as whole templates: of a device, and where the values are min-max normalised, which gives voxels outside of the crops gradients. */
 static void bmvpi_ssl_exchange_whole(bmvp_ssl *s)
 {

@@ -44,6 +44,18 @@ expect 0 "compute  cuda:0, fp32, no graph" bmvp pretrain $tiny --batch 2 --steps
 losses cuda/log.jsonl | head -n 2 >a
 losses calls/log.jsonl >b
 same a b
+# two ranks by NCCL (tests/cuda_nccl.h plays it) on the one GPU there is
+for r in 1 0; do
+    # shellcheck disable=SC2086 # words wanted
+    RANK=$r LOCAL_RANK=$r WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((40000 + $$ % 20000)) \
+        "$program" pretrain $tiny --batch 2 --steps 2 --preset release --set gather_negatives=1 --out ranks --device cuda:0 >"said.$r" 2>&1 &
+done
+wait $!
+code=$?
+cp said.0 "$out"
+judge "$code" 0 "compute  cuda:0|ranks    2 over NCCL|done" "two ranks"
+wait
+alike cpu/log.jsonl ranks/log.jsonl
 expect 2 "--graph|0|1" bmvp pretrain --data prepared --out no --graph 2
 expect 0 "--graph NAME" bmvp finetune --help
 expect 2 "there is no GPU 1" bmvp embed --checkpoint cpu/checkpoint.safetensors --data prepared --out no.safetensors --device cuda:1

@@ -52,17 +52,18 @@ static inline void formula_values(const bmvp_state *s, uint64_t seed, float *out
 }
 
 /* The whole state; 0: out of memory. */
-static inline int formula_state(bmvp_state_list *l, uint64_t seed)
+static inline int formula_state(bmvp_ctx *c, bmvp_state_list *l, uint64_t seed)
 {
     int64_t most = 1;
     float *buf;
     int i;
     for (i = 0; i < l->n; ++i) most = l->item[i].t->numel > most ? l->item[i].t->numel : most;
-    buf = (float *)malloc((size_t)most * sizeof *buf);
+    buf = (float *)malloc((size_t)most * 2 * sizeof *buf);
     for (i = 0; i < l->n && buf; ++i) {
         if (l->item[i].torch_rank == 0) continue;
         formula_values(&l->item[i], seed, buf);
-        bmvp_state_from_torch(&l->item[i], buf, l->item[i].t->x);
+        bmvp_state_from_torch(&l->item[i], buf, buf + most);
+        bmvp_write(c, l->item[i].t, buf + most);
     }
     free(buf);
     return buf != NULL;

@@ -1,10 +1,11 @@
 /* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small, one of UNET3D,
    and the loss and gradients of a fine-tuning step of UniUnet. Weights, inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read.
-   Skipped where the files are absent. */
+   Skipped where the files are absent. With TEST_CUDA the same on a GPU. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "check.h"
+#include "device.h"
 #include "formula.h"
 #include <stdlib.h>
 
@@ -124,11 +125,11 @@ static int run_create(run *r)
     CHECK(bmvp_ssl_preset("release", &cfg) && bmvp_net_preset(r->unet ? "unet3d" : "uniformer_small", &net));
     cfg.update_every = 1;
     cfg.template_only_epochs = 0;
-    r->c = bmvp_create(NULL, NULL);
+    r->c = device_context();
     r->s = r->c ? bmvp_ssl_create(r->c, &net, &cfg, 8, names, grid) : NULL;
     r->buf = (float *)malloc((size_t)(240 * 240 * 155) * sizeof(float));
     if (!CHECK(r->s && r->buf)) return 0;
-    if (!CHECK(formula_state(bmvp_ssl_state(r->s), r->seed))) return 0;
+    if (!CHECK(formula_state(r->c, bmvp_ssl_state(r->s), r->seed))) return 0;
     for (i = 0; i < r->batch; ++i) {
         r->item[i].modality = TRAINED;
         memcpy(r->item[i].template_start, start[i], sizeof start[i]);
@@ -173,22 +174,23 @@ static void compare_losses(run *r, const bmvp_json *step, const bmvp_ssl_losses 
 }
 
 /* Channels last to the released order: (N, C, Z, X, Y) inside of the UniFormer encoder, else (N, C, X, Y, Z). */
-static void compare_map(group *g, const bmvp_json *sample, const char *name, const bmvp_tensor *t, int zxy)
+static void compare_map(bmvp_ctx *c, group *g, const bmvp_json *sample, const char *name, const bmvp_tensor *t, int zxy)
 {
     const int64_t *d = t->dim, e = d[1], n = t->numel;
-    float *torch = (float *)malloc((size_t)n * sizeof *torch);
+    float *torch = (float *)malloc((size_t)n * sizeof *torch), *ours = device_copy(c, t, 0);
     int64_t b, ch, z, y, x;
-    if (!CHECK(torch && t->x && sample && t->rank == 5 && e == d[2] && e == d[3])) return;
+    if (!CHECK(torch && ours && sample && t->rank == 5 && e == d[2] && e == d[3])) return;
     for (b = 0; b < d[0]; ++b)
         for (z = 0; z < e; ++z)
             for (y = 0; y < e; ++y)
                 for (x = 0; x < e; ++x)
                     for (ch = 0; ch < d[4]; ++ch) {
                         const int64_t at = zxy ? (z * e + x) * e + y : (x * e + y) * e + z;
-                        torch[(b * d[4] + ch) * e * e * e + at] = t->x[(((b * e + z) * e + y) * e + x) * d[4] + ch];
+                        torch[(b * d[4] + ch) * e * e * e + at] = ours[(((b * e + z) * e + y) * e + x) * d[4] + ch];
                     }
     compare_sample(g, sample, torch, n, 1e-3, 1e-3, name);
     free(torch);
+    free(ours);
 }
 
 static void test_features(run *r)
@@ -202,9 +204,9 @@ static void test_features(run *r)
     group_begin(&g, r->file, "features");
     for (i = 0; i < 4; ++i) {
         snprintf(name, sizeof name, "%c%d", r->unet ? 'c' : 'x', i + 1);
-        compare_map(&g, bmvp_json_get(f, name), name, have->map[i], !r->unet);
+        compare_map(r->c, &g, bmvp_json_get(f, name), name, have->map[i], !r->unet);
     }
-    compare_map(&g, bmvp_json_get(f, "rec"), "rec", rec, 0);
+    compare_map(r->c, &g, bmvp_json_get(f, "rec"), "rec", rec, 0);
     group_end(&g);
 }
 
@@ -251,20 +253,23 @@ static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     const double rms = rms_of(sample);
     double sum = 0, square = 0;
+    float *ours = device_copy(r->c, t, 1);
     char text[64];
     int64_t k;
     int m;
+    if (!CHECK(ours != NULL)) return;
     for (m = 0; m < 8; ++m) CHECK(bmvp_has_grad(bmvp_ssl_template(r->s, m)) == (m == TRAINED));
-    bmvp_state_to_torch(&bmvp_ssl_state(r->s)->item[bmvp_ssl_state(r->s)->n - 8 + TRAINED], t->g, r->buf);
+    bmvp_state_to_torch(&bmvp_ssl_state(r->s)->item[bmvp_ssl_state(r->s)->n - 8 + TRAINED], ours, r->buf);
     for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
         const double have = i->i / t->numel == TRAINED ? (double)r->buf[i->i % t->numel] : 0;
         snprintf(text, sizeof text, "rep_template[%lld]", (long long)i->i);
         group_note(g, fabs(have - v->d) / (1e-3 * rms), text);
     }
     for (k = 0; k < t->numel; ++k) {
-        sum += (double)t->g[k];
-        square += (double)t->g[k] * (double)t->g[k];
+        sum += (double)ours[k];
+        square += (double)ours[k] * (double)ours[k];
     }
+    free(ours);
     note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
 }
 
@@ -274,24 +279,29 @@ static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
     const int64_t *s = r->item[0].template_start;
+    float *ours = device_copy(r->c, t, 1);
     int64_t x, y, z;
+    if (!CHECK(ours != NULL)) return;
     for (x = 0; x < EDGE; ++x)
         for (y = 0; y < EDGE; ++y)
             for (z = 0; z < EDGE; ++z)
-                r->buf[(x * EDGE + y) * EDGE + z] = t->g[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
+                r->buf[(x * EDGE + y) * EDGE + z] = ours[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
+    free(ours);
     compare_sample(g, sample, r->buf, CUBE, 1e-3, 1e-3, "template gradient in the crop");
 }
 
 /* buf: room for the tensor in the released order */
-static void compare_grad(float *buf, group *g, const bmvp_state *e, const bmvp_json *sample)
+static void compare_grad(bmvp_ctx *c, float *buf, group *g, const bmvp_state *e, const bmvp_json *sample)
 {
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     const double rms = rms_of(sample);
     char text[200];
     double square = 0;
     int64_t k;
-    if (!check_report(bmvp_has_grad(e->t), __FILE__, __LINE__, "%s has no gradient", e->name)) return;
-    bmvp_state_to_torch(e, e->t->g, buf);
+    float *ours = device_copy(c, e->t, 1);
+    if (!check_report(ours != NULL, __FILE__, __LINE__, "%s has no gradient", e->name)) return;
+    bmvp_state_to_torch(e, ours, buf);
+    free(ours);
     for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
         if (noise_only(e->name, i->i, e->t->numel)) {
             ++g->left_out;
@@ -319,7 +329,7 @@ static void test_gradients(run *r)
         check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it",
                      l->item[i].name, sample ? "trains" : "does not train");
         if (!sample) continue;
-        compare_grad(r->buf, &g, &l->item[i], sample);
+        compare_grad(r->c, r->buf, &g, &l->item[i], sample);
         ++found;
     }
     CHECK(found + 1 == bmvp_json_count(grad)); /* and the templates */
@@ -335,6 +345,7 @@ static void test_statistics(run *r)
     const bmvp_json *after = bmvp_json_get(bmvp_json_at(bmvp_json_get(r->root, "steps"), 0), "bn_after");
     const bmvp_state_list *l = bmvp_ssl_state(r->s);
     int i, found = 0;
+    float *ours;
     group g;
     if (r->unet) return; /* has none */
     group_begin(&g, r->file, "batch statistics");
@@ -342,7 +353,10 @@ static void test_statistics(run *r)
         const bmvp_json *sample = bmvp_json_get(after, l->item[i].name);
         if (l->item[i].torch_rank == 0) CHECK(l->item[i].counter == 1);
         if (!sample) continue;
-        bmvp_state_to_torch(&l->item[i], l->item[i].t->x, r->buf);
+        ours = device_copy(r->c, l->item[i].t, 0);
+        if (!CHECK(ours != NULL)) continue;
+        bmvp_state_to_torch(&l->item[i], ours, r->buf);
+        free(ours);
         compare_sample(&g, sample, r->buf, l->item[i].t->numel, 1e-3, 1e-3, l->item[i].name);
         ++found;
     }
@@ -357,8 +371,11 @@ static void compare_updated(run *r, group *g, const bmvp_state *e, const bmvp_js
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value"),
                     *d = bmvp_json_get(grad, "value");
     const double rms = rms_of(sample), noise = grad ? 1e-2 * rms_of(grad) : 0;
+    float *ours = device_copy(r->c, e->t, 0);
     char text[200];
-    bmvp_state_to_torch(e, e->t->x, r->buf);
+    if (!CHECK(ours != NULL)) return;
+    bmvp_state_to_torch(e, ours, r->buf);
+    free(ours);
     for (i = i ? i->first : NULL, v = v ? v->first : NULL, d = d ? d->first : NULL; i && v;
          i = i->next, v = v->next, d = d ? d->next : NULL) {
         if (d && (noise_only(e->name, i->i, e->t->numel) || fabs(d->d) <= noise)) {
@@ -377,21 +394,26 @@ static void compare_updated_templates(run *r, group *g, const bmvp_json *sample)
     const bmvp_state_list *l = bmvp_ssl_state(r->s);
     const double rms = rms_of(sample);
     double sum = 0, square = 0, n = 0;
+    float *ours[8];
     char text[64];
     int64_t k;
     int m;
+    for (m = 0; m < 8; ++m)
+        if (!CHECK((ours[m] = device_copy(r->c, bmvp_ssl_template(r->s, m), 0)) != NULL)) return;
     for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
-        const bmvp_state *e = &l->item[l->n - 8 + i->i / (240 * 240 * 155)];
-        bmvp_state_to_torch(e, e->t->x, r->buf);
+        const int64_t part = i->i / (240 * 240 * 155);
+        const bmvp_state *e = &l->item[l->n - 8 + part];
+        bmvp_state_to_torch(e, ours[part], r->buf);
         snprintf(text, sizeof text, "rep_template[%lld]", (long long)i->i);
         group_note(g, fabs((double)r->buf[i->i % e->t->numel] - v->d) / (1e-6 * rms), text);
     }
     for (m = 0; m < 8; ++m)
         for (k = 0; k < 240 * 240 * 155; ++k, ++n) {
-            const double p = (double)bmvp_ssl_template(r->s, m)->x[k];
+            const double p = (double)ours[m][k];
             sum += p;
             square += p * p;
         }
+    for (m = 0; m < 8; ++m) free(ours[m]);
     note_norms(g, sample, sum, square, n, 1e-6, "rep_template");
 }
 
@@ -485,14 +507,14 @@ static void test_ft_logits(bmvp_ctx *c, bmvp_ft *f, const bmvp_json *root, const
         map = bmvp_net_encode(bmvp_ft_net(f), t, i);
         l = bmvp_net_segment(bmvp_ft_net(f), t, &map, 1);
         quarter = l.quarter;
-        if (CHECK(l.full != NULL)) compare_map(&g, bmvp_json_get(root, name[i]), name[i], l.full, 0);
+        if (CHECK(l.full != NULL)) compare_map(c, &g, bmvp_json_get(root, name[i]), name[i], l.full, 0);
     }
-    if (CHECK(quarter != NULL)) compare_map(&g, bmvp_json_get(root, name[2]), name[2], quarter, 0);
+    if (CHECK(quarter != NULL)) compare_map(c, &g, bmvp_json_get(root, name[2]), name[2], quarter, 0);
     group_end(&g);
     free(x);
 }
 
-static void test_ft_gradients(bmvp_ft *f, const bmvp_json *root)
+static void test_ft_gradients(bmvp_ctx *c, bmvp_ft *f, const bmvp_json *root)
 {
     const bmvp_state_list *l = bmvp_net_state(bmvp_ft_net(f));
     const bmvp_json *grad = bmvp_json_get(root, "grad");
@@ -508,7 +530,7 @@ static void test_ft_gradients(bmvp_ft *f, const bmvp_json *root)
         const bmvp_json *sample = bmvp_json_get(grad, l->item[i].name);
         check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it", l->item[i].name,
                      sample ? "trains" : "does not train");
-        if (sample) compare_grad(buf, &g, &l->item[i], sample);
+        if (sample) compare_grad(c, buf, &g, &l->item[i], sample);
         found += sample != NULL;
     }
     CHECK(found == bmvp_json_count(grad));
@@ -526,7 +548,7 @@ static void run_finetune(const bmvp_json *root)
     bmvp_net_config net;
     bmvp_labels labels;
     bmvp_ft_item item;
-    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_ctx *c = device_context();
     float *voxels = (float *)malloc((size_t)(5 * CUBE) * sizeof *voxels);
     double want = number_of(root, "loss"), consistency = number_of(root, "consistency_mse");
     bmvp_ft *f;
@@ -540,7 +562,7 @@ static void run_finetune(const bmvp_json *root)
     memset(&item, 0, sizeof item);
     ball_labels(&labels, voxels + 4 * CUBE);
     f = bmvp_ft_create(c, &net, &cfg, &labels, 4, names, grid);
-    if (f && CHECK(formula_state(bmvp_net_state(bmvp_ft_net(f)), (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0)))) {
+    if (f && CHECK(formula_state(c, bmvp_net_state(bmvp_ft_net(f)), (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0)))) {
         for (m = 0; m < 4; ++m) {
             formula_volume(0, m, grid, voxels + m * CUBE);
             item.image[m] = voxels + m * CUBE;
@@ -553,7 +575,7 @@ static void run_finetune(const bmvp_json *root)
         group_note(&g, fabs(have.total - want) / (1e-5 * want), "loss");
         group_note(&g, fabs(have.consistency - consistency) / (1e-5 * consistency), "consistency");
         group_end(&g);
-        test_ft_gradients(f, root);
+        test_ft_gradients(c, f, root);
         test_ft_logits(c, f, root, &item);
     }
     check_report(f && !bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
@@ -610,8 +632,10 @@ static void test_file(const char *file, int unet)
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
+    if (!device_open()) return check_end();
     test_file("release_step.json", 0);
     test_file("release_step_unet3d.json", 1);
     test_finetune();
+    device_close();
     return check_end();
 }

@@ -356,7 +356,7 @@ static int training_open(const options *o, int plan, training *t)
 {
     t->c = context(o, o->threads, plan);
     t->net = t->c ? bmvp_net_create(t->c, &t->cfg) : NULL;
-    if (!t->net || (!plan && !formula_state(bmvp_net_state(t->net), 0))) return 0;
+    if (!t->net || (!plan && !formula_state(t->c, bmvp_net_state(t->net), 0))) return 0;
     if (t->row->what == STEP) {
         const bmvp_optim_config cfg = bmvp_optim_config_default(BMVP_ADAMW);
         t->optim = bmvp_optim_create(t->c, bmvp_net_state(t->net), &cfg);
