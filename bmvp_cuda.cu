@@ -8,13 +8,16 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch. Tensors are float32; bmvp_config.precision BMVP_FP32 is the mode that
-   is compared with the CPU, BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32.
-   What it is not: tensors of bfloat16; no GPU has run it. Nothing is copied to the host behind the program's back: an op
+   optimizer and the gradient's norm over all tensors in one launch. bmvp_config.precision BMVP_FP32 is the mode that is compared with the
+   CPU; BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32. In BMVP_BF16 the results of
+   ops and their gradients are bfloat16 in memory, from 4096 numbers on (bmvp_device.half_least); parameters, their gradients, buffers,
+   inputs, statistics and losses are float32, and so is all arithmetic outside of products.
+   What it is not: no GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>capture    >>nccl       >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows   >>kernel strided copy
+       >>backend   >>views     >>capture    >>nccl       >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows
+       >>kernel strided copy
        >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
        >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
        >>op NAME, in groups     >>optimizer    >>table
@@ -51,6 +54,7 @@
     type *name = reinterpret_cast<type *>(bmvpi_dynamic)
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
+#define BMVPI_UNROLLED_BY_4 _Pragma("unroll 4")
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
@@ -128,37 +132,166 @@ static int power_of_two(int64_t n, int most)
     return p;
 }
 
+/* >>views --------------------------------------------------------------------------------------------------------- */
+
+/* A tensor lies in memory as float32 or bfloat16 (bmvp_tensor.half) and is computed with in float32: a view is what a kernel reads, a sink
+   what it writes. The type is the same for a whole launch, so the branch on it costs nothing beside the memory. Nothing else here looks
+   at bmvp_tensor's x and g: whoever needs one of the types asks for it (floats_of, halves_of). */
+static __device__ __forceinline__ float value(float x) { return x; }
+static __device__ __forceinline__ float value(uint16_t half) { return __uint_as_float((uint32_t)half << 16); }
+
+#ifndef BMVP_CUDA_SHIM
+/* Two bfloat16, the first in the lower half; to nearest even */
+static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
+{
+    uint32_t u;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
+    return u;
+}
+#endif
+
+struct view {
+    const void *p;
+    int half;
+    __device__ __forceinline__ float operator[](int64_t i) const { return half ? value(((const uint16_t *)p)[i]) : ((const float *)p)[i]; }
+    __host__ __device__ __forceinline__ view operator+(int64_t n) const { return view{ (const char *)p + n * (half ? 2 : 4), half }; }
+    __host__ __device__ __forceinline__ explicit operator bool() const { return p != NULL; }
+};
+struct sink {
+    void *p;
+    int half;
+    __device__ __forceinline__ float operator[](int64_t i) const { return view{ p, half }[i]; }
+    __host__ __device__ __forceinline__ operator view() const { return view{ p, half }; }
+    __host__ __device__ __forceinline__ sink operator+(int64_t n) const { return sink{ (char *)p + n * (half ? 2 : 4), half }; }
+    __host__ __device__ __forceinline__ explicit operator bool() const { return p != NULL; }
+};
+
 /* y[i] = v, or y[i] += v */
 static __device__ __forceinline__ void put(float *y, int64_t i, float v, int add) { y[i] = add ? y[i] + v : v; }
+static __device__ __forceinline__ void put(uint16_t *y, int64_t i, float v, int add)
+{
+    y[i] = (uint16_t)round_bf16(add ? value(y[i]) + v : v, 0.0f);
+}
+static __device__ __forceinline__ void put(const sink &y, int64_t i, float v, int add)
+{
+    if (y.half) put((uint16_t *)y.p, i, v, add);
+    else put((float *)y.p, i, v, add);
+}
+
+/* The same for the two neighbours i and i + 1, i even */
+static __device__ __forceinline__ void put_pair(const sink &y, int64_t i, float first, float second, int add)
+{
+    if (add) first += y[i], second += y[i + 1];
+    if (y.half) ((uint32_t *)y.p)[i / 2] = round_bf16(first, second);
+    else put((float *)y.p, i, first, 0), put((float *)y.p, i + 1, second, 0);
+}
+
+/* N neighbours, read and written at once; of 4 the first is a multiple of 4 from an address that is a multiple of 16 bytes (tensors and
+   workspaces start at such) */
+template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+template <int N> static __device__ __forceinline__ void load(const view &x, int64_t i, float *v)
+{
+    if (N == 1) v[0] = x[i];
+    else if (x.half) {
+        const piece<uint16_t, N> h = ((const piece<uint16_t, N> *)x.p)[i / N];
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = value(h.v[e]);
+    } else {
+        const piece<float, N> f = ((const piece<float, N> *)x.p)[i / N];
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = f.v[e];
+    }
+}
+/* y[i + e] = v[e], or += */
+template <int N> static __device__ __forceinline__ void store(const sink &y, int64_t i, const float *v, int add)
+{
+    float sum[N];
+    if (N == 1) {
+        put(y, i, v[0], add);
+        return;
+    }
+    if (add) load<N>(y, i, sum);
+    BMVPI_UNROLLED
+    for (int e = 0; e < N; ++e) sum[e] = add ? sum[e] + v[e] : v[e];
+    if (y.half) {
+        piece<uint32_t, N / 2 + N % 2> h;
+        BMVPI_UNROLLED
+        for (int e = 0; e < N / 2; ++e) h.v[e] = round_bf16(sum[2 * e], sum[2 * e + 1]);
+        ((piece<uint32_t, N / 2 + N % 2> *)y.p)[i / N] = h;
+    } else {
+        piece<float, N> f;
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) f.v[e] = sum[e];
+        ((piece<float, N> *)y.p)[i / N] = f;
+    }
+}
+
+static view values(const bmvp_tensor *t) { return t ? view{ t->x, t->half } : view{ NULL, 0 }; }
+static view gradient(const bmvp_tensor *t) { return view{ t->g, t->half }; }
+static sink result(const bmvp_tensor *t) { return sink{ t->x, t->half }; }
+static sink floats(float *x) { return sink{ x, 0 }; }
+/* bmvp_kernel_grad */
+static sink grad(bmvp_ctx *c, bmvp_tensor *t, int *add)
+{
+    float *g = bmvp_kernel_grad(c, t, add);
+    return sink{ g, g ? t->half : 0 };
+}
+/* Values of a buffer: those are never bfloat16 */
+static float *buffer_of(const bmvp_tensor *t) { return t->x; }
 
 /* >>kernel map ---------------------------------------------------------------------------------------------------- */
 
-/* f(i) for i in [0, n): what every pointwise operation is.
-   Who:    thread t of the grid takes t, t + grid, ...: neighbours take neighbouring elements.
+/* What every pointwise operation is: f.run<N>(i) does elements i to i + N - 1, for all of [0, n).
+   Who:    thread t of the grid takes four neighbours at a time, t, t + grid, ...; the first threads what is left over.
    Launch: 256 threads, at most 8192 blocks; any n >= 1.
    Bits:   each element is computed by one thread.
-   Traffic: what f says; accesses are coalesced. */
+   Traffic: what f says; accesses are coalesced, 8 or 16 bytes a thread. */
 template <class F> __global__ void map_kernel(F f, int64_t n)
 {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) f(i);
+    const int64_t first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (int64_t i = first; i < n / 4; i += (int64_t)gridDim.x * blockDim.x) f.template run<4>(4 * i);
+    if (first < n % 4) f.template run<1>(n - 1 - first);
 }
 template <class F> static void map(bmvp_ctx *c, const F &f, int64_t n)
 {
-    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
+    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, 4 * THREADS), 8192)), dim3(THREADS), 0, f, n);
+}
+/* f(i) for i in [0, n): the same where elements are not what lies side by side. A thread takes one at a time. */
+template <class F> __global__ void each_kernel(F f, int64_t n)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) f(i);
+}
+template <class F> static void each(bmvp_ctx *c, const F &f, int64_t n)
+{
+    if (n > 0) BMVPI_RUN(c, each_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
 }
 
 /* y = value */
 struct fill_map {
-    float *y, value;
-    __device__ void operator()(int64_t i) const { y[i] = value; }
+    sink y;
+    float value;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = value;
+        store<N>(y, i, v, 0);
+    }
 };
 /* y (+)= x */
 struct copy_map {
-    const float *x;
-    float *y;
+    view x;
+    sink y;
     int add;
-    __device__ void operator()(int64_t i) const { put(y, i, x[i], add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        store<N>(y, i, v, add);
+    }
 };
+static void fill(bmvp_ctx *c, const sink &y, float v, int64_t n) { map(c, fill_map{ y, v }, n); }
+/* y (+)= x, of any types */
+static void copy(bmvp_ctx *c, const view &x, const sink &y, int64_t n, int add) { map(c, copy_map{ x, y, add }, n); }
 
 /* >>capture ------------------------------------------------------------------------------------------------------- */
 
@@ -536,18 +669,18 @@ static void capture_begin(bmvp_ctx *c)
     if (changed || !stage_turn(c)) return;
     s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
 }
-static void memory_fill(bmvp_ctx *c, float *to, float value, int64_t n) { map(c, fill_map{ to, value }, n); }
-static void memory_add(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate)
+static void memory_fill(bmvp_ctx *c, float *to, float v, int64_t n) { fill(c, floats(to), v, n); }
+static void memory_add(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate)
 {
-    map(c, copy_map{ from, to, accumulate }, n);
+    copy(c, view{ from, from_half }, sink{ to, half }, n, accumulate);
 }
 
 /* Gradient of t where a kernel only adds into parts of it: starts at zero. */
-static float *grad_add(bmvp_ctx *c, bmvp_tensor *t)
+static sink grad_add(bmvp_ctx *c, bmvp_tensor *t)
 {
     int add;
-    float *g = bmvp_kernel_grad(c, t, &add);
-    if (g && !add) memory_fill(c, g, 0, t->numel);
+    sink g = grad(c, t, &add);
+    if (g && !add) fill(c, g, 0, t->numel);
     return g;
 }
 
@@ -639,22 +772,25 @@ static columns columns_of(int64_t samples, int64_t rows, int64_t c)
 static dim3 columns_grid(const columns &k) { return dim3((unsigned)(k.samples * k.chunks), (unsigned)ceil_div(k.c, k.wide)); }
 static dim3 columns_block(const columns &k) { return dim3((unsigned)k.wide, (unsigned)(THREADS / k.wide)); }
 
-/* f(i, sample, channel) for every element i of (samples, rows, C): a map that needs to know its channel.
-   Who:    thread (x, y) takes channel x of the block's and rows y, y + threads along y, ... of the chunk.
-   Launch: samples x chunks blocks along x, C / 32 along y (C up to 2 million), 256 threads.
+/* f.run<N>(i, sample, channel) does N neighbouring channels from element i of (samples, rows, C) on: a map that needs to know its channel.
+   Who:    thread (x, y) takes N channels, number x of the block's, and rows y, y + threads along y, ... of the chunk. k counts such groups.
+   Launch: samples x chunks blocks along x, groups / 32 along y (up to 2 million groups), 256 threads. N is 4 where it divides C.
    Bits:   each element is computed by one thread.
-   Traffic: what f says; a warp reads runs of up to 32 channels. */
-template <class F> __global__ void columns_map_kernel(F f, columns k)
+   Traffic: what f says; a warp reads runs of up to 32 groups. */
+template <class F, int N> __global__ void columns_map_kernel(F f, columns k)
 {
     const int64_t sample = blockIdx.x / k.chunks, first = blockIdx.x % k.chunks * k.chunk;
     const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
-    if (ch >= k.c) return;
-    for (int64_t r = first + threadIdx.y; r < last; r += blockDim.y) f((sample * k.rows + r) * k.c + ch, sample, ch);
+    const int64_t group = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
+    if (group >= k.c) return;
+    for (int64_t r = first + threadIdx.y; r < last; r += blockDim.y)
+        f.template run<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N);
 }
 template <class F> static void columns_map(bmvp_ctx *c, const F &f, const columns &k)
 {
-    BMVPI_RUN(c, columns_map_kernel<F>, columns_grid(k), columns_block(k), 0, f, k);
+    const columns m = columns_of(k.samples, k.rows, k.c % 4 == 0 ? k.c / 4 : k.c);
+    if (k.c % 4 == 0) BMVPI_RUN(c, (columns_map_kernel<F, 4>), columns_grid(m), columns_block(m), 0, f, m);
+    else BMVPI_RUN(c, (columns_map_kernel<F, 1>), columns_grid(m), columns_block(m), 0, f, m);
 }
 
 /* Adds the pairs of a block's threads along y, as a tree; those with y = 0 have the result. */
@@ -682,6 +818,7 @@ template <class F> __global__ void columns_kernel(F f, columns k, pair *part)
     const int64_t last = first + k.chunk < k.rows ? first + k.chunk : k.rows;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x;
     pair p = join_sum::none();
+    BMVPI_UNROLLED_BY_4 /* so that several rows are on their way */
     for (int64_t r = first + threadIdx.y; ch < k.c && r < last; r += blockDim.y)
         p = join_sum::join(p, f.value((sample * k.rows + r) * k.c + ch, sample, ch));
     p = columns_join(p);
@@ -712,27 +849,32 @@ static int64_t columns_workspace(const columns &k) { return 4 * k.samples * k.ch
 
 /* Gradient of a bias or of an added channel vector: gb[c] (+)= sum of g, or of g times `by`, over rows. */
 struct column_grad {
-    const float *g, *by;
-    float *gb;
+    view g, by;
+    sink gb;
     int add;
     __device__ pair value(int64_t i, int64_t, int64_t) const { return pair{ by ? (double)g[i] * (double)by[i] : (double)g[i], 0 }; }
     __device__ void finish(int64_t, int64_t ch, pair p) const { put(gb, ch, (float)p.a, add); }
 };
-static void bias_grad(bmvp_ctx *c, const float *g, int64_t rows, int64_t n, float *gb, int add, float *workspace)
+static void bias_grad(bmvp_ctx *c, const view &g, int64_t rows, int64_t n, const sink &gb, int add, float *workspace)
 {
-    columns_sum(c, column_grad{ g, NULL, gb, add }, columns_of(1, rows, n), workspace);
+    columns_sum(c, column_grad{ g, view{ NULL, 0 }, gb, add }, columns_of(1, rows, n), workspace);
 }
 static int64_t bias_workspace(int64_t rows, int64_t n) { return columns_workspace(columns_of(1, rows, n)); }
 
 /* y += bias */
 struct bias_map {
-    float *y;
-    const float *bias;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { y[i] += bias[ch]; }
+    sink y;
+    view bias;
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        float v[N];
+        load<N>(bias, ch, v);
+        store<N>(y, i, v, 1);
+    }
 };
-static void add_bias(bmvp_ctx *c, float *y, int64_t rows, int64_t n, const bmvp_tensor *bias)
+static void add_bias(bmvp_ctx *c, const sink &y, int64_t rows, int64_t n, const view &bias)
 {
-    if (bias) columns_map(c, bias_map{ y, bias->x }, columns_of(1, rows, n));
+    if (bias) columns_map(c, bias_map{ y, bias }, columns_of(1, rows, n));
 }
 
 /* >>kernel rows --------------------------------------------------------------------------------------------------- */
@@ -776,9 +918,9 @@ template <class F> __global__ void rows_kernel(F f, int64_t rows, int64_t n, int
     const int64_t row = (blockIdx.x * (int64_t)THREADS + threadIdx.x) / team;
     f.row(row < rows ? row : 0, n, (int)(threadIdx.x % (unsigned)team), team, row < rows);
 }
-template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n)
+template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n, int piece = 1) /* a lane's neighbours */
 {
-    const int team = row_team(n);
+    const int team = row_team(n / piece);
     BMVPI_RUN(c, rows_kernel<F>, row_grid(rows, team), dim3(THREADS), 0, f, rows, n, team);
 }
 
@@ -788,14 +930,15 @@ struct strided {
     int rank;
     uint32_t dim[BMVP_MAX_DIMS];
     int64_t xs[BMVP_MAX_DIMS], ys[BMVP_MAX_DIMS];
-    const float *x;
-    float *y;
+    view x;
+    sink y;
     int add;
 };
 
-/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. Map over the box, the last axis fastest. 8 bytes an
-   element, 12 when adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
-struct strided_map {
+/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. For each of the box, the last axis fastest; where four
+   neighbours are neighbours on both sides (N = 4) they are counted, and their strides, as one. 8 bytes an element (4 in bfloat16), 12 when
+   adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
+template <int N> struct strided_map {
     strided s;
     __device__ void operator()(int64_t i) const
     {
@@ -807,11 +950,26 @@ struct strided_map {
             from += at * s.xs[k];
             to += at * s.ys[k];
         }
-        put(s.y, to, s.x[from], s.add);
+        float v[N];
+        load<N>(s.x, from * N, v);
+        store<N>(s.y, to * N, v, s.add);
     }
 };
 
-static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const float *x, const int64_t *xs, float *y, const int64_t *ys, int add)
+/* Makes four neighbours one, if all of the box lies that way. */
+static int strided_fold(strided *s)
+{
+    const int last = s->rank - 1;
+    int fits = last >= 0 && s->dim[last] % 4 == 0 && s->xs[last] == 1 && s->ys[last] == 1;
+    fits = fits && (uintptr_t)s->x.p % (s->x.half ? 8 : 16) == 0 && (uintptr_t)s->y.p % (s->y.half ? 8 : 16) == 0;
+    for (int i = 0; i < last; ++i) fits = fits && s->xs[i] % 4 == 0 && s->ys[i] % 4 == 0;
+    for (int i = 0; fits && i < last; ++i) s->xs[i] /= 4, s->ys[i] /= 4;
+    if (fits) s->dim[last] /= 4;
+    return fits;
+}
+
+static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &x, const int64_t *xs, const sink &y, const int64_t *ys,
+                         int add)
 {
     strided s;
     int64_t n = 1;
@@ -841,7 +999,8 @@ static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const float 
     s.x = x;
     s.y = y;
     s.add = add;
-    map(c, strided_map{ s }, n);
+    if (strided_fold(&s)) each(c, strided_map<4>{ s }, n / 4);
+    else each(c, strided_map<1>{ s }, n);
 }
 
 /* Row-major strides of a shape */
@@ -856,25 +1015,27 @@ static void strides_of(int rank, const int64_t *dim, int64_t *stride)
 
 /* >>gemm ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or NULL.
-   batch matrices sa, sb, sc floats apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. */
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or none.
+   batch matrices sa, sb, sc numbers apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. A and B have one type; C may be
+   bfloat16 if they are; the bias has C's type (operand_of makes them so). */
 struct gemm {
     int64_t m, n, k;
-    const float *a, *b;
-    float *c;
+    view a, b;
+    sink c;
     int ta, tb;
     float beta;
     int64_t batch, sa, sb, sc;
     int exact; /* 1: float32 whatever the context's precision */
-    const float *bias; /* with batch 1 */
+    view bias; /* with batch 1 */
 };
-static gemm gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int ta, const float *b, int tb, float *to, int add)
+static gemm gemm_of(int64_t m, int64_t n, int64_t k, const view &a, int ta, const view &b, int tb, const sink &to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, NULL };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, { NULL, 0 } };
 }
+static cudaDataType_t type_of(int half) { return half ? CUDA_R_16BF : CUDA_R_32F; }
 static cublasComputeType_t gemm_compute(const bmvp_ctx *c, const gemm &g)
 {
-    const bmvp_precision p = g.exact ? BMVP_FP32 : bmvp_precision_of(c);
+    const bmvp_precision p = g.exact || g.a.half ? BMVP_FP32 : bmvp_precision_of(c); /* what has been rounded is multiplied as it is */
     return p == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF : p == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 }
 static int gemm_check(bmvp_ctx *c, cublasStatus_t st)
@@ -887,8 +1048,9 @@ static void gemm_batched(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
     gemm_check(c, cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n,
-                                             (int)g.m, (int)g.k, &one, g.b, CUDA_R_32F, (int)(g.tb ? g.k : g.n), g.sb, g.a, CUDA_R_32F,
-                                             (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c, CUDA_R_32F, (int)g.n, g.sc, (int)g.batch,
+                                             (int)g.m, (int)g.k, &one, g.b.p, type_of(g.b.half), (int)(g.tb ? g.k : g.n), g.sb, g.a.p,
+                                             type_of(g.a.half), (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c.p, type_of(g.c.half), (int)g.n,
+                                             g.sc, (int)g.batch,
                                              gemm_compute(c, g), CUBLAS_GEMM_DEFAULT));
     if (g.bias) columns_map(c, bias_map{ g.c, g.bias }, columns_of(1, g.m, g.n));
 }
@@ -901,7 +1063,7 @@ struct product_shape {
     int64_t m, n, k;
     int32_t ta, tb, bias, compute;
     uint32_t align_a, align_b, align_c; /* bytes that the addresses are multiples of, at most 256 */
-    uint32_t none;                      /* so that there are no bytes between */
+    int32_t half;                       /* 1: A and B are bfloat16, 3: C, too */
 };
 struct product {
     product_shape shape;
@@ -918,8 +1080,8 @@ static uint32_t alignment_of(const void *p)
 }
 static product_shape product_shape_of(const bmvp_ctx *c, const gemm &g)
 {
-    return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias != NULL, (int32_t)gemm_compute(c, g),
-                          alignment_of(g.a), alignment_of(g.b), alignment_of(g.c), 0 };
+    return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias.p != NULL, (int32_t)gemm_compute(c, g),
+                          alignment_of(g.a.p), alignment_of(g.b.p), alignment_of(g.c.p), g.a.half | g.c.half << 1 };
 }
 static void product_free(product *p)
 {
@@ -958,10 +1120,10 @@ static cublasStatus_t product_set(product *p, cublasLtMatmulDescAttributes_t whi
     return cublasLtMatmulDescSetAttribute(p->op, which, v, bytes);
 }
 /* Of a row-major matrix, or of one that is stored as its transpose */
-static cublasStatus_t layout_make(cublasLtMatrixLayout_t *to, int64_t rows, int64_t columns, int transposed)
+static cublasStatus_t layout_make(cublasLtMatrixLayout_t *to, int64_t rows, int64_t columns, int transposed, int half)
 {
     const int64_t across = transposed ? rows : columns, down = transposed ? columns : rows;
-    return cublasLtMatrixLayoutCreate(to, CUDA_R_32F, (uint64_t)across, (uint64_t)down, across);
+    return cublasLtMatrixLayoutCreate(to, type_of(half), (uint64_t)across, (uint64_t)down, across);
 }
 static product *product_make(bmvp_ctx *c, const gemm &g, const product_shape &k)
 {
@@ -975,10 +1137,10 @@ static product *product_make(bmvp_ctx *c, const gemm &g, const product_shape &k)
     if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
     if (!st) st = product_set(p, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
     if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, &with_bias, sizeof with_bias);
-    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias);
-    if (!st) st = layout_make(&p->a, k.k, k.n, k.tb);
-    if (!st) st = layout_make(&p->b, k.m, k.k, k.ta);
-    if (!st) st = layout_make(&p->c, k.m, k.n, 0);
+    if (!st && k.bias) st = product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias.p, sizeof g.bias.p);
+    if (!st) st = layout_make(&p->a, k.k, k.n, k.tb, k.half & 1);
+    if (!st) st = layout_make(&p->b, k.m, k.k, k.ta, k.half & 1);
+    if (!st) st = layout_make(&p->c, k.m, k.n, 0, k.half >> 1);
     if (gemm_check(c, st)) {
         product_choose(of(c), p);
         return p;
@@ -1003,75 +1165,124 @@ static product *product_of(bmvp_ctx *c, const gemm &g)
     p->next = *list;
     return *list = p;
 }
+static int gemm_fits(bmvp_ctx *c, const gemm &g)
+{
+    if (g.a.half != g.b.half || g.c.half > g.a.half || (g.bias && g.bias.half != g.c.half))
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of mixed types");
+    else if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
+                  (long long)g.k);
+    else return 1;
+    return 0;
+}
 static void gemm_run(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
     state *s = of(c);
     product *p;
-    if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX) {
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
-                  (long long)g.k);
-        return;
-    }
-    p = g.batch == 1 && alignment_of(g.bias) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
+    if (!gemm_fits(c, g)) return;
+    p = g.batch == 1 && alignment_of(g.bias.p) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
     if (bmvp_failed(c)) return;
     if (!p || !p->exists) {
         gemm_batched(c, g);
         return;
     }
     if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
-    if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof g.bias))) return;
-    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b, p->a, g.a, p->b, &g.beta, g.c, p->c, g.c, p->c, &p->algorithm,
+    if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias.p, sizeof g.bias.p))) return;
+    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.c.p, p->c, g.c.p, p->c, &p->algorithm,
                                  s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
 }
-/* y (m, n) = a (m, k) b (k, n) + bias, which may be NULL */
-static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const float *a, const float *b, const bmvp_tensor *bias, float *y)
+/* y (m, n) = a (m, k) b (k, n) + bias, which may be none */
+static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &a, const view &b, const view &bias, const sink &y)
 {
     gemm g = gemm_of(m, n, k, a, 0, b, 0, y, 0);
-    if (bias) g.bias = bias->x;
+    g.bias = bias;
     gemm_run(c, g);
+}
+
+/* An op one of whose tensors is bfloat16 multiplies in bfloat16: operands that are not are rounded first, into `room` in the workspace, which
+   then points behind. */
+static int is_half(const bmvp_tensor *y)
+{
+    int half = y->half;
+    for (int i = 0; i < y->n_src; ++i) half |= y->src[i] && y->src[i]->half;
+    return half;
+}
+static int64_t floats_for(int64_t n, int half) { return half ? ceil_div(n, 32) * 16 : ceil_div(n, 16) * 16; }
+/* n numbers as bfloat16, or (half 0) as float32 */
+static view convert(bmvp_ctx *c, const view &x, int64_t n, int half, float **room)
+{
+    const sink to = { *room, half };
+    if (!x || x.half == half) return x;
+    copy(c, x, to, n, 0);
+    *room += floats_for(n, half);
+    return to;
+}
+static view operand_of(bmvp_ctx *c, const bmvp_tensor *y, const bmvp_tensor *t, float **room)
+{
+    return t ? convert(c, values(t), t->numel, is_half(y), room) : values(t);
+}
+static view operand_gradient(bmvp_ctx *c, const bmvp_tensor *y, float **room)
+{
+    return convert(c, gradient(y), y->numel, is_half(y), room);
+}
+/* The bias of a product that makes y */
+static view operand_bias(bmvp_ctx *c, const bmvp_tensor *y, const bmvp_tensor *t, float **room)
+{
+    return t ? convert(c, values(t), t->numel, y->half, room) : values(t);
+}
+/* Floats of workspace that the operand t, a bias or y's own gradient takes at most */
+static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
+{
+    return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
 /* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
 
 enum { SAME, CHANNELS, NUMBER };
 
-/* y = a + b; 12 bytes an element (8 with a channel vector or a number). y may be a or b. */
-struct add_map {
-    const float *a, *b;
-    float *y;
-    int number;
-    __device__ void operator()(int64_t i) const { y[i] = a[i] + b[number ? 0 : i]; }
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { y[i] = a[i] + b[ch]; }
+/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a or b. */
+struct binary_map {
+    view a, b;
+    sink y;
+    int number, product, add;
+    template <int N> __device__ void join(int64_t i, int64_t from) const
+    {
+        float u[N], v[N];
+        load<N>(a, i, u);
+        if (number) for (int e = 0; e < N; ++e) v[e] = b[0];
+        else load<N>(b, from, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = product ? u[e] * v[e] : u[e] + v[e];
+        store<N>(y, i, u, add);
+    }
+    template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
-/* y (+)= a b; as add */
-struct mul_map {
-    const float *a, *b;
-    float *y;
-    int number, add;
-    __device__ void operator()(int64_t i) const { put(y, i, a[i] * b[number ? 0 : i], add); }
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { put(y, i, a[i] * b[ch], add); }
-};
-template <class F> static void binary_map(bmvp_ctx *c, const bmvp_tensor *y, const F &f)
+static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product, int add)
 {
+    const binary_map f = { a, b, to, y->iarg[0] == NUMBER, product, add };
     if (y->iarg[0] == CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
     else map(c, f, y->numel);
 }
 /* gb[0] (+)= sum of g, or of g times `by` */
 struct number_grad : join_sum {
-    const float *g, *by;
-    float *gb;
+    view g, by;
+    sink gb;
     int add;
     __device__ pair value(int64_t i) const { return pair{ by ? (double)g[i] * (double)by[i] : (double)g[i], 0 }; }
     __device__ void finish(pair p) const { put(gb, 0, (float)p.a, add); }
 };
-static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
+static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, const sink &gb, int add)
 {
     if (y->iarg[0] == NUMBER) {
         number_grad f;
-        f.g = y->g, f.by = by, f.gb = gb, f.add = add;
+        f.g = gradient(y), f.by = by, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
-    } else columns_sum(c, column_grad{ y->g, by, gb, add }, columns_of(1, y->numel / last_dim(y), last_dim(y)), bmvp_kernel_workspace(c));
+    } else {
+        const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
+        columns_sum(c, column_grad{ gradient(y), by, gb, add }, k, bmvp_kernel_workspace(c));
+    }
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
@@ -1081,53 +1292,61 @@ static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary_map(c, y, add_map{ y->src[0]->x, y->src[1]->x, y->x, y->iarg[0] == NUMBER });
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 0, 0);
 }
 static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gb;
+    sink gb;
     if (y->iarg[0] == SAME) {
         bmvp_kernel_grad_pass(c, y, y->src[0]);
         bmvp_kernel_grad_pass(c, y, y->src[1]);
         return;
     }
-    gb = bmvp_kernel_grad(c, y->src[1], &add);
-    if (gb) broadcast_grad(c, y, NULL, gb, add);
+    gb = grad(c, y->src[1], &add);
+    if (gb) broadcast_grad(c, y, view{ NULL, 0 }, gb, add);
     bmvp_kernel_grad_pass(c, y, y->src[0]);
 }
 static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
 
 static void mul_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary_map(c, y, mul_map{ y->src[0]->x, y->src[1]->x, y->x, y->iarg[0] == NUMBER, 0 });
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 1, 0);
 }
 static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add_a, add_b;
-    float *ga = bmvp_kernel_grad(c, y->src[0], &add_a), *gb = bmvp_kernel_grad(c, y->src[1], &add_b); /* one buffer for a times a */
-    if (ga) binary_map(c, y, mul_map{ y->g, y->src[1]->x, ga, y->iarg[0] == NUMBER, add_a });
-    if (gb && y->iarg[0] == SAME) binary_map(c, y, mul_map{ y->g, y->src[0]->x, gb, 0, add_b });
-    else if (gb) broadcast_grad(c, y, y->src[0]->x, gb, add_b);
+    sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a times a */
+    if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, 1, add_a);
+    if (gb && y->iarg[0] == SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
+    else if (gb) broadcast_grad(c, y, values(y->src[0]), gb, add_b);
 }
 static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
 
 /* y (+)= factor x + offset; 8 bytes an element */
 struct scale_map {
-    const float *x;
-    float *y, factor, offset;
+    view x;
+    sink y;
+    float factor, offset;
     int add;
-    __device__ void operator()(int64_t i) const { put(y, i, x[i] * factor + offset, add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = v[e] * factor + offset;
+        store<N>(y, i, v, add);
+    }
 };
 static void scale_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    map(c, scale_map{ y->src[0]->x, y->x, (float)y->farg[0], (float)y->farg[1], 0 }, y->numel);
+    map(c, scale_map{ values(y->src[0]), result(y), (float)y->farg[0], (float)y->farg[1], 0 }, y->numel);
 }
 static void scale_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, scale_map{ y->g, gx, (float)y->farg[0], 0, add }, y->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, scale_map{ gradient(y), gx, (float)y->farg[0], 0, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(scale)
 
@@ -1135,47 +1354,79 @@ BMVPI_NO_WORKSPACE(scale)
 
 /* y = x < 0 ? slope x : x; NaN stays. dx (+)= y > 0 ? g : slope g. 8 and 12 bytes an element */
 struct relu_map {
-    const float *x;
-    float *y, slope;
-    __device__ void operator()(int64_t i) const { y[i] = x[i] < 0.0f ? slope * x[i] : x[i]; }
+    view x;
+    sink y;
+    float slope;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = v[e] < 0.0f ? slope * v[e] : v[e];
+        store<N>(y, i, v, 0);
+    }
 };
 struct relu_back_map {
-    const float *y, *g;
-    float *dx, slope;
+    view y, g;
+    sink dx;
+    float slope;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, y[i] > 0.0f ? g[i] : slope * g[i], add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(y, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = v[e] > 0.0f ? d[e] : slope * d[e];
+        store<N>(dx, i, d, add);
+    }
 };
 static void relu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const float slope = (float)y->farg[0];
-    map(c, relu_map{ y->src[0]->x, y->x, slope }, y->numel);
+    map(c, relu_map{ values(y->src[0]), result(y), slope }, y->numel);
 }
 static void relu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, relu_back_map{ y->x, y->g, gx, (float)y->farg[0], add }, y->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, relu_back_map{ result(y), gradient(y), gx, (float)y->farg[0], add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(relu)
 
 /* y = 1 / (1 + exp(-x)); dx (+)= g y (1 - y) */
 struct sigmoid_map {
-    const float *x;
-    float *y;
-    __device__ void operator()(int64_t i) const { y[i] = 1.0f / (1.0f + expf(-x[i])); }
+    view x;
+    sink y;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = 1.0f / (1.0f + expf(-v[e]));
+        store<N>(y, i, v, 0);
+    }
 };
 struct sigmoid_back_map {
-    const float *y, *g;
-    float *dx;
+    view y, g;
+    sink dx;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * y[i] * (1.0f - y[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(y, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * v[e] * (1.0f - v[e]);
+        store<N>(dx, i, d, add);
+    }
 };
-static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, sigmoid_map{ y->src[0]->x, y->x }, y->numel); }
+static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, sigmoid_map{ values(y->src[0]), result(y) }, y->numel); }
 static void sigmoid_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, sigmoid_back_map{ y->x, y->g, gx, add }, y->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, sigmoid_back_map{ result(y), gradient(y), gx, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(sigmoid)
 
@@ -1186,22 +1437,37 @@ static __device__ __forceinline__ float gelu_slope(float x)
     return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
 }
 struct gelu_map {
-    const float *x;
-    float *y;
-    __device__ void operator()(int64_t i) const { y[i] = gelu_of(x[i]); }
+    view x;
+    sink y;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = gelu_of(v[e]);
+        store<N>(y, i, v, 0);
+    }
 };
 struct gelu_back_map {
-    const float *x, *g;
-    float *dx;
+    view x, g;
+    sink dx;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, g[i] * gelu_slope(x[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * gelu_slope(v[e]);
+        store<N>(dx, i, d, add);
+    }
 };
-static void gelu_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, gelu_map{ y->src[0]->x, y->x }, y->numel); }
+static void gelu_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, gelu_map{ values(y->src[0]), result(y) }, y->numel); }
 static void gelu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, gelu_back_map{ y->src[0]->x, y->g, gx, add }, y->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, gelu_back_map{ values(y->src[0]), gradient(y), gx, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(gelu)
 
@@ -1209,28 +1475,28 @@ BMVPI_NO_WORKSPACE(gelu)
 
 /* y = exp(x - max) / sum; 12 bytes an element, x a second and third time from cache */
 struct softmax_rows {
-    const float *x;
-    float *y;
+    view x;
+    sink y;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *in = x + row * n;
-        float *out = y + row * n, top = -INFINITY;
+        const view in = x + row * n;
+        float top = -INFINITY;
         double sum = 0;
         for (int64_t i = lane; live && i < n; i += team) top = fmaxf(top, in[i]);
         top = team_max(top, team);
-        for (int64_t i = lane; live && i < n; i += team) sum += (double)(out[i] = expf(in[i] - top));
+        for (int64_t i = lane; live && i < n; i += team) sum += (double)expf(in[i] - top);
         const float over = (float)(1.0 / team_sum(sum, team));
-        for (int64_t i = lane; live && i < n; i += team) out[i] *= over;
+        for (int64_t i = lane; live && i < n; i += team) put(y, row * n + i, expf(in[i] - top) * over, 0);
     }
 };
 /* dx (+)= y (g - sum(g y)) */
 struct softmax_back_rows {
-    const float *y, *g;
-    float *dx;
+    view y, g;
+    sink dx;
     int add;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *p = y + row * n, *q = g + row * n;
+        const view p = y + row * n, q = g + row * n;
         double dot = 0;
         for (int64_t i = lane; live && i < n; i += team) dot += (double)p[i] * (double)q[i];
         const float d = (float)team_sum(dot, team);
@@ -1239,40 +1505,43 @@ struct softmax_back_rows {
 };
 static void softmax_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    rows_map(c, softmax_rows{ y->src[0]->x, y->x }, y->numel / last_dim(y), last_dim(y));
+    rows_map(c, softmax_rows{ values(y->src[0]), result(y) }, y->numel / last_dim(y), last_dim(y));
 }
 static void softmax_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) rows_map(c, softmax_back_rows{ y->x, y->g, gx, add }, y->numel / last_dim(y), last_dim(y));
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) rows_map(c, softmax_back_rows{ result(y), gradient(y), gx, add }, y->numel / last_dim(y), last_dim(y));
 }
 BMVPI_NO_WORKSPACE(softmax)
 
 /* y = x / max(|x|, eps); saved: that factor, negative where eps was used */
 struct l2_rows {
-    const float *x;
-    float *y, *saved;
+    view x;
+    sink y;
+    float *saved;
     double eps;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *in = x + row * n;
+        const view in = x + row * n;
         double square = 0;
         for (int64_t i = lane; live && i < n; i += team) square += (double)in[i] * (double)in[i];
         const double norm = sqrt(team_sum(square, team));
         const float s = (float)(1.0 / (norm < eps ? eps : norm));
         if (live && lane == 0) saved[row] = norm < eps ? -s : s;
-        for (int64_t i = lane; live && i < n; i += team) y[row * n + i] = in[i] * s;
+        for (int64_t i = lane; live && i < n; i += team) put(y, row * n + i, in[i] * s, 0);
     }
 };
 /* dx (+)= (g - y sum(g y)) / |x|, or g / eps */
 struct l2_back_rows {
-    const float *y, *g, *saved;
-    float *dx;
+    view y, g;
+    const float *saved;
+    sink dx;
     int add;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *p = y + row * n, *q = g + row * n, s = fabsf(saved[row]);
+        const view p = y + row * n, q = g + row * n;
+        const float s = fabsf(saved[row]);
         double dot = 0;
         for (int64_t i = lane; live && i < n; i += team) dot += (double)p[i] * (double)q[i];
         const float sum = (float)team_sum(dot, team), d = saved[row] < 0.0f ? 0.0f : sum;
@@ -1281,56 +1550,83 @@ struct l2_back_rows {
 };
 static void l2_normalize_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    rows_map(c, l2_rows{ y->src[0]->x, y->x, y->saved, (double)(float)y->farg[0] }, y->numel / last_dim(y), last_dim(y));
+    rows_map(c, l2_rows{ values(y->src[0]), result(y), y->saved, (double)(float)y->farg[0] }, y->numel / last_dim(y), last_dim(y));
 }
 static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) rows_map(c, l2_back_rows{ y->x, y->g, y->saved, gx, add }, y->numel / last_dim(y), last_dim(y));
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) rows_map(c, l2_back_rows{ result(y), gradient(y), y->saved, gx, add }, y->numel / last_dim(y), last_dim(y));
 }
 BMVPI_NO_WORKSPACE(l2_normalize)
 
-/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row */
-struct layernorm_rows {
-    const float *x, *gamma, *beta;
-    float *y, *saved;
+/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row. Lanes take N neighbours. */
+template <int N> struct layernorm_rows {
+    view x, gamma, beta;
+    sink y;
+    float *saved;
     double eps;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *in = x + row * n;
         double sum = 0, square = 0;
-        for (int64_t i = lane; live && i < n; i += team) sum += (double)in[i];
+        float v[N], f[N], b[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) sum += (double)v[e];
+        }
         const float mean = (float)(team_sum(sum, team) / (double)n);
-        for (int64_t i = lane; live && i < n; i += team) square += (double)(in[i] - mean) * (double)(in[i] - mean);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) square += (double)(v[e] - mean) * (double)(v[e] - mean);
+        }
         const float s = (float)(1.0 / sqrt(team_sum(square, team) / (double)n + eps));
         if (live && lane == 0) saved[2 * row] = mean, saved[2 * row + 1] = s;
-        for (int64_t i = lane; live && i < n; i += team) y[row * n + i] = (in[i] - mean) * s * gamma[i] + beta[i];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(gamma, i, f);
+            load<N>(beta, i, b);
+            for (int e = 0; e < N; ++e) v[e] = (v[e] - mean) * s * f[e] + b[e];
+            store<N>(y, row * n + i, v, 0);
+        }
     }
 };
 /* With h = gamma g, t = (x - mean) s: dx (+)= s (h - mean(h) - t mean(h t)) */
-struct layernorm_back_rows {
-    const float *x, *g, *gamma, *saved;
-    float *dx;
+template <int N> struct layernorm_back_rows {
+    view x, g, gamma;
+    const float *saved;
+    sink dx;
     int add;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
-        const float *in = x + row * n, *q = g + row * n, mean = saved[2 * row], s = saved[2 * row + 1];
+        const float mean = saved[2 * row], s = saved[2 * row + 1];
         double sum = 0, dot = 0;
-        for (int64_t i = lane; live && i < n; i += team) {
-            const double h = (double)q[i] * (double)gamma[i];
-            sum += h;
-            dot += h * (double)((in[i] - mean) * s);
+        float v[N], d[N], f[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) {
+                const double h = (double)d[e] * (double)f[e];
+                sum += h;
+                dot += h * (double)((v[e] - mean) * s);
+            }
         }
         const float a = (float)(team_sum(sum, team) / (double)n), b = (float)(team_sum(dot, team) / (double)n);
-        for (int64_t i = lane; live && i < n; i += team) put(dx, row * n + i, s * (q[i] * gamma[i] - a - (in[i] - mean) * s * b), add);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) d[e] = s * (d[e] * f[e] - a - (v[e] - mean) * s * b);
+            store<N>(dx, row * n + i, d, add);
+        }
     }
 };
 /* dgamma (+)= sum of g t, dbeta (+)= sum of g, over rows */
 struct layernorm_affine_grad {
-    const float *x, *g, *saved;
+    view x, g;
+    const float *saved;
     int64_t n;
-    float *dgamma, *dbeta;
+    sink dgamma, dbeta;
     int add_gamma, add_beta;
     __device__ pair value(int64_t i, int64_t, int64_t ch) const
     {
@@ -1343,21 +1639,32 @@ struct layernorm_affine_grad {
         if (dbeta) put(dbeta, ch, (float)p.b, add_beta);
     }
 };
-static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+template <int N> static void layernorm_run(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = last_dim(y);
-    rows_map(c, layernorm_rows{ y->src[0]->x, y->src[1]->x, y->src[2]->x, y->x, y->saved, (double)(float)y->farg[0] }, y->numel / n, n);
+    const view x = values(y->src[0]), gamma = values(y->src[1]), beta = values(y->src[2]);
+    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->farg[0] }, y->numel / n, n, N);
+}
+static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (last_dim(y) % 4 == 0) layernorm_run<4>(c, y);
+    else layernorm_run<1>(c, y);
+}
+template <int N> static void layernorm_back_run(bmvp_ctx *c, bmvp_tensor *y, const sink &gx, int add)
+{
+    const int64_t n = last_dim(y);
+    rows_map(c, layernorm_back_rows<N>{ values(y->src[0]), gradient(y), values(y->src[1]), y->saved, gx, add }, y->numel / n, n, N);
 }
 static void layernorm_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const int64_t n = last_dim(y), rows = y->numel / n;
+    const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
     int add, add_gamma, add_beta;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *ggamma = bmvp_kernel_grad(c, y->src[1], &add_gamma);
-    float *gbeta = bmvp_kernel_grad(c, y->src[2], &add_beta);
+    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma), gbeta = grad(c, y->src[2], &add_beta);
     if (ggamma || gbeta)
-        columns_sum(c, layernorm_affine_grad{ y->src[0]->x, y->g, y->saved, n, ggamma, gbeta, add_gamma, add_beta }, columns_of(1, rows, n),
+        columns_sum(c, layernorm_affine_grad{ values(y->src[0]), gradient(y), y->saved, k.c, ggamma, gbeta, add_gamma, add_beta }, k,
                     bmvp_kernel_workspace(c));
-    if (gx) rows_map(c, layernorm_back_rows{ y->src[0]->x, y->g, y->src[1]->x, y->saved, gx, add }, rows, n);
+    if (gx && k.c % 4 == 0) layernorm_back_run<4>(c, y, gx, add);
+    else if (gx) layernorm_back_run<1>(c, y, gx, add);
 }
 static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
@@ -1366,7 +1673,7 @@ static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 
 /* >>op reshape, permute, slice, pad, concat, space_to_depth -------------------------------------------------------------- */
 
-static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { memory_add(c, y->x, y->src[0]->x, y->numel, 0); }
+static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { copy(c, values(y->src[0]), result(y), y->numel, 0); }
 static void reshape_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvp_kernel_grad_pass(c, y, y->src[0]); }
 BMVPI_NO_WORKSPACE(reshape)
 
@@ -1381,15 +1688,15 @@ static void permute_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
     permute_axes(y, from, to);
-    strided_copy(c, y->rank, y->dim, y->src[0]->x, from, y->x, to, 0);
+    strided_copy(c, y->rank, y->dim, values(y->src[0]), from, result(y), to, 0);
 }
 static void permute_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    sink gx = grad(c, y->src[0], &add);
     permute_axes(y, from, to);
-    if (gx) strided_copy(c, y->rank, y->dim, y->g, to, gx, from, add);
+    if (gx) strided_copy(c, y->rank, y->dim, gradient(y), to, gx, from, add);
 }
 BMVPI_NO_WORKSPACE(permute)
 
@@ -1401,7 +1708,7 @@ static int64_t axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
     return s[axis] * start;
 }
 /* Copies the box between its own array and its place in `big`, shift elements in. */
-static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *to, int64_t shift, int in,
+static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const view &from, const sink &to, int64_t shift, int in,
                      int add)
 {
     int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
@@ -1412,12 +1719,12 @@ static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box
 }
 static void slice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    box_copy(c, y->src[0], y, y->src[0]->x, y->x, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 0, 0);
+    box_copy(c, y->src[0], y, values(y->src[0]), result(y), axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 0, 0);
 }
 static void slice_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    float *gx = grad_add(c, y->src[0]);
-    if (gx) box_copy(c, y->src[0], y, y->g, gx, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1, 1);
+    sink gx = grad_add(c, y->src[0]);
+    if (gx) box_copy(c, y->src[0], y, gradient(y), gx, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1, 1);
 }
 BMVPI_NO_WORKSPACE(slice)
 
@@ -1429,14 +1736,14 @@ static int64_t pad_shift(const bmvp_tensor *y)
 }
 static void pad_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    memory_fill(c, y->x, 0, y->numel);
-    box_copy(c, y, y->src[0], y->src[0]->x, y->x, pad_shift(y), 1, 0);
+    fill(c, result(y), 0, y->numel);
+    box_copy(c, y, y->src[0], values(y->src[0]), result(y), pad_shift(y), 1, 0);
 }
 static void pad_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) box_copy(c, y, y->src[0], y->g, gx, pad_shift(y), 0, add);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) box_copy(c, y, y->src[0], gradient(y), gx, pad_shift(y), 0, add);
 }
 BMVPI_NO_WORKSPACE(pad)
 
@@ -1444,14 +1751,14 @@ static void concat_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        box_copy(c, y, y->src[i], y->src[i]->x, y->x, axis_shift(y, y->iarg[0], start), 1, 0);
+        box_copy(c, y, y->src[i], values(y->src[i]), result(y), axis_shift(y, y->iarg[0], start), 1, 0);
 }
 static void concat_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
-        float *g = bmvp_kernel_grad(c, y->src[i], &add);
-        if (g) box_copy(c, y, y->src[i], y->g, g, axis_shift(y, y->iarg[0], start), 0, add);
+        sink g = grad(c, y->src[i], &add);
+        if (g) box_copy(c, y, y->src[i], gradient(y), g, axis_shift(y, y->iarg[0], start), 0, add);
     }
 }
 BMVPI_NO_WORKSPACE(concat)
@@ -1469,19 +1776,19 @@ static void block_axes(const int64_t volume[5], const int64_t blocks[3], const i
     }
     strides_of(8, dim, to);
 }
-static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const float *from, float *to, int back, int add)
+static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const view &from, const sink &to, int back, int add)
 {
     const int64_t k[3] = { y->iarg[0], y->iarg[0], y->iarg[0] };
     int64_t dim[8], xs[8], ys[8];
     block_axes(y->src[0]->dim, y->dim + 1, k, dim, xs, ys);
     strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
 }
-static void space_to_depth_forward(bmvp_ctx *c, bmvp_tensor *y) { space_to_depth_copy(c, y, y->src[0]->x, y->x, 0, 0); }
+static void space_to_depth_forward(bmvp_ctx *c, bmvp_tensor *y) { space_to_depth_copy(c, y, values(y->src[0]), result(y), 0, 0); }
 static void space_to_depth_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) space_to_depth_copy(c, y, y->g, gx, 1, add);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) space_to_depth_copy(c, y, gradient(y), gx, 1, add);
 }
 BMVPI_NO_WORKSPACE(space_to_depth)
 
@@ -1498,12 +1805,12 @@ static void upsample_nearest_forward(bmvp_ctx *c, bmvp_tensor *y)
         if (i >= 1 && i <= 3) dim[k] = y->iarg[0], from[k++] = 0;
     }
     strides_of(8, dim, to);
-    strided_copy(c, 8, dim, x->x, from, y->x, to, 0);
+    strided_copy(c, 8, dim, values(x), from, result(y), to, 0);
 }
 /* dx (+)= sum of the f^3 copies, in order; map over x. 4 f^3 + 4 bytes an element */
 struct upsample_nearest_back_map {
-    const float *g;
-    float *dx;
+    view g;
+    sink dx;
     int64_t d, h, w, c, f; /* of x */
     int add;
     __device__ void operator()(int64_t i) const
@@ -1520,15 +1827,15 @@ static void upsample_nearest_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, upsample_nearest_back_map{ y->g, gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) each(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
 }
 BMVPI_NO_WORKSPACE(upsample_nearest)
 
 /* One axis of the chain: (outer, n, inner) <-> (outer, n f, inner). Place j of the longer lies between i and i + 1 (or at the last i). */
 struct stretch {
-    const float *from;
-    float *to;
+    view from;
+    sink to;
     int64_t n, f, inner;
     int corners, add;
     __device__ double place(int64_t j, int64_t *i) const
@@ -1548,8 +1855,8 @@ struct stretch_map {
         const int64_t m = k.n * k.f, row = e / k.inner, v = e % k.inner;
         int64_t i;
         const float w = (float)k.place(row % m, &i);
-        const float *a = k.from + (row / m * k.n + i) * k.inner + v;
-        k.to[e] = (1.0f - w) * a[0] + w * a[i + 1 < k.n ? k.inner : 0];
+        const view a = k.from + (row / m * k.n + i) * k.inner + v;
+        put(k.to, e, (1.0f - w) * a[0] + w * a[i + 1 < k.n ? k.inner : 0], 0);
     }
 };
 /* The transpose: x[i] (+)= what the places around it took of it, in order; map over x */
@@ -1570,30 +1877,29 @@ struct stretch_back_map {
     }
 };
 /* Axis 1, 2 or 3 of the chain: axes before it are long already, those after it are not. */
-static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int back, int add)
+static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const view &from, const sink &to, int back, int add)
 {
     const bmvp_tensor *x = y->src[0];
     int64_t outer = x->dim[0], inner = x->dim[4];
     for (int i = 1; i < axis; ++i) outer *= y->dim[i];
     for (int i = axis + 1; i < 4; ++i) inner *= x->dim[i];
     const stretch k = { from, to, x->dim[axis], y->iarg[0], inner, (int)y->iarg[1], add };
-    if (back) map(c, stretch_back_map{ k }, outer * k.n * inner);
-    else map(c, stretch_map{ k }, outer * k.n * k.f * inner);
+    if (back) each(c, stretch_back_map{ k }, outer * k.n * inner);
+    else each(c, stretch_map{ k }, outer * k.n * k.f * inner);
 }
 static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    float *d = bmvp_kernel_workspace(c), *h = d + y->src[0]->numel * y->iarg[0];
-    stretch_run(c, y, 1, y->src[0]->x, d, 0, 0);
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0];
+    stretch_run(c, y, 1, values(y->src[0]), d, 0, 0);
     stretch_run(c, y, 2, d, h, 0, 0);
-    stretch_run(c, y, 3, h, y->x, 0, 0);
+    stretch_run(c, y, 3, h, result(y), 0, 0);
 }
 static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *d, *h;
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0], gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    d = bmvp_kernel_workspace(c), h = d + y->src[0]->numel * y->iarg[0];
-    stretch_run(c, y, 3, y->g, h, 1, 0);
+    stretch_run(c, y, 3, gradient(y), h, 1, 0);
     stretch_run(c, y, 2, h, d, 1, 0);
     stretch_run(c, y, 1, d, gx, 1, add);
 }
@@ -1606,31 +1912,36 @@ static int64_t upsample_trilinear_workspace(const bmvp_ctx *, const bmvp_tensor 
 
 /* y = factor times the sum of x; 4 bytes an element */
 struct sum_reduce : join_sum {
-    const float *x;
-    float *y;
+    view x;
+    sink y;
     double over;
     __device__ pair value(int64_t i) const { return pair{ (double)x[i], 0 }; }
-    __device__ void finish(pair p) const { y[0] = (float)(p.a / over); }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / over), 0); }
 };
 /* dx (+)= g[0] / over, everywhere */
 struct spread_map {
-    const float *g;
-    float *dx;
+    view g;
+    sink dx;
     double over;
     int add;
-    __device__ void operator()(int64_t i) const { put(dx, i, (float)((double)g[0] / over), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = (float)((double)g[0] / over);
+        store<N>(dx, i, v, add);
+    }
 };
 static void sum_over(bmvp_ctx *c, bmvp_tensor *y, double over)
 {
     sum_reduce f;
-    f.x = y->src[0]->x, f.y = y->x, f.over = over;
+    f.x = values(y->src[0]), f.y = result(y), f.over = over;
     reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
 }
 static void spread_over(bmvp_ctx *c, bmvp_tensor *y, double over)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, spread_map{ y->g, gx, over, add }, y->src[0]->numel);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, spread_map{ gradient(y), gx, over, add }, y->src[0]->numel);
 }
 static void sum_forward(bmvp_ctx *c, bmvp_tensor *y) { sum_over(c, y, 1.0); }
 static void sum_backward(bmvp_ctx *c, bmvp_tensor *y) { spread_over(c, y, 1.0); }
@@ -1641,31 +1952,36 @@ static int64_t mean_workspace(const bmvp_ctx *, const bmvp_tensor *, int backwar
 
 /* y[sample, c] = mean over rows; dx (+)= g[sample, c] / rows */
 struct pool_columns {
-    const float *x;
-    float *y;
+    view x;
+    sink y;
     columns k;
     __device__ pair value(int64_t i, int64_t, int64_t) const { return pair{ (double)x[i], 0 }; }
-    __device__ void finish(int64_t sample, int64_t ch, pair p) const { y[sample * k.c + ch] = (float)(p.a / (double)k.rows); }
+    __device__ void finish(int64_t sample, int64_t ch, pair p) const { put(y, sample * k.c + ch, (float)(p.a / (double)k.rows), 0); }
 };
 struct pool_back_map {
-    const float *g;
-    float *dx;
+    view g;
+    sink dx;
     columns k;
     int add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const { put(dx, i, g[sample * k.c + ch] / (float)k.rows, add); }
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
+    {
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = g[sample * k.c + ch + e] / (float)k.rows;
+        store<N>(dx, i, v, add);
+    }
 };
 static columns pool_shape(const bmvp_tensor *y) { return columns_of(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]); }
 static void global_pool_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = pool_shape(y);
-    columns_sum(c, pool_columns{ y->src[0]->x, y->x, k }, k, bmvp_kernel_workspace(c));
+    columns_sum(c, pool_columns{ values(y->src[0]), result(y), k }, k, bmvp_kernel_workspace(c));
 }
 static void global_pool_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = pool_shape(y);
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) columns_map(c, pool_back_map{ y->g, gx, k, add }, k);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) columns_map(c, pool_back_map{ gradient(y), gx, k, add }, k);
 }
 static int64_t global_pool_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
@@ -1674,78 +1990,91 @@ static int64_t global_pool_workspace(const bmvp_ctx *, const bmvp_tensor *y, int
 
 /* y = mean of (a - b)^2; da (+)= 2 g (a - b) / n */
 struct mse_reduce : join_sum {
-    const float *a, *b;
-    float *y;
+    view a, b;
+    sink y;
     double n;
     __device__ pair value(int64_t i) const
     {
         const double d = (double)(a[i] - b[i]);
         return pair{ d * d, 0 };
     }
-    __device__ void finish(pair p) const { y[0] = (float)(p.a / n); }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / n), 0); }
 };
 struct mse_back_map {
-    const float *a, *b, *g;
-    float *da;
+    view a, b, g;
+    sink da;
     double n;
     int add;
-    __device__ void operator()(int64_t i) const { put(da, i, (float)(2.0 * (double)g[0] / n) * (a[i] - b[i]), add); }
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float u[N], v[N];
+        load<N>(a, i, u);
+        load<N>(b, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = (float)(2.0 * (double)g[0] / n) * (u[e] - v[e]);
+        store<N>(da, i, u, add);
+    }
 };
 static void mse_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     mse_reduce f;
-    f.a = y->src[0]->x, f.b = y->src[1]->x, f.y = y->x, f.n = (double)y->src[0]->numel;
+    f.a = values(y->src[0]), f.b = values(y->src[1]), f.y = result(y), f.n = (double)y->src[0]->numel;
     reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
 }
 static void mse_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = y->src[0]->numel;
     for (int i = 0, add; i < 2; ++i) {
-        float *g = bmvp_kernel_grad(c, y->src[i], &add);
-        if (g) map(c, mse_back_map{ y->src[i]->x, y->src[1 - i]->x, y->g, g, (double)n, add }, n);
+        sink g = grad(c, y->src[i], &add);
+        if (g) map(c, mse_back_map{ values(y->src[i]), values(y->src[1 - i]), gradient(y), g, (double)n, add }, n);
     }
 }
 static int64_t mse_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
 
 /* y = mean of max(x, 0) - x t + log(1 + exp(-|x|)); dx (+)= g / n (sigmoid(x) - t) */
 struct bce_reduce : join_sum {
-    const float *x, *t;
-    float *y;
+    view x, t;
+    sink y;
     double n;
     __device__ pair value(int64_t i) const
     {
         return pair{ (double)((x[i] < 0.0f ? 0.0f : x[i]) - x[i] * t[i] + log1pf(expf(-fabsf(x[i])))), 0 };
     }
-    __device__ void finish(pair p) const { y[0] = (float)(p.a / n); }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / n), 0); }
 };
 struct bce_back_map {
-    const float *x, *t, *g;
-    float *dx;
+    view x, t, g;
+    sink dx;
     double n;
     int add;
-    __device__ void operator()(int64_t i) const
+    template <int N> __device__ void run(int64_t i) const
     {
-        put(dx, i, (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-x[i])) - t[i]), add);
+        float u[N], v[N];
+        load<N>(x, i, u);
+        load<N>(t, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-u[e])) - v[e]);
+        store<N>(dx, i, u, add);
     }
 };
 static void bce_logits_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bce_reduce f;
-    f.x = y->src[0]->x, f.t = y->src[1]->x, f.y = y->x, f.n = (double)y->src[0]->numel;
+    f.x = values(y->src[0]), f.t = values(y->src[1]), f.y = result(y), f.n = (double)y->src[0]->numel;
     reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
 }
 static void bce_logits_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = y->src[0]->numel;
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) map(c, bce_back_map{ y->src[0]->x, y->src[1]->x, y->g, gx, (double)n, add }, n);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, bce_back_map{ values(y->src[0]), values(y->src[1]), gradient(y), gx, (double)n, add }, n);
 }
 static int64_t bce_logits_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
 
 /* Each (sample, class): saved = sum p t and the denominator's sum p^k + sum t^k */
 struct dice_columns {
-    const float *p, *t;
+    view p, t;
     float *saved;
     columns k;
     int squared;
@@ -1763,25 +2092,31 @@ struct dice_columns {
 /* y = mean of 1 - (2 dot + e) / (den + e) over them */
 struct dice_reduce : join_sum {
     const float *saved;
-    float *y;
+    sink y;
     int64_t n;
     double e;
     __device__ pair value(int64_t i) const { return pair{ 1.0 - (2.0 * (double)saved[i] + e) / ((double)saved[n + i] + e), 0 }; }
-    __device__ void finish(pair p) const { y[0] = (float)(p.a / (double)n); }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / (double)n), 0); }
 };
 /* dp (+)= g / n ((2 dot + e) k p^(k-1) / (den + e)^2 - 2 t / (den + e)) */
 struct dice_back_map {
-    const float *p, *t, *saved, *g;
-    float *dp;
+    view p, t;
+    const float *saved;
+    view g;
+    sink dp;
     columns k;
     double e;
     int squared, add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t n = k.samples * k.c, at = sample * k.c + ch;
-        const double share = (double)g[0] / (double)n, den = (double)saved[n + at] + e;
-        const double rise = share * (2.0 * (double)saved[at] + e) / (den * den);
-        put(dp, i, (float)(rise * (squared ? 2.0 * (double)p[i] : 1.0) - 2.0 * share / den * (double)t[i]), add);
+        const double share = (double)g[0] / (double)n;
+        float v[N];
+        for (int j = 0; j < N; ++j) {
+            const double den = (double)saved[n + at + j] + e, rise = share * (2.0 * (double)saved[at + j] + e) / (den * den);
+            v[j] = (float)(rise * (squared ? 2.0 * (double)p[i + j] : 1.0) - 2.0 * share / den * (double)t[i + j]);
+        }
+        store<N>(dp, i, v, add);
     }
 };
 static columns dice_shape(const bmvp_tensor *y)
@@ -1793,16 +2128,16 @@ static void soft_dice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = dice_shape(y);
     dice_reduce f;
-    columns_sum(c, dice_columns{ y->src[0]->x, y->src[1]->x, y->saved, k, (int)y->iarg[0] }, k, bmvp_kernel_workspace(c));
-    f.saved = y->saved, f.y = y->x, f.n = k.samples * k.c, f.e = y->farg[0];
+    columns_sum(c, dice_columns{ values(y->src[0]), values(y->src[1]), y->saved, k, (int)y->iarg[0] }, k, bmvp_kernel_workspace(c));
+    f.saved = y->saved, f.y = result(y), f.n = k.samples * k.c, f.e = y->farg[0];
     reduce(c, f, f.n, bmvp_kernel_workspace(c));
 }
 static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = dice_shape(y);
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
-    if (gx) columns_map(c, dice_back_map{ y->src[0]->x, y->src[1]->x, y->saved, y->g, gx, k, y->farg[0], (int)y->iarg[0], add }, k);
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) columns_map(c, dice_back_map{ values(y->src[0]), values(y->src[1]), y->saved, gradient(y), gx, k, y->farg[0], (int)y->iarg[0], add }, k);
 }
 static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
@@ -1812,13 +2147,14 @@ static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 /* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read twice.
    saved: targets, log-sum-exps, weights of the classes. */
 struct cross_entropy_reduce : join_sum {
-    const float *x;
-    float *y, *saved;
+    view x;
+    sink y;
+    float *saved;
     int64_t rows, classes;
     double total;
     __device__ pair value(int64_t r) const
     {
-        const float *in = x + r * classes;
+        const view in = x + r * classes;
         const int64_t target = (int64_t)saved[r];
         float top = in[0];
         double sum = 0;
@@ -1828,36 +2164,40 @@ struct cross_entropy_reduce : join_sum {
         saved[rows + r] = (float)lse;
         return pair{ (double)saved[2 * rows + target] * (lse - (double)in[target]), 0 };
     }
-    __device__ void finish(pair p) const { y[0] = (float)(p.a / total); }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / total), 0); }
 };
 /* dx (+)= g w[target] / total (exp(x - lse) - one at the target) */
 struct cross_entropy_back_map {
-    const float *x, *saved, *g;
-    float *dx;
+    view x;
+    const float *saved;
+    view g;
+    sink dx;
     int64_t rows, classes;
     double total;
     int add;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
         const int64_t r = (i - ch) / classes, target = (int64_t)saved[r];
         const float s = (float)((double)g[0] / total) * saved[2 * rows + target];
-        put(dx, i, s * (expf(x[i] - saved[rows + r]) - (ch == target ? 1.0f : 0.0f)), add);
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = s * (expf(x[i + e] - saved[rows + r]) - (ch + e == target ? 1.0f : 0.0f));
+        store<N>(dx, i, v, add);
     }
 };
 static void cross_entropy_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     cross_entropy_reduce f;
-    f.x = x->x, f.y = y->x, f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->farg[0];
+    f.x = values(x), f.y = result(y), f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->farg[0];
     reduce(c, f, f.rows, bmvp_kernel_workspace(c));
 }
 static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    columns_map(c, cross_entropy_back_map{ x->x, y->saved, y->g, gx, x->dim[0], x->dim[1], y->farg[0], add },
+    columns_map(c, cross_entropy_back_map{ values(x), y->saved, gradient(y), gx, x->dim[0], x->dim[1], y->farg[0], add },
                 columns_of(1, x->dim[0], x->dim[1]));
 }
 static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
@@ -1869,7 +2209,7 @@ static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, in
 struct norm {
     columns k;
     int64_t groups, width; /* channels of a group */
-    const float *x, *g, *gamma;
+    view x, g, gamma;
     float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
     pair *sum;
     float *mean, *scale, *slope, *shift;
@@ -1883,9 +2223,9 @@ static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, in
     s.k = columns_of(samples, y->numel / samples / ch, ch);
     s.groups = groups;
     s.width = ch / groups;
-    s.x = y->src[0]->x;
-    s.g = y->g;
-    s.gamma = y->src[1] ? y->src[1]->x : NULL;
+    s.x = values(y->src[0]);
+    s.g = gradient(y);
+    s.gamma = values(y->src[1]);
     s.saved = y->saved;
     s.sum = (pair *)(void *)(bmvp_kernel_workspace(c) + columns_workspace(s.k));
     s.mean = (float *)(void *)(s.sum + samples * ch);
@@ -1982,7 +2322,7 @@ struct norm_running_map {
 /* mean, slope and shift of each (sample, channel), for the forward pass; map over samples x C */
 struct norm_fold_map {
     norm s;
-    const float *beta;
+    view beta;
     __device__ void operator()(int64_t i) const
     {
         const int64_t group = i / s.width;
@@ -1994,11 +2334,15 @@ struct norm_fold_map {
 /* y = (x - mean) slope + shift; 8 bytes an element */
 struct norm_apply_map {
     norm s;
-    float *y;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    sink y;
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t at = sample * s.k.c + ch;
-        y[i] = (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at];
+        float v[N];
+        load<N>(s.x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(y, i, v, 0);
     }
 };
 /* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M -
@@ -2026,18 +2370,23 @@ struct norm_factors_map {
 /* dx (+)= g scale + (x - mean) slope + shift; 12 bytes an element */
 struct norm_back_map {
     norm s;
-    float *dx;
+    sink dx;
     int add;
-    __device__ void operator()(int64_t i, int64_t sample, int64_t ch) const
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t at = sample * s.k.c + ch;
-        put(dx, i, s.g[i] * s.scale[at] + (s.x[i] - s.mean[at]) * s.slope[at] + s.shift[at], add);
+        float v[N], d[N];
+        load<N>(s.x, i, v);
+        load<N>(s.g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = d[e] * s.scale[at + e] + (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(dx, i, d, add);
     }
 };
 /* dgamma (+)= sum of g (x - mean) r, dbeta (+)= sum of g, over samples; map over C */
 struct norm_affine_map {
     norm s;
-    float *dgamma, *dbeta;
+    sink dgamma, dbeta;
     int add_gamma, add_beta;
     __device__ void operator()(int64_t ch) const
     {
@@ -2074,35 +2423,35 @@ static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momen
 {
     columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
     if (s.comm) {
-        map(c, norm_moments_map{ s }, s.k.c);
+        each(c, norm_moments_map{ s }, s.k.c);
         norm_gather(c, s);
     }
-    map(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
+    each(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
 }
 static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
 {
-    map(c, norm_fold_map{ s, y->src[2] ? y->src[2]->x : NULL }, s.k.samples * s.k.c);
-    columns_map(c, norm_apply_map{ s, y->x }, s.k);
+    each(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
+    columns_map(c, norm_apply_map{ s, result(y) }, s.k);
 }
 static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
 {
     norm s = norm_of(c, y, samples, groups), fold = s;
     int add, add_gamma, add_beta;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *ggamma = bmvp_kernel_grad(c, y->src[1], &add_gamma);
-    float *gbeta = bmvp_kernel_grad(c, y->src[2], &add_beta);
+    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma);
+    sink gbeta = grad(c, y->src[2], &add_beta);
     if (!gx && !ggamma && !gbeta) return;
     fold.slope = fold.shift = NULL; /* only the mean; slope and shift come from the sums */
-    map(c, norm_fold_map{ fold, NULL }, samples * s.k.c);
+    each(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
     columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
-    if (ggamma || gbeta) map(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (ggamma || gbeta) each(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
     if (s.comm) { /* whether or not somebody wants gx: the other ranks wait for this one */
-        map(c, norm_sums_map{ s }, 2 * s.k.c + 1);
+        each(c, norm_sums_map{ s }, 2 * s.k.c + 1);
         norm_gather(c, s);
-        map(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
+        each(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
         s.sum = (pair *)(void *)s.own;
     }
     if (!gx) return;
-    map(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
+    each(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
     columns_map(c, norm_back_map{ s, gx, add }, s.k);
 }
 
@@ -2111,8 +2460,8 @@ static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t ch = last_dim(y);
     const norm s = norm_of(c, y, 1, ch);
     if (!bmvp_kernel_recomputes(c)) {
-        if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], y->src[3]->x, y->src[4]->x);
-        else map(c, norm_running_map{ y->src[3]->x, y->src[4]->x, y->saved, ch, y->farg[1] }, ch);
+        if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], buffer_of(y->src[3]), buffer_of(y->src[4]));
+        else each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->farg[1] }, ch);
     }
     norm_apply(c, y, s);
 }
@@ -2134,11 +2483,20 @@ static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) 
 
 /* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
 
-/* Kernels are templates over the type S that activations have in memory and compute in float: value() reads one, put() writes one. */
-static __device__ __forceinline__ float value(float x) { return x; }
+/* Kernels whose operands go through shared memory are templates over the type S that these have: float, or uint16_t for bfloat16. */
 
-/* N neighbours, read and written at once */
-template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+/* Numbers i to i + 3 of x, i a multiple of 4, as bfloat16; zeros if not inside */
+static __device__ __forceinline__ piece<uint32_t, 2> four_halves(const view &x, int64_t i, int inside)
+{
+    piece<uint32_t, 2> h = { { 0, 0 } };
+    if (inside && x.half) h = ((const piece<uint32_t, 2> *)x.p)[i / 4];
+    else if (inside) {
+        const piece<float, 4> v = ((const piece<float, 4> *)x.p)[i / 4];
+        h.v[0] = round_bf16(v.v[0], v.v[1]);
+        h.v[1] = round_bf16(v.v[2], v.v[3]);
+    }
+    return h;
+}
 
 /* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
    nearest, ties away) or bfloat16 (to nearest even). */
@@ -2166,13 +2524,6 @@ static __device__ __forceinline__ uint32_t round_tf32(float x)
 {
     uint32_t u;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
-    return u;
-}
-/* Two bfloat16, the first in the lower half */
-static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
-{
-    uint32_t u;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(second), "f"(first));
     return u;
 }
 /* c += a b: a warp's 16 x 8 x 8 in TF32, 16 x 8 x 16 in bfloat16. With g = lane / 4, t = lane % 4 a lane holds
@@ -2243,13 +2594,6 @@ static __device__ __forceinline__ void warp_pack(uint32_t a[4][4], const float s
     for (int k = 0; k < 16; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
 }
 
-/* y = x rounded to bfloat16, two at a time; 6 bytes a number */
-struct round_map {
-    const float *x;
-    uint32_t *y;
-    __device__ void operator()(int64_t i) const { y[i] = round_bf16(x[2 * i], x[2 * i + 1]); }
-};
-
 /* More than 48 KB of shared memory must be asked for. */
 template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
 {
@@ -2261,7 +2605,7 @@ template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes
    Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
    Bits:   double sums in fixed order.
    Traffic: 4 bytes a part and element, coalesced. */
-static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, float *y, int add)
+static __global__ void join_parts_kernel(const float *part, int parts, int64_t n, sink y, int add)
 {
     __shared__ double share[8][32];
     const int64_t i = blockIdx.x * (int64_t)32 + threadIdx.x;
@@ -2272,62 +2616,91 @@ static __global__ void join_parts_kernel(const float *part, int parts, int64_t n
     for (int k = 1; threadIdx.y == 0 && k < 8; ++k) s += share[k][threadIdx.x];
     if (threadIdx.y == 0 && i < n) put(y, i, (float)s, add);
 }
-static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, float *y, int add)
+static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, const sink &y, int add)
 {
     BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
 }
 
 /* >>op matmul, linear, mlp ------------------------------------------------------------------------------------------------ */
 
-/* which 0: y; 1: gradient of a; 2: gradient of b */
-static gemm matmul_of(const bmvp_tensor *y, int which, float *to, int add)
+/* which 0: y; 1: gradient of a; 2: gradient of b. float32 as on the CPU: cosines over a temperature, kernels multiplied by kernels. */
+static gemm matmul_of(const bmvp_tensor *y, int which, const view &a, const view &b, const sink &to, int add)
 {
-    const bmvp_tensor *a = y->src[0], *b = y->src[1];
     const int ta = (int)y->iarg[0], tb = (int)y->iarg[1];
-    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
+    const bmvp_tensor *x = y->src[0];
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = x->dim[x->rank - (ta ? 2 : 1)];
     gemm g;
-    if (which == 0) g = gemm_of(m, n, k, a->x, ta, b->x, tb, to, add);
-    else if (which == 1 && !ta) g = gemm_of(m, k, n, y->g, 0, b->x, !tb, to, add);
-    else if (which == 1) g = gemm_of(k, m, n, b->x, tb, y->g, 1, to, add);
-    else if (!tb) g = gemm_of(k, n, m, a->x, !ta, y->g, 0, to, add);
-    else g = gemm_of(n, k, m, y->g, 1, a->x, ta, to, add);
-    g.exact = 1; /* as on the CPU: cosines over a temperature, kernels multiplied by kernels */
+    if (which == 0) g = gemm_of(m, n, k, a, ta, b, tb, to, add);
+    else if (which == 1 && !ta) g = gemm_of(m, k, n, gradient(y), 0, b, !tb, to, add);
+    else if (which == 1) g = gemm_of(k, m, n, b, tb, gradient(y), 1, to, add);
+    else if (!tb) g = gemm_of(k, n, m, a, !ta, gradient(y), 0, to, add);
+    else g = gemm_of(n, k, m, gradient(y), 1, a, ta, to, add);
+    g.exact = 1;
     g.batch = y->numel / (m * n);
     g.sa = g.m * g.k;
     g.sb = g.k * g.n;
     g.sc = g.m * g.n;
     return g;
 }
-static void matmul_forward(bmvp_ctx *c, bmvp_tensor *y) { gemm_run(c, matmul_of(y, 0, y->x, 0)); }
+static void matmul_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *room = bmvp_kernel_workspace(c);
+    view v[2];
+    for (int i = 0; i < 2; ++i) v[i] = convert(c, values(y->src[i]), y->src[i]->numel, 0, &room);
+    gemm_run(c, matmul_of(y, 0, v[0], v[1], result(y), 0));
+}
 static void matmul_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
+    float *room = bmvp_kernel_workspace(c);
     int add[2];
-    float *g[2];
-    for (int i = 0; i < 2; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
-    for (int i = 0; i < 2; ++i) if (g[i]) gemm_run(c, matmul_of(y, i + 1, g[i], add[i]));
+    view v[2];
+    sink g[2];
+    for (int i = 0; i < 2; ++i) {
+        v[i] = convert(c, values(y->src[i]), y->src[i]->numel, 0, &room);
+        g[i] = grad(c, y->src[i], &add[i]);
+    }
+    for (int i = 0; i < 2; ++i) {
+        if (g[i] && !g[i].half) gemm_run(c, matmul_of(y, i + 1, v[0], v[1], g[i], add[i]));
+        if (!g[i].half) continue;
+        gemm_run(c, matmul_of(y, i + 1, v[0], v[1], floats(room), 0));
+        copy(c, floats(room), g[i], y->src[i]->numel, add[i]);
+    }
 }
-BMVPI_NO_WORKSPACE(matmul)
+static int64_t matmul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    int64_t n = 0, largest = 0;
+    for (int i = 0; i < 2; ++i) {
+        const int64_t own = y->src[i]->half ? floats_for(y->src[i]->numel, 0) : 0;
+        n += own;
+        largest = larger(largest, own);
+    }
+    return n + (backward ? largest : 0);
+}
 
 static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
-    gemm_bias(c, rows, out, in, x->x, w->x, y->src[2], y->x);
+    const int64_t in = y->src[1]->dim[0], out = y->src[1]->dim[1], rows = y->numel / out;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), b = operand_bias(c, y, y->src[2], &room);
+    gemm_bias(c, rows, out, in, x, w, b, result(y));
 }
 static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
+    const int64_t in = y->src[1]->dim[0], out = y->src[1]->dim[1], rows = y->numel / out;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), gy = operand_gradient(c, y, &room);
     int add[3];
-    float *g[3];
-    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
-    if (g[0]) gemm_run(c, gemm_of(rows, in, out, y->g, 0, w->x, 1, g[0], add[0]));
-    if (g[1]) gemm_run(c, gemm_of(in, out, rows, x->x, 1, y->g, 0, g[1], add[1]));
-    if (g[2]) bias_grad(c, y->g, rows, out, g[2], add[2], bmvp_kernel_workspace(c));
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[0]) gemm_run(c, gemm_of(rows, in, out, gy, 0, w, 1, g[0], add[0]));
+    if (g[1]) gemm_run(c, gemm_of(in, out, rows, x, 1, gy, 0, g[1], add[1]));
+    if (g[2]) bias_grad(c, gradient(y), rows, out, g[2], add[2], room);
 }
 static int64_t linear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
-    return backward && y->src[2] ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0;
+    const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]);
+    if (!backward) return room + operand_room(y, y->src[2]);
+    return room + operand_room(y, y) + (y->src[2] ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0);
 }
 
 /* The hidden layer exists for a tile of tokens at a time: at most 16 M numbers. */
@@ -2344,25 +2717,41 @@ static mlp_shape mlp_of(const bmvp_tensor *y)
 }
 /* a = GELU(a + b) in place; 8 bytes an element */
 struct mlp_gelu_map {
-    float *a;
-    const float *b;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const { a[i] = gelu_of(a[i] + (b ? b[ch] : 0.0f)); }
+    sink a;
+    view b;
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        float v[N];
+        load<N>(a, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = gelu_of(v[e] + (b ? b[ch + e] : 0.0f));
+        store<N>(a, i, v, 0);
+    }
 };
 /* d = d GELU'(a + b), then a = GELU(a + b), in place; 16 bytes an element */
 struct mlp_gelu_back_map {
-    float *a, *d;
-    const float *b;
-    __device__ void operator()(int64_t i, int64_t, int64_t ch) const
+    sink a, d;
+    view b;
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
-        const float v = a[i] + (b ? b[ch] : 0.0f);
-        d[i] *= gelu_slope(v);
-        a[i] = gelu_of(v);
+        float u[N], v[N];
+        load<N>(a, i, u);
+        load<N>(d, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            u[e] += b ? b[ch + e] : 0.0f;
+            v[e] *= gelu_slope(u[e]);
+            u[e] = gelu_of(u[e]);
+        }
+        store<N>(d, i, v, 0);
+        store<N>(a, i, u, 0);
     }
 };
 struct mlp_fused {
-    const float *x, *b1, *b2; /* biases may be NULL */
-    const uint16_t *w1, *w2;  /* rounded */
-    float *y;
+    view x, b2;
+    const float *b1; /* biases may be none */
+    const uint16_t *w1, *w2; /* rounded */
+    sink y;
     int64_t m;
     int h;
 };
@@ -2396,17 +2785,12 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
             copy_async<16>(to + i / 8 * LD1 + i % 8 * 8, f.w1 + (int64_t)(i / 8) * f.h + h0 + i % 8 * 8, 1);
         for (int i = t; i < 64 * PIECES; i += 128)
             copy_async<16>(to + W2 + i / PIECES * LD + i % PIECES * 8, f.w2 + (int64_t)(h0 + i / PIECES) * C + i % PIECES * 8, 1);
-        if (t < 64) copy_async<4>((float *)(void *)(to + B1) + t, f.b1 ? f.b1 + h0 + t : f.x, f.b1 != NULL);
+        if (t < 64) copy_async<4>((float *)(void *)(to + B1) + t, f.b1 ? f.b1 + h0 + t : (const float *)f.x.p, f.b1 != NULL);
         copy_commit();
     };
     load(0);
-    for (int i = t; i < ROWS * C / 4; i += 128) {
-        piece<float, 4> v = { { 0, 0, 0, 0 } };
-        if (first + i / (C / 4) < f.m) v = *(const piece<float, 4> *)(const void *)(f.x + first * C + i * 4);
-        uint32_t *to = (uint32_t *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4);
-        to[0] = round_bf16(v.v[0], v.v[1]);
-        to[1] = round_bf16(v.v[2], v.v[3]);
-    }
+    for (int i = t; i < ROWS * C / 4; i += 128)
+        *(piece<uint32_t, 2> *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4) = four_halves(f.x, first * C + i * 4, first + i / (C / 4) < f.m);
     __syncthreads();
     BMVPI_UNROLLED
     for (int i = 0; i < M; ++i) warp_rows<C / 16, LD>(a[i], xs + (warp * 16 * M + i * 16) * LD);
@@ -2429,10 +2813,11 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
         warp_product<M, 4, C / 8, LD>(o, p, now + W2);
     }
     BMVPI_UNROLLED
-    for (int i = 0; i < M * C / 2; ++i) {
+    for (int i = 0; i < M * C / 2; i += 2) {
         const int64_t row = first + warp * 16 * M + i / (C / 2) * 16 + i % 4 / 2 * 8 + lane / 4;
-        const int col = i / 4 % (C / 8) * 8 + lane % 4 * 2 + i % 2;
-        if (row < f.m) put(f.y, row * C + col, o[i / (C / 2)][i / 4 % (C / 8)][i % 4] + (f.b2 ? f.b2[col] : 0.0f), 0);
+        const int col = i / 4 % (C / 8) * 8 + lane % 4 * 2;
+        const float *v = &o[i / (C / 2)][i / 4 % (C / 8)][i % 4];
+        if (row < f.m) put_pair(f.y, row * C + col, v[0] + (f.b2 ? f.b2[col] : 0.0f), v[1] + (f.b2 ? f.b2[col + 1] : 0.0f), 0);
     }
 }
 static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
@@ -2445,66 +2830,72 @@ template <int C, int M> static void mlp_launch(bmvp_ctx *c, const mlp_fused &f)
     if (shared_memory(c, mlp_kernel<C, M>, bytes))
         BMVPI_RUN(c, (mlp_kernel<C, M>), dim3((unsigned)ceil_div(f.m, 64 * M)), dim3(128), bytes, f);
 }
-/* workspace: both matrices rounded */
-static void mlp_run(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, float *workspace)
+/* room: for both matrices rounded */
+static void mlp_run(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, float *room)
 {
-    const int64_t half = s.i * s.h / 2;
-    uint32_t *w = (uint32_t *)(void *)workspace;
     mlp_fused f;
-    f.x = y->src[0]->x;
-    f.b1 = y->src[2] ? y->src[2]->x : NULL;
-    f.b2 = y->src[4] ? y->src[4]->x : NULL;
-    f.w1 = (const uint16_t *)(const void *)w;
-    f.w2 = (const uint16_t *)(const void *)(w + half);
-    f.y = y->x;
+    f.x = values(y->src[0]);
+    f.b1 = (const float *)convert(c, values(y->src[2]), s.h, 0, &room).p;
+    f.b2 = values(y->src[4]);
+    f.w1 = (const uint16_t *)convert(c, values(y->src[1]), s.i * s.h, 1, &room).p;
+    f.w2 = (const uint16_t *)convert(c, values(y->src[3]), s.h * s.o, 1, &room).p;
+    f.y = result(y);
     f.m = s.m;
     f.h = (int)s.h;
-    map(c, round_map{ y->src[1]->x, w }, half);
-    map(c, round_map{ y->src[3]->x, w + half }, half);
     if (s.i == 64) mlp_launch<64, 2>(c, f);
     else mlp_launch<128, 1>(c, f);
 }
 static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const mlp_shape s = mlp_of(y);
-    const float *b1 = y->src[2] ? y->src[2]->x : NULL;
-    float *a = bmvp_kernel_workspace(c);
+    float *room = bmvp_kernel_workspace(c);
     if (mlp_is_fused(c, s)) {
-        mlp_run(c, y, s, a);
+        mlp_run(c, y, s, room);
         return;
     }
+    const view x = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
+    const view b2 = operand_bias(c, y, y->src[4], &room);
+    const sink a = { room, is_half(y) };
     for (int64_t t = 0; t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
-        gemm_run(c, gemm_of(n, s.h, s.i, y->src[0]->x + t * s.i, 0, y->src[1]->x, 0, a, 0));
-        columns_map(c, mlp_gelu_map{ a, b1 }, columns_of(1, n, s.h));
-        gemm_bias(c, n, s.o, s.h, a, y->src[3]->x, y->src[4], y->x + t * s.o);
+        gemm_run(c, gemm_of(n, s.h, s.i, x + t * s.i, 0, w1, 0, a, 0));
+        columns_map(c, mlp_gelu_map{ a, values(y->src[2]) }, columns_of(1, n, s.h));
+        gemm_bias(c, n, s.o, s.h, a, w2, b2, result(y) + t * s.o);
     }
 }
 static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const mlp_shape s = mlp_of(y);
-    const float *b1 = y->src[2] ? y->src[2]->x : NULL;
-    float *a = bmvp_kernel_workspace(c), *d = a + s.tile * s.h, *part = d + s.tile * s.h, *g[5];
+    float *room = bmvp_kernel_workspace(c);
+    const view x_all = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
+    const view gy_all = operand_gradient(c, y, &room);
+    const int64_t hidden = floats_for(s.tile * s.h, is_half(y));
+    const sink a = { room, is_half(y) }, d = { room + hidden, is_half(y) };
+    float *part = room + 2 * hidden;
+    sink g[5];
     int add[5], wanted = 0;
-    for (int k = 0; k < 5; ++k) wanted |= (g[k] = bmvp_kernel_grad(c, y->src[k], &add[k])) != NULL;
+    for (int k = 0; k < 5; ++k) wanted |= (g[k] = grad(c, y->src[k], &add[k])).p != NULL;
     for (int64_t t = 0; wanted && t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
-        const float *x = y->src[0]->x + t * s.i, *gy = y->g + t * s.o;
-        gemm_run(c, gemm_of(n, s.h, s.i, x, 0, y->src[1]->x, 0, a, 0));
-        gemm_run(c, gemm_of(n, s.h, s.o, gy, 0, y->src[3]->x, 1, d, 0));
-        columns_map(c, mlp_gelu_back_map{ a, d, b1 }, columns_of(1, n, s.h));
-        if (g[0]) gemm_run(c, gemm_of(n, s.i, s.h, d, 0, y->src[1]->x, 1, g[0] + t * s.i, add[0]));
+        const view x = x_all + t * s.i, gy = gy_all + t * s.o;
+        gemm_run(c, gemm_of(n, s.h, s.i, x, 0, w1, 0, a, 0));
+        gemm_run(c, gemm_of(n, s.h, s.o, gy, 0, w2, 1, d, 0));
+        columns_map(c, mlp_gelu_back_map{ a, d, values(y->src[2]) }, columns_of(1, n, s.h));
+        if (g[0]) gemm_run(c, gemm_of(n, s.i, s.h, d, 0, w1, 1, g[0] + t * s.i, add[0]));
         if (g[1]) gemm_run(c, gemm_of(s.i, s.h, n, x, 1, d, 0, g[1], add[1] || t > 0));
         if (g[2]) bias_grad(c, d, n, s.h, g[2], add[2] || t > 0, part);
         if (g[3]) gemm_run(c, gemm_of(s.h, s.o, n, a, 1, gy, 0, g[3], add[3] || t > 0));
-        if (g[4]) bias_grad(c, gy, n, s.o, g[4], add[4] || t > 0, part);
+        if (g[4]) bias_grad(c, gradient(y) + t * s.o, n, s.o, g[4], add[4] || t > 0, part);
     }
 }
 static int64_t mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const mlp_shape s = mlp_of(y);
-    if (!backward) return mlp_is_fused(c, s) ? s.i * s.h : s.tile * s.h;
-    return 2 * s.tile * s.h + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
+    const int64_t hidden = floats_for(s.tile * s.h, is_half(y));
+    const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]) + operand_room(y, y->src[3]);
+    if (!backward && mlp_is_fused(c, s)) return 2 * floats_for(s.i * s.h, 1) + (y->src[2] && y->src[2]->half ? floats_for(s.h, 0) : 0);
+    if (!backward) return room + operand_room(y, y->src[4]) + hidden;
+    return room + operand_room(y, y) + 2 * hidden + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
 /* >>kernel tile --------------------------------------------------------------------------------------------------- */
@@ -2764,13 +3155,19 @@ template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, 
     else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
     else tile_launch<MODE, V, 64, 32>(c, p, slices);
 }
-template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
-{
-    const int mode = products_of(c);
-    if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
-    else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
-    else tile_run_mode<EXACT>(c, p, slices);
-}
+template <class S> struct tile_modes {
+    template <class P> static void run(bmvp_ctx *c, const P &p, int slices)
+    {
+        const int mode = products_of(c);
+        if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
+        else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
+        else tile_run_mode<EXACT>(c, p, slices);
+    }
+};
+template <> struct tile_modes<uint16_t> { /* tensors of bfloat16 are only there in that precision */
+    template <class P> static void run(bmvp_ctx *c, const P &p, int slices) { tile_run_mode<BF16>(c, p, slices); }
+};
+template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices) { tile_modes<typename P::storage>::run(c, p, slices); }
 
 /* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
 
@@ -2872,8 +3269,8 @@ template <class S> struct conv_forward_tile {
     int m, n;
     conv v;
     const S *x, *w;
-    const float *bias;
-    S *y;
+    view bias;
+    sink y;
     int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
     __device__ int k_first(int) const { return 0; }
     __device__ int k_last(int) const { return v.taps * v.cig; }
@@ -2899,7 +3296,7 @@ template <class S> struct conv_dx_tile {
     int m, n;
     conv v;
     const S *x, *w; /* x: dy */
-    S *dx;
+    sink dx;
     int add;
     int phases[3], plain; /* strides, or 1; plain: there is one phase */
     int in_pieces(int by) const { return v.cog % by == 0; }
@@ -2954,10 +3351,10 @@ template <class S> struct conv_dx_tile {
         if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
     }
 };
-template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const S *g, const S *w, S *dx, int add)
+template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const view &g, const view &w, const sink &dx, int add)
 {
     const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
-    conv_dx_tile<S> p = { v.n, v.cig, v, g, w, dx, add, { 1, 1, 1 }, 0 };
+    conv_dx_tile<S> p = { v.n, v.cig, v, (const S *)g.p, (const S *)w.p, dx, add, { 1, 1, 1 }, 0 };
     for (int a = 0; a < 3; ++a) {
         if (phased) p.phases[a] = v.s[a];
         p.m *= (int)ceil_div(v.in[a], p.phases[a]);
@@ -3011,8 +3408,8 @@ template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
 }
 
 /* Between a volume and its blocks (places, k^3 C): to the blocks, or back. */
-static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t blocks[3], const int64_t k[3], const float *from, float *to,
-                        int back, int add)
+static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t blocks[3], const int64_t k[3], const view &from,
+                        const sink &to, int back, int add)
 {
     int64_t dim[8], xs[8], ys[8];
     block_axes(volume->dim, blocks, k, dim, xs, ys);
@@ -3030,91 +3427,117 @@ static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
     else return 1;
     return 0;
 }
+template <class S> static void conv_forward_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &w)
+{
+    const conv v = conv_of(y);
+    tile_run(c, conv_forward_tile<S>{ v.places, v.cog, v, (const S *)x.p, (const S *)w.p, values(y->src[2]), result(y) }, v.groups);
+}
+/* The blocks of x in `room`, or x itself where they are the same, as the product takes them; room then points behind */
+static view conv_blocks_of(bmvp_ctx *c, const bmvp_tensor *y, float **room)
+{
+    const sink u = { *room, is_half(y) };
+    if (conv_is_pointwise(y)) return operand_of(c, y, y->src[0], room);
+    conv_blocks(c, y->src[0], y->dim + 1, y->iarg, values(y->src[0]), u, 0, 0);
+    *room += floats_for(y->numel / y->dim[4] * (y->src[1]->numel / y->dim[4]), u.half);
+    return u;
+}
 static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t rows = y->numel / y->dim[4], k = w->numel / y->dim[4];
+    float *room = bmvp_kernel_workspace(c);
     if (!conv_fits(c, y)) return;
+    const view w = operand_of(c, y, y->src[1], &room);
     if (conv_is_blocks(y)) {
-        float *u = conv_is_pointwise(y) ? x->x : bmvp_kernel_workspace(c);
-        if (u != x->x) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
-        gemm_bias(c, rows, y->dim[4], k, u, w->x, y->src[2], y->x);
-    } else {
-        const conv v = conv_of(y);
-        tile_run(c, conv_forward_tile<float>{ v.places, v.cog, v, x->x, w->x, y->src[2] ? y->src[2]->x : NULL, y->x }, v.groups);
+        const view b = operand_bias(c, y, y->src[2], &room), u = conv_blocks_of(c, y, &room);
+        gemm_bias(c, y->numel / y->dim[4], y->dim[4], y->src[1]->numel / y->dim[4], u, w, b, result(y));
+        return;
     }
+    const view x = operand_of(c, y, y->src[0], &room);
+    if (x.half) conv_forward_run<uint16_t>(c, y, x, w);
+    else conv_forward_run<float>(c, y, x, w);
 }
-/* Gradients of x and w as products with the blocks */
-static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, float *gx, int add_x, float *gw, int add_w)
+/* Gradients of x and w as products with the blocks, gy and w as these take them */
+static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, const view &gy, const view &w, const sink &gx, int add_x, const sink &gw,
+                                 int add_w, float *room)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t rows = y->numel / y->dim[4], k = w->numel / y->dim[4];
+    const bmvp_tensor *x = y->src[0];
+    const int64_t rows = y->numel / y->dim[4], k = y->src[1]->numel / y->dim[4];
     const int plain = conv_is_pointwise(y);
-    float *u = plain ? x->x : bmvp_kernel_workspace(c);
-    if (gw) {
-        if (!plain) conv_blocks(c, x, y->dim + 1, y->iarg, x->x, u, 0, 0);
-        gemm_run(c, gemm_of(k, y->dim[4], rows, u, 1, y->g, 0, gw, add_w));
-    }
+    const sink u = { room, is_half(y) };
+    if (gw) gemm_run(c, gemm_of(k, y->dim[4], rows, conv_blocks_of(c, y, &room), 1, gy, 0, gw, add_w));
     if (!gx) return;
-    gemm_run(c, gemm_of(rows, k, y->dim[4], y->g, 0, w->x, 1, plain ? gx : u, plain && add_x));
+    gemm_run(c, gemm_of(rows, k, y->dim[4], gy, 0, w, 1, plain ? gx : u, plain && add_x));
     if (plain) return;
-    if (!add_x && rows * k < x->numel) memory_fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
+    if (!add_x && rows * k < x->numel) fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
     conv_blocks(c, x, y->dim + 1, y->iarg, u, gx, 1, add_x);
+}
+template <class S> static void conv_dw_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &gy, const sink &gw, int add, float *part)
+{
+    conv_dw_tile<S> p = conv_dw_of<S>(conv_of(y));
+    p.x = (const S *)x.p;
+    p.g = (const S *)gy.p;
+    p.part = part;
+    tile_run(c, p, p.parts * p.v.groups);
+    join_parts(c, part, p.parts, y->src[1]->numel, gw, add);
 }
 static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
+    float *room = bmvp_kernel_workspace(c);
+    const view gy = operand_gradient(c, y, &room), w = operand_of(c, y, y->src[1], &room);
     int add[3];
-    float *g[3], *ws = bmvp_kernel_workspace(c);
-    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
-    if (g[2]) bias_grad(c, y->g, y->numel / y->dim[4], y->dim[4], g[2], add[2], ws);
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
     if (conv_is_blocks(y)) {
-        conv_blocks_backward(c, y, g[0], add[0], g[1], add[1]);
+        conv_blocks_backward(c, y, gy, w, g[0], add[0], g[1], add[1], room);
         return;
     }
-    const conv v = conv_of(y);
-    if (g[0]) conv_dx_run(c, v, y->g, y->src[1]->x, g[0], add[0]);
-    if (g[1]) {
-        conv_dw_tile<float> p = conv_dw_of<float>(v);
-        p.x = y->src[0]->x;
-        p.g = y->g;
-        p.part = ws;
-        tile_run(c, p, p.parts * v.groups);
-        join_parts(c, ws, p.parts, y->src[1]->numel, g[1], add[1]);
-    }
+    if (g[0] && gy.half) conv_dx_run<uint16_t>(c, conv_of(y), gy, w, g[0], add[0]);
+    else if (g[0]) conv_dx_run<float>(c, conv_of(y), gy, w, g[0], add[0]);
+    if (!g[1]) return;
+    const view x = operand_of(c, y, y->src[0], &room);
+    if (x.half) conv_dw_run<uint16_t>(c, y, x, gy, g[1], add[1], room);
+    else conv_dw_run<float>(c, y, x, gy, g[1], add[1], room);
 }
 static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
-    const int64_t rows = y->numel / y->dim[4], bias = backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0;
-    if (conv_is_pointwise(y)) return bias;
-    if (conv_is_blocks(y)) return larger(bias, rows * (y->src[1]->numel / y->dim[4]));
-    return backward ? larger(bias, y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts) : 0;
+    const int64_t rows = y->numel / y->dim[4], x = operand_room(y, y->src[0]), w = operand_room(y, y->src[1]);
+    const int64_t before = w + operand_room(y, backward ? y : y->src[2]);
+    int64_t room = x;
+    if (conv_is_blocks(y) && !conv_is_pointwise(y)) room = floats_for(rows * (y->src[1]->numel / y->dim[4]), is_half(y));
+    else if (!conv_is_blocks(y) && backward) room += y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts;
+    return before + larger(room, backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0);
 }
 
 /* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
 static void conv_transpose3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t ci = w->dim[0], k = w->numel / ci;
-    float *u = bmvp_kernel_workspace(c);
-    gemm_run(c, gemm_of(x->numel / ci, k, ci, x->x, 0, w->x, 0, u, 0));
-    conv_blocks(c, y, x->dim + 1, w->dim + 1, u, y->x, 1, 0);
-    add_bias(c, y->x, y->numel / y->dim[4], y->dim[4], y->src[2]);
+    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
+    const sink u = { room, is_half(y) };
+    gemm_run(c, gemm_of(y->src[0]->numel / ci, k, ci, x, 0, w, 0, u, 0));
+    conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, u, result(y), 1, 0);
+    add_bias(c, result(y), y->numel / y->dim[4], y->dim[4], values(y->src[2]));
 }
 static void conv_transpose3d_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t ci = w->dim[0], k = w->numel / ci, places = x->numel / ci;
+    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci, places = y->src[0]->numel / ci;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
+    const sink u = { room, is_half(y) };
     int add[3];
-    float *g[3], *u = bmvp_kernel_workspace(c);
-    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
-    if (g[2]) bias_grad(c, y->g, y->numel / y->dim[4], y->dim[4], g[2], add[2], u);
-    if (g[0] || g[1]) conv_blocks(c, y, x->dim + 1, w->dim + 1, y->g, u, 0, 0);
-    if (g[0]) gemm_run(c, gemm_of(places, ci, k, u, 0, w->x, 1, g[0], add[0]));
-    if (g[1]) gemm_run(c, gemm_of(ci, k, places, x->x, 1, u, 0, g[1], add[1]));
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
+    if (g[0] || g[1]) conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, gradient(y), u, 0, 0);
+    if (g[0]) gemm_run(c, gemm_of(places, ci, k, u, 0, w, 1, g[0], add[0]));
+    if (g[1]) gemm_run(c, gemm_of(ci, k, places, x, 1, u, 0, g[1], add[1]));
 }
 static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
-    return larger(y->numel, backward && y->src[2] ? bias_workspace(y->numel / y->dim[4], y->dim[4]) : 0);
+    const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]);
+    const int64_t bias = backward && y->src[2] ? bias_workspace(y->numel / y->dim[4], y->dim[4]) : 0;
+    return room + larger(floats_for(y->numel, is_half(y)), bias);
 }
 
 /* >>op depthwise3d -------------------------------------------------------------------------------------------------------- */
@@ -3209,7 +3632,7 @@ static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to,
            operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
 template <class S, int K>
 __global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
-depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+depthwise_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
 {
     enum { R = K / 2, ROWS = 2, RUN = STRIP + K - 1, TAPS = K * K * K };
     BMVPI_DYNAMIC(float, weight);
@@ -3224,7 +3647,7 @@ depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *
     S *buffer = (S *)(void *)(weight + TAPS * WARP);
     float sum[K][ROWS][STRIP], v[ROWS][RUN];
     const float start = bias && ch < s.c ? bias[ch] : 0.0f;
-    S *out = y + ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
+    const int64_t out = ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
     const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
     for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
         weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] : 0.0f;
@@ -3266,9 +3689,9 @@ depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *
         if (z - R >= z0) {
             BMVPI_UNROLLED
             for (int b = 0; b < ROWS; ++b) {
-                S *line = out + (z - R - z0) * plane + b * (int)(s.w * s.c);
+                const sink line = y + (out + (z - R - z0) * plane + b * (int)(s.w * s.c));
                 BMVPI_UNROLLED
-                for (int t = 0; t < STRIP; ++t, line += s.c) if (b < live_rows && t < live_cols) put(line, 0, sum[K - 1][b][t], add);
+                for (int t = 0; t < STRIP; ++t) if (b < live_rows && t < live_cols) put(line, t * s.c, sum[K - 1][b][t], add);
             }
         }
         BMVPI_UNROLLED
@@ -3288,7 +3711,7 @@ depthwise_kernel(depthwise s, const S *x, const float *w, const float *bias, S *
    Bits:   each output by one thread, taps in order.
    Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
 template <class S>
-__global__ void depthwise_any_kernel(depthwise s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+__global__ void depthwise_any_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
 {
     const int k = s.k, r = k / 2, taps = k * k * k;
     const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
@@ -3309,7 +3732,8 @@ __global__ void depthwise_any_kernel(depthwise s, const S *x, const float *w, co
 }
 
 template <class S, int K>
-static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias, const sink &y, int flip,
+                                int add)
 {
     const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
     const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
@@ -3318,7 +3742,8 @@ static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, con
               dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
 }
 template <class S>
-static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const float *w, const float *bias, S *y, int flip, int add)
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias, const sink &y, int flip,
+                                int add)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
@@ -3428,7 +3853,7 @@ template <class S, int K> static void depthwise_weight_tiles(bmvp_ctx *c, const 
     BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
               dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
 }
-template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *gw, int add, float *part)
+template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, const sink &gw, int add, float *part)
 {
     const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
     const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
@@ -3439,23 +3864,30 @@ template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s
 }
 static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    depthwise_run(c, depthwise_of(y), y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0, 0);
+    const view x = values(y->src[0]), w = values(y->src[1]), b = values(y->src[2]);
+    if (x.half) depthwise_run(c, depthwise_of(y), (const uint16_t *)x.p, w, b, result(y), 0, 0);
+    else depthwise_run(c, depthwise_of(y), (const float *)x.p, w, b, result(y), 0, 0);
 }
 static void depthwise3d_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const depthwise s = depthwise_of(y);
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), gy = operand_gradient(c, y, &room), w = values(y->src[1]), none = { NULL, 0 };
     int add[3];
-    float *g[3], *ws = bmvp_kernel_workspace(c);
-    for (int i = 0; i < 3; ++i) g[i] = bmvp_kernel_grad(c, y->src[i], &add[i]);
-    if (g[0]) depthwise_run(c, s, y->g, y->src[1]->x, NULL, g[0], 1, add[0]);
-    if (g[1]) depthwise_weights(c, s, y->src[0]->x, y->g, g[1], add[1], ws);
-    if (g[2]) bias_grad(c, y->g, y->numel / s.c, s.c, g[2], add[2], ws);
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[0] && gy.half) depthwise_run(c, s, (const uint16_t *)gy.p, w, none, g[0], 1, add[0]);
+    else if (g[0]) depthwise_run(c, s, (const float *)gy.p, w, none, g[0], 1, add[0]);
+    if (g[1] && gy.half) depthwise_weights(c, s, (const uint16_t *)x.p, (const uint16_t *)gy.p, g[1], add[1], room);
+    else if (g[1]) depthwise_weights(c, s, (const float *)x.p, (const float *)gy.p, g[1], add[1], room);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / s.c, s.c, g[2], add[2], room);
 }
 static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
     const depthwise s = depthwise_of(y);
     if (!backward) return 0;
-    return larger(s.chunks * y->src[1]->numel, y->src[2] ? bias_workspace(y->numel / s.c, s.c) : 0);
+    return operand_room(y, y->src[0]) + operand_room(y, y) +
+           larger(s.chunks * y->src[1]->numel, y->src[2] ? bias_workspace(y->numel / s.c, s.c) : 0);
 }
 
 /* >>kernel attention ------------------------------------------------------------------------------------------------------ */
@@ -3463,8 +3895,9 @@ static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int
 /* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x 16, a thread having
    M rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is zeros. */
 struct attention {
-    const float *qkv, *y, *g;
-    float *out, *lse, *dot, *dqkv; /* lse (N, heads, T); dot (N, T, heads) */
+    view qkv, y, g;
+    sink out, dqkv;
+    float *lse, *dot; /* lse (N, heads, T); dot (N, T, heads) */
     int64_t t, tiles, c;
     int heads, d, add;
     float scale;
@@ -3476,7 +3909,7 @@ template <int W> struct attention_tile {
 };
 
 /* Rows [first, first + ROWS) of a matrix of t rows `step` apart, into shared memory, zeros beyond. */
-template <int W> static __device__ void attention_load(float *s, const float *x, int64_t first, int64_t t, int64_t step, int d)
+template <int W> static __device__ void attention_load(float *s, const view &x, int64_t first, int64_t t, int64_t step, int d)
 {
     typedef attention_tile<W> A;
     for (int i = (int)threadIdx.x; i < A::ROWS * W; i += THREADS)
@@ -3528,7 +3961,7 @@ template <int W> __global__ void attention_kernel(attention p)
     float *key = q + A::MATRIX, *v = key + A::MATRIX, *prob = v + A::MATRIX;
     const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
     const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
-    const float *in = p.qkv + p.qkv_at(nh);
+    const view in = p.qkv + p.qkv_at(nh);
     float o[4][8] = { { 0 } }, s[4][4], top[4], sum[4];
     for (int i = 0; i < A::M; ++i) top[i] = -INFINITY, sum[i] = 0;
     attention_load<W>(q, in, q0, p.t, step, p.d);
@@ -3562,7 +3995,7 @@ template <int W> __global__ void attention_kernel(attention p)
     for (int i = 0; i < A::M; ++i) {
         const int64_t row = q0 + ty * A::M + i;
         if (row >= p.t) continue;
-        for (int j = 0; j < A::COLS; ++j) if (tx + 16 * j < p.d) p.out[p.y_at(nh) + row * p.c + tx + 16 * j] = o[i][j] / sum[i];
+        for (int j = 0; j < A::COLS; ++j) if (tx + 16 * j < p.d) put(p.out, p.y_at(nh) + row * p.c + tx + 16 * j, o[i][j] / sum[i], 0);
         if (p.lse && tx == 0) p.lse[nh * p.t + row] = top[i] + logf(sum[i]);
     }
 }
@@ -3611,7 +4044,7 @@ template <int W> __global__ void attention_dkv_kernel(attention p)
     BMVPI_DYNAMIC(float, q);
     float *g = q + A::MATRIX, *key = g + A::MATRIX, *v = key + A::MATRIX, *prob = v + A::MATRIX, *ds = prob + A::SCORES;
     const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
-    const float *in = p.qkv + p.qkv_at(nh);
+    const view in = p.qkv + p.qkv_at(nh);
     float dk[4][8] = { { 0 } }, dv[4][8] = { { 0 } };
     attention_load<W>(key, in + p.c, k0, p.t, step, p.d);
     attention_load<W>(v, in + 2 * p.c, k0, p.t, step, p.d);
@@ -3640,7 +4073,7 @@ template <int W> __global__ void attention_dq_kernel(attention p)
     BMVPI_DYNAMIC(float, q);
     float *g = q + A::MATRIX, *key = g + A::MATRIX, *v = key + A::MATRIX, *ds = v + A::MATRIX;
     const int64_t nh = blockIdx.x / p.tiles, q0 = blockIdx.x % p.tiles * A::ROWS, step = 3 * p.c;
-    const float *in = p.qkv + p.qkv_at(nh);
+    const view in = p.qkv + p.qkv_at(nh);
     float dq[4][8] = { { 0 } };
     attention_load<W>(q, in, q0, p.t, step, p.d);
     attention_load<W>(g, p.g + p.y_at(nh), q0, p.t, p.c, p.d);
@@ -3658,7 +4091,7 @@ template <int W> __global__ void attention_dq_kernel(attention p)
 
 /* D = dy y of each (sample, token, head): rows of d */
 struct attention_dot_rows {
-    const float *y, *g;
+    view y, g;
     float *dot;
     __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
     {
@@ -3695,9 +4128,10 @@ static attention attention_of(const bmvp_tensor *y)
 {
     attention p;
     memset(&p, 0, sizeof p);
-    p.qkv = y->src[0]->x;
-    p.y = p.out = y->x;
-    p.g = y->g;
+    p.qkv = values(y->src[0]);
+    p.y = values(y);
+    p.out = result(y);
+    p.g = gradient(y);
     p.lse = y->saved;
     p.t = y->dim[1];
     p.c = y->dim[2];
@@ -3829,9 +4263,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
         for (int other = 2; other > 0; other /= 2) total += __shfl_xor_sync(0xffffffffu, total, other);
         const float over = 1.0f / total;
         BMVPI_UNROLLED
-        for (int j = 0; j < 16; ++j)
+        for (int j = 0; j < 8; ++j)
             if (row < p.t)
-                put(p.out, p.y_at(nh) + row * p.c + j / 2 * 8 + lane % 4 * 2 + j % 2, o[i / 2][j / 2][i % 2 * 2 + j % 2] * over, 0);
+                put_pair(p.out, p.y_at(nh) + row * p.c + j * 8 + lane % 4 * 2, o[i / 2][j][i % 2 * 2] * over, o[i / 2][j][i % 2 * 2 + 1] * over, 0);
         if (p.lse && row < p.t && lane % 4 == 0) p.lse[nh * p.t + row] = top[i / 2][i % 2] * p.scale + logf(total);
     }
 }
@@ -3841,9 +4275,9 @@ static __device__ __forceinline__ void flash_store(const attention &p, int64_t n
 {
     const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
-    for (int i = 0; i < 32; ++i) {
-        const int64_t row = first + i % 4 / 2 * 8 + lane / 4;
-        if (row < p.t) put(p.dqkv, p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2 + i % 2, o[i / 4][i % 4], p.add);
+    for (int i = 0; i < 32; i += 2) {
+        const int64_t row = first + i % 4 / 2 * 8 + lane / 4, at = p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2;
+        if (row < p.t) put_pair(p.dqkv, at, o[i / 4][i % 4], o[i / 4][i % 4 + 1], p.add);
     }
 }
 /* lse and D of 64 queries, asynchronously; zeros beyond */
@@ -3974,18 +4408,19 @@ static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
     return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
 }
-/* Floats of workspace: q, k, v rounded; for backward dy, too */
-static int64_t flash_workspace(const bmvp_tensor *y, int backward) { return y->numel / 2 * (backward ? 4 : 3); }
-static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int backward, float *workspace)
+/* Floats of workspace: q, k, v rounded; for backward dy, too; where they are not bfloat16 */
+static int64_t flash_workspace(const bmvp_tensor *y, int backward)
+{
+    return (y->src[0]->half ? 0 : floats_for(3 * y->numel, 1)) + (backward && !y->half ? floats_for(y->numel, 1) : 0);
+}
+static flash flash_of(bmvp_ctx *c, const attention &p, int64_t samples, int backward, float *room)
 {
     const int64_t n = samples * p.t * p.c;
     flash f;
     f.p = p;
     f.log2_scale = p.scale * 1.44269504f;
-    f.qkv = (const uint16_t *)(const void *)workspace;
-    f.g = f.qkv + 3 * n;
-    map(c, round_map{ p.qkv, (uint32_t *)(void *)workspace }, 3 * n / 2);
-    if (backward) map(c, round_map{ p.g, (uint32_t *)(void *)workspace + 3 * n / 2 }, n / 2);
+    f.qkv = (const uint16_t *)convert(c, p.qkv, 3 * n, 1, &room).p;
+    f.g = backward ? (const uint16_t *)convert(c, p.g, n, 1, &room).p : NULL;
     return f;
 }
 enum { FLASH_BYTES = 6 * FLASH_TILE * (int)sizeof(uint16_t), FLASH_SUMS = 4 * FLASH * (int)sizeof(float) };
@@ -4009,7 +4444,6 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->iarg[0];
-    p.out = y->x;
     if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
     else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
@@ -4021,10 +4455,10 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->iarg[0];
-    p.dqkv = bmvp_kernel_grad(c, y->src[0], &p.add);
+    p.dqkv = grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
     p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
-    rows_map(c, attention_dot_rows{ y->x, y->g, p.dot }, y->numel / p.d, p.d);
+    rows_map(c, attention_dot_rows{ values(y), gradient(y), p.dot }, y->numel / p.d, p.d);
     if (flash_takes(c, y)) flash_run_back(c, flash_of(c, p, y->dim[0], 1, bmvp_kernel_workspace(c)), blocks);
     else if (p.d <= 16) attention_run_back<16>(c, p, blocks);
     else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
@@ -4039,7 +4473,7 @@ static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int 
 /* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */
 
 struct masked {
-    const float *x, *filler, *mask;
+    view x, filler, mask;
     int64_t h, w, f[3], start[3];
     /* Index in the filler of element i of x; -1 outside. */
     __device__ int64_t place(int64_t i) const
@@ -4051,59 +4485,64 @@ struct masked {
 /* y = mask ? filler : x; 12 bytes an element */
 struct masked_map {
     masked s;
-    float *y;
+    sink y;
     __device__ void operator()(int64_t i) const
     {
         const int64_t at = s.place(i);
-        y[i] = s.mask[i] == 0.0f ? s.x[i] : at >= 0 ? s.filler[at] : 0.0f;
+        put(y, i, s.mask[i] == 0.0f ? s.x[i] : at >= 0 ? s.filler[at] : 0.0f, 0);
     }
 };
-/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be NULL. */
+/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be none. */
 struct masked_back_map {
     masked s;
-    const float *g;
-    float *dx, *dfiller;
+    view g;
+    sink dx, dfiller;
     int add;
     __device__ void operator()(int64_t i) const
     {
         const int64_t at = s.place(i);
         if (dx) put(dx, i, s.mask[i] == 0.0f ? g[i] : 0.0f, add);
-        if (dfiller && s.mask[i] != 0.0f && at >= 0) dfiller[at] += g[i];
+        if (dfiller && s.mask[i] != 0.0f && at >= 0) put(dfiller, at, g[i], 1);
     }
 };
 static masked masked_of(const bmvp_tensor *y)
 {
     masked s;
-    s.x = y->src[0]->x, s.filler = y->src[1]->x, s.mask = y->src[2]->x;
+    s.x = values(y->src[0]), s.filler = values(y->src[1]), s.mask = values(y->src[2]);
     s.h = y->dim[1], s.w = y->dim[2];
     for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->iarg[i];
     return s;
 }
-static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, masked_map{ masked_of(y), y->x }, y->numel); }
+static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { each(c, masked_map{ masked_of(y), result(y) }, y->numel); }
 static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add), *gf = grad_add(c, y->src[1]);
-    if (gx && gx == gf && !add) memory_fill(c, gx, 0, y->numel), add = 1; /* x is its own filler */
-    if (gx || gf) map(c, masked_back_map{ masked_of(y), y->g, gx, gf, add }, y->numel);
+    sink gx = grad(c, y->src[0], &add), gf = grad_add(c, y->src[1]);
+    if (gx && gx.p == gf.p) { /* x is its own filler: two threads may add to one element */
+        if (!add) fill(c, gx, 0, y->numel);
+        each(c, masked_back_map{ masked_of(y), gradient(y), gx, sink{ NULL, 0 }, 1 }, y->numel);
+        gx.p = NULL;
+    }
+    if (gx || gf) each(c, masked_back_map{ masked_of(y), gradient(y), gx, gf, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(masked_fill)
 
 /* saved[0, 1] = minimum and maximum */
 struct range_reduce : join_range {
-    const float *x;
+    view x;
     float *saved;
     __device__ pair value(int64_t i) const { return pair{ (double)x[i], (double)x[i] }; }
     __device__ void finish(pair p) const { saved[0] = (float)p.a, saved[1] = (float)p.b; }
 };
 /* y = (x - min) / (max - min + eps); saved[2, 3] = how many elements equal each. 8 bytes an element */
 struct minmax_reduce : join_sum {
-    const float *x;
-    float *y, *saved, eps;
+    view x;
+    sink y;
+    float *saved, eps;
     __device__ pair value(int64_t i) const
     {
         const float v = x[i], low = saved[0], high = saved[1];
-        y[i] = (v - low) / (high - low + eps);
+        put(y, i, (v - low) / (high - low + eps), 0);
         return pair{ v == low ? 1.0 : 0.0, v == high ? 1.0 : 0.0 };
     }
     __device__ void finish(pair p) const { saved[2] = (float)p.a, saved[3] = (float)p.b; }
@@ -4111,7 +4550,8 @@ struct minmax_reduce : join_sum {
 /* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s, each over their
    number */
 struct minmax_back_reduce : join_sum {
-    const float *x, *g, *saved;
+    view x, g;
+    const float *saved;
     double *share;
     float eps;
     __device__ pair value(int64_t i) const
@@ -4123,9 +4563,11 @@ struct minmax_back_reduce : join_sum {
 };
 /* dx (+)= g / s, and the shares at the extremes. 12 bytes an element */
 struct minmax_back_map {
-    const float *x, *g, *saved;
+    view x, g;
+    const float *saved;
     const double *share;
-    float *dx, eps;
+    sink dx;
+    float eps;
     int add;
     __device__ void operator()(int64_t i) const
     {
@@ -4139,9 +4581,9 @@ static void minmax_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     range_reduce r;
     minmax_reduce f;
-    r.x = f.x = y->src[0]->x;
+    r.x = f.x = values(y->src[0]);
     r.saved = f.saved = y->saved;
-    f.y = y->x;
+    f.y = result(y);
     f.eps = (float)y->farg[0];
     reduce(c, r, y->numel, bmvp_kernel_workspace(c));
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
@@ -4150,12 +4592,12 @@ static void minmax_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     minmax_back_reduce f;
     int add;
-    float *gx = bmvp_kernel_grad(c, y->src[0], &add);
+    sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    f.x = y->src[0]->x, f.g = y->g, f.saved = y->saved, f.eps = (float)y->farg[0];
+    f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->farg[0];
     f.share = (double *)(void *)(bmvp_kernel_workspace(c) + REDUCE_FLOATS);
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
-    map(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
+    each(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
 }
 static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { return REDUCE_FLOATS + 4; }
 
@@ -4284,6 +4726,7 @@ static void describe(state *s)
     s->backend.device = &s->device;
     s->device.user = s;
     s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
+    s->device.half_least = 4096; /* smaller results (losses, pooled features, cosines) save nothing */
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
     s->device.upload = memory_upload;

@@ -8,8 +8,8 @@
    What it is: channels-last float32 tensors, an eager tape, one list of operations with forward and backward, and
    vectorised CPU kernels chosen at run time (AVX-512, AVX2, portable vectors, plain C). Everything hangs on a
    context; contexts share nothing. Memory is planned: parameters live long, activations live one step in one block.
-   What it is not: no graph optimiser, no broadcasting beyond what each op says, no types but float32, no views but
-   reshape. It never prints, exits or aborts.
+   What it is not: no graph optimiser, no broadcasting beyond what each op says, no types but float32 (and
+   bfloat16 inside a device), no views but reshape. It never prints, exits or aborts.
 
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
@@ -128,8 +128,9 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AVX512
 } bmvp_simd;
 
-/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Tensors, sums, all other
-   operations and the op matmul stay float32. */
+/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op matmul stay float32,
+   and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients as bfloat16 (bmvp_device.half_least): never
+   parameters, their gradients, buffers, inputs and losses. Reads and writes are float32 either way. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
     BMVP_BF16, /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
@@ -225,6 +226,7 @@ enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 
 struct bmvp_tensor {
     float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
     float *g;                        /* gradient, there too; NULL: none yet */
+    int half;                        /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
     int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
     int64_t numel;
     int rank;
@@ -392,12 +394,14 @@ typedef struct bmvp_update {
 typedef struct bmvp_device {
     void *user;                                                                     /* the backend's own */
     unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers are bfloat16 (bmvp_tensor.half); 0: none are */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
     void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
     void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
-    void (*add)(bmvp_ctx *c, float *to, const float *from, int64_t n, int accumulate); /* to = from, or to += from */
+    /* to = from, or to += from; half: of n bfloat16 instead of floats */
+    void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
@@ -740,6 +744,62 @@ static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
     int64_t i;
     if (d) d->fill(c, to, value, n);
     else for (i = 0; i < n; ++i) to[i] = value;
+}
+
+/* Values of bfloat16, which only devices have: they are moved two at a time as what looks like a float, a last one alone with a zero beside
+   it (blocks are a multiple of 64 bytes long). */
+static uint16_t bmvpi_half_of(float x) /* to nearest even */
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+static float bmvpi_half_value(uint16_t h)
+{
+    const uint32_t u = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+static void bmvpi_halves_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    enum { PIECE = 4096 };
+    uint16_t h[PIECE];
+    float pair[PIECE / 2];
+    int64_t at, i;
+    for (at = 0; at < n; at += PIECE) {
+        const int64_t m = bmvpi_min(n - at, PIECE);
+        for (i = 0; i < m; ++i) h[i] = bmvpi_half_of(host[at + i]);
+        if (m % 2) h[m] = 0;
+        memcpy(pair, h, sizeof pair);
+        bmvpi_values_write(c, to + at / 2, pair, (m + 1) / 2);
+    }
+}
+/* Into the front of host, and widened from its end on */
+static void bmvpi_halves_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    const char *h = (const char *)host;
+    int64_t i;
+    uint16_t v;
+    bmvpi_values_read(c, host, from, (n + 1) / 2);
+    for (i = n - 1; i >= 0; --i) {
+        memcpy(&v, h + 2 * i, sizeof v);
+        host[i] = bmvpi_half_value(v);
+    }
+}
+/* Number i */
+static float bmvpi_half_at(bmvp_ctx *c, const float *from, int64_t i)
+{
+    float pair[2];
+    bmvpi_halves_read(c, pair, from + i / 2, 2);
+    return pair[i % 2];
+}
+static void bmvpi_halves_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    const uint16_t h[2] = { bmvpi_half_of(value), bmvpi_half_of(value) };
+    float pair;
+    memcpy(&pair, h, sizeof pair);
+    bmvpi_values_fill(c, to, pair, (n + 1) / 2);
 }
 
 #ifndef BMVP_NO_THREADS
@@ -1507,10 +1567,13 @@ static bmvp_tensor *bmvpi_step_tensor(bmvp_ctx *c, int rank, const int64_t *dim)
     return t;
 }
 
+/* Bytes of a step tensor's values, and of its gradient */
+static int64_t bmvpi_bytes_of(const bmvp_tensor *t) { return t->numel * (t->half ? 2 : 4); }
+
 static int bmvpi_ensure_storage(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (t->x_block || t->persistent) return 1;
-    t->x_block = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+    t->x_block = bmvpi_block_new(c, bmvpi_bytes_of(t));
     if (!t->x_block) return 0;
     t->x = bmvpi_block_ptr(c, t->x_block);
     return 1;
@@ -1609,13 +1672,15 @@ BMVP_API bmvp_tensor *bmvp_leaf(bmvp_ctx *c, int rank, const int64_t *dim, const
 BMVP_API void bmvp_fill(bmvp_ctx *c, bmvp_tensor *t, float value)
 {
     if (!t || bmvp_failed(c) || c->cfg.plan) return;
-    bmvpi_values_fill(c, t->x, value, t->numel);
+    if (t->half) bmvpi_halves_fill(c, t->x, value, t->numel);
+    else bmvpi_values_fill(c, t->x, value, t->numel);
 }
 
 BMVP_API void bmvp_write(bmvp_ctx *c, bmvp_tensor *t, const float *host)
 {
     if (!t || bmvp_failed(c) || c->cfg.plan) return;
-    bmvpi_values_write(c, t->x, host, t->numel);
+    if (t->half) bmvpi_halves_write(c, t->x, host, t->numel);
+    else bmvpi_values_write(c, t->x, host, t->numel);
 }
 
 static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *from, float *host, const char *what)
@@ -1626,7 +1691,8 @@ static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *fr
                   what, t && t->name ? t->name : t ? bmvp_op_name(t->op) : "a missing tensor");
         return c->err.status;
     }
-    bmvpi_values_read(c, host, from, t->numel);
+    if (t->half) bmvpi_halves_read(c, host, from, t->numel);
+    else bmvpi_values_read(c, host, from, t->numel);
     return c->err.status;
 }
 
@@ -1641,13 +1707,17 @@ BMVP_API bmvp_status bmvp_read_grad(bmvp_ctx *c, const bmvp_tensor *t, float *ho
 BMVP_API float bmvp_scalar(bmvp_ctx *c, const bmvp_tensor *t)
 {
     float v = (float)NAN;
-    if (!bmvp_failed(c) && t && t->x) bmvpi_values_read(c, &v, t->x, 1);
+    if (bmvp_failed(c) || !t || !t->x) return v;
+    if (t->half) return bmvpi_half_at(c, t->x, 0);
+    bmvpi_values_read(c, &v, t->x, 1);
     return v;
 }
 BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i)
 {
     float v = (float)NAN;
-    if (!bmvp_failed(c) && t && bmvp_has_grad(t) && i >= 0 && i < t->numel) bmvpi_values_read(c, &v, t->g + i, 1);
+    if (bmvp_failed(c) || !bmvp_has_grad(t) || i < 0 || i >= t->numel) return v;
+    if (t->half) return bmvpi_half_at(c, t->g, i);
+    bmvpi_values_read(c, &v, t->g + i, 1);
     return v;
 }
 
@@ -1686,6 +1756,22 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
 /* Will backward pass through t? Kernels may skip what only backward needs. */
 static int bmvpi_recording(const bmvp_ctx *c, const bmvp_tensor *t) { return c->grad_on && t && t->wants_grad; }
 
+/* Is this result of an op to be bfloat16? What only moves values keeps their type. Volumes of one channel that are made from templates, and what
+   the loss of contrast computes with, stay exact. */
+static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    const bmvp_device *d = c->cfg.backend->device;
+    int i;
+    if (!d || !d->half_least || c->cfg.precision != BMVP_BF16) return 0;
+    switch (y->op) {
+    case BMVP_OP_MINMAX: case BMVP_OP_MASKED_FILL: case BMVP_OP_L2_NORMALIZE: case BMVP_OP_MATMUL: return 0;
+    case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE: case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_SPACE_TO_DEPTH:
+        for (i = 0; i < y->n_src; ++i) if (!y->src[i]->half) return 0;
+        return 1;
+    default: return y->numel >= d->half_least;
+    }
+}
+
 /* One node: n_src operands (NULL: absent), then attributes are set by the builder, then bmvpi_run. */
 static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src, bmvp_tensor *const *src)
 {
@@ -1698,6 +1784,7 @@ static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t 
         y->src[i] = src[i];
         if (src[i] && src[i]->wants_grad && c->grad_on) y->wants_grad = 1;
     }
+    y->half = bmvpi_is_half(c, y);
     return y;
 }
 
@@ -1766,12 +1853,13 @@ static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 K
     else for (i = 0; i < n; ++i) y[i] += x[i];
 }
 
-/* y = x, or y += x */
-static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int accumulate)
+/* y = x, or y += x, gradients of t and `of` */
+static void bmvpi_axpy(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
 {
+    const int64_t n = t->numel;
     bmvpi_axpy_job j;
     if (c->cfg.backend->device) {
-        c->cfg.backend->device->add(c, y, x, n, accumulate);
+        c->cfg.backend->device->add(c, y, t->half, x, of->half, n, accumulate);
         return;
     }
     j.y = y;
@@ -1784,11 +1872,11 @@ static void bmvpi_axpy(bmvp_ctx *c, float *y, const float *x, int64_t n, int acc
 /* A gradient that t has in common with others becomes its own. */
 static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
 {
-    bmvpi_block *b = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+    bmvpi_block *b = bmvpi_block_new(c, bmvpi_bytes_of(t));
     float *g;
     if (!b) return 0;
     g = bmvpi_block_ptr(c, b);
-    if (g) bmvpi_axpy(c, g, t->g, t->numel, 0);
+    if (g) bmvpi_axpy(c, t, g, t, t->g, 0);
     bmvpi_block_drop(c, t->g_block);
     t->g_block = b;
     t->g = g;
@@ -1812,7 +1900,7 @@ static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
                                   bmvp_op_name(t->op));
     if (!t->g_block) {
         *accumulate = 0;
-        t->g_block = bmvpi_block_new(c, t->numel * (int64_t)sizeof(float));
+        t->g_block = bmvpi_block_new(c, bmvpi_bytes_of(t));
         if (!t->g_block) return NULL;
         t->g = bmvpi_block_ptr(c, t->g_block);
     }
@@ -1829,21 +1917,21 @@ static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
     return g;
 }
 
-/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none (whoever adds to it
-   first takes a copy, and by then the others are mostly gone), else by adding. */
+/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none and the same type (whoever
+   adds to it first takes a copy, and by then the others are mostly gone), else by adding. */
 static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
 {
     int accumulate;
     float *g;
     if (!t || !t->wants_grad || bmvp_failed(c)) return;
-    if (!t->persistent && !t->g_block && !t->walked && y->g_block) {
+    if (!t->persistent && !t->g_block && !t->walked && y->g_block && t->half == y->half) {
         t->g_block = y->g_block;
         t->g = y->g;
         ++y->g_block->refs;
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
-    if (g && y->g) bmvpi_axpy(c, g, y->g, y->numel, accumulate);
+    if (g && y->g) bmvpi_axpy(c, t, g, y, y->g, accumulate);
 }
 
 static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }
@@ -1986,7 +2074,8 @@ BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotan
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
-    if (g) bmvpi_values_write(c, g, cotangent, t->numel);
+    if (g && t->half) bmvpi_halves_write(c, g, cotangent, t->numel);
+    else if (g) bmvpi_values_write(c, g, cotangent, t->numel);
     bmvpi_backward_walk(c, t);
 }
 
@@ -7296,12 +7385,17 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
+   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
    hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
+static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
+{
+    return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
+}
 static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
                                    bmvp_tensor *residual)
 {
@@ -7327,7 +7421,7 @@ static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1,
     src[4] = b2;
     src[5] = residual;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
-    if (bmvpi_recording(c, y) && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0 && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
+    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
     return bmvpi_run_onto(c, y, residual);
 }
 BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
@@ -7812,6 +7906,7 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
     y->iarg[1] = 1; /* in place */
+    y->half = b->half;
     y->x_block = b->x_block;
     y->x = b->x;
     if (!c->cfg.plan) bmvpi_call(c, y, 0); /* may run in place: pointwise */

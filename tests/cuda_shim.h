@@ -627,6 +627,7 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
 #define BMVPI_ROLLED
+#define BMVPI_UNROLLED_BY_4
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
 #define BMVPI_PRODUCT_SPACE 4096
 #define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */
@@ -701,6 +702,7 @@ template <int N> inline void copy_wait()
 
 inline uint32_t shim_bits(float x) { uint32_t u; memcpy(&u, &x, sizeof u); return u; }
 inline float shim_float(uint32_t u) { float x; memcpy(&x, &u, sizeof x); return x; }
+inline float __uint_as_float(uint32_t u) { return shim_float(u); }
 inline uint32_t round_tf32(float x) /* to nearest, ties away; the hardware does not read the 13 bits cut off */
 {
     const uint32_t u = shim_bits(x);
@@ -780,59 +782,77 @@ inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; 
 inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
 inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
 
-enum cudaDataType_t { CUDA_R_32F };
+enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_32F_FAST_16BF };
 enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
 
-/* rows x columns, column-major, rounded as the tensor cores take them */
-inline std::vector<float> shim_rounded(const float *x, int ld, int rows, int columns, cublasComputeType_t compute)
+struct shim_matrix { /* column-major */
+    void *x;
+    cudaDataType_t type;
+    int64_t ld;
+    float get(int64_t i, int64_t j) const
+    {
+        return type == CUDA_R_16BF ? shim_float((uint32_t)((const uint16_t *)x)[i + j * ld] << 16) : ((const float *)x)[i + j * ld];
+    }
+    void set(int64_t i, int64_t j, float v) const
+    {
+        if (type == CUDA_R_16BF) ((uint16_t *)x)[i + j * ld] = (uint16_t)shim_bf16(v);
+        else ((float *)x)[i + j * ld] = v;
+    }
+    shim_matrix moved(int64_t n) const { return { (char *)x + n * (type == CUDA_R_16BF ? 2 : 4), type, ld }; }
+};
+
+/* rows x columns as the tensor cores take them: rounded, but for the plain products of float32 and of bfloat16 */
+inline std::vector<float> shim_taken(const shim_matrix &x, int rows, int columns, cublasComputeType_t compute)
 {
     std::vector<float> y((size_t)rows * (size_t)columns);
     for (int j = 0; j < columns; ++j)
         for (int i = 0; i < rows; ++i) {
-            const float v = x[i + (int64_t)j * ld];
-            y[(size_t)j * (size_t)rows + (size_t)i] = shim_float(compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? round_tf32(v) : shim_bf16(v) << 16);
+            float v = x.get(i, j);
+            if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) v = shim_float(round_tf32(v));
+            else if (compute == CUBLAS_COMPUTE_32F_FAST_16BF) v = shim_float(shim_bf16(v) << 16);
+            y[(size_t)j * (size_t)rows + (size_t)i] = v;
         }
     return y;
 }
 
 /* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
-inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta,
-                      float *c, int ldc, cublasComputeType_t compute)
+inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const shim_matrix &a, const shim_matrix &b, float beta,
+                      const shim_matrix &c, cublasComputeType_t compute)
 {
-    std::vector<float> a_rounded, b_rounded;
-    if (compute != CUBLAS_COMPUTE_32F) {
-        a_rounded = shim_rounded(a, lda, ta ? k : m, ta ? m : k, compute);
-        b_rounded = shim_rounded(b, ldb, tb ? n : k, tb ? k : n, compute);
-        a = a_rounded.data(), lda = ta ? k : m;
-        b = b_rounded.data(), ldb = tb ? n : k;
-    }
+    const std::vector<float> u = shim_taken(a, ta ? k : m, ta ? m : k, compute), v = shim_taken(b, tb ? n : k, tb ? k : n, compute);
+    const size_t lda = (size_t)(ta ? k : m), ldb = (size_t)(tb ? n : k);
     std::vector<double> sum((size_t)m);
-    for (int j = 0; j < n; ++j) {
-        float *y = c + (int64_t)j * ldc;
-        for (int i = 0; i < m; ++i) sum[(size_t)i] = 0;
-        for (int l = 0; l < k && !ta; ++l) {
-            const double v = tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb];
-            const float *x = a + (int64_t)l * lda;
-            for (int i = 0; i < m; ++i) sum[(size_t)i] += v * (double)x[i];
+    for (size_t j = 0; j < (size_t)n; ++j) {
+        for (size_t i = 0; i < (size_t)m; ++i) sum[i] = 0;
+        for (size_t l = 0; l < (size_t)k && !ta; ++l) {
+            const double w = (double)(tb ? v[j + l * ldb] : v[l + j * ldb]);
+            for (size_t i = 0; i < (size_t)m; ++i) sum[i] += w * (double)u[i + l * lda];
         }
-        for (int i = 0; i < m && ta; ++i)
-            for (int l = 0; l < k; ++l)
-                sum[(size_t)i] += (double)a[l + (int64_t)i * lda] * (double)(tb ? b[j + (int64_t)l * ldb] : b[l + (int64_t)j * ldb]);
-        for (int i = 0; i < m; ++i) y[i] = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * y[i]);
+        for (size_t i = 0; i < (size_t)m && ta; ++i)
+            for (size_t l = 0; l < (size_t)k; ++l) sum[i] += (double)u[l + i * lda] * (double)(tb ? v[j + l * ldb] : v[l + j * ldb]);
+        for (int i = 0; i < m; ++i)
+            c.set(i, (int64_t)j, alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * c.get(i, (int64_t)j)));
     }
 }
+/* Types that cuBLAS multiplies, with sums in float32 */
+inline int shim_gemm_takes(cudaDataType_t a, cudaDataType_t b, cudaDataType_t c, cublasComputeType_t compute)
+{
+    return a == b && (a == CUDA_R_32F ? c == CUDA_R_32F : compute == CUBLAS_COMPUTE_32F);
+}
 inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                                 const void *alpha, const void *a, cudaDataType_t, int lda, long long sa, const void *b,
-                                                 cudaDataType_t, int ldb, long long sb, const void *beta, void *c, cudaDataType_t, int ldc,
-                                                 long long sc, int batch, cublasComputeType_t compute, cublasGemmAlgo_t)
+                                                 const void *alpha, const void *a, cudaDataType_t a_type, int lda, long long sa,
+                                                 const void *b, cudaDataType_t b_type, int ldb, long long sb, const void *beta, void *c,
+                                                 cudaDataType_t c_type, int ldc, long long sc, int batch, cublasComputeType_t compute,
+                                                 cublasGemmAlgo_t)
 {
     const float by = *(const float *)alpha, keep = *(const float *)beta;
+    const shim_matrix u = { (void *)(uintptr_t)a, a_type, lda }, v = { (void *)(uintptr_t)b, b_type, ldb }, w = { c, c_type, ldc };
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
+    if (!shim_gemm_takes(a_type, b_type, c_type, compute)) return 15;
     shim_give("kernel", [=] {
         for (int i = 0; i < batch; ++i)
-            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, (const float *)a + i * sa, lda, (const float *)b + i * sb, ldb,
-                      keep, (float *)c + i * sc, ldc, compute);
+            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, u.moved(i * sa), v.moved(i * sb), keep, w.moved(i * sc), compute);
     });
     return 0;
 }
@@ -853,10 +873,10 @@ struct shim_lt_op {
     cublasComputeType_t compute;
     cublasOperation_t transpose[2];
     cublasLtEpilogue_t epilogue;
-    const float *bias;
+    const void *bias; /* of the result's type */
 };
 typedef shim_lt_op *cublasLtMatmulDesc_t;
-struct shim_lt_layout { int rows, columns, ld; };
+struct shim_lt_layout { int rows, columns, ld; cudaDataType_t type; };
 typedef shim_lt_layout *cublasLtMatrixLayout_t;
 struct shim_lt_preference { uint32_t align[4] = { 256, 256, 256, 256 }; uint64_t workspace = 0; };
 typedef shim_lt_preference *cublasLtMatmulPreference_t;
@@ -880,9 +900,10 @@ inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op, cu
     memcpy(to[which], v, n);
     return 0;
 }
-inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *m, cudaDataType_t, uint64_t rows, uint64_t columns, int64_t ld)
+inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *m, cudaDataType_t type, uint64_t rows, uint64_t columns,
+                                                 int64_t ld)
 {
-    *m = new shim_lt_layout{ (int)rows, (int)columns, (int)ld };
+    *m = new shim_lt_layout{ (int)rows, (int)columns, (int)ld, type };
     return 0;
 }
 inline cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t m) { delete m; return 0; }
@@ -897,8 +918,8 @@ inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPrefere
         memcpy(&w->align[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], v, n);
     return 0;
 }
-inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t,
-                                                     cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a,
+                                                     cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t,
                                                      cublasLtMatmulPreference_t w, int, cublasLtMatmulHeuristicResult_t *first, int *found)
 {
     ++shim.heuristics;
@@ -906,12 +927,13 @@ inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtM
     memcpy(first->algo.align, w->align, sizeof w->align);
     first->algo.workspace = w->workspace;
     first->state = 0;
+    if (!shim_gemm_takes(a->type, b->type, c->type, op->compute)) return 15;
     return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
 }
-static void shim_bias_kernel(float *c, int ld, int m, int n, const float *bias)
+static void shim_bias_kernel(shim_matrix c, int m, int n, shim_matrix bias)
 {
     for (int j = (int)threadIdx.x; j < n; j += 32)
-        for (int i = 0; i < m; ++i) c[i + (int64_t)j * ld] += bias[i];
+        for (int i = 0; i < m; ++i) c.set(i, j, c.get(i, j) + bias.get(i, 0));
 }
 inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
                                      const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t,
@@ -924,13 +946,12 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, 
     if (c != d || bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
     if ((ta ? la->columns : la->rows) != ld->rows || k != (op->transpose[1] != CUBLAS_OP_N ? lb->columns : lb->rows)) return 7;
     const cublasStatus_t st =
-        cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, CUDA_R_32F, la->ld, 0,
-                                   b, CUDA_R_32F, lb->ld, 0, beta, d, CUDA_R_32F, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
+        cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, la->type, la->ld, 0,
+                                   b, lb->type, lb->ld, 0, beta, d, ld->type, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
     if (st || op->epilogue != CUBLASLT_EPILOGUE_BIAS) return st;
-    float *y = (float *)d;
-    const float *bias = op->bias;
-    const int m = ld->rows, n = ld->columns, step = ld->ld;
-    BMVPI_LAUNCH(shim_bias_kernel, dim3(1), dim3(32), 0, stream, y, step, m, n, bias);
+    const shim_matrix y = { d, ld->type, ld->ld }, bias = { (void *)(uintptr_t)op->bias, ld->type, ld->rows };
+    const int m = ld->rows, n = ld->columns;
+    BMVPI_LAUNCH(shim_bias_kernel, dim3(1), dim3(32), 0, stream, y, m, n, bias);
     return 0;
 }
 

@@ -24,6 +24,13 @@ static const bmvp_backend *gpu(int device = 0)
     check_report(b != NULL, __FILE__, __LINE__, "%s", err.message);
     return b;
 }
+/* The same, with tensors of bfloat16 in BMVP_BF16 from `least` numbers on */
+static const bmvp_backend *gpu_half(int64_t least)
+{
+    const bmvp_backend *b = gpu();
+    ((bmvp_device *)(uintptr_t)b->device)->half_least = least;
+    return b;
+}
 static bmvp_ctx *context(const bmvp_backend *b, bmvp_precision precision = BMVP_FP32) /* NULL: the CPU's plain loops: the definition */
 {
     bmvp_config k = bmvp_config_default();
@@ -51,19 +58,33 @@ static floats value_of(bmvp_ctx *c, const bmvp_tensor *t)
 /* ---- ops ------------------------------------------------------------------------------------------------------------------------- */
 
 static bmvp_rng leaf_values; /* of the graph that is being built */
+static int half_leaves;      /* 1: leaves are numbers of bfloat16, and where the device has such tensors the ops are given those */
 static bmvp_tensor *leaf(bmvp_ctx *c, std::initializer_list<int64_t> dim)
 {
-    return bmvp_leaf(c, (int)dim.size(), dim.begin(), random_floats(bmvpi_numel((int)dim.size(), dim.begin()), &leaf_values).data());
+    floats v = random_floats(bmvpi_numel((int)dim.size(), dim.begin()), &leaf_values);
+    if (!half_leaves) return bmvp_leaf(c, (int)dim.size(), dim.begin(), v.data());
+    for (float &x : v) x = bmvpi_half_value(bmvpi_half_of(x));
+    return bmvp_scale(c, bmvp_leaf(c, (int)dim.size(), dim.begin(), v.data()), 1, 0);
 }
 
-/* The leaves of an op's sample have no values yet: random ones, and the tape once more. */
+/* The leaves of an op's sample have no values yet: random ones, and the tape once more. What an add_into took the place of lies there again
+   meanwhile. */
+static void place_values(bmvp_ctx *c, int there)
+{
+    for (int64_t i = 0; i < c->n_step; ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t->op == BMVP_OP_ADD && t->iarg[1]) t->src[1]->x = there ? t->x : NULL;
+    }
+}
 static void run_sample(bmvp_ctx *c)
 {
+    place_values(c, 1);
     for (int64_t i = 0; i < c->n_step; ++i) {
         bmvp_tensor *t = c->step[i];
         if (t->op < 0 && t->wants_grad) bmvp_write(c, t, random_floats(t->numel, &leaf_values).data());
         if (t->op >= 0 && !(t->op == BMVP_OP_RESHAPE && t->x == t->src[0]->x)) bmvpi_call(c, t, 0);
     }
+    place_values(c, 0);
 }
 
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
@@ -295,6 +316,114 @@ static void test_tensor_cores(void)
         }
 }
 
+/* Every case with tensors of bfloat16, of all sizes from 30 numbers on: operands, weights, results and their gradients. Three orders of the
+   scheduler agree to the bit. */
+static double rms_of(const floats &v)
+{
+    double s = 0;
+    for (float x : v) s += (double)x * (double)x;
+    return sqrt(s / (double)v.size());
+}
+static void compare_rms(const std::vector<named> &got, const std::vector<named> &want, double tol)
+{
+    CHECK(got.size() == want.size() && !want.empty());
+    for (size_t i = 0; i < got.size() && i < want.size(); ++i) {
+        floats d = got[i].v;
+        for (size_t k = 0; k < d.size(); ++k) d[k] -= want[i].v[k];
+        const double error = rms_of(d) / (rms_of(want[i].v) + 1e-6);
+        check_report(error <= tol, __FILE__, __LINE__, "%s: rms error %.3g, allowed %.3g", want[i].name.c_str(), error, tol);
+    }
+}
+static void test_half_graph(const builder &build)
+{
+    const bmvp_backend *b = gpu_half(30);
+    half_leaves = 1;
+    for (int add = 0; add < 2; ++add) {
+        const std::vector<named> want = run_graph(NULL, build, 0, 7 + (uint64_t)add, add);
+        std::vector<named> first;
+        for (uint64_t seed = 1; seed <= (add ? 2 : 1); ++seed) {
+            shim_seed(seed);
+            const std::vector<named> got = run_graph(b, build, 0, 7 + (uint64_t)add, add, BMVP_BF16);
+            if (seed == 1) compare_rms(got, want, 1e-2), compare(got, want, 5e-2), first = got;
+            for (size_t i = 0; seed > 1 && i < got.size(); ++i)
+                CHECK_SAME(("again, " + got[i].name).c_str(), got[i].v.data(), first[i].v.data(), (int64_t)got[i].v.size());
+        }
+    }
+    half_leaves = 0;
+    bmvp_cuda_release(b);
+}
+static void test_half_tensors(void)
+{
+    for (const auto &a : awkward) {
+        if (!check_start("%s of bfloat16", a.name)) continue;
+        test_half_graph(a.build);
+        check_finish();
+    }
+}
+
+/* Values and gradients of bfloat16 are read, written and filled as float32, an odd number of them, too. */
+static void test_half_access(void)
+{
+    const bmvp_backend *b = gpu_half(2);
+    bmvp_ctx *c = context(b, BMVP_BF16);
+    const int64_t n = 5001, wide[2] = { 3, 1667 };
+    bmvp_rng r = bmvp_rng_make(3, 0, 0, 0);
+    const floats x = random_floats(n, &r), g = random_floats(n, &r);
+    bmvp_tensor *leaf_x = bmvp_leaf(c, 1, &n, x.data()), *y = bmvp_keep(bmvp_scale(c, leaf_x, 1, 0)), *z = bmvp_reshape(c, y, 2, wide);
+    floats v((size_t)n);
+    int wrong = 0;
+    CHECK(!leaf_x->half && y->half && z->half && z->x == y->x && !bmvp_mean(c, y)->half && !bmvp_l2_normalize(c, z, 1e-12)->half);
+    CHECK(bmvp_read(c, z, v.data()) == BMVP_OK);
+    for (size_t i = 0; i < v.size(); ++i) wrong += !(fabsf(v[i] - x[i]) <= fabsf(x[i]) / 256) || v[i] != bmvpi_half_value(bmvpi_half_of(x[i]));
+    CHECK_NEAR(bmvp_scalar(c, y), v[0], 0);
+    bmvp_keep(z);
+    bmvp_backward_from(c, z, g.data());
+    CHECK(y->g == z->g); /* shared */
+    CHECK(bmvp_read_grad(c, y, v.data()) == BMVP_OK);
+    for (size_t i = 0; i < v.size(); ++i) wrong += v[i] != bmvpi_half_value(bmvpi_half_of(g[i]));
+    for (int64_t i : { (int64_t)0, (int64_t)1, (int64_t)777, n - 1 }) CHECK_NEAR(bmvp_grad_at(c, y, i), v[(size_t)i], 0);
+    CHECK(bmvp_read_grad(c, leaf_x, v.data()) == BMVP_OK); /* float32 again */
+    for (size_t i = 0; i < v.size(); ++i) wrong += v[i] != bmvpi_half_value(bmvpi_half_of(g[i]));
+    bmvp_write(c, y, g.data());
+    v = value_of(c, y);
+    for (size_t i = 0; i < v.size(); ++i) wrong += v[i] != bmvpi_half_value(bmvpi_half_of(g[i]));
+    bmvp_fill(c, y, -0.7f);
+    for (float got : value_of(c, y)) wrong += got != bmvpi_half_value(bmvpi_half_of(-0.7f));
+    CHECK(wrong == 0);
+    CHECK(bmvpi_half_of(1.00390625f) == 0x3f80 && bmvpi_half_of(1.01171875f) == 0x3f82); /* ties to even */
+    CHECK(isnan(bmvpi_half_value(bmvpi_half_of((float)NAN))) && isinf(bmvpi_half_value(bmvpi_half_of(HUGE_VALF))));
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+/* Several readers add into one gradient of bfloat16, which some of them were handed as it was; leaves take it as float32. */
+static bmvp_tensor *half_readers(bmvp_ctx *c)
+{
+    bmvp_tensor *x = leaf(c, { 3, 5, 7, 2, 9 }), *part[2], *sum = bmvp_add(c, bmvp_gelu(c, x), x);
+    sum = bmvp_add(c, sum, bmvp_relu(c, x));
+    part[0] = bmvp_slice(c, sum, 1, 1, 3);
+    part[1] = bmvp_slice(c, x, 1, 0, 4);
+    return bmvp_add(c, bmvp_concat(c, 2, part, 1), bmvp_leaf(c, 5, bmvp_concat(c, 2, part, 1)->dim, NULL));
+}
+/* A checkpointed block of dropped norms and sums in place; an add into a tensor of another type */
+static bmvp_tensor *half_checkpoint(bmvp_ctx *c)
+{
+    bmvp_tensor *x = leaf(c, { 1, 3, 4, 5, 8 }), *gamma = leaf(c, { 8 }), *w = leaf(c, { 8, 8 }), *y = x;
+    for (int i = 0; i < 2; ++i) {
+        const int64_t mark = bmvp_scope_begin(c);
+        bmvp_tensor *n = bmvp_layernorm(c, y, gamma, gamma, 1e-5), *h = bmvp_linear(c, n, w, gamma);
+        bmvp_drop(c, n);
+        y = bmvp_checkpoint(c, mark, bmvp_add_into(c, y, bmvp_gelu(c, h)));
+    }
+    return y;
+}
+static void test_half_gradients(void)
+{
+    test_half_graph(half_readers);
+    test_half_graph(half_checkpoint);
+}
+
 /* All numbers positive: cut off instead of rounded, sums would come out too small by 2^-9 (TF32: 2^-12). */
 static bmvp_tensor *positive_conv(bmvp_ctx *c)
 {
@@ -314,12 +443,14 @@ static double mean_of(const floats &v)
 }
 static void test_rounding_is_unbiased(void)
 {
-    const bmvp_backend *b = gpu();
+    const bmvp_backend *b = gpu(), *half = gpu_half(2);
     for (auto build : { positive_conv, positive_attention, positive_mlp }) {
         const double want = mean_of(run_graph(NULL, build, 0, 1, 0)[0].v);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
+        CHECK_NEAR(mean_of(run_graph(half, build, 0, 1, 0, BMVP_BF16)[0].v) / want, 1, 2e-4);
         CHECK_NEAR(mean_of(run_graph(b, build, 0, 1, 0, BMVP_TF32)[0].v) / want, 1, 2e-5);
     }
+    bmvp_cuda_release(half);
     bmvp_cuda_release(b);
 }
 
@@ -667,6 +798,48 @@ static void test_pretraining(void)
     CHECK(shim.memory.empty());
 }
 
+/* In bfloat16 with tensors of bfloat16: close to float32, two runs give the same bits, and a step needs what the plan says. */
+static void half_run(const bmvp_backend *b, const char *network, uint64_t seed, int steps, bmvp_ssl_losses *loss)
+{
+    static const int64_t grid[3] = { 20, 18, 22 };
+    bmvp_ctx *c = context(b, b ? BMVP_BF16 : BMVP_FP32);
+    bmvp_ssl *s = tiny_run(c, network);
+    bmvp_memory m;
+    bmvp_error err;
+    memset(&err, 0, sizeof err);
+    check_report(!bmvp_ssl_plan(&c->cfg, bmvp_net_config_of(bmvp_ssl_net(s)), bmvp_ssl_config_of(s), 2, modalities, grid, &m, &err), __FILE__,
+                 __LINE__, "%s", err.message);
+    CHECK(bmvp_reserve(c, m.step_peak) == BMVP_OK);
+    shim_seed(seed);
+    for (int i = 0; i < steps; ++i) loss[i] = tiny_step(s, (uint32_t)i);
+    CHECK(c->n_chunks == 1 && bmvp_memory_of(c).step_peak == m.step_peak);
+    check_context(c);
+    bmvp_ssl_destroy(s);
+    bmvp_destroy(c);
+}
+static void test_half_pretraining(void)
+{
+    const bmvp_backend *b = gpu_half(64);
+    for (int n = 0; n < NETWORKS; ++n) {
+        const char *network = n == 0 ? "uniformer_tiny" : "unet3d_tiny";
+        const double tol = n == 0 ? 2e-3 : 2.5e-2; /* the second's norms of a voxel or two make losses of thousands */
+        const int steps = n == 0 ? 2 : 1; /* of the GPU */
+        bmvp_ssl_losses want[1], got[2][2];
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        half_run(NULL, network, 1, 1, want);
+        for (int k = 0; k < 2; ++k) half_run(b, network, 1 + (uint64_t)k, steps, got[k]);
+        CHECK_NEAR(got[0][0].total / want[0].total, 1, tol);
+        CHECK_NEAR(got[0][0].cmr / want[0].cmr, 1, tol);
+        CHECK_NEAR(got[0][0].md / want[0].md, 1, tol);
+        CHECK_NEAR(got[0][0].cl / want[0].cl, 1, tol);
+        CHECK_NEAR(got[0][0].grad_norm / want[0].grad_norm, 1, 2 * tol);
+        CHECK(memcmp(got[0], got[1], sizeof got[0]) == 0);
+    }
+    bmvp_cuda_release(b);
+    CHECK(shim.memory.empty());
+}
+
 /* Steps as graphs give the bits of steps call by call, and after the first ones, which make their memory, every step is one graph. */
 static void test_graph_of_a_step(void)
 {
@@ -809,6 +982,9 @@ int main(int argc, char **argv)
     for (int op = 0; op < BMVP_OP_COUNT; ++op) test_samples(op);
     test_awkward_shapes();
     test_tensor_cores();
+    test_half_tensors();
+    CHECK_RUN(test_half_access);
+    CHECK_RUN(test_half_gradients);
     CHECK_RUN(test_rounding_is_unbiased);
     CHECK_RUN(test_products);
     CHECK_RUN(test_without_tape);
@@ -821,6 +997,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_shim_finds_faults);
     CHECK_RUN(test_plan);
     CHECK_RUN(test_pretraining);
+    CHECK_RUN(test_half_pretraining);
     if (NETWORKS > 1) CHECK_RUN(test_finetuning);
     CHECK_RUN(test_graph_of_a_step);
     CHECK_RUN(test_errors_while_recording);

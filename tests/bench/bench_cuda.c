@@ -26,18 +26,30 @@ typedef struct row {
 static float *values; /* random, as many as the largest operand */
 static int64_t n_values;
 
+static void upload(bmvp_ctx *c, const bmvp_tensor *t, float *to) /* random values for all of t's, or its gradient's */
+{
+    int64_t i;
+    for (i = 0; i < t->numel; i += n_values) {
+        const int64_t n = t->numel - i < n_values ? t->numel - i : n_values;
+        if (t->half) bmvpi_halves_write(c, to + i / 2, values, n);
+        else bmvpi_values_write(c, to + i, values, n);
+    }
+}
 static bmvp_tensor *operand(bmvp_ctx *c, int rank, const int64_t *dim, int wanted)
 {
     bmvp_tensor *t = wanted ? bmvp_leaf(c, rank, dim, NULL) : bmvp_input(c, rank, dim, NULL);
-    int64_t i;
-    for (i = 0; t && i < t->numel; i += n_values)
-        bmvp_backend_of(c)->device->upload(c, t->x + i, values, t->numel - i < n_values ? t->numel - i : n_values);
+    if (t) upload(c, t, t->x);
     return t;
+}
+/* The same as an op before leaves it: of bfloat16 in that precision */
+static bmvp_tensor *activation(bmvp_ctx *c, int rank, const int64_t *dim, int wanted)
+{
+    return bmvp_scale(c, operand(c, rank, dim, wanted), 1, 0);
 }
 static bmvp_tensor *volume(bmvp_ctx *c, const row *r, int wants)
 {
     const int64_t dim[5] = { r->n, r->side, r->side, r->side, r->in };
-    return operand(c, 5, dim, wants & X);
+    return activation(c, 5, dim, wants & X);
 }
 static bmvp_tensor *conv(bmvp_ctx *c, const row *r, int wants)
 {
@@ -58,13 +70,13 @@ static bmvp_tensor *depthwise(bmvp_ctx *c, const row *r, int wants)
 static bmvp_tensor *attention(bmvp_ctx *c, const row *r, int wants)
 {
     const int64_t dim[3] = { r->n, r->side, 3 * r->in };
-    return bmvp_attention(c, operand(c, 3, dim, wants & X), r->kernel, 0.125);
+    return bmvp_attention(c, activation(c, 3, dim, wants & X), r->kernel, 0.125);
 }
 static bmvp_tensor *mlp(bmvp_ctx *c, const row *r, int wants)
 {
     const int64_t x[2] = { r->n * r->side, r->in }, w1[2] = { r->in, r->out }, w2[2] = { r->out, r->in };
-    return bmvp_mlp(c, operand(c, 2, x, wants & X), operand(c, 2, w1, wants & W), operand(c, 1, w1 + 1, 0), operand(c, 2, w2, wants & W),
-                    operand(c, 1, w2 + 1, 0));
+    return bmvp_mlp(c, activation(c, 2, x, wants & X), operand(c, 2, w1, wants & W), operand(c, 1, w1 + 1, 0),
+                    operand(c, 2, w2, wants & W), operand(c, 1, w2 + 1, 0));
 }
 
 /* A pre-training step of UniFormer-small has 6 samples; UNET3D and UniUnet have the dense kernels. */
@@ -81,7 +93,7 @@ static const row rows[] = {
     { "mlp, stage 4", mlp, 6, 216, 512, 2048, 0 },
 };
 
-/* Operations of forward, and floats of its operands and result */
+/* Operations of forward, and bytes of its operands and result */
 static double operations(const row *r, const bmvp_tensor *y)
 {
     const double side = (double)r->side, voxels = side * side * side * (double)r->n, taps = (double)(r->kernel * r->kernel * r->kernel);
@@ -89,11 +101,11 @@ static double operations(const row *r, const bmvp_tensor *y)
     if (r->build == mlp) return 4 * (double)y->numel * (double)r->out;
     return 2 * voxels * taps * (double)r->out * (r->build == depthwise ? 1.0 : (double)r->in);
 }
-static double numbers(const bmvp_tensor *y)
+static double bytes(const bmvp_tensor *y)
 {
-    double n = (double)y->numel;
+    double n = (double)bmvpi_bytes_of(y);
     int i;
-    for (i = 0; i < y->n_src; ++i) if (y->src[i]) n += (double)y->src[i]->numel;
+    for (i = 0; i < y->n_src; ++i) if (y->src[i]) n += (double)bmvpi_bytes_of(y->src[i]);
     return n;
 }
 
@@ -139,16 +151,14 @@ static int run(const bmvp_backend *gpu, const row *r, int wants, bmvp_precision 
     if (y && wants) {
         int old;
         float *g = bmvp_kernel_grad(c, y, &old);
-        int64_t i;
-        for (i = 0; g && i < y->numel; i += n_values)
-            gpu->device->upload(c, g + i, values, y->numel - i < n_values ? y->numel - i : n_values);
+        if (g) upload(c, y, g);
     }
     if (y) {
         const double ms = measure(c, y, wants != 0), flop = operations(r, y) * (r->build == attention && wants ? 2.5 : 1.0);
         if (ms > 0 && !bmvp_failed(c))
             printf("| %s | %lld x %lld%s | %s | %s | %.3f | %.1f | %.0f |\n", r->name, (long long)r->n, (long long)r->side,
                    r->build == attention || r->build == mlp ? " tokens" : "^3", pass[wants], bmvp_precision_text(precision), ms,
-                   flop / ms * 1e-9, numbers(y) * (double)sizeof(float) / ms * 1e-6);
+                   flop / ms * 1e-9, bytes(y) / ms * 1e-6);
     }
     if (bmvp_failed(c)) fprintf(stderr, "bench_cuda: %s: %s\n", r->name, bmvp_error_of(c)->message);
     bmvp_destroy(c);
