@@ -23,8 +23,10 @@
        >>op NAME, in groups     >>optimizer    >>table
 
    CONVENTIONS
-       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the backend.
-       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of GPU are equal.
+       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the backend; exchanges with
+                  other ranks go to a second one, and events keep the order.
+       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of GPU are equal. Sums over
+                  ranks are in NCCL's order: equal with the same GPUs and NCCL.
        Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
        Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
        Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/cuda_shim.h, which runs the kernels on the CPU. */
@@ -4860,7 +4862,7 @@ extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
     nccl *n = m ? (nccl *)m->user : NULL;
     bmvp_error err;
     if (!n) return;
-    if (n->comm && !n->stop && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
+    if (n->comm && !__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE) && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
         (void)ncclCommDestroy(n->comm);
         n->comm = NULL;
     }
