@@ -1357,6 +1357,7 @@ static void bmvpi_ssl_views(bmvpi_pass *p)
         p->modal_item[p->n_modal++] = i;
         p->view[p->n_views++] = bmvpi_ssl_view(p, i, only_template, 1);
     }
+    for (i = 0; i < p->s->n_modalities; ++i) bmvp_drop(p->s->c, p->filler[i]); /* backward reads their values nowhere */
     if (p->s->reducer && (p->n_template > 0 || only_template) && !bmvpi_ssl_boxes_add(p)) return;
     bmvpi_ssl_weigh(p);
 }

@@ -1988,10 +1988,11 @@ static int bmvpi_reads_output(const bmvp_tensor *y)
     return reads_output[y->op];
 }
 
-/* Ops whose backward reads no operand: their dropped operands need not be computed again. */
-static int bmvpi_backward_reads(const bmvp_tensor *y)
+/* Does backward read operand s? Dropped ones that it does not read need not be computed again. */
+static int bmvpi_backward_reads(const bmvp_tensor *y, int s)
 {
     switch (y->op) {
+    case BMVP_OP_MASKED_FILL: return s == 2; /* the mask */
     case BMVP_OP_ADD: case BMVP_OP_SCALE: case BMVP_OP_RELU: case BMVP_OP_SIGMOID: case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE:
     case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_UPSAMPLE_NEAREST: case BMVP_OP_UPSAMPLE_TRILINEAR:
     case BMVP_OP_SPACE_TO_DEPTH: case BMVP_OP_SUM: case BMVP_OP_MEAN: case BMVP_OP_GLOBAL_POOL: return 0;
@@ -2004,8 +2005,8 @@ static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
     int s;
     if (y->op >= 0 && !y->g_block && y->dropped) bmvpi_drop_value(c, y); /* computed again on the way to others */
     if (y->op < 0 || !y->g_block || y->walked) return;
-    for (s = 0; s < y->n_src && bmvpi_backward_reads(y); ++s)
-        if (!bmvpi_ensure_value(c, y->src[s])) return;
+    for (s = 0; s < y->n_src; ++s)
+        if (bmvpi_backward_reads(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
     if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
     if (!c->cfg.backend->op[y->op].backward) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op), c->cfg.backend->name);
