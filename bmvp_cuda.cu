@@ -2510,13 +2510,13 @@ static int products_of(const bmvp_ctx *c)
 }
 
 #ifndef BMVP_CUDA_SHIM
-/* N bytes (4 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
+/* N bytes (4, 8 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
    pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
 template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
 {
     const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
     if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(from), "r"(inside ? 4 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(shared), "l"(from), "r"(inside ? N : 0), "n"(N) : "memory");
 }
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most N groups of copies are on their way */
@@ -3145,7 +3145,7 @@ template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp
     if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
     BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes, p, (int)n_tiles);
 }
-/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such. */
+/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such, or 4 neighbours. */
 static int tile_is_large(int64_t m, int64_t n, int64_t slices)
 {
     return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
@@ -3153,7 +3153,8 @@ static int tile_is_large(int64_t m, int64_t n, int64_t slices)
 template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
 {
     enum { V = 16 / sizeof(typename P::storage) };
-    if (!p.in_pieces(V)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    if (!p.in_pieces(4)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    else if (!p.in_pieces(V)) tile_launch<MODE, 4, 64, 32>(c, p, slices);
     else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
     else tile_launch<MODE, V, 64, 32>(c, p, slices);
 }

@@ -682,7 +682,7 @@ template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int w
 /* Asynchronous copies into shared memory: done as late as allowed, so that a missing wait shows. */
 template <int N> inline void copy_async(void *to, const void *from, int inside)
 {
-    static_assert(N == 4 || N == 16, "pieces of 4 or 16 bytes");
+    static_assert(N == 4 || N == 8 || N == 16, "pieces of 4, 8 or 16 bytes");
     if ((uintptr_t)to % N || (inside && (uintptr_t)from % N)) shim_die(shim.block->name, "an asynchronous copy is not aligned");
     shim.now->copies.push_back(shim_copy{ to, inside ? from : nullptr, N, shim.now->group });
 }

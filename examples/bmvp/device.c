@@ -12,8 +12,8 @@ bmvp_cli_option bmvp_device_option(const char **text)
 bmvp_cli_option bmvp_precision_option(int *precision)
 {
     return bmvp_cli_choice("precision", precision, 0, "fp32|bf16|tf32",
-                           "products of matrices in bfloat16 (GPUs, which then store activations in it, too, and processors with avx512_bf16) or TF32 "
-                           "(GPUs); all else stays float32");
+                           "products of matrices in bfloat16 (GPUs, which then store activations in it, too, and processors with avx512_bf16) or "
+                           "TF32 (GPUs); all else stays float32");
 }
 
 bmvp_cli_option bmvp_graph_option(int *graph)
