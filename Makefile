@@ -129,6 +129,14 @@ $(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/test_%.c build/bmvp_c
 $(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/test_%.c build/bmvp_cuda.o build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
 
+# The program as MPI=1 makes it, beside the other: for the tests.
+HAVE_MPI = $(shell command -v mpicc >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 && echo yes)
+build/mpi_mpi.o build/join_mpi.o: build/%_mpi.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -DBMVP_PROGRAM_MPI -c $< -o $@
+MPI_O = $(patsubst build/mpi.o,build/mpi_mpi.o,$(patsubst build/join.o,build/join_mpi.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)))
+build/bmvp_mpi: examples/bmvp.c $(MPI_O)
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
+
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: $(GPU_TESTS:%=build/test_%_gpu)
 test-gpu: $(GPU_TESTS:%=build/test_%_gpu)
@@ -168,7 +176,7 @@ demo: build/bmvp build/experiments_page
 experiments: build/bmvp build/experiments_page
 	@sh examples/experiments/run.sh
 
-tests: build/bmvp $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(COURSE)
+tests: build/bmvp $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -191,7 +199,7 @@ tsan:
 	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel build/test_launch && build/test_tensor threads && build/test_comm && build/test_parallel && build/test_launch
 	$(MAKE) clean-tests
 clean-tests:
-	rm -f build/test_* build/bmvp build/bmvp_shim build/*.o
+	rm -f build/test_* build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o
 
 install: build/bmvp
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin

@@ -237,7 +237,7 @@ BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep);
 BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction);
 
 /* Bytes of one step, from a dry run with a context of its own. The gradients of all templates count, also of those that a short run does
-   not come to. */
+   not come to. Of several ranks: with a rank's share as cfg->batch; exchanges take two crops of each item of the step besides. */
 BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
                                    const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err);
 

@@ -2005,6 +2005,7 @@ static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
     int s;
     if (y->op >= 0 && !y->g_block && y->dropped) bmvpi_drop_value(c, y); /* computed again on the way to others */
     if (y->op < 0 || !y->g_block || y->walked) return;
+    if (!bmvpi_reads_output(y) && !y->kept && y->numel > 1) bmvpi_drop_value(c, y); /* its readers have been passed */
     for (s = 0; s < y->n_src; ++s)
         if (bmvpi_backward_reads(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
     if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;

@@ -76,6 +76,32 @@ ended 0 0 "done"
 ended 1 0 ""
 same run2/checkpoint.safetensors again/checkpoint.safetensors
 
+# ---- by mpirun, over TCP and, in a program made with it, over MPI -------------------------------------------------------------------
+
+# by_mpirun PROGRAM N OPTION...: as root mpirun wants to be told that this is meant
+# shellcheck disable=SC2086 # words wanted
+by_mpirun()
+{
+    started=$1 of=$2
+    shift 2
+    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -np "$of" "$started" pretrain $tiny "$@"
+}
+if ! command -v mpirun >/dev/null 2>&1; then
+    skip "mpirun is not installed"
+else
+    expect 0 "ranks    2 over TCP|done" by_mpirun "$program" 2 --out mpi2 --steps 10
+    same run2/checkpoint.safetensors mpi2/checkpoint.safetensors
+fi
+if [ ! -x "${program}_mpi" ]; then
+    skip "${program}_mpi is not there: it needs mpicc"
+else
+    for k in 2 3; do
+        expect 0 "ranks    $k over MPI|done" by_mpirun "${program}_mpi" "$k" --out "over$k" --steps 10
+        for field in loss loss_cmr loss_md loss_cl grad_norm; do near "over$k" one $field; done
+        same "run$k/checkpoint.safetensors" "over$k/checkpoint.safetensors"
+    done
+fi
+
 # ---- resumed with another number of ranks, after an interrupt of one -------------------------------------------------------------
 
 ranks 2 --out part --steps 10 --stop-after 4
