@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "device.h"
 #include "finetune.h"
+#include "launch.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -446,11 +447,22 @@ static bmvp_status load_data(session *s)
     return st;
 }
 
+/* A launcher of several ranks would start as many copies of one run in one folder. */
+static bmvp_status check_alone(session *s)
+{
+    bmvp_launch l;
+    const bmvp_status st = bmvp_launch_read(&l, NULL, NULL, &s->err);
+    if (st || l.size == 1) return st;
+    return bmvp_error_set(&s->err, BMVP_E_ARG, "started as rank %d of %d, but it trains in one process: start it without the launcher, or one rank "
+                          "(srun -n 1)", l.rank, l.size);
+}
+
 static int run(session *s, const bmvp_cli_option *opt, int n_opt)
 {
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
-    bmvp_status st = configure(s, opt, n_opt);
+    bmvp_status st = check_alone(s);
+    if (!st) st = configure(s, opt, n_opt);
     if (!st) st = bmvp_device_open(s->o.device, 0, &s->device, &s->err);
     if (st == BMVP_E_ARG) return bmvp_cli_fail(BMVP_CLI_USAGE, "finetune", "%s", s->err.message);
     k.threads = (int)s->o.threads;
