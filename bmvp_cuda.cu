@@ -601,7 +601,8 @@ static int stage_turn(bmvp_ctx *c)
     if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
     s->stage.now ^= 1;
     s->stage.used = 0;
-    return ranks_done(c, s->stage.half_free[s->stage.now]) && check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+    return ranks_done(c, s->stage.half_free[s->stage.now]) &&
+           check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
 }
 static void stage_free(staging *g)
 {

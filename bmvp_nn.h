@@ -4517,6 +4517,7 @@ struct bmvp_reducer {
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
 {
     if (!r) return;
+    if (r->c->on_gradient_user == r) bmvp_on_gradient(r->c, NULL, NULL); /* a step that failed has left it there */
     bmvpi_free(r->c, r->t);
     bmvpi_free(r->c, r->end);
     bmvpi_free(r->c, r->part);

@@ -1137,8 +1137,8 @@ static void bmvpi_ssl_weigh(bmvpi_pass *p)
     for (r = 0; r < size; ++r) {
         const double *k = all + r * NUMBERS;
         if (size > 1 && k[VIEWS] == 0)
-            bmvp_fail(c, BMVP_E_ARG, "rank %d has no view in this pass of %.0f crops; take fewer ranks, or weight_md > 0 where cases have one modality", r,
-                      items);
+            bmvp_fail(c, BMVP_E_ARG, "rank %d has no view in this pass of %.0f crops; take fewer ranks, or weight_md > 0 where cases have one modality",
+                      r, items);
         p->pairs_of[r] = (int)k[PAIRS];
         if (r < rank) p->first_pair += p->pairs_of[r];
         p->pairs += p->pairs_of[r];

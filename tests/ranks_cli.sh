@@ -71,6 +71,12 @@ for k in 2 3; do
     check "throughput of $k ranks" grep -q "\"rank_samples_per_s\": *\[\([0-9.e+]*, *\)\{$((k - 1))\}[0-9.e+]*\]" "run$k/log.jsonl"
     clean "run$k"
 done
+expect 0 "done" alone --out six1 --steps 6 --batch 6
+for k in 2 6; do
+    ranks "$k" --out "six$k" --steps 6 --batch 6
+    for r in $(seq 0 $((k - 1))); do ended "$r" 0 ""; done
+    for field in loss grad_norm; do near "six$k" six1 $field; done
+done
 ranks 2 --out again --steps 10
 ended 0 0 "done"
 ended 1 0 ""

@@ -216,7 +216,8 @@ bmvp_status bmvp_ranks_same(bmvp_ranks *r, const char *what, const void *data, s
     st = bmvp_ranks_gather(r, own, 2, all, err);
     for (i = 1; !st && i < r->launch.size; ++i)
         if (all[2 * i] != all[0] || all[2 * i + 1] != all[1])
-            st = bmvp_error_set(err, BMVP_E_ARG, "the %s of rank %d is not that of rank 0: start all ranks with the same command on the same data", what, i);
+            st = bmvp_error_set(err, BMVP_E_ARG, "the %s of rank %d is not that of rank 0: start all ranks with the same command on the same data", what,
+                                i);
     return st;
 }
 
