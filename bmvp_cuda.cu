@@ -32,6 +32,7 @@
        Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/cuda_shim.h, which runs the kernels on the CPU. */
 #include "bmvp_tensor.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,11 +82,21 @@ struct staging {
     int now;
 };
 
-/* A step held back as a CUDA graph, which is made once and given each step's arguments. */
+/* A step held back as a CUDA graph, which is made once and given each step's arguments. Passes of several kinds take turns (with an update or
+   without, of more cases or fewer): a graph is kept for each of a few, known by its number of nodes. */
+enum { GRAPHS = 4 };
 struct recording {
-    cudaGraphExec_t graph;
+    struct { cudaGraphExec_t graph; size_t nodes; } kept[GRAPHS];
+    int oldest;
     int on;      /* the stream is recorded now */
     int changed; /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
+};
+
+/* Numbers on their way to the host: ticket t has place t % BMVP_TICKETS. */
+struct mailbox {
+    float *place; /* pinned, written by the device */
+    cudaEvent_t sent[BMVP_TICKETS];
+    int64_t made, launched; /* the last ticket; the last whose event is in the stream: a recorded one's waits for the graph */
 };
 
 struct state {
@@ -99,6 +110,7 @@ struct state {
     void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
     staging stage;
     recording capture;
+    mailbox mail;
     struct nccl *ranks;   /* the communicator that was joined, or NULL */
     void *scratch;        /* lists and partial sums of the optimizer */
     int64_t scratch_bytes;
@@ -297,19 +309,40 @@ static void copy(bmvp_ctx *c, const view &x, const sink &y, int64_t n, int add) 
 
 /* >>capture ------------------------------------------------------------------------------------------------------- */
 
-/* s->capture.graph becomes `recorded`: by new arguments if the nodes are the same, else anew. */
-static int capture_take(bmvp_ctx *c, cudaGraph_t recorded)
+/* The kept graph of `recorded`'s kind becomes it: by new arguments if the nodes are the same, else it is made anew, in place of the oldest one where
+   none is of its kind. NULL and a failure. */
+static cudaGraphExec_t capture_take(bmvp_ctx *c, cudaGraph_t recorded)
 {
     recording *k = &of(c)->capture;
     cudaGraphExecUpdateResultInfo info;
-    if (k->graph) {
-        if (cudaGraphExecUpdate(k->graph, recorded, &info) == cudaSuccess) return 1;
-        (void)cudaGetLastError(); /* else it would be found after the next launch */
-        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return 0; /* it may still run */
-        (void)cudaGraphExecDestroy(k->graph);
-        k->graph = NULL;
+    size_t nodes = 0;
+    int i;
+    if (!check(c, cudaGraphGetNodes(recorded, NULL, &nodes), "graph of a step")) return NULL;
+    for (i = 0; i < GRAPHS && !(k->kept[i].graph && k->kept[i].nodes == nodes); ++i) {}
+    if (i == GRAPHS) {
+        i = k->oldest;
+        k->oldest = (i + 1) % GRAPHS;
+    } else if (cudaGraphExecUpdate(k->kept[i].graph, recorded, &info) == cudaSuccess) return k->kept[i].graph;
+    (void)cudaGetLastError(); /* else it would be found after the next launch */
+    if (k->kept[i].graph) {
+        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return NULL; /* it may still run */
+        (void)cudaGraphExecDestroy(k->kept[i].graph);
+        k->kept[i].graph = NULL;
     }
-    return check(c, cudaGraphInstantiate(&k->graph, recorded, 0), "graph of a step");
+    k->kept[i].nodes = nodes;
+    return check(c, cudaGraphInstantiate(&k->kept[i].graph, recorded, 0), "graph of a step") ? k->kept[i].graph : NULL;
+}
+static void capture_free(recording *k)
+{
+    for (int i = 0; i < GRAPHS; ++i)
+        if (k->kept[i].graph) (void)cudaGraphExecDestroy(k->kept[i].graph);
+}
+/* Events behind the tickets that the stream has been given meanwhile */
+static void mail_launched(bmvp_ctx *c)
+{
+    state *s = of(c);
+    while (s->mail.launched < s->mail.made)
+        check(c, cudaEventRecord(s->mail.sent[++s->mail.launched % BMVP_TICKETS], s->stream), "event");
 }
 /* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first, so that the rest of
    the step goes to the stream call by call. */
@@ -317,11 +350,14 @@ static void capture_end(bmvp_ctx *c)
 {
     state *s = of(c);
     cudaGraph_t recorded = NULL;
+    cudaGraphExec_t graph = NULL;
     if (!s->capture.on) return;
     s->capture.on = 0;
     if (!check(c, cudaStreamEndCapture(s->stream, &recorded), "recording of a step")) (void)cudaGetLastError();
-    if (!bmvp_failed(c) && capture_take(c, recorded)) check(c, cudaGraphLaunch(s->capture.graph, s->stream), "launch of a step");
+    if (!bmvp_failed(c)) graph = capture_take(c, recorded);
+    if (graph) check(c, cudaGraphLaunch(graph, s->stream), "launch of a step");
     if (recorded) (void)cudaGraphDestroy(recorded);
+    mail_launched(c);
 }
 
 /* >>nccl: several GPUs, a process each ------------------------------------------------------------------------------------ */
@@ -671,6 +707,55 @@ static void capture_begin(bmvp_ctx *c)
     s->capture.changed = 0;
     if (changed || !stage_turn(c)) return;
     s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
+}
+
+/* place[i] = x[i][0], or 0: the host reads them once the event behind it has come. For each of them. */
+struct post_map {
+    const float *x[BMVP_POST_MOST];
+    float *place;
+    __device__ void operator()(int64_t i) const { place[i] = x[i] ? *x[i] : 0.0f; }
+};
+static void mail_free(mailbox *m)
+{
+    if (m->place) (void)cudaFreeHost(m->place);
+    for (int i = 0; i < BMVP_TICKETS; ++i)
+        if (m->sent[i]) (void)cudaEventDestroy(m->sent[i]);
+    memset(m, 0, sizeof *m);
+}
+static int mail_make(bmvp_ctx *c)
+{
+    mailbox *m = &of(c)->mail;
+    capture_end(c);
+    of(c)->capture.changed = 1;
+    if (check(c, cudaMallocHost((void **)&m->place, BMVP_TICKETS * BMVP_POST_MOST * sizeof *m->place), "pinned memory for results"))
+        for (int i = 0; i < BMVP_TICKETS && !bmvp_failed(c); ++i) check(c, cudaEventCreateWithFlags(&m->sent[i], cudaEventDisableTiming), "event");
+    if (bmvp_failed(c)) mail_free(m);
+    return !bmvp_failed(c);
+}
+static int64_t mail_post(bmvp_ctx *c, const float *const *x, int n)
+{
+    mailbox *m = &of(c)->mail;
+    post_map f;
+    if (bmvp_failed(c) || (!m->place && !mail_make(c))) return 0;
+    for (int i = 0; i < n; ++i) f.x[i] = x[i];
+    f.place = m->place + (++m->made % BMVP_TICKETS) * BMVP_POST_MOST;
+    each(c, f, n);
+    if (!of(c)->capture.on) mail_launched(c);
+    return m->made;
+}
+static int mail_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
+{
+    mailbox *m = &of(c)->mail;
+    const cudaEvent_t sent = m->sent[ticket % BMVP_TICKETS];
+    int i;
+    capture_end(c); /* waits are not allowed while it goes on */
+    for (i = 0; i < n; ++i) x[i] = (float)NAN;
+    if (ticket < 1 || ticket > m->made || ticket <= m->made - BMVP_TICKETS)
+        bmvp_fail(c, BMVP_E_STATE, "cuda: the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+    if (bmvp_failed(c) || !ranks_done(c, sent)) return 0;
+    if (!check(c, cudaEventSynchronize(sent), "a kernel or copy before this point failed")) return 0;
+    memcpy(x, m->place + ticket % BMVP_TICKETS * BMVP_POST_MOST, (size_t)n * sizeof *x);
+    return 1;
 }
 static void memory_fill(bmvp_ctx *c, float *to, float v, int64_t n) { fill(c, floats(to), v, n); }
 static void memory_add(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate)
@@ -4610,6 +4695,7 @@ static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { re
 /* All tensors in one launch: block b has a piece of 8192 elements of the tensor whose `first` block is the last not above b. */
 struct listed { bmvp_update u; int64_t first; };
 enum { PIECE = 8192 };
+enum { NORM, SCALE, HALTED }; /* of bmvp_device.clipped_update's rule */
 
 static __device__ __forceinline__ int listed_find(const listed *list, int n, int64_t block)
 {
@@ -4622,19 +4708,20 @@ static __device__ __forceinline__ int listed_find(const listed *list, int n, int
     return low;
 }
 
-/* The step of SGD (no v) or Adam and AdamW, as bmvp_update says.
+/* The step of SGD (no v) or Adam and AdamW, as bmvp_update says; with a rule its scale, and no step if it has halted.
    Who:    block b takes piece b; its threads go through it with stride 256.
    Launch: one block of 256 threads a piece; any number of tensors.
    Bits:   each element by one thread.
    Traffic: 28 bytes an element (SGD 20) and about 16 operations: at the memory's speed. */
-static __global__ void update_kernel(const listed *list, int n)
+static __global__ void update_kernel(const listed *list, int n, const float *rule)
 {
+    if (rule && rule[HALTED] != 0.0f) return;
     const listed *l = &list[listed_find(list, n, blockIdx.x)];
     const bmvp_update u = l->u;
     const int64_t from = (blockIdx.x - l->first) * PIECE, to = from + PIECE < u.n ? from + PIECE : u.n;
-    const float keep = 1.0f - u.lr * u.decay;
+    const float keep = 1.0f - u.lr * u.decay, scale = rule ? rule[SCALE] : u.scale;
     for (int64_t i = from + threadIdx.x; i < to; i += THREADS) {
-        const float d = u.g[i] * u.scale + u.l2 * u.p[i];
+        const float d = u.g[i] * scale + u.l2 * u.p[i];
         if (!u.v) {
             u.m[i] = u.b1 * u.m[i] + d;
             u.p[i] -= u.lr * u.m[i];
@@ -4697,7 +4784,14 @@ static void optimizer_update(bmvp_ctx *c, const bmvp_update *u, int n)
 {
     int64_t blocks;
     const listed *list = list_make(c, u, n, 0, &blocks);
-    if (list) BMVPI_RUN(c, update_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n);
+    if (list) BMVPI_RUN(c, update_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n, (const float *)NULL);
+}
+/* Sums of squares of all gradients; f finishes with the total, which is left in double behind the parts. */
+template <class F> static void square_sum(bmvp_ctx *c, const listed *list, int n, int64_t blocks, const F &f)
+{
+    pair *part = (pair *)(void *)(list + n);
+    BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n, part);
+    BMVPI_RUN(c, reduce_finish_kernel<F>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
 }
 static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
 {
@@ -4705,13 +4799,41 @@ static double optimizer_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
     double total = (double)NAN;
     int64_t blocks;
     listed *list = list_make(c, u, n, (int64_t)sizeof(pair), &blocks);
-    pair *part = (pair *)(void *)(list + n);
     if (!list) return total;
-    capture_end(c);
-    f.total = (double *)(void *)(part + blocks);
-    BMVPI_RUN(c, square_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, (const listed *)list, n, part);
-    BMVPI_RUN(c, reduce_finish_kernel<square_total>, dim3(1), dim3(THREADS), 0, f, (int)blocks, (const pair *)part);
+    f.total = (double *)(void *)((pair *)(void *)(list + n) + blocks);
+    square_sum(c, list, n, blocks, f);
     return fetch(c, &total, f.total, (int64_t)sizeof total) ? total : (double)NAN;
+}
+
+/* The rule from the sum of squares */
+struct rule_total : join_sum {
+    float *rule;
+    double clip;
+    __device__ void finish(pair p) const
+    {
+        const double norm = sqrt(p.a);
+        rule[NORM] = (float)norm;
+        rule[SCALE] = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
+        if (!(norm <= (double)FLT_MAX)) rule[HALTED] = 1;
+    }
+};
+/* One thread */
+struct rule_watch {
+    const float *x;
+    float *rule;
+    __device__ void operator()(int64_t) const { if (!(fabsf(*x) <= FLT_MAX)) rule[HALTED] = 1; }
+};
+static void optimizer_watch(bmvp_ctx *c, const float *x, float *rule) { each(c, rule_watch{ x, rule }, 1); }
+static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule)
+{
+    rule_total f;
+    int64_t blocks;
+    const listed *list = list_make(c, u, n, (int64_t)sizeof(pair), &blocks);
+    f.rule = rule;
+    f.clip = clip;
+    if (!list) return;
+    square_sum(c, list, n, blocks, f);
+    BMVPI_RUN(c, update_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n, (const float *)rule);
 }
 
 /* >>table ----------------------------------------------------------------------------------------------------------------- */
@@ -4739,6 +4861,10 @@ static void describe(state *s)
     s->device.add = memory_add;
     s->device.update = optimizer_update;
     s->device.square_sum = optimizer_square_sum;
+    s->device.clipped_update = optimizer_clipped_update;
+    s->device.watch = optimizer_watch;
+    s->device.post = mail_post;
+    s->device.collect = mail_collect;
     s->device.sync = memory_sync;
     s->device.capture_begin = capture_begin;
     s->device.capture_end = capture_end;
@@ -4798,7 +4924,8 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
     if (s->lt) (void)cublasLtDestroy(s->lt);
     if (s->product_space) (void)cudaFree(s->product_space);
     stage_free(&s->stage);
-    if (s->capture.graph) (void)cudaGraphExecDestroy(s->capture.graph);
+    capture_free(&s->capture);
+    mail_free(&s->mail);
     if (s->scratch) (void)cudaFree(s->scratch);
     if (s->stream) (void)cudaStreamDestroy(s->stream);
     free(s);

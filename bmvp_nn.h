@@ -4259,6 +4259,7 @@ struct bmvp_optim {
     bmvp_state_list *list;
     bmvp_tensor **moment; /* two for each entry */
     int64_t *count;       /* steps taken, one for each entry */
+    bmvp_tensor *rule;    /* of bmvp_device.clipped_update; NULL: no device */
 };
 
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
@@ -4275,6 +4276,7 @@ BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
 {
+    const int64_t rule = 3;
     bmvp_optim *o;
     int i, w;
     if (bmvp_failed(c) || !list) return NULL;
@@ -4296,6 +4298,8 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
             bmvp_fill(c, o->moment[2 * i + w], 0.0f);
         }
     }
+    o->rule = bmvp_backend_of(c)->device ? bmvp_buffer(c, NULL, 1, &rule) : NULL;
+    if (o->rule) bmvp_fill(c, o->rule, 0.0f);
     if (!bmvp_failed(c)) return o;
     bmvp_optim_destroy(o);
     return NULL;
@@ -4441,6 +4445,18 @@ static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
         if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
     if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
     bmvpi_free(o->c, u);
+}
+
+/* On a device: norm, clipping and step at once, without waiting (bmvp_device.clipped_update). Returns where the norm will be; NULL: there are no gradients. */
+static const float *bmvpi_device_clipped_step(bmvp_optim *o, double lr, double clip)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, 1);
+    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, u, n, clip, o->rule->x);
+    bmvpi_free(o->c, u);
+    return n > 0 ? o->rule->x : NULL;
 }
 
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)

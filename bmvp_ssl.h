@@ -214,6 +214,11 @@ BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s);
 BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out); /* counts the step */
+/* out: losses of the pass (step, accumulate), the gradient's norm (step, update). NULL: not now. Then a device is not waited for: it does this step
+   while the program prepares the next one. A loss or gradient that is not finite is an error of the call that learns of it, the one below or
+   bmvp_ssl_save at the latest; a device has moved no parameters since.
+   Losses of a step, all its passes together, one of the last 32: step is what bmvp_ssl_steps was before it. Waits for it. */
+BMVP_API bmvp_status bmvp_ssl_losses_of(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out);
 /* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
    bmvp_ssl_step says it itself. */
 BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s);
@@ -461,6 +466,8 @@ BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight);
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out); /* counts the step */
+/* out NULL, and this: as of bmvp_ssl_losses_of. */
+BMVP_API bmvp_status bmvp_ft_losses_of(bmvp_ft *f, int64_t step, bmvp_ft_losses *out);
 BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total); /* of the current step */
 
 /* One input as the network sees it at prediction: dim voxels x n_modalities, channels last; missing modalities (NULL) filled by cfg.fill.
@@ -831,6 +838,130 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
 
 /* >>trainer impl ------------------------------------------------------------------------------------------------- */
 
+/* >>record: the losses of the last steps, on a device as tickets until somebody asks for them ----------------------- */
+
+enum { BMVPI_RECORDS = 32, BMVPI_LOSSES = 4, BMVPI_NORM = BMVPI_LOSSES };
+typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_LOSSES + 1]; } bmvpi_losses; /* the total, three parts, the gradient's norm; NaN: not there */
+typedef struct bmvpi_post { int64_t ticket, step; unsigned has; } bmvpi_post;                /* bit i: loss[i] is sent with it */
+typedef struct bmvpi_book {
+    bmvpi_losses record[BMVPI_RECORDS]; /* of step s at s % BMVPI_RECORDS */
+    bmvpi_post post[BMVP_TICKETS];      /* number i at i % BMVP_TICKETS */
+    int64_t posted, read;
+    double pass[BMVPI_LOSSES + 1];      /* losses of the pass that was read last, and the norm */
+} bmvpi_book;
+
+static bmvpi_losses *bmvpi_losses_of(bmvpi_book *k, int64_t step)
+{
+    bmvpi_losses *r = &k->record[step % BMVPI_RECORDS];
+    int i;
+    if (r->step == step + 1) return r; /* one more: 0 is none */
+    r->step = step + 1;
+    r->loss[0] = 0;
+    for (i = 1; i <= BMVPI_NORM; ++i) r->loss[i] = (double)NAN;
+    return r;
+}
+
+/* What is there of a pass or an update is added up. A number that is not finite stops the run. */
+static void bmvpi_losses_add(bmvp_ctx *c, bmvpi_book *k, int64_t step, const double *loss)
+{
+    bmvpi_losses *r = bmvpi_losses_of(k, step);
+    int i;
+    memcpy(k->pass, loss, sizeof k->pass);
+    for (i = 0; i <= BMVPI_NORM; ++i)
+        if (loss[i] == loss[i] || i == 0) r->loss[i] = r->loss[i] == r->loss[i] || i == 0 ? r->loss[i] + loss[i] : loss[i];
+    if (!(fabs(loss[0]) <= FLT_MAX))
+        bmvp_fail(c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
+                  "step before", loss[0], (long long)step);
+}
+static void bmvpi_losses_norm(bmvp_ctx *c, bmvpi_book *k, int64_t step, double norm)
+{
+    bmvpi_losses_of(k, step)->loss[BMVPI_NORM] = k->pass[BMVPI_NORM] = norm;
+    if (!(norm <= (double)FLT_MAX))
+        bmvp_fail(c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
+                  (long long)step);
+}
+
+/* Collects the oldest post. After a failure the optimizer may move parameters again: whoever clears the error goes on. */
+static void bmvpi_book_collect(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o)
+{
+    const bmvpi_post *p = &k->post[k->read++ % BMVP_TICKETS];
+    double loss[BMVPI_LOSSES + 1];
+    float x[BMVPI_LOSSES];
+    int i;
+    if (!bmvp_backend_of(c)->device->collect(c, p->ticket, x, BMVPI_LOSSES)) {
+        for (i = 0; i <= BMVPI_NORM; ++i) k->pass[i] = (double)NAN;
+        return;
+    }
+    for (i = 0; i < BMVPI_LOSSES; ++i) loss[i] = p->has >> i & 1u ? (double)x[i] : i > 0 ? (double)NAN : 0;
+    loss[BMVPI_NORM] = (double)NAN;
+    if (p->has >> BMVPI_NORM) bmvpi_losses_norm(c, k, p->step, (double)x[0]);
+    else bmvpi_losses_add(c, k, p->step, loss);
+    if (!bmvp_failed(c)) return;
+    k->read = k->posted;
+    bmvp_backend_of(c)->device->fill(c, o->rule->x, 0, o->rule->numel);
+}
+/* All that was sent up to and with `step` */
+static void bmvpi_book_read(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step)
+{
+    while (k->read < k->posted && k->post[k->read % BMVP_TICKETS].step <= step) bmvpi_book_collect(c, k, o);
+}
+static void bmvpi_book_post(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, const float *const *x, unsigned has)
+{
+    bmvpi_post *p = &k->post[k->posted % BMVP_TICKETS];
+    if (k->posted - k->read == BMVP_TICKETS) bmvpi_book_collect(c, k, o);
+    if (bmvp_failed(c)) return;
+    p->ticket = bmvp_backend_of(c)->device->post(c, x, BMVPI_LOSSES);
+    p->step = step;
+    p->has = has;
+    k->posted += p->ticket > 0;
+}
+
+/* The losses of a pass (NULL: not there) enter the book; on the CPU at once. */
+static void bmvpi_book_pass(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, bmvp_tensor *const loss[BMVPI_LOSSES])
+{
+    const float *x[BMVPI_LOSSES];
+    double now[BMVPI_LOSSES + 1];
+    unsigned has = 0;
+    int i;
+    if (bmvp_failed(c) || bmvp_is_plan(c)) return;
+    for (i = 0; i < BMVPI_LOSSES; ++i) {
+        x[i] = loss[i] ? loss[i]->x : NULL;
+        if (loss[i]) has |= 1u << i;
+    }
+    if (bmvp_backend_of(c)->device) {
+        if (x[0]) bmvp_backend_of(c)->device->watch(c, x[0], o->rule->x);
+        bmvpi_book_post(c, k, o, step, x, has);
+        return;
+    }
+    for (i = 0; i < BMVPI_LOSSES; ++i) now[i] = x[i] ? (double)*x[i] : i > 0 ? (double)NAN : 0;
+    now[BMVPI_NORM] = (double)NAN;
+    bmvpi_losses_add(c, k, step, now);
+}
+/* The step of the optimizer, with its norm in the book. */
+static void bmvpi_book_update(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, double lr, double clip)
+{
+    if (bmvp_failed(c)) return;
+    if (bmvp_backend_of(c)->device) {
+        const float *x[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
+        x[0] = bmvpi_device_clipped_step(o, lr, clip);
+        bmvpi_book_post(c, k, o, step, x, 1u << BMVPI_NORM);
+    } else {
+        const double norm = bmvp_optim_grad_norm(o);
+        bmvpi_losses_norm(c, k, step, norm);
+        bmvp_optim_step(o, lr, clip > 0 && norm > clip ? clip / norm : 1);
+    }
+    if (!bmvp_failed(c)) bmvp_optim_zero_grad(o);
+}
+/* The record of a step, or NULL: it was never taken, or too long ago. */
+static const bmvpi_losses *bmvpi_book_find(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step)
+{
+    const bmvpi_losses *r = &k->record[step >= 0 ? step % BMVPI_RECORDS : 0];
+    if (o) bmvpi_book_read(c, k, o, step);
+    if (step >= 0 && r->step == step + 1) return r;
+    return (const bmvpi_losses *)bmvp_fail(c, BMVP_E_ARG, "losses of step %lld: those of the last %d steps are known", (long long)step,
+                                           (int)BMVPI_RECORDS);
+}
+
 struct bmvp_ssl {
     bmvp_ctx *c;
     bmvp_net *net;
@@ -841,6 +972,7 @@ struct bmvp_ssl {
     bmvp_optim *optim;
     float *mask; /* crop^3, scratch */
     int pending, keep; /* passes since the last update */
+    bmvpi_book book;
     bmvp_reducer *reducer; /* of several ranks; NULL: one */
     int last_pass;
     struct bmvpi_ssl_box *box; /* where templates have got gradients since the last update */
@@ -872,20 +1004,6 @@ static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_s
     if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
         bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
     return !bmvp_failed(c) && bmvpi_check_modalities(c, n, names);
-}
-
-/* Clips the gradient to `clip` (0: not at all), steps, forgets it. 0 and the context's error when it is not finite; norm: before clipping. */
-static int bmvpi_clipped_step(bmvp_ctx *c, bmvp_optim *o, double lr, double clip, int64_t step, double *norm)
-{
-    *norm = bmvp_optim_grad_norm(o);
-    if (!(*norm <= (double)FLT_MAX)) {
-        bmvp_fail(c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
-                  (long long)step);
-        return 0;
-    }
-    bmvp_optim_step(o, lr, clip > 0 && *norm > clip ? clip / *norm : 1);
-    bmvp_optim_zero_grad(o);
-    return 1;
 }
 
 static void bmvpi_ssl_templates(bmvp_ssl *s, int n, const char *const *names, const int64_t grid[3])
@@ -1393,24 +1511,34 @@ static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
     return total;
 }
 
-/* What the losses of a pass are, after its backward: a device would have nothing to do while they are read. */
-static bmvp_ssl_losses bmvpi_ssl_read_losses(const bmvpi_pass *p, const bmvp_tensor *total, bmvp_tensor *const parts[3])
+static void bmvpi_ssl_losses_from(const double loss[BMVPI_LOSSES + 1], bmvp_ssl_losses *out)
 {
-    bmvp_ctx *c = p->s->c;
-    bmvp_ssl_losses loss;
-    loss.total = total ? (double)bmvp_scalar(c, total) : 0;
-    loss.cmr = parts[0] ? (double)bmvp_scalar(c, parts[0]) : (double)NAN;
-    loss.md = parts[1] ? (double)bmvp_scalar(c, parts[1]) : (double)NAN;
-    loss.cl = parts[2] ? (double)bmvp_scalar(c, parts[2]) : (double)NAN;
-    loss.grad_norm = (double)NAN;
-    if (p->s->reducer) bmvpi_ssl_sum_losses(p, &loss);
-    return loss;
+    out->total = loss[0];
+    out->cmr = loss[1];
+    out->md = loss[2];
+    out->cl = loss[3];
+    out->grad_norm = loss[BMVPI_NORM];
 }
 
-BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
+/* Losses of a pass over several ranks: what the sum of all is decides, so the host waits. */
+static void bmvpi_ssl_ranks_pass(bmvpi_pass *p, bmvp_tensor *const loss[BMVPI_LOSSES])
 {
-    bmvp_tensor *parts[3] = { NULL, NULL, NULL }, *total;
-    bmvp_ssl_losses loss;
+    bmvp_ssl *s = p->s;
+    double now[BMVPI_LOSSES + 1];
+    bmvp_ssl_losses l;
+    int i;
+    for (i = 0; i < BMVPI_LOSSES; ++i) now[i] = loss[i] ? (double)bmvp_scalar(s->c, loss[i]) : i > 0 ? (double)NAN : 0;
+    now[BMVPI_NORM] = (double)NAN;
+    bmvpi_ssl_losses_from(now, &l);
+    bmvpi_ssl_sum_losses(p, &l);
+    now[0] = l.total, now[1] = l.cmr, now[2] = l.md, now[3] = l.cl;
+    if (!bmvp_failed(s->c)) bmvpi_losses_add(s->c, &s->book, s->steps, now);
+}
+
+static bmvp_status bmvpi_ssl_pass(bmvp_ssl *s, const bmvp_ssl_item *items, int n)
+{
+    const int updates = s->last_pass && (s->steps + 1) % s->cfg.update_every == 0; /* comes next, and is recorded with the pass */
+    bmvp_tensor *loss[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
     bmvpi_pass p;
     int i;
     memset(&p, 0, sizeof p);
@@ -1422,38 +1550,55 @@ BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     bmvp_step_begin(s->c);
     bmvp_capture_begin(s->c);
-    total = bmvpi_ssl_forward(&p, parts);
-    for (i = 0; i < 3; ++i) bmvp_keep(parts[i]);
-    if (s->reducer && s->last_pass && (s->steps + 1) % s->cfg.update_every == 0) bmvp_reducer_start(s->reducer);
+    loss[0] = bmvpi_ssl_forward(&p, loss + 1);
+    for (i = 0; i < BMVPI_LOSSES; ++i) bmvp_keep(loss[i]);
+    if (s->reducer && updates) bmvp_reducer_start(s->reducer);
     s->last_pass = 0;
-    if (total) bmvp_backward(s->c, bmvp_keep(total));
-    bmvp_capture_end(s->c);
-    loss = bmvpi_ssl_read_losses(&p, total, parts);
-    if (out) *out = loss;
-    if (!bmvp_failed(s->c) && !bmvp_is_plan(s->c) && !(fabs(loss.total) <= FLT_MAX))
-        bmvp_fail(s->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of "
-                  "the step before", loss.total, (long long)s->steps);
-    s->pending += total != NULL;
+    if (loss[0]) bmvp_backward(s->c, loss[0]);
+    if (s->reducer) bmvpi_ssl_ranks_pass(&p, loss);
+    else bmvpi_book_pass(s->c, &s->book, s->optim, s->steps, loss);
+    if (!updates || bmvp_failed(s->c)) bmvp_capture_end(s->c);
+    s->pending += loss[0] != NULL;
     return bmvp_error_of(s->c)->status;
+}
+
+/* What was posted of step `step` is read; the losses of the last pass. */
+static bmvp_status bmvpi_ssl_read(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out)
+{
+    bmvpi_book_read(s->c, &s->book, s->optim, step);
+    bmvpi_ssl_losses_from(s->book.pass, out);
+    return bmvp_error_of(s->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
+{
+    const bmvp_status st = bmvpi_ssl_pass(s, items, n);
+    return out ? bmvpi_ssl_read(s, s->steps, out) : st;
+}
+
+static void bmvpi_ssl_update_now(bmvp_ssl *s, double lr)
+{
+    int i;
+    if (s->reducer) {
+        bmvp_reducer_finish(s->reducer);
+        bmvpi_ssl_exchange_templates(s);
+    }
+    for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
+        if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(s->c, s->templ[i]);
+    bmvpi_book_update(s->c, &s->book, s->optim, s->steps - 1, lr, s->cfg.clip);
+    if (!bmvp_failed(s->c)) s->pending = 0;
 }
 
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out)
 {
-    double norm;
-    int i;
     if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
     ++s->steps;
-    if (s->steps % s->cfg.update_every || bmvp_is_plan(s->c)) return BMVP_OK;
-    if (s->reducer) {
-        bmvp_reducer_finish(s->reducer);
-        bmvpi_ssl_exchange_templates(s);
-        if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
-    }
-    for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
-        if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(s->c, s->templ[i]);
-    if (!bmvpi_clipped_step(s->c, s->optim, lr, s->cfg.clip, s->steps - 1, &norm)) return bmvp_error_of(s->c)->status;
-    if (out) out->grad_norm = norm;
-    s->pending = 0;
+    if (bmvp_is_plan(s->c)) return BMVP_OK;
+    if (s->steps % s->cfg.update_every == 0) bmvpi_ssl_update_now(s, lr);
+    bmvp_capture_end(s->c);
+    if (!out) return bmvp_error_of(s->c)->status;
+    bmvpi_book_read(s->c, &s->book, s->optim, s->steps - 1);
+    out->grad_norm = s->book.pass[BMVPI_NORM];
     return bmvp_error_of(s->c)->status;
 }
 
@@ -1461,8 +1606,16 @@ BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int 
 {
     bmvp_status st;
     bmvp_ssl_last_pass(s);
-    st = bmvp_ssl_accumulate(s, items, n, out);
-    return st ? st : bmvp_ssl_update(s, lr, out);
+    st = bmvpi_ssl_pass(s, items, n);
+    if (!st) st = bmvp_ssl_update(s, lr, NULL);
+    return out ? bmvpi_ssl_read(s, s->steps, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_losses_of(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out)
+{
+    const bmvpi_losses *r = bmvpi_book_find(s->c, &s->book, s->optim, step);
+    if (r) bmvpi_ssl_losses_from(r->loss, out);
+    return bmvp_error_of(s->c)->status;
 }
 
 static void bmvpi_ssl_look_view(bmvpi_pass *p, int from_template, float *view, float *rec)
@@ -1651,6 +1804,7 @@ BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *co
     const bmvpi_file r = bmvpi_ssl_run(s);
     bmvp_status st;
     bmvp_jw w;
+    bmvpi_book_read(s->c, &s->book, s->optim, s->steps); /* nothing is written of a run that has failed unseen */
     if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
     if (s->pending)
         return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
@@ -2785,6 +2939,7 @@ struct bmvp_ft {
     float *input, *target, *mask, *class_weight; /* of a batch, channels last; one crop; outputs numbers or NULL */
     int32_t *klass;                              /* class of each voxel (or case) of a batch */
     int pending;
+    bmvpi_book book;
 };
 
 static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
@@ -3320,16 +3475,12 @@ static int bmvpi_ft_check_items(bmvp_ft *f, const bmvp_ft_item *item, int n)
     return !bmvp_failed(f->c);
 }
 
-static double bmvpi_ft_part(const bmvp_ft *f, const bmvp_tensor *t)
+/* updates: the update comes next, and is recorded with the pass */
+static bmvp_status bmvpi_ft_pass_run(bmvp_ft *f, const bmvp_ft_item *items, int n, int updates)
 {
-    return t ? (double)bmvp_scalar(f->c, t) / (f->cfg.copies ? 2 : 1) : (double)NAN;
-}
-
-BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
-{
-    bmvp_tensor *total, *mean;
-    bmvp_ft_losses loss;
+    bmvp_tensor *loss[BMVPI_LOSSES], *mean;
     bmvpi_ft_pass p;
+    int i;
     memset(&p, 0, sizeof p);
     p.f = f;
     p.item = items;
@@ -3339,43 +3490,68 @@ BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, i
     if (!p.change) return BMVP_E_OOM;
     bmvp_step_begin(f->c);
     bmvp_capture_begin(f->c);
-    total = bmvp_keep(bmvpi_ft_forward(&p));
+    loss[0] = bmvpi_ft_forward(&p);
     bmvpi_free(f->c, p.change);
-    bmvp_keep(p.dice);
-    bmvp_keep(p.ce);
-    bmvp_keep(p.consistency);
-    mean = total && f->cfg.update_every > 1 ? bmvp_scale(f->c, total, 1.0 / f->cfg.update_every, 0) : total; /* over the virtual batch */
+    loss[1] = p.dice, loss[2] = p.ce, loss[3] = p.consistency;
+    for (i = 0; i < BMVPI_LOSSES; ++i) bmvp_keep(loss[i]);
+    mean = loss[0] && f->cfg.update_every > 1 ? bmvp_scale(f->c, loss[0], 1.0 / f->cfg.update_every, 0) : loss[0]; /* over the virtual batch */
     if (mean) bmvp_backward(f->c, mean);
-    bmvp_capture_end(f->c);
-    loss.total = total ? (double)bmvp_scalar(f->c, total) : (double)NAN; /* after backward: a device would have nothing to do while it is read */
-    loss.dice = bmvpi_ft_part(f, p.dice);
-    loss.ce = bmvpi_ft_part(f, p.ce);
-    loss.consistency = p.consistency ? (double)bmvp_scalar(f->c, p.consistency) : (double)NAN;
-    loss.grad_norm = (double)NAN;
-    if (out) *out = loss;
-    if (!bmvp_failed(f->c) && !bmvp_is_plan(f->c) && !(fabs(loss.total) <= FLT_MAX))
-        bmvp_fail(f->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
-                  "step before", loss.total, (long long)f->steps);
+    bmvpi_book_pass(f->c, &f->book, f->optim, f->steps, loss);
+    if (!updates || bmvp_failed(f->c)) bmvp_capture_end(f->c);
     ++f->pending;
     return bmvp_error_of(f->c)->status;
 }
 
+static void bmvpi_ft_losses_from(const bmvp_ft *f, const double loss[BMVPI_LOSSES + 1], bmvp_ft_losses *out)
+{
+    const double copies = f->cfg.copies ? 2 : 1;
+    out->total = loss[0];
+    out->dice = loss[1] / copies;
+    out->ce = loss[2] / copies;
+    out->consistency = loss[3];
+    out->grad_norm = loss[BMVPI_NORM];
+}
+static bmvp_status bmvpi_ft_read(bmvp_ft *f, int64_t step, bmvp_ft_losses *out)
+{
+    bmvpi_book_read(f->c, &f->book, f->optim, step);
+    bmvpi_ft_losses_from(f, f->book.pass, out);
+    return bmvp_error_of(f->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
+{
+    const bmvp_status st = bmvpi_ft_pass_run(f, items, n, 0);
+    return out ? bmvpi_ft_read(f, f->steps, out) : st;
+}
+
 BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out)
 {
-    double norm;
     if (bmvp_failed(f->c)) return bmvp_error_of(f->c)->status;
     ++f->steps;
-    if (f->steps % f->cfg.update_every || bmvp_is_plan(f->c)) return BMVP_OK;
-    if (!bmvpi_clipped_step(f->c, f->optim, lr, f->cfg.clip, f->steps - 1, &norm)) return bmvp_error_of(f->c)->status;
-    if (out) out->grad_norm = norm;
-    f->pending = 0;
+    if (bmvp_is_plan(f->c)) return BMVP_OK;
+    if (f->steps % f->cfg.update_every == 0) {
+        bmvpi_book_update(f->c, &f->book, f->optim, f->steps - 1, lr, f->cfg.clip);
+        if (!bmvp_failed(f->c)) f->pending = 0;
+    }
+    bmvp_capture_end(f->c);
+    if (!out) return bmvp_error_of(f->c)->status;
+    bmvpi_book_read(f->c, &f->book, f->optim, f->steps - 1);
+    out->grad_norm = f->book.pass[BMVPI_NORM];
     return bmvp_error_of(f->c)->status;
 }
 
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out)
 {
-    bmvp_status st = bmvp_ft_accumulate(f, items, n, out);
-    return st ? st : bmvp_ft_update(f, lr, out);
+    bmvp_status st = bmvpi_ft_pass_run(f, items, n, (f->steps + 1) % f->cfg.update_every == 0);
+    if (!st) st = bmvp_ft_update(f, lr, NULL);
+    return out ? bmvpi_ft_read(f, f->steps, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ft_losses_of(bmvp_ft *f, int64_t step, bmvp_ft_losses *out)
+{
+    const bmvpi_losses *r = bmvpi_book_find(f->c, &f->book, f->optim, step);
+    if (r) bmvpi_ft_losses_from(f, r->loss, out);
+    return bmvp_error_of(f->c)->status;
 }
 
 BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x)
@@ -3440,6 +3616,7 @@ BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const
     const bmvpi_file r = bmvpi_ft_file(f, train && f->optim);
     bmvp_status st;
     bmvp_jw w;
+    if (f->optim) bmvpi_book_read(f->c, &f->book, f->optim, f->steps);
     if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
     if (f->pending)
         return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,

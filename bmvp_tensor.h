@@ -388,6 +388,8 @@ typedef struct bmvp_update {
     float scale, lr, decay, l2, b1, b2, step, root, eps;
 } bmvp_update;
 
+enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
+
 /* Memory and shared work of a device whose memory the host cannot read: values, gradients and workspaces of its contexts lie there.
    Calls take effect in their order, but may return before; a failure is recorded with bmvp_fail, at the latest by the next call that
    waits. None is made in a plan. */
@@ -404,6 +406,15 @@ typedef struct bmvp_device {
     void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
+    /* The same step without waiting for the norm. rule: numbers on the device. rule[0] becomes the norm of all gradients, rule[1] the scale: clip /
+       norm where that is above clip > 0, else 1. Nothing moves if rule[2] is not 0, which a norm that is not finite makes it, or `watch`, if x is
+       not finite: the host learns of it later, and the values are those of the last good step. */
+    void (*clipped_update)(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule);
+    void (*watch)(bmvp_ctx *c, const float *x, float *rule);
+    /* Reading without waiting: n floats, at most BMVP_POST_MOST (NULL: 0), are sent to the host. Returns a ticket above 0, or 0 and a failure. The
+       last BMVP_TICKETS of them can be collected, which waits for that one; 0, NaNs and a failure else. */
+    int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);
+    int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
     void (*capture_begin)(bmvp_ctx *c); /* both or neither: as bmvp_capture_begin says. End is called after failures, too, */
     void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */

@@ -128,6 +128,7 @@ struct shim_machine {
     std::vector<node> recorded;                  /* of a stream that is captured */
     int recording = 0, spoilt = 0;               /* spoilt: by a call that is not allowed then */
     int graphs = 0, updates = 0, graph_launches = 0;
+    int waits = 0; /* of the host for all that the stream has been given */
 };
 inline shim_machine shim;
 
@@ -380,6 +381,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t s)
 inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    ++shim.waits;
     shim_run(shim.given);
     const cudaError_t e = (cudaError_t)shim.late_error;
     shim.late_error = 0;
@@ -508,7 +510,9 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     shim_run(e->last);
-    return cudaSuccess;
+    const cudaError_t late = (cudaError_t)shim.late_error;
+    shim.late_error = 0;
+    return late;
 }
 
 /* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds. */
@@ -532,6 +536,11 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
     shim.recording = 0;
     if (shim.spoilt) return cudaErrorStreamCaptureInvalidated;
     *g = new shim_graph{ shim.recorded };
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *, size_t *n)
+{
+    *n = g->node.size();
     return cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long)

@@ -731,15 +731,14 @@ static bmvp_ssl *tiny_run(bmvp_ctx *c, const char *network)
     }
     return s;
 }
-static bmvp_ssl_losses tiny_step(bmvp_ssl *s, uint32_t step)
+static bmvp_status tiny_step_begin(bmvp_ssl *s, uint32_t step, bmvp_ssl_losses *out, int spoil = 0)
 {
     bmvp_rng r = bmvp_rng_make(9, 0, step, 0);
     floats v[4];
     bmvp_ssl_item item[2];
-    bmvp_ssl_losses out;
     memset(item, 0, sizeof item);
-    memset(&out, 0, sizeof out);
     for (floats &f : v) f = random_floats(16 * 16 * 16, &r);
+    if (spoil) v[0][77] = (float)NAN;
     for (int i = 0; i < 2; ++i) {
         item[i].x = v[2 * i].data();
         item[i].other = v[2 * i + 1].data();
@@ -748,7 +747,13 @@ static bmvp_ssl_losses tiny_step(bmvp_ssl *s, uint32_t step)
         item[i].template_start[0] = 1 - i;
         item[i].template_start[2] = 8 * i; /* partly outside */
     }
-    (void)bmvp_ssl_step(s, item, 2, 1e-3, &out);
+    return bmvp_ssl_step(s, item, 2, 1e-3, out);
+}
+static bmvp_ssl_losses tiny_step(bmvp_ssl *s, uint32_t step)
+{
+    bmvp_ssl_losses out;
+    memset(&out, 0, sizeof out);
+    (void)tiny_step_begin(s, step, &out);
     return out;
 }
 
@@ -840,33 +845,88 @@ static void test_half_pretraining(void)
     CHECK(shim.memory.empty());
 }
 
-/* Steps as graphs give the bits of steps call by call, and after the first ones, which make their memory, every step is one graph. */
-static void test_graph_of_a_step(void)
+static void append(floats *to, const bmvp_ssl_losses &l)
 {
-    const int steps = 5;
-    floats loss[2], last[2];
-    for (int graph = 0; graph < 2; ++graph) {
+    to->insert(to->end(), { (float)l.total, (float)l.cmr, (float)l.md, (float)l.cl, (float)l.grad_norm });
+}
+
+/* Steps as graphs give the bits of steps call by call, and after the first ones, which make their memory, every step with its update is one
+   graph. With an update every second step there are two kinds, each with its own. A program that reads the losses of the step before while the next
+   one goes on (ahead) gets the same, and the host never waits for all of the stream. */
+static void test_graph_of_a_step(int every)
+{
+    const int steps = 8, kinds = every, first = 4;
+    floats loss[3], last[3];
+    for (int run = 0; run < 3; ++run) {
+        const int graph = run > 0, ahead = run > 1, launches = shim.graph_launches, graphs = shim.graphs, updates = shim.updates;
         const bmvp_backend *b = gpu();
         bmvp_ctx *c = context(b);
+        bmvp_ssl_losses l;
         bmvp_ssl *s;
-        const int launches = shim.graph_launches, graphs = shim.graphs, updates = shim.updates;
+        int waits = 0;
         c->cfg.graph = graph;
         s = tiny_run(c, "uniformer_tiny");
+        s->cfg.update_every = every;
         for (int i = 0; i < steps; ++i) {
-            const bmvp_ssl_losses l = tiny_step(s, (uint32_t)i);
-            loss[graph].insert(loss[graph].end(), { (float)l.total, (float)l.cmr, (float)l.md, (float)l.cl, (float)l.grad_norm });
+            if (i == first) waits = shim.waits;
+            CHECK(!tiny_step_begin(s, (uint32_t)i, ahead ? NULL : &l));
+            if (ahead && i > 0) CHECK(!bmvp_ssl_losses_of(s, i - 1, &l));
+            if (!ahead || i > 0) append(&loss[run], l);
         }
-        CHECK(shim.graph_launches - launches == (graph ? steps - 2 : 0));
-        CHECK(shim.graphs - graphs == graph && shim.updates - updates == (graph ? steps - 3 : 0));
-        last[graph].resize((size_t)bmvp_ssl_template(s, 1)->numel);
-        bmvp_read(c, bmvp_ssl_template(s, 1), last[graph].data());
+        CHECK(!ahead || shim.waits == waits);
+        if (ahead) CHECK(!bmvp_ssl_losses_of(s, steps - 1, &l));
+        if (ahead) append(&loss[run], l);
+        CHECK(bmvp_ssl_losses_of(s, steps - 2, &l) == BMVP_OK && (float)l.total == loss[run][5 * (size_t)(steps - 2)]);
+        CHECK(graph || shim.graph_launches == launches);
+        CHECK(!graph || (shim.graph_launches - launches >= steps - first && shim.graphs - graphs == kinds));
+        CHECK(!graph || shim.updates - updates == shim.graph_launches - launches - kinds);
+        last[run].resize((size_t)bmvp_ssl_template(s, 1)->numel);
+        bmvp_read(c, bmvp_ssl_template(s, 1), last[run].data());
         check_context(c);
+        CHECK(bmvp_ssl_losses_of(s, steps, &l) == BMVP_E_ARG);
         bmvp_ssl_destroy(s);
         bmvp_destroy(c);
         bmvp_cuda_release(b);
     }
-    CHECK(loss[0].size() == loss[1].size() && memcmp(loss[0].data(), loss[1].data(), loss[0].size() * sizeof(float)) == 0);
-    CHECK(memcmp(last[0].data(), last[1].data(), last[0].size() * sizeof(float)) == 0);
+    for (int run = 1; run < 3; ++run) {
+        CHECK(loss[0].size() == loss[run].size() && memcmp(loss[0].data(), loss[run].data(), loss[0].size() * sizeof(float)) == 0);
+        CHECK(memcmp(last[0].data(), last[run].data(), last[0].size() * sizeof(float)) == 0);
+    }
+}
+static void test_graphs(void)
+{
+    test_graph_of_a_step(1);
+    test_graph_of_a_step(2);
+}
+
+/* A step that is not finite, seen only after the next one has been given to the device: nothing has moved, and a checkpoint is refused. */
+static void test_late_losses(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    bmvp_ssl *s = tiny_run(c, "uniformer_tiny");
+    floats before((size_t)bmvp_ssl_template(s, 1)->numel), after(before.size());
+    bmvp_ssl_losses l;
+    bmvp_error err;
+    for (int i = 0; i < 3; ++i) CHECK(!tiny_step_begin(s, (uint32_t)i, NULL));
+    bmvp_read(c, bmvp_ssl_template(s, 1), before.data());
+    CHECK(!tiny_step_begin(s, 3, NULL, 1));
+    CHECK(!tiny_step_begin(s, 4, NULL));
+    CHECK(!bmvp_ssl_losses_of(s, 2, &l) && l.total > 0 && l.grad_norm > 0);
+    CHECK(bmvp_ssl_save(s, "/tmp/test_cuda.never", NULL, &err) == BMVP_E_STATE);
+    CHECK_HOLDS(err.message, "the loss is nan at step 3");
+    bmvp_clear_error(c);
+    bmvp_read(c, bmvp_ssl_template(s, 1), after.data());
+    CHECK(memcmp(before.data(), after.data(), before.size() * sizeof(float)) == 0);
+    l = tiny_step(s, 5);
+    CHECK(l.total > 0 && l.grad_norm > 0);
+    bmvp_read(c, bmvp_ssl_template(s, 1), after.data());
+    CHECK(memcmp(before.data(), after.data(), before.size() * sizeof(float)) != 0);
+    check_context(c);
+    bmvp_ssl_destroy(s);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+    CHECK(shim.memory.empty());
 }
 
 /* y = factor x, recorded. With `spoil` something waits meanwhile that may not; with `read` the step is cut in two. */
@@ -999,7 +1059,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_pretraining);
     CHECK_RUN(test_half_pretraining);
     if (NETWORKS > 1) CHECK_RUN(test_finetuning);
-    CHECK_RUN(test_graph_of_a_step);
+    CHECK_RUN(test_graphs);
+    CHECK_RUN(test_late_losses);
     CHECK_RUN(test_errors_while_recording);
     return check_end();
 }
