@@ -44,6 +44,15 @@ expect 0 "compute  cuda:0, fp32, no graph" bmvp pretrain $tiny --batch 2 --steps
 losses cuda/log.jsonl | head -n 2 >a
 losses calls/log.jsonl >b
 same a b
+# between what is written of a run the log is a step behind the device; it ends complete, and says what the CPU's says
+for device in cpu cuda; do
+    # shellcheck disable=SC2086 # words wanted
+    expect 0 "stopped after step 4 of 20" bmvp pretrain $tiny --batch 1 --steps 20 --stop-after 4 --set update_every=2 --out behind_$device --device $device
+done
+alike behind_cpu/log.jsonl behind_cuda/log.jsonl
+sed -n 's/.*"step": *\([0-9]*\).*/\1/p' behind_cuda/log.jsonl >a
+printf '1\n2\n3\n4\n' >b
+same a b
 # two ranks by NCCL (tests/cuda_nccl.h plays it) on the one GPU there is
 for r in 1 0; do
     # shellcheck disable=SC2086 # words wanted

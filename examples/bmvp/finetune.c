@@ -31,6 +31,7 @@ typedef struct session { /* what one call of the command holds */
     char preparation[512], train_part[64];
     char parts[256]; /* what the configuration does not hold: cases and weights, as options */
     int64_t total, first, val_steps;
+    double lr[2]; /* of step s at s % 2 */
     double before, best; /* seconds of earlier sessions; best validation so far, NaN: none */
     bmvp_cli_progress progress;
     bmvp_error err;
@@ -257,13 +258,18 @@ static bmvp_status start(session *s, const int64_t grid[3])
 
 /* ---- steps -------------------------------------------------------------------------------------------------------------- */
 
-static bmvp_status one_step(session *s, int64_t step, double lr, bmvp_ft_losses *loss)
+static bmvp_status failed(session *s)
+{
+    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+}
+
+/* A device is only given the step. */
+static bmvp_status one_step(session *s, int64_t step)
 {
     const bmvp_ft_batch *b = bmvp_ft_loader_get(&s->loader, step, &s->err);
-    bmvp_status st;
     if (!b) return s->err.status;
-    st = bmvp_ft_step(s->ft, b->item, s->cfg.batch, lr, loss);
-    return st ? bmvp_error_set(&s->err, st, "%s", bmvp_error_of(s->c)->message) : BMVP_OK;
+    s->lr[step % 2] = bmvp_ft_lr(s->ft, s->total);
+    return bmvp_ft_step(s->ft, b->item, s->cfg.batch, s->lr[step % 2], NULL) ? failed(s) : BMVP_OK;
 }
 
 static bmvp_status save(session *s, const char *name, int train)
@@ -301,23 +307,25 @@ static void write_score(bmvp_jw *w, const session *s, const bmvp_ft_score *v)
     bmvp_jw_double(w, "val_accuracy", v->accuracy);
 }
 
-static bmvp_status log_step(session *s, int64_t step, const bmvp_ft_losses *l, const bmvp_ft_score *v, double lr)
+static bmvp_status log_step(session *s, int64_t step, const bmvp_ft_score *v)
 {
-    const double seconds = bmvp_cli_elapsed(&s->progress);
+    const double seconds = bmvp_cli_elapsed(&s->progress), lr = s->lr[step % 2];
     const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
     const int64_t epoch = step * s->cfg.batch / s->data.n_train;
     char text[64] = "";
+    bmvp_ft_losses l;
     bmvp_status st;
     bmvp_jw w;
+    if (bmvp_ft_losses_of(s->ft, step, &l)) return failed(s);
     bmvp_jw_init(&w, 0, NULL);
     bmvp_jw_object(&w, NULL);
     bmvp_jw_int(&w, "step", step + 1);
     bmvp_jw_int(&w, "epoch", epoch);
-    bmvp_jw_double(&w, "loss", l->total);
-    bmvp_jw_double(&w, "loss_dice", l->dice);
-    bmvp_jw_double(&w, "loss_ce", l->ce);
-    bmvp_jw_double(&w, "loss_consistency", l->consistency);
-    bmvp_jw_double(&w, "grad_norm", l->grad_norm);
+    bmvp_jw_double(&w, "loss", l.total);
+    bmvp_jw_double(&w, "loss_dice", l.dice);
+    bmvp_jw_double(&w, "loss_ce", l.ce);
+    bmvp_jw_double(&w, "loss_consistency", l.consistency);
+    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
     bmvp_jw_double(&w, "lr", lr);
     bmvp_jw_float(&w, "samples_per_s", (float)rate);
     bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
@@ -328,31 +336,42 @@ static bmvp_status log_step(session *s, int64_t step, const bmvp_ft_losses *l, c
     bmvp_jw_free(&w);
     if (s->best == s->best) snprintf(text, sizeof text, "  best %s %.4f", s->data.segment ? "Dice" : "score", s->best);
     bmvp_cli_status(&s->progress, step + 1 == s->total, "step %lld/%lld  epoch %lld  loss %.4f%s  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
-                    (long long)step + 1, (long long)s->total, (long long)epoch, l->total, text, lr, rate,
+                    (long long)step + 1, (long long)s->total, (long long)epoch, l.total, text, lr, rate,
                     (double)(s->total - step - 1) * s->cfg.batch / rate, bmvp_peak_memory_mb());
     return st;
+}
+
+/* saved: seconds when the last checkpoint was written */
+static int save_is_due(session *s, int64_t step, double saved)
+{
+    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : bmvp_cli_elapsed(&s->progress) - saved > 600;
+    return due && (step + 1) % s->cfg.update_every == 0;
+}
+static int validation_is_due(const session *s, int64_t step)
+{
+    return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 && ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
 }
 
 static bmvp_status train(session *s)
 {
     const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
     double saved = bmvp_cli_elapsed(&s->progress);
-    bmvp_ft_losses loss;
     bmvp_ft_score score;
     bmvp_status st = BMVP_OK;
-    int64_t step;
+    int64_t step, logged = s->first;
     /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
     for (step = s->first; step < stop && !st && !(bmvp_interrupted && step % s->cfg.update_every == 0); ++step) {
-        const double lr = bmvp_ft_lr(s->ft, s->total);
-        const int updated = (step + 1) % s->cfg.update_every == 0;
-        const int due = updated && s->data.n_val > 0 && ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
-        st = one_step(s, step, lr, &loss);
-        if (!st && due) st = validate(s, &score);
-        if (!st) st = log_step(s, step, &loss, due ? &score : NULL, lr);
-        if (st || !updated || !(s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : bmvp_cli_elapsed(&s->progress) - saved > 600)) continue;
+        const int validates = validation_is_due(s, step), saves = save_is_due(s, step, saved);
+        const int ahead = s->device && !validates && !saves; /* a device goes on with the step while the log of the one before is written */
+        st = one_step(s, step);
+        while (!st && logged + ahead + validates <= step) st = log_step(s, logged++, NULL);
+        if (!st && validates) st = validate(s, &score);
+        if (!st && validates) st = log_step(s, logged++, &score);
+        if (st || !saves) continue;
         st = save(s, "checkpoint.safetensors", 1);
         saved = bmvp_cli_elapsed(&s->progress);
     }
+    while (!st && logged < step) st = log_step(s, logged++, NULL);
     return st;
 }
 

@@ -29,6 +29,7 @@ typedef struct session { /* what one call of the command holds */
     bmvp_loader loader;
     FILE *log;
     int64_t total, first;
+    double lr[2];          /* of step s at s % 2 */
     char preparation[512]; /* settings of `bmvp prepare`, kept in the checkpoint: templates fit data prepared alike */
     double before;         /* seconds of earlier sessions */
     bmvp_cli_progress progress;
@@ -195,30 +196,23 @@ static bmvp_status start(session *s)
 
 /* ---- steps -------------------------------------------------------------------------------------------------------------- */
 
-static double add_part(double sum, double part) { return sum != sum ? part : part != part ? sum : sum + part; }
-
-static bmvp_status one_step(session *s, int64_t step, bmvp_ssl_losses *sum)
+/* A device is only given the step. */
+static bmvp_status one_step(session *s, int64_t step)
 {
     const bmvp_batch *b = bmvp_loader_get(&s->loader, step, &s->err);
-    bmvp_ssl_losses part;
+    const double lr = bmvp_ssl_lr(s->ssl, s->total);
     bmvp_status st = BMVP_OK;
     int from, to, first, count, at;
     if (!b) return s->err.status;
+    s->lr[step % 2] = lr;
     bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
-    memset(sum, 0, sizeof *sum);
-    sum->cmr = sum->md = sum->cl = -1.0 / 0.0 + 1.0 / 0.0; /* NaN: not there */
     for (from = at = 0; from < b->n && !st; from = to, at += count) {
         to = bmvp_batch_pass(b, &s->cfg, from);
         count = bmvp_ssl_share(to - from, s->ranks.launch.rank, s->ranks.launch.size, &first);
         if (to == b->n) bmvp_ssl_last_pass(s->ssl);
-        st = bmvp_ssl_accumulate(s->ssl, b->item + at, count, &part);
-        sum->total += part.total;
-        sum->cmr = add_part(sum->cmr, part.cmr);
-        sum->md = add_part(sum->md, part.md);
-        sum->cl = add_part(sum->cl, part.cl);
+        st = bmvp_ssl_accumulate(s->ssl, b->item + at, count, NULL);
     }
-    sum->grad_norm = -1.0 / 0.0 + 1.0 / 0.0;
-    if (!st) st = bmvp_ssl_update(s->ssl, bmvp_ssl_lr(s->ssl, s->total), sum);
+    if (!st) st = bmvp_ssl_update(s->ssl, lr, NULL);
     return st ? failed(s) : BMVP_OK;
 }
 
@@ -239,20 +233,23 @@ static bmvp_status log_ranks(session *s, double seconds, bmvp_jw *w)
     return BMVP_OK;
 }
 
-static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, double lr, double seconds)
+static bmvp_status log_step(session *s, int64_t step)
 {
+    const double seconds = bmvp_cli_elapsed(&s->progress), lr = s->lr[step % 2];
     const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
+    bmvp_ssl_losses l;
     bmvp_status st = BMVP_OK;
     bmvp_jw w;
+    if (bmvp_ssl_losses_of(s->ssl, step, &l)) return failed(s);
     bmvp_jw_init(&w, 0, NULL);
     bmvp_jw_object(&w, NULL);
     bmvp_jw_int(&w, "step", step + 1);
     bmvp_jw_int(&w, "epoch", bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
-    bmvp_jw_double(&w, "loss", l->total);
-    bmvp_jw_double(&w, "loss_cmr", l->cmr);
-    bmvp_jw_double(&w, "loss_md", l->md);
-    bmvp_jw_double(&w, "loss_cl", l->cl);
-    bmvp_jw_double(&w, "grad_norm", l->grad_norm);
+    bmvp_jw_double(&w, "loss", l.total);
+    bmvp_jw_double(&w, "loss_cmr", l.cmr);
+    bmvp_jw_double(&w, "loss_md", l.md);
+    bmvp_jw_double(&w, "loss_cl", l.cl);
+    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
     bmvp_jw_double(&w, "lr", lr);
     bmvp_jw_float(&w, "samples_per_s", (float)rate);
     bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
@@ -264,8 +261,8 @@ static bmvp_status log_step(session *s, int64_t step, const bmvp_ssl_losses *l, 
     if (st || !bmvp_ranks_lead(&s->ranks)) return st;
     bmvp_cli_status(&s->progress, step + 1 == s->total,
                     "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
-                    (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l->total, l->cmr,
-                    l->md, l->cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, bmvp_peak_memory_mb());
+                    (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l.total, l.cmr,
+                    l.md, l.cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, bmvp_peak_memory_mb());
     return st;
 }
 
@@ -291,39 +288,51 @@ static bmvp_status stop_now(session *s, int64_t step, int *interrupted)
     return bmvp_ranks_several(&s->ranks) ? bmvp_ranks_any(&s->ranks, interrupted, &s->err) : BMVP_OK;
 }
 
-/* Checkpoint, snapshot and report after a step, where they are due. saved: seconds when the last checkpoint was written. */
+/* saved: seconds when the last checkpoint was written */
+static int save_is_due(session *s, int64_t step, double saved)
+{
+    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : bmvp_cli_elapsed(&s->progress) - saved > 600;
+    return due && (step + 1) % s->cfg.update_every == 0;
+}
+static int report_is_due(const session *s, int64_t step) { return s->o.report_every > 0 && (step + 1) % s->o.report_every == 0; }
+
+/* Checkpoint, snapshot and report after a step, where they are due. */
 static bmvp_status write_due(session *s, int64_t step, double *saved)
 {
-    const double now = bmvp_cli_elapsed(&s->progress);
-    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : now - *saved > 600;
     bmvp_status st = BMVP_OK;
-    if (due && (step + 1) % s->cfg.update_every == 0) {
+    if (save_is_due(s, step, *saved)) {
         st = save(s);
         *saved = bmvp_cli_elapsed(&s->progress);
     }
     if (!st && is_snapshot_step(s, step + 1)) st = bmvp_run_snapshot(s->c, s->ssl, s->o.out, &s->err);
-    if (!st && s->o.report_every > 0 && (step + 1) % s->o.report_every == 0)
+    if (!st && report_is_due(s, step))
         st = bmvp_run_report(s->ssl, &s->data, s->o.out, s->total, s->before + bmvp_cli_elapsed(&s->progress), &s->err);
     return st;
+}
+
+/* A device does a step while the log of the one before is written, and while the next is prepared; unless something is due that reads what it has
+   made. Ranks are not ahead: their losses are sums over all. */
+static int goes_ahead(session *s, int64_t step, double saved)
+{
+    return s->device && !bmvp_ranks_several(&s->ranks) && !save_is_due(s, step, saved) && !report_is_due(s, step) && !is_snapshot_step(s, step + 1);
 }
 
 static bmvp_status train(session *s)
 {
     const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
     double saved = bmvp_cli_elapsed(&s->progress);
-    bmvp_ssl_losses loss;
     bmvp_status st = BMVP_OK;
-    int64_t step;
-    int interrupted = 0;
+    int64_t step, logged = s->first;
+    int interrupted = 0, ahead;
     s->ranks.waited = 0;
     for (step = s->first; step < stop && !st; ++step) {
-        const double lr = bmvp_ssl_lr(s->ssl, s->total);
         st = stop_now(s, step, &interrupted);
         if (st || interrupted) break;
-        st = one_step(s, step, &loss);
-        if (!st) st = log_step(s, step, &loss, lr, bmvp_cli_elapsed(&s->progress));
-        if (!st && bmvp_ranks_lead(&s->ranks)) st = write_due(s, step, &saved);
+        st = one_step(s, step);
+        for (ahead = goes_ahead(s, step, saved); !st && logged + ahead <= step;) st = log_step(s, logged++);
+        if (!st && !ahead && bmvp_ranks_lead(&s->ranks)) st = write_due(s, step, &saved);
     }
+    while (!st && logged < step) st = log_step(s, logged++);
     return st;
 }
 
