@@ -73,11 +73,14 @@ namespace bmvpi_cuda {
 
 struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
 enum { PRODUCT_LISTS = 256 };
-/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. */
+/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. A recorded
+   step's go to the halves' mirrors on the device first, in one piece and on a stream of their own, while the step before is computed. */
 struct staging {
-    char *half[2];
-    cudaEvent_t half_free[2];
+    char *half[2], *mirror[2];
+    cudaEvent_t half_free[2], mirrored;
+    cudaStream_t stream;
     int64_t size, used; /* of a half; of the one in use */
+    int64_t sent;       /* of the one in use: what is in its mirror, or went without */
     int64_t asked;      /* since the last step began */
     int now;
 };
@@ -344,6 +347,17 @@ static void mail_launched(bmvp_ctx *c)
     while (s->mail.launched < s->mail.made)
         check(c, cudaEventRecord(s->mail.sent[++s->mail.launched % BMVP_TICKETS], s->stream), "event");
 }
+/* What the recorded step reads of its half's mirror gets there; the backend's stream waits for it. */
+static int stage_mirror(bmvp_ctx *c)
+{
+    staging *g = &of(c)->stage;
+    const int64_t from = g->sent;
+    if (g->used == from) return 1;
+    g->sent = g->used;
+    return check(c, cudaMemcpyAsync(g->mirror[g->now] + from, g->half[g->now] + from, (size_t)(g->used - from), cudaMemcpyHostToDevice, g->stream),
+                 "upload") &&
+           check(c, cudaEventRecord(g->mirrored, g->stream), "event") && check(c, cudaStreamWaitEvent(of(c)->stream, g->mirrored, 0), "event");
+}
 /* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first, so that the rest of
    the step goes to the stream call by call. */
 static void capture_end(bmvp_ctx *c)
@@ -355,7 +369,7 @@ static void capture_end(bmvp_ctx *c)
     s->capture.on = 0;
     if (!check(c, cudaStreamEndCapture(s->stream, &recorded), "recording of a step")) (void)cudaGetLastError();
     if (!bmvp_failed(c)) graph = capture_take(c, recorded);
-    if (graph) check(c, cudaGraphLaunch(graph, s->stream), "launch of a step");
+    if (graph && stage_mirror(c)) check(c, cudaGraphLaunch(graph, s->stream), "launch of a step");
     if (recorded) (void)cudaGraphDestroy(recorded);
     mail_launched(c);
 }
@@ -636,7 +650,7 @@ static int stage_turn(bmvp_ctx *c)
     if (s->stage.size == 0) return 1;
     if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
     s->stage.now ^= 1;
-    s->stage.used = 0;
+    s->stage.used = s->stage.sent = 0;
     return ranks_done(c, s->stage.half_free[s->stage.now]) &&
            check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
 }
@@ -645,8 +659,11 @@ static void stage_free(staging *g)
     int i;
     for (i = 0; i < 2; ++i) {
         if (g->half[i]) (void)cudaFreeHost(g->half[i]);
+        if (g->mirror[i]) (void)cudaFree(g->mirror[i]);
         if (g->half_free[i]) (void)cudaEventDestroy(g->half_free[i]);
     }
+    if (g->mirrored) (void)cudaEventDestroy(g->mirrored);
+    if (g->stream) (void)cudaStreamDestroy(g->stream);
     memset(g, 0, sizeof *g);
 }
 /* Halves of twice the size, at least `bytes`: so a run soon has room for the uploads of a step in one half. Waits. */
@@ -660,8 +677,11 @@ static int stage_grow(bmvp_ctx *c, int64_t bytes)
     of(c)->capture.changed = 1;
     stage_free(g);
     for (i = 0; i < 2 && !bmvp_failed(c); ++i)
-        if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads"))
-            check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event");
+        if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads") &&
+            check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event") && bmvp_captures(c))
+            g->mirror[i] = (char *)memory_alloc(c, size);
+    if (!bmvp_failed(c) && bmvp_captures(c) && check(c, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream"))
+        check(c, cudaEventCreateWithFlags(&g->mirrored, cudaEventDisableTiming), "event");
     if (bmvp_failed(c)) stage_free(g);
     else g->size = size;
     return !bmvp_failed(c);
@@ -675,6 +695,17 @@ static char *stage_room(bmvp_ctx *c, int64_t bytes)
     g->used += ceil_div(bytes, 64) * 64;
     return g->half[g->now] + g->used - ceil_div(bytes, 64) * 64;
 }
+/* A piece of the half in use to the device; in a recorded step from its mirror, which will be there. */
+static void stage_copy(bmvp_ctx *c, char *to, const char *room, int64_t bytes)
+{
+    staging *g = &of(c)->stage;
+    if (of(c)->capture.on && g->mirror[g->now]) {
+        check(c, cudaMemcpyAsync(to, g->mirror[g->now] + (room - g->half[g->now]), (size_t)bytes, cudaMemcpyDeviceToDevice, of(c)->stream), "upload");
+        return;
+    }
+    check(c, cudaMemcpyAsync(to, room, (size_t)bytes, cudaMemcpyHostToDevice, of(c)->stream), "upload");
+    g->sent = g->used;
+}
 /* Copies the host's bytes to the device in the stream's order; the host may change them at once. */
 static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
 {
@@ -683,7 +714,7 @@ static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
         char *room = stage_room(c, piece = smaller(bytes - at, STAGE_MOST));
         if (!room) return 0;
         memcpy(room, (const char *)host + at, (size_t)piece);
-        check(c, cudaMemcpyAsync((char *)to + at, room, (size_t)piece, cudaMemcpyHostToDevice, of(c)->stream), "upload");
+        stage_copy(c, (char *)to + at, room, piece);
     }
     return !bmvp_failed(c);
 }

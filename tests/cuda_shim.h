@@ -7,7 +7,7 @@
 
    As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
    waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
-   not allowed then fail. Further streams (cudaStreamCreateWithFlags; only tests/cuda_nccl.h gives them work) go on at random times as far
+   not allowed then fail. Further streams (cudaStreamCreateWithFlags; copies of pinned memory and tests/cuda_nccl.h give them work) go on at random times as far
    as events let them: as soon as can be or as late, so that an event that is missing shows.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
@@ -444,12 +444,21 @@ inline cudaError_t cudaFreeHost(void *p)
     return cudaSuccess;
 }
 /* Pinned memory is read late; other memory of the host at once, or, written, with a wait. */
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
 {
     if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
     if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) && shim_forbidden())
         return cudaErrorStreamCaptureUnsupported;
+    if (shim_side(s)) {
+        if (kind != cudaMemcpyHostToDevice || !shim_is_pinned(from, bytes)) return cudaErrorInvalidValue;
+        s->work.push_back([=] {
+            memcpy(to, from, bytes);
+            return 1;
+        });
+        ++s->given;
+        return cudaSuccess;
+    }
     if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
         const std::vector<char> now((const char *)from, (const char *)from + bytes);
         shim_give("copy", [=] { memcpy(to, now.data(), bytes); });
