@@ -394,6 +394,9 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
 /* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
+/* Of a context with a device: norm, clipping (0: none) and step at once, without waiting: bmvp_device.clipped_update. Returns where on the device
+   the norm will be; NULL: there are no gradients. */
+BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip);
 /* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
    momentum buffer, 1: exp_avg_sq. */
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
@@ -4447,8 +4450,7 @@ static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
     bmvpi_free(o->c, u);
 }
 
-/* On a device: norm, clipping and step at once, without waiting (bmvp_device.clipped_update). Returns where the norm will be; NULL: there are no gradients. */
-static const float *bmvpi_device_clipped_step(bmvp_optim *o, double lr, double clip)
+BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip)
 {
     bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
     int i, n = 0;

@@ -943,7 +943,7 @@ static void bmvpi_book_update(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t
     if (bmvp_failed(c)) return;
     if (bmvp_backend_of(c)->device) {
         const float *x[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
-        x[0] = bmvpi_device_clipped_step(o, lr, clip);
+        x[0] = bmvp_optim_device_step(o, lr, clip);
         bmvpi_book_post(c, k, o, step, x, 1u << BMVPI_NORM);
     } else {
         const double norm = bmvp_optim_grad_norm(o);
