@@ -744,7 +744,11 @@ static void capture_begin(bmvp_ctx *c)
 struct post_map {
     const float *x[BMVP_POST_MOST];
     float *place;
-    __device__ void operator()(int64_t i) const { place[i] = x[i] ? *x[i] : 0.0f; }
+    __device__ void operator()(int64_t i) const
+    {
+        BMVPI_UNROLLED /* parameters indexed by a variable would be copied to local memory */
+        for (int k = 0; k < BMVP_POST_MOST; ++k) if (k == i) place[k] = x[k] ? *x[k] : 0.0f;
+    }
 };
 static void mail_free(mailbox *m)
 {
