@@ -930,21 +930,31 @@ inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtM
     if (!shim_gemm_takes(a->type, b->type, c->type, op->compute)) return 15;
     return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
 }
+/* d = c, two matrices apart from each other */
+inline void shim_move(const shim_lt_layout &l, const void *c, void *d)
+{
+    const size_t bytes = ((size_t)l.ld * (size_t)(l.columns - 1) + (size_t)l.rows) * (l.type == CUDA_R_16BF ? 2 : 4);
+    if ((const char *)c < (char *)d + bytes && (char *)d < (const char *)c + bytes) shim_die("cublasLtMatmul", "C and D overlap");
+    memcpy(d, c, bytes);
+}
 static void shim_bias_kernel(shim_matrix c, int m, int n, shim_matrix bias)
 {
     for (int j = (int)threadIdx.x; j < n; j += 32)
         for (int i = 0; i < m; ++i) c.set(i, j, c.get(i, j) + bias.get(i, 0));
 }
 inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
-                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t,
+                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t lc,
                                      void *d, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space, size_t bytes,
                                      cudaStream_t stream)
 {
     const void *at[4] = { a, b, c, d };
     const int ta = op->transpose[0] != CUBLAS_OP_N, k = ta ? la->rows : la->columns;
     for (int i = 0; i < 4; ++i) if ((uintptr_t)at[i] % algo->align[i]) return 7;
-    if (c != d || bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
+    if (bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
+    if (lc->type != ld->type || lc->ld != ld->ld || lc->rows != ld->rows || lc->columns != ld->columns) return 7;
     if ((ta ? la->columns : la->rows) != ld->rows || k != (op->transpose[1] != CUBLAS_OP_N ? lb->columns : lb->rows)) return 7;
+    const shim_lt_layout size = *ld;
+    if (c != d && *(const float *)beta != 0) shim_give("kernel", [=] { shim_move(size, c, d); });
     const cublasStatus_t st =
         cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, la->type, la->ld, 0,
                                    b, lb->type, lb->ld, 0, beta, d, ld->type, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
