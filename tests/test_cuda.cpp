@@ -884,8 +884,8 @@ static void test_half_pretraining(void)
         CHECK_NEAR(got[0][0].total / want[0].total, 1, tol);
         CHECK_NEAR(got[0][0].cmr / want[0].cmr, 1, tol);
         CHECK_NEAR(got[0][0].md / want[0].md, 1, tol);
-        CHECK_NEAR(got[0][0].cl / want[0].cl, 1, 3 * tol); /* over 16 seeds of the first 0.2 % rms and, of the norm, 3 %; up to 0.6 and 8 */
-        CHECK_NEAR(got[0][0].grad_norm / want[0].grad_norm, 1, 5 * tol);
+        CHECK_NEAR(got[0][0].cl / want[0].cl, 1, n == 0 ? 8e-3 : tol); /* of the first over 16 seeds 0.2 % rms, the norm 3 % */
+        CHECK_NEAR(got[0][0].grad_norm / want[0].grad_norm, 1, 5e-2);
         CHECK(memcmp(got[0], got[1], sizeof got[0]) == 0);
     }
     bmvp_cuda_release(b);
