@@ -1138,7 +1138,8 @@ static void strides_of(int rank, const int64_t *dim, int64_t *stride)
 
 /* >>gemm ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta C + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or none.
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta onto + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or none;
+   onto: a matrix apart from C, of either type; none: C itself.
    batch matrices sa, sb, sc numbers apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. A and B have one type; C may be
    bfloat16 if they are; the bias has C's type (operand_of makes them so). */
 struct gemm {
@@ -1149,11 +1150,11 @@ struct gemm {
     float beta;
     int64_t batch, sa, sb, sc;
     int exact; /* 1: float32 whatever the context's precision */
-    view bias; /* with batch 1 */
+    view bias, onto; /* with batch 1 */
 };
 static gemm gemm_of(int64_t m, int64_t n, int64_t k, const view &a, int ta, const view &b, int tb, const sink &to, int add)
 {
-    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, { NULL, 0 } };
+    return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, { NULL, 0 }, { NULL, 0 } };
 }
 static cudaDataType_t type_of(int half) { return half ? CUDA_R_16BF : CUDA_R_32F; }
 static cublasComputeType_t gemm_compute(const bmvp_ctx *c, const gemm &g)
@@ -1166,6 +1167,14 @@ static int gemm_check(bmvp_ctx *c, cublasStatus_t st)
     if (st == CUBLAS_STATUS_SUCCESS) return 1;
     bmvp_fail(c, BMVP_E_INTERNAL, "cuda: matrix product: %s", cublasGetStatusString(st));
     return 0;
+}
+/* The same product, added in place to a copy of what it goes onto: where no call takes that as it lies */
+static gemm gemm_in_place(bmvp_ctx *c, gemm g)
+{
+    if (!g.onto) return g;
+    copy(c, g.onto, g.c, g.m * g.n, 0);
+    g.onto = view{ NULL, 0 };
+    return g;
 }
 static void gemm_batched(bmvp_ctx *c, const gemm &g)
 {
@@ -1185,7 +1194,7 @@ static void gemm_batched(bmvp_ctx *c, const gemm &g)
 struct product_shape {
     int64_t m, n, k;
     int32_t ta, tb, bias, compute;
-    uint32_t align_a, align_b, align_c; /* bytes that the addresses are multiples of, at most 256 */
+    uint32_t align_a, align_b, align_c; /* bytes that the addresses (of C: with onto's) are multiples of, at most 256 */
     int32_t half;                       /* 1: A and B are bfloat16, 3: C, too */
 };
 struct product {
@@ -1201,10 +1210,11 @@ static uint32_t alignment_of(const void *p)
     const uintptr_t at = (uintptr_t)p | 256;
     return (uint32_t)(at & (~at + 1));
 }
+static uint32_t alignment_of_both(const void *p, const void *q) { return alignment_of((const void *)((uintptr_t)p | (uintptr_t)q)); }
 static product_shape product_shape_of(const bmvp_ctx *c, const gemm &g)
 {
     return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias.p != NULL, (int32_t)gemm_compute(c, g),
-                          alignment_of(g.a.p), alignment_of(g.b.p), alignment_of(g.c.p), g.a.half | g.c.half << 1 };
+                          alignment_of(g.a.p), alignment_of(g.b.p), alignment_of_both(g.c.p, g.onto.p), g.a.half | g.c.half << 1 };
 }
 static void product_free(product *p)
 {
@@ -1298,28 +1308,31 @@ static int gemm_fits(bmvp_ctx *c, const gemm &g)
     else return 1;
     return 0;
 }
-static void gemm_run(bmvp_ctx *c, const gemm &g)
+static void gemm_run(bmvp_ctx *c, const gemm &asked)
 {
     const float one = 1.0f;
+    const gemm g = asked.onto.half == asked.c.half ? asked : gemm_in_place(c, asked);
     state *s = of(c);
     product *p;
     if (!gemm_fits(c, g)) return;
     p = g.batch == 1 && alignment_of(g.bias.p) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
     if (bmvp_failed(c)) return;
     if (!p || !p->exists) {
-        gemm_batched(c, g);
+        gemm_batched(c, gemm_in_place(c, g));
         return;
     }
     if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
     if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias.p, sizeof g.bias.p))) return;
-    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.c.p, p->c, g.c.p, p->c, &p->algorithm,
-                                 s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
+    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.onto ? g.onto.p : g.c.p, p->c, g.c.p,
+                                 p->c, &p->algorithm, s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
 }
-/* y (m, n) = a (m, k) b (k, n) + bias, which may be none */
-static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &a, const view &b, const view &bias, const sink &y)
+/* y (m, n) = onto + a (m, k) b (k, n) + bias; onto and bias may be none */
+static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &a, const view &b, const view &bias, const sink &y,
+                      const view &onto = view{ NULL, 0 })
 {
-    gemm g = gemm_of(m, n, k, a, 0, b, 0, y, 0);
+    gemm g = gemm_of(m, n, k, a, 0, b, 0, y, onto.p != NULL);
     g.bias = bias;
+    g.onto = onto;
     gemm_run(c, g);
 }
 
@@ -2805,7 +2818,7 @@ static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t in = y->src[1]->dim[0], out = y->src[1]->dim[1], rows = y->numel / out;
     float *room = bmvp_kernel_workspace(c);
     const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), b = operand_bias(c, y, y->src[2], &room);
-    gemm_bias(c, rows, out, in, x, w, b, result(y));
+    gemm_bias(c, rows, out, in, x, w, b, result(y), y->n_src > 3 ? values(y->src[3]) : view{ NULL, 0 });
 }
 static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2814,6 +2827,7 @@ static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
     const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), gy = operand_gradient(c, y, &room);
     int add[3];
     sink g[3];
+    if (y->n_src > 3) bmvp_kernel_grad_pass(c, y, y->src[3]);
     for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
     if (g[0]) gemm_run(c, gemm_of(rows, in, out, gy, 0, w, 1, g[0], add[0]));
     if (g[1]) gemm_run(c, gemm_of(in, out, rows, x, 1, gy, 0, g[1], add[1]));
@@ -2838,6 +2852,7 @@ static mlp_shape mlp_of(const bmvp_tensor *y)
     s.tile = smaller(s.m, larger(256, (1 << 24) / s.h));
     return s;
 }
+static view mlp_residual(const bmvp_tensor *y) { return y->n_src > 5 ? values(y->src[5]) : view{ NULL, 0 }; }
 /* a = GELU(a + b) in place; 8 bytes an element */
 struct mlp_gelu_map {
     sink a;
@@ -2871,8 +2886,8 @@ struct mlp_gelu_back_map {
     }
 };
 struct mlp_fused {
-    view x, b2;
-    const float *b1; /* biases may be none */
+    view x, b2, residual;
+    const float *b1; /* biases and the residual may be none */
     const uint16_t *w1, *w2; /* rounded */
     sink y;
     int64_t m;
@@ -2887,12 +2902,12 @@ static __device__ __forceinline__ float gelu_near(float x)
     return 0.5f * (x + fabsf(x) * e);
 }
 
-/* y = GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
+/* y = residual + GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
    Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1 and rows of w2 are on
            their way into shared memory while the last ones are used.
    Launch: ceil(m / (64 M)) blocks of 128 threads; C = 64 with M = 2, 128 with M = 1; 56 and 89 KB of shared memory. H a multiple of 64.
    Bits:   each row by one warp, hidden columns in order.
-   Traffic: x and y once, weights from L2 for every block; 4 m C H operations. */
+   Traffic: x, residual and y once, weights from L2 for every block; 4 m C H operations. */
 template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp_fused f)
 {
     enum { LD = C + 8, LD1 = 64 + 8, ROWS = 64 * M, W2 = C * LD1, B1 = W2 + 64 * LD, STAGE = B1 + 2 * 64, PIECES = C / 8 };
@@ -2940,7 +2955,10 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
         const int64_t row = first + warp * 16 * M + i / (C / 2) * 16 + i % 4 / 2 * 8 + lane / 4;
         const int col = i / 4 % (C / 8) * 8 + lane % 4 * 2;
         const float *v = &o[i / (C / 2)][i / 4 % (C / 8)][i % 4];
-        if (row < f.m) put_pair(f.y, row * C + col, v[0] + (f.b2 ? f.b2[col] : 0.0f), v[1] + (f.b2 ? f.b2[col + 1] : 0.0f), 0);
+        float u[2] = { 0, 0 };
+        if (f.residual && row < f.m) bmvpi_cuda::load<2>(f.residual, row * C + col, u);
+        for (int e = 0; e < 2; ++e) u[e] += v[e] + (f.b2 ? f.b2[col + e] : 0.0f);
+        if (row < f.m) put_pair(f.y, row * C + col, u[0], u[1], 0);
     }
 }
 static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
@@ -2960,6 +2978,7 @@ static void mlp_run(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, float
     f.x = values(y->src[0]);
     f.b1 = (const float *)convert(c, values(y->src[2]), s.h, 0, &room).p;
     f.b2 = values(y->src[4]);
+    f.residual = mlp_residual(y);
     f.w1 = (const uint16_t *)convert(c, values(y->src[1]), s.i * s.h, 1, &room).p;
     f.w2 = (const uint16_t *)convert(c, values(y->src[3]), s.h * s.o, 1, &room).p;
     f.y = result(y);
@@ -2979,11 +2998,12 @@ static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
     const view x = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
     const view b2 = operand_bias(c, y, y->src[4], &room);
     const sink a = { room, is_half(y) };
+    const view residual = mlp_residual(y);
     for (int64_t t = 0; t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
         gemm_run(c, gemm_of(n, s.h, s.i, x + t * s.i, 0, w1, 0, a, 0));
         columns_map(c, mlp_gelu_map{ a, values(y->src[2]) }, columns_of(1, n, s.h));
-        gemm_bias(c, n, s.o, s.h, a, w2, b2, result(y) + t * s.o);
+        gemm_bias(c, n, s.o, s.h, a, w2, b2, result(y) + t * s.o, residual ? residual + t * s.o : residual);
     }
 }
 static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2997,6 +3017,7 @@ static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
     float *part = room + 2 * hidden;
     sink g[5];
     int add[5], wanted = 0;
+    if (y->n_src > 5) bmvp_kernel_grad_pass(c, y, y->src[5]);
     for (int k = 0; k < 5; ++k) wanted |= (g[k] = grad(c, y->src[k], &add[k])).p != NULL;
     for (int64_t t = 0; wanted && t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
@@ -3668,6 +3689,7 @@ static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y
 
 struct depthwise {
     int64_t n, d, h, w, c;
+    int residual;                 /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
     int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
     int64_t strips;               /* runs of STRIP outputs along W */
     int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
@@ -3706,6 +3728,7 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     depthwise s;
     memset(&s, 0, sizeof s);
     s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
+    s.residual = (int)y->iarg[0];
     s.k = (int)y->src[1]->dim[0];
     s.wide = power_of_two(s.c, 32);
     s.strips = ceil_div(s.w, STRIP);
@@ -3720,6 +3743,9 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     s.chunks = ceil_div(tiles, s.chunk);
     return s;
 }
+
+/* What the residual adds to the weight of a tap */
+static __device__ __forceinline__ float depthwise_own(const depthwise &s, int tap, int taps) { return s.residual && tap == taps / 2 ? 1.0f : 0.0f; }
 
 /* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where there are none. A warp
    takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are not. */
@@ -3746,7 +3772,7 @@ static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to,
 }
 
 /* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
-   gradient.
+   gradient. With a residual 1 is added to the middle weight, which is as much as to add x, or for the gradient that of y.
    Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an input plane is read into
            shared memory once, while the next one is on its way, and added to the K output planes it belongs to, which lie in registers.
    Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
@@ -3774,7 +3800,7 @@ depthwise_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, i
     const int64_t out = ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
     const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
     for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
-        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] : 0.0f;
+        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, TAPS) : 0.0f;
     BMVPI_UNROLLED
     for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
     const int first = z0 - R > 0 ? z0 - R : 0;
@@ -3847,7 +3873,7 @@ __global__ void depthwise_any_kernel(depthwise s, const S *x, view w, view bias,
         const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
         if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
         const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
-        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch];
+        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, taps);
         for (int t = 0; t < STRIP; ++t)
             if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
     }

@@ -517,12 +517,12 @@ BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *t
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b);
 /* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1 convolution. */
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
-/* residual + linear(x, w, b), on the CPU in one pass; residual (..., O). */
+/* residual + linear(x, w, b) in one pass; residual (..., O). */
 BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual);
 /* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals linear, gelu, linear;
    the hidden layer is never stored: backward computes it again tile by tile. */
 BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2);
-/* residual + mlp(x, w1, b1, w2, b2), on the CPU in one pass; residual (..., O). */
+/* residual + mlp(x, w1, b1, w2, b2) in one pass; residual (..., O). */
 BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
                                         bmvp_tensor *residual);
 /* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size -> (N, T, C).
@@ -539,7 +539,7 @@ BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal o
 BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
 /* x (N,D,H,W,C), w (k,k,k,C), odd k, stride 1, pad k / 2 -> same shape. conv3d with groups = C */
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
-/* x + depthwise3d(x, w, b), on the CPU in one pass. */
+/* x + depthwise3d(x, w, b) in one pass. */
 BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap. torch.nn.functional.conv_transpose3d */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
@@ -2004,6 +2004,8 @@ static int bmvpi_backward_reads(const bmvp_tensor *y, int s)
 {
     switch (y->op) {
     case BMVP_OP_MASKED_FILL: return s == 2; /* the mask */
+    case BMVP_OP_LINEAR: return s != 3; /* the residual */
+    case BMVP_OP_MLP: return s != 5;
     case BMVP_OP_ADD: case BMVP_OP_SCALE: case BMVP_OP_RELU: case BMVP_OP_SIGMOID: case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE:
     case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_UPSAMPLE_NEAREST: case BMVP_OP_UPSAMPLE_TRILINEAR:
     case BMVP_OP_SPACE_TO_DEPTH: case BMVP_OP_SUM: case BMVP_OP_MEAN: case BMVP_OP_GLOBAL_POOL: return 0;
@@ -4959,7 +4961,6 @@ BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
 BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
 {
     if (!residual) return NULL;
-    if (c->cfg.backend->device) return bmvp_add_into(c, residual, bmvp_linear(c, x, w, b));
     return bmvpi_linear_node(c, x, w, b, residual);
 }
 
@@ -5239,7 +5240,6 @@ BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
 /* 3^3, 64 channels, 48^3: saves reading y and x and writing y in forward, copying g and reading dx in backward */
 BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
 {
-    if (c->cfg.backend->device) return bmvp_add_into(c, x, bmvp_depthwise3d(c, x, w, b));
     return bmvpi_depthwise3d_node(c, x, w, b, 1);
 }
 static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
@@ -7445,7 +7445,6 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
                                         bmvp_tensor *residual)
 {
     if (!residual) return NULL;
-    if (c->cfg.backend->device) return bmvp_add_into(c, residual, bmvp_mlp(c, x, w1, b1, w2, b2));
     return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
 }
 

@@ -834,9 +834,9 @@ inline std::vector<float> shim_taken(const shim_matrix &x, int rows, int columns
     return y;
 }
 
-/* C = alpha op(A) op(B) + beta C, column-major, as cuBLAS: C is not read when beta is 0. */
+/* D = alpha op(A) op(B) + beta C + bias (m numbers or none), column-major, as cuBLAS: C is not read when beta is 0, D is rounded once. */
 inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const shim_matrix &a, const shim_matrix &b, float beta,
-                      const shim_matrix &c, cublasComputeType_t compute)
+                      const shim_matrix &c, const shim_matrix &d, const shim_matrix &bias, cublasComputeType_t compute)
 {
     const std::vector<float> u = shim_taken(a, ta ? k : m, ta ? m : k, compute), v = shim_taken(b, tb ? n : k, tb ? k : n, compute);
     const size_t lda = (size_t)(ta ? k : m), ldb = (size_t)(tb ? n : k);
@@ -849,8 +849,10 @@ inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const sh
         }
         for (size_t i = 0; i < (size_t)m && ta; ++i)
             for (size_t l = 0; l < (size_t)k; ++l) sum[i] += (double)u[l + i * lda] * (double)(tb ? v[j + l * ldb] : v[l + j * ldb]);
-        for (int i = 0; i < m; ++i)
-            c.set(i, (int64_t)j, alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * c.get(i, (int64_t)j)));
+        for (int i = 0; i < m; ++i) {
+            const float to = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * c.get(i, (int64_t)j));
+            d.set(i, (int64_t)j, to + (bias.x ? bias.get(i, 0) : 0));
+        }
     }
 }
 /* Types that cuBLAS multiplies, with sums in float32 */
@@ -870,12 +872,13 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
     if (!shim_gemm_takes(a_type, b_type, c_type, compute)) return 15;
     shim_give("kernel", [=] {
         for (int i = 0; i < batch; ++i)
-            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, u.moved(i * sa), v.moved(i * sb), keep, w.moved(i * sc), compute);
+            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, u.moved(i * sa), v.moved(i * sb), keep, w.moved(i * sc), w.moved(i * sc),
+                      shim_matrix{ nullptr, c_type, m }, compute);
     });
     return 0;
 }
 
-/* ---- cuBLASLt: cuBLAS, then the bias ------------------------------------------------------------------------------------------------ */
+/* ---- cuBLASLt ------------------------------------------------------------------------------------------------ */
 
 typedef struct shim_lt *cublasLtHandle_t;
 enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
@@ -948,28 +951,26 @@ inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtM
     if (!shim_gemm_takes(a->type, b->type, c->type, op->compute)) return 15;
     return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
 }
-static void shim_bias_kernel(shim_matrix c, int m, int n, shim_matrix bias)
-{
-    for (int j = (int)threadIdx.x; j < n; j += 32)
-        for (int i = 0; i < m; ++i) c.set(i, j, c.get(i, j) + bias.get(i, 0));
-}
 inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
-                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t,
+                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t lc,
                                      void *d, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space, size_t bytes,
-                                     cudaStream_t stream)
+                                     cudaStream_t)
 {
     const void *at[4] = { a, b, c, d };
-    const int ta = op->transpose[0] != CUBLAS_OP_N, k = ta ? la->rows : la->columns;
+    const int ta = op->transpose[0] != CUBLAS_OP_N, tb = op->transpose[1] != CUBLAS_OP_N;
+    const int m = ld->rows, n = ld->columns, k = ta ? la->rows : la->columns;
+    const float by = *(const float *)alpha, keep = *(const float *)beta;
+    const cublasComputeType_t compute = op->compute;
+    const shim_matrix u = { (void *)(uintptr_t)a, la->type, la->ld }, v = { (void *)(uintptr_t)b, lb->type, lb->ld };
+    const shim_matrix from = { (void *)(uintptr_t)c, lc->type, lc->ld }, to = { d, ld->type, ld->ld };
+    const shim_matrix bias = { op->epilogue == CUBLASLT_EPILOGUE_BIAS ? (void *)(uintptr_t)op->bias : nullptr, ld->type, m };
+    const size_t size = ((size_t)ld->ld * (size_t)(n - 1) + (size_t)m) * (ld->type == CUDA_R_16BF ? 2 : 4);
     for (int i = 0; i < 4; ++i) if ((uintptr_t)at[i] % algo->align[i]) return 7;
-    if (c != d || bytes < algo->workspace || !shim_is_device(space, bytes)) return 7;
-    if ((ta ? la->columns : la->rows) != ld->rows || k != (op->transpose[1] != CUBLAS_OP_N ? lb->columns : lb->rows)) return 7;
-    const cublasStatus_t st =
-        cublasGemmStridedBatchedEx(nullptr, op->transpose[0], op->transpose[1], ld->rows, ld->columns, k, alpha, a, la->type, la->ld, 0,
-                                   b, lb->type, lb->ld, 0, beta, d, ld->type, ld->ld, 0, 1, op->compute, CUBLAS_GEMM_DEFAULT);
-    if (st || op->epilogue != CUBLASLT_EPILOGUE_BIAS) return st;
-    const shim_matrix y = { d, ld->type, ld->ld }, bias = { (void *)(uintptr_t)op->bias, ld->type, ld->rows };
-    const int m = ld->rows, n = ld->columns;
-    BMVPI_LAUNCH(shim_bias_kernel, dim3(1), dim3(32), 0, stream, y, m, n, bias);
+    if (bytes < algo->workspace || !shim_is_device(space, bytes) || !shim_gemm_takes(la->type, lb->type, ld->type, compute)) return 7;
+    if ((ta ? la->columns : la->rows) != m || k != (tb ? lb->columns : lb->rows) || (tb ? lb->rows : lb->columns) != n) return 7;
+    if (lc->type != ld->type || lc->ld != ld->ld || lc->rows != m || lc->columns != n) return 7;
+    if (c != d && (const char *)c < (char *)d + size && (char *)d < (const char *)c + size) return 7; /* overlap */
+    shim_give("kernel", [=] { shim_gemm(ta, tb, m, n, k, by, u, v, keep, from, to, bias, compute); });
     return 0;
 }
 
