@@ -2782,12 +2782,29 @@ static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], con
 /* Products of a warp whose left operand lies in registers, 16 rows at a time, and whose right one lies in shared memory, [k][n] with rows
    LD apart (8 more than a multiple of 64, so that loads are free of bank conflicts). */
 
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart into a tile of COLS + 8 apart, asynchronously, by 128 threads; zeros beyond */
+template <int ROWS, int COLS> static __device__ void load_rows(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
+{
+    BMVPI_UNROLLED
+    for (int e = 0; e < ROWS * (COLS / 8) / 128; ++e) {
+        const int i = (int)threadIdx.x + e * 128, row = i / (COLS / 8), col = i % (COLS / 8) * 8, inside = first + row < t;
+        copy_async<16>(to + row * (COLS + 8) + col, inside ? x + (first + row) * step + col : x, inside);
+    }
+}
+
 /* 16 rows of a tile as left operands, K steps of 16 */
 template <int K, int LD> static __device__ __forceinline__ void warp_rows(uint32_t a[K][4], const uint16_t *tile)
 {
     const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
     for (int k = 0; k < K; ++k) matrix_load(a[k], tile + lane % 16 * LD + k * 16 + lane / 16 * 8);
+}
+/* The same of a tile that lies transposed, [k][row] */
+template <int K, int LD> static __device__ __forceinline__ void warp_columns(uint32_t a[K][4], const uint16_t *tile)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int k = 0; k < K; ++k) matrix_load_transposed(a[k], tile + (k * 16 + lane % 8 + lane / 16 * 8) * LD + lane / 8 % 2 * 8);
 }
 /* o += a b: M times 16 rows, K steps of 16, N columns of 8 */
 template <int M, int K, int N, int LD>
@@ -2807,11 +2824,29 @@ static __device__ __forceinline__ void warp_product(float o[M][N][4], const uint
             }
         }
 }
-/* 64 columns of a result as the left operand of the next product */
-static __device__ __forceinline__ void warp_pack(uint32_t a[4][4], const float s[8][4])
+/* o += a b^T, b as [n][k] */
+template <int M, int K, int N, int LD>
+static __device__ __forceinline__ void warp_product_transposed(float o[M][N][4], const uint32_t a[M][K][4], const uint16_t *b)
+{
+    const int lane = (int)threadIdx.x % 32;
+    BMVPI_UNROLLED
+    for (int j = 0; j < N; j += 2)
+        BMVPI_UNROLLED
+        for (int k = 0; k < K; ++k) {
+            uint32_t r[4];
+            matrix_load(r, b + (j * 8 + lane % 8 + lane / 16 * 8) * LD + k * 16 + lane / 8 % 2 * 8);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                mma_bf16(o[i][j], a[i][k], r);
+                mma_bf16(o[i][j + 1], a[i][k], r + 2);
+            }
+        }
+}
+/* 16 K columns of a result as the left operand of the next product */
+template <int K> static __device__ __forceinline__ void warp_pack(uint32_t a[K][4], const float s[2 * K][4])
 {
     BMVPI_UNROLLED
-    for (int k = 0; k < 16; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+    for (int k = 0; k < 4 * K; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
 }
 
 /* More than 48 KB of shared memory must be asked for. */
@@ -2977,14 +3012,29 @@ struct mlp_fused {
     int64_t m;
     int h;
 };
-/* GELU with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5 is far below bfloat16's rounding (Abramowitz, Stegun:
-   Handbook of Mathematical Functions, 7.1.25) */
-static __device__ __forceinline__ float gelu_near(float x)
+/* GELU and its derivative Phi(x) + x phi(x), with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5 is far below
+   bfloat16's rounding (Abramowitz, Stegun: Handbook of Mathematical Functions, 7.1.25). Both take one exponential. */
+static __device__ __forceinline__ float gelu_near(float x, float *slope)
 {
-    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z);
-    const float e = 1.0f - t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f)) * exp2f(-1.44269504f * z * z);
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z), bell = exp2f(-1.44269504f * z * z);
+    const float e = 1.0f - t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f)) * bell;
+    *slope = 0.5f + copysignf(0.5f * e, x) + 0.39894228f * x * bell;
     return 0.5f * (x + fabsf(x) * e);
 }
+
+/* 64 columns of w1 and of b1, which may be none, and 64 rows of w2 from h0 on, asynchronously, by 128 threads: w1 [C][64] with rows LD1
+   apart, w2 [64][C] with rows LD apart, b1 as floats. */
+template <int C> struct mlp_chunk {
+    enum { LD = C + 8, LD1 = 64 + 8, W2 = C * LD1, B1 = W2 + 64 * LD, SIZE = B1 + 2 * 64 };
+    static __device__ __forceinline__ void load(uint16_t *to, const uint16_t *w1, const float *b1, const uint16_t *w2, int h, int h0)
+    {
+        load_rows<C, 64>(to, w1 + h0, 0, C, h);
+        load_rows<64, C>(to + W2, w2, h0, h, C);
+        if (threadIdx.x < 64) copy_async<4>((float *)(void *)(to + B1) + threadIdx.x, b1 ? b1 + h0 + threadIdx.x : (const float *)w1, b1 != NULL);
+        copy_commit();
+    }
+    static __device__ __forceinline__ const float *bias(const uint16_t *chunk) { return (const float *)(const void *)(chunk + B1); }
+};
 
 /* y = residual + GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
    Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1 and rows of w2 are on
@@ -2994,23 +3044,15 @@ static __device__ __forceinline__ float gelu_near(float x)
    Traffic: x, residual and y once, weights from L2 for every block; 4 m C H operations. */
 template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp_fused f)
 {
-    enum { LD = C + 8, LD1 = 64 + 8, ROWS = 64 * M, W2 = C * LD1, B1 = W2 + 64 * LD, STAGE = B1 + 2 * 64, PIECES = C / 8 };
+    typedef mlp_chunk<C> chunk;
+    enum { LD = chunk::LD, ROWS = 64 * M };
     BMVPI_DYNAMIC(uint16_t, xs);
     uint16_t *stage = xs + ROWS * LD;
     const int t = (int)threadIdx.x, lane = t % 32, warp = t / 32;
     const int64_t first = blockIdx.x * (int64_t)ROWS;
     uint32_t a[M][C / 16][4], p[M][4][4];
-    float s[M][8][4], o[M][C / 8][4];
-    const auto load = [&](int h0) {
-        uint16_t *to = stage + h0 / 64 % 2 * STAGE;
-        for (int i = t; i < C * 8; i += 128)
-            copy_async<16>(to + i / 8 * LD1 + i % 8 * 8, f.w1 + (int64_t)(i / 8) * f.h + h0 + i % 8 * 8, 1);
-        for (int i = t; i < 64 * PIECES; i += 128)
-            copy_async<16>(to + W2 + i / PIECES * LD + i % PIECES * 8, f.w2 + (int64_t)(h0 + i / PIECES) * C + i % PIECES * 8, 1);
-        if (t < 64) copy_async<4>((float *)(void *)(to + B1) + t, f.b1 ? f.b1 + h0 + t : (const float *)f.x.p, f.b1 != NULL);
-        copy_commit();
-    };
-    load(0);
+    float s[M][8][4], o[M][C / 8][4], slope;
+    chunk::load(stage, f.w1, f.b1, f.w2, f.h, 0);
     for (int i = t; i < ROWS * C / 4; i += 128)
         *(piece<uint32_t, 2> *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4) = four_halves(f.x, first * C + i * 4, first + i / (C / 4) < f.m);
     __syncthreads();
@@ -3020,19 +3062,18 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
     for (int i = 0; i < M * C / 2; ++i) o[i / (C / 2)][i / 4 % (C / 8)][i % 4] = 0;
     BMVPI_ROLLED
     for (int h0 = 0; h0 < f.h; h0 += 64) {
-        const uint16_t *now = stage + h0 / 64 % 2 * STAGE;
-        const float *bias = (const float *)(const void *)(now + B1);
+        const uint16_t *now = stage + h0 / 64 % 2 * chunk::SIZE;
         copy_wait<0>();
         __syncthreads(); /* these columns are there, and nobody reads the last ones any more */
-        if (h0 + 64 < f.h) load(h0 + 64);
+        if (h0 + 64 < f.h) chunk::load(stage + (h0 / 64 + 1) % 2 * chunk::SIZE, f.w1, f.b1, f.w2, f.h, h0 + 64);
         BMVPI_UNROLLED
-        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = bias[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
-        warp_product<M, C / 16, 8, LD1>(s, a, now);
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = chunk::bias(now)[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
+        warp_product<M, C / 16, 8, chunk::LD1>(s, a, now);
         BMVPI_UNROLLED
-        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = gelu_near(s[i / 32][i / 4 % 8][i % 4]);
+        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = gelu_near(s[i / 32][i / 4 % 8][i % 4], &slope);
         BMVPI_UNROLLED
-        for (int i = 0; i < M; ++i) warp_pack(p[i], s[i]);
-        warp_product<M, 4, C / 8, LD>(o, p, now + W2);
+        for (int i = 0; i < M; ++i) warp_pack<4>(p[i], s[i]);
+        warp_product<M, 4, C / 8, LD>(o, p, now + chunk::W2);
     }
     BMVPI_UNROLLED
     for (int i = 0; i < M * C / 2; i += 2) {
@@ -3045,13 +3086,158 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
         if (row < f.m) put_pair(f.y, row * C + col, u[0], u[1], 0);
     }
 }
+
+/* Backward, in the shape of attention's: a hidden unit is a key, its column of w1 the k and its row of w2 the v. The hidden layer is made
+   twice, which saves the atomics. */
+struct mlp_back {
+    const uint16_t *x, *gy, *w1, *w2; /* bfloat16 */
+    const float *b1;                  /* may be none */
+    sink dx;
+    float *part[3]; /* of the gradients of w1, b1, w2 */
+    int64_t m, rows; /* rows of a part: a multiple of 64 */
+    int h, parts, add;
+};
+
+/* dx (+)= (gy w2^T * GELU'(x w1 + b1)) w1^T.
+   Who:    a block of 4 warps has 64 rows, 16 a warp, whose x and gy lie in registers, and goes over the hidden units 64 at a time while
+           the next ones are on their way into shared memory.
+   Launch: ceil(m / 64) blocks of 128 threads; C = 64 or 128; 37 and 71 KB of shared memory: x and gy come where the second 64 units will
+           be. H a multiple of 64.
+   Bits:   each row by one warp, hidden units in order.
+   Traffic: x, gy and dx once, weights from L2 for every block; 6 m C H operations. */
+template <int C> __global__ void __launch_bounds__(128, 2) mlp_dx_kernel(mlp_back f)
+{
+    typedef mlp_chunk<C> chunk;
+    enum { UNITS = C == 64 ? 64 : 32 }; /* at a time: what the registers hold */
+    BMVPI_DYNAMIC(uint16_t, stage);
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t first = blockIdx.x * (int64_t)64;
+    uint16_t *xs = stage + chunk::SIZE, *gs = xs + 64 * chunk::LD;
+    uint32_t x[1][C / 16][4], gy[1][C / 16][4], p[1][UNITS / 16][4];
+    float s[1][UNITS / 8][4], d[1][UNITS / 8][4], dx[1][C / 8][4];
+    BMVPI_UNROLLED
+    for (int i = 0; i < C / 2; ++i) dx[0][i / 4][i % 4] = 0;
+    load_rows<64, C>(xs, f.x, first, f.m, C);
+    load_rows<64, C>(gs, f.gy, first, f.m, C);
+    chunk::load(stage, f.w1, f.b1, f.w2, f.h, 0);
+    copy_wait<0>();
+    __syncthreads();
+    warp_rows<C / 16, chunk::LD>(x[0], xs + warp * 16 * chunk::LD);
+    warp_rows<C / 16, chunk::LD>(gy[0], gs + warp * 16 * chunk::LD);
+    BMVPI_ROLLED
+    for (int h0 = 0; h0 < f.h; h0 += 64) {
+        const uint16_t *now = stage + h0 / 64 % 2 * chunk::SIZE;
+        copy_wait<0>();
+        __syncthreads(); /* these units are there, and nobody reads the last ones, or x and gy, any more */
+        if (h0 + 64 < f.h) chunk::load(stage + (h0 / 64 + 1) % 2 * chunk::SIZE, f.w1, f.b1, f.w2, f.h, h0 + 64);
+        BMVPI_ROLLED
+        for (int u = 0; u < 64; u += UNITS) {
+            const uint16_t *w1 = now + u, *w2 = now + chunk::W2 + u * chunk::LD;
+            BMVPI_UNROLLED
+            for (int i = 0; i < UNITS / 2; ++i) {
+                s[0][i / 4][i % 4] = chunk::bias(now)[u + i / 4 * 8 + lane % 4 * 2 + i % 2];
+                d[0][i / 4][i % 4] = 0;
+            }
+            warp_product<1, C / 16, UNITS / 8, chunk::LD1>(s, x, w1);
+            warp_product_transposed<1, C / 16, UNITS / 8, chunk::LD>(d, gy, w2);
+            BMVPI_UNROLLED
+            for (int i = 0; i < UNITS / 2; ++i) {
+                float slope;
+                (void)gelu_near(s[0][i / 4][i % 4], &slope);
+                d[0][i / 4][i % 4] *= slope;
+            }
+            warp_pack<UNITS / 16>(p[0], d[0]);
+            warp_product_transposed<1, UNITS / 16, C / 8, chunk::LD1>(dx, p, w1);
+        }
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < C / 2; i += 2) {
+        const int64_t row = first + warp * 16 + i % 4 / 2 * 8 + lane / 4;
+        if (row < f.m) put_pair(f.dx, row * C + i / 4 * 8 + lane % 4 * 2, dx[0][i / 4][i % 4], dx[0][i / 4][i % 4 + 1], f.add);
+    }
+}
+
+/* A part of dw1 = x^T d, db1 = sum of d and dw2 = GELU(x w1 + b1)^T gy, with d = gy w2^T * GELU'(x w1 + b1).
+   Who:    a block of 4 warps has 64 hidden units, 16 a warp, and goes over the rows of a part, 64 (C = 128: 32) at a time while the next
+           ones are on their way into shared memory. The hidden layer is made transposed, a row for a unit: then it comes as left operand.
+           The warp's columns of w1 and rows of w2 stay in registers at C = 64. Rows beyond m are zeros and add nothing.
+   Launch: parts x H / 64 blocks of 128 threads, those of the same rows one after the other; C = 64 or 128; 55 and 69 KB of shared memory.
+   Bits:   rows in order, a unit's sum of 4 lanes as a tree; no other block adds to these numbers.
+   Traffic: x and gy H / 64 times, from L2; 4 (2 C + 1) H bytes a part; 8 m C H operations. */
+template <int C> struct mlp_dw { enum { ROWS = C == 64 ? 64 : 32, TILE = ROWS * (C + 8), BYTES = 2 * (mlp_chunk<C>::SIZE + 4 * TILE) }; };
+template <int C> __global__ void __launch_bounds__(128, 2) mlp_dw_kernel(mlp_back f)
+{
+    typedef mlp_chunk<C> chunk;
+    enum { ROWS = mlp_dw<C>::ROWS, TILE = mlp_dw<C>::TILE, LD = chunk::LD, RESIDENT = C == 64 };
+    BMVPI_DYNAMIC(uint16_t, weights);
+    uint16_t *stage = weights + chunk::SIZE;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int h0 = (int)(blockIdx.x % (unsigned)(f.h / 64)) * 64, part = (int)(blockIdx.x / (unsigned)(f.h / 64));
+    const int64_t begin = part * f.rows, end = begin + f.rows < f.m ? begin + f.rows : f.m;
+    const uint16_t *w1 = weights + warp * 16, *w2 = weights + chunk::W2 + warp * 16 * LD;
+    uint32_t a1[1][C / 16][4], a2[1][C / 16][4], p[1][ROWS / 16][4];
+    float s[1][ROWS / 8][4], d[1][ROWS / 8][4], dw1[1][C / 8][4], dw2[1][C / 8][4], bias[2], db[2] = { 0, 0 };
+    const auto load = [&](int64_t row) {
+        uint16_t *to = stage + (row - begin) / ROWS % 2 * 2 * TILE;
+        load_rows<ROWS, C>(to, f.x, row, f.m, C);
+        load_rows<ROWS, C>(to + TILE, f.gy, row, f.m, C);
+        copy_commit();
+    };
+    BMVPI_UNROLLED
+    for (int i = 0; i < C / 2; ++i) dw1[0][i / 4][i % 4] = dw2[0][i / 4][i % 4] = 0;
+    chunk::load(weights, f.w1, f.b1, f.w2, f.h, h0);
+    load(begin);
+    copy_wait<0>();
+    __syncthreads();
+    BMVPI_UNROLLED
+    for (int i = 0; i < 2; ++i) bias[i] = chunk::bias(weights)[warp * 16 + i * 8 + lane / 4];
+    if (RESIDENT) {
+        warp_columns<C / 16, chunk::LD1>(a1[0], w1);
+        warp_rows<C / 16, LD>(a2[0], w2);
+    }
+    BMVPI_ROLLED
+    for (int64_t row = begin; row < end; row += ROWS) {
+        const uint16_t *x = stage + (row - begin) / ROWS % 2 * 2 * TILE, *gy = x + TILE;
+        copy_wait<0>();
+        __syncthreads(); /* these rows are there, and nobody reads the last ones any more */
+        if (row + ROWS < end) load(row + ROWS);
+        BMVPI_UNROLLED
+        for (int i = 0; i < ROWS / 2; ++i) s[0][i / 4][i % 4] = bias[i % 4 / 2], d[0][i / 4][i % 4] = 0;
+        if (!RESIDENT) warp_columns<C / 16, chunk::LD1>(a1[0], w1);
+        warp_product_transposed<1, C / 16, ROWS / 8, LD>(s, a1, x);
+        if (!RESIDENT) warp_rows<C / 16, LD>(a2[0], w2);
+        warp_product_transposed<1, C / 16, ROWS / 8, LD>(d, a2, gy);
+        BMVPI_UNROLLED
+        for (int i = 0; i < ROWS / 2; ++i) {
+            float slope;
+            s[0][i / 4][i % 4] = gelu_near(s[0][i / 4][i % 4], &slope);
+            db[i % 4 / 2] += d[0][i / 4][i % 4] *= slope;
+        }
+        warp_pack<ROWS / 16>(p[0], s[0]);
+        warp_product<1, ROWS / 16, C / 8, LD>(dw2, p, gy);
+        warp_pack<ROWS / 16>(p[0], d[0]);
+        warp_product<1, ROWS / 16, C / 8, LD>(dw1, p, x);
+    }
+    BMVPI_UNROLLED
+    for (int i = 0; i < 2; ++i) {
+        const int64_t unit = h0 + warp * 16 + i * 8 + lane / 4;
+        for (int other = 2; other > 0; other /= 2) db[i] += __shfl_xor_sync(0xffffffffu, db[i], other);
+        if (lane % 4 == 0) f.part[1][part * (int64_t)f.h + unit] = db[i];
+        BMVPI_UNROLLED
+        for (int j = 0; j < C / 4; ++j) { /* two neighbours of each 8 channels */
+            const int64_t ch = j / 2 * 8 + lane % 4 * 2 + j % 2;
+            f.part[0][(part * (int64_t)C + ch) * f.h + unit] = dw1[0][j / 2][i * 2 + j % 2];
+            f.part[2][(part * (int64_t)f.h + unit) * C + ch] = dw2[0][j / 2][i * 2 + j % 2];
+        }
+    }
+}
 static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
 {
     return products_of(c) == BF16 && s.i == s.o && (s.i == 64 || s.i == 128) && s.h % 64 == 0;
 }
 template <int C, int M> static void mlp_launch(bmvp_ctx *c, const mlp_fused &f)
 {
-    const size_t bytes = sizeof(uint16_t) * (64 * M * (C + 8) + 2 * (C * 72 + 64 * (C + 8) + 128));
+    const size_t bytes = sizeof(uint16_t) * (64 * M * (C + 8) + 2 * mlp_chunk<C>::SIZE);
     if (shared_memory(c, mlp_kernel<C, M>, bytes))
         BMVPI_RUN(c, (mlp_kernel<C, M>), dim3((unsigned)ceil_div(f.m, 64 * M)), dim3(128), bytes, f);
 }
@@ -3090,19 +3276,58 @@ static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
         gemm_bias(c, n, s.o, s.h, a, w2, b2, result(y) + t * s.o, residual ? residual + t * s.o : residual);
     }
 }
+/* The rows of a part that sums weights, and the parts: about two blocks for each multiprocessor of an H100, none with fewer than 512 rows */
+static void mlp_cut(mlp_back *f)
+{
+    f->rows = ceil_div(larger(512, ceil_div(f->m, ceil_div(BMVPI_MANY_TILES, f->h / 64))), 64) * 64;
+    f->parts = (int)ceil_div(f->m, f->rows);
+}
+template <int C> static void mlp_launch_back(bmvp_ctx *c, const mlp_back &f, int weights)
+{
+    enum { DX_BYTES = 2 * 2 * mlp_chunk<C>::SIZE, DW_BYTES = mlp_dw<C>::BYTES };
+    if (!shared_memory(c, mlp_dx_kernel<C>, DX_BYTES) || !shared_memory(c, mlp_dw_kernel<C>, DW_BYTES)) return;
+    if (f.dx) BMVPI_RUN(c, mlp_dx_kernel<C>, dim3((unsigned)ceil_div(f.m, 64)), dim3(128), DX_BYTES, f);
+    if (weights) BMVPI_RUN(c, mlp_dw_kernel<C>, dim3((unsigned)(f.parts * (f.h / 64))), dim3(128), DW_BYTES, f);
+}
+/* room: for what is not bfloat16 rounded, and the parts or the bias's workspace */
+static void mlp_run_back(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, const sink g[5], const int add[5], float *room)
+{
+    const int64_t n[3] = { s.i * s.h, s.h, s.h * s.o };
+    mlp_back f;
+    f.x = (const uint16_t *)convert(c, values(y->src[0]), y->src[0]->numel, 1, &room).p;
+    f.gy = (const uint16_t *)convert(c, gradient(y), y->numel, 1, &room).p;
+    f.w1 = (const uint16_t *)convert(c, values(y->src[1]), n[0], 1, &room).p;
+    f.b1 = (const float *)convert(c, values(y->src[2]), n[1], 0, &room).p;
+    f.w2 = (const uint16_t *)convert(c, values(y->src[3]), n[2], 1, &room).p;
+    f.dx = g[0];
+    f.add = add[0];
+    f.m = s.m;
+    f.h = (int)s.h;
+    mlp_cut(&f);
+    for (int k = 0; k < 3; ++k) f.part[k] = k ? f.part[k - 1] + f.parts * n[k - 1] : room;
+    if (s.i == 64) mlp_launch_back<64>(c, f, g[1] || g[2] || g[3]);
+    else mlp_launch_back<128>(c, f, g[1] || g[2] || g[3]);
+    for (int k = 0; k < 3; ++k)
+        if (g[k + 1]) join_parts(c, f.part[k], f.parts, n[k], g[k + 1], add[k + 1]);
+    if (g[4]) bias_grad(c, gradient(y), s.m, s.o, g[4], add[4], room);
+}
 static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const mlp_shape s = mlp_of(y);
     float *room = bmvp_kernel_workspace(c);
+    sink g[5];
+    int add[5], wanted = 0;
+    if (y->n_src > 5) bmvp_kernel_grad_pass(c, y, y->src[5]);
+    for (int k = 0; k < 5; ++k) wanted |= (g[k] = grad(c, y->src[k], &add[k])).p != NULL;
+    if (mlp_is_fused(c, s)) {
+        mlp_run_back(c, y, s, g, add, room);
+        return;
+    }
     const view x_all = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
     const view gy_all = operand_gradient(c, y, &room);
     const int64_t hidden = floats_for(s.tile * s.h, is_half(y));
     const sink a = { room, is_half(y) }, d = { room + hidden, is_half(y) };
     float *part = room + 2 * hidden;
-    sink g[5];
-    int add[5], wanted = 0;
-    if (y->n_src > 5) bmvp_kernel_grad_pass(c, y, y->src[5]);
-    for (int k = 0; k < 5; ++k) wanted |= (g[k] = grad(c, y->src[k], &add[k])).p != NULL;
     for (int64_t t = 0; wanted && t < s.m; t += s.tile) {
         const int64_t n = smaller(s.tile, s.m - t);
         const view x = x_all + t * s.i, gy = gy_all + t * s.o;
@@ -3116,12 +3341,24 @@ static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
         if (g[4]) bias_grad(c, gradient(y) + t * s.o, n, s.o, g[4], add[4] || t > 0, part);
     }
 }
+/* Floats of workspace of the fused kernels */
+static int64_t mlp_fused_workspace(const bmvp_tensor *y, const mlp_shape &s, int backward)
+{
+    const int64_t rounded = 2 * floats_for(s.i * s.h, 1) + (y->src[2] && y->src[2]->half ? floats_for(s.h, 0) : 0);
+    mlp_back f;
+    if (!backward) return rounded;
+    f.m = s.m;
+    f.h = (int)s.h;
+    mlp_cut(&f);
+    return rounded + (y->src[0]->half ? 0 : floats_for(y->src[0]->numel, 1)) + (y->half ? 0 : floats_for(y->numel, 1)) +
+           larger(f.parts * (2 * s.i + 1) * s.h, bias_workspace(s.m, s.o));
+}
 static int64_t mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const mlp_shape s = mlp_of(y);
     const int64_t hidden = floats_for(s.tile * s.h, is_half(y));
     const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]) + operand_room(y, y->src[3]);
-    if (!backward && mlp_is_fused(c, s)) return 2 * floats_for(s.i * s.h, 1) + (y->src[2] && y->src[2]->half ? floats_for(s.h, 0) : 0);
+    if (mlp_is_fused(c, s)) return mlp_fused_workspace(y, s, backward);
     if (!backward) return room + operand_room(y, y->src[4]) + hidden;
     return room + operand_room(y, y) + 2 * hidden + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
@@ -4387,33 +4624,12 @@ struct flash {
     float log2_scale;        /* scale / ln 2: exp(scale s) = 2^(log2_scale s) */
 };
 
-/* Rows [first, first + ROWS) of a matrix of t rows `step` apart, asynchronously; zeros beyond. */
-template <int ROWS> static __device__ void flash_load(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
-{
-    BMVPI_UNROLLED
-    for (int e = 0; e < ROWS * 8 / FLASH_THREADS; ++e) {
-        const int i = (int)threadIdx.x + e * FLASH_THREADS, row = i / 8, col = i % 8 * 8, inside = first + row < t;
-        copy_async<16>(to + row * FLASH_LD + col, inside ? x + (first + row) * step + col : x, inside);
-    }
-}
 /* s = a b^T: 16 rows each against the tile's 64 */
 template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
 {
-    const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
     for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = 0;
-    BMVPI_UNROLLED
-    for (int j = 0; j < 8; j += 2)
-        BMVPI_UNROLLED
-        for (int k = 0; k < 4; ++k) {
-            uint32_t r[4];
-            matrix_load(r, b + (j * 8 + lane % 8 + lane / 16 * 8) * FLASH_LD + k * 16 + lane / 8 % 2 * 8);
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i) {
-                mma_bf16(s[i][j], a[i][k], r);
-                mma_bf16(s[i][j + 1], a[i][k], r + 2);
-            }
-        }
+    warp_product_transposed<M, 4, 8, FLASH_LD>(s, a, b);
 }
 
 /* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
@@ -4459,9 +4675,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
     for (int i = 0; i < 64; ++i) o[i / 32][i / 4 % 8][i % 4] = 0;
     BMVPI_UNROLLED
     for (int i = 0; i < 4; ++i) top[i / 2][i % 2] = -INFINITY, sum[i / 2][i % 2] = 0;
-    flash_load<2 * FLASH>(q, in, q0, p.t, step);
-    flash_load<FLASH>(stage, in + p.c, 0, p.t, step);
-    flash_load<FLASH>(stage + FLASH_TILE, in + 2 * p.c, 0, p.t, step);
+    load_rows<2 * FLASH, FLASH>(q, in, q0, p.t, step);
+    load_rows<FLASH, FLASH>(stage, in + p.c, 0, p.t, step);
+    load_rows<FLASH, FLASH>(stage + FLASH_TILE, in + 2 * p.c, 0, p.t, step);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -4473,8 +4689,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
         copy_wait<0>();
         __syncthreads(); /* this tile is there, and nobody reads the other one any more */
         if (k0 + FLASH < p.t) {
-            flash_load<FLASH>(next, in + p.c, k0 + FLASH, p.t, step);
-            flash_load<FLASH>(next + FLASH_TILE, in + 2 * p.c, k0 + FLASH, p.t, step);
+            load_rows<FLASH, FLASH>(next, in + p.c, k0 + FLASH, p.t, step);
+            load_rows<FLASH, FLASH>(next + FLASH_TILE, in + 2 * p.c, k0 + FLASH, p.t, step);
         }
         copy_commit();
         flash_scores<2>(s, a, key);
@@ -4486,7 +4702,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
         BMVPI_UNROLLED
         for (int i = 0; i < 2; ++i) {
             flash_softmax(s[i], o[i], top[i], sum[i], f.log2_scale);
-            warp_pack(prob[i], s[i]);
+            warp_pack<4>(prob[i], s[i]);
         }
         warp_product<2, 4, 8, FLASH_LD>(o, prob, key + FLASH_TILE);
     }
@@ -4542,14 +4758,14 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flas
     float s[1][8][4], dp[1][8][4], dk[1][8][4], dv[1][8][4];
     const auto load = [&](int64_t q0) {
         uint16_t *to = stage + q0 / FLASH % 2 * STAGE;
-        flash_load<FLASH>(to, in, q0, p.t, step);
-        flash_load<FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
+        load_rows<FLASH, FLASH>(to, in, q0, p.t, step);
+        load_rows<FLASH, FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
         flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, nh, q0);
     };
     BMVPI_UNROLLED
     for (int i = 0; i < 32; ++i) dk[0][i / 4][i % 4] = dv[0][i / 4][i % 4] = 0;
-    flash_load<FLASH>(key, in + p.c, k0, p.t, step);
-    flash_load<FLASH>(key + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+    load_rows<FLASH, FLASH>(key, in + p.c, k0, p.t, step);
+    load_rows<FLASH, FLASH>(key + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
     load(0);
     copy_commit();
     copy_wait<0>();
@@ -4572,9 +4788,9 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flas
             s[0][i / 4][i % 4] = exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[at] * 1.44269504f);
             dp[0][i / 4][i % 4] = s[0][i / 4][i % 4] * (dp[0][i / 4][i % 4] - dot[at]) * p.scale;
         }
-        warp_pack(prob[0], s[0]);
+        warp_pack<4>(prob[0], s[0]);
         warp_product<1, 4, 8, FLASH_LD>(dv, prob, dy);
-        warp_pack(prob[0], dp[0]);
+        warp_pack<4>(prob[0], dp[0]);
         warp_product<1, 4, 8, FLASH_LD>(dk, prob, q);
     }
     flash_store(p, nh, k0 + warp * 16, 1, dk[0]);
@@ -4598,8 +4814,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
     float s[1][8][4], dp[1][8][4], dq[1][8][4], lse[2], dot[2];
     const auto load = [&](int64_t k0) {
         uint16_t *to = stage + k0 / FLASH % 2 * 2 * FLASH_TILE;
-        flash_load<FLASH>(to, in + p.c, k0, p.t, step);
-        flash_load<FLASH>(to + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
+        load_rows<FLASH, FLASH>(to, in + p.c, k0, p.t, step);
+        load_rows<FLASH, FLASH>(to + FLASH_TILE, in + 2 * p.c, k0, p.t, step);
     };
     for (int h = 0; h < 2; ++h) {
         const int64_t row = q0 + warp * 16 + h * 8 + lane / 4;
@@ -4608,8 +4824,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
     }
     BMVPI_UNROLLED
     for (int i = 0; i < 32; ++i) dq[0][i / 4][i % 4] = 0;
-    flash_load<FLASH>(q, in, q0, p.t, step);
-    flash_load<FLASH>(q + FLASH_TILE, f.g + p.y_at(nh), q0, p.t, p.c);
+    load_rows<FLASH, FLASH>(q, in, q0, p.t, step);
+    load_rows<FLASH, FLASH>(q + FLASH_TILE, f.g + p.y_at(nh), q0, p.t, p.c);
     load(0);
     copy_commit();
     copy_wait<0>();
@@ -4631,7 +4847,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
             const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
             dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
         }
-        warp_pack(ds[0], dp[0]);
+        warp_pack<4>(ds[0], dp[0]);
         warp_product<1, 4, 8, FLASH_LD>(dq, ds, key);
     }
     flash_store(p, nh, q0 + warp * 16, 0, dq[0]);
