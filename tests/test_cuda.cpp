@@ -363,7 +363,8 @@ static void test_tensor_cores(void)
             int rounded = 0;
             for (const char *op : { "conv", "attention 64", "linear", "mlp" }) rounded |= strncmp(a.name, op, strlen(op)) == 0;
             if (!rounded || !check_start("%s in %s", a.name, bmvp_precision_text(precision))) continue;
-            test_graph(a.build, 0, precision == BMVP_TF32 ? 4e-3 : 2.5e-2, precision); /* bf16: of large results and gradients the storage, too */
+            /* bf16: of large results and gradients the storage, too; the last has 80000 gradients of numbers that are rounded four times */
+            test_graph(a.build, 0, precision == BMVP_TF32 ? 4e-3 : strcmp(a.name, "mlp in tiles onto") ? 2e-2 : 2.5e-2, precision);
             check_finish();
         }
 }
