@@ -8,10 +8,11 @@
        bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
 
    What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch each. A training step is recorded as a CUDA graph; it is not waited for. bmvp_config.precision BMVP_FP32 is the mode that is compared with the
-   CPU; BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32. In BMVP_BF16 the results of
-   ops and their gradients are bfloat16 in memory, from 4096 numbers on (bmvp_device.half_least); parameters, their gradients, buffers,
-   inputs, statistics and losses are float32, and so is all arithmetic outside of products.
+   optimizer and the gradient's norm over all tensors in one launch each. A training step is recorded as a CUDA graph, and is not waited for.
+   bmvp_config.precision BMVP_FP32 is the mode that is compared with the CPU; BMVP_TF32 and BMVP_BF16 round the operands of products for
+   the tensor cores, whose sums are float32. In BMVP_BF16 the results of ops and their gradients are bfloat16 in memory, from 4096 numbers
+   on (bmvp_device.half_least); parameters, their gradients, buffers, inputs, statistics and losses are float32, and so is all arithmetic
+   outside of products.
    What it is not: no GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
