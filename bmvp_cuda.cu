@@ -2786,11 +2786,13 @@ static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], con
 /* Rows [first, first + ROWS) of a matrix of t rows `step` apart into a tile of COLS + 8 apart, asynchronously, by 128 threads; zeros beyond */
 template <int ROWS, int COLS> static __device__ void load_rows(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
 {
-    BMVPI_UNROLLED
-    for (int e = 0; e < ROWS * (COLS / 8) / 128; ++e) {
-        const int i = (int)threadIdx.x + e * 128, row = i / (COLS / 8), col = i % (COLS / 8) * 8, inside = first + row < t;
-        copy_async<16>(to + row * (COLS + 8) + col, inside ? x + (first + row) * step + col : x, inside);
-    }
+    enum { APART = 128 / (COLS / 8) };
+    const int row = (int)threadIdx.x / (COLS / 8), col = (int)threadIdx.x % (COLS / 8) * 8;
+    const uint16_t *from = x + (first + row) * step + col;
+    const int left = (int)(t - first < ROWS ? t - first : ROWS) - row;
+    to += row * (COLS + 8) + col;
+    BMVPI_UNROLLED_BY_4
+    for (int e = 0; e < ROWS; e += APART, from += APART * step) copy_async<16>(to + e * (COLS + 8), e < left ? from : x, e < left);
 }
 
 /* 16 rows of a tile as left operands, K steps of 16 */
