@@ -165,10 +165,17 @@ build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $
 build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
-build/bench_cuda: tests/bench/bench_cuda.c build/bmvp_cuda.o bmvp_tensor.h
+# bench_step.c for a GPU, and, to try it without one, small on the shim
+build/bench_cuda build/bench_step_cuda: tests/bench/gpu.h build/bmvp_cuda.o
+build/bench_cuda: tests/bench/bench_cuda.c bmvp_tensor.h
 	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(CUDA_LINK) $(LDLIBS)
-bench-cuda: build/bench_cuda
+build/bench_step_cuda: tests/bench/bench_step.c tests/formula.h $(HEADERS)
+	$(COMPILE) -DBENCH_CUDA -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
+build/bench_step_shim: tests/bench/bench_step.c tests/bench/gpu.h build/bmvp_cuda_shim.o tests/formula.h $(HEADERS)
+	$(COMPILE) -DBENCH_CUDA -DBMVP_CUDA_SHIM -DBENCH_CROP=32 -DBENCH_NET='"uniformer_tiny"' $< build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
+bench-cuda: build/bench_cuda build/bench_step_cuda
 	build/bench_cuda
+	@sh tests/bench/cuda.sh
 
 demo: build/bmvp build/experiments_page
 	@sh examples/demo.sh demo

@@ -1,6 +1,6 @@
 /* bench_cuda.c - the heavy kernels of bmvp_cuda.cu over the networks' shapes, on the GPU that is there.
 
-   make bench-cuda            the whole table; build/bench_cuda WORD: only rows whose name holds the word
+   make build/bench_cuda      build/bench_cuda: the whole table; build/bench_cuda WORD: only rows whose name holds the word
 
    A row is one op's forward, or its gradient of x or of the weights alone, with everything it launches. Each of 20 samples is the mean of 5
    calls between two events after 3 calls that are not counted; the median is printed. TFLOP/s counts the operations that the result needs,
@@ -8,7 +8,7 @@
    Gradients are added to old ones, as in training with accumulation. Values are random: a GPU's clock depends on them. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
-#include <cuda_runtime_api.h>
+#include "tests/bench/gpu.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,21 +167,11 @@ static int run(const bmvp_backend *gpu, const row *r, int wants, bmvp_precision 
 
 static void describe(void)
 {
-    struct cudaDeviceProp p;
     const time_t now = time(NULL);
-    FILE *f = fopen("/proc/driver/nvidia/version", "r"); /* the driver's own version, on Linux */
-    char date[32] = "", line[256];
-    int driver = 0, runtime = 0;
-    memset(&p, 0, sizeof p);
-    (void)cudaGetDeviceProperties(&p, 0);
-    (void)cudaDriverGetVersion(&driver);
-    (void)cudaRuntimeGetVersion(&runtime);
+    char date[32] = "", text[512];
+    gpu_text(text, sizeof text);
     (void)strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-    printf("%s, %s (sm_%d%d, %d multiprocessors), driver for CUDA %d.%d, runtime %d.%d\n", date, p.name, p.major, p.minor,
-           p.multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-    if (f && fgets(line, sizeof line, f)) printf("%s", line);
-    if (f) (void)fclose(f);
-    printf("\n");
+    printf("%s, %s\n\n", date, text);
     printf("| kernel | samples and size | pass | precision | ms | TFLOP/s | GB/s |\n|---|---|---|---|---:|---:|---:|\n");
 }
 

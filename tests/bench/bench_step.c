@@ -2,7 +2,8 @@
 
    cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
    bench_step [--only NAME] [--threads N] [--simd LEVEL] [--precision fp32|bf16]
-              [--reps N] [--preset NAME] [--json] [--list] [--machine]
+              [--batch N] [--reps N] [--preset NAME] [--json] [--list] [--machine]
+   cc -DBENCH_CUDA ... build/bmvp_cuda.o (make build/bench_step_cuda): also [--device cpu|cuda[:N]] and --precision tf32
 
    Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
    needs, two for a multiply-add; what backward computes a second time is not counted, and what Winograd's algorithm saves
@@ -10,12 +11,22 @@
    independent multiply-adds in registers, with the same instruction set and threads. Memory is the largest resident
    size less what the process held before the row; each row of a network is a process of its own, so that nothing of the
    row before is reused. tests/bench/twin.py is the same rows in PyTorch, with the same weights and inputs by formula:
-   `check` is the first loss, or the root mean square of a corner of the output, and must be equal on both sides. */
+   `check` is the first loss, or the root mean square of a corner of the output, and must be equal on both sides; of the real
+   step it is the loss of the fourth, and has no twin: the masks are others.
+
+   On a GPU there are the rows of networks and the real step (bench_cuda.c has the kernels). It does not wait, so a run is five calls between two
+   waits, divided by five, after five that are not counted; inputs come from the host in every call. A pass is recorded as the trainers do.
+   Batches are 8 crops for inference, whose time and operations are then of one crop, 2 for uniunet_step as in fine-tuning, otherwise 1. Memory is
+   what is taken of the GPU's at the end of the row less what was before its context, so nothing else may use that GPU; CUDA's own context,
+   about half a GB, is in neither. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "tests/formula.h"
+#ifdef BENCH_CUDA
+#include "tests/bench/gpu.h"
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,13 +37,23 @@
 #include <unistd.h>
 #endif
 
-enum { MAX_REPS = 1000, CROP = 96 };
+/* Others of these are for trying it out where 96^3 takes too long. */
+#ifndef BENCH_CROP
+#define BENCH_CROP 96
+#endif
+#ifndef BENCH_NET
+#define BENCH_NET "uniformer_small"
+#endif
+
+enum { MAX_REPS = 1000, CROP = BENCH_CROP, DEVICE_CALLS = 5 };
 
 typedef struct options {
-    const char *only, *preset;
+    const char *only, *preset, *device;
     int threads, reps, json, list, machine;
+    int batch; /* of networks' rows; 0: as the row is */
     bmvp_simd simd;
     bmvp_precision precision;
+    const bmvp_backend *backend; /* of a GPU, or NULL */
 } options;
 
 typedef struct bench {
@@ -49,6 +70,7 @@ typedef struct result { /* of one row */
     double plan_mb;    /* what the dry run says: parameters, what training keeps of them, step; 0: unknown */
     double weights_mb; /* values of the parameters, part of both */
     double check;      /* equal in the twin */
+    int batch;
 } result;
 
 static double now(void)
@@ -84,6 +106,67 @@ static double status_mb(const char *key)
     }
 #endif
     return kb * 1024e-6;
+}
+
+/* >>device: none of it happens on the CPU -------------------------------------------------------------------------- */
+
+/* "cpu" or "cuda", the first GPU, or "cuda:N". 0 and a line on stderr: there is none. */
+static int device_open(const char *text, options *o)
+{
+    char *end = NULL;
+    const char *number = strncmp(text, "cuda:", 5) == 0 ? text + 5 : "0";
+    const long n = strtol(number, &end, 10);
+    if (strcmp(text, "cpu") == 0) return 1;
+    if ((strcmp(text, "cuda") != 0 && number != text + 5) || end == number || *end || n < 0 || n > 1023) {
+        fprintf(stderr, "bench_step: --device %s: cpu, cuda or cuda:N\n", text);
+        return 0;
+    }
+#ifdef BENCH_CUDA
+    {
+        bmvp_error err;
+        memset(&err, 0, sizeof err);
+        o->backend = bmvp_cuda_backend((int)n, &err);
+        if (!o->backend) fprintf(stderr, "bench_step: %s\n", err.message);
+    }
+#else
+    fprintf(stderr, "bench_step: --device %s: this build has no CUDA: make build/bench_step_cuda\n", text);
+#endif
+    return o->backend != NULL;
+}
+
+static void device_close(options *o)
+{
+#ifdef BENCH_CUDA
+    bmvp_cuda_release(o->backend);
+#endif
+    o->backend = NULL;
+}
+
+/* Memory in use as a row begins, and what it has taken at most since. */
+static double memory_before(const options *o)
+{
+#ifdef BENCH_CUDA
+    if (o->backend) return gpu_used_mb();
+#endif
+    (void)o;
+    peak_reset();
+    return status_mb("VmRSS:");
+}
+static double memory_since(const options *o, double before)
+{
+#ifdef BENCH_CUDA
+    if (o->backend) return gpu_used_mb() - before; /* blocks are kept until the context ends */
+#endif
+    (void)o;
+    return status_mb("VmHWM:") - before;
+}
+
+/* Calls of a run, and its start when all before is done. */
+static int calls(const options *o) { return o->backend ? DEVICE_CALLS : 1; }
+static double start_of(bmvp_ctx *c)
+{
+    (void)bmvp_sync(c);
+    return now();
 }
 
 /* >>ceiling: twelve independent sums keep two pipes of latency four busy; nothing touches memory ------------------- */
@@ -166,6 +249,7 @@ static bmvp_ctx *context(const options *o, int threads, int plan)
     cfg.threads = threads;
     cfg.simd = o->simd;
     cfg.precision = o->precision;
+    cfg.backend = o->backend;
     cfg.plan = plan;
     c = bmvp_create(&cfg, &err);
     if (!c) fprintf(stderr, "bench_step: %s\n", err.message);
@@ -225,14 +309,16 @@ static void report(bench *b, const char *name, result *r)
     spread = (r->second[r->n - 1] - best) / median;
     rate = r->gflop / median;
     if (b->opt.json) {
-        printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
+        printf("{\"row\":\"%s\",\"precision\":\"%s\",\"batch\":%d,\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
                "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f,\"weights_mb\":%.1f,\"check\":%.9g}\n", name,
-               median * 1e3, best * 1e3, spread, r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb,
+               bmvp_precision_text(b->opt.precision), r->batch, median * 1e3, best * 1e3, spread, r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb,
                r->weights_mb, r->check);
     } else {
         printf("%-26s %10.2f %10.2f %6.0f%% ", name, median * 1e3, best * 1e3, spread * 100);
-        if (rate > 0) printf("%9.1f %6.0f%%", rate, b->ceiling > 0 ? rate / b->ceiling * 100 : 0);
-        else printf("%9s %7s", "-", "-");
+        if (rate > 0) printf("%9.1f ", rate);
+        else printf("%9s ", "-");
+        if (rate > 0 && b->ceiling > 0) printf("%6.0f%%", rate / b->ceiling * 100);
+        else printf("%7s", "-");
         if (r->peak_mb > 0) printf(" %9.0f", r->peak_mb);
         if (r->plan_mb > 0) printf(" %9.0f", r->plan_mb);
         if (r->check != 0) printf("  check %.6g", r->check);
@@ -303,12 +389,12 @@ typedef struct net_row {
 } net_row;
 
 static const net_row net_rows[] = {
-    { "step", "uniformer_small", STEP, 0 },
-    { "inference", "uniformer_small", ENCODE, 0 },
+    { "step", BENCH_NET, STEP, 0 },
+    { "inference", BENCH_NET, ENCODE, 0 },
     { "unet3d_forward", "unet3d", FORWARD, 0 },
     { "unet3d_step", "unet3d", STEP, 0 },
-    { "uniunet_forward", "uniformer_small", FORWARD, 1 },
-    { "uniunet_step", "uniformer_small", STEP, 1 },
+    { "uniunet_forward", BENCH_NET, FORWARD, 1 },
+    { "uniunet_step", BENCH_NET, STEP, 1 },
 };
 
 typedef struct training { /* one network with its optimizer in one context */
@@ -317,27 +403,43 @@ typedef struct training { /* one network with its optimizer in one context */
     bmvp_ctx *c;
     bmvp_net *net;
     bmvp_optim *optim;
-    float *crop, *target; /* inputs, (D, H, W, C) */
+    float *crop, *target; /* inputs, (N, D, H, W, C) */
+    int batch;            /* N */
     double check;         /* of the first run */
 } training;
 
-/* Modality m of the crop as the tests' formula gives it; region r is a ball. */
+static int row_batch(const options *o, const net_row *row)
+{
+    if (o->batch) return o->batch;
+    if (o->backend && row->what == ENCODE) return 8;
+    return o->backend && row->segment && row->what == STEP ? 2 : 1;
+}
+
+/* Crop s is that of case s: modality m as the tests' formula gives it; region r is a ball, the same in all. */
+static void crop_data(training *t, int s, float *one)
+{
+    const int64_t dim[3] = { CROP, CROP, CROP }, n = (int64_t)CROP * CROP * CROP, channels = t->cfg.in_channels, regions = t->cfg.outputs;
+    float *crop = t->crop + s * n * channels, *target = t->target + s * n * regions;
+    int64_t i, k;
+    for (k = 0; k < channels; ++k) {
+        formula_volume(s, (int)k, dim, one);
+        for (i = 0; i < n; ++i) crop[i * channels + k] = one[i];
+    }
+    for (i = 0; i < n; ++i)
+        for (k = 0; k < regions; ++k) {
+            const int64_t z = i / (CROP * CROP) - 44 * CROP / 96, y = i / CROP % CROP - 50 * CROP / 96;
+            const int64_t x = i % CROP - (40 + 4 * k) * CROP / 96, r = (14 + 6 * k) * CROP / 96;
+            target[i * regions + k] = x * x + y * y + z * z < r * r;
+        }
+}
 static int training_data(training *t)
 {
-    const int64_t dim[3] = { CROP, CROP, CROP }, n = (int64_t)CROP * CROP * CROP, channels = t->cfg.in_channels;
+    const int64_t n = (int64_t)CROP * CROP * CROP;
     float *one = (float *)malloc((size_t)n * sizeof *one);
-    int64_t i, k;
-    t->crop = (float *)malloc((size_t)(n * channels) * sizeof *t->crop);
-    t->target = (float *)malloc((size_t)(n * t->cfg.outputs) * sizeof *t->target);
-    for (k = 0; one && t->crop && k < channels; ++k) {
-        formula_volume(0, (int)k, dim, one);
-        for (i = 0; i < n; ++i) t->crop[i * channels + k] = one[i];
-    }
-    for (i = 0; t->target && i < n; ++i)
-        for (k = 0; k < t->cfg.outputs; ++k) {
-            const int64_t z = i / (CROP * CROP) - 44, y = i / CROP % CROP - 50, x = i % CROP - 40 - 4 * k, r = 14 + 6 * k;
-            t->target[i * t->cfg.outputs + k] = x * x + y * y + z * z < r * r;
-        }
+    int s;
+    t->crop = (float *)malloc((size_t)(t->batch * n * t->cfg.in_channels) * sizeof *t->crop);
+    t->target = (float *)malloc((size_t)(t->batch * n * t->cfg.outputs) * sizeof *t->target);
+    for (s = 0; one && t->crop && t->target && s < t->batch; ++s) crop_data(t, s, one);
     free(one);
     return one && t->crop && t->target;
 }
@@ -364,26 +466,30 @@ static int training_open(const options *o, int plan, training *t)
     return !bmvp_failed(t->c);
 }
 
-/* Root mean square of the corner z < D/2, y < H/3, x < W/4 of y. */
-static double corner(const bmvp_tensor *y)
+/* Root mean square of the corner z < D/2, y < H/3, x < W/4 of y, at least one voxel, all samples and channels. */
+static double corner(bmvp_ctx *c, const bmvp_tensor *y)
 {
+    float *v = y ? (float *)malloc((size_t)y->numel * sizeof *v) : NULL;
     double sum = 0, n = 0;
-    int64_t z, row, x, k;
-    if (!y || !y->x) return 0;
-    for (z = 0; z < y->dim[1] / 2; ++z)
-        for (row = 0; row < y->dim[2] / 3; ++row)
-            for (x = 0; x < y->dim[3] / 4; ++x)
-                for (k = 0; k < y->dim[4]; ++k, ++n) {
-                    const double v = (double)y->x[((z * y->dim[2] + row) * y->dim[3] + x) * y->dim[4] + k];
-                    sum += v * v;
-                }
+    int64_t s, z, row, i;
+    if (!v || bmvp_read(c, y, v) != BMVP_OK) {
+        free(v);
+        return 0;
+    }
+    for (s = 0; s < y->dim[0]; ++s)
+        for (z = 0; z == 0 || z < y->dim[1] / 2; ++z)
+            for (row = 0; row == 0 || row < y->dim[2] / 3; ++row) {
+                const float *p = v + ((s * y->dim[1] + z) * y->dim[2] + row) * y->dim[3] * y->dim[4];
+                for (i = 0; i < y->dim[4] || i < y->dim[3] / 4 * y->dim[4]; ++i, ++n) sum += (double)p[i] * (double)p[i];
+            }
+    free(v);
     return sqrt(sum / n);
 }
 
 /* Soft Dice over all three scales, as the paper's fine-tuning. */
 static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_features *f)
 {
-    const int64_t dim[5] = { 1, CROP, CROP, CROP, t->cfg.outputs };
+    const int64_t dim[5] = { t->batch, CROP, CROP, CROP, t->cfg.outputs };
     const bmvp_logits l = bmvp_net_segment(t->net, x, f, 1);
     bmvp_tensor *target = bmvp_input(t->c, 5, dim, t->target), *scale[3], *sum = NULL;
     int i;
@@ -397,24 +503,34 @@ static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_feature
     return sum;
 }
 
+static void training_update(training *t)
+{
+    if (bmvp_backend_of(t->c)->device && !bmvp_is_plan(t->c)) (void)bmvp_optim_device_step(t->optim, 1e-4, 0);
+    else bmvp_optim_step(t->optim, 1e-4, 1);
+    bmvp_optim_zero_grad(t->optim);
+}
+
 static void training_run(training *t)
 {
-    const int64_t dim[5] = { 1, CROP, CROP, CROP, t->cfg.in_channels };
+    const int64_t dim[5] = { t->batch, CROP, CROP, CROP, t->cfg.in_channels };
     const int learn = t->row->what == STEP;
     bmvp_features f;
     bmvp_tensor *x, *y;
     bmvp_step_begin(t->c);
+    bmvp_capture_begin(t->c);
     x = bmvp_input(t->c, 5, dim, t->crop);
     f = bmvp_net_encode(t->net, x, learn);
     if (t->row->what == ENCODE) y = f.last;
     else if (!t->row->segment) y = bmvp_net_reconstruct(t->net, &f);
     else y = learn ? segment_loss(t, x, &f) : bmvp_net_segment(t->net, x, &f, 0).full;
     if (learn && !t->row->segment) y = bmvp_mse(t->c, y, x);
-    if (t->check == 0 && !bmvp_is_plan(t->c)) t->check = learn && y ? (double)bmvp_scalar(t->c, y) : corner(y);
-    if (!learn) return;
-    bmvp_backward(t->c, y);
-    bmvp_optim_step(t->optim, 1e-4, 1);
-    bmvp_optim_zero_grad(t->optim);
+    if (learn) {
+        bmvp_keep(y);
+        bmvp_backward(t->c, y);
+        training_update(t);
+    }
+    bmvp_capture_end(t->c);
+    if (t->check == 0 && !bmvp_is_plan(t->c)) t->check = learn && y ? (double)bmvp_scalar(t->c, y) : corner(t->c, y);
 }
 
 static void net_memory(training *t, result *r)
@@ -449,7 +565,23 @@ static double net_gflop(const training *t)
     const double once = t->cfg.kind == BMVP_NET_UNET3D ? unet3d_gflop(&t->cfg)
                         : t->row->segment              ? uniunet_gflop(&t->cfg)
                                                        : uniformer_gflop(&t->cfg, t->row->what != ENCODE);
-    return t->row->what == STEP ? 3 * once : once;
+    return t->row->what == STEP ? 3 * once * t->batch : t->row->what == ENCODE ? once : once * t->batch;
+}
+
+/* The runs of a row; the time of inference is of one crop. */
+static void network_runs(const options *o, training *t, result *r)
+{
+    const int n = calls(o), crops = t->row->what == ENCODE ? t->batch : 1;
+    int i, j;
+    for (i = -1; i < o->reps && !bmvp_failed(t->c); ++i) {
+        const double start = start_of(t->c);
+        for (j = 0; j < n; ++j) training_run(t);
+        (void)bmvp_sync(t->c);
+        if (i >= 0) r->second[r->n++] = (now() - start) / (n * crops);
+    }
+    r->gflop = net_gflop(t);
+    r->check = t->check;
+    r->batch = t->batch;
 }
 
 static void bench_network(bench *b, const net_row *row)
@@ -457,11 +589,10 @@ static void bench_network(bench *b, const net_row *row)
     training t;
     result r;
     int64_t block = 0;
-    double before;
-    int i, ok;
     memset(&r, 0, sizeof r);
     memset(&t, 0, sizeof t);
     t.row = row;
+    t.batch = row_batch(&b->opt, row);
     bmvp_net_preset(row->preset, &t.cfg);
     t.cfg.outputs = 3;
     if (row->segment) {
@@ -469,20 +600,12 @@ static void bench_network(bench *b, const net_row *row)
         t.cfg.task = BMVP_TASK_SEGMENT;
         t.cfg.deep_supervision = 1;
     }
-    ok = training_data(&t) && net_plan(&b->opt, &t, &r, &block);
-    if (ok) {
+    if (training_data(&t) && net_plan(&b->opt, &t, &r, &block)) {
+        double before;
         training_close(&t);
-        peak_reset();
-        before = status_mb("VmRSS:");
-        ok = training_open(&b->opt, 0, &t) && bmvp_reserve(t.c, block) == BMVP_OK;
-        for (i = -1; ok && i < b->opt.reps && !bmvp_failed(t.c); ++i) {
-            const double start = now();
-            training_run(&t);
-            if (i >= 0) r.second[r.n++] = now() - start;
-        }
-        r.peak_mb = status_mb("VmHWM:") - before;
-        r.gflop = net_gflop(&t);
-        r.check = t.check;
+        before = memory_before(&b->opt);
+        if (training_open(&b->opt, 0, &t) && bmvp_reserve(t.c, block) == BMVP_OK) network_runs(&b->opt, &t, &r);
+        r.peak_mb = memory_since(&b->opt, before);
     }
     if (!broken(b, row->name, t.c)) report(b, row->name, &r);
     training_close(&t);
@@ -506,29 +629,40 @@ static float *real_items(bmvp_ssl_item *item)
         formula_volume(i, 1, dim, volume + 2 * i * VALUES);
         formula_volume(i, 3, dim, volume + (2 * i + 1) * VALUES);
         item[i].modality = i;
-        item[i].template_start[0] = 20 + i;
-        item[i].template_start[1] = item[i].template_start[2] = 70 - i;
+        item[i].template_start[0] = 20 * CROP / 96 + i;
+        item[i].template_start[1] = item[i].template_start[2] = 70 * CROP / 96 - i;
         item[i].slot = (uint32_t)i;
     }
     return volume;
 }
 
-/* Three steps that are not counted meet the templates of all modalities, so that each has its gradient: what the plan counts. */
-static void real_run(bench *b, bmvp_ssl *ssl, bmvp_ssl_item *item, result *r)
+/* Three steps that are not counted meet the templates of all modalities, so that each has its gradient: what the plan counts. On a device then
+   those that record what is timed. A run ends with its last losses on the host. */
+static void real_run(bench *b, bmvp_ctx *c, bmvp_ssl *ssl, bmvp_ssl_item *item, result *r)
 {
+    const int n = calls(&b->opt);
+    int64_t step = 0;
     bmvp_ssl_losses loss;
-    int i, j;
-    for (i = -3; ssl && i < b->opt.reps; ++i) {
-        const double start = now();
-        for (j = 0; j < CASES; ++j) item[j].modality = i < 0 ? (j - CASES * i) % BMVP_MODALITIES : j;
-        if (bmvp_ssl_step(ssl, item, CASES, 1e-4, &loss) != BMVP_OK) break;
-        if (i >= 0) r->second[r->n++] = now() - start;
+    int i, j, first = b->opt.backend != NULL;
+    memset(&loss, 0, sizeof loss);
+    for (i = 0; i < 3; ++i, ++step) {
+        for (j = 0; j < CASES; ++j) item[j].modality = (j + CASES * (i + 1)) % BMVP_MODALITIES;
+        (void)bmvp_ssl_step(ssl, item, CASES, 1e-4, NULL);
+    }
+    for (j = 0; j < CASES; ++j) item[j].modality = j;
+    for (i = -first; i < b->opt.reps && !bmvp_failed(c); ++i) {
+        const double start = start_of(c);
+        for (j = 0; j < n; ++j, ++step) (void)bmvp_ssl_step(ssl, item, CASES, 1e-4, NULL);
+        (void)bmvp_ssl_losses_of(ssl, step - 1, &loss);
+        (void)bmvp_sync(c);
+        if (i >= 0) r->second[r->n++] = (now() - start) / n;
+        if (i == -first && bmvp_ssl_losses_of(ssl, 3, &loss) == BMVP_OK) r->check = loss.total;
     }
 }
 
 static void bench_real(bench *b, const char *row, int recompute)
 {
-    const int64_t grid[3] = { 155, 240, 240 };
+    const int64_t grid[3] = { 155 * CROP / 96, 240 * CROP / 96, 240 * CROP / 96 };
     const char *names[BMVP_MODALITIES];
     bmvp_ssl_item item[CASES];
     bmvp_ssl_config cfg;
@@ -539,28 +673,29 @@ static void bench_real(bench *b, const char *row, int recompute)
     bmvp_ctx *c = NULL;
     bmvp_ssl *ssl = NULL;
     float *volume = real_items(item);
-    double before;
     result r;
     int i;
     memset(&r, 0, sizeof r);
     memset(&err, 0, sizeof err);
     for (i = 0; i < BMVP_MODALITIES; ++i) names[i] = bmvp_modality_name(i);
-    bmvp_net_preset("uniformer_small", &net);
+    bmvp_net_preset(BENCH_NET, &net);
     bmvp_ssl_preset(b->opt.preset, &cfg);
     cfg.contrast_from_epoch = 0; /* all tasks at work, an update in every step */
     cfg.update_every = 1;
+    cfg.crop = CROP;
     cfg.recompute = recompute;
     ctx.threads = b->opt.threads;
     ctx.simd = b->opt.simd;
     ctx.precision = b->opt.precision;
+    ctx.backend = b->opt.backend;
     if (volume && bmvp_ssl_plan(&ctx, &net, &cfg, BMVP_MODALITIES, names, grid, &m, &err) == BMVP_OK) {
-        peak_reset();
-        before = status_mb("VmRSS:");
+        const double before = memory_before(&b->opt);
         c = bmvp_create(&ctx, &err);
         if (c) bmvp_reserve(c, m.step_peak);
         ssl = c ? bmvp_ssl_create(c, &net, &cfg, BMVP_MODALITIES, names, grid) : NULL;
-        real_run(b, ssl, item, &r);
-        r.peak_mb = status_mb("VmHWM:") - before;
+        if (ssl) real_run(b, c, ssl, item, &r);
+        r.peak_mb = memory_since(&b->opt, before);
+        r.batch = CASES;
         r.plan_mb = (double)(m.persistent + m.step_peak) * 1e-6;
         r.gflop = 2 * CASES * 3 * uniformer_gflop(&net, 1);
     }
@@ -731,6 +866,7 @@ static void bench_kernel(bench *b, const kernel *k)
     if (!broken(b, k->name, c) && r[0].n > 0)
         for (j = 0; j < 2; ++j) {
             r[j].gflop = (j + 1) * kernel_gflop(k);
+            r[j].batch = 1;
             if (wanted(b, name[j])) report(b, name[j], &r[j]);
         }
     bmvp_destroy(c);
@@ -756,33 +892,50 @@ static int parse(int argc, char **argv, options *o)
         else if (strcmp(a, "--only") == 0 && *v) o->only = argv[++i];
         else if (strcmp(a, "--preset") == 0 && *v) o->preset = argv[++i];
         else if (strcmp(a, "--threads") == 0) o->threads = atoi(argv[++i < argc ? i : 0]);
+        else if (strcmp(a, "--batch") == 0) o->batch = atoi(argv[++i < argc ? i : 0]);
+        else if (strcmp(a, "--device") == 0 && *v) o->device = argv[++i];
         else if (strcmp(a, "--reps") == 0) o->reps = atoi(argv[++i < argc ? i : 0]);
         else if (strcmp(a, "--simd") == 0) {
             for (j = 0; j < 4 && strcmp(v, level[j]) != 0; ++j) {}
             if (j == 4) return 0;
             o->simd = (bmvp_simd)j;
             ++i;
-        } else if (strcmp(a, "--precision") == 0 && (strcmp(v, "fp32") == 0 || strcmp(v, "bf16") == 0)) {
-            o->precision = strcmp(v, "bf16") == 0 ? BMVP_BF16 : BMVP_FP32;
+        } else if (strcmp(a, "--precision") == 0) {
+            for (j = BMVP_FP32; j <= BMVP_TF32 && strcmp(v, bmvp_precision_text((bmvp_precision)j)) != 0; ++j) {}
+            if (j > BMVP_TF32) return 0;
+            o->precision = (bmvp_precision)j;
             ++i;
         } else return 0;
     }
-    return o->reps >= 1 && o->reps <= MAX_REPS && o->threads >= 0;
+    return o->reps >= 1 && o->reps <= MAX_REPS && o->threads >= 0 && o->batch >= 0 && o->batch <= 64;
 }
+
+static const char *compiler_text(void)
+{
+#if defined(__clang__)
+    return __VERSION__; /* names the compiler itself */
+#elif defined(__VERSION__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}
+
+#ifdef BENCH_CUDA
+static void machine_gpu(const bench *b)
+{
+    char text[512];
+    gpu_text(text, sizeof text);
+    printf(b->opt.json ? "{\"gpu\":\"%s\",\"compiler\":\"%s\"}\n" : "%s, compiler %s\n\n", text, compiler_text());
+    fflush(stdout);
+}
+#endif
 
 static void machine(bench *b)
 {
     char line[256], *model = NULL;
     FILE *f = fopen("/proc/cpuinfo", "r");
     bmvp_ctx *c = context(&b->opt, b->opt.threads, 0);
-    const char *compiler =
-#if defined(__clang__)
-        __VERSION__; /* names the compiler itself */
-#elif defined(__VERSION__)
-        "gcc " __VERSION__;
-#else
-        "unknown";
-#endif
     double one;
     while (f && !model && fgets(line, (int)sizeof line, f))
         if (strncmp(line, "model name", 10) == 0) model = strchr(line, ':');
@@ -799,7 +952,7 @@ static void machine(bench *b)
                          "\"ceiling\":%.1f}\n"
                        : "%s, %d threads, %s, compiler %s\n"
                          "multiply-add ceiling: %.0f GFLOP/s with 1 thread, %.0f with all\n\n",
-           model ? model : "unknown processor", b->opt.threads, bmvp_simd_text(bmvp_simd_level(c)), compiler, one,
+           model ? model : "unknown processor", b->opt.threads, bmvp_simd_text(bmvp_simd_level(c)), compiler_text(), one,
            b->ceiling);
     fflush(stdout);
     bmvp_destroy(c);
@@ -816,13 +969,14 @@ static void bench_large(bench *b, int i)
     else bench_real(b, large_name(i), i > NETS);
 }
 
-/* Row i in a process of its own where there are such: its memory is then its own too. */
+/* Row i in a process of its own where there are such: its memory is then its own too. Not with a device: CUDA does not survive a fork, and a
+   row's memory there ends with its context. */
 static void bench_alone(bench *b, int i)
 {
     if (!wanted(b, large_name(i))) return;
     heading(b);
 #if defined(__unix__) || defined(__APPLE__)
-    {
+    if (!b->opt.backend) {
         int status = 0;
         pid_t child;
         fflush(stdout);
@@ -844,6 +998,13 @@ static void bench_alone(bench *b, int i)
     bench_large(b, i);
 }
 
+static void list(const options *o)
+{
+    int i;
+    for (i = 0; i < LARGE; ++i) printf("%s\n", large_name(i));
+    for (i = 0; i < KERNELS && !o->device; ++i) printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
+}
+
 int main(int argc, char **argv)
 {
     bmvp_ssl_config any;
@@ -852,18 +1013,20 @@ int main(int argc, char **argv)
     memset(&b, 0, sizeof b);
     if (!parse(argc, argv, &b.opt) || !bmvp_ssl_preset(b.opt.preset, &any)) {
         fprintf(stderr, "usage: bench_step [--only ROW] [--threads N] [--simd plain|vector|avx2|avx512] [--reps 1..%d]\n"
+                        "                  [--precision fp32|bf16|tf32] [--device cpu|cuda[:N]] [--batch 1..64]\n"
                         "                  [--preset paper|release|fast] [--json] [--list] [--machine]\n", MAX_REPS);
         return 2;
     }
-    if (b.opt.list) {
-        for (i = 0; i < LARGE; ++i) printf("%s\n", large_name(i));
-        for (i = 0; i < KERNELS; ++i) printf("%s_forward\n%s_backward\n", kernels[i].name, kernels[i].name);
-        return 0;
-    }
-    machine(&b);
+    if (b.opt.list) return list(&b.opt), 0;
+    if (b.opt.device && !device_open(b.opt.device, &b.opt)) return 2;
+#ifdef BENCH_CUDA
+    if (b.opt.backend) machine_gpu(&b);
+#endif
+    if (!b.opt.backend) machine(&b);
+    for (i = 0; i < LARGE && !b.opt.machine; ++i) bench_alone(&b, i);
+    for (i = 0; i < KERNELS && !b.opt.machine && !b.opt.backend; ++i) bench_kernel(&b, &kernels[i]);
+    if (b.opt.backend) device_close(&b.opt);
     if (b.opt.machine) return 0;
-    for (i = 0; i < LARGE; ++i) bench_alone(&b, i);
-    for (i = 0; i < KERNELS; ++i) bench_kernel(&b, &kernels[i]);
     if (!b.rows && !b.failed) fprintf(stderr, "bench_step: no row is named '%s'; --list prints them\n", b.opt.only);
     return b.failed || !b.rows;
 }
