@@ -11,7 +11,7 @@
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named, and the tests for a GPU; a kernel that spills registers is an error
 #   make test-gpu   PyTorch's numbers and those of the released code (BMVP_DATA/golden) on the GPU that is there
-#   make bench-cuda  speed of the heavy kernels on the GPU that is there: a table
+#   make bench-cuda  speed of the heavy kernels, steps and inference on the GPU that is there, beside PyTorch (PYTHON): tables
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
 # Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
 # With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
@@ -138,7 +138,7 @@ build/bmvp_mpi: examples/bmvp.c $(MPI_O)
 	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
 
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
-cuda: $(GPU_TESTS:%=build/test_%_gpu)
+cuda: $(GPU_TESTS:%=build/test_%_gpu) build/bench_cuda build/bench_step_cuda
 test-gpu: $(GPU_TESTS:%=build/test_%_gpu)
 	@for t in $^; do echo "== $$t"; BMVP_DATA="$(BMVP_DATA)" $$t || exit 1; done
 cuda-shim: build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim build/bmvp_shim

@@ -841,8 +841,9 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
 /* >>record: the losses of the last steps, on a device as tickets until somebody asks for them ----------------------- */
 
 enum { BMVPI_RECORDS = 32, BMVPI_LOSSES = 4, BMVPI_NORM = BMVPI_LOSSES };
-typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_LOSSES + 1]; } bmvpi_losses; /* the total, three parts, the gradient's norm; NaN: not there */
-typedef struct bmvpi_post { int64_t ticket, step; unsigned has; } bmvpi_post;                /* bit i: loss[i] is sent with it */
+/* The total, three parts and the gradient's norm; NaN: not there */
+typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_LOSSES + 1]; } bmvpi_losses;
+typedef struct bmvpi_post { int64_t ticket, step; unsigned has; } bmvpi_post; /* bit i: loss[i] is sent with it */
 typedef struct bmvpi_book {
     bmvpi_losses record[BMVPI_RECORDS]; /* of step s at s % BMVPI_RECORDS */
     bmvpi_post post[BMVP_TICKETS];      /* number i at i % BMVP_TICKETS */

@@ -311,8 +311,8 @@ static void report(bench *b, const char *name, result *r)
     if (b->opt.json) {
         printf("{\"row\":\"%s\",\"precision\":\"%s\",\"batch\":%d,\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
                "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f,\"weights_mb\":%.1f,\"check\":%.9g}\n", name,
-               bmvp_precision_text(b->opt.precision), r->batch, median * 1e3, best * 1e3, spread, r->n, rate, b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb,
-               r->weights_mb, r->check);
+               bmvp_precision_text(b->opt.precision), r->batch, median * 1e3, best * 1e3, spread, r->n, rate,
+               b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb, r->weights_mb, r->check);
     } else {
         printf("%-26s %10.2f %10.2f %6.0f%% ", name, median * 1e3, best * 1e3, spread * 100);
         if (rate > 0) printf("%9.1f ", rate);
@@ -629,8 +629,8 @@ static float *real_items(bmvp_ssl_item *item)
         formula_volume(i, 1, dim, volume + 2 * i * VALUES);
         formula_volume(i, 3, dim, volume + (2 * i + 1) * VALUES);
         item[i].modality = i;
-        item[i].template_start[0] = 20 * CROP / 96 + i;
-        item[i].template_start[1] = item[i].template_start[2] = 70 * CROP / 96 - i;
+        item[i].template_start[0] = 20 + i;
+        item[i].template_start[1] = item[i].template_start[2] = 70 - i;
         item[i].slot = (uint32_t)i;
     }
     return volume;
@@ -662,7 +662,7 @@ static void real_run(bench *b, bmvp_ctx *c, bmvp_ssl *ssl, bmvp_ssl_item *item, 
 
 static void bench_real(bench *b, const char *row, int recompute)
 {
-    const int64_t grid[3] = { 155 * CROP / 96, 240 * CROP / 96, 240 * CROP / 96 };
+    const int64_t grid[3] = { 155, 240, 240 };
     const char *names[BMVP_MODALITIES];
     bmvp_ssl_item item[CASES];
     bmvp_ssl_config cfg;

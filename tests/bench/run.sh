@@ -133,5 +133,5 @@ if section metrics; then
 fi
 cat "$tmp/skip"
 
-awk -v json="${JSON:-/dev/null}" -v threads="$THREADS" -f tests/bench/table.awk \
+awk -v json="${JSON:-/dev/null}" -v threads="$THREADS" -f tests/bench/json.awk -f tests/bench/table.awk \
     "$tmp/machine" "$tmp/torch" "$tmp/peer" "$tmp/ours"

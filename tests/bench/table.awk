@@ -1,19 +1,6 @@
 # table.awk - one table of what run.sh measured: machine lines, PyTorch's line, peers, ours, each a line of JSON.
 # -v json=FILE gets a line for each row: {"row", "ours", "peer", "ratio", "goal", "missed"}.
 
-function field(key,   p, rest) {
-    p = index($0, "\"" key "\":")
-    if (!p) return ""
-    rest = substr($0, p + length(key) + 3)
-    if (substr(rest, 1, 1) == "\"") { rest = substr(rest, 2); sub(/".*/, "", rest); return rest }
-    sub(/[,}].*/, "", rest)
-    return rest
-}
-function span(ms) {
-    if (ms == "") return "-"
-    ms += 0
-    return ms >= 1000 ? sprintf("%.2f s", ms / 1000) : ms >= 100 ? sprintf("%.0f ms", ms) : ms >= 10 ? sprintf("%.1f ms", ms) : sprintf("%.2f ms", ms)
-}
 function percent(share) { return share == "" ? "-" : sprintf("%.0f%%", share * 100) }
 function some(x, form) { return x > 0 ? sprintf(form, x) : "-" }
 # A goal and "!" when it is missed; counted.
