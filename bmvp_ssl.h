@@ -1584,6 +1584,7 @@ static void bmvpi_ssl_update_now(bmvp_ssl *s, double lr)
         bmvp_reducer_finish(s->reducer);
         bmvpi_ssl_exchange_templates(s);
     }
+    if (bmvp_failed(s->c)) return;
     for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
         if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(s->c, s->templ[i]);
     bmvpi_book_update(s->c, &s->book, s->optim, s->steps - 1, lr, s->cfg.clip);
@@ -1826,8 +1827,12 @@ BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *er
 {
     bmvpi_file r = bmvpi_ssl_run(s);
     bmvp_ckpt *f = NULL;
-    bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
+    bmvp_status st;
+    bmvpi_book_read(s->c, &s->book, s->optim, s->steps);
+    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
     if (!st) st = bmvpi_file_read(&r, f, err);
+    if (!st) memset(&s->book, 0, sizeof s->book); /* its steps will be taken again */
     bmvp_ckpt_close(f);
     return st;
 }

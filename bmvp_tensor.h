@@ -396,7 +396,7 @@ enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
 typedef struct bmvp_device {
     void *user;                                                                     /* the backend's own */
     unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
-    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers are bfloat16 (bmvp_tensor.half); 0: none are */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);
     void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */

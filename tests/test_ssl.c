@@ -954,6 +954,35 @@ static void test_drawn_masks(void)
     }
 }
 
+/* Losses of a step are those of its passes together, whether or not they were asked for at once; a loaded run takes its steps again. */
+static void test_losses_of_steps(void)
+{
+    bmvp_ssl_losses part[2], all, again;
+    char path[256];
+    bmvp_error err;
+    rig r;
+    int i;
+    rig_config(&r, "fast");
+    if (!rig_begin(&r, NULL)) return;
+    memset(&err, 0, sizeof err);
+    temporary(path, sizeof path, "losses");
+    CHECK(bmvp_ssl_losses_of(r.s, 0, &all) == BMVP_E_ARG);
+    bmvp_clear_error(r.c);
+    for (i = 0; i < 2; ++i) CHECK(bmvp_ssl_accumulate(r.s, &r.item[i], 1, &part[i]) == BMVP_OK);
+    CHECK(bmvp_ssl_update(r.s, 1e-3, &part[1]) == BMVP_OK && bmvp_ssl_losses_of(r.s, 0, &all) == BMVP_OK);
+    CHECK(all.total == part[0].total + part[1].total && all.md == part[0].md + part[1].md && all.grad_norm == part[1].grad_norm);
+    check_report(!bmvp_ssl_save(r.s, path, NULL, &err), __FILE__, __LINE__, "%s", err.message);
+    for (i = 0; i < 2; ++i) {
+        CHECK(bmvp_ssl_step(r.s, r.item, 2, 1e-3, i ? &again : NULL) == BMVP_OK && bmvp_ssl_losses_of(r.s, 1, i ? &again : &all) == BMVP_OK);
+        CHECK(bmvp_ssl_load(r.s, path, &err) == BMVP_OK);
+        CHECK(bmvp_ssl_losses_of(r.s, 1, &part[0]) == BMVP_E_ARG);
+        bmvp_clear_error(r.c);
+    }
+    CHECK(all.total > 0 && again.total == all.total && again.grad_norm == all.grad_norm);
+    remove(path);
+    rig_end(&r);
+}
+
 /* A step after looking is the same step. */
 static void test_look_leaves_no_trace(void)
 {
@@ -1726,6 +1755,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_template_gradient);
     CHECK_RUN(test_views);
     CHECK_RUN(test_drawn_masks);
+    CHECK_RUN(test_losses_of_steps);
     CHECK_RUN(test_look_leaves_no_trace);
     CHECK_RUN(test_all_modalities_is_the_mean);
     CHECK_RUN(test_accumulation);

@@ -8,14 +8,14 @@
 
 #ifdef BMVP_CUDA_SHIM
 
-static void gpu_text(char *out, size_t size) { snprintf(out, size, "no GPU: tests/cuda_shim.h on the CPU"); }
-static double gpu_used_mb(void) { return 0; }
+static inline void gpu_text(char *out, size_t size) { snprintf(out, size, "no GPU: tests/cuda_shim.h on the CPU"); }
+static inline double gpu_used_mb(void) { return 0; }
 
 #else
 #include <cuda_runtime_api.h>
 
 /* One line: name, compute capability, what driver and runtime are for, and on Linux the driver's own version. */
-static void gpu_text(char *out, size_t size)
+static inline void gpu_text(char *out, size_t size)
 {
     struct cudaDeviceProp p;
     FILE *f = fopen("/proc/driver/nvidia/version", "r");
@@ -34,7 +34,7 @@ static void gpu_text(char *out, size_t size)
 }
 
 /* 1e6 bytes of the GPU's memory that are not free, by whomever they were taken; 0: unknown. */
-static double gpu_used_mb(void)
+static inline double gpu_used_mb(void)
 {
     size_t left = 0, all = 0;
     return cudaMemGetInfo(&left, &all) == cudaSuccess ? (double)(all - left) * 1e-6 : 0;

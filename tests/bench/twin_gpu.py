@@ -3,10 +3,11 @@
 
     twin_gpu.py [--only ROW] [--reps N] [--json] [--device cuda|cpu] [--crop N]
 
-Each row is tried eager and through torch.compile, contiguous and in channels_last_3d; the fastest counts. All run under
-bfloat16 autocast, with cudnn.benchmark, the fused AdamW and scaled_dot_product_attention. A run is five calls between two
-waits for the GPU, divided by five, as on our side; inputs come from pinned memory in every call, and nothing waits in
-between. Memory is what the allocator has handed out at most. --device cpu and a small --crop are for trying this file out.
+Each row is tried eager and through torch.compile, as it is and with CUDA graphs, contiguous and in channels_last_3d; the
+fastest counts. All run under bfloat16 autocast, with cudnn.benchmark, the fused AdamW and scaled_dot_product_attention. A
+run is five calls between two waits for the GPU, divided by five, as on our side; inputs come from pinned memory in every
+call, and nothing waits in between. Memory is what the allocator has handed out at most. --device cpu and a small --crop are
+for trying this file out.
 """
 import argparse
 import json
@@ -26,6 +27,15 @@ ROWS = {  # model, what, batch: crops of a call; those of the real step are case
     "unet3d_forward": ("unet3d", "forward", 1), "unet3d_step": ("unet3d", "step", 1),
     "uniunet_forward": ("uniunet", "forward", 1), "uniunet_step": ("uniunet", "step", 2),
 }
+
+
+WAYS = {"eager": None, "compiled": "default", "compiled with graphs": "reduce-overhead"} if twin.COMPILE else {"eager": None}
+
+
+def dice(logits, target):
+    """Of each crop and region, as bmvp_soft_dice"""
+    q, axes = logits.sigmoid(), (2, 3, 4)
+    return (1 - (2 * (q * target).sum(axes) + 1e-5) / (q.sum(axes) + target.sum(axes) + 1e-5)).mean()
 
 
 class Loss(torch.nn.Module):
@@ -57,7 +67,7 @@ class Loss(torch.nn.Module):
         y = self.net(x)
         if self.what != "step":
             return y
-        return sum(twin.dice(t.float(), target) for t in y) if self.model == "uniunet" else F.mse_loss(y.float(), x)
+        return sum(dice(t.float(), target) for t in y) if self.model == "uniunet" else F.mse_loss(y.float(), x)
 
 
 def inputs(args, model, what, batch, layout):
@@ -85,12 +95,12 @@ def sample(args, run):
     return (time.perf_counter() - start) / CALLS
 
 
-def variant_run(args, row, layout, compiled):
+def variant_run(args, row, layout, way):
     """One call of a row, as a function"""
     model, what, batch = ROWS[row]
     module = Loss(model, what, layout).to(args.device)
     module.train(what in ("step", "real"))
-    call = torch.compile(module) if compiled else module
+    call = torch.compile(module, mode=WAYS[way]) if WAYS[way] else module
     host = inputs(args, model, what, batch, layout)
     learns = what in ("step", "real")
     optimizer = twin.adamw(module.parameters()) if learns else None
@@ -107,30 +117,30 @@ def variant_run(args, row, layout, compiled):
     return run
 
 
-def measure(args, row, layout, compiled):
+def measure(args, row, layout, way):
     if args.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    if compiled:
+    if WAYS[way]:
         torch._dynamo.reset()
-    run = variant_run(args, row, layout, compiled)
+    run = variant_run(args, row, layout, way)
     crops = ROWS[row][2] if ROWS[row][1] == "encode" else 1
     sample(args, run)  # kernels are chosen and compiled
     times = sorted(sample(args, run) / crops for _ in range(args.reps))
     median = (times[len(times) // 2] + times[(len(times) - 1) // 2]) / 2
     peak = torch.cuda.max_memory_allocated() * 1e-6 if args.device == "cuda" else 0
     return dict(row=row, median_ms=round(median * 1e3, 4), best_ms=round(times[0] * 1e3, 4), spread=round((times[-1] - times[0]) / median, 3),
-                runs=len(times), layout="%s %s" % ("compiled" if compiled else "eager", layout), peak_mb=round(peak, 1))
+                runs=len(times), layout="%s, %s" % (way, layout), peak_mb=round(peak, 1))
 
 
 def bench(args, row):
     best = None
     for layout in twin.LAYOUTS:
-        for compiled in (0, 1) if twin.COMPILE else (0,):
+        for way in WAYS:
             try:
-                found = measure(args, row, layout, compiled)
+                found = measure(args, row, layout, way)
             except RuntimeError as e:  # memory, or something the compiler cannot do: another variant counts
-                print("%s: %s %s failed: %s" % (row, layout, "compiled" if compiled else "eager", str(e).splitlines()[0]), file=sys.stderr)
+                print("%s: %s %s failed: %s" % (row, layout, way, str(e).splitlines()[0]), file=sys.stderr)
                 continue
             if not args.json:
                 print("%-16s %-28s %10.3f ms  best %10.3f  peak %6.0f MB" % (row, found["layout"], found["median_ms"], found["best_ms"],

@@ -360,7 +360,7 @@ def unet3d_decode(p, cfg, levels, skips, note=lambda name, t: None):
 
 def contrast(f, g, tau=1.0):
     f, g = F.normalize(f.flatten(1), dim=1), F.normalize(g.flatten(1), dim=1)
-    logits, target = f @ g.T / tau, torch.arange(len(f))
+    logits, target = f @ g.T / tau, torch.arange(len(f), device=f.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
