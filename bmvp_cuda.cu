@@ -949,9 +949,13 @@ template <class F, int N> __global__ void columns_kernel(F f, columns k, pair *p
     pair p[N];
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) p[e] = join_sum::none();
-    BMVPI_UNROLLED_BY_4 /* so that several rows are on their way */
-    for (int64_t r = first + threadIdx.y; group < k.c && r < last; r += blockDim.y)
-        f.template value<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N, p);
+    int64_t r = first + threadIdx.y;
+    for (; group < k.c && r + 3 * (int64_t)blockDim.y < last; r += 4 * blockDim.y) { /* nothing between four rows that their loads would wait for */
+        BMVPI_UNROLLED
+        for (int t = 0; t < 4; ++t)
+            f.template value<N>(((sample * k.rows + r + t * (int64_t)blockDim.y) * k.c + group) * N, sample, group * N, p);
+    }
+    for (; group < k.c && r < last; r += blockDim.y) f.template value<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N, p);
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) {
         p[e] = columns_join(p[e]);
