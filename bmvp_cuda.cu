@@ -3112,7 +3112,7 @@ struct mlp_back {
            be. H a multiple of 64.
    Bits:   each row by one warp, hidden units in order.
    Traffic: x, gy and dx once, weights from L2 for every block; 6 m C H operations. */
-template <int C> __global__ void __launch_bounds__(128, 2) mlp_dx_kernel(mlp_back f)
+template <int C> __global__ void __launch_bounds__(128, C == 64 ? 3 : 2) mlp_dx_kernel(mlp_back f)
 {
     typedef mlp_chunk<C> chunk;
     enum { UNITS = C == 64 ? 64 : 32 }; /* at a time: what the registers hold */

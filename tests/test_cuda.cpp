@@ -201,6 +201,11 @@ static bmvp_tensor *linear_residual(bmvp_ctx *c, int64_t m, int64_t i, int64_t o
     bmvp_tensor *x = leaf(c, { m, i }), *w = leaf(c, { i, o }), *b = bias ? leaf(c, { o }) : NULL;
     return bmvp_linear_residual(c, x, w, b, residual(c, { m, o }, exact));
 }
+static bmvp_tensor *mlp_fixed(bmvp_ctx *c) /* only the gradient of x is wanted */
+{
+    bmvp_tensor *w1 = numbers(c, { 64, 128 }), *w2 = numbers(c, { 128, 64 });
+    return bmvp_mlp(c, leaf(c, { 90, 64 }), w1, NULL, w2, NULL);
+}
 static bmvp_tensor *mlp_residual(bmvp_ctx *c, int64_t m, int64_t i, int64_t h, int64_t o, int bias, int exact)
 {
     bmvp_tensor *x = leaf(c, { m, i }), *w1 = leaf(c, { i, h }), *b1 = bias ? leaf(c, { h }) : NULL;
@@ -285,8 +290,12 @@ static const struct awkward { const char *name; bmvp_tensor *(*build)(bmvp_ctx *
     { "matmul tall", [](bmvp_ctx *c) { return bmvp_matmul(c, leaf(c, { 3, 40, 65 }), leaf(c, { 3, 65, 33 }), 0, 0); } },
     { "linear", [](bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 130, 70 }), leaf(c, { 70, 33 }), leaf(c, { 33 })); } },
     { "mlp", [](bmvp_ctx *c) { return mlp(c, 130, 24, 96, 24); } },
-    { "mlp of 64", [](bmvp_ctx *c) { return mlp(c, 201, 64, 128, 64); } },
-    { "mlp of 128", [](bmvp_ctx *c) { return mlp(c, 77, 128, 192, 128); } },
+    { "mlp of 64", [](bmvp_ctx *c) { return mlp(c, 201, 64, 256, 64); } },
+    { "mlp of 64 in parts", [](bmvp_ctx *c) { return mlp(c, 1100, 64, 64, 64); } }, /* of 512, 512 and 76 rows */
+    { "mlp of 64 of fixed weights", mlp_fixed },
+    { "mlp of 128", [](bmvp_ctx *c) { return mlp(c, 77, 128, 512, 128); } },
+    { "mlp of 128 in parts", [](bmvp_ctx *c) { return mlp(c, 530, 128, 64, 128); } },
+    { "mlp of 128 with few rows", [](bmvp_ctx *c) { return mlp(c, 3, 128, 192, 128); } },
     { "mlp in tiles onto", [](bmvp_ctx *c) { return mlp_residual(c, 430, 2, 40000, 2, 1, 0); }, 5e-5 }, /* the CPU adds 40000 numbers in float */
     { "conv3d 3^3",
       [](bmvp_ctx *c) { return conv(c, leaf(c, { 1, 5, 6, 7, 20 }), leaf(c, { 3, 3, 3, 20, 70 }), leaf(c, { 70 }), 1, 1, 1); } },
@@ -363,8 +372,10 @@ static void test_tensor_cores(void)
             int rounded = 0;
             for (const char *op : { "conv", "attention 64", "linear", "mlp" }) rounded |= strncmp(a.name, op, strlen(op)) == 0;
             if (!rounded || !check_start("%s in %s", a.name, bmvp_precision_text(precision))) continue;
-            /* bf16: of large results and gradients the storage, too; the last has 80000 gradients of numbers that are rounded four times */
-            test_graph(a.build, 0, precision == BMVP_TF32 ? 4e-3 : strcmp(a.name, "mlp in tiles onto") ? 2e-2 : 2.5e-2, precision);
+            /* bf16: of large results and gradients the storage, too. Of two shapes the largest error of tens of thousands of gradients is more, the
+               same in cuBLASLt's products: 80000 numbers that are rounded four times, and sums of 3 rows, in which nothing averages out. */
+            const int more = strcmp(a.name, "mlp in tiles onto") == 0 || strcmp(a.name, "mlp of 128 with few rows") == 0;
+            test_graph(a.build, 0, precision == BMVP_TF32 ? (more ? 4e-3 : 3e-3) : more ? 2.5e-2 : 2e-2, precision);
             check_finish();
         }
 }
@@ -507,7 +518,7 @@ static void test_rounding_is_unbiased(void)
     bmvp_cuda_release(b);
 }
 
-/* cuBLASLt is asked once for a shape; its bias is the one of the pass that follows a product where it has no algorithm, to the bit. */
+/* cuBLASLt is asked once for a shape; its bias and residual are those of the passes around a product where it has no algorithm, to the bit. */
 static bmvp_tensor *product_linear(bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 19 }), leaf(c, { 19 })); }
 static bmvp_tensor *product_mlp(bmvp_ctx *c) { return mlp(c, 33, 7, 28, 5); }
 static bmvp_tensor *product_conv(bmvp_ctx *c)
@@ -520,9 +531,11 @@ static bmvp_tensor *product_chain(bmvp_ctx *c) /* one shape, two biases */
     bmvp_tensor *x = bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 21 }), leaf(c, { 21 }));
     return bmvp_linear(c, x, leaf(c, { 21, 21 }), leaf(c, { 21 }));
 }
+static bmvp_tensor *product_linear_onto(bmvp_ctx *c) { return linear_residual(c, 37, 21, 19, 1, 0); }
+static bmvp_tensor *product_mlp_onto(bmvp_ctx *c) { return mlp_residual(c, 33, 7, 28, 5, 1, 0); }
 static void test_products(void)
 {
-    for (auto build : { product_linear, product_mlp, product_conv, product_plain, product_chain }) {
+    for (auto build : { product_linear, product_mlp, product_conv, product_plain, product_chain, product_linear_onto, product_mlp_onto }) {
         const bmvp_backend *b[2] = { gpu(), gpu() };
         std::vector<named> got[3];
         int64_t asked[3];
