@@ -13,12 +13,14 @@
 
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
-       and in the implementation
+       and in the implementation, the lecture
        >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl >>node      >>backward
-       >>simd      >>kernel math           >>kernel gelu           >>kernel softmax        >>kernel depthwise
-       >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
-       >>kernel gemm           >>kernel conv           >>kernel fused rows     >>op NAME, one for each op
-       >>table     >>gradcheck
+       >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
+       >>work product          >>fast      >>op parts  >>op NAME, one for each op, in the order of BMVP_OPS
+       >>norms     >>table     >>gradcheck
+       and the machine room: the same again in vectors, left out by BMVP_NO_SIMD
+       >>simd      >>kernel math           >>kernel softmax row    >>kernel depthwise      >>kernel gemm
+       >>kernel conv           >>kernel fused rows     >>fast attention        >>fast mlp
 
    A complete program:
 
@@ -53,6 +55,7 @@
    CONFIG MACROS
        BMVP_API          linkage of public functions   default: nothing (extern)    set globally
        BMVP_NO_THREADS   no pthread, one thread only   default: off                 only with the implementation
+       BMVP_NO_SIMD      plain loops only: the text of the machine room is left out    only with the implementation
 */
 #ifndef BMVP_TENSOR_H_INCLUDED
 #define BMVP_TENSOR_H_INCLUDED
@@ -2106,795 +2109,13 @@ BMVP_API void bmvp_backward(bmvp_ctx *c, bmvp_tensor *loss)
     bmvp_backward_from(c, loss, &one);
 }
 
-/* >>simd --------------------------------------------------------------------------------------------------------------
-   Kernels are macros over a vector type, stamped out once for each instruction set and chosen at run time: no build
-   flags are needed. GCC's vector extensions carry the arithmetic; `a * b + c` becomes one fused instruction where the
-   target has it (BMVPI_HOT asks for that also under -std=c99, where GCC's default is not to fuse).
-     bmvpi_v128  SSE2, NEON    bmvpi_v256  AVX2 + FMA    bmvpi_v512  AVX-512
-   For each: bmvpi_vN (registers), bmvpi_uN (memory, any alignment), bmvpi_iN (integers of the same width), BMVPI_AT_vN
-   (the attribute of functions that use it). */
-
-#if defined(__clang__)
-#define BMVPI_HOT
-#define BMVPI_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__GNUC__)
+/* >>work ----------------------------------------------------------------------------------------------------------- */
+/* Plain loops that the compiler is asked to make vectors of. */
+#if defined(__GNUC__) && !defined(__clang__)
 #define BMVPI_HOT __attribute__((optimize("O3", "fp-contract=fast")))
-#define BMVPI_UNROLL _Pragma("GCC unroll 16")
 #else
 #define BMVPI_HOT
 #endif
-
-#if defined(__GNUC__)
-#define BMVPI_HAVE_VECTORS 1
-#define BMVPI_PREFETCH(p) __builtin_prefetch((p), 0, 2)
-#define BMVPI_PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
-#define BMVPI_VECTOR_TYPES(BITS) \
-    typedef float bmvpi_v##BITS __attribute__((vector_size(BITS / 8))); \
-    typedef int32_t bmvpi_i##BITS __attribute__((vector_size(BITS / 8))); \
-    typedef float bmvpi_u##BITS __attribute__((vector_size(BITS / 8), aligned(4), may_alias));
-BMVPI_VECTOR_TYPES(128)
-#define BMVPI_AT_v128 BMVPI_HOT
-#if defined(__x86_64__)
-#define BMVPI_HAVE_X86 1
-#include <immintrin.h>
-BMVPI_VECTOR_TYPES(256)
-BMVPI_VECTOR_TYPES(512)
-#define BMVPI_AT_v256 BMVPI_HOT __attribute__((target("avx2,fma")))
-#define BMVPI_AT_v512 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
-#define BMVPI_STAMP(MACRO) MACRO(128) MACRO(256) MACRO(512)
-#else
-#define BMVPI_STAMP(MACRO) MACRO(128)
-#endif
-#else
-#define BMVPI_PREFETCH(p) ((void)(p))
-#define BMVPI_PREFETCH_WRITE(p) ((void)(p))
-#endif
-
-/* Picks the instance of NAME for the level of context c; `plain` where there are no vectors. BMVPI_CHOOSE_SET: of tables of kernels, as a
-   pointer; NULL: plain loops. */
-#if defined(BMVPI_HAVE_X86)
-#define BMVPI_CHOOSE(c, NAME) \
-    ((c)->simd == BMVP_SIMD_AVX512 ? NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? NAME##_v256 : \
-     (c)->simd == BMVP_SIMD_VECTOR ? NAME##_v128 : NAME##_plain)
-#define BMVPI_CHOOSE_SET(c, NAME) \
-    ((c)->simd == BMVP_SIMD_AVX512 ? &NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? &NAME##_v256 : \
-     (c)->simd == BMVP_SIMD_VECTOR ? &NAME##_v128 : NULL)
-#elif defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_CHOOSE(c, NAME) ((c)->simd == BMVP_SIMD_PLAIN ? NAME##_plain : NAME##_v128)
-#define BMVPI_CHOOSE_SET(c, NAME) ((c)->simd == BMVP_SIMD_PLAIN ? NULL : &NAME##_v128)
-#else
-#define BMVPI_CHOOSE(c, NAME) ((void)(c), NAME##_plain)
-#define BMVPI_CHOOSE_SET(c, NAME) ((void)(c), NULL)
-#endif
-
-/* >>kernel math: exp, erf, GELU without calls and without branches ----------------------------------------------------
-   exp(x) = 2^n (1 + r + r^2 P(r)), n = round(x / ln 2), |r| <= ln 2 / 2, P of degree 4: relative error 2e-7. n is
-   found by truncating a positive number, so that it survives -ffast-math. Below -87.7 the result is 0, above 88 it
-   stays at 1.6e38; NaN gives NaN. 17 operations. erf(x) = x Q(s), s = 2 (x / 3.95)^2 - 1, Q of degree 14, |x| cut at
-   3.95 and the result at 1: absolute error 3e-7. The polynomial costs less than the division and exponential of the
-   usual forms. 21 operations. Both polynomials are own minimax fits (Lawson's iteration in double). */
-#if defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_PICK(BITS, mask, a, b) ((bmvpi_v##BITS)(((mask) & (bmvpi_i##BITS)(a)) | (~(mask) & (bmvpi_i##BITS)(b))))
-#define BMVPI_INLINE static inline __attribute__((always_inline, unused))
-
-#define BMVPI_EXP_PARTS(BITS) \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_clamp(bmvpi_v##BITS x, float low, float high) \
-{ /* NaN stays */ \
-    const bmvpi_v##BITS zero = { 0.0f }, lo = zero + low, hi = zero + high; \
-    const bmvpi_v##BITS y = BMVPI_PICK(BITS, (bmvpi_i##BITS)(x < lo), lo, x); \
-    return BMVPI_PICK(BITS, (bmvpi_i##BITS)(y > hi), hi, y); \
-} \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp_of_rest(bmvpi_v##BITS r) \
-{ \
-    bmvpi_v##BITS p = r * 1.381422926e-3f + 8.368900775e-3f; \
-    p = p * r + 4.166840577e-2f; \
-    p = p * r + 1.666651911e-1f; \
-    p = p * r + 4.999999335e-1f; \
-    return p * (r * r) + r + 1.0f; \
-}
-BMVPI_STAMP(BMVPI_EXP_PARTS)
-
-#define BMVPI_EXP(BITS) \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x) \
-{ \
-    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -88.0f, 88.02f); \
-    const bmvpi_i##BITS e = __builtin_convertvector(y * 1.44269504f + 127.5f, bmvpi_i##BITS); /* biased exponent */ \
-    const bmvpi_v##BITS n = __builtin_convertvector(e, bmvpi_v##BITS) - 127.0f; \
-    const bmvpi_v##BITS r = (y - n * 0.693359375f) + n * 2.12194440e-4f; \
-    return bmvpi_v##BITS##_exp_of_rest(r) * (bmvpi_v##BITS)(e << 23); \
-}
-BMVPI_EXP(128)
-#if defined(BMVPI_HAVE_X86)
-BMVPI_EXP(256)
-/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below -87.7 it goes
-   on to 0 by subnormal numbers. */
-BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
-{
-    const bmvpi_v512 zero = { 0.0f }, low = zero - 110.0f, high = zero + 88.02f;
-    const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
-                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y)); /* NaN stays */
-    const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
-    const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
-}
-#endif
-
-#define BMVPI_MATH(BITS) \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_erf(bmvpi_v##BITS x) \
-{ \
-    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -3.95f, 3.95f), s = (y * y) * 0.1281845858f - 1.0f; \
-    bmvpi_v##BITS p = s * 1.978390213e-3f - 4.913457476e-3f; \
-    p = p * s + 3.254114469e-3f; \
-    p = p * s - 3.417191349e-3f; \
-    p = p * s + 1.351624859e-2f; \
-    p = p * s - 2.428560444e-2f; \
-    p = p * s + 3.156483381e-2f; \
-    p = p * s - 4.302880852e-2f; \
-    p = p * s + 5.877114326e-2f; \
-    p = p * s - 7.457576275e-2f; \
-    p = p * s + 9.051069696e-2f; \
-    p = p * s - 1.086159620e-1f; \
-    p = p * s + 1.331752242e-1f; \
-    p = p * s - 1.787700697e-1f; \
-    p = p * s + 3.580007832e-1f; \
-    return bmvpi_v##BITS##_clamp(p * y, -1.0f, 1.0f); \
-} \
-/* the first n < width floats at p, the rest fill */ \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_load_part(const float *p, int64_t n, float fill) \
-{ \
-    float t[BITS / 32]; \
-    int64_t i; \
-    for (i = 0; i < BITS / 32; ++i) t[i] = i < n ? p[i] : fill; \
-    return *(const bmvpi_u##BITS *)t; \
-} \
-BMVPI_AT_v##BITS BMVPI_INLINE void bmvpi_v##BITS##_store_part(float *p, int64_t n, bmvpi_v##BITS v) \
-{ \
-    float t[BITS / 32]; \
-    *(bmvpi_u##BITS *)t = v; \
-    memcpy(p, t, (size_t)n * sizeof(float)); \
-}
-BMVPI_STAMP(BMVPI_MATH)
-
-/* Phi(x); *density = phi(x). The second costs nothing where it is not used. */
-#define BMVPI_NORMAL(BITS) \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_normal(bmvpi_v##BITS x, bmvpi_v##BITS *density) \
-{ \
-    *density = bmvpi_v##BITS##_exp(x * x * -0.5f) * 0.398942280f; \
-    return bmvpi_v##BITS##_erf(x * 0.707106781f) * 0.5f + 0.5f; \
-}
-BMVPI_NORMAL(128)
-#if defined(BMVPI_HAVE_X86)
-BMVPI_NORMAL(256)
-/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4 in
-   the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of them
-   permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last piece is
-   constant: beyond 5.6 Phi is 1 and phi 0. */
-static const float bmvpi_normal_table[5][32] = {
-    { 3.5856392e-02f, 1.0641988e-01f, 1.7364478e-01f, 2.3565271e-01f, 2.9102990e-01f, 3.3891293e-01f,
-    3.7899950e-01f, 4.1149202e-01f, 4.3699163e-01f, 4.5636708e-01f, 4.7062102e-01f, 4.8077384e-01f, 4.8777553e-01f,
-    4.9245059e-01f, 4.9547288e-01f, 4.9736461e-01f, 4.9851099e-01f, 4.9918365e-01f, 4.9956578e-01f, 4.9977595e-01f,
-    4.9988788e-01f, 4.9994558e-01f, 4.9997440e-01f, 4.9998832e-01f, 4.9999484e-01f, 4.9999779e-01f, 4.9999908e-01f,
-    4.9999964e-01f, 4.9999985e-01f, 4.9999994e-01f, 4.9999997e-01f, 5.0000000e-01f },
-    { 7.1519300e-02f, 6.9239222e-02f, 6.4894818e-02f, 5.8883920e-02f, 5.1726408e-02f, 4.3990292e-02f,
-    3.6218479e-02f, 2.8869042e-02f, 2.2277342e-02f, 1.6642677e-02f, 1.2036819e-02f, 8.4280865e-03f, 5.7131406e-03f,
-    3.7492940e-03f, 2.3820596e-03f, 1.4651575e-03f, 8.7245787e-04f, 5.0295953e-04f, 2.8070490e-04f, 1.5166844e-04f,
-    7.9335703e-05f, 4.0176332e-05f, 1.9696994e-05f, 9.3488379e-06f, 4.2957918e-06f, 1.9109821e-06f, 8.2299596e-07f,
-    3.4313612e-07f, 1.3850412e-07f, 5.4123561e-08f, 2.0475634e-08f, 0.0000000e+00f },
-    { -5.7930546e-04f, -1.6825105e-03f, -2.6282358e-03f, -3.3387130e-03f, -3.7708490e-03f, -3.9195283e-03f,
-    -3.8137995e-03f, -3.5075834e-03f, -3.0675861e-03f, -2.5613054e-03f, -2.0474617e-03f, -1.5701527e-03f,
-    -1.1569123e-03f, -8.1997248e-04f, -5.5954803e-04f, -3.6790324e-04f, -2.3320997e-04f, -1.4259067e-04f,
-    -8.4128529e-05f, -4.7912992e-05f, -2.6348034e-05f, -1.3993843e-05f, -7.1798227e-06f, -3.5592636e-06f,
-    -1.7050922e-06f, -7.8947761e-07f, -3.5333906e-07f, -1.5288077e-07f, -6.3953991e-08f, -2.5868756e-08f,
-    -1.0118409e-08f, 0.0000000e+00f },
-    { -3.8231621e-04f, -3.4599504e-04f, -2.7904281e-04f, -1.9160486e-04f, -9.6153031e-05f, -5.0311000e-06f,
-    7.1713897e-05f, 1.2774205e-04f, 1.6086022e-04f, 1.7255991e-04f, 1.6693697e-04f, 1.4936876e-04f, 1.2529576e-04f,
-    9.9338336e-05f, 7.4835050e-05f, 5.3764161e-05f, 3.6934365e-05f, 2.4309673e-05f, 1.5353271e-05f, 9.3157587e-06f,
-    5.4356369e-06f, 3.0523920e-06f, 1.6507133e-06f, 8.6016667e-07f, 4.3209084e-07f, 2.0932534e-07f, 9.7829982e-08f,
-    4.4122014e-08f, 1.9208146e-08f, 8.0735116e-09f, 3.2769889e-09f, 0.0000000e+00f },
-    { 4.6679852e-06f, 1.3264594e-05f, 1.9805328e-05f, 2.3415039e-05f, 2.3818551e-05f, 2.1343278e-05f,
-    1.6779355e-05f, 1.1151003e-05f, 5.4711627e-06f, 5.4466636e-07f, -3.1405193e-06f, -5.4269776e-06f,
-    -6.4268306e-06f, -6.4209876e-06f, -5.7541210e-06f, -4.7510966e-06f, -3.6666806e-06f, -2.6678852e-06f,
-    -1.8404704e-06f, -1.2085411e-06f, -7.5753451e-07f, -4.5423815e-07f, -2.6099175e-07f, -1.4388131e-07f,
-    -7.6186737e-08f, -3.8782186e-08f, -1.8992424e-08f, -8.9534717e-09f, -4.0653125e-09f, -1.7786250e-09f,
-    -7.5012474e-10f, 0.0000000e+00f },
-};
-BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_normal(bmvpi_v512 x, bmvpi_v512 *density)
-{
-    const bmvpi_v512 zero = { 0.0f }, half = zero + 0.5f;
-    const bmvpi_i512 sign = (bmvpi_i512)x & INT32_MIN;
-    const bmvpi_v512 t = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)((bmvpi_i512)x & INT32_MAX),
-                                                   (__m512)(half * (2.0f * 5.7599993f))) * 5.55555556f;
-    const bmvpi_i512 piece = __builtin_convertvector(t, bmvpi_i512);
-    const bmvpi_v512 r = t - __builtin_convertvector(piece, bmvpi_v512) - half;
-    bmvpi_v512 c[5], p, d;
-    int i;
-    BMVPI_UNROLL for (i = 0; i < 5; ++i)
-        c[i] = (bmvpi_v512)_mm512_permutex2var_ps(*(const __m512_u *)bmvpi_normal_table[i], (__m512i)piece,
-                                                  *(const __m512_u *)(bmvpi_normal_table[i] + 16));
-    d = p = c[4];
-    BMVPI_UNROLL for (i = 3; i > 0; --i) {
-        p = p * r + c[i];
-        d = d * r + p;
-    }
-    p = p * r + c[0];
-    *density = d * 5.55555556f;
-    return (bmvpi_v512)((bmvpi_i512)p ^ sign) + half;
-}
-#endif
-/* x Phi(x) and its derivative Phi(x) + x phi(x) */
-#define BMVPI_GELU_MATH(BITS) \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu(bmvpi_v##BITS x) \
-{ \
-    bmvpi_v##BITS density; \
-    return x * bmvpi_v##BITS##_normal(x, &density); \
-} \
-BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS x) \
-{ \
-    bmvpi_v##BITS density; \
-    const bmvpi_v##BITS whole = bmvpi_v##BITS##_normal(x, &density); \
-    return whole + x * density; \
-}
-BMVPI_STAMP(BMVPI_GELU_MATH)
-#endif
-
-/* >>kernel gelu -------------------------------------------------------------------------------------------------------
-   y = GELU(x); dx = (add ? dx : 0) + g GELU'(x). One vector at a time, 8 or 12 bytes and 26 or 44 operations an
-   element (AVX-512: 20 or 24): at the memory's speed on two cores. */
-static void bmvpi_gelu_plain(int64_t n, const float *x, float *y)
-{
-    int64_t i;
-    for (i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.707106781f));
-}
-static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, float *dx, int add)
-{
-    int64_t i;
-    for (i = 0; i < n; ++i) {
-        const float slope = 0.5f * (1.0f + erff(x[i] * 0.707106781f)) + x[i] * 0.398942280f * expf(-0.5f * x[i] * x[i]);
-        dx[i] = (add ? dx[i] : 0.0f) + g[i] * slope;
-    }
-}
-
-/* >>kernel softmax row: y = exp(x - max) / sum over one row of n; x and y may be the same -------------------------- */
-static void bmvpi_softmax_row_plain(int64_t n, const float *x, float *y)
-{
-    float top = x[0], sum = 0;
-    int64_t i;
-    for (i = 1; i < n; ++i) if (!(x[i] <= top)) top = x[i];
-    for (i = 0; i < n; ++i) sum += y[i] = expf(x[i] - top);
-    for (i = 0; i < n; ++i) y[i] /= sum;
-}
-
-#if defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_POINTWISE(BITS) \
-BMVPI_AT_v##BITS static void bmvpi_gelu_v##BITS(int64_t n, const float *x, float *y) \
-{ \
-    const int64_t width = BITS / 32; \
-    int64_t i; \
-    for (i = 0; i + width <= n; i += width) \
-        *(bmvpi_u##BITS *)(y + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(x + i)); \
-    if (i < n) \
-        bmvpi_v##BITS##_store_part(y + i, n - i, bmvpi_v##BITS##_gelu(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f))); \
-} \
-BMVPI_AT_v##BITS static void bmvpi_gelu_back_v##BITS(int64_t n, const float *x, const float *g, float *dx, int add) \
-{ \
-    const int64_t width = BITS / 32; \
-    bmvpi_v##BITS d; \
-    int64_t i; \
-    for (i = 0; i + width <= n; i += width) { \
-        d = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(*(const bmvpi_u##BITS *)(x + i)); \
-        if (add) d += *(const bmvpi_u##BITS *)(dx + i); \
-        *(bmvpi_u##BITS *)(dx + i) = d; \
-    } \
-    if (i == n) return; \
-    d = bmvpi_v##BITS##_load_part(g + i, n - i, 0.0f); \
-    d = d * bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f)); \
-    if (add) d += bmvpi_v##BITS##_load_part(dx + i, n - i, 0.0f); \
-    bmvpi_v##BITS##_store_part(dx + i, n - i, d); \
-} \
-BMVPI_AT_v##BITS static void bmvpi_softmax_row_v##BITS(int64_t n, const float *x, float *y) \
-{ \
-    const int64_t width = BITS / 32; \
-    bmvpi_v##BITS sum = { 0.0f }, e = sum + x[0]; \
-    float top = x[0], total = 0; \
-    int64_t i; \
-    for (i = 0; i + width <= n; i += width) { \
-        const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(x + i); \
-        e = BMVPI_PICK(BITS, (bmvpi_i##BITS)(v <= e), e, v); /* NaN wins */ \
-    } \
-    for (; i < n; ++i) if (!(x[i] <= top)) top = x[i]; \
-    for (i = 0; i < width; ++i) if (!(e[i] <= top)) top = e[i]; \
-    for (i = 0; i + width <= n; i += width) { \
-        e = bmvpi_v##BITS##_exp(*(const bmvpi_u##BITS *)(x + i) - top); \
-        *(bmvpi_u##BITS *)(y + i) = e; \
-        sum += e; \
-    } \
-    if (i < n) { \
-        e = bmvpi_v##BITS##_exp(bmvpi_v##BITS##_load_part(x + i, n - i, -FLT_MAX) - top); \
-        bmvpi_v##BITS##_store_part(y + i, n - i, e); \
-        sum += e; \
-    } \
-    for (i = 0; i < width; ++i) total += sum[i]; \
-    total = 1.0f / total; \
-    for (i = 0; i < n; ++i) y[i] *= total; \
-}
-BMVPI_STAMP(BMVPI_POINTWISE)
-#endif
-
-/* >>kernel depthwise --------------------------------------------------------------------------------------------------
-   y[n,d,h,w,c] = b[c] + sum over i,j,l < k of x[n, d+i-r, h+j-r, w+l-r, c] wgt[i,j,l,c], r = k / 2, zero outside. x,
-   y (N,D,H,W,C), wgt (k,k,k,C). k^3 products an output. In channels-last memory the 16 channels of one cache line
-   come back only every C floats: a column of such lines uses a fraction of the cache's sets and of the TLB. So the
-   fast kernels copy a slab of 16 channels, plane by plane, into a ring of k zero-padded planes that stays in L2, and
-   work there. A task is (sample, slab, range of depth) and walks its rows in blocks so that ring and gradient plane
-   fit; work is cut by shape only. The hardware does not see these strides coming: while one plane is computed the
-   lines of the next are prefetched, and those of the outputs to come (3^3, 64 channels, 48^3: 36 -> 53 GFLOP/s on one
-   core). Bytes an output: 4 read, 4 written, and the overlap of the blocks. */
-
-typedef struct bmvpi_dw {
-    int64_t n, d, h, w, c;
-    int k;
-    int residual; /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
-} bmvpi_dw;
-
-enum { BMVPI_SLAB = 16, BMVPI_DW_RING = 512 << 10 /* bytes of L2 for ring and gradient plane */, BMVPI_DW_MAX_K = 5 };
-
-/* One tile of outputs from up to k ring planes: plane[p] points at the tile's first input, `row` floats between input
-   rows, w the weights of the first plane. add: onto y. */
-typedef void (*bmvpi_dw_tile_fn)(const float *const *plane, int64_t planes, int64_t row, const float *w,
-                                 const float *bias, float *y, int64_t y_row, int64_t y_col, int add);
-/* dw[j][l] += sum over i < n of x[i + j row] g[i - l], the k x k weights of one plane; all in slabs of 16 channels. */
-typedef void (*bmvpi_dw_wgrad_fn)(const float *x, const float *g, int64_t row, int64_t n, float *dw);
-/* n slabs from x, `step` floats apart, to y, one after the other. */
-typedef void (*bmvpi_dw_gather_fn)(const float *x, int64_t step, int64_t n, float *y);
-/* sum += n slabs of x */
-typedef void (*bmvpi_dw_sum_fn)(const float *x, int64_t n, float *sum);
-typedef struct bmvpi_dw_set {
-    int rows;                            /* of a tile */
-    bmvpi_dw_gather_fn gather;
-    bmvpi_dw_sum_fn sum;
-    bmvpi_dw_tile_fn tile8[2], tile4[2]; /* 8 and 4 columns wide; [0] k = 3, [1] k = 5 */
-    bmvpi_dw_wgrad_fn wgrad[2];
-} bmvpi_dw_set;
-
-#if defined(BMVPI_HAVE_VECTORS)
-/* Tile of NR x TW outputs x one vector of channels, all accumulators in registers; each input is read once a plane
-   and used for up to NR k outputs. AVX-512, 2 x 8: 16 accumulators + 2 k weights of 32 registers; 122 loads for 400
-   multiply-adds at k = 5. With 16 registers 1 x 8: 8 accumulators + k weights. 4 wide for what is left of a row. */
-#define BMVPI_DW_ROW(BITS, K, TW, FROM, TO) /* input row r into the output rows FROM .. TO - 1 of the tile */ \
-{ \
-    bmvpi_v##BITS wr[2][K]; \
-    BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
-        BMVPI_UNROLL for (l = 0; l < K; ++l) wr[j][l] = *(const bmvpi_u##BITS *)(wp + ((r - j) * K + l) * BMVPI_SLAB); \
-    BMVPI_UNROLL for (i = 0; i < TW + K - 1; ++i) { \
-        const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + r * row + i * BMVPI_SLAB); \
-        BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
-            BMVPI_UNROLL for (l = 0; l < K; ++l) \
-                if (i - l >= 0 && i - l < TW) a[j][i - l] += xv * wr[j][l]; \
-    } \
-}
-#define BMVPI_DW_TILE(NAME, BITS, K, NR, TW) \
-BMVPI_AT_v##BITS static void NAME(const float *const *plane, int64_t planes, int64_t row, const float *w, \
-                                  const float *bias, float *y, int64_t y_row, int64_t y_col, int add) \
-{ \
-    int64_t v, p; \
-    int i, j, l, r; \
-    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
-        bmvpi_v##BITS a[NR][TW]; \
-        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
-            BMVPI_UNROLL for (i = 0; i < TW; ++i) a[j][i] = *(const bmvpi_u##BITS *)(bias + v); \
-        if (add) \
-            BMVPI_UNROLL for (j = 0; j < NR; ++j) \
-                BMVPI_UNROLL for (i = 0; i < TW; ++i) \
-                    a[j][i] += *(const bmvpi_u##BITS *)(y + j * y_row + i * y_col + v); \
-        for (p = 0; p < planes; ++p) { \
-            const float *x = plane[p] + v, *wp = w + p * K * K * BMVPI_SLAB + v; \
-            if (NR == 2) { r = 0; BMVPI_DW_ROW(BITS, K, TW, 0, 1) } \
-            for (r = NR - 1; r < K; ++r) BMVPI_DW_ROW(BITS, K, TW, 0, NR) \
-            if (NR == 2) BMVPI_DW_ROW(BITS, K, TW, 1, NR) \
-        } \
-        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
-            BMVPI_UNROLL for (i = 0; i < TW; ++i) *(bmvpi_u##BITS *)(y + j * y_row + i * y_col + v) = a[j][i]; \
-    } \
-}
-
-/* NJ rows of the k x k weights: NJ k accumulators stay in registers over a whole plane (rows and their zero padding are
-   one long run); a step reads NJ inputs and k gradients for NJ k multiply-adds. */
-#define BMVPI_DW_WGRAD(NAME, BITS, K, NJ) \
-BMVPI_AT_v##BITS static void NAME(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
-{ \
-    int64_t v, i; \
-    int j, l; \
-    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
-        const bmvpi_v##BITS zero = { 0.0f }; \
-        bmvpi_v##BITS a[NJ][K]; \
-        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
-            BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] = zero; \
-        for (i = 0; i < n; ++i) { \
-            bmvpi_v##BITS gv[K]; \
-            BMVPI_UNROLL for (l = 0; l < K; ++l) gv[l] = *(const bmvpi_u##BITS *)(g + (i - l) * BMVPI_SLAB + v); \
-            BMVPI_UNROLL for (j = 0; j < NJ; ++j) { \
-                const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + j * row + v); \
-                BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] += xv * gv[l]; \
-            } \
-        } \
-        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
-            BMVPI_UNROLL for (l = 0; l < K; ++l) *(bmvpi_u##BITS *)(dw + (j * K + l) * BMVPI_SLAB + v) += a[j][l]; \
-    } \
-}
-
-BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v128, 128, 3, 1, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v128, 128, 5, 1, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v128, 128, 3, 1, 4)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v128, 128, 5, 1, 4)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v128, 128, 3, 3)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v128, 128, 5, 2)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v128, 128, 5, 1)
-#if defined(BMVPI_HAVE_X86)
-BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v256, 256, 3, 1, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v256, 256, 5, 1, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v256, 256, 3, 1, 4)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v256, 256, 5, 1, 4)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v256, 256, 3, 3)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v256, 256, 5, 2)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v256, 256, 5, 1)
-BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v512, 512, 3, 2, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v512, 512, 5, 2, 8)
-BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v512, 512, 3, 2, 4)
-BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v512, 512, 5, 2, 4)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v512, 512, 3, 3)
-BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_v512, 512, 5, 5)
-#endif
-
-/* 25 accumulators do not fit into 16 registers: two rows of weights, two more, the last */
-#define BMVPI_DW_WGRAD5(BITS) \
-static void bmvpi_dw_wgrad5_v##BITS(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
-{ \
-    bmvpi_dw_wgrad5_2_v##BITS(x, g, row, n, dw); \
-    bmvpi_dw_wgrad5_2_v##BITS(x + 2 * row, g, row, n, dw + 10 * BMVPI_SLAB); \
-    bmvpi_dw_wgrad5_1_v##BITS(x + 4 * row, g, row, n, dw + 20 * BMVPI_SLAB); \
-}
-BMVPI_DW_WGRAD5(128)
-#if defined(BMVPI_HAVE_X86)
-BMVPI_DW_WGRAD5(256)
-#endif
-
-#define BMVPI_DW_SET(BITS, ROWS) \
-BMVPI_AT_v##BITS static void bmvpi_dw_gather_v##BITS(const float *x, int64_t step, int64_t n, float *y) \
-{ \
-    int64_t i, v; \
-    for (i = 0; i < n; ++i, x += step, y += BMVPI_SLAB) \
-        for (v = 0; v < BMVPI_SLAB; v += BITS / 32) *(bmvpi_u##BITS *)(y + v) = *(const bmvpi_u##BITS *)(x + v); \
-} \
-BMVPI_AT_v##BITS static void bmvpi_dw_sum_v##BITS(const float *x, int64_t n, float *sum) \
-{ \
-    int64_t i, v; \
-    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
-        bmvpi_v##BITS t = *(const bmvpi_u##BITS *)(sum + v); \
-        for (i = 0; i < n; ++i) t += *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + v); \
-        *(bmvpi_u##BITS *)(sum + v) = t; \
-    } \
-} \
-static const bmvpi_dw_set bmvpi_dw_set_v##BITS = { ROWS, bmvpi_dw_gather_v##BITS, bmvpi_dw_sum_v##BITS, \
-    { bmvpi_dw_tile_3x8_v##BITS, bmvpi_dw_tile_5x8_v##BITS }, \
-    { bmvpi_dw_tile_3x4_v##BITS, bmvpi_dw_tile_5x4_v##BITS }, \
-    { bmvpi_dw_wgrad3_v##BITS, bmvpi_dw_wgrad5_v##BITS } };
-BMVPI_DW_SET(128, 1)
-#if defined(BMVPI_HAVE_X86)
-BMVPI_DW_SET(256, 1)
-BMVPI_DW_SET(512, 2)
-#endif
-#endif
-
-/* Kernels for this context and k; NULL: the plain loops do it. */
-static const bmvpi_dw_set *bmvpi_dw_kernels(const bmvp_ctx *c, const bmvpi_dw *s)
-{
-    return s->k == 3 || s->k == 5 ? BMVPI_CHOOSE_SET(c, bmvpi_dw_set) : NULL;
-}
-
-/* One call: operands, the cut into tasks and the layout of a worker's memory (floats). */
-typedef struct bmvpi_dw_job {
-    bmvpi_dw s;
-    const bmvpi_dw_set *set;
-    const float *x, *g, *w, *bias;
-    float *y, *dw, *db, *ws, *part;
-    int flip, add, add_b;
-    int64_t slabs, chunks, depth;       /* tasks: N x slabs x chunks of `depth` planes */
-    int64_t rows, wp, plane;            /* block of rows; padded row and plane of the ring */
-    int64_t worker, partial;            /* floats of one worker, and of one task's weight gradient */
-} bmvpi_dw_job;
-
-static bmvpi_dw_job bmvpi_dw_cut(const bmvp_ctx *c, const bmvpi_dw *s)
-{
-    bmvpi_dw_job j;
-    const int64_t k = s->k, r = k / 2, taps = k * k * k;
-    int64_t rows, blocks;
-    memset(&j, 0, sizeof j);
-    j.s = *s;
-    j.set = bmvpi_dw_kernels(c, s);
-    j.slabs = bmvpi_ceil_div(s->c, BMVPI_SLAB);
-    /* 16 tasks keep a few cores busy; a range of depth shorter than 3 k would read its margins too often */
-    j.chunks = bmvpi_max(1, bmvpi_min(bmvpi_ceil_div(16, s->n * j.slabs), s->d / (3 * k)));
-    j.depth = bmvpi_ceil_div(s->d, j.chunks);
-    j.chunks = bmvpi_ceil_div(s->d, j.depth);
-    j.wp = bmvpi_ceil_div(s->w, 4) * 4 + 2 * r;
-    rows = BMVPI_DW_RING / ((k + 1) * j.wp * BMVPI_SLAB * (int64_t)sizeof(float)) - 2 * r;
-    blocks = bmvpi_ceil_div(s->h, bmvpi_max(rows, 2 * k));
-    j.rows = bmvpi_ceil_div(bmvpi_ceil_div(s->h, blocks), 2) * 2;
-    j.plane = (j.rows + 2 * r) * j.wp * BMVPI_SLAB;
-    j.partial = (taps + 1) * BMVPI_SLAB;
-    /* ring, gradient plane with a margin in front, and weights + bias + one tile */
-    j.worker = k * j.plane + j.plane + (BMVPI_DW_MAX_K + taps + 1 + 2 * 8) * BMVPI_SLAB;
-    return j;
-}
-
-static int64_t bmvpi_dw_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights)
-{
-    const bmvpi_dw_job j = bmvpi_dw_cut(c, s);
-    if (!j.set) return 0;
-    return j.worker * bmvp_threads(c) + (weights ? s->n * j.slabs * j.chunks * j.partial : 0);
-}
-
-/* Rows h0 .. h0 + n - 1 (any of them may lie outside: zeros) of one plane of a slab of cc channels, `left` columns
-   in. The column margins are zero already. */
-static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, int64_t cc, int64_t h0, int64_t n, int64_t left,
-                          float *dst)
-{
-    int64_t h, w, i;
-    for (h = h0; h < h0 + n; ++h, dst += j->wp * BMVPI_SLAB) {
-        float *to = dst + left * BMVPI_SLAB;
-        const float *from;
-        if (h < 0 || h >= j->s.h) {
-            memset(to, 0, (size_t)(j->s.w * BMVPI_SLAB) * sizeof(float));
-            continue;
-        }
-        from = plane + h * j->s.w * j->s.c;
-        if (cc == BMVPI_SLAB) j->set->gather(from, j->s.c, j->s.w, to);
-        else
-            for (w = 0; w < j->s.w; ++w)
-                for (i = 0; i < cc; ++i) to[w * BMVPI_SLAB + i] = from[w * j->s.c + i];
-    }
-}
-
-/* n rows of outputs of one plane at y, from `planes` ring planes. Tiles that stick out go through `tile`. next: the
-   same rows of the input plane that is packed next. */
-static void bmvpi_dw_rows(const bmvpi_dw_job *j, const float *const *ring, int64_t planes, const float *w,
-                          const float *bias, float *tile, int64_t cc, int64_t n, const float *next, float *y)
-{
-    const int64_t cs = j->s.c, ys = j->s.w * cs, row = j->wp * BMVPI_SLAB;
-    const float *at[BMVPI_DW_MAX_K];
-    int64_t h, x, a, b, i, p, wide;
-    for (h = 0; h < n; h += j->set->rows) {
-        for (x = 0; x < j->s.w; x += wide) {
-            const int64_t nh = bmvpi_min(j->set->rows, n - h), here = h * ys + x * cs;
-            int64_t nw;
-            bmvpi_dw_tile_fn fn;
-            float *out = y + here;
-            wide = j->s.w - x > 4 ? 8 : 4;
-            nw = bmvpi_min(wide, j->s.w - x);
-            fn = wide == 8 ? j->set->tile8[j->s.k == 5] : j->set->tile4[j->s.k == 5];
-            for (p = 0; p < planes; ++p) at[p] = ring[p] + h * row + x * BMVPI_SLAB;
-            for (a = 0; a < nh; ++a)
-                for (b = 0; b < nw; ++b) {
-                    BMVPI_PREFETCH(next + here + a * ys + b * cs);
-                    if (h + nh + a < n) BMVPI_PREFETCH_WRITE(out + (a + nh) * ys + b * cs);
-                }
-            if (nh == j->set->rows && nw == wide && cc == BMVPI_SLAB) {
-                fn(at, planes, row, w, bias, out, ys, cs, j->add);
-                continue;
-            }
-            fn(at, planes, row, w, bias, tile, wide * BMVPI_SLAB, BMVPI_SLAB, 0);
-            for (a = 0; a < nh; ++a)
-                for (b = 0; b < nw; ++b)
-                    for (i = 0; i < cc; ++i) {
-                        float *o = out + a * ys + b * cs + i;
-                        *o = (j->add ? *o : 0.0f) + tile[(a * wide + b) * BMVPI_SLAB + i];
-                    }
-        }
-    }
-}
-
-/* The slab's weights (turned round for the gradient to x) and bias, 16 channels each, zeros beyond C */
-static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc, float *w, float *bias)
-{
-    const int64_t taps = (int64_t)j->s.k * j->s.k * j->s.k;
-    int64_t t, i;
-    memset(w, 0, (size_t)(taps * BMVPI_SLAB) * sizeof(float));
-    memset(bias, 0, BMVPI_SLAB * sizeof(float));
-    for (t = 0; t < taps; ++t)
-        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->w[(j->flip ? taps - 1 - t : t) * j->s.c + c0 + i];
-    for (i = 0; j->s.residual && i < cc; ++i) w[taps / 2 * BMVPI_SLAB + i] += 1.0f;
-    for (i = 0; j->bias && i < cc; ++i) bias[i] = j->bias[c0 + i];
-}
-
-static void bmvpi_dw_forward_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->s.k, r = k / 2, taps = k * k * k, step = j->s.h * j->s.w * j->s.c;
-    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->s.d);
-    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
-    const int64_t first = task / j->chunks / j->slabs * j->s.d * step + c0;
-    float *ring = j->ws + worker * j->worker, *w = ring + (k + 1) * j->plane, *bias = w + taps * BMVPI_SLAB,
-          *tile = bias + BMVPI_SLAB;
-    int64_t h, d, q, n;
-    bmvpi_dw_slab_weights(j, c0, cc, w, bias);
-    memset(ring, 0, (size_t)(k * j->plane) * sizeof(float));
-    for (h = 0; h < j->s.h; h += j->rows) {
-        n = bmvpi_min(j->rows, j->s.h - h);
-        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
-            const float *at[BMVPI_DW_MAX_K];
-            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->s.d - 1, d + r);
-            const int64_t at_row = first + h * j->s.w * j->s.c;
-            int64_t p;
-            for (; q <= hi; ++q)
-                bmvpi_dw_pack(j, j->x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
-            for (p = lo; p <= hi; ++p) at[p - lo] = ring + p % k * j->plane;
-            bmvpi_dw_rows(j, at, hi - lo + 1, w + (lo - d + r) * k * k * BMVPI_SLAB, bias, tile, cc, n,
-                          j->x + at_row + bmvpi_min(d + r + 1, j->s.d - 1) * step, j->y + at_row + d * step);
-        }
-    }
-}
-
-static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t h, int64_t n)
-{
-    int64_t i;
-    for (i = h * j->s.w; i < (h + n) * j->s.w; ++i) BMVPI_PREFETCH(plane + i * j->s.c);
-}
-
-/* One task's share of the slab's weight gradient, then of its bias gradient, into its own partial. */
-static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->s.k, r = k / 2, taps = k * k * k, step = j->s.h * j->s.w * j->s.c, row = j->wp * BMVPI_SLAB;
-    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->s.d);
-    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
-    const int64_t first = task / j->chunks / j->slabs * j->s.d * step + c0;
-    float *ring = j->ws + worker * j->worker, *g = ring + k * j->plane + BMVPI_DW_MAX_K * BMVPI_SLAB;
-    float *dw = j->part + task * j->partial, *db = dw + taps * BMVPI_SLAB;
-    int64_t h, d, q, n, p, i;
-    memset(dw, 0, (size_t)j->partial * sizeof(float));
-    memset(ring, 0, (size_t)j->worker * sizeof(float));
-    for (h = 0; h < j->s.h; h += j->rows) {
-        n = bmvpi_min(j->rows, j->s.h - h);
-        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
-            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->s.d - 1, d + r);
-            float sum[BMVPI_SLAB] = { 0 };
-            for (; q <= hi; ++q)
-                bmvpi_dw_pack(j, j->x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
-            bmvpi_dw_pack(j, j->g + first + d * step, cc, h, n, 0, g);
-            for (i = 0; i < n; i += 4) { /* four rows: the gradient stays in L1 for the k planes */
-                const int64_t some = bmvpi_min(4, n - i);
-                bmvpi_dw_prefetch(j, j->x + first + bmvpi_min(d + r + 1, j->s.d - 1) * step, h + i, some);
-                bmvpi_dw_prefetch(j, j->g + first + bmvpi_min(d + 1, j->s.d - 1) * step, h + i, some);
-                for (p = lo; p <= hi; ++p)
-                    j->set->wgrad[k == 5](ring + p % k * j->plane + i * row, g + i * row, row, some * j->wp,
-                                          dw + (p - d + r) * k * k * BMVPI_SLAB);
-            }
-            j->set->sum(g, n * j->wp, sum);
-            for (i = 0; i < BMVPI_SLAB; ++i) db[i] += sum[i];
-        }
-    }
-}
-
-/* Adds the partials of one slab, samples and depth ranges in order. */
-static void bmvpi_dw_combine_task(void *arg, int64_t slab, int worker)
-{
-    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t taps = (int64_t)j->s.k * j->s.k * j->s.k, c0 = slab * BMVPI_SLAB,
-                  cc = bmvpi_min(BMVPI_SLAB, j->s.c - c0);
-    int64_t t, i, n, q;
-    (void)worker;
-    for (t = 0; t <= taps; ++t) {
-        float *out = t < taps ? (j->dw ? j->dw + t * j->s.c + c0 : NULL) : j->db ? j->db + c0 : NULL;
-        const int add = t < taps ? j->add : j->add_b;
-        if (!out) continue;
-        for (i = 0; i < cc; ++i) {
-            double sum = 0;
-            for (n = 0; n < j->s.n; ++n)
-                for (q = 0; q < j->chunks; ++q)
-                    sum += (double)j->part[((n * j->slabs + slab) * j->chunks + q) * j->partial + t * BMVPI_SLAB + i];
-            out[i] = (add ? out[i] : 0.0f) + (float)sum;
-        }
-    }
-}
-
-/* The definition, for any odd k: task = one plane of outputs. With flip it is the gradient to x. */
-static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->s.k, r = k / 2, d = task % j->s.d, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
-    const float *x = j->x + (task - d) * H * W * C;
-    int64_t h, w, c, a, b, e;
-    (void)worker;
-    for (h = 0; h < H; ++h) for (w = 0; w < W; ++w) for (c = 0; c < C; ++c) {
-        float *y = j->y + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
-        for (a = bmvpi_max(0, r - d); a < bmvpi_min(k, D + r - d); ++a)
-            for (b = bmvpi_max(0, r - h); b < bmvpi_min(k, H + r - h); ++b)
-                for (e = bmvpi_max(0, r - w); e < bmvpi_min(k, W + r - w); ++e) {
-                    const int64_t tap = (a * k + b) * k + e;
-                    sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
-                           j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
-                }
-        if (j->s.residual) sum += x[((d * H + h) * W + w) * C + c];
-        *y = (j->add ? *y : 0.0f) + sum;
-    }
-}
-
-/* The definition of the weight gradient: task = one tap; the last task is the bias. */
-static void bmvpi_dw_plain_weights_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->s.k, r = k / 2, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
-    const int is_bias = task == k * k * k, add = is_bias ? j->add_b : j->add;
-    const int64_t od = is_bias ? 0 : task / (k * k) - r, oh = is_bias ? 0 : task / k % k - r,
-                  ow = is_bias ? 0 : task % k - r;
-    float *out = is_bias ? j->db : j->dw ? j->dw + task * C : NULL;
-    int64_t n, d, h, w, c;
-    (void)worker;
-    for (c = 0; out && c < C; ++c) {
-        double sum = 0;
-        for (n = 0; n < j->s.n; ++n)
-            for (d = bmvpi_max(0, -od); d < bmvpi_min(D, D - od); ++d)
-                for (h = bmvpi_max(0, -oh); h < bmvpi_min(H, H - oh); ++h)
-                    for (w = bmvpi_max(0, -ow); w < bmvpi_min(W, W - ow); ++w) {
-                        const double g = (double)j->g[(((n * D + d) * H + h) * W + w) * C + c];
-                        sum += is_bias ? g : g * (double)j->x[(((n * D + d + od) * H + h + oh) * W + w + ow) * C + c];
-                    }
-        out[c] = (add ? out[c] : 0.0f) + (float)sum;
-    }
-}
-
-static void bmvpi_dw_run(bmvp_ctx *c, bmvpi_dw_job *j)
-{
-    if (j->set) bmvp_parallel(c, j->s.n * j->slabs * j->chunks, bmvpi_dw_forward_task, j);
-    else bmvp_parallel(c, j->s.n * j->s.d, bmvpi_dw_plain_task, j);
-}
-
-/* y = conv(x, wgt) + bias (NULL: none). ws: bmvpi_dw_workspace(c, s, 0) floats. */
-static void bmvpi_dw_forward(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *wgt, const float *bias,
-                             float *y, float *ws)
-{
-    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
-    j.x = x;
-    j.w = wgt;
-    j.bias = bias;
-    j.y = y;
-    j.ws = ws;
-    bmvpi_dw_run(c, &j);
-}
-
-/* dx = (add ? dx : 0) + correlation of g with the turned weights: the forward kernel again. Workspace as forward. */
-static void bmvpi_dw_dx(bmvp_ctx *c, const bmvpi_dw *s, const float *g, const float *wgt, float *dx, int add, float *ws)
-{
-    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
-    j.x = g;
-    j.w = wgt;
-    j.y = dx;
-    j.flip = 1;
-    j.add = add;
-    j.ws = ws;
-    bmvpi_dw_run(c, &j);
-}
-
-/* dw = (add_w ? dw : 0) + ..., db likewise; either may be NULL. ws: bmvpi_dw_workspace(c, s, 1) floats. */
-static void bmvpi_dw_weights(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *g, float *dw, int add_w,
-                             float *db, int add_b, float *ws)
-{
-    bmvpi_dw_job j = bmvpi_dw_cut(c, s);
-    j.x = x;
-    j.g = g;
-    j.dw = dw;
-    j.db = db;
-    j.add = add_w;
-    j.add_b = add_b;
-    j.ws = ws;
-    if (!j.set) {
-        bmvp_parallel(c, (int64_t)s->k * s->k * s->k + 1, bmvpi_dw_plain_weights_task, &j);
-        return;
-    }
-    j.part = ws + j.worker * bmvp_threads(c);
-    bmvp_parallel(c, s->n * j.slabs * j.chunks, bmvpi_dw_weights_task, &j);
-    bmvp_parallel(c, j.slabs, bmvpi_dw_combine_task, &j);
-}
 
 /* >>kernel pointwise --------------------------------------------------------------------------------------------------
    Work on a range of something (elements, rows), in tasks of a fixed grain, so that the cut depends on the shape
@@ -3239,6 +2460,3738 @@ static void bmvpi_strides(int rank, const int64_t *dim, int64_t *stride)
     }
 }
 
+/* >>work product: C = A B for anything that has strides ------------------------------------------------------------ */
+
+/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
+   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
+   matrix. k >= 1. */
+typedef struct bmvpi_gemm_args {
+    int64_t m, n, k, outer, inner;
+    const float *a, *b, *bias; /* bias (n) or NULL */
+    float *c;
+    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
+    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
+    int accumulate; /* 1: C += */
+    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
+    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int exact;      /* 1: float32 whatever the context's precision */
+    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
+} bmvpi_gemm_args;
+
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
+                                       const float *b, int64_t b_rs, int64_t b_cs, float *c, int64_t c_rs)
+{
+    bmvpi_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a;
+    g.a_rs = a_rs;
+    g.a_cs = a_cs;
+    g.b = b;
+    g.b_rs = b_rs;
+    g.b_cs = b_cs;
+    g.c = c;
+    g.c_rs = c_rs;
+    g.outer = g.inner = 1;
+    return g;
+}
+
+/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
+static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
+{
+    const int64_t rs = g->b_rs, cs = g->b_cs;
+    int64_t i, j, k;
+    for (i = m0; i < m1; ++i) {
+        for (j = 0; j < g->n; ++j) {
+            double sum = g->bias ? (double)g->bias[j] : 0.0;
+            float *to = c + i * g->c_rs + j;
+            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
+            if (g->accumulate) sum += (double)*to;
+            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
+            *to = (float)sum;
+        }
+    }
+}
+
+/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
+static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
+{
+    static const float one = 1.0f;
+    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
+    g.accumulate = accumulate;
+    g.exact = 1;
+    return g;
+}
+
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws);
+static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g);
+
+typedef struct bmvpi_product_job { const bmvpi_gemm_args *g; int64_t blocks, rows; } bmvpi_product_job;
+static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows) */
+{
+    const bmvpi_product_job *j = (const bmvpi_product_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
+    (void)worker;
+    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
+                     bmvpi_min(g->m, m0 + j->rows));
+}
+
+/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
+static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    bmvpi_product_job j;
+    if (g->m < 1 || g->n < 1 || bmvpi_fast_product(c, g, ws)) return;
+    j.g = g;
+    j.blocks = bmvpi_ceil_div(g->m, 192);
+    j.rows = bmvpi_ceil_div(g->m, j.blocks);
+    bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
+}
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
+
+/* >>fast: the door ------------------------------------------------------------------------------------------------- */
+/* Each op below is defined by plain loops. Where the processor has vectors the kernels at the end of this file do the same: each of these does it
+   and says 1, or says 0 and leaves it to the loops. With BMVP_NO_SIMD they always do. */
+static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y);
+static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add);
+static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y);
+static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y);
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate);
+static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
+static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y);
+static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y);
+static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
+
+
+/* Each op below is one block, always in this order: comment (formula, shapes, source, attributes, what backward keeps),
+   builder = shape rule, CPU forward, CPU backward, workspace if any, sample.
+   Builders: NULL operands or a failed context give NULL. Backward kernels run in a plan too (to count gradients): they
+   must ask for every gradient with bmvpi_grad and do nothing where that returns NULL. */
+
+/* >>op parts: what the blocks of several ops share ----------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
+{
+    return x && !bmvp_failed(c) ? bmvpi_node(c, op, x->rank, x->dim, 1, &x) : NULL;
+}
+
+static int64_t bmvpi_last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
+
+static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
+{
+    return x->rank >= 1 && v->rank == 1 && v->dim[0] == x->dim[x->rank - 1];
+}
+
+/* What batch and group norm share: statistics of each (sample, group of channels), kept in `saved` as mean then 1 /
+   sqrt(var + eps), each samples x groups. Batch norm is one sample with as many groups as channels. */
+static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = y->dim[y->rank - 1];
+    bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
+    k.x = y->src[0]->x;
+    k.g = y->g;
+    return k;
+}
+
+static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = y->dim[y->rank - 1];
+    const bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
+    return bmvpi_columns_workspace(&k) + 4 * samples * ch;
+}
+
+/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
+   iarg 0 = 0, 1, 2 for these. Backward reads nothing; db is g, its column sums, or its sum. */
+enum { BMVPI_SAME, BMVPI_CHANNELS, BMVPI_NUMBER };
+static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *src[2], *y;
+    char at[128], bt[128];
+    int mode;
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    mode = bmvpi_same_shape(a, b) ? BMVPI_SAME : b->numel == 1 ? BMVPI_NUMBER : BMVPI_CHANNELS;
+    if (mode == BMVPI_CHANNELS && !bmvpi_norm_fits(a, b))
+        return (bmvp_tensor *)bmvp_fail(
+            c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
+            bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
+    if (y) y->iarg[0] = mode;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
+}
+
+/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->s;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
+    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
+}
+/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
+static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
+{
+    const int64_t row = y->iarg[0] == BMVPI_CHANNELS ? b->numel : 1;
+    bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
+    m.a = a;
+    m.b = y->iarg[0] == BMVPI_NUMBER ? NULL : b->x;
+    m.s = b->x[0];
+    return m;
+}
+static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_add_range);
+}
+static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_sum(m->a + lo, hi - lo);
+}
+static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_dot(m->a + lo, m->b + lo, hi - lo);
+}
+
+/* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
+static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
+{
+    if (y->iarg[0] == BMVPI_NUMBER) {
+        bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+        m.a = y->g;
+        m.b = by;
+        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
+    } else {
+        bmvpi_columns k = bmvpi_norm_columns(y, 1);
+        double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+        int64_t i;
+        k.x = by;
+        bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+        for (i = 0; i < k.c; ++i) gb[i] = (add ? gb[i] : 0.0f) + (float)sum[by ? k.c + i : i];
+    }
+}
+static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
+{
+    return backward && y->iarg[0] == BMVPI_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+}
+static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gb;
+    if (y->iarg[0] == BMVPI_SAME) {
+        bmvpi_grad_pass(c, y, y->src[0]);
+        bmvpi_grad_pass(c, y, y->src[1]);
+        return;
+    }
+    gb = bmvpi_grad(c, y->src[1], &add);
+    if (gb) bmvpi_broadcast_grad(c, y, NULL, gb, add);
+    bmvpi_grad_pass(c, y, y->src[0]);
+}
+static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+/* a with a tensor, a channel vector, a number, itself */
+static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
+    bmvp_tensor *a;
+    if (variant > 3) return NULL;
+    a = bmvp_leaf(c, 3, d, NULL);
+    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
+                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
+}
+static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_ADD, variant); }
+
+/* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
+BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *src[2], *y;
+    char at[128], bt[128];
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    if (!bmvpi_same_shape(a, b))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
+                                        bmvpi_shape(b, bt, sizeof bt));
+    if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
+    if (!y) return NULL;
+    y->iarg[1] = 1; /* in place */
+    y->half = b->half;
+    y->x_block = b->x_block;
+    y->x = b->x;
+    if (!c->cfg.plan) bmvpi_call(c, y, 0); /* may run in place: pointwise */
+    b->x_block = NULL;
+    b->x = NULL;
+    b->dropped = 2;
+    return bmvp_failed(c) ? NULL : y;
+}
+
+/* >>op mul: y = a b, b as in add --------------------------------------------------------------------------------------
+   Backward reads a and b: da = g b, db = sum of g a over what b was spread over. */
+BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_MUL, a, b);
+}
+BMVPI_HOT static void bmvpi_mul_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    const float *a = m->a, *b = m->b;
+    float *y = m->y;
+    int64_t r, i;
+    if (!b) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * m->s;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * b[i];
+    else
+        for (r = lo; r < hi; ++r)
+            for (i = 0; i < m->c; ++i) y[r * m->c + i] = (m->add ? y[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
+}
+static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_mul_range);
+}
+static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_a, add_b;
+    float *ga = bmvpi_grad(c, y->src[0], &add_a),
+          *gb = bmvpi_grad(c, y->src[1], &add_b); /* the same buffer for a times a: a's first */
+    bmvpi_map m;
+    if (ga) {
+        m = bmvpi_binary_map(c, y, y->g, y->src[1]);
+        m.y = ga;
+        m.add = add_a;
+        bmvpi_map_run(c, &m, bmvpi_mul_range);
+    }
+    if (gb && y->iarg[0] == BMVPI_SAME) {
+        m = bmvpi_binary_map(c, y, y->g, y->src[0]);
+        m.y = gb;
+        m.add = add_b;
+        bmvpi_map_run(c, &m, bmvpi_mul_range);
+    } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
+}
+static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
+
+/* >>op scale: y = factor x + offset; farg 0, 1 --------------------------------------------------------------------- */
+BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
+{
+    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_SCALE, x);
+    if (y) {
+        y->farg[0] = factor;
+        y->farg[1] = offset;
+    }
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_scale_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] * m->s + m->t;
+}
+static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.s = (float)y->farg[0];
+    m.t = (float)y->farg[1];
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_scale_range);
+}
+static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->g;
+    m.s = (float)y->farg[0];
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
+}
+#define bmvpi_scale_cpu_workspace NULL
+static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_scale(c, bmvp_leaf(c, 2, d, NULL), -1.5, 0.25) : NULL;
+}
+
+/* >>op relu: y = x > 0 ? x : slope x, slope >= 0 (0: ReLU, else leaky ReLU) -------------------------------------------
+   farg 0 = slope. Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
+   leaky_relu. */
+BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
+{
+    bmvp_tensor *y;
+    if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
+    y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
+    if (y) y->farg[0] = slope;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky_relu(c, x, 0); }
+BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    if (m->s == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? m->s * m->a[i] : m->a[i];
+}
+static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    m.s = (float)y->farg[0];
+    bmvpi_map_run(c, &m, bmvpi_relu_range);
+}
+BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
+}
+static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->x;
+    m.b = y->g;
+    m.s = (float)y->farg[0];
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
+}
+#define bmvpi_relu_cpu_workspace NULL
+static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant < 2 ? bmvp_leaky_relu(c, bmvp_leaf(c, 2, d, NULL), variant * 0.1) : NULL;
+}
+
+/* >>op sigmoid: y = 1 / (1 + exp(-x)) -----------------------------------------------------------------------------------
+   Backward reads y: dx = g y (1 - y). torch sigmoid. */
+BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SIGMOID, x));
+}
+static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->a[i]));
+}
+static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_sigmoid_range);
+}
+BMVPI_HOT static void bmvpi_sigmoid_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->b[i] * m->a[i] * (1.0f - m->a[i]);
+}
+static void bmvpi_sigmoid_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
+}
+#define bmvpi_sigmoid_cpu_workspace NULL
+static bmvp_tensor *bmvpi_sigmoid_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_sigmoid(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op gelu: y = x Phi(x), Phi the normal distribution (exact erf form) -----------------------------------------------
+   Backward reads x: dx = g (Phi(x) + x phi(x)). torch gelu. Within 1e-6 of double precision. */
+BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_GELU, x));
+}
+static void bmvpi_gelu_plain(int64_t n, const float *x, float *y)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.707106781f));
+}
+
+static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, float *dx, int add)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float slope = 0.5f * (1.0f + erff(x[i] * 0.707106781f)) + x[i] * 0.398942280f * expf(-0.5f * x[i] * x[i]);
+        dx[i] = (add ? dx[i] : 0.0f) + g[i] * slope;
+    }
+}
+static void bmvpi_gelu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    if (!bmvpi_fast_gelu(m->ctx, hi - lo, m->a + lo, m->y + lo)) bmvpi_gelu_plain(hi - lo, m->a + lo, m->y + lo);
+}
+static void bmvpi_gelu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_gelu_range);
+}
+static void bmvpi_gelu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    if (!bmvpi_fast_gelu_back(m->ctx, hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add))
+        bmvpi_gelu_back_plain(hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add);
+}
+static void bmvpi_gelu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
+}
+#define bmvpi_gelu_cpu_workspace NULL
+static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 7 };
+    return variant == 0 ? bmvp_gelu(c, bmvp_leaf(c, 3, d, NULL)) : NULL;
+}
+
+/* >>op softmax: y = exp(x - max) / sum over the last axis -------------------------------------------------------------
+   Backward reads y: dx = y (g - sum(g y)). torch softmax(dim = -1). */
+BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SOFTMAX, x));
+}
+static void bmvpi_softmax_row_plain(int64_t n, const float *x, float *y)
+{
+    float top = x[0], sum = 0;
+    int64_t i;
+    for (i = 1; i < n; ++i) if (!(x[i] <= top)) top = x[i];
+    for (i = 0; i < n; ++i) sum += y[i] = expf(x[i] - top);
+    for (i = 0; i < n; ++i) y[i] /= sum;
+}
+static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r;
+    for (r = lo; r < hi; ++r)
+        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->a + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->a + r * m->c, m->y + r * m->c);
+}
+static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->src[0]->x;
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_softmax_rows);
+}
+BMVPI_HOT static void bmvpi_softmax_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *y = m->a + r * m->c, *g = m->b + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += y[i] * (g[i] - dot);
+        else for (i = 0; i < m->c; ++i) dx[i] = y[i] * (g[i] - dot);
+    }
+}
+static void bmvpi_softmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->x;
+    m.b = y->g;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
+}
+#define bmvpi_softmax_cpu_workspace NULL
+static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 }, wide[2] = { 2, 37 };
+    return variant == 0   ? bmvp_softmax(c, bmvp_leaf(c, 2, d, NULL))
+           : variant == 1 ? bmvp_softmax(c, bmvp_leaf(c, 2, wide, NULL))
+                          : NULL;
+}
+
+/* >>op l2_normalize: y = x / max(|x|, eps) over the last axis ---------------------------------------------------------
+   farg 0 = eps. saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
+   sum(g y)) / |x|, or g / eps. torch functional.normalize. */
+BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_L2_NORMALIZE, x);
+    if (!bmvpi_save(c, y, y ? y->numel / bmvpi_last_dim(y) : 0)) return NULL;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->s;
+        const float s = (float)(1.0 / (norm < eps ? eps : norm));
+        float *BMVP_RESTRICT y = m->y + r * m->c;
+        m->z[r] = norm < eps ? -s : s;
+        for (i = 0; i < m->c; ++i) y[i] = x[i] * s;
+    }
+}
+static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->src[0]->x;
+    m.s = (float)y->farg[0];
+    m.y = y->x;
+    m.z = y->saved;
+    bmvpi_map_run(c, &m, bmvpi_l2_rows);
+}
+BMVPI_HOT static void bmvpi_l2_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *y = m->a + r * m->c, *g = m->b + r * m->c, s = m->e[r] < 0.0f ? -m->e[r] : m->e[r];
+        const float dot = m->e[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += (g[i] - y[i] * dot) * s;
+        else for (i = 0; i < m->c; ++i) dx[i] = (g[i] - y[i] * dot) * s;
+    }
+}
+static void bmvpi_l2_normalize_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = bmvpi_last_dim(y);
+    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
+    m.a = y->x;
+    m.b = y->g;
+    m.e = y->saved;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.y) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
+}
+#define bmvpi_l2_normalize_cpu_workspace NULL
+static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 }, wide[3] = { 2, 1, 37 };
+    if (variant == 0) return bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 1e-12);
+    if (variant == 1) return bmvp_l2_normalize(c, bmvp_leaf(c, 3, wide, NULL), 1e-12);
+    return variant == 2 ? bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 100.0) : NULL; /* all rows below eps */
+}
+
+/* >>op reshape: the same elements in the same order under other axes; shares storage ---------------------------------- */
+BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
+{
+    bmvp_tensor *y;
+    char buf[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (bmvpi_numel(rank, dim) != x->numel)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
+                                        bmvpi_shape(x, buf, sizeof buf));
+    y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
+    if (y && x->x_block && !x->persistent) {
+        y->x_block = x->x_block;
+        y->x = x->x;
+        ++x->x_block->refs;
+        return y;
+    }
+    return bmvpi_run(c, y);
+}
+static void bmvpi_reshape_cpu_forward(bmvp_ctx *c, bmvp_tensor *y) /* of a parameter, or again after a drop */
+{
+    (void)c;
+    memcpy(y->x, y->src[0]->x, (size_t)y->numel * sizeof(float));
+}
+static void bmvpi_reshape_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_grad_pass(c, y, y->src[0]); }
+#define bmvpi_reshape_cpu_workspace NULL
+static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t from[3] = { 2, 3, 4 }, to[2] = { 4, 6 };
+    return variant == 0 ? bmvp_reshape(c, bmvp_leaf(c, 3, from, NULL), 2, to) : NULL;
+}
+
+/* >>op permute: y axis i is x axis axes[i] ----------------------------------------------------------------------------
+   iarg i = axes[i]. Backward is the inverse permutation. torch permute (copied). */
+BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    unsigned seen = 0;
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    for (i = 0; i < x->rank; ++i) {
+        if (axes[i] < 0 || axes[i] >= x->rank || (seen >> axes[i] & 1u))
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "permute: the axes of %s must each be named once",
+                                            bmvpi_shape(x, at, sizeof at));
+        seen |= 1u << axes[i];
+        d[i] = x->dim[axes[i]];
+    }
+    y = bmvpi_node(c, BMVP_OP_PERMUTE, x->rank, d, 1, &x);
+    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = axes[i];
+    return bmvpi_run(c, y);
+}
+static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
+{
+    int64_t xs[BMVP_MAX_DIMS];
+    int i;
+    bmvpi_strides(y->rank, y->src[0]->dim, xs);
+    bmvpi_strides(y->rank, y->dim, to);
+    for (i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+}
+static void bmvpi_permute_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    bmvpi_permute_axes(y, from, to);
+    bmvpi_strided_copy(c, y->rank, y->dim, y->src[0]->x, from, y->x, to, 0);
+}
+static void bmvpi_permute_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_permute_axes(y, from, to);
+    bmvpi_strided_copy(c, y->rank, y->dim, y->g, to, gx, from, add);
+}
+#define bmvpi_permute_cpu_workspace NULL
+static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[4] = { 2, 3, 4, 5 };
+    const int axes[3][4] = { { 0, 2, 1, 3 }, { 3, 1, 0, 2 }, { 0, 1, 2, 3 } };
+    return variant < 3 ? bmvp_permute(c, bmvp_leaf(c, 4, d, NULL), axes[variant]) : NULL;
+}
+
+/* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------
+   iarg 0 = axis, 1 = start. Backward adds into that part. torch narrow (copied). */
+BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
+        length > x->dim[axis] - start)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "slice: %lld from %lld along axis %d does not lie in %s",
+                                        (long long)length, (long long)start, axis, bmvpi_shape(x, at, sizeof at));
+    memcpy(d, x->dim, sizeof d);
+    d[axis] = length;
+    y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
+    if (y) {
+        y->iarg[0] = axis;
+        y->iarg[1] = start;
+    }
+    return bmvpi_run(c, y);
+}
+/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
+static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
+                         int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
+}
+static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
+                          int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
+}
+/* Elements before place `start` of one axis */
+static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
+{
+    int64_t s[BMVP_MAX_DIMS];
+    bmvpi_strides(t->rank, t->dim, s);
+    return s[axis] * start;
+}
+static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->iarg[0], y->iarg[1]), 0);
+}
+static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *gx = bmvpi_grad_add(c, y->src[0]);
+    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1);
+}
+#define bmvpi_slice_cpu_workspace NULL
+static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 3, 4, 5 };
+    return variant < 3 ? bmvp_slice(c, bmvp_leaf(c, 3, d, NULL), variant, 1, 2) : NULL;
+}
+
+/* >>op pad: zeros around x --------------------------------------------------------------------------------------------
+   iarg i = zeros before axis i. Backward cuts x's part out of g. torch pad(mode = constant). */
+BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high)
+{
+    const int64_t most = INT64_MAX / 8;
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    for (i = 0; i < x->rank; ++i) {
+        if (low[i] < 0 || high[i] < 0 || low[i] > most || high[i] > most)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "pad: the numbers of zeros around %s must not be negative",
+                                            bmvpi_shape(x, at, sizeof at));
+        d[i] = x->dim[i] + low[i] + high[i];
+    }
+    y = bmvpi_node(c, BMVP_OP_PAD, x->rank, d, 1, &x);
+    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = low[i];
+    return bmvpi_run(c, y);
+}
+static int64_t bmvpi_pad_shift(const bmvp_tensor *y)
+{
+    int64_t s = 0;
+    int i;
+    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->iarg[i]);
+    return s;
+}
+static void bmvpi_pad_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    memset(y->x, 0, (size_t)y->numel * sizeof(float));
+    bmvpi_box_in(c, y, y->src[0], y->src[0]->x, y->x, bmvpi_pad_shift(y), 0);
+}
+static void bmvpi_pad_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (gx) bmvpi_box_out(c, y, y->src[0], y->g, gx, bmvpi_pad_shift(y), add);
+}
+#define bmvpi_pad_cpu_workspace NULL
+static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 4 }, low[3] = { 1, 0, 2 }, high[3] = { 0, 3, 1 };
+    return variant == 0 ? bmvp_pad(c, bmvp_leaf(c, 3, d, NULL), low, high) : NULL;
+}
+
+/* >>op concat: tensors one after the other along an axis --------------------------------------------------------------
+   iarg 0 = axis. Backward cuts g into the parts. torch cat. */
+BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
+{
+    int64_t d[BMVP_MAX_DIMS];
+    bmvp_tensor *y;
+    char at[128], bt[128];
+    int i, k, fits;
+    if (bmvp_failed(c)) return NULL;
+    if (n < 1 || n > BMVP_MAX_SRC)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: takes 1 to %d tensors", BMVP_MAX_SRC);
+    for (i = 0; i < n; ++i) if (!x[i]) return NULL;
+    if (axis < 0 || axis >= x[0]->rank)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: %s has no axis %d", bmvpi_shape(x[0], at, sizeof at),
+                                        axis);
+    memcpy(d, x[0]->dim, sizeof d);
+    for (i = 1; i < n; ++i) {
+        fits = x[i]->rank == x[0]->rank && x[i]->dim[axis] <= INT64_MAX - d[axis];
+        for (k = 0; fits && k < x[0]->rank; ++k) fits = k == axis || x[i]->dim[k] == d[k];
+        if (!fits)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "concat: %s and %s differ in another axis than %d",
+                                            bmvpi_shape(x[0], at, sizeof at), bmvpi_shape(x[i], bt, sizeof bt), axis);
+        d[axis] += x[i]->dim[axis];
+    }
+    y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
+    if (y) y->iarg[0] = axis;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_concat_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    int i;
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
+        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->iarg[0], start), 0);
+}
+static void bmvpi_concat_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t start = 0;
+    int i, add;
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+        float *g = bmvpi_grad(c, y->src[i], &add);
+        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->iarg[0], start), add);
+    }
+}
+#define bmvpi_concat_cpu_workspace NULL
+static bmvp_tensor *bmvpi_concat_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t a[3] = { 2, 3, 4 };
+    int64_t b[3] = { 2, 3, 4 };
+    bmvp_tensor *x[3];
+    if (variant > 2) return NULL;
+    b[variant] = 1;
+    x[0] = bmvp_leaf(c, 3, a, NULL);
+    x[1] = bmvp_leaf(c, 3, b, NULL);
+    x[2] = x[0];
+    return bmvp_concat(c, 3, x, variant);
+}
+
+/* >>op upsample_nearest: y[n, d, h, w, c] = x[n, d / f, h / f, w / f, c] ----------------------------------------------
+   iarg 0 = f. Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
+BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor)
+{
+    int64_t d[5];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || factor < 1)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "upsample_nearest: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
+                                        bmvpi_shape(x, at, sizeof at), factor);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
+    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
+    if (y) y->iarg[0] = factor;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t f = y->iarg[0];
+    int64_t xs[5], dim[8], from[8], to[8];
+    int i, k = 0;
+    bmvpi_strides(5, x->dim, xs);
+    for (i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
+        dim[k] = x->dim[i];
+        from[k++] = xs[i];
+        if (i < 1 || i > 3) continue;
+        dim[k] = f;
+        from[k++] = 0;
+    }
+    bmvpi_strides(8, dim, to);
+    bmvpi_strided_copy(c, 8, dim, x->x, from, y->x, to, 0);
+}
+static void bmvpi_upsample_nearest_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t f = y->iarg[0];
+    int64_t xs[5], ys[5], from[5], i;
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_strides(5, x->dim, xs);
+    bmvpi_strides(5, y->dim, ys);
+    for (i = 0; i < 5; ++i) from[i] = i >= 1 && i <= 3 ? ys[i] * f : ys[i];
+    for (i = 0; i < f * f * f; ++i)
+        bmvpi_strided_copy(c, 5, x->dim, y->g + i / (f * f) * ys[1] + i / f % f * ys[2] + i % f * ys[3], from, gx, xs,
+                           add || i > 0);
+}
+#define bmvpi_upsample_nearest_cpu_workspace NULL
+static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 3 };
+    return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
+}
+
+/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
+   iarg 0 = factor, 1 = align_corners. One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
+   with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
+   the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
+BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners)
+{
+    int64_t d[5];
+    bmvp_tensor *y;
+    char at[128];
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || factor < 1)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "upsample_trilinear: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
+                                        bmvpi_shape(x, at, sizeof at), factor);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
+    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
+    if (!y) return NULL;
+    y->iarg[0] = factor;
+    y->iarg[1] = align_corners != 0;
+    return bmvpi_run(c, y);
+}
+
+typedef struct bmvpi_stretch { /* one axis: (outer, n, inner) <-> (outer, n f, inner) */
+    const float *from;
+    float *to;
+    int64_t n, f, inner, rows, grain; /* rows of `to` */
+    int corners, add;
+} bmvpi_stretch;
+
+/* Place j of the longer axis lies between i and i + 1 (or at the last i); returns the weight of the latter. */
+static double bmvpi_stretch_place(const bmvpi_stretch *k, int64_t j, int64_t *i)
+{
+    const int64_t m = k->n * k->f;
+    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)k->f - 0.5;
+    if (at < 0) at = 0;
+    *i = bmvpi_min((int64_t)at, k->n - 1);
+    return at - (double)*i;
+}
+BMVPI_HOT static void bmvpi_stretch_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
+    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
+    int64_t row, i, v;
+    (void)worker;
+    for (row = task * k->grain; row < end; ++row) {
+        const float w = (float)bmvpi_stretch_place(k, row % m, &i);
+        const float *a = k->from + (row / m * k->n + i) * k->inner, *b = i + 1 < k->n ? a + k->inner : a;
+        float *BMVP_RESTRICT y = k->to + row * k->inner;
+        for (v = 0; v < k->inner; ++v) y[v] = (1.0f - w) * a[v] + w * b[v];
+    }
+}
+/* The outputs that read input i are the places from just above i - 1 to just below i + 1. */
+BMVPI_HOT static void bmvpi_stretch_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
+    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
+    int64_t row, j, at, v;
+    (void)worker;
+    for (row = task * k->grain; row < end; ++row) {
+        const int64_t i = row % k->n;
+        float *BMVP_RESTRICT y = k->to + row * k->inner;
+        if (!k->add) for (v = 0; v < k->inner; ++v) y[v] = 0;
+        for (j = bmvpi_max(0, (i - 1) * k->f - k->f); j < bmvpi_min(m, (i + 2) * k->f + k->f); ++j) {
+            const double w = bmvpi_stretch_place(k, j, &at);
+            double share = at == i ? 1.0 - w : at + 1 == i ? w : 0.0;
+            const float *g = k->from + (row / k->n * m + j) * k->inner;
+            if (at == i && i == k->n - 1) share = 1.0; /* both neighbours are the last */
+            if (share == 0.0) continue;
+            for (v = 0; v < k->inner; ++v) y[v] += (float)share * g[v];
+        }
+    }
+}
+/* Axis `axis` (1, 2, 3) of the chain: axes before it are long already, those after it are not. */
+static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward, int add)
+{
+    const bmvp_tensor *x = y->src[0];
+    int64_t outer = x->dim[0];
+    bmvpi_stretch k;
+    int i;
+    k.f = y->iarg[0];
+    k.corners = (int)y->iarg[1];
+    k.n = x->dim[axis];
+    k.inner = x->dim[4];
+    for (i = 1; i < axis; ++i) outer *= y->dim[i];
+    for (i = axis + 1; i < 4; ++i) k.inner *= x->dim[i];
+    k.rows = outer * (backward ? k.n : k.n * k.f);
+    k.grain = bmvpi_max(1, BMVPI_GRAIN / k.inner);
+    k.from = from;
+    k.to = to;
+    k.add = add;
+    bmvp_parallel(c, bmvpi_ceil_div(k.rows, k.grain), backward ? bmvpi_stretch_back_task : bmvpi_stretch_task, &k);
+}
+static void bmvpi_upsample_trilinear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    float *d = bmvpi_workspace(c), *h = d + x->numel * y->iarg[0];
+    bmvpi_stretch_run(c, y, 1, x->x, d, 0, 0);
+    bmvpi_stretch_run(c, y, 2, d, h, 0, 0);
+    bmvpi_stretch_run(c, y, 3, h, y->x, 0, 0);
+}
+static void bmvpi_upsample_trilinear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *d, *h;
+    if (!gx) return;
+    d = bmvpi_workspace(c), h = d + x->numel * y->iarg[0];
+    bmvpi_stretch_run(c, y, 3, y->g, h, 1, 0);
+    bmvpi_stretch_run(c, y, 2, h, d, 1, 0);
+    bmvpi_stretch_run(c, y, 1, d, gx, 1, add);
+}
+static int64_t bmvpi_upsample_trilinear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+}
+static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 3 };
+    return variant < 4 ? bmvp_upsample_trilinear(c, bmvp_leaf(c, 5, d, NULL), 2 + variant / 2, variant % 2) : NULL;
+}
+
+/* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
+   iarg 0 = b. (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
+   its inverse. */
+BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block)
+{
+    int64_t d[5], i;
+    bmvp_tensor *y;
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "space_to_depth: %s must be (N,D,H,W,C) with D, H, W divisible by %d",
+                                        bmvpi_shape(x, at, sizeof at), block);
+    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
+    d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
+    y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
+    if (y) y->iarg[0] = block;
+    return bmvpi_run(c, y);
+}
+/* The axes of y as (N, D/b, H/b, W/b, z, y, x, C), and x's and y's strides along them */
+static void bmvpi_space_to_depth_axes(const bmvp_tensor *y, int64_t dim[8], int64_t from[8], int64_t to[8])
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t b = y->iarg[0];
+    int64_t xs[5];
+    int i;
+    bmvpi_strides(5, x->dim, xs);
+    for (i = 0; i < 4; ++i) {
+        dim[i] = y->dim[i];
+        from[i] = i ? xs[i] * b : xs[i];
+        dim[i + 4] = i < 3 ? b : x->dim[4];
+        from[i + 4] = xs[i + 1];
+    }
+    bmvpi_strides(8, dim, to);
+}
+static void bmvpi_space_to_depth_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[8], from[8], to[8];
+    bmvpi_space_to_depth_axes(y, dim, from, to);
+    bmvpi_strided_copy(c, 8, dim, y->src[0]->x, from, y->x, to, 0);
+}
+static void bmvpi_space_to_depth_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[8], from[8], to[8];
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_space_to_depth_axes(y, dim, from, to);
+    bmvpi_strided_copy(c, 8, dim, y->g, to, gx, from, add);
+}
+#define bmvpi_space_to_depth_cpu_workspace NULL
+static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 4, 6, 3 };
+    return variant == 0 ? bmvp_space_to_depth(c, bmvp_leaf(c, 5, d, NULL), 2) : NULL;
+}
+
+/* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
+static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
+{
+    const int64_t one[1] = { 1 };
+    bmvp_tensor *src[2];
+    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
+    src[0] = a;
+    src[1] = b;
+    return bmvpi_node(c, op, 1, one, n, src);
+}
+BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_SUM, 1, x, NULL));
+}
+static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
+}
+BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->s;
+    else for (i = lo; i < hi; ++i) m->y[i] = m->s;
+}
+/* dx (+)= g times factor, everywhere */
+static void bmvpi_spread(bmvp_ctx *c, const bmvp_tensor *y, double factor)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
+    m.s = (float)((double)y->g[0] * factor);
+    bmvpi_map_run(c, &m, bmvpi_spread_range);
+}
+static void bmvpi_sum_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0); }
+#define bmvpi_sum_cpu_workspace NULL
+static bmvp_tensor *bmvpi_sum_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_sum(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op mean: one number, the mean of all elements ------------------------------------------------------------------ */
+BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MEAN, 1, x, NULL));
+}
+static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
+}
+static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
+#define bmvpi_mean_cpu_workspace NULL
+static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op global_pool: y[n, c] = mean of x[n, ..., c] -----------------------------------------------------------------------
+   Backward: dx = g / M everywhere, M the number of places. torch mean over the spatial axes. */
+BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
+{
+    int64_t d[2];
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank < 3)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "global_pool: needs (N, ..., C) with axes between, got %s",
+                                        bmvpi_shape(x, at, sizeof at));
+    d[0] = x->dim[0], d[1] = x->dim[x->rank - 1];
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GLOBAL_POOL, 2, d, 1, &x));
+}
+static bmvpi_columns bmvpi_global_pool_columns(const bmvp_tensor *y)
+{
+    return bmvpi_columns_make(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]);
+}
+static void bmvpi_global_pool_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_global_pool_columns(y);
+    double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    int64_t i;
+    k.g = y->src[0]->x;
+    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+    for (i = 0; i < y->numel; ++i) y->x[i] = (float)(sum[i] / (double)k.rows);
+}
+BMVPI_HOT static void bmvpi_columns_spread_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    int64_t sample, n, r, i;
+    float *BMVP_RESTRICT y = k->y + bmvpi_columns_range(k, task, &sample, &n) * k->c;
+    const float *g = k->g + sample * k->c, share = 1.0f / (float)k->rows;
+    (void)worker;
+    for (r = 0; r < n; ++r, y += k->c)
+        for (i = 0; i < k->c; ++i) y[i] = (k->add ? y[i] : 0.0f) + g[i] * share;
+}
+static void bmvpi_global_pool_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_global_pool_columns(y);
+    k.g = y->g;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    if (k.y) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
+}
+static int64_t bmvpi_global_pool_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_columns k = bmvpi_global_pool_columns(y);
+    (void)c;
+    return backward ? 0 : bmvpi_columns_workspace(&k);
+}
+static bmvp_tensor *bmvpi_global_pool_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 2, 3, 5 };
+    return variant == 0 ? bmvp_global_pool(c, bmvp_leaf(c, 5, d, NULL)) : NULL;
+}
+
+/* >>op mse: one number, the mean of (a - b)^2 over all elements -------------------------------------------------------
+   Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
+BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    char at[128], bt[128];
+    if (a && b && !bmvpi_same_shape(a, b))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "mse: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
+                                        bmvpi_shape(b, bt, sizeof bt));
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MSE, 2, a, b));
+}
+static double bmvpi_dist_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_dist(m->a + lo, m->b + lo, hi - lo);
+}
+static void bmvpi_mse_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_dist_range) / (double)m.n);
+}
+BMVPI_HOT static void bmvpi_mse_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (m->a[i] - m->b[i]);
+}
+static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    int i;
+    for (i = 0; i < 2; ++i) {
+        m.a = y->src[i]->x;
+        m.b = y->src[1 - i]->x;
+        m.y = bmvpi_grad(c, y->src[i], &m.add);
+        if (!m.y) continue;
+        m.s = (float)(2.0 * (double)y->g[0] / (double)m.n);
+        bmvpi_map_run(c, &m, bmvpi_mse_back_range);
+    }
+}
+#define bmvpi_mse_cpu_workspace NULL
+static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) --------------------------------------------
+   which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
+   both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
+BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
+{
+    char at[128], bt[128];
+    if (logits && target && !bmvpi_same_shape(logits, target))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "bce_logits: logits %s and target %s differ", bmvpi_shape(logits, at, sizeof at),
+                                        bmvpi_shape(target, bt, sizeof bt));
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_BCE_LOGITS, 2, logits, target));
+}
+static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    double sum = 0;
+    int64_t i;
+    for (i = lo; i < hi; ++i) {
+        const float x = m->a[i];
+        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->b[i] + log1pf(expf(-fabsf(x))));
+    }
+    return sum;
+}
+static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_bce_range) / (double)m.n);
+}
+static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (1.0f / (1.0f + expf(-m->a[i])) - m->b[i]);
+}
+static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
+    m.s = (float)((double)y->g[0] / (double)m.n);
+    bmvpi_map_run(c, &m, bmvpi_bce_back_range);
+}
+#define bmvpi_bce_logits_cpu_workspace NULL
+/* Targets of a sample: n values in [0, 1], fixed. */
+static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    const int64_t n = bmvpi_numel(rank, dim);
+    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
+    bmvp_tensor *t;
+    int64_t i;
+    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
+    t = bmvp_input(c, rank, dim, v);
+    bmvpi_free(c, v);
+    return t;
+}
+static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 7 };
+    return variant == 0 ? bmvp_bce_logits(c, bmvp_leaf(c, 2, d, NULL), bmvpi_sample_target(c, 2, d)) : NULL;
+}
+
+/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
+   src p, t (N,...,C); iarg 0 = squared (k = 2, else 1); farg 0 = e. saved: sum p t and the denominator of each (n, c).
+   Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
+BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
+{
+    bmvp_tensor *y;
+    char at[128], bt[128];
+    if (!p || !target || bmvp_failed(c)) return NULL;
+    if (p->rank < 2 || !bmvpi_same_shape(p, target))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "soft_dice: p %s and target %s must be (N, ..., C) of one shape",
+                                        bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
+    y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
+    if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
+    y->iarg[0] = squared != 0;
+    y->farg[0] = smooth;
+    return bmvpi_run(c, y);
+}
+static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
+{
+    const bmvp_tensor *p = y->src[0];
+    const int64_t ch = p->dim[p->rank - 1];
+    bmvpi_columns k = bmvpi_columns_make(p->dim[0], p->numel / p->dim[0] / ch, ch);
+    k.x = p->x;
+    k.g = y->src[1]->x;
+    return k;
+}
+/* add: squared */
+BMVPI_HOT static void bmvpi_soft_dice_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *p = k->x + at, *t = k->g + at;
+    float *BMVP_RESTRICT dot = k->part + task * 2 * c, *BMVP_RESTRICT den = dot + c;
+    (void)worker;
+    memset(dot, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = 0; r < n; ++r, p += c, t += c)
+        for (i = 0; i < c; ++i) {
+            dot[i] += p[i] * t[i];
+            den[i] += k->add ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
+        }
+}
+static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    const int64_t n = k.samples * k.c;
+    double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
+    int64_t i;
+    k.add = (int)y->iarg[0];
+    bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
+    for (i = 0; i < n; ++i) {
+        loss += 1.0 - (2.0 * dot[i] + y->farg[0]) / (dot[n + i] + y->farg[0]);
+        y->saved[i] = (float)dot[i];
+        y->saved[n + i] = (float)dot[n + i];
+    }
+    y->x[0] = (float)(loss / (double)n);
+}
+static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    const int64_t n = k.samples * k.c;
+    float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
+    const double e = y->farg[0];
+    double g;
+    int64_t i;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    if (!k.y) return;
+    g = (double)y->g[0] / (double)n;
+    for (i = 0; i < n; ++i) {
+        const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
+        mean[i] = 0;
+        scale[i] = (float)(-2.0 * g / den);
+        slope[i] = y->iarg[0] ? (float)(2.0 * rise) : 0.0f;
+        shift[i] = y->iarg[0] ? 0.0f : (float)rise;
+    }
+    k.mean = mean;
+    k.scale = scale;
+    k.slope = slope;
+    k.shift = shift;
+    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_back_task, &k);
+}
+static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_columns k = bmvpi_soft_dice_columns(y);
+    (void)c;
+    return backward ? 4 * k.samples * k.c : bmvpi_columns_workspace(&k);
+}
+static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 1, 3, 2, 3 };
+    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
+}
+
+/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
+   src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
+   log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
+   cross_entropy with class numbers. */
+static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+{
+    const int own = c->cfg.backend->device != NULL; /* fill a copy here and send it */
+    float *v = own ? (float *)bmvpi_alloc(c, (2 * rows + classes) * (int64_t)sizeof *v) : saved;
+    int64_t r;
+    if (!v) return 0;
+    for (r = 0; r < rows; ++r) v[r] = (float)target[r];
+    for (r = 0; own && r < rows; ++r) v[rows + r] = 0;
+    for (r = 0; r < classes; ++r) v[2 * rows + r] = weight ? weight[r] : 1.0f;
+    if (!own) return 1;
+    bmvpi_values_write(c, saved, v, 2 * rows + classes);
+    bmvpi_free(c, v);
+    return !bmvp_failed(c);
+}
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
+{
+    bmvp_tensor *y;
+    char at[128];
+    int64_t r, rows, classes;
+    double total = 0;
+    if (!logits || bmvp_failed(c)) return NULL;
+    if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
+                                        bmvpi_shape(logits, at, sizeof at));
+    rows = logits->dim[0], classes = logits->dim[1];
+    for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
+        if (target[r] < 0 || target[r] >= classes)
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
+                                            "cross_entropy: target %d of row %lld is not a class of logits %s",
+                                            (int)target[r], (long long)r, bmvpi_shape(logits, at, sizeof at));
+        total += weight ? (double)weight[target[r]] : 1.0;
+    }
+    y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
+    if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
+    y->iarg[0] = weight != NULL;
+    y->farg[0] = total;
+    if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
+{
+    return bmvp_cross_entropy_weighted(c, logits, target, NULL);
+}
+/* b: targets, z: log-sum-exps, e: weights of the classes */
+static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    double total = 0;
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        float top = x[0];
+        double sum = 0, lse;
+        for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
+        for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
+        lse = (double)top + log(sum);
+        m->z[r] = (float)lse;
+        total += (double)m->e[(int64_t)m->b[r]] * (lse - (double)x[(int64_t)m->b[r]]);
+    }
+    return total;
+}
+static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
+    m.a = x->x;
+    m.b = y->saved;
+    m.z = y->saved + x->dim[0];
+    m.e = m.z + x->dim[0];
+    return m;
+}
+static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->farg[0]);
+}
+static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const int64_t t = (int64_t)m->b[r];
+        const float s = m->s * m->e[t];
+        for (i = 0; i < m->c; ++i) {
+            const float p = expf(m->a[r * m->c + i] - m->z[r]) - (i == t ? 1.0f : 0.0f);
+            float *dx = m->y + r * m->c + i;
+            *dx = (m->add ? *dx : 0.0f) + s * p;
+        }
+    }
+}
+static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
+    m.y = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.y) return;
+    m.s = (float)((double)y->g[0] / y->farg[0]);
+    bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
+}
+#define bmvpi_cross_entropy_cpu_workspace NULL
+static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 4, 3 };
+    const int32_t target[4] = { 2, 0, 1, 2 };
+    const float weight[3] = { 0.5f, 2.0f, 1.25f };
+    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
+}
+
+/* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
+   a (..., M, K), or (..., K, M) with iarg 0 = 1; b (..., K, N), or (..., N, K) with iarg 1 = 1; y (..., M, N).
+   torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
+   layout. */
+BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    bmvp_tensor *src[2], *y;
+    char s[128], t[128];
+    int r;
+    if (!a || !b || bmvp_failed(c)) return NULL;
+    r = a->rank;
+    if (r < 2 || b->rank != r || memcmp(a->dim, b->dim, (size_t)(r - 2) * sizeof *dim) != 0 ||
+        a->dim[transpose_a ? r - 2 : r - 1] != b->dim[transpose_b ? r - 1 : r - 2])
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "matmul: %s%s and %s%s do not multiply; leading axes must be equal",
+                                        bmvpi_shape(a, s, sizeof s), transpose_a ? " transposed" : "",
+                                        bmvpi_shape(b, t, sizeof t), transpose_b ? " transposed" : "");
+    memcpy(dim, a->dim, sizeof dim);
+    dim[r - 2] = a->dim[transpose_a ? r - 1 : r - 2];
+    dim[r - 1] = b->dim[transpose_b ? r - 2 : r - 1];
+    src[0] = a;
+    src[1] = b;
+    y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
+    if (y) {
+        y->iarg[0] = transpose_a != 0;
+        y->iarg[1] = transpose_b != 0;
+    }
+    return bmvpi_run(c, y);
+}
+
+/* which 0: y; 1: gradient of a; 2: gradient of b. A stored matrix's element (i, j) lies at i rs + j cs. */
+static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
+{
+    const bmvp_tensor *a = y->src[0], *b = y->src[1];
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->iarg[0] ? 2 : 1)];
+    const int64_t ars = y->iarg[0] ? 1 : k, acs = y->iarg[0] ? m : 1;
+    const int64_t brs = y->iarg[1] ? 1 : n, bcs = y->iarg[1] ? k : 1;
+    bmvpi_gemm_args g;
+    if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
+    else if (which == 1 && !y->iarg[0]) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
+    else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
+    else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
+    else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
+    g.inner = y->numel / (m * n);
+    if (g.inner > 1) {
+        g.c_bi = g.m * g.n;
+        g.a_bi = g.m * g.k;
+        g.b_bi = g.k * g.n;
+    }
+    return g;
+}
+static void bmvpi_matmul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_gemm_args g = bmvpi_matmul_args(y, 0, y->x);
+    bmvpi_gemm(c, &g, bmvpi_workspace(c));
+}
+static void bmvpi_matmul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int which, add[3];
+    float *to[3];
+    for (which = 1; which < 3; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
+    for (which = 1; which < 3; ++which) {
+        bmvpi_gemm_args g = bmvpi_matmul_args(y, which, to[which]);
+        g.accumulate = add[which];
+        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_matmul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_gemm_args f = bmvpi_matmul_args(y, 0, NULL), a = bmvpi_matmul_args(y, 1, NULL);
+    const bmvpi_gemm_args b = bmvpi_matmul_args(y, 2, NULL);
+    if (!backward) return bmvpi_gemm_workspace(c, &f);
+    return bmvpi_max(bmvpi_gemm_workspace(c, &a), bmvpi_gemm_workspace(c, &b));
+}
+static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t a[4][3] = { { 2, 3, 5 }, { 2, 5, 3 }, { 2, 3, 5 }, { 2, 5, 3 } };
+    static const int64_t b[4][3] = { { 2, 5, 7 }, { 2, 5, 7 }, { 2, 7, 5 }, { 2, 7, 5 } };
+    if (variant == 4) return bmvp_matmul(c, bmvp_leaf(c, 2, &a[0][1], NULL), bmvp_leaf(c, 2, &b[0][1], NULL), 0, 0);
+    if (variant > 4) return NULL;
+    return bmvp_matmul(c, bmvp_leaf(c, 3, a[variant], NULL), bmvp_leaf(c, 3, b[variant], NULL), variant & 1,
+                       variant >> 1);
+}
+
+/* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
+   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed), 1x1x1 convolution.
+   Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
+static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    bmvp_tensor *src[4];
+    char s[128], t[128], u[128];
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "linear: x %s, w %s, b %s; they must be (..., I), (I, O), (O)",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u));
+    memcpy(dim, x->dim, sizeof dim);
+    dim[x->rank - 1] = w->dim[1];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    src[3] = residual;
+    return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
+}
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+{
+    if (!residual) return NULL;
+    return bmvpi_linear_node(c, x, w, b, residual);
+}
+
+/* which 0: y; 1, 2, 3: gradient of x, w, b */
+static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float *to)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
+    bmvpi_gemm_args g;
+    if (which == 1) return bmvpi_gemm_make(rows, in, out, y->g, out, 1, w->x, 1, out, to, in);
+    if (which == 2) return bmvpi_gemm_make(in, out, rows, x->x, 1, in, y->g, out, 1, to, out);
+    if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
+    g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
+    g.bias = y->src[2] ? y->src[2]->x : NULL;
+    g.residual = y->n_src > 3 ? y->src[3]->x : NULL;
+    return g;
+}
+static void bmvpi_linear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_gemm_args g = bmvpi_linear_args(y, 0, y->x);
+    bmvpi_gemm(c, &g, bmvpi_workspace(c));
+}
+static void bmvpi_linear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int which, add[4];
+    float *to[4];
+    if (y->n_src > 3) bmvpi_grad_pass(c, y, y->src[3]);
+    for (which = 1; which < 4; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
+    for (which = 1; which < 4; ++which) {
+        bmvpi_gemm_args g = bmvpi_linear_args(y, which, to[which]);
+        g.accumulate = add[which];
+        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_linear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    int64_t n = 0;
+    int which;
+    for (which = backward ? 1 : 0; which < (backward ? 4 : 1); ++which) {
+        const bmvpi_gemm_args g = bmvpi_linear_args(y, which, NULL);
+        if (!backward || (y->src[which - 1] && y->src[which - 1]->wants_grad))
+            n = bmvpi_max(n, bmvpi_gemm_workspace(c, &g));
+    }
+    return n;
+}
+static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 }, y[3] = { 2, 5, 33 };
+    if (variant > 2) return NULL;
+    if (variant == 2) return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL, bmvp_leaf(c, 3, y, NULL));
+    return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
+                       variant ? NULL : bmvp_leaf(c, 1, b, NULL));
+}
+
+/* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
+   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
+   With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
+   Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
+   and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
+   hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
+static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
+{
+    return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
+}
+static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
+                                   bmvp_tensor *residual)
+{
+    bmvp_tensor *src[6], *y;
+    int64_t dim[BMVP_MAX_DIMS];
+    char a[128], b[128], d[128];
+    if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
+    if (x->rank < 1 || w1->rank != 2 || w2->rank != 2 || x->dim[x->rank - 1] != w1->dim[0] ||
+        w1->dim[1] != w2->dim[0] || (b1 && b1->numel != w1->dim[1]) || (b2 && b2->numel != w2->dim[1]))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "mlp: x %s, w1 %s, w2 %s must be (...,I), (I,H), (H,O), biases (H) and (O)",
+                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(w1, b, sizeof b),
+                                        bmvpi_shape(w2, d, sizeof d));
+    memcpy(dim, x->dim, sizeof dim);
+    dim[x->rank - 1] = w2->dim[1];
+    if (w1 == w2 || x == w1 || x == w2 || (b1 && (b1 == b2 || b1 == x)) || (b2 && b2 == x))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
+                                        "mlp: operands must be different tensors; use linear, gelu, linear");
+    src[0] = x;
+    src[1] = w1;
+    src[2] = b1;
+    src[3] = w2;
+    src[4] = b2;
+    src[5] = residual;
+    y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
+    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
+    return bmvpi_run_onto(c, y, residual);
+}
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
+{
+    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, NULL);
+}
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
+                                        bmvp_tensor *residual)
+{
+    if (!residual) return NULL;
+    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
+}
+
+/* The definition: one token after the other; the hidden unit a is never stored. */
+static void bmvpi_mlp_plain(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3], *b2 = y->src[4], *r = y->n_src > 5 ? y->src[5] : NULL;
+    const int64_t I = w1->dim[0], H = w1->dim[1], O = w2->dim[1];
+    int64_t m, i, h, o;
+    for (m = 0; m < y->numel / O; ++m) {
+        float *to = y->x + m * O, a;
+        for (o = 0; o < O; ++o) to[o] = (b2 ? b2->x[o] : 0.0f) + (r ? r->x[m * O + o] : 0.0f);
+        for (h = 0; h < H; ++h) {
+            a = b1 ? b1->x[h] : 0.0f;
+            for (i = 0; i < I; ++i) a += x->x[m * I + i] * w1->x[i * H + h];
+            bmvpi_gelu_plain(1, &a, &a);
+            for (o = 0; o < O; ++o) to[o] += a * w2->x[h * O + o];
+        }
+    }
+}
+/* g: gradients in the order of src, each NULL where none is wanted */
+static void bmvpi_mlp_plain_back(const bmvp_tensor *y, float *const *g)
+{
+    const bmvp_tensor *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3];
+    const int64_t I = w1->dim[0], H = w1->dim[1], O = w2->dim[1];
+    int64_t m, i, h, o;
+    for (m = 0; m < y->numel / O; ++m) {
+        const float *x = y->src[0]->x + m * I, *gy = y->g + m * O;
+        for (o = 0; g[4] && o < O; ++o) g[4][o] += gy[o];
+        for (h = 0; h < H; ++h) {
+            float a = b1 ? b1->x[h] : 0.0f, v, d = 0;
+            for (i = 0; i < I; ++i) a += x[i] * w1->x[i * H + h];
+            for (o = 0; o < O; ++o) d += gy[o] * w2->x[h * O + o];
+            bmvpi_gelu_plain(1, &a, &v);
+            bmvpi_gelu_back_plain(1, &a, &d, &d, 0);
+            if (g[2]) g[2][h] += d;
+            for (o = 0; g[3] && o < O; ++o) g[3][h * O + o] += v * gy[o];
+            for (i = 0; g[1] && i < I; ++i) g[1][i * H + h] += d * x[i];
+            for (i = 0; g[0] && i < I; ++i) g[0][m * I + i] += d * w1->x[i * H + h];
+        }
+    }
+}
+static void bmvpi_mlp_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (!bmvpi_fast_mlp(c, y)) bmvpi_mlp_plain(y);
+}
+static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *g[5];
+    int k, wanted = 0;
+    if (y->n_src > 5) bmvpi_grad_pass(c, y, y->src[5]);
+    if (bmvpi_fast_mlp_back(c, y)) return;
+    for (k = 0; k < 5; ++k) wanted |= (g[k] = bmvpi_grad_add(c, y->src[k])) != NULL;
+    if (wanted) bmvpi_mlp_plain_back(y, g);
+}
+static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return bmvpi_fast_mlp_workspace(c, y, backward); }
+static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } }; /* tokens many and few: both cuts */
+    static const int64_t hid[4] = { 7, 16, 40, 7 }, out[4] = { 6, 8, 2, 5 };
+    bmvp_tensor *b1, *b2;
+    int64_t w1[2], w2[2];
+    if (variant > 3) return NULL;
+    w1[0] = x[variant][2];
+    w1[1] = w2[0] = hid[variant];
+    w2[1] = out[variant];
+    b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
+    b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
+    if (variant == 3)
+        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2,
+                                 bmvp_leaf(c, 3, x[3], NULL));
+    return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
+}
+
+/* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
+   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
+   of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
+   Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
+   dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
+   ranges each sums dK and dV on its own and they are added in order. */
+BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale)
+{
+    bmvp_tensor *y;
+    int64_t dim[3];
+    char a[128];
+    if (!qkv || bmvp_failed(c)) return NULL;
+    if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "attention: qkv %s must be (N,T,3C), C a multiple of the number of heads (%d)",
+                                        bmvpi_shape(qkv, a, sizeof a), heads);
+    dim[0] = qkv->dim[0];
+    dim[1] = qkv->dim[1];
+    dim[2] = qkv->dim[2] / 3;
+    y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
+    if (!y) return NULL;
+    y->iarg[0] = heads;
+    y->farg[0] = scale;
+    if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
+    return bmvpi_run(c, y);
+}
+
+/* The definition: one row of scores p after the other. */
+static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
+{
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
+    const float scale = (float)y->farg[0];
+    int64_t nh, i, k, x;
+    for (nh = 0; nh < y->dim[0] * heads; ++nh) {
+        const float *q = y->src[0]->x + nh / heads * t * step + nh % heads * d, *key = q + c, *v = key + c;
+        float *out = y->x + nh / heads * t * c + nh % heads * d;
+        for (i = 0; i < t; ++i) {
+            float top = -FLT_MAX, sum = 0;
+            for (k = 0; k < t; ++k) {
+                for (p[k] = 0, x = 0; x < d; ++x) p[k] += q[i * step + x] * key[k * step + x];
+                p[k] *= scale;
+                if (p[k] > top) top = p[k];
+            }
+            for (k = 0; k < t; ++k) sum += p[k] = expf(p[k] - top);
+            for (x = 0; x < d; ++x) {
+                float s = 0;
+                for (k = 0; k < t; ++k) s += p[k] * v[k * step + x];
+                out[i * c + x] = s / sum;
+            }
+            if (y->saved) y->saved[nh * t + i] = top + logf(sum);
+        }
+    }
+}
+static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *p)
+{
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
+    const float scale = (float)y->farg[0];
+    float *ds = p + t;
+    int64_t nh, i, k, x;
+    for (nh = 0; nh < y->dim[0] * heads; ++nh) {
+        const int64_t at = nh / heads * t * step + nh % heads * d;
+        const float *q = y->src[0]->x + at, *key = q + c, *v = key + c;
+        const float *gy = y->g + nh / heads * t * c + nh % heads * d;
+        float *dq = g + at, *dk = dq + c, *dv = dk + c;
+        for (i = 0; i < t; ++i, gy += c) {
+            float dot = 0;
+            for (k = 0; k < t; ++k) {
+                for (p[k] = ds[k] = 0, x = 0; x < d; ++x) {
+                    p[k] += q[i * step + x] * key[k * step + x];
+                    ds[k] += gy[x] * v[k * step + x];
+                }
+                p[k] = expf(p[k] * scale - y->saved[nh * t + i]);
+                dot += p[k] * ds[k];
+            }
+            for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot) * scale;
+            for (k = 0; k < t; ++k)
+                for (x = 0; x < d; ++x) {
+                    dq[i * step + x] += ds[k] * key[k * step + x];
+                    dk[k * step + x] += ds[k] * q[i * step + x];
+                    dv[k * step + x] += p[k] * gy[x];
+                }
+        }
+    }
+}
+static void bmvpi_attention_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (!bmvpi_fast_attention(c, y)) bmvpi_attention_plain(y, bmvpi_workspace(c));
+}
+static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *g = bmvpi_grad(c, y->src[0], &add);
+    if (!g || bmvpi_fast_attention_back(c, y, g, add)) return;
+    if (!add) memset(g, 0, (size_t)y->src[0]->numel * sizeof *g);
+    bmvpi_attention_plain_back(y, g, bmvpi_workspace(c));
+}
+static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return bmvpi_max(2 * y->dim[1], bmvpi_fast_attention_workspace(c, y, backward));
+}
+static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3][3] = { { 2, 5, 3 * 2 * 3 }, { 1, 1, 3 * 4 }, { 1, 7, 3 * 3 * 2 } };
+    static const int heads[3] = { 2, 1, 3 };
+    return variant < 3 ? bmvp_attention(c, bmvp_leaf(c, 3, d[variant], NULL), heads[variant], 0.7) : NULL;
+}
+
+/* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
+   x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co), b (Co) or NULL, y (N,D',H',W',Co), D' = (D + 2 pad - kd) / stride + 1;
+   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d. iarg 0-2
+   stride, 3-5 pad, 6 groups. Backward reads x and w. */
+BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad)
+{
+    bmvp_conv_shape s;
+    s.stride[0] = s.stride[1] = s.stride[2] = stride;
+    s.pad[0] = s.pad[1] = s.pad[2] = pad;
+    s.groups = 1;
+    return s;
+}
+BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                  const bmvp_conv_shape *shape)
+{
+    const int64_t most = 1 << 20; /* of stride and padding: keeps sizes far from overflow */
+    int64_t dim[5], groups = shape->groups;
+    bmvp_tensor *src[3], *y;
+    char s[128], t[128], u[128];
+    int i, fits;
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    fits = x->rank == 5 && w->rank == 5 && groups >= 1 && w->dim[3] <= x->dim[4] / groups &&
+           x->dim[4] == w->dim[3] * groups && w->dim[4] % groups == 0 &&
+           (!b || (b->rank == 1 && b->dim[0] == w->dim[4]));
+    for (i = 0; i < 3; ++i) fits = fits && shape->stride[i] >= 1 && shape->pad[i] >= 0 && shape->stride[i] <= most &&
+                                   shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
+    if (!fits)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "conv3d: x %s, w %s, b %s, %lld groups; they must be (N,D,H,W,Ci), "
+                                        "(kd,kh,kw,Ci/groups,Co), (Co), stride at least 1, and the kernel no larger "
+                                        "than the padded volume",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u), (long long)groups);
+    dim[0] = x->dim[0];
+    for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
+    dim[4] = w->dim[4];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
+    for (i = 0; y && i < 3; ++i) {
+        y->iarg[i] = shape->stride[i];
+        y->iarg[3 + i] = shape->pad[i];
+        y->iarg[6] = groups;
+    }
+    return bmvpi_run(c, y);
+}
+
+/* The weights' element (tap, ci, co) lies at w[tap wt + ci wi + co wo], tap = (kd kh kw) in order and wt = ci wi, so
+   that one code serves convolutions (wo = 1) and, read backwards, transposed ones (wi = 1). ci counts within the
+   group. */
+typedef struct bmvpi_conv {
+    int64_t n, ci, co, groups;
+    int64_t in[3], out[3], k[3], s[3], p[3]; /* D, H, W: input, output, kernel, stride, padding */
+    int64_t wt, wi, wo;
+} bmvpi_conv;
+
+/* The operands of one call; the plain loops below are the definition of the convolution and of its gradients. */
+typedef struct bmvpi_conv_call {
+    const bmvpi_conv *v;
+    const float *x, *w, *bias;
+    float *y;
+    int accumulate;
+} bmvpi_conv_call;
+enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
+
+static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t n = task / (v->out[0] * v->out[1]), od = task / v->out[1] % v->out[0], oh = task % v->out[1];
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
+    int64_t ow, o, a, b, e, i;
+    (void)worker;
+    for (ow = 0; ow < v->out[2]; ++ow) {
+        float *y = q->y + (task * v->out[2] + ow) * v->co;
+        for (o = 0; o < v->co; ++o) {
+            double sum = q->bias ? (double)q->bias[o] : 0.0;
+            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
+                const int64_t z = od * v->s[0] - v->p[0] + a, h = oh * v->s[1] - v->p[1] + b;
+                const int64_t x = ow * v->s[2] - v->p[2] + e;
+                const float *xp = q->x + (((n * v->in[0] + z) * v->in[1] + h) * v->in[2] + x) * v->ci + o / cog * cig;
+                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + o * v->wo;
+                if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1] || x < 0 || x >= v->in[2]) continue;
+                for (i = 0; i < cig; ++i) sum += (double)xp[i] * (double)wp[i * v->wi];
+            }
+            y[o] = (float)(q->accumulate ? (double)y[o] + sum : sum);
+        }
+    }
+}
+
+/* Where output position o met input position i under tap k: *o, or 0 if it did not. */
+static int bmvpi_conv_meets(const bmvpi_conv *v, int axis, int64_t i, int64_t k, int64_t *o)
+{
+    const int64_t at = i + v->p[axis] - k;
+    *o = at / v->s[axis];
+    return at >= 0 && at % v->s[axis] == 0 && *o < v->out[axis];
+}
+
+/* Gradient of x (= transposed convolution): here q->x is the gradient of y, q->y that of x. */
+static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = one row (n, id, ih) */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t n = task / (v->in[0] * v->in[1]), id = task / v->in[1] % v->in[0], ih = task % v->in[1];
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
+    int64_t iw, i, a, b, e, z, h, x, o;
+    (void)worker;
+    for (iw = 0; iw < v->in[2]; ++iw) {
+        float *y = q->y + (task * v->in[2] + iw) * v->ci;
+        for (i = 0; i < v->ci; ++i) {
+            double sum = q->bias ? (double)q->bias[i] : 0.0;
+            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
+                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + i % cig * v->wi +
+                                  i / cig * cog * v->wo;
+                const float *gp;
+                if (!bmvpi_conv_meets(v, 0, id, a, &z) || !bmvpi_conv_meets(v, 1, ih, b, &h) ||
+                    !bmvpi_conv_meets(v, 2, iw, e, &x))
+                    continue;
+                gp = q->x + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
+                for (o = 0; o < cog; ++o) sum += (double)gp[o] * (double)wp[o * v->wo];
+            }
+            y[i] = (float)(q->accumulate ? (double)y[i] + sum : sum);
+        }
+    }
+}
+
+/* Gradient of w, added: q->w is the gradient of y, q->y that of w. */
+static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (tap, input channel of the group) */
+{
+    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
+    const bmvpi_conv *v = q->v;
+    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups, tap = task / cig, i = task % cig;
+    const int64_t a = tap / (v->k[1] * v->k[2]), b = tap / v->k[2] % v->k[1], e = tap % v->k[2];
+    int64_t o, r, x;
+    (void)worker;
+    for (o = 0; o < v->co; ++o) {
+        double sum = 0;
+        for (r = 0; r < v->n * v->out[0] * v->out[1]; ++r) {
+            const int64_t n = r / (v->out[0] * v->out[1]), z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a;
+            const int64_t h = r % v->out[1] * v->s[1] - v->p[1] + b;
+            const int64_t row = ((n * v->in[0] + z) * v->in[1] + h) * v->in[2];
+            if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
+            for (x = 0; x < v->out[2]; ++x) {
+                const int64_t at = x * v->s[2] - v->p[2] + e;
+                if (at < 0 || at >= v->in[2]) continue;
+                sum += (double)q->x[(row + at) * v->ci + o / cog * cig + i] *
+                       (double)q->w[(r * v->out[2] + x) * v->co + o];
+            }
+        }
+        q->y[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
+    }
+}
+static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws);
+static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what);
+
+/* FORWARD: to = x * w + bias.  DX: x is the gradient of y, to that of x (+ bias: transposed convolution).  DW: w is
+   the gradient of y, to that of w, always added to.  accumulate: += instead of =. */
+static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const float *x, const float *w,
+                           const float *bias, float *to, int accumulate, float *ws)
+{
+    bmvpi_conv_call q;
+    q.v = v;
+    q.x = x;
+    q.w = w;
+    q.bias = bias;
+    q.y = to;
+    q.accumulate = accumulate || what == BMVPI_CONV_DW;
+    if (bmvpi_fast_conv(c, &q, what, ws)) return;
+    if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, &q);
+    else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, &q);
+    else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, &q);
+}
+static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return bmvpi_fast_conv_workspace(c, v, what); }
+
+static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    bmvpi_conv v;
+    int i;
+    v.n = x->dim[0];
+    v.ci = x->dim[4];
+    v.co = y->dim[4];
+    v.groups = y->iarg[6];
+    for (i = 0; i < 3; ++i) {
+        v.in[i] = x->dim[i + 1];
+        v.out[i] = y->dim[i + 1];
+        v.k[i] = w->dim[i];
+        v.s[i] = y->iarg[i];
+        v.p[i] = y->iarg[3 + i];
+    }
+    v.wt = w->dim[3] * v.co;
+    v.wi = v.co;
+    v.wo = 1;
+    return v;
+}
+static void bmvpi_conv3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
+                   bmvpi_workspace(c));
+}
+static void bmvpi_conv3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    int add, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
+    float *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
+    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->src[0]->x, y->g, NULL, gw, 1, bmvpi_workspace(c));
+    if (gb) {
+        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.co, v.co, gb, add_b);
+        bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+
+/* Workspace of a convolution's backward; v as the kernels see it, x and w the operands whose gradients they make. */
+static int64_t bmvpi_conv_backward_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what_x, const bmvp_tensor *y)
+{
+    const int64_t co = y->dim[4];
+    const bmvpi_gemm_args g = bmvpi_colsum_args(NULL, y->numel / co, co, NULL, 0);
+    int64_t n = y->src[2] && y->src[2]->wants_grad ? bmvpi_gemm_workspace(c, &g) : 0;
+    if (y->src[0]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, what_x));
+    if (y->src[1]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, BMVPI_CONV_DW));
+    return n;
+}
+static int64_t bmvpi_conv3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_conv v = bmvpi_conv3d_of(y);
+    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_DX, y);
+    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_FORWARD);
+}
+static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[4][5] = { { 2, 3, 4, 5, 3 }, { 1, 5, 4, 7, 2 }, { 2, 4, 2, 6, 1 }, { 1, 3, 2, 3, 4 } };
+    static const int64_t w[4][5] = { { 3, 3, 3, 3, 5 }, { 3, 3, 3, 2, 3 }, { 2, 2, 2, 1, 5 }, { 1, 2, 3, 2, 6 } };
+    bmvp_conv_shape s;
+    if (variant > 3) return NULL;
+    s = bmvp_conv_same(variant == 1 || variant == 2 ? 2 : 1, variant == 2 ? 0 : 1);
+    s.groups = variant == 3 ? 2 : 1;
+    return bmvp_conv3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
+                       variant == 2 ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL), &s);
+}
+
+/* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. iarg 0: 1: plus x.
+   Bits do not depend on threads: weight gradients are summed task by task in order. */
+static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
+{
+    bmvp_tensor *src[3], *y;
+    char at[128], bt[128];
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
+        w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "depthwise3d: x %s needs weights (k,k,k,C) with odd k (got %s) and a bias (C)",
+                                        bmvpi_shape(x, at, sizeof at), bmvpi_shape(w, bt, sizeof bt));
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
+    if (y) y->iarg[0] = residual;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    return bmvpi_depthwise3d_node(c, x, w, b, 0);
+}
+/* 3^3, 64 channels, 48^3: saves reading y and x and writing y in forward, copying g and reading dx in backward */
+BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    return bmvpi_depthwise3d_node(c, x, w, b, 1);
+}
+typedef struct bmvpi_dw {
+    int64_t n, d, h, w, c;
+    int k;
+    int residual; /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
+} bmvpi_dw;
+typedef struct bmvpi_dw_call {
+    bmvpi_dw s;
+    const float *x, *g, *w, *bias;
+    float *y, *dw, *db;
+    int flip, add, add_b;
+} bmvpi_dw_call;
+static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
+static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
+static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights);
+
+/* The definition, for any odd k: task = one plane of outputs. With flip it is the gradient to x. */
+static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_call *j = (const bmvpi_dw_call *)arg;
+    const int64_t k = j->s.k, r = k / 2, d = task % j->s.d, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
+    const float *x = j->x + (task - d) * H * W * C;
+    int64_t h, w, c, a, b, e;
+    (void)worker;
+    for (h = 0; h < H; ++h) for (w = 0; w < W; ++w) for (c = 0; c < C; ++c) {
+        float *y = j->y + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
+        for (a = bmvpi_max(0, r - d); a < bmvpi_min(k, D + r - d); ++a)
+            for (b = bmvpi_max(0, r - h); b < bmvpi_min(k, H + r - h); ++b)
+                for (e = bmvpi_max(0, r - w); e < bmvpi_min(k, W + r - w); ++e) {
+                    const int64_t tap = (a * k + b) * k + e;
+                    sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
+                           j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
+                }
+        if (j->s.residual) sum += x[((d * H + h) * W + w) * C + c];
+        *y = (j->add ? *y : 0.0f) + sum;
+    }
+}
+
+/* The definition of the weight gradient: task = one tap; the last task is the bias. */
+static void bmvpi_dw_plain_weights_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_call *j = (const bmvpi_dw_call *)arg;
+    const int64_t k = j->s.k, r = k / 2, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
+    const int is_bias = task == k * k * k, add = is_bias ? j->add_b : j->add;
+    const int64_t od = is_bias ? 0 : task / (k * k) - r, oh = is_bias ? 0 : task / k % k - r,
+                  ow = is_bias ? 0 : task % k - r;
+    float *out = is_bias ? j->db : j->dw ? j->dw + task * C : NULL;
+    int64_t n, d, h, w, c;
+    (void)worker;
+    for (c = 0; out && c < C; ++c) {
+        double sum = 0;
+        for (n = 0; n < j->s.n; ++n)
+            for (d = bmvpi_max(0, -od); d < bmvpi_min(D, D - od); ++d)
+                for (h = bmvpi_max(0, -oh); h < bmvpi_min(H, H - oh); ++h)
+                    for (w = bmvpi_max(0, -ow); w < bmvpi_min(W, W - ow); ++w) {
+                        const double g = (double)j->g[(((n * D + d) * H + h) * W + w) * C + c];
+                        sum += is_bias ? g : g * (double)j->x[(((n * D + d + od) * H + h + oh) * W + w + ow) * C + c];
+                    }
+        out[c] = (add ? out[c] : 0.0f) + (float)sum;
+    }
+}
+/* y = conv(x, wgt) + bias (NULL: none); with flip the correlation: y is dx, x is g. */
+static void bmvpi_dw_run(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *wgt, const float *bias, float *y, int flip, int add)
+{
+    bmvpi_dw_call q;
+    memset(&q, 0, sizeof q);
+    q.s = *s;
+    q.x = x;
+    q.w = wgt;
+    q.bias = bias;
+    q.y = y;
+    q.flip = flip;
+    q.add = add;
+    if (!bmvpi_fast_depthwise(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, s->n * s->d, bmvpi_dw_plain_task, &q);
+}
+
+/* dw = (add_w ? dw : 0) + ..., db likewise; either may be NULL. */
+static void bmvpi_dw_weights(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *g, float *dw, int add_w, float *db, int add_b)
+{
+    bmvpi_dw_call q;
+    memset(&q, 0, sizeof q);
+    q.s = *s;
+    q.x = x;
+    q.g = g;
+    q.dw = dw;
+    q.db = db;
+    q.add = add_w;
+    q.add_b = add_b;
+    if (!bmvpi_fast_depthwise_weights(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, (int64_t)s->k * s->k * s->k + 1, bmvpi_dw_plain_weights_task, &q);
+}
+static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
+{
+    bmvpi_dw s;
+    s.n = y->dim[0];
+    s.d = y->dim[1];
+    s.h = y->dim[2];
+    s.w = y->dim[3];
+    s.c = y->dim[4];
+    s.k = (int)y->src[1]->dim[0];
+    s.residual = (int)y->iarg[0];
+    return s;
+}
+static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    bmvpi_dw_run(c, &s, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0, 0);
+}
+static void bmvpi_depthwise3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    int add_x, add_w, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add_x), *gw = bmvpi_grad(c, y->src[1], &add_w),
+          *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_dw_run(c, &s, y->g, y->src[1]->x, NULL, gx, 1, add_x);
+    if (gw || gb) bmvpi_dw_weights(c, &s, y->src[0]->x, y->g, gw, add_w, gb, add_b);
+}
+static int64_t bmvpi_depthwise3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
+    return bmvpi_fast_depthwise_workspace(c, &s, backward);
+}
+static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t x3[5] = { 1, 3, 4, 6, 17 }, x5[5] = { 2, 2, 3, 5, 3 }, w3[4] = { 3, 3, 3, 17 },
+                  w5[4] = { 5, 5, 5, 3 }, b[1] = { 17 };
+    const int64_t x1[5] = { 1, 2, 1, 3, 2 }, w1[4] = { 1, 1, 1, 2 };
+    if (variant == 0)
+        return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
+    if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
+    if (variant == 2) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL);
+    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL)) : NULL;
+}
+
+/* >>op conv_transpose3d: y[n, k d + a, k h + b, k w + e, o] = bias[o] + sum over i of x[n, d, h, w, i] w[i, a, b, e, o]
+   x (N,D,H,W,Ci), w (Ci,k,k,k,Co), bias (Co) or NULL, y (N,kD,kH,kW,Co). torch.nn.functional.conv_transpose3d with
+   kernel = stride = k. The order of w makes it one matrix (Ci, k^3 Co), as which decoders are composed. It is the
+   gradient of the convolution y -> x with the same kernel and is computed by those kernels. Backward reads x and w. */
+BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    int64_t dim[5];
+    bmvp_tensor *src[3];
+    char s[128], t[128], u[128];
+    int i;
+    if (!x || !w || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || w->rank != 5 || w->dim[0] != x->dim[4] || w->dim[1] != w->dim[2] || w->dim[1] != w->dim[3] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[4])))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "conv_transpose3d: x %s, w %s, b %s; they must be (N,D,H,W,Ci), "
+                                        "(Ci,k,k,k,Co), (Co)",
+                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
+                                        bmvpi_shape(b, u, sizeof u));
+    dim[0] = x->dim[0];
+    for (i = 1; i < 4; ++i) dim[i] = bmvpi_mul_size(x->dim[i], w->dim[i]);
+    dim[4] = w->dim[4];
+    src[0] = x;
+    src[1] = w;
+    src[2] = b;
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_CONV_TRANSPOSE3D, 5, dim, 3, src));
+}
+
+static bmvpi_conv bmvpi_conv_transpose3d_of(const bmvp_tensor *y) /* the convolution from y to x */
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    bmvpi_conv v;
+    int i;
+    v.n = x->dim[0];
+    v.ci = y->dim[4];
+    v.co = x->dim[4];
+    v.groups = 1;
+    for (i = 0; i < 3; ++i) {
+        v.in[i] = y->dim[i + 1];
+        v.out[i] = x->dim[i + 1];
+        v.k[i] = v.s[i] = w->dim[i + 1];
+        v.p[i] = 0;
+    }
+    v.wt = v.ci;
+    v.wi = 1;
+    v.wo = w->numel / v.co;
+    return v;
+}
+static void bmvpi_conv_transpose3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
+                   bmvpi_workspace(c));
+}
+static void bmvpi_conv_transpose3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    int add, add_b;
+    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
+    float *gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
+    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->g, y->src[0]->x, NULL, gw, 1, bmvpi_workspace(c));
+    if (gb) {
+        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.ci, v.ci, gb, add_b);
+        bmvpi_gemm(c, &g, bmvpi_workspace(c));
+    }
+}
+static int64_t bmvpi_conv_transpose3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
+    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_FORWARD, y);
+    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_DX);
+}
+static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
+{
+    static const int64_t x[2][5] = { { 2, 3, 1, 4, 5 }, { 1, 2, 3, 2, 3 } };
+    static const int64_t w[2][5] = { { 5, 2, 2, 2, 3 }, { 3, 3, 3, 3, 2 } };
+    if (variant > 1) return NULL;
+    return bmvp_conv_transpose3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
+                                 variant ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL));
+}
+
+/* >>norms ---------------------------------------------------------------------------------------------------------- */
+
+/* Returns the number of rows a statistic was taken over: of batch norm those of all ranks. */
+static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
+    const int64_t width = k.c / groups;
+    int64_t i, j;
+    bmvpi_columns_moments(c, &k, mean);
+    if (y->op == BMVP_OP_BATCHNORM && c->comm) rows = bmvpi_comm_moments(c, mean, k.c, k.rows);
+    for (i = 0; i < samples * groups; ++i) {
+        double m = 0, v = 0;
+        for (j = i * width; j < (i + 1) * width; ++j) m += mean[j] / (double)width;
+        for (j = i * width; j < (i + 1) * width; ++j) v += m2[j] + rows * (mean[j] - m) * (mean[j] - m);
+        v /= rows * (double)width;
+        y->saved[i] = (float)m;
+        y->saved[samples * groups + i] = (float)(1.0 / sqrt(v + eps));
+    }
+    return rows;
+}
+
+/* y = (x - mean) / std gamma + beta */
+static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    const int64_t n = samples * k.c, width = k.c / groups;
+    float *mean = bmvpi_workspace(c), *slope = mean + n, *shift = slope + n;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        mean[i] = y->saved[i / width];
+        slope[i] = y->saved[samples * groups + i / width] * (y->src[1] ? y->src[1]->x[i % k.c] : 1.0f);
+        shift[i] = y->src[2] ? y->src[2]->x[i % k.c] : 0.0f;
+    }
+    k.mean = mean;
+    k.slope = slope;
+    k.shift = shift;
+    k.y = y->x;
+    bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
+}
+
+/* The two sums of a batch norm's backward over the rows of all ranks, and their number; free them. */
+static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, double *rows)
+{
+    double *sum = (double *)bmvpi_alloc(c, (2 * ch + 1) * (int64_t)sizeof *sum);
+    if (!sum) return NULL;
+    memcpy(sum, own, (size_t)(2 * ch) * sizeof *sum);
+    sum[2 * ch] = *rows;
+    if (bmvpi_comm_sum_doubles(c, sum, 2 * ch + 1)) {
+        *rows = sum[2 * ch];
+        return sum;
+    }
+    bmvpi_free(c, sum);
+    return NULL;
+}
+
+/* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
+   sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
+   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
+   this rank's, as all gradients of parameters before they are exchanged. */
+static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, samples);
+    const int64_t n = samples * k.c, width = k.c / groups;
+    int add_gamma, add_beta;
+    float *gx = bmvpi_grad(c, y->src[0], &k.add), *ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
+    float *gbeta = bmvpi_grad(c, y->src[2], &add_beta);
+    float *mean, *scale, *slope, *shift;
+    double *sum, *dot, *all, rows = (double)k.rows;
+    int64_t i, j;
+    if (!gx && !ggamma && !gbeta) return;
+    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    dot = sum + n;
+    mean = bmvpi_workspace(c) + bmvpi_columns_workspace(&k);
+    scale = mean + n;
+    slope = scale + n;
+    shift = slope + n;
+    for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
+    k.mean = mean;
+    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+    all = y->op == BMVP_OP_BATCHNORM && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
+    for (i = 0; all && i < samples * groups; ++i) {
+        const double s = (double)y->saved[samples * groups + i], m = rows * (double)width;
+        double a = 0, b = 0;
+        for (j = i * width; batch && j < (i + 1) * width; ++j) {
+            const double gamma = y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0;
+            a += gamma * all[j];
+            b += gamma * all[n + j];
+        }
+        for (j = i * width; j < (i + 1) * width; ++j) {
+            scale[j] = (float)(s * (y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0));
+            slope[j] = (float)(-s * s * s * b / m);
+            shift[j] = (float)(-s * a / m);
+            dot[j] *= s;
+        }
+    }
+    if (all != sum) bmvpi_free(c, all);
+    for (i = 0; i < k.c; ++i) {
+        double a = 0, b = 0;
+        for (j = i; j < n; j += k.c) {
+            a += dot[j];
+            b += sum[j];
+        }
+        if (ggamma) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)a;
+        if (gbeta) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)b;
+    }
+    k.scale = scale;
+    k.slope = slope;
+    k.shift = shift;
+    k.y = gx;
+    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_back_task, &k);
+}
+
+/* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
+   src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
+   batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
+   running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
+   the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
+BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                     bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
+                                     double eps)
+{
+    bmvp_tensor *src[5], *y;
+    char at[128];
+    int i;
+    if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    src[3] = running_mean;
+    src[4] = running_var;
+    for (i = 1; i < 5; ++i)
+        if (!bmvpi_norm_fits(x, src[i]))
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                            "batchnorm: x %s needs gamma, beta and running statistics of (C)",
+                                            bmvpi_shape(x, at, sizeof at));
+    y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
+    if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
+    y->iarg[0] = training != 0;
+    y->farg[0] = momentum;
+    y->farg[1] = eps;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = y->src[1]->numel;
+    const double momentum = y->farg[0], eps = y->farg[1];
+    float *mean = y->src[3]->x, *var = y->src[4]->x;
+    int64_t i;
+    if (y->iarg[0] && !c->recompute) {
+        const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
+        const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps), unbiased = rows / (rows > 1 ? rows - 1 : 1);
+        for (i = 0; i < ch && rows > 0; ++i) {
+            mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
+            var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
+        }
+    }
+    for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
+        y->saved[i] = mean[i];
+        y->saved[ch + i] = (float)(1.0 / sqrt((double)var[i] + eps));
+    }
+    bmvpi_norm_apply(c, y, 1, ch);
+}
+static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0]);
+}
+static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return bmvpi_norm_workspace(y, 1);
+}
+static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 1, 3, 5 }, ch[1] = { 5 };
+    bmvp_tensor *mean, *var;
+    if (variant > 1) return NULL;
+    mean = bmvp_buffer(c, "mean", 1, ch);
+    var = bmvp_buffer(c, "var", 1, ch);
+    bmvp_fill(c, mean, 0.1f);
+    bmvp_fill(c, var, 0.5f);
+    return bmvp_batchnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), mean, var,
+                          variant == 0, 0.1, 1e-5);
+}
+
+/* >>op layernorm: y = (x - mean) / sqrt(var + eps) gamma + beta over the last axis ------------------------------------
+   src x (...,C), gamma, beta (C); farg 0 = eps; biased variance, two passes over a row in L1. torch LayerNorm. saved:
+   mean and 1 / std of each row. Backward reads x, gamma: with h = gamma g, t = (x - mean) s: dx = s (h - mean(h) - t
+   mean(h t)). */
+BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
+{
+    bmvp_tensor *src[3], *y;
+    char at[128];
+    if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
+    if (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "layernorm: x %s needs gamma and beta of its last axis",
+                                        bmvpi_shape(x, at, sizeof at));
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
+    if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const float *x = m->a + r * m->c;
+        const float mean = (float)(bmvpi_reduce_sum(x, m->c) / (double)m->c);
+        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->s));
+        float *BMVP_RESTRICT y = m->y + r * m->c;
+        m->z[2 * r] = mean;
+        m->z[2 * r + 1] = s;
+        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->b[i] + m->e[i];
+    }
+}
+static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = y->src[1]->numel;
+    bmvpi_map m = bmvpi_map_make(c, y->numel / ch, ch);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    m.e = y->src[2]->x;
+    m.s = (float)y->farg[0];
+    m.y = y->x;
+    m.z = y->saved;
+    bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
+}
+/* dx of a chunk of rows (y, when wanted) and its sums of g and g t. scale: saved; slope: gamma */
+BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t first = bmvpi_columns_range(k, task, &sample, &n);
+    float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
+    (void)worker;
+    memset(sum, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = first; r < first + n; ++r) {
+        const float *x = k->x + r * c, *g = k->g + r * c, *gamma = k->slope;
+        const float mean = k->scale[2 * r], s = k->scale[2 * r + 1];
+        float *BMVP_RESTRICT y = k->y + r * c;
+        for (i = 0; i < c; ++i) {
+            sum[i] += g[i];
+            dot[i] += g[i] * ((x[i] - mean) * s);
+        }
+        if (k->y) {
+            const float a = (float)(bmvpi_reduce_dot(g, gamma, c) / (double)c);
+            const float b = (float)(bmvpi_reduce_centred(g, gamma, x, mean, c) / (double)c) * s;
+            if (k->add) for (i = 0; i < c; ++i) y[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            else for (i = 0; i < c; ++i) y[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+        }
+    }
+}
+static void bmvpi_layernorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_columns k = bmvpi_norm_columns(y, 1);
+    int add_gamma, add_beta;
+    float *ggamma, *gbeta;
+    double *sum;
+    int64_t i;
+    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
+    gbeta = bmvpi_grad(c, y->src[2], &add_beta);
+    if (!k.y && !ggamma && !gbeta) return;
+    k.scale = y->saved;
+    k.slope = y->src[1]->x;
+    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+    bmvpi_columns_sums(c, &k, bmvpi_layernorm_back_task, sum);
+    for (i = 0; ggamma && i < k.c; ++i) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)sum[k.c + i];
+    for (i = 0; gbeta && i < k.c; ++i) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)sum[i];
+}
+static int64_t bmvpi_layernorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return backward ? bmvpi_norm_workspace(y, 1) : 0;
+}
+static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 7 }, ch[1] = { 7 }, wide[2] = { 3, 37 }, wch[1] = { 37 };
+    if (variant == 0)
+        return bmvp_layernorm(c, bmvp_leaf(c, 3, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), 1e-6);
+    return variant == 1 ? bmvp_layernorm(c, bmvp_leaf(c, 2, wide, NULL), bmvp_leaf(c, 1, wch, NULL),
+                                         bmvp_leaf(c, 1, wch, NULL), 1e-5)
+                        : NULL;
+}
+
+/* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
+   src x (N,...,C), gamma, beta (C) or both absent; iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C
+   is instance norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
+BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
+                                     double eps)
+{
+    bmvp_tensor *src[3], *y;
+    char at[128];
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
+        x->dim[x->rank - 1] % groups)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
+                                        "groupnorm: x %s needs gamma and beta of (C), or neither, and C divisible by %d groups",
+                                        bmvpi_shape(x, at, sizeof at), groups);
+    src[0] = x;
+    src[1] = gamma;
+    src[2] = beta;
+    y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
+    if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
+    y->iarg[0] = groups;
+    y->farg[0] = eps;
+    return bmvpi_run(c, y);
+}
+BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps) : NULL;
+}
+static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
+    bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
+}
+static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1);
+}
+static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    (void)backward;
+    return bmvpi_norm_workspace(y, y->dim[0]);
+}
+static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 3, 1, 6 }, ch[1] = { 6 };
+    const int groups[3] = { 2, 6, 1 };
+    if (variant > 3) return NULL;
+    if (variant == 3) return bmvp_instancenorm(c, bmvp_leaf(c, 5, d, NULL), 1e-5);
+    return bmvp_groupnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
+                          groups[variant], 1e-5);
+}
+
+/* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
+   src x, filler, mask; iarg 0..2 = start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
+   BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
+{
+    bmvp_tensor *src[3], *y;
+    char a[128], b[128];
+    int i;
+    if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
+    if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "masked_fill: x %s and mask %s must be one shape (D,H,W), the filler a volume",
+                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(mask, b, sizeof b));
+    src[0] = x;
+    src[1] = filler;
+    src[2] = mask;
+    y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
+    for (i = 0; y && i < 3; ++i) y->iarg[i] = start[i];
+    return bmvpi_run(c, y);
+}
+
+/* Row (z, y) of x: the part [*lo, *hi) that lies in the filler, and the filler's index of its first element. */
+static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
+{
+    const bmvp_tensor *f = t->src[1];
+    const int64_t fz = z + t->iarg[0], fy = y + t->iarg[1], fx = t->iarg[2];
+    *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
+    *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
+    if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
+    return *hi > *lo ? (fz * f->dim[1] + fy) * f->dim[2] + fx + *lo : 0;
+}
+static void bmvpi_masked_fill_cpu_forward(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int64_t r, i, lo, hi;
+    (void)c;
+    for (r = 0; r < t->dim[0] * t->dim[1]; ++r) {
+        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi);
+        const float *x = t->src[0]->x + r * t->dim[2], *m = t->src[2]->x + r * t->dim[2], *f = t->src[1]->x + f0;
+        float *y = t->x + r * t->dim[2];
+        for (i = 0; i < t->dim[2]; ++i) y[i] = m[i] == 0.0f ? x[i] : i >= lo && i < hi ? f[i - lo] : 0.0f;
+    }
+}
+static void bmvpi_masked_fill_cpu_backward(bmvp_ctx *c, bmvp_tensor *t)
+{
+    int64_t r, i, lo, hi;
+    float *gx = bmvpi_grad_add(c, t->src[0]), *gf = bmvpi_grad_add(c, t->src[1]);
+    for (r = 0; (gx || gf) && r < t->dim[0] * t->dim[1]; ++r) {
+        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi), x0 = r * t->dim[2];
+        const float *m = t->src[2]->x + x0, *g = t->g + x0;
+        for (i = 0; gx && i < t->dim[2]; ++i) if (m[i] == 0.0f) gx[x0 + i] += g[i];
+        for (i = lo; gf && i < hi; ++i) if (m[i] != 0.0f) gf[f0 + i - lo] += g[i];
+    }
+}
+#define bmvpi_masked_fill_cpu_workspace NULL
+static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t xd[3] = { 3, 4, 5 }, fd[3] = { 4, 3, 6 }, start[2][3] = { { 1, 0, 1 }, { -1, -2, 3 } };
+    float mask[3 * 4 * 5];
+    int64_t i;
+    if (variant > 1) return NULL;
+    for (i = 0; i < 3 * 4 * 5; ++i) mask[i] = (float)(i * 7 % 3 != 0);
+    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
+}
+
+/* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
+   farg 0 = eps. saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
+   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
+BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
+{
+    bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
+    if (y) y->farg[0] = eps;
+    return bmvpi_save(c, y, 4) ? bmvpi_run(c, y) : NULL;
+}
+static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const float *x = y->src[0]->x;
+    float lo = x[0], hi = x[0], s;
+    int64_t i, n_lo = 0, n_hi = 0;
+    (void)c;
+    for (i = 0; i < y->numel; ++i) {
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
+    }
+    s = hi - lo + (float)y->farg[0];
+    for (i = 0; i < y->numel; ++i) {
+        n_lo += x[i] == lo;
+        n_hi += x[i] == hi;
+        y->x[i] = (x[i] - lo) / s;
+    }
+    y->saved[0] = lo;
+    y->saved[1] = hi;
+    y->saved[2] = (float)n_lo;
+    y->saved[3] = (float)n_hi;
+}
+static void bmvpi_minmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *gx = bmvpi_grad_add(c, y->src[0]);
+    const float *x = y->src[0]->x, *g = y->g;
+    double da = 0, db = 0, s;
+    int64_t i;
+    if (!gx) return;
+    s = (double)(y->saved[1] - y->saved[0] + (float)y->farg[0]);
+    for (i = 0; i < y->numel; ++i) {
+        const double v = ((double)x[i] - (double)y->saved[0]) / s;
+        da += (double)g[i] * (v - 1.0) / s;
+        db -= (double)g[i] * v / s;
+    }
+    da /= (double)y->saved[2];
+    db /= (double)y->saved[3];
+    for (i = 0; i < y->numel; ++i) {
+        double d = (double)g[i] / s;
+        if (x[i] == y->saved[0]) d += da;
+        if (x[i] == y->saved[1]) d += db;
+        gx[i] += (float)d;
+    }
+}
+#define bmvpi_minmax_cpu_workspace NULL
+static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 };
+    return variant == 0 ? bmvp_minmax(c, bmvp_leaf(c, 3, d, NULL), 0.25) : NULL;
+}
+
+/* >>table -------------------------------------------------------------------------------------------------------- */
+
+/* Filled from the list: a row without its functions does not compile. */
+BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
+{
+#define BMVP_X(id, name, where, out) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, NULL };
+#undef BMVP_X
+    return &cpu;
+}
+
+BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c) { return c->cfg.backend; }
+BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
+{
+    if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
+    return c->err.status;
+}
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+}
+BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
+{
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
+}
+BMVP_API void bmvp_capture_end(bmvp_ctx *c)
+{
+    if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
+}
+BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
+BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }
+BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c) { return bmvpi_workspace(c); }
+BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c) { return c->recompute; }
+
+BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
+{
+#define BMVP_X(id, name, where, out) bmvpi_##name##_sample,
+    static bmvp_tensor *(*const sample[])(bmvp_ctx *, int) = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    return op >= 0 && op < BMVP_OP_COUNT ? sample[op](c, variant) : NULL;
+}
+
+/* >>gradcheck ---------------------------------------------------------------------------------------------------- */
+
+/* loss = sum of y * cotangent, in double, after running the whole tape again; v holds y's values */
+static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u, float *v)
+{
+    double s = 0;
+    int64_t i;
+    for (i = 0; i < c->n_step; ++i)
+        if (c->step[i]->op >= 0 && !(c->step[i]->op == BMVP_OP_RESHAPE && c->step[i]->x == c->step[i]->src[0]->x))
+            bmvpi_call(c, c->step[i], 0);
+    if (bmvp_read(c, y, v)) return (double)NAN;
+    for (i = 0; i < y->numel; ++i) s += (double)v[i] * u[i];
+    return s;
+}
+
+/* Values of one leaf: magnitudes in [0.2, 1], away from the kink of ReLU and from ties */
+static void bmvpi_gradcheck_fill(bmvp_ctx *c, bmvp_tensor *t, bmvp_rng *r)
+{
+    float *x = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *x);
+    int64_t i;
+    for (i = 0; x && i < t->numel; ++i) {
+        const float v = 0.2f + 0.8f * bmvp_rng_uniform(r);
+        x[i] = bmvp_rng_u32(r) & 1u ? v : -v;
+    }
+    if (x) bmvp_write(c, t, x);
+    bmvpi_free(c, x);
+}
+
+/* Worst error of one leaf against central differences, relative to its largest gradient. x: its values. */
+static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g, float *x, float *v)
+{
+    const float h = 1e-2f;
+    double worst = 0, scale = 1e-2, num, e;
+    int64_t i;
+    for (i = 0; i < t->numel; ++i) scale = fabs((double)g[i]) > scale ? fabs((double)g[i]) : scale;
+    for (i = 0; i < t->numel; ++i) {
+        const float keep = x[i], up = keep + h, down = keep - h;
+        x[i] = up;
+        bmvp_write(c, t, x);
+        num = bmvpi_gradcheck_loss(c, y, u, v);
+        x[i] = down;
+        bmvp_write(c, t, x);
+        num -= bmvpi_gradcheck_loss(c, y, u, v);
+        x[i] = keep;
+        bmvp_write(c, t, x);
+        e = fabs(num / ((double)up - (double)down) - (double)g[i]) / scale;
+        if (!(e <= worst)) worst = e != e ? HUGE_VAL : e; /* written so that NaN fails */
+    }
+    return worst;
+}
+
+static double bmvpi_gradcheck_sample(bmvp_ctx *c, bmvp_tensor *y, uint64_t seed)
+{
+    bmvp_rng r = bmvp_rng_make(seed, 0, (uint32_t)y->op, 0);
+    double worst = 0, e;
+    double *u = (double *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(double));
+    float *cot = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float)), *g;
+    float *v = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float));
+    int64_t i;
+    for (i = 0; i < c->n_step; ++i) {
+        bmvp_keep(c->step[i]);
+        if (c->step[i]->op < 0 && c->step[i]->wants_grad) bmvpi_gradcheck_fill(c, c->step[i], &r);
+    }
+    for (i = 0; u && cot && i < y->numel; ++i) u[i] = (double)(cot[i] = 2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    if (u && cot && v) (void)bmvpi_gradcheck_loss(c, y, u, v);
+    if (cot) bmvp_backward_from(c, y, cot);
+    for (i = 0; u && i < c->n_step && !bmvp_failed(c); ++i) {
+        bmvp_tensor *t = c->step[i];
+        if (t->op >= 0 || !t->wants_grad) continue;
+        g = (float *)bmvpi_alloc(c, 2 * t->numel * (int64_t)sizeof(float));
+        if (g && v && !bmvp_read_grad(c, t, g) && !bmvp_read(c, t, g + t->numel)) {
+            e = bmvpi_gradcheck_leaf(c, y, t, u, g, g + t->numel, v);
+            worst = e > worst ? e : worst;
+        }
+        bmvpi_free(c, g);
+    }
+    bmvpi_free(c, u);
+    bmvpi_free(c, cot);
+    bmvpi_free(c, v);
+    return bmvp_failed(c) ? HUGE_VAL : worst;
+}
+
+BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed)
+{
+    bmvp_ctx *c = bmvp_create(cfg, NULL);
+    bmvp_tensor *y;
+    double worst = HUGE_VAL;
+    if (!c) return worst;
+    y = bmvp_op_sample(c, op, variant);
+    if (y) worst = bmvpi_gradcheck_sample(c, y, seed);
+    else if (!bmvp_failed(c)) worst = -1;
+    bmvp_destroy(c);
+    return worst;
+}
+
+/* ================================================================================================================
+   The machine room: vector kernels. Nothing above needs to be read with it, and nothing in it says what an op is.
+   ================================================================================================================ */
+
+#if defined(BMVP_NO_SIMD) || !defined(__GNUC__)
+/* There is nobody behind the door. */
+static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
+static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add)
+{
+    return (void)c, (void)n, (void)x, (void)g, (void)dx, (void)add, 0;
+}
+static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws) { return (void)c, (void)g, (void)ws, 0; }
+static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return (void)c, (void)g, 0; }
+static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws) { return (void)c, (void)q, (void)what, (void)ws, 0; }
+static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return (void)c, (void)v, (void)what, 0; }
+static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
+static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
+static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights) { return (void)c, (void)s, (void)weights, 0; }
+static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate) { return (void)c, (void)y, (void)g, (void)accumulate, 0; }
+static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
+static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
+static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+#else
+
+/* >>simd --------------------------------------------------------------------------------------------------------------
+   Kernels are macros over a vector type, stamped out once for each instruction set and chosen at run time: no build
+   flags are needed. GCC's vector extensions carry the arithmetic; `a * b + c` becomes one fused instruction where the
+   target has it (BMVPI_HOT asks for that also under -std=c99, where GCC's default is not to fuse).
+     bmvpi_v128  SSE2, NEON    bmvpi_v256  AVX2 + FMA    bmvpi_v512  AVX-512
+   For each: bmvpi_vN (registers), bmvpi_uN (memory, any alignment), bmvpi_iN (integers of the same width), BMVPI_AT_vN
+   (the attribute of functions that use it). */
+
+#if defined(__clang__)
+#define BMVPI_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define BMVPI_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if defined(__GNUC__)
+#define BMVPI_HAVE_VECTORS 1
+#define BMVPI_PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#define BMVPI_PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
+#define BMVPI_VECTOR_TYPES(BITS) \
+    typedef float bmvpi_v##BITS __attribute__((vector_size(BITS / 8))); \
+    typedef int32_t bmvpi_i##BITS __attribute__((vector_size(BITS / 8))); \
+    typedef float bmvpi_u##BITS __attribute__((vector_size(BITS / 8), aligned(4), may_alias));
+BMVPI_VECTOR_TYPES(128)
+#define BMVPI_AT_v128 BMVPI_HOT
+#if defined(__x86_64__)
+#define BMVPI_HAVE_X86 1
+#include <immintrin.h>
+BMVPI_VECTOR_TYPES(256)
+BMVPI_VECTOR_TYPES(512)
+#define BMVPI_AT_v256 BMVPI_HOT __attribute__((target("avx2,fma")))
+#define BMVPI_AT_v512 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")))
+#define BMVPI_STAMP(MACRO) MACRO(128) MACRO(256) MACRO(512)
+#else
+#define BMVPI_STAMP(MACRO) MACRO(128)
+#endif
+#else
+#define BMVPI_PREFETCH(p) ((void)(p))
+#define BMVPI_PREFETCH_WRITE(p) ((void)(p))
+#endif
+
+/* The instance of a table of kernels NAME for the level of context c, as a pointer; NULL: plain loops. BMVPI_CHOOSE: of a function. */
+#if defined(BMVPI_HAVE_X86)
+#define BMVPI_CHOOSE_SET(c, NAME) \
+    ((c)->simd == BMVP_SIMD_AVX512 ? &NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? &NAME##_v256 : \
+     (c)->simd == BMVP_SIMD_VECTOR ? &NAME##_v128 : NULL)
+#define BMVPI_CHOOSE(c, NAME) \
+    ((c)->simd == BMVP_SIMD_AVX512 ? NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? NAME##_v256 : \
+     (c)->simd == BMVP_SIMD_VECTOR ? NAME##_v128 : NULL)
+#else
+#define BMVPI_CHOOSE_SET(c, NAME) ((c)->simd == BMVP_SIMD_PLAIN ? NULL : &NAME##_v128)
+#define BMVPI_CHOOSE(c, NAME) ((c)->simd == BMVP_SIMD_PLAIN ? NULL : NAME##_v128)
+#endif
+
+/* >>kernel math: exp, erf, GELU without calls and without branches ----------------------------------------------------
+   exp(x) = 2^n (1 + r + r^2 P(r)), n = round(x / ln 2), |r| <= ln 2 / 2, P of degree 4: relative error 2e-7. n is
+   found by truncating a positive number, so that it survives -ffast-math. Below -87.7 the result is 0, above 88 it
+   stays at 1.6e38; NaN gives NaN. 17 operations. erf(x) = x Q(s), s = 2 (x / 3.95)^2 - 1, Q of degree 14, |x| cut at
+   3.95 and the result at 1: absolute error 3e-7. The polynomial costs less than the division and exponential of the
+   usual forms. 21 operations. Both polynomials are own minimax fits (Lawson's iteration in double). */
+#if defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_PICK(BITS, mask, a, b) ((bmvpi_v##BITS)(((mask) & (bmvpi_i##BITS)(a)) | (~(mask) & (bmvpi_i##BITS)(b))))
+#define BMVPI_INLINE static inline __attribute__((always_inline, unused))
+
+#define BMVPI_EXP_PARTS(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_clamp(bmvpi_v##BITS x, float low, float high) \
+{ /* NaN stays */ \
+    const bmvpi_v##BITS zero = { 0.0f }, lo = zero + low, hi = zero + high; \
+    const bmvpi_v##BITS y = BMVPI_PICK(BITS, (bmvpi_i##BITS)(x < lo), lo, x); \
+    return BMVPI_PICK(BITS, (bmvpi_i##BITS)(y > hi), hi, y); \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp_of_rest(bmvpi_v##BITS r) \
+{ \
+    bmvpi_v##BITS p = r * 1.381422926e-3f + 8.368900775e-3f; \
+    p = p * r + 4.166840577e-2f; \
+    p = p * r + 1.666651911e-1f; \
+    p = p * r + 4.999999335e-1f; \
+    return p * (r * r) + r + 1.0f; \
+}
+BMVPI_STAMP(BMVPI_EXP_PARTS)
+
+#define BMVPI_EXP(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x) \
+{ \
+    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -88.0f, 88.02f); \
+    const bmvpi_i##BITS e = __builtin_convertvector(y * 1.44269504f + 127.5f, bmvpi_i##BITS); /* biased exponent */ \
+    const bmvpi_v##BITS n = __builtin_convertvector(e, bmvpi_v##BITS) - 127.0f; \
+    const bmvpi_v##BITS r = (y - n * 0.693359375f) + n * 2.12194440e-4f; \
+    return bmvpi_v##BITS##_exp_of_rest(r) * (bmvpi_v##BITS)(e << 23); \
+}
+BMVPI_EXP(128)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_EXP(256)
+/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below -87.7 it goes
+   on to 0 by subnormal numbers. */
+BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
+{
+    const bmvpi_v512 zero = { 0.0f }, low = zero - 110.0f, high = zero + 88.02f;
+    const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
+                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y)); /* NaN stays */
+    const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
+    const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
+}
+#endif
+
+#define BMVPI_MATH(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_erf(bmvpi_v##BITS x) \
+{ \
+    const bmvpi_v##BITS y = bmvpi_v##BITS##_clamp(x, -3.95f, 3.95f), s = (y * y) * 0.1281845858f - 1.0f; \
+    bmvpi_v##BITS p = s * 1.978390213e-3f - 4.913457476e-3f; \
+    p = p * s + 3.254114469e-3f; \
+    p = p * s - 3.417191349e-3f; \
+    p = p * s + 1.351624859e-2f; \
+    p = p * s - 2.428560444e-2f; \
+    p = p * s + 3.156483381e-2f; \
+    p = p * s - 4.302880852e-2f; \
+    p = p * s + 5.877114326e-2f; \
+    p = p * s - 7.457576275e-2f; \
+    p = p * s + 9.051069696e-2f; \
+    p = p * s - 1.086159620e-1f; \
+    p = p * s + 1.331752242e-1f; \
+    p = p * s - 1.787700697e-1f; \
+    p = p * s + 3.580007832e-1f; \
+    return bmvpi_v##BITS##_clamp(p * y, -1.0f, 1.0f); \
+} \
+/* the first n < width floats at p, the rest fill */ \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_load_part(const float *p, int64_t n, float fill) \
+{ \
+    float t[BITS / 32]; \
+    int64_t i; \
+    for (i = 0; i < BITS / 32; ++i) t[i] = i < n ? p[i] : fill; \
+    return *(const bmvpi_u##BITS *)t; \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE void bmvpi_v##BITS##_store_part(float *p, int64_t n, bmvpi_v##BITS v) \
+{ \
+    float t[BITS / 32]; \
+    *(bmvpi_u##BITS *)t = v; \
+    memcpy(p, t, (size_t)n * sizeof(float)); \
+}
+BMVPI_STAMP(BMVPI_MATH)
+
+/* Phi(x); *density = phi(x). The second costs nothing where it is not used. */
+#define BMVPI_NORMAL(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_normal(bmvpi_v##BITS x, bmvpi_v##BITS *density) \
+{ \
+    *density = bmvpi_v##BITS##_exp(x * x * -0.5f) * 0.398942280f; \
+    return bmvpi_v##BITS##_erf(x * 0.707106781f) * 0.5f + 0.5f; \
+}
+BMVPI_NORMAL(128)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_NORMAL(256)
+/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4 in
+   the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of them
+   permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last piece is
+   constant: beyond 5.6 Phi is 1 and phi 0. */
+static const float bmvpi_normal_table[5][32] = {
+    { 3.5856392e-02f, 1.0641988e-01f, 1.7364478e-01f, 2.3565271e-01f, 2.9102990e-01f, 3.3891293e-01f,
+    3.7899950e-01f, 4.1149202e-01f, 4.3699163e-01f, 4.5636708e-01f, 4.7062102e-01f, 4.8077384e-01f, 4.8777553e-01f,
+    4.9245059e-01f, 4.9547288e-01f, 4.9736461e-01f, 4.9851099e-01f, 4.9918365e-01f, 4.9956578e-01f, 4.9977595e-01f,
+    4.9988788e-01f, 4.9994558e-01f, 4.9997440e-01f, 4.9998832e-01f, 4.9999484e-01f, 4.9999779e-01f, 4.9999908e-01f,
+    4.9999964e-01f, 4.9999985e-01f, 4.9999994e-01f, 4.9999997e-01f, 5.0000000e-01f },
+    { 7.1519300e-02f, 6.9239222e-02f, 6.4894818e-02f, 5.8883920e-02f, 5.1726408e-02f, 4.3990292e-02f,
+    3.6218479e-02f, 2.8869042e-02f, 2.2277342e-02f, 1.6642677e-02f, 1.2036819e-02f, 8.4280865e-03f, 5.7131406e-03f,
+    3.7492940e-03f, 2.3820596e-03f, 1.4651575e-03f, 8.7245787e-04f, 5.0295953e-04f, 2.8070490e-04f, 1.5166844e-04f,
+    7.9335703e-05f, 4.0176332e-05f, 1.9696994e-05f, 9.3488379e-06f, 4.2957918e-06f, 1.9109821e-06f, 8.2299596e-07f,
+    3.4313612e-07f, 1.3850412e-07f, 5.4123561e-08f, 2.0475634e-08f, 0.0000000e+00f },
+    { -5.7930546e-04f, -1.6825105e-03f, -2.6282358e-03f, -3.3387130e-03f, -3.7708490e-03f, -3.9195283e-03f,
+    -3.8137995e-03f, -3.5075834e-03f, -3.0675861e-03f, -2.5613054e-03f, -2.0474617e-03f, -1.5701527e-03f,
+    -1.1569123e-03f, -8.1997248e-04f, -5.5954803e-04f, -3.6790324e-04f, -2.3320997e-04f, -1.4259067e-04f,
+    -8.4128529e-05f, -4.7912992e-05f, -2.6348034e-05f, -1.3993843e-05f, -7.1798227e-06f, -3.5592636e-06f,
+    -1.7050922e-06f, -7.8947761e-07f, -3.5333906e-07f, -1.5288077e-07f, -6.3953991e-08f, -2.5868756e-08f,
+    -1.0118409e-08f, 0.0000000e+00f },
+    { -3.8231621e-04f, -3.4599504e-04f, -2.7904281e-04f, -1.9160486e-04f, -9.6153031e-05f, -5.0311000e-06f,
+    7.1713897e-05f, 1.2774205e-04f, 1.6086022e-04f, 1.7255991e-04f, 1.6693697e-04f, 1.4936876e-04f, 1.2529576e-04f,
+    9.9338336e-05f, 7.4835050e-05f, 5.3764161e-05f, 3.6934365e-05f, 2.4309673e-05f, 1.5353271e-05f, 9.3157587e-06f,
+    5.4356369e-06f, 3.0523920e-06f, 1.6507133e-06f, 8.6016667e-07f, 4.3209084e-07f, 2.0932534e-07f, 9.7829982e-08f,
+    4.4122014e-08f, 1.9208146e-08f, 8.0735116e-09f, 3.2769889e-09f, 0.0000000e+00f },
+    { 4.6679852e-06f, 1.3264594e-05f, 1.9805328e-05f, 2.3415039e-05f, 2.3818551e-05f, 2.1343278e-05f,
+    1.6779355e-05f, 1.1151003e-05f, 5.4711627e-06f, 5.4466636e-07f, -3.1405193e-06f, -5.4269776e-06f,
+    -6.4268306e-06f, -6.4209876e-06f, -5.7541210e-06f, -4.7510966e-06f, -3.6666806e-06f, -2.6678852e-06f,
+    -1.8404704e-06f, -1.2085411e-06f, -7.5753451e-07f, -4.5423815e-07f, -2.6099175e-07f, -1.4388131e-07f,
+    -7.6186737e-08f, -3.8782186e-08f, -1.8992424e-08f, -8.9534717e-09f, -4.0653125e-09f, -1.7786250e-09f,
+    -7.5012474e-10f, 0.0000000e+00f },
+};
+BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_normal(bmvpi_v512 x, bmvpi_v512 *density)
+{
+    const bmvpi_v512 zero = { 0.0f }, half = zero + 0.5f;
+    const bmvpi_i512 sign = (bmvpi_i512)x & INT32_MIN;
+    const bmvpi_v512 t = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)((bmvpi_i512)x & INT32_MAX),
+                                                   (__m512)(half * (2.0f * 5.7599993f))) * 5.55555556f;
+    const bmvpi_i512 piece = __builtin_convertvector(t, bmvpi_i512);
+    const bmvpi_v512 r = t - __builtin_convertvector(piece, bmvpi_v512) - half;
+    bmvpi_v512 c[5], p, d;
+    int i;
+    BMVPI_UNROLL for (i = 0; i < 5; ++i)
+        c[i] = (bmvpi_v512)_mm512_permutex2var_ps(*(const __m512_u *)bmvpi_normal_table[i], (__m512i)piece,
+                                                  *(const __m512_u *)(bmvpi_normal_table[i] + 16));
+    d = p = c[4];
+    BMVPI_UNROLL for (i = 3; i > 0; --i) {
+        p = p * r + c[i];
+        d = d * r + p;
+    }
+    p = p * r + c[0];
+    *density = d * 5.55555556f;
+    return (bmvpi_v512)((bmvpi_i512)p ^ sign) + half;
+}
+#endif
+/* x Phi(x) and its derivative Phi(x) + x phi(x) */
+#define BMVPI_GELU_MATH(BITS) \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu(bmvpi_v##BITS x) \
+{ \
+    bmvpi_v##BITS density; \
+    return x * bmvpi_v##BITS##_normal(x, &density); \
+} \
+BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS x) \
+{ \
+    bmvpi_v##BITS density; \
+    const bmvpi_v##BITS whole = bmvpi_v##BITS##_normal(x, &density); \
+    return whole + x * density; \
+}
+BMVPI_STAMP(BMVPI_GELU_MATH)
+#endif
+
+/* >>kernel softmax row: y = exp(x - max) / sum over one row of n; x and y may be the same -------------------------- */
+
+#if defined(BMVPI_HAVE_VECTORS)
+#define BMVPI_POINTWISE(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_gelu_v##BITS(int64_t n, const float *x, float *y) \
+{ \
+    const int64_t width = BITS / 32; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) \
+        *(bmvpi_u##BITS *)(y + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(x + i)); \
+    if (i < n) \
+        bmvpi_v##BITS##_store_part(y + i, n - i, bmvpi_v##BITS##_gelu(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f))); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_gelu_back_v##BITS(int64_t n, const float *x, const float *g, float *dx, int add) \
+{ \
+    const int64_t width = BITS / 32; \
+    bmvpi_v##BITS d; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) { \
+        d = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(*(const bmvpi_u##BITS *)(x + i)); \
+        if (add) d += *(const bmvpi_u##BITS *)(dx + i); \
+        *(bmvpi_u##BITS *)(dx + i) = d; \
+    } \
+    if (i == n) return; \
+    d = bmvpi_v##BITS##_load_part(g + i, n - i, 0.0f); \
+    d = d * bmvpi_v##BITS##_gelu_slope(bmvpi_v##BITS##_load_part(x + i, n - i, 0.0f)); \
+    if (add) d += bmvpi_v##BITS##_load_part(dx + i, n - i, 0.0f); \
+    bmvpi_v##BITS##_store_part(dx + i, n - i, d); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_softmax_row_v##BITS(int64_t n, const float *x, float *y) \
+{ \
+    const int64_t width = BITS / 32; \
+    bmvpi_v##BITS sum = { 0.0f }, e = sum + x[0]; \
+    float top = x[0], total = 0; \
+    int64_t i; \
+    for (i = 0; i + width <= n; i += width) { \
+        const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(x + i); \
+        e = BMVPI_PICK(BITS, (bmvpi_i##BITS)(v <= e), e, v); /* NaN wins */ \
+    } \
+    for (; i < n; ++i) if (!(x[i] <= top)) top = x[i]; \
+    for (i = 0; i < width; ++i) if (!(e[i] <= top)) top = e[i]; \
+    for (i = 0; i + width <= n; i += width) { \
+        e = bmvpi_v##BITS##_exp(*(const bmvpi_u##BITS *)(x + i) - top); \
+        *(bmvpi_u##BITS *)(y + i) = e; \
+        sum += e; \
+    } \
+    if (i < n) { \
+        e = bmvpi_v##BITS##_exp(bmvpi_v##BITS##_load_part(x + i, n - i, -FLT_MAX) - top); \
+        bmvpi_v##BITS##_store_part(y + i, n - i, e); \
+        sum += e; \
+    } \
+    for (i = 0; i < width; ++i) total += sum[i]; \
+    total = 1.0f / total; \
+    for (i = 0; i < n; ++i) y[i] *= total; \
+}
+BMVPI_STAMP(BMVPI_POINTWISE)
+#endif
+
+static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    void (*fn)(int64_t, const float *, float *) = BMVPI_CHOOSE(c, bmvpi_gelu);
+    if (fn) fn(n, x, y);
+    return fn != NULL;
+}
+static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add)
+{
+    void (*fn)(int64_t, const float *, const float *, float *, int) = BMVPI_CHOOSE(c, bmvpi_gelu_back);
+    if (fn) fn(n, x, g, dx, add);
+    return fn != NULL;
+}
+static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    void (*fn)(int64_t, const float *, float *) = BMVPI_CHOOSE(c, bmvpi_softmax_row);
+    if (fn) fn(n, x, y);
+    return fn != NULL;
+}
+
+/* >>kernel depthwise --------------------------------------------------------------------------------------------------
+   y[n,d,h,w,c] = b[c] + sum over i,j,l < k of x[n, d+i-r, h+j-r, w+l-r, c] wgt[i,j,l,c], r = k / 2, zero outside. x,
+   y (N,D,H,W,C), wgt (k,k,k,C). k^3 products an output. In channels-last memory the 16 channels of one cache line
+   come back only every C floats: a column of such lines uses a fraction of the cache's sets and of the TLB. So the
+   fast kernels copy a slab of 16 channels, plane by plane, into a ring of k zero-padded planes that stays in L2, and
+   work there. A task is (sample, slab, range of depth) and walks its rows in blocks so that ring and gradient plane
+   fit; work is cut by shape only. The hardware does not see these strides coming: while one plane is computed the
+   lines of the next are prefetched, and those of the outputs to come (3^3, 64 channels, 48^3: 36 -> 53 GFLOP/s on one
+   core). Bytes an output: 4 read, 4 written, and the overlap of the blocks. */
+
+enum { BMVPI_SLAB = 16, BMVPI_DW_RING = 512 << 10 /* bytes of L2 for ring and gradient plane */, BMVPI_DW_MAX_K = 5 };
+
+/* One tile of outputs from up to k ring planes: plane[p] points at the tile's first input, `row` floats between input
+   rows, w the weights of the first plane. add: onto y. */
+typedef void (*bmvpi_dw_tile_fn)(const float *const *plane, int64_t planes, int64_t row, const float *w,
+                                 const float *bias, float *y, int64_t y_row, int64_t y_col, int add);
+/* dw[j][l] += sum over i < n of x[i + j row] g[i - l], the k x k weights of one plane; all in slabs of 16 channels. */
+typedef void (*bmvpi_dw_wgrad_fn)(const float *x, const float *g, int64_t row, int64_t n, float *dw);
+/* n slabs from x, `step` floats apart, to y, one after the other. */
+typedef void (*bmvpi_dw_gather_fn)(const float *x, int64_t step, int64_t n, float *y);
+/* sum += n slabs of x */
+typedef void (*bmvpi_dw_sum_fn)(const float *x, int64_t n, float *sum);
+typedef struct bmvpi_dw_set {
+    int rows;                            /* of a tile */
+    bmvpi_dw_gather_fn gather;
+    bmvpi_dw_sum_fn sum;
+    bmvpi_dw_tile_fn tile8[2], tile4[2]; /* 8 and 4 columns wide; [0] k = 3, [1] k = 5 */
+    bmvpi_dw_wgrad_fn wgrad[2];
+} bmvpi_dw_set;
+
+#if defined(BMVPI_HAVE_VECTORS)
+/* Tile of NR x TW outputs x one vector of channels, all accumulators in registers; each input is read once a plane
+   and used for up to NR k outputs. AVX-512, 2 x 8: 16 accumulators + 2 k weights of 32 registers; 122 loads for 400
+   multiply-adds at k = 5. With 16 registers 1 x 8: 8 accumulators + k weights. 4 wide for what is left of a row. */
+#define BMVPI_DW_ROW(BITS, K, TW, FROM, TO) /* input row r into the output rows FROM .. TO - 1 of the tile */ \
+{ \
+    bmvpi_v##BITS wr[2][K]; \
+    BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
+        BMVPI_UNROLL for (l = 0; l < K; ++l) wr[j][l] = *(const bmvpi_u##BITS *)(wp + ((r - j) * K + l) * BMVPI_SLAB); \
+    BMVPI_UNROLL for (i = 0; i < TW + K - 1; ++i) { \
+        const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + r * row + i * BMVPI_SLAB); \
+        BMVPI_UNROLL for (j = FROM; j < TO; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) \
+                if (i - l >= 0 && i - l < TW) a[j][i - l] += xv * wr[j][l]; \
+    } \
+}
+#define BMVPI_DW_TILE(NAME, BITS, K, NR, TW) \
+BMVPI_AT_v##BITS static void NAME(const float *const *plane, int64_t planes, int64_t row, const float *w, \
+                                  const float *bias, float *y, int64_t y_row, int64_t y_col, int add) \
+{ \
+    int64_t v, p; \
+    int i, j, l, r; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        bmvpi_v##BITS a[NR][TW]; \
+        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+            BMVPI_UNROLL for (i = 0; i < TW; ++i) a[j][i] = *(const bmvpi_u##BITS *)(bias + v); \
+        if (add) \
+            BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+                BMVPI_UNROLL for (i = 0; i < TW; ++i) \
+                    a[j][i] += *(const bmvpi_u##BITS *)(y + j * y_row + i * y_col + v); \
+        for (p = 0; p < planes; ++p) { \
+            const float *x = plane[p] + v, *wp = w + p * K * K * BMVPI_SLAB + v; \
+            if (NR == 2) { r = 0; BMVPI_DW_ROW(BITS, K, TW, 0, 1) } \
+            for (r = NR - 1; r < K; ++r) BMVPI_DW_ROW(BITS, K, TW, 0, NR) \
+            if (NR == 2) BMVPI_DW_ROW(BITS, K, TW, 1, NR) \
+        } \
+        BMVPI_UNROLL for (j = 0; j < NR; ++j) \
+            BMVPI_UNROLL for (i = 0; i < TW; ++i) *(bmvpi_u##BITS *)(y + j * y_row + i * y_col + v) = a[j][i]; \
+    } \
+}
+
+/* NJ rows of the k x k weights: NJ k accumulators stay in registers over a whole plane (rows and their zero padding are
+   one long run); a step reads NJ inputs and k gradients for NJ k multiply-adds. */
+#define BMVPI_DW_WGRAD(NAME, BITS, K, NJ) \
+BMVPI_AT_v##BITS static void NAME(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
+{ \
+    int64_t v, i; \
+    int j, l; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        const bmvpi_v##BITS zero = { 0.0f }; \
+        bmvpi_v##BITS a[NJ][K]; \
+        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] = zero; \
+        for (i = 0; i < n; ++i) { \
+            bmvpi_v##BITS gv[K]; \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) gv[l] = *(const bmvpi_u##BITS *)(g + (i - l) * BMVPI_SLAB + v); \
+            BMVPI_UNROLL for (j = 0; j < NJ; ++j) { \
+                const bmvpi_v##BITS xv = *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + j * row + v); \
+                BMVPI_UNROLL for (l = 0; l < K; ++l) a[j][l] += xv * gv[l]; \
+            } \
+        } \
+        BMVPI_UNROLL for (j = 0; j < NJ; ++j) \
+            BMVPI_UNROLL for (l = 0; l < K; ++l) *(bmvpi_u##BITS *)(dw + (j * K + l) * BMVPI_SLAB + v) += a[j][l]; \
+    } \
+}
+
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v128, 128, 3, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v128, 128, 5, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v128, 128, 3, 1, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v128, 128, 5, 1, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v128, 128, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v128, 128, 5, 2)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v128, 128, 5, 1)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v256, 256, 3, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v256, 256, 5, 1, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v256, 256, 3, 1, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v256, 256, 5, 1, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v256, 256, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_2_v256, 256, 5, 2)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_1_v256, 256, 5, 1)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x8_v512, 512, 3, 2, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x8_v512, 512, 5, 2, 8)
+BMVPI_DW_TILE(bmvpi_dw_tile_3x4_v512, 512, 3, 2, 4)
+BMVPI_DW_TILE(bmvpi_dw_tile_5x4_v512, 512, 5, 2, 4)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad3_v512, 512, 3, 3)
+BMVPI_DW_WGRAD(bmvpi_dw_wgrad5_v512, 512, 5, 5)
+#endif
+
+/* 25 accumulators do not fit into 16 registers: two rows of weights, two more, the last */
+#define BMVPI_DW_WGRAD5(BITS) \
+static void bmvpi_dw_wgrad5_v##BITS(const float *x, const float *g, int64_t row, int64_t n, float *dw) \
+{ \
+    bmvpi_dw_wgrad5_2_v##BITS(x, g, row, n, dw); \
+    bmvpi_dw_wgrad5_2_v##BITS(x + 2 * row, g, row, n, dw + 10 * BMVPI_SLAB); \
+    bmvpi_dw_wgrad5_1_v##BITS(x + 4 * row, g, row, n, dw + 20 * BMVPI_SLAB); \
+}
+BMVPI_DW_WGRAD5(128)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_WGRAD5(256)
+#endif
+
+#define BMVPI_DW_SET(BITS, ROWS) \
+BMVPI_AT_v##BITS static void bmvpi_dw_gather_v##BITS(const float *x, int64_t step, int64_t n, float *y) \
+{ \
+    int64_t i, v; \
+    for (i = 0; i < n; ++i, x += step, y += BMVPI_SLAB) \
+        for (v = 0; v < BMVPI_SLAB; v += BITS / 32) *(bmvpi_u##BITS *)(y + v) = *(const bmvpi_u##BITS *)(x + v); \
+} \
+BMVPI_AT_v##BITS static void bmvpi_dw_sum_v##BITS(const float *x, int64_t n, float *sum) \
+{ \
+    int64_t i, v; \
+    for (v = 0; v < BMVPI_SLAB; v += BITS / 32) { \
+        bmvpi_v##BITS t = *(const bmvpi_u##BITS *)(sum + v); \
+        for (i = 0; i < n; ++i) t += *(const bmvpi_u##BITS *)(x + i * BMVPI_SLAB + v); \
+        *(bmvpi_u##BITS *)(sum + v) = t; \
+    } \
+} \
+static const bmvpi_dw_set bmvpi_dw_set_v##BITS = { ROWS, bmvpi_dw_gather_v##BITS, bmvpi_dw_sum_v##BITS, \
+    { bmvpi_dw_tile_3x8_v##BITS, bmvpi_dw_tile_5x8_v##BITS }, \
+    { bmvpi_dw_tile_3x4_v##BITS, bmvpi_dw_tile_5x4_v##BITS }, \
+    { bmvpi_dw_wgrad3_v##BITS, bmvpi_dw_wgrad5_v##BITS } };
+BMVPI_DW_SET(128, 1)
+#if defined(BMVPI_HAVE_X86)
+BMVPI_DW_SET(256, 1)
+BMVPI_DW_SET(512, 2)
+#endif
+#endif
+
+/* Kernels for this context and k; NULL: the plain loops do it. */
+static const bmvpi_dw_set *bmvpi_dw_kernels(const bmvp_ctx *c, const bmvpi_dw *s)
+{
+    return s->k == 3 || s->k == 5 ? BMVPI_CHOOSE_SET(c, bmvpi_dw_set) : NULL;
+}
+
+/* One call: operands, the cut into tasks and the layout of a worker's memory (floats). */
+typedef struct bmvpi_dw_job {
+    bmvpi_dw_call q;
+    const bmvpi_dw_set *set;
+    float *ws, *part;
+    int64_t slabs, chunks, depth;       /* tasks: N x slabs x chunks of `depth` planes */
+    int64_t rows, wp, plane;            /* block of rows; padded row and plane of the ring */
+    int64_t worker, partial;            /* floats of one worker, and of one task's weight gradient */
+} bmvpi_dw_job;
+
+static bmvpi_dw_job bmvpi_dw_cut(const bmvp_ctx *c, const bmvpi_dw *s)
+{
+    bmvpi_dw_job j;
+    const int64_t k = s->k, r = k / 2, taps = k * k * k;
+    int64_t rows, blocks;
+    memset(&j, 0, sizeof j);
+    j.q.s = *s;
+    j.set = bmvpi_dw_kernels(c, s);
+    j.slabs = bmvpi_ceil_div(s->c, BMVPI_SLAB);
+    /* 16 tasks keep a few cores busy; a range of depth shorter than 3 k would read its margins too often */
+    j.chunks = bmvpi_max(1, bmvpi_min(bmvpi_ceil_div(16, s->n * j.slabs), s->d / (3 * k)));
+    j.depth = bmvpi_ceil_div(s->d, j.chunks);
+    j.chunks = bmvpi_ceil_div(s->d, j.depth);
+    j.wp = bmvpi_ceil_div(s->w, 4) * 4 + 2 * r;
+    rows = BMVPI_DW_RING / ((k + 1) * j.wp * BMVPI_SLAB * (int64_t)sizeof(float)) - 2 * r;
+    blocks = bmvpi_ceil_div(s->h, bmvpi_max(rows, 2 * k));
+    j.rows = bmvpi_ceil_div(bmvpi_ceil_div(s->h, blocks), 2) * 2;
+    j.plane = (j.rows + 2 * r) * j.wp * BMVPI_SLAB;
+    j.partial = (taps + 1) * BMVPI_SLAB;
+    /* ring, gradient plane with a margin in front, and weights + bias + one tile */
+    j.worker = k * j.plane + j.plane + (BMVPI_DW_MAX_K + taps + 1 + 2 * 8) * BMVPI_SLAB;
+    return j;
+}
+
+/* Rows h0 .. h0 + n - 1 (any of them may lie outside: zeros) of one plane of a slab of cc channels, `left` columns
+   in. The column margins are zero already. */
+static void bmvpi_dw_pack(const bmvpi_dw_job *j, const float *plane, int64_t cc, int64_t h0, int64_t n, int64_t left,
+                          float *dst)
+{
+    int64_t h, w, i;
+    for (h = h0; h < h0 + n; ++h, dst += j->wp * BMVPI_SLAB) {
+        float *to = dst + left * BMVPI_SLAB;
+        const float *from;
+        if (h < 0 || h >= j->q.s.h) {
+            memset(to, 0, (size_t)(j->q.s.w * BMVPI_SLAB) * sizeof(float));
+            continue;
+        }
+        from = plane + h * j->q.s.w * j->q.s.c;
+        if (cc == BMVPI_SLAB) j->set->gather(from, j->q.s.c, j->q.s.w, to);
+        else
+            for (w = 0; w < j->q.s.w; ++w)
+                for (i = 0; i < cc; ++i) to[w * BMVPI_SLAB + i] = from[w * j->q.s.c + i];
+    }
+}
+
+/* n rows of outputs of one plane at y, from `planes` ring planes. Tiles that stick out go through `tile`. next: the
+   same rows of the input plane that is packed next. */
+static void bmvpi_dw_rows(const bmvpi_dw_job *j, const float *const *ring, int64_t planes, const float *w,
+                          const float *bias, float *tile, int64_t cc, int64_t n, const float *next, float *y)
+{
+    const int64_t cs = j->q.s.c, ys = j->q.s.w * cs, row = j->wp * BMVPI_SLAB;
+    const float *at[BMVPI_DW_MAX_K];
+    int64_t h, x, a, b, i, p, wide;
+    for (h = 0; h < n; h += j->set->rows) {
+        for (x = 0; x < j->q.s.w; x += wide) {
+            const int64_t nh = bmvpi_min(j->set->rows, n - h), here = h * ys + x * cs;
+            int64_t nw;
+            bmvpi_dw_tile_fn fn;
+            float *out = y + here;
+            wide = j->q.s.w - x > 4 ? 8 : 4;
+            nw = bmvpi_min(wide, j->q.s.w - x);
+            fn = wide == 8 ? j->set->tile8[j->q.s.k == 5] : j->set->tile4[j->q.s.k == 5];
+            for (p = 0; p < planes; ++p) at[p] = ring[p] + h * row + x * BMVPI_SLAB;
+            for (a = 0; a < nh; ++a)
+                for (b = 0; b < nw; ++b) {
+                    BMVPI_PREFETCH(next + here + a * ys + b * cs);
+                    if (h + nh + a < n) BMVPI_PREFETCH_WRITE(out + (a + nh) * ys + b * cs);
+                }
+            if (nh == j->set->rows && nw == wide && cc == BMVPI_SLAB) {
+                fn(at, planes, row, w, bias, out, ys, cs, j->q.add);
+                continue;
+            }
+            fn(at, planes, row, w, bias, tile, wide * BMVPI_SLAB, BMVPI_SLAB, 0);
+            for (a = 0; a < nh; ++a)
+                for (b = 0; b < nw; ++b)
+                    for (i = 0; i < cc; ++i) {
+                        float *o = out + a * ys + b * cs + i;
+                        *o = (j->q.add ? *o : 0.0f) + tile[(a * wide + b) * BMVPI_SLAB + i];
+                    }
+        }
+    }
+}
+
+/* The slab's weights (turned round for the gradient to x) and bias, 16 channels each, zeros beyond C */
+static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc, float *w, float *bias)
+{
+    const int64_t taps = (int64_t)j->q.s.k * j->q.s.k * j->q.s.k;
+    int64_t t, i;
+    memset(w, 0, (size_t)(taps * BMVPI_SLAB) * sizeof(float));
+    memset(bias, 0, BMVPI_SLAB * sizeof(float));
+    for (t = 0; t < taps; ++t)
+        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->q.w[(j->q.flip ? taps - 1 - t : t) * j->q.s.c + c0 + i];
+    for (i = 0; j->q.s.residual && i < cc; ++i) w[taps / 2 * BMVPI_SLAB + i] += 1.0f;
+    for (i = 0; j->q.bias && i < cc; ++i) bias[i] = j->q.bias[c0 + i];
+}
+
+static void bmvpi_dw_forward_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c;
+    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->q.s.d);
+    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
+    const int64_t first = task / j->chunks / j->slabs * j->q.s.d * step + c0;
+    float *ring = j->ws + worker * j->worker, *w = ring + (k + 1) * j->plane, *bias = w + taps * BMVPI_SLAB,
+          *tile = bias + BMVPI_SLAB;
+    int64_t h, d, q, n;
+    bmvpi_dw_slab_weights(j, c0, cc, w, bias);
+    memset(ring, 0, (size_t)(k * j->plane) * sizeof(float));
+    for (h = 0; h < j->q.s.h; h += j->rows) {
+        n = bmvpi_min(j->rows, j->q.s.h - h);
+        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
+            const float *at[BMVPI_DW_MAX_K];
+            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->q.s.d - 1, d + r);
+            const int64_t at_row = first + h * j->q.s.w * j->q.s.c;
+            int64_t p;
+            for (; q <= hi; ++q)
+                bmvpi_dw_pack(j, j->q.x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+            for (p = lo; p <= hi; ++p) at[p - lo] = ring + p % k * j->plane;
+            bmvpi_dw_rows(j, at, hi - lo + 1, w + (lo - d + r) * k * k * BMVPI_SLAB, bias, tile, cc, n,
+                          j->q.x + at_row + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, j->q.y + at_row + d * step);
+        }
+    }
+}
+
+static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t h, int64_t n)
+{
+    int64_t i;
+    for (i = h * j->q.s.w; i < (h + n) * j->q.s.w; ++i) BMVPI_PREFETCH(plane + i * j->q.s.c);
+}
+
+/* One task's share of the slab's weight gradient, then of its bias gradient, into its own partial. */
+static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c, row = j->wp * BMVPI_SLAB;
+    const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->q.s.d);
+    const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
+    const int64_t first = task / j->chunks / j->slabs * j->q.s.d * step + c0;
+    float *ring = j->ws + worker * j->worker, *g = ring + k * j->plane + BMVPI_DW_MAX_K * BMVPI_SLAB;
+    float *dw = j->part + task * j->partial, *db = dw + taps * BMVPI_SLAB;
+    int64_t h, d, q, n, p, i;
+    memset(dw, 0, (size_t)j->partial * sizeof(float));
+    memset(ring, 0, (size_t)j->worker * sizeof(float));
+    for (h = 0; h < j->q.s.h; h += j->rows) {
+        n = bmvpi_min(j->rows, j->q.s.h - h);
+        for (d = d0, q = bmvpi_max(0, d0 - r); d < d1; ++d) {
+            const int64_t lo = bmvpi_max(0, d - r), hi = bmvpi_min(j->q.s.d - 1, d + r);
+            float sum[BMVPI_SLAB] = { 0 };
+            for (; q <= hi; ++q)
+                bmvpi_dw_pack(j, j->q.x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+            bmvpi_dw_pack(j, j->q.g + first + d * step, cc, h, n, 0, g);
+            for (i = 0; i < n; i += 4) { /* four rows: the gradient stays in L1 for the k planes */
+                const int64_t some = bmvpi_min(4, n - i);
+                bmvpi_dw_prefetch(j, j->q.x + first + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, h + i, some);
+                bmvpi_dw_prefetch(j, j->q.g + first + bmvpi_min(d + 1, j->q.s.d - 1) * step, h + i, some);
+                for (p = lo; p <= hi; ++p)
+                    j->set->wgrad[k == 5](ring + p % k * j->plane + i * row, g + i * row, row, some * j->wp,
+                                          dw + (p - d + r) * k * k * BMVPI_SLAB);
+            }
+            j->set->sum(g, n * j->wp, sum);
+            for (i = 0; i < BMVPI_SLAB; ++i) db[i] += sum[i];
+        }
+    }
+}
+
+/* Adds the partials of one slab, samples and depth ranges in order. */
+static void bmvpi_dw_combine_task(void *arg, int64_t slab, int worker)
+{
+    const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
+    const int64_t taps = (int64_t)j->q.s.k * j->q.s.k * j->q.s.k, c0 = slab * BMVPI_SLAB,
+                  cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
+    int64_t t, i, n, q;
+    (void)worker;
+    for (t = 0; t <= taps; ++t) {
+        float *out = t < taps ? (j->q.dw ? j->q.dw + t * j->q.s.c + c0 : NULL) : j->q.db ? j->q.db + c0 : NULL;
+        const int add = t < taps ? j->q.add : j->q.add_b;
+        if (!out) continue;
+        for (i = 0; i < cc; ++i) {
+            double sum = 0;
+            for (n = 0; n < j->q.s.n; ++n)
+                for (q = 0; q < j->chunks; ++q)
+                    sum += (double)j->part[((n * j->slabs + slab) * j->chunks + q) * j->partial + t * BMVPI_SLAB + i];
+            out[i] = (add ? out[i] : 0.0f) + (float)sum;
+        }
+    }
+}
+
+static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights)
+{
+    const bmvpi_dw_job j = bmvpi_dw_cut(c, s);
+    if (!j.set) return 0;
+    return j.worker * bmvp_threads(c) + (weights ? s->n * j.slabs * j.chunks * j.partial : 0);
+}
+static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    bmvpi_dw_job j = bmvpi_dw_cut(c, &q->s);
+    if (!j.set) return 0;
+    j.q = *q;
+    j.ws = ws;
+    bmvp_parallel(c, q->s.n * j.slabs * j.chunks, bmvpi_dw_forward_task, &j);
+    return 1;
+}
+static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    bmvpi_dw_job j = bmvpi_dw_cut(c, &q->s);
+    if (!j.set) return 0;
+    j.q = *q;
+    j.ws = ws;
+    j.part = ws + j.worker * bmvp_threads(c);
+    bmvp_parallel(c, q->s.n * j.slabs * j.chunks, bmvpi_dw_weights_task, &j);
+    bmvp_parallel(c, j.slabs, bmvpi_dw_combine_task, &j);
+    return 1;
+}
+
 /* >>kernel gemm: register tiles and matrix products -----------------------------------------------------------------
    Everything dense (linear, attention, convolutions, their gradients) is one register tile with other strides: C[i][j]
    (+)= sum over runs r and k of A[a_off[r] + i lda + k ka] B[b_off[r] + k ldb + j]. The run loop inside the tile is
@@ -3530,42 +6483,6 @@ static void bmvpi_strip(const bmvpi_tiles *q, const bmvpi_tile *strip, int64_t r
     }
 }
 
-/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
-   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
-   matrix. k >= 1. */
-typedef struct bmvpi_gemm_args {
-    int64_t m, n, k, outer, inner;
-    const float *a, *b, *bias; /* bias (n) or NULL */
-    float *c;
-    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
-    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
-    int accumulate; /* 1: C += */
-    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
-    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
-    int exact;      /* 1: float32 whatever the context's precision */
-    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
-} bmvpi_gemm_args;
-
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                                       const float *b, int64_t b_rs, int64_t b_cs, float *c, int64_t c_rs)
-{
-    bmvpi_gemm_args g;
-    memset(&g, 0, sizeof g);
-    g.m = m;
-    g.n = n;
-    g.k = k;
-    g.a = a;
-    g.a_rs = a_rs;
-    g.a_cs = a_cs;
-    g.b = b;
-    g.b_rs = b_rs;
-    g.b_cs = b_cs;
-    g.c = c;
-    g.c_rs = c_rs;
-    g.outer = g.inner = 1;
-    return g;
-}
-
 /* Panels that one pass over rows of A serves */
 static int64_t bmvpi_panel_group(const bmvpi_tiles *q) { return q->pairs ? 4 : 1; }
 /* keeps workspace parts 64-byte aligned */
@@ -3650,23 +6567,6 @@ static void bmvpi_pack_b(int level, const float *b, int64_t rs, int64_t cs, int6
         bmvpi_pack_rows(bmvpi_tiles_of(level), b + i * rs, rs, cs, k, n, i, bmvpi_min(k, i + 64), to);
 }
 
-/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
-static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
-{
-    const int64_t rs = g->b_packed ? 1 : g->b_rs, cs = g->b_packed ? bmvpi_panel_step(NULL, g->k) : g->b_cs;
-    int64_t i, j, k;
-    for (i = m0; i < m1; ++i) {
-        for (j = 0; j < g->n; ++j) {
-            double sum = g->bias ? (double)g->bias[j] : 0.0;
-            float *to = c + i * g->c_rs + j;
-            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
-            if (g->accumulate) sum += (double)*to;
-            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
-            *to = (float)sum;
-        }
-    }
-}
-
 /* Where the tiles find B: panels, or B itself (small m: packing would cost more than the product). */
 typedef struct bmvpi_gemm_b {
     const float *b;
@@ -3740,18 +6640,14 @@ static void bmvpi_gemm_serial(int level, const bmvpi_gemm_args *g, float *ws)
         const int64_t o = i / g->inner, n = i % g->inner;
         const float *a = g->a + o * g->a_bo + n * g->a_bi, *b = g->b + o * g->b_bo + n * g->b_bi;
         float *c = g->c + o * g->c_bo + n * g->c_bi;
-        if (!q) {
-            bmvpi_gemm_plain(g, a, b, c, 0, g->m);
-        } else {
-            bmvpi_gemm_b from;
-            if (!g->b_packed && !bmvpi_gemm_direct(q, g)) {
-                if (packed != b) bmvpi_pack_b(level, b, g->b_rs, g->b_cs, g->k, g->n, ws);
-                packed = b;
-                b = ws;
-            }
-            from = bmvpi_gemm_b_of(q, g, b);
-            bmvpi_gemm_block(q, g, a, &from, c, 0, g->m, 0, bmvpi_ceil_div(g->n, q->nr));
+        bmvpi_gemm_b from;
+        if (!g->b_packed && !bmvpi_gemm_direct(q, g)) {
+            if (packed != b) bmvpi_pack_b(level, b, g->b_rs, g->b_cs, g->k, g->n, ws);
+            packed = b;
+            b = ws;
         }
+        from = bmvpi_gemm_b_of(q, g, b);
+        bmvpi_gemm_block(q, g, a, &from, c, 0, g->m, 0, bmvpi_ceil_div(g->n, q->nr));
     }
 }
 
@@ -3810,7 +6706,7 @@ static bmvpi_gemm_job bmvpi_gemm_cut(const bmvp_ctx *c, const bmvpi_gemm_args *g
 }
 
 /* Workspace of bmvpi_gemm, in floats. The pointers of g are not looked at. */
-static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
+static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
 {
     const bmvpi_gemm_job j = bmvpi_gemm_cut(c, g);
     if (j.is_long) return j.own * bmvp_threads(c) + (j.parts > 1 ? j.parts * bmvpi_round16(g->m * g->n) : 0);
@@ -3838,10 +6734,6 @@ static void bmvpi_gemm_task(void *arg, int64_t task, int worker) /* task = (matr
     float *c = g->c + o * g->c_bo + in * g->c_bi;
     bmvpi_gemm_b from;
     (void)worker;
-    if (!j->q) {
-        bmvpi_gemm_plain(g, a, b, c, m0, m1);
-        return;
-    }
     if (j->packs) b = j->ws + ((g->b_bo ? o : 0) * (g->b_bi ? g->inner : 1) + (g->b_bi ? in : 0)) * j->pack_size;
     from = bmvpi_gemm_b_of(j->q, g, b);
     bmvpi_gemm_block(j->q, g, a, &from, c, m0, m1, task % j->col_groups * j->panels,
@@ -3893,19 +6785,19 @@ static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = o
     }
 }
 
-/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
-static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
 {
     bmvpi_gemm_job j = bmvpi_gemm_cut(c, g);
+    if (!j.q) return 0;
     j.ws = ws;
-    if (g->m < 1 || g->n < 1) return;
     if (j.is_long) {
         bmvp_parallel(c, j.parts * j.groups, bmvpi_gemm_long_task, &j);
         if (j.parts > 1) bmvp_parallel(c, g->m, bmvpi_gemm_sum_task, &j);
-        return;
+        return 1;
     }
     if (j.packs) bmvp_parallel(c, j.packs * bmvpi_ceil_div(g->k, 64), bmvpi_gemm_pack_task, &j);
     bmvp_parallel(c, g->outer * g->inner * j.row_blocks * j.col_groups, bmvpi_gemm_task, &j);
+    return 1;
 }
 
 /* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
@@ -3930,16 +6822,6 @@ static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const floa
     bmvpi_gemm_serial(level, &g, ws);
 }
 
-/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
-static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
-{
-    static const float one = 1.0f;
-    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
-    g.accumulate = accumulate;
-    g.exact = 1;
-    return g;
-}
-
 /* >>kernel conv: dense convolutions ---------------------------------------------------------------------------------
    A convolution, channels-last, with any kernel, stride and zero padding, and its three gradients. Nothing is
    unfolded: per task the few rows that the windows touch are copied once into a zero-padded slab in L2 (or read in
@@ -3947,111 +6829,6 @@ static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t c
    since the kernel row's kw ci values lie next to each other. Per output voxel 2 kd kh kw ci co operations; x is read
    1 to 4 times, y written once. Most 3^3 kernels at stride 1 take Winograd's way instead, at the end of this block. */
 
-/* The weights' element (tap, ci, co) lies at w[tap wt + ci wi + co wo], tap = (kd kh kw) in order and wt = ci wi, so
-   that one code serves convolutions (wo = 1) and, read backwards, transposed ones (wi = 1). ci counts within the
-   group. */
-typedef struct bmvpi_conv {
-    int64_t n, ci, co, groups;
-    int64_t in[3], out[3], k[3], s[3], p[3]; /* D, H, W: input, output, kernel, stride, padding */
-    int64_t wt, wi, wo;
-} bmvpi_conv;
-
-/* The operands of one call; the plain loops below are the definition of the convolution and of its gradients. */
-typedef struct bmvpi_conv_call {
-    const bmvpi_conv *v;
-    const float *x, *w, *bias;
-    float *y;
-    int accumulate;
-} bmvpi_conv_call;
-enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
-
-static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
-{
-    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
-    const bmvpi_conv *v = q->v;
-    const int64_t n = task / (v->out[0] * v->out[1]), od = task / v->out[1] % v->out[0], oh = task % v->out[1];
-    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
-    int64_t ow, o, a, b, e, i;
-    (void)worker;
-    for (ow = 0; ow < v->out[2]; ++ow) {
-        float *y = q->y + (task * v->out[2] + ow) * v->co;
-        for (o = 0; o < v->co; ++o) {
-            double sum = q->bias ? (double)q->bias[o] : 0.0;
-            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
-                const int64_t z = od * v->s[0] - v->p[0] + a, h = oh * v->s[1] - v->p[1] + b;
-                const int64_t x = ow * v->s[2] - v->p[2] + e;
-                const float *xp = q->x + (((n * v->in[0] + z) * v->in[1] + h) * v->in[2] + x) * v->ci + o / cog * cig;
-                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + o * v->wo;
-                if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1] || x < 0 || x >= v->in[2]) continue;
-                for (i = 0; i < cig; ++i) sum += (double)xp[i] * (double)wp[i * v->wi];
-            }
-            y[o] = (float)(q->accumulate ? (double)y[o] + sum : sum);
-        }
-    }
-}
-
-/* Where output position o met input position i under tap k: *o, or 0 if it did not. */
-static int bmvpi_conv_meets(const bmvpi_conv *v, int axis, int64_t i, int64_t k, int64_t *o)
-{
-    const int64_t at = i + v->p[axis] - k;
-    *o = at / v->s[axis];
-    return at >= 0 && at % v->s[axis] == 0 && *o < v->out[axis];
-}
-
-/* Gradient of x (= transposed convolution): here q->x is the gradient of y, q->y that of x. */
-static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = one row (n, id, ih) */
-{
-    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
-    const bmvpi_conv *v = q->v;
-    const int64_t n = task / (v->in[0] * v->in[1]), id = task / v->in[1] % v->in[0], ih = task % v->in[1];
-    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups;
-    int64_t iw, i, a, b, e, z, h, x, o;
-    (void)worker;
-    for (iw = 0; iw < v->in[2]; ++iw) {
-        float *y = q->y + (task * v->in[2] + iw) * v->ci;
-        for (i = 0; i < v->ci; ++i) {
-            double sum = q->bias ? (double)q->bias[i] : 0.0;
-            for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
-                const float *wp = q->w + ((a * v->k[1] + b) * v->k[2] + e) * v->wt + i % cig * v->wi +
-                                  i / cig * cog * v->wo;
-                const float *gp;
-                if (!bmvpi_conv_meets(v, 0, id, a, &z) || !bmvpi_conv_meets(v, 1, ih, b, &h) ||
-                    !bmvpi_conv_meets(v, 2, iw, e, &x))
-                    continue;
-                gp = q->x + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
-                for (o = 0; o < cog; ++o) sum += (double)gp[o] * (double)wp[o * v->wo];
-            }
-            y[i] = (float)(q->accumulate ? (double)y[i] + sum : sum);
-        }
-    }
-}
-
-/* Gradient of w, added: q->w is the gradient of y, q->y that of w. */
-static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (tap, input channel of the group) */
-{
-    const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
-    const bmvpi_conv *v = q->v;
-    const int64_t cig = v->ci / v->groups, cog = v->co / v->groups, tap = task / cig, i = task % cig;
-    const int64_t a = tap / (v->k[1] * v->k[2]), b = tap / v->k[2] % v->k[1], e = tap % v->k[2];
-    int64_t o, r, x;
-    (void)worker;
-    for (o = 0; o < v->co; ++o) {
-        double sum = 0;
-        for (r = 0; r < v->n * v->out[0] * v->out[1]; ++r) {
-            const int64_t n = r / (v->out[0] * v->out[1]), z = r / v->out[1] % v->out[0] * v->s[0] - v->p[0] + a;
-            const int64_t h = r % v->out[1] * v->s[1] - v->p[1] + b;
-            const int64_t row = ((n * v->in[0] + z) * v->in[1] + h) * v->in[2];
-            if (z < 0 || z >= v->in[0] || h < 0 || h >= v->in[1]) continue;
-            for (x = 0; x < v->out[2]; ++x) {
-                const int64_t at = x * v->s[2] - v->p[2] + e;
-                if (at < 0 || at >= v->in[2]) continue;
-                sum += (double)q->x[(row + at) * v->ci + o / cog * cig + i] *
-                       (double)q->w[(r * v->out[2] + x) * v->co + o];
-            }
-        }
-        q->y[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
-    }
-}
 
 /* Sliding window: what forward and the gradient of x have in common. Along each axis, position q of the window reads
    [q step - pad, + window) and writes one output per phase r: q phases + r - shift. Forward has one phase. The
@@ -4758,12 +7535,6 @@ static void bmvpi_wino_run(bmvp_ctx *c, bmvpi_wino *j, float *ws)
     }
 }
 
-/* Which code serves: plain loops (level PLAIN, groups, huge kernels), a matrix product (1^3), Winograd (3^3), or the kernels above. */
-static int bmvpi_conv_is_plain(const bmvp_ctx *c, const bmvpi_conv *v)
-{
-    return !bmvpi_tiles_of(bmvp_simd_level(c)) || v->groups > 1 || v->k[0] * v->k[1] > BMVPI_RUNS_MAX;
-}
-
 static int bmvpi_conv_is_product(const bmvpi_conv *v, int what)
 {
     int i, yes = what != BMVPI_CONV_DW || v->wo == 1;
@@ -4787,10 +7558,14 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     return g;
 }
 
-/* Workspace in floats of bmvpi_conv_run for the same `what`. */
-static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+static int bmvpi_conv_is_fast(const bmvp_ctx *c, const bmvpi_conv *v)
 {
-    if (bmvpi_conv_is_plain(c, v)) return 0;
+    return bmvpi_tiles_of(bmvp_simd_level(c)) && v->groups == 1 && v->k[0] * v->k[1] <= BMVPI_RUNS_MAX;
+}
+
+static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    if (!bmvpi_conv_is_fast(c, v)) return 0;
     if (bmvpi_conv_is_product(v, what)) {
         bmvpi_conv_call q;
         bmvpi_gemm_args g;
@@ -4812,2155 +7587,30 @@ static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int 
     }
 }
 
-/* FORWARD: to = x * w + bias.  DX: x is the gradient of y, to that of x (+ bias: transposed convolution).  DW: w is
-   the gradient of y, to that of w, always added to.  accumulate: += instead of =. */
-static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const float *x, const float *w,
-                           const float *bias, float *to, int accumulate, float *ws)
+static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws)
 {
-    bmvpi_conv_call q;
-    q.v = v;
-    q.x = x;
-    q.w = w;
-    q.bias = bias;
-    q.y = to;
-    q.accumulate = accumulate || what == BMVPI_CONV_DW;
-    if (bmvpi_conv_is_plain(c, v)) {
-        if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, &q);
-        else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, &q);
-        else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, &q);
-    } else if (bmvpi_conv_is_product(v, what)) {
-        const bmvpi_gemm_args g = bmvpi_conv_product(&q, what);
+    const bmvpi_conv *v = q->v;
+    if (!bmvpi_conv_is_fast(c, v)) return 0;
+    if (bmvpi_conv_is_product(v, what)) {
+        const bmvpi_gemm_args g = bmvpi_conv_product(q, what);
         bmvpi_gemm(c, &g, ws);
     } else if (bmvpi_wino_fits(c, v)) {
         bmvpi_wino j = bmvpi_wino_make(c, v, what);
-        j.call = q;
+        j.call = *q;
         bmvpi_wino_run(c, &j, ws);
     } else if (what == BMVPI_CONV_DW) {
         bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
-        j.call = q;
+        j.call = *q;
         j.ws = ws;
         j.sums = ws + j.own * bmvp_threads(c);
         bmvp_parallel(c, j.parts * j.tap_groups, bmvpi_conv_dw_task, &j);
         bmvp_parallel(c, j.size / v->co, bmvpi_conv_dw_sum_task, &j);
     } else {
         bmvpi_slide s = bmvpi_slide_make(c, v, what == BMVPI_CONV_DX);
-        s.call = q;
+        s.call = *q;
         bmvpi_slide_run(c, &s, ws);
     }
-}
-
-/* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
-   a (..., M, K), or (..., K, M) with iarg 0 = 1; b (..., K, N), or (..., N, K) with iarg 1 = 1; y (..., M, N).
-   torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
-   layout. */
-BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
-{
-    int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[2], *y;
-    char s[128], t[128];
-    int r;
-    if (!a || !b || bmvp_failed(c)) return NULL;
-    r = a->rank;
-    if (r < 2 || b->rank != r || memcmp(a->dim, b->dim, (size_t)(r - 2) * sizeof *dim) != 0 ||
-        a->dim[transpose_a ? r - 2 : r - 1] != b->dim[transpose_b ? r - 1 : r - 2])
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "matmul: %s%s and %s%s do not multiply; leading axes must be equal",
-                                        bmvpi_shape(a, s, sizeof s), transpose_a ? " transposed" : "",
-                                        bmvpi_shape(b, t, sizeof t), transpose_b ? " transposed" : "");
-    memcpy(dim, a->dim, sizeof dim);
-    dim[r - 2] = a->dim[transpose_a ? r - 1 : r - 2];
-    dim[r - 1] = b->dim[transpose_b ? r - 2 : r - 1];
-    src[0] = a;
-    src[1] = b;
-    y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
-    if (y) {
-        y->iarg[0] = transpose_a != 0;
-        y->iarg[1] = transpose_b != 0;
-    }
-    return bmvpi_run(c, y);
-}
-
-/* which 0: y; 1: gradient of a; 2: gradient of b. A stored matrix's element (i, j) lies at i rs + j cs. */
-static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
-{
-    const bmvp_tensor *a = y->src[0], *b = y->src[1];
-    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->iarg[0] ? 2 : 1)];
-    const int64_t ars = y->iarg[0] ? 1 : k, acs = y->iarg[0] ? m : 1;
-    const int64_t brs = y->iarg[1] ? 1 : n, bcs = y->iarg[1] ? k : 1;
-    bmvpi_gemm_args g;
-    if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
-    else if (which == 1 && !y->iarg[0]) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
-    else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
-    else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
-    else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
-    g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
-    g.inner = y->numel / (m * n);
-    if (g.inner > 1) {
-        g.c_bi = g.m * g.n;
-        g.a_bi = g.m * g.k;
-        g.b_bi = g.k * g.n;
-    }
-    return g;
-}
-static void bmvpi_matmul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_gemm_args g = bmvpi_matmul_args(y, 0, y->x);
-    bmvpi_gemm(c, &g, bmvpi_workspace(c));
-}
-static void bmvpi_matmul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int which, add[3];
-    float *to[3];
-    for (which = 1; which < 3; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
-    for (which = 1; which < 3; ++which) {
-        bmvpi_gemm_args g = bmvpi_matmul_args(y, which, to[which]);
-        g.accumulate = add[which];
-        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
-    }
-}
-static int64_t bmvpi_matmul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_gemm_args f = bmvpi_matmul_args(y, 0, NULL), a = bmvpi_matmul_args(y, 1, NULL);
-    const bmvpi_gemm_args b = bmvpi_matmul_args(y, 2, NULL);
-    if (!backward) return bmvpi_gemm_workspace(c, &f);
-    return bmvpi_max(bmvpi_gemm_workspace(c, &a), bmvpi_gemm_workspace(c, &b));
-}
-static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
-{
-    static const int64_t a[4][3] = { { 2, 3, 5 }, { 2, 5, 3 }, { 2, 3, 5 }, { 2, 5, 3 } };
-    static const int64_t b[4][3] = { { 2, 5, 7 }, { 2, 5, 7 }, { 2, 7, 5 }, { 2, 7, 5 } };
-    if (variant == 4) return bmvp_matmul(c, bmvp_leaf(c, 2, &a[0][1], NULL), bmvp_leaf(c, 2, &b[0][1], NULL), 0, 0);
-    if (variant > 4) return NULL;
-    return bmvp_matmul(c, bmvp_leaf(c, 3, a[variant], NULL), bmvp_leaf(c, 3, b[variant], NULL), variant & 1,
-                       variant >> 1);
-}
-
-/* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
-   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed), 1x1x1 convolution.
-   Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
-static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
-{
-    int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[4];
-    char s[128], t[128], u[128];
-    if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
-        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "linear: x %s, w %s, b %s; they must be (..., I), (I, O), (O)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
-    memcpy(dim, x->dim, sizeof dim);
-    dim[x->rank - 1] = w->dim[1];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    src[3] = residual;
-    return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
-}
-BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
-BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
-{
-    if (!residual) return NULL;
-    return bmvpi_linear_node(c, x, w, b, residual);
-}
-
-/* which 0: y; 1, 2, 3: gradient of x, w, b */
-static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float *to)
-{
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
-    bmvpi_gemm_args g;
-    if (which == 1) return bmvpi_gemm_make(rows, in, out, y->g, out, 1, w->x, 1, out, to, in);
-    if (which == 2) return bmvpi_gemm_make(in, out, rows, x->x, 1, in, y->g, out, 1, to, out);
-    if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
-    g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
-    g.bias = y->src[2] ? y->src[2]->x : NULL;
-    g.residual = y->n_src > 3 ? y->src[3]->x : NULL;
-    return g;
-}
-static void bmvpi_linear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_gemm_args g = bmvpi_linear_args(y, 0, y->x);
-    bmvpi_gemm(c, &g, bmvpi_workspace(c));
-}
-static void bmvpi_linear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int which, add[4];
-    float *to[4];
-    if (y->n_src > 3) bmvpi_grad_pass(c, y, y->src[3]);
-    for (which = 1; which < 4; ++which) to[which] = bmvpi_grad(c, y->src[which - 1], &add[which]);
-    for (which = 1; which < 4; ++which) {
-        bmvpi_gemm_args g = bmvpi_linear_args(y, which, to[which]);
-        g.accumulate = add[which];
-        if (to[which]) bmvpi_gemm(c, &g, bmvpi_workspace(c));
-    }
-}
-static int64_t bmvpi_linear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    int64_t n = 0;
-    int which;
-    for (which = backward ? 1 : 0; which < (backward ? 4 : 1); ++which) {
-        const bmvpi_gemm_args g = bmvpi_linear_args(y, which, NULL);
-        if (!backward || (y->src[which - 1] && y->src[which - 1]->wants_grad))
-            n = bmvpi_max(n, bmvpi_gemm_workspace(c, &g));
-    }
-    return n;
-}
-static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 }, y[3] = { 2, 5, 33 };
-    if (variant > 2) return NULL;
-    if (variant == 2) return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL, bmvp_leaf(c, 3, y, NULL));
-    return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
-                       variant ? NULL : bmvp_leaf(c, 1, b, NULL));
-}
-
-/* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
-   x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co), b (Co) or NULL, y (N,D',H',W',Co), D' = (D + 2 pad - kd) / stride + 1;
-   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d. iarg 0-2
-   stride, 3-5 pad, 6 groups. Backward reads x and w. */
-BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad)
-{
-    bmvp_conv_shape s;
-    s.stride[0] = s.stride[1] = s.stride[2] = stride;
-    s.pad[0] = s.pad[1] = s.pad[2] = pad;
-    s.groups = 1;
-    return s;
-}
-BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
-                                  const bmvp_conv_shape *shape)
-{
-    const int64_t most = 1 << 20; /* of stride and padding: keeps sizes far from overflow */
-    int64_t dim[5], groups = shape->groups;
-    bmvp_tensor *src[3], *y;
-    char s[128], t[128], u[128];
-    int i, fits;
-    if (!x || !w || bmvp_failed(c)) return NULL;
-    fits = x->rank == 5 && w->rank == 5 && groups >= 1 && w->dim[3] <= x->dim[4] / groups &&
-           x->dim[4] == w->dim[3] * groups && w->dim[4] % groups == 0 &&
-           (!b || (b->rank == 1 && b->dim[0] == w->dim[4]));
-    for (i = 0; i < 3; ++i) fits = fits && shape->stride[i] >= 1 && shape->pad[i] >= 0 && shape->stride[i] <= most &&
-                                   shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
-    if (!fits)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv3d: x %s, w %s, b %s, %lld groups; they must be (N,D,H,W,Ci), "
-                                        "(kd,kh,kw,Ci/groups,Co), (Co), stride at least 1, and the kernel no larger "
-                                        "than the padded volume",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u), (long long)groups);
-    dim[0] = x->dim[0];
-    for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
-    dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
-    for (i = 0; y && i < 3; ++i) {
-        y->iarg[i] = shape->stride[i];
-        y->iarg[3 + i] = shape->pad[i];
-        y->iarg[6] = groups;
-    }
-    return bmvpi_run(c, y);
-}
-
-static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    bmvpi_conv v;
-    int i;
-    v.n = x->dim[0];
-    v.ci = x->dim[4];
-    v.co = y->dim[4];
-    v.groups = y->iarg[6];
-    for (i = 0; i < 3; ++i) {
-        v.in[i] = x->dim[i + 1];
-        v.out[i] = y->dim[i + 1];
-        v.k[i] = w->dim[i];
-        v.s[i] = y->iarg[i];
-        v.p[i] = y->iarg[3 + i];
-    }
-    v.wt = w->dim[3] * v.co;
-    v.wi = v.co;
-    v.wo = 1;
-    return v;
-}
-static void bmvpi_conv3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_conv v = bmvpi_conv3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
-}
-static void bmvpi_conv3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_conv v = bmvpi_conv3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->src[0]->x, y->g, NULL, gw, 1, bmvpi_workspace(c));
-    if (gb) {
-        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.co, v.co, gb, add_b);
-        bmvpi_gemm(c, &g, bmvpi_workspace(c));
-    }
-}
-
-/* Workspace of a convolution's backward; v as the kernels see it, x and w the operands whose gradients they make. */
-static int64_t bmvpi_conv_backward_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what_x, const bmvp_tensor *y)
-{
-    const int64_t co = y->dim[4];
-    const bmvpi_gemm_args g = bmvpi_colsum_args(NULL, y->numel / co, co, NULL, 0);
-    int64_t n = y->src[2] && y->src[2]->wants_grad ? bmvpi_gemm_workspace(c, &g) : 0;
-    if (y->src[0]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, what_x));
-    if (y->src[1]->wants_grad) n = bmvpi_max(n, bmvpi_conv_workspace(c, v, BMVPI_CONV_DW));
-    return n;
-}
-static int64_t bmvpi_conv3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_conv v = bmvpi_conv3d_of(y);
-    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_DX, y);
-    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_FORWARD);
-}
-static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
-{
-    static const int64_t x[4][5] = { { 2, 3, 4, 5, 3 }, { 1, 5, 4, 7, 2 }, { 2, 4, 2, 6, 1 }, { 1, 3, 2, 3, 4 } };
-    static const int64_t w[4][5] = { { 3, 3, 3, 3, 5 }, { 3, 3, 3, 2, 3 }, { 2, 2, 2, 1, 5 }, { 1, 2, 3, 2, 6 } };
-    bmvp_conv_shape s;
-    if (variant > 3) return NULL;
-    s = bmvp_conv_same(variant == 1 || variant == 2 ? 2 : 1, variant == 2 ? 0 : 1);
-    s.groups = variant == 3 ? 2 : 1;
-    return bmvp_conv3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
-                       variant == 2 ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL), &s);
-}
-
-/* >>op conv_transpose3d: y[n, k d + a, k h + b, k w + e, o] = bias[o] + sum over i of x[n, d, h, w, i] w[i, a, b, e, o]
-   x (N,D,H,W,Ci), w (Ci,k,k,k,Co), bias (Co) or NULL, y (N,kD,kH,kW,Co). torch.nn.functional.conv_transpose3d with
-   kernel = stride = k. The order of w makes it one matrix (Ci, k^3 Co), as which decoders are composed. It is the
-   gradient of the convolution y -> x with the same kernel and is computed by those kernels. Backward reads x and w. */
-BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
-{
-    int64_t dim[5];
-    bmvp_tensor *src[3];
-    char s[128], t[128], u[128];
-    int i;
-    if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank != 5 || w->rank != 5 || w->dim[0] != x->dim[4] || w->dim[1] != w->dim[2] || w->dim[1] != w->dim[3] ||
-        (b && (b->rank != 1 || b->dim[0] != w->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv_transpose3d: x %s, w %s, b %s; they must be (N,D,H,W,Ci), "
-                                        "(Ci,k,k,k,Co), (Co)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
-    dim[0] = x->dim[0];
-    for (i = 1; i < 4; ++i) dim[i] = bmvpi_mul_size(x->dim[i], w->dim[i]);
-    dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_CONV_TRANSPOSE3D, 5, dim, 3, src));
-}
-
-static bmvpi_conv bmvpi_conv_transpose3d_of(const bmvp_tensor *y) /* the convolution from y to x */
-{
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    bmvpi_conv v;
-    int i;
-    v.n = x->dim[0];
-    v.ci = y->dim[4];
-    v.co = x->dim[4];
-    v.groups = 1;
-    for (i = 0; i < 3; ++i) {
-        v.in[i] = y->dim[i + 1];
-        v.out[i] = x->dim[i + 1];
-        v.k[i] = v.s[i] = w->dim[i + 1];
-        v.p[i] = 0;
-    }
-    v.wt = v.ci;
-    v.wi = 1;
-    v.wo = w->numel / v.co;
-    return v;
-}
-static void bmvpi_conv_transpose3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
-}
-static void bmvpi_conv_transpose3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->g, y->src[0]->x, NULL, gw, 1, bmvpi_workspace(c));
-    if (gb) {
-        const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.ci, v.ci, gb, add_b);
-        bmvpi_gemm(c, &g, bmvpi_workspace(c));
-    }
-}
-static int64_t bmvpi_conv_transpose3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    if (backward) return bmvpi_conv_backward_workspace(c, &v, BMVPI_CONV_FORWARD, y);
-    return bmvpi_conv_workspace(c, &v, BMVPI_CONV_DX);
-}
-static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
-{
-    static const int64_t x[2][5] = { { 2, 3, 1, 4, 5 }, { 1, 2, 3, 2, 3 } };
-    static const int64_t w[2][5] = { { 5, 2, 2, 2, 3 }, { 3, 3, 3, 3, 2 } };
-    if (variant > 1) return NULL;
-    return bmvp_conv_transpose3d(c, bmvp_leaf(c, 5, x[variant], NULL), bmvp_leaf(c, 5, w[variant], NULL),
-                                 variant ? NULL : bmvp_leaf(c, 1, &w[variant][4], NULL));
-}
-
-/* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
-   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. iarg 0: 1: plus x.
-   Bits do not depend on threads: weight gradients are summed task by task in order. */
-static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
-{
-    bmvp_tensor *src[3], *y;
-    char at[128], bt[128];
-    if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
-        w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "depthwise3d: x %s needs weights (k,k,k,C) with odd k (got %s) and a bias (C)",
-                                        bmvpi_shape(x, at, sizeof at), bmvpi_shape(w, bt, sizeof bt));
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
-    if (y) y->iarg[0] = residual;
-    return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
-{
-    return bmvpi_depthwise3d_node(c, x, w, b, 0);
-}
-/* 3^3, 64 channels, 48^3: saves reading y and x and writing y in forward, copying g and reading dx in backward */
-BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
-{
-    return bmvpi_depthwise3d_node(c, x, w, b, 1);
-}
-static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
-{
-    bmvpi_dw s;
-    s.n = y->dim[0];
-    s.d = y->dim[1];
-    s.h = y->dim[2];
-    s.w = y->dim[3];
-    s.c = y->dim[4];
-    s.k = (int)y->src[1]->dim[0];
-    s.residual = (int)y->iarg[0];
-    return s;
-}
-static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    bmvpi_dw_forward(c, &s, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, bmvpi_workspace(c));
-}
-static void bmvpi_depthwise3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    int add_x, add_w, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add_x), *gw = bmvpi_grad(c, y->src[1], &add_w),
-          *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_dw_dx(c, &s, y->g, y->src[1]->x, gx, add_x, bmvpi_workspace(c));
-    if (gw || gb) bmvpi_dw_weights(c, &s, y->src[0]->x, y->g, gw, add_w, gb, add_b, bmvpi_workspace(c));
-}
-static int64_t bmvpi_depthwise3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    return bmvpi_dw_workspace(c, &s, backward);
-}
-static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t x3[5] = { 1, 3, 4, 6, 17 }, x5[5] = { 2, 2, 3, 5, 3 }, w3[4] = { 3, 3, 3, 17 },
-                  w5[4] = { 5, 5, 5, 3 }, b[1] = { 17 };
-    const int64_t x1[5] = { 1, 2, 1, 3, 2 }, w1[4] = { 1, 1, 1, 2 };
-    if (variant == 0)
-        return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
-    if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
-    if (variant == 2) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL);
-    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL)) : NULL;
-}
-
-/* What batch and group norm share: statistics of each (sample, group of channels), kept in `saved` as mean then 1 /
-   sqrt(var + eps), each samples x groups. Batch norm is one sample with as many groups as channels. */
-static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
-{
-    const int64_t ch = y->dim[y->rank - 1];
-    bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
-    k.x = y->src[0]->x;
-    k.g = y->g;
-    return k;
-}
-static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
-{
-    const int64_t ch = y->dim[y->rank - 1];
-    const bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
-    return bmvpi_columns_workspace(&k) + 4 * samples * ch;
-}
-
-/* Returns the number of rows a statistic was taken over: of batch norm those of all ranks. */
-static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
-{
-    bmvpi_columns k = bmvpi_norm_columns(y, samples);
-    double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
-    const int64_t width = k.c / groups;
-    int64_t i, j;
-    bmvpi_columns_moments(c, &k, mean);
-    if (y->op == BMVP_OP_BATCHNORM && c->comm) rows = bmvpi_comm_moments(c, mean, k.c, k.rows);
-    for (i = 0; i < samples * groups; ++i) {
-        double m = 0, v = 0;
-        for (j = i * width; j < (i + 1) * width; ++j) m += mean[j] / (double)width;
-        for (j = i * width; j < (i + 1) * width; ++j) v += m2[j] + rows * (mean[j] - m) * (mean[j] - m);
-        v /= rows * (double)width;
-        y->saved[i] = (float)m;
-        y->saved[samples * groups + i] = (float)(1.0 / sqrt(v + eps));
-    }
-    return rows;
-}
-
-/* y = (x - mean) / std gamma + beta */
-static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups)
-{
-    bmvpi_columns k = bmvpi_norm_columns(y, samples);
-    const int64_t n = samples * k.c, width = k.c / groups;
-    float *mean = bmvpi_workspace(c), *slope = mean + n, *shift = slope + n;
-    int64_t i;
-    for (i = 0; i < n; ++i) {
-        mean[i] = y->saved[i / width];
-        slope[i] = y->saved[samples * groups + i / width] * (y->src[1] ? y->src[1]->x[i % k.c] : 1.0f);
-        shift[i] = y->src[2] ? y->src[2]->x[i % k.c] : 0.0f;
-    }
-    k.mean = mean;
-    k.slope = slope;
-    k.shift = shift;
-    k.y = y->x;
-    bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
-}
-
-/* The two sums of a batch norm's backward over the rows of all ranks, and their number; free them. */
-static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, double *rows)
-{
-    double *sum = (double *)bmvpi_alloc(c, (2 * ch + 1) * (int64_t)sizeof *sum);
-    if (!sum) return NULL;
-    memcpy(sum, own, (size_t)(2 * ch) * sizeof *sum);
-    sum[2 * ch] = *rows;
-    if (bmvpi_comm_sum_doubles(c, sum, 2 * ch + 1)) {
-        *rows = sum[2 * ch];
-        return sum;
-    }
-    bmvpi_free(c, sum);
-    return NULL;
-}
-
-/* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
-   sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
-   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
-   this rank's, as all gradients of parameters before they are exchanged. */
-static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
-{
-    bmvpi_columns k = bmvpi_norm_columns(y, samples);
-    const int64_t n = samples * k.c, width = k.c / groups;
-    int add_gamma, add_beta;
-    float *gx = bmvpi_grad(c, y->src[0], &k.add), *ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
-    float *gbeta = bmvpi_grad(c, y->src[2], &add_beta);
-    float *mean, *scale, *slope, *shift;
-    double *sum, *dot, *all, rows = (double)k.rows;
-    int64_t i, j;
-    if (!gx && !ggamma && !gbeta) return;
-    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
-    dot = sum + n;
-    mean = bmvpi_workspace(c) + bmvpi_columns_workspace(&k);
-    scale = mean + n;
-    slope = scale + n;
-    shift = slope + n;
-    for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
-    k.mean = mean;
-    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-    all = y->op == BMVP_OP_BATCHNORM && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
-    for (i = 0; all && i < samples * groups; ++i) {
-        const double s = (double)y->saved[samples * groups + i], m = rows * (double)width;
-        double a = 0, b = 0;
-        for (j = i * width; batch && j < (i + 1) * width; ++j) {
-            const double gamma = y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0;
-            a += gamma * all[j];
-            b += gamma * all[n + j];
-        }
-        for (j = i * width; j < (i + 1) * width; ++j) {
-            scale[j] = (float)(s * (y->src[1] ? (double)y->src[1]->x[j % k.c] : 1.0));
-            slope[j] = (float)(-s * s * s * b / m);
-            shift[j] = (float)(-s * a / m);
-            dot[j] *= s;
-        }
-    }
-    if (all != sum) bmvpi_free(c, all);
-    for (i = 0; i < k.c; ++i) {
-        double a = 0, b = 0;
-        for (j = i; j < n; j += k.c) {
-            a += dot[j];
-            b += sum[j];
-        }
-        if (ggamma) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)a;
-        if (gbeta) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)b;
-    }
-    k.scale = scale;
-    k.slope = slope;
-    k.shift = shift;
-    k.y = gx;
-    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_back_task, &k);
-}
-
-static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
-{
-    return x->rank >= 1 && v->rank == 1 && v->dim[0] == x->dim[x->rank - 1];
-}
-
-/* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
-   src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
-   batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
-   running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
-   the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
-BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
-                                     bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
-                                     double eps)
-{
-    bmvp_tensor *src[5], *y;
-    char at[128];
-    int i;
-    if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
-    src[3] = running_mean;
-    src[4] = running_var;
-    for (i = 1; i < 5; ++i)
-        if (!bmvpi_norm_fits(x, src[i]))
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                            "batchnorm: x %s needs gamma, beta and running statistics of (C)",
-                                            bmvpi_shape(x, at, sizeof at));
-    y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
-    if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
-    y->iarg[0] = training != 0;
-    y->farg[0] = momentum;
-    y->farg[1] = eps;
-    return bmvpi_run(c, y);
-}
-static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t ch = y->src[1]->numel;
-    const double momentum = y->farg[0], eps = y->farg[1];
-    float *mean = y->src[3]->x, *var = y->src[4]->x;
-    int64_t i;
-    if (y->iarg[0] && !c->recompute) {
-        const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
-        const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps), unbiased = rows / (rows > 1 ? rows - 1 : 1);
-        for (i = 0; i < ch && rows > 0; ++i) {
-            mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
-            var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
-        }
-    }
-    for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
-        y->saved[i] = mean[i];
-        y->saved[ch + i] = (float)(1.0 / sqrt((double)var[i] + eps));
-    }
-    bmvpi_norm_apply(c, y, 1, ch);
-}
-static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0]);
-}
-static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    (void)backward;
-    return bmvpi_norm_workspace(y, 1);
-}
-static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 2, 1, 3, 5 }, ch[1] = { 5 };
-    bmvp_tensor *mean, *var;
-    if (variant > 1) return NULL;
-    mean = bmvp_buffer(c, "mean", 1, ch);
-    var = bmvp_buffer(c, "var", 1, ch);
-    bmvp_fill(c, mean, 0.1f);
-    bmvp_fill(c, var, 0.5f);
-    return bmvp_batchnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), mean, var,
-                          variant == 0, 0.1, 1e-5);
-}
-
-/* >>op layernorm: y = (x - mean) / sqrt(var + eps) gamma + beta over the last axis ------------------------------------
-   src x (...,C), gamma, beta (C); farg 0 = eps; biased variance, two passes over a row in L1. torch LayerNorm. saved:
-   mean and 1 / std of each row. Backward reads x, gamma: with h = gamma g, t = (x - mean) s: dx = s (h - mean(h) - t
-   mean(h t)). */
-BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
-{
-    bmvp_tensor *src[3], *y;
-    char at[128];
-    if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
-    if (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "layernorm: x %s needs gamma and beta of its last axis",
-                                        bmvpi_shape(x, at, sizeof at));
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
-    y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
-    if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
-    y->farg[0] = eps;
-    return bmvpi_run(c, y);
-}
-BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
-        const float mean = (float)(bmvpi_reduce_sum(x, m->c) / (double)m->c);
-        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->s));
-        float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[2 * r] = mean;
-        m->z[2 * r + 1] = s;
-        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->b[i] + m->e[i];
-    }
-}
-static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t ch = y->src[1]->numel;
-    bmvpi_map m = bmvpi_map_make(c, y->numel / ch, ch);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.e = y->src[2]->x;
-    m.s = (float)y->farg[0];
-    m.y = y->x;
-    m.z = y->saved;
-    bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
-}
-/* dx of a chunk of rows (y, when wanted) and its sums of g and g t. scale: saved; slope: gamma */
-BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_columns *k = (const bmvpi_columns *)arg;
-    const int64_t c = k->c;
-    int64_t sample, n, r, i;
-    const int64_t first = bmvpi_columns_range(k, task, &sample, &n);
-    float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
-    (void)worker;
-    memset(sum, 0, (size_t)(2 * c) * sizeof(float));
-    for (r = first; r < first + n; ++r) {
-        const float *x = k->x + r * c, *g = k->g + r * c, *gamma = k->slope;
-        const float mean = k->scale[2 * r], s = k->scale[2 * r + 1];
-        float *BMVP_RESTRICT y = k->y + r * c;
-        for (i = 0; i < c; ++i) {
-            sum[i] += g[i];
-            dot[i] += g[i] * ((x[i] - mean) * s);
-        }
-        if (k->y) {
-            const float a = (float)(bmvpi_reduce_dot(g, gamma, c) / (double)c);
-            const float b = (float)(bmvpi_reduce_centred(g, gamma, x, mean, c) / (double)c) * s;
-            if (k->add) for (i = 0; i < c; ++i) y[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
-            else for (i = 0; i < c; ++i) y[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
-        }
-    }
-}
-static void bmvpi_layernorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_columns k = bmvpi_norm_columns(y, 1);
-    int add_gamma, add_beta;
-    float *ggamma, *gbeta;
-    double *sum;
-    int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
-    gbeta = bmvpi_grad(c, y->src[2], &add_beta);
-    if (!k.y && !ggamma && !gbeta) return;
-    k.scale = y->saved;
-    k.slope = y->src[1]->x;
-    sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
-    bmvpi_columns_sums(c, &k, bmvpi_layernorm_back_task, sum);
-    for (i = 0; ggamma && i < k.c; ++i) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)sum[k.c + i];
-    for (i = 0; gbeta && i < k.c; ++i) gbeta[i] = (add_beta ? gbeta[i] : 0.0f) + (float)sum[i];
-}
-static int64_t bmvpi_layernorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    return backward ? bmvpi_norm_workspace(y, 1) : 0;
-}
-static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3] = { 2, 3, 7 }, ch[1] = { 7 }, wide[2] = { 3, 37 }, wch[1] = { 37 };
-    if (variant == 0)
-        return bmvp_layernorm(c, bmvp_leaf(c, 3, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL), 1e-6);
-    return variant == 1 ? bmvp_layernorm(c, bmvp_leaf(c, 2, wide, NULL), bmvp_leaf(c, 1, wch, NULL),
-                                         bmvp_leaf(c, 1, wch, NULL), 1e-5)
-                        : NULL;
-}
-
-/* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
-   src x (N,...,C), gamma, beta (C) or both absent; iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C
-   is instance norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
-BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
-                                     double eps)
-{
-    bmvp_tensor *src[3], *y;
-    char at[128];
-    if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
-        x->dim[x->rank - 1] % groups)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "groupnorm: x %s needs gamma and beta of (C), or neither, and C divisible by %d groups",
-                                        bmvpi_shape(x, at, sizeof at), groups);
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
-    y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
-    if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
-    y->iarg[0] = groups;
-    y->farg[0] = eps;
-    return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
-{
-    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps) : NULL;
-}
-static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
-    bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
-}
-static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1);
-}
-static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    (void)backward;
-    return bmvpi_norm_workspace(y, y->dim[0]);
-}
-static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 2, 3, 1, 6 }, ch[1] = { 6 };
-    const int groups[3] = { 2, 6, 1 };
-    if (variant > 3) return NULL;
-    if (variant == 3) return bmvp_instancenorm(c, bmvp_leaf(c, 5, d, NULL), 1e-5);
-    return bmvp_groupnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
-                          groups[variant], 1e-5);
-}
-
-/* >>op gelu: y = x Phi(x), Phi the normal distribution (exact erf form) -----------------------------------------------
-   Backward reads x: dx = g (Phi(x) + x phi(x)). torch gelu. Within 1e-6 of double precision. */
-static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
-{
-    return x && !bmvp_failed(c) ? bmvpi_node(c, op, x->rank, x->dim, 1, &x) : NULL;
-}
-BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x)
-{
-    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_GELU, x));
-}
-static void bmvpi_gelu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    BMVPI_CHOOSE(m->ctx, bmvpi_gelu)(hi - lo, m->a + lo, m->y + lo);
-}
-static void bmvpi_gelu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_gelu_range);
-}
-static void bmvpi_gelu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    BMVPI_CHOOSE(m->ctx, bmvpi_gelu_back)(hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add);
-}
-static void bmvpi_gelu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
-}
-#define bmvpi_gelu_cpu_workspace NULL
-static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3] = { 2, 3, 7 };
-    return variant == 0 ? bmvp_gelu(c, bmvp_leaf(c, 3, d, NULL)) : NULL;
-}
-
-/* >>op relu: y = x > 0 ? x : slope x, slope >= 0 (0: ReLU, else leaky ReLU) -------------------------------------------
-   farg 0 = slope. Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
-   leaky_relu. */
-BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
-{
-    bmvp_tensor *y;
-    if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
-    y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
-    if (y) y->farg[0] = slope;
-    return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky_relu(c, x, 0); }
-BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    if (m->s == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? m->s * m->a[i] : m->a[i];
-}
-static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.y = y->x;
-    m.s = (float)y->farg[0];
-    bmvpi_map_run(c, &m, bmvpi_relu_range);
-}
-BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
-}
-static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.s = (float)y->farg[0];
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
-}
-#define bmvpi_relu_cpu_workspace NULL
-static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 5 };
-    return variant < 2 ? bmvp_leaky_relu(c, bmvp_leaf(c, 2, d, NULL), variant * 0.1) : NULL;
-}
-
-/* >>op sigmoid: y = 1 / (1 + exp(-x)) -----------------------------------------------------------------------------------
-   Backward reads y: dx = g y (1 - y). torch sigmoid. */
-BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
-{
-    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SIGMOID, x));
-}
-static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->a[i]));
-}
-static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_sigmoid_range);
-}
-BMVPI_HOT static void bmvpi_sigmoid_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->b[i] * m->a[i] * (1.0f - m->a[i]);
-}
-static void bmvpi_sigmoid_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
-}
-#define bmvpi_sigmoid_cpu_workspace NULL
-static bmvp_tensor *bmvpi_sigmoid_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 5 };
-    return variant == 0 ? bmvp_sigmoid(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
-}
-
-/* >>op softmax: y = exp(x - max) / sum over the last axis -------------------------------------------------------------
-   Backward reads y: dx = y (g - sum(g y)). torch softmax(dim = -1). */
-BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x)
-{
-    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SOFTMAX, x));
-}
-static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r;
-    for (r = lo; r < hi; ++r) BMVPI_CHOOSE(m->ctx, bmvpi_softmax_row)(m->c, m->a + r * m->c, m->y + r * m->c);
-}
-static int64_t bmvpi_last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
-static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t n = bmvpi_last_dim(y);
-    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_softmax_rows);
-}
-BMVPI_HOT static void bmvpi_softmax_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
-        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += y[i] * (g[i] - dot);
-        else for (i = 0; i < m->c; ++i) dx[i] = y[i] * (g[i] - dot);
-    }
-}
-static void bmvpi_softmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t n = bmvpi_last_dim(y);
-    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
-}
-#define bmvpi_softmax_cpu_workspace NULL
-static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 5 }, wide[2] = { 2, 37 };
-    return variant == 0   ? bmvp_softmax(c, bmvp_leaf(c, 2, d, NULL))
-           : variant == 1 ? bmvp_softmax(c, bmvp_leaf(c, 2, wide, NULL))
-                          : NULL;
-}
-
-/* >>op l2_normalize: y = x / max(|x|, eps) over the last axis ---------------------------------------------------------
-   farg 0 = eps. saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
-   sum(g y)) / |x|, or g / eps. torch functional.normalize. */
-BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
-{
-    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_L2_NORMALIZE, x);
-    if (!bmvpi_save(c, y, y ? y->numel / bmvpi_last_dim(y) : 0)) return NULL;
-    y->farg[0] = eps;
-    return bmvpi_run(c, y);
-}
-BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
-        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->s;
-        const float s = (float)(1.0 / (norm < eps ? eps : norm));
-        float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[r] = norm < eps ? -s : s;
-        for (i = 0; i < m->c; ++i) y[i] = x[i] * s;
-    }
-}
-static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t n = bmvpi_last_dim(y);
-    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
-    m.y = y->x;
-    m.z = y->saved;
-    bmvpi_map_run(c, &m, bmvpi_l2_rows);
-}
-BMVPI_HOT static void bmvpi_l2_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, s = m->e[r] < 0.0f ? -m->e[r] : m->e[r];
-        const float dot = m->e[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
-        if (m->add) for (i = 0; i < m->c; ++i) dx[i] += (g[i] - y[i] * dot) * s;
-        else for (i = 0; i < m->c; ++i) dx[i] = (g[i] - y[i] * dot) * s;
-    }
-}
-static void bmvpi_l2_normalize_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t n = bmvpi_last_dim(y);
-    bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.e = y->saved;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
-}
-#define bmvpi_l2_normalize_cpu_workspace NULL
-static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 5 }, wide[3] = { 2, 1, 37 };
-    if (variant == 0) return bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 1e-12);
-    if (variant == 1) return bmvp_l2_normalize(c, bmvp_leaf(c, 3, wide, NULL), 1e-12);
-    return variant == 2 ? bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 100.0) : NULL; /* all rows below eps */
-}
-
-/* >>op upsample_nearest: y[n, d, h, w, c] = x[n, d / f, h / f, w / f, c] ----------------------------------------------
-   iarg 0 = f. Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
-BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor)
-{
-    int64_t d[5];
-    bmvp_tensor *y;
-    char at[128];
-    int i;
-    if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_nearest: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
-    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
-    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
-    if (y) y->iarg[0] = factor;
-    return bmvpi_run(c, y);
-}
-static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
-    int64_t xs[5], dim[8], from[8], to[8];
-    int i, k = 0;
-    bmvpi_strides(5, x->dim, xs);
-    for (i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
-        dim[k] = x->dim[i];
-        from[k++] = xs[i];
-        if (i < 1 || i > 3) continue;
-        dim[k] = f;
-        from[k++] = 0;
-    }
-    bmvpi_strides(8, dim, to);
-    bmvpi_strided_copy(c, 8, dim, x->x, from, y->x, to, 0);
-}
-static void bmvpi_upsample_nearest_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
-    int64_t xs[5], ys[5], from[5], i;
-    int add;
-    float *gx = bmvpi_grad(c, y->src[0], &add);
-    if (!gx) return;
-    bmvpi_strides(5, x->dim, xs);
-    bmvpi_strides(5, y->dim, ys);
-    for (i = 0; i < 5; ++i) from[i] = i >= 1 && i <= 3 ? ys[i] * f : ys[i];
-    for (i = 0; i < f * f * f; ++i)
-        bmvpi_strided_copy(c, 5, x->dim, y->g + i / (f * f) * ys[1] + i / f % f * ys[2] + i % f * ys[3], from, gx, xs,
-                           add || i > 0);
-}
-#define bmvpi_upsample_nearest_cpu_workspace NULL
-static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 1, 2, 3, 3 };
-    return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
-}
-
-/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
-   iarg 0 = factor, 1 = align_corners. One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
-   with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
-   the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
-BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners)
-{
-    int64_t d[5];
-    bmvp_tensor *y;
-    char at[128];
-    int i;
-    if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_trilinear: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
-    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
-    y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
-    if (!y) return NULL;
-    y->iarg[0] = factor;
-    y->iarg[1] = align_corners != 0;
-    return bmvpi_run(c, y);
-}
-
-typedef struct bmvpi_stretch { /* one axis: (outer, n, inner) <-> (outer, n f, inner) */
-    const float *from;
-    float *to;
-    int64_t n, f, inner, rows, grain; /* rows of `to` */
-    int corners, add;
-} bmvpi_stretch;
-
-/* Place j of the longer axis lies between i and i + 1 (or at the last i); returns the weight of the latter. */
-static double bmvpi_stretch_place(const bmvpi_stretch *k, int64_t j, int64_t *i)
-{
-    const int64_t m = k->n * k->f;
-    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)k->f - 0.5;
-    if (at < 0) at = 0;
-    *i = bmvpi_min((int64_t)at, k->n - 1);
-    return at - (double)*i;
-}
-BMVPI_HOT static void bmvpi_stretch_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
-    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
-    int64_t row, i, v;
-    (void)worker;
-    for (row = task * k->grain; row < end; ++row) {
-        const float w = (float)bmvpi_stretch_place(k, row % m, &i);
-        const float *a = k->from + (row / m * k->n + i) * k->inner, *b = i + 1 < k->n ? a + k->inner : a;
-        float *BMVP_RESTRICT y = k->to + row * k->inner;
-        for (v = 0; v < k->inner; ++v) y[v] = (1.0f - w) * a[v] + w * b[v];
-    }
-}
-/* The outputs that read input i are the places from just above i - 1 to just below i + 1. */
-BMVPI_HOT static void bmvpi_stretch_back_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_stretch *k = (const bmvpi_stretch *)arg;
-    const int64_t m = k->n * k->f, end = bmvpi_min(k->rows, (task + 1) * k->grain);
-    int64_t row, j, at, v;
-    (void)worker;
-    for (row = task * k->grain; row < end; ++row) {
-        const int64_t i = row % k->n;
-        float *BMVP_RESTRICT y = k->to + row * k->inner;
-        if (!k->add) for (v = 0; v < k->inner; ++v) y[v] = 0;
-        for (j = bmvpi_max(0, (i - 1) * k->f - k->f); j < bmvpi_min(m, (i + 2) * k->f + k->f); ++j) {
-            const double w = bmvpi_stretch_place(k, j, &at);
-            double share = at == i ? 1.0 - w : at + 1 == i ? w : 0.0;
-            const float *g = k->from + (row / k->n * m + j) * k->inner;
-            if (at == i && i == k->n - 1) share = 1.0; /* both neighbours are the last */
-            if (share == 0.0) continue;
-            for (v = 0; v < k->inner; ++v) y[v] += (float)share * g[v];
-        }
-    }
-}
-/* Axis `axis` (1, 2, 3) of the chain: axes before it are long already, those after it are not. */
-static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward, int add)
-{
-    const bmvp_tensor *x = y->src[0];
-    int64_t outer = x->dim[0];
-    bmvpi_stretch k;
-    int i;
-    k.f = y->iarg[0];
-    k.corners = (int)y->iarg[1];
-    k.n = x->dim[axis];
-    k.inner = x->dim[4];
-    for (i = 1; i < axis; ++i) outer *= y->dim[i];
-    for (i = axis + 1; i < 4; ++i) k.inner *= x->dim[i];
-    k.rows = outer * (backward ? k.n : k.n * k.f);
-    k.grain = bmvpi_max(1, BMVPI_GRAIN / k.inner);
-    k.from = from;
-    k.to = to;
-    k.add = add;
-    bmvp_parallel(c, bmvpi_ceil_div(k.rows, k.grain), backward ? bmvpi_stretch_back_task : bmvpi_stretch_task, &k);
-}
-static void bmvpi_upsample_trilinear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    float *d = bmvpi_workspace(c), *h = d + x->numel * y->iarg[0];
-    bmvpi_stretch_run(c, y, 1, x->x, d, 0, 0);
-    bmvpi_stretch_run(c, y, 2, d, h, 0, 0);
-    bmvpi_stretch_run(c, y, 3, h, y->x, 0, 0);
-}
-static void bmvpi_upsample_trilinear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    int add;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *d, *h;
-    if (!gx) return;
-    d = bmvpi_workspace(c), h = d + x->numel * y->iarg[0];
-    bmvpi_stretch_run(c, y, 3, y->g, h, 1, 0);
-    bmvpi_stretch_run(c, y, 2, h, d, 1, 0);
-    bmvpi_stretch_run(c, y, 1, d, gx, 1, add);
-}
-static int64_t bmvpi_upsample_trilinear_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    (void)backward;
-    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
-}
-static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 1, 2, 3, 3 };
-    return variant < 4 ? bmvp_upsample_trilinear(c, bmvp_leaf(c, 5, d, NULL), 2 + variant / 2, variant % 2) : NULL;
-}
-
-/* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
-   iarg 0 = b. (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
-   its inverse. */
-BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block)
-{
-    int64_t d[5], i;
-    bmvp_tensor *y;
-    char at[128];
-    if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "space_to_depth: %s must be (N,D,H,W,C) with D, H, W divisible by %d",
-                                        bmvpi_shape(x, at, sizeof at), block);
-    for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
-    d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
-    y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
-    if (y) y->iarg[0] = block;
-    return bmvpi_run(c, y);
-}
-/* The axes of y as (N, D/b, H/b, W/b, z, y, x, C), and x's and y's strides along them */
-static void bmvpi_space_to_depth_axes(const bmvp_tensor *y, int64_t dim[8], int64_t from[8], int64_t to[8])
-{
-    const bmvp_tensor *x = y->src[0];
-    const int64_t b = y->iarg[0];
-    int64_t xs[5];
-    int i;
-    bmvpi_strides(5, x->dim, xs);
-    for (i = 0; i < 4; ++i) {
-        dim[i] = y->dim[i];
-        from[i] = i ? xs[i] * b : xs[i];
-        dim[i + 4] = i < 3 ? b : x->dim[4];
-        from[i + 4] = xs[i + 1];
-    }
-    bmvpi_strides(8, dim, to);
-}
-static void bmvpi_space_to_depth_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t dim[8], from[8], to[8];
-    bmvpi_space_to_depth_axes(y, dim, from, to);
-    bmvpi_strided_copy(c, 8, dim, y->src[0]->x, from, y->x, to, 0);
-}
-static void bmvpi_space_to_depth_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t dim[8], from[8], to[8];
-    int add;
-    float *gx = bmvpi_grad(c, y->src[0], &add);
-    if (!gx) return;
-    bmvpi_space_to_depth_axes(y, dim, from, to);
-    bmvpi_strided_copy(c, 8, dim, y->g, to, gx, from, add);
-}
-#define bmvpi_space_to_depth_cpu_workspace NULL
-static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 2, 4, 6, 3 };
-    return variant == 0 ? bmvp_space_to_depth(c, bmvp_leaf(c, 5, d, NULL), 2) : NULL;
-}
-
-/* >>op permute: y axis i is x axis axes[i] ----------------------------------------------------------------------------
-   iarg i = axes[i]. Backward is the inverse permutation. torch permute (copied). */
-BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
-{
-    int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128];
-    unsigned seen = 0;
-    int i;
-    if (!x || bmvp_failed(c)) return NULL;
-    for (i = 0; i < x->rank; ++i) {
-        if (axes[i] < 0 || axes[i] >= x->rank || (seen >> axes[i] & 1u))
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "permute: the axes of %s must each be named once",
-                                            bmvpi_shape(x, at, sizeof at));
-        seen |= 1u << axes[i];
-        d[i] = x->dim[axes[i]];
-    }
-    y = bmvpi_node(c, BMVP_OP_PERMUTE, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = axes[i];
-    return bmvpi_run(c, y);
-}
-static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
-{
-    int64_t xs[BMVP_MAX_DIMS];
-    int i;
-    bmvpi_strides(y->rank, y->src[0]->dim, xs);
-    bmvpi_strides(y->rank, y->dim, to);
-    for (i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
-}
-static void bmvpi_permute_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
-    bmvpi_permute_axes(y, from, to);
-    bmvpi_strided_copy(c, y->rank, y->dim, y->src[0]->x, from, y->x, to, 0);
-}
-static void bmvpi_permute_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t from[BMVP_MAX_DIMS], to[BMVP_MAX_DIMS];
-    int add;
-    float *gx = bmvpi_grad(c, y->src[0], &add);
-    if (!gx) return;
-    bmvpi_permute_axes(y, from, to);
-    bmvpi_strided_copy(c, y->rank, y->dim, y->g, to, gx, from, add);
-}
-#define bmvpi_permute_cpu_workspace NULL
-static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[4] = { 2, 3, 4, 5 };
-    const int axes[3][4] = { { 0, 2, 1, 3 }, { 3, 1, 0, 2 }, { 0, 1, 2, 3 } };
-    return variant < 3 ? bmvp_permute(c, bmvp_leaf(c, 4, d, NULL), axes[variant]) : NULL;
-}
-
-/* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------
-   iarg 0 = axis, 1 = start. Backward adds into that part. torch narrow (copied). */
-BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length)
-{
-    int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128];
-    if (!x || bmvp_failed(c)) return NULL;
-    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
-        length > x->dim[axis] - start)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "slice: %lld from %lld along axis %d does not lie in %s",
-                                        (long long)length, (long long)start, axis, bmvpi_shape(x, at, sizeof at));
-    memcpy(d, x->dim, sizeof d);
-    d[axis] = length;
-    y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
-    if (y) {
-        y->iarg[0] = axis;
-        y->iarg[1] = start;
-    }
-    return bmvpi_run(c, y);
-}
-/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
-static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
-                         int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
-}
-static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
-                          int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
-}
-/* Elements before place `start` of one axis */
-static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
-{
-    int64_t s[BMVP_MAX_DIMS];
-    bmvpi_strides(t->rank, t->dim, s);
-    return s[axis] * start;
-}
-static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->iarg[0], y->iarg[1]), 0);
-}
-static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    float *gx = bmvpi_grad_add(c, y->src[0]);
-    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1);
-}
-#define bmvpi_slice_cpu_workspace NULL
-static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3] = { 3, 4, 5 };
-    return variant < 3 ? bmvp_slice(c, bmvp_leaf(c, 3, d, NULL), variant, 1, 2) : NULL;
-}
-
-/* >>op pad: zeros around x --------------------------------------------------------------------------------------------
-   iarg i = zeros before axis i. Backward cuts x's part out of g. torch pad(mode = constant). */
-BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high)
-{
-    const int64_t most = INT64_MAX / 8;
-    int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128];
-    int i;
-    if (!x || bmvp_failed(c)) return NULL;
-    for (i = 0; i < x->rank; ++i) {
-        if (low[i] < 0 || high[i] < 0 || low[i] > most || high[i] > most)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "pad: the numbers of zeros around %s must not be negative",
-                                            bmvpi_shape(x, at, sizeof at));
-        d[i] = x->dim[i] + low[i] + high[i];
-    }
-    y = bmvpi_node(c, BMVP_OP_PAD, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = low[i];
-    return bmvpi_run(c, y);
-}
-static int64_t bmvpi_pad_shift(const bmvp_tensor *y)
-{
-    int64_t s = 0;
-    int i;
-    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->iarg[i]);
-    return s;
-}
-static void bmvpi_pad_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    memset(y->x, 0, (size_t)y->numel * sizeof(float));
-    bmvpi_box_in(c, y, y->src[0], y->src[0]->x, y->x, bmvpi_pad_shift(y), 0);
-}
-static void bmvpi_pad_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int add;
-    float *gx = bmvpi_grad(c, y->src[0], &add);
-    if (gx) bmvpi_box_out(c, y, y->src[0], y->g, gx, bmvpi_pad_shift(y), add);
-}
-#define bmvpi_pad_cpu_workspace NULL
-static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3] = { 2, 3, 4 }, low[3] = { 1, 0, 2 }, high[3] = { 0, 3, 1 };
-    return variant == 0 ? bmvp_pad(c, bmvp_leaf(c, 3, d, NULL), low, high) : NULL;
-}
-
-/* >>op concat: tensors one after the other along an axis --------------------------------------------------------------
-   iarg 0 = axis. Backward cuts g into the parts. torch cat. */
-BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
-{
-    int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128], bt[128];
-    int i, k, fits;
-    if (bmvp_failed(c)) return NULL;
-    if (n < 1 || n > BMVP_MAX_SRC)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: takes 1 to %d tensors", BMVP_MAX_SRC);
-    for (i = 0; i < n; ++i) if (!x[i]) return NULL;
-    if (axis < 0 || axis >= x[0]->rank)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "concat: %s has no axis %d", bmvpi_shape(x[0], at, sizeof at),
-                                        axis);
-    memcpy(d, x[0]->dim, sizeof d);
-    for (i = 1; i < n; ++i) {
-        fits = x[i]->rank == x[0]->rank && x[i]->dim[axis] <= INT64_MAX - d[axis];
-        for (k = 0; fits && k < x[0]->rank; ++k) fits = k == axis || x[i]->dim[k] == d[k];
-        if (!fits)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "concat: %s and %s differ in another axis than %d",
-                                            bmvpi_shape(x[0], at, sizeof at), bmvpi_shape(x[i], bt, sizeof bt), axis);
-        d[axis] += x[i]->dim[axis];
-    }
-    y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
-    if (y) y->iarg[0] = axis;
-    return bmvpi_run(c, y);
-}
-static void bmvpi_concat_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t start = 0;
-    int i;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->iarg[0], start), 0);
-}
-static void bmvpi_concat_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int64_t start = 0;
-    int i, add;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
-        float *g = bmvpi_grad(c, y->src[i], &add);
-        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->iarg[0], start), add);
-    }
-}
-#define bmvpi_concat_cpu_workspace NULL
-static bmvp_tensor *bmvpi_concat_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t a[3] = { 2, 3, 4 };
-    int64_t b[3] = { 2, 3, 4 };
-    bmvp_tensor *x[3];
-    if (variant > 2) return NULL;
-    b[variant] = 1;
-    x[0] = bmvp_leaf(c, 3, a, NULL);
-    x[1] = bmvp_leaf(c, 3, b, NULL);
-    x[2] = x[0];
-    return bmvp_concat(c, 3, x, variant);
-}
-
-/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   iarg 0 = 0, 1, 2 for these. Backward reads nothing; db is g, its column sums, or its sum. */
-enum { BMVPI_SAME, BMVPI_CHANNELS, BMVPI_NUMBER };
-static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
-{
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
-    int mode;
-    if (!a || !b || bmvp_failed(c)) return NULL;
-    mode = bmvpi_same_shape(a, b) ? BMVPI_SAME : b->numel == 1 ? BMVPI_NUMBER : BMVPI_CHANNELS;
-    if (mode == BMVPI_CHANNELS && !bmvpi_norm_fits(a, b))
-        return (bmvp_tensor *)bmvp_fail(
-            c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
-            bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
-    src[0] = a;
-    src[1] = b;
-    y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
-    if (y) y->iarg[0] = mode;
-    return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
-}
-
-/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
-BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->s;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
-    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
-}
-/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
-static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
-{
-    const int64_t row = y->iarg[0] == BMVPI_CHANNELS ? b->numel : 1;
-    bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
-    m.a = a;
-    m.b = y->iarg[0] == BMVPI_NUMBER ? NULL : b->x;
-    m.s = b->x[0];
-    return m;
-}
-static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_add_range);
-}
-static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    return bmvpi_reduce_sum(m->a + lo, hi - lo);
-}
-static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    return bmvpi_reduce_dot(m->a + lo, m->b + lo, hi - lo);
-}
-
-/* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
-static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
-{
-    if (y->iarg[0] == BMVPI_NUMBER) {
-        bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-        m.a = y->g;
-        m.b = by;
-        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
-    } else {
-        bmvpi_columns k = bmvpi_norm_columns(y, 1);
-        double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
-        int64_t i;
-        k.x = by;
-        bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-        for (i = 0; i < k.c; ++i) gb[i] = (add ? gb[i] : 0.0f) + (float)sum[by ? k.c + i : i];
-    }
-}
-static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
-{
-    return backward && y->iarg[0] == BMVPI_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
-}
-static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int add;
-    float *gb;
-    if (y->iarg[0] == BMVPI_SAME) {
-        bmvpi_grad_pass(c, y, y->src[0]);
-        bmvpi_grad_pass(c, y, y->src[1]);
-        return;
-    }
-    gb = bmvpi_grad(c, y->src[1], &add);
-    if (gb) bmvpi_broadcast_grad(c, y, NULL, gb, add);
-    bmvpi_grad_pass(c, y, y->src[0]);
-}
-static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    return bmvpi_broadcast_workspace(y, backward);
-}
-/* a with a tensor, a channel vector, a number, itself */
-static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
-{
-    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
-    bmvp_tensor *a;
-    if (variant > 3) return NULL;
-    a = bmvp_leaf(c, 3, d, NULL);
-    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
-                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
-}
-static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_ADD, variant); }
-
-/* >>op mul: y = a b, b as in add --------------------------------------------------------------------------------------
-   Backward reads a and b: da = g b, db = sum of g a over what b was spread over. */
-BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    return bmvpi_binary(c, BMVP_OP_MUL, a, b);
-}
-BMVPI_HOT static void bmvpi_mul_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    const float *a = m->a, *b = m->b;
-    float *y = m->y;
-    int64_t r, i;
-    if (!b) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * m->s;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * b[i];
-    else
-        for (r = lo; r < hi; ++r)
-            for (i = 0; i < m->c; ++i) y[r * m->c + i] = (m->add ? y[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
-}
-static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_mul_range);
-}
-static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int add_a, add_b;
-    float *ga = bmvpi_grad(c, y->src[0], &add_a),
-          *gb = bmvpi_grad(c, y->src[1], &add_b); /* the same buffer for a times a: a's first */
-    bmvpi_map m;
-    if (ga) {
-        m = bmvpi_binary_map(c, y, y->g, y->src[1]);
-        m.y = ga;
-        m.add = add_a;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
-    }
-    if (gb && y->iarg[0] == BMVPI_SAME) {
-        m = bmvpi_binary_map(c, y, y->g, y->src[0]);
-        m.y = gb;
-        m.add = add_b;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
-    } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
-}
-static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    (void)c;
-    return bmvpi_broadcast_workspace(y, backward);
-}
-static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
-
-/* >>op scale: y = factor x + offset; farg 0, 1 --------------------------------------------------------------------- */
-BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
-{
-    bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_SCALE, x);
-    if (y) {
-        y->farg[0] = factor;
-        y->farg[1] = offset;
-    }
-    return bmvpi_run(c, y);
-}
-BMVPI_HOT static void bmvpi_scale_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] * m->s + m->t;
-}
-static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
-    m.t = (float)y->farg[1];
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_scale_range);
-}
-static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->g;
-    m.s = (float)y->farg[0];
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
-}
-#define bmvpi_scale_cpu_workspace NULL
-static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 5 };
-    return variant == 0 ? bmvp_scale(c, bmvp_leaf(c, 2, d, NULL), -1.5, 0.25) : NULL;
-}
-
-/* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
-static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
-{
-    const int64_t one[1] = { 1 };
-    bmvp_tensor *src[2];
-    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
-    src[0] = a;
-    src[1] = b;
-    return bmvpi_node(c, op, 1, one, n, src);
-}
-BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
-{
-    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_SUM, 1, x, NULL));
-}
-static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
-}
-BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->s;
-    else for (i = lo; i < hi; ++i) m->y[i] = m->s;
-}
-/* dx (+)= g times factor, everywhere */
-static void bmvpi_spread(bmvp_ctx *c, const bmvp_tensor *y, double factor)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] * factor);
-    bmvpi_map_run(c, &m, bmvpi_spread_range);
-}
-static void bmvpi_sum_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0); }
-#define bmvpi_sum_cpu_workspace NULL
-static bmvp_tensor *bmvpi_sum_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 7 };
-    return variant == 0 ? bmvp_sum(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
-}
-
-/* >>op mean: one number, the mean of all elements ------------------------------------------------------------------ */
-BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x)
-{
-    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MEAN, 1, x, NULL));
-}
-static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
-}
-static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
-#define bmvpi_mean_cpu_workspace NULL
-static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 7 };
-    return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
-}
-
-/* >>op global_pool: y[n, c] = mean of x[n, ..., c] -----------------------------------------------------------------------
-   Backward: dx = g / M everywhere, M the number of places. torch mean over the spatial axes. */
-BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
-{
-    int64_t d[2];
-    char at[128];
-    if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 3)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "global_pool: needs (N, ..., C) with axes between, got %s",
-                                        bmvpi_shape(x, at, sizeof at));
-    d[0] = x->dim[0], d[1] = x->dim[x->rank - 1];
-    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GLOBAL_POOL, 2, d, 1, &x));
-}
-static bmvpi_columns bmvpi_global_pool_columns(const bmvp_tensor *y)
-{
-    return bmvpi_columns_make(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]);
-}
-static void bmvpi_global_pool_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_columns k = bmvpi_global_pool_columns(y);
-    double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
-    int64_t i;
-    k.g = y->src[0]->x;
-    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-    for (i = 0; i < y->numel; ++i) y->x[i] = (float)(sum[i] / (double)k.rows);
-}
-BMVPI_HOT static void bmvpi_columns_spread_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_columns *k = (const bmvpi_columns *)arg;
-    int64_t sample, n, r, i;
-    float *BMVP_RESTRICT y = k->y + bmvpi_columns_range(k, task, &sample, &n) * k->c;
-    const float *g = k->g + sample * k->c, share = 1.0f / (float)k->rows;
-    (void)worker;
-    for (r = 0; r < n; ++r, y += k->c)
-        for (i = 0; i < k->c; ++i) y[i] = (k->add ? y[i] : 0.0f) + g[i] * share;
-}
-static void bmvpi_global_pool_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_columns k = bmvpi_global_pool_columns(y);
-    k.g = y->g;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (k.y) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
-}
-static int64_t bmvpi_global_pool_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_columns k = bmvpi_global_pool_columns(y);
-    (void)c;
-    return backward ? 0 : bmvpi_columns_workspace(&k);
-}
-static bmvp_tensor *bmvpi_global_pool_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 1, 2, 3, 5 };
-    return variant == 0 ? bmvp_global_pool(c, bmvp_leaf(c, 5, d, NULL)) : NULL;
-}
-
-/* >>op mse: one number, the mean of (a - b)^2 over all elements -------------------------------------------------------
-   Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
-BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    char at[128], bt[128];
-    if (a && b && !bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "mse: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
-    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MSE, 2, a, b));
-}
-static double bmvpi_dist_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    return bmvpi_reduce_dist(m->a + lo, m->b + lo, hi - lo);
-}
-static void bmvpi_mse_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_dist_range) / (double)m.n);
-}
-BMVPI_HOT static void bmvpi_mse_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (m->a[i] - m->b[i]);
-}
-static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    int i;
-    for (i = 0; i < 2; ++i) {
-        m.a = y->src[i]->x;
-        m.b = y->src[1 - i]->x;
-        m.y = bmvpi_grad(c, y->src[i], &m.add);
-        if (!m.y) continue;
-        m.s = (float)(2.0 * (double)y->g[0] / (double)m.n);
-        bmvpi_map_run(c, &m, bmvpi_mse_back_range);
-    }
-}
-#define bmvpi_mse_cpu_workspace NULL
-static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 7 };
-    return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
-}
-
-/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) --------------------------------------------
-   which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
-   both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
-BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
-{
-    char at[128], bt[128];
-    if (logits && target && !bmvpi_same_shape(logits, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "bce_logits: logits %s and target %s differ", bmvpi_shape(logits, at, sizeof at),
-                                        bmvpi_shape(target, bt, sizeof bt));
-    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_BCE_LOGITS, 2, logits, target));
-}
-static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    double sum = 0;
-    int64_t i;
-    for (i = lo; i < hi; ++i) {
-        const float x = m->a[i];
-        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->b[i] + log1pf(expf(-fabsf(x))));
-    }
-    return sum;
-}
-static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_bce_range) / (double)m.n);
-}
-static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (1.0f / (1.0f + expf(-m->a[i])) - m->b[i]);
-}
-static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / (double)m.n);
-    bmvpi_map_run(c, &m, bmvpi_bce_back_range);
-}
-#define bmvpi_bce_logits_cpu_workspace NULL
-/* Targets of a sample: n values in [0, 1], fixed. */
-static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
-{
-    const int64_t n = bmvpi_numel(rank, dim);
-    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
-    bmvp_tensor *t;
-    int64_t i;
-    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
-    t = bmvp_input(c, rank, dim, v);
-    bmvpi_free(c, v);
-    return t;
-}
-static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 3, 7 };
-    return variant == 0 ? bmvp_bce_logits(c, bmvp_leaf(c, 2, d, NULL), bmvpi_sample_target(c, 2, d)) : NULL;
-}
-
-/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
-   src p, t (N,...,C); iarg 0 = squared (k = 2, else 1); farg 0 = e. saved: sum p t and the denominator of each (n, c).
-   Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
-BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
-{
-    bmvp_tensor *y;
-    char at[128], bt[128];
-    if (!p || !target || bmvp_failed(c)) return NULL;
-    if (p->rank < 2 || !bmvpi_same_shape(p, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "soft_dice: p %s and target %s must be (N, ..., C) of one shape",
-                                        bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
-    y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
-    if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
-    y->iarg[0] = squared != 0;
-    y->farg[0] = smooth;
-    return bmvpi_run(c, y);
-}
-static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
-{
-    const bmvp_tensor *p = y->src[0];
-    const int64_t ch = p->dim[p->rank - 1];
-    bmvpi_columns k = bmvpi_columns_make(p->dim[0], p->numel / p->dim[0] / ch, ch);
-    k.x = p->x;
-    k.g = y->src[1]->x;
-    return k;
-}
-/* add: squared */
-BMVPI_HOT static void bmvpi_soft_dice_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_columns *k = (const bmvpi_columns *)arg;
-    const int64_t c = k->c;
-    int64_t sample, n, r, i;
-    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *p = k->x + at, *t = k->g + at;
-    float *BMVP_RESTRICT dot = k->part + task * 2 * c, *BMVP_RESTRICT den = dot + c;
-    (void)worker;
-    memset(dot, 0, (size_t)(2 * c) * sizeof(float));
-    for (r = 0; r < n; ++r, p += c, t += c)
-        for (i = 0; i < c; ++i) {
-            dot[i] += p[i] * t[i];
-            den[i] += k->add ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
-        }
-}
-static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_columns k = bmvpi_soft_dice_columns(y);
-    const int64_t n = k.samples * k.c;
-    double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
-    int64_t i;
-    k.add = (int)y->iarg[0];
-    bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
-    for (i = 0; i < n; ++i) {
-        loss += 1.0 - (2.0 * dot[i] + y->farg[0]) / (dot[n + i] + y->farg[0]);
-        y->saved[i] = (float)dot[i];
-        y->saved[n + i] = (float)dot[n + i];
-    }
-    y->x[0] = (float)(loss / (double)n);
-}
-static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_columns k = bmvpi_soft_dice_columns(y);
-    const int64_t n = k.samples * k.c;
-    float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
-    const double e = y->farg[0];
-    double g;
-    int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (!k.y) return;
-    g = (double)y->g[0] / (double)n;
-    for (i = 0; i < n; ++i) {
-        const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
-        mean[i] = 0;
-        scale[i] = (float)(-2.0 * g / den);
-        slope[i] = y->iarg[0] ? (float)(2.0 * rise) : 0.0f;
-        shift[i] = y->iarg[0] ? 0.0f : (float)rise;
-    }
-    k.mean = mean;
-    k.scale = scale;
-    k.slope = slope;
-    k.shift = shift;
-    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_back_task, &k);
-}
-static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_columns k = bmvpi_soft_dice_columns(y);
-    (void)c;
-    return backward ? 4 * k.samples * k.c : bmvpi_columns_workspace(&k);
-}
-static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[5] = { 2, 1, 3, 2, 3 };
-    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
-}
-
-/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
-   src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
-   log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
-   cross_entropy with class numbers. */
-static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
-{
-    const int own = c->cfg.backend->device != NULL; /* fill a copy here and send it */
-    float *v = own ? (float *)bmvpi_alloc(c, (2 * rows + classes) * (int64_t)sizeof *v) : saved;
-    int64_t r;
-    if (!v) return 0;
-    for (r = 0; r < rows; ++r) v[r] = (float)target[r];
-    for (r = 0; own && r < rows; ++r) v[rows + r] = 0;
-    for (r = 0; r < classes; ++r) v[2 * rows + r] = weight ? weight[r] : 1.0f;
-    if (!own) return 1;
-    bmvpi_values_write(c, saved, v, 2 * rows + classes);
-    bmvpi_free(c, v);
-    return !bmvp_failed(c);
-}
-BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
-{
-    bmvp_tensor *y;
-    char at[128];
-    int64_t r, rows, classes;
-    double total = 0;
-    if (!logits || bmvp_failed(c)) return NULL;
-    if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
-                                        bmvpi_shape(logits, at, sizeof at));
-    rows = logits->dim[0], classes = logits->dim[1];
-    for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
-        if (target[r] < 0 || target[r] >= classes)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
-                                            "cross_entropy: target %d of row %lld is not a class of logits %s",
-                                            (int)target[r], (long long)r, bmvpi_shape(logits, at, sizeof at));
-        total += weight ? (double)weight[target[r]] : 1.0;
-    }
-    y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
-    if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
-    y->iarg[0] = weight != NULL;
-    y->farg[0] = total;
-    if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
-    return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
-{
-    return bmvp_cross_entropy_weighted(c, logits, target, NULL);
-}
-/* b: targets, z: log-sum-exps, e: weights of the classes */
-static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    double total = 0;
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
-        float top = x[0];
-        double sum = 0, lse;
-        for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
-        for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
-        lse = (double)top + log(sum);
-        m->z[r] = (float)lse;
-        total += (double)m->e[(int64_t)m->b[r]] * (lse - (double)x[(int64_t)m->b[r]]);
-    }
-    return total;
-}
-static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0];
-    bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
-    m.a = x->x;
-    m.b = y->saved;
-    m.z = y->saved + x->dim[0];
-    m.e = m.z + x->dim[0];
-    return m;
-}
-static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->farg[0]);
-}
-static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    for (r = lo; r < hi; ++r) {
-        const int64_t t = (int64_t)m->b[r];
-        const float s = m->s * m->e[t];
-        for (i = 0; i < m->c; ++i) {
-            const float p = expf(m->a[r * m->c + i] - m->z[r]) - (i == t ? 1.0f : 0.0f);
-            float *dx = m->y + r * m->c + i;
-            *dx = (m->add ? *dx : 0.0f) + s * p;
-        }
-    }
-}
-static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / y->farg[0]);
-    bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
-}
-#define bmvpi_cross_entropy_cpu_workspace NULL
-static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[2] = { 4, 3 };
-    const int32_t target[4] = { 2, 0, 1, 2 };
-    const float weight[3] = { 0.5f, 2.0f, 1.25f };
-    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
+    return 1;
 }
 
 /* >>kernel fused rows: what attention and the MLP do to a tile between two products -----------------------------------
@@ -7125,32 +7775,7 @@ static int64_t bmvpi_piece(int64_t n, int64_t most, int64_t unit)
     return bmvpi_ceil_div(bmvpi_ceil_div(n, bmvpi_ceil_div(n, most)), unit) * unit;
 }
 
-/* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
-   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
-   of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
-   Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
-   dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
-   ranges each sums dK and dV on its own and they are added in order. */
-BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale)
-{
-    bmvp_tensor *y;
-    int64_t dim[3];
-    char a[128];
-    if (!qkv || bmvp_failed(c)) return NULL;
-    if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "attention: qkv %s must be (N,T,3C), C a multiple of the number of heads (%d)",
-                                        bmvpi_shape(qkv, a, sizeof a), heads);
-    dim[0] = qkv->dim[0];
-    dim[1] = qkv->dim[1];
-    dim[2] = qkv->dim[2] / 3;
-    y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
-    if (!y) return NULL;
-    y->iarg[0] = heads;
-    y->farg[0] = scale;
-    if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
-    return bmvpi_run(c, y);
-}
+/* >>fast attention ---------------------------------------------------------------------------------------------- */
 
 typedef struct bmvpi_attn { /* one call: shape, cut, layout of a worker's memory in floats */
     const bmvpi_fused *fused;        /* NULL: plain loops */
@@ -7182,10 +7807,7 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     j.heads = y->iarg[0];
     j.d = j.c / j.heads;
     j.scale = (float)y->farg[0];
-    if (!j.fused) {
-        j.worker = 2 * j.t; /* the plain loops: P and dS of one row */
-        return j;
-    }
+    if (!j.fused) return j;
     j.rows = bmvpi_piece(j.t, most_rows, 12);
     j.keys = bmvpi_piece(j.t, most_keys, 32);
     j.blocks = bmvpi_ceil_div(j.t, j.keys);
@@ -7202,68 +7824,6 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     }
     j.worker = bmvpi_round16(j.worker);
     return j;
-}
-
-static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_attn j = bmvpi_attn_cut(c, y, backward);
-    return j.fused ? j.packs + j.parts + j.worker * bmvp_threads(c) : j.worker;
-}
-
-static void bmvpi_attn_plain(const bmvpi_attn *j, float *p)
-{
-    const int64_t step = 3 * j->c;
-    int64_t nh, i, k, x;
-    for (nh = 0; nh < j->n * j->heads; ++nh) {
-        const float *q = j->y->src[0]->x + nh / j->heads * j->t * step + nh % j->heads * j->d;
-        float *y = j->y->x + nh / j->heads * j->t * j->c + nh % j->heads * j->d;
-        for (i = 0; i < j->t; ++i) {
-            float top = -FLT_MAX, sum = 0;
-            for (k = 0; k < j->t; ++k) {
-                for (p[k] = 0, x = 0; x < j->d; ++x) p[k] += q[i * step + x] * q[k * step + j->c + x];
-                p[k] *= j->scale;
-                if (p[k] > top) top = p[k];
-            }
-            for (k = 0; k < j->t; ++k) sum += p[k] = expf(p[k] - top);
-            for (x = 0; x < j->d; ++x) {
-                float s = 0;
-                for (k = 0; k < j->t; ++k) s += p[k] * q[k * step + 2 * j->c + x];
-                y[i * j->c + x] = s / sum;
-            }
-            if (j->y->saved) j->y->saved[nh * j->t + i] = top + logf(sum);
-        }
-    }
-}
-
-static void bmvpi_attn_plain_back(const bmvpi_attn *j, float *p)
-{
-    const int64_t step = 3 * j->c, t = j->t;
-    float *ds = p + t;
-    int64_t nh, i, k, x;
-    for (nh = 0; nh < j->n * j->heads; ++nh) {
-        const int64_t at = nh / j->heads * t * step + nh % j->heads * j->d;
-        const float *q = j->y->src[0]->x + at, *key = q + j->c, *v = key + j->c;
-        const float *gy = j->y->g + nh / j->heads * t * j->c + nh % j->heads * j->d;
-        float *dq = j->g + at, *dk = dq + j->c, *dv = dk + j->c;
-        for (i = 0; i < t; ++i, gy += j->c) {
-            float dot = 0;
-            for (k = 0; k < t; ++k) {
-                for (p[k] = ds[k] = 0, x = 0; x < j->d; ++x) {
-                    p[k] += q[i * step + x] * key[k * step + x];
-                    ds[k] += gy[x] * v[k * step + x];
-                }
-                p[k] = expf(p[k] * j->scale - j->y->saved[nh * t + i]);
-                dot += p[k] * ds[k];
-            }
-            for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot) * j->scale;
-            for (k = 0; k < t; ++k)
-                for (x = 0; x < j->d; ++x) {
-                    dq[i * step + x] += ds[k] * key[k * step + x];
-                    dk[k * step + x] += ds[k] * q[i * step + x];
-                    dv[k * step + x] += p[k] * gy[x];
-                }
-        }
-    }
 }
 
 /* Rows of one (sample, head): the tiles [*r0, *r1) of this task, and where its q starts in qkv. */
@@ -7318,18 +7878,6 @@ static void bmvpi_attn_task(void *arg, int64_t task, int worker)
     }
 }
 
-static void bmvpi_attention_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_attn j = bmvpi_attn_cut(c, y, 0);
-    j.ws = bmvpi_workspace(c);
-    if (!j.fused) {
-        bmvpi_attn_plain(&j, j.ws);
-        return;
-    }
-    bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
-    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
-}
-
 static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
@@ -7374,79 +7922,34 @@ static void bmvpi_attn_join_task(void *arg, int64_t nh, int worker)
         j->fused->column_sums(j->ranges, d, part + d, size, dk + j->c, j->accumulate);
     }
 }
-
-static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_attn j = bmvpi_attn_cut(c, y, backward);
+    return j.fused ? j.packs + j.parts + j.worker * bmvp_threads(c) : 0;
+}
+static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_attn j = bmvpi_attn_cut(c, y, 0);
+    if (!j.fused) return 0;
+    j.ws = bmvpi_workspace(c);
+    bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
+    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
+    return 1;
+}
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate)
 {
     bmvpi_attn j = bmvpi_attn_cut(c, y, 1);
+    if (!j.fused) return 0;
     j.ws = bmvpi_workspace(c);
-    j.g = j.fused ? bmvpi_grad(c, y->src[0], &j.accumulate) : bmvpi_grad_add(c, y->src[0]);
-    if (!j.g) return;
-    if (!j.fused) {
-        bmvpi_attn_plain_back(&j, j.ws);
-        return;
-    }
+    j.g = g;
+    j.accumulate = accumulate;
     bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
     bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_back_task, &j);
     if (j.parts) bmvp_parallel(c, j.n * j.heads, bmvpi_attn_join_task, &j);
+    return 1;
 }
 
-static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3][3] = { { 2, 5, 3 * 2 * 3 }, { 1, 1, 3 * 4 }, { 1, 7, 3 * 3 * 2 } };
-    static const int heads[3] = { 2, 1, 3 };
-    return variant < 3 ? bmvp_attention(c, bmvp_leaf(c, 3, d[variant], NULL), heads[variant], 0.7) : NULL;
-}
-
-/* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
-   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
-   of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
-   With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
-   Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
-   and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
-   hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
-static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
-{
-    return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
-}
-static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                   bmvp_tensor *residual)
-{
-    bmvp_tensor *src[6], *y;
-    int64_t dim[BMVP_MAX_DIMS];
-    char a[128], b[128], d[128];
-    if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w1->rank != 2 || w2->rank != 2 || x->dim[x->rank - 1] != w1->dim[0] ||
-        w1->dim[1] != w2->dim[0] || (b1 && b1->numel != w1->dim[1]) || (b2 && b2->numel != w2->dim[1]))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "mlp: x %s, w1 %s, w2 %s must be (...,I), (I,H), (H,O), biases (H) and (O)",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(w1, b, sizeof b),
-                                        bmvpi_shape(w2, d, sizeof d));
-    memcpy(dim, x->dim, sizeof dim);
-    dim[x->rank - 1] = w2->dim[1];
-    if (w1 == w2 || x == w1 || x == w2 || (b1 && (b1 == b2 || b1 == x)) || (b2 && b2 == x))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
-                                        "mlp: operands must be different tensors; use linear, gelu, linear");
-    src[0] = x;
-    src[1] = w1;
-    src[2] = b1;
-    src[3] = w2;
-    src[4] = b2;
-    src[5] = residual;
-    y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
-    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
-    return bmvpi_run_onto(c, y, residual);
-}
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
-{
-    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, NULL);
-}
-BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                        bmvp_tensor *residual)
-{
-    if (!residual) return NULL;
-    return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
-}
+/* >>fast mlp ---------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvpi_mlp { /* one call */
     const bmvpi_fused *fused; /* NULL: plain loops */
@@ -7535,12 +8038,6 @@ static bmvpi_mlp bmvpi_mlp_cut(const bmvp_ctx *c, const bmvp_tensor *y, int back
     return j;
 }
 
-static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
-{
-    const bmvpi_mlp j = bmvpi_mlp_cut(c, y, backward);
-    return j.fused ? j.packs + j.worker * bmvp_threads(c) + j.copies * j.part : 0;
-}
-
 /* Where the packed matrix `which` of hidden range s lies. */
 static float *bmvpi_mlp_packed(const bmvpi_mlp *j, int which, int64_t s)
 {
@@ -7581,55 +8078,6 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
         g.bias = s > 0 ? NULL : j->b2;
         g.residual = s > 0 || !j->residual ? NULL : j->residual + m * j->o;
         bmvpi_gemm_serial(j->level, &g, NULL);
-    }
-}
-
-static void bmvpi_mlp_plain(const bmvpi_mlp *j)
-{
-    int64_t m, i, h, o;
-    for (m = 0; m < j->m; ++m) {
-        const float *x = j->x + m * j->i;
-        float *y = j->y + m * j->o, a;
-        for (o = 0; o < j->o; ++o) y[o] = (j->b2 ? j->b2[o] : 0.0f) + (j->residual ? j->residual[m * j->o + o] : 0.0f);
-        for (h = 0; h < j->h; ++h) {
-            a = j->b1 ? j->b1[h] : 0.0f;
-            for (i = 0; i < j->i; ++i) a += x[i] * j->w1[i * j->h + h];
-            bmvpi_gelu_plain(1, &a, &a);
-            for (o = 0; o < j->o; ++o) y[o] += a * j->w2[h * j->o + o];
-        }
-    }
-}
-
-static void bmvpi_mlp_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    bmvpi_mlp j = bmvpi_mlp_cut(c, y, 0);
-    if (!j.fused) {
-        bmvpi_mlp_plain(&j);
-        return;
-    }
-    j.ws = bmvpi_workspace(c);
-    bmvp_parallel(c, 2 * j.subs, bmvpi_mlp_pack_task, &j);
-    bmvp_parallel(c, j.tiles, bmvpi_mlp_task, &j);
-}
-
-static void bmvpi_mlp_plain_back(const bmvpi_mlp *j)
-{
-    float *const *g = j->g; /* each is NULL where no gradient is wanted */
-    int64_t m, i, h, o;
-    for (m = 0; m < j->m; ++m) {
-        const float *x = j->x + m * j->i, *gy = j->gy + m * j->o;
-        for (o = 0; g[4] && o < j->o; ++o) g[4][o] += gy[o];
-        for (h = 0; h < j->h; ++h) {
-            float a = j->b1 ? j->b1[h] : 0.0f, v, d = 0;
-            for (i = 0; i < j->i; ++i) a += x[i] * j->w1[i * j->h + h];
-            for (o = 0; o < j->o; ++o) d += gy[o] * j->w2[h * j->o + o];
-            bmvpi_gelu_plain(1, &a, &v);
-            bmvpi_gelu_back_plain(1, &a, &d, &d, 0);
-            if (g[2]) g[2][h] += d;
-            for (o = 0; g[3] && o < j->o; ++o) g[3][h * j->o + o] += v * gy[o];
-            for (i = 0; g[1] && i < j->i; ++i) g[1][i * j->h + h] += d * x[i];
-            for (i = 0; g[0] && i < j->i; ++i) g[0][m * j->i + i] += d * j->w1[i * j->h + h];
-        }
     }
 }
 
@@ -7693,22 +8141,31 @@ static void bmvpi_mlp_join_task(void *arg, int64_t task, int worker)
     (void)worker;
     j->fused->column_sums(j->copies, bmvpi_min(4096, j->n - at), j->part + at, j->stride, j->to + at, j->add);
 }
-
-static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_mlp j = bmvpi_mlp_cut(c, y, backward);
+    return j.fused ? j.packs + j.worker * bmvp_threads(c) + j.copies * j.part : 0;
+}
+static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_mlp j = bmvpi_mlp_cut(c, y, 0);
+    if (!j.fused) return 0;
+    j.ws = bmvpi_workspace(c);
+    bmvp_parallel(c, 2 * j.subs, bmvpi_mlp_pack_task, &j);
+    bmvp_parallel(c, j.tiles, bmvpi_mlp_task, &j);
+    return 1;
+}
+static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_mlp j = bmvpi_mlp_cut(c, y, 1);
     bmvpi_mlp_join sum;
     int k, wanted = 0;
-    if (y->n_src > 5) bmvpi_grad_pass(c, y, y->src[5]);
+    if (!j.fused) return 0;
     for (k = 0; k < 5; ++k) {
-        j.g[k] = j.fused ? bmvpi_grad(c, y->src[k], &j.add[k]) : bmvpi_grad_add(c, y->src[k]);
+        j.g[k] = bmvpi_grad(c, y->src[k], &j.add[k]);
         wanted |= j.g[k] != NULL;
     }
-    if (!wanted) return;
-    if (!j.fused) {
-        bmvpi_mlp_plain_back(&j);
-        return;
-    }
+    if (!wanted) return 1;
     j.ws = bmvpi_workspace(c);
     j.parts = j.ws + j.packs + j.worker * bmvp_threads(c);
     bmvp_parallel(c, 3 * j.subs, bmvpi_mlp_pack_task, &j);
@@ -7724,346 +8181,10 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
         if (sum.to) bmvp_parallel(c, bmvpi_ceil_div(sum.n, 4096), bmvpi_mlp_join_task, &sum);
         sum.part += sum.n;
     }
+    return 1;
 }
 
-static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
-{
-    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } }; /* tokens many and few: both cuts */
-    static const int64_t hid[4] = { 7, 16, 40, 7 }, out[4] = { 6, 8, 2, 5 };
-    bmvp_tensor *b1, *b2;
-    int64_t w1[2], w2[2];
-    if (variant > 3) return NULL;
-    w1[0] = x[variant][2];
-    w1[1] = w2[0] = hid[variant];
-    w2[1] = out[variant];
-    b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
-    b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
-    if (variant == 3)
-        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2,
-                                 bmvp_leaf(c, 3, x[3], NULL));
-    return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
-}
-
-/* Each op below is one block, always in this order: comment (formula, shapes, source, attributes, what backward keeps),
-   builder = shape rule, CPU forward, CPU backward, workspace if any, sample.
-   Builders: NULL operands or a failed context give NULL. Backward kernels run in a plan too (to count gradients): they
-   must ask for every gradient with bmvpi_grad and do nothing where that returns NULL. */
-
-/* >>op reshape: the same elements in the same order under other axes; shares storage ---------------------------------- */
-BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
-{
-    bmvp_tensor *y;
-    char buf[128];
-    if (!x || bmvp_failed(c)) return NULL;
-    if (bmvpi_numel(rank, dim) != x->numel)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
-                                        bmvpi_shape(x, buf, sizeof buf));
-    y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
-    if (y && x->x_block && !x->persistent) {
-        y->x_block = x->x_block;
-        y->x = x->x;
-        ++x->x_block->refs;
-        return y;
-    }
-    return bmvpi_run(c, y);
-}
-static void bmvpi_reshape_cpu_forward(bmvp_ctx *c, bmvp_tensor *y) /* of a parameter, or again after a drop */
-{
-    (void)c;
-    memcpy(y->x, y->src[0]->x, (size_t)y->numel * sizeof(float));
-}
-static void bmvpi_reshape_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_grad_pass(c, y, y->src[0]); }
-#define bmvpi_reshape_cpu_workspace NULL
-static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t from[3] = { 2, 3, 4 }, to[2] = { 4, 6 };
-    return variant == 0 ? bmvp_reshape(c, bmvp_leaf(c, 3, from, NULL), 2, to) : NULL;
-}
-
-/* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
-   src x, filler, mask; iarg 0..2 = start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
-   BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
-BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
-{
-    bmvp_tensor *src[3], *y;
-    char a[128], b[128];
-    int i;
-    if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
-    if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "masked_fill: x %s and mask %s must be one shape (D,H,W), the filler a volume",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(mask, b, sizeof b));
-    src[0] = x;
-    src[1] = filler;
-    src[2] = mask;
-    y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
-    for (i = 0; y && i < 3; ++i) y->iarg[i] = start[i];
-    return bmvpi_run(c, y);
-}
-
-/* Row (z, y) of x: the part [*lo, *hi) that lies in the filler, and the filler's index of its first element. */
-static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
-{
-    const bmvp_tensor *f = t->src[1];
-    const int64_t fz = z + t->iarg[0], fy = y + t->iarg[1], fx = t->iarg[2];
-    *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
-    *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
-    if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
-    return *hi > *lo ? (fz * f->dim[1] + fy) * f->dim[2] + fx + *lo : 0;
-}
-static void bmvpi_masked_fill_cpu_forward(bmvp_ctx *c, bmvp_tensor *t)
-{
-    int64_t r, i, lo, hi;
-    (void)c;
-    for (r = 0; r < t->dim[0] * t->dim[1]; ++r) {
-        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi);
-        const float *x = t->src[0]->x + r * t->dim[2], *m = t->src[2]->x + r * t->dim[2], *f = t->src[1]->x + f0;
-        float *y = t->x + r * t->dim[2];
-        for (i = 0; i < t->dim[2]; ++i) y[i] = m[i] == 0.0f ? x[i] : i >= lo && i < hi ? f[i - lo] : 0.0f;
-    }
-}
-static void bmvpi_masked_fill_cpu_backward(bmvp_ctx *c, bmvp_tensor *t)
-{
-    int64_t r, i, lo, hi;
-    float *gx = bmvpi_grad_add(c, t->src[0]), *gf = bmvpi_grad_add(c, t->src[1]);
-    for (r = 0; (gx || gf) && r < t->dim[0] * t->dim[1]; ++r) {
-        const int64_t f0 = bmvpi_masked_row(t, r / t->dim[1], r % t->dim[1], &lo, &hi), x0 = r * t->dim[2];
-        const float *m = t->src[2]->x + x0, *g = t->g + x0;
-        for (i = 0; gx && i < t->dim[2]; ++i) if (m[i] == 0.0f) gx[x0 + i] += g[i];
-        for (i = lo; gf && i < hi; ++i) if (m[i] != 0.0f) gf[f0 + i - lo] += g[i];
-    }
-}
-#define bmvpi_masked_fill_cpu_workspace NULL
-static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t xd[3] = { 3, 4, 5 }, fd[3] = { 4, 3, 6 }, start[2][3] = { { 1, 0, 1 }, { -1, -2, 3 } };
-    float mask[3 * 4 * 5];
-    int64_t i;
-    if (variant > 1) return NULL;
-    for (i = 0; i < 3 * 4 * 5; ++i) mask[i] = (float)(i * 7 % 3 != 0);
-    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
-}
-
-/* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
-   farg 0 = eps. saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
-   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
-BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
-{
-    bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
-    if (y) y->farg[0] = eps;
-    return bmvpi_save(c, y, 4) ? bmvpi_run(c, y) : NULL;
-}
-static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const float *x = y->src[0]->x;
-    float lo = x[0], hi = x[0], s;
-    int64_t i, n_lo = 0, n_hi = 0;
-    (void)c;
-    for (i = 0; i < y->numel; ++i) {
-        lo = x[i] < lo ? x[i] : lo;
-        hi = x[i] > hi ? x[i] : hi;
-    }
-    s = hi - lo + (float)y->farg[0];
-    for (i = 0; i < y->numel; ++i) {
-        n_lo += x[i] == lo;
-        n_hi += x[i] == hi;
-        y->x[i] = (x[i] - lo) / s;
-    }
-    y->saved[0] = lo;
-    y->saved[1] = hi;
-    y->saved[2] = (float)n_lo;
-    y->saved[3] = (float)n_hi;
-}
-static void bmvpi_minmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    float *gx = bmvpi_grad_add(c, y->src[0]);
-    const float *x = y->src[0]->x, *g = y->g;
-    double da = 0, db = 0, s;
-    int64_t i;
-    if (!gx) return;
-    s = (double)(y->saved[1] - y->saved[0] + (float)y->farg[0]);
-    for (i = 0; i < y->numel; ++i) {
-        const double v = ((double)x[i] - (double)y->saved[0]) / s;
-        da += (double)g[i] * (v - 1.0) / s;
-        db -= (double)g[i] * v / s;
-    }
-    da /= (double)y->saved[2];
-    db /= (double)y->saved[3];
-    for (i = 0; i < y->numel; ++i) {
-        double d = (double)g[i] / s;
-        if (x[i] == y->saved[0]) d += da;
-        if (x[i] == y->saved[1]) d += db;
-        gx[i] += (float)d;
-    }
-}
-#define bmvpi_minmax_cpu_workspace NULL
-static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
-{
-    const int64_t d[3] = { 2, 3, 5 };
-    return variant == 0 ? bmvp_minmax(c, bmvp_leaf(c, 3, d, NULL), 0.25) : NULL;
-}
-
-/* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
-BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
-    if (!a || !b || bmvp_failed(c)) return NULL;
-    if (!bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
-    if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
-    src[0] = a;
-    src[1] = b;
-    y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
-    if (!y) return NULL;
-    y->iarg[1] = 1; /* in place */
-    y->half = b->half;
-    y->x_block = b->x_block;
-    y->x = b->x;
-    if (!c->cfg.plan) bmvpi_call(c, y, 0); /* may run in place: pointwise */
-    b->x_block = NULL;
-    b->x = NULL;
-    b->dropped = 2;
-    return bmvp_failed(c) ? NULL : y;
-}
-
-/* >>table -------------------------------------------------------------------------------------------------------- */
-
-/* Filled from the list: a row without its functions does not compile. */
-BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
-{
-#define BMVP_X(id, name, where, out) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
-    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, NULL };
-#undef BMVP_X
-    return &cpu;
-}
-
-BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c) { return c->cfg.backend; }
-BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
-{
-    if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
-    return c->err.status;
-}
-BMVP_API int bmvp_captures(const bmvp_ctx *c)
-{
-    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
-}
-BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
-{
-    if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
-}
-BMVP_API void bmvp_capture_end(bmvp_ctx *c)
-{
-    if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
-}
-BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
-BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }
-BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c) { return bmvpi_workspace(c); }
-BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c) { return c->recompute; }
-
-BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
-{
-#define BMVP_X(id, name, where, out) bmvpi_##name##_sample,
-    static bmvp_tensor *(*const sample[])(bmvp_ctx *, int) = { BMVP_OPS(BMVP_X) };
-#undef BMVP_X
-    return op >= 0 && op < BMVP_OP_COUNT ? sample[op](c, variant) : NULL;
-}
-
-/* >>gradcheck ---------------------------------------------------------------------------------------------------- */
-
-/* loss = sum of y * cotangent, in double, after running the whole tape again; v holds y's values */
-static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u, float *v)
-{
-    double s = 0;
-    int64_t i;
-    for (i = 0; i < c->n_step; ++i)
-        if (c->step[i]->op >= 0 && !(c->step[i]->op == BMVP_OP_RESHAPE && c->step[i]->x == c->step[i]->src[0]->x))
-            bmvpi_call(c, c->step[i], 0);
-    if (bmvp_read(c, y, v)) return (double)NAN;
-    for (i = 0; i < y->numel; ++i) s += (double)v[i] * u[i];
-    return s;
-}
-
-/* Values of one leaf: magnitudes in [0.2, 1], away from the kink of ReLU and from ties */
-static void bmvpi_gradcheck_fill(bmvp_ctx *c, bmvp_tensor *t, bmvp_rng *r)
-{
-    float *x = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *x);
-    int64_t i;
-    for (i = 0; x && i < t->numel; ++i) {
-        const float v = 0.2f + 0.8f * bmvp_rng_uniform(r);
-        x[i] = bmvp_rng_u32(r) & 1u ? v : -v;
-    }
-    if (x) bmvp_write(c, t, x);
-    bmvpi_free(c, x);
-}
-
-/* Worst error of one leaf against central differences, relative to its largest gradient. x: its values. */
-static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g, float *x, float *v)
-{
-    const float h = 1e-2f;
-    double worst = 0, scale = 1e-2, num, e;
-    int64_t i;
-    for (i = 0; i < t->numel; ++i) scale = fabs((double)g[i]) > scale ? fabs((double)g[i]) : scale;
-    for (i = 0; i < t->numel; ++i) {
-        const float keep = x[i], up = keep + h, down = keep - h;
-        x[i] = up;
-        bmvp_write(c, t, x);
-        num = bmvpi_gradcheck_loss(c, y, u, v);
-        x[i] = down;
-        bmvp_write(c, t, x);
-        num -= bmvpi_gradcheck_loss(c, y, u, v);
-        x[i] = keep;
-        bmvp_write(c, t, x);
-        e = fabs(num / ((double)up - (double)down) - (double)g[i]) / scale;
-        if (!(e <= worst)) worst = e != e ? HUGE_VAL : e; /* written so that NaN fails */
-    }
-    return worst;
-}
-
-static double bmvpi_gradcheck_sample(bmvp_ctx *c, bmvp_tensor *y, uint64_t seed)
-{
-    bmvp_rng r = bmvp_rng_make(seed, 0, (uint32_t)y->op, 0);
-    double worst = 0, e;
-    double *u = (double *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(double));
-    float *cot = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float)), *g;
-    float *v = (float *)bmvpi_alloc(c, y->numel * (int64_t)sizeof(float));
-    int64_t i;
-    for (i = 0; i < c->n_step; ++i) {
-        bmvp_keep(c->step[i]);
-        if (c->step[i]->op < 0 && c->step[i]->wants_grad) bmvpi_gradcheck_fill(c, c->step[i], &r);
-    }
-    for (i = 0; u && cot && i < y->numel; ++i) u[i] = (double)(cot[i] = 2.0f * bmvp_rng_uniform(&r) - 1.0f);
-    if (u && cot && v) (void)bmvpi_gradcheck_loss(c, y, u, v);
-    if (cot) bmvp_backward_from(c, y, cot);
-    for (i = 0; u && i < c->n_step && !bmvp_failed(c); ++i) {
-        bmvp_tensor *t = c->step[i];
-        if (t->op >= 0 || !t->wants_grad) continue;
-        g = (float *)bmvpi_alloc(c, 2 * t->numel * (int64_t)sizeof(float));
-        if (g && v && !bmvp_read_grad(c, t, g) && !bmvp_read(c, t, g + t->numel)) {
-            e = bmvpi_gradcheck_leaf(c, y, t, u, g, g + t->numel, v);
-            worst = e > worst ? e : worst;
-        }
-        bmvpi_free(c, g);
-    }
-    bmvpi_free(c, u);
-    bmvpi_free(c, cot);
-    bmvpi_free(c, v);
-    return bmvp_failed(c) ? HUGE_VAL : worst;
-}
-
-BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed)
-{
-    bmvp_ctx *c = bmvp_create(cfg, NULL);
-    bmvp_tensor *y;
-    double worst = HUGE_VAL;
-    if (!c) return worst;
-    y = bmvp_op_sample(c, op, variant);
-    if (y) worst = bmvpi_gradcheck_sample(c, y, seed);
-    else if (!bmvp_failed(c)) worst = -1;
-    bmvp_destroy(c);
-    return worst;
-}
+#endif /* BMVP_NO_SIMD */
 
 #ifdef __cplusplus
 }
