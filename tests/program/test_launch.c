@@ -5,7 +5,7 @@
 #include "examples/bmvp/ranks/launch.h"
 #include "examples/bmvp/ranks/sockets.h"
 #include "examples/bmvp/ranks/rendezvous.h"
-#include "check.h"
+#include "tests/support/check.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
