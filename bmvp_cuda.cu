@@ -30,7 +30,7 @@
                   ranks are in NCCL's order: equal with the same GPUs and NCCL.
        Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
        Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
-       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/cuda_shim.h, which runs the kernels on the CPU. */
+       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/gpu/cuda_shim.h, which runs the kernels on the CPU. */
 #include "bmvp_tensor.h"
 
 #include <float.h>

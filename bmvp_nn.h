@@ -13,13 +13,12 @@
    refused by name.
 
    CONTENTS (search for the tag)
-       >>files     >>json      >>checkpoint            >>network   >>optimizer             >>data parallel         >>state files
+       >>network   >>optimizer             >>data parallel         >>files     >>json      >>checkpoint            >>state files
        and in the implementation
-       >>bump      >>text      >>files impl            >>json parser                       >>json writer
+       >>state     >>uniformer >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>data parallel impl
+       >>state files impl      >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip       >>pickle    >>pickle walk           >>safetensors
-       >>checkpoint reader     >>checkpoint writer     >>pickle writer         >>state     >>uniformer
-       >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>data parallel impl
-       >>state files impl      >>adopt
+       >>checkpoint reader     >>checkpoint writer     >>pickle writer
 
    A complete program:
 
@@ -62,6 +61,167 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* >>network ------------------------------------------------------------------------------------------------------ */
+
+/* How a tensor lies in the released PyTorch code. Files always hold that order, memory the order of bmvp_tensor.h. The release
+   permutes the encoder's input (X,Y,Z) to (Z,X,Y) and back in the decoder, hence two orders of kernel axes. */
+typedef enum bmvp_layout {
+    BMVP_LAYOUT_SAME,      /* (n)              <-> (n) */
+    BMVP_LAYOUT_LINEAR,    /* (O, I)           <-> (I, O) */
+    BMVP_LAYOUT_POINTWISE, /* (O, I, 1, 1, 1)  <-> (I, O) */
+    BMVP_LAYOUT_CONV_ZXY,  /* (O, I, kz,kx,ky) <-> (kz, ky, kx, I, O) */
+    BMVP_LAYOUT_CONV_XYZ,  /* (O, I, kx,ky,kz) <-> (kz, ky, kx, I, O) */
+    BMVP_LAYOUT_DEPTHWISE, /* (C, 1, kz,kx,ky) <-> (kz, ky, kx, C) */
+    BMVP_LAYOUT_CONVT_XYZ, /* (I, O, kx,ky,kz) <-> (I, kz, ky, kx, O) */
+    BMVP_LAYOUT_VOLUME     /* (X, Y, Z)        <-> (Z, Y, X) */
+} bmvp_layout;
+
+typedef enum bmvp_init { /* how a fresh network starts: as the release */
+    BMVP_INIT_ZERO,
+    BMVP_INIT_ONE,
+    BMVP_INIT_KAIMING_OUT, /* normal, variance 2 / (O k^3): kaiming_normal_(mode="fan_out", nonlinearity="relu") */
+    BMVP_INIT_UNIFORM_IN   /* uniform in +-1/sqrt(fan): PyTorch's default of Linear and ConvTranspose3d */
+} bmvp_init;
+
+/* One entry of a network's state, named as in the release. */
+typedef struct bmvp_state {
+    const char *name;
+    bmvp_tensor *t;
+    int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
+    int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
+    int torch_rank;        /* the released shape */
+    int64_t torch_dim[BMVP_MAX_DIMS];
+    int64_t stride[BMVP_MAX_DIMS]; /* of our memory, one for each released axis */
+    bmvp_init init;
+    int64_t fan;
+    double lr_scale;       /* learning rate of this tensor / that of the rest */
+    const char *stacked;   /* this is slice `part` of `parts` of the released tensor of this name (templates); else NULL */
+    int part, parts;
+} bmvp_state;
+
+typedef struct bmvp_state_list {
+    bmvp_state *item;
+    int n, cap;
+} bmvp_state_list;
+
+typedef enum bmvp_net_kind { BMVP_NET_UNIFORMER, BMVP_NET_UNET3D } bmvp_net_kind;
+typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
+
+typedef struct bmvp_net_config {
+    char name[32];        /* of the preset, or "custom" */
+    bmvp_net_kind kind;
+    int in_channels;      /* 1 in pre-training */
+    int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
+    int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
+    int mlp_ratio;        /* UniFormer: hidden width / width */
+    int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
+    int groups;           /* UNET3D: groups of GroupNorm; divides n */
+    int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
+    bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
+    int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
+    int deep_supervision; /* UniFormer segmentation: 1 adds heads on the maps at 1/4 and 1/2 of the input */
+} bmvp_net_config;
+
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
+BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
+BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
+
+typedef struct bmvp_net bmvp_net;
+
+/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. */
+typedef struct bmvp_features {
+    bmvp_tensor *map[4];
+    bmvp_tensor *skip[3]; /* UNET3D: what its segmentation decoder adds, at 1, 1/2, 1/4 of the input */
+    bmvp_tensor *last; /* = map[3]: what the contrast compares and the decoder reads */
+} bmvp_features;
+
+/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
+BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
+BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
+BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
+BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: 16, UNET3D 8 */
+BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
+/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
+   (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
+BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
+/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones. */
+BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
+/* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
+BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
+/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
+   outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
+typedef struct bmvp_logits {
+    bmvp_tensor *full;
+    bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
+} bmvp_logits;
+BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
+/* Classification: global average of the last map -> Linear: logits (N, outputs). */
+BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
+
+/* Registers a tensor. torch_dim: the released shape. Returns the tensor (NULL after a failure). Also used for templates. */
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
+                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
+/* Copies between our memory and the released order (numel floats). */
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch);
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours);
+
+/* >>optimizer ---------------------------------------------------------------------------------------------------- */
+
+typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind;
+
+typedef struct bmvp_optim_config {
+    bmvp_optim_kind kind;
+    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
+    double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
+} bmvp_optim_config;
+BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
+
+/* A parameter without a gradient in a step is left alone, its step count too (PyTorch's grad = None). */
+typedef struct bmvp_optim bmvp_optim;
+/* Makes the moments of every trained entry of the list, which must outlive the optimizer and not grow. */
+BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg);
+BMVP_API void bmvp_optim_destroy(bmvp_optim *o);
+BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
+/* L2 norm over all gradients present; summed in double in a fixed order. */
+BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
+/* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
+BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
+/* Of a context with a device: norm, clipping (0: none) and step at once, without waiting: bmvp_device.clipped_update. Returns where on the device
+   the norm will be; NULL: there are no gradients. */
+BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip);
+/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
+   momentum buffer, 1: exp_avg_sq. */
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
+
+/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to `floor`. half_period
+   1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and climbs back. */
+typedef struct bmvp_schedule {
+    double lr, floor;
+    int64_t total, warmup;
+    int half_period;
+} bmvp_schedule;
+BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
+
+/* >>data parallel ------------------------------------------------------------------------------------------------ */
+
+/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
+   a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
+   backward completes them. A device's gradients go through the host, without overlap, unless the table is on_device. The list must outlive the
+   reducer and not grow; all ranks have the same one. bmvp_set_comm comes first. */
+typedef struct bmvp_reducer bmvp_reducer;
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
+BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
+/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its all_reduce). */
+BMVP_API void bmvp_reducer_start(bmvp_reducer *r);
+/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had one on any rank. */
+BMVP_API void bmvp_reducer_finish(bmvp_reducer *r);
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent); /* how many, and how many of them left during the last backward */
+/* Values and counters of the list, and moments of its optimizer (or NULL), become those of rank 0. */
+BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim);
 
 /* >>files -------------------------------------------------------------------------------------------------------- */
 
@@ -256,177 +416,6 @@ BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch
 /* Frees w in every case. BMVP_E_STATE when data is missing. */
 BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *err);
 BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes the temporary file; NULL is fine */
-/* >>network ------------------------------------------------------------------------------------------------------ */
-
-/* How a tensor lies in the released PyTorch code. Files always hold that order, memory the order of bmvp_tensor.h. The release
-   permutes the encoder's input (X,Y,Z) to (Z,X,Y) and back in the decoder, hence two orders of kernel axes. */
-typedef enum bmvp_layout {
-    BMVP_LAYOUT_SAME,      /* (n)              <-> (n) */
-    BMVP_LAYOUT_LINEAR,    /* (O, I)           <-> (I, O) */
-    BMVP_LAYOUT_POINTWISE, /* (O, I, 1, 1, 1)  <-> (I, O) */
-    BMVP_LAYOUT_CONV_ZXY,  /* (O, I, kz,kx,ky) <-> (kz, ky, kx, I, O) */
-    BMVP_LAYOUT_CONV_XYZ,  /* (O, I, kx,ky,kz) <-> (kz, ky, kx, I, O) */
-    BMVP_LAYOUT_DEPTHWISE, /* (C, 1, kz,kx,ky) <-> (kz, ky, kx, C) */
-    BMVP_LAYOUT_CONVT_XYZ, /* (I, O, kx,ky,kz) <-> (I, kz, ky, kx, O) */
-    BMVP_LAYOUT_VOLUME     /* (X, Y, Z)        <-> (Z, Y, X) */
-} bmvp_layout;
-
-typedef enum bmvp_init { /* how a fresh network starts: as the release */
-    BMVP_INIT_ZERO,
-    BMVP_INIT_ONE,
-    BMVP_INIT_KAIMING_OUT, /* normal, variance 2 / (O k^3): kaiming_normal_(mode="fan_out", nonlinearity="relu") */
-    BMVP_INIT_UNIFORM_IN   /* uniform in +-1/sqrt(fan): PyTorch's default of Linear and ConvTranspose3d */
-} bmvp_init;
-
-/* One entry of a network's state, named as in the release. */
-typedef struct bmvp_state {
-    const char *name;
-    bmvp_tensor *t;
-    int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
-    int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
-    int torch_rank;        /* the released shape */
-    int64_t torch_dim[BMVP_MAX_DIMS];
-    int64_t stride[BMVP_MAX_DIMS]; /* of our memory, one for each released axis */
-    bmvp_init init;
-    int64_t fan;
-    double lr_scale;       /* learning rate of this tensor / that of the rest */
-    const char *stacked;   /* this is slice `part` of `parts` of the released tensor of this name (templates); else NULL */
-    int part, parts;
-} bmvp_state;
-
-typedef struct bmvp_state_list {
-    bmvp_state *item;
-    int n, cap;
-} bmvp_state_list;
-
-typedef enum bmvp_net_kind { BMVP_NET_UNIFORMER, BMVP_NET_UNET3D } bmvp_net_kind;
-typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
-
-typedef struct bmvp_net_config {
-    char name[32];        /* of the preset, or "custom" */
-    bmvp_net_kind kind;
-    int in_channels;      /* 1 in pre-training */
-    int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
-    int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
-    int mlp_ratio;        /* UniFormer: hidden width / width */
-    int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
-    int groups;           /* UNET3D: groups of GroupNorm; divides n */
-    int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
-    bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
-    int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
-    int deep_supervision; /* UniFormer segmentation: 1 adds heads on the maps at 1/4 and 1/2 of the input */
-} bmvp_net_config;
-
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
-BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
-BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
-
-typedef struct bmvp_net bmvp_net;
-
-/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. */
-typedef struct bmvp_features {
-    bmvp_tensor *map[4];
-    bmvp_tensor *skip[3]; /* UNET3D: what its segmentation decoder adds, at 1, 1/2, 1/4 of the input */
-    bmvp_tensor *last; /* = map[3]: what the contrast compares and the decoder reads */
-} bmvp_features;
-
-/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
-BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
-BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
-BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
-BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
-BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: 16, UNET3D 8 */
-BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
-/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
-   (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
-BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
-/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones. */
-BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
-/* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
-BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
-/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
-   outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
-typedef struct bmvp_logits {
-    bmvp_tensor *full;
-    bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
-} bmvp_logits;
-BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
-/* Classification: global average of the last map -> Linear: logits (N, outputs). */
-BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
-
-/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
-   entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over the C inputs: repeated and
-   divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit;
-   nothing has changed then. */
-typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
-typedef struct bmvp_net_adoption {
-    int n[3];              /* entries taken, adapted, fresh */
-    unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
-} bmvp_net_adoption;
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
-
-/* Registers a tensor. torch_dim: the released shape. Returns the tensor (NULL after a failure). Also used for templates. */
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
-/* Copies between our memory and the released order (numel floats). */
-BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch);
-BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours);
-
-/* >>optimizer ---------------------------------------------------------------------------------------------------- */
-
-typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind;
-
-typedef struct bmvp_optim_config {
-    bmvp_optim_kind kind;
-    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
-    double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
-    double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
-} bmvp_optim_config;
-BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
-
-/* A parameter without a gradient in a step is left alone, its step count too (PyTorch's grad = None). */
-typedef struct bmvp_optim bmvp_optim;
-/* Makes the moments of every trained entry of the list, which must outlive the optimizer and not grow. */
-BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg);
-BMVP_API void bmvp_optim_destroy(bmvp_optim *o);
-BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
-/* L2 norm over all gradients present; summed in double in a fixed order. */
-BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
-/* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
-BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
-/* Of a context with a device: norm, clipping (0: none) and step at once, without waiting: bmvp_device.clipped_update. Returns where on the device
-   the norm will be; NULL: there are no gradients. */
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip);
-/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
-   momentum buffer, 1: exp_avg_sq. */
-BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
-BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
-
-/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to `floor`. half_period
-   1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and climbs back. */
-typedef struct bmvp_schedule {
-    double lr, floor;
-    int64_t total, warmup;
-    int half_period;
-} bmvp_schedule;
-BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
-
-/* >>data parallel ------------------------------------------------------------------------------------------------ */
-
-/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
-   a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
-   backward completes them. A device's gradients go through the host, without overlap, unless the table is on_device. The list must outlive the
-   reducer and not grow; all ranks have the same one. bmvp_set_comm comes first. */
-typedef struct bmvp_reducer bmvp_reducer;
-BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
-BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
-/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its all_reduce). */
-BMVP_API void bmvp_reducer_start(bmvp_reducer *r);
-/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had one on any rank. */
-BMVP_API void bmvp_reducer_finish(bmvp_reducer *r);
-BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent); /* how many, and how many of them left during the last backward */
-/* Values and counters of the list, and moments of its optimizer (or NULL), become those of rank 0. */
-BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim);
 
 /* >>state files: networks in checkpoints ------------------------------------------------------------------------------ */
 
@@ -456,6 +445,17 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err);
 
+/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
+   entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over the C inputs: repeated and
+   divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit;
+   nothing has changed then. */
+typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
+typedef struct bmvp_net_adoption {
+    int n[3];              /* entries taken, adapted, fresh */
+    unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
+} bmvp_net_adoption;
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
+
 #ifdef __cplusplus
 }
 #endif
@@ -482,6 +482,1650 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
 extern "C" {
 #endif
 
+/* >>state: named tensors and their released layout ------------------------------------------------------------------ */
+
+static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
+{
+    if (l->n == l->cap) {
+        const int cap = l->cap ? l->cap * 2 : 128;
+        bmvp_state *p = (bmvp_state *)bmvpi_alloc(c, cap * (int64_t)sizeof *p);
+        if (!p) return NULL;
+        if (l->n) memcpy(p, l->item, (size_t)l->n * sizeof *p);
+        bmvpi_free(c, l->item);
+        l->item = p;
+        l->cap = cap;
+    }
+    memset(&l->item[l->n], 0, sizeof *l->item);
+    l->item[l->n].lr_scale = 1;
+    return &l->item[l->n++];
+}
+
+/* Our shape for a released one; fills the strides of our memory along the released axes. */
+static int bmvpi_layout_dims(bmvp_layout layout, const int64_t *d, int64_t *ours, int64_t *stride)
+{
+    const int64_t o = d[0], i = d[1], k = d[2];
+    memset(stride, 0, BMVP_MAX_DIMS * sizeof *stride);
+    stride[0] = 1;
+    switch (layout) {
+    case BMVP_LAYOUT_SAME:
+        ours[0] = o;
+        return 1;
+    case BMVP_LAYOUT_LINEAR:
+    case BMVP_LAYOUT_POINTWISE:
+        ours[0] = i, ours[1] = o;
+        stride[1] = o;
+        return 2;
+    case BMVP_LAYOUT_CONV_ZXY:
+    case BMVP_LAYOUT_CONV_XYZ:
+        ours[0] = ours[1] = ours[2] = k, ours[3] = i, ours[4] = o;
+        stride[1] = o;
+        stride[2] = layout == BMVP_LAYOUT_CONV_ZXY ? k * k * i * o : i * o;
+        stride[3] = layout == BMVP_LAYOUT_CONV_ZXY ? i * o : k * i * o;
+        stride[4] = layout == BMVP_LAYOUT_CONV_ZXY ? k * i * o : k * k * i * o;
+        return 5;
+    case BMVP_LAYOUT_DEPTHWISE:
+        ours[0] = ours[1] = ours[2] = k, ours[3] = o;
+        stride[2] = k * k * o, stride[3] = o, stride[4] = k * o;
+        return 4;
+    case BMVP_LAYOUT_CONVT_XYZ: /* d[0] is the input width here */
+        ours[0] = o, ours[1] = ours[2] = ours[3] = k, ours[4] = i;
+        stride[0] = k * k * k * i, stride[1] = 1;
+        stride[2] = i, stride[3] = k * i, stride[4] = k * k * i;
+        return 5;
+    default: /* BMVP_LAYOUT_VOLUME */
+        ours[0] = k, ours[1] = i, ours[2] = o;
+        stride[1] = o, stride[2] = o * i;
+        return 3;
+    }
+}
+
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
+                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
+{
+    int64_t dim[BMVP_MAX_DIMS], released[BMVP_MAX_DIMS] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    bmvp_state *s;
+    bmvp_tensor *t;
+    int rank, i;
+    if (bmvp_failed(c)) return NULL;
+    for (i = 0; i < torch_rank; ++i) released[i] = torch_dim[i];
+    s = bmvpi_state_push(c, list);
+    if (!s) return NULL;
+    rank = bmvpi_layout_dims(layout, released, dim, s->stride);
+    t = trained ? bmvp_param(c, name, rank, dim) : bmvp_buffer(c, name, rank, dim);
+    if (!t) {
+        --list->n;
+        return NULL;
+    }
+    s->name = t->name;
+    s->t = t;
+    s->trained = trained;
+    s->torch_rank = torch_rank;
+    memcpy(s->torch_dim, released, sizeof released);
+    s->init = init;
+    s->fan = fan;
+    return t;
+}
+
+/* Walks the released order; to_torch 1 gathers, 0 scatters. */
+static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, int to_torch)
+{
+    int64_t at[BMVP_MAX_DIMS] = { 0 }, n = s->t ? s->t->numel : 0, i, ours = 0;
+    int a;
+    for (i = 0; i < n; ++i) {
+        if (to_torch) to[i] = from[ours];
+        else to[ours] = from[i];
+        for (a = s->torch_rank - 1; a >= 0; --a) {
+            ours += s->stride[a];
+            if (++at[a] < s->torch_dim[a]) break;
+            ours -= s->stride[a] * at[a];
+            at[a] = 0;
+        }
+    }
+}
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
+
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
+
+typedef struct bmvpi_layer { bmvp_tensor *w, *b; } bmvpi_layer;
+typedef struct bmvpi_norm { bmvp_tensor *w, *b, *mean, *var; int counter; } bmvpi_norm; /* counter: index in the state list */
+
+typedef struct bmvpi_cblock { bmvpi_layer pos, conv1, attn, conv2, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_cblock;
+typedef struct bmvpi_sablock { bmvpi_layer pos, qkv, proj, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_sablock;
+typedef struct bmvpi_embed { bmvpi_layer proj; bmvpi_norm norm; } bmvpi_embed;
+typedef struct bmvpi_resblock { bmvpi_norm gn1, gn2; bmvpi_layer conv1, conv2; } bmvpi_resblock;
+
+enum { BMVPI_UNET_BLOCKS = 12, BMVPI_MAX_DEPTH = 64 };
+typedef struct bmvpi_uniformer {
+    bmvpi_embed embed[4];
+    bmvpi_cblock *cblock[2];
+    bmvpi_sablock *sablock[2];
+    bmvpi_norm norm;
+    bmvp_tensor *up[4];       /* transposed convolutions, coarse to fine */
+    bmvp_tensor *block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
+    bmvpi_layer proj1, out, scale[2];
+    bmvpi_norm proj1_norm;
+} bmvpi_uniformer;
+typedef struct bmvpi_unet3d {
+    bmvpi_layer conv1a, ds[3], up[3], out;
+    bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
+} bmvpi_unet3d;
+
+struct bmvp_net {
+    bmvp_ctx *c;
+    bmvp_net_config cfg;
+    bmvp_state_list state;
+    int counting;  /* this pass moves running statistics */
+    int recompute; /* blocks are checkpointed */
+    bmvpi_uniformer uf;
+    bmvpi_unet3d un;
+    bmvpi_layer head; /* classification */
+};
+
+/* One layer of a network under construction: name = prefix + field, shapes in the released order. */
+static bmvp_tensor *bmvpi_make(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t d0,
+                               int64_t d1, int64_t k, int trained, bmvp_init init)
+{
+    char name[160];
+    int64_t dim[5], fan = 0;
+    dim[0] = d0, dim[1] = d1, dim[2] = dim[3] = dim[4] = k;
+    if (init == BMVP_INIT_KAIMING_OUT) fan = d0 * k * k * k;
+    if (init == BMVP_INIT_UNIFORM_IN) fan = d1 * k * k * k;
+    snprintf(name, sizeof name, "%s%s", prefix, field);
+    return bmvp_state_add(net->c, &net->state, name, layout, rank, dim, trained, init, fan);
+}
+
+/* Bias init: zero beside kaiming weights; beside a default Linear uniform with the weight's fan. */
+static bmvpi_layer bmvpi_make_layer(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t out,
+                                    int64_t in, int64_t k, int trained)
+{
+    const int linear = layout == BMVP_LAYOUT_LINEAR;
+    char name[160];
+    bmvpi_layer l;
+    snprintf(name, sizeof name, "%s.weight", field);
+    l.w = bmvpi_make(net, prefix, name, layout, rank, out, in, k, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_KAIMING_OUT);
+    snprintf(name, sizeof name, "%s.bias", field);
+    l.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, out, 1, 1, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_ZERO);
+    if (linear && l.b) net->state.item[net->state.n - 1].fan = in;
+    return l;
+}
+
+static bmvpi_norm bmvpi_make_norm(bmvp_net *net, const char *prefix, const char *field, int64_t n, int batch, int trained)
+{
+    char name[160];
+    bmvpi_norm o;
+    memset(&o, 0, sizeof o);
+    snprintf(name, sizeof name, "%s.weight", field);
+    o.w = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ONE);
+    snprintf(name, sizeof name, "%s.bias", field);
+    o.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ZERO);
+    if (!batch) return o;
+    snprintf(name, sizeof name, "%s.running_mean", field);
+    o.mean = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ZERO);
+    snprintf(name, sizeof name, "%s.running_var", field);
+    o.var = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ONE);
+    snprintf(name, sizeof name, "%s%s.num_batches_tracked", prefix, field);
+    if (bmvp_failed(net->c)) return o;
+    o.counter = net->state.n;
+    (void)bmvp_state_add(net->c, &net->state, name, BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
+    return o;
+}
+
+static void bmvpi_make_cblock(bmvp_net *net, bmvpi_cblock *b, const char *prefix, int64_t n)
+{
+    const int64_t hidden = n * net->cfg.mlp_ratio;
+    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
+    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 1, 1);
+    b->conv1 = bmvpi_make_layer(net, prefix, "conv1", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
+    b->conv2 = bmvpi_make_layer(net, prefix, "conv2", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
+    b->attn = bmvpi_make_layer(net, prefix, "attn", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 5, 1);
+    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 1, 1);
+    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_POINTWISE, 5, hidden, n, 1, 1);
+    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_POINTWISE, 5, n, hidden, 1, 1);
+}
+
+static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *prefix, int64_t n)
+{
+    const int64_t hidden = n * net->cfg.mlp_ratio;
+    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
+    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 0, 1);
+    b->qkv = bmvpi_make_layer(net, prefix, "attn.qkv", BMVP_LAYOUT_LINEAR, 2, 3 * n, n, 1, 1);
+    b->proj = bmvpi_make_layer(net, prefix, "attn.proj", BMVP_LAYOUT_LINEAR, 2, n, n, 1, 1);
+    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 0, 1);
+    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_LINEAR, 2, hidden, n, 1, 1);
+    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
+}
+
+/* Weight and bias as PyTorch's default leaves a convolution: what the release does not initialise itself. */
+static bmvpi_layer bmvpi_make_default(bmvp_net *net, const char *field, int64_t out, int64_t in)
+{
+    const bmvpi_layer l = bmvpi_make_layer(net, "", field, BMVP_LAYOUT_POINTWISE, 5, out, in, 1, 1);
+    int i;
+    for (i = net->state.n - 2; l.b && i < net->state.n; ++i) {
+        net->state.item[i].init = BMVP_INIT_UNIFORM_IN;
+        net->state.item[i].fan = in;
+    }
+    return l;
+}
+
+/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
+   they are carried (not trained), so that a checkpoint written here loads strictly, and fine-tuning finds them. */
+static void bmvpi_make_decoder(bmvp_net *net)
+{
+    static const char *const field[3] = { "conv1", "conv2", "conv3" };
+    const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
+    const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
+    char prefix[64], name[64];
+    int i, k;
+    for (i = 0; i < 4; ++i) {
+        snprintf(prefix, sizeof prefix, "decoder.decoder%d.", 5 - i);
+        net->uf.up[i] = bmvpi_make(net, prefix, "transp_conv.conv.weight", BMVP_LAYOUT_CONVT_XYZ, 5, in[i], out[i], 2, 1,
+                                   BMVP_INIT_UNIFORM_IN);
+        for (k = 0; k < 3; ++k) {
+            snprintf(name, sizeof name, "conv_block.%s.conv.weight", field[k]);
+            net->uf.block[i][k] = bmvpi_make(net, prefix, name, k < 2 ? BMVP_LAYOUT_CONV_XYZ : BMVP_LAYOUT_POINTWISE, 5, out[i],
+                                             k == 1 ? out[i] : 2 * out[i], k < 2 ? 3 : 1, segment, BMVP_INIT_KAIMING_OUT);
+        }
+    }
+    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_ZXY, 5, d[0], net->cfg.in_channels, 3, segment);
+    net->uf.proj1_norm = bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, segment);
+    net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
+                                   1, 1);
+    for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
+        net->uf.scale[i] = bmvpi_make_default(net, i ? "ms_out.1" : "ms_out.0", outputs, d[1 - i]);
+}
+
+/* Released names of the encoder: pre-training has one level more. */
+static const char *bmvpi_encoder_prefix(const bmvp_net *net)
+{
+    return net->cfg.task == BMVP_TASK_PRETRAIN ? "encoder.uniformer." : "encoder.";
+}
+
+static void bmvpi_make_head(bmvp_net *net, int64_t features)
+{
+    net->head = bmvpi_make_layer(net, "", "head", BMVP_LAYOUT_LINEAR, 2, net->cfg.outputs, features, 1, 1);
+}
+
+static void bmvpi_make_uniformer(bmvp_net *net)
+{
+    bmvpi_uniformer *u = &net->uf;
+    const bmvp_net_config *k = &net->cfg;
+    char prefix[64];
+    int s, i;
+    for (s = 0; s < 4; ++s) {
+        snprintf(prefix, sizeof prefix, "%spatch_embed%d.", bmvpi_encoder_prefix(net), s + 1);
+        u->embed[s].proj = bmvpi_make_layer(net, prefix, "proj", BMVP_LAYOUT_CONV_ZXY, 5, k->dim[s], s ? k->dim[s - 1] : k->in_channels, 2, 1);
+        u->embed[s].norm = bmvpi_make_norm(net, prefix, "norm", k->dim[s], 0, 1);
+    }
+    for (s = 0; s < 4; ++s) {
+        const int64_t bytes = k->depth[s] * (int64_t)(s < 2 ? sizeof(bmvpi_cblock) : sizeof(bmvpi_sablock));
+        void *blocks = bmvpi_alloc(net->c, bytes);
+        if (!blocks) return;
+        memset(blocks, 0, (size_t)bytes);
+        if (s < 2) u->cblock[s] = (bmvpi_cblock *)blocks;
+        else u->sablock[s - 2] = (bmvpi_sablock *)blocks;
+        for (i = 0; i < k->depth[s]; ++i) {
+            snprintf(prefix, sizeof prefix, "%sblocks%d.%d.", bmvpi_encoder_prefix(net), s + 1, i);
+            if (s < 2) bmvpi_make_cblock(net, &u->cblock[s][i], prefix, k->dim[s]);
+            else bmvpi_make_sablock(net, &u->sablock[s - 2][i], prefix, k->dim[s]);
+        }
+    }
+    u->norm = bmvpi_make_norm(net, bmvpi_encoder_prefix(net), "norm", k->dim[3], 1, 1);
+    if (k->task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, k->dim[3]);
+    else bmvpi_make_decoder(net);
+}
+
+static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_tensor *x, int training)
+{
+    if (training && net->counting && x) ++net->state.item[o->counter].counter;
+    return bmvp_batchnorm(net->c, x, o->w, o->b, o->mean, o->var, training, 0.1, 1e-5);
+}
+
+/* Frees a value that only backward would need. */
+static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
+{
+    if (!net->c->grad_on) bmvp_drop(net->c, t);
+}
+
+/* Ends a block: what it made but y is freed, for good without a tape, until backward comes when recomputing. */
+static bmvp_tensor *bmvpi_block_end(bmvp_net *net, int64_t mark, bmvp_tensor *y)
+{
+    return net->recompute ? bmvp_checkpoint(net->c, mark, y) : bmvp_scope_end(net->c, mark, y);
+}
+
+/* The same where y was made from x that is cheap to compute: rather twice in backward than held on to. */
+static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
+{
+    if (net->recompute) bmvp_drop(net->c, x);
+    return bmvpi_block_end(net, mark, y);
+}
+
+/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
+   other reader. */
+static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *n, *h, *in = x;
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
+    bmvpi_spent(net, in);
+    n = bmvpi_batchnorm(net, &b->norm1, x, training);
+    h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
+    bmvp_drop(c, n);
+    n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
+    bmvpi_spent(net, h);
+    in = x;
+    x = bmvp_linear_residual(c, n, b->conv2.w, b->conv2.b, x);
+    bmvpi_spent(net, n);
+    bmvpi_spent(net, in);
+    n = bmvpi_batchnorm(net, &b->norm2, x, training);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
+    bmvp_drop(c, n);
+    return bmvpi_block_end(net, scope, x);
+}
+
+/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
+static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmvp_tensor *x)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
+    bmvp_tensor *n, *h;
+    int64_t dim[5], tokens[3];
+    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
+    if (!x) return NULL;
+    memcpy(dim, x->dim, sizeof dim);
+    tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
+    n = bmvp_layernorm(c, x, b->norm1.w, b->norm1.b, 1e-6);
+    h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
+    bmvp_drop(c, n);
+    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
+    x = bmvp_linear_residual(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b, x);
+    n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
+    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
+    bmvp_drop(c, n);
+    return bmvpi_block_end(net, scope, x);
+}
+
+/* LN(conv(x)), half the size */
+static bmvp_tensor *bmvpi_embed_run(bmvp_net *net, const bmvpi_embed *e, bmvp_tensor *x)
+{
+    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
+    const int64_t scope = bmvp_scope_begin(net->c);
+    x = bmvp_conv3d(net->c, x, e->proj.w, e->proj.b, &halve);
+    return bmvp_scope_end(net->c, scope, bmvp_layernorm(net->c, x, e->norm.w, e->norm.b, 1e-5));
+}
+
+static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int training)
+{
+    const bmvpi_uniformer *u = &net->uf;
+    bmvp_ctx *c = net->c;
+    bmvp_features f;
+    int64_t scope;
+    int s, i;
+    memset(&f, 0, sizeof f);
+    for (s = 0; s < 4; ++s) {
+        scope = bmvp_scope_begin(c);
+        x = bmvpi_embed_run(net, &u->embed[s], x);
+        for (i = 0; i < net->cfg.depth[s]; ++i) {
+            x = s < 2 ? bmvpi_cblock_run(net, &u->cblock[s][i], x, training) : bmvpi_sablock_run(net, &u->sablock[s - 2][i], x);
+            if (i == 0) x = bmvpi_block_end(net, scope, x); /* the embedding belongs to the first block */
+        }
+        if (s == 3) x = bmvpi_batchnorm(net, &u->norm, x, training);
+        x = bmvp_scope_end(c, scope, x);
+        f.map[s] = x;
+    }
+    f.last = x;
+    return f;
+}
+
+/* >>decoder --------------------------------------------------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
+{
+    bmvp_tensor *y;
+    int i;
+    for (i = 0; i < 4; ++i) x = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    y = bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
+    if (net->recompute) bmvp_drop(net->c, x); /* at full size it is the largest by far */
+    return y;
+}
+
+/* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
+   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved. The
+   result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
+static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
+{
+    static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *m = net->uf.out.w, *y;
+    int64_t d[7], k = 1, z, h, w, n;
+    int i;
+    if (!x) return NULL;
+    for (i = 3; i >= 0; --i, k *= 2) {
+        bmvp_tensor *up = net->uf.up[i];
+        d[0] = up->dim[0] * 8, d[1] = up->dim[4];
+        m = bmvp_matmul(c, bmvp_reshape(c, up, 2, d), m, 0, 0);
+        d[0] = up->dim[0], d[1] = d[2] = d[3] = 2, d[4] = d[5] = d[6] = k;
+        m = bmvp_permute(c, bmvp_reshape(c, m, 7, d), weave);
+        d[1] = 8 * k * k * k;
+        m = bmvp_reshape(c, m, 2, d);
+    }
+    n = x->dim[0], z = x->dim[1], h = x->dim[2], w = x->dim[3];
+    y = bmvp_linear(c, x, m, NULL);
+    d[0] = n, d[1] = z, d[2] = h, d[3] = w, d[4] = d[5] = d[6] = k;
+    y = bmvp_permute(c, bmvp_reshape(c, y, 7, d), weave);
+    d[1] = z * k, d[2] = h * k, d[3] = w * k, d[4] = 1;
+    return bmvpi_block_end(net, scope, bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b));
+}
+
+/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
+   than to keep. */
+static bmvp_tensor *bmvpi_join(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *part[2], *y;
+    part[0] = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    part[1] = skip;
+    y = bmvp_concat(net->c, 2, part, 4);
+    bmvp_drop(net->c, part[0]);
+    if (i == 3) bmvp_drop(net->c, skip);
+    return bmvp_scope_end(net->c, scope, y);
+}
+
+/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
+static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *h = bmvp_conv3d(c, x, w[0], NULL, &same), *n, *r;
+    bmvp_drop(c, x);
+    n = bmvp_instancenorm(c, h, 1e-5);
+    bmvpi_spent(net, h);
+    r = bmvp_leaky_relu(c, n, 0.01);
+    bmvp_drop(c, n);
+    h = bmvp_conv3d(c, r, w[1], NULL, &same);
+    bmvp_drop(c, r);
+    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
+}
+
+/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
+   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
+   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
+static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+{
+    bmvp_ctx *c = net->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
+    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5), *sum;
+    bmvp_drop(c, h);
+    sum = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    bmvp_drop(c, n); /* backward reads it nowhere */
+    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, sum, 0.01));
+}
+
+/* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
+static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    const bmvpi_uniformer *u = &net->uf;
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
+    return bmvpi_from_cheap(net, scope, h, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
+}
+
+static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *y = bmvp_linear(net->c, map, net->uf.scale[i].w, net->uf.scale[i].b);
+    return bmvpi_block_end(net, scope, bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1));
+}
+
+static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    const bmvpi_uniformer *u = &net->uf;
+    bmvp_tensor *y = f->last;
+    bmvp_logits l;
+    int i;
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < 4; ++i) {
+        y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
+        if (deep && i == 1) l.quarter = bmvpi_scale_head(net, 0, y);
+        if (deep && i == 2) l.half = bmvpi_scale_head(net, 1, y);
+    }
+    l.full = bmvp_linear(net->c, y, u->out.w, u->out.b);
+    bmvp_drop(net->c, y);
+    return l;
+}
+
+/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+
+static bmvpi_layer bmvpi_make_conv(bmvp_net *net, const char *prefix, const char *field, int64_t out, int64_t in, int64_t k)
+{
+    return bmvpi_make_layer(net, prefix, field, BMVP_LAYOUT_CONV_XYZ, 5, out, in, k, 1);
+}
+
+static void bmvpi_make_unet3d(bmvp_net *net)
+{
+    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
+                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
+    bmvpi_unet3d *u = &net->un;
+    const int64_t n = net->cfg.width;
+    char prefix[32];
+    int i;
+    u->conv1a = bmvpi_make_conv(net, "", "conv1a", n, net->cfg.in_channels, 3);
+    for (i = 0; i < (net->cfg.task == BMVP_TASK_CLASSIFY ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
+        const int64_t w = n << level[i];
+        if (i == 1) u->ds[0] = bmvpi_make_conv(net, "", "ds1", 2 * n, n, 3);
+        if (i == 3) u->ds[1] = bmvpi_make_conv(net, "", "ds2", 4 * n, 2 * n, 3);
+        if (i == 5) u->ds[2] = bmvpi_make_conv(net, "", "ds3", 8 * n, 4 * n, 3);
+        if (i == 9) u->up[0] = bmvpi_make_layer(net, "", "up4conva", BMVP_LAYOUT_POINTWISE, 5, 4 * n, 8 * n, 1, 1);
+        if (i == 10) u->up[1] = bmvpi_make_layer(net, "", "up3conva", BMVP_LAYOUT_POINTWISE, 5, 2 * n, 4 * n, 1, 1);
+        if (i == 11) u->up[2] = bmvpi_make_layer(net, "", "up2conva", BMVP_LAYOUT_POINTWISE, 5, n, 2 * n, 1, 1);
+        snprintf(prefix, sizeof prefix, "%s.", name[i]);
+        u->block[i].gn1 = bmvpi_make_norm(net, prefix, "gn1", w, 0, 1);
+        u->block[i].conv1 = bmvpi_make_conv(net, prefix, "conv1", w, w, 3);
+        u->block[i].gn2 = bmvpi_make_norm(net, prefix, "gn2", w, 0, 1);
+        u->block[i].conv2 = bmvpi_make_conv(net, prefix, "conv2", w, w, 3);
+    }
+    if (net->cfg.task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, 8 * n);
+    else u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1, n, 1, 1);
+}
+
+/* conv(relu(norm(x))), norm and relu dropped */
+static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_net *net, const bmvpi_norm *o, const bmvpi_layer *l, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
+    bmvp_tensor *n = bmvp_groupnorm(net->c, x, o->w, o->b, net->cfg.groups, 1e-5), *r = bmvp_relu(net->c, n), *y;
+    bmvp_drop(net->c, n);
+    y = bmvp_conv3d(net->c, r, l->w, l->b, &same);
+    bmvp_drop(net->c, r);
+    return y;
+}
+
+static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, bmvp_tensor *x)
+{
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
+    h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
+    return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
+}
+
+static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
+    const bmvpi_unet3d *u = &net->un;
+    const int64_t scope = bmvp_scope_begin(net->c);
+    bmvp_features f;
+    int s, i, b = 1;
+    memset(&f, 0, sizeof f);
+    x = bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same);
+    x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[0], x));
+    for (s = 0; s < 3; ++s) {
+        f.skip[s] = x;
+        x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
+        for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(net, &u->block[b++], x);
+    }
+    f.map[3] = f.last = x;
+    return f;
+}
+
+/* skip NULL: pre-training, nothing is added */
+static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
+{
+    const bmvpi_unet3d *u = &net->un;
+    bmvp_tensor *l;
+    int64_t scope;
+    int s;
+    for (s = 0; s < 3; ++s) {
+        scope = bmvp_scope_begin(net->c);
+        l = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
+        x = bmvp_upsample_nearest(net->c, l, 2);
+        bmvp_drop(net->c, l); /* backward reads it nowhere */
+        if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
+        x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[9 + s], x));
+    }
+    return bmvp_linear(net->c, x, u->out.w, u->out.b);
+}
+
+/* >>network impl ------------------------------------------------------------------------------------------------------ */
+
+BMVP_API const char *bmvp_net_preset_names(void) { return "uniformer_small uniformer_base uniformer_tiny unet3d unet3d_tiny"; }
+
+BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
+{
+    static const bmvp_net_config preset[] = {
+        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
+    };
+    size_t i;
+    for (i = 0; i < sizeof preset / sizeof *preset; ++i)
+        if (strcmp(preset[i].name, name) == 0) {
+            *cfg = preset[i];
+            return 1;
+        }
+    return 0;
+}
+
+static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    int i, ok = k->in_channels >= 1 && k->in_channels <= 1024;
+    if (k->task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
+        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name, k->outputs) != NULL;
+    if (k->kind == BMVP_NET_UNET3D) {
+        ok = ok && k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0;
+        if (!ok) bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
+        return ok;
+    }
+    for (i = 0; i < 4; ++i)
+        ok = ok && k->dim[i] >= 1 && k->dim[i] <= 1 << 16 && k->depth[i] >= 1 && k->depth[i] <= BMVPI_MAX_DEPTH;
+    ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
+    ok = ok && k->mlp_ratio >= 1 && k->mlp_ratio <= 64;
+    if (!ok)
+        bmvp_fail(c, BMVP_E_ARG, "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
+                  "size must divide the last two dims", k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1],
+                  k->depth[2], k->depth[3], k->head_dim, BMVPI_MAX_DEPTH);
+    return ok;
+}
+
+BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
+{
+    bmvp_net *net;
+    if (bmvp_failed(c) || !bmvpi_net_config_check(c, cfg)) return NULL;
+    net = (bmvp_net *)bmvpi_alloc(c, (int64_t)sizeof *net);
+    if (!net) return NULL;
+    memset(net, 0, sizeof *net);
+    net->c = c;
+    net->cfg = *cfg;
+    net->counting = 1;
+    if (cfg->kind == BMVP_NET_UNIFORMER) bmvpi_make_uniformer(net);
+    else bmvpi_make_unet3d(net);
+    if (!bmvp_failed(c)) return net;
+    bmvp_net_destroy(net);
+    return NULL;
+}
+
+BMVP_API void bmvp_net_destroy(bmvp_net *net)
+{
+    int s;
+    if (!net) return;
+    for (s = 0; s < 2; ++s) {
+        bmvpi_free(net->c, net->uf.cblock[s]);
+        bmvpi_free(net->c, net->uf.sablock[s]);
+    }
+    bmvpi_free(net->c, net->state.item);
+    bmvpi_free(net->c, net);
+}
+
+BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
+BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
+BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->recompute = on != 0; }
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->cfg.kind == BMVP_NET_UNIFORMER ? 16 : 8; }
+
+static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
+{
+    bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
+    const float bound = s->fan > 0 ? (float)(1.0 / sqrt((double)s->fan)) : 0.0f;
+    const float std = s->fan > 0 ? (float)sqrt(2.0 / (double)s->fan) : 0.0f;
+    float *v;
+    int64_t i;
+    if (!s->t || !s->t->x) return;
+    if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE) {
+        bmvp_fill(c, s->t, s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
+        return;
+    }
+    v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
+    for (i = 0; v && i < s->t->numel; ++i)
+        v[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+    if (v) bmvp_write(c, s->t, v);
+    bmvpi_free(c, v);
+}
+
+BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed)
+{
+    int i;
+    if (!net || bmvp_failed(net->c)) return;
+    for (i = 0; i < net->state.n; ++i) {
+        bmvpi_state_init(net->c, &net->state.item[i], seed, (uint32_t)(1000 + i));
+        net->state.item[i].counter = 0;
+    }
+}
+
+static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
+{
+    const int64_t s = bmvp_net_stride(net);
+    char buf[128];
+    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
+    bmvp_fail(net->c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
+              bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
+    return 0;
+}
+
+BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training)
+{
+    bmvp_features none;
+    memset(&none, 0, sizeof none);
+    if (!net || !x || bmvp_failed(net->c) || !bmvpi_net_input_check(net, x)) return none;
+    return net->cfg.kind == BMVP_NET_UNIFORMER ? bmvpi_uniformer_encode(net, x, training) : bmvpi_unet3d_encode(net, x);
+}
+
+BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
+    if (net->cfg.task != BMVP_TASK_PRETRAIN)
+        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: only a pre-training network reconstructs", net->cfg.name);
+    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last, NULL);
+    return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
+}
+
+BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision)
+{
+    bmvp_logits l;
+    memset(&l, 0, sizeof l);
+    if (!net || !x || !f || !f->last || bmvp_failed(net->c)) return l;
+    if (net->cfg.task != BMVP_TASK_SEGMENT) {
+        bmvp_fail(net->c, BMVP_E_STATE, "%s: not a segmentation network", net->cfg.name);
+        return l;
+    }
+    if (net->cfg.kind == BMVP_NET_UNIFORMER) return bmvpi_uniunet_decode(net, x, f, deep_supervision && net->cfg.deep_supervision);
+    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
+    return l;
+}
+
+BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
+{
+    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
+    if (net->cfg.task != BMVP_TASK_CLASSIFY)
+        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: not a classification network", net->cfg.name);
+    return bmvp_linear(net->c, bmvp_global_pool(net->c, f->last), net->head.w, net->head.b);
+}
+
+/* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
+
+struct bmvp_optim {
+    bmvp_ctx *c;
+    bmvp_optim_config cfg;
+    bmvp_state_list *list;
+    bmvp_tensor **moment; /* two for each entry */
+    int64_t *count;       /* steps taken, one for each entry */
+    bmvp_tensor *rule;    /* of bmvp_device.clipped_update; NULL: no device */
+};
+
+BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
+{
+    bmvp_optim_config k;
+    k.kind = kind;
+    k.beta1 = 0.9;
+    k.beta2 = 0.999;
+    k.eps = 1e-8;
+    k.weight_decay = 1e-5;
+    k.momentum = 0.9;
+    return k;
+}
+
+BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
+{
+    const int64_t rule = 3;
+    bmvp_optim *o;
+    int i, w;
+    if (bmvp_failed(c) || !list) return NULL;
+    o = (bmvp_optim *)bmvpi_alloc(c, (int64_t)sizeof *o);
+    if (!o) return NULL;
+    memset(o, 0, sizeof *o);
+    o->c = c;
+    o->cfg = *cfg;
+    o->list = list;
+    o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
+    o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
+    if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
+    if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
+    for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
+        bmvp_tensor *t = list->item[i].t;
+        if (!list->item[i].trained || !bmvpi_lasting_grad(c, t)) continue;
+        for (w = 0; w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
+            o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
+            bmvp_fill(c, o->moment[2 * i + w], 0.0f);
+        }
+    }
+    o->rule = bmvp_backend_of(c)->device ? bmvp_buffer(c, NULL, 1, &rule) : NULL;
+    if (o->rule) bmvp_fill(c, o->rule, 0.0f);
+    if (!bmvp_failed(c)) return o;
+    bmvp_optim_destroy(o);
+    return NULL;
+}
+
+BMVP_API void bmvp_optim_destroy(bmvp_optim *o)
+{
+    if (!o) return;
+    bmvpi_free(o->c, o->moment);
+    bmvpi_free(o->c, o->count);
+    bmvpi_free(o->c, o);
+}
+
+BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
+{
+    int i;
+    for (i = 0; o && i < o->list->n; ++i)
+        if (o->list->item[i].trained) bmvp_zero_grad(o->list->item[i].t);
+}
+
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; }
+
+/* Elements are cut in pieces of this size for threads and for the fixed order of the norm's sum. */
+enum { BMVPI_PIECE = 1 << 16 };
+
+typedef struct bmvpi_update {
+    bmvp_update of; /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 =
+                       momentum. decay: of the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
+    double *sum;    /* of the norm: one for each piece */
+    void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
+} bmvpi_update;
+
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
+   vectors of the target. */
+#define BMVPI_ADAMW_BODY \
+    { \
+        float *BMVP_RESTRICT p = u->of.p, *BMVP_RESTRICT m = u->of.m, *BMVP_RESTRICT v = u->of.v; \
+        const float *BMVP_RESTRICT g = u->of.g; \
+        const float scale = u->of.scale, keep = 1.0f - u->of.lr * u->of.decay, l2 = u->of.l2, b1 = u->of.b1, b2 = u->of.b2; \
+        const float step = u->of.step, root = u->of.root, eps = u->of.eps; \
+        int64_t i; \
+        for (i = from; i < to; ++i) { \
+            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
+            m[i] = mi; \
+            v[i] = vi; \
+            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
+        } \
+    }
+#if defined(BMVPI_HAVE_X86) && !defined(__clang__)
+#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
+#else
+#define BMVPI_ADAMW_HOT
+#endif
+BMVPI_ADAMW_HOT static void bmvpi_adamw_plain(const bmvpi_update *u, int64_t from, int64_t to) BMVPI_ADAMW_BODY
+#if defined(BMVPI_HAVE_X86)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvpi_update *u, int64_t from, int64_t to)
+    BMVPI_ADAMW_BODY
+#endif
+
+static void bmvpi_sgd(const bmvpi_update *run, int64_t from, int64_t to)
+{
+    const bmvp_update *u = &run->of;
+    int64_t i;
+    for (i = from; i < to; ++i) {
+        const float d = u->g[i] * u->scale + u->l2 * u->p[i];
+        u->m[i] = u->b1 * u->m[i] + d;
+        u->p[i] -= u->lr * u->m[i];
+    }
+}
+
+static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
+{
+    double s = 0;
+    int64_t i;
+    for (i = from; i < to; ++i) s += (double)u->of.g[i] * (double)u->of.g[i];
+    u->sum[from / BMVPI_PIECE] = s;
+}
+
+static void bmvpi_update_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_update *u = (const bmvpi_update *)arg;
+    (void)worker;
+    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->of.n, (task + 1) * BMVPI_PIECE));
+}
+
+static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
+{
+    bmvp_parallel(c, bmvpi_ceil_div(u->of.n, BMVPI_PIECE), bmvpi_update_task, u);
+}
+
+static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
+
+/* What the step of entry i is made of; its step counts. */
+static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double grad_scale)
+{
+    const bmvp_optim_config *k = &o->cfg;
+    bmvp_tensor *t = o->list->item[i].t;
+    const double n = (double)++o->count[i];
+    bmvp_update u;
+    memset(&u, 0, sizeof u);
+    u.p = t->x;
+    u.g = t->g;
+    u.m = o->moment[2 * i]->x;
+    u.n = t->numel;
+    u.scale = (float)grad_scale;
+    u.lr = (float)lr;
+    u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
+    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
+    u.b1 = (float)k->momentum;
+    if (k->kind != BMVP_SGD) {
+        u.v = o->moment[2 * i + 1]->x;
+        u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
+        u.b2 = (float)(1.0 - k->beta2);
+        u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
+        u.root = (float)(1.0 / sqrt(1.0 - pow(k->beta2, n)));
+        u.eps = (float)k->eps;
+    }
+    return u;
+}
+
+/* A device takes all tensors at once. */
+static double bmvpi_device_grad_norm(bmvp_optim *o)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    double total = 0;
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i) {
+        if (!bmvpi_optim_moves(o, i)) continue;
+        memset(&u[n], 0, sizeof u[n]);
+        u[n].g = o->list->item[i].t->g;
+        u[n++].n = o->list->item[i].t->numel;
+    }
+    if (n > 0) total = bmvp_backend_of(o->c)->device->square_sum(o->c, u, n);
+    bmvpi_free(o->c, u);
+    return sqrt(total);
+}
+static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
+    bmvpi_free(o->c, u);
+}
+
+BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip)
+{
+    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
+    int i, n = 0;
+    for (i = 0; u && i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, 1);
+    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, u, n, clip, o->rule->x);
+    bmvpi_free(o->c, u);
+    return n > 0 ? o->rule->x : NULL;
+}
+
+BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
+{
+    double total = 0;
+    bmvpi_update u;
+    int64_t k, pieces;
+    int i;
+    if (o && bmvp_backend_of(o->c)->device) return bmvpi_device_grad_norm(o);
+    memset(&u, 0, sizeof u);
+    for (i = 0; o && i < o->list->n; ++i) {
+        const bmvp_tensor *t = o->list->item[i].t;
+        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
+        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
+        u.of.g = t->g;
+        u.of.n = t->numel;
+        u.fn = bmvpi_square_sum;
+        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
+        if (!u.sum) return 0;
+        bmvpi_update_run(o->c, &u);
+        for (k = 0; k < pieces; ++k) total += u.sum[k];
+        bmvpi_free(o->c, u.sum);
+    }
+    return sqrt(total);
+}
+static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
+{
+    bmvpi_update u;
+    memset(&u, 0, sizeof u);
+    u.of = bmvpi_optim_update(o, i, lr, grad_scale);
+    u.fn = bmvpi_sgd;
+    if (o->cfg.kind != BMVP_SGD) {
+        u.fn = bmvpi_adamw_plain;
+#if defined(BMVPI_HAVE_X86)
+        if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
+#endif
+    }
+    bmvpi_update_run(o->c, &u);
+}
+
+BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
+{
+    int i;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    if (bmvp_backend_of(o->c)->device) {
+        bmvpi_device_step(o, lr, grad_scale);
+        return;
+    }
+    for (i = 0; i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+}
+
+BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
+{
+    const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
+    if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
+    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+}
+
+/* >>data parallel impl ------------------------------------------------------------------------------------------- */
+
+enum { BMVPI_BUCKET_FIRST = 1 << 18, BMVPI_BUCKET = 25 << 18 }; /* floats */
+
+struct bmvp_reducer {
+    bmvp_ctx *c;
+    int n, n_buckets, next, early; /* next: bucket to leave; early: those that left in backward */
+    bmvp_tensor **t;               /* in the order of backward */
+    int *end;                      /* of each bucket, in t */
+    bmvp_part *part;               /* as t */
+    unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
+    float *host;                   /* the gradients, as t, where the table takes no memory of the device; else NULL */
+};
+
+BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
+{
+    if (!r) return;
+    if (r->c->on_gradient_user == r) bmvp_on_gradient(r->c, NULL, NULL); /* a step that failed has left it there */
+    bmvpi_free(r->c, r->t);
+    bmvpi_free(r->c, r->end);
+    bmvpi_free(r->c, r->part);
+    bmvpi_free(r->c, r->had);
+    bmvpi_free(r->c, r->host);
+    bmvpi_free(r->c, r);
+}
+
+/* Parameters are registered in the order of forward: backward completes them from the last to the first. */
+static void bmvpi_reducer_cut(bmvp_reducer *r, const bmvp_state_list *list)
+{
+    int64_t in_bucket = 0;
+    int i;
+    for (i = list->n; i-- > 0;) {
+        bmvp_tensor *t = list->item[i].t;
+        if (!list->item[i].trained || list->item[i].stacked) continue;
+        if (in_bucket > 0 && in_bucket + t->numel > (r->n_buckets == 0 ? BMVPI_BUCKET_FIRST : BMVPI_BUCKET)) {
+            r->end[r->n_buckets++] = r->n;
+            in_bucket = 0;
+        }
+        in_bucket += t->numel;
+        r->t[r->n++] = t;
+    }
+    if (in_bucket > 0) r->end[r->n_buckets++] = r->n;
+}
+
+/* A place on the host for every gradient: started sums end there until they are waited for. */
+static void bmvpi_reducer_host(bmvp_reducer *r)
+{
+    int64_t total = 0;
+    int i;
+    for (i = 0; i < r->n; ++i) total += r->t[i]->numel;
+    r->host = (float *)bmvpi_alloc(r->c, total * (int64_t)sizeof *r->host);
+    for (i = 0, total = 0; r->host && i < r->n; total += r->t[i++]->numel) r->part[i].x = r->host + total;
+}
+
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
+{
+    bmvp_reducer *r = bmvp_failed(c) ? NULL : (bmvp_reducer *)bmvpi_alloc(c, (int64_t)sizeof *r);
+    const int64_t n = list->n, size = c->comm ? c->comm->size : 1;
+    if (!r) return NULL;
+    memset(r, 0, sizeof *r);
+    r->c = c;
+    r->t = (bmvp_tensor **)bmvpi_alloc(c, n * (int64_t)sizeof *r->t);
+    r->end = (int *)bmvpi_alloc(c, n * (int64_t)sizeof *r->end);
+    r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
+    r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
+    if (!bmvp_failed(c)) bmvpi_reducer_cut(r, list);
+    if (!bmvp_failed(c) && c->comm && c->cfg.backend->device && !c->comm->on_device) bmvpi_reducer_host(r);
+    if (!bmvp_failed(c)) return r;
+    bmvp_reducer_destroy(r);
+    return NULL;
+}
+
+/* A parameter without a gradient gets one of zeros. */
+static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t)
+{
+    if (!bmvpi_lasting_grad(c, t)) return;
+    bmvpi_values_fill(c, t->g, 0.0f, t->numel);
+    t->grad_fresh = 0;
+}
+
+static void bmvpi_reducer_send(bmvp_reducer *r)
+{
+    const bmvp_comm *m = r->c->comm;
+    const int from = r->next > 0 ? r->end[r->next - 1] : 0, to = r->end[r->next];
+    bmvp_error err;
+    int i;
+    for (i = from; i < to; ++i) {
+        r->had[i] = (unsigned char)bmvp_has_grad(r->t[i]);
+        if (!r->had[i]) bmvpi_grad_zeros(r->c, r->t[i]);
+        if (r->host && !bmvp_failed(r->c)) bmvpi_values_read(r->c, r->part[i].x, r->t[i]->g, r->t[i]->numel);
+        else if (!r->host) r->part[i].x = r->t[i]->g;
+        r->part[i].n = r->t[i]->numel;
+    }
+    ++r->next;
+    if (!bmvp_failed(r->c)) (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
+}
+
+/* Sends the buckets whose gradients are complete, in order: the order is the same on every rank. */
+static void bmvpi_reducer_go_on(void *user)
+{
+    bmvp_reducer *r = (bmvp_reducer *)user;
+    for (; r->next < r->n_buckets && !bmvp_failed(r->c); ++r->early) {
+        int i = r->next > 0 ? r->end[r->next - 1] : 0;
+        for (; i < r->end[r->next]; ++i)
+            if (bmvp_grad_due(r->t[i])) return;
+        bmvpi_reducer_send(r);
+    }
+}
+
+BMVP_API void bmvp_reducer_start(bmvp_reducer *r)
+{
+    r->early = 0;
+    if (r->c->comm) bmvp_on_gradient(r->c, bmvpi_reducer_go_on, r);
+}
+
+BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
+{
+    bmvp_ctx *c = r->c;
+    unsigned char *all = r->had + r->n;
+    bmvp_error err;
+    int i, k;
+    bmvp_on_gradient(c, NULL, NULL);
+    if (!c->comm) return;
+    while (r->next < r->n_buckets && !bmvp_failed(c)) bmvpi_reducer_send(r);
+    r->next = 0;
+    if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
+    if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
+    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i) bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
+    for (i = 0; i < r->n; ++i) {
+        int somewhere = 0;
+        for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
+        r->t[i]->grad_fresh = !somewhere;
+    }
+}
+
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
+{
+    *sent = r->early;
+    return r->n_buckets;
+}
+
+/* From rank 0, the host's memory, whichever the table takes */
+static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
+{
+    const bmvp_comm *m = c->comm;
+    bmvp_error err;
+    float *x;
+    if (bmvp_failed(c)) return;
+    if (!m->on_device) (void)bmvpi_comm_done(c, m->broadcast(m, data, bytes, 0, &err), &err);
+    else if ((x = bmvpi_comm_space(c, (bytes + 3) / 4 * 4)) != NULL) {
+        bmvpi_comm_upload(c, x, data, bytes);
+        if (bmvpi_comm_done(c, m->broadcast(m, x, bytes, 0, &err), &err)) bmvpi_comm_download(c, data, x, bytes);
+    }
+}
+static void bmvpi_comm_broadcast_tensor(bmvp_ctx *c, bmvp_tensor *t)
+{
+    const int64_t bytes = t->numel * (int64_t)sizeof(float);
+    bmvp_error err;
+    float *host;
+    if (bmvp_failed(c)) return;
+    if (!c->cfg.backend->device || t->on_host) bmvpi_comm_broadcast(c, t->x, bytes);
+    else if (c->comm->on_device) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
+    else if ((host = (float *)bmvpi_alloc(c, bytes)) != NULL) {
+        bmvpi_values_read(c, host, t->x, t->numel);
+        bmvpi_comm_broadcast(c, host, bytes);
+        if (!bmvp_failed(c)) bmvpi_values_write(c, t->x, host, t->numel);
+        bmvpi_free(c, host);
+    }
+}
+
+BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim)
+{
+    int i, w;
+    for (i = 0; c->comm && i < list->n; ++i) {
+        bmvp_state *s = &list->item[i];
+        if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
+        else bmvpi_comm_broadcast_tensor(c, s->t);
+        for (w = 0; optim && w < 2; ++w) {
+            bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
+            if (m) bmvpi_comm_broadcast_tensor(c, m);
+        }
+        if (optim) bmvpi_comm_broadcast(c, bmvp_optim_count(optim, i), (int64_t)sizeof(int64_t));
+    }
+}
+
+/* >>state files impl ---------------------------------------------------------------------------------------------------- */
+
+static bmvp_tensor *bmvpi_part_tensor(const bmvp_state_part *p, int i)
+{
+    return p->optim ? bmvp_optim_moment(p->optim, i, p->moment) : p->list->item[i].t;
+}
+
+/* Name and shape of entry i in files; for a stack of templates those of the whole stack. */
+static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *dim)
+{
+    int a, stack = s->stacked != NULL;
+    *rank = s->torch_rank + stack;
+    if (stack) dim[0] = s->parts;
+    for (a = 0; a < s->torch_rank; ++a) dim[a + stack] = s->torch_dim[a];
+    return stack ? s->stacked : s->name;
+}
+
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    int i, rank;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        const bmvp_state *s = &part->list->item[i];
+        const char *name = bmvpi_state_shape(s, &rank, dim);
+        if (!bmvpi_part_tensor(part, i) || (s->stacked && s->part > 0)) continue;
+        st = bmvp_ckpt_writer_add(w, group, name, s->torch_rank == 0 ? BMVP_DTYPE_I64 : BMVP_DTYPE_F32, rank, dim, err);
+    }
+    return st;
+}
+
+/* Values of t in the file's order, from and into the host's memory, wherever t lies. */
+static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, bmvp_error *err)
+{
+    float *v = t->x;
+    if (bmvp_backend_of(c)->device) {
+        v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
+        if (!v || bmvp_read(c, t, v)) {
+            bmvpi_free(c, v);
+            return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+        }
+    }
+    bmvp_state_to_torch(s, v, torch);
+    if (v != t->x) bmvpi_free(c, v);
+    return BMVP_OK;
+}
+static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, bmvp_tensor *t, bmvp_error *err)
+{
+    float *v = t->x;
+    if (bmvp_backend_of(c)->device) v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
+    if (v) bmvp_state_from_torch(s, torch, v);
+    if (v == t->x) return BMVP_OK;
+    if (v) bmvp_write(c, t, v);
+    bmvpi_free(c, v);
+    return bmvp_failed(c) ? bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message) : BMVP_OK;
+}
+
+static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
+{
+    const bmvp_state_list *l = part->list;
+    const bmvp_allocator *a = bmvp_allocator_of(part->c);
+    int64_t n = 1;
+    float *p;
+    int i;
+    for (i = 0; i < l->n; ++i) n = bmvpi_max(n, l->item[i].t->numel);
+    p = (float *)a->alloc((size_t)n * sizeof *p, a->user);
+    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 4e-6);
+    return p;
+}
+
+BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
+{
+    float *buf = bmvpi_state_scratch(part, err);
+    bmvp_status st = buf ? BMVP_OK : BMVP_E_OOM;
+    int i;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        const bmvp_state *s = &part->list->item[i];
+        const bmvp_tensor *t = bmvpi_part_tensor(part, i);
+        if (!t) continue;
+        if (s->torch_rank == 0) {
+            st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
+            continue;
+        }
+        st = bmvpi_state_get(part->c, s, t, buf, err);
+        if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
+    }
+    bmvpi_free(part->c, buf);
+    return st;
+}
+
+static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size)
+{
+    size_t n = 0;
+    int a;
+    buf[n++] = '(';
+    for (a = 0; a < rank && n + 24 < size; ++a) n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
+    snprintf(buf + n, size - n, ")");
+}
+
+/* Index of the file's tensor for entry s, or -1 with a message that names the mismatch. */
+static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, bmvp_error *err)
+{
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    char have[160], want[160];
+    int rank, a, ok;
+    const char *name = bmvpi_state_shape(s, &rank, dim);
+    const int k = bmvp_ckpt_find(f, group, name);
+    if (k < 0) {
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
+                       group);
+        return -1;
+    }
+    ok = f->entry[k].rank == rank;
+    for (a = 0; ok && a < rank; ++a) ok = f->entry[k].dim[a] == dim[a];
+    if (ok) return k;
+    bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
+    bmvpi_dims_text(rank, dim, want, sizeof want);
+    bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates", f->path,
+                   name, have, want);
+    return -1;
+}
+
+static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
+{
+    bmvp_status st;
+    if (s->torch_rank == 0) {
+        if (f->entry[k].dtype == BMVP_DTYPE_I64) return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
+        st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
+        if (!st) s->counter = (int64_t)buf[0];
+        return st;
+    }
+    st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
+    return st ? st : bmvpi_state_put(c, s, buf, t, err);
+}
+
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    int i;
+    for (i = 0; i < part->list->n; ++i)
+        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+{
+    bmvp_status st = bmvp_state_check(ckpt, group, part, err);
+    float *buf;
+    int i;
+    if (st) return st;
+    buf = bmvpi_state_scratch(part, err);
+    if (!buf) return BMVP_E_OOM;
+    for (i = 0; i < part->list->n && !st; ++i) {
+        bmvp_tensor *t = bmvpi_part_tensor(part, i);
+        if (!t) continue;
+        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
+                                  err);
+    }
+    bmvpi_free(part->c, buf);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
+{
+    static const char *const places[] = { "state_dict", "" };
+    int i, g;
+    for (g = 0; g < 2; ++g)
+        for (i = 0; i < ckpt->n_entries; ++i)
+            if (strcmp(ckpt->entry[i].group, places[g]) == 0) {
+                *group = places[g];
+                return bmvp_ckpt_strip(ckpt, places[g], "module.", err);
+            }
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
+}
+
+static int64_t bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char *name, int axis)
+{
+    const int k = bmvp_ckpt_find(f, group, name);
+    return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? f->entry[k].dim[axis] : 0;
+}
+
+/* The name of the preset with these shapes, or "custom". */
+static void bmvpi_net_rename(bmvp_net_config *cfg)
+{
+    const char *names = bmvp_net_preset_names();
+    bmvp_net_config k;
+    size_t n;
+    for (; *names; names += n + (names[n] == ' ')) {
+        n = strcspn(names, " ");
+        snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)n, names);
+        if (!bmvp_net_preset(cfg->name, &k) || k.kind != cfg->kind) continue;
+        if (k.kind == BMVP_NET_UNET3D ? k.width == cfg->width
+                                      : !memcmp(k.dim, cfg->dim, sizeof k.dim) && !memcmp(k.depth, cfg->depth, sizeof k.depth))
+            return;
+    }
+    snprintf(cfg->name, sizeof cfg->name, "custom");
+}
+
+/* Which network stands on the encoder, by the names of its last layers. */
+static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    static const char *const last[3] = { "head.weight", "decoder.out.conv.conv.weight", "up1conv.weight" };
+    int i, n;
+    for (i = 0; i < 3; ++i) {
+        n = (int)bmvpi_infer_dim(f, group, last[i], 0);
+        if (n < 1 || (i == 2 && n == 1 && cfg->in_channels == 1)) continue; /* a UNET3D that reconstructs */
+        cfg->task = i == 0 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+        cfg->outputs = n;
+        cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
+        return;
+    }
+}
+
+static bmvp_status bmvpi_infer_uniformer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+{
+    const char *prefix = bmvp_ckpt_find(ckpt, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
+    char name[96];
+    int s, n, h;
+    (void)bmvp_net_preset("uniformer_small", cfg);
+    for (s = 0; s < 4; ++s) {
+        snprintf(name, sizeof name, "%spatch_embed%d.proj.weight", prefix, s + 1);
+        cfg->dim[s] = (int)bmvpi_infer_dim(ckpt, group, name, 0);
+        if (s == 0) cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, name, 1);
+        for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
+            snprintf(name, sizeof name, "%sblocks%d.%d.pos_embed.weight", prefix, s + 1, n);
+            if (bmvp_ckpt_find(ckpt, group, name) < 0) break;
+        }
+        cfg->depth[s] = n;
+        if (cfg->dim[s] < 1 || n < 1)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no %spatch_embed%d.proj.weight or "
+                                  "conv1a.weight)", ckpt->path, prefix, s + 1);
+    }
+    snprintf(name, sizeof name, "%sblocks1.0.mlp.fc1.weight", prefix);
+    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, name, 0) / cfg->dim[0]);
+    for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
+    cfg->head_dim = h;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
+        (void)bmvp_net_preset("unet3d", cfg);
+        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
+        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
+    } else st = bmvpi_infer_uniformer(ckpt, group, cfg, err);
+    if (st) return st;
+    bmvpi_infer_task(ckpt, group, cfg);
+    bmvpi_net_rename(cfg);
+    return BMVP_OK;
+}
+
+/* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
+
+/* 1 for entries of the encoder, which must fit. */
+static int bmvpi_of_encoder(const char *name)
+{
+    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
+}
+
+static int bmvpi_is_stem(const char *name, const char *what)
+{
+    static const char *const stem[3] = { "encoder.uniformer.patch_embed1.proj.", "encoder.patch_embed1.proj.", "conv1a." };
+    int i;
+    for (i = 0; i < 3; ++i)
+        if (strncmp(name, stem[i], strlen(stem[i])) == 0 && strcmp(name + strlen(stem[i]), what) == 0) return 1;
+    return 0;
+}
+
+/* The file's tensor for entry s, whose encoder may carry the pre-training's level "uniformer." more or less; -1: none. */
+static int bmvpi_adopt_find(const bmvp_ckpt *f, const char *group, const bmvp_state *s)
+{
+    static const char *const from[2] = { "encoder.", "encoder.uniformer." };
+    char name[200];
+    int k = bmvp_ckpt_find(f, group, s->name), i;
+    for (i = 0; i < 2 && k < 0; ++i) {
+        const size_t n = strlen(from[i]);
+        if (strncmp(s->name, from[i], n) != 0) continue;
+        snprintf(name, sizeof name, "%s%s", from[1 - i], s->name + n);
+        k = bmvp_ckpt_find(f, group, name);
+    }
+    return k;
+}
+
+static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s, int from_axis)
+{
+    int a, same = e->rank == s->torch_rank;
+    for (a = 0; same && a < e->rank; ++a) same = e->dim[a] == s->torch_dim[a] || a == from_axis;
+    return same;
+}
+
+/* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
+static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source, int in_channels,
+                           int spread, int *k, bmvp_error *err)
+{
+    const int other_stem = source->in_channels == 1 && in_channels > 1;
+    char have[160], want[160];
+    *k = bmvpi_adopt_find(f, group, s);
+    if (strncmp(s->name, "up1conv.", 8) == 0 && source->task == BMVP_TASK_PRETRAIN) return BMVP_ADOPT_FRESH; /* it rebuilt intensities */
+    if (strncmp(s->name, "decoder.proj1.proj.", 19) == 0 && source->in_channels != in_channels) return BMVP_ADOPT_FRESH; /* bias too */
+    if (other_stem && *k >= 0 && (bmvpi_is_stem(s->name, "bias") || bmvpi_is_stem(s->name, "weight"))) {
+        if (bmvpi_adopt_same_shape(&f->entry[*k], s, 1)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+    } else if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
+    if (!bmvpi_of_encoder(s->name)) return BMVP_ADOPT_FRESH;
+    if (*k < 0)
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
+    else {
+        bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
+        bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
+        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
+                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
+    }
+    return -1;
+}
+
+/* (O, 1, k, k, k) -> (O, C, k, k, k), each the C-th part: the sum over equal inputs is what it was. */
+static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all)
+{
+    const int64_t o = s->torch_dim[0], c = s->torch_dim[1], k = s->t->numel / o / c;
+    int64_t i;
+    for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
+}
+
+static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
+{
+    bmvp_status st;
+    if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, err);
+    st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
+    if (st) return st;
+    bmvpi_adopt_spread(s, buf + room, buf);
+    return bmvpi_state_put(c, s, buf, s->t, err);
+}
+
+/* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
+static bmvp_status bmvpi_adopt_check(const bmvp_ckpt *f, const bmvp_net_config *from, const bmvp_net_config *to, bmvp_error *err)
+{
+    int i;
+    if (from->kind != to->kind)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
+                              from->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", to->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
+    for (i = 0; i < 4 && to->kind == BMVP_NET_UNIFORMER; ++i)
+        if (from->depth[i] > to->depth[i])
+            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor 'blocks%d.%d.pos_embed.weight' has no place: stage %d has %d blocks, the "
+                                  "network's has %d", f->path, i + 1, to->depth[i], i + 1, from->depth[i], to->depth[i]);
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+{
+    bmvp_state_list *l = &net->state;
+    const bmvp_allocator *a = bmvp_allocator_of(net->c);
+    int64_t room = 1;
+    bmvp_net_config source;
+    const char *group;
+    bmvp_status st = bmvp_state_group(ckpt, &group, err);
+    float *buf = NULL;
+    int *how = NULL, i;
+    if (!st) st = bmvp_net_infer(ckpt, group, &source, err);
+    if (!st) st = bmvpi_adopt_check(ckpt, &source, &net->cfg, err);
+    if (what) memset(what->n, 0, sizeof what->n);
+    for (i = 0; i < l->n; ++i) room = bmvpi_max(room, l->item[i].t->numel);
+    if (!st) {
+        how = (int *)a->alloc((size_t)l->n * 2 * sizeof *how, a->user);
+        buf = (float *)a->alloc((size_t)room * 2 * sizeof *buf, a->user);
+        if (!how || !buf) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for reading %s", ckpt->path);
+    }
+    for (i = 0; i < l->n && !st; ++i) {
+        how[2 * i] = bmvpi_adopt_how(ckpt, group, &l->item[i], &source, net->cfg.in_channels, spread_stem, &how[2 * i + 1], err);
+        if (how[2 * i] < 0) st = err ? err->status : BMVP_E_FORMAT;
+    }
+    for (i = 0; i < l->n && !st; ++i) {
+        st = bmvpi_adopt_fill(net->c, ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
+        if (what) ++what->n[how[2 * i]];
+        if (what && what->how) what->how[i] = (unsigned char)how[2 * i];
+    }
+    bmvpi_free(net->c, how);
+    bmvpi_free(net->c, buf);
+    return st;
+}
+
+static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
+
+BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
+{
+    int i;
+    bmvp_jw_object(w, key);
+    bmvp_jw_string(w, "name", cfg->name);
+    bmvp_jw_string(w, "kind", cfg->kind == BMVP_NET_UNIFORMER ? "uniformer" : "unet3d");
+    bmvp_jw_int(w, "in_channels", cfg->in_channels);
+    bmvp_jw_array(w, "dim");
+    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->dim[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_array(w, "depth");
+    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->depth[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_int(w, "head_dim", cfg->head_dim);
+    bmvp_jw_int(w, "mlp_ratio", cfg->mlp_ratio);
+    bmvp_jw_int(w, "width", cfg->width);
+    bmvp_jw_int(w, "groups", cfg->groups);
+    bmvp_jw_string(w, "task", bmvpi_task_name[cfg->task]);
+    bmvp_jw_int(w, "outputs", cfg->outputs);
+    bmvp_jw_int(w, "deep_supervision", cfg->deep_supervision);
+    bmvp_jw_end(w);
+}
+
+BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
+{
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), ""), *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
+    int i;
+    (void)bmvp_net_preset("uniformer_small", cfg);
+    if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "network description: kind '%s' is neither uniformer nor unet3d", kind);
+    snprintf(cfg->name, sizeof cfg->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
+    cfg->kind = strcmp(kind, "unet3d") == 0 ? BMVP_NET_UNET3D : BMVP_NET_UNIFORMER;
+    cfg->in_channels = (int)bmvp_json_int(bmvp_json_get(node, "in_channels"), 1);
+    for (i = 0; i < 4; ++i) {
+        cfg->dim[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "dim"), i), cfg->dim[i]);
+        cfg->depth[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "depth"), i), cfg->depth[i]);
+    }
+    cfg->head_dim = (int)bmvp_json_int(bmvp_json_get(node, "head_dim"), cfg->head_dim);
+    cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
+    cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
+    cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
+    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
+    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    cfg->task = (bmvp_net_task)i;
+    cfg->outputs = (int)bmvp_json_int(bmvp_json_get(node, "outputs"), 0);
+    cfg->deep_supervision = (int)bmvp_json_int(bmvp_json_get(node, "deep_supervision"), 0);
+    return BMVP_OK;
+}
 
 /* >>bump: memory that is freed all at once ------------------------------------------------------------------------- */
 
@@ -3138,7 +4782,7 @@ static bmvpi_tree *bmvpi_tree_group(bmvp_ckpt_writer *w, bmvpi_tree *t, const ch
     return t;
 }
 
-/* >>pickle writer: protocol 2 */
+/* >>pickle writer: protocol 2 -------------------------------------------------------------------------------------- */
 
 static void bmvpi_pk_op(bmvp_bytes *b, const char *ops) { bmvp_bytes_append(b, ops, strlen(ops)); }
 
@@ -3488,1651 +5132,6 @@ BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *er
     s = bmvpi_cw_result(w, err);
     bmvp_ckpt_writer_abort(w);
     return s;
-}
-
-/* >>state: named tensors and their released layout ------------------------------------------------------------------ */
-
-static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
-{
-    if (l->n == l->cap) {
-        const int cap = l->cap ? l->cap * 2 : 128;
-        bmvp_state *p = (bmvp_state *)bmvpi_alloc(c, cap * (int64_t)sizeof *p);
-        if (!p) return NULL;
-        if (l->n) memcpy(p, l->item, (size_t)l->n * sizeof *p);
-        bmvpi_free(c, l->item);
-        l->item = p;
-        l->cap = cap;
-    }
-    memset(&l->item[l->n], 0, sizeof *l->item);
-    l->item[l->n].lr_scale = 1;
-    return &l->item[l->n++];
-}
-
-/* Our shape for a released one; fills the strides of our memory along the released axes. */
-static int bmvpi_layout_dims(bmvp_layout layout, const int64_t *d, int64_t *ours, int64_t *stride)
-{
-    const int64_t o = d[0], i = d[1], k = d[2];
-    memset(stride, 0, BMVP_MAX_DIMS * sizeof *stride);
-    stride[0] = 1;
-    switch (layout) {
-    case BMVP_LAYOUT_SAME:
-        ours[0] = o;
-        return 1;
-    case BMVP_LAYOUT_LINEAR:
-    case BMVP_LAYOUT_POINTWISE:
-        ours[0] = i, ours[1] = o;
-        stride[1] = o;
-        return 2;
-    case BMVP_LAYOUT_CONV_ZXY:
-    case BMVP_LAYOUT_CONV_XYZ:
-        ours[0] = ours[1] = ours[2] = k, ours[3] = i, ours[4] = o;
-        stride[1] = o;
-        stride[2] = layout == BMVP_LAYOUT_CONV_ZXY ? k * k * i * o : i * o;
-        stride[3] = layout == BMVP_LAYOUT_CONV_ZXY ? i * o : k * i * o;
-        stride[4] = layout == BMVP_LAYOUT_CONV_ZXY ? k * i * o : k * k * i * o;
-        return 5;
-    case BMVP_LAYOUT_DEPTHWISE:
-        ours[0] = ours[1] = ours[2] = k, ours[3] = o;
-        stride[2] = k * k * o, stride[3] = o, stride[4] = k * o;
-        return 4;
-    case BMVP_LAYOUT_CONVT_XYZ: /* d[0] is the input width here */
-        ours[0] = o, ours[1] = ours[2] = ours[3] = k, ours[4] = i;
-        stride[0] = k * k * k * i, stride[1] = 1;
-        stride[2] = i, stride[3] = k * i, stride[4] = k * k * i;
-        return 5;
-    default: /* BMVP_LAYOUT_VOLUME */
-        ours[0] = k, ours[1] = i, ours[2] = o;
-        stride[1] = o, stride[2] = o * i;
-        return 3;
-    }
-}
-
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
-{
-    int64_t dim[BMVP_MAX_DIMS], released[BMVP_MAX_DIMS] = { 1, 1, 1, 1, 1, 1, 1, 1 };
-    bmvp_state *s;
-    bmvp_tensor *t;
-    int rank, i;
-    if (bmvp_failed(c)) return NULL;
-    for (i = 0; i < torch_rank; ++i) released[i] = torch_dim[i];
-    s = bmvpi_state_push(c, list);
-    if (!s) return NULL;
-    rank = bmvpi_layout_dims(layout, released, dim, s->stride);
-    t = trained ? bmvp_param(c, name, rank, dim) : bmvp_buffer(c, name, rank, dim);
-    if (!t) {
-        --list->n;
-        return NULL;
-    }
-    s->name = t->name;
-    s->t = t;
-    s->trained = trained;
-    s->torch_rank = torch_rank;
-    memcpy(s->torch_dim, released, sizeof released);
-    s->init = init;
-    s->fan = fan;
-    return t;
-}
-
-/* Walks the released order; to_torch 1 gathers, 0 scatters. */
-static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, int to_torch)
-{
-    int64_t at[BMVP_MAX_DIMS] = { 0 }, n = s->t ? s->t->numel : 0, i, ours = 0;
-    int a;
-    for (i = 0; i < n; ++i) {
-        if (to_torch) to[i] = from[ours];
-        else to[ours] = from[i];
-        for (a = s->torch_rank - 1; a >= 0; --a) {
-            ours += s->stride[a];
-            if (++at[a] < s->torch_dim[a]) break;
-            ours -= s->stride[a] * at[a];
-            at[a] = 0;
-        }
-    }
-}
-BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
-BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
-
-/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
-
-typedef struct bmvpi_layer { bmvp_tensor *w, *b; } bmvpi_layer;
-typedef struct bmvpi_norm { bmvp_tensor *w, *b, *mean, *var; int counter; } bmvpi_norm; /* counter: index in the state list */
-
-typedef struct bmvpi_cblock { bmvpi_layer pos, conv1, attn, conv2, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_cblock;
-typedef struct bmvpi_sablock { bmvpi_layer pos, qkv, proj, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_sablock;
-typedef struct bmvpi_embed { bmvpi_layer proj; bmvpi_norm norm; } bmvpi_embed;
-typedef struct bmvpi_resblock { bmvpi_norm gn1, gn2; bmvpi_layer conv1, conv2; } bmvpi_resblock;
-
-enum { BMVPI_UNET_BLOCKS = 12, BMVPI_MAX_DEPTH = 64 };
-typedef struct bmvpi_uniformer {
-    bmvpi_embed embed[4];
-    bmvpi_cblock *cblock[2];
-    bmvpi_sablock *sablock[2];
-    bmvpi_norm norm;
-    bmvp_tensor *up[4];       /* transposed convolutions, coarse to fine */
-    bmvp_tensor *block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
-    bmvpi_layer proj1, out, scale[2];
-    bmvpi_norm proj1_norm;
-} bmvpi_uniformer;
-typedef struct bmvpi_unet3d {
-    bmvpi_layer conv1a, ds[3], up[3], out;
-    bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
-} bmvpi_unet3d;
-
-struct bmvp_net {
-    bmvp_ctx *c;
-    bmvp_net_config cfg;
-    bmvp_state_list state;
-    int counting;  /* this pass moves running statistics */
-    int recompute; /* blocks are checkpointed */
-    bmvpi_uniformer uf;
-    bmvpi_unet3d un;
-    bmvpi_layer head; /* classification */
-};
-
-/* One layer of a network under construction: name = prefix + field, shapes in the released order. */
-static bmvp_tensor *bmvpi_make(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t d0,
-                               int64_t d1, int64_t k, int trained, bmvp_init init)
-{
-    char name[160];
-    int64_t dim[5], fan = 0;
-    dim[0] = d0, dim[1] = d1, dim[2] = dim[3] = dim[4] = k;
-    if (init == BMVP_INIT_KAIMING_OUT) fan = d0 * k * k * k;
-    if (init == BMVP_INIT_UNIFORM_IN) fan = d1 * k * k * k;
-    snprintf(name, sizeof name, "%s%s", prefix, field);
-    return bmvp_state_add(net->c, &net->state, name, layout, rank, dim, trained, init, fan);
-}
-
-/* Bias init: zero beside kaiming weights; beside a default Linear uniform with the weight's fan. */
-static bmvpi_layer bmvpi_make_layer(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t out,
-                                    int64_t in, int64_t k, int trained)
-{
-    const int linear = layout == BMVP_LAYOUT_LINEAR;
-    char name[160];
-    bmvpi_layer l;
-    snprintf(name, sizeof name, "%s.weight", field);
-    l.w = bmvpi_make(net, prefix, name, layout, rank, out, in, k, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_KAIMING_OUT);
-    snprintf(name, sizeof name, "%s.bias", field);
-    l.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, out, 1, 1, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_ZERO);
-    if (linear && l.b) net->state.item[net->state.n - 1].fan = in;
-    return l;
-}
-
-static bmvpi_norm bmvpi_make_norm(bmvp_net *net, const char *prefix, const char *field, int64_t n, int batch, int trained)
-{
-    char name[160];
-    bmvpi_norm o;
-    memset(&o, 0, sizeof o);
-    snprintf(name, sizeof name, "%s.weight", field);
-    o.w = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ONE);
-    snprintf(name, sizeof name, "%s.bias", field);
-    o.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ZERO);
-    if (!batch) return o;
-    snprintf(name, sizeof name, "%s.running_mean", field);
-    o.mean = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ZERO);
-    snprintf(name, sizeof name, "%s.running_var", field);
-    o.var = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ONE);
-    snprintf(name, sizeof name, "%s%s.num_batches_tracked", prefix, field);
-    if (bmvp_failed(net->c)) return o;
-    o.counter = net->state.n;
-    (void)bmvp_state_add(net->c, &net->state, name, BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
-    return o;
-}
-
-static void bmvpi_make_cblock(bmvp_net *net, bmvpi_cblock *b, const char *prefix, int64_t n)
-{
-    const int64_t hidden = n * net->cfg.mlp_ratio;
-    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
-    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 1, 1);
-    b->conv1 = bmvpi_make_layer(net, prefix, "conv1", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
-    b->conv2 = bmvpi_make_layer(net, prefix, "conv2", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
-    b->attn = bmvpi_make_layer(net, prefix, "attn", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 5, 1);
-    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 1, 1);
-    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_POINTWISE, 5, hidden, n, 1, 1);
-    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_POINTWISE, 5, n, hidden, 1, 1);
-}
-
-static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *prefix, int64_t n)
-{
-    const int64_t hidden = n * net->cfg.mlp_ratio;
-    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
-    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 0, 1);
-    b->qkv = bmvpi_make_layer(net, prefix, "attn.qkv", BMVP_LAYOUT_LINEAR, 2, 3 * n, n, 1, 1);
-    b->proj = bmvpi_make_layer(net, prefix, "attn.proj", BMVP_LAYOUT_LINEAR, 2, n, n, 1, 1);
-    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 0, 1);
-    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_LINEAR, 2, hidden, n, 1, 1);
-    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
-}
-
-/* Weight and bias as PyTorch's default leaves a convolution: what the release does not initialise itself. */
-static bmvpi_layer bmvpi_make_default(bmvp_net *net, const char *field, int64_t out, int64_t in)
-{
-    const bmvpi_layer l = bmvpi_make_layer(net, "", field, BMVP_LAYOUT_POINTWISE, 5, out, in, 1, 1);
-    int i;
-    for (i = net->state.n - 2; l.b && i < net->state.n; ++i) {
-        net->state.item[i].init = BMVP_INIT_UNIFORM_IN;
-        net->state.item[i].fan = in;
-    }
-    return l;
-}
-
-/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
-   they are carried (not trained), so that a checkpoint written here loads strictly, and fine-tuning finds them. */
-static void bmvpi_make_decoder(bmvp_net *net)
-{
-    static const char *const field[3] = { "conv1", "conv2", "conv3" };
-    const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
-    const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
-    char prefix[64], name[64];
-    int i, k;
-    for (i = 0; i < 4; ++i) {
-        snprintf(prefix, sizeof prefix, "decoder.decoder%d.", 5 - i);
-        net->uf.up[i] = bmvpi_make(net, prefix, "transp_conv.conv.weight", BMVP_LAYOUT_CONVT_XYZ, 5, in[i], out[i], 2, 1,
-                                   BMVP_INIT_UNIFORM_IN);
-        for (k = 0; k < 3; ++k) {
-            snprintf(name, sizeof name, "conv_block.%s.conv.weight", field[k]);
-            net->uf.block[i][k] = bmvpi_make(net, prefix, name, k < 2 ? BMVP_LAYOUT_CONV_XYZ : BMVP_LAYOUT_POINTWISE, 5, out[i],
-                                             k == 1 ? out[i] : 2 * out[i], k < 2 ? 3 : 1, segment, BMVP_INIT_KAIMING_OUT);
-        }
-    }
-    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_ZXY, 5, d[0], net->cfg.in_channels, 3, segment);
-    net->uf.proj1_norm = bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, segment);
-    net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
-                                   1, 1);
-    for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
-        net->uf.scale[i] = bmvpi_make_default(net, i ? "ms_out.1" : "ms_out.0", outputs, d[1 - i]);
-}
-
-/* Released names of the encoder: pre-training has one level more. */
-static const char *bmvpi_encoder_prefix(const bmvp_net *net)
-{
-    return net->cfg.task == BMVP_TASK_PRETRAIN ? "encoder.uniformer." : "encoder.";
-}
-
-static void bmvpi_make_head(bmvp_net *net, int64_t features)
-{
-    net->head = bmvpi_make_layer(net, "", "head", BMVP_LAYOUT_LINEAR, 2, net->cfg.outputs, features, 1, 1);
-}
-
-static void bmvpi_make_uniformer(bmvp_net *net)
-{
-    bmvpi_uniformer *u = &net->uf;
-    const bmvp_net_config *k = &net->cfg;
-    char prefix[64];
-    int s, i;
-    for (s = 0; s < 4; ++s) {
-        snprintf(prefix, sizeof prefix, "%spatch_embed%d.", bmvpi_encoder_prefix(net), s + 1);
-        u->embed[s].proj = bmvpi_make_layer(net, prefix, "proj", BMVP_LAYOUT_CONV_ZXY, 5, k->dim[s], s ? k->dim[s - 1] : k->in_channels, 2, 1);
-        u->embed[s].norm = bmvpi_make_norm(net, prefix, "norm", k->dim[s], 0, 1);
-    }
-    for (s = 0; s < 4; ++s) {
-        const int64_t bytes = k->depth[s] * (int64_t)(s < 2 ? sizeof(bmvpi_cblock) : sizeof(bmvpi_sablock));
-        void *blocks = bmvpi_alloc(net->c, bytes);
-        if (!blocks) return;
-        memset(blocks, 0, (size_t)bytes);
-        if (s < 2) u->cblock[s] = (bmvpi_cblock *)blocks;
-        else u->sablock[s - 2] = (bmvpi_sablock *)blocks;
-        for (i = 0; i < k->depth[s]; ++i) {
-            snprintf(prefix, sizeof prefix, "%sblocks%d.%d.", bmvpi_encoder_prefix(net), s + 1, i);
-            if (s < 2) bmvpi_make_cblock(net, &u->cblock[s][i], prefix, k->dim[s]);
-            else bmvpi_make_sablock(net, &u->sablock[s - 2][i], prefix, k->dim[s]);
-        }
-    }
-    u->norm = bmvpi_make_norm(net, bmvpi_encoder_prefix(net), "norm", k->dim[3], 1, 1);
-    if (k->task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, k->dim[3]);
-    else bmvpi_make_decoder(net);
-}
-
-static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_tensor *x, int training)
-{
-    if (training && net->counting && x) ++net->state.item[o->counter].counter;
-    return bmvp_batchnorm(net->c, x, o->w, o->b, o->mean, o->var, training, 0.1, 1e-5);
-}
-
-/* Frees a value that only backward would need. */
-static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
-{
-    if (!net->c->grad_on) bmvp_drop(net->c, t);
-}
-
-/* Ends a block: what it made but y is freed, for good without a tape, until backward comes when recomputing. */
-static bmvp_tensor *bmvpi_block_end(bmvp_net *net, int64_t mark, bmvp_tensor *y)
-{
-    return net->recompute ? bmvp_checkpoint(net->c, mark, y) : bmvp_scope_end(net->c, mark, y);
-}
-
-/* The same where y was made from x that is cheap to compute: rather twice in backward than held on to. */
-static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
-{
-    if (net->recompute) bmvp_drop(net->c, x);
-    return bmvpi_block_end(net, mark, y);
-}
-
-/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
-   other reader. */
-static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
-{
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *n, *h, *in = x;
-    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
-    bmvpi_spent(net, in);
-    n = bmvpi_batchnorm(net, &b->norm1, x, training);
-    h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
-    bmvp_drop(c, n);
-    n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
-    bmvpi_spent(net, h);
-    in = x;
-    x = bmvp_linear_residual(c, n, b->conv2.w, b->conv2.b, x);
-    bmvpi_spent(net, n);
-    bmvpi_spent(net, in);
-    n = bmvpi_batchnorm(net, &b->norm2, x, training);
-    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
-    bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, x);
-}
-
-/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
-static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmvp_tensor *x)
-{
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
-    bmvp_tensor *n, *h;
-    int64_t dim[5], tokens[3];
-    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
-    if (!x) return NULL;
-    memcpy(dim, x->dim, sizeof dim);
-    tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
-    n = bmvp_layernorm(c, x, b->norm1.w, b->norm1.b, 1e-6);
-    h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
-    bmvp_drop(c, n);
-    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
-    x = bmvp_linear_residual(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b, x);
-    n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
-    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
-    bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, x);
-}
-
-/* LN(conv(x)), half the size */
-static bmvp_tensor *bmvpi_embed_run(bmvp_net *net, const bmvpi_embed *e, bmvp_tensor *x)
-{
-    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
-    const int64_t scope = bmvp_scope_begin(net->c);
-    x = bmvp_conv3d(net->c, x, e->proj.w, e->proj.b, &halve);
-    return bmvp_scope_end(net->c, scope, bmvp_layernorm(net->c, x, e->norm.w, e->norm.b, 1e-5));
-}
-
-static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int training)
-{
-    const bmvpi_uniformer *u = &net->uf;
-    bmvp_ctx *c = net->c;
-    bmvp_features f;
-    int64_t scope;
-    int s, i;
-    memset(&f, 0, sizeof f);
-    for (s = 0; s < 4; ++s) {
-        scope = bmvp_scope_begin(c);
-        x = bmvpi_embed_run(net, &u->embed[s], x);
-        for (i = 0; i < net->cfg.depth[s]; ++i) {
-            x = s < 2 ? bmvpi_cblock_run(net, &u->cblock[s][i], x, training) : bmvpi_sablock_run(net, &u->sablock[s - 2][i], x);
-            if (i == 0) x = bmvpi_block_end(net, scope, x); /* the embedding belongs to the first block */
-        }
-        if (s == 3) x = bmvpi_batchnorm(net, &u->norm, x, training);
-        x = bmvp_scope_end(c, scope, x);
-        f.map[s] = x;
-    }
-    f.last = x;
-    return f;
-}
-
-/* >>decoder --------------------------------------------------------------------------------------------------------- */
-
-static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
-{
-    bmvp_tensor *y;
-    int i;
-    for (i = 0; i < 4; ++i) x = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
-    y = bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
-    if (net->recompute) bmvp_drop(net->c, x); /* at full size it is the largest by far */
-    return y;
-}
-
-/* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
-   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved. The
-   result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
-static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
-{
-    static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *m = net->uf.out.w, *y;
-    int64_t d[7], k = 1, z, h, w, n;
-    int i;
-    if (!x) return NULL;
-    for (i = 3; i >= 0; --i, k *= 2) {
-        bmvp_tensor *up = net->uf.up[i];
-        d[0] = up->dim[0] * 8, d[1] = up->dim[4];
-        m = bmvp_matmul(c, bmvp_reshape(c, up, 2, d), m, 0, 0);
-        d[0] = up->dim[0], d[1] = d[2] = d[3] = 2, d[4] = d[5] = d[6] = k;
-        m = bmvp_permute(c, bmvp_reshape(c, m, 7, d), weave);
-        d[1] = 8 * k * k * k;
-        m = bmvp_reshape(c, m, 2, d);
-    }
-    n = x->dim[0], z = x->dim[1], h = x->dim[2], w = x->dim[3];
-    y = bmvp_linear(c, x, m, NULL);
-    d[0] = n, d[1] = z, d[2] = h, d[3] = w, d[4] = d[5] = d[6] = k;
-    y = bmvp_permute(c, bmvp_reshape(c, y, 7, d), weave);
-    d[1] = z * k, d[2] = h * k, d[3] = w * k, d[4] = 1;
-    return bmvpi_block_end(net, scope, bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b));
-}
-
-/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
-   than to keep. */
-static bmvp_tensor *bmvpi_join(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
-{
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *part[2], *y;
-    part[0] = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
-    part[1] = skip;
-    y = bmvp_concat(net->c, 2, part, 4);
-    bmvp_drop(net->c, part[0]);
-    if (i == 3) bmvp_drop(net->c, skip);
-    return bmvp_scope_end(net->c, scope, y);
-}
-
-/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
-static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *h = bmvp_conv3d(c, x, w[0], NULL, &same), *n, *r;
-    bmvp_drop(c, x);
-    n = bmvp_instancenorm(c, h, 1e-5);
-    bmvpi_spent(net, h);
-    r = bmvp_leaky_relu(c, n, 0.01);
-    bmvp_drop(c, n);
-    h = bmvp_conv3d(c, r, w[1], NULL, &same);
-    bmvp_drop(c, r);
-    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
-}
-
-/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
-   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
-   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
-static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
-{
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
-    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5), *sum;
-    bmvp_drop(c, h);
-    sum = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
-    bmvp_drop(c, n); /* backward reads it nowhere */
-    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, sum, 0.01));
-}
-
-/* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
-static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    const bmvpi_uniformer *u = &net->uf;
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
-    return bmvpi_from_cheap(net, scope, h, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
-}
-
-static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
-{
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *y = bmvp_linear(net->c, map, net->uf.scale[i].w, net->uf.scale[i].b);
-    return bmvpi_block_end(net, scope, bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1));
-}
-
-static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
-{
-    const bmvpi_uniformer *u = &net->uf;
-    bmvp_tensor *y = f->last;
-    bmvp_logits l;
-    int i;
-    memset(&l, 0, sizeof l);
-    for (i = 0; i < 4; ++i) {
-        y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
-        if (deep && i == 1) l.quarter = bmvpi_scale_head(net, 0, y);
-        if (deep && i == 2) l.half = bmvpi_scale_head(net, 1, y);
-    }
-    l.full = bmvp_linear(net->c, y, u->out.w, u->out.b);
-    bmvp_drop(net->c, y);
-    return l;
-}
-
-/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
-
-static bmvpi_layer bmvpi_make_conv(bmvp_net *net, const char *prefix, const char *field, int64_t out, int64_t in, int64_t k)
-{
-    return bmvpi_make_layer(net, prefix, field, BMVP_LAYOUT_CONV_XYZ, 5, out, in, k, 1);
-}
-
-static void bmvpi_make_unet3d(bmvp_net *net)
-{
-    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
-                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
-    static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
-    bmvpi_unet3d *u = &net->un;
-    const int64_t n = net->cfg.width;
-    char prefix[32];
-    int i;
-    u->conv1a = bmvpi_make_conv(net, "", "conv1a", n, net->cfg.in_channels, 3);
-    for (i = 0; i < (net->cfg.task == BMVP_TASK_CLASSIFY ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
-        const int64_t w = n << level[i];
-        if (i == 1) u->ds[0] = bmvpi_make_conv(net, "", "ds1", 2 * n, n, 3);
-        if (i == 3) u->ds[1] = bmvpi_make_conv(net, "", "ds2", 4 * n, 2 * n, 3);
-        if (i == 5) u->ds[2] = bmvpi_make_conv(net, "", "ds3", 8 * n, 4 * n, 3);
-        if (i == 9) u->up[0] = bmvpi_make_layer(net, "", "up4conva", BMVP_LAYOUT_POINTWISE, 5, 4 * n, 8 * n, 1, 1);
-        if (i == 10) u->up[1] = bmvpi_make_layer(net, "", "up3conva", BMVP_LAYOUT_POINTWISE, 5, 2 * n, 4 * n, 1, 1);
-        if (i == 11) u->up[2] = bmvpi_make_layer(net, "", "up2conva", BMVP_LAYOUT_POINTWISE, 5, n, 2 * n, 1, 1);
-        snprintf(prefix, sizeof prefix, "%s.", name[i]);
-        u->block[i].gn1 = bmvpi_make_norm(net, prefix, "gn1", w, 0, 1);
-        u->block[i].conv1 = bmvpi_make_conv(net, prefix, "conv1", w, w, 3);
-        u->block[i].gn2 = bmvpi_make_norm(net, prefix, "gn2", w, 0, 1);
-        u->block[i].conv2 = bmvpi_make_conv(net, prefix, "conv2", w, w, 3);
-    }
-    if (net->cfg.task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, 8 * n);
-    else u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1, n, 1, 1);
-}
-
-/* conv(relu(norm(x))), norm and relu dropped */
-static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_net *net, const bmvpi_norm *o, const bmvpi_layer *l, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    bmvp_tensor *n = bmvp_groupnorm(net->c, x, o->w, o->b, net->cfg.groups, 1e-5), *r = bmvp_relu(net->c, n), *y;
-    bmvp_drop(net->c, n);
-    y = bmvp_conv3d(net->c, r, l->w, l->b, &same);
-    bmvp_drop(net->c, r);
-    return y;
-}
-
-static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, bmvp_tensor *x)
-{
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
-    h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
-    return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
-}
-
-static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
-    const bmvpi_unet3d *u = &net->un;
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_features f;
-    int s, i, b = 1;
-    memset(&f, 0, sizeof f);
-    x = bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same);
-    x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[0], x));
-    for (s = 0; s < 3; ++s) {
-        f.skip[s] = x;
-        x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
-        for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(net, &u->block[b++], x);
-    }
-    f.map[3] = f.last = x;
-    return f;
-}
-
-/* skip NULL: pre-training, nothing is added */
-static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
-{
-    const bmvpi_unet3d *u = &net->un;
-    bmvp_tensor *l;
-    int64_t scope;
-    int s;
-    for (s = 0; s < 3; ++s) {
-        scope = bmvp_scope_begin(net->c);
-        l = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
-        x = bmvp_upsample_nearest(net->c, l, 2);
-        bmvp_drop(net->c, l); /* backward reads it nowhere */
-        if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
-        x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[9 + s], x));
-    }
-    return bmvp_linear(net->c, x, u->out.w, u->out.b);
-}
-
-/* >>network impl ------------------------------------------------------------------------------------------------------ */
-
-BMVP_API const char *bmvp_net_preset_names(void) { return "uniformer_small uniformer_base uniformer_tiny unet3d unet3d_tiny"; }
-
-BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
-{
-    static const bmvp_net_config preset[] = {
-        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-    };
-    size_t i;
-    for (i = 0; i < sizeof preset / sizeof *preset; ++i)
-        if (strcmp(preset[i].name, name) == 0) {
-            *cfg = preset[i];
-            return 1;
-        }
-    return 0;
-}
-
-static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
-{
-    int i, ok = k->in_channels >= 1 && k->in_channels <= 1024;
-    if (k->task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name, k->outputs) != NULL;
-    if (k->kind == BMVP_NET_UNET3D) {
-        ok = ok && k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0;
-        if (!ok) bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
-        return ok;
-    }
-    for (i = 0; i < 4; ++i)
-        ok = ok && k->dim[i] >= 1 && k->dim[i] <= 1 << 16 && k->depth[i] >= 1 && k->depth[i] <= BMVPI_MAX_DEPTH;
-    ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
-    ok = ok && k->mlp_ratio >= 1 && k->mlp_ratio <= 64;
-    if (!ok)
-        bmvp_fail(c, BMVP_E_ARG, "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
-                  "size must divide the last two dims", k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1],
-                  k->depth[2], k->depth[3], k->head_dim, BMVPI_MAX_DEPTH);
-    return ok;
-}
-
-BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
-{
-    bmvp_net *net;
-    if (bmvp_failed(c) || !bmvpi_net_config_check(c, cfg)) return NULL;
-    net = (bmvp_net *)bmvpi_alloc(c, (int64_t)sizeof *net);
-    if (!net) return NULL;
-    memset(net, 0, sizeof *net);
-    net->c = c;
-    net->cfg = *cfg;
-    net->counting = 1;
-    if (cfg->kind == BMVP_NET_UNIFORMER) bmvpi_make_uniformer(net);
-    else bmvpi_make_unet3d(net);
-    if (!bmvp_failed(c)) return net;
-    bmvp_net_destroy(net);
-    return NULL;
-}
-
-BMVP_API void bmvp_net_destroy(bmvp_net *net)
-{
-    int s;
-    if (!net) return;
-    for (s = 0; s < 2; ++s) {
-        bmvpi_free(net->c, net->uf.cblock[s]);
-        bmvpi_free(net->c, net->uf.sablock[s]);
-    }
-    bmvpi_free(net->c, net->state.item);
-    bmvpi_free(net->c, net);
-}
-
-BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
-BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
-BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->recompute = on != 0; }
-BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->cfg.kind == BMVP_NET_UNIFORMER ? 16 : 8; }
-
-static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
-{
-    bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
-    const float bound = s->fan > 0 ? (float)(1.0 / sqrt((double)s->fan)) : 0.0f;
-    const float std = s->fan > 0 ? (float)sqrt(2.0 / (double)s->fan) : 0.0f;
-    float *v;
-    int64_t i;
-    if (!s->t || !s->t->x) return;
-    if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE) {
-        bmvp_fill(c, s->t, s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
-        return;
-    }
-    v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
-    for (i = 0; v && i < s->t->numel; ++i)
-        v[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
-    if (v) bmvp_write(c, s->t, v);
-    bmvpi_free(c, v);
-}
-
-BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed)
-{
-    int i;
-    if (!net || bmvp_failed(net->c)) return;
-    for (i = 0; i < net->state.n; ++i) {
-        bmvpi_state_init(net->c, &net->state.item[i], seed, (uint32_t)(1000 + i));
-        net->state.item[i].counter = 0;
-    }
-}
-
-static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
-{
-    const int64_t s = bmvp_net_stride(net);
-    char buf[128];
-    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
-    bmvp_fail(net->c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
-              bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
-    return 0;
-}
-
-BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training)
-{
-    bmvp_features none;
-    memset(&none, 0, sizeof none);
-    if (!net || !x || bmvp_failed(net->c) || !bmvpi_net_input_check(net, x)) return none;
-    return net->cfg.kind == BMVP_NET_UNIFORMER ? bmvpi_uniformer_encode(net, x, training) : bmvpi_unet3d_encode(net, x);
-}
-
-BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f)
-{
-    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
-    if (net->cfg.task != BMVP_TASK_PRETRAIN)
-        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: only a pre-training network reconstructs", net->cfg.name);
-    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last, NULL);
-    return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
-}
-
-BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision)
-{
-    bmvp_logits l;
-    memset(&l, 0, sizeof l);
-    if (!net || !x || !f || !f->last || bmvp_failed(net->c)) return l;
-    if (net->cfg.task != BMVP_TASK_SEGMENT) {
-        bmvp_fail(net->c, BMVP_E_STATE, "%s: not a segmentation network", net->cfg.name);
-        return l;
-    }
-    if (net->cfg.kind == BMVP_NET_UNIFORMER) return bmvpi_uniunet_decode(net, x, f, deep_supervision && net->cfg.deep_supervision);
-    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
-    return l;
-}
-
-BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
-{
-    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
-    if (net->cfg.task != BMVP_TASK_CLASSIFY)
-        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: not a classification network", net->cfg.name);
-    return bmvp_linear(net->c, bmvp_global_pool(net->c, f->last), net->head.w, net->head.b);
-}
-
-/* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
-
-struct bmvp_optim {
-    bmvp_ctx *c;
-    bmvp_optim_config cfg;
-    bmvp_state_list *list;
-    bmvp_tensor **moment; /* two for each entry */
-    int64_t *count;       /* steps taken, one for each entry */
-    bmvp_tensor *rule;    /* of bmvp_device.clipped_update; NULL: no device */
-};
-
-BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
-{
-    bmvp_optim_config k;
-    k.kind = kind;
-    k.beta1 = 0.9;
-    k.beta2 = 0.999;
-    k.eps = 1e-8;
-    k.weight_decay = 1e-5;
-    k.momentum = 0.9;
-    return k;
-}
-
-BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
-{
-    const int64_t rule = 3;
-    bmvp_optim *o;
-    int i, w;
-    if (bmvp_failed(c) || !list) return NULL;
-    o = (bmvp_optim *)bmvpi_alloc(c, (int64_t)sizeof *o);
-    if (!o) return NULL;
-    memset(o, 0, sizeof *o);
-    o->c = c;
-    o->cfg = *cfg;
-    o->list = list;
-    o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
-    o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
-    if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
-    if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
-    for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
-        bmvp_tensor *t = list->item[i].t;
-        if (!list->item[i].trained || !bmvpi_lasting_grad(c, t)) continue;
-        for (w = 0; w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
-            o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
-            bmvp_fill(c, o->moment[2 * i + w], 0.0f);
-        }
-    }
-    o->rule = bmvp_backend_of(c)->device ? bmvp_buffer(c, NULL, 1, &rule) : NULL;
-    if (o->rule) bmvp_fill(c, o->rule, 0.0f);
-    if (!bmvp_failed(c)) return o;
-    bmvp_optim_destroy(o);
-    return NULL;
-}
-
-BMVP_API void bmvp_optim_destroy(bmvp_optim *o)
-{
-    if (!o) return;
-    bmvpi_free(o->c, o->moment);
-    bmvpi_free(o->c, o->count);
-    bmvpi_free(o->c, o);
-}
-
-BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
-{
-    int i;
-    for (i = 0; o && i < o->list->n; ++i)
-        if (o->list->item[i].trained) bmvp_zero_grad(o->list->item[i].t);
-}
-
-BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
-BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; }
-
-/* Elements are cut in pieces of this size for threads and for the fixed order of the norm's sum. */
-enum { BMVPI_PIECE = 1 << 16 };
-
-typedef struct bmvpi_update {
-    bmvp_update of; /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 =
-                       momentum. decay: of the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
-    double *sum;    /* of the norm: one for each piece */
-    void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
-} bmvpi_update;
-
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target. */
-#define BMVPI_ADAMW_BODY \
-    { \
-        float *BMVP_RESTRICT p = u->of.p, *BMVP_RESTRICT m = u->of.m, *BMVP_RESTRICT v = u->of.v; \
-        const float *BMVP_RESTRICT g = u->of.g; \
-        const float scale = u->of.scale, keep = 1.0f - u->of.lr * u->of.decay, l2 = u->of.l2, b1 = u->of.b1, b2 = u->of.b2; \
-        const float step = u->of.step, root = u->of.root, eps = u->of.eps; \
-        int64_t i; \
-        for (i = from; i < to; ++i) { \
-            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
-            m[i] = mi; \
-            v[i] = vi; \
-            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
-        } \
-    }
-#if defined(BMVPI_HAVE_X86) && !defined(__clang__)
-#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
-#else
-#define BMVPI_ADAMW_HOT
-#endif
-BMVPI_ADAMW_HOT static void bmvpi_adamw_plain(const bmvpi_update *u, int64_t from, int64_t to) BMVPI_ADAMW_BODY
-#if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvpi_update *u, int64_t from, int64_t to)
-    BMVPI_ADAMW_BODY
-#endif
-
-static void bmvpi_sgd(const bmvpi_update *run, int64_t from, int64_t to)
-{
-    const bmvp_update *u = &run->of;
-    int64_t i;
-    for (i = from; i < to; ++i) {
-        const float d = u->g[i] * u->scale + u->l2 * u->p[i];
-        u->m[i] = u->b1 * u->m[i] + d;
-        u->p[i] -= u->lr * u->m[i];
-    }
-}
-
-static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
-{
-    double s = 0;
-    int64_t i;
-    for (i = from; i < to; ++i) s += (double)u->of.g[i] * (double)u->of.g[i];
-    u->sum[from / BMVPI_PIECE] = s;
-}
-
-static void bmvpi_update_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_update *u = (const bmvpi_update *)arg;
-    (void)worker;
-    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->of.n, (task + 1) * BMVPI_PIECE));
-}
-
-static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
-{
-    bmvp_parallel(c, bmvpi_ceil_div(u->of.n, BMVPI_PIECE), bmvpi_update_task, u);
-}
-
-static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
-
-/* What the step of entry i is made of; its step counts. */
-static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double grad_scale)
-{
-    const bmvp_optim_config *k = &o->cfg;
-    bmvp_tensor *t = o->list->item[i].t;
-    const double n = (double)++o->count[i];
-    bmvp_update u;
-    memset(&u, 0, sizeof u);
-    u.p = t->x;
-    u.g = t->g;
-    u.m = o->moment[2 * i]->x;
-    u.n = t->numel;
-    u.scale = (float)grad_scale;
-    u.lr = (float)lr;
-    u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
-    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
-    u.b1 = (float)k->momentum;
-    if (k->kind != BMVP_SGD) {
-        u.v = o->moment[2 * i + 1]->x;
-        u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
-        u.b2 = (float)(1.0 - k->beta2);
-        u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
-        u.root = (float)(1.0 / sqrt(1.0 - pow(k->beta2, n)));
-        u.eps = (float)k->eps;
-    }
-    return u;
-}
-
-/* A device takes all tensors at once. */
-static double bmvpi_device_grad_norm(bmvp_optim *o)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    double total = 0;
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i) {
-        if (!bmvpi_optim_moves(o, i)) continue;
-        memset(&u[n], 0, sizeof u[n]);
-        u[n].g = o->list->item[i].t->g;
-        u[n++].n = o->list->item[i].t->numel;
-    }
-    if (n > 0) total = bmvp_backend_of(o->c)->device->square_sum(o->c, u, n);
-    bmvpi_free(o->c, u);
-    return sqrt(total);
-}
-static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
-    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
-    bmvpi_free(o->c, u);
-}
-
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, 1);
-    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, u, n, clip, o->rule->x);
-    bmvpi_free(o->c, u);
-    return n > 0 ? o->rule->x : NULL;
-}
-
-BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
-{
-    double total = 0;
-    bmvpi_update u;
-    int64_t k, pieces;
-    int i;
-    if (o && bmvp_backend_of(o->c)->device) return bmvpi_device_grad_norm(o);
-    memset(&u, 0, sizeof u);
-    for (i = 0; o && i < o->list->n; ++i) {
-        const bmvp_tensor *t = o->list->item[i].t;
-        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
-        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
-        u.of.g = t->g;
-        u.of.n = t->numel;
-        u.fn = bmvpi_square_sum;
-        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
-        if (!u.sum) return 0;
-        bmvpi_update_run(o->c, &u);
-        for (k = 0; k < pieces; ++k) total += u.sum[k];
-        bmvpi_free(o->c, u.sum);
-    }
-    return sqrt(total);
-}
-static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
-{
-    bmvpi_update u;
-    memset(&u, 0, sizeof u);
-    u.of = bmvpi_optim_update(o, i, lr, grad_scale);
-    u.fn = bmvpi_sgd;
-    if (o->cfg.kind != BMVP_SGD) {
-        u.fn = bmvpi_adamw_plain;
-#if defined(BMVPI_HAVE_X86)
-        if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
-#endif
-    }
-    bmvpi_update_run(o->c, &u);
-}
-
-BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
-{
-    int i;
-    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
-    if (bmvp_backend_of(o->c)->device) {
-        bmvpi_device_step(o, lr, grad_scale);
-        return;
-    }
-    for (i = 0; i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
-}
-
-BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
-{
-    const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
-    if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
-    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
-}
-
-/* >>data parallel impl ------------------------------------------------------------------------------------------- */
-
-enum { BMVPI_BUCKET_FIRST = 1 << 18, BMVPI_BUCKET = 25 << 18 }; /* floats */
-
-struct bmvp_reducer {
-    bmvp_ctx *c;
-    int n, n_buckets, next, early; /* next: bucket to leave; early: those that left in backward */
-    bmvp_tensor **t;               /* in the order of backward */
-    int *end;                      /* of each bucket, in t */
-    bmvp_part *part;               /* as t */
-    unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
-    float *host;                   /* the gradients, as t, where the table takes no memory of the device; else NULL */
-};
-
-BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
-{
-    if (!r) return;
-    if (r->c->on_gradient_user == r) bmvp_on_gradient(r->c, NULL, NULL); /* a step that failed has left it there */
-    bmvpi_free(r->c, r->t);
-    bmvpi_free(r->c, r->end);
-    bmvpi_free(r->c, r->part);
-    bmvpi_free(r->c, r->had);
-    bmvpi_free(r->c, r->host);
-    bmvpi_free(r->c, r);
-}
-
-/* Parameters are registered in the order of forward: backward completes them from the last to the first. */
-static void bmvpi_reducer_cut(bmvp_reducer *r, const bmvp_state_list *list)
-{
-    int64_t in_bucket = 0;
-    int i;
-    for (i = list->n; i-- > 0;) {
-        bmvp_tensor *t = list->item[i].t;
-        if (!list->item[i].trained || list->item[i].stacked) continue;
-        if (in_bucket > 0 && in_bucket + t->numel > (r->n_buckets == 0 ? BMVPI_BUCKET_FIRST : BMVPI_BUCKET)) {
-            r->end[r->n_buckets++] = r->n;
-            in_bucket = 0;
-        }
-        in_bucket += t->numel;
-        r->t[r->n++] = t;
-    }
-    if (in_bucket > 0) r->end[r->n_buckets++] = r->n;
-}
-
-/* A place on the host for every gradient: started sums end there until they are waited for. */
-static void bmvpi_reducer_host(bmvp_reducer *r)
-{
-    int64_t total = 0;
-    int i;
-    for (i = 0; i < r->n; ++i) total += r->t[i]->numel;
-    r->host = (float *)bmvpi_alloc(r->c, total * (int64_t)sizeof *r->host);
-    for (i = 0, total = 0; r->host && i < r->n; total += r->t[i++]->numel) r->part[i].x = r->host + total;
-}
-
-BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
-{
-    bmvp_reducer *r = bmvp_failed(c) ? NULL : (bmvp_reducer *)bmvpi_alloc(c, (int64_t)sizeof *r);
-    const int64_t n = list->n, size = c->comm ? c->comm->size : 1;
-    if (!r) return NULL;
-    memset(r, 0, sizeof *r);
-    r->c = c;
-    r->t = (bmvp_tensor **)bmvpi_alloc(c, n * (int64_t)sizeof *r->t);
-    r->end = (int *)bmvpi_alloc(c, n * (int64_t)sizeof *r->end);
-    r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
-    r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
-    if (!bmvp_failed(c)) bmvpi_reducer_cut(r, list);
-    if (!bmvp_failed(c) && c->comm && c->cfg.backend->device && !c->comm->on_device) bmvpi_reducer_host(r);
-    if (!bmvp_failed(c)) return r;
-    bmvp_reducer_destroy(r);
-    return NULL;
-}
-
-/* A parameter without a gradient gets one of zeros. */
-static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t)
-{
-    if (!bmvpi_lasting_grad(c, t)) return;
-    bmvpi_values_fill(c, t->g, 0.0f, t->numel);
-    t->grad_fresh = 0;
-}
-
-static void bmvpi_reducer_send(bmvp_reducer *r)
-{
-    const bmvp_comm *m = r->c->comm;
-    const int from = r->next > 0 ? r->end[r->next - 1] : 0, to = r->end[r->next];
-    bmvp_error err;
-    int i;
-    for (i = from; i < to; ++i) {
-        r->had[i] = (unsigned char)bmvp_has_grad(r->t[i]);
-        if (!r->had[i]) bmvpi_grad_zeros(r->c, r->t[i]);
-        if (r->host && !bmvp_failed(r->c)) bmvpi_values_read(r->c, r->part[i].x, r->t[i]->g, r->t[i]->numel);
-        else if (!r->host) r->part[i].x = r->t[i]->g;
-        r->part[i].n = r->t[i]->numel;
-    }
-    ++r->next;
-    if (!bmvp_failed(r->c)) (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
-}
-
-/* Sends the buckets whose gradients are complete, in order: the order is the same on every rank. */
-static void bmvpi_reducer_go_on(void *user)
-{
-    bmvp_reducer *r = (bmvp_reducer *)user;
-    for (; r->next < r->n_buckets && !bmvp_failed(r->c); ++r->early) {
-        int i = r->next > 0 ? r->end[r->next - 1] : 0;
-        for (; i < r->end[r->next]; ++i)
-            if (bmvp_grad_due(r->t[i])) return;
-        bmvpi_reducer_send(r);
-    }
-}
-
-BMVP_API void bmvp_reducer_start(bmvp_reducer *r)
-{
-    r->early = 0;
-    if (r->c->comm) bmvp_on_gradient(r->c, bmvpi_reducer_go_on, r);
-}
-
-BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
-{
-    bmvp_ctx *c = r->c;
-    unsigned char *all = r->had + r->n;
-    bmvp_error err;
-    int i, k;
-    bmvp_on_gradient(c, NULL, NULL);
-    if (!c->comm) return;
-    while (r->next < r->n_buckets && !bmvp_failed(c)) bmvpi_reducer_send(r);
-    r->next = 0;
-    if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
-    if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
-    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i) bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
-    for (i = 0; i < r->n; ++i) {
-        int somewhere = 0;
-        for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
-        r->t[i]->grad_fresh = !somewhere;
-    }
-}
-
-BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
-{
-    *sent = r->early;
-    return r->n_buckets;
-}
-
-/* From rank 0, the host's memory, whichever the table takes */
-static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
-{
-    const bmvp_comm *m = c->comm;
-    bmvp_error err;
-    float *x;
-    if (bmvp_failed(c)) return;
-    if (!m->on_device) (void)bmvpi_comm_done(c, m->broadcast(m, data, bytes, 0, &err), &err);
-    else if ((x = bmvpi_comm_space(c, (bytes + 3) / 4 * 4)) != NULL) {
-        bmvpi_comm_upload(c, x, data, bytes);
-        if (bmvpi_comm_done(c, m->broadcast(m, x, bytes, 0, &err), &err)) bmvpi_comm_download(c, data, x, bytes);
-    }
-}
-static void bmvpi_comm_broadcast_tensor(bmvp_ctx *c, bmvp_tensor *t)
-{
-    const int64_t bytes = t->numel * (int64_t)sizeof(float);
-    bmvp_error err;
-    float *host;
-    if (bmvp_failed(c)) return;
-    if (!c->cfg.backend->device || t->on_host) bmvpi_comm_broadcast(c, t->x, bytes);
-    else if (c->comm->on_device) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
-    else if ((host = (float *)bmvpi_alloc(c, bytes)) != NULL) {
-        bmvpi_values_read(c, host, t->x, t->numel);
-        bmvpi_comm_broadcast(c, host, bytes);
-        if (!bmvp_failed(c)) bmvpi_values_write(c, t->x, host, t->numel);
-        bmvpi_free(c, host);
-    }
-}
-
-BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim)
-{
-    int i, w;
-    for (i = 0; c->comm && i < list->n; ++i) {
-        bmvp_state *s = &list->item[i];
-        if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
-        else bmvpi_comm_broadcast_tensor(c, s->t);
-        for (w = 0; optim && w < 2; ++w) {
-            bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
-            if (m) bmvpi_comm_broadcast_tensor(c, m);
-        }
-        if (optim) bmvpi_comm_broadcast(c, bmvp_optim_count(optim, i), (int64_t)sizeof(int64_t));
-    }
-}
-
-/* >>state files impl ---------------------------------------------------------------------------------------------------- */
-
-static bmvp_tensor *bmvpi_part_tensor(const bmvp_state_part *p, int i)
-{
-    return p->optim ? bmvp_optim_moment(p->optim, i, p->moment) : p->list->item[i].t;
-}
-
-/* Name and shape of entry i in files; for a stack of templates those of the whole stack. */
-static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *dim)
-{
-    int a, stack = s->stacked != NULL;
-    *rank = s->torch_rank + stack;
-    if (stack) dim[0] = s->parts;
-    for (a = 0; a < s->torch_rank; ++a) dim[a + stack] = s->torch_dim[a];
-    return stack ? s->stacked : s->name;
-}
-
-BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err)
-{
-    bmvp_status st = BMVP_OK;
-    int64_t dim[BMVP_MAX_DIMS + 1];
-    int i, rank;
-    for (i = 0; i < part->list->n && !st; ++i) {
-        const bmvp_state *s = &part->list->item[i];
-        const char *name = bmvpi_state_shape(s, &rank, dim);
-        if (!bmvpi_part_tensor(part, i) || (s->stacked && s->part > 0)) continue;
-        st = bmvp_ckpt_writer_add(w, group, name, s->torch_rank == 0 ? BMVP_DTYPE_I64 : BMVP_DTYPE_F32, rank, dim, err);
-    }
-    return st;
-}
-
-/* Values of t in the file's order, from and into the host's memory, wherever t lies. */
-static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, bmvp_error *err)
-{
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) {
-        v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-        if (!v || bmvp_read(c, t, v)) {
-            bmvpi_free(c, v);
-            return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
-        }
-    }
-    bmvp_state_to_torch(s, v, torch);
-    if (v != t->x) bmvpi_free(c, v);
-    return BMVP_OK;
-}
-static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, bmvp_tensor *t, bmvp_error *err)
-{
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-    if (v) bmvp_state_from_torch(s, torch, v);
-    if (v == t->x) return BMVP_OK;
-    if (v) bmvp_write(c, t, v);
-    bmvpi_free(c, v);
-    return bmvp_failed(c) ? bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message) : BMVP_OK;
-}
-
-static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
-{
-    const bmvp_state_list *l = part->list;
-    const bmvp_allocator *a = bmvp_allocator_of(part->c);
-    int64_t n = 1;
-    float *p;
-    int i;
-    for (i = 0; i < l->n; ++i) n = bmvpi_max(n, l->item[i].t->numel);
-    p = (float *)a->alloc((size_t)n * sizeof *p, a->user);
-    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 4e-6);
-    return p;
-}
-
-BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
-{
-    float *buf = bmvpi_state_scratch(part, err);
-    bmvp_status st = buf ? BMVP_OK : BMVP_E_OOM;
-    int i;
-    for (i = 0; i < part->list->n && !st; ++i) {
-        const bmvp_state *s = &part->list->item[i];
-        const bmvp_tensor *t = bmvpi_part_tensor(part, i);
-        if (!t) continue;
-        if (s->torch_rank == 0) {
-            st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
-            continue;
-        }
-        st = bmvpi_state_get(part->c, s, t, buf, err);
-        if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
-    }
-    bmvpi_free(part->c, buf);
-    return st;
-}
-
-static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size)
-{
-    size_t n = 0;
-    int a;
-    buf[n++] = '(';
-    for (a = 0; a < rank && n + 24 < size; ++a) n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
-    snprintf(buf + n, size - n, ")");
-}
-
-/* Index of the file's tensor for entry s, or -1 with a message that names the mismatch. */
-static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, bmvp_error *err)
-{
-    int64_t dim[BMVP_MAX_DIMS + 1];
-    char have[160], want[160];
-    int rank, a, ok;
-    const char *name = bmvpi_state_shape(s, &rank, dim);
-    const int k = bmvp_ckpt_find(f, group, name);
-    if (k < 0) {
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
-                       group);
-        return -1;
-    }
-    ok = f->entry[k].rank == rank;
-    for (a = 0; ok && a < rank; ++a) ok = f->entry[k].dim[a] == dim[a];
-    if (ok) return k;
-    bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
-    bmvpi_dims_text(rank, dim, want, sizeof want);
-    bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates", f->path,
-                   name, have, want);
-    return -1;
-}
-
-static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
-{
-    bmvp_status st;
-    if (s->torch_rank == 0) {
-        if (f->entry[k].dtype == BMVP_DTYPE_I64) return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
-        st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
-        if (!st) s->counter = (int64_t)buf[0];
-        return st;
-    }
-    st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
-    return st ? st : bmvpi_state_put(c, s, buf, t, err);
-}
-
-BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
-{
-    int i;
-    for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
-    return BMVP_OK;
-}
-
-BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
-{
-    bmvp_status st = bmvp_state_check(ckpt, group, part, err);
-    float *buf;
-    int i;
-    if (st) return st;
-    buf = bmvpi_state_scratch(part, err);
-    if (!buf) return BMVP_E_OOM;
-    for (i = 0; i < part->list->n && !st; ++i) {
-        bmvp_tensor *t = bmvpi_part_tensor(part, i);
-        if (!t) continue;
-        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
-                                  err);
-    }
-    bmvpi_free(part->c, buf);
-    return st;
-}
-
-BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
-{
-    static const char *const places[] = { "state_dict", "" };
-    int i, g;
-    for (g = 0; g < 2; ++g)
-        for (i = 0; i < ckpt->n_entries; ++i)
-            if (strcmp(ckpt->entry[i].group, places[g]) == 0) {
-                *group = places[g];
-                return bmvp_ckpt_strip(ckpt, places[g], "module.", err);
-            }
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
-}
-
-static int64_t bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char *name, int axis)
-{
-    const int k = bmvp_ckpt_find(f, group, name);
-    return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? f->entry[k].dim[axis] : 0;
-}
-
-/* The name of the preset with these shapes, or "custom". */
-static void bmvpi_net_rename(bmvp_net_config *cfg)
-{
-    const char *names = bmvp_net_preset_names();
-    bmvp_net_config k;
-    size_t n;
-    for (; *names; names += n + (names[n] == ' ')) {
-        n = strcspn(names, " ");
-        snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)n, names);
-        if (!bmvp_net_preset(cfg->name, &k) || k.kind != cfg->kind) continue;
-        if (k.kind == BMVP_NET_UNET3D ? k.width == cfg->width
-                                      : !memcmp(k.dim, cfg->dim, sizeof k.dim) && !memcmp(k.depth, cfg->depth, sizeof k.depth))
-            return;
-    }
-    snprintf(cfg->name, sizeof cfg->name, "custom");
-}
-
-/* Which network stands on the encoder, by the names of its last layers. */
-static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
-{
-    static const char *const last[3] = { "head.weight", "decoder.out.conv.conv.weight", "up1conv.weight" };
-    int i, n;
-    for (i = 0; i < 3; ++i) {
-        n = (int)bmvpi_infer_dim(f, group, last[i], 0);
-        if (n < 1 || (i == 2 && n == 1 && cfg->in_channels == 1)) continue; /* a UNET3D that reconstructs */
-        cfg->task = i == 0 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
-        cfg->outputs = n;
-        cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
-        return;
-    }
-}
-
-static bmvp_status bmvpi_infer_uniformer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
-{
-    const char *prefix = bmvp_ckpt_find(ckpt, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
-    char name[96];
-    int s, n, h;
-    (void)bmvp_net_preset("uniformer_small", cfg);
-    for (s = 0; s < 4; ++s) {
-        snprintf(name, sizeof name, "%spatch_embed%d.proj.weight", prefix, s + 1);
-        cfg->dim[s] = (int)bmvpi_infer_dim(ckpt, group, name, 0);
-        if (s == 0) cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, name, 1);
-        for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
-            snprintf(name, sizeof name, "%sblocks%d.%d.pos_embed.weight", prefix, s + 1, n);
-            if (bmvp_ckpt_find(ckpt, group, name) < 0) break;
-        }
-        cfg->depth[s] = n;
-        if (cfg->dim[s] < 1 || n < 1)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no %spatch_embed%d.proj.weight or "
-                                  "conv1a.weight)", ckpt->path, prefix, s + 1);
-    }
-    snprintf(name, sizeof name, "%sblocks1.0.mlp.fc1.weight", prefix);
-    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, name, 0) / cfg->dim[0]);
-    for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
-    cfg->head_dim = h;
-    return BMVP_OK;
-}
-
-BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
-{
-    bmvp_status st = BMVP_OK;
-    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
-        (void)bmvp_net_preset("unet3d", cfg);
-        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
-        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
-    } else st = bmvpi_infer_uniformer(ckpt, group, cfg, err);
-    if (st) return st;
-    bmvpi_infer_task(ckpt, group, cfg);
-    bmvpi_net_rename(cfg);
-    return BMVP_OK;
-}
-
-/* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
-
-/* 1 for entries of the encoder, which must fit. */
-static int bmvpi_of_encoder(const char *name)
-{
-    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
-}
-
-static int bmvpi_is_stem(const char *name, const char *what)
-{
-    static const char *const stem[3] = { "encoder.uniformer.patch_embed1.proj.", "encoder.patch_embed1.proj.", "conv1a." };
-    int i;
-    for (i = 0; i < 3; ++i)
-        if (strncmp(name, stem[i], strlen(stem[i])) == 0 && strcmp(name + strlen(stem[i]), what) == 0) return 1;
-    return 0;
-}
-
-/* The file's tensor for entry s, whose encoder may carry the pre-training's level "uniformer." more or less; -1: none. */
-static int bmvpi_adopt_find(const bmvp_ckpt *f, const char *group, const bmvp_state *s)
-{
-    static const char *const from[2] = { "encoder.", "encoder.uniformer." };
-    char name[200];
-    int k = bmvp_ckpt_find(f, group, s->name), i;
-    for (i = 0; i < 2 && k < 0; ++i) {
-        const size_t n = strlen(from[i]);
-        if (strncmp(s->name, from[i], n) != 0) continue;
-        snprintf(name, sizeof name, "%s%s", from[1 - i], s->name + n);
-        k = bmvp_ckpt_find(f, group, name);
-    }
-    return k;
-}
-
-static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s, int from_axis)
-{
-    int a, same = e->rank == s->torch_rank;
-    for (a = 0; same && a < e->rank; ++a) same = e->dim[a] == s->torch_dim[a] || a == from_axis;
-    return same;
-}
-
-/* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
-static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source, int in_channels,
-                           int spread, int *k, bmvp_error *err)
-{
-    const int other_stem = source->in_channels == 1 && in_channels > 1;
-    char have[160], want[160];
-    *k = bmvpi_adopt_find(f, group, s);
-    if (strncmp(s->name, "up1conv.", 8) == 0 && source->task == BMVP_TASK_PRETRAIN) return BMVP_ADOPT_FRESH; /* it rebuilt intensities */
-    if (strncmp(s->name, "decoder.proj1.proj.", 19) == 0 && source->in_channels != in_channels) return BMVP_ADOPT_FRESH; /* bias too */
-    if (other_stem && *k >= 0 && (bmvpi_is_stem(s->name, "bias") || bmvpi_is_stem(s->name, "weight"))) {
-        if (bmvpi_adopt_same_shape(&f->entry[*k], s, 1)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
-    } else if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
-    if (!bmvpi_of_encoder(s->name)) return BMVP_ADOPT_FRESH;
-    if (*k < 0)
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
-    else {
-        bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
-        bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
-        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
-                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
-    }
-    return -1;
-}
-
-/* (O, 1, k, k, k) -> (O, C, k, k, k), each the C-th part: the sum over equal inputs is what it was. */
-static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all)
-{
-    const int64_t o = s->torch_dim[0], c = s->torch_dim[1], k = s->t->numel / o / c;
-    int64_t i;
-    for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
-}
-
-static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
-{
-    bmvp_status st;
-    if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
-    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, err);
-    st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
-    if (st) return st;
-    bmvpi_adopt_spread(s, buf + room, buf);
-    return bmvpi_state_put(c, s, buf, s->t, err);
-}
-
-/* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
-static bmvp_status bmvpi_adopt_check(const bmvp_ckpt *f, const bmvp_net_config *from, const bmvp_net_config *to, bmvp_error *err)
-{
-    int i;
-    if (from->kind != to->kind)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
-                              from->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", to->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
-    for (i = 0; i < 4 && to->kind == BMVP_NET_UNIFORMER; ++i)
-        if (from->depth[i] > to->depth[i])
-            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor 'blocks%d.%d.pos_embed.weight' has no place: stage %d has %d blocks, the "
-                                  "network's has %d", f->path, i + 1, to->depth[i], i + 1, from->depth[i], to->depth[i]);
-    return BMVP_OK;
-}
-
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
-{
-    bmvp_state_list *l = &net->state;
-    const bmvp_allocator *a = bmvp_allocator_of(net->c);
-    int64_t room = 1;
-    bmvp_net_config source;
-    const char *group;
-    bmvp_status st = bmvp_state_group(ckpt, &group, err);
-    float *buf = NULL;
-    int *how = NULL, i;
-    if (!st) st = bmvp_net_infer(ckpt, group, &source, err);
-    if (!st) st = bmvpi_adopt_check(ckpt, &source, &net->cfg, err);
-    if (what) memset(what->n, 0, sizeof what->n);
-    for (i = 0; i < l->n; ++i) room = bmvpi_max(room, l->item[i].t->numel);
-    if (!st) {
-        how = (int *)a->alloc((size_t)l->n * 2 * sizeof *how, a->user);
-        buf = (float *)a->alloc((size_t)room * 2 * sizeof *buf, a->user);
-        if (!how || !buf) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for reading %s", ckpt->path);
-    }
-    for (i = 0; i < l->n && !st; ++i) {
-        how[2 * i] = bmvpi_adopt_how(ckpt, group, &l->item[i], &source, net->cfg.in_channels, spread_stem, &how[2 * i + 1], err);
-        if (how[2 * i] < 0) st = err ? err->status : BMVP_E_FORMAT;
-    }
-    for (i = 0; i < l->n && !st; ++i) {
-        st = bmvpi_adopt_fill(net->c, ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
-        if (what) ++what->n[how[2 * i]];
-        if (what && what->how) what->how[i] = (unsigned char)how[2 * i];
-    }
-    bmvpi_free(net->c, how);
-    bmvpi_free(net->c, buf);
-    return st;
-}
-
-static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
-
-BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
-{
-    int i;
-    bmvp_jw_object(w, key);
-    bmvp_jw_string(w, "name", cfg->name);
-    bmvp_jw_string(w, "kind", cfg->kind == BMVP_NET_UNIFORMER ? "uniformer" : "unet3d");
-    bmvp_jw_int(w, "in_channels", cfg->in_channels);
-    bmvp_jw_array(w, "dim");
-    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->dim[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_array(w, "depth");
-    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->depth[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_int(w, "head_dim", cfg->head_dim);
-    bmvp_jw_int(w, "mlp_ratio", cfg->mlp_ratio);
-    bmvp_jw_int(w, "width", cfg->width);
-    bmvp_jw_int(w, "groups", cfg->groups);
-    bmvp_jw_string(w, "task", bmvpi_task_name[cfg->task]);
-    bmvp_jw_int(w, "outputs", cfg->outputs);
-    bmvp_jw_int(w, "deep_supervision", cfg->deep_supervision);
-    bmvp_jw_end(w);
-}
-
-BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
-{
-    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), ""), *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
-    int i;
-    (void)bmvp_net_preset("uniformer_small", cfg);
-    if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "network description: kind '%s' is neither uniformer nor unet3d", kind);
-    snprintf(cfg->name, sizeof cfg->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
-    cfg->kind = strcmp(kind, "unet3d") == 0 ? BMVP_NET_UNET3D : BMVP_NET_UNIFORMER;
-    cfg->in_channels = (int)bmvp_json_int(bmvp_json_get(node, "in_channels"), 1);
-    for (i = 0; i < 4; ++i) {
-        cfg->dim[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "dim"), i), cfg->dim[i]);
-        cfg->depth[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "depth"), i), cfg->depth[i]);
-    }
-    cfg->head_dim = (int)bmvp_json_int(bmvp_json_get(node, "head_dim"), cfg->head_dim);
-    cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
-    cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
-    cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
-    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
-    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
-    cfg->task = (bmvp_net_task)i;
-    cfg->outputs = (int)bmvp_json_int(bmvp_json_get(node, "outputs"), 0);
-    cfg->deep_supervision = (int)bmvp_json_int(bmvp_json_get(node, "deep_supervision"), 0);
-    return BMVP_OK;
 }
 
 #ifdef __cplusplus

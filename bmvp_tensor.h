@@ -302,7 +302,7 @@ BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running back
    all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
    this rank may go on. Pointers are in the host's memory (but see on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ...,
    so that bits do not depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is
-   known; the table is unusable then. tests/ranks.h has one whose ranks are threads. */
+   known; the table is unusable then. tests/support/ranks.h has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
 typedef struct bmvp_comm bmvp_comm;
 struct bmvp_comm {

@@ -1,9 +1,9 @@
 #!/bin/sh
-# cuda_cli.sh - the program on the GPU that tests/cuda_shim.h plays: training, prediction and embedding give what the CPU gives, and the
+# cuda_cli.sh - the program on the GPU that tests/gpu/cuda_shim.h plays: training, prediction and embedding give what the CPU gives, and the
 # host never touches device memory (it would die); --graph 0 gives the same bits. Environment: BMVP_SHIM, the program (default build/bmvp_shim).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${BMVP_SHIM:-build/bmvp_shim}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 if [ ! -x "$program" ]; then
@@ -53,7 +53,7 @@ alike behind_cpu/log.jsonl behind_cuda/log.jsonl
 sed -n 's/.*"step": *\([0-9]*\).*/\1/p' behind_cuda/log.jsonl >a
 printf '1\n2\n3\n4\n' >b
 same a b
-# two ranks by NCCL (tests/cuda_nccl.h plays it) on the one GPU there is
+# two ranks by NCCL (tests/gpu/cuda_nccl.h plays it) on the one GPU there is
 for r in 1 0; do
     # shellcheck disable=SC2086 # words wanted
     RANK=$r LOCAL_RANK=$r WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((40000 + $$ % 20000)) \

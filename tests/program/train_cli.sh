@@ -2,9 +2,9 @@
 # train_cli.sh - fine-tuning and prediction from the outside: runs from scratch and from a pre-training checkpoint, interrupted and resumed;
 # label maps on the grid of the images; and everything that can be wrong with what finetune and predict are given.
 # Environment: BMVP, the program (default build/bmvp).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1

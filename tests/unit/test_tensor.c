@@ -3,8 +3,8 @@
    the context: errors, memory, plans, dropped values, random numbers, allocation failures. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "check.h"
-#include "fixture.h"
+#include "tests/support/check.h"
+#include "tests/support/fixture.h"
 
 /* >>configs ------------------------------------------------------------------------------------------------------- */
 

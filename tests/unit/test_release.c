@@ -4,9 +4,9 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
-#include "device.h"
-#include "formula.h"
+#include "tests/support/check.h"
+#include "tests/support/device.h"
+#include "tests/support/formula.h"
 #include <stdlib.h>
 
 enum { EDGE = 96, CUBE = EDGE * EDGE * EDGE, CASES = 2, TRAINED = 1, OTHER = 3 };

@@ -3,9 +3,9 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
-#include "formula.h"
-#include "ranks.h"
+#include "tests/support/check.h"
+#include "tests/support/formula.h"
+#include "tests/support/ranks.h"
 
 #include <math.h>
 #include <unistd.h>

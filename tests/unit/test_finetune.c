@@ -2,7 +2,7 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
+#include "tests/support/check.h"
 #include <stdlib.h>
 
 enum { E = 16, N = E * E * E, MODALITIES = 3 };

@@ -2,9 +2,9 @@
    the samples each, and three with unequal shares, give the gradients and running statistics of one with all of them. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "check.h"
-#include "pass.h"
-#include "ranks.h"
+#include "tests/support/check.h"
+#include "tests/support/pass.h"
+#include "tests/support/ranks.h"
 
 enum { SAMPLES = 5 };
 

@@ -1,4 +1,4 @@
-/* device.h - where a test computes: on the CPU; built with TEST_CUDA on GPU 0, which may be the one that tests/cuda_shim.h plays. After
+/* device.h - where a test computes: on the CPU; built with TEST_CUDA on GPU 0, which may be the one that tests/gpu/cuda_shim.h plays. After
    bmvp_tensor.h and check.h. */
 #ifndef BMVP_TEST_DEVICE_H
 #define BMVP_TEST_DEVICE_H

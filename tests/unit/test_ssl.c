@@ -5,10 +5,10 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
-#include "device.h"
-#include "fixture.h"
-#include "formula.h"
+#include "tests/support/check.h"
+#include "tests/support/device.h"
+#include "tests/support/fixture.h"
+#include "tests/support/formula.h"
 #include <unistd.h>
 
 enum { MAX_MODALITIES = BMVP_MODALITIES, MAX_BATCH = 4 };

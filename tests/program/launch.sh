@@ -2,9 +2,9 @@
 # launch.sh - ranks as launchers start them: by hand with the variables of torchrun and srun, by mpirun over TCP and over MPI, and on two hosts,
 # played by network namespaces, between which the cable is pulled. What the ranks do is in test_launch.c.
 # Environment: CC; TEST_LAUNCH, the program (default build/test_launch).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${TEST_LAUNCH:-build/test_launch}
 port=$((12000 + $$ % 3000))
 cd "$(dirname "$program")" || exit 1
@@ -63,7 +63,7 @@ else
         sources=
         for f in launch net rendezvous link tcp mpi queue join; do sources="$sources examples/bmvp/$f.c"; done
         # shellcheck disable=SC2086 # words wanted
-        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_PROGRAM_MPI -I. tests/test_launch.c $sources \
+        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_PROGRAM_MPI -I. tests/program/test_launch.c $sources \
             "$T/library.c" -o "$T/with_mpi" -lm -lpthread
         for n in 1 2 3; do
             want=

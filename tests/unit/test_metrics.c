@@ -5,9 +5,9 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "bmvp_nifti.h"
-#include "check.h"
-#include "fixture.h"
-#include "formula.h"
+#include "tests/support/check.h"
+#include "tests/support/fixture.h"
+#include "tests/support/formula.h"
 #include <time.h>
 
 static const double percentiles[4] = { 100, 95, 50, 5 };

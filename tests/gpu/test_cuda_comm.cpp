@@ -1,10 +1,10 @@
-/* test_cuda_comm.cpp - data parallel on the GPU that tests/cuda_shim.h plays: ranks are processes, since the shim is of one thread, and what
+/* test_cuda_comm.cpp - data parallel on the GPU that tests/gpu/cuda_shim.h plays: ranks are processes, since the shim is of one thread, and what
    they tell each other lies in shared memory. Two ranks with unequal shares of the samples, and three, give the gradients and running
-   statistics of one with all of them, through the host and by the NCCL of tests/cuda_nccl.h alike; and what happens when a rank is missing. */
+   statistics of one with all of them, through the host and by the NCCL of tests/gpu/cuda_nccl.h alike; and what happens when a rank is missing. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "check.h"
-#include "pass.h"
+#include "tests/support/check.h"
+#include "tests/support/pass.h"
 #include "cuda_nccl.h"
 #include <pthread.h>
 #include <signal.h>

@@ -2,8 +2,8 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
-#include "fixture.h"
+#include "tests/support/check.h"
+#include "tests/support/fixture.h"
 
 typedef struct job {
     bmvp_ctx *c;

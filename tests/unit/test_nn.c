@@ -4,10 +4,10 @@
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "check.h"
-#include "device.h"
-#include "fixture.h"
-#include "formula.h"
+#include "tests/support/check.h"
+#include "tests/support/device.h"
+#include "tests/support/fixture.h"
+#include "tests/support/formula.h"
 #include <unistd.h>
 
 static const char *data_folder(void)

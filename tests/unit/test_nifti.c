@@ -2,7 +2,7 @@
    trips, damage of every kind, allocation failure at every call. Runs from the top folder, needs no Python. */
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
-#include "check.h"
+#include "tests/support/check.h"
 #include <signal.h>
 #include <sys/resource.h>
 

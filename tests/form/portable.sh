@@ -5,9 +5,9 @@
 # What is not installed is skipped, with the line that installs it.
 # shellcheck disable=SC2086 # flags are words
 # Environment: CC, CFLAGS.
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 CC=${CC:-cc} CFLAGS=${CFLAGS--O2}
 FLAGS="-std=c99 $CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_NIFTI_NO_GZIP -I."
 APT="apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
@@ -109,7 +109,7 @@ echo "this processor, $(uname -m): the library chooses $("$T/level")"
 
 # ---- without threads: compile it ---------------------------------------------------------------------------------------------------
 
-$CC $FLAGS -DBMVP_NO_THREADS -DBMVP_IMPLEMENTATION tests/test_tensor.c -o "$T/no_threads" -lm >"$T/no_threads.said" 2>&1 & # meanwhile
+$CC $FLAGS -DBMVP_NO_THREADS -DBMVP_IMPLEMENTATION tests/unit/test_tensor.c -o "$T/no_threads" -lm >"$T/no_threads.said" 2>&1 & # meanwhile
 
 # ---- arm64: compile it ------------------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ arm_build()
     shift
     for t in $arm_tests; do
         if [ $t = tensor ]; then own=-DBMVP_IMPLEMENTATION; else own=; fi # the others hold it
-        "$@" $FLAGS $own tests/test_$t.c -o "$into/$t" -lm -lpthread >"$into/$t.said" 2>&1
+        "$@" $FLAGS $own tests/unit/test_$t.c -o "$into/$t" -lm -lpthread >"$into/$t.said" 2>&1
     done
     "$@" $FLAGS "$T/level.c" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
     "$@" $FLAGS -Wno-conversion "$T/losses.c" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1

@@ -4,7 +4,7 @@
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "check.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -526,7 +526,7 @@ static void test_refused_files(void)
               "torch.ComplexFloatStorage: tensors of this type are not supported");
     opens_not(place("missing.pt"), BMVP_E_IO, "cannot be opened: No such file");
     opens_not(folder, BMVP_E_IO, "");
-    opens_not("tests/test_io.c", BMVP_E_FORMAT, "neither a safetensors file nor a PyTorch zip file");
+    opens_not("tests/unit/test_io.c", BMVP_E_FORMAT, "neither a safetensors file nor a PyTorch zip file");
     bmvp_file_write(place("empty"), "", 0, NULL, NULL);
     opens_not(place("empty"), BMVP_E_FORMAT, "neither a safetensors file nor a PyTorch zip file");
     bmvp_file_write(place("empty"), "\x1f\x8b\x08zzzzzzzz", 11, NULL, NULL);

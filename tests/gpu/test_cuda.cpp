@@ -1,11 +1,11 @@
-/* test_cuda.cpp - bmvp_cuda.cu under tests/cuda_shim.h against the CPU: every op of the list on its samples and on awkward shapes, forward
+/* test_cuda.cpp - bmvp_cuda.cu under tests/gpu/cuda_shim.h against the CPU: every op of the list on its samples and on awkward shapes, forward
    and backward, with new and with accumulated gradients and several orders of the scheduler; the optimizers; errors; training of the tiny
    networks and their checkpoints; and that the shim finds what it promises to find. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
+#include "tests/support/check.h"
 #include "cuda_shim.h"
 #include <initializer_list>
 #include <string>

@@ -2,7 +2,7 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "check.h"
+#include "tests/support/check.h"
 #include <stdlib.h>
 
 static int has(const bmvp_labels *l, const char *region)

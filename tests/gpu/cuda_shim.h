@@ -7,7 +7,7 @@
 
    As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
    waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
-   not allowed then fail. Further streams (cudaStreamCreateWithFlags; copies of pinned memory and tests/cuda_nccl.h give them work) go on at random times as far
+   not allowed then fail. Further streams (cudaStreamCreateWithFlags; copies of pinned memory and tests/gpu/cuda_nccl.h give them work) go on at random times as far
    as events let them: as soon as can be or as late, so that an event that is missing shows.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it

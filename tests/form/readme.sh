@@ -2,9 +2,9 @@
 # readme.sh - what the README promises: its C programs compile with its cc line and run, and the program has the options it names.
 # A block is tested when a comment stands on the line before it: `<!-- test: NAME.c -->` saves a program, `<!-- test: sh -->` runs the
 # commands below in the folder of the programs saved so far, with the headers beside them.
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 cp bmvp_*.h "$T" || exit 1
 
 # One file a tested block, 01.sh or the program's name, and their order in $T/blocks.

@@ -1,4 +1,4 @@
-# check.sh - counting and comparing for the shell tests; each does `. tests/check.sh`, works below $T, and ends with finish
+# check.sh - counting and comparing for the shell tests; each does `. tests/support/check.sh`, works below $T, and ends with finish
 
 passed=0 failed=0 skipped=0
 T=$(mktemp -d "${TMPDIR:-/tmp}/bmvp_test.XXXXXX") || exit 1

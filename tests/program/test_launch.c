@@ -5,7 +5,7 @@
 #include "examples/bmvp/launch.h"
 #include "examples/bmvp/net.h"
 #include "examples/bmvp/rendezvous.h"
-#include "check.h"
+#include "tests/support/check.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

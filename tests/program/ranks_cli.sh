@@ -2,9 +2,9 @@
 # ranks_cli.sh - pretrain on several ranks from the outside, as torchrun starts them: the figures of one rank, a resumed run with another number of
 # ranks, ranks that are killed, interrupted, or given something else than the others.
 # Environment: BMVP, the program (default build/bmvp).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1

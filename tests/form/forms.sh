@@ -3,9 +3,9 @@
 # implementation, twice, in two translation units, in the wrong order; their example programs; and what an object made of them holds.
 # shellcheck disable=SC2046,SC2086 # flags and lists of headers are words
 # Environment: CC, CXX, GZ (linker flags of the gzip codec), DEFS (macros that choose the codec).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 CC=${CC:-cc} CXX=${CXX:-c++} GZ=${GZ--ldeflate} DEFS=${DEFS-}
 WARN="-Wall -Wextra -Wpedantic -Wshadow -Wconversion"
 ALL="bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h"

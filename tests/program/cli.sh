@@ -2,9 +2,9 @@
 # cli.sh - the program from the outside: the way from phantoms to features, a run that is interrupted and goes on, and everything that can be
 # wrong with what it is given. Every refusal must say what is wrong, end with the right status and leave nothing half written.
 # Environment: BMVP, the program (default build/bmvp).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1

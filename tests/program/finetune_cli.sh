@@ -1,9 +1,9 @@
 #!/bin/sh
 # finetune_cli.sh - the second half of the program from the outside: label definitions in data lists, split, evaluate, and everything that
 # can be wrong with what they are given. Environment: BMVP, the program (default build/bmvp).
-cd "$(dirname "$0")/.." || exit 1
-# shellcheck source=tests/check.sh
-. tests/check.sh
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
