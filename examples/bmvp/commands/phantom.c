@@ -17,6 +17,7 @@
    alone: neither on the number of cases nor on threads. Its anatomy does not depend on the modalities asked for. */
 #include "commands.h"
 #include "cli.h"
+#include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_nifti.h"
 #include "data/files.h"
