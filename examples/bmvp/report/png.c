@@ -1,5 +1,6 @@
 /* png.c - PNG files, see report.h */
 #include "markup.h"
+#include <float.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
