@@ -62,7 +62,7 @@ ifdef CUDA
     $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
   endif
   CUDA_O     = build/bmvp_cuda.o
-  CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
+  CUDA_DEFS  = -DPROGRAM_CUDA
   CUDA_LIBS  = $(CUDA_LINK)
 endif
 
@@ -72,19 +72,21 @@ ifdef MPI
     $(error MPI=1 needs $(MPICC): apt-get install libopenmpi-dev, or name it: make MPI=1 MPICC=/where/it/is/bin/mpicc)
   endif
   CC       = $(MPICC)
-  MPI_DEFS = -DBMVP_PROGRAM_MPI
+  MPI_DEFS = -DPROGRAM_MPI
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
-PROGRAM  = $(wildcard examples/bmvp/*.c)
-PROGRAM_H = $(wildcard examples/bmvp/*.h)
+PROGRAM  = $(wildcard examples/bmvp/*.c examples/bmvp/*/*.c)
+PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
+PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
+vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
 USERS    = tensor comm parallel labels metrics release window finetune
-TEST_H   = tests/check.h tests/fixture.h tests/formula.h tests/device.h tests/pass.h tests/ranks.h
+TEST_H   = $(wildcard tests/support/*.h)
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim)
-COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
+COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
 
@@ -93,49 +95,49 @@ build:
 	@test -z "$(GZ_H)" || echo '#include <$(GZ_H)>' | $(CC) -E -x c - >/dev/null 2>&1 || \
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
-build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
+build/%.o: %.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) $(CUDA_DEFS) $(MPI_DEFS) -c $< -o $@
 
-build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+build/bmvp: examples/bmvp.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
-build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+build/experiments_page: examples/experiments/page.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
 	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
-# The program and the kernels' tests with tests/cuda_shim.h in place of CUDA
-build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/cuda_shim.h tests/cuda_nccl.h bmvp_tensor.h | build
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests -x c++ -c $< -o $@
+# The program and the kernels' tests with tests/gpu/cuda_shim.h in place of CUDA
+build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/gpu/cuda_shim.h tests/gpu/cuda_nccl.h bmvp_tensor.h | build
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests/gpu -x c++ -c $< -o $@
 
-build/test_cuda: tests/test_cuda.cpp build/bmvp_cuda_shim.o tests/check.h $(HEADERS)
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
+build/test_cuda: tests/gpu/test_cuda.cpp build/bmvp_cuda_shim.o tests/support/check.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests/gpu $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
 
-build/test_cuda_comm: tests/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/check.h tests/pass.h tests/cuda_nccl.h $(HEADERS)
-	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
+build/test_cuda_comm: tests/gpu/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/support/check.h tests/support/pass.h tests/gpu/cuda_nccl.h $(HEADERS)
+	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests/gpu $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/device_shim.o build/ranks_shim.o: build/%_shim.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
+build/device_shim.o build/ranks_shim.o: build/%_shim.o: %.c $(HEADERS) $(PROGRAM_H) | build
+	$(COMPILE) -DPROGRAM_CUDA -c $< -o $@
 
-SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o))) build/bmvp_cuda_shim.o
+SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM_O))) build/bmvp_cuda_shim.o
 build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
 
 # PyTorch's numbers and those of the released code (BMVP_DATA/golden) on a GPU; on the shim the tiny networks alone
 GPU_TESTS = nn ssl release
-$(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/test_%.c build/bmvp_cuda_shim.o build/library.o $(TEST_H) $(HEADERS)
+$(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/unit/test_%.c build/bmvp_cuda_shim.o build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
-$(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/test_%.c build/bmvp_cuda.o build/library.o $(TEST_H) $(HEADERS)
+$(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/unit/test_%.c build/bmvp_cuda.o build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
 
 # The program as MPI=1 makes it, beside the other: for the tests.
 HAVE_MPI = $(shell command -v mpicc >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 && echo yes)
-build/mpi_mpi.o build/join_mpi.o: build/%_mpi.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -DBMVP_PROGRAM_MPI -c $< -o $@
-MPI_O = $(patsubst build/mpi.o,build/mpi_mpi.o,$(patsubst build/join.o,build/join_mpi.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)))
+build/mpi_mpi.o build/join_mpi.o: build/%_mpi.o: %.c $(HEADERS) $(PROGRAM_H) | build
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp -DPROGRAM_MPI -c $< -o $@
+MPI_O = $(patsubst build/mpi.o,build/mpi_mpi.o,$(patsubst build/join.o,build/join_mpi.o,$(PROGRAM_O)))
 build/bmvp_mpi: examples/bmvp.c $(MPI_O)
-	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
 
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: $(GPU_TESTS:%=build/test_%_gpu) build/bench_cuda build/bench_step_cuda
@@ -146,32 +148,32 @@ cuda-shim: build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ss
 	build/test_cuda_comm
 	build/test_nn_shim
 	build/test_ssl_shim
-	sh tests/cuda_cli.sh
+	sh tests/gpu/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside have their own.
-$(USERS:%=build/test_%): build/test_%: tests/test_%.c build/library.o $(TEST_H) $(HEADERS)
+$(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/test_%: tests/test_%.c $(TEST_H) $(HEADERS) | build
+build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
-build/test_launch: tests/test_launch.c $(LAUNCH_O) tests/check.h bmvp_tensor.h $(PROGRAM_H)
+LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
+build/test_launch: tests/program/test_launch.c $(LAUNCH_O) tests/support/check.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
-build/bench_%: tests/bench/bench_%.c tests/formula.h $(HEADERS) | build
+build/bench_%: tests/bench/bench_%.c tests/support/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 # bench_step.c for a GPU, and, to try it without one, small on the shim
 build/bench_cuda build/bench_step_cuda: tests/bench/gpu.h build/bmvp_cuda.o
 build/bench_cuda: tests/bench/bench_cuda.c bmvp_tensor.h
 	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(CUDA_LINK) $(LDLIBS)
-build/bench_step_cuda: tests/bench/bench_step.c tests/formula.h $(HEADERS)
+build/bench_step_cuda: tests/bench/bench_step.c tests/support/formula.h $(HEADERS)
 	$(COMPILE) -DBENCH_CUDA -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
-build/bench_step_shim: tests/bench/bench_step.c tests/bench/gpu.h build/bmvp_cuda_shim.o tests/formula.h $(HEADERS)
+build/bench_step_shim: tests/bench/bench_step.c tests/bench/gpu.h build/bmvp_cuda_shim.o tests/support/formula.h $(HEADERS)
 	$(COMPILE) -DBENCH_CUDA -DBMVP_CUDA_SHIM -DBENCH_CROP=32 -DBENCH_NET='"uniformer_tiny"' $< build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
 bench-cuda: build/bench_cuda build/bench_step_cuda
 	build/bench_cuda
@@ -192,7 +194,7 @@ bench: build/bmvp build/bench_step build/bench_metrics
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/bench/run.sh
 
 portable: build/test_tensor
-	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/portable.sh
+	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/form/portable.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer
 ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -30,7 +30,7 @@
                   ranks are in NCCL's order: equal with the same GPUs and NCCL.
        Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
        Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
-       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/cuda_shim.h, which runs the kernels on the CPU. */
+       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/gpu/cuda_shim.h, which runs the kernels on the CPU. */
 #include "bmvp_tensor.h"
 
 #include <float.h>
@@ -5250,10 +5250,8 @@ static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, d
 
 /* >>table ----------------------------------------------------------------------------------------------------------------- */
 
-/* ANY: an op of the list without its functions above does not compile. HOST: none is wanted, the op says that it is not supported. */
-#define BMVPI_KERNEL_ANY(name) { name##_forward, name##_backward, name##_workspace },
-#define BMVPI_KERNEL_HOST(name) { NULL, NULL, NULL },
-#define BMVP_X(id, name, where, out) BMVPI_KERNEL_##where(name)
+/* An op of the list without its functions above does not compile. */
+#define BMVP_X(id, name, reads, type) { name##_forward, name##_backward, name##_workspace },
 static const bmvp_kernel kernels[BMVP_OP_COUNT] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
 

@@ -33,7 +33,9 @@ run()
 run_shells()
 {
     worker=shells
-    for t in forms readme cli launch ranks_cli finetune_cli train_cli cuda_cli; do run "$t.sh" sh "tests/$t.sh"; done
+    for t in form/forms form/readme program/cli program/launch program/ranks_cli program/finetune_cli program/train_cli gpu/cuda_cli; do
+        run "$t.sh" sh "tests/$t.sh"
+    done
     echo finished >"$T/shells_done"
 }
 

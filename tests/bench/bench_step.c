@@ -23,7 +23,7 @@
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
-#include "tests/formula.h"
+#include "tests/support/formula.h"
 #ifdef BENCH_CUDA
 #include "tests/bench/gpu.h"
 #endif

@@ -1,5 +1,5 @@
 /* gpu.h - for the benchmarks: the words about a GPU, and how much of its memory is taken. The GPU is the one that the calling thread uses, which
-   is bmvp_cuda_backend's. Where tests/cuda_shim.h plays the GPU (BMVP_CUDA_SHIM) there is nothing to say and no memory to ask for. */
+   is bmvp_cuda_backend's. Where tests/gpu/cuda_shim.h plays the GPU (BMVP_CUDA_SHIM) there is nothing to say and no memory to ask for. */
 #ifndef BMVP_BENCH_GPU_H
 #define BMVP_BENCH_GPU_H
 
@@ -8,7 +8,7 @@
 
 #ifdef BMVP_CUDA_SHIM
 
-static inline void gpu_text(char *out, size_t size) { snprintf(out, size, "no GPU: tests/cuda_shim.h on the CPU"); }
+static inline void gpu_text(char *out, size_t size) { snprintf(out, size, "no GPU: tests/gpu/cuda_shim.h on the CPU"); }
 static inline double gpu_used_mb(void) { return 0; }
 
 #else

@@ -1,4 +1,4 @@
-"""Files of torch.save and safetensors for tests/test_io.c, and the other way: what our writer wrote, opened by PyTorch.
+"""Files of torch.save and safetensors for tests/unit/test_io.c, and the other way: what our writer wrote, opened by PyTorch.
 
     python tests/reference/checkpoint_reference.py make           writes tests/fixtures/io (torch 2.6.0, safetensors 0.5)
     BMVP_TEST_KEEP=DIR build/test_io                              leaves the files our writer made in DIR

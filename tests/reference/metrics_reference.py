@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Numbers of MONAI 1.4.0, SciPy and scikit-learn for tests/test_metrics.c.
+"""Numbers of MONAI 1.4.0, SciPy and scikit-learn for tests/unit/test_metrics.c.
 
     metrics_reference.py DIR [DATA_FOLDER]
 

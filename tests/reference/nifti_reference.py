@@ -1,4 +1,4 @@
-"""Compares bmvp_nifti.h with nibabel and MONAI on real and on awkward files; writes the fixtures of tests/test_nifti.c.
+"""Compares bmvp_nifti.h with nibabel and MONAI on real and on awkward files; writes the fixtures of tests/unit/test_nifti.c.
 
     python tests/reference/nifti_reference.py DATA_FOLDER [--write-fixtures] [--zlib]
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference values of every op of bmvp_tensor.h, from PyTorch in double precision.
 
-    ops_reference.py DIR        writes DIR/<op>.safetensors, read by tests/test_tensor.c
+    ops_reference.py DIR        writes DIR/<op>.safetensors, read by tests/unit/test_tensor.c
 
 Tensors are named <case>.<operand>, <case>.gy (a random cotangent), <case>.y and <case>.g<operand> (gradients), float32
 of the double results, in the layouts of bmvp_tensor.h: activations (N, D, H, W, C), weights (in, out), (kd, kh, kw,

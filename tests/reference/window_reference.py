@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference values of bmvp_sliding_window from MONAI 1.4.0.
 
-    window_reference.py FILE.safetensors     read by tests/test_window.c
+    window_reference.py FILE.safetensors     read by tests/unit/test_window.c
 
 The predictor depends on where a voxel lies in its window, so that wrong blending shows: output k of a window is
 channel (k mod channels) times (1 + k / 4) plus 0.01 (z + 2 y + 3 x) (k + 1) with z, y, x counted in the window.

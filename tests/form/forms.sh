@@ -1,0 +1,166 @@
+#!/bin/sh
+# forms.sh - the headers in all the forms in which programs use them: each alone, as C99 and C++11, gcc and clang, with and without the
+# implementation, twice, in two translation units, in the wrong order; their example programs; and what an object made of them holds.
+# shellcheck disable=SC2046,SC2086 # flags and lists of headers are words
+# Environment: CC, CXX, GZ (linker flags of the gzip codec), DEFS (macros that choose the codec).
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
+CC=${CC:-cc} CXX=${CXX:-c++} GZ=${GZ--ldeflate} DEFS=${DEFS-}
+WARN="-Wall -Wextra -Wpedantic -Wshadow -Wconversion"
+ALL="bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h"
+here=$(pwd)
+
+# What a header says it needs, itself last.
+needs()
+{
+    case $1 in
+    bmvp_nn.h) echo bmvp_tensor.h bmvp_nn.h ;;
+    bmvp_ssl.h) echo bmvp_tensor.h bmvp_nn.h bmvp_ssl.h ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# source FILE HEADER...: includes, the implementation macro first when IMPL is set
+source_of()
+{
+    file=$1
+    shift
+    { if [ -n "$IMPL" ]; then echo "#define BMVP_IMPLEMENTATION"; fi; for h in "$@"; do echo "#include \"$h\""; done; } >"$file"
+}
+
+has_header() { echo "#include <$1>" | $CC -E -x c - >/dev/null 2>&1; }
+
+# ---- each header alone, and all together -----------------------------------------------------------------------------------
+
+for compiler in gcc clang g++ clang++; do
+    case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
+    if ! command -v $compiler >/dev/null 2>&1; then
+        skip "$compiler is not installed"
+        continue
+    fi
+    for IMPL in "" 1; do
+        for h in $ALL all; do
+            case $h in
+            all) source_of "$T/a.c" $ALL ;;
+            *) source_of "$T/a.c" $(needs "$h") ;;
+            esac
+            silent "$compiler -std=$std, $h${IMPL:+ with implementation}" \
+                $compiler -std=$std -x $lang $WARN $DEFS -I. -fsyntax-only "$T/a.c"
+        done
+        source_of "$T/a.c" $ALL $ALL
+        silent "$compiler -std=$std, all headers twice${IMPL:+ with implementation}" \
+            $compiler -std=$std -x $lang $WARN $DEFS -I. -fsyntax-only "$T/a.c"
+    done
+done
+
+# ---- the gzip codecs, and none ---------------------------------------------------------------------------------------------
+
+IMPL=1
+source_of "$T/a.c" bmvp_nifti.h
+for codec in "libdeflate.h:" "zlib.h:-DBMVP_NIFTI_ZLIB" ":-DBMVP_NIFTI_NO_GZIP"; do
+    if [ -n "${codec%%:*}" ] && ! has_header "${codec%%:*}"; then
+        skip "bmvp_nifti.h ${codec#*:}: no ${codec%%:*}"
+        continue
+    fi
+    silent "bmvp_nifti.h ${codec#*:}" $CC -std=c99 $WARN ${codec#*:} -I. -fsyntax-only "$T/a.c"
+done
+
+# ---- wrong order, other versions --------------------------------------------------------------------------------------------
+
+# refused TEXT LINE...: a file of these lines does not compile, and the compiler's output has the text
+refused()
+{
+    text=$1
+    shift
+    printf '%s\n' "$@" >"$T/a.c"
+    if $CC -std=c99 -I. -fsyntax-only "$T/a.c" >"$T/said" 2>&1; then fail "compiled: $*"
+    elif grep -qF "$text" "$T/said"; then pass
+    else fail "no word of '$text' for: $*" "$T/said"
+    fi
+}
+refused "bmvp_nn.h needs bmvp_tensor.h" '#include "bmvp_nn.h"'
+refused "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h" '#include "bmvp_ssl.h"'
+refused "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h" '#include "bmvp_tensor.h"' '#include "bmvp_ssl.h"'
+refused "different versions" '#include "bmvp_tensor.h"' '#undef BMVP_TENSOR_VERSION' '#define BMVP_TENSOR_VERSION 1' '#include "bmvp_nn.h"'
+
+# ---- two translation units, C and C++ ---------------------------------------------------------------------------------------
+
+IMPL=1
+source_of "$T/one.c" $ALL
+cp "$T/one.c" "$T/one.cpp"
+IMPL=
+source_of "$T/two.c" $ALL
+cat >>"$T/two.c" <<'END'
+#include <stdio.h>
+int main(void)
+{
+    bmvp_nii_image image;
+    bmvp_nii_error bad;
+    bmvp_net_config net;
+    bmvp_ssl_config ssl;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    int ok = c && bmvp_net_preset("uniformer_tiny", &net) && bmvp_ssl_preset("fast", &ssl);
+    ok = ok && bmvp_nii_read_header(&image, "/nowhere/at.all", NULL, &bad) != BMVP_NII_OK && bad.message[0];
+    bmvp_destroy(c);
+    puts(ok ? "linked" : "wrong");
+    return !ok;
+}
+END
+cp "$T/two.c" "$T/two.cpp"
+check "one unit as C" $CC -std=c99 $DEFS -I. -fno-pic -c "$T/one.c" -o "$T/one_c.o"
+check "one unit as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/one.cpp" -o "$T/one_cpp.o"
+check "the other as C" $CC -std=c99 $DEFS -I. -fno-pic -c "$T/two.c" -o "$T/two_c.o"
+check "the other as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/two.cpp" -o "$T/two_cpp.o"
+for one in c cpp; do
+    for two in c cpp; do
+        linker=$CXX
+        if [ $one$two = cc ]; then linker=$CC; fi
+        if $linker -no-pie "$T/one_$one.o" "$T/two_$two.o" -o "$T/both" $GZ -lm -lpthread >"$T/said" 2>&1 && "$T/both" >"$T/said" 2>&1
+        then pass
+        else fail "implementation in $one, main in $two" "$T/said"
+        fi
+    done
+done
+
+# ---- what the object holds: no data that can change, nothing that prints or ends the program ----------------------------------
+
+# none WHAT PATTERN NM-OPTION...
+none()
+{
+    what=$1 pattern=$2
+    shift 2
+    nm "$@" "$T/one_c.o" >"$T/symbols" 2>&1
+    if [ -s "$T/symbols" ] && ! grep -E "$pattern" "$T/symbols" >"$T/said"; then pass; else fail "$what" "$T/said"; fi
+}
+if command -v nm >/dev/null 2>&1 && [ -f "$T/one_c.o" ]; then
+    none "data that can change" ' [bBdDcCgGsS] '
+    none "a call that prints or ends the program" \
+        ' (_?exit|_Exit|quick_exit|abort|__assert_fail|v?f?printf|__v?f?printf_chk|puts|fputs|putchar|fputc|perror|stdout|stderr|raise)$' -u
+    none "a public name without the prefix bmvp" ' [TRVW] ([^b]|b[^m]|bm[^v]|bmv[^p])' -g --defined-only
+else
+    skip "no nm or no object to look into"
+fi
+
+# ---- the example program of each header: compiled with one line, run -----------------------------------------------------------
+
+# example HEADER PATTERN ARGUMENT...: it runs and prints a line like that
+example()
+{
+    header=$1 text=$2
+    shift 2
+    program_of "$header" >"$T/program.c"
+    if [ ! -s "$T/program.c" ]; then fail "$header has no example program"
+    elif ! (cd "$T" && $CC $DEFS -I"$here" program.c -o program $GZ -lm -lpthread) >"$T/said" 2>&1; then fail "$header: its program" "$T/said"
+    elif [ -s "$T/said" ]; then fail "$header: its program compiles with warnings" "$T/said"
+    elif ! { "$T/program" "$@" && echo; } >"$T/said" 2>&1 || ! grep -q "$text" "$T/said"; then fail "$header: its program ran, but did not print '$text'" "$T/said"
+    else pass
+    fi
+}
+example bmvp_tensor.h '^loss 4.815, dloss/dw\[0\] 14.1$'
+example bmvp_nn.h '^last map: 2^3 voxels, 128 channels'
+example bmvp_ssl.h '^[0-9.]*$'
+example bmvp_nifti.h '' tests/fixtures/nifti/offset2880.nii.gz "$T/made.nii"
+if [ -s "$T/made.nii" ]; then pass; else fail "bmvp_nifti.h: its program wrote no file"; fi
+
+finish

@@ -1,0 +1,209 @@
+#!/bin/sh
+# portable.sh - the same headers on processors that this machine is not: x86-64 without AVX, without AVX2, without AVX-512, and arm64 with
+# NEON, in QEMU's user-mode emulation; and built without threads. `make portable` calls it, with build/test_tensor made by its usual rule.
+# Emulation is 20 to 50 times slower than the processor, so parts of the tests are run, chosen to meet every kernel: about two minutes.
+# What is not installed is skipped, with the line that installs it.
+# shellcheck disable=SC2086 # flags are words
+# Environment: CC, CFLAGS.
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
+CC=${CC:-cc} CFLAGS=${CFLAGS--O2}
+FLAGS="-std=c99 $CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_NIFTI_NO_GZIP -I."
+APT="apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+ARM_ROOT=${ARM_ROOT:-/usr/aarch64-linux-gnu}
+BIG="mlp matmul attention batchnorm" # larger shapes, where work is cut into pieces
+export BMVP_DATA=none
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# run_tests MACHINE TEST WORD COMMAND...: adds what a test program counted; one that counts nothing, or runs no test, has failed
+run_tests()
+{
+    name="$1: $2 ${3:-(all)}"
+    shift 3
+    if "$@" >"$T/said" 2>&1; then code=0; else code=$?; fi
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$T/said" | tail -n 1)
+    echo "$name: ${line:-ended with status $code and no count}"
+    # shellcheck disable=SC2046 # words wanted
+    set -- $(echo "$line" | tr -c '0-9' ' ')
+    passed=$((passed + ${1:-0})) skipped=$((skipped + ${3:-0}))
+    if [ "$code" -ne 0 ] || [ "${1:-0}" -eq 0 ]; then
+        fail "$name" "$T/said"
+        failed=$((failed - 1 + (${2:-0} > 0 ? ${2:-0} : 1)))
+    fi
+}
+
+# tensor_tests MACHINE PARTS COMMAND...: test_tensor; parts are `ops` (against PyTorch's values) or `all`
+tensor_tests()
+{
+    on=$1 parts=$2
+    shift 2
+    run_tests "$on" test_tensor "op " "$@" "op "
+    if [ "$parts" = ops ]; then return; fi
+    for part in gradcheck test_; do run_tests "$on" test_tensor $part "$@" $part; done
+    for part in $BIG; do run_tests "$on" test_tensor "threads $part" "$@" "threads $part"; done
+}
+
+# level MACHINE WANTED COMMAND...: the instruction set that the library chooses, and that it chooses no better one when asked to
+level()
+{
+    on=$1 want=$2
+    shift 2
+    said=$("$@" 2>"$T/said")
+    echo "$on: the library chooses $said"
+    if [ "$said" = "$want, asked for avx512: $want" ]; then pass; else fail "$on: chose '$said', not $want" "$T/said"; fi
+}
+
+# losses MACHINE COMMAND...: ten steps of pre-training, the example program of bmvp_ssl.h, give the losses they give on this processor
+losses()
+{
+    on=$1
+    shift
+    "$@" >"$T/losses" 2>"$T/said"
+    if paste "$T/losses.here" "$T/losses" | awk '
+        NF != 2 { bad = 1; next }
+        { d = $1 - $2; if (d < 0) d = -d; if (!(d <= 1e-4 * $1)) bad = 1; if (d > most) most = d; last = $2; ++n }
+        END { printf "%d losses, the last %s, at most %g from those of this processor\n", n, last, most; exit bad || n != 10 }' >"$T/line"
+    then pass
+    else fail "$on: other losses than on this processor" "$T/losses"
+    fi
+    echo "$on: $(cat "$T/line")"
+}
+
+# ---- programs of our own: the level, single instructions, ten steps of pre-training ------------------------------------------
+
+cat >"$T/level.c" <<'END'
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include <stdio.h>
+int main(void)
+{
+    bmvp_config k = bmvp_config_default();
+    bmvp_ctx *best = bmvp_create(&k, NULL), *asked;
+    k.simd = BMVP_SIMD_AVX512;
+    asked = bmvp_create(&k, NULL);
+    if (!best || !asked) return 1;
+    printf("%s, asked for avx512: %s\n", bmvp_simd_text(bmvp_simd_level(best)), bmvp_simd_text(bmvp_simd_level(asked)));
+    bmvp_destroy(asked);
+    bmvp_destroy(best);
+    return 0;
+}
+END
+cat >"$T/instruction.c" <<'END'
+int main(int argc, char **argv)
+{
+    switch (argc > 1 ? argv[1][0] : 0) {
+    case '1': __asm__ volatile("vaddps %%ymm0, %%ymm0, %%ymm0" ::: "xmm0"); return 0;  /* AVX */
+    case '2': __asm__ volatile("vpaddd %%ymm0, %%ymm0, %%ymm0" ::: "xmm0"); return 0;  /* AVX2 */
+    case '3': __asm__ volatile("vaddps %%zmm0, %%zmm0, %%zmm0" ::: "xmm0"); return 0;  /* AVX-512 */
+    default: return 1;
+    }
+}
+END
+program_of bmvp_ssl.h >"$T/losses.c"
+silent "the level's program" $CC $FLAGS "$T/level.c" -o "$T/level" -lm -lpthread
+check "the example program of bmvp_ssl.h" $CC $FLAGS "$T/losses.c" -o "$T/losses_here" -lm -lpthread
+"$T/losses_here" >"$T/losses.here"
+echo "this processor, $(uname -m): the library chooses $("$T/level")"
+
+# ---- without threads: compile it ---------------------------------------------------------------------------------------------------
+
+$CC $FLAGS -DBMVP_NO_THREADS -DBMVP_IMPLEMENTATION tests/unit/test_tensor.c -o "$T/no_threads" -lm >"$T/no_threads.said" 2>&1 & # meanwhile
+
+# ---- arm64: compile it ------------------------------------------------------------------------------------------------------------
+
+arm() { qemu-aarch64 -L "$ARM_ROOT" "$@"; }
+arm_program() { echo 'int main(void) { return 0; }' >"$T/a.c" && "$@" "$T/a.c" -o "$T/arm_empty" >/dev/null 2>&1; }
+
+# arm_build FOLDER COMPILER...: the programs in the folder; what the compiler says of each is kept beside it
+arm_build()
+{
+    mkdir -p "$1"
+    into=$1
+    shift
+    for t in $arm_tests; do
+        if [ $t = tensor ]; then own=-DBMVP_IMPLEMENTATION; else own=; fi # the others hold it
+        "$@" $FLAGS $own tests/unit/test_$t.c -o "$into/$t" -lm -lpthread >"$into/$t.said" 2>&1
+    done
+    "$@" $FLAGS "$T/level.c" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
+    "$@" $FLAGS -Wno-conversion "$T/losses.c" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1
+}
+# arm_built FOLDER: all of them are there, without a word of warning
+arm_built()
+{
+    for said in "$1"/*.said; do
+        if [ -x "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "arm64: compiling ${said%.said}" "$said"; fi
+    done
+}
+arm_tests="tensor nn ssl io nifti"
+with_gcc="" with_clang=""
+if ! has qemu-aarch64; then skip "arm64: no qemu-aarch64. Fix: $APT"
+elif ! has aarch64-linux-gnu-gcc || ! arm_program aarch64-linux-gnu-gcc; then skip "arm64: no cross compiler with a C library. Fix: $APT"
+else
+    with_gcc=1
+    if has clang && arm_program clang --target=aarch64-linux-gnu; then with_clang=1; else skip "arm64, clang: none. Fix: apt-get install clang"; fi
+    { # while the x86-64 tests run
+        arm_build "$T/arm" aarch64-linux-gnu-gcc
+        arm_tests=tensor
+        if [ -n "$with_clang" ]; then arm_build "$T/arm_clang" clang --target=aarch64-linux-gnu; fi
+    } &
+fi
+
+# ---- x86-64: the ordinary program on other processors --------------------------------------------------------------------------
+
+# x86 CPU LEVEL WITH WITHOUT PARTS WORDS: the processor runs instruction WITH of $T/instruction and refuses WITHOUT
+x86()
+{
+    on="x86-64 $1 ($6)"
+    if [ -n "$3" ] && ! qemu-x86_64 -cpu "$1" "$T/instruction" "$3" >/dev/null 2>&1; then
+        skip "$on: this QEMU does not emulate it, 7.2 does: $(qemu-x86_64 --version | head -n 1)"
+        return
+    fi
+    if qemu-x86_64 -cpu "$1" "$T/instruction" "$4" >/dev/null 2>&1; then
+        fail "$on: runs an instruction that this processor does not have: a test on it says nothing"
+        return
+    fi
+    pass
+    level "$on" "$2" qemu-x86_64 -cpu "$1" "$T/level"
+    if [ "$5" = all ]; then losses "$on" qemu-x86_64 -cpu "$1" "$T/losses_here"; fi
+    tensor_tests "$on" "$5" qemu-x86_64 -cpu "$1" build/test_tensor
+}
+if [ "$(uname -m)" != x86_64 ]; then skip "other x86-64 processors: this is none"
+elif ! has qemu-x86_64; then skip "other x86-64 processors: no qemu-x86_64. Fix: $APT"
+else
+    silent "single instructions" $CC -O1 "$T/instruction.c" -o "$T/instruction"
+    x86 qemu64,-sse3 vector "" 1 all "SSE2"
+    x86 Nehalem vector "" 1 ops "SSE4.2, no AVX"
+    x86 SandyBridge vector 1 2 ops "AVX, no AVX2"
+    x86 Haswell avx2 2 3 all "AVX2, no AVX-512"
+fi
+
+# ---- arm64: run it ---------------------------------------------------------------------------------------------------------------
+
+wait
+if [ -n "$with_gcc" ]; then
+    on="arm64 (NEON)"
+    arm_built "$T/arm"
+    level "$on" vector arm "$T/arm/level"
+    losses "$on" arm "$T/arm/losses"
+    tensor_tests "$on" all arm "$T/arm/tensor"
+    for part in tiny adam sgd test_seeds; do run_tests "$on" test_nn $part arm "$T/arm/nn" $part; done
+    for part in mask sampler losses views template_gradient; do run_tests "$on" test_ssl $part arm "$T/arm/ssl" $part; done
+    for t in io nifti; do run_tests "$on" test_$t "" arm "$T/arm/$t"; done
+fi
+if [ -n "$with_clang" ]; then
+    on="arm64 (NEON), clang"
+    arm_built "$T/arm_clang"
+    level "$on" vector arm "$T/arm_clang/level"
+    losses "$on" arm "$T/arm_clang/losses"
+    tensor_tests "$on" ops arm "$T/arm_clang/tensor"
+fi
+
+# ---- without threads: run it -------------------------------------------------------------------------------------------------------------
+
+if [ ! -s "$T/no_threads.said" ]; then pass; else fail "BMVP_NO_THREADS: compiling test_tensor" "$T/no_threads.said"; fi
+if has nm; then check "BMVP_NO_THREADS: pthread all the same" sh -c "! nm -u '$T/no_threads' | grep pthread"; fi
+run_tests "BMVP_NO_THREADS" test_tensor "" "$T/no_threads"
+
+finish

@@ -1,0 +1,88 @@
+# check.sh - counting and comparing for the shell tests; each does `. tests/support/check.sh`, works below $T, and ends with finish
+
+passed=0 failed=0 skipped=0
+T=$(mktemp -d "${TMPDIR:-/tmp}/bmvp_test.XXXXXX") || exit 1
+out=$T/out   # what the program said last
+trap 'chmod -R u+rwx "$T"; rm -rf "$T"' EXIT
+trap 'exit 130' INT TERM
+
+pass() { passed=$((passed + 1)); }
+skip() { skipped=$((skipped + 1)); echo "skipped: $*"; }
+
+# fail WHAT [FILE]: what went wrong and the end of what was said about it
+fail()
+{
+    failed=$((failed + 1))
+    echo "FAILED: $1"
+    if [ -n "${2-}" ]; then tail -n 12 "$2" | cut -c 1-400 | sed 's/^/    /'; fi
+}
+
+# check WHAT COMMAND...: passes when the command says yes; what it prints is shown when it does not
+check()
+{
+    what=$1
+    shift
+    if "$@" >"$T/said" 2>&1; then pass; else fail "$what" "$T/said"; fi
+}
+
+# silent WHAT COMMAND...: the command succeeds and has nothing to say
+silent()
+{
+    what=$1
+    shift
+    if "$@" >"$T/said" 2>&1 && [ ! -s "$T/said" ]; then pass; else fail "$what" "$T/said"; fi
+}
+
+# program_of HEADER: its example, the program below the line "a complete program": from its first #define to the brace that closes main.
+program_of()
+{
+    awk 'tolower($0) ~ /^ *a complete program/ { on = 1; next }
+         on && !depth && /^ *#define/ { match($0, /^ */); depth = RLENGTH }
+         on && depth { line = substr($0, depth + 1); print line; if (line == "}") exit }' "$1"
+}
+
+# expect STATUS TEXT COMMAND...: ends with the status, and each |-separated part of the text is in what it says
+expect()
+{
+    want=$1 texts=$2
+    shift 2
+    "$@" >"$out" 2>&1
+    judge $? "$want" "$texts" "$*"
+}
+
+# judge STATUS WANTED TEXTS NAME: the same for output that is in $out already. Sanitizers also end with 1: they are looked for.
+judge()
+{
+    if [ "$1" -ne "$2" ]; then
+        fail "$4: status $1, not $2" "$out"
+        return
+    fi
+    if grep -qE 'Sanitizer|runtime error:' "$out"; then
+        fail "$4: sanitizer" "$out"
+        return
+    fi
+    rest=$3
+    while [ -n "$rest" ]; do
+        text=${rest%%|*}
+        if ! grep -qF -e "$text" "$out"; then
+            fail "$4: no word of '$text'" "$out"
+            return
+        fi
+        case $rest in *"|"*) rest=${rest#*|} ;; *) rest= ;; esac
+    done
+    pass
+}
+
+clean() { check "something half written is left in $1" test -z "$(find "$1" -name '*.tmp*')"; }
+same() { check "$1 and $2 differ" cmp "$1" "$2"; }
+absent() { check "$1 is there" test ! -e "$1"; }
+bytes() { wc -c <"$1" | tr -d ' '; }
+# patch FILE OFFSET OCTAL: writes bytes over those of a file
+# shellcheck disable=SC2059 # the octal text is a format on purpose
+patch() { printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
+
+finish()
+{
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" -eq 0 ]
+}
