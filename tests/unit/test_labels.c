@@ -182,7 +182,7 @@ static void test_own(void)
 static void test_refused(void)
 {
     static const int one[1] = { 1 }, two[2] = { 2, 3 }, again[2] = { 3, 2 }, zero[1] = { 0 }, large[2] = { 9, 256 };
-    char name[16], many[40];
+    char name[16], many[BMVP_LABEL_NAME + 1];
     bmvp_labels l, before;
     bmvp_error err;
     int i;
