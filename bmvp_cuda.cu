@@ -5250,10 +5250,8 @@ static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, d
 
 /* >>table ----------------------------------------------------------------------------------------------------------------- */
 
-/* ANY: an op of the list without its functions above does not compile. HOST: none is wanted, the op says that it is not supported. */
-#define BMVPI_KERNEL_ANY(name) { name##_forward, name##_backward, name##_workspace },
-#define BMVPI_KERNEL_HOST(name) { NULL, NULL, NULL },
-#define BMVP_X(id, name, where, out) BMVPI_KERNEL_##where(name)
+/* An op of the list without its functions above does not compile. */
+#define BMVP_X(id, name, reads, type) { name##_forward, name##_backward, name##_workspace },
 static const bmvp_kernel kernels[BMVP_OP_COUNT] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
 

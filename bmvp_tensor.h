@@ -244,6 +244,8 @@ struct bmvp_tensor {
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
     int dropped;                     /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
+    int lies_in;                     /* bmvpi_lies_in: whose memory its values are in */
+    int spare;                       /* backward does without `saved`, only slower: a checkpoint frees it */
     int on_host;                     /* scratch of trainers: in the host's memory whatever the backend */
     int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
@@ -332,48 +334,60 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
-/* The only list of ops. X(ID, name, where, out)
-     where  ANY: every backend must have a kernel (a missing one is a compile error there); HOST: CPU only, others say so
-     out    OUT: backward reads the op's own output; FREE: it does not, so the output may be overwritten in place */
+/* The only list of ops. X(ID, name, reads, type). A row tells the tape, and every backend and test, all they know of an op; a backend without
+   its kernels does not compile.
+     reads  values that its backward reads besides the gradient of the result, BMVP_READS_...: operands by their number in src (IN01: 0 and 1),
+            OUT: the result itself. Others need not be there: they are not computed again, and a result that is not read may be overwritten
+     type   of the result where a device keeps bfloat16 (bmvp_device.half_least). LARGE: bfloat16 if it is large; EXACT: float32 always; MOVED:
+            values of the operands in other places, bfloat16 if all of them are */
 #define BMVP_OPS(X) \
-    X(ADD,              add,              ANY, FREE) \
-    X(MUL,              mul,              ANY, FREE) \
-    X(SCALE,            scale,            ANY, FREE) \
-    X(RELU,             relu,             ANY, OUT) \
-    X(SIGMOID,          sigmoid,          ANY, OUT) \
-    X(GELU,             gelu,             ANY, FREE) \
-    X(SOFTMAX,          softmax,          ANY, OUT) \
-    X(L2_NORMALIZE,     l2_normalize,     ANY, OUT) \
-    X(RESHAPE,          reshape,          ANY, FREE) \
-    X(PERMUTE,          permute,          ANY, FREE) \
-    X(SLICE,            slice,            ANY, FREE) \
-    X(PAD,              pad,              ANY, FREE) \
-    X(CONCAT,           concat,           ANY, FREE) \
-    X(UPSAMPLE_NEAREST, upsample_nearest, ANY, FREE) \
-    X(UPSAMPLE_TRILINEAR, upsample_trilinear, ANY, FREE) \
-    X(SPACE_TO_DEPTH,   space_to_depth,   ANY, FREE) \
-    X(SUM,              sum,              ANY, FREE) \
-    X(MEAN,             mean,             ANY, FREE) \
-    X(GLOBAL_POOL,      global_pool,      ANY, FREE) \
-    X(MSE,              mse,              ANY, FREE) \
-    X(BCE_LOGITS,       bce_logits,       ANY, FREE) \
-    X(SOFT_DICE,        soft_dice,        ANY, FREE) \
-    X(CROSS_ENTROPY,    cross_entropy,    ANY, FREE) \
-    X(MATMUL,           matmul,           ANY, FREE) \
-    X(LINEAR,           linear,           ANY, FREE) \
-    X(MLP,              mlp,              ANY, FREE) \
-    X(ATTENTION,        attention,        ANY, OUT) \
-    X(CONV3D,           conv3d,           ANY, FREE) \
-    X(DEPTHWISE3D,      depthwise3d,      ANY, FREE) \
-    X(CONV_TRANSPOSE3D, conv_transpose3d, ANY, FREE) \
-    X(BATCHNORM,        batchnorm,        ANY, FREE) \
-    X(LAYERNORM,        layernorm,        ANY, FREE) \
-    X(GROUPNORM,        groupnorm,        ANY, FREE) \
-    X(MASKED_FILL,      masked_fill,      ANY, FREE) \
-    X(MINMAX,           minmax,           ANY, FREE)
-#define BMVP_X(id, name, where, out) BMVP_OP_##id,
+    X(ADD,                 add,                NONE,    LARGE) \
+    X(MUL,                 mul,                IN01,    LARGE) \
+    X(SCALE,               scale,              NONE,    LARGE) \
+    X(RELU,                relu,               OUT,     LARGE) \
+    X(SIGMOID,             sigmoid,            OUT,     LARGE) \
+    X(GELU,                gelu,               IN0,     LARGE) \
+    X(SOFTMAX,             softmax,            OUT,     LARGE) \
+    X(L2_NORMALIZE,        l2_normalize,       OUT,     EXACT) \
+    X(RESHAPE,             reshape,            NONE,    MOVED) \
+    X(PERMUTE,             permute,            NONE,    MOVED) \
+    X(SLICE,               slice,              NONE,    MOVED) \
+    X(PAD,                 pad,                NONE,    MOVED) \
+    X(CONCAT,              concat,             NONE,    MOVED) \
+    X(UPSAMPLE_NEAREST,    upsample_nearest,   NONE,    LARGE) \
+    X(UPSAMPLE_TRILINEAR,  upsample_trilinear, NONE,    LARGE) \
+    X(SPACE_TO_DEPTH,      space_to_depth,     NONE,    MOVED) \
+    X(SUM,                 sum,                NONE,    LARGE) \
+    X(MEAN,                mean,               NONE,    LARGE) \
+    X(GLOBAL_POOL,         global_pool,        NONE,    LARGE) \
+    X(MSE,                 mse,                IN01,    LARGE) \
+    X(BCE_LOGITS,          bce_logits,         IN01,    LARGE) \
+    X(SOFT_DICE,           soft_dice,          IN01,    LARGE) \
+    X(CROSS_ENTROPY,       cross_entropy,      IN0,     LARGE) \
+    X(MATMUL,              matmul,             IN01,    EXACT) \
+    X(LINEAR,              linear,             IN01,    LARGE) \
+    X(MLP,                 mlp,                IN0123,  LARGE) \
+    X(ATTENTION,           attention,          IN0_OUT, LARGE) \
+    X(CONV3D,              conv3d,             IN01,    LARGE) \
+    X(DEPTHWISE3D,         depthwise3d,        IN01,    LARGE) \
+    X(CONV_TRANSPOSE3D,    conv_transpose3d,   IN01,    LARGE) \
+    X(BATCHNORM,           batchnorm,          IN01,    LARGE) \
+    X(LAYERNORM,           layernorm,          IN01,    LARGE) \
+    X(GROUPNORM,           groupnorm,          IN01,    LARGE) \
+    X(MASKED_FILL,         masked_fill,        IN2,     EXACT) \
+    X(MINMAX,              minmax,             IN0,     EXACT)
+#define BMVP_X(id, name, reads, type) BMVP_OP_##id,
 typedef enum bmvp_op { BMVP_OPS(BMVP_X) BMVP_OP_COUNT } bmvp_op;
 #undef BMVP_X
+enum { /* bit i: operand i; the column `reads` */
+    BMVP_READS_NONE = 0,
+    BMVP_READS_IN0 = 1,
+    BMVP_READS_IN01 = 3,
+    BMVP_READS_IN2 = 4,
+    BMVP_READS_IN0123 = 15,
+    BMVP_READS_OUT = 1 << BMVP_MAX_SRC,
+    BMVP_READS_IN0_OUT = BMVP_READS_IN0 | BMVP_READS_OUT
+};
 BMVP_API const char *bmvp_op_name(int op); /* "leaf" for -1 */
 
 typedef void (*bmvp_kernel_fn)(bmvp_ctx *c, bmvp_tensor *y);
@@ -478,7 +492,7 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 /* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an op whose
-   backward does not read its output (column `out` of the list) and must have no other reader. For residual branches. */
+   backward does not read its output (column `reads` of the list) and must have no other reader. For residual branches. */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset); /* factor x + offset */
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
@@ -607,7 +621,7 @@ BMVP_API const char *bmvp_status_text(bmvp_status s)
 
 BMVP_API const char *bmvp_op_name(int op)
 {
-#define BMVP_X(id, name, where, out) #name,
+#define BMVP_X(id, name, reads, type) #name,
     static const char *const t[] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
     return op >= 0 && op < BMVP_OP_COUNT ? t[op] : "leaf";
@@ -1759,7 +1773,7 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
         if (t == keep || t->op < 0 || t->kept || t->dropped) continue;
         t->dropped = 2;
         bmvpi_drop_value(c, t);
-        if (t->op != BMVP_OP_MLP) continue; /* what it saves is large, and its backward does without */
+        if (!t->spare) continue;
         bmvpi_block_drop(c, t->saved_block);
         t->saved_block = NULL;
         t->saved = NULL;
@@ -1770,21 +1784,34 @@ BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *ke
 /* Will backward pass through t? Kernels may skip what only backward needs. */
 static int bmvpi_recording(const bmvp_ctx *c, const bmvp_tensor *t) { return c->grad_on && t && t->wants_grad; }
 
-/* Is this result of an op to be bfloat16? What only moves values keeps their type. Volumes of one channel that are made from templates, and what
-   the loss of contrast computes with, stay exact. */
+/* What the list says of an op */
+enum { BMVPI_LARGE, BMVPI_EXACT, BMVPI_MOVED };
+typedef struct bmvpi_traits { int reads, type; } bmvpi_traits;
+static const bmvpi_traits *bmvpi_traits_of(const bmvp_tensor *y)
+{
+#define BMVP_X(id, name, reads, type) { BMVP_READS_##reads, BMVPI_##type },
+    static const bmvpi_traits t[] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    return &t[y->op];
+}
+static int bmvpi_reads_output(const bmvp_tensor *y) { return bmvpi_traits_of(y)->reads & BMVP_READS_OUT; }
+static int bmvpi_reads_operand(const bmvp_tensor *y, int s) { return bmvpi_traits_of(y)->reads >> s & 1; }
+
+/* Is this result of an op to be bfloat16? */
 static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
 {
     const bmvp_device *d = c->cfg.backend->device;
+    const int type = bmvpi_traits_of(y)->type;
     int i;
-    if (!d || !d->half_least || c->cfg.precision != BMVP_BF16) return 0;
-    switch (y->op) {
-    case BMVP_OP_MINMAX: case BMVP_OP_MASKED_FILL: case BMVP_OP_L2_NORMALIZE: case BMVP_OP_MATMUL: return 0;
-    case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE: case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_SPACE_TO_DEPTH:
-        for (i = 0; i < y->n_src; ++i) if (!y->src[i]->half) return 0;
-        return 1;
-    default: return y->numel >= d->half_least;
-    }
+    if (!d || !d->half_least || c->cfg.precision != BMVP_BF16 || type == BMVPI_EXACT) return 0;
+    if (type == BMVPI_LARGE) return y->numel >= d->half_least;
+    for (i = 0; i < y->n_src; ++i) if (!y->src[i]->half) return 0;
+    return 1;
 }
+
+/* Whose memory a result's values are in (lies_in): its own; its operand 0's, as long as that is there (reshape); operand 1's, which it took
+   over (add_into) */
+enum { BMVPI_OWN, BMVPI_SHARED, BMVPI_TAKEN };
 
 /* One node: n_src operands (NULL: absent), then attributes are set by the builder, then bmvpi_run. */
 static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src, bmvp_tensor *const *src)
@@ -1950,12 +1977,11 @@ static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
 
 static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }
 
-/* Computes t again from operands that have their values, in storage as its builder had it: a reshape shares its operand's, an add_into
-   takes over its second operand's. */
+/* Computes t again from operands that have their values, in storage as its builder had it. */
 static int bmvpi_compute_again(bmvp_ctx *c, bmvp_tensor *t)
 {
-    const int shared = t->op == BMVP_OP_RESHAPE && !t->src[0]->persistent, into = t->op == BMVP_OP_ADD && t->iarg[1];
-    bmvp_tensor *from = shared ? t->src[0] : t->src[into];
+    const int shared = t->lies_in == BMVPI_SHARED, into = t->lies_in == BMVPI_TAKEN;
+    bmvp_tensor *from = t->src[into];
     if (shared || (into && from->x_block->refs == 1)) {
         t->x_block = from->x_block;
         t->x = from->x;
@@ -1992,30 +2018,6 @@ static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
     return 1;
 }
 
-/* The list's column `out`. */
-static int bmvpi_reads_output(const bmvp_tensor *y)
-{
-#define BMVP_X(id, name, where, out) BMVPI_BACKWARD_READS_##out,
-    enum { BMVPI_BACKWARD_READS_FREE = 0, BMVPI_BACKWARD_READS_OUT = 1 };
-    static const int reads_output[] = { BMVP_OPS(BMVP_X) };
-#undef BMVP_X
-    return reads_output[y->op];
-}
-
-/* Does backward read operand s? Dropped ones that it does not read need not be computed again. */
-static int bmvpi_backward_reads(const bmvp_tensor *y, int s)
-{
-    switch (y->op) {
-    case BMVP_OP_MASKED_FILL: return s == 2; /* the mask */
-    case BMVP_OP_LINEAR: return s != 3; /* the residual */
-    case BMVP_OP_MLP: return s != 5;
-    case BMVP_OP_ADD: case BMVP_OP_SCALE: case BMVP_OP_RELU: case BMVP_OP_SIGMOID: case BMVP_OP_RESHAPE: case BMVP_OP_PERMUTE:
-    case BMVP_OP_SLICE: case BMVP_OP_PAD: case BMVP_OP_CONCAT: case BMVP_OP_UPSAMPLE_NEAREST: case BMVP_OP_UPSAMPLE_TRILINEAR:
-    case BMVP_OP_SPACE_TO_DEPTH: case BMVP_OP_SUM: case BMVP_OP_MEAN: case BMVP_OP_GLOBAL_POOL: return 0;
-    default: return 1;
-    }
-}
-
 static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
 {
     int s;
@@ -2023,7 +2025,7 @@ static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
     if (y->op < 0 || !y->g_block || y->walked) return;
     if (!bmvpi_reads_output(y) && !y->kept && y->numel > 1) bmvpi_drop_value(c, y); /* its readers have been passed */
     for (s = 0; s < y->n_src; ++s)
-        if (bmvpi_backward_reads(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
+        if (bmvpi_reads_operand(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
     if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
     if (!c->cfg.backend->op[y->op].backward) {
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op), c->cfg.backend->name);
@@ -2726,7 +2728,7 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
     src[1] = b;
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
-    y->iarg[1] = 1; /* in place */
+    y->lies_in = BMVPI_TAKEN;
     y->half = b->half;
     y->x_block = b->x_block;
     y->x = b->x;
@@ -3090,6 +3092,7 @@ BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const 
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
                                         bmvpi_shape(x, buf, sizeof buf));
     y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
+    if (y && !x->persistent) y->lies_in = BMVPI_SHARED;
     if (y && x->x_block && !x->persistent) {
         y->x_block = x->x_block;
         y->x = x->x;
@@ -4197,6 +4200,7 @@ static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1,
     src[4] = b2;
     src[5] = residual;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
+    if (y) y->spare = 1; /* a is large, and can be computed again */
     if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
     return bmvpi_run_onto(c, y, residual);
 }
@@ -4877,15 +4881,15 @@ static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
 
 /* >>norms ---------------------------------------------------------------------------------------------------------- */
 
-/* Returns the number of rows a statistic was taken over: of batch norm those of all ranks. */
-static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps)
+/* Returns the number of rows a statistic was taken over: with `all_ranks` (of one sample) those of all of them. */
+static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps, int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
     double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
     const int64_t width = k.c / groups;
     int64_t i, j;
     bmvpi_columns_moments(c, &k, mean);
-    if (y->op == BMVP_OP_BATCHNORM && c->comm) rows = bmvpi_comm_moments(c, mean, k.c, k.rows);
+    if (all_ranks && c->comm) rows = bmvpi_comm_moments(c, mean, k.c, k.rows);
     for (i = 0; i < samples * groups; ++i) {
         double m = 0, v = 0;
         for (j = i * width; j < (i + 1) * width; ++j) m += mean[j] / (double)width;
@@ -4935,7 +4939,7 @@ static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, 
    sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
    (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
    this rank's, as all gradients of parameters before they are exchanged. */
-static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
+static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch, int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
     const int64_t n = samples * k.c, width = k.c / groups;
@@ -4955,7 +4959,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
     k.mean = mean;
     bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-    all = y->op == BMVP_OP_BATCHNORM && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
+    all = all_ranks && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
     for (i = 0; all && i < samples * groups; ++i) {
         const double s = (double)y->saved[samples * groups + i], m = rows * (double)width;
         double a = 0, b = 0;
@@ -5026,7 +5030,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     int64_t i;
     if (y->iarg[0] && !c->recompute) {
         const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
-        const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps), unbiased = rows / (rows > 1 ? rows - 1 : 1);
+        const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps, 1), unbiased = rows / (rows > 1 ? rows - 1 : 1);
         for (i = 0; i < ch && rows > 0; ++i) {
             mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
             var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
@@ -5040,7 +5044,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0]);
+    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0], 1);
 }
 static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5194,12 +5198,12 @@ BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0]);
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0], 0);
     bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
 }
 static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1);
+    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1, 0);
 }
 static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5344,7 +5348,7 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
 /* Filled from the list: a row without its functions does not compile. */
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
 {
-#define BMVP_X(id, name, where, out) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
     static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, NULL };
 #undef BMVP_X
     return &cpu;
@@ -5375,7 +5379,7 @@ BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c) { return c->recompute; }
 
 BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant)
 {
-#define BMVP_X(id, name, where, out) bmvpi_##name##_sample,
+#define BMVP_X(id, name, reads, type) bmvpi_##name##_sample,
     static bmvp_tensor *(*const sample[])(bmvp_ctx *, int) = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
     return op >= 0 && op < BMVP_OP_COUNT ? sample[op](c, variant) : NULL;
@@ -5389,7 +5393,7 @@ static double bmvpi_gradcheck_loss(bmvp_ctx *c, bmvp_tensor *y, const double *u,
     double s = 0;
     int64_t i;
     for (i = 0; i < c->n_step; ++i)
-        if (c->step[i]->op >= 0 && !(c->step[i]->op == BMVP_OP_RESHAPE && c->step[i]->x == c->step[i]->src[0]->x))
+        if (c->step[i]->op >= 0 && c->step[i]->lies_in != BMVPI_SHARED)
             bmvpi_call(c, c->step[i], 0);
     if (bmvp_read(c, y, v)) return (double)NAN;
     for (i = 0; i < y->numel; ++i) s += (double)v[i] * u[i];

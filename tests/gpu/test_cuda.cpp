@@ -73,7 +73,7 @@ static void place_values(bmvp_ctx *c, int there)
 {
     for (int64_t i = 0; i < c->n_step; ++i) {
         bmvp_tensor *t = c->step[i];
-        if (t->op == BMVP_OP_ADD && t->iarg[1]) t->src[1]->x = there ? t->x : NULL;
+        if (t->lies_in == BMVPI_TAKEN) t->src[1]->x = there ? t->x : NULL;
     }
 }
 static void run_sample(bmvp_ctx *c)
@@ -82,15 +82,24 @@ static void run_sample(bmvp_ctx *c)
     for (int64_t i = 0; i < c->n_step; ++i) {
         bmvp_tensor *t = c->step[i];
         if (t->op < 0 && t->wants_grad) bmvp_write(c, t, random_floats(t->numel, &leaf_values).data());
-        if (t->op >= 0 && !(t->op == BMVP_OP_RESHAPE && t->x == t->src[0]->x)) bmvpi_call(c, t, 0);
+        if (t->op >= 0 && t->lies_in != BMVPI_SHARED) bmvpi_call(c, t, 0);
     }
     place_values(c, 0);
+}
+
+/* NaN before backward, where there is such a value: bit i of `what`: operand i of y; BMVP_READS_OUT: y itself */
+static void spoil(bmvp_ctx *c, bmvp_tensor *y, int what)
+{
+    for (int bit = 0; bit <= BMVP_MAX_SRC; ++bit) {
+        bmvp_tensor *t = bit == BMVP_MAX_SRC ? y : bit < y->n_src ? y->src[bit] : NULL;
+        if (what >> bit & 1 && t) bmvp_write(c, t, floats((size_t)t->numel, NAN).data());
+    }
 }
 
 /* Builds the graph on random leaves, runs its backward from a random cotangent. add: the leaves have gradients already. What comes out: the
    value, every leaf's gradient, every buffer. */
 static std::vector<named> run_graph(const bmvp_backend *b, const builder &build, int sample, uint64_t seed, int add,
-                                    bmvp_precision precision = BMVP_FP32)
+                                    bmvp_precision precision = BMVP_FP32, int spoilt = 0)
 {
     bmvp_ctx *c = context(b, precision);
     bmvp_rng r = bmvp_rng_make(seed, 1, 0, 0);
@@ -106,6 +115,7 @@ static std::vector<named> run_graph(const bmvp_backend *b, const builder &build,
         if (t->op < 0 && t->wants_grad) bmvpi_values_write(c, bmvp_kernel_grad(c, t, &old), random_floats(t->numel, &r).data(), t->numel);
     }
     if (y) out.push_back(named{ "y", value_of(c, y) });
+    if (y) spoil(c, y, spoilt);
     if (y && y->wants_grad) bmvp_backward_from(c, y, random_floats(y->numel, &r).data());
     for (int64_t i = 0; y && i < c->n_step; ++i) {
         const bmvp_tensor *t = c->step[i];
@@ -147,6 +157,24 @@ static void test_graph(const builder &build, int sample, double tol, bmvp_precis
     bmvp_cuda_release(b);
 }
 
+/* What the list says that backward does not read may be anything. */
+static void test_reads(int op, const builder &build)
+{
+#define BMVP_X(id, name, reads, type) BMVP_READS_##reads,
+    static const int reads[] = { BMVP_OPS(BMVP_X) };
+#undef BMVP_X
+    const bmvp_backend *b = gpu();
+    const std::vector<named> want = run_graph(b, build, 1, 5, 0);
+    for (int bit = 0; bit <= BMVP_MAX_SRC; ++bit) {
+        if (reads[op] >> bit & 1) continue;
+        const std::vector<named> got = run_graph(b, build, 1, 5, 0, BMVP_FP32, 1 << bit);
+        for (size_t i = 0; i < want.size(); ++i)
+            if (want[i].name.find("buffer") != 0) /* a spoilt one is */
+                CHECK_SAME(("spoilt, " + want[i].name).c_str(), got[i].v.data(), want[i].v.data(), (int64_t)want[i].v.size());
+    }
+    bmvp_cuda_release(b);
+}
+
 static void test_samples(int op)
 {
     for (int variant = 0; variant < 100; ++variant) {
@@ -155,7 +183,9 @@ static void test_samples(int op)
         bmvp_destroy(c);
         if (!exists) return;
         if (!check_start("%s.%d", bmvp_op_name(op), variant)) continue;
-        test_graph([=](bmvp_ctx *k) { return bmvp_op_sample(k, op, variant); }, 1, 1e-5);
+        const builder build = [=](bmvp_ctx *k) { return bmvp_op_sample(k, op, variant); };
+        test_graph(build, 1, 1e-5);
+        test_reads(op, build);
         check_finish();
     }
 }

@@ -115,7 +115,7 @@ static inline void check_values(bmvp_ckpt *c, int index, int k)
     }
 }
 
-static void check_meta(const bmvp_ckpt *c, const char *group, const char *name, bmvp_meta_kind kind,
+static inline void check_meta(const bmvp_ckpt *c, const char *group, const char *name, bmvp_meta_kind kind,
                        const char *value_text)
 {
     const bmvp_ckpt_meta *m = bmvp_ckpt_find_meta(c, group, name);

@@ -167,8 +167,9 @@ BUILD(minmax) { return bmvp_minmax(c, in[0], number(k, "eps")); }
 typedef struct op_row {
     const char *name, *operands;
     bmvp_tensor *(*build)(bmvp_ctx *c, const op_case *k, bmvp_tensor **in);
+    int reads; /* by its backward */
 } op_row;
-#define BMVP_X(id, name, where, out) { #name, OPERANDS_##name, build_##name },
+#define BMVP_X(id, name, reads, type) { #name, OPERANDS_##name, build_##name, BMVP_READS_##reads },
 static const op_row op_rows[] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
 
@@ -179,6 +180,7 @@ typedef struct op_values {
     char name[MAX_OPERANDS][16];
     int with_grad[MAX_OPERANDS], running[MAX_OPERANDS];
     fixture_tensor in[MAX_OPERANDS], grad[MAX_OPERANDS], after[MAX_OPERANDS], y, gy; /* x NULL: absent */
+    int spoiled;                        /* NaN before backward: bit i: operand i, BMVP_READS_OUT: y */
 } op_values;
 
 static void operand_names(op_values *v, const op_row *row)
@@ -229,6 +231,15 @@ static bmvp_tensor *make_operand(bmvp_ctx *c, const op_values *v, int i)
     return p;
 }
 
+static void spoil(bmvp_ctx *c, bmvp_tensor *t)
+{
+    float *x = t ? (float *)malloc((size_t)t->numel * sizeof *x) : NULL;
+    int64_t i;
+    for (i = 0; x && i < t->numel; ++i) x[i] = (float)NAN;
+    if (x) bmvp_write(c, t, x);
+    free(x);
+}
+
 /* Runs the case; times 2: twice from the same operands, so that gradients are added. Fills y, gradients and `after` of
    out, or, where gy has no values yet (a case without fixture), first makes a random cotangent in v. Returns 0 after a
    failure. */
@@ -254,6 +265,8 @@ static int run_case(const bmvp_config *cfg, const op_row *row, const op_case *k,
         out->y = tensor_like(y[0]->rank, y[0]->dim);
         bmvp_read(c, y[0], out->y.x);
     }
+    for (i = 0; i < v->n; ++i) if (v->spoiled >> i & 1) spoil(c, in[i]);
+    if (v->spoiled & BMVP_READS_OUT) spoil(c, y[0]);
     for (i = times - 1; i >= 0 && check_all.bad == 0; --i) bmvp_backward_from(c, y[i], v->gy.x);
     for (i = 0; i < v->n; ++i) {
         memset(&out->grad[i], 0, sizeof out->grad[i]);
@@ -401,6 +414,61 @@ static void test_fixture(const op_row *row)
         }
     }
     bmvp_ckpt_close(k.file);
+}
+
+/* Are all gradients the same bits? */
+static int same_gradients(const op_values *a, const op_values *b)
+{
+    int i;
+    for (i = 0; i < a->n; ++i)
+        if (a->grad[i].x && memcmp(a->grad[i].x, b->grad[i].x, (size_t)a->grad[i].numel * sizeof(float)) != 0) return 0;
+    return 1;
+}
+/* Backward of one case with each of its values in turn spoilt: those that the list says it reads change a gradient, others none. Returns those
+   that did; *there: what the case has. */
+static int case_reads(const bmvp_config *cfg, const op_row *row, const op_case *k, int *there)
+{
+    op_values v, whole, got;
+    int bit, found = 0;
+    load_case(k, row, &v);
+    *there = BMVP_READS_OUT;
+    if (run_case(cfg, row, k, &v, 1, &whole)) {
+        for (bit = 0; bit <= BMVP_MAX_SRC; ++bit) {
+            if (bit < BMVP_MAX_SRC && (bit >= v.n || !v.in[bit].x)) continue;
+            *there |= v.spoiled = 1 << bit;
+            if (run_case(cfg, row, k, &v, 1, &got) && !same_gradients(&whole, &got)) found |= 1 << bit;
+            values_free(&got);
+        }
+    }
+    values_free(&whole);
+    values_free(&v);
+    return found;
+}
+/* The list's column `reads` of one op: not less than its backward reads at any level and in any case, and not more than it reads in all. */
+static void test_reads(const op_row *row)
+{
+    const bmvp_simd best = best_level();
+    char path[64], name[64];
+    const char *p;
+    op_case k;
+    int level, found = 0, there = 0, here;
+    if (!check_start("backward of %s reads what the list says", row->name)) return;
+    snprintf(path, sizeof path, "ops/%s.safetensors", row->name);
+    memset(&k, 0, sizeof k);
+    k.file = fixture_open(path);
+    k.name = name;
+    for (p = k.file ? fixture_text(k.file, "cases") : NULL; p && sscanf(p, "%63[^,]", name) == 1; p += *p == ',') {
+        p += strlen(name);
+        for (level = BMVP_SIMD_PLAIN; level <= (int)best; ++level) {
+            const bmvp_config cfg = config_of((bmvp_simd)level, 1);
+            found |= case_reads(&cfg, row, &k, &here);
+            there |= here;
+        }
+    }
+    check_report((found & ~row->reads) == 0, __FILE__, __LINE__, "it reads %#x, the list says %#x", (unsigned)found, (unsigned)row->reads);
+    if (best > BMVP_SIMD_PLAIN) CHECK(found == (row->reads & there)); /* plain loops may do with less */
+    bmvp_ckpt_close(k.file);
+    check_finish();
 }
 
 /* Larger shapes, where work is cut into pieces: every level against the plain loop. Tolerances: sums over the longest
@@ -566,6 +634,7 @@ int main(int argc, char **argv)
     size_t i;
     check_begin(argc, argv);
     for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_fixture(&op_rows[i]);
+    for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_reads(&op_rows[i]);
     for (i = 0; i < sizeof big_cases / sizeof *big_cases; ++i) test_big_case(&big_cases[i]);
     for (i = 0; i < BMVP_OP_COUNT; ++i) test_gradcheck((int)i);
     return check_end();
