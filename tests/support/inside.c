@@ -2,9 +2,6 @@
 #define BMVP_IMPLEMENTATION
 #include "tests/support/inside.h"
 
-bmvp_optim *inside_optim(bmvp_ssl *s) { return s->optim; }
-int64_t inside_epoch(const bmvp_ssl *s) { return s->epoch; }
-
 int64_t inside_data_at(const bmvp_ckpt *c, int entry) { return (int64_t)c->file->record[c->entry[entry].record].at; }
 
 void inside_zip64_from(bmvp_ckpt_writer *w, int64_t bytes) { w->zip64_from = (uint64_t)bytes; }

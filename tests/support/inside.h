@@ -5,15 +5,10 @@
 
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
-#include "bmvp_ssl.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* A run's optimizer and its epoch. */
-bmvp_optim *inside_optim(bmvp_ssl *s);
-int64_t inside_epoch(const bmvp_ssl *s);
 
 /* Where the data of a tensor begin in the file. */
 int64_t inside_data_at(const bmvp_ckpt *c, int entry);

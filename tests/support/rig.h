@@ -4,7 +4,6 @@
 
 #include "tests/support/small.h"
 #include "tests/support/device.h"
-#include "tests/support/inside.h"
 
 enum { MAX_MODALITIES = BMVP_MODALITIES, MAX_BATCH = 4 };
 
@@ -109,15 +108,16 @@ static inline void rig_end(rig *r)
 static inline void check_equal_runs(bmvp_ssl *a, bmvp_ssl *b, const char *what)
 {
     const bmvp_state_list *p = bmvp_ssl_state(a), *q = bmvp_ssl_state(b);
+    bmvp_optim *mine = bmvp_ssl_trainer(a)->optim, *others = bmvp_ssl_trainer(b)->optim;
     const int moments = bmvp_ssl_config_of(a)->optimizer ? 1 : 2;
     int i, w, differ = 0;
     for (i = 0; i < p->n; ++i) {
         differ += p->item[i].counter != q->item[i].counter ||
-                  *bmvp_optim_count(inside_optim(a), i) != *bmvp_optim_count(inside_optim(b), i);
+                  *bmvp_optim_count(mine, i) != *bmvp_optim_count(others, i);
         if (p->item[i].torch_rank == 0) continue;
         differ += memcmp(p->item[i].t->x, q->item[i].t->x, (size_t)p->item[i].t->numel * sizeof(float)) != 0;
         for (w = 0; p->item[i].trained && w < moments; ++w)
-            differ += memcmp(bmvp_optim_moment(inside_optim(a), i, w)->x, bmvp_optim_moment(inside_optim(b), i, w)->x,
+            differ += memcmp(bmvp_optim_moment(mine, i, w)->x, bmvp_optim_moment(others, i, w)->x,
                              (size_t)p->item[i].t->numel * sizeof(float)) != 0;
         if (!check_report(differ == 0, __FILE__, __LINE__, "%s: %s differs", what, p->item[i].name)) return;
     }

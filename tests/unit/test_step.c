@@ -108,7 +108,7 @@ static void check_tasks(double cmr, double md, double cl)
                1e-6 * have.total);
     CHECK(have.total > 0 && have.grad_norm > 0 && count_changed(bmvp_ssl_state(r.s), before) > 20);
     for (i = 0; i < 3; ++i) /* template of an item of the batch, and only with a task that reads it */
-        CHECK((bmvp_optim_count(inside_optim(r.s), bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
+        CHECK((bmvp_optim_count(bmvp_ssl_trainer(r.s)->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
     free(before);
     rig_end(&r);
 }
