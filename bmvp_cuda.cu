@@ -1399,9 +1399,7 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
     return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
-/* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
-
-enum { SAME, CHANNELS, NUMBER };
+/* >>op add, mul, scale: b of a's shape, a channel vector, one number ---------------------------------------------------- */
 
 /* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a or b. */
 struct binary_map {
@@ -1423,8 +1421,8 @@ struct binary_map {
 };
 static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product, int add)
 {
-    const binary_map f = { a, b, to, y->iarg[0] == NUMBER, product, add };
-    if (y->iarg[0] == CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, product, add };
+    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
     else map(c, f, y->numel);
 }
 /* gb[0] (+)= sum of g, or of g times `by` */
@@ -1446,7 +1444,7 @@ struct number_grad : join_sum {
 };
 static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, const sink &gb, int add)
 {
-    if (y->iarg[0] == NUMBER) {
+    if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         number_grad f;
         f.g = gradient(y), f.by = by, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
@@ -1457,8 +1455,8 @@ static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, co
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    if (!backward || y->iarg[0] == SAME) return 0;
-    return y->iarg[0] == NUMBER ? (int64_t)REDUCE_FLOATS : bias_workspace(y->numel / last_dim(y), last_dim(y));
+    if (!backward || y->args.binary.spread == BMVP_SPREAD_SAME) return 0;
+    return y->args.binary.spread == BMVP_SPREAD_NUMBER ? (int64_t)REDUCE_FLOATS : bias_workspace(y->numel / last_dim(y), last_dim(y));
 }
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1469,7 +1467,7 @@ static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gb;
-    if (y->iarg[0] == SAME) {
+    if (y->args.binary.spread == BMVP_SPREAD_SAME) {
         bmvp_kernel_grad_pass(c, y, y->src[0]);
         bmvp_kernel_grad_pass(c, y, y->src[1]);
         return;
@@ -1489,7 +1487,7 @@ static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add_a, add_b;
     sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a times a */
     if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, 1, add_a);
-    if (gb && y->iarg[0] == SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
     else if (gb) broadcast_grad(c, y, values(y->src[0]), gb, add_b);
 }
 static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
@@ -1511,13 +1509,13 @@ struct scale_map {
 };
 static void scale_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    map(c, scale_map{ values(y->src[0]), result(y), (float)y->farg[0], (float)y->farg[1], 0 }, y->numel);
+    map(c, scale_map{ values(y->src[0]), result(y), (float)y->args.scale.factor, (float)y->args.scale.offset, 0 }, y->numel);
 }
 static void scale_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) map(c, scale_map{ gradient(y), gx, (float)y->farg[0], 0, add }, y->numel);
+    if (gx) map(c, scale_map{ gradient(y), gx, (float)y->args.scale.factor, 0, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(scale)
 
@@ -1554,14 +1552,14 @@ struct relu_back_map {
 };
 static void relu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const float slope = (float)y->farg[0];
+    const float slope = (float)y->args.relu.slope;
     map(c, relu_map{ values(y->src[0]), result(y), slope }, y->numel);
 }
 static void relu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) map(c, relu_back_map{ result(y), gradient(y), gx, (float)y->farg[0], add }, y->numel);
+    if (gx) map(c, relu_back_map{ result(y), gradient(y), gx, (float)y->args.relu.slope, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(relu)
 
@@ -1721,7 +1719,7 @@ struct l2_back_rows {
 };
 static void l2_normalize_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    rows_map(c, l2_rows{ values(y->src[0]), result(y), y->saved, (double)(float)y->farg[0] }, y->numel / last_dim(y), last_dim(y));
+    rows_map(c, l2_rows{ values(y->src[0]), result(y), y->saved, (double)(float)y->args.l2_normalize.eps }, y->numel / last_dim(y), last_dim(y));
 }
 static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1819,7 +1817,7 @@ template <int N> static void layernorm_run(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = last_dim(y);
     const view x = values(y->src[0]), gamma = values(y->src[1]), beta = values(y->src[2]);
-    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->farg[0] }, y->numel / n, n, N);
+    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->args.layernorm.eps }, y->numel / n, n, N);
 }
 static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1858,7 +1856,7 @@ static void permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
     int64_t xs[BMVP_MAX_DIMS];
     strides_of(y->rank, y->src[0]->dim, xs);
     strides_of(y->rank, y->dim, to);
-    for (int i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+    for (int i = 0; i < y->rank; ++i) from[i] = xs[y->args.permute.axes[i]];
 }
 static void permute_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1895,19 +1893,19 @@ static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box
 }
 static void slice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    box_copy(c, y->src[0], y, values(y->src[0]), result(y), axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 0, 0);
+    box_copy(c, y->src[0], y, values(y->src[0]), result(y), axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 0, 0);
 }
 static void slice_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     sink gx = grad_add(c, y->src[0]);
-    if (gx) box_copy(c, y->src[0], y, gradient(y), gx, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1, 1);
+    if (gx) box_copy(c, y->src[0], y, gradient(y), gx, axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1, 1);
 }
 BMVPI_NO_WORKSPACE(slice)
 
 static int64_t pad_shift(const bmvp_tensor *y)
 {
     int64_t s = 0;
-    for (int i = 0; i < y->rank; ++i) s += axis_shift(y, i, y->iarg[i]);
+    for (int i = 0; i < y->rank; ++i) s += axis_shift(y, i, y->args.pad.low[i]);
     return s;
 }
 static void pad_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1926,15 +1924,15 @@ BMVPI_NO_WORKSPACE(pad)
 static void concat_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
-    for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        box_copy(c, y, y->src[i], values(y->src[i]), result(y), axis_shift(y, y->iarg[0], start), 1, 0);
+    for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis])
+        box_copy(c, y, y->src[i], values(y->src[i]), result(y), axis_shift(y, y->args.concat.axis, start), 1, 0);
 }
 static void concat_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
-    for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+    for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis]) {
         sink g = grad(c, y->src[i], &add);
-        if (g) box_copy(c, y, y->src[i], gradient(y), g, axis_shift(y, y->iarg[0], start), 0, add);
+        if (g) box_copy(c, y, y->src[i], gradient(y), g, axis_shift(y, y->args.concat.axis, start), 0, add);
     }
 }
 BMVPI_NO_WORKSPACE(concat)
@@ -1954,7 +1952,7 @@ static void block_axes(const int64_t volume[5], const int64_t blocks[3], const i
 }
 static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const view &from, const sink &to, int back, int add)
 {
-    const int64_t k[3] = { y->iarg[0], y->iarg[0], y->iarg[0] };
+    const int64_t b = y->args.space_to_depth.block, k[3] = { b, b, b };
     int64_t dim[8], xs[8], ys[8];
     block_axes(y->src[0]->dim, y->dim + 1, k, dim, xs, ys);
     strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
@@ -1978,7 +1976,7 @@ static void upsample_nearest_forward(bmvp_ctx *c, bmvp_tensor *y)
     strides_of(5, x->dim, xs);
     for (int i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
         dim[k] = x->dim[i], from[k++] = xs[i];
-        if (i >= 1 && i <= 3) dim[k] = y->iarg[0], from[k++] = 0;
+        if (i >= 1 && i <= 3) dim[k] = y->args.upsample_nearest.factor, from[k++] = 0;
     }
     strides_of(8, dim, to);
     strided_copy(c, 8, dim, values(x), from, result(y), to, 0);
@@ -2004,7 +2002,7 @@ static void upsample_nearest_backward(bmvp_ctx *c, bmvp_tensor *y)
     const bmvp_tensor *x = y->src[0];
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) each(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
+    if (gx) each(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->args.upsample_nearest.factor, add }, x->numel);
 }
 BMVPI_NO_WORKSPACE(upsample_nearest)
 
@@ -2059,13 +2057,13 @@ static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const view 
     int64_t outer = x->dim[0], inner = x->dim[4];
     for (int i = 1; i < axis; ++i) outer *= y->dim[i];
     for (int i = axis + 1; i < 4; ++i) inner *= x->dim[i];
-    const stretch k = { from, to, x->dim[axis], y->iarg[0], inner, (int)y->iarg[1], add };
+    const stretch k = { from, to, x->dim[axis], y->args.upsample_trilinear.factor, inner, y->args.upsample_trilinear.align_corners, add };
     if (back) each(c, stretch_back_map{ k }, outer * k.n * inner);
     else each(c, stretch_map{ k }, outer * k.n * k.f * inner);
 }
 static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0];
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->args.upsample_trilinear.factor;
     stretch_run(c, y, 1, values(y->src[0]), d, 0, 0);
     stretch_run(c, y, 2, d, h, 0, 0);
     stretch_run(c, y, 3, h, result(y), 0, 0);
@@ -2073,7 +2071,7 @@ static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0], gx = grad(c, y->src[0], &add);
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->args.upsample_trilinear.factor, gx = grad(c, y->src[0], &add);
     if (!gx) return;
     stretch_run(c, y, 3, gradient(y), h, 1, 0);
     stretch_run(c, y, 2, h, d, 1, 0);
@@ -2081,7 +2079,7 @@ static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t upsample_trilinear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int)
 {
-    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+    return y->src[0]->numel * y->args.upsample_trilinear.factor * (1 + y->args.upsample_trilinear.factor);
 }
 
 /* >>op sum, mean, global_pool, mse, bce_logits, soft_dice, cross_entropy ---------------------------------------------------- */
@@ -2340,8 +2338,8 @@ static void soft_dice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = dice_shape(y);
     dice_reduce f;
-    columns_sum(c, dice_columns{ values(y->src[0]), values(y->src[1]), y->saved, k, (int)y->iarg[0] }, k, bmvp_kernel_workspace(c));
-    f.saved = y->saved, f.y = result(y), f.n = k.samples * k.c, f.e = y->farg[0];
+    columns_sum(c, dice_columns{ values(y->src[0]), values(y->src[1]), y->saved, k, y->args.soft_dice.squared }, k, bmvp_kernel_workspace(c));
+    f.saved = y->saved, f.y = result(y), f.n = k.samples * k.c, f.e = y->args.soft_dice.smooth;
     reduce(c, f, f.n, bmvp_kernel_workspace(c));
 }
 static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2349,7 +2347,7 @@ static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
     const columns k = dice_shape(y);
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) columns_map(c, dice_back_map{ values(y->src[0]), values(y->src[1]), y->saved, gradient(y), gx, k, y->farg[0], (int)y->iarg[0], add }, k);
+    if (gx) columns_map(c, dice_back_map{ values(y->src[0]), values(y->src[1]), y->saved, gradient(y), gx, k, y->args.soft_dice.smooth, y->args.soft_dice.squared, add }, k);
 }
 static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
@@ -2406,7 +2404,7 @@ static void cross_entropy_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     cross_entropy_reduce f;
-    f.x = values(x), f.y = result(y), f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->farg[0];
+    f.x = values(x), f.y = result(y), f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->args.cross_entropy.total;
     reduce(c, f, f.rows, bmvp_kernel_workspace(c));
 }
 static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2415,7 +2413,7 @@ static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    columns_map(c, cross_entropy_back_map{ values(x), y->saved, gradient(y), gx, x->dim[0], x->dim[1], y->farg[0], add },
+    columns_map(c, cross_entropy_back_map{ values(x), y->saved, gradient(y), gx, x->dim[0], x->dim[1], y->args.cross_entropy.total, add },
                 columns_of(1, x->dim[0], x->dim[1]));
 }
 static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
@@ -2434,7 +2432,7 @@ struct norm {
     double *own, *all;     /* own: what this rank has (C, C, rows), then in backward what all have together */
     const bmvp_comm *comm; /* of batch norm; NULL: statistics of this rank alone */
 };
-static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups)
+static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups, const bmvp_comm *comm)
 {
     const int64_t ch = last_dim(y);
     norm s;
@@ -2452,7 +2450,7 @@ static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, in
     s.shift = s.slope + samples * ch;
     s.own = (double *)(void *)(s.shift + samples * ch);
     s.all = s.own + 2 * ch + 1;
-    s.comm = y->op == BMVP_OP_BATCHNORM && y->iarg[0] ? bmvp_comm_of(c) : NULL;
+    s.comm = comm;
     return s;
 }
 static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
@@ -2658,9 +2656,9 @@ static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
     each(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
     columns_map(c, norm_apply_map{ s, result(y) }, s.k);
 }
-static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
+static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch, const bmvp_comm *comm)
 {
-    norm s = norm_of(c, y, samples, groups), fold = s;
+    norm s = norm_of(c, y, samples, groups, comm), fold = s;
     int add, add_gamma, add_beta;
     sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma);
     sink gbeta = grad(c, y->src[2], &add_beta);
@@ -2680,17 +2678,24 @@ static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t 
     columns_map(c, norm_back_map{ s, gx, add }, s.k);
 }
 
+static const bmvp_comm *batchnorm_comm(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    return y->args.batchnorm.training ? bmvp_comm_of(c) : NULL;
+}
 static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t ch = last_dim(y);
-    const norm s = norm_of(c, y, 1, ch);
+    const norm s = norm_of(c, y, 1, ch, batchnorm_comm(c, y));
     if (!bmvp_kernel_recomputes(c)) {
-        if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], buffer_of(y->src[3]), buffer_of(y->src[4]));
-        else each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->farg[1] }, ch);
+        if (y->args.batchnorm.training) norm_statistics(c, s, y->args.batchnorm.eps, y->args.batchnorm.momentum, buffer_of(y->src[3]), buffer_of(y->src[4]));
+        else each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->args.batchnorm.eps }, ch);
     }
     norm_apply(c, y, s);
 }
-static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, 1, last_dim(y), (int)y->iarg[0]); }
+static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) 
+{
+    norm_backward(c, y, 1, last_dim(y), y->args.batchnorm.training, batchnorm_comm(c, y));
+}
 static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
 {
     const bmvp_comm *m = bmvp_comm_of(c);
@@ -2699,11 +2704,14 @@ static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
 
 static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const norm s = norm_of(c, y, y->dim[0], y->iarg[0]);
-    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->farg[0], 0, NULL, NULL);
+    const norm s = norm_of(c, y, y->dim[0], y->args.groupnorm.groups, NULL);
+    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->args.groupnorm.eps, 0, NULL, NULL);
     norm_apply(c, y, s);
 }
-static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, y->dim[0], y->iarg[0], 1); }
+static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) 
+{
+    norm_backward(c, y, y->dim[0], y->args.groupnorm.groups, 1, NULL);
+}
 static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
 
 /* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
@@ -2888,7 +2896,7 @@ static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, con
 /* which 0: y; 1: gradient of a; 2: gradient of b. float32 as on the CPU: cosines over a temperature, kernels multiplied by kernels. */
 static gemm matmul_of(const bmvp_tensor *y, int which, const view &a, const view &b, const sink &to, int add)
 {
-    const int ta = (int)y->iarg[0], tb = (int)y->iarg[1];
+    const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
     const bmvp_tensor *x = y->src[0];
     const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = x->dim[x->rank - (ta ? 2 : 1)];
     gemm g;
@@ -3656,7 +3664,7 @@ static conv conv_of(const bmvp_tensor *y)
     v.n = (int)x->dim[0];
     v.ci = (int)x->dim[4];
     v.co = (int)y->dim[4];
-    v.groups = (int)y->iarg[6];
+    v.groups = (int)y->args.conv3d.groups;
     v.cig = v.ci / v.groups;
     v.cog = v.co / v.groups;
     v.taps = 1;
@@ -3665,8 +3673,8 @@ static conv conv_of(const bmvp_tensor *y)
         v.in[i] = (int)x->dim[i + 1];
         v.out[i] = (int)y->dim[i + 1];
         v.k[i] = (int)w->dim[i];
-        v.s[i] = (int)y->iarg[i];
-        v.p[i] = (int)y->iarg[3 + i];
+        v.s[i] = (int)y->args.conv3d.stride[i];
+        v.p[i] = (int)y->args.conv3d.pad[i];
         v.taps *= v.k[i];
         v.places *= v.out[i];
         v.voxels *= v.in[i];
@@ -3676,11 +3684,16 @@ static conv conv_of(const bmvp_tensor *y)
 /* Kernel = stride, no padding, one group: cut into blocks it is a matrix product. */
 static int conv_is_blocks(const bmvp_tensor *y)
 {
-    int blocks = y->iarg[6] == 1;
-    for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == y->iarg[i] && y->iarg[3 + i] == 0;
+    const bmvp_conv_shape *s = &y->args.conv3d;
+    int blocks = s->groups == 1;
+    for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == s->stride[i] && s->pad[i] == 0;
     return blocks;
 }
-static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
+static int conv_is_pointwise(const bmvp_tensor *y)
+{
+    const int64_t *s = y->args.conv3d.stride;
+    return conv_is_blocks(y) && s[0] * s[1] * s[2] == 1;
+}
 
 /* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is no such column). */
 struct window_column { int shift, ch; unsigned bits; };
@@ -3896,7 +3909,7 @@ static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
     if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
     else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
-    else if (y->iarg[6] > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
+    else if (y->args.conv3d.groups > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
     else return 1;
     return 0;
 }
@@ -3910,7 +3923,7 @@ static view conv_blocks_of(bmvp_ctx *c, const bmvp_tensor *y, float **room)
 {
     const sink u = { *room, is_half(y) };
     if (conv_is_pointwise(y)) return operand_of(c, y, y->src[0], room);
-    conv_blocks(c, y->src[0], y->dim + 1, y->iarg, values(y->src[0]), u, 0, 0);
+    conv_blocks(c, y->src[0], y->dim + 1, y->args.conv3d.stride, values(y->src[0]), u, 0, 0);
     *room += floats_for(y->numel / y->dim[4] * (y->src[1]->numel / y->dim[4]), u.half);
     return u;
 }
@@ -3941,7 +3954,7 @@ static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, const view &gy, co
     gemm_run(c, gemm_of(rows, k, y->dim[4], gy, 0, w, 1, plain ? gx : u, plain && add_x));
     if (plain) return;
     if (!add_x && rows * k < x->numel) fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
-    conv_blocks(c, x, y->dim + 1, y->iarg, u, gx, 1, add_x);
+    conv_blocks(c, x, y->dim + 1, y->args.conv3d.stride, u, gx, 1, add_x);
 }
 template <class S> static void conv_dw_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &gy, const sink &gw, int add, float *part)
 {
@@ -4056,7 +4069,7 @@ static depthwise depthwise_of(const bmvp_tensor *y)
     depthwise s;
     memset(&s, 0, sizeof s);
     s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
-    s.residual = (int)y->iarg[0];
+    s.residual = y->args.depthwise3d.residual;
     s.k = (int)y->src[1]->dim[0];
     s.wide = power_of_two(s.c, 32);
     s.strips = ceil_div(s.w, STRIP);
@@ -4613,9 +4626,9 @@ static attention attention_of(const bmvp_tensor *y)
     p.lse = y->saved;
     p.t = y->dim[1];
     p.c = y->dim[2];
-    p.heads = (int)y->iarg[0];
-    p.d = (int)(y->dim[2] / y->iarg[0]);
-    p.scale = (float)y->farg[0];
+    p.heads = (int)y->args.attention.heads;
+    p.d = (int)(y->dim[2] / y->args.attention.heads);
+    p.scale = (float)y->args.attention.scale;
     return p;
 }
 
@@ -4863,7 +4876,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
 /* Is this attention one for the tensor cores? */
 static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
-    return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+    return products_of(c) == BF16 && y->dim[2] / y->args.attention.heads == FLASH && y->args.attention.scale > 0;
 }
 /* Floats of workspace: q, k, v rounded; for backward dy, too; where they are not bfloat16 */
 static int64_t flash_workspace(const bmvp_tensor *y, int backward)
@@ -4900,7 +4913,7 @@ static void flash_run_back(bmvp_ctx *c, flash f, int64_t blocks)
 static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
-    const int64_t blocks = y->dim[0] * y->iarg[0];
+    const int64_t blocks = y->dim[0] * y->args.attention.heads;
     if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
     else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
@@ -4911,7 +4924,7 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
-    const int64_t blocks = y->dim[0] * y->iarg[0];
+    const int64_t blocks = y->dim[0] * y->args.attention.heads;
     p.dqkv = grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
     p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
@@ -4924,7 +4937,7 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return (backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
+    return (backward ? y->dim[0] * y->dim[1] * y->args.attention.heads : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 
 /* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */
@@ -4967,7 +4980,7 @@ static masked masked_of(const bmvp_tensor *y)
     masked s;
     s.x = values(y->src[0]), s.filler = values(y->src[1]), s.mask = values(y->src[2]);
     s.h = y->dim[1], s.w = y->dim[2];
-    for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->iarg[i];
+    for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->args.masked_fill.start[i];
     return s;
 }
 static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { each(c, masked_map{ masked_of(y), result(y) }, y->numel); }
@@ -5063,7 +5076,7 @@ static void minmax_forward(bmvp_ctx *c, bmvp_tensor *y)
     r.x = f.x = values(y->src[0]);
     r.saved = f.saved = y->saved;
     f.y = result(y);
-    f.eps = (float)y->farg[0];
+    f.eps = (float)y->args.minmax.eps;
     reduce(c, r, y->numel, bmvp_kernel_workspace(c));
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
 }
@@ -5073,7 +5086,7 @@ static void minmax_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->farg[0];
+    f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->args.minmax.eps;
     f.share = (double *)(void *)(bmvp_kernel_workspace(c) + REDUCE_FLOATS);
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
     each(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);

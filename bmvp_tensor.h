@@ -224,7 +224,42 @@ BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n);   /* [0, n), unbiased
 
 /* >>tensor ------------------------------------------------------------------------------------------------------- */
 
-enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 4 };
+enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8 };
+
+typedef struct bmvp_conv_shape {
+    int64_t stride[3], pad[3]; /* D, H, W */
+    int64_t groups;
+} bmvp_conv_shape;
+
+/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every row; one number */
+typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
+
+/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every backend. An op has the member of
+   its name (add and mul: binary); those that are not here have none. Names are those of the builders' parameters. */
+typedef union bmvp_args {
+    struct { bmvp_spread spread; } binary;
+    struct { double factor, offset; } scale;
+    struct { double slope; } relu;
+    struct { double eps; } l2_normalize;
+    struct { int axes[BMVP_MAX_DIMS]; } permute;
+    struct { int64_t axis, start; } slice;
+    struct { int64_t low[BMVP_MAX_DIMS]; } pad; /* zeros before each axis */
+    struct { int64_t axis; } concat;
+    struct { int64_t factor; } upsample_nearest;
+    struct { int64_t factor; int align_corners; } upsample_trilinear;
+    struct { int64_t block; } space_to_depth;
+    struct { double smooth; int squared; } soft_dice;
+    struct { double total; } cross_entropy; /* sum of the rows' weights */
+    struct { int transpose_a, transpose_b; } matmul;
+    struct { double scale; int64_t heads; } attention;
+    bmvp_conv_shape conv3d;
+    struct { int residual; } depthwise3d; /* 1: plus x */
+    struct { double momentum, eps; int training; } batchnorm;
+    struct { double eps; } layernorm;
+    struct { double eps; int64_t groups; } groupnorm;
+    struct { int64_t start[3]; } masked_fill;
+    struct { double eps; } minmax;
+} bmvp_args;
 
 struct bmvp_tensor {
     float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
@@ -238,8 +273,7 @@ struct bmvp_tensor {
     int op;                          /* bmvp_op, or -1: a leaf */
     int n_src;
     bmvp_tensor *src[BMVP_MAX_SRC];  /* operands; an optional one that is absent is NULL */
-    int64_t iarg[BMVP_MAX_IARG];     /* attributes of the op: its block says which */
-    double farg[BMVP_MAX_FARG];
+    bmvp_args args;                  /* attributes of the op */
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
@@ -547,10 +581,6 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
 
 /* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
-typedef struct bmvp_conv_shape {
-    int64_t stride[3], pad[3]; /* D, H, W */
-    int64_t groups;
-} bmvp_conv_shape;
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
 /* x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co) -> (N,D',H',W',Co). torch.nn.functional.conv3d */
 BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
@@ -2605,23 +2635,22 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
 }
 
 /* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   iarg 0 = 0, 1, 2 for these. Backward reads nothing; db is g, its column sums, or its sum. */
-enum { BMVPI_SAME, BMVPI_CHANNELS, BMVPI_NUMBER };
+   Backward reads nothing; db is g, its column sums, or its sum. */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
     bmvp_tensor *src[2], *y;
     char at[128], bt[128];
-    int mode;
+    bmvp_spread spread;
     if (!a || !b || bmvp_failed(c)) return NULL;
-    mode = bmvpi_same_shape(a, b) ? BMVPI_SAME : b->numel == 1 ? BMVPI_NUMBER : BMVPI_CHANNELS;
-    if (mode == BMVPI_CHANNELS && !bmvpi_norm_fits(a, b))
+    spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
+    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
         return (bmvp_tensor *)bmvp_fail(
             c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
             bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
     src[0] = a;
     src[1] = b;
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
-    if (y) y->iarg[0] = mode;
+    if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
@@ -2640,10 +2669,10 @@ BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi
 /* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
 static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
 {
-    const int64_t row = y->iarg[0] == BMVPI_CHANNELS ? b->numel : 1;
+    const int64_t row = y->args.binary.spread == BMVP_SPREAD_CHANNELS ? b->numel : 1;
     bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
     m.a = a;
-    m.b = y->iarg[0] == BMVPI_NUMBER ? NULL : b->x;
+    m.b = y->args.binary.spread == BMVP_SPREAD_NUMBER ? NULL : b->x;
     m.s = b->x[0];
     return m;
 }
@@ -2665,7 +2694,7 @@ static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 /* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
 static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
 {
-    if (y->iarg[0] == BMVPI_NUMBER) {
+    if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
@@ -2681,13 +2710,13 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
 }
 static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    return backward && y->iarg[0] == BMVPI_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
 }
 static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     float *gb;
-    if (y->iarg[0] == BMVPI_SAME) {
+    if (y->args.binary.spread == BMVP_SPREAD_SAME) {
         bmvpi_grad_pass(c, y, y->src[0]);
         bmvpi_grad_pass(c, y, y->src[1]);
         return;
@@ -2774,7 +2803,7 @@ static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
         m.add = add_a;
         bmvpi_map_run(c, &m, bmvpi_mul_range);
     }
-    if (gb && y->iarg[0] == BMVPI_SAME) {
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) {
         m = bmvpi_binary_map(c, y, y->g, y->src[0]);
         m.y = gb;
         m.add = add_b;
@@ -2788,13 +2817,13 @@ static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, 
 }
 static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
 
-/* >>op scale: y = factor x + offset; farg 0, 1 --------------------------------------------------------------------- */
+/* >>op scale: y = factor x + offset -------------------------------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
 {
     bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_SCALE, x);
     if (y) {
-        y->farg[0] = factor;
-        y->farg[1] = offset;
+        y->args.scale.factor = factor;
+        y->args.scale.offset = offset;
     }
     return bmvpi_run(c, y);
 }
@@ -2807,8 +2836,8 @@ static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
-    m.t = (float)y->farg[1];
+    m.s = (float)y->args.scale.factor;
+    m.t = (float)y->args.scale.offset;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_scale_range);
 }
@@ -2816,7 +2845,7 @@ static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->g;
-    m.s = (float)y->farg[0];
+    m.s = (float)y->args.scale.factor;
     m.y = bmvpi_grad(c, y->src[0], &m.add);
     if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
 }
@@ -2828,14 +2857,14 @@ static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op relu: y = x > 0 ? x : slope x, slope >= 0 (0: ReLU, else leaky ReLU) -------------------------------------------
-   farg 0 = slope. Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
+   Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
    leaky_relu. */
 BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 {
     bmvp_tensor *y;
     if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
     y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
-    if (y) y->farg[0] = slope;
+    if (y) y->args.relu.slope = slope;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky_relu(c, x, 0); }
@@ -2850,7 +2879,7 @@ static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->src[0]->x;
     m.y = y->x;
-    m.s = (float)y->farg[0];
+    m.s = (float)y->args.relu.slope;
     bmvpi_map_run(c, &m, bmvpi_relu_range);
 }
 BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -2864,7 +2893,7 @@ static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->x;
     m.b = y->g;
-    m.s = (float)y->farg[0];
+    m.s = (float)y->args.relu.slope;
     m.y = bmvpi_grad(c, y->src[0], &m.add);
     if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
 }
@@ -3021,13 +3050,13 @@ static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op l2_normalize: y = x / max(|x|, eps) over the last axis ---------------------------------------------------------
-   farg 0 = eps. saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
+   saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
    sum(g y)) / |x|, or g / eps. torch functional.normalize. */
 BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
     bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_L2_NORMALIZE, x);
     if (!bmvpi_save(c, y, y ? y->numel / bmvpi_last_dim(y) : 0)) return NULL;
-    y->farg[0] = eps;
+    y->args.l2_normalize.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -3047,7 +3076,7 @@ static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
     m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
+    m.s = (float)y->args.l2_normalize.eps;
     m.y = y->x;
     m.z = y->saved;
     bmvpi_map_run(c, &m, bmvpi_l2_rows);
@@ -3115,7 +3144,7 @@ static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op permute: y axis i is x axis axes[i] ----------------------------------------------------------------------------
-   iarg i = axes[i]. Backward is the inverse permutation. torch permute (copied). */
+   Backward is the inverse permutation. torch permute (copied). */
 BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
 {
     int64_t d[BMVP_MAX_DIMS];
@@ -3132,7 +3161,7 @@ BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
         d[i] = x->dim[axes[i]];
     }
     y = bmvpi_node(c, BMVP_OP_PERMUTE, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = axes[i];
+    for (i = 0; y && i < x->rank; ++i) y->args.permute.axes[i] = axes[i];
     return bmvpi_run(c, y);
 }
 static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
@@ -3141,7 +3170,7 @@ static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
     int i;
     bmvpi_strides(y->rank, y->src[0]->dim, xs);
     bmvpi_strides(y->rank, y->dim, to);
-    for (i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+    for (i = 0; i < y->rank; ++i) from[i] = xs[y->args.permute.axes[i]];
 }
 static void bmvpi_permute_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3167,7 +3196,7 @@ static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------
-   iarg 0 = axis, 1 = start. Backward adds into that part. torch narrow (copied). */
+   Backward adds into that part. torch narrow (copied). */
 BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length)
 {
     int64_t d[BMVP_MAX_DIMS];
@@ -3182,8 +3211,8 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
     d[axis] = length;
     y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
     if (y) {
-        y->iarg[0] = axis;
-        y->iarg[1] = start;
+        y->args.slice.axis = axis;
+        y->args.slice.start = start;
     }
     return bmvpi_run(c, y);
 }
@@ -3214,12 +3243,12 @@ static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t star
 static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->iarg[0], y->iarg[1]), 0);
+    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->args.slice.axis, y->args.slice.start), 0);
 }
 static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     float *gx = bmvpi_grad_add(c, y->src[0]);
-    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1);
+    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1);
 }
 #define bmvpi_slice_cpu_workspace NULL
 static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
@@ -3229,7 +3258,7 @@ static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op pad: zeros around x --------------------------------------------------------------------------------------------
-   iarg i = zeros before axis i. Backward cuts x's part out of g. torch pad(mode = constant). */
+   Backward cuts x's part out of g. torch pad(mode = constant). */
 BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high)
 {
     const int64_t most = INT64_MAX / 8;
@@ -3245,14 +3274,14 @@ BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, 
         d[i] = x->dim[i] + low[i] + high[i];
     }
     y = bmvpi_node(c, BMVP_OP_PAD, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = low[i];
+    for (i = 0; y && i < x->rank; ++i) y->args.pad.low[i] = low[i];
     return bmvpi_run(c, y);
 }
 static int64_t bmvpi_pad_shift(const bmvp_tensor *y)
 {
     int64_t s = 0;
     int i;
-    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->iarg[i]);
+    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->args.pad.low[i]);
     return s;
 }
 static void bmvpi_pad_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -3274,7 +3303,7 @@ static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op concat: tensors one after the other along an axis --------------------------------------------------------------
-   iarg 0 = axis. Backward cuts g into the parts. torch cat. */
+   Backward cuts g into the parts. torch cat. */
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
 {
     int64_t d[BMVP_MAX_DIMS];
@@ -3298,23 +3327,23 @@ BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int
         d[axis] += x[i]->dim[axis];
     }
     y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
-    if (y) y->iarg[0] = axis;
+    if (y) y->args.concat.axis = axis;
     return bmvpi_run(c, y);
 }
 static void bmvpi_concat_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     int i;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->iarg[0], start), 0);
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis])
+        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->args.concat.axis, start), 0);
 }
 static void bmvpi_concat_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     int i, add;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis]) {
         float *g = bmvpi_grad(c, y->src[i], &add);
-        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->iarg[0], start), add);
+        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->args.concat.axis, start), add);
     }
 }
 #define bmvpi_concat_cpu_workspace NULL
@@ -3332,7 +3361,7 @@ static bmvp_tensor *bmvpi_concat_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op upsample_nearest: y[n, d, h, w, c] = x[n, d / f, h / f, w / f, c] ----------------------------------------------
-   iarg 0 = f. Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
+   Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
 BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor)
 {
     int64_t d[5];
@@ -3346,13 +3375,13 @@ BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int fac
                                         bmvpi_shape(x, at, sizeof at), factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
-    if (y) y->iarg[0] = factor;
+    if (y) y->args.upsample_nearest.factor = factor;
     return bmvpi_run(c, y);
 }
 static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
+    const int64_t f = y->args.upsample_nearest.factor;
     int64_t xs[5], dim[8], from[8], to[8];
     int i, k = 0;
     bmvpi_strides(5, x->dim, xs);
@@ -3369,7 +3398,7 @@ static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_upsample_nearest_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
+    const int64_t f = y->args.upsample_nearest.factor;
     int64_t xs[5], ys[5], from[5], i;
     int add;
     float *gx = bmvpi_grad(c, y->src[0], &add);
@@ -3389,7 +3418,7 @@ static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
-   iarg 0 = factor, 1 = align_corners. One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
+   One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
    with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
    the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
 BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners)
@@ -3406,8 +3435,8 @@ BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int f
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
     if (!y) return NULL;
-    y->iarg[0] = factor;
-    y->iarg[1] = align_corners != 0;
+    y->args.upsample_trilinear.factor = factor;
+    y->args.upsample_trilinear.align_corners = align_corners != 0;
     return bmvpi_run(c, y);
 }
 
@@ -3468,8 +3497,8 @@ static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const
     int64_t outer = x->dim[0];
     bmvpi_stretch k;
     int i;
-    k.f = y->iarg[0];
-    k.corners = (int)y->iarg[1];
+    k.f = y->args.upsample_trilinear.factor;
+    k.corners = y->args.upsample_trilinear.align_corners;
     k.n = x->dim[axis];
     k.inner = x->dim[4];
     for (i = 1; i < axis; ++i) outer *= y->dim[i];
@@ -3484,7 +3513,7 @@ static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const
 static void bmvpi_upsample_trilinear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    float *d = bmvpi_workspace(c), *h = d + x->numel * y->iarg[0];
+    float *d = bmvpi_workspace(c), *h = d + x->numel * y->args.upsample_trilinear.factor;
     bmvpi_stretch_run(c, y, 1, x->x, d, 0, 0);
     bmvpi_stretch_run(c, y, 2, d, h, 0, 0);
     bmvpi_stretch_run(c, y, 3, h, y->x, 0, 0);
@@ -3495,7 +3524,7 @@ static void bmvpi_upsample_trilinear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     float *gx = bmvpi_grad(c, y->src[0], &add), *d, *h;
     if (!gx) return;
-    d = bmvpi_workspace(c), h = d + x->numel * y->iarg[0];
+    d = bmvpi_workspace(c), h = d + x->numel * y->args.upsample_trilinear.factor;
     bmvpi_stretch_run(c, y, 3, y->g, h, 1, 0);
     bmvpi_stretch_run(c, y, 2, h, d, 1, 0);
     bmvpi_stretch_run(c, y, 1, d, gx, 1, add);
@@ -3504,7 +3533,7 @@ static int64_t bmvpi_upsample_trilinear_cpu_workspace(const bmvp_ctx *c, const b
 {
     (void)c;
     (void)backward;
-    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+    return y->src[0]->numel * y->args.upsample_trilinear.factor * (1 + y->args.upsample_trilinear.factor);
 }
 static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
 {
@@ -3513,7 +3542,7 @@ static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
-   iarg 0 = b. (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
+   (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
    its inverse. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block)
 {
@@ -3528,14 +3557,14 @@ BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
     d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
     y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
-    if (y) y->iarg[0] = block;
+    if (y) y->args.space_to_depth.block = block;
     return bmvpi_run(c, y);
 }
 /* The axes of y as (N, D/b, H/b, W/b, z, y, x, C), and x's and y's strides along them */
 static void bmvpi_space_to_depth_axes(const bmvp_tensor *y, int64_t dim[8], int64_t from[8], int64_t to[8])
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t b = y->iarg[0];
+    const int64_t b = y->args.space_to_depth.block;
     int64_t xs[5];
     int i;
     bmvpi_strides(5, x->dim, xs);
@@ -3795,7 +3824,7 @@ static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
-   src p, t (N,...,C); iarg 0 = squared (k = 2, else 1); farg 0 = e. saved: sum p t and the denominator of each (n, c).
+   src p, t (N,...,C); k = 2 if squared, else 1; e = smooth. saved: sum p t and the denominator of each (n, c).
    Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
 {
@@ -3807,8 +3836,8 @@ BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *t
                                         bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
     y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
     if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
-    y->iarg[0] = squared != 0;
-    y->farg[0] = smooth;
+    y->args.soft_dice.squared = squared != 0;
+    y->args.soft_dice.smooth = smooth;
     return bmvpi_run(c, y);
 }
 static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
@@ -3843,10 +3872,10 @@ static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t n = k.samples * k.c;
     double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
     int64_t i;
-    k.add = (int)y->iarg[0];
+    k.add = y->args.soft_dice.squared;
     bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
     for (i = 0; i < n; ++i) {
-        loss += 1.0 - (2.0 * dot[i] + y->farg[0]) / (dot[n + i] + y->farg[0]);
+        loss += 1.0 - (2.0 * dot[i] + y->args.soft_dice.smooth) / (dot[n + i] + y->args.soft_dice.smooth);
         y->saved[i] = (float)dot[i];
         y->saved[n + i] = (float)dot[n + i];
     }
@@ -3857,7 +3886,7 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_columns k = bmvpi_soft_dice_columns(y);
     const int64_t n = k.samples * k.c;
     float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
-    const double e = y->farg[0];
+    const double e = y->args.soft_dice.smooth;
     double g;
     int64_t i;
     k.y = bmvpi_grad(c, y->src[0], &k.add);
@@ -3867,8 +3896,8 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
         const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
         mean[i] = 0;
         scale[i] = (float)(-2.0 * g / den);
-        slope[i] = y->iarg[0] ? (float)(2.0 * rise) : 0.0f;
-        shift[i] = y->iarg[0] ? 0.0f : (float)rise;
+        slope[i] = y->args.soft_dice.squared ? (float)(2.0 * rise) : 0.0f;
+        shift[i] = y->args.soft_dice.squared ? 0.0f : (float)rise;
     }
     k.mean = mean;
     k.scale = scale;
@@ -3889,7 +3918,7 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
-   src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
+   src x (R, K). saved: the R targets as floats, each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
 static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
@@ -3926,8 +3955,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     }
     y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
     if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
-    y->iarg[0] = weight != NULL;
-    y->farg[0] = total;
+    y->args.cross_entropy.total = total;
     if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
     return bmvpi_run(c, y);
 }
@@ -3965,7 +3993,7 @@ static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y
 static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->farg[0]);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->args.cross_entropy.total);
 }
 static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -3985,7 +4013,7 @@ static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
     m.y = bmvpi_grad(c, y->src[0], &m.add);
     if (!m.y) return;
-    m.s = (float)((double)y->g[0] / y->farg[0]);
+    m.s = (float)((double)y->g[0] / y->args.cross_entropy.total);
     bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
 }
 #define bmvpi_cross_entropy_cpu_workspace NULL
@@ -3998,7 +4026,7 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
-   a (..., M, K), or (..., K, M) with iarg 0 = 1; b (..., K, N), or (..., N, K) with iarg 1 = 1; y (..., M, N).
+   a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
    torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
    layout. */
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
@@ -4022,8 +4050,8 @@ BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, i
     src[1] = b;
     y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
     if (y) {
-        y->iarg[0] = transpose_a != 0;
-        y->iarg[1] = transpose_b != 0;
+        y->args.matmul.transpose_a = transpose_a != 0;
+        y->args.matmul.transpose_b = transpose_b != 0;
     }
     return bmvpi_run(c, y);
 }
@@ -4032,14 +4060,14 @@ BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, i
 static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
 {
     const bmvp_tensor *a = y->src[0], *b = y->src[1];
-    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->iarg[0] ? 2 : 1)];
-    const int64_t ars = y->iarg[0] ? 1 : k, acs = y->iarg[0] ? m : 1;
-    const int64_t brs = y->iarg[1] ? 1 : n, bcs = y->iarg[1] ? k : 1;
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->args.matmul.transpose_a ? 2 : 1)];
+    const int64_t ars = y->args.matmul.transpose_a ? 1 : k, acs = y->args.matmul.transpose_a ? m : 1;
+    const int64_t brs = y->args.matmul.transpose_b ? 1 : n, bcs = y->args.matmul.transpose_b ? k : 1;
     bmvpi_gemm_args g;
     if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
-    else if (which == 1 && !y->iarg[0]) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
+    else if (which == 1 && !y->args.matmul.transpose_a) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
     else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
-    else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
+    else if (!y->args.matmul.transpose_b) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
     else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
     g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
     g.inner = y->numel / (m * n);
@@ -4287,7 +4315,7 @@ static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
-   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
+   src qkv (N, T, 3 C) = [q | k | v], C = heads x d. saved, when recording: log-sum-exp
    of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
    Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
    dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
@@ -4307,8 +4335,8 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
     dim[2] = qkv->dim[2] / 3;
     y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
     if (!y) return NULL;
-    y->iarg[0] = heads;
-    y->farg[0] = scale;
+    y->args.attention.heads = heads;
+    y->args.attention.scale = scale;
     if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
     return bmvpi_run(c, y);
 }
@@ -4316,8 +4344,8 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
 /* The definition: one row of scores p after the other. */
 static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
 {
-    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
-    const float scale = (float)y->farg[0];
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->args.attention.heads, d = c / heads, step = 3 * c;
+    const float scale = (float)y->args.attention.scale;
     int64_t nh, i, k, x;
     for (nh = 0; nh < y->dim[0] * heads; ++nh) {
         const float *q = y->src[0]->x + nh / heads * t * step + nh % heads * d, *key = q + c, *v = key + c;
@@ -4341,8 +4369,8 @@ static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
 }
 static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *p)
 {
-    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
-    const float scale = (float)y->farg[0];
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->args.attention.heads, d = c / heads, step = 3 * c;
+    const float scale = (float)y->args.attention.scale;
     float *ds = p + t;
     int64_t nh, i, k, x;
     for (nh = 0; nh < y->dim[0] * heads; ++nh) {
@@ -4395,8 +4423,8 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 
 /* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
    x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co), b (Co) or NULL, y (N,D',H',W',Co), D' = (D + 2 pad - kd) / stride + 1;
-   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d. iarg 0-2
-   stride, 3-5 pad, 6 groups. Backward reads x and w. */
+   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d.
+   Backward reads x and w. */
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad)
 {
     bmvp_conv_shape s;
@@ -4433,11 +4461,7 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
     src[1] = w;
     src[2] = b;
     y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
-    for (i = 0; y && i < 3; ++i) {
-        y->iarg[i] = shape->stride[i];
-        y->iarg[3 + i] = shape->pad[i];
-        y->iarg[6] = groups;
-    }
+    if (y) y->args.conv3d = *shape;
     return bmvpi_run(c, y);
 }
 
@@ -4576,13 +4600,13 @@ static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
     v.n = x->dim[0];
     v.ci = x->dim[4];
     v.co = y->dim[4];
-    v.groups = y->iarg[6];
+    v.groups = y->args.conv3d.groups;
     for (i = 0; i < 3; ++i) {
         v.in[i] = x->dim[i + 1];
         v.out[i] = y->dim[i + 1];
         v.k[i] = w->dim[i];
-        v.s[i] = y->iarg[i];
-        v.p[i] = y->iarg[3 + i];
+        v.s[i] = y->args.conv3d.stride[i];
+        v.p[i] = y->args.conv3d.pad[i];
     }
     v.wt = w->dim[3] * v.co;
     v.wi = v.co;
@@ -4638,7 +4662,7 @@ static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
-   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. iarg 0: 1: plus x.
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. residual: plus x.
    Bits do not depend on threads: weight gradients are summed task by task in order. */
 static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
 {
@@ -4654,7 +4678,7 @@ static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_ten
     src[1] = w;
     src[2] = b;
     y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
-    if (y) y->iarg[0] = residual;
+    if (y) y->args.depthwise3d.residual = residual;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
@@ -4764,7 +4788,7 @@ static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
     s.w = y->dim[3];
     s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
-    s.residual = (int)y->iarg[0];
+    s.residual = y->args.depthwise3d.residual;
     return s;
 }
 static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -4993,7 +5017,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
 }
 
 /* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
-   src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
+   src x (...,C), gamma, beta, running mean, running var (C). Training:
    batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
    running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
    the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
@@ -5017,18 +5041,18 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
                                             bmvpi_shape(x, at, sizeof at));
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
     if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
-    y->iarg[0] = training != 0;
-    y->farg[0] = momentum;
-    y->farg[1] = eps;
+    y->args.batchnorm.training = training != 0;
+    y->args.batchnorm.momentum = momentum;
+    y->args.batchnorm.eps = eps;
     return bmvpi_run(c, y);
 }
 static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t ch = y->src[1]->numel;
-    const double momentum = y->farg[0], eps = y->farg[1];
+    const double momentum = y->args.batchnorm.momentum, eps = y->args.batchnorm.eps;
     float *mean = y->src[3]->x, *var = y->src[4]->x;
     int64_t i;
-    if (y->iarg[0] && !c->recompute) {
+    if (y->args.batchnorm.training && !c->recompute) {
         const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
         const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps, 1), unbiased = rows / (rows > 1 ? rows - 1 : 1);
         for (i = 0; i < ch && rows > 0; ++i) {
@@ -5036,7 +5060,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
             var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
         }
     }
-    for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
+    for (i = 0; !y->args.batchnorm.training && !c->recompute && i < ch; ++i) {
         y->saved[i] = mean[i];
         y->saved[ch + i] = (float)(1.0 / sqrt((double)var[i] + eps));
     }
@@ -5044,7 +5068,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0], 1);
+    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, y->args.batchnorm.training, 1);
 }
 static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5066,7 +5090,7 @@ static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op layernorm: y = (x - mean) / sqrt(var + eps) gamma + beta over the last axis ------------------------------------
-   src x (...,C), gamma, beta (C); farg 0 = eps; biased variance, two passes over a row in L1. torch LayerNorm. saved:
+   src x (...,C), gamma, beta (C); biased variance, two passes over a row in L1. torch LayerNorm. saved:
    mean and 1 / std of each row. Backward reads x, gamma: with h = gamma g, t = (x - mean) s: dx = s (h - mean(h) - t
    mean(h t)). */
 BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
@@ -5082,7 +5106,7 @@ BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
     src[2] = beta;
     y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
-    y->farg[0] = eps;
+    y->args.layernorm.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -5105,7 +5129,7 @@ static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     m.a = y->src[0]->x;
     m.b = y->src[1]->x;
     m.e = y->src[2]->x;
-    m.s = (float)y->farg[0];
+    m.s = (float)y->args.layernorm.eps;
     m.y = y->x;
     m.z = y->saved;
     bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
@@ -5170,7 +5194,7 @@ static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
-   src x (N,...,C), gamma, beta (C) or both absent; iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C
+   src x (N,...,C), gamma, beta (C) or both absent; G groups; biased variance. torch GroupNorm; G = C
    is instance norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
                                      double eps)
@@ -5188,8 +5212,8 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
     src[2] = beta;
     y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
-    y->iarg[0] = groups;
-    y->farg[0] = eps;
+    y->args.groupnorm.groups = groups;
+    y->args.groupnorm.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
@@ -5198,12 +5222,12 @@ BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0], 0);
-    bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->args.groupnorm.groups, y->args.groupnorm.eps, 0);
+    bmvpi_norm_apply(c, y, y->dim[0], y->args.groupnorm.groups);
 }
 static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1, 0);
+    bmvpi_norm_backward(c, y, y->dim[0], y->args.groupnorm.groups, 1, 0);
 }
 static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5222,7 +5246,7 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
-   src x, filler, mask; iarg 0..2 = start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
+   src x, filler, mask; start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
 BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
 {
@@ -5237,7 +5261,7 @@ BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
     src[1] = filler;
     src[2] = mask;
     y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
-    for (i = 0; y && i < 3; ++i) y->iarg[i] = start[i];
+    for (i = 0; y && i < 3; ++i) y->args.masked_fill.start[i] = start[i];
     return bmvpi_run(c, y);
 }
 
@@ -5245,7 +5269,7 @@ BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
 static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
 {
     const bmvp_tensor *f = t->src[1];
-    const int64_t fz = z + t->iarg[0], fy = y + t->iarg[1], fx = t->iarg[2];
+    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1], fx = t->args.masked_fill.start[2];
     *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
     *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
     if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
@@ -5285,12 +5309,12 @@ static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
-   farg 0 = eps. saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
+   saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
    s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
 BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
     bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
-    if (y) y->farg[0] = eps;
+    if (y) y->args.minmax.eps = eps;
     return bmvpi_save(c, y, 4) ? bmvpi_run(c, y) : NULL;
 }
 static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -5303,7 +5327,7 @@ static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
         lo = x[i] < lo ? x[i] : lo;
         hi = x[i] > hi ? x[i] : hi;
     }
-    s = hi - lo + (float)y->farg[0];
+    s = hi - lo + (float)y->args.minmax.eps;
     for (i = 0; i < y->numel; ++i) {
         n_lo += x[i] == lo;
         n_hi += x[i] == hi;
@@ -5321,7 +5345,7 @@ static void bmvpi_minmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     double da = 0, db = 0, s;
     int64_t i;
     if (!gx) return;
-    s = (double)(y->saved[1] - y->saved[0] + (float)y->farg[0]);
+    s = (double)(y->saved[1] - y->saved[0] + (float)y->args.minmax.eps);
     for (i = 0; i < y->numel; ++i) {
         const double v = ((double)x[i] - (double)y->saved[0]) / s;
         da += (double)g[i] * (v - 1.0) / s;
@@ -7808,9 +7832,9 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     j.n = y->dim[0];
     j.t = y->dim[1];
     j.c = y->dim[2];
-    j.heads = y->iarg[0];
+    j.heads = y->args.attention.heads;
     j.d = j.c / j.heads;
-    j.scale = (float)y->farg[0];
+    j.scale = (float)y->args.attention.scale;
     if (!j.fused) return j;
     j.rows = bmvpi_piece(j.t, most_rows, 12);
     j.keys = bmvpi_piece(j.t, most_keys, 32);
