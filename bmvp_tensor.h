@@ -2156,11 +2156,17 @@ typedef struct bmvpi_map {
     void (*fn)(const struct bmvpi_map *m, int64_t lo, int64_t hi);
     double (*sum)(const struct bmvpi_map *m, int64_t lo, int64_t hi); /* for bmvpi_map_sum */
     const bmvp_ctx *ctx;
-    int64_t n, grain, c;  /* c: row length or channels */
-    const float *a, *b, *e;
-    float *y, *z;
-    float s, t;
-    int add;              /* y += instead of y = */
+    int64_t n, grain, c;       /* c: row length or channels */
+    const float *a, *b;        /* operands of sums and products */
+    const float *x;            /* the op's operand, */
+    float *y;                  /* result, */
+    const float *g;            /* gradient of the result, */
+    float *dx;                 /* gradient of the operand: =, or with `add` += */
+    float *to;                 /* of products, as dx */
+    const float *gamma, *beta, *target, *weight;
+    float *saved;              /* what forward keeps for backward */
+    float number, factor, offset, slope, eps;
+    int add;
     double *part;
 } bmvpi_map;
 
@@ -2246,11 +2252,12 @@ BMVPI_REDUCE(bmvpi_reduce_dist, (const float *a, const float *b, int64_t n), BMV
    is enough. */
 typedef struct bmvpi_columns {
     int64_t samples, rows, c, chunk, chunks; /* chunks of a sample */
-    const float *x, *g, *mean;               /* x, g (samples, rows, C); mean (samples, C) or NULL: 0 */
+    const float *x, *a, *mean;               /* (samples, rows, C); a: what is summed, a gradient or targets; mean (samples, C) or NULL: 0 */
     const float *scale, *slope, *shift;      /* (samples, C) */
+    const float *saved, *gamma;              /* of layer norm: mean and 1 / std of each row, and (C) */
     float *part;                             /* samples x chunks x 2 x C */
-    float *y;
-    int add;
+    float *to;                               /* as x: =, or with `add` += */
+    int add, squared;                        /* squared: of Dice */
 } bmvpi_columns;
 
 static bmvpi_columns bmvpi_columns_make(int64_t samples, int64_t rows, int64_t c)
@@ -2328,19 +2335,19 @@ BMVPI_HOT static void bmvpi_columns_dots_task(void *arg, int64_t task, int worke
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *g = k->g + at, *x = k->x ? k->x + at : NULL, *mean = k->mean ? k->mean + sample * c : NULL;
+    const float *a = k->a + at, *x = k->x ? k->x + at : NULL, *mean = k->mean ? k->mean + sample * c : NULL;
     float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
     (void)worker;
     memset(sum, 0, (size_t)(2 * c) * sizeof(float));
-    for (r = 0; r < n; ++r, g += c) {
-        for (i = 0; i < c; ++i) sum[i] += g[i];
+    for (r = 0; r < n; ++r, a += c) {
+        for (i = 0; i < c; ++i) sum[i] += a[i];
         if (!x) continue;
-        if (mean) for (i = 0; i < c; ++i) dot[i] += g[i] * (x[r * c + i] - mean[i]);
-        else for (i = 0; i < c; ++i) dot[i] += g[i] * x[r * c + i];
+        if (mean) for (i = 0; i < c; ++i) dot[i] += a[i] * (x[r * c + i] - mean[i]);
+        else for (i = 0; i < c; ++i) dot[i] += a[i] * x[r * c + i];
     }
 }
 
-/* Two sums of each (sample, column), out as above. The task is the one above (sums of g and of g (x - mean); x NULL:
+/* Two sums of each (sample, column), out as above. The task is the one above (sums of a and of a (x - mean); x NULL:
    the second are 0), or another that fills the same partials. */
 static void bmvpi_columns_sums(bmvp_ctx *c, bmvpi_columns *k, bmvp_task_fn fn, double *out)
 {
@@ -2366,26 +2373,26 @@ BMVPI_HOT static void bmvpi_columns_apply_task(void *arg, int64_t task, int work
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
     const float *x = k->x + at, *mean = k->mean + sample * c, *slope = k->slope + sample * c,
                 *shift = k->shift + sample * c;
-    float *BMVP_RESTRICT y = k->y + at;
+    float *BMVP_RESTRICT y = k->to + at;
     (void)worker;
     for (r = 0; r < n; ++r)
         for (i = 0; i < c; ++i) y[r * c + i] = (x[r * c + i] - mean[i]) * slope[i] + shift[i];
 }
 
-/* y (+)= g scale + (x - mean) slope + shift */
-BMVPI_HOT static void bmvpi_columns_back_task(void *arg, int64_t task, int worker)
+/* to (+)= a scale + (x - mean) slope + shift */
+BMVPI_HOT static void bmvpi_columns_join_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *x = k->x + at, *g = k->g + at, *mean = k->mean + sample * c;
+    const float *x = k->x + at, *a = k->a + at, *mean = k->mean + sample * c;
     const float *scale = k->scale + sample * c, *slope = k->slope + sample * c, *shift = k->shift + sample * c;
-    float *BMVP_RESTRICT y = k->y + at;
+    float *BMVP_RESTRICT to = k->to + at;
     (void)worker;
-    for (r = 0; r < n; ++r, x += c, g += c, y += c) {
-        if (k->add) for (i = 0; i < c; ++i) y[i] += g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
-        else for (i = 0; i < c; ++i) y[i] = g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+    for (r = 0; r < n; ++r, x += c, a += c, to += c) {
+        if (k->add) for (i = 0; i < c; ++i) to[i] += a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+        else for (i = 0; i < c; ++i) to[i] = a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
     }
 }
 
@@ -2510,22 +2517,36 @@ typedef struct bmvpi_gemm_args {
     int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
 } bmvpi_gemm_args;
 
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                                       const float *b, int64_t b_rs, int64_t b_cs, float *c, int64_t c_rs)
+/* A matrix that is read: element (i, j) lies at p[i rs + j cs] */
+typedef struct bmvpi_matrix { const float *p; int64_t rs, cs; } bmvpi_matrix;
+static bmvpi_matrix bmvpi_strided_matrix(const float *p, int64_t rs, int64_t cs)
+{
+    bmvpi_matrix a;
+    a.p = p;
+    a.rs = rs;
+    a.cs = cs;
+    return a;
+}
+/* As it lies, rows `ld` apart; and its transpose */
+static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, ld, 1); }
+static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
+
+/* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
 {
     bmvpi_gemm_args g;
     memset(&g, 0, sizeof g);
     g.m = m;
     g.n = n;
     g.k = k;
-    g.a = a;
-    g.a_rs = a_rs;
-    g.a_cs = a_cs;
-    g.b = b;
-    g.b_rs = b_rs;
-    g.b_cs = b_cs;
+    g.a = a.p;
+    g.a_rs = a.rs;
+    g.a_cs = a.cs;
+    g.b = b.p;
+    g.b_rs = b.rs;
+    g.b_cs = b.cs;
     g.c = c;
-    g.c_rs = c_rs;
+    g.c_rs = ldc;
     g.outer = g.inner = 1;
     return g;
 }
@@ -2551,7 +2572,7 @@ static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const flo
 static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
 {
     static const float one = 1.0f;
-    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
+    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, bmvpi_strided_matrix(&one, 0, 0), bmvpi_rows(x, cols), to, cols);
     g.accumulate = accumulate;
     g.exact = 1;
     return g;
@@ -2604,6 +2625,27 @@ static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y,
 
 /* >>op parts: what the blocks of several ops share ----------------------------------------------------------------- */
 
+/* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands, which may be absent. */
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+    BMVP_PRINTF(5, 6);
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+{
+    char got[256], wanted[192], shape[128];
+    size_t n = 0;
+    va_list ap;
+    got[0] = 0;
+    while (*names && n < sizeof got) {
+        const int length = (int)strcspn(names, " ");
+        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names, bmvpi_shape(*src++, shape, sizeof shape));
+        n += k > 0 ? (size_t)k : sizeof got;
+        names += length + (names[length] == ' ');
+    }
+    va_start(ap, want);
+    vsnprintf(wanted, sizeof wanted, want, ap);
+    va_end(ap);
+    return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "%s: %s; %s", op, got, wanted);
+}
+
 static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
 {
     return x && !bmvp_failed(c) ? bmvpi_node(c, op, x->rank, x->dim, 1, &x) : NULL;
@@ -2623,7 +2665,7 @@ static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
     const int64_t ch = y->dim[y->rank - 1];
     bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
     k.x = y->src[0]->x;
-    k.g = y->g;
+    k.a = y->g;
     return k;
 }
 
@@ -2638,17 +2680,12 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
    Backward reads nothing; db is g, its column sums, or its sum. */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { a, b }, *y;
     bmvp_spread spread;
     if (!a || !b || bmvp_failed(c)) return NULL;
     spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
     if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
-        return (bmvp_tensor *)bmvp_fail(
-            c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
-            bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
-    src[0] = a;
-    src[1] = b;
+        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src, "b must have a's shape, or be a vector as long as its last axis, or a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
@@ -2662,7 +2699,7 @@ BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
-    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->s;
+    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->number;
     else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
     else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
 }
@@ -2673,7 +2710,7 @@ static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const
     bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
     m.a = a;
     m.b = y->args.binary.spread == BMVP_SPREAD_NUMBER ? NULL : b->x;
-    m.s = b->x[0];
+    m.number = b->x[0];
     return m;
 }
 static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2745,16 +2782,11 @@ static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_bi
 /* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { a, b }, *y;
     if (!a || !b || bmvp_failed(c)) return NULL;
-    if (!bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
+    if (!bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "add_into", "a b", src, "they must have one shape");
     if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
-    src[0] = a;
-    src[1] = b;
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
     y->lies_in = BMVPI_TAKEN;
@@ -2774,22 +2806,22 @@ BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvpi_binary(c, BMVP_OP_MUL, a, b);
 }
-BMVPI_HOT static void bmvpi_mul_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     const float *a = m->a, *b = m->b;
-    float *y = m->y;
+    float *to = m->to;
     int64_t r, i;
-    if (!b) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * m->s;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * b[i];
+    if (!b) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * m->number;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * b[i];
     else
         for (r = lo; r < hi; ++r)
-            for (i = 0; i < m->c; ++i) y[r * m->c + i] = (m->add ? y[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
+            for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
 static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_mul_range);
+    m.to = y->x;
+    bmvpi_map_run(c, &m, bmvpi_product_range);
 }
 static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2799,15 +2831,15 @@ static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map m;
     if (ga) {
         m = bmvpi_binary_map(c, y, y->g, y->src[1]);
-        m.y = ga;
+        m.to = ga;
         m.add = add_a;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
+        bmvpi_map_run(c, &m, bmvpi_product_range);
     }
     if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) {
         m = bmvpi_binary_map(c, y, y->g, y->src[0]);
-        m.y = gb;
+        m.to = gb;
         m.add = add_b;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
+        bmvpi_map_run(c, &m, bmvpi_product_range);
     } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
 }
 static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
@@ -2830,14 +2862,14 @@ BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, dou
 BMVPI_HOT static void bmvpi_scale_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] * m->s + m->t;
+    for (i = lo; i < hi; ++i) m->y[i] = m->x[i] * m->factor + m->offset;
 }
 static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.s = (float)y->args.scale.factor;
-    m.t = (float)y->args.scale.offset;
+    m.x = y->src[0]->x;
+    m.factor = (float)y->args.scale.factor;
+    m.offset = (float)y->args.scale.offset;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_scale_range);
 }
@@ -2845,9 +2877,9 @@ static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->g;
-    m.s = (float)y->args.scale.factor;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
+    m.number = (float)y->args.scale.factor;
+    m.to = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.to) bmvpi_map_run(c, &m, bmvpi_product_range);
 }
 #define bmvpi_scale_cpu_workspace NULL
 static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
@@ -2871,31 +2903,31 @@ BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky
 BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->s == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? m->s * m->a[i] : m->a[i];
+    if (m->slope == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->x[i] < 0.0f ? 0.0f : m->x[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->x[i] < 0.0f ? m->slope * m->x[i] : m->x[i];
 }
 static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
-    m.s = (float)y->args.relu.slope;
+    m.slope = (float)y->args.relu.slope;
     bmvpi_map_run(c, &m, bmvpi_relu_range);
 }
 BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
+    if (m->add) for (i = lo; i < hi; ++i) m->dx[i] += m->y[i] > 0.0f ? m->g[i] : m->slope * m->g[i];
+    else for (i = lo; i < hi; ++i) m->dx[i] = m->y[i] > 0.0f ? m->g[i] : m->slope * m->g[i];
 }
 static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.s = (float)y->args.relu.slope;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
+    m.y = y->x;
+    m.g = y->g;
+    m.slope = (float)y->args.relu.slope;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
 }
 #define bmvpi_relu_cpu_workspace NULL
 static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
@@ -2913,27 +2945,27 @@ BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
 static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->a[i]));
+    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->x[i]));
 }
 static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_sigmoid_range);
 }
 BMVPI_HOT static void bmvpi_sigmoid_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->b[i] * m->a[i] * (1.0f - m->a[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->g[i] * m->y[i] * (1.0f - m->y[i]);
 }
 static void bmvpi_sigmoid_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
+    m.y = y->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
 }
 #define bmvpi_sigmoid_cpu_workspace NULL
 static bmvp_tensor *bmvpi_sigmoid_sample(bmvp_ctx *c, int variant)
@@ -2964,27 +2996,27 @@ static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, flo
 }
 static void bmvpi_gelu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    if (!bmvpi_fast_gelu(m->ctx, hi - lo, m->a + lo, m->y + lo)) bmvpi_gelu_plain(hi - lo, m->a + lo, m->y + lo);
+    if (!bmvpi_fast_gelu(m->ctx, hi - lo, m->x + lo, m->y + lo)) bmvpi_gelu_plain(hi - lo, m->x + lo, m->y + lo);
 }
 static void bmvpi_gelu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_gelu_range);
 }
 static void bmvpi_gelu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    if (!bmvpi_fast_gelu_back(m->ctx, hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add))
-        bmvpi_gelu_back_plain(hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add);
+    if (!bmvpi_fast_gelu_back(m->ctx, hi - lo, m->x + lo, m->g + lo, m->dx + lo, m->add))
+        bmvpi_gelu_back_plain(hi - lo, m->x + lo, m->g + lo, m->dx + lo, m->add);
 }
 static void bmvpi_gelu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
+    m.x = y->src[0]->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
 }
 #define bmvpi_gelu_cpu_workspace NULL
 static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
@@ -3011,13 +3043,13 @@ static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r;
     for (r = lo; r < hi; ++r)
-        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->a + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->a + r * m->c, m->y + r * m->c);
+        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
 }
 static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_softmax_rows);
 }
@@ -3025,8 +3057,8 @@ BMVPI_HOT static void bmvpi_softmax_back_rows(const bmvpi_map *m, int64_t lo, in
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        const float *y = m->y + r * m->c, *g = m->g + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->dx + r * m->c;
         if (m->add) for (i = 0; i < m->c; ++i) dx[i] += y[i] * (g[i] - dot);
         else for (i = 0; i < m->c; ++i) dx[i] = y[i] * (g[i] - dot);
     }
@@ -3035,10 +3067,10 @@ static void bmvpi_softmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
+    m.y = y->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
 }
 #define bmvpi_softmax_cpu_workspace NULL
 static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
@@ -3063,11 +3095,11 @@ BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
-        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->s;
+        const float *x = m->x + r * m->c;
+        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->eps;
         const float s = (float)(1.0 / (norm < eps ? eps : norm));
         float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[r] = norm < eps ? -s : s;
+        m->saved[r] = norm < eps ? -s : s;
         for (i = 0; i < m->c; ++i) y[i] = x[i] * s;
     }
 }
@@ -3075,19 +3107,19 @@ static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
-    m.s = (float)y->args.l2_normalize.eps;
+    m.x = y->src[0]->x;
+    m.eps = (float)y->args.l2_normalize.eps;
     m.y = y->x;
-    m.z = y->saved;
+    m.saved = y->saved;
     bmvpi_map_run(c, &m, bmvpi_l2_rows);
 }
 BMVPI_HOT static void bmvpi_l2_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, s = m->e[r] < 0.0f ? -m->e[r] : m->e[r];
-        const float dot = m->e[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        const float *y = m->y + r * m->c, *g = m->g + r * m->c, s = m->saved[r] < 0.0f ? -m->saved[r] : m->saved[r];
+        const float dot = m->saved[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->dx + r * m->c;
         if (m->add) for (i = 0; i < m->c; ++i) dx[i] += (g[i] - y[i] * dot) * s;
         else for (i = 0; i < m->c; ++i) dx[i] = (g[i] - y[i] * dot) * s;
     }
@@ -3096,11 +3128,11 @@ static void bmvpi_l2_normalize_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.e = y->saved;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
+    m.y = y->x;
+    m.g = y->g;
+    m.saved = y->saved;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
 }
 #define bmvpi_l2_normalize_cpu_workspace NULL
 static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
@@ -3115,11 +3147,10 @@ static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
 {
     bmvp_tensor *y;
-    char buf[128];
     if (!x || bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) != x->numel)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
-                                        bmvpi_shape(x, buf, sizeof buf));
+        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)", (long long)x->numel,
+                                (long long)bmvpi_numel(rank, dim));
     y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
     if (y && !x->persistent) y->lies_in = BMVPI_SHARED;
     if (y && x->x_block && !x->persistent) {
@@ -3201,12 +3232,9 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
 {
     int64_t d[BMVP_MAX_DIMS];
     bmvp_tensor *y;
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
-    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
-        length > x->dim[axis] - start)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "slice: %lld from %lld along axis %d does not lie in %s",
-                                        (long long)length, (long long)start, axis, bmvpi_shape(x, at, sizeof at));
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] || length > x->dim[axis] - start)
+        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it", (long long)length, (long long)start, axis);
     memcpy(d, x->dim, sizeof d);
     d[axis] = length;
     y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
@@ -3307,8 +3335,8 @@ static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
 {
     int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128], bt[128];
+    bmvp_tensor *pair[2], *y;
+    char at[128];
     int i, k, fits;
     if (bmvp_failed(c)) return NULL;
     if (n < 1 || n > BMVP_MAX_SRC)
@@ -3321,9 +3349,8 @@ BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int
     for (i = 1; i < n; ++i) {
         fits = x[i]->rank == x[0]->rank && x[i]->dim[axis] <= INT64_MAX - d[axis];
         for (k = 0; fits && k < x[0]->rank; ++k) fits = k == axis || x[i]->dim[k] == d[k];
-        if (!fits)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "concat: %s and %s differ in another axis than %d",
-                                            bmvpi_shape(x[0], at, sizeof at), bmvpi_shape(x[i], bt, sizeof bt), axis);
+        pair[0] = x[0], pair[1] = x[i];
+        if (!fits) return bmvpi_bad_shapes(c, "concat", "first other", pair, "they may differ only in axis %d", axis);
         d[axis] += x[i]->dim[axis];
     }
     y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
@@ -3366,13 +3393,10 @@ BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int fac
 {
     int64_t d[5];
     bmvp_tensor *y;
-    char at[128];
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_nearest: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
+        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
     if (y) y->args.upsample_nearest.factor = factor;
@@ -3425,13 +3449,10 @@ BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int f
 {
     int64_t d[5];
     bmvp_tensor *y;
-    char at[128];
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_trilinear: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
+        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
     if (!y) return NULL;
@@ -3548,12 +3569,9 @@ BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block
 {
     int64_t d[5], i;
     bmvp_tensor *y;
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "space_to_depth: %s must be (N,D,H,W,C) with D, H, W divisible by %d",
-                                        bmvpi_shape(x, at, sizeof at), block);
+        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d", block);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
     d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
     y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
@@ -3621,16 +3639,16 @@ static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->s;
-    else for (i = lo; i < hi; ++i) m->y[i] = m->s;
+    if (m->add) for (i = lo; i < hi; ++i) m->dx[i] += m->number;
+    else for (i = lo; i < hi; ++i) m->dx[i] = m->number;
 }
 /* dx (+)= g times factor, everywhere */
 static void bmvpi_spread(bmvp_ctx *c, const bmvp_tensor *y, double factor)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] * factor);
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.number = (float)((double)y->g[0] * factor);
     bmvpi_map_run(c, &m, bmvpi_spread_range);
 }
 static void bmvpi_sum_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0); }
@@ -3665,11 +3683,8 @@ static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
 {
     int64_t d[2];
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 3)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "global_pool: needs (N, ..., C) with axes between, got %s",
-                                        bmvpi_shape(x, at, sizeof at));
+    if (x->rank < 3) return bmvpi_bad_shapes(c, "global_pool", "x", &x, "it must be (N, ..., C) with axes between");
     d[0] = x->dim[0], d[1] = x->dim[x->rank - 1];
     return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GLOBAL_POOL, 2, d, 1, &x));
 }
@@ -3682,7 +3697,7 @@ static void bmvpi_global_pool_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_columns k = bmvpi_global_pool_columns(y);
     double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
     int64_t i;
-    k.g = y->src[0]->x;
+    k.a = y->src[0]->x;
     bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
     for (i = 0; i < y->numel; ++i) y->x[i] = (float)(sum[i] / (double)k.rows);
 }
@@ -3690,18 +3705,18 @@ BMVPI_HOT static void bmvpi_columns_spread_task(void *arg, int64_t task, int wor
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     int64_t sample, n, r, i;
-    float *BMVP_RESTRICT y = k->y + bmvpi_columns_range(k, task, &sample, &n) * k->c;
-    const float *g = k->g + sample * k->c, share = 1.0f / (float)k->rows;
+    float *BMVP_RESTRICT dx = k->to + bmvpi_columns_range(k, task, &sample, &n) * k->c;
+    const float *g = k->a + sample * k->c, share = 1.0f / (float)k->rows;
     (void)worker;
-    for (r = 0; r < n; ++r, y += k->c)
-        for (i = 0; i < k->c; ++i) y[i] = (k->add ? y[i] : 0.0f) + g[i] * share;
+    for (r = 0; r < n; ++r, dx += k->c)
+        for (i = 0; i < k->c; ++i) dx[i] = (k->add ? dx[i] : 0.0f) + g[i] * share;
 }
 static void bmvpi_global_pool_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_columns k = bmvpi_global_pool_columns(y);
-    k.g = y->g;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (k.y) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
+    k.a = y->g;
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
+    if (k.to) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
 }
 static int64_t bmvpi_global_pool_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -3719,10 +3734,8 @@ static bmvp_tensor *bmvpi_global_pool_sample(bmvp_ctx *c, int variant)
    Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
-    char at[128], bt[128];
-    if (a && b && !bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "mse: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
+    bmvp_tensor *src[2] = { a, b };
+    if (a && b && !bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "mse", "a b", src, "they must have one shape");
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MSE, 2, a, b));
 }
 static double bmvpi_dist_range(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -3739,7 +3752,7 @@ static void bmvpi_mse_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 BMVPI_HOT static void bmvpi_mse_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (m->a[i] - m->b[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (m->a[i] - m->b[i]);
 }
 static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3748,9 +3761,9 @@ static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     for (i = 0; i < 2; ++i) {
         m.a = y->src[i]->x;
         m.b = y->src[1 - i]->x;
-        m.y = bmvpi_grad(c, y->src[i], &m.add);
-        if (!m.y) continue;
-        m.s = (float)(2.0 * (double)y->g[0] / (double)m.n);
+        m.dx = bmvpi_grad(c, y->src[i], &m.add);
+        if (!m.dx) continue;
+        m.factor = (float)(2.0 * (double)y->g[0] / (double)m.n);
         bmvpi_map_run(c, &m, bmvpi_mse_back_range);
     }
 }
@@ -3766,10 +3779,9 @@ static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
    both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
 {
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { logits, target };
     if (logits && target && !bmvpi_same_shape(logits, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "bce_logits: logits %s and target %s differ", bmvpi_shape(logits, at, sizeof at),
-                                        bmvpi_shape(target, bt, sizeof bt));
+        return bmvpi_bad_shapes(c, "bce_logits", "logits target", src, "they must have one shape");
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_BCE_LOGITS, 2, logits, target));
 }
 static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -3777,31 +3789,31 @@ static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
     double sum = 0;
     int64_t i;
     for (i = lo; i < hi; ++i) {
-        const float x = m->a[i];
-        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->b[i] + log1pf(expf(-fabsf(x))));
+        const float x = m->x[i];
+        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->target[i] + log1pf(expf(-fabsf(x))));
     }
     return sum;
 }
 static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
+    m.x = y->src[0]->x;
+    m.target = y->src[1]->x;
     y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_bce_range) / (double)m.n);
 }
 static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (1.0f / (1.0f + expf(-m->a[i])) - m->b[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
 }
 static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / (double)m.n);
+    m.x = y->src[0]->x;
+    m.target = y->src[1]->x;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.factor = (float)((double)y->g[0] / (double)m.n);
     bmvpi_map_run(c, &m, bmvpi_bce_back_range);
 }
 #define bmvpi_bce_logits_cpu_workspace NULL
@@ -3828,12 +3840,10 @@ static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
    Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
 {
-    bmvp_tensor *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { p, target }, *y;
     if (!p || !target || bmvp_failed(c)) return NULL;
     if (p->rank < 2 || !bmvpi_same_shape(p, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "soft_dice: p %s and target %s must be (N, ..., C) of one shape",
-                                        bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
+        return bmvpi_bad_shapes(c, "soft_dice", "p target", src, "they must be (N, ..., C) of one shape");
     y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
     if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
     y->args.soft_dice.squared = squared != 0;
@@ -3846,24 +3856,23 @@ static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
     const int64_t ch = p->dim[p->rank - 1];
     bmvpi_columns k = bmvpi_columns_make(p->dim[0], p->numel / p->dim[0] / ch, ch);
     k.x = p->x;
-    k.g = y->src[1]->x;
+    k.a = y->src[1]->x;
     return k;
 }
-/* add: squared */
 BMVPI_HOT static void bmvpi_soft_dice_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *p = k->x + at, *t = k->g + at;
+    const float *p = k->x + at, *t = k->a + at;
     float *BMVP_RESTRICT dot = k->part + task * 2 * c, *BMVP_RESTRICT den = dot + c;
     (void)worker;
     memset(dot, 0, (size_t)(2 * c) * sizeof(float));
     for (r = 0; r < n; ++r, p += c, t += c)
         for (i = 0; i < c; ++i) {
             dot[i] += p[i] * t[i];
-            den[i] += k->add ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
+            den[i] += k->squared ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
         }
 }
 static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -3872,7 +3881,7 @@ static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t n = k.samples * k.c;
     double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
     int64_t i;
-    k.add = y->args.soft_dice.squared;
+    k.squared = y->args.soft_dice.squared;
     bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
     for (i = 0; i < n; ++i) {
         loss += 1.0 - (2.0 * dot[i] + y->args.soft_dice.smooth) / (dot[n + i] + y->args.soft_dice.smooth);
@@ -3889,8 +3898,8 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     const double e = y->args.soft_dice.smooth;
     double g;
     int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (!k.y) return;
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
+    if (!k.to) return;
     g = (double)y->g[0] / (double)n;
     for (i = 0; i < n; ++i) {
         const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
@@ -3903,7 +3912,7 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     k.scale = scale;
     k.slope = slope;
     k.shift = shift;
-    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_back_task, &k);
+    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_join_task, &k);
 }
 static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -3943,8 +3952,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     double total = 0;
     if (!logits || bmvp_failed(c)) return NULL;
     if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
-                                        bmvpi_shape(logits, at, sizeof at));
+        return bmvpi_bad_shapes(c, "cross_entropy", "logits", &logits, "they must be (rows, classes), at most 2^24 classes");
     rows = logits->dim[0], classes = logits->dim[1];
     for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
         if (target[r] < 0 || target[r] >= classes)
@@ -3963,20 +3971,20 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const
 {
     return bmvp_cross_entropy_weighted(c, logits, target, NULL);
 }
-/* b: targets, z: log-sum-exps, e: weights of the classes */
+/* saved: the rows' log-sum-exps */
 static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     double total = 0;
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
+        const float *x = m->x + r * m->c;
         float top = x[0];
         double sum = 0, lse;
         for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
         for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
         lse = (double)top + log(sum);
-        m->z[r] = (float)lse;
-        total += (double)m->e[(int64_t)m->b[r]] * (lse - (double)x[(int64_t)m->b[r]]);
+        m->saved[r] = (float)lse;
+        total += (double)m->weight[(int64_t)m->target[r]] * (lse - (double)x[(int64_t)m->target[r]]);
     }
     return total;
 }
@@ -3984,10 +3992,10 @@ static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y
 {
     const bmvp_tensor *x = y->src[0];
     bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
-    m.a = x->x;
-    m.b = y->saved;
-    m.z = y->saved + x->dim[0];
-    m.e = m.z + x->dim[0];
+    m.x = x->x;
+    m.target = y->saved;
+    m.saved = y->saved + x->dim[0];
+    m.weight = m.saved + x->dim[0];
     return m;
 }
 static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -3999,11 +4007,11 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const int64_t t = (int64_t)m->b[r];
-        const float s = m->s * m->e[t];
+        const int64_t t = (int64_t)m->target[r];
+        const float s = m->factor * m->weight[t];
         for (i = 0; i < m->c; ++i) {
-            const float p = expf(m->a[r * m->c + i] - m->z[r]) - (i == t ? 1.0f : 0.0f);
-            float *dx = m->y + r * m->c + i;
+            const float p = expf(m->x[r * m->c + i] - m->saved[r]) - (i == t ? 1.0f : 0.0f);
+            float *dx = m->dx + r * m->c + i;
             *dx = (m->add ? *dx : 0.0f) + s * p;
         }
     }
@@ -4011,9 +4019,9 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
 static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / y->args.cross_entropy.total);
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.factor = (float)((double)y->g[0] / y->args.cross_entropy.total);
     bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
 }
 #define bmvpi_cross_entropy_cpu_workspace NULL
@@ -4031,23 +4039,18 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
    layout. */
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
 {
+    bmvp_tensor *src[2] = { a, b }, *y;
     int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[2], *y;
-    char s[128], t[128];
     int r;
     if (!a || !b || bmvp_failed(c)) return NULL;
     r = a->rank;
     if (r < 2 || b->rank != r || memcmp(a->dim, b->dim, (size_t)(r - 2) * sizeof *dim) != 0 ||
         a->dim[transpose_a ? r - 2 : r - 1] != b->dim[transpose_b ? r - 1 : r - 2])
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "matmul: %s%s and %s%s do not multiply; leading axes must be equal",
-                                        bmvpi_shape(a, s, sizeof s), transpose_a ? " transposed" : "",
-                                        bmvpi_shape(b, t, sizeof t), transpose_b ? " transposed" : "");
+        return bmvpi_bad_shapes(c, "matmul", "a b", src, "%s times %s does not multiply; leading axes must be equal",
+                                transpose_a ? "a transposed" : "a", transpose_b ? "b transposed" : "b");
     memcpy(dim, a->dim, sizeof dim);
     dim[r - 2] = a->dim[transpose_a ? r - 1 : r - 2];
     dim[r - 1] = b->dim[transpose_b ? r - 2 : r - 1];
-    src[0] = a;
-    src[1] = b;
     y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
     if (y) {
         y->args.matmul.transpose_a = transpose_a != 0;
@@ -4056,19 +4059,20 @@ BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, i
     return bmvpi_run(c, y);
 }
 
-/* which 0: y; 1: gradient of a; 2: gradient of b. A stored matrix's element (i, j) lies at i rs + j cs. */
+/* which 0: y; 1: gradient of a; 2: gradient of b */
 static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
 {
     const bmvp_tensor *a = y->src[0], *b = y->src[1];
-    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->args.matmul.transpose_a ? 2 : 1)];
-    const int64_t ars = y->args.matmul.transpose_a ? 1 : k, acs = y->args.matmul.transpose_a ? m : 1;
-    const int64_t brs = y->args.matmul.transpose_b ? 1 : n, bcs = y->args.matmul.transpose_b ? k : 1;
+    const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
+    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k), op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
+    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n), op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
     bmvpi_gemm_args g;
-    if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
-    else if (which == 1 && !y->args.matmul.transpose_a) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
-    else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
-    else if (!y->args.matmul.transpose_b) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
-    else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    if (which == 0) g = bmvpi_gemm_make(m, n, k, op_a, op_b, to, n);
+    else if (which == 1 && !ta) g = bmvpi_gemm_make(m, k, n, bmvpi_rows(y->g, n), op_b_t, to, k);
+    else if (which == 1) g = bmvpi_gemm_make(k, m, n, op_b, bmvpi_transposed(y->g, n), to, m);
+    else if (!tb) g = bmvpi_gemm_make(k, n, m, op_a_t, bmvpi_rows(y->g, n), to, n);
+    else g = bmvpi_gemm_make(n, k, m, bmvpi_transposed(y->g, n), op_a, to, k);
     g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
     g.inner = y->numel / (m * n);
     if (g.inner > 1) {
@@ -4116,21 +4120,13 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
    Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
 static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
 {
+    bmvp_tensor *src[4] = { x, w, b, residual };
     int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[4];
-    char s[128], t[128], u[128];
     if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
-        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "linear: x %s, w %s, b %s; they must be (..., I), (I, O), (O)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] || (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+        return bmvpi_bad_shapes(c, "linear", "x w b", src, "they must be (..., I), (I, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w->dim[1];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    src[3] = residual;
     return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
 }
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
@@ -4146,10 +4142,10 @@ static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float 
     const bmvp_tensor *x = y->src[0], *w = y->src[1];
     const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
     bmvpi_gemm_args g;
-    if (which == 1) return bmvpi_gemm_make(rows, in, out, y->g, out, 1, w->x, 1, out, to, in);
-    if (which == 2) return bmvpi_gemm_make(in, out, rows, x->x, 1, in, y->g, out, 1, to, out);
+    if (which == 1) return bmvpi_gemm_make(rows, in, out, bmvpi_rows(y->g, out), bmvpi_transposed(w->x, out), to, in);
+    if (which == 2) return bmvpi_gemm_make(in, out, rows, bmvpi_transposed(x->x, in), bmvpi_rows(y->g, out), to, out);
     if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
-    g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
+    g = bmvpi_gemm_make(rows, out, in, bmvpi_rows(x->x, in), bmvpi_rows(w->x, out), to, out);
     g.bias = y->src[2] ? y->src[2]->x : NULL;
     g.residual = y->n_src > 3 ? y->src[3]->x : NULL;
     return g;
@@ -4206,27 +4202,17 @@ static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
 static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
                                    bmvp_tensor *residual)
 {
-    bmvp_tensor *src[6], *y;
+    bmvp_tensor *src[6] = { x, w1, b1, w2, b2, residual }, *y;
     int64_t dim[BMVP_MAX_DIMS];
-    char a[128], b[128], d[128];
     if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
     if (x->rank < 1 || w1->rank != 2 || w2->rank != 2 || x->dim[x->rank - 1] != w1->dim[0] ||
         w1->dim[1] != w2->dim[0] || (b1 && b1->numel != w1->dim[1]) || (b2 && b2->numel != w2->dim[1]))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "mlp: x %s, w1 %s, w2 %s must be (...,I), (I,H), (H,O), biases (H) and (O)",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(w1, b, sizeof b),
-                                        bmvpi_shape(w2, d, sizeof d));
+        return bmvpi_bad_shapes(c, "mlp", "x w1 b1 w2 b2", src, "they must be (..., I), (I, H), (H), (H, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w2->dim[1];
     if (w1 == w2 || x == w1 || x == w2 || (b1 && (b1 == b2 || b1 == x)) || (b2 && b2 == x))
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
                                         "mlp: operands must be different tensors; use linear, gelu, linear");
-    src[0] = x;
-    src[1] = w1;
-    src[2] = b1;
-    src[3] = w2;
-    src[4] = b2;
-    src[5] = residual;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
     if (y) y->spare = 1; /* a is large, and can be computed again */
     if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
@@ -4324,12 +4310,9 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
 {
     bmvp_tensor *y;
     int64_t dim[3];
-    char a[128];
     if (!qkv || bmvp_failed(c)) return NULL;
     if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "attention: qkv %s must be (N,T,3C), C a multiple of the number of heads (%d)",
-                                        bmvpi_shape(qkv, a, sizeof a), heads);
+        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv, "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
     dim[0] = qkv->dim[0];
     dim[1] = qkv->dim[1];
     dim[2] = qkv->dim[2] / 3;
@@ -4438,8 +4421,7 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
 {
     const int64_t most = 1 << 20; /* of stride and padding: keeps sizes far from overflow */
     int64_t dim[5], groups = shape->groups;
-    bmvp_tensor *src[3], *y;
-    char s[128], t[128], u[128];
+    bmvp_tensor *src[3] = { x, w, b }, *y;
     int i, fits;
     if (!x || !w || bmvp_failed(c)) return NULL;
     fits = x->rank == 5 && w->rank == 5 && groups >= 1 && w->dim[3] <= x->dim[4] / groups &&
@@ -4448,18 +4430,12 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
     for (i = 0; i < 3; ++i) fits = fits && shape->stride[i] >= 1 && shape->pad[i] >= 0 && shape->stride[i] <= most &&
                                    shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
     if (!fits)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv3d: x %s, w %s, b %s, %lld groups; they must be (N,D,H,W,Ci), "
-                                        "(kd,kh,kw,Ci/groups,Co), (Co), stride at least 1, and the kernel no larger "
-                                        "than the padded volume",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u), (long long)groups);
+        return bmvpi_bad_shapes(c, "conv3d", "x w b", src,
+                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at least 1, and the kernel "
+                                "no larger than the padded volume", (long long)groups);
     dim[0] = x->dim[0];
     for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
     dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
     y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
     if (y) y->args.conv3d = *shape;
     return bmvpi_run(c, y);
@@ -4474,14 +4450,22 @@ typedef struct bmvpi_conv {
     int64_t wt, wi, wo;
 } bmvpi_conv;
 
-/* The operands of one call; the plain loops below are the definition of the convolution and of its gradients. */
+/* One call: FORWARD: y = x * w + bias; DX: dx = the gradient of x from that of y, g (+ bias: a transposed convolution); DW: dw += the gradient of
+   w. y and dx with `accumulate`: +=. The plain loops below are the definition. */
+enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
 typedef struct bmvpi_conv_call {
     const bmvpi_conv *v;
-    const float *x, *w, *bias;
-    float *y;
+    const float *x, *w, *bias, *g;
+    float *y, *dx, *dw;
     int accumulate;
 } bmvpi_conv_call;
-enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
+static bmvpi_conv_call bmvpi_conv_call_of(const bmvpi_conv *v)
+{
+    bmvpi_conv_call q;
+    memset(&q, 0, sizeof q);
+    q.v = v;
+    return q;
+}
 
 static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
 {
@@ -4516,7 +4500,7 @@ static int bmvpi_conv_meets(const bmvpi_conv *v, int axis, int64_t i, int64_t k,
     return at >= 0 && at % v->s[axis] == 0 && *o < v->out[axis];
 }
 
-/* Gradient of x (= transposed convolution): here q->x is the gradient of y, q->y that of x. */
+/* Gradient of x: the transposed convolution of g */
 static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = one row (n, id, ih) */
 {
     const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
@@ -4526,7 +4510,7 @@ static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = o
     int64_t iw, i, a, b, e, z, h, x, o;
     (void)worker;
     for (iw = 0; iw < v->in[2]; ++iw) {
-        float *y = q->y + (task * v->in[2] + iw) * v->ci;
+        float *dx = q->dx + (task * v->in[2] + iw) * v->ci;
         for (i = 0; i < v->ci; ++i) {
             double sum = q->bias ? (double)q->bias[i] : 0.0;
             for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
@@ -4536,15 +4520,15 @@ static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = o
                 if (!bmvpi_conv_meets(v, 0, id, a, &z) || !bmvpi_conv_meets(v, 1, ih, b, &h) ||
                     !bmvpi_conv_meets(v, 2, iw, e, &x))
                     continue;
-                gp = q->x + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
+                gp = q->g + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
                 for (o = 0; o < cog; ++o) sum += (double)gp[o] * (double)wp[o * v->wo];
             }
-            y[i] = (float)(q->accumulate ? (double)y[i] + sum : sum);
+            dx[i] = (float)(q->accumulate ? (double)dx[i] + sum : sum);
         }
     }
 }
 
-/* Gradient of w, added: q->w is the gradient of y, q->y that of w. */
+/* Gradient of w, added */
 static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (tap, input channel of the group) */
 {
     const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
@@ -4564,31 +4548,22 @@ static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (
                 const int64_t at = x * v->s[2] - v->p[2] + e;
                 if (at < 0 || at >= v->in[2]) continue;
                 sum += (double)q->x[(row + at) * v->ci + o / cog * cig + i] *
-                       (double)q->w[(r * v->out[2] + x) * v->co + o];
+                       (double)q->g[(r * v->out[2] + x) * v->co + o];
             }
         }
-        q->y[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
+        q->dw[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
     }
 }
 static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws);
 static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what);
 
-/* FORWARD: to = x * w + bias.  DX: x is the gradient of y, to that of x (+ bias: transposed convolution).  DW: w is
-   the gradient of y, to that of w, always added to.  accumulate: += instead of =. */
-static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const float *x, const float *w,
-                           const float *bias, float *to, int accumulate, float *ws)
+static void bmvpi_conv_run(bmvp_ctx *c, int what, bmvpi_conv_call *q)
 {
-    bmvpi_conv_call q;
-    q.v = v;
-    q.x = x;
-    q.w = w;
-    q.bias = bias;
-    q.y = to;
-    q.accumulate = accumulate || what == BMVPI_CONV_DW;
-    if (bmvpi_fast_conv(c, &q, what, ws)) return;
-    if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, &q);
-    else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, &q);
-    else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, &q);
+    const bmvpi_conv *v = q->v;
+    if (bmvpi_fast_conv(c, q, what, bmvpi_workspace(c))) return;
+    if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, q);
+    else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, q);
+    else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, q);
 }
 static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return bmvpi_fast_conv_workspace(c, v, what); }
 
@@ -4616,17 +4591,27 @@ static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
 static void bmvpi_conv3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.y = y->x;
+    bmvpi_conv_run(c, BMVPI_CONV_FORWARD, &q);
 }
 static void bmvpi_conv3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->src[0]->x, y->g, NULL, gw, 1, bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    float *gb;
+    int add_b;
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.g = y->g;
+    q.dx = bmvpi_grad(c, y->src[0], &q.accumulate);
+    q.dw = bmvpi_grad_add(c, y->src[1]);
+    gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (q.dx) bmvpi_conv_run(c, BMVPI_CONV_DX, &q);
+    if (q.dw) bmvpi_conv_run(c, BMVPI_CONV_DW, &q);
     if (gb) {
         const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.co, v.co, gb, add_b);
         bmvpi_gemm(c, &g, bmvpi_workspace(c));
@@ -4666,17 +4651,11 @@ static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
    Bits do not depend on threads: weight gradients are summed task by task in order. */
 static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[3] = { x, w, b }, *y;
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
         w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "depthwise3d: x %s needs weights (k,k,k,C) with odd k (got %s) and a bias (C)",
-                                        bmvpi_shape(x, at, sizeof at), bmvpi_shape(w, bt, sizeof bt));
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
+        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src, "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
     y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
     if (y) y->args.depthwise3d.residual = residual;
     return bmvpi_run(c, y);
@@ -4695,32 +4674,32 @@ typedef struct bmvpi_dw {
     int k;
     int residual; /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
 } bmvpi_dw;
-typedef struct bmvpi_dw_call {
+typedef struct bmvpi_dw_call { /* forward: y of x, w, bias; the gradient to x: dx of g, w; weights: dw, db of x, g */
     bmvpi_dw s;
     const float *x, *g, *w, *bias;
-    float *y, *dw, *db;
-    int flip, add, add_b;
+    float *y, *dx, *dw, *db;
+    int add, add_b; /* to dx, or dw; to db */
 } bmvpi_dw_call;
 static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights);
 
-/* The definition, for any odd k: task = one plane of outputs. With flip it is the gradient to x. */
+/* The definition, for any odd k: task = one plane of y, or of dx, which is the same of g with the weights turned round. */
 static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_call *j = (const bmvpi_dw_call *)arg;
     const int64_t k = j->s.k, r = k / 2, d = task % j->s.d, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
-    const float *x = j->x + (task - d) * H * W * C;
+    const float *x = (j->dx ? j->g : j->x) + (task - d) * H * W * C;
     int64_t h, w, c, a, b, e;
     (void)worker;
     for (h = 0; h < H; ++h) for (w = 0; w < W; ++w) for (c = 0; c < C; ++c) {
-        float *y = j->y + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
+        float *y = (j->dx ? j->dx : j->y) + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
         for (a = bmvpi_max(0, r - d); a < bmvpi_min(k, D + r - d); ++a)
             for (b = bmvpi_max(0, r - h); b < bmvpi_min(k, H + r - h); ++b)
                 for (e = bmvpi_max(0, r - w); e < bmvpi_min(k, W + r - w); ++e) {
                     const int64_t tap = (a * k + b) * k + e;
                     sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
-                           j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
+                           j->w[(j->dx ? k * k * k - 1 - tap : tap) * C + c];
                 }
         if (j->s.residual) sum += x[((d * H + h) * W + w) * C + c];
         *y = (j->add ? *y : 0.0f) + sum;
@@ -4750,35 +4729,6 @@ static void bmvpi_dw_plain_weights_task(void *arg, int64_t task, int worker)
         out[c] = (add ? out[c] : 0.0f) + (float)sum;
     }
 }
-/* y = conv(x, wgt) + bias (NULL: none); with flip the correlation: y is dx, x is g. */
-static void bmvpi_dw_run(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *wgt, const float *bias, float *y, int flip, int add)
-{
-    bmvpi_dw_call q;
-    memset(&q, 0, sizeof q);
-    q.s = *s;
-    q.x = x;
-    q.w = wgt;
-    q.bias = bias;
-    q.y = y;
-    q.flip = flip;
-    q.add = add;
-    if (!bmvpi_fast_depthwise(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, s->n * s->d, bmvpi_dw_plain_task, &q);
-}
-
-/* dw = (add_w ? dw : 0) + ..., db likewise; either may be NULL. */
-static void bmvpi_dw_weights(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *g, float *dw, int add_w, float *db, int add_b)
-{
-    bmvpi_dw_call q;
-    memset(&q, 0, sizeof q);
-    q.s = *s;
-    q.x = x;
-    q.g = g;
-    q.dw = dw;
-    q.db = db;
-    q.add = add_w;
-    q.add_b = add_b;
-    if (!bmvpi_fast_depthwise_weights(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, (int64_t)s->k * s->k * s->k + 1, bmvpi_dw_plain_weights_task, &q);
-}
 static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
 {
     bmvpi_dw s;
@@ -4791,19 +4741,40 @@ static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
     s.residual = y->args.depthwise3d.residual;
     return s;
 }
+static bmvpi_dw_call bmvpi_depthwise3d_call(const bmvp_tensor *y)
+{
+    bmvpi_dw_call q;
+    memset(&q, 0, sizeof q);
+    q.s = bmvpi_depthwise3d_shape(y);
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.g = y->g;
+    return q;
+}
+/* y, or dx if that is set */
+static void bmvpi_dw_run(bmvp_ctx *c, bmvpi_dw_call *q)
+{
+    if (!bmvpi_fast_depthwise(c, q, bmvpi_workspace(c))) bmvp_parallel(c, q->s.n * q->s.d, bmvpi_dw_plain_task, q);
+}
 static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    bmvpi_dw_run(c, &s, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0, 0);
+    bmvpi_dw_call q = bmvpi_depthwise3d_call(y);
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.y = y->x;
+    bmvpi_dw_run(c, &q);
 }
 static void bmvpi_depthwise3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    int add_x, add_w, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add_x), *gw = bmvpi_grad(c, y->src[1], &add_w),
-          *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_dw_run(c, &s, y->g, y->src[1]->x, NULL, gx, 1, add_x);
-    if (gw || gb) bmvpi_dw_weights(c, &s, y->src[0]->x, y->g, gw, add_w, gb, add_b);
+    bmvpi_dw_call q = bmvpi_depthwise3d_call(y);
+    int add_w;
+    q.dx = bmvpi_grad(c, y->src[0], &q.add);
+    q.dw = bmvpi_grad(c, y->src[1], &add_w);
+    q.db = bmvpi_grad(c, y->src[2], &q.add_b);
+    if (q.dx) bmvpi_dw_run(c, &q);
+    q.add = add_w;
+    if (!q.dw && !q.db) return;
+    if (!bmvpi_fast_depthwise_weights(c, &q, bmvpi_workspace(c)))
+        bmvp_parallel(c, (int64_t)q.s.k * q.s.k * q.s.k + 1, bmvpi_dw_plain_weights_task, &q);
 }
 static int64_t bmvpi_depthwise3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -4828,24 +4799,16 @@ static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
    gradient of the convolution y -> x with the same kernel and is computed by those kernels. Backward reads x and w. */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
 {
+    bmvp_tensor *src[3] = { x, w, b };
     int64_t dim[5];
-    bmvp_tensor *src[3];
-    char s[128], t[128], u[128];
     int i;
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 5 || w->dim[0] != x->dim[4] || w->dim[1] != w->dim[2] || w->dim[1] != w->dim[3] ||
         (b && (b->rank != 1 || b->dim[0] != w->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv_transpose3d: x %s, w %s, b %s; they must be (N,D,H,W,Ci), "
-                                        "(Ci,k,k,k,Co), (Co)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
+        return bmvpi_bad_shapes(c, "conv_transpose3d", "x w b", src, "they must be (N,D,H,W,Ci), (Ci,k,k,k,Co), (Co)");
     dim[0] = x->dim[0];
     for (i = 1; i < 4; ++i) dim[i] = bmvpi_mul_size(x->dim[i], w->dim[i]);
     dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
     return bmvpi_run(c, bmvpi_node(c, BMVP_OP_CONV_TRANSPOSE3D, 5, dim, 3, src));
 }
 
@@ -4869,20 +4832,31 @@ static bmvpi_conv bmvpi_conv_transpose3d_of(const bmvp_tensor *y) /* the convolu
     v.wo = w->numel / v.co;
     return v;
 }
+/* Of the convolution from y to x: x is its "gradient of the result", y its "gradient of the operand" */
 static void bmvpi_conv_transpose3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    q.g = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.dx = y->x;
+    bmvpi_conv_run(c, BMVPI_CONV_DX, &q);
 }
 static void bmvpi_conv_transpose3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->g, y->src[0]->x, NULL, gw, 1, bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    float *gb;
+    int add_b;
+    q.x = y->g;
+    q.w = y->src[1]->x;
+    q.g = y->src[0]->x;
+    q.y = bmvpi_grad(c, y->src[0], &q.accumulate);
+    q.dw = bmvpi_grad_add(c, y->src[1]);
+    gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (q.y) bmvpi_conv_run(c, BMVPI_CONV_FORWARD, &q);
+    if (q.dw) bmvpi_conv_run(c, BMVPI_CONV_DW, &q);
     if (gb) {
         const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.ci, v.ci, gb, add_b);
         bmvpi_gemm(c, &g, bmvpi_workspace(c));
@@ -4940,7 +4914,7 @@ static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64
     k.mean = mean;
     k.slope = slope;
     k.shift = shift;
-    k.y = y->x;
+    k.to = y->x;
     bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
 }
 
@@ -5012,8 +4986,8 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     k.scale = scale;
     k.slope = slope;
     k.shift = shift;
-    k.y = gx;
-    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_back_task, &k);
+    k.to = gx;
+    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_join_task, &k);
 }
 
 /* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
@@ -5025,20 +4999,12 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
                                      bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
                                      double eps)
 {
-    bmvp_tensor *src[5], *y;
-    char at[128];
+    bmvp_tensor *src[5] = { x, gamma, beta, running_mean, running_var }, *y;
     int i;
     if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
-    src[3] = running_mean;
-    src[4] = running_var;
     for (i = 1; i < 5; ++i)
         if (!bmvpi_norm_fits(x, src[i]))
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                            "batchnorm: x %s needs gamma, beta and running statistics of (C)",
-                                            bmvpi_shape(x, at, sizeof at));
+            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src, "x must be (..., C), the others (C)");
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
     if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
     y->args.batchnorm.training = training != 0;
@@ -5095,15 +5061,10 @@ static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
    mean(h t)). */
 BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128];
+    bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
     if (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "layernorm: x %s needs gamma and beta of its last axis",
-                                        bmvpi_shape(x, at, sizeof at));
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
+        return bmvpi_bad_shapes(c, "layernorm", "x gamma beta", src, "they must be (..., C), (C), (C)");
     y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
     y->args.layernorm.eps = eps;
@@ -5113,28 +5074,28 @@ BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
+        const float *x = m->x + r * m->c;
         const float mean = (float)(bmvpi_reduce_sum(x, m->c) / (double)m->c);
-        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->s));
+        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->eps));
         float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[2 * r] = mean;
-        m->z[2 * r + 1] = s;
-        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->b[i] + m->e[i];
+        m->saved[2 * r] = mean;
+        m->saved[2 * r + 1] = s;
+        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->gamma[i] + m->beta[i];
     }
 }
 static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t ch = y->src[1]->numel;
     bmvpi_map m = bmvpi_map_make(c, y->numel / ch, ch);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.e = y->src[2]->x;
-    m.s = (float)y->args.layernorm.eps;
+    m.x = y->src[0]->x;
+    m.gamma = y->src[1]->x;
+    m.beta = y->src[2]->x;
+    m.eps = (float)y->args.layernorm.eps;
     m.y = y->x;
-    m.z = y->saved;
+    m.saved = y->saved;
     bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
 }
-/* dx of a chunk of rows (y, when wanted) and its sums of g and g t. scale: saved; slope: gamma */
+/* dx of a chunk of rows, when wanted, and its sums of g and g t */
 BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
@@ -5145,18 +5106,18 @@ BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int wor
     (void)worker;
     memset(sum, 0, (size_t)(2 * c) * sizeof(float));
     for (r = first; r < first + n; ++r) {
-        const float *x = k->x + r * c, *g = k->g + r * c, *gamma = k->slope;
-        const float mean = k->scale[2 * r], s = k->scale[2 * r + 1];
-        float *BMVP_RESTRICT y = k->y + r * c;
+        const float *x = k->x + r * c, *g = k->a + r * c, *gamma = k->gamma;
+        const float mean = k->saved[2 * r], s = k->saved[2 * r + 1];
+        float *BMVP_RESTRICT dx = k->to + r * c;
         for (i = 0; i < c; ++i) {
             sum[i] += g[i];
             dot[i] += g[i] * ((x[i] - mean) * s);
         }
-        if (k->y) {
+        if (k->to) {
             const float a = (float)(bmvpi_reduce_dot(g, gamma, c) / (double)c);
             const float b = (float)(bmvpi_reduce_centred(g, gamma, x, mean, c) / (double)c) * s;
-            if (k->add) for (i = 0; i < c; ++i) y[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
-            else for (i = 0; i < c; ++i) y[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            if (k->add) for (i = 0; i < c; ++i) dx[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            else for (i = 0; i < c; ++i) dx[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
         }
     }
 }
@@ -5167,12 +5128,12 @@ static void bmvpi_layernorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     float *ggamma, *gbeta;
     double *sum;
     int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
     ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
     gbeta = bmvpi_grad(c, y->src[2], &add_beta);
-    if (!k.y && !ggamma && !gbeta) return;
-    k.scale = y->saved;
-    k.slope = y->src[1]->x;
+    if (!k.to && !ggamma && !gbeta) return;
+    k.saved = y->saved;
+    k.gamma = y->src[1]->x;
     sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
     bmvpi_columns_sums(c, &k, bmvpi_layernorm_back_task, sum);
     for (i = 0; ggamma && i < k.c; ++i) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)sum[k.c + i];
@@ -5199,17 +5160,12 @@ static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
                                      double eps)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128];
+    bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
         x->dim[x->rank - 1] % groups)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "groupnorm: x %s needs gamma and beta of (C), or neither, and C divisible by %d groups",
-                                        bmvpi_shape(x, at, sizeof at), groups);
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
+        return bmvpi_bad_shapes(c, "groupnorm", "x gamma beta", src,
+                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups", groups);
     y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
     y->args.groupnorm.groups = groups;
@@ -5250,16 +5206,11 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
 BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
 {
-    bmvp_tensor *src[3], *y;
-    char a[128], b[128];
+    bmvp_tensor *src[3] = { x, filler, mask }, *y;
     int i;
     if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
     if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "masked_fill: x %s and mask %s must be one shape (D,H,W), the filler a volume",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(mask, b, sizeof b));
-    src[0] = x;
-    src[1] = filler;
-    src[2] = mask;
+        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src, "x and mask must be (D,H,W) of one shape, the filler a volume");
     y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
     for (i = 0; y && i < 3; ++i) y->args.masked_fill.start[i] = start[i];
     return bmvpi_run(c, y);
@@ -5999,6 +5950,8 @@ static const bmvpi_dw_set *bmvpi_dw_kernels(const bmvp_ctx *c, const bmvpi_dw *s
 /* One call: operands, the cut into tasks and the layout of a worker's memory (floats). */
 typedef struct bmvpi_dw_job {
     bmvpi_dw_call q;
+    const float *from;                  /* x, or g for the gradient to x */
+    float *to;                          /* y, or dx */
     const bmvpi_dw_set *set;
     float *ws, *part;
     int64_t slabs, chunks, depth;       /* tasks: N x slabs x chunks of `depth` planes */
@@ -6097,7 +6050,7 @@ static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc,
     memset(w, 0, (size_t)(taps * BMVPI_SLAB) * sizeof(float));
     memset(bias, 0, BMVPI_SLAB * sizeof(float));
     for (t = 0; t < taps; ++t)
-        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->q.w[(j->q.flip ? taps - 1 - t : t) * j->q.s.c + c0 + i];
+        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->q.w[(j->q.dx ? taps - 1 - t : t) * j->q.s.c + c0 + i];
     for (i = 0; j->q.s.residual && i < cc; ++i) w[taps / 2 * BMVPI_SLAB + i] += 1.0f;
     for (i = 0; j->q.bias && i < cc; ++i) bias[i] = j->q.bias[c0 + i];
 }
@@ -6122,10 +6075,10 @@ static void bmvpi_dw_forward_task(void *arg, int64_t task, int worker)
             const int64_t at_row = first + h * j->q.s.w * j->q.s.c;
             int64_t p;
             for (; q <= hi; ++q)
-                bmvpi_dw_pack(j, j->q.x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+                bmvpi_dw_pack(j, j->from + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
             for (p = lo; p <= hi; ++p) at[p - lo] = ring + p % k * j->plane;
             bmvpi_dw_rows(j, at, hi - lo + 1, w + (lo - d + r) * k * k * BMVPI_SLAB, bias, tile, cc, n,
-                          j->q.x + at_row + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, j->q.y + at_row + d * step);
+                          j->from + at_row + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, j->to + at_row + d * step);
         }
     }
 }
@@ -6204,6 +6157,8 @@ static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
     bmvpi_dw_job j = bmvpi_dw_cut(c, &q->s);
     if (!j.set) return 0;
     j.q = *q;
+    j.from = q->dx ? q->g : q->x;
+    j.to = q->dx ? q->dx : q->y;
     j.ws = ws;
     bmvp_parallel(c, q->s.n * j.slabs * j.chunks, bmvpi_dw_forward_task, &j);
     return 1;
@@ -6828,25 +6783,34 @@ static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
     return 1;
 }
 
-/* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                     const float *packed, float *c, int64_t c_rs, int accumulate, const float *bias)
+/* Where a product goes: rows ld apart, =, or with `add` += */
+typedef struct bmvpi_target { float *p; int64_t ld; int add; } bmvpi_target;
+static bmvpi_target bmvpi_onto(float *p, int64_t ld, int add)
 {
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, a_rs, a_cs, packed, 0, 0, c, c_rs);
+    bmvpi_target c;
+    c.p = p;
+    c.ld = ld;
+    c.add = add;
+    return c;
+}
+
+/* c (m x n) = a b + bias, b packed by bmvpi_pack_b, on the calling thread */
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c, const float *bias)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, bmvpi_strided_matrix(packed, 0, 0), c.p, c.ld);
     g.b_packed = 1;
-    g.accumulate = accumulate;
+    g.accumulate = c.add;
     g.bias = bias;
     bmvpi_gemm_serial(level, &g, NULL);
 }
 
-/* C (m x n) (+)= A B, A and B tiles of the same few rows k, read along them: what weight gradients sum. B's rows must be
-   readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_ld, const float *b,
-                          int64_t b_ld, float *c, int64_t c_rs, int accumulate, float *ws)
+/* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's rows must be readable up
+   to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
 {
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, 1, a_ld, b, b_ld, 1, c, c_rs);
-    g.b_near = n % 16 == 0 || b_ld >= (n + 31) / 32 * 32;
-    g.accumulate = accumulate;
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
+    g.b_near = n % 16 == 0 || b.rs >= (n + 31) / 32 * 32;
+    g.accumulate = c.add;
     bmvpi_gemm_serial(level, &g, ws);
 }
 
@@ -6873,6 +6837,8 @@ enum { BMVPI_RUNS_MAX = 256 }; /* kernel rows, and output rows at a time in the 
 
 typedef struct bmvpi_slide {
     bmvpi_conv_call call;
+    const float *from;        /* x, or g for the gradient of x */
+    float *to;                /* y, or dx */
     const bmvpi_tiles *q;
     int level;
     bmvpi_axis ax[3];
@@ -7019,7 +6985,7 @@ static void bmvpi_slide_fill(const bmvpi_slide *s, int64_t n, int64_t z0, int64_
                 continue;
             }
             memset(to, 0, (size_t)(left * s->ci) * sizeof(float));
-            from = s->call.x + (((n * s->ax[0].in + z) * s->ax[1].in + h) * s->ax[2].in + w0 + left) * s->ci;
+            from = s->from + (((n * s->ax[0].in + z) * s->ax[1].in + h) * s->ax[2].in + w0 + left) * s->ci;
             memcpy(to + left * s->ci, from, (size_t)((right - left) * s->ci) * sizeof(float));
             memset(to + right * s->ci, 0, (size_t)(row - right * s->ci) * sizeof(float));
         }
@@ -7073,7 +7039,7 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
             for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
                 out[1] = h * ax[1].phases + r[1] - ax[1].shift;
                 t.a = base + (h - h0) * ax[1].step * row + col;
-                t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
+                t.c = s->to + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
                       p * s->q->nr;
                 t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
@@ -7099,7 +7065,7 @@ static void bmvpi_slide_task(void *arg, int64_t task, int worker) /* task = (sam
     if (s->in_place) {
         plane = ax[1].in * ax[2].in * s->ci;
         row = ax[2].in * s->ci;
-        base = s->call.x + ((n * ax[0].in + z0) * ax[1].in + y0) * row + x0 * s->ci;
+        base = s->from + ((n * ax[0].in + z0) * ax[1].in + y0) * row + x0 * s->ci;
     } else {
         base = s->slabs + worker * s->own;
         bmvpi_slide_fill(s, n, z0, y0, x0, s->slabs + worker * s->own);
@@ -7217,7 +7183,7 @@ static void bmvpi_conv_dw_task(void *arg, int64_t task, int worker) /* task = (p
     memset(sums + t0 * j->m * v->co, 0, (size_t)((t1 - t0) * j->m * v->co) * sizeof(float));
     for (r = part * j->part_rows; r < end; r = r1) {
         r1 = bmvpi_min(end, r + j->rows);
-        bmvpi_pack_rows(j->q, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
+        bmvpi_pack_rows(j->q, j->call.g + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
                         (r1 - r) * v->out[2], own);
         for (t = t0; t < t1; ++t) bmvpi_conv_dw_tap(j, t, r, r1, own, sums);
     }
@@ -7227,7 +7193,7 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 {
     const bmvpi_conv_dw_job *j = (const bmvpi_conv_dw_job *)arg;
     const bmvpi_conv *v = j->call.v;
-    float *dw = j->call.y + task / v->ci * v->wt + task % v->ci * v->wi;
+    float *dw = j->call.dw + task / v->ci * v->wt + task % v->ci * v->wi;
     int64_t o, p;
     (void)worker;
     for (o = 0; o < v->co; ++o) {
@@ -7388,6 +7354,8 @@ static int bmvpi_wino_fits(const bmvp_ctx *c, const bmvpi_conv *v)
 
 typedef struct bmvpi_wino { /* one call */
     bmvpi_conv_call call;
+    const float *from;            /* x, or g for the gradient of x */
+    float *to;                    /* y, or dx */
     const bmvpi_wino_set *set;
     int level, what;
     int64_t ci, co;               /* channels read and written; DW: of x and of dy */
@@ -7480,9 +7448,9 @@ static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int
 {
     const float *src[2][64];
     int64_t r;
-    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x + ch, j->zeros, src[0]);
+    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->from + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x + ch, j->zeros, src[(r + 1) % 2]);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros, src[(r + 1) % 2]);
         j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
@@ -7497,10 +7465,11 @@ static void bmvpi_wino_task(void *arg, int64_t block, int worker)
     int i;
     bmvpi_wino_inputs(j, t0, rows, 0, j->ci, in);
     for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-        bmvpi_mm(j->level, rows, j->co, j->ci, in + p * j->in_point, j->ci, 1, j->packed + p * j->pack, out + p * j->out_point, j->co, 0, NULL);
+        bmvpi_mm(j->level, rows, j->co, j->ci, bmvpi_rows(in + p * j->in_point, j->ci), j->packed + p * j->pack,
+                 bmvpi_onto(out + p * j->out_point, j->co, 0), NULL);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, t0 + r, 2, 0, j->co, j->call.y, NULL, to);
-        for (i = 0; i < 8; ++i) dst[i] = to[i] ? j->call.y + (to[i] - j->call.y) : NULL;
+        bmvpi_wino_voxels(j, t0 + r, 2, 0, j->co, j->to, NULL, to);
+        for (i = 0; i < 8; ++i) dst[i] = to[i] ? j->to + (to[i] - j->to) : NULL;
         j->set->out(out + r * j->co, j->out_point, j->co, j->call.bias, dst, j->call.accumulate);
     }
 }
@@ -7518,12 +7487,12 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
         const int64_t rows = bmvpi_min(j->rows, j->total - b * j->rows);
         bmvpi_wino_inputs(j, b * j->rows, rows, ch, n, in);
         for (r = 0; r < rows; ++r) {
-            bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.w, j->zeros, src);
+            bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.g, j->zeros, src);
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, n, j->co, rows, in + p * j->in_point, n, out + p * j->out_point, j->co, sums + p * size, j->co,
-                          b > part * j->part_blocks, pack);
+            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n), bmvpi_rows(out + p * j->out_point, j->co),
+                          bmvpi_onto(sums + p * size, j->co, b > part * j->part_blocks), pack);
     }
 }
 
@@ -7544,7 +7513,7 @@ static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker) /* task 
     }
     for (p = 0; p < j->parts; ++p)
         j->set->blend(j->packed + p * BMVPI_WINO_POINTS * size + ch * j->co, size, factor, BMVPI_WINO_POINTS, j->co,
-                      j->call.y + tap * j->call.v->wt + ch * j->call.v->wi);
+                      j->call.dw + tap * j->call.v->wt + ch * j->call.v->wi);
 }
 
 static void bmvpi_wino_run(bmvp_ctx *c, bmvpi_wino *j, float *ws)
@@ -7576,13 +7545,13 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
     bmvpi_gemm_args g;
     if (what == BMVPI_CONV_FORWARD)
-        g = bmvpi_gemm_make(voxels, v->co, v->ci, q->x, v->ci, 1, q->w, v->wi, v->wo, q->y, v->co);
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo), q->y, v->co);
     else if (what == BMVPI_CONV_DX)
-        g = bmvpi_gemm_make(voxels, v->ci, v->co, q->x, v->co, 1, q->w, v->wo, v->wi, q->y, v->ci);
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi), q->dx, v->ci);
     else
-        g = bmvpi_gemm_make(v->ci, v->co, voxels, q->x, 1, v->ci, q->w, v->co, 1, q->y, v->wi);
-    g.bias = q->bias;
-    g.accumulate = q->accumulate;
+        g = bmvpi_gemm_make(v->ci, v->co, voxels, bmvpi_transposed(q->x, v->ci), bmvpi_rows(q->g, v->co), q->dw, v->wi);
+    g.bias = what == BMVPI_CONV_DW ? NULL : q->bias;
+    g.accumulate = what == BMVPI_CONV_DW || q->accumulate;
     return g;
 }
 
@@ -7595,11 +7564,8 @@ static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v,
 {
     if (!bmvpi_conv_is_fast(c, v)) return 0;
     if (bmvpi_conv_is_product(v, what)) {
-        bmvpi_conv_call q;
-        bmvpi_gemm_args g;
-        memset(&q, 0, sizeof q);
-        q.v = v;
-        g = bmvpi_conv_product(&q, what);
+        const bmvpi_conv_call q = bmvpi_conv_call_of(v);
+        const bmvpi_gemm_args g = bmvpi_conv_product(&q, what);
         return bmvpi_gemm_workspace(c, &g);
     }
     if (bmvpi_wino_fits(c, v)) {
@@ -7625,6 +7591,8 @@ static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, floa
     } else if (bmvpi_wino_fits(c, v)) {
         bmvpi_wino j = bmvpi_wino_make(c, v, what);
         j.call = *q;
+        j.from = what == BMVPI_CONV_DX ? q->g : q->x;
+        j.to = what == BMVPI_CONV_DX ? q->dx : q->y;
         bmvpi_wino_run(c, &j, ws);
     } else if (what == BMVPI_CONV_DW) {
         bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
@@ -7636,6 +7604,8 @@ static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, floa
     } else {
         bmvpi_slide s = bmvpi_slide_make(c, v, what == BMVPI_CONV_DX);
         s.call = *q;
+        s.from = s.reversed ? q->g : q->x;
+        s.to = s.reversed ? q->dx : q->y;
         bmvpi_slide_run(c, &s, ws);
     }
     return 1;
@@ -7894,9 +7864,9 @@ static void bmvpi_attn_task(void *arg, int64_t task, int worker)
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
             const float *kp = j->ws + (nh * j->blocks + b) * j->pack, *vp = kp + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kp, s, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kp, bmvpi_onto(s, j->ld, 0), NULL);
             j->fused->softmax(rows, keys, s, j->ld, j->scale, b == 0, top, sum, y, j->c, j->d);
-            bmvpi_mm(j->level, rows, j->d, keys, s, j->ld, 1, vp, y, j->c, b > 0, NULL);
+            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(s, j->ld), vp, bmvpi_onto(y, j->c, b > 0), NULL);
         }
         for (i = 0; i < rows; ++i) {
             const float over = 1.0f / sum[i];
@@ -7925,13 +7895,14 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
             const float *kt = j->ws + (nh * j->blocks + b) * j->pack, *vt = kt + j->pack_k, *kp = vt + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kt, p, j->ld, 0, NULL);
-            bmvpi_mm(j->level, rows, keys, j->d, gy, j->c, 1, vt, dp, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kt, bmvpi_onto(p, j->ld, 0), NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(gy, j->c), vt, bmvpi_onto(dp, j->ld, 0), NULL);
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
-            bmvpi_mm(j->level, rows, j->d, keys, dp, j->ld, 1, kp, j->g + at + r0 * step, step,
-                     b > 0 || j->accumulate, NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, p, j->ld, gy, j->c, dv + k0, ldk, add, pack);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, dp, j->ld, q + r0 * step, step, dk + k0, ldk, add, pack);
+            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
+                     bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c), bmvpi_onto(dv + k0, ldk, add), pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
+                          bmvpi_onto(dk + k0, ldk, add), pack);
         }
     }
 }
@@ -8097,10 +8068,10 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
         float *before = j->saved ? j->saved + m * j->h + h0 : a;
-        bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), before, lda, 0,
+        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s), bmvpi_onto(before, lda, 0),
                  j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        g = bmvpi_gemm_make(rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), 0, 0, j->y + m * j->o, j->o);
+        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0), j->y + m * j->o, j->o);
         g.b_packed = 1;
         g.accumulate = s > 0;
         g.bias = s > 0 ? NULL : j->b2;
@@ -8137,18 +8108,20 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0), lda = j.saved ? j.h : j.ld;
             const float *before = j.saved ? j.saved + m * j.h + h0 : a;
             if (!j.saved)
-                bmvpi_mm(j.level, rows, n, j.i, x, j.i, 1, bmvpi_mlp_packed(&j, 0, s), a, j.ld, 0,
+                bmvpi_mm(j.level, rows, n, j.i, bmvpi_rows(x, j.i), bmvpi_mlp_packed(&j, 0, s), bmvpi_onto(a, j.ld, 0),
                          j.b1 ? j.b1 + h0 : NULL);
-            bmvpi_mm(j.level, rows, n, j.o, gy, j.o, 1, bmvpi_mlp_packed(&j, 1, s), d, j.ld, 0, NULL);
+            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0), NULL);
             j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
-                bmvpi_mm(j.level, rows, j.i, n, d, j.ld, 1, bmvpi_mlp_packed(&j, 2, s), j.g[0] + m * j.i, j.i,
-                         s > s0 || j.add[0], NULL);
+                bmvpi_mm(j.level, rows, j.i, n, bmvpi_rows(d, j.ld), bmvpi_mlp_packed(&j, 2, s),
+                         bmvpi_onto(j.g[0] + m * j.i, j.i, s > s0 || j.add[0]), NULL);
             if (j.g[1])
-                bmvpi_mm_rows(j.level, j.i, n, rows, x, j.i, d, j.ld, j.g[1] + h0, j.h, t > t0 || j.add[1], pack);
+                bmvpi_mm_rows(j.level, j.i, n, rows, bmvpi_transposed(x, j.i), bmvpi_rows(d, j.ld),
+                              bmvpi_onto(j.g[1] + h0, j.h, t > t0 || j.add[1]), pack);
             if (j.g[2]) j.fused->column_sums(rows, n, d, j.ld, j.g[2] + h0, t > t0 || j.add[2]);
             if (j.g[3])
-                bmvpi_mm_rows(j.level, n, j.o, rows, a, j.ld, gy, j.o, j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3], pack);
+                bmvpi_mm_rows(j.level, n, j.o, rows, bmvpi_transposed(a, j.ld), bmvpi_rows(gy, j.o),
+                              bmvpi_onto(j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3]), pack);
         }
     }
 }
