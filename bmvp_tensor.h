@@ -14,10 +14,13 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl >>node      >>backward
+       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl
+       >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
-       >>work product          >>fast      >>op parts  >>op NAME, one for each op, in the order of BMVP_OPS
-       >>norms     >>table     >>gradcheck
+       >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
+       >>op NAME   one for each op, in the order of BMVP_OPS
+       >>product   before matmul           >>norms     before batchnorm
+       >>table     >>gradcheck
        and the machine room: the same again in vectors, left out by BMVP_NO_SIMD
        >>simd      >>kernel math           >>kernel softmax row    >>kernel depthwise      >>kernel gemm
        >>kernel conv           >>kernel fused rows     >>fast attention        >>fast mlp
@@ -1550,7 +1553,22 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
     return count;
 }
 
-/* >>node --------------------------------------------------------------------------------------------------------- */
+/* >>node --------------------------------------------------------------------------------------------------------------
+   The tape. There is no graph object: c->step, the step tensors in the order in which they were made, is the tape. The
+   operands of an op exist before its result does, so this order is one in which a graph may be walked. A result keeps
+   what backward will want to know of its call: the op, its attributes (args), its operands (src), and the few numbers
+   that forward saved (a mean, a log-sum-exp).
+   A builder (bmvp_conv3d) checks shapes, makes the node (bmvpi_node), fills in the attributes, and ends in bmvpi_run,
+   which gives the result memory and runs the backend's forward at once: values may be looked at, or decide what comes
+   next, before a network is complete. In a plan all of it happens but the kernels; so the same code counts bytes.
+   wants_grad is inherited: a result wants a gradient if one of its operands does, unless recording is off.
+   Who frees what, when. Parameters and buffers live as long as the context. What belongs to step tensors lies in blocks
+   of one arena, counted by reference, since a reshape or a gradient that is handed on shares one:
+     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into before
+                that, which leave a mark (dropped) so that backward computes them again; never before the next step if
+                bmvp_keep was called
+     gradients  by backward, once it has passed the op itself; saved numbers, too
+     the rest   by bmvp_step_begin, or without a tape at the end of a scope */
 
 static int64_t bmvpi_numel(int rank, const int64_t *dim)
 {
@@ -1909,7 +1927,22 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
     return bmvpi_run(c, y);
 }
 
-/* >>backward ----------------------------------------------------------------------------------------------------- */
+/* >>backward ----------------------------------------------------------------------------------------------------------
+   The chain rule. With L the loss and a an operand of y, dL/da is a sum over all readers y of a of (dL/dy) (dy/da).
+   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes to
+   a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or counted.
+   What happens there is bmvpi_backward_node:
+     1. a node without a gradient is passed over: the loss does not depend on it
+     2. its value is freed, if its own backward does not read it (column `reads` of the list of ops)
+     3. what its backward reads and was dropped is computed again, after what that needs in turn
+     4. the op's backward kernel: g times the op's derivative is added to the gradient of each operand that wants one.
+        Whoever comes first writes it, those after him add (bmvpi_grad says which)
+     5. its gradient, value and saved numbers are freed
+   So memory falls as the walk goes on, and a graph can be walked once: a second time is an error with the op's name.
+   A gradient that goes through unchanged (add, reshape) is not copied: both tensors have one block until somebody adds
+   to it (bmvpi_grad_unshare). Parameters keep their gradients, and those of later backwards are added, until
+   bmvp_zero_grad. A parameter's gradient is complete when the walk passes its first reader on the tape; that is when
+   bmvp_on_gradient is told. */
 
 typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
 static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
@@ -2252,7 +2285,8 @@ BMVPI_REDUCE(bmvpi_reduce_dist, (const float *a, const float *b, int64_t n), BMV
    is enough. */
 typedef struct bmvpi_columns {
     int64_t samples, rows, c, chunk, chunks; /* chunks of a sample */
-    const float *x, *a, *mean;               /* (samples, rows, C); a: what is summed, a gradient or targets; mean (samples, C) or NULL: 0 */
+    /* (samples, rows, C); a: what is summed, a gradient or targets; mean (samples, C) or NULL: 0 */
+    const float *x, *a, *mean;
     const float *scale, *slope, *shift;      /* (samples, C) */
     const float *saved, *gamma;              /* of layer norm: mean and 1 / std of each row, and (C) */
     float *part;                             /* samples x chunks x 2 x C */
@@ -2499,114 +2533,9 @@ static void bmvpi_strides(int rank, const int64_t *dim, int64_t *stride)
     }
 }
 
-/* >>work product: C = A B for anything that has strides ------------------------------------------------------------ */
-
-/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
-   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
-   matrix. k >= 1. */
-typedef struct bmvpi_gemm_args {
-    int64_t m, n, k, outer, inner;
-    const float *a, *b, *bias; /* bias (n) or NULL */
-    float *c;
-    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
-    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
-    int accumulate; /* 1: C += */
-    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
-    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
-    int exact;      /* 1: float32 whatever the context's precision */
-    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
-} bmvpi_gemm_args;
-
-/* A matrix that is read: element (i, j) lies at p[i rs + j cs] */
-typedef struct bmvpi_matrix { const float *p; int64_t rs, cs; } bmvpi_matrix;
-static bmvpi_matrix bmvpi_strided_matrix(const float *p, int64_t rs, int64_t cs)
-{
-    bmvpi_matrix a;
-    a.p = p;
-    a.rs = rs;
-    a.cs = cs;
-    return a;
-}
-/* As it lies, rows `ld` apart; and its transpose */
-static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, ld, 1); }
-static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
-
-/* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
-{
-    bmvpi_gemm_args g;
-    memset(&g, 0, sizeof g);
-    g.m = m;
-    g.n = n;
-    g.k = k;
-    g.a = a.p;
-    g.a_rs = a.rs;
-    g.a_cs = a.cs;
-    g.b = b.p;
-    g.b_rs = b.rs;
-    g.b_cs = b.cs;
-    g.c = c;
-    g.c_rs = ldc;
-    g.outer = g.inner = 1;
-    return g;
-}
-
-/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
-static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
-{
-    const int64_t rs = g->b_rs, cs = g->b_cs;
-    int64_t i, j, k;
-    for (i = m0; i < m1; ++i) {
-        for (j = 0; j < g->n; ++j) {
-            double sum = g->bias ? (double)g->bias[j] : 0.0;
-            float *to = c + i * g->c_rs + j;
-            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
-            if (g->accumulate) sum += (double)*to;
-            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
-            *to = (float)sum;
-        }
-    }
-}
-
-/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
-static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
-{
-    static const float one = 1.0f;
-    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, bmvpi_strided_matrix(&one, 0, 0), bmvpi_rows(x, cols), to, cols);
-    g.accumulate = accumulate;
-    g.exact = 1;
-    return g;
-}
-
-static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws);
-static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g);
-
-typedef struct bmvpi_product_job { const bmvpi_gemm_args *g; int64_t blocks, rows; } bmvpi_product_job;
-static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows) */
-{
-    const bmvpi_product_job *j = (const bmvpi_product_job *)arg;
-    const bmvpi_gemm_args *g = j->g;
-    const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
-    (void)worker;
-    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
-                     bmvpi_min(g->m, m0 + j->rows));
-}
-
-/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
-static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
-{
-    bmvpi_product_job j;
-    if (g->m < 1 || g->n < 1 || bmvpi_fast_product(c, g, ws)) return;
-    j.g = g;
-    j.blocks = bmvpi_ceil_div(g->m, 192);
-    j.rows = bmvpi_ceil_div(g->m, j.blocks);
-    bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
-}
-static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
-
 /* >>fast: the door ------------------------------------------------------------------------------------------------- */
-/* Each op below is defined by plain loops. Where the processor has vectors the kernels at the end of this file do the same: each of these does it
-   and says 1, or says 0 and leaves it to the loops. With BMVP_NO_SIMD they always do. */
+/* Each op below is defined by plain loops. Where the processor has vectors the kernels at the end of this file do the
+   same: each of these does it and says 1, or says 0 and leaves it to the loops. With BMVP_NO_SIMD they always do. */
 static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y);
 static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add);
 static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y);
@@ -2617,15 +2546,23 @@ static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y);
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y);
 static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
 
-
-/* Each op below is one block, always in this order: comment (formula, shapes, source, attributes, what backward keeps),
-   builder = shape rule, CPU forward, CPU backward, workspace if any, sample.
-   Builders: NULL operands or a failed context give NULL. Backward kernels run in a plan too (to count gradients): they
-   must ask for every gradient with bmvpi_grad and do nothing where that returns NULL. */
+/* >>op blocks: how an op is written -----------------------------------------------------------------------------------
+   Each op below is one block, in the order of BMVP_OPS, and each block has the same parts in the same order:
+     comment     formula, shapes, source (paper or PyTorch's name), what backward reads and what is saved for it
+     builder     checks shapes (bmvpi_bad_shapes says what does not fit), makes the node, sets its attributes, runs it
+     definition  plain loops, where forward is more than a line; a door of >>fast may do the same faster
+     forward     bmvpi_NAME_cpu_forward: reads src[i]->x and args, writes x, and saved if it asked for it
+     backward    bmvpi_NAME_cpu_backward: reads g and what the list says, adds into the gradients of operands
+     workspace   floats that either needs while it runs, or NULL
+     sample      small and awkward shapes, for gradient checks and for comparing backends
+   Builders: NULL operands or a failed context give NULL, without a word. Backward kernels run in a plan, too, to count
+   the gradients: they ask for each with bmvpi_grad and do nothing where that gives NULL. Work is cut into tasks by
+   shape alone and sums of tasks are added in order, so that bits do not depend on the number of threads. */
 
 /* >>op parts: what the blocks of several ops share ----------------------------------------------------------------- */
 
-/* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands, which may be absent. */
+/* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands,
+   which may be absent. */
 static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
     BMVP_PRINTF(5, 6);
 static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
@@ -2676,8 +2613,7 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
     return bmvpi_columns_workspace(&k) + 4 * samples * ch;
 }
 
-/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   Backward reads nothing; db is g, its column sums, or its sum. */
+/* add and mul: what b is along a, the operands of a pass, the gradient of a b that was spread, the samples */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
     bmvp_tensor *src[2] = { a, b }, *y;
@@ -2690,19 +2626,6 @@ static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_t
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
 }
-BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
-}
-
-/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
-BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->number;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
-    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
-}
 /* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
 static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
 {
@@ -2713,11 +2636,17 @@ static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const
     m.number = b->x[0];
     return m;
 }
-static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+/* to (+)= a b, of rows with a channel vector b, or of a and the number */
+BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_add_range);
+    const float *a = m->a, *b = m->b;
+    float *to = m->to;
+    int64_t r, i;
+    if (!b) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * m->number;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * b[i];
+    else
+        for (r = lo; r < hi; ++r)
+            for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
 static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -2749,6 +2678,87 @@ static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
 {
     return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
 }
+/* a with a tensor, a channel vector, a number, itself */
+static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
+    bmvp_tensor *a;
+    if (variant > 3) return NULL;
+    a = bmvp_leaf(c, 3, d, NULL);
+    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
+                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
+}
+
+/* slice, pad, concat */
+/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
+static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
+                         int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
+}
+static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
+                          int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
+}
+/* Elements before place `start` of one axis */
+static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
+{
+    int64_t s[BMVP_MAX_DIMS];
+    bmvpi_strides(t->rank, t->dim, s);
+    return s[axis] * start;
+}
+
+/* Reductions and losses: an op of n operands whose result is one number */
+static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
+{
+    const int64_t one[1] = { 1 };
+    bmvp_tensor *src[2];
+    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
+    src[0] = a;
+    src[1] = b;
+    return bmvpi_node(c, op, 1, one, n, src);
+}
+/* Targets of a sample: n values in [0, 1], fixed. */
+static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    const int64_t n = bmvpi_numel(rank, dim);
+    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
+    bmvp_tensor *t;
+    int64_t i;
+    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
+    t = bmvp_input(c, rank, dim, v);
+    bmvpi_free(c, v);
+    return t;
+}
+
+/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
+   Backward reads nothing; db is g, its column sums, or its sum. */
+BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
+}
+
+/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->number;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
+    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
+}
+static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_add_range);
+}
 static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
@@ -2767,19 +2777,9 @@ static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, 
     (void)c;
     return bmvpi_broadcast_workspace(y, backward);
 }
-/* a with a tensor, a channel vector, a number, itself */
-static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
-{
-    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
-    bmvp_tensor *a;
-    if (variant > 3) return NULL;
-    a = bmvp_leaf(c, 3, d, NULL);
-    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
-                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
-}
 static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_ADD, variant); }
 
-/* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
+/* >>op add_into: an add whose result takes the place of b ---------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     bmvp_tensor *src[2] = { a, b }, *y;
@@ -2805,17 +2805,6 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvpi_binary(c, BMVP_OP_MUL, a, b);
-}
-BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    const float *a = m->a, *b = m->b;
-    float *to = m->to;
-    int64_t r, i;
-    if (!b) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * m->number;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * b[i];
-    else
-        for (r = lo; r < hi; ++r)
-            for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
 static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2936,7 +2925,7 @@ static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_leaky_relu(c, bmvp_leaf(c, 2, d, NULL), variant * 0.1) : NULL;
 }
 
-/* >>op sigmoid: y = 1 / (1 + exp(-x)) -----------------------------------------------------------------------------------
+/* >>op sigmoid: y = 1 / (1 + exp(-x)) ---------------------------------------------------------------------------------
    Backward reads y: dx = g y (1 - y). torch sigmoid. */
 BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
 {
@@ -3143,7 +3132,7 @@ static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
     return variant == 2 ? bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 100.0) : NULL; /* all rows below eps */
 }
 
-/* >>op reshape: the same elements in the same order under other axes; shares storage ---------------------------------- */
+/* >>op reshape: the same elements in the same order under other axes; shares storage ------------------------------- */
 BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
 {
     bmvp_tensor *y;
@@ -3243,30 +3232,6 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
         y->args.slice.start = start;
     }
     return bmvpi_run(c, y);
-}
-/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
-static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
-                         int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
-}
-static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
-                          int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
-}
-/* Elements before place `start` of one axis */
-static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
-{
-    int64_t s[BMVP_MAX_DIMS];
-    bmvpi_strides(t->rank, t->dim, s);
-    return s[axis] * start;
 }
 static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3441,7 +3406,7 @@ static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
 }
 
-/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
+/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ------------------------------------
    One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
    with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
    the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
@@ -3617,15 +3582,6 @@ static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
-static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
-{
-    const int64_t one[1] = { 1 };
-    bmvp_tensor *src[2];
-    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
-    src[0] = a;
-    src[1] = b;
-    return bmvpi_node(c, op, 1, one, n, src);
-}
 BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
 {
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_SUM, 1, x, NULL));
@@ -3678,7 +3634,7 @@ static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
-/* >>op global_pool: y[n, c] = mean of x[n, ..., c] -----------------------------------------------------------------------
+/* >>op global_pool: y[n, c] = mean of x[n, ..., c] --------------------------------------------------------------------
    Backward: dx = g / M everywhere, M the number of places. torch mean over the spatial axes. */
 BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
 {
@@ -3774,7 +3730,7 @@ static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
-/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) --------------------------------------------
+/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) ---------------------------------------
    which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
    both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
@@ -3817,25 +3773,13 @@ static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map_run(c, &m, bmvpi_bce_back_range);
 }
 #define bmvpi_bce_logits_cpu_workspace NULL
-/* Targets of a sample: n values in [0, 1], fixed. */
-static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
-{
-    const int64_t n = bmvpi_numel(rank, dim);
-    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
-    bmvp_tensor *t;
-    int64_t i;
-    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
-    t = bmvp_input(c, rank, dim, v);
-    bmvpi_free(c, v);
-    return t;
-}
 static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[2] = { 3, 7 };
     return variant == 0 ? bmvp_bce_logits(c, bmvp_leaf(c, 2, d, NULL), bmvpi_sample_target(c, 2, d)) : NULL;
 }
 
-/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
+/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) ------------------
    src p, t (N,...,C); k = 2 if squared, else 1; e = smooth. saved: sum p t and the denominator of each (n, c).
    Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
@@ -3926,7 +3870,7 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
 }
 
-/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
+/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
    src x (R, K). saved: the R targets as floats, each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
@@ -4033,6 +3977,113 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
 }
 
+/* >>product: C = A B for anything that has strides ------------------------------------------------------------------
+   What matmul, linear and convolutions of kernel 1 are, and all bias gradients: the loop bmvpi_gemm_plain, cut into
+   tasks by rows. */
+
+/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
+   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
+   matrix. k >= 1. */
+typedef struct bmvpi_gemm_args {
+    int64_t m, n, k, outer, inner;
+    const float *a, *b, *bias; /* bias (n) or NULL */
+    float *c;
+    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
+    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
+    int accumulate; /* 1: C += */
+    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
+    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int exact;      /* 1: float32 whatever the context's precision */
+    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
+} bmvpi_gemm_args;
+
+/* A matrix that is read: element (i, j) lies at p[i rs + j cs] */
+typedef struct bmvpi_matrix { const float *p; int64_t rs, cs; } bmvpi_matrix;
+static bmvpi_matrix bmvpi_strided_matrix(const float *p, int64_t rs, int64_t cs)
+{
+    bmvpi_matrix a;
+    a.p = p;
+    a.rs = rs;
+    a.cs = cs;
+    return a;
+}
+/* As it lies, rows `ld` apart; and its transpose */
+static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, ld, 1); }
+static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
+
+/* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
+{
+    bmvpi_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a.p;
+    g.a_rs = a.rs;
+    g.a_cs = a.cs;
+    g.b = b.p;
+    g.b_rs = b.rs;
+    g.b_cs = b.cs;
+    g.c = c;
+    g.c_rs = ldc;
+    g.outer = g.inner = 1;
+    return g;
+}
+
+/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
+static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
+{
+    const int64_t rs = g->b_rs, cs = g->b_cs;
+    int64_t i, j, k;
+    for (i = m0; i < m1; ++i) {
+        for (j = 0; j < g->n; ++j) {
+            double sum = g->bias ? (double)g->bias[j] : 0.0;
+            float *to = c + i * g->c_rs + j;
+            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
+            if (g->accumulate) sum += (double)*to;
+            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
+            *to = (float)sum;
+        }
+    }
+}
+
+/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
+static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
+{
+    static const float one = 1.0f;
+    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, bmvpi_strided_matrix(&one, 0, 0), bmvpi_rows(x, cols), to, cols);
+    g.accumulate = accumulate;
+    g.exact = 1;
+    return g;
+}
+
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws);
+static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g);
+
+typedef struct bmvpi_product_job { const bmvpi_gemm_args *g; int64_t blocks, rows; } bmvpi_product_job;
+static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows) */
+{
+    const bmvpi_product_job *j = (const bmvpi_product_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
+    (void)worker;
+    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
+                     bmvpi_min(g->m, m0 + j->rows));
+}
+
+/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
+static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    bmvpi_product_job j;
+    if (g->m < 1 || g->n < 1 || bmvpi_fast_product(c, g, ws)) return;
+    j.g = g;
+    j.blocks = bmvpi_ceil_div(g->m, 192);
+    j.rows = bmvpi_ceil_div(g->m, j.blocks);
+    bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
+}
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
+
 /* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
    a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
    torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
@@ -4116,8 +4167,8 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
-   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed), 1x1x1 convolution.
-   Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
+   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed),
+   1x1x1 convolution. Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
 static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
 {
     bmvp_tensor *src[4] = { x, w, b, residual };
@@ -4188,8 +4239,8 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
-   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
+   by the CPU, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
@@ -4284,7 +4335,8 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return bmvpi_fast_mlp_workspace(c, y, backward); }
 static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 {
-    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } }; /* tokens many and few: both cuts */
+    /* tokens many and few: both cuts */
+    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } };
     static const int64_t hid[4] = { 7, 16, 40, 7 }, out[4] = { 6, 8, 2, 5 };
     bmvp_tensor *b1, *b2;
     int64_t w1[2], w2[2];
@@ -4450,8 +4502,8 @@ typedef struct bmvpi_conv {
     int64_t wt, wi, wo;
 } bmvpi_conv;
 
-/* One call: FORWARD: y = x * w + bias; DX: dx = the gradient of x from that of y, g (+ bias: a transposed convolution); DW: dw += the gradient of
-   w. y and dx with `accumulate`: +=. The plain loops below are the definition. */
+/* One call: FORWARD: y = x * w + bias; DX: dx = the gradient of x from that of y, g (+ bias: a transposed convolution);
+   DW: dw += the gradient of w. y and dx with `accumulate`: +=. The plain loops below are the definition. */
 enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
 typedef struct bmvpi_conv_call {
     const bmvpi_conv *v;
@@ -4647,8 +4699,8 @@ static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
-   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. residual: plus x.
-   Bits do not depend on threads: weight gradients are summed task by task in order. */
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w.
+   residual: plus x. Bits do not depend on threads: weight gradients are summed task by task in order. */
 static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
 {
     bmvp_tensor *src[3] = { x, w, b }, *y;
@@ -4684,7 +4736,8 @@ static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights);
 
-/* The definition, for any odd k: task = one plane of y, or of dx, which is the same of g with the weights turned round. */
+/* The definition, for any odd k: task = one plane of y, or of dx, which is the same of g with the weights turned
+   round. */
 static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_call *j = (const bmvpi_dw_call *)arg;
@@ -4935,8 +4988,8 @@ static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, 
 
 /* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
    sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
-   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
-   this rank's, as all gradients of parameters before they are exchanged. */
+   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma
+   and dbeta over this rank's, as all gradients of parameters before they are exchanged. */
 static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch, int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
@@ -5201,7 +5254,7 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
                           groups[variant], 1e-5);
 }
 
-/* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
+/* >>op masked_fill: y = mask ? filler : x -----------------------------------------------------------------------------
    src x, filler, mask; start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
 BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
@@ -5259,9 +5312,10 @@ static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
     return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
 }
 
-/* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
+/* >>op minmax: y = (x - min) / (max - min + eps) ----------------------------------------------------------------------
    saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
-   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
+   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min
+   and max. */
 BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
     bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
@@ -5456,7 +5510,9 @@ BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint
 }
 
 /* ================================================================================================================
-   The machine room: vector kernels. Nothing above needs to be read with it, and nothing in it says what an op is.
+   The machine room: vector kernels. Nothing above needs to be read with it, and nothing in it says what an op is: each
+   function behind the door (>>fast) computes what plain loops above define, to the rounding of float32, and tests hold
+   the two together at every instruction set. It is left out by BMVP_NO_SIMD, which halves the text of the object.
    ================================================================================================================ */
 
 #if defined(BMVP_NO_SIMD) || !defined(__GNUC__)
@@ -5522,7 +5578,8 @@ BMVPI_VECTOR_TYPES(512)
 #define BMVPI_PREFETCH_WRITE(p) ((void)(p))
 #endif
 
-/* The instance of a table of kernels NAME for the level of context c, as a pointer; NULL: plain loops. BMVPI_CHOOSE: of a function. */
+/* The instance of a table of kernels NAME for the level of context c, as a pointer; NULL: plain loops. BMVPI_CHOOSE: of
+   a function. */
 #if defined(BMVPI_HAVE_X86)
 #define BMVPI_CHOOSE_SET(c, NAME) \
     ((c)->simd == BMVP_SIMD_AVX512 ? &NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? &NAME##_v256 : \
@@ -5574,13 +5631,14 @@ BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x)
 BMVPI_EXP(128)
 #if defined(BMVPI_HAVE_X86)
 BMVPI_EXP(256)
-/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below -87.7 it goes
-   on to 0 by subnormal numbers. */
+/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below
+   -87.7 it goes on to 0 by subnormal numbers. */
 BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
 {
     const bmvpi_v512 zero = { 0.0f }, low = zero - 110.0f, high = zero + 88.02f;
     const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
-                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y)); /* NaN stays */
+                                                         /* NaN stays */
+                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y));
     const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
@@ -5633,10 +5691,10 @@ BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_normal(bmvpi_v##BITS
 BMVPI_NORMAL(128)
 #if defined(BMVPI_HAVE_X86)
 BMVPI_NORMAL(256)
-/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4 in
-   the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of them
-   permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last piece is
-   constant: beyond 5.6 Phi is 1 and phi 0. */
+/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4
+   in the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of
+   them permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last
+   piece is constant: beyond 5.6 Phi is 1 and phi 0. */
 static const float bmvpi_normal_table[5][32] = {
     { 3.5856392e-02f, 1.0641988e-01f, 1.7364478e-01f, 2.3565271e-01f, 2.9102990e-01f, 3.3891293e-01f,
     3.7899950e-01f, 4.1149202e-01f, 4.3699163e-01f, 4.5636708e-01f, 4.7062102e-01f, 4.8077384e-01f, 4.8777553e-01f,
@@ -6192,7 +6250,8 @@ typedef struct bmvpi_tile {
     const float *next;
     int64_t next_step;
     const float *onto; /* C = onto + ..., rows ldc apart as those of C: C itself, a residual, or NULL */
-    int odd;           /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
+    /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
+    int odd;
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
@@ -6271,9 +6330,10 @@ static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, 0, {
 static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, 0, BMVPI_TILES_512_TABLE(512) };
 #endif
 #if defined(BMVPI_HAVE_BF16)
-/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B to a sum in
-   float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the runs one after the other, into
-   16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes its type. */
+/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B
+   to a sum in float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the
+   runs one after the other, into 16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes
+   its type. */
 #define BMVPI_AT_bf16 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")))
 
 /* 16 numbers, `step` apart; zeros from n on */
@@ -6306,7 +6366,8 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
     }
 }
 
-/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd: see bmvpi_tile */
+/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd:
+   see bmvpi_tile */
 BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
 {
     int64_t j = 0;
@@ -6414,8 +6475,8 @@ static void bmvpi_tile_ahead(bmvpi_tile *t, int mr)
     t->next_step = t->ka == 1 ? mr * t->lda / bmvpi_max(1, t->k) : t->ka;
 }
 
-/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is readable for cols
-   only. */
+/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is
+   readable for cols only. */
 static void bmvpi_tile_run(const bmvpi_tiles *q, const bmvpi_tile *strip, int mr, int64_t cols)
 {
     float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
@@ -6471,7 +6532,8 @@ static int64_t bmvpi_panel_group(const bmvpi_tiles *q) { return q->pairs ? 4 : 1
 /* keeps workspace parts 64-byte aligned */
 static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
 
-/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows have a place. */
+/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows
+   have a place. */
 static int64_t bmvpi_panel_row(const bmvpi_tiles *q) { return !q ? 1 : q->pairs ? q->nr / 2 : q->nr; }
 
 /* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
@@ -6593,8 +6655,8 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
 }
 
 /* May the tiles read B where it lies? Only whole tiles: a partial one would read past the row. Of few rows of A, since
-   packing would cost more than the product; of a near B if its panels fit L1, whose sets rows that are a multiple of 1 KB
-   apart share. */
+   packing would cost more than the product; of a near B if its panels fit L1, whose sets rows that are a multiple of 1
+   KB apart share. */
 static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
 {
     if (g->b_packed || g->b_cs != 1 || q->pairs) return 0;
@@ -6804,8 +6866,8 @@ static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a,
     bmvpi_gemm_serial(level, &g, NULL);
 }
 
-/* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's rows must be readable up
-   to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
+/* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's
+   rows must be readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
 static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
@@ -7203,19 +7265,21 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
     }
 }
 
-/* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two outputs of three taps are
-   four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
-       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0 + m1 + m2, m1 - m2 - m3
-   In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of channels in place of 216. So is
-   the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of tiles: it transforms their 4^3 inputs (each voxel is read 8
-   times, fetched a tile ahead), multiplies by the 64 matrices of weights, which all tasks share, and transforms back. The points of a block,
-   64 (Ci + Co) floats a tile, lie in L2 up to Ci + Co = 128, else in L3. Constants are 0, 1 and 1/2: of random numbers, 64 to 64 channels, results
+/* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two
+   outputs of three taps are four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0
+       + m1 + m2, m1 - m2 - m3
+   In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of
+   channels in place of 216. So is the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of
+   tiles: it transforms their 4^3 inputs (each voxel is read 8 times, fetched a tile ahead), multiplies by the 64
+   matrices of weights, which all tasks share, and transforms back. The points of a block, 64 (Ci + Co) floats a tile,
+   lie in L2 up to Ci + Co = 128, else in L3. Constants are 0, 1 and 1/2: of random numbers, 64 to 64 channels, results
    and gradients are 3.6e-7 off (root mean square), those of the direct sums 2.8e-7 to 3.4e-7. */
 enum { BMVPI_WINO_POINTS = 64, BMVPI_WINO_LEAST = 4096 };
 
 typedef struct bmvpi_wino_set {
-    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next tile's voxels is
-       fetched; spread: 2^3 voxels to 64 points, A dy */
+    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next
+       tile's voxels is fetched; spread: 2^3 voxels to 64 points, A dy */
     void (*in)(const float *const *src, const float *const *next, int64_t c, float *to, int64_t point);
     void (*spread)(const float *const *src, int64_t c, float *to, int64_t point);
     /* 64 points to the 2^3 voxels that have a place, A' m + bias */
@@ -7342,8 +7406,8 @@ BMVPI_STAMP(BMVPI_WINO)
 
 static const bmvpi_wino_set *bmvpi_wino_of(const bmvp_ctx *c) { return BMVPI_CHOOSE_SET(c, bmvpi_wino_set); }
 
-/* Where the products saved pay for the transforms: whole vectors of channels, and enough voxels for 64 matrices of weights. In float32 whatever
-   the context's precision: as fast as bfloat16 products without it. */
+/* Where the products saved pay for the transforms: whole vectors of channels, and enough voxels for 64 matrices of
+   weights. In float32 whatever the context's precision: as fast as bfloat16 products without it. */
 static int bmvpi_wino_fits(const bmvp_ctx *c, const bmvpi_conv *v)
 {
     int i, yes = bmvpi_wino_of(c) && v->groups == 1 && v->wo == 1 && v->ci % 16 == 0 &&
@@ -7364,7 +7428,8 @@ typedef struct bmvpi_wino { /* one call */
     int64_t in_point, out_point;  /* floats from point to point of a block's inputs and outputs */
     int64_t own, pack;            /* floats of a worker; of the packed weights of one point */
     int64_t parts, part_blocks;   /* DW: partial sums of 64 points, blocks of each */
-    int64_t groups, channels;     /* DW: tasks of a part, channels of x of each: large weights would leave threads idle */
+    /* DW: tasks of a part, channels of x of each: large weights would leave threads idle */
+    int64_t groups, channels;
     float *packed, *owns, *zeros; /* DW: packed = the partial sums */
 } bmvpi_wino;
 
@@ -7390,7 +7455,8 @@ static bmvpi_wino bmvpi_wino_make(const bmvp_ctx *c, const bmvpi_conv *v, int wh
         j.parts = bmvpi_min(j.blocks, bmvpi_max(1, bmvpi_min(16, (1 << 23) / (BMVPI_WINO_POINTS * j.ci * j.co))));
         j.part_blocks = bmvpi_ceil_div(j.blocks, j.parts);
         j.parts = bmvpi_ceil_div(j.blocks, j.part_blocks);
-        j.channels = bmvpi_max(16, bmvpi_ceil_div(j.ci, bmvpi_ceil_div(4, j.parts) * 16) * 16); /* each spreads dy anew */
+        /* each spreads dy anew */
+        j.channels = bmvpi_max(16, bmvpi_ceil_div(j.ci, bmvpi_ceil_div(4, j.parts) * 16) * 16);
         j.groups = bmvpi_ceil_div(j.ci, j.channels);
         j.own += bmvpi_packed_size(j.level, j.rows, j.co);
     } else {
@@ -7428,7 +7494,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
     else bmvpi_pack_b(j->level, u, j->co, 1, j->ci, j->co, j->packed + p * j->pack);
 }
 
-/* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside: none */
+/* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside:
+   none */
 static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
 {
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
@@ -7496,7 +7563,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
     }
 }
 
-static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker) /* task = (tap, input channel): G' of the sums, parts in order */
+/* task = (tap, input channel): G' of the sums, parts in order */
+static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t tap = task / j->ci, ch = task % j->ci, size = j->ci * j->co;
@@ -7623,7 +7691,8 @@ typedef struct bmvpi_fused {
     /* p = exp(p scale - lse[row]), dp = p (dp - dot[row]) scale */
     void (*softmax_back)(int64_t rows, int64_t n, float *p, float *dp, int64_t ld, float scale, const float *lse,
                          const float *dot);
-    void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld); /* h = GELU(a), h may be a */
+    /* h = GELU(a), h may be a */
+    void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld);
     /* g = g GELU'(a), h = GELU(a); h may be a */
     void (*gelu_both)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, float *g, int64_t ld);
     /* out[row] = sum over i of a[row ld + i] b[row ld + i] */
@@ -7833,7 +7902,8 @@ static int64_t bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, 
     return nh / j->heads * j->t * 3 * j->c + nh % j->heads * j->d;
 }
 
-/* task = key block of a (sample, head): its k as a right factor of q k^T; v of p v or, backward, of dy v^T; then k of ds k */
+/* task = key block of a (sample, head): its k as a right factor of q k^T; v of p v or, backward, of dy v^T; then k of
+   ds k */
 static void bmvpi_attn_pack_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
