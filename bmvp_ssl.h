@@ -421,7 +421,7 @@ typedef struct bmvp_ft_config {
 } bmvp_ft_config;
 
 /* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg);
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
 BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
@@ -997,8 +997,9 @@ static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
 
 static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names)
 {
-    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
-    if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
+    const int stride = (int)bmvp_net_stride_of(c, net);
+    if (stride < 1) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
+    else if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
     if (c->comm && c->comm->size > cfg->batch)
         bmvp_fail(c, BMVP_E_ARG, "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least", cfg->batch,
                   c->comm->size);
@@ -2848,7 +2849,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
-static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind kind)
+static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, const bmvp_net_kind *kind)
 {
     const int segment = task == BMVP_TASK_SEGMENT;
     k->crop_x = k->crop_y = 96;
@@ -2861,7 +2862,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->dice_weight = segment;
     k->ce_weight = !segment;
     k->dice_smooth = 1e-5;
-    k->deep_supervision = segment && kind == BMVP_NET_UNIFORMER;
+    k->deep_supervision = segment && kind && kind->deep;
     k->flip = 0.5;
     k->intensity_shift = k->intensity_scale = 0.1;
     k->batch = segment ? 3 : 4;
@@ -2870,7 +2871,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->validate_every = 5;
     k->lr = 3e-4;
     k->encoder_lr_scale = 1;
-    k->weight_decay = kind == BMVP_NET_UNIFORMER ? 1e-4 : 1e-5;
+    k->weight_decay = kind ? kind->weight_decay : 1e-5;
     k->beta1 = 0.9;
     k->beta2 = 0.999;
     k->overlap = 0.5;
@@ -2903,10 +2904,10 @@ static void bmvpi_ft_fast(bmvp_ft_config *k)
     k->clip = 1;
 }
 
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg)
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg)
 {
     memset(cfg, 0, sizeof *cfg);
-    bmvpi_ft_paper(cfg, task, kind);
+    bmvpi_ft_paper(cfg, task, bmvp_net_kind_find(NULL, kind));
     if (strcmp(name, "release") == 0) bmvpi_ft_release(cfg);
     else if (strcmp(name, "fast") == 0) bmvpi_ft_fast(cfg);
     else if (strcmp(name, "paper") != 0) return 0;
@@ -2953,8 +2954,10 @@ static int bmvpi_ft_segments(const bmvp_ft *f) { return bmvp_net_config_of(f->ne
 
 static int bmvpi_ft_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
 {
-    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
-    if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, net->kind);
+    const int stride = (int)bmvp_net_stride_of(c, net);
+    if (!kind) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
+    else if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
         bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
     else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
         bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
@@ -2965,9 +2968,9 @@ static int bmvpi_ft_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft
         bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
-    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && net->kind == BMVP_NET_UNIFORMER && cfg->deep_supervision))
-        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a UniFormer that segments with deep_supervision "
-                  "= 1; consistency_on = 0 works with every network");
+    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && kind->deep && cfg->deep_supervision))
+        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a UniFormer, and "
+                  "that segments with deep_supervision = 1; consistency_on = 0 works with every network");
     return !bmvp_failed(c);
 }
 
@@ -2999,21 +3002,19 @@ static bmvp_ctx *bmvpi_ft_host(bmvp_ctx *c)
    weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
-    static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
     const bmvp_state_list *l = bmvp_net_state(f->net);
     const double p = f->cfg.head_prior;
-    int i, k;
-    for (i = 0; i < l->n && p > 0; ++i)
-        for (k = 0; k < 4; ++k) {
-            bmvp_state s = l->item[i];
-            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || bmvp_net_config_of(f->net)->task != BMVP_TASK_SEGMENT) continue;
-            s.init = BMVP_INIT_UNIFORM_IN;
-            s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
-            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg.seed, (uint32_t)(1000 + i));
-            if (s.torch_rank > 1) continue;
-            bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
-            if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
-        }
+    int i;
+    for (i = 0; i < l->n && p > 0 && bmvp_net_config_of(f->net)->task == BMVP_TASK_SEGMENT; ++i) {
+        bmvp_state s = l->item[i];
+        if (!bmvp_net_in_part(f->net, s.name, BMVP_PART_HEAD)) continue;
+        s.init = BMVP_INIT_UNIFORM_IN;
+        s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
+        bmvp_state_init(f->c, &s, (uint64_t)f->cfg.seed, (uint32_t)(1000 + i));
+        if (s.torch_rank > 1) continue;
+        bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
+        if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
+    }
 }
 
 static void bmvpi_ft_make_optim(bmvp_ft *f)
@@ -3026,7 +3027,7 @@ static void bmvpi_ft_make_optim(bmvp_ft *f)
     k.beta1 = k.momentum = f->cfg.beta1;
     k.beta2 = f->cfg.beta2;
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
+        if (bmvp_net_in_part(f->net, l->item[i].name, BMVP_PART_ENCODER)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
     f->optim = bmvp_optim_create(f->c, l, &k);
 }
 
@@ -3058,7 +3059,7 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     for (i = 0; i < n; ++i) f->modality[i] = bmvp_modality_find(names[i]);
     k.in_channels = n;
     if (k.task == BMVP_TASK_SEGMENT) k.outputs = bmvp_labels_outputs(labels);
-    k.deep_supervision = k.task == BMVP_TASK_SEGMENT && k.kind == BMVP_NET_UNIFORMER && cfg->deep_supervision;
+    k.deep_supervision = k.task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(c, k.kind)->deep && cfg->deep_supervision;
     f->net = bmvp_net_create(c, &k);
     if (f->net && f->host && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
     if (f->net && !bmvp_failed(c)) {

@@ -37,7 +37,7 @@ static bmvp_net_config downstream_of(const char *name, bmvp_net_task task, int i
     cfg.task = task;
     cfg.in_channels = in_channels;
     cfg.outputs = outputs;
-    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(NULL, cfg.kind)->deep;
     return cfg;
 }
 
@@ -288,31 +288,31 @@ static void test_unet3d_tiny(void) { test_network(1, 0); }
 /* Layer by layer: says which one is wrong first. */
 static void test_uniformer_tiny_layers(void)
 {
-    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
     bmvpi_uniformer *u;
+    bmvp_module *m;
     bmvp_tensor *x;
     char name[32];
     net_case k;
     int s, i;
     if (net_case_begin(&k, 0, 1)) {
-        u = &k.net->uf;
+        u = (bmvpi_uniformer *)k.net->layers;
+        m = &k.net->m;
+        m->training = 1;
         x = k.x;
         for (s = 0; s < 4; ++s) {
-            x = bmvp_conv3d(k.c, x, u->embed[s].proj.w, u->embed[s].proj.b, &halve);
-            x = bmvp_layernorm(k.c, x, u->embed[s].norm.w, u->embed[s].norm.b, 1e-5);
+            x = bmvp_run_patch_embed(m, &u->embed[s], x);
             snprintf(name, sizeof name, "patch_embed%d", s + 1);
             check_activation(&k, "act", name, x);
             for (i = 0; i < k.net->cfg.depth[s]; ++i) {
-                x = s < 2 ? bmvpi_cblock_run(k.net, &u->cblock[s][i], x, 1)
-                          : bmvpi_sablock_run(k.net, &u->sablock[s - 2][i], x);
+                x = s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
                 snprintf(name, sizeof name, "blocks%d.%d", s + 1, i);
                 check_activation(&k, "act", name, x);
             }
         }
-        x = bmvpi_batchnorm(k.net, &u->norm, x, 1);
+        x = bmvp_run(m, &u->norm, x);
         check_activation(&k, "act", "norm", x);
         for (i = 0; i < 4; ++i) {
-            x = bmvp_conv_transpose3d(k.c, x, u->up[i], NULL);
+            x = bmvp_run(m, &u->up[i], x);
             snprintf(name, sizeof name, "decoder%d", 5 - i);
             check_activation(&k, "act", name, x);
         }
@@ -331,7 +331,7 @@ static void test_unet3d_tiny_layers(void)
     net_case k;
     int i, d;
     if (net_case_begin(&k, 1, 0)) {
-        u = &k.net->un;
+        u = (bmvpi_unet3d *)k.net->layers;
         x = bmvp_conv3d(k.c, k.x, u->conv1a.w, u->conv1a.b, &same);
         check_activation(&k, "act", "conv1a", x);
         for (i = 0; i < 12; ++i) {
@@ -341,7 +341,7 @@ static void test_unet3d_tiny_layers(void)
                 check_activation(&k, "act", down[d], x);
             }
             if (i >= 9) x = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, x, u->up[i - 9].w, u->up[i - 9].b), 2);
-            x = bmvpi_resblock_run(k.net, &u->block[i], x);
+            x = bmvpi_resblock_run(&k.net->m, &u->block[i], x);
             check_activation(&k, "act", block[i], x);
         }
     }
@@ -351,6 +351,7 @@ static void test_unet3d_tiny_layers(void)
 static void test_segmentation_layers(void)
 {
     static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
+    const bmvpi_unet3d *u;
     bmvp_features f;
     bmvp_tensor *y;
     char name[32];
@@ -366,10 +367,11 @@ static void test_segmentation_layers(void)
     }
     net_case_end(&k);
     if (net_case_open(&k, "nets/unet3d_segment_tiny.safetensors", 1, 0, BMVP_TASK_SEGMENT)) {
+        u = (const bmvpi_unet3d *)k.net->layers;
         f = bmvp_net_encode(k.net, k.x, 1);
         for (i = 0, y = f.last; i < 3; ++i) {
-            y = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, y, k.net->un.up[i].w, k.net->un.up[i].b), 2);
-            y = bmvpi_resblock_run(k.net, &k.net->un.block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
+            y = bmvp_upsample_nearest(k.c, bmvp_run(&k.net->m, &u->up[i], y), 2);
+            y = bmvpi_resblock_run(&k.net->m, &u->block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
             check_activation(&k, "act", up[i], y);
         }
     }
@@ -923,7 +925,7 @@ static void test_presets(void)
             if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
         if (strcmp(word, "uniformer_small") == 0)
             CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
-        CHECK(net && bmvp_net_stride(net) == (k.kind == BMVP_NET_UNET3D ? 8 : 16));
+        CHECK(net && bmvp_net_stride(net) == (strcmp(k.kind, "unet3d") == 0 ? 8 : 16));
         bmvp_net_destroy(net);
         bmvp_destroy(c);
     }
@@ -948,7 +950,7 @@ static void test_layouts(void)
         { "pointwise", BMVP_LAYOUT_POINTWISE, 5, { 5, 3, 1, 1, 1 }, 2, { 1, 0, 0, 0, 0 } },
         { "conv_zxy", BMVP_LAYOUT_CONV_ZXY, 5, { 5, 2, 3, 3, 3 }, 5, { 2, 4, 3, 1, 0 } },
         { "conv_xyz", BMVP_LAYOUT_CONV_XYZ, 5, { 5, 2, 3, 3, 3 }, 5, { 4, 3, 2, 1, 0 } },
-        { "depthwise", BMVP_LAYOUT_DEPTHWISE, 5, { 5, 1, 3, 3, 3 }, 4, { 2, 4, 3, 0, 0 } },
+        { "depthwise", BMVP_LAYOUT_DEPTHWISE_ZXY, 5, { 5, 1, 3, 3, 3 }, 4, { 2, 4, 3, 0, 0 } },
         { "convt_xyz", BMVP_LAYOUT_CONVT_XYZ, 5, { 5, 3, 2, 2, 2 }, 5, { 0, 4, 3, 2, 1 } },
         { "volume", BMVP_LAYOUT_VOLUME, 3, { 4, 5, 6, 1, 1 }, 3, { 2, 1, 0, 0, 0 } },
     };
@@ -1030,8 +1032,8 @@ static void check_equal_nets(bmvp_net *a, bmvp_net *b)
 
 static void check_equal_configs(const bmvp_net_config *a, const bmvp_net_config *b)
 {
-    CHECK(a->kind == b->kind && a->in_channels == b->in_channels);
-    if (a->kind == BMVP_NET_UNET3D) {
+    CHECK(strcmp(a->kind, b->kind) == 0 && a->in_channels == b->in_channels);
+    if (strcmp(a->kind, "unet3d") == 0) {
         CHECK(a->width == b->width && a->groups == b->groups);
         return;
     }
@@ -1276,7 +1278,7 @@ static void test_adoption_refused(void)
     check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
     from = preset("uniformer_tiny");
     from.depth[2] = 3;
-    check_not_adopted(from, segment, BMVP_E_SHAPE, "'blocks3.2.pos_embed.weight' has no place");
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.blocks3.2.pos_embed.weight' has no place");
     from.depth[2] = 1;
     check_not_adopted(from, segment, BMVP_E_FORMAT, "'encoder.blocks3.1.pos_embed.weight' is missing");
     check_not_adopted(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 2, 2), segment, BMVP_E_SHAPE,
@@ -1322,16 +1324,17 @@ static void test_wrong_checkpoint(void)
 
 static void test_config_as_json(void)
 {
-    const bmvp_net_config from[2] = {
-        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0, BMVP_TASK_SEGMENT, 5, 1 },
-        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0, BMVP_TASK_CLASSIFY, 3, 0 }
-    };
-    bmvp_net_config back;
+    static const char *const text[2] = { "in_channels=2 dim=8,16,48,96 depth=1,2,3,4 head_dim=24 mlp_ratio=3 outputs=5 deep_supervision=1",
+                                         "in_channels=3 width=24 groups=4 outputs=3 levels=-5 base=7" };
+    bmvp_net_config from[2], back;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;
     bmvp_jw w;
     int i;
     for (i = 0; i < 2; ++i) {
+        from[i] = bmvp_net_config_default(i ? "elsewhere" : "uniformer");
+        from[i].task = i ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+        CHECK(bmvp_net_config_set(&from[i], text[i], &err) == BMVP_OK);
         bmvp_jw_init(&w, 0, NULL);
         bmvp_jw_object(&w, NULL);
         bmvp_net_config_write(&w, "network", &from[i]);
@@ -1341,6 +1344,7 @@ static void test_config_as_json(void)
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
             CHECK(strcmp(back.name, from[i].name) == 0);
             check_equal_configs(&back, &from[i]);
+            CHECK(bmvp_net_option_of(&back, "levels", 1) == (i ? -5 : 1) && bmvp_net_option_of(&back, "base", 2) == (i ? 7 : 2));
             CHECK(back.task == from[i].task && back.outputs == from[i].outputs && back.deep_supervision == from[i].deep_supervision);
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
         }
