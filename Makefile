@@ -81,8 +81,8 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm parallel labels metrics release window finetune
+TESTS    = tensor comm parallel parallel_ft launch io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel parallel_ft labels metrics release window finetune
 TEST_H   = $(wildcard tests/support/*.h)
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim)

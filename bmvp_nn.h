@@ -694,6 +694,13 @@ extern "C" {
 
 /* >>state impl: named tensors and how PyTorch's files hold them ------------------------------------------------------- */
 
+static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
+{
+    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
 static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
 {
     if (l->n == l->cap) {
@@ -1334,12 +1341,6 @@ static void bmvpi_make_decoder(bmvp_net *net)
         u->scale[i] = bmvp_make_conv(m, i ? "ms_out.1" : "ms_out.0", d[1 - i], outputs, 1, 1, 0, 1);
 }
 
-static void *bmvpi_zeros(bmvp_ctx *c, int64_t bytes)
-{
-    void *p = bmvpi_alloc(c, bytes);
-    return p ? memset(p, 0, (size_t)bytes) : NULL;
-}
-
 /* The encoder's kernels are stored for the input that the release permutes to (Z, X, Y). */
 static void bmvpi_uniformer_make(bmvp_net *net)
 {
@@ -1356,8 +1357,8 @@ static void bmvpi_uniformer_make(bmvp_net *net)
         u->embed[s].proj = bmvpi_released(m, u->embed[s].proj);
     }
     for (s = 0; s < 4; ++s) {
-        if (s < 2) u->cblock[s] = (bmvpi_cblock *)bmvpi_zeros(net->m.c, k->depth[s] * (int64_t)sizeof(bmvpi_cblock));
-        else u->sablock[s - 2] = (bmvpi_sablock *)bmvpi_zeros(net->m.c, k->depth[s] * (int64_t)sizeof(bmvpi_sablock));
+        if (s < 2) u->cblock[s] = (bmvpi_cblock *)bmvpi_zeros(m->c, (size_t)k->depth[s] * sizeof(bmvpi_cblock));
+        else u->sablock[s - 2] = (bmvpi_sablock *)bmvpi_zeros(m->c, (size_t)k->depth[s] * sizeof(bmvpi_sablock));
         for (i = 0; i < k->depth[s] && !bmvp_failed(m->c); ++i) {
             bmvp_enter(m, "blocks%d.%d", s + 1, i);
             if (s < 2) bmvpi_make_cblock(m, &u->cblock[s][i], k->dim[s], k->mlp_ratio);
@@ -1960,11 +1961,11 @@ BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
     if (!kind)
         return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'; a program gives its own by bmvp_config.networks", cfg->name,
                                      cfg->kind);
-    if (!bmvpi_net_config_check(c, kind, cfg) || !(net = (bmvp_net *)bmvpi_zeros(c, (int64_t)sizeof *net))) return NULL;
+    if (!bmvpi_net_config_check(c, kind, cfg) || !(net = (bmvp_net *)bmvpi_zeros(c, sizeof *net))) return NULL;
     bmvp_module_begin(&net->m, c, &net->state);
     net->kind = kind;
     net->cfg = *cfg;
-    net->layers = bmvpi_zeros(c, (int64_t)kind->size + 1);
+    net->layers = bmvpi_zeros(c, kind->size);
     if (net->layers) kind->make(net);
     if (net->m.level > 0 && !bmvp_failed(c)) bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
     if (cfg->task == BMVP_TASK_CLASSIFY && !kind->classify && !bmvp_failed(c))
