@@ -431,12 +431,12 @@ BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 /* What the values of a label map mean. Two kinds:
      regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
      classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
-enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256 };
+enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256, BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */ };
 typedef struct bmvp_labels {
     char name[32];                /* of the built-in definition, or "custom" */
     int exclusive;                /* 1: classes, 0: regions */
     int n;                        /* regions or classes, without the background */
-    char region[BMVP_MAX_REGIONS][32];
+    char region[BMVP_MAX_REGIONS][BMVP_LABEL_NAME];
     unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
     unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */

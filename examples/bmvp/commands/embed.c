@@ -3,6 +3,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "device.h"
 #include "data/files.h"
 #include "data/preparation.h"
@@ -197,7 +198,7 @@ static bmvp_status embed_all(job *j, const char *data)
     int64_t i;
     if (stat(data, &s) != 0) return bmvp_error_set(&j->err, BMVP_E_IO, "%s: %s", data, strerror(errno));
     if (!S_ISDIR(s.st_mode) && !(n > 5 && strcmp(data + n - 5, ".json") == 0)) return embed_file(j, data);
-    st = dataset_load(&d, data, &j->err);
+    st = data_load(&d, data, NULL, "embed", &j->err);
     if (st) return st;
     for (i = 0; i < d.n && !st; ++i) st = embed_case(j, &d.item[i]);
     dataset_free(&d);
