@@ -1,7 +1,7 @@
 /* 03_method.c - the method by hand: one training step of BrainMVP written with ops, and that the library says the same
 
    What you learn: a step is two masked views of each crop, one network, three losses. Equation numbers are the paper's.
-   Run: build/03_method (a second). Each loss stands in two rows, one written here, one of bmvp_ssl_step: they agree to the
+   Run: build/03_method (a second). Each loss stands in two rows, one from here, one of bmvp_ssl_step: they agree to the
    last digit that is printed. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
@@ -28,7 +28,7 @@ static bmvp_tensor *rebuilding(bmvp_ctx *c, bmvp_tensor *rebuilt, int first, bmv
     return bmvp_scale(c, sum, 1.0 / CASES, 0);
 }
 
-/* (4), (5): a view must find the other view of its case among those of all: cross-entropy of cosines over tau, both ways */
+/* (4), (5): a view is to find the other view of its case among those of all: cross-entropy of cosines / tau, both ways */
 static bmvp_tensor *contrast(bmvp_ctx *c, bmvp_tensor *map, double tau)
 {
     const int64_t flat[2] = { CASES, map ? map->numel / (2 * CASES) : 0 };

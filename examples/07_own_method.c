@@ -1,8 +1,8 @@
 /* 07_own_method.c - a method of one's own, masked-image modelling: fields, and one function that builds the losses
 
-   What you learn: schedule, clipping, checkpoints, log, plan and ranks are the trainer's; a method knows nothing of them.
-   Run: build/07_own_method (seconds). Three of four 16^3 patches are hidden; the loss falls to a fifth. The right column
-   is a run that was left after step 10 and taken up from its checkpoint: the same numbers to the last digit. */
+   What you learn: schedule, clipping, checkpoints, log, plan and ranks are the trainer's; a method knows none of it.
+   Run: build/07_own_method (seconds). Three of four 16^3 patches are hidden; the loss falls to a fifth. The right
+   column is a run that was left after step 10 and taken up from its checkpoint: the same numbers to the last digit. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
