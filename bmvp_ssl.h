@@ -432,12 +432,12 @@ BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 /* What the values of a label map mean. Two kinds:
      regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
      classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
-enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256 };
+enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256, BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */ };
 typedef struct bmvp_labels {
     char name[32];                /* of the built-in definition, or "custom" */
     int exclusive;                /* 1: classes, 0: regions */
     int n;                        /* regions or classes, without the background */
-    char region[BMVP_MAX_REGIONS][32];
+    char region[BMVP_MAX_REGIONS][BMVP_LABEL_NAME];
     unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
     unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
@@ -566,7 +566,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 typedef struct bmvp_ft_config { BMVP_RUN_MEMBERS BMVP_FT_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ft_config;
 
 /* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg);
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
 BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
@@ -1152,13 +1152,6 @@ static void bmvpi_trainer_build(bmvp_trainer *t, int train)
     bmvp_net_init(t->net, (uint64_t)run.seed);
     if (train) bmvpi_trainer_optim(t);
     if (t->method.start && !bmvp_failed(t->c)) t->method.start(t);
-}
-
-static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
-{
-    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
-    if (p) memset(p, 0, bytes);
-    return p;
 }
 
 BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config,
@@ -3455,7 +3448,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
-static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind kind)
+static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, const bmvp_net_kind *kind)
 {
     const int segment = task == BMVP_TASK_SEGMENT;
     k->crop_x = k->crop_y = 96;
@@ -3468,7 +3461,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->dice_weight = segment;
     k->ce_weight = !segment;
     k->dice_smooth = 1e-5;
-    k->deep_supervision = segment && kind == BMVP_NET_UNIFORMER;
+    k->deep_supervision = segment && kind && kind->deep;
     k->flip = 0.5;
     k->intensity_shift = k->intensity_scale = 0.1;
     k->batch = segment ? 3 : 4;
@@ -3477,7 +3470,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->validate_every = 5;
     k->lr = 3e-4;
     k->encoder_lr_scale = 1;
-    k->weight_decay = kind == BMVP_NET_UNIFORMER ? 1e-4 : 1e-5;
+    k->weight_decay = kind ? kind->weight_decay : 1e-5;
     k->beta1 = 0.9;
     k->beta2 = 0.999;
     k->overlap = 0.5;
@@ -3510,10 +3503,10 @@ static void bmvpi_ft_fast(bmvp_ft_config *k)
     k->clip = 1;
 }
 
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg)
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg)
 {
     memset(cfg, 0, sizeof *cfg);
-    bmvpi_ft_paper(cfg, task, kind);
+    bmvpi_ft_paper(cfg, task, bmvp_net_kind_find(NULL, kind));
     if (strcmp(name, "release") == 0) bmvpi_ft_release(cfg);
     else if (strcmp(name, "fast") == 0) bmvpi_ft_fast(cfg);
     else if (strcmp(name, "paper") != 0) return 0;
@@ -3577,7 +3570,9 @@ static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task ==
 
 static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
 {
-    if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, net->kind);
+    if (!kind) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
+    else if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
         bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
     else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
         bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
@@ -3585,9 +3580,9 @@ static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const 
         bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
-    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && net->kind == BMVP_NET_UNIFORMER && cfg->deep_supervision))
-        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a UniFormer that segments with deep_supervision "
-                  "= 1; consistency_on = 0 works with every network");
+    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && kind->deep && cfg->deep_supervision))
+        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a "
+                  "UniFormer, and that segments with deep_supervision = 1; consistency_on = 0 works with every network");
     return !bmvp_failed(c);
 }
 
@@ -3632,7 +3627,7 @@ static void bmvpi_ft_prepare(bmvp_trainer *t)
     for (i = 0; i < u->n; ++i) f->modality[i] = bmvp_modality_find(u->names[i]);
     k->in_channels = u->n;
     if (k->task == BMVP_TASK_SEGMENT) k->outputs = bmvp_labels_outputs(u->labels);
-    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && k->kind == BMVP_NET_UNIFORMER && f->cfg->deep_supervision;
+    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(t->c, k->kind)->deep && f->cfg->deep_supervision;
 }
 
 /* when it has no values yet, */
@@ -3651,28 +3646,26 @@ static void bmvpi_ft_make(bmvp_trainer *t)
     if (f->host && u->grid && u->grid[0] > 0 && !bmvp_failed(t->c)) bmvpi_ft_make_templates(f, u->grid);
     bmvp_trainer_keep(t, "templates", f->host, &f->templates);
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = k->encoder_lr_scale;
+        if (bmvp_net_in_part(t->net, l->item[i].name, BMVP_PART_ENCODER)) l->item[i].lr_scale = k->encoder_lr_scale;
 }
 
 /* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
    weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
-    static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
     const bmvp_state_list *l = bmvp_net_state(f->net);
     const double p = f->cfg->head_prior;
-    int i, k;
-    for (i = 0; i < l->n && p > 0; ++i)
-        for (k = 0; k < 4; ++k) {
-            bmvp_state s = l->item[i];
-            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || !bmvpi_ft_segments(f)) continue;
-            s.init = BMVP_INIT_UNIFORM_IN;
-            s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
-            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
-            if (s.torch_rank > 1) continue;
-            bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
-            if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
-        }
+    int i;
+    for (i = 0; i < l->n && p > 0 && bmvpi_ft_segments(f); ++i) {
+        bmvp_state s = l->item[i];
+        if (!bmvp_net_in_part(f->net, s.name, BMVP_PART_HEAD)) continue;
+        s.init = BMVP_INIT_UNIFORM_IN;
+        s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
+        bmvp_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
+        if (s.torch_rank > 1) continue;
+        bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
+        if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
+    }
 }
 
 /* Memory of a batch; what prediction needs not is not there. */
