@@ -158,6 +158,7 @@ typedef struct bmvp_config {
     int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
+    const struct bmvp_net_kind *const *networks; /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
 } bmvp_config;
 
 BMVP_API bmvp_config bmvp_config_default(void);
