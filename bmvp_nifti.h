@@ -1,4 +1,4 @@
-/* bmvp_nifti.h - v0.1.0 - read, write and prepare NIfTI volumes in one C header - MIT
+/* bmvp_nifti.h - v0.1.0 - read, write and prepare NIfTI volumes in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_NIFTI_IMPLEMENTATION      (in one C or C++ file)

@@ -1,4 +1,4 @@
-/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT
+/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the include
@@ -158,6 +158,7 @@ typedef struct bmvp_config {
     int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
+    const struct bmvp_net_kind *const *networks; /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
 } bmvp_config;
 
 BMVP_API bmvp_config bmvp_config_default(void);
@@ -8264,3 +8265,15 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 #endif
 #endif /* BMVP_TENSOR_IMPLEMENTATION_ONCE */
 #endif /* BMVP_TENSOR_IMPLEMENTATION */
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -131,7 +131,7 @@ static bmvp_status run_window(job *j, const bmvp_nii_volume *v, const int64_t at
 static bmvp_status embed_volume(job *j, const bmvp_nii_volume *v, const char *name)
 {
     const bmvp_net_config *k = bmvp_net_config_of(j->net);
-    const int64_t channels = k->kind == BMVP_NET_UNIFORMER ? k->dim[3] : 8 * k->width, n[3] = { v->dim[2], v->dim[1], v->dim[0] };
+    const int64_t channels = bmvp_net_channels_of(j->c, k), n[3] = { v->dim[2], v->dim[1], v->dim[0] };
     double *sum = (double *)calloc((size_t)channels, sizeof *sum);
     float *out = add_result(j, name, 1, &channels);
     bmvp_status st = sum && out ? BMVP_OK : out_of_memory(j);
