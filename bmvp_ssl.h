@@ -1,4 +1,4 @@
-/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT
+/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
@@ -312,7 +312,7 @@ typedef struct bmvp_pass { /* one forward pass, as the functions of a method see
     void *state;
     const void *items;
     int n;                  /* items of this pass on this rank; in a plan they are zeros */
-    int64_t n_all;          /* .. on all ranks: an item that counts like any other has the weight 1 / n_all */
+    int64_t n_all, first;   /* .. on all ranks: an item that counts like any other has the weight 1 / n_all; how many are before this rank's */
     int64_t step, epoch;
     bmvp_tensor *through;   /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
     bmvp_tensor *own, *all; /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
@@ -404,6 +404,7 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
 
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first); /* .. of this rank */
 /* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
    bmvp_trainer_step says it itself. */
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t);
@@ -1443,6 +1444,11 @@ BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first)
     return n / size + (rank < more);
 }
 
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first)
+{
+    return bmvp_trainer_share(n, t->c->comm ? t->c->comm->rank : 0, t->c->comm ? t->c->comm->size : 1, first);
+}
+
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t) { t->private_part->last_pass = 1; }
 
 BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n)
@@ -1695,9 +1701,24 @@ static bmvp_tensor *bmvpi_pass_total(bmvp_pass *p)
     return total;
 }
 
+/* n_all and first */
+static void bmvpi_pass_count(bmvp_pass *p)
+{
+    const double own = p->n;
+    double *n;
+    int r;
+    p->n_all = p->n;
+    if (!p->trainer->private_part->reducer || bmvp_failed(p->c)) return;
+    n = bmvpi_comm_doubles(p->c, &own, 1);
+    for (r = 0, p->n_all = 0; n && r < p->c->comm->size; ++r) {
+        if (r == p->c->comm->rank) p->first = p->n_all;
+        p->n_all += (int64_t)n[r];
+    }
+    bmvpi_free(p->c, n);
+}
+
 static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int n)
 {
-    double all = n;
     memset(p, 0, sizeof *p);
     if (bmvp_failed(t->c)) return 0;
     p->trainer = t;
@@ -1712,8 +1733,7 @@ static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int
     if (!t->optim) bmvp_fail(t->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
     else if (n < !t->private_part->reducer) bmvp_fail(t->c, BMVP_E_ARG, "a pass takes 1 item at least, not %d", n);
     else if (t->method.check) t->method.check(p);
-    bmvp_pass_sum(p, &all, 1);
-    p->n_all = (int64_t)all;
+    bmvpi_pass_count(p);
     return !bmvp_failed(t->c);
 }
 
@@ -4357,3 +4377,15 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
 #endif
 #endif /* BMVP_SSL_IMPLEMENTATION_ONCE */
 #endif /* BMVP_SSL_IMPLEMENTATION */
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
