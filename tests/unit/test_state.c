@@ -538,6 +538,117 @@ static void test_adoption_refused(void)
 }
 
 /* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
+/* Declares every tensor of the file in the group, its name behind the prefix; then the values, or zeros where they are wrong. */
+static void add_group(bmvp_ckpt_writer *w, bmvp_ckpt *f, const char *group, const char *prefix)
+{
+    char name[300];
+    int i;
+    for (i = 0; i < f->n_entries; ++i) {
+        const bmvp_ckpt_entry *e = &f->entry[i];
+        snprintf(name, sizeof name, "%s%s", prefix, e->name);
+        bmvp_ckpt_writer_add(w, group, name, e->dtype, e->rank, e->dim, NULL);
+    }
+}
+static void add_data(bmvp_ckpt_writer *w, bmvp_ckpt *f, int wrong)
+{
+    char *data;
+    int i;
+    for (i = 0; i < f->n_entries; ++i) {
+        data = (char *)calloc((size_t)f->entry[i].bytes + 1, 1);
+        if (!wrong) CHECK(bmvp_ckpt_load(f, i, data, f->entry[i].bytes, NULL) == BMVP_OK);
+        bmvp_ckpt_writer_data(w, data, f->entry[i].bytes, NULL);
+        free(data);
+    }
+}
+
+/* The network is found where other programs put it, with what wraps its names, beside tensors that are not it. */
+static void test_found_in_other_files(void)
+{
+    static const char *const place[][4] = { /* group, prefix, another group beside it that holds zeros, its prefix */
+        { "model", "", "optimizer.state", "" },
+        { "network_weights", "_orig_mod.", NULL, NULL },
+        { "model_state_dict", "module._orig_mod.", "ema", "" },
+        { "student", "module.", "teacher", "module." },
+        { "state_dict", "model.", "model_ema", "" },       /* Lightning */
+        { "", "module.model.", NULL, NULL },
+        { "", "net._orig_mod.", "optimizer", "" },
+        { "checkpoint.model", "", "checkpoint.optimizer", "" },
+        { "averaged", "", NULL, NULL },                    /* nobody's name, but the only group */
+        { "best", "backbone.module.", "optim", "backbone.module." },
+    };
+    static const int64_t one[1] = { 3 };
+    const bmvp_net_config cfg = preset("uniformer_tiny");
+    char ours[300], theirs[300];
+    bmvp_net_config inferred;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &cfg, 3), *b;
+    bmvp_ckpt *f = NULL;
+    bmvp_ckpt_writer *w;
+    bmvp_error err;
+    size_t i;
+    int pt;
+    temporary(ours, sizeof ours, "ours");
+    temporary(theirs, sizeof theirs, "theirs");
+    CHECK(save_net(c, a, ours, BMVP_CKPT_SAFETENSORS, "") == BMVP_OK && bmvp_ckpt_open(ours, NULL, &f, &err) == BMVP_OK);
+    for (i = 0; f && i < sizeof place / sizeof *place; ++i)
+        for (pt = 0; pt < 2; ++pt) {
+            if (bmvp_ckpt_writer_begin(theirs, pt ? BMVP_CKPT_PT : BMVP_CKPT_SAFETENSORS, NULL, &w, &err) != BMVP_OK) break;
+            if (place[i][2]) add_group(w, f, place[i][2], place[i][3]);
+            add_group(w, f, place[i][0], place[i][1]);
+            bmvp_ckpt_writer_add(w, "queue", "x", BMVP_DTYPE_U8, 1, one, NULL);
+            if (place[i][2]) add_data(w, f, 1);
+            add_data(w, f, 0);
+            bmvp_ckpt_writer_data(w, "abc", 3, NULL);
+            CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK);
+            b = fresh(c, &cfg, 4);
+            check_report(load_net(c, b, theirs, &inferred, &err) == BMVP_OK, __FILE__, __LINE__, "%s, %s: %s", place[i][0], place[i][1],
+                         err.message);
+            check_equal_nets(a, b);
+            check_equal_configs(&inferred, &cfg);
+            bmvp_net_destroy(b);
+        }
+    bmvp_ckpt_close(f);
+    remove(ours);
+    remove(theirs);
+    bmvp_net_destroy(a);
+    bmvp_destroy(c);
+}
+
+/* Where nothing fits the message says what there is; a network of one's own keeps names that look like wrappers. */
+static void test_not_found_is_said(void)
+{
+    static const int64_t dim[1] = { 250000 };
+    static float data[250000];
+    char path[300];
+    const char *group = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_ckpt_writer *w;
+    bmvp_net_config cfg;
+    bmvp_error err;
+    temporary(path, sizeof path, "theirs");
+    CHECK(bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK);
+    bmvp_ckpt_writer_add(w, "left", "w", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_add(w, "right", "w", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_add(w, "right", "v", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK);
+    CHECK(bmvp_state_group(f, &group, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "its tensors stand under 'left' (1, 1.0 MB), under 'right' (2, 2.0 MB)");
+    CHECK(bmvp_net_infer(f, "left", &cfg, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "under 'right' (2, 2.0 MB)");
+    bmvp_ckpt_close(f);
+    f = NULL;
+    CHECK(bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK);
+    bmvp_ckpt_writer_add(w, "state_dict", "module.net.0.weight", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK);
+    CHECK(bmvp_state_group(f, &group, &err) == BMVP_OK && bmvp_ckpt_find(f, group, "net.0.weight") == 0);
+    bmvp_ckpt_close(f);
+    remove(path);
+}
+
 static void test_wrong_checkpoint(void)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
@@ -719,6 +830,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_adoption_values);
     CHECK_RUN(test_spread_stem);
     CHECK_RUN(test_adoption_refused);
+    CHECK_RUN(test_found_in_other_files);
+    CHECK_RUN(test_not_found_is_said);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
     CHECK_RUN(test_config_without_task);
