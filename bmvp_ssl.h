@@ -889,7 +889,7 @@ static void bmvpi_book_collect(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o)
     double loss[BMVPI_LOSSES + 1];
     float x[BMVPI_LOSSES];
     int i;
-    if (!bmvp_backend_of(c)->device->collect(c, p->ticket, x, BMVPI_LOSSES)) {
+    if (!bmvp_collect(c, p->ticket, x, BMVPI_LOSSES)) {
         for (i = 0; i <= BMVPI_NORM; ++i) k->pass[i] = (double)NAN;
         return;
     }
@@ -899,7 +899,7 @@ static void bmvpi_book_collect(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o)
     else bmvpi_losses_add(c, k, p->step, loss);
     if (!bmvp_failed(c)) return;
     k->read = k->posted;
-    bmvp_backend_of(c)->device->fill(c, o->rule->x, 0, o->rule->numel);
+    bmvp_optim_resume(o);
 }
 /* All that was sent up to and with `step` */
 static void bmvpi_book_read(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step)
@@ -911,17 +911,17 @@ static void bmvpi_book_post(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t s
     bmvpi_post *p = &k->post[k->posted % BMVP_TICKETS];
     if (k->posted - k->read == BMVP_TICKETS) bmvpi_book_collect(c, k, o);
     if (bmvp_failed(c)) return;
-    p->ticket = bmvp_backend_of(c)->device->post(c, x, BMVPI_LOSSES);
+    p->ticket = bmvp_post(c, x, BMVPI_LOSSES);
     p->step = step;
     p->has = has;
     k->posted += p->ticket > 0;
+    if (!bmvp_runs_ahead(c)) bmvpi_book_read(c, k, o, step); /* it is there */
 }
 
-/* The losses of a pass (NULL: not there) enter the book; on the CPU at once. */
+/* The losses of a pass (NULL: not there) enter the book. */
 static void bmvpi_book_pass(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, bmvp_tensor *const loss[BMVPI_LOSSES])
 {
     const float *x[BMVPI_LOSSES];
-    double now[BMVPI_LOSSES + 1];
     unsigned has = 0;
     int i;
     if (bmvp_failed(c) || bmvp_is_plan(c)) return;
@@ -929,28 +929,16 @@ static void bmvpi_book_pass(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t s
         x[i] = loss[i] ? loss[i]->x : NULL;
         if (loss[i]) has |= 1u << i;
     }
-    if (bmvp_backend_of(c)->device) {
-        if (x[0]) bmvp_backend_of(c)->device->watch(c, x[0], o->rule->x);
-        bmvpi_book_post(c, k, o, step, x, has);
-        return;
-    }
-    for (i = 0; i < BMVPI_LOSSES; ++i) now[i] = x[i] ? (double)*x[i] : i > 0 ? (double)NAN : 0;
-    now[BMVPI_NORM] = (double)NAN;
-    bmvpi_losses_add(c, k, step, now);
+    bmvp_optim_watch(o, x[0]);
+    bmvpi_book_post(c, k, o, step, x, has);
 }
 /* The step of the optimizer, with its norm in the book. */
 static void bmvpi_book_update(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, double lr, double clip)
 {
+    const float *x[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
     if (bmvp_failed(c)) return;
-    if (bmvp_backend_of(c)->device) {
-        const float *x[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
-        x[0] = bmvp_optim_device_step(o, lr, clip);
-        bmvpi_book_post(c, k, o, step, x, 1u << BMVPI_NORM);
-    } else {
-        const double norm = bmvp_optim_grad_norm(o);
-        bmvpi_losses_norm(c, k, step, norm);
-        bmvp_optim_step(o, lr, clip > 0 && norm > clip ? clip / norm : 1);
-    }
+    x[0] = bmvp_optim_clipped_step(o, lr, clip);
+    bmvpi_book_post(c, k, o, step, x, 1u << BMVPI_NORM);
     if (!bmvp_failed(c)) bmvp_optim_zero_grad(o);
 }
 /* The record of a step, or NULL: it was never taken, or too long ago. */
@@ -1383,7 +1371,7 @@ static void bmvpi_ssl_exchange_boxes(bmvp_ssl *s)
 /* A gradient becomes the sum of those of all ranks. */
 static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
 {
-    const int through_host = c->cfg.backend->device && !c->comm->on_device;
+    const int through_host = !bmvpi_comm_takes_values(c);
     bmvp_error err;
     bmvp_part part;
     if (bmvp_failed(c)) return;
@@ -1412,7 +1400,7 @@ static void bmvpi_ssl_exchange_whole(bmvp_ssl *s)
 static void bmvpi_ssl_exchange_templates(bmvp_ssl *s)
 {
     if (bmvp_failed(s->c)) return;
-    if (s->cfg.template_value == BMVP_TEMPLATE_MINMAX || s->c->cfg.backend->device) bmvpi_ssl_exchange_whole(s);
+    if (s->cfg.template_value == BMVP_TEMPLATE_MINMAX || !bmvp_on_host(s->c)) bmvpi_ssl_exchange_whole(s);
     else bmvpi_ssl_exchange_boxes(s);
     s->n_box = 0;
 }
@@ -1807,7 +1795,7 @@ BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *co
     bmvp_status st;
     bmvp_jw w;
     bmvpi_book_read(s->c, &s->book, s->optim, s->steps); /* nothing is written of a run that has failed unseen */
-    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (bmvp_failed(s->c)) return bmvp_error_take(s->c, err);
     if (s->pending)
         return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
                               s->cfg.update_every);
@@ -1829,7 +1817,7 @@ BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *er
     bmvp_ckpt *f = NULL;
     bmvp_status st;
     bmvpi_book_read(s->c, &s->book, s->optim, s->steps);
-    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (bmvp_failed(s->c)) return bmvp_error_take(s->c, err);
     st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
     if (!st) st = bmvpi_file_read(&r, f, err);
     if (!st) memset(&s->book, 0, sizeof s->book); /* its steps will be taken again */
@@ -2987,7 +2975,7 @@ static bmvp_ctx *bmvpi_ft_host(bmvp_ctx *c)
     bmvp_config k = c->cfg;
     bmvp_error err;
     bmvp_ctx *host;
-    if (!k.backend->device) return c;
+    if (bmvp_on_host(c)) return c;
     k.backend = NULL;
     k.threads = 1;
     host = bmvp_create(&k, &err);
@@ -3186,7 +3174,7 @@ static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_err
     if (st) return st;
     if (s.n == 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: it holds no templates; set fill = 1 and copies = 0 to do without", file->path);
     if (f->templates.n == 0) bmvpi_ft_make_templates(f, s.grid);
-    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (bmvp_failed(f->c)) return bmvp_error_take(f->c, err);
     if (memcmp(f->grid, s.grid, sizeof f->grid) != 0)
         return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its templates have %lldx%lldx%lld voxels, those of this run %lldx%lldx%lld (z, y, x)",
                               file->path, (long long)s.grid[0], (long long)s.grid[1], (long long)s.grid[2], (long long)f->grid[0],
@@ -3623,7 +3611,7 @@ BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const
     bmvp_status st;
     bmvp_jw w;
     if (f->optim) bmvpi_book_read(f->c, &f->book, f->optim, f->steps);
-    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (bmvp_failed(f->c)) return bmvp_error_take(f->c, err);
     if (f->pending)
         return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
                               f->cfg.update_every);
