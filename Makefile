@@ -62,7 +62,7 @@ ifdef CUDA
     $(error CUDA=1 needs the CUDA Toolkit: put nvcc into PATH, or name it: make CUDA=1 NVCC=/where/it/is/bin/nvcc)
   endif
   CUDA_O     = build/bmvp_cuda.o
-  CUDA_DEFS  = -DBMVP_PROGRAM_CUDA
+  CUDA_DEFS  = -DPROGRAM_CUDA
   CUDA_LIBS  = $(CUDA_LINK)
 endif
 
@@ -72,19 +72,21 @@ ifdef MPI
     $(error MPI=1 needs $(MPICC): apt-get install libopenmpi-dev, or name it: make MPI=1 MPICC=/where/it/is/bin/mpicc)
   endif
   CC       = $(MPICC)
-  MPI_DEFS = -DBMVP_PROGRAM_MPI
+  MPI_DEFS = -DPROGRAM_MPI
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
-PROGRAM  = $(wildcard examples/bmvp/*.c)
-PROGRAM_H = $(wildcard examples/bmvp/*.h)
+PROGRAM  = $(wildcard examples/bmvp/*.c examples/bmvp/*/*.c)
+PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
+PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
+vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm parallel labels metrics release window finetune
+TESTS    = tensor comm parallel parallel_ft launch io nn ssl labels metrics nifti release window finetune
+USERS    = tensor comm parallel parallel_ft labels metrics release window finetune
 TEST_H   = $(wildcard tests/support/*.h)
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim)
-COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I.
+COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
 
@@ -93,14 +95,14 @@ build:
 	@test -z "$(GZ_H)" || echo '#include <$(GZ_H)>' | $(CC) -E -x c - >/dev/null 2>&1 || \
 	  { echo "missing: $(GZ_H). Fix: apt-get install $(GZ_APT)   (or: make ZLIB=1, make NO_GZIP=1)"; exit 1; }
 
-build/%.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
+build/%.o: %.c $(HEADERS) $(PROGRAM_H) | build
 	$(COMPILE) $(CUDA_DEFS) $(MPI_DEFS) -c $< -o $@
 
-build/bmvp: examples/bmvp.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+build/bmvp: examples/bmvp.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
-build/experiments_page: examples/experiments/page.c $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM:examples/bmvp/%.c=build/%.o) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+build/experiments_page: examples/experiments/page.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
 	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
@@ -115,10 +117,10 @@ build/test_cuda: tests/gpu/test_cuda.cpp build/bmvp_cuda_shim.o tests/support/ch
 build/test_cuda_comm: tests/gpu/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/support/check.h tests/support/pass.h tests/gpu/cuda_nccl.h $(HEADERS)
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests/gpu $< build/bmvp_cuda_shim.o build/library.o -o $@ $(GZ) $(LDLIBS)
 
-build/device_shim.o build/ranks_shim.o: build/%_shim.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	$(COMPILE) -DBMVP_PROGRAM_CUDA -c $< -o $@
+build/device_shim.o build/ranks_shim.o: build/%_shim.o: %.c $(HEADERS) $(PROGRAM_H) | build
+	$(COMPILE) -DPROGRAM_CUDA -c $< -o $@
 
-SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM:examples/bmvp/%.c=build/%.o))) build/bmvp_cuda_shim.o
+SHIM_O = $(patsubst build/ranks.o,build/ranks_shim.o,$(patsubst build/device.o,build/device_shim.o,$(PROGRAM_O))) build/bmvp_cuda_shim.o
 build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
 
@@ -131,11 +133,11 @@ $(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/unit/test_%.c build/bmv
 
 # The program as MPI=1 makes it, beside the other: for the tests.
 HAVE_MPI = $(shell command -v mpicc >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 && echo yes)
-build/mpi_mpi.o build/join_mpi.o: build/%_mpi.o: examples/bmvp/%.c $(HEADERS) $(PROGRAM_H) | build
-	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -DBMVP_PROGRAM_MPI -c $< -o $@
-MPI_O = $(patsubst build/mpi.o,build/mpi_mpi.o,$(patsubst build/join.o,build/join_mpi.o,$(PROGRAM:examples/bmvp/%.c=build/%.o)))
+build/mpi_mpi.o build/join_mpi.o: build/%_mpi.o: %.c $(HEADERS) $(PROGRAM_H) | build
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp -DPROGRAM_MPI -c $< -o $@
+MPI_O = $(patsubst build/mpi.o,build/mpi_mpi.o,$(patsubst build/join.o,build/join_mpi.o,$(PROGRAM_O)))
 build/bmvp_mpi: examples/bmvp.c $(MPI_O)
-	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
+	mpicc -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp $< $(MPI_O) -o $@ $(GZ) $(LDLIBS)
 
 cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: $(GPU_TESTS:%=build/test_%_gpu) build/bench_cuda build/bench_step_cuda
@@ -158,7 +160,7 @@ $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TES
 build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-LAUNCH_O = $(patsubst %,build/%.o,launch net rendezvous link tcp mpi queue join library)
+LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
 build/test_launch: tests/program/test_launch.c $(LAUNCH_O) tests/support/check.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 

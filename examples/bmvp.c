@@ -1,21 +1,21 @@
 /* bmvp.c - the program: what the headers can do, from the command line. Each command is a file in bmvp/. */
-#include "bmvp/commands.h"
-#include "bmvp/cli.h"
+#include "commands/commands.h"
+#include "commands/cli.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 static const struct { const char *name; int (*run)(int, char **); const char *text; } command[] = {
-    { "phantom", bmvp_cmd_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
-    { "prepare", bmvp_cmd_prepare, "reorient, resample, crop and scale cases for training" },
-    { "pretrain", bmvp_cmd_pretrain, "pre-train a network with the three tasks of BrainMVP" },
-    { "split", bmvp_cmd_split, "split cases into training, validation and test by patient" },
-    { "finetune", bmvp_cmd_finetune, "train a segmentation or classification network from it" },
-    { "predict", bmvp_cmd_predict, "segment or classify cases with it" },
-    { "evaluate", bmvp_cmd_evaluate, "compare predictions with the truth" },
-    { "embed", bmvp_cmd_embed, "embeddings and feature maps of volumes" },
-    { "convert", bmvp_cmd_convert, "checkpoints: PyTorch .pt <-> .safetensors" },
-    { "info", bmvp_cmd_info, "what is in a volume, checkpoint or data list" },
+    { "phantom", command_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
+    { "prepare", command_prepare, "reorient, resample, crop and scale cases for training" },
+    { "pretrain", command_pretrain, "pre-train a network with the three tasks of BrainMVP" },
+    { "split", command_split, "split cases into training, validation and test by patient" },
+    { "finetune", command_finetune, "train a segmentation or classification network from it" },
+    { "predict", command_predict, "segment or classify cases with it" },
+    { "evaluate", command_evaluate, "compare predictions with the truth" },
+    { "embed", command_embed, "embeddings and feature maps of volumes" },
+    { "convert", command_convert, "checkpoints: PyTorch .pt <-> .safetensors" },
+    { "info", command_info, "what is in a volume, checkpoint or data list" },
 };
 enum { N_COMMANDS = (int)(sizeof command / sizeof *command) };
 
@@ -38,13 +38,13 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)) {
         usage(stdout);
-        return BMVP_CLI_DONE;
+        return CLI_DONE;
     }
     if (argc > 1) {
         fprintf(stderr, "bmvp: there is no command '%s'", argv[1]);
-        if (bmvp_cli_nearest(argv[1], words, near, sizeof near)) fprintf(stderr, "; did you mean '%s'?", near);
+        if (cli_nearest(argv[1], words, near, sizeof near)) fprintf(stderr, "; did you mean '%s'?", near);
         fprintf(stderr, "\n\n");
     }
     usage(stderr);
-    return BMVP_CLI_USAGE;
+    return CLI_USAGE;
 }

@@ -9,9 +9,13 @@
      missing     x: the modalities that were there, joined by +; rows x, columns arms
    runs: fine-tuning runs side by side (the demo): their validation curves, the test Dice of each, and pictures of truth and predictions. */
 #define _DEFAULT_SOURCE
-#include "../bmvp/finetune.h"
-#include "../bmvp/cli.h"
+#include "bmvp_nifti.h"
+#include "data/finetune_data.h"
+#include "data/files.h"
+#include "report/overlay.h"
+#include "commands/cli.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +33,7 @@ typedef struct results {
     char arm[MAX_NAMES][TEXT], x[MAX_NAMES][TEXT], region[MAX_REGIONS][TEXT];
 } results;
 
-/* ---- reading ----------------------------------------------------------------------------------------------------------- */
+/* >>reading -------------------------------------------------------------------------------------------------------- */
 
 /* Index of a name in a list that grows; -1: the list is full. */
 static int name_index(char list[][TEXT], int *n, int most, const char *name)
@@ -90,7 +94,7 @@ static bmvp_status read_results(results *r, const char *path, bmvp_error *err)
     return !st && r->n == 0 ? bmvp_error_set(err, BMVP_E_FORMAT, "%s: no results", path) : st;
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------------------------- */
+/* >>numbers -------------------------------------------------------------------------------------------------------- */
 
 typedef struct spread { double mean, sd; int n; } spread; /* sd: of the sample, n - 1 */
 
@@ -149,7 +153,7 @@ static void spread_text(spread s, char *buf, size_t size)
     else snprintf(buf, size, "%.3f \302\261 %.3f", s.mean, s.sd);
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------------- */
+/* >>tables --------------------------------------------------------------------------------------------------------- */
 
 typedef struct table {
     int rows, cols;
@@ -157,7 +161,7 @@ typedef struct table {
     const char *cell[40 * (MAX_NAMES + 2)], *head[MAX_NAMES + 2];
 } table;
 
-static void show_table(bmvp_report *page, table *t, const char *caption)
+static void show_table(report_page *page, table *t, const char *caption)
 {
     int i, k;
     printf("\n%s\n", caption);
@@ -170,11 +174,11 @@ static void show_table(bmvp_report *page, table *t, const char *caption)
             printf("%s%-*s%s", k ? "  " : "", (k ? 15 : 34) + extra, t->text[i][k], k + 1 == t->cols ? "\n" : "");
             t->cell[i * t->cols + k] = t->text[i][k];
         }
-    (void)bmvp_report_table(page, caption, t->head, t->cell, t->rows, t->cols);
+    (void)report_table(page, caption, t->head, t->cell, t->rows, t->cols);
 }
 
 /* Arms by places, mean of the regions. */
-static void table_by_arm(bmvp_report *page, const results *r, table *t, const char *first, const char *caption)
+static void table_by_arm(report_page *page, const results *r, table *t, const char *first, const char *caption)
 {
     int a, x;
     memset(t, 0, sizeof *t);
@@ -188,7 +192,7 @@ static void table_by_arm(bmvp_report *page, const results *r, table *t, const ch
     show_table(page, t, caption);
 }
 
-static void table_by_place(bmvp_report *page, const results *r, table *t, const char *first, const char *caption)
+static void table_by_place(report_page *page, const results *r, table *t, const char *first, const char *caption)
 {
     int a, x;
     memset(t, 0, sizeof *t);
@@ -203,7 +207,7 @@ static void table_by_place(bmvp_report *page, const results *r, table *t, const 
 }
 
 /* Arms by regions. */
-static void table_by_region(bmvp_report *page, const results *r, table *t, const char *caption)
+static void table_by_region(report_page *page, const results *r, table *t, const char *caption)
 {
     int a, k;
     memset(t, 0, sizeof *t);
@@ -218,22 +222,22 @@ static void table_by_region(bmvp_report *page, const results *r, table *t, const
     show_table(page, t, caption);
 }
 
-/* ---- figures ----------------------------------------------------------------------------------------------------------------- */
+/* >>figures -------------------------------------------------------------------------------------------------------- */
 
 typedef struct figure {
     double x[MAX_NAMES][MAX_NAMES], y[MAX_NAMES][MAX_NAMES], sd[MAX_NAMES][MAX_NAMES];
-    bmvp_report_series series[MAX_NAMES];
-    bmvp_report_plot plot;
+    report_series series[MAX_NAMES];
+    report_plot plot;
 } figure;
 
-static void show_figure(bmvp_report *page, figure *f, int n_series, const char *title, const char *x_label)
+static void show_figure(report_page *page, figure *f, int n_series, const char *title, const char *x_label)
 {
     f->plot.title = title;
     f->plot.x_label = x_label;
     f->plot.series = f->series;
     f->plot.n_series = n_series;
-    f->plot.scale = BMVP_REPORT_LINEAR;
-    (void)bmvp_report_curves(page, &f->plot, 1);
+    f->plot.scale = REPORT_LINEAR;
+    (void)report_curves(page, &f->plot, 1);
 }
 
 static void add_series(figure *f, int i, const char *name, int n)
@@ -255,7 +259,7 @@ static int modalities_in(const char *place)
 }
 
 /* A line for each arm over the number at each place: per cent, or how many modalities are there (all places with that number). */
-static void figure_over_places(bmvp_report *page, const results *r, figure *f, int count, const char *title, const char *x_label)
+static void figure_over_places(report_page *page, const results *r, figure *f, int count, const char *title, const char *x_label)
 {
     double v[MAX_ROWS];
     int a, i, k, n;
@@ -277,7 +281,7 @@ static void figure_over_places(bmvp_report *page, const results *r, figure *f, i
     show_figure(page, f, r->arms, title, x_label);
 }
 
-static void figure_of_arms(bmvp_report *page, const results *r, figure *f)
+static void figure_of_arms(report_page *page, const results *r, figure *f)
 {
     static char label[512];
     size_t used = 0;
@@ -294,9 +298,9 @@ static void figure_of_arms(bmvp_report *page, const results *r, figure *f)
     show_figure(page, f, 1, "Test Dice after fine-tuning", label);
 }
 
-/* ---- experiments --------------------------------------------------------------------------------------------------------------- */
+/* >>experiments ---------------------------------------------------------------------------------------------------- */
 
-static void say_difference(bmvp_report *page, const results *r, int a, int b, int x, const char *where)
+static void say_difference(report_page *page, const results *r, int a, int b, int x, const char *where)
 {
     const spread d = difference(r, a, b, x);
     char text[256];
@@ -304,15 +308,15 @@ static void say_difference(bmvp_report *page, const results *r, int a, int b, in
     snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d seeds%s", where, r->arm[b], r->arm[a], d.mean, d.sd,
              d.n, d.n > 1 && d.mean > d.sd ? " (larger than the spread)" : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)" : "");
     printf("%s\n", text);
-    (void)bmvp_report_note(page, text);
+    (void)report_note(page, text);
 }
 
-static void show_efficiency(bmvp_report *page, const results *r, table *t, figure *f)
+static void show_efficiency(report_page *page, const results *r, table *t, figure *f)
 {
     char where[64];
     int x, b;
-    (void)bmvp_report_section(page, "Label efficiency", "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
-                              "\302\261 and bands: standard deviation over seeds.");
+    (void)report_section(page, "Label efficiency", "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
+                         "\302\261 and bands: standard deviation over seeds.");
     table_by_arm(page, r, t, "per cent of the labels", "Mean test Dice by share of the labels");
     figure_over_places(page, r, f, 0, "Test Dice by share of the labels", "per cent of the labelled training cases");
     for (b = 1; b < r->arms; ++b)
@@ -322,20 +326,20 @@ static void show_efficiency(bmvp_report *page, const results *r, table *t, figur
         }
 }
 
-static void show_ablation(bmvp_report *page, const results *r, table *t, figure *f)
+static void show_ablation(report_page *page, const results *r, table *t, figure *f)
 {
     int b;
-    (void)bmvp_report_section(page, "Ablation of the tasks", "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
+    (void)report_section(page, "Ablation of the tasks", "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
     table_by_region(page, r, t, "Test Dice by pre-training task");
     figure_of_arms(page, r, f);
     for (b = 1; b < r->arms; ++b) say_difference(page, r, b - 1, b, -1, "step");
 }
 
-static void show_missing(bmvp_report *page, const results *r, table *t, figure *f)
+static void show_missing(report_page *page, const results *r, table *t, figure *f)
 {
     int b;
-    (void)bmvp_report_section(page, "Missing modalities", "Test Dice when only some modalities are there. Each network stands in for the others in "
-                              "the way it was trained with.");
+    (void)report_section(page, "Missing modalities", "Test Dice when only some modalities are there. Each network stands in for the others in "
+                         "the way it was trained with.");
     table_by_place(page, r, t, "modalities present", "Mean test Dice by the modalities that are present");
     figure_over_places(page, r, f, 1, "Test Dice by number of modalities", "modalities present");
     for (b = 0; b + 1 < r->arms; ++b) say_difference(page, r, b, r->arms - 1, -1, "all subsets");
@@ -346,23 +350,23 @@ static bmvp_status show_results(const char *kind, const char *path, const char *
     static results r;
     static table t;
     static figure f;
-    bmvp_report page;
+    report_page page;
     bmvp_status st = read_results(&r, path, err);
     if (st) return st;
     if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40) return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
-    if (bmvp_report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
+    if (report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
         return bmvp_error_set(err, page.error.status, "%s", page.error.message);
     if (strcmp(kind, "efficiency") == 0) show_efficiency(&page, &r, &t, &f);
     else if (strcmp(kind, "ablation") == 0) show_ablation(&page, &r, &t, &f);
     else show_missing(&page, &r, &t, &f);
-    return bmvp_report_close(&page) == BMVP_OK ? BMVP_OK : bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    return report_close(&page) == BMVP_OK ? BMVP_OK : bmvp_error_set(err, page.error.status, "%s", page.error.message);
 }
 
-/* ---- runs side by side --------------------------------------------------------------------------------------------------------- */
+/* >>runs side by side ---------------------------------------------------------------------------------------------- */
 
 typedef struct run { /* NAME=RUN=PREDICTIONS */
     char name[TEXT], dir[512], predictions[512];
-    bmvp_report_log log;
+    report_log log;
 } run;
 
 static int parse_run(const char *text, run *r)
@@ -375,7 +379,7 @@ static int parse_run(const char *text, run *r)
     return 1;
 }
 
-static bmvp_status show_runs_table(bmvp_report *page, run *runs, int n, bmvp_error *err)
+static bmvp_status show_runs_table(report_page *page, run *runs, int n, bmvp_error *err)
 {
     static results r;
     static table t;
@@ -392,18 +396,18 @@ static bmvp_status show_runs_table(bmvp_report *page, run *runs, int n, bmvp_err
     return st;
 }
 
-static bmvp_status show_runs_curves(bmvp_report *page, run *runs, int n, bmvp_error *err)
+static bmvp_status show_runs_curves(report_page *page, run *runs, int n, bmvp_error *err)
 {
     static const char *const field[3] = { "step", "val_dice", "loss" };
-    bmvp_report_series series[2][MAX_NAMES];
-    bmvp_report_plot plot[2];
+    report_series series[2][MAX_NAMES];
+    report_plot plot[2];
     char path[600];
     int i, k;
     memset(series, 0, sizeof series);
     memset(plot, 0, sizeof plot);
     for (i = 0; i < n; ++i) {
         snprintf(path, sizeof path, "%s/log.jsonl", runs[i].dir);
-        if (bmvp_report_log_load(path, field, 3, &runs[i].log, err) != BMVP_OK) return err->status;
+        if (report_log_load(path, field, 3, &runs[i].log, err) != BMVP_OK) return err->status;
         for (k = 0; k < 2; ++k) {
             series[k][i].name = runs[i].name;
             series[k][i].x = runs[i].log.value[0];
@@ -418,9 +422,9 @@ static bmvp_status show_runs_curves(bmvp_report *page, run *runs, int n, bmvp_er
         plot[k].x_label = "step";
         plot[k].series = series[k];
         plot[k].n_series = n;
-        plot[k].scale = k ? BMVP_REPORT_AUTO : BMVP_REPORT_LINEAR;
+        plot[k].scale = k ? REPORT_AUTO : REPORT_LINEAR;
     }
-    (void)bmvp_report_curves(page, plot, 2);
+    (void)report_curves(page, plot, 2);
     return BMVP_OK;
 }
 
@@ -443,18 +447,18 @@ static unsigned char *label_numbers(const bmvp_labels *l, const bmvp_nii_volume 
     unsigned char *p = (unsigned char *)malloc((size_t)n);
     int64_t i;
     for (i = 0; p && i < n; ++i) p[i] = v->data[i] >= 0 && v->data[i] < BMVP_LABEL_VALUES ? (unsigned char)v->data[i] : 0;
-    if (p) bmvp_region_numbers(l, p, n);
+    if (p) region_numbers(l, p, n);
     return p;
 }
 
 /* One row: image, truth, and the prediction of every run. */
-static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *runs, int n, bmvp_report_picture *row, bmvp_overlay_memory *m,
+static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, int n, report_picture *row, overlay_memory *m,
                                bmvp_error *err)
 {
     bmvp_nii_volume image, truth, predicted;
     bmvp_nii_scale scale;
     bmvp_nii_error e;
-    bmvp_report_picture three[3];
+    report_picture three[3];
     unsigned char *t = NULL, *p = NULL;
     int64_t dim[3], other[3];
     char path[800];
@@ -475,7 +479,7 @@ static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *r
         st = read_ras(path, &predicted, other, err);
         if (!st && memcmp(dim, other, sizeof dim) != 0) st = bmvp_error_set(err, BMVP_E_SHAPE, "%s: not on the grid of its image", path);
         if (!st && !(p = label_numbers(&d->labels, &predicted))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-        if (!st) st = bmvp_overlay_row(image.data, t, p, dim, three, &m[i]);
+        if (!st) st = overlay_row(image.data, t, p, dim, three, &m[i]);
         if (!st && i == 0) memcpy(row, three, 2 * sizeof *row);
         if (!st) row[2 + i] = three[2];
         free(p);
@@ -488,32 +492,32 @@ static bmvp_status picture_row(const bmvp_dataset *d, const bmvp_case *k, run *r
     return st;
 }
 
-static bmvp_status show_runs_pictures(bmvp_report *page, const char *data, const char *split, run *runs, int n, bmvp_error *err)
+static bmvp_status show_runs_pictures(report_page *page, const char *data, const char *split, run *runs, int n, bmvp_error *err)
 {
     enum { ROWS = 3 };
-    bmvp_report_picture picture[ROWS * (MAX_NAMES + 2)];
-    bmvp_overlay_memory memory[ROWS][MAX_NAMES];
-    bmvp_report_colour legend[BMVP_REGION_COLOURS];
+    report_picture picture[ROWS * (MAX_NAMES + 2)];
+    overlay_memory memory[ROWS][MAX_NAMES];
+    report_colour legend[REGION_COLOURS];
     const char *column[MAX_NAMES + 2] = { "image", "truth" }, *row[ROWS];
-    bmvp_report_grid grid;
-    bmvp_dataset d;
-    bmvp_split s;
+    report_grid grid;
+    dataset d;
+    data_split s;
     int64_t *index = NULL, cases = 0;
-    bmvp_status st = bmvp_dataset_load(&d, data, err);
+    bmvp_status st = dataset_load(&d, data, err);
     int i, k;
     if (st) return st;
     memset(memory, 0, sizeof memory);
     memset(&grid, 0, sizeof grid);
-    st = bmvp_split_load(&s, &d, split, err);
+    st = split_load(&s, &d, split, err);
     index = (int64_t *)malloc((size_t)d.n * sizeof *index + 1);
-    if (!st && index) st = bmvp_split_select(&s, "test", index, &cases, err);
+    if (!st && index) st = split_select(&s, "test", index, &cases, err);
     for (i = 0; i < ROWS && i < cases && !st; ++i) {
         row[i] = d.item[index[i]].id;
         st = picture_row(&d, &d.item[index[i]], runs, n, picture + i * (n + 2), memory[i], err);
     }
     for (k = 0; k < n; ++k) column[2 + k] = runs[k].name;
-    memcpy(legend, bmvp_region_colour, sizeof legend);
-    for (k = 0; k < d.labels.n && k < BMVP_REGION_COLOURS; ++k) legend[k].name = d.labels.region[k];
+    memcpy(legend, region_colour, sizeof legend);
+    for (k = 0; k < d.labels.n && k < REGION_COLOURS; ++k) legend[k].name = d.labels.region[k];
     grid.caption = "Test cases: the axial plane with most labelled voxels";
     grid.row_name = row;
     grid.col_name = column;
@@ -522,32 +526,32 @@ static bmvp_status show_runs_pictures(bmvp_report *page, const char *data, const
     grid.cols = n + 2;
     grid.legend = legend;
     grid.n_legend = k;
-    if (!st) (void)bmvp_report_images(page, &grid);
+    if (!st) (void)report_images(page, &grid);
     for (i = 0; i < ROWS; ++i)
-        for (k = 0; k < n; ++k) bmvp_overlay_free(&memory[i][k]);
+        for (k = 0; k < n; ++k) overlay_free(&memory[i][k]);
     free(index);
-    bmvp_split_free(&s);
-    bmvp_dataset_free(&d);
+    split_free(&s);
+    dataset_free(&d);
     return st;
 }
 
 static bmvp_status show_runs(const char *out, const char *data, const char *split, char **text, int n, bmvp_error *err)
 {
     static run runs[MAX_NAMES];
-    bmvp_report page;
+    report_page page;
     bmvp_status st = BMVP_OK;
     int i;
     for (i = 0; i < n && !st; ++i)
         if (n > MAX_NAMES || !parse_run(text[i], &runs[i])) st = bmvp_error_set(err, BMVP_E_ARG, "'%s' must be NAME=RUN=PREDICTIONS", text[i]);
     if (st) return st;
-    if (bmvp_report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
-    (void)bmvp_report_section(&page, "Segmentation", "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
+    if (report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    (void)report_section(&page, "Segmentation", "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
     st = show_runs_table(&page, runs, n, err);
     if (!st) st = show_runs_curves(&page, runs, n, err);
     if (!st) st = show_runs_pictures(&page, data, split, runs, n, err);
-    for (i = 0; i < n; ++i) bmvp_report_log_free(&runs[i].log);
-    if (st) bmvp_report_discard(&page);
-    else if (bmvp_report_close(&page) != BMVP_OK) st = bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    for (i = 0; i < n; ++i) report_log_free(&runs[i].log);
+    if (st) report_discard(&page);
+    else if (report_close(&page) != BMVP_OK) st = bmvp_error_set(err, page.error.status, "%s", page.error.message);
     return st;
 }
 
@@ -559,10 +563,10 @@ int main(int argc, char **argv)
     if (!kind && !(argc > 5 && strcmp(argv[1], "runs") == 0)) {
         fprintf(stderr, "usage: experiments_page efficiency|ablation|missing RESULTS PAGE\n"
                         "       experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...\n");
-        return BMVP_CLI_USAGE;
+        return CLI_USAGE;
     }
     st = kind ? show_results(argv[1], argv[2], argv[3], &err) : show_runs(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err);
-    if (!st) return BMVP_CLI_DONE;
+    if (!st) return CLI_DONE;
     fprintf(stderr, "experiments_page: %s\n", err.message);
-    return BMVP_CLI_FAILED;
+    return CLI_FAILED;
 }

@@ -61,9 +61,9 @@ else
     else
         printf '#define BMVP_IMPLEMENTATION\n#include "bmvp_tensor.h"\n' >"$T/library.c"
         sources=
-        for f in launch net rendezvous link tcp mpi queue join; do sources="$sources examples/bmvp/$f.c"; done
+        for f in launch sockets rendezvous star tcp mpi queue join; do sources="$sources examples/bmvp/ranks/$f.c"; done
         # shellcheck disable=SC2086 # words wanted
-        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_PROGRAM_MPI -I. tests/program/test_launch.c $sources \
+        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DPROGRAM_MPI -I. tests/program/test_launch.c $sources \
             "$T/library.c" -o "$T/with_mpi" -lm -lpthread
         for n in 1 2 3; do
             want=

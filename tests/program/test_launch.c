@@ -2,9 +2,9 @@
    and what happens when one of them goes, stops or makes another call. Ranks are threads, or processes where they are killed. */
 #define _DEFAULT_SOURCE
 #include "bmvp_tensor.h"
-#include "examples/bmvp/launch.h"
-#include "examples/bmvp/net.h"
-#include "examples/bmvp/rendezvous.h"
+#include "examples/bmvp/ranks/launch.h"
+#include "examples/bmvp/ranks/sockets.h"
+#include "examples/bmvp/ranks/rendezvous.h"
 #include "tests/support/check.h"
 
 #include <arpa/inet.h>
@@ -18,7 +18,7 @@
 
 enum { MOST = 5 };
 
-/* >>environment --------------------------------------------------------------------------------------------------------- */
+/* >>environment ---------------------------------------------------------------------------------------------------- */
 
 /* "NAME=value;NAME=value": the value, in one of a few buffers */
 static const char *value_in(void *user, const char *name)
@@ -46,34 +46,34 @@ static const char *value_in(void *user, const char *name)
 static void test_environment(void)
 {
     static const struct { const char *env; int by, rank, size, local; const char *address; int port; /* 0: derived */ } row[] = {
-        { "", BMVP_LAUNCH_ALONE, 0, 1, 0, "", 0 },
-        { "MASTER_ADDR=x;MASTER_PORT=y", BMVP_LAUNCH_ALONE, 0, 1, 0, "", 0 },
-        { "PMI_SIZE=1;PMI_RANK=0", BMVP_LAUNCH_ALONE, 0, 1, 0, "", 0 },
-        { TORCH, BMVP_LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
-        { TORCH ";BMVP_PORT=31000", BMVP_LAUNCH_TORCHRUN, 1, 4, 1, "node7", 31000 },
-        { TORCH ";TORCHELASTIC_USE_AGENT_STORE=True", BMVP_LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29501 },
-        { TORCH ";TORCHELASTIC_USE_AGENT_STORE=False", BMVP_LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
-        { TORCH ";" SLURM, BMVP_LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
-        { "RANK=0;WORLD_SIZE=1", BMVP_LAUNCH_TORCHRUN, 0, 1, 0, "", 0 },
-        { "RANK=0;WORLD_SIZE=2;MASTER_ADDR=fe80::1%eth0;MASTER_PORT=65535;TORCHELASTIC_USE_AGENT_STORE=True", BMVP_LAUNCH_TORCHRUN, 0, 2, 0,
+        { "", LAUNCH_ALONE, 0, 1, 0, "", 0 },
+        { "MASTER_ADDR=x;MASTER_PORT=y", LAUNCH_ALONE, 0, 1, 0, "", 0 },
+        { "PMI_SIZE=1;PMI_RANK=0", LAUNCH_ALONE, 0, 1, 0, "", 0 },
+        { TORCH, LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
+        { TORCH ";BMVP_PORT=31000", LAUNCH_TORCHRUN, 1, 4, 1, "node7", 31000 },
+        { TORCH ";TORCHELASTIC_USE_AGENT_STORE=True", LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29501 },
+        { TORCH ";TORCHELASTIC_USE_AGENT_STORE=False", LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
+        { TORCH ";" SLURM, LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
+        { "RANK=0;WORLD_SIZE=1", LAUNCH_TORCHRUN, 0, 1, 0, "", 0 },
+        { "RANK=0;WORLD_SIZE=2;MASTER_ADDR=fe80::1%eth0;MASTER_PORT=65535;TORCHELASTIC_USE_AGENT_STORE=True", LAUNCH_TORCHRUN, 0, 2, 0,
           "fe80::1%eth0", 65534 },
-        { SLURM ";SLURM_JOB_NODELIST=node[003-007,9],gpu2", BMVP_LAUNCH_SRUN, 5, 8, 1, "node003", 0 },
-        { SLURM ";SLURM_JOB_NODELIST=gpu2,node[003-007,9]", BMVP_LAUNCH_SRUN, 5, 8, 1, "gpu2", 0 },
-        { SLURM ";SLURM_JOB_NODELIST=node9", BMVP_LAUNCH_SRUN, 5, 8, 1, "node9", 0 },
-        { SLURM ";SLURM_JOB_NODELIST=rack[2,5]n[07-11]-ib.x,y", BMVP_LAUNCH_SRUN, 5, 8, 1, "rack2n07-ib.x", 0 },
-        { SLURM ";SLURM_JOB_NODELIST=a[1-2];SLURM_STEP_NODELIST=a2", BMVP_LAUNCH_SRUN, 5, 8, 1, "a2", 0 },
-        { SLURM ";SLURM_JOB_NODELIST=a;MASTER_ADDR=b;MASTER_PORT=1234", BMVP_LAUNCH_SRUN, 5, 8, 1, "b", 1234 },
-        { SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_NUM_TASKS=6;TORCHELASTIC_USE_AGENT_STORE=True;MASTER_PORT=7", BMVP_LAUNCH_SRUN, 5, 6, 1, "a", 7 },
-        { "SLURM_PROCID=0;SLURM_NTASKS=1", BMVP_LAUNCH_SRUN, 0, 1, 0, "", 0 },
-        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;PMIX_NAMESPACE=77", BMVP_LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
-        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;OMPI_MCA_ess_base_jobid=77", BMVP_LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
-        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=1;MASTER_ADDR=h1;MASTER_PORT=99;" SLURM, BMVP_LAUNCH_MPIRUN, 1, 2, 1, "h1", 99 },
+        { SLURM ";SLURM_JOB_NODELIST=node[003-007,9],gpu2", LAUNCH_SRUN, 5, 8, 1, "node003", 0 },
+        { SLURM ";SLURM_JOB_NODELIST=gpu2,node[003-007,9]", LAUNCH_SRUN, 5, 8, 1, "gpu2", 0 },
+        { SLURM ";SLURM_JOB_NODELIST=node9", LAUNCH_SRUN, 5, 8, 1, "node9", 0 },
+        { SLURM ";SLURM_JOB_NODELIST=rack[2,5]n[07-11]-ib.x,y", LAUNCH_SRUN, 5, 8, 1, "rack2n07-ib.x", 0 },
+        { SLURM ";SLURM_JOB_NODELIST=a[1-2];SLURM_STEP_NODELIST=a2", LAUNCH_SRUN, 5, 8, 1, "a2", 0 },
+        { SLURM ";SLURM_JOB_NODELIST=a;MASTER_ADDR=b;MASTER_PORT=1234", LAUNCH_SRUN, 5, 8, 1, "b", 1234 },
+        { SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_NUM_TASKS=6;TORCHELASTIC_USE_AGENT_STORE=True;MASTER_PORT=7", LAUNCH_SRUN, 5, 6, 1, "a", 7 },
+        { "SLURM_PROCID=0;SLURM_NTASKS=1", LAUNCH_SRUN, 0, 1, 0, "", 0 },
+        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;PMIX_NAMESPACE=77", LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
+        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;OMPI_MCA_ess_base_jobid=77", LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
+        { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=1;MASTER_ADDR=h1;MASTER_PORT=99;" SLURM, LAUNCH_MPIRUN, 1, 2, 1, "h1", 99 },
     };
     size_t i;
     for (i = 0; i < sizeof row / sizeof *row; ++i) {
-        bmvp_launch l;
+        launch_place l;
         bmvp_error err;
-        const bmvp_status st = bmvp_launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err);
+        const bmvp_status st = launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err);
         int port;
         if (!check_report(st == BMVP_OK, __FILE__, __LINE__, "%s: %s", row[i].env, err.message)) continue;
         port = row[i].port || l.size == 1 ? l.port == row[i].port : l.port >= 15000 && l.port < 30000;
@@ -121,24 +121,24 @@ static void test_bad_environment(void)
         { "BMVP_TIMEOUT=soon", "BMVP_TIMEOUT=soon", "whole number" },
     };
     char list[700] = SLURM ";SLURM_JOB_NODELIST=";
-    bmvp_launch l;
+    launch_place l;
     bmvp_error err;
     size_t i;
     for (i = 0; i < sizeof row / sizeof *row; ++i) {
-        if (!check_report(bmvp_launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err) == BMVP_E_ARG, __FILE__, __LINE__, "%s: taken",
+        if (!check_report(launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err) == BMVP_E_ARG, __FILE__, __LINE__, "%s: taken",
                           row[i].env)) continue;
         CHECK_HOLDS(err.message, row[i].variable);
         CHECK_HOLDS(err.message, row[i].advice);
     }
     memset(list + strlen(list), 'n', 300); /* a name longer than any */
-    CHECK(bmvp_launch_read(&l, value_in, list, &err) == BMVP_E_ARG);
+    CHECK(launch_read(&l, value_in, list, &err) == BMVP_E_ARG);
 }
 
 static uint64_t nonce_of(const char *env)
 {
-    bmvp_launch l;
+    launch_place l;
     bmvp_error err;
-    CHECK(bmvp_launch_read(&l, value_in, (void *)(uintptr_t)env, &err) == BMVP_OK);
+    CHECK(launch_read(&l, value_in, (void *)(uintptr_t)env, &err) == BMVP_OK);
     return l.nonce;
 }
 
@@ -155,7 +155,7 @@ static void test_nonce(void)
     CHECK(nonce_of(TORCH ";BMVP_JOB=a") != nonce_of(TORCH ";BMVP_JOB=b"));
 }
 
-/* >>meeting -------------------------------------------------------------------------------------------------------------- */
+/* >>meeting -------------------------------------------------------------------------------------------------------- */
 
 /* A port of 127.0.0.1 that was free a moment ago */
 static int free_port(void)
@@ -167,15 +167,15 @@ static int free_port(void)
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
-    bmvp_net_close(&fd);
+    socket_close(&fd);
     return ntohs(a.sin_port);
 }
 
-static bmvp_launch launch_of(int rank, int size, const char *address, int port)
+static launch_place launch_of(int rank, int size, const char *address, int port)
 {
-    bmvp_launch l;
+    launch_place l;
     memset(&l, 0, sizeof l);
-    l.by = BMVP_LAUNCH_TORCHRUN;
+    l.by = LAUNCH_TORCHRUN;
     l.rank = rank;
     l.size = size;
     l.port = port;
@@ -184,16 +184,16 @@ static bmvp_launch launch_of(int rank, int size, const char *address, int port)
     return l;
 }
 
-static bmvp_launch_settings quick(void)
+static launch_settings quick(void)
 {
-    const bmvp_launch_settings s = { 20, 0.3, 20, 0.05, 10, 1 << 12, NULL, NULL }; /* silent: more than a busy machine makes a thread wait */
+    const launch_settings s = { 20, 0.3, 20, 0.05, 10, 1 << 12, NULL, NULL }; /* silent: more than a busy machine makes a thread wait */
     return s;
 }
 
 typedef struct comer { /* a rank that comes to the meeting, in a thread of its own */
-    bmvp_launch l;
-    bmvp_launch_settings s;
-    bmvp_peer peer[MOST];
+    launch_place l;
+    launch_settings s;
+    rank_peer peer[MOST];
     bmvp_status st;
     bmvp_error err;
     pthread_t thread;
@@ -202,7 +202,7 @@ typedef struct comer { /* a rank that comes to the meeting, in a thread of its o
 static void *come(void *arg)
 {
     comer *c = (comer *)arg;
-    c->st = bmvp_rendezvous(&c->l, &c->s, c->peer, &c->err);
+    c->st = rendezvous_meet(&c->l, &c->s, c->peer, &c->err);
     return NULL;
 }
 static void send_for(comer *c, int rank, int size, const char *address, int port)
@@ -216,22 +216,22 @@ static void set_out(comer *c) { CHECK(pthread_create(&c->thread, NULL, come, c) 
 /* Both channels of every pair join the right two: rank 0 hears each rank's number where that rank has its connection. */
 static void check_met(comer *c, int size)
 {
-    const double until = bmvp_net_now() + 5;
+    const double until = clock_now() + 5;
     int r, k, ok = 1;
     for (r = 0; r < size; ++r) {
         pthread_join(c[r].thread, NULL);
         ok &= check_report(c[r].st == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", r, size, c[r].err.message);
     }
     for (r = 1; ok && r < size; ++r)
-        for (k = 0; k < BMVP_CHANNELS; ++k) {
+        for (k = 0; k < CHANNELS; ++k) {
             const int said = 100 * k + r;
             int heard = -1, echo = -1;
-            CHECK(bmvp_net_send(c[r].peer[0].fd[k], &said, sizeof said, until) && bmvp_net_recv(c[0].peer[r].fd[k], &heard, sizeof heard, until));
-            CHECK(bmvp_net_send(c[0].peer[r].fd[k], &heard, sizeof heard, until) && bmvp_net_recv(c[r].peer[0].fd[k], &echo, sizeof echo, until));
+            CHECK(socket_send(c[r].peer[0].fd[k], &said, sizeof said, until) && socket_receive(c[0].peer[r].fd[k], &heard, sizeof heard, until));
+            CHECK(socket_send(c[0].peer[r].fd[k], &heard, sizeof heard, until) && socket_receive(c[r].peer[0].fd[k], &echo, sizeof echo, until));
             CHECK(heard == said && echo == said);
             CHECK(c[0].peer[r].host[0] && c[r].peer[0].host[0]);
         }
-    for (r = 0; r < size; ++r) bmvp_rendezvous_close(c[r].peer, size);
+    for (r = 0; r < size; ++r) rendezvous_close(c[r].peer, size);
 }
 
 static void test_meeting(void)
@@ -249,7 +249,7 @@ static void test_meeting(void)
                 six.sin6_family = AF_INET6;
                 six.sin6_addr = in6addr_loopback;
                 r = fd >= 0 && bind(fd, (struct sockaddr *)&six, sizeof six) == 0;
-                bmvp_net_close(&fd);
+                socket_close(&fd);
                 if (!r) continue; /* a machine without IPv6 */
             }
             for (r = size - 1; r >= 0; --r) { /* rank 0 comes last: the others try again */
@@ -260,7 +260,7 @@ static void test_meeting(void)
         }
 }
 
-/* >>strangers ------------------------------------------------------------------------------------------------------------ */
+/* >>strangers ------------------------------------------------------------------------------------------------------ */
 
 static int knock(int port)
 {
@@ -272,18 +272,18 @@ static int knock(int port)
     a.sin_port = htons((uint16_t)port);
     for (tries = 0; connect(fd, (struct sockaddr *)&a, sizeof a) != 0; ++tries) {
         if (!CHECK(tries < 500)) break;
-        bmvp_net_sleep(0.01);
+        clock_sleep(0.01);
     }
-    CHECK(bmvp_net_prepare(fd));
+    CHECK(socket_prepare(fd));
     return fd;
 }
 
-static bmvp_hello hello_of(int rank, int channel, uint64_t token)
+static rank_hello hello_of(int rank, int channel, uint64_t token)
 {
-    bmvp_hello h;
+    rank_hello h;
     memset(&h, 0, sizeof h);
-    memcpy(h.magic, BMVP_MAGIC, sizeof h.magic);
-    h.protocol = BMVP_PROTOCOL;
+    memcpy(h.magic, PROTOCOL_MAGIC, sizeof h.magic);
+    h.protocol = PROTOCOL_VERSION;
     h.library = BMVP_TENSOR_VERSION;
     h.size = 3;
     h.rank = (uint32_t)rank;
@@ -295,20 +295,20 @@ static bmvp_hello hello_of(int rank, int channel, uint64_t token)
 }
 
 /* The hello is answered by a refusal that holds the words. */
-static void refused(int port, const bmvp_hello *h, const char *words)
+static void refused(int port, const rank_hello *h, const char *words)
 {
-    const double until = bmvp_net_now() + 5;
-    bmvp_answer a;
+    const double until = clock_now() + 5;
+    rank_answer a;
     int fd = knock(port);
     memset(&a, 0, sizeof a);
-    CHECK(bmvp_net_send(fd, h, sizeof *h, until) && bmvp_net_recv(fd, &a, sizeof a, until) && !a.accepted);
+    CHECK(socket_send(fd, h, sizeof *h, until) && socket_receive(fd, &a, sizeof a, until) && !a.accepted);
     CHECK_HOLDS(a.text, words);
-    bmvp_net_close(&fd);
+    socket_close(&fd);
 }
 
 static void wrong_hellos(int port)
 {
-    bmvp_hello h = hello_of(1, 0, 1);
+    rank_hello h = hello_of(1, 0, 1);
     h.protocol ^= 2;
     refused(port, &h, "same program");
     h = hello_of(1, 0, 1);
@@ -326,7 +326,7 @@ static void wrong_hellos(int port)
     refused(port, &h, "rank 3 ");
     h = hello_of(-1, 0, 1);
     refused(port, &h, "none of ranks");
-    h = hello_of(1, BMVP_CHANNELS, 1);
+    h = hello_of(1, CHANNELS, 1);
     refused(port, &h, "none of ranks");
 }
 
@@ -343,48 +343,48 @@ static void garbage(int port, int *open, int n)
     int i;
     for (i = 0; i < n; ++i) {
         char bytes[300];
-        bmvp_hello h = hello_of(1 + i % 2, i % 2, 9);
+        rank_hello h = hello_of(1 + i % 2, i % 2, 9);
         size_t k, length = 1 + noise(&state) % sizeof bytes;
         for (k = 0; k < sizeof bytes; ++k) bytes[k] = (char)noise(&state);
         h.nonce ^= 1 + noise(&state);
         if (i % 2) memcpy(bytes, &h, sizeof h);
         if (i % 4 == 3) bytes[noise(&state) % sizeof h] = (char)noise(&state);
         open[i] = knock(port);
-        (void)bmvp_net_send(open[i], bytes, length, 0);
-        if (i % 3 == 0) bmvp_net_close(&open[i]);
+        (void)socket_send(open[i], bytes, length, 0);
+        if (i % 3 == 0) socket_close(&open[i]);
     }
 }
 
 /* One byte at a time: the connection's time is over before it has said all. */
 static void slow(int port)
 {
-    const bmvp_hello h = hello_of(1, 0, 1);
+    const rank_hello h = hello_of(1, 0, 1);
     size_t i;
     int fd = knock(port);
-    for (i = 0; i < sizeof h && !bmvp_net_over(fd); ++i) {
-        (void)bmvp_net_send(fd, (const char *)&h + i, 1, bmvp_net_now() + 1);
-        bmvp_net_sleep(0.02);
+    for (i = 0; i < sizeof h && !socket_over(fd); ++i) {
+        (void)socket_send(fd, (const char *)&h + i, 1, clock_now() + 1);
+        clock_sleep(0.02);
     }
     CHECK(i < sizeof h);
-    bmvp_net_close(&fd);
+    socket_close(&fd);
 }
 
 /* Takes rank 1's place rightly and goes before the meeting is complete: the place is free again. Or says more than it should. */
 static void comes_and_goes(int port, int talks)
 {
-    const double until = bmvp_net_now() + 5;
-    int c, fd[BMVP_CHANNELS];
-    for (c = 0; c < BMVP_CHANNELS; ++c) {
-        const bmvp_hello h = hello_of(1, c, 5);
+    const double until = clock_now() + 5;
+    int c, fd[CHANNELS];
+    for (c = 0; c < CHANNELS; ++c) {
+        const rank_hello h = hello_of(1, c, 5);
         fd[c] = knock(port);
-        CHECK(bmvp_net_send(fd[c], &h, sizeof h, until));
+        CHECK(socket_send(fd[c], &h, sizeof h, until));
     }
-    if (talks) CHECK(bmvp_net_send(fd[0], "more", 4, until));
-    else bmvp_net_sleep(0.1);
-    for (c = 0; c < BMVP_CHANNELS; ++c) {
+    if (talks) CHECK(socket_send(fd[0], "more", 4, until));
+    else clock_sleep(0.1);
+    for (c = 0; c < CHANNELS; ++c) {
         char byte;
-        if (talks) CHECK(!bmvp_net_recv(fd[c], &byte, 1, until) && bmvp_net_now() < until);
-        bmvp_net_close(&fd[c]);
+        if (talks) CHECK(!socket_receive(fd[c], &byte, 1, until) && clock_now() < until);
+        socket_close(&fd[c]);
     }
 }
 
@@ -393,14 +393,14 @@ static void test_strangers(void)
     enum { CROWD = 300 };
     static int silent[CROWD], noisy[CROWD];
     const int port = free_port();
-    bmvp_hello again = hello_of(1, 0, 77);
+    rank_hello again = hello_of(1, 0, 77);
     comer c[3];
     int i;
     for (i = 0; i < 3; ++i) send_for(&c[i], i, 3, "127.0.0.1", port);
     set_out(&c[0]);
     for (i = 0; i < CROWD; ++i) {
         silent[i] = knock(port);
-        if (i % 5 == 0) bmvp_net_close(&silent[i]);
+        if (i % 5 == 0) socket_close(&silent[i]);
     }
     wrong_hellos(port);
     slow(port);
@@ -408,15 +408,15 @@ static void test_strangers(void)
     comes_and_goes(port, 0);
     comes_and_goes(port, 1);
     set_out(&c[1]);
-    bmvp_net_sleep(1);
+    clock_sleep(1);
     refused(port, &again, "is there already");
     again = hello_of(1, 1, 78);
     refused(port, &again, "is there already");
     set_out(&c[2]);
     check_met(c, 3);
     for (i = 0; i < CROWD; ++i) {
-        bmvp_net_close(&silent[i]);
-        bmvp_net_close(&noisy[i]);
+        socket_close(&silent[i]);
+        socket_close(&noisy[i]);
     }
     send_for(&c[1], 1, 3, "127.0.0.1", port);
     c[1].s.join = 0.2;
@@ -428,9 +428,9 @@ static void test_strangers(void)
 static void test_half_seen(void)
 {
     const int port = free_port(), on = 1;
-    const double until = bmvp_net_now() + 5;
+    const double until = clock_now() + 5;
     struct sockaddr_in a;
-    bmvp_hello h;
+    rank_hello h;
     comer c;
     int listener = socket(AF_INET, SOCK_STREAM, 0), fd[3], i;
     memset(&a, 0, sizeof a);
@@ -444,13 +444,13 @@ static void test_half_seen(void)
     set_out(&c);
     for (i = 0; i < 3; ++i) {
         fd[i] = accept(listener, NULL, NULL);
-        CHECK(fd[i] >= 0 && bmvp_net_prepare(fd[i]) && bmvp_net_recv(fd[i], &h, sizeof h, until));
-        CHECK(h.rank == 1 && h.channel == (uint32_t)(i % BMVP_CHANNELS) && h.size == 3 && memcmp(h.magic, BMVP_MAGIC, 8) == 0);
-        if (i == BMVP_CONTROL) bmvp_net_close(&fd[i]);
+        CHECK(fd[i] >= 0 && socket_prepare(fd[i]) && socket_receive(fd[i], &h, sizeof h, until));
+        CHECK(h.rank == 1 && h.channel == (uint32_t)(i % CHANNELS) && h.size == 3 && memcmp(h.magic, PROTOCOL_MAGIC, 8) == 0);
+        if (i == CHANNEL_CONTROL) socket_close(&fd[i]);
     }
-    CHECK(bmvp_net_now() < until - 3); /* long before its time was over */
-    bmvp_net_close(&listener);
-    for (i = 0; i < 3; ++i) bmvp_net_close(&fd[i]);
+    CHECK(clock_now() < until - 3); /* long before its time was over */
+    socket_close(&listener);
+    for (i = 0; i < 3; ++i) socket_close(&fd[i]);
     pthread_join(c.thread, NULL);
     CHECK(c.st == BMVP_E_IO);
 }
@@ -484,11 +484,11 @@ static void test_absent(void)
     CHECK_HOLDS(c[0].err.message, "MASTER_ADDR");
 }
 
-/* >>calls ---------------------------------------------------------------------------------------------------------------- */
+/* >>calls ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct member { /* a rank of a run, as a thread */
-    bmvp_launch l;
-    bmvp_launch_settings s;
+    launch_place l;
+    launch_settings s;
     bmvp_comm comm;
     void (*run)(struct member *me);
     bmvp_error err;   /* of joining, and then run's own */
@@ -499,9 +499,9 @@ typedef struct member { /* a rank of a run, as a thread */
 static void *take_part(void *arg)
 {
     member *m = (member *)arg;
-    if (bmvp_launch_join(&m->l, &m->s, &m->comm, &m->err) == BMVP_OK) {
+    if (launch_join(&m->l, &m->s, &m->comm, &m->err) == BMVP_OK) {
         m->run(m);
-        bmvp_launch_leave(&m->comm);
+        launch_leave(&m->comm);
     }
     return NULL;
 }
@@ -641,7 +641,7 @@ static void through_barriers(member *me)
 {
     int i;
     for (i = 1, me->ok = 1; i <= 20; ++i) {
-        if (me->comm.rank == i % 3) bmvp_net_sleep(0.005);
+        if (me->comm.rank == i % 3) clock_sleep(0.005);
         pthread_mutex_lock(&count_lock);
         ++count_in;
         pthread_mutex_unlock(&count_lock);
@@ -660,7 +660,7 @@ static void test_barrier(void)
     for (r = 0; r < 3; ++r) CHECK(m[r].ok);
 }
 
-/* >>failures --------------------------------------------------------------------------------------------------------------- */
+/* >>failures ------------------------------------------------------------------------------------------------------- */
 
 /* Ranks whose calls differ: every one of them gets the error, and so do later calls. */
 static int odd_call;
@@ -675,7 +675,7 @@ static void calls_differ(member *me)
     part[0].x = part[1].x = x;
     part[0].n = 15;
     part[1].n = 5;
-    bmvp_net_sleep(pause[m->rank % 3]);
+    clock_sleep(pause[m->rank % 3]);
     if (m->rank != 1) m->all_reduce(m, part, 2, &me->err);
     else if (odd_call == 0) m->all_gather(m, x, 40, all, &me->err);
     else if (odd_call == 1) m->all_reduce(m, part, 1, &me->err);
@@ -705,7 +705,7 @@ static int stopper;
 static void *stop_soon(void *arg)
 {
     const bmvp_comm *m = (const bmvp_comm *)arg;
-    bmvp_net_sleep(0.1);
+    clock_sleep(0.1);
     m->abort(m, "disk full");
     m->abort(m, "and later reasons do not count");
     return NULL;
@@ -738,7 +738,7 @@ static void test_abort(void)
 /* A rank that lives and does not come, and one that leaves: `stopper` again. */
 static void comes_late(member *me)
 {
-    if (me->comm.rank == stopper) bmvp_net_sleep(stopper ? 0.6 : 2.9);
+    if (me->comm.rank == stopper) clock_sleep(stopper ? 0.6 : 2.9);
     me->comm.barrier(&me->comm, &me->err);
 }
 static void leaves(member *me)
@@ -770,8 +770,8 @@ static void test_late_and_left(void)
 /* A rank as a process: calls until one fails, and writes why. */
 static void live(int rank, int size, int port, int to)
 {
-    const bmvp_launch l = launch_of(rank, size, "127.0.0.1", port);
-    bmvp_launch_settings s = quick();
+    const launch_place l = launch_of(rank, size, "127.0.0.1", port);
+    launch_settings s = quick();
     bmvp_comm m;
     bmvp_error err;
     float x[3000];
@@ -781,10 +781,10 @@ static void live(int rank, int size, int port, int to)
     part.x = x;
     part.n = 3000;
     s.silent = 2;
-    if (bmvp_launch_join(&l, &s, &m, &err) == BMVP_OK) {
+    if (launch_join(&l, &s, &m, &err) == BMVP_OK) {
         if (write(to, "joined", 7) != 7) _exit(1);
-        while (m.start(&m, &part, 1, &err) == BMVP_OK && m.wait(&m, &err) == BMVP_OK && m.barrier(&m, &err) == BMVP_OK) bmvp_net_sleep(0.002 * rank);
-        bmvp_launch_leave(&m);
+        while (m.start(&m, &part, 1, &err) == BMVP_OK && m.wait(&m, &err) == BMVP_OK && m.barrier(&m, &err) == BMVP_OK) clock_sleep(0.002 * rank);
+        launch_leave(&m);
     }
     if (write(to, err.message, strlen(err.message) + 1) < 0) _exit(1);
     _exit(0);
@@ -793,12 +793,12 @@ static void live(int rank, int size, int port, int to)
 /* Reads from a pipe up to a 0; "" when there is none within 10 seconds. */
 static void read_text(int from, char *text, size_t size)
 {
-    const double until = bmvp_net_now() + 10;
+    const double until = clock_now() + 10;
     size_t n = 0;
     text[0] = 0;
-    CHECK(bmvp_net_prepare(from));
-    while (n < size && bmvp_net_now() < until) {
-        if (read(from, text + n, 1) != 1) bmvp_net_sleep(0.005);
+    CHECK(socket_prepare(from));
+    while (n < size && clock_now() < until) {
+        if (read(from, text + n, 1) != 1) clock_sleep(0.005);
         else if (text[n++] == 0) return;
     }
     text[0] = 0;
@@ -830,10 +830,10 @@ static void one_goes(int victim, int signal_number, const char *how, int pause_a
     }
     if (pause_all) {
         signal_all(pid, SIGSTOP);
-        bmvp_net_sleep(2.5);
+        clock_sleep(2.5);
         signal_all(pid, SIGCONT);
     }
-    bmvp_net_sleep(0.3);
+    clock_sleep(0.3);
     kill(pid[victim], signal_number);
     snprintf(want, sizeof want, "rank %d on ", victim);
     for (r = 0; r < 3; ++r) {
@@ -862,13 +862,13 @@ static int as_rank(int once)
 {
     member me;
     memset(&me, 0, sizeof me);
-    if (bmvp_launch_read(&me.l, NULL, NULL, &me.err) == BMVP_OK && bmvp_launch_join(&me.l, NULL, &me.comm, &me.err) == BMVP_OK) {
+    if (launch_read(&me.l, NULL, NULL, &me.err) == BMVP_OK && launch_join(&me.l, NULL, &me.comm, &me.err) == BMVP_OK) {
         every_call(&me);
-        if (me.ok) printf("rank %d of %d over %s: right\n", me.l.rank, me.l.size, bmvp_launch_over(&me.l));
+        if (me.ok) printf("rank %d of %d over %s: right\n", me.l.rank, me.l.size, launch_over(&me.l));
         fflush(stdout);
         if (me.ok && once && me.l.size > 1) calls_differ(&me);
-        while (me.ok && !once && me.comm.barrier(&me.comm, &me.err) == BMVP_OK) bmvp_net_sleep(0.05);
-        bmvp_launch_leave(&me.comm);
+        while (me.ok && !once && me.comm.barrier(&me.comm, &me.err) == BMVP_OK) clock_sleep(0.05);
+        launch_leave(&me.comm);
     }
     printf("rank %d of %d: %s\n", me.l.rank, me.l.size, me.err.message);
     return !me.ok;

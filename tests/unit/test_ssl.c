@@ -579,11 +579,11 @@ static void check_equal_runs(bmvp_ssl *a, bmvp_ssl *b, const char *what)
     int i, w, differ = 0;
     for (i = 0; i < p->n; ++i) {
         differ += p->item[i].counter != q->item[i].counter ||
-                  *bmvp_optim_count(a->optim, i) != *bmvp_optim_count(b->optim, i);
+                  *bmvp_optim_count(bmvp_ssl_trainer(a)->optim, i) != *bmvp_optim_count(bmvp_ssl_trainer(b)->optim, i);
         if (p->item[i].torch_rank == 0) continue;
         differ += memcmp(p->item[i].t->x, q->item[i].t->x, (size_t)p->item[i].t->numel * sizeof(float)) != 0;
         for (w = 0; p->item[i].trained && w < moments; ++w)
-            differ += memcmp(bmvp_optim_moment(a->optim, i, w)->x, bmvp_optim_moment(b->optim, i, w)->x,
+            differ += memcmp(bmvp_optim_moment(bmvp_ssl_trainer(a)->optim, i, w)->x, bmvp_optim_moment(bmvp_ssl_trainer(b)->optim, i, w)->x,
                              (size_t)p->item[i].t->numel * sizeof(float)) != 0;
         if (!check_report(differ == 0, __FILE__, __LINE__, "%s: %s differs", what, p->item[i].name)) return;
     }
@@ -718,7 +718,7 @@ static void check_tasks(double cmr, double md, double cl)
                1e-6 * have.total);
     CHECK(have.total > 0 && have.grad_norm > 0 && count_changed(bmvp_ssl_state(r.s), before) > 20);
     for (i = 0; i < 3; ++i) /* template of an item of the batch, and only with a task that reads it */
-        CHECK((bmvp_optim_count(r.s->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
+        CHECK((bmvp_optim_count(bmvp_ssl_trainer(r.s)->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
     free(before);
     rig_end(&r);
 }
@@ -1390,7 +1390,7 @@ static void resume(const char *preset_name, const char *net_name, int optimizer)
     free_running_step(&r[2], 20); /* whatever was there before is replaced */
     check_report(bmvp_ssl_load(r[2].s, half, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
     check_equal_runs(r[1].s, r[2].s, "after loading");
-    CHECK(bmvp_ssl_steps(r[2].s) == 10 && r[2].s->epoch == r[1].s->epoch);
+    CHECK(bmvp_ssl_steps(r[2].s) == 10 && bmvp_ssl_trainer(r[2].s)->epoch == bmvp_ssl_trainer(r[1].s)->epoch);
     for (k = 0; k < 10; ++k) free_running_step(&r[2], 20);
     check_equal_runs(r[0].s, r[2].s, "resumed");
     for (i = 0; i < 2; ++i) CHECK(bmvp_ssl_save(r[2 * i].s, end[i], NULL, &err) == BMVP_OK);

@@ -1,0 +1,576 @@
+/* finetune.c - `bmvp finetune`: a pre-trained encoder becomes a segmentation or classification network (method section 5) */
+#define _DEFAULT_SOURCE
+#include "commands.h"
+#include "cli.h"
+#include "device.h"
+#include "run.h"
+#include "data/files.h"
+#include "data/validation.h"
+#include "ranks/launch.h"
+#include "report/finetune_report.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct options {
+    const char *data, *out, *init, *network, *split, *train, *val, *modalities, *labels, *set, *device;
+    int preset, task, stem, fill, class_weights, resume, simd, precision, graph, plan, allow_absent, recompute;
+    int64_t crop, batch, epochs, steps, seed, threads, fraction, classes, save_every, validate_every, stop_after;
+    double lr;
+} options;
+
+typedef struct session { /* what one call of the command holds */
+    options o;
+    finetune_data data;
+    bmvp_ft_config cfg;
+    bmvp_net_config net;
+    bmvp_ft_info run; /* with --resume: what its checkpoint says */
+    const bmvp_backend *device; /* NULL: the CPU */
+    bmvp_ctx *c, *scan; /* scan: threads for reading labels, before the memory of a step is known */
+    bmvp_ft *ft;
+    finetune_loader loader;
+    FILE *log;
+    char preparation[512], train_part[64];
+    char parts[256]; /* what the configuration does not hold: cases and weights, as options */
+    int64_t total, first, val_steps;
+    double lr[2]; /* of step s at s % 2 */
+    double before, best; /* seconds of earlier sessions; best validation so far, NaN: none */
+    cli_progress progress;
+    bmvp_error err;
+} session;
+
+/* >>configuration -------------------------------------------------------------------------------------------------- */
+
+static bmvp_status set_field(void *cfg, const char *name, const char *value, bmvp_error *err)
+{
+    return bmvp_ft_set((bmvp_ft_config *)cfg, name, value, err);
+}
+
+/* The network: of the run that goes on, of --init, or of --network. */
+static bmvp_status choose_network(session *s, const cli_option *opt, int n_opt, const bmvp_ft_info *run)
+{
+    const int named = cli_given(opt, n_opt, "network");
+    bmvp_ssl_info pre;
+    bmvp_ft_info fine;
+    if (run) {
+        s->net = run->net;
+        if (cli_given(opt, n_opt, "task") && run->net.task != (s->o.task ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT))
+            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of --task %s", s->o.out, s->o.task ? "segment" : "classify");
+        return named && strcmp(run->net.name, s->o.network) != 0
+                   ? bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", s->o.out, run->net.name, s->o.network) : BMVP_OK;
+    }
+    if (!bmvp_net_preset(s->o.network, &s->net))
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", s->o.network, bmvp_net_preset_names());
+    if (s->o.init) {
+        bmvp_error other;
+        if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) s->net = fine.net;
+        else if (bmvp_ssl_inspect(s->o.init, &pre, &s->err)) return s->err.status;
+        else s->net = pre.net;
+        if (named && strcmp(s->net.name, s->o.network) != 0)
+            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds a %s, but --network says %s", s->o.init, s->net.name, s->o.network);
+    }
+    s->net.task = s->o.task ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+    return BMVP_OK;
+}
+
+/* Options given on the command line win over the preset (or, with --resume, over the stored run). */
+static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
+{
+    static const char *const presets[] = { "paper", "release", "fast" };
+    const options *o = &s->o;
+    char *path = run_file(o->out, "checkpoint.safetensors");
+    const int exists = path && file_exists(path);
+    bmvp_status st = BMVP_OK;
+    s->best = NAN;
+    if (o->resume && !exists)
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
+    else if (!o->resume && exists && !o->plan)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
+    if (!st && o->resume) st = bmvp_ft_inspect(path, &s->run, &s->err);
+    free(path);
+    if (!st) st = choose_network(s, opt, n_opt, o->resume ? &s->run : NULL);
+    if (st) return st;
+    (void)bmvp_ft_preset(presets[o->preset], s->net.task, s->net.kind, &s->cfg);
+    if (o->resume && !cli_given(opt, n_opt, "preset")) s->cfg = s->run.cfg;
+    if (o->resume) s->best = s->run.best;
+    if (cli_given(opt, n_opt, "crop")) s->cfg.crop_x = s->cfg.crop_y = s->cfg.crop_z = (int)o->crop;
+    if (cli_given(opt, n_opt, "batch")) s->cfg.batch = (int)o->batch;
+    if (cli_given(opt, n_opt, "epochs")) s->cfg.epochs = (int)o->epochs;
+    if (cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
+    if (cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
+    if (cli_given(opt, n_opt, "fill")) s->cfg.fill = o->fill;
+    if (o->recompute) s->cfg.recompute = 1;
+    st = run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+    if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "without --init there are no templates: --fill zero drops modalities instead, --set copies=0 "
+                            "trains on the cases as they are");
+    if (!st && o->resume && s->cfg.fill == 0 && s->cfg.copies && s->run.grid[0] == 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started without templates: --fill zero", o->out);
+    return st;
+}
+
+static void print_configuration(const session *s)
+{
+    const bmvp_labels *l = &s->data.all.data.labels;
+    const char *name, *meaning;
+    char value[64];
+    int i;
+    printf("network  %s, %s%s%s\n", s->net.name, s->data.segment ? "segmentation" : "classification", s->o.init ? " from " : " from scratch",
+           s->o.init ? s->o.init : "");
+    printf("data     %s: %lld cases to train, %lld to validate, modalities", s->data.all.data.path, (long long)s->data.n_train,
+           (long long)s->data.n_val);
+    for (i = 0; i < s->data.all.n_modalities; ++i) printf(" %s", s->data.all.names[i]);
+    printf("\n%s %s:", s->data.segment ? "labels  " : "classes ", s->data.segment ? l->name : "cases");
+    for (i = 0; s->data.segment && i < l->n; ++i) printf(" %s (%lld voxels)", l->region[i], (long long)s->data.voxels[i + l->exclusive]);
+    for (i = 0; !s->data.segment && i < s->data.classes; ++i) printf(" %d (%lld cases)", i, (long long)s->data.voxels[i]);
+    printf("\npreset   %s\n", s->cfg.preset);
+    for (i = 0; bmvp_ft_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i) printf("  %-22s %-10s %s\n", name, value, meaning);
+}
+
+/* >>start ---------------------------------------------------------------------------------------------------------- */
+
+static double spacing_of(const char *preparation)
+{
+    bmvp_json_doc *doc = NULL;
+    double mm = NAN;
+    if (preparation && *preparation && bmvp_json_parse(preparation, strlen(preparation), "preparation", NULL, &doc, NULL) == BMVP_OK)
+        mm = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "spacing"), NAN);
+    bmvp_json_free(doc);
+    return mm;
+}
+
+/* Templates only fit data of the same voxel size. */
+static bmvp_status check_spacing(session *s)
+{
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(s->o.init, NULL, &f, &s->err);
+    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
+    const double theirs = spacing_of(m ? m->value : NULL), ours = spacing_of(s->preparation);
+    if (!st && s->cfg.fill == 0 && fabs(theirs - ours) > 1e-6)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was trained on voxels of %g mm, %s has %g mm: its templates do not fit; prepare the data with "
+                            "--spacing %g", s->o.init, theirs, s->data.all.data.path, ours, theirs);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+static void print_adoption(session *s, const bmvp_net_adoption *a)
+{
+    static const char *const word[3] = { "taken", "adapted", "fresh" };
+    const bmvp_state_list *l = bmvp_net_state(bmvp_ft_net(s->ft));
+    int i, k, shown = 0;
+    printf("weights  %s: %d tensors taken, %d adapted, %d fresh\n", s->o.init, a->n[0], a->n[1], a->n[2]);
+    for (k = 1; k < 3; ++k)
+        for (i = 0; i < l->n && a->how; ++i)
+            if (a->how[i] == k && shown++ < 24) printf("  %-8s %s\n", word[k], l->item[i].name);
+    if (shown > 24) printf("  and %d more\n", shown - 24);
+}
+
+static bmvp_status init_weights(session *s)
+{
+    bmvp_net_adoption a;
+    bmvp_status st;
+    memset(&a, 0, sizeof a);
+    a.how = (unsigned char *)calloc((size_t)bmvp_net_state(bmvp_ft_net(s->ft))->n, 1);
+    st = check_spacing(s);
+    if (!st) st = bmvp_ft_init(s->ft, s->o.init, s->o.stem == 0, &a, &s->err);
+    if (!st) print_adoption(s, &a);
+    free(a.how);
+    return st;
+}
+
+/* Inverse frequencies with mean 1 over what occurs. */
+static void balance_classes(session *s)
+{
+    float weight[BMVP_MAX_REGIONS + 1];
+    const int n = s->data.segment ? s->data.all.data.labels.n + 1 : s->data.classes;
+    double sum = 0;
+    int i, used = 0;
+    for (i = 0; i < n; ++i) {
+        weight[i] = s->data.voxels[i] > 0 ? (float)(1.0 / (double)s->data.voxels[i]) : 0.0f;
+        sum += (double)weight[i];
+        used += s->data.voxels[i] > 0;
+    }
+    for (i = 0; i < n; ++i) weight[i] = (float)((double)weight[i] * used / sum);
+    bmvp_ft_class_weights(s->ft, weight);
+    printf("weights of the classes:");
+    for (i = 0; i < n; ++i) printf(" %g", (double)weight[i]);
+    printf("\n");
+}
+
+static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3])
+{
+    const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
+    bmvp_memory m;
+    bmvp_status st = bmvp_ft_plan(k, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
+    if (st) return st;
+    run_print_memory(&m, finetune_loader_bytes(&s->data, &s->cfg), validation_bytes(&s->data, &s->cfg));
+    if (s->o.plan) return BMVP_OK;
+    s->c = bmvp_create(k, &s->err);
+    if (!s->c) return BMVP_E_OOM;
+    st = bmvp_reserve(s->c, m.step_peak);
+    return st ? bmvp_error_set(&s->err, st, "%s (the step needs %.2f GB: a smaller --batch, --crop or --network, or --set copies=0)",
+                               bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
+}
+
+/* Grid of the templates: of the run that goes on or of --init; 0: there are none. */
+static bmvp_status template_grid(session *s, int64_t grid[3])
+{
+    bmvp_status st = BMVP_OK;
+    bmvp_ft_info fine;
+    bmvp_ssl_info pre;
+    bmvp_error other;
+    memcpy(grid, s->run.grid, sizeof s->run.grid);
+    if (s->o.resume || !s->o.init || s->cfg.fill != 0) return BMVP_OK;
+    if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) memcpy(grid, fine.grid, sizeof fine.grid);
+    else if ((st = bmvp_ssl_inspect(s->o.init, &pre, &s->err)) == BMVP_OK) memcpy(grid, pre.grid, sizeof pre.grid);
+    if (!st && grid[0] == 0 && s->cfg.copies)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds no templates: --fill zero drops modalities instead, --set copies=0 trains on the cases "
+                            "as they are", s->o.init);
+    return st;
+}
+
+static bmvp_status save_split(session *s)
+{
+    char *path = run_file(s->o.out, "split.json");
+    const bmvp_status st = path ? split_save(&s->data.split, &s->data.all.data, path, &s->err)
+                                : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+static bmvp_status start(session *s, const int64_t grid[3])
+{
+    const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
+    char *checkpoint = run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_status st = BMVP_OK;
+    device_print(s->c);
+    s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
+    if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+    if (!st && s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
+    else if (!st && s->o.init) st = init_weights(s);
+    free(checkpoint);
+    if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
+    if (st) return st;
+    if (s->o.class_weights) balance_classes(s);
+    s->first = bmvp_ft_steps(s->ft);
+    st = save_split(s);
+    if (!st) st = run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
+    return st ? st : finetune_loader_start(&s->loader, &s->data, &s->cfg, grid, s->first, &s->err);
+}
+
+/* >>steps ---------------------------------------------------------------------------------------------------------- */
+
+static bmvp_status failed(session *s)
+{
+    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+}
+
+/* A device is only given the step. */
+static bmvp_status one_step(session *s, int64_t step)
+{
+    const finetune_batch *b = finetune_loader_get(&s->loader, step, &s->err);
+    if (!b) return s->err.status;
+    s->lr[step % 2] = bmvp_ft_lr(s->ft, s->total);
+    return bmvp_ft_step(s->ft, b->item, s->cfg.batch, s->lr[step % 2], NULL) ? failed(s) : BMVP_OK;
+}
+
+static bmvp_status save(session *s, const char *name, int train)
+{
+    char *path = run_file(s->o.out, name), best[32];
+    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->parts, NULL };
+    bmvp_status st;
+    snprintf(best, sizeof best, "%.17g", s->best);
+    st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+/* Validates; a better network than any before goes to best.safetensors. */
+static bmvp_status validate(session *s, validation_score *score)
+{
+    bmvp_status st = validation_run(s->c, s->ft, &s->data, score, &s->err);
+    if (st || !(score->mean > s->best || s->best != s->best)) return st;
+    s->best = score->mean;
+    return save(s, "best.safetensors", 0);
+}
+
+static void write_score(bmvp_jw *w, const session *s, const validation_score *v)
+{
+    const bmvp_labels *l = &s->data.all.data.labels;
+    char name[48];
+    int i;
+    bmvp_jw_double(w, s->data.segment ? "val_dice" : "val_score", v->mean);
+    for (i = 0; s->data.segment && i < l->n; ++i) {
+        snprintf(name, sizeof name, "val_dice_%s", l->region[i]);
+        bmvp_jw_double(w, name, v->region[i]);
+    }
+    if (s->data.segment) return;
+    bmvp_jw_double(w, "val_auc", v->auc);
+    bmvp_jw_double(w, "val_accuracy", v->accuracy);
+}
+
+static bmvp_status log_step(session *s, int64_t step, const validation_score *v)
+{
+    const double seconds = cli_elapsed(&s->progress), lr = s->lr[step % 2];
+    const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
+    const int64_t epoch = step * s->cfg.batch / s->data.n_train;
+    char text[64] = "";
+    bmvp_ft_losses l;
+    bmvp_status st;
+    bmvp_jw w;
+    if (bmvp_ft_losses_of(s->ft, step, &l)) return failed(s);
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_int(&w, "step", step + 1);
+    bmvp_jw_int(&w, "epoch", epoch);
+    bmvp_jw_double(&w, "loss", l.total);
+    bmvp_jw_double(&w, "loss_dice", l.dice);
+    bmvp_jw_double(&w, "loss_ce", l.ce);
+    bmvp_jw_double(&w, "loss_consistency", l.consistency);
+    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
+    bmvp_jw_double(&w, "lr", lr);
+    bmvp_jw_float(&w, "samples_per_s", (float)rate);
+    bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
+    bmvp_jw_float(&w, "peak_memory_mb", (float)run_peak_memory_mb());
+    if (v) write_score(&w, s, v);
+    bmvp_jw_end(&w);
+    st = run_log_line(s->log, s->o.out, &w, &s->err);
+    bmvp_jw_free(&w);
+    if (s->best == s->best) snprintf(text, sizeof text, "  best %s %.4f", s->data.segment ? "Dice" : "score", s->best);
+    cli_status(&s->progress, step + 1 == s->total, "step %lld/%lld  epoch %lld  loss %.4f%s  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
+               (long long)step + 1, (long long)s->total, (long long)epoch, l.total, text, lr, rate,
+               (double)(s->total - step - 1) * s->cfg.batch / rate, run_peak_memory_mb());
+    return st;
+}
+
+/* saved: seconds when the last checkpoint was written */
+static int save_is_due(session *s, int64_t step, double saved)
+{
+    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : cli_elapsed(&s->progress) - saved > 600;
+    return due && (step + 1) % s->cfg.update_every == 0;
+}
+static int validation_is_due(const session *s, int64_t step)
+{
+    return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 && ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
+}
+
+static bmvp_status train(session *s)
+{
+    const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
+    double saved = cli_elapsed(&s->progress);
+    validation_score score;
+    bmvp_status st = BMVP_OK;
+    int64_t step, logged = s->first;
+    /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
+    for (step = s->first; step < stop && !st && !(run_interrupted && step % s->cfg.update_every == 0); ++step) {
+        const int validates = validation_is_due(s, step), saves = save_is_due(s, step, saved);
+        const int ahead = s->device && !validates && !saves; /* a device goes on with the step while the log of the one before is written */
+        st = one_step(s, step);
+        while (!st && logged + ahead + validates <= step) st = log_step(s, logged++, NULL);
+        if (!st && validates) st = validate(s, &score);
+        if (!st && validates) st = log_step(s, logged++, &score);
+        if (st || !saves) continue;
+        st = save(s, "checkpoint.safetensors", 1);
+        saved = cli_elapsed(&s->progress);
+    }
+    while (!st && logged < step) st = log_step(s, logged++, NULL);
+    return st;
+}
+
+static int finish(session *s)
+{
+    const int64_t done = bmvp_ft_steps(s->ft);
+    bmvp_status st = BMVP_OK;
+    if (done % s->cfg.update_every == 0 && done > s->first) st = save(s, "checkpoint.safetensors", 1);
+    if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0); /* nothing to choose by: the last one */
+    if (!st) st = finetune_report(s->c, s->ft, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
+    if (st) return cli_fail(CLI_FAILED, "finetune", "%s", s->err.message);
+    if (done < s->total) {
+        fprintf(stderr, "\n");
+        printf("stopped after step %lld of %lld; go on with the same command and --resume\n", (long long)done, (long long)s->total);
+        return run_interrupted ? 128 + (int)run_interrupted : CLI_DONE;
+    }
+    if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
+    printf("done: %s/best.safetensors (for predict), %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out,
+           s->o.out);
+    return CLI_DONE;
+}
+
+/* A run that goes on needs the modalities, in their order, and the labels it was started with: its weights mean them. */
+static bmvp_status check_run(session *s)
+{
+    const bmvp_labels *ours = &s->data.all.data.labels, *theirs = &s->run.labels;
+    int i, same = s->data.all.n_modalities == s->run.n_modalities;
+    for (i = 0; i < s->run.n_modalities && same; ++i) same = strcmp(s->data.all.names[i], s->run.names[i]) == 0;
+    if (!same) {
+        char list[96] = "";
+        for (i = 0; i < s->run.n_modalities; ++i) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "," : "", s->run.names[i]);
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with the modalities %s, %s has others: --modalities %s, or another --out", s->o.out,
+                              list, s->data.all.data.path, list);
+    }
+    if (!s->data.segment)
+        return s->data.classes == s->run.net.outputs ? BMVP_OK
+                   : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %d classes, now there are %d: --classes %d, or another --out", s->o.out,
+                                    s->run.net.outputs, s->data.classes, s->run.net.outputs);
+    same = ours->n == theirs->n && ours->exclusive == theirs->exclusive;
+    for (i = 0; i < ours->n && same; ++i)
+        same = strcmp(ours->region[i], theirs->region[i]) == 0 && memcmp(ours->in[i], theirs->in[i], sizeof ours->in[i]) == 0;
+    return same ? BMVP_OK
+                : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with other labels ('%s') than those of %s ('%s'): the same labels, or another "
+                                 "--out", s->o.out, theirs->name, s->data.all.data.path, ours->name);
+}
+
+/* .. and the cases, as they were prepared, and the weights of its classes. */
+static bmvp_status check_parts(session *s)
+{
+    char *path = run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
+    if (m && strcmp(m->value, s->parts) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %s, not with %s: the same options, or another --out", s->o.out, m->value, s->parts);
+    if (!st && strcmp(s->run.preparation, s->preparation) != 0)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
+                            "of %s", s->o.out, s->data.all.data.path);
+    bmvp_ckpt_close(f);
+    free(path);
+    return st;
+}
+
+/* Cases, split and labels; with --resume the split of the run. */
+static bmvp_status load_data(session *s)
+{
+    char *stored = run_file(s->o.out, "split.json");
+    finetune_source from;
+    bmvp_status st;
+    memset(&from, 0, sizeof from);
+    from.data = s->o.data;
+    from.split = s->o.split ? s->o.split : s->o.resume ? stored : NULL;
+    from.train = s->train_part;
+    from.val = s->o.val;
+    from.modalities = s->o.modalities;
+    from.labels = s->o.labels;
+    from.segment = s->net.task == BMVP_TASK_SEGMENT;
+    from.allow_absent = s->o.allow_absent;
+    from.classes = s->o.classes;
+    from.seed = (uint64_t)s->cfg.seed;
+    if (s->o.fraction < 100) snprintf(s->train_part, sizeof s->train_part, "%s:%lld", s->o.train, (long long)s->o.fraction);
+    else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
+    st = finetune_data_load(&s->data, s->scan, &from, &s->err);
+    free(stored);
+    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train, (int)s->o.fraction, s->o.val,
+             s->o.class_weights ? "balanced" : "none");
+    if (!st) st = prepared_settings(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
+    if (!st && s->o.resume) st = check_run(s);
+    if (!st && s->o.resume) st = check_parts(s);
+    if (!st && s->o.class_weights && s->data.segment && !s->data.all.data.labels.exclusive)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--class-weights balanced needs labels that are classes; these are overlapping regions");
+    return st;
+}
+
+/* A launcher of several ranks would start as many copies of one run in one folder. */
+static bmvp_status check_alone(session *s)
+{
+    launch_place l;
+    const bmvp_status st = launch_read(&l, NULL, NULL, &s->err);
+    if (st || l.size == 1) return st;
+    return bmvp_error_set(&s->err, BMVP_E_ARG, "started as rank %d of %d, but it trains in one process: start it without the launcher, or one rank "
+                          "(srun -n 1)", l.rank, l.size);
+}
+
+static int run(session *s, const cli_option *opt, int n_opt)
+{
+    bmvp_config k = bmvp_config_default();
+    int64_t grid[3];
+    bmvp_status st = check_alone(s);
+    if (!st) st = configure(s, opt, n_opt);
+    if (!st) st = device_open(s->o.device, 0, &s->device, &s->err);
+    if (st == BMVP_E_ARG) return cli_fail(CLI_USAGE, "finetune", "%s", s->err.message);
+    k.threads = (int)s->o.threads;
+    k.simd = (bmvp_simd)(s->o.simd - 1);
+    s->scan = st ? NULL : bmvp_create(&k, &s->err);
+    if (!st && !s->scan) st = BMVP_E_OOM;
+    if (!st) st = load_data(s);
+    if (!st) st = template_grid(s, grid);
+    if (st) return cli_fail(CLI_FAILED, "finetune", "%s", s->err.message);
+    if (!s->data.segment) s->net.outputs = s->data.classes;
+    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.n_train + s->cfg.batch - 1) / s->cfg.batch;
+    s->total += (s->cfg.update_every - s->total % s->cfg.update_every) % s->cfg.update_every; /* the last update is complete */
+    s->val_steps = s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
+    s->val_steps = s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
+    print_configuration(s);
+    k.backend = s->device;
+    k.precision = (bmvp_precision)s->o.precision;
+    k.graph = s->o.graph;
+    st = plan_memory(s, &k, grid);
+    if (st == BMVP_E_ARG) return cli_fail(CLI_USAGE, "finetune", "%s", s->err.message);
+    if (s->o.plan && !st) return CLI_DONE;
+    if (!st) st = start(s, grid);
+    run_catch_signals();
+    (void)cli_elapsed(&s->progress);
+    if (!st) st = train(s);
+    return st ? cli_fail(CLI_FAILED, "finetune", "%s", s->err.message) : finish(s);
+}
+
+int command_finetune(int argc, char **argv)
+{
+    session *s = (session *)calloc(1, sizeof *s);
+    char networks[512];
+    options *o;
+    int code;
+    if (!s) return cli_fail(CLI_FAILED, "finetune", "out of memory");
+    o = &s->o;
+    snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
+    {
+        cli_option opt[] = {
+            cli_required("data", &o->data, "DIR|LIST", "prepared cases with labels or classes: what `bmvp prepare` wrote"),
+            cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoints, split, report"),
+            cli_string("init", &o->init, NULL, "FILE", "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
+            cli_choice("stem", &o->stem, 0, "spread|fresh", "its one-channel stem: repeated over the modalities, or left fresh"),
+            cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
+            cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+            cli_string("network", &o->network, "uniformer_small", "NAME", networks),
+            cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
+            cli_string("train", &o->train, "train", "PART", "cases to train on: train, val, test, all, fold:K, not-fold:K"),
+            cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),
+            cli_int("fraction", &o->fraction, 100, 20, 100, "per cent of the training cases: 20, 40, 60, 80 or 100"),
+            cli_string("modalities", &o->modalities, NULL, "A,B,..", "only these; none: all of the list"),
+            cli_string("labels", &o->labels, NULL, "NAME", "built-in definition instead of the list's: brats2021, brats2023, msd_brats .."),
+            cli_int("classes", &o->classes, 0, 0, 17, "classification: number of classes; 0: as many as the list has"),
+            cli_choice("class-weights", &o->class_weights, 0, "none|balanced", "cross-entropy weights of classes: alike or by 1 / frequency"),
+            cli_choice("fill", &o->fill, 0, "template|zero", "what stands for a missing modality"),
+            cli_flag("allow-absent", &o->allow_absent, "go on when a region or class does not occur in training"),
+            cli_int("crop", &o->crop, 96, 8, 1024, "edge of a cubic crop, a multiple of 16 (UNET3D: 8)"),
+            cli_int("batch", &o->batch, 3, 1, 256, "cases in a step"),
+            cli_int("epochs", &o->epochs, 500, 1, 1e9, "passes over the training cases"),
+            cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
+            cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
+            cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
+            cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
+            cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
+            cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
+            cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
+            cli_int("validate-every", &o->validate_every, 0, 0, 1e12, "steps between validations; 0: by the field of that name, in epochs"),
+            cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
+            cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
+            cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            device_option(&o->device),
+            precision_option(&o->precision),
+            graph_option(&o->graph),
+            cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+        };
+        const int n_opt = (int)(sizeof opt / sizeof *opt);
+        code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt, argc, argv);
+        if (code < 0) code = run(s, opt, n_opt);
+    }
+    finetune_loader_stop(&s->loader);
+    if (s->log) fclose(s->log);
+    bmvp_ft_destroy(s->ft);
+    bmvp_destroy(s->c);
+    bmvp_destroy(s->scan);
+    device_close(s->device);
+    finetune_data_free(&s->data);
+    free(s);
+    return code;
+}

@@ -1,0 +1,240 @@
+/* info.c - `bmvp info`: what is in a volume, a checkpoint or a data list; the content tells which */
+#define _DEFAULT_SOURCE
+#include "commands.h"
+#include "cli.h"
+#include "data/dataset.h"
+#include "bmvp_nifti.h"
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Everything is first written as JSON; the readable form prints that tree. */
+
+static void describe_volume(bmvp_jw *w, const char *path, const bmvp_nii_image *m)
+{
+    static const char *const source[] = { "", "sform", "qform", "none (both codes 0)", "rectified" };
+    int i;
+    bmvp_jw_string(w, "kind", "volume");
+    bmvp_jw_string(w, "path", path);
+    bmvp_jw_string(w, "format", m->version == 2 ? "NIfTI-2" : m->version == 1 ? "NIfTI-1" : "ANALYZE 7.5");
+    bmvp_jw_bool(w, "gzip", m->is_gzip);
+    bmvp_jw_bool(w, "swapped_bytes", m->is_swapped);
+    bmvp_jw_string(w, "datatype", bmvp_nii_datatype_text(m->datatype));
+    bmvp_jw_array(w, "dim");
+    for (i = 0; i < m->ndim; ++i) bmvp_jw_int(w, NULL, m->dim[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_array(w, "voxel_size");
+    for (i = 1; i <= 3; ++i) bmvp_jw_double(w, NULL, m->pixdim[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_double(w, "scl_slope", m->scl_slope);
+    bmvp_jw_double(w, "scl_inter", m->scl_inter);
+    bmvp_jw_int(w, "qform_code", m->qform_code);
+    bmvp_jw_int(w, "sform_code", m->sform_code);
+    bmvp_jw_string(w, "affine_from", source[m->affine_source >= 1 && m->affine_source <= 4 ? m->affine_source : 0]);
+    bmvp_jw_array(w, "affine");
+    for (i = 0; i < 12; ++i) bmvp_jw_double(w, NULL, m->affine[i]);
+    bmvp_jw_end(w);
+    bmvp_jw_int(w, "extensions", m->n_extensions);
+    if (m->descrip[0]) bmvp_jw_string(w, "descrip", m->descrip);
+}
+
+static void describe_tensors(bmvp_jw *w, const bmvp_ckpt *f)
+{
+    int i, a;
+    bmvp_jw_array(w, "tensors");
+    for (i = 0; i < f->n_entries; ++i) {
+        bmvp_jw_object(w, NULL);
+        bmvp_jw_string(w, "group", f->entry[i].group);
+        bmvp_jw_string(w, "name", f->entry[i].name);
+        bmvp_jw_string(w, "dtype", bmvp_dtype_name(f->entry[i].dtype));
+        bmvp_jw_array(w, "shape");
+        for (a = 0; a < f->entry[i].rank; ++a) bmvp_jw_int(w, NULL, f->entry[i].dim[a]);
+        bmvp_jw_end(w);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+}
+
+static void describe_fine_tuned(bmvp_jw *w, const bmvp_ft_info *k)
+{
+    int i;
+    bmvp_net_config_write(w, "network", &k->net);
+    bmvp_jw_array(w, "modalities");
+    for (i = 0; i < k->n_modalities; ++i) bmvp_jw_string(w, NULL, k->names[i]);
+    bmvp_jw_end(w);
+    if (k->labels.n) bmvp_labels_write(w, "labels", &k->labels);
+    bmvp_jw_string(w, "missing_filled_by", k->cfg.fill == 0 && k->grid[0] > 0 ? "template" : "zero");
+    bmvp_jw_array(w, "window");
+    bmvp_jw_int(w, NULL, k->cfg.crop_x);
+    bmvp_jw_int(w, NULL, k->cfg.crop_y);
+    bmvp_jw_int(w, NULL, k->cfg.crop_z);
+    bmvp_jw_end(w);
+    bmvp_jw_int(w, "step", k->step);
+    bmvp_jw_double(w, "best", k->best);
+    bmvp_jw_string(w, "preset", k->cfg.preset);
+}
+
+static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
+{
+    bmvp_ssl_info info;
+    bmvp_ft_info fine;
+    int64_t bytes = 0;
+    int known, tuned, i;
+    for (i = 0; i < f->n_entries; ++i) bytes += f->entry[i].bytes;
+    bmvp_jw_string(w, "kind", "checkpoint");
+    bmvp_jw_string(w, "path", f->path);
+    bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch zip" : "safetensors");
+    bmvp_jw_int(w, "bytes", bytes);
+    tuned = bmvp_ft_inspect(f->path, &fine, NULL) == BMVP_OK;
+    if (tuned) describe_fine_tuned(w, &fine);
+    known = !tuned && bmvp_ssl_inspect(f->path, &info, NULL) == BMVP_OK;
+    if (known) bmvp_net_config_write(w, "network", &info.net);
+    if (known && info.net.task == BMVP_TASK_PRETRAIN) {
+        bmvp_jw_array(w, "templates");
+        for (i = 0; i < info.n_modalities; ++i) bmvp_jw_string(w, NULL, info.names[i]);
+        bmvp_jw_end(w);
+        bmvp_jw_int(w, "step", info.step);
+        bmvp_jw_string(w, "preset", info.cfg.preset);
+    }
+    bmvp_jw_object(w, "metadata");
+    for (i = 0; i < f->n_meta; ++i)
+        if (f->meta[i].group[0] == 0 && strcmp(f->meta[i].name, "run") != 0) bmvp_jw_string(w, f->meta[i].name, f->meta[i].value);
+    bmvp_jw_end(w);
+    describe_tensors(w, f);
+}
+
+static void describe_dataset(bmvp_jw *w, const dataset *d)
+{
+    int64_t count[BMVP_MODALITIES] = { 0 }, labels = 0, classes = 0, complete = 0, i;
+    int m;
+    for (i = 0; i < d->n; ++i) {
+        uint32_t have = 0;
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (d->item[i].image[m]) ++count[m], have |= 1u << m;
+        complete += have == d->modalities;
+        labels += d->item[i].label != NULL;
+        classes += d->item[i].klass >= 0;
+    }
+    bmvp_jw_string(w, "kind", "dataset");
+    bmvp_jw_string(w, "path", d->path);
+    bmvp_jw_int(w, "cases", d->n);
+    bmvp_jw_int(w, "complete_cases", complete);
+    bmvp_jw_int(w, "labelled_cases", labels);
+    bmvp_jw_int(w, "classified_cases", classes);
+    bmvp_jw_object(w, "modalities");
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (count[m]) bmvp_jw_int(w, bmvp_modality_name(m), count[m]);
+    bmvp_jw_end(w);
+}
+
+/* "key  value" lines; lists of plain values on one line; a tensor on one line */
+static void print_node(const bmvp_json *n, int depth);
+
+static void print_value(const bmvp_json *n)
+{
+    const bmvp_json *m;
+    if (n->type == BMVP_JSON_STRING) printf("%s", n->str);
+    else if (n->type == BMVP_JSON_BOOL) printf("%s", n->i ? "yes" : "no");
+    else if (n->type == BMVP_JSON_NUMBER && n->is_int) printf("%lld", (long long)n->i);
+    else if (n->type == BMVP_JSON_NUMBER) printf("%.6g", n->d);
+    for (m = n->type == BMVP_JSON_ARRAY ? n->first : NULL; m; m = m->next) {
+        print_value(m);
+        if (m->next) printf(" ");
+    }
+}
+
+static void print_tensor(const bmvp_json *t)
+{
+    const char *group = bmvp_json_string(bmvp_json_get(t, "group"), "");
+    printf("  %s%s%s  (", group, group[0] ? "." : "", bmvp_json_string(bmvp_json_get(t, "name"), ""));
+    print_value(bmvp_json_get(t, "shape"));
+    printf(")  %s\n", bmvp_json_string(bmvp_json_get(t, "dtype"), ""));
+}
+
+static void print_node(const bmvp_json *n, int depth)
+{
+    const bmvp_json *m, *t;
+    for (m = n->first; m; m = m->next) {
+        printf("%*s%-16s ", 2 * depth, "", m->key);
+        if (m->type == BMVP_JSON_OBJECT) {
+            printf("\n");
+            print_node(m, depth + 1);
+        } else if (strcmp(m->key, "tensors") == 0) {
+            printf("%lld\n", (long long)m->i);
+            for (t = m->first; t; t = t->next) print_tensor(t);
+        } else {
+            print_value(m);
+            printf("\n");
+        }
+    }
+}
+
+/* The first bytes tell what to try: a checkpoint (zip, or the safetensors header), a list (JSON text), else a volume. */
+static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
+{
+    unsigned char head[16] = { 0 };
+    struct stat s;
+    dataset d;
+    bmvp_nii_image image;
+    bmvp_nii_error nii;
+    bmvp_ckpt *f = NULL;
+    bmvp_status st;
+    FILE *file;
+    size_t i = 0;
+    if (stat(path, &s) != 0) return bmvp_error_set(err, BMVP_E_IO, "%s: %s", path, strerror(errno));
+    if (S_ISREG(s.st_mode)) {
+        file = fopen(path, "rb");
+        if (!file) return bmvp_error_set(err, BMVP_E_IO, "%s: %s", path, strerror(errno));
+        if (fread(head, 1, sizeof head, file) == 0) head[0] = 0;
+        fclose(file);
+        while (i < sizeof head && isspace(head[i])) ++i;
+    }
+    if (S_ISDIR(s.st_mode) || (i < sizeof head && (head[i] == '{' || head[i] == '['))) {
+        st = dataset_load(&d, path, err);
+        if (!st) describe_dataset(w, &d);
+        if (!st) dataset_free(&d);
+        return st;
+    }
+    if (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0)) {
+        st = bmvp_ckpt_open(path, NULL, &f, err);
+        if (!st) describe_checkpoint(w, f);
+        bmvp_ckpt_close(f);
+        return st;
+    }
+    if (bmvp_nii_read_header(&image, path, NULL, &nii) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_FORMAT, "%s", nii.message);
+    describe_volume(w, path, &image);
+    bmvp_nii_image_free(&image);
+    return BMVP_OK;
+}
+
+int command_info(int argc, char **argv)
+{
+    const char *path;
+    int json;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    bmvp_status st;
+    bmvp_jw w;
+    cli_option opt[] = {
+        cli_positional("FILE", &path, 1, "NIfTI volume, checkpoint (.safetensors, .pt), data list or directory of cases"),
+        cli_flag("json", &json, "print JSON"),
+    };
+    int code = cli_parse("info", "Say what is in a file.", opt, 2, argc, argv);
+    if (code >= 0) return code;
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_jw_object(&w, NULL);
+    st = describe(&w, path, &err);
+    bmvp_jw_end(&w);
+    if (!st) st = bmvp_jw_finish(&w, &err);
+    if (!st && json) fwrite(w.out.data, 1, w.out.len, stdout);
+    else if (!st) {
+        st = bmvp_json_parse(w.out.data, w.out.len, path, NULL, &doc, &err);
+        if (!st) print_node(bmvp_json_root(doc), 0);
+        bmvp_json_free(doc);
+    }
+    bmvp_jw_free(&w);
+    return st ? cli_fail(CLI_FAILED, "info", "%s", err.message) : CLI_DONE;
+}

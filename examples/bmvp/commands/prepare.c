@@ -1,0 +1,243 @@
+/* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer opens */
+#include "commands.h"
+#include "cli.h"
+#include "data/files.h"
+#include "data/preparation.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    dataset in, out;
+    prepare_options o;
+    const char *dir;
+    char *done;          /* for each case: 1 written or already there */
+    int64_t n_done, n_failed, n_kept;
+    bmvp_nii_pool *pool; /* one for each worker */
+    pthread_mutex_t lock;
+    cli_progress progress;
+} job;
+
+/* Path of one output file, made in the case's folder. */
+static char *output_path(const job *j, const char *id, const char *name)
+{
+    char *dir = path_join(j->dir, id), *path = NULL, file[64];
+    snprintf(file, sizeof file, "%s.nii", name);
+    if (dir) path = path_join(dir, file);
+    free(dir);
+    return path;
+}
+
+static int already_there(const job *j, const data_case *k)
+{
+    int m, all = 1;
+    char *path;
+    for (m = 0; m < BMVP_MODALITIES && all; ++m) {
+        if (!k->image[m]) continue;
+        path = output_path(j, k->id, bmvp_modality_name(m));
+        all = path && file_exists(path);
+        free(path);
+    }
+    if (!k->label || !all) return all;
+    path = output_path(j, k->id, "seg");
+    all = path && file_exists(path);
+    free(path);
+    return all;
+}
+
+/* Finishes, writes and frees one image or label: the next one gets its memory while that is still in the cache. */
+static bmvp_status write_one(const job *j, const data_case *k, const char *name, bmvp_nii_volume *v, int is_label, const bmvp_nii_options *io,
+                             bmvp_error *err)
+{
+    char *path;
+    bmvp_nii_image image;
+    bmvp_nii_error e;
+    bmvp_nii_status st;
+    bmvp_status done;
+    if (!v->data) return BMVP_OK;
+    done = prepare_finish(v, is_label, k, &j->o, err);
+    if (done) return done;
+    path = output_path(j, k->id, name);
+    if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
+    bmvp_nii_volume_free(v);
+    if (st == BMVP_NII_OK) {
+        snprintf(image.descrip, sizeof image.descrip, "%s", prepared_mark);
+        st = bmvp_nii_write(path, &image, NULL, &e);
+        bmvp_nii_image_free(&image);
+    }
+    free(path);
+    return st == BMVP_NII_OK ? BMVP_OK : prepare_failed(err, k, &e);
+}
+
+static bmvp_status prepare_and_write(const job *j, const data_case *k, const bmvp_nii_options *io, bmvp_error *err)
+{
+    char *dir = path_join(j->dir, k->id);
+    prepared_case p;
+    bmvp_status st = prepare_gather(&p, k, &j->o, io, err);
+    int m;
+    if (!st && (!dir || make_dir(dir) != 0))
+        st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
+    free(dir);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
+    if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
+    prepared_case_free(&p);
+    return st;
+}
+
+static void prepare_task(void *arg, int64_t i, int worker)
+{
+    job *j = (job *)arg;
+    const data_case *k = &j->in.item[i];
+    const int kept = already_there(j, k);
+    bmvp_status st = BMVP_OK;
+    bmvp_nii_options io;
+    bmvp_error err;
+    double seconds, left;
+    memset(&io, 0, sizeof io);
+    io.memory = bmvp_nii_pool_memory(&j->pool[worker]);
+    if (!kept) st = prepare_and_write(j, k, &io, &err);
+    pthread_mutex_lock(&j->lock);
+    j->done[i] = st == BMVP_OK;
+    j->n_kept += kept;
+    ++j->n_done;
+    if (st) {
+        ++j->n_failed;
+        fprintf(stderr, "\nbmvp prepare: left out: %s\n", err.message);
+    }
+    seconds = cli_elapsed(&j->progress);
+    left = j->n_done > j->n_kept ? seconds / (double)(j->n_done - j->n_kept) * (double)(j->in.n - j->n_done) : 0;
+    cli_status(&j->progress, j->n_done == j->in.n, "%lld of %lld cases  %lld left out  %.0f s, %.0f s left", (long long)j->n_done,
+               (long long)j->in.n, (long long)j->n_failed, seconds, left);
+    pthread_mutex_unlock(&j->lock);
+}
+
+/* The list of what is there, with the paths of the prepared files. */
+static bmvp_status list_done(job *j, bmvp_error *err)
+{
+    char *path = path_join(j->dir, "dataset.json");
+    bmvp_status st = BMVP_OK;
+    int64_t i;
+    int m;
+    for (i = 0; i < j->in.n; ++i) {
+        const data_case *from = &j->in.item[i];
+        data_case *to;
+        if (!j->done[i]) continue;
+        to = dataset_add(&j->out, from->id);
+        if (!to) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
+        if (from->label) to->label = output_path(j, from->id, "seg");
+        to->klass = from->klass;
+        if (from->patient) to->patient = text_copy(from->patient);
+    }
+    j->out.labels = j->in.labels;
+    j->out.has_labels = j->in.has_labels;
+    st = path ? dataset_save(&j->out, path, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+/* OUT/prepare.json holds the settings: files made with others are not mixed in. */
+static bmvp_status check_settings(const job *j, bmvp_error *err)
+{
+    char *path = path_join(j->dir, "prepare.json");
+    const int there = path && file_exists(path);
+    bmvp_status st;
+    bmvp_bytes text;
+    bmvp_jw w;
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_bytes_init(&text, NULL);
+    st = path ? prepare_write(&j->o, &w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
+    if (!st && there && strcmp(text.data, w.out.data) != 0)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
+    else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    bmvp_bytes_free(&text);
+    free(path);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+static int run(job *j, int64_t threads)
+{
+    bmvp_config k = bmvp_config_default();
+    bmvp_error err;
+    bmvp_ctx *c;
+    int i;
+    bmvp_status st = make_dir(j->dir) == 0 ? BMVP_OK : bmvp_error_set(&err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
+    if (!st) st = check_settings(j, &err);
+    k.threads = (int)threads;
+    c = st ? NULL : bmvp_create(&k, &err);
+    j->done = (char *)calloc((size_t)j->in.n, 1);
+    j->pool = c ? (bmvp_nii_pool *)calloc((size_t)bmvp_threads(c), sizeof *j->pool) : NULL;
+    if (!st && (!c || !j->done || !j->pool)) st = bmvp_error_set(&err, BMVP_E_OOM, "out of memory");
+    if (!st) {
+        pthread_mutex_init(&j->lock, NULL);
+        (void)cli_elapsed(&j->progress);
+        bmvp_parallel(c, j->in.n, prepare_task, j);
+        pthread_mutex_destroy(&j->lock);
+        st = list_done(j, &err);
+    }
+    for (i = 0; j->pool && i < bmvp_threads(c); ++i) bmvp_nii_pool_free(&j->pool[i]);
+    free(j->pool);
+    bmvp_destroy(c);
+    if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
+    printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out\n", j->dir, (long long)j->out.n,
+           (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)j->n_failed);
+    return j->n_failed ? CLI_FAILED : CLI_DONE;
+}
+
+static int parse_size(const char *text, int64_t size[3])
+{
+    char *end;
+    int a;
+    for (a = 0; a < 3; ++a, text = end + 1) {
+        size[a] = strtoll(text, &end, 10);
+        if (end == text || size[a] < 1 || size[a] > 4096 || *end != (a < 2 ? ',' : 0)) return 0;
+    }
+    return 1;
+}
+
+int command_prepare(int argc, char **argv)
+{
+    const char *data, *dir, *size;
+    int64_t threads;
+    int preset, code;
+    bmvp_error err;
+    job j;
+    memset(&j, 0, sizeof j);
+    {
+        cli_option opt[] = {
+            cli_required("data", &data, "LIST|DIR", "data list (ours or decathlon-style), or a directory with one folder a case"),
+            cli_required("out", &dir, "DIR", "folder for the prepared cases and their dataset.json"),
+            cli_choice("preset", &preset, 0, "paper|release|fast|finetune",
+                       "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and foreground box"),
+            cli_float("spacing", &j.o.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
+            cli_float("low", &j.o.low, 1, 0, 100, "percentile that becomes 0"),
+            cli_float("high", &j.o.high, 99, 0, 100, "percentile that becomes 1"),
+            cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
+            cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
+        };
+        const int n = (int)(sizeof opt / sizeof *opt);
+        code = cli_parse("prepare", "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.", opt, n,
+                         argc, argv);
+        if (code >= 0) return code;
+        j.o.centre = preset == 1;
+        if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.o.low = 5; /* release and finetune */
+        if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.o.high = 95;
+    }
+    if (size && !parse_size(size, j.o.resize))
+        return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
+    if (j.o.low >= j.o.high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.o.low, j.o.high);
+    j.dir = dir;
+    if (dataset_load(&j.in, data, &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
+    j.o.labels = j.in.has_labels ? &j.in.labels : NULL;
+    code = run(&j, threads);
+    free(j.done);
+    dataset_free(&j.in);
+    dataset_free(&j.out);
+    return code;
+}

@@ -1,0 +1,469 @@
+/* pretrain.c - `bmvp pretrain`: the three tasks of BrainMVP on prepared cases */
+#define _DEFAULT_SOURCE
+#include "commands.h"
+#include "cli.h"
+#include "device.h"
+#include "run.h"
+#include "data/crops.h"
+#include "data/files.h"
+#include "ranks/ranks.h"
+#include "report/pretrain_report.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct options {
+    const char *data, *out, *network, *set, *device;
+    int preset, resume, all_modalities, simd, precision, graph, plan, recompute;
+    int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
+    double lr;
+} options;
+
+typedef struct session { /* what one call of the command holds */
+    options o;
+    rank_group ranks;
+    prepared_set data;
+    bmvp_ssl_config cfg;
+    bmvp_net_config net;
+    const bmvp_backend *device; /* NULL: the CPU */
+    bmvp_ctx *c;
+    bmvp_ssl *ssl;
+    crop_loader loader;
+    FILE *log;
+    int64_t total, first;
+    double lr[2];          /* of step s at s % 2 */
+    char preparation[512]; /* settings of `bmvp prepare`, kept in the checkpoint: templates fit data prepared alike */
+    double before;         /* seconds of earlier sessions */
+    cli_progress progress;
+    bmvp_error err;
+} session;
+
+/* >>configuration -------------------------------------------------------------------------------------------------- */
+
+static bmvp_status set_field(void *cfg, const char *name, const char *value, bmvp_error *err)
+{
+    return bmvp_ssl_set((bmvp_ssl_config *)cfg, name, value, err);
+}
+
+/* Options given on the command line win over the preset (or, with --resume, over the stored run). */
+static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
+{
+    static const char *const presets[] = { "paper", "release", "fast" };
+    const options *o = &s->o;
+    char *path = run_file(s->o.out, "checkpoint.safetensors");
+    const int exists = path && file_exists(path);
+    bmvp_ssl_info info;
+    bmvp_status st = BMVP_OK;
+    (void)bmvp_ssl_preset(presets[o->preset], &s->cfg);
+    if (!bmvp_net_preset(o->network, &s->net))
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", o->network, bmvp_net_preset_names());
+    else if (o->resume && !exists)
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
+    else if (!o->resume && exists && !o->plan)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
+    if (!st && o->resume) {
+        st = bmvp_ssl_inspect(path, &info, &s->err);
+        if (!st && info.net.task != BMVP_TASK_PRETRAIN)
+            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
+        if (!st && cli_given(opt, n_opt, "network") && strcmp(info.net.name, o->network) != 0)
+            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, info.net.name, o->network);
+        s->net = info.net;
+        if (!st && !cli_given(opt, n_opt, "preset")) s->cfg = info.cfg;
+    }
+    free(path);
+    if (cli_given(opt, n_opt, "crop")) s->cfg.crop = (int)o->crop;
+    if (cli_given(opt, n_opt, "batch")) s->cfg.batch = (int)o->batch;
+    if (cli_given(opt, n_opt, "epochs")) s->cfg.epochs = (int)o->epochs;
+    if (cli_given(opt, n_opt, "lr")) s->cfg.lr = o->lr;
+    if (cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
+    if (o->all_modalities) s->cfg.all_modalities = 1;
+    if (o->recompute) s->cfg.recompute = 1;
+    return st ? st : run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+}
+
+static void print_configuration(const session *s)
+{
+    const char *name, *meaning;
+    char value[64];
+    int i;
+    printf("network  %s\n", s->net.name);
+    printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
+    for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
+    printf("\npreset   %s\n", s->cfg.preset);
+    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i) printf("  %-22s %-10s %s\n", name, value, meaning);
+}
+
+/* >>start ---------------------------------------------------------------------------------------------------------- */
+
+/* Templates start as the mean of up to 32 training volumes each, centred in the grid. */
+static bmvp_status mean_templates(session *s)
+{
+    const prepared_set *p = &s->data;
+    bmvp_status st = BMVP_OK;
+    int m;
+    for (m = 0; m < p->n_modalities && !st; ++m) {
+        bmvp_tensor *t = bmvp_ssl_template(s->ssl, m);
+        float *sum = (float *)calloc((size_t)t->numel, sizeof *sum);
+        int64_t i, z, y, x, used = 0;
+        if (!sum) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+        for (i = 0; i < p->data.n && used < 32 && !st; ++i) {
+            static const int64_t origin[3] = { 0, 0, 0 };
+            const int64_t *d = p->cases[i].dim, n = d[0] * d[1] * d[2];
+            int64_t at[3];
+            float *v;
+            if (!(p->cases[i].modalities >> m & 1u)) continue;
+            v = (float *)malloc((size_t)n * sizeof *v);
+            st = v ? prepared_crop(p, i, m, origin, d, v, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+            bmvp_template_place(origin, d, t->dim, at);
+            for (z = 0; z < d[0] && !st; ++z)
+                for (y = 0; y < d[1]; ++y)
+                    for (x = 0; x < d[2]; ++x) {
+                        const int64_t a = z + at[0], b = y + at[1], c = x + at[2];
+                        if (a >= 0 && a < t->dim[0] && b >= 0 && b < t->dim[1] && c >= 0 && c < t->dim[2])
+                            sum[(a * t->dim[1] + b) * t->dim[2] + c] += v[(z * d[1] + y) * d[2] + x];
+                    }
+            free(v);
+            ++used;
+        }
+        for (i = 0; i < t->numel && used > 1; ++i) sum[i] /= (float)used;
+        bmvp_write(s->c, t, sum);
+        free(sum);
+    }
+    return st;
+}
+
+/* Of several ranks: what the one with the largest share needs. */
+static bmvp_status plan_memory(session *s, bmvp_config *k)
+{
+    const int size = s->ranks.launch.size;
+    bmvp_ssl_config share = s->cfg;
+    bmvp_memory m;
+    bmvp_status st;
+    share.batch = (share.batch + size - 1) / size;
+    st = bmvp_ssl_plan(k, &s->net, &share, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
+    if (st) return st;
+    if (ranks_lead(&s->ranks)) run_print_memory(&m, crop_loader_bytes(&s->data, &s->cfg, size), pretrain_report_bytes(&s->cfg));
+    if (s->o.plan) return BMVP_OK;
+    s->c = bmvp_create(k, &s->err);
+    if (!s->c) return BMVP_E_OOM;
+    st = bmvp_reserve(s->c, m.step_peak);
+    return st ? bmvp_error_set(&s->err, st, "%s (the step needs %.2f GB: a smaller --batch, --crop or --network)",
+                               bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
+}
+
+static bmvp_status failed(session *s)
+{
+    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
+}
+
+/* Rank 0, or the only one: the folder, the state it starts from, the log. */
+static bmvp_status start_lead(session *s)
+{
+    char *checkpoint = run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_status st = BMVP_OK;
+    if (s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
+    else if (s->cfg.template_mean_start) st = mean_templates(s);
+    free(checkpoint);
+    if (!st) st = run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->log, &s->before, &s->err);
+    return st || s->o.resume ? st : pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
+}
+
+static bmvp_status set_ranks(session *s)
+{
+    const char *over;
+    const bmvp_comm *table = ranks_table(&s->ranks, s->device, &over, &s->err);
+    if (!table) return s->err.status;
+    if (ranks_lead(&s->ranks)) printf("ranks    %d over %s\n", s->ranks.launch.size, over);
+    fflush(stdout);
+    bmvp_set_comm(s->c, table);
+    return BMVP_OK;
+}
+
+static bmvp_status start(session *s)
+{
+    const int lead = ranks_lead(&s->ranks);
+    bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
+    if (st) return st;
+    if (ranks_several(&s->ranks) && set_ranks(s)) return s->err.status;
+    if (lead) device_print(s->c);
+    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
+    if (!s->ssl) return failed(s);
+    if (lead) st = start_lead(s);
+    if (!st && bmvp_ssl_broadcast(s->ssl)) st = failed(s);
+    if (st) return st;
+    s->first = bmvp_ssl_steps(s->ssl);
+    return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, bmvp_ssl_template(s->ssl, 0)->dim, s->first,
+                             &s->err);
+}
+
+/* >>steps ---------------------------------------------------------------------------------------------------------- */
+
+/* A device is only given the step. */
+static bmvp_status one_step(session *s, int64_t step)
+{
+    const crop_batch *b = crop_loader_get(&s->loader, step, &s->err);
+    const double lr = bmvp_ssl_lr(s->ssl, s->total);
+    bmvp_status st = BMVP_OK;
+    int from, to, first, count, at;
+    if (!b) return s->err.status;
+    s->lr[step % 2] = lr;
+    bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
+    for (from = at = 0; from < b->n && !st; from = to, at += count) {
+        to = crop_batch_pass(b, &s->cfg, from);
+        count = bmvp_ssl_share(to - from, s->ranks.launch.rank, s->ranks.launch.size, &first);
+        if (to == b->n) bmvp_ssl_last_pass(s->ssl);
+        st = bmvp_ssl_accumulate(s->ssl, b->item + at, count, NULL);
+    }
+    if (!st) st = bmvp_ssl_update(s->ssl, lr, NULL);
+    return st ? failed(s) : BMVP_OK;
+}
+
+/* Samples a second of each rank while it does not wait for the others: a slow one shows. */
+static bmvp_status log_ranks(session *s, double seconds, bmvp_jw *w)
+{
+    const int size = s->ranks.launch.size;
+    double own[2], all[2 * LAUNCH_MOST];
+    bmvp_status st;
+    int i, first;
+    own[0] = (double)(bmvp_ssl_steps(s->ssl) - s->first) * bmvp_ssl_share(s->cfg.batch, s->ranks.launch.rank, size, &first);
+    own[1] = seconds - s->ranks.waited;
+    st = ranks_gather(&s->ranks, own, 2, all, &s->err);
+    if (st) return st;
+    bmvp_jw_array(w, "rank_samples_per_s");
+    for (i = 0; i < size; ++i) bmvp_jw_float(w, NULL, (float)(all[2 * i] / (all[2 * i + 1] > 0 ? all[2 * i + 1] : 1e-9)));
+    bmvp_jw_end(w);
+    return BMVP_OK;
+}
+
+static bmvp_status log_step(session *s, int64_t step)
+{
+    const double seconds = cli_elapsed(&s->progress), lr = s->lr[step % 2];
+    const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
+    bmvp_ssl_losses l;
+    bmvp_status st = BMVP_OK;
+    bmvp_jw w;
+    if (bmvp_ssl_losses_of(s->ssl, step, &l)) return failed(s);
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_int(&w, "step", step + 1);
+    bmvp_jw_int(&w, "epoch", bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
+    bmvp_jw_double(&w, "loss", l.total);
+    bmvp_jw_double(&w, "loss_cmr", l.cmr);
+    bmvp_jw_double(&w, "loss_md", l.md);
+    bmvp_jw_double(&w, "loss_cl", l.cl);
+    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
+    bmvp_jw_double(&w, "lr", lr);
+    bmvp_jw_float(&w, "samples_per_s", (float)rate);
+    bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
+    bmvp_jw_float(&w, "peak_memory_mb", (float)run_peak_memory_mb());
+    if (ranks_several(&s->ranks)) st = log_ranks(s, seconds, &w);
+    bmvp_jw_end(&w);
+    if (!st && ranks_lead(&s->ranks)) st = run_log_line(s->log, s->o.out, &w, &s->err);
+    bmvp_jw_free(&w);
+    if (st || !ranks_lead(&s->ranks)) return st;
+    cli_status(&s->progress, step + 1 == s->total,
+               "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
+               (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l.total, l.cmr,
+               l.md, l.cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, run_peak_memory_mb());
+    return st;
+}
+
+static bmvp_status save(session *s)
+{
+    char *path = run_file(s->o.out, "checkpoint.safetensors");
+    const char *extra[3] = { "preparation", s->preparation, NULL };
+    bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    free(path);
+    return st;
+}
+
+/* Snapshots: about eight columns in the report, spread over the run. */
+static int is_snapshot_step(const session *s, int64_t done)
+{
+    return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
+}
+
+/* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is that of all. */
+static bmvp_status stop_now(session *s, int64_t step, int *interrupted)
+{
+    *interrupted = run_interrupted != 0 && step % s->cfg.update_every == 0;
+    return ranks_several(&s->ranks) ? ranks_any(&s->ranks, interrupted, &s->err) : BMVP_OK;
+}
+
+/* saved: seconds when the last checkpoint was written */
+static int save_is_due(session *s, int64_t step, double saved)
+{
+    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : cli_elapsed(&s->progress) - saved > 600;
+    return due && (step + 1) % s->cfg.update_every == 0;
+}
+static int report_is_due(const session *s, int64_t step) { return s->o.report_every > 0 && (step + 1) % s->o.report_every == 0; }
+
+/* Checkpoint, snapshot and report after a step, where they are due. */
+static bmvp_status write_due(session *s, int64_t step, double *saved)
+{
+    bmvp_status st = BMVP_OK;
+    if (save_is_due(s, step, *saved)) {
+        st = save(s);
+        *saved = cli_elapsed(&s->progress);
+    }
+    if (!st && is_snapshot_step(s, step + 1)) st = pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
+    if (!st && report_is_due(s, step))
+        st = pretrain_report(s->ssl, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
+    return st;
+}
+
+/* A device does a step while the log of the one before is written, and while the next is prepared; unless something is due that reads what it has
+   made. Ranks are not ahead: their losses are sums over all. */
+static int goes_ahead(session *s, int64_t step, double saved)
+{
+    return s->device && !ranks_several(&s->ranks) && !save_is_due(s, step, saved) && !report_is_due(s, step) && !is_snapshot_step(s, step + 1);
+}
+
+static bmvp_status train(session *s)
+{
+    const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
+    double saved = cli_elapsed(&s->progress);
+    bmvp_status st = BMVP_OK;
+    int64_t step, logged = s->first;
+    int interrupted = 0, ahead;
+    s->ranks.waited = 0;
+    for (step = s->first; step < stop && !st; ++step) {
+        st = stop_now(s, step, &interrupted);
+        if (st || interrupted) break;
+        st = one_step(s, step);
+        for (ahead = goes_ahead(s, step, saved); !st && logged + ahead <= step;) st = log_step(s, logged++);
+        if (!st && !ahead && ranks_lead(&s->ranks)) st = write_due(s, step, &saved);
+    }
+    while (!st && logged < step) st = log_step(s, logged++);
+    return st;
+}
+
+/* Prints the failure, and the other ranks fail with it. */
+static int give_up(session *s, int code)
+{
+    (void)cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
+    ranks_stop(&s->ranks, s->err.message);
+    return code;
+}
+
+static int finish(session *s)
+{
+    const int64_t done = bmvp_ssl_steps(s->ssl);
+    const int stopped = run_interrupted && done < s->total ? 128 + (int)run_interrupted : CLI_DONE;
+    bmvp_status st = BMVP_OK;
+    if (!ranks_lead(&s->ranks)) return stopped;
+    if (done % s->cfg.update_every == 0 && done > s->first) st = save(s);
+    if (!st) st = pretrain_report(s->ssl, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
+    if (st) return give_up(s, CLI_FAILED);
+    if (done < s->total) {
+        fprintf(stderr, "\n");
+        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
+               (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
+        return stopped;
+    }
+    printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
+    return CLI_DONE;
+}
+
+/* All ranks must train the same: what decides it, as text. */
+static bmvp_status compare_ranks(session *s)
+{
+    const char *name, *meaning;
+    char text[4096], value[64];
+    bmvp_status st;
+    size_t n;
+    int i;
+    if (!ranks_several(&s->ranks)) return BMVP_OK;
+    n = (size_t)snprintf(text, sizeof text, "%s", s->net.name);
+    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
+        if (n < sizeof text) n += (size_t)snprintf(text + n, sizeof text - n, " %s=%s", name, value);
+    st = ranks_same(&s->ranks, "configuration", text, strlen(text), &s->err);
+    if (!st) st = ranks_same(&s->ranks, "data set", s->data.cases, (size_t)s->data.data.n * sizeof *s->data.cases, &s->err);
+    return st ? st : ranks_same(&s->ranks, "number of steps (--steps, --epochs, --stop-after) or --resume", &s->total, sizeof s->total, &s->err);
+}
+
+/* Everything before memory is asked for. */
+static bmvp_status prepare(session *s, const cli_option *opt, int n_opt)
+{
+    bmvp_status st = configure(s, opt, n_opt);
+    if (!st) st = device_open(s->o.device, s->ranks.launch.local_rank, &s->device, &s->err);
+    if (!st) st = prepared_load(&s->data, s->o.data, &s->err);
+    if (!st) st = prepared_settings(&s->data, s->preparation, sizeof s->preparation, &s->err);
+    if (st) return st;
+    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
+    st = s->o.plan ? BMVP_OK : compare_ranks(s);
+    if (!st && ranks_lead(&s->ranks)) print_configuration(s);
+    return st;
+}
+
+static int run(session *s, const cli_option *opt, int n_opt)
+{
+    bmvp_config k = bmvp_config_default();
+    bmvp_status st = s->o.plan ? ranks_look(&s->ranks, &s->err) : ranks_open(&s->ranks, &s->err);
+    if (!st) st = prepare(s, opt, n_opt);
+    if (st) return give_up(s, st == BMVP_E_ARG ? CLI_USAGE : CLI_FAILED);
+    k.threads = s->o.threads > 0 ? (int)s->o.threads : ranks_threads(&s->ranks);
+    k.simd = (bmvp_simd)(s->o.simd - 1);
+    k.precision = (bmvp_precision)s->o.precision;
+    k.graph = s->o.graph;
+    k.backend = s->device;
+    st = plan_memory(s, &k);
+    if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
+    if (s->o.plan && !st) return CLI_DONE;
+    if (!st) st = start(s);
+    run_catch_signals();
+    if (!st) {
+        (void)cli_elapsed(&s->progress);
+        st = train(s);
+    }
+    return st ? give_up(s, CLI_FAILED) : finish(s);
+}
+
+int command_pretrain(int argc, char **argv)
+{
+    session *s = (session *)calloc(1, sizeof *s);
+    options *o;
+    int code;
+    if (!s) return cli_fail(CLI_FAILED, "pretrain", "out of memory");
+    o = &s->o;
+    {
+        cli_option opt[] = {
+            cli_required("data", &o->data, "DIR|LIST", "prepared cases: what `bmvp prepare` wrote"),
+            cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
+            cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+            cli_string("network", &o->network, "uniformer_small", "NAME", bmvp_net_preset_names()),
+            cli_int("crop", &o->crop, 96, 8, 1024, "edge of the crop, a multiple of 16 (UNET3D: 8)"),
+            cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
+            cli_int("epochs", &o->epochs, 1500, 1, 1e9, "passes over the cases"),
+            cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
+            cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
+            cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number"),
+            cli_int("threads", &o->threads, 0, 0, 1024, "of each rank; 0: one for each processor; the result does not depend on it"),
+            cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
+            cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
+            cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
+            cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
+            cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
+            cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
+            cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
+            cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+            device_option(&o->device),
+            precision_option(&o->precision),
+            graph_option(&o->graph),
+            cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+        };
+        const int n_opt = (int)(sizeof opt / sizeof *opt);
+        code = cli_parse("pretrain", "Pre-train a network on prepared cases with the tasks of BrainMVP.", opt, n_opt, argc, argv);
+        if (code < 0) code = run(s, opt, n_opt);
+    }
+    crop_loader_stop(&s->loader);
+    if (s->log) fclose(s->log);
+    bmvp_ssl_destroy(s->ssl);
+    bmvp_destroy(s->c);
+    ranks_close(&s->ranks);
+    device_close(s->device);
+    prepared_free(&s->data);
+    free(s);
+    return code;
+}

@@ -1,0 +1,115 @@
+/* run.c - what pretrain and finetune share, see run.h */
+#define _DEFAULT_SOURCE
+#include "run.h"
+#include "data/files.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* >>memory --------------------------------------------------------------------------------------------------------- */
+
+void run_print_memory(const bmvp_memory *plan, double ahead, double passing)
+{
+    const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = 2 * (double)plan->largest;
+    const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead + (passing > saving ? passing : saving);
+    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the program, crops read ahead, "
+           "saving and reports: %.1f MB in all\n", lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
+}
+
+/* >>the folder and the session ------------------------------------------------------------------------------------- */
+
+volatile sig_atomic_t run_interrupted;
+static void on_signal(int sig) { run_interrupted = sig; }
+
+void run_catch_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = on_signal;
+    act.sa_flags = (int)SA_RESETHAND;
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+}
+
+double run_peak_memory_mb(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss * 1024e-6 : 0;
+}
+
+char *run_file(const char *out, const char *name) { return path_join(out, name); }
+
+bmvp_status run_open(const char *out, bmvp_error *err)
+{
+    DIR *dir = make_dir(out) == 0 ? opendir(out) : NULL;
+    struct dirent *e;
+    if (!dir) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(errno));
+    while ((e = readdir(dir)) != NULL) {
+        char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
+        if (path) (void)unlink(path);
+        free(path);
+    }
+    closedir(dir);
+    return BMVP_OK;
+}
+
+static bmvp_status trim_log(const char *path, int64_t first, double *seconds, bmvp_error *err)
+{
+    bmvp_bytes in, out;
+    bmvp_status st;
+    char *line, *end;
+    bmvp_bytes_init(&in, NULL);
+    bmvp_bytes_init(&out, NULL);
+    st = file_exists(path) ? bmvp_file_read(path, (size_t)1 << 32, &in, err) : BMVP_OK;
+    for (line = in.data; !st && line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        bmvp_json_doc *doc = NULL;
+        if (bmvp_json_parse(line, (size_t)(end - line), path, NULL, &doc, NULL) == BMVP_OK &&
+            bmvp_json_int(bmvp_json_get(bmvp_json_root(doc), "step"), INT64_MAX) <= first) {
+            bmvp_bytes_append(&out, line, (size_t)(end + 1 - line));
+            *seconds = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "seconds"), *seconds);
+        }
+        bmvp_json_free(doc);
+    }
+    if (!st) st = bmvp_file_write(path, out.data ? out.data : "", out.len, NULL, err);
+    bmvp_bytes_free(&in);
+    bmvp_bytes_free(&out);
+    return st;
+}
+
+bmvp_status run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err)
+{
+    char *path = run_file(out, "log.jsonl");
+    bmvp_status st = path ? trim_log(path, first, seconds, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && !(*log = fopen(path, "a"))) st = bmvp_error_set(err, BMVP_E_IO, "%s: %s", path, strerror(errno));
+    free(path);
+    return st;
+}
+
+bmvp_status run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err)
+{
+    bmvp_status st = bmvp_jw_finish(w, err);
+    if (!st && (fwrite(w->out.data, 1, w->out.len, log) != w->out.len || fflush(log) != 0))
+        st = bmvp_error_set(err, BMVP_E_IO, "%s/log.jsonl: %s", out, strerror(errno));
+    return st;
+}
+
+bmvp_status run_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
+                               const char *text, bmvp_error *err)
+{
+    char pair[128], *equals;
+    while (text && *text) {
+        const size_t n = strcspn(text, ",");
+        if (n >= sizeof pair) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' is too long", text);
+        memcpy(pair, text, n);
+        pair[n] = 0;
+        equals = strchr(pair, '=');
+        if (!equals) return bmvp_error_set(err, BMVP_E_ARG, "--set: '%s' must be name=value", pair);
+        *equals = 0;
+        if (set(cfg, pair, equals + 1, err)) return BMVP_E_ARG;
+        text += n + (text[n] == ',');
+    }
+    return BMVP_OK;
+}

@@ -1,0 +1,33 @@
+/* crops.h - the crops of pre-training's steps, read ahead */
+#ifndef CROPS_H_INCLUDED
+#define CROPS_H_INCLUDED
+
+#include "ahead.h"
+#include "prepared.h"
+
+typedef struct crop_batch { /* a step */
+    int n;
+    bmvp_ssl_draw *draw; /* n, of all ranks */
+    bmvp_ssl_item *item; /* this rank's share of each pass, one pass after the other */
+    float *voxels;       /* 2 crops for each item */
+} crop_batch;
+
+typedef struct crop_loader {
+    const prepared_set *data;
+    bmvp_ssl_config cfg;
+    int rank, size;
+    int64_t template_grid[3], *order;
+    crop_batch batch[2];
+    read_ahead ahead;
+} crop_loader;
+
+double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, int size); /* of a running loader of one of `size` ranks */
+bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
+                              const int64_t template_grid[3], int64_t first, bmvp_error *err);
+/* Where the pass that begins with draw `from` ends: draws of one modality slot. */
+int crop_batch_pass(const crop_batch *b, const bmvp_ssl_config *cfg, int from);
+/* Valid until the next call. NULL and err on a file error. */
+const crop_batch *crop_loader_get(crop_loader *l, int64_t step, bmvp_error *err);
+void crop_loader_stop(crop_loader *l);
+
+#endif

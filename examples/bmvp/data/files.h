@@ -1,0 +1,10 @@
+/* files.h - paths and folders */
+#ifndef FILES_H_INCLUDED
+#define FILES_H_INCLUDED
+
+char *text_copy(const char *text);                  /* malloc */
+char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
+int file_exists(const char *path);
+int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
+
+#endif
