@@ -312,7 +312,7 @@ typedef struct bmvp_pass { /* one forward pass, as the functions of a method see
     void *state;
     const void *items;
     int n;                  /* items of this pass on this rank; in a plan they are zeros */
-    int64_t n_all;          /* .. on all ranks: an item that counts like any other has the weight 1 / n_all */
+    int64_t n_all, first;   /* .. on all ranks: an item that counts like any other has the weight 1 / n_all; how many are before this rank's */
     int64_t step, epoch;
     bmvp_tensor *through;   /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
     bmvp_tensor *own, *all; /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
@@ -404,6 +404,7 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
 
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first); /* .. of this rank */
 /* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
    bmvp_trainer_step says it itself. */
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t);
@@ -431,12 +432,12 @@ BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 /* What the values of a label map mean. Two kinds:
      regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
      classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
-enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256 };
+enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256, BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */ };
 typedef struct bmvp_labels {
     char name[32];                /* of the built-in definition, or "custom" */
     int exclusive;                /* 1: classes, 0: regions */
     int n;                        /* regions or classes, without the background */
-    char region[BMVP_MAX_REGIONS][32];
+    char region[BMVP_MAX_REGIONS][BMVP_LABEL_NAME];
     unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
     unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
@@ -565,7 +566,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 typedef struct bmvp_ft_config { BMVP_RUN_MEMBERS BMVP_FT_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ft_config;
 
 /* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg);
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
 BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
@@ -1147,13 +1148,6 @@ static void bmvpi_trainer_build(bmvp_trainer *t, int train)
     if (t->method.start && !bmvp_failed(t->c)) t->method.start(t);
 }
 
-static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
-{
-    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
-    if (p) memset(p, 0, bytes);
-    return p;
-}
-
 BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config,
                                            const void *setup, int train)
 {
@@ -1438,6 +1432,11 @@ BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first)
     return n / size + (rank < more);
 }
 
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first)
+{
+    return bmvp_trainer_share(n, t->c->comm ? t->c->comm->rank : 0, t->c->comm ? t->c->comm->size : 1, first);
+}
+
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t) { t->private_part->last_pass = 1; }
 
 BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n)
@@ -1690,9 +1689,24 @@ static bmvp_tensor *bmvpi_pass_total(bmvp_pass *p)
     return total;
 }
 
+/* n_all and first */
+static void bmvpi_pass_count(bmvp_pass *p)
+{
+    const double own = p->n;
+    double *n;
+    int r;
+    p->n_all = p->n;
+    if (!p->trainer->private_part->reducer || bmvp_failed(p->c)) return;
+    n = bmvpi_comm_doubles(p->c, &own, 1);
+    for (r = 0, p->n_all = 0; n && r < p->c->comm->size; ++r) {
+        if (r == p->c->comm->rank) p->first = p->n_all;
+        p->n_all += (int64_t)n[r];
+    }
+    bmvpi_free(p->c, n);
+}
+
 static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int n)
 {
-    double all = n;
     memset(p, 0, sizeof *p);
     if (bmvp_failed(t->c)) return 0;
     p->trainer = t;
@@ -1707,8 +1721,7 @@ static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int
     if (!t->optim) bmvp_fail(t->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
     else if (n < !t->private_part->reducer) bmvp_fail(t->c, BMVP_E_ARG, "a pass takes 1 item at least, not %d", n);
     else if (t->method.check) t->method.check(p);
-    bmvp_pass_sum(p, &all, 1);
-    p->n_all = (int64_t)all;
+    bmvpi_pass_count(p);
     return !bmvp_failed(t->c);
 }
 
@@ -3417,7 +3430,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
-static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind kind)
+static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, const bmvp_net_kind *kind)
 {
     const int segment = task == BMVP_TASK_SEGMENT;
     k->crop_x = k->crop_y = 96;
@@ -3430,7 +3443,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->dice_weight = segment;
     k->ce_weight = !segment;
     k->dice_smooth = 1e-5;
-    k->deep_supervision = segment && kind == BMVP_NET_UNIFORMER;
+    k->deep_supervision = segment && kind && kind->deep;
     k->flip = 0.5;
     k->intensity_shift = k->intensity_scale = 0.1;
     k->batch = segment ? 3 : 4;
@@ -3439,7 +3452,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->validate_every = 5;
     k->lr = 3e-4;
     k->encoder_lr_scale = 1;
-    k->weight_decay = kind == BMVP_NET_UNIFORMER ? 1e-4 : 1e-5;
+    k->weight_decay = kind ? kind->weight_decay : 1e-5;
     k->beta1 = 0.9;
     k->beta2 = 0.999;
     k->overlap = 0.5;
@@ -3472,10 +3485,10 @@ static void bmvpi_ft_fast(bmvp_ft_config *k)
     k->clip = 1;
 }
 
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg)
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg)
 {
     memset(cfg, 0, sizeof *cfg);
-    bmvpi_ft_paper(cfg, task, kind);
+    bmvpi_ft_paper(cfg, task, bmvp_net_kind_find(NULL, kind));
     if (strcmp(name, "release") == 0) bmvpi_ft_release(cfg);
     else if (strcmp(name, "fast") == 0) bmvpi_ft_fast(cfg);
     else if (strcmp(name, "paper") != 0) return 0;
@@ -3539,7 +3552,9 @@ static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task ==
 
 static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
 {
-    if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, net->kind);
+    if (!kind) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
+    else if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
         bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
     else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
         bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
@@ -3547,9 +3562,9 @@ static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const 
         bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
-    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && net->kind == BMVP_NET_UNIFORMER && cfg->deep_supervision))
-        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a UniFormer that segments with deep_supervision "
-                  "= 1; consistency_on = 0 works with every network");
+    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && kind->deep && cfg->deep_supervision))
+        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a "
+                  "UniFormer, and that segments with deep_supervision = 1; consistency_on = 0 works with every network");
     return !bmvp_failed(c);
 }
 
@@ -3594,7 +3609,7 @@ static void bmvpi_ft_prepare(bmvp_trainer *t)
     for (i = 0; i < u->n; ++i) f->modality[i] = bmvp_modality_find(u->names[i]);
     k->in_channels = u->n;
     if (k->task == BMVP_TASK_SEGMENT) k->outputs = bmvp_labels_outputs(u->labels);
-    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && k->kind == BMVP_NET_UNIFORMER && f->cfg->deep_supervision;
+    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(t->c, k->kind)->deep && f->cfg->deep_supervision;
 }
 
 /* when it has no values yet, */
@@ -3613,28 +3628,26 @@ static void bmvpi_ft_make(bmvp_trainer *t)
     if (f->host && u->grid && u->grid[0] > 0 && !bmvp_failed(t->c)) bmvpi_ft_make_templates(f, u->grid);
     bmvp_trainer_keep(t, "templates", f->host, &f->templates);
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = k->encoder_lr_scale;
+        if (bmvp_net_in_part(t->net, l->item[i].name, BMVP_PART_ENCODER)) l->item[i].lr_scale = k->encoder_lr_scale;
 }
 
 /* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
    weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
-    static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
     const bmvp_state_list *l = bmvp_net_state(f->net);
     const double p = f->cfg->head_prior;
-    int i, k;
-    for (i = 0; i < l->n && p > 0; ++i)
-        for (k = 0; k < 4; ++k) {
-            bmvp_state s = l->item[i];
-            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || !bmvpi_ft_segments(f)) continue;
-            s.init = BMVP_INIT_UNIFORM_IN;
-            s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
-            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
-            if (s.torch_rank > 1) continue;
-            bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
-            if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
-        }
+    int i;
+    for (i = 0; i < l->n && p > 0 && bmvpi_ft_segments(f); ++i) {
+        bmvp_state s = l->item[i];
+        if (!bmvp_net_in_part(f->net, s.name, BMVP_PART_HEAD)) continue;
+        s.init = BMVP_INIT_UNIFORM_IN;
+        s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
+        bmvp_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
+        if (s.torch_rank > 1) continue;
+        bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
+        if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
+    }
 }
 
 /* Memory of a batch; what prediction needs not is not there. */

@@ -2,8 +2,10 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "bmvp_nifti.h"
 #include "data/files.h"
+#include "data/labels.h"
 #include "data/splits.h"
 #include "report/evaluation.h"
 #include <errno.h>
@@ -449,7 +451,7 @@ static bmvp_status compare_labels(const evaluation *e, bmvp_error *err)
 static bmvp_status run(evaluation *e, const char *out, const char *labels, int64_t threads, int per_case, bmvp_error *err)
 {
     struct stat s;
-    bmvp_status st = dataset_load(&e->set, e->data, err);
+    bmvp_status st = data_load(&e->set, e->data, NULL, "evaluate", err);
     int64_t i;
     if (!st && (stat(e->predictions, &s) != 0 || !S_ISDIR(s.st_mode)))
         st = bmvp_error_set(err, BMVP_E_IO, "--predictions %s: there is no such folder", e->predictions);

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "data/dataset.h"
 #include "bmvp_nifti.h"
 #include <ctype.h>
@@ -193,7 +194,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         while (i < sizeof head && isspace(head[i])) ++i;
     }
     if (S_ISDIR(s.st_mode) || (i < sizeof head && (head[i] == '{' || head[i] == '['))) {
-        st = dataset_load(&d, path, err);
+        st = data_load(&d, path, NULL, "info", err);
         if (!st) describe_dataset(w, &d);
         if (!st) dataset_free(&d);
         return st;

@@ -7,6 +7,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "device.h"
 #include "run.h"
 #include "data/files.h"
@@ -418,7 +419,7 @@ static int run(job *j, const char *data, const char *split, const char *part, in
 {
     dataset d;
     bmvp_error err;
-    bmvp_status st = dataset_load(&d, data, &err);
+    bmvp_status st = data_load(&d, data, NULL, "predict", &err);
     if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
     bmvp_jw_init(&j->json, 1, NULL);
     j->c = bmvp_create(k, &err);
@@ -451,6 +452,7 @@ int command_predict(int argc, char **argv)
     const char *data, *split, *part, *device;
     int64_t batch, threads;
     int weights, mirror, fill, simd, precision, code;
+    char modalities[64];
     double overlap;
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
@@ -466,7 +468,7 @@ int command_predict(int argc, char **argv)
         cli_int("batch", &batch, 1, 1, 256, "windows at once"),
         cli_flag("mirror", &mirror, "average over all eight flips"),
         cli_flag("probabilities", &j.probabilities, "also write the probability of each region"),
-        cli_list("drop", &j.drop, 0, "flair|t1|t1c|t2|mra|pd|dwi|adc", "modalities to leave out, as if the cases lacked them"),
+        cli_list("drop", &j.drop, 0, role_modality_words(modalities, sizeof modalities, '|'), "modalities to leave out, as if the cases lacked them"),
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),

@@ -1,6 +1,7 @@
 /* preparation.c - from images as they are to volumes in [0, 1], see preparation.h */
 #define _DEFAULT_SOURCE
 #include "preparation.h"
+#include "labels.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,7 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         bmvp_nii_volume *v = &p->image[m];
         if (!k->image[m]) continue;
+        how.t = k->channel[m] > 0 ? k->channel[m] : 0;
         if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
         st = check_values(v, k, m, err);
         if (st) return st;
@@ -130,7 +132,9 @@ static bmvp_status read_label(prepared_case *p, const frame *f, const data_case 
     if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
     if (!bmvp_nii_same_grid(&f->first, &p->label, 1e-4, 1e-2))
         return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
-    st = o->labels ? check_label(p, k, o->labels, err) : BMVP_OK;
+    st = check_label(p, k, k->labels ? k->labels : o->labels, err);
+    if (!st && k->labels && o->labels)
+        st = labels_translate(k->labels, o->labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2], k->label, err);
     if (st) return st;
     return resample(&p->label, o->spacing, BMVP_NII_NEAREST, &e) == BMVP_NII_OK ? BMVP_OK : prepare_failed(err, k, &e);
 }
