@@ -787,6 +787,7 @@ static void capture_begin(bmvp_ctx *c)
     if (asked > s->stage.size && s->stage.size < STAGE_MOST && !stage_grow(c, smaller(asked, STAGE_MOST))) return;
     changed = s->capture.changed;
     s->capture.changed = 0;
+    if (changed) bmvp_log(c, "cuda: memory came or went in the step before, so this one is not recorded");
     if (changed || !stage_turn(c)) return;
     s->capture.on =
         check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
