@@ -180,7 +180,6 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
     struct stat s;
     dataset d;
     bmvp_nii_image image;
-    bmvp_nii_error nii;
     bmvp_ckpt *f = NULL;
     bmvp_status st;
     FILE *file;
@@ -205,7 +204,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         bmvp_ckpt_close(f);
         return st;
     }
-    if (bmvp_nii_read_header(&image, path, NULL, &nii) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_FORMAT, "%s", nii.message);
+    if ((st = bmvp_nii_read_header(&image, path, NULL, err)) != BMVP_OK) return st;
     describe_volume(w, path, &image);
     bmvp_nii_image_free(&image);
     return BMVP_OK;

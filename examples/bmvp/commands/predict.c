@@ -68,9 +68,9 @@ static void free_sink(sink *s)
 static bmvp_status relate(const double prepared[16], const double original[16], double t[16], bmvp_error *err)
 {
     double inverse[16];
-    bmvp_nii_error e;
     int r, c, k;
-    if (bmvp_nii_affine_inverse(inverse, prepared, &e) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
+    bmvp_status s = bmvp_nii_affine_inverse(inverse, prepared, err);
+    if (s) return s;
     for (r = 0; r < 4; ++r)
         for (c = 0; c < 4; ++c)
             for (t[4 * r + c] = 0, k = 0; k < 4; ++k) t[4 * r + c] += inverse[4 * r + k] * original[4 * k + c];
@@ -200,7 +200,6 @@ static bmvp_status take_planes(void *user, int64_t z0, int64_t n, const float *v
 static bmvp_status write_map(const char *path, const bmvp_nii_image *head, int type, double slope, void *data, int64_t bytes, bmvp_error *err)
 {
     bmvp_nii_image image = *head;
-    bmvp_nii_error e;
     int a;
     image.datatype = type;
     image.ndim = 3;
@@ -214,7 +213,7 @@ static bmvp_status write_map(const char *path, const bmvp_nii_image *head, int t
     image.extensions = NULL;
     image.intent_name[0] = image.aux_file[0] = 0;
     snprintf(image.descrip, sizeof image.descrip, "bmvp predict");
-    return bmvp_nii_write(path, &image, NULL, &e) == BMVP_NII_OK ? BMVP_OK : bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    return bmvp_nii_write(path, &image, NULL, err);
 }
 
 static bmvp_status write_results(const job *j, const char *id, const bmvp_nii_image *head, sink *s, bmvp_error *err)
@@ -285,12 +284,11 @@ static void note_case(job *j, const char *id, const infer_input *k)
 static bmvp_status segment(job *j, const data_case *item, const infer_input *k, const bmvp_nii_volume *any, bmvp_error *err)
 {
     bmvp_nii_image head;
-    bmvp_nii_error e;
     bmvp_status st;
     sink s;
     int m;
     for (m = 0; m + 1 < BMVP_MODALITIES && !item->image[m]; ++m) { }
-    if (bmvp_nii_read_header(&head, item->image[m], NULL, &e) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    if ((st = bmvp_nii_read_header(&head, item->image[m], NULL, err)) != BMVP_OK) return st;
     st = make_sink(&s, &j->info.labels, &head, any, j->probabilities, err);
     if (!st) st = infer_segment(j->c, j->f, k, &j->window, take_planes, &s, err);
     if (!st) st = write_results(j, item->id, &head, &s, err);

@@ -54,8 +54,8 @@ static bmvp_status write_one(const job *j, const data_case *k, const char *name,
 {
     char *path;
     bmvp_nii_image image;
-    bmvp_nii_error e;
-    bmvp_nii_status st;
+    bmvp_error e;
+    bmvp_status st;
     bmvp_status done;
     if (!v->data) return BMVP_OK;
     done = prepare_finish(v, is_label, k, &j->o, err);
@@ -64,13 +64,13 @@ static bmvp_status write_one(const job *j, const data_case *k, const char *name,
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
     bmvp_nii_volume_free(v);
-    if (st == BMVP_NII_OK) {
+    if (st == BMVP_OK) {
         snprintf(image.descrip, sizeof image.descrip, "%s", prepared_mark);
         st = bmvp_nii_write(path, &image, NULL, &e);
         bmvp_nii_image_free(&image);
     }
     free(path);
-    return st == BMVP_NII_OK ? BMVP_OK : prepare_failed(err, k, &e);
+    return st == BMVP_OK ? BMVP_OK : prepare_failed(err, k, &e);
 }
 
 static bmvp_status prepare_and_write(const job *j, const data_case *k, const bmvp_nii_options *io, bmvp_error *err)
@@ -98,7 +98,7 @@ static void prepare_task(void *arg, int64_t i, int worker)
     bmvp_error err;
     double seconds, left;
     memset(&io, 0, sizeof io);
-    io.memory = bmvp_nii_pool_memory(&j->pool[worker]);
+    io.allocator = bmvp_nii_pool_allocator(&j->pool[worker]);
     if (!kept) st = prepare_and_write(j, k, &io, &err);
     pthread_mutex_lock(&j->lock);
     j->done[i] = st == BMVP_OK;

@@ -10,9 +10,9 @@ const char *const prepared_mark = "bmvp prepared";
 
 /* >>one case ------------------------------------------------------------------------------------------------------- */
 
-bmvp_status prepare_failed(bmvp_error *err, const data_case *k, const bmvp_nii_error *e)
+bmvp_status prepare_failed(bmvp_error *err, const data_case *k, const bmvp_error *e)
 {
-    return bmvp_error_set(err, BMVP_E_IO, "case '%s': %s", k->id, e->message);
+    return bmvp_error_set(err, e->status, "case '%s': %s", k->id, e->message);
 }
 
 /* Few different whole numbers: a label map given as an image. */
@@ -70,20 +70,20 @@ static bmvp_nii_volume grid_of(const bmvp_nii_volume *v)
     return grid;
 }
 
-static bmvp_nii_status resample(bmvp_nii_volume *v, double spacing, int mode, bmvp_nii_error *e)
+static bmvp_status resample(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
     bmvp_nii_resample how;
     memset(&how, 0, sizeof how);
     how.mode = mode;
-    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_NII_OK;
+    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
 }
 
-static bmvp_nii_status trim(bmvp_nii_volume *v, int64_t at[3], bmvp_nii_error *e)
+static bmvp_status trim(bmvp_nii_volume *v, int64_t at[3], bmvp_error *e)
 {
     bmvp_nii_box box;
-    bmvp_nii_status st = bmvp_nii_nonzero_box(&box, v, e);
-    if (st == BMVP_NII_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
+    bmvp_status st = bmvp_nii_nonzero_box(&box, v, e);
+    if (st == BMVP_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
     memcpy(at, box.start, sizeof box.start);
     return st;
 }
@@ -93,7 +93,7 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
 {
     int m, first = -1;
     bmvp_nii_load how;
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_status st;
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
@@ -101,7 +101,7 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
         bmvp_nii_volume *v = &p->image[m];
         if (!k->image[m]) continue;
         how.t = k->channel[m] > 0 ? k->channel[m] : 0;
-        if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         st = check_values(v, k, m, err);
         if (st) return st;
         if (first < 0) {
@@ -111,9 +111,9 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
             return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
                                   "resample them to one", k->id, k->image[first], (long long)f->first.dim[0], (long long)f->first.dim[1],
                                   (long long)f->first.dim[2], k->image[m], (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2]);
-        if (resample(v, spacing, BMVP_NII_LINEAR, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (resample(v, spacing, BMVP_NII_LINEAR, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         f->grid[m] = grid_of(v);
-        if (trim(v, f->at[m], &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (trim(v, f->at[m], &e) != BMVP_OK) return prepare_failed(err, k, &e);
     }
     return BMVP_OK;
 }
@@ -122,28 +122,28 @@ static bmvp_status read_label(prepared_case *p, const frame *f, const data_case 
                               const bmvp_nii_options *io, bmvp_error *err)
 {
     bmvp_nii_load how;
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_status st;
     int first = 0;
     if (!k->label) return BMVP_OK;
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
     while (!k->image[first]) ++first;
-    if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+    if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
     if (!bmvp_nii_same_grid(&f->first, &p->label, 1e-4, 1e-2))
         return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
     st = check_label(p, k, k->labels ? k->labels : o->labels, err);
     if (!st && k->labels && o->labels)
         st = labels_translate(k->labels, o->labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2], k->label, err);
     if (st) return st;
-    return resample(&p->label, o->spacing, BMVP_NII_NEAREST, &e) == BMVP_NII_OK ? BMVP_OK : prepare_failed(err, k, &e);
+    return resample(&p->label, o->spacing, BMVP_NII_NEAREST, &e) == BMVP_OK ? BMVP_OK : prepare_failed(err, k, &e);
 }
 
 /* The box of voxels above 0 in any modality, in the grid they share. */
 static bmvp_status foreground(bmvp_nii_box *box, const prepared_case *p, const frame *f, const data_case *k, int centre, bmvp_error *err)
 {
     const int64_t *dim = NULL;
-    bmvp_nii_error e;
+    bmvp_error e;
     int m, a;
     memset(box, 0, sizeof *box);
     for (m = 0; m < BMVP_MODALITIES; ++m) {
@@ -152,7 +152,7 @@ static bmvp_status foreground(bmvp_nii_box *box, const prepared_case *p, const f
         if (dim && memcmp(dim, f->grid[m].dim, sizeof f->grid[m].dim) != 0)
             return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s has another size than the other images after resampling", k->id, k->image[m]);
         dim = f->grid[m].dim;
-        if (bmvp_nii_foreground_box(&own, &p->image[m], 1, 0, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (bmvp_nii_foreground_box(&own, &p->image[m], 1, 0, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         if (own.end[0] == own.start[0]) continue;
         for (a = 0; a < 3; ++a) {
             const int64_t start = own.start[a] + f->at[m][a], end = own.end[a] + f->at[m][a];
@@ -168,7 +168,7 @@ static bmvp_status foreground(bmvp_nii_box *box, const prepared_case *p, const f
 /* One box for all modalities and the label. */
 static bmvp_status crop(prepared_case *p, const frame *f, const data_case *k, int centre, bmvp_error *err)
 {
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_nii_box box;
     int m, a;
     bmvp_status st = foreground(&box, p, f, k, centre, err);
@@ -180,10 +180,10 @@ static bmvp_status crop(prepared_case *p, const frame *f, const data_case *k, in
             own.start[a] -= f->at[m][a];
             own.end[a] -= f->at[m][a];
         }
-        if (bmvp_nii_crop(&p->image[m], &own, 0, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (bmvp_nii_crop(&p->image[m], &own, 0, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         bmvp_nii_box_affine(p->image[m].affine, f->grid[m].affine, &box); /* the numbers of one crop, not of two */
     }
-    if (p->label.data && bmvp_nii_crop(&p->label, &box, 0, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+    if (p->label.data && bmvp_nii_crop(&p->label, &box, 0, &e) != BMVP_OK) return prepare_failed(err, k, &e);
     return BMVP_OK;
 }
 
@@ -203,15 +203,15 @@ bmvp_status prepare_gather(prepared_case *p, const data_case *k, const prepare_o
 bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const prepare_options *o, bmvp_error *err)
 {
     bmvp_nii_scale scale;
-    bmvp_nii_error e;
+    bmvp_error e;
     memset(&scale, 0, sizeof scale);
     scale.lower = o->low;
     scale.upper = o->high;
     scale.b_max = 1;
     scale.clip = 1;
     if (!v->data) return BMVP_OK;
-    if (!is_label && bmvp_nii_scale_percentiles(v, &scale, NULL, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
-    if (o->resize[0] > 0 && bmvp_nii_resize(v, o->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e) != BMVP_NII_OK)
+    if (!is_label && bmvp_nii_scale_percentiles(v, &scale, NULL, &e) != BMVP_OK) return prepare_failed(err, k, &e);
+    if (o->resize[0] > 0 && bmvp_nii_resize(v, o->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e) != BMVP_OK)
         return prepare_failed(err, k, &e);
     return BMVP_OK;
 }
@@ -230,18 +230,18 @@ bmvp_status prepare_case(prepared_case *p, const data_case *k, const prepare_opt
 bmvp_status prepare_or_read(prepared_case *p, const data_case *k, const prepare_options *o, bmvp_error *err)
 {
     bmvp_nii_image head;
-    bmvp_nii_error e;
+    bmvp_error e;
     int m, ready = 1;
     memset(p, 0, sizeof *p);
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         if (!k->image[m]) continue;
-        if (bmvp_nii_read_header(&head, k->image[m], NULL, &e) != BMVP_NII_OK) return prepare_failed(err, k, &e);
+        if (bmvp_nii_read_header(&head, k->image[m], NULL, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         ready = ready && strcmp(head.descrip, prepared_mark) == 0;
         bmvp_nii_image_free(&head);
     }
     if (!ready) return prepare_case(p, k, o, NULL, err);
     for (m = 0; m < BMVP_MODALITIES; ++m)
-        if (k->image[m] && bmvp_nii_read_volume(&p->image[m], k->image[m], NULL, NULL, &e) != BMVP_NII_OK) {
+        if (k->image[m] && bmvp_nii_read_volume(&p->image[m], k->image[m], NULL, NULL, &e) != BMVP_OK) {
             prepared_case_free(p);
             return prepare_failed(err, k, &e);
         }

@@ -30,8 +30,8 @@ void prepared_case_free(prepared_case *p);
 bmvp_status prepare_gather(prepared_case *p, const data_case *k, const prepare_options *o, const bmvp_nii_options *io,
                            bmvp_error *err);
 bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const prepare_options *o, bmvp_error *err);
-/* The error of nifti.h with the case's name. */
-bmvp_status prepare_failed(bmvp_error *err, const data_case *k, const bmvp_nii_error *e);
+/* The error with the case's name. */
+bmvp_status prepare_failed(bmvp_error *err, const data_case *k, const bmvp_error *e);
 
 /* What prepare wrote is read as it is (without its label); anything else is prepared. */
 bmvp_status prepare_or_read(prepared_case *p, const data_case *k, const prepare_options *o, bmvp_error *err);
