@@ -101,13 +101,16 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
         bmvp_nii_volume *v = &p->image[m];
         if (!k->image[m]) continue;
         how.t = k->channel[m] > 0 ? k->channel[m] : 0;
+        how.first = k->channel[m] >= 0;
         if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         st = check_values(v, k, m, err);
         if (st) return st;
         if (first < 0) {
             first = m;
             f->first = grid_of(v);
-        } else if (!bmvp_nii_same_grid(&f->first, v, 1e-4, 1e-2))
+        } else if (bmvp_nii_one_grid(&f->first, v)) {
+            memcpy(v->affine, f->first.affine, sizeof v->affine);
+        } else
             return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
                                   "resample them to one", k->id, k->image[first], (long long)f->first.dim[0], (long long)f->first.dim[1],
                                   (long long)f->first.dim[2], k->image[m], (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2]);
@@ -130,8 +133,9 @@ static bmvp_status read_label(prepared_case *p, const frame *f, const data_case 
     how.axcodes = "RAS";
     while (!k->image[first]) ++first;
     if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
-    if (!bmvp_nii_same_grid(&f->first, &p->label, 1e-4, 1e-2))
+    if (!bmvp_nii_one_grid(&f->first, &p->label))
         return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
+    memcpy(p->label.affine, f->first.affine, sizeof p->label.affine);
     st = check_label(p, k, k->labels ? k->labels : o->labels, err);
     if (!st && k->labels && o->labels)
         st = labels_translate(k->labels, o->labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2], k->label, err);
@@ -209,6 +213,7 @@ bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k,
     scale.upper = o->high;
     scale.b_max = 1;
     scale.clip = 1;
+    scale.sparse = 1;
     if (!v->data) return BMVP_OK;
     if (!is_label && bmvp_nii_scale_percentiles(v, &scale, NULL, &e) != BMVP_OK) return prepare_failed(err, k, &e);
     if (o->resize[0] > 0 && bmvp_nii_resize(v, o->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e) != BMVP_OK)
