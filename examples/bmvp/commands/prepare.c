@@ -49,19 +49,18 @@ static int already_there(const job *j, const data_case *k)
 }
 
 /* Finishes, writes and frees one image or label: the next one gets its memory while that is still in the cache. */
-static bmvp_status write_one(const job *j, const data_case *k, int modality, bmvp_nii_volume *v, const bmvp_nii_options *io,
+static bmvp_status write_one(const job *j, const data_case *k, const char *name, bmvp_nii_volume *v, int is_label, const bmvp_nii_options *io,
                              bmvp_error *err)
 {
-    const int is_label = modality < 0;
     char *path;
     bmvp_nii_image image;
     bmvp_error e;
     bmvp_status st;
     bmvp_status done;
     if (!v->data) return BMVP_OK;
-    done = prepare_finish(v, modality, k, &j->o, err);
+    done = prepare_finish(v, is_label, k, &j->o, err);
     if (done) return done;
-    path = output_path(j, k->id, is_label ? "seg" : bmvp_modality_name(modality));
+    path = output_path(j, k->id, name);
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
     bmvp_nii_volume_free(v);
@@ -83,16 +82,10 @@ static bmvp_status prepare_and_write(const job *j, const data_case *k, const bmv
     if (!st && (!dir || make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
     free(dir);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, m, &p.image[m], io, err);
-    if (!st) st = write_one(j, k, -1, &p.label, io, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
+    if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
     prepared_case_free(&p);
     return st;
-}
-
-static void say(void *user, const char *text)
-{
-    (void)user;
-    fprintf(stderr, "\nbmvp prepare: %s\n", text);
 }
 
 static void prepare_task(void *arg, int64_t i, int worker)
@@ -261,7 +254,6 @@ int command_prepare(int argc, char **argv)
         return CLI_DONE;
     }
     j.o.labels = j.in.has_labels ? &j.in.labels : NULL;
-    j.o.say = say;
     code = run(&j, threads);
     free(j.done);
     dataset_free(&j.in);

@@ -79,28 +79,6 @@ static bmvp_status resample(bmvp_nii_volume *v, double spacing, int mode, bmvp_e
     return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
 }
 
-/* Whether the voxels of two grids of one size lie in the same places: no corner of one is farther than a tenth of a voxel from the other's. */
-static int same_places(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
-{
-    double mm[3], least, far = 0;
-    int corner, i, j;
-    for (i = 0; i < 3; ++i)
-        if (a->dim[i] != b->dim[i]) return 0;
-    bmvp_nii_voxel_size(mm, a->affine);
-    least = mm[0] < mm[1] ? mm[0] : mm[1];
-    least = least < mm[2] ? least : mm[2];
-    for (corner = 0; corner < 8; ++corner) {
-        double square = 0;
-        for (i = 0; i < 3; ++i) {
-            double d = a->affine[4 * i + 3] - b->affine[4 * i + 3];
-            for (j = 0; j < 3; ++j) d += (corner >> j & 1) * (double)(a->dim[j] - 1) * (a->affine[4 * i + j] - b->affine[4 * i + j]);
-            square += d * d;
-        }
-        far = square > far ? square : far;
-    }
-    return far <= 0.01 * least * least;
-}
-
 static bmvp_status trim(bmvp_nii_volume *v, int64_t at[3], bmvp_error *e)
 {
     bmvp_nii_box box;
@@ -123,14 +101,16 @@ static bmvp_status read_images(prepared_case *p, frame *f, const data_case *k, d
         bmvp_nii_volume *v = &p->image[m];
         if (!k->image[m]) continue;
         how.t = k->channel[m] > 0 ? k->channel[m] : 0;
+        how.first = k->channel[m] >= 0;
         if (bmvp_nii_read_volume(v, k->image[m], &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
         st = check_values(v, k, m, err);
         if (st) return st;
         if (first < 0) {
             first = m;
             f->first = grid_of(v);
-        } else if (same_places(&f->first, v)) memcpy(v->affine, f->first.affine, sizeof v->affine); /* one grid, rounding put aside */
-        else
+        } else if (bmvp_nii_one_grid(&f->first, v)) {
+            memcpy(v->affine, f->first.affine, sizeof v->affine);
+        } else
             return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids; register and "
                                   "resample them to one", k->id, k->image[first], (long long)f->first.dim[0], (long long)f->first.dim[1],
                                   (long long)f->first.dim[2], k->image[m], (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2]);
@@ -153,7 +133,7 @@ static bmvp_status read_label(prepared_case *p, const frame *f, const data_case 
     how.axcodes = "RAS";
     while (!k->image[first]) ++first;
     if (bmvp_nii_read_volume(&p->label, k->label, &how, io, &e) != BMVP_OK) return prepare_failed(err, k, &e);
-    if (!same_places(&f->first, &p->label))
+    if (!bmvp_nii_one_grid(&f->first, &p->label))
         return bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': label %s and image %s are on different grids", k->id, k->label, k->image[first]);
     memcpy(p->label.affine, f->first.affine, sizeof p->label.affine);
     st = check_label(p, k, k->labels ? k->labels : o->labels, err);
@@ -224,66 +204,18 @@ bmvp_status prepare_gather(prepared_case *p, const data_case *k, const prepare_o
     return st;
 }
 
-/* v is the image less the value that both percentiles are. The percentiles of the voxels that have another become 0 and 1: for images that are 0 almost everywhere (vessels), where those of all voxels
-   coincide and the contrast would be lost. ab: what was taken, less that value. */
-static bmvp_status scale_sparse(bmvp_nii_volume *v, const bmvp_nii_scale *scale, float ab[2], bmvp_error *e)
-{
-    const int64_t all = v->dim[0] * v->dim[1] * v->dim[2];
-    bmvp_nii_volume some = *v;
-    int64_t i, n = 0;
-    bmvp_status st;
-    for (i = 0; i < all; ++i) n += v->data[i] != 0;
-    some.data = (float *)malloc((size_t)(n + 1) * sizeof *some.data);
-    if (!some.data) return bmvp_error_set(e, BMVP_E_OOM, "out of memory");
-    for (i = 0, n = 0; i < all; ++i)
-        if (v->data[i] != 0) some.data[n++] = v->data[i];
-    some.dim[0] = n, some.dim[1] = some.dim[2] = 1;
-    st = bmvp_nii_scale_percentiles(&some, scale, ab, e);
-    free(some.data);
-    for (i = 0; i < all && !st; ++i) {
-        const float x = ab[1] > ab[0] ? (v->data[i] - ab[0]) / (ab[1] - ab[0]) : v->data[i];
-        v->data[i] = x < 0 ? 0 : x > 1 ? 1 : x;
-    }
-    return st;
-}
-
-static int is_constant(const bmvp_nii_volume *v)
-{
-    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
-    int64_t i;
-    for (i = 1; i < n && v->data[i] == v->data[0]; ++i) { }
-    return i >= n;
-}
-
-/* One image: percentiles to [0, 1]. Says it where those of all voxels coincide and others had to be taken. */
-static bmvp_status scale_image(bmvp_nii_volume *v, const char *path, const data_case *k, const prepare_options *o, bmvp_error *e)
+bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const prepare_options *o, bmvp_error *err)
 {
     bmvp_nii_scale scale;
-    bmvp_status st;
-    float ab[2], value;
-    char text[900];
-    const int constant = is_constant(v);
+    bmvp_error e;
     memset(&scale, 0, sizeof scale);
     scale.lower = o->low;
     scale.upper = o->high;
     scale.b_max = 1;
     scale.clip = 1;
-    st = bmvp_nii_scale_percentiles(v, &scale, ab, e);
-    if (st || ab[1] > ab[0] || constant) return st;
-    value = ab[0];
-    st = scale_sparse(v, &scale, ab, e);
-    snprintf(text, sizeof text, "case '%s': %s: its percentiles %g and %g are both %g, and its contrast would be lost: scaled by those of the voxels "
-             "that have another value, %g and %g", k->id, path, o->low, o->high, (double)value, (double)(ab[0] + value), (double)(ab[1] + value));
-    if (!st && o->say) o->say(o->user, text);
-    return st;
-}
-
-bmvp_status prepare_finish(bmvp_nii_volume *v, int modality, const data_case *k, const prepare_options *o, bmvp_error *err)
-{
-    const int is_label = modality < 0;
-    bmvp_error e;
+    scale.sparse = 1;
     if (!v->data) return BMVP_OK;
-    if (!is_label && scale_image(v, k->image[modality], k, o, &e) != BMVP_OK) return prepare_failed(err, k, &e);
+    if (!is_label && bmvp_nii_scale_percentiles(v, &scale, NULL, &e) != BMVP_OK) return prepare_failed(err, k, &e);
     if (o->resize[0] > 0 && bmvp_nii_resize(v, o->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e) != BMVP_OK)
         return prepare_failed(err, k, &e);
     return BMVP_OK;
@@ -294,8 +226,8 @@ bmvp_status prepare_case(prepared_case *p, const data_case *k, const prepare_opt
 {
     bmvp_status st = prepare_gather(p, k, o, io, err);
     int m;
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = prepare_finish(&p->image[m], m, k, o, err);
-    if (!st) st = prepare_finish(&p->label, -1, k, o, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = prepare_finish(&p->image[m], 0, k, o, err);
+    if (!st) st = prepare_finish(&p->label, 1, k, o, err);
     if (st) prepared_case_free(p);
     return st;
 }

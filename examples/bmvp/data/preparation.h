@@ -11,9 +11,7 @@ typedef struct prepare_options {
     double low, high;        /* percentiles that become 0 and 1 */
     int centre;              /* 1: box symmetric about the volume's centre (release), 0: box of the foreground */
     int64_t resize[3];       /* then resized to so many voxels (x, y, z); 0: not */
-    const bmvp_labels *labels; /* what label values may occur; NULL: any whole numbers */
-    void (*say)(void *user, const char *text); /* told what a user should know of a case that is prepared all the same; any thread; or NULL */
-    void *user;
+    const bmvp_labels *labels; /* what label values may occur; NULL: not checked */
 } prepare_options;
 
 typedef struct prepared_case {
@@ -28,10 +26,10 @@ bmvp_status prepare_case(prepared_case *p, const data_case *k, const prepare_opt
 void prepared_case_free(prepared_case *p);
 
 /* The two halves of prepare_case, for who needs one volume at a time: everything that needs all images together; then the rest, for one
-   image, or for the label (modality -1); nothing for one that is missing. */
+   image or the label (nothing for one that is missing). */
 bmvp_status prepare_gather(prepared_case *p, const data_case *k, const prepare_options *o, const bmvp_nii_options *io,
                            bmvp_error *err);
-bmvp_status prepare_finish(bmvp_nii_volume *v, int modality, const data_case *k, const prepare_options *o, bmvp_error *err);
+bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const prepare_options *o, bmvp_error *err);
 /* The error with the case's name. */
 bmvp_status prepare_failed(bmvp_error *err, const data_case *k, const bmvp_error *e);
 
