@@ -289,7 +289,7 @@ static bmvp_status save(session *s, const char *name, int train)
 /* Validates; a better network than any before goes to best.safetensors. */
 static bmvp_status validate(session *s, validation_score *score)
 {
-    bmvp_status st = validation_run(s->c, s->ft, &s->data, score, &s->err);
+    bmvp_status st = validation_run(s->ft, &s->data, score, &s->err);
     if (st || !(score->mean > s->best || s->best != s->best)) return st;
     s->best = score->mean;
     return save(s, "best.safetensors", 0);
@@ -384,7 +384,7 @@ static int finish(session *s)
     bmvp_status st = BMVP_OK;
     if (done % s->cfg.update_every == 0 && done > s->first) st = save(s, "checkpoint.safetensors", 1);
     if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0); /* nothing to choose by: the last one */
-    if (!st) st = finetune_report(s->c, s->ft, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
+    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
     if (st) return cli_fail(CLI_FAILED, "finetune", "%s", s->err.message);
     if (done < s->total) {
         fprintf(stderr, "\n");

@@ -271,15 +271,6 @@ static void save_labels(bmvp_jw *w, const bmvp_labels *l)
     bmvp_jw_end(w);
 }
 
-bmvp_status labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err)
-{
-    const int64_t i = bmvp_labels_unknown(l, values, dim[0] * dim[1] * dim[2]);
-    if (i < 0) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of the labels ('%s'); is it the "
-                          "right one?", path, (double)values[i], (long long)(i % dim[2]), (long long)(i / dim[2] % dim[1]),
-                          (long long)(i / dim[2] / dim[1]), l->name);
-}
-
 static bmvp_status load_list(dataset *d, bmvp_error *err)
 {
     char *dir = folder_of(d->path);

@@ -18,6 +18,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "bmvp_nifti.h"
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -46,9 +47,6 @@ void dataset_free(dataset *d);
 
 /* Writes our list, with paths relative to the folder of `path` where they lie below it. */
 bmvp_status dataset_save(const dataset *d, const char *path, bmvp_error *err);
-
-/* BMVP_E_FORMAT naming file, value and voxel when a value of the map is not in the definition. dim = D, H, W. */
-bmvp_status labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err);
 
 /* Appends an empty case with a copy of id; NULL when memory is short. */
 data_case *dataset_add(dataset *d, const char *id);
