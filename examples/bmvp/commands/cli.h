@@ -88,10 +88,6 @@ __attribute__((format(printf, 3, 4)))
 #endif
 int cli_fail(int code, const char *command, const char *format, ...);
 
-/* Files. Each returns 0, or -1 with errno set; cli_read_file returns NULL then. */
-int cli_write_file(const char *path, const void *data, size_t size); /* temporary name, sync, rename */
-char *cli_read_file(const char *path, size_t *size);                 /* ends with a 0 beyond size; free() it */
-
 #ifdef __cplusplus
 }
 #endif

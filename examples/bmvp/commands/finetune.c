@@ -516,10 +516,12 @@ static int run(session *s, const cli_option *opt, int n_opt)
 int command_finetune(int argc, char **argv)
 {
     session *s = (session *)calloc(1, sizeof *s);
+    char networks[512];
     options *o;
     int code;
     if (!s) return cli_fail(CLI_FAILED, "finetune", "out of memory");
     o = &s->o;
+    snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
     {
         cli_option opt[] = {
             cli_required("data", &o->data, "DIR|LIST", "prepared cases with labels or classes: what `bmvp prepare` wrote"),
@@ -528,8 +530,7 @@ int command_finetune(int argc, char **argv)
             cli_choice("stem", &o->stem, 0, "spread|fresh", "its one-channel stem: repeated over the modalities, or left fresh"),
             cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
             cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
-            cli_string("network", &o->network, "uniformer_small", "NAME",
-                       "uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; with --init that of the checkpoint"),
+            cli_string("network", &o->network, "uniformer_small", "NAME", networks),
             cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
             cli_string("train", &o->train, "train", "PART", "cases to train on: train, val, test, all, fold:K, not-fold:K"),
             cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),

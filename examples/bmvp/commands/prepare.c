@@ -159,18 +159,20 @@ static bmvp_status list_done(job *j, bmvp_error *err)
 /* OUT/prepare.json holds the settings: files made with others are not mixed in. */
 static bmvp_status check_settings(const job *j, bmvp_error *err)
 {
-    char *path = path_join(j->dir, "prepare.json"), *text;
+    char *path = path_join(j->dir, "prepare.json");
+    const int there = path && file_exists(path);
     bmvp_status st;
-    size_t size;
+    bmvp_bytes text;
     bmvp_jw w;
     bmvp_jw_init(&w, 1, NULL);
+    bmvp_bytes_init(&text, NULL);
     bmvp_preparation_write(&w, NULL, &j->how);
     st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    text = st ? NULL : cli_read_file(path, &size);
-    if (!st && text && strcmp(text, w.out.data) != 0)
+    if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
+    if (!st && there && strcmp(text.data ? text.data : "", w.out.data) != 0)
         st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
-    else if (!st && !text) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
-    free(text);
+    else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    bmvp_bytes_free(&text);
     free(path);
     bmvp_jw_free(&w);
     return st;

@@ -18,8 +18,7 @@
 
    CONTENTS (search for the tag)
        >>page   >>tables   >>curves   >>pictures   >>pre-training   >>png   >>log
-   and in report.c
-       >>text   >>png   >>page   >>tables   >>ticks   >>bins   >>curves   >>pictures   >>pre-training   >>log
+   page.c: page and tables; plot.c: curves; pictures.c: pictures and pre-training; png.c; log.c
 
    Needs libdeflate; with BMVP_NIFTI_ZLIB zlib; with BMVP_NIFTI_NO_GZIP nothing (pictures are then stored, larger). */
 #ifndef REPORT_H_INCLUDED

@@ -1,0 +1,337 @@
+/* phantom.c - `bmvp phantom`: a data set of multi-modal brain phantoms, made from a seed
+
+   What it makes: skull-stripped heads with folded cortex, white matter, ventricles, deep grey matter, brainstem,
+   cerebellum and an arterial tree; in a share of them a tumour of three parts. Geometry is a set of implicit
+   functions in millimetres (shapes.h), deformed per case (anatomy.h); each voxel gets fractions of tissues
+   (anatomy.h), fractions become signal by the sequences' signal equations (physics.h), then come coil
+   bias, Rician noise, int16 rounding and a file (scanner.h, and >>write here).
+
+   What it is not: an atlas. Shapes are plausible, not measured; edges of the field of view, motion, distortion and
+   skull are absent. It is meant for experiments that anybody can repeat, not for claims about patients.
+
+   Head coordinates ("template"): millimetres, x to the right, y to the front, z up, origin near the anterior
+   commissure; the brain spans about x -70..70, y -105..70, z -65..78. "World" is the file's millimetre space with its
+   origin in the middle of the field of view. Distances of shapes are positive inside.
+
+   Determinism: every random number is Philox(seed, stream, case, item), so case i depends on seed, i and the options
+   alone: neither on the number of cases nor on threads. Its anatomy does not depend on the modalities asked for. */
+#include "commands.h"
+#include "cli.h"
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_nifti.h"
+#include "data/files.h"
+#include "phantom/scanner.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* >>write ---------------------------------------------------------------------------------------------------------- */
+
+static void ph_affine(const ph_grid *g, double affine[16])
+{
+    int a;
+    memset(affine, 0, 16 * sizeof *affine);
+    affine[15] = 1.0;
+    for (a = 0; a < 3; a++) {
+        int row = g->world_axis[a];
+        double step = g->reversed[a] ? -(double)g->step[row] : (double)g->step[row];
+        affine[4 * row + a] = step;
+        affine[4 * row + 3] = g->centre[row] - step * 0.5 * (double)(g->dim[row] - 1);
+    }
+}
+
+/* What the threads share. */
+typedef struct ph_job {
+    const ph_options *options;
+    pthread_mutex_t lock;    /* guards the rest */
+    cli_progress progress;
+    int64_t done;
+    int failed;
+    char message[640];
+} ph_job;
+
+static void ph_set_failed(ph_job *job, const char *text)
+{
+    pthread_mutex_lock(&job->lock);
+    if (!job->failed) snprintf(job->message, sizeof job->message, "%s", text);
+    job->failed = 1;
+    pthread_mutex_unlock(&job->lock);
+}
+
+/* Name of a file of a case, or of its folder (file NULL); NULL when memory is short. */
+static char *ph_path(const ph_options *o, int index, const char *file)
+{
+    size_t n = strlen(o->out) + 64;
+    char *path = (char *)malloc(n);
+    if (path && file) snprintf(path, n, "%s/case_%04d/%s.nii.gz", o->out, index + 1, file);
+    else if (path) snprintf(path, n, "%s/case_%04d", o->out, index + 1);
+    return path;
+}
+
+static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
+{
+    bmvp_nii_write_options how;
+    bmvp_nii_error err;
+    int k;
+    memset(&how, 0, sizeof how);
+    how.level = 5;
+    how.no_sync = 1;    /* dataset.json, which makes the set valid, is synced */
+    for (k = -1; k < v->n_images; k++) {
+        bmvp_nii_image *image = &out[k + 1];
+        char *path = ph_path(job->options, c->index, k < 0 ? "seg" : ph_modality_names[v->modality[k]]);
+        int bad = 1;
+        if (!path) ph_set_failed(job, "out of memory");
+        else if (bmvp_nii_write(path, image, &how, &err) != BMVP_NII_OK) ph_set_failed(job, err.message);
+        else bad = 0;
+        free(path);
+        if (bad) return -1;
+    }
+    return 0;
+}
+
+/* Makes the images that rendering fills, label first. */
+static int ph_create_volumes(ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
+{
+    bmvp_nii_error err;
+    double affine[16];
+    int64_t dim[3], n = 1;
+    int a, m, k;
+    memset(v, 0, sizeof *v);
+    v->grid = c->grid;
+    for (a = 0; a < 3; a++) n *= dim[a] = v->grid.dim[v->grid.world_axis[a]];
+    ph_affine(&v->grid, affine);
+    for (m = 0; m < PH_MODALITIES; m++) {
+        if (!(c->have >> m & 1)) continue;
+        k = v->n_images++;
+        v->modality[k] = m;
+        ph_sequence_draw(&v->sequence[k], m, c->tissue, (uint64_t)job->options->seed, (uint32_t)c->index);
+    }
+    for (k = -1; k < v->n_images; k++) {
+        int type = k < 0 ? BMVP_NII_UINT8 : BMVP_NII_INT16;
+        if (bmvp_nii_create(&out[k + 1], type, 3, dim, affine, NULL, &err) != BMVP_NII_OK) {
+            ph_set_failed(job, err.message);
+            return -1;
+        }
+        if (k < 0) v->label = (uint8_t *)out[0].data;
+        else {
+            v->image[k] = (int16_t *)out[k + 1].data;
+            out[k + 1].scl_slope = (double)v->sequence[k].slope;
+            out[k + 1].scl_inter = 0.0;
+        }
+    }
+    v->share = (uint8_t *)calloc((size_t)n, 2);
+    v->fresh = v->share ? v->share + n : NULL;
+    if (!v->share) ph_set_failed(job, "out of memory");
+    return v->share ? 0 : -1;
+}
+
+static void ph_make_case(ph_job *job, int index)
+{
+    const ph_options *o = job->options;
+    bmvp_nii_image out[PH_MODALITIES + 1];
+    ph_volumes v;
+    ph_case *c = (ph_case *)calloc(1, sizeof *c);
+    char *folder = ph_path(o, index, NULL), text[640];
+    int k;
+    memset(out, 0, sizeof out);
+    memset(&v, 0, sizeof v);
+    if (!c || !folder) ph_set_failed(job, "out of memory");
+    else if (make_dir(folder) != 0) {
+        snprintf(text, sizeof text, "%s: folder cannot be made: %s", folder, strerror(errno));
+        ph_set_failed(job, text);
+    } else {
+        ph_draw_case(c, o, index);
+        if (ph_create_volumes(&v, c, job, out) == 0) {
+            ph_render(&v, c, (uint64_t)o->seed);
+            ph_write_volumes(&v, c, job, out);
+        }
+    }
+    for (k = 0; k <= PH_MODALITIES; k++) bmvp_nii_image_free(&out[k]);
+    free(v.share);
+    free(folder);
+    free(c);
+}
+
+static void ph_task(void *arg, int64_t task, int worker)
+{
+    ph_job *job = (ph_job *)arg;
+    int stop;
+    (void)worker;
+    pthread_mutex_lock(&job->lock);
+    stop = job->failed;
+    pthread_mutex_unlock(&job->lock);
+    if (stop) return;
+    ph_make_case(job, (int)task);
+    pthread_mutex_lock(&job->lock);
+    job->done++;
+    if (!job->failed)
+        cli_status(&job->progress, job->done == job->options->cases, "phantom: %ld of %ld cases, %.1f s",
+                   (long)job->done, (long)job->options->cases, cli_elapsed(&job->progress));
+    pthread_mutex_unlock(&job->lock);
+}
+
+/* >>list ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct ph_text {
+    char *text;
+    size_t used, room;
+    int failed;
+} ph_text;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void ph_print(ph_text *t, const char *format, ...)
+{
+    va_list args;
+    int n;
+    if (t->room - t->used < 1024) {
+        char *more = (char *)realloc(t->text, t->room + 65536);
+        if (!more) {
+            t->failed = 1;
+            return;
+        }
+        t->text = more;
+        t->room += 65536;
+    }
+    va_start(args, format);
+    n = vsnprintf(t->text + t->used, t->room - t->used, format, args);
+    va_end(args);
+    t->used += n > 0 ? (size_t)n : 0;
+}
+
+/* dataset.json: everything in it follows from the options, so it can be compared before any volume is made. */
+static void ph_dataset(ph_text *t, const ph_options *o)
+{
+    const char *comma = "";
+    int i, m;
+    ph_print(t, "{\n  \"name\": \"bmvp phantoms\",\n  \"modalities\": [");
+    for (m = 0; m < PH_MODALITIES; m++) {
+        if (!(o->modalities >> m & 1)) continue;
+        ph_print(t, "%s\"%s\"", comma, ph_modality_names[m]);
+        comma = ", ";
+    }
+    ph_print(t, "],\n  \"labels\": \"phantom\",\n");
+    ph_print(t, "  \"classes\": [\"healthy\", \"low grade\", \"high grade\"],\n");
+    ph_print(t, "  \"generator\": {\"command\": \"bmvp phantom\", \"version\": 1, ");
+    ph_print(t, "\"seed\": %lld, ", (long long)o->seed);
+    ph_print(t, "\"size\": %ld, \"fov\": %g, \"tumours\": %g, \"high_grade\": %g, ", (long)o->size, o->fov, o->tumours,
+             o->high_grade);
+    ph_print(t, "\"missing\": %g, \"thick\": %g, \"orientation\": \"%s\"},\n", o->missing, o->thick,
+             o->oriented ? "RAS" : "mixed");
+    ph_print(t, "  \"cases\": [\n");
+    for (i = 0; i < (int)o->cases; i++) {
+        uint32_t have = ph_draw_have(o, i);
+        ph_print(t, "    {\"id\": \"case_%04d\", \"images\": {", i + 1);
+        for (m = 0, comma = ""; m < PH_MODALITIES; m++) {
+            if (!(have >> m & 1)) continue;
+            ph_print(t, "%s\"%s\": \"case_%04d/%s.nii.gz\"", comma, ph_modality_names[m], i + 1, ph_modality_names[m]);
+            comma = ", ";
+        }
+        ph_print(t, "}, \"label\": \"case_%04d/seg.nii.gz\", \"class\": %d}%s\n", i + 1, ph_draw_grade(o, i),
+                 i + 1 < (int)o->cases ? "," : "");
+    }
+    ph_print(t, "  ]\n}\n");
+}
+
+/* 0: nothing there or the same list; otherwise the exit code, with the reason printed. */
+static int ph_check_folder(const ph_options *o, const char *path, const ph_text *list)
+{
+    bmvp_bytes old;
+    bmvp_error err;
+    bmvp_status st;
+    int same;
+    if (!file_exists(path)) return 0;
+    bmvp_bytes_init(&old, NULL);
+    st = bmvp_file_read(path, (size_t)1 << 28, &old, &err);
+    same = !st && old.len == list->used && memcmp(old.data, list->text, old.len) == 0;
+    bmvp_bytes_free(&old);
+    if (st) return cli_fail(CLI_FAILED, "phantom", "%s", err.message);
+    if (same) return 0;
+    if (!o->force)
+        return cli_fail(CLI_FAILED, "phantom",
+                        "%s belongs to a data set made with other options; --force replaces it, or choose "
+                        "another --out", path);
+    if (remove(path) != 0)    /* while volumes change, no list may say that they are valid */
+        return cli_fail(CLI_FAILED, "phantom", "%s: cannot be removed: %s", path, strerror(errno));
+    return 0;
+}
+
+/* >>command -------------------------------------------------------------------------------------------------------- */
+
+static int ph_make_all(const ph_options *o)
+{
+    bmvp_config config = bmvp_config_default();
+    bmvp_error err;
+    bmvp_ctx *ctx;
+    ph_job job;
+    config.threads = (int)o->threads;
+    ctx = bmvp_create(&config, &err);
+    if (!ctx) return cli_fail(CLI_FAILED, "phantom", "%s", err.message);
+    memset(&job, 0, sizeof job);
+    job.options = o;
+    cli_elapsed(&job.progress);
+    pthread_mutex_init(&job.lock, NULL);
+    bmvp_parallel(ctx, o->cases, ph_task, &job);
+    pthread_mutex_destroy(&job.lock);
+    bmvp_destroy(ctx);
+    return job.failed ? cli_fail(CLI_FAILED, "phantom", "%s", job.message) : 0;
+}
+
+static int ph_run(const ph_options *o)
+{
+    size_t n = strlen(o->out) + 32;
+    char *path = (char *)malloc(n);
+    bmvp_error err;
+    ph_text list;
+    int code;
+    memset(&list, 0, sizeof list);
+    ph_dataset(&list, o);
+    if (!path || list.failed) code = cli_fail(CLI_FAILED, "phantom", "out of memory");
+    else {
+        snprintf(path, n, "%s/dataset.json", o->out);
+        if (make_dir(o->out) != 0)
+            code = cli_fail(CLI_FAILED, "phantom", "%s: folder cannot be made: %s", o->out, strerror(errno));
+        else {
+            code = ph_check_folder(o, path, &list);
+            if (!code) code = ph_make_all(o);
+            if (!code && bmvp_file_write(path, list.text, list.used, NULL, &err) != BMVP_OK)
+                code = cli_fail(CLI_FAILED, "phantom", "%s", err.message);
+        }
+    }
+    free(list.text);
+    free(path);
+    return code;
+}
+
+int command_phantom(int argc, char **argv)
+{
+    ph_options o;
+    uint32_t usual = 1u << PH_FLAIR | 1u << PH_T1 | 1u << PH_T1C | 1u << PH_T2;
+    cli_option opt[] = {
+        cli_required("out", &o.out, "DIR", "folder to write: case_0001/t1.nii.gz, .., dataset.json"),
+        cli_int("cases", &o.cases, 16, 1, 9999, "number of cases"),
+        cli_int("size", &o.size, 64, 24, 240, "voxels along each axis of an isotropic case"),
+        cli_int("seed", &o.seed, 1, 0, 9e15, "which data set; case i of a seed is always the same"),
+        cli_list("modalities", &o.modalities, usual, PH_MODALITY_WORDS, "images per case"),
+        cli_float("fov", &o.fov, 240, 200, 300, "field of view in mm; voxels are fov / size"),
+        cli_float("tumours", &o.tumours, 0.6, 0, 1, "share of the cases with a tumour"),
+        cli_float("high-grade", &o.high_grade, 0.5, 0, 1, "share of the tumours that are of high grade"),
+        cli_float("missing", &o.missing, 0.2, 0, 1, "share of the cases that lack modalities; one stays"),
+        cli_float("thick", &o.thick, 0.25, 0, 1, "share of the cases with thick slices"),
+        cli_choice("orientation", &o.oriented, 0, "mixed|RAS", "axis order of the files"),
+        cli_int("threads", &o.threads, 0, 0, 256, "cases made at once; 0: one per processor; files are the same"),
+        cli_flag("force", &o.force, "replace the data set of a folder that was made with other options")
+    };
+    int code = cli_parse("phantom",
+        "Make multi-modal brain phantoms: skull-stripped heads that differ from case to case, signals by the\n"
+        "sequences' equations from tissue T1, T2, T2*, proton density and diffusion, coil bias, Rician noise; tumours\n"
+        "with necrotic or non-enhancing core (label 1), oedema (2) and enhancing part (3). Class: 0 healthy, 1 low\n"
+        "grade, 2 high grade. A folder that holds the same data set is made again; one with another is refused.",
+        opt, PH_COUNT(opt), argc, argv);
+    return code >= 0 ? code : ph_run(&o);
+}

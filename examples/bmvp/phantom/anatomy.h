@@ -1,0 +1,78 @@
+/* anatomy.h - a head drawn from a seed: its size, pose, folds, tumour and vessels, and the tissues at a point of it */
+#ifndef ANATOMY_H_INCLUDED
+#define ANATOMY_H_INCLUDED
+
+#include "physics.h"
+#include "shapes.h"
+
+enum { PH_HEALTHY, PH_LOW_GRADE, PH_HIGH_GRADE };
+
+typedef struct ph_options {
+    const char *out;
+    int64_t cases, size, seed, threads;
+    uint32_t modalities;
+    double fov, tumours, high_grade, missing, thick;
+    int oriented, force;    /* oriented: 0 mixed, 1 all RAS */
+} ph_options;
+
+typedef struct ph_tumour {
+    float centre[3], axis[3];       /* axis: stretch along x, y, z */
+    float radius, core, oedema;     /* mm; core relative to radius, 0 = none; width of the oedema in mm */
+    float push;                     /* mass effect, mm */
+    float nodule[3], nodule_radius; /* enhancing nodule of a low-grade tumour, radius 0 = none */
+    ph_noise outline, inner, spread;
+} ph_tumour;
+
+enum { PH_LATTICE = 30, PH_MAX_VESSELS = 1024 };
+
+typedef struct ph_vessel {
+    ph_tube tube;       /* world mm */
+    uint8_t fresh;      /* 255: blood that has seen no pulse; 0: saturated, or a vein */
+} ph_vessel;
+
+/* Everything is computed in RAS order (x fastest); only storing a voxel knows the file's axes. */
+typedef struct ph_grid {
+    int64_t dim[3];          /* voxels along world x, y, z */
+    float step[3];           /* mm along world x, y, z */
+    double centre[3];        /* where the header puts the middle of the field of view */
+    int world_axis[3];       /* of each file axis */
+    int reversed[3];         /* of each file axis: runs against its world axis */
+} ph_grid;
+
+typedef struct ph_case {
+    int index, grade;
+    uint32_t have;                              /* bit per modality */
+    float linear[9], offset[3];                 /* world -> template, before the warp */
+    float age;                                  /* 0..1: wide ventricles and sulci */
+    float sulcus_width, sulcus_depth, cortex, rim, ventricle;
+    ph_noise folds;
+    float reach;                                /* half width of the lattice below, mm */
+    float slow[PH_LATTICE * PH_LATTICE * PH_LATTICE][4];    /* warp in mm (x, y, z); a field of variance 1 */
+    ph_tumour tumour;
+    ph_grid grid;
+    ph_tissue tissue[PH_TISSUES];
+    int n_vessels;
+    ph_vessel vessels[PH_MAX_VESSELS];
+} ph_case;
+
+/* Everything of case `index` (c zeroed). */
+void ph_draw_case(ph_case *c, const ph_options *o, int index);
+/* Class of a case. Golden-ratio steps spread the classes evenly, so that a small set has its share of each. */
+int ph_draw_grade(const ph_options *o, int index);
+/* Which modalities a case has: all, or in a share of the cases at least one and not all. */
+uint32_t ph_draw_have(const ph_options *o, int index);
+
+/* Hands a share f of the voxel to one tissue. */
+void ph_blend(float *w, int tissue, float f);
+/* Template position of a world point, with (q) and without (p) mass effect, distances to the hulls of cerebrum,
+   cerebellum and brainstem; returns the distance to the border of the brain mask. */
+float ph_locate(const ph_case *c, const float world[3], float p[4], float q[4], float hull[3]);
+/* Fractions of the tissues (sum 1) in a cube of width h around a world point. Returns the share of it that lies in the
+   brain mask; 0: w is not set. */
+float ph_point(const ph_case *c, const float world[3], float h, float *w);
+/* World coordinate of a voxel along axis a. */
+float ph_coordinate(const ph_grid *g, int a, float i);
+/* Share of blood (share, 0..255) and its freshness per voxel, for one tube. */
+void ph_paint_vessel(const ph_grid *g, const ph_vessel *v, uint8_t *share, uint8_t *fresh);
+
+#endif

@@ -1,0 +1,35 @@
+/* physics.h - tissues, and the signal that sequences get from them */
+#ifndef PHYSICS_H_INCLUDED
+#define PHYSICS_H_INCLUDED
+
+#include "bmvp_tensor.h"
+
+enum { PH_CSF, PH_GREY, PH_WHITE, PH_STRIATUM, PH_PALLIDUM, PH_THALAMUS, PH_NECROSIS, PH_SOLID, PH_ENHANCING, PH_OEDEMA,
+       PH_BLOOD, PH_TISSUES };
+
+/* Times in ms at 3 T, proton density relative to water, diffusion in 1e-3 mm^2/s, gadolinium (after injection) in
+   mmol/l. */
+typedef struct ph_tissue {
+    float t1, t2, t2_star, density, diffusion, gadolinium;
+} ph_tissue;
+extern const ph_tissue ph_tissues[PH_TISSUES]; /* means over people */
+
+enum { PH_FLAIR, PH_T1, PH_T1C, PH_T2, PH_MRA, PH_PD, PH_DWI, PH_ADC, PH_MODALITIES };
+#define PH_MODALITY_WORDS "flair|t1|t1c|t2|mra|pd|dwi|adc"
+extern const char *const ph_modality_names[PH_MODALITIES];
+
+#define PH_B_VALUE 1.0 /* 1e3 s/mm^2 */
+
+typedef struct ph_sequence {
+    float signal[PH_TISSUES];      /* of a full voxel; white matter = gain */
+    float fresh_blood;             /* of blood that has seen no pulse before (gradient echoes) */
+    float weighted[PH_TISSUES];    /* adc only: the diffusion-weighted signal */
+    float sigma;                   /* of the noise in both channels */
+    float bias[9];                 /* exp(polynomial of degree 2 in world / 120 mm) */
+    float slope;                   /* scl_slope of the file */
+} ph_sequence;
+
+/* Fills signals, noise, bias, gain and slope of one modality of a case. tissue: the case's own values. */
+void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, uint64_t seed, uint32_t index);
+
+#endif
