@@ -81,11 +81,14 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = tensor comm parallel launch io nn ssl labels metrics nifti release window finetune
-USERS    = tensor comm parallel labels metrics release window finetune
+TESTS    = ops tape memory comm parallel parallel_ft launch json checkpoint hostile nets optim state masks step runs labels metrics nifti \
+           release window finetune
+USERS    = ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
+INSIDE   = checkpoint hostile
 TEST_H   = $(wildcard tests/support/*.h)
+SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
-TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim)
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim))
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
@@ -125,11 +128,12 @@ build/bmvp_shim: examples/bmvp.c $(SHIM_O)
 	$(COMPILE) $< $(SHIM_O) -o $@ $(GZ) -lstdc++ $(LDLIBS)
 
 # PyTorch's numbers and those of the released code (BMVP_DATA/golden) on a GPU; on the shim the tiny networks alone
-GPU_TESTS = nn ssl release
-$(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/unit/test_%.c build/bmvp_cuda_shim.o build/library.o $(TEST_H) $(HEADERS)
-	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
-$(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/unit/test_%.c build/bmvp_cuda.o build/library.o $(TEST_H) $(HEADERS)
-	$(COMPILE) -DTEST_CUDA $< $(if $(filter $*,$(USERS)),build/library.o) build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
+GPU_TESTS = nets optim step release
+TEST_LIBRARY = $(if $(filter $*,$(USERS)),build/library.o)$(if $(filter $*,$(INSIDE)),build/inside.o)
+$(GPU_TESTS:%=build/test_%_shim): build/test_%_shim: tests/unit/test_%.c build/bmvp_cuda_shim.o build/library.o build/inside.o $(TEST_H) $(HEADERS)
+	$(COMPILE) -DTEST_CUDA $< $(TEST_LIBRARY) build/bmvp_cuda_shim.o -o $@ $(GZ) -lstdc++ $(LDLIBS)
+$(GPU_TESTS:%=build/test_%_gpu): build/test_%_gpu: tests/unit/test_%.c build/bmvp_cuda.o build/library.o build/inside.o $(TEST_H) $(HEADERS)
+	$(COMPILE) -DTEST_CUDA $< $(TEST_LIBRARY) build/bmvp_cuda.o -o $@ $(GZ) $(CUDA_LINK) $(LDLIBS)
 
 # The program as MPI=1 makes it, beside the other: for the tests.
 HAVE_MPI = $(shell command -v mpicc >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 && echo yes)
@@ -143,17 +147,21 @@ cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: $(GPU_TESTS:%=build/test_%_gpu) build/bench_cuda build/bench_step_cuda
 test-gpu: $(GPU_TESTS:%=build/test_%_gpu)
 	@for t in $^; do echo "== $$t"; BMVP_DATA="$(BMVP_DATA)" $$t || exit 1; done
-cuda-shim: build/test_cuda build/test_cuda_comm build/test_nn_shim build/test_ssl_shim build/bmvp_shim
+cuda-shim: build/test_cuda build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim) build/bmvp_shim
 	build/test_cuda
 	build/test_cuda_comm
-	build/test_nn_shim
-	build/test_ssl_shim
+	@for t in $(SHIM_TESTS); do build/test_$${t}_shim || exit 1; done
 	sh tests/gpu/cuda_cli.sh
 
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-# Tests of the public functions are linked with the program's implementation; those that look inside have their own.
+# Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them, or
+# they have their own.
+build/inside.o: tests/support/inside.c tests/support/inside.h bmvp_tensor.h bmvp_nn.h bmvp_ssl.h | build
+	$(COMPILE) -c $< -o $@
+$(INSIDE:%=build/test_%): build/test_%: tests/unit/test_%.c build/inside.o $(TEST_H) $(HEADERS)
+	$(COMPILE) $< build/inside.o -o $@ $(GZ) $(LDLIBS)
 $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
@@ -193,7 +201,7 @@ test: tests
 bench: build/bmvp build/bench_step build/bench_metrics
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/bench/run.sh
 
-portable: build/test_tensor
+portable: build/test_ops build/test_tape build/test_memory
 	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/form/portable.sh
 
 SAN = -O1 -g -fno-omit-frame-pointer
@@ -203,9 +211,11 @@ asan:
 	$(MAKE) -j2 CFLAGS="$(ASAN)" build/bmvp $(TEST_BIN)
 	$(MAKE) CFLAGS="$(ASAN)" test
 	$(MAKE) clean-tests
+TSAN_TESTS = ops tape memory comm parallel launch
 tsan:
 	$(MAKE) clean-tests
-	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" build/test_tensor build/test_comm build/test_parallel build/test_launch && build/test_tensor threads && build/test_comm && build/test_parallel && build/test_launch
+	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" $(TSAN_TESTS:%=build/test_%)
+	for t in "ops threads" "tape threads" "memory threads" comm parallel launch; do build/test_$$t || exit 1; done
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o

@@ -2,35 +2,40 @@
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++
-                                                     several GPUs: nvcc -DBMVP_NCCL, and -lnccl, too (bmvp_cuda_comm_join)
+                                                     several GPUs: nvcc -DBMVP_NCCL, and -lnccl, too
+                                                     (bmvp_cuda_comm_join)
        bmvp_config k = bmvp_config_default();
        k.backend = bmvp_cuda_backend(0, &err);       NULL and a message when there is no such device
-       bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last bmvp_destroy
+       bmvp_ctx *c = bmvp_create(&k, &err);          everything else as on the CPU; bmvp_cuda_release after the last
+       bmvp_destroy
 
-   What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and backward, the
-   optimizer and the gradient's norm over all tensors in one launch each. A training step is recorded as a CUDA graph, and is not waited for.
-   bmvp_config.precision BMVP_FP32 is the mode that is compared with the CPU; BMVP_TF32 and BMVP_BF16 round the operands of products for
-   the tensor cores, whose sums are float32. In BMVP_BF16 the results of ops and their gradients are bfloat16 in memory, from 4096 numbers
-   on (bmvp_device.half_least); parameters, their gradients, buffers, inputs, statistics and losses are float32, and so is all arithmetic
-   outside of products.
+   What it is: one stream, device memory behind the context's arena, a kernel for every op of the list in forward and
+   backward, the optimizer and the gradient's norm over all tensors in one launch each. A training step is recorded as a
+   CUDA graph, and is not waited for. bmvp_config.precision BMVP_FP32 is the mode that is compared with the CPU;
+   BMVP_TF32 and BMVP_BF16 round the operands of products for the tensor cores, whose sums are float32. In BMVP_BF16 the
+   results of ops and their gradients are bfloat16 in memory, from 4096 numbers on (bmvp_device.half_least); parameters,
+   their gradients, buffers, inputs, statistics and losses are float32, and so is all arithmetic outside of products.
    What it is not: no GPU has run it. Nothing is copied to the host behind the program's back: an op
    without a kernel is a compile error, a shape it cannot take is BMVP_E_UNSUPPORTED.
 
    CONTENTS (search for the tag)
-       >>backend   >>views     >>capture    >>nccl       >>memory     >>kernel map   >>kernel reduce   >>kernel columns    >>kernel rows
-       >>kernel strided copy
-       >>gemm      >>kernel parts: storage, asynchronous copies, tensor cores           >>kernel tile: dense convolutions
-       >>op depthwise3d, with its kernels      >>kernel attention       >>kernel attention on tensor cores
-       >>op NAME, in groups     >>optimizer    >>table
+       >>backend   >>views     >>kernel map            >>capture   >>nccl      >>memory
+       >>kernel reduce         >>kernel columns        >>kernel rows           >>kernel strided copy       >>gemm
+       >>op NAME   one for each op, in the order of BMVP_OPS; before the ops that use them
+       >>kernel parts          >>kernel attention      >>kernel flash          >>kernel tile   >>norms
+       >>optimizer >>table
 
    CONVENTIONS
-       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the backend; exchanges with
+       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the
+       backend; exchanges with
                   other ranks go to a second one, and events keep the order.
-       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of GPU are equal. Sums over
+       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of
+       GPU are equal. Sums over
                   ranks are in NCCL's order: equal with the same GPUs and NCCL.
-       Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits (a read).
-       Comments   every kernel says: what it computes; which thread does what; launch and limits; where its bits come from; traffic.
-       Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/gpu/cuda_shim.h, which runs the kernels on the CPU. */
+       Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits
+       (a read). Comments   every kernel says: what it computes; which thread does what; launch and limits; where its
+       bits come from; traffic. Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/gpu/cuda_shim.h, which
+       runs the kernels on the CPU. */
 #include "bmvp_tensor.h"
 
 #include <float.h>
@@ -74,8 +79,9 @@ namespace bmvpi_cuda {
 
 struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
 enum { PRODUCT_LISTS = 256 };
-/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's copies are done. A recorded
-   step's go to the halves' mirrors on the device first, in one piece and on a stream of their own, while the step before is computed. */
+/* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's
+   copies are done. A recorded step's go to the halves' mirrors on the device first, in one piece and on a stream of
+   their own, while the step before is computed. */
 struct staging {
     char *half[2], *mirror[2];
     cudaEvent_t half_free[2], mirrored;
@@ -86,21 +92,24 @@ struct staging {
     int now;
 };
 
-/* A step held back as a CUDA graph, which is made once and given each step's arguments. Passes of several kinds take turns (with an update or
-   without, of more cases or fewer): a graph is kept for each of a few, known by its number of nodes. */
+/* A step held back as a CUDA graph, which is made once and given each step's arguments. Passes of several kinds take
+   turns (with an update or without, of more cases or fewer): a graph is kept for each of a few, known by its number of
+   nodes. */
 enum { GRAPHS = 4 };
 struct recording {
     struct { cudaGraphExec_t graph; size_t nodes; } kept[GRAPHS];
     int oldest;
     int on;      /* the stream is recorded now */
-    int changed; /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
+    /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
+    int changed;
 };
 
 /* Numbers on their way to the host: ticket t has place t % BMVP_TICKETS. */
 struct mailbox {
     float *place; /* pinned, written by the device */
     cudaEvent_t sent[BMVP_TICKETS];
-    int64_t made, launched; /* the last ticket; the last whose event is in the stream: a recorded one's waits for the graph */
+    /* the last ticket; the last whose event is in the stream: a recorded one's waits for the graph */
+    int64_t made, launched;
 };
 
 struct state {
@@ -125,11 +134,13 @@ static state *of(const bmvp_ctx *c) { return (state *)bmvp_backend_of(c)->device
 static int check(bmvp_ctx *c, cudaError_t e, const char *what)
 {
     if (e == cudaSuccess) return 1;
-    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %s: %s", what, cudaGetErrorString(e));
+    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %s: %s", what,
+              cudaGetErrorString(e));
     return 0;
 }
 
-/* Launches on the backend's stream; a failure is recorded with the kernel's name. Failures of kernels that run already show here, too. */
+/* Launches on the backend's stream; a failure is recorded with the kernel's name. Failures of kernels that run already
+   show here, too. */
 #define BMVPI_RUN(c, kernel, grid, block, shared, ...) \
     do { \
         BMVPI_LAUNCH(kernel, grid, block, shared, bmvpi_cuda::of(c)->stream, __VA_ARGS__); \
@@ -152,9 +163,10 @@ static int power_of_two(int64_t n, int most)
 
 /* >>views --------------------------------------------------------------------------------------------------------- */
 
-/* A tensor lies in memory as float32 or bfloat16 (bmvp_tensor.half) and is computed with in float32: a view is what a kernel reads, a sink
-   what it writes. The type is the same for a whole launch, so the branch on it costs nothing beside the memory. Nothing else here looks
-   at bmvp_tensor's x and g: whoever needs one of the types asks for it (floats_of, halves_of). */
+/* A tensor lies in memory as float32 or bfloat16 (bmvp_tensor.half) and is computed with in float32: a view is what a
+   kernel reads, a sink what it writes. The type is the same for a whole launch, so the branch on it costs nothing
+   beside the memory. Nothing else here looks at bmvp_tensor's x and g: whoever needs one of the types asks for it
+   (floats_of, halves_of). */
 static __device__ __forceinline__ float value(float x) { return x; }
 static __device__ __forceinline__ float value(uint16_t half) { return __uint_as_float((uint32_t)half << 16); }
 
@@ -171,8 +183,14 @@ static __device__ __forceinline__ uint32_t round_bf16(float first, float second)
 struct view {
     const void *p;
     int half;
-    __device__ __forceinline__ float operator[](int64_t i) const { return half ? value(((const uint16_t *)p)[i]) : ((const float *)p)[i]; }
-    __host__ __device__ __forceinline__ view operator+(int64_t n) const { return view{ (const char *)p + n * (half ? 2 : 4), half }; }
+    __device__ __forceinline__ float operator[](int64_t i) const
+    {
+        return half ? value(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+    }
+    __host__ __device__ __forceinline__ view operator+(int64_t n) const
+    {
+        return view{ (const char *)p + n * (half ? 2 : 4), half };
+    }
     __host__ __device__ __forceinline__ explicit operator bool() const { return p != NULL; }
 };
 struct sink {
@@ -180,7 +198,10 @@ struct sink {
     int half;
     __device__ __forceinline__ float operator[](int64_t i) const { return view{ p, half }[i]; }
     __host__ __device__ __forceinline__ operator view() const { return view{ p, half }; }
-    __host__ __device__ __forceinline__ sink operator+(int64_t n) const { return sink{ (char *)p + n * (half ? 2 : 4), half }; }
+    __host__ __device__ __forceinline__ sink operator+(int64_t n) const
+    {
+        return sink{ (char *)p + n * (half ? 2 : 4), half };
+    }
     __host__ __device__ __forceinline__ explicit operator bool() const { return p != NULL; }
 };
 
@@ -204,8 +225,8 @@ static __device__ __forceinline__ void put_pair(const sink &y, int64_t i, float 
     else put((float *)y.p, i, first, 0), put((float *)y.p, i + 1, second, 0);
 }
 
-/* N neighbours, read and written at once; of 4 the first is a multiple of 4 from an address that is a multiple of 16 bytes (tensors and
-   workspaces start at such) */
+/* N neighbours, read and written at once; of 4 the first is a multiple of 4 from an address that is a multiple of 16
+   bytes (tensors and workspaces start at such) */
 template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
 template <int N> static __device__ __forceinline__ void load(const view &x, int64_t i, float *v)
 {
@@ -272,7 +293,8 @@ template <class F> __global__ void map_kernel(F f, int64_t n)
 }
 template <class F> static void map(bmvp_ctx *c, const F &f, int64_t n)
 {
-    if (n > 0) BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, 4 * THREADS), 8192)), dim3(THREADS), 0, f, n);
+    if (n > 0)
+        BMVPI_RUN(c, map_kernel<F>, dim3((unsigned)smaller(ceil_div(n, 4 * THREADS), 8192)), dim3(THREADS), 0, f, n);
 }
 /* f(i) for i in [0, n): the same where elements are not what lies side by side. A thread takes one at a time. */
 template <class F> __global__ void each_kernel(F f, int64_t n)
@@ -281,7 +303,8 @@ template <class F> __global__ void each_kernel(F f, int64_t n)
 }
 template <class F> static void each(bmvp_ctx *c, const F &f, int64_t n)
 {
-    if (n > 0) BMVPI_RUN(c, each_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
+    if (n > 0)
+        BMVPI_RUN(c, each_kernel<F>, dim3((unsigned)smaller(ceil_div(n, THREADS), 8192)), dim3(THREADS), 0, f, n);
 }
 
 /* y = value */
@@ -313,8 +336,8 @@ static void copy(bmvp_ctx *c, const view &x, const sink &y, int64_t n, int add) 
 
 /* >>capture ------------------------------------------------------------------------------------------------------- */
 
-/* The kept graph of `recorded`'s kind becomes it: by new arguments if the nodes are the same, else it is made anew, in place of the oldest one where
-   none is of its kind. NULL and a failure. */
+/* The kept graph of `recorded`'s kind becomes it: by new arguments if the nodes are the same, else it is made anew, in
+   place of the oldest one where none is of its kind. NULL and a failure. */
 static cudaGraphExec_t capture_take(bmvp_ctx *c, cudaGraph_t recorded)
 {
     recording *k = &of(c)->capture;
@@ -329,7 +352,8 @@ static cudaGraphExec_t capture_take(bmvp_ctx *c, cudaGraph_t recorded)
     } else if (cudaGraphExecUpdate(k->kept[i].graph, recorded, &info) == cudaSuccess) return k->kept[i].graph;
     (void)cudaGetLastError(); /* else it would be found after the next launch */
     if (k->kept[i].graph) {
-        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return NULL; /* it may still run */
+        /* it may still run */
+        if (!check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed")) return NULL;
         (void)cudaGraphExecDestroy(k->kept[i].graph);
         k->kept[i].graph = NULL;
     }
@@ -355,12 +379,15 @@ static int stage_mirror(bmvp_ctx *c)
     const int64_t from = g->sent;
     if (g->used == from) return 1;
     g->sent = g->used;
-    return check(c, cudaMemcpyAsync(g->mirror[g->now] + from, g->half[g->now] + from, (size_t)(g->used - from), cudaMemcpyHostToDevice, g->stream),
+    return check(c,
+                 cudaMemcpyAsync(g->mirror[g->now] + from, g->half[g->now] + from, (size_t)(g->used - from),
+                                 cudaMemcpyHostToDevice, g->stream),
                  "upload") &&
-           check(c, cudaEventRecord(g->mirrored, g->stream), "event") && check(c, cudaStreamWaitEvent(of(c)->stream, g->mirrored, 0), "event");
+           check(c, cudaEventRecord(g->mirrored, g->stream), "event") &&
+           check(c, cudaStreamWaitEvent(of(c)->stream, g->mirrored, 0), "event");
 }
-/* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first, so that the rest of
-   the step goes to the stream call by call. */
+/* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first,
+   so that the rest of the step goes to the stream call by call. */
 static void capture_end(bmvp_ctx *c)
 {
     state *s = of(c);
@@ -375,12 +402,13 @@ static void capture_end(bmvp_ctx *c)
     mail_launched(c);
 }
 
-/* >>nccl: several GPUs, a process each ------------------------------------------------------------------------------------ */
+/* >>nccl: several GPUs, a process each ----------------------------------------------------------------------------- */
 
 #ifdef BMVP_NCCL
 
-/* All exchanges go to one stream of their own, so that they have one order on every rank, whichever of them are waited for. Calls of NCCL do not
-   block, and what waits on the host looks at the communicator meanwhile: a rank that is gone ends in a message, not in a program that hangs. */
+/* All exchanges go to one stream of their own, so that they have one order on every rank, whichever of them are waited
+   for. Calls of NCCL do not block, and what waits on the host looks at the communicator meanwhile: a rank that is gone
+   ends in a message, not in a program that hangs. */
 struct nccl {
     state *s;
     ncclComm_t comm;         /* NULL once it was given up */
@@ -405,7 +433,8 @@ static double seconds(void)
 /* The communicator is given up, which also ends the exchanges that wait on the device. */
 static bmvp_status nccl_fail(nccl *n, bmvp_error *err, bmvp_status status, const char *what, const char *why)
 {
-    if (!n->failure.status) bmvp_error_set(&n->failure, status, "nccl: rank %d of %d: %s: %s", n->rank, n->size, what, why);
+    if (!n->failure.status)
+        bmvp_error_set(&n->failure, status, "nccl: rank %d of %d: %s: %s", n->rank, n->size, what, why);
     if (n->comm) (void)ncclCommAbort(n->comm);
     n->comm = NULL;
     return bmvp_error_set(err, n->failure.status, "%s", n->failure.message);
@@ -428,7 +457,8 @@ static bmvp_status nccl_look(nccl *n, double since, const char *what, ncclResult
         return nccl_fail(n, err, BMVP_E_IO, what, why);
     }
     if (seconds() - since <= n->deadline) return BMVP_OK;
-    snprintf(why, sizeof why, "no answer from the other ranks for %g s; one of them has ended or hangs, its log says why", n->deadline);
+    snprintf(why, sizeof why,
+             "no answer from the other ranks for %g s; one of them has ended or hangs, its log says why", n->deadline);
     return nccl_fail(n, err, BMVP_E_IO, what, why);
 }
 
@@ -463,8 +493,10 @@ static bmvp_status nccl_wait(nccl *n, cudaEvent_t event, const char *what, bmvp_
     }
 }
 
-/* Hands calls(n) to NCCL, after all that the backend's stream has been given; with `join` what it is given from now on comes after them. */
-template <class F> static bmvp_status nccl_exchange(const bmvp_comm *m, const char *what, int join, bmvp_error *err, const F &calls)
+/* Hands calls(n) to NCCL, after all that the backend's stream has been given; with `join` what it is given from now on
+   comes after them. */
+template <class F>
+static bmvp_status nccl_exchange(const bmvp_comm *m, const char *what, int join, bmvp_error *err, const F &calls)
 {
     nccl *n = (nccl *)m->user;
     ncclResult_t r = ncclSuccess, end;
@@ -520,8 +552,9 @@ static bmvp_status nccl_reduce_scatter(const bmvp_comm *m, const float *all, int
 }
 static bmvp_status nccl_broadcast(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err)
 {
-    return nccl_exchange(m, "broadcast", 1, err,
-                         [=](nccl *n) { return ncclBroadcast(data, data, (size_t)bytes, ncclChar, root, n->comm, n->stream); });
+    return nccl_exchange(m, "broadcast", 1, err, [=](nccl *n) {
+        return ncclBroadcast(data, data, (size_t)bytes, ncclChar, root, n->comm, n->stream);
+    });
 }
 static bmvp_status nccl_barrier(const bmvp_comm *m, bmvp_error *err)
 {
@@ -539,7 +572,8 @@ static void nccl_abort(const bmvp_comm *m, const char *why)
     }
 }
 
-/* Before the host waits for the backend's stream, or for an event of it, which may wait for an exchange. 1: that is done. */
+/* Before the host waits for the backend's stream, or for an event of it, which may wait for an exchange. 1: that is
+   done. */
 static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
 {
     nccl *n = of(c)->ranks;
@@ -552,7 +586,10 @@ static int ranks_done(bmvp_ctx *c, cudaEvent_t event)
     return !st;
 }
 /* The same before the host waits for all streams */
-static int ranks_idle(bmvp_ctx *c) { return ranks_done(c, NULL) && (!of(c)->ranks || ranks_done(c, of(c)->ranks->done)); }
+static int ranks_idle(bmvp_ctx *c)
+{
+    return ranks_done(c, NULL) && (!of(c)->ranks || ranks_done(c, of(c)->ranks->done));
+}
 
 static void nccl_free(nccl *n)
 {
@@ -579,8 +616,10 @@ static bmvp_status nccl_open(nccl *n, const unsigned char id[128], bmvp_error *e
     if (e != cudaSuccess) return nccl_cuda(n, e, "join", err);
     memcpy(&same, id, sizeof same);
     k.blocking = 0;
-    return nccl_settle(n, ncclCommInitRankConfig(&n->comm, n->size, same, n->rank, &k), "join (is every rank started, each with a GPU of its own, "
-                       "with one id and size?)", err);
+    return nccl_settle(n, ncclCommInitRankConfig(&n->comm, n->size, same, n->rank, &k),
+                       "join (is every rank started, each with a GPU of its own, "
+                       "with one id and size?)",
+                       err);
 }
 
 static void nccl_describe(nccl *n, bmvp_comm *m)
@@ -616,8 +655,8 @@ static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
     e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
     if (e == cudaSuccess) return p;
     (void)cudaGetLastError(); /* else it would be found after the next launch */
-    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: %.1f MB more of device memory: %s",
-              (double)bytes / 1e6, cudaGetErrorString(e));
+    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL,
+              "cuda: %.1f MB more of device memory: %s", (double)bytes / 1e6, cudaGetErrorString(e));
     return NULL;
 }
 static void memory_free(bmvp_ctx *c, void *p)
@@ -630,14 +669,16 @@ static void memory_free(bmvp_ctx *c, void *p)
 static void memory_sync(bmvp_ctx *c)
 {
     capture_end(c);
-    if (ranks_done(c, NULL)) check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
+    if (ranks_done(c, NULL))
+        check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
 /* Bytes of the device to the host: waits. 1: they are there. */
 static int fetch(bmvp_ctx *c, void *host, const void *from, int64_t bytes)
 {
     capture_end(c);
     if (!ranks_done(c, NULL)) return 0; /* before the copy, which waits, too */
-    if (check(c, cudaMemcpyAsync(host, from, (size_t)bytes, cudaMemcpyDeviceToHost, of(c)->stream), "download")) memory_sync(c);
+    if (check(c, cudaMemcpyAsync(host, from, (size_t)bytes, cudaMemcpyDeviceToHost, of(c)->stream), "download"))
+        memory_sync(c);
     return !bmvp_failed(c);
 }
 
@@ -653,7 +694,8 @@ static int stage_turn(bmvp_ctx *c)
     s->stage.now ^= 1;
     s->stage.used = s->stage.sent = 0;
     return ranks_done(c, s->stage.half_free[s->stage.now]) &&
-           check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]), "a kernel or copy before this point failed");
+           check(c, cudaEventSynchronize(s->stage.half_free[s->stage.now]),
+                 "a kernel or copy before this point failed");
 }
 static void stage_free(staging *g)
 {
@@ -681,7 +723,8 @@ static int stage_grow(bmvp_ctx *c, int64_t bytes)
         if (check(c, cudaMallocHost((void **)&g->half[i], (size_t)size), "pinned memory for uploads") &&
             check(c, cudaEventCreateWithFlags(&g->half_free[i], cudaEventDisableTiming), "event") && bmvp_captures(c))
             g->mirror[i] = (char *)memory_alloc(c, size);
-    if (!bmvp_failed(c) && bmvp_captures(c) && check(c, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream"))
+    if (!bmvp_failed(c) && bmvp_captures(c) &&
+        check(c, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream"))
         check(c, cudaEventCreateWithFlags(&g->mirrored, cudaEventDisableTiming), "event");
     if (bmvp_failed(c)) stage_free(g);
     else g->size = size;
@@ -701,7 +744,10 @@ static void stage_copy(bmvp_ctx *c, char *to, const char *room, int64_t bytes)
 {
     staging *g = &of(c)->stage;
     if (of(c)->capture.on && g->mirror[g->now]) {
-        check(c, cudaMemcpyAsync(to, g->mirror[g->now] + (room - g->half[g->now]), (size_t)bytes, cudaMemcpyDeviceToDevice, of(c)->stream), "upload");
+        check(c,
+              cudaMemcpyAsync(to, g->mirror[g->now] + (room - g->half[g->now]), (size_t)bytes, cudaMemcpyDeviceToDevice,
+                              of(c)->stream),
+              "upload");
         return;
     }
     check(c, cudaMemcpyAsync(to, room, (size_t)bytes, cudaMemcpyHostToDevice, of(c)->stream), "upload");
@@ -719,14 +765,18 @@ static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
     }
     return !bmvp_failed(c);
 }
-static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n) { (void)send(c, to, host, n * (int64_t)sizeof *to); }
+static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    (void)send(c, to, host, n * (int64_t)sizeof *to);
+}
 static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
     const int there = fetch(c, host, from, n * (int64_t)sizeof *host);
     int64_t i;
     for (i = 0; !there && i < n; ++i) host[i] = (float)NAN;
 }
-/* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph runs. */
+/* Records the stream from here on, with a half of the staging memory to itself: pinned memory is read when the graph
+   runs. */
 static void capture_begin(bmvp_ctx *c)
 {
     state *s = of(c);
@@ -738,7 +788,8 @@ static void capture_begin(bmvp_ctx *c)
     changed = s->capture.changed;
     s->capture.changed = 0;
     if (changed || !stage_turn(c)) return;
-    s->capture.on = check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
+    s->capture.on =
+        check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
 }
 
 /* place[i] = x[i][0], or 0: the host reads them once the event behind it has come. For each of them. */
@@ -763,8 +814,10 @@ static int mail_make(bmvp_ctx *c)
     mailbox *m = &of(c)->mail;
     capture_end(c);
     of(c)->capture.changed = 1;
-    if (check(c, cudaMallocHost((void **)&m->place, BMVP_TICKETS * BMVP_POST_MOST * sizeof *m->place), "pinned memory for results"))
-        for (int i = 0; i < BMVP_TICKETS && !bmvp_failed(c); ++i) check(c, cudaEventCreateWithFlags(&m->sent[i], cudaEventDisableTiming), "event");
+    if (check(c, cudaMallocHost((void **)&m->place, BMVP_TICKETS * BMVP_POST_MOST * sizeof *m->place),
+              "pinned memory for results"))
+        for (int i = 0; i < BMVP_TICKETS && !bmvp_failed(c); ++i)
+            check(c, cudaEventCreateWithFlags(&m->sent[i], cudaEventDisableTiming), "event");
     if (bmvp_failed(c)) mail_free(m);
     return !bmvp_failed(c);
 }
@@ -787,7 +840,8 @@ static int mail_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
     capture_end(c); /* waits are not allowed while it goes on */
     for (i = 0; i < n; ++i) x[i] = (float)NAN;
     if (ticket < 1 || ticket > m->made || ticket <= m->made - BMVP_TICKETS)
-        bmvp_fail(c, BMVP_E_STATE, "cuda: the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+        bmvp_fail(c, BMVP_E_STATE, "cuda: the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS,
+                  (long long)ticket);
     if (bmvp_failed(c) || !ranks_done(c, sent)) return 0;
     if (!check(c, cudaEventSynchronize(sent), "a kernel or copy before this point failed")) return 0;
     memcpy(x, m->place + ticket % BMVP_TICKETS * BMVP_POST_MOST, (size_t)n * sizeof *x);
@@ -808,7 +862,8 @@ static sink grad_add(bmvp_ctx *c, bmvp_tensor *t)
     return g;
 }
 
-#define BMVPI_NO_WORKSPACE(name) static int64_t (*const name##_workspace)(const bmvp_ctx *, const bmvp_tensor *, int) = NULL;
+typedef int64_t (*workspace_fn)(const bmvp_ctx *, const bmvp_tensor *, int);
+#define BMVPI_NO_WORKSPACE(name) static const workspace_fn name##_workspace = NULL;
 
 static int64_t last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
 
@@ -839,7 +894,8 @@ template <class F> static __device__ pair block_join(pair p)
 }
 
 /* part[block] = join of f.value<N>(i), of N neighbours from i on, over the block's share of [0, n).
-   Who:    thread t of the grid takes four neighbours at a time, t, t + grid, ..., the first ones what is left over; then a tree over the block.
+   Who:    thread t of the grid takes four neighbours at a time, t, t + grid, ..., the first ones what is left over;
+           then a tree over the block.
    Launch: 256 threads, 1 to 512 blocks (by n alone), 4 KB of shared memory.
    Bits:   the cut depends on n only; double sums in fixed order.
    Traffic: what f reads, 8 or 16 bytes a thread. */
@@ -878,8 +934,8 @@ static int64_t reduce_workspace(int backward) { return backward ? 0 : (int64_t)R
 
 /* >>kernel columns ------------------------------------------------------------------------------------------------ */
 
-/* (samples, rows, C), C contiguous: what channels-last statistics and biases are made of. A block takes a chunk of one sample's rows and
-   up to 32 channels. */
+/* (samples, rows, C), C contiguous: what channels-last statistics and biases are made of. A block takes a chunk of one
+   sample's rows and up to 32 channels. */
 struct columns {
     int64_t samples, rows, c, chunk, chunks;
     int wide; /* channels of a block: a power of two, threads along x */
@@ -896,13 +952,22 @@ static columns columns_of(int64_t samples, int64_t rows, int64_t c)
     return k;
 }
 /* The same cut with four neighbouring channels as one, where all are in fours */
-static columns columns_in_fours(const columns &k) { return columns_of(k.samples, k.rows, k.c % 4 == 0 ? k.c / 4 : k.c); }
-static dim3 columns_grid(const columns &k) { return dim3((unsigned)(k.samples * k.chunks), (unsigned)ceil_div(k.c, k.wide)); }
+static columns columns_in_fours(const columns &k)
+{
+    return columns_of(k.samples, k.rows, k.c % 4 == 0 ? k.c / 4 : k.c);
+}
+static dim3 columns_grid(const columns &k)
+{
+    return dim3((unsigned)(k.samples * k.chunks), (unsigned)ceil_div(k.c, k.wide));
+}
 static dim3 columns_block(const columns &k) { return dim3((unsigned)k.wide, (unsigned)(THREADS / k.wide)); }
 
-/* f.run<N>(i, sample, channel) does N neighbouring channels from element i of (samples, rows, C) on: a map that needs to know its channel.
-   Who:    thread (x, y) takes N channels, number x of the block's, and rows y, y + threads along y, ... of the chunk. k counts such groups.
-   Launch: samples x chunks blocks along x, groups / 32 along y (up to 2 million groups), 256 threads. N is 4 where it divides C.
+/* f.run<N>(i, sample, channel) does N neighbouring channels from element i of (samples, rows, C) on: a map that needs
+   to know its channel.
+   Who:    thread (x, y) takes N channels, number x of the block's, and rows y, y + threads along y, ... of the chunk. k
+           counts such groups.
+   Launch: samples x chunks blocks along x, groups / 32 along y (up to 2 million groups), 256 threads. N is 4 where it
+           divides C.
    Bits:   each element is computed by one thread.
    Traffic: what f says; a warp reads runs of up to 32 groups. */
 template <class F, int N> __global__ void columns_map_kernel(F f, columns k)
@@ -935,8 +1000,8 @@ static __device__ pair columns_join(pair p)
     return s[at];
 }
 
-/* part[sample, chunk, channel] = sums over the chunk's rows of what f.value<N>(i, sample, channel, p) adds to p[0 .. N - 1], of N neighbouring
-   channels from element i on.
+/* part[sample, chunk, channel] = sums over the chunk's rows of what f.value<N>(i, sample, channel, p) adds to p[0 .. N
+   - 1], of N neighbouring channels from element i on.
    Who:    as above; then the threads of a channel add up as a tree.
    Launch: as above, 4 KB of shared memory.
    Bits:   the cut depends on the shape only; double sums in fixed order.
@@ -950,12 +1015,15 @@ template <class F, int N> __global__ void columns_kernel(F f, columns k, pair *p
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) p[e] = join_sum::none();
     int64_t r = first + threadIdx.y;
-    for (; group < k.c && r + 3 * (int64_t)blockDim.y < last; r += 4 * blockDim.y) { /* nothing between four rows that their loads would wait for */
+    /* nothing between four rows that their loads would wait for */
+    for (; group < k.c && r + 3 * (int64_t)blockDim.y < last; r += 4 * blockDim.y) {
         BMVPI_UNROLLED
         for (int t = 0; t < 4; ++t)
-            f.template value<N>(((sample * k.rows + r + t * (int64_t)blockDim.y) * k.c + group) * N, sample, group * N, p);
+            f.template value<N>(((sample * k.rows + r + t * (int64_t)blockDim.y) * k.c + group) * N, sample, group * N,
+                                p);
     }
-    for (; group < k.c && r < last; r += blockDim.y) f.template value<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N, p);
+    for (; group < k.c && r < last; r += blockDim.y)
+        f.template value<N>(((sample * k.rows + r) * k.c + group) * N, sample, group * N, p);
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) {
         p[e] = columns_join(p[e]);
@@ -964,7 +1032,8 @@ template <class F, int N> __global__ void columns_kernel(F f, columns k, pair *p
 }
 
 /* f.finish(sample, channel, sum of the chunks' parts): the second half of the above.
-   Who:    thread (x, y) adds chunks y, y + threads along y, ... of channel x of the block's; then a tree over y, whose first finishes.
+   Who:    thread (x, y) adds chunks y, y + threads along y, ... of channel x of the block's; then a tree over y, whose
+           first finishes.
    Launch: samples blocks along x, C / 32 along y, 256 threads, 4 KB of shared memory.
    Bits:   fixed order.
    Traffic: 16 bytes a chunk and channel. */
@@ -985,7 +1054,8 @@ template <class F> static void columns_sum(bmvp_ctx *c, const F &f, const column
     single.chunks = m.chunks;
     if (k.c % 4 == 0) BMVPI_RUN(c, (columns_kernel<F, 4>), columns_grid(m), columns_block(m), 0, f, m, part);
     else BMVPI_RUN(c, (columns_kernel<F, 1>), columns_grid(m), columns_block(m), 0, f, m, part);
-    BMVPI_RUN(c, columns_finish_kernel<F>, dim3((unsigned)k.samples, columns_grid(k).y), columns_block(k), 0, f, single, (const pair *)part);
+    BMVPI_RUN(c, columns_finish_kernel<F>, dim3((unsigned)k.samples, columns_grid(k).y), columns_block(k), 0, f, single,
+              (const pair *)part);
 }
 static int64_t columns_workspace(const columns &k) { return 4 * k.samples * columns_in_fours(k).chunks * k.c; }
 
@@ -1028,7 +1098,8 @@ static void add_bias(bmvp_ctx *c, const sink &y, int64_t rows, int64_t n, const 
 
 /* >>kernel rows --------------------------------------------------------------------------------------------------- */
 
-/* Work along rows of n contiguous elements: a team of threads takes a row, 1 to 32 lanes of a warp or a block of 256. */
+/* Work along rows of n contiguous elements: a team of threads takes a row, 1 to 32 lanes of a warp or a block of
+   256. */
 static int row_team(int64_t n) { return n > 512 ? (int)THREADS : power_of_two(n, 32); }
 static dim3 row_grid(int64_t rows, int team) { return dim3((unsigned)ceil_div(rows, THREADS / team)); }
 
@@ -1057,7 +1128,8 @@ static __device__ float team_max(float v, int team)
     return v;
 }
 
-/* f.row(row, n, lane, team, live) for every row; threads beyond the last row take part with live 0, because f sums over teams.
+/* f.row(row, n, lane, team, live) for every row; threads beyond the last row take part with live 0, because f sums over
+   teams.
    Who:    thread t is lane t % team of row t / team.
    Launch: 256 threads, one block for 256 / team rows; up to 2^31 blocks.
    Bits:   each row by one team, sums as a tree.
@@ -1067,7 +1139,8 @@ template <class F> __global__ void rows_kernel(F f, int64_t rows, int64_t n, int
     const int64_t row = (blockIdx.x * (int64_t)THREADS + threadIdx.x) / team;
     f.row(row < rows ? row : 0, n, (int)(threadIdx.x % (unsigned)team), team, row < rows);
 }
-template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n, int piece = 1) /* a lane's neighbours */
+/* a lane's neighbours */
+template <class F> static void rows_map(bmvp_ctx *c, const F &f, int64_t rows, int64_t n, int piece = 1)
 {
     const int team = row_team(n / piece);
     BMVPI_RUN(c, rows_kernel<F>, row_grid(rows, team), dim3(THREADS), 0, f, rows, n, team);
@@ -1084,9 +1157,10 @@ struct strided {
     int add;
 };
 
-/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. For each of the box, the last axis fastest; where four
-   neighbours are neighbours on both sides (N = 4) they are counted, and their strides, as one. 8 bytes an element (4 in bfloat16), 12 when
-   adding; coalesced on both sides when the last axes agree, else on one. Up to 2^32 - 1 elements. */
+/* y[sum i_k ys_k] (+)= x[sum i_k xs_k] over a box: what all shape operations are. For each of the box, the last axis
+   fastest; where four neighbours are neighbours on both sides (N = 4) they are counted, and their strides, as one. 8
+   bytes an element (4 in bfloat16), 12 when adding; coalesced on both sides when the last axes agree, else on one. Up
+   to 2^32 - 1 elements. */
 template <int N> struct strided_map {
     strided s;
     __device__ void operator()(int64_t i) const
@@ -1117,8 +1191,8 @@ static int strided_fold(strided *s)
     return fits;
 }
 
-static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &x, const int64_t *xs, const sink &y, const int64_t *ys,
-                         int add)
+static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &x, const int64_t *xs, const sink &y,
+                         const int64_t *ys, int add)
 {
     strided s;
     int64_t n = 1;
@@ -1136,7 +1210,8 @@ static void strided_copy(bmvp_ctx *c, int rank, const int64_t *dim, const view &
         s.ys[k] = ys[i];
     }
     if (n > (int64_t)0xffffffff) {
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a shape operation on %.1f GB; the backend takes up to 17", (double)n * 4e-9);
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a shape operation on %.1f GB; the backend takes up to 17",
+                  (double)n * 4e-9);
         return;
     }
     s.rank = BMVP_MAX_DIMS - k;
@@ -1164,10 +1239,10 @@ static void strides_of(int rank, const int64_t *dim, int64_t *stride)
 
 /* >>gemm ---------------------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta onto + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n numbers or none;
-   onto: a matrix apart from C, of either type; none: C itself.
-   batch matrices sa, sb, sc numbers apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. A and B have one type; C may be
-   bfloat16 if they are; the bias has C's type (operand_of makes them so). */
+/* C (m, n) = op(A) (m, k) op(B) (k, n) + beta onto + bias, all row-major; ta: A is stored (k, m), tb: B (n, k); bias: n
+   numbers or none; onto: a matrix apart from C, of either type; none: C itself.
+   batch matrices sa, sb, sc numbers apart. Row-major C is the column-major transpose: C' = op(B)' op(A)'. A and B have
+   one type; C may be bfloat16 if they are; the bias has C's type (operand_of makes them so). */
 struct gemm {
     int64_t m, n, k;
     view a, b;
@@ -1178,15 +1253,19 @@ struct gemm {
     int exact; /* 1: float32 whatever the context's precision */
     view bias, onto; /* with batch 1 */
 };
-static gemm gemm_of(int64_t m, int64_t n, int64_t k, const view &a, int ta, const view &b, int tb, const sink &to, int add)
+static gemm gemm_of(int64_t m, int64_t n, int64_t k, const view &a, int ta, const view &b, int tb, const sink &to,
+                    int add)
 {
     return gemm{ m, n, k, a, b, to, ta, tb, add ? 1.0f : 0.0f, 1, 0, 0, 0, 0, { NULL, 0 }, { NULL, 0 } };
 }
 static cudaDataType_t type_of(int half) { return half ? CUDA_R_16BF : CUDA_R_32F; }
 static cublasComputeType_t gemm_compute(const bmvp_ctx *c, const gemm &g)
 {
-    const bmvp_precision p = g.exact || g.a.half ? BMVP_FP32 : bmvp_precision_of(c); /* what has been rounded is multiplied as it is */
-    return p == BMVP_BF16 ? CUBLAS_COMPUTE_32F_FAST_16BF : p == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    /* what has been rounded is multiplied as it is */
+    const bmvp_precision p = g.exact || g.a.half ? BMVP_FP32 : bmvp_precision_of(c);
+    return p == BMVP_BF16   ? CUBLAS_COMPUTE_32F_FAST_16BF
+           : p == BMVP_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                            : CUBLAS_COMPUTE_32F;
 }
 static int gemm_check(bmvp_ctx *c, cublasStatus_t st)
 {
@@ -1205,18 +1284,19 @@ static gemm gemm_in_place(bmvp_ctx *c, gemm g)
 static void gemm_batched(bmvp_ctx *c, const gemm &g)
 {
     const float one = 1.0f;
-    gemm_check(c, cublasGemmStridedBatchedEx(of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n,
-                                             (int)g.m, (int)g.k, &one, g.b.p, type_of(g.b.half), (int)(g.tb ? g.k : g.n), g.sb, g.a.p,
-                                             type_of(g.a.half), (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c.p, type_of(g.c.half), (int)g.n,
-                                             g.sc, (int)g.batch,
-                                             gemm_compute(c, g), CUBLAS_GEMM_DEFAULT));
+    gemm_check(c, cublasGemmStridedBatchedEx(
+                      of(c)->blas, g.tb ? CUBLAS_OP_T : CUBLAS_OP_N, g.ta ? CUBLAS_OP_T : CUBLAS_OP_N, (int)g.n,
+                      (int)g.m, (int)g.k, &one, g.b.p, type_of(g.b.half), (int)(g.tb ? g.k : g.n), g.sb, g.a.p,
+                      type_of(g.a.half), (int)(g.ta ? g.m : g.k), g.sa, &g.beta, g.c.p, type_of(g.c.half), (int)g.n,
+                      g.sc, (int)g.batch, gemm_compute(c, g), CUBLAS_GEMM_DEFAULT));
     if (g.bias) columns_map(c, bias_map{ g.c, g.bias }, columns_of(1, g.m, g.n));
 }
 
-/* cuBLASLt chooses an algorithm for a shape once, by its heuristic: timing candidates would choose another in another run, and with it
-   other bits. Of ways to join split sums only those in float32 through the workspace are allowed, whose order is fixed. The bias is added
-   with the product. GELU is not: cuBLASLt's is the tanh formula, the method's is exact (see mlp_gelu_map, which has the bias, too). Nor are
-   sums of gradients for a bias: they are double here, and may add to what is there. */
+/* cuBLASLt chooses an algorithm for a shape once, by its heuristic: timing candidates would choose another in another
+   run, and with it other bits. Of ways to join split sums only those in float32 through the workspace are allowed,
+   whose order is fixed. The bias is added with the product. GELU is not: cuBLASLt's is the tanh formula, the method's
+   is exact (see mlp_gelu_map, which has the bias, too). Nor are sums of gradients for a bias: they are double here, and
+   may add to what is there. */
 struct product_shape {
     int64_t m, n, k;
     int32_t ta, tb, bias, compute;
@@ -1236,11 +1316,23 @@ static uint32_t alignment_of(const void *p)
     const uintptr_t at = (uintptr_t)p | 256;
     return (uint32_t)(at & (~at + 1));
 }
-static uint32_t alignment_of_both(const void *p, const void *q) { return alignment_of((const void *)((uintptr_t)p | (uintptr_t)q)); }
+static uint32_t alignment_of_both(const void *p, const void *q)
+{
+    return alignment_of((const void *)((uintptr_t)p | (uintptr_t)q));
+}
 static product_shape product_shape_of(const bmvp_ctx *c, const gemm &g)
 {
-    return product_shape{ g.m, g.n, g.k, g.ta, g.tb, g.bias.p != NULL, (int32_t)gemm_compute(c, g),
-                          alignment_of(g.a.p), alignment_of(g.b.p), alignment_of_both(g.c.p, g.onto.p), g.a.half | g.c.half << 1 };
+    return product_shape{ g.m,
+                          g.n,
+                          g.k,
+                          g.ta,
+                          g.tb,
+                          g.bias.p != NULL,
+                          (int32_t)gemm_compute(c, g),
+                          alignment_of(g.a.p),
+                          alignment_of(g.b.p),
+                          alignment_of_both(g.c.p, g.onto.p),
+                          g.a.half | g.c.half << 1 };
 }
 static void product_free(product *p)
 {
@@ -1250,7 +1342,8 @@ static void product_free(product *p)
     if (p->c) (void)cublasLtMatrixLayoutDestroy(p->c);
     free(p);
 }
-template <class T> static int product_prefers(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which, T v)
+template <class T>
+static int product_prefers(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which, T v)
 {
     return cublasLtMatmulPreferenceSetAttribute(w, which, &v, sizeof v) == CUBLAS_STATUS_SUCCESS;
 }
@@ -1264,12 +1357,14 @@ static void product_choose(state *s, product *p)
     memset(&first, 0, sizeof first);
     if (cublasLtMatmulPreferenceCreate(&w) != CUBLAS_STATUS_SUCCESS) return;
     if (product_prefers(w, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)BMVPI_PRODUCT_SPACE) &&
-        product_prefers(w, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
+        product_prefers(w, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                        (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
         product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, k.align_b) &&
         product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, k.align_a) &&
         product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, k.align_c) &&
         product_prefers(w, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, k.align_c) &&
-        cublasLtMatmulAlgoGetHeuristic(s->lt, p->op, p->a, p->b, p->c, p->c, w, 1, &first, &found) == CUBLAS_STATUS_SUCCESS)
+        cublasLtMatmulAlgoGetHeuristic(s->lt, p->op, p->a, p->b, p->c, p->c, w, 1, &first, &found) ==
+            CUBLAS_STATUS_SUCCESS)
         p->exists = found > 0 && first.state == CUBLAS_STATUS_SUCCESS;
     p->algorithm = first.algo;
     (void)cublasLtMatmulPreferenceDestroy(w);
@@ -1329,8 +1424,8 @@ static int gemm_fits(bmvp_ctx *c, const gemm &g)
     if (g.a.half != g.b.half || g.c.half > g.a.half || (g.bias && g.bias.half != g.c.half))
         bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of mixed types");
     else if (larger(g.m, larger(g.n, g.k)) > INT32_MAX || g.batch > INT32_MAX)
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m, (long long)g.n,
-                  (long long)g.k);
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "cuda: a matrix product of %lld x %lld x %lld is too large", (long long)g.m,
+                  (long long)g.n, (long long)g.k);
     else return 1;
     return 0;
 }
@@ -1341,7 +1436,8 @@ static void gemm_run(bmvp_ctx *c, const gemm &asked)
     state *s = of(c);
     product *p;
     if (!gemm_fits(c, g)) return;
-    p = g.batch == 1 && alignment_of(g.bias.p) >= 16 ? product_of(c, g) : NULL; /* kernels read biases 16 bytes at a time */
+    /* kernels read biases 16 bytes at a time */
+    p = g.batch == 1 && alignment_of(g.bias.p) >= 16 ? product_of(c, g) : NULL;
     if (bmvp_failed(c)) return;
     if (!p || !p->exists) {
         gemm_batched(c, gemm_in_place(c, g));
@@ -1349,12 +1445,12 @@ static void gemm_run(bmvp_ctx *c, const gemm &asked)
     }
     if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
     if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias.p, sizeof g.bias.p))) return;
-    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.onto ? g.onto.p : g.c.p, p->c, g.c.p,
-                                 p->c, &p->algorithm, s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
+    gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.onto ? g.onto.p : g.c.p, p->c,
+                                 g.c.p, p->c, &p->algorithm, s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
 }
 /* y (m, n) = onto + a (m, k) b (k, n) + bias; onto and bias may be none */
-static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &a, const view &b, const view &bias, const sink &y,
-                      const view &onto = view{ NULL, 0 })
+static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &a, const view &b, const view &bias,
+                      const sink &y, const view &onto = view{ NULL, 0 })
 {
     gemm g = gemm_of(m, n, k, a, 0, b, 0, y, onto.p != NULL);
     g.bias = bias;
@@ -1362,8 +1458,8 @@ static void gemm_bias(bmvp_ctx *c, int64_t m, int64_t n, int64_t k, const view &
     gemm_run(c, g);
 }
 
-/* An op one of whose tensors is bfloat16 multiplies in bfloat16: operands that are not are rounded first, into `room` in the workspace, which
-   then points behind. */
+/* An op one of whose tensors is bfloat16 multiplies in bfloat16: operands that are not are rounded first, into `room`
+   in the workspace, which then points behind. */
 static int is_half(const bmvp_tensor *y)
 {
     int half = y->half;
@@ -1399,11 +1495,10 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
     return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
-/* >>op add, mul, scale: b of a's shape (iarg 0 = 0), a channel vector (1), one number (2) ------------------------------ */
+/* >>op add: y = a + b; b of a's shape, a channel vector, one number ------------------------------------------------ */
 
-enum { SAME, CHANNELS, NUMBER };
-
-/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a or b. */
+/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a
+   or b. */
 struct binary_map {
     view a, b;
     sink y;
@@ -1421,10 +1516,12 @@ struct binary_map {
     template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
-static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product, int add)
+static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product,
+                   int add)
 {
-    const binary_map f = { a, b, to, y->iarg[0] == NUMBER, product, add };
-    if (y->iarg[0] == CHANNELS) columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, product, add };
+    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS)
+        columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
     else map(c, f, y->numel);
 }
 /* gb[0] (+)= sum of g, or of g times `by` */
@@ -1446,7 +1543,7 @@ struct number_grad : join_sum {
 };
 static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, const sink &gb, int add)
 {
-    if (y->iarg[0] == NUMBER) {
+    if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         number_grad f;
         f.g = gradient(y), f.by = by, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
@@ -1457,8 +1554,9 @@ static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, co
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    if (!backward || y->iarg[0] == SAME) return 0;
-    return y->iarg[0] == NUMBER ? (int64_t)REDUCE_FLOATS : bias_workspace(y->numel / last_dim(y), last_dim(y));
+    if (!backward || y->args.binary.spread == BMVP_SPREAD_SAME) return 0;
+    return y->args.binary.spread == BMVP_SPREAD_NUMBER ? (int64_t)REDUCE_FLOATS
+                                                       : bias_workspace(y->numel / last_dim(y), last_dim(y));
 }
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1469,7 +1567,7 @@ static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gb;
-    if (y->iarg[0] == SAME) {
+    if (y->args.binary.spread == BMVP_SPREAD_SAME) {
         bmvp_kernel_grad_pass(c, y, y->src[0]);
         bmvp_kernel_grad_pass(c, y, y->src[1]);
         return;
@@ -1478,7 +1576,12 @@ static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gb) broadcast_grad(c, y, view{ NULL, 0 }, gb, add);
     bmvp_kernel_grad_pass(c, y, y->src[0]);
 }
-static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
+static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return broadcast_workspace(y, backward);
+}
+
+/* >>op mul: y = a b, as add ---------------------------------------------------------------------------------------- */
 
 static void mul_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1489,10 +1592,15 @@ static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add_a, add_b;
     sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a times a */
     if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, 1, add_a);
-    if (gb && y->iarg[0] == SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
     else if (gb) broadcast_grad(c, y, values(y->src[0]), gb, add_b);
 }
-static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward) { return broadcast_workspace(y, backward); }
+static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return broadcast_workspace(y, backward);
+}
+
+/* >>op scale ------------------------------------------------------------------------------------------------------- */
 
 /* y (+)= factor x + offset; 8 bytes an element */
 struct scale_map {
@@ -1511,17 +1619,18 @@ struct scale_map {
 };
 static void scale_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    map(c, scale_map{ values(y->src[0]), result(y), (float)y->farg[0], (float)y->farg[1], 0 }, y->numel);
+    map(c, scale_map{ values(y->src[0]), result(y), (float)y->args.scale.factor, (float)y->args.scale.offset, 0 },
+        y->numel);
 }
 static void scale_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) map(c, scale_map{ gradient(y), gx, (float)y->farg[0], 0, add }, y->numel);
+    if (gx) map(c, scale_map{ gradient(y), gx, (float)y->args.scale.factor, 0, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(scale)
 
-/* >>op relu, sigmoid, gelu ----------------------------------------------------------------------------------------- */
+/* >>op relu -------------------------------------------------------------------------------------------------------- */
 
 /* y = x < 0 ? slope x : x; NaN stays. dx (+)= y > 0 ? g : slope g. 8 and 12 bytes an element */
 struct relu_map {
@@ -1554,16 +1663,18 @@ struct relu_back_map {
 };
 static void relu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const float slope = (float)y->farg[0];
+    const float slope = (float)y->args.relu.slope;
     map(c, relu_map{ values(y->src[0]), result(y), slope }, y->numel);
 }
 static void relu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) map(c, relu_back_map{ result(y), gradient(y), gx, (float)y->farg[0], add }, y->numel);
+    if (gx) map(c, relu_back_map{ result(y), gradient(y), gx, (float)y->args.relu.slope, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(relu)
+
+/* >>op sigmoid ----------------------------------------------------------------------------------------------------- */
 
 /* y = 1 / (1 + exp(-x)); dx (+)= g y (1 - y) */
 struct sigmoid_map {
@@ -1592,7 +1703,10 @@ struct sigmoid_back_map {
         store<N>(dx, i, d, add);
     }
 };
-static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y) { map(c, sigmoid_map{ values(y->src[0]), result(y) }, y->numel); }
+static void sigmoid_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    map(c, sigmoid_map{ values(y->src[0]), result(y) }, y->numel);
+}
 static void sigmoid_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
@@ -1600,6 +1714,8 @@ static void sigmoid_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gx) map(c, sigmoid_back_map{ result(y), gradient(y), gx, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(sigmoid)
+
+/* >>op gelu -------------------------------------------------------------------------------------------------------- */
 
 /* x Phi(x), and its derivative Phi(x) + x phi(x) */
 static __device__ __forceinline__ float gelu_of(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
@@ -1642,7 +1758,7 @@ static void gelu_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(gelu)
 
-/* >>op softmax, l2_normalize, layernorm: along the last axis ------------------------------------------------------------ */
+/* >>op softmax: along the last axis -------------------------------------------------------------------------------- */
 
 /* y = exp(x - max) / sum; 12 bytes an element, x a second and third time from cache */
 struct softmax_rows {
@@ -1686,6 +1802,8 @@ static void softmax_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(softmax)
 
+/* >>op l2_normalize: along the last axis --------------------------------------------------------------------------- */
+
 /* y = x / max(|x|, eps); saved: that factor, negative where eps was used */
 struct l2_rows {
     view x;
@@ -1721,7 +1839,8 @@ struct l2_back_rows {
 };
 static void l2_normalize_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    rows_map(c, l2_rows{ values(y->src[0]), result(y), y->saved, (double)(float)y->farg[0] }, y->numel / last_dim(y), last_dim(y));
+    rows_map(c, l2_rows{ values(y->src[0]), result(y), y->saved, (double)(float)y->args.l2_normalize.eps },
+             y->numel / last_dim(y), last_dim(y));
 }
 static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1731,134 +1850,20 @@ static void l2_normalize_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(l2_normalize)
 
-/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row. Lanes take N neighbours. */
-template <int N> struct layernorm_rows {
-    view x, gamma, beta;
-    sink y;
-    float *saved;
-    double eps;
-    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
-    {
-        double sum = 0, square = 0;
-        float v[N], f[N], b[N];
-        for (int64_t i = lane * N; live && i < n; i += team * N) {
-            load<N>(x, row * n + i, v);
-            for (int e = 0; e < N; ++e) sum += (double)v[e];
-        }
-        const float mean = (float)(team_sum(sum, team) / (double)n);
-        for (int64_t i = lane * N; live && i < n; i += team * N) {
-            load<N>(x, row * n + i, v);
-            for (int e = 0; e < N; ++e) square += (double)(v[e] - mean) * (double)(v[e] - mean);
-        }
-        const float s = (float)(1.0 / sqrt(team_sum(square, team) / (double)n + eps));
-        if (live && lane == 0) saved[2 * row] = mean, saved[2 * row + 1] = s;
-        for (int64_t i = lane * N; live && i < n; i += team * N) {
-            load<N>(x, row * n + i, v);
-            load<N>(gamma, i, f);
-            load<N>(beta, i, b);
-            for (int e = 0; e < N; ++e) v[e] = (v[e] - mean) * s * f[e] + b[e];
-            store<N>(y, row * n + i, v, 0);
-        }
-    }
-};
-/* With h = gamma g, t = (x - mean) s: dx (+)= s (h - mean(h) - t mean(h t)) */
-template <int N> struct layernorm_back_rows {
-    view x, g, gamma;
-    const float *saved;
-    sink dx;
-    int add;
-    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
-    {
-        const float mean = saved[2 * row], s = saved[2 * row + 1];
-        double sum = 0, dot = 0;
-        float v[N], d[N], f[N];
-        for (int64_t i = lane * N; live && i < n; i += team * N) {
-            load<N>(x, row * n + i, v);
-            load<N>(g, row * n + i, d);
-            load<N>(gamma, i, f);
-            for (int e = 0; e < N; ++e) {
-                const double h = (double)d[e] * (double)f[e];
-                sum += h;
-                dot += h * (double)((v[e] - mean) * s);
-            }
-        }
-        const float a = (float)(team_sum(sum, team) / (double)n), b = (float)(team_sum(dot, team) / (double)n);
-        for (int64_t i = lane * N; live && i < n; i += team * N) {
-            load<N>(x, row * n + i, v);
-            load<N>(g, row * n + i, d);
-            load<N>(gamma, i, f);
-            for (int e = 0; e < N; ++e) d[e] = s * (d[e] * f[e] - a - (v[e] - mean) * s * b);
-            store<N>(dx, row * n + i, d, add);
-        }
-    }
-};
-/* dgamma (+)= sum of g t, dbeta (+)= sum of g, over rows */
-struct layernorm_affine_grad {
-    view x, g;
-    const float *saved;
-    int64_t n;
-    sink dgamma, dbeta;
-    int add_gamma, add_beta;
-    template <int N> __device__ void value(int64_t i, int64_t, int64_t ch, pair *p) const
-    {
-        const int64_t row = (i - ch) / n;
-        const float mean = saved[2 * row], s = saved[2 * row + 1];
-        float v[N], d[N];
-        load<N>(x, i, v);
-        load<N>(g, i, d);
-        BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) p[e].a += (double)d[e] * (double)((v[e] - mean) * s), p[e].b += (double)d[e];
-    }
-    __device__ void finish(int64_t, int64_t ch, pair p) const
-    {
-        if (dgamma) put(dgamma, ch, (float)p.a, add_gamma);
-        if (dbeta) put(dbeta, ch, (float)p.b, add_beta);
-    }
-};
-template <int N> static void layernorm_run(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t n = last_dim(y);
-    const view x = values(y->src[0]), gamma = values(y->src[1]), beta = values(y->src[2]);
-    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->farg[0] }, y->numel / n, n, N);
-}
-static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    if (last_dim(y) % 4 == 0) layernorm_run<4>(c, y);
-    else layernorm_run<1>(c, y);
-}
-template <int N> static void layernorm_back_run(bmvp_ctx *c, bmvp_tensor *y, const sink &gx, int add)
-{
-    const int64_t n = last_dim(y);
-    rows_map(c, layernorm_back_rows<N>{ values(y->src[0]), gradient(y), values(y->src[1]), y->saved, gx, add }, y->numel / n, n, N);
-}
-static void layernorm_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
-    int add, add_gamma, add_beta;
-    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma), gbeta = grad(c, y->src[2], &add_beta);
-    if (ggamma || gbeta)
-        columns_sum(c, layernorm_affine_grad{ values(y->src[0]), gradient(y), y->saved, k.c, ggamma, gbeta, add_gamma, add_beta }, k,
-                    bmvp_kernel_workspace(c));
-    if (gx && k.c % 4 == 0) layernorm_back_run<4>(c, y, gx, add);
-    else if (gx) layernorm_back_run<1>(c, y, gx, add);
-}
-static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
-{
-    return backward ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0;
-}
-
-/* >>op reshape, permute, slice, pad, concat, space_to_depth -------------------------------------------------------------- */
+/* >>op reshape ----------------------------------------------------------------------------------------------------- */
 
 static void reshape_forward(bmvp_ctx *c, bmvp_tensor *y) { copy(c, values(y->src[0]), result(y), y->numel, 0); }
 static void reshape_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvp_kernel_grad_pass(c, y, y->src[0]); }
 BMVPI_NO_WORKSPACE(reshape)
+
+/* >>op permute ----------------------------------------------------------------------------------------------------- */
 
 static void permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
 {
     int64_t xs[BMVP_MAX_DIMS];
     strides_of(y->rank, y->src[0]->dim, xs);
     strides_of(y->rank, y->dim, to);
-    for (int i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+    for (int i = 0; i < y->rank; ++i) from[i] = xs[y->args.permute.axes[i]];
 }
 static void permute_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1876,6 +1881,8 @@ static void permute_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(permute)
 
+/* >>op slice ------------------------------------------------------------------------------------------------------- */
+
 /* Elements before place `start` of one axis */
 static int64_t axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
 {
@@ -1884,8 +1891,8 @@ static int64_t axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
     return s[axis] * start;
 }
 /* Copies the box between its own array and its place in `big`, shift elements in. */
-static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const view &from, const sink &to, int64_t shift, int in,
-                     int add)
+static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const view &from, const sink &to,
+                     int64_t shift, int in, int add)
 {
     int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
     strides_of(big->rank, big->dim, bs);
@@ -1895,19 +1902,24 @@ static void box_copy(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box
 }
 static void slice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    box_copy(c, y->src[0], y, values(y->src[0]), result(y), axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 0, 0);
+    box_copy(c, y->src[0], y, values(y->src[0]), result(y),
+             axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 0, 0);
 }
 static void slice_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     sink gx = grad_add(c, y->src[0]);
-    if (gx) box_copy(c, y->src[0], y, gradient(y), gx, axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1, 1);
+    if (gx)
+        box_copy(c, y->src[0], y, gradient(y), gx, axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1,
+                 1);
 }
 BMVPI_NO_WORKSPACE(slice)
+
+/* >>op pad --------------------------------------------------------------------------------------------------------- */
 
 static int64_t pad_shift(const bmvp_tensor *y)
 {
     int64_t s = 0;
-    for (int i = 0; i < y->rank; ++i) s += axis_shift(y, i, y->iarg[i]);
+    for (int i = 0; i < y->rank; ++i) s += axis_shift(y, i, y->args.pad.low[i]);
     return s;
 }
 static void pad_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -1923,52 +1935,25 @@ static void pad_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(pad)
 
+/* >>op concat ------------------------------------------------------------------------------------------------------ */
+
 static void concat_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
-    for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        box_copy(c, y, y->src[i], values(y->src[i]), result(y), axis_shift(y, y->iarg[0], start), 1, 0);
+    for (int i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis])
+        box_copy(c, y, y->src[i], values(y->src[i]), result(y), axis_shift(y, y->args.concat.axis, start), 1, 0);
 }
 static void concat_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
-    for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+    for (int i = 0, add; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis]) {
         sink g = grad(c, y->src[i], &add);
-        if (g) box_copy(c, y, y->src[i], gradient(y), g, axis_shift(y, y->iarg[0], start), 0, add);
+        if (g) box_copy(c, y, y->src[i], gradient(y), g, axis_shift(y, y->args.concat.axis, start), 0, add);
     }
 }
 BMVPI_NO_WORKSPACE(concat)
 
-/* A volume (N, D, H, W, C) cut into blocks of k voxels, as the axes (N, D/k, H/k, W/k, z, y, x, C): from, its strides along them; to, those
-   of the array (places, block voxels, C). Voxels beyond the last whole block are left out. */
-static void block_axes(const int64_t volume[5], const int64_t blocks[3], const int64_t k[3], int64_t dim[8], int64_t from[8], int64_t to[8])
-{
-    int64_t s[5];
-    strides_of(5, volume, s);
-    dim[0] = volume[0], from[0] = s[0], dim[7] = volume[4], from[7] = 1;
-    for (int i = 0; i < 3; ++i) {
-        dim[i + 1] = blocks[i], from[i + 1] = s[i + 1] * k[i];
-        dim[i + 4] = k[i], from[i + 4] = s[i + 1];
-    }
-    strides_of(8, dim, to);
-}
-static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const view &from, const sink &to, int back, int add)
-{
-    const int64_t k[3] = { y->iarg[0], y->iarg[0], y->iarg[0] };
-    int64_t dim[8], xs[8], ys[8];
-    block_axes(y->src[0]->dim, y->dim + 1, k, dim, xs, ys);
-    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
-}
-static void space_to_depth_forward(bmvp_ctx *c, bmvp_tensor *y) { space_to_depth_copy(c, y, values(y->src[0]), result(y), 0, 0); }
-static void space_to_depth_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int add;
-    sink gx = grad(c, y->src[0], &add);
-    if (gx) space_to_depth_copy(c, y, gradient(y), gx, 1, add);
-}
-BMVPI_NO_WORKSPACE(space_to_depth)
-
-/* >>op upsample_nearest, upsample_trilinear ------------------------------------------------------------------------------- */
+/* >>op upsample_nearest -------------------------------------------------------------------------------------------- */
 
 static void upsample_nearest_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1978,7 +1963,7 @@ static void upsample_nearest_forward(bmvp_ctx *c, bmvp_tensor *y)
     strides_of(5, x->dim, xs);
     for (int i = 0; i < 5; ++i) { /* axes of y, with every upsampled one split into (place, copy) */
         dim[k] = x->dim[i], from[k++] = xs[i];
-        if (i >= 1 && i <= 3) dim[k] = y->iarg[0], from[k++] = 0;
+        if (i >= 1 && i <= 3) dim[k] = y->args.upsample_nearest.factor, from[k++] = 0;
     }
     strides_of(8, dim, to);
     strided_copy(c, 8, dim, values(x), from, result(y), to, 0);
@@ -1995,7 +1980,8 @@ struct upsample_nearest_back_map {
         float s = 0;
         for (int64_t a = 0; a < f; ++a)
             for (int64_t b = 0; b < f; ++b)
-                for (int64_t e = 0; e < f; ++e) s += g[(((z * f + a) * h * f + y * f + b) * w * f + x * f + e) * c + ch];
+                for (int64_t e = 0; e < f; ++e)
+                    s += g[(((z * f + a) * h * f + y * f + b) * w * f + x * f + e) * c + ch];
         put(dx, i, s, add);
     }
 };
@@ -2004,11 +1990,18 @@ static void upsample_nearest_backward(bmvp_ctx *c, bmvp_tensor *y)
     const bmvp_tensor *x = y->src[0];
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) each(c, upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->iarg[0], add }, x->numel);
+    if (gx)
+        each(c,
+             upsample_nearest_back_map{ gradient(y), gx, x->dim[1], x->dim[2], x->dim[3], x->dim[4],
+                                        y->args.upsample_nearest.factor, add },
+             x->numel);
 }
 BMVPI_NO_WORKSPACE(upsample_nearest)
 
-/* One axis of the chain: (outer, n, inner) <-> (outer, n f, inner). Place j of the longer lies between i and i + 1 (or at the last i). */
+/* >>op upsample_trilinear ------------------------------------------------------------------------------------------ */
+
+/* One axis of the chain: (outer, n, inner) <-> (outer, n f, inner). Place j of the longer lies between i and i + 1 (or
+   at the last i). */
 struct stretch {
     view from;
     sink to;
@@ -2017,7 +2010,8 @@ struct stretch {
     __device__ double place(int64_t j, int64_t *i) const
     {
         const int64_t m = n * f;
-        double at = corners ? (m > 1 ? (double)j * (double)(n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)f - 0.5;
+        double at = corners ? (m > 1 ? (double)j * (double)(n - 1) / (double)(m - 1) : 0.0)
+                            : ((double)j + 0.5) / (double)f - 0.5;
         if (at < 0) at = 0;
         *i = (int64_t)at < n - 1 ? (int64_t)at : n - 1;
         return at - (double)*i;
@@ -2053,19 +2047,22 @@ struct stretch_back_map {
     }
 };
 /* Axis 1, 2 or 3 of the chain: axes before it are long already, those after it are not. */
-static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const view &from, const sink &to, int back, int add)
+static void stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const view &from, const sink &to, int back,
+                        int add)
 {
     const bmvp_tensor *x = y->src[0];
     int64_t outer = x->dim[0], inner = x->dim[4];
     for (int i = 1; i < axis; ++i) outer *= y->dim[i];
     for (int i = axis + 1; i < 4; ++i) inner *= x->dim[i];
-    const stretch k = { from, to, x->dim[axis], y->iarg[0], inner, (int)y->iarg[1], add };
+    const stretch k = {
+        from, to, x->dim[axis], y->args.upsample_trilinear.factor, inner, y->args.upsample_trilinear.align_corners, add
+    };
     if (back) each(c, stretch_back_map{ k }, outer * k.n * inner);
     else each(c, stretch_map{ k }, outer * k.n * k.f * inner);
 }
 static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0];
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->args.upsample_trilinear.factor;
     stretch_run(c, y, 1, values(y->src[0]), d, 0, 0);
     stretch_run(c, y, 2, d, h, 0, 0);
     stretch_run(c, y, 3, h, result(y), 0, 0);
@@ -2073,7 +2070,8 @@ static void upsample_trilinear_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
-    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->iarg[0], gx = grad(c, y->src[0], &add);
+    const sink d = floats(bmvp_kernel_workspace(c)), h = d + y->src[0]->numel * y->args.upsample_trilinear.factor,
+               gx = grad(c, y->src[0], &add);
     if (!gx) return;
     stretch_run(c, y, 3, gradient(y), h, 1, 0);
     stretch_run(c, y, 2, h, d, 1, 0);
@@ -2081,10 +2079,45 @@ static void upsample_trilinear_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t upsample_trilinear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int)
 {
-    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+    return y->src[0]->numel * y->args.upsample_trilinear.factor * (1 + y->args.upsample_trilinear.factor);
 }
 
-/* >>op sum, mean, global_pool, mse, bce_logits, soft_dice, cross_entropy ---------------------------------------------------- */
+/* >>op space_to_depth ---------------------------------------------------------------------------------------------- */
+
+/* A volume (N, D, H, W, C) cut into blocks of k voxels, as the axes (N, D/k, H/k, W/k, z, y, x, C): from, its strides
+   along them; to, those of the array (places, block voxels, C). Voxels beyond the last whole block are left out. */
+static void block_axes(const int64_t volume[5], const int64_t blocks[3], const int64_t k[3], int64_t dim[8],
+                       int64_t from[8], int64_t to[8])
+{
+    int64_t s[5];
+    strides_of(5, volume, s);
+    dim[0] = volume[0], from[0] = s[0], dim[7] = volume[4], from[7] = 1;
+    for (int i = 0; i < 3; ++i) {
+        dim[i + 1] = blocks[i], from[i + 1] = s[i + 1] * k[i];
+        dim[i + 4] = k[i], from[i + 4] = s[i + 1];
+    }
+    strides_of(8, dim, to);
+}
+static void space_to_depth_copy(bmvp_ctx *c, const bmvp_tensor *y, const view &from, const sink &to, int back, int add)
+{
+    const int64_t b = y->args.space_to_depth.block, k[3] = { b, b, b };
+    int64_t dim[8], xs[8], ys[8];
+    block_axes(y->src[0]->dim, y->dim + 1, k, dim, xs, ys);
+    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
+}
+static void space_to_depth_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    space_to_depth_copy(c, y, values(y->src[0]), result(y), 0, 0);
+}
+static void space_to_depth_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) space_to_depth_copy(c, y, gradient(y), gx, 1, add);
+}
+BMVPI_NO_WORKSPACE(space_to_depth)
+
+/* >>op sum: and what mean has in common with it -------------------------------------------------------------------- */
 
 /* y = factor times the sum of x; 4 bytes an element */
 struct sum_reduce : join_sum {
@@ -2130,9 +2163,17 @@ static void spread_over(bmvp_ctx *c, bmvp_tensor *y, double over)
 static void sum_forward(bmvp_ctx *c, bmvp_tensor *y) { sum_over(c, y, 1.0); }
 static void sum_backward(bmvp_ctx *c, bmvp_tensor *y) { spread_over(c, y, 1.0); }
 static int64_t sum_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* >>op mean -------------------------------------------------------------------------------------------------------- */
+
 static void mean_forward(bmvp_ctx *c, bmvp_tensor *y) { sum_over(c, y, (double)y->src[0]->numel); }
 static void mean_backward(bmvp_ctx *c, bmvp_tensor *y) { spread_over(c, y, (double)y->src[0]->numel); }
-static int64_t mean_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+static int64_t mean_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward)
+{
+    return reduce_workspace(backward);
+}
+
+/* >>op global_pool ------------------------------------------------------------------------------------------------- */
 
 /* y[sample, c] = mean over rows; dx (+)= g[sample, c] / rows */
 struct pool_columns {
@@ -2146,7 +2187,10 @@ struct pool_columns {
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) p[e].a += (double)v[e];
     }
-    __device__ void finish(int64_t sample, int64_t ch, pair p) const { put(y, sample * k.c + ch, (float)(p.a / (double)k.rows), 0); }
+    __device__ void finish(int64_t sample, int64_t ch, pair p) const
+    {
+        put(y, sample * k.c + ch, (float)(p.a / (double)k.rows), 0);
+    }
 };
 struct pool_back_map {
     view g;
@@ -2160,7 +2204,10 @@ struct pool_back_map {
         store<N>(dx, i, v, add);
     }
 };
-static columns pool_shape(const bmvp_tensor *y) { return columns_of(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]); }
+static columns pool_shape(const bmvp_tensor *y)
+{
+    return columns_of(y->dim[0], y->src[0]->numel / y->numel, y->dim[1]);
+}
 static void global_pool_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = pool_shape(y);
@@ -2177,6 +2224,8 @@ static int64_t global_pool_workspace(const bmvp_ctx *, const bmvp_tensor *y, int
 {
     return backward ? 0 : columns_workspace(pool_shape(y));
 }
+
+/* >>op mse --------------------------------------------------------------------------------------------------------- */
 
 /* y = mean of (a - b)^2; da (+)= 2 g (a - b) / n */
 struct mse_reduce : join_sum {
@@ -2226,6 +2275,8 @@ static void mse_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t mse_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
 
+/* >>op bce_logits -------------------------------------------------------------------------------------------------- */
+
 /* y = mean of max(x, 0) - x t + log(1 + exp(-|x|)); dx (+)= g / n (sigmoid(x) - t) */
 struct bce_reduce : join_sum {
     view x, t;
@@ -2237,7 +2288,8 @@ struct bce_reduce : join_sum {
         double sum = 0;
         load<N>(x, i, u);
         load<N>(t, i, v);
-        for (int e = 0; e < N; ++e) sum += (double)((u[e] < 0.0f ? 0.0f : u[e]) - u[e] * v[e] + log1pf(expf(-fabsf(u[e]))));
+        for (int e = 0; e < N; ++e)
+            sum += (double)((u[e] < 0.0f ? 0.0f : u[e]) - u[e] * v[e] + log1pf(expf(-fabsf(u[e]))));
         return pair{ sum, 0 };
     }
     __device__ void finish(pair p) const { put(y, 0, (float)(p.a / n), 0); }
@@ -2270,7 +2322,12 @@ static void bce_logits_backward(bmvp_ctx *c, bmvp_tensor *y)
     sink gx = grad(c, y->src[0], &add);
     if (gx) map(c, bce_back_map{ values(y->src[0]), values(y->src[1]), gradient(y), gx, (double)n, add }, n);
 }
-static int64_t bce_logits_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+static int64_t bce_logits_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward)
+{
+    return reduce_workspace(backward);
+}
+
+/* >>op soft_dice --------------------------------------------------------------------------------------------------- */
 
 /* Each (sample, class): saved = sum p t and the denominator's sum p^k + sum t^k */
 struct dice_columns {
@@ -2325,7 +2382,8 @@ struct dice_back_map {
         const double share = (double)g[0] / (double)n;
         float v[N];
         for (int j = 0; j < N; ++j) {
-            const double den = (double)saved[n + at + j] + e, rise = share * (2.0 * (double)saved[at + j] + e) / (den * den);
+            const double den = (double)saved[n + at + j] + e,
+                         rise = share * (2.0 * (double)saved[at + j] + e) / (den * den);
             v[j] = (float)(rise * (squared ? 2.0 * (double)p[i + j] : 1.0) - 2.0 * share / den * (double)t[i + j]);
         }
         store<N>(dp, i, v, add);
@@ -2340,8 +2398,9 @@ static void soft_dice_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const columns k = dice_shape(y);
     dice_reduce f;
-    columns_sum(c, dice_columns{ values(y->src[0]), values(y->src[1]), y->saved, k, (int)y->iarg[0] }, k, bmvp_kernel_workspace(c));
-    f.saved = y->saved, f.y = result(y), f.n = k.samples * k.c, f.e = y->farg[0];
+    columns_sum(c, dice_columns{ values(y->src[0]), values(y->src[1]), y->saved, k, y->args.soft_dice.squared }, k,
+                bmvp_kernel_workspace(c));
+    f.saved = y->saved, f.y = result(y), f.n = k.samples * k.c, f.e = y->args.soft_dice.smooth;
     reduce(c, f, f.n, bmvp_kernel_workspace(c));
 }
 static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2349,15 +2408,21 @@ static void soft_dice_backward(bmvp_ctx *c, bmvp_tensor *y)
     const columns k = dice_shape(y);
     int add;
     sink gx = grad(c, y->src[0], &add);
-    if (gx) columns_map(c, dice_back_map{ values(y->src[0]), values(y->src[1]), y->saved, gradient(y), gx, k, y->farg[0], (int)y->iarg[0], add }, k);
+    if (gx)
+        columns_map(c,
+                    dice_back_map{ values(y->src[0]), values(y->src[1]), y->saved, gradient(y), gx, k,
+                                   y->args.soft_dice.smooth, y->args.soft_dice.squared, add },
+                    k);
 }
 static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
     return backward ? 0 : larger(columns_workspace(dice_shape(y)), REDUCE_FLOATS);
 }
 
-/* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read twice.
-   saved: targets, log-sum-exps, weights of the classes. */
+/* >>op cross_entropy ----------------------------------------------------------------------------------------------- */
+
+/* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read
+   twice. saved: targets, log-sum-exps, weights of the classes. */
 struct cross_entropy_reduce : join_sum {
     view x;
     sink y;
@@ -2406,7 +2471,8 @@ static void cross_entropy_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
     cross_entropy_reduce f;
-    f.x = values(x), f.y = result(y), f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1], f.total = y->farg[0];
+    f.x = values(x), f.y = result(y), f.saved = y->saved, f.rows = x->dim[0], f.classes = x->dim[1],
+    f.total = y->args.cross_entropy.total;
     reduce(c, f, f.rows, bmvp_kernel_workspace(c));
 }
 static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
@@ -2415,300 +2481,20 @@ static void cross_entropy_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    columns_map(c, cross_entropy_back_map{ values(x), y->saved, gradient(y), gx, x->dim[0], x->dim[1], y->farg[0], add },
+    columns_map(c,
+                cross_entropy_back_map{ values(x), y->saved, gradient(y), gx, x->dim[0], x->dim[1],
+                                        y->args.cross_entropy.total, add },
                 columns_of(1, x->dim[0], x->dim[1]));
 }
-static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
-
-/* >>op batchnorm, groupnorm: statistics of each (sample, group of channels); batch norm is one sample, C groups ------------- */
-
-/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale, slope, shift; and of batch
-   norm over several ranks, 2 C + 1 numbers of this rank and those of all. */
-struct norm {
-    columns k;
-    int64_t groups, width; /* channels of a group */
-    view x, g, gamma;
-    float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
-    pair *sum;
-    float *mean, *scale, *slope, *shift;
-    double *own, *all;     /* own: what this rank has (C, C, rows), then in backward what all have together */
-    const bmvp_comm *comm; /* of batch norm; NULL: statistics of this rank alone */
-};
-static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups)
+static int64_t cross_entropy_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward)
 {
-    const int64_t ch = last_dim(y);
-    norm s;
-    s.k = columns_of(samples, y->numel / samples / ch, ch);
-    s.groups = groups;
-    s.width = ch / groups;
-    s.x = values(y->src[0]);
-    s.g = gradient(y);
-    s.gamma = values(y->src[1]);
-    s.saved = y->saved;
-    s.sum = (pair *)(void *)(bmvp_kernel_workspace(c) + columns_workspace(s.k));
-    s.mean = (float *)(void *)(s.sum + samples * ch);
-    s.scale = s.mean + samples * ch;
-    s.slope = s.scale + samples * ch;
-    s.shift = s.slope + samples * ch;
-    s.own = (double *)(void *)(s.shift + samples * ch);
-    s.all = s.own + 2 * ch + 1;
-    s.comm = y->op == BMVP_OP_BATCHNORM && y->iarg[0] ? bmvp_comm_of(c) : NULL;
-    return s;
-}
-static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
-{
-    const int64_t ch = last_dim(y);
-    return columns_workspace(columns_of(samples, y->numel / samples / ch, ch)) + 8 * samples * ch;
+    return reduce_workspace(backward);
 }
 
-/* sum[sample, c] = sums of x and x^2 (in double nothing cancels), or of g and g (x - mean) */
-struct norm_columns {
-    norm s;
-    int back;
-    template <int N> __device__ void value(int64_t i, int64_t sample, int64_t ch, pair *p) const
-    {
-        const float *mean = s.mean + sample * s.k.c + ch;
-        float v[N], d[N];
-        load<N>(s.x, i, v);
-        if (back) load<N>(s.g, i, d);
-        BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) {
-            const double x = (double)v[e], g = back ? (double)d[e] : x;
-            p[e].a += g;
-            p[e].b += g * (back ? x - (double)mean[e] : x);
-        }
-    }
-    __device__ void finish(int64_t sample, int64_t ch, pair p) const { s.sum[sample * s.k.c + ch] = p; }
-};
-/* Mean and sum of squared deviations of n numbers from their sum and sum of squares */
-static __device__ pair moments(pair sum, double n)
-{
-    const double mean = sum.a / n, squares = sum.b - sum.a * mean;
-    return pair{ mean, squares > 0 ? squares : 0 };
-}
-/* Over several ranks: own = each channel's mean, its sum of squared deviations, and the number of rows; map over C */
-struct norm_moments_map {
-    norm s;
-    __device__ void operator()(int64_t ch) const
-    {
-        const pair p = moments(s.sum[ch], (double)s.k.rows);
-        s.own[ch] = p.a;
-        s.own[s.k.c + ch] = p.b;
-        if (ch == 0) s.own[2 * s.k.c] = (double)s.k.rows;
-    }
-};
-/* Statistics of group i from its channels' sums, or from all ranks' moments, joined in their order as the CPU does; batch norm's running ones
-   move too. Map over samples x groups. */
-struct norm_statistics_map {
-    norm s;
-    int ranks; /* 0: from sums */
-    double eps, momentum;
-    float *running_mean, *running_var; /* or NULL */
-    __device__ pair joined(int64_t ch, double *rows) const
-    {
-        const int64_t step = 2 * s.k.c + 1;
-        const double *count = s.all + 2 * s.k.c;
-        double n = 0, mean = 0, squares = 0;
-        for (int r = 0; r < ranks; ++r) n += count[r * step];
-        for (int r = 0; r < ranks; ++r) mean += s.all[r * step + ch] * (count[r * step] / n);
-        for (int r = 0; r < ranks; ++r) {
-            const double apart = s.all[r * step + ch] - mean;
-            squares += s.all[r * step + s.k.c + ch] + count[r * step] * apart * apart;
-        }
-        *rows = n;
-        return pair{ mean, squares };
-    }
-    __device__ void operator()(int64_t i) const
-    {
-        double n = (double)(s.k.rows * s.width);
-        pair p = join_sum::none();
-        for (int64_t j = i * s.width; ranks == 0 && j < (i + 1) * s.width; ++j) p = join_sum::join(p, s.sum[j]);
-        p = ranks ? joined(i, &n) : moments(p, n);
-        const double mean = p.a, var = p.b / n;
-        s.saved[i] = (float)mean;
-        s.saved[s.k.samples * s.groups + i] = (float)(1.0 / sqrt(var + eps));
-        if (!running_mean) return;
-        running_mean[i] += (float)(momentum * ((double)(float)mean - (double)running_mean[i]));
-        running_var[i] += (float)(momentum * (var * (n / (n > 1 ? n - 1 : 1)) - (double)running_var[i]));
-    }
-};
-/* saved from the running statistics */
-struct norm_running_map {
-    const float *mean, *var;
-    float *saved;
-    int64_t n;
-    double eps;
-    __device__ void operator()(int64_t i) const
-    {
-        saved[i] = mean[i];
-        saved[n + i] = (float)(1.0 / sqrt((double)var[i] + eps));
-    }
-};
-/* mean, slope and shift of each (sample, channel), for the forward pass; map over samples x C */
-struct norm_fold_map {
-    norm s;
-    view beta;
-    __device__ void operator()(int64_t i) const
-    {
-        const int64_t group = i / s.width;
-        s.mean[i] = s.saved[group];
-        if (s.slope) s.slope[i] = s.saved[s.k.samples * s.groups + group] * (s.gamma ? s.gamma[i % s.k.c] : 1.0f);
-        if (s.shift) s.shift[i] = beta ? beta[i % s.k.c] : 0.0f;
-    }
-};
-/* y = (x - mean) slope + shift; 8 bytes an element */
-struct norm_apply_map {
-    norm s;
-    sink y;
-    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
-    {
-        const int64_t at = sample * s.k.c + ch;
-        float v[N];
-        load<N>(s.x, i, v);
-        BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) v[e] = (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
-        store<N>(y, i, v, 0);
-    }
-};
-/* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g - r a / M -
-   (x - mean) r^3 b / M. Here the factors; map over samples x groups. batch 0: constant statistics, only the first term. */
-struct norm_factors_map {
-    norm s;
-    int batch;
-    const double *rows; /* of all ranks; NULL: this rank's */
-    __device__ void operator()(int64_t i) const
-    {
-        const double r = (double)s.saved[s.k.samples * s.groups + i], n = rows ? *rows : (double)(s.k.rows * s.width);
-        double a = 0, b = 0;
-        for (int64_t j = i * s.width; batch && j < (i + 1) * s.width; ++j) {
-            const double gamma = s.gamma ? (double)s.gamma[j % s.k.c] : 1.0;
-            a += gamma * s.sum[j].a;
-            b += gamma * s.sum[j].b;
-        }
-        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) {
-            s.scale[j] = (float)(r * (s.gamma ? (double)s.gamma[j % s.k.c] : 1.0));
-            s.slope[j] = (float)(-r * r * r * b / n);
-            s.shift[j] = (float)(-r * a / n);
-        }
-    }
-};
-/* dx (+)= g scale + (x - mean) slope + shift; 12 bytes an element */
-struct norm_back_map {
-    norm s;
-    sink dx;
-    int add;
-    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
-    {
-        const int64_t at = sample * s.k.c + ch;
-        float v[N], d[N];
-        load<N>(s.x, i, v);
-        load<N>(s.g, i, d);
-        BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) d[e] = d[e] * s.scale[at + e] + (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
-        store<N>(dx, i, d, add);
-    }
-};
-/* dgamma (+)= sum of g (x - mean) r, dbeta (+)= sum of g, over samples; map over C */
-struct norm_affine_map {
-    norm s;
-    sink dgamma, dbeta;
-    int add_gamma, add_beta;
-    __device__ void operator()(int64_t ch) const
-    {
-        double a = 0, b = 0;
-        for (int64_t sample = 0; sample < s.k.samples; ++sample) {
-            const int64_t j = sample * s.k.c + ch;
-            a += s.sum[j].b * (double)s.saved[s.k.samples * s.groups + j / s.width];
-            b += s.sum[j].a;
-        }
-        if (dgamma) put(dgamma, ch, (float)a, add_gamma);
-        if (dbeta) put(dbeta, ch, (float)b, add_beta);
-    }
-};
+/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------- */
 
-/* Over several ranks, before their exchange: own = both sums of each channel, and the number of rows; map over 2 C + 1 */
-struct norm_sums_map {
-    norm s;
-    __device__ void operator()(int64_t i) const { s.own[i] = i == 2 * s.k.c ? (double)s.k.rows : i % 2 ? s.sum[i / 2].b : s.sum[i / 2].a; }
-};
-/* and after it: own = the sum over ranks, in their order */
-struct norm_ranks_map {
-    norm s;
-    int ranks;
-    __device__ void operator()(int64_t i) const
-    {
-        double v = 0;
-        for (int r = 0; r < ranks; ++r) v += s.all[r * (2 * s.k.c + 1) + i];
-        s.own[i] = v;
-    }
-};
-static void norm_gather(bmvp_ctx *c, const norm &s) { bmvp_kernel_gather(c, s.own, (2 * s.k.c + 1) * (int64_t)sizeof *s.own, s.all); }
-
-static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean, float *running_var)
-{
-    columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
-    if (s.comm) {
-        each(c, norm_moments_map{ s }, s.k.c);
-        norm_gather(c, s);
-    }
-    each(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var }, s.k.samples * s.groups);
-}
-static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
-{
-    each(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
-    columns_map(c, norm_apply_map{ s, result(y) }, s.k);
-}
-static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch)
-{
-    norm s = norm_of(c, y, samples, groups), fold = s;
-    int add, add_gamma, add_beta;
-    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma);
-    sink gbeta = grad(c, y->src[2], &add_beta);
-    if (!gx && !ggamma && !gbeta) return;
-    fold.slope = fold.shift = NULL; /* only the mean; slope and shift come from the sums */
-    each(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
-    columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
-    if (ggamma || gbeta) each(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
-    if (s.comm) { /* whether or not somebody wants gx: the other ranks wait for this one */
-        each(c, norm_sums_map{ s }, 2 * s.k.c + 1);
-        norm_gather(c, s);
-        each(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
-        s.sum = (pair *)(void *)s.own;
-    }
-    if (!gx) return;
-    each(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
-    columns_map(c, norm_back_map{ s, gx, add }, s.k);
-}
-
-static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t ch = last_dim(y);
-    const norm s = norm_of(c, y, 1, ch);
-    if (!bmvp_kernel_recomputes(c)) {
-        if (y->iarg[0]) norm_statistics(c, s, y->farg[1], y->farg[0], buffer_of(y->src[3]), buffer_of(y->src[4]));
-        else each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->farg[1] }, ch);
-    }
-    norm_apply(c, y, s);
-}
-static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, 1, last_dim(y), (int)y->iarg[0]); }
-static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
-{
-    const bmvp_comm *m = bmvp_comm_of(c);
-    return norm_workspace(y, 1) + (m ? 2 * (1 + m->size) * (2 * last_dim(y) + 1) : 0);
-}
-
-static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const norm s = norm_of(c, y, y->dim[0], y->iarg[0]);
-    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->farg[0], 0, NULL, NULL);
-    norm_apply(c, y, s);
-}
-static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) { norm_backward(c, y, y->dim[0], y->iarg[0], 1); }
-static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
-
-/* >>kernel parts: storage, asynchronous copies, tensor cores ------------------------------------------------------------------------ */
-
-/* Kernels whose operands go through shared memory are templates over the type S that these have: float, or uint16_t for bfloat16. */
+/* Kernels whose operands go through shared memory are templates over the type S that these have: float, or uint16_t for
+   bfloat16. */
 
 /* Numbers i to i + 3 of x, i a multiple of 4, as bfloat16; zeros if not inside */
 static __device__ __forceinline__ piece<uint32_t, 2> four_halves(const view &x, int64_t i, int inside)
@@ -2723,8 +2509,8 @@ static __device__ __forceinline__ piece<uint32_t, 2> four_halves(const view &x, 
     return h;
 }
 
-/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded to TF32 (to
-   nearest, ties away) or bfloat16 (to nearest even). */
+/* How products are made: in float32 by the ordinary units; or on the tensor cores, sums in float32 and operands rounded
+   to TF32 (to nearest, ties away) or bfloat16 (to nearest even). */
 enum { EXACT, TF32, BF16 };
 static int products_of(const bmvp_ctx *c)
 {
@@ -2733,17 +2519,26 @@ static int products_of(const bmvp_ctx *c)
 }
 
 #ifndef BMVP_CUDA_SHIM
-/* N bytes (4, 8 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from` must be a device
-   pointer. A copy is there for the thread after commit and wait, for others after a barrier besides. */
+/* N bytes (4, 8 or 16, aligned) from device to shared memory while the thread goes on; zeros if not inside, but `from`
+   must be a device pointer. A copy is there for the thread after commit and wait, for others after a barrier
+   besides. */
 template <int N> static __device__ __forceinline__ void copy_async(void *to, const void *from, int inside)
 {
     const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
-    if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0) : "memory");
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(shared), "l"(from), "r"(inside ? N : 0), "n"(N) : "memory");
+    if (N == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(inside ? 16 : 0)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(shared), "l"(from), "r"(inside ? N : 0),
+                     "n"(N)
+                     : "memory");
 }
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most N groups of copies are on their way */
-template <int N> static __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> static __device__ __forceinline__ void copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 
 static __device__ __forceinline__ uint32_t round_tf32(float x)
 {
@@ -2756,18 +2551,20 @@ static __device__ __forceinline__ uint32_t round_tf32(float x)
    b: column g at k = t, t + 4 (2 t, 2 t + 8); c: row g, columns 2 t and 2 t + 1, then row g + 8. */
 static __device__ __forceinline__ void mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane / 4, columns
-   2 (lane % 4), or the same of its transpose. */
+/* Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r names row r of matrix i; a lane gets of each the pair at row lane
+   / 4, columns 2 (lane % 4), or the same of its transpose. */
 static __device__ __forceinline__ void matrix_load(uint32_t r[4], const void *row)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -2784,11 +2581,13 @@ static __device__ __forceinline__ void matrix_load_transposed(uint32_t r[4], con
 }
 #endif
 
-/* Products of a warp whose left operand lies in registers, 16 rows at a time, and whose right one lies in shared memory, [k][n] with rows
-   LD apart (8 more than a multiple of 64, so that loads are free of bank conflicts). */
+/* Products of a warp whose left operand lies in registers, 16 rows at a time, and whose right one lies in shared
+   memory, [k][n] with rows LD apart (8 more than a multiple of 64, so that loads are free of bank conflicts). */
 
-/* Rows [first, first + ROWS) of a matrix of t rows `step` apart into a tile of COLS + 8 apart, asynchronously, by 128 threads; zeros beyond */
-template <int ROWS, int COLS> static __device__ void load_rows(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
+/* Rows [first, first + ROWS) of a matrix of t rows `step` apart into a tile of COLS + 8 apart, asynchronously, by 128
+   threads; zeros beyond */
+template <int ROWS, int COLS>
+static __device__ void load_rows(uint16_t *to, const uint16_t *x, int64_t first, int64_t t, int64_t step)
 {
     enum { APART = 128 / (COLS / 8) };
     const int row = (int)threadIdx.x / (COLS / 8), col = (int)threadIdx.x % (COLS / 8) * 8;
@@ -2796,7 +2595,8 @@ template <int ROWS, int COLS> static __device__ void load_rows(uint16_t *to, con
     const int left = (int)(t - first < ROWS ? t - first : ROWS) - row;
     to += row * (COLS + 8) + col;
     BMVPI_UNROLLED_BY_4
-    for (int e = 0; e < ROWS; e += APART, from += APART * step) copy_async<16>(to + e * (COLS + 8), e < left ? from : x, e < left);
+    for (int e = 0; e < ROWS; e += APART, from += APART * step)
+        copy_async<16>(to + e * (COLS + 8), e < left ? from : x, e < left);
 }
 
 /* 16 rows of a tile as left operands, K steps of 16 */
@@ -2811,7 +2611,8 @@ template <int K, int LD> static __device__ __forceinline__ void warp_columns(uin
 {
     const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
-    for (int k = 0; k < K; ++k) matrix_load_transposed(a[k], tile + (k * 16 + lane % 8 + lane / 16 * 8) * LD + lane / 8 % 2 * 8);
+    for (int k = 0; k < K; ++k)
+        matrix_load_transposed(a[k], tile + (k * 16 + lane % 8 + lane / 16 * 8) * LD + lane / 8 % 2 * 8);
 }
 /* o += a b: M times 16 rows, K steps of 16, N columns of 8 */
 template <int M, int K, int N, int LD>
@@ -2833,7 +2634,8 @@ static __device__ __forceinline__ void warp_product(float o[M][N][4], const uint
 }
 /* o += a b^T, b as [n][k] */
 template <int M, int K, int N, int LD>
-static __device__ __forceinline__ void warp_product_transposed(float o[M][N][4], const uint32_t a[M][K][4], const uint16_t *b)
+static __device__ __forceinline__ void warp_product_transposed(float o[M][N][4], const uint32_t a[M][K][4],
+                                                               const uint16_t *b)
 {
     const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
@@ -2853,17 +2655,20 @@ static __device__ __forceinline__ void warp_product_transposed(float o[M][N][4],
 template <int K> static __device__ __forceinline__ void warp_pack(uint32_t a[K][4], const float s[2 * K][4])
 {
     BMVPI_UNROLLED
-    for (int k = 0; k < 4 * K; ++k) a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
+    for (int k = 0; k < 4 * K; ++k)
+        a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
 }
 
 /* More than 48 KB of shared memory must be asked for. */
 template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
 {
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory of a kernel");
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+                 "shared memory of a kernel");
 }
 
 /* y[i] (+)= sum of `parts` arrays of n.
-   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums in order.
+   Who:    thread (x, y) adds parts y, y + 8, ... of element x of the block's; the first of an element adds the 8 sums
+           in order.
    Launch: n / 32 blocks of 32 x 8 threads, 2 KB of shared memory.
    Bits:   double sums in fixed order.
    Traffic: 4 bytes a part and element, coalesced. */
@@ -2883,12 +2688,13 @@ static void join_parts(bmvp_ctx *c, const float *part, int parts, int64_t n, con
     BMVPI_RUN(c, join_parts_kernel, dim3((unsigned)ceil_div(n, 32)), dim3(32, 8), 0, part, parts, n, y, add);
 }
 
-/* >>op matmul, linear, mlp ------------------------------------------------------------------------------------------------ */
+/* >>op matmul ------------------------------------------------------------------------------------------------------ */
 
-/* which 0: y; 1: gradient of a; 2: gradient of b. float32 as on the CPU: cosines over a temperature, kernels multiplied by kernels. */
+/* which 0: y; 1: gradient of a; 2: gradient of b. float32 as on the CPU: cosines over a temperature, kernels multiplied
+   by kernels. */
 static gemm matmul_of(const bmvp_tensor *y, int which, const view &a, const view &b, const sink &to, int add)
 {
-    const int ta = (int)y->iarg[0], tb = (int)y->iarg[1];
+    const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
     const bmvp_tensor *x = y->src[0];
     const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = x->dim[x->rank - (ta ? 2 : 1)];
     gemm g;
@@ -2939,18 +2745,22 @@ static int64_t matmul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
     return n + (backward ? largest : 0);
 }
 
+/* >>op linear ------------------------------------------------------------------------------------------------------ */
+
 static void linear_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t in = y->src[1]->dim[0], out = y->src[1]->dim[1], rows = y->numel / out;
     float *room = bmvp_kernel_workspace(c);
-    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), b = operand_bias(c, y, y->src[2], &room);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room),
+               b = operand_bias(c, y, y->src[2], &room);
     gemm_bias(c, rows, out, in, x, w, b, result(y), y->n_src > 3 ? values(y->src[3]) : view{ NULL, 0 });
 }
 static void linear_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t in = y->src[1]->dim[0], out = y->src[1]->dim[1], rows = y->numel / out;
     float *room = bmvp_kernel_workspace(c);
-    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room), gy = operand_gradient(c, y, &room);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room),
+               gy = operand_gradient(c, y, &room);
     int add[3];
     sink g[3];
     if (y->n_src > 3) bmvp_kernel_grad_pass(c, y, y->src[3]);
@@ -2965,6 +2775,8 @@ static int64_t linear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
     if (!backward) return room + operand_room(y, y->src[2]);
     return room + operand_room(y, y) + (y->src[2] ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0);
 }
+
+/* >>op mlp: with its kernels --------------------------------------------------------------------------------------- */
 
 /* The hidden layer exists for a tile of tokens at a time: at most 16 M numbers. */
 struct mlp_shape { int64_t m, i, h, o, tile; };
@@ -3019,34 +2831,44 @@ struct mlp_fused {
     int64_t m;
     int h;
 };
-/* GELU and its derivative Phi(x) + x phi(x), with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5 is far below
-   bfloat16's rounding (Abramowitz, Stegun: Handbook of Mathematical Functions, 7.1.25). Both take one exponential. */
+/* GELU and its derivative Phi(x) + x phi(x), with erf as 1 - polynomial(1 / (1 + p x)) exp(-x^2), whose error of 2.5e-5
+   is far below bfloat16's rounding (Abramowitz, Stegun: Handbook of Mathematical Functions, 7.1.25). Both take one
+   exponential. */
 static __device__ __forceinline__ float gelu_near(float x, float *slope)
 {
-    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z), bell = exp2f(-1.44269504f * z * z);
+    const float z = fabsf(x) * 0.70710678f, t = __fdividef(1.0f, 1.0f + 0.47047f * z),
+                bell = exp2f(-1.44269504f * z * z);
     const float e = 1.0f - t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f)) * bell;
     *slope = 0.5f + copysignf(0.5f * e, x) + 0.39894228f * x * bell;
     return 0.5f * (x + fabsf(x) * e);
 }
 
-/* 64 columns of w1 and of b1, which may be none, and 64 rows of w2 from h0 on, asynchronously, by 128 threads: w1 [C][64] with rows LD1
-   apart, w2 [64][C] with rows LD apart, b1 as floats. */
+/* 64 columns of w1 and of b1, which may be none, and 64 rows of w2 from h0 on, asynchronously, by 128 threads: w1
+   [C][64] with rows LD1 apart, w2 [64][C] with rows LD apart, b1 as floats. */
 template <int C> struct mlp_chunk {
     enum { LD = C + 8, LD1 = 64 + 8, W2 = C * LD1, B1 = W2 + 64 * LD, SIZE = B1 + 2 * 64 };
-    static __device__ __forceinline__ void load(uint16_t *to, const uint16_t *w1, const float *b1, const uint16_t *w2, int h, int h0)
+    static __device__ __forceinline__ void load(uint16_t *to, const uint16_t *w1, const float *b1, const uint16_t *w2,
+                                                int h, int h0)
     {
         load_rows<C, 64>(to, w1 + h0, 0, C, h);
         load_rows<64, C>(to + W2, w2, h0, h, C);
-        if (threadIdx.x < 64) copy_async<4>((float *)(void *)(to + B1) + threadIdx.x, b1 ? b1 + h0 + threadIdx.x : (const float *)w1, b1 != NULL);
+        if (threadIdx.x < 64)
+            copy_async<4>((float *)(void *)(to + B1) + threadIdx.x, b1 ? b1 + h0 + threadIdx.x : (const float *)w1,
+                          b1 != NULL);
         copy_commit();
     }
-    static __device__ __forceinline__ const float *bias(const uint16_t *chunk) { return (const float *)(const void *)(chunk + B1); }
+    static __device__ __forceinline__ const float *bias(const uint16_t *chunk)
+    {
+        return (const float *)(const void *)(chunk + B1);
+    }
 };
 
-/* y = residual + GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a time, in registers.
-   Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1 and rows of w2 are on
-           their way into shared memory while the last ones are used.
-   Launch: ceil(m / (64 M)) blocks of 128 threads; C = 64 with M = 2, 128 with M = 1; 56 and 89 KB of shared memory. H a multiple of 64.
+/* y = residual + GELU(x w1 + b1) w2 + b2 in bfloat16 with sums in float32; the hidden layer exists 64 columns at a
+   time, in registers.
+   Who:    a block of 4 warps makes 4 x 16 M rows; a warp's rows of x lie in registers. The next 64 columns of w1, b1
+           and rows of w2 are on their way into shared memory while the last ones are used.
+   Launch: ceil(m / (64 M)) blocks of 128 threads; C = 64 with M = 2, 128 with M = 1; 56 and 89 KB of shared memory. H a
+           multiple of 64.
    Bits:   each row by one warp, hidden columns in order.
    Traffic: x, residual and y once, weights from L2 for every block; 4 m C H operations. */
 template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp_fused f)
@@ -3061,7 +2883,8 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
     float s[M][8][4], o[M][C / 8][4], slope;
     chunk::load(stage, f.w1, f.b1, f.w2, f.h, 0);
     for (int i = t; i < ROWS * C / 4; i += 128)
-        *(piece<uint32_t, 2> *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4) = four_halves(f.x, first * C + i * 4, first + i / (C / 4) < f.m);
+        *(piece<uint32_t, 2> *)(void *)(xs + i / (C / 4) * LD + i % (C / 4) * 4) =
+            four_halves(f.x, first * C + i * 4, first + i / (C / 4) < f.m);
     __syncthreads();
     BMVPI_UNROLLED
     for (int i = 0; i < M; ++i) warp_rows<C / 16, LD>(a[i], xs + (warp * 16 * M + i * 16) * LD);
@@ -3074,7 +2897,8 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
         __syncthreads(); /* these columns are there, and nobody reads the last ones any more */
         if (h0 + 64 < f.h) chunk::load(stage + (h0 / 64 + 1) % 2 * chunk::SIZE, f.w1, f.b1, f.w2, f.h, h0 + 64);
         BMVPI_UNROLLED
-        for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = chunk::bias(now)[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
+        for (int i = 0; i < M * 32; ++i)
+            s[i / 32][i / 4 % 8][i % 4] = chunk::bias(now)[i / 4 % 8 * 8 + lane % 4 * 2 + i % 2];
         warp_product<M, C / 16, 8, chunk::LD1>(s, a, now);
         BMVPI_UNROLLED
         for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = gelu_near(s[i / 32][i / 4 % 8][i % 4], &slope);
@@ -3094,8 +2918,8 @@ template <int C, int M> __global__ void __launch_bounds__(128, 2) mlp_kernel(mlp
     }
 }
 
-/* Backward, in the shape of attention's: a hidden unit is a key, its column of w1 the k and its row of w2 the v. The hidden layer is made
-   twice, which saves the atomics. */
+/* Backward, in the shape of attention's: a hidden unit is a key, its column of w1 the k and its row of w2 the v. The
+   hidden layer is made twice, which saves the atomics. */
 struct mlp_back {
     const uint16_t *x, *gy, *w1, *w2; /* bfloat16 */
     const float *b1;                  /* may be none */
@@ -3106,10 +2930,10 @@ struct mlp_back {
 };
 
 /* dx (+)= (gy w2^T * GELU'(x w1 + b1)) w1^T.
-   Who:    a block of 4 warps has 64 rows, 16 a warp, whose x and gy lie in registers, and goes over the hidden units 64 at a time while
-           the next ones are on their way into shared memory.
-   Launch: ceil(m / 64) blocks of 128 threads; C = 64 or 128; 37 and 71 KB of shared memory: x and gy come where the second 64 units will
-           be. H a multiple of 64.
+   Who:    a block of 4 warps has 64 rows, 16 a warp, whose x and gy lie in registers, and goes over the hidden units 64
+           at a time while the next ones are on their way into shared memory.
+   Launch: ceil(m / 64) blocks of 128 threads; C = 64 or 128; 37 and 71 KB of shared memory: x and gy come where the
+           second 64 units will be. H a multiple of 64.
    Bits:   each row by one warp, hidden units in order.
    Traffic: x, gy and dx once, weights from L2 for every block; 6 m C H operations. */
 template <int C> __global__ void __launch_bounds__(128, C == 64 ? 3 : 2) mlp_dx_kernel(mlp_back f)
@@ -3160,18 +2984,42 @@ template <int C> __global__ void __launch_bounds__(128, C == 64 ? 3 : 2) mlp_dx_
     BMVPI_UNROLLED
     for (int i = 0; i < C / 2; i += 2) {
         const int64_t row = first + warp * 16 + i % 4 / 2 * 8 + lane / 4;
-        if (row < f.m) put_pair(f.dx, row * C + i / 4 * 8 + lane % 4 * 2, dx[0][i / 4][i % 4], dx[0][i / 4][i % 4 + 1], f.add);
+        if (row < f.m)
+            put_pair(f.dx, row * C + i / 4 * 8 + lane % 4 * 2, dx[0][i / 4][i % 4], dx[0][i / 4][i % 4 + 1], f.add);
     }
 }
 
+/* A warp's 16 units from h0 on into the part */
+template <int C>
+static __device__ __forceinline__ void mlp_dw_store(const mlp_back &f, int part, int h0, int lane,
+                                                    const float dw1[1][C / 8][4], const float dw2[1][C / 8][4],
+                                                    float db[2])
+{
+    BMVPI_UNROLLED
+    for (int i = 0; i < 2; ++i) {
+        const int64_t unit = h0 + i * 8 + lane / 4;
+        for (int other = 2; other > 0; other /= 2) db[i] += __shfl_xor_sync(0xffffffffu, db[i], other);
+        if (lane % 4 == 0) f.part[1][part * (int64_t)f.h + unit] = db[i];
+        BMVPI_UNROLLED
+        for (int j = 0; j < C / 4; ++j) { /* two neighbours of each 8 channels */
+            const int64_t ch = j / 2 * 8 + lane % 4 * 2 + j % 2;
+            f.part[0][(part * (int64_t)C + ch) * f.h + unit] = dw1[0][j / 2][i * 2 + j % 2];
+            f.part[2][(part * (int64_t)f.h + unit) * C + ch] = dw2[0][j / 2][i * 2 + j % 2];
+        }
+    }
+}
 /* A part of dw1 = x^T d, db1 = sum of d and dw2 = GELU(x w1 + b1)^T gy, with d = gy w2^T * GELU'(x w1 + b1).
-   Who:    a block of 4 warps has 64 hidden units, 16 a warp, and goes over the rows of a part, 64 (C = 128: 32) at a time while the next
-           ones are on their way into shared memory. The hidden layer is made transposed, a row for a unit: then it comes as left operand.
-           The warp's columns of w1 and rows of w2 stay in registers at C = 64. Rows beyond m are zeros and add nothing.
-   Launch: parts x H / 64 blocks of 128 threads, those of the same rows one after the other; C = 64 or 128; 55 and 69 KB of shared memory.
+   Who:    a block of 4 warps has 64 hidden units, 16 a warp, and goes over the rows of a part, 64 (C = 128: 32) at a
+           time while the next ones are on their way into shared memory. The hidden layer is made transposed, a row for
+           a unit: then it comes as left operand. The warp's columns of w1 and rows of w2 stay in registers at C = 64.
+           Rows beyond m are zeros and add nothing.
+   Launch: parts x H / 64 blocks of 128 threads, those of the same rows one after the other; C = 64 or 128; 55 and 69 KB
+           of shared memory.
    Bits:   rows in order, a unit's sum of 4 lanes as a tree; no other block adds to these numbers.
    Traffic: x and gy H / 64 times, from L2; 4 (2 C + 1) H bytes a part; 8 m C H operations. */
-template <int C> struct mlp_dw { enum { ROWS = C == 64 ? 64 : 32, TILE = ROWS * (C + 8), BYTES = 2 * (mlp_chunk<C>::SIZE + 4 * TILE) }; };
+template <int C> struct mlp_dw {
+    enum { ROWS = C == 64 ? 64 : 32, TILE = ROWS * (C + 8), BYTES = 2 * (mlp_chunk<C>::SIZE + 4 * TILE) };
+};
 template <int C> __global__ void __launch_bounds__(128, 2) mlp_dw_kernel(mlp_back f)
 {
     typedef mlp_chunk<C> chunk;
@@ -3225,18 +3073,7 @@ template <int C> __global__ void __launch_bounds__(128, 2) mlp_dw_kernel(mlp_bac
         warp_pack<ROWS / 16>(p[0], d[0]);
         warp_product<1, ROWS / 16, C / 8, LD>(dw1, p, x);
     }
-    BMVPI_UNROLLED
-    for (int i = 0; i < 2; ++i) {
-        const int64_t unit = h0 + warp * 16 + i * 8 + lane / 4;
-        for (int other = 2; other > 0; other /= 2) db[i] += __shfl_xor_sync(0xffffffffu, db[i], other);
-        if (lane % 4 == 0) f.part[1][part * (int64_t)f.h + unit] = db[i];
-        BMVPI_UNROLLED
-        for (int j = 0; j < C / 4; ++j) { /* two neighbours of each 8 channels */
-            const int64_t ch = j / 2 * 8 + lane % 4 * 2 + j % 2;
-            f.part[0][(part * (int64_t)C + ch) * f.h + unit] = dw1[0][j / 2][i * 2 + j % 2];
-            f.part[2][(part * (int64_t)f.h + unit) * C + ch] = dw2[0][j / 2][i * 2 + j % 2];
-        }
-    }
+    mlp_dw_store<C>(f, part, h0 + warp * 16, lane, dw1, dw2, db);
 }
 static int mlp_is_fused(const bmvp_ctx *c, const mlp_shape &s)
 {
@@ -3272,7 +3109,8 @@ static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
         mlp_run(c, y, s, room);
         return;
     }
-    const view x = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
+    const view x = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room),
+               w2 = operand_of(c, y, y->src[3], &room);
     const view b2 = operand_bias(c, y, y->src[4], &room);
     const sink a = { room, is_half(y) };
     const view residual = mlp_residual(y);
@@ -3283,7 +3121,8 @@ static void mlp_forward(bmvp_ctx *c, bmvp_tensor *y)
         gemm_bias(c, n, s.o, s.h, a, w2, b2, result(y) + t * s.o, residual ? residual + t * s.o : residual);
     }
 }
-/* The rows of a part that sums weights, and the parts: about two blocks for each multiprocessor of an H100, none with fewer than 512 rows */
+/* The rows of a part that sums weights, and the parts: about two blocks for each multiprocessor of an H100, none with
+   fewer than 512 rows */
 static void mlp_cut(mlp_back *f)
 {
     f->rows = ceil_div(larger(512, ceil_div(f->m, ceil_div(BMVPI_MANY_TILES, f->h / 64))), 64) * 64;
@@ -3297,7 +3136,8 @@ template <int C> static void mlp_launch_back(bmvp_ctx *c, const mlp_back &f, int
     if (weights) BMVPI_RUN(c, mlp_dw_kernel<C>, dim3((unsigned)(f.parts * (f.h / 64))), dim3(128), DW_BYTES, f);
 }
 /* room: for what is not bfloat16 rounded, and the parts or the bias's workspace */
-static void mlp_run_back(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, const sink g[5], const int add[5], float *room)
+static void mlp_run_back(bmvp_ctx *c, const bmvp_tensor *y, const mlp_shape &s, const sink g[5], const int add[5],
+                         float *room)
 {
     const int64_t n[3] = { s.i * s.h, s.h, s.h * s.o };
     mlp_back f;
@@ -3330,7 +3170,8 @@ static void mlp_backward(bmvp_ctx *c, bmvp_tensor *y)
         mlp_run_back(c, y, s, g, add, room);
         return;
     }
-    const view x_all = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room), w2 = operand_of(c, y, y->src[3], &room);
+    const view x_all = operand_of(c, y, y->src[0], &room), w1 = operand_of(c, y, y->src[1], &room),
+               w2 = operand_of(c, y, y->src[3], &room);
     const view gy_all = operand_gradient(c, y, &room);
     const int64_t hidden = floats_for(s.tile * s.h, is_half(y));
     const sink a = { room, is_half(y) }, d = { room + hidden, is_half(y) };
@@ -3370,1008 +3211,11 @@ static int64_t mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backwa
     return room + operand_room(y, y) + 2 * hidden + larger(bias_workspace(s.tile, s.h), bias_workspace(s.tile, s.o));
 }
 
-/* >>kernel tile --------------------------------------------------------------------------------------------------- */
+/* >>kernel attention ----------------------------------------------------------------------------------------------- */
 
-/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input. BK steps of k lie in
-   shared memory at a time: A as it lies in device memory, [m][k] when k runs along memory (P::A_ALONG_K), else [k][m]; likewise B. */
-enum { BK = 32, TILE_THREADS = 128 };
-
-/* A place of a sliding window: where its tap 0 lies in the array the window slides over, and the taps (10 bits an axis) that lie inside. */
-struct spot { int base; unsigned taps; };
-
-/* Shapes of a BM x BN tile; E: what lies in shared memory. The padding keeps rows aligned to 16 bytes and reads free of bank conflicts. */
-template <class P, int MODE, int BM, int BN> struct tile_shape {
-    typedef typename P::storage S;
-    enum { HALF = MODE == BF16, PAD_K = HALF ? 8 : 4, PAD = 8,
-           A_ROWS = P::A_ALONG_K ? BM : BK, A_COLS = P::A_ALONG_K ? BK : BM, A_LD = A_COLS + (P::A_ALONG_K ? PAD_K : PAD),
-           B_ROWS = P::B_ALONG_K ? BN : BK, B_COLS = P::B_ALONG_K ? BK : BN, B_LD = B_COLS + (P::B_ALONG_K ? PAD_K : PAD),
-           A_SIZE = A_ROWS * A_LD, B_SIZE = B_ROWS * B_LD, STAGE = A_SIZE + B_SIZE, PLACES = P::PLACES_ARE_ROWS ? BM : 2 * BK };
-    static size_t bytes() { return sizeof(int) * 2 * PLACES + 2 * STAGE * (HALF ? 2 : 4); }
-};
-
-/* Products of a tile in float32: 16 x 8 threads, each BM / 16 x BN / 8 of it; k in order. Rows and columns of a thread are such that the
-   lanes of a warp read different banks or the same word. */
-template <class P, int BM, int BN> struct tile_exact {
-    typedef tile_shape<P, EXACT, BM, BN> T;
-    typedef float E;
-    enum { M = BM / 16, N = BN / 8 };
-    float sum[M][N];
-    static __device__ __forceinline__ int at(int t, int i, int threads, int along_k)
-    {
-        return along_k ? t + threads * i : i / 4 * 4 * threads + t * 4 + i % 4;
-    }
-    static __device__ __forceinline__ int row(int i) { return at((int)threadIdx.x / 8, i, 16, P::A_ALONG_K); }
-    static __device__ __forceinline__ int col(int j) { return at((int)threadIdx.x % 8, j, 8, P::B_ALONG_K); }
-    __device__ void start()
-    {
-        BMVPI_UNROLLED
-        for (int i = 0; i < M * N; ++i) sum[i / N][i % N] = 0;
-    }
-    /* 4 steps of k of operands that lie along k, or 4 neighbours of one step */
-    static __device__ __forceinline__ piece<float, 4> four(const float *x, int ld, int along_k, int k, int e, int own, int quad)
-    {
-        return *(const piece<float, 4> *)(const void *)(along_k ? x + own * ld + k : x + (k + e) * ld + quad);
-    }
-    __device__ void step(const float *a, const float *b)
-    {
-        BMVPI_ROLLED
-        for (int k = 0; k < BK; k += 4) {
-            piece<float, 4> u[M], v[N];
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i) u[i] = four(a, T::A_LD, P::A_ALONG_K, k, i % 4, row(i), row(i / 4 * 4));
-            BMVPI_UNROLLED
-            for (int j = 0; j < N; ++j) v[j] = four(b, T::B_LD, P::B_ALONG_K, k, j % 4, col(j), col(j / 4 * 4));
-            BMVPI_UNROLLED
-            for (int e = 0; e < 4; ++e)
-                BMVPI_UNROLLED
-                for (int i = 0; i < M; ++i)
-                    BMVPI_UNROLLED
-                    for (int j = 0; j < N; ++j)
-                        sum[i][j] += (P::A_ALONG_K ? u[i].v[e] : u[i / 4 * 4 + e].v[i % 4]) *
-                                     (P::B_ALONG_K ? v[j].v[e] : v[j / 4 * 4 + e].v[j % 4]);
-        }
-    }
-    __device__ void store(const P &p, int z, int m0, int n0) const
-    {
-        BMVPI_UNROLLED
-        for (int i = 0; i < M; ++i)
-            BMVPI_UNROLLED
-            for (int j = 0; j < N; ++j)
-                if (m0 + row(i) < p.m && n0 + col(j) < p.n) p.store(z, m0 + row(i), n0 + col(j), sum[i][j]);
-    }
-};
-
-/* On tensor cores: 2 x 2 warps, each BM / 2 x BN / 2 of the tile as fragments of 16 x 8 (see mma_tf32). */
-template <class P, int MODE, int BM, int BN> struct tile_mma {
-    typedef tile_shape<P, MODE, BM, BN> T;
-    enum { M = BM / 32, N = BN / 16 };
-    float sum[M][N][4];
-    static __device__ int warp_row() { return (int)threadIdx.x / 64 * (BM / 2); }
-    static __device__ int warp_col() { return (int)threadIdx.x / 32 % 2 * (BN / 2); }
-    __device__ void start()
-    {
-        BMVPI_UNROLLED
-        for (int i = 0; i < M * N * 4; ++i) sum[i / (N * 4)][i / 4 % N][i % 4] = 0;
-    }
-    __device__ void step(const uint16_t *a, const uint16_t *b) /* bfloat16 */
-    {
-        const int lane = (int)threadIdx.x % 32, low = lane % 8, odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
-        BMVPI_UNROLLED
-        for (int k = 0; k < BK; k += 16) {
-            uint32_t u[M][4], v[N][2], r[4];
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i) {
-                const int m = warp_row() + i * 16;
-                if (P::A_ALONG_K) matrix_load(u[i], a + (m + low + odd) * T::A_LD + k + high);
-                else matrix_load_transposed(u[i], a + (k + low + high) * T::A_LD + m + odd);
-            }
-            BMVPI_UNROLLED
-            for (int j = 0; j < N; j += 2) {
-                const int n = warp_col() + j * 8;
-                if (P::B_ALONG_K) matrix_load(r, b + (n + low + high) * T::B_LD + k + odd);
-                else matrix_load_transposed(r, b + (k + low + odd) * T::B_LD + n + high);
-                v[j][0] = r[0], v[j][1] = r[1], v[j + 1][0] = r[2], v[j + 1][1] = r[3];
-            }
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i)
-                BMVPI_UNROLLED
-                for (int j = 0; j < N; ++j) mma_bf16(sum[i][j], u[i], v[j]);
-        }
-    }
-    static __device__ __forceinline__ uint32_t a_at(const float *a, int m, int k)
-    {
-        return round_tf32(a[P::A_ALONG_K ? m * T::A_LD + k : k * T::A_LD + m]);
-    }
-    static __device__ __forceinline__ uint32_t b_at(const float *b, int k, int n)
-    {
-        return round_tf32(b[P::B_ALONG_K ? n * T::B_LD + k : k * T::B_LD + n]);
-    }
-    __device__ void step(const float *a, const float *b) /* TF32 */
-    {
-        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
-        BMVPI_UNROLLED
-        for (int k = 0; k < BK; k += 8) {
-            uint32_t u[M][4], v[N][2];
-            BMVPI_UNROLLED
-            for (int i = 0; i < M * 4; ++i) u[i / 4][i % 4] = a_at(a, warp_row() + i / 4 * 16 + i % 2 * 8 + g, k + t + i % 4 / 2 * 4);
-            BMVPI_UNROLLED
-            for (int j = 0; j < N * 2; ++j) v[j / 2][j % 2] = b_at(b, k + t + j % 2 * 4, warp_col() + j / 2 * 8 + g);
-            BMVPI_UNROLLED
-            for (int i = 0; i < M; ++i)
-                BMVPI_UNROLLED
-                for (int j = 0; j < N; ++j) mma_tf32(sum[i][j], u[i], v[j]);
-        }
-    }
-    __device__ void store(const P &p, int z, int m0, int n0) const
-    {
-        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
-        BMVPI_UNROLLED
-        for (int i = 0; i < M; ++i)
-            BMVPI_UNROLLED
-            for (int j = 0; j < N; ++j)
-                BMVPI_UNROLLED
-                for (int e = 0; e < 4; ++e) {
-                    const int row = m0 + warp_row() + i * 16 + e / 2 * 8 + g, col = n0 + warp_col() + j * 8 + 2 * t + e % 2;
-                    if (row < p.m && col < p.n) p.store(z, row, col, sum[i][j][e]);
-                }
-    }
-};
-template <class P, int MODE, int BM, int BN> struct tile_products { typedef tile_mma<P, MODE, BM, BN> type; };
-template <class P, int BM, int BN> struct tile_products<P, EXACT, BM, BN> { typedef tile_exact<P, BM, BN> type; };
-template <int MODE> struct tile_element { typedef float type; };
-template <> struct tile_element<BF16> { typedef uint16_t type; };
-
-/* ROWS x COLS of an operand from device to shared memory, V neighbours at a time, from where at(row) says (NULL: zeros). Straight when
-   both hold the same type; else begin fetches, and finish rounds what was fetched on its way into shared memory. */
-template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy {
-    enum { STRAIGHT = sizeof(S) == sizeof(E) && V * sizeof(S) >= 4, WIDE = COLS / V, STEP = TILE_THREADS / WIDE, N = ROWS / STEP };
-    piece<S, V> held[STRAIGHT ? 1 : N];
-    static __device__ __forceinline__ int col() { return (int)threadIdx.x % WIDE * V; }
-    static __device__ __forceinline__ int row(int e) { return (int)threadIdx.x / WIDE + e * STEP; }
-    template <class A> __device__ __forceinline__ void begin(const A &at, const S *any, E *to)
-    {
-        BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) {
-            const S *from = at(row(e));
-            if (STRAIGHT) {
-                copy_async<STRAIGHT ? (int)(V * sizeof(S)) : 4>(to + row(e) * LD + col(), from ? from : any, from != NULL);
-                continue;
-            }
-            if (from) held[STRAIGHT ? 0 : e] = *(const piece<S, V> *)(const void *)from;
-            else for (int i = 0; i < V; ++i) held[STRAIGHT ? 0 : e].v[i] = S(0.0f);
-        }
-    }
-    __device__ __forceinline__ void finish(uint16_t *to) const
-    {
-        BMVPI_UNROLLED
-        for (int e = 0; !STRAIGHT && e < N; ++e) {
-            const piece<S, V> &h = held[STRAIGHT ? 0 : e];
-            if (V == 1) to[row(e) * LD + col()] = (uint16_t)round_bf16(value(h.v[0]), 0.0f);
-            for (int i = 0; i + 1 < V; i += 2)
-                *(uint32_t *)(void *)(to + row(e) * LD + col() + i) = round_bf16(value(h.v[i]), value(h.v[i + 1 < V ? i + 1 : i]));
-        }
-    }
-    __device__ __forceinline__ void finish(float *) const {} /* the copies were straight */
-};
-
-/* P gives m, n, the k range of slice z; place(z, i), the spot of place i of A; a_column(z, j), what is the same down a column of A as it
-   lies in memory; a(spot, column, z) and b(z, row, column), addresses; store(z, i, j, value).
-   Who:    128 threads make a tile of BM x BN (128 x 64, 64 x 32). While they multiply BK steps of k the next ones are on their way into the
-           other half of shared memory. Threads of a warp load neighbouring pieces of a row.
-   Launch: tiles along x, those of one row of tiles next to each other; slices (groups, parts of k) along y; 56 KB of shared memory in
-           float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
-   Bits:   each element by one thread or warp, k in order within its slice.
-   Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes from shared memory
-           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
-template <class P, int MODE, int V, int BM, int BN> __global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
-{
-    typedef typename P::storage S;
-    typedef tile_shape<P, MODE, BM, BN> T;
-    typedef typename tile_element<MODE>::type E;
-    BMVPI_DYNAMIC(spot, places);
-    E *stage = (E *)(void *)(places + T::PLACES);
-    const int t = (int)threadIdx.x, z = (int)blockIdx.y, first = p.k_first(z), last = p.k_last(z);
-    const int m0 = (int)(blockIdx.x / (unsigned)n_tiles) * BM, n0 = (int)(blockIdx.x % (unsigned)n_tiles) * BN;
-    typename tile_products<P, MODE, BM, BN>::type products;
-    tile_copy<S, E, V, T::A_ROWS, T::A_COLS, T::A_LD> copy_a;
-    tile_copy<S, E, V, T::B_ROWS, T::B_COLS, T::B_LD> copy_b;
-    const auto begin = [&](int k0) {
-        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
-        const spot *row = places + (P::PLACES_ARE_ROWS ? 0 : (k0 - first) / BK % 2 * BK);
-        const typename P::column column = p.a_column(z, (P::A_ALONG_K ? k0 : m0) + copy_a.col());
-        copy_a.begin([&](int r) { return p.a(row[r], column, z); }, p.x, to);
-        const int b_row = P::B_ALONG_K ? n0 : k0, b_col = (P::B_ALONG_K ? k0 : n0) + copy_b.col();
-        copy_b.begin([&](int r) { return p.b(z, b_row + r, b_col); }, p.x, to + T::A_SIZE);
-        copy_commit();
-    };
-    const auto finish = [&](int k0) {
-        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
-        copy_a.finish(to);
-        copy_b.finish(to + T::A_SIZE);
-    };
-    for (int i = t; i < T::PLACES; i += TILE_THREADS) places[i] = p.place(z, (P::PLACES_ARE_ROWS ? m0 : first) + i);
-    products.start();
-    __syncthreads();
-    if (first < last) {
-        begin(first);
-        finish(first);
-    }
-    BMVPI_ROLLED
-    for (int k0 = first; k0 < last; k0 += BK) {
-        const E *now = stage + (k0 - first) / BK % 2 * T::STAGE;
-        copy_wait<0>();
-        __syncthreads(); /* this half is there, and nobody reads the other one any more */
-        if (k0 + BK < last) begin(k0 + BK);
-        if (!P::PLACES_ARE_ROWS && t < BK) places[(k0 - first) / BK % 2 * BK + t] = p.place(z, k0 + 2 * BK + t);
-        products.step(now, now + T::A_SIZE);
-        if (k0 + BK < last) finish(k0 + BK);
-    }
-    products.store(p, z, m0, n0);
-}
-template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp_ctx *c, const P &p, int slices)
-{
-    const int64_t n_tiles = ceil_div(p.n, BN), tiles = ceil_div(p.m, BM) * n_tiles;
-    const size_t bytes = tile_shape<P, MODE, BM, BN>::bytes();
-    if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
-    BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes, p, (int)n_tiles);
-}
-/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such, or 4 neighbours. */
-static int tile_is_large(int64_t m, int64_t n, int64_t slices)
-{
-    return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
-}
-template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
-{
-    enum { V = 16 / sizeof(typename P::storage) };
-    if (!p.in_pieces(4)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
-    else if (!p.in_pieces(V)) tile_launch<MODE, 4, 64, 32>(c, p, slices);
-    else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
-    else tile_launch<MODE, V, 64, 32>(c, p, slices);
-}
-template <class S> struct tile_modes {
-    template <class P> static void run(bmvp_ctx *c, const P &p, int slices)
-    {
-        const int mode = products_of(c);
-        if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
-        else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
-        else tile_run_mode<EXACT>(c, p, slices);
-    }
-};
-template <> struct tile_modes<uint16_t> { /* tensors of bfloat16 are only there in that precision */
-    template <class P> static void run(bmvp_ctx *c, const P &p, int slices) { tile_run_mode<BF16>(c, p, slices); }
-};
-template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices) { tile_modes<typename P::storage>::run(c, p, slices); }
-
-/* >>op conv3d, conv_transpose3d ------------------------------------------------------------------------------------------- */
-
-struct conv {
-    int n, ci, co, groups, in[3], out[3], k[3], s[3], p[3];
-    int cig, cog; /* channels of a group */
-    int taps, places, voxels; /* k^3; output and input places of all samples */
-};
-static conv conv_of(const bmvp_tensor *y)
-{
-    const bmvp_tensor *x = y->src[0], *w = y->src[1];
-    conv v;
-    v.n = (int)x->dim[0];
-    v.ci = (int)x->dim[4];
-    v.co = (int)y->dim[4];
-    v.groups = (int)y->iarg[6];
-    v.cig = v.ci / v.groups;
-    v.cog = v.co / v.groups;
-    v.taps = 1;
-    v.places = v.voxels = v.n;
-    for (int i = 0; i < 3; ++i) {
-        v.in[i] = (int)x->dim[i + 1];
-        v.out[i] = (int)y->dim[i + 1];
-        v.k[i] = (int)w->dim[i];
-        v.s[i] = (int)y->iarg[i];
-        v.p[i] = (int)y->iarg[3 + i];
-        v.taps *= v.k[i];
-        v.places *= v.out[i];
-        v.voxels *= v.in[i];
-    }
-    return v;
-}
-/* Kernel = stride, no padding, one group: cut into blocks it is a matrix product. */
-static int conv_is_blocks(const bmvp_tensor *y)
-{
-    int blocks = y->iarg[6] == 1;
-    for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == y->iarg[i] && y->iarg[3 + i] == 0;
-    return blocks;
-}
-static int conv_is_pointwise(const bmvp_tensor *y) { return conv_is_blocks(y) && y->iarg[0] * y->iarg[1] * y->iarg[2] == 1; }
-
-/* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is no such column). */
-struct window_column { int shift, ch; unsigned bits; };
-enum { WINDOW_TAPS = 10 };
-
-static __device__ __forceinline__ void window_split(int i, const int dim[3], int at[4]) /* n, z, y, x */
-{
-    for (int a = 2; a >= 0; --a) at[a + 1] = i % dim[a], i /= dim[a];
-    at[0] = i;
-}
-/* Output place i on x: input q + tap with q = stride o - pad */
-static __device__ spot window_on_input(const conv &v, int i)
-{
-    int at[4];
-    spot s = { 0, 0 };
-    if (i >= v.places) return s;
-    window_split(i, v.out, at);
-    s.base = at[0];
-    for (int a = 0; a < 3; ++a) {
-        const int q = at[a + 1] * v.s[a] - v.p[a], lo = q < 0 ? -q : 0, hi = v.in[a] - q < v.k[a] ? v.in[a] - q : v.k[a];
-        s.base = s.base * v.in[a] + q;
-        if (hi > lo) s.taps |= ((1u << hi) - (1u << lo)) << (WINDOW_TAPS * (2 - a));
-    }
-    return s;
-}
-/* Input voxel i on y: output (q - tap) / stride where that is whole, q = i + pad; which is q / stride - tap / stride, both rounded down */
-static __device__ spot window_on_output(const conv &v, int i)
-{
-    int at[4];
-    spot s = { 0, 0 };
-    if (i >= v.voxels) return s;
-    window_split(i, v.in, at);
-    s.base = at[0];
-    for (int a = 0; a < 3; ++a) {
-        const int q = at[a + 1] + v.p[a];
-        s.base = s.base * v.out[a] + q / v.s[a];
-        for (int t = q % v.s[a]; t < v.k[a] && t <= q; t += v.s[a])
-            if ((q - t) / v.s[a] < v.out[a]) s.taps |= 1u << (t + WINDOW_TAPS * (2 - a));
-    }
-    return s;
-}
-/* Column j of `columns` = (tap, channel of `channels`) */
-static __device__ window_column window_column_of(const conv &v, int j, int columns, int channels, int on_input)
-{
-    const int tap = j / channels, x = tap % v.k[2], y = tap / v.k[2] % v.k[1], z = tap / v.k[2] / v.k[1];
-    window_column c;
-    c.ch = j % channels;
-    c.bits = j < columns ? 1u << x | 1u << (y + WINDOW_TAPS) | 1u << (z + 2 * WINDOW_TAPS) : ~0u;
-    if (on_input) c.shift = (z * v.in[1] + y) * v.in[2] + x;
-    else c.shift = -((z / v.s[0] * v.out[1] + y / v.s[1]) * v.out[2] + x / v.s[2]);
-    return c;
-}
-
-/* y: rows are output places, columns output channels, k = (tap, input channel) */
-template <class S> struct conv_forward_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 0, PLACES_ARE_ROWS = 1 };
-    typedef S storage;
-    typedef window_column column;
-    int m, n;
-    conv v;
-    const S *x, *w;
-    view bias;
-    sink y;
-    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
-    __device__ int k_first(int) const { return 0; }
-    __device__ int k_last(int) const { return v.taps * v.cig; }
-    __device__ spot place(int, int i) const { return window_on_input(v, i); }
-    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cig, v.cig, 1); }
-    __device__ const S *a(const spot &s, const column &c, int z) const
-    {
-        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z * v.cig + c.ch : NULL;
-    }
-    __device__ const S *b(int z, int k, int j) const { return k < k_last(z) && j < n ? w + (int64_t)k * v.co + z * v.cog + j : NULL; }
-    __device__ void store(int z, int i, int j, float sum) const
-    {
-        const int ch = z * v.cog + j;
-        put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
-    }
-};
-/* dx: rows are input voxels, columns input channels, k = (tap, output channel). With a stride, voxels fall into phases by their remainder
-   along each axis; those of one meet the same taps, every stride-th along an axis. Slice z is a phase of a group. */
-template <class S> struct conv_dx_tile {
-    enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
-    typedef S storage;
-    typedef window_column column;
-    int m, n;
-    conv v;
-    const S *x, *w; /* x: dy */
-    sink dx;
-    int add;
-    int phases[3], plain; /* strides, or 1; plain: there is one phase */
-    int in_pieces(int by) const { return v.cog % by == 0; }
-    /* Along axis a: the phase of slice z, its first tap, how many it has */
-    __device__ int rest(int z, int a) const
-    {
-        const int p = z / v.groups;
-        return (a == 0 ? p / (phases[1] * phases[2]) : a == 1 ? p / phases[2] : p) % phases[a];
-    }
-    __device__ int tap_first(int z, int a) const { return (rest(z, a) + v.p[a]) % phases[a]; }
-    __device__ int taps(int z, int a) const { return (v.k[a] - tap_first(z, a) + phases[a] - 1) / phases[a]; }
-    /* Voxel i of the phase, or one that is none */
-    __device__ int voxel(int z, int i) const
-    {
-        int at[4], side[3];
-        if (plain) return i;
-        for (int a = 0; a < 3; ++a) {
-            side[a] = (v.in[a] - rest(z, a) + phases[a] - 1) / phases[a];
-            if (side[a] <= 0) return v.voxels;
-        }
-        window_split(i, side, at);
-        for (int a = 0; a < 3; ++a) at[0] = at[0] * v.in[a] + at[a + 1] * phases[a] + rest(z, a);
-        return at[0];
-    }
-    /* k of the phase among all (tap, channel); beyond them where the phase has no such k */
-    __device__ int among_all(int z, int k) const
-    {
-        int at[4], n_taps[3], tap = 0;
-        if (plain) return k;
-        if (k >= k_last(z)) return v.taps * v.cog;
-        for (int a = 0; a < 3; ++a) n_taps[a] = taps(z, a);
-        window_split(k / v.cog, n_taps, at);
-        for (int a = 0; a < 3; ++a) tap = tap * v.k[a] + at[a + 1] * phases[a] + tap_first(z, a);
-        return tap * v.cog + k % v.cog;
-    }
-    __device__ int k_first(int) const { return 0; }
-    __device__ int k_last(int z) const { return (plain ? v.taps : taps(z, 0) * taps(z, 1) * taps(z, 2)) * v.cog; }
-    __device__ spot place(int z, int i) const { return window_on_output(v, i < m ? voxel(z, i) : v.voxels); }
-    __device__ column a_column(int z, int j) const { return window_column_of(v, among_all(z, j), v.taps * v.cog, v.cog, 0); }
-    __device__ const S *a(const spot &s, const column &c, int z) const
-    {
-        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z % v.groups * v.cog + c.ch : NULL;
-    }
-    __device__ const S *b(int z, int j, int k) const
-    {
-        const int all = among_all(z, k);
-        return all < v.taps * v.cog && j < n ? w + (int64_t)(all / v.cog * v.cig + j) * v.co + z % v.groups * v.cog + all % v.cog : NULL;
-    }
-    __device__ void store(int z, int i, int j, float sum) const
-    {
-        const int at = voxel(z, i);
-        if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
-    }
-};
-template <class S> static void conv_dx_run(bmvp_ctx *c, const conv &v, const view &g, const view &w, const sink &dx, int add)
-{
-    const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
-    conv_dx_tile<S> p = { v.n, v.cig, v, (const S *)g.p, (const S *)w.p, dx, add, { 1, 1, 1 }, 0 };
-    for (int a = 0; a < 3; ++a) {
-        if (phased) p.phases[a] = v.s[a];
-        p.m *= (int)ceil_div(v.in[a], p.phases[a]);
-    }
-    const int phases = p.phases[0] * p.phases[1] * p.phases[2];
-    p.plain = phases == 1;
-    tile_run(c, p, v.groups * phases);
-}
-/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added afterwards; slice z is a
-   part of a group */
-template <class S> struct conv_dw_tile {
-    enum { A_ALONG_K = 0, B_ALONG_K = 0, PLACES_ARE_ROWS = 0 };
-    typedef S storage;
-    typedef window_column column;
-    int m, n;
-    conv v;
-    const S *x, *g;
-    float *part;
-    int parts, length; /* of a group; places of a part */
-    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
-    __device__ int k_first(int z) const { return z % parts * length; }
-    __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
-    __device__ spot place(int, int i) const { return window_on_input(v, i); }
-    __device__ column a_column(int, int j) const { return window_column_of(v, j, m, v.cig, 1); }
-    __device__ const S *a(const spot &s, const column &c, int z) const
-    {
-        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z / parts * v.cig + c.ch : NULL;
-    }
-    __device__ const S *b(int z, int k, int j) const
-    {
-        return k < k_last(z) && j < n ? g + (int64_t)k * v.co + z / parts * v.cog + j : NULL;
-    }
-    __device__ void store(int z, int i, int j, float sum) const
-    {
-        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = sum;
-    }
-};
-/* About 512 tiles, none with fewer than 1024 places */
-template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
-{
-    const int large = v.cog > 32;
-    const int64_t tiles = ceil_div(v.taps * v.cig, large ? 128 : 64) * ceil_div(v.cog, large ? 64 : 32) * v.groups;
-    conv_dw_tile<S> p;
-    memset(&p, 0, sizeof p);
-    p.v = v;
-    p.m = v.taps * v.cig;
-    p.n = v.cog;
-    p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
-    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), BK) * BK);
-    return p;
-}
-
-/* Between a volume and its blocks (places, k^3 C): to the blocks, or back. */
-static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t blocks[3], const int64_t k[3], const view &from,
-                        const sink &to, int back, int add)
-{
-    int64_t dim[8], xs[8], ys[8];
-    block_axes(volume->dim, blocks, k, dim, xs, ys);
-    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
-}
-static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
-{
-    const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
-    int64_t taps = 1;
-    for (int i = 0; i < 3; ++i) taps = larger(taps, y->src[1]->dim[i]);
-    if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
-    else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
-    else if (y->iarg[6] > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
-    else return 1;
-    return 0;
-}
-template <class S> static void conv_forward_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &w)
-{
-    const conv v = conv_of(y);
-    tile_run(c, conv_forward_tile<S>{ v.places, v.cog, v, (const S *)x.p, (const S *)w.p, values(y->src[2]), result(y) }, v.groups);
-}
-/* The blocks of x in `room`, or x itself where they are the same, as the product takes them; room then points behind */
-static view conv_blocks_of(bmvp_ctx *c, const bmvp_tensor *y, float **room)
-{
-    const sink u = { *room, is_half(y) };
-    if (conv_is_pointwise(y)) return operand_of(c, y, y->src[0], room);
-    conv_blocks(c, y->src[0], y->dim + 1, y->iarg, values(y->src[0]), u, 0, 0);
-    *room += floats_for(y->numel / y->dim[4] * (y->src[1]->numel / y->dim[4]), u.half);
-    return u;
-}
-static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    float *room = bmvp_kernel_workspace(c);
-    if (!conv_fits(c, y)) return;
-    const view w = operand_of(c, y, y->src[1], &room);
-    if (conv_is_blocks(y)) {
-        const view b = operand_bias(c, y, y->src[2], &room), u = conv_blocks_of(c, y, &room);
-        gemm_bias(c, y->numel / y->dim[4], y->dim[4], y->src[1]->numel / y->dim[4], u, w, b, result(y));
-        return;
-    }
-    const view x = operand_of(c, y, y->src[0], &room);
-    if (x.half) conv_forward_run<uint16_t>(c, y, x, w);
-    else conv_forward_run<float>(c, y, x, w);
-}
-/* Gradients of x and w as products with the blocks, gy and w as these take them */
-static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, const view &gy, const view &w, const sink &gx, int add_x, const sink &gw,
-                                 int add_w, float *room)
-{
-    const bmvp_tensor *x = y->src[0];
-    const int64_t rows = y->numel / y->dim[4], k = y->src[1]->numel / y->dim[4];
-    const int plain = conv_is_pointwise(y);
-    const sink u = { room, is_half(y) };
-    if (gw) gemm_run(c, gemm_of(k, y->dim[4], rows, conv_blocks_of(c, y, &room), 1, gy, 0, gw, add_w));
-    if (!gx) return;
-    gemm_run(c, gemm_of(rows, k, y->dim[4], gy, 0, w, 1, plain ? gx : u, plain && add_x));
-    if (plain) return;
-    if (!add_x && rows * k < x->numel) fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
-    conv_blocks(c, x, y->dim + 1, y->iarg, u, gx, 1, add_x);
-}
-template <class S> static void conv_dw_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &gy, const sink &gw, int add, float *part)
-{
-    conv_dw_tile<S> p = conv_dw_of<S>(conv_of(y));
-    p.x = (const S *)x.p;
-    p.g = (const S *)gy.p;
-    p.part = part;
-    tile_run(c, p, p.parts * p.v.groups);
-    join_parts(c, part, p.parts, y->src[1]->numel, gw, add);
-}
-static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    float *room = bmvp_kernel_workspace(c);
-    const view gy = operand_gradient(c, y, &room), w = operand_of(c, y, y->src[1], &room);
-    int add[3];
-    sink g[3];
-    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
-    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
-    if (conv_is_blocks(y)) {
-        conv_blocks_backward(c, y, gy, w, g[0], add[0], g[1], add[1], room);
-        return;
-    }
-    if (g[0] && gy.half) conv_dx_run<uint16_t>(c, conv_of(y), gy, w, g[0], add[0]);
-    else if (g[0]) conv_dx_run<float>(c, conv_of(y), gy, w, g[0], add[0]);
-    if (!g[1]) return;
-    const view x = operand_of(c, y, y->src[0], &room);
-    if (x.half) conv_dw_run<uint16_t>(c, y, x, gy, g[1], add[1], room);
-    else conv_dw_run<float>(c, y, x, gy, g[1], add[1], room);
-}
-static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
-{
-    const int64_t rows = y->numel / y->dim[4], x = operand_room(y, y->src[0]), w = operand_room(y, y->src[1]);
-    const int64_t before = w + operand_room(y, backward ? y : y->src[2]);
-    int64_t room = x;
-    if (conv_is_blocks(y) && !conv_is_pointwise(y)) room = floats_for(rows * (y->src[1]->numel / y->dim[4]), is_half(y));
-    else if (!conv_is_blocks(y) && backward) room += y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts;
-    return before + larger(room, backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0);
-}
-
-/* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
-static void conv_transpose3d_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci;
-    float *room = bmvp_kernel_workspace(c);
-    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
-    const sink u = { room, is_half(y) };
-    gemm_run(c, gemm_of(y->src[0]->numel / ci, k, ci, x, 0, w, 0, u, 0));
-    conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, u, result(y), 1, 0);
-    add_bias(c, result(y), y->numel / y->dim[4], y->dim[4], values(y->src[2]));
-}
-static void conv_transpose3d_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci, places = y->src[0]->numel / ci;
-    float *room = bmvp_kernel_workspace(c);
-    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
-    const sink u = { room, is_half(y) };
-    int add[3];
-    sink g[3];
-    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
-    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
-    if (g[0] || g[1]) conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, gradient(y), u, 0, 0);
-    if (g[0]) gemm_run(c, gemm_of(places, ci, k, u, 0, w, 1, g[0], add[0]));
-    if (g[1]) gemm_run(c, gemm_of(ci, k, places, x, 1, u, 0, g[1], add[1]));
-}
-static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
-{
-    const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]);
-    const int64_t bias = backward && y->src[2] ? bias_workspace(y->numel / y->dim[4], y->dim[4]) : 0;
-    return room + larger(floats_for(y->numel, is_half(y)), bias);
-}
-
-/* >>op depthwise3d -------------------------------------------------------------------------------------------------------- */
-
-struct depthwise {
-    int64_t n, d, h, w, c;
-    int residual;                 /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
-    int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
-    int64_t strips;               /* runs of STRIP outputs along W */
-    int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
-    int across, down;             /* warps of a tile along W and along H */
-    int64_t tiles_w, tiles_h, depth, slabs; /* tiles of a plane; planes of a block and how many such slabs make D */
-};
-enum { STRIP = 8, WARP = 32 };
-/* Rows of a tile whose weight gradient a block sums: STRIP x that many places, one warp for a row of it and a row of taps */
-template <int K> struct depthwise_weight_tile { enum { ROWS = K == 3 ? 8 : 4 }; };
-static int depthwise_in_tiles(const depthwise &s) { return (s.k == 3 || s.k == 5) && s.h * s.w * s.c < INT32_MAX; }
-
-/* Warps of a tile: what two blocks' registers allow */
-template <int K> struct depthwise_tile { enum { WARPS = K == 3 ? 8 : 6 }; };
-
-/* Each warp makes 2 rows of STRIP outputs: the tile that computes and loads least for this plane. */
-static void depthwise_choose_tile(depthwise *s)
-{
-    const int most = s->k == 3 ? (int)depthwise_tile<3>::WARPS : (int)depthwise_tile<5>::WARPS;
-    double least = INFINITY;
-    for (int across = 1; across <= 4; ++across)
-        for (int down = 1; down * across <= most; ++down) {
-            const int64_t tw = ceil_div(s->w, across * STRIP), th = ceil_div(s->h, down * 2);
-            const double made = (double)(across * STRIP * down * 2), read = (double)((across * STRIP + s->k - 1) * (down * 2 + s->k - 1));
-            const double cost = (double)(tw * th) * (made + 0.25 * read) * (across * down < 4 ? 1.5 : 1.0); /* few warps hide little */
-            if (cost >= least) continue;
-            least = cost;
-            s->across = across, s->down = down, s->tiles_w = tw, s->tiles_h = th;
-        }
-    s->depth = s->d;
-    while (s->depth > 8 && s->n * s->tiles_w * s->tiles_h * ceil_div(s->c, WARP) * ceil_div(s->d, s->depth) < 512)
-        s->depth = ceil_div(s->depth, 2);
-    s->slabs = ceil_div(s->d, s->depth);
-}
-static depthwise depthwise_of(const bmvp_tensor *y)
-{
-    depthwise s;
-    memset(&s, 0, sizeof s);
-    s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
-    s.residual = (int)y->iarg[0];
-    s.k = (int)y->src[1]->dim[0];
-    s.wide = power_of_two(s.c, 32);
-    s.strips = ceil_div(s.w, STRIP);
-    s.lines = s.n * s.d * s.h;
-    s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
-    s.chunks = ceil_div(s.lines, s.chunk);
-    if (!depthwise_in_tiles(s)) return s;
-    depthwise_choose_tile(&s);
-    const int rows = s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS;
-    const int64_t tiles = s.n * s.strips * ceil_div(s.h, rows);
-    s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
-    s.chunks = ceil_div(tiles, s.chunk);
-    return s;
-}
-
-/* What the residual adds to the weight of a tap */
-static __device__ __forceinline__ float depthwise_own(const depthwise &s, int tap, int taps) { return s.residual && tap == taps / 2 ? 1.0f : 0.0f; }
-
-/* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where there are none. A warp
-   takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are not. */
-template <class S>
-static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to, int row0, int rows, int col0, int cols, int channels)
-{
-    enum { PIECE = 16 / sizeof(S), PIECES = WARP / PIECE };
-    const int lane = (int)threadIdx.x, c = (int)s.c, w = (int)s.w;
-    BMVPI_ROLLED
-    for (int r = (int)threadIdx.y; r < rows; r += (int)blockDim.y) {
-        const int row = row0 + r, live = row >= 0 && row < s.h;
-        S *line = to + r * cols * WARP;
-        BMVPI_ROLLED
-        for (int i = lane; c % PIECE == 0 && i < cols * PIECES; i += WARP) {
-            const int col = col0 + i / PIECES, ch = i % PIECES * PIECE, inside = live && col >= 0 && col < w && ch < channels;
-            copy_async<16>(line + i * PIECE, inside ? plane + (row * w + col) * c + ch : plane, inside);
-        }
-        BMVPI_ROLLED
-        for (int i = 0; c % PIECE != 0 && i < cols; ++i) {
-            const int col = col0 + i, inside = live && col >= 0 && col < w && lane < channels;
-            line[i * WARP + lane] = inside ? plane[(row * w + col) * c + lane] : S(0.0f);
-        }
-    }
-}
-
-/* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse, which is the input
-   gradient. With a residual 1 is added to the middle weight, which is as much as to add x, or for the gradient that of y.
-   Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an input plane is read into
-           shared memory once, while the next one is on its way, and added to the K output planes it belongs to, which lie in registers.
-   Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile and the weights, at
-           most 72 KB of shared memory. K 3 and 5.
-   Bits:   each output by one thread, taps in order.
-   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6 x 16; y once. 2 K^3
-           operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
-template <class S, int K>
-__global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
-depthwise_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
-{
-    enum { R = K / 2, ROWS = 2, RUN = STRIP + K - 1, TAPS = K * K * K };
-    BMVPI_DYNAMIC(float, weight);
-    const int lane = (int)threadIdx.x, warp = (int)threadIdx.y, rows = s.down * ROWS + K - 1, cols = s.across * STRIP + K - 1;
-    const int row0 = (int)(blockIdx.x / s.tiles_w % s.tiles_h) * s.down * ROWS, col0 = (int)(blockIdx.x % s.tiles_w) * s.across * STRIP;
-    const int64_t slab = blockIdx.x / (s.tiles_w * s.tiles_h), sample = slab / s.slabs, ch0 = blockIdx.y * (int64_t)WARP, ch = ch0 + lane;
-    const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
-    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS, x0 = warp % s.across * STRIP;
-    const int64_t plane = s.h * s.w * s.c;
-    const int size = rows * cols * WARP; /* of a buffer; plane z lies in that of its parity */
-    const S *in = x + sample * s.d * plane + ch0;
-    S *buffer = (S *)(void *)(weight + TAPS * WARP);
-    float sum[K][ROWS][STRIP], v[ROWS][RUN];
-    const float start = bias && ch < s.c ? bias[ch] : 0.0f;
-    const int64_t out = ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
-    const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
-    for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
-        weight[tap * WARP + lane] = ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, TAPS) : 0.0f;
-    BMVPI_UNROLLED
-    for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
-    const int first = z0 - R > 0 ? z0 - R : 0;
-    depthwise_load(s, in + first * plane, buffer + (first & 1) * size, row0 - R, rows, col0 - R, cols, channels);
-    copy_commit();
-    BMVPI_ROLLED
-    for (int z = z0 - R; z < z1 + R; ++z) {
-        if (z >= 0 && z < s.d) {
-            const S *from = buffer + (z & 1) * size + (y0 * cols + x0) * WARP + lane;
-            copy_wait<0>();
-            __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
-            if (z + 1 < s.d && z + 1 < z1 + R)
-                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * size, row0 - R, rows, col0 - R, cols, channels);
-            copy_commit();
-            BMVPI_UNROLLED
-            for (int t = 0; t < RUN; ++t) v[ROWS - 1][t] = value(from[t * WARP]);
-            BMVPI_ROLLED
-            for (int j = 0; j < K; ++j) {
-                BMVPI_UNROLLED
-                for (int t = 0; t < RUN; ++t) {
-                    v[0][t] = v[1][t];
-                    v[1][t] = value(from[((j + 1) * cols + t) * WARP]);
-                }
-                BMVPI_UNROLLED
-                for (int i = 0; i < K; ++i) {
-                    if (z + R - i < z0 || z + R - i >= z1) continue;
-                    BMVPI_UNROLLED
-                    for (int l = 0; l < K; ++l) {
-                        const float f = weight[((i * K + j) * K + l) * WARP + lane];
-                        BMVPI_UNROLLED
-                        for (int t = 0; t < STRIP; ++t) sum[i][0][t] += v[0][t + l] * f, sum[i][1][t] += v[1][t + l] * f;
-                    }
-                }
-            }
-        }
-        if (z - R >= z0) {
-            BMVPI_UNROLLED
-            for (int b = 0; b < ROWS; ++b) {
-                const sink line = y + (out + (z - R - z0) * plane + b * (int)(s.w * s.c));
-                BMVPI_UNROLLED
-                for (int t = 0; t < STRIP; ++t) if (b < live_rows && t < live_cols) put(line, t * s.c, sum[K - 1][b][t], add);
-            }
-        }
-        BMVPI_UNROLLED
-        for (int b = 0; b < ROWS; ++b)
-            BMVPI_UNROLLED
-            for (int t = 0; t < STRIP; ++t) {
-                BMVPI_UNROLLED
-                for (int i = K - 1; i > 0; --i) sum[i][b][t] = sum[i - 1][b][t];
-                sum[0][b][t] = start;
-            }
-    }
-}
-
-/* The same for any odd kernel.
-   Who:    a thread makes 8 neighbours along W of one channel.
-   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32.
-   Bits:   each output by one thread, taps in order.
-   Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
-template <class S>
-__global__ void depthwise_any_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
-{
-    const int k = s.k, r = k / 2, taps = k * k * k;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
-    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
-    float sum[STRIP];
-    if (ch >= s.c || line >= s.lines) return;
-    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
-    for (int tap = 0; tap < taps; ++tap) {
-        const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
-        if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
-        const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
-        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, taps);
-        for (int t = 0; t < STRIP; ++t)
-            if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
-    }
-    for (int t = 0; t < STRIP; ++t)
-        if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
-}
-
-template <class S, int K>
-static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias, const sink &y, int flip,
-                                int add)
-{
-    const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
-    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
-    if (!shared_memory(c, depthwise_kernel<S, K>, bytes)) return;
-    BMVPI_RUN(c, (depthwise_kernel<S, K>), dim3((unsigned)(s.n * s.slabs * s.tiles_h * s.tiles_w), (unsigned)ceil_div(s.c, WARP)),
-              dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
-}
-template <class S>
-static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias, const sink &y, int flip,
-                                int add)
-{
-    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
-    const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
-    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_any_kernel<S>, grid, block, 0, s, x, w, bias, y, flip, add);
-    else if (s.k == 3) depthwise_run_tiles<S, 3>(c, s, x, w, bias, y, flip, add);
-    else depthwise_run_tiles<S, 5>(c, s, x, w, bias, y, flip, add);
-}
-
-/* part[chunk, i, j, l, c] = sum over the chunk's tiles of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
-   Who:    a block takes 32 channels (lanes) of a tile of a few rows x 8 places and goes along D, planes of x and g on their way while the
-           last ones are used; warp (q, j) sums the K^2 taps (i, l) of row q of the tile and row j of the taps: it keeps K planes of its 8
-           places of g in registers, so that a row of x is read once for K^2 taps. Then the rows of the tile are added in order.
-   Launch: 20 warps for K = 5, 24 for K = 3; chunks along x, channels / 32 along y; 49 and 33 KB of shared memory.
-   Bits:   tiles are cut by shape; fixed order.
-   Traffic: g once, x 3 and 1.6 times (the tile's rim, from L2) for K 5 and 3; 2 K^3 operations an element, 20 loads from shared memory for
-           200 multiply-adds of a thread at K = 5. */
-template <class S, int K>
-__global__ void __launch_bounds__(WARP * K * depthwise_weight_tile<K>::ROWS, 1)
-depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
-{
-    enum { R = K / 2, TH = depthwise_weight_tile<K>::ROWS, ROWS = TH + K - 1, RUN = STRIP + K - 1, TAPS = K * K * K,
-           X_PLANE = ROWS * RUN * WARP, G_PLANE = TH * STRIP * WARP };
-    BMVPI_DYNAMIC(float, total);
-    const int lane = (int)threadIdx.x, q = (int)threadIdx.y / K, j = (int)threadIdx.y % K;
-    const int64_t plane = s.h * s.w * s.c, ch0 = blockIdx.y * (int64_t)WARP, bands = (s.h + TH - 1) / TH, tiles = s.n * bands * s.strips;
-    const int64_t last = (blockIdx.x + 1) * s.chunk < tiles ? (blockIdx.x + 1) * s.chunk : tiles;
-    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, depth = (int)s.d;
-    S *xs = (S *)(void *)(total + TAPS * WARP), *gs = xs + 2 * X_PLANE;
-    float sum[K][K] = { { 0 } }, u[K][STRIP], v[RUN];
-    for (int64_t tile = blockIdx.x * s.chunk; tile < last; ++tile) {
-        const int col0 = (int)(tile % s.strips) * STRIP, row0 = (int)(tile / s.strips % bands) * TH;
-        const int64_t at = tile / s.strips / bands * depth * plane + ch0;
-        BMVPI_UNROLLED
-        for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
-        /* the last planes of the tile before have been used: its last steps read no g */
-        depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
-        copy_commit();
-        BMVPI_ROLLED
-        for (int z = -R; z < depth; ++z) { /* planes z of x and z + R of g lie in the buffers of their parity */
-            copy_wait<0>();
-            __syncthreads();
-            if (z + 1 >= 0 && z + 1 < depth)
-                depthwise_load(s, x + at + (z + 1) * plane, xs + ((z + 1) & 1) * X_PLANE, row0 - R, ROWS, col0 - R, RUN, channels);
-            if (z + 1 + R < depth)
-                depthwise_load(s, g + at + (z + 1 + R) * plane, gs + ((z + 1 + R) & 1) * G_PLANE, row0, TH, col0, STRIP, channels);
-            copy_commit();
-            BMVPI_UNROLLED
-            for (int t = 0; t < STRIP; ++t) {
-                BMVPI_UNROLLED
-                for (int i = K - 1; i > 0; --i) u[i][t] = u[i - 1][t];
-                u[0][t] = z + R < depth ? value(gs[((z + R) & 1) * G_PLANE + (q * STRIP + t) * WARP + lane]) : 0.0f;
-            }
-            if (z < 0) continue;
-            BMVPI_UNROLLED
-            for (int t = 0; t < RUN; ++t) v[t] = value(xs[(z & 1) * X_PLANE + ((q + j) * RUN + t) * WARP + lane]);
-            BMVPI_UNROLLED
-            for (int i = 0; i < K; ++i)
-                BMVPI_UNROLLED
-                for (int l = 0; l < K; ++l)
-                    BMVPI_UNROLLED
-                    for (int t = 0; t < STRIP; ++t) sum[i][l] += u[i][t] * v[t + l];
-        }
-    }
-    for (int turn = 0; turn < TH; ++turn) {
-        BMVPI_UNROLLED
-        for (int i = 0; i < K * K; ++i) {
-            float *to = total + ((i / K * K + j) * K + i % K) * WARP + lane;
-            if (q == turn) *to = turn ? *to + sum[i / K][i % K] : sum[i / K][i % K];
-        }
-        __syncthreads();
-    }
-    for (int tap = (int)threadIdx.y; tap < TAPS; tap += (int)blockDim.y)
-        if (lane < channels) part[(blockIdx.x * (int64_t)TAPS + tap) * s.c + ch0 + lane] = total[tap * WARP + lane];
-}
-
-/* The same for any odd kernel, one tap at a time.
-   Who:    a thread sums one tap of one channel over every so many lines of the chunk; the threads of a channel add up in order.
-   Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
-   Bits:   as above.
-   Traffic: x and g are read k^3 times: for kernels that no network here has. */
-template <class S> __global__ void depthwise_weight_any_kernel(depthwise s, const S *x, const S *g, float *part)
-{
-    __shared__ float share[THREADS];
-    const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
-    const int j = (int)(blockIdx.z % (unsigned)k), i = (int)(blockIdx.z / (unsigned)k);
-    const int64_t chunk = blockIdx.x / (unsigned)k, first = chunk * s.chunk;
-    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x, last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
-    float sum = 0, total = 0;
-    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
-        const int64_t z = line / s.h % s.d + i - r, row = line % s.h + j - r;
-        if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
-        for (int64_t t = 0; t < s.w; ++t)
-            if (t + l - r >= 0 && t + l - r < s.w)
-                sum += value(g[(line * s.w + t) * s.c + ch]) * value(x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch]);
-    }
-    share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
-    __syncthreads();
-    for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
-    if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
-}
-template <class S, int K> static void depthwise_weight_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *part)
-{
-    const int rows = depthwise_weight_tile<K>::ROWS;
-    const size_t planes = 2 * sizeof(S) * (size_t)(((rows + K - 1) * (STRIP + K - 1) + rows * STRIP) * WARP);
-    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
-    if (!shared_memory(c, depthwise_weight_kernel<S, K>, bytes)) return;
-    BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
-              dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
-}
-template <class S> static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, const sink &gw, int add, float *part)
-{
-    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
-    const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
-    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_weight_any_kernel<S>, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
-    else if (s.k == 3) depthwise_weight_tiles<S, 3>(c, s, x, g, part);
-    else depthwise_weight_tiles<S, 5>(c, s, x, g, part);
-    join_parts(c, part, (int)s.chunks, (int64_t)s.k * s.k * s.k * s.c, gw, add);
-}
-static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const view x = values(y->src[0]), w = values(y->src[1]), b = values(y->src[2]);
-    if (x.half) depthwise_run(c, depthwise_of(y), (const uint16_t *)x.p, w, b, result(y), 0, 0);
-    else depthwise_run(c, depthwise_of(y), (const float *)x.p, w, b, result(y), 0, 0);
-}
-static void depthwise3d_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    const depthwise s = depthwise_of(y);
-    float *room = bmvp_kernel_workspace(c);
-    const view x = operand_of(c, y, y->src[0], &room), gy = operand_gradient(c, y, &room), w = values(y->src[1]), none = { NULL, 0 };
-    int add[3];
-    sink g[3];
-    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
-    if (g[0] && gy.half) depthwise_run(c, s, (const uint16_t *)gy.p, w, none, g[0], 1, add[0]);
-    else if (g[0]) depthwise_run(c, s, (const float *)gy.p, w, none, g[0], 1, add[0]);
-    if (g[1] && gy.half) depthwise_weights(c, s, (const uint16_t *)x.p, (const uint16_t *)gy.p, g[1], add[1], room);
-    else if (g[1]) depthwise_weights(c, s, (const float *)x.p, (const float *)gy.p, g[1], add[1], room);
-    if (g[2]) bias_grad(c, gradient(y), y->numel / s.c, s.c, g[2], add[2], room);
-}
-static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
-{
-    const depthwise s = depthwise_of(y);
-    if (!backward) return 0;
-    return operand_room(y, y->src[0]) + operand_room(y, y) +
-           larger(s.chunks * y->src[1]->numel, y->src[2] ? bias_workspace(y->numel / s.c, s.c) : 0);
-}
-
-/* >>kernel attention ------------------------------------------------------------------------------------------------------ */
-
-/* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x 16, a thread having
-   M rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is zeros. */
+/* qkv (N, T, 3 C) = [q | k | v], C = heads x d. A block has one (sample, head) and a tile of rows; 256 threads as 16 x
+   16, a thread having M rows (ty M + i) and columns tx, tx + 16, ... W: d rounded up to 16, 32, 64 or 128; the rest is
+   zeros. */
 struct attention {
     view qkv, y, g;
     sink out, dqkv;
@@ -4383,11 +3227,20 @@ struct attention {
     __device__ int64_t y_at(int64_t nh) const { return nh / heads * t * c + nh % heads * d; }
 };
 template <int W> struct attention_tile {
-    enum { ROWS = W <= 64 ? 64 : 32, M = ROWS / 16, COLS = W / 16, LD = W + 1, LP = ROWS + 1, MATRIX = ROWS * LD, SCORES = ROWS * LP };
+    enum {
+        ROWS = W <= 64 ? 64 : 32,
+        M = ROWS / 16,
+        COLS = W / 16,
+        LD = W + 1,
+        LP = ROWS + 1,
+        MATRIX = ROWS * LD,
+        SCORES = ROWS * LP
+    };
 };
 
 /* Rows [first, first + ROWS) of a matrix of t rows `step` apart, into shared memory, zeros beyond. */
-template <int W> static __device__ void attention_load(float *s, const view &x, int64_t first, int64_t t, int64_t step, int d)
+template <int W>
+static __device__ void attention_load(float *s, const view &x, int64_t first, int64_t t, int64_t step, int d)
 {
     typedef attention_tile<W> A;
     for (int i = (int)threadIdx.x; i < A::ROWS * W; i += THREADS)
@@ -4417,7 +3270,8 @@ template <int W, int TRANSPOSED> static __device__ void attention_apply(const fl
     for (int k = 0; k < A::ROWS; ++k) {
         float u[A::M], v[A::COLS];
         BMVPI_UNROLLED
-        for (int i = 0; i < A::M; ++i) u[i] = TRANSPOSED ? p[k * A::LP + ty * A::M + i] : p[(ty * A::M + i) * A::LP + k];
+        for (int i = 0; i < A::M; ++i)
+            u[i] = TRANSPOSED ? p[k * A::LP + ty * A::M + i] : p[(ty * A::M + i) * A::LP + k];
         BMVPI_UNROLLED
         for (int j = 0; j < A::COLS; ++j) v[j] = b[k * A::LD + tx + 16 * j];
         BMVPI_UNROLLED
@@ -4473,15 +3327,17 @@ template <int W> __global__ void attention_kernel(attention p)
     for (int i = 0; i < A::M; ++i) {
         const int64_t row = q0 + ty * A::M + i;
         if (row >= p.t) continue;
-        for (int j = 0; j < A::COLS; ++j) if (tx + 16 * j < p.d) put(p.out, p.y_at(nh) + row * p.c + tx + 16 * j, o[i][j] / sum[i], 0);
+        for (int j = 0; j < A::COLS; ++j)
+            if (tx + 16 * j < p.d) put(p.out, p.y_at(nh) + row * p.c + tx + 16 * j, o[i][j] / sum[i], 0);
         if (p.lse && tx == 0) p.lse[nh * p.t + row] = top[i] + logf(sum[i]);
     }
 }
 
-/* Scores of a tile of queries and one of keys as backward needs them, into shared memory: P = exp(scale q k^T - lse), and dS = P (dy v^T -
-   D) scale. prob may be NULL. */
-template <int W> static __device__ void attention_back_scores(const attention &p, int64_t nh, int64_t q0, int64_t k0, const float *q,
-                                                              const float *g, const float *key, const float *v, float *prob, float *ds)
+/* Scores of a tile of queries and one of keys as backward needs them, into shared memory: P = exp(scale q k^T - lse),
+   and dS = P (dy v^T - D) scale. prob may be NULL. */
+template <int W>
+static __device__ void attention_back_scores(const attention &p, int64_t nh, int64_t q0, int64_t k0, const float *q,
+                                             const float *g, const float *key, const float *v, float *prob, float *ds)
 {
     typedef attention_tile<W> A;
     const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
@@ -4501,19 +3357,22 @@ template <int W> static __device__ void attention_back_scores(const attention &p
     }
 }
 /* A thread's part of a tile into place `which` (0 q, 1 k, 2 v) of the gradient */
-template <int W> static __device__ void attention_store(const attention &p, int64_t nh, int64_t first, int which, float o[4][8])
+template <int W>
+static __device__ void attention_store(const attention &p, int64_t nh, int64_t first, int which, float o[4][8])
 {
     typedef attention_tile<W> A;
     const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
     for (int i = 0; i < A::M; ++i)
         for (int j = 0; j < A::COLS; ++j)
             if (first + ty * A::M + i < p.t && tx + 16 * j < p.d)
-                put(p.dqkv, p.qkv_at(nh) + (first + ty * A::M + i) * 3 * p.c + which * p.c + tx + 16 * j, o[i][j], p.add);
+                put(p.dqkv, p.qkv_at(nh) + (first + ty * A::M + i) * 3 * p.c + which * p.c + tx + 16 * j, o[i][j],
+                    p.add);
 }
 
 /* dV = P^T dy and dK = dS^T Q.
    Who:    a block makes a tile of keys and goes over all queries, tile by tile.
-   Launch: N heads x tiles blocks, 256 threads, 98 KB of shared memory at d = 64 (4 tiles and 2 of scores), 73 KB at 128.
+   Launch: N heads x tiles blocks, 256 threads, 98 KB of shared memory at d = 64 (4 tiles and 2 of scores), 73 KB at
+           128.
    Bits:   queries in order; no other block adds to these rows.
    Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations. */
 template <int W> __global__ void attention_dkv_kernel(attention p)
@@ -4581,12 +3440,14 @@ struct attention_dot_rows {
 };
 
 /* Tiles, and as much shared memory as the kernel needs: more than 48 KB must be asked for. */
-template <int W> static int attention_room(bmvp_ctx *c, attention *p, void (*kernel)(attention), int matrices, int scores, size_t *bytes)
+template <int W>
+static int attention_room(bmvp_ctx *c, attention *p, void (*kernel)(attention), int matrices, int scores, size_t *bytes)
 {
     typedef attention_tile<W> A;
     *bytes = (size_t)(matrices * A::MATRIX + scores * A::SCORES) * sizeof(float);
     p->tiles = ceil_div(p->t, A::ROWS);
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)*bytes), "shared memory of attention");
+    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)*bytes),
+                 "shared memory of attention");
 }
 template <int W> static void attention_run(bmvp_ctx *c, attention p, int64_t blocks)
 {
@@ -4613,17 +3474,18 @@ static attention attention_of(const bmvp_tensor *y)
     p.lse = y->saved;
     p.t = y->dim[1];
     p.c = y->dim[2];
-    p.heads = (int)y->iarg[0];
-    p.d = (int)(y->dim[2] / y->iarg[0]);
-    p.scale = (float)y->farg[0];
+    p.heads = (int)y->args.attention.heads;
+    p.d = (int)(y->dim[2] / y->args.attention.heads);
+    p.scale = (float)y->args.attention.scale;
     return p;
 }
 
-/* >>kernel attention on tensor cores ---------------------------------------------------------------------------------------------- */
+/* >>kernel flash: attention on tensor cores ------------------------------------------------------------------------ */
 
-/* Heads of 64 channels in bfloat16, scores and sums in float32. A block of 4 warps has one (sample, head); tiles of 64 channels lie in
-   shared memory with rows of 144 bytes, so that matrix loads are free of bank conflicts. A warp's part of the scores leaves a product as
-   what the next product takes (see mma_tf32): probabilities never go through shared memory. */
+/* Heads of 64 channels in bfloat16, scores and sums in float32. A block of 4 warps has one (sample, head); tiles of 64
+   channels lie in shared memory with rows of 144 bytes, so that matrix loads are free of bank conflicts. A warp's part
+   of the scores leaves a product as what the next product takes (see mma_tf32): probabilities never go through shared
+   memory. */
 enum { FLASH = 64, FLASH_LD = FLASH + 8, FLASH_TILE = FLASH * FLASH_LD, FLASH_THREADS = 128 };
 struct flash {
     attention p;
@@ -4632,16 +3494,18 @@ struct flash {
 };
 
 /* s = a b^T: 16 rows each against the tile's 64 */
-template <int M> static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
+template <int M>
+static __device__ __forceinline__ void flash_scores(float s[M][8][4], const uint32_t a[M][4][4], const uint16_t *b)
 {
     BMVPI_UNROLLED
     for (int i = 0; i < M * 32; ++i) s[i / 32][i / 4 % 8][i % 4] = 0;
     warp_product_transposed<M, 4, 8, FLASH_LD>(s, a, b);
 }
 
-/* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum. Rows of a lane: g
-   and g + 8, whose 64 scores lie in 4 neighbouring lanes. */
-static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4], float top[2], float sum[2], float log2_scale)
+/* One tile of scores: probabilities in place, with the running maximum and sum of each row; o shrinks with the maximum.
+   Rows of a lane: g and g + 8, whose 64 scores lie in 4 neighbouring lanes. */
+static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4], float top[2], float sum[2],
+                                                     float log2_scale)
 {
     BMVPI_UNROLLED
     for (int h = 0; h < 2; ++h) {
@@ -4665,9 +3529,11 @@ static __device__ __forceinline__ void flash_softmax(float s[8][4], float o[8][4
 
 /* y = softmax(q k^T scale) v with a running softmax; lse: log-sum-exp of each row (NULL: not kept).
    Who:    a block makes 128 queries, 32 a warp, and goes over all keys 64 at a time while the next tile is on its way.
-   Launch: N heads x ceil(T / 128) blocks of 128 threads, 54 KB of shared memory (queries, two tiles of k and v). d = 64, scale > 0.
+   Launch: N heads x ceil(T / 128) blocks of 128 threads, 54 KB of shared memory (queries, two tiles of k and v). d =
+           64, scale > 0.
    Bits:   keys in order; a row's sum of 4 lanes as a tree.
-   Traffic: k and v are read T / 128 times, from L2; 4 N T^2 C operations, 32 matrix loads for 128 products of a warp. */
+   Traffic: k and v are read T / 128 times, from L2; 4 N T^2 C operations, 32 matrix loads for 128 products of a
+            warp. */
 static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
 {
     BMVPI_DYNAMIC(uint16_t, q);
@@ -4722,18 +3588,21 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_kernel(flash f)
         BMVPI_UNROLLED
         for (int j = 0; j < 8; ++j)
             if (row < p.t)
-                put_pair(p.out, p.y_at(nh) + row * p.c + j * 8 + lane % 4 * 2, o[i / 2][j][i % 2 * 2] * over, o[i / 2][j][i % 2 * 2 + 1] * over, 0);
+                put_pair(p.out, p.y_at(nh) + row * p.c + j * 8 + lane % 4 * 2, o[i / 2][j][i % 2 * 2] * over,
+                         o[i / 2][j][i % 2 * 2 + 1] * over, 0);
         if (p.lse && row < p.t && lane % 4 == 0) p.lse[nh * p.t + row] = top[i / 2][i % 2] * p.scale + logf(total);
     }
 }
 
 /* A warp's 16 rows into place `which` (0 q, 1 k, 2 v) of the gradient */
-static __device__ __forceinline__ void flash_store(const attention &p, int64_t nh, int64_t first, int which, const float o[8][4])
+static __device__ __forceinline__ void flash_store(const attention &p, int64_t nh, int64_t first, int which,
+                                                   const float o[8][4])
 {
     const int lane = (int)threadIdx.x % 32;
     BMVPI_UNROLLED
     for (int i = 0; i < 32; i += 2) {
-        const int64_t row = first + i % 4 / 2 * 8 + lane / 4, at = p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2;
+        const int64_t row = first + i % 4 / 2 * 8 + lane / 4,
+                      at = p.qkv_at(nh) + row * 3 * p.c + which * p.c + i / 4 * 8 + lane % 4 * 2;
         if (row < p.t) put_pair(p.dqkv, at, o[i / 4][i % 4], o[i / 4][i % 4 + 1], p.add);
     }
 }
@@ -4747,11 +3616,14 @@ static __device__ void flash_load_sums(float *to, const attention &p, int64_t nh
 }
 
 /* dV = P^T dy and dK = dS^T q, with P = exp(scale q k^T - lse) and dS = P (dy v^T - D) scale.
-   Who:    a block has 64 keys, 16 a warp, whose rows of k and v lie in registers, and goes over all queries 64 at a time. Scores are made
-           transposed, a row for a key: then P^T and dS^T come as left operands. Queries beyond T are zeros and add nothing.
-   Launch: N heads x ceil(T / 64) blocks of 128 threads, 56 KB of shared memory (k, v, two tiles of q, dy and their sums). d = 64.
+   Who:    a block has 64 keys, 16 a warp, whose rows of k and v lie in registers, and goes over all queries 64 at a
+           time. Scores are made transposed, a row for a key: then P^T and dS^T come as left operands. Queries beyond T
+           are zeros and add nothing.
+   Launch: N heads x ceil(T / 64) blocks of 128 threads, 56 KB of shared memory (k, v, two tiles of q, dy and their
+           sums). d = 64.
    Bits:   queries in order; no other block adds to these rows.
-   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations, 64 matrix loads for 128 products of a warp. */
+   Traffic: q and dy are read T / 64 times, from L2; 8 N T^2 C operations, 64 matrix loads for 128 products of a
+            warp. */
 static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flash f)
 {
     enum { STAGE = 2 * FLASH_TILE + 4 * FLASH }; /* q, dy; lse and D as floats */
@@ -4851,7 +3723,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
         BMVPI_UNROLLED
         for (int i = 0; i < 32; ++i) {
             const int h = i % 4 / 2;
-            const float e = k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
+            const float e =
+                k0 + i / 4 * 8 + lane % 4 * 2 + i % 2 < p.t ? exp2f(s[0][i / 4][i % 4] * f.log2_scale - lse[h]) : 0.0f;
             dp[0][i / 4][i % 4] = e * (dp[0][i / 4][i % 4] - dot[h]) * p.scale;
         }
         warp_pack<4>(ds[0], dp[0]);
@@ -4863,7 +3736,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
 /* Is this attention one for the tensor cores? */
 static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
-    return products_of(c) == BF16 && y->dim[2] / y->iarg[0] == FLASH && y->farg[0] > 0;
+    return products_of(c) == BF16 && y->dim[2] / y->args.attention.heads == FLASH && y->args.attention.scale > 0;
 }
 /* Floats of workspace: q, k, v rounded; for backward dy, too; where they are not bfloat16 */
 static int64_t flash_workspace(const bmvp_tensor *y, int backward)
@@ -4889,18 +3762,21 @@ static void flash_run(bmvp_ctx *c, flash f, int64_t blocks)
 }
 static void flash_run_back(bmvp_ctx *c, flash f, int64_t blocks)
 {
-    if (!shared_memory(c, flash_dkv_kernel, FLASH_BYTES + FLASH_SUMS) || !shared_memory(c, flash_dq_kernel, FLASH_BYTES)) return;
+    if (!shared_memory(c, flash_dkv_kernel, FLASH_BYTES + FLASH_SUMS) ||
+        !shared_memory(c, flash_dq_kernel, FLASH_BYTES))
+        return;
     f.p.tiles = ceil_div(f.p.t, FLASH);
-    BMVPI_RUN(c, flash_dkv_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES + FLASH_SUMS, f);
+    BMVPI_RUN(c, flash_dkv_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES + FLASH_SUMS,
+              f);
     BMVPI_RUN(c, flash_dq_kernel, dim3((unsigned)(blocks * f.p.tiles)), dim3(FLASH_THREADS), FLASH_BYTES, f);
 }
 
-/* >>op attention ---------------------------------------------------------------------------------------------------------- */
+/* >>op attention --------------------------------------------------------------------------------------------------- */
 
 static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
-    const int64_t blocks = y->dim[0] * y->iarg[0];
+    const int64_t blocks = y->dim[0] * y->args.attention.heads;
     if (flash_takes(c, y)) flash_run(c, flash_of(c, p, y->dim[0], 0, bmvp_kernel_workspace(c)), blocks);
     else if (p.d <= 16) attention_run<16>(c, p, blocks);
     else if (p.d <= 32) attention_run<32>(c, p, blocks);
@@ -4911,7 +3787,7 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
-    const int64_t blocks = y->dim[0] * y->iarg[0];
+    const int64_t blocks = y->dim[0] * y->args.attention.heads;
     p.dqkv = grad(c, y->src[0], &p.add);
     if (!p.dqkv) return;
     p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
@@ -4924,10 +3800,1550 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return (backward ? y->dim[0] * y->dim[1] * y->iarg[0] : 0) + (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
+    return (backward ? y->dim[0] * y->dim[1] * y->args.attention.heads : 0) +
+           (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 
-/* >>op masked_fill, minmax ------------------------------------------------------------------------------------------------ */
+/* >>kernel tile: dense convolutions -------------------------------------------------------------------------------- */
+
+/* C (m, n) = A (m, k) B (k, n) where A and B are functions of their indices: a convolution without its unfolded input.
+   BK steps of k lie in shared memory at a time: A as it lies in device memory, [m][k] when k runs along memory
+   (P::A_ALONG_K), else [k][m]; likewise B. */
+enum { BK = 32, TILE_THREADS = 128 };
+
+/* A place of a sliding window: where its tap 0 lies in the array the window slides over, and the taps (10 bits an axis)
+   that lie inside. */
+struct spot { int base; unsigned taps; };
+
+/* Shapes of a BM x BN tile; E: what lies in shared memory. The padding keeps rows aligned to 16 bytes and reads free of
+   bank conflicts. */
+template <class P, int MODE, int BM, int BN> struct tile_shape {
+    typedef typename P::storage S;
+    enum {
+        HALF = MODE == BF16,
+        PAD_K = HALF ? 8 : 4,
+        PAD = 8,
+        A_ROWS = P::A_ALONG_K ? BM : BK,
+        A_COLS = P::A_ALONG_K ? BK : BM,
+        A_LD = A_COLS + (P::A_ALONG_K ? PAD_K : PAD),
+        B_ROWS = P::B_ALONG_K ? BN : BK,
+        B_COLS = P::B_ALONG_K ? BK : BN,
+        B_LD = B_COLS + (P::B_ALONG_K ? PAD_K : PAD),
+        A_SIZE = A_ROWS * A_LD,
+        B_SIZE = B_ROWS * B_LD,
+        STAGE = A_SIZE + B_SIZE,
+        PLACES = P::PLACES_ARE_ROWS ? BM : 2 * BK
+    };
+    static size_t bytes() { return sizeof(int) * 2 * PLACES + 2 * STAGE * (HALF ? 2 : 4); }
+};
+
+/* Products of a tile in float32: 16 x 8 threads, each BM / 16 x BN / 8 of it; k in order. Rows and columns of a thread
+   are such that the lanes of a warp read different banks or the same word. */
+template <class P, int BM, int BN> struct tile_exact {
+    typedef tile_shape<P, EXACT, BM, BN> T;
+    typedef float E;
+    enum { M = BM / 16, N = BN / 8 };
+    float sum[M][N];
+    static __device__ __forceinline__ int at(int t, int i, int threads, int along_k)
+    {
+        return along_k ? t + threads * i : i / 4 * 4 * threads + t * 4 + i % 4;
+    }
+    static __device__ __forceinline__ int row(int i) { return at((int)threadIdx.x / 8, i, 16, P::A_ALONG_K); }
+    static __device__ __forceinline__ int col(int j) { return at((int)threadIdx.x % 8, j, 8, P::B_ALONG_K); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N; ++i) sum[i / N][i % N] = 0;
+    }
+    /* 4 steps of k of operands that lie along k, or 4 neighbours of one step */
+    static __device__ __forceinline__ piece<float, 4> four(const float *x, int ld, int along_k, int k, int e, int own,
+                                                           int quad)
+    {
+        return *(const piece<float, 4> *)(const void *)(along_k ? x + own * ld + k : x + (k + e) * ld + quad);
+    }
+    __device__ void step(const float *a, const float *b)
+    {
+        BMVPI_ROLLED
+        for (int k = 0; k < BK; k += 4) {
+            piece<float, 4> u[M], v[N];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) u[i] = four(a, T::A_LD, P::A_ALONG_K, k, i % 4, row(i), row(i / 4 * 4));
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j) v[j] = four(b, T::B_LD, P::B_ALONG_K, k, j % 4, col(j), col(j / 4 * 4));
+            BMVPI_UNROLLED
+            for (int e = 0; e < 4; ++e)
+                BMVPI_UNROLLED
+                for (int i = 0; i < M; ++i)
+                    BMVPI_UNROLLED
+                    for (int j = 0; j < N; ++j)
+                        sum[i][j] += (P::A_ALONG_K ? u[i].v[e] : u[i / 4 * 4 + e].v[i % 4]) *
+                                     (P::B_ALONG_K ? v[j].v[e] : v[j / 4 * 4 + e].v[j % 4]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                if (m0 + row(i) < p.m && n0 + col(j) < p.n) p.store(z, m0 + row(i), n0 + col(j), sum[i][j]);
+    }
+};
+
+/* On tensor cores: 2 x 2 warps, each BM / 2 x BN / 2 of the tile as fragments of 16 x 8 (see mma_tf32). */
+template <class P, int MODE, int BM, int BN> struct tile_mma {
+    typedef tile_shape<P, MODE, BM, BN> T;
+    enum { M = BM / 32, N = BN / 16 };
+    float sum[M][N][4];
+    static __device__ int warp_row() { return (int)threadIdx.x / 64 * (BM / 2); }
+    static __device__ int warp_col() { return (int)threadIdx.x / 32 % 2 * (BN / 2); }
+    __device__ void start()
+    {
+        BMVPI_UNROLLED
+        for (int i = 0; i < M * N * 4; ++i) sum[i / (N * 4)][i / 4 % N][i % 4] = 0;
+    }
+    __device__ void step(const uint16_t *a, const uint16_t *b) /* bfloat16 */
+    {
+        const int lane = (int)threadIdx.x % 32, low = lane % 8, odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 16) {
+            uint32_t u[M][4], v[N][2], r[4];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i) {
+                const int m = warp_row() + i * 16;
+                if (P::A_ALONG_K) matrix_load(u[i], a + (m + low + odd) * T::A_LD + k + high);
+                else matrix_load_transposed(u[i], a + (k + low + high) * T::A_LD + m + odd);
+            }
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; j += 2) {
+                const int n = warp_col() + j * 8;
+                if (P::B_ALONG_K) matrix_load(r, b + (n + low + high) * T::B_LD + k + odd);
+                else matrix_load_transposed(r, b + (k + low + odd) * T::B_LD + n + high);
+                v[j][0] = r[0], v[j][1] = r[1], v[j + 1][0] = r[2], v[j + 1][1] = r[3];
+            }
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_bf16(sum[i][j], u[i], v[j]);
+        }
+    }
+    static __device__ __forceinline__ uint32_t a_at(const float *a, int m, int k)
+    {
+        return round_tf32(a[P::A_ALONG_K ? m * T::A_LD + k : k * T::A_LD + m]);
+    }
+    static __device__ __forceinline__ uint32_t b_at(const float *b, int k, int n)
+    {
+        return round_tf32(b[P::B_ALONG_K ? n * T::B_LD + k : k * T::B_LD + n]);
+    }
+    __device__ void step(const float *a, const float *b) /* TF32 */
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int k = 0; k < BK; k += 8) {
+            uint32_t u[M][4], v[N][2];
+            BMVPI_UNROLLED
+            for (int i = 0; i < M * 4; ++i)
+                u[i / 4][i % 4] = a_at(a, warp_row() + i / 4 * 16 + i % 2 * 8 + g, k + t + i % 4 / 2 * 4);
+            BMVPI_UNROLLED
+            for (int j = 0; j < N * 2; ++j) v[j / 2][j % 2] = b_at(b, k + t + j % 2 * 4, warp_col() + j / 2 * 8 + g);
+            BMVPI_UNROLLED
+            for (int i = 0; i < M; ++i)
+                BMVPI_UNROLLED
+                for (int j = 0; j < N; ++j) mma_tf32(sum[i][j], u[i], v[j]);
+        }
+    }
+    __device__ void store(const P &p, int z, int m0, int n0) const
+    {
+        const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+        BMVPI_UNROLLED
+        for (int i = 0; i < M; ++i)
+            BMVPI_UNROLLED
+            for (int j = 0; j < N; ++j)
+                BMVPI_UNROLLED
+                for (int e = 0; e < 4; ++e) {
+                    const int row = m0 + warp_row() + i * 16 + e / 2 * 8 + g,
+                              col = n0 + warp_col() + j * 8 + 2 * t + e % 2;
+                    if (row < p.m && col < p.n) p.store(z, row, col, sum[i][j][e]);
+                }
+    }
+};
+template <class P, int MODE, int BM, int BN> struct tile_products { typedef tile_mma<P, MODE, BM, BN> type; };
+template <class P, int BM, int BN> struct tile_products<P, EXACT, BM, BN> { typedef tile_exact<P, BM, BN> type; };
+template <int MODE> struct tile_element { typedef float type; };
+template <> struct tile_element<BF16> { typedef uint16_t type; };
+
+/* ROWS x COLS of an operand from device to shared memory, V neighbours at a time, from where at(row) says (NULL:
+   zeros). Straight when both hold the same type; else begin fetches, and finish rounds what was fetched on its way into
+   shared memory. */
+template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy {
+    enum {
+        STRAIGHT = sizeof(S) == sizeof(E) && V * sizeof(S) >= 4,
+        WIDE = COLS / V,
+        STEP = TILE_THREADS / WIDE,
+        N = ROWS / STEP
+    };
+    piece<S, V> held[STRAIGHT ? 1 : N];
+    static __device__ __forceinline__ int col() { return (int)threadIdx.x % WIDE * V; }
+    static __device__ __forceinline__ int row(int e) { return (int)threadIdx.x / WIDE + e * STEP; }
+    template <class A> __device__ __forceinline__ void begin(const A &at, const S *any, E *to)
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            const S *from = at(row(e));
+            if (STRAIGHT) {
+                copy_async<STRAIGHT ? (int)(V * sizeof(S)) : 4>(to + row(e) * LD + col(), from ? from : any,
+                                                                from != NULL);
+                continue;
+            }
+            if (from) held[STRAIGHT ? 0 : e] = *(const piece<S, V> *)(const void *)from;
+            else for (int i = 0; i < V; ++i) held[STRAIGHT ? 0 : e].v[i] = S(0.0f);
+        }
+    }
+    __device__ __forceinline__ void finish(uint16_t *to) const
+    {
+        BMVPI_UNROLLED
+        for (int e = 0; !STRAIGHT && e < N; ++e) {
+            const piece<S, V> &h = held[STRAIGHT ? 0 : e];
+            if (V == 1) to[row(e) * LD + col()] = (uint16_t)round_bf16(value(h.v[0]), 0.0f);
+            for (int i = 0; i + 1 < V; i += 2)
+                *(uint32_t *)(void *)(to + row(e) * LD + col() + i) =
+                    round_bf16(value(h.v[i]), value(h.v[i + 1 < V ? i + 1 : i]));
+        }
+    }
+    __device__ __forceinline__ void finish(float *) const {} /* the copies were straight */
+};
+
+/* P gives m, n, the k range of slice z; place(z, i), the spot of place i of A; a_column(z, j), what is the same down a
+   column of A as it lies in memory; a(spot, column, z) and b(z, row, column), addresses; store(z, i, j, value).
+   Who:    128 threads make a tile of BM x BN (128 x 64, 64 x 32). While they multiply BK steps of k the next ones are
+           on their way into the other half of shared memory. Threads of a warp load neighbouring pieces of a row.
+   Launch: tiles along x, those of one row of tiles next to each other; slices (groups, parts of k) along y; 56 KB of
+           shared memory in float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
+   Bits:   each element by one thread or warp, k in order within its slice.
+   Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes
+            from shared memory
+           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
+template <class P, int MODE, int V, int BM, int BN>
+__global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
+{
+    typedef typename P::storage S;
+    typedef tile_shape<P, MODE, BM, BN> T;
+    typedef typename tile_element<MODE>::type E;
+    BMVPI_DYNAMIC(spot, places);
+    E *stage = (E *)(void *)(places + T::PLACES);
+    const int t = (int)threadIdx.x, z = (int)blockIdx.y, first = p.k_first(z), last = p.k_last(z);
+    const int m0 = (int)(blockIdx.x / (unsigned)n_tiles) * BM, n0 = (int)(blockIdx.x % (unsigned)n_tiles) * BN;
+    typename tile_products<P, MODE, BM, BN>::type products;
+    tile_copy<S, E, V, T::A_ROWS, T::A_COLS, T::A_LD> copy_a;
+    tile_copy<S, E, V, T::B_ROWS, T::B_COLS, T::B_LD> copy_b;
+    const auto begin = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        const spot *row = places + (P::PLACES_ARE_ROWS ? 0 : (k0 - first) / BK % 2 * BK);
+        const typename P::column column = p.a_column(z, (P::A_ALONG_K ? k0 : m0) + copy_a.col());
+        copy_a.begin([&](int r) { return p.a(row[r], column, z); }, p.x, to);
+        const int b_row = P::B_ALONG_K ? n0 : k0, b_col = (P::B_ALONG_K ? k0 : n0) + copy_b.col();
+        copy_b.begin([&](int r) { return p.b(z, b_row + r, b_col); }, p.x, to + T::A_SIZE);
+        copy_commit();
+    };
+    const auto finish = [&](int k0) {
+        E *to = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_a.finish(to);
+        copy_b.finish(to + T::A_SIZE);
+    };
+    for (int i = t; i < T::PLACES; i += TILE_THREADS) places[i] = p.place(z, (P::PLACES_ARE_ROWS ? m0 : first) + i);
+    products.start();
+    __syncthreads();
+    if (first < last) {
+        begin(first);
+        finish(first);
+    }
+    BMVPI_ROLLED
+    for (int k0 = first; k0 < last; k0 += BK) {
+        const E *now = stage + (k0 - first) / BK % 2 * T::STAGE;
+        copy_wait<0>();
+        __syncthreads(); /* this half is there, and nobody reads the other one any more */
+        if (k0 + BK < last) begin(k0 + BK);
+        if (!P::PLACES_ARE_ROWS && t < BK) places[(k0 - first) / BK % 2 * BK + t] = p.place(z, k0 + 2 * BK + t);
+        products.step(now, now + T::A_SIZE);
+        if (k0 + BK < last) finish(k0 + BK);
+    }
+    products.store(p, z, m0, n0);
+}
+template <int MODE, int V, int BM, int BN, class P> static void tile_launch(bmvp_ctx *c, const P &p, int slices)
+{
+    const int64_t n_tiles = ceil_div(p.n, BN), tiles = ceil_div(p.m, BM) * n_tiles;
+    const size_t bytes = tile_shape<P, MODE, BM, BN>::bytes();
+    if (!shared_memory(c, tile_kernel<P, MODE, V, BM, BN>, bytes)) return;
+    BMVPI_RUN(c, (tile_kernel<P, MODE, V, BM, BN>), dim3((unsigned)tiles, (unsigned)slices), dim3(TILE_THREADS), bytes,
+              p, (int)n_tiles);
+}
+/* Large tiles where there are enough of them; pieces of 16 bytes where all rows are made of such, or 4 neighbours. */
+static int tile_is_large(int64_t m, int64_t n, int64_t slices)
+{
+    return n > 32 && ceil_div(m, 128) * ceil_div(n, 64) * slices >= BMVPI_MANY_TILES;
+}
+template <int MODE, class P> static void tile_run_mode(bmvp_ctx *c, const P &p, int slices)
+{
+    enum { V = 16 / sizeof(typename P::storage) };
+    if (!p.in_pieces(4)) tile_launch<MODE, 1, 64, 32>(c, p, slices);
+    else if (!p.in_pieces(V)) tile_launch<MODE, 4, 64, 32>(c, p, slices);
+    else if (tile_is_large(p.m, p.n, slices)) tile_launch<MODE, V, 128, 64>(c, p, slices);
+    else tile_launch<MODE, V, 64, 32>(c, p, slices);
+}
+template <class S> struct tile_modes {
+    template <class P> static void run(bmvp_ctx *c, const P &p, int slices)
+    {
+        const int mode = products_of(c);
+        if (mode == BF16) tile_run_mode<BF16>(c, p, slices);
+        else if (mode == TF32) tile_run_mode<TF32>(c, p, slices);
+        else tile_run_mode<EXACT>(c, p, slices);
+    }
+};
+template <> struct tile_modes<uint16_t> { /* tensors of bfloat16 are only there in that precision */
+    template <class P> static void run(bmvp_ctx *c, const P &p, int slices) { tile_run_mode<BF16>(c, p, slices); }
+};
+template <class P> static void tile_run(bmvp_ctx *c, const P &p, int slices)
+{
+    tile_modes<typename P::storage>::run(c, p, slices);
+}
+
+/* >>op conv3d ------------------------------------------------------------------------------------------------------ */
+
+struct conv {
+    int n, ci, co, groups, in[3], out[3], k[3], s[3], p[3];
+    int cig, cog; /* channels of a group */
+    int taps, places, voxels; /* k^3; output and input places of all samples */
+};
+static conv conv_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0], *w = y->src[1];
+    conv v;
+    v.n = (int)x->dim[0];
+    v.ci = (int)x->dim[4];
+    v.co = (int)y->dim[4];
+    v.groups = (int)y->args.conv3d.groups;
+    v.cig = v.ci / v.groups;
+    v.cog = v.co / v.groups;
+    v.taps = 1;
+    v.places = v.voxels = v.n;
+    for (int i = 0; i < 3; ++i) {
+        v.in[i] = (int)x->dim[i + 1];
+        v.out[i] = (int)y->dim[i + 1];
+        v.k[i] = (int)w->dim[i];
+        v.s[i] = (int)y->args.conv3d.stride[i];
+        v.p[i] = (int)y->args.conv3d.pad[i];
+        v.taps *= v.k[i];
+        v.places *= v.out[i];
+        v.voxels *= v.in[i];
+    }
+    return v;
+}
+/* Kernel = stride, no padding, one group: cut into blocks it is a matrix product. */
+static int conv_is_blocks(const bmvp_tensor *y)
+{
+    const bmvp_conv_shape *s = &y->args.conv3d;
+    int blocks = s->groups == 1;
+    for (int i = 0; i < 3; ++i) blocks = blocks && y->src[1]->dim[i] == s->stride[i] && s->pad[i] == 0;
+    return blocks;
+}
+static int conv_is_pointwise(const bmvp_tensor *y)
+{
+    const int64_t *s = y->args.conv3d.stride;
+    return conv_is_blocks(y) && s[0] * s[1] * s[2] == 1;
+}
+
+/* What a column (tap, channel) adds to a place: the tap's distance, the channel, the tap's bits (all of them: there is
+   no such column). */
+struct window_column { int shift, ch; unsigned bits; };
+enum { WINDOW_TAPS = 10 };
+
+static __device__ __forceinline__ void window_split(int i, const int dim[3], int at[4]) /* n, z, y, x */
+{
+    for (int a = 2; a >= 0; --a) at[a + 1] = i % dim[a], i /= dim[a];
+    at[0] = i;
+}
+/* Output place i on x: input q + tap with q = stride o - pad */
+static __device__ spot window_on_input(const conv &v, int i)
+{
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.places) return s;
+    window_split(i, v.out, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] * v.s[a] - v.p[a], lo = q < 0 ? -q : 0,
+                  hi = v.in[a] - q < v.k[a] ? v.in[a] - q : v.k[a];
+        s.base = s.base * v.in[a] + q;
+        if (hi > lo) s.taps |= ((1u << hi) - (1u << lo)) << (WINDOW_TAPS * (2 - a));
+    }
+    return s;
+}
+/* Input voxel i on y: output (q - tap) / stride where that is whole, q = i + pad; which is q / stride - tap / stride,
+   both rounded down */
+static __device__ spot window_on_output(const conv &v, int i)
+{
+    int at[4];
+    spot s = { 0, 0 };
+    if (i >= v.voxels) return s;
+    window_split(i, v.in, at);
+    s.base = at[0];
+    for (int a = 0; a < 3; ++a) {
+        const int q = at[a + 1] + v.p[a];
+        s.base = s.base * v.out[a] + q / v.s[a];
+        for (int t = q % v.s[a]; t < v.k[a] && t <= q; t += v.s[a])
+            if ((q - t) / v.s[a] < v.out[a]) s.taps |= 1u << (t + WINDOW_TAPS * (2 - a));
+    }
+    return s;
+}
+/* Column j of `columns` = (tap, channel of `channels`) */
+static __device__ window_column window_column_of(const conv &v, int j, int columns, int channels, int on_input)
+{
+    const int tap = j / channels, x = tap % v.k[2], y = tap / v.k[2] % v.k[1], z = tap / v.k[2] / v.k[1];
+    window_column c;
+    c.ch = j % channels;
+    c.bits = j < columns ? 1u << x | 1u << (y + WINDOW_TAPS) | 1u << (z + 2 * WINDOW_TAPS) : ~0u;
+    if (on_input) c.shift = (z * v.in[1] + y) * v.in[2] + x;
+    else c.shift = -((z / v.s[0] * v.out[1] + y / v.s[1]) * v.out[2] + x / v.s[2]);
+    return c;
+}
+
+/* y: rows are output places, columns output channels, k = (tap, input channel) */
+template <class S> struct conv_forward_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 0, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
+    int m, n;
+    conv v;
+    const S *x, *w;
+    view bias;
+    sink y;
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
+    __device__ int k_first(int) const { return 0; }
+    __device__ int k_last(int) const { return v.taps * v.cig; }
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, v.taps * v.cig, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const
+    {
+        return k < k_last(z) && j < n ? w + (int64_t)k * v.co + z * v.cog + j : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        const int ch = z * v.cog + j;
+        put(y, (int64_t)i * v.co + ch, sum + (bias ? bias[ch] : 0.0f), 0);
+    }
+};
+/* dx: rows are input voxels, columns input channels, k = (tap, output channel). With a stride, voxels fall into phases
+   by their remainder along each axis; those of one meet the same taps, every stride-th along an axis. Slice z is a
+   phase of a group. */
+template <class S> struct conv_dx_tile {
+    enum { A_ALONG_K = 1, B_ALONG_K = 1, PLACES_ARE_ROWS = 1 };
+    typedef S storage;
+    typedef window_column column;
+    int m, n;
+    conv v;
+    const S *x, *w; /* x: dy */
+    sink dx;
+    int add;
+    int phases[3], plain; /* strides, or 1; plain: there is one phase */
+    int in_pieces(int by) const { return v.cog % by == 0; }
+    /* Along axis a: the phase of slice z, its first tap, how many it has */
+    __device__ int rest(int z, int a) const
+    {
+        const int p = z / v.groups;
+        return (a == 0 ? p / (phases[1] * phases[2]) : a == 1 ? p / phases[2] : p) % phases[a];
+    }
+    __device__ int tap_first(int z, int a) const { return (rest(z, a) + v.p[a]) % phases[a]; }
+    __device__ int taps(int z, int a) const { return (v.k[a] - tap_first(z, a) + phases[a] - 1) / phases[a]; }
+    /* Voxel i of the phase, or one that is none */
+    __device__ int voxel(int z, int i) const
+    {
+        int at[4], side[3];
+        if (plain) return i;
+        for (int a = 0; a < 3; ++a) {
+            side[a] = (v.in[a] - rest(z, a) + phases[a] - 1) / phases[a];
+            if (side[a] <= 0) return v.voxels;
+        }
+        window_split(i, side, at);
+        for (int a = 0; a < 3; ++a) at[0] = at[0] * v.in[a] + at[a + 1] * phases[a] + rest(z, a);
+        return at[0];
+    }
+    /* k of the phase among all (tap, channel); beyond them where the phase has no such k */
+    __device__ int among_all(int z, int k) const
+    {
+        int at[4], n_taps[3], tap = 0;
+        if (plain) return k;
+        if (k >= k_last(z)) return v.taps * v.cog;
+        for (int a = 0; a < 3; ++a) n_taps[a] = taps(z, a);
+        window_split(k / v.cog, n_taps, at);
+        for (int a = 0; a < 3; ++a) tap = tap * v.k[a] + at[a + 1] * phases[a] + tap_first(z, a);
+        return tap * v.cog + k % v.cog;
+    }
+    __device__ int k_first(int) const { return 0; }
+    __device__ int k_last(int z) const { return (plain ? v.taps : taps(z, 0) * taps(z, 1) * taps(z, 2)) * v.cog; }
+    __device__ spot place(int z, int i) const { return window_on_output(v, i < m ? voxel(z, i) : v.voxels); }
+    __device__ column a_column(int z, int j) const
+    {
+        return window_column_of(v, among_all(z, j), v.taps * v.cog, v.cog, 0);
+    }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.co + z % v.groups * v.cog + c.ch
+                                           : NULL;
+    }
+    __device__ const S *b(int z, int j, int k) const
+    {
+        const int all = among_all(z, k);
+        return all < v.taps * v.cog && j < n
+                   ? w + (int64_t)(all / v.cog * v.cig + j) * v.co + z % v.groups * v.cog + all % v.cog
+                   : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        const int at = voxel(z, i);
+        if (at < v.voxels) put(dx, (int64_t)at * v.ci + z % v.groups * v.cig + j, sum, add);
+    }
+};
+template <class S>
+static void conv_dx_run(bmvp_ctx *c, const conv &v, const view &g, const view &w, const sink &dx, int add)
+{
+    const int phased = v.s[0] * v.s[1] * v.s[2] <= 64;
+    conv_dx_tile<S> p = { v.n, v.cig, v, (const S *)g.p, (const S *)w.p, dx, add, { 1, 1, 1 }, 0 };
+    for (int a = 0; a < 3; ++a) {
+        if (phased) p.phases[a] = v.s[a];
+        p.m *= (int)ceil_div(v.in[a], p.phases[a]);
+    }
+    const int phases = p.phases[0] * p.phases[1] * p.phases[2];
+    p.plain = phases == 1;
+    tile_run(c, p, v.groups * phases);
+}
+/* dw: rows are (tap, input channel), columns output channels, k = output places, cut into parts that are added
+   afterwards; slice z is a part of a group */
+template <class S> struct conv_dw_tile {
+    enum { A_ALONG_K = 0, B_ALONG_K = 0, PLACES_ARE_ROWS = 0 };
+    typedef S storage;
+    typedef window_column column;
+    int m, n;
+    conv v;
+    const S *x, *g;
+    float *part;
+    int parts, length; /* of a group; places of a part */
+    int in_pieces(int by) const { return v.cig % by == 0 && v.cog % by == 0; }
+    __device__ int k_first(int z) const { return z % parts * length; }
+    __device__ int k_last(int z) const { return k_first(z) + length < v.places ? k_first(z) + length : v.places; }
+    __device__ spot place(int, int i) const { return window_on_input(v, i); }
+    __device__ column a_column(int, int j) const { return window_column_of(v, j, m, v.cig, 1); }
+    __device__ const S *a(const spot &s, const column &c, int z) const
+    {
+        return (s.taps & c.bits) == c.bits ? x + (int64_t)(s.base + c.shift) * v.ci + z / parts * v.cig + c.ch : NULL;
+    }
+    __device__ const S *b(int z, int k, int j) const
+    {
+        return k < k_last(z) && j < n ? g + (int64_t)k * v.co + z / parts * v.cog + j : NULL;
+    }
+    __device__ void store(int z, int i, int j, float sum) const
+    {
+        part[((int64_t)(z % parts) * m + i) * v.co + z / parts * v.cog + j] = sum;
+    }
+};
+/* About 512 tiles, none with fewer than 1024 places */
+template <class S> static conv_dw_tile<S> conv_dw_of(const conv &v)
+{
+    const int large = v.cog > 32;
+    const int64_t tiles = ceil_div(v.taps * v.cig, large ? 128 : 64) * ceil_div(v.cog, large ? 64 : 32) * v.groups;
+    conv_dw_tile<S> p;
+    memset(&p, 0, sizeof p);
+    p.v = v;
+    p.m = v.taps * v.cig;
+    p.n = v.cog;
+    p.parts = (int)larger(1, smaller(ceil_div(512, tiles), ceil_div(v.places, 1024)));
+    p.length = (int)(ceil_div(ceil_div(v.places, p.parts), BK) * BK);
+    return p;
+}
+
+/* Between a volume and its blocks (places, k^3 C): to the blocks, or back. */
+static void conv_blocks(bmvp_ctx *c, const bmvp_tensor *volume, const int64_t blocks[3], const int64_t k[3],
+                        const view &from, const sink &to, int back, int add)
+{
+    int64_t dim[8], xs[8], ys[8];
+    block_axes(volume->dim, blocks, k, dim, xs, ys);
+    strided_copy(c, 8, dim, from, back ? ys : xs, to, back ? xs : ys, add);
+}
+static int conv_fits(bmvp_ctx *c, const bmvp_tensor *y)
+{
+    const int64_t most = larger(larger(y->src[0]->numel / y->src[0]->dim[4], y->numel / y->dim[4]), y->src[1]->numel);
+    int64_t taps = 1;
+    for (int i = 0; i < 3; ++i) taps = larger(taps, y->src[1]->dim[i]);
+    if (most >= INT32_MAX - 128) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: 2^31 places or weights are too many");
+    else if (!conv_is_blocks(y) && taps > WINDOW_TAPS)
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: kernels of up to %d voxels along an axis", (int)WINDOW_TAPS);
+    else if (y->args.conv3d.groups > 65535 / 512) bmvp_fail(c, BMVP_E_UNSUPPORTED, "conv3d: cuda: up to 127 groups");
+    else return 1;
+    return 0;
+}
+template <class S> static void conv_forward_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &w)
+{
+    const conv v = conv_of(y);
+    tile_run(c,
+             conv_forward_tile<S>{ v.places, v.cog, v, (const S *)x.p, (const S *)w.p, values(y->src[2]), result(y) },
+             v.groups);
+}
+/* The blocks of x in `room`, or x itself where they are the same, as the product takes them; room then points behind */
+static view conv_blocks_of(bmvp_ctx *c, const bmvp_tensor *y, float **room)
+{
+    const sink u = { *room, is_half(y) };
+    if (conv_is_pointwise(y)) return operand_of(c, y, y->src[0], room);
+    conv_blocks(c, y->src[0], y->dim + 1, y->args.conv3d.stride, values(y->src[0]), u, 0, 0);
+    *room += floats_for(y->numel / y->dim[4] * (y->src[1]->numel / y->dim[4]), u.half);
+    return u;
+}
+static void conv3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *room = bmvp_kernel_workspace(c);
+    if (!conv_fits(c, y)) return;
+    const view w = operand_of(c, y, y->src[1], &room);
+    if (conv_is_blocks(y)) {
+        const view b = operand_bias(c, y, y->src[2], &room), u = conv_blocks_of(c, y, &room);
+        gemm_bias(c, y->numel / y->dim[4], y->dim[4], y->src[1]->numel / y->dim[4], u, w, b, result(y));
+        return;
+    }
+    const view x = operand_of(c, y, y->src[0], &room);
+    if (x.half) conv_forward_run<uint16_t>(c, y, x, w);
+    else conv_forward_run<float>(c, y, x, w);
+}
+/* Gradients of x and w as products with the blocks, gy and w as these take them */
+static void conv_blocks_backward(bmvp_ctx *c, bmvp_tensor *y, const view &gy, const view &w, const sink &gx, int add_x,
+                                 const sink &gw, int add_w, float *room)
+{
+    const bmvp_tensor *x = y->src[0];
+    const int64_t rows = y->numel / y->dim[4], k = y->src[1]->numel / y->dim[4];
+    const int plain = conv_is_pointwise(y);
+    const sink u = { room, is_half(y) };
+    if (gw) gemm_run(c, gemm_of(k, y->dim[4], rows, conv_blocks_of(c, y, &room), 1, gy, 0, gw, add_w));
+    if (!gx) return;
+    gemm_run(c, gemm_of(rows, k, y->dim[4], gy, 0, w, 1, plain ? gx : u, plain && add_x));
+    if (plain) return;
+    if (!add_x && rows * k < x->numel) fill(c, gx, 0, x->numel); /* voxels beyond the last whole block */
+    conv_blocks(c, x, y->dim + 1, y->args.conv3d.stride, u, gx, 1, add_x);
+}
+template <class S>
+static void conv_dw_run(bmvp_ctx *c, const bmvp_tensor *y, const view &x, const view &gy, const sink &gw, int add,
+                        float *part)
+{
+    conv_dw_tile<S> p = conv_dw_of<S>(conv_of(y));
+    p.x = (const S *)x.p;
+    p.g = (const S *)gy.p;
+    p.part = part;
+    tile_run(c, p, p.parts * p.v.groups);
+    join_parts(c, part, p.parts, y->src[1]->numel, gw, add);
+}
+static void conv3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *room = bmvp_kernel_workspace(c);
+    const view gy = operand_gradient(c, y, &room), w = operand_of(c, y, y->src[1], &room);
+    int add[3];
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
+    if (conv_is_blocks(y)) {
+        conv_blocks_backward(c, y, gy, w, g[0], add[0], g[1], add[1], room);
+        return;
+    }
+    if (g[0] && gy.half) conv_dx_run<uint16_t>(c, conv_of(y), gy, w, g[0], add[0]);
+    else if (g[0]) conv_dx_run<float>(c, conv_of(y), gy, w, g[0], add[0]);
+    if (!g[1]) return;
+    const view x = operand_of(c, y, y->src[0], &room);
+    if (x.half) conv_dw_run<uint16_t>(c, y, x, gy, g[1], add[1], room);
+    else conv_dw_run<float>(c, y, x, gy, g[1], add[1], room);
+}
+static int64_t conv3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const int64_t rows = y->numel / y->dim[4], x = operand_room(y, y->src[0]), w = operand_room(y, y->src[1]);
+    const int64_t before = w + operand_room(y, backward ? y : y->src[2]);
+    int64_t room = x;
+    if (conv_is_blocks(y) && !conv_is_pointwise(y))
+        room = floats_for(rows * (y->src[1]->numel / y->dim[4]), is_half(y));
+    else if (!conv_is_blocks(y) && backward) room += y->src[1]->numel * conv_dw_of<float>(conv_of(y)).parts;
+    return before + larger(room, backward && y->src[2] ? bias_workspace(rows, y->dim[4]) : 0);
+}
+
+/* >>op depthwise3d: with its kernels ------------------------------------------------------------------------------- */
+
+struct depthwise {
+    int64_t n, d, h, w, c;
+    int residual;                 /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
+    int k, wide;                  /* kernel; channels of a block, of the kernels for any K */
+    int64_t strips;               /* runs of STRIP outputs along W */
+    int64_t lines, chunk, chunks; /* rows along W of all samples; lines, or tiles, of a block that sums weights */
+    int across, down;             /* warps of a tile along W and along H */
+    int64_t tiles_w, tiles_h, depth, slabs; /* tiles of a plane; planes of a block and how many such slabs make D */
+};
+enum { STRIP = 8, WARP = 32 };
+/* Rows of a tile whose weight gradient a block sums: STRIP x that many places, one warp for a row of it and a row of
+   taps */
+template <int K> struct depthwise_weight_tile { enum { ROWS = K == 3 ? 8 : 4 }; };
+static int depthwise_in_tiles(const depthwise &s) { return (s.k == 3 || s.k == 5) && s.h * s.w * s.c < INT32_MAX; }
+
+/* Warps of a tile: what two blocks' registers allow */
+template <int K> struct depthwise_tile { enum { WARPS = K == 3 ? 8 : 6 }; };
+
+/* Each warp makes 2 rows of STRIP outputs: the tile that computes and loads least for this plane. */
+static void depthwise_choose_tile(depthwise *s)
+{
+    const int most = s->k == 3 ? (int)depthwise_tile<3>::WARPS : (int)depthwise_tile<5>::WARPS;
+    double least = INFINITY;
+    for (int across = 1; across <= 4; ++across)
+        for (int down = 1; down * across <= most; ++down) {
+            const int64_t tw = ceil_div(s->w, across * STRIP), th = ceil_div(s->h, down * 2);
+            const double made = (double)(across * STRIP * down * 2),
+                         read = (double)((across * STRIP + s->k - 1) * (down * 2 + s->k - 1));
+            /* few warps hide little */
+            const double cost = (double)(tw * th) * (made + 0.25 * read) * (across * down < 4 ? 1.5 : 1.0);
+            if (cost >= least) continue;
+            least = cost;
+            s->across = across, s->down = down, s->tiles_w = tw, s->tiles_h = th;
+        }
+    s->depth = s->d;
+    while (s->depth > 8 && s->n * s->tiles_w * s->tiles_h * ceil_div(s->c, WARP) * ceil_div(s->d, s->depth) < 512)
+        s->depth = ceil_div(s->depth, 2);
+    s->slabs = ceil_div(s->d, s->depth);
+}
+static depthwise depthwise_of(const bmvp_tensor *y)
+{
+    depthwise s;
+    memset(&s, 0, sizeof s);
+    s.n = y->dim[0], s.d = y->dim[1], s.h = y->dim[2], s.w = y->dim[3], s.c = y->dim[4];
+    s.residual = y->args.depthwise3d.residual;
+    s.k = (int)y->src[1]->dim[0];
+    s.wide = power_of_two(s.c, 32);
+    s.strips = ceil_div(s.w, STRIP);
+    s.lines = s.n * s.d * s.h;
+    s.chunk = larger(THREADS / s.wide, ceil_div(s.lines, 64));
+    s.chunks = ceil_div(s.lines, s.chunk);
+    if (!depthwise_in_tiles(s)) return s;
+    depthwise_choose_tile(&s);
+    const int rows = s.k == 3 ? (int)depthwise_weight_tile<3>::ROWS : (int)depthwise_weight_tile<5>::ROWS;
+    const int64_t tiles = s.n * s.strips * ceil_div(s.h, rows);
+    s.chunk = ceil_div(tiles * ceil_div(s.c, WARP), 1024);
+    s.chunks = ceil_div(tiles, s.chunk);
+    return s;
+}
+
+/* What the residual adds to the weight of a tap */
+static __device__ __forceinline__ float depthwise_own(const depthwise &s, int tap, int taps)
+{
+    return s.residual && tap == taps / 2 ? 1.0f : 0.0f;
+}
+
+/* Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a plane, 32 channels, into shared memory; zeros where
+   there are none. A warp takes a row; whole rows of 16-byte pieces are copied asynchronously, odd channel counts are
+   not. */
+template <class S>
+static __device__ void depthwise_load(const depthwise &s, const S *plane, S *to, int row0, int rows, int col0, int cols,
+                                      int channels)
+{
+    enum { PIECE = 16 / sizeof(S), PIECES = WARP / PIECE };
+    const int lane = (int)threadIdx.x, c = (int)s.c, w = (int)s.w;
+    BMVPI_ROLLED
+    for (int r = (int)threadIdx.y; r < rows; r += (int)blockDim.y) {
+        const int row = row0 + r, live = row >= 0 && row < s.h;
+        S *line = to + r * cols * WARP;
+        BMVPI_ROLLED
+        for (int i = lane; c % PIECE == 0 && i < cols * PIECES; i += WARP) {
+            const int col = col0 + i / PIECES, ch = i % PIECES * PIECE,
+                      inside = live && col >= 0 && col < w && ch < channels;
+            copy_async<16>(line + i * PIECE, inside ? plane + (row * w + col) * c + ch : plane, inside);
+        }
+        BMVPI_ROLLED
+        for (int i = 0; c % PIECE != 0 && i < cols; ++i) {
+            const int col = col0 + i, inside = live && col >= 0 && col < w && lane < channels;
+            line[i * WARP + lane] = inside ? plane[(row * w + col) * c + lane] : S(0.0f);
+        }
+    }
+}
+
+/* Input plane z onto the K output planes it belongs to, of which those in [z0, z1) are wanted: 2 rows of STRIP of
+   each */
+template <class S, int K>
+static __device__ __forceinline__ void depthwise_add_plane(const S *from, int cols, const float *weight, int z, int z0,
+                                                           int z1, float sum[K][2][STRIP])
+{
+    enum { R = K / 2, RUN = STRIP + K - 1 };
+    float v[2][RUN];
+    BMVPI_UNROLLED
+    for (int t = 0; t < RUN; ++t) v[1][t] = value(from[t * WARP]);
+    BMVPI_ROLLED
+    for (int j = 0; j < K; ++j) {
+        BMVPI_UNROLLED
+        for (int t = 0; t < RUN; ++t) {
+            v[0][t] = v[1][t];
+            v[1][t] = value(from[((j + 1) * cols + t) * WARP]);
+        }
+        BMVPI_UNROLLED
+        for (int i = 0; i < K; ++i) {
+            if (z + R - i < z0 || z + R - i >= z1) continue;
+            BMVPI_UNROLLED
+            for (int l = 0; l < K; ++l) {
+                const float f = weight[((i * K + j) * K + l) * WARP];
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t) sum[i][0][t] += v[0][t + l] * f, sum[i][1][t] += v[1][t + l] * f;
+            }
+        }
+    }
+}
+
+/* y[n, d, h, w, c] (+)= b[c] + sum of x[n, d + i - r, h + j - r, w + l - r, c] w[i, j, l, c]; flip: taps in reverse,
+   which is the input gradient. With a residual 1 is added to the middle weight, which is as much as to add x, or for
+   the gradient that of y.
+   Who:    a block makes 32 channels (lanes) of a tile in H and W (2 rows of 8 outputs a warp) and goes along D: an
+           input plane is read into shared memory once, while the next one is on its way, and added to the K output
+           planes it belongs to, which lie in registers.
+   Launch: up to 8 warps, 6 for K = 5; samples x slabs of D x tiles along x, channels / 32 along y; two planes of a tile
+           and the weights, at most 72 KB of shared memory. K 3 and 5.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x once and the tile's rim again, from L2: 1.4 and 2.1 times in all for K 3 and 5 with tiles of 8 x 16 and 6
+            x 16; y once. 2 K^3
+           operations an output; for K = 5 about 200 loads from shared memory for 2000 multiply-adds of a thread. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * depthwise_tile<K>::WARPS, 2)
+depthwise_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
+{
+    enum { R = K / 2, ROWS = 2, TAPS = K * K * K };
+    BMVPI_DYNAMIC(float, weight);
+    const int lane = (int)threadIdx.x, warp = (int)threadIdx.y, rows = s.down * ROWS + K - 1,
+              cols = s.across * STRIP + K - 1;
+    const int row0 = (int)(blockIdx.x / s.tiles_w % s.tiles_h) * s.down * ROWS,
+              col0 = (int)(blockIdx.x % s.tiles_w) * s.across * STRIP;
+    const int64_t slab = blockIdx.x / (s.tiles_w * s.tiles_h), sample = slab / s.slabs,
+                  ch0 = blockIdx.y * (int64_t)WARP, ch = ch0 + lane;
+    const int z0 = (int)(slab % s.slabs * s.depth), z1 = z0 + s.depth < s.d ? (int)(z0 + s.depth) : (int)s.d;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, y0 = warp / s.across * ROWS,
+              x0 = warp % s.across * STRIP;
+    const int64_t plane = s.h * s.w * s.c;
+    const int size = rows * cols * WARP; /* of a buffer; plane z lies in that of its parity */
+    const S *in = x + sample * s.d * plane + ch0;
+    S *buffer = (S *)(void *)(weight + TAPS * WARP);
+    float sum[K][ROWS][STRIP];
+    const float start = bias && ch < s.c ? bias[ch] : 0.0f;
+    const int64_t out = ((sample * s.d + z0) * s.h + row0 + y0) * s.w * s.c + (col0 + x0) * s.c + ch;
+    const int live_rows = ch < s.c ? (int)s.h - row0 - y0 : 0, live_cols = (int)s.w - col0 - x0;
+    for (int tap = warp; tap < TAPS; tap += (int)blockDim.y)
+        weight[tap * WARP + lane] =
+            ch < s.c ? w[(flip ? TAPS - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, TAPS) : 0.0f;
+    BMVPI_UNROLLED
+    for (int i = 0; i < K * ROWS * STRIP; ++i) sum[i / (ROWS * STRIP)][i / STRIP % ROWS][i % STRIP] = start;
+    const int first = z0 - R > 0 ? z0 - R : 0;
+    depthwise_load(s, in + first * plane, buffer + (first & 1) * size, row0 - R, rows, col0 - R, cols, channels);
+    copy_commit();
+    BMVPI_ROLLED
+    for (int z = z0 - R; z < z1 + R; ++z) {
+        if (z >= 0 && z < s.d) {
+            const S *from = buffer + (z & 1) * size + (y0 * cols + x0) * WARP + lane;
+            copy_wait<0>();
+            __syncthreads(); /* plane z is there, and nobody reads the other buffer any more */
+            if (z + 1 < s.d && z + 1 < z1 + R)
+                depthwise_load(s, in + (z + 1) * plane, buffer + ((z + 1) & 1) * size, row0 - R, rows, col0 - R, cols,
+                               channels);
+            copy_commit();
+            depthwise_add_plane<S, K>(from, cols, weight + lane, z, z0, z1, sum);
+        }
+        if (z - R >= z0) {
+            BMVPI_UNROLLED
+            for (int b = 0; b < ROWS; ++b) {
+                const sink line = y + (out + (z - R - z0) * plane + b * (int)(s.w * s.c));
+                BMVPI_UNROLLED
+                for (int t = 0; t < STRIP; ++t)
+                    if (b < live_rows && t < live_cols) put(line, t * s.c, sum[K - 1][b][t], add);
+            }
+        }
+        BMVPI_UNROLLED
+        for (int b = 0; b < ROWS; ++b)
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) {
+                BMVPI_UNROLLED
+                for (int i = K - 1; i > 0; --i) sum[i][b][t] = sum[i - 1][b][t];
+                sum[0][b][t] = start;
+            }
+    }
+}
+
+/* The same for any odd kernel.
+   Who:    a thread makes 8 neighbours along W of one channel.
+   Launch: 256 threads = up to 32 channels x strips; blocks along x: strips, along y: channels / 32.
+   Bits:   each output by one thread, taps in order.
+   Traffic: x is read k^3 times, from L1 and L2 but for the first: for kernels that no network here has. */
+template <class S>
+__global__ void depthwise_any_kernel(depthwise s, const S *x, view w, view bias, sink y, int flip, int add)
+{
+    const int k = s.k, r = k / 2, taps = k * k * k;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x,
+                  strip = blockIdx.x * (int64_t)blockDim.y + threadIdx.y;
+    const int64_t line = strip / s.strips, w0 = strip % s.strips * STRIP, z = line / s.h % s.d, row = line % s.h;
+    float sum[STRIP];
+    if (ch >= s.c || line >= s.lines) return;
+    for (int t = 0; t < STRIP; ++t) sum[t] = bias ? bias[ch] : 0.0f;
+    for (int tap = 0; tap < taps; ++tap) {
+        const int i = tap / (k * k) - r, j = tap / k % k - r, l = tap % k - r;
+        if (z + i < 0 || z + i >= s.d || row + j < 0 || row + j >= s.h) continue;
+        const S *in = x + ((line + i * s.h + j) * s.w) * s.c + ch;
+        const float f = w[(flip ? taps - 1 - tap : tap) * s.c + ch] + depthwise_own(s, tap, taps);
+        for (int t = 0; t < STRIP; ++t)
+            if (w0 + t + l >= 0 && w0 + t + l < s.w) sum[t] += value(in[(w0 + t + l) * s.c]) * f;
+    }
+    for (int t = 0; t < STRIP; ++t)
+        if (w0 + t < s.w) put(y, (line * s.w + w0 + t) * s.c + ch, sum[t], add);
+}
+
+template <class S, int K>
+static void depthwise_run_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias,
+                                const sink &y, int flip, int add)
+{
+    const size_t planes = 2 * sizeof(S) * (size_t)((s.down * 2 + K - 1) * (s.across * STRIP + K - 1) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_kernel<S, K>),
+              dim3((unsigned)(s.n * s.slabs * s.tiles_h * s.tiles_w), (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(s.across * s.down)), bytes, s, x, w, bias, y, flip, add);
+}
+template <class S>
+static void depthwise_run(bmvp_ctx *c, const depthwise &s, const S *x, const view &w, const view &bias, const sink &y,
+                          int flip, int add)
+{
+    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
+    const dim3 grid((unsigned)ceil_div(s.lines * s.strips, block.y), (unsigned)ceil_div(s.c, s.wide));
+    if (!depthwise_in_tiles(s)) BMVPI_RUN(c, depthwise_any_kernel<S>, grid, block, 0, s, x, w, bias, y, flip, add);
+    else if (s.k == 3) depthwise_run_tiles<S, 3>(c, s, x, w, bias, y, flip, add);
+    else depthwise_run_tiles<S, 5>(c, s, x, w, bias, y, flip, add);
+}
+
+/* part[chunk, i, j, l, c] = sum over the chunk's tiles of g[n, d, h, w, c] x[n, d + i - r, h + j - r, w + l - r, c].
+   Who:    a block takes 32 channels (lanes) of a tile of a few rows x 8 places and goes along D, planes of x and g on
+           their way while the last ones are used; warp (q, j) sums the K^2 taps (i, l) of row q of the tile and row j
+           of the taps: it keeps K planes of its 8 places of g in registers, so that a row of x is read once for K^2
+           taps. Then the rows of the tile are added in order.
+   Launch: 20 warps for K = 5, 24 for K = 3; chunks along x, channels / 32 along y; 49 and 33 KB of shared memory.
+   Bits:   tiles are cut by shape; fixed order.
+   Traffic: g once, x 3 and 1.6 times (the tile's rim, from L2) for K 5 and 3; 2 K^3 operations an element, 20 loads
+            from shared memory for
+           200 multiply-adds of a thread at K = 5. */
+template <class S, int K>
+__global__ void __launch_bounds__(WARP * K * depthwise_weight_tile<K>::ROWS, 1)
+depthwise_weight_kernel(depthwise s, const S *x, const S *g, float *part)
+{
+    enum { R = K / 2, TH = depthwise_weight_tile<K>::ROWS, ROWS = TH + K - 1, RUN = STRIP + K - 1, TAPS = K * K * K,
+           X_PLANE = ROWS * RUN * WARP, G_PLANE = TH * STRIP * WARP };
+    BMVPI_DYNAMIC(float, total);
+    const int lane = (int)threadIdx.x, q = (int)threadIdx.y / K, j = (int)threadIdx.y % K;
+    const int64_t plane = s.h * s.w * s.c, ch0 = blockIdx.y * (int64_t)WARP, bands = (s.h + TH - 1) / TH,
+                  tiles = s.n * bands * s.strips;
+    const int64_t last = (blockIdx.x + 1) * s.chunk < tiles ? (blockIdx.x + 1) * s.chunk : tiles;
+    const int channels = s.c - ch0 < WARP ? (int)(s.c - ch0) : (int)WARP, depth = (int)s.d;
+    S *xs = (S *)(void *)(total + TAPS * WARP), *gs = xs + 2 * X_PLANE;
+    float sum[K][K] = { { 0 } }, u[K][STRIP], v[RUN];
+    for (int64_t tile = blockIdx.x * s.chunk; tile < last; ++tile) {
+        const int col0 = (int)(tile % s.strips) * STRIP, row0 = (int)(tile / s.strips % bands) * TH;
+        const int64_t at = tile / s.strips / bands * depth * plane + ch0;
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * STRIP; ++i) u[i / STRIP][i % STRIP] = 0;
+        /* the last planes of the tile before have been used: its last steps read no g */
+        depthwise_load(s, g + at, gs, row0, TH, col0, STRIP, channels);
+        copy_commit();
+        BMVPI_ROLLED
+        for (int z = -R; z < depth; ++z) { /* planes z of x and z + R of g lie in the buffers of their parity */
+            copy_wait<0>();
+            __syncthreads();
+            if (z + 1 >= 0 && z + 1 < depth)
+                depthwise_load(s, x + at + (z + 1) * plane, xs + ((z + 1) & 1) * X_PLANE, row0 - R, ROWS, col0 - R, RUN,
+                               channels);
+            if (z + 1 + R < depth)
+                depthwise_load(s, g + at + (z + 1 + R) * plane, gs + ((z + 1 + R) & 1) * G_PLANE, row0, TH, col0, STRIP,
+                               channels);
+            copy_commit();
+            BMVPI_UNROLLED
+            for (int t = 0; t < STRIP; ++t) {
+                BMVPI_UNROLLED
+                for (int i = K - 1; i > 0; --i) u[i][t] = u[i - 1][t];
+                u[0][t] = z + R < depth ? value(gs[((z + R) & 1) * G_PLANE + (q * STRIP + t) * WARP + lane]) : 0.0f;
+            }
+            if (z < 0) continue;
+            BMVPI_UNROLLED
+            for (int t = 0; t < RUN; ++t) v[t] = value(xs[(z & 1) * X_PLANE + ((q + j) * RUN + t) * WARP + lane]);
+            BMVPI_UNROLLED
+            for (int i = 0; i < K; ++i)
+                BMVPI_UNROLLED
+                for (int l = 0; l < K; ++l)
+                    BMVPI_UNROLLED
+                    for (int t = 0; t < STRIP; ++t) sum[i][l] += u[i][t] * v[t + l];
+        }
+    }
+    for (int turn = 0; turn < TH; ++turn) {
+        BMVPI_UNROLLED
+        for (int i = 0; i < K * K; ++i) {
+            float *to = total + ((i / K * K + j) * K + i % K) * WARP + lane;
+            if (q == turn) *to = turn ? *to + sum[i / K][i % K] : sum[i / K][i % K];
+        }
+        __syncthreads();
+    }
+    for (int tap = (int)threadIdx.y; tap < TAPS; tap += (int)blockDim.y)
+        if (lane < channels) part[(blockIdx.x * (int64_t)TAPS + tap) * s.c + ch0 + lane] = total[tap * WARP + lane];
+}
+
+/* The same for any odd kernel, one tap at a time.
+   Who:    a thread sums one tap of one channel over every so many lines of the chunk; the threads of a channel add up
+           in order.
+   Launch: 256 threads; chunks x k along x, channels / 32 along y, k^2 along z (k up to 255).
+   Bits:   as above.
+   Traffic: x and g are read k^3 times: for kernels that no network here has. */
+template <class S> __global__ void depthwise_weight_any_kernel(depthwise s, const S *x, const S *g, float *part)
+{
+    __shared__ float share[THREADS];
+    const int k = s.k, r = k / 2, l = (int)(blockIdx.x % (unsigned)k);
+    const int j = (int)(blockIdx.z % (unsigned)k), i = (int)(blockIdx.z / (unsigned)k);
+    const int64_t chunk = blockIdx.x / (unsigned)k, first = chunk * s.chunk;
+    const int64_t ch = blockIdx.y * (int64_t)blockDim.x + threadIdx.x,
+                  last = first + s.chunk < s.lines ? first + s.chunk : s.lines;
+    float sum = 0, total = 0;
+    for (int64_t line = first + threadIdx.y; ch < s.c && line < last; line += blockDim.y) {
+        const int64_t z = line / s.h % s.d + i - r, row = line % s.h + j - r;
+        if (z < 0 || z >= s.d || row < 0 || row >= s.h) continue;
+        for (int64_t t = 0; t < s.w; ++t)
+            if (t + l - r >= 0 && t + l - r < s.w)
+                sum += value(g[(line * s.w + t) * s.c + ch]) *
+                       value(x[((line + (i - r) * s.h + j - r) * s.w + t + l - r) * s.c + ch]);
+    }
+    share[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+    __syncthreads();
+    for (unsigned t = 0; threadIdx.y == 0 && t < blockDim.y; ++t) total += share[t * blockDim.x + threadIdx.x];
+    if (threadIdx.y == 0 && ch < s.c) part[(chunk * k * k * k + (i * k + j) * k + l) * s.c + ch] = total;
+}
+template <class S, int K>
+static void depthwise_weight_tiles(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, float *part)
+{
+    const int rows = depthwise_weight_tile<K>::ROWS;
+    const size_t planes = 2 * sizeof(S) * (size_t)(((rows + K - 1) * (STRIP + K - 1) + rows * STRIP) * WARP);
+    const size_t bytes = planes + sizeof(float) * K * K * K * WARP;
+    if (!shared_memory(c, depthwise_weight_kernel<S, K>, bytes)) return;
+    BMVPI_RUN(c, (depthwise_weight_kernel<S, K>), dim3((unsigned)s.chunks, (unsigned)ceil_div(s.c, WARP)),
+              dim3(WARP, (unsigned)(K * rows)), bytes, s, x, g, part);
+}
+template <class S>
+static void depthwise_weights(bmvp_ctx *c, const depthwise &s, const S *x, const S *g, const sink &gw, int add,
+                              float *part)
+{
+    const dim3 block((unsigned)s.wide, (unsigned)(THREADS / s.wide));
+    const unsigned chunks = (unsigned)s.chunks, wide = (unsigned)ceil_div(s.c, s.wide), k = (unsigned)s.k;
+    if (!depthwise_in_tiles(s))
+        BMVPI_RUN(c, depthwise_weight_any_kernel<S>, dim3(chunks * k, wide, k * k), block, 0, s, x, g, part);
+    else if (s.k == 3) depthwise_weight_tiles<S, 3>(c, s, x, g, part);
+    else depthwise_weight_tiles<S, 5>(c, s, x, g, part);
+    join_parts(c, part, (int)s.chunks, (int64_t)s.k * s.k * s.k * s.c, gw, add);
+}
+static void depthwise3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const view x = values(y->src[0]), w = values(y->src[1]), b = values(y->src[2]);
+    if (x.half) depthwise_run(c, depthwise_of(y), (const uint16_t *)x.p, w, b, result(y), 0, 0);
+    else depthwise_run(c, depthwise_of(y), (const float *)x.p, w, b, result(y), 0, 0);
+}
+static void depthwise3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const depthwise s = depthwise_of(y);
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), gy = operand_gradient(c, y, &room), w = values(y->src[1]),
+               none = { NULL, 0 };
+    int add[3];
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[0] && gy.half) depthwise_run(c, s, (const uint16_t *)gy.p, w, none, g[0], 1, add[0]);
+    else if (g[0]) depthwise_run(c, s, (const float *)gy.p, w, none, g[0], 1, add[0]);
+    if (g[1] && gy.half) depthwise_weights(c, s, (const uint16_t *)x.p, (const uint16_t *)gy.p, g[1], add[1], room);
+    else if (g[1]) depthwise_weights(c, s, (const float *)x.p, (const float *)gy.p, g[1], add[1], room);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / s.c, s.c, g[2], add[2], room);
+}
+static int64_t depthwise3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const depthwise s = depthwise_of(y);
+    if (!backward) return 0;
+    return operand_room(y, y->src[0]) + operand_room(y, y) +
+           larger(s.chunks * y->src[1]->numel, y->src[2] ? bias_workspace(y->numel / s.c, s.c) : 0);
+}
+
+/* >>op conv_transpose3d -------------------------------------------------------------------------------------------- */
+
+/* x (places, Ci) times w (Ci, k^3 Co) gives the blocks of y. */
+static void conv_transpose3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
+    const sink u = { room, is_half(y) };
+    gemm_run(c, gemm_of(y->src[0]->numel / ci, k, ci, x, 0, w, 0, u, 0));
+    conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, u, result(y), 1, 0);
+    add_bias(c, result(y), y->numel / y->dim[4], y->dim[4], values(y->src[2]));
+}
+static void conv_transpose3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ci = y->src[1]->dim[0], k = y->src[1]->numel / ci, places = y->src[0]->numel / ci;
+    float *room = bmvp_kernel_workspace(c);
+    const view x = operand_of(c, y, y->src[0], &room), w = operand_of(c, y, y->src[1], &room);
+    const sink u = { room, is_half(y) };
+    int add[3];
+    sink g[3];
+    for (int i = 0; i < 3; ++i) g[i] = grad(c, y->src[i], &add[i]);
+    if (g[2]) bias_grad(c, gradient(y), y->numel / y->dim[4], y->dim[4], g[2], add[2], room);
+    if (g[0] || g[1]) conv_blocks(c, y, y->src[0]->dim + 1, y->src[1]->dim + 1, gradient(y), u, 0, 0);
+    if (g[0]) gemm_run(c, gemm_of(places, ci, k, u, 0, w, 1, g[0], add[0]));
+    if (g[1]) gemm_run(c, gemm_of(ci, k, places, x, 1, u, 0, g[1], add[1]));
+}
+static int64_t conv_transpose3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    const int64_t room = operand_room(y, y->src[0]) + operand_room(y, y->src[1]);
+    const int64_t bias = backward && y->src[2] ? bias_workspace(y->numel / y->dim[4], y->dim[4]) : 0;
+    return room + larger(floats_for(y->numel, is_half(y)), bias);
+}
+
+/* >>norms: statistics of each (sample, group of channels); batch norm is one sample, C groups ---------------------- */
+
+/* Workspace: the parts of the column sums; sums (samples, C) as pairs; then four arrays (samples, C): mean, scale,
+   slope, shift; and of batch norm over several ranks, 2 C + 1 numbers of this rank and those of all. */
+struct norm {
+    columns k;
+    int64_t groups, width; /* channels of a group */
+    view x, g, gamma;
+    float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
+    pair *sum;
+    float *mean, *scale, *slope, *shift;
+    double *own, *all;     /* own: what this rank has (C, C, rows), then in backward what all have together */
+    const bmvp_comm *comm; /* of batch norm; NULL: statistics of this rank alone */
+};
+static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, int64_t groups, const bmvp_comm *comm)
+{
+    const int64_t ch = last_dim(y);
+    norm s;
+    s.k = columns_of(samples, y->numel / samples / ch, ch);
+    s.groups = groups;
+    s.width = ch / groups;
+    s.x = values(y->src[0]);
+    s.g = gradient(y);
+    s.gamma = values(y->src[1]);
+    s.saved = y->saved;
+    s.sum = (pair *)(void *)(bmvp_kernel_workspace(c) + columns_workspace(s.k));
+    s.mean = (float *)(void *)(s.sum + samples * ch);
+    s.scale = s.mean + samples * ch;
+    s.slope = s.scale + samples * ch;
+    s.shift = s.slope + samples * ch;
+    s.own = (double *)(void *)(s.shift + samples * ch);
+    s.all = s.own + 2 * ch + 1;
+    s.comm = comm;
+    return s;
+}
+static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
+{
+    const int64_t ch = last_dim(y);
+    return columns_workspace(columns_of(samples, y->numel / samples / ch, ch)) + 8 * samples * ch;
+}
+
+/* sum[sample, c] = sums of x and x^2 (in double nothing cancels), or of g and g (x - mean) */
+struct norm_columns {
+    norm s;
+    int back;
+    template <int N> __device__ void value(int64_t i, int64_t sample, int64_t ch, pair *p) const
+    {
+        const float *mean = s.mean + sample * s.k.c + ch;
+        float v[N], d[N];
+        load<N>(s.x, i, v);
+        if (back) load<N>(s.g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) {
+            const double x = (double)v[e], g = back ? (double)d[e] : x;
+            p[e].a += g;
+            p[e].b += g * (back ? x - (double)mean[e] : x);
+        }
+    }
+    __device__ void finish(int64_t sample, int64_t ch, pair p) const { s.sum[sample * s.k.c + ch] = p; }
+};
+/* Mean and sum of squared deviations of n numbers from their sum and sum of squares */
+static __device__ pair moments(pair sum, double n)
+{
+    const double mean = sum.a / n, squares = sum.b - sum.a * mean;
+    return pair{ mean, squares > 0 ? squares : 0 };
+}
+/* Over several ranks: own = each channel's mean, its sum of squared deviations, and the number of rows; map over C */
+struct norm_moments_map {
+    norm s;
+    __device__ void operator()(int64_t ch) const
+    {
+        const pair p = moments(s.sum[ch], (double)s.k.rows);
+        s.own[ch] = p.a;
+        s.own[s.k.c + ch] = p.b;
+        if (ch == 0) s.own[2 * s.k.c] = (double)s.k.rows;
+    }
+};
+/* Statistics of group i from its channels' sums, or from all ranks' moments, joined in their order as the CPU does;
+   batch norm's running ones move too. Map over samples x groups. */
+struct norm_statistics_map {
+    norm s;
+    int ranks; /* 0: from sums */
+    double eps, momentum;
+    float *running_mean, *running_var; /* or NULL */
+    __device__ pair joined(int64_t ch, double *rows) const
+    {
+        const int64_t step = 2 * s.k.c + 1;
+        const double *count = s.all + 2 * s.k.c;
+        double n = 0, mean = 0, squares = 0;
+        for (int r = 0; r < ranks; ++r) n += count[r * step];
+        for (int r = 0; r < ranks; ++r) mean += s.all[r * step + ch] * (count[r * step] / n);
+        for (int r = 0; r < ranks; ++r) {
+            const double apart = s.all[r * step + ch] - mean;
+            squares += s.all[r * step + s.k.c + ch] + count[r * step] * apart * apart;
+        }
+        *rows = n;
+        return pair{ mean, squares };
+    }
+    __device__ void operator()(int64_t i) const
+    {
+        double n = (double)(s.k.rows * s.width);
+        pair p = join_sum::none();
+        for (int64_t j = i * s.width; ranks == 0 && j < (i + 1) * s.width; ++j) p = join_sum::join(p, s.sum[j]);
+        p = ranks ? joined(i, &n) : moments(p, n);
+        const double mean = p.a, var = p.b / n;
+        s.saved[i] = (float)mean;
+        s.saved[s.k.samples * s.groups + i] = (float)(1.0 / sqrt(var + eps));
+        if (!running_mean) return;
+        running_mean[i] += (float)(momentum * ((double)(float)mean - (double)running_mean[i]));
+        running_var[i] += (float)(momentum * (var * (n / (n > 1 ? n - 1 : 1)) - (double)running_var[i]));
+    }
+};
+/* saved from the running statistics */
+struct norm_running_map {
+    const float *mean, *var;
+    float *saved;
+    int64_t n;
+    double eps;
+    __device__ void operator()(int64_t i) const
+    {
+        saved[i] = mean[i];
+        saved[n + i] = (float)(1.0 / sqrt((double)var[i] + eps));
+    }
+};
+/* mean, slope and shift of each (sample, channel), for the forward pass; map over samples x C */
+struct norm_fold_map {
+    norm s;
+    view beta;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t group = i / s.width;
+        s.mean[i] = s.saved[group];
+        if (s.slope) s.slope[i] = s.saved[s.k.samples * s.groups + group] * (s.gamma ? s.gamma[i % s.k.c] : 1.0f);
+        if (s.shift) s.shift[i] = beta ? beta[i % s.k.c] : 0.0f;
+    }
+};
+/* y = (x - mean) slope + shift; 8 bytes an element */
+struct norm_apply_map {
+    norm s;
+    sink y;
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const int64_t at = sample * s.k.c + ch;
+        float v[N];
+        load<N>(s.x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(y, i, v, 0);
+    }
+};
+/* With M elements in a group, r = 1 / std, a and b the group's sums of gamma g and gamma g (x - mean): dx = r gamma g -
+   r a / M - (x - mean) r^3 b / M. Here the factors; map over samples x groups. batch 0: constant statistics, only the
+   first term. */
+struct norm_factors_map {
+    norm s;
+    int batch;
+    const double *rows; /* of all ranks; NULL: this rank's */
+    __device__ void operator()(int64_t i) const
+    {
+        const double r = (double)s.saved[s.k.samples * s.groups + i], n = rows ? *rows : (double)(s.k.rows * s.width);
+        double a = 0, b = 0;
+        for (int64_t j = i * s.width; batch && j < (i + 1) * s.width; ++j) {
+            const double gamma = s.gamma ? (double)s.gamma[j % s.k.c] : 1.0;
+            a += gamma * s.sum[j].a;
+            b += gamma * s.sum[j].b;
+        }
+        for (int64_t j = i * s.width; j < (i + 1) * s.width; ++j) {
+            s.scale[j] = (float)(r * (s.gamma ? (double)s.gamma[j % s.k.c] : 1.0));
+            s.slope[j] = (float)(-r * r * r * b / n);
+            s.shift[j] = (float)(-r * a / n);
+        }
+    }
+};
+/* dx (+)= g scale + (x - mean) slope + shift; 12 bytes an element */
+struct norm_back_map {
+    norm s;
+    sink dx;
+    int add;
+    template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
+    {
+        const int64_t at = sample * s.k.c + ch;
+        float v[N], d[N];
+        load<N>(s.x, i, v);
+        load<N>(s.g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e)
+            d[e] = d[e] * s.scale[at + e] + (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        store<N>(dx, i, d, add);
+    }
+};
+/* dgamma (+)= sum of g (x - mean) r, dbeta (+)= sum of g, over samples; map over C */
+struct norm_affine_map {
+    norm s;
+    sink dgamma, dbeta;
+    int add_gamma, add_beta;
+    __device__ void operator()(int64_t ch) const
+    {
+        double a = 0, b = 0;
+        for (int64_t sample = 0; sample < s.k.samples; ++sample) {
+            const int64_t j = sample * s.k.c + ch;
+            a += s.sum[j].b * (double)s.saved[s.k.samples * s.groups + j / s.width];
+            b += s.sum[j].a;
+        }
+        if (dgamma) put(dgamma, ch, (float)a, add_gamma);
+        if (dbeta) put(dbeta, ch, (float)b, add_beta);
+    }
+};
+
+/* Over several ranks, before their exchange: own = both sums of each channel, and the number of rows; map over 2 C +
+   1 */
+struct norm_sums_map {
+    norm s;
+    __device__ void operator()(int64_t i) const
+    {
+        s.own[i] = i == 2 * s.k.c ? (double)s.k.rows : i % 2 ? s.sum[i / 2].b : s.sum[i / 2].a;
+    }
+};
+/* and after it: own = the sum over ranks, in their order */
+struct norm_ranks_map {
+    norm s;
+    int ranks;
+    __device__ void operator()(int64_t i) const
+    {
+        double v = 0;
+        for (int r = 0; r < ranks; ++r) v += s.all[r * (2 * s.k.c + 1) + i];
+        s.own[i] = v;
+    }
+};
+static void norm_gather(bmvp_ctx *c, const norm &s)
+{
+    bmvp_kernel_gather(c, s.own, (2 * s.k.c + 1) * (int64_t)sizeof *s.own, s.all);
+}
+
+static void norm_statistics(bmvp_ctx *c, const norm &s, double eps, double momentum, float *running_mean,
+                            float *running_var)
+{
+    columns_sum(c, norm_columns{ s, 0 }, s.k, bmvp_kernel_workspace(c));
+    if (s.comm) {
+        each(c, norm_moments_map{ s }, s.k.c);
+        norm_gather(c, s);
+    }
+    each(c, norm_statistics_map{ s, s.comm ? s.comm->size : 0, eps, momentum, running_mean, running_var },
+         s.k.samples * s.groups);
+}
+static void norm_apply(bmvp_ctx *c, bmvp_tensor *y, const norm &s)
+{
+    each(c, norm_fold_map{ s, values(y->src[2]) }, s.k.samples * s.k.c);
+    columns_map(c, norm_apply_map{ s, result(y) }, s.k);
+}
+static void norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch,
+                          const bmvp_comm *comm)
+{
+    norm s = norm_of(c, y, samples, groups, comm), fold = s;
+    int add, add_gamma, add_beta;
+    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma);
+    sink gbeta = grad(c, y->src[2], &add_beta);
+    if (!gx && !ggamma && !gbeta) return;
+    fold.slope = fold.shift = NULL; /* only the mean; slope and shift come from the sums */
+    each(c, norm_fold_map{ fold, view{ NULL, 0 } }, samples * s.k.c);
+    columns_sum(c, norm_columns{ s, 1 }, s.k, bmvp_kernel_workspace(c));
+    if (ggamma || gbeta) each(c, norm_affine_map{ s, ggamma, gbeta, add_gamma, add_beta }, s.k.c);
+    if (s.comm) { /* whether or not somebody wants gx: the other ranks wait for this one */
+        each(c, norm_sums_map{ s }, 2 * s.k.c + 1);
+        norm_gather(c, s);
+        each(c, norm_ranks_map{ s, s.comm->size }, 2 * s.k.c + 1);
+        s.sum = (pair *)(void *)s.own;
+    }
+    if (!gx) return;
+    each(c, norm_factors_map{ s, batch, s.comm ? s.own + 2 * s.k.c : NULL }, samples * groups);
+    columns_map(c, norm_back_map{ s, gx, add }, s.k);
+}
+
+/* >>op batchnorm --------------------------------------------------------------------------------------------------- */
+
+static const bmvp_comm *batchnorm_comm(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    return y->args.batchnorm.training ? bmvp_comm_of(c) : NULL;
+}
+static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t ch = last_dim(y);
+    const norm s = norm_of(c, y, 1, ch, batchnorm_comm(c, y));
+    if (!bmvp_kernel_recomputes(c)) {
+        if (y->args.batchnorm.training)
+            norm_statistics(c, s, y->args.batchnorm.eps, y->args.batchnorm.momentum, buffer_of(y->src[3]),
+                            buffer_of(y->src[4]));
+        else
+            each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->args.batchnorm.eps },
+                 ch);
+    }
+    norm_apply(c, y, s);
+}
+static void batchnorm_backward(bmvp_ctx *c, bmvp_tensor *y) 
+{
+    norm_backward(c, y, 1, last_dim(y), y->args.batchnorm.training, batchnorm_comm(c, y));
+}
+static int64_t batchnorm_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int)
+{
+    const bmvp_comm *m = bmvp_comm_of(c);
+    return norm_workspace(y, 1) + (m ? 2 * (1 + m->size) * (2 * last_dim(y) + 1) : 0);
+}
+
+/* >>op layernorm: along the last axis ------------------------------------------------------------------------------ */
+
+/* y = (x - mean) s gamma + beta, s = 1 / sqrt(var + eps), two passes over the row; saved: mean and s of each row. Lanes
+   take N neighbours. */
+template <int N> struct layernorm_rows {
+    view x, gamma, beta;
+    sink y;
+    float *saved;
+    double eps;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        double sum = 0, square = 0;
+        float v[N], f[N], b[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) sum += (double)v[e];
+        }
+        const float mean = (float)(team_sum(sum, team) / (double)n);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            for (int e = 0; e < N; ++e) square += (double)(v[e] - mean) * (double)(v[e] - mean);
+        }
+        const float s = (float)(1.0 / sqrt(team_sum(square, team) / (double)n + eps));
+        if (live && lane == 0) saved[2 * row] = mean, saved[2 * row + 1] = s;
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(gamma, i, f);
+            load<N>(beta, i, b);
+            for (int e = 0; e < N; ++e) v[e] = (v[e] - mean) * s * f[e] + b[e];
+            store<N>(y, row * n + i, v, 0);
+        }
+    }
+};
+/* With h = gamma g, t = (x - mean) s: dx (+)= s (h - mean(h) - t mean(h t)) */
+template <int N> struct layernorm_back_rows {
+    view x, g, gamma;
+    const float *saved;
+    sink dx;
+    int add;
+    __device__ void row(int64_t row, int64_t n, int lane, int team, int live) const
+    {
+        const float mean = saved[2 * row], s = saved[2 * row + 1];
+        double sum = 0, dot = 0;
+        float v[N], d[N], f[N];
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) {
+                const double h = (double)d[e] * (double)f[e];
+                sum += h;
+                dot += h * (double)((v[e] - mean) * s);
+            }
+        }
+        const float a = (float)(team_sum(sum, team) / (double)n), b = (float)(team_sum(dot, team) / (double)n);
+        for (int64_t i = lane * N; live && i < n; i += team * N) {
+            load<N>(x, row * n + i, v);
+            load<N>(g, row * n + i, d);
+            load<N>(gamma, i, f);
+            for (int e = 0; e < N; ++e) d[e] = s * (d[e] * f[e] - a - (v[e] - mean) * s * b);
+            store<N>(dx, row * n + i, d, add);
+        }
+    }
+};
+/* dgamma (+)= sum of g t, dbeta (+)= sum of g, over rows */
+struct layernorm_affine_grad {
+    view x, g;
+    const float *saved;
+    int64_t n;
+    sink dgamma, dbeta;
+    int add_gamma, add_beta;
+    template <int N> __device__ void value(int64_t i, int64_t, int64_t ch, pair *p) const
+    {
+        const int64_t row = (i - ch) / n;
+        const float mean = saved[2 * row], s = saved[2 * row + 1];
+        float v[N], d[N];
+        load<N>(x, i, v);
+        load<N>(g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) p[e].a += (double)d[e] * (double)((v[e] - mean) * s), p[e].b += (double)d[e];
+    }
+    __device__ void finish(int64_t, int64_t ch, pair p) const
+    {
+        if (dgamma) put(dgamma, ch, (float)p.a, add_gamma);
+        if (dbeta) put(dbeta, ch, (float)p.b, add_beta);
+    }
+};
+template <int N> static void layernorm_run(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = last_dim(y);
+    const view x = values(y->src[0]), gamma = values(y->src[1]), beta = values(y->src[2]);
+    rows_map(c, layernorm_rows<N>{ x, gamma, beta, result(y), y->saved, (double)(float)y->args.layernorm.eps },
+             y->numel / n, n, N);
+}
+static void layernorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    if (last_dim(y) % 4 == 0) layernorm_run<4>(c, y);
+    else layernorm_run<1>(c, y);
+}
+template <int N> static void layernorm_back_run(bmvp_ctx *c, bmvp_tensor *y, const sink &gx, int add)
+{
+    const int64_t n = last_dim(y);
+    rows_map(c, layernorm_back_rows<N>{ values(y->src[0]), gradient(y), values(y->src[1]), y->saved, gx, add },
+             y->numel / n, n, N);
+}
+static void layernorm_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
+    int add, add_gamma, add_beta;
+    sink gx = grad(c, y->src[0], &add), ggamma = grad(c, y->src[1], &add_gamma), gbeta = grad(c, y->src[2], &add_beta);
+    if (ggamma || gbeta)
+        columns_sum(
+            c,
+            layernorm_affine_grad{ values(y->src[0]), gradient(y), y->saved, k.c, ggamma, gbeta, add_gamma, add_beta },
+            k, bmvp_kernel_workspace(c));
+    if (gx && k.c % 4 == 0) layernorm_back_run<4>(c, y, gx, add);
+    else if (gx) layernorm_back_run<1>(c, y, gx, add);
+}
+static int64_t layernorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? bias_workspace(y->numel / last_dim(y), last_dim(y)) : 0;
+}
+
+/* >>op groupnorm --------------------------------------------------------------------------------------------------- */
+
+static void groupnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const norm s = norm_of(c, y, y->dim[0], y->args.groupnorm.groups, NULL);
+    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->args.groupnorm.eps, 0, NULL, NULL);
+    norm_apply(c, y, s);
+}
+static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y) 
+{
+    norm_backward(c, y, y->dim[0], y->args.groupnorm.groups, 1, NULL);
+}
+static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
+
+/* >>op masked_fill ------------------------------------------------------------------------------------------------- */
 
 struct masked {
     view x, filler, mask;
@@ -4949,7 +5365,8 @@ struct masked_map {
         put(y, i, s.mask[i] == 0.0f ? s.x[i] : at >= 0 ? s.filler[at] : 0.0f, 0);
     }
 };
-/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be none. */
+/* dx (+)= mask ? 0 : g; dfiller += g where the mask is set: each voxel of it is met at most once. dx, dfiller may be
+   none. */
 struct masked_back_map {
     masked s;
     view g;
@@ -4967,10 +5384,13 @@ static masked masked_of(const bmvp_tensor *y)
     masked s;
     s.x = values(y->src[0]), s.filler = values(y->src[1]), s.mask = values(y->src[2]);
     s.h = y->dim[1], s.w = y->dim[2];
-    for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->iarg[i];
+    for (int i = 0; i < 3; ++i) s.f[i] = y->src[1]->dim[i], s.start[i] = y->args.masked_fill.start[i];
     return s;
 }
-static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y) { each(c, masked_map{ masked_of(y), result(y) }, y->numel); }
+static void masked_fill_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    each(c, masked_map{ masked_of(y), result(y) }, y->numel);
+}
 static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
@@ -4983,6 +5403,8 @@ static void masked_fill_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gx || gf) each(c, masked_back_map{ masked_of(y), gradient(y), gx, gf, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(masked_fill)
+
+/* >>op minmax ------------------------------------------------------------------------------------------------------ */
 
 /* saved[0, 1] = minimum and maximum */
 struct range_reduce : join_range {
@@ -5018,8 +5440,8 @@ struct minmax_reduce : join_sum {
     }
     __device__ void finish(pair p) const { saved[2] = (float)p.a, saved[3] = (float)p.b; }
 };
-/* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s, each over their
-   number */
+/* share[0, 1] = what each element equal to min and to max gets: sum g (v - 1) / s and -sum g v / s, v = (x - min) / s,
+   each over their number */
 struct minmax_back_reduce : join_sum {
     view x, g;
     const float *saved;
@@ -5063,7 +5485,7 @@ static void minmax_forward(bmvp_ctx *c, bmvp_tensor *y)
     r.x = f.x = values(y->src[0]);
     r.saved = f.saved = y->saved;
     f.y = result(y);
-    f.eps = (float)y->farg[0];
+    f.eps = (float)y->args.minmax.eps;
     reduce(c, r, y->numel, bmvp_kernel_workspace(c));
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
 }
@@ -5073,16 +5495,17 @@ static void minmax_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     sink gx = grad(c, y->src[0], &add);
     if (!gx) return;
-    f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->farg[0];
+    f.x = values(y->src[0]), f.g = gradient(y), f.saved = y->saved, f.eps = (float)y->args.minmax.eps;
     f.share = (double *)(void *)(bmvp_kernel_workspace(c) + REDUCE_FLOATS);
     reduce(c, f, y->numel, bmvp_kernel_workspace(c));
     each(c, minmax_back_map{ f.x, f.g, f.saved, f.share, gx, f.eps, add }, y->numel);
 }
 static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { return REDUCE_FLOATS + 4; }
 
-/* >>optimizer ------------------------------------------------------------------------------------------------------------- */
+/* >>optimizer ------------------------------------------------------------------------------------------------------ */
 
-/* All tensors in one launch: block b has a piece of 8192 elements of the tensor whose `first` block is the last not above b. */
+/* All tensors in one launch: block b has a piece of 8192 elements of the tensor whose `first` block is the last not
+   above b. */
 struct listed { bmvp_update u; int64_t first; };
 enum { PIECE = 8192 };
 enum { NORM, SCALE, HALTED }; /* of bmvp_device.clipped_update's rule */
@@ -5125,7 +5548,8 @@ template <int N> static __device__ __forceinline__ void update_some(const bmvp_u
 }
 
 /* The step of SGD (no v) or Adam and AdamW, as bmvp_update says; with a rule its scale, and no step if it has halted.
-   Who:    block b takes piece b; its threads go through it four neighbours at a time, the first ones take what is left over.
+   Who:    block b takes piece b; its threads go through it four neighbours at a time, the first ones take what is left
+           over.
    Launch: one block of 256 threads a piece; any number of tensors.
    Bits:   each element by one thread.
    Traffic: 28 bytes an element (SGD 20), 16 a thread, and about 16 operations: at the memory's speed. */
@@ -5248,7 +5672,7 @@ static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, d
     BMVPI_RUN(c, update_kernel, dim3((unsigned)blocks), dim3(THREADS), 0, list, n, (const float *)rule);
 }
 
-/* >>table ----------------------------------------------------------------------------------------------------------------- */
+/* >>table ---------------------------------------------------------------------------------------------------------- */
 
 /* An op of the list without its functions above does not compile. */
 #define BMVP_X(id, name, reads, type) { name##_forward, name##_backward, name##_workspace },
@@ -5291,7 +5715,8 @@ extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error
     state *s;
     (void)cudaGetLastError();
     if (e != cudaSuccess || n < 1) {
-        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: no GPU can be used: %s", e != cudaSuccess ? cudaGetErrorString(e) : "there is none");
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: no GPU can be used: %s",
+                       e != cudaSuccess ? cudaGetErrorString(e) : "there is none");
         return NULL;
     }
     if (device < 0 || device >= n) {
@@ -5346,31 +5771,37 @@ extern "C" BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_er
 #ifdef BMVP_NCCL
     ncclUniqueId made;
     const ncclResult_t r = ncclGetUniqueId(&made);
-    if (r != ncclSuccess) return bmvp_error_set(err, BMVP_E_IO, "nccl: no id for the ranks: %s (%s)", ncclGetErrorString(r), ncclGetLastError(NULL));
+    if (r != ncclSuccess)
+        return bmvp_error_set(err, BMVP_E_IO, "nccl: no id for the ranks: %s (%s)", ncclGetErrorString(r),
+                              ncclGetLastError(NULL));
     memcpy(id, &made, sizeof made);
     return BMVP_OK;
 #else
     memset(id, 0, 128);
-    return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "cuda: built without NCCL; build it with: make CUDA=1 NCCL_HOME=/where/it/is");
+    return bmvp_error_set(err, BMVP_E_UNSUPPORTED,
+                          "cuda: built without NCCL; build it with: make CUDA=1 NCCL_HOME=/where/it/is");
 #endif
 }
 
-extern "C" BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s,
-                                                    bmvp_comm *out, bmvp_error *err)
+extern "C" BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank,
+                                                    int size, double deadline_s, bmvp_comm *out, bmvp_error *err)
 {
     using namespace bmvpi_cuda;
     memset(out, 0, sizeof *out);
     if (!b || !b->device || b->device->alloc != memory_alloc)
         return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: needs a backend that bmvp_cuda_backend made");
     if (size < 1 || rank < 0 || rank >= size || !(deadline_s > 0))
-        return bmvp_error_set(err, BMVP_E_ARG, "cuda_comm_join: rank %d of %d, deadline %g s: must be 0 <= rank < size, and some time", rank, size,
-                              deadline_s);
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "cuda_comm_join: rank %d of %d, deadline %g s: must be 0 <= rank < size, and some time",
+                              rank, size, deadline_s);
 #ifdef BMVP_NCCL
     {
         state *s = (state *)b->device->user;
         nccl *n = s->ranks ? NULL : (nccl *)calloc(1, sizeof *n);
         bmvp_status st;
-        if (s->ranks) return bmvp_error_set(err, BMVP_E_STATE, "cuda_comm_join: %s has joined already; bmvp_cuda_comm_leave first", b->name);
+        if (s->ranks)
+            return bmvp_error_set(err, BMVP_E_STATE,
+                                  "cuda_comm_join: %s has joined already; bmvp_cuda_comm_leave first", b->name);
         if (!n) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for the communicator");
         n->s = s;
         n->rank = rank;
@@ -5401,7 +5832,8 @@ extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
     nccl *n = m ? (nccl *)m->user : NULL;
     bmvp_error err;
     if (!n) return;
-    if (n->comm && !__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE) && !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
+    if (n->comm && !__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE) &&
+        !nccl_settle(n, ncclCommFinalize(n->comm), "leave", &err)) {
         (void)ncclCommDestroy(n->comm);
         n->comm = NULL;
     }

@@ -8,21 +8,26 @@
 
    What it is: the method of "Multi-modal Vision Pre-training for Medical Image Analysis" (Rui et al., CVPR 2025, arXiv
    2410.10604): masking, learnable modality templates, cross-modal reconstruction, modality-wise distillation, modality-aware
-   contrast, the sampler, and one function that does a training step. Numbers in, numbers out: it opens no image files.
+   contrast, the sampler. Numbers in, numbers out: it opens no image files.
+   Below it one trainer, for this method, for fine-tuning and for methods of your own: schedule, gradients added up, clipping, several
+   ranks, losses, checkpoints to go on from.
    And what comes after: fine-tuning for segmentation and classification with templates standing in for modalities, definitions of labels,
    sliding windows, and metrics. The last three need no training: labels and metrics take arrays, windows any function that predicts.
    What it is not: a data loader (examples/bmvp reads crops of prepared NIfTI files).
 
    CONTENTS (search for the tag)
-       >>modality  >>config    >>mask      >>template  >>sampler   >>trainer
+       >>modality  >>fields    >>config    >>mask      >>template  >>sampler   >>pretrain  >>trainer
        >>labels    >>metrics   >>window    >>finetune  >>predict
        and in the implementation
-       >>modality impl         >>config impl           >>mask impl             >>template impl         >>sampler impl
-       >>trainer impl          >>views     >>losses    >>ranks     >>weighed losses        >>state
-       >>labels impl           >>metrics impl
-       >>window impl           >>finetune impl         >>finetune start        >>finetune copies
-       >>finetune loss         >>finetune files
-       >>predict impl          >>predict images        >>predict call
+       the method:     >>mask impl         >>template impl         >>sampler impl          >>views
+                       >>losses            >>forward
+       the trainer:    >>trainer impl      >>pass                  >>record                >>ranks
+                       >>update            >>files of a run        >>plan
+       what it trains: >>fields impl       >>modality impl         >>config impl           >>pretrain impl
+       and the rest:   >>labels impl       >>metrics impl          >>window impl
+       fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
+                       >>finetune faces    >>finetune files
+       prediction:     >>predict impl      >>predict images        >>predict call
 
    A complete program:
 
@@ -75,24 +80,72 @@ extern "C" {
 
 /* >>modality ----------------------------------------------------------------------------------------------------- */
 
-enum { BMVP_MODALITIES = 8 };
-/* The eight known modalities in template order: flair t1 t1c t2 mra pd dwi adc. NULL outside 0..7. */
+/* The known modalities in template order. */
+#define BMVP_MODALITY_LIST(X) X("flair") X("t1") X("t1c") X("t2") X("mra") X("pd") X("dwi") X("adc")
+#define BMVP_X(name) +1
+enum { BMVP_MODALITIES = 0 BMVP_MODALITY_LIST(BMVP_X) };
+#undef BMVP_X
+/* Number m of the list. NULL outside 0..7. */
 BMVP_API const char *bmvp_modality_name(int m);
+BMVP_API const char *bmvp_modality_names(void); /* "flair t1 t1c ..." */
 /* Index of a name as data sets write it (T1, t1n, t1ce, t1gd, T2w, t2f, FLAIR ...; case does not matter), -1: unknown. */
 BMVP_API int bmvp_modality_find(const char *name);
+
+/* >>fields ------------------------------------------------------------------------------------------------------- */
+
+/* A config is a struct made of a list X(type, name, lowest, highest, text), type int or double. The list makes the members
+   (BMVP_FIELD_MEMBER), the printout, the parser of `--set name=value` and the record in checkpoints (BMVP_FIELD). What every training run
+   can be told stands in BMVP_RUN_FIELDS; a method's struct begins with BMVP_RUN_MEMBERS and goes on with its own. */
+#define BMVP_RUN_FIELDS(X) \
+    X(int, batch, 1, 256, "cases in a step, of all ranks together") \
+    X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
+    X(int, epochs, 1, 1000000000, "passes over the cases") \
+    X(double, lr, 0, 10, "highest learning rate") \
+    X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
+    X(int, warmup, 0, 1000000000, "steps of linear warm-up") \
+    X(int, optimizer, 0, 2, "0: AdamW, 1: SGD with momentum, 2: Adam") \
+    X(double, weight_decay, 0, 1, "AdamW: decoupled; else added to the gradient") \
+    X(double, beta1, 0, 0.999999, "decay of the mean; SGD: momentum") \
+    X(double, beta2, 0, 0.999999, "decay of the square") \
+    X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
+    X(int, seed, 0, 2147483647, "of every random number")
+#define BMVP_FIELD_MEMBER(type, name, low, high, text) type name;
+#define BMVP_RUN_MEMBERS char preset[16]; BMVP_RUN_FIELDS(BMVP_FIELD_MEMBER)
+typedef struct bmvp_run_config { BMVP_RUN_MEMBERS } bmvp_run_config;
+/* batch 3, lr 3e-4, AdamW (0.9, 0.999) with decay 1e-5, an update every step, 100 epochs; the rest 0. config: any such struct */
+BMVP_API void bmvp_run_default(void *config);
+
+typedef struct bmvp_field { /* of a table; the last one has no name */
+    const char *name, *text;
+    size_t at;              /* offset within the config */
+    int whole;              /* 1: an int, 0: a double */
+    double low, high;
+} bmvp_field;
+#define BMVP_FIELD(config, type, name, low, high, text) \
+    { #name, text, offsetof(config, name), sizeof(type) == sizeof(int), (double)(low), (double)(high) },
+#define BMVP_FIELDS_END { NULL, NULL, 0, 0, 0, 0 }
+/* Sets one field from text. On failure the message names the field, its range or, for an unknown name, all names. */
+BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const char *name, const char *value,
+                                    bmvp_error *err);
+/* Field number i as text: its name, meaning, and value into buf. Returns 0 past the last. */
+BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, const char **name, const char **meaning,
+                            char *buf, size_t size);
 
 /* >>config ------------------------------------------------------------------------------------------------------- */
 
 typedef enum bmvp_mask_form { BMVP_MASK_BOXES, BMVP_MASK_BLOCKS } bmvp_mask_form;
 typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } bmvp_template_value;
 
-/* Everything the method can be told. Presets fill it; every field may be changed afterwards. One list makes the struct, the
-   printout, the parser of `--set name=value` and the record in checkpoints: X(type, name, lowest, highest, text). */
+#define BMVP_MASK_FIELDS(X) \
+    X(int, mask_patch, 1, 256, "edge r of a masked box in voxels") \
+    X(double, mask_ratio, 0, 1, "masked share p* of the crop (fine-tuning: of a case with one modality)")
+
+/* Everything the method can be told, besides BMVP_RUN_FIELDS. Presets fill it; every field may be changed afterwards. */
 #define BMVP_SSL_FIELDS(X) \
     X(int, crop, 8, 1024, "edge of the cubic crop in voxels") \
     X(int, mask_form, 0, 1, "0: overlapping boxes (paper, Algorithm 1), 1: aligned blocks (release)") \
-    X(int, mask_patch, 1, 256, "edge r of a masked box in voxels") \
-    X(double, mask_ratio, 0, 1, "masked share p* of the crop") \
+    BMVP_MASK_FIELDS(X) \
     X(double, weight_cmr, 0, 1e6, "weight of cross-modal reconstruction; 0 switches the task off") \
     X(double, weight_md, 0, 1e6, "weight of modality-wise distillation; 0 switches the task off") \
     X(double, weight_cl, 0, 1e6, "weight of the contrastive loss; 0 switches the task off") \
@@ -112,32 +165,13 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(int, template_z, 0, 4096, "template grid along z") \
     X(double, percentile_low, 0, 100, "intensities are clipped to these percentiles and scaled to [0, 1] in `prepare`") \
     X(double, percentile_high, 0, 100, "upper percentile") \
-    X(int, batch, 1, 256, "cases in a step, of all ranks together") \
-    X(int, epochs, 1, 1000000000, "passes over the cases") \
-    X(double, lr, 0, 10, "highest learning rate") \
-    X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
-    X(int, warmup, 0, 1000000000, "steps of linear warm-up") \
-    X(int, half_period, 0, 1, "1: cosine of half the period, back at lr at the end (release)") \
-    X(int, optimizer, 0, 1, "0: AdamW, 1: SGD with momentum") \
-    X(double, weight_decay, 0, 1, "AdamW: decoupled") \
-    X(double, beta1, 0, 0.999999, "AdamW: decay of the mean; SGD: momentum") \
-    X(double, beta2, 0, 0.999999, "AdamW: decay of the square") \
-    X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
-    X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
-    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
-    X(int, seed, 0, 2147483647, "of every random number")
-typedef struct bmvp_ssl_config {
-    char preset[16];
-#define BMVP_X(type, name, low, high, text) type name;
-    BMVP_SSL_FIELDS(BMVP_X)
-#undef BMVP_X
-} bmvp_ssl_config;
+    X(int, half_period, 0, 1, "1: cosine of half the period, back at lr at the end (release)")
+typedef struct bmvp_ssl_config { BMVP_RUN_MEMBERS BMVP_SSL_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ssl_config;
 
 /* "paper" (as published), "release" (as the released Python code), "fast" (what trains best for the same time). 0: unknown name. */
 BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg);
-/* Sets one field from text. On failure the message names the field, its range or, for an unknown name, all names. */
+/* bmvp_field_set and bmvp_field_get with its fields. */
 BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err);
-/* Field number i as text: its name, meaning, and value into buf. Returns 0 past the last. */
 BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
 /* >>mask --------------------------------------------------------------------------------------------------------- */
@@ -178,14 +212,7 @@ BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, 
 BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
                              int64_t *order, bmvp_ssl_draw *out);
 
-/* >>trainer ------------------------------------------------------------------------------------------------------ */
-
-/* Several ranks (bmvp_set_comm before bmvp_ssl_create) train as one with the whole batch: every rank draws the whole step, which depends on
-   (seed, step) alone, and takes its share of each pass; masks depend on (seed, step, slot). Losses, gradients, batch statistics and pairs
-   (gather_negatives) are those of all ranks; after each update all hold the same bits. Equal to one rank but for rounding, for any number of
-   ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank 0 saves. */
-/* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
-BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first);
+/* >>pretrain ----------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvp_ssl_item { /* one crop of a step */
     const float *x;            /* crop^3 values of modality m */
@@ -202,6 +229,8 @@ typedef struct bmvp_ssl_losses { /* weighted sums over the items; a task that is
     double grad_norm; /* before clipping; NaN in a step without update */
 } bmvp_ssl_losses;
 
+/* A run of BrainMVP: its trainer (bmvp_ssl_trainer) and its templates. What takes a bmvp_ssl below and has a namesake bmvp_trainer_*
+   is that function under another name, so both may be used. */
 typedef struct bmvp_ssl bmvp_ssl;
 
 /* Network, templates and optimizer of a run. names: the modalities of the training set (known ones); grid: D, H, W of the largest volume,
@@ -215,18 +244,11 @@ BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s);
 BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out); /* counts the step */
-/* out: losses of the pass (step, accumulate), the gradient's norm (step, update). NULL: not now. Then a device is not waited for: it does this step
-   while the program prepares the next one. A loss or gradient that is not finite is an error of the call that learns of it, the one below or
-   bmvp_ssl_save at the latest; a device has moved no parameters since.
-   Losses of a step, all its passes together, one of the last 32: step is what bmvp_ssl_steps was before it. Waits for it. */
 BMVP_API bmvp_status bmvp_ssl_losses_of(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out);
-/* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
-   bmvp_ssl_step says it itself. */
+BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first);
 BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s);
-/* Of several ranks: parameters, statistics, templates, moments and step of rank 0 go to all, for instance after it has loaded a run. */
 BMVP_API bmvp_status bmvp_ssl_broadcast(bmvp_ssl *s);
-/* Learning rate of the current step by the config's schedule over `total` steps. */
-BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total);
+BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total); /* half_period: the release's cosine */
 
 /* What a step sees, without training (evaluation statistics): crop^3 values each; any pointer may be NULL. */
 typedef struct bmvp_ssl_preview { float *view_modal, *view_template, *rec_modal, *rec_template; } bmvp_ssl_preview;
@@ -247,10 +269,8 @@ BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor *
 BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
                                    const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err);
 
-/* Everything to resume: parameters, statistics, templates, moments, step, seed, config, network. Files are safetensors in the released
-   names and order; written beside and renamed. extra: more metadata (pairs key, value, NULL-terminated), or NULL. */
+/* Files are safetensors in the released names and order, templates stacked as "rep_template". */
 BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err);
-/* The same run goes on: network, modalities and template grid must fit, the first mismatch is named. */
 BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err);
 
 typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
@@ -263,6 +283,149 @@ typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
 } bmvp_ssl_info;
 /* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the release's preset). */
 BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp_error *err);
+
+/* >>trainer ------------------------------------------------------------------------------------------------------ */
+
+/* What every training run needs besides its method: passes added up to a step, backward, clipping, update, schedule, several ranks, losses that
+   are read when somebody asks, files to go on from, a plan of its memory. Once, for every method: a method is a table of functions (bmvp_method)
+   and a list of fields. BrainMVP (bmvp_ssl_method) and fine-tuning (bmvp_ft_method) are two; examples/07_own_method.c is a third, on 80 lines.
+
+   A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes, bmvp_trainer_accumulate for each, then
+   bmvp_trainer_update. Errors are the context's.
+
+   Several ranks (bmvp_set_comm before bmvp_trainer_create) train as one with the whole batch: every rank draws the whole step, which depends on
+   (seed, step) alone, and takes its share of each pass (bmvp_trainer_share); random numbers are named by (seed, step, slot of the item). Losses,
+   gradients, batch statistics and rows (bmvp_pass_rows) are those of all ranks; after each update all hold the same bits. Equal to one rank but
+   for rounding, for any number of ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank 0 saves. */
+
+typedef struct bmvp_trainer bmvp_trainer;
+enum { BMVP_LOSSES = BMVP_POST_MOST - 1 }; /* named losses of a method, at most */
+typedef struct bmvp_losses {               /* of a pass or step, over all ranks; NaN: not there */
+    double total, part[BMVP_LOSSES];       /* what was minimised; the method's named losses */
+    double grad_norm;                      /* before clipping; NaN in a step without update */
+} bmvp_losses;
+
+typedef struct bmvp_pass { /* one forward pass, as the functions of a method see it */
+    bmvp_trainer *trainer;
+    bmvp_ctx *c;
+    bmvp_net *net;
+    const void *config;     /* the method's structs */
+    void *state;
+    const void *items;
+    int n;                  /* items of this pass on this rank; in a plan they are zeros */
+    int64_t n_all;          /* .. on all ranks: an item that counts like any other has the weight 1 / n_all */
+    int64_t step, epoch;
+    bmvp_tensor *through;   /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
+    bmvp_tensor *own, *all; /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
+    bmvp_tensor *part[BMVP_LOSSES];
+    unsigned part_of_all;   /* bit i: part i is of all ranks' rows */
+} bmvp_pass;
+
+typedef enum bmvp_loss_kind {
+    BMVP_LOSS_MEAN, /* the mean over this pass's n items */
+    BMVP_LOSS_SUM,  /* a sum over them with weights that add up to 1 over all n_all */
+    BMVP_LOSS_ALL   /* of rows from bmvp_pass_rows, so that every rank has the whole */
+} bmvp_loss_kind;
+/* Adds weight x loss (one element; NULL: not there in this pass) to what is minimised; weight 0: not at all. part: which of the named losses
+   it is in the log, without the weight; -1: none. */
+BMVP_API void bmvp_pass_loss(bmvp_pass *p, int part, bmvp_loss_kind kind, double weight, bmvp_tensor *loss);
+/* Rows (n, d) of all ranks in the order of the ranks, n may differ, own NULL: none here. This rank's carry their gradient, the others' are
+   numbers: a loss of kind BMVP_LOSS_ALL on them gives every rank the gradient of its own rows, and the sum is that of one rank with all rows.
+   first (or NULL): the row where this rank's begin. One rank: own itself. */
+BMVP_API bmvp_tensor *bmvp_pass_rows(bmvp_pass *p, bmvp_tensor *own, int64_t d, int64_t *first);
+/* Each of n numbers becomes its sum over all ranks. */
+BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n);
+/* 1 if every rank has n > 0 of `what` ("view"). Else 0: on one rank a pass without a loss; of several a failure that names the rank, since the
+   others would wait for it in the first batch norm. remedy ends the sentence. */
+BMVP_API int bmvp_pass_needs(bmvp_pass *p, int n, const char *what, const char *remedy);
+/* The gradient of `volume`, a trained entry of the network's list that is a slice of a stacked one (a template), lies in this box of the pass
+   only: before an update ranks tell each other boxes instead of whole volumes. start NULL: anywhere. For bmvp_method.boxes. */
+BMVP_API void bmvp_pass_box(bmvp_pass *p, bmvp_tensor *volume, const int64_t start[3], const int64_t size[3]);
+/* Random numbers of the item `slot` in this step. Streams below 100 are the library's. */
+BMVP_API bmvp_rng bmvp_pass_rng(const bmvp_pass *p, uint32_t stream, uint32_t slot);
+
+/* A method. Fill it with zeros first; what is NULL is left out. Functions that build may fail with bmvp_fail. */
+typedef struct bmvp_method {
+    const char *name;        /* "brainmvp": stands in the description of its files */
+    const char *format;      /* first words of its files: "bmvp pre-training 1"; a file of another method is refused by it */
+    const char *const *loss; /* names of the parts, NULL at the end: columns "loss_<name>" of a log */
+    const bmvp_field *fields;
+    size_t config_size;      /* of its structs; the config begins with BMVP_RUN_MEMBERS, the state is zeros at first */
+    size_t state_size;
+    size_t item_size;
+    int mean_of_updates;     /* 1: an update takes the mean of the gradients of its update_every steps, 0: their sum */
+    void (*prepare)(bmvp_trainer *t);  /* before there is a network: checks the config; may change t->net_config and read t->setup */
+    void (*create)(bmvp_trainer *t);   /* adds parameters to bmvp_net_state(t->net), whose values will begin by their init; bmvp_trainer_keep */
+    void (*start)(bmvp_trainer *t);    /* fresh values are there: changes them; makes scratch memory */
+    void (*destroy)(bmvp_trainer *t);
+    void (*check)(bmvp_pass *p);       /* items, before anything is done */
+    void (*forward)(bmvp_pass *p);     /* builds the graph; bmvp_pass_loss for each loss */
+    void (*boxes)(bmvp_pass *p);       /* of several ranks, after forward: bmvp_pass_box for each gradient of a stacked entry */
+    void (*before_update)(bmvp_trainer *t); /* gradients of all ranks are there */
+    void (*after_update)(bmvp_trainer *t);  /* parameters have moved: averages of them */
+    double (*rate)(const bmvp_trainer *t, int64_t total); /* NULL: warm-up and half a cosine, bmvp_schedule_lr */
+    void (*optimizer)(const bmvp_trainer *t, bmvp_optim_config *k); /* changes what the run's fields say */
+    void (*plan)(bmvp_trainer *t, void *items, int n);    /* what a plan's items and epoch must say to count the most */
+    void (*describe)(const bmvp_trainer *t, bmvp_jw *w);  /* members of the file's description beside "network" and "config" */
+} bmvp_method;
+
+struct bmvp_trainer {
+    bmvp_ctx *c;
+    bmvp_method method;
+    bmvp_net_config net_config;
+    bmvp_net *net;
+    bmvp_optim *optim;             /* NULL: made for prediction */
+    void *config, *state;          /* the method's structs */
+    const void *setup;             /* as given to bmvp_trainer_create, while it runs */
+    int64_t steps, epoch;          /* taken so far; the last one that was set, -1: none */
+    int pending;                   /* passes since the last update */
+    struct bmvpi_trainer *private_part;
+};
+
+/* Network, parameters of the method, optimizer; fresh values from the config's seed. config and m are copied, setup is what the method wants to
+   know besides. train 0: for prediction, without optimizer. NULL and the context's error on failure. */
+BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config, const void *setup,
+                                           int train);
+BMVP_API void bmvp_trainer_destroy(bmvp_trainer *t);
+/* A list that is saved, loaded and broadcast with the run, as `group` of its files: frozen templates, averaged parameters. c: whose memory it is. */
+BMVP_API void bmvp_trainer_keep(bmvp_trainer *t, const char *group, bmvp_ctx *c, bmvp_state_list *list);
+
+/* Items of the method's type. lr: of this step. out: losses of the pass (step, accumulate), the gradient's norm (step, update). NULL: not now.
+   Then a device is not waited for: it does this step while the program prepares the next one. A loss or gradient that is not finite is an error
+   of the call that learns of it, the one below or bmvp_trainer_save at the latest; no parameters have moved since. */
+BMVP_API bmvp_status bmvp_trainer_step(bmvp_trainer *t, const void *items, int n, double lr, bmvp_losses *out);
+BMVP_API bmvp_status bmvp_trainer_accumulate(bmvp_trainer *t, const void *items, int n, bmvp_losses *out);
+BMVP_API bmvp_status bmvp_trainer_update(bmvp_trainer *t, double lr, bmvp_losses *out); /* counts the step */
+/* Losses of a step, all its passes together, one of the last 32: step is what t->steps was before it. Waits for it. */
+BMVP_API bmvp_status bmvp_trainer_losses_of(bmvp_trainer *t, int64_t step, bmvp_losses *out);
+/* .. as members "loss", "loss_<name>" and "grad_norm" of a log line. */
+BMVP_API bmvp_status bmvp_trainer_log(bmvp_trainer *t, int64_t step, bmvp_jw *w);
+/* Learning rate of the current step over `total` steps. */
+BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
+
+/* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
+BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
+/* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
+   bmvp_trainer_step says it itself. */
+BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t);
+/* Of several ranks: parameters, statistics, moments, kept lists and step of rank 0 go to all, for instance after it has loaded a run. */
+BMVP_API bmvp_status bmvp_trainer_broadcast(bmvp_trainer *t);
+
+/* Everything to resume: parameters, statistics, kept lists, moments (train 1), step, config, network. A safetensors file, written beside and
+   renamed. extra: more metadata (pairs key, value, NULL-terminated), or NULL. */
+BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra, bmvp_error *err);
+/* The same run goes on (train 0: without moments): all must fit, the first mismatch is named and nothing has changed then. A file without a
+   description (of PyTorch) gives the network only. */
+BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err);
+/* What a file of method m says: network, step, and the fields of config that it has. */
+BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
+                                          bmvp_error *err);
+/* Bytes of one step with a rank's share as `batch`, from a dry run with a context of its own. */
+BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net, const void *config,
+                                       const void *setup, bmvp_memory *out, bmvp_error *err);
+
+BMVP_API const bmvp_method *bmvp_ssl_method(void);
+BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 
 /* >>labels ------------------------------------------------------------------------------------------------------- */
 
@@ -377,7 +540,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 
 /* >>finetune ----------------------------------------------------------------------------------------------------- */
 
-/* Method section 5. One list makes the struct, the printout, the parser and the record in checkpoints, as for pre-training. */
+/* Method section 5: what it can be told, besides BMVP_RUN_FIELDS. */
 #define BMVP_FT_FIELDS(X) \
     X(int, crop_x, 8, 1024, "crop in voxels along x") \
     X(int, crop_y, 8, 1024, "crop along y") \
@@ -387,42 +550,23 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, whole_share, 0, 1, "share of the copies that keep all modalities; the rest lose at least one, never all") \
     X(double, copy_weight, 0, 1e6, "weight of each copy's loss: 1 their sum (paper), 0.5 their mean (release)") \
     X(int, fill, 0, 1, "what stands for a missing or replaced modality: 0 its template, 1 zeros") \
-    X(int, mask_patch, 1, 256, "edge r of the masked boxes of a case with one modality") \
-    X(double, mask_ratio, 0, 1, "masked share p* of such a case") \
+    BMVP_MASK_FIELDS(X) \
     X(double, consistency_weight, 0, 1e6, "weight of the consistency between the two copies") \
-    X(int, consistency_on, 0, 1, "0: L2 norm between the last feature maps (paper), 1: mean square between quarter-scale logits (release)") \
+    X(int, consistency_on, 0, 1, "0: L2 norm between the last maps (paper), 1: mean square between quarter-scale logits (release)") \
     X(double, dice_weight, 0, 1e6, "weight of the soft Dice loss") \
     X(double, ce_weight, 0, 1e6, "weight of the cross-entropy (regions: binary)") \
     X(int, dice_squared, 0, 1, "1: squares in the denominator of the Dice loss") \
     X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
     X(int, dice_batch, 0, 1, "1: one Dice a region over the whole batch and both copies (release), 0: one for each case") \
     X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
-    X(double, head_prior, 0, 0.5, "fresh output heads start at this probability, with small weights; 0: as the release initialises them") \
+    X(double, head_prior, 0, 0.5, "fresh output heads start at this probability, with small weights; 0: as the release's") \
     X(double, flip, 0, 1, "probability of a flip, for each axis") \
     X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
     X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
-    X(int, batch, 1, 256, "cases in a step") \
-    X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
-    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
-    X(int, epochs, 1, 1000000000, "passes over the training cases") \
     X(int, validate_every, 1, 1000000000, "epochs between validations") \
-    X(double, lr, 0, 10, "highest learning rate") \
-    X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
     X(double, encoder_lr_scale, 0, 1e6, "learning rate of the encoder / that of the rest") \
-    X(int, warmup, 0, 1000000000, "updates of linear warm-up") \
-    X(int, optimizer, 0, 2, "0: AdamW, 1: SGD with momentum, 2: Adam") \
-    X(double, weight_decay, 0, 1, "AdamW: decoupled; else added to the gradient") \
-    X(double, beta1, 0, 0.999999, "decay of the mean; SGD: momentum") \
-    X(double, beta2, 0, 0.999999, "decay of the square") \
-    X(double, clip, 0, 1e9, "largest L2 norm of the gradient; 0: no clipping") \
-    X(double, overlap, 0, 0.95, "overlap of the windows in validation") \
-    X(int, seed, 0, 2147483647, "of every random number")
-typedef struct bmvp_ft_config {
-    char preset[16];
-#define BMVP_X(type, name, low, high, text) type name;
-    BMVP_FT_FIELDS(BMVP_X)
-#undef BMVP_X
-} bmvp_ft_config;
+    X(double, overlap, 0, 0.95, "overlap of the windows in validation")
+typedef struct bmvp_ft_config { BMVP_RUN_MEMBERS BMVP_FT_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ft_config;
 
 /* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
 BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
@@ -444,7 +588,7 @@ BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cas
 typedef struct bmvp_ft_item {          /* one crop of a step */
     const float *image[BMVP_MODALITIES]; /* by modality of the task, crop_z x crop_y x crop_x values; NULL: the case lacks it */
     const float *labels;               /* label values of the crop; NULL in classification */
-    int klass;                         /* class number, from 0; classification only */
+    int class_index;                   /* class number, from 0; classification only */
     int64_t template_start[3];         /* of the crop in the template's grid: bmvp_template_place */
     uint32_t slot;                     /* number within the step: names the random numbers of the item */
     const uint32_t *replace;           /* two bit sets: the modalities replaced in the copies; NULL: drawn from (seed, step, slot) */
@@ -458,6 +602,8 @@ typedef struct bmvp_ft bmvp_ft;
 BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
                                  int n_modalities, const char *const *names, const int64_t grid[3]);
 BMVP_API void bmvp_ft_destroy(bmvp_ft *f);
+BMVP_API const bmvp_method *bmvp_ft_method(void);
+BMVP_API bmvp_trainer *bmvp_ft_trainer(bmvp_ft *f);
 /* Starts from a pre-training checkpoint, ours or released: weights by bmvp_net_adopt, templates of the task's modalities by name (the first
    one that is missing is named: needed when cfg.copies is 1 or cfg.fill is 0). */
 BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
@@ -466,13 +612,16 @@ BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem,
 BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight);
 
 /* One training step: augmentation, copies, loss, backward, and (every update_every steps) clipping and optimizer. The two copies go through
-   the network one after the other, each with its own batch statistics, as in the release. */
+   the network one after the other, each with its own batch statistics, as in the release. What takes a bmvp_ft and has a namesake
+   bmvp_trainer_* is that function. Several ranks: >>trainer; items are the rank's share of the step's draws, and a Dice over the whole batch
+   (dice_batch) or weighed classes are those of all ranks. */
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out); /* counts the step */
-/* out NULL, and this: as of bmvp_ssl_losses_of. */
 BMVP_API bmvp_status bmvp_ft_losses_of(bmvp_ft *f, int64_t step, bmvp_ft_losses *out);
-BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total); /* of the current step */
+BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total);
+BMVP_API void bmvp_ft_last_pass(bmvp_ft *f);
+BMVP_API bmvp_status bmvp_ft_broadcast(bmvp_ft *f); /* templates, too */
 
 /* One input as the network sees it at prediction: dim voxels x n_modalities, channels last; missing modalities (NULL) filled by cfg.fill.
    image[m]: dim voxels each. */
@@ -678,166 +827,10 @@ BMVP_API void bmvp_prediction_free(bmvp_prediction *p); /* before the context is
 extern "C" {
 #endif
 
-/* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up. */
+/* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up, a method of
+   a program 100 to 999. */
 enum { BMVPI_STREAM_ORDER = 1, BMVPI_STREAM_DRAW, BMVPI_STREAM_MASK_TEMPLATE, BMVPI_STREAM_MASK_MODAL, BMVPI_STREAM_REPLACE,
        BMVPI_STREAM_AUGMENT, BMVPI_STREAM_MASK_COPY };
-
-/* >>modality impl ------------------------------------------------------------------------------------------------ */
-
-BMVP_API const char *bmvp_modality_name(int m)
-{
-    static const char *const name[BMVP_MODALITIES] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
-    return m >= 0 && m < BMVP_MODALITIES ? name[m] : NULL;
-}
-
-BMVP_API int bmvp_modality_find(const char *name)
-{
-    static const struct { const char *alias; int m; } table[] = {
-        { "flair", 0 }, { "t2f", 0 },   { "t2flair", 0 }, { "t1", 1 }, { "t1n", 1 }, { "t1w", 1 }, { "t1c", 2 },
-        { "t1ce", 2 },  { "t1gd", 2 },  { "t1cw", 2 },    { "t2", 3 }, { "t2w", 3 }, { "mra", 4 }, { "pd", 5 },
-        { "pdw", 5 },   { "dwi", 6 },   { "adc", 7 },
-    };
-    char low[16];
-    size_t i, n = name ? strlen(name) : 0;
-    if (n == 0 || n >= sizeof low) return -1;
-    for (i = 0; i <= n; ++i) low[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] - 'A' + 'a') : name[i];
-    for (i = 0; i < sizeof table / sizeof *table; ++i)
-        if (strcmp(low, table[i].alias) == 0) return table[i].m;
-    return -1;
-}
-
-/* >>config impl -------------------------------------------------------------------------------------------------- */
-
-static void bmvpi_ssl_paper(bmvp_ssl_config *k)
-{
-    k->crop = 96;
-    k->mask_form = BMVP_MASK_BOXES;
-    k->mask_patch = 8;
-    k->mask_ratio = 0.875;
-    k->weight_cmr = k->weight_md = k->weight_cl = 1;
-    k->temperature = 1;
-    k->gather_negatives = 1;
-    k->contrast_from_epoch = 1000;
-    k->template_value = BMVP_TEMPLATE_PLAIN;
-    k->template_eps = 1e-3;
-    k->template_lr_scale = 1;
-    k->template_x = k->template_y = 240;
-    k->template_z = 155;
-    k->percentile_low = 1;
-    k->percentile_high = 99;
-    k->batch = 3;
-    k->epochs = 1500;
-    k->lr = 3e-4;
-    k->weight_decay = 1e-5;
-    k->beta1 = 0.9;
-    k->beta2 = 0.999;
-    k->update_every = 1;
-}
-
-static void bmvpi_ssl_release(bmvp_ssl_config *k)
-{
-    k->mask_form = BMVP_MASK_BLOCKS;
-    k->mask_ratio = 0.8;
-    k->weight_md = 10;
-    k->contrast_from_epoch = 0;
-    k->gather_negatives = 0;
-    k->template_only_epochs = 301; /* while epoch <= 300 */
-    k->shared_slot = 1;
-    k->template_value = BMVP_TEMPLATE_MINMAX;
-    k->template_eps = 1e-9;
-    k->template_update_all = 1;
-    k->percentile_low = 5;
-    k->percentile_high = 95;
-    k->half_period = 1;
-    k->update_every = 2;
-}
-
-static void bmvpi_ssl_fast(bmvp_ssl_config *k)
-{
-    k->mask_form = BMVP_MASK_BLOCKS;
-    k->contrast_from_epoch = 0;
-    k->weight_cl = 0.03; /* at 1 its gradient is ten times that of the reconstructions, which then stop improving */
-    k->template_mean_start = 1;
-    k->template_x = k->template_y = k->template_z = 0;
-    k->epochs = 100;
-    k->lr = 1e-3;
-    k->warmup = 20;
-    k->clip = 1;
-}
-
-BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg)
-{
-    memset(cfg, 0, sizeof *cfg);
-    bmvpi_ssl_paper(cfg);
-    if (strcmp(name, "release") == 0) bmvpi_ssl_release(cfg);
-    else if (strcmp(name, "fast") == 0) bmvpi_ssl_fast(cfg);
-    else if (strcmp(name, "paper") != 0) return 0;
-    snprintf(cfg->preset, sizeof cfg->preset, "%s", name);
-    return 1;
-}
-
-static int bmvpi_set_int(int *field, double v)
-{
-    if (v != floor(v)) return 0;
-    *field = (int)v;
-    return 1;
-}
-static int bmvpi_set_double(double *field, double v)
-{
-    *field = v;
-    return 1;
-}
-
-/* The three functions that a list of fields gives, written once for all lists. */
-#define BMVPI_FIELD_SET(type, field, low, high, text) \
-    if (strcmp(name, #field) == 0) { \
-        if (number && v >= (double)(low) && v <= (double)(high) && bmvpi_set_##type(&cfg->field, v)) return BMVP_OK; \
-        return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, #type, \
-                              (double)(low), (double)(high), text); \
-    }
-#define BMVPI_FIELD_NAME(type, field, low, high, text) \
-    if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", #field);
-#define BMVPI_FIELD_GET(type, field, low, high, text) \
-    if (k++ == i) { \
-        *name = #field; \
-        *meaning = text; \
-        snprintf(buf, size, "%.10g", (double)cfg->field); \
-        return 1; \
-    }
-#define BMVPI_FIELD_WRITE(type, field, low, high, text) bmvp_jw_double(w, #field, (double)cfg->field);
-#define BMVPI_FIELD_READ(type, field, low, high, text) \
-    (void)bmvpi_set_##type(&cfg->field, bmvp_json_double(bmvp_json_get(node, #field), (double)cfg->field));
-#define BMVPI_FIELDS(kind, FIELDS) \
-    BMVP_API bmvp_status bmvp_##kind##_set(bmvp_##kind##_config *cfg, const char *name, const char *value, bmvp_error *err) \
-    { \
-        char *end = NULL, all[768]; \
-        const double v = strtod(value, &end); \
-        const int number = end != value && *end == 0 && v == v; \
-        size_t n = 0; \
-        FIELDS(BMVPI_FIELD_SET) \
-        FIELDS(BMVPI_FIELD_NAME) \
-        return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all); \
-    } \
-    BMVP_API int bmvp_##kind##_field(const bmvp_##kind##_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size) \
-    { \
-        int k = 0; \
-        FIELDS(BMVPI_FIELD_GET) \
-        return 0; \
-    } \
-    static void bmvpi_##kind##_config_write(bmvp_jw *w, const bmvp_##kind##_config *cfg) \
-    { \
-        bmvp_jw_object(w, "config"); \
-        bmvp_jw_string(w, "preset", cfg->preset); \
-        FIELDS(BMVPI_FIELD_WRITE) \
-        bmvp_jw_end(w); \
-    } \
-    static void bmvpi_##kind##_config_read(const bmvp_json *node, bmvp_##kind##_config *cfg) \
-    { \
-        snprintf(cfg->preset, sizeof cfg->preset, "%s", bmvp_json_string(bmvp_json_get(node, "preset"), "custom")); \
-        FIELDS(BMVPI_FIELD_READ) \
-    }
-BMVPI_FIELDS(ssl, BMVP_SSL_FIELDS)
-BMVPI_FIELDS(ft, BMVP_FT_FIELDS)
 
 /* >>mask impl ---------------------------------------------------------------------------------------------------- */
 
@@ -913,7 +906,7 @@ BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, 
 }
 
 /* The order of the cases in one epoch: Fisher-Yates. */
-static void bmvpi_ssl_shuffle(int seed, int64_t n, int64_t epoch, int64_t *order)
+static void bmvpi_case_order(int seed, int64_t n, int64_t epoch, int64_t *order)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)seed, BMVPI_STREAM_ORDER, (uint32_t)epoch, 0);
     int64_t i;
@@ -926,7 +919,7 @@ static void bmvpi_ssl_shuffle(int seed, int64_t n, int64_t epoch, int64_t *order
 }
 
 /* The k-th modality of a set, -1 past the last. */
-static int bmvpi_ssl_kth(uint32_t set, int k)
+static int bmvpi_set_member(uint32_t set, int k)
 {
     int m;
     for (m = 0; m < 32; ++m)
@@ -934,7 +927,7 @@ static int bmvpi_ssl_kth(uint32_t set, int k)
     return -1;
 }
 
-static int bmvpi_ssl_count(uint32_t set)
+static int bmvpi_set_size(uint32_t set)
 {
     int n = 0;
     for (; set; set &= set - 1) ++n;
@@ -951,12 +944,12 @@ static int64_t bmvpi_crop_start(int64_t room, bmvp_rng *r)
 static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *k, int64_t step, int slot_of_step, bmvp_ssl_draw *d)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, d->slot);
-    const int count = bmvpi_ssl_count(k->modalities);
+    const int count = bmvpi_set_size(k->modalities);
     int pick = (int)bmvp_rng_below(&r, (uint32_t)count), other = (int)bmvp_rng_below(&r, (uint32_t)(count > 1 ? count - 1 : 1)), a;
     if (slot_of_step >= 0) pick = slot_of_step % count;
     other += other >= pick;
-    d->modality = bmvpi_ssl_kth(k->modalities, pick);
-    d->other = count > 1 ? bmvpi_ssl_kth(k->modalities, other) : -1;
+    d->modality = bmvpi_set_member(k->modalities, pick);
+    d->other = count > 1 ? bmvpi_set_member(k->modalities, other) : -1;
     for (a = 0; a < 3; ++a) d->crop[a] = bmvpi_crop_start(k->dim[a] - cfg->crop, &r);
 }
 
@@ -974,12 +967,12 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
         for (i = 0; i < cfg->batch; ++i) {
             const int64_t at = step * cfg->batch + i;
             bmvp_ssl_draw *d = &out[n];
-            if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg->seed, n_cases, epoch = at / n_cases, order);
+            if (epoch != at / n_cases) bmvpi_case_order(cfg->seed, n_cases, epoch = at / n_cases, order);
             d->index = order[at % n_cases];
             d->slot = (uint32_t)(m * cfg->batch + i);
             d->weight = 1.0 / cfg->batch;
             if (cfg->all_modalities) {
-                const int count = bmvpi_ssl_count(cases[d->index].modalities);
+                const int count = bmvpi_set_size(cases[d->index].modalities);
                 if (m >= count) continue;
                 d->weight /= count;
             }
@@ -989,22 +982,463 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
     return n;
 }
 
-/* >>trainer impl ------------------------------------------------------------------------------------------------- */
+/* >>views: one crop, shown twice with most of it hidden ----------------------------------------------------------------
 
-/* >>record: the losses of the last steps, on a device as tickets until somebody asks for them ----------------------- */
+   A training step sees of each case i one crop X_im of a modality m, and makes two views of it. A view is Phi (Algorithm 1): where a random
+   mask is 1 the crop shows a filler instead, and only 1 - p* (an eighth) of the crop itself is left:
 
-enum { BMVPI_RECORDS = 32, BMVPI_LOSSES = 4, BMVPI_NORM = BMVPI_LOSSES };
-/* The total, three parts and the gradient's norm; NaN: not there */
-typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_LOSSES + 1]; } bmvpi_losses;
+       Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through the masked voxels into it
+       Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
+
+   The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a single modality has no second
+   view. Both views of all cases go through the encoder as one batch, the template views first: batch statistics are joint. Each view has a mask
+   of its own, drawn from (seed, step, slot of the item), so that a run that goes on, or on other ranks, draws the same.
+
+   The release differs in three ways, each a field: aligned blocks instead of boxes (mask_form), templates normalised to [0, 1] over their whole
+   volume in every step (template_value), and, in its first 300 epochs, both views filled from the template (template_only_epochs). */
+
+enum { BMVPI_SSL_BATCH = 256, BMVPI_SSL_CMR = 0, BMVPI_SSL_MD, BMVPI_SSL_CL };
+
+struct bmvp_ssl { /* the state of the method */
+    bmvp_trainer *t;
+    bmvp_ctx *c;
+    bmvp_ssl_config *cfg; /* the trainer's */
+    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
+    bmvp_tensor *templ[BMVP_MODALITIES];         /* T_m */
+    int64_t grid[3];
+    float *mask;          /* crop^3, scratch */
+    int keep;
+    bmvp_features features;
+    bmvp_tensor *reconstruction;
+};
+
+typedef struct bmvpi_views { /* of one forward pass */
+    bmvp_pass *p;
+    bmvp_ssl *s;
+    const bmvp_ssl_item *item;
+    int n, n_template, n_modal;
+    bmvp_tensor *crop[BMVPI_SSL_BATCH];      /* X_im */
+    bmvp_tensor *view[2 * BMVPI_SSL_BATCH];  /* [n_template template views; n_modal modal views] */
+    int modal_item[BMVPI_SSL_BATCH];         /* the item of each modal view */
+    bmvp_tensor *filler[BMVP_MODALITIES];    /* template values, made when first needed */
+} bmvpi_views;
+
+static bmvp_tensor *bmvpi_ssl_filler(bmvpi_views *v, int m)
+{
+    bmvp_ssl *s = v->s;
+    if (m < 0 || m >= s->n_modalities)
+        return (bmvp_tensor *)bmvp_fail(s->c, BMVP_E_ARG, "item of modality %d, but the run has %d", m, s->n_modalities);
+    if (!v->filler[m])
+        v->filler[m] = s->cfg->template_value == BMVP_TEMPLATE_MINMAX
+                           ? bmvp_minmax(s->c, s->templ[m], s->cfg->template_eps) : s->templ[m];
+    return v->filler[m];
+}
+
+static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slot, uint32_t stream, const int64_t dim[3])
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg->seed, stream, (uint32_t)s->t->steps, slot);
+    if (!given && !bmvp_is_plan(s->c)) {
+        (s->cfg->mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes
+                                              : bmvp_mask_blocks)(s->mask, dim, s->cfg->mask_patch, s->cfg->mask_ratio, &r);
+        given = s->mask;
+    }
+    return bmvp_input(s->c, 3, dim, given);
+}
+
+/* Item i as (1, D, H, W, 1): Phi_distill(X_im, T_m) or, with from_template 0, Phi_modal(X_im, X_in) */
+static bmvp_tensor *bmvpi_ssl_view(bmvpi_views *v, int i, int from_template, int modal_mask)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_ssl *s = v->s;
+    const bmvp_ssl_item *t = &v->item[i];
+    const int64_t e = s->cfg->crop, dim[3] = { e, e, e }, batch[5] = { 1, e, e, e, 1 };
+    bmvp_tensor *mask = bmvpi_ssl_mask(s, modal_mask ? t->mask_modal : t->mask_template, t->slot,
+                                       modal_mask ? BMVPI_STREAM_MASK_MODAL : BMVPI_STREAM_MASK_TEMPLATE, dim);
+    bmvp_tensor *filler = from_template ? bmvpi_ssl_filler(v, t->modality) : bmvp_input(s->c, 3, dim, t->other);
+    bmvp_tensor *y = bmvp_masked_fill(s->c, v->crop[i], filler, mask, from_template ? t->template_start : origin);
+    return bmvp_reshape(s->c, y, 5, batch);
+}
+
+static int bmvpi_ssl_only_template(const bmvp_pass *p)
+{
+    return p->epoch < ((const bmvp_ssl_config *)p->config)->template_only_epochs;
+}
+static int bmvpi_ssl_contrasts(const bmvp_pass *p)
+{
+    const bmvp_ssl_config *k = (const bmvp_ssl_config *)p->config;
+    return k->weight_cl > 0 && p->epoch >= k->contrast_from_epoch;
+}
+
+static void bmvpi_ssl_views(bmvpi_views *v)
+{
+    const bmvp_ssl_config *k = v->s->cfg;
+    const int64_t dim[3] = { k->crop, k->crop, k->crop };
+    const int contrast = bmvpi_ssl_contrasts(v->p), only_template = bmvpi_ssl_only_template(v->p);
+    int i;
+    for (i = 0; i < v->n; ++i) {
+        v->crop[i] = bmvp_input(v->s->c, 3, dim, v->item[i].x);
+        if (k->weight_md > 0 || contrast) v->view[v->n_template++] = bmvpi_ssl_view(v, i, 1, 0);
+    }
+    for (i = 0; i < v->n && (k->weight_cmr > 0 || contrast); ++i) {
+        if (!v->item[i].other && !only_template && !bmvp_is_plan(v->s->c)) continue;
+        v->modal_item[v->n_modal] = i;
+        v->view[v->n_template + v->n_modal++] = bmvpi_ssl_view(v, i, only_template, 1);
+    }
+    for (i = 0; i < v->s->n_modalities; ++i) bmvp_drop(v->s->c, v->filler[i]); /* backward reads their values nowhere */
+}
+
+/* Any number of tensors along axis 0, in order. */
+static bmvp_tensor *bmvpi_stack(bmvp_ctx *c, bmvp_tensor **x, int n)
+{
+    int i, k = 0;
+    while (n > 1) {
+        for (i = 0, k = 0; i < n; i += BMVP_MAX_SRC, ++k)
+            x[k] = bmvp_concat(c, n - i < BMVP_MAX_SRC ? n - i : BMVP_MAX_SRC, &x[i], 0);
+        n = k;
+    }
+    return x[0];
+}
+
+/* >>losses: what the network is asked ------------------------------------------------------------------------------------
+
+   F = decoder(encoder(.)) rebuilds a volume from a view; f and g are what the encoder alone makes of the two views (its last map, flattened).
+
+       (2)    L_CMR = || F(Phi_modal(X_im, X_in)) - X_im ||^2     cross-modal reconstruction: what modality m shows where only n can be seen
+       (3)    L_MD  = || F(Phi_distill(X_im, T_m)) - X_im ||^2    modality-wise distillation: T_m becomes what crops of m have in common
+       (4, 5) L_CL  = 1/2 ( CE(f_i . g_j / tau, i) + CE(g_i . f_j / tau, i) )    modality-aware contrast: the two views of a crop are recognised
+                                                                                  as such among those of the other cases of the batch
+       (6)    L_SSL = mean over cases of ( L_CMR + lambda_MD L_MD + lambda_CL L_CL )
+
+   (2) and (3) are mean squares over all voxels, masked and visible. In (4, 5) f and g have the length 1; there is no projection head. The mean
+   over the modalities of a case, which (6) has in the paper, is by default estimated by one m a case and step (all_modalities 0).
+
+   Why both reconstructions: (2) alone learns to translate between modalities that are there, (3) what a modality is like when none is. In
+   fine-tuning T_m then stands in for a modality that a patient lacks. */
+
+static bmvp_tensor *bmvpi_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t)
+{
+    return sum && t ? bmvp_add(c, sum, t) : sum ? sum : t;
+}
+
+static double bmvpi_ssl_weight(const bmvpi_views *v, int i)
+{
+    return v->item[i].weight > 0 ? v->item[i].weight : 1.0 / (double)v->p->n_all;
+}
+
+/* (2), (3): sum of w_i mse(what was rebuilt of view first + j, crop of item j or item[j]) over `count` of them */
+static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_views *v, bmvp_tensor *rebuilt, int first, int count, const int *item)
+{
+    bmvp_ctx *c = v->s->c;
+    bmvp_tensor *sum = NULL;
+    int j;
+    for (j = 0; j < count && rebuilt && !bmvp_failed(c); ++j) {
+        const int i = item ? item[j] : j;
+        bmvp_tensor *r = bmvp_reshape(c, bmvp_slice(c, rebuilt, 0, first + j, 1), 3, v->crop[i]->dim);
+        sum = bmvpi_plus(c, sum, bmvp_scale(c, bmvp_mse(c, r, v->crop[i]), bmvpi_ssl_weight(v, i), 0));
+    }
+    return sum;
+}
+
+/* (4, 5): symmetric InfoNCE over the pairs (f_i, g_i), both (P, D), rows of length 1. */
+static bmvp_tensor *bmvpi_ssl_contrast_loss(bmvp_ctx *c, bmvp_tensor *f, bmvp_tensor *g, double tau)
+{
+    bmvp_tensor *rows, *cols, *y;
+    int32_t *target;
+    int i;
+    if (!f || !g) return NULL;
+    target = (int32_t *)bmvpi_alloc(c, f->dim[0] * (int64_t)sizeof *target);
+    if (!target) return NULL;
+    for (i = 0; i < (int)f->dim[0]; ++i) target[i] = i;
+    rows = bmvp_scale(c, bmvp_matmul(c, f, g, 0, 1), 1.0 / tau, 0);
+    cols = bmvp_scale(c, bmvp_matmul(c, g, f, 0, 1), 1.0 / tau, 0);
+    y = bmvp_add(c, bmvp_cross_entropy(c, rows, target), bmvp_cross_entropy(c, cols, target));
+    bmvpi_free(c, target);
+    return bmvp_scale(c, y, 0.5, 0);
+}
+
+/* n maps as (n, D), each of length 1 */
+static bmvp_tensor *bmvpi_ssl_rows(bmvp_ctx *c, bmvp_tensor *maps, int n)
+{
+    int64_t flat[2];
+    if (!maps) return NULL;
+    flat[0] = n, flat[1] = maps->numel / n;
+    return bmvp_l2_normalize(c, bmvp_reshape(c, maps, 2, flat), 1e-12);
+}
+
+/* >>forward: one pass over a batch of crops ------------------------------------------------------------------------------ */
+
+/* f and g of the cases with both views, and the weight of such cases among all. With gather_negatives the other cases are those of the whole
+   step, wherever they are computed. */
+static void bmvpi_ssl_add_contrast(bmvpi_views *v, bmvp_tensor *last)
+{
+    const bmvp_ssl_config *k = v->s->cfg;
+    const bmvp_loss_kind kind = k->gather_negatives ? BMVP_LOSS_ALL : BMVP_LOSS_SUM;
+    double sum[3] = { 0, 0, 0 }, *given = &sum[1], *open = &sum[2]; /* pairs; their weights, and how many have none */
+    bmvp_tensor *both[BMVPI_SSL_BATCH], *f = NULL, *g = NULL, *loss;
+    bmvp_ctx *c = v->s->c;
+    int j;
+    for (j = 0; j < v->n_modal; ++j) {
+        both[j] = bmvp_slice(c, last, 0, v->modal_item[j], 1);
+        if (v->item[v->modal_item[j]].weight > 0) *given += v->item[v->modal_item[j]].weight;
+        else ++*open;
+    }
+    if (v->n_modal > 0) {
+        f = bmvpi_ssl_rows(c, bmvp_slice(c, last, 0, v->n_template, v->n_modal), v->n_modal);
+        g = bmvpi_ssl_rows(c, bmvpi_stack(c, both, v->n_modal), v->n_modal);
+    }
+    sum[0] = v->n_modal;
+    if (kind == BMVP_LOSS_ALL) {
+        bmvp_pass_sum(v->p, sum, 3);
+        f = bmvp_pass_rows(v->p, f, last->numel / last->dim[0], NULL);
+        g = bmvp_pass_rows(v->p, g, last->numel / last->dim[0], NULL);
+    }
+    if (!(sum[0] > 0)) return;
+    loss = bmvpi_ssl_contrast_loss(c, f, g, k->temperature);
+    bmvp_pass_loss(v->p, BMVPI_SSL_CL, kind, k->weight_cl, bmvp_scale(c, loss, *given + *open / (double)v->p->n_all, 0));
+}
+
+static void bmvpi_ssl_keep_all(bmvp_ssl *s)
+{
+    int i;
+    for (i = 0; i < 4; ++i) bmvp_keep(s->features.map[i]);
+    bmvp_keep(s->reconstruction);
+}
+
+/* (6) */
+static void bmvpi_ssl_forward(bmvp_pass *p)
+{
+    bmvp_ssl *s = (bmvp_ssl *)p->state;
+    const bmvp_ssl_config *k = s->cfg;
+    bmvpi_views v;
+    memset(&v, 0, sizeof v);
+    v.p = p;
+    v.s = s;
+    v.item = (const bmvp_ssl_item *)p->items;
+    v.n = p->n;
+    bmvpi_ssl_views(&v);
+    if (!bmvp_pass_needs(p, v.n_template + v.n_modal, "view", "weight_md > 0 where cases have one modality")) return;
+    s->features = bmvp_net_encode(p->net, bmvpi_stack(s->c, v.view, v.n_template + v.n_modal), 1);
+    s->reconstruction = k->weight_cmr > 0 || k->weight_md > 0 ? bmvp_net_reconstruct(p->net, &s->features) : NULL;
+    p->through = s->features.last;
+    if (s->keep) bmvpi_ssl_keep_all(s);
+    if (bmvp_failed(s->c)) return;
+    if (k->weight_cmr > 0)
+        bmvp_pass_loss(p, BMVPI_SSL_CMR, BMVP_LOSS_SUM, k->weight_cmr,
+                       bmvpi_ssl_rebuild_loss(&v, s->reconstruction, v.n_template, v.n_modal, v.modal_item));
+    if (k->weight_md > 0)
+        bmvp_pass_loss(p, BMVPI_SSL_MD, BMVP_LOSS_SUM, k->weight_md,
+                       bmvpi_ssl_rebuild_loss(&v, s->reconstruction, 0, v.n_template, NULL));
+    if (bmvpi_ssl_contrasts(p)) bmvpi_ssl_add_contrast(&v, s->features.last);
+}
+
+/* >>trainer impl: a run of any method -------------------------------------------------------------------------------------
+
+   A step passes through bmvp_trainer_step, bmvpi_trainer_pass (check, forward of the method, backward, its losses into the record) and
+   bmvp_trainer_update (gradients of all ranks, clipping, optimizer). All that a run is stands in bmvp_trainer and its private part. */
+
+enum { BMVPI_RECORDS = 32, BMVPI_NUMBERS = 1 + BMVP_LOSSES, BMVPI_NORM = BMVPI_NUMBERS, BMVPI_KEPT = 4 };
+/* The total, the named losses and the gradient's norm; NaN: not there */
+typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_NUMBERS + 1]; } bmvpi_losses;
 typedef struct bmvpi_post { int64_t ticket, step; unsigned has; } bmvpi_post; /* bit i: loss[i] is sent with it */
-typedef struct bmvpi_book {
-    bmvpi_losses record[BMVPI_RECORDS]; /* of step s at s % BMVPI_RECORDS */
-    bmvpi_post post[BMVP_TICKETS];      /* number i at i % BMVP_TICKETS */
-    int64_t posted, read;
-    double pass[BMVPI_LOSSES + 1];      /* losses of the pass that was read last, and the norm */
-} bmvpi_book;
+typedef struct bmvpi_box { int64_t entry, start[3], size[3]; } bmvpi_box; /* part of a volume, inside of it; size 0: all of it */
 
-static bmvpi_losses *bmvpi_losses_of(bmvpi_book *k, int64_t step)
+typedef struct bmvpi_trainer {
+    bmvpi_losses record[BMVPI_RECORDS];  /* of step s at s % BMVPI_RECORDS */
+    bmvpi_post post[BMVP_TICKETS];       /* number i at i % BMVP_TICKETS */
+    int64_t posted, read;
+    double pass[BMVPI_NUMBERS + 1];      /* losses of the pass that was read last, and the norm */
+    int parts;                           /* named losses of the method */
+    bmvp_reducer *reducer;               /* of several ranks; NULL: one */
+    int last_pass;
+    bmvpi_box *box;                      /* where stacked entries have got gradients since the last update */
+    int64_t n_box, cap_box;
+    struct { const char *group; bmvp_ctx *c; bmvp_state_list *list; } kept[BMVPI_KEPT];
+    int n_kept;
+} bmvpi_trainer;
+
+/* The fields that every run has: a config begins with them. */
+static bmvp_run_config bmvpi_run_of(const bmvp_trainer *t)
+{
+    bmvp_run_config k;
+    memcpy(&k, t->config, sizeof k);
+    return k;
+}
+
+/* n floats that the host reads and writes, for as long as the context: counted like a buffer. NULL in a plan. */
+static float *bmvpi_scratch(bmvp_ctx *c, int64_t n)
+{
+    const bmvp_tensor *t = bmvpi_lasting(c, NULL, 1, &n, 0, 1);
+    return t ? t->x : NULL;
+}
+
+/* Says what a function that fails by the context says, to a caller that wants an error. */
+static bmvp_status bmvpi_error_take(const bmvp_ctx *c, bmvp_error *err)
+{
+    return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+}
+
+static void bmvpi_trainer_optim(bmvp_trainer *t)
+{
+    static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
+    const bmvp_run_config run = bmvpi_run_of(t);
+    bmvp_optim_config k = bmvp_optim_config_default(kind[run.optimizer]);
+    k.weight_decay = run.weight_decay;
+    k.beta1 = k.momentum = run.beta1;
+    k.beta2 = run.beta2;
+    if (t->method.optimizer) t->method.optimizer(t, &k);
+    t->optim = bmvp_optim_create(t->c, bmvp_net_state(t->net), &k);
+    if (t->c->comm) t->private_part->reducer = bmvp_reducer_create(t->c, bmvp_net_state(t->net));
+}
+
+/* In the order that bmvp_method tells. */
+static void bmvpi_trainer_build(bmvp_trainer *t, int train)
+{
+    const bmvp_run_config run = bmvpi_run_of(t);
+    if (train && t->c->comm && t->c->comm->size > run.batch)
+        bmvp_fail(t->c, BMVP_E_ARG, "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least",
+                  run.batch, t->c->comm->size);
+    if (t->method.prepare && !bmvp_failed(t->c)) t->method.prepare(t);
+    if (!bmvp_failed(t->c)) t->net = bmvp_net_create(t->c, &t->net_config);
+    if (t->method.create && !bmvp_failed(t->c)) t->method.create(t);
+    if (bmvp_failed(t->c)) return;
+    bmvp_net_init(t->net, (uint64_t)run.seed);
+    if (train) bmvpi_trainer_optim(t);
+    if (t->method.start && !bmvp_failed(t->c)) t->method.start(t);
+}
+
+static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
+{
+    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config,
+                                           const void *setup, int train)
+{
+    bmvp_trainer *t = bmvp_failed(c) ? NULL : (bmvp_trainer *)bmvpi_zeros(c, sizeof *t);
+    if (!t) return NULL;
+    t->c = c;
+    t->method = *m;
+    t->net_config = *net;
+    t->setup = setup;
+    t->epoch = -1;
+    t->private_part = (bmvpi_trainer *)bmvpi_zeros(c, sizeof *t->private_part);
+    t->config = bmvpi_zeros(c, m->config_size);
+    t->state = bmvpi_zeros(c, m->state_size);
+    if (t->config) memcpy(t->config, config, m->config_size);
+    while (t->private_part && m->loss && m->loss[t->private_part->parts]) ++t->private_part->parts;
+    if (t->private_part && t->private_part->parts > BMVP_LOSSES)
+        bmvp_fail(c, BMVP_E_ARG, "method %s names more than %d losses", m->name, (int)BMVP_LOSSES);
+    if (!bmvp_failed(c)) bmvpi_trainer_build(t, train);
+    t->setup = NULL;
+    if (!bmvp_failed(c)) return t;
+    bmvp_trainer_destroy(t);
+    return NULL;
+}
+
+BMVP_API void bmvp_trainer_destroy(bmvp_trainer *t)
+{
+    if (!t) return;
+    if (t->method.destroy && t->state) t->method.destroy(t);
+    if (t->private_part) {
+        bmvp_reducer_destroy(t->private_part->reducer);
+        bmvpi_free(t->c, t->private_part->box);
+    }
+    bmvp_optim_destroy(t->optim);
+    bmvp_net_destroy(t->net);
+    bmvpi_free(t->c, t->private_part);
+    bmvpi_free(t->c, t->config);
+    bmvpi_free(t->c, t->state);
+    bmvpi_free(t->c, t);
+}
+
+BMVP_API void bmvp_trainer_keep(bmvp_trainer *t, const char *group, bmvp_ctx *c, bmvp_state_list *list)
+{
+    bmvpi_trainer *k = t->private_part;
+    if (k->n_kept == BMVPI_KEPT) {
+        bmvp_fail(t->c, BMVP_E_ARG, "method %s keeps more than %d lists", t->method.name, (int)BMVPI_KEPT);
+        return;
+    }
+    k->kept[k->n_kept].group = group;
+    k->kept[k->n_kept].c = c;
+    k->kept[k->n_kept++].list = list;
+}
+
+BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total)
+{
+    const bmvp_run_config run = bmvpi_run_of(t);
+    bmvp_schedule k;
+    if (t->method.rate) return t->method.rate(t, total);
+    memset(&k, 0, sizeof k);
+    k.lr = run.lr;
+    k.floor = run.lr_floor;
+    k.total = total;
+    k.warmup = run.warmup;
+    return bmvp_schedule_lr(&k, t->steps);
+}
+
+/* >>fields impl --------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_run_default(void *config)
+{
+    bmvp_run_config k;
+    memset(&k, 0, sizeof k);
+    snprintf(k.preset, sizeof k.preset, "default");
+    k.batch = 3;
+    k.update_every = 1;
+    k.epochs = 100;
+    k.lr = 3e-4;
+    k.weight_decay = 1e-5;
+    k.beta1 = 0.9;
+    k.beta2 = 0.999;
+    memcpy(config, &k, sizeof k);
+}
+
+static double bmvpi_field_value(const bmvp_field *f, const void *config)
+{
+    const void *p = (const char *)config + f->at;
+    return f->whole ? (double)*(const int *)p : *(const double *)p;
+}
+
+/* 0: it is not a whole number. */
+static int bmvpi_field_put(const bmvp_field *f, void *config, double v)
+{
+    void *p = (char *)config + f->at;
+    if (f->whole && v != floor(v)) return 0;
+    if (f->whole) *(int *)p = (int)v;
+    else *(double *)p = v;
+    return 1;
+}
+
+BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const char *name, const char *value, bmvp_error *err)
+{
+    char *end = NULL, all[768] = "";
+    const double v = strtod(value, &end);
+    const int number = end != value && *end == 0 && v == v;
+    const bmvp_field *f = table;
+    size_t n = 0;
+    for (; f->name && strcmp(f->name, name) != 0; ++f)
+        if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", f->name);
+    if (!f->name) return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all);
+    if (number && v >= f->low && v <= f->high && bmvpi_field_put(f, config, v)) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, f->whole ? "int" : "double", f->low,
+                          f->high, f->text);
+}
+
+BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, const char **name, const char **meaning, char *buf, size_t size)
+{
+    for (; table->name && i > 0; --i) ++table;
+    if (!table->name) return 0;
+    *name = table->name;
+    *meaning = table->text;
+    snprintf(buf, size, "%.10g", bmvpi_field_value(table, config));
+    return 1;
+}
+
+/* >>record: the losses of the last steps, on a device as tickets until somebody asks for them -------------------------------- */
+
+static bmvpi_losses *bmvpi_record_of(bmvpi_trainer *k, int64_t step)
 {
     bmvpi_losses *r = &k->record[step % BMVPI_RECORDS];
     int i;
@@ -1016,521 +1450,223 @@ static bmvpi_losses *bmvpi_losses_of(bmvpi_book *k, int64_t step)
 }
 
 /* What is there of a pass or an update is added up. A number that is not finite stops the run. */
-static void bmvpi_losses_add(bmvp_ctx *c, bmvpi_book *k, int64_t step, const double *loss)
+static void bmvpi_record_add(bmvp_trainer *t, int64_t step, const double *loss)
 {
-    bmvpi_losses *r = bmvpi_losses_of(k, step);
+    bmvpi_losses *r = bmvpi_record_of(t->private_part, step);
     int i;
-    memcpy(k->pass, loss, sizeof k->pass);
+    memcpy(t->private_part->pass, loss, sizeof t->private_part->pass);
     for (i = 0; i <= BMVPI_NORM; ++i)
         if (loss[i] == loss[i] || i == 0) r->loss[i] = r->loss[i] == r->loss[i] || i == 0 ? r->loss[i] + loss[i] : loss[i];
     if (!(fabs(loss[0]) <= FLT_MAX))
-        bmvp_fail(c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
+        bmvp_fail(t->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
                   "step before", loss[0], (long long)step);
 }
-static void bmvpi_losses_norm(bmvp_ctx *c, bmvpi_book *k, int64_t step, double norm)
+
+static void bmvpi_record_norm(bmvp_trainer *t, int64_t step, double norm)
 {
-    bmvpi_losses_of(k, step)->loss[BMVPI_NORM] = k->pass[BMVPI_NORM] = norm;
+    bmvpi_record_of(t->private_part, step)->loss[BMVPI_NORM] = t->private_part->pass[BMVPI_NORM] = norm;
     if (!(norm <= (double)FLT_MAX))
-        bmvp_fail(c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
+        bmvp_fail(t->c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
                   (long long)step);
 }
 
 /* Collects the oldest post. After a failure the optimizer may move parameters again: whoever clears the error goes on. */
-static void bmvpi_book_collect(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o)
+static void bmvpi_record_collect(bmvp_trainer *t)
 {
+    bmvpi_trainer *k = t->private_part;
     const bmvpi_post *p = &k->post[k->read++ % BMVP_TICKETS];
-    double loss[BMVPI_LOSSES + 1];
-    float x[BMVPI_LOSSES];
+    double loss[BMVPI_NUMBERS + 1];
+    float x[BMVPI_NUMBERS];
     int i;
-    if (!bmvp_backend_of(c)->device->collect(c, p->ticket, x, BMVPI_LOSSES)) {
+    if (!bmvp_backend_of(t->c)->device->collect(t->c, p->ticket, x, BMVPI_NUMBERS)) {
         for (i = 0; i <= BMVPI_NORM; ++i) k->pass[i] = (double)NAN;
         return;
     }
-    for (i = 0; i < BMVPI_LOSSES; ++i) loss[i] = p->has >> i & 1u ? (double)x[i] : i > 0 ? (double)NAN : 0;
+    for (i = 0; i < BMVPI_NUMBERS; ++i) loss[i] = p->has >> i & 1u ? (double)x[i] : i > 0 ? (double)NAN : 0;
     loss[BMVPI_NORM] = (double)NAN;
-    if (p->has >> BMVPI_NORM) bmvpi_losses_norm(c, k, p->step, (double)x[0]);
-    else bmvpi_losses_add(c, k, p->step, loss);
-    if (!bmvp_failed(c)) return;
+    if (p->has >> BMVPI_NORM) bmvpi_record_norm(t, p->step, (double)x[0]);
+    else bmvpi_record_add(t, p->step, loss);
+    if (!bmvp_failed(t->c)) return;
     k->read = k->posted;
-    bmvp_backend_of(c)->device->fill(c, o->rule->x, 0, o->rule->numel);
+    bmvp_backend_of(t->c)->device->fill(t->c, t->optim->rule->x, 0, t->optim->rule->numel);
 }
+
 /* All that was sent up to and with `step` */
-static void bmvpi_book_read(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step)
+static void bmvpi_record_read(bmvp_trainer *t, int64_t step)
 {
-    while (k->read < k->posted && k->post[k->read % BMVP_TICKETS].step <= step) bmvpi_book_collect(c, k, o);
+    bmvpi_trainer *k = t->private_part;
+    while (k->read < k->posted && k->post[k->read % BMVP_TICKETS].step <= step) bmvpi_record_collect(t);
 }
-static void bmvpi_book_post(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, const float *const *x, unsigned has)
+
+static void bmvpi_record_post(bmvp_trainer *t, int64_t step, const float *const *x, unsigned has)
 {
+    bmvpi_trainer *k = t->private_part;
     bmvpi_post *p = &k->post[k->posted % BMVP_TICKETS];
-    if (k->posted - k->read == BMVP_TICKETS) bmvpi_book_collect(c, k, o);
-    if (bmvp_failed(c)) return;
-    p->ticket = bmvp_backend_of(c)->device->post(c, x, BMVPI_LOSSES);
+    if (k->posted - k->read == BMVP_TICKETS) bmvpi_record_collect(t);
+    if (bmvp_failed(t->c)) return;
+    p->ticket = bmvp_backend_of(t->c)->device->post(t->c, x, BMVPI_NUMBERS);
     p->step = step;
     p->has = has;
     k->posted += p->ticket > 0;
 }
 
-/* The losses of a pass (NULL: not there) enter the book; on the CPU at once. */
-static void bmvpi_book_pass(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, bmvp_tensor *const loss[BMVPI_LOSSES])
+/* The losses of a pass (NULL: not there); on the CPU at once. */
+static void bmvpi_record_pass(bmvp_trainer *t, bmvp_tensor *const loss[BMVPI_NUMBERS])
 {
-    const float *x[BMVPI_LOSSES];
-    double now[BMVPI_LOSSES + 1];
+    const float *x[BMVPI_NUMBERS];
+    double now[BMVPI_NUMBERS + 1];
     unsigned has = 0;
     int i;
-    if (bmvp_failed(c) || bmvp_is_plan(c)) return;
-    for (i = 0; i < BMVPI_LOSSES; ++i) {
+    if (bmvp_failed(t->c) || bmvp_is_plan(t->c)) return;
+    for (i = 0; i < BMVPI_NUMBERS; ++i) {
         x[i] = loss[i] ? loss[i]->x : NULL;
         if (loss[i]) has |= 1u << i;
     }
-    if (bmvp_backend_of(c)->device) {
-        if (x[0]) bmvp_backend_of(c)->device->watch(c, x[0], o->rule->x);
-        bmvpi_book_post(c, k, o, step, x, has);
+    if (bmvp_backend_of(t->c)->device) {
+        if (x[0]) bmvp_backend_of(t->c)->device->watch(t->c, x[0], t->optim->rule->x);
+        bmvpi_record_post(t, t->steps, x, has);
         return;
     }
-    for (i = 0; i < BMVPI_LOSSES; ++i) now[i] = x[i] ? (double)*x[i] : i > 0 ? (double)NAN : 0;
+    for (i = 0; i < BMVPI_NUMBERS; ++i) now[i] = x[i] ? (double)*x[i] : i > 0 ? (double)NAN : 0;
     now[BMVPI_NORM] = (double)NAN;
-    bmvpi_losses_add(c, k, step, now);
+    bmvpi_record_add(t, t->steps, now);
 }
-/* The step of the optimizer, with its norm in the book. */
-static void bmvpi_book_update(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step, double lr, double clip)
+
+/* Losses of a pass over several ranks: what the sum of all is decides, so the host waits. */
+static void bmvpi_record_ranks(bmvp_pass *p)
 {
-    if (bmvp_failed(c)) return;
-    if (bmvp_backend_of(c)->device) {
-        const float *x[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
-        x[0] = bmvp_optim_device_step(o, lr, clip);
-        bmvpi_book_post(c, k, o, step, x, 1u << BMVPI_NORM);
-    } else {
-        const double norm = bmvp_optim_grad_norm(o);
-        bmvpi_losses_norm(c, k, step, norm);
-        bmvp_optim_step(o, lr, clip > 0 && norm > clip ? clip / norm : 1);
+    double sum[2 + 2 * BMVP_LOSSES], now[BMVPI_NUMBERS + 1];
+    double *total = &sum[0], *value = &sum[2], *there = &sum[2 + BMVP_LOSSES];
+    const double all = p->all ? (double)bmvp_scalar(p->c, p->all) : 0;
+    int i;
+    memset(sum, 0, sizeof sum);
+    *total = p->own ? (double)bmvp_scalar(p->c, p->own) : 0;
+    for (i = 0; i < BMVP_LOSSES; ++i) {
+        there[i] = p->part[i] != NULL;
+        value[i] = p->part[i] ? (double)bmvp_scalar(p->c, p->part[i]) : 0;
+        now[1 + i] = value[i];
     }
-    if (!bmvp_failed(c)) bmvp_optim_zero_grad(o);
-}
-/* The record of a step, or NULL: it was never taken, or too long ago. */
-static const bmvpi_losses *bmvpi_book_find(bmvp_ctx *c, bmvpi_book *k, bmvp_optim *o, int64_t step)
-{
-    const bmvpi_losses *r = &k->record[step >= 0 ? step % BMVPI_RECORDS : 0];
-    if (o) bmvpi_book_read(c, k, o, step);
-    if (step >= 0 && r->step == step + 1) return r;
-    return (const bmvpi_losses *)bmvp_fail(c, BMVP_E_ARG, "losses of step %lld: those of the last %d steps are known", (long long)step,
-                                           (int)BMVPI_RECORDS);
+    bmvp_pass_sum(p, sum, 2 + 2 * BMVP_LOSSES);
+    now[0] = *total + all;
+    for (i = 0; i < BMVP_LOSSES; ++i)
+        if (!(there[i] > 0)) now[1 + i] = (double)NAN;
+        else if (!(p->part_of_all >> i & 1u)) now[1 + i] = value[i];
+    now[BMVPI_NORM] = (double)NAN;
+    if (!bmvp_failed(p->c)) bmvpi_record_add(p->trainer, p->step, now);
 }
 
-struct bmvp_ssl {
-    bmvp_ctx *c;
-    bmvp_net *net;
-    bmvp_ssl_config cfg;
-    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
-    bmvp_tensor *templ[BMVP_MODALITIES];
-    int64_t grid[3], steps, epoch;
-    bmvp_optim *optim;
-    float *mask; /* crop^3, scratch */
-    int pending, keep; /* passes since the last update */
-    bmvpi_book book;
-    bmvp_reducer *reducer; /* of several ranks; NULL: one */
-    int last_pass;
-    struct bmvpi_ssl_box *box; /* where templates have got gradients since the last update */
-    int64_t n_box, cap_box;
-    bmvp_features features;
-    bmvp_tensor *reconstruction;
-};
-
-/* Known names in the known order, each once. */
-static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
+static void bmvpi_losses_from(const double loss[BMVPI_NUMBERS + 1], bmvp_losses *out)
 {
-    int i, last = -1, m;
-    if (n < 1 || n > BMVP_MODALITIES) bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
-    for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
-        m = bmvp_modality_find(names[i]);
-        if (m < 0) bmvp_fail(c, BMVP_E_ARG, "unknown modality '%s'; known are flair t1 t1c t2 mra pd dwi adc", names[i]);
-        else if (m <= last) bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is flair t1 t1c t2 mra pd dwi adc", names[i]);
-    }
-    return !bmvp_failed(c);
+    out->total = loss[0];
+    memcpy(out->part, loss + 1, sizeof out->part);
+    out->grad_norm = loss[BMVPI_NORM];
 }
 
-static int bmvpi_ssl_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n, const char *const *names)
+/* What was posted of step `step` is read; the losses of the last pass. */
+static bmvp_status bmvpi_record_last(bmvp_trainer *t, int64_t step, bmvp_losses *out)
 {
-    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
-    if (cfg->crop % stride) bmvp_fail(c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", cfg->crop, stride, net->name);
-    if (c->comm && c->comm->size > cfg->batch)
-        bmvp_fail(c, BMVP_E_ARG, "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least", cfg->batch,
-                  c->comm->size);
-    if (cfg->weight_cmr == 0 && cfg->weight_md == 0 && cfg->weight_cl == 0)
-        bmvp_fail(c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
-    return !bmvp_failed(c) && bmvpi_check_modalities(c, n, names);
+    bmvpi_record_read(t, step);
+    bmvpi_losses_from(t->private_part->pass, out);
+    return bmvp_error_of(t->c)->status;
 }
 
-static void bmvpi_ssl_templates(bmvp_ssl *s, int n, const char *const *names, const int64_t grid[3])
+BMVP_API bmvp_status bmvp_trainer_losses_of(bmvp_trainer *t, int64_t step, bmvp_losses *out)
 {
-    int64_t dim[3];
+    const bmvpi_losses *r = &t->private_part->record[step >= 0 ? step % BMVPI_RECORDS : 0];
+    if (t->optim) bmvpi_record_read(t, step);
+    if (step >= 0 && r->step == step + 1) bmvpi_losses_from(r->loss, out);
+    else bmvp_fail(t->c, BMVP_E_ARG, "losses of step %lld: those of the last %d steps are known", (long long)step, (int)BMVPI_RECORDS);
+    return bmvp_error_of(t->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_trainer_log(bmvp_trainer *t, int64_t step, bmvp_jw *w)
+{
     char name[64];
+    bmvp_losses l;
     int i;
-    s->grid[0] = s->cfg.template_z > 0 ? s->cfg.template_z : grid[0];
-    s->grid[1] = s->cfg.template_y > 0 ? s->cfg.template_y : grid[1];
-    s->grid[2] = s->cfg.template_x > 0 ? s->cfg.template_x : grid[2];
-    dim[0] = s->grid[2], dim[1] = s->grid[1], dim[2] = s->grid[0]; /* the released order is X, Y, Z */
-    for (i = 0; i < n && !bmvp_failed(s->c); ++i) {
-        bmvp_state *e;
-        s->modality[i] = bmvp_modality_find(names[i]);
-        snprintf(name, sizeof name, "rep_template.%s", bmvp_modality_name(s->modality[i]));
-        s->templ[i] = bmvp_state_add(s->c, bmvp_net_state(s->net), name, BMVP_LAYOUT_VOLUME, 3, dim, 1, BMVP_INIT_ZERO, 0);
-        if (!s->templ[i]) return;
-        e = &bmvp_net_state(s->net)->item[bmvp_net_state(s->net)->n - 1];
-        e->part = i;
-        e->parts = n;
-        e->stacked = "rep_template";
-        e->lr_scale = s->cfg.template_lr_scale;
+    if (bmvp_trainer_losses_of(t, step, &l)) return bmvp_error_of(t->c)->status;
+    bmvp_jw_double(w, "loss", l.total);
+    for (i = 0; i < t->private_part->parts; ++i) {
+        snprintf(name, sizeof name, "loss_%s", t->method.loss[i]);
+        bmvp_jw_double(w, name, l.part[i]);
     }
-    s->n_modalities = n;
-}
-
-static bmvp_optim_config bmvpi_ssl_optim_config(const bmvp_ssl_config *cfg)
-{
-    bmvp_optim_config k = bmvp_optim_config_default(cfg->optimizer ? BMVP_SGD : BMVP_ADAMW);
-    k.weight_decay = cfg->weight_decay;
-    k.beta1 = k.momentum = cfg->beta1;
-    k.beta2 = cfg->beta2;
-    return k;
-}
-
-/* n floats that the host reads and writes, for as long as the context: counted like a buffer. NULL in a plan. */
-static float *bmvpi_scratch(bmvp_ctx *c, int64_t n)
-{
-    const bmvp_tensor *t = bmvpi_lasting(c, NULL, 1, &n, 0, 1);
-    return t ? t->x : NULL;
-}
-
-BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3])
-{
-    const int64_t crop[3] = { cfg->crop, cfg->crop, cfg->crop };
-    bmvp_optim_config optim = bmvpi_ssl_optim_config(cfg);
-    bmvp_ssl *s;
-    if (bmvp_failed(c) || !bmvpi_ssl_check(c, net, cfg, n_modalities, names)) return NULL;
-    s = (bmvp_ssl *)bmvpi_alloc(c, (int64_t)sizeof *s);
-    if (!s) return NULL;
-    memset(s, 0, sizeof *s);
-    s->c = c;
-    s->cfg = *cfg;
-    s->net = bmvp_net_create(c, net);
-    if (s->net) bmvpi_ssl_templates(s, n_modalities, names, grid);
-    if (s->net && !bmvp_failed(c)) {
-        bmvp_net_init(s->net, (uint64_t)cfg->seed);
-        s->optim = bmvp_optim_create(c, bmvp_net_state(s->net), &optim);
-        s->mask = bmvpi_scratch(c, crop[0] * crop[1] * crop[2]);
-        if (c->comm) s->reducer = bmvp_reducer_create(c, bmvp_net_state(s->net));
-    }
-    if (!bmvp_failed(c)) return s;
-    bmvp_ssl_destroy(s);
-    return NULL;
-}
-
-BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s)
-{
-    if (!s) return;
-    bmvp_reducer_destroy(s->reducer);
-    bmvpi_free(s->c, s->box);
-    bmvp_optim_destroy(s->optim);
-    bmvp_net_destroy(s->net);
-    bmvpi_free(s->c, s);
-}
-
-BMVP_API bmvp_net *bmvp_ssl_net(bmvp_ssl *s) { return s->net; }
-BMVP_API bmvp_ssl_config *bmvp_ssl_config_of(bmvp_ssl *s) { return &s->cfg; }
-BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s) { return bmvp_net_state(s->net); }
-BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int m) { return m >= 0 && m < s->n_modalities ? s->templ[m] : NULL; }
-BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s) { return s->steps; }
-BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch) { s->epoch = epoch; }
-BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep) { s->keep = keep; }
-BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction)
-{
-    if (reconstruction) *reconstruction = s->reconstruction;
-    return &s->features;
-}
-
-BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total)
-{
-    bmvp_schedule k;
-    k.lr = s->cfg.lr;
-    k.floor = s->cfg.lr_floor;
-    k.total = total;
-    k.warmup = s->cfg.warmup;
-    k.half_period = s->cfg.half_period;
-    return bmvp_schedule_lr(&k, s->steps);
-}
-
-/* >>views: one masked crop as (1, D, H, W, 1) ---------------------------------------------------------------------- */
-
-enum { BMVPI_SSL_BATCH = 256 };
-typedef struct bmvpi_pass { /* one forward pass */
-    bmvp_ssl *s;
-    const bmvp_ssl_item *item;
-    int n, n_views, n_template, n_modal, contrast;
-    bmvp_tensor *target[BMVPI_SSL_BATCH];    /* the crops */
-    bmvp_tensor *view[2 * BMVPI_SSL_BATCH];  /* [template views; modal views] */
-    int modal_item[BMVPI_SSL_BATCH];         /* the item of each modal view */
-    bmvp_tensor *filler[BMVP_MODALITIES];    /* template values, made when first needed */
-    double weight[BMVPI_SSL_BATCH];
-    int gather;                              /* the contrast is over the pairs of all ranks */
-    int pairs_of[BMVPI_SSL_BATCH];           /* modal views of each rank */
-    int pairs, most_pairs, first_pair;       /* of all ranks, of the rank with most, this rank's first among all */
-    double pair_weight;                      /* of the pairs that the contrast is over */
-} bmvpi_pass;
-
-static bmvp_tensor *bmvpi_ssl_filler(bmvpi_pass *p, int m)
-{
-    bmvp_ssl *s = p->s;
-    if (m < 0 || m >= s->n_modalities)
-        return (bmvp_tensor *)bmvp_fail(s->c, BMVP_E_ARG, "item of modality %d, but the run has %d", m, s->n_modalities);
-    if (!p->filler[m])
-        p->filler[m] = s->cfg.template_value == BMVP_TEMPLATE_MINMAX ? bmvp_minmax(s->c, s->templ[m], s->cfg.template_eps) : s->templ[m];
-    return p->filler[m];
-}
-
-static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slot, uint32_t stream, const int64_t dim[3])
-{
-    bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg.seed, stream, (uint32_t)s->steps, slot);
-    if (!given && !bmvp_is_plan(s->c)) {
-        (s->cfg.mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask, dim, s->cfg.mask_patch, s->cfg.mask_ratio, &r);
-        given = s->mask;
-    }
-    return bmvp_input(s->c, 3, dim, given);
-}
-
-/* from_template 1: Phi_distill(X_im, T_m); 0: Phi_modal(X_im, X_in) */
-static bmvp_tensor *bmvpi_ssl_view(bmvpi_pass *p, int i, int from_template, int modal_mask)
-{
-    static const int64_t origin[3] = { 0, 0, 0 };
-    bmvp_ssl *s = p->s;
-    const bmvp_ssl_item *t = &p->item[i];
-    const int64_t e = s->cfg.crop, dim[3] = { e, e, e }, batch[5] = { 1, e, e, e, 1 };
-    bmvp_tensor *mask = bmvpi_ssl_mask(s, modal_mask ? t->mask_modal : t->mask_template, t->slot,
-                                       modal_mask ? BMVPI_STREAM_MASK_MODAL : BMVPI_STREAM_MASK_TEMPLATE, dim);
-    bmvp_tensor *filler = from_template ? bmvpi_ssl_filler(p, t->modality) : bmvp_input(s->c, 3, dim, t->other);
-    bmvp_tensor *y = bmvp_masked_fill(s->c, p->target[i], filler, mask, from_template ? t->template_start : origin);
-    return bmvp_reshape(s->c, y, 5, batch);
-}
-
-/* Any number of tensors along axis 0, in order. */
-static bmvp_tensor *bmvpi_ssl_stack(bmvp_ctx *c, bmvp_tensor **x, int n)
-{
-    int i, k = 0;
-    while (n > 1) {
-        for (i = 0, k = 0; i < n; i += BMVP_MAX_SRC, ++k)
-            x[k] = bmvp_concat(c, n - i < BMVP_MAX_SRC ? n - i : BMVP_MAX_SRC, &x[i], 0);
-        n = k;
-    }
-    return x[0];
-}
-
-/* >>losses --------------------------------------------------------------------------------------------------------- */
-
-/* (4, 5): symmetric InfoNCE over the pairs (f_i, g_i), both (P, D), rows of length 1. */
-static bmvp_tensor *bmvpi_ssl_contrast(bmvp_ssl *s, bmvp_tensor *f, bmvp_tensor *g)
-{
-    bmvp_ctx *c = s->c;
-    bmvp_tensor *rows, *cols;
-    int32_t target[BMVPI_SSL_BATCH];
-    int i;
-    if (!f || !g) return NULL;
-    for (i = 0; i < (int)f->dim[0]; ++i) target[i] = i;
-    rows = bmvp_scale(c, bmvp_matmul(c, f, g, 0, 1), 1.0 / s->cfg.temperature, 0);
-    cols = bmvp_scale(c, bmvp_matmul(c, g, f, 0, 1), 1.0 / s->cfg.temperature, 0);
-    return bmvp_scale(c, bmvp_add(c, bmvp_cross_entropy(c, rows, target), bmvp_cross_entropy(c, cols, target)), 0.5, 0);
+    bmvp_jw_double(w, "grad_norm", l.grad_norm);
+    return BMVP_OK;
 }
 
 /* >>ranks: what several of them tell each other in a pass and before an update -------------------------------------- */
 
-BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first)
+BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first)
 {
     const int more = n % size;
     *first = rank * (n / size) + (rank < more ? rank : more);
     return n / size + (rank < more);
 }
 
-BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s) { s->last_pass = 1; }
+BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t) { t->private_part->last_pass = 1; }
 
-BMVP_API bmvp_status bmvp_ssl_broadcast(bmvp_ssl *s)
+BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n)
 {
-    if (s->c->comm) {
-        bmvp_state_broadcast(s->c, bmvp_net_state(s->net), s->optim);
-        bmvpi_comm_broadcast(s->c, &s->steps, (int64_t)sizeof s->steps);
-    }
-    return bmvp_error_of(s->c)->status;
+    if (p->trainer->private_part->reducer) (void)bmvpi_comm_sum_doubles(p->c, x, n);
 }
 
-typedef struct bmvpi_ssl_box { int64_t modality, start[3], size[3]; } bmvpi_ssl_box; /* part of a template, inside of its grid */
-
-/* Remembers where the pass puts gradients into templates. */
-static int bmvpi_ssl_boxes_add(bmvpi_pass *p)
+BMVP_API int bmvp_pass_needs(bmvp_pass *p, int n, const char *what, const char *remedy)
 {
-    bmvp_ssl *s = p->s;
-    int i, a;
-    if (s->n_box + p->n > s->cap_box) {
-        const int64_t cap = 2 * (s->n_box + p->n);
-        bmvpi_ssl_box *box = (bmvpi_ssl_box *)bmvpi_alloc(s->c, cap * (int64_t)sizeof *box);
-        if (!box) return 0;
-        if (s->n_box) memcpy(box, s->box, (size_t)s->n_box * sizeof *box);
-        bmvpi_free(s->c, s->box);
-        s->box = box;
-        s->cap_box = cap;
-    }
-    for (i = 0; i < p->n; ++i) {
-        bmvpi_ssl_box *b = &s->box[s->n_box++];
-        b->modality = p->item[i].modality;
-        for (a = 0; a < 3; ++a) {
-            const int64_t end = bmvpi_min(p->item[i].template_start[a] + s->cfg.crop, s->grid[a]);
-            b->start[a] = bmvpi_min(bmvpi_max(p->item[i].template_start[a], 0), s->grid[a]);
-            b->size[a] = bmvpi_max(end - b->start[a], 0);
-        }
-    }
-    return 1;
+    const double own = n;
+    double *all;
+    int r;
+    if (bmvp_failed(p->c)) return 0;
+    if (!p->trainer->private_part->reducer) return n > 0;
+    all = bmvpi_comm_doubles(p->c, &own, 1);
+    for (r = 0; all && r < p->c->comm->size; ++r)
+        if (!(all[r] > 0))
+            bmvp_fail(p->c, BMVP_E_ARG, "rank %d has no %s in this pass of %lld crops; take fewer ranks, or %s", r, what, (long long)p->n_all,
+                      remedy);
+    bmvpi_free(p->c, all);
+    return !bmvp_failed(p->c);
 }
 
-/* Weights of the items, and the pairs of all ranks. A rank without a view would leave the others waiting in the first batch norm. */
-static void bmvpi_ssl_weigh(bmvpi_pass *p)
+/* all: most numbers of each rank, of which n[r] count: they move together. */
+static void bmvpi_rows_close(float *all, const double *n, int64_t d, int64_t most, int size)
 {
-    enum { ITEMS, VIEWS, PAIRS, GIVEN, OPEN, NUMBERS }; /* GIVEN, OPEN: of the pairs, the sum of weights that are given and the number of others */
-    bmvp_ctx *c = p->s->c;
-    double own[NUMBERS] = { 0 }, *all = own, items = 0;
-    const int size = p->s->reducer ? c->comm->size : 1, rank = p->s->reducer ? c->comm->rank : 0;
-    int i, r;
-    own[ITEMS] = p->n;
-    own[VIEWS] = p->n_views;
-    own[PAIRS] = p->n_modal;
-    for (i = 0; i < p->n_modal; ++i) {
-        const double w = p->item[p->modal_item[i]].weight;
-        if (w > 0) own[GIVEN] += w;
-        else ++own[OPEN];
-    }
-    if (p->s->reducer) all = bmvpi_comm_doubles(c, own, NUMBERS);
-    if (!all) return;
-    for (r = 0; r < size; ++r) items += all[r * NUMBERS + ITEMS];
-    for (r = 0; r < size; ++r) {
-        const double *k = all + r * NUMBERS;
-        if (size > 1 && k[VIEWS] == 0)
-            bmvp_fail(c, BMVP_E_ARG, "rank %d has no view in this pass of %.0f crops; take fewer ranks, or weight_md > 0 where cases have one modality",
-                      r, items);
-        p->pairs_of[r] = (int)k[PAIRS];
-        if (r < rank) p->first_pair += p->pairs_of[r];
-        p->pairs += p->pairs_of[r];
-        p->most_pairs = (int)bmvpi_max(p->most_pairs, p->pairs_of[r]);
-        if (p->gather || r == rank) p->pair_weight += k[GIVEN] + k[OPEN] / items;
-    }
-    if (all != own) bmvpi_free(c, all);
-    for (i = 0; i < p->n; ++i) p->weight[i] = p->item[i].weight > 0 ? p->item[i].weight : 1.0 / items;
+    float *to = all;
+    int r;
+    for (r = 0; r < size; to += (int64_t)n[r++] * d)
+        memmove(to, all + r * most, (size_t)((int64_t)n[r] * d) * sizeof *all);
 }
 
-/* Losses of all ranks from those of this one. Of the contrast over all pairs every rank has the whole. */
-static void bmvpi_ssl_sum_losses(const bmvpi_pass *p, bmvp_ssl_losses *l)
+BMVP_API bmvp_tensor *bmvp_pass_rows(bmvp_pass *p, bmvp_tensor *own, int64_t d, int64_t *first)
 {
-    const bmvp_ssl_config *k = &p->s->cfg;
-    const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
-    const double whole = l->cl;
-    double *part[3], sum[6];
-    int i;
-    part[0] = &l->cmr, part[1] = &l->md, part[2] = &l->cl;
-    for (i = 0; i < 3; ++i) {
-        sum[3 + i] = *part[i] == *part[i];
-        sum[i] = sum[3 + i] > 0 ? *part[i] : 0;
-    }
-    if (!bmvpi_comm_sum_doubles(p->s->c, sum, 6)) return;
-    if (p->gather && sum[5] > 0) sum[2] = whole;
-    for (l->total = 0, i = 0; i < 3; ++i) {
-        *part[i] = sum[3 + i] > 0 ? sum[i] : (double)NAN;
-        l->total += weight[i] * sum[i];
-    }
-}
-
-/* The rows of all ranks' pairs (pairs, d), in the order of the items: this rank's (NULL: it has none) with their gradient, the others' as numbers.
-   Every rank takes the same loss of them, so that the gradient of its own rows is that of one rank with all pairs. */
-static bmvp_tensor *bmvpi_ssl_all_rows(const bmvpi_pass *p, bmvp_tensor *own, int64_t d)
-{
-    bmvp_ctx *c = p->s->c;
-    const int64_t most = p->most_pairs * d, after = p->pairs - p->first_pair - p->n_modal;
-    float *all = (float *)bmvpi_alloc(c, most * (1 + c->comm->size) * (int64_t)sizeof *all);
-    int64_t dim[2];
+    bmvp_ctx *c = p->c;
+    const double rows = own ? (double)(own->numel / d) : 0;
+    double *n;
     bmvp_tensor *part[3], *y = NULL;
-    int r, n = 0;
-    if (!all) return NULL;
-    memset(all, 0, (size_t)most * sizeof *all);
-    if (own) (void)bmvp_read(c, own, all);
-    if (bmvpi_comm_all_gather(c, all, most * (int64_t)sizeof *all, all + most)) {
-        float *to = all + most;
-        for (r = 0; r < c->comm->size; to += p->pairs_of[r++] * d) memmove(to, all + (1 + r) * most, (size_t)(p->pairs_of[r] * d) * sizeof *all);
+    int64_t dim[2], most = 0, before = 0, sum = 0;
+    float *all = NULL;
+    int r, k = 0;
+    if (first) *first = 0;
+    if (!p->trainer->private_part->reducer || bmvp_failed(c)) return own;
+    n = bmvpi_comm_doubles(c, &rows, 1);
+    for (r = 0; n && r < c->comm->size; sum += (int64_t)n[r++]) {
+        most = bmvpi_max(most, (int64_t)n[r] * d);
+        if (r < c->comm->rank) before += (int64_t)n[r];
+    }
+    if (n && sum > 0) all = (float *)bmvpi_zeros(c, (size_t)(most * (1 + c->comm->size)) * sizeof *all);
+    if (all && own) (void)bmvp_read(c, own, all);
+    if (all && bmvpi_comm_all_gather(c, all, most * (int64_t)sizeof *all, all + most)) {
+        bmvpi_rows_close(all + most, n, d, most, c->comm->size);
         dim[1] = d;
-        dim[0] = p->first_pair;
-        if (p->first_pair > 0) part[n++] = bmvp_input(c, 2, dim, all + most);
-        if (own) part[n++] = own;
-        dim[0] = after;
-        if (after > 0) part[n++] = bmvp_input(c, 2, dim, all + most + (p->pairs - after) * d);
-        y = bmvpi_ssl_stack(c, part, n);
+        dim[0] = before;
+        if (before > 0) part[k++] = bmvp_input(c, 2, dim, all + most);
+        if (own) part[k++] = own;
+        dim[0] = sum - before - (int64_t)rows;
+        if (dim[0] > 0) part[k++] = bmvp_input(c, 2, dim, all + most + (sum - dim[0]) * d);
+        y = bmvpi_stack(c, part, k);
     }
+    if (first) *first = before;
     bmvpi_free(c, all);
+    bmvpi_free(c, n);
     return y;
-}
-
-static int64_t bmvpi_ssl_box_size(const bmvpi_ssl_box *b) { return b->size[0] * b->size[1] * b->size[2]; }
-
-/* Takes a box of a template's gradient out and leaves zeros (out 1), or adds one (0). x: its voxels. */
-static void bmvpi_ssl_box_move(bmvp_ssl *s, const bmvpi_ssl_box *b, float *x, int out)
-{
-    const size_t bytes = (size_t)b->size[2] * sizeof *x;
-    int64_t z, y, i;
-    for (z = 0; z < b->size[0]; ++z)
-        for (y = 0; y < b->size[1]; ++y, x += b->size[2]) {
-            float *g = s->templ[b->modality]->g + ((b->start[0] + z) * s->grid[1] + b->start[1] + y) * s->grid[2] + b->start[2];
-            if (out) memcpy(x, g, bytes);
-            if (out) memset(g, 0, bytes);
-            else for (i = 0; i < b->size[2]; ++i) g[i] += x[i];
-        }
-}
-
-/* n[0] boxes and n[1] voxels at most from each rank: box and x hold this rank's, then those of all. */
-static void bmvpi_ssl_boxes_add_all(bmvp_ssl *s, const double *count, const int64_t n[2], bmvpi_ssl_box *box, float *x)
-{
-    bmvp_ctx *c = s->c;
-    float *to = x;
-    int64_t i;
-    int r;
-    memset(box, 0, (size_t)n[0] * sizeof *box);
-    memset(x, 0, (size_t)n[1] * sizeof *x);
-    for (i = 0; i < s->n_box; to += bmvpi_ssl_box_size(&box[i++])) {
-        box[i] = s->box[i];
-        bmvpi_ssl_box_move(s, &box[i], to, 1);
-    }
-    (void)bmvpi_comm_all_gather(c, box, n[0] * (int64_t)sizeof *box, box + n[0]);
-    (void)bmvpi_comm_all_gather(c, x, n[1] * (int64_t)sizeof *x, x + n[1]);
-    for (r = 0; r < c->comm->size; ++r) {
-        const bmvpi_ssl_box *b = box + (1 + r) * n[0];
-        to = x + (1 + r) * n[1];
-        for (i = 0; i < (int64_t)count[2 * r] && !bmvp_failed(c); to += bmvpi_ssl_box_size(&b[i++])) {
-            if (!bmvp_has_grad(s->templ[b[i].modality])) bmvpi_grad_zeros(c, s->templ[b[i].modality]);
-            if (!bmvp_failed(c)) bmvpi_ssl_box_move(s, &b[i], to, 0);
-        }
-    }
-}
-
-/* Templates' gradients of all ranks, as the crops they come from: of each rank the boxes, then their voxels; added rank by rank, so that all
-   get the same bits. Boxes that overlap are taken out one after the other: what they share is in the first. */
-static void bmvpi_ssl_exchange_boxes(bmvp_ssl *s)
-{
-    bmvp_ctx *c = s->c;
-    bmvpi_ssl_box *box = NULL;
-    double own[2] = { 0, 0 }, *count;
-    int64_t i, n[2] = { 1, 1 };
-    float *x = NULL;
-    int r;
-    for (i = 0; i < s->n_box; ++i) own[1] += (double)bmvpi_ssl_box_size(&s->box[i]);
-    own[0] = (double)s->n_box;
-    count = bmvpi_comm_doubles(c, own, 2);
-    for (r = 0; count && r < 2 * c->comm->size; ++r) n[r % 2] = bmvpi_max(n[r % 2], (int64_t)count[r]);
-    if (count) box = (bmvpi_ssl_box *)bmvpi_alloc(c, n[0] * (1 + c->comm->size) * (int64_t)sizeof *box);
-    if (box) x = (float *)bmvpi_alloc(c, n[1] * (1 + c->comm->size) * (int64_t)sizeof *x);
-    if (x) bmvpi_ssl_boxes_add_all(s, count, n, box, x);
-    bmvpi_free(c, count);
-    bmvpi_free(c, box);
-    bmvpi_free(c, x);
 }
 
 /* A gradient becomes the sum of those of all ranks. */
@@ -1544,334 +1680,337 @@ static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
     part.x = through_host ? (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof(float)) : t->g;
     if (!part.x) return;
     if (through_host) bmvpi_values_read(c, part.x, t->g, t->numel);
-    if (bmvpi_comm_done(c, c->comm->all_reduce(c->comm, &part, 1, &err), &err) && through_host) bmvpi_values_write(c, t->g, part.x, t->numel);
+    if (bmvpi_comm_done(c, c->comm->all_reduce(c->comm, &part, 1, &err), &err) && through_host)
+        bmvpi_values_write(c, t->g, part.x, t->numel);
     if (through_host) bmvpi_free(c, part.x);
 }
 
-/* The same as whole templates: of a device, and where the values are min-max normalised, which gives voxels outside of the crops gradients. */
-static void bmvpi_ssl_exchange_whole(bmvp_ssl *s)
+static int bmvpi_box_room(bmvp_trainer *t)
 {
-    bmvp_ctx *c = s->c;
-    double touched[BMVP_MODALITIES] = { 0 };
+    bmvpi_trainer *k = t->private_part;
+    const int64_t cap = 2 * k->n_box + 64;
+    bmvpi_box *box;
+    if (k->n_box < k->cap_box) return 1;
+    box = (bmvpi_box *)bmvpi_zeros(t->c, (size_t)cap * sizeof *box);
+    if (!box) return 0;
+    if (k->n_box) memcpy(box, k->box, (size_t)k->n_box * sizeof *box);
+    bmvpi_free(t->c, k->box);
+    k->box = box;
+    k->cap_box = cap;
+    return 1;
+}
+
+BMVP_API void bmvp_pass_box(bmvp_pass *p, bmvp_tensor *volume, const int64_t start[3], const int64_t size[3])
+{
+    const bmvp_state_list *l = bmvp_net_state(p->net);
+    const int whole = !start || p->c->cfg.backend->device; /* a device's gradient is summed where it lies */
+    bmvpi_box *b;
+    int a;
+    if (!volume || !p->trainer->private_part->reducer || !bmvpi_box_room(p->trainer)) return;
+    b = &p->trainer->private_part->box[p->trainer->private_part->n_box++];
+    memset(b, 0, sizeof *b);
+    while (b->entry < l->n - 1 && l->item[b->entry].t != volume) ++b->entry;
+    for (a = 0; a < 3 && !whole; ++a) {
+        const int64_t end = bmvpi_min(start[a] + size[a], volume->dim[a]);
+        b->start[a] = bmvpi_min(bmvpi_max(start[a], 0), volume->dim[a]);
+        b->size[a] = bmvpi_max(end - b->start[a], 0);
+        if (b->size[a] == 0) { /* outside */
+            --p->trainer->private_part->n_box;
+            return;
+        }
+    }
+}
+
+static int64_t bmvpi_box_size(const bmvpi_box *b) { return b->size[0] * b->size[1] * b->size[2]; }
+
+static bmvp_tensor *bmvpi_box_volume(const bmvp_trainer *t, const bmvpi_box *b)
+{
+    bmvp_tensor *v = bmvp_net_state(t->net)->item[b->entry].t;
+    if (!bmvp_has_grad(v)) bmvpi_grad_zeros(t->c, v);
+    return v;
+}
+
+/* Takes a box of a gradient out and leaves zeros (out 1), or adds one (0). x: its voxels. */
+static void bmvpi_box_move(const bmvp_trainer *t, const bmvpi_box *b, float *x, int out)
+{
+    bmvp_tensor *v = bmvpi_box_volume(t, b);
+    const size_t bytes = (size_t)b->size[2] * sizeof *x;
+    int64_t z, y, i;
+    if (bmvp_failed(t->c)) return;
+    for (z = 0; z < b->size[0]; ++z)
+        for (y = 0; y < b->size[1]; ++y, x += b->size[2]) {
+            float *g = v->g + ((b->start[0] + z) * v->dim[1] + b->start[1] + y) * v->dim[2] + b->start[2];
+            if (out) memcpy(x, g, bytes);
+            if (out) memset(g, 0, bytes);
+            else for (i = 0; i < b->size[2]; ++i) g[i] += x[i];
+        }
+}
+
+/* Gradients of whole volumes, each summed once whichever ranks have touched it. */
+static void bmvpi_boxes_whole(bmvp_trainer *t, const double *count, int64_t most, const bmvpi_box *box)
+{
+    char *done = (char *)bmvpi_zeros(t->c, (size_t)bmvp_net_state(t->net)->n);
     int64_t i;
-    for (i = 0; i < s->n_box; ++i) touched[s->box[i].modality] = 1;
-    if (!bmvpi_comm_sum_doubles(c, touched, s->n_modalities)) return;
-    for (i = 0; i < s->n_modalities; ++i) {
-        if (touched[i] > 0 && !bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(c, s->templ[i]);
-        if (touched[i] > 0) bmvpi_comm_sum_grad(c, s->templ[i]);
+    int r;
+    for (r = 0; done && r < t->c->comm->size; ++r)
+        for (i = 0; i < (int64_t)count[2 * r]; ++i) {
+            const bmvpi_box *b = &box[r * most + i];
+            if (b->size[0] > 0 || done[b->entry]++) continue;
+            bmvpi_comm_sum_grad(t->c, bmvpi_box_volume(t, b));
+        }
+    bmvpi_free(t->c, done);
+}
+
+/* n[0] boxes and n[1] voxels at most from each rank: box and x hold this rank's, then those of all. */
+static void bmvpi_boxes_add(bmvp_trainer *t, const double *count, const int64_t n[2], bmvpi_box *box, float *x)
+{
+    bmvp_ctx *c = t->c;
+    const bmvpi_trainer *k = t->private_part;
+    float *to = x;
+    int64_t i;
+    int r;
+    for (i = 0; i < k->n_box; to += bmvpi_box_size(&box[i++])) {
+        box[i] = k->box[i];
+        if (box[i].size[0] > 0) bmvpi_box_move(t, &box[i], to, 1);
+    }
+    (void)bmvpi_comm_all_gather(c, box, n[0] * (int64_t)sizeof *box, box + n[0]);
+    (void)bmvpi_comm_all_gather(c, x, n[1] * (int64_t)sizeof *x, x + n[1]);
+    if (!bmvp_failed(c)) bmvpi_boxes_whole(t, count, n[0], box + n[0]);
+    for (r = 0; r < c->comm->size; ++r) {
+        const bmvpi_box *b = box + (1 + r) * n[0];
+        to = x + (1 + r) * n[1];
+        for (i = 0; i < (int64_t)count[2 * r] && !bmvp_failed(c); to += bmvpi_box_size(&b[i++]))
+            if (b[i].size[0] > 0) bmvpi_box_move(t, &b[i], to, 0);
     }
 }
 
-static void bmvpi_ssl_exchange_templates(bmvp_ssl *s)
+/* Gradients of stacked entries (templates) of all ranks, as the boxes they come from: of each rank the boxes, then their voxels; added rank by
+   rank, so that all get the same bits. Boxes that overlap are taken out one after the other: what they share is in the first. */
+static void bmvpi_boxes_exchange(bmvp_trainer *t)
 {
-    if (bmvp_failed(s->c)) return;
-    if (s->cfg.template_value == BMVP_TEMPLATE_MINMAX || s->c->cfg.backend->device) bmvpi_ssl_exchange_whole(s);
-    else bmvpi_ssl_exchange_boxes(s);
-    s->n_box = 0;
+    bmvp_ctx *c = t->c;
+    bmvpi_trainer *k = t->private_part;
+    bmvpi_box *box = NULL;
+    double own[2] = { 0, 0 }, *count;
+    int64_t i, n[2] = { 1, 1 };
+    float *x = NULL;
+    int r;
+    if (bmvp_failed(c) || !t->method.boxes) return;
+    for (i = 0; i < k->n_box; ++i) own[1] += (double)bmvpi_box_size(&k->box[i]);
+    own[0] = (double)k->n_box;
+    count = bmvpi_comm_doubles(c, own, 2);
+    for (r = 0; count && r < 2 * c->comm->size; ++r) n[r % 2] = bmvpi_max(n[r % 2], (int64_t)count[r]);
+    if (count) box = (bmvpi_box *)bmvpi_zeros(c, (size_t)(n[0] * (1 + c->comm->size)) * sizeof *box);
+    if (box) x = (float *)bmvpi_zeros(c, (size_t)(n[1] * (1 + c->comm->size)) * sizeof *x);
+    if (x) bmvpi_boxes_add(t, count, n, box, x);
+    bmvpi_free(c, count);
+    bmvpi_free(c, box);
+    bmvpi_free(c, x);
+    k->n_box = 0;
 }
 
-/* >>weighed losses ------------------------------------------------------------------------------------------------- */
-
-static bmvp_tensor *bmvpi_ssl_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t) { return sum && t ? bmvp_add(c, sum, t) : sum ? sum : t; }
-
-/* sum of w_i mse(reconstruction of view first + j, crop of item j) */
-static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_pass *p, bmvp_tensor *rec, int first, int count, const int *item)
+BMVP_API bmvp_status bmvp_trainer_broadcast(bmvp_trainer *t)
 {
-    bmvp_ctx *c = p->s->c;
-    bmvp_tensor *sum = NULL;
-    int j;
-    for (j = 0; j < count && rec && !bmvp_failed(c); ++j) {
-        const int i = item ? item[j] : j;
-        bmvp_tensor *r = bmvp_reshape(c, bmvp_slice(c, rec, 0, first + j, 1), 3, p->target[i]->dim);
-        sum = bmvpi_ssl_plus(c, sum, bmvp_scale(c, bmvp_mse(c, r, p->target[i]), p->weight[i], 0));
+    bmvpi_trainer *k = t->private_part;
+    int i, j;
+    if (!t->c->comm) return bmvp_error_of(t->c)->status;
+    bmvp_state_broadcast(t->c, bmvp_net_state(t->net), t->optim);
+    for (i = 0; i < k->n_kept; ++i) {
+        if (k->kept[i].c == t->c) bmvp_state_broadcast(t->c, k->kept[i].list, NULL);
+        for (j = 0; j < k->kept[i].list->n && k->kept[i].c != t->c; ++j) { /* in the host's memory */
+            bmvp_tensor *x = k->kept[i].list->item[j].t;
+            bmvpi_comm_broadcast(t->c, x->x, x->numel * (int64_t)sizeof(float));
+        }
     }
-    return sum;
+    bmvpi_comm_broadcast(t->c, &t->steps, (int64_t)sizeof t->steps);
+    return bmvp_error_of(t->c)->status;
 }
 
-/* n maps as (n, D), each of length 1 */
-static bmvp_tensor *bmvpi_ssl_rows(bmvp_ctx *c, bmvp_tensor *maps, int n)
+/* >>pass: from items to gradients ------------------------------------------------------------------------------------------ */
+
+BMVP_API bmvp_rng bmvp_pass_rng(const bmvp_pass *p, uint32_t stream, uint32_t slot)
 {
-    int64_t flat[2];
-    if (!maps) return NULL;
-    flat[0] = n, flat[1] = maps->numel / n;
-    return bmvp_l2_normalize(c, bmvp_reshape(c, maps, 2, flat), 1e-12);
+    return bmvp_rng_make((uint64_t)bmvpi_run_of(p->trainer).seed, stream, (uint32_t)p->step, slot);
 }
 
-static bmvp_tensor *bmvpi_ssl_contrast_loss(bmvpi_pass *p, bmvp_tensor *last)
+BMVP_API void bmvp_pass_loss(bmvp_pass *p, int part, bmvp_loss_kind kind, double weight, bmvp_tensor *loss)
 {
-    bmvp_ctx *c = p->s->c;
-    bmvp_tensor *g[BMVPI_SSL_BATCH], *f[2] = { NULL, NULL };
-    int j;
-    if (!last) return NULL;
-    for (j = 0; j < p->n_modal; ++j) g[j] = bmvp_slice(c, last, 0, p->modal_item[j], 1);
-    if (p->n_modal > 0) {
-        f[0] = bmvpi_ssl_rows(c, bmvp_slice(c, last, 0, p->n_template, p->n_modal), p->n_modal);
-        f[1] = bmvpi_ssl_rows(c, bmvpi_ssl_stack(c, g, p->n_modal), p->n_modal);
+    bmvp_tensor **sum = kind == BMVP_LOSS_ALL ? &p->all : &p->own;
+    if (!loss) return;
+    if (kind == BMVP_LOSS_MEAN && p->n < p->n_all) loss = bmvp_scale(p->c, loss, (double)p->n / (double)p->n_all, 0);
+    if (part >= 0 && part < p->trainer->private_part->parts) {
+        p->part[part] = loss;
+        if (kind == BMVP_LOSS_ALL) p->part_of_all |= 1u << part;
     }
-    for (j = 0; j < 2 && p->gather; ++j) f[j] = bmvpi_ssl_all_rows(p, f[j], last->numel / last->dim[0]);
-    return bmvp_scale(c, bmvpi_ssl_contrast(p->s, f[0], f[1]), p->pair_weight, 0);
+    if (weight != 0) *sum = bmvpi_plus(p->c, *sum, bmvp_scale(p->c, loss, weight, 0));
 }
 
-static void bmvpi_ssl_views(bmvpi_pass *p)
+/* What backward begins with. Of several ranks one may have no loss of its own while others have: it passes on zeros, since in batch norm they
+   wait for its backward. */
+static bmvp_tensor *bmvpi_pass_total(bmvp_pass *p)
 {
-    const bmvp_ssl_config *k = &p->s->cfg;
-    const int64_t dim[3] = { k->crop, k->crop, k->crop };
-    const int only_template = p->s->epoch < k->template_only_epochs;
-    int i;
-    p->contrast = k->weight_cl > 0 && p->s->epoch >= k->contrast_from_epoch;
-    for (i = 0; i < p->n; ++i) {
-        p->target[i] = bmvp_input(p->s->c, 3, dim, p->item[i].x);
-        if (k->weight_md > 0 || p->contrast) p->view[p->n_views++] = bmvpi_ssl_view(p, i, 1, 0);
-    }
-    p->n_template = p->n_views;
-    for (i = 0; i < p->n && (k->weight_cmr > 0 || p->contrast); ++i) {
-        if (!p->item[i].other && !only_template && !bmvp_is_plan(p->s->c)) continue;
-        p->modal_item[p->n_modal++] = i;
-        p->view[p->n_views++] = bmvpi_ssl_view(p, i, only_template, 1);
-    }
-    for (i = 0; i < p->s->n_modalities; ++i) bmvp_drop(p->s->c, p->filler[i]); /* backward reads their values nowhere */
-    if (p->s->reducer && (p->n_template > 0 || only_template) && !bmvpi_ssl_boxes_add(p)) return;
-    bmvpi_ssl_weigh(p);
-}
-
-static void bmvpi_ssl_keep_all(bmvp_ssl *s)
-{
-    int i;
-    for (i = 0; i < 4; ++i) bmvp_keep(s->features.map[i]);
-    bmvp_keep(s->reconstruction);
-}
-
-/* (6): builds the graph of one pass; parts receive the three losses (NULL: not there). */
-static bmvp_tensor *bmvpi_ssl_forward(bmvpi_pass *p, bmvp_tensor *parts[3])
-{
-    bmvp_ssl *s = p->s;
-    const bmvp_ssl_config *k = &s->cfg;
-    const double weight[3] = { k->weight_cmr, k->weight_md, k->weight_cl };
-    bmvp_tensor *total = NULL;
-    int i;
-    bmvp_net_set_recompute(s->net, k->recompute);
-    bmvpi_ssl_views(p);
-    if (p->n_views == 0 || bmvp_failed(s->c)) return NULL;
-    s->features = bmvp_net_encode(s->net, bmvpi_ssl_stack(s->c, p->view, p->n_views), 1);
-    s->reconstruction = k->weight_cmr > 0 || k->weight_md > 0 ? bmvp_net_reconstruct(s->net, &s->features) : NULL;
-    if (s->keep) bmvpi_ssl_keep_all(s);
-    if (k->weight_cmr > 0) parts[0] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, p->n_template, p->n_modal, p->modal_item);
-    if (k->weight_md > 0) parts[1] = bmvpi_ssl_rebuild_loss(p, s->reconstruction, 0, p->n_template, NULL);
-    if (p->contrast && (p->gather ? p->pairs : p->n_modal) > 0) parts[2] = bmvpi_ssl_contrast_loss(p, s->features.last);
-    for (i = 0; i < 3; ++i)
-        if (parts[i]) total = bmvpi_ssl_plus(s->c, total, bmvp_scale(s->c, parts[i], weight[i], 0));
-    if (s->reducer && !(total && total->wants_grad)) /* only others have pairs: they wait for this rank's backward, in batch norm */
-        total = bmvpi_ssl_plus(s->c, bmvp_scale(s->c, bmvp_mean(s->c, s->features.last), 0, 0), total);
+    bmvp_tensor *total = bmvpi_plus(p->c, p->own, p->all);
+    if (p->trainer->private_part->reducer && p->through && !(total && total->wants_grad))
+        total = bmvpi_plus(p->c, bmvp_scale(p->c, bmvp_mean(p->c, p->through), 0, 0), total);
     return total;
 }
 
-static void bmvpi_ssl_losses_from(const double loss[BMVPI_LOSSES + 1], bmvp_ssl_losses *out)
+static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int n)
 {
-    out->total = loss[0];
-    out->cmr = loss[1];
-    out->md = loss[2];
-    out->cl = loss[3];
-    out->grad_norm = loss[BMVPI_NORM];
+    double all = n;
+    memset(p, 0, sizeof *p);
+    if (bmvp_failed(t->c)) return 0;
+    p->trainer = t;
+    p->c = t->c;
+    p->net = t->net;
+    p->config = t->config;
+    p->state = t->state;
+    p->items = items;
+    p->n = n;
+    p->step = t->steps;
+    p->epoch = bmvpi_max(t->epoch, 0);
+    if (!t->optim) bmvp_fail(t->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
+    else if (n < !t->private_part->reducer) bmvp_fail(t->c, BMVP_E_ARG, "a pass takes 1 item at least, not %d", n);
+    else if (t->method.check) t->method.check(p);
+    bmvp_pass_sum(p, &all, 1);
+    p->n_all = (int64_t)all;
+    return !bmvp_failed(t->c);
 }
 
-/* Losses of a pass over several ranks: what the sum of all is decides, so the host waits. */
-static void bmvpi_ssl_ranks_pass(bmvpi_pass *p, bmvp_tensor *const loss[BMVPI_LOSSES])
+static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
 {
-    bmvp_ssl *s = p->s;
-    double now[BMVPI_LOSSES + 1];
-    bmvp_ssl_losses l;
+    const bmvp_run_config run = bmvpi_run_of(t);
+    bmvpi_trainer *k = t->private_part;
+    const int updates = k->last_pass && (t->steps + 1) % run.update_every == 0; /* comes next, and is captured with the pass */
+    bmvp_tensor *loss[BMVPI_NUMBERS], *mean;
+    bmvp_pass p;
     int i;
-    for (i = 0; i < BMVPI_LOSSES; ++i) now[i] = loss[i] ? (double)bmvp_scalar(s->c, loss[i]) : i > 0 ? (double)NAN : 0;
-    now[BMVPI_NORM] = (double)NAN;
-    bmvpi_ssl_losses_from(now, &l);
-    bmvpi_ssl_sum_losses(p, &l);
-    now[0] = l.total, now[1] = l.cmr, now[2] = l.md, now[3] = l.cl;
-    if (!bmvp_failed(s->c)) bmvpi_losses_add(s->c, &s->book, s->steps, now);
+    if (!bmvpi_pass_open(&p, t, items, n)) return bmvp_error_of(t->c)->status;
+    bmvp_step_begin(t->c);
+    bmvp_capture_begin(t->c);
+    bmvp_net_set_recompute(t->net, run.recompute);
+    t->method.forward(&p);
+    if (k->reducer && t->method.boxes && !bmvp_failed(t->c)) t->method.boxes(&p);
+    loss[0] = bmvpi_pass_total(&p);
+    for (i = 0; i < BMVP_LOSSES; ++i) loss[1 + i] = p.part[i];
+    for (i = 0; i < BMVPI_NUMBERS; ++i) bmvp_keep(loss[i]);
+    if (k->reducer) bmvp_keep(p.own), bmvp_keep(p.all);
+    if (k->reducer && updates) bmvp_reducer_start(k->reducer);
+    k->last_pass = 0;
+    mean = loss[0] && t->method.mean_of_updates && run.update_every > 1 ? bmvp_scale(t->c, loss[0], 1.0 / run.update_every, 0) : loss[0];
+    if (mean) bmvp_backward(t->c, mean);
+    if (k->reducer) bmvpi_record_ranks(&p);
+    else bmvpi_record_pass(t, loss);
+    if (!updates || bmvp_failed(t->c)) bmvp_capture_end(t->c);
+    t->pending += loss[0] != NULL;
+    return bmvp_error_of(t->c)->status;
 }
 
-static bmvp_status bmvpi_ssl_pass(bmvp_ssl *s, const bmvp_ssl_item *items, int n)
-{
-    const int updates = s->last_pass && (s->steps + 1) % s->cfg.update_every == 0; /* comes next, and is recorded with the pass */
-    bmvp_tensor *loss[BMVPI_LOSSES] = { NULL, NULL, NULL, NULL };
-    bmvpi_pass p;
-    int i;
-    memset(&p, 0, sizeof p);
-    p.s = s;
-    p.item = items;
-    p.n = n;
-    p.gather = s->reducer && s->cfg.gather_negatives;
-    if (n < !s->reducer || n > BMVPI_SSL_BATCH) bmvp_fail(s->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, n);
-    if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
-    bmvp_step_begin(s->c);
-    bmvp_capture_begin(s->c);
-    loss[0] = bmvpi_ssl_forward(&p, loss + 1);
-    for (i = 0; i < BMVPI_LOSSES; ++i) bmvp_keep(loss[i]);
-    if (s->reducer && updates) bmvp_reducer_start(s->reducer);
-    s->last_pass = 0;
-    if (loss[0]) bmvp_backward(s->c, loss[0]);
-    if (s->reducer) bmvpi_ssl_ranks_pass(&p, loss);
-    else bmvpi_book_pass(s->c, &s->book, s->optim, s->steps, loss);
-    if (!updates || bmvp_failed(s->c)) bmvp_capture_end(s->c);
-    s->pending += loss[0] != NULL;
-    return bmvp_error_of(s->c)->status;
-}
+/* >>update: from gradients to parameters ----------------------------------------------------------------------------------- */
 
-/* What was posted of step `step` is read; the losses of the last pass. */
-static bmvp_status bmvpi_ssl_read(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out)
+/* Norm, clipping and step of the optimizer; the norm is recorded. */
+static void bmvpi_update_move(bmvp_trainer *t, double lr, double clip)
 {
-    bmvpi_book_read(s->c, &s->book, s->optim, step);
-    bmvpi_ssl_losses_from(s->book.pass, out);
-    return bmvp_error_of(s->c)->status;
-}
-
-BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
-{
-    const bmvp_status st = bmvpi_ssl_pass(s, items, n);
-    return out ? bmvpi_ssl_read(s, s->steps, out) : st;
-}
-
-static void bmvpi_ssl_update_now(bmvp_ssl *s, double lr)
-{
-    int i;
-    if (s->reducer) {
-        bmvp_reducer_finish(s->reducer);
-        bmvpi_ssl_exchange_templates(s);
+    if (bmvp_backend_of(t->c)->device) {
+        const float *x[BMVPI_NUMBERS] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+        x[0] = bmvp_optim_device_step(t->optim, lr, clip);
+        bmvpi_record_post(t, t->steps - 1, x, 1u << BMVPI_NORM);
+    } else {
+        const double norm = bmvp_optim_grad_norm(t->optim);
+        bmvpi_record_norm(t, t->steps - 1, norm);
+        bmvp_optim_step(t->optim, lr, clip > 0 && norm > clip ? clip / norm : 1);
     }
-    if (bmvp_failed(s->c)) return;
-    for (i = 0; s->cfg.template_update_all && s->pending && i < s->n_modalities; ++i)
-        if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(s->c, s->templ[i]);
-    bmvpi_book_update(s->c, &s->book, s->optim, s->steps - 1, lr, s->cfg.clip);
-    if (!bmvp_failed(s->c)) s->pending = 0;
 }
 
-BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out)
+static void bmvpi_update_now(bmvp_trainer *t, double lr)
 {
-    if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
-    ++s->steps;
-    if (bmvp_is_plan(s->c)) return BMVP_OK;
-    if (s->steps % s->cfg.update_every == 0) bmvpi_ssl_update_now(s, lr);
-    bmvp_capture_end(s->c);
-    if (!out) return bmvp_error_of(s->c)->status;
-    bmvpi_book_read(s->c, &s->book, s->optim, s->steps - 1);
-    out->grad_norm = s->book.pass[BMVPI_NORM];
-    return bmvp_error_of(s->c)->status;
+    if (t->private_part->reducer) {
+        bmvp_reducer_finish(t->private_part->reducer);
+        bmvpi_boxes_exchange(t);
+    }
+    if (t->method.before_update && !bmvp_failed(t->c)) t->method.before_update(t);
+    if (!bmvp_failed(t->c)) bmvpi_update_move(t, lr, bmvpi_run_of(t).clip);
+    if (bmvp_failed(t->c)) return;
+    bmvp_optim_zero_grad(t->optim);
+    t->pending = 0;
+    if (t->method.after_update) t->method.after_update(t);
 }
 
-BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out)
+BMVP_API bmvp_status bmvp_trainer_accumulate(bmvp_trainer *t, const void *items, int n, bmvp_losses *out)
+{
+    const bmvp_status st = bmvpi_trainer_pass(t, items, n);
+    return out ? bmvpi_record_last(t, t->steps, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_trainer_update(bmvp_trainer *t, double lr, bmvp_losses *out)
+{
+    if (bmvp_failed(t->c)) return bmvp_error_of(t->c)->status;
+    ++t->steps;
+    if (bmvp_is_plan(t->c)) return BMVP_OK;
+    if (t->steps % bmvpi_run_of(t).update_every == 0) bmvpi_update_now(t, lr);
+    bmvp_capture_end(t->c);
+    if (!out) return bmvp_error_of(t->c)->status;
+    bmvpi_record_read(t, t->steps - 1);
+    out->grad_norm = t->private_part->pass[BMVPI_NORM];
+    return bmvp_error_of(t->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_trainer_step(bmvp_trainer *t, const void *items, int n, double lr, bmvp_losses *out)
 {
     bmvp_status st;
-    bmvp_ssl_last_pass(s);
-    st = bmvpi_ssl_pass(s, items, n);
-    if (!st) st = bmvp_ssl_update(s, lr, NULL);
-    return out ? bmvpi_ssl_read(s, s->steps, out) : st;
+    bmvp_trainer_last_pass(t);
+    st = bmvpi_trainer_pass(t, items, n);
+    if (!st) st = bmvp_trainer_update(t, lr, NULL);
+    return out ? bmvpi_record_last(t, t->steps, out) : st;
 }
 
-BMVP_API bmvp_status bmvp_ssl_losses_of(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out)
-{
-    const bmvpi_losses *r = bmvpi_book_find(s->c, &s->book, s->optim, step);
-    if (r) bmvpi_ssl_losses_from(r->loss, out);
-    return bmvp_error_of(s->c)->status;
-}
+/* >>files of a run: checkpoints to go on from -------------------------------------------------------------------------------- */
 
-static void bmvpi_ssl_look_view(bmvpi_pass *p, int from_template, float *view, float *rec)
-{
-    bmvp_ctx *c = p->s->c;
-    bmvp_tensor *v = bmvpi_ssl_view(p, 0, from_template, !from_template);
-    bmvp_features f;
-    if (v && view) (void)bmvp_read(c, v, view);
-    if (!rec) return;
-    f = bmvp_net_encode(p->s->net, v, 0);
-    v = bmvp_net_reconstruct(p->s->net, &f);
-    if (v) (void)bmvp_read(c, v, rec);
-}
-
-BMVP_API bmvp_status bmvp_ssl_look(bmvp_ssl *s, const bmvp_ssl_item *item, const bmvp_ssl_preview *out)
-{
-    const int64_t dim[3] = { s->cfg.crop, s->cfg.crop, s->cfg.crop };
-    const int was = bmvp_set_grad(s->c, 0);
-    bmvpi_pass p;
-    memset(&p, 0, sizeof p);
-    p.s = s;
-    p.item = item;
-    p.n = 1;
-    bmvp_step_begin(s->c);
-    p.target[0] = bmvp_input(s->c, 3, dim, item->x);
-    if (out->view_template || out->rec_template) bmvpi_ssl_look_view(&p, 1, out->view_template, out->rec_template);
-    if (item->other && (out->view_modal || out->rec_modal)) bmvpi_ssl_look_view(&p, 0, out->view_modal, out->rec_modal);
-    bmvp_step_begin(s->c);
-    (void)bmvp_set_grad(s->c, was);
-    return bmvp_error_of(s->c)->status;
-}
-
-BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err)
-{
-    bmvp_config k = ctx ? *ctx : bmvp_config_default();
-    bmvp_ssl_item *item;
-    bmvp_status st;
-    bmvp_ctx *c;
-    bmvp_ssl *s;
-    int i;
-    k.plan = 1;
-    c = bmvp_create(&k, err);
-    if (!c) return BMVP_E_OOM;
-    s = bmvp_ssl_create(c, net, cfg, n_modalities, names, grid);
-    item = (bmvp_ssl_item *)bmvpi_alloc(c, cfg->batch * (int64_t)sizeof *item);
-    if (s && item) {
-        memset(item, 0, (size_t)cfg->batch * sizeof *item);
-        for (i = 0; i < cfg->batch; ++i) item[i].modality = i % n_modalities;
-        s->epoch = bmvpi_max(cfg->contrast_from_epoch, cfg->template_only_epochs);
-        (void)bmvp_ssl_accumulate(s, item, cfg->batch, NULL);
-    }
-    bmvpi_free(c, item);
-    *out = bmvp_memory_of(c);
-    st = bmvp_error_of(c)->status;
-    if (st) bmvp_error_set(err, st, "%s", bmvp_error_of(c)->message);
-    bmvp_ssl_destroy(s);
-    bmvp_destroy(c);
-    return st;
-}
-
-/* >>state: checkpoints of a run ------------------------------------------------------------------------------------ */
-
-static const char *const bmvpi_ssl_format = "bmvp pre-training 1", *const bmvpi_ft_format = "bmvp fine-tuning 1";
-
-/* What a run's file holds, in the file's order: the network and its moments, further tensors, counts and a description. Pre-training and
-   fine-tuning fill it; writing and reading are the same. */
-typedef struct bmvpi_file {
-    bmvp_ctx *c;
-    const char *format;
-    bmvp_state_part part[4];
-    const char *group[4];
+typedef struct bmvpi_file { /* what a file holds, in its order: the network, kept lists, moments; counts and a description */
+    bmvp_trainer *t;
+    bmvp_state_part part[3 + BMVPI_KEPT];
+    const char *group[3 + BMVPI_KEPT];
     int n;
     bmvp_optim *optim; /* NULL: without moments */
-    int64_t *steps, *epoch;
 } bmvpi_file;
 
-static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_state_list *list, bmvp_optim *optim, int moment)
+static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim, int moment)
 {
     bmvp_state_part *p = &r->part[r->n];
-    p->c = r->c;
+    p->c = c;
     p->list = list;
     p->optim = optim;
     p->moment = moment;
     r->group[r->n++] = group;
 }
 
-static void bmvpi_file_add_moments(bmvpi_file *r, bmvp_state_list *list, bmvp_optim *optim, int with_squares)
+static bmvpi_file bmvpi_file_of(bmvp_trainer *t, int train)
 {
-    r->optim = optim;
-    bmvpi_file_add(r, "exp_avg", list, optim, 0);
-    if (with_squares) bmvpi_file_add(r, "exp_avg_sq", list, optim, 1);
+    const bmvpi_trainer *k = t->private_part;
+    bmvp_state_list *l = bmvp_net_state(t->net);
+    bmvpi_file r;
+    int i;
+    memset(&r, 0, sizeof r);
+    r.t = t;
+    bmvpi_file_add(&r, "state_dict", t->c, l, NULL, -1);
+    for (i = 0; i < k->n_kept; ++i)
+        if (k->kept[i].list->n > 0) bmvpi_file_add(&r, k->kept[i].group, k->kept[i].c, k->kept[i].list, NULL, -1);
+    if (!train || !t->optim) return r;
+    r.optim = t->optim;
+    bmvpi_file_add(&r, "exp_avg", t->c, l, r.optim, 0);
+    if (bmvpi_run_of(t).optimizer != 1) bmvpi_file_add(&r, "exp_avg_sq", t->c, l, r.optim, 1);
+    return r;
 }
 
 static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, const char *description, const char *const *extra, bmvp_error *err)
 {
-    bmvp_status st = bmvp_ckpt_writer_meta(w, "", "format", BMVP_META_STRING, r->format, err);
+    const bmvp_trainer *t = r->t;
+    bmvp_status st = bmvp_ckpt_writer_meta(w, "", "format", BMVP_META_STRING, t->method.format, err);
     if (!st) st = bmvp_ckpt_writer_meta(w, "", "run", BMVP_META_STRING, description, err);
-    if (!st) st = bmvp_ckpt_writer_meta_int(w, "", "step", *r->steps, err);
-    if (!st && r->epoch) st = bmvp_ckpt_writer_meta_int(w, "", "current_epoch", *r->epoch, err);
-    for (; !st && extra && extra[0] && extra[1]; extra += 2) st = bmvp_ckpt_writer_meta(w, "", extra[0], BMVP_META_STRING, extra[1], err);
+    if (!st) st = bmvp_ckpt_writer_meta_int(w, "", "step", t->steps, err);
+    if (!st && t->epoch >= 0) st = bmvp_ckpt_writer_meta_int(w, "", "current_epoch", t->epoch, err);
+    for (; !st && extra && extra[0] && extra[1]; extra += 2)
+        st = bmvp_ckpt_writer_meta(w, "", extra[0], BMVP_META_STRING, extra[1], err);
     return st;
 }
 
@@ -1879,7 +2018,7 @@ static bmvp_status bmvpi_file_write(const bmvpi_file *r, const char *path, const
 {
     const int64_t entries = r->part[0].list->n;
     bmvp_ckpt_writer *w = NULL;
-    bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, bmvp_allocator_of(r->c), &w, err);
+    bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, bmvp_allocator_of(r->t->c), &w, err);
     int i;
     if (st) return st;
     for (i = 0; i < r->n && !st; ++i) st = bmvp_state_declare(w, r->group[i], &r->part[i], err);
@@ -1892,9 +2031,55 @@ static bmvp_status bmvpi_file_write(const bmvpi_file *r, const char *path, const
     return st;
 }
 
+static void bmvpi_fields_write(const bmvp_field *f, const void *config, bmvp_jw *w)
+{
+    bmvp_jw_object(w, "config");
+    bmvp_jw_string(w, "preset", ((const char *)config));
+    for (; f->name; ++f) bmvp_jw_double(w, f->name, bmvpi_field_value(f, config));
+    bmvp_jw_end(w);
+}
+
+static void bmvpi_fields_read(const bmvp_field *f, const bmvp_json *node, void *config)
+{
+    snprintf((char *)config, sizeof ((bmvp_run_config *)config)->preset, "%s", bmvp_json_string(bmvp_json_get(node, "preset"), "custom"));
+    for (; f->name; ++f) (void)bmvpi_field_put(f, config, bmvp_json_double(bmvp_json_get(node, f->name), bmvpi_field_value(f, config)));
+}
+
+BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra, bmvp_error *err)
+{
+    const bmvpi_file r = bmvpi_file_of(t, train);
+    bmvp_status st;
+    bmvp_jw w;
+    if (t->optim) bmvpi_record_read(t, t->steps); /* nothing is written of a run that has failed unseen */
+    if (bmvp_failed(t->c)) return bmvpi_error_take(t->c, err);
+    if (t->pending)
+        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
+                              bmvpi_run_of(t).update_every);
+    bmvp_jw_init(&w, 0, bmvp_allocator_of(t->c));
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_string(&w, "method", t->method.name);
+    bmvp_net_config_write(&w, "network", bmvp_net_config_of(t->net));
+    if (t->method.describe) t->method.describe(t, &w);
+    bmvpi_fields_write(t->method.fields, t->config, &w);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) st = bmvpi_file_write(&r, path, w.out.data, extra, err);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+/* A file that says of itself that it is another method's. */
+static bmvp_status bmvpi_file_is(const bmvp_ckpt *f, const bmvp_method *m, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *format = bmvp_ckpt_find_meta(f, "", "format");
+    if (!format || strcmp(format->value, m->format) == 0) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: written as '%s', but this run is '%s'", f->path, format->value, m->format);
+}
+
 /* All parts are compared before any is loaded. A file of the released code (no description) has the network only. */
 static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
 {
+    bmvp_trainer *t = r->t;
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL;
     const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"), *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
     const int k = bmvp_ckpt_find(f, "", "optimizer_steps"), n = ours ? r->n : 1;
@@ -1910,23 +2095,144 @@ static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
     for (i = 0; i < n && !st; ++i) st = bmvp_state_load(f, r->group[i], &r->part[i], err);
     if (st || !ours) return st;
     if (r->optim) st = bmvp_ckpt_load(f, k, bmvp_optim_count(r->optim, 0), bytes, err);
-    *r->steps = step ? strtoll(step->value, NULL, 10) : 0;
-    if (r->epoch) *r->epoch = epoch ? strtoll(epoch->value, NULL, 10) : 0;
+    t->steps = step ? strtoll(step->value, NULL, 10) : 0;
+    if (epoch) t->epoch = strtoll(epoch->value, NULL, 10);
     return st;
 }
 
-static bmvpi_file bmvpi_ssl_run(bmvp_ssl *s)
+BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err)
 {
-    bmvp_state_list *l = bmvp_net_state(s->net);
-    bmvpi_file r;
-    memset(&r, 0, sizeof r);
-    r.c = s->c;
-    r.format = bmvpi_ssl_format;
-    r.steps = &s->steps;
-    r.epoch = &s->epoch;
-    bmvpi_file_add(&r, "state_dict", l, NULL, -1);
-    bmvpi_file_add_moments(&r, l, s->optim, !s->cfg.optimizer);
-    return r;
+    bmvpi_file r = bmvpi_file_of(t, train);
+    bmvpi_trainer *k = t->private_part;
+    bmvp_ckpt *f = NULL;
+    bmvp_status st;
+    if (t->optim) bmvpi_record_read(t, t->steps);
+    if (bmvp_failed(t->c)) return bmvpi_error_take(t->c, err);
+    st = bmvp_ckpt_open(path, bmvp_allocator_of(t->c), &f, err);
+    if (!st) st = bmvpi_file_is(f, &t->method, err);
+    if (!st) st = bmvpi_file_read(&r, f, err);
+    if (!st) memset(k->record, 0, sizeof k->record); /* its steps will be taken again */
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+/* What a file says of itself. more: the method's members of the description, or NULL. */
+typedef bmvp_status (*bmvpi_description_fn)(const bmvp_json *root, const char *path, void *user, bmvp_error *err);
+static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
+                                      bmvpi_description_fn more, void *user, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run"), *taken = bmvp_ckpt_find_meta(f, "", "step");
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st;
+    if (!run) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its description is missing", f->path);
+    st = bmvp_json_parse(run->value, strlen(run->value), f->path, NULL, &doc, err);
+    if (st) return st;
+    st = bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), net, err);
+    if (!st && more) st = more(bmvp_json_root(doc), f->path, user, err);
+    bmvpi_fields_read(m->fields, bmvp_json_get(bmvp_json_root(doc), "config"), config);
+    *step = taken ? strtoll(taken->value, NULL, 10) : 0;
+    bmvp_json_free(doc);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
+                                          bmvp_error *err)
+{
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
+    if (!st) st = bmvpi_file_is(f, m, err);
+    if (!st) st = bmvpi_file_inspect(f, m, net, config, step, NULL, NULL, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+/* >>plan: the memory of a step, from a dry run ------------------------------------------------------------------------------- */
+
+typedef struct bmvpi_plan_job { /* what a dry run builds */
+    const bmvp_method *method;
+    const bmvp_net_config *net;
+    const void *config, *setup;
+} bmvpi_plan_job;
+
+/* fn builds it in a context that computes nothing, and reads the memory before it takes down what it has built. */
+static bmvp_status bmvpi_plan(const bmvp_config *ctx, const bmvpi_plan_job *job,
+                              void (*fn)(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory *out), bmvp_memory *out, bmvp_error *err)
+{
+    bmvp_config k = ctx ? *ctx : bmvp_config_default();
+    bmvp_status st;
+    bmvp_ctx *c;
+    k.plan = 1;
+    c = bmvp_create(&k, err);
+    if (!c) return BMVP_E_OOM;
+    fn(c, job, out);
+    st = bmvp_error_of(c)->status;
+    if (st) (void)bmvpi_error_take(c, err);
+    bmvp_destroy(c);
+    return st;
+}
+
+static void bmvpi_plan_step(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory *out)
+{
+    bmvp_trainer *t = bmvp_trainer_create(c, job->method, job->net, job->config, job->setup, 1);
+    const int n = t ? bmvpi_run_of(t).batch : 0;
+    void *items = t ? bmvpi_zeros(c, (size_t)n * job->method->item_size) : NULL;
+    if (items && job->method->plan) job->method->plan(t, items, n);
+    if (items) (void)bmvp_trainer_accumulate(t, items, n, NULL);
+    bmvpi_free(c, items);
+    *out = bmvp_memory_of(c);
+    bmvp_trainer_destroy(t);
+}
+
+BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net, const void *config,
+                                       const void *setup, bmvp_memory *out, bmvp_error *err)
+{
+    bmvpi_plan_job job;
+    job.method = m;
+    job.net = net;
+    job.config = config;
+    job.setup = setup;
+    return bmvpi_plan(ctx, &job, bmvpi_plan_step, out, err);
+}
+
+/* >>modality impl ------------------------------------------------------------------------------------------------ */
+
+#define BMVP_X(name) name,
+static const char *const bmvpi_modality_table[] = { BMVP_MODALITY_LIST(BMVP_X) NULL };
+#undef BMVP_X
+
+BMVP_API const char *bmvp_modality_name(int m) { return m >= 0 && m < BMVP_MODALITIES ? bmvpi_modality_table[m] : NULL; }
+#define BMVP_X(name) " " name
+BMVP_API const char *bmvp_modality_names(void) { return &(BMVP_MODALITY_LIST(BMVP_X))[1]; }
+#undef BMVP_X
+
+BMVP_API int bmvp_modality_find(const char *name)
+{
+    static const struct { const char *alias; int m; } table[] = {
+        { "flair", 0 }, { "t2f", 0 },   { "t2flair", 0 }, { "t1", 1 }, { "t1n", 1 }, { "t1w", 1 }, { "t1c", 2 },
+        { "t1ce", 2 },  { "t1gd", 2 },  { "t1cw", 2 },    { "t2", 3 }, { "t2w", 3 }, { "mra", 4 }, { "pd", 5 },
+        { "pdw", 5 },   { "dwi", 6 },   { "adc", 7 },
+    };
+    char low[16];
+    size_t i, n = name ? strlen(name) : 0;
+    if (n == 0 || n >= sizeof low) return -1;
+    for (i = 0; i <= n; ++i) low[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] - 'A' + 'a') : name[i];
+    for (i = 0; i < sizeof table / sizeof *table; ++i)
+        if (strcmp(low, table[i].alias) == 0) return table[i].m;
+    return -1;
+}
+
+/* Known names in the known order, each once. */
+static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
+{
+    int i, last = -1, m;
+    if (n < 1 || n > BMVP_MODALITIES) bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
+    for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
+        m = bmvp_modality_find(names[i]);
+        if (m < 0) bmvp_fail(c, BMVP_E_ARG, "unknown modality '%s'; known are %s", names[i], bmvp_modality_names());
+        else if (m <= last)
+            bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is %s", names[i], bmvp_modality_names());
+    }
+    return !bmvp_failed(c);
 }
 
 static void bmvpi_modalities_write(bmvp_jw *w, const int *modality, int n, const int64_t grid[3])
@@ -1940,7 +2246,8 @@ static void bmvpi_modalities_write(bmvp_jw *w, const int *modality, int n, const
     bmvp_jw_end(w);
 }
 
-static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path, int *n, const char **names, int64_t grid[3], bmvp_error *err)
+static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path, int *n, const char **names, int64_t grid[3],
+                                         bmvp_error *err)
 {
     const bmvp_json *m = bmvp_json_get(root, "modalities");
     int i;
@@ -1954,57 +2261,333 @@ static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path
     return BMVP_OK;
 }
 
+/* >>config impl -------------------------------------------------------------------------------------------------- */
+
+static void bmvpi_ssl_paper(bmvp_ssl_config *k)
+{
+    k->crop = 96;
+    k->mask_form = BMVP_MASK_BOXES;
+    k->mask_patch = 8;
+    k->mask_ratio = 0.875;
+    k->weight_cmr = k->weight_md = k->weight_cl = 1;
+    k->temperature = 1;
+    k->gather_negatives = 1;
+    k->contrast_from_epoch = 1000;
+    k->template_value = BMVP_TEMPLATE_PLAIN;
+    k->template_eps = 1e-3;
+    k->template_lr_scale = 1;
+    k->template_x = k->template_y = 240;
+    k->template_z = 155;
+    k->percentile_low = 1;
+    k->percentile_high = 99;
+    k->batch = 3;
+    k->epochs = 1500;
+    k->lr = 3e-4;
+    k->weight_decay = 1e-5;
+    k->beta1 = 0.9;
+    k->beta2 = 0.999;
+    k->update_every = 1;
+}
+
+static void bmvpi_ssl_release(bmvp_ssl_config *k)
+{
+    k->mask_form = BMVP_MASK_BLOCKS;
+    k->mask_ratio = 0.8;
+    k->weight_md = 10;
+    k->contrast_from_epoch = 0;
+    k->gather_negatives = 0;
+    k->template_only_epochs = 301; /* while epoch <= 300 */
+    k->shared_slot = 1;
+    k->template_value = BMVP_TEMPLATE_MINMAX;
+    k->template_eps = 1e-9;
+    k->template_update_all = 1;
+    k->percentile_low = 5;
+    k->percentile_high = 95;
+    k->half_period = 1;
+    k->update_every = 2;
+}
+
+static void bmvpi_ssl_fast(bmvp_ssl_config *k)
+{
+    k->mask_form = BMVP_MASK_BLOCKS;
+    k->contrast_from_epoch = 0;
+    k->weight_cl = 0.03; /* at 1 its gradient is ten times that of the reconstructions, which then stop improving */
+    k->template_mean_start = 1;
+    k->template_x = k->template_y = k->template_z = 0;
+    k->epochs = 100;
+    k->lr = 1e-3;
+    k->warmup = 20;
+    k->clip = 1;
+}
+
+BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg)
+{
+    memset(cfg, 0, sizeof *cfg);
+    bmvpi_ssl_paper(cfg);
+    if (strcmp(name, "release") == 0) bmvpi_ssl_release(cfg);
+    else if (strcmp(name, "fast") == 0) bmvpi_ssl_fast(cfg);
+    else if (strcmp(name, "paper") != 0) return 0;
+    snprintf(cfg->preset, sizeof cfg->preset, "%s", name);
+    return 1;
+}
+
+#define BMVPI_SSL_FIELD(type, name, low, high, text) BMVP_FIELD(bmvp_ssl_config, type, name, low, high, text)
+static const bmvp_field bmvpi_ssl_fields[] = { BMVP_SSL_FIELDS(BMVPI_SSL_FIELD) BMVP_RUN_FIELDS(BMVPI_SSL_FIELD) BMVP_FIELDS_END };
+
+BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err)
+{
+    return bmvp_field_set(bmvpi_ssl_fields, cfg, name, value, err);
+}
+
+BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
+{
+    return bmvp_field_get(bmvpi_ssl_fields, cfg, i, name, meaning, buf, size);
+}
+
+/* >>pretrain impl: the method as the trainer knows it ------------------------------------------------------------------------ */
+
+typedef struct bmvpi_ssl_setup { int n; const char *const *names; const int64_t *grid; } bmvpi_ssl_setup;
+
+static void bmvpi_ssl_prepare(bmvp_trainer *t)
+{
+    const bmvpi_ssl_setup *u = (const bmvpi_ssl_setup *)t->setup;
+    bmvp_ssl *s = (bmvp_ssl *)t->state;
+    s->t = t;
+    s->c = t->c;
+    s->cfg = (bmvp_ssl_config *)t->config;
+    t->epoch = 0;
+    if (s->cfg->weight_cmr == 0 && s->cfg->weight_md == 0 && s->cfg->weight_cl == 0)
+        bmvp_fail(t->c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
+    else (void)bmvpi_check_modalities(t->c, u->n, u->names);
+}
+
+/* A template for each modality, stacked in the released order. */
+static void bmvpi_ssl_templates(bmvp_trainer *t)
+{
+    const bmvpi_ssl_setup *u = (const bmvpi_ssl_setup *)t->setup;
+    const int stride = (int)bmvp_net_stride(t->net);
+    bmvp_ssl *s = (bmvp_ssl *)t->state;
+    bmvp_state_list *l = bmvp_net_state(t->net);
+    int64_t dim[3];
+    char name[64];
+    int i;
+    if (s->cfg->crop % stride)
+        bmvp_fail(t->c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", s->cfg->crop, stride, t->net_config.name);
+    s->grid[0] = s->cfg->template_z > 0 ? s->cfg->template_z : u->grid[0];
+    s->grid[1] = s->cfg->template_y > 0 ? s->cfg->template_y : u->grid[1];
+    s->grid[2] = s->cfg->template_x > 0 ? s->cfg->template_x : u->grid[2];
+    dim[0] = s->grid[2], dim[1] = s->grid[1], dim[2] = s->grid[0]; /* the released order is X, Y, Z */
+    for (i = 0; i < u->n && !bmvp_failed(t->c); ++i) {
+        s->modality[i] = bmvp_modality_find(u->names[i]);
+        snprintf(name, sizeof name, "rep_template.%s", bmvp_modality_name(s->modality[i]));
+        s->templ[i] = bmvp_state_add(t->c, l, name, BMVP_LAYOUT_VOLUME, 3, dim, 1, BMVP_INIT_ZERO, 0);
+        if (!s->templ[i]) return;
+        l->item[l->n - 1].part = i;
+        l->item[l->n - 1].parts = u->n;
+        l->item[l->n - 1].stacked = "rep_template";
+        l->item[l->n - 1].lr_scale = s->cfg->template_lr_scale;
+    }
+    s->n_modalities = u->n;
+}
+
+static void bmvpi_ssl_start(bmvp_trainer *t)
+{
+    bmvp_ssl *s = (bmvp_ssl *)t->state;
+    s->mask = bmvpi_scratch(t->c, (int64_t)s->cfg->crop * s->cfg->crop * s->cfg->crop);
+}
+
+static void bmvpi_ssl_check(bmvp_pass *p)
+{
+    if (p->n > BMVPI_SSL_BATCH) bmvp_fail(p->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, p->n);
+}
+
+/* Templates' gradients lie in the crops; min-max normalisation gives voxels outside of them some, too. */
+static void bmvpi_ssl_boxes(bmvp_pass *p)
+{
+    const bmvp_ssl *s = (const bmvp_ssl *)p->state;
+    const bmvp_ssl_item *item = (const bmvp_ssl_item *)p->items;
+    const int64_t size[3] = { s->cfg->crop, s->cfg->crop, s->cfg->crop };
+    const int whole = s->cfg->template_value == BMVP_TEMPLATE_MINMAX;
+    int i;
+    if (s->cfg->weight_md <= 0 && !bmvpi_ssl_contrasts(p) && !bmvpi_ssl_only_template(p)) return;
+    for (i = 0; i < p->n; ++i) bmvp_pass_box(p, s->templ[item[i].modality], whole ? NULL : item[i].template_start, size);
+}
+
+/* The release's AdamW decays all templates every step, those without a gradient, too. */
+static void bmvpi_ssl_before_update(bmvp_trainer *t)
+{
+    const bmvp_ssl *s = (const bmvp_ssl *)t->state;
+    int i;
+    for (i = 0; s->cfg->template_update_all && t->pending && i < s->n_modalities; ++i)
+        if (!bmvp_has_grad(s->templ[i])) bmvpi_grad_zeros(t->c, s->templ[i]);
+}
+
+static double bmvpi_ssl_rate(const bmvp_trainer *t, int64_t total)
+{
+    const bmvp_ssl_config *cfg = (const bmvp_ssl_config *)t->config;
+    bmvp_schedule k;
+    k.lr = cfg->lr;
+    k.floor = cfg->lr_floor;
+    k.total = total;
+    k.warmup = cfg->warmup;
+    k.half_period = cfg->half_period;
+    return bmvp_schedule_lr(&k, t->steps);
+}
+
+static void bmvpi_ssl_plan(bmvp_trainer *t, void *items, int n)
+{
+    const bmvp_ssl *s = (const bmvp_ssl *)t->state;
+    int i;
+    for (i = 0; i < n; ++i) ((bmvp_ssl_item *)items)[i].modality = i % s->n_modalities;
+    t->epoch = bmvpi_max(s->cfg->contrast_from_epoch, s->cfg->template_only_epochs);
+}
+
+static void bmvpi_ssl_describe(const bmvp_trainer *t, bmvp_jw *w)
+{
+    const bmvp_ssl *s = (const bmvp_ssl *)t->state;
+    bmvpi_modalities_write(w, s->modality, s->n_modalities, s->grid);
+}
+
+BMVP_API const bmvp_method *bmvp_ssl_method(void)
+{
+    static const char *const loss[] = { "cmr", "md", "cl", NULL };
+    static const bmvp_method m = {
+        "brainmvp", "bmvp pre-training 1", loss, bmvpi_ssl_fields, sizeof(bmvp_ssl_config), sizeof(bmvp_ssl), sizeof(bmvp_ssl_item),
+        0 /* mean_of_updates */, bmvpi_ssl_prepare, bmvpi_ssl_templates, bmvpi_ssl_start, NULL /* destroy */, bmvpi_ssl_check, bmvpi_ssl_forward,
+        bmvpi_ssl_boxes, bmvpi_ssl_before_update, NULL /* after_update */, bmvpi_ssl_rate, NULL /* optimizer */, bmvpi_ssl_plan, bmvpi_ssl_describe
+    };
+    return &m;
+}
+
+static bmvpi_ssl_setup bmvpi_ssl_setup_of(int n, const char *const *names, const int64_t grid[3])
+{
+    bmvpi_ssl_setup u;
+    u.n = n;
+    u.names = names;
+    u.grid = grid;
+    return u;
+}
+
+BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3])
+{
+    const bmvpi_ssl_setup u = bmvpi_ssl_setup_of(n_modalities, names, grid);
+    bmvp_trainer *t = bmvp_trainer_create(c, bmvp_ssl_method(), net, cfg, &u, 1);
+    return t ? (bmvp_ssl *)t->state : NULL;
+}
+
+BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s)
+{
+    if (s) bmvp_trainer_destroy(s->t);
+}
+
+BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s) { return s->t; }
+BMVP_API bmvp_net *bmvp_ssl_net(bmvp_ssl *s) { return s->t->net; }
+BMVP_API bmvp_ssl_config *bmvp_ssl_config_of(bmvp_ssl *s) { return s->cfg; }
+BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s) { return bmvp_net_state(s->t->net); }
+BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int m) { return m >= 0 && m < s->n_modalities ? s->templ[m] : NULL; }
+BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s) { return s->t->steps; }
+BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch) { s->t->epoch = epoch; }
+BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep) { s->keep = keep; }
+BMVP_API int bmvp_ssl_share(int n, int rank, int size, int *first) { return bmvp_trainer_share(n, rank, size, first); }
+BMVP_API void bmvp_ssl_last_pass(bmvp_ssl *s) { bmvp_trainer_last_pass(s->t); }
+BMVP_API bmvp_status bmvp_ssl_broadcast(bmvp_ssl *s) { return bmvp_trainer_broadcast(s->t); }
+BMVP_API double bmvp_ssl_lr(const bmvp_ssl *s, int64_t total) { return bmvp_trainer_lr(s->t, total); }
+BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction)
+{
+    if (reconstruction) *reconstruction = s->reconstruction;
+    return &s->features;
+}
+
+static bmvp_status bmvpi_ssl_losses(bmvp_status st, const bmvp_losses *l, bmvp_ssl_losses *out)
+{
+    out->total = l->total;
+    out->cmr = l->part[BMVPI_SSL_CMR];
+    out->md = l->part[BMVPI_SSL_MD];
+    out->cl = l->part[BMVPI_SSL_CL];
+    out->grad_norm = l->grad_norm;
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out)
+{
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_step(s->t, items, n, lr, out ? &l : NULL);
+    return out ? bmvpi_ssl_losses(st, &l, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out)
+{
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_accumulate(s->t, items, n, out ? &l : NULL);
+    return out ? bmvpi_ssl_losses(st, &l, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out)
+{
+    bmvp_losses l;
+    bmvp_status st;
+    l.grad_norm = out ? out->grad_norm : 0;
+    st = bmvp_trainer_update(s->t, lr, out ? &l : NULL);
+    if (out) out->grad_norm = l.grad_norm;
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_ssl_losses_of(bmvp_ssl *s, int64_t step, bmvp_ssl_losses *out)
+{
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_losses_of(s->t, step, &l);
+    return st ? st : bmvpi_ssl_losses(st, &l, out);
+}
+
+static void bmvpi_ssl_look_view(bmvpi_views *v, int from_template, float *view, float *rec)
+{
+    bmvp_tensor *x = bmvpi_ssl_view(v, 0, from_template, !from_template);
+    bmvp_features f;
+    if (x && view) (void)bmvp_read(v->s->c, x, view);
+    if (!rec) return;
+    f = bmvp_net_encode(v->s->t->net, x, 0);
+    x = bmvp_net_reconstruct(v->s->t->net, &f);
+    if (x) (void)bmvp_read(v->s->c, x, rec);
+}
+
+BMVP_API bmvp_status bmvp_ssl_look(bmvp_ssl *s, const bmvp_ssl_item *item, const bmvp_ssl_preview *out)
+{
+    const int64_t dim[3] = { s->cfg->crop, s->cfg->crop, s->cfg->crop };
+    const int was = bmvp_set_grad(s->c, 0);
+    bmvpi_views v;
+    memset(&v, 0, sizeof v);
+    v.s = s;
+    v.item = item;
+    v.n = 1;
+    bmvp_step_begin(s->c);
+    v.crop[0] = bmvp_input(s->c, 3, dim, item->x);
+    if (out->view_template || out->rec_template) bmvpi_ssl_look_view(&v, 1, out->view_template, out->rec_template);
+    if (item->other && (out->view_modal || out->rec_modal)) bmvpi_ssl_look_view(&v, 0, out->view_modal, out->rec_modal);
+    bmvp_step_begin(s->c);
+    (void)bmvp_set_grad(s->c, was);
+    return bmvp_error_of(s->c)->status;
+}
+
+BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
+                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err)
+{
+    const bmvpi_ssl_setup u = bmvpi_ssl_setup_of(n_modalities, names, grid);
+    return bmvp_trainer_plan(ctx, bmvp_ssl_method(), net, cfg, &u, out, err);
+}
+
 BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err)
 {
-    const bmvpi_file r = bmvpi_ssl_run(s);
-    bmvp_status st;
-    bmvp_jw w;
-    bmvpi_book_read(s->c, &s->book, s->optim, s->steps); /* nothing is written of a run that has failed unseen */
-    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    if (s->pending)
-        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
-                              s->cfg.update_every);
-    bmvp_jw_init(&w, 0, bmvp_allocator_of(s->c));
-    bmvp_jw_object(&w, NULL);
-    bmvp_net_config_write(&w, "network", bmvp_net_config_of(s->net));
-    bmvpi_modalities_write(&w, s->modality, s->n_modalities, s->grid);
-    bmvpi_ssl_config_write(&w, &s->cfg);
-    bmvp_jw_end(&w);
-    st = bmvp_jw_finish(&w, err);
-    if (!st) st = bmvpi_file_write(&r, path, w.out.data, extra, err);
-    bmvp_jw_free(&w);
-    return st;
+    return bmvp_trainer_save(s->t, path, 1, extra, err);
 }
 
-BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err)
-{
-    bmvpi_file r = bmvpi_ssl_run(s);
-    bmvp_ckpt *f = NULL;
-    bmvp_status st;
-    bmvpi_book_read(s->c, &s->book, s->optim, s->steps);
-    if (bmvp_failed(s->c)) return bmvp_error_set(err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    st = bmvp_ckpt_open(path, bmvp_allocator_of(s->c), &f, err);
-    if (!st) st = bmvpi_file_read(&r, f, err);
-    if (!st) memset(&s->book, 0, sizeof s->book); /* its steps will be taken again */
-    bmvp_ckpt_close(f);
-    return st;
-}
+BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err) { return bmvp_trainer_load(s->t, path, 1, err); }
 
-static bmvp_status bmvpi_ssl_inspect_ours(const bmvp_ckpt *f, const char *run, bmvp_ssl_info *o, bmvp_error *err)
+static bmvp_status bmvpi_ssl_description(const bmvp_json *root, const char *path, void *user, bmvp_error *err)
 {
-    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step");
-    const bmvp_json *root;
-    bmvp_json_doc *doc = NULL;
-    bmvp_status st = bmvp_json_parse(run, strlen(run), f->path, NULL, &doc, err);
-    if (st) return st;
-    root = bmvp_json_root(doc);
-    st = bmvp_net_config_read(bmvp_json_get(root, "network"), &o->net, err);
+    bmvp_ssl_info *o = (bmvp_ssl_info *)user;
     (void)bmvp_ssl_preset("paper", &o->cfg);
-    bmvpi_ssl_config_read(bmvp_json_get(root, "config"), &o->cfg);
-    if (!st) st = bmvpi_modalities_read(root, f->path, &o->n_modalities, o->names, o->grid, err);
-    o->step = step ? strtoll(step->value, NULL, 10) : 0;
-    bmvp_json_free(doc);
-    return st;
+    return bmvpi_modalities_read(root, path, &o->n_modalities, o->names, o->grid, err);
 }
 
 static bmvp_status bmvpi_ssl_inspect_released(bmvp_ckpt *f, bmvp_ssl_info *o, bmvp_error *err)
@@ -2034,10 +2617,12 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
     memset(out, 0, sizeof *out);
     if (st) return st;
     run = bmvp_ckpt_find_meta(f, "", "run");
-    st = run ? bmvpi_ssl_inspect_ours(f, run->value, out, err) : bmvpi_ssl_inspect_released(f, out, err);
+    st = run ? bmvpi_file_inspect(f, bmvp_ssl_method(), &out->net, &out->cfg, &out->step, bmvpi_ssl_description, out, err)
+             : bmvpi_ssl_inspect_released(f, out, err);
     bmvp_ckpt_close(f);
     return st;
 }
+
 
 /* >>labels impl -------------------------------------------------------------------------------------------------------- */
 
@@ -2793,7 +3378,7 @@ BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resample
     return BMVP_OK;
 }
 
-/* >>window impl -------------------------------------------------------------------------------------------------------- */
+/* >>mirror: of volumes, for windows seen from several sides and for the crops of fine-tuning ------------------------------------ */
 
 /* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
 static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
@@ -2813,6 +3398,8 @@ static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
                 }
             }
 }
+
+/* >>window impl -------------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvpi_scan {
     bmvp_ctx *c;
@@ -3088,7 +3675,7 @@ BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cas
         const int64_t at = step * cfg->batch + i;
         bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, (uint32_t)i);
         bmvp_ft_draw *d = &out[i];
-        if (epoch != at / n_cases) bmvpi_ssl_shuffle(cfg->seed, n_cases, epoch = at / n_cases, order);
+        if (epoch != at / n_cases) bmvpi_case_order(cfg->seed, n_cases, epoch = at / n_cases, order);
         d->index = order[at % n_cases];
         d->slot = (uint32_t)i;
         for (a = 0; a < 3; ++a) d->crop[a] = bmvpi_crop_start(cases[d->index].dim[a] - crop[a], &r);
@@ -3097,34 +3684,47 @@ BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cas
     }
 }
 
-struct bmvp_ft {
+#define BMVPI_FT_FIELD(type, name, low, high, text) BMVP_FIELD(bmvp_ft_config, type, name, low, high, text)
+static const bmvp_field bmvpi_ft_fields[] = { BMVP_FT_FIELDS(BMVPI_FT_FIELD) BMVP_RUN_FIELDS(BMVPI_FT_FIELD) BMVP_FIELDS_END };
+
+BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err)
+{
+    return bmvp_field_set(bmvpi_ft_fields, cfg, name, value, err);
+}
+
+BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
+{
+    return bmvp_field_get(bmvpi_ft_fields, cfg, i, name, meaning, buf, size);
+}
+
+struct bmvp_ft { /* the state of the method */
+    bmvp_trainer *t;
     bmvp_ctx *c, *host;                          /* host: of the templates, which are read on the CPU; c unless c has a device */
     bmvp_net *net;
-    bmvp_ft_config cfg;
+    bmvp_ft_config *cfg;                         /* the trainer's */
     bmvp_labels labels;
     int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
     bmvp_state_list templates;                   /* one entry a modality, or none at all */
-    int64_t grid[3], steps;
-    bmvp_optim *optim;                           /* NULL: only prediction */
+    int64_t grid[3];
     float *input, *target, *mask, *class_weight; /* of a batch, channels last; one crop; outputs numbers or NULL */
-    int32_t *klass;                              /* class of each voxel (or case) of a batch */
-    int pending;
-    bmvpi_book book;
+    int32_t *category;                           /* class of each voxel (or case) of a batch */
 };
+typedef struct bmvpi_ft_setup {
+    const bmvp_labels *labels;
+    int n;
+    const char *const *names;
+    const int64_t *grid;
+} bmvpi_ft_setup;
 
 static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
-static int bmvpi_ft_segments(const bmvp_ft *f) { return bmvp_net_config_of(f->net)->task == BMVP_TASK_SEGMENT; }
+static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task == BMVP_TASK_SEGMENT; }
 
-static int bmvpi_ft_check(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
+static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
 {
-    const int stride = net->kind == BMVP_NET_UNIFORMER ? 16 : 8;
     if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
         bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
     else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
         bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
-    else if (cfg->crop_x % stride || cfg->crop_y % stride || cfg->crop_z % stride)
-        bmvp_fail(c, BMVP_E_ARG, "crop %dx%dx%d: each side must be a multiple of %d for %s", cfg->crop_x, cfg->crop_y, cfg->crop_z, stride,
-                  net->name);
     else if (cfg->dice_weight <= 0 && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
@@ -3159,116 +3759,90 @@ static bmvp_ctx *bmvpi_ft_host(bmvp_ctx *c)
     return host;
 }
 
+/* What the trainer calls before there is a network, */
+static void bmvpi_ft_prepare(bmvp_trainer *t)
+{
+    const bmvpi_ft_setup *u = (const bmvpi_ft_setup *)t->setup;
+    bmvp_ft *f = (bmvp_ft *)t->state;
+    bmvp_net_config *k = &t->net_config;
+    int i;
+    f->t = t;
+    f->c = t->c;
+    f->cfg = (bmvp_ft_config *)t->config;
+    if (!bmvpi_ft_check_config(t->c, k, f->cfg, u->labels) || !bmvpi_check_modalities(t->c, u->n, u->names)) return;
+    f->host = bmvpi_ft_host(t->c);
+    if (u->labels) f->labels = *u->labels;
+    f->n_modalities = u->n;
+    for (i = 0; i < u->n; ++i) f->modality[i] = bmvp_modality_find(u->names[i]);
+    k->in_channels = u->n;
+    if (k->task == BMVP_TASK_SEGMENT) k->outputs = bmvp_labels_outputs(u->labels);
+    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && k->kind == BMVP_NET_UNIFORMER && f->cfg->deep_supervision;
+}
+
+/* when it has no values yet, */
+static void bmvpi_ft_make(bmvp_trainer *t)
+{
+    const bmvpi_ft_setup *u = (const bmvpi_ft_setup *)t->setup;
+    bmvp_ft *f = (bmvp_ft *)t->state;
+    const bmvp_ft_config *k = f->cfg;
+    bmvp_state_list *l = bmvp_net_state(t->net);
+    const int stride = (int)bmvp_net_stride(t->net);
+    int i;
+    f->net = t->net;
+    if (k->crop_x % stride || k->crop_y % stride || k->crop_z % stride)
+        bmvp_fail(t->c, BMVP_E_ARG, "crop %dx%dx%d: each side must be a multiple of %d for %s", k->crop_x, k->crop_y, k->crop_z, stride,
+                  t->net_config.name);
+    if (f->host && u->grid && u->grid[0] > 0 && !bmvp_failed(t->c)) bmvpi_ft_make_templates(f, u->grid);
+    bmvp_trainer_keep(t, "templates", f->host, &f->templates);
+    for (i = 0; i < l->n; ++i)
+        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = k->encoder_lr_scale;
+}
+
 /* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
    weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
     static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
     const bmvp_state_list *l = bmvp_net_state(f->net);
-    const double p = f->cfg.head_prior;
+    const double p = f->cfg->head_prior;
     int i, k;
     for (i = 0; i < l->n && p > 0; ++i)
         for (k = 0; k < 4; ++k) {
             bmvp_state s = l->item[i];
-            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || bmvp_net_config_of(f->net)->task != BMVP_TASK_SEGMENT) continue;
+            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || !bmvpi_ft_segments(f)) continue;
             s.init = BMVP_INIT_UNIFORM_IN;
             s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
-            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg.seed, (uint32_t)(1000 + i));
+            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
             if (s.torch_rank > 1) continue;
             bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
             if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
         }
 }
 
-static void bmvpi_ft_make_optim(bmvp_ft *f)
-{
-    static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
-    bmvp_state_list *l = bmvp_net_state(f->net);
-    bmvp_optim_config k = bmvp_optim_config_default(kind[f->cfg.optimizer]);
-    int i;
-    k.weight_decay = f->cfg.weight_decay;
-    k.beta1 = k.momentum = f->cfg.beta1;
-    k.beta2 = f->cfg.beta2;
-    for (i = 0; i < l->n; ++i)
-        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = f->cfg.encoder_lr_scale;
-    f->optim = bmvp_optim_create(f->c, l, &k);
-}
-
 /* Memory of a batch; what prediction needs not is not there. */
 static void bmvpi_ft_make_batch(bmvp_ft *f)
 {
-    const int64_t n = bmvpi_ft_voxels(&f->cfg), batch = f->cfg.batch, segments = bmvpi_ft_segments(f);
+    const int64_t n = bmvpi_ft_voxels(f->cfg), batch = f->cfg->batch, segments = bmvpi_ft_segments(f);
     f->input = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, f->n_modalities));
     f->mask = bmvpi_scratch(f->c, n);
-    f->klass = (int32_t *)(void *)bmvpi_scratch(f->c, segments ? batch * n : batch);
+    f->category = (int32_t *)(void *)bmvpi_scratch(f->c, segments ? batch * n : batch);
     if (segments) f->target = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, f->labels.n));
 }
 
-static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
-                                const char *const *names, const int64_t grid[3], int train)
+/* and when it has. */
+static void bmvpi_ft_start(bmvp_trainer *t)
 {
-    bmvp_net_config k = *net;
-    bmvp_ft *f;
-    int i;
-    if (bmvp_failed(c) || !bmvpi_ft_check(c, net, cfg, labels) || !bmvpi_check_modalities(c, n, names)) return NULL;
-    f = (bmvp_ft *)bmvpi_alloc(c, (int64_t)sizeof *f);
-    if (!f) return NULL;
-    memset(f, 0, sizeof *f);
-    f->c = c;
-    f->host = bmvpi_ft_host(c);
-    f->cfg = *cfg;
-    if (labels) f->labels = *labels;
-    f->n_modalities = n;
-    for (i = 0; i < n; ++i) f->modality[i] = bmvp_modality_find(names[i]);
-    k.in_channels = n;
-    if (k.task == BMVP_TASK_SEGMENT) k.outputs = bmvp_labels_outputs(labels);
-    k.deep_supervision = k.task == BMVP_TASK_SEGMENT && k.kind == BMVP_NET_UNIFORMER && cfg->deep_supervision;
-    f->net = bmvp_net_create(c, &k);
-    if (f->net && f->host && grid && grid[0] > 0) bmvpi_ft_make_templates(f, grid);
-    if (f->net && !bmvp_failed(c)) {
-        bmvp_net_init(f->net, (uint64_t)cfg->seed);
-        bmvpi_ft_calm_heads(f);
-        if (train) bmvpi_ft_make_optim(f);
-        if (train) bmvpi_ft_make_batch(f);
-    }
-    if (!bmvp_failed(c)) return f;
-    bmvp_ft_destroy(f);
-    return NULL;
+    bmvp_ft *f = (bmvp_ft *)t->state;
+    bmvpi_ft_calm_heads(f);
+    if (t->optim) bmvpi_ft_make_batch(f);
 }
 
-BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
-                                 int n_modalities, const char *const *names, const int64_t grid[3])
+static void bmvpi_ft_end(bmvp_trainer *t)
 {
-    return bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, 1);
-}
-
-BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
-{
-    if (!f) return;
-    bmvp_optim_destroy(f->optim);
-    bmvp_net_destroy(f->net);
+    bmvp_ft *f = (bmvp_ft *)t->state;
     if (f->host) bmvpi_free(f->host, f->templates.item);
     if (f->host != f->c) bmvp_destroy(f->host);
-    bmvpi_free(f->c, f->class_weight);
-    bmvpi_free(f->c, f);
-}
-
-BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f) { return f->net; }
-BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f) { return &f->cfg; }
-BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f) { return &f->labels; }
-BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f) { return f->steps; }
-BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill) { f->cfg.fill = fill != 0; }
-BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m) { return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL; }
-
-BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total)
-{
-    bmvp_schedule k;
-    memset(&k, 0, sizeof k);
-    k.lr = f->cfg.lr;
-    k.floor = f->cfg.lr_floor;
-    k.total = total;
-    k.warmup = f->cfg.warmup;
-    return bmvp_schedule_lr(&k, f->steps);
+    bmvpi_free(t->c, f->class_weight);
 }
 
 BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight)
@@ -3309,7 +3883,7 @@ static bmvp_status bmvpi_ft_find_source(const char *path, bmvp_ckpt *f, bmvpi_ft
     bmvp_ft_info fine;
     bmvp_status st;
     memset(s, 0, sizeof *s);
-    s->fine_tuned = format && strcmp(format->value, bmvpi_ft_format) == 0;
+    s->fine_tuned = format && strcmp(format->value, bmvp_ft_method()->format) == 0;
     st = s->fine_tuned ? bmvp_ft_inspect(path, &fine, err) : bmvp_ssl_inspect(path, &pre, err);
     if (st) return st;
     s->n = s->fine_tuned ? fine.n_modalities : pre.n_modalities;
@@ -3350,7 +3924,7 @@ static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_err
     if (st) return st;
     if (s.n == 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: it holds no templates; set fill = 1 and copies = 0 to do without", file->path);
     if (f->templates.n == 0) bmvpi_ft_make_templates(f, s.grid);
-    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (bmvp_failed(f->c)) return bmvpi_error_take(f->c, err);
     if (memcmp(f->grid, s.grid, sizeof f->grid) != 0)
         return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its templates have %lldx%lldx%lld voxels, those of this run %lldx%lldx%lld (z, y, x)",
                               file->path, (long long)s.grid[0], (long long)s.grid[1], (long long)s.grid[2], (long long)f->grid[0],
@@ -3366,7 +3940,7 @@ BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem,
 {
     bmvp_ckpt *file = NULL;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
-    if (!st && f->cfg.fill == 0) st = bmvpi_ft_take_templates(f, file, err);
+    if (!st && f->cfg->fill == 0) st = bmvpi_ft_take_templates(f, file, err);
     if (!st) st = bmvp_net_adopt(f->net, file, spread_stem, what, err);
     bmvp_ckpt_close(file);
     return st;
@@ -3377,7 +3951,7 @@ BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem,
 /* Channel m of dst (dim voxels, channels last) becomes the template at `start`, or zeros; with a mask only where it is not 0. */
 static void bmvpi_ft_fill(const bmvp_ft *f, int m, const int64_t start[3], const int64_t dim[3], const float *mask, float *dst)
 {
-    const bmvp_tensor *t = f->cfg.fill == 0 && m < f->templates.n ? f->templates.item[m].t : NULL;
+    const bmvp_tensor *t = f->cfg->fill == 0 && m < f->templates.n ? f->templates.item[m].t : NULL;
     const int64_t c = f->n_modalities;
     int64_t z, y, x, i = 0;
     for (z = 0; z < dim[0]; ++z)
@@ -3413,14 +3987,14 @@ typedef struct bmvpi_ft_change { /* how one item is changed: the same for both c
 
 static bmvpi_ft_change bmvpi_ft_draw_change(const bmvp_ft *f, uint32_t slot)
 {
-    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_AUGMENT, (uint32_t)f->steps, slot);
+    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_AUGMENT, (uint32_t)f->t->steps, slot);
     bmvpi_ft_change a;
     int i;
     a.flips = 0;
-    for (i = 0; i < 3; ++i) a.flips |= ((double)bmvp_rng_uniform(&r) < f->cfg.flip) << i;
+    for (i = 0; i < 3; ++i) a.flips |= ((double)bmvp_rng_uniform(&r) < f->cfg->flip) << i;
     for (i = 0; i < f->n_modalities; ++i) {
-        a.scale[i] = 1.0f + (float)f->cfg.intensity_scale * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
-        a.shift[i] = (float)f->cfg.intensity_shift * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+        a.scale[i] = 1.0f + (float)f->cfg->intensity_scale * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
+        a.shift[i] = (float)f->cfg->intensity_shift * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
     }
     return a;
 }
@@ -3436,22 +4010,22 @@ static uint32_t bmvpi_ft_present(const bmvp_ft *f, const bmvp_ft_item *t)
 /* Method 5: some of the modalities that are there, at least one (but in whole_share of the copies none), never all. */
 static uint32_t bmvpi_ft_draw_replaced(const bmvp_ft *f, uint32_t present, uint32_t slot, int copy)
 {
-    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_REPLACE, (uint32_t)f->steps, slot * 2 + (uint32_t)copy);
-    const int there = bmvpi_ssl_count(present), whole = (double)bmvp_rng_uniform(&r) < f->cfg.whole_share;
+    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_REPLACE, (uint32_t)f->t->steps, slot * 2 + (uint32_t)copy);
+    const int there = bmvpi_set_size(present), whole = (double)bmvp_rng_uniform(&r) < f->cfg->whole_share;
     uint32_t set = 0;
     int n = there > 1 && !whole ? 1 + (int)bmvp_rng_below(&r, (uint32_t)(there - 1)) : 0;
     for (; n > 0; --n)
-        set |= 1u << bmvpi_ssl_kth(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_ssl_count(present & ~set)));
+        set |= 1u << bmvpi_set_member(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_set_size(present & ~set)));
     return set;
 }
 
 /* One item of a copy (channels last, into dst). With two copies, a case of a single modality is masked instead (Algorithm 1). */
 static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_change *a, int copy, float *dst)
 {
-    const int64_t dim[3] = { f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x }, n = bmvpi_ft_voxels(&f->cfg);
+    const int64_t dim[3] = { f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x }, n = bmvpi_ft_voxels(f->cfg);
     const uint32_t present = bmvpi_ft_present(f, t);
-    const int masked = f->cfg.copies && bmvpi_ssl_count(present) == 1 && !t->replace;
-    uint32_t replaced = t->replace ? t->replace[copy] : f->cfg.copies ? bmvpi_ft_draw_replaced(f, present, t->slot, copy) : 0;
+    const int masked = f->cfg->copies && bmvpi_set_size(present) == 1 && !t->replace;
+    uint32_t replaced = t->replace ? t->replace[copy] : f->cfg->copies ? bmvpi_ft_draw_replaced(f, present, t->slot, copy) : 0;
     int m;
     replaced |= ~present;
     for (m = 0; m < f->n_modalities; ++m) {
@@ -3459,60 +4033,105 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
         else bmvpi_ft_put(t->image[m], n, a->scale[m], a->shift[m], f->n_modalities, dst + m);
         if (!masked || (replaced >> m & 1u)) continue;
         {
-            bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg.seed, BMVPI_STREAM_MASK_COPY, (uint32_t)f->steps, t->slot * 2 + (uint32_t)copy);
-            bmvp_mask_boxes(f->mask, dim, f->cfg.mask_patch, f->cfg.mask_ratio, &r);
+            bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_MASK_COPY, (uint32_t)f->t->steps, t->slot * 2 + (uint32_t)copy);
+            bmvp_mask_boxes(f->mask, dim, f->cfg->mask_patch, f->cfg->mask_ratio, &r);
             bmvpi_ft_fill(f, m, t->template_start, dim, f->mask, dst);
         }
     }
     if (a->flips) bmvpi_flip(dst, dim, f->n_modalities, a->flips);
 }
 
-/* The label values of one item become targets: f->target (masks, channels last) and f->klass (class of each voxel). */
+/* The label values of one item become targets: f->target (masks, channels last) and f->category (class of each voxel). */
 static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmvpi_ft_change *a)
 {
-    const int64_t dim[3] = { f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x }, n = bmvpi_ft_voxels(&f->cfg);
+    const int64_t dim[3] = { f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x }, n = bmvpi_ft_voxels(f->cfg);
     float *target = f->target + i * n * f->labels.n;
-    int32_t *klass = f->klass + i * n;
+    int32_t *category = f->category + i * n;
     int64_t v;
     int r;
     memcpy(f->mask, t->labels, (size_t)n * sizeof(float));
     if (a->flips) bmvpi_flip(f->mask, dim, 1, a->flips);
     for (v = 0; v < n; ++v) {
         const int value = (int)f->mask[v];
-        klass[v] = 0;
+        category[v] = 0;
         for (r = 0; r < f->labels.n; ++r) {
             const int in = f->labels.in[r][value & (BMVP_LABEL_VALUES - 1)];
             target[v * f->labels.n + r] = (float)in;
-            if (in) klass[v] = r + 1;
+            if (in) category[v] = r + 1;
         }
     }
 }
 
 /* >>finetune loss ------------------------------------------------------------------------------------------------------ */
 
+enum { BMVPI_FT_DICE, BMVPI_FT_CE, BMVPI_FT_CONSISTENCY }; /* losses that are named */
+
 typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies */
+    bmvp_pass *p;
     bmvp_ft *f;
     const bmvp_ft_item *item;
     int n;
     bmvpi_ft_change *change;
-    bmvp_tensor *target, *dice, *ce, *consistency; /* sums over copies of the full-scale parts, for the log */
-    bmvp_logits logits[2];                         /* of the copies; NULLs: not there */
+    double ce_share;               /* this rank's share of the cross-entropy's weights / its share of the items */
+    bmvp_tensor *target, *dice, *ce; /* sums over copies of the full-scale parts, for the log */
+    bmvp_logits logits[2];         /* of the copies; NULLs: not there */
 } bmvpi_ft_pass;
 
 static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
 {
     bmvp_ft *f = p->f;
-    const int64_t dim[5] = { p->n, f->cfg.crop_z, f->cfg.crop_y, f->cfg.crop_x, f->n_modalities };
-    const int64_t n = bmvpi_ft_voxels(&f->cfg) * f->n_modalities;
+    const int64_t dim[5] = { p->n, f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x, f->n_modalities };
+    const int64_t n = bmvpi_ft_voxels(f->cfg) * f->n_modalities;
     int i;
     for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) bmvpi_ft_copy(f, &p->item[i], &p->change[i], copy, f->input + i * n);
     return bmvp_input(f->c, 5, dim, f->input);
 }
 
+/* Of each region or class but the background: what Dice compares */
+static bmvp_tensor *bmvpi_ft_shares(bmvp_ft *f, bmvp_tensor *logits)
+{
+    if (!f->labels.exclusive) return bmvp_sigmoid(f->c, logits);
+    return bmvp_slice(f->c, bmvp_softmax(f->c, logits), 4, 1, f->labels.n);
+}
+
 static bmvp_tensor *bmvpi_ft_dice(bmvp_ft *f, bmvp_tensor *logits, bmvp_tensor *target)
 {
-    bmvp_tensor *prob = f->labels.exclusive ? bmvp_slice(f->c, bmvp_softmax(f->c, logits), 4, 1, f->labels.n) : bmvp_sigmoid(f->c, logits);
-    return bmvp_soft_dice(f->c, prob, target, f->cfg.dice_squared, f->cfg.dice_smooth);
+    return bmvp_soft_dice(f->c, bmvpi_ft_shares(f, logits), target, f->cfg->dice_squared, f->cfg->dice_smooth);
+}
+
+/* Dice of a whole batch depends on sums over its voxels alone: of p t, of p and of t (p squared where the loss has squares). So a volume of a
+   few voxels with the same sums has the same Dice, and the same gradient: (p, t) = (sum of p t, 1) and (sum of p - sum of p t, 0) of each
+   rank, and one voxel with p = 0 and what is left of the sum of t. */
+static bmvp_tensor *bmvpi_ft_sums_dice(bmvpi_ft_pass *p, bmvp_tensor *prob, bmvp_tensor *target)
+{
+    const bmvp_ft_config *k = p->f->cfg;
+    const int n = p->f->labels.n;
+    const double voxels = (double)(prob->numel / n);
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *row[2], *t = bmvp_scale(c, bmvp_global_pool(c, target), voxels, 0);
+    int64_t dim[3] = { 1, 1, 0 }, i;
+    double truth[BMVP_MAX_REGIONS];
+    float *value, *last;
+    row[0] = bmvp_scale(c, bmvp_global_pool(c, bmvp_mul(c, prob, target)), voxels, 0);
+    row[1] = bmvp_scale(c, bmvp_global_pool(c, k->dice_squared ? bmvp_mul(c, prob, prob) : prob), voxels, 0);
+    row[1] = bmvp_add(c, row[1], bmvp_scale(c, row[0], -1, 0));
+    row[0] = bmvp_pass_rows(p->p, bmvp_concat(c, 2, row, 0), n, NULL);
+    dim[2] = n;
+    row[1] = bmvp_input(c, 2, dim + 1, NULL);
+    if (bmvp_failed(c)) return NULL;
+    bmvp_fill(c, row[1], 0);
+    dim[1] = row[0]->dim[0] + 1;
+    value = (float *)bmvpi_zeros(c, (size_t)(dim[1] * n) * sizeof *value);
+    if (!value) return NULL;
+    last = value + (dim[1] - 1) * n;
+    (void)bmvp_read(c, t, last);
+    for (i = 0; i < n; ++i) truth[i] = (double)last[i];
+    bmvp_pass_sum(p->p, truth, n);
+    for (i = 0; i < (dim[1] - 1) * n; ++i) value[i] = i / n % 2 == 0;
+    for (i = 0; i < n; ++i) last[i] = (float)(truth[i] - (double)((dim[1] - 1) / 2));
+    t = bmvp_input(c, 3, dim, value);
+    bmvpi_free(c, value);
+    return bmvp_soft_dice(c, bmvp_reshape(c, bmvp_concat(c, 2, row, 0), 3, dim), t, 0, k->dice_smooth);
 }
 
 /* Dice of one scale with the voxels of all cases and copies in one sum. */
@@ -3530,13 +4149,15 @@ static bmvp_tensor *bmvpi_ft_batch_dice(bmvpi_ft_pass *p, bmvp_tensor *first, bm
     dim[0] = 1, dim[1] *= y->dim[0];
     y = bmvp_reshape(c, y, 5, dim);
     dim[4] = t->dim[4];
-    return bmvpi_ft_dice(p->f, y, bmvp_reshape(c, t, 5, dim));
+    t = bmvp_reshape(c, t, 5, dim);
+    if (p->p->n < p->p->n_all) return bmvpi_ft_sums_dice(p, bmvpi_ft_shares(p->f, y), t); /* the others' voxels are elsewhere */
+    return bmvpi_ft_dice(p->f, y, t);
 }
 
 /* The same of all scales, weighed as the copies' losses are. */
 static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
 {
-    const bmvp_ft_config *k = &p->f->cfg;
+    const bmvp_ft_config *k = p->f->cfg;
     const bmvp_logits *a = &p->logits[0], *b = &p->logits[1];
     bmvp_ctx *c = p->f->c;
     bmvp_tensor *sum = bmvpi_ft_batch_dice(p, a->full, b->full);
@@ -3546,12 +4167,33 @@ static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
     return bmvp_scale(c, sum, k->dice_weight * (k->copies ? 2 * k->copy_weight : 1), 0);
 }
 
+/* The sum of the classes' weights over what it is the mean of: with weights, ranks with as many items have not the same share. */
+static void bmvpi_ft_weigh(bmvpi_ft_pass *p)
+{
+    bmvp_ft *f = p->f;
+    const int64_t n = p->n * (bmvpi_ft_segments(f) ? bmvpi_ft_voxels(f->cfg) : 1);
+    double own = 0, all;
+    int64_t i;
+    p->ce_share = 1;
+    if (!f->class_weight || p->p->n == p->p->n_all) return;
+    for (i = 0; i < n; ++i) own += (double)f->class_weight[f->category[i]];
+    all = own;
+    bmvp_pass_sum(p->p, &all, 1);
+    if (all > 0) p->ce_share = own / all * (double)p->p->n_all / (double)p->n;
+}
+
+static bmvp_tensor *bmvpi_ft_cross_entropy(bmvpi_ft_pass *p, bmvp_tensor *rows)
+{
+    bmvp_tensor *ce = bmvp_cross_entropy_weighted(p->f->c, rows, p->f->category, p->f->class_weight);
+    return p->ce_share != 1 ? bmvp_scale(p->f->c, ce, p->ce_share, 0) : ce;
+}
+
 /* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce
    (NULL: off). */
 static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
 {
     bmvp_ft *f = p->f;
-    const bmvp_ft_config *k = &f->cfg;
+    const bmvp_ft_config *k = f->cfg;
     bmvp_ctx *c = f->c;
     bmvp_tensor *total = NULL;
     int64_t rows[2];
@@ -3563,9 +4205,8 @@ static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits,
         total = bmvp_scale(c, *dice, k->dice_weight, 0);
     }
     if (k->ce_weight > 0) {
-        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target)
-            : bmvp_cross_entropy_weighted(c, bmvp_reshape(c, logits, 2, rows), f->klass, f->class_weight);
-        total = bmvpi_ssl_plus(c, total, bmvp_scale(c, *ce, k->ce_weight, 0));
+        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target) : bmvpi_ft_cross_entropy(p, bmvp_reshape(c, logits, 2, rows));
+        total = bmvpi_plus(c, total, bmvp_scale(c, *ce, k->ce_weight, 0));
     }
     return total;
 }
@@ -3591,137 +4232,191 @@ static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor *
     *last = map.last;
     *quarter = NULL;
     if (bmvpi_ft_segments(f)) {
-        const bmvp_logits l = p->logits[copy] = bmvp_net_segment(f->net, x, &map, f->cfg.deep_supervision);
+        const bmvp_logits l = p->logits[copy] = bmvp_net_segment(f->net, x, &map, f->cfg->deep_supervision);
         loss = bmvpi_ft_segment_loss(p, l.full, &dice, &ce);
         if (l.quarter) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.quarter, &unused[0], &unused[1]));
         if (l.half) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.half, &unused[0], &unused[1]));
         *quarter = l.quarter;
     } else {
-        ce = bmvp_cross_entropy_weighted(c, bmvp_net_classify(f->net, &map), f->klass, f->class_weight);
-        loss = bmvp_scale(c, ce, f->cfg.ce_weight, 0);
+        ce = bmvpi_ft_cross_entropy(p, bmvp_net_classify(f->net, &map));
+        loss = bmvp_scale(c, ce, f->cfg->ce_weight, 0);
     }
-    if (dice) p->dice = bmvpi_ssl_plus(c, p->dice, dice);
-    if (ce) p->ce = bmvpi_ssl_plus(c, p->ce, ce);
-    return bmvp_scale(c, loss, f->cfg.copies ? f->cfg.copy_weight : 1, 0);
+    if (dice) p->dice = bmvpi_plus(c, p->dice, dice);
+    if (ce) p->ce = bmvpi_plus(c, p->ce, ce);
+    return bmvp_scale(c, loss, f->cfg->copies ? f->cfg->copy_weight : 1, 0);
 }
 
-static bmvp_tensor *bmvpi_ft_forward(bmvpi_ft_pass *p)
+/* Losses of the whole batch's sums go into the log and the total as such, the others as means over this pass's items. */
+static void bmvpi_ft_add_losses(bmvpi_ft_pass *p, bmvp_tensor *total, bmvp_tensor *dice_of_all, bmvp_tensor *consistency)
+{
+    const double copies = p->f->cfg->copies ? 2 : 1;
+    bmvp_ctx *c = p->f->c;
+    bmvp_tensor *dice = p->dice ? bmvp_scale(c, p->dice, 1 / copies, 0) : NULL, *ce = p->ce ? bmvp_scale(c, p->ce, 1 / copies, 0) : NULL;
+    if (p->p->n == p->p->n_all) total = bmvpi_plus(c, total, dice_of_all), dice_of_all = NULL;
+    bmvp_pass_loss(p->p, BMVPI_FT_DICE, dice_of_all ? BMVP_LOSS_ALL : BMVP_LOSS_MEAN, 0, dice);
+    bmvp_pass_loss(p->p, BMVPI_FT_CE, BMVP_LOSS_MEAN, 0, ce);
+    bmvp_pass_loss(p->p, -1, BMVP_LOSS_MEAN, 1, total);
+    bmvp_pass_loss(p->p, BMVPI_FT_CONSISTENCY, BMVP_LOSS_MEAN, p->f->cfg->consistency_weight, consistency);
+    bmvp_pass_loss(p->p, -1, BMVP_LOSS_ALL, 1, dice_of_all);
+}
+
+/* Both copies, their losses, and what they should have in common. */
+static void bmvpi_ft_build(bmvpi_ft_pass *p)
 {
     bmvp_ft *f = p->f;
-    const bmvp_ft_config *k = &f->cfg;
+    const bmvp_ft_config *k = f->cfg;
     const int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
-    bmvp_tensor *total, *last[2], *quarter[2];
+    bmvp_tensor *total, *last[2], *quarter[2], *dice_of_all = NULL, *consistency = NULL;
     int i;
-    bmvp_net_set_recompute(f->net, k->recompute);
     for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) {
         p->change[i] = bmvpi_ft_draw_change(f, p->item[i].slot);
         if (bmvpi_ft_segments(f)) bmvpi_ft_targets(f, &p->item[i], i, &p->change[i]);
-        else f->klass[i] = p->item[i].klass;
+        else f->category[i] = p->item[i].class_index;
     }
+    bmvpi_ft_weigh(p);
     if (bmvpi_ft_segments(f)) p->target = bmvp_input(f->c, 5, dim, f->target);
     total = bmvpi_ft_copy_loss(p, 0, &last[0], &quarter[0]);
-    if (k->copies) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
-    if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) total = bmvpi_ssl_plus(f->c, total, bmvpi_ft_batch_dices(p));
-    if (!k->copies || k->consistency_weight <= 0) return total;
-    p->consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
-    return bmvp_add(f->c, total, bmvp_scale(f->c, p->consistency, k->consistency_weight, 0));
+    if (k->copies) total = bmvpi_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
+    if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) dice_of_all = bmvpi_ft_batch_dices(p);
+    if (k->copies && k->consistency_weight > 0)
+        consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
+    bmvpi_ft_add_losses(p, total, dice_of_all, consistency);
 }
 
-static int bmvpi_ft_check_items(bmvp_ft *f, const bmvp_ft_item *item, int n)
+static void bmvpi_ft_forward(bmvp_pass *q)
 {
+    bmvpi_ft_pass p;
+    memset(&p, 0, sizeof p);
+    p.p = q;
+    p.f = (bmvp_ft *)q->state;
+    p.item = (const bmvp_ft_item *)q->items;
+    p.n = q->n;
+    p.change = (bmvpi_ft_change *)bmvpi_alloc(q->c, q->n * (int64_t)sizeof *p.change);
+    if (p.change) bmvpi_ft_build(&p);
+    bmvpi_free(q->c, p.change);
+}
+
+static void bmvpi_ft_check(bmvp_pass *p)
+{
+    bmvp_ft *f = (bmvp_ft *)p->state;
+    const bmvp_ft_item *item = (const bmvp_ft_item *)p->items;
     const uint32_t all = (1u << f->n_modalities) - 1;
+    const int outputs = bmvp_net_config_of(f->net)->outputs;
     int i;
-    if (n < 1 || n > f->cfg.batch) bmvp_fail(f->c, BMVP_E_ARG, "a pass takes 1 to %d items (batch), not %d", f->cfg.batch, n);
-    if (!f->optim) bmvp_fail(f->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
-    for (i = 0; i < n && !bmvp_failed(f->c) && !bmvp_is_plan(f->c); ++i) {
+    if (p->n < 1 || p->n > f->cfg->batch)
+        bmvp_fail(f->c, BMVP_E_ARG, "a pass takes 1 to %d items (batch), not %d", f->cfg->batch, p->n);
+    for (i = 0; i < p->n && !bmvp_failed(f->c) && !bmvp_is_plan(f->c); ++i) {
         const uint32_t present = bmvpi_ft_present(f, &item[i]);
         if (!present) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no image", i);
-        else if (f->cfg.fill == 0 && f->templates.n == 0 && (f->cfg.copies || present != all))
+        else if (f->cfg->fill == 0 && f->templates.n == 0 && (f->cfg->copies || present != all))
             bmvp_fail(f->c, BMVP_E_STATE, "no templates to fill modalities with: start from a pre-training checkpoint, or set fill = 1 (zeros)");
         else if (bmvpi_ft_segments(f) && !item[i].labels) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no labels", i);
-        else if (!bmvpi_ft_segments(f) && (item[i].klass < 0 || item[i].klass >= bmvp_net_config_of(f->net)->outputs))
-            bmvp_fail(f->c, BMVP_E_ARG, "item %d has class %d, but there are %d classes", i, item[i].klass, bmvp_net_config_of(f->net)->outputs);
+        else if (!bmvpi_ft_segments(f) && (item[i].class_index < 0 || item[i].class_index >= outputs))
+            bmvp_fail(f->c, BMVP_E_ARG, "item %d has class %d, but there are %d classes", i, item[i].class_index, outputs);
     }
-    return !bmvp_failed(f->c);
 }
 
-/* updates: the update comes next, and is recorded with the pass */
-static bmvp_status bmvpi_ft_pass_run(bmvp_ft *f, const bmvp_ft_item *items, int n, int updates)
+/* >>finetune faces: the method as the trainer knows it, and as programs do ---------------------------------------------------- */
+
+static void bmvpi_ft_describe(const bmvp_trainer *t, bmvp_jw *w)
 {
-    bmvp_tensor *loss[BMVPI_LOSSES], *mean;
-    bmvpi_ft_pass p;
-    int i;
-    memset(&p, 0, sizeof p);
-    p.f = f;
-    p.item = items;
-    p.n = n;
-    if (bmvp_failed(f->c) || !bmvpi_ft_check_items(f, items, n)) return bmvp_error_of(f->c)->status;
-    p.change = (bmvpi_ft_change *)bmvpi_alloc(f->c, n * (int64_t)sizeof *p.change);
-    if (!p.change) return BMVP_E_OOM;
-    bmvp_step_begin(f->c);
-    bmvp_capture_begin(f->c);
-    loss[0] = bmvpi_ft_forward(&p);
-    bmvpi_free(f->c, p.change);
-    loss[1] = p.dice, loss[2] = p.ce, loss[3] = p.consistency;
-    for (i = 0; i < BMVPI_LOSSES; ++i) bmvp_keep(loss[i]);
-    mean = loss[0] && f->cfg.update_every > 1 ? bmvp_scale(f->c, loss[0], 1.0 / f->cfg.update_every, 0) : loss[0]; /* over the virtual batch */
-    if (mean) bmvp_backward(f->c, mean);
-    bmvpi_book_pass(f->c, &f->book, f->optim, f->steps, loss);
-    if (!updates || bmvp_failed(f->c)) bmvp_capture_end(f->c);
-    ++f->pending;
-    return bmvp_error_of(f->c)->status;
+    const bmvp_ft *f = (const bmvp_ft *)t->state;
+    bmvpi_modalities_write(w, f->modality, f->n_modalities, f->grid);
+    if (f->labels.n) bmvp_labels_write(w, "labels", &f->labels);
 }
 
-static void bmvpi_ft_losses_from(const bmvp_ft *f, const double loss[BMVPI_LOSSES + 1], bmvp_ft_losses *out)
+BMVP_API const bmvp_method *bmvp_ft_method(void)
 {
-    const double copies = f->cfg.copies ? 2 : 1;
-    out->total = loss[0];
-    out->dice = loss[1] / copies;
-    out->ce = loss[2] / copies;
-    out->consistency = loss[3];
-    out->grad_norm = loss[BMVPI_NORM];
-}
-static bmvp_status bmvpi_ft_read(bmvp_ft *f, int64_t step, bmvp_ft_losses *out)
-{
-    bmvpi_book_read(f->c, &f->book, f->optim, step);
-    bmvpi_ft_losses_from(f, f->book.pass, out);
-    return bmvp_error_of(f->c)->status;
+    static const char *const loss[] = { "dice", "ce", "consistency", NULL };
+    static const bmvp_method m = {
+        "finetune", "bmvp fine-tuning 1", loss, bmvpi_ft_fields, sizeof(bmvp_ft_config), sizeof(bmvp_ft), sizeof(bmvp_ft_item),
+        1 /* mean_of_updates */, bmvpi_ft_prepare, bmvpi_ft_make, bmvpi_ft_start, bmvpi_ft_end, bmvpi_ft_check, bmvpi_ft_forward,
+        NULL /* boxes */, NULL /* before_update */, NULL /* after_update */, NULL /* rate */, NULL /* optimizer */, NULL /* plan */, bmvpi_ft_describe
+    };
+    return &m;
 }
 
-BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
+static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
+                                const char *const *names, const int64_t *grid, int train)
 {
-    const bmvp_status st = bmvpi_ft_pass_run(f, items, n, 0);
-    return out ? bmvpi_ft_read(f, f->steps, out) : st;
+    bmvpi_ft_setup u;
+    bmvp_trainer *t;
+    u.labels = labels;
+    u.n = n;
+    u.names = names;
+    u.grid = grid;
+    t = bmvp_trainer_create(c, bmvp_ft_method(), net, cfg, &u, train);
+    return t ? (bmvp_ft *)t->state : NULL;
 }
 
-BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out)
+BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
+                                 int n_modalities, const char *const *names, const int64_t grid[3])
 {
-    if (bmvp_failed(f->c)) return bmvp_error_of(f->c)->status;
-    ++f->steps;
-    if (bmvp_is_plan(f->c)) return BMVP_OK;
-    if (f->steps % f->cfg.update_every == 0) {
-        bmvpi_book_update(f->c, &f->book, f->optim, f->steps - 1, lr, f->cfg.clip);
-        if (!bmvp_failed(f->c)) f->pending = 0;
-    }
-    bmvp_capture_end(f->c);
-    if (!out) return bmvp_error_of(f->c)->status;
-    bmvpi_book_read(f->c, &f->book, f->optim, f->steps - 1);
-    out->grad_norm = f->book.pass[BMVPI_NORM];
-    return bmvp_error_of(f->c)->status;
+    return bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, 1);
+}
+
+BMVP_API void bmvp_ft_destroy(bmvp_ft *f)
+{
+    if (f) bmvp_trainer_destroy(f->t);
+}
+
+BMVP_API bmvp_trainer *bmvp_ft_trainer(bmvp_ft *f) { return f->t; }
+BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f) { return f->net; }
+BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f) { return f->cfg; }
+BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f) { return &f->labels; }
+BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f) { return f->t->steps; }
+BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill) { f->cfg->fill = fill != 0; }
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m) { return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL; }
+BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total) { return bmvp_trainer_lr(f->t, total); }
+BMVP_API void bmvp_ft_last_pass(bmvp_ft *f) { bmvp_trainer_last_pass(f->t); }
+
+/* A rank that was made without templates gets the grid of rank 0's first. */
+BMVP_API bmvp_status bmvp_ft_broadcast(bmvp_ft *f)
+{
+    if (f->c->comm) bmvpi_comm_broadcast(f->c, f->grid, (int64_t)sizeof f->grid);
+    if (f->c->comm && f->grid[0] > 0 && f->templates.n == 0 && !bmvp_failed(f->c)) bmvpi_ft_make_templates(f, f->grid);
+    return bmvp_trainer_broadcast(f->t);
+}
+
+static bmvp_status bmvpi_ft_losses(bmvp_status st, const bmvp_losses *l, bmvp_ft_losses *out)
+{
+    out->total = l->total;
+    out->dice = l->part[BMVPI_FT_DICE];
+    out->ce = l->part[BMVPI_FT_CE];
+    out->consistency = l->part[BMVPI_FT_CONSISTENCY];
+    out->grad_norm = l->grad_norm;
+    return st;
 }
 
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out)
 {
-    bmvp_status st = bmvpi_ft_pass_run(f, items, n, (f->steps + 1) % f->cfg.update_every == 0);
-    if (!st) st = bmvp_ft_update(f, lr, NULL);
-    return out ? bmvpi_ft_read(f, f->steps, out) : st;
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_step(f->t, items, n, lr, out ? &l : NULL);
+    return out ? bmvpi_ft_losses(st, &l, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out)
+{
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_accumulate(f->t, items, n, out ? &l : NULL);
+    return out ? bmvpi_ft_losses(st, &l, out) : st;
+}
+
+BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out)
+{
+    bmvp_losses l;
+    bmvp_status st;
+    l.grad_norm = out ? out->grad_norm : 0;
+    st = bmvp_trainer_update(f->t, lr, out ? &l : NULL);
+    if (out) out->grad_norm = l.grad_norm;
+    return st;
 }
 
 BMVP_API bmvp_status bmvp_ft_losses_of(bmvp_ft *f, int64_t step, bmvp_ft_losses *out)
 {
-    const bmvpi_losses *r = bmvpi_book_find(f->c, &f->book, f->optim, step);
-    if (r) bmvpi_ft_losses_from(f, r->loss, out);
-    return bmvp_error_of(f->c)->status;
+    bmvp_losses l;
+    const bmvp_status st = bmvp_trainer_losses_of(f->t, step, &l);
+    return st ? st : bmvpi_ft_losses(st, &l, out);
 }
 
 BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x)
@@ -3732,83 +4427,46 @@ BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x)
     return f->labels.exclusive ? bmvp_softmax(f->c, x) : bmvp_sigmoid(f->c, x);
 }
 
+static void bmvpi_ft_plan_prediction(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory *out)
+{
+    bmvp_trainer *t = bmvp_trainer_create(c, job->method, job->net, job->config, job->setup, 0);
+    const bmvp_ft_config *k = (const bmvp_ft_config *)job->config;
+    const int64_t dim[5] = { k->batch, k->crop_z, k->crop_y, k->crop_x, ((const bmvpi_ft_setup *)job->setup)->n };
+    (void)bmvp_set_grad(c, 0);
+    if (t) (void)bmvp_ft_predict((bmvp_ft *)t->state, bmvp_input(c, 5, dim, NULL));
+    *out = bmvp_memory_of(c);
+    bmvp_trainer_destroy(t);
+}
+
 BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
                                   int n_modalities, const char *const *names, const int64_t grid[3], int train, bmvp_memory *out,
                                   bmvp_error *err)
 {
-    const int64_t dim[5] = { cfg->batch, cfg->crop_z, cfg->crop_y, cfg->crop_x, n_modalities };
-    bmvp_config k = ctx ? *ctx : bmvp_config_default();
-    bmvp_status st;
-    bmvp_ctx *c;
-    bmvp_ft *f;
-    k.plan = 1;
-    c = bmvp_create(&k, err);
-    if (!c) return BMVP_E_OOM;
-    f = bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, train);
-    if (f && train) {
-        bmvp_ft_item *item = (bmvp_ft_item *)bmvpi_alloc(c, cfg->batch * (int64_t)sizeof *item);
-        if (item) (void)bmvp_ft_accumulate(f, item, cfg->batch, NULL); /* a plan reads no items */
-        bmvpi_free(c, item);
-    }
-    if (f && !train) {
-        (void)bmvp_set_grad(c, 0);
-        (void)bmvp_ft_predict(f, bmvp_input(c, 5, dim, NULL));
-    }
-    *out = bmvp_memory_of(c);
-    st = bmvp_error_of(c)->status;
-    if (st) bmvp_error_set(err, st, "%s", bmvp_error_of(c)->message);
-    bmvp_ft_destroy(f);
-    bmvp_destroy(c);
-    return st;
+    bmvpi_plan_job job;
+    bmvpi_ft_setup u;
+    u.labels = labels;
+    u.n = n_modalities;
+    u.names = names;
+    u.grid = grid;
+    job.method = bmvp_ft_method();
+    job.net = net;
+    job.config = cfg;
+    job.setup = &u;
+    return bmvpi_plan(ctx, &job, train ? bmvpi_plan_step : bmvpi_ft_plan_prediction, out, err);
 }
 
 /* >>finetune files ------------------------------------------------------------------------------------------------------ */
 
-static bmvpi_file bmvpi_ft_file(bmvp_ft *f, int train)
-{
-    bmvp_state_list *l = bmvp_net_state(f->net);
-    bmvpi_file r;
-    memset(&r, 0, sizeof r);
-    r.c = f->c;
-    r.format = bmvpi_ft_format;
-    r.steps = &f->steps;
-    bmvpi_file_add(&r, "state_dict", l, NULL, -1);
-    if (f->templates.n) {
-        bmvpi_file_add(&r, "templates", &f->templates, NULL, -1);
-        r.part[r.n - 1].c = f->host;
-    }
-    if (train) bmvpi_file_add_moments(&r, l, f->optim, f->cfg.optimizer != 1);
-    return r;
-}
-
 BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const char *const *extra, bmvp_error *err)
 {
-    const bmvpi_file r = bmvpi_ft_file(f, train && f->optim);
-    bmvp_status st;
-    bmvp_jw w;
-    if (f->optim) bmvpi_book_read(f->c, &f->book, f->optim, f->steps);
-    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
-    if (f->pending)
-        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
-                              f->cfg.update_every);
-    bmvp_jw_init(&w, 0, bmvp_allocator_of(f->c));
-    bmvp_jw_object(&w, NULL);
-    bmvp_net_config_write(&w, "network", bmvp_net_config_of(f->net));
-    bmvpi_modalities_write(&w, f->modality, f->n_modalities, f->grid);
-    if (f->labels.n) bmvp_labels_write(&w, "labels", &f->labels);
-    bmvpi_ft_config_write(&w, &f->cfg);
-    bmvp_jw_end(&w);
-    st = bmvp_jw_finish(&w, err);
-    if (!st) st = bmvpi_file_write(&r, path, w.out.data, extra, err);
-    bmvp_jw_free(&w);
-    return st;
+    return bmvp_trainer_save(f->t, path, train, extra, err);
 }
 
 static bmvp_status bmvpi_ft_open_file(const bmvp_ft *f, const char *path, bmvp_ckpt **file, bmvp_error *err)
 {
     bmvp_status st = bmvp_ckpt_open(path, f ? bmvp_allocator_of(f->c) : NULL, file, err);
     const bmvp_ckpt_meta *format = st ? NULL : bmvp_ckpt_find_meta(*file, "", "format");
-    if (!st && (!format || strcmp(format->value, bmvpi_ft_format) != 0)) {
+    if (!st && (!format || strcmp(format->value, bmvp_ft_method()->format) != 0)) {
         bmvp_ckpt_close(*file);
         *file = NULL;
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a fine-tuned checkpoint%s", path,
@@ -3819,45 +4477,34 @@ static bmvp_status bmvpi_ft_open_file(const bmvp_ft *f, const char *path, bmvp_c
 
 BMVP_API bmvp_status bmvp_ft_load(bmvp_ft *f, const char *path, int train, bmvp_error *err)
 {
-    bmvpi_file r = bmvpi_ft_file(f, train && f->optim);
     bmvp_ckpt *file = NULL;
-    bmvp_status st = bmvpi_ft_open_file(f, path, &file, err);
-    if (!st) st = bmvpi_file_read(&r, file, err);
+    const bmvp_status st = bmvpi_ft_open_file(f, path, &file, err);
     bmvp_ckpt_close(file);
-    return st;
+    return st ? st : bmvp_trainer_load(f->t, path, train, err);
 }
 
-static bmvp_status bmvpi_ft_inspect(const bmvp_ckpt *f, bmvp_ft_info *o, bmvp_error *err)
+static bmvp_status bmvpi_ft_description(const bmvp_json *root, const char *path, void *user, bmvp_error *err)
 {
-    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run"), *step = bmvp_ckpt_find_meta(f, "", "step");
-    const bmvp_ckpt_meta *best = bmvp_ckpt_find_meta(f, "", "best"), *prep = bmvp_ckpt_find_meta(f, "", "preparation");
-    const bmvp_json *root, *labels;
-    bmvp_json_doc *doc = NULL;
-    bmvp_status st;
-    if (!run) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its description is missing", f->path);
-    st = bmvp_json_parse(run->value, strlen(run->value), f->path, NULL, &doc, err);
-    if (st) return st;
-    root = bmvp_json_root(doc);
-    st = bmvp_net_config_read(bmvp_json_get(root, "network"), &o->net, err);
+    bmvp_ft_info *o = (bmvp_ft_info *)user;
+    const bmvp_json *labels = bmvp_json_get(root, "labels");
+    bmvp_status st = BMVP_OK;
     (void)bmvp_ft_preset("paper", o->net.task, o->net.kind, &o->cfg);
-    bmvpi_ft_config_read(bmvp_json_get(root, "config"), &o->cfg);
-    labels = bmvp_json_get(root, "labels");
-    if (!st && labels) st = bmvp_labels_read(labels, &o->labels, err);
-    if (!st) st = bmvpi_modalities_read(root, f->path, &o->n_modalities, o->names, o->grid, err);
-    o->step = step ? strtoll(step->value, NULL, 10) : 0;
-    o->best = best ? strtod(best->value, NULL) : (double)NAN;
-    if (prep && strlen(prep->value) < sizeof o->preparation) strcpy(o->preparation, prep->value);
-    bmvp_json_free(doc);
-    return st;
+    if (labels) st = bmvp_labels_read(labels, &o->labels, err);
+    return st ? st : bmvpi_modalities_read(root, path, &o->n_modalities, o->names, o->grid, err);
 }
 
 BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err)
 {
+    const bmvp_ckpt_meta *best, *prep;
     bmvp_ckpt *f = NULL;
     bmvp_status st;
     memset(out, 0, sizeof *out);
     st = bmvpi_ft_open_file(NULL, path, &f, err);
-    if (!st) st = bmvpi_ft_inspect(f, out, err);
+    if (!st) st = bmvpi_file_inspect(f, bmvp_ft_method(), &out->net, &out->cfg, &out->step, bmvpi_ft_description, out, err);
+    best = st ? NULL : bmvp_ckpt_find_meta(f, "", "best");
+    prep = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
+    out->best = best ? strtod(best->value, NULL) : (double)NAN;
+    if (prep && strlen(prep->value) < sizeof out->preparation) strcpy(out->preparation, prep->value);
     bmvp_ckpt_close(f);
     return st;
 }

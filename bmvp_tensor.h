@@ -14,10 +14,13 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl >>node      >>backward
+       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl
+       >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
-       >>work product          >>fast      >>op parts  >>op NAME, one for each op, in the order of BMVP_OPS
-       >>norms     >>table     >>gradcheck
+       >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
+       >>op NAME   one for each op, in the order of BMVP_OPS
+       >>product   before matmul           >>norms     before batchnorm
+       >>table     >>gradcheck
        and the machine room: the same again in vectors, left out by BMVP_NO_SIMD
        >>simd      >>kernel math           >>kernel softmax row    >>kernel depthwise      >>kernel gemm
        >>kernel conv           >>kernel fused rows     >>fast attention        >>fast mlp
@@ -224,7 +227,42 @@ BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n);   /* [0, n), unbiased
 
 /* >>tensor ------------------------------------------------------------------------------------------------------- */
 
-enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8, BMVP_MAX_IARG = 24, BMVP_MAX_FARG = 4 };
+enum { BMVP_MAX_DIMS = 8, BMVP_MAX_SRC = 8 };
+
+typedef struct bmvp_conv_shape {
+    int64_t stride[3], pad[3]; /* D, H, W */
+    int64_t groups;
+} bmvp_conv_shape;
+
+/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every row; one number */
+typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
+
+/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every backend. An op has the member of
+   its name (add and mul: binary); those that are not here have none. Names are those of the builders' parameters. */
+typedef union bmvp_args {
+    struct { bmvp_spread spread; } binary;
+    struct { double factor, offset; } scale;
+    struct { double slope; } relu;
+    struct { double eps; } l2_normalize;
+    struct { int axes[BMVP_MAX_DIMS]; } permute;
+    struct { int64_t axis, start; } slice;
+    struct { int64_t low[BMVP_MAX_DIMS]; } pad; /* zeros before each axis */
+    struct { int64_t axis; } concat;
+    struct { int64_t factor; } upsample_nearest;
+    struct { int64_t factor; int align_corners; } upsample_trilinear;
+    struct { int64_t block; } space_to_depth;
+    struct { double smooth; int squared; } soft_dice;
+    struct { double total; } cross_entropy; /* sum of the rows' weights */
+    struct { int transpose_a, transpose_b; } matmul;
+    struct { double scale; int64_t heads; } attention;
+    bmvp_conv_shape conv3d;
+    struct { int residual; } depthwise3d; /* 1: plus x */
+    struct { double momentum, eps; int training; } batchnorm;
+    struct { double eps; } layernorm;
+    struct { double eps; int64_t groups; } groupnorm;
+    struct { int64_t start[3]; } masked_fill;
+    struct { double eps; } minmax;
+} bmvp_args;
 
 struct bmvp_tensor {
     float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
@@ -238,8 +276,7 @@ struct bmvp_tensor {
     int op;                          /* bmvp_op, or -1: a leaf */
     int n_src;
     bmvp_tensor *src[BMVP_MAX_SRC];  /* operands; an optional one that is absent is NULL */
-    int64_t iarg[BMVP_MAX_IARG];     /* attributes of the op: its block says which */
-    double farg[BMVP_MAX_FARG];
+    bmvp_args args;                  /* attributes of the op */
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
@@ -547,10 +584,6 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
 
 /* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
-typedef struct bmvp_conv_shape {
-    int64_t stride[3], pad[3]; /* D, H, W */
-    int64_t groups;
-} bmvp_conv_shape;
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
 /* x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co) -> (N,D',H',W',Co). torch.nn.functional.conv3d */
 BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
@@ -1520,7 +1553,22 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
     return count;
 }
 
-/* >>node --------------------------------------------------------------------------------------------------------- */
+/* >>node --------------------------------------------------------------------------------------------------------------
+   The tape. There is no graph object: c->step, the step tensors in the order in which they were made, is the tape. The
+   operands of an op exist before its result does, so this order is one in which a graph may be walked. A result keeps
+   what backward will want to know of its call: the op, its attributes (args), its operands (src), and the few numbers
+   that forward saved (a mean, a log-sum-exp).
+   A builder (bmvp_conv3d) checks shapes, makes the node (bmvpi_node), fills in the attributes, and ends in bmvpi_run,
+   which gives the result memory and runs the backend's forward at once: values may be looked at, or decide what comes
+   next, before a network is complete. In a plan all of it happens but the kernels; so the same code counts bytes.
+   wants_grad is inherited: a result wants a gradient if one of its operands does, unless recording is off.
+   Who frees what, when. Parameters and buffers live as long as the context. What belongs to step tensors lies in blocks
+   of one arena, counted by reference, since a reshape or a gradient that is handed on shares one:
+     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into before
+                that, which leave a mark (dropped) so that backward computes them again; never before the next step if
+                bmvp_keep was called
+     gradients  by backward, once it has passed the op itself; saved numbers, too
+     the rest   by bmvp_step_begin, or without a tape at the end of a scope */
 
 static int64_t bmvpi_numel(int rank, const int64_t *dim)
 {
@@ -1879,7 +1927,22 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
     return bmvpi_run(c, y);
 }
 
-/* >>backward ----------------------------------------------------------------------------------------------------- */
+/* >>backward ----------------------------------------------------------------------------------------------------------
+   The chain rule. With L the loss and a an operand of y, dL/da is a sum over all readers y of a of (dL/dy) (dy/da).
+   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes to
+   a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or counted.
+   What happens there is bmvpi_backward_node:
+     1. a node without a gradient is passed over: the loss does not depend on it
+     2. its value is freed, if its own backward does not read it (column `reads` of the list of ops)
+     3. what its backward reads and was dropped is computed again, after what that needs in turn
+     4. the op's backward kernel: g times the op's derivative is added to the gradient of each operand that wants one.
+        Whoever comes first writes it, those after him add (bmvpi_grad says which)
+     5. its gradient, value and saved numbers are freed
+   So memory falls as the walk goes on, and a graph can be walked once: a second time is an error with the op's name.
+   A gradient that goes through unchanged (add, reshape) is not copied: both tensors have one block until somebody adds
+   to it (bmvpi_grad_unshare). Parameters keep their gradients, and those of later backwards are added, until
+   bmvp_zero_grad. A parameter's gradient is complete when the walk passes its first reader on the tape; that is when
+   bmvp_on_gradient is told. */
 
 typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
 static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
@@ -2126,11 +2189,17 @@ typedef struct bmvpi_map {
     void (*fn)(const struct bmvpi_map *m, int64_t lo, int64_t hi);
     double (*sum)(const struct bmvpi_map *m, int64_t lo, int64_t hi); /* for bmvpi_map_sum */
     const bmvp_ctx *ctx;
-    int64_t n, grain, c;  /* c: row length or channels */
-    const float *a, *b, *e;
-    float *y, *z;
-    float s, t;
-    int add;              /* y += instead of y = */
+    int64_t n, grain, c;       /* c: row length or channels */
+    const float *a, *b;        /* operands of sums and products */
+    const float *x;            /* the op's operand, */
+    float *y;                  /* result, */
+    const float *g;            /* gradient of the result, */
+    float *dx;                 /* gradient of the operand: =, or with `add` += */
+    float *to;                 /* of products, as dx */
+    const float *gamma, *beta, *target, *weight;
+    float *saved;              /* what forward keeps for backward */
+    float number, factor, offset, slope, eps;
+    int add;
     double *part;
 } bmvpi_map;
 
@@ -2216,11 +2285,13 @@ BMVPI_REDUCE(bmvpi_reduce_dist, (const float *a, const float *b, int64_t n), BMV
    is enough. */
 typedef struct bmvpi_columns {
     int64_t samples, rows, c, chunk, chunks; /* chunks of a sample */
-    const float *x, *g, *mean;               /* x, g (samples, rows, C); mean (samples, C) or NULL: 0 */
+    /* (samples, rows, C); a: what is summed, a gradient or targets; mean (samples, C) or NULL: 0 */
+    const float *x, *a, *mean;
     const float *scale, *slope, *shift;      /* (samples, C) */
+    const float *saved, *gamma;              /* of layer norm: mean and 1 / std of each row, and (C) */
     float *part;                             /* samples x chunks x 2 x C */
-    float *y;
-    int add;
+    float *to;                               /* as x: =, or with `add` += */
+    int add, squared;                        /* squared: of Dice */
 } bmvpi_columns;
 
 static bmvpi_columns bmvpi_columns_make(int64_t samples, int64_t rows, int64_t c)
@@ -2298,19 +2369,19 @@ BMVPI_HOT static void bmvpi_columns_dots_task(void *arg, int64_t task, int worke
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *g = k->g + at, *x = k->x ? k->x + at : NULL, *mean = k->mean ? k->mean + sample * c : NULL;
+    const float *a = k->a + at, *x = k->x ? k->x + at : NULL, *mean = k->mean ? k->mean + sample * c : NULL;
     float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
     (void)worker;
     memset(sum, 0, (size_t)(2 * c) * sizeof(float));
-    for (r = 0; r < n; ++r, g += c) {
-        for (i = 0; i < c; ++i) sum[i] += g[i];
+    for (r = 0; r < n; ++r, a += c) {
+        for (i = 0; i < c; ++i) sum[i] += a[i];
         if (!x) continue;
-        if (mean) for (i = 0; i < c; ++i) dot[i] += g[i] * (x[r * c + i] - mean[i]);
-        else for (i = 0; i < c; ++i) dot[i] += g[i] * x[r * c + i];
+        if (mean) for (i = 0; i < c; ++i) dot[i] += a[i] * (x[r * c + i] - mean[i]);
+        else for (i = 0; i < c; ++i) dot[i] += a[i] * x[r * c + i];
     }
 }
 
-/* Two sums of each (sample, column), out as above. The task is the one above (sums of g and of g (x - mean); x NULL:
+/* Two sums of each (sample, column), out as above. The task is the one above (sums of a and of a (x - mean); x NULL:
    the second are 0), or another that fills the same partials. */
 static void bmvpi_columns_sums(bmvp_ctx *c, bmvpi_columns *k, bmvp_task_fn fn, double *out)
 {
@@ -2336,26 +2407,26 @@ BMVPI_HOT static void bmvpi_columns_apply_task(void *arg, int64_t task, int work
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
     const float *x = k->x + at, *mean = k->mean + sample * c, *slope = k->slope + sample * c,
                 *shift = k->shift + sample * c;
-    float *BMVP_RESTRICT y = k->y + at;
+    float *BMVP_RESTRICT y = k->to + at;
     (void)worker;
     for (r = 0; r < n; ++r)
         for (i = 0; i < c; ++i) y[r * c + i] = (x[r * c + i] - mean[i]) * slope[i] + shift[i];
 }
 
-/* y (+)= g scale + (x - mean) slope + shift */
-BMVPI_HOT static void bmvpi_columns_back_task(void *arg, int64_t task, int worker)
+/* to (+)= a scale + (x - mean) slope + shift */
+BMVPI_HOT static void bmvpi_columns_join_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *x = k->x + at, *g = k->g + at, *mean = k->mean + sample * c;
+    const float *x = k->x + at, *a = k->a + at, *mean = k->mean + sample * c;
     const float *scale = k->scale + sample * c, *slope = k->slope + sample * c, *shift = k->shift + sample * c;
-    float *BMVP_RESTRICT y = k->y + at;
+    float *BMVP_RESTRICT to = k->to + at;
     (void)worker;
-    for (r = 0; r < n; ++r, x += c, g += c, y += c) {
-        if (k->add) for (i = 0; i < c; ++i) y[i] += g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
-        else for (i = 0; i < c; ++i) y[i] = g[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+    for (r = 0; r < n; ++r, x += c, a += c, to += c) {
+        if (k->add) for (i = 0; i < c; ++i) to[i] += a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+        else for (i = 0; i < c; ++i) to[i] = a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
     }
 }
 
@@ -2462,100 +2533,9 @@ static void bmvpi_strides(int rank, const int64_t *dim, int64_t *stride)
     }
 }
 
-/* >>work product: C = A B for anything that has strides ------------------------------------------------------------ */
-
-/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
-   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
-   matrix. k >= 1. */
-typedef struct bmvpi_gemm_args {
-    int64_t m, n, k, outer, inner;
-    const float *a, *b, *bias; /* bias (n) or NULL */
-    float *c;
-    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
-    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
-    int accumulate; /* 1: C += */
-    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
-    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
-    int exact;      /* 1: float32 whatever the context's precision */
-    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
-} bmvpi_gemm_args;
-
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                                       const float *b, int64_t b_rs, int64_t b_cs, float *c, int64_t c_rs)
-{
-    bmvpi_gemm_args g;
-    memset(&g, 0, sizeof g);
-    g.m = m;
-    g.n = n;
-    g.k = k;
-    g.a = a;
-    g.a_rs = a_rs;
-    g.a_cs = a_cs;
-    g.b = b;
-    g.b_rs = b_rs;
-    g.b_cs = b_cs;
-    g.c = c;
-    g.c_rs = c_rs;
-    g.outer = g.inner = 1;
-    return g;
-}
-
-/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
-static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
-{
-    const int64_t rs = g->b_rs, cs = g->b_cs;
-    int64_t i, j, k;
-    for (i = m0; i < m1; ++i) {
-        for (j = 0; j < g->n; ++j) {
-            double sum = g->bias ? (double)g->bias[j] : 0.0;
-            float *to = c + i * g->c_rs + j;
-            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
-            if (g->accumulate) sum += (double)*to;
-            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
-            *to = (float)sum;
-        }
-    }
-}
-
-/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
-static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
-{
-    static const float one = 1.0f;
-    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, &one, 0, 0, x, cols, 1, to, cols);
-    g.accumulate = accumulate;
-    g.exact = 1;
-    return g;
-}
-
-static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws);
-static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g);
-
-typedef struct bmvpi_product_job { const bmvpi_gemm_args *g; int64_t blocks, rows; } bmvpi_product_job;
-static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows) */
-{
-    const bmvpi_product_job *j = (const bmvpi_product_job *)arg;
-    const bmvpi_gemm_args *g = j->g;
-    const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
-    (void)worker;
-    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
-                     bmvpi_min(g->m, m0 + j->rows));
-}
-
-/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
-static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
-{
-    bmvpi_product_job j;
-    if (g->m < 1 || g->n < 1 || bmvpi_fast_product(c, g, ws)) return;
-    j.g = g;
-    j.blocks = bmvpi_ceil_div(g->m, 192);
-    j.rows = bmvpi_ceil_div(g->m, j.blocks);
-    bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
-}
-static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
-
 /* >>fast: the door ------------------------------------------------------------------------------------------------- */
-/* Each op below is defined by plain loops. Where the processor has vectors the kernels at the end of this file do the same: each of these does it
-   and says 1, or says 0 and leaves it to the loops. With BMVP_NO_SIMD they always do. */
+/* Each op below is defined by plain loops. Where the processor has vectors the kernels at the end of this file do the
+   same: each of these does it and says 1, or says 0 and leaves it to the loops. With BMVP_NO_SIMD they always do. */
 static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y);
 static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add);
 static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y);
@@ -2566,13 +2546,42 @@ static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y);
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y);
 static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
 
-
-/* Each op below is one block, always in this order: comment (formula, shapes, source, attributes, what backward keeps),
-   builder = shape rule, CPU forward, CPU backward, workspace if any, sample.
-   Builders: NULL operands or a failed context give NULL. Backward kernels run in a plan too (to count gradients): they
-   must ask for every gradient with bmvpi_grad and do nothing where that returns NULL. */
+/* >>op blocks: how an op is written -----------------------------------------------------------------------------------
+   Each op below is one block, in the order of BMVP_OPS, and each block has the same parts in the same order:
+     comment     formula, shapes, source (paper or PyTorch's name), what backward reads and what is saved for it
+     builder     checks shapes (bmvpi_bad_shapes says what does not fit), makes the node, sets its attributes, runs it
+     definition  plain loops, where forward is more than a line; a door of >>fast may do the same faster
+     forward     bmvpi_NAME_cpu_forward: reads src[i]->x and args, writes x, and saved if it asked for it
+     backward    bmvpi_NAME_cpu_backward: reads g and what the list says, adds into the gradients of operands
+     workspace   floats that either needs while it runs, or NULL
+     sample      small and awkward shapes, for gradient checks and for comparing backends
+   Builders: NULL operands or a failed context give NULL, without a word. Backward kernels run in a plan, too, to count
+   the gradients: they ask for each with bmvpi_grad and do nothing where that gives NULL. Work is cut into tasks by
+   shape alone and sums of tasks are added in order, so that bits do not depend on the number of threads. */
 
 /* >>op parts: what the blocks of several ops share ----------------------------------------------------------------- */
+
+/* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands,
+   which may be absent. */
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+    BMVP_PRINTF(5, 6);
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+{
+    char got[256], wanted[192], shape[128];
+    size_t n = 0;
+    va_list ap;
+    got[0] = 0;
+    while (*names && n < sizeof got) {
+        const int length = (int)strcspn(names, " ");
+        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names, bmvpi_shape(*src++, shape, sizeof shape));
+        n += k > 0 ? (size_t)k : sizeof got;
+        names += length + (names[length] == ' ');
+    }
+    va_start(ap, want);
+    vsnprintf(wanted, sizeof wanted, want, ap);
+    va_end(ap);
+    return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "%s: %s; %s", op, got, wanted);
+}
 
 static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
 {
@@ -2593,7 +2602,7 @@ static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
     const int64_t ch = y->dim[y->rank - 1];
     bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
     k.x = y->src[0]->x;
-    k.g = y->g;
+    k.a = y->g;
     return k;
 }
 
@@ -2604,54 +2613,40 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
     return bmvpi_columns_workspace(&k) + 4 * samples * ch;
 }
 
-/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   iarg 0 = 0, 1, 2 for these. Backward reads nothing; db is g, its column sums, or its sum. */
-enum { BMVPI_SAME, BMVPI_CHANNELS, BMVPI_NUMBER };
+/* add and mul: what b is along a, the operands of a pass, the gradient of a b that was spread, the samples */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
-    int mode;
+    bmvp_tensor *src[2] = { a, b }, *y;
+    bmvp_spread spread;
     if (!a || !b || bmvp_failed(c)) return NULL;
-    mode = bmvpi_same_shape(a, b) ? BMVPI_SAME : b->numel == 1 ? BMVPI_NUMBER : BMVPI_CHANNELS;
-    if (mode == BMVPI_CHANNELS && !bmvpi_norm_fits(a, b))
-        return (bmvp_tensor *)bmvp_fail(
-            c, BMVP_E_SHAPE, "%s: %s and %s are neither equal nor tensor and channel vector nor tensor and number",
-            bmvp_op_name((int)op), bmvpi_shape(a, at, sizeof at), bmvpi_shape(b, bt, sizeof bt));
-    src[0] = a;
-    src[1] = b;
+    spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
+    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
+        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src, "b must have a's shape, or be a vector as long as its last axis, or a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
-    if (y) y->iarg[0] = mode;
+    if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
-}
-BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
-{
-    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
-}
-
-/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
-BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    int64_t r, i;
-    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->s;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
-    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
 }
 /* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
 static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
 {
-    const int64_t row = y->iarg[0] == BMVPI_CHANNELS ? b->numel : 1;
+    const int64_t row = y->args.binary.spread == BMVP_SPREAD_CHANNELS ? b->numel : 1;
     bmvpi_map m = bmvpi_map_make(c, y->numel / row, row);
     m.a = a;
-    m.b = y->iarg[0] == BMVPI_NUMBER ? NULL : b->x;
-    m.s = b->x[0];
+    m.b = y->args.binary.spread == BMVP_SPREAD_NUMBER ? NULL : b->x;
+    m.number = b->x[0];
     return m;
 }
-static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+/* to (+)= a b, of rows with a channel vector b, or of a and the number */
+BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_add_range);
+    const float *a = m->a, *b = m->b;
+    float *to = m->to;
+    int64_t r, i;
+    if (!b) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * m->number;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + a[i] * b[i];
+    else
+        for (r = lo; r < hi; ++r)
+            for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
 static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -2665,7 +2660,7 @@ static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 /* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
 static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
 {
-    if (y->iarg[0] == BMVPI_NUMBER) {
+    if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
@@ -2681,13 +2676,94 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
 }
 static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    return backward && y->iarg[0] == BMVPI_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+}
+/* a with a tensor, a channel vector, a number, itself */
+static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
+{
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
+    bmvp_tensor *a;
+    if (variant > 3) return NULL;
+    a = bmvp_leaf(c, 3, d, NULL);
+    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
+                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
+}
+
+/* slice, pad, concat */
+/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
+static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
+                         int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
+}
+static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
+                          int64_t shift, int add)
+{
+    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
+    bmvpi_strides(big->rank, big->dim, bs);
+    bmvpi_strides(box->rank, box->dim, ss);
+    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
+}
+/* Elements before place `start` of one axis */
+static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
+{
+    int64_t s[BMVP_MAX_DIMS];
+    bmvpi_strides(t->rank, t->dim, s);
+    return s[axis] * start;
+}
+
+/* Reductions and losses: an op of n operands whose result is one number */
+static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
+{
+    const int64_t one[1] = { 1 };
+    bmvp_tensor *src[2];
+    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
+    src[0] = a;
+    src[1] = b;
+    return bmvpi_node(c, op, 1, one, n, src);
+}
+/* Targets of a sample: n values in [0, 1], fixed. */
+static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    const int64_t n = bmvpi_numel(rank, dim);
+    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
+    bmvp_tensor *t;
+    int64_t i;
+    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
+    t = bmvp_input(c, rank, dim, v);
+    bmvpi_free(c, v);
+    return t;
+}
+
+/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
+   Backward reads nothing; db is g, its column sums, or its sum. */
+BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_ADD, a, b);
+}
+
+/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    if (!m->b) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->number;
+    else if (m->c == 1) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] + m->b[i];
+    else for (r = lo; r < hi; ++r) for (i = 0; i < m->c; ++i) m->y[r * m->c + i] = m->a[r * m->c + i] + m->b[i];
+}
+static void bmvpi_add_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.y = y->x;
+    bmvpi_map_run(c, &m, bmvpi_add_range);
 }
 static void bmvpi_add_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add;
     float *gb;
-    if (y->iarg[0] == BMVPI_SAME) {
+    if (y->args.binary.spread == BMVP_SPREAD_SAME) {
         bmvpi_grad_pass(c, y, y->src[0]);
         bmvpi_grad_pass(c, y, y->src[1]);
         return;
@@ -2701,31 +2777,16 @@ static int64_t bmvpi_add_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, 
     (void)c;
     return bmvpi_broadcast_workspace(y, backward);
 }
-/* a with a tensor, a channel vector, a number, itself */
-static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
-{
-    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
-    bmvp_tensor *a;
-    if (variant > 3) return NULL;
-    a = bmvp_leaf(c, 3, d, NULL);
-    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
-                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
-}
 static bmvp_tensor *bmvpi_add_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_ADD, variant); }
 
-/* >>op add_into: an add whose result takes the place of b ------------------------------------------------------------ */
+/* >>op add_into: an add whose result takes the place of b ---------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
-    bmvp_tensor *src[2], *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { a, b }, *y;
     if (!a || !b || bmvp_failed(c)) return NULL;
-    if (!bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "add_into: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
+    if (!bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "add_into", "a b", src, "they must have one shape");
     if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
-    src[0] = a;
-    src[1] = b;
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
     y->lies_in = BMVPI_TAKEN;
@@ -2745,22 +2806,11 @@ BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvpi_binary(c, BMVP_OP_MUL, a, b);
 }
-BMVPI_HOT static void bmvpi_mul_range(const bmvpi_map *m, int64_t lo, int64_t hi)
-{
-    const float *a = m->a, *b = m->b;
-    float *y = m->y;
-    int64_t r, i;
-    if (!b) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * m->s;
-    else if (m->c == 1) for (i = lo; i < hi; ++i) y[i] = (m->add ? y[i] : 0.0f) + a[i] * b[i];
-    else
-        for (r = lo; r < hi; ++r)
-            for (i = 0; i < m->c; ++i) y[r * m->c + i] = (m->add ? y[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
-}
 static void bmvpi_mul_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
-    m.y = y->x;
-    bmvpi_map_run(c, &m, bmvpi_mul_range);
+    m.to = y->x;
+    bmvpi_map_run(c, &m, bmvpi_product_range);
 }
 static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -2770,15 +2820,15 @@ static void bmvpi_mul_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_map m;
     if (ga) {
         m = bmvpi_binary_map(c, y, y->g, y->src[1]);
-        m.y = ga;
+        m.to = ga;
         m.add = add_a;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
+        bmvpi_map_run(c, &m, bmvpi_product_range);
     }
-    if (gb && y->iarg[0] == BMVPI_SAME) {
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) {
         m = bmvpi_binary_map(c, y, y->g, y->src[0]);
-        m.y = gb;
+        m.to = gb;
         m.add = add_b;
-        bmvpi_map_run(c, &m, bmvpi_mul_range);
+        bmvpi_map_run(c, &m, bmvpi_product_range);
     } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
 }
 static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
@@ -2788,27 +2838,27 @@ static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, 
 }
 static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
 
-/* >>op scale: y = factor x + offset; farg 0, 1 --------------------------------------------------------------------- */
+/* >>op scale: y = factor x + offset -------------------------------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
 {
     bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_SCALE, x);
     if (y) {
-        y->farg[0] = factor;
-        y->farg[1] = offset;
+        y->args.scale.factor = factor;
+        y->args.scale.offset = offset;
     }
     return bmvpi_run(c, y);
 }
 BMVPI_HOT static void bmvpi_scale_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = m->a[i] * m->s + m->t;
+    for (i = lo; i < hi; ++i) m->y[i] = m->x[i] * m->factor + m->offset;
 }
 static void bmvpi_scale_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
-    m.t = (float)y->farg[1];
+    m.x = y->src[0]->x;
+    m.factor = (float)y->args.scale.factor;
+    m.offset = (float)y->args.scale.offset;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_scale_range);
 }
@@ -2816,9 +2866,9 @@ static void bmvpi_scale_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
     m.a = y->g;
-    m.s = (float)y->farg[0];
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_mul_range);
+    m.number = (float)y->args.scale.factor;
+    m.to = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.to) bmvpi_map_run(c, &m, bmvpi_product_range);
 }
 #define bmvpi_scale_cpu_workspace NULL
 static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
@@ -2828,45 +2878,45 @@ static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op relu: y = x > 0 ? x : slope x, slope >= 0 (0: ReLU, else leaky ReLU) -------------------------------------------
-   farg 0 = slope. Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
+   Backward reads y, whose sign is that of x: dx = y > 0 ? g : slope g. NaN stays NaN. torch relu,
    leaky_relu. */
 BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 {
     bmvp_tensor *y;
     if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
     y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
-    if (y) y->farg[0] = slope;
+    if (y) y->args.relu.slope = slope;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x) { return bmvp_leaky_relu(c, x, 0); }
 BMVPI_HOT static void bmvpi_relu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->s == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? 0.0f : m->a[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] < 0.0f ? m->s * m->a[i] : m->a[i];
+    if (m->slope == 0.0f) for (i = lo; i < hi; ++i) m->y[i] = m->x[i] < 0.0f ? 0.0f : m->x[i];
+    else for (i = lo; i < hi; ++i) m->y[i] = m->x[i] < 0.0f ? m->slope * m->x[i] : m->x[i];
 }
 static void bmvpi_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
-    m.s = (float)y->farg[0];
+    m.slope = (float)y->args.relu.slope;
     bmvpi_map_run(c, &m, bmvpi_relu_range);
 }
 BMVPI_HOT static void bmvpi_relu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
-    else for (i = lo; i < hi; ++i) m->y[i] = m->a[i] > 0.0f ? m->b[i] : m->s * m->b[i];
+    if (m->add) for (i = lo; i < hi; ++i) m->dx[i] += m->y[i] > 0.0f ? m->g[i] : m->slope * m->g[i];
+    else for (i = lo; i < hi; ++i) m->dx[i] = m->y[i] > 0.0f ? m->g[i] : m->slope * m->g[i];
 }
 static void bmvpi_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.s = (float)y->farg[0];
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
+    m.y = y->x;
+    m.g = y->g;
+    m.slope = (float)y->args.relu.slope;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_relu_back_range);
 }
 #define bmvpi_relu_cpu_workspace NULL
 static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
@@ -2875,7 +2925,7 @@ static bmvp_tensor *bmvpi_relu_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_leaky_relu(c, bmvp_leaf(c, 2, d, NULL), variant * 0.1) : NULL;
 }
 
-/* >>op sigmoid: y = 1 / (1 + exp(-x)) -----------------------------------------------------------------------------------
+/* >>op sigmoid: y = 1 / (1 + exp(-x)) ---------------------------------------------------------------------------------
    Backward reads y: dx = g y (1 - y). torch sigmoid. */
 BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
 {
@@ -2884,27 +2934,27 @@ BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
 static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->a[i]));
+    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->x[i]));
 }
 static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_sigmoid_range);
 }
 BMVPI_HOT static void bmvpi_sigmoid_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->b[i] * m->a[i] * (1.0f - m->a[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->g[i] * m->y[i] * (1.0f - m->y[i]);
 }
 static void bmvpi_sigmoid_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
+    m.y = y->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_sigmoid_back_range);
 }
 #define bmvpi_sigmoid_cpu_workspace NULL
 static bmvp_tensor *bmvpi_sigmoid_sample(bmvp_ctx *c, int variant)
@@ -2935,27 +2985,27 @@ static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, flo
 }
 static void bmvpi_gelu_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    if (!bmvpi_fast_gelu(m->ctx, hi - lo, m->a + lo, m->y + lo)) bmvpi_gelu_plain(hi - lo, m->a + lo, m->y + lo);
+    if (!bmvpi_fast_gelu(m->ctx, hi - lo, m->x + lo, m->y + lo)) bmvpi_gelu_plain(hi - lo, m->x + lo, m->y + lo);
 }
 static void bmvpi_gelu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_gelu_range);
 }
 static void bmvpi_gelu_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
-    if (!bmvpi_fast_gelu_back(m->ctx, hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add))
-        bmvpi_gelu_back_plain(hi - lo, m->a + lo, m->b + lo, m->y + lo, m->add);
+    if (!bmvpi_fast_gelu_back(m->ctx, hi - lo, m->x + lo, m->g + lo, m->dx + lo, m->add))
+        bmvpi_gelu_back_plain(hi - lo, m->x + lo, m->g + lo, m->dx + lo, m->add);
 }
 static void bmvpi_gelu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
+    m.x = y->src[0]->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_gelu_back_range);
 }
 #define bmvpi_gelu_cpu_workspace NULL
 static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
@@ -2982,13 +3032,13 @@ static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r;
     for (r = lo; r < hi; ++r)
-        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->a + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->a + r * m->c, m->y + r * m->c);
+        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
 }
 static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
+    m.x = y->src[0]->x;
     m.y = y->x;
     bmvpi_map_run(c, &m, bmvpi_softmax_rows);
 }
@@ -2996,8 +3046,8 @@ BMVPI_HOT static void bmvpi_softmax_back_rows(const bmvpi_map *m, int64_t lo, in
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        const float *y = m->y + r * m->c, *g = m->g + r * m->c, dot = (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->dx + r * m->c;
         if (m->add) for (i = 0; i < m->c; ++i) dx[i] += y[i] * (g[i] - dot);
         else for (i = 0; i < m->c; ++i) dx[i] = y[i] * (g[i] - dot);
     }
@@ -3006,10 +3056,10 @@ static void bmvpi_softmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
+    m.y = y->x;
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_softmax_back_rows);
 }
 #define bmvpi_softmax_cpu_workspace NULL
 static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
@@ -3021,24 +3071,24 @@ static bmvp_tensor *bmvpi_softmax_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op l2_normalize: y = x / max(|x|, eps) over the last axis ---------------------------------------------------------
-   farg 0 = eps. saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
+   saved: 1 / max(|x|, eps) of each row, negative where eps was used. Backward reads y: dx = (g - y
    sum(g y)) / |x|, or g / eps. torch functional.normalize. */
 BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
     bmvp_tensor *y = bmvpi_pointwise(c, BMVP_OP_L2_NORMALIZE, x);
     if (!bmvpi_save(c, y, y ? y->numel / bmvpi_last_dim(y) : 0)) return NULL;
-    y->farg[0] = eps;
+    y->args.l2_normalize.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVPI_HOT static void bmvpi_l2_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
-        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->s;
+        const float *x = m->x + r * m->c;
+        const double norm = sqrt(bmvpi_reduce_dot(x, x, m->c)), eps = (double)m->eps;
         const float s = (float)(1.0 / (norm < eps ? eps : norm));
         float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[r] = norm < eps ? -s : s;
+        m->saved[r] = norm < eps ? -s : s;
         for (i = 0; i < m->c; ++i) y[i] = x[i] * s;
     }
 }
@@ -3046,19 +3096,19 @@ static void bmvpi_l2_normalize_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->src[0]->x;
-    m.s = (float)y->farg[0];
+    m.x = y->src[0]->x;
+    m.eps = (float)y->args.l2_normalize.eps;
     m.y = y->x;
-    m.z = y->saved;
+    m.saved = y->saved;
     bmvpi_map_run(c, &m, bmvpi_l2_rows);
 }
 BMVPI_HOT static void bmvpi_l2_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *y = m->a + r * m->c, *g = m->b + r * m->c, s = m->e[r] < 0.0f ? -m->e[r] : m->e[r];
-        const float dot = m->e[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
-        float *BMVP_RESTRICT dx = m->y + r * m->c;
+        const float *y = m->y + r * m->c, *g = m->g + r * m->c, s = m->saved[r] < 0.0f ? -m->saved[r] : m->saved[r];
+        const float dot = m->saved[r] < 0.0f ? 0.0f : (float)bmvpi_reduce_dot(y, g, m->c);
+        float *BMVP_RESTRICT dx = m->dx + r * m->c;
         if (m->add) for (i = 0; i < m->c; ++i) dx[i] += (g[i] - y[i] * dot) * s;
         else for (i = 0; i < m->c; ++i) dx[i] = (g[i] - y[i] * dot) * s;
     }
@@ -3067,11 +3117,11 @@ static void bmvpi_l2_normalize_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t n = bmvpi_last_dim(y);
     bmvpi_map m = bmvpi_map_make(c, y->numel / n, n);
-    m.a = y->x;
-    m.b = y->g;
-    m.e = y->saved;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (m.y) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
+    m.y = y->x;
+    m.g = y->g;
+    m.saved = y->saved;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_l2_back_rows);
 }
 #define bmvpi_l2_normalize_cpu_workspace NULL
 static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
@@ -3082,15 +3132,14 @@ static bmvp_tensor *bmvpi_l2_normalize_sample(bmvp_ctx *c, int variant)
     return variant == 2 ? bmvp_l2_normalize(c, bmvp_leaf(c, 2, d, NULL), 100.0) : NULL; /* all rows below eps */
 }
 
-/* >>op reshape: the same elements in the same order under other axes; shares storage ---------------------------------- */
+/* >>op reshape: the same elements in the same order under other axes; shares storage ------------------------------- */
 BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim)
 {
     bmvp_tensor *y;
-    char buf[128];
     if (!x || bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) != x->numel)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "reshape: %s has another number of elements than the shape asked for",
-                                        bmvpi_shape(x, buf, sizeof buf));
+        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)", (long long)x->numel,
+                                (long long)bmvpi_numel(rank, dim));
     y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
     if (y && !x->persistent) y->lies_in = BMVPI_SHARED;
     if (y && x->x_block && !x->persistent) {
@@ -3115,7 +3164,7 @@ static bmvp_tensor *bmvpi_reshape_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op permute: y axis i is x axis axes[i] ----------------------------------------------------------------------------
-   iarg i = axes[i]. Backward is the inverse permutation. torch permute (copied). */
+   Backward is the inverse permutation. torch permute (copied). */
 BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
 {
     int64_t d[BMVP_MAX_DIMS];
@@ -3132,7 +3181,7 @@ BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes)
         d[i] = x->dim[axes[i]];
     }
     y = bmvpi_node(c, BMVP_OP_PERMUTE, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = axes[i];
+    for (i = 0; y && i < x->rank; ++i) y->args.permute.axes[i] = axes[i];
     return bmvpi_run(c, y);
 }
 static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
@@ -3141,7 +3190,7 @@ static void bmvpi_permute_axes(const bmvp_tensor *y, int64_t *from, int64_t *to)
     int i;
     bmvpi_strides(y->rank, y->src[0]->dim, xs);
     bmvpi_strides(y->rank, y->dim, to);
-    for (i = 0; i < y->rank; ++i) from[i] = xs[y->iarg[i]];
+    for (i = 0; i < y->rank; ++i) from[i] = xs[y->args.permute.axes[i]];
 }
 static void bmvpi_permute_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3167,59 +3216,32 @@ static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------
-   iarg 0 = axis, 1 = start. Backward adds into that part. torch narrow (copied). */
+   Backward adds into that part. torch narrow (copied). */
 BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length)
 {
     int64_t d[BMVP_MAX_DIMS];
     bmvp_tensor *y;
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
-    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
-        length > x->dim[axis] - start)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "slice: %lld from %lld along axis %d does not lie in %s",
-                                        (long long)length, (long long)start, axis, bmvpi_shape(x, at, sizeof at));
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] || length > x->dim[axis] - start)
+        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it", (long long)length, (long long)start, axis);
     memcpy(d, x->dim, sizeof d);
     d[axis] = length;
     y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
     if (y) {
-        y->iarg[0] = axis;
-        y->iarg[1] = start;
+        y->args.slice.axis = axis;
+        y->args.slice.start = start;
     }
     return bmvpi_run(c, y);
-}
-/* Copies the box `small` between its own array and its place in `big` that starts `shift` elements in. */
-static void bmvpi_box_in(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *from, float *big_to,
-                         int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, from, ss, big_to + shift, bs, add);
-}
-static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor *box, const float *big_from, float *to,
-                          int64_t shift, int add)
-{
-    int64_t bs[BMVP_MAX_DIMS], ss[BMVP_MAX_DIMS];
-    bmvpi_strides(big->rank, big->dim, bs);
-    bmvpi_strides(box->rank, box->dim, ss);
-    bmvpi_strided_copy(c, box->rank, box->dim, big_from + shift, bs, to, ss, add);
-}
-/* Elements before place `start` of one axis */
-static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
-{
-    int64_t s[BMVP_MAX_DIMS];
-    bmvpi_strides(t->rank, t->dim, s);
-    return s[axis] * start;
 }
 static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->iarg[0], y->iarg[1]), 0);
+    bmvpi_box_out(c, x, y, x->x, y->x, bmvpi_axis_shift(x, y->args.slice.axis, y->args.slice.start), 0);
 }
 static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     float *gx = bmvpi_grad_add(c, y->src[0]);
-    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->iarg[0], y->iarg[1]), 1);
+    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1);
 }
 #define bmvpi_slice_cpu_workspace NULL
 static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
@@ -3229,7 +3251,7 @@ static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op pad: zeros around x --------------------------------------------------------------------------------------------
-   iarg i = zeros before axis i. Backward cuts x's part out of g. torch pad(mode = constant). */
+   Backward cuts x's part out of g. torch pad(mode = constant). */
 BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high)
 {
     const int64_t most = INT64_MAX / 8;
@@ -3245,14 +3267,14 @@ BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, 
         d[i] = x->dim[i] + low[i] + high[i];
     }
     y = bmvpi_node(c, BMVP_OP_PAD, x->rank, d, 1, &x);
-    for (i = 0; y && i < x->rank; ++i) y->iarg[i] = low[i];
+    for (i = 0; y && i < x->rank; ++i) y->args.pad.low[i] = low[i];
     return bmvpi_run(c, y);
 }
 static int64_t bmvpi_pad_shift(const bmvp_tensor *y)
 {
     int64_t s = 0;
     int i;
-    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->iarg[i]);
+    for (i = 0; i < y->rank; ++i) s += bmvpi_axis_shift(y, i, y->args.pad.low[i]);
     return s;
 }
 static void bmvpi_pad_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -3274,12 +3296,12 @@ static bmvp_tensor *bmvpi_pad_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op concat: tensors one after the other along an axis --------------------------------------------------------------
-   iarg 0 = axis. Backward cuts g into the parts. torch cat. */
+   Backward cuts g into the parts. torch cat. */
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis)
 {
     int64_t d[BMVP_MAX_DIMS];
-    bmvp_tensor *y;
-    char at[128], bt[128];
+    bmvp_tensor *pair[2], *y;
+    char at[128];
     int i, k, fits;
     if (bmvp_failed(c)) return NULL;
     if (n < 1 || n > BMVP_MAX_SRC)
@@ -3292,29 +3314,28 @@ BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int
     for (i = 1; i < n; ++i) {
         fits = x[i]->rank == x[0]->rank && x[i]->dim[axis] <= INT64_MAX - d[axis];
         for (k = 0; fits && k < x[0]->rank; ++k) fits = k == axis || x[i]->dim[k] == d[k];
-        if (!fits)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "concat: %s and %s differ in another axis than %d",
-                                            bmvpi_shape(x[0], at, sizeof at), bmvpi_shape(x[i], bt, sizeof bt), axis);
+        pair[0] = x[0], pair[1] = x[i];
+        if (!fits) return bmvpi_bad_shapes(c, "concat", "first other", pair, "they may differ only in axis %d", axis);
         d[axis] += x[i]->dim[axis];
     }
     y = bmvpi_node(c, BMVP_OP_CONCAT, x[0]->rank, d, n, x);
-    if (y) y->iarg[0] = axis;
+    if (y) y->args.concat.axis = axis;
     return bmvpi_run(c, y);
 }
 static void bmvpi_concat_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     int i;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]])
-        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->iarg[0], start), 0);
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis])
+        bmvpi_box_in(c, y, y->src[i], y->src[i]->x, y->x, bmvpi_axis_shift(y, y->args.concat.axis, start), 0);
 }
 static void bmvpi_concat_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int64_t start = 0;
     int i, add;
-    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->iarg[0]]) {
+    for (i = 0; i < y->n_src; start += y->src[i++]->dim[y->args.concat.axis]) {
         float *g = bmvpi_grad(c, y->src[i], &add);
-        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->iarg[0], start), add);
+        if (g) bmvpi_box_out(c, y, y->src[i], y->g, g, bmvpi_axis_shift(y, y->args.concat.axis, start), add);
     }
 }
 #define bmvpi_concat_cpu_workspace NULL
@@ -3332,27 +3353,24 @@ static bmvp_tensor *bmvpi_concat_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op upsample_nearest: y[n, d, h, w, c] = x[n, d / f, h / f, w / f, c] ----------------------------------------------
-   iarg 0 = f. Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
+   Backward sums the f^3 copies in fixed order. torch interpolate(mode = nearest) by a whole factor. */
 BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor)
 {
     int64_t d[5];
     bmvp_tensor *y;
-    char at[128];
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_nearest: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
+        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
-    if (y) y->iarg[0] = factor;
+    if (y) y->args.upsample_nearest.factor = factor;
     return bmvpi_run(c, y);
 }
 static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
+    const int64_t f = y->args.upsample_nearest.factor;
     int64_t xs[5], dim[8], from[8], to[8];
     int i, k = 0;
     bmvpi_strides(5, x->dim, xs);
@@ -3369,7 +3387,7 @@ static void bmvpi_upsample_nearest_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_upsample_nearest_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t f = y->iarg[0];
+    const int64_t f = y->args.upsample_nearest.factor;
     int64_t xs[5], ys[5], from[5], i;
     int add;
     float *gx = bmvpi_grad(c, y->src[0], &add);
@@ -3388,26 +3406,23 @@ static bmvp_tensor *bmvpi_upsample_nearest_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_upsample_nearest(c, bmvp_leaf(c, 5, d, NULL), variant + 2) : NULL;
 }
 
-/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ---------------------------------------
-   iarg 0 = factor, 1 = align_corners. One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
+/* >>op upsample_trilinear: linear interpolation along D, H and W by a whole factor ------------------------------------
+   One axis after the other, D first: place j of n f reads x at j (n - 1) / (n f - 1)
    with aligned corners, else at (j + 1/2) / f - 1/2, not below 0; the neighbour beyond the end is the last. Backward is
    the transpose, axis by axis; each input row gathers its outputs in order. torch interpolate(mode = trilinear). */
 BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners)
 {
     int64_t d[5];
     bmvp_tensor *y;
-    char at[128];
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "upsample_trilinear: needs (N,D,H,W,C) and a factor of at least 1, got %s and %d",
-                                        bmvpi_shape(x, at, sizeof at), factor);
+        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
     if (!y) return NULL;
-    y->iarg[0] = factor;
-    y->iarg[1] = align_corners != 0;
+    y->args.upsample_trilinear.factor = factor;
+    y->args.upsample_trilinear.align_corners = align_corners != 0;
     return bmvpi_run(c, y);
 }
 
@@ -3468,8 +3483,8 @@ static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const
     int64_t outer = x->dim[0];
     bmvpi_stretch k;
     int i;
-    k.f = y->iarg[0];
-    k.corners = (int)y->iarg[1];
+    k.f = y->args.upsample_trilinear.factor;
+    k.corners = y->args.upsample_trilinear.align_corners;
     k.n = x->dim[axis];
     k.inner = x->dim[4];
     for (i = 1; i < axis; ++i) outer *= y->dim[i];
@@ -3484,7 +3499,7 @@ static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const
 static void bmvpi_upsample_trilinear_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvp_tensor *x = y->src[0];
-    float *d = bmvpi_workspace(c), *h = d + x->numel * y->iarg[0];
+    float *d = bmvpi_workspace(c), *h = d + x->numel * y->args.upsample_trilinear.factor;
     bmvpi_stretch_run(c, y, 1, x->x, d, 0, 0);
     bmvpi_stretch_run(c, y, 2, d, h, 0, 0);
     bmvpi_stretch_run(c, y, 3, h, y->x, 0, 0);
@@ -3495,7 +3510,7 @@ static void bmvpi_upsample_trilinear_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     int add;
     float *gx = bmvpi_grad(c, y->src[0], &add), *d, *h;
     if (!gx) return;
-    d = bmvpi_workspace(c), h = d + x->numel * y->iarg[0];
+    d = bmvpi_workspace(c), h = d + x->numel * y->args.upsample_trilinear.factor;
     bmvpi_stretch_run(c, y, 3, y->g, h, 1, 0);
     bmvpi_stretch_run(c, y, 2, h, d, 1, 0);
     bmvpi_stretch_run(c, y, 1, d, gx, 1, add);
@@ -3504,7 +3519,7 @@ static int64_t bmvpi_upsample_trilinear_cpu_workspace(const bmvp_ctx *c, const b
 {
     (void)c;
     (void)backward;
-    return y->src[0]->numel * y->iarg[0] * (1 + y->iarg[0]);
+    return y->src[0]->numel * y->args.upsample_trilinear.factor * (1 + y->args.upsample_trilinear.factor);
 }
 static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
 {
@@ -3513,29 +3528,26 @@ static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------
-   iarg 0 = b. (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
+   (N,D,H,W,C) -> (N,D/b,H/b,W/b, b b b C), voxels in (z,y,x) order before C. A permutation: backward is
    its inverse. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block)
 {
     int64_t d[5], i;
     bmvp_tensor *y;
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "space_to_depth: %s must be (N,D,H,W,C) with D, H, W divisible by %d",
-                                        bmvpi_shape(x, at, sizeof at), block);
+        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d", block);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
     d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
     y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
-    if (y) y->iarg[0] = block;
+    if (y) y->args.space_to_depth.block = block;
     return bmvpi_run(c, y);
 }
 /* The axes of y as (N, D/b, H/b, W/b, z, y, x, C), and x's and y's strides along them */
 static void bmvpi_space_to_depth_axes(const bmvp_tensor *y, int64_t dim[8], int64_t from[8], int64_t to[8])
 {
     const bmvp_tensor *x = y->src[0];
-    const int64_t b = y->iarg[0];
+    const int64_t b = y->args.space_to_depth.block;
     int64_t xs[5];
     int i;
     bmvpi_strides(5, x->dim, xs);
@@ -3570,15 +3582,6 @@ static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
-static bmvp_tensor *bmvpi_to_number(bmvp_ctx *c, bmvp_op op, int n, bmvp_tensor *a, bmvp_tensor *b)
-{
-    const int64_t one[1] = { 1 };
-    bmvp_tensor *src[2];
-    if (!a || (n > 1 && !b) || bmvp_failed(c)) return NULL;
-    src[0] = a;
-    src[1] = b;
-    return bmvpi_node(c, op, 1, one, n, src);
-}
 BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
 {
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_SUM, 1, x, NULL));
@@ -3592,16 +3595,16 @@ static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    if (m->add) for (i = lo; i < hi; ++i) m->y[i] += m->s;
-    else for (i = lo; i < hi; ++i) m->y[i] = m->s;
+    if (m->add) for (i = lo; i < hi; ++i) m->dx[i] += m->number;
+    else for (i = lo; i < hi; ++i) m->dx[i] = m->number;
 }
 /* dx (+)= g times factor, everywhere */
 static void bmvpi_spread(bmvp_ctx *c, const bmvp_tensor *y, double factor)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] * factor);
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.number = (float)((double)y->g[0] * factor);
     bmvpi_map_run(c, &m, bmvpi_spread_range);
 }
 static void bmvpi_sum_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0); }
@@ -3631,16 +3634,13 @@ static bmvp_tensor *bmvpi_mean_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mean(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
-/* >>op global_pool: y[n, c] = mean of x[n, ..., c] -----------------------------------------------------------------------
+/* >>op global_pool: y[n, c] = mean of x[n, ..., c] --------------------------------------------------------------------
    Backward: dx = g / M everywhere, M the number of places. torch mean over the spatial axes. */
 BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x)
 {
     int64_t d[2];
-    char at[128];
     if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 3)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "global_pool: needs (N, ..., C) with axes between, got %s",
-                                        bmvpi_shape(x, at, sizeof at));
+    if (x->rank < 3) return bmvpi_bad_shapes(c, "global_pool", "x", &x, "it must be (N, ..., C) with axes between");
     d[0] = x->dim[0], d[1] = x->dim[x->rank - 1];
     return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GLOBAL_POOL, 2, d, 1, &x));
 }
@@ -3653,7 +3653,7 @@ static void bmvpi_global_pool_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_columns k = bmvpi_global_pool_columns(y);
     double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
     int64_t i;
-    k.g = y->src[0]->x;
+    k.a = y->src[0]->x;
     bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
     for (i = 0; i < y->numel; ++i) y->x[i] = (float)(sum[i] / (double)k.rows);
 }
@@ -3661,18 +3661,18 @@ BMVPI_HOT static void bmvpi_columns_spread_task(void *arg, int64_t task, int wor
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     int64_t sample, n, r, i;
-    float *BMVP_RESTRICT y = k->y + bmvpi_columns_range(k, task, &sample, &n) * k->c;
-    const float *g = k->g + sample * k->c, share = 1.0f / (float)k->rows;
+    float *BMVP_RESTRICT dx = k->to + bmvpi_columns_range(k, task, &sample, &n) * k->c;
+    const float *g = k->a + sample * k->c, share = 1.0f / (float)k->rows;
     (void)worker;
-    for (r = 0; r < n; ++r, y += k->c)
-        for (i = 0; i < k->c; ++i) y[i] = (k->add ? y[i] : 0.0f) + g[i] * share;
+    for (r = 0; r < n; ++r, dx += k->c)
+        for (i = 0; i < k->c; ++i) dx[i] = (k->add ? dx[i] : 0.0f) + g[i] * share;
 }
 static void bmvpi_global_pool_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_columns k = bmvpi_global_pool_columns(y);
-    k.g = y->g;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (k.y) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
+    k.a = y->g;
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
+    if (k.to) bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_spread_task, &k);
 }
 static int64_t bmvpi_global_pool_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -3690,10 +3690,8 @@ static bmvp_tensor *bmvpi_global_pool_sample(bmvp_ctx *c, int variant)
    Backward reads a and b: da = 2 g (a - b) / n, db = -da. torch mse_loss. */
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
-    char at[128], bt[128];
-    if (a && b && !bmvpi_same_shape(a, b))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "mse: shapes %s and %s differ", bmvpi_shape(a, at, sizeof at),
-                                        bmvpi_shape(b, bt, sizeof bt));
+    bmvp_tensor *src[2] = { a, b };
+    if (a && b && !bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "mse", "a b", src, "they must have one shape");
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_MSE, 2, a, b));
 }
 static double bmvpi_dist_range(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -3710,7 +3708,7 @@ static void bmvpi_mse_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 BMVPI_HOT static void bmvpi_mse_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (m->a[i] - m->b[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (m->a[i] - m->b[i]);
 }
 static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3719,9 +3717,9 @@ static void bmvpi_mse_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     for (i = 0; i < 2; ++i) {
         m.a = y->src[i]->x;
         m.b = y->src[1 - i]->x;
-        m.y = bmvpi_grad(c, y->src[i], &m.add);
-        if (!m.y) continue;
-        m.s = (float)(2.0 * (double)y->g[0] / (double)m.n);
+        m.dx = bmvpi_grad(c, y->src[i], &m.add);
+        if (!m.dx) continue;
+        m.factor = (float)(2.0 * (double)y->g[0] / (double)m.n);
         bmvpi_map_run(c, &m, bmvpi_mse_back_range);
     }
 }
@@ -3732,15 +3730,14 @@ static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
-/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) --------------------------------------------
+/* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) ---------------------------------------
    which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
    both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
 {
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { logits, target };
     if (logits && target && !bmvpi_same_shape(logits, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "bce_logits: logits %s and target %s differ", bmvpi_shape(logits, at, sizeof at),
-                                        bmvpi_shape(target, bt, sizeof bt));
+        return bmvpi_bad_shapes(c, "bce_logits", "logits target", src, "they must have one shape");
     return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_BCE_LOGITS, 2, logits, target));
 }
 static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -3748,67 +3745,53 @@ static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
     double sum = 0;
     int64_t i;
     for (i = lo; i < hi; ++i) {
-        const float x = m->a[i];
-        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->b[i] + log1pf(expf(-fabsf(x))));
+        const float x = m->x[i];
+        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->target[i] + log1pf(expf(-fabsf(x))));
     }
     return sum;
 }
 static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
+    m.x = y->src[0]->x;
+    m.target = y->src[1]->x;
     y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_bce_range) / (double)m.n);
 }
 static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = (m->add ? m->y[i] : 0.0f) + m->s * (1.0f / (1.0f + expf(-m->a[i])) - m->b[i]);
+    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
 }
 static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / (double)m.n);
+    m.x = y->src[0]->x;
+    m.target = y->src[1]->x;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.factor = (float)((double)y->g[0] / (double)m.n);
     bmvpi_map_run(c, &m, bmvpi_bce_back_range);
 }
 #define bmvpi_bce_logits_cpu_workspace NULL
-/* Targets of a sample: n values in [0, 1], fixed. */
-static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *dim)
-{
-    const int64_t n = bmvpi_numel(rank, dim);
-    float *v = (float *)bmvpi_alloc(c, n * (int64_t)sizeof *v);
-    bmvp_tensor *t;
-    int64_t i;
-    for (i = 0; v && i < n; ++i) v[i] = (float)(i * 5 % 4) / 3.0f;
-    t = bmvp_input(c, rank, dim, v);
-    bmvpi_free(c, v);
-    return t;
-}
 static bmvp_tensor *bmvpi_bce_logits_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[2] = { 3, 7 };
     return variant == 0 ? bmvp_bce_logits(c, bmvp_leaf(c, 2, d, NULL), bmvpi_sample_target(c, 2, d)) : NULL;
 }
 
-/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) -------------------------
-   src p, t (N,...,C); iarg 0 = squared (k = 2, else 1); farg 0 = e. saved: sum p t and the denominator of each (n, c).
+/* >>op soft_dice: one number, the mean over n and c of 1 - (2 sum p t + e) / (sum p^k + sum t^k + e) ------------------
+   src p, t (N,...,C); k = 2 if squared, else 1; e = smooth. saved: sum p t and the denominator of each (n, c).
    Backward reads both: dp = g / (N C) ((2 sum p t + e) k p^(k-1) / den^2 - 2 t / den); none into t. monai DiceLoss. */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth)
 {
-    bmvp_tensor *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[2] = { p, target }, *y;
     if (!p || !target || bmvp_failed(c)) return NULL;
     if (p->rank < 2 || !bmvpi_same_shape(p, target))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "soft_dice: p %s and target %s must be (N, ..., C) of one shape",
-                                        bmvpi_shape(p, at, sizeof at), bmvpi_shape(target, bt, sizeof bt));
+        return bmvpi_bad_shapes(c, "soft_dice", "p target", src, "they must be (N, ..., C) of one shape");
     y = bmvpi_to_number(c, BMVP_OP_SOFT_DICE, 2, p, target);
     if (!bmvpi_save(c, y, 2 * p->dim[0] * p->dim[p->rank - 1])) return NULL;
-    y->iarg[0] = squared != 0;
-    y->farg[0] = smooth;
+    y->args.soft_dice.squared = squared != 0;
+    y->args.soft_dice.smooth = smooth;
     return bmvpi_run(c, y);
 }
 static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
@@ -3817,24 +3800,23 @@ static bmvpi_columns bmvpi_soft_dice_columns(const bmvp_tensor *y)
     const int64_t ch = p->dim[p->rank - 1];
     bmvpi_columns k = bmvpi_columns_make(p->dim[0], p->numel / p->dim[0] / ch, ch);
     k.x = p->x;
-    k.g = y->src[1]->x;
+    k.a = y->src[1]->x;
     return k;
 }
-/* add: squared */
 BMVPI_HOT static void bmvpi_soft_dice_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
     const int64_t c = k->c;
     int64_t sample, n, r, i;
     const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
-    const float *p = k->x + at, *t = k->g + at;
+    const float *p = k->x + at, *t = k->a + at;
     float *BMVP_RESTRICT dot = k->part + task * 2 * c, *BMVP_RESTRICT den = dot + c;
     (void)worker;
     memset(dot, 0, (size_t)(2 * c) * sizeof(float));
     for (r = 0; r < n; ++r, p += c, t += c)
         for (i = 0; i < c; ++i) {
             dot[i] += p[i] * t[i];
-            den[i] += k->add ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
+            den[i] += k->squared ? p[i] * p[i] + t[i] * t[i] : p[i] + t[i];
         }
 }
 static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -3843,10 +3825,10 @@ static void bmvpi_soft_dice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
     const int64_t n = k.samples * k.c;
     double *dot = bmvpi_columns_attach(&k, bmvpi_workspace(c)), loss = 0;
     int64_t i;
-    k.add = (int)y->iarg[0];
+    k.squared = y->args.soft_dice.squared;
     bmvpi_columns_sums(c, &k, bmvpi_soft_dice_task, dot);
     for (i = 0; i < n; ++i) {
-        loss += 1.0 - (2.0 * dot[i] + y->farg[0]) / (dot[n + i] + y->farg[0]);
+        loss += 1.0 - (2.0 * dot[i] + y->args.soft_dice.smooth) / (dot[n + i] + y->args.soft_dice.smooth);
         y->saved[i] = (float)dot[i];
         y->saved[n + i] = (float)dot[n + i];
     }
@@ -3857,24 +3839,24 @@ static void bmvpi_soft_dice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     bmvpi_columns k = bmvpi_soft_dice_columns(y);
     const int64_t n = k.samples * k.c;
     float *mean = bmvpi_workspace(c), *scale = mean + n, *slope = scale + n, *shift = slope + n;
-    const double e = y->farg[0];
+    const double e = y->args.soft_dice.smooth;
     double g;
     int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
-    if (!k.y) return;
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
+    if (!k.to) return;
     g = (double)y->g[0] / (double)n;
     for (i = 0; i < n; ++i) {
         const double den = (double)y->saved[n + i] + e, rise = g * (2.0 * (double)y->saved[i] + e) / (den * den);
         mean[i] = 0;
         scale[i] = (float)(-2.0 * g / den);
-        slope[i] = y->iarg[0] ? (float)(2.0 * rise) : 0.0f;
-        shift[i] = y->iarg[0] ? 0.0f : (float)rise;
+        slope[i] = y->args.soft_dice.squared ? (float)(2.0 * rise) : 0.0f;
+        shift[i] = y->args.soft_dice.squared ? 0.0f : (float)rise;
     }
     k.mean = mean;
     k.scale = scale;
     k.slope = slope;
     k.shift = shift;
-    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_back_task, &k);
+    bmvp_parallel(c, k.samples * k.chunks, bmvpi_columns_join_task, &k);
 }
 static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -3888,8 +3870,8 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
 }
 
-/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ------------------
-   src x (R, K); iarg 0 = weights given; farg 0 = sum of the rows' weights. saved: the R targets as floats, each row's
+/* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
+   src x (R, K). saved: the R targets as floats, each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
 static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
@@ -3914,8 +3896,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     double total = 0;
     if (!logits || bmvp_failed(c)) return NULL;
     if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "cross_entropy: logits must be (rows, classes), got %s",
-                                        bmvpi_shape(logits, at, sizeof at));
+        return bmvpi_bad_shapes(c, "cross_entropy", "logits", &logits, "they must be (rows, classes), at most 2^24 classes");
     rows = logits->dim[0], classes = logits->dim[1];
     for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
         if (target[r] < 0 || target[r] >= classes)
@@ -3926,8 +3907,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     }
     y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
     if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
-    y->iarg[0] = weight != NULL;
-    y->farg[0] = total;
+    y->args.cross_entropy.total = total;
     if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
     return bmvpi_run(c, y);
 }
@@ -3935,20 +3915,20 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const
 {
     return bmvp_cross_entropy_weighted(c, logits, target, NULL);
 }
-/* b: targets, z: log-sum-exps, e: weights of the classes */
+/* saved: the rows' log-sum-exps */
 static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     double total = 0;
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
+        const float *x = m->x + r * m->c;
         float top = x[0];
         double sum = 0, lse;
         for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
         for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
         lse = (double)top + log(sum);
-        m->z[r] = (float)lse;
-        total += (double)m->e[(int64_t)m->b[r]] * (lse - (double)x[(int64_t)m->b[r]]);
+        m->saved[r] = (float)lse;
+        total += (double)m->weight[(int64_t)m->target[r]] * (lse - (double)x[(int64_t)m->target[r]]);
     }
     return total;
 }
@@ -3956,26 +3936,26 @@ static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y
 {
     const bmvp_tensor *x = y->src[0];
     bmvpi_map m = bmvpi_map_make(c, x->dim[0], x->dim[1]);
-    m.a = x->x;
-    m.b = y->saved;
-    m.z = y->saved + x->dim[0];
-    m.e = m.z + x->dim[0];
+    m.x = x->x;
+    m.target = y->saved;
+    m.saved = y->saved + x->dim[0];
+    m.weight = m.saved + x->dim[0];
     return m;
 }
 static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->farg[0]);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_cross_entropy_rows) / y->args.cross_entropy.total);
 }
 static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const int64_t t = (int64_t)m->b[r];
-        const float s = m->s * m->e[t];
+        const int64_t t = (int64_t)m->target[r];
+        const float s = m->factor * m->weight[t];
         for (i = 0; i < m->c; ++i) {
-            const float p = expf(m->a[r * m->c + i] - m->z[r]) - (i == t ? 1.0f : 0.0f);
-            float *dx = m->y + r * m->c + i;
+            const float p = expf(m->x[r * m->c + i] - m->saved[r]) - (i == t ? 1.0f : 0.0f);
+            float *dx = m->dx + r * m->c + i;
             *dx = (m->add ? *dx : 0.0f) + s * p;
         }
     }
@@ -3983,9 +3963,9 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
 static void bmvpi_cross_entropy_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_cross_entropy_map(c, y);
-    m.y = bmvpi_grad(c, y->src[0], &m.add);
-    if (!m.y) return;
-    m.s = (float)((double)y->g[0] / y->farg[0]);
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.factor = (float)((double)y->g[0] / y->args.cross_entropy.total);
     bmvpi_map_run(c, &m, bmvpi_cross_entropy_back_rows);
 }
 #define bmvpi_cross_entropy_cpu_workspace NULL
@@ -3997,50 +3977,153 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
     return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
 }
 
+/* >>product: C = A B for anything that has strides ------------------------------------------------------------------
+   What matmul, linear and convolutions of kernel 1 are, and all bias gradients: the loop bmvpi_gemm_plain, cut into
+   tasks by rows. */
+
+/* C[m,n] (+)= A B + bias[n] for each of outer x inner matrices. Element (i, j) of A lies at a[i a_rs + j a_cs], so
+   transposes are strides; C has contiguous rows. Batch strides: _bo outer (samples), _bi inner (heads); 0 shares the
+   matrix. k >= 1. */
+typedef struct bmvpi_gemm_args {
+    int64_t m, n, k, outer, inner;
+    const float *a, *b, *bias; /* bias (n) or NULL */
+    float *c;
+    int64_t a_rs, a_cs, b_rs, b_cs, c_rs;
+    int64_t a_bo, a_bi, b_bo, b_bi, c_bo, c_bi;
+    int accumulate; /* 1: C += */
+    const float *residual; /* C = residual + A B + bias, laid out as C; NULL: none. For one matrix */
+    int b_packed;   /* 1: b is what bmvpi_pack_b made, and shared by the batch */
+    int exact;      /* 1: float32 whatever the context's precision */
+    int b_near;     /* 1: b is in L2 already and its rows may be read to the end of a whole tile */
+} bmvpi_gemm_args;
+
+/* A matrix that is read: element (i, j) lies at p[i rs + j cs] */
+typedef struct bmvpi_matrix { const float *p; int64_t rs, cs; } bmvpi_matrix;
+static bmvpi_matrix bmvpi_strided_matrix(const float *p, int64_t rs, int64_t cs)
+{
+    bmvpi_matrix a;
+    a.p = p;
+    a.rs = rs;
+    a.cs = cs;
+    return a;
+}
+/* As it lies, rows `ld` apart; and its transpose */
+static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, ld, 1); }
+static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
+
+/* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
+{
+    bmvpi_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a.p;
+    g.a_rs = a.rs;
+    g.a_cs = a.cs;
+    g.b = b.p;
+    g.b_rs = b.rs;
+    g.b_cs = b.cs;
+    g.c = c;
+    g.c_rs = ldc;
+    g.outer = g.inner = 1;
+    return g;
+}
+
+/* Rows [m0, m1) of one matrix product: the definition. 2 k operations and 4 (k / m + k / n + 1) bytes per output. */
+static void bmvpi_gemm_plain(const bmvpi_gemm_args *g, const float *a, const float *b, float *c, int64_t m0, int64_t m1)
+{
+    const int64_t rs = g->b_rs, cs = g->b_cs;
+    int64_t i, j, k;
+    for (i = m0; i < m1; ++i) {
+        for (j = 0; j < g->n; ++j) {
+            double sum = g->bias ? (double)g->bias[j] : 0.0;
+            float *to = c + i * g->c_rs + j;
+            for (k = 0; k < g->k; ++k) sum += (double)a[i * g->a_rs + k * g->a_cs] * (double)b[k * rs + j * cs];
+            if (g->accumulate) sum += (double)*to;
+            if (g->residual) sum += (double)g->residual[i * g->c_rs + j];
+            *to = (float)sum;
+        }
+    }
+}
+
+/* to[j] (+)= sum over rows of x[i][j], for bias gradients: the product with a row of ones. */
+static bmvpi_gemm_args bmvpi_colsum_args(const float *x, int64_t rows, int64_t cols, float *to, int accumulate)
+{
+    static const float one = 1.0f;
+    bmvpi_gemm_args g = bmvpi_gemm_make(1, cols, rows, bmvpi_strided_matrix(&one, 0, 0), bmvpi_rows(x, cols), to, cols);
+    g.accumulate = accumulate;
+    g.exact = 1;
+    return g;
+}
+
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws);
+static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g);
+
+typedef struct bmvpi_product_job { const bmvpi_gemm_args *g; int64_t blocks, rows; } bmvpi_product_job;
+static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (matrix, block of rows) */
+{
+    const bmvpi_product_job *j = (const bmvpi_product_job *)arg;
+    const bmvpi_gemm_args *g = j->g;
+    const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
+    (void)worker;
+    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
+                     bmvpi_min(g->m, m0 + j->rows));
+}
+
+/* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
+static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    bmvpi_product_job j;
+    if (g->m < 1 || g->n < 1 || bmvpi_fast_product(c, g, ws)) return;
+    j.g = g;
+    j.blocks = bmvpi_ceil_div(g->m, 192);
+    j.rows = bmvpi_ceil_div(g->m, j.blocks);
+    bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
+}
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
+
 /* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
-   a (..., M, K), or (..., K, M) with iarg 0 = 1; b (..., K, N), or (..., N, K) with iarg 1 = 1; y (..., M, N).
+   a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
    torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
    layout. */
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b)
 {
+    bmvp_tensor *src[2] = { a, b }, *y;
     int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[2], *y;
-    char s[128], t[128];
     int r;
     if (!a || !b || bmvp_failed(c)) return NULL;
     r = a->rank;
     if (r < 2 || b->rank != r || memcmp(a->dim, b->dim, (size_t)(r - 2) * sizeof *dim) != 0 ||
         a->dim[transpose_a ? r - 2 : r - 1] != b->dim[transpose_b ? r - 1 : r - 2])
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "matmul: %s%s and %s%s do not multiply; leading axes must be equal",
-                                        bmvpi_shape(a, s, sizeof s), transpose_a ? " transposed" : "",
-                                        bmvpi_shape(b, t, sizeof t), transpose_b ? " transposed" : "");
+        return bmvpi_bad_shapes(c, "matmul", "a b", src, "%s times %s does not multiply; leading axes must be equal",
+                                transpose_a ? "a transposed" : "a", transpose_b ? "b transposed" : "b");
     memcpy(dim, a->dim, sizeof dim);
     dim[r - 2] = a->dim[transpose_a ? r - 1 : r - 2];
     dim[r - 1] = b->dim[transpose_b ? r - 2 : r - 1];
-    src[0] = a;
-    src[1] = b;
     y = bmvpi_node(c, BMVP_OP_MATMUL, r, dim, 2, src);
     if (y) {
-        y->iarg[0] = transpose_a != 0;
-        y->iarg[1] = transpose_b != 0;
+        y->args.matmul.transpose_a = transpose_a != 0;
+        y->args.matmul.transpose_b = transpose_b != 0;
     }
     return bmvpi_run(c, y);
 }
 
-/* which 0: y; 1: gradient of a; 2: gradient of b. A stored matrix's element (i, j) lies at i rs + j cs. */
+/* which 0: y; 1: gradient of a; 2: gradient of b */
 static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float *to)
 {
     const bmvp_tensor *a = y->src[0], *b = y->src[1];
-    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (y->iarg[0] ? 2 : 1)];
-    const int64_t ars = y->iarg[0] ? 1 : k, acs = y->iarg[0] ? m : 1;
-    const int64_t brs = y->iarg[1] ? 1 : n, bcs = y->iarg[1] ? k : 1;
+    const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
+    const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
+    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k), op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
+    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n), op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
     bmvpi_gemm_args g;
-    if (which == 0) g = bmvpi_gemm_make(m, n, k, a->x, ars, acs, b->x, brs, bcs, to, n);
-    else if (which == 1 && !y->iarg[0]) g = bmvpi_gemm_make(m, k, n, y->g, n, 1, b->x, bcs, brs, to, k);
-    else if (which == 1) g = bmvpi_gemm_make(k, m, n, b->x, brs, bcs, y->g, 1, n, to, m);
-    else if (!y->iarg[1]) g = bmvpi_gemm_make(k, n, m, a->x, acs, ars, y->g, n, 1, to, n);
-    else g = bmvpi_gemm_make(n, k, m, y->g, 1, n, a->x, ars, acs, to, k);
+    if (which == 0) g = bmvpi_gemm_make(m, n, k, op_a, op_b, to, n);
+    else if (which == 1 && !ta) g = bmvpi_gemm_make(m, k, n, bmvpi_rows(y->g, n), op_b_t, to, k);
+    else if (which == 1) g = bmvpi_gemm_make(k, m, n, op_b, bmvpi_transposed(y->g, n), to, m);
+    else if (!tb) g = bmvpi_gemm_make(k, n, m, op_a_t, bmvpi_rows(y->g, n), to, n);
+    else g = bmvpi_gemm_make(n, k, m, bmvpi_transposed(y->g, n), op_a, to, k);
     g.exact = 1; /* cosines over a temperature, kernels multiplied by kernels: small, and worth their digits */
     g.inner = y->numel / (m * n);
     if (g.inner > 1) {
@@ -4084,25 +4167,17 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
-   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed), 1x1x1 convolution.
-   Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
+   x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed),
+   1x1x1 convolution. Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
 static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
 {
+    bmvp_tensor *src[4] = { x, w, b, residual };
     int64_t dim[BMVP_MAX_DIMS];
-    bmvp_tensor *src[4];
-    char s[128], t[128], u[128];
     if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
-        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "linear: x %s, w %s, b %s; they must be (..., I), (I, O), (O)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] || (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+        return bmvpi_bad_shapes(c, "linear", "x w b", src, "they must be (..., I), (I, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w->dim[1];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
-    src[3] = residual;
     return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
 }
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
@@ -4118,10 +4193,10 @@ static bmvpi_gemm_args bmvpi_linear_args(const bmvp_tensor *y, int which, float 
     const bmvp_tensor *x = y->src[0], *w = y->src[1];
     const int64_t in = w->dim[0], out = w->dim[1], rows = y->numel / out;
     bmvpi_gemm_args g;
-    if (which == 1) return bmvpi_gemm_make(rows, in, out, y->g, out, 1, w->x, 1, out, to, in);
-    if (which == 2) return bmvpi_gemm_make(in, out, rows, x->x, 1, in, y->g, out, 1, to, out);
+    if (which == 1) return bmvpi_gemm_make(rows, in, out, bmvpi_rows(y->g, out), bmvpi_transposed(w->x, out), to, in);
+    if (which == 2) return bmvpi_gemm_make(in, out, rows, bmvpi_transposed(x->x, in), bmvpi_rows(y->g, out), to, out);
     if (which == 3) return bmvpi_colsum_args(y->g, rows, out, to, 0);
-    g = bmvpi_gemm_make(rows, out, in, x->x, in, 1, w->x, out, 1, to, out);
+    g = bmvpi_gemm_make(rows, out, in, bmvpi_rows(x->x, in), bmvpi_rows(w->x, out), to, out);
     g.bias = y->src[2] ? y->src[2]->x : NULL;
     g.residual = y->n_src > 3 ? y->src[3]->x : NULL;
     return g;
@@ -4164,8 +4239,8 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
-   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved by the CPU, when
-   recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
+   src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
+   by the CPU, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
    of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
@@ -4178,27 +4253,17 @@ static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
 static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
                                    bmvp_tensor *residual)
 {
-    bmvp_tensor *src[6], *y;
+    bmvp_tensor *src[6] = { x, w1, b1, w2, b2, residual }, *y;
     int64_t dim[BMVP_MAX_DIMS];
-    char a[128], b[128], d[128];
     if (!x || !w1 || !w2 || bmvp_failed(c)) return NULL;
     if (x->rank < 1 || w1->rank != 2 || w2->rank != 2 || x->dim[x->rank - 1] != w1->dim[0] ||
         w1->dim[1] != w2->dim[0] || (b1 && b1->numel != w1->dim[1]) || (b2 && b2->numel != w2->dim[1]))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "mlp: x %s, w1 %s, w2 %s must be (...,I), (I,H), (H,O), biases (H) and (O)",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(w1, b, sizeof b),
-                                        bmvpi_shape(w2, d, sizeof d));
+        return bmvpi_bad_shapes(c, "mlp", "x w1 b1 w2 b2", src, "they must be (..., I), (I, H), (H), (H, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w2->dim[1];
     if (w1 == w2 || x == w1 || x == w2 || (b1 && (b1 == b2 || b1 == x)) || (b2 && b2 == x))
         return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
                                         "mlp: operands must be different tensors; use linear, gelu, linear");
-    src[0] = x;
-    src[1] = w1;
-    src[2] = b1;
-    src[3] = w2;
-    src[4] = b2;
-    src[5] = residual;
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
     if (y) y->spare = 1; /* a is large, and can be computed again */
     if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
@@ -4270,7 +4335,8 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return bmvpi_fast_mlp_workspace(c, y, backward); }
 static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 {
-    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } }; /* tokens many and few: both cuts */
+    /* tokens many and few: both cuts */
+    static const int64_t x[4][3] = { { 2, 3, 5 }, { 1, 13, 8 }, { 1, 1, 3 }, { 2, 3, 5 } };
     static const int64_t hid[4] = { 7, 16, 40, 7 }, out[4] = { 6, 8, 2, 5 };
     bmvp_tensor *b1, *b2;
     int64_t w1[2], w2[2];
@@ -4287,7 +4353,7 @@ static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
-   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; iarg 0 = heads, farg 0 = scale. saved, when recording: log-sum-exp
+   src qkv (N, T, 3 C) = [q | k | v], C = heads x d. saved, when recording: log-sum-exp
    of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
    Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
    dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
@@ -4296,19 +4362,16 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
 {
     bmvp_tensor *y;
     int64_t dim[3];
-    char a[128];
     if (!qkv || bmvp_failed(c)) return NULL;
     if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "attention: qkv %s must be (N,T,3C), C a multiple of the number of heads (%d)",
-                                        bmvpi_shape(qkv, a, sizeof a), heads);
+        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv, "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
     dim[0] = qkv->dim[0];
     dim[1] = qkv->dim[1];
     dim[2] = qkv->dim[2] / 3;
     y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
     if (!y) return NULL;
-    y->iarg[0] = heads;
-    y->farg[0] = scale;
+    y->args.attention.heads = heads;
+    y->args.attention.scale = scale;
     if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
     return bmvpi_run(c, y);
 }
@@ -4316,8 +4379,8 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
 /* The definition: one row of scores p after the other. */
 static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
 {
-    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
-    const float scale = (float)y->farg[0];
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->args.attention.heads, d = c / heads, step = 3 * c;
+    const float scale = (float)y->args.attention.scale;
     int64_t nh, i, k, x;
     for (nh = 0; nh < y->dim[0] * heads; ++nh) {
         const float *q = y->src[0]->x + nh / heads * t * step + nh % heads * d, *key = q + c, *v = key + c;
@@ -4341,8 +4404,8 @@ static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
 }
 static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *p)
 {
-    const int64_t t = y->dim[1], c = y->dim[2], heads = y->iarg[0], d = c / heads, step = 3 * c;
-    const float scale = (float)y->farg[0];
+    const int64_t t = y->dim[1], c = y->dim[2], heads = y->args.attention.heads, d = c / heads, step = 3 * c;
+    const float scale = (float)y->args.attention.scale;
     float *ds = p + t;
     int64_t nh, i, k, x;
     for (nh = 0; nh < y->dim[0] * heads; ++nh) {
@@ -4395,8 +4458,8 @@ static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 
 /* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
    x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co), b (Co) or NULL, y (N,D',H',W',Co), D' = (D + 2 pad - kd) / stride + 1;
-   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d. iarg 0-2
-   stride, 3-5 pad, 6 groups. Backward reads x and w. */
+   zeros outside; output channel co reads the input channels of its group. torch.nn.functional.conv3d.
+   Backward reads x and w. */
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad)
 {
     bmvp_conv_shape s;
@@ -4410,8 +4473,7 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
 {
     const int64_t most = 1 << 20; /* of stride and padding: keeps sizes far from overflow */
     int64_t dim[5], groups = shape->groups;
-    bmvp_tensor *src[3], *y;
-    char s[128], t[128], u[128];
+    bmvp_tensor *src[3] = { x, w, b }, *y;
     int i, fits;
     if (!x || !w || bmvp_failed(c)) return NULL;
     fits = x->rank == 5 && w->rank == 5 && groups >= 1 && w->dim[3] <= x->dim[4] / groups &&
@@ -4420,24 +4482,14 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
     for (i = 0; i < 3; ++i) fits = fits && shape->stride[i] >= 1 && shape->pad[i] >= 0 && shape->stride[i] <= most &&
                                    shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
     if (!fits)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv3d: x %s, w %s, b %s, %lld groups; they must be (N,D,H,W,Ci), "
-                                        "(kd,kh,kw,Ci/groups,Co), (Co), stride at least 1, and the kernel no larger "
-                                        "than the padded volume",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u), (long long)groups);
+        return bmvpi_bad_shapes(c, "conv3d", "x w b", src,
+                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at least 1, and the kernel "
+                                "no larger than the padded volume", (long long)groups);
     dim[0] = x->dim[0];
     for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
     dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
     y = bmvpi_node(c, BMVP_OP_CONV3D, 5, dim, 3, src);
-    for (i = 0; y && i < 3; ++i) {
-        y->iarg[i] = shape->stride[i];
-        y->iarg[3 + i] = shape->pad[i];
-        y->iarg[6] = groups;
-    }
+    if (y) y->args.conv3d = *shape;
     return bmvpi_run(c, y);
 }
 
@@ -4450,14 +4502,22 @@ typedef struct bmvpi_conv {
     int64_t wt, wi, wo;
 } bmvpi_conv;
 
-/* The operands of one call; the plain loops below are the definition of the convolution and of its gradients. */
+/* One call: FORWARD: y = x * w + bias; DX: dx = the gradient of x from that of y, g (+ bias: a transposed convolution);
+   DW: dw += the gradient of w. y and dx with `accumulate`: +=. The plain loops below are the definition. */
+enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
 typedef struct bmvpi_conv_call {
     const bmvpi_conv *v;
-    const float *x, *w, *bias;
-    float *y;
+    const float *x, *w, *bias, *g;
+    float *y, *dx, *dw;
     int accumulate;
 } bmvpi_conv_call;
-enum { BMVPI_CONV_FORWARD, BMVPI_CONV_DX, BMVPI_CONV_DW };
+static bmvpi_conv_call bmvpi_conv_call_of(const bmvpi_conv *v)
+{
+    bmvpi_conv_call q;
+    memset(&q, 0, sizeof q);
+    q.v = v;
+    return q;
+}
 
 static void bmvpi_conv_plain_forward(void *arg, int64_t task, int worker) /* task = one row (n, od, oh) of y */
 {
@@ -4492,7 +4552,7 @@ static int bmvpi_conv_meets(const bmvpi_conv *v, int axis, int64_t i, int64_t k,
     return at >= 0 && at % v->s[axis] == 0 && *o < v->out[axis];
 }
 
-/* Gradient of x (= transposed convolution): here q->x is the gradient of y, q->y that of x. */
+/* Gradient of x: the transposed convolution of g */
 static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = one row (n, id, ih) */
 {
     const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
@@ -4502,7 +4562,7 @@ static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = o
     int64_t iw, i, a, b, e, z, h, x, o;
     (void)worker;
     for (iw = 0; iw < v->in[2]; ++iw) {
-        float *y = q->y + (task * v->in[2] + iw) * v->ci;
+        float *dx = q->dx + (task * v->in[2] + iw) * v->ci;
         for (i = 0; i < v->ci; ++i) {
             double sum = q->bias ? (double)q->bias[i] : 0.0;
             for (a = 0; a < v->k[0]; ++a) for (b = 0; b < v->k[1]; ++b) for (e = 0; e < v->k[2]; ++e) {
@@ -4512,15 +4572,15 @@ static void bmvpi_conv_plain_dx(void *arg, int64_t task, int worker) /* task = o
                 if (!bmvpi_conv_meets(v, 0, id, a, &z) || !bmvpi_conv_meets(v, 1, ih, b, &h) ||
                     !bmvpi_conv_meets(v, 2, iw, e, &x))
                     continue;
-                gp = q->x + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
+                gp = q->g + (((n * v->out[0] + z) * v->out[1] + h) * v->out[2] + x) * v->co + i / cig * cog;
                 for (o = 0; o < cog; ++o) sum += (double)gp[o] * (double)wp[o * v->wo];
             }
-            y[i] = (float)(q->accumulate ? (double)y[i] + sum : sum);
+            dx[i] = (float)(q->accumulate ? (double)dx[i] + sum : sum);
         }
     }
 }
 
-/* Gradient of w, added: q->w is the gradient of y, q->y that of w. */
+/* Gradient of w, added */
 static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (tap, input channel of the group) */
 {
     const bmvpi_conv_call *q = (const bmvpi_conv_call *)arg;
@@ -4540,31 +4600,22 @@ static void bmvpi_conv_plain_dw(void *arg, int64_t task, int worker) /* task = (
                 const int64_t at = x * v->s[2] - v->p[2] + e;
                 if (at < 0 || at >= v->in[2]) continue;
                 sum += (double)q->x[(row + at) * v->ci + o / cog * cig + i] *
-                       (double)q->w[(r * v->out[2] + x) * v->co + o];
+                       (double)q->g[(r * v->out[2] + x) * v->co + o];
             }
         }
-        q->y[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
+        q->dw[tap * v->wt + i * v->wi + o * v->wo] += (float)sum;
     }
 }
 static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws);
 static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what);
 
-/* FORWARD: to = x * w + bias.  DX: x is the gradient of y, to that of x (+ bias: transposed convolution).  DW: w is
-   the gradient of y, to that of w, always added to.  accumulate: += instead of =. */
-static void bmvpi_conv_run(bmvp_ctx *c, const bmvpi_conv *v, int what, const float *x, const float *w,
-                           const float *bias, float *to, int accumulate, float *ws)
+static void bmvpi_conv_run(bmvp_ctx *c, int what, bmvpi_conv_call *q)
 {
-    bmvpi_conv_call q;
-    q.v = v;
-    q.x = x;
-    q.w = w;
-    q.bias = bias;
-    q.y = to;
-    q.accumulate = accumulate || what == BMVPI_CONV_DW;
-    if (bmvpi_fast_conv(c, &q, what, ws)) return;
-    if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, &q);
-    else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, &q);
-    else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, &q);
+    const bmvpi_conv *v = q->v;
+    if (bmvpi_fast_conv(c, q, what, bmvpi_workspace(c))) return;
+    if (what == BMVPI_CONV_FORWARD) bmvp_parallel(c, v->n * v->out[0] * v->out[1], bmvpi_conv_plain_forward, q);
+    else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, q);
+    else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, q);
 }
 static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return bmvpi_fast_conv_workspace(c, v, what); }
 
@@ -4576,13 +4627,13 @@ static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
     v.n = x->dim[0];
     v.ci = x->dim[4];
     v.co = y->dim[4];
-    v.groups = y->iarg[6];
+    v.groups = y->args.conv3d.groups;
     for (i = 0; i < 3; ++i) {
         v.in[i] = x->dim[i + 1];
         v.out[i] = y->dim[i + 1];
         v.k[i] = w->dim[i];
-        v.s[i] = y->iarg[i];
-        v.p[i] = y->iarg[3 + i];
+        v.s[i] = y->args.conv3d.stride[i];
+        v.p[i] = y->args.conv3d.pad[i];
     }
     v.wt = w->dim[3] * v.co;
     v.wi = v.co;
@@ -4592,17 +4643,27 @@ static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
 static void bmvpi_conv3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.y = y->x;
+    bmvpi_conv_run(c, BMVPI_CONV_FORWARD, &q);
 }
 static void bmvpi_conv3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->src[0]->x, y->g, NULL, gw, 1, bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    float *gb;
+    int add_b;
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.g = y->g;
+    q.dx = bmvpi_grad(c, y->src[0], &q.accumulate);
+    q.dw = bmvpi_grad_add(c, y->src[1]);
+    gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (q.dx) bmvpi_conv_run(c, BMVPI_CONV_DX, &q);
+    if (q.dw) bmvpi_conv_run(c, BMVPI_CONV_DW, &q);
     if (gb) {
         const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.co, v.co, gb, add_b);
         bmvpi_gemm(c, &g, bmvpi_workspace(c));
@@ -4638,23 +4699,17 @@ static bmvp_tensor *bmvpi_conv3d_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op depthwise3d: y[n,d,h,w,c] = b[c] + sum x[n, d+i-r, h+j-r, w+l-r, c] w[i,j,l,c], r = k / 2 ----------------------
-   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w. iarg 0: 1: plus x.
-   Bits do not depend on threads: weight gradients are summed task by task in order. */
+   src x (N,D,H,W,C), w (k,k,k,C), b (C) or NULL; odd k, stride 1. torch conv3d with groups = C. Backward reads x and w.
+   residual: plus x. Bits do not depend on threads: weight gradients are summed task by task in order. */
 static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, int residual)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128], bt[128];
+    bmvp_tensor *src[3] = { x, w, b }, *y;
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
         w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "depthwise3d: x %s needs weights (k,k,k,C) with odd k (got %s) and a bias (C)",
-                                        bmvpi_shape(x, at, sizeof at), bmvpi_shape(w, bt, sizeof bt));
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
+        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src, "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
     y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
-    if (y) y->iarg[0] = residual;
+    if (y) y->args.depthwise3d.residual = residual;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
@@ -4671,32 +4726,33 @@ typedef struct bmvpi_dw {
     int k;
     int residual; /* 1: y = x + ...: the middle weight is one more, also in the gradient to x */
 } bmvpi_dw;
-typedef struct bmvpi_dw_call {
+typedef struct bmvpi_dw_call { /* forward: y of x, w, bias; the gradient to x: dx of g, w; weights: dw, db of x, g */
     bmvpi_dw s;
     const float *x, *g, *w, *bias;
-    float *y, *dw, *db;
-    int flip, add, add_b;
+    float *y, *dx, *dw, *db;
+    int add, add_b; /* to dx, or dw; to db */
 } bmvpi_dw_call;
 static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws);
 static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights);
 
-/* The definition, for any odd k: task = one plane of outputs. With flip it is the gradient to x. */
+/* The definition, for any odd k: task = one plane of y, or of dx, which is the same of g with the weights turned
+   round. */
 static void bmvpi_dw_plain_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_call *j = (const bmvpi_dw_call *)arg;
     const int64_t k = j->s.k, r = k / 2, d = task % j->s.d, D = j->s.d, H = j->s.h, W = j->s.w, C = j->s.c;
-    const float *x = j->x + (task - d) * H * W * C;
+    const float *x = (j->dx ? j->g : j->x) + (task - d) * H * W * C;
     int64_t h, w, c, a, b, e;
     (void)worker;
     for (h = 0; h < H; ++h) for (w = 0; w < W; ++w) for (c = 0; c < C; ++c) {
-        float *y = j->y + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
+        float *y = (j->dx ? j->dx : j->y) + ((task * H + h) * W + w) * C + c, sum = j->bias ? j->bias[c] : 0.0f;
         for (a = bmvpi_max(0, r - d); a < bmvpi_min(k, D + r - d); ++a)
             for (b = bmvpi_max(0, r - h); b < bmvpi_min(k, H + r - h); ++b)
                 for (e = bmvpi_max(0, r - w); e < bmvpi_min(k, W + r - w); ++e) {
                     const int64_t tap = (a * k + b) * k + e;
                     sum += x[(((d + a - r) * H + h + b - r) * W + w + e - r) * C + c] *
-                           j->w[(j->flip ? k * k * k - 1 - tap : tap) * C + c];
+                           j->w[(j->dx ? k * k * k - 1 - tap : tap) * C + c];
                 }
         if (j->s.residual) sum += x[((d * H + h) * W + w) * C + c];
         *y = (j->add ? *y : 0.0f) + sum;
@@ -4726,35 +4782,6 @@ static void bmvpi_dw_plain_weights_task(void *arg, int64_t task, int worker)
         out[c] = (add ? out[c] : 0.0f) + (float)sum;
     }
 }
-/* y = conv(x, wgt) + bias (NULL: none); with flip the correlation: y is dx, x is g. */
-static void bmvpi_dw_run(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *wgt, const float *bias, float *y, int flip, int add)
-{
-    bmvpi_dw_call q;
-    memset(&q, 0, sizeof q);
-    q.s = *s;
-    q.x = x;
-    q.w = wgt;
-    q.bias = bias;
-    q.y = y;
-    q.flip = flip;
-    q.add = add;
-    if (!bmvpi_fast_depthwise(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, s->n * s->d, bmvpi_dw_plain_task, &q);
-}
-
-/* dw = (add_w ? dw : 0) + ..., db likewise; either may be NULL. */
-static void bmvpi_dw_weights(bmvp_ctx *c, const bmvpi_dw *s, const float *x, const float *g, float *dw, int add_w, float *db, int add_b)
-{
-    bmvpi_dw_call q;
-    memset(&q, 0, sizeof q);
-    q.s = *s;
-    q.x = x;
-    q.g = g;
-    q.dw = dw;
-    q.db = db;
-    q.add = add_w;
-    q.add_b = add_b;
-    if (!bmvpi_fast_depthwise_weights(c, &q, bmvpi_workspace(c))) bmvp_parallel(c, (int64_t)s->k * s->k * s->k + 1, bmvpi_dw_plain_weights_task, &q);
-}
 static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
 {
     bmvpi_dw s;
@@ -4764,22 +4791,43 @@ static bmvpi_dw bmvpi_depthwise3d_shape(const bmvp_tensor *y)
     s.w = y->dim[3];
     s.c = y->dim[4];
     s.k = (int)y->src[1]->dim[0];
-    s.residual = (int)y->iarg[0];
+    s.residual = y->args.depthwise3d.residual;
     return s;
+}
+static bmvpi_dw_call bmvpi_depthwise3d_call(const bmvp_tensor *y)
+{
+    bmvpi_dw_call q;
+    memset(&q, 0, sizeof q);
+    q.s = bmvpi_depthwise3d_shape(y);
+    q.x = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.g = y->g;
+    return q;
+}
+/* y, or dx if that is set */
+static void bmvpi_dw_run(bmvp_ctx *c, bmvpi_dw_call *q)
+{
+    if (!bmvpi_fast_depthwise(c, q, bmvpi_workspace(c))) bmvp_parallel(c, q->s.n * q->s.d, bmvpi_dw_plain_task, q);
 }
 static void bmvpi_depthwise3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    bmvpi_dw_run(c, &s, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0, 0);
+    bmvpi_dw_call q = bmvpi_depthwise3d_call(y);
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.y = y->x;
+    bmvpi_dw_run(c, &q);
 }
 static void bmvpi_depthwise3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const bmvpi_dw s = bmvpi_depthwise3d_shape(y);
-    int add_x, add_w, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add_x), *gw = bmvpi_grad(c, y->src[1], &add_w),
-          *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_dw_run(c, &s, y->g, y->src[1]->x, NULL, gx, 1, add_x);
-    if (gw || gb) bmvpi_dw_weights(c, &s, y->src[0]->x, y->g, gw, add_w, gb, add_b);
+    bmvpi_dw_call q = bmvpi_depthwise3d_call(y);
+    int add_w;
+    q.dx = bmvpi_grad(c, y->src[0], &q.add);
+    q.dw = bmvpi_grad(c, y->src[1], &add_w);
+    q.db = bmvpi_grad(c, y->src[2], &q.add_b);
+    if (q.dx) bmvpi_dw_run(c, &q);
+    q.add = add_w;
+    if (!q.dw && !q.db) return;
+    if (!bmvpi_fast_depthwise_weights(c, &q, bmvpi_workspace(c)))
+        bmvp_parallel(c, (int64_t)q.s.k * q.s.k * q.s.k + 1, bmvpi_dw_plain_weights_task, &q);
 }
 static int64_t bmvpi_depthwise3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -4804,24 +4852,16 @@ static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
    gradient of the convolution y -> x with the same kernel and is computed by those kernels. Backward reads x and w. */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
 {
+    bmvp_tensor *src[3] = { x, w, b };
     int64_t dim[5];
-    bmvp_tensor *src[3];
-    char s[128], t[128], u[128];
     int i;
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 5 || w->dim[0] != x->dim[4] || w->dim[1] != w->dim[2] || w->dim[1] != w->dim[3] ||
         (b && (b->rank != 1 || b->dim[0] != w->dim[4])))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "conv_transpose3d: x %s, w %s, b %s; they must be (N,D,H,W,Ci), "
-                                        "(Ci,k,k,k,Co), (Co)",
-                                        bmvpi_shape(x, s, sizeof s), bmvpi_shape(w, t, sizeof t),
-                                        bmvpi_shape(b, u, sizeof u));
+        return bmvpi_bad_shapes(c, "conv_transpose3d", "x w b", src, "they must be (N,D,H,W,Ci), (Ci,k,k,k,Co), (Co)");
     dim[0] = x->dim[0];
     for (i = 1; i < 4; ++i) dim[i] = bmvpi_mul_size(x->dim[i], w->dim[i]);
     dim[4] = w->dim[4];
-    src[0] = x;
-    src[1] = w;
-    src[2] = b;
     return bmvpi_run(c, bmvpi_node(c, BMVP_OP_CONV_TRANSPOSE3D, 5, dim, 3, src));
 }
 
@@ -4845,20 +4885,31 @@ static bmvpi_conv bmvpi_conv_transpose3d_of(const bmvp_tensor *y) /* the convolu
     v.wo = w->numel / v.co;
     return v;
 }
+/* Of the convolution from y to x: x is its "gradient of the result", y its "gradient of the operand" */
 static void bmvpi_conv_transpose3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    bmvpi_conv_run(c, &v, BMVPI_CONV_DX, y->src[0]->x, y->src[1]->x, y->src[2] ? y->src[2]->x : NULL, y->x, 0,
-                   bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    q.g = y->src[0]->x;
+    q.w = y->src[1]->x;
+    q.bias = y->src[2] ? y->src[2]->x : NULL;
+    q.dx = y->x;
+    bmvpi_conv_run(c, BMVPI_CONV_DX, &q);
 }
 static void bmvpi_conv_transpose3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const bmvpi_conv v = bmvpi_conv_transpose3d_of(y);
-    int add, add_b;
-    float *gx = bmvpi_grad(c, y->src[0], &add), *gw = bmvpi_grad_add(c, y->src[1]);
-    float *gb = bmvpi_grad(c, y->src[2], &add_b);
-    if (gx) bmvpi_conv_run(c, &v, BMVPI_CONV_FORWARD, y->g, y->src[1]->x, NULL, gx, add, bmvpi_workspace(c));
-    if (gw) bmvpi_conv_run(c, &v, BMVPI_CONV_DW, y->g, y->src[0]->x, NULL, gw, 1, bmvpi_workspace(c));
+    bmvpi_conv_call q = bmvpi_conv_call_of(&v);
+    float *gb;
+    int add_b;
+    q.x = y->g;
+    q.w = y->src[1]->x;
+    q.g = y->src[0]->x;
+    q.y = bmvpi_grad(c, y->src[0], &q.accumulate);
+    q.dw = bmvpi_grad_add(c, y->src[1]);
+    gb = bmvpi_grad(c, y->src[2], &add_b);
+    if (q.y) bmvpi_conv_run(c, BMVPI_CONV_FORWARD, &q);
+    if (q.dw) bmvpi_conv_run(c, BMVPI_CONV_DW, &q);
     if (gb) {
         const bmvpi_gemm_args g = bmvpi_colsum_args(y->g, y->numel / v.ci, v.ci, gb, add_b);
         bmvpi_gemm(c, &g, bmvpi_workspace(c));
@@ -4916,7 +4967,7 @@ static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64
     k.mean = mean;
     k.slope = slope;
     k.shift = shift;
-    k.y = y->x;
+    k.to = y->x;
     bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
 }
 
@@ -4937,8 +4988,8 @@ static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, 
 
 /* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
    sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
-   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma and dbeta over
-   this rank's, as all gradients of parameters before they are exchanged. */
+   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma
+   and dbeta over this rank's, as all gradients of parameters before they are exchanged. */
 static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch, int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
@@ -4988,12 +5039,12 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     k.scale = scale;
     k.slope = slope;
     k.shift = shift;
-    k.y = gx;
-    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_back_task, &k);
+    k.to = gx;
+    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_join_task, &k);
 }
 
 /* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
-   src x (...,C), gamma, beta, running mean, running var (C); iarg 0 = training; farg 0 = momentum, 1 = eps. Training:
+   src x (...,C), gamma, beta, running mean, running var (C). Training:
    batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
    running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
    the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
@@ -5001,34 +5052,26 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
                                      bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
                                      double eps)
 {
-    bmvp_tensor *src[5], *y;
-    char at[128];
+    bmvp_tensor *src[5] = { x, gamma, beta, running_mean, running_var }, *y;
     int i;
     if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
-    src[3] = running_mean;
-    src[4] = running_var;
     for (i = 1; i < 5; ++i)
         if (!bmvpi_norm_fits(x, src[i]))
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                            "batchnorm: x %s needs gamma, beta and running statistics of (C)",
-                                            bmvpi_shape(x, at, sizeof at));
+            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src, "x must be (..., C), the others (C)");
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
     if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
-    y->iarg[0] = training != 0;
-    y->farg[0] = momentum;
-    y->farg[1] = eps;
+    y->args.batchnorm.training = training != 0;
+    y->args.batchnorm.momentum = momentum;
+    y->args.batchnorm.eps = eps;
     return bmvpi_run(c, y);
 }
 static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t ch = y->src[1]->numel;
-    const double momentum = y->farg[0], eps = y->farg[1];
+    const double momentum = y->args.batchnorm.momentum, eps = y->args.batchnorm.eps;
     float *mean = y->src[3]->x, *var = y->src[4]->x;
     int64_t i;
-    if (y->iarg[0] && !c->recompute) {
+    if (y->args.batchnorm.training && !c->recompute) {
         const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
         const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps, 1), unbiased = rows / (rows > 1 ? rows - 1 : 1);
         for (i = 0; i < ch && rows > 0; ++i) {
@@ -5036,7 +5079,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
             var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
         }
     }
-    for (i = 0; !y->iarg[0] && !c->recompute && i < ch; ++i) {
+    for (i = 0; !y->args.batchnorm.training && !c->recompute && i < ch; ++i) {
         y->saved[i] = mean[i];
         y->saved[ch + i] = (float)(1.0 / sqrt((double)var[i] + eps));
     }
@@ -5044,7 +5087,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, (int)y->iarg[0], 1);
+    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, y->args.batchnorm.training, 1);
 }
 static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5066,51 +5109,46 @@ static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op layernorm: y = (x - mean) / sqrt(var + eps) gamma + beta over the last axis ------------------------------------
-   src x (...,C), gamma, beta (C); farg 0 = eps; biased variance, two passes over a row in L1. torch LayerNorm. saved:
+   src x (...,C), gamma, beta (C); biased variance, two passes over a row in L1. torch LayerNorm. saved:
    mean and 1 / std of each row. Backward reads x, gamma: with h = gamma g, t = (x - mean) s: dx = s (h - mean(h) - t
    mean(h t)). */
 BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128];
+    bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || !gamma || !beta || bmvp_failed(c)) return NULL;
     if (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "layernorm: x %s needs gamma and beta of its last axis",
-                                        bmvpi_shape(x, at, sizeof at));
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
+        return bmvpi_bad_shapes(c, "layernorm", "x gamma beta", src, "they must be (..., C), (C), (C)");
     y = bmvpi_node(c, BMVP_OP_LAYERNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, x->numel / gamma->numel * 2)) return NULL;
-    y->farg[0] = eps;
+    y->args.layernorm.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVPI_HOT static void bmvpi_layernorm_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const float *x = m->a + r * m->c;
+        const float *x = m->x + r * m->c;
         const float mean = (float)(bmvpi_reduce_sum(x, m->c) / (double)m->c);
-        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->s));
+        const float s = (float)(1.0 / sqrt(bmvpi_reduce_var(x, mean, m->c) / (double)m->c + (double)m->eps));
         float *BMVP_RESTRICT y = m->y + r * m->c;
-        m->z[2 * r] = mean;
-        m->z[2 * r + 1] = s;
-        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->b[i] + m->e[i];
+        m->saved[2 * r] = mean;
+        m->saved[2 * r + 1] = s;
+        for (i = 0; i < m->c; ++i) y[i] = (x[i] - mean) * s * m->gamma[i] + m->beta[i];
     }
 }
 static void bmvpi_layernorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     const int64_t ch = y->src[1]->numel;
     bmvpi_map m = bmvpi_map_make(c, y->numel / ch, ch);
-    m.a = y->src[0]->x;
-    m.b = y->src[1]->x;
-    m.e = y->src[2]->x;
-    m.s = (float)y->farg[0];
+    m.x = y->src[0]->x;
+    m.gamma = y->src[1]->x;
+    m.beta = y->src[2]->x;
+    m.eps = (float)y->args.layernorm.eps;
     m.y = y->x;
-    m.z = y->saved;
+    m.saved = y->saved;
     bmvpi_map_run(c, &m, bmvpi_layernorm_rows);
 }
-/* dx of a chunk of rows (y, when wanted) and its sums of g and g t. scale: saved; slope: gamma */
+/* dx of a chunk of rows, when wanted, and its sums of g and g t */
 BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_columns *k = (const bmvpi_columns *)arg;
@@ -5121,18 +5159,18 @@ BMVPI_HOT static void bmvpi_layernorm_back_task(void *arg, int64_t task, int wor
     (void)worker;
     memset(sum, 0, (size_t)(2 * c) * sizeof(float));
     for (r = first; r < first + n; ++r) {
-        const float *x = k->x + r * c, *g = k->g + r * c, *gamma = k->slope;
-        const float mean = k->scale[2 * r], s = k->scale[2 * r + 1];
-        float *BMVP_RESTRICT y = k->y + r * c;
+        const float *x = k->x + r * c, *g = k->a + r * c, *gamma = k->gamma;
+        const float mean = k->saved[2 * r], s = k->saved[2 * r + 1];
+        float *BMVP_RESTRICT dx = k->to + r * c;
         for (i = 0; i < c; ++i) {
             sum[i] += g[i];
             dot[i] += g[i] * ((x[i] - mean) * s);
         }
-        if (k->y) {
+        if (k->to) {
             const float a = (float)(bmvpi_reduce_dot(g, gamma, c) / (double)c);
             const float b = (float)(bmvpi_reduce_centred(g, gamma, x, mean, c) / (double)c) * s;
-            if (k->add) for (i = 0; i < c; ++i) y[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
-            else for (i = 0; i < c; ++i) y[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            if (k->add) for (i = 0; i < c; ++i) dx[i] += s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
+            else for (i = 0; i < c; ++i) dx[i] = s * (g[i] * gamma[i] - a - (x[i] - mean) * s * b);
         }
     }
 }
@@ -5143,12 +5181,12 @@ static void bmvpi_layernorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     float *ggamma, *gbeta;
     double *sum;
     int64_t i;
-    k.y = bmvpi_grad(c, y->src[0], &k.add);
+    k.to = bmvpi_grad(c, y->src[0], &k.add);
     ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
     gbeta = bmvpi_grad(c, y->src[2], &add_beta);
-    if (!k.y && !ggamma && !gbeta) return;
-    k.scale = y->saved;
-    k.slope = y->src[1]->x;
+    if (!k.to && !ggamma && !gbeta) return;
+    k.saved = y->saved;
+    k.gamma = y->src[1]->x;
     sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
     bmvpi_columns_sums(c, &k, bmvpi_layernorm_back_task, sum);
     for (i = 0; ggamma && i < k.c; ++i) ggamma[i] = (add_gamma ? ggamma[i] : 0.0f) + (float)sum[k.c + i];
@@ -5170,26 +5208,21 @@ static bmvp_tensor *bmvpi_layernorm_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op groupnorm: y = (x - mean) / sqrt(var + eps) gamma + beta per sample and group of C / G neighbouring channels ---
-   src x (N,...,C), gamma, beta (C) or both absent; iarg 0 = G; farg 0 = eps; biased variance. torch GroupNorm; G = C
+   src x (N,...,C), gamma, beta (C) or both absent; G groups; biased variance. torch GroupNorm; G = C
    is instance norm. saved: mean, 1 / std of each (n, g). Backward reads x and gamma. */
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
                                      double eps)
 {
-    bmvp_tensor *src[3], *y;
-    char at[128];
+    bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
         x->dim[x->rank - 1] % groups)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE,
-                                        "groupnorm: x %s needs gamma and beta of (C), or neither, and C divisible by %d groups",
-                                        bmvpi_shape(x, at, sizeof at), groups);
-    src[0] = x;
-    src[1] = gamma;
-    src[2] = beta;
+        return bmvpi_bad_shapes(c, "groupnorm", "x gamma beta", src,
+                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups", groups);
     y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
-    y->iarg[0] = groups;
-    y->farg[0] = eps;
+    y->args.groupnorm.groups = groups;
+    y->args.groupnorm.eps = eps;
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
@@ -5198,12 +5231,12 @@ BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->iarg[0], y->farg[0], 0);
-    bmvpi_norm_apply(c, y, y->dim[0], y->iarg[0]);
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], y->args.groupnorm.groups, y->args.groupnorm.eps, 0);
+    bmvpi_norm_apply(c, y, y->dim[0], y->args.groupnorm.groups);
 }
 static void bmvpi_groupnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, y->dim[0], y->iarg[0], 1, 0);
+    bmvpi_norm_backward(c, y, y->dim[0], y->args.groupnorm.groups, 1, 0);
 }
 static int64_t bmvpi_groupnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5221,23 +5254,18 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
                           groups[variant], 1e-5);
 }
 
-/* >>op masked_fill: y = mask ? filler : x ------------------------------------------------------------------------------
-   src x, filler, mask; iarg 0..2 = start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
+/* >>op masked_fill: y = mask ? filler : x -----------------------------------------------------------------------------
+   src x, filler, mask; start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
 BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
 {
-    bmvp_tensor *src[3], *y;
-    char a[128], b[128];
+    bmvp_tensor *src[3] = { x, filler, mask }, *y;
     int i;
     if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
     if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "masked_fill: x %s and mask %s must be one shape (D,H,W), the filler a volume",
-                                        bmvpi_shape(x, a, sizeof a), bmvpi_shape(mask, b, sizeof b));
-    src[0] = x;
-    src[1] = filler;
-    src[2] = mask;
+        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src, "x and mask must be (D,H,W) of one shape, the filler a volume");
     y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
-    for (i = 0; y && i < 3; ++i) y->iarg[i] = start[i];
+    for (i = 0; y && i < 3; ++i) y->args.masked_fill.start[i] = start[i];
     return bmvpi_run(c, y);
 }
 
@@ -5245,7 +5273,7 @@ BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
 static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
 {
     const bmvp_tensor *f = t->src[1];
-    const int64_t fz = z + t->iarg[0], fy = y + t->iarg[1], fx = t->iarg[2];
+    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1], fx = t->args.masked_fill.start[2];
     *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
     *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
     if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
@@ -5284,13 +5312,14 @@ static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
     return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
 }
 
-/* >>op minmax: y = (x - min) / (max - min + eps) -------------------------------------------------------------------------
-   farg 0 = eps. saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
-   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min and max. */
+/* >>op minmax: y = (x - min) / (max - min + eps) ----------------------------------------------------------------------
+   saved: min, max, number of elements equal to each. The release's template normalisation. With y = (x - a) / s,
+   s = b - a + eps: dx += g / s everywhere; da = sum g (y - 1) / s, db = -sum g y / s, shared evenly by the ties of min
+   and max. */
 BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
     bmvp_tensor *y = x ? bmvpi_node(c, BMVP_OP_MINMAX, x->rank, x->dim, 1, &x) : NULL;
-    if (y) y->farg[0] = eps;
+    if (y) y->args.minmax.eps = eps;
     return bmvpi_save(c, y, 4) ? bmvpi_run(c, y) : NULL;
 }
 static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -5303,7 +5332,7 @@ static void bmvpi_minmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
         lo = x[i] < lo ? x[i] : lo;
         hi = x[i] > hi ? x[i] : hi;
     }
-    s = hi - lo + (float)y->farg[0];
+    s = hi - lo + (float)y->args.minmax.eps;
     for (i = 0; i < y->numel; ++i) {
         n_lo += x[i] == lo;
         n_hi += x[i] == hi;
@@ -5321,7 +5350,7 @@ static void bmvpi_minmax_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     double da = 0, db = 0, s;
     int64_t i;
     if (!gx) return;
-    s = (double)(y->saved[1] - y->saved[0] + (float)y->farg[0]);
+    s = (double)(y->saved[1] - y->saved[0] + (float)y->args.minmax.eps);
     for (i = 0; i < y->numel; ++i) {
         const double v = ((double)x[i] - (double)y->saved[0]) / s;
         da += (double)g[i] * (v - 1.0) / s;
@@ -5481,7 +5510,9 @@ BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint
 }
 
 /* ================================================================================================================
-   The machine room: vector kernels. Nothing above needs to be read with it, and nothing in it says what an op is.
+   The machine room: vector kernels. Nothing above needs to be read with it, and nothing in it says what an op is: each
+   function behind the door (>>fast) computes what plain loops above define, to the rounding of float32, and tests hold
+   the two together at every instruction set. It is left out by BMVP_NO_SIMD, which halves the text of the object.
    ================================================================================================================ */
 
 #if defined(BMVP_NO_SIMD) || !defined(__GNUC__)
@@ -5547,7 +5578,8 @@ BMVPI_VECTOR_TYPES(512)
 #define BMVPI_PREFETCH_WRITE(p) ((void)(p))
 #endif
 
-/* The instance of a table of kernels NAME for the level of context c, as a pointer; NULL: plain loops. BMVPI_CHOOSE: of a function. */
+/* The instance of a table of kernels NAME for the level of context c, as a pointer; NULL: plain loops. BMVPI_CHOOSE: of
+   a function. */
 #if defined(BMVPI_HAVE_X86)
 #define BMVPI_CHOOSE_SET(c, NAME) \
     ((c)->simd == BMVP_SIMD_AVX512 ? &NAME##_v512 : (c)->simd == BMVP_SIMD_AVX2 ? &NAME##_v256 : \
@@ -5599,13 +5631,14 @@ BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_exp(bmvpi_v##BITS x)
 BMVPI_EXP(128)
 #if defined(BMVPI_HAVE_X86)
 BMVPI_EXP(256)
-/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below -87.7 it goes
-   on to 0 by subnormal numbers. */
+/* The same with AVX-512's minimum, maximum, rounding conversion and scaling by a power of two: 14 operations. Below
+   -87.7 it goes on to 0 by subnormal numbers. */
 BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
 {
     const bmvpi_v512 zero = { 0.0f }, low = zero - 110.0f, high = zero + 88.02f;
     const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
-                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y)); /* NaN stays */
+                                                         /* NaN stays */
+                                                         _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y));
     const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
@@ -5658,10 +5691,10 @@ BMVPI_AT_v##BITS BMVPI_INLINE bmvpi_v##BITS bmvpi_v##BITS##_normal(bmvpi_v##BITS
 BMVPI_NORMAL(128)
 #if defined(BMVPI_HAVE_X86)
 BMVPI_NORMAL(256)
-/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4 in
-   the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of them
-   permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last piece is
-   constant: beyond 5.6 Phi is 1 and phi 0. */
+/* AVX-512 looks 32 numbers up in two registers: Phi(|x|) - 1/2 on 32 pieces of 0.18, on each a polynomial of degree 4
+   in the distance from the middle, in pieces. Its derivative is phi. Half the operations of the forms above (19, 5 of
+   them permutations; 3 more for phi); absolute errors 8e-8 and 4e-7. Own least-squares fits of both together. The last
+   piece is constant: beyond 5.6 Phi is 1 and phi 0. */
 static const float bmvpi_normal_table[5][32] = {
     { 3.5856392e-02f, 1.0641988e-01f, 1.7364478e-01f, 2.3565271e-01f, 2.9102990e-01f, 3.3891293e-01f,
     3.7899950e-01f, 4.1149202e-01f, 4.3699163e-01f, 4.5636708e-01f, 4.7062102e-01f, 4.8077384e-01f, 4.8777553e-01f,
@@ -5975,6 +6008,8 @@ static const bmvpi_dw_set *bmvpi_dw_kernels(const bmvp_ctx *c, const bmvpi_dw *s
 /* One call: operands, the cut into tasks and the layout of a worker's memory (floats). */
 typedef struct bmvpi_dw_job {
     bmvpi_dw_call q;
+    const float *from;                  /* x, or g for the gradient to x */
+    float *to;                          /* y, or dx */
     const bmvpi_dw_set *set;
     float *ws, *part;
     int64_t slabs, chunks, depth;       /* tasks: N x slabs x chunks of `depth` planes */
@@ -6073,7 +6108,7 @@ static void bmvpi_dw_slab_weights(const bmvpi_dw_job *j, int64_t c0, int64_t cc,
     memset(w, 0, (size_t)(taps * BMVPI_SLAB) * sizeof(float));
     memset(bias, 0, BMVPI_SLAB * sizeof(float));
     for (t = 0; t < taps; ++t)
-        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->q.w[(j->q.flip ? taps - 1 - t : t) * j->q.s.c + c0 + i];
+        for (i = 0; i < cc; ++i) w[t * BMVPI_SLAB + i] = j->q.w[(j->q.dx ? taps - 1 - t : t) * j->q.s.c + c0 + i];
     for (i = 0; j->q.s.residual && i < cc; ++i) w[taps / 2 * BMVPI_SLAB + i] += 1.0f;
     for (i = 0; j->q.bias && i < cc; ++i) bias[i] = j->q.bias[c0 + i];
 }
@@ -6098,10 +6133,10 @@ static void bmvpi_dw_forward_task(void *arg, int64_t task, int worker)
             const int64_t at_row = first + h * j->q.s.w * j->q.s.c;
             int64_t p;
             for (; q <= hi; ++q)
-                bmvpi_dw_pack(j, j->q.x + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
+                bmvpi_dw_pack(j, j->from + first + q * step, cc, h - r, n + 2 * r, r, ring + q % k * j->plane);
             for (p = lo; p <= hi; ++p) at[p - lo] = ring + p % k * j->plane;
             bmvpi_dw_rows(j, at, hi - lo + 1, w + (lo - d + r) * k * k * BMVPI_SLAB, bias, tile, cc, n,
-                          j->q.x + at_row + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, j->q.y + at_row + d * step);
+                          j->from + at_row + bmvpi_min(d + r + 1, j->q.s.d - 1) * step, j->to + at_row + d * step);
         }
     }
 }
@@ -6180,6 +6215,8 @@ static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
     bmvpi_dw_job j = bmvpi_dw_cut(c, &q->s);
     if (!j.set) return 0;
     j.q = *q;
+    j.from = q->dx ? q->g : q->x;
+    j.to = q->dx ? q->dx : q->y;
     j.ws = ws;
     bmvp_parallel(c, q->s.n * j.slabs * j.chunks, bmvpi_dw_forward_task, &j);
     return 1;
@@ -6213,7 +6250,8 @@ typedef struct bmvpi_tile {
     const float *next;
     int64_t next_step;
     const float *onto; /* C = onto + ..., rows ldc apart as those of C: C itself, a residual, or NULL */
-    int odd;           /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
+    /* of pairs: 1 if every run begins with the second of a pair; k counts the absent first, a does not */
+    int odd;
 } bmvpi_tile;
 typedef void (*bmvpi_tile_fn)(const bmvpi_tile *t);
 
@@ -6292,9 +6330,10 @@ static const bmvpi_tiles bmvpi_tiles_v256 = { 6, 16, 0, {
 static const bmvpi_tiles bmvpi_tiles_v512 = { 12, 32, 0, BMVPI_TILES_512_TABLE(512) };
 #endif
 #if defined(BMVPI_HAVE_BF16)
-/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B to a sum in
-   float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the runs one after the other, into
-   16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes its type. */
+/* bfloat16: the same tile, two rows of k at a time. vdpbf16ps adds the products of a pair (k, k + 1) of A and one of B
+   to a sum in float32, 64 operations an instruction where a multiply-add has 32. bmvpi_strip rounds A to pairs, the
+   runs one after the other, into 16 KB of L1 for four panels of B, which are packed as pairs; nothing in memory changes
+   its type. */
 #define BMVPI_AT_bf16 BMVPI_HOT __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")))
 
 /* 16 numbers, `step` apart; zeros from n on */
@@ -6327,7 +6366,8 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
     }
 }
 
-/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd: see bmvpi_tile */
+/* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd:
+   see bmvpi_tile */
 BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
 {
     int64_t j = 0;
@@ -6435,8 +6475,8 @@ static void bmvpi_tile_ahead(bmvpi_tile *t, int mr)
     t->next_step = t->ka == 1 ? mr * t->lda / bmvpi_max(1, t->k) : t->ka;
 }
 
-/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is readable for cols
-   only. */
+/* One tile of `mr` rows x cols <= nr columns. The last columns of a matrix go through a whole tile beside it; bias is
+   readable for cols only. */
 static void bmvpi_tile_run(const bmvpi_tiles *q, const bmvpi_tile *strip, int mr, int64_t cols)
 {
     float side[BMVPI_MR_MAX * BMVPI_NR_MAX];
@@ -6492,7 +6532,8 @@ static int64_t bmvpi_panel_group(const bmvpi_tiles *q) { return q->pairs ? 4 : 1
 /* keeps workspace parts 64-byte aligned */
 static int64_t bmvpi_round16(int64_t n) { return (n + 15) / 16 * 16; }
 
-/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows have a place. */
+/* A packed matrix is panels of nr columns (plain: one). Floats from a row of k to the next; of pairs only even rows
+   have a place. */
 static int64_t bmvpi_panel_row(const bmvpi_tiles *q) { return !q ? 1 : q->pairs ? q->nr / 2 : q->nr; }
 
 /* From panel to panel. The odd cache line keeps panels of 2^i rows from falling into the same cache sets. */
@@ -6614,8 +6655,8 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
 }
 
 /* May the tiles read B where it lies? Only whole tiles: a partial one would read past the row. Of few rows of A, since
-   packing would cost more than the product; of a near B if its panels fit L1, whose sets rows that are a multiple of 1 KB
-   apart share. */
+   packing would cost more than the product; of a near B if its panels fit L1, whose sets rows that are a multiple of 1
+   KB apart share. */
 static int bmvpi_gemm_direct(const bmvpi_tiles *q, const bmvpi_gemm_args *g)
 {
     if (g->b_packed || g->b_cs != 1 || q->pairs) return 0;
@@ -6804,25 +6845,34 @@ static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
     return 1;
 }
 
-/* C (m x n) (+)= A B + bias, B packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_rs, int64_t a_cs,
-                     const float *packed, float *c, int64_t c_rs, int accumulate, const float *bias)
+/* Where a product goes: rows ld apart, =, or with `add` += */
+typedef struct bmvpi_target { float *p; int64_t ld; int add; } bmvpi_target;
+static bmvpi_target bmvpi_onto(float *p, int64_t ld, int add)
 {
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, a_rs, a_cs, packed, 0, 0, c, c_rs);
+    bmvpi_target c;
+    c.p = p;
+    c.ld = ld;
+    c.add = add;
+    return c;
+}
+
+/* c (m x n) = a b + bias, b packed by bmvpi_pack_b, on the calling thread */
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c, const float *bias)
+{
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, bmvpi_strided_matrix(packed, 0, 0), c.p, c.ld);
     g.b_packed = 1;
-    g.accumulate = accumulate;
+    g.accumulate = c.add;
     g.bias = bias;
     bmvpi_gemm_serial(level, &g, NULL);
 }
 
-/* C (m x n) (+)= A B, A and B tiles of the same few rows k, read along them: what weight gradients sum. B's rows must be
-   readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, const float *a, int64_t a_ld, const float *b,
-                          int64_t b_ld, float *c, int64_t c_rs, int accumulate, float *ws)
+/* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's
+   rows must be readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
 {
-    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, 1, a_ld, b, b_ld, 1, c, c_rs);
-    g.b_near = n % 16 == 0 || b_ld >= (n + 31) / 32 * 32;
-    g.accumulate = accumulate;
+    bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
+    g.b_near = n % 16 == 0 || b.rs >= (n + 31) / 32 * 32;
+    g.accumulate = c.add;
     bmvpi_gemm_serial(level, &g, ws);
 }
 
@@ -6849,6 +6899,8 @@ enum { BMVPI_RUNS_MAX = 256 }; /* kernel rows, and output rows at a time in the 
 
 typedef struct bmvpi_slide {
     bmvpi_conv_call call;
+    const float *from;        /* x, or g for the gradient of x */
+    float *to;                /* y, or dx */
     const bmvpi_tiles *q;
     int level;
     bmvpi_axis ax[3];
@@ -6995,7 +7047,7 @@ static void bmvpi_slide_fill(const bmvpi_slide *s, int64_t n, int64_t z0, int64_
                 continue;
             }
             memset(to, 0, (size_t)(left * s->ci) * sizeof(float));
-            from = s->call.x + (((n * s->ax[0].in + z) * s->ax[1].in + h) * s->ax[2].in + w0 + left) * s->ci;
+            from = s->from + (((n * s->ax[0].in + z) * s->ax[1].in + h) * s->ax[2].in + w0 + left) * s->ci;
             memcpy(to + left * s->ci, from, (size_t)((right - left) * s->ci) * sizeof(float));
             memset(to + right * s->ci, 0, (size_t)(row - right * s->ci) * sizeof(float));
         }
@@ -7049,7 +7101,7 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
             for (h = bmvpi_max(h0, lo[1]); h < bmvpi_min(h1, hi[1]); ++h) {
                 out[1] = h * ax[1].phases + r[1] - ax[1].shift;
                 t.a = base + (h - h0) * ax[1].step * row + col;
-                t.c = s->call.y + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
+                t.c = s->to + (((n * ax[0].out + out[0]) * ax[1].out + out[1]) * ax[2].out + out[2]) * s->co +
                       p * s->q->nr;
                 t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
@@ -7075,7 +7127,7 @@ static void bmvpi_slide_task(void *arg, int64_t task, int worker) /* task = (sam
     if (s->in_place) {
         plane = ax[1].in * ax[2].in * s->ci;
         row = ax[2].in * s->ci;
-        base = s->call.x + ((n * ax[0].in + z0) * ax[1].in + y0) * row + x0 * s->ci;
+        base = s->from + ((n * ax[0].in + z0) * ax[1].in + y0) * row + x0 * s->ci;
     } else {
         base = s->slabs + worker * s->own;
         bmvpi_slide_fill(s, n, z0, y0, x0, s->slabs + worker * s->own);
@@ -7193,7 +7245,7 @@ static void bmvpi_conv_dw_task(void *arg, int64_t task, int worker) /* task = (p
     memset(sums + t0 * j->m * v->co, 0, (size_t)((t1 - t0) * j->m * v->co) * sizeof(float));
     for (r = part * j->part_rows; r < end; r = r1) {
         r1 = bmvpi_min(end, r + j->rows);
-        bmvpi_pack_rows(j->q, j->call.w + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
+        bmvpi_pack_rows(j->q, j->call.g + r * v->out[2] * v->co, v->co, 1, (r1 - r) * v->out[2], v->co, 0,
                         (r1 - r) * v->out[2], own);
         for (t = t0; t < t1; ++t) bmvpi_conv_dw_tap(j, t, r, r1, own, sums);
     }
@@ -7203,7 +7255,7 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 {
     const bmvpi_conv_dw_job *j = (const bmvpi_conv_dw_job *)arg;
     const bmvpi_conv *v = j->call.v;
-    float *dw = j->call.y + task / v->ci * v->wt + task % v->ci * v->wi;
+    float *dw = j->call.dw + task / v->ci * v->wt + task % v->ci * v->wi;
     int64_t o, p;
     (void)worker;
     for (o = 0; o < v->co; ++o) {
@@ -7213,19 +7265,21 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
     }
 }
 
-/* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two outputs of three taps are
-   four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
-       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0 + m1 + m2, m1 - m2 - m3
-   In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of channels in place of 216. So is
-   the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of tiles: it transforms their 4^3 inputs (each voxel is read 8
-   times, fetched a tile ahead), multiplies by the 64 matrices of weights, which all tasks share, and transforms back. The points of a block,
-   64 (Ci + Co) floats a tile, lie in L2 up to Ci + Co = 128, else in L3. Constants are 0, 1 and 1/2: of random numbers, 64 to 64 channels, results
+/* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two
+   outputs of three taps are four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0
+       + m1 + m2, m1 - m2 - m3
+   In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of
+   channels in place of 216. So is the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of
+   tiles: it transforms their 4^3 inputs (each voxel is read 8 times, fetched a tile ahead), multiplies by the 64
+   matrices of weights, which all tasks share, and transforms back. The points of a block, 64 (Ci + Co) floats a tile,
+   lie in L2 up to Ci + Co = 128, else in L3. Constants are 0, 1 and 1/2: of random numbers, 64 to 64 channels, results
    and gradients are 3.6e-7 off (root mean square), those of the direct sums 2.8e-7 to 3.4e-7. */
 enum { BMVPI_WINO_POINTS = 64, BMVPI_WINO_LEAST = 4096 };
 
 typedef struct bmvpi_wino_set {
-    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next tile's voxels is
-       fetched; spread: 2^3 voxels to 64 points, A dy */
+    /* c channels (a multiple of 16) of a tile. in: 4^3 voxels to 64 points, B' d, meanwhile the new half of the next
+       tile's voxels is fetched; spread: 2^3 voxels to 64 points, A dy */
     void (*in)(const float *const *src, const float *const *next, int64_t c, float *to, int64_t point);
     void (*spread)(const float *const *src, int64_t c, float *to, int64_t point);
     /* 64 points to the 2^3 voxels that have a place, A' m + bias */
@@ -7352,8 +7406,8 @@ BMVPI_STAMP(BMVPI_WINO)
 
 static const bmvpi_wino_set *bmvpi_wino_of(const bmvp_ctx *c) { return BMVPI_CHOOSE_SET(c, bmvpi_wino_set); }
 
-/* Where the products saved pay for the transforms: whole vectors of channels, and enough voxels for 64 matrices of weights. In float32 whatever
-   the context's precision: as fast as bfloat16 products without it. */
+/* Where the products saved pay for the transforms: whole vectors of channels, and enough voxels for 64 matrices of
+   weights. In float32 whatever the context's precision: as fast as bfloat16 products without it. */
 static int bmvpi_wino_fits(const bmvp_ctx *c, const bmvpi_conv *v)
 {
     int i, yes = bmvpi_wino_of(c) && v->groups == 1 && v->wo == 1 && v->ci % 16 == 0 &&
@@ -7364,6 +7418,8 @@ static int bmvpi_wino_fits(const bmvp_ctx *c, const bmvpi_conv *v)
 
 typedef struct bmvpi_wino { /* one call */
     bmvpi_conv_call call;
+    const float *from;            /* x, or g for the gradient of x */
+    float *to;                    /* y, or dx */
     const bmvpi_wino_set *set;
     int level, what;
     int64_t ci, co;               /* channels read and written; DW: of x and of dy */
@@ -7372,7 +7428,8 @@ typedef struct bmvpi_wino { /* one call */
     int64_t in_point, out_point;  /* floats from point to point of a block's inputs and outputs */
     int64_t own, pack;            /* floats of a worker; of the packed weights of one point */
     int64_t parts, part_blocks;   /* DW: partial sums of 64 points, blocks of each */
-    int64_t groups, channels;     /* DW: tasks of a part, channels of x of each: large weights would leave threads idle */
+    /* DW: tasks of a part, channels of x of each: large weights would leave threads idle */
+    int64_t groups, channels;
     float *packed, *owns, *zeros; /* DW: packed = the partial sums */
 } bmvpi_wino;
 
@@ -7398,7 +7455,8 @@ static bmvpi_wino bmvpi_wino_make(const bmvp_ctx *c, const bmvpi_conv *v, int wh
         j.parts = bmvpi_min(j.blocks, bmvpi_max(1, bmvpi_min(16, (1 << 23) / (BMVPI_WINO_POINTS * j.ci * j.co))));
         j.part_blocks = bmvpi_ceil_div(j.blocks, j.parts);
         j.parts = bmvpi_ceil_div(j.blocks, j.part_blocks);
-        j.channels = bmvpi_max(16, bmvpi_ceil_div(j.ci, bmvpi_ceil_div(4, j.parts) * 16) * 16); /* each spreads dy anew */
+        /* each spreads dy anew */
+        j.channels = bmvpi_max(16, bmvpi_ceil_div(j.ci, bmvpi_ceil_div(4, j.parts) * 16) * 16);
         j.groups = bmvpi_ceil_div(j.ci, j.channels);
         j.own += bmvpi_packed_size(j.level, j.rows, j.co);
     } else {
@@ -7436,7 +7494,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
     else bmvpi_pack_b(j->level, u, j->co, 1, j->ci, j->co, j->packed + p * j->pack);
 }
 
-/* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside: none */
+/* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside:
+   none */
 static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
 {
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
@@ -7456,9 +7515,9 @@ static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int
 {
     const float *src[2][64];
     int64_t r;
-    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->call.x + ch, j->zeros, src[0]);
+    bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->from + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->call.x + ch, j->zeros, src[(r + 1) % 2]);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros, src[(r + 1) % 2]);
         j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
@@ -7473,10 +7532,11 @@ static void bmvpi_wino_task(void *arg, int64_t block, int worker)
     int i;
     bmvpi_wino_inputs(j, t0, rows, 0, j->ci, in);
     for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-        bmvpi_mm(j->level, rows, j->co, j->ci, in + p * j->in_point, j->ci, 1, j->packed + p * j->pack, out + p * j->out_point, j->co, 0, NULL);
+        bmvpi_mm(j->level, rows, j->co, j->ci, bmvpi_rows(in + p * j->in_point, j->ci), j->packed + p * j->pack,
+                 bmvpi_onto(out + p * j->out_point, j->co, 0), NULL);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, t0 + r, 2, 0, j->co, j->call.y, NULL, to);
-        for (i = 0; i < 8; ++i) dst[i] = to[i] ? j->call.y + (to[i] - j->call.y) : NULL;
+        bmvpi_wino_voxels(j, t0 + r, 2, 0, j->co, j->to, NULL, to);
+        for (i = 0; i < 8; ++i) dst[i] = to[i] ? j->to + (to[i] - j->to) : NULL;
         j->set->out(out + r * j->co, j->out_point, j->co, j->call.bias, dst, j->call.accumulate);
     }
 }
@@ -7494,16 +7554,17 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
         const int64_t rows = bmvpi_min(j->rows, j->total - b * j->rows);
         bmvpi_wino_inputs(j, b * j->rows, rows, ch, n, in);
         for (r = 0; r < rows; ++r) {
-            bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.w, j->zeros, src);
+            bmvpi_wino_voxels(j, b * j->rows + r, 2, 0, j->co, j->call.g, j->zeros, src);
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, n, j->co, rows, in + p * j->in_point, n, out + p * j->out_point, j->co, sums + p * size, j->co,
-                          b > part * j->part_blocks, pack);
+            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n), bmvpi_rows(out + p * j->out_point, j->co),
+                          bmvpi_onto(sums + p * size, j->co, b > part * j->part_blocks), pack);
     }
 }
 
-static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker) /* task = (tap, input channel): G' of the sums, parts in order */
+/* task = (tap, input channel): G' of the sums, parts in order */
+static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t tap = task / j->ci, ch = task % j->ci, size = j->ci * j->co;
@@ -7520,7 +7581,7 @@ static void bmvpi_wino_dw_sum_task(void *arg, int64_t task, int worker) /* task 
     }
     for (p = 0; p < j->parts; ++p)
         j->set->blend(j->packed + p * BMVPI_WINO_POINTS * size + ch * j->co, size, factor, BMVPI_WINO_POINTS, j->co,
-                      j->call.y + tap * j->call.v->wt + ch * j->call.v->wi);
+                      j->call.dw + tap * j->call.v->wt + ch * j->call.v->wi);
 }
 
 static void bmvpi_wino_run(bmvp_ctx *c, bmvpi_wino *j, float *ws)
@@ -7552,13 +7613,13 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
     bmvpi_gemm_args g;
     if (what == BMVPI_CONV_FORWARD)
-        g = bmvpi_gemm_make(voxels, v->co, v->ci, q->x, v->ci, 1, q->w, v->wi, v->wo, q->y, v->co);
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo), q->y, v->co);
     else if (what == BMVPI_CONV_DX)
-        g = bmvpi_gemm_make(voxels, v->ci, v->co, q->x, v->co, 1, q->w, v->wo, v->wi, q->y, v->ci);
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi), q->dx, v->ci);
     else
-        g = bmvpi_gemm_make(v->ci, v->co, voxels, q->x, 1, v->ci, q->w, v->co, 1, q->y, v->wi);
-    g.bias = q->bias;
-    g.accumulate = q->accumulate;
+        g = bmvpi_gemm_make(v->ci, v->co, voxels, bmvpi_transposed(q->x, v->ci), bmvpi_rows(q->g, v->co), q->dw, v->wi);
+    g.bias = what == BMVPI_CONV_DW ? NULL : q->bias;
+    g.accumulate = what == BMVPI_CONV_DW || q->accumulate;
     return g;
 }
 
@@ -7571,11 +7632,8 @@ static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v,
 {
     if (!bmvpi_conv_is_fast(c, v)) return 0;
     if (bmvpi_conv_is_product(v, what)) {
-        bmvpi_conv_call q;
-        bmvpi_gemm_args g;
-        memset(&q, 0, sizeof q);
-        q.v = v;
-        g = bmvpi_conv_product(&q, what);
+        const bmvpi_conv_call q = bmvpi_conv_call_of(v);
+        const bmvpi_gemm_args g = bmvpi_conv_product(&q, what);
         return bmvpi_gemm_workspace(c, &g);
     }
     if (bmvpi_wino_fits(c, v)) {
@@ -7601,6 +7659,8 @@ static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, floa
     } else if (bmvpi_wino_fits(c, v)) {
         bmvpi_wino j = bmvpi_wino_make(c, v, what);
         j.call = *q;
+        j.from = what == BMVPI_CONV_DX ? q->g : q->x;
+        j.to = what == BMVPI_CONV_DX ? q->dx : q->y;
         bmvpi_wino_run(c, &j, ws);
     } else if (what == BMVPI_CONV_DW) {
         bmvpi_conv_dw_job j = bmvpi_conv_dw_make(c, v);
@@ -7612,6 +7672,8 @@ static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, floa
     } else {
         bmvpi_slide s = bmvpi_slide_make(c, v, what == BMVPI_CONV_DX);
         s.call = *q;
+        s.from = s.reversed ? q->g : q->x;
+        s.to = s.reversed ? q->dx : q->y;
         bmvpi_slide_run(c, &s, ws);
     }
     return 1;
@@ -7629,7 +7691,8 @@ typedef struct bmvpi_fused {
     /* p = exp(p scale - lse[row]), dp = p (dp - dot[row]) scale */
     void (*softmax_back)(int64_t rows, int64_t n, float *p, float *dp, int64_t ld, float scale, const float *lse,
                          const float *dot);
-    void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld); /* h = GELU(a), h may be a */
+    /* h = GELU(a), h may be a */
+    void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld);
     /* g = g GELU'(a), h = GELU(a); h may be a */
     void (*gelu_both)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, float *g, int64_t ld);
     /* out[row] = sum over i of a[row ld + i] b[row ld + i] */
@@ -7808,9 +7871,9 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     j.n = y->dim[0];
     j.t = y->dim[1];
     j.c = y->dim[2];
-    j.heads = y->iarg[0];
+    j.heads = y->args.attention.heads;
     j.d = j.c / j.heads;
-    j.scale = (float)y->farg[0];
+    j.scale = (float)y->args.attention.scale;
     if (!j.fused) return j;
     j.rows = bmvpi_piece(j.t, most_rows, 12);
     j.keys = bmvpi_piece(j.t, most_keys, 32);
@@ -7839,7 +7902,8 @@ static int64_t bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, 
     return nh / j->heads * j->t * 3 * j->c + nh % j->heads * j->d;
 }
 
-/* task = key block of a (sample, head): its k as a right factor of q k^T; v of p v or, backward, of dy v^T; then k of ds k */
+/* task = key block of a (sample, head): its k as a right factor of q k^T; v of p v or, backward, of dy v^T; then k of
+   ds k */
 static void bmvpi_attn_pack_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
@@ -7870,9 +7934,9 @@ static void bmvpi_attn_task(void *arg, int64_t task, int worker)
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
             const float *kp = j->ws + (nh * j->blocks + b) * j->pack, *vp = kp + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kp, s, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kp, bmvpi_onto(s, j->ld, 0), NULL);
             j->fused->softmax(rows, keys, s, j->ld, j->scale, b == 0, top, sum, y, j->c, j->d);
-            bmvpi_mm(j->level, rows, j->d, keys, s, j->ld, 1, vp, y, j->c, b > 0, NULL);
+            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(s, j->ld), vp, bmvpi_onto(y, j->c, b > 0), NULL);
         }
         for (i = 0; i < rows; ++i) {
             const float over = 1.0f / sum[i];
@@ -7901,13 +7965,14 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
         for (b = 0; b < j->blocks; ++b) {
             const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
             const float *kt = j->ws + (nh * j->blocks + b) * j->pack, *vt = kt + j->pack_k, *kp = vt + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, q + r0 * step, step, 1, kt, p, j->ld, 0, NULL);
-            bmvpi_mm(j->level, rows, keys, j->d, gy, j->c, 1, vt, dp, j->ld, 0, NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kt, bmvpi_onto(p, j->ld, 0), NULL);
+            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(gy, j->c), vt, bmvpi_onto(dp, j->ld, 0), NULL);
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
-            bmvpi_mm(j->level, rows, j->d, keys, dp, j->ld, 1, kp, j->g + at + r0 * step, step,
-                     b > 0 || j->accumulate, NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, p, j->ld, gy, j->c, dv + k0, ldk, add, pack);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, dp, j->ld, q + r0 * step, step, dk + k0, ldk, add, pack);
+            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
+                     bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c), bmvpi_onto(dv + k0, ldk, add), pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
+                          bmvpi_onto(dk + k0, ldk, add), pack);
         }
     }
 }
@@ -8073,10 +8138,10 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
         float *before = j->saved ? j->saved + m * j->h + h0 : a;
-        bmvpi_mm(j->level, rows, n, j->i, j->x + m * j->i, j->i, 1, bmvpi_mlp_packed(j, 0, s), before, lda, 0,
+        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s), bmvpi_onto(before, lda, 0),
                  j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        g = bmvpi_gemm_make(rows, j->o, n, a, j->ld, 1, bmvpi_mlp_packed(j, 1, s), 0, 0, j->y + m * j->o, j->o);
+        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0), j->y + m * j->o, j->o);
         g.b_packed = 1;
         g.accumulate = s > 0;
         g.bias = s > 0 ? NULL : j->b2;
@@ -8113,18 +8178,20 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             const int64_t h0 = s * j.hid, n = bmvpi_min(j.hid, j.h - h0), lda = j.saved ? j.h : j.ld;
             const float *before = j.saved ? j.saved + m * j.h + h0 : a;
             if (!j.saved)
-                bmvpi_mm(j.level, rows, n, j.i, x, j.i, 1, bmvpi_mlp_packed(&j, 0, s), a, j.ld, 0,
+                bmvpi_mm(j.level, rows, n, j.i, bmvpi_rows(x, j.i), bmvpi_mlp_packed(&j, 0, s), bmvpi_onto(a, j.ld, 0),
                          j.b1 ? j.b1 + h0 : NULL);
-            bmvpi_mm(j.level, rows, n, j.o, gy, j.o, 1, bmvpi_mlp_packed(&j, 1, s), d, j.ld, 0, NULL);
+            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0), NULL);
             j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
-                bmvpi_mm(j.level, rows, j.i, n, d, j.ld, 1, bmvpi_mlp_packed(&j, 2, s), j.g[0] + m * j.i, j.i,
-                         s > s0 || j.add[0], NULL);
+                bmvpi_mm(j.level, rows, j.i, n, bmvpi_rows(d, j.ld), bmvpi_mlp_packed(&j, 2, s),
+                         bmvpi_onto(j.g[0] + m * j.i, j.i, s > s0 || j.add[0]), NULL);
             if (j.g[1])
-                bmvpi_mm_rows(j.level, j.i, n, rows, x, j.i, d, j.ld, j.g[1] + h0, j.h, t > t0 || j.add[1], pack);
+                bmvpi_mm_rows(j.level, j.i, n, rows, bmvpi_transposed(x, j.i), bmvpi_rows(d, j.ld),
+                              bmvpi_onto(j.g[1] + h0, j.h, t > t0 || j.add[1]), pack);
             if (j.g[2]) j.fused->column_sums(rows, n, d, j.ld, j.g[2] + h0, t > t0 || j.add[2]);
             if (j.g[3])
-                bmvpi_mm_rows(j.level, n, j.o, rows, a, j.ld, gy, j.o, j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3], pack);
+                bmvpi_mm_rows(j.level, n, j.o, rows, bmvpi_transposed(a, j.ld), bmvpi_rows(gy, j.o),
+                              bmvpi_onto(j.g[3] + h0 * j.o, j.o, t > t0 || j.add[3]), pack);
         }
     }
 }

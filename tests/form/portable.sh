@@ -1,6 +1,6 @@
 #!/bin/sh
 # portable.sh - the same headers on processors that this machine is not: x86-64 without AVX, without AVX2, without AVX-512, and arm64 with
-# NEON, in QEMU's user-mode emulation; and built without threads. `make portable` calls it, with build/test_tensor made by its usual rule.
+# NEON, in QEMU's user-mode emulation; and built without threads. `make portable` calls it, with the tests of bmvp_tensor.h made as usual.
 # Emulation is 20 to 50 times slower than the processor, so parts of the tests are run, chosen to meet every kernel: about two minutes.
 # What is not installed is skipped, with the line that installs it.
 # shellcheck disable=SC2086 # flags are words
@@ -34,15 +34,16 @@ run_tests()
     fi
 }
 
-# tensor_tests MACHINE PARTS COMMAND...: test_tensor; parts are `ops` (against PyTorch's values) or `all`
+# tensor_tests MACHINE PARTS FOLDER COMMAND...: the tests of bmvp_tensor.h in the folder; parts are `ops` (against PyTorch's values) or `all`
 tensor_tests()
 {
-    on=$1 parts=$2
-    shift 2
-    run_tests "$on" test_tensor "op " "$@" "op "
+    on=$1 parts=$2 at=$3
+    shift 3
+    run_tests "$on" test_ops "op " "$@" "$at/test_ops" "op "
     if [ "$parts" = ops ]; then return; fi
-    for part in gradcheck test_; do run_tests "$on" test_tensor $part "$@" $part; done
-    for part in $BIG; do run_tests "$on" test_tensor "threads $part" "$@" "threads $part"; done
+    run_tests "$on" test_ops gradcheck "$@" "$at/test_ops" gradcheck
+    for t in tape memory; do run_tests "$on" test_$t "" "$@" "$at/test_$t"; done
+    for part in $BIG; do run_tests "$on" test_ops "threads $part" "$@" "$at/test_ops" "threads $part"; done
 }
 
 # level MACHINE WANTED COMMAND...: the instruction set that the library chooses, and that it chooses no better one when asked to
@@ -109,7 +110,13 @@ echo "this processor, $(uname -m): the library chooses $("$T/level")"
 
 # ---- without threads: compile it ---------------------------------------------------------------------------------------------------
 
-$CC $FLAGS -DBMVP_NO_THREADS -DBMVP_IMPLEMENTATION tests/unit/test_tensor.c -o "$T/no_threads" -lm >"$T/no_threads.said" 2>&1 & # meanwhile
+mkdir "$T/no_threads"
+{ # meanwhile
+    $CC $FLAGS -DBMVP_NO_THREADS -c tests/support/inside.c -o "$T/no_threads/inside.o"
+    for t in ops tape memory; do
+        $CC $FLAGS -DBMVP_NO_THREADS tests/unit/test_$t.c "$T/no_threads/inside.o" -o "$T/no_threads/test_$t" -lm
+    done
+} >"$T/no_threads.said" 2>&1 &
 
 # ---- arm64: compile it ------------------------------------------------------------------------------------------------------------
 
@@ -122,9 +129,10 @@ arm_build()
     mkdir -p "$1"
     into=$1
     shift
+    "$@" $FLAGS -c tests/support/inside.c -o "$into/inside.o" >"$into/inside.o.said" 2>&1
     for t in $arm_tests; do
-        if [ $t = tensor ]; then own=-DBMVP_IMPLEMENTATION; else own=; fi # the others hold it
-        "$@" $FLAGS $own tests/unit/test_$t.c -o "$into/$t" -lm -lpthread >"$into/$t.said" 2>&1
+        case $t in nets | nifti) inside= ;; *) inside=$into/inside.o ;; esac # those two hold an implementation
+        "$@" $FLAGS tests/unit/test_$t.c $inside -o "$into/test_$t" -lm -lpthread >"$into/test_$t.said" 2>&1
     done
     "$@" $FLAGS "$T/level.c" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
     "$@" $FLAGS -Wno-conversion "$T/losses.c" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1
@@ -133,10 +141,10 @@ arm_build()
 arm_built()
 {
     for said in "$1"/*.said; do
-        if [ -x "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "arm64: compiling ${said%.said}" "$said"; fi
+        if [ -s "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "arm64: compiling ${said%.said}" "$said"; fi
     done
 }
-arm_tests="tensor nn ssl io nifti"
+arm_tests="ops tape memory nets optim state masks step json checkpoint hostile nifti"
 with_gcc="" with_clang=""
 if ! has qemu-aarch64; then skip "arm64: no qemu-aarch64. Fix: $APT"
 elif ! has aarch64-linux-gnu-gcc || ! arm_program aarch64-linux-gnu-gcc; then skip "arm64: no cross compiler with a C library. Fix: $APT"
@@ -145,7 +153,7 @@ else
     if has clang && arm_program clang --target=aarch64-linux-gnu; then with_clang=1; else skip "arm64, clang: none. Fix: apt-get install clang"; fi
     { # while the x86-64 tests run
         arm_build "$T/arm" aarch64-linux-gnu-gcc
-        arm_tests=tensor
+        arm_tests="ops tape memory"
         if [ -n "$with_clang" ]; then arm_build "$T/arm_clang" clang --target=aarch64-linux-gnu; fi
     } &
 fi
@@ -167,7 +175,7 @@ x86()
     pass
     level "$on" "$2" qemu-x86_64 -cpu "$1" "$T/level"
     if [ "$5" = all ]; then losses "$on" qemu-x86_64 -cpu "$1" "$T/losses_here"; fi
-    tensor_tests "$on" "$5" qemu-x86_64 -cpu "$1" build/test_tensor
+    tensor_tests "$on" "$5" build qemu-x86_64 -cpu "$1"
 }
 if [ "$(uname -m)" != x86_64 ]; then skip "other x86-64 processors: this is none"
 elif ! has qemu-x86_64; then skip "other x86-64 processors: no qemu-x86_64. Fix: $APT"
@@ -187,23 +195,25 @@ if [ -n "$with_gcc" ]; then
     arm_built "$T/arm"
     level "$on" vector arm "$T/arm/level"
     losses "$on" arm "$T/arm/losses"
-    tensor_tests "$on" all arm "$T/arm/tensor"
-    for part in tiny adam sgd test_seeds; do run_tests "$on" test_nn $part arm "$T/arm/nn" $part; done
-    for part in mask sampler losses views template_gradient; do run_tests "$on" test_ssl $part arm "$T/arm/ssl" $part; done
-    for t in io nifti; do run_tests "$on" test_$t "" arm "$T/arm/$t"; done
+    tensor_tests "$on" all "$T/arm" arm
+    for part in "nets tiny" "optim adam" "optim sgd" "state test_seeds" "masks mask" "masks sampler" "step masks" "step losses" "step views" \
+        "step template_gradient" json checkpoint hostile nifti; do
+        case $part in *" "*) word=${part#* } ;; *) word= ;; esac
+        run_tests "$on" "test_${part%% *}" "$word" arm "$T/arm/test_${part%% *}" "$word"
+    done
 fi
 if [ -n "$with_clang" ]; then
     on="arm64 (NEON), clang"
     arm_built "$T/arm_clang"
     level "$on" vector arm "$T/arm_clang/level"
     losses "$on" arm "$T/arm_clang/losses"
-    tensor_tests "$on" ops arm "$T/arm_clang/tensor"
+    tensor_tests "$on" ops "$T/arm_clang" arm
 fi
 
 # ---- without threads: run it -------------------------------------------------------------------------------------------------------------
 
-if [ ! -s "$T/no_threads.said" ]; then pass; else fail "BMVP_NO_THREADS: compiling test_tensor" "$T/no_threads.said"; fi
-if has nm; then check "BMVP_NO_THREADS: pthread all the same" sh -c "! nm -u '$T/no_threads' | grep pthread"; fi
-run_tests "BMVP_NO_THREADS" test_tensor "" "$T/no_threads"
+if [ ! -s "$T/no_threads.said" ]; then pass; else fail "BMVP_NO_THREADS: compiling the tests" "$T/no_threads.said"; fi
+if has nm; then check "BMVP_NO_THREADS: pthread all the same" sh -c "! nm -u '$T/no_threads/test_tape' | grep pthread"; fi
+for t in ops tape memory; do run_tests "BMVP_NO_THREADS" test_$t "" "$T/no_threads/test_$t"; done
 
 finish

@@ -962,7 +962,7 @@ static void test_graph_of_a_step(int every)
         int waits = 0;
         c->cfg.graph = graph;
         s = tiny_run(c, "uniformer_tiny");
-        s->cfg.update_every = every;
+        s->cfg->update_every = every;
         for (int i = 0; i < steps; ++i) {
             if (i == first) waits = shim.waits;
             CHECK(!tiny_step_begin(s, (uint32_t)i, ahead ? NULL : &l));

@@ -1,7 +1,7 @@
-"""Files of torch.save and safetensors for tests/unit/test_io.c, and the other way: what our writer wrote, opened by PyTorch.
+"""Files of torch.save and safetensors for tests/unit/test_checkpoint.c, and the other way: what our writer wrote, opened by PyTorch.
 
     python tests/reference/checkpoint_reference.py make           writes tests/fixtures/io (torch 2.6.0, safetensors 0.5)
-    BMVP_TEST_KEEP=DIR build/test_io                              leaves the files our writer made in DIR
+    BMVP_TEST_KEEP=DIR build/test_checkpoint                      leaves the files our writer made in DIR
     python tests/reference/checkpoint_reference.py check DIR      opens them with torch.load(weights_only=True) and load_file
 
 Values follow one formula, so the C test needs no second file: element i of tensor k is (37 i + 11 k) mod 101 - 50, plus 50 for

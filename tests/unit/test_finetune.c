@@ -25,7 +25,7 @@ static data *make_data(void)
         for (i = 0; i < N; ++i) d->labels[b][i] = (float)(d->image[b][0][i] > 0.8f ? 1 + (int)bmvp_rng_below(&r, 3) : 0);
         for (m = 0; m < MODALITIES; ++m) d->item[b].image[m] = d->image[b][m];
         d->item[b].labels = d->labels[b];
-        d->item[b].klass = b;
+        d->item[b].class_index = b;
         d->item[b].slot = (uint32_t)b;
     }
     return d;
@@ -247,7 +247,7 @@ static void test_classification(void)
     CHECK(bmvp_ft_step(s.f, d->item, 2, 3e-3, &first) == BMVP_OK);
     for (step = 0; step < 15; ++step) CHECK(bmvp_ft_step(s.f, d->item, 2, 3e-3, &last) == BMVP_OK);
     CHECK(last.total < 0.5 * first.total && first.dice != first.dice);
-    d->item[0].klass = 2;
+    d->item[0].class_index = 2;
     CHECK(bmvp_ft_step(s.f, d->item, 2, 3e-3, &last) == BMVP_E_ARG);
     CHECK_HOLDS(bmvp_error_of(s.c)->message, "class 2");
     bmvp_clear_error(s.c);

@@ -252,7 +252,7 @@ static bmvp_status load_item(const finetune_loader *l, bmvp_ft_draw *w, float *x
         t->image[m] = x;
         st = prepared_crop(&d->all, i, m, w->crop, size, x, err);
     }
-    t->klass = (int)d->all.data.item[i].klass;
+    t->class_index = (int)d->all.data.item[i].klass;
     if (!d->segment || st) return st;
     t->labels = x;
     return prepared_label(&d->all, i, w->crop, size, x, err);

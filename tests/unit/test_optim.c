@@ -1,0 +1,181 @@
+/* test_optim.c - bmvp_nn.h: optimizers and schedules against PyTorch (tests/reference/optim_reference.py); with TEST_CUDA on a GPU. */
+#include "tests/support/nets.h"
+
+/* >>optimizers ---------------------------------------------------------------------------------------------------- */
+
+enum { OPTIM_A = 70001, OPTIM_B = 5, OPTIM_STEPS = 6, OPTIM_THIN = 701 };
+
+static void give_gradient(bmvp_ctx *c, bmvp_tensor *p, const char *name, int step)
+{
+    static const double size[4] = { 1, 1e-2, 1e-4, 1e-6 };
+    float *g = (float *)malloc((size_t)p->numel * sizeof *g);
+    char stream[32];
+    int64_t i;
+    snprintf(stream, sizeof stream, "optim.%s.grad%d", name, step);
+    for (i = 0; g && i < p->numel; ++i)
+        g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
+    if (CHECK(g != NULL)) bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, p, bmvp_input(c, p->rank, p->dim, g))));
+    free(g);
+}
+
+static void check_optim_tensor(bmvp_ctx *c, bmvp_ckpt *f, const char *what, const bmvp_tensor *t, int64_t thin)
+{
+    float *x = device_copy(c, t, 0);
+    fixture_tensor want = fixture_load(f, "%s", what);
+    float have[OPTIM_A / OPTIM_THIN + 1];
+    int64_t i, k = 0;
+    for (i = 0; x && i < t->numel; i += thin) have[k++] = x[i];
+    free(x);
+    if (check_report(want.x && want.numel == k, __FILE__, __LINE__, "%s is missing", what))
+        CHECK_CLOSE(what, have, want.x, k, 2e-6);
+    free(want.x);
+}
+
+static void test_optimizer(const char *name, const bmvp_optim_config *cfg, double limit)
+{
+    static const double rate[OPTIM_STEPS] = { 1e-3, 5e-3, 2e-3, 1e-3, 4e-3, 1e-4 };
+    static const char *const moment[2][2] = { { "exp_avg", "exp_avg_sq" }, { "momentum_buffer", NULL } };
+    const int64_t size[2] = { OPTIM_A, OPTIM_B };
+    bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
+    bmvp_ctx *c = device_context();
+    fixture_tensor norms;
+    bmvp_state_list l;
+    bmvp_optim *o;
+    char what[64];
+    int i, step, w;
+    if (!f || !CHECK(c != NULL)) return;
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < 2; ++i) {
+        bmvp_tensor *t = bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
+        float x[OPTIM_A];
+        int64_t j;
+        for (j = 0; j < size[i]; ++j) x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
+        bmvp_write(c, t, x);
+    }
+    o = bmvp_optim_create(c, &l, cfg);
+    norms = fixture_load(f, "%s.norms", name);
+    for (step = 0; step < OPTIM_STEPS && CHECK(o && norms.x && !bmvp_failed(c)); ++step) {
+        double norm;
+        bmvp_step_begin(c);
+        bmvp_optim_zero_grad(o);
+        give_gradient(c, l.item[0].t, "a", step);
+        if (step != 2) give_gradient(c, l.item[1].t, "b", step);
+        norm = bmvp_optim_grad_norm(o);
+        CHECK_NEAR(norm / (double)norms.x[step], 1, 1e-6);
+        bmvp_optim_step(o, rate[step], limit > 0 && norm > limit ? limit / norm : 1);
+    }
+    for (i = 0; i < 2 && o; ++i) {
+        snprintf(what, sizeof what, "%s.%s", name, i ? "b" : "a");
+        check_optim_tensor(c, f, what, l.item[i].t, i ? 1 : OPTIM_THIN);
+        for (w = 0; w < 2 && moment[cfg->kind == BMVP_SGD][w]; ++w) {
+            snprintf(what, sizeof what, "%s.%s.%s", name, i ? "b" : "a", moment[cfg->kind == BMVP_SGD][w]);
+            check_optim_tensor(c, f, what, bmvp_optim_moment(o, i, w), i ? 1 : OPTIM_THIN);
+        }
+        CHECK(*bmvp_optim_count(o, i) == OPTIM_STEPS - i); /* b had no gradient once */
+    }
+    check_context(c);
+    bmvp_optim_destroy(o);
+    free(l.item); /* of the default allocator */
+    bmvp_destroy(c);
+    free(norms.x);
+    bmvp_ckpt_close(f);
+}
+
+static void test_adamw(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    CHECK(k.beta1 == 0.9 && k.beta2 == 0.999 && k.eps == 1e-8 && k.weight_decay == 1e-5 && k.momentum == 0.9);
+    k.weight_decay = 0.01;
+    test_optimizer("adamw", &k, 0);
+}
+
+static void test_adamw_clipped(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    k.beta1 = 0.8;
+    k.beta2 = 0.95;
+    k.weight_decay = 0.1;
+    test_optimizer("adamw_clip", &k, 0.5);
+}
+
+static void test_adam(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAM);
+    k.weight_decay = 0.01;
+    test_optimizer("adam", &k, 0);
+}
+
+static void test_sgd(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
+    k.weight_decay = 0.01;
+    test_optimizer("sgd", &k, 0);
+}
+
+static void test_lr_scale(void)
+{
+    const int64_t one = 1;
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_state_list l;
+    bmvp_optim *o;
+    bmvp_tensor *t;
+    memset(&l, 0, sizeof l);
+    k.weight_decay = 0;
+    t = bmvp_state_add(c, &l, "t", BMVP_LAYOUT_SAME, 1, &one, 1, BMVP_INIT_ZERO, 0);
+    bmvp_fill(c, t, 1);
+    l.item[0].lr_scale = 3;
+    o = bmvp_optim_create(c, &l, &k);
+    bmvp_backward(c, bmvp_sum(c, bmvp_scale(c, t, 2, 0)));
+    bmvp_optim_step(o, 0.1, 0.5);
+    CHECK_NEAR((double)t->x[0], 1 - 0.1 * 3 * 2 * 0.5, 1e-6);
+    bmvp_optim_destroy(o);
+    free(l.item); /* of the default allocator */
+    bmvp_destroy(c);
+}
+
+static void test_schedule(void)
+{
+    bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
+    fixture_tensor full, half;
+    bmvp_schedule k = { 3e-4, 0, 40, 0, 0 };
+    int i;
+    if (!f) return;
+    full = fixture_load(f, "cosine");
+    half = fixture_load(f, "cosine_half");
+    for (i = 0; i < 40 && CHECK(full.x && half.x); ++i) {
+        k.half_period = 0;
+        CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)full.x[i], 1e-10);
+        k.half_period = 1;
+        CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)half.x[i], 1e-10);
+    }
+    CHECK_NEAR(bmvp_schedule_lr(&k, 20), 0, 1e-12); /* 0 at half time, back at the end */
+    CHECK_NEAR(bmvp_schedule_lr(&k, 40), 3e-4, 1e-12);
+    k.half_period = 0;
+    k.warmup = 4;
+    k.floor = 1e-5;
+    for (i = 0; i < 4; ++i) CHECK_NEAR(bmvp_schedule_lr(&k, i), 3e-4 * (i + 1) / 5, 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 4), 3e-4, 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 22), 0.5 * (3e-4 + 1e-5), 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 40), 1e-5, 1e-12);
+    free(full.x);
+    free(half.x);
+    bmvp_ckpt_close(f);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    if (!device_open()) return check_end();
+    CHECK_RUN(test_adamw);
+    CHECK_RUN(test_adamw_clipped);
+    CHECK_RUN(test_adam);
+    CHECK_RUN(test_sgd);
+    if (DEVICE_IS_GPU) { /* all that PyTorch's numbers are there for */
+        device_close();
+        return check_end();
+    }
+    CHECK_RUN(test_lr_scale);
+    CHECK_RUN(test_schedule);
+    return check_end();
+}
