@@ -1,4 +1,4 @@
-/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT
+/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT, no warranty (see its end)
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++
@@ -5843,3 +5843,15 @@ extern "C" BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m)
     (void)m;
 #endif
 }
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -1,4 +1,4 @@
-/* bmvp_nifti.h - v0.1.0 - read, write and prepare NIfTI volumes in one C header - MIT
+/* bmvp_nifti.h - v0.1.0 - read, write and prepare NIfTI volumes in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_NIFTI_IMPLEMENTATION      (in one C or C++ file)
@@ -20,8 +20,8 @@
    xyzt_units are reported, not applied (as nibabel and MONAI). POSIX files only (Linux, macOS, BSD).
 
    CONTENTS
-     >>config       macros and required headers
-     >>status       status codes, error messages, memory hooks
+     >>status       status codes, error messages, allocator (shared with bmvp_tensor.h), names of version 0.1
+     >>memory       pools, options of calls
      >>datatype     voxel types
      >>image        an image as it is in the file
      >>io           reading and writing images
@@ -53,19 +53,19 @@
      #include <stdio.h>
      int main(int argc, char **argv) {
          const double mm[3] = {1, 1, 1};
-         bmvp_nii_error err;
+         bmvp_error err;
          bmvp_nii_volume v;
          bmvp_nii_box box;
          bmvp_nii_load how = {0};
          bmvp_nii_scale scale = {1, 99, 0, 1, 1, 0};
          if (argc != 3) return 2;
          how.axcodes = "RAS";
-         if (bmvp_nii_read_volume(&v, argv[1], &how, NULL, &err) != BMVP_NII_OK ||
-             bmvp_nii_spacing(&v, mm, NULL, &err) != BMVP_NII_OK ||
-             bmvp_nii_foreground_box(&box, &v, 1, 0, &err) != BMVP_NII_OK ||
-             bmvp_nii_crop(&v, &box, 0, &err) != BMVP_NII_OK ||
-             bmvp_nii_scale_percentiles(&v, &scale, NULL, &err) != BMVP_NII_OK ||
-             bmvp_nii_write_volume(argv[2], &v, BMVP_NII_INT16, 1.0 / 32767, 0, NULL, NULL, &err) != BMVP_NII_OK) {
+         if (bmvp_nii_read_volume(&v, argv[1], &how, NULL, &err) != BMVP_OK ||
+             bmvp_nii_spacing(&v, mm, NULL, &err) != BMVP_OK ||
+             bmvp_nii_foreground_box(&box, &v, 1, 0, &err) != BMVP_OK ||
+             bmvp_nii_crop(&v, &box, 0, &err) != BMVP_OK ||
+             bmvp_nii_scale_percentiles(&v, &scale, NULL, &err) != BMVP_OK ||
+             bmvp_nii_write_volume(argv[2], &v, BMVP_NII_INT16, 1.0 / 32767, 0, NULL, NULL, &err) != BMVP_OK) {
              printf("%s\n", err.message);
              return 1;
          }
@@ -80,36 +80,32 @@
    Memory  Structs belong to the caller, blocks inside them to the library: every filled struct has a _free function,
            which may also be called on a zeroed struct and twice. An output struct is overwritten, not freed, and is
            zeroed when the call fails. Transforms work in place on a volume and leave it unchanged when they fail.
-   Errors  Functions return a bmvp_nii_status, 0 = BMVP_NII_OK. `err` may be NULL; it is written only on failure.
-   Threads No globals. Different structs can be used from different threads; a bmvp_nii_file by many at once. */
+   Errors  Functions return a bmvp_status, 0 = BMVP_OK. `err` may be NULL; it is written only on failure. E_IO: a file
+           cannot be opened, read or written. E_FORMAT: its content is not valid (no NIfTI header, a field, data that
+           end too early, damaged gzip). E_ARG: an argument of the call, or an affine that does not allow it. E_OOM: no
+           memory, or more than max_bytes. E_UNSUPPORTED. The message names file and field.
+   Threads No globals. Different structs can be used from different threads; a bmvp_nii_file by many at once.
 
-#ifndef BMVP_NIFTI_H_INCLUDED
-#define BMVP_NIFTI_H_INCLUDED
-
-/* >>config -----------------------------------------------------------------------------------------------------
+   CONFIG MACROS
    BMVP_NIFTI_IMPLEMENTATION  set in one file: compiles the code (BMVP_IMPLEMENTATION does the same for all headers)
    BMVP_NIFTI_ZLIB            with the implementation: gzip by zlib (-lz) instead of libdeflate (-ldeflate)
    BMVP_NIFTI_NO_GZIP         with the implementation: no gzip at all; compressed files report UNSUPPORTED
-   BMVP_NII_API               default extern; for example static, or a visibility attribute (set everywhere alike)
+   BMVP_API                   linkage of public functions; default nothing (extern); set everywhere alike
    In strict C99 (-std=c99) include this header before others in the implementing file, or define _DEFAULT_SOURCE. */
 
-#if defined(BMVP_NIFTI_IMPLEMENTATION) || defined(BMVP_IMPLEMENTATION)
-#ifndef _DEFAULT_SOURCE
-#define _DEFAULT_SOURCE
+#ifndef BMVP_NIFTI_H_INCLUDED
+#define BMVP_NIFTI_H_INCLUDED
+#define BMVP_NIFTI_VERSION 100 /* major * 10000 + minor * 100 + patch */
+
+#if defined(BMVP_IMPLEMENTATION) && !defined(BMVP_NIFTI_IMPLEMENTATION)
+#define BMVP_NIFTI_IMPLEMENTATION
 #endif
+#if defined(__STRICT_ANSI__) && !defined(_DEFAULT_SOURCE) && defined(BMVP_NIFTI_IMPLEMENTATION)
+#define _DEFAULT_SOURCE 1 /* pread, fsync, madvise; works when this header comes before the C library's */
 #endif
 
 #include <stddef.h>
 #include <stdint.h>
-
-#define BMVP_NIFTI_VERSION_MAJOR 0
-#define BMVP_NIFTI_VERSION_MINOR 1
-#define BMVP_NIFTI_VERSION_PATCH 0
-#define BMVP_NIFTI_VERSION_STRING "0.1.0"
-
-#ifndef BMVP_NII_API
-#define BMVP_NII_API extern
-#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -117,46 +113,92 @@ extern "C" {
 
 /* >>status ----------------------------------------------------------------------------------------------------- */
 
-#define BMVP_NII_STATUSES(X)                                                  \
-    X(OK,            "ok")                                                    \
-    X(E_ARGUMENT,    "argument of the call is not valid")                     \
-    X(E_MEMORY,      "out of memory")                                         \
-    X(E_LIMIT,       "larger than the limit set for the call")                \
-    X(E_OPEN,        "file cannot be opened")                                 \
-    X(E_READ,        "reading failed")                                        \
-    X(E_WRITE,       "writing failed")                                        \
-    X(E_FORMAT,      "not a NIfTI file")                                      \
-    X(E_HEADER,      "header field is not valid")                             \
-    X(E_TRUNCATED,   "data end too early")                                    \
-    X(E_GZIP,        "gzip stream is damaged")                                \
-    X(E_UNSUPPORTED, "not supported")                                         \
-    X(E_AFFINE,      "affine does not allow this transform")
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+#ifndef BMVP_COMMON
+#define BMVP_COMMON 1
+#ifndef BMVP_API
+#define BMVP_API
+#endif
+#if defined(__GNUC__)
+#define BMVP_RESTRICT __restrict__
+#define BMVP_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define BMVP_RESTRICT
+#define BMVP_PRINTF(f, a)
+#endif
 
-#define BMVP_NII_ENUM(id, text) BMVP_NII_##id,
-typedef enum bmvp_nii_status { BMVP_NII_STATUSES(BMVP_NII_ENUM) BMVP_NII_STATUS_COUNT } bmvp_nii_status;
-#undef BMVP_NII_ENUM
+#define BMVP_STATUSES(X) \
+    X(OK,            "ok") \
+    X(E_OOM,         "out of memory") \
+    X(E_SHAPE,       "shapes do not fit") \
+    X(E_ARG,         "bad argument") \
+    X(E_UNSUPPORTED, "not supported") \
+    X(E_IO,          "file could not be read or written") \
+    X(E_FORMAT,      "file content is not valid") \
+    X(E_STATE,       "called at the wrong time") \
+    X(E_INTERNAL,    "internal error") \
+    X(E_CANCELLED,   "cancelled")
+#define BMVP_X(id, text) BMVP_##id,
+typedef enum bmvp_status { BMVP_STATUSES(BMVP_X) BMVP_STATUS_COUNT } bmvp_status;
+#undef BMVP_X
+
+typedef struct bmvp_error {
+    bmvp_status status;
+    char message[512]; /* one sentence: what, where (op, file, field), and what to do where we know it */
+} bmvp_error;
 
 /* English text of a status, never NULL. */
-BMVP_NII_API const char *bmvp_nii_status_text(bmvp_nii_status status);
+static inline const char *bmvp_status_text(bmvp_status s)
+{
+#define BMVP_X(id, text) text,
+    static const char *const t[] = { BMVP_STATUSES(BMVP_X) };
+#undef BMVP_X
+    return (unsigned)s < BMVP_STATUS_COUNT ? t[s] : "unknown status";
+}
 
-typedef struct bmvp_nii_error {
-    bmvp_nii_status status;
-    char message[512];                     /* one line: file, field, value found, value expected, hint */
-} bmvp_nii_error;
-
-/* Memory hooks. All zero = malloc and free (blocks of 1 MiB and more are then asked for in huge pages where
-   the system has them, which removes most of the page-fault time of a first read). alloc_fn returns memory aligned for
-   any type, or NULL. Structs remember the hooks they were made with; hooks must stay valid until those structs are
-   freed. The gzip codec takes its own small working memory from malloc. */
-typedef struct bmvp_nii_memory {
-    void *(*alloc_fn)(size_t bytes, void *user);
-    void (*free_fn)(void *block, void *user);
+/* Both functions or neither (malloc and free). alloc returns NULL on failure; bmvp_nifti.h wants malloc's alignment,
+   bmvp_tensor.h takes any. */
+typedef struct bmvp_allocator {
+    void *(*alloc)(size_t size, void *user);
+    void (*free)(void *ptr, void *user);
     void *user;
-} bmvp_nii_memory;
+} bmvp_allocator;
+
+/* One piece of parallel work. task in [0, n_tasks), worker in [0, threads): no two running pieces have one worker. */
+typedef void (*bmvp_task_fn)(void *arg, int64_t task, int worker);
+/* Runs fn(arg, 0 .. n_tasks-1, worker), each once, in any order and place; returns when all are done. */
+typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, void *arg);
+#elif BMVP_COMMON != 1
+#error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
+#endif
+/* ---- end of the common part --------------------------------------------------------------------------------------- */
+
+/* Names of version 0.1, for programs written with them. */
+typedef bmvp_status bmvp_nii_status;
+typedef bmvp_error bmvp_nii_error;
+#define bmvp_nii_status_text bmvp_status_text
+#define BMVP_NII_OK BMVP_OK
+#define BMVP_NII_E_ARGUMENT BMVP_E_ARG
+#define BMVP_NII_E_AFFINE BMVP_E_ARG
+#define BMVP_NII_E_MEMORY BMVP_E_OOM
+#define BMVP_NII_E_LIMIT BMVP_E_OOM
+#define BMVP_NII_E_OPEN BMVP_E_IO
+#define BMVP_NII_E_READ BMVP_E_IO
+#define BMVP_NII_E_WRITE BMVP_E_IO
+#define BMVP_NII_E_FORMAT BMVP_E_FORMAT
+#define BMVP_NII_E_HEADER BMVP_E_FORMAT
+#define BMVP_NII_E_TRUNCATED BMVP_E_FORMAT
+#define BMVP_NII_E_GZIP BMVP_E_FORMAT
+#define BMVP_NII_E_UNSUPPORTED BMVP_E_UNSUPPORTED
+
+/* >>memory -----------------------------------------------------------------------------------------------------
+   A bmvp_allocator of zeros is malloc and free; blocks of 1 MiB and more are then asked for in huge pages where the
+   system has them, which removes most of the page-fault time of a first read. Structs remember the allocator they were
+   made with; it must stay valid until they are freed. The gzip codec takes its own small working memory from malloc. */
 
 /* Memory that is used again: a pool keeps freed blocks of 64 KiB and more for the next request of about their size.
    Working through many files, this saves most page faults, which on virtual machines cost more than the arithmetic.
-   Zero the struct, give bmvp_nii_pool_memory(&pool) as hooks, free it after everything made with it. One thread per
+   Zero the struct, give bmvp_nii_pool_allocator(&pool) as hooks, free it after everything made with it. One thread per
    pool. Blocks beyond BMVP_NII_POOL_BLOCKS come straight from malloc. */
 enum { BMVP_NII_POOL_BLOCKS = 64 };
 
@@ -164,12 +206,12 @@ typedef struct bmvp_nii_pool {
     struct { void *block; int64_t bytes; int used; } entry[BMVP_NII_POOL_BLOCKS];
 } bmvp_nii_pool;
 
-BMVP_NII_API bmvp_nii_memory bmvp_nii_pool_memory(bmvp_nii_pool *pool);
-BMVP_NII_API void bmvp_nii_pool_free(bmvp_nii_pool *pool);
+BMVP_API bmvp_allocator bmvp_nii_pool_allocator(bmvp_nii_pool *pool);
+BMVP_API void bmvp_nii_pool_free(bmvp_nii_pool *pool);
 
 /* Options of reading and making images. NULL or all zero = defaults. */
 typedef struct bmvp_nii_options {
-    bmvp_nii_memory memory;
+    bmvp_allocator allocator;
     int64_t max_bytes;                     /* largest single block to allocate; 0 = 64 GiB */
 } bmvp_nii_options;
 
@@ -193,15 +235,15 @@ typedef struct bmvp_nii_options {
     X(COMPLEX256, 2048, 32, 16, "complex256")       \
     X(RGBA32,     2304,  4,  1, "rgba32")
 
-#define BMVP_NII_ENUM(name, code, size, unit, text) BMVP_NII_##name = code,
-typedef enum bmvp_nii_datatype { BMVP_NII_DATATYPES(BMVP_NII_ENUM) BMVP_NII_DATATYPE_NONE = 0 } bmvp_nii_datatype;
-#undef BMVP_NII_ENUM
+#define BMVP_X(name, code, size, unit, text) BMVP_NII_##name = code,
+typedef enum bmvp_nii_datatype { BMVP_NII_DATATYPES(BMVP_X) BMVP_NII_DATATYPE_NONE = 0 } bmvp_nii_datatype;
+#undef BMVP_X
 
 /* "int16" ...; "unknown" for a code that is not in the list. */
-BMVP_NII_API const char *bmvp_nii_datatype_text(int datatype);
+BMVP_API const char *bmvp_nii_datatype_text(int datatype);
 
 /* Bytes per voxel; 0 for a code that is not in the list. */
-BMVP_NII_API int bmvp_nii_datatype_size(int datatype);
+BMVP_API int bmvp_nii_datatype_size(int datatype);
 
 /* >>image ------------------------------------------------------------------------------------------------------
    An image as it is in the file. Fields of the file keep their names of nifti1.h; numbers are in native byte order. */
@@ -254,7 +296,7 @@ typedef struct bmvp_nii_image {
     int64_t data_bytes;                    /* n_voxels x bytes per voxel */
     void *data;                            /* voxels, native byte order, aligned for their type; NULL: header only */
 
-    bmvp_nii_memory memory;                /* hooks that free what follows */
+    bmvp_allocator allocator;                /* hooks that free what follows */
     void *block;                           /* memory that holds data */
 } bmvp_nii_image;
 
@@ -264,41 +306,41 @@ typedef struct bmvp_nii_image {
    Of a gzip file only the needed beginning is inflated.
    Repaired without complaint, as nibabel does: pixdim 0 or not finite -> 1, negative -> absolute value, qfac other
    than -1 -> 1, bitpix, unknown form codes -> 0, dim 0 beyond the first -> 1, a quaternion longer than 1 (normalised),
-   an extension section that does not fit (ignored). Errors: E_OPEN, E_READ, E_FORMAT (no NIfTI or ANALYZE header),
-   E_HEADER (dim, datatype, vox_offset, scl_inter, NIfTI-2 end-of-line check), E_TRUNCATED, E_GZIP, E_LIMIT,
-   E_MEMORY, E_UNSUPPORTED (gzip in a build without it). Source: nifti1.h, nifti2.h, nibabel 5.2.1. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_header(bmvp_nii_image *image, const char *path,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err);
+   an extension section that does not fit (ignored). Errors: E_IO; E_FORMAT (no NIfTI or ANALYZE header; dim,
+   datatype, vox_offset, scl_inter, NIfTI-2 end-of-line check; cut or damaged); E_OOM; E_UNSUPPORTED (gzip in a build
+   without it). Source: nifti1.h, nifti2.h, nibabel 5.2.1. */
+BMVP_API bmvp_status bmvp_nii_read_header(bmvp_nii_image *image, const char *path,
+                                          const bmvp_nii_options *options, bmvp_error *err);
 
 /* Reads header, extensions and data. Data are raw: slope and intercept are not applied (bmvp_nii_to_volume does).
    Checks of gzip: CRC-32 and length of each member; bytes after the last member that are no gzip header are ignored.
-   Memory is allocated for the size the header declares: a longer stream is cut there, and refused (E_LIMIT) when more
+   Memory is allocated for the size the header declares: a longer stream is cut there, and refused (E_FORMAT) when more
    than 16 MiB longer. For a pair either of the two names may be given. Errors: as bmvp_nii_read_header. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_read(bmvp_nii_image *image, const char *path,
-                                           const bmvp_nii_options *options, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_read(bmvp_nii_image *image, const char *path,
+                                   const bmvp_nii_options *options, bmvp_error *err);
 
 /* The same from memory: `bytes` is a whole single file, or the .hdr of a pair whose .img is `pair_bytes` (else NULL,
    0). Either may be gzip. The buffers are not kept. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_memory(bmvp_nii_image *image, const void *bytes, size_t n_bytes,
-                                                  const void *pair_bytes, size_t n_pair_bytes,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_read_memory(bmvp_nii_image *image, const void *bytes, size_t n_bytes,
+                                          const void *pair_bytes, size_t n_pair_bytes,
+                                          const bmvp_nii_options *options, bmvp_error *err);
 
 /* A new image: version 1 (2 where a dim needs it), `ndim` (1..7) dimensions, data all zero, no scaling, units mm and
    s, sform and qform set from `affine` as bmvp_nii_set_affine with code 1 (NULL: both codes 0). */
-BMVP_NII_API bmvp_nii_status bmvp_nii_create(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
-                                             const double affine[16], const bmvp_nii_options *options,
-                                             bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_create(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
+                                     const double affine[16], const bmvp_nii_options *options,
+                                     bmvp_error *err);
 
-/* Sets sform, qform (nearest rotation), pixdim[0..3], both codes (1..5) and affine. E_AFFINE: not finite or a
+/* Sets sform, qform (nearest rotation), pixdim[0..3], both codes (1..5) and affine. E_ARG: not finite or a
    column is 0. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_set_affine(bmvp_nii_image *image, const double affine[16], int code,
-                                                 bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_set_affine(bmvp_nii_image *image, const double affine[16], int code,
+                                         bmvp_error *err);
 
 /* Appends a copy of `data` (size >= 0 bytes) to the extension list. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_add_extension(bmvp_nii_image *image, int32_t code, const void *data,
-                                                    int64_t size, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_add_extension(bmvp_nii_image *image, int32_t code, const void *data,
+                                            int64_t size, bmvp_error *err);
 
-BMVP_NII_API void bmvp_nii_image_free(bmvp_nii_image *image);
+BMVP_API void bmvp_nii_image_free(bmvp_nii_image *image);
 
 /* How to write. NULL or all zero = defaults. */
 typedef struct bmvp_nii_write_options {
@@ -316,17 +358,17 @@ typedef enum bmvp_nii_store {
 /* Writes the image with its extensions. The name decides how: .nii, .nii.gz, .hdr or .img (a pair: both are
    written), .hdr.gz or .img.gz (a compressed pair). Data and fields are written as they are, in native byte order,
    voxels start at the first multiple of 16 after header and extensions. Written to a temporary name in the same
-   folder, synced, then renamed: the file is either the old or the new one. E_ARGUMENT: other name, no
-   data, field that does not fit. E_WRITE, E_MEMORY, E_UNSUPPORTED (gzip in a build without it). */
-BMVP_NII_API bmvp_nii_status bmvp_nii_write(const char *path, const bmvp_nii_image *image,
-                                            const bmvp_nii_write_options *how, bmvp_nii_error *err);
+   folder, synced, then renamed: the file is either the old or the new one. E_ARG: other name, no
+   data, field that does not fit. E_IO, E_OOM, E_UNSUPPORTED (gzip in a build without it). */
+BMVP_API bmvp_status bmvp_nii_write(const char *path, const bmvp_nii_image *image,
+                                    const bmvp_nii_write_options *how, bmvp_error *err);
 
-/* Writes one file into memory. *bytes is made by image->memory's alloc_fn; give it to bmvp_nii_bytes_free with
+/* Writes one file into memory. *bytes is made by image->allocator's alloc; give it to bmvp_nii_bytes_free with
    the same hooks. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_write_memory(void **bytes, size_t *n_bytes, const bmvp_nii_image *image,
-                                                   const bmvp_nii_write_options *how, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_write_memory(void **bytes, size_t *n_bytes, const bmvp_nii_image *image,
+                                           const bmvp_nii_write_options *how, bmvp_error *err);
 
-BMVP_NII_API void bmvp_nii_bytes_free(void *bytes, const bmvp_nii_memory *memory);
+BMVP_API void bmvp_nii_bytes_free(void *bytes, const bmvp_allocator *memory);
 
 /* >>volume ----------------------------------------------------------------------------------------------------- */
 
@@ -335,7 +377,7 @@ typedef struct bmvp_nii_volume {
     double affine[16];                     /* voxel -> mm */
     float *data;                           /* data[(z * dim[1] + y) * dim[0] + x] */
     int64_t n_nan, n_inf;                  /* found while loading (before replacement); transforms do not update them */
-    bmvp_nii_memory memory;
+    bmvp_allocator allocator;
     void *block;
 } bmvp_nii_volume;
 
@@ -361,39 +403,39 @@ typedef struct bmvp_nii_load {
    pass over memory. Values as nibabel + MONAI LoadImage: slope 1 and inter 0: direct cast to float32; else double
    arithmetic x * slope + inter (each step only where it is not 1 or 0), then cast. Slope and intercept apply to both
    parts of complex voxels and not to RGB. NaN and infinities are counted, and kept unless replacement is asked for.
-   E_UNSUPPORTED: float128, complex256. E_ARGUMENT: t, axcodes or component do not fit. E_AFFINE: axcodes
-   wanted of an affine that has no orientation. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
-                                                const bmvp_nii_load *how, const bmvp_nii_options *options,
-                                                bmvp_nii_error *err);
+   E_UNSUPPORTED: float128, complex256. E_ARG: t, axcodes or component do not fit, or axcodes wanted of an affine
+   that has no orientation. */
+BMVP_API bmvp_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
+                                        const bmvp_nii_load *how, const bmvp_nii_options *options,
+                                        bmvp_error *err);
 
 /* bmvp_nii_read, bmvp_nii_to_volume, bmvp_nii_image_free. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_volume(bmvp_nii_volume *volume, const char *path, const bmvp_nii_load *how,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_read_volume(bmvp_nii_volume *volume, const char *path, const bmvp_nii_load *how,
+                                          const bmvp_nii_options *options, bmvp_error *err);
 
 /* A volume of zeros. affine NULL = identity. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_volume_create(bmvp_nii_volume *volume, const int64_t dim[3],
-                                                    const double affine[16], const bmvp_nii_options *options,
-                                                    bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_volume_create(bmvp_nii_volume *volume, const int64_t dim[3],
+                                            const double affine[16], const bmvp_nii_options *options,
+                                            bmvp_error *err);
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_volume_copy(bmvp_nii_volume *copy, const bmvp_nii_volume *volume,
-                                                  bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_volume_copy(bmvp_nii_volume *copy, const bmvp_nii_volume *volume,
+                                          bmvp_error *err);
 
-BMVP_NII_API void bmvp_nii_volume_free(bmvp_nii_volume *volume);
+BMVP_API void bmvp_nii_volume_free(bmvp_nii_volume *volume);
 
 /* Image of a volume, for writing. Stored number = round-half-even((value - inter) / slope), clamped to the type's
    range, NaN as 0; *n_clamped (may be NULL) counts the clamped and NaN voxels. slope 0 = chosen: for integer types the
    smallest slope that covers minimum and maximum (1 when all values are integers in range), for float types 1. slope
    and inter are rounded to float32 first, as NIfTI-1 stores them. Types: uint8, int8, uint16, int16, int32, float32,
    float64 (float types keep NaN and are not clamped). */
-BMVP_NII_API bmvp_nii_status bmvp_nii_from_volume(bmvp_nii_image *image, const bmvp_nii_volume *volume, int datatype,
-                                                  double slope, double inter, int64_t *n_clamped,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_from_volume(bmvp_nii_image *image, const bmvp_nii_volume *volume, int datatype,
+                                          double slope, double inter, int64_t *n_clamped,
+                                          const bmvp_nii_options *options, bmvp_error *err);
 
 /* bmvp_nii_from_volume, bmvp_nii_write, bmvp_nii_image_free. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volume *volume, int datatype,
-                                                   double slope, double inter, int64_t *n_clamped,
-                                                   const bmvp_nii_write_options *how, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volume *volume, int datatype,
+                                           double slope, double inter, int64_t *n_clamped,
+                                           const bmvp_nii_write_options *how, bmvp_error *err);
 
 /* >>box -------------------------------------------------------------------------------------------------------- */
 
@@ -409,59 +451,59 @@ typedef struct bmvp_nii_file {
 } bmvp_nii_file;
 
 /* Opens for box reads. E_UNSUPPORTED: gzip (a box cannot be found in it without inflating all before it) or a type
-   that does not convert to float32. E_TRUNCATED: file shorter than the header says. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_open(bmvp_nii_file *file, const char *path, const bmvp_nii_options *options,
-                                           bmvp_nii_error *err);
+   that does not convert to float32. E_FORMAT: file shorter than the header says. */
+BMVP_API bmvp_status bmvp_nii_open(bmvp_nii_file *file, const char *path, const bmvp_nii_options *options,
+                                   bmvp_error *err);
 
 /* Reads box `box` (file orientation) of volume `t` as float32, slope and intercept applied, into dst:
    size[0] * size[1] * size[2] numbers with size = end - start, x fastest. Voxels outside of the volume are 0.
    Complex and RGB: default component. No allocation, no seek: any number of threads may read from one file. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, const bmvp_nii_box *box,
-                                               int64_t t, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, const bmvp_nii_box *box,
+                                       int64_t t, bmvp_error *err);
 
-BMVP_NII_API void bmvp_nii_close(bmvp_nii_file *file);
+BMVP_API void bmvp_nii_close(bmvp_nii_file *file);
 
 /* >>affine ----------------------------------------------------------------------------------------------------- */
 
 /* qform matrix of an image: rotation from the quaternion (a >= 0; normalised when b^2+c^2+d^2 > 1), columns
    times pixdim[1], pixdim[2], qfac * pixdim[3], translation qoffset. */
-BMVP_NII_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image);
+BMVP_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image);
 
 /* sform matrix of an image: the rows as stored. */
-BMVP_NII_API void bmvp_nii_sform(double affine[16], const bmvp_nii_image *image);
+BMVP_API void bmvp_nii_sform(double affine[16], const bmvp_nii_image *image);
 
 /* The affine MONAI's LoadImage uses: image->affine, except when ndim < 5, sform_code > 0, the sform's column
    lengths differ from pixdim (1e-5 relative) and the qform's do not: then the qform (through float32). Returns the
    source. Source: MONAI 1.4.0 rectify_header_sform_qform. */
-BMVP_NII_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image);
+BMVP_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image);
 
 /* One sentence: which matrix was chosen and why. */
-BMVP_NII_API const char *bmvp_nii_affine_reason(int affine_source);
+BMVP_API const char *bmvp_nii_affine_reason(int affine_source);
 
 /* Orientation of an affine: input axis i runs along world axis axis[i] (0 x, 1 y, 2 z), flip[i] 1 when it runs
-   to the left, back or down. Source: nibabel 5.2.1 io_orientation. E_AFFINE: not finite, or an axis has no
+   to the left, back or down. Source: nibabel 5.2.1 io_orientation. E_ARG: not finite, or an axis has no
    direction. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_orientation(int axis[3], int flip[3], const double affine[16],
-                                                  bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_orientation(int axis[3], int flip[3], const double affine[16],
+                                          bmvp_error *err);
 
 /* Three letters and 0, for example "RAS"; "???" where bmvp_nii_orientation fails. */
-BMVP_NII_API void bmvp_nii_axcodes(char codes[4], const double affine[16]);
+BMVP_API void bmvp_nii_axcodes(char codes[4], const double affine[16]);
 
 /* Lengths of the columns: voxel size in mm (0 reported as 1, as MONAI). */
-BMVP_NII_API void bmvp_nii_voxel_size(double mm[3], const double affine[16]);
+BMVP_API void bmvp_nii_voxel_size(double mm[3], const double affine[16]);
 
-/* Inverse; E_AFFINE when singular or not finite. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_affine_inverse(double inverse[16], const double affine[16], bmvp_nii_error *err);
+/* Inverse; E_ARG when singular or not finite. */
+BMVP_API bmvp_status bmvp_nii_affine_inverse(double inverse[16], const double affine[16], bmvp_error *err);
 
 /* 1 when dims are equal and affines agree within atol + rtol * |b| in each element (MONAI stacks a list of files
    with atol 1e-8, rtol 1e-5). */
-BMVP_NII_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol);
+BMVP_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol);
 
 /* >>transform --------------------------------------------------------------------------------------------------
    Numbers of MONAI 1.4.0, named above each function. */
 
 /* Orientation: reorders and flips axes so that the volume's axes run as `axcodes` says. No resampling. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_orient(bmvp_nii_volume *volume, const char *axcodes, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_orient(bmvp_nii_volume *volume, const char *axcodes, bmvp_error *err);
 
 typedef enum bmvp_nii_interpolation {
     BMVP_NII_LINEAR = 0,                   /* trilinear (MONAI "bilinear") */
@@ -480,15 +522,15 @@ typedef struct bmvp_nii_resample {
 /* Spacing: resamples to voxel size mm[3] (<= 0: keep that axis). Border voxels are repeated, coordinates are
    voxel centres, shear is removed, no smoothing. Output size round-half-even((n - 1) * old / new + 1) per axis.
    Unchanged when the new grid equals the old one within 1e-3 + 1e-5 relative. NEAREST follows PyTorch's arithmetic
-   at ties as far as it is defined. E_AFFINE: singular; E_LIMIT: the result would have 2^31 voxels on an axis. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3],
-                                              const bmvp_nii_resample *how, bmvp_nii_error *err);
+   at ties as far as it is defined. E_ARG: singular, or the result would have 2^31 voxels on an axis. */
+BMVP_API bmvp_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3],
+                                      const bmvp_nii_resample *how, bmvp_error *err);
 
 /* Percentile q (0..100) of n floats, linear between order statistics: with numpy.percentile's arithmetic for more than
    1 000 000 numbers, torch.quantile's otherwise, as MONAI. NaN when any number is NaN. values[i] for q[i], n_q <= 8.
    `memory` NULL = malloc. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q, int n_q, const float *data, int64_t n,
-                                                  const bmvp_nii_memory *memory, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_percentiles(float *values, const double *q, int n_q, const float *data, int64_t n,
+                                          const bmvp_allocator *memory, bmvp_error *err);
 
 typedef struct bmvp_nii_scale {
     double lower, upper;                   /* percentiles, 0 <= lower <= upper <= 100 */
@@ -500,39 +542,39 @@ typedef struct bmvp_nii_scale {
 /* ScaleIntensityRangePercentiles over all voxels: (v - a) / (b - a) * (b_max - b_min) + b_min with a, b the
    percentiles. When b = a: v - a + b_min, not clipped. ab (may be NULL) receives a and b. NaN in the
    volume makes all NaN. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const bmvp_nii_scale *scale, float *ab,
-                                                        bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const bmvp_nii_scale *scale, float *ab,
+                                                bmvp_error *err);
 
 /* CropForeground's box of n volumes on one grid (channels): smallest box around voxels > 0 in any of them, grown by
    margin, clamped to the volume. No such voxel: an empty box, start = end = 0. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
-                                                     int64_t margin, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
+                                             int64_t margin, bmvp_error *err);
 
 /* The release's CenterCropForeground: the foreground box made symmetric about dim/2 on each axis. No foreground: the
    whole volume. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
-                                                            bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
+                                                    bmvp_error *err);
 
 /* That symmetric box, of a foreground box in a volume of dim; an empty box becomes the whole volume. */
-BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]);
+BMVP_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]);
 
 /* Smallest box around voxels that are not +0, empty when there is none. Cut out, it can be padded again with 0 to what
    it was: a way to hold many volumes of a head in a third of the memory. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
-                                                  bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                          bmvp_error *err);
 
 /* Affine of what bmvp_nii_crop cuts out of a volume with `affine`; out may be affine. */
-BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box);
+BMVP_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box);
 
 /* Cuts `box` out; what lies outside of the volume becomes `fill` (CropForeground pads so). The affine's translation
    follows. A box of less than half of the voxels gets a block of its own, else the block stays as large as it was.
-   E_ARGUMENT: end < start, or nothing left (an empty box). */
-BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
-                                           bmvp_nii_error *err);
+   E_ARG: end < start, or nothing left (an empty box). */
+BMVP_API bmvp_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
+                                   bmvp_error *err);
 
 /* SpatialPad: the box that pads dim to at least size[3] (<= 0: not this axis); symmetric: low side gets width/2
    rounded down; at_end 1: all at the end. Give it to bmvp_nii_crop. */
-BMVP_NII_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end);
+BMVP_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end);
 
 /* Draws an integer 0 <= i < n, all equally likely. */
 typedef int64_t (*bmvp_nii_draw_fn)(int64_t n, void *user);
@@ -546,14 +588,14 @@ typedef struct bmvp_nii_random_crop {
 
 /* RandSpatialCrop's box: size = min(size, dim), corner uniform, drawn for x, y, z in this order and only where dim >
    size. The box can be smaller than size; pad afterwards. */
-BMVP_NII_API bmvp_nii_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_t dim[3],
-                                                 const bmvp_nii_random_crop *how, bmvp_nii_draw_fn draw, void *user,
-                                                 bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_t dim[3],
+                                         const bmvp_nii_random_crop *how, bmvp_nii_draw_fn draw, void *user,
+                                         bmvp_error *err);
 
 /* Resize to size[3] voxels. AREA: adaptive average; LINEAR: half-pixel centres, or align_corners 1; NEAREST: floor(i *
    n / n'); NEAREST_EXACT: floor((i + 0.5) * n / n'). The affine follows (scale n/n', offset (n/n' - 1)/2). */
-BMVP_NII_API bmvp_nii_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size[3], int mode,
-                                             int align_corners, bmvp_nii_error *err);
+BMVP_API bmvp_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size[3], int mode,
+                                     int align_corners, bmvp_error *err);
 
 #ifdef __cplusplus
 }
@@ -563,9 +605,9 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_resize(bmvp_nii_volume *volume, const int6
 
 /* Stop here if you only use the library. ======================================================================== */
 
-#if defined(BMVP_NIFTI_IMPLEMENTATION) || defined(BMVP_IMPLEMENTATION)
-#ifndef BMVP_NIFTI_IMPLEMENTATION_DONE
-#define BMVP_NIFTI_IMPLEMENTATION_DONE
+#ifdef BMVP_NIFTI_IMPLEMENTATION
+#ifndef BMVP_NIFTI_IMPLEMENTATION_ONCE
+#define BMVP_NIFTI_IMPLEMENTATION_ONCE
 
 #if defined(_WIN32)
 #error "bmvp_nifti.h reads files with POSIX calls (pread, fsync, rename)"
@@ -606,45 +648,27 @@ extern int posix_memalign(void **block, size_t alignment, size_t n);
 #define O_CLOEXEC 0
 #endif
 
-#ifndef BMVP_RESTRICT
-#if defined(__GNUC__) || defined(__clang__)
-#define BMVP_RESTRICT __restrict__
-#else
-#define BMVP_RESTRICT
-#endif
-#endif
-
 /* >>base ------------------------------------------------------------------------------------------------------- */
 
 /* What every IO function needs: hooks, limit, the name for messages, where the message goes. */
 typedef struct bmvpi_nii_io {
-    bmvp_nii_memory memory;
+    bmvp_allocator allocator;
     int64_t max_bytes;
     const char *name;
-    bmvp_nii_error *err;
+    bmvp_error *err;
 } bmvpi_nii_io;
 
 enum { BMVPI_NII_PATH = 4096, BMVPI_NII_HUGE = 1 << 20, BMVPI_NII_HUGE_PAGE = 2 << 20 };
 
-BMVP_NII_API const char *bmvp_nii_status_text(bmvp_nii_status status) {
-    switch (status) {
-#define BMVP_NII_CASE(id, text) case BMVP_NII_##id: return text;
-        BMVP_NII_STATUSES(BMVP_NII_CASE)
-#undef BMVP_NII_CASE
-        default: return "unknown status";
-    }
-}
-
-#if defined(__GNUC__) || defined(__clang__)
-__attribute__((format(printf, 4, 5)))
-#endif
-static bmvp_nii_status bmvpi_nii_fail(bmvp_nii_error *err, bmvp_nii_status status, const char *name,
-                                      const char *format, ...) {
-    if (err != NULL) {
+static bmvp_status bmvpi_nii_fail(bmvp_error *err, bmvp_status status, const char *name, const char *format, ...)
+    BMVP_PRINTF(4, 5);
+static bmvp_status bmvpi_nii_fail(bmvp_error *err, bmvp_status status, const char *name, const char *format, ...)
+{
+    if (err) {
         size_t used = 0;
         va_list args;
         err->status = status;
-        if (name != NULL) {
+        if (name) {
             size_t n = strlen(name);
             const char *cut = n > 200 ? "..." : "";         /* the end of a long path says more than its beginning */
             int w = snprintf(err->message, sizeof err->message, "%s%s: ", cut, n > 200 ? name + n - 200 : name);
@@ -657,11 +681,12 @@ static bmvp_nii_status bmvpi_nii_fail(bmvp_nii_error *err, bmvp_nii_status statu
     return status;
 }
 
-static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *options, bmvp_nii_error *err) {
+static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *options, bmvp_error *err)
+{
     bmvpi_nii_io io;
     memset(&io, 0, sizeof io);
-    if (options != NULL) {
-        io.memory = options->memory;
+    if (options) {
+        io.allocator = options->allocator;
         io.max_bytes = options->max_bytes;
     }
     if (io.max_bytes <= 0) io.max_bytes = (int64_t)64 << 30;
@@ -671,15 +696,17 @@ static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *
 }
 
 /* Large blocks are whole huge pages. */
-static size_t bmvpi_nii_rounded(size_t n) {
+static size_t bmvpi_nii_rounded(size_t n)
+{
     const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE;
     return n >= (size_t)BMVPI_NII_HUGE ? (n + huge - 1) / huge * huge : n;
 }
 
-static void *bmvpi_nii_alloc(const bmvp_nii_memory *memory, int64_t bytes) {
+static void *bmvpi_nii_alloc(const bmvp_allocator *memory, int64_t bytes)
+{
     size_t n = bytes > 0 ? (size_t)bytes : 1;
     if (bytes < 0 || (uint64_t)bytes > (uint64_t)(SIZE_MAX / 2)) return NULL;
-    if (memory->alloc_fn != NULL) return memory->alloc_fn(n, memory->user);
+    if (memory->alloc) return memory->alloc(n, memory->user);
     if (n >= (size_t)BMVPI_NII_HUGE) {
         void *block = NULL;
         n = bmvpi_nii_rounded(n);                           /* aligned: malloc's header, written before the advice, */
@@ -692,22 +719,24 @@ static void *bmvpi_nii_alloc(const bmvp_nii_memory *memory, int64_t bytes) {
     return malloc(n);
 }
 
-static void bmvpi_nii_free(const bmvp_nii_memory *memory, void *block) {
-    if (block == NULL) return;
-    if (memory->alloc_fn == NULL) free(block);
-    else if (memory->free_fn != NULL) memory->free_fn(block, memory->user);
+static void bmvpi_nii_free(const bmvp_allocator *memory, void *block)
+{
+    if (!block) return;
+    if (!memory->alloc) free(block);
+    else if (memory->free) memory->free(block, memory->user);
 }
 
 /* A kept block of at least n bytes and at most twice that, else a new one. */
-static void *bmvpi_nii_pool_alloc(size_t n, void *user) {
+static void *bmvpi_nii_pool_alloc(size_t n, void *user)
+{
     bmvp_nii_pool *pool = (bmvp_nii_pool *)user;
-    bmvp_nii_memory libc;
+    bmvp_allocator libc;
     int i, best = -1, empty = -1, spare = -1;
     memset(&libc, 0, sizeof libc);
     if (n < 65536) return malloc(n);
-    for (i = 0; i < BMVP_NII_POOL_BLOCKS; i++) {
+    for (i = 0; i < BMVP_NII_POOL_BLOCKS; ++i) {
         const int64_t bytes = pool->entry[i].bytes;
-        if (pool->entry[i].block == NULL) empty = i;
+        if (!pool->entry[i].block) empty = i;
         else if (pool->entry[i].used) continue;
         else if ((uint64_t)bytes < n || (uint64_t)bytes / 2 > n) spare = i;
         else if (best < 0 || bytes < pool->entry[best].bytes) best = i;
@@ -720,7 +749,7 @@ static void *bmvpi_nii_pool_alloc(size_t n, void *user) {
             pool->entry[empty].block = NULL;
         }
         block = bmvpi_nii_alloc(&libc, (int64_t)n);
-        if (block == NULL || empty < 0) return block;
+        if (!block || empty < 0) return block;
         best = empty;
         pool->entry[best].block = block;
         pool->entry[best].bytes = (int64_t)bmvpi_nii_rounded(n);
@@ -729,10 +758,11 @@ static void *bmvpi_nii_pool_alloc(size_t n, void *user) {
     return pool->entry[best].block;
 }
 
-static void bmvpi_nii_pool_release(void *block, void *user) {
+static void bmvpi_nii_pool_release(void *block, void *user)
+{
     bmvp_nii_pool *pool = (bmvp_nii_pool *)user;
     int i;
-    for (i = 0; i < BMVP_NII_POOL_BLOCKS; i++)
+    for (i = 0; i < BMVP_NII_POOL_BLOCKS; ++i)
         if (pool->entry[i].block == block) {
             pool->entry[i].used = 0;
             return;
@@ -740,46 +770,52 @@ static void bmvpi_nii_pool_release(void *block, void *user) {
     free(block);
 }
 
-BMVP_NII_API bmvp_nii_memory bmvp_nii_pool_memory(bmvp_nii_pool *pool) {
-    bmvp_nii_memory memory;
-    memory.alloc_fn = bmvpi_nii_pool_alloc;
-    memory.free_fn = bmvpi_nii_pool_release;
-    memory.user = pool;
-    return memory;
+BMVP_API bmvp_allocator bmvp_nii_pool_allocator(bmvp_nii_pool *pool)
+{
+    bmvp_allocator allocator;
+    allocator.alloc = bmvpi_nii_pool_alloc;
+    allocator.free = bmvpi_nii_pool_release;
+    allocator.user = pool;
+    return allocator;
 }
 
-BMVP_NII_API void bmvp_nii_pool_free(bmvp_nii_pool *pool) {
+BMVP_API void bmvp_nii_pool_free(bmvp_nii_pool *pool)
+{
     int i;
-    for (i = 0; i < BMVP_NII_POOL_BLOCKS; i++) free(pool->entry[i].block);
+    for (i = 0; i < BMVP_NII_POOL_BLOCKS; ++i) free(pool->entry[i].block);
     memset(pool, 0, sizeof *pool);
 }
 
-static bmvp_nii_status bmvpi_nii_out_of_memory(bmvp_nii_error *err, const char *name, int64_t bytes) {
-    return bmvpi_nii_fail(err, BMVP_NII_E_MEMORY, name, "out of memory (%lld bytes asked for)", (long long)bytes);
+static bmvp_status bmvpi_nii_out_of_memory(bmvp_error *err, const char *name, int64_t bytes)
+{
+    return bmvpi_nii_fail(err, BMVP_E_OOM, name, "out of memory (%lld bytes asked for)", (long long)bytes);
 }
 
 /* A block within the limit of the call. */
-static bmvp_nii_status bmvpi_nii_take(void **block, const bmvpi_nii_io *io, int64_t bytes) {
+static bmvp_status bmvpi_nii_take(void **block, const bmvpi_nii_io *io, int64_t bytes)
+{
     *block = NULL;
     if (bytes > io->max_bytes)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_LIMIT, io->name, "needs %lld bytes, the limit is %lld",
+        return bmvpi_nii_fail(io->err, BMVP_E_OOM, io->name, "needs %lld bytes, the limit is %lld",
                               (long long)bytes, (long long)io->max_bytes);
-    *block = bmvpi_nii_alloc(&io->memory, bytes);
-    return *block != NULL ? BMVP_NII_OK : bmvpi_nii_out_of_memory(io->err, io->name, bytes);
+    *block = bmvpi_nii_alloc(&io->allocator, bytes);
+    return *block ? BMVP_OK : bmvpi_nii_out_of_memory(io->err, io->name, bytes);
 }
 
 /* product = a * b of numbers >= 0; 0 when it does not fit. */
-static int bmvpi_nii_mul(int64_t *product, int64_t a, int64_t b) {
+static int bmvpi_nii_mul(int64_t *product, int64_t a, int64_t b)
+{
     if (a != 0 && b > INT64_MAX / a) return 0;
     *product = a * b;
     return 1;
 }
 
 /* Voxels of a 3-D grid, each dim 0 .. 2^31 - 1; 0 when the float32 volume could not be addressed. */
-static int bmvpi_nii_count(int64_t *n, const int64_t dim[3]) {
+static int bmvpi_nii_count(int64_t *n, const int64_t dim[3])
+{
     int a;
     int64_t total = 1;
-    for (a = 0; a < 3; a++)
+    for (a = 0; a < 3; ++a)
         if (dim[a] < 0 || dim[a] > INT32_MAX || !bmvpi_nii_mul(&total, total, dim[a])) return 0;
     if (total > INT64_MAX / 64) return 0;
     *n = total;
@@ -790,51 +826,57 @@ static int64_t bmvpi_nii_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t bmvpi_nii_max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* NaN and infinities have all exponent bits set; this test survives -ffast-math. */
-static int bmvpi_nii_finite(double x) {
+static int bmvpi_nii_finite(double x)
+{
     uint64_t bits;
     memcpy(&bits, &x, 8);
     return (bits & 0x7ff0000000000000u) != 0x7ff0000000000000u;
 }
 
-static int bmvpi_nii_finite16(const double m[16]) {
+static int bmvpi_nii_finite16(const double m[16])
+{
     int i;
-    for (i = 0; i < 16; i++)
+    for (i = 0; i < 16; ++i)
         if (!bmvpi_nii_finite(m[i])) return 0;
     return 1;
 }
 
 /* >>bytes ------------------------------------------------------------------------------------------------------ */
 
-static int bmvpi_nii_type_info(int datatype, int *size, int *unit, const char **text) {
+static int bmvpi_nii_type_info(int datatype, int *size, int *unit, const char **text)
+{
     int s, u;
     const char *t;
     switch (datatype) {
-#define BMVP_NII_CASE(name, code, bytes, number, words) case code: s = bytes; u = number; t = words; break;
-        BMVP_NII_DATATYPES(BMVP_NII_CASE)
-#undef BMVP_NII_CASE
+#define BMVP_X(name, code, bytes, number, words) case code: s = bytes; u = number; t = words; break;
+        BMVP_NII_DATATYPES(BMVP_X)
+#undef BMVP_X
         default: s = 0; u = 1; t = "unknown"; break;
     }
-    if (size != NULL) *size = s;
-    if (unit != NULL) *unit = u;
-    if (text != NULL) *text = t;
+    if (size) *size = s;
+    if (unit) *unit = u;
+    if (text) *text = t;
     return s != 0;
 }
 
-BMVP_NII_API const char *bmvp_nii_datatype_text(int datatype) {
+BMVP_API const char *bmvp_nii_datatype_text(int datatype)
+{
     const char *text;
     bmvpi_nii_type_info(datatype, NULL, NULL, &text);
     return text;
 }
 
-BMVP_NII_API int bmvp_nii_datatype_size(int datatype) {
+BMVP_API int bmvp_nii_datatype_size(int datatype)
+{
     int size;
     bmvpi_nii_type_info(datatype, &size, NULL, NULL);
     return size;
 }
 
-static void bmvpi_nii_swap_bytes(unsigned char *p, int unit) {
+static void bmvpi_nii_swap_bytes(unsigned char *p, int unit)
+{
     int i;
-    for (i = 0; i < unit / 2; i++) {
+    for (i = 0; i < unit / 2; ++i) {
         unsigned char c = p[i];
         p[i] = p[unit - 1 - i];
         p[unit - 1 - i] = c;
@@ -842,7 +884,8 @@ static void bmvpi_nii_swap_bytes(unsigned char *p, int unit) {
 }
 
 /* Swaps `bytes / unit` numbers in place. */
-static void bmvpi_nii_swap(void *data, int64_t bytes, int unit) {
+static void bmvpi_nii_swap(void *data, int64_t bytes, int unit)
+{
     unsigned char *p = (unsigned char *)data;
     int64_t i;
     if (unit == 2) {
@@ -865,7 +908,8 @@ static void bmvpi_nii_swap(void *data, int64_t bytes, int unit) {
 }
 
 /* A number of a header. Types: b uint8, h int16, i int32, q int64, f float, d double. */
-static int bmvpi_nii_number_size(char type) {
+static int bmvpi_nii_number_size(char type)
+{
     switch (type) {
         case 'b': return 1;
         case 'h': return 2;
@@ -874,7 +918,8 @@ static int bmvpi_nii_number_size(char type) {
     }
 }
 
-static void bmvpi_nii_get(const unsigned char *p, char type, int swap, int64_t *whole, double *real) {
+static void bmvpi_nii_get(const unsigned char *p, char type, int swap, int64_t *whole, double *real)
+{
     unsigned char b[8] = {0};
     int n = bmvpi_nii_number_size(type);
     int16_t h; int32_t i; int64_t q; float f; double d;
@@ -893,7 +938,8 @@ static void bmvpi_nii_get(const unsigned char *p, char type, int swap, int64_t *
 }
 
 /* 0 when the number does not fit into its field. */
-static int bmvpi_nii_put(unsigned char *p, char type, int64_t whole, double real) {
+static int bmvpi_nii_put(unsigned char *p, char type, int64_t whole, double real)
+{
     float f = (float)real;
     int16_t h = (int16_t)whole;
     int32_t i = (int32_t)whole;
@@ -909,59 +955,63 @@ static int bmvpi_nii_put(unsigned char *p, char type, int64_t whole, double real
 
 /* >>matrix ----------------------------------------------------------------------------------------------------- */
 
-static void bmvpi_nii_identity(double m[16]) {
+static void bmvpi_nii_identity(double m[16])
+{
     int i;
-    for (i = 0; i < 16; i++) m[i] = i % 5 == 0 ? 1.0 : 0.0;
+    for (i = 0; i < 16; ++i) m[i] = i % 5 == 0 ? 1.0 : 0.0;
 }
 
 /* out = a b; out may be a or b. */
-static void bmvpi_nii_matmul(double out[16], const double a[16], const double b[16]) {
+static void bmvpi_nii_matmul(double out[16], const double a[16], const double b[16])
+{
     double c[16];
     int i, j, k;
-    for (i = 0; i < 4; i++)
-        for (j = 0; j < 4; j++) {
+    for (i = 0; i < 4; ++i)
+        for (j = 0; j < 4; ++j) {
             double s = 0;
-            for (k = 0; k < 4; k++) s += a[4 * i + k] * b[4 * k + j];
+            for (k = 0; k < 4; ++k) s += a[4 * i + k] * b[4 * k + j];
             c[4 * i + j] = s;
         }
     memcpy(out, c, sizeof c);
 }
 
 /* x = a^-1 b by elimination with row pivots; 0 when a is singular. */
-static int bmvpi_nii_solve(double x[16], const double a[16], const double b[16]) {
+static int bmvpi_nii_solve(double x[16], const double a[16], const double b[16])
+{
     double m[4][8];
     int i, j, k;
-    for (i = 0; i < 4; i++)
-        for (j = 0; j < 4; j++) {
+    for (i = 0; i < 4; ++i)
+        for (j = 0; j < 4; ++j) {
             m[i][j] = a[4 * i + j];
             m[i][4 + j] = b[4 * i + j];
         }
-    for (k = 0; k < 4; k++) {
+    for (k = 0; k < 4; ++k) {
         int pivot = k;
-        for (i = k + 1; i < 4; i++)
+        for (i = k + 1; i < 4; ++i)
             if (fabs(m[i][k]) > fabs(m[pivot][k])) pivot = i;
         if (!(fabs(m[pivot][k]) > 0) || !bmvpi_nii_finite(m[pivot][k])) return 0;
-        for (j = 0; j < 8; j++) {
+        for (j = 0; j < 8; ++j) {
             double t = m[k][j];
             m[k][j] = m[pivot][j];
             m[pivot][j] = t;
         }
-        for (i = k + 1; i < 4; i++) {
+        for (i = k + 1; i < 4; ++i) {
             double f = m[i][k] / m[k][k];
-            for (j = k; j < 8; j++) m[i][j] -= f * m[k][j];
+            for (j = k; j < 8; ++j) m[i][j] -= f * m[k][j];
         }
     }
-    for (j = 0; j < 4; j++)
-        for (i = 3; i >= 0; i--) {
+    for (j = 0; j < 4; ++j)
+        for (i = 3; i >= 0; --i) {
             double s = m[i][4 + j];
-            for (k = i + 1; k < 4; k++) s -= m[i][k] * x[4 * k + j];
+            for (k = i + 1; k < 4; ++k) s -= m[i][k] * x[4 * k + j];
             x[4 * i + j] = s / m[i][i];
         }
     return bmvpi_nii_finite16(x);
 }
 
 /* One turn of columns p and q of w (and the same turn of v) that makes them orthogonal in w. 0: they were. */
-static int bmvpi_nii_turn(double w[9], double v[9], int p, int q) {
+static int bmvpi_nii_turn(double w[9], double v[9], int p, int q)
+{
     double a = 0, b = 0, g = 0, z, t, c, s;
     int i;
     for (i = 0; i < 9; i += 3) {
@@ -988,45 +1038,49 @@ static int bmvpi_nii_turn(double w[9], double v[9], int p, int q) {
 
 /* Rotation factor U V' of the polar decomposition of m, without the directions whose singular value is 0 to rounding.
    Singular values by one-sided Jacobi turns: w = m V ends with orthogonal columns. */
-static void bmvpi_nii_polar(double r[9], const double m[9]) {
+static void bmvpi_nii_polar(double r[9], const double m[9])
+{
     double w[9], v[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1}, s[3], largest = 0;
     int sweep, i, j, k;
     memcpy(w, m, sizeof w);
-    for (sweep = 0; sweep < 40; sweep++) {
+    for (sweep = 0; sweep < 40; ++sweep) {
         int turned = bmvpi_nii_turn(w, v, 0, 1);
         turned += bmvpi_nii_turn(w, v, 0, 2);
         turned += bmvpi_nii_turn(w, v, 1, 2);
         if (!turned) break;
     }
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; ++j) {
         s[j] = sqrt(w[j] * w[j] + w[3 + j] * w[3 + j] + w[6 + j] * w[6 + j]);
         if (s[j] > largest) largest = s[j];
     }
     memset(r, 0, 9 * sizeof r[0]);
-    for (j = 0; j < 3; j++)
+    for (j = 0; j < 3; ++j)
         if (s[j] > largest * 3 * DBL_EPSILON)
-            for (i = 0; i < 3; i++)
-                for (k = 0; k < 3; k++) r[3 * i + k] += w[3 * i + j] / s[j] * v[3 * k + j];
+            for (i = 0; i < 3; ++i)
+                for (k = 0; k < 3; ++k) r[3 * i + k] += w[3 * i + j] / s[j] * v[3 * k + j];
 }
 
-BMVP_NII_API void bmvp_nii_voxel_size(double mm[3], const double affine[16]) {
+BMVP_API void bmvp_nii_voxel_size(double mm[3], const double affine[16])
+{
     int j;
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; ++j) {
         double x = affine[j], y = affine[4 + j], z = affine[8 + j], s = sqrt(x * x + y * y + z * z);
         mm[j] = s > 0 || !bmvpi_nii_finite(s) ? s : 1;
     }
 }
 
 /* Columns of the 3x3 part divided by their lengths (0 counts as 1). */
-static void bmvpi_nii_directions(double m[9], double length[3], const double affine[16]) {
+static void bmvpi_nii_directions(double m[9], double length[3], const double affine[16])
+{
     int i, j;
     bmvp_nii_voxel_size(length, affine);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) m[3 * i + j] = affine[4 * i + j] / length[j];
+    for (i = 0; i < 3; ++i)
+        for (j = 0; j < 3; ++j) m[3 * i + j] = affine[4 * i + j] / length[j];
 }
 
 /* Rotation matrix of a quaternion of any length; identity for length 0. */
-static void bmvpi_nii_rotation(double r[9], double a, double b, double c, double d) {
+static void bmvpi_nii_rotation(double r[9], double a, double b, double c, double d)
+{
     double n = a * a + b * b + c * c + d * d, s = n > DBL_EPSILON ? 2 / n : 0;
     r[0] = 1 - s * (c * c + d * d); r[1] = s * (b * c - a * d);     r[2] = s * (b * d + a * c);
     r[3] = s * (b * c + a * d);     r[4] = 1 - s * (b * b + d * d); r[5] = s * (c * d - a * b);
@@ -1034,7 +1088,8 @@ static void bmvpi_nii_rotation(double r[9], double a, double b, double c, double
 }
 
 /* b, c, d of the unit quaternion with a >= 0 of a rotation matrix. */
-static void bmvpi_nii_quaternion(double bcd[3], const double r[9]) {
+static void bmvpi_nii_quaternion(double bcd[3], const double r[9])
+{
     double trace = r[0] + r[4] + r[8], a;
     if (trace > 0) {
         a = 0.5 * sqrt(1 + trace);
@@ -1048,32 +1103,35 @@ static void bmvpi_nii_quaternion(double bcd[3], const double r[9]) {
         bcd[j] = (r[3 * i + j] + r[3 * j + i]) / (4 * x);
         bcd[k] = (r[3 * i + k] + r[3 * k + i]) / (4 * x);
         a = (r[3 * k + j] - r[3 * j + k]) / (4 * x);
-        for (i = 0; a < 0 && i < 3; i++) bcd[i] = -bcd[i];
+        for (i = 0; a < 0 && i < 3; ++i) bcd[i] = -bcd[i];
     }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_affine_inverse(double inverse[16], const double affine[16], bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_affine_inverse(double inverse[16], const double affine[16], bmvp_error *err)
+{
     double one[16], x[16];
     bmvpi_nii_identity(one);
     if (!bmvpi_nii_finite16(affine) || !bmvpi_nii_solve(x, affine, one))
-        return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "affine is singular or not finite");
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is singular or not finite");
     memcpy(inverse, x, sizeof x);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API void bmvp_nii_sform(double affine[16], const bmvp_nii_image *image) {
+BMVP_API void bmvp_nii_sform(double affine[16], const bmvp_nii_image *image)
+{
     bmvpi_nii_identity(affine);
     memcpy(affine, image->srow, sizeof image->srow);
 }
 
-BMVP_NII_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image) {
+BMVP_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image)
+{
     const double *q = image->quatern;
     const double tiny = image->version == 2 ? 3 * DBL_EPSILON : 3 * (double)FLT_EPSILON;   /* nibabel's thresholds */
     double w = 1 - (q[0] * q[0] + q[1] * q[1] + q[2] * q[2]), r[9];
     int i;
     bmvpi_nii_rotation(r, w < tiny ? 0 : sqrt(w), q[0], q[1], q[2]);
     bmvpi_nii_identity(affine);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         affine[4 * i] = r[3 * i] * image->pixdim[1];
         affine[4 * i + 1] = r[3 * i + 1] * image->pixdim[2];
         affine[4 * i + 2] = r[3 * i + 2] * image->pixdim[3] * image->pixdim[0];
@@ -1082,17 +1140,19 @@ BMVP_NII_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image)
 }
 
 /* nibabel's answer for files with no usable form: x runs to the left, the volume's centre is at 0. */
-static void bmvpi_nii_fallback_affine(double affine[16], const bmvp_nii_image *image) {
+static void bmvpi_nii_fallback_affine(double affine[16], const bmvp_nii_image *image)
+{
     int i;
     bmvpi_nii_identity(affine);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         double step = i == 0 ? -image->pixdim[1] : image->pixdim[i + 1];
         affine[5 * i] = step;
         affine[4 * i + 3] = -step * (double)(image->dim[i] - 1) / 2;
     }
 }
 
-static void bmvpi_nii_choose_affine(bmvp_nii_image *image) {
+static void bmvpi_nii_choose_affine(bmvp_nii_image *image)
+{
     if (image->sform_code > 0) {
         image->affine_source = BMVP_NII_AFFINE_SFORM;
         bmvp_nii_sform(image->affine, image);
@@ -1106,18 +1166,20 @@ static void bmvpi_nii_choose_affine(bmvp_nii_image *image) {
 }
 
 /* MONAI compares the lengths of the first ndim columns of the matrix cut to ndim x ndim, whatever ndim is. */
-static int bmvpi_nii_fits_pixdim(const double affine[16], const bmvp_nii_image *image) {
+static int bmvpi_nii_fits_pixdim(const double affine[16], const bmvp_nii_image *image)
+{
     int i, j, d = image->ndim;
-    for (j = 0; j < d; j++) {
+    for (j = 0; j < d; ++j) {
         double s = 0;
-        for (i = 0; i < d; i++) s += affine[4 * i + j] * affine[4 * i + j];
+        for (i = 0; i < d; ++i) s += affine[4 * i + j] * affine[4 * i + j];
         s = s > 0 ? sqrt(s) : 1;
         if (!(fabs(s - image->pixdim[j + 1]) <= 1e-8 + 1e-5 * fabs(image->pixdim[j + 1]))) return 0;
     }
     return 1;
 }
 
-BMVP_NII_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image) {
+BMVP_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image)
+{
     double q[16];
     int i;
     memcpy(affine, image->affine, sizeof image->affine);
@@ -1125,11 +1187,12 @@ BMVP_NII_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], c
         return (bmvp_nii_affine_source)image->affine_source;
     bmvp_nii_qform(q, image);
     if (!bmvpi_nii_fits_pixdim(q, image)) return (bmvp_nii_affine_source)image->affine_source;
-    for (i = 0; i < 12; i++) affine[i] = image->version == 2 ? q[i] : (double)(float)q[i];
+    for (i = 0; i < 12; ++i) affine[i] = image->version == 2 ? q[i] : (double)(float)q[i];
     return BMVP_NII_AFFINE_RECTIFIED;
 }
 
-BMVP_NII_API const char *bmvp_nii_affine_reason(int affine_source) {
+BMVP_API const char *bmvp_nii_affine_reason(int affine_source)
+{
     switch (affine_source) {
         case BMVP_NII_AFFINE_SFORM: return "sform, because sform_code > 0";
         case BMVP_NII_AFFINE_QFORM: return "qform, because sform_code is 0 and qform_code > 0";
@@ -1152,7 +1215,8 @@ typedef enum bmvpi_nii_z {
 
 #ifdef BMVP_NIFTI_ZLIB
 
-static uint32_t bmvpi_nii_codec_crc(const unsigned char *p, size_t n) {
+static uint32_t bmvpi_nii_codec_crc(const unsigned char *p, size_t n)
+{
     uLong crc = crc32(0, NULL, 0);
     while (n > 0) {
         uInt part = n > (1u << 30) ? 1u << 30 : (uInt)n;
@@ -1164,7 +1228,8 @@ static uint32_t bmvpi_nii_codec_crc(const unsigned char *p, size_t n) {
 }
 
 /* zlib counts in unsigned int: hands it the next part of input and of room when it has used up the last. */
-static void bmvpi_nii_codec_feed(z_stream *z, size_t *in_left, size_t *out_left) {
+static void bmvpi_nii_codec_feed(z_stream *z, size_t *in_left, size_t *out_left)
+{
     if (z->avail_in == 0) {
         z->avail_in = *in_left > (1u << 30) ? 1u << 30 : (uInt)*in_left;
         *in_left -= z->avail_in;
@@ -1175,7 +1240,8 @@ static void bmvpi_nii_codec_feed(z_stream *z, size_t *in_left, size_t *out_left)
     }
 }
 
-static void bmvpi_nii_codec_start(z_stream *z, void *out, const unsigned char *in) {
+static void bmvpi_nii_codec_start(z_stream *z, void *out, const unsigned char *in)
+{
     memset(z, 0, sizeof *z);
     z->next_in = (Bytef *)(uintptr_t)in;                    /* zlib's field is not const unless ZLIB_CONST is set */
     z->next_out = (Bytef *)out;
@@ -1183,7 +1249,8 @@ static void bmvpi_nii_codec_start(z_stream *z, void *out, const unsigned char *i
 
 /* One deflate stream: DONE, FULL (longer than the room), BAD (damaged or cut) or MEMORY. */
 static bmvpi_nii_z bmvpi_nii_codec_inflate(void *out, size_t cap, const unsigned char *in, size_t n, size_t *used,
-                                           size_t *made) {
+                                           size_t *made)
+{
     z_stream z;
     size_t in_left = n, out_left = cap;
     int r = Z_OK;
@@ -1204,7 +1271,8 @@ static bmvpi_nii_z bmvpi_nii_codec_inflate(void *out, size_t cap, const unsigned
 static size_t bmvpi_nii_codec_bound(size_t n) { return n + n / 500 + 4096; }
 
 /* One gzip member; bytes written, 0 without memory. */
-static size_t bmvpi_nii_codec_gzip(void *out, size_t cap, const unsigned char *in, size_t n, int level) {
+static size_t bmvpi_nii_codec_gzip(void *out, size_t cap, const unsigned char *in, size_t n, int level)
+{
     z_stream z;
     size_t in_left = n, out_left = cap;
     int r = Z_OK;
@@ -1224,10 +1292,11 @@ static uint32_t bmvpi_nii_codec_crc(const unsigned char *p, size_t n) { return l
 
 /* One deflate stream: DONE, FULL (longer than the room), BAD (damaged or cut) or MEMORY. */
 static bmvpi_nii_z bmvpi_nii_codec_inflate(void *out, size_t cap, const unsigned char *in, size_t n, size_t *used,
-                                           size_t *made) {
+                                           size_t *made)
+{
     struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
     enum libdeflate_result r;
-    if (d == NULL) return BMVPI_NII_Z_MEMORY;
+    if (!d) return BMVPI_NII_Z_MEMORY;
     r = libdeflate_deflate_decompress_ex(d, in, n, out, cap, used, made);
     libdeflate_free_decompressor(d);
     if (r == LIBDEFLATE_SUCCESS) return BMVPI_NII_Z_DONE;
@@ -1237,10 +1306,11 @@ static bmvpi_nii_z bmvpi_nii_codec_inflate(void *out, size_t cap, const unsigned
 static size_t bmvpi_nii_codec_bound(size_t n) { return libdeflate_gzip_compress_bound(NULL, n); }
 
 /* One gzip member; bytes written, 0 without memory. */
-static size_t bmvpi_nii_codec_gzip(void *out, size_t cap, const unsigned char *in, size_t n, int level) {
+static size_t bmvpi_nii_codec_gzip(void *out, size_t cap, const unsigned char *in, size_t n, int level)
+{
     struct libdeflate_compressor *c = libdeflate_alloc_compressor(level);
     size_t made;
-    if (c == NULL) return 0;
+    if (!c) return 0;
     made = libdeflate_gzip_compress(c, in, n, out, cap);
     libdeflate_free_compressor(c);
     return made;
@@ -1248,7 +1318,8 @@ static size_t bmvpi_nii_codec_gzip(void *out, size_t cap, const unsigned char *i
 
 #endif
 
-static uint32_t bmvpi_nii_le32(const unsigned char *p) {
+static uint32_t bmvpi_nii_le32(const unsigned char *p)
+{
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
@@ -1273,7 +1344,8 @@ typedef struct bmvpi_nii_huffman {
     uint16_t symbol[288];
 } bmvpi_nii_huffman;
 
-static unsigned bmvpi_nii_z_bits(bmvpi_nii_inflate *z, int n) {
+static unsigned bmvpi_nii_z_bits(bmvpi_nii_inflate *z, int n)
+{
     unsigned v;
     while (z->n_bits < n) {
         if (z->pos >= z->n) {
@@ -1290,10 +1362,11 @@ static unsigned bmvpi_nii_z_bits(bmvpi_nii_inflate *z, int n) {
 }
 
 /* Canonical code from code lengths; 0 when there are more codes than the lengths leave room for. */
-static int bmvpi_nii_z_table(bmvpi_nii_huffman *h, const unsigned char *lengths, int n) {
+static int bmvpi_nii_z_table(bmvpi_nii_huffman *h, const unsigned char *lengths, int n)
+{
     int count[16] = {0}, next[16], len, i, code = 0, index = 0;
-    for (i = 0; i < n; i++) count[lengths[i]]++;
-    for (len = 1; len < 16; len++) {
+    for (i = 0; i < n; ++i) count[lengths[i]]++;
+    for (len = 1; len < 16; ++len) {
         code <<= 1;
         h->offset[len] = index - code;
         next[len] = index;
@@ -1302,14 +1375,15 @@ static int bmvpi_nii_z_table(bmvpi_nii_huffman *h, const unsigned char *lengths,
         if (code > 1 << len) return 0;
         h->limit[len] = code;
     }
-    for (i = 0; i < n; i++)
+    for (i = 0; i < n; ++i)
         if (lengths[i] != 0) h->symbol[next[lengths[i]]++] = (uint16_t)i;
     return 1;
 }
 
-static int bmvpi_nii_z_symbol(bmvpi_nii_inflate *z, const bmvpi_nii_huffman *h) {
+static int bmvpi_nii_z_symbol(bmvpi_nii_inflate *z, const bmvpi_nii_huffman *h)
+{
     int code = 0, len;
-    for (len = 1; len < 16 && z->state == BMVPI_NII_Z_RUN; len++) {
+    for (len = 1; len < 16 && z->state == BMVPI_NII_Z_RUN; ++len) {
         code = code << 1 | (int)bmvpi_nii_z_bits(z, 1);
         if (code < h->limit[len]) return h->symbol[code + h->offset[len]];
     }
@@ -1317,28 +1391,31 @@ static int bmvpi_nii_z_symbol(bmvpi_nii_inflate *z, const bmvpi_nii_huffman *h) 
     return 0;
 }
 
-static void bmvpi_nii_z_byte(bmvpi_nii_inflate *z, unsigned char c) {
+static void bmvpi_nii_z_byte(bmvpi_nii_inflate *z, unsigned char c)
+{
     int k;
     if (z->len < z->cap) {
         z->out[z->len++] = c;
         return;
     }
-    if (z->ring == NULL || z->len >= z->limit) {
+    if (!z->ring || z->len >= z->limit) {
         z->state = BMVPI_NII_Z_FULL;
         return;
     }
     if (z->len == z->cap) z->crc = ~bmvpi_nii_codec_crc(z->out + z->base, z->cap - z->base);
     z->crc ^= c;
-    for (k = 0; k < 8; k++) z->crc = z->crc >> 1 ^ ((z->crc & 1) ? 0xedb88320u : 0);
+    for (k = 0; k < 8; ++k) z->crc = z->crc >> 1 ^ ((z->crc & 1) ? 0xedb88320u : 0);
     z->ring[z->len++ % BMVPI_NII_RING] = c;
 }
 
-static unsigned char bmvpi_nii_z_back(const bmvpi_nii_inflate *z, size_t distance) {
+static unsigned char bmvpi_nii_z_back(const bmvpi_nii_inflate *z, size_t distance)
+{
     const size_t at = z->len - distance;
     return at < z->cap ? z->out[at] : z->ring[at % BMVPI_NII_RING];
 }
 
-static void bmvpi_nii_z_stored(bmvpi_nii_inflate *z) {
+static void bmvpi_nii_z_stored(bmvpi_nii_inflate *z)
+{
     size_t n, check;
     z->bits = 0;                                            /* the rest of a byte is skipped; never more is held */
     z->n_bits = 0;
@@ -1351,7 +1428,8 @@ static void bmvpi_nii_z_stored(bmvpi_nii_inflate *z) {
     }
 }
 
-static void bmvpi_nii_z_match(bmvpi_nii_inflate *z, int symbol, const bmvpi_nii_huffman *distances) {
+static void bmvpi_nii_z_match(bmvpi_nii_inflate *z, int symbol, const bmvpi_nii_huffman *distances)
+{
     int extra = symbol < 265 || symbol == 285 ? 0 : (symbol - 261) / 4;
     int length = symbol < 265 ? symbol - 254 : symbol == 285 ? 258 : 3 + ((4 + (symbol - 265) % 4) << extra);
     size_t distance;
@@ -1369,7 +1447,8 @@ static void bmvpi_nii_z_match(bmvpi_nii_inflate *z, int symbol, const bmvpi_nii_
 }
 
 /* Code lengths of a block with its own codes (RFC 1951, 3.2.7). */
-static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320], int *n_literals, int *n_distances) {
+static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320], int *n_literals, int *n_distances)
+{
     static const unsigned char order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
     bmvpi_nii_huffman h;
     unsigned char first[19] = {0};
@@ -1378,7 +1457,7 @@ static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320],
     *n_distances = 1 + (int)bmvpi_nii_z_bits(z, 5);
     n = 4 + (int)bmvpi_nii_z_bits(z, 4);
     total = *n_literals + *n_distances;
-    for (i = 0; i < n; i++) first[order[i]] = (unsigned char)bmvpi_nii_z_bits(z, 3);
+    for (i = 0; i < n; ++i) first[order[i]] = (unsigned char)bmvpi_nii_z_bits(z, 3);
     if (*n_literals > 286 || !bmvpi_nii_z_table(&h, first, 19)) return 0;
     for (i = 0; i < total && z->state == BMVPI_NII_Z_RUN;) {
         int symbol = bmvpi_nii_z_symbol(z, &h), repeat = 1;
@@ -1397,13 +1476,14 @@ static int bmvpi_nii_z_lengths(bmvpi_nii_inflate *z, unsigned char lengths[320],
     return 1;
 }
 
-static void bmvpi_nii_z_block(bmvpi_nii_inflate *z, int type) {
+static void bmvpi_nii_z_block(bmvpi_nii_inflate *z, int type)
+{
     bmvpi_nii_huffman literals, distances;
     unsigned char lengths[320];
     int n_literals = 288, n_distances = 30, i;
     if (type == 1) {
-        for (i = 0; i < 288; i++) lengths[i] = (unsigned char)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-        for (; i < 318; i++) lengths[i] = 5;
+        for (i = 0; i < 288; ++i) lengths[i] = (unsigned char)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        for (; i < 318; ++i) lengths[i] = 5;
     } else if (!bmvpi_nii_z_lengths(z, lengths, &n_literals, &n_distances)) {
         if (z->state == BMVPI_NII_Z_RUN) z->state = BMVPI_NII_Z_BAD;
     }
@@ -1423,7 +1503,8 @@ static void bmvpi_nii_z_block(bmvpi_nii_inflate *z, int type) {
 }
 
 /* Bytes of a gzip member's header at in; 0 when there is none, -1 when it is cut short. */
-static int64_t bmvpi_nii_z_member(const unsigned char *in, size_t n) {
+static int64_t bmvpi_nii_z_member(const unsigned char *in, size_t n)
+{
     size_t pos = 10;
     int flag;
     if (n < 2) return n == 1 && in[0] != 0x1f ? 0 : -1;
@@ -1436,14 +1517,15 @@ static int64_t bmvpi_nii_z_member(const unsigned char *in, size_t n) {
     }
     for (flag = 8; flag <= 16; flag *= 2)                   /* name, then comment: text ended by 0 */
         if (in[3] & flag) {
-            while (pos < n && in[pos] != 0) pos++;
-            pos++;
+            while (pos < n && in[pos] != 0) ++pos;
+            ++pos;
         }
     if (in[3] & 2) pos += 2;
     return pos <= n ? (int64_t)pos : -1;
 }
 
-static void bmvpi_nii_z_start(bmvpi_nii_inflate *z, unsigned char *out, size_t cap, const unsigned char *in, size_t n) {
+static void bmvpi_nii_z_start(bmvpi_nii_inflate *z, unsigned char *out, size_t cap, const unsigned char *in, size_t n)
+{
     memset(z, 0, sizeof *z);
     z->in = in;
     z->n = n;
@@ -1452,7 +1534,8 @@ static void bmvpi_nii_z_start(bmvpi_nii_inflate *z, unsigned char *out, size_t c
 }
 
 /* Inflates members until the room is full (with a ring: also the rest of the member), the data end or are damaged. */
-static void bmvpi_nii_z_run(bmvpi_nii_inflate *z) {
+static void bmvpi_nii_z_run(bmvpi_nii_inflate *z)
+{
     for (;;) {
         int last = 0;
         int64_t head = bmvpi_nii_z_member(z->in + z->pos, z->n - z->pos);
@@ -1491,54 +1574,57 @@ static void bmvpi_nii_z_run(bmvpi_nii_inflate *z) {
 
 /* The codec could not go on: the small decoder either fills the room (the stream is longer than declared; its CRC is
    still looked at, for damage can make a stream longer) or finds the place and the kind of the damage. */
-static bmvp_nii_status bmvpi_nii_gunzip_slowly(const bmvpi_nii_io *io, unsigned char *out, size_t total,
-                                               const unsigned char *in, size_t n) {
+static bmvp_status bmvpi_nii_gunzip_slowly(const bmvpi_nii_io *io, unsigned char *out, size_t total,
+                                           const unsigned char *in, size_t n)
+{
     unsigned char ring[BMVPI_NII_RING];
     bmvpi_nii_inflate z;
     bmvpi_nii_z_start(&z, out, total, in, n);
     z.ring = ring;
     z.limit = total + BMVPI_NII_EXCESS;
     bmvpi_nii_z_run(&z);
-    if (z.state == BMVPI_NII_Z_DONE && z.len >= total) return BMVP_NII_OK;
+    if (z.state == BMVPI_NII_Z_DONE && z.len >= total) return BMVP_OK;
     if (z.state == BMVPI_NII_Z_FULL)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_LIMIT, io->name, "gzip stream holds more than %d MiB beyond the %llu"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "gzip stream holds more than %d MiB beyond the %llu"
                               " bytes that the header declares", BMVPI_NII_EXCESS >> 20, (unsigned long long)total);
     if (z.state == BMVPI_NII_Z_SHORT)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_TRUNCATED, io->name,
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name,
                               "gzip stream ends after %llu of %llu bytes: the file is cut short",
                               (unsigned long long)z.len, (unsigned long long)total);
-    return bmvpi_nii_fail(io->err, BMVP_NII_E_GZIP, io->name, "gzip stream is damaged near byte %llu of %llu",
+    return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "gzip stream is damaged near byte %llu of %llu",
                           (unsigned long long)z.pos, (unsigned long long)n);
 }
 
-static bmvp_nii_status bmvpi_nii_gunzip_check(const bmvpi_nii_io *io, const unsigned char *out, size_t made,
-                                              const unsigned char *tail, size_t left, int member) {
+static bmvp_status bmvpi_nii_gunzip_check(const bmvpi_nii_io *io, const unsigned char *out, size_t made,
+                                          const unsigned char *tail, size_t left, int member)
+{
     uint32_t crc;
     if (left < 8)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_TRUNCATED, io->name,
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name,
                               "gzip member %d has no CRC: the file is cut short", member);
     crc = bmvpi_nii_codec_crc(out, made);
     if (crc != bmvpi_nii_le32(tail))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_GZIP, io->name, "gzip CRC mismatch in member %d (stored %08x, data"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "gzip CRC mismatch in member %d (stored %08x, data"
                               " give %08x): the file is damaged", member, (unsigned)bmvpi_nii_le32(tail),
                               (unsigned)crc);
     if ((uint32_t)(made & 0xffffffffu) != bmvpi_nii_le32(tail + 4))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_GZIP, io->name, "gzip length mismatch in member %d (stored %u, data"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "gzip length mismatch in member %d (stored %u, data"
                               " give %llu)", member, (unsigned)bmvpi_nii_le32(tail + 4), (unsigned long long)made);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* Inflates exactly the first `total` bytes of a gzip stream of n bytes. */
-static bmvp_nii_status bmvpi_nii_gunzip(const bmvpi_nii_io *io, unsigned char *out, size_t total,
-                                        const unsigned char *in, size_t n) {
+static bmvp_status bmvpi_nii_gunzip(const bmvpi_nii_io *io, unsigned char *out, size_t total,
+                                    const unsigned char *in, size_t n)
+{
     size_t pos = 0, len = 0, used = 0, made = 0;
     int member;
-    for (member = 1; len < total; member++) {
+    for (member = 1; len < total; ++member) {
         int64_t head = bmvpi_nii_z_member(in + pos, n - pos);
         bmvpi_nii_z r;
-        bmvp_nii_status s;
+        bmvp_status s;
         if (head <= 0)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_TRUNCATED, io->name,
+            return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name,
                                   "gzip stream holds %llu bytes, the header declares %llu", (unsigned long long)len,
                                   (unsigned long long)total);
         pos += (size_t)head;
@@ -1547,11 +1633,11 @@ static bmvp_nii_status bmvpi_nii_gunzip(const bmvpi_nii_io *io, unsigned char *o
         if (r != BMVPI_NII_Z_DONE) return bmvpi_nii_gunzip_slowly(io, out, total, in, n);
         pos += used;
         s = bmvpi_nii_gunzip_check(io, out + len, made, in + pos, n - pos, member);
-        if (s != BMVP_NII_OK) return s;
+        if (s != BMVP_OK) return s;
         pos += 8;
         len += made;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 #endif /* BMVP_NIFTI_NO_GZIP */
@@ -1570,68 +1656,73 @@ typedef struct bmvpi_nii_source {
 
 enum { BMVPI_NII_RATIO = 1040 };                            /* deflate never exceeds 1032 : 1 */
 
-static void bmvpi_nii_source_close(const bmvpi_nii_io *io, bmvpi_nii_source *source) {
-    bmvpi_nii_free(&io->memory, source->block);
+static void bmvpi_nii_source_close(const bmvpi_nii_io *io, bmvpi_nii_source *source)
+{
+    bmvpi_nii_free(&io->allocator, source->block);
     if (source->fd >= 0) close(source->fd);
     source->block = NULL;
     source->fd = -1;
 }
 
 /* Reads n bytes at offset; the end of the file before that is an error. */
-static bmvp_nii_status bmvpi_nii_pread(bmvp_nii_error *err, const char *name, int fd, void *to, int64_t n,
-                                       int64_t offset) {
+static bmvp_status bmvpi_nii_pread(bmvp_error *err, const char *name, int fd, void *to, int64_t n,
+                                   int64_t offset)
+{
     unsigned char *p = (unsigned char *)to;
     while (n > 0) {
         size_t part = n > (1 << 30) ? (size_t)1 << 30 : (size_t)n;
         ssize_t got = pread(fd, p, part, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
-            return bmvpi_nii_fail(err, BMVP_NII_E_READ, name, "reading at byte %lld failed: %s", (long long)offset,
+            return bmvpi_nii_fail(err, BMVP_E_IO, name, "reading at byte %lld failed: %s", (long long)offset,
                                   strerror(errno));
         if (got == 0)
-            return bmvpi_nii_fail(err, BMVP_NII_E_TRUNCATED, name, "file ends at byte %lld, %lld more expected",
+            return bmvpi_nii_fail(err, BMVP_E_FORMAT, name, "file ends at byte %lld, %lld more expected",
                                   (long long)offset, (long long)n);
         p += got;
         n -= got;
         offset += got;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_nii_source_gzip(const bmvpi_nii_io *io, bmvpi_nii_source *source,
-                                             const unsigned char *start) {
+static bmvp_status bmvpi_nii_source_gzip(const bmvpi_nii_io *io, bmvpi_nii_source *source,
+                                         const unsigned char *start)
+{
     source->is_gzip = source->size >= 2 && start[0] == 0x1f && start[1] == 0x8b;
 #ifdef BMVP_NIFTI_NO_GZIP
     if (source->is_gzip)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_UNSUPPORTED, io->name, "is gzip, and this program was built without"
+        return bmvpi_nii_fail(io->err, BMVP_E_UNSUPPORTED, io->name, "is gzip, and this program was built without"
                               " gzip (BMVP_NIFTI_NO_GZIP): decompress it first");
 #else
     (void)io;
 #endif
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_nii_source_file(const bmvpi_nii_io *io, bmvpi_nii_source *source, const char *path) {
+static bmvp_status bmvpi_nii_source_file(const bmvpi_nii_io *io, bmvpi_nii_source *source, const char *path)
+{
     unsigned char start[2] = {0, 0};
     struct stat st;
-    bmvp_nii_status s = BMVP_NII_OK;
+    bmvp_status s = BMVP_OK;
     memset(source, 0, sizeof *source);
     source->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* a FIFO must not block the open */
     if (source->fd < 0)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_OPEN, path, "cannot be opened: %s", strerror(errno));
+        return bmvpi_nii_fail(io->err, BMVP_E_IO, path, "cannot be opened: %s", strerror(errno));
     if (fstat(source->fd, &st) != 0 || !S_ISREG(st.st_mode))
-        s = bmvpi_nii_fail(io->err, BMVP_NII_E_READ, path, "is not a regular file");
-    if (s == BMVP_NII_OK) {
+        s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "is not a regular file");
+    if (s == BMVP_OK) {
         source->size = (int64_t)st.st_size;
         if (source->size >= 2) s = bmvpi_nii_pread(io->err, path, source->fd, start, 2, 0);
     }
-    if (s == BMVP_NII_OK) s = bmvpi_nii_source_gzip(io, source, start);
-    if (s != BMVP_NII_OK) bmvpi_nii_source_close(io, source);
+    if (s == BMVP_OK) s = bmvpi_nii_source_gzip(io, source, start);
+    if (s != BMVP_OK) bmvpi_nii_source_close(io, source);
     return s;
 }
 
-static bmvp_nii_status bmvpi_nii_source_memory(const bmvpi_nii_io *io, bmvpi_nii_source *source, const void *bytes,
-                                               size_t n) {
+static bmvp_status bmvpi_nii_source_memory(const bmvpi_nii_io *io, bmvpi_nii_source *source, const void *bytes,
+                                           size_t n)
+{
     memset(source, 0, sizeof *source);
     source->fd = -1;
     source->size = n > (size_t)INT64_MAX ? INT64_MAX : (int64_t)n;
@@ -1643,35 +1734,37 @@ static bmvp_nii_status bmvpi_nii_source_memory(const bmvpi_nii_io *io, bmvpi_nii
 #ifndef BMVP_NIFTI_NO_GZIP
 
 /* Makes the first `want` stored bytes available in source->bytes. */
-static bmvp_nii_status bmvpi_nii_source_need(const bmvpi_nii_io *io, bmvpi_nii_source *source, int64_t want) {
+static bmvp_status bmvpi_nii_source_need(const bmvpi_nii_io *io, bmvpi_nii_source *source, int64_t want)
+{
     void *block;
-    bmvp_nii_status s;
+    bmvp_status s;
     if (source->eager || want > source->size) want = source->size;
-    if (source->have >= want) return BMVP_NII_OK;
+    if (source->have >= want) return BMVP_OK;
     s = bmvpi_nii_take(&block, io, want);
-    if (s != BMVP_NII_OK) return s;
+    if (s != BMVP_OK) return s;
     s = bmvpi_nii_pread(io->err, io->name, source->fd, block, want, 0);
-    bmvpi_nii_free(&io->memory, source->block);
+    bmvpi_nii_free(&io->allocator, source->block);
     source->block = block;
     source->bytes = (const unsigned char *)block;
     source->have = want;
     return s;
 }
 
-static bmvp_nii_status bmvpi_nii_peek_gzip(const bmvpi_nii_io *io, bmvpi_nii_source *source, unsigned char *out,
-                                           int64_t cap, int64_t *got) {
+static bmvp_status bmvpi_nii_peek_gzip(const bmvpi_nii_io *io, bmvpi_nii_source *source, unsigned char *out,
+                                       int64_t cap, int64_t *got)
+{
     int64_t want = cap + 4096;
     for (;;) {
         bmvpi_nii_inflate z;
-        bmvp_nii_status s = bmvpi_nii_source_need(io, source, want);
-        if (s != BMVP_NII_OK) return s;
+        bmvp_status s = bmvpi_nii_source_need(io, source, want);
+        if (s != BMVP_OK) return s;
         bmvpi_nii_z_start(&z, out, (size_t)cap, source->bytes, (size_t)source->have);
         bmvpi_nii_z_run(&z);
         *got = (int64_t)z.len;
         if (z.state == BMVPI_NII_Z_BAD && z.len < (size_t)cap)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_GZIP, io->name, "gzip stream is damaged near byte %llu",
+            return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "gzip stream is damaged near byte %llu",
                                   (unsigned long long)z.pos);
-        if (z.len == (size_t)cap || source->have == source->size) return BMVP_NII_OK;
+        if (z.len == (size_t)cap || source->have == source->size) return BMVP_OK;
         want = source->have > source->size / 4 ? source->size : source->have * 4;
     }
 }
@@ -1679,8 +1772,9 @@ static bmvp_nii_status bmvpi_nii_peek_gzip(const bmvpi_nii_io *io, bmvpi_nii_sou
 #endif
 
 /* The first cap bytes of the content (inflated), fewer when it is shorter. */
-static bmvp_nii_status bmvpi_nii_peek(const bmvpi_nii_io *io, bmvpi_nii_source *source, unsigned char *out,
-                                      int64_t cap, int64_t *got) {
+static bmvp_status bmvpi_nii_peek(const bmvpi_nii_io *io, bmvpi_nii_source *source, unsigned char *out,
+                                  int64_t cap, int64_t *got)
+{
     *got = 0;
 #ifndef BMVP_NIFTI_NO_GZIP
     if (source->is_gzip) return bmvpi_nii_peek_gzip(io, source, out, cap, got);
@@ -1688,39 +1782,40 @@ static bmvp_nii_status bmvpi_nii_peek(const bmvpi_nii_io *io, bmvpi_nii_source *
     *got = bmvpi_nii_min(cap, source->size);
     if (source->fd >= 0) return bmvpi_nii_pread(io->err, io->name, source->fd, out, *got, 0);
     memcpy(out, source->bytes, (size_t)*got);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* n bytes at offset of the content into a new block. *data points into it, aligned to 16 bytes. */
-static bmvp_nii_status bmvpi_nii_fetch(const bmvpi_nii_io *io, bmvpi_nii_source *source, int64_t offset, int64_t n,
-                                       void **block, void **data) {
+static bmvp_status bmvpi_nii_fetch(const bmvpi_nii_io *io, bmvpi_nii_source *source, int64_t offset, int64_t n,
+                                   void **block, void **data)
+{
     const int64_t total = offset + n;                       /* both are checked: below 2^62 */
-    bmvp_nii_status s;
+    bmvp_status s;
     *block = NULL;
     *data = NULL;
     if (source->is_gzip ? total / BMVPI_NII_RATIO > source->size : total > source->size)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_TRUNCATED, io->name, "header declares %lld bytes of data at byte"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "header declares %lld bytes of data at byte"
                               " %lld, the file has only %lld%s", (long long)n, (long long)offset,
                               (long long)source->size, source->is_gzip ? " (compressed)" : "");
 #ifndef BMVP_NIFTI_NO_GZIP
     if (source->is_gzip) {
         unsigned char *p;
         s = bmvpi_nii_source_need(io, source, source->size);
-        if (s != BMVP_NII_OK || (s = bmvpi_nii_take(block, io, total)) != BMVP_NII_OK) return s;
+        if (s != BMVP_OK || (s = bmvpi_nii_take(block, io, total)) != BMVP_OK) return s;
         p = (unsigned char *)*block;
         s = bmvpi_nii_gunzip(io, p, (size_t)total, source->bytes, (size_t)source->size);
-        if (s == BMVP_NII_OK && offset % 16 != 0) memmove(p, p + offset, (size_t)n);
+        if (s == BMVP_OK && offset % 16 != 0) memmove(p, p + offset, (size_t)n);
         *data = offset % 16 != 0 ? p : p + offset;
     } else
 #endif
     {
-        if ((s = bmvpi_nii_take(block, io, n)) != BMVP_NII_OK) return s;
+        if ((s = bmvpi_nii_take(block, io, n)) != BMVP_OK) return s;
         *data = *block;
         if (source->fd >= 0) s = bmvpi_nii_pread(io->err, io->name, source->fd, *block, n, offset);
         else memcpy(*block, source->bytes + offset, (size_t)n);
     }
-    if (s != BMVP_NII_OK) {
-        bmvpi_nii_free(&io->memory, *block);
+    if (s != BMVP_OK) {
+        bmvpi_nii_free(&io->allocator, *block);
         *block = NULL;
         *data = NULL;
     }
@@ -1782,7 +1877,8 @@ enum {
 
 static int bmvpi_nii_head_size(int version) { return version == 2 ? 540 : 348; }
 
-static void bmvpi_nii_get_field(bmvp_nii_image *image, const bmvpi_nii_field *f, const unsigned char *head, int swap) {
+static void bmvpi_nii_get_field(bmvp_nii_image *image, const bmvpi_nii_field *f, const unsigned char *head, int swap)
+{
     char type = image->version == 2 ? f->type2 : f->type1;
     const unsigned char *p = head + (image->version == 2 ? f->at2 : f->at1);
     char *to = (char *)image + f->member;
@@ -1791,7 +1887,7 @@ static void bmvpi_nii_get_field(bmvp_nii_image *image, const bmvpi_nii_field *f,
         memcpy(to, p, (size_t)f->count);                    /* the byte after it is 0 since the image was cleared */
         return;
     }
-    for (k = 0; k < f->count; k++) {
+    for (k = 0; k < f->count; ++k) {
         int64_t whole;
         double real;
         int small;
@@ -1804,7 +1900,8 @@ static void bmvpi_nii_get_field(bmvp_nii_image *image, const bmvpi_nii_field *f,
 }
 
 /* Version and byte order from sizeof_hdr; when that is damaged, from the magic and dim[0]. 0: no header. */
-static int bmvpi_nii_recognise(bmvp_nii_image *image, const unsigned char *head, int64_t got) {
+static int bmvpi_nii_recognise(bmvp_nii_image *image, const unsigned char *head, int64_t got)
+{
     int64_t size, swapped_size, dim0, swapped_dim0;
     double unused;
     int is_nifti1;
@@ -1831,7 +1928,8 @@ static int bmvpi_nii_recognise(bmvp_nii_image *image, const unsigned char *head,
 }
 
 /* FreeSurfer has two ways to write more than 32767 points into dim; here they become plain sizes. */
-static void bmvpi_nii_freesurfer_dims(bmvp_nii_image *image, const unsigned char *head) {
+static void bmvpi_nii_freesurfer_dims(bmvp_nii_image *image, const unsigned char *head)
+{
     int64_t *d = image->dim, glmin;
     double unused;
     if (image->version != 1 || image->ndim < 3) return;
@@ -1845,58 +1943,62 @@ static void bmvpi_nii_freesurfer_dims(bmvp_nii_image *image, const unsigned char
 }
 
 /* dim and datatype: 0 counts as 1 beyond the first, then all must be positive and the products must fit. */
-static bmvp_nii_status bmvpi_nii_check_dims(const bmvpi_nii_io *io, bmvp_nii_image *image) {
+static bmvp_status bmvpi_nii_check_dims(const bmvpi_nii_io *io, bmvp_nii_image *image)
+{
     int64_t *d = image->dim;
     int i, size;
     const char *text;
     image->n_voxels = 1;
-    for (i = 0; i < 7; i++) {
+    for (i = 0; i < 7; ++i) {
         if (i >= image->ndim || (i > 0 && d[i] == 0)) d[i] = 1;
         if (d[i] < 1)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "dim[%d] is %lld, must be positive", i + 1,
+            return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim[%d] is %lld, must be positive", i + 1,
                                   (long long)d[i]);
         if (!bmvpi_nii_mul(&image->n_voxels, image->n_voxels, d[i]))
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "dim: the number of voxels does not fit into"
+            return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim: the number of voxels does not fit into"
                                   " 63 bits (dim[%d] is %lld)", i + 1, (long long)d[i]);
     }
     if (!bmvpi_nii_type_info(image->datatype, &size, NULL, &text))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "datatype is %d%s", image->datatype,
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "datatype is %d%s", image->datatype,
                               image->datatype == 1 ? " (1 bit per voxel), which is not supported"
                                                    : ", which is no type of the NIfTI standard");
     if (!bmvpi_nii_mul(&image->data_bytes, image->n_voxels, size) || image->data_bytes > INT64_MAX / 4)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "dim: %lld voxels of type %s are too many bytes",
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim: %lld voxels of type %s are too many bytes",
                               (long long)image->n_voxels, text);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_nii_check_offset(const bmvpi_nii_io *io, bmvp_nii_image *image,
-                                              const unsigned char *head) {
+static bmvp_status bmvpi_nii_check_offset(const bmvpi_nii_io *io, bmvp_nii_image *image,
+                                          const unsigned char *head)
+{
     int64_t whole, lowest = image->is_pair ? 0 : bmvpi_nii_head_size(image->version) + 4;
     double real;
     const int two = image->version == 2;
-    if (image->version == 0) return BMVP_NII_OK;            /* ANALYZE means another thing by it */
+    if (image->version == 0) return BMVP_OK;            /* ANALYZE means another thing by it */
     bmvpi_nii_get(head + (two ? 168 : 108), two ? 'q' : 'f', image->is_swapped, &whole, &real);
     if (two) real = (double)whole;
     if (!(real >= 0 && real < 1e18))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "vox_offset is %g, must be a place in the file",
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "vox_offset is %g, must be a place in the file",
                               real);
     image->vox_offset = two ? whole : (int64_t)real;
     if (image->vox_offset < lowest) image->vox_offset = lowest;   /* by the standard: right after the header */
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_nii_check_scaling(const bmvpi_nii_io *io, bmvp_nii_image *image) {
+static bmvp_status bmvpi_nii_check_scaling(const bmvpi_nii_io *io, bmvp_nii_image *image)
+{
     if (image->version == 0 || !bmvpi_nii_finite(image->scl_slope) || !(fabs(image->scl_slope) > 0)) {
         image->scl_slope = 0;
         if (image->version == 0 || !bmvpi_nii_finite(image->scl_inter)) image->scl_inter = 0;
     } else if (!bmvpi_nii_finite(image->scl_inter)) {
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "scl_inter is %g with scl_slope %g: voxel values"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "scl_inter is %g with scl_slope %g: voxel values"
                               " are not defined", image->scl_inter, image->scl_slope);
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static void bmvpi_nii_repair(bmvp_nii_image *image) {
+static void bmvpi_nii_repair(bmvp_nii_image *image)
+{
     int i;
     if (image->version == 0) {                              /* ANALYZE keeps other things in these places */
         image->qform_code = image->sform_code = image->intent_code = 0;
@@ -1910,160 +2012,170 @@ static void bmvpi_nii_repair(bmvp_nii_image *image) {
     if (image->qform_code < 0 || image->qform_code > 5) image->qform_code = 0;
     if (image->sform_code < 0 || image->sform_code > 5) image->sform_code = 0;
     image->pixdim[0] = fabs(image->pixdim[0] + 1) <= 0 ? -1 : 1;
-    for (i = 1; i < 8; i++) {
+    for (i = 1; i < 8; ++i) {
         double p = image->pixdim[i];
         if (!bmvpi_nii_finite(p) || (i < 4 && !(fabs(p) > 0))) p = 1;
         image->pixdim[i] = i < 4 ? fabs(p) : p;
     }
 }
 
-static bmvp_nii_status bmvpi_nii_not_nifti(const bmvpi_nii_io *io, const unsigned char *head, int64_t got) {
+static bmvp_status bmvpi_nii_not_nifti(const bmvpi_nii_io *io, const unsigned char *head, int64_t got)
+{
     if (got < 348)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_FORMAT, io->name, "has only %lld bytes, a NIfTI header has 348",
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "has only %lld bytes, a NIfTI header has 348",
                               (long long)got);
-    return bmvpi_nii_fail(io->err, BMVP_NII_E_FORMAT, io->name,
+    return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name,
                           "is no NIfTI file: sizeof_hdr is %02x %02x %02x %02x, magic at 344 is %02x %02x %02x",
                           head[0], head[1], head[2], head[3], head[344], head[345], head[346]);
 }
 
 /* Fills all fields of a cleared image from the first `got` bytes of a header. */
-static bmvp_nii_status bmvpi_nii_decode(const bmvpi_nii_io *io, bmvp_nii_image *image, const unsigned char *head,
-                                        int64_t got) {
-    bmvp_nii_status s;
+static bmvp_status bmvpi_nii_decode(const bmvpi_nii_io *io, bmvp_nii_image *image, const unsigned char *head,
+                                    int64_t got)
+{
+    bmvp_status s;
     int i;
     if (!bmvpi_nii_recognise(image, head, got)) return bmvpi_nii_not_nifti(io, head, got);
-    for (i = 0; i < BMVPI_NII_N_FIELDS; i++)
+    for (i = 0; i < BMVPI_NII_N_FIELDS; ++i)
         bmvpi_nii_get_field(image, &bmvpi_nii_fields[i], head, image->is_swapped);
     if (image->version == 2 && memcmp(head + 8, "\r\n\032\n", 4) != 0 && memcmp(head + 8, "\0\0\0\0", 4) != 0)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "magic ends with %02x %02x %02x %02x instead of"
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "magic ends with %02x %02x %02x %02x instead of"
                               " 0d 0a 1a 0a: the file was copied as text", head[8], head[9], head[10], head[11]);
     if (image->ndim < 1 || image->ndim > 7)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_HEADER, io->name, "dim[0] is %d, must be 1 to 7", image->ndim);
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim[0] is %d, must be 1 to 7", image->ndim);
     bmvpi_nii_freesurfer_dims(image, head);
-    if ((s = bmvpi_nii_check_dims(io, image)) != BMVP_NII_OK) return s;
-    if ((s = bmvpi_nii_check_offset(io, image, head)) != BMVP_NII_OK) return s;
-    if ((s = bmvpi_nii_check_scaling(io, image)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_check_dims(io, image)) != BMVP_OK) return s;
+    if ((s = bmvpi_nii_check_offset(io, image, head)) != BMVP_OK) return s;
+    if ((s = bmvpi_nii_check_scaling(io, image)) != BMVP_OK) return s;
     bmvpi_nii_repair(image);
     bmvpi_nii_choose_affine(image);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* >>extension -------------------------------------------------------------------------------------------------- */
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_add_extension(bmvp_nii_image *image, int32_t code, const void *data,
-                                                    int64_t size, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_add_extension(bmvp_nii_image *image, int32_t code, const void *data,
+                                            int64_t size, bmvp_error *err)
+{
     bmvp_nii_extension *list, *e;
     int n;
-    if (image == NULL || size < 0 || size > INT32_MAX - 32 || (data == NULL && size > 0))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "extension of %lld bytes", (long long)size);
+    if (!image || size < 0 || size > INT32_MAX - 32 || (!data && size > 0))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "extension of %lld bytes", (long long)size);
     n = image->n_extensions;
     if (n >= BMVP_NII_MAX_EXTENSIONS)
-        return bmvpi_nii_fail(err, BMVP_NII_E_LIMIT, NULL, "more than %d extensions", (int)BMVP_NII_MAX_EXTENSIONS);
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "more than %d extensions", (int)BMVP_NII_MAX_EXTENSIONS);
     if ((n & (n - 1)) == 0) {                               /* the list holds the next power of two */
         int64_t bytes = (int64_t)sizeof *list * (n == 0 ? 1 : 2 * n);
-        list = (bmvp_nii_extension *)bmvpi_nii_alloc(&image->memory, bytes);
-        if (list == NULL) return bmvpi_nii_out_of_memory(err, NULL, bytes);
+        list = (bmvp_nii_extension *)bmvpi_nii_alloc(&image->allocator, bytes);
+        if (!list) return bmvpi_nii_out_of_memory(err, NULL, bytes);
         if (n > 0) memcpy(list, image->extensions, (size_t)n * sizeof *list);
-        bmvpi_nii_free(&image->memory, image->extensions);
+        bmvpi_nii_free(&image->allocator, image->extensions);
         image->extensions = list;
     }
     e = &image->extensions[n];
     e->code = code;
     e->size = size;
-    e->data = (unsigned char *)bmvpi_nii_alloc(&image->memory, size);
-    if (e->data == NULL) return bmvpi_nii_out_of_memory(err, NULL, size);
+    e->data = (unsigned char *)bmvpi_nii_alloc(&image->allocator, size);
+    if (!e->data) return bmvpi_nii_out_of_memory(err, NULL, size);
     if (size > 0) memcpy(e->data, data, (size_t)size);
     image->n_extensions = n + 1;
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* The section between header and data. As the standard says, one entry that does not fit makes all of it unknown:
    then no extension is kept. Zeros after the last entry are padding. */
-static bmvp_nii_status bmvpi_nii_parse_extensions(const bmvpi_nii_io *io, bmvp_nii_image *image,
-                                                  const unsigned char *p, int64_t n) {
+static bmvp_status bmvpi_nii_parse_extensions(const bmvpi_nii_io *io, bmvp_nii_image *image,
+                                              const unsigned char *p, int64_t n)
+{
     int pass;
-    for (pass = 0; pass < 2; pass++) {                      /* first look at all sizes, then copy */
+    for (pass = 0; pass < 2; ++pass) {                      /* first look at all sizes, then copy */
         int64_t at = 0;
         int found = 0;
         while (n - at >= 8) {
             int64_t size, code;
             double unused;
-            bmvp_nii_status s;
+            bmvp_status s;
             bmvpi_nii_get(p + at, 'i', image->is_swapped, &size, &unused);
             bmvpi_nii_get(p + at + 4, 'i', image->is_swapped, &code, &unused);
             if (size == 0 && code == 0) break;
-            if (size < 8 || size > n - at || ++found > BMVP_NII_MAX_EXTENSIONS) return BMVP_NII_OK;
+            if (size < 8 || size > n - at || ++found > BMVP_NII_MAX_EXTENSIONS) return BMVP_OK;
             if (pass == 1) {
                 s = bmvp_nii_add_extension(image, (int32_t)code, p + at + 8, size - 8, io->err);
-                if (s != BMVP_NII_OK) return s;
+                if (s != BMVP_OK) return s;
             }
             at += size;
         }
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_nii_read_extensions(const bmvpi_nii_io *io, bmvp_nii_image *image,
-                                                 bmvpi_nii_source *source) {
+static bmvp_status bmvpi_nii_read_extensions(const bmvpi_nii_io *io, bmvp_nii_image *image,
+                                             bmvpi_nii_source *source)
+{
     int64_t start = bmvpi_nii_head_size(image->version) + 4, end = image->vox_offset, got = 0;
     int64_t most = source->is_gzip ? bmvpi_nii_min(source->size, 1 << 30) * BMVPI_NII_RATIO : source->size;
     void *block;
-    bmvp_nii_status s;
+    bmvp_status s;
     if (image->is_pair) end = bmvpi_nii_min(most, 1 << 26);
-    if (end < start + 16 || end > most) return BMVP_NII_OK; /* a false vox_offset is reported when data are fetched */
-    if ((s = bmvpi_nii_take(&block, io, end)) != BMVP_NII_OK) return s;
+    if (end < start + 16 || end > most) return BMVP_OK; /* a false vox_offset is reported when data are fetched */
+    if ((s = bmvpi_nii_take(&block, io, end)) != BMVP_OK) return s;
     s = bmvpi_nii_peek(io, source, (unsigned char *)block, end, &got);
-    if (s == BMVP_NII_OK && got > start && (image->is_pair || got == end))
+    if (s == BMVP_OK && got > start && (image->is_pair || got == end))
         s = bmvpi_nii_parse_extensions(io, image, (const unsigned char *)block + start, got - start);
-    bmvpi_nii_free(&io->memory, block);
+    bmvpi_nii_free(&io->allocator, block);
     return s;
 }
 
 /* >>read ------------------------------------------------------------------------------------------------------- */
 
-BMVP_NII_API void bmvp_nii_image_free(bmvp_nii_image *image) {
+BMVP_API void bmvp_nii_image_free(bmvp_nii_image *image)
+{
     int i;
-    if (image == NULL) return;
-    for (i = 0; i < image->n_extensions; i++) bmvpi_nii_free(&image->memory, image->extensions[i].data);
-    bmvpi_nii_free(&image->memory, image->extensions);
-    bmvpi_nii_free(&image->memory, image->block);
+    if (!image) return;
+    for (i = 0; i < image->n_extensions; ++i) bmvpi_nii_free(&image->allocator, image->extensions[i].data);
+    bmvpi_nii_free(&image->allocator, image->extensions);
+    bmvpi_nii_free(&image->allocator, image->block);
     memset(image, 0, sizeof *image);
 }
 
 /* Header and extensions of a source; the image must be cleared. */
-static bmvp_nii_status bmvpi_nii_read_head(const bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source) {
+static bmvp_status bmvpi_nii_read_head(const bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source)
+{
     unsigned char head[BMVPI_NII_HEAD] = {0};
     int64_t got = 0;
-    bmvp_nii_status s = bmvpi_nii_peek(io, source, head, BMVPI_NII_HEAD, &got);
-    if (s != BMVP_NII_OK) return s;
-    image->memory = io->memory;
+    bmvp_status s = bmvpi_nii_peek(io, source, head, BMVPI_NII_HEAD, &got);
+    if (s != BMVP_OK) return s;
+    image->allocator = io->allocator;
     s = bmvpi_nii_decode(io, image, head, got);
-    if (s != BMVP_NII_OK) return s;
+    if (s != BMVP_OK) return s;
     image->is_gzip = source->is_gzip;
-    if (image->version == 0 || head[bmvpi_nii_head_size(image->version)] == 0) return BMVP_NII_OK;
+    if (image->version == 0 || head[bmvpi_nii_head_size(image->version)] == 0) return BMVP_OK;
     return bmvpi_nii_read_extensions(io, image, source);
 }
 
-static bmvp_nii_status bmvpi_nii_read_body(const bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source) {
+static bmvp_status bmvpi_nii_read_body(const bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source)
+{
     int unit = 1;
-    bmvp_nii_status s = bmvpi_nii_fetch(io, source, image->vox_offset, image->data_bytes, &image->block, &image->data);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_fetch(io, source, image->vox_offset, image->data_bytes, &image->block, &image->data);
+    if (s != BMVP_OK) return s;
     bmvpi_nii_type_info(image->datatype, NULL, &unit, NULL);
     if (image->is_swapped) bmvpi_nii_swap(image->data, image->data_bytes, unit);
     return s;
 }
 
 /* 1 when the first n characters of path end so, in any case. */
-static int bmvpi_nii_ends(const char *path, size_t n, const char *ending) {
+static int bmvpi_nii_ends(const char *path, size_t n, const char *ending)
+{
     size_t i, k = strlen(ending);
     if (n < k) return 0;
-    for (i = 0; i < k; i++)
+    for (i = 0; i < k; ++i)
         if ((path[n - k + i] | 32) != (ending[i] | 32)) return 0;
     return 1;
 }
 
 /* The other name of a pair: path with its .hdr or .img replaced by `ending`. 0 when path has neither. */
-static int bmvpi_nii_sibling(char out[BMVPI_NII_PATH], const char *path, const char *ending) {
+static int bmvpi_nii_sibling(char out[BMVPI_NII_PATH], const char *path, const char *ending)
+{
     size_t n = strlen(path);
     int i;
     if (bmvpi_nii_ends(path, n, ".gz")) n -= 3;
@@ -2071,188 +2183,200 @@ static int bmvpi_nii_sibling(char out[BMVPI_NII_PATH], const char *path, const c
     memcpy(out, path, n - 3);
     strcpy(out + n - 3, ending);
     if (path[n - 1] < 'a')                                  /* an upper-case name has an upper-case partner */
-        for (i = 0; i < 3; i++) out[n - 3 + (size_t)i] = (char)(out[n - 3 + (size_t)i] & ~32);
+        for (i = 0; i < 3; ++i) out[n - 3 + (size_t)i] = (char)(out[n - 3 + (size_t)i] & ~32);
     return 1;
 }
 
 /* Name of the other file of a pair, plain or gzip; the plain one when neither exists. 0: path is not of a pair. */
-static int bmvpi_nii_find_sibling(char out[BMVPI_NII_PATH], const char *path, const char *plain, const char *gzip) {
+static int bmvpi_nii_find_sibling(char out[BMVPI_NII_PATH], const char *path, const char *plain, const char *gzip)
+{
     if (bmvpi_nii_sibling(out, path, plain) && access(out, F_OK) == 0) return 1;
     if (bmvpi_nii_sibling(out, path, gzip) && access(out, F_OK) == 0) return 1;
     return bmvpi_nii_sibling(out, path, plain);
 }
 
 /* Reads the header of `path` and leaves open the source that holds the data. name: room for io->name. */
-static bmvp_nii_status bmvpi_nii_open_image(bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source,
-                                            char name[BMVPI_NII_PATH], const char *path, int want_data) {
+static bmvp_status bmvpi_nii_open_image(bmvpi_nii_io *io, bmvp_nii_image *image, bmvpi_nii_source *source,
+                                        char name[BMVPI_NII_PATH], const char *path, int want_data)
+{
     size_t n = strlen(path);
-    bmvp_nii_status s;
-    if (n >= BMVPI_NII_PATH) return bmvpi_nii_fail(io->err, BMVP_NII_E_ARGUMENT, path, "name is too long");
+    bmvp_status s;
+    if (n >= BMVPI_NII_PATH) return bmvpi_nii_fail(io->err, BMVP_E_ARG, path, "name is too long");
     if (bmvpi_nii_ends(path, n, ".gz")) n -= 3;
     strcpy(name, path);
     if (bmvpi_nii_ends(path, n, ".img") && bmvpi_nii_find_sibling(name, path, "hdr", "hdr.gz") &&
         access(name, F_OK) != 0) strcpy(name, path);        /* named .img, but nothing says that it is half of a pair */
     io->name = name;
     s = bmvpi_nii_source_file(io, source, name);
-    if (s != BMVP_NII_OK) return s;
+    if (s != BMVP_OK) return s;
     source->eager = want_data;
     s = bmvpi_nii_read_head(io, image, source);
-    if (s == BMVP_NII_OK && want_data && image->is_pair) {
+    if (s == BMVP_OK && want_data && image->is_pair) {
         bmvpi_nii_source_close(io, source);
         if (!bmvpi_nii_find_sibling(name, path, "img", "img.gz"))
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_OPEN, path, "is one file of a pair, but its name ends neither in"
+            return bmvpi_nii_fail(io->err, BMVP_E_IO, path, "is one file of a pair, but its name ends neither in"
                                   " .hdr nor in .img: the other one cannot be found");
         s = bmvpi_nii_source_file(io, source, name);
-        if (s == BMVP_NII_OK) source->eager = 1;
+        if (s == BMVP_OK) source->eager = 1;
     }
-    if (s != BMVP_NII_OK) bmvpi_nii_source_close(io, source);
+    if (s != BMVP_OK) bmvpi_nii_source_close(io, source);
     return s;
 }
 
-static bmvp_nii_status bmvpi_nii_read_path(bmvp_nii_image *image, const char *path, int want_data,
-                                           const bmvp_nii_options *options, bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_read_path(bmvp_nii_image *image, const char *path, int want_data,
+                                       const bmvp_nii_options *options, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(path, options, err);
     bmvpi_nii_source source;
     char name[BMVPI_NII_PATH];
-    bmvp_nii_status s;
-    if (image != NULL) memset(image, 0, sizeof *image);
-    if (image == NULL || path == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or path is NULL");
-    image->memory = io.memory;
+    bmvp_status s;
+    if (image) memset(image, 0, sizeof *image);
+    if (!image || !path) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "image or path is NULL");
+    image->allocator = io.allocator;
     s = bmvpi_nii_open_image(&io, image, &source, name, path, want_data);
-    if (s == BMVP_NII_OK) {
+    if (s == BMVP_OK) {
         if (want_data) s = bmvpi_nii_read_body(&io, image, &source);
         bmvpi_nii_source_close(&io, &source);
     }
-    if (s != BMVP_NII_OK) bmvp_nii_image_free(image);
+    if (s != BMVP_OK) bmvp_nii_image_free(image);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_header(bmvp_nii_image *image, const char *path,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_read_header(bmvp_nii_image *image, const char *path,
+                                          const bmvp_nii_options *options, bmvp_error *err)
+{
     return bmvpi_nii_read_path(image, path, 0, options, err);
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_read(bmvp_nii_image *image, const char *path, const bmvp_nii_options *options,
-                                           bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_read(bmvp_nii_image *image, const char *path, const bmvp_nii_options *options,
+                                   bmvp_error *err)
+{
     return bmvpi_nii_read_path(image, path, 1, options, err);
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_memory(bmvp_nii_image *image, const void *bytes, size_t n_bytes,
-                                                  const void *pair_bytes, size_t n_pair_bytes,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_read_memory(bmvp_nii_image *image, const void *bytes, size_t n_bytes,
+                                          const void *pair_bytes, size_t n_pair_bytes,
+                                          const bmvp_nii_options *options, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make("memory", options, err);
     bmvpi_nii_source source;
-    bmvp_nii_status s;
-    if (image != NULL) memset(image, 0, sizeof *image);
-    if (image == NULL || bytes == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or bytes is NULL");
-    image->memory = io.memory;
+    bmvp_status s;
+    if (image) memset(image, 0, sizeof *image);
+    if (!image || !bytes) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "image or bytes is NULL");
+    image->allocator = io.allocator;
     s = bmvpi_nii_source_memory(&io, &source, bytes, n_bytes);
-    if (s == BMVP_NII_OK) s = bmvpi_nii_read_head(&io, image, &source);
-    if (s == BMVP_NII_OK && image->is_pair) {
-        if (pair_bytes == NULL)
-            s = bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, io.name, "is the header of a pair, and no data were given");
+    if (s == BMVP_OK) s = bmvpi_nii_read_head(&io, image, &source);
+    if (s == BMVP_OK && image->is_pair) {
+        if (!pair_bytes)
+            s = bmvpi_nii_fail(err, BMVP_E_ARG, io.name, "is the header of a pair, and no data were given");
         else
             s = bmvpi_nii_source_memory(&io, &source, pair_bytes, n_pair_bytes);
     }
-    if (s == BMVP_NII_OK) s = bmvpi_nii_read_body(&io, image, &source);
-    if (s != BMVP_NII_OK) bmvp_nii_image_free(image);
+    if (s == BMVP_OK) s = bmvpi_nii_read_body(&io, image, &source);
+    if (s != BMVP_OK) bmvp_nii_image_free(image);
     return s;
 }
 
 /* >>encode ----------------------------------------------------------------------------------------------------- */
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_set_affine(bmvp_nii_image *image, const double affine[16], int code,
-                                                 bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_set_affine(bmvp_nii_image *image, const double affine[16], int code,
+                                         bmvp_error *err)
+{
     double m[9], r[9], length[3], det;
     int i, j;
-    if (image == NULL || affine == NULL || code < 1 || code > 5)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "form code is %d, must be 1 to 5", code);
+    if (!image || !affine || code < 1 || code > 5)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "form code is %d, must be 1 to 5", code);
     bmvpi_nii_directions(m, length, affine);
-    for (j = 0; j < 3; j++)
+    for (j = 0; j < 3; ++j)
         if (!bmvpi_nii_finite16(affine) || !(fabs(m[j]) + fabs(m[3 + j]) + fabs(m[6 + j]) > 0))
-            return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "column %d of the affine is zero or not finite", j);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "column %d of the affine is zero or not finite", j);
     det = m[0] * (m[4] * m[8] - m[5] * m[7]) - m[1] * (m[3] * m[8] - m[5] * m[6]) + m[2] * (m[3] * m[7] - m[4] * m[6]);
     image->pixdim[0] = det < 0 ? -1 : 1;
     if (det < 0)
-        for (i = 0; i < 3; i++) m[3 * i + 2] = -m[3 * i + 2];
+        for (i = 0; i < 3; ++i) m[3 * i + 2] = -m[3 * i + 2];
     bmvpi_nii_polar(r, m);
     bmvpi_nii_quaternion(image->quatern, r);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         image->pixdim[i + 1] = length[i];
         image->qoffset[i] = affine[4 * i + 3];
     }
-    for (i = 0; i < 12; i++) image->srow[i] = affine[i];
+    for (i = 0; i < 12; ++i) image->srow[i] = affine[i];
     image->qform_code = image->sform_code = code;
     bmvpi_nii_choose_affine(image);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* A new image whose data are not set; partly filled when it fails. */
-static bmvp_nii_status bmvpi_nii_new_image(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
-                                           const double affine[16], const bmvpi_nii_io *io) {
-    bmvp_nii_status s;
+static bmvp_status bmvpi_nii_new_image(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
+                                       const double affine[16], const bmvpi_nii_io *io)
+{
+    bmvp_status s;
     int i;
     memset(image, 0, sizeof *image);
-    image->memory = io->memory;
+    image->allocator = io->allocator;
     image->version = 1;
     image->datatype = datatype;
     image->ndim = ndim;
     image->xyzt_units = 2 | 8;
-    if (ndim < 1 || ndim > 7) return bmvpi_nii_fail(io->err, BMVP_NII_E_ARGUMENT, NULL, "ndim is %d", ndim);
-    for (i = 0; i < 8; i++) image->pixdim[i] = 1;
-    for (i = 0; i < ndim; i++) {
+    if (ndim < 1 || ndim > 7) return bmvpi_nii_fail(io->err, BMVP_E_ARG, NULL, "ndim is %d", ndim);
+    for (i = 0; i < 8; ++i) image->pixdim[i] = 1;
+    for (i = 0; i < ndim; ++i) {
         if (dim[i] < 1)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_ARGUMENT, NULL, "dim[%d] is %lld", i + 1, (long long)dim[i]);
+            return bmvpi_nii_fail(io->err, BMVP_E_ARG, NULL, "dim[%d] is %lld", i + 1, (long long)dim[i]);
         image->dim[i] = dim[i];
         if (dim[i] > 32767) image->version = 2;
     }
-    if ((s = bmvpi_nii_check_dims(io, image)) != BMVP_NII_OK) return s;
-    if (affine != NULL) s = bmvp_nii_set_affine(image, affine, 1, io->err);
+    if ((s = bmvpi_nii_check_dims(io, image)) != BMVP_OK) return s;
+    if (affine) s = bmvp_nii_set_affine(image, affine, 1, io->err);
     else bmvpi_nii_choose_affine(image);
-    if (s == BMVP_NII_OK) s = bmvpi_nii_take(&image->block, io, image->data_bytes);
+    if (s == BMVP_OK) s = bmvpi_nii_take(&image->block, io, image->data_bytes);
     image->data = image->block;
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_create(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
-                                             const double affine[16], const bmvp_nii_options *options,
-                                             bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_create(bmvp_nii_image *image, int datatype, int ndim, const int64_t *dim,
+                                     const double affine[16], const bmvp_nii_options *options,
+                                     bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
-    bmvp_nii_status s;
-    if (image != NULL) memset(image, 0, sizeof *image);
-    if (image == NULL || dim == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image or dim is NULL");
+    bmvp_status s;
+    if (image) memset(image, 0, sizeof *image);
+    if (!image || !dim) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "image or dim is NULL");
     s = bmvpi_nii_new_image(image, datatype, ndim, dim, affine, &io);
-    if (s == BMVP_NII_OK) memset(image->data, 0, (size_t)image->data_bytes);
+    if (s == BMVP_OK) memset(image->data, 0, (size_t)image->data_bytes);
     else bmvp_nii_image_free(image);
     return s;
 }
 
 /* Bytes before the data of a single file, or of the header file of a pair. */
-static bmvp_nii_status bmvpi_nii_head_bytes(int64_t *n, const bmvp_nii_image *image, int version, bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_head_bytes(int64_t *n, const bmvp_nii_image *image, int version, bmvp_error *err)
+{
     int64_t total = bmvpi_nii_head_size(version) + 4;
     int i;
-    for (i = 0; i < image->n_extensions; i++) {
+    for (i = 0; i < image->n_extensions; ++i) {
         int64_t size = image->extensions[i].size;
         if (size < 0 || size > INT32_MAX - 32)
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "extension %d has %lld bytes", i, (long long)size);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "extension %d has %lld bytes", i, (long long)size);
         total += (size + 8 + 15) / 16 * 16;
     }
     *n = total;
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static int bmvpi_nii_pick_version(const bmvp_nii_image *image, int wanted, int64_t offset) {
+static int bmvpi_nii_pick_version(const bmvp_nii_image *image, int wanted, int64_t offset)
+{
     int i;
     if (wanted == 1 || wanted == 2) return wanted;
-    for (i = 0; i < image->ndim && i < 7; i++)
+    for (i = 0; i < image->ndim && i < 7; ++i)
         if (image->dim[i] > 32767) return 2;
     return image->version == 2 || offset > 1 << 27 ? 2 : 1; /* float32 holds multiples of 16 up to 2^28 */
 }
 
-static bmvp_nii_status bmvpi_nii_put_fields(unsigned char *head, const bmvp_nii_image *image, int version,
-                                            bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_put_fields(unsigned char *head, const bmvp_nii_image *image, int version,
+                                        bmvp_error *err)
+{
     int i, k;
-    for (i = 0; i < BMVPI_NII_N_FIELDS; i++) {
+    for (i = 0; i < BMVPI_NII_N_FIELDS; ++i) {
         const bmvpi_nii_field *f = &bmvpi_nii_fields[i];
         char type = version == 2 ? f->type2 : f->type1;
         unsigned char *p = head + (version == 2 ? f->at2 : f->at1);
@@ -2261,7 +2385,7 @@ static bmvp_nii_status bmvpi_nii_put_fields(unsigned char *head, const bmvp_nii_
             memcpy(p, from, (size_t)f->count);
             continue;
         }
-        for (k = 0; k < f->count; k++) {
+        for (k = 0; k < f->count; ++k) {
             double real = 0;
             int64_t whole = 0;
             int small = 0;
@@ -2269,20 +2393,21 @@ static bmvp_nii_status bmvpi_nii_put_fields(unsigned char *head, const bmvp_nii_
             else if (f->kind == 'l') memcpy(&whole, from + (size_t)k * sizeof whole, sizeof whole);
             else memcpy(&small, from + (size_t)k * sizeof small, sizeof small);
             if (!bmvpi_nii_put(p + k * bmvpi_nii_number_size(type), type, f->kind == 'i' ? small : whole, real))
-                return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "%s[%d] does not fit into a NIfTI-%d header",
+                return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s[%d] does not fit into a NIfTI-%d header",
                                       f->name, k, version);
         }
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* Header, flag and extensions into head (n bytes, cleared). */
-static bmvp_nii_status bmvpi_nii_encode(unsigned char *head, int64_t n, const bmvp_nii_image *image, int version,
-                                        int pair, bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_encode(unsigned char *head, int64_t n, const bmvp_nii_image *image, int version,
+                                    int pair, bmvp_error *err)
+{
     int64_t at = bmvpi_nii_head_size(version);
     int size = 0, i;
-    bmvp_nii_status s = bmvpi_nii_put_fields(head, image, version, err);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_put_fields(head, image, version, err);
+    if (s != BMVP_OK) return s;
     bmvpi_nii_type_info(image->datatype, &size, NULL, NULL);
     bmvpi_nii_put(head, 'i', at, 0);
     bmvpi_nii_put(head + (version == 2 ? 14 : 72), 'h', size * 8, 0);
@@ -2296,7 +2421,7 @@ static bmvp_nii_status bmvpi_nii_encode(unsigned char *head, int64_t n, const bm
     }
     head[at] = image->n_extensions > 0;
     at += 4;
-    for (i = 0; i < image->n_extensions; i++) {
+    for (i = 0; i < image->n_extensions; ++i) {
         const bmvp_nii_extension *e = &image->extensions[i];
         int64_t esize = (e->size + 8 + 15) / 16 * 16;
         bmvpi_nii_put(head + at, 'i', esize, 0);
@@ -2304,7 +2429,7 @@ static bmvp_nii_status bmvpi_nii_encode(unsigned char *head, int64_t n, const bm
         if (e->size > 0) memcpy(head + at + 8, e->data, (size_t)e->size);
         at += esize;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* >>write ------------------------------------------------------------------------------------------------------ */
@@ -2316,50 +2441,53 @@ typedef struct bmvpi_nii_out {
     void *packed;
 } bmvpi_nii_out;
 
-static bmvp_nii_status bmvpi_nii_write_all(const bmvpi_nii_io *io, int fd, const void *from, int64_t n) {
+static bmvp_status bmvpi_nii_write_all(const bmvpi_nii_io *io, int fd, const void *from, int64_t n)
+{
     const unsigned char *p = (const unsigned char *)from;
     while (n > 0) {
         ssize_t put = write(fd, p, n > (1 << 30) ? (size_t)1 << 30 : (size_t)n);
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, io->name, "writing failed: %s",
+            return bmvpi_nii_fail(io->err, BMVP_E_IO, io->name, "writing failed: %s",
                                   put < 0 ? strerror(errno) : "nothing was written");
         p += put;
         n -= put;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* A new file beside `path`, of a name that did not exist. */
-static bmvp_nii_status bmvpi_nii_temporary(const bmvpi_nii_io *io, int *fd, char name[BMVPI_NII_PATH],
-                                           const char *path) {
+static bmvp_status bmvpi_nii_temporary(const bmvpi_nii_io *io, int *fd, char name[BMVPI_NII_PATH],
+                                       const char *path)
+{
     int i, n;
-    for (i = 0; i < 1000; i++) {
+    for (i = 0; i < 1000; ++i) {
         n = snprintf(name, BMVPI_NII_PATH, "%s.tmp%ld.%d", path, (long)getpid(), i);
         if (n < 0 || n >= BMVPI_NII_PATH)
-            return bmvpi_nii_fail(io->err, BMVP_NII_E_ARGUMENT, path, "name is too long");
+            return bmvpi_nii_fail(io->err, BMVP_E_ARG, path, "name is too long");
         *fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (*fd >= 0) return BMVP_NII_OK;
+        if (*fd >= 0) return BMVP_OK;
         if (errno != EEXIST) break;
     }
-    return bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, path, "cannot be created: %s", strerror(errno));
+    return bmvpi_nii_fail(io->err, BMVP_E_IO, path, "cannot be created: %s", strerror(errno));
 }
 
 /* Leaves a finished temporary file, or none and an empty name. */
-static bmvp_nii_status bmvpi_nii_write_temporary(const bmvpi_nii_io *io, char name[BMVPI_NII_PATH], const char *path,
-                                                 const bmvpi_nii_out *out, int sync) {
+static bmvp_status bmvpi_nii_write_temporary(const bmvpi_nii_io *io, char name[BMVPI_NII_PATH], const char *path,
+                                             const bmvpi_nii_out *out, int sync)
+{
     int fd = -1, i;
-    bmvp_nii_status s = bmvpi_nii_temporary(io, &fd, name, path);
-    if (s != BMVP_NII_OK) {
+    bmvp_status s = bmvpi_nii_temporary(io, &fd, name, path);
+    if (s != BMVP_OK) {
         name[0] = 0;
         return s;
     }
-    for (i = 0; i < 2 && s == BMVP_NII_OK; i++) s = bmvpi_nii_write_all(io, fd, out->part[i], out->n[i]);
-    if (s == BMVP_NII_OK && sync && fsync(fd) != 0)
-        s = bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, path, "syncing failed: %s", strerror(errno));
-    if (close(fd) != 0 && s == BMVP_NII_OK)
-        s = bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, path, "closing failed: %s", strerror(errno));
-    if (s != BMVP_NII_OK) {
+    for (i = 0; i < 2 && s == BMVP_OK; ++i) s = bmvpi_nii_write_all(io, fd, out->part[i], out->n[i]);
+    if (s == BMVP_OK && sync && fsync(fd) != 0)
+        s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "syncing failed: %s", strerror(errno));
+    if (close(fd) != 0 && s == BMVP_OK)
+        s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "closing failed: %s", strerror(errno));
+    if (s != BMVP_OK) {
         unlink(name);
         name[0] = 0;
     }
@@ -2367,19 +2495,20 @@ static bmvp_nii_status bmvpi_nii_write_temporary(const bmvpi_nii_io *io, char na
 }
 
 /* Writes one file, or both of a pair (image_out not NULL); names change only after everything is on disk. */
-static bmvp_nii_status bmvpi_nii_write_files(const bmvpi_nii_io *io, const char *path, const bmvpi_nii_out *out,
-                                             const char *image_path, const bmvpi_nii_out *image_out, int sync) {
+static bmvp_status bmvpi_nii_write_files(const bmvpi_nii_io *io, const char *path, const bmvpi_nii_out *out,
+                                         const char *image_path, const bmvpi_nii_out *image_out, int sync)
+{
     char name[BMVPI_NII_PATH], image_name[BMVPI_NII_PATH];
-    bmvp_nii_status s;
+    bmvp_status s;
     name[0] = image_name[0] = 0;
     s = bmvpi_nii_write_temporary(io, name, path, out, sync);
-    if (s == BMVP_NII_OK && image_out != NULL)
+    if (s == BMVP_OK && image_out)
         s = bmvpi_nii_write_temporary(io, image_name, image_path, image_out, sync);
-    if (s == BMVP_NII_OK && image_out != NULL && rename(image_name, image_path) != 0)
-        s = bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, image_path, "cannot be replaced: %s", strerror(errno));
-    if (s == BMVP_NII_OK && rename(name, path) != 0)
-        s = bmvpi_nii_fail(io->err, BMVP_NII_E_WRITE, path, "cannot be replaced: %s", strerror(errno));
-    if (s != BMVP_NII_OK) {
+    if (s == BMVP_OK && image_out && rename(image_name, image_path) != 0)
+        s = bmvpi_nii_fail(io->err, BMVP_E_IO, image_path, "cannot be replaced: %s", strerror(errno));
+    if (s == BMVP_OK && rename(name, path) != 0)
+        s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "cannot be replaced: %s", strerror(errno));
+    if (s != BMVP_OK) {
         if (name[0] != 0) unlink(name);
         if (image_name[0] != 0) unlink(image_name);
     }
@@ -2387,25 +2516,26 @@ static bmvp_nii_status bmvpi_nii_write_files(const bmvpi_nii_io *io, const char 
 }
 
 /* Replaces the two parts by one gzip member when asked to. */
-static bmvp_nii_status bmvpi_nii_pack(const bmvpi_nii_io *io, bmvpi_nii_out *out, int gzip, int level) {
+static bmvp_status bmvpi_nii_pack(const bmvpi_nii_io *io, bmvpi_nii_out *out, int gzip, int level)
+{
 #ifdef BMVP_NIFTI_NO_GZIP
     (void)out;
     (void)level;
-    if (!gzip) return BMVP_NII_OK;
-    return bmvpi_nii_fail(io->err, BMVP_NII_E_UNSUPPORTED, io->name, "this program was built without gzip"
+    if (!gzip) return BMVP_OK;
+    return bmvpi_nii_fail(io->err, BMVP_E_UNSUPPORTED, io->name, "this program was built without gzip"
                           " (BMVP_NIFTI_NO_GZIP)");
 #else
     const int64_t n = out->n[0] + out->n[1];
     size_t cap, made;
     void *both;
-    bmvp_nii_status s;
-    if (!gzip) return BMVP_NII_OK;
+    bmvp_status s;
+    if (!gzip) return BMVP_OK;
     cap = bmvpi_nii_codec_bound((size_t)n);
-    if ((s = bmvpi_nii_take(&both, io, n)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_take(&both, io, n)) != BMVP_OK) return s;
     if (out->n[0] > 0) memcpy(both, out->part[0], (size_t)out->n[0]);
     if (out->n[1] > 0) memcpy((char *)both + out->n[0], out->part[1], (size_t)out->n[1]);
     s = bmvpi_nii_take(&out->packed, io, (int64_t)cap);
-    if (s == BMVP_NII_OK) {
+    if (s == BMVP_OK) {
         made = bmvpi_nii_codec_gzip(out->packed, cap, (const unsigned char *)both, (size_t)n, level > 0 ? level : 6);
         if (made == 0) s = bmvpi_nii_out_of_memory(io->err, io->name, 1 << 20);
         out->part[0] = out->packed;
@@ -2413,129 +2543,135 @@ static bmvp_nii_status bmvpi_nii_pack(const bmvpi_nii_io *io, bmvpi_nii_out *out
         out->part[1] = NULL;
         out->n[1] = 0;
     }
-    bmvpi_nii_free(&io->memory, both);
+    bmvpi_nii_free(&io->allocator, both);
     return s;
 #endif
 }
 
-static bmvp_nii_status bmvpi_nii_writable(const bmvp_nii_image *image, const bmvp_nii_write_options *how,
-                                          bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_writable(const bmvp_nii_image *image, const bmvp_nii_write_options *how,
+                                      bmvp_error *err)
+{
     int64_t n = 1;
     int i, size = 0;
-    if (image == NULL || image->data == NULL)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "image has no data");
-    if (how != NULL && (how->version < 0 || how->version > 2 || how->level < 0 || how->level > 9))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "version must be 0 to 2 and level 0 to 9, they are %d and"
+    if (!image || !image->data)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "image has no data");
+    if (how && (how->version < 0 || how->version > 2 || how->level < 0 || how->level > 9))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "version must be 0 to 2 and level 0 to 9, they are %d and"
                               " %d", how->version, how->level);
     bmvpi_nii_type_info(image->datatype, &size, NULL, NULL);
     if (size == 0 || image->ndim < 1 || image->ndim > 7)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "datatype %d or ndim %d is not valid", image->datatype,
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "datatype %d or ndim %d is not valid", image->datatype,
                               image->ndim);
-    for (i = 0; i < 7; i++)
+    for (i = 0; i < 7; ++i)
         if (image->dim[i] < 1 || (i >= image->ndim && image->dim[i] != 1) || !bmvpi_nii_mul(&n, n, image->dim[i]))
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "dim[%d] is %lld", i + 1, (long long)image->dim[i]);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "dim[%d] is %lld", i + 1, (long long)image->dim[i]);
     if (n != image->n_voxels || !bmvpi_nii_mul(&n, n, size) || n != image->data_bytes)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "n_voxels or data_bytes do not fit dim and datatype");
-    return BMVP_NII_OK;
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "n_voxels or data_bytes do not fit dim and datatype");
+    return BMVP_OK;
 }
 
 /* Encoded header in a new block. */
-static bmvp_nii_status bmvpi_nii_make_head(const bmvpi_nii_io *io, void **head, int64_t *n,
-                                           const bmvp_nii_image *image, int wanted, int pair) {
+static bmvp_status bmvpi_nii_make_head(const bmvpi_nii_io *io, void **head, int64_t *n,
+                                       const bmvp_nii_image *image, int wanted, int pair)
+{
     int version = bmvpi_nii_pick_version(image, wanted, 0);
-    bmvp_nii_status s = bmvpi_nii_head_bytes(n, image, version, io->err);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_head_bytes(n, image, version, io->err);
+    if (s != BMVP_OK) return s;
     if (bmvpi_nii_pick_version(image, wanted, *n) != version) {
         version = 2;
         s = bmvpi_nii_head_bytes(n, image, version, io->err);
-        if (s != BMVP_NII_OK) return s;
+        if (s != BMVP_OK) return s;
     }
-    if ((s = bmvpi_nii_take(head, io, *n)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_take(head, io, *n)) != BMVP_OK) return s;
     memset(*head, 0, (size_t)*n);
     return bmvpi_nii_encode((unsigned char *)*head, *n, image, version, pair, io->err);
 }
 
 /* Header and data as what will be in the files, compressed when asked. out[1] is used by pairs only. */
-static bmvp_nii_status bmvpi_nii_build(const bmvpi_nii_io *io, bmvpi_nii_out out[2], void **head,
-                                       const bmvp_nii_image *image, const bmvp_nii_write_options *how, int pair,
-                                       int gzip) {
+static bmvp_status bmvpi_nii_build(const bmvpi_nii_io *io, bmvpi_nii_out out[2], void **head,
+                                   const bmvp_nii_image *image, const bmvp_nii_write_options *how, int pair,
+                                   int gzip)
+{
     bmvpi_nii_out *with_data = pair ? &out[1] : &out[0];
-    const int level = how != NULL ? how->level : 0;
-    bmvp_nii_status s;
+    const int level = how ? how->level : 0;
+    bmvp_status s;
     memset(out, 0, 2 * sizeof *out);
     *head = NULL;
-    s = bmvpi_nii_make_head(io, head, &out[0].n[0], image, how != NULL ? how->version : 0, pair);
-    if (s != BMVP_NII_OK) return s;
+    s = bmvpi_nii_make_head(io, head, &out[0].n[0], image, how ? how->version : 0, pair);
+    if (s != BMVP_OK) return s;
     out[0].part[0] = *head;
     with_data->part[1] = image->data;
     with_data->n[1] = image->data_bytes;
     s = bmvpi_nii_pack(io, &out[0], gzip, level);
-    if (s == BMVP_NII_OK && pair) s = bmvpi_nii_pack(io, &out[1], gzip, level);
+    if (s == BMVP_OK && pair) s = bmvpi_nii_pack(io, &out[1], gzip, level);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_write(const char *path, const bmvp_nii_image *image,
-                                            const bmvp_nii_write_options *how, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_write(const char *path, const bmvp_nii_image *image,
+                                    const bmvp_nii_write_options *how, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(path, NULL, err);
     bmvpi_nii_out out[2];
     char head_path[BMVPI_NII_PATH], image_path[BMVPI_NII_PATH];
     void *head;
     int gzip, pair;
-    size_t n = path != NULL ? strlen(path) : 0;
-    bmvp_nii_status s = bmvpi_nii_writable(image, how, err);
-    if (s != BMVP_NII_OK) return s;
+    size_t n = path ? strlen(path) : 0;
+    bmvp_status s = bmvpi_nii_writable(image, how, err);
+    if (s != BMVP_OK) return s;
     gzip = bmvpi_nii_ends(path, n, ".gz");
     if (gzip) n -= 3;
     pair = bmvpi_nii_ends(path, n, ".hdr") || bmvpi_nii_ends(path, n, ".img");
     if (!pair && !bmvpi_nii_ends(path, n, ".nii"))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, path, "name must end in .nii, .hdr or .img, or these with .gz");
+        return bmvpi_nii_fail(err, BMVP_E_ARG, path, "name must end in .nii, .hdr or .img, or these with .gz");
     if (pair && (!bmvpi_nii_sibling(head_path, path, gzip ? "hdr.gz" : "hdr") ||
                  !bmvpi_nii_sibling(image_path, path, gzip ? "img.gz" : "img")))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, path, "name is too long");
-    io.memory = image->memory;
+        return bmvpi_nii_fail(err, BMVP_E_ARG, path, "name is too long");
+    io.allocator = image->allocator;
     s = bmvpi_nii_build(&io, out, &head, image, how, pair, gzip);
-    if (s == BMVP_NII_OK)
+    if (s == BMVP_OK)
         s = bmvpi_nii_write_files(&io, pair ? head_path : path, &out[0], image_path, pair ? &out[1] : NULL,
-                                  how == NULL || !how->no_sync);
-    bmvpi_nii_free(&io.memory, head);
-    bmvpi_nii_free(&io.memory, out[0].packed);
-    bmvpi_nii_free(&io.memory, out[1].packed);
+                                  !how || !how->no_sync);
+    bmvpi_nii_free(&io.allocator, head);
+    bmvpi_nii_free(&io.allocator, out[0].packed);
+    bmvpi_nii_free(&io.allocator, out[1].packed);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_write_memory(void **bytes, size_t *n_bytes, const bmvp_nii_image *image,
-                                                   const bmvp_nii_write_options *how, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_write_memory(void **bytes, size_t *n_bytes, const bmvp_nii_image *image,
+                                           const bmvp_nii_write_options *how, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, NULL, err);
     bmvpi_nii_out out[2];
     void *head;
-    bmvp_nii_status s;
+    bmvp_status s;
     *bytes = NULL;
     *n_bytes = 0;
-    if ((s = bmvpi_nii_writable(image, how, err)) != BMVP_NII_OK) return s;
-    io.memory = image->memory;
-    s = bmvpi_nii_build(&io, out, &head, image, how, 0, how != NULL && how->store == BMVP_NII_STORE_NII_GZ);
-    if (s == BMVP_NII_OK && out[0].packed == NULL) {
+    if ((s = bmvpi_nii_writable(image, how, err)) != BMVP_OK) return s;
+    io.allocator = image->allocator;
+    s = bmvpi_nii_build(&io, out, &head, image, how, 0, how && how->store == BMVP_NII_STORE_NII_GZ);
+    if (s == BMVP_OK && !out[0].packed) {
         s = bmvpi_nii_take(&out[0].packed, &io, out[0].n[0] + out[0].n[1]);
-        if (s == BMVP_NII_OK) {
+        if (s == BMVP_OK) {
             memcpy(out[0].packed, out[0].part[0], (size_t)out[0].n[0]);
             memcpy((char *)out[0].packed + out[0].n[0], out[0].part[1], (size_t)out[0].n[1]);
             out[0].n[0] += out[0].n[1];
         }
     }
-    bmvpi_nii_free(&io.memory, head);
-    if (s != BMVP_NII_OK) {
-        bmvpi_nii_free(&io.memory, out[0].packed);
+    bmvpi_nii_free(&io.allocator, head);
+    if (s != BMVP_OK) {
+        bmvpi_nii_free(&io.allocator, out[0].packed);
         return s;
     }
     *bytes = out[0].packed;
     *n_bytes = (size_t)out[0].n[0];
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API void bmvp_nii_bytes_free(void *bytes, const bmvp_nii_memory *memory) {
-    bmvp_nii_memory libc;
+BMVP_API void bmvp_nii_bytes_free(void *bytes, const bmvp_allocator *memory)
+{
+    bmvp_allocator libc;
     memset(&libc, 0, sizeof libc);
-    bmvpi_nii_free(memory != NULL ? memory : &libc, bytes);
+    bmvpi_nii_free(memory ? memory : &libc, bytes);
 }
 
 /* >>convert ----------------------------------------------------------------------------------------------------
@@ -2566,12 +2702,12 @@ enum { BMVPI_NII_LANES = 16 };
         int k;                                                                                                       \
         if (conv->scaled) {                                                                                          \
             for (; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES)                                                   \
-                for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = (float)((double)x[i + k] * slope + inter);         \
-            for (; i < n; i++) to[i] = (float)((double)x[i] * slope + inter);                                        \
+                for (k = 0; k < BMVPI_NII_LANES; ++k) to[i + k] = (float)((double)x[i + k] * slope + inter);         \
+            for (; i < n; ++i) to[i] = (float)((double)x[i] * slope + inter);                                        \
         } else {                                                                                                     \
             for (; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES)                                                   \
-                for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = (float)x[i + k];                                   \
-            for (; i < n; i++) to[i] = (float)x[i];                                                                  \
+                for (k = 0; k < BMVPI_NII_LANES; ++k) to[i + k] = (float)x[i + k];                                   \
+            for (; i < n; ++i) to[i] = (float)x[i];                                                                  \
         }                                                                                                            \
     }
 
@@ -2587,7 +2723,8 @@ BMVPI_NII_ROW(float32, float)
 BMVPI_NII_ROW(float64, double)
 #undef BMVPI_NII_ROW
 
-static double bmvpi_nii_complex_part(double re, double im, const bmvpi_nii_conv *conv) {
+static double bmvpi_nii_complex_part(double re, double im, const bmvpi_nii_conv *conv)
+{
     if (conv->scaled) {
         re = re * conv->slope + conv->inter;
         im = im * conv->slope + conv->inter;
@@ -2601,30 +2738,34 @@ static double bmvpi_nii_complex_part(double re, double im, const bmvpi_nii_conv 
 }
 
 static void bmvpi_nii_row_complex64(float *BMVP_RESTRICT to, const void *BMVP_RESTRICT from, int64_t n,
-                                    const bmvpi_nii_conv *conv) {
+                                    const bmvpi_nii_conv *conv)
+{
     const float *x = (const float *)from;
     int64_t i;
-    for (i = 0; i < n; i++) to[i] = (float)bmvpi_nii_complex_part((double)x[2 * i], (double)x[2 * i + 1], conv);
+    for (i = 0; i < n; ++i) to[i] = (float)bmvpi_nii_complex_part((double)x[2 * i], (double)x[2 * i + 1], conv);
 }
 
 static void bmvpi_nii_row_complex128(float *BMVP_RESTRICT to, const void *BMVP_RESTRICT from, int64_t n,
-                                     const bmvpi_nii_conv *conv) {
+                                     const bmvpi_nii_conv *conv)
+{
     const double *x = (const double *)from;
     int64_t i;
-    for (i = 0; i < n; i++) to[i] = (float)bmvpi_nii_complex_part(x[2 * i], x[2 * i + 1], conv);
+    for (i = 0; i < n; ++i) to[i] = (float)bmvpi_nii_complex_part(x[2 * i], x[2 * i + 1], conv);
 }
 
 static void bmvpi_nii_row_rgb(float *BMVP_RESTRICT to, const void *BMVP_RESTRICT from, int64_t n,
-                              const bmvpi_nii_conv *conv) {
+                              const bmvpi_nii_conv *conv)
+{
     const unsigned char *x = (const unsigned char *)from;
     int64_t i;
     int channel = conv->component - BMVP_NII_RED;
-    for (i = 0; i < n; i++, x += conv->size)
+    for (i = 0; i < n; ++i, x += conv->size)
         to[i] = channel >= 0 ? (float)x[channel]
                              : (float)(0.299 * (double)x[0] + 0.587 * (double)x[1] + 0.114 * (double)x[2]);
 }
 
-static bmvpi_nii_row_fn bmvpi_nii_row_of(int datatype) {
+static bmvpi_nii_row_fn bmvpi_nii_row_of(int datatype)
+{
     switch (datatype) {
         case BMVP_NII_UINT8:      return bmvpi_nii_row_uint8;
         case BMVP_NII_INT8:       return bmvpi_nii_row_int8;
@@ -2643,37 +2784,39 @@ static bmvpi_nii_row_fn bmvpi_nii_row_of(int datatype) {
     }
 }
 
-static bmvp_nii_status bmvpi_nii_make_conv(bmvpi_nii_conv *conv, const bmvp_nii_image *image, const bmvp_nii_load *how,
-                                           const char *name, bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_make_conv(bmvpi_nii_conv *conv, const bmvp_nii_image *image, const bmvp_nii_load *how,
+                                       const char *name, bmvp_error *err)
+{
     int type = image->datatype, rgb = type == BMVP_NII_RGB24 || type == BMVP_NII_RGBA32;
     int is_complex = type == BMVP_NII_COMPLEX64 || type == BMVP_NII_COMPLEX128;
     memset(conv, 0, sizeof *conv);
     conv->row = bmvpi_nii_row_of(type);
-    if (conv->row == NULL)
-        return bmvpi_nii_fail(err, BMVP_NII_E_UNSUPPORTED, name, "voxels of type %s are not converted to float32",
+    if (!conv->row)
+        return bmvpi_nii_fail(err, BMVP_E_UNSUPPORTED, name, "voxels of type %s are not converted to float32",
                               bmvp_nii_datatype_text(type));
     bmvpi_nii_type_info(type, &conv->size, &conv->unit, NULL);
     conv->is_float = is_complex || type == BMVP_NII_FLOAT32 || type == BMVP_NII_FLOAT64;
-    conv->component = how != NULL ? how->component : 0;
+    conv->component = how ? how->component : 0;
     if (conv->component < 0 || conv->component > BMVP_NII_ALPHA ||
         (conv->component != 0 && (conv->component <= BMVP_NII_PHASE ? !is_complex : !rgb)) ||
         (conv->component == BMVP_NII_ALPHA && type == BMVP_NII_RGB24))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, name, "component %d does not exist in voxels of type %s",
+        return bmvpi_nii_fail(err, BMVP_E_ARG, name, "component %d does not exist in voxels of type %s",
                               conv->component, bmvp_nii_datatype_text(type));
     conv->slope = image->scl_slope;
     conv->inter = image->scl_inter;
-    conv->scaled = !rgb && fabs(conv->slope) > 0 && !(how != NULL && how->raw_values) &&
+    conv->scaled = !rgb && fabs(conv->slope) > 0 && !(how && how->raw_values) &&
                    (fabs(conv->slope - 1) > 0 || fabs(conv->inter) > 0);
     conv->is_float |= conv->scaled;                         /* a large slope can make infinities of integers */
-    if (how != NULL) {
+    if (how) {
         conv->replace = how->replace_nonfinite;
         conv->replacement = how->replacement;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* Counts NaN and infinities of a row and replaces them when asked. */
-static void bmvpi_nii_check_row(float *row, int64_t n, const bmvpi_nii_conv *conv, int64_t *n_nan, int64_t *n_inf) {
+static void bmvpi_nii_check_row(float *row, int64_t n, const bmvpi_nii_conv *conv, int64_t *n_nan, int64_t *n_inf)
+{
     int64_t i = 0;
     int k;
     while (i < n) {
@@ -2681,13 +2824,13 @@ static void bmvpi_nii_check_row(float *row, int64_t n, const bmvpi_nii_conv *con
         int m = n - i < BMVPI_NII_LANES ? (int)(n - i) : (int)BMVPI_NII_LANES;
         if (m == BMVPI_NII_LANES) {
             memcpy(bits, row + i, sizeof bits);
-            for (k = 0; k < BMVPI_NII_LANES; k++) any |= ((bits[k] & 0x7f800000u) + 0x00800000u) & 0x80000000u;
+            for (k = 0; k < BMVPI_NII_LANES; ++k) any |= ((bits[k] & 0x7f800000u) + 0x00800000u) & 0x80000000u;
         } else {
             memcpy(bits, row + i, (size_t)m * 4);
-            for (k = 0; k < m; k++) any |= ((bits[k] & 0x7f800000u) + 0x00800000u) & 0x80000000u;
+            for (k = 0; k < m; ++k) any |= ((bits[k] & 0x7f800000u) + 0x00800000u) & 0x80000000u;
         }
         if (any)
-            for (k = 0; k < m; k++) {
+            for (k = 0; k < m; ++k) {
                 if ((bits[k] & 0x7f800000u) != 0x7f800000u) continue;
                 if ((bits[k] & 0x007fffffu) != 0) ++*n_nan;
                 else ++*n_inf;
@@ -2704,9 +2847,10 @@ typedef struct bmvpi_nii_view {
     int fast;                                               /* output axis that runs along the source's rows */
 } bmvpi_nii_view;
 
-static void bmvpi_nii_reverse(float *row, int64_t n) {
+static void bmvpi_nii_reverse(float *row, int64_t n)
+{
     int64_t i;
-    for (i = 0; i < n / 2; i++) {
+    for (i = 0; i < n / 2; ++i) {
         float t = row[i];
         row[i] = row[n - 1 - i];
         row[n - 1 - i] = t;
@@ -2715,10 +2859,11 @@ static void bmvpi_nii_reverse(float *row, int64_t n) {
 
 /* Source rows become output rows. */
 static void bmvpi_nii_gather_rows(float *to, const bmvpi_nii_view *v, const bmvpi_nii_conv *conv, int64_t *n_nan,
-                                  int64_t *n_inf) {
+                                  int64_t *n_inf)
+{
     int64_t y, z, n = v->dim[0], back = v->step[0] < 0 ? n - 1 : 0;
-    for (z = 0; z < v->dim[2]; z++)
-        for (y = 0; y < v->dim[1]; y++, to += n) {
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y, to += n) {
             int64_t first = v->start + y * v->step[1] + z * v->step[2] - back;
             conv->row(to, v->from + first * conv->size, n, conv);
             if (back) bmvpi_nii_reverse(to, n);
@@ -2731,17 +2876,18 @@ enum { BMVPI_NII_TILE = 64 };
 /* Source rows run along output axis y or z: square tiles are converted row by row and written transposed, so that both
    sides touch whole cache lines. */
 static void bmvpi_nii_gather_tiles(float *to, const bmvpi_nii_view *v, const bmvpi_nii_conv *conv, int64_t *n_nan,
-                                   int64_t *n_inf) {
+                                   int64_t *n_inf)
+{
     float tile[BMVPI_NII_TILE * BMVPI_NII_TILE];
     const int f = v->fast, o = 3 - f;                       /* fast and other axis, of y and z */
     const int64_t out_step[3] = {1, v->dim[0], v->dim[0] * v->dim[1]};
     int64_t a, b, x0, x, i;
-    for (a = 0; a < v->dim[o]; a++)
+    for (a = 0; a < v->dim[o]; ++a)
         for (b = 0; b < v->dim[f]; b += BMVPI_NII_TILE)
             for (x0 = 0; x0 < v->dim[0]; x0 += BMVPI_NII_TILE) {
                 const int64_t n = bmvpi_nii_min(BMVPI_NII_TILE, v->dim[f] - b);
                 const int64_t m = bmvpi_nii_min(BMVPI_NII_TILE, v->dim[0] - x0);
-                for (x = 0; x < m; x++) {
+                for (x = 0; x < m; ++x) {
                     float *row = tile + x * BMVPI_NII_TILE;
                     int64_t first = v->start + a * v->step[o] + b * v->step[f] + (x0 + x) * v->step[0];
                     if (v->step[f] < 0) first -= n - 1;
@@ -2749,58 +2895,61 @@ static void bmvpi_nii_gather_tiles(float *to, const bmvpi_nii_view *v, const bmv
                     if (v->step[f] < 0) bmvpi_nii_reverse(row, n);
                     if (conv->is_float) bmvpi_nii_check_row(row, n, conv, n_nan, n_inf);
                 }
-                for (i = 0; i < n; i++) {
+                for (i = 0; i < n; ++i) {
                     float *line = to + a * out_step[o] + (b + i) * out_step[f] + x0;
-                    for (x = 0; x < m; x++) line[x] = tile[x * BMVPI_NII_TILE + i];
+                    for (x = 0; x < m; ++x) line[x] = tile[x * BMVPI_NII_TILE + i];
                 }
             }
 }
 
 static void bmvpi_nii_gather(float *to, const bmvpi_nii_view *v, const bmvpi_nii_conv *conv, int64_t *n_nan,
-                             int64_t *n_inf) {
+                             int64_t *n_inf)
+{
     if (v->fast == 0) bmvpi_nii_gather_rows(to, v, conv, n_nan, n_inf);
     else bmvpi_nii_gather_tiles(to, v, conv, n_nan, n_inf);
 }
 
 /* Takes an orientation apart: which input axis each output axis is and whether it runs backwards. NULL = as it is. */
-static bmvp_nii_status bmvpi_nii_reorder(int from[3], int flip[3], const double affine[16], const char *axcodes,
-                                         bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_reorder(int from[3], int flip[3], const double affine[16], const char *axcodes,
+                                     bmvp_error *err)
+{
     static const char letters[3][3] = {"LR", "PA", "IS"};
     int axis[3], backwards[3], i, k, a, seen = 0;
-    bmvp_nii_status s;
-    for (i = 0; i < 3; i++) {
+    bmvp_status s;
+    for (i = 0; i < 3; ++i) {
         from[i] = i;
         flip[i] = 0;
     }
-    if (axcodes == NULL) return BMVP_NII_OK;
-    if (strlen(axcodes) != 3) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "axcodes \"%.16s\" are not three"
+    if (!axcodes) return BMVP_OK;
+    if (strlen(axcodes) != 3) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "axcodes \"%.16s\" are not three"
                                                     " letters", axcodes);
-    if ((s = bmvp_nii_orientation(axis, backwards, affine, err)) != BMVP_NII_OK) return s;
-    for (i = 0; i < 3; i++) {
-        for (a = 0; a < 3; a++)
+    if ((s = bmvp_nii_orientation(axis, backwards, affine, err)) != BMVP_OK) return s;
+    for (i = 0; i < 3; ++i) {
+        for (a = 0; a < 3; ++a)
             if (axcodes[i] == letters[a][0] || axcodes[i] == letters[a][1]) break;
         if (a == 3 || (seen & 1 << a) != 0)
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "axcodes \"%s\" are not one letter each of LR, PA"
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "axcodes \"%s\" are not one letter each of LR, PA"
                                   " and IS", axcodes);
         seen |= 1 << a;
-        for (k = 0; k < 3; k++)
+        for (k = 0; k < 3; ++k)
             if (axis[k] == a) {
                 from[i] = k;
                 flip[i] = backwards[k] != (axcodes[i] == letters[a][0]);
             }
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* View and affine of a reordered 3-D grid. */
 static void bmvpi_nii_view_make(bmvpi_nii_view *v, double out_affine[16], const int64_t dim[3], const double affine[16],
-                                const int from[3], const int flip[3]) {
+                                const int from[3], const int flip[3])
+{
     const int64_t step[3] = {1, dim[0], dim[0] * dim[1]};
     double turn[16] = {0};
     int i;
     v->start = 0;
     turn[15] = 1;
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         int k = from[i];
         v->dim[i] = dim[k];
         v->step[i] = flip[i] ? -step[k] : step[k];
@@ -2812,55 +2961,60 @@ static void bmvpi_nii_view_make(bmvpi_nii_view *v, double out_affine[16], const 
     bmvpi_nii_matmul(out_affine, affine, turn);
 }
 
-BMVP_NII_API void bmvp_nii_volume_free(bmvp_nii_volume *volume) {
-    if (volume == NULL) return;
-    bmvpi_nii_free(&volume->memory, volume->block);
+BMVP_API void bmvp_nii_volume_free(bmvp_nii_volume *volume)
+{
+    if (!volume) return;
+    bmvpi_nii_free(&volume->allocator, volume->block);
     memset(volume, 0, sizeof *volume);
 }
 
 /* A volume whose voxels are not set. */
-static bmvp_nii_status bmvpi_nii_new_volume(bmvp_nii_volume *volume, const int64_t dim[3], const double affine[16],
-                                            const bmvpi_nii_io *io) {
-    bmvp_nii_status s;
+static bmvp_status bmvpi_nii_new_volume(bmvp_nii_volume *volume, const int64_t dim[3], const double affine[16],
+                                        const bmvpi_nii_io *io)
+{
+    bmvp_status s;
     int64_t n;
     memset(volume, 0, sizeof *volume);
     if (!bmvpi_nii_count(&n, dim))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_LIMIT, io->name, "a volume of %lld x %lld x %lld voxels is too large",
+        return bmvpi_nii_fail(io->err, BMVP_E_OOM, io->name, "a volume of %lld x %lld x %lld voxels is too large",
                               (long long)dim[0], (long long)dim[1], (long long)dim[2]);
-    if ((s = bmvpi_nii_take(&volume->block, io, n * 4)) != BMVP_NII_OK) return s;
-    volume->memory = io->memory;
+    if ((s = bmvpi_nii_take(&volume->block, io, n * 4)) != BMVP_OK) return s;
+    volume->allocator = io->allocator;
     volume->data = (float *)volume->block;
     memcpy(volume->dim, dim, sizeof volume->dim);
     memcpy(volume->affine, affine, sizeof volume->affine);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_volume_create(bmvp_nii_volume *volume, const int64_t dim[3],
-                                                    const double affine[16], const bmvp_nii_options *options,
-                                                    bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_volume_create(bmvp_nii_volume *volume, const int64_t dim[3],
+                                            const double affine[16], const bmvp_nii_options *options,
+                                            bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
     double one[16];
-    bmvp_nii_status s;
+    bmvp_status s;
     bmvpi_nii_identity(one);
-    if (volume != NULL) memset(volume, 0, sizeof *volume);
-    if (volume == NULL || dim == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume or dim is NULL");
-    s = bmvpi_nii_new_volume(volume, dim, affine != NULL ? affine : one, &io);
-    if (s == BMVP_NII_OK) memset(volume->data, 0, (size_t)(dim[0] * dim[1] * dim[2]) * sizeof(float));
+    if (volume) memset(volume, 0, sizeof *volume);
+    if (!volume || !dim) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume or dim is NULL");
+    s = bmvpi_nii_new_volume(volume, dim, affine ? affine : one, &io);
+    if (s == BMVP_OK) memset(volume->data, 0, (size_t)(dim[0] * dim[1] * dim[2]) * sizeof(float));
     return s;
 }
 
-static bmvpi_nii_io bmvpi_nii_io_of(const bmvp_nii_volume *volume, bmvp_nii_error *err) {
+static bmvpi_nii_io bmvpi_nii_io_of(const bmvp_nii_volume *volume, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, NULL, err);
-    io.memory = volume->memory;
+    io.allocator = volume->allocator;
     io.max_bytes = INT64_MAX;
     return io;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_volume_copy(bmvp_nii_volume *copy, const bmvp_nii_volume *volume,
-                                                  bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_volume_copy(bmvp_nii_volume *copy, const bmvp_nii_volume *volume,
+                                          bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_of(volume, err);
-    bmvp_nii_status s = bmvpi_nii_new_volume(copy, volume->dim, volume->affine, &io);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_new_volume(copy, volume->dim, volume->affine, &io);
+    if (s != BMVP_OK) return s;
     memcpy(copy->data, volume->data, (size_t)(volume->dim[0] * volume->dim[1] * volume->dim[2]) * sizeof(float));
     copy->n_nan = volume->n_nan;
     copy->n_inf = volume->n_inf;
@@ -2875,23 +3029,24 @@ typedef struct bmvpi_nii_plan {
     int64_t t;
 } bmvpi_nii_plan;
 
-static bmvp_nii_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_image *image, const bmvp_nii_load *how,
-                                           const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_image *image, const bmvp_nii_load *how,
+                                       const bmvpi_nii_io *io)
+{
     double affine[16];
     int from[3], flip[3];
     int64_t n, n_t = image->dim[3] * image->dim[4] * image->dim[5] * image->dim[6];
-    bmvp_nii_status s = bmvpi_nii_make_conv(&plan->conv, image, how, io->name, io->err);
-    if (s != BMVP_NII_OK) return s;
-    plan->t = how != NULL ? how->t : 0;
+    bmvp_status s = bmvpi_nii_make_conv(&plan->conv, image, how, io->name, io->err);
+    if (s != BMVP_OK) return s;
+    plan->t = how ? how->t : 0;
     if (plan->t < 0 || plan->t >= n_t)
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_ARGUMENT, io->name, "volume t = %lld, the image has %lld",
+        return bmvpi_nii_fail(io->err, BMVP_E_ARG, io->name, "volume t = %lld, the image has %lld",
                               (long long)plan->t, (long long)n_t);
-    if (how != NULL && how->keep_affine) memcpy(affine, image->affine, sizeof affine);
+    if (how && how->keep_affine) memcpy(affine, image->affine, sizeof affine);
     else bmvp_nii_rectify_affine(affine, image);
-    s = bmvpi_nii_reorder(from, flip, affine, how != NULL ? how->axcodes : NULL, io->err);
-    if (s != BMVP_NII_OK) return s;
+    s = bmvpi_nii_reorder(from, flip, affine, how ? how->axcodes : NULL, io->err);
+    if (s != BMVP_OK) return s;
     if (!bmvpi_nii_count(&n, image->dim))
-        return bmvpi_nii_fail(io->err, BMVP_NII_E_LIMIT, io->name, "dim: one volume of %lld x %lld x %lld is too large",
+        return bmvpi_nii_fail(io->err, BMVP_E_OOM, io->name, "dim: one volume of %lld x %lld x %lld is too large",
                               (long long)image->dim[0], (long long)image->dim[1], (long long)image->dim[2]);
     bmvpi_nii_view_make(&plan->view, plan->affine, image->dim, affine, from, flip);
     plan->view.from = (const unsigned char *)image->data;
@@ -2899,38 +3054,41 @@ static bmvp_nii_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_
     return s;
 }
 
-static bmvp_nii_status bmvpi_nii_convert(bmvp_nii_volume *volume, const bmvp_nii_image *image, const bmvp_nii_load *how,
-                                         const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_convert(bmvp_nii_volume *volume, const bmvp_nii_image *image, const bmvp_nii_load *how,
+                                     const bmvpi_nii_io *io)
+{
     bmvpi_nii_plan plan;
-    bmvp_nii_status s = bmvpi_nii_make_plan(&plan, image, how, io);
-    if (s == BMVP_NII_OK) s = bmvpi_nii_new_volume(volume, plan.view.dim, plan.affine, io);
-    if (s == BMVP_NII_OK) bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
+    bmvp_status s = bmvpi_nii_make_plan(&plan, image, how, io);
+    if (s == BMVP_OK) s = bmvpi_nii_new_volume(volume, plan.view.dim, plan.affine, io);
+    if (s == BMVP_OK) bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
-                                                const bmvp_nii_load *how, const bmvp_nii_options *options,
-                                                bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
+                                        const bmvp_nii_load *how, const bmvp_nii_options *options,
+                                        bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
-    if (volume != NULL) memset(volume, 0, sizeof *volume);
-    if (volume == NULL || image == NULL || image->data == NULL)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is NULL or image has no data");
+    if (volume) memset(volume, 0, sizeof *volume);
+    if (!volume || !image || !image->data)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume is NULL or image has no data");
     return bmvpi_nii_convert(volume, image, how, &io);
 }
 
 /* An image whose data are the wanted float32 voxels already gives its block to the volume. 1 when it did. */
 static int bmvpi_nii_hand_over(bmvp_nii_volume *volume, bmvp_nii_image *image, const bmvp_nii_load *how,
-                               const bmvpi_nii_io *io, bmvp_nii_status *s) {
+                               const bmvpi_nii_io *io, bmvp_status *s)
+{
     bmvpi_nii_plan plan;
     int64_t n;
     *s = bmvpi_nii_make_plan(&plan, image, how, io);
-    if (*s != BMVP_NII_OK) return 1;
+    if (*s != BMVP_OK) return 1;
     n = plan.view.dim[0] * plan.view.dim[1] * plan.view.dim[2];
     if (image->datatype != BMVP_NII_FLOAT32 || plan.conv.scaled || n != image->n_voxels || plan.view.start != 0 ||
         plan.view.step[0] != 1 || plan.view.step[1] != image->dim[0]) return 0;
     volume->block = image->block;
     volume->data = (float *)image->data;
-    volume->memory = image->memory;
+    volume->allocator = image->allocator;
     memcpy(volume->dim, plan.view.dim, sizeof volume->dim);
     memcpy(volume->affine, plan.affine, sizeof volume->affine);
     image->block = NULL;
@@ -2938,22 +3096,24 @@ static int bmvpi_nii_hand_over(bmvp_nii_volume *volume, bmvp_nii_image *image, c
     return 1;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_volume(bmvp_nii_volume *volume, const char *path, const bmvp_nii_load *how,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_read_volume(bmvp_nii_volume *volume, const char *path, const bmvp_nii_load *how,
+                                          const bmvp_nii_options *options, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(path, options, err);
     bmvp_nii_image image;
-    bmvp_nii_status s;
-    if (volume == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is NULL");
+    bmvp_status s;
+    if (!volume) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume is NULL");
     memset(volume, 0, sizeof *volume);
     s = bmvp_nii_read(&image, path, options, err);
-    if (s == BMVP_NII_OK && !bmvpi_nii_hand_over(volume, &image, how, &io, &s))
+    if (s == BMVP_OK && !bmvpi_nii_hand_over(volume, &image, how, &io, &s))
         s = bmvpi_nii_convert(volume, &image, how, &io);
     bmvp_nii_image_free(&image);
     return s;
 }
 
 /* Range of an integer type that from_volume writes; 0 for float types, -1 for others. */
-static int bmvpi_nii_type_range(int datatype, double *low, double *high) {
+static int bmvpi_nii_type_range(int datatype, double *low, double *high)
+{
     switch (datatype) {
         case BMVP_NII_UINT8:  *low = 0; *high = 255; return 1;
         case BMVP_NII_INT8:   *low = -128; *high = 127; return 1;
@@ -2966,11 +3126,12 @@ static int bmvpi_nii_type_range(int datatype, double *low, double *high) {
 }
 
 /* Slope and intercept that bring all finite values into [low, high]. */
-static void bmvpi_nii_choose_scaling(double *slope, double *inter, const float *x, int64_t n, double low, double high) {
+static void bmvpi_nii_choose_scaling(double *slope, double *inter, const float *x, int64_t n, double low, double high)
+{
     double least = 0, most = 0;
     int64_t i;
     int whole = 1, any = 0;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; ++i) {
         double v = (double)x[i];
         if (!bmvpi_nii_finite(v)) continue;
         if (!any || v < least) least = v;
@@ -2986,7 +3147,8 @@ static void bmvpi_nii_choose_scaling(double *slope, double *inter, const float *
     *inter = (double)(float)(least - *slope * low);
 }
 
-static double bmvpi_nii_quantise(double v, double low, double high, int64_t *clamped) {
+static double bmvpi_nii_quantise(double v, double low, double high, int64_t *clamped)
+{
     const double round_half_even = 6755399441055744.0;      /* 1.5 x 2^52: its last bit is worth 1 */
     double kept = v >= low ? v : low;
     if (kept > high) kept = high;
@@ -3000,13 +3162,14 @@ static double bmvpi_nii_quantise(double v, double low, double high, int64_t *cla
 
 /* Rounds a block by multiplication, four times as fast as by division. 0 when one of its numbers lies so near to a half
    or to the end of the range that only the division can tell, or is not finite. */
-static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, double inter, double low, double high) {
+static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, double inter, double low, double high)
+{
     const double round_half_even = 6755399441055744.0, half = 0.49999;
     uint64_t any = 0, to_sign;
     int k;
     memcpy(&to_sign, &half, 8);
     to_sign = 0x8000000000000000u - to_sign;                /* brings the bits of a number >= half to the sign bit */
-    for (k = 0; k < BMVPI_NII_LANES; k++) {
+    for (k = 0; k < BMVPI_NII_LANES; ++k) {
         const double q = ((double)x[k] - inter) * factor, sum = q + round_half_even, whole = sum - round_half_even;
         const double off = fabs(q - whole), over = whole - low, under = high - whole;
         uint64_t bits, off_bits, over_bits, under_bits;
@@ -3021,11 +3184,12 @@ static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, dou
 }
 
 /* 1 when all bits of a block are 0. */
-static int bmvpi_nii_zero_block(const float *x) {
+static int bmvpi_nii_zero_block(const float *x)
+{
     uint32_t bits[BMVPI_NII_LANES], any = 0;
     int k;
     memcpy(bits, x, sizeof bits);
-    for (k = 0; k < BMVPI_NII_LANES; k++) any |= bits[k];
+    for (k = 0; k < BMVPI_NII_LANES; ++k) any |= bits[k];
     return any == 0;
 }
 
@@ -3037,14 +3201,15 @@ static int bmvpi_nii_zero_block(const float *x) {
             if (m == BMVPI_NII_LANES && keeps_zero && bmvpi_nii_zero_block(x + i))                                   \
                 memset(to + i, 0, BMVPI_NII_LANES * sizeof to[0]);                                                   \
             else if (m == BMVPI_NII_LANES && bmvpi_nii_round_block(whole, x + i, 1 / slope, inter, low, high))       \
-                for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = (type)whole[k];                                    \
+                for (k = 0; k < BMVPI_NII_LANES; ++k) to[i + k] = (type)whole[k];                                    \
             else                                                                                                     \
-                for (k = 0; k < m; k++)                                                                              \
+                for (k = 0; k < m; ++k)                                                                              \
                     to[i + k] = (type)bmvpi_nii_quantise(((double)x[i + k] - inter) / slope, low, high, &clamped);   \
         }                                                                                                            \
     } while (0)
 
-static int64_t bmvpi_nii_store_voxels(bmvp_nii_image *image, const float *x, double slope, double inter) {
+static int64_t bmvpi_nii_store_voxels(bmvp_nii_image *image, const float *x, double slope, double inter)
+{
     const int keeps_zero = !(fabs(inter) > 0);
     int64_t i, k, m, n = image->n_voxels, clamped = 0;
     int32_t whole[BMVPI_NII_LANES];
@@ -3057,34 +3222,35 @@ static int64_t bmvpi_nii_store_voxels(bmvp_nii_image *image, const float *x, dou
         case BMVP_NII_INT16:  BMVPI_NII_STORE(int16_t); break;
         case BMVP_NII_INT32:  BMVPI_NII_STORE(int32_t); break;
         case BMVP_NII_FLOAT32:
-            for (i = 0; i < n; i++) ((float *)image->data)[i] = (float)(((double)x[i] - inter) / slope);
+            for (i = 0; i < n; ++i) ((float *)image->data)[i] = (float)(((double)x[i] - inter) / slope);
             break;
         default:
-            for (i = 0; i < n; i++) ((double *)image->data)[i] = ((double)x[i] - inter) / slope;
+            for (i = 0; i < n; ++i) ((double *)image->data)[i] = ((double)x[i] - inter) / slope;
             break;
     }
     return clamped;
 }
 #undef BMVPI_NII_STORE
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_from_volume(bmvp_nii_image *image, const bmvp_nii_volume *volume, int datatype,
-                                                  double slope, double inter, int64_t *n_clamped,
-                                                  const bmvp_nii_options *options, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_from_volume(bmvp_nii_image *image, const bmvp_nii_volume *volume, int datatype,
+                                          double slope, double inter, int64_t *n_clamped,
+                                          const bmvp_nii_options *options, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, options, err);
-    bmvp_nii_status s;
+    bmvp_status s;
     double low, high;
     int64_t clamped;
     int kind = bmvpi_nii_type_range(datatype, &low, &high);
-    if (image != NULL) memset(image, 0, sizeof *image);
-    if (image == NULL || volume == NULL || volume->data == NULL || kind < 0)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is empty, or type %s cannot be written from"
+    if (image) memset(image, 0, sizeof *image);
+    if (!image || !volume || !volume->data || kind < 0)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume is empty, or type %s cannot be written from"
                               " float32", bmvp_nii_datatype_text(datatype));
     slope = (double)(float)slope;
     inter = (double)(float)inter;
     if (!bmvpi_nii_finite(slope) || !bmvpi_nii_finite(inter))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "slope %g and intercept %g must be finite", slope, inter);
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "slope %g and intercept %g must be finite", slope, inter);
     s = bmvpi_nii_new_image(image, datatype, 3, volume->dim, volume->affine, &io);
-    if (s != BMVP_NII_OK) {
+    if (s != BMVP_OK) {
         bmvp_nii_image_free(image);
         return s;
     }
@@ -3096,20 +3262,21 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_from_volume(bmvp_nii_image *image, const b
     image->scl_slope = slope;
     image->scl_inter = inter;
     clamped = bmvpi_nii_store_voxels(image, volume->data, slope, inter);
-    if (n_clamped != NULL) *n_clamped = clamped;
+    if (n_clamped) *n_clamped = clamped;
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volume *volume, int datatype,
-                                                   double slope, double inter, int64_t *n_clamped,
-                                                   const bmvp_nii_write_options *how, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volume *volume, int datatype,
+                                           double slope, double inter, int64_t *n_clamped,
+                                           const bmvp_nii_write_options *how, bmvp_error *err)
+{
     bmvp_nii_options options;
     bmvp_nii_image image;
-    bmvp_nii_status s;
+    bmvp_status s;
     memset(&options, 0, sizeof options);
-    if (volume != NULL) options.memory = volume->memory;
+    if (volume) options.allocator = volume->allocator;
     s = bmvp_nii_from_volume(&image, volume, datatype, slope, inter, n_clamped, &options, err);
-    if (s != BMVP_NII_OK) return s;
+    if (s != BMVP_OK) return s;
     s = bmvp_nii_write(path, &image, how, err);
     bmvp_nii_image_free(&image);
     return s;
@@ -3117,43 +3284,45 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_write_volume(const char *path, const bmvp_
 
 /* >>crop file -------------------------------------------------------------------------------------------------- */
 
-BMVP_NII_API void bmvp_nii_close(bmvp_nii_file *file) {
-    if (file == NULL) return;
+BMVP_API void bmvp_nii_close(bmvp_nii_file *file)
+{
+    if (!file) return;
     if (file->fd >= 0 && file->image.ndim > 0) close(file->fd);   /* a zeroed struct does not own descriptor 0 */
     bmvp_nii_image_free(&file->image);
     file->fd = -1;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_open(bmvp_nii_file *file, const char *path, const bmvp_nii_options *options,
-                                           bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_open(bmvp_nii_file *file, const char *path, const bmvp_nii_options *options,
+                                   bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(path, options, err);
     bmvpi_nii_source source;
     bmvpi_nii_conv conv;
     char name[BMVPI_NII_PATH];
-    bmvp_nii_status s;
-    if (file == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "file is NULL");
+    bmvp_status s;
+    if (!file) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "file is NULL");
     memset(file, 0, sizeof *file);
     file->fd = -1;
-    if (path == NULL) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "path is NULL");
-    file->image.memory = io.memory;
+    if (!path) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "path is NULL");
+    file->image.allocator = io.allocator;
     s = bmvpi_nii_open_image(&io, &file->image, &source, name, path, 1);
-    if (s == BMVP_NII_OK) {
+    if (s == BMVP_OK) {
         if (source.is_gzip)
-            s = bmvpi_nii_fail(err, BMVP_NII_E_UNSUPPORTED, io.name, "is gzip: boxes can only be read from uncompressed"
+            s = bmvpi_nii_fail(err, BMVP_E_UNSUPPORTED, io.name, "is gzip: boxes can only be read from uncompressed"
                                " files");
         else if (file->image.vox_offset + file->image.data_bytes > source.size)
-            s = bmvpi_nii_fail(err, BMVP_NII_E_TRUNCATED, io.name, "header declares %lld bytes of data at byte %lld,"
+            s = bmvpi_nii_fail(err, BMVP_E_FORMAT, io.name, "header declares %lld bytes of data at byte %lld,"
                                " the file has only %lld", (long long)file->image.data_bytes,
                                (long long)file->image.vox_offset, (long long)source.size);
         else
             s = bmvpi_nii_make_conv(&conv, &file->image, NULL, io.name, err);
-        if (s == BMVP_NII_OK) {
+        if (s == BMVP_OK) {
             file->fd = source.fd;
             source.fd = -1;
         }
         bmvpi_nii_source_close(&io, &source);
     }
-    if (s != BMVP_NII_OK) bmvp_nii_close(file);
+    if (s != BMVP_OK) bmvp_nii_close(file);
     return s;
 }
 
@@ -3161,118 +3330,126 @@ enum { BMVPI_NII_CHUNK = 32768 };
 
 /* Rows [y0, y1) of one plane, columns [x0, x1) all inside of the volume, into dst rows of `pitch` numbers. Several
    rows are read at once with what lies between them, unless that is much more than the rows. */
-static bmvp_nii_status bmvpi_nii_read_rows(float *dst, int64_t pitch, const bmvp_nii_file *file,
-                                           const bmvpi_nii_conv *conv, int64_t plane, const int64_t x[2],
-                                           const int64_t y[2], bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_read_rows(float *dst, int64_t pitch, const bmvp_nii_file *file,
+                                       const bmvpi_nii_conv *conv, int64_t plane, const int64_t x[2],
+                                       const int64_t y[2], bmvp_error *err)
+{
     union { double align; unsigned char bytes[BMVPI_NII_CHUNK]; } chunk;
     const bmvp_nii_image *image = &file->image;
     const int64_t row = image->dim[0] * conv->size, want = (x[1] - x[0]) * conv->size;
     const int64_t at_once = want > BMVPI_NII_CHUNK || row > 8 * want ? 1 : 1 + (BMVPI_NII_CHUNK - want) / row;
     const int64_t piece = BMVPI_NII_CHUNK / conv->size;
     int64_t at, j, k, m, first = image->vox_offset + (plane * image->dim[1] * image->dim[0] + x[0]) * conv->size;
-    bmvp_nii_status s;
+    bmvp_status s;
     for (at = y[0]; at < y[1]; at += m) {
         m = bmvpi_nii_min(at_once, y[1] - at);
         for (k = 0; k < x[1] - x[0]; k += piece) {          /* more than one piece only for very long rows (m is 1) */
             int64_t n = bmvpi_nii_min(piece, x[1] - x[0] - k), bytes = (m - 1) * row + n * conv->size;
             s = bmvpi_nii_pread(err, NULL, file->fd, chunk.bytes, bytes, first + at * row + k * conv->size);
-            if (s != BMVP_NII_OK) return s;
-            for (j = 0; j < m; j++) {
+            if (s != BMVP_OK) return s;
+            for (j = 0; j < m; ++j) {
                 unsigned char *p = chunk.bytes + j * row;
                 if (image->is_swapped) bmvpi_nii_swap(p, n * conv->size, conv->unit);
                 conv->row(dst + (at - y[0] + j) * pitch + k, p, n, conv);
             }
         }
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, const bmvp_nii_box *box,
-                                               int64_t t, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, const bmvp_nii_box *box,
+                                       int64_t t, bmvp_error *err)
+{
     const bmvp_nii_image *image = &file->image;
     bmvpi_nii_conv conv;
     int64_t size[3], low[3], high[3], z, n, n_t = image->dim[3] * image->dim[4] * image->dim[5] * image->dim[6];
     int i;
-    bmvp_nii_status s;
+    bmvp_status s;
     if (file->fd < 0 || t < 0 || t >= n_t)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "file is not open, or volume t = %lld does not exist",
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "file is not open, or volume t = %lld does not exist",
                               (long long)t);
-    if ((s = bmvpi_nii_make_conv(&conv, image, NULL, NULL, err)) != BMVP_NII_OK) return s;
-    for (i = 0; i < 3; i++) {
+    if ((s = bmvpi_nii_make_conv(&conv, image, NULL, NULL, err)) != BMVP_OK) return s;
+    for (i = 0; i < 3; ++i) {
         size[i] = box->end[i] - box->start[i];
         low[i] = bmvpi_nii_max(box->start[i], 0);
         high[i] = bmvpi_nii_max(bmvpi_nii_min(box->end[i], image->dim[i]), low[i]);
         if (size[i] < 0 || box->start[i] < -INT32_MAX || box->end[i] > (int64_t)INT32_MAX * 2)
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "box axis %d from %lld to %lld is not valid", i,
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "box axis %d from %lld to %lld is not valid", i,
                                   (long long)box->start[i], (long long)box->end[i]);
     }
-    if (!bmvpi_nii_count(&n, size)) return bmvpi_nii_fail(err, BMVP_NII_E_LIMIT, NULL, "box is too large");
+    if (!bmvpi_nii_count(&n, size)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "box is too large");
     if (high[0] - low[0] < size[0] || high[1] - low[1] < size[1] || high[2] - low[2] < size[2])
         memset(dst, 0, (size_t)n * sizeof *dst);
-    for (z = low[2]; z < high[2]; z++) {
+    for (z = low[2]; z < high[2]; ++z) {
         const int64_t x[2] = {low[0], high[0]}, y[2] = {low[1], high[1]};
         float *to = dst + ((z - box->start[2]) * size[1] + (low[1] - box->start[1])) * size[0] + low[0] - box->start[0];
         if (x[1] == x[0] || y[1] == y[0]) break;
         s = bmvpi_nii_read_rows(to, size[0], file, &conv, t * image->dim[2] + z, x, y, err);
-        if (s != BMVP_NII_OK) return s;
+        if (s != BMVP_OK) return s;
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* >>orient ----------------------------------------------------------------------------------------------------- */
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_orientation(int axis[3], int flip[3], const double affine[16],
-                                                  bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_orientation(int axis[3], int flip[3], const double affine[16],
+                                          bmvp_error *err)
+{
     double m[9], r[9], length[3];
     int i, k;
-    if (!bmvpi_nii_finite16(affine)) return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "affine is not finite");
+    if (!bmvpi_nii_finite16(affine)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is not finite");
     bmvpi_nii_directions(m, length, affine);
     bmvpi_nii_polar(r, m);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         int best = 0;
-        for (k = 1; k < 3; k++)
+        for (k = 1; k < 3; ++k)
             if (fabs(r[3 * k + i]) > fabs(r[3 * best + i])) best = k;
         if (!(fabs(r[3 * best + i]) > 1e-8))
-            return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "axis %d has no direction in the affine", i);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "axis %d has no direction in the affine", i);
         axis[i] = best;
         flip[i] = r[3 * best + i] < 0;
-        for (k = 0; k < 3; k++) r[3 * best + k] = 0;        /* a world axis is given away once */
+        for (k = 0; k < 3; ++k) r[3 * best + k] = 0;        /* a world axis is given away once */
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API void bmvp_nii_axcodes(char codes[4], const double affine[16]) {
+BMVP_API void bmvp_nii_axcodes(char codes[4], const double affine[16])
+{
     static const char letters[3][3] = {"RL", "AP", "SI"};
     int axis[3], flip[3], i;
     strcpy(codes, "???");
-    if (bmvp_nii_orientation(axis, flip, affine, NULL) != BMVP_NII_OK) return;
-    for (i = 0; i < 3; i++) codes[i] = letters[axis[i]][flip[i]];
+    if (bmvp_nii_orientation(axis, flip, affine, NULL) != BMVP_OK) return;
+    for (i = 0; i < 3; ++i) codes[i] = letters[axis[i]][flip[i]];
 }
 
-BMVP_NII_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol) {
+BMVP_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol)
+{
     int i;
-    for (i = 0; i < 3; i++)
+    for (i = 0; i < 3; ++i)
         if (a->dim[i] != b->dim[i]) return 0;
-    for (i = 0; i < 16; i++)
+    for (i = 0; i < 16; ++i)
         if (!(fabs(a->affine[i] - b->affine[i]) <= atol + rtol * fabs(b->affine[i]))) return 0;
     return 1;
 }
 
 /* Puts a finished volume in the place of the old one. */
-static void bmvpi_nii_replace(bmvp_nii_volume *volume, bmvp_nii_volume *with) {
+static void bmvpi_nii_replace(bmvp_nii_volume *volume, bmvp_nii_volume *with)
+{
     with->n_nan = volume->n_nan;
     with->n_inf = volume->n_inf;
-    bmvpi_nii_free(&volume->memory, volume->block);
+    bmvpi_nii_free(&volume->allocator, volume->block);
     *volume = *with;
 }
 
-static bmvp_nii_status bmvpi_nii_has_voxels(const bmvp_nii_volume *volume, bmvp_nii_error *err) {
-    if (volume == NULL || volume->data == NULL || volume->dim[0] < 1 || volume->dim[1] < 1 || volume->dim[2] < 1)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume is NULL or empty");
-    return BMVP_NII_OK;
+static bmvp_status bmvpi_nii_has_voxels(const bmvp_nii_volume *volume, bmvp_error *err)
+{
+    if (!volume || !volume->data || volume->dim[0] < 1 || volume->dim[1] < 1 || volume->dim[2] < 1)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume is NULL or empty");
+    return BMVP_OK;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_orient(bmvp_nii_volume *volume, const char *axcodes, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_orient(bmvp_nii_volume *volume, const char *axcodes, bmvp_error *err)
+{
     bmvpi_nii_io io;
     bmvpi_nii_conv conv;
     bmvpi_nii_view view;
@@ -3280,20 +3457,20 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_orient(bmvp_nii_volume *volume, const char
     double affine[16];
     int from[3], flip[3];
     int64_t unused = 0;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (s != BMVP_OK) return s;
     io = bmvpi_nii_io_of(volume, err);
-    if ((s = bmvpi_nii_reorder(from, flip, volume->affine, axcodes, err)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_reorder(from, flip, volume->affine, axcodes, err)) != BMVP_OK) return s;
     bmvpi_nii_view_make(&view, affine, volume->dim, volume->affine, from, flip);
-    if (view.start == 0 && view.fast == 0 && view.step[1] == volume->dim[0] && view.step[0] > 0) return BMVP_NII_OK;
-    if ((s = bmvpi_nii_new_volume(&out, view.dim, affine, &io)) != BMVP_NII_OK) return s;
+    if (view.start == 0 && view.fast == 0 && view.step[1] == volume->dim[0] && view.step[0] > 0) return BMVP_OK;
+    if ((s = bmvpi_nii_new_volume(&out, view.dim, affine, &io)) != BMVP_OK) return s;
     memset(&conv, 0, sizeof conv);
     conv.row = bmvpi_nii_row_float32;
     conv.size = 4;
     view.from = (const unsigned char *)volume->data;
     bmvpi_nii_gather(out.data, &view, &conv, &unused, &unused);
     bmvpi_nii_replace(volume, &out);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* >>spacing ----------------------------------------------------------------------------------------------------
@@ -3309,125 +3486,132 @@ typedef struct bmvpi_nii_axis {                             /* new index -> two 
 } bmvpi_nii_axis;
 
 /* Rotation-and-zoom part with columns of length mm: MONAI's zoom_affine. 0: not positive definite. */
-static int bmvpi_nii_zoom(double out[16], const double affine[16], const double mm[3], int diagonal) {
+static int bmvpi_nii_zoom(double out[16], const double affine[16], const double mm[3], int diagonal)
+{
     double g[3][3], l[3][3] = {{0}}, z[3][3] = {{0}};
     int i, j, k;
     bmvpi_nii_identity(out);
     if (diagonal) {
-        for (i = 0; i < 3; i++) out[5 * i] = mm[i];
+        for (i = 0; i < 3; ++i) out[5 * i] = mm[i];
         return 1;
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++)
+    for (i = 0; i < 3; ++i)
+        for (j = 0; j < 3; ++j)
             g[i][j] = affine[i] * affine[j] + affine[4 + i] * affine[4 + j] + affine[8 + i] * affine[8 + j];
-    for (j = 0; j < 3; j++) {                               /* g = l l' */
+    for (j = 0; j < 3; ++j) {                               /* g = l l' */
         double d = g[j][j];
-        for (k = 0; k < j; k++) d -= l[j][k] * l[j][k];
+        for (k = 0; k < j; ++k) d -= l[j][k] * l[j][k];
         if (!(d > 0)) return 0;
         l[j][j] = sqrt(d);
-        for (i = j + 1; i < 3; i++) {
+        for (i = j + 1; i < 3; ++i) {
             double s = g[i][j];
-            for (k = 0; k < j; k++) s -= l[i][k] * l[j][k];
+            for (k = 0; k < j; ++k) s -= l[i][k] * l[j][k];
             l[i][j] = s / l[j][j];
         }
     }
-    for (j = 0; j < 3; j++) {                               /* z = inverse of l', an upper triangle */
+    for (j = 0; j < 3; ++j) {                               /* z = inverse of l', an upper triangle */
         z[j][j] = 1 / l[j][j];
-        for (i = j - 1; i >= 0; i--) {
+        for (i = j - 1; i >= 0; --i) {
             double s = 0;
-            for (k = i + 1; k <= j; k++) s += l[k][i] * z[k][j];
+            for (k = i + 1; k <= j; ++k) s += l[k][i] * z[k][j];
             z[i][j] = -s / l[i][i];
         }
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) {
+    for (i = 0; i < 3; ++i)
+        for (j = 0; j < 3; ++j) {
             double s = 0;
-            for (k = 0; k <= j; k++) s += affine[4 * i + k] * z[k][j];
+            for (k = 0; k <= j; ++k) s += affine[4 * i + k] * z[k][j];
             out[4 * i + j] = s * mm[j];
         }
     return 1;
 }
 
 /* m applied to the 8 corner voxels of a grid, the last axis fastest. */
-static void bmvpi_nii_corners(double out[8][3], const double m[16], const int64_t dim[3]) {
+static void bmvpi_nii_corners(double out[8][3], const double m[16], const int64_t dim[3])
+{
     int c, i;
-    for (c = 0; c < 8; c++) {
+    for (c = 0; c < 8; ++c) {
         double x = c & 4 ? (double)(dim[0] - 1) : 0, y = c & 2 ? (double)(dim[1] - 1) : 0;
         double z = c & 1 ? (double)(dim[2] - 1) : 0;
-        for (i = 0; i < 3; i++) out[c][i] = m[4 * i] * x + m[4 * i + 1] * y + m[4 * i + 2] * z + m[4 * i + 3];
+        for (i = 0; i < 3; ++i) out[c][i] = m[4 * i] * x + m[4 * i + 1] * y + m[4 * i + 2] * z + m[4 * i + 3];
     }
 }
 
 /* Size of the new grid and its translation: MONAI's compute_shape_offset. */
-static int bmvpi_nii_shape_offset(int64_t size[3], double target[16], const double affine[16], const int64_t dim[3]) {
+static int bmvpi_nii_shape_offset(int64_t size[3], double target[16], const double affine[16], const int64_t dim[3])
+{
     double m[16], mapped[8][3], world[8][3], low[3], high[3];
     int c, i, j;
     if (!bmvpi_nii_solve(m, target, affine)) return 0;
     bmvpi_nii_corners(mapped, m, dim);
     bmvpi_nii_corners(world, affine, dim);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         low[i] = high[i] = mapped[0][i];
-        for (c = 1; c < 8; c++) {
+        for (c = 1; c < 8; ++c) {
             if (mapped[c][i] < low[i]) low[i] = mapped[c][i];
             if (mapped[c][i] > high[i]) high[i] = mapped[c][i];
         }
         if (!(high[i] - low[i] < 2147483646.0)) return 0;
         size[i] = (int64_t)rint(high[i] - low[i] + 1);
     }
-    for (c = 0; c < 8; c++) {
-        for (i = 0; i < 3 && fabs(low[i] - mapped[c][i]) <= 1e-8; i++) {}
+    for (c = 0; c < 8; ++c) {
+        for (i = 0; i < 3 && fabs(low[i] - mapped[c][i]) <= 1e-8; ++i) {}
         if (i < 3) continue;
-        for (i = 0; i < 3; i++) target[4 * i + 3] = world[c][i];
+        for (i = 0; i < 3; ++i) target[4 * i + 3] = world[c][i];
         return 1;
     }
-    for (i = 0; i < 3; i++) {                               /* shear: no corner is lowest on all axes: centres meet */
+    for (i = 0; i < 3; ++i) {                               /* shear: no corner is lowest on all axes: centres meet */
         double s = affine[4 * i + 3];
-        for (j = 0; j < 3; j++)
+        for (j = 0; j < 3; ++j)
             s += affine[4 * i + j] * ((double)dim[j] / 2) - target[4 * i + j] * ((double)size[j] / 2);
         target[4 * i + 3] = s;
     }
     return 1;
 }
 
-static int bmvpi_nii_close(const double a[16], const double b[16]) {
+static int bmvpi_nii_close(const double a[16], const double b[16])
+{
     int i;
-    for (i = 0; i < 16; i++)
+    for (i = 0; i < 16; ++i)
         if (!(fabs(a[i] - b[i]) <= 1e-3 + 1e-5 * fabs(b[i]))) return 0;
     return 1;
 }
 
 /* The new grid: size, xform (new voxel -> old voxel). *same: nothing to do. */
-static bmvp_nii_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same, const bmvp_nii_volume *v,
-                                        const double mm[3], const bmvp_nii_resample *how, bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same, const bmvp_nii_volume *v,
+                                    const double mm[3], const bmvp_nii_resample *how, bmvp_error *err)
+{
     double length[3], step[3], target[16], one[16];
     int i;
-    if (!bmvpi_nii_finite16(v->affine)) return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "affine is not finite");
+    if (!bmvpi_nii_finite16(v->affine)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is not finite");
     bmvp_nii_voxel_size(length, v->affine);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; ++i) {
         if (!bmvpi_nii_finite(mm[i]))
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "voxel size %d is not finite", i);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "voxel size %d is not finite", i);
         /* MONAI keeps a voxel size that is the wanted one to 1e-3 */
         step[i] = mm[i] > 0 && !(mm[i] - 1e-3 <= length[i] && length[i] <= mm[i] + 1e-3) ? mm[i] : length[i];
     }
-    if (!bmvpi_nii_zoom(target, v->affine, step, how != NULL && how->diagonal) ||
+    if (!bmvpi_nii_zoom(target, v->affine, step, how && how->diagonal) ||
         !bmvpi_nii_shape_offset(size, target, v->affine, v->dim) || !bmvpi_nii_solve(xform, v->affine, target))
-        return bmvpi_nii_fail(err, BMVP_NII_E_AFFINE, NULL, "affine is singular, or voxels of %g x %g x %g mm make the"
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is singular, or voxels of %g x %g x %g mm make the"
                               " volume too large", step[0], step[1], step[2]);
-    for (i = 0; i < 3; i++)
-        if (how != NULL && how->dim[i] > 0) size[i] = how->dim[i];
+    for (i = 0; i < 3; ++i)
+        if (how && how->dim[i] > 0) size[i] = how->dim[i];
     bmvpi_nii_identity(one);
     *same = size[0] == v->dim[0] && size[1] == v->dim[1] && size[2] == v->dim[2] &&
             (bmvpi_nii_close(v->affine, target) || bmvpi_nii_close(xform, one));
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-static double bmvpi_nii_clamp(double q, int64_t n) {
+static double bmvpi_nii_clamp(double q, int64_t n)
+{
     return q > 0 ? (q < (double)(n - 1) ? q : (double)(n - 1)) : 0;
 }
 
 /* Old coordinate of new voxel i as PyTorch's affine_grid and grid_sample compute it, by way of [-1, 1]: at exact halves
    its rounding errors decide which voxel is nearest, so they are repeated here. */
-static double bmvpi_nii_torch_coordinate(int64_t i, int64_t n_new, int64_t n_old, double scale, double shift) {
+static double bmvpi_nii_torch_coordinate(int64_t i, int64_t n_new, int64_t n_old, double scale, double shift)
+{
     double in = (double)n_old, out = (double)n_new, step = 2 / (out - 1), base = 0, grow, theta, tau;
     if (n_new > 1) {
         base = i < n_new / 2 ? -1 + step * (double)i : 1 - step * (double)(n_new - 1 - i);
@@ -3439,9 +3623,10 @@ static double bmvpi_nii_torch_coordinate(int64_t i, int64_t n_new, int64_t n_old
     return ((base * (theta * grow) + tau + 1) * in - 1) / 2;
 }
 
-static void bmvpi_nii_axis_spacing(bmvpi_nii_axis *axis, int64_t n_old, double scale, double shift, int nearest) {
+static void bmvpi_nii_axis_spacing(bmvpi_nii_axis *axis, int64_t n_old, double scale, double shift, int nearest)
+{
     int64_t i;
-    for (i = 0; i < axis->n; i++) {
+    for (i = 0; i < axis->n; ++i) {
         double q = nearest ? rint(bmvpi_nii_clamp(bmvpi_nii_torch_coordinate(i, axis->n, n_old, scale, shift), n_old))
                            : bmvpi_nii_clamp(scale * (double)i + shift, n_old);
         double f = floor(q);
@@ -3452,15 +3637,16 @@ static void bmvpi_nii_axis_spacing(bmvpi_nii_axis *axis, int64_t n_old, double s
 }
 
 /* Tables of three axes and `extra` floats behind them in one block. */
-static bmvp_nii_status bmvpi_nii_axes_make(bmvpi_nii_axis axis[3], void **block, float **floats, const int64_t size[3],
-                                           int64_t extra, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_axes_make(bmvpi_nii_axis axis[3], void **block, float **floats, const int64_t size[3],
+                                       int64_t extra, const bmvpi_nii_io *io)
+{
     int64_t total = size[0] + size[1] + size[2];
     char *p;
     int a;
-    bmvp_nii_status s = bmvpi_nii_take(block, io, total * 12 + extra * 4);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_take(block, io, total * 12 + extra * 4);
+    if (s != BMVP_OK) return s;
     p = (char *)*block;
-    for (a = 0; a < 3; a++) {
+    for (a = 0; a < 3; ++a) {
         axis[a].n = size[a];
         axis[a].i0 = (int32_t *)(void *)p;
         axis[a].i1 = axis[a].i0 + size[a];
@@ -3473,17 +3659,19 @@ static bmvp_nii_status bmvpi_nii_axes_make(bmvpi_nii_axis axis[3], void **block,
 
 /* to = a + w (b - a) */
 static void bmvpi_nii_lerp(float *BMVP_RESTRICT to, const float *BMVP_RESTRICT a, const float *BMVP_RESTRICT b, float w,
-                           int64_t n) {
+                           int64_t n)
+{
     int64_t i = 0;
     int k;
     for (; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES)
-        for (k = 0; k < BMVPI_NII_LANES; k++) to[i + k] = a[i + k] + w * (b[i + k] - a[i + k]);
-    for (; i < n; i++) to[i] = a[i] + w * (b[i] - a[i]);
+        for (k = 0; k < BMVPI_NII_LANES; ++k) to[i + k] = a[i + k] + w * (b[i + k] - a[i + k]);
+    for (; i < n; ++i) to[i] = a[i] + w * (b[i] - a[i]);
 }
 
-static void bmvpi_nii_lerp_row(float *BMVP_RESTRICT to, const float *BMVP_RESTRICT row, const bmvpi_nii_axis *x) {
+static void bmvpi_nii_lerp_row(float *BMVP_RESTRICT to, const float *BMVP_RESTRICT row, const bmvpi_nii_axis *x)
+{
     int64_t i;
-    for (i = 0; i < x->n; i++) {
+    for (i = 0; i < x->n; ++i) {
         float a = row[x->i0[i]];
         to[i] = a + x->w[i] * (row[x->i1[i]] - a);
     }
@@ -3491,12 +3679,13 @@ static void bmvpi_nii_lerp_row(float *BMVP_RESTRICT to, const float *BMVP_RESTRI
 
 /* One old plane at the new x and y. rows: two lines of work space. */
 static void bmvpi_nii_lerp_plane(float *to, const float *plane, int64_t width, const bmvpi_nii_axis *x,
-                                 const bmvpi_nii_axis *y, float *rows) {
+                                 const bmvpi_nii_axis *y, float *rows)
+{
     int64_t j, held[2] = {-1, -1};
     int k;
-    for (j = 0; j < y->n; j++) {
+    for (j = 0; j < y->n; ++j) {
         const int32_t need[2] = {y->i0[j], y->i1[j]};
-        for (k = 0; k < 2; k++)                             /* neighbours differ in parity: both are kept */
+        for (k = 0; k < 2; ++k)                             /* neighbours differ in parity: both are kept */
             if (held[need[k] & 1] != need[k]) {
                 bmvpi_nii_lerp_row(rows + (need[k] & 1) * x->n, plane + need[k] * width, x);
                 held[need[k] & 1] = need[k];
@@ -3507,13 +3696,14 @@ static void bmvpi_nii_lerp_plane(float *to, const float *plane, int64_t width, c
 
 /* Linear interpolation along three axes. work: 2 planes and 2 rows of the new size. */
 static void bmvpi_nii_lerp_volume(float *to, const float *from, const int64_t dim[3], const bmvpi_nii_axis axis[3],
-                                  float *work) {
+                                  float *work)
+{
     const int64_t plane = axis[0].n * axis[1].n;
     int64_t z, held[2] = {-1, -1};
     int k;
-    for (z = 0; z < axis[2].n; z++) {
+    for (z = 0; z < axis[2].n; ++z) {
         const int32_t need[2] = {axis[2].i0[z], axis[2].i1[z]};
-        for (k = 0; k < 2; k++)
+        for (k = 0; k < 2; ++k)
             if (held[need[k] & 1] != need[k]) {
                 bmvpi_nii_lerp_plane(work + (need[k] & 1) * plane, from + need[k] * dim[0] * dim[1], dim[0], &axis[0],
                                      &axis[1], work + 2 * plane);
@@ -3523,21 +3713,23 @@ static void bmvpi_nii_lerp_volume(float *to, const float *from, const int64_t di
     }
 }
 
-static void bmvpi_nii_pick_volume(float *to, const float *from, const int64_t dim[3], const bmvpi_nii_axis axis[3]) {
+static void bmvpi_nii_pick_volume(float *to, const float *from, const int64_t dim[3], const bmvpi_nii_axis axis[3])
+{
     int64_t x, y, z;
-    for (z = 0; z < axis[2].n; z++)
-        for (y = 0; y < axis[1].n; y++, to += axis[0].n) {
+    for (z = 0; z < axis[2].n; ++z)
+        for (y = 0; y < axis[1].n; ++y, to += axis[0].n) {
             const float *row = from + (axis[2].i0[z] * dim[1] + axis[1].i0[y]) * dim[0];
-            for (x = 0; x < axis[0].n; x++) to[x] = row[axis[0].i0[x]];
+            for (x = 0; x < axis[0].n; ++x) to[x] = row[axis[0].i0[x]];
         }
 }
 
-static float bmvpi_nii_sample(const float *from, const int64_t dim[3], double qx, double qy, double qz, int nearest) {
+static float bmvpi_nii_sample(const float *from, const int64_t dim[3], double qx, double qy, double qz, int nearest)
+{
     double q[3], c = 0, w[3][2];
     int64_t at[3][2];
     int a, i, j, k;
     q[0] = qx; q[1] = qy; q[2] = qz;
-    for (a = 0; a < 3; a++) {
+    for (a = 0; a < 3; ++a) {
         double v = bmvpi_nii_clamp(q[a], dim[a]), f = nearest ? rint(v) : floor(v);
         at[a][0] = (int64_t)f;
         at[a][1] = bmvpi_nii_min(at[a][0] + 1, dim[a] - 1);
@@ -3545,20 +3737,21 @@ static float bmvpi_nii_sample(const float *from, const int64_t dim[3], double qx
         w[a][0] = 1 - w[a][1];
     }
     if (nearest) return from[(at[2][0] * dim[1] + at[1][0]) * dim[0] + at[0][0]];
-    for (k = 0; k < 2; k++)
-        for (j = 0; j < 2; j++)
-            for (i = 0; i < 2; i++)
+    for (k = 0; k < 2; ++k)
+        for (j = 0; j < 2; ++j)
+            for (i = 0; i < 2; ++i)
                 c += w[2][k] * w[1][j] * w[0][i] * (double)from[(at[2][k] * dim[1] + at[1][j]) * dim[0] + at[0][i]];
     return (float)c;
 }
 
 /* Any xform, voxel by voxel. */
-static void bmvpi_nii_sample_volume(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16], int nearest) {
+static void bmvpi_nii_sample_volume(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16], int nearest)
+{
     float *to = out->data;
     int64_t x, y, z;
-    for (z = 0; z < out->dim[2]; z++)
-        for (y = 0; y < out->dim[1]; y++)
-            for (x = 0; x < out->dim[0]; x++) {
+    for (z = 0; z < out->dim[2]; ++z)
+        for (y = 0; y < out->dim[1]; ++y)
+            for (x = 0; x < out->dim[0]; ++x) {
                 double i = (double)x, j = (double)y, k = (double)z;
                 *to++ = bmvpi_nii_sample(v->data, v->dim, m[0] * i + m[1] * j + m[2] * k + m[3],
                                          m[4] * i + m[5] * j + m[6] * k + m[7], m[8] * i + m[9] * j + m[10] * k + m[11],
@@ -3569,13 +3762,14 @@ static void bmvpi_nii_sample_volume(bmvp_nii_volume *out, const bmvp_nii_volume 
 /* An upper triangular xform: what float32 rounding of an oblique sform leaves of shear. y and z are the same along a
    new row, so four old rows are mixed first, then read at steps of x. work: three old rows. */
 static void bmvpi_nii_sample_rows(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16], int nearest,
-                                  float *work) {
+                                  float *work)
+{
     const double round_half_even = 4503599627370496.0;      /* 2^52: a sum with it has no fraction left */
     const int64_t n = v->dim[0];
     float *to = out->data, *t0 = work, *t1 = work + n, *mixed = work + 2 * n;
     int64_t x, y, z;
-    for (z = 0; z < out->dim[2]; z++)
-        for (y = 0; y < out->dim[1]; y++, to += out->dim[0]) {
+    for (z = 0; z < out->dim[2]; ++z)
+        for (y = 0; y < out->dim[1]; ++y, to += out->dim[0]) {
             const double qz = bmvpi_nii_clamp(m[10] * (double)z + m[11], v->dim[2]);
             const double qy = bmvpi_nii_clamp(m[5] * (double)y + m[6] * (double)z + m[7], v->dim[1]);
             const double base = m[1] * (double)y + m[2] * (double)z + m[3];
@@ -3583,7 +3777,7 @@ static void bmvpi_nii_sample_rows(bmvp_nii_volume *out, const bmvp_nii_volume *v
             const int64_t y0 = (int64_t)qy, y1 = bmvpi_nii_min(y0 + 1, v->dim[1] - 1);
             const float *row = v->data + ((int64_t)rint(qz) * v->dim[1] + (int64_t)rint(qy)) * n;
             if (nearest) {
-                for (x = 0; x < out->dim[0]; x++)
+                for (x = 0; x < out->dim[0]; ++x)
                     to[x] = row[(int64_t)(bmvpi_nii_clamp(m[0] * (double)x + base, n) + round_half_even -
                                           round_half_even)];
                 continue;
@@ -3593,7 +3787,7 @@ static void bmvpi_nii_sample_rows(bmvp_nii_volume *out, const bmvp_nii_volume *v
             row = v->data + z1 * v->dim[1] * n;
             bmvpi_nii_lerp(t1, row + y0 * n, row + y1 * n, (float)(qy - (double)y0), n);
             bmvpi_nii_lerp(mixed, t0, t1, (float)(qz - (double)z0), n);
-            for (x = 0; x < out->dim[0]; x++) {
+            for (x = 0; x < out->dim[0]; ++x) {
                 const double q = bmvpi_nii_clamp(m[0] * (double)x + base, n);
                 const int64_t i0 = (int64_t)q, i1 = i0 + (i0 < n - 1);
                 to[x] = mixed[i0] + (float)(q - (double)i0) * (mixed[i1] - mixed[i0]);
@@ -3602,53 +3796,56 @@ static void bmvpi_nii_sample_rows(bmvp_nii_volume *out, const bmvp_nii_volume *v
 }
 
 /* Largest shift, in old voxels, that the elements of xform named by the bits of `which` make across the new grid. */
-static double bmvpi_nii_influence(const double m[16], const int64_t size[3], int which) {
+static double bmvpi_nii_influence(const double m[16], const int64_t size[3], int which)
+{
     double most = 0;
     int i, j;
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++)
+    for (i = 0; i < 3; ++i)
+        for (j = 0; j < 3; ++j)
             if (which >> (3 * i + j) & 1) most = fmax(most, fabs(m[4 * i + j]) * (double)size[j]);
     return most;
 }
 
 /* Chooses the fastest way that is exact: axes one after another, rows, or voxel by voxel. */
-static bmvp_nii_status bmvpi_nii_resample_volume(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16],
-                                                 int nearest, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_resample_volume(bmvp_nii_volume *out, const bmvp_nii_volume *v, const double m[16],
+                                             int nearest, const bmvpi_nii_io *io)
+{
     const int off_diagonal = 0xee, below_diagonal = 0xc8;   /* bit 3 i + j is element (i, j) */
     bmvpi_nii_axis axis[3];
     void *block;
     float *work;
     int a;
-    bmvp_nii_status s = bmvpi_nii_axes_make(axis, &block, &work, out->dim,
-                                            3 * v->dim[0] + 2 * out->dim[0] * (out->dim[1] + 1), io);
-    if (s != BMVP_NII_OK) return s;
-    for (a = 0; a < 3; a++) bmvpi_nii_axis_spacing(&axis[a], v->dim[a], m[5 * a], m[4 * a + 3], nearest);
+    bmvp_status s = bmvpi_nii_axes_make(axis, &block, &work, out->dim,
+                                        3 * v->dim[0] + 2 * out->dim[0] * (out->dim[1] + 1), io);
+    if (s != BMVP_OK) return s;
+    for (a = 0; a < 3; ++a) bmvpi_nii_axis_spacing(&axis[a], v->dim[a], m[5 * a], m[4 * a + 3], nearest);
     if (!(bmvpi_nii_influence(m, out->dim, below_diagonal) < 1e-6)) bmvpi_nii_sample_volume(out, v, m, nearest);
     else if (!(bmvpi_nii_influence(m, out->dim, off_diagonal) < 1e-6)) bmvpi_nii_sample_rows(out, v, m, nearest, work);
     else if (nearest) bmvpi_nii_pick_volume(out->data, v->data, v->dim, axis);
     else bmvpi_nii_lerp_volume(out->data, v->data, v->dim, axis, work);
-    bmvpi_nii_free(&io->memory, block);
+    bmvpi_nii_free(&io->allocator, block);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3], const bmvp_nii_resample *how,
-                                              bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3], const bmvp_nii_resample *how,
+                                      bmvp_error *err)
+{
     bmvpi_nii_io io;
     bmvp_nii_volume out;
     double xform[16], affine[16];
     int64_t size[3];
-    int same = 0, mode = how != NULL ? how->mode : BMVP_NII_LINEAR;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
-    if (s != BMVP_NII_OK) return s;
+    int same = 0, mode = how ? how->mode : BMVP_NII_LINEAR;
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (s != BMVP_OK) return s;
     if (mode != BMVP_NII_LINEAR && mode != BMVP_NII_NEAREST)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "spacing knows LINEAR and NEAREST, mode is %d", mode);
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "spacing knows LINEAR and NEAREST, mode is %d", mode);
     s = bmvpi_nii_target(size, xform, &same, volume, mm, how, err);
-    if (s != BMVP_NII_OK || same) return s;
+    if (s != BMVP_OK || same) return s;
     bmvpi_nii_matmul(affine, volume->affine, xform);
     io = bmvpi_nii_io_of(volume, err);
-    if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_OK) return s;
     s = bmvpi_nii_resample_volume(&out, volume, xform, mode == BMVP_NII_NEAREST, &io);
-    if (s == BMVP_NII_OK) bmvpi_nii_replace(volume, &out);
+    if (s == BMVP_OK) bmvpi_nii_replace(volume, &out);
     else bmvp_nii_volume_free(&out);
     return s;
 }
@@ -3663,7 +3860,8 @@ enum { BMVPI_NII_MAX_Q = 8, BMVPI_NII_BINS = 65536, BMVPI_NII_SAMPLE = 4096, BMV
 
 static uint32_t bmvpi_nii_key(uint32_t bits) { return bits ^ ((bits & 0x80000000u) ? 0xffffffffu : 0x80000000u); }
 
-static float bmvpi_nii_unkey(uint32_t key) {
+static float bmvpi_nii_unkey(uint32_t key)
+{
     uint32_t bits = key & 0x80000000u ? key ^ 0x80000000u : ~key;
     float f;
     memcpy(&f, &bits, 4);
@@ -3672,16 +3870,17 @@ static float bmvpi_nii_unkey(uint32_t key) {
 
 /* Counts keys by their upper half. Equal neighbours (background) are added up before they are counted: otherwise each
    waits for the one before. 1 when a NaN was met. */
-static int bmvpi_nii_count_upper(int64_t *bins, const float *data, int64_t n) {
+static int bmvpi_nii_count_upper(int64_t *bins, const float *data, int64_t n)
+{
     int64_t i, run = 0;
     uint32_t held = 0, nan = 0;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; ++i) {
         uint32_t bits, bin;
         memcpy(&bits, data + i, 4);
         nan |= (bits & 0x7fffffffu) > 0x7f800000u;
         bin = bmvpi_nii_key(bits) >> 16;
         if (bin == held) {
-            run++;
+            ++run;
         } else {
             bins[held] += run;
             held = bin;
@@ -3693,18 +3892,19 @@ static int bmvpi_nii_count_upper(int64_t *bins, const float *data, int64_t n) {
 }
 
 /* Counts the lower halves of keys whose upper half has a place (1 and up) in `places`. */
-static void bmvpi_nii_count_lower(int64_t *bins, const unsigned char *places, const float *data, int64_t n) {
+static void bmvpi_nii_count_lower(int64_t *bins, const unsigned char *places, const float *data, int64_t n)
+{
     int64_t i, run = 0;
     uint32_t held = 0;
     int64_t *held_bin = bins;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; ++i) {
         uint32_t bits, key, place;
         memcpy(&bits, data + i, 4);
         key = bmvpi_nii_key(bits);
         place = places[key >> 16];
         if (place == 0) continue;
         if (key == held) {
-            run++;
+            ++run;
         } else {
             *held_bin += run;
             held = key;
@@ -3716,44 +3916,46 @@ static void bmvpi_nii_count_lower(int64_t *bins, const unsigned char *places, co
 }
 
 /* Bin of a rank, which becomes the rank within the bin. */
-static uint32_t bmvpi_nii_find_bin(const int64_t *bins, int64_t *rank) {
+static uint32_t bmvpi_nii_find_bin(const int64_t *bins, int64_t *rank)
+{
     uint32_t b = 0;
     while (b < BMVPI_NII_BINS - 1 && *rank >= bins[b]) *rank -= bins[b++];
     return b;
 }
 
 /* values[i] = number of rank ranks[i] (0 = smallest); *has_nan instead when there is a NaN. */
-static bmvp_nii_status bmvpi_nii_count_ranks(float *values, int64_t *ranks, int n_ranks, int *has_nan,
-                                             const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_count_ranks(float *values, int64_t *ranks, int n_ranks, int *has_nan,
+                                         const float *data, int64_t n, const bmvpi_nii_io *io)
+{
     uint32_t upper[2 * BMVPI_NII_MAX_Q];
     unsigned char *places;
     int64_t *bins, *lower;
     void *block, *more = NULL;
     int i, used = 0;
-    bmvp_nii_status s = bmvpi_nii_take(&block, io, BMVPI_NII_BINS * 9);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_take(&block, io, BMVPI_NII_BINS * 9);
+    if (s != BMVP_OK) return s;
     memset(block, 0, BMVPI_NII_BINS * 9);
     bins = (int64_t *)block;
     places = (unsigned char *)(bins + BMVPI_NII_BINS);
     *has_nan = bmvpi_nii_count_upper(bins, data, n);
     if (!*has_nan) {
-        for (i = 0; i < n_ranks; i++) {
+        for (i = 0; i < n_ranks; ++i) {
             upper[i] = bmvpi_nii_find_bin(bins, &ranks[i]);
             if (places[upper[i]] == 0) places[upper[i]] = (unsigned char)++used;
         }
         s = bmvpi_nii_take(&more, io, (int64_t)used * BMVPI_NII_BINS * 8);
-        if (s == BMVP_NII_OK) {
+        if (s == BMVP_OK) {
             lower = (int64_t *)more;
             memset(lower, 0, (size_t)used * BMVPI_NII_BINS * 8);
             bmvpi_nii_count_lower(lower, places, data, n);
-            for (i = 0; i < n_ranks; i++) {
+            for (i = 0; i < n_ranks; ++i) {
                 const int64_t *own = lower + (int64_t)(places[upper[i]] - 1) * BMVPI_NII_BINS;
                 values[i] = bmvpi_nii_unkey(upper[i] << 16 | bmvpi_nii_find_bin(own, &ranks[i]));
             }
         }
-        bmvpi_nii_free(&io->memory, more);
+        bmvpi_nii_free(&io->allocator, more);
     }
-    bmvpi_nii_free(&io->memory, block);
+    bmvpi_nii_free(&io->allocator, block);
     return s;
 }
 
@@ -3768,16 +3970,17 @@ typedef struct bmvpi_nii_bracket {
 static int32_t bmvpi_nii_signed_key(uint32_t bits) { return (int32_t)(bmvpi_nii_key(bits) ^ 0x80000000u); }
 
 /* Brackets of n_q pairs of ranks: their places in a sample, four standard deviations to either side. */
-static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64_t *ranks, int n_q, int *has_nan,
-                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64_t *ranks, int n_q, int *has_nan,
+                                           const float *data, int64_t n, const bmvpi_nii_io *io)
+{
     const int64_t last = BMVPI_NII_SAMPLE - 1, step = n / BMVPI_NII_SAMPLE, rest = n % BMVPI_NII_SAMPLE;
     float sample[BMVPI_NII_SAMPLE], value[2 * BMVPI_NII_MAX_Q] = {0};
     int64_t place[2 * BMVPI_NII_MAX_Q], i;
     int j;
-    bmvp_nii_status s;
+    bmvp_status s;
     memset(b, 0, (size_t)n_q * sizeof *b);
-    for (i = 0; i <= last; i++) sample[i] = data[i * step + i * rest / BMVPI_NII_SAMPLE];
-    for (j = 0; j < n_q; j++) {
+    for (i = 0; i <= last; ++i) sample[i] = data[i * step + i * rest / BMVPI_NII_SAMPLE];
+    for (j = 0; j < n_q; ++j) {
         const double share = (double)ranks[2 * j] / (double)n, middle = share * (double)BMVPI_NII_SAMPLE;
         const double reach = 4 * sqrt(middle * (1 - share)) + 4;
         b[j].low = middle < reach ? INT32_MIN : 0;          /* open ends, else set below */
@@ -3786,7 +3989,7 @@ static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64
         place[2 * j + 1] = bmvpi_nii_min((int64_t)(middle + reach), last);
     }
     s = bmvpi_nii_count_ranks(value, place, 2 * n_q, has_nan, sample, BMVPI_NII_SAMPLE, io);
-    for (j = 0; j < n_q; j++) {
+    for (j = 0; j < n_q; ++j) {
         uint32_t bits[2];
         memcpy(bits, value + 2 * j, sizeof bits);
         if (b[j].low == 0) b[j].low = bmvpi_nii_signed_key(bits[0]);
@@ -3796,12 +3999,13 @@ static bmvp_nii_status bmvpi_nii_make_brackets(bmvpi_nii_bracket *b, const int64
 }
 
 /* Signed keys of up to a chunk of numbers, the rest filled with infinity. 1 when a NaN was met. */
-static int bmvpi_nii_chunk_keys(int32_t key[BMVPI_NII_KEYS], const float *data, int64_t n) {
+static int bmvpi_nii_chunk_keys(int32_t key[BMVPI_NII_KEYS], const float *data, int64_t n)
+{
     uint32_t bits[BMVPI_NII_KEYS], nan = 0;
     int64_t k;
     memcpy(bits, data, (size_t)n * sizeof bits[0]);
-    for (k = n; k < BMVPI_NII_KEYS; k++) bits[k] = 0x7f800000u;
-    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+    for (k = n; k < BMVPI_NII_KEYS; ++k) bits[k] = 0x7f800000u;
+    for (k = 0; k < BMVPI_NII_KEYS; ++k) {
         key[k] = bmvpi_nii_signed_key(bits[k]);
         nan |= (bits[k] & 0x7fffffffu) + 0x007fffffu;
     }
@@ -3810,11 +4014,12 @@ static int bmvpi_nii_chunk_keys(int32_t key[BMVPI_NII_KEYS], const float *data, 
 
 /* Counts the keys of a chunk and keeps the numbers in between. */
 static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_NII_KEYS], const float *data,
-                                  int64_t n) {
+                                  int64_t n)
+{
     const int32_t low = b->low, high = b->high;
     int32_t below = 0, up_to_low = 0, below_high = 0, up_to_high = 0;
     int64_t k, at = b->n_inner;
-    for (k = 0; k < BMVPI_NII_KEYS; k++) {
+    for (k = 0; k < BMVPI_NII_KEYS; ++k) {
         below += key[k] < low;
         up_to_low += key[k] <= low;
         below_high += key[k] < high;
@@ -3828,7 +4033,7 @@ static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_
         b->n_inner = b->room;
         return;
     }
-    for (k = 0; k < n; k++) {                               /* no branch: each is written, the next over it or not */
+    for (k = 0; k < n; ++k) {                               /* no branch: each is written, the next over it or not */
         b->inner[at] = data[k];
         at += (key[k] > low) & (key[k] < high);
     }
@@ -3836,83 +4041,89 @@ static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_
 }
 
 /* The number of a rank; *found 0 when the bracket does not hold it. */
-static bmvp_nii_status bmvpi_nii_rank_in_bracket(float *value, int64_t rank, const bmvpi_nii_bracket *b, int *found,
-                                                 const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_rank_in_bracket(float *value, int64_t rank, const bmvpi_nii_bracket *b, int *found,
+                                             const bmvpi_nii_io *io)
+{
     int64_t inner = rank - b->up_to_low;
     int none;
     *found = rank >= b->below && rank < b->up_to_high && b->n_inner < b->room;
     if (*found && inner >= 0 && inner < b->n_inner)
         return bmvpi_nii_count_ranks(value, &inner, 1, &none, b->inner, b->n_inner, io);
     *value = bmvpi_nii_unkey((uint32_t)(inner < 0 ? b->low : b->high) ^ 0x80000000u);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* As count_ranks, of n_q pairs of ranks and many numbers; *found 0 when a bracket did not hold. */
-static bmvp_nii_status bmvpi_nii_sampled_ranks(float *values, const int64_t *ranks, int n_q, int *has_nan, int *found,
-                                               const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_sampled_ranks(float *values, const int64_t *ranks, int n_q, int *has_nan, int *found,
+                                           const float *data, int64_t n, const bmvpi_nii_io *io)
+{
     bmvpi_nii_bracket b[BMVPI_NII_MAX_Q];
     int32_t key[BMVPI_NII_KEYS];
     const int64_t room = n / 8;
     int64_t at;
     int j;
     void *block;
-    bmvp_nii_status s = bmvpi_nii_make_brackets(b, ranks, n_q, has_nan, data, n, io);
+    bmvp_status s = bmvpi_nii_make_brackets(b, ranks, n_q, has_nan, data, n, io);
     *found = *has_nan;
-    if (s != BMVP_NII_OK || *has_nan) return s;
-    if ((s = bmvpi_nii_take(&block, io, n_q * room * 4)) != BMVP_NII_OK) return s;
-    for (j = 0; j < n_q; j++) {
+    if (s != BMVP_OK || *has_nan) return s;
+    if ((s = bmvpi_nii_take(&block, io, n_q * room * 4)) != BMVP_OK) return s;
+    for (j = 0; j < n_q; ++j) {
         b[j].inner = (float *)block + j * room;
         b[j].room = room;
     }
     for (at = 0; at < n; at += BMVPI_NII_KEYS) {
         const int64_t m = bmvpi_nii_min(BMVPI_NII_KEYS, n - at);
         *has_nan |= bmvpi_nii_chunk_keys(key, data + at, m);
-        for (j = 0; j < n_q; j++) bmvpi_nii_count_chunk(&b[j], key, data + at, m);
+        for (j = 0; j < n_q; ++j) bmvpi_nii_count_chunk(&b[j], key, data + at, m);
     }
     *found = 1;
-    for (j = 0; j < 2 * n_q && !*has_nan && *found && s == BMVP_NII_OK; j++)
+    for (j = 0; j < 2 * n_q && !*has_nan && *found && s == BMVP_OK; ++j)
         s = bmvpi_nii_rank_in_bracket(&values[j], ranks[j], &b[j / 2], found, io);
-    bmvpi_nii_free(&io->memory, block);
+    bmvpi_nii_free(&io->allocator, block);
     return s;
 }
 
-static bmvp_nii_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_q, int *has_nan,
-                                                  const float *data, int64_t n, const bmvpi_nii_io *io) {
+static bmvp_status bmvpi_nii_order_statistics(float *values, int64_t *ranks, int n_q, int *has_nan,
+                                              const float *data, int64_t n, const bmvpi_nii_io *io)
+{
     int found = 0;
-    bmvp_nii_status s = BMVP_NII_OK;
+    bmvp_status s = BMVP_OK;
     if (n >= 16 * BMVPI_NII_SAMPLE) s = bmvpi_nii_sampled_ranks(values, ranks, n_q, has_nan, &found, data, n, io);
-    if (s != BMVP_NII_OK || found) return s;
+    if (s != BMVP_OK || found) return s;
     return bmvpi_nii_count_ranks(values, ranks, 2 * n_q, has_nan, data, n, io);
 }
 
 /* numpy.percentile: rank and interpolation in float64. */
-static float bmvpi_nii_lerp_numpy(float a, float b, double g) {
+static float bmvpi_nii_lerp_numpy(float a, float b, double g)
+{
     double d = (double)(b - a);
     return (float)(g >= 0.5 ? (double)b - d * (1 - g) : (double)a + d * g);
 }
 
 /* torch.quantile: both in float32. */
-static float bmvpi_nii_lerp_torch(float a, float b, float w) {
+static float bmvpi_nii_lerp_torch(float a, float b, float w)
+{
     return w < 0.5f ? a + w * (b - a) : b - (b - a) * (1 - w);
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q, int n_q, const float *data, int64_t n,
-                                                  const bmvp_nii_memory *memory, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_percentiles(float *values, const double *q, int n_q, const float *data, int64_t n,
+                                          const bmvp_allocator *memory, bmvp_error *err)
+{
     bmvpi_nii_io io = bmvpi_nii_io_make(NULL, NULL, err);
     int64_t ranks[2 * BMVPI_NII_MAX_Q];
     double weight[BMVPI_NII_MAX_Q];
     float order[2 * BMVPI_NII_MAX_Q] = {0};
     int i, has_nan = 0;
     const int as_numpy = n > 1000000;
-    bmvp_nii_status s;
-    if (data == NULL || n < 1 || n_q < 1 || n_q > BMVPI_NII_MAX_Q)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "%d percentiles (1 to %d) of %lld numbers", n_q,
+    bmvp_status s;
+    if (!data || n < 1 || n_q < 1 || n_q > BMVPI_NII_MAX_Q)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%d percentiles (1 to %d) of %lld numbers", n_q,
                               (int)BMVPI_NII_MAX_Q, (long long)n);
-    if (memory != NULL) io.memory = *memory;
-    for (i = 0; i < n_q; i++) {
+    if (memory) io.allocator = *memory;
+    for (i = 0; i < n_q; ++i) {
         double h, f;
         if (!(q[i] >= 0 && q[i] <= 100))
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "percentile %g is not in 0..100", q[i]);
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "percentile %g is not in 0..100", q[i]);
         h = as_numpy ? (double)(n - 1) * (q[i] / 100) : (double)((float)(q[i] / 100) * (float)(n - 1));
         f = floor(h);
         if (f > (double)(n - 1)) f = (double)(n - 1);
@@ -3921,7 +4132,7 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q
         weight[i] = h - f;
     }
     s = bmvpi_nii_order_statistics(order, ranks, n_q, &has_nan, data, n, &io);
-    for (i = 0; i < n_q && s == BMVP_NII_OK; i++) {
+    for (i = 0; i < n_q && s == BMVP_OK; ++i) {
         if (has_nan) values[i] = bmvpi_nii_unkey(0xffc00000u);
         else if (as_numpy) values[i] = bmvpi_nii_lerp_numpy(order[2 * i], order[2 * i + 1], weight[i]);
         else values[i] = bmvpi_nii_lerp_torch(order[2 * i], order[2 * i + 1], (float)weight[i]);
@@ -3929,18 +4140,19 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_percentiles(float *values, const double *q
     return s;
 }
 
-static void bmvpi_nii_rescale(float *x, int64_t n, float a, float range, float grow, float low, const float *clip) {
+static void bmvpi_nii_rescale(float *x, int64_t n, float a, float range, float grow, float low, const float *clip)
+{
     int64_t i;
     int k;
-    const float least = clip != NULL ? clip[0] : 0, most = clip != NULL ? clip[1] : 0;
+    const float least = clip ? clip[0] : 0, most = clip ? clip[1] : 0;
     for (i = 0; i < n; i += BMVPI_NII_LANES) {
         float v[BMVPI_NII_LANES] = {0};
         const int m = n - i < BMVPI_NII_LANES ? (int)(n - i) : (int)BMVPI_NII_LANES;
         if (m == BMVPI_NII_LANES) memcpy(v, x + i, sizeof v);
         else memcpy(v, x + i, (size_t)m * sizeof v[0]);
-        for (k = 0; k < BMVPI_NII_LANES; k++) v[k] = (v[k] - a) / range * grow + low;
-        if (clip != NULL)
-            for (k = 0; k < BMVPI_NII_LANES; k++) {         /* written so that NaN stays NaN, as torch.clamp */
+        for (k = 0; k < BMVPI_NII_LANES; ++k) v[k] = (v[k] - a) / range * grow + low;
+        if (clip)
+            for (k = 0; k < BMVPI_NII_LANES; ++k) {         /* written so that NaN stays NaN, as torch.clamp */
                 v[k] = v[k] < least ? least : v[k];
                 v[k] = v[k] > most ? most : v[k];
             }
@@ -3949,20 +4161,21 @@ static void bmvpi_nii_rescale(float *x, int64_t n, float a, float range, float g
     }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const bmvp_nii_scale *scale, float *ab,
-                                                        bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const bmvp_nii_scale *scale, float *ab,
+                                                bmvp_error *err)
+{
     double q[2], low, high;
     float p[2], clip[2];
     int64_t i, n;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
-    if (s != BMVP_NII_OK) return s;
-    if (scale == NULL || !(scale->lower <= scale->upper))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "lower percentile must not exceed the upper one");
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (s != BMVP_OK) return s;
+    if (!scale || !(scale->lower <= scale->upper))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "lower percentile must not exceed the upper one");
     n = volume->dim[0] * volume->dim[1] * volume->dim[2];
     q[0] = scale->lower;
     q[1] = scale->upper;
-    s = bmvp_nii_percentiles(p, q, 2, volume->data, n, &volume->memory, err);
-    if (s != BMVP_NII_OK) return s;
+    s = bmvp_nii_percentiles(p, q, 2, volume->data, n, &volume->allocator, err);
+    if (s != BMVP_OK) return s;
     low = scale->b_min;
     high = scale->b_max;
     if (scale->relative) {
@@ -3975,8 +4188,8 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume,
         bmvpi_nii_rescale(volume->data, n, p[0], p[1] - p[0], (float)(high - low), (float)low,
                           scale->clip ? clip : NULL);
     else
-        for (i = 0; i < n; i++) volume->data[i] = volume->data[i] - p[0] + (float)low;
-    if (ab != NULL) {
+        for (i = 0; i < n; ++i) volume->data[i] = volume->data[i] - p[0] + (float)low;
+    if (ab) {
         ab[0] = p[0];
         ab[1] = p[1];
     }
@@ -3986,39 +4199,44 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume,
 /* >>boxes ------------------------------------------------------------------------------------------------------ */
 
 /* Which of a block of sixteen voxels are > 0, or have any bit set: only whether there is one. */
-static int bmvpi_nii_any_hit(const float *x, int nonzero) {
+static int bmvpi_nii_any_hit(const float *x, int nonzero)
+{
     int k, any = 0;
     if (nonzero) return !bmvpi_nii_zero_block(x);
-    for (k = 0; k < BMVPI_NII_LANES; k++) any |= x[k] > 0;
+    for (k = 0; k < BMVPI_NII_LANES; ++k) any |= x[k] > 0;
     return any;
 }
 
-static int bmvpi_nii_hit(float x, int nonzero) {
+static int bmvpi_nii_hit(float x, int nonzero)
+{
     uint32_t bits;
     memcpy(&bits, &x, 4);
     return nonzero ? bits != 0 : x > 0;
 }
 
 /* First hit of row[from .. to), to when there is none. */
-static int64_t bmvpi_nii_first_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+static int64_t bmvpi_nii_first_hit(const float *row, int64_t from, int64_t to, int nonzero)
+{
     while (from + BMVPI_NII_LANES <= to && !bmvpi_nii_any_hit(row + from, nonzero)) from += BMVPI_NII_LANES;
-    while (from < to && !bmvpi_nii_hit(row[from], nonzero)) from++;
+    while (from < to && !bmvpi_nii_hit(row[from], nonzero)) ++from;
     return from;
 }
 
 /* One beyond the last hit of row[from .. to), from when there is none. */
-static int64_t bmvpi_nii_last_hit(const float *row, int64_t from, int64_t to, int nonzero) {
+static int64_t bmvpi_nii_last_hit(const float *row, int64_t from, int64_t to, int nonzero)
+{
     while (to - BMVPI_NII_LANES >= from && !bmvpi_nii_any_hit(row + to - BMVPI_NII_LANES, nonzero))
         to -= BMVPI_NII_LANES;
-    while (to > from && !bmvpi_nii_hit(row[to - 1], nonzero)) to--;
+    while (to > from && !bmvpi_nii_hit(row[to - 1], nonzero)) --to;
     return to;
 }
 
 /* Grows the box by the hits of a volume. Of rows that reach into it only the two ends are looked at. */
-static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int nonzero, int *found) {
+static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int nonzero, int *found)
+{
     int64_t y, z;
-    for (z = 0; z < v->dim[2]; z++)
-        for (y = 0; y < v->dim[1]; y++) {
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y) {
             const float *row = v->data + (z * v->dim[1] + y) * v->dim[0];
             const int inside = *found && y >= box->start[1] && y < box->end[1] && z >= box->start[2] && z < box->end[2];
             const int64_t first = bmvpi_nii_first_hit(row, 0, inside ? box->start[0] : v->dim[0], nonzero);
@@ -4040,114 +4258,122 @@ static void bmvpi_nii_grow_box(bmvp_nii_box *box, const bmvp_nii_volume *v, int 
 }
 
 /* Smallest box around voxels > 0 of volumes on one grid. */
-static bmvp_nii_status bmvpi_nii_foreground(bmvp_nii_box *box, int *found, const bmvp_nii_volume *volumes, int n,
-                                            bmvp_nii_error *err) {
+static bmvp_status bmvpi_nii_foreground(bmvp_nii_box *box, int *found, const bmvp_nii_volume *volumes, int n,
+                                        bmvp_error *err)
+{
     int i, a;
     memset(box, 0, sizeof *box);
     *found = 0;
-    if (volumes == NULL || n < 1) return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "no volume");
-    for (i = 0; i < n; i++) {
-        bmvp_nii_status s = bmvpi_nii_has_voxels(&volumes[i], err);
-        if (s != BMVP_NII_OK) return s;
-        for (a = 0; a < 3; a++)
+    if (!volumes || n < 1) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "no volume");
+    for (i = 0; i < n; ++i) {
+        bmvp_status s = bmvpi_nii_has_voxels(&volumes[i], err);
+        if (s != BMVP_OK) return s;
+        for (a = 0; a < 3; ++a)
             if (volumes[i].dim[a] != volumes[0].dim[a])
-                return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "volume %d has %lld voxels on axis %d, volume 0"
+                return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "volume %d has %lld voxels on axis %d, volume 0"
                                       " has %lld", i, (long long)volumes[i].dim[a], a, (long long)volumes[0].dim[a]);
         bmvpi_nii_grow_box(box, &volumes[i], 0, found);
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
-                                                     int64_t margin, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
+                                             int64_t margin, bmvp_error *err)
+{
     int found, a;
-    bmvp_nii_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
-    if (s != BMVP_NII_OK || !found) return s;
+    bmvp_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
+    if (s != BMVP_OK || !found) return s;
     if (margin > INT32_MAX || margin < -INT32_MAX)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "margin is %lld", (long long)margin);
-    for (a = 0; a < 3; a++) {
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "margin is %lld", (long long)margin);
+    for (a = 0; a < 3; ++a) {
         box->start[a] = bmvpi_nii_min(bmvpi_nii_max(box->start[a] - margin, 0), volumes[0].dim[a]);
         box->end[a] = bmvpi_nii_min(bmvpi_nii_max(box->end[a] + margin, 0), volumes[0].dim[a]);
     }
     return s;
 }
 
-BMVP_NII_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3]) {
+BMVP_API void bmvp_nii_center_box(bmvp_nii_box *box, const int64_t dim[3])
+{
     const int found = box->end[0] > box->start[0];
     int a;
-    for (a = 0; a < 3; a++) {                               /* start + end' = dim keeps the centre, in whole numbers */
+    for (a = 0; a < 3; ++a) {                               /* start + end' = dim keeps the centre, in whole numbers */
         const int64_t low = found ? bmvpi_nii_min(box->start[a], dim[a] - box->end[a]) : 0;
         box->start[a] = low;
         box->end[a] = dim[a] - low;
     }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
-                                                            bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_center_foreground_box(bmvp_nii_box *box, const bmvp_nii_volume *volumes, int n,
+                                                    bmvp_error *err)
+{
     int found;
-    bmvp_nii_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
-    if (s == BMVP_NII_OK) bmvp_nii_center_box(box, volumes[0].dim);
+    bmvp_status s = bmvpi_nii_foreground(box, &found, volumes, n, err);
+    if (s == BMVP_OK) bmvp_nii_center_box(box, volumes[0].dim);
     return s;
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
-                                                  bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_nonzero_box(bmvp_nii_box *box, const bmvp_nii_volume *volume,
+                                          bmvp_error *err)
+{
     int found = 0;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
     memset(box, 0, sizeof *box);
-    if (s == BMVP_NII_OK) bmvpi_nii_grow_box(box, volume, 1, &found);
+    if (s == BMVP_OK) bmvpi_nii_grow_box(box, volume, 1, &found);
     return s;
 }
 
-BMVP_NII_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box) {
+BMVP_API void bmvp_nii_box_affine(double out[16], const double affine[16], const bmvp_nii_box *box)
+{
     double shift[16];
     int a;
     bmvpi_nii_identity(shift);
-    for (a = 0; a < 3; a++) shift[4 * a + 3] = (double)box->start[a];
+    for (a = 0; a < 3; ++a) shift[4 * a + 3] = (double)box->start[a];
     bmvpi_nii_matmul(out, affine, shift);
 }
 
 /* Rows of the box: what the volume has of them, and fill around it. `to` may be the volume's own memory when the box
    lies inside: rows only move towards the front. */
-static void bmvpi_nii_cut(float *to, const bmvp_nii_volume *v, const bmvp_nii_box *box, float fill) {
+static void bmvpi_nii_cut(float *to, const bmvp_nii_volume *v, const bmvp_nii_box *box, float fill)
+{
     const int64_t n = box->end[0] - box->start[0];
     const int64_t low = bmvpi_nii_min(bmvpi_nii_max(-box->start[0], 0), n);
     const int64_t high = bmvpi_nii_max(bmvpi_nii_min(v->dim[0] - box->start[0], n), low);
     int64_t x, y, z;
-    for (z = box->start[2]; z < box->end[2]; z++)
-        for (y = box->start[1]; y < box->end[1]; y++, to += n) {
+    for (z = box->start[2]; z < box->end[2]; ++z)
+        for (y = box->start[1]; y < box->end[1]; ++y, to += n) {
             const int empty = z < 0 || z >= v->dim[2] || y < 0 || y >= v->dim[1];
             const int64_t from = empty ? n : low;
-            for (x = 0; x < from; x++) to[x] = fill;
+            for (x = 0; x < from; ++x) to[x] = fill;
             if (empty) continue;
             if (high > low)
                 memmove(to + low, v->data + (z * v->dim[1] + y) * v->dim[0] + box->start[0] + low,
                         (size_t)(high - low) * sizeof(float));
-            for (x = high; x < n; x++) to[x] = fill;
+            for (x = high; x < n; ++x) to[x] = fill;
         }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
-                                           bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_nii_box *box, float fill,
+                                   bmvp_error *err)
+{
     bmvpi_nii_io io;
     bmvp_nii_volume out;
     double affine[16];
     int64_t size[3], n = 1, old = 1;
     int a, inside = 1, same = 1, own;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
-    if (s != BMVP_NII_OK) return s;
-    for (a = 0; a < 3; a++) {
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (s != BMVP_OK) return s;
+    for (a = 0; a < 3; ++a) {
         if (box->start[a] < -INT32_MAX || box->end[a] > (int64_t)2 * INT32_MAX || box->end[a] <= box->start[a])
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "box axis %d from %lld to %lld is empty or not valid",
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "box axis %d from %lld to %lld is empty or not valid",
                                   a, (long long)box->start[a], (long long)box->end[a]);
         size[a] = box->end[a] - box->start[a];
         inside = inside && box->start[a] >= 0 && box->end[a] <= volume->dim[a];
         same = same && size[a] == volume->dim[a];
     }
-    if (inside && same) return BMVP_NII_OK;
+    if (inside && same) return BMVP_OK;
     bmvp_nii_box_affine(affine, volume->affine, box);
     if (inside)
-        for (a = 0; a < 3; a++) {
+        for (a = 0; a < 3; ++a) {
             n *= size[a];
             old *= volume->dim[a];
         }
@@ -4155,41 +4381,43 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_crop(bmvp_nii_volume *volume, const bmvp_n
     if (own) {
         io = bmvpi_nii_io_of(volume, inside ? NULL : err);
         s = bmvpi_nii_new_volume(&out, size, affine, &io);
-        if (s != BMVP_NII_OK && !inside) return s;
-        own = s == BMVP_NII_OK;                             /* inside, it can be done without memory as well */
+        if (s != BMVP_OK && !inside) return s;
+        own = s == BMVP_OK;                             /* inside, it can be done without memory as well */
     }
     bmvpi_nii_cut(own ? out.data : volume->data, volume, box, fill);
     if (own) bmvpi_nii_replace(volume, &out);
     memcpy(volume->dim, size, sizeof volume->dim);
     memcpy(volume->affine, affine, sizeof volume->affine);
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
-BMVP_NII_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end) {
+BMVP_API void bmvp_nii_pad_box(bmvp_nii_box *box, const int64_t dim[3], const int64_t size[3], int at_end)
+{
     int a;
-    for (a = 0; a < 3; a++) {
+    for (a = 0; a < 3; ++a) {
         int64_t width = size[a] > dim[a] ? size[a] - dim[a] : 0;
         box->start[a] = at_end ? 0 : -(width / 2);
         box->end[a] = box->start[a] + dim[a] + width;
     }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_t dim[3],
-                                                 const bmvp_nii_random_crop *how, bmvp_nii_draw_fn draw,
-                                                 void *user, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_t dim[3],
+                                         const bmvp_nii_random_crop *how, bmvp_nii_draw_fn draw,
+                                         void *user, bmvp_error *err)
+{
     int64_t size[3];
     int a;
-    if (how == NULL || (draw == NULL && !(how->fixed_center && !how->random_size)))
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "how or draw is NULL");
-    for (a = 0; a < 3; a++) {
+    if (!how || (!draw && !(how->fixed_center && !how->random_size)))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "how or draw is NULL");
+    for (a = 0; a < 3; ++a) {
         int64_t most = how->max_size[a] > 0 ? how->max_size[a] : dim[a];
         size[a] = how->size[a] > 0 ? how->size[a] : dim[a];
         if (dim[a] < 1 || (how->random_size && size[a] > most))
-            return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "axis %d: size %lld of %lld, at most %lld", a,
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "axis %d: size %lld of %lld, at most %lld", a,
                                   (long long)size[a], (long long)dim[a], (long long)most);
         if (how->random_size) size[a] += draw(most - size[a] + 1, user);
     }
-    for (a = 0; a < 3; a++) {
+    for (a = 0; a < 3; ++a) {
         if (how->fixed_center) {
             box->start[a] = bmvpi_nii_max(dim[a] / 2 - size[a] / 2, 0);
         } else {
@@ -4198,18 +4426,19 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_
         }
         box->end[a] = bmvpi_nii_min(box->start[a] + size[a], dim[a]);
     }
-    return BMVP_NII_OK;
+    return BMVP_OK;
 }
 
 /* >>resize ----------------------------------------------------------------------------------------------------- */
 
 /* torch.nn.functional.interpolate's tables, in its float32 arithmetic. */
-static void bmvpi_nii_axis_resize(bmvpi_nii_axis *axis, int64_t n_old, int mode, int align_corners) {
+static void bmvpi_nii_axis_resize(bmvpi_nii_axis *axis, int64_t n_old, int mode, int align_corners)
+{
     const int64_t n = axis->n, last = n_old - 1;
     const float scale = align_corners && mode == BMVP_NII_LINEAR ? (n > 1 ? (float)last / (float)(n - 1) : 0)
                                                                  : (float)n_old / (float)n;
     int64_t i;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; ++i) {
         float q = scale * (float)i;
         if (mode == BMVP_NII_NEAREST_EXACT) q = scale * ((float)i + 0.5f);
         else if (mode == BMVP_NII_LINEAR && !align_corners) q = scale * ((float)i + 0.5f) - 0.5f;
@@ -4221,26 +4450,28 @@ static void bmvpi_nii_axis_resize(bmvpi_nii_axis *axis, int64_t n_old, int mode,
 }
 
 /* Means of the bins [floor(i n / n'), ceil((i + 1) n / n')) along all axes. */
-static void bmvpi_nii_area(float *to, const int64_t size[3], const float *from, const int64_t dim[3]) {
+static void bmvpi_nii_area(float *to, const int64_t size[3], const float *from, const int64_t dim[3])
+{
     int64_t o[3], low[3], high[3], y, z, x;
     int a;
-    for (o[2] = 0; o[2] < size[2]; o[2]++)
-        for (o[1] = 0; o[1] < size[1]; o[1]++)
-            for (o[0] = 0; o[0] < size[0]; o[0]++) {
+    for (o[2] = 0; o[2] < size[2]; ++o[2])
+        for (o[1] = 0; o[1] < size[1]; ++o[1])
+            for (o[0] = 0; o[0] < size[0]; ++o[0]) {
                 double sum = 0;
-                for (a = 0; a < 3; a++) {
+                for (a = 0; a < 3; ++a) {
                     low[a] = o[a] * dim[a] / size[a];
                     high[a] = ((o[a] + 1) * dim[a] + size[a] - 1) / size[a];
                 }
-                for (z = low[2]; z < high[2]; z++)
-                    for (y = low[1]; y < high[1]; y++)
-                        for (x = low[0]; x < high[0]; x++) sum += (double)from[(z * dim[1] + y) * dim[0] + x];
+                for (z = low[2]; z < high[2]; ++z)
+                    for (y = low[1]; y < high[1]; ++y)
+                        for (x = low[0]; x < high[0]; ++x) sum += (double)from[(z * dim[1] + y) * dim[0] + x];
                 *to++ = (float)(sum / (double)((high[0] - low[0]) * (high[1] - low[1]) * (high[2] - low[2])));
             }
 }
 
-BMVP_NII_API bmvp_nii_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size[3], int mode,
-                                             int align_corners, bmvp_nii_error *err) {
+BMVP_API bmvp_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size[3], int mode,
+                                     int align_corners, bmvp_error *err)
+{
     bmvpi_nii_io io;
     bmvpi_nii_axis axis[3];
     bmvp_nii_volume out;
@@ -4248,32 +4479,32 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_resize(bmvp_nii_volume *volume, const int6
     void *block;
     float *work;
     int a;
-    bmvp_nii_status s = bmvpi_nii_has_voxels(volume, err);
-    if (s != BMVP_NII_OK) return s;
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (s != BMVP_OK) return s;
     if (size[0] < 1 || size[1] < 1 || size[2] < 1 || mode < BMVP_NII_LINEAR || mode > BMVP_NII_AREA)
-        return bmvpi_nii_fail(err, BMVP_NII_E_ARGUMENT, NULL, "size %lld x %lld x %lld or mode %d is not valid",
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "size %lld x %lld x %lld or mode %d is not valid",
                               (long long)size[0], (long long)size[1], (long long)size[2], mode);
-    if (size[0] == volume->dim[0] && size[1] == volume->dim[1] && size[2] == volume->dim[2]) return BMVP_NII_OK;
+    if (size[0] == volume->dim[0] && size[1] == volume->dim[1] && size[2] == volume->dim[2]) return BMVP_OK;
     io = bmvpi_nii_io_of(volume, err);
     bmvpi_nii_identity(scale);
-    for (a = 0; a < 3; a++) {
+    for (a = 0; a < 3; ++a) {
         scale[5 * a] = (double)volume->dim[a] / (double)size[a];
         scale[4 * a + 3] = (scale[5 * a] - 1) / 2;
     }
     bmvpi_nii_matmul(affine, volume->affine, scale);
-    if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_NII_OK) return s;
+    if ((s = bmvpi_nii_new_volume(&out, size, affine, &io)) != BMVP_OK) return s;
     if (mode == BMVP_NII_AREA) {
         bmvpi_nii_area(out.data, size, volume->data, volume->dim);
     } else {
         s = bmvpi_nii_axes_make(axis, &block, &work, size, 2 * size[0] * (size[1] + 1), &io);
-        if (s == BMVP_NII_OK) {
-            for (a = 0; a < 3; a++) bmvpi_nii_axis_resize(&axis[a], volume->dim[a], mode, align_corners);
+        if (s == BMVP_OK) {
+            for (a = 0; a < 3; ++a) bmvpi_nii_axis_resize(&axis[a], volume->dim[a], mode, align_corners);
             if (mode == BMVP_NII_LINEAR) bmvpi_nii_lerp_volume(out.data, volume->data, volume->dim, axis, work);
             else bmvpi_nii_pick_volume(out.data, volume->data, volume->dim, axis);
-            bmvpi_nii_free(&io.memory, block);
+            bmvpi_nii_free(&io.allocator, block);
         }
     }
-    if (s == BMVP_NII_OK) bmvpi_nii_replace(volume, &out);
+    if (s == BMVP_OK) bmvpi_nii_replace(volume, &out);
     else bmvp_nii_volume_free(&out);
     return s;
 }
@@ -4282,8 +4513,8 @@ BMVP_NII_API bmvp_nii_status bmvp_nii_resize(bmvp_nii_volume *volume, const int6
 }
 #endif
 
-#endif /* BMVP_NIFTI_IMPLEMENTATION_DONE */
-#endif /* implementation */
+#endif /* BMVP_NIFTI_IMPLEMENTATION_ONCE */
+#endif /* BMVP_NIFTI_IMPLEMENTATION */
 
 /* ---------------------------------------------------------------------------------------------------------------
    MIT License. Copyright (c) 2026 the bmvp authors.

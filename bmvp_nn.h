@@ -1,4 +1,4 @@
-/* bmvp_nn.h - v0.1.0 - networks, optimizers, JSON and checkpoints in one C header - MIT
+/* bmvp_nn.h - v0.1.0 - networks, optimizers, JSON and checkpoints in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
@@ -9,16 +9,18 @@
    classification) with the released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and
    SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON reader and
    writer that goes with them.
-   What it is not: no layers as objects, no model zoo. Files written by others are read as hostile: a pickle that wants to run code is
+   What it is not: no model zoo; a network of your own is a block of layers and a row of a table (>>layers, >>network). Files written by others are read as hostile: a pickle that wants to run code is
    refused by name.
 
    CONTENTS (search for the tag)
-       >>network   >>optimizer             >>data parallel         >>files     >>json      >>checkpoint            >>state files
+       >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
+       >>checkpoint            >>state files
        and in the implementation
-       >>state     >>uniformer >>decoder   >>unet3d    >>network impl          >>optimizer impl        >>data parallel impl
-       >>state files impl      >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
-       >>checkpoint base       >>zip       >>pickle    >>pickle walk           >>safetensors
-       >>checkpoint reader     >>checkpoint writer     >>pickle writer
+       >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d    >>network impl
+       >>optimizer impl        >>data parallel impl    >>state files impl      >>adopt     >>bump      >>text
+       >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
+       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>checkpoint writer
+       >>pickle writer
 
    A complete program:
 
@@ -62,55 +64,215 @@
 extern "C" {
 #endif
 
-/* >>network ------------------------------------------------------------------------------------------------------ */
+/* >>state -------------------------------------------------------------------------------------------------------- */
 
-/* How a tensor lies in the released PyTorch code. Files always hold that order, memory the order of bmvp_tensor.h. The release
-   permutes the encoder's input (X,Y,Z) to (Z,X,Y) and back in the decoder, hence two orders of kernel axes. */
+/* The state of a network is a list of named tensors: PyTorch's state_dict, in its order. Files hold PyTorch's names, shapes and element
+   order, memory the order of bmvp_tensor.h (channels last); an entry knows both. */
+
+/* The order of the three axes of space within PyTorch's tensors. Ours are always Z, Y, X. */
+typedef enum bmvp_axes {
+    BMVP_AXES_XYZ, /* arrays as nibabel and MONAI give them: (N, C, X, Y, Z). The default */
+    BMVP_AXES_ZXY, /* BrainMVP's encoder, which permutes its input */
+    BMVP_AXES_ZYX  /* arrays as SimpleITK gives them: (N, C, Z, Y, X) */
+} bmvp_axes;
+
+/* How a tensor lies in PyTorch's files <-> here. The three of a kind stand in the order of bmvp_axes; k.. may differ from each other. */
 typedef enum bmvp_layout {
-    BMVP_LAYOUT_SAME,      /* (n)              <-> (n) */
-    BMVP_LAYOUT_LINEAR,    /* (O, I)           <-> (I, O) */
-    BMVP_LAYOUT_POINTWISE, /* (O, I, 1, 1, 1)  <-> (I, O) */
-    BMVP_LAYOUT_CONV_ZXY,  /* (O, I, kz,kx,ky) <-> (kz, ky, kx, I, O) */
-    BMVP_LAYOUT_CONV_XYZ,  /* (O, I, kx,ky,kz) <-> (kz, ky, kx, I, O) */
-    BMVP_LAYOUT_DEPTHWISE, /* (C, 1, kz,kx,ky) <-> (kz, ky, kx, C) */
-    BMVP_LAYOUT_CONVT_XYZ, /* (I, O, kx,ky,kz) <-> (I, kz, ky, kx, O) */
-    BMVP_LAYOUT_VOLUME     /* (X, Y, Z)        <-> (Z, Y, X) */
+    BMVP_LAYOUT_SAME,          /* any shape, as it is */
+    BMVP_LAYOUT_LINEAR,        /* (O, I)           <-> (I, O) */
+    BMVP_LAYOUT_POINTWISE,     /* (O, I, 1, 1, 1)  <-> (I, O) */
+    BMVP_LAYOUT_CONV_XYZ,      /* (O, I, kx,ky,kz) <-> (kz, ky, kx, I, O) */
+    BMVP_LAYOUT_CONV_ZXY,
+    BMVP_LAYOUT_CONV_ZYX,
+    BMVP_LAYOUT_DEPTHWISE_XYZ, /* (C, 1, kx,ky,kz) <-> (kz, ky, kx, C) */
+    BMVP_LAYOUT_DEPTHWISE_ZXY,
+    BMVP_LAYOUT_DEPTHWISE_ZYX,
+    BMVP_LAYOUT_CONVT_XYZ,     /* (I, O, kx,ky,kz) <-> (I, kz, ky, kx, O) */
+    BMVP_LAYOUT_CONVT_ZXY,
+    BMVP_LAYOUT_CONVT_ZYX,
+    BMVP_LAYOUT_VOLUME         /* (X, Y, Z)        <-> (Z, Y, X) */
 } bmvp_layout;
 
-typedef enum bmvp_init { /* how a fresh network starts: as the release */
+typedef enum bmvp_init { /* how a fresh entry starts; PyTorch's function in torch.nn.init */
     BMVP_INIT_ZERO,
     BMVP_INIT_ONE,
-    BMVP_INIT_KAIMING_OUT, /* normal, variance 2 / (O k^3): kaiming_normal_(mode="fan_out", nonlinearity="relu") */
-    BMVP_INIT_UNIFORM_IN   /* uniform in +-1/sqrt(fan): PyTorch's default of Linear and ConvTranspose3d */
+    BMVP_INIT_KAIMING_OUT,    /* normal, variance 2 / fan, fan = O k^3: kaiming_normal_(mode="fan_out", nonlinearity="relu") */
+    BMVP_INIT_UNIFORM_IN,     /* uniform in +-1/sqrt(fan), fan = I k^3: what Linear, Conv3d, ConvTranspose3d start with, biases too */
+    BMVP_INIT_XAVIER_UNIFORM, /* uniform in +-sqrt(6 / fan), fan = (I + O) k^3: xavier_uniform_ */
+    BMVP_INIT_NORMAL,         /* normal, standard deviation `value`: normal_ */
+    BMVP_INIT_TRUNC_NORMAL,   /* the same, drawn again beyond +-2: trunc_normal_ */
+    BMVP_INIT_CONSTANT        /* `value` */
 } bmvp_init;
 
-/* One entry of a network's state, named as in the release. */
+/* One entry of a network's state, named as in PyTorch. */
 typedef struct bmvp_state {
     const char *name;
     bmvp_tensor *t;
     int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
     int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
-    int torch_rank;        /* the released shape */
+    int torch_rank;        /* PyTorch's shape */
     int64_t torch_dim[BMVP_MAX_DIMS];
-    int64_t stride[BMVP_MAX_DIMS]; /* of our memory, one for each released axis */
+    int walk_rank;         /* the same with axes split that are several of ours (tokens are z, y, x); else equal */
+    int64_t walk_dim[BMVP_MAX_DIMS];
+    int64_t stride[BMVP_MAX_DIMS]; /* of our memory, one for each of walk_dim */
     bmvp_init init;
     int64_t fan;
+    double value;          /* of NORMAL, TRUNC_NORMAL and CONSTANT */
     double lr_scale;       /* learning rate of this tensor / that of the rest */
-    const char *stacked;   /* this is slice `part` of `parts` of the released tensor of this name (templates); else NULL */
+    const char *stacked;   /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
     int part, parts;
 } bmvp_state;
 
-typedef struct bmvp_state_list {
+typedef struct bmvp_state_list { /* begins as zeros */
     bmvp_state *item;
     int n, cap;
 } bmvp_state_list;
 
-typedef enum bmvp_net_kind { BMVP_NET_UNIFORMER, BMVP_NET_UNET3D } bmvp_net_kind;
+/* Registers a tensor. torch_dim: PyTorch's shape. Returns the tensor (NULL after a failure). */
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
+                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
+/* Frees the list; the tensors go with the context. Networks free theirs. */
+BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list);
+/* Start values of one entry, from random stream `stream` of seed (bmvp_net_init takes 1000 + its place in the list). */
+BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream);
+/* Copies between our memory and PyTorch's order (numel floats). */
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch);
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours);
+
+/* >>layers ------------------------------------------------------------------------------------------------------- */
+
+/* Layers are made by name and run. Making one adds its tensors to a list of states under the names that PyTorch's module of that name
+   gives them, with its shapes and its initialisation; so a network of layers is saved, loaded from .pt and .safetensors, optimised,
+   planned and shared by ranks with nothing more to do. Running one is a call of its op:
+
+       l = bmvp_make_conv(m, "conv1", 1, 16, 3, 1, 1, 1);         self.conv1 = nn.Conv3d(1, 16, 3, stride=1, padding=1)
+       y = bmvp_relu(m->c, bmvp_run(m, &l, x));                   y = F.relu(self.conv1(x))
+
+   A bmvp_module is the place in the tree of names where layers are made, and what a pass has to know (training or not). bmvp_enter goes
+   down a level, bmvp_leave up again: bmvp_enter(m, "decoder.%d", i) gives "decoder.2.conv1.weight". After a failure all of them do
+   nothing, and layers are zeros. Maps are (N, D, H, W, C) here and (N, C, X, Y, Z) in PyTorch, unless m->axes says otherwise. */
+enum { BMVP_NAME_MAX = 200, BMVP_LEVELS_MAX = 12 };
+typedef struct bmvp_module {
+    bmvp_ctx *c;
+    bmvp_state_list *list;
+    bmvp_axes axes;      /* of the convolutions made from now on */
+    int carried;         /* 1: what is made from now on is carried in files, but never used nor trained; 0 */
+    int training;        /* this pass: batch statistics, drop path */
+    int counting;        /* this pass counts in num_batches_tracked; 1 */
+    int recompute;       /* bmvp_block_end keeps only what lies between blocks; 0 */
+    int drawn;           /* draws of drop path have been set: bmvp_module_draws */
+    uint64_t seed;
+    uint32_t step, sample, draws;
+    int level;           /* how often entered */
+    size_t end[BMVP_LEVELS_MAX]; /* length of the name at each level */
+    char name[BMVP_NAME_MAX];
+} bmvp_module;
+/* A module whose tensors go to `list`: for layers outside of a network. Networks have theirs: net->m. */
+BMVP_API void bmvp_module_begin(bmvp_module *m, bmvp_ctx *c, bmvp_state_list *list);
+BMVP_API void bmvp_enter(bmvp_module *m, const char *format, ...) BMVP_PRINTF(2, 3);
+BMVP_API void bmvp_leave(bmvp_module *m);
+
+typedef struct bmvp_layer {
+    bmvp_tensor *w, *b;       /* weight and bias in our order, for the fused ops; NULL: it has none */
+    bmvp_tensor *mean, *var;  /* batch norm: running statistics */
+    int counter;              /* batch norm: place of num_batches_tracked in the list */
+    int groups;               /* group norm */
+    double eps;               /* norms: 1e-5; may be changed */
+    bmvp_conv_shape shape;    /* convolutions */
+    bmvp_tensor *(*run)(bmvp_module *m, const struct bmvp_layer *l, bmvp_tensor *x);
+} bmvp_layer;
+BMVP_API bmvp_tensor *bmvp_run(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x);
+
+/* torch.nn.Linear(in, out, bias): x (..., in) -> (..., out). weight (out, in) and bias uniform in +-1/sqrt(in). */
+BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t in, int64_t out, int bias);
+/* torch.nn.Conv3d(in, out, kernel, stride, padding, bias=): x (N, D, H, W, in) -> (N, D', H', W', out), zeros outside. weight (out, in, k,
+   k, k) and bias uniform in +-1/sqrt(in k^3). A kernel of 1 without stride and padding runs as a linear layer. */
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                                   int bias);
+/* torch.nn.Conv3d(n, n, kernel, padding=kernel // 2, groups=n), kernel odd: shapes stay. weight (n, 1, k, k, k) and bias uniform in
+   +-1/sqrt(k^3). */
+BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel);
+/* torch.nn.ConvTranspose3d(in, out, kernel, stride=kernel, bias=): (N, D, H, W, in) -> (N, kD, kH, kW, out). weight (in, out, k, k, k) and
+   bias uniform in +-1/sqrt(out k^3). */
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias);
+
+/* Norms keep shapes; weight (n) starts as 1, bias (n) as 0, eps 1e-5.
+   BatchNorm3d(n): over all axes but channels, batch statistics when m->training, else running_mean (0) and running_var (1), which move
+   by 0.1; num_batches_tracked counts. LayerNorm(n): over channels. GroupNorm(groups, n): groups of neighbouring channels, all voxels
+   of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine` it has no tensors, and name may be NULL. */
+BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n);
+BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n);
+BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups);
+BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int64_t n, int affine);
+
+/* torch.nn.Parameter(torch.zeros(dim)): a learnable tensor as it is, for bmvp_init_as and the ops. */
+BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim);
+/* Learnable positions of a grid of tokens, {D, H, W}: PyTorch (1, tokens, n), its tokens in the order of m->axes, here (1, D, H, W, n).
+   Starts as zeros; bmvp_add_tokens adds it. */
+BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const int64_t grid[3], int64_t n);
+/* x (N, ...) + t (1, ...), the same t for each sample: positions. */
+BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t);
+
+/* Instead of a layer's own start, as nn.init does after a module is made: of t, a tensor made in m (NULL: nothing to do). fan follows
+   from PyTorch's shape. */
+BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value);
+
+/* Two linear layers with GELU between (timm's Mlp: name.fc1, name.fc2), as one op: the hidden layer is never stored. residual NULL: none;
+   else it is added. */
+typedef struct bmvp_mlp_layer {
+    bmvp_layer fc1, fc2;
+} bmvp_mlp_layer;
+BMVP_API bmvp_mlp_layer bmvp_make_mlp(bmvp_module *m, const char *name, int64_t n, int64_t hidden);
+BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp_tensor *x, bmvp_tensor *residual);
+
+/* Pre-norm transformer block over the tokens between the first and the last axis: x += proj(MHSA(norm1(x))); x += mlp(norm2(x)); timm's
+   Block: norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2 below `name` (NULL: where m is). qkv (3 n, n) has the rows of q, then k, then
+   v, head by head; softmax(q k^T / sqrt(n / heads)). Networks whose names or order differ (MONAI: attn.out_proj, mlp.linear1) make the six
+   layers themselves. drop_path: rate at which a sample skips a branch in training; 0. */
+typedef struct bmvp_attention_block {
+    bmvp_layer norm1, qkv, proj, norm2;
+    bmvp_mlp_layer mlp;
+    int heads;
+    double drop_path;
+} bmvp_attention_block;
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias);
+BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x);
+
+/* Patches of p^3 voxels to tokens: name.proj = Conv3d(in, out, p, stride=p), and with `norm` name.norm = LayerNorm(out). */
+typedef struct bmvp_patch_embed {
+    bmvp_layer proj, norm;
+} bmvp_patch_embed;
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm);
+BMVP_API bmvp_tensor *bmvp_run_patch_embed(bmvp_module *m, const bmvp_patch_embed *e, bmvp_tensor *x);
+
+/* Stochastic depth (Huang et al., ECCV 2016; timm's DropPath): in training a sample's x becomes 0 with probability `rate`, else x / (1 -
+   rate). Draws are counted from (seed, step, sample): a resumed run, or one with other ranks, draws the same. Set them before each
+   training pass; sample is the number of the pass's first one. */
+BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate);
+BMVP_API void bmvp_module_draws(bmvp_module *m, uint64_t seed, uint32_t step, uint32_t sample);
+
+/* The end of a block that began with mark = bmvp_scope_begin(c): what it made but y is freed, for good without a tape, and with
+   m->recompute until backward computes it again. Returns y. */
+BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *y);
+
+/* >>network ------------------------------------------------------------------------------------------------------ */
+
+/* A network is a block of code and a row of a table. The block has a struct of layers and functions that make and run them; the row, a
+   bmvp_net_kind, names the functions, and everything that knows networks (training, files, prediction) asks the row. The header's are
+   `uniformer` (encoder of BrainMVP with its pre-training decoder and UniUnet) and `unet3d`. A program adds rows by
+   bmvp_config.networks; examples/06_own_network.c does it. */
+
 typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
+
+enum { BMVP_NET_OPTIONS = 12 };
+typedef struct bmvp_net_option { /* what a network needs to know beyond the fields of bmvp_net_config */
+    char name[24];               /* "": none */
+    int value;
+} bmvp_net_option;
 
 typedef struct bmvp_net_config {
     char name[32];        /* of the preset, or "custom" */
-    bmvp_net_kind kind;
+    char kind[24];        /* the row: "uniformer", "unet3d", or one of bmvp_config.networks */
     int in_channels;      /* 1 in pre-training */
     int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
     int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
@@ -120,52 +282,98 @@ typedef struct bmvp_net_config {
     int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
     int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
-    int deep_supervision; /* UniFormer segmentation: 1 adds heads on the maps at 1/4 and 1/2 of the input */
+    int deep_supervision; /* 1 adds heads on coarser maps, where the row has them: UniFormer's segmentation, at 1/4 and 1/2 of the input */
+    bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
 /* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
+/* A config of this kind with one input channel and everything else 0. */
+BMVP_API bmvp_net_config bmvp_net_config_default(const char *kind);
+/* Sets fields by name: "dim=16,32,64,128 head_dim=16"; a name that is no field of bmvp_net_config becomes an option. BMVP_E_ARG says where
+   the text is wrong. */
+BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text, bmvp_error *err);
+BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise);
+
+/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. NULL: not
+   there. */
+typedef struct bmvp_features {
+    bmvp_tensor *map[6];
+    bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input */
+    bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
+} bmvp_features;
+
+typedef struct bmvp_logits {
+    bmvp_tensor *full;
+    bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
+} bmvp_logits;
 
 typedef struct bmvp_net bmvp_net;
+typedef enum bmvp_net_part { BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT } bmvp_net_part;
+struct bmvp_ckpt;
 
-/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. */
-typedef struct bmvp_features {
-    bmvp_tensor *map[4];
-    bmvp_tensor *skip[3]; /* UNET3D: what its segmentation decoder adds, at 1, 1/2, 1/4 of the input */
-    bmvp_tensor *last; /* = map[3]: what the contrast compares and the decoder reads */
-} bmvp_features;
+/* One row. Zeros (NULL) where the network has no such thing. The functions return NULL (or zeros) after a failure, as builders do. */
+typedef struct bmvp_net_kind {
+    const char *name;                                       /* as in bmvp_net_config.kind and in files */
+    const char *title;                                      /* in messages; NULL: name */
+    const char *fields;                                     /* names of the fields and options that are its own, by spaces */
+    size_t size;                                            /* of its struct of layers: net->layers, zeros before make */
+    int64_t (*stride)(const bmvp_net_config *k);            /* crops must be a multiple of this */
+    int64_t (*channels)(const bmvp_net_config *k);          /* of the last map; for classification without a `classify` of its own */
+    int (*check)(bmvp_ctx *c, const bmvp_net_config *k);    /* 1: sizes fit; else bmvp_fail says why */
+    void (*make)(bmvp_net *net);                            /* the layers, for net->cfg.task */
+    void (*destroy)(bmvp_net *net);                         /* what make allocated besides net->layers */
+    bmvp_features (*encode)(bmvp_net *net, bmvp_tensor *x); /* x (N, D, H, W, in_channels) */
+    bmvp_tensor *(*reconstruct)(bmvp_net *net, const bmvp_features *f);               /* -> (N, D, H, W, 1) */
+    bmvp_logits (*segment)(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep); /* -> (N, D, H, W, outputs) */
+    bmvp_tensor *(*classify)(bmvp_net *net, const bmvp_features *f); /* -> (N, outputs); NULL: Linear `head` of the last map's average */
+    /* From names and shapes of a checkpoint without a description: 1 and the config (name, kind and in_channels = 1 are set), or 0: another
+       network's. NULL: such files are not recognised. */
+    int (*infer)(const struct bmvp_ckpt *f, const char *group, bmvp_net_config *k);
+    int deep;                                               /* 1: segment has coarser heads when cfg.deep_supervision */
+    double weight_decay;                                    /* of fine-tuning in the paper's table */
+    /* Prefixes of names, by spaces. Encoder: what fine-tuning takes from pre-training, must fit, and may learn slower. Stem: its first
+       layer, spread when there are more channels. Head: the last layers, never taken from pre-training. Input: other layers that
+       read the image, fresh when the number of channels differs. */
+    const char *part[BMVP_PART_COUNT];
+    const char *alias[2];                                   /* two prefixes for one thing (a task's names have a level more) */
+} bmvp_net_kind;
+/* A row of the header or of bmvp_config.networks (c NULL: of the header); NULL: there is none of that name. */
+BMVP_API const bmvp_net_kind *bmvp_net_kind_find(const bmvp_ctx *c, const char *name);
+
+struct bmvp_net { /* for the functions of rows; programs use those below */
+    bmvp_module m;
+    const bmvp_net_kind *kind;
+    bmvp_net_config cfg;
+    bmvp_state_list state;
+    void *layers;    /* the row's struct */
+    bmvp_layer head; /* classification without a `classify` of the row's own */
+};
 
 /* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
 BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
-BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: 16, UNET3D 8 */
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: UniFormer 16, UNET3D 8 */
+/* The same before there is a network, and the channels of the last map; 0: the kind is not known to c (or says nothing). */
+BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
+BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
+BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part); /* 1: the tensor `name` belongs to the part */
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
 /* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
    (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
 BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
-/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones. */
+/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls below, too. */
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
 /* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
    outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
-typedef struct bmvp_logits {
-    bmvp_tensor *full;
-    bmvp_tensor *quarter, *half; /* deep supervision, upsampled to full size; NULL without it */
-} bmvp_logits;
 BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
 /* Classification: global average of the last map -> Linear: logits (N, outputs). */
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
-
-/* Registers a tensor. torch_dim: the released shape. Returns the tensor (NULL after a failure). Also used for templates. */
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
-/* Copies between our memory and the released order (numel floats). */
-BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch);
-BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours);
 
 /* >>optimizer ---------------------------------------------------------------------------------------------------- */
 
@@ -473,7 +681,9 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
 #include <errno.h>
 #include <fcntl.h>
 #include <float.h>
+#include <limits.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -482,7 +692,14 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
 extern "C" {
 #endif
 
-/* >>state: named tensors and their released layout ------------------------------------------------------------------ */
+/* >>state impl: named tensors and how PyTorch's files hold them ------------------------------------------------------- */
+
+static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
+{
+    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
+    if (p) memset(p, 0, bytes);
+    return p;
+}
 
 static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
 {
@@ -500,73 +717,107 @@ static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
     return &l->item[l->n++];
 }
 
-/* Our shape for a released one; fills the strides of our memory along the released axes. */
-static int bmvpi_layout_dims(bmvp_layout layout, const int64_t *d, int64_t *ours, int64_t *stride)
+BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list)
 {
-    const int64_t o = d[0], i = d[1], k = d[2];
+    bmvpi_free(c, list->item);
+    memset(list, 0, sizeof *list);
+}
+
+/* Which of (z, y, x) = 2, 1, 0 is axis i of space in PyTorch's tensors */
+static const int bmvpi_axis_of[3][3] = { { 0, 1, 2 }, { 2, 0, 1 }, { 2, 1, 0 } };
+
+/* Strides of PyTorch's three axes of space, k voxels each, in memory that lies z, y, x, each step of x being `unit`; ours gets the
+   extents in z, y, x. */
+static void bmvpi_space_strides(int axes, const int64_t *k, int64_t unit, int64_t *ours, int64_t *stride)
+{
+    int64_t extent[3], step[3];
+    int i;
+    for (i = 0; i < 3; ++i) extent[bmvpi_axis_of[axes][i]] = k[i];
+    step[0] = unit, step[1] = extent[0] * unit, step[2] = extent[1] * step[1];
+    for (i = 0; i < 3; ++i) {
+        stride[i] = step[bmvpi_axis_of[axes][i]];
+        ours[i] = extent[2 - i];
+    }
+}
+
+/* Our shape for PyTorch's d; fills the strides of our memory along PyTorch's axes. Returns our rank. */
+static int bmvpi_layout_dims(bmvp_layout layout, int rank, const int64_t *d, int64_t *ours, int64_t *stride)
+{
+    int i;
     memset(stride, 0, BMVP_MAX_DIMS * sizeof *stride);
-    stride[0] = 1;
     switch (layout) {
     case BMVP_LAYOUT_SAME:
-        ours[0] = o;
-        return 1;
+        for (i = rank; i-- > 0;) {
+            ours[i] = d[i];
+            stride[i] = i == rank - 1 ? 1 : stride[i + 1] * d[i + 1];
+        }
+        return rank;
     case BMVP_LAYOUT_LINEAR:
     case BMVP_LAYOUT_POINTWISE:
-        ours[0] = i, ours[1] = o;
-        stride[1] = o;
+        ours[0] = d[1], ours[1] = d[0];
+        stride[0] = 1, stride[1] = d[0];
         return 2;
-    case BMVP_LAYOUT_CONV_ZXY:
     case BMVP_LAYOUT_CONV_XYZ:
-        ours[0] = ours[1] = ours[2] = k, ours[3] = i, ours[4] = o;
-        stride[1] = o;
-        stride[2] = layout == BMVP_LAYOUT_CONV_ZXY ? k * k * i * o : i * o;
-        stride[3] = layout == BMVP_LAYOUT_CONV_ZXY ? i * o : k * i * o;
-        stride[4] = layout == BMVP_LAYOUT_CONV_ZXY ? k * i * o : k * k * i * o;
+    case BMVP_LAYOUT_CONV_ZXY:
+    case BMVP_LAYOUT_CONV_ZYX:
+        bmvpi_space_strides((int)layout - BMVP_LAYOUT_CONV_XYZ, d + 2, d[0] * d[1], ours, stride + 2);
+        ours[3] = d[1], ours[4] = d[0];
+        stride[0] = 1, stride[1] = d[0];
         return 5;
-    case BMVP_LAYOUT_DEPTHWISE:
-        ours[0] = ours[1] = ours[2] = k, ours[3] = o;
-        stride[2] = k * k * o, stride[3] = o, stride[4] = k * o;
+    case BMVP_LAYOUT_DEPTHWISE_XYZ:
+    case BMVP_LAYOUT_DEPTHWISE_ZXY:
+    case BMVP_LAYOUT_DEPTHWISE_ZYX:
+        bmvpi_space_strides((int)layout - BMVP_LAYOUT_DEPTHWISE_XYZ, d + 2, d[0], ours, stride + 2);
+        ours[3] = d[0];
+        stride[0] = 1;
         return 4;
-    case BMVP_LAYOUT_CONVT_XYZ: /* d[0] is the input width here */
-        ours[0] = o, ours[1] = ours[2] = ours[3] = k, ours[4] = i;
-        stride[0] = k * k * k * i, stride[1] = 1;
-        stride[2] = i, stride[3] = k * i, stride[4] = k * k * i;
+    case BMVP_LAYOUT_CONVT_XYZ:
+    case BMVP_LAYOUT_CONVT_ZXY:
+    case BMVP_LAYOUT_CONVT_ZYX: /* d[0] is the input width here */
+        bmvpi_space_strides((int)layout - BMVP_LAYOUT_CONVT_XYZ, d + 2, d[1], ours + 1, stride + 2);
+        ours[0] = d[0], ours[4] = d[1];
+        stride[0] = d[1] * d[2] * d[3] * d[4], stride[1] = 1;
         return 5;
     default: /* BMVP_LAYOUT_VOLUME */
-        ours[0] = k, ours[1] = i, ours[2] = o;
-        stride[1] = o, stride[2] = o * i;
+        bmvpi_space_strides(BMVP_AXES_XYZ, d, 1, ours, stride);
         return 3;
     }
+}
+
+/* Adds the entry that s describes (shapes, walk and strides), and makes its tensor, dim in our order. */
+static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const char *name, const bmvp_state *s, int rank,
+                                     const int64_t *dim)
+{
+    bmvp_state *e = bmvp_failed(c) ? NULL : bmvpi_state_push(c, list);
+    bmvp_tensor *t;
+    if (!e) return NULL;
+    t = s->trained ? bmvp_param(c, name, rank, dim) : bmvp_buffer(c, name, rank, dim);
+    if (!t) {
+        --list->n;
+        return NULL;
+    }
+    *e = *s;
+    e->lr_scale = 1;
+    e->name = t->name;
+    return e->t = t;
 }
 
 BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
                                      const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
 {
-    int64_t dim[BMVP_MAX_DIMS], released[BMVP_MAX_DIMS] = { 1, 1, 1, 1, 1, 1, 1, 1 };
-    bmvp_state *s;
-    bmvp_tensor *t;
-    int rank, i;
-    if (bmvp_failed(c)) return NULL;
-    for (i = 0; i < torch_rank; ++i) released[i] = torch_dim[i];
-    s = bmvpi_state_push(c, list);
-    if (!s) return NULL;
-    rank = bmvpi_layout_dims(layout, released, dim, s->stride);
-    t = trained ? bmvp_param(c, name, rank, dim) : bmvp_buffer(c, name, rank, dim);
-    if (!t) {
-        --list->n;
-        return NULL;
-    }
-    s->name = t->name;
-    s->t = t;
-    s->trained = trained;
-    s->torch_rank = torch_rank;
-    memcpy(s->torch_dim, released, sizeof released);
-    s->init = init;
-    s->fan = fan;
-    return t;
+    int64_t dim[BMVP_MAX_DIMS];
+    bmvp_state s;
+    int i;
+    memset(&s, 0, sizeof s);
+    for (i = 0; i < BMVP_MAX_DIMS; ++i) s.torch_dim[i] = s.walk_dim[i] = i < torch_rank ? torch_dim[i] : 1;
+    s.torch_rank = s.walk_rank = torch_rank;
+    s.trained = trained;
+    s.init = init;
+    s.fan = fan;
+    return bmvpi_state_make(c, list, name, &s, bmvpi_layout_dims(layout, torch_rank, s.torch_dim, dim, s.stride), dim);
 }
 
-/* Walks the released order; to_torch 1 gathers, 0 scatters. */
+/* Walks PyTorch's order; to_torch 1 gathers, 0 scatters. */
 static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, int to_torch)
 {
     int64_t at[BMVP_MAX_DIMS] = { 0 }, n = s->t ? s->t->numel : 0, i, ours = 0;
@@ -574,9 +825,9 @@ static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, 
     for (i = 0; i < n; ++i) {
         if (to_torch) to[i] = from[ours];
         else to[ours] = from[i];
-        for (a = s->torch_rank - 1; a >= 0; --a) {
+        for (a = s->walk_rank - 1; a >= 0; --a) {
             ours += s->stride[a];
-            if (++at[a] < s->torch_dim[a]) break;
+            if (++at[a] < s->walk_dim[a]) break;
             ours -= s->stride[a] * at[a];
             at[a] = 0;
         }
@@ -585,294 +836,601 @@ static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, 
 BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
 BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
 
-/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
-
-typedef struct bmvpi_layer { bmvp_tensor *w, *b; } bmvpi_layer;
-typedef struct bmvpi_norm { bmvp_tensor *w, *b, *mean, *var; int counter; } bmvpi_norm; /* counter: index in the state list */
-
-typedef struct bmvpi_cblock { bmvpi_layer pos, conv1, attn, conv2, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_cblock;
-typedef struct bmvpi_sablock { bmvpi_layer pos, qkv, proj, fc1, fc2; bmvpi_norm norm1, norm2; } bmvpi_sablock;
-typedef struct bmvpi_embed { bmvpi_layer proj; bmvpi_norm norm; } bmvpi_embed;
-typedef struct bmvpi_resblock { bmvpi_norm gn1, gn2; bmvpi_layer conv1, conv2; } bmvpi_resblock;
-
-enum { BMVPI_UNET_BLOCKS = 12, BMVPI_MAX_DEPTH = 64 };
-typedef struct bmvpi_uniformer {
-    bmvpi_embed embed[4];
-    bmvpi_cblock *cblock[2];
-    bmvpi_sablock *sablock[2];
-    bmvpi_norm norm;
-    bmvp_tensor *up[4];       /* transposed convolutions, coarse to fine */
-    bmvp_tensor *block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
-    bmvpi_layer proj1, out, scale[2];
-    bmvpi_norm proj1_norm;
-} bmvpi_uniformer;
-typedef struct bmvpi_unet3d {
-    bmvpi_layer conv1a, ds[3], up[3], out;
-    bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
-} bmvpi_unet3d;
-
-struct bmvp_net {
-    bmvp_ctx *c;
-    bmvp_net_config cfg;
-    bmvp_state_list state;
-    int counting;  /* this pass moves running statistics */
-    int recompute; /* blocks are checkpointed */
-    bmvpi_uniformer uf;
-    bmvpi_unet3d un;
-    bmvpi_layer head; /* classification */
-};
-
-/* One layer of a network under construction: name = prefix + field, shapes in the released order. */
-static bmvp_tensor *bmvpi_make(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t d0,
-                               int64_t d1, int64_t k, int trained, bmvp_init init)
+static float bmvpi_init_draw(const bmvp_state *s, bmvp_rng *r)
 {
-    char name[160];
-    int64_t dim[5], fan = 0;
+    const double fan = s->fan > 0 ? (double)s->fan : INFINITY;
+    float v;
+    switch (s->init) {
+    case BMVP_INIT_KAIMING_OUT: return (float)sqrt(2.0 / fan) * bmvp_rng_normal(r);
+    case BMVP_INIT_UNIFORM_IN: return (float)(1.0 / sqrt(fan)) * (2.0f * bmvp_rng_uniform(r) - 1.0f);
+    case BMVP_INIT_XAVIER_UNIFORM: return (float)sqrt(6.0 / fan) * (2.0f * bmvp_rng_uniform(r) - 1.0f);
+    case BMVP_INIT_NORMAL: return (float)s->value * bmvp_rng_normal(r);
+    default: /* BMVP_INIT_TRUNC_NORMAL */
+        do v = (float)s->value * bmvp_rng_normal(r);
+        while (v < -2 || v > 2);
+        return v;
+    }
+}
+
+BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
+{
+    bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
+    float *v;
+    int64_t i;
+    if (!s->t || !s->t->x) return;
+    if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE || s->init == BMVP_INIT_CONSTANT) {
+        bmvp_fill(c, s->t, s->init == BMVP_INIT_CONSTANT ? (float)s->value : s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
+        return;
+    }
+    v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
+    for (i = 0; v && i < s->t->numel; ++i) v[i] = bmvpi_init_draw(s, &r);
+    if (v) bmvp_write(c, s->t, v);
+    bmvpi_free(c, v);
+}
+
+/* >>layers impl ------------------------------------------------------------------------------------------------------- */
+
+BMVP_API void bmvp_module_begin(bmvp_module *m, bmvp_ctx *c, bmvp_state_list *list)
+{
+    memset(m, 0, sizeof *m);
+    m->c = c;
+    m->list = list;
+    m->counting = 1;
+}
+
+BMVP_API void bmvp_enter(bmvp_module *m, const char *format, ...)
+{
+    const size_t at = strlen(m->name);
+    va_list ap;
+    int n;
+    if (bmvp_failed(m->c)) return;
+    va_start(ap, format);
+    n = vsnprintf(m->name + at, sizeof m->name - at, format, ap);
+    va_end(ap);
+    if (n < 0 || at + (size_t)n + 2 > sizeof m->name || m->level == BMVP_LEVELS_MAX) {
+        bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long, or has more than %d levels", m->name, BMVP_LEVELS_MAX);
+        return;
+    }
+    strcat(m->name, ".");
+    m->end[m->level++] = at;
+}
+
+BMVP_API void bmvp_leave(bmvp_module *m)
+{
+    if (bmvp_failed(m->c)) return;
+    if (m->level == 0) bmvp_fail(m->c, BMVP_E_STATE, "layers: bmvp_leave without bmvp_enter");
+    else m->name[m->end[--m->level]] = 0;
+}
+
+/* `name` and `field` below the place where m is: "decoder.2." "conv1" "weight". name NULL: the place itself. 0: too long. */
+static int bmvpi_full_name(bmvp_module *m, const char *name, const char *field, char full[BMVP_NAME_MAX])
+{
+    const int n = snprintf(full, BMVP_NAME_MAX, "%s%s%s%s", m->name, name ? name : "", name && field ? "." : "", field ? field : "");
+    if (n > 0 && n < BMVP_NAME_MAX) return 1;
+    bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long", full);
+    return 0;
+}
+
+static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *field, bmvp_layout layout, int rank, const int64_t *dim,
+                               int trained, bmvp_init init, int64_t fan)
+{
+    char full[BMVP_NAME_MAX];
+    if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, field, full)) return NULL;
+    return bmvp_state_add(m->c, m->list, full, layout, rank, dim, trained && !m->carried, init, fan);
+}
+
+/* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's reset_parameters says
+   kaiming_uniform_(a=sqrt(5)), which is that. */
+static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layout layout, int rank, int64_t d0, int64_t d1, int64_t k,
+                                     int64_t n)
+{
+    const int64_t fan = rank > 2 ? d1 * k * k * k : d1;
+    int64_t dim[5];
+    bmvp_layer l;
+    memset(&l, 0, sizeof l);
     dim[0] = d0, dim[1] = d1, dim[2] = dim[3] = dim[4] = k;
-    if (init == BMVP_INIT_KAIMING_OUT) fan = d0 * k * k * k;
-    if (init == BMVP_INIT_UNIFORM_IN) fan = d1 * k * k * k;
-    snprintf(name, sizeof name, "%s%s", prefix, field);
-    return bmvp_state_add(net->c, &net->state, name, layout, rank, dim, trained, init, fan);
-}
-
-/* Bias init: zero beside kaiming weights; beside a default Linear uniform with the weight's fan. */
-static bmvpi_layer bmvpi_make_layer(bmvp_net *net, const char *prefix, const char *field, bmvp_layout layout, int rank, int64_t out,
-                                    int64_t in, int64_t k, int trained)
-{
-    const int linear = layout == BMVP_LAYOUT_LINEAR;
-    char name[160];
-    bmvpi_layer l;
-    snprintf(name, sizeof name, "%s.weight", field);
-    l.w = bmvpi_make(net, prefix, name, layout, rank, out, in, k, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_KAIMING_OUT);
-    snprintf(name, sizeof name, "%s.bias", field);
-    l.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, out, 1, 1, trained, linear ? BMVP_INIT_UNIFORM_IN : BMVP_INIT_ZERO);
-    if (linear && l.b) net->state.item[net->state.n - 1].fan = in;
+    l.w = bmvpi_make(m, name, "weight", layout, rank, dim, 1, BMVP_INIT_UNIFORM_IN, fan);
+    if (n > 0) l.b = bmvpi_make(m, name, "bias", BMVP_LAYOUT_SAME, 1, &n, 1, BMVP_INIT_UNIFORM_IN, fan);
     return l;
 }
 
-static bmvpi_norm bmvpi_make_norm(bmvp_net *net, const char *prefix, const char *field, int64_t n, int batch, int trained)
+static bmvp_tensor *bmvpi_run_linear(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x) { return bmvp_linear(m->c, x, l->w, l->b); }
+static bmvp_tensor *bmvpi_run_conv(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
 {
-    char name[160];
-    bmvpi_norm o;
-    memset(&o, 0, sizeof o);
-    snprintf(name, sizeof name, "%s.weight", field);
-    o.w = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ONE);
-    snprintf(name, sizeof name, "%s.bias", field);
-    o.b = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, trained, BMVP_INIT_ZERO);
-    if (!batch) return o;
-    snprintf(name, sizeof name, "%s.running_mean", field);
-    o.mean = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ZERO);
-    snprintf(name, sizeof name, "%s.running_var", field);
-    o.var = bmvpi_make(net, prefix, name, BMVP_LAYOUT_SAME, 1, n, 1, 1, 0, BMVP_INIT_ONE);
-    snprintf(name, sizeof name, "%s%s.num_batches_tracked", prefix, field);
-    if (bmvp_failed(net->c)) return o;
-    o.counter = net->state.n;
-    (void)bmvp_state_add(net->c, &net->state, name, BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
-    return o;
+    return bmvp_conv3d(m->c, x, l->w, l->b, &l->shape);
+}
+static bmvp_tensor *bmvpi_run_depthwise(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_depthwise3d(m->c, x, l->w, l->b);
+}
+static bmvp_tensor *bmvpi_run_conv_transpose(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_conv_transpose3d(m->c, x, l->w, l->b);
+}
+static bmvp_tensor *bmvpi_run_batchnorm(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    if (m->training && m->counting && x) ++m->list->item[l->counter].counter;
+    return bmvp_batchnorm(m->c, x, l->w, l->b, l->mean, l->var, m->training, 0.1, l->eps);
+}
+static bmvp_tensor *bmvpi_run_layernorm(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_layernorm(m->c, x, l->w, l->b, l->eps);
+}
+static bmvp_tensor *bmvpi_run_groupnorm(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_groupnorm(m->c, x, l->w, l->b, l->groups, l->eps);
+}
+static bmvp_tensor *bmvpi_run_instancenorm(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_instancenorm(m->c, x, l->eps);
 }
 
-static void bmvpi_make_cblock(bmvp_net *net, bmvpi_cblock *b, const char *prefix, int64_t n)
+BMVP_API bmvp_tensor *bmvp_run(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
 {
-    const int64_t hidden = n * net->cfg.mlp_ratio;
-    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
-    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 1, 1);
-    b->conv1 = bmvpi_make_layer(net, prefix, "conv1", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
-    b->conv2 = bmvpi_make_layer(net, prefix, "conv2", BMVP_LAYOUT_POINTWISE, 5, n, n, 1, 1);
-    b->attn = bmvpi_make_layer(net, prefix, "attn", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 5, 1);
-    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 1, 1);
-    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_POINTWISE, 5, hidden, n, 1, 1);
-    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_POINTWISE, 5, n, hidden, 1, 1);
+    if (bmvp_failed(m->c)) return NULL;
+    if (!l->run) return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE, "layers: this layer was not made");
+    return l->run(m, l, x);
 }
 
-static void bmvpi_make_sablock(bmvp_net *net, bmvpi_sablock *b, const char *prefix, int64_t n)
+/* The layout that follows `xyz` for these axes */
+static bmvp_layout bmvpi_layout_along(bmvp_layout xyz, bmvp_axes axes) { return (bmvp_layout)((int)xyz + (int)axes); }
+
+BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t in, int64_t out, int bias)
 {
-    const int64_t hidden = n * net->cfg.mlp_ratio;
-    b->pos = bmvpi_make_layer(net, prefix, "pos_embed", BMVP_LAYOUT_DEPTHWISE, 5, n, 1, 3, 1);
-    b->norm1 = bmvpi_make_norm(net, prefix, "norm1", n, 0, 1);
-    b->qkv = bmvpi_make_layer(net, prefix, "attn.qkv", BMVP_LAYOUT_LINEAR, 2, 3 * n, n, 1, 1);
-    b->proj = bmvpi_make_layer(net, prefix, "attn.proj", BMVP_LAYOUT_LINEAR, 2, n, n, 1, 1);
-    b->norm2 = bmvpi_make_norm(net, prefix, "norm2", n, 0, 1);
-    b->fc1 = bmvpi_make_layer(net, prefix, "mlp.fc1", BMVP_LAYOUT_LINEAR, 2, hidden, n, 1, 1);
-    b->fc2 = bmvpi_make_layer(net, prefix, "mlp.fc2", BMVP_LAYOUT_LINEAR, 2, n, hidden, 1, 1);
+    bmvp_layer l = bmvpi_make_weights(m, name, BMVP_LAYOUT_LINEAR, 2, out, in, 1, bias ? out : 0);
+    l.run = bmvpi_run_linear;
+    return l;
 }
 
-/* Weight and bias as PyTorch's default leaves a convolution: what the release does not initialise itself. */
-static bmvpi_layer bmvpi_make_default(bmvp_net *net, const char *field, int64_t out, int64_t in)
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+                                   int bias)
 {
-    const bmvpi_layer l = bmvpi_make_layer(net, "", field, BMVP_LAYOUT_POINTWISE, 5, out, in, 1, 1);
+    const int product = kernel == 1 && stride == 1 && pad == 0;
+    const bmvp_layout layout = product ? BMVP_LAYOUT_POINTWISE : bmvpi_layout_along(BMVP_LAYOUT_CONV_XYZ, m->axes);
+    bmvp_layer l = bmvpi_make_weights(m, name, layout, 5, out, in, kernel, bias ? out : 0);
+    l.shape = bmvp_conv_same(stride, pad);
+    l.run = product ? bmvpi_run_linear : bmvpi_run_conv;
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel)
+{
+    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_DEPTHWISE_XYZ, m->axes), 5, n, 1, kernel, n);
+    l.run = bmvpi_run_depthwise;
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias)
+{
+    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_CONVT_XYZ, m->axes), 5, in, out, kernel, bias ? out : 0);
+    l.run = bmvpi_run_conv_transpose;
+    return l;
+}
+
+static bmvp_layer bmvpi_make_affine(bmvp_module *m, const char *name, int64_t n)
+{
+    bmvp_layer l;
+    memset(&l, 0, sizeof l);
+    l.eps = 1e-5;
+    l.w = bmvpi_make(m, name, "weight", BMVP_LAYOUT_SAME, 1, &n, 1, BMVP_INIT_ONE, 0);
+    l.b = bmvpi_make(m, name, "bias", BMVP_LAYOUT_SAME, 1, &n, 1, BMVP_INIT_ZERO, 0);
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n)
+{
+    bmvp_layer l = bmvpi_make_affine(m, name, n);
+    l.run = bmvpi_run_layernorm;
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups)
+{
+    bmvp_layer l = bmvpi_make_affine(m, name, n);
+    l.groups = groups;
+    l.run = bmvpi_run_groupnorm;
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int64_t n, int affine)
+{
+    bmvp_layer l;
+    if (affine) return bmvp_make_groupnorm(m, name, n, (int)n);
+    memset(&l, 0, sizeof l);
+    l.eps = 1e-5;
+    l.run = bmvpi_run_instancenorm;
+    return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n)
+{
+    bmvp_layer l = bmvpi_make_affine(m, name, n);
+    l.mean = bmvpi_make(m, name, "running_mean", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ZERO, 0);
+    l.var = bmvpi_make(m, name, "running_var", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ONE, 0);
+    l.counter = m->list->n;
+    (void)bmvpi_make(m, name, "num_batches_tracked", BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
+    l.run = bmvpi_run_batchnorm;
+    return l;
+}
+
+BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim)
+{
+    return bmvpi_make(m, name, NULL, BMVP_LAYOUT_SAME, rank, dim, 1, BMVP_INIT_ZERO, 0);
+}
+
+BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const int64_t grid[3], int64_t n)
+{
+    char full[BMVP_NAME_MAX];
+    int64_t dim[5];
+    bmvp_state s;
     int i;
-    for (i = net->state.n - 2; l.b && i < net->state.n; ++i) {
-        net->state.item[i].init = BMVP_INIT_UNIFORM_IN;
-        net->state.item[i].fan = in;
+    if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, NULL, full)) return NULL;
+    memset(&s, 0, sizeof s);
+    for (i = 0; i < BMVP_MAX_DIMS; ++i) s.torch_dim[i] = s.walk_dim[i] = 1;
+    s.torch_rank = 3;
+    s.torch_dim[1] = grid[0] * grid[1] * grid[2];
+    s.torch_dim[2] = n;
+    s.walk_rank = 5;
+    for (i = 0; i < 3; ++i) s.walk_dim[1 + i] = grid[2 - bmvpi_axis_of[m->axes][i]];
+    s.walk_dim[4] = n;
+    bmvpi_space_strides((int)m->axes, s.walk_dim + 1, n, dim + 1, s.stride + 1);
+    dim[0] = 1, dim[4] = n;
+    s.stride[4] = 1;
+    s.trained = !m->carried;
+    return bmvpi_state_make(m->c, m->list, full, &s, 5, dim);
+}
+
+/* Matrix (N, 1) of ones times (1, M): each row is t, and the gradient of t is the sum of the rows'. */
+BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t)
+{
+    int64_t column[2] = { 1, 1 }, row[2] = { 1, 1 };
+    bmvp_tensor *ones, *all;
+    char a[96], b[96];
+    if (!x || !t || bmvp_failed(m->c)) return NULL;
+    if (t->dim[0] != 1 || t->rank != x->rank || t->numel * x->dim[0] != x->numel)
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s", bmvpi_shape(t, a, sizeof a),
+                                        bmvpi_shape(x, b, sizeof b));
+    if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
+    column[0] = x->dim[0], row[1] = t->numel;
+    ones = bmvp_input(m->c, 2, column, NULL);
+    bmvp_fill(m->c, ones, 1);
+    all = bmvp_matmul(m->c, ones, bmvp_reshape(m->c, t, 2, row), 0, 0);
+    return bmvp_add_into(m->c, x, bmvp_reshape(m->c, all, x->rank, x->dim));
+}
+
+BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value)
+{
+    int64_t k = 1;
+    bmvp_state *s;
+    int i = m->list->n, a;
+    if (!t || bmvp_failed(m->c)) return;
+    while (--i >= 0 && m->list->item[i].t != t) { }
+    if (i < 0) {
+        bmvp_fail(m->c, BMVP_E_ARG, "init_as: %s was not made in this module", t->name ? t->name : "the tensor");
+        return;
     }
+    s = &m->list->item[i];
+    for (a = 2; a < s->torch_rank; ++a) k *= s->torch_dim[a];
+    s->init = init;
+    s->value = value;
+    if (s->torch_rank < 2) { /* a bias keeps the fan of its weight */
+        if (s->fan == 0 && (init == BMVP_INIT_KAIMING_OUT || init == BMVP_INIT_UNIFORM_IN || init == BMVP_INIT_XAVIER_UNIFORM))
+            bmvp_fail(m->c, BMVP_E_ARG, "init_as: %s has one axis only, from which no fan follows", s->name);
+        return;
+    }
+    s->fan = (init == BMVP_INIT_KAIMING_OUT ? s->torch_dim[0] : init == BMVP_INIT_UNIFORM_IN ? s->torch_dim[1]
+              : s->torch_dim[0] + s->torch_dim[1]) * k;
+}
+
+BMVP_API bmvp_mlp_layer bmvp_make_mlp(bmvp_module *m, const char *name, int64_t n, int64_t hidden)
+{
+    bmvp_mlp_layer l;
+    bmvp_enter(m, "%s", name);
+    l.fc1 = bmvp_make_linear(m, "fc1", n, hidden, 1);
+    l.fc2 = bmvp_make_linear(m, "fc2", hidden, n, 1);
+    bmvp_leave(m);
     return l;
 }
 
-/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
-   they are carried (not trained), so that a checkpoint written here loads strictly, and fine-tuning finds them. */
-static void bmvpi_make_decoder(bmvp_net *net)
+BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp_tensor *x, bmvp_tensor *residual)
 {
-    static const char *const field[3] = { "conv1", "conv2", "conv3" };
-    const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
-    const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
-    char prefix[64], name[64];
-    int i, k;
-    for (i = 0; i < 4; ++i) {
-        snprintf(prefix, sizeof prefix, "decoder.decoder%d.", 5 - i);
-        net->uf.up[i] = bmvpi_make(net, prefix, "transp_conv.conv.weight", BMVP_LAYOUT_CONVT_XYZ, 5, in[i], out[i], 2, 1,
-                                   BMVP_INIT_UNIFORM_IN);
-        for (k = 0; k < 3; ++k) {
-            snprintf(name, sizeof name, "conv_block.%s.conv.weight", field[k]);
-            net->uf.block[i][k] = bmvpi_make(net, prefix, name, k < 2 ? BMVP_LAYOUT_CONV_XYZ : BMVP_LAYOUT_POINTWISE, 5, out[i],
-                                             k == 1 ? out[i] : 2 * out[i], k < 2 ? 3 : 1, segment, BMVP_INIT_KAIMING_OUT);
-        }
+    if (!residual) return bmvp_mlp(m->c, x, l->fc1.w, l->fc1.b, l->fc2.w, l->fc2.b);
+    return bmvp_mlp_residual(m->c, x, l->fc1.w, l->fc1.b, l->fc2.w, l->fc2.b, residual);
+}
+
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias)
+{
+    bmvp_attention_block b;
+    if (name) bmvp_enter(m, "%s", name);
+    b.norm1 = bmvp_make_layernorm(m, "norm1", n);
+    b.qkv = bmvp_make_linear(m, "attn.qkv", n, 3 * n, qkv_bias);
+    b.proj = bmvp_make_linear(m, "attn.proj", n, n, 1);
+    b.norm2 = bmvp_make_layernorm(m, "norm2", n);
+    b.mlp = bmvp_make_mlp(m, "mlp", n, hidden);
+    b.heads = heads;
+    b.drop_path = 0;
+    if (name) bmvp_leave(m);
+    return b;
+}
+
+/* The norms' outputs are dropped: cheaper to compute again than to keep. Without drop path the residual sums are part of the products. */
+BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x)
+{
+    bmvp_ctx *c = m->c;
+    const int drops = b->drop_path > 0 && m->training;
+    bmvp_tensor *n, *h;
+    int64_t tokens[3];
+    int rank;
+    if (!x || bmvp_failed(c)) return NULL;
+    rank = x->rank;
+    tokens[0] = x->dim[0], tokens[2] = 3 * x->dim[rank - 1];
+    tokens[1] = x->numel / (tokens[0] * x->dim[rank - 1]);
+    n = bmvp_run(m, &b->norm1, x);
+    h = bmvp_run(m, &b->qkv, n);
+    bmvp_drop(c, n);
+    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), b->heads, 1.0 / sqrt((double)(x->dim[rank - 1] / b->heads)));
+    h = bmvp_reshape(c, h, rank, x->dim);
+    if (drops) x = bmvp_add_into(c, x, bmvp_drop_path(m, bmvp_run(m, &b->proj, h), b->drop_path));
+    else x = bmvp_linear_residual(c, h, b->proj.w, b->proj.b, x);
+    n = bmvp_run(m, &b->norm2, x);
+    if (drops) x = bmvp_add_into(c, x, bmvp_drop_path(m, bmvp_run_mlp(m, &b->mlp, n, NULL), b->drop_path));
+    else x = bmvp_run_mlp(m, &b->mlp, n, x);
+    bmvp_drop(c, n);
+    return x;
+}
+
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm)
+{
+    bmvp_patch_embed e;
+    memset(&e, 0, sizeof e);
+    bmvp_enter(m, "%s", name);
+    e.proj = bmvp_make_conv(m, "proj", in, out, p, p, 0, 1);
+    if (norm) e.norm = bmvp_make_layernorm(m, "norm", out);
+    bmvp_leave(m);
+    return e;
+}
+
+BMVP_API bmvp_tensor *bmvp_run_patch_embed(bmvp_module *m, const bmvp_patch_embed *e, bmvp_tensor *x)
+{
+    const int64_t scope = bmvp_scope_begin(m->c);
+    x = bmvp_run(m, &e->proj, x);
+    if (e->norm.run) x = bmvp_run(m, &e->norm, x);
+    return bmvp_scope_end(m->c, scope, x);
+}
+
+BMVP_API void bmvp_module_draws(bmvp_module *m, uint64_t seed, uint32_t step, uint32_t sample)
+{
+    m->drawn = 1;
+    m->seed = seed;
+    m->step = step;
+    m->sample = sample;
+    m->draws = 0;
+}
+
+enum { BMVPI_STREAM_DROP_PATH = 0x64726f70 }; /* and the numbers behind it: one a call */
+
+/* A diagonal matrix times x as a matrix of samples: it scales rows exactly, and backward scales the gradient's. */
+BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate)
+{
+    int64_t square[2], flat[2], i, n;
+    bmvp_tensor *y;
+    float *d;
+    if (!x || bmvp_failed(m->c) || rate <= 0 || !m->training) return x;
+    if (rate >= 1) return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_ARG, "drop_path: rate %g must be below 1", rate);
+    if (!m->drawn)
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE, "drop_path: call bmvp_module_draws before each training pass");
+    n = square[0] = square[1] = flat[0] = x->dim[0];
+    flat[1] = x->numel / n;
+    d = (float *)bmvpi_alloc(m->c, n * n * (int64_t)sizeof *d);
+    if (!d) return NULL;
+    memset(d, 0, (size_t)(n * n) * sizeof *d);
+    for (i = 0; i < n; ++i) {
+        bmvp_rng r = bmvp_rng_make(m->seed, BMVPI_STREAM_DROP_PATH + m->draws, m->step, m->sample + (uint32_t)i);
+        if ((double)bmvp_rng_uniform(&r) >= rate) d[i * n + i] = (float)(1 / (1 - rate));
     }
-    net->uf.proj1 = bmvpi_make_layer(net, "decoder.", "proj1.proj", BMVP_LAYOUT_CONV_ZXY, 5, d[0], net->cfg.in_channels, 3, segment);
-    net->uf.proj1_norm = bmvpi_make_norm(net, "decoder.", "proj1.norm", d[0], 0, segment);
-    net->uf.out = bmvpi_make_layer(net, "decoder.", segment ? "out.conv.conv" : "out_1.conv.conv", BMVP_LAYOUT_POINTWISE, 5, outputs, d[0],
-                                   1, 1);
-    for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
-        net->uf.scale[i] = bmvpi_make_default(net, i ? "ms_out.1" : "ms_out.0", outputs, d[1 - i]);
+    ++m->draws;
+    y = bmvp_matmul(m->c, bmvp_input(m->c, 2, square, d), bmvp_reshape(m->c, x, 2, flat), 0, 0);
+    bmvpi_free(m->c, d);
+    return bmvp_reshape(m->c, y, x->rank, x->dim);
 }
 
-/* Released names of the encoder: pre-training has one level more. */
-static const char *bmvpi_encoder_prefix(const bmvp_net *net)
+BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *y)
 {
-    return net->cfg.task == BMVP_TASK_PRETRAIN ? "encoder.uniformer." : "encoder.";
-}
-
-static void bmvpi_make_head(bmvp_net *net, int64_t features)
-{
-    net->head = bmvpi_make_layer(net, "", "head", BMVP_LAYOUT_LINEAR, 2, net->cfg.outputs, features, 1, 1);
-}
-
-static void bmvpi_make_uniformer(bmvp_net *net)
-{
-    bmvpi_uniformer *u = &net->uf;
-    const bmvp_net_config *k = &net->cfg;
-    char prefix[64];
-    int s, i;
-    for (s = 0; s < 4; ++s) {
-        snprintf(prefix, sizeof prefix, "%spatch_embed%d.", bmvpi_encoder_prefix(net), s + 1);
-        u->embed[s].proj = bmvpi_make_layer(net, prefix, "proj", BMVP_LAYOUT_CONV_ZXY, 5, k->dim[s], s ? k->dim[s - 1] : k->in_channels, 2, 1);
-        u->embed[s].norm = bmvpi_make_norm(net, prefix, "norm", k->dim[s], 0, 1);
-    }
-    for (s = 0; s < 4; ++s) {
-        const int64_t bytes = k->depth[s] * (int64_t)(s < 2 ? sizeof(bmvpi_cblock) : sizeof(bmvpi_sablock));
-        void *blocks = bmvpi_alloc(net->c, bytes);
-        if (!blocks) return;
-        memset(blocks, 0, (size_t)bytes);
-        if (s < 2) u->cblock[s] = (bmvpi_cblock *)blocks;
-        else u->sablock[s - 2] = (bmvpi_sablock *)blocks;
-        for (i = 0; i < k->depth[s]; ++i) {
-            snprintf(prefix, sizeof prefix, "%sblocks%d.%d.", bmvpi_encoder_prefix(net), s + 1, i);
-            if (s < 2) bmvpi_make_cblock(net, &u->cblock[s][i], prefix, k->dim[s]);
-            else bmvpi_make_sablock(net, &u->sablock[s - 2][i], prefix, k->dim[s]);
-        }
-    }
-    u->norm = bmvpi_make_norm(net, bmvpi_encoder_prefix(net), "norm", k->dim[3], 1, 1);
-    if (k->task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, k->dim[3]);
-    else bmvpi_make_decoder(net);
-}
-
-static bmvp_tensor *bmvpi_batchnorm(bmvp_net *net, const bmvpi_norm *o, bmvp_tensor *x, int training)
-{
-    if (training && net->counting && x) ++net->state.item[o->counter].counter;
-    return bmvp_batchnorm(net->c, x, o->w, o->b, o->mean, o->var, training, 0.1, 1e-5);
-}
-
-/* Frees a value that only backward would need. */
-static void bmvpi_spent(bmvp_net *net, bmvp_tensor *t)
-{
-    if (!net->c->grad_on) bmvp_drop(net->c, t);
-}
-
-/* Ends a block: what it made but y is freed, for good without a tape, until backward comes when recomputing. */
-static bmvp_tensor *bmvpi_block_end(bmvp_net *net, int64_t mark, bmvp_tensor *y)
-{
-    return net->recompute ? bmvp_checkpoint(net->c, mark, y) : bmvp_scope_end(net->c, mark, y);
+    return m->recompute ? bmvp_checkpoint(m->c, mark, y) : bmvp_scope_end(m->c, mark, y);
 }
 
 /* The same where y was made from x that is cheap to compute: rather twice in backward than held on to. */
-static bmvp_tensor *bmvpi_from_cheap(bmvp_net *net, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
+static bmvp_tensor *bmvpi_from_cheap(bmvp_module *m, int64_t mark, bmvp_tensor *x, bmvp_tensor *y)
 {
-    if (net->recompute) bmvp_drop(net->c, x);
-    return bmvpi_block_end(net, mark, y);
+    if (m->recompute) bmvp_drop(m->c, x);
+    return bmvp_block_end(m, mark, y);
+}
+
+/* Frees a value that only backward would need. */
+static void bmvpi_spent(bmvp_module *m, bmvp_tensor *t)
+{
+    if (!m->c->grad_on) bmvp_drop(m->c, t);
+}
+
+/* A convolution as the release starts it: normal by the fan of the outputs, bias 0. */
+static bmvp_layer bmvpi_released(bmvp_module *m, bmvp_layer l)
+{
+    bmvp_init_as(m, l.w, BMVP_INIT_KAIMING_OUT, 0);
+    bmvp_init_as(m, l.b, BMVP_INIT_ZERO, 0);
+    return l;
+}
+
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
+
+typedef struct bmvpi_cblock {
+    bmvp_layer pos, norm1, conv1, conv2, attn, norm2;
+    bmvp_mlp_layer mlp;
+} bmvpi_cblock;
+typedef struct bmvpi_sablock {
+    bmvp_layer pos;
+    bmvp_attention_block attention;
+} bmvpi_sablock;
+
+enum { BMVPI_MAX_DEPTH = 64 };
+typedef struct bmvpi_uniformer {
+    bmvp_patch_embed embed[4];
+    bmvpi_cblock *cblock[2];
+    bmvpi_sablock *sablock[2];
+    bmvp_layer norm;
+    bmvp_layer up[4];       /* transposed convolutions, coarse to fine */
+    bmvp_layer block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
+    bmvp_layer proj1, proj1_norm, out, scale[2];
+} bmvpi_uniformer;
+
+/* timm's Mlp of 1x1x1 convolutions */
+static bmvp_mlp_layer bmvpi_make_conv_mlp(bmvp_module *m, int64_t n, int64_t hidden)
+{
+    bmvp_mlp_layer l;
+    l.fc1 = bmvpi_released(m, bmvp_make_conv(m, "mlp.fc1", n, hidden, 1, 1, 0, 1));
+    l.fc2 = bmvpi_released(m, bmvp_make_conv(m, "mlp.fc2", hidden, n, 1, 1, 0, 1));
+    return l;
+}
+
+static void bmvpi_make_cblock(bmvp_module *m, bmvpi_cblock *b, int64_t n, int mlp_ratio)
+{
+    b->pos = bmvpi_released(m, bmvp_make_depthwise(m, "pos_embed", n, 3));
+    b->norm1 = bmvp_make_batchnorm(m, "norm1", n);
+    b->conv1 = bmvpi_released(m, bmvp_make_conv(m, "conv1", n, n, 1, 1, 0, 1));
+    b->conv2 = bmvpi_released(m, bmvp_make_conv(m, "conv2", n, n, 1, 1, 0, 1));
+    b->attn = bmvpi_released(m, bmvp_make_depthwise(m, "attn", n, 5));
+    b->norm2 = bmvp_make_batchnorm(m, "norm2", n);
+    b->mlp = bmvpi_make_conv_mlp(m, n, n * mlp_ratio);
+}
+
+static void bmvpi_make_sablock(bmvp_module *m, bmvpi_sablock *b, int64_t n, const bmvp_net_config *k)
+{
+    b->pos = bmvpi_released(m, bmvp_make_depthwise(m, "pos_embed", n, 3));
+    b->attention = bmvp_make_attention_block(m, NULL, n, (int)n / k->head_dim, n * k->mlp_ratio, 1);
+    b->attention.norm1.eps = b->attention.norm2.eps = 1e-6;
+}
+
+/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
+   they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
+static void bmvpi_make_decoder(bmvp_net *net)
+{
+    static const char *const field[3] = { "conv_block.conv1.conv", "conv_block.conv2.conv", "conv_block.conv3.conv" };
+    const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
+    const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
+    bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
+    int i, k;
+    bmvp_enter(m, "decoder");
+    for (i = 0; i < 4; ++i) {
+        bmvp_enter(m, "decoder%d", 5 - i);
+        u->up[i] = bmvp_make_conv_transpose(m, "transp_conv.conv", in[i], out[i], 2, 0);
+        m->carried = !segment;
+        for (k = 0; k < 3; ++k)
+            u->block[i][k] = bmvpi_released(m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
+        m->carried = 0;
+        bmvp_leave(m);
+    }
+    m->carried = !segment;
+    m->axes = BMVP_AXES_ZXY;
+    u->proj1 = bmvpi_released(m, bmvp_make_conv(m, "proj1.proj", net->cfg.in_channels, d[0], 3, 1, 1, 1));
+    u->proj1_norm = bmvp_make_layernorm(m, "proj1.norm", d[0]);
+    m->carried = 0;
+    m->axes = BMVP_AXES_XYZ;
+    u->out = bmvpi_released(m, bmvp_make_conv(m, segment ? "out.conv.conv" : "out_1.conv.conv", d[0], outputs, 1, 1, 0, 1));
+    bmvp_leave(m);
+    for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
+        u->scale[i] = bmvp_make_conv(m, i ? "ms_out.1" : "ms_out.0", d[1 - i], outputs, 1, 1, 0, 1);
+}
+
+/* The encoder's kernels are stored for the input that the release permutes to (Z, X, Y). */
+static void bmvpi_uniformer_make(bmvp_net *net)
+{
+    bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
+    const bmvp_net_config *k = &net->cfg;
+    bmvp_module *m = &net->m;
+    char name[16];
+    int s, i;
+    m->axes = BMVP_AXES_ZXY;
+    bmvp_enter(m, k->task == BMVP_TASK_PRETRAIN ? "encoder.uniformer" : "encoder");
+    for (s = 0; s < 4; ++s) {
+        snprintf(name, sizeof name, "patch_embed%d", s + 1);
+        u->embed[s] = bmvp_make_patch_embed(m, name, s ? k->dim[s - 1] : k->in_channels, k->dim[s], 2, 1);
+        u->embed[s].proj = bmvpi_released(m, u->embed[s].proj);
+    }
+    for (s = 0; s < 4; ++s) {
+        if (s < 2) u->cblock[s] = (bmvpi_cblock *)bmvpi_zeros(m->c, (size_t)k->depth[s] * sizeof(bmvpi_cblock));
+        else u->sablock[s - 2] = (bmvpi_sablock *)bmvpi_zeros(m->c, (size_t)k->depth[s] * sizeof(bmvpi_sablock));
+        for (i = 0; i < k->depth[s] && !bmvp_failed(m->c); ++i) {
+            bmvp_enter(m, "blocks%d.%d", s + 1, i);
+            if (s < 2) bmvpi_make_cblock(m, &u->cblock[s][i], k->dim[s], k->mlp_ratio);
+            else bmvpi_make_sablock(m, &u->sablock[s - 2][i], k->dim[s], k);
+            bmvp_leave(m);
+        }
+    }
+    u->norm = bmvp_make_batchnorm(m, "norm", k->dim[3]);
+    bmvp_leave(m);
+    m->axes = BMVP_AXES_XYZ;
+    if (k->task != BMVP_TASK_CLASSIFY) bmvpi_make_decoder(net);
+}
+
+static void bmvpi_uniformer_destroy(bmvp_net *net)
+{
+    bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
+    int s;
+    for (s = 0; s < 2; ++s) {
+        bmvpi_free(net->m.c, u->cblock[s]);
+        bmvpi_free(net->m.c, u->sablock[s]);
+    }
 }
 
 /* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
    other reader. */
-static bmvp_tensor *bmvpi_cblock_run(bmvp_net *net, const bmvpi_cblock *b, bmvp_tensor *x, int training)
+static bmvp_tensor *bmvpi_cblock_run(bmvp_module *m, const bmvpi_cblock *b, bmvp_tensor *x)
 {
-    bmvp_ctx *c = net->c;
+    bmvp_ctx *c = m->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *n, *h, *in = x;
     x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
-    bmvpi_spent(net, in);
-    n = bmvpi_batchnorm(net, &b->norm1, x, training);
-    h = bmvp_linear(c, n, b->conv1.w, b->conv1.b);
+    bmvpi_spent(m, in);
+    n = bmvp_run(m, &b->norm1, x);
+    h = bmvp_run(m, &b->conv1, n);
     bmvp_drop(c, n);
-    n = bmvp_depthwise3d(c, h, b->attn.w, b->attn.b);
-    bmvpi_spent(net, h);
+    n = bmvp_run(m, &b->attn, h);
+    bmvpi_spent(m, h);
     in = x;
     x = bmvp_linear_residual(c, n, b->conv2.w, b->conv2.b, x);
-    bmvpi_spent(net, n);
-    bmvpi_spent(net, in);
-    n = bmvpi_batchnorm(net, &b->norm2, x, training);
-    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
+    bmvpi_spent(m, n);
+    bmvpi_spent(m, in);
+    n = bmvp_run(m, &b->norm2, x);
+    x = bmvp_run_mlp(m, &b->mlp, n, x);
     bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, x);
+    return bmvp_block_end(m, scope, x);
 }
 
-/* x += DW3(x); x += MHSA(LN(x)); x += MLP(LN(x)), over the tokens of the map. x has no other reader. */
-static bmvp_tensor *bmvpi_sablock_run(bmvp_net *net, const bmvpi_sablock *b, bmvp_tensor *x)
+/* x += DW3(x), then a transformer block over the tokens of the map. x has no other reader. */
+static bmvp_tensor *bmvpi_sablock_run(bmvp_module *m, const bmvpi_sablock *b, bmvp_tensor *x)
 {
-    bmvp_ctx *c = net->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    const double scale = 1.0 / sqrt((double)net->cfg.head_dim);
-    bmvp_tensor *n, *h;
-    int64_t dim[5], tokens[3];
-    x = bmvp_depthwise3d_residual(c, x, b->pos.w, b->pos.b);
-    if (!x) return NULL;
-    memcpy(dim, x->dim, sizeof dim);
-    tokens[0] = dim[0], tokens[1] = dim[1] * dim[2] * dim[3], tokens[2] = 3 * dim[4];
-    n = bmvp_layernorm(c, x, b->norm1.w, b->norm1.b, 1e-6);
-    h = bmvp_linear(c, n, b->qkv.w, b->qkv.b);
-    bmvp_drop(c, n);
-    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), (int)(dim[4] / net->cfg.head_dim), scale);
-    x = bmvp_linear_residual(c, bmvp_reshape(c, h, 5, dim), b->proj.w, b->proj.b, x);
-    n = bmvp_layernorm(c, x, b->norm2.w, b->norm2.b, 1e-6);
-    x = bmvp_mlp_residual(c, n, b->fc1.w, b->fc1.b, b->fc2.w, b->fc2.b, x);
-    bmvp_drop(c, n);
-    return bmvpi_block_end(net, scope, x);
+    const int64_t scope = bmvp_scope_begin(m->c);
+    x = bmvp_depthwise3d_residual(m->c, x, b->pos.w, b->pos.b);
+    return bmvp_block_end(m, scope, bmvp_run_attention_block(m, &b->attention, x));
 }
 
-/* LN(conv(x)), half the size */
-static bmvp_tensor *bmvpi_embed_run(bmvp_net *net, const bmvpi_embed *e, bmvp_tensor *x)
+static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x)
 {
-    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
-    const int64_t scope = bmvp_scope_begin(net->c);
-    x = bmvp_conv3d(net->c, x, e->proj.w, e->proj.b, &halve);
-    return bmvp_scope_end(net->c, scope, bmvp_layernorm(net->c, x, e->norm.w, e->norm.b, 1e-5));
-}
-
-static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int training)
-{
-    const bmvpi_uniformer *u = &net->uf;
-    bmvp_ctx *c = net->c;
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
     bmvp_features f;
     int64_t scope;
     int s, i;
     memset(&f, 0, sizeof f);
     for (s = 0; s < 4; ++s) {
-        scope = bmvp_scope_begin(c);
-        x = bmvpi_embed_run(net, &u->embed[s], x);
+        scope = bmvp_scope_begin(m->c);
+        x = bmvp_run_patch_embed(m, &u->embed[s], x);
         for (i = 0; i < net->cfg.depth[s]; ++i) {
-            x = s < 2 ? bmvpi_cblock_run(net, &u->cblock[s][i], x, training) : bmvpi_sablock_run(net, &u->sablock[s - 2][i], x);
-            if (i == 0) x = bmvpi_block_end(net, scope, x); /* the embedding belongs to the first block */
+            x = s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
+            if (i == 0) x = bmvp_block_end(m, scope, x); /* the embedding belongs to the first block */
         }
-        if (s == 3) x = bmvpi_batchnorm(net, &u->norm, x, training);
-        x = bmvp_scope_end(c, scope, x);
+        if (s == 3) x = bmvp_run(m, &u->norm, x);
+        x = bmvp_scope_end(m->c, scope, x);
         f.map[s] = x;
     }
     f.last = x;
@@ -883,11 +1441,13 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x, int t
 
 static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 {
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
     bmvp_tensor *y;
     int i;
-    for (i = 0; i < 4; ++i) x = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
-    y = bmvp_linear(net->c, x, net->uf.out.w, net->uf.out.b);
-    if (net->recompute) bmvp_drop(net->c, x); /* at full size it is the largest by far */
+    for (i = 0; i < 4; ++i) x = bmvp_run(m, &u->up[i], x);
+    y = bmvp_run(m, &u->out, x);
+    if (m->recompute) bmvp_drop(m->c, x); /* at full size it is the largest by far */
     return y;
 }
 
@@ -897,14 +1457,15 @@ static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
 {
     static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
-    bmvp_ctx *c = net->c;
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_ctx *c = net->m.c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *m = net->uf.out.w, *y;
+    bmvp_tensor *m = u->out.w, *y;
     int64_t d[7], k = 1, z, h, w, n;
     int i;
     if (!x) return NULL;
     for (i = 3; i >= 0; --i, k *= 2) {
-        bmvp_tensor *up = net->uf.up[i];
+        bmvp_tensor *up = u->up[i].w;
         d[0] = up->dim[0] * 8, d[1] = up->dim[4];
         m = bmvp_matmul(c, bmvp_reshape(c, up, 2, d), m, 0, 0);
         d[0] = up->dim[0], d[1] = d[2] = d[3] = 2, d[4] = d[5] = d[6] = k;
@@ -917,36 +1478,40 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
     d[0] = n, d[1] = z, d[2] = h, d[3] = w, d[4] = d[5] = d[6] = k;
     y = bmvp_permute(c, bmvp_reshape(c, y, 7, d), weave);
     d[1] = z * k, d[2] = h * k, d[3] = w * k, d[4] = 1;
-    return bmvpi_block_end(net, scope, bmvp_add(c, bmvp_reshape(c, y, 5, d), net->uf.out.b));
+    return bmvp_block_end(&net->m, scope, bmvp_add(c, bmvp_reshape(c, y, 5, d), u->out.b));
+}
+
+static bmvp_tensor *bmvpi_uniformer_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
 }
 
 /* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
    than to keep. */
-static bmvp_tensor *bmvpi_join(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
+static bmvp_tensor *bmvpi_join(bmvp_module *m, const bmvp_layer *up, bmvp_tensor *x, bmvp_tensor *skip, int drop_skip)
 {
-    const int64_t scope = bmvp_scope_begin(net->c);
+    const int64_t scope = bmvp_scope_begin(m->c);
     bmvp_tensor *part[2], *y;
-    part[0] = bmvp_conv_transpose3d(net->c, x, net->uf.up[i], NULL);
+    part[0] = bmvp_run(m, up, x);
     part[1] = skip;
-    y = bmvp_concat(net->c, 2, part, 4);
-    bmvp_drop(net->c, part[0]);
-    if (i == 3) bmvp_drop(net->c, skip);
-    return bmvp_scope_end(net->c, scope, y);
+    y = bmvp_concat(m->c, 2, part, 4);
+    bmvp_drop(m->c, part[0]);
+    if (drop_skip) bmvp_drop(m->c, skip);
+    return bmvp_scope_end(m->c, scope, y);
 }
 
 /* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
-static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp_tensor *x)
+static bmvp_tensor *bmvpi_join_branch(bmvp_module *m, const bmvp_layer *conv, bmvp_tensor *x)
 {
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    bmvp_ctx *c = net->c;
+    bmvp_ctx *c = m->c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *h = bmvp_conv3d(c, x, w[0], NULL, &same), *n, *r;
+    bmvp_tensor *h = bmvp_run(m, &conv[0], x), *n, *r;
     bmvp_drop(c, x);
     n = bmvp_instancenorm(c, h, 1e-5);
-    bmvpi_spent(net, h);
+    bmvpi_spent(m, h);
     r = bmvp_leaky_relu(c, n, 0.01);
     bmvp_drop(c, n);
-    h = bmvp_conv3d(c, r, w[1], NULL, &same);
+    h = bmvp_run(m, &conv[1], r);
     bmvp_drop(c, r);
     return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
 }
@@ -956,173 +1521,57 @@ static bmvp_tensor *bmvpi_join_branch(bmvp_net *net, bmvp_tensor *const *w, bmvp
    again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
 static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
 {
-    bmvp_ctx *c = net->c;
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_ctx *c = m->c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *const *w = net->uf.block[i], *cat = bmvpi_join(net, i, x, skip);
-    bmvp_tensor *h = bmvp_linear(c, cat, w[2], NULL), *n = bmvp_instancenorm(c, h, 1e-5), *sum;
+    bmvp_tensor *cat = bmvpi_join(m, &u->up[i], x, skip, i == 3), *h = bmvp_run(m, &u->block[i][2], cat), *n, *sum;
+    n = bmvp_instancenorm(c, h, 1e-5);
     bmvp_drop(c, h);
-    sum = bmvp_add_into(c, n, bmvpi_join_branch(net, w, cat));
+    sum = bmvp_add_into(c, n, bmvpi_join_branch(m, u->block[i], cat));
     bmvp_drop(c, n); /* backward reads it nowhere */
-    return bmvpi_block_end(net, scope, bmvp_leaky_relu(c, sum, 0.01));
+    return bmvp_block_end(m, scope, bmvp_leaky_relu(c, sum, 0.01));
 }
 
 /* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
 static bmvp_tensor *bmvpi_input_skip(bmvp_net *net, bmvp_tensor *x)
 {
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    const bmvpi_uniformer *u = &net->uf;
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *h = bmvp_conv3d(net->c, x, u->proj1.w, u->proj1.b, &same);
-    return bmvpi_from_cheap(net, scope, h, bmvp_layernorm(net->c, h, u->proj1_norm.w, u->proj1_norm.b, 1e-5));
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    const int64_t scope = bmvp_scope_begin(net->m.c);
+    bmvp_tensor *h = bmvp_run(&net->m, &u->proj1, x);
+    return bmvpi_from_cheap(&net->m, scope, h, bmvp_run(&net->m, &u->proj1_norm, h));
 }
 
-static bmvp_tensor *bmvpi_scale_head(bmvp_net *net, int i, bmvp_tensor *map)
+static bmvp_tensor *bmvpi_scale_head(bmvp_module *m, const bmvp_layer *head, int factor, bmvp_tensor *map)
 {
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *y = bmvp_linear(net->c, map, net->uf.scale[i].w, net->uf.scale[i].b);
-    return bmvpi_block_end(net, scope, bmvp_upsample_trilinear(net->c, y, i ? 2 : 4, 1));
+    const int64_t scope = bmvp_scope_begin(m->c);
+    return bmvp_block_end(m, scope, bmvp_upsample_trilinear(m->c, bmvp_run(m, head, map), factor, 1));
 }
 
-static bmvp_logits bmvpi_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+static bmvp_logits bmvpi_uniunet_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
-    const bmvpi_uniformer *u = &net->uf;
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
     bmvp_tensor *y = f->last;
     bmvp_logits l;
     int i;
     memset(&l, 0, sizeof l);
     for (i = 0; i < 4; ++i) {
         y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
-        if (deep && i == 1) l.quarter = bmvpi_scale_head(net, 0, y);
-        if (deep && i == 2) l.half = bmvpi_scale_head(net, 1, y);
+        if (deep && i == 1) l.quarter = bmvpi_scale_head(m, &u->scale[0], 4, y);
+        if (deep && i == 2) l.half = bmvpi_scale_head(m, &u->scale[1], 2, y);
     }
-    l.full = bmvp_linear(net->c, y, u->out.w, u->out.b);
-    bmvp_drop(net->c, y);
+    l.full = bmvp_run(m, &u->out, y);
+    bmvp_drop(m->c, y);
     return l;
 }
 
-/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+static int64_t bmvpi_uniformer_stride(const bmvp_net_config *k) { (void)k; return 16; }
+static int64_t bmvpi_uniformer_channels(const bmvp_net_config *k) { return k->dim[3]; }
 
-static bmvpi_layer bmvpi_make_conv(bmvp_net *net, const char *prefix, const char *field, int64_t out, int64_t in, int64_t k)
+static int bmvpi_uniformer_check(bmvp_ctx *c, const bmvp_net_config *k)
 {
-    return bmvpi_make_layer(net, prefix, field, BMVP_LAYOUT_CONV_XYZ, 5, out, in, k, 1);
-}
-
-static void bmvpi_make_unet3d(bmvp_net *net)
-{
-    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
-                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
-    static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
-    bmvpi_unet3d *u = &net->un;
-    const int64_t n = net->cfg.width;
-    char prefix[32];
-    int i;
-    u->conv1a = bmvpi_make_conv(net, "", "conv1a", n, net->cfg.in_channels, 3);
-    for (i = 0; i < (net->cfg.task == BMVP_TASK_CLASSIFY ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
-        const int64_t w = n << level[i];
-        if (i == 1) u->ds[0] = bmvpi_make_conv(net, "", "ds1", 2 * n, n, 3);
-        if (i == 3) u->ds[1] = bmvpi_make_conv(net, "", "ds2", 4 * n, 2 * n, 3);
-        if (i == 5) u->ds[2] = bmvpi_make_conv(net, "", "ds3", 8 * n, 4 * n, 3);
-        if (i == 9) u->up[0] = bmvpi_make_layer(net, "", "up4conva", BMVP_LAYOUT_POINTWISE, 5, 4 * n, 8 * n, 1, 1);
-        if (i == 10) u->up[1] = bmvpi_make_layer(net, "", "up3conva", BMVP_LAYOUT_POINTWISE, 5, 2 * n, 4 * n, 1, 1);
-        if (i == 11) u->up[2] = bmvpi_make_layer(net, "", "up2conva", BMVP_LAYOUT_POINTWISE, 5, n, 2 * n, 1, 1);
-        snprintf(prefix, sizeof prefix, "%s.", name[i]);
-        u->block[i].gn1 = bmvpi_make_norm(net, prefix, "gn1", w, 0, 1);
-        u->block[i].conv1 = bmvpi_make_conv(net, prefix, "conv1", w, w, 3);
-        u->block[i].gn2 = bmvpi_make_norm(net, prefix, "gn2", w, 0, 1);
-        u->block[i].conv2 = bmvpi_make_conv(net, prefix, "conv2", w, w, 3);
-    }
-    if (net->cfg.task == BMVP_TASK_CLASSIFY) bmvpi_make_head(net, 8 * n);
-    else u->out = bmvpi_make_layer(net, "", "up1conv", BMVP_LAYOUT_POINTWISE, 5, net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1, n, 1, 1);
-}
-
-/* conv(relu(norm(x))), norm and relu dropped */
-static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_net *net, const bmvpi_norm *o, const bmvpi_layer *l, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1);
-    bmvp_tensor *n = bmvp_groupnorm(net->c, x, o->w, o->b, net->cfg.groups, 1e-5), *r = bmvp_relu(net->c, n), *y;
-    bmvp_drop(net->c, n);
-    y = bmvp_conv3d(net->c, r, l->w, l->b, &same);
-    bmvp_drop(net->c, r);
-    return y;
-}
-
-static bmvp_tensor *bmvpi_resblock_run(bmvp_net *net, const bmvpi_resblock *b, bmvp_tensor *x)
-{
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_tensor *h = bmvpi_norm_relu_conv(net, &b->gn1, &b->conv1, x);
-    h = bmvpi_norm_relu_conv(net, &b->gn2, &b->conv2, h);
-    return bmvpi_block_end(net, scope, bmvp_add_into(net->c, x, h));
-}
-
-static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
-{
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
-    const bmvpi_unet3d *u = &net->un;
-    const int64_t scope = bmvp_scope_begin(net->c);
-    bmvp_features f;
-    int s, i, b = 1;
-    memset(&f, 0, sizeof f);
-    x = bmvp_conv3d(net->c, x, u->conv1a.w, u->conv1a.b, &same);
-    x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[0], x));
-    for (s = 0; s < 3; ++s) {
-        f.skip[s] = x;
-        x = f.map[s] = bmvp_conv3d(net->c, x, u->ds[s].w, u->ds[s].b, &halve);
-        for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(net, &u->block[b++], x);
-    }
-    f.map[3] = f.last = x;
-    return f;
-}
-
-/* skip NULL: pre-training, nothing is added */
-static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
-{
-    const bmvpi_unet3d *u = &net->un;
-    bmvp_tensor *l;
-    int64_t scope;
-    int s;
-    for (s = 0; s < 3; ++s) {
-        scope = bmvp_scope_begin(net->c);
-        l = bmvp_linear(net->c, x, u->up[s].w, u->up[s].b);
-        x = bmvp_upsample_nearest(net->c, l, 2);
-        bmvp_drop(net->c, l); /* backward reads it nowhere */
-        if (skip) x = bmvp_add_into(net->c, skip[2 - s], x);
-        x = bmvpi_from_cheap(net, scope, x, bmvpi_resblock_run(net, &u->block[9 + s], x));
-    }
-    return bmvp_linear(net->c, x, u->out.w, u->out.b);
-}
-
-/* >>network impl ------------------------------------------------------------------------------------------------------ */
-
-BMVP_API const char *bmvp_net_preset_names(void) { return "uniformer_small uniformer_base uniformer_tiny unet3d unet3d_tiny"; }
-
-BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
-{
-    static const bmvp_net_config preset[] = {
-        { "uniformer_small", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 3, 4, 8, 3 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "uniformer_base", BMVP_NET_UNIFORMER, 1, { 64, 128, 320, 512 }, { 5, 8, 20, 7 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "uniformer_tiny", BMVP_NET_UNIFORMER, 1, { 16, 32, 64, 128 }, { 1, 1, 2, 1 }, 16, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "unet3d", BMVP_NET_UNET3D, 1, { 64, 128, 256, 256 }, { 1, 2, 2, 4 }, 64, 4, 32, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-        { "unet3d_tiny", BMVP_NET_UNET3D, 1, { 16, 32, 64, 64 }, { 1, 2, 2, 4 }, 64, 4, 8, 8, 0, BMVP_TASK_PRETRAIN, 0, 0 },
-    };
-    size_t i;
-    for (i = 0; i < sizeof preset / sizeof *preset; ++i)
-        if (strcmp(preset[i].name, name) == 0) {
-            *cfg = preset[i];
-            return 1;
-        }
-    return 0;
-}
-
-static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
-{
-    int i, ok = k->in_channels >= 1 && k->in_channels <= 1024;
-    if (k->task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name, k->outputs) != NULL;
-    if (k->kind == BMVP_NET_UNET3D) {
-        ok = ok && k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0;
-        if (!ok) bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
-        return ok;
-    }
+    int i, ok = 1;
     for (i = 0; i < 4; ++i)
         ok = ok && k->dim[i] >= 1 && k->dim[i] <= 1 << 16 && k->depth[i] >= 1 && k->depth[i] <= BMVPI_MAX_DEPTH;
     ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
@@ -1134,18 +1583,393 @@ static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_config *k)
     return ok;
 }
 
+/* Size of one axis of a checkpoint's tensor; 0: there is no such tensor or axis. */
+static int bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char *name, int axis)
+{
+    const int k = bmvp_ckpt_find(f, group, name);
+    return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? (int)f->entry[k].dim[axis] : 0;
+}
+
+/* Which network stands on the encoder, by the name of its last layer. */
+static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, const char *segment, bmvp_net_config *cfg)
+{
+    const int classes = bmvpi_infer_dim(f, group, "head.weight", 0), regions = bmvpi_infer_dim(f, group, segment, 0);
+    if (classes < 1 && regions < 1) return;
+    cfg->task = classes > 0 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+    cfg->outputs = classes > 0 ? classes : regions;
+    cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
+}
+
+/* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]. */
+static int bmvpi_uniformer_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    const char *prefix = bmvp_ckpt_find(f, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
+    char name[96];
+    int s, n, h;
+    for (s = 0; s < 4; ++s) {
+        snprintf(name, sizeof name, "%spatch_embed%d.proj.weight", prefix, s + 1);
+        cfg->dim[s] = bmvpi_infer_dim(f, group, name, 0);
+        if (s == 0) cfg->in_channels = bmvpi_infer_dim(f, group, name, 1);
+        for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
+            snprintf(name, sizeof name, "%sblocks%d.%d.pos_embed.weight", prefix, s + 1, n);
+            if (bmvp_ckpt_find(f, group, name) < 0) break;
+        }
+        cfg->depth[s] = n;
+        if (cfg->dim[s] < 1 || n < 1) return 0;
+    }
+    snprintf(name, sizeof name, "%sblocks1.0.mlp.fc1.weight", prefix);
+    cfg->mlp_ratio = bmvpi_infer_dim(f, group, name, 0) / cfg->dim[0];
+    for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
+    cfg->head_dim = h;
+    bmvpi_infer_task(f, group, "decoder.out.conv.conv.weight", cfg);
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_uniformer_kind = {
+    "uniformer", "UniFormer",
+    "dim depth head_dim mlp_ratio",
+    sizeof(bmvpi_uniformer),
+    bmvpi_uniformer_stride,
+    bmvpi_uniformer_channels,
+    bmvpi_uniformer_check,
+    bmvpi_uniformer_make,
+    bmvpi_uniformer_destroy,
+    bmvpi_uniformer_encode,
+    bmvpi_uniformer_reconstruct,
+    bmvpi_uniunet_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_uniformer_infer,
+    1,                            /* deep */
+    1e-4,                         /* weight_decay */
+    { "encoder.",                 /* parts: encoder, stem, head, input */
+      "encoder.uniformer.patch_embed1.proj. encoder.patch_embed1.proj.",
+      "decoder.out.conv.conv. ms_out.",
+      "decoder.proj1.proj." },
+    { "encoder.", "encoder.uniformer." }
+};
+
+/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+
+enum { BMVPI_UNET_BLOCKS = 12 };
+typedef struct bmvpi_resblock {
+    bmvp_layer gn1, conv1, gn2, conv2;
+} bmvpi_resblock;
+typedef struct bmvpi_unet3d {
+    bmvp_layer conv1a, ds[3], up[3], out;
+    bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
+} bmvpi_unet3d;
+
+static bmvp_layer bmvpi_make_conv3(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t stride)
+{
+    return bmvpi_released(m, bmvp_make_conv(m, name, in, out, 3, stride, 1, 1));
+}
+
+static void bmvpi_unet3d_make(bmvp_net *net)
+{
+    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
+                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const char *const up[3] = { "up4conva", "up3conva", "up2conva" }, *const ds[3] = { "ds1", "ds2", "ds3" };
+    static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
+    const int64_t n = net->cfg.width;
+    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY, outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    bmvpi_unet3d *u = (bmvpi_unet3d *)net->layers;
+    bmvp_module *m = &net->m;
+    int i;
+    u->conv1a = bmvpi_make_conv3(m, "conv1a", net->cfg.in_channels, n, 1);
+    for (i = 0; i < (classify ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
+        const int64_t w = n << level[i];
+        if (i == 1 || i == 3 || i == 5) u->ds[i / 2] = bmvpi_make_conv3(m, ds[i / 2], w / 2, w, 2);
+        if (i >= 9) u->up[i - 9] = bmvpi_released(m, bmvp_make_conv(m, up[i - 9], 2 * w, w, 1, 1, 0, 1));
+        bmvp_enter(m, "%s", name[i]);
+        u->block[i].gn1 = bmvp_make_groupnorm(m, "gn1", w, net->cfg.groups);
+        u->block[i].conv1 = bmvpi_make_conv3(m, "conv1", w, w, 1);
+        u->block[i].gn2 = bmvp_make_groupnorm(m, "gn2", w, net->cfg.groups);
+        u->block[i].conv2 = bmvpi_make_conv3(m, "conv2", w, w, 1);
+        bmvp_leave(m);
+    }
+    if (!classify) u->out = bmvpi_released(m, bmvp_make_conv(m, "up1conv", n, outputs, 1, 1, 0, 1));
+}
+
+/* conv(relu(norm(x))), norm and relu dropped */
+static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_module *m, const bmvp_layer *norm, const bmvp_layer *conv, bmvp_tensor *x)
+{
+    bmvp_tensor *n = bmvp_run(m, norm, x), *r = bmvp_relu(m->c, n), *y;
+    bmvp_drop(m->c, n);
+    y = bmvp_run(m, conv, r);
+    bmvp_drop(m->c, r);
+    return y;
+}
+
+static bmvp_tensor *bmvpi_resblock_run(bmvp_module *m, const bmvpi_resblock *b, bmvp_tensor *x)
+{
+    const int64_t scope = bmvp_scope_begin(m->c);
+    bmvp_tensor *h = bmvpi_norm_relu_conv(m, &b->gn1, &b->conv1, x);
+    h = bmvpi_norm_relu_conv(m, &b->gn2, &b->conv2, h);
+    return bmvp_block_end(m, scope, bmvp_add_into(m->c, x, h));
+}
+
+static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d *u = (const bmvpi_unet3d *)net->layers;
+    bmvp_module *m = &net->m;
+    const int64_t scope = bmvp_scope_begin(m->c);
+    bmvp_features f;
+    int s, i, b = 1;
+    memset(&f, 0, sizeof f);
+    x = bmvp_run(m, &u->conv1a, x);
+    x = bmvpi_from_cheap(m, scope, x, bmvpi_resblock_run(m, &u->block[0], x));
+    for (s = 0; s < 3; ++s) {
+        f.skip[s] = x;
+        x = f.map[s] = bmvp_run(m, &u->ds[s], x);
+        for (i = 0; i < (s < 2 ? 2 : 4); ++i) x = bmvpi_resblock_run(m, &u->block[b++], x);
+    }
+    f.map[3] = f.last = x;
+    return f;
+}
+
+/* skip NULL: pre-training, nothing is added */
+static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
+{
+    const bmvpi_unet3d *u = (const bmvpi_unet3d *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *l;
+    int64_t scope;
+    int s;
+    for (s = 0; s < 3; ++s) {
+        scope = bmvp_scope_begin(m->c);
+        l = bmvp_run(m, &u->up[s], x);
+        x = bmvp_upsample_nearest(m->c, l, 2);
+        bmvp_drop(m->c, l); /* backward reads it nowhere */
+        if (skip) x = bmvp_add_into(m->c, skip[2 - s], x);
+        x = bmvpi_from_cheap(m, scope, x, bmvpi_resblock_run(m, &u->block[9 + s], x));
+    }
+    return bmvp_run(m, &u->out, x);
+}
+
+static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f) { return bmvpi_unet3d_decode(net, f->last, NULL); }
+
+static bmvp_logits bmvpi_unet3d_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
+    return l;
+}
+
+static int64_t bmvpi_unet3d_stride(const bmvp_net_config *k) { (void)k; return 8; }
+static int64_t bmvpi_unet3d_channels(const bmvp_net_config *k) { return 8 * (int64_t)k->width; }
+
+static int bmvpi_unet3d_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    if (k->width >= 1 && k->width <= 4096 && k->groups >= 1 && k->width % k->groups == 0) return 1;
+    bmvp_fail(c, BMVP_E_ARG, "UNET3D: width %d must be a multiple of %d groups", k->width, k->groups);
+    return 0;
+}
+
+/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets, 8. */
+static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    cfg->width = bmvpi_infer_dim(f, group, "conv1a.weight", 0);
+    cfg->groups = 8;
+    if (cfg->width < 1) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, "conv1a.weight", 1);
+    bmvpi_infer_task(f, group, "up1conv.weight", cfg);
+    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
+    cfg->task = BMVP_TASK_PRETRAIN;
+    cfg->outputs = 0;
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unet3d_kind = {
+    "unet3d", "UNET3D",
+    "width groups",
+    sizeof(bmvpi_unet3d),
+    bmvpi_unet3d_stride,
+    bmvpi_unet3d_channels,
+    bmvpi_unet3d_check,
+    bmvpi_unet3d_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unet3d_encode,
+    bmvpi_unet3d_reconstruct,
+    bmvpi_unet3d_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unet3d_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "conv ds", "conv1a.", "up1conv.", NULL },
+    { NULL, NULL }
+};
+
+/* >>network impl ------------------------------------------------------------------------------------------------------ */
+
+static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind };
+enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
+
+#define BMVPI_NET_PRESETS(X) /* kind, name, fields */ \
+    X("uniformer", "uniformer_small", "dim=64,128,320,512 depth=3,4,8,3 head_dim=64 mlp_ratio=4") \
+    X("uniformer", "uniformer_base", "dim=64,128,320,512 depth=5,8,20,7 head_dim=64 mlp_ratio=4") \
+    X("uniformer", "uniformer_tiny", "dim=16,32,64,128 depth=1,1,2,1 head_dim=16 mlp_ratio=4") \
+    X("unet3d", "unet3d", "width=32 groups=8") \
+    X("unet3d", "unet3d_tiny", "width=8 groups=8")
+static const struct { const char *kind, *name, *fields; } bmvpi_net_preset[] = {
+#define BMVP_X(kind, name, fields) { kind, name, fields },
+    BMVPI_NET_PRESETS(BMVP_X)
+#undef BMVP_X
+};
+enum { BMVPI_NET_PRESET_COUNT = (int)(sizeof bmvpi_net_preset / sizeof *bmvpi_net_preset) };
+
+/* The fields that are numbers, for presets, files and comparisons */
+static const struct { const char *name; size_t at; int n; } bmvpi_net_field[] = {
+#define BMVPI_FIELD(name, n) { #name, offsetof(bmvp_net_config, name), n }
+    BMVPI_FIELD(in_channels, 1), BMVPI_FIELD(dim, 4), BMVPI_FIELD(depth, 4), BMVPI_FIELD(head_dim, 1), BMVPI_FIELD(mlp_ratio, 1),
+    BMVPI_FIELD(width, 1), BMVPI_FIELD(groups, 1), BMVPI_FIELD(plain_decoder, 1), BMVPI_FIELD(outputs, 1), BMVPI_FIELD(deep_supervision, 1)
+#undef BMVPI_FIELD
+};
+enum { BMVPI_NET_FIELDS = (int)(sizeof bmvpi_net_field / sizeof *bmvpi_net_field) };
+
+/* The numbers of field i of cfg */
+static int *bmvpi_net_numbers(bmvp_net_config *cfg, int i) { return (int *)(void *)((char *)cfg + bmvpi_net_field[i].at); }
+
+/* Is the n characters at `word` one of the words of `list`? */
+static int bmvpi_word_in(const char *list, const char *word, size_t n)
+{
+    for (; list && *list; list += strcspn(list, " "), list += *list == ' ')
+        if (strcspn(list, " ") == n && memcmp(list, word, n) == 0) return 1;
+    return 0;
+}
+
+/* Room for option `name` (n characters), its own or an empty one; NULL: all are taken, or the name is too long. */
+static bmvp_net_option *bmvpi_net_option_room(bmvp_net_config *cfg, const char *name, size_t n)
+{
+    int i;
+    for (i = 0; i < BMVP_NET_OPTIONS && n > 0 && n < sizeof cfg->option[0].name; ++i) {
+        bmvp_net_option *o = &cfg->option[i];
+        if (o->name[0] && (strlen(o->name) != n || memcmp(o->name, name, n) != 0)) continue;
+        memcpy(o->name, name, n);
+        o->name[n] = 0;
+        return o;
+    }
+    return NULL;
+}
+
+BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text, bmvp_error *err)
+{
+    while (*(text += strspn(text, " "))) {
+        const size_t n = strcspn(text, "= ");
+        bmvp_net_option *o = NULL;
+        char *end = NULL;
+        int f, most = 1, got, *to;
+        for (f = 0; f < BMVPI_NET_FIELDS && (strlen(bmvpi_net_field[f].name) != n || memcmp(bmvpi_net_field[f].name, text, n)); ++f) { }
+        if (f < BMVPI_NET_FIELDS) most = bmvpi_net_field[f].n;
+        else o = bmvpi_net_option_room(cfg, text, n);
+        to = f < BMVPI_NET_FIELDS ? bmvpi_net_numbers(cfg, f) : o ? &o->value : NULL;
+        for (got = 0; to && got < most && text[n] == '='; ++got) {
+            const char *at = got ? end + 1 : text + n + 1;
+            const long v = strtol(at, &end, 10);
+            if (end == at || v < INT_MIN || v > INT_MAX) break;
+            to[got] = (int)v;
+            if (*end != ',') {
+                ++got;
+                break;
+            }
+        }
+        if (got != most || (*end && *end != ' '))
+            return bmvp_error_set(err, BMVP_E_ARG, "network field '%.*s': there should be %d whole number%s behind '='", (int)strcspn(text, " "),
+                                  text, most, most > 1 ? "s with commas" : "");
+        text = end;
+    }
+    return BMVP_OK;
+}
+
+BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise)
+{
+    int i;
+    for (i = 0; i < BMVP_NET_OPTIONS; ++i)
+        if (cfg->option[i].name[0] && strcmp(cfg->option[i].name, name) == 0) return cfg->option[i].value;
+    return otherwise;
+}
+
+BMVP_API bmvp_net_config bmvp_net_config_default(const char *kind)
+{
+    bmvp_net_config k;
+    memset(&k, 0, sizeof k);
+    snprintf(k.name, sizeof k.name, "custom");
+    snprintf(k.kind, sizeof k.kind, "%s", kind);
+    k.in_channels = 1;
+    return k;
+}
+
+BMVP_API const char *bmvp_net_preset_names(void)
+{
+#define BMVP_X(kind, name, fields) " " name
+    static const char names[] = BMVPI_NET_PRESETS(BMVP_X);
+#undef BMVP_X
+    return names + 1;
+}
+
+BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg)
+{
+    int i;
+    for (i = 0; i < BMVPI_NET_PRESET_COUNT; ++i)
+        if (strcmp(bmvpi_net_preset[i].name, name) == 0) {
+            *cfg = bmvp_net_config_default(bmvpi_net_preset[i].kind);
+            snprintf(cfg->name, sizeof cfg->name, "%s", name);
+            return bmvp_net_config_set(cfg, bmvpi_net_preset[i].fields, NULL) == BMVP_OK;
+        }
+    return 0;
+}
+
+BMVP_API const bmvp_net_kind *bmvp_net_kind_find(const bmvp_ctx *c, const char *name)
+{
+    int i;
+    for (i = 0; i < BMVPI_NET_KINDS; ++i)
+        if (strcmp(bmvpi_net_kinds[i]->name, name) == 0) return bmvpi_net_kinds[i];
+    for (i = 0; c && c->cfg.networks && c->cfg.networks[i]; ++i)
+        if (strcmp(c->cfg.networks[i]->name, name) == 0) return c->cfg.networks[i];
+    return NULL;
+}
+
+static const char *bmvpi_net_title(const bmvp_net_kind *kind) { return kind->title ? kind->title : kind->name; }
+
+/* 1: this network can be made. */
+static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_kind *kind, const bmvp_net_config *k)
+{
+    static const char *const what[3] = { "pre-training", "segmentation", "classification" };
+    const int task = (int)k->task, has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
+    int i;
+    if (task < 0 || task > 2 || (!has[task] && task != BMVP_TASK_PRETRAIN))
+        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name, task < 0 || task > 2 ? "such task" : what[task]) != NULL;
+    if (k->in_channels < 1 || k->in_channels > 1024)
+        return bmvp_fail(c, BMVP_E_ARG, "%s: %d input channels, should be 1 to 1024", k->name, k->in_channels) != NULL;
+    if (task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
+        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name,
+                         k->outputs) != NULL;
+    for (i = 0; i < BMVP_NET_OPTIONS; ++i)
+        if (k->option[i].name[0] && !bmvpi_word_in(kind->fields, k->option[i].name, strlen(k->option[i].name)))
+            return bmvp_fail(c, BMVP_E_ARG, "%s: there is no field '%s'; a %s has: %s", k->name, k->option[i].name, bmvpi_net_title(kind),
+                             kind->fields ? kind->fields : "none") != NULL;
+    return !kind->check || kind->check(c, k);
+}
+
 BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
 {
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
     bmvp_net *net;
-    if (bmvp_failed(c) || !bmvpi_net_config_check(c, cfg)) return NULL;
-    net = (bmvp_net *)bmvpi_alloc(c, (int64_t)sizeof *net);
-    if (!net) return NULL;
-    memset(net, 0, sizeof *net);
-    net->c = c;
+    if (bmvp_failed(c)) return NULL;
+    if (!kind)
+        return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'; a program gives its own by bmvp_config.networks", cfg->name,
+                                     cfg->kind);
+    if (!bmvpi_net_config_check(c, kind, cfg) || !(net = (bmvp_net *)bmvpi_zeros(c, sizeof *net))) return NULL;
+    bmvp_module_begin(&net->m, c, &net->state);
+    net->kind = kind;
     net->cfg = *cfg;
-    net->counting = 1;
-    if (cfg->kind == BMVP_NET_UNIFORMER) bmvpi_make_uniformer(net);
-    else bmvpi_make_unet3d(net);
+    net->layers = bmvpi_zeros(c, kind->size);
+    if (net->layers) kind->make(net);
+    if (net->m.level > 0 && !bmvp_failed(c)) bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
+    if (cfg->task == BMVP_TASK_CLASSIFY && !kind->classify && !bmvp_failed(c))
+        net->head = bmvp_make_linear(&net->m, "head", kind->channels(cfg), cfg->outputs, 1);
     if (!bmvp_failed(c)) return net;
     bmvp_net_destroy(net);
     return NULL;
@@ -1153,46 +1977,50 @@ BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
 
 BMVP_API void bmvp_net_destroy(bmvp_net *net)
 {
-    int s;
     if (!net) return;
-    for (s = 0; s < 2; ++s) {
-        bmvpi_free(net->c, net->uf.cblock[s]);
-        bmvpi_free(net->c, net->uf.sablock[s]);
-    }
-    bmvpi_free(net->c, net->state.item);
-    bmvpi_free(net->c, net);
+    if (net->layers && net->kind->destroy) net->kind->destroy(net);
+    bmvp_state_list_free(net->m.c, &net->state);
+    bmvpi_free(net->m.c, net->layers);
+    bmvpi_free(net->m.c, net);
 }
 
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
-BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->recompute = on != 0; }
-BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->cfg.kind == BMVP_NET_UNIFORMER ? 16 : 8; }
+BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->m.recompute = on != 0; }
+BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->kind->stride(&net->cfg); }
 
-static void bmvpi_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
+BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg)
 {
-    bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
-    const float bound = s->fan > 0 ? (float)(1.0 / sqrt((double)s->fan)) : 0.0f;
-    const float std = s->fan > 0 ? (float)sqrt(2.0 / (double)s->fan) : 0.0f;
-    float *v;
-    int64_t i;
-    if (!s->t || !s->t->x) return;
-    if (s->init == BMVP_INIT_ZERO || s->init == BMVP_INIT_ONE) {
-        bmvp_fill(c, s->t, s->init == BMVP_INIT_ONE ? 1.0f : 0.0f);
-        return;
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
+    return kind ? kind->stride(cfg) : 0;
+}
+BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *cfg)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
+    return kind && kind->channels ? kind->channels(cfg) : 0;
+}
+
+/* Does name begin with one of the prefixes, which stand between spaces? */
+static int bmvpi_has_prefix(const char *prefixes, const char *name)
+{
+    size_t n;
+    for (; prefixes && *prefixes; prefixes += n, prefixes += *prefixes == ' ') {
+        n = strcspn(prefixes, " ");
+        if (strncmp(name, prefixes, n) == 0) return 1;
     }
-    v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
-    for (i = 0; v && i < s->t->numel; ++i)
-        v[i] = s->init == BMVP_INIT_KAIMING_OUT ? std * bmvp_rng_normal(&r) : bound * (2.0f * bmvp_rng_uniform(&r) - 1.0f);
-    if (v) bmvp_write(c, s->t, v);
-    bmvpi_free(c, v);
+    return 0;
+}
+BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part)
+{
+    return bmvpi_has_prefix(net->kind->part[part], name);
 }
 
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed)
 {
     int i;
-    if (!net || bmvp_failed(net->c)) return;
+    if (!net || bmvp_failed(net->m.c)) return;
     for (i = 0; i < net->state.n; ++i) {
-        bmvpi_state_init(net->c, &net->state.item[i], seed, (uint32_t)(1000 + i));
+        bmvp_state_init(net->m.c, &net->state.item[i], seed, (uint32_t)(1000 + i));
         net->state.item[i].counter = 0;
     }
 }
@@ -1202,7 +2030,7 @@ static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
     const int64_t s = bmvp_net_stride(net);
     char buf[128];
     if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
-    bmvp_fail(net->c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
+    bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
               bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
     return 0;
 }
@@ -1211,39 +2039,40 @@ BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int traini
 {
     bmvp_features none;
     memset(&none, 0, sizeof none);
-    if (!net || !x || bmvp_failed(net->c) || !bmvpi_net_input_check(net, x)) return none;
-    return net->cfg.kind == BMVP_NET_UNIFORMER ? bmvpi_uniformer_encode(net, x, training) : bmvpi_unet3d_encode(net, x);
+    if (!net || !x || bmvp_failed(net->m.c) || !bmvpi_net_input_check(net, x)) return none;
+    net->m.training = training != 0;
+    return net->kind->encode(net, x);
+}
+
+/* 1: the network was made for this task, and there are features to work on. */
+static int bmvpi_net_ready(bmvp_net *net, const bmvp_features *f, bmvp_net_task task, const char *message)
+{
+    if (!net || !f || !f->last || bmvp_failed(net->m.c)) return 0;
+    if (net->cfg.task != task) bmvp_fail(net->m.c, BMVP_E_STATE, "%s: %s", net->cfg.name, message);
+    return !bmvp_failed(net->m.c);
 }
 
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
-    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
-    if (net->cfg.task != BMVP_TASK_PRETRAIN)
-        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: only a pre-training network reconstructs", net->cfg.name);
-    if (net->cfg.kind == BMVP_NET_UNET3D) return bmvpi_unet3d_decode(net, f->last, NULL);
-    return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
+    if (!bmvpi_net_ready(net, f, BMVP_TASK_PRETRAIN, "only a pre-training network reconstructs")) return NULL;
+    if (net->kind->reconstruct) return net->kind->reconstruct(net, f);
+    return (bmvp_tensor *)bmvp_fail(net->m.c, BMVP_E_STATE, "%s: a %s has no decoder for pre-training", net->cfg.name,
+                                    bmvpi_net_title(net->kind));
 }
 
 BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision)
 {
-    bmvp_logits l;
-    memset(&l, 0, sizeof l);
-    if (!net || !x || !f || !f->last || bmvp_failed(net->c)) return l;
-    if (net->cfg.task != BMVP_TASK_SEGMENT) {
-        bmvp_fail(net->c, BMVP_E_STATE, "%s: not a segmentation network", net->cfg.name);
-        return l;
-    }
-    if (net->cfg.kind == BMVP_NET_UNIFORMER) return bmvpi_uniunet_decode(net, x, f, deep_supervision && net->cfg.deep_supervision);
-    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
-    return l;
+    bmvp_logits none;
+    memset(&none, 0, sizeof none);
+    if (!x || !bmvpi_net_ready(net, f, BMVP_TASK_SEGMENT, "not a segmentation network")) return none;
+    return net->kind->segment(net, x, f, deep_supervision && net->cfg.deep_supervision && net->kind->deep);
 }
 
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
 {
-    if (!net || !f || !f->last || bmvp_failed(net->c)) return NULL;
-    if (net->cfg.task != BMVP_TASK_CLASSIFY)
-        return (bmvp_tensor *)bmvp_fail(net->c, BMVP_E_STATE, "%s: not a classification network", net->cfg.name);
-    return bmvp_linear(net->c, bmvp_global_pool(net->c, f->last), net->head.w, net->head.b);
+    if (!bmvpi_net_ready(net, f, BMVP_TASK_CLASSIFY, "not a classification network")) return NULL;
+    if (net->kind->classify) return net->kind->classify(net, f);
+    return bmvp_run(&net->m, &net->head, bmvp_global_pool(net->m.c, f->last));
 }
 
 /* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
@@ -1869,111 +2698,103 @@ BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
 }
 
-static int64_t bmvpi_infer_dim(const bmvp_ckpt *f, const char *group, const char *name, int axis)
-{
-    const int k = bmvp_ckpt_find(f, group, name);
-    return k >= 0 && f->entry[k].rank > axis && f->entry[k].dim[axis] < 1 << 20 ? f->entry[k].dim[axis] : 0;
-}
-
 /* The name of the preset with these shapes, or "custom". */
-static void bmvpi_net_rename(bmvp_net_config *cfg)
+static void bmvpi_net_rename(bmvp_net_config *cfg, const bmvp_net_kind *kind)
 {
-    const char *names = bmvp_net_preset_names();
     bmvp_net_config k;
-    size_t n;
-    for (; *names; names += n + (names[n] == ' ')) {
-        n = strcspn(names, " ");
-        snprintf(cfg->name, sizeof cfg->name, "%.*s", (int)n, names);
-        if (!bmvp_net_preset(cfg->name, &k) || k.kind != cfg->kind) continue;
-        if (k.kind == BMVP_NET_UNET3D ? k.width == cfg->width
-                                      : !memcmp(k.dim, cfg->dim, sizeof k.dim) && !memcmp(k.depth, cfg->depth, sizeof k.depth))
-            return;
-    }
+    int i, f;
     snprintf(cfg->name, sizeof cfg->name, "custom");
-}
-
-/* Which network stands on the encoder, by the names of its last layers. */
-static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
-{
-    static const char *const last[3] = { "head.weight", "decoder.out.conv.conv.weight", "up1conv.weight" };
-    int i, n;
-    for (i = 0; i < 3; ++i) {
-        n = (int)bmvpi_infer_dim(f, group, last[i], 0);
-        if (n < 1 || (i == 2 && n == 1 && cfg->in_channels == 1)) continue; /* a UNET3D that reconstructs */
-        cfg->task = i == 0 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
-        cfg->outputs = n;
-        cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
-        return;
+    for (i = 0; i < BMVPI_NET_PRESET_COUNT; ++i) {
+        if (!bmvp_net_preset(bmvpi_net_preset[i].name, &k) || strcmp(k.kind, cfg->kind) != 0) continue;
+        for (f = 0; f < BMVPI_NET_FIELDS; ++f)
+            if (bmvpi_word_in(kind->fields, bmvpi_net_field[f].name, strlen(bmvpi_net_field[f].name)) &&
+                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f), (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
+                break;
+        if (f == BMVPI_NET_FIELDS) snprintf(cfg->name, sizeof cfg->name, "%s", k.name);
     }
 }
 
-static bmvp_status bmvpi_infer_uniformer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
+/* 1: kind recognises the file, and cfg says how large its network is. */
+static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg)
 {
-    const char *prefix = bmvp_ckpt_find(ckpt, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
-    char name[96];
-    int s, n, h;
-    (void)bmvp_net_preset("uniformer_small", cfg);
-    for (s = 0; s < 4; ++s) {
-        snprintf(name, sizeof name, "%spatch_embed%d.proj.weight", prefix, s + 1);
-        cfg->dim[s] = (int)bmvpi_infer_dim(ckpt, group, name, 0);
-        if (s == 0) cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, name, 1);
-        for (n = 0; n < BMVPI_MAX_DEPTH; ++n) {
-            snprintf(name, sizeof name, "%sblocks%d.%d.pos_embed.weight", prefix, s + 1, n);
-            if (bmvp_ckpt_find(ckpt, group, name) < 0) break;
-        }
-        cfg->depth[s] = n;
-        if (cfg->dim[s] < 1 || n < 1)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no %spatch_embed%d.proj.weight or "
-                                  "conv1a.weight)", ckpt->path, prefix, s + 1);
-    }
-    snprintf(name, sizeof name, "%sblocks1.0.mlp.fc1.weight", prefix);
-    cfg->mlp_ratio = (int)(bmvpi_infer_dim(ckpt, group, name, 0) / cfg->dim[0]);
-    for (h = cfg->dim[0]; h > 1 && (cfg->dim[2] % h || cfg->dim[3] % h); --h) { }
-    cfg->head_dim = h;
-    return BMVP_OK;
+    *cfg = bmvp_net_config_default(kind->name);
+    if (!kind->infer || !kind->infer(ckpt, group, cfg)) return 0;
+    bmvpi_net_rename(cfg, kind);
+    return 1;
 }
 
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
 {
-    bmvp_status st = BMVP_OK;
-    if (bmvp_ckpt_find(ckpt, group, "conv1a.weight") >= 0) {
-        (void)bmvp_net_preset("unet3d", cfg);
-        cfg->width = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 0);
-        cfg->in_channels = (int)bmvpi_infer_dim(ckpt, group, "conv1a.weight", 1);
-    } else st = bmvpi_infer_uniformer(ckpt, group, cfg, err);
-    if (st) return st;
-    bmvpi_infer_task(ckpt, group, cfg);
-    bmvpi_net_rename(cfg);
+    int i;
+    for (i = 0; i < BMVPI_NET_KINDS; ++i)
+        if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no encoder.uniformer.patch_embed1.proj.weight, "
+                          "encoder.patch_embed1.proj.weight or conv1a.weight)", ckpt->path);
+}
+
+static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
+
+BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
+{
+    bmvp_net_config k = *cfg;
+    int i, j;
+    bmvp_jw_object(w, key);
+    bmvp_jw_string(w, "name", cfg->name);
+    bmvp_jw_string(w, "kind", cfg->kind);
+    bmvp_jw_string(w, "task", bmvpi_task_name[cfg->task]);
+    for (i = 0; i < BMVPI_NET_FIELDS; ++i) {
+        const int *v = bmvpi_net_numbers(&k, i), n = bmvpi_net_field[i].n;
+        if (n == 1) bmvp_jw_int(w, bmvpi_net_field[i].name, v[0]);
+        else {
+            bmvp_jw_array(w, bmvpi_net_field[i].name);
+            for (j = 0; j < n; ++j) bmvp_jw_int(w, NULL, v[j]);
+            bmvp_jw_end(w);
+        }
+    }
+    bmvp_jw_object(w, "options");
+    for (i = 0; i < BMVP_NET_OPTIONS; ++i)
+        if (k.option[i].name[0]) bmvp_jw_int(w, k.option[i].name, k.option[i].value);
+    bmvp_jw_end(w);
+    bmvp_jw_end(w);
+}
+
+BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
+{
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), "");
+    const char *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
+    const bmvp_json *options = bmvp_json_get(node, "options"), *o;
+    int i, j;
+    *cfg = bmvp_net_config_default(kind);
+    if (!*kind || strlen(kind) >= sizeof cfg->kind)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "network description: kind '%.40s' is no name of a network", kind);
+    snprintf(cfg->name, sizeof cfg->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
+    for (i = 0; i < BMVPI_NET_FIELDS; ++i) {
+        const bmvp_json *v = bmvp_json_get(node, bmvpi_net_field[i].name);
+        int *to = bmvpi_net_numbers(cfg, i);
+        for (j = 0; j < bmvpi_net_field[i].n; ++j) to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
+    }
+    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
+    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    cfg->task = (bmvp_net_task)i;
+    for (o = options ? options->first : NULL; o && o->key; o = o->next) {
+        bmvp_net_option *to = bmvpi_net_option_room(cfg, o->key, strlen(o->key));
+        if (!to) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: option '%.40s' is one too many, or its name too long", o->key);
+        to->value = (int)bmvp_json_int(o, 0);
+    }
     return BMVP_OK;
 }
 
 /* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
 
-/* 1 for entries of the encoder, which must fit. */
-static int bmvpi_of_encoder(const char *name)
+/* The file's tensor for entry s, whose part may go by the kind's other prefix; -1: none. */
+static int bmvpi_adopt_find(const bmvp_net_kind *kind, const bmvp_ckpt *f, const char *group, const bmvp_state *s)
 {
-    return strncmp(name, "encoder.", 8) == 0 || strncmp(name, "conv", 4) == 0 || strncmp(name, "ds", 2) == 0;
-}
-
-static int bmvpi_is_stem(const char *name, const char *what)
-{
-    static const char *const stem[3] = { "encoder.uniformer.patch_embed1.proj.", "encoder.patch_embed1.proj.", "conv1a." };
-    int i;
-    for (i = 0; i < 3; ++i)
-        if (strncmp(name, stem[i], strlen(stem[i])) == 0 && strcmp(name + strlen(stem[i]), what) == 0) return 1;
-    return 0;
-}
-
-/* The file's tensor for entry s, whose encoder may carry the pre-training's level "uniformer." more or less; -1: none. */
-static int bmvpi_adopt_find(const bmvp_ckpt *f, const char *group, const bmvp_state *s)
-{
-    static const char *const from[2] = { "encoder.", "encoder.uniformer." };
-    char name[200];
+    char name[BMVP_NAME_MAX + 40];
     int k = bmvp_ckpt_find(f, group, s->name), i;
-    for (i = 0; i < 2 && k < 0; ++i) {
-        const size_t n = strlen(from[i]);
-        if (strncmp(s->name, from[i], n) != 0) continue;
-        snprintf(name, sizeof name, "%s%s", from[1 - i], s->name + n);
+    for (i = 0; i < 2 && k < 0 && kind->alias[0]; ++i) {
+        const size_t n = strlen(kind->alias[i]);
+        if (strncmp(s->name, kind->alias[i], n) != 0) continue;
+        snprintf(name, sizeof name, "%s%s", kind->alias[1 - i], s->name + n);
         k = bmvp_ckpt_find(f, group, name);
     }
     return k;
@@ -1986,19 +2807,24 @@ static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s,
     return same;
 }
 
+/* Is this the weight or the bias of a stem that may be spread? Only the number of input channels differs. */
+static int bmvpi_adopt_spreads(const bmvp_net *net, const bmvp_ckpt_entry *e, const bmvp_state *s)
+{
+    return bmvp_net_in_part(net, s->name, BMVP_PART_STEM) && bmvpi_adopt_same_shape(e, s, 1);
+}
+
 /* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
-static int bmvpi_adopt_how(const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source, int in_channels,
+static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source,
                            int spread, int *k, bmvp_error *err)
 {
-    const int other_stem = source->in_channels == 1 && in_channels > 1;
+    const int channels = net->cfg.in_channels, other_stem = source->in_channels == 1 && channels > 1;
     char have[160], want[160];
-    *k = bmvpi_adopt_find(f, group, s);
-    if (strncmp(s->name, "up1conv.", 8) == 0 && source->task == BMVP_TASK_PRETRAIN) return BMVP_ADOPT_FRESH; /* it rebuilt intensities */
-    if (strncmp(s->name, "decoder.proj1.proj.", 19) == 0 && source->in_channels != in_channels) return BMVP_ADOPT_FRESH; /* bias too */
-    if (other_stem && *k >= 0 && (bmvpi_is_stem(s->name, "bias") || bmvpi_is_stem(s->name, "weight"))) {
-        if (bmvpi_adopt_same_shape(&f->entry[*k], s, 1)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
-    } else if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
-    if (!bmvpi_of_encoder(s->name)) return BMVP_ADOPT_FRESH;
+    *k = bmvpi_adopt_find(net->kind, f, group, s);
+    if (source->task == BMVP_TASK_PRETRAIN && bmvp_net_in_part(net, s->name, BMVP_PART_HEAD)) return BMVP_ADOPT_FRESH;
+    if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT)) return BMVP_ADOPT_FRESH; /* bias too */
+    if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+    if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
+    if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER)) return BMVP_ADOPT_FRESH;
     if (*k < 0)
         bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
     else {
@@ -2029,102 +2855,95 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
     return bmvpi_state_put(c, s, buf, s->t, err);
 }
 
-/* The same kind of network, and not a deeper one, in which a shallower one would find all its names. */
-static bmvp_status bmvpi_adopt_check(const bmvp_ckpt *f, const bmvp_net_config *from, const bmvp_net_config *to, bmvp_error *err)
+/* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's kind. */
+static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group, bmvp_net_config *source, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st;
+    if (bmvpi_net_infer_kind(net->kind, f, group, source)) return BMVP_OK;
+    if (run && !bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, err)) {
+        st = bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), source, err);
+        bmvp_json_free(doc);
+    } else if (net->kind->infer) st = bmvp_net_infer(f, group, source, err);
+    else { /* a plain state_dict: it fits, or the comparison says where it does not */
+        *source = net->cfg;
+        return BMVP_OK;
+    }
+    if (st || strcmp(source->kind, net->kind->name) == 0) return st;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
+                          bmvp_net_kind_find(net->m.c, source->kind) ? bmvpi_net_title(bmvp_net_kind_find(net->m.c, source->kind))
+                                                                     : source->kind, bmvpi_net_title(net->kind));
+}
+
+/* A shallower network would find all its names in a deeper one's file: every tensor of the file's encoder must have a place. used: by
+   entry of the file. */
+static bmvp_status bmvpi_adopt_all_used(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const char *used, bmvp_error *err)
 {
     int i;
-    if (from->kind != to->kind)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
-                              from->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer", to->kind == BMVP_NET_UNET3D ? "UNET3D" : "UniFormer");
-    for (i = 0; i < 4 && to->kind == BMVP_NET_UNIFORMER; ++i)
-        if (from->depth[i] > to->depth[i])
-            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor 'blocks%d.%d.pos_embed.weight' has no place: stage %d has %d blocks, the "
-                                  "network's has %d", f->path, i + 1, to->depth[i], i + 1, from->depth[i], to->depth[i]);
+    for (i = 0; i < f->n_entries; ++i)
+        if (!used[i] && strcmp(f->entry[i].group, group) == 0 && bmvp_net_in_part(net, f->entry[i].name, BMVP_PART_ENCODER))
+            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has no place in the network: another one, or a smaller one", f->path,
+                                  f->entry[i].name);
     return BMVP_OK;
+}
+
+typedef struct bmvpi_adoption { /* by entry of the network's state: how, and from which of the file; used: by entry of the file */
+    int *how, *from;
+    char *used;
+    float *buf;
+    int64_t room;
+} bmvpi_adoption;
+
+static bmvp_status bmvpi_adopt_begin(bmvpi_adoption *p, const bmvp_net *net, const bmvp_ckpt *ckpt, bmvp_error *err)
+{
+    const bmvp_allocator *a = bmvp_allocator_of(net->m.c);
+    const size_t n = (size_t)net->state.n;
+    int i;
+    p->room = 1;
+    for (i = 0; i < net->state.n; ++i) p->room = bmvpi_max(p->room, net->state.item[i].t->numel);
+    p->how = (int *)a->alloc(n * sizeof *p->how + 1, a->user);
+    p->from = (int *)a->alloc(n * sizeof *p->from + 1, a->user);
+    p->used = (char *)a->alloc((size_t)ckpt->n_entries + 1, a->user);
+    p->buf = (float *)a->alloc((size_t)p->room * 2 * sizeof *p->buf, a->user);
+    if (p->used) memset(p->used, 0, (size_t)ckpt->n_entries + 1);
+    if (p->how && p->from && p->used && p->buf) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_OOM, "out of memory for reading %s", ckpt->path);
+}
+
+static void bmvpi_adopt_end(bmvpi_adoption *p, bmvp_ctx *c)
+{
+    bmvpi_free(c, p->how);
+    bmvpi_free(c, p->from);
+    bmvpi_free(c, p->used);
+    bmvpi_free(c, p->buf);
 }
 
 BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
 {
     bmvp_state_list *l = &net->state;
-    const bmvp_allocator *a = bmvp_allocator_of(net->c);
-    int64_t room = 1;
     bmvp_net_config source;
+    bmvpi_adoption p;
     const char *group;
     bmvp_status st = bmvp_state_group(ckpt, &group, err);
-    float *buf = NULL;
-    int *how = NULL, i;
-    if (!st) st = bmvp_net_infer(ckpt, group, &source, err);
-    if (!st) st = bmvpi_adopt_check(ckpt, &source, &net->cfg, err);
+    int i;
+    memset(&p, 0, sizeof p);
+    if (!st) st = bmvpi_adopt_source(net, ckpt, group, &source, err);
+    if (!st) st = bmvpi_adopt_begin(&p, net, ckpt, err);
     if (what) memset(what->n, 0, sizeof what->n);
-    for (i = 0; i < l->n; ++i) room = bmvpi_max(room, l->item[i].t->numel);
-    if (!st) {
-        how = (int *)a->alloc((size_t)l->n * 2 * sizeof *how, a->user);
-        buf = (float *)a->alloc((size_t)room * 2 * sizeof *buf, a->user);
-        if (!how || !buf) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for reading %s", ckpt->path);
-    }
     for (i = 0; i < l->n && !st; ++i) {
-        how[2 * i] = bmvpi_adopt_how(ckpt, group, &l->item[i], &source, net->cfg.in_channels, spread_stem, &how[2 * i + 1], err);
-        if (how[2 * i] < 0) st = err ? err->status : BMVP_E_FORMAT;
+        p.how[i] = bmvpi_adopt_how(net, ckpt, group, &l->item[i], &source, spread_stem, &p.from[i], err);
+        if (p.how[i] < 0) st = err ? err->status : BMVP_E_FORMAT;
+        else if (p.from[i] >= 0) p.used[p.from[i]] = 1;
     }
+    if (!st) st = bmvpi_adopt_all_used(net, ckpt, group, p.used, err);
     for (i = 0; i < l->n && !st; ++i) {
-        st = bmvpi_adopt_fill(net->c, ckpt, how[2 * i + 1], &l->item[i], how[2 * i], buf, room, err);
-        if (what) ++what->n[how[2 * i]];
-        if (what && what->how) what->how[i] = (unsigned char)how[2 * i];
+        st = bmvpi_adopt_fill(net->m.c, ckpt, p.from[i], &l->item[i], p.how[i], p.buf, p.room, err);
+        if (what) ++what->n[p.how[i]];
+        if (what && what->how) what->how[i] = (unsigned char)p.how[i];
     }
-    bmvpi_free(net->c, how);
-    bmvpi_free(net->c, buf);
+    bmvpi_adopt_end(&p, net->m.c);
     return st;
-}
-
-static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
-
-BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
-{
-    int i;
-    bmvp_jw_object(w, key);
-    bmvp_jw_string(w, "name", cfg->name);
-    bmvp_jw_string(w, "kind", cfg->kind == BMVP_NET_UNIFORMER ? "uniformer" : "unet3d");
-    bmvp_jw_int(w, "in_channels", cfg->in_channels);
-    bmvp_jw_array(w, "dim");
-    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->dim[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_array(w, "depth");
-    for (i = 0; i < 4; ++i) bmvp_jw_int(w, NULL, cfg->depth[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_int(w, "head_dim", cfg->head_dim);
-    bmvp_jw_int(w, "mlp_ratio", cfg->mlp_ratio);
-    bmvp_jw_int(w, "width", cfg->width);
-    bmvp_jw_int(w, "groups", cfg->groups);
-    bmvp_jw_string(w, "task", bmvpi_task_name[cfg->task]);
-    bmvp_jw_int(w, "outputs", cfg->outputs);
-    bmvp_jw_int(w, "deep_supervision", cfg->deep_supervision);
-    bmvp_jw_end(w);
-}
-
-BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err)
-{
-    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), ""), *task = bmvp_json_string(bmvp_json_get(node, "task"), "pretrain");
-    int i;
-    (void)bmvp_net_preset("uniformer_small", cfg);
-    if (strcmp(kind, "uniformer") != 0 && strcmp(kind, "unet3d") != 0)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "network description: kind '%s' is neither uniformer nor unet3d", kind);
-    snprintf(cfg->name, sizeof cfg->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
-    cfg->kind = strcmp(kind, "unet3d") == 0 ? BMVP_NET_UNET3D : BMVP_NET_UNIFORMER;
-    cfg->in_channels = (int)bmvp_json_int(bmvp_json_get(node, "in_channels"), 1);
-    for (i = 0; i < 4; ++i) {
-        cfg->dim[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "dim"), i), cfg->dim[i]);
-        cfg->depth[i] = (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(node, "depth"), i), cfg->depth[i]);
-    }
-    cfg->head_dim = (int)bmvp_json_int(bmvp_json_get(node, "head_dim"), cfg->head_dim);
-    cfg->mlp_ratio = (int)bmvp_json_int(bmvp_json_get(node, "mlp_ratio"), cfg->mlp_ratio);
-    cfg->width = (int)bmvp_json_int(bmvp_json_get(node, "width"), cfg->width);
-    cfg->groups = (int)bmvp_json_int(bmvp_json_get(node, "groups"), cfg->groups);
-    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
-    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
-    cfg->task = (bmvp_net_task)i;
-    cfg->outputs = (int)bmvp_json_int(bmvp_json_get(node, "outputs"), 0);
-    cfg->deep_supervision = (int)bmvp_json_int(bmvp_json_get(node, "deep_supervision"), 0);
-    return BMVP_OK;
 }
 
 /* >>bump: memory that is freed all at once ------------------------------------------------------------------------- */
@@ -5139,3 +5958,15 @@ BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *er
 #endif
 #endif /* BMVP_NN_IMPLEMENTATION_ONCE */
 #endif /* BMVP_NN_IMPLEMENTATION */
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

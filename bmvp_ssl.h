@@ -1,4 +1,4 @@
-/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT
+/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
@@ -313,7 +313,7 @@ typedef struct bmvp_pass { /* one forward pass, as the functions of a method see
     void *state;
     const void *items;
     int n;                  /* items of this pass on this rank; in a plan they are zeros */
-    int64_t n_all;          /* .. on all ranks: an item that counts like any other has the weight 1 / n_all */
+    int64_t n_all, first;   /* .. on all ranks: an item that counts like any other has the weight 1 / n_all; how many are before this rank's */
     int64_t step, epoch;
     bmvp_tensor *through;   /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
     bmvp_tensor *own, *all; /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
@@ -405,6 +405,7 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
 
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first); /* .. of this rank */
 /* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
    bmvp_trainer_step says it itself. */
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t);
@@ -432,12 +433,12 @@ BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 /* What the values of a label map mean. Two kinds:
      regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
      classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
-enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256 };
+enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256, BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */ };
 typedef struct bmvp_labels {
     char name[32];                /* of the built-in definition, or "custom" */
     int exclusive;                /* 1: classes, 0: regions */
     int n;                        /* regions or classes, without the background */
-    char region[BMVP_MAX_REGIONS][32];
+    char region[BMVP_MAX_REGIONS][BMVP_LABEL_NAME];
     unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
     unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
@@ -457,7 +458,8 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err);
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l); /* of a network: n, classes n + 1 */
 /* -1 if all n values are known whole numbers, else the place of the first that is not. */
 BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n);
-/* The same of a map of dim = D, H, W: BMVP_E_FORMAT with `name`, the value and its voxel (x, y, z). */
+/* The same of a map of dim = D, H, W: BMVP_E_FORMAT with `name`, the value and its voxel (x, y, z). l NULL: any whole
+   number from -32768 to 32767 is known. */
 BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
                                        const char *name, bmvp_error *err);
 /* Is the value in region r? mask: n zeros and ones. */
@@ -569,7 +571,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 typedef struct bmvp_ft_config { BMVP_RUN_MEMBERS BMVP_FT_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ft_config;
 
 /* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg);
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg);
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
 BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
 
@@ -713,13 +715,14 @@ BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *
 
 #ifdef BMVP_NIFTI_H_INCLUDED /* what follows reads and writes images: include bmvp_nifti.h before this header */
 
-typedef struct bmvp_image {        /* one image of a case; exactly one of the last three is given */
+typedef struct bmvp_image {        /* one image of a case; exactly one of path, image and volume is given */
     const char *modality;          /* "t1", "T1ce" ...: any name that bmvp_modality_find knows */
     const char *path;              /* a file: .nii, .nii.gz, a pair ... */
     const bmvp_nii_image *image;   /* or an image with its data, borrowed: read, not changed, not kept */
     const bmvp_nii_volume *volume; /* or a volume, borrowed */
+    int64_t channel;               /* k: the k-th of several volumes in it, from 1; 0: it holds one number a voxel */
 } bmvp_image;
-/* Wherever one is read: it holds one number a voxel, else BMVP_E_FORMAT names the file and its dimensions (vectors,
+/* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and its dimensions (vectors,
    series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are refused. */
 
 /* In RAS. io: memory, NULL: malloc. */
@@ -733,7 +736,7 @@ typedef struct bmvp_prepare_job {
     const bmvp_image *image; /* n images of different modalities */
     int n;
     const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
-    const bmvp_labels *labels; /* which values it may have; NULL: any */
+    const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
     const bmvp_preparation *how;
     int other_grids; /* 0: images whose corners lie more than a tenth of a voxel apart are refused by name (as `prepare`
                         does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
@@ -749,7 +752,7 @@ typedef struct bmvp_prepared_images {
     unsigned char *content; /* of its voxels: 1 where an image is not 0 */
     int64_t box[3];         /* x, y, z: the box before it was resized .. */
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
-    bmvp_nii_memory memory;
+    bmvp_allocator allocator;
 } bmvp_prepared_images;
 /* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
    unreadable, NaN, no voxel above 0, a label map among the images, a second image of a modality, another grid. All
@@ -794,7 +797,7 @@ typedef struct bmvp_prediction {
     uint32_t given, filled,
         blank;              /* bit m: modality m of the task (info->names) was used; was filled; was given, but blank */
     bmvp_predict_fill fill; /* by what they were filled */
-    bmvp_nii_memory memory;
+    bmvp_allocator allocator;
 } bmvp_prediction;
 /* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
    `prepare`); a blank image counts as missing. Images that `prepare` wrote are taken as they are if it had this
@@ -1306,13 +1309,6 @@ static void bmvpi_trainer_build(bmvp_trainer *t, int train)
     if (t->method.start && !bmvp_failed(t->c)) t->method.start(t);
 }
 
-static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
-{
-    void *p = bmvpi_alloc(c, (int64_t)(bytes ? bytes : 1));
-    if (p) memset(p, 0, bytes);
-    return p;
-}
-
 BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config,
                                            const void *setup, int train)
 {
@@ -1603,6 +1599,11 @@ BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first)
     return n / size + (rank < more);
 }
 
+BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first)
+{
+    return bmvp_trainer_share(n, t->c->comm ? t->c->comm->rank : 0, t->c->comm ? t->c->comm->size : 1, first);
+}
+
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t) { t->private_part->last_pass = 1; }
 
 BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n)
@@ -1855,9 +1856,24 @@ static bmvp_tensor *bmvpi_pass_total(bmvp_pass *p)
     return total;
 }
 
+/* n_all and first */
+static void bmvpi_pass_count(bmvp_pass *p)
+{
+    const double own = p->n;
+    double *n;
+    int r;
+    p->n_all = p->n;
+    if (!p->trainer->private_part->reducer || bmvp_failed(p->c)) return;
+    n = bmvpi_comm_doubles(p->c, &own, 1);
+    for (r = 0, p->n_all = 0; n && r < p->c->comm->size; ++r) {
+        if (r == p->c->comm->rank) p->first = p->n_all;
+        p->n_all += (int64_t)n[r];
+    }
+    bmvpi_free(p->c, n);
+}
+
 static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int n)
 {
-    double all = n;
     memset(p, 0, sizeof *p);
     if (bmvp_failed(t->c)) return 0;
     p->trainer = t;
@@ -1872,8 +1888,7 @@ static int bmvpi_pass_open(bmvp_pass *p, bmvp_trainer *t, const void *items, int
     if (!t->optim) bmvp_fail(t->c, BMVP_E_STATE, "opened for prediction: it cannot be trained");
     else if (n < !t->private_part->reducer) bmvp_fail(t->c, BMVP_E_ARG, "a pass takes 1 item at least, not %d", n);
     else if (t->method.check) t->method.check(p);
-    bmvp_pass_sum(p, &all, 1);
-    p->n_all = (int64_t)all;
+    bmvpi_pass_count(p);
     return !bmvp_failed(t->c);
 }
 
@@ -2753,15 +2768,29 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
     return -1;
 }
 
+/* The first of n values that no 16 bits hold. */
+static int64_t bmvpi_labels_odd(const float *values, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i)
+        if (!(values[i] >= -32768 && values[i] <= 32767) || values[i] != (float)(int)values[i]) return i;
+    return -1;
+}
+
 BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
                                        const char *name, bmvp_error *err)
 {
-    const int64_t i = bmvp_labels_unknown(l, values, dim[0] * dim[1] * dim[2]);
+    const int64_t n = dim[0] * dim[1] * dim[2];
+    const int64_t i = l ? bmvp_labels_unknown(l, values, n) : bmvpi_labels_odd(values, n);
+    const long long x = i < 0 ? 0 : i % dim[2], y = i < 0 ? 0 : i / dim[2] % dim[1];
+    const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
     if (i < 0) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_FORMAT,
-                          "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of the labels ('%s'); is it the "
-                          "right one?", name, (double)values[i], (long long)(i % dim[2]),
-                          (long long)(i / dim[2] % dim[1]), (long long)(i / dim[2] / dim[1]), l->name);
+    if (l)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
+                              "the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+                          "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
+                          y, z);
 }
 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
@@ -3599,7 +3628,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
 
 /* >>finetune impl ------------------------------------------------------------------------------------------------------ */
 
-static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind kind)
+static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, const bmvp_net_kind *kind)
 {
     const int segment = task == BMVP_TASK_SEGMENT;
     k->crop_x = k->crop_y = 96;
@@ -3612,7 +3641,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->dice_weight = segment;
     k->ce_weight = !segment;
     k->dice_smooth = 1e-5;
-    k->deep_supervision = segment && kind == BMVP_NET_UNIFORMER;
+    k->deep_supervision = segment && kind && kind->deep;
     k->flip = 0.5;
     k->intensity_shift = k->intensity_scale = 0.1;
     k->batch = segment ? 3 : 4;
@@ -3621,7 +3650,7 @@ static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, bmvp_net_kind 
     k->validate_every = 5;
     k->lr = 3e-4;
     k->encoder_lr_scale = 1;
-    k->weight_decay = kind == BMVP_NET_UNIFORMER ? 1e-4 : 1e-5;
+    k->weight_decay = kind ? kind->weight_decay : 1e-5;
     k->beta1 = 0.9;
     k->beta2 = 0.999;
     k->overlap = 0.5;
@@ -3654,10 +3683,10 @@ static void bmvpi_ft_fast(bmvp_ft_config *k)
     k->clip = 1;
 }
 
-BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, bmvp_net_kind kind, bmvp_ft_config *cfg)
+BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg)
 {
     memset(cfg, 0, sizeof *cfg);
-    bmvpi_ft_paper(cfg, task, kind);
+    bmvpi_ft_paper(cfg, task, bmvp_net_kind_find(NULL, kind));
     if (strcmp(name, "release") == 0) bmvpi_ft_release(cfg);
     else if (strcmp(name, "fast") == 0) bmvpi_ft_fast(cfg);
     else if (strcmp(name, "paper") != 0) return 0;
@@ -3721,7 +3750,9 @@ static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task ==
 
 static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
 {
-    if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, net->kind);
+    if (!kind) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
+    else if (net->task != BMVP_TASK_SEGMENT && net->task != BMVP_TASK_CLASSIFY)
         bmvp_fail(c, BMVP_E_ARG, "fine-tuning needs a network whose task is segmentation or classification");
     else if (net->task == BMVP_TASK_SEGMENT && (!labels || labels->n < 1))
         bmvp_fail(c, BMVP_E_ARG, "segmentation needs a definition of its labels");
@@ -3729,9 +3760,9 @@ static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const 
         bmvp_fail(c, BMVP_E_ARG, "the loss is empty: give dice_weight or ce_weight a value");
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
-    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && net->kind == BMVP_NET_UNIFORMER && cfg->deep_supervision))
-        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a UniFormer that segments with deep_supervision "
-                  "= 1; consistency_on = 0 works with every network");
+    else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && kind->deep && cfg->deep_supervision))
+        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a "
+                  "UniFormer, and that segments with deep_supervision = 1; consistency_on = 0 works with every network");
     return !bmvp_failed(c);
 }
 
@@ -3776,7 +3807,7 @@ static void bmvpi_ft_prepare(bmvp_trainer *t)
     for (i = 0; i < u->n; ++i) f->modality[i] = bmvp_modality_find(u->names[i]);
     k->in_channels = u->n;
     if (k->task == BMVP_TASK_SEGMENT) k->outputs = bmvp_labels_outputs(u->labels);
-    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && k->kind == BMVP_NET_UNIFORMER && f->cfg->deep_supervision;
+    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(t->c, k->kind)->deep && f->cfg->deep_supervision;
 }
 
 /* when it has no values yet, */
@@ -3795,28 +3826,26 @@ static void bmvpi_ft_make(bmvp_trainer *t)
     if (f->host && u->grid && u->grid[0] > 0 && !bmvp_failed(t->c)) bmvpi_ft_make_templates(f, u->grid);
     bmvp_trainer_keep(t, "templates", f->host, &f->templates);
     for (i = 0; i < l->n; ++i)
-        if (bmvpi_of_encoder(l->item[i].name)) l->item[i].lr_scale = k->encoder_lr_scale;
+        if (bmvp_net_in_part(t->net, l->item[i].name, BMVP_PART_ENCODER)) l->item[i].lr_scale = k->encoder_lr_scale;
 }
 
 /* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
    weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
-    static const char *const head[4] = { "decoder.out.conv.conv.", "ms_out.0.", "ms_out.1.", "up1conv." };
     const bmvp_state_list *l = bmvp_net_state(f->net);
     const double p = f->cfg->head_prior;
-    int i, k;
-    for (i = 0; i < l->n && p > 0; ++i)
-        for (k = 0; k < 4; ++k) {
-            bmvp_state s = l->item[i];
-            if (strncmp(s.name, head[k], strlen(head[k])) != 0 || !bmvpi_ft_segments(f)) continue;
-            s.init = BMVP_INIT_UNIFORM_IN;
-            s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
-            bmvpi_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
-            if (s.torch_rank > 1) continue;
-            bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
-            if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
-        }
+    int i;
+    for (i = 0; i < l->n && p > 0 && bmvpi_ft_segments(f); ++i) {
+        bmvp_state s = l->item[i];
+        if (!bmvp_net_in_part(f->net, s.name, BMVP_PART_HEAD)) continue;
+        s.init = BMVP_INIT_UNIFORM_IN;
+        s.fan = s.torch_rank > 1 ? s.torch_dim[1] : 1;
+        bmvp_state_init(f->c, &s, (uint64_t)f->cfg->seed, (uint32_t)(1000 + i));
+        if (s.torch_rank > 1) continue;
+        bmvp_fill(f->c, s.t, (float)(f->labels.exclusive ? log(p) : log(p / (1 - p))));
+        if (f->labels.exclusive && s.t->x) bmvpi_values_fill(f->c, s.t->x, 0.0f, 1); /* the background */
+    }
 }
 
 /* Memory of a batch; what prediction needs not is not there. */
@@ -4778,24 +4807,10 @@ BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *
 
 static const char *const bmvpi_prepared_text = "bmvp prepared";
 
-static bmvp_status bmvpi_nii_said(bmvp_nii_status st, const bmvp_nii_error *e, bmvp_error *err)
+/* The error of a transform, which knows no file, with the name of one. */
+static bmvp_status bmvpi_named(const char *name, bmvp_status st, const bmvp_error *e, bmvp_error *err)
 {
-    bmvp_status to = BMVP_E_FORMAT;
-    if (st == BMVP_NII_OK) return BMVP_OK;
-    if (st == BMVP_NII_E_MEMORY) to = BMVP_E_OOM;
-    else if (st == BMVP_NII_E_ARGUMENT) to = BMVP_E_ARG;
-    else if (st == BMVP_NII_E_UNSUPPORTED || st == BMVP_NII_E_LIMIT) to = BMVP_E_UNSUPPORTED;
-    else if (st == BMVP_NII_E_OPEN || st == BMVP_NII_E_READ || st == BMVP_NII_E_WRITE) to = BMVP_E_IO;
-    return bmvp_error_set(err, to, "%s", e->message);
-}
-
-/* The same, of a transform, whose messages know no file. */
-static bmvp_status bmvpi_nii_said_of(const char *name, bmvp_nii_status st, const bmvp_nii_error *e, bmvp_error *err)
-{
-    bmvp_error inner;
-    if (st == BMVP_NII_OK) return BMVP_OK;
-    (void)bmvpi_nii_said(st, e, &inner);
-    return bmvp_error_set(err, inner.status, "%s: %s", name, inner.message);
+    return st ? bmvp_error_set(err, st, "%s: %s", name, e->message) : BMVP_OK;
 }
 
 static const char *bmvpi_image_name(const bmvp_image *k)
@@ -4804,7 +4819,7 @@ static const char *bmvpi_image_name(const bmvp_image *k)
 }
 
 /* One number a voxel, or the dimensions and what they hold. */
-static bmvp_status bmvpi_one_number(const bmvp_nii_image *i, const char *name, bmvp_error *err)
+static bmvp_status bmvpi_one_number(const bmvp_nii_image *i, int64_t channel, const char *name, bmvp_error *err)
 {
     char dims[160];
     int64_t more = 1;
@@ -4816,7 +4831,7 @@ static bmvp_status bmvpi_one_number(const bmvp_nii_image *i, const char *name, b
         return bmvp_error_set(err, BMVP_E_FORMAT,
                               "%s: type %s holds more than one number a voxel; an image or a label map has one", name,
                               bmvp_nii_datatype_text(i->datatype));
-    if (more == 1) return BMVP_OK;
+    if (channel ? channel <= more : more == 1) return BMVP_OK;
     for (a = 0; a < i->ndim && used < sizeof dims; ++a)
         used += (size_t)snprintf(dims + used, sizeof dims - used, "%s%lld", a ? "x" : "", (long long)i->dim[a]);
     return bmvp_error_set(
@@ -4853,7 +4868,7 @@ static bmvp_status bmvpi_image_affine(double affine[16], const bmvp_nii_image *i
 }
 
 /* A volume as an image that borrows its data. */
-static bmvp_nii_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_nii_error *e)
+static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_error *e)
 {
     int a;
     memset(i, 0, sizeof *i);
@@ -4874,15 +4889,15 @@ static bmvp_status bmvpi_image_open(const bmvp_image *k, bmvp_nii_image *own, co
 {
     const char *name = bmvpi_image_name(k);
     bmvp_status st = BMVP_OK;
-    bmvp_nii_error e;
+    bmvp_error e;
     memset(own, 0, sizeof *own);
     *use = k->image ? k->image : own;
     if (!k->path + !k->image + !k->volume != 2)
         return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", name);
-    if (k->path) st = bmvpi_nii_said(bmvp_nii_read(own, k->path, io, &e), &e, err);
-    else if (k->volume) st = bmvpi_nii_said_of(name, bmvpi_image_of_volume(own, k->volume, &e), &e, err);
+    if (k->path) st = bmvp_nii_read(own, k->path, io, err);
+    else if (k->volume) st = bmvpi_named(name, bmvpi_image_of_volume(own, k->volume, &e), &e, err);
     if (!st && !(*use)->data) st = bmvp_error_set(err, BMVP_E_ARG, "%s: the image has no data", name);
-    if (!st) st = bmvpi_one_number(*use, name, err);
+    if (!st) st = bmvpi_one_number(*use, k->channel, name, err);
     return st;
 }
 
@@ -4893,15 +4908,16 @@ BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, co
     const bmvp_nii_image *use;
     bmvp_nii_image own;
     bmvp_nii_load how;
-    bmvp_nii_error e;
+    bmvp_error e;
     double affine[16];
     bmvp_status st = bmvpi_image_open(k, &own, &use, io, err);
     int i;
     memset(v, 0, sizeof *v);
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
+    if (k->channel > 0) how.t = k->channel - 1;
     if (!st) st = bmvpi_image_affine(affine, use, name, err);
-    if (!st) st = bmvpi_nii_said_of(name, bmvp_nii_to_volume(v, use, &how, io, &e), &e, err);
+    if (!st) st = bmvpi_named(name, bmvp_nii_to_volume(v, use, &how, io, &e), &e, err);
     for (i = 0; i < 12 && !st; ++i) v->affine[i] *= bmvpi_unit_mm(use);
     bmvp_nii_image_free(&own);
     return st;
@@ -4912,9 +4928,9 @@ static bmvp_status bmvpi_relate(double m[16], const double to[16], const double 
                                 bmvp_error *err)
 {
     double inverse[16];
-    bmvp_nii_error e;
+    bmvp_error e;
     int r, c, k;
-    bmvp_status st = bmvpi_nii_said_of(name, bmvp_nii_affine_inverse(inverse, to, &e), &e, err);
+    bmvp_status st = bmvpi_named(name, bmvp_nii_affine_inverse(inverse, to, &e), &e, err);
     for (r = 0; r < 4 && !st; ++r)
         for (c = 0; c < 4; ++c)
             for (m[4 * r + c] = 0, k = 0; k < 4; ++k) m[4 * r + c] += inverse[4 * r + k] * from[4 * k + c];
@@ -5043,12 +5059,12 @@ static bmvp_status bmvpi_regrid(bmvp_nii_volume *v, const bmvp_nii_volume *frame
 {
     double m[16], p[3];
     bmvp_nii_volume out;
-    bmvp_nii_error e;
+    bmvp_error e;
     int64_t x, y, z;
     float *to;
     int a;
     bmvp_status st = bmvpi_relate(m, v->affine, frame->affine, name, err);
-    if (!st) st = bmvpi_nii_said_of(name, bmvp_nii_volume_create(&out, frame->dim, frame->affine, io, &e), &e, err);
+    if (!st) st = bmvpi_named(name, bmvp_nii_volume_create(&out, frame->dim, frame->affine, io, &e), &e, err);
     if (st) return st;
     for (z = 0, to = out.data; z < out.dim[2]; ++z)
         for (y = 0; y < out.dim[1]; ++y)
@@ -5089,34 +5105,34 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
         (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], apart < 1e30 ? " (by their affines)" : "");
 }
 
-static bmvp_nii_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_nii_error *e)
+static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
     bmvp_nii_resample how;
     memset(&how, 0, sizeof how);
     how.mode = mode;
-    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_NII_OK;
+    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
 }
 
-static bmvp_nii_status bmvpi_trim(bmvp_nii_volume *v, int64_t at[3], bmvp_nii_error *e)
+static bmvp_status bmvpi_trim(bmvp_nii_volume *v, int64_t at[3], bmvp_error *e)
 {
     bmvp_nii_box box;
-    bmvp_nii_status st = bmvp_nii_nonzero_box(&box, v, e);
-    if (st == BMVP_NII_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
+    bmvp_status st = bmvp_nii_nonzero_box(&box, v, e);
+    if (st == BMVP_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
     memcpy(at, box.start, sizeof box.start);
     return st;
 }
 
-static void *bmvpi_nii_zeros(const bmvp_nii_memory *memory, int64_t bytes)
+static void *bmvpi_nii_zeros(const bmvp_allocator *memory, int64_t bytes)
 {
-    void *p = memory->alloc_fn ? memory->alloc_fn((size_t)bytes, memory->user) : malloc((size_t)bytes);
+    void *p = memory->alloc ? memory->alloc((size_t)bytes, memory->user) : malloc((size_t)bytes);
     if (p) memset(p, 0, (size_t)bytes);
     return p;
 }
-static void bmvpi_nii_release(const bmvp_nii_memory *memory, void *p)
+static void bmvpi_nii_release(const bmvp_allocator *memory, void *p)
 {
-    if (!memory->alloc_fn) free(p);
-    else if (p) memory->free_fn(p, memory->user);
+    if (!memory->alloc) free(p);
+    else if (p) memory->free(p, memory->user);
 }
 
 /* Marks the voxels of v that are not 0, at their place in an array of dim. */
@@ -5136,7 +5152,7 @@ static bmvp_status bmvpi_mark_content(bmvpi_preparing *s, const bmvp_nii_volume 
     static const int64_t origin[3] = { 0, 0, 0 };
     bmvp_prepared_images *p = s->p;
     if (!s->job->masks) return BMVP_OK;
-    if (!p->content) p->content = (unsigned char *)bmvpi_nii_zeros(&p->memory, v->dim[0] * v->dim[1] * v->dim[2]);
+    if (!p->content) p->content = (unsigned char *)bmvpi_nii_zeros(&p->allocator, v->dim[0] * v->dim[1] * v->dim[2]);
     if (!p->content) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
     bmvpi_mark(p->content, p->frame.dim, v, origin);
     return BMVP_OK;
@@ -5170,7 +5186,7 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
 {
     const char *name = bmvpi_image_name(k);
     bmvp_nii_volume *v;
-    bmvp_nii_error e;
+    bmvp_error e;
     int m;
     bmvp_status st = bmvpi_image_slot(s, k, &m, err);
     if (st) return st;
@@ -5181,10 +5197,10 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
     if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), err);
     if (!st) st = bmvpi_to_frame(s, v, name, 0, err);
     if (!st) st = bmvpi_mark_content(s, v, err);
-    if (!st) st = bmvpi_nii_said_of(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
+    if (!st) st = bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
     if (st) return st;
     s->grid = bmvpi_grid_of(v);
-    return bmvpi_nii_said_of(name, bmvpi_trim(v, s->at[m], &e), &e, err);
+    return bmvpi_named(name, bmvpi_trim(v, s->at[m], &e), &e, err);
 }
 
 static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
@@ -5192,7 +5208,7 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     const bmvp_image *k = s->job->label;
     bmvp_nii_volume *v = &s->p->label;
     const char *name;
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_status st;
     int64_t dim[3];
     if (!k || !s->first) return BMVP_OK;
@@ -5200,14 +5216,14 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     st = bmvp_image_read(v, k, s->job->io, err);
     if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
-    if (!st && s->job->labels) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
-    return st ? st : bmvpi_nii_said_of(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
+    if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
+    return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
 }
 
 /* The box of voxels above 0 in any modality, in the grid they share. */
 static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s, bmvp_error *err)
 {
-    bmvp_nii_error e;
+    bmvp_error e;
     int m, a;
     memset(box, 0, sizeof *box);
     for (m = 0; m < BMVP_MODALITIES; ++m) {
@@ -5215,7 +5231,7 @@ static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s,
         bmvp_nii_box own;
         bmvp_status st;
         if (!v->data) continue;
-        st = bmvpi_nii_said_of(s->name[m], bmvp_nii_foreground_box(&own, v, 1, 0, &e), &e, err);
+        st = bmvpi_named(s->name[m], bmvp_nii_foreground_box(&own, v, 1, 0, &e), &e, err);
         if (st) return st;
         if (own.end[0] == own.start[0]) continue;
         for (a = 0; a < 3; ++a) {
@@ -5235,24 +5251,24 @@ static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
     static const int64_t origin[3] = { 0, 0, 0 };
     bmvp_prepared_images *p = s->p;
     bmvp_nii_box box;
-    bmvp_nii_error e;
+    bmvp_error e;
     int m, a;
     bmvp_status st = bmvpi_foreground(&box, s, err);
     for (a = 0; a < 3; ++a) p->box[a] = box.end[a] - box.start[a];
     if (!st && s->job->masks)
-        p->inside = (unsigned char *)bmvpi_nii_zeros(&p->memory, p->box[0] * p->box[1] * p->box[2]);
+        p->inside = (unsigned char *)bmvpi_nii_zeros(&p->allocator, p->box[0] * p->box[1] * p->box[2]);
     if (!st && s->job->masks && !p->inside) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         bmvp_nii_volume *v = &p->image[m];
         bmvp_nii_box own = box;
         if (!v->data) continue;
         for (a = 0; a < 3; ++a) own.start[a] -= s->at[m][a], own.end[a] -= s->at[m][a];
-        st = bmvpi_nii_said_of(s->name[m], bmvp_nii_crop(v, &own, 0, &e), &e, err);
+        st = bmvpi_named(s->name[m], bmvp_nii_crop(v, &own, 0, &e), &e, err);
         bmvp_nii_box_affine(v->affine, s->grid.affine, &box); /* the numbers of one crop, not of two */
         if (!st && p->inside) bmvpi_mark(p->inside, p->box, v, origin);
     }
     if (!st && p->label.data)
-        st = bmvpi_nii_said_of(bmvpi_image_name(s->job->label), bmvp_nii_crop(&p->label, &box, 0, &e), &e, err);
+        st = bmvpi_named(bmvpi_image_name(s->job->label), bmvp_nii_crop(&p->label, &box, 0, &e), &e, err);
     return st;
 }
 
@@ -5263,7 +5279,7 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     int i;
     memset(p, 0, sizeof *p);
     memset(&s, 0, sizeof s);
-    if (job->io) p->memory = job->io->memory;
+    if (job->io) p->allocator = job->io->allocator;
     s.p = p;
     s.job = job;
     for (i = 0; i < job->n && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
@@ -5281,16 +5297,15 @@ static bmvp_status bmvpi_scale_sparse(bmvp_nii_volume *v, const bmvp_preparation
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     float ab[2], *other;
     int64_t i, used = 0;
-    bmvp_nii_error e;
     bmvp_status st;
     for (i = 0; i < n; ++i) used += v->data[i] != 0;
     if (used == 0) return BMVP_OK;
-    other = (float *)bmvpi_nii_zeros(&v->memory, used * (int64_t)sizeof *other);
+    other = (float *)bmvpi_nii_zeros(&v->allocator, used * (int64_t)sizeof *other);
     if (!other) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for percentiles");
     for (i = used = 0; i < n; ++i)
         if (v->data[i] != 0) other[used++] = v->data[i];
-    st = bmvpi_nii_said(bmvp_nii_percentiles(ab, q, 2, other, used, &v->memory, &e), &e, err);
-    bmvpi_nii_release(&v->memory, other);
+    st = bmvp_nii_percentiles(ab, q, 2, other, used, &v->allocator, err);
+    bmvpi_nii_release(&v->allocator, other);
     if (!st && ab[0] == ab[1]) ab[ab[0] > 0 ? 0 : 1] = 0; /* one value beside the 0 */
     for (i = 0; i < n && !st; ++i) {
         const float x = (v->data[i] - ab[0]) / (ab[1] - ab[0]);
@@ -5302,7 +5317,6 @@ static bmvp_status bmvpi_scale_sparse(bmvp_nii_volume *v, const bmvp_preparation
 BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
 {
     bmvp_nii_scale scale;
-    bmvp_nii_error e;
     float ab[2] = { 0, 1 };
     bmvp_status st = BMVP_OK;
     memset(&scale, 0, sizeof scale);
@@ -5311,11 +5325,10 @@ BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const
     scale.b_max = 1;
     scale.clip = 1;
     if (!v->data) return BMVP_OK;
-    if (!is_label) st = bmvpi_nii_said(bmvp_nii_scale_percentiles(v, &scale, ab, &e), &e, err);
+    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, ab, err);
     if (!st && ab[0] == ab[1]) st = bmvpi_scale_sparse(v, how, err);
     if (!st && how->resize[0] > 0)
-        st = bmvpi_nii_said(bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, &e), &e,
-                            err);
+        st = bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, err);
     return st;
 }
 
@@ -5324,8 +5337,8 @@ BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p)
     int m;
     for (m = 0; m < BMVP_MODALITIES; ++m) bmvp_nii_volume_free(&p->image[m]);
     bmvp_nii_volume_free(&p->label);
-    bmvpi_nii_release(&p->memory, p->content);
-    bmvpi_nii_release(&p->memory, p->inside);
+    bmvpi_nii_release(&p->allocator, p->content);
+    bmvpi_nii_release(&p->allocator, p->inside);
     memset(p, 0, sizeof *p);
 }
 
@@ -5391,9 +5404,9 @@ BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint
     memset(p, 0, sizeof *p);
     p->c = c;
     if (bmvp_allocator_of(c)->alloc != bmvpi_libc_alloc) { /* else NIfTI's own, with huge pages */
-        p->io.memory.alloc_fn = bmvpi_nii_hook_alloc;
-        p->io.memory.free_fn = bmvpi_nii_hook_free;
-        p->io.memory.user = c;
+        p->io.allocator.alloc = bmvpi_nii_hook_alloc;
+        p->io.allocator.free = bmvpi_nii_hook_free;
+        p->io.allocator.user = c;
     }
     p->f = bmvp_ft_open(c, checkpoint, &p->info, err);
     if (p->f && !p->info.preparation[0])
@@ -5431,8 +5444,8 @@ BMVP_API void bmvp_prediction_free(bmvp_prediction *p)
 {
     int i;
     for (i = 0; p->probability && i < p->n; ++i) bmvp_nii_image_free(&p->probability[i]);
-    bmvpi_nii_release(&p->memory, p->probability);
-    bmvpi_nii_release(&p->memory, p->score);
+    bmvpi_nii_release(&p->allocator, p->probability);
+    bmvpi_nii_release(&p->allocator, p->score);
     bmvp_nii_image_free(&p->label);
     memset(p, 0, sizeof *p);
 }
@@ -5613,12 +5626,12 @@ static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, 
                                       bmvp_error *err)
 {
     bmvp_status st = BMVP_OK;
-    bmvp_nii_error e;
+    bmvp_error e;
     memset(out, 0, sizeof *out);
     if (k->path) {
-        st = bmvpi_nii_said(bmvp_nii_read_header(out, k->path, io, &e), &e, err);
+        st = bmvp_nii_read_header(out, k->path, io, err);
     } else if (k->volume) {
-        st = bmvpi_nii_said_of(bmvpi_image_name(k), bmvpi_image_of_volume(out, k->volume, &e), &e, err);
+        st = bmvpi_named(bmvpi_image_name(k), bmvpi_image_of_volume(out, k->volume, &e), &e, err);
     } else if (k->image) {
         *out = *k->image;
         out->block = NULL;
@@ -5626,7 +5639,7 @@ static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, 
         out->n_extensions = 0;
     }
     out->data = NULL;
-    return st ? st : bmvpi_one_number(out, bmvpi_image_name(k), err);
+    return st ? st : bmvpi_one_number(out, k->channel, bmvpi_image_name(k), err);
 }
 
 /* Settings that a prepared file names are those of the checkpoint; the files of 0.1 have them in prepare.json of their
@@ -5703,7 +5716,7 @@ static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_j
     memset(&t, 0, sizeof t);
     t.p = p;
     t.job = job;
-    p->memory = job->io->memory;
+    p->allocator = job->io->allocator;
     for (i = 0; i < s->n && !st; ++i) {
         const bmvp_image *k = &s->image[i];
         int m;
@@ -5771,10 +5784,10 @@ static bmvp_status bmvpi_map_like(bmvp_nii_image *map, const bmvpi_predicting *s
                                   bmvp_error *err)
 {
     bmvp_nii_image made;
-    bmvp_nii_error e;
+    bmvp_error e;
     int a;
     bmvp_status st =
-        bmvpi_nii_said_of(s->name, bmvp_nii_create(&made, datatype, 3, s->header.dim, NULL, &s->p->io, &e), &e, err);
+        bmvpi_named(s->name, bmvp_nii_create(&made, datatype, 3, s->header.dim, NULL, &s->p->io, &e), &e, err);
     if (st) return st;
     *map = s->header;
     map->datatype = datatype;
@@ -5784,7 +5797,7 @@ static bmvp_status bmvpi_map_like(bmvp_nii_image *map, const bmvpi_predicting *s
     map->data_bytes = made.data_bytes;
     map->data = made.data;
     map->block = made.block;
-    map->memory = made.memory;
+    map->allocator = made.allocator;
     map->scl_slope = slope;
     map->scl_inter = map->cal_min = map->cal_max = 0;
     map->is_pair = map->intent_code = map->n_extensions = 0;
@@ -5801,7 +5814,7 @@ static bmvp_status bmvpi_make_maps(const bmvpi_predicting *s, const bmvp_labels 
     int64_t i;
     int k;
     if (st || !s->o.probabilities) return st;
-    out->probability = (bmvp_nii_image *)bmvpi_nii_zeros(&out->memory, out->n * (int64_t)sizeof *out->probability);
+    out->probability = (bmvp_nii_image *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->probability);
     if (!out->probability) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for probabilities");
     for (k = 0; k < out->n && !st; ++k) st = bmvpi_map_like(&out->probability[k], s, BMVP_NII_INT16, 1.0 / 32767, err);
     for (i = 0; !st && l->exclusive && i < out->label.n_voxels; ++i) ((int16_t *)out->probability[0].data)[i] = 32767;
@@ -5847,7 +5860,7 @@ static bmvp_status bmvpi_predict_scores(bmvpi_predicting *s, bmvp_error *err)
     bmvp_prediction *out = s->out;
     bmvp_status st;
     int i;
-    out->score = (float *)bmvpi_nii_zeros(&out->memory, out->n * (int64_t)sizeof *out->score);
+    out->score = (float *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->score);
     if (!out->score) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = bmvp_ft_classify(s->p->f, &s->k, out->score, err);
     for (i = 1; i < out->n && !st; ++i)
@@ -5868,7 +5881,7 @@ BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, in
     s.n = n;
     s.o = options ? *options : bmvp_predict_options_default();
     s.out = out;
-    out->memory = p->io.memory;
+    out->allocator = p->io.allocator;
     out->n = p->info.net.outputs;
     if (s.o.fill != BMVP_FILL_CHECKPOINT) bmvp_ft_set_fill(p->f, s.o.fill == BMVP_FILL_ZERO);
     st = bmvpi_whole_failed(p->f, BMVP_OK, err);
@@ -5890,3 +5903,15 @@ BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, in
 #endif
 #endif /* BMVP_SSL_IMPLEMENTATION_ONCE */
 #endif /* BMVP_SSL_IMPLEMENTATION */
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

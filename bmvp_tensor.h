@@ -1,4 +1,4 @@
-/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT
+/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the include
@@ -74,6 +74,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>status ------------------------------------------------------------------------------------------------------- */
+
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+#ifndef BMVP_COMMON
+#define BMVP_COMMON 1
 #ifndef BMVP_API
 #define BMVP_API
 #endif
@@ -85,18 +94,12 @@
 #define BMVP_PRINTF(f, a)
 #endif
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-/* >>status ------------------------------------------------------------------------------------------------------- */
-
 #define BMVP_STATUSES(X) \
     X(OK,            "ok") \
     X(E_OOM,         "out of memory") \
     X(E_SHAPE,       "shapes do not fit") \
     X(E_ARG,         "bad argument") \
-    X(E_UNSUPPORTED, "not supported by this backend") \
+    X(E_UNSUPPORTED, "not supported") \
     X(E_IO,          "file could not be read or written") \
     X(E_FORMAT,      "file content is not valid") \
     X(E_STATE,       "called at the wrong time") \
@@ -111,20 +114,36 @@ typedef struct bmvp_error {
     char message[512]; /* one sentence: what, where (op, file, field), and what to do where we know it */
 } bmvp_error;
 
-BMVP_API const char *bmvp_status_text(bmvp_status s);
-/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
-BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
+/* English text of a status, never NULL. */
+static inline const char *bmvp_status_text(bmvp_status s)
+{
+#define BMVP_X(id, text) text,
+    static const char *const t[] = { BMVP_STATUSES(BMVP_X) };
+#undef BMVP_X
+    return (unsigned)s < BMVP_STATUS_COUNT ? t[s] : "unknown status";
+}
 
-/* >>config ------------------------------------------------------------------------------------------------------- */
-
-typedef struct bmvp_allocator { /* both functions or neither; alloc returns NULL on failure, any alignment */
+/* Both functions or neither (malloc and free). alloc returns NULL on failure; bmvp_nifti.h wants malloc's alignment,
+   bmvp_tensor.h takes any. */
+typedef struct bmvp_allocator {
     void *(*alloc)(size_t size, void *user);
     void (*free)(void *ptr, void *user);
     void *user;
 } bmvp_allocator;
 
-/* One piece of parallel work. task in [0, n_tasks), worker in [0, threads): no two running pieces have the same worker. */
+/* One piece of parallel work. task in [0, n_tasks), worker in [0, threads): no two running pieces have one worker. */
 typedef void (*bmvp_task_fn)(void *arg, int64_t task, int worker);
+/* Runs fn(arg, 0 .. n_tasks-1, worker), each once, in any order and place; returns when all are done. */
+typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, void *arg);
+#elif BMVP_COMMON != 1
+#error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
+#endif
+/* ---- end of the common part --------------------------------------------------------------------------------------- */
+
+/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
+BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
+
+/* >>config ------------------------------------------------------------------------------------------------------- */
 
 typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AUTO = -1, /* the best this processor has */
@@ -147,8 +166,7 @@ typedef struct bmvp_backend bmvp_backend; /* table of kernels, see >>table; othe
 
 typedef struct bmvp_config {
     bmvp_allocator allocator; /* default malloc and free */
-    /* Runs fn(arg, 0 .. n_tasks-1, worker), each once, returns when all are done. Default: a pool of its own. */
-    void (*parallel)(void *user, int64_t n_tasks, bmvp_task_fn fn, void *arg);
+    bmvp_parallel_fn parallel; /* default: a pool of its own */
     void *parallel_user;
     void (*log)(void *user, const char *line); /* default none */
     void *log_user;
@@ -158,6 +176,7 @@ typedef struct bmvp_config {
     int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
+    const struct bmvp_net_kind *const *networks; /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
 } bmvp_config;
 
 BMVP_API bmvp_config bmvp_config_default(void);
@@ -643,14 +662,6 @@ extern "C" {
 #endif
 
 /* >>base --------------------------------------------------------------------------------------------------------- */
-
-BMVP_API const char *bmvp_status_text(bmvp_status s)
-{
-#define BMVP_X(id, text) text,
-    static const char *const t[] = { BMVP_STATUSES(BMVP_X) };
-#undef BMVP_X
-    return (unsigned)s < BMVP_STATUS_COUNT ? t[s] : "unknown status";
-}
 
 BMVP_API const char *bmvp_op_name(int op)
 {
@@ -8262,3 +8273,15 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 #endif
 #endif /* BMVP_TENSOR_IMPLEMENTATION_ONCE */
 #endif /* BMVP_TENSOR_IMPLEMENTATION */
+
+/* ---------------------------------------------------------------------------------------------------------------
+   MIT License. Copyright (c) 2026 the bmvp authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+   permit persons to whom the Software is furnished to do so, subject to the following conditions: the above copyright
+   notice and this permission notice shall be included in all copies or substantial portions of the Software. THE
+   SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

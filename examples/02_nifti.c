@@ -20,22 +20,22 @@ int main(int argc, char **argv)
 {
     const double one_mm[3] = { 1, 1, 1 };
     bmvp_nii_scale scale = { 1, 99, 0, 1, 1, 0 }; /* percentiles 1 and 99 become 0 and 1, clipped */
-    bmvp_nii_error err;
+    bmvp_error err;
     bmvp_nii_volume v;
     bmvp_nii_box box;
     if (argc != 3) {
         printf("usage: %s IN.nii[.gz] OUT.nii[.gz]\n", argv[0]);
         return 2;
     }
-    if (bmvp_nii_read_volume(&v, argv[1], NULL, NULL, &err) != BMVP_NII_OK) {
+    if (bmvp_nii_read_volume(&v, argv[1], NULL, NULL, &err) != BMVP_OK) {
         printf("%s\n", err.message);
         return 1;
     }
     show("before", &v);
-    if (bmvp_nii_orient(&v, "RAS", &err) != BMVP_NII_OK || bmvp_nii_spacing(&v, one_mm, NULL, &err) != BMVP_NII_OK ||
-        bmvp_nii_foreground_box(&box, &v, 1, 0, &err) != BMVP_NII_OK || bmvp_nii_crop(&v, &box, 0, &err) != BMVP_NII_OK ||
-        bmvp_nii_scale_percentiles(&v, &scale, NULL, &err) != BMVP_NII_OK ||
-        bmvp_nii_write_volume(argv[2], &v, BMVP_NII_INT16, 1.0 / 32767, 0, NULL, NULL, &err) != BMVP_NII_OK) {
+    if (bmvp_nii_orient(&v, "RAS", &err) != BMVP_OK || bmvp_nii_spacing(&v, one_mm, NULL, &err) != BMVP_OK ||
+        bmvp_nii_foreground_box(&box, &v, 1, 0, &err) != BMVP_OK || bmvp_nii_crop(&v, &box, 0, &err) != BMVP_OK ||
+        bmvp_nii_scale_percentiles(&v, &scale, NULL, &err) != BMVP_OK ||
+        bmvp_nii_write_volume(argv[2], &v, BMVP_NII_INT16, 1.0 / 32767, 0, NULL, NULL, &err) != BMVP_OK) {
         printf("%s\n", err.message);
         bmvp_nii_volume_free(&v);
         return 1;

@@ -7,6 +7,7 @@
 
 static const struct { const char *name; int (*run)(int, char **); const char *text; } command[] = {
     { "phantom", command_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
+    { "list", command_list, "which files of a data set make which cases" },
     { "prepare", command_prepare, "reorient, resample, crop and scale cases for training" },
     { "pretrain", command_pretrain, "pre-train a network with the three tasks of BrainMVP" },
     { "split", command_split, "split cases into training, validation and test by patient" },

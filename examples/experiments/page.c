@@ -432,11 +432,11 @@ static bmvp_status show_runs_curves(report_page *page, run *runs, int n, bmvp_er
 static bmvp_status read_ras(const char *path, bmvp_nii_volume *v, int64_t dim[3], bmvp_error *err)
 {
     bmvp_nii_load how;
-    bmvp_nii_error e;
+    bmvp_error e;
     int a;
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
-    if (bmvp_nii_read_volume(v, path, &how, NULL, &e) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    if (bmvp_nii_read_volume(v, path, &how, NULL, &e) != BMVP_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
     for (a = 0; a < 3; ++a) dim[a] = v->dim[2 - a];
     return BMVP_OK;
 }
@@ -457,7 +457,7 @@ static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, 
 {
     bmvp_nii_volume image, truth, predicted;
     bmvp_nii_scale scale;
-    bmvp_nii_error e;
+    bmvp_error e;
     report_picture three[3];
     unsigned char *t = NULL, *p = NULL;
     int64_t dim[3], other[3];
@@ -470,7 +470,7 @@ static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, 
     st = read_ras(k->image[c], &image, dim, err);
     memset(&scale, 0, sizeof scale); /* files hold scanner units, pictures show 0 to 1 */
     scale.lower = 1, scale.upper = 99.5, scale.b_max = 1, scale.clip = 1;
-    if (!st && bmvp_nii_scale_percentiles(&image, &scale, NULL, &e) != BMVP_NII_OK) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
+    if (!st && bmvp_nii_scale_percentiles(&image, &scale, NULL, &e) != BMVP_OK) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
     if (!st) st = read_ras(k->label, &truth, other, err);
     if (!st && !(t = label_numbers(&d->labels, &truth))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (i = 0; i < n && !st; ++i) {

@@ -57,9 +57,9 @@ static void paint_blobs(unsigned char *m, uint32_t r)
 static int load_real(const char *path)
 {
     bmvp_nii_volume v;
-    bmvp_nii_error err;
+    bmvp_error err;
     int z, y, x;
-    if (bmvp_nii_read_volume(&v, path, NULL, NULL, &err) != BMVP_NII_OK) {
+    if (bmvp_nii_read_volume(&v, path, NULL, NULL, &err) != BMVP_OK) {
         fprintf(stderr, "%s\n", err.message);
         return 0;
     }

@@ -46,8 +46,8 @@ static void report(int json, const char *row, const char *peer, double *ms, cons
     } else printf("%s %s: %.2f ms (%s)\n", row, peer ? peer : "bmvp", middle, what);
 }
 
-static void check(bmvp_nii_status s, const bmvp_nii_error *err) {
-    if (s == BMVP_NII_OK) return;
+static void check(bmvp_status s, const bmvp_error *err) {
+    if (s == BMVP_OK) return;
     printf("%s\n", err->message);
     exit(1);
 }
@@ -78,7 +78,7 @@ static void *bare(const char *path) {
 /* In turn, so that all meet the same machine. */
 static void bench_read(int json, const char *path) {
     double ours[RUNS], clib[RUNS] = {0}, alone[RUNS] = {0};
-    bmvp_nii_error err;
+    bmvp_error err;
     int i;
     for (i = -1; i < RUNS; i++) {
         const int k = i < 0 ? 0 : i;
@@ -116,13 +116,13 @@ static void bench_read(int json, const char *path) {
 static void bench_chain(int json, char **paths, int n, const char *out) {
     static const char *const names[] = {"read + RAS", "spacing", "box + crop", "percentiles", "write"};
     double total[RUNS], step[5] = {0};
-    bmvp_nii_error err;
+    bmvp_error err;
     bmvp_nii_pool pool;
     bmvp_nii_options options;
     int i, m;
     memset(&pool, 0, sizeof pool);
     memset(&options, 0, sizeof options);
-    options.memory = bmvp_nii_pool_memory(&pool);
+    options.allocator = bmvp_nii_pool_allocator(&pool);
     for (i = 0; i < RUNS; i++) {
         bmvp_nii_volume v[16];
         bmvp_nii_load how;
@@ -167,7 +167,7 @@ static void bench_chain(int json, char **paths, int n, const char *out) {
 
 static void bench_box(int json, const char *path) {
     double ms[RUNS];
-    bmvp_nii_error err;
+    bmvp_error err;
     bmvp_nii_file file;
     float *crop = (float *)malloc(sizeof(float) * 96 * 96 * 96);
     uint32_t r = 1;

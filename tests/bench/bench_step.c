@@ -562,7 +562,7 @@ static int net_plan(const options *o, training *t, result *r, int64_t *bytes)
 
 static double net_gflop(const training *t)
 {
-    const double once = t->cfg.kind == BMVP_NET_UNET3D ? unet3d_gflop(&t->cfg)
+    const double once = strcmp(t->cfg.kind, "unet3d") == 0 ? unet3d_gflop(&t->cfg)
                         : t->row->segment              ? uniunet_gflop(&t->cfg)
                                                        : uniformer_gflop(&t->cfg, t->row->what != ENCODE);
     return t->row->what == STEP ? 3 * once * t->batch : t->row->what == ENCODE ? once : once * t->batch;

@@ -66,6 +66,19 @@ for codec in "libdeflate.h:" "zlib.h:-DBMVP_NIFTI_ZLIB" ":-DBMVP_NIFTI_NO_GZIP";
     silent "bmvp_nifti.h ${codec#*:}" $CC -std=c99 $WARN ${codec#*:} -I. -fsyntax-only "$T/a.c"
 done
 
+# ---- the words that two headers share ---------------------------------------------------------------------------------------
+
+for h in tensor nifti; do sed -n '/^\/\* ---- common:/,/^\/\* ---- end of the common part/p' bmvp_$h.h >"$T/common_$h"; done
+if [ ! -s "$T/common_tensor" ]; then fail "bmvp_tensor.h has no common part"
+elif diff "$T/common_tensor" "$T/common_nifti" >"$T/said" 2>&1; then pass
+else fail "the common part differs between bmvp_tensor.h and bmvp_nifti.h" "$T/said"
+fi
+for h in $ALL bmvp_cuda.cu; do
+    if sed 1q "$h" | grep -q 'MIT, no warranty' && tail -n 3 "$h" | grep -q 'OTHER DEALINGS IN THE SOFTWARE'; then pass
+    else fail "$h: no warranty in its first line, or no licence at its end"
+    fi
+done
+
 # ---- wrong order, other versions --------------------------------------------------------------------------------------------
 
 # refused TEXT LINE...: a file of these lines does not compile, and the compiler's output has the text
@@ -82,6 +95,7 @@ refused()
 refused "bmvp_nn.h needs bmvp_tensor.h" '#include "bmvp_nn.h"'
 refused "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h" '#include "bmvp_ssl.h"'
 refused "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h" '#include "bmvp_tensor.h"' '#include "bmvp_ssl.h"'
+refused "different versions" '#include "bmvp_tensor.h"' '#undef BMVP_COMMON' '#define BMVP_COMMON 0' '#include "bmvp_nifti.h"'
 refused "different versions" '#include "bmvp_tensor.h"' '#undef BMVP_TENSOR_VERSION' '#define BMVP_TENSOR_VERSION 1' '#include "bmvp_nn.h"'
 
 # ---- two translation units, C and C++ ---------------------------------------------------------------------------------------
@@ -96,12 +110,12 @@ cat >>"$T/two.c" <<'END'
 int main(void)
 {
     bmvp_nii_image image;
-    bmvp_nii_error bad;
+    bmvp_error bad;
     bmvp_net_config net;
     bmvp_ssl_config ssl;
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     int ok = c && bmvp_net_preset("uniformer_tiny", &net) && bmvp_ssl_preset("fast", &ssl);
-    ok = ok && bmvp_nii_read_header(&image, "/nowhere/at.all", NULL, &bad) != BMVP_NII_OK && bad.message[0];
+    ok = ok && bmvp_nii_read_header(&image, "/nowhere/at.all", NULL, &bad) != BMVP_OK && bad.message[0];
     bmvp_destroy(c);
     puts(ok ? "linked" : "wrong");
     return !ok;

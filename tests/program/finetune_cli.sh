@@ -93,7 +93,7 @@ bad_labels "'a' must be a whole number or a list" '{"a": "b"}'
 bad_labels "'a' must be a whole number or a list" '{"a": []}'
 bad_labels "'a' is there twice" '{"1": "a", "2": "a"}'
 bad_labels "'a' and 'b' are the same values" '{"a": [1, 2], "b": [2, 1]}'
-bad_labels "1 to 31" '{"a name that is longer than thirty-one letters": 1}'
+bad_labels "1 to 95" "{\"$(printf %096d 0)\": 1}"
 bad_labels '"patient" must be a string' '"phantom"' ', "patient": 7'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": -2'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": "high"'

@@ -10,11 +10,11 @@
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "../../bmvp_nifti.h"
 
-static bmvp_nii_error err;
+static bmvp_error err;
 
-static void check(bmvp_nii_status s) {
-    if (s == BMVP_NII_OK) return;
-    printf("%s: %s\n", bmvp_nii_status_text(s), err.message);
+static void check(bmvp_status s) {
+    if (s == BMVP_OK) return;
+    printf("%s: %s\n", bmvp_status_text(s), err.message);
     exit(1);
 }
 

@@ -24,7 +24,7 @@ static inline bmvp_net_config downstream_of(const char *name, bmvp_net_task task
     cfg.task = task;
     cfg.in_channels = in_channels;
     cfg.outputs = outputs;
-    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && cfg.kind == BMVP_NET_UNIFORMER;
+    cfg.deep_supervision = task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(NULL, cfg.kind)->deep;
     return cfg;
 }
 

@@ -83,11 +83,11 @@ static void test_presets(void)
 {
     bmvp_ft_config k;
     bmvp_error err;
-    CHECK(bmvp_ft_preset("paper", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &k) && k.copies && k.dice_weight == 1 && k.consistency_weight == 0.1);
+    CHECK(bmvp_ft_preset("paper", BMVP_TASK_SEGMENT, "uniformer", &k) && k.copies && k.dice_weight == 1 && k.consistency_weight == 0.1);
     CHECK(k.weight_decay == 1e-4 && k.batch == 3 && k.epochs == 500 && k.deep_supervision);
-    CHECK(bmvp_ft_preset("paper", BMVP_TASK_CLASSIFY, BMVP_NET_UNET3D, &k) && k.batch * k.update_every == 64 && k.crop_z == 64 && k.epochs == 200);
-    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &k) && k.dice_weight == 0.7 && k.ce_weight == 0.3 && k.consistency_on);
-    CHECK(!bmvp_ft_preset("other", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &k));
+    CHECK(bmvp_ft_preset("paper", BMVP_TASK_CLASSIFY, "unet3d", &k) && k.batch * k.update_every == 64 && k.crop_z == 64 && k.epochs == 200);
+    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, "uniformer", &k) && k.dice_weight == 0.7 && k.ce_weight == 0.3 && k.consistency_on);
+    CHECK(!bmvp_ft_preset("other", BMVP_TASK_SEGMENT, "uniformer", &k));
     CHECK(bmvp_ft_set(&k, "flip", "2", &err) == BMVP_E_ARG);
     CHECK_HOLDS(err.message, "from 0 to 1");
     CHECK(bmvp_ft_set(&k, "flop", "1", &err) == BMVP_E_ARG);
@@ -104,7 +104,7 @@ static void test_sampler(void)
     int seen[5] = { 0 }, i;
     memset(cases, 0, sizeof cases);
     for (i = 0; i < 5; ++i) cases[i].dim[0] = 10, cases[i].dim[1] = 30, cases[i].dim[2] = 16;
-    CHECK(bmvp_ft_preset("fast", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &k));
+    CHECK(bmvp_ft_preset("fast", BMVP_TASK_SEGMENT, "uniformer", &k));
     k.crop_x = k.crop_y = k.crop_z = 16;
     k.batch = 2;
     for (step = 0; step < 5; ++step) { /* two epochs */

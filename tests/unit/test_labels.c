@@ -182,7 +182,7 @@ static void test_own(void)
 static void test_refused(void)
 {
     static const int one[1] = { 1 }, two[2] = { 2, 3 }, again[2] = { 3, 2 }, zero[1] = { 0 }, large[2] = { 9, 256 };
-    char name[16], many[40];
+    char name[16], many[BMVP_LABEL_NAME + 1];
     bmvp_labels l, before;
     bmvp_error err;
     int i;
@@ -203,7 +203,7 @@ static void test_refused(void)
     memset(many, 'x', sizeof many - 1);
     many[sizeof many - 1] = 0;
     CHECK(bmvp_labels_add(&l, many, one, 1, &err) == BMVP_E_ARG);
-    CHECK_HOLDS(err.message, "1 to 31");
+    CHECK_HOLDS(err.message, "1 to 95");
     CHECK(bmvp_labels_add(&l, "b", large, 2, NULL) == BMVP_E_ARG); /* nobody listens */
     CHECK(memcmp(&l, &before, sizeof l) == 0);                     /* a refused region leaves no trace */
     l.exclusive = 1;

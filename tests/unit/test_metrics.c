@@ -399,14 +399,14 @@ static void test_real(void)
         char path[600];
         bmvp_nii_volume v;
         bmvp_nii_load load;
-        bmvp_nii_error err;
+        bmvp_error err;
         if (!check_start("real: %s %s | %s", t.field[0], t.field[2], t.field[3])) continue;
         if (!find_real(t.field[0], path, sizeof path)) {
             check_skip("no such file below BMVP_DATA/patients");
             continue;
         }
         memset(&load, 0, sizeof load);
-        if (check_report(bmvp_nii_read_volume(&v, path, &load, NULL, &err) == BMVP_NII_OK, __FILE__, __LINE__, "%s", err.message)) {
+        if (check_report(bmvp_nii_read_volume(&v, path, &load, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message)) {
             if (numbers_of(t.field[1], mm, 3) && numbers_of(t.field[2], how, 5) && numbers_of(t.field[3], &bits, 1) &&
                 numbers_of(t.field[4], want, 5))
                 check_real(&v, mm, how, (int)bits, want);

@@ -230,31 +230,31 @@ static void test_unet3d_tiny(void) { test_network(1, 0); }
 /* Layer by layer: says which one is wrong first. */
 static void test_uniformer_tiny_layers(void)
 {
-    const bmvp_conv_shape halve = bmvp_conv_same(2, 0);
     bmvpi_uniformer *u;
+    bmvp_module *m;
     bmvp_tensor *x;
     char name[32];
     net_case k;
     int s, i;
     if (net_case_begin(&k, 0, 1)) {
-        u = &k.net->uf;
+        u = (bmvpi_uniformer *)k.net->layers;
+        m = &k.net->m;
+        m->training = 1;
         x = k.x;
         for (s = 0; s < 4; ++s) {
-            x = bmvp_conv3d(k.c, x, u->embed[s].proj.w, u->embed[s].proj.b, &halve);
-            x = bmvp_layernorm(k.c, x, u->embed[s].norm.w, u->embed[s].norm.b, 1e-5);
+            x = bmvp_run_patch_embed(m, &u->embed[s], x);
             snprintf(name, sizeof name, "patch_embed%d", s + 1);
             check_activation(&k, "act", name, x);
             for (i = 0; i < k.net->cfg.depth[s]; ++i) {
-                x = s < 2 ? bmvpi_cblock_run(k.net, &u->cblock[s][i], x, 1)
-                          : bmvpi_sablock_run(k.net, &u->sablock[s - 2][i], x);
+                x = s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
                 snprintf(name, sizeof name, "blocks%d.%d", s + 1, i);
                 check_activation(&k, "act", name, x);
             }
         }
-        x = bmvpi_batchnorm(k.net, &u->norm, x, 1);
+        x = bmvp_run(m, &u->norm, x);
         check_activation(&k, "act", "norm", x);
         for (i = 0; i < 4; ++i) {
-            x = bmvp_conv_transpose3d(k.c, x, u->up[i], NULL);
+            x = bmvp_run(m, &u->up[i], x);
             snprintf(name, sizeof name, "decoder%d", 5 - i);
             check_activation(&k, "act", name, x);
         }
@@ -273,7 +273,7 @@ static void test_unet3d_tiny_layers(void)
     net_case k;
     int i, d;
     if (net_case_begin(&k, 1, 0)) {
-        u = &k.net->un;
+        u = (bmvpi_unet3d *)k.net->layers;
         x = bmvp_conv3d(k.c, k.x, u->conv1a.w, u->conv1a.b, &same);
         check_activation(&k, "act", "conv1a", x);
         for (i = 0; i < 12; ++i) {
@@ -283,7 +283,7 @@ static void test_unet3d_tiny_layers(void)
                 check_activation(&k, "act", down[d], x);
             }
             if (i >= 9) x = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, x, u->up[i - 9].w, u->up[i - 9].b), 2);
-            x = bmvpi_resblock_run(k.net, &u->block[i], x);
+            x = bmvpi_resblock_run(&k.net->m, &u->block[i], x);
             check_activation(&k, "act", block[i], x);
         }
     }
@@ -293,6 +293,7 @@ static void test_unet3d_tiny_layers(void)
 static void test_segmentation_layers(void)
 {
     static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
+    const bmvpi_unet3d *u;
     bmvp_features f;
     bmvp_tensor *y;
     char name[32];
@@ -308,10 +309,11 @@ static void test_segmentation_layers(void)
     }
     net_case_end(&k);
     if (net_case_open(&k, "nets/unet3d_segment_tiny.safetensors", 1, 0, BMVP_TASK_SEGMENT)) {
+        u = (const bmvpi_unet3d *)k.net->layers;
         f = bmvp_net_encode(k.net, k.x, 1);
         for (i = 0, y = f.last; i < 3; ++i) {
-            y = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, y, k.net->un.up[i].w, k.net->un.up[i].b), 2);
-            y = bmvpi_resblock_run(k.net, &k.net->un.block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
+            y = bmvp_upsample_nearest(k.c, bmvp_run(&k.net->m, &u->up[i], y), 2);
+            y = bmvpi_resblock_run(&k.net->m, &u->block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
             check_activation(&k, "act", up[i], y);
         }
     }

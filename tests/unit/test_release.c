@@ -555,7 +555,7 @@ static void run_finetune(const bmvp_json *root)
     group g;
     int m;
     if (!CHECK(c && voxels)) return;
-    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, BMVP_NET_UNIFORMER, &cfg) && bmvp_net_preset("uniformer_small", &net));
+    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, "uniformer", &cfg) && bmvp_net_preset("uniformer_small", &net));
     net.task = BMVP_TASK_SEGMENT;
     cfg.batch = 1;
     cfg.flip = cfg.intensity_shift = cfg.intensity_scale = 0;

@@ -38,7 +38,7 @@ static void same_with_threads(const char *preset_name, const char *net_name)
     for (i = 0; i < 3; ++i) {
         rig_config(&r[i], preset_name);
         if (net_name) CHECK(bmvp_net_preset(net_name, &r[i].net));
-        if (r[i].net.kind == BMVP_NET_UNET3D)
+        if (strcmp(r[i].net.kind, "unet3d") == 0)
             r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
         ctx.threads = i + 1;
         ok = rig_begin(&r[i], &ctx) && ok;
@@ -85,7 +85,7 @@ static void resume(const char *preset_name, const char *net_name, int optimizer)
     for (i = 0; i < 3; ++i) {
         rig_config(&r[i], preset_name);
         if (net_name) CHECK(bmvp_net_preset(net_name, &r[i].net));
-        if (r[i].net.kind == BMVP_NET_UNET3D)
+        if (strcmp(r[i].net.kind, "unet3d") == 0)
             r[i].cfg.crop = EDGE / 2; /* saves time: its first level has the input's size */
         r[i].cfg.optimizer = optimizer;
         r[i].cfg.warmup = 3;
@@ -329,7 +329,7 @@ static void test_inspect_ours(void)
         for (i = 0; i < 3; ++i) CHECK(info.names[i] && strcmp(info.names[i], rig_names[i]) == 0);
         CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 &&
               memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
-        CHECK(info.net.head_dim == 8 && info.net.kind == BMVP_NET_UNIFORMER && strcmp(info.cfg.preset, "fast") == 0);
+        CHECK(info.net.head_dim == 8 && strcmp(info.net.kind, "uniformer") == 0 && strcmp(info.cfg.preset, "fast") == 0);
         for (i = 0; bmvp_ssl_field(&r.cfg, i, &name, &meaning, want, sizeof want); ++i) {
             (void)bmvp_ssl_field(&info.cfg, i, &name, &meaning, have, sizeof have);
             check_report(strcmp(have, want) == 0, __FILE__, __LINE__, "%s is %s, should be %s", name, have, want);

@@ -177,7 +177,7 @@ static void test_presets(void)
             if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
         if (strcmp(word, "uniformer_small") == 0)
             CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
-        CHECK(net && bmvp_net_stride(net) == (k.kind == BMVP_NET_UNET3D ? 8 : 16));
+        CHECK(net && bmvp_net_stride(net) == (strcmp(k.kind, "unet3d") == 0 ? 8 : 16));
         bmvp_net_destroy(net);
         bmvp_destroy(c);
     }
@@ -202,7 +202,7 @@ static void test_layouts(void)
         { "pointwise", BMVP_LAYOUT_POINTWISE, 5, { 5, 3, 1, 1, 1 }, 2, { 1, 0, 0, 0, 0 } },
         { "conv_zxy", BMVP_LAYOUT_CONV_ZXY, 5, { 5, 2, 3, 3, 3 }, 5, { 2, 4, 3, 1, 0 } },
         { "conv_xyz", BMVP_LAYOUT_CONV_XYZ, 5, { 5, 2, 3, 3, 3 }, 5, { 4, 3, 2, 1, 0 } },
-        { "depthwise", BMVP_LAYOUT_DEPTHWISE, 5, { 5, 1, 3, 3, 3 }, 4, { 2, 4, 3, 0, 0 } },
+        { "depthwise", BMVP_LAYOUT_DEPTHWISE_ZXY, 5, { 5, 1, 3, 3, 3 }, 4, { 2, 4, 3, 0, 0 } },
         { "convt_xyz", BMVP_LAYOUT_CONVT_XYZ, 5, { 5, 3, 2, 2, 2 }, 5, { 0, 4, 3, 2, 1 } },
         { "volume", BMVP_LAYOUT_VOLUME, 3, { 4, 5, 6, 1, 1 }, 3, { 2, 1, 0, 0, 0 } },
     };
@@ -284,8 +284,8 @@ static void check_equal_nets(bmvp_net *a, bmvp_net *b)
 
 static void check_equal_configs(const bmvp_net_config *a, const bmvp_net_config *b)
 {
-    CHECK(a->kind == b->kind && a->in_channels == b->in_channels);
-    if (a->kind == BMVP_NET_UNET3D) {
+    CHECK(strcmp(a->kind, b->kind) == 0 && a->in_channels == b->in_channels);
+    if (strcmp(a->kind, "unet3d") == 0) {
         CHECK(a->width == b->width && a->groups == b->groups);
         return;
     }
@@ -530,7 +530,7 @@ static void test_adoption_refused(void)
     check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
     from = preset("uniformer_tiny");
     from.depth[2] = 3;
-    check_not_adopted(from, segment, BMVP_E_SHAPE, "'blocks3.2.pos_embed.weight' has no place");
+    check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.blocks3.2.pos_embed.weight' has no place");
     from.depth[2] = 1;
     check_not_adopted(from, segment, BMVP_E_FORMAT, "'encoder.blocks3.1.pos_embed.weight' is missing");
     check_not_adopted(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 2, 2), segment, BMVP_E_SHAPE,
@@ -576,16 +576,17 @@ static void test_wrong_checkpoint(void)
 
 static void test_config_as_json(void)
 {
-    const bmvp_net_config from[2] = {
-        { "custom", BMVP_NET_UNIFORMER, 2, { 8, 16, 48, 96 }, { 1, 2, 3, 4 }, 24, 3, 32, 8, 0, BMVP_TASK_SEGMENT, 5, 1 },
-        { "unet3d", BMVP_NET_UNET3D, 3, { 1, 1, 1, 1 }, { 1, 1, 1, 1 }, 1, 1, 24, 4, 0, BMVP_TASK_CLASSIFY, 3, 0 }
-    };
-    bmvp_net_config back;
+    static const char *const text[2] = { "in_channels=2 dim=8,16,48,96 depth=1,2,3,4 head_dim=24 mlp_ratio=3 outputs=5 deep_supervision=1",
+                                         "in_channels=3 width=24 groups=4 outputs=3 levels=-5 base=7" };
+    bmvp_net_config from[2], back;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;
     bmvp_jw w;
     int i;
     for (i = 0; i < 2; ++i) {
+        from[i] = bmvp_net_config_default(i ? "elsewhere" : "uniformer");
+        from[i].task = i ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
+        CHECK(bmvp_net_config_set(&from[i], text[i], &err) == BMVP_OK);
         bmvp_jw_init(&w, 0, NULL);
         bmvp_jw_object(&w, NULL);
         bmvp_net_config_write(&w, "network", &from[i]);
@@ -595,6 +596,7 @@ static void test_config_as_json(void)
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
             CHECK(strcmp(back.name, from[i].name) == 0);
             check_equal_configs(&back, &from[i]);
+            CHECK(bmvp_net_option_of(&back, "levels", 1) == (i ? -5 : 1) && bmvp_net_option_of(&back, "base", 2) == (i ? 7 : 2));
             CHECK(back.task == from[i].task && back.outputs == from[i].outputs && back.deep_supervision == from[i].deep_supervision);
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
         }

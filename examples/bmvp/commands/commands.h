@@ -2,6 +2,7 @@
 #ifndef COMMANDS_H_INCLUDED
 #define COMMANDS_H_INCLUDED
 int command_phantom(int argc, char **argv);
+int command_list(int argc, char **argv);
 int command_prepare(int argc, char **argv);
 int command_pretrain(int argc, char **argv);
 int command_evaluate(int argc, char **argv);

@@ -3,6 +3,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "device.h"
 #include "data/files.h"
 #include "data/preparation.h"
@@ -128,7 +129,7 @@ static bmvp_status run_window(job *j, const bmvp_nii_volume *v, const int64_t at
 static bmvp_status embed_volume(job *j, const bmvp_nii_volume *v, const char *name)
 {
     const bmvp_net_config *k = bmvp_net_config_of(j->net);
-    const int64_t channels = k->kind == BMVP_NET_UNIFORMER ? k->dim[3] : 8 * k->width, n[3] = { v->dim[2], v->dim[1], v->dim[0] };
+    const int64_t channels = bmvp_net_channels_of(j->c, k), n[3] = { v->dim[2], v->dim[1], v->dim[0] };
     double *sum = (double *)calloc((size_t)channels, sizeof *sum);
     float *out = add_result(j, name, 1, &channels);
     bmvp_status st = sum && out ? BMVP_OK : out_of_memory(j);
@@ -199,7 +200,7 @@ static bmvp_status embed_all(job *j, const char *data)
     int64_t i;
     if (stat(data, &s) != 0) return bmvp_error_set(&j->err, BMVP_E_IO, "%s: %s", data, strerror(errno));
     if (!S_ISDIR(s.st_mode) && !(n > 5 && strcmp(data + n - 5, ".json") == 0)) return embed_file(j, data);
-    st = dataset_load(&d, data, &j->err);
+    st = data_load(&d, data, NULL, "embed", &j->err);
     if (st) return st;
     for (i = 0; i < d.n && !st; ++i) st = embed_case(j, &d.item[i]);
     dataset_free(&d);

@@ -2,8 +2,10 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "bmvp_nifti.h"
 #include "data/files.h"
+#include "data/labels.h"
 #include "data/splits.h"
 #include "report/evaluation.h"
 #include <errno.h>
@@ -110,12 +112,12 @@ static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *
                             bmvp_error *err)
 {
     bmvp_nii_load how;
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_error inner;
     int64_t dim[3];
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS"; /* a map stored along other axes of the same grid is the same map */
-    if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_NII_OK)
+    if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_OK)
         return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s", k->id, e.message);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
     if (bmvp_labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
@@ -161,7 +163,7 @@ static void evaluate_task(void *arg, int64_t i, int worker)
     bmvp_error err;
     char *path = NULL;
     memset(&io, 0, sizeof io);
-    io.memory = bmvp_nii_pool_memory(&j->pool[worker]);
+    io.allocator = bmvp_nii_pool_allocator(&j->pool[worker]);
     err.status = BMVP_OK;
     if (!k->label) bmvp_error_set(&err, BMVP_E_ARG, "%s: case '%s' has no label to compare with", e->set.path, k->id);
     else path = prediction_path(e, k->id, &err);
@@ -332,7 +334,7 @@ static bmvp_status interval_of(float *value, int64_t n, bmvp_interval *out)
         if (value[i] == value[i]) value[used++] = value[i];
     out->low = out->high = (double)NAN;
     if (used == 0) return BMVP_OK;
-    if (bmvp_nii_percentiles(v, q, 2, value, used, NULL, NULL) != BMVP_NII_OK) return BMVP_E_OOM;
+    if (bmvp_nii_percentiles(v, q, 2, value, used, NULL, NULL) != BMVP_OK) return BMVP_E_OOM;
     out->low = (double)v[0];
     out->high = (double)v[1];
     return BMVP_OK;
@@ -449,7 +451,7 @@ static bmvp_status compare_labels(const evaluation *e, bmvp_error *err)
 static bmvp_status run(evaluation *e, const char *out, const char *labels, int64_t threads, int per_case, bmvp_error *err)
 {
     struct stat s;
-    bmvp_status st = dataset_load(&e->set, e->data, err);
+    bmvp_status st = data_load(&e->set, e->data, NULL, "evaluate", err);
     int64_t i;
     if (!st && (stat(e->predictions, &s) != 0 || !S_ISDIR(s.st_mode)))
         st = bmvp_error_set(err, BMVP_E_IO, "--predictions %s: there is no such folder", e->predictions);

@@ -298,7 +298,7 @@ static bmvp_status validate(session *s, validation_score *score)
 static void write_score(bmvp_jw *w, const session *s, const validation_score *v)
 {
     const bmvp_labels *l = &s->data.all.data.labels;
-    char name[48];
+    char name[BMVP_LABEL_NAME + 16];
     int i;
     bmvp_jw_double(w, s->data.segment ? "val_dice" : "val_score", v->mean);
     for (i = 0; s->data.segment && i < l->n; ++i) {

@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "data/dataset.h"
 #include "bmvp_nifti.h"
 #include <ctype.h>
@@ -179,7 +180,6 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
     struct stat s;
     dataset d;
     bmvp_nii_image image;
-    bmvp_nii_error nii;
     bmvp_ckpt *f = NULL;
     bmvp_status st;
     FILE *file;
@@ -193,7 +193,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         while (i < sizeof head && isspace(head[i])) ++i;
     }
     if (S_ISDIR(s.st_mode) || (i < sizeof head && (head[i] == '{' || head[i] == '['))) {
-        st = dataset_load(&d, path, err);
+        st = data_load(&d, path, NULL, "info", err);
         if (!st) describe_dataset(w, &d);
         if (!st) dataset_free(&d);
         return st;
@@ -204,7 +204,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         bmvp_ckpt_close(f);
         return st;
     }
-    if (bmvp_nii_read_header(&image, path, NULL, &nii) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_FORMAT, "%s", nii.message);
+    if ((st = bmvp_nii_read_header(&image, path, NULL, err)) != BMVP_OK) return st;
     describe_volume(w, path, &image);
     bmvp_nii_image_free(&image);
     return BMVP_OK;

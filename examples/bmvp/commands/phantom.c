@@ -75,7 +75,7 @@ static char *ph_path(const ph_options *o, int index, const char *file)
 static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
 {
     bmvp_nii_write_options how;
-    bmvp_nii_error err;
+    bmvp_error err;
     int k;
     memset(&how, 0, sizeof how);
     how.level = 5;
@@ -85,7 +85,7 @@ static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, 
         char *path = ph_path(job->options, c->index, k < 0 ? "seg" : ph_modality_names[v->modality[k]]);
         int bad = 1;
         if (!path) ph_set_failed(job, "out of memory");
-        else if (bmvp_nii_write(path, image, &how, &err) != BMVP_NII_OK) ph_set_failed(job, err.message);
+        else if (bmvp_nii_write(path, image, &how, &err) != BMVP_OK) ph_set_failed(job, err.message);
         else bad = 0;
         free(path);
         if (bad) return -1;
@@ -96,7 +96,7 @@ static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, 
 /* Makes the images that rendering fills, label first. */
 static int ph_create_volumes(ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
 {
-    bmvp_nii_error err;
+    bmvp_error err;
     double affine[16];
     int64_t dim[3], n = 1;
     int a, m, k;
@@ -112,7 +112,7 @@ static int ph_create_volumes(ph_volumes *v, const ph_case *c, ph_job *job, bmvp_
     }
     for (k = -1; k < v->n_images; k++) {
         int type = k < 0 ? BMVP_NII_UINT8 : BMVP_NII_INT16;
-        if (bmvp_nii_create(&out[k + 1], type, 3, dim, affine, NULL, &err) != BMVP_NII_OK) {
+        if (bmvp_nii_create(&out[k + 1], type, 3, dim, affine, NULL, &err) != BMVP_OK) {
             ph_set_failed(job, err.message);
             return -1;
         }

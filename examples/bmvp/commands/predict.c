@@ -4,6 +4,7 @@
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "device.h"
 #include "run.h"
 #include "data/files.h"
@@ -26,12 +27,11 @@ typedef struct job {
 static bmvp_status write_map(const job *j, const char *id, const char *region, const bmvp_nii_image *map, bmvp_error *err)
 {
     char name[400], *path;
-    bmvp_nii_error e;
     bmvp_status st;
     snprintf(name, sizeof name, "%s%s%s.nii.gz", id, region ? "_" : "", region ? region : "");
     path = path_join(j->out, name);
     st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    if (path && bmvp_nii_write(path, map, NULL, &e) != BMVP_NII_OK) st = bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    if (path) st = bmvp_nii_write(path, map, NULL, err);
     free(path);
     return st;
 }
@@ -168,7 +168,7 @@ static int run(job *j, const char *data, const char *split, const char *part, co
 {
     dataset d;
     bmvp_error err;
-    bmvp_status st = dataset_load(&d, data, &err);
+    bmvp_status st = data_load(&d, data, NULL, "predict", &err);
     if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
     bmvp_jw_init(&j->json, 1, NULL);
     j->c = bmvp_create(k, &err);
@@ -203,6 +203,7 @@ int command_predict(int argc, char **argv)
     const char *data, *split, *part, *device;
     int64_t batch, threads;
     int weights, mirror, fill, grid, others, simd, precision, probabilities, code;
+    char modalities[64], grids[72];
     double overlap;
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
@@ -218,9 +219,9 @@ int command_predict(int argc, char **argv)
         cli_int("batch", &batch, 1, 1, 256, "windows at once"),
         cli_flag("mirror", &mirror, "average over all eight flips"),
         cli_flag("probabilities", &probabilities, "also write the probability of each region"),
-        cli_list("drop", &j.drop, 0, "flair|t1|t1c|t2|mra|pd|dwi|adc", "modalities to leave out, as if the cases lacked them"),
+        cli_list("drop", &j.drop, 0, role_modality_words(modalities, sizeof modalities, '|'), "modalities to leave out, as if the cases lacked them"),
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
-        cli_choice("grid", &grid, 0, "first|flair|t1|t1c|t2|mra|pd|dwi|adc", "whose image's grid the maps have"),
+        cli_choice("grid", &grid, 0, grids, "whose image's grid the maps have"),
         cli_choice("other-grids", &others, 0, "refuse|resample", "images of a case on other grids than its first"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
@@ -228,6 +229,7 @@ int command_predict(int argc, char **argv)
         precision_option(&precision),
     };
     memset(&j, 0, sizeof j);
+    snprintf(grids, sizeof grids, "first|%s", modalities);
     code = cli_parse("predict", "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.", opt,
                      (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;

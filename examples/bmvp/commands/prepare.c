@@ -1,6 +1,7 @@
 /* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer opens */
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "data/files.h"
 #include "data/preparation.h"
 #include <errno.h>
@@ -54,8 +55,8 @@ static bmvp_status write_one(const job *j, const data_case *k, const char *name,
 {
     char *path;
     bmvp_nii_image image;
-    bmvp_nii_error e;
-    bmvp_nii_status st;
+    bmvp_error e;
+    bmvp_status st;
     bmvp_status done;
     if (!v->data) return BMVP_OK;
     done = prepare_finish(v, is_label, k, &j->how, err);
@@ -64,13 +65,13 @@ static bmvp_status write_one(const job *j, const data_case *k, const char *name,
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
     bmvp_nii_volume_free(v);
-    if (st == BMVP_NII_OK) {
+    if (st == BMVP_OK) {
         bmvp_prepared_mark(image.descrip, &j->how);
         st = bmvp_nii_write(path, &image, NULL, &e);
         bmvp_nii_image_free(&image);
     }
     free(path);
-    return st == BMVP_NII_OK ? BMVP_OK : bmvp_error_set(err, BMVP_E_IO, "case '%s': %s", k->id, e.message);
+    return st ? bmvp_error_set(err, st, "case '%s': %s", k->id, e.message) : BMVP_OK;
 }
 
 /* An image without content is a missing modality from here on. */
@@ -113,7 +114,7 @@ static void prepare_task(void *arg, int64_t i, int worker)
     bmvp_error err;
     double seconds, left;
     memset(&io, 0, sizeof io);
-    io.memory = bmvp_nii_pool_memory(&j->pool[worker]);
+    io.allocator = bmvp_nii_pool_allocator(&j->pool[worker]);
     if (!kept) st = prepare_and_write(j, k, &io, &err);
     pthread_mutex_lock(&j->lock);
     j->done[i] = st == BMVP_OK;
@@ -147,10 +148,17 @@ static bmvp_status list_done(job *j, bmvp_error *err)
             if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
         if (from->label) to->label = output_path(j, from->id, "seg");
         to->klass = from->klass;
+        to->part = from->part;
+        to->fold = from->fold;
         if (from->patient) to->patient = text_copy(from->patient);
     }
     j->out.labels = j->in.labels;
     j->out.has_labels = j->in.has_labels;
+    j->out.ignore = j->in.ignore;
+    j->out.class_name = j->in.class_name;
+    j->out.n_class_names = j->in.n_class_names;
+    j->in.class_name = NULL;
+    j->in.n_class_names = 0;
     st = path ? dataset_save(&j->out, path, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
@@ -202,9 +210,11 @@ static int run(job *j, int64_t threads)
     free(j->pool);
     bmvp_destroy(c);
     if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
-    printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out\n", j->dir, (long long)j->out.n,
-           (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)j->n_failed);
-    return j->n_failed ? CLI_FAILED : CLI_DONE;
+    printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out", j->dir, (long long)j->out.n,
+           (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
+    if (j->in.n_notes > j->in.n_dropped) printf("; %lld files or keys not used", (long long)(j->in.n_notes - j->in.n_dropped));
+    printf("\n");
+    return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
 }
 
 static int parse_size(const char *text, int64_t size[3])
@@ -221,15 +231,18 @@ static int parse_size(const char *text, int64_t size[3])
 int command_prepare(int argc, char **argv)
 {
     const char *data, *dir, *size;
+    dataset_options files;
     int64_t threads;
-    int preset, code;
+    int preset, dry, code;
     bmvp_error err;
     job j;
     memset(&j, 0, sizeof j);
     {
         cli_option opt[] = {
-            cli_required("data", &data, "LIST|DIR", "data list (ours or decathlon-style), or a directory with one folder a case"),
-            cli_required("out", &dir, "DIR", "folder for the prepared cases and their dataset.json"),
+            cli_required("data", &data, "LIST|DIR", "a data set in any layout that is known, or a data list (ours, MONAI's, nnU-Net's)"),
+            cli_string("out", &dir, NULL, "DIR", "folder for the prepared cases and their dataset.json (required)"),
+            cli_flag("dry-run", &dry, "only print which files are what in which case; reads no volume"),
+            DATA_OPTIONS(files),
             cli_choice("preset", &preset, 0, "paper|release|fast|finetune",
                        "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and foreground box"),
             cli_float("spacing", &j.how.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
@@ -250,7 +263,13 @@ int command_prepare(int argc, char **argv)
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
     if (j.how.percentile_low >= j.how.percentile_high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low, j.how.percentile_high);
     j.dir = dir;
-    if (dataset_load(&j.in, data, &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
+    if (!dir && !dry) return cli_fail(CLI_USAGE, "prepare", "--out is required (folder for the prepared cases and their dataset.json)");
+    if (data_load(&j.in, data, &files, "prepare", &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
+    if (dry) {
+        data_print_table(&j.in);
+        dataset_free(&j.in);
+        return CLI_DONE;
+    }
     j.labels = j.in.has_labels ? &j.in.labels : NULL;
     code = run(&j, threads);
     free(j.done);

@@ -1,6 +1,7 @@
 /* split.c - `bmvp split`: which cases are for training, validation and test, see data/splits.h */
 #include "commands.h"
 #include "cli.h"
+#include "data_options.h"
 #include "data/splits.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@ static bmvp_status run(const char *data, const char *out, const double ratio[SPL
     int64_t k, i, n[SPLIT_PARTS] = { 0, 0, 0 };
     dataset d;
     data_split s;
-    bmvp_status st = dataset_load(&d, data, err);
+    bmvp_status st = data_load(&d, data, NULL, "split", err);
     if (st) return st;
     st = by_class ? split_make_by_class(&s, &d, ratio, (uint64_t)seed, err) : split_make(&s, &d, ratio, (uint64_t)seed, err);
     if (!st && folds > 0) st = split_add_folds(&s, &d, (int)folds, err);

@@ -25,6 +25,14 @@ char *path_join(const char *dir, const char *name)
     return p;
 }
 
+char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *p = text_copy(path);
+    if (p) p[slash ? slash - path + 1 : 0] = 0;
+    return p;
+}
+
 int file_exists(const char *path)
 {
     struct stat s;

@@ -4,6 +4,7 @@
 
 char *text_copy(const char *text);                  /* malloc */
 char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
+char *folder_of(const char *path);                  /* with its last /, "" when it has none; malloc */
 int file_exists(const char *path);
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 

@@ -1,6 +1,7 @@
 /* finetune_data.c - cases and crops of fine-tuning, see finetune_data.h */
 #define _DEFAULT_SOURCE
 #include "finetune_data.h"
+#include "labels.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* preparation.c - cases and the library's preparation, see preparation.h */
 #include "preparation.h"
+#include "labels.h"
 #include <string.h>
 
 static bmvp_status of_case(const data_case *k, bmvp_status st, const bmvp_error *e, bmvp_error *err)
@@ -14,6 +15,7 @@ int case_images(const data_case *k, bmvp_image image[BMVP_MODALITIES])
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         if (!k->image[m]) continue;
         image[n].modality = bmvp_modality_name(m);
+        image[n].channel = k->channel[m] + 1;
         image[n++].path = k->image[m];
     }
     return n;
@@ -32,11 +34,14 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     job.n = case_images(k, image);
     job.image = image;
     if (k->label) job.label = &label;
-    job.labels = labels;
+    job.labels = k->labels ? k->labels : labels;
     job.how = how;
     job.io = io;
     st = bmvp_prepare_images(p, &job, &e);
     if (!st && !p->frame.dim[0]) st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
+    if (!st && p->label.data && k->labels && labels)
+        st = labels_translate(k->labels, labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2], k->label, &e);
+    if (st) bmvp_prepared_images_free(p);
     return of_case(k, st, &e, err);
 }
 
@@ -50,10 +55,10 @@ bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k,
 static bmvp_status are_prepared(const bmvp_image *image, int n, int *ready, bmvp_error *err)
 {
     bmvp_nii_image header;
-    bmvp_nii_error e;
     int i;
     for (i = 0, *ready = 1; i < n; ++i) {
-        if (bmvp_nii_read_header(&header, image[i].path, NULL, &e) != BMVP_NII_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+        const bmvp_status st = bmvp_nii_read_header(&header, image[i].path, NULL, err);
+        if (st) return st;
         *ready = *ready && bmvp_is_prepared(&header);
         bmvp_nii_image_free(&header);
     }

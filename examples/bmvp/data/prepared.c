@@ -6,26 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bmvp_status nii_failed(bmvp_error *err, const bmvp_nii_error *e)
-{
-    return bmvp_error_set(err, BMVP_E_IO, "%s", e->message);
-}
-
 /* Grid of one case; every modality must have it. */
 static bmvp_status load_grid(prepared_set *p, int64_t i, bmvp_error *err)
 {
     const data_case *k = &p->data.item[i];
     const char *first = NULL;
     bmvp_status st = BMVP_OK;
-    bmvp_nii_error e;
+    bmvp_error e;
     bmvp_nii_file f;
     int m, a;
     for (m = 0; m < p->n_modalities && !st; ++m) {
         const char *path = k->image[p->known[m]];
         if (!path) continue;
         p->cases[i].modalities |= 1u << m;
-        if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_NII_OK) {
-            st = bmvp_error_set(err, BMVP_E_IO, "%s (case '%s'; training reads what `bmvp prepare` writes)", e.message, k->id);
+        if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_OK) {
+            st = bmvp_error_set(err, e.status, "%s (case '%s'; training reads what `bmvp prepare` writes)", e.message, k->id);
             break;
         }
         for (a = 0; a < 3; ++a) {
@@ -73,25 +68,23 @@ void prepared_free(prepared_set *p)
 static bmvp_status read_box(const char *path, const int64_t start[3], const int64_t size[3], const int64_t grid[3], float *dst,
                             bmvp_error *err)
 {
-    bmvp_nii_error e;
     bmvp_nii_file f;
     bmvp_nii_box box;
-    bmvp_nii_status st;
+    bmvp_status st;
     int a, same = 1;
     for (a = 0; a < 3; ++a) {
         box.start[a] = start[2 - a];
         box.end[a] = start[2 - a] + size[2 - a];
     }
-    if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_NII_OK) return nii_failed(err, &e);
+    if ((st = bmvp_nii_open(&f, path, NULL, err)) != BMVP_OK) return st;
     for (a = 0; a < 3; ++a) same = same && f.image.dim[a] == grid[2 - a];
-    st = same ? bmvp_nii_read_box(dst, &f, &box, 0, &e) : BMVP_NII_OK;
+    st = same ? bmvp_nii_read_box(dst, &f, &box, 0, err) : BMVP_OK;
     if (!same)
-        bmvp_error_set(err, BMVP_E_SHAPE, "%s has %lldx%lldx%lld voxels, the images of its case %lldx%lldx%lld: both must lie on one grid", path,
-                       (long long)f.image.dim[0], (long long)f.image.dim[1], (long long)f.image.dim[2], (long long)grid[2],
-                       (long long)grid[1], (long long)grid[0]);
+        st = bmvp_error_set(err, BMVP_E_SHAPE, "%s has %lldx%lldx%lld voxels, the images of its case %lldx%lldx%lld: both must lie on one grid", path,
+                            (long long)f.image.dim[0], (long long)f.image.dim[1], (long long)f.image.dim[2], (long long)grid[2],
+                            (long long)grid[1], (long long)grid[0]);
     bmvp_nii_close(&f);
-    if (!same) return BMVP_E_SHAPE;
-    return st == BMVP_NII_OK ? BMVP_OK : nii_failed(err, &e);
+    return st;
 }
 
 bmvp_status prepared_crop(const prepared_set *p, int64_t i, int m, const int64_t start[3], const int64_t size[3], float *dst,

@@ -12,8 +12,6 @@ enum { STREAM_SPLIT = 0x53504c31, STREAM_FOLDS };
 
 /* >>patients ------------------------------------------------------------------------------------------------------- */
 
-static const char *patient_of(const data_case *k) { return k->patient ? k->patient : k->id; }
-
 typedef struct patient { /* where it stands: in the middle of its share of the list, if its group had the list for itself */
     const char *name;
     int64_t klass;
@@ -58,7 +56,7 @@ static patient *shuffled_patients(const dataset *d, uint64_t seed, uint32_t stre
     int64_t i, k = 0;
     if (!list) return NULL;
     for (i = 0; i < d->n; ++i) {
-        list[i].name = patient_of(&d->item[i]);
+        list[i].name = data_patient(&d->item[i]);
         list[i].klass = d->item[i].klass;
     }
     qsort(list, (size_t)d->n, sizeof *list, by_name);
@@ -81,7 +79,7 @@ static void mark(const dataset *d, const patient *list, int64_t from, int64_t to
     int64_t i, k;
     for (i = 0; i < d->n; ++i)
         for (k = from; k < to; ++k)
-            if (strcmp(patient_of(&d->item[i]), list[k].name) == 0) of_case[i] = (signed char)value;
+            if (strcmp(data_patient(&d->item[i]), list[k].name) == 0) of_case[i] = (signed char)value;
 }
 
 static bmvp_status make_empty(data_split *s, const dataset *d, bmvp_error *err)
@@ -244,11 +242,11 @@ static bmvp_status check_split(const data_split *s, const dataset *d, const char
 {
     int64_t i, k;
     for (i = 0; i < d->n; ++i) {
-        const char *who = patient_of(&d->item[i]);
+        const char *who = data_patient(&d->item[i]);
         if (s->fraction[i] >= 0 && s->part[i] != 0)
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path, d->item[i].id);
         for (k = 0; k < i && d->item[i].patient; ++k)
-            if (strcmp(patient_of(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
+            if (strcmp(data_patient(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
                 return bmvp_error_set(err, BMVP_E_FORMAT, "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
                                       d->item[k].id, d->item[i].id, who);
     }

@@ -50,7 +50,7 @@ static void show_curves(report_page *r, const finetune_data *d, const char *log_
     const char *field[FIXED + BMVP_MAX_REGIONS] = { "step", "loss", "loss_dice", "loss_ce", "loss_consistency", "lr",
                                                     d->segment ? "val_dice" : "val_auc", d->segment ? "val_dice" : "val_accuracy" };
     const char *val_name[BMVP_MAX_REGIONS + 2] = { d->segment ? "mean" : "AUC", "accuracy" };
-    char name[BMVP_MAX_REGIONS][48];
+    char name[BMVP_MAX_REGIONS][BMVP_LABEL_NAME + 16];
     int val_column[BMVP_MAX_REGIONS + 2] = { 6, 7 }, n = FIXED, k = d->segment ? 1 : 2, i, plots = 0;
     report_series series[LOSSES + BMVP_MAX_REGIONS + 2];
     report_plot plot[2];

@@ -1,0 +1,103 @@
+/* 03_method.c - the method by hand: one training step of BrainMVP written with ops, and that the library says the same
+
+   What you learn: a step is two masked views of each crop, one network, three losses. Equation numbers are the paper's.
+   Run: build/03_method (a second). Each loss stands in two rows, one from here, one of bmvp_ssl_step: they agree to the
+   last digit that is printed. */
+#define BMVP_IMPLEMENTATION
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include "bmvp_ssl.h"
+
+enum { EDGE = 32, VOXELS = EDGE * EDGE * EDGE, CASES = 3 };
+static const int64_t cube[3] = { EDGE, EDGE, EDGE };
+
+/* Phi (Algorithm 1): where the mask is 1 the filler shows instead of the crop. (1, D, H, W, 1) */
+static bmvp_tensor *phi(bmvp_ctx *c, bmvp_tensor *crop, bmvp_tensor *filler, const float *mask)
+{
+    const int64_t start[3] = { 0, 0, 0 }, batch[5] = { 1, EDGE, EDGE, EDGE, 1 };
+    return bmvp_reshape(c, bmvp_masked_fill(c, crop, filler, bmvp_input(c, 3, cube, mask), start), 5, batch);
+}
+
+/* (2), (3): || F(view) - X ||^2, mean over voxels and cases; the views are number first, first + 1 ... of the batch */
+static bmvp_tensor *rebuilding(bmvp_ctx *c, bmvp_tensor *rebuilt, int first, bmvp_tensor *const *crop)
+{
+    bmvp_tensor *sum = NULL, *one;
+    int i;
+    for (i = 0; i < CASES; ++i, sum = sum ? bmvp_add(c, sum, one) : one)
+        one = bmvp_mse(c, bmvp_reshape(c, bmvp_slice(c, rebuilt, 0, first + i, 1), 3, cube), crop[i]);
+    return bmvp_scale(c, sum, 1.0 / CASES, 0);
+}
+
+/* (4), (5): a view is to find the other view of its case among those of all: cross-entropy of cosines / tau, both ways */
+static bmvp_tensor *contrast(bmvp_ctx *c, bmvp_tensor *map, double tau)
+{
+    const int64_t flat[2] = { CASES, map ? map->numel / (2 * CASES) : 0 };
+    const int32_t own[CASES] = { 0, 1, 2 };
+    bmvp_tensor *g = bmvp_l2_normalize(c, bmvp_reshape(c, bmvp_slice(c, map, 0, 0, CASES), 2, flat), 1e-12);
+    bmvp_tensor *f = bmvp_l2_normalize(c, bmvp_reshape(c, bmvp_slice(c, map, 0, CASES, CASES), 2, flat), 1e-12);
+    bmvp_tensor *there = bmvp_cross_entropy(c, bmvp_scale(c, bmvp_matmul(c, f, g, 0, 1), 1 / tau, 0), own);
+    bmvp_tensor *back = bmvp_cross_entropy(c, bmvp_scale(c, bmvp_matmul(c, g, f, 0, 1), 1 / tau, 0), own);
+    return bmvp_scale(c, bmvp_add(c, there, back), 0.5, 0);
+}
+
+/* One step up to its losses: cross-modal, distillation, contrast. */
+static void by_hand(bmvp_ssl *ssl, const bmvp_ssl_item *item, double loss[3])
+{
+    bmvp_net *net = bmvp_ssl_net(ssl);
+    bmvp_ctx *c = bmvp_ssl_trainer(ssl)->c;
+    bmvp_tensor *crop[CASES], *view[2 * CASES], *rebuilt;
+    bmvp_features f;
+    int i;
+    bmvp_step_begin(c);
+    for (i = 0; i < CASES; ++i) { /* one batch: views filled from the template T_m, then those filled from modality n */
+        crop[i] = bmvp_input(c, 3, cube, item[i].x);
+        view[i] = phi(c, crop[i], bmvp_ssl_template(ssl, 0), item[i].mask_template);
+        view[CASES + i] = phi(c, crop[i], bmvp_input(c, 3, cube, item[i].other), item[i].mask_modal);
+    }
+    f = bmvp_net_encode(net, bmvp_concat(c, 2 * CASES, view, 0), 1);
+    rebuilt = bmvp_net_reconstruct(net, &f);
+    loss[0] = (double)bmvp_scalar(c, rebuilding(c, rebuilt, CASES, crop));
+    loss[1] = (double)bmvp_scalar(c, rebuilding(c, rebuilt, 0, crop));
+    loss[2] = (double)bmvp_scalar(c, contrast(c, f.last, bmvp_ssl_config_of(ssl)->temperature));
+}
+
+int main(void)
+{
+    static float crop[CASES][2][VOXELS], mask[CASES][2][VOXELS];
+    const char *const names[2] = { "t1", "t2" };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_ssl_item item[CASES];
+    bmvp_ssl_config cfg;
+    bmvp_net_config net;
+    bmvp_ssl_losses l;
+    double loss[3];
+    bmvp_ssl *ssl;
+    int i, k;
+
+    memset(item, 0, sizeof item);
+    (void)bmvp_ssl_preset("paper", &cfg);
+    cfg.crop = cfg.template_x = cfg.template_y = cfg.template_z = EDGE;
+    cfg.contrast_from_epoch = 0;
+    for (i = 0; i < CASES; ++i) { /* two modalities of the same blocks: what is bright in one is dark in the other */
+        for (k = 0; k < VOXELS; ++k) crop[i][0][k] = (float)(k / (5 + i) % 8 + k / 1024 % 4) / 11;
+        for (k = 0; k < VOXELS; ++k) crop[i][1][k] = 1 - crop[i][0][k];
+        for (k = 0; k < 2; ++k) {
+            bmvp_rng r = bmvp_rng_make(1, (uint32_t)k, 0, (uint32_t)i);
+            bmvp_mask_boxes(mask[i][k], cube, cfg.mask_patch, cfg.mask_ratio, &r);
+        }
+        item[i].x = crop[i][0], item[i].other = crop[i][1];
+        item[i].mask_template = mask[i][0], item[i].mask_modal = mask[i][1];
+    }
+    (void)bmvp_net_preset("uniformer_tiny", &net);
+    ssl = bmvp_ssl_create(c, &net, &cfg, 2, names, cube);
+    if (ssl) {
+        by_hand(ssl, item, loss);
+        printf("by hand        cross-modal %.7f  distillation %.7f  contrast %.7f\n", loss[0], loss[1], loss[2]);
+        (void)bmvp_ssl_step(ssl, item, CASES, 1e-3, &l); /* and backward, and AdamW */
+        printf("bmvp_ssl_step  cross-modal %.7f  distillation %.7f  contrast %.7f\n", l.cmr, l.md, l.cl);
+    }
+    if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
+    bmvp_ssl_destroy(ssl);
+    bmvp_destroy(c);
+    return 0;
+}

@@ -1,0 +1,38 @@
+/* data_options.c - see data_options.h */
+#include "data_options.h"
+#include <stdio.h>
+
+bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, const char *command, bmvp_error *err)
+{
+    const bmvp_status st = dataset_load_as(d, data, o, err);
+    dataset_say(d, command);
+    if (st) dataset_free(d);
+    return st;
+}
+
+static void print_file(const data_case *k, const char *as, const char *file, int64_t channel)
+{
+    printf("%s\t%s\t", k->id, data_patient(k));
+    if (k->klass >= 0) printf("%lld", (long long)k->klass);
+    printf("\t%s", data_part_name[k->part]);
+    if (k->fold >= 0) printf("%sfold:%lld", k->part ? " " : "", (long long)k->fold);
+    printf("\t%s\t%s", as, file);
+    if (channel >= 0) printf(" [channel %lld]", (long long)channel);
+    printf("\n");
+}
+
+void data_print_table(const dataset *d)
+{
+    int64_t i;
+    int m;
+    printf("case\tpatient\tclass\tpart\trole\tfile\n");
+    for (i = 0; i < d->n; ++i) {
+        const data_case *k = &d->item[i];
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (k->image[m]) print_file(k, bmvp_modality_name(m), k->image[m], k->channel[m]);
+        if (k->label) print_file(k, "label", k->label, -1);
+    }
+    for (i = 0; i < d->n_notes; ++i)
+        printf("%s\t\t\t\tleft out\t%s%s%s\n", d->note[i].id ? d->note[i].id : "", d->note[i].file ? d->note[i].file : "",
+               d->note[i].file ? ": " : "", d->note[i].why ? d->note[i].why : "");
+}

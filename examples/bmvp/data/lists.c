@@ -1,0 +1,348 @@
+/* lists.c - data lists in JSON: ours, MONAI's and the decathlon's, nnU-Net's dataset.json; see dataset.h */
+#include "dataset.h"
+#include "files.h"
+#include "labels.h"
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct list { /* what loading a list needs at hand */
+    dataset *d;
+    const char *dir;            /* where paths begin */
+    const bmvp_json *channels;  /* "modality" or "channel_names" */
+    const role_rules *rules;
+    int n_channels;
+} list;
+
+/* >>keys ----------------------------------------------------------------------------------------------------------- */
+
+static int one_of(const char *key, const char *const *known)
+{
+    for (; *known; ++known)
+        if (strcmp(key, *known) == 0) return 1;
+    return 0;
+}
+
+/* Keys of the list that say something which is not used here, but known to do no harm. */
+static const char *const descriptive[] = { "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining",
+                                           "numTest", "file_ending", "regions_class_order", "overwrite_image_reader_writer", "left_out",
+                                           "converted_by", "citation", "author", "version", NULL };
+static const char *const used[] = { "cases", "training", "validation", "test", "testing", "modality", "channel_names", "labels", "labels_kind",
+                                    "class_names", "dataset", NULL };
+static const char *const used_of_case[] = { "id", "images", "image", "label", "class", "patient", "part", "fold", "labels", "labels_kind", NULL };
+
+static void note_keys(const list *l, const bmvp_json *root)
+{
+    const bmvp_json *m;
+    for (m = root->first; m; m = m->next)
+        if (m->key && !one_of(m->key, used) && !one_of(m->key, descriptive)) dataset_note(l->d, NULL, m->key, "a key of the list that is not used");
+}
+
+static void note_case_keys(const list *l, const bmvp_json *node, const char *id)
+{
+    const bmvp_json *m;
+    for (m = node->first; m; m = m->next)
+        if (m->key && !one_of(m->key, used_of_case)) dataset_note(l->d, id, m->key, "a key of the cases that is not used");
+}
+
+/* >>one case ------------------------------------------------------------------------------------------------------- */
+
+static int same_word(const char *a, const char *b)
+{
+    for (; *a && tolower((unsigned char)*a) == *b; ++a, ++b) { }
+    return *a == 0 && *b == 0;
+}
+
+static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *name, bmvp_error *err)
+{
+    static const struct { const char *word; data_part part; } word[] = {
+        { "train", PART_TRAIN }, { "training", PART_TRAIN }, { "val", PART_VAL }, { "validation", PART_VAL }, { "valid", PART_VAL },
+        { "test", PART_TEST },   { "testing", PART_TEST },
+    };
+    const bmvp_json *part = bmvp_json_get(node, "part"), *fold = bmvp_json_get(node, "fold");
+    size_t i;
+    if (fold && fold->type != BMVP_JSON_NULL) {
+        k->fold = bmvp_json_int(fold, -1);
+        if (k->fold < 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"fold\" must be a whole number from 0", name, k->id);
+    }
+    if (!part || part->type == BMVP_JSON_NULL) return BMVP_OK;
+    for (i = 0; i < sizeof word / sizeof *word; ++i)
+        if (same_word(bmvp_json_string(part, ""), word[i].word)) {
+            k->part = word[i].part;
+            return BMVP_OK;
+        }
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"part\" must be train, val or test", name, k->id);
+}
+
+/* The class a number or a text that is one says; -1: it says none. */
+static int64_t class_of(const bmvp_json *v)
+{
+    const char *text = bmvp_json_string(v, NULL);
+    if (v && v->type == BMVP_JSON_NUMBER && v->is_int && v->i >= 0) return v->i;
+    if (text && *text && strlen(text) < 10 && text[strspn(text, "0123456789")] == 0) return strtoll(text, NULL, 10);
+    return -1;
+}
+
+/* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
+static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node, bmvp_error *err)
+{
+    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"), *patient = bmvp_json_get(node, "patient");
+    const bmvp_json *labels = bmvp_json_get(node, "labels");
+    const char *name = l->d->path;
+    int ignore;
+    if (!klass && label && class_of(label) >= 0) klass = label, label = NULL;
+    if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
+    else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)", name, k->id);
+    k->klass = class_of(klass);
+    if (klass && klass->type != BMVP_JSON_NULL && k->klass < 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", name, k->id);
+    if (patient && patient->type != BMVP_JSON_STRING)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"patient\" must be a string", name, k->id);
+    if (patient) k->patient = text_copy(patient->str);
+    if ((k->label == NULL && label && label->type == BMVP_JSON_STRING && label->str[0]) || (patient && !k->patient))
+        return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (labels) {
+        k->labels = (bmvp_labels *)malloc(sizeof *k->labels);
+        if (!k->labels) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        if (labels_parse(labels, bmvp_json_string(bmvp_json_get(node, "labels_kind"), NULL), name, k->labels, &ignore, err)) return BMVP_E_FORMAT;
+    }
+    note_case_keys(l, node, k->id);
+    return set_part(k, node, name, err);
+}
+
+/* One image of our list: a path, or {"file", "channel"}. */
+static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bmvp_error *err)
+{
+    const char *file = bmvp_json_string(m->type == BMVP_JSON_OBJECT ? bmvp_json_get(m, "file") : m, NULL);
+    const int modality = bmvp_modality_find(m->key);
+    bmvp_status st;
+    if (!file) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", l->d->path, k->id, m->key);
+    if (modality < 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s': unknown modality '%s' (file %s); known are flair t1 t1c t2 mra pd dwi adc and "
+                              "the data sets' names for them (t1ce, t2w, t2f ...)", l->d->path, k->id, m->key, file);
+    st = dataset_set_image(l->d, k, modality, l->dir, file, err);
+    if (m->type == BMVP_JSON_OBJECT) k->channel[modality] = bmvp_json_int(bmvp_json_get(m, "channel"), -1);
+    return st;
+}
+
+static bmvp_status our_case(const list *l, const bmvp_json *node, bmvp_error *err)
+{
+    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL);
+    const bmvp_json *images = bmvp_json_get(node, "images"), *m;
+    bmvp_status st = BMVP_OK;
+    data_case *k;
+    if (!id || !images || images->type != BMVP_JSON_OBJECT)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case %lld needs a string \"id\" and an object \"images\"", l->d->path, (long long)l->d->n);
+    k = dataset_add(l->d, id);
+    if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (m = images->first; m && !st; m = m->next) st = our_image(l, k, m, err);
+    return st ? st : set_truth(l, k, node, err);
+}
+
+/* >>decathlon ------------------------------------------------------------------------------------------------------ */
+
+/* The folder of a file, its last part; "case" when it has none. */
+static void folder_name(const char *file, char *out, size_t size)
+{
+    const char *base = path_base(file), *from;
+    if (base == file) {
+        snprintf(out, size, "case");
+        return;
+    }
+    for (from = base - 1; from > file && from[-1] != '/'; --from) { }
+    snprintf(out, size, "%.*s", (int)(base - 1 - from), from);
+}
+
+/* What a case without an id is called: its files' own start, else their folder. */
+static void case_id(const char *file, char *id, size_t size)
+{
+    const role r = role_of(file, NULL, NULL);
+    const char *base = path_base(file);
+    if (r.id > 0 && r.id < size) snprintf(id, size, "%.*s", (int)r.id, base);
+    else if (r.kind == ROLE_OTHER && role_stem(base) > 0) snprintf(id, size, "%.*s", (int)role_stem(base), base);
+    else folder_name(file, id, size);
+}
+
+static int64_t find_id(const dataset *d, const char *id)
+{
+    int64_t i;
+    for (i = d->n - 1; i >= 0 && strcmp(d->item[i].id, id) != 0; --i) { }
+    return i;
+}
+
+/* One file of several channels, as the list's "modality" says. */
+static bmvp_status split_channels(const list *l, data_case *k, const char *file, bmvp_error *err)
+{
+    const bmvp_json *m;
+    bmvp_status st = BMVP_OK;
+    int c = 0, modality;
+    for (m = l->channels->first; m && !st; m = m->next, ++c) {
+        modality = role_modality(bmvp_json_string(m, ""));
+        if (modality < 0) {
+            dataset_note(l->d, k->id, file, "its channel %d, '%s', is no modality that is known", c, bmvp_json_string(m, ""));
+            continue;
+        }
+        st = dataset_set_image(l->d, k, modality, l->dir, file, err);
+        k->channel[modality] = c;
+    }
+    return st;
+}
+
+/* File number i of the entry's image list: by the channel's name, else by the file's. */
+static bmvp_status their_image(const list *l, data_case *k, const char *file, int i, bmvp_error *err)
+{
+    char key[16];
+    role r = role_of(file, NULL, l->rules);
+    int modality = r.kind == ROLE_IMAGE ? r.modality : -1;
+    snprintf(key, sizeof key, "%d", i);
+    if (modality < 0 && r.variant >= 0) modality = role_modality(bmvp_json_string(bmvp_json_get(l->channels, key), ""));
+    if (modality >= 0) return dataset_set_image(l->d, k, modality, l->dir, file, err);
+    dataset_note(l->d, k->id, file, "unknown modality: %s", r.kind == ROLE_OTHER && r.why[0] ? r.why : "its name says a label or mask");
+    return BMVP_OK;
+}
+
+static bmvp_status their_case(const list *l, const bmvp_json *node, const char *array, data_part part, bmvp_error *err)
+{
+    const bmvp_json *image = node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "image") : node, *f;
+    const char *file = bmvp_json_string(image && image->type == BMVP_JSON_ARRAY ? image->first : image, NULL);
+    const int several = image && image->type == BMVP_JSON_ARRAY;
+    char id[512], folder[256];
+    bmvp_status st = BMVP_OK;
+    data_case *k;
+    int i = 0, m;
+    if (!file) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s entry %lld needs \"image\": a path or a list of paths", l->d->path, array, (long long)l->d->n);
+    case_id(file, id, sizeof id);
+    if (find_id(l->d, id) >= 0) {
+        folder_name(file, folder, sizeof folder);
+        snprintf(id + strlen(id), sizeof id - strlen(id), "_%s", folder);
+    }
+    k = dataset_add(l->d, bmvp_json_string(node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "id") : NULL, id));
+    if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    k->part = part;
+    if (!several && l->n_channels > 1) st = split_channels(l, k, file, err);
+    else for (f = several ? image->first : image; f && !st; f = several ? f->next : NULL) st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+    if (!st && node->type == BMVP_JSON_OBJECT) st = set_truth(l, k, node, err);
+    for (m = 0; m < BMVP_MODALITIES && !k->image[m]; ++m) { }
+    if (!st && m == BMVP_MODALITIES) dataset_drop(l->d, l->d->n - 1, "none of its files has a modality that is known");
+    return st;
+}
+
+/* nnU-Net 2: {"dataset": {"CASE": {"images": [..], "label": ".."}}} says itself where files are. */
+static bmvp_status listed_case(const list *l, const bmvp_json *node, bmvp_error *err)
+{
+    const bmvp_json *f = bmvp_json_get(node, "images");
+    const char *label = bmvp_json_string(bmvp_json_get(node, "label"), NULL);
+    data_case *k = dataset_add(l->d, node->key);
+    bmvp_status st = k ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int i = 0, m;
+    for (f = f ? f->first : NULL; f && !st; f = f->next) st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+    if (!st && label && !(k->label = path_join(l->dir, label))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (m = 0; k && m < BMVP_MODALITIES && !k->image[m]; ++m) { }
+    if (!st && m == BMVP_MODALITIES) dataset_drop(l->d, l->d->n - 1, "none of its files has a modality that is known");
+    return st;
+}
+
+/* The arrays of a MONAI list. Where there is but one of them, it is the data set and no part of it. */
+static bmvp_status their_lists(const list *l, const bmvp_json *root, bmvp_error *err)
+{
+    static const struct { const char *key; data_part part; } array[] = {
+        { "training", PART_TRAIN }, { "validation", PART_VAL }, { "test", PART_TEST }, { "testing", PART_TEST },
+    };
+    bmvp_status st = BMVP_OK;
+    size_t a, filled = 0;
+    for (a = 0; a < sizeof array / sizeof *array; ++a) {
+        const bmvp_json *list_of = bmvp_json_get(root, array[a].key);
+        filled += list_of && list_of->type == BMVP_JSON_ARRAY && list_of->first;
+    }
+    for (a = 0; a < sizeof array / sizeof *array && !st; ++a) {
+        const bmvp_json *entry = bmvp_json_get(root, array[a].key);
+        if (!entry) continue;
+        if (entry->type != BMVP_JSON_ARRAY) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"%s\" must be an array", l->d->path, array[a].key);
+        for (entry = entry->first; entry && !st; entry = entry->next)
+            st = their_case(l, entry, array[a].key, filled > 1 ? array[a].part : PART_NONE, err);
+    }
+    return st;
+}
+
+/* Cases of "test" whose files are not there: the decathlon's lists name them whether they were downloaded or not. */
+static void drop_absent_tests(dataset *d)
+{
+    int64_t i;
+    int m;
+    for (i = d->n - 1; i >= 0; --i) {
+        data_case *k = &d->item[i];
+        for (m = 0; m < BMVP_MODALITIES && (!k->image[m] || file_exists(k->image[m])); ++m) { }
+        if (k->part == PART_TEST && m < BMVP_MODALITIES) dataset_drop(d, i, "of \"test\", and its files are not there");
+    }
+}
+
+/* >>a list --------------------------------------------------------------------------------------------------------- */
+
+static bmvp_status class_names(dataset *d, const bmvp_json *names, bmvp_error *err)
+{
+    const bmvp_json *m;
+    const int n = names ? (int)bmvp_json_count(names) : 0;
+    if (n == 0) return BMVP_OK;
+    d->class_name = (char **)calloc((size_t)n, sizeof *d->class_name);
+    if (!d->class_name) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (m = names->first; m && d->n_class_names < n; m = m->next) {
+        d->class_name[d->n_class_names] = text_copy(bmvp_json_string(m, ""));
+        if (!d->class_name[d->n_class_names]) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        ++d->n_class_names;
+    }
+    return BMVP_OK;
+}
+
+static int is_array(const bmvp_json *root, const char *key)
+{
+    const bmvp_json *m = bmvp_json_get(root, key);
+    return m && m->type == BMVP_JSON_ARRAY;
+}
+
+static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
+{
+    const bmvp_json *k, *channels = bmvp_json_get(root, "channel_names");
+    const int theirs = is_array(root, "training") || is_array(root, "validation") || is_array(root, "test") || is_array(root, "testing");
+    bmvp_status st = BMVP_OK;
+    l->channels = channels ? channels : bmvp_json_get(root, "modality");
+    l->n_channels = l->channels && l->channels->type == BMVP_JSON_OBJECT ? (int)bmvp_json_count(l->channels) : 0;
+    l->d->layout = "list";
+    if (is_array(root, "cases")) {
+        for (k = bmvp_json_get(root, "cases")->first; k && !st; k = k->next) st = our_case(l, k, err);
+    } else if (theirs) {
+        st = their_lists(l, root, err);
+        if (!st) drop_absent_tests(l->d);
+    } else if (bmvp_json_get(root, "dataset") && bmvp_json_get(root, "dataset")->type == BMVP_JSON_OBJECT) {
+        for (k = bmvp_json_get(root, "dataset")->first; k && !st; k = k->next) st = listed_case(l, k, err);
+    } else if (l->n_channels > 0) st = layout_nnunet(l->d, l->dir, root, l->rules, err);
+    else st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a data list: it needs an array \"cases\" (ours) or \"training\" (decathlon), or "
+                             "\"channel_names\" (nnU-Net)", l->d->path);
+    return st;
+}
+
+bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *rules, bmvp_error *err)
+{
+    char *dir = o->root ? path_join(o->root, "") : folder_of(d->path);
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = dir ? bmvp_json_read(d->path, NULL, &doc, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    const bmvp_json *root = st ? NULL : bmvp_json_root(doc), *labels = bmvp_json_get(root, "labels");
+    list l;
+    memset(&l, 0, sizeof l);
+    l.d = d;
+    l.dir = dir;
+    l.rules = rules;
+    if (!st) st = load_cases(&l, root, err);
+    if (!st) note_keys(&l, root);
+    if (!st) st = class_names(d, bmvp_json_get(root, "class_names"), err);
+    if (!st && labels) {
+        d->has_labels = 1;
+        st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels, &d->ignore, err);
+    }
+    if (!st && d->ignore)
+        dataset_note(d, NULL, "ignore", "value %d is no class; it stays in the maps and counts as background", d->ignore);
+    bmvp_json_free(doc);
+    free(dir);
+    return st;
+}

@@ -1,0 +1,441 @@
+/* roles.c - what a file is, told by its name, see roles.h */
+#include "roles.h"
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* >>words ---------------------------------------------------------------------------------------------------------- */
+
+typedef enum meaning {
+    UNKNOWN, NUMBER, IMAGE, CONTRAST, NATIVE, LABEL, MASK, BRAIN, TUMOUR, AUTOMATIC, PLAIN, VARIANT, SPACE, FOREIGN
+} meaning;
+
+enum { FLAIR, T1, T1C, T2, MRA, PD, DWI, ADC }; /* as bmvp_modality_name counts */
+
+/* The table of words. Names of modalities that bmvp_modality_find knows need no row. value: modality of IMAGE, grid of SPACE, rank of
+   LABEL and VARIANT among its like. */
+static const struct { const char *word; meaning means; int value; } table[] = {
+    { "mprage", IMAGE, T1 },      { "mpr", IMAGE, T1 },         { "rage", IMAGE, T1 },       { "spgr", IMAGE, T1 },
+    { "fspgr", IMAGE, T1 },       { "bravo", IMAGE, T1 },       { "t1pre", IMAGE, T1 },      { "t1weighted", IMAGE, T1 },
+    { "t1post", IMAGE, T1C },     { "t1wce", IMAGE, T1C },      { "cet1", IMAGE, T1C },      { "cet1w", IMAGE, T1C },
+    { "t1kmw", IMAGE, T1C },      { "t1wc", IMAGE, T1C },       { "t1wgd", IMAGE, T1C },     { "t1gad", IMAGE, T1C },
+    { "gdt1", IMAGE, T1C },       { "t1contrast", IMAGE, T1C }, { "t2weighted", IMAGE, T2 }, { "t2wflair", IMAGE, FLAIR },
+    { "flairw", IMAGE, FLAIR },   { "tof", IMAGE, MRA },       { "angio", IMAGE, MRA },
+    { "mrangio", IMAGE, MRA },    { "trace", IMAGE, DWI },      { "tracew", IMAGE, DWI },    { "b1000", IMAGE, DWI },
+    { "adcmap", IMAGE, ADC },     { "protondensity", IMAGE, PD },
+    { "ce", CONTRAST, 0 },        { "gd", CONTRAST, 0 },        { "gad", CONTRAST, 0 },      { "gado", CONTRAST, 0 },
+    { "gadolinium", CONTRAST, 0 }, { "contrast", CONTRAST, 0 }, { "post", CONTRAST, 0 },     { "postcontrast", CONTRAST, 0 },
+    { "postgad", CONTRAST, 0 },   { "enhanced", CONTRAST, 0 },  { "km", CONTRAST, 0 },
+    { "pre", NATIVE, 0 },         { "precontrast", NATIVE, 0 }, { "native", NATIVE, 0 },     { "noncontrast", NATIVE, 0 },
+    { "seg", LABEL, 0 },          { "segm", LABEL, 0 },         { "segmentation", LABEL, 0 }, { "dseg", LABEL, 0 },
+    { "label", LABEL, 0 },        { "labels", LABEL, 0 },       { "labelmap", LABEL, 0 },    { "msk", LABEL, 0 },
+    { "gt", LABEL, 0 },           { "truth", LABEL, 0 },        { "groundtruth", LABEL, 0 }, { "annotation", LABEL, 0 },
+    { "annotations", LABEL, 0 },  { "labelsfortesting", LABEL, 0 }, { "labelsfortraining", LABEL, 1 },
+    { "mask", MASK, 0 },          { "brainmask", MASK, 1 },     { "roi", MASK, 0 },          { "roit1", MASK, 1 },
+    { "brain", BRAIN, 0 },        { "bet", BRAIN, 0 },          { "parenchyma", BRAIN, 0 },  { "skull", BRAIN, 0 },
+    { "head", BRAIN, 0 },         { "hdbet", BRAIN, 0 },
+    { "tumor", TUMOUR, 0 },       { "tumour", TUMOUR, 0 },      { "lesion", TUMOUR, 0 },     { "lesions", TUMOUR, 0 },
+    { "wmh", TUMOUR, 0 },         { "infarct", TUMOUR, 0 },     { "stroke", TUMOUR, 0 },     { "metastases", TUMOUR, 0 },
+    { "whole", TUMOUR, 0 },       { "manual", TUMOUR, 0 },      { "consensus", TUMOUR, 0 },  { "expert", TUMOUR, 0 },
+    { "automated", AUTOMATIC, 0 }, { "auto", AUTOMATIC, 0 },    { "automatic", AUTOMATIC, 0 }, { "approx", AUTOMATIC, 0 },
+    { "pred", AUTOMATIC, 0 },     { "prediction", AUTOMATIC, 0 }, { "predicted", AUTOMATIC, 0 },
+    { "image", PLAIN, 0 },        { "img", PLAIN, 0 },          { "scan", PLAIN, 0 },        { "volume", PLAIN, 0 },
+    { "mri", PLAIN, 0 },          { "mr", PLAIN, 0 },           { "final", PLAIN, 0 },
+    { "gradwarp", PLAIN, 0 },     { "b1", PLAIN, 0 },           { "correction", PLAIN, 0 },  { "n3", PLAIN, 0 },
+    { "scaled", PLAIN, 0 },       { "accelerated", PLAIN, 0 },
+    { "weighted", PLAIN, 0 },     { "3d", PLAIN, 0 },           { "ax", PLAIN, 0 },          { "axial", PLAIN, 0 },
+    { "sag", PLAIN, 0 },          { "sagittal", PLAIN, 0 },     { "cor", PLAIN, 0 },         { "coronal", PLAIN, 0 },
+    { "bias", VARIANT, 2 },       { "n4", VARIANT, 2 },         { "biascorr", VARIANT, 2 },  { "corrected", VARIANT, 2 },
+    { "reg", VARIANT, 2 },        { "registered", VARIANT, 2 }, { "coreg", VARIANT, 2 },     { "coregistered", VARIANT, 2 },
+    { "warped", VARIANT, 2 },     { "resampled", VARIANT, 2 },  { "resliced", VARIANT, 2 },  { "mni", VARIANT, 2 },
+    { "norm", VARIANT, 2 },       { "normalized", VARIANT, 2 }, { "normalised", VARIANT, 2 }, { "preproc", VARIANT, 2 },
+    { "preprocessed", VARIANT, 2 }, { "processed", VARIANT, 2 }, { "cropped", VARIANT, 2 },  { "1mm", VARIANT, 2 },
+    { "2mm", VARIANT, 2 },        { "iso", VARIANT, 2 },        { "orig", VARIANT, 2 },      { "original", VARIANT, 2 },
+    { "raw", VARIANT, 2 },        { "defaced", VARIANT, 1 },    { "masked", VARIANT, 1 },    { "stripped", VARIANT, 1 },
+    { "skullstripped", VARIANT, 1 }, { "unstripped", VARIANT, 1 }, { "anat", VARIANT, 0 },   { "repeat", VARIANT, 2 },
+    { "reft1", SPACE, 1 },        { "reft2", SPACE, 2 },
+    { "asl", FOREIGN, 0 },        { "swi", FOREIGN, 0 },        { "bold", FOREIGN, 0 },      { "rest", FOREIGN, 0 },
+    { "func", FOREIGN, 0 },       { "fmri", FOREIGN, 0 },       { "epi", FOREIGN, 0 },       { "dti", FOREIGN, 0 },
+    { "hardi", FOREIGN, 0 },      { "perf", FOREIGN, 0 },       { "dsc", FOREIGN, 0 },       { "dce", FOREIGN, 0 },
+    { "cbf", FOREIGN, 0 },        { "cbv", FOREIGN, 0 },        { "rcbv", FOREIGN, 0 },      { "mtt", FOREIGN, 0 },
+    { "tmax", FOREIGN, 0 },       { "t2star", FOREIGN, 0 },     { "t2starw", FOREIGN, 0 },   { "star", FOREIGN, 0 },
+    { "t1map", FOREIGN, 0 },      { "t2map", FOREIGN, 0 },      { "t1rho", FOREIGN, 0 },     { "unit1", FOREIGN, 0 },
+    { "fieldmap", FOREIGN, 0 },
+    { "phasediff", FOREIGN, 0 },  { "magnitude1", FOREIGN, 0 }, { "magnitude2", FOREIGN, 0 }, { "sbref", FOREIGN, 0 },
+    { "probseg", FOREIGN, 0 },    { "ir", FOREIGN, 0 },         { "t1ir", FOREIGN, 0 },      { "stir", FOREIGN, 0 },
+};
+
+enum { MAX_WORDS = 48, WORD = 48 };
+
+typedef struct word {
+    char text[WORD]; /* lower case */
+    size_t from, to; /* characters of the name */
+    meaning means;
+    int value, shared;
+} word;
+
+static meaning look_up(const char *text, int *value)
+{
+    size_t i;
+    *value = bmvp_modality_find(text);
+    if (*value >= 0) return IMAGE;
+    for (i = 0; i < sizeof table / sizeof *table; ++i)
+        if (strcmp(text, table[i].word) == 0) {
+            *value = table[i].value;
+            return table[i].means;
+        }
+    *value = 0;
+    return text[strspn(text, "0123456789")] == 0 ? NUMBER : UNKNOWN;
+}
+
+static int has_word(const char *shared, const char *text)
+{
+    char padded[WORD + 2];
+    snprintf(padded, sizeof padded, " %s ", text);
+    return shared && strstr(shared, padded) != NULL;
+}
+
+/* The words of name[0 .. n). */
+static int split_words(const char *name, size_t n, const char *shared, word *w)
+{
+    size_t i = 0, k;
+    int count = 0;
+    while (i < n && count < MAX_WORDS) {
+        word *v = &w[count];
+        while (i < n && strchr("_-. ", name[i])) ++i;
+        if (i >= n) break;
+        v->from = i;
+        for (k = 0; i < n && !strchr("_-. ", name[i]); ++i)
+            if (k + 1 < sizeof v->text) v->text[k++] = (char)tolower((unsigned char)name[i]);
+        v->text[k] = 0;
+        v->to = i;
+        v->means = look_up(v->text, &v->value);
+        v->shared = has_word(shared, v->text);
+        ++count;
+    }
+    return count;
+}
+
+/* >>names of files ------------------------------------------------------------------------------------------------- */
+
+static int ends_in(const char *name, size_t n, const char *end)
+{
+    const size_t k = strlen(end);
+    size_t i;
+    if (n < k) return 0;
+    for (i = 0; i < k; ++i)
+        if (tolower((unsigned char)name[n - k + i]) != end[i]) return 0;
+    return 1;
+}
+
+const char *path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+size_t role_stem(const char *name)
+{
+    static const char *const end[] = { ".nii.gz", ".nii", ".hdr", ".img" };
+    const size_t n = strlen(name);
+    size_t i;
+    for (i = 0; i < sizeof end / sizeof *end; ++i)
+        if (ends_in(name, n, end[i])) return n - strlen(end[i]);
+    return n;
+}
+
+int role_is_nifti(const char *name) { return role_stem(name) < strlen(name); }
+
+int role_is_volume(const char *name)
+{
+    static const char *const other[] = { ".nii.zst", ".nii.bz2", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".head",
+                                         ".img.gz", ".hdr.gz" };
+    size_t i;
+    for (i = 0; i < sizeof other / sizeof *other; ++i)
+        if (ends_in(name, strlen(name), other[i])) return 1;
+    return role_is_nifti(name);
+}
+
+void role_shared(const char *const *names, size_t n, char *out, size_t size)
+{
+    word first[MAX_WORDS], w[MAX_WORDS];
+    size_t i, used = 0;
+    int k, j, count, words;
+    out[0] = 0;
+    if (n < 2) return;
+    count = split_words(names[0], role_stem(names[0]), NULL, first);
+    for (i = 1; i < n; ++i) {
+        words = split_words(names[i], role_stem(names[i]), NULL, w);
+        for (k = 0; k < count; ++k) {
+            for (j = 0; j < words && strcmp(first[k].text, w[j].text) != 0; ++j) { }
+            if (j == words) first[k].shared = -1;
+        }
+    }
+    for (k = 0; k < count && used + WORD + 2 < size; ++k)
+        if (first[k].shared >= 0) used += (size_t)snprintf(out + used, size - used, " %s ", first[k].text);
+}
+
+/* >>deciding ------------------------------------------------------------------------------------------------------- */
+
+typedef struct reading { /* what the words of a name add up to */
+    int modality, modalities, contrast, native, label, mask, brain, tumour, automatic, variant, space, foreign;
+    const word *odd, *variant_word, *foreign_word, *image_word, *mask_word;
+} reading;
+
+static void read_word(reading *r, const word *w)
+{
+    switch (w->means) {
+    case IMAGE:
+        r->modalities |= 1 << w->value;
+        if (!r->image_word) r->image_word = w;
+        break;
+    case CONTRAST: r->contrast = 1; break;
+    case NATIVE: r->native = 1; break;
+    case LABEL: r->label = 1, r->variant += w->value; break;
+    case MASK: r->mask = 1, r->brain |= w->value, r->mask_word = w; break;
+    case BRAIN: r->brain = 1; break;
+    case TUMOUR: r->tumour = 1; break;
+    case AUTOMATIC: r->automatic = 1; break;
+    case VARIANT: r->variant += w->value, r->variant_word = w; break;
+    case SPACE: r->space = w->value; break;
+    case FOREIGN: r->foreign = 1, r->foreign_word = w; break;
+    case UNKNOWN:
+        if (!w->shared && !r->odd) r->odd = w;
+        break;
+    case NUMBER:
+    case PLAIN: break;
+    }
+}
+
+/* One modality out of those that were named: T2 FLAIR is FLAIR, T1 with contrast is t1c. -1: several. */
+static int one_modality(const reading *r)
+{
+    int bits = r->modalities, m;
+    if (bits & 1 << FLAIR) bits &= ~(1 << T2);
+    if (bits == (1 << T1 | 1 << T1C)) bits = 1 << T1C;
+    for (m = 0; m < BMVP_MODALITIES && bits != 1 << m; ++m) { }
+    if (m == BMVP_MODALITIES) return -1;
+    return m == T1 && r->contrast && !r->native ? T1C : m;
+}
+
+static void decide(role *o, const reading *r)
+{
+    const int m = r->modalities ? one_modality(r) : -1;
+    o->space = r->space;
+    o->variant = r->variant + (r->space == 2 ? 4 : 0);
+    if (r->variant_word) snprintf(o->why, sizeof o->why, "'%s' marks it as made from another file", r->variant_word->text);
+    if (r->foreign && !r->label && !r->mask) {
+        snprintf(o->why, sizeof o->why, "'%s' is no modality of ours", r->foreign_word->text);
+    } else if ((r->label || r->mask) && r->brain && !r->tumour) {
+        o->kind = ROLE_MASK;
+        snprintf(o->why, sizeof o->why, "a mask of the brain, not the label");
+    } else if (r->mask && !r->label && r->modalities && !r->tumour) {
+        o->kind = ROLE_MASK;
+        snprintf(o->why, sizeof o->why, "a mask of an image, not the label");
+    } else if ((r->label || r->mask || (r->tumour && !r->modalities)) && !r->odd) {
+        o->kind = ROLE_LABEL;
+        o->variant += (r->label ? 0 : r->mask ? 2 : 1) + (r->automatic ? 4 : 0);
+        if (r->automatic) snprintf(o->why, sizeof o->why, "a segmentation that a program made");
+        else if (!r->label) snprintf(o->why, sizeof o->why, "a mask, beside a label of that name");
+    } else if (r->odd) {
+        snprintf(o->why, sizeof o->why, "'%.40s' is no word that is known after '%.40s'", r->odd->text,
+                 r->image_word ? r->image_word->text : "the role");
+    } else if (r->modalities && m < 0) {
+        snprintf(o->why, sizeof o->why, "names more than one modality");
+    } else if (m >= 0) {
+        o->kind = ROLE_IMAGE;
+        o->modality = m;
+        if (m != T1 && m != T1C && r->contrast) o->variant += 1;
+        if (r->brain) o->variant += 1;
+    } else snprintf(o->why, sizeof o->why, "unknown modality: no word of its name is a role");
+}
+
+static int starts_role(const word *w)
+{
+    return w->means == IMAGE || w->means == LABEL || w->means == MASK || w->means == FOREIGN;
+}
+
+static int qualifies(const word *w) { return w->means >= CONTRAST && w->means <= VARIANT && w->means != PLAIN; }
+
+/* Words from the first that is a role, with what qualifies it before. from: where they begin. */
+static int role_words(const word *w, int n, reading *r, size_t *from)
+{
+    int first = 0, k;
+    while (first < n && !starts_role(&w[first])) ++first;
+    if (first == n) { /* no role: a lone 'lesion', 'anat' at the end */
+        if (n == 0 || (w[n - 1].means != TUMOUR && strcmp(w[n - 1].text, "anat") != 0)) return 0;
+        first = n - 1;
+    }
+    while (first > 0 && qualifies(&w[first - 1])) --first;
+    for (k = first; k < n; ++k) read_word(r, &w[k]);
+    if (!r->modalities && !r->label && !r->mask && !r->tumour && !r->foreign && strcmp(w[n - 1].text, "anat") == 0)
+        r->modalities = 1 << T1; /* INDI's structural scans */
+    *from = w[first].from;
+    return 1;
+}
+
+/* BIDS: entities key-value between underscores, then the suffix. What entities say is added to the reading. */
+static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
+{
+    size_t at = 0;
+    while (at < n) {
+        size_t end = at, key;
+        while (end < n && name[end] != '_') ++end;
+        for (key = at; key < end && name[key] != '-'; ++key) { }
+        if (key == end || !isalpha((unsigned char)name[at])) break;
+        if (strncmp(name + at, "sub-", 4) == 0 || strncmp(name + at, "ses-", 4) == 0) *id = end;
+        else if (strncmp(name + at, "ce-", 3) == 0) r->contrast = 1;
+        else if (strncmp(name + at, "run-", 4) == 0 || strncmp(name + at, "echo-", 5) == 0)
+            r->variant += 1 + abs(atoi(name + key + 1)) % 100; /* the first one is taken */
+        else if (strncmp(name + at, "space-", 6) == 0 || strncmp(name + at, "desc-", 5) == 0) r->variant += 2;
+        else r->variant += 1; /* acq- rec- part- ..: one of several */
+        at = end + (end < n);
+    }
+    return at;
+}
+
+static int pattern_fits(const char *p, const char *text)
+{
+    for (; *p; ++p, ++text) {
+        if (*p == '*') {
+            while (p[1] == '*') ++p;
+            for (;; ++text) {
+                if (pattern_fits(p + 1, text)) return 1;
+                if (!*text) return 0;
+            }
+        }
+        if (!*text || (*p != '?' && tolower((unsigned char)*p) != tolower((unsigned char)*text))) return 0;
+    }
+    return !*text;
+}
+
+static int by_rule(role *o, const char *path, const role_rules *rules)
+{
+    int i;
+    for (i = 0; rules && i < rules->n; ++i) {
+        const char *p = rules->rule[i].pattern;
+        if (!pattern_fits(p, strchr(p, '/') ? path : path_base(path))) continue;
+        o->kind = rules->rule[i].kind;
+        o->modality = rules->rule[i].modality;
+        o->variant = -1;
+        snprintf(o->why, sizeof o->why, "left out by --as");
+        return 1;
+    }
+    return 0;
+}
+
+role role_of(const char *path, const char *shared, const role_rules *rules)
+{
+    const char *name = path_base(path);
+    size_t n = role_stem(name), at = 0, from = 0;
+    word w[MAX_WORDS];
+    reading r;
+    role o;
+    int count;
+    memset(&o, 0, sizeof o);
+    memset(&r, 0, sizeof r);
+    if (strncmp(name, "sub-", 4) == 0) at = read_entities(name, n, &r, &o.id);
+    count = split_words(name + at, n - at, shared, w);
+    if (role_words(w, count, &r, &from)) {
+        if (at == 0) o.id = from;
+        while (o.id > 0 && strchr("_-. ", name[o.id - 1])) --o.id;
+        decide(&o, &r);
+    } else {
+        if (at == 0) o.id = n;
+        snprintf(o.why, sizeof o.why, "unknown modality: no word of its name is a role");
+    }
+    (void)by_rule(&o, path, rules);
+    return o;
+}
+
+int role_modality(const char *text)
+{
+    word w[MAX_WORDS];
+    reading r;
+    role o;
+    size_t from;
+    memset(&r, 0, sizeof r);
+    memset(&o, 0, sizeof o);
+    if (role_words(w, split_words(text, strlen(text), NULL, w), &r, &from)) decide(&o, &r);
+    return o.kind == ROLE_IMAGE ? o.modality : -1;
+}
+
+/* >>what the user says --------------------------------------------------------------------------------------------- */
+
+bmvp_status role_rules_read(role_rules *r, const char *text, bmvp_error *err)
+{
+    char *p, *next;
+    memset(r, 0, sizeof *r);
+    if (!text) return BMVP_OK;
+    if (strlen(text) >= sizeof r->text) return bmvp_error_set(err, BMVP_E_ARG, "--as: longer than %d characters", (int)sizeof r->text - 1);
+    snprintf(r->text, sizeof r->text, "%s", text);
+    for (p = r->text; p && *p; p = next) {
+        char *equals = strchr(p, '=');
+        next = strchr(p, ',');
+        if (next) *next++ = 0;
+        if (!equals || equals[1] == 0 || r->n == ROLE_RULES)
+            return bmvp_error_set(err, BMVP_E_ARG, "--as %s: must be NAME=PATTERN, several with commas (at most %d)", p, ROLE_RULES);
+        *equals = 0;
+        r->rule[r->n].pattern = equals + 1;
+        r->rule[r->n].modality = bmvp_modality_find(p);
+        if (r->rule[r->n].modality >= 0) r->rule[r->n].kind = ROLE_IMAGE;
+        else if (strcmp(p, "label") == 0) r->rule[r->n].kind = ROLE_LABEL;
+        else if (strcmp(p, "none") != 0)
+            return bmvp_error_set(err, BMVP_E_ARG, "--as %s=%s: '%s' is neither a modality (flair t1 t1c t2 mra pd dwi adc) nor label nor none", p,
+                                  equals + 1, p);
+        ++r->n;
+    }
+    return BMVP_OK;
+}
+
+const char *role_modality_words(char *text, size_t size, char between)
+{
+    size_t used = 0;
+    int m;
+    text[0] = 0;
+    for (m = 0; m < BMVP_MODALITIES && used < size; ++m)
+        used += (size_t)snprintf(text + used, size - used, "%s%.*s", bmvp_modality_name(m), m + 1 < BMVP_MODALITIES, &between);
+    return text;
+}
+
+/* >>patients ------------------------------------------------------------------------------------------------------- */
+
+static int digits(const char *p, int n)
+{
+    int i;
+    for (i = 0; i < n; ++i)
+        if (!isdigit((unsigned char)p[i])) return 0;
+    return 1;
+}
+
+/* A session's word at p: ses-02, ses02, tp1, tp-2, visit3, timepoint_1, FU016d, followup; so long, 0: none. */
+static size_t session_word(const char *p)
+{
+    static const char *const start[] = { "ses", "session", "tp", "timepoint", "visit", "fu", "followup", "baseline" };
+    size_t i, n, best = 0;
+    for (i = 0; i < sizeof start / sizeof *start; ++i) {
+        for (n = 0; start[i][n] && tolower((unsigned char)p[n]) == start[i][n]; ++n) { }
+        if (start[i][n]) continue;
+        if (strchr("-_", p[n]) && p[n] && isdigit((unsigned char)p[n + 1])) ++n;
+        while (isdigit((unsigned char)p[n])) ++n;
+        if (i == 5 && p[n] == 'd') ++n; /* FU016d: days */
+        if (p[n] == 0 || strchr("-_.", p[n])) best = n > best ? n : best;
+        if (i == 0 && p[3] == '-') best = strlen(p); /* ses-M12 */
+    }
+    return best;
+}
+
+size_t role_patient(const char *id)
+{
+    const size_t n = strlen(id);
+    size_t i;
+    for (i = 1; i + 1 < n; ++i)
+        if (strchr("_-", id[i]) && session_word(id + i + 1) > 0) return i;
+    if (n > 10 && strncmp(id, "BraTS-", 6) == 0 && id[n - 4] == '-' && digits(id + n - 3, 3) && isdigit((unsigned char)id[n - 5]))
+        return n - 4;
+    if (n > 12 && strncmp(id, "UPENN-GBM-", 10) == 0 && id[n - 3] == '_' && digits(id + n - 2, 2)) return n - 3;
+    if (strncmp(id, "Brats1", 6) == 0 && n > 9 && id[n - 2] == '_' && isdigit((unsigned char)id[n - 1])) return n - 2;
+    if (n > 10 && digits(id, 3) && strncmp(id + 3, "_S_", 3) == 0 && digits(id + 6, 4)) return 10;
+    return 0;
+}
