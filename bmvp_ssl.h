@@ -690,8 +690,8 @@ typedef struct bmvp_preparation {
                           above 0 */
     int64_t resize[3]; /* then resized (linear) to so many voxels x, y, z, 1 to 4096; 0: not */
 } bmvp_preparation;
-BMVP_API bmvp_preparation
-bmvp_preparation_default(void); /* 1 mm, percentiles 1 and 99, box of the foreground, not resized */
+/* 1 mm, percentiles 1 and 99, box of the foreground, not resized */
+BMVP_API bmvp_preparation bmvp_preparation_default(void);
 /* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only if
    it is resized, "resize": [x, y, z]. */
 BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
@@ -706,7 +706,7 @@ typedef struct bmvp_ft_case {            /* a whole prepared case in memory */
     int64_t dim[3];                      /* D, H, W */
 } bmvp_ft_case;
 /* Sliding windows over the case; planes as in bmvp_window_calls: probabilities (H, W, outputs), z0 ascending. err as
- * that of the context. */
+   that of the context. */
 BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bmvp_window *w,
                                      bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values),
                                      void *user, bmvp_error *err);
@@ -722,14 +722,15 @@ typedef struct bmvp_image {        /* one image of a case; exactly one of path, 
     const bmvp_nii_volume *volume; /* or a volume, borrowed */
     int64_t channel;               /* k: the k-th of several volumes in it, from 1; 0: it holds one number a voxel */
 } bmvp_image;
-/* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and its dimensions (vectors,
-   series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are refused. */
+/* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and
+   its dimensions (vectors, series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are
+   refused. */
 
 /* In RAS. io: memory, NULL: malloc. */
 BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *image, const bmvp_nii_options *io,
                                      bmvp_error *err);
-/* How far corners of two grids of one size lie apart, at most, in edges of a's smallest voxel; infinite for two sizes.
- */
+/* How far corners of two grids of one size lie apart, at most, in edges of a's smallest voxel; infinite for two
+   sizes. */
 BMVP_API double bmvp_grids_apart(const bmvp_nii_volume *a, const bmvp_nii_volume *b);
 
 typedef struct bmvp_prepare_job {
@@ -768,8 +769,8 @@ BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how);
 BMVP_API int bmvp_is_prepared(const bmvp_nii_image *image);
 
 typedef struct bmvp_predictor bmvp_predictor;
-/* A fine-tuned checkpoint, ready to predict. NULL and err on failure. The context must outlive it and its predictions.
- */
+/* A fine-tuned checkpoint, ready to predict. NULL and err on failure. The context must outlive it and its
+   predictions. */
 BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err);
 BMVP_API void bmvp_predictor_close(bmvp_predictor *p); /* NULL is fine */
 BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p);
@@ -783,20 +784,17 @@ typedef struct bmvp_predict_options {
     int probabilities;      /* 1: also one image an output, 2 bytes a voxel each */
     const char *grid;       /* modality of the image whose grid the results have; NULL: the first of the images */
 } bmvp_predict_options;
-BMVP_API bmvp_predict_options
-bmvp_predict_options_default(void); /* overlap 0.5, constant weights, one window at once, no flips */
+/* overlap 0.5, constant weights, one window at once, no flips */
+BMVP_API bmvp_predict_options bmvp_predict_options_default(void);
 
 typedef struct bmvp_prediction {
-    bmvp_nii_image
-        label; /* segmentation: uint8 on that grid; axes, affine, qform, sform, codes and units are the image's */
-    int n;     /* outputs: regions; classes with the background first; classes of a classification */
-    bmvp_nii_image
-        *probability; /* n images, int16 of slope 1 / 32767; exclusive classes add up to 1 in every voxel; or NULL */
-    float *score;     /* classification: n probabilities; else NULL */
-    int likeliest;    /* classification: the class */
-    uint32_t given, filled,
-        blank;              /* bit m: modality m of the task (info->names) was used; was filled; was given, but blank */
-    bmvp_predict_fill fill; /* by what they were filled */
+    bmvp_nii_image label;          /* segmentation: uint8 on that grid; affine, qform, sform, codes, units are the image's */
+    int n;                         /* outputs: regions; classes, the background first; classes of a classification */
+    bmvp_nii_image *probability;   /* n images, int16 of slope 1 / 32767; exclusive classes add up to 1; or NULL */
+    float *score;                  /* classification: n probabilities; else NULL */
+    int likeliest;                 /* classification: the class */
+    uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
+    bmvp_predict_fill fill;        /* by what they were filled */
     bmvp_allocator allocator;
 } bmvp_prediction;
 /* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
@@ -5289,8 +5287,8 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     return st;
 }
 
-/* v's percentiles coincide, and it holds differences to them: an image with little in it, such as vessels. The percentiles
-   of what is not 0 keep its contrast. */
+/* v's percentiles coincide, and it holds differences to them: an image with little in it, such as vessels. The
+   percentiles of what is not 0 keep its contrast. */
 static bmvp_status bmvpi_scale_sparse(bmvp_nii_volume *v, const bmvp_preparation *how, bmvp_error *err)
 {
     const double q[2] = { how->percentile_low, how->percentile_high };
@@ -5403,11 +5401,9 @@ BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint
     }
     memset(p, 0, sizeof *p);
     p->c = c;
-    if (bmvp_allocator_of(c)->alloc != bmvpi_libc_alloc) { /* else NIfTI's own, with huge pages */
-        p->io.allocator.alloc = bmvpi_nii_hook_alloc;
-        p->io.allocator.free = bmvpi_nii_hook_free;
-        p->io.allocator.user = c;
-    }
+    p->io.allocator.alloc = bmvpi_nii_hook_alloc;
+    p->io.allocator.free = bmvpi_nii_hook_free;
+    p->io.allocator.user = c;
     p->f = bmvp_ft_open(c, checkpoint, &p->info, err);
     if (p->f && !p->info.preparation[0])
         st = bmvp_error_set(

@@ -33,11 +33,8 @@ run()
 run_shells()
 {
     worker=shells
-<<<<<<< HEAD
-    for t in form/house form/forms form/readme program/cli program/launch program/ranks_cli program/finetune_cli program/train_cli gpu/cuda_cli; do
-=======
-    for t in form/forms form/readme program/cli program/launch program/ranks_cli program/finetune_cli program/train_cli program/course gpu/cuda_cli; do
->>>>>>> main
+    for t in form/house form/forms form/readme program/cli program/layouts program/launch program/ranks_cli program/finetune_cli \
+        program/train_cli program/course gpu/cuda_cli; do
         run "$t.sh" sh "tests/$t.sh"
     done
     echo finished >"$T/shells_done"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# ranks_cli.sh - pretrain on several ranks from the outside, as torchrun starts them: the figures of one rank, a resumed run with another number of
+# ranks_cli.sh - pretrain and finetune on several ranks from the outside, as torchrun starts them: the figures of one rank, a resumed run with another number of
 # ranks, ranks that are killed, interrupted, or given something else than the others.
 # Environment: BMVP, the program (default build/bmvp).
 cd "$(dirname "$0")/../.." || exit 1
@@ -16,13 +16,14 @@ tiny="--data prepared --network uniformer_tiny --preset fast --crop 16 --batch 3
 # shellcheck disable=SC2086 # words wanted
 alone() { "$program" pretrain $tiny "$@"; }
 # rank R SIZE OPTION...: starts it; said.R is what it says, pid.R its number
+command=pretrain
 rank()
 {
     r=$1 size=$2
     shift 2
     # shellcheck disable=SC2086 # words wanted
     RANK=$r LOCAL_RANK=$r WORLD_SIZE=$size MASTER_ADDR=127.0.0.1 MASTER_PORT=$port BMVP_TIMEOUT=60 \
-        "$program" pretrain $tiny "$@" >"said.$r" 2>&1 &
+        "$program" $command $tiny "$@" >"said.$r" 2>&1 &
     echo $! >"pid.$r"
 }
 # ranks SIZE OPTION...: starts them
@@ -157,7 +158,34 @@ ended 0 1 "rank 0: |rank 1|nowhere"
 expect 2 "MASTER_ADDR" env RANK=0 WORLD_SIZE=2 "$program" pretrain --data prepared --out other
 expect 2 "WORLD_SIZE" env RANK=0 "$program" pretrain --data prepared --out other
 expect 0 "MB in all" env RANK=0 WORLD_SIZE=3 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$program" pretrain --data prepared --out other --plan
-expect 2 "started as rank 1 of 3, but it trains in one process" env RANK=1 WORLD_SIZE=3 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$program" finetune \
-    --data prepared --out other --init one/checkpoint.safetensors
 absent other
+
+# ---- fine-tuning: the figures of one rank, the same validation, resumed with another number ---------------------------------------
+
+start="--init one/checkpoint.safetensors --steps 6 --validate-every 3 --val train"
+command=finetune
+# shellcheck disable=SC2086 # words wanted
+expect 0 "done: tune1/best.safetensors" "$program" finetune $tiny $start --out tune1
+for k in 2 3; do
+    # shellcheck disable=SC2086 # words wanted
+    ranks "$k" $start --out "tune$k"
+    ended 0 0 "ranks    $k over TCP|tensors taken|step 6/6|best validation Dice|done: tune$k/best.safetensors"
+    for r in $(seq 1 $((k - 1))); do ended "$r" 0 ""; check "rank $r says something" test ! -s "said.$r"; done
+    for field in loss loss_dice loss_ce grad_norm val_dice; do near "tune$k" tune1 $field; done
+    clean "tune$k"
+done
+# shellcheck disable=SC2086 # words wanted
+ranks 2 $start --out tuned --stop-after 3
+ended 0 0 "stopped after step 3 of 6"
+ended 1 0 ""
+# shellcheck disable=SC2086 # words wanted
+ranks 3 $start --out tuned --resume
+ended 0 0 "step 6/6|done"
+ended 1 0 ""
+ended 2 0 ""
+for field in loss grad_norm val_dice; do near tuned tune1 $field; done
+# shellcheck disable=SC2086 # words wanted
+ranks 2 $start --out none --batch 1
+ended 0 1 "batch 1 is the number of cases of a step over all ranks, of which there are 2"
+ended 1 1 "batch 1"
 finish

@@ -3,10 +3,9 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
-#include "run.h"
+#include "train.h"
 #include "data/files.h"
 #include "data/validation.h"
-#include "ranks/launch.h"
 #include "report/finetune_report.h"
 #include <errno.h>
 #include <math.h>
@@ -22,6 +21,7 @@ typedef struct options {
 
 typedef struct session { /* what one call of the command holds */
     options o;
+    rank_group ranks;
     finetune_data data;
     bmvp_ft_config cfg;
     bmvp_net_config net;
@@ -30,13 +30,12 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ctx *c, *scan; /* scan: threads for reading labels, before the memory of a step is known */
     bmvp_ft *ft;
     finetune_loader loader;
-    FILE *log;
+    train_loop loop;
     char preparation[512], train_part[64];
     char parts[256]; /* what the configuration does not hold: cases and weights, as options */
-    int64_t total, first, val_steps;
-    double lr[2]; /* of step s at s % 2 */
-    double before, best; /* seconds of earlier sessions; best validation so far, NaN: none */
-    cli_progress progress;
+    int64_t total, val_steps, scored; /* scored: step + 1 of `score` */
+    validation_score score;
+    double best; /* validation so far, NaN: none */
     bmvp_error err;
 } session;
 
@@ -193,6 +192,7 @@ static void balance_classes(session *s)
     }
     for (i = 0; i < n; ++i) weight[i] = (float)((double)weight[i] * used / sum);
     bmvp_ft_class_weights(s->ft, weight);
+    if (!ranks_lead(&s->ranks)) return;
     printf("weights of the classes:");
     for (i = 0; i < n; ++i) printf(" %g", (double)weight[i]);
     printf("\n");
@@ -201,10 +201,14 @@ static void balance_classes(session *s)
 static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3])
 {
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
+    const int size = s->ranks.launch.size;
+    bmvp_ft_config share = s->cfg; /* of several ranks: what the one with the largest share needs */
     bmvp_memory m;
-    bmvp_status st = bmvp_ft_plan(k, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
+    bmvp_status st;
+    share.batch = (share.batch + size - 1) / size;
+    st = bmvp_ft_plan(k, &s->net, &share, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
     if (st) return st;
-    run_print_memory(&m, finetune_loader_bytes(&s->data, &s->cfg), validation_bytes(&s->data, &s->cfg));
+    if (ranks_lead(&s->ranks)) run_print_memory(&m, finetune_loader_bytes(&s->data, &share), validation_bytes(&s->data, &s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -239,40 +243,44 @@ static bmvp_status save_split(session *s)
     return st;
 }
 
+/* Rank 0, or the only one: the weights it starts from, the folder, the log. */
+static bmvp_status start_lead(session *s)
+{
+    char *checkpoint = run_file(s->o.out, "checkpoint.safetensors");
+    bmvp_status st = BMVP_OK;
+    if (s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
+    else if (s->o.init) st = init_weights(s);
+    free(checkpoint);
+    if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
+    if (!st) st = save_split(s);
+    return st ? st : run_log(s->o.out, bmvp_ft_steps(s->ft), &s->loop.log, &s->loop.before, &s->err);
+}
+
 static bmvp_status start(session *s, const int64_t grid[3])
 {
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
-    char *checkpoint = run_file(s->o.out, "checkpoint.safetensors");
+    const int lead = ranks_lead(&s->ranks);
     bmvp_status st = BMVP_OK;
-    device_print(s->c);
+    if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
+    if (lead) device_print(s->c);
     s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
-    if (!s->ft) st = bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-    if (!st && s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
-    else if (!st && s->o.init) st = init_weights(s);
-    free(checkpoint);
-    if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
-    if (st) return st;
+    if (!s->ft) return train_failed(s->c, &s->err);
     if (s->o.class_weights) balance_classes(s);
-    s->first = bmvp_ft_steps(s->ft);
-    st = save_split(s);
-    if (!st) st = run_log(s->o.out, s->first, &s->log, &s->before, &s->err);
-    return st ? st : finetune_loader_start(&s->loader, &s->data, &s->cfg, grid, s->first, &s->err);
+    if (lead) st = start_lead(s);
+    if (!st && bmvp_ft_broadcast(s->ft)) st = train_failed(s->c, &s->err);
+    return st ? st : finetune_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, grid, bmvp_ft_steps(s->ft),
+                                           &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
 
-static bmvp_status failed(session *s)
-{
-    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-}
-
 /* A device is only given the step. */
-static bmvp_status one_step(session *s, int64_t step)
+static bmvp_status one_step(void *user, int64_t step, double lr)
 {
+    session *s = (session *)user;
     const finetune_batch *b = finetune_loader_get(&s->loader, step, &s->err);
     if (!b) return s->err.status;
-    s->lr[step % 2] = bmvp_ft_lr(s->ft, s->total);
-    return bmvp_ft_step(s->ft, b->item, s->cfg.batch, s->lr[step % 2], NULL) ? failed(s) : BMVP_OK;
+    return bmvp_ft_step(s->ft, b->item, b->n, lr, NULL) ? train_failed(s->c, &s->err) : BMVP_OK;
 }
 
 static bmvp_status save(session *s, const char *name, int train)
@@ -286,12 +294,16 @@ static bmvp_status save(session *s, const char *name, int train)
     return st;
 }
 
+static bmvp_status save_all(void *user) { return save((session *)user, "checkpoint.safetensors", 1); }
+
 /* Validates; a better network than any before goes to best.safetensors. */
-static bmvp_status validate(session *s, validation_score *score)
+static bmvp_status validate(void *user, int64_t step)
 {
-    bmvp_status st = validation_run(s->ft, &s->data, score, &s->err);
-    if (st || !(score->mean > s->best || s->best != s->best)) return st;
-    s->best = score->mean;
+    session *s = (session *)user;
+    bmvp_status st = validation_run(s->ft, &s->data, &s->score, &s->err);
+    s->scored = step + 1;
+    if (st || !(s->score.mean > s->best || s->best != s->best)) return st;
+    s->best = s->score.mean;
     return save(s, "best.safetensors", 0);
 }
 
@@ -310,86 +322,57 @@ static void write_score(bmvp_jw *w, const session *s, const validation_score *v)
     bmvp_jw_double(w, "val_accuracy", v->accuracy);
 }
 
-static bmvp_status log_step(session *s, int64_t step, const validation_score *v)
+static void columns(void *user, int64_t step, bmvp_jw *w, char *words, size_t size)
 {
-    const double seconds = cli_elapsed(&s->progress), lr = s->lr[step % 2];
-    const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
-    const int64_t epoch = step * s->cfg.batch / s->data.n_train;
-    char text[64] = "";
-    bmvp_ft_losses l;
-    bmvp_status st;
-    bmvp_jw w;
-    if (bmvp_ft_losses_of(s->ft, step, &l)) return failed(s);
-    bmvp_jw_init(&w, 0, NULL);
-    bmvp_jw_object(&w, NULL);
-    bmvp_jw_int(&w, "step", step + 1);
-    bmvp_jw_int(&w, "epoch", epoch);
-    bmvp_jw_double(&w, "loss", l.total);
-    bmvp_jw_double(&w, "loss_dice", l.dice);
-    bmvp_jw_double(&w, "loss_ce", l.ce);
-    bmvp_jw_double(&w, "loss_consistency", l.consistency);
-    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
-    bmvp_jw_double(&w, "lr", lr);
-    bmvp_jw_float(&w, "samples_per_s", (float)rate);
-    bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
-    bmvp_jw_float(&w, "peak_memory_mb", (float)run_peak_memory_mb());
-    if (v) write_score(&w, s, v);
-    bmvp_jw_end(&w);
-    st = run_log_line(s->log, s->o.out, &w, &s->err);
-    bmvp_jw_free(&w);
-    if (s->best == s->best) snprintf(text, sizeof text, "  best %s %.4f", s->data.segment ? "Dice" : "score", s->best);
-    cli_status(&s->progress, step + 1 == s->total, "step %lld/%lld  epoch %lld  loss %.4f%s  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
-               (long long)step + 1, (long long)s->total, (long long)epoch, l.total, text, lr, rate,
-               (double)(s->total - step - 1) * s->cfg.batch / rate, run_peak_memory_mb());
-    return st;
+    session *s = (session *)user;
+    if (s->scored == step + 1) write_score(w, s, &s->score);
+    if (s->best == s->best) snprintf(words, size, "  best %s %.4f", s->data.segment ? "Dice" : "score", s->best);
 }
 
-/* saved: seconds when the last checkpoint was written */
-static int save_is_due(session *s, int64_t step, double saved)
+static int validation_is_due(const void *user, int64_t step)
 {
-    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : cli_elapsed(&s->progress) - saved > 600;
-    return due && (step + 1) % s->cfg.update_every == 0;
-}
-static int validation_is_due(const session *s, int64_t step)
-{
+    const session *s = (const session *)user;
     return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 && ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
 }
 
 static bmvp_status train(session *s)
 {
-    const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
-    double saved = cli_elapsed(&s->progress);
-    validation_score score;
-    bmvp_status st = BMVP_OK;
-    int64_t step, logged = s->first;
-    /* an interrupt waits for the next update: gradients that are only half summed up are in no checkpoint */
-    for (step = s->first; step < stop && !st && !(run_interrupted && step % s->cfg.update_every == 0); ++step) {
-        const int validates = validation_is_due(s, step), saves = save_is_due(s, step, saved);
-        const int ahead = s->device && !validates && !saves; /* a device goes on with the step while the log of the one before is written */
-        st = one_step(s, step);
-        while (!st && logged + ahead + validates <= step) st = log_step(s, logged++, NULL);
-        if (!st && validates) st = validate(s, &score);
-        if (!st && validates) st = log_step(s, logged++, &score);
-        if (st || !saves) continue;
-        st = save(s, "checkpoint.safetensors", 1);
-        saved = cli_elapsed(&s->progress);
-    }
-    while (!st && logged < step) st = log_step(s, logged++, NULL);
-    return st;
+    train_loop *t = &s->loop;
+    t->command = "finetune";
+    t->out = s->o.out;
+    t->ranks = &s->ranks;
+    t->trainer = bmvp_ft_trainer(s->ft);
+    t->first = bmvp_ft_steps(s->ft);
+    t->total = s->total;
+    t->stop_after = s->o.stop_after;
+    t->cases = s->data.n_train;
+    t->save_every = s->o.save_every;
+    t->ahead = s->device != NULL;
+    t->err = &s->err;
+    t->user = s;
+    t->step = one_step;
+    t->reads = validation_is_due;
+    t->before_log = validate;
+    t->columns = columns;
+    t->save = save_all;
+    return train_run(t);
 }
+
+static int give_up(session *s, int code) { return train_give_up(&s->ranks, "finetune", code, &s->err); }
 
 static int finish(session *s)
 {
     const int64_t done = bmvp_ft_steps(s->ft);
     bmvp_status st = BMVP_OK;
-    if (done % s->cfg.update_every == 0 && done > s->first) st = save(s, "checkpoint.safetensors", 1);
+    if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
+    if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
     if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0); /* nothing to choose by: the last one */
-    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
-    if (st) return cli_fail(CLI_FAILED, "finetune", "%s", s->err.message);
+    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+    if (st) return give_up(s, CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");
         printf("stopped after step %lld of %lld; go on with the same command and --resume\n", (long long)done, (long long)s->total);
-        return run_interrupted ? 128 + (int)run_interrupted : CLI_DONE;
+        return train_exit_code(&s->loop);
     }
     if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
     printf("done: %s/best.safetensors (for predict), %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out,
@@ -469,48 +452,39 @@ static bmvp_status load_data(session *s)
     return st;
 }
 
-/* A launcher of several ranks would start as many copies of one run in one folder. */
-static bmvp_status check_alone(session *s)
-{
-    launch_place l;
-    const bmvp_status st = launch_read(&l, NULL, NULL, &s->err);
-    if (st || l.size == 1) return st;
-    return bmvp_error_set(&s->err, BMVP_E_ARG, "started as rank %d of %d, but it trains in one process: start it without the launcher, or one rank "
-                          "(srun -n 1)", l.rank, l.size);
-}
-
 static int run(session *s, const cli_option *opt, int n_opt)
 {
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
-    bmvp_status st = check_alone(s);
+    bmvp_status st = s->o.plan ? ranks_look(&s->ranks, &s->err) : ranks_open(&s->ranks, &s->err);
     if (!st) st = configure(s, opt, n_opt);
-    if (!st) st = device_open(s->o.device, 0, &s->device, &s->err);
-    if (st == BMVP_E_ARG) return cli_fail(CLI_USAGE, "finetune", "%s", s->err.message);
-    k.threads = (int)s->o.threads;
+    if (!st) st = device_open(s->o.device, s->ranks.launch.local_rank, &s->device, &s->err);
+    if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
+    k.threads = s->o.threads > 0 ? (int)s->o.threads : ranks_threads(&s->ranks);
     k.simd = (bmvp_simd)(s->o.simd - 1);
     s->scan = st ? NULL : bmvp_create(&k, &s->err);
     if (!st && !s->scan) st = BMVP_E_OOM;
     if (!st) st = load_data(s);
     if (!st) st = template_grid(s, grid);
-    if (st) return cli_fail(CLI_FAILED, "finetune", "%s", s->err.message);
+    if (st) return give_up(s, CLI_FAILED);
     if (!s->data.segment) s->net.outputs = s->data.classes;
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.n_train + s->cfg.batch - 1) / s->cfg.batch;
     s->total += (s->cfg.update_every - s->total % s->cfg.update_every) % s->cfg.update_every; /* the last update is complete */
     s->val_steps = s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
     s->val_steps = s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
-    print_configuration(s);
+    if (!s->o.plan && train_compare_ranks(&s->ranks, s->net.name, bmvp_ft_method(), &s->cfg, s->data.cases, s->data.n_train, s->total, &s->err))
+        return give_up(s, CLI_USAGE);
+    if (ranks_lead(&s->ranks)) print_configuration(s);
     k.backend = s->device;
     k.precision = (bmvp_precision)s->o.precision;
     k.graph = s->o.graph;
     st = plan_memory(s, &k, grid);
-    if (st == BMVP_E_ARG) return cli_fail(CLI_USAGE, "finetune", "%s", s->err.message);
+    if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
     if (s->o.plan && !st) return CLI_DONE;
     if (!st) st = start(s, grid);
     run_catch_signals();
-    (void)cli_elapsed(&s->progress);
     if (!st) st = train(s);
-    return st ? cli_fail(CLI_FAILED, "finetune", "%s", s->err.message) : finish(s);
+    return st ? give_up(s, CLI_FAILED) : finish(s);
 }
 
 int command_finetune(int argc, char **argv)
@@ -542,12 +516,12 @@ int command_finetune(int argc, char **argv)
             cli_choice("fill", &o->fill, 0, "template|zero", "what stands for a missing modality"),
             cli_flag("allow-absent", &o->allow_absent, "go on when a region or class does not occur in training"),
             cli_int("crop", &o->crop, 96, 8, 1024, "edge of a cubic crop, a multiple of 16 (UNET3D: 8)"),
-            cli_int("batch", &o->batch, 3, 1, 256, "cases in a step"),
+            cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
             cli_int("epochs", &o->epochs, 500, 1, 1e9, "passes over the training cases"),
             cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
             cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
             cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
-            cli_int("threads", &o->threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
+            cli_int("threads", &o->threads, 0, 0, 1024, "of each rank; 0: one for each processor; the result does not depend on it"),
             cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
             cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
             cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
@@ -565,10 +539,11 @@ int command_finetune(int argc, char **argv)
         if (code < 0) code = run(s, opt, n_opt);
     }
     finetune_loader_stop(&s->loader);
-    if (s->log) fclose(s->log);
+    if (s->loop.log) fclose(s->loop.log);
     bmvp_ft_destroy(s->ft);
     bmvp_destroy(s->c);
     bmvp_destroy(s->scan);
+    ranks_close(&s->ranks);
     device_close(s->device);
     finetune_data_free(&s->data);
     free(s);

@@ -1,6 +1,8 @@
-/* predict.c - `bmvp predict`: a fine-tuned network on new cases; label maps come back on the grid of the images as they were
+/* predict.c - `bmvp predict`: a fine-tuned network on new cases; label maps come back on the grid of the images as they
+   were
 
-   The library does the work (bmvp_ssl.h >>predict): here are the cases of a list, the files they become, and what is said of them. */
+   The library does the work (bmvp_ssl.h >>predict): here are the cases of a list, the files they become, and what is
+   said of them. */
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
@@ -15,16 +17,17 @@
 
 typedef struct job {
     const char *out, *checkpoint;
-    uint32_t drop;           /* known modalities to leave out */
+    uint32_t drop; /* known modalities to leave out */
     bmvp_predict_options how;
     bmvp_ctx *c;
     bmvp_predictor *predictor;
-    bmvp_jw json;            /* predictions.json */
+    bmvp_jw json; /* predictions.json */
     cli_progress progress;
     int64_t done, failed;
 } job;
 
-static bmvp_status write_map(const job *j, const char *id, const char *region, const bmvp_nii_image *map, bmvp_error *err)
+static bmvp_status write_map(const job *j, const char *id, const char *region, const bmvp_nii_image *map,
+                             bmvp_error *err)
 {
     char name[400], *path;
     bmvp_status st;
@@ -188,7 +191,8 @@ static int run(job *j, const char *data, const char *split, const char *part, co
     bmvp_destroy(j->c);
     dataset_free(&d);
     if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
-    printf("%s: %lld cases, %lld left out; %.0f MB\n", j->out, (long long)j->done, (long long)j->failed, run_peak_memory_mb());
+    printf("%s: %lld cases, %lld left out; %.0f MB\n", j->out, (long long)j->done, (long long)j->failed,
+           run_peak_memory_mb());
     return j->failed ? CLI_FAILED : CLI_DONE;
 }
 
@@ -202,49 +206,50 @@ int command_predict(int argc, char **argv)
 {
     const char *data, *split, *part, *device;
     int64_t batch, threads;
-    int weights, mirror, fill, grid, others, simd, precision, probabilities, code;
+    int mirror, fill, grid, simd, precision, code;
     char modalities[64], grids[72];
-    double overlap;
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
     job j;
     cli_option opt[] = {
         cli_required("checkpoint", &j.checkpoint, "FILE", "best.safetensors of a fine-tuning run"),
-        cli_required("data", &data, "CASE|DIR|LIST", "a folder of images, a folder of such folders, or a list; as they are, or prepared"),
+        cli_required("data", &data, "CASE|DIR|LIST",
+                     "a folder of images, a folder of such folders, or a list; as they are, or prepared"),
         cli_required("out", &j.out, "DIR", "folder for ID.nii.gz of each case (or classes) and predictions.json"),
         cli_string("split", &split, NULL, "FILE", "from `bmvp split` or a run; none: all cases"),
         cli_string("part", &part, "test", "PART", "of the split: train, val, test, all, fold:K, not-fold:K"),
-        cli_float("overlap", &overlap, 0.5, 0, 0.95, "of neighbouring windows"),
-        cli_choice("weights", &weights, 0, "constant|gaussian", "how overlapping windows are averaged"),
+        cli_float("overlap", &j.how.window.overlap, 0.5, 0, 0.95, "of neighbouring windows"),
+        cli_choice("weights", &j.how.window.gaussian, 0, "constant|gaussian", "how overlapping windows are averaged"),
         cli_int("batch", &batch, 1, 1, 256, "windows at once"),
         cli_flag("mirror", &mirror, "average over all eight flips"),
-        cli_flag("probabilities", &probabilities, "also write the probability of each region"),
-        cli_list("drop", &j.drop, 0, role_modality_words(modalities, sizeof modalities, '|'), "modalities to leave out, as if the cases lacked them"),
+        cli_flag("probabilities", &j.how.probabilities, "also write the probability of each region"),
+        cli_list("drop", &j.drop, 0, role_modality_words(modalities, sizeof modalities, '|'),
+                 "modalities to leave out, as if the cases lacked them"),
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         cli_choice("grid", &grid, 0, grids, "whose image's grid the maps have"),
-        cli_choice("other-grids", &others, 0, "refuse|resample", "images of a case on other grids than its first"),
+        cli_choice("other-grids", &j.how.other_grids, 0, "refuse|resample",
+                   "images of a case on other grids than its first"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
         device_option(&device),
         precision_option(&precision),
     };
     memset(&j, 0, sizeof j);
+    j.how = bmvp_predict_options_default();
     snprintf(grids, sizeof grids, "first|%s", modalities);
-    code = cli_parse("predict", "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.", opt,
-                     (int)(sizeof opt / sizeof *opt), argc, argv);
+    code = cli_parse("predict",
+                     "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.",
+                     opt, (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
     if (!split && cli_given(opt, (int)(sizeof opt / sizeof *opt), "part"))
         return cli_fail(CLI_USAGE, "predict", "--part %s: of which split? Name its file: --split FILE", part);
     if (is_volume(data))
-        return cli_fail(CLI_USAGE, "predict", "--data %s: an image alone does not tell its modality; name the folder of its case, or a list", data);
-    j.how = bmvp_predict_options_default();
-    j.how.window.overlap = overlap;
-    j.how.window.gaussian = weights;
+        return cli_fail(CLI_USAGE, "predict",
+                        "--data %s: an image alone does not tell its modality; name the folder of its case, or a list",
+                        data);
     j.how.window.batch = (int)batch;
     j.how.window.mirror = mirror ? 7 : 0;
     j.how.fill = (bmvp_predict_fill)fill;
-    j.how.other_grids = others;
-    j.how.probabilities = probabilities;
     j.how.grid = grid ? bmvp_modality_name(grid - 1) : NULL;
     k.threads = (int)threads;
     k.simd = (bmvp_simd)(simd - 1);

@@ -3,10 +3,9 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
-#include "run.h"
+#include "train.h"
 #include "data/crops.h"
 #include "data/files.h"
-#include "ranks/ranks.h"
 #include "report/pretrain_report.h"
 #include <errno.h>
 #include <stdio.h>
@@ -30,12 +29,9 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ctx *c;
     bmvp_ssl *ssl;
     crop_loader loader;
-    FILE *log;
-    int64_t total, first;
-    double lr[2];          /* of step s at s % 2 */
+    train_loop loop;
+    int64_t total;
     char preparation[512]; /* settings of `bmvp prepare`, kept in the checkpoint: templates fit data prepared alike */
-    double before;         /* seconds of earlier sessions */
-    cli_progress progress;
     bmvp_error err;
 } session;
 
@@ -152,11 +148,6 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
                                bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
 }
 
-static bmvp_status failed(session *s)
-{
-    return bmvp_error_set(&s->err, bmvp_error_of(s->c)->status, "%s", bmvp_error_of(s->c)->message);
-}
-
 /* Rank 0, or the only one: the folder, the state it starts from, the log. */
 static bmvp_status start_lead(session *s)
 {
@@ -165,19 +156,8 @@ static bmvp_status start_lead(session *s)
     if (s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
     else if (s->cfg.template_mean_start) st = mean_templates(s);
     free(checkpoint);
-    if (!st) st = run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->log, &s->before, &s->err);
+    if (!st) st = run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->loop.log, &s->loop.before, &s->err);
     return st || s->o.resume ? st : pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
-}
-
-static bmvp_status set_ranks(session *s)
-{
-    const char *over;
-    const bmvp_comm *table = ranks_table(&s->ranks, s->device, &over, &s->err);
-    if (!table) return s->err.status;
-    if (ranks_lead(&s->ranks)) printf("ranks    %d over %s\n", s->ranks.launch.size, over);
-    fflush(stdout);
-    bmvp_set_comm(s->c, table);
-    return BMVP_OK;
 }
 
 static bmvp_status start(session *s)
@@ -185,92 +165,49 @@ static bmvp_status start(session *s)
     const int lead = ranks_lead(&s->ranks);
     bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
     if (st) return st;
-    if (ranks_several(&s->ranks) && set_ranks(s)) return s->err.status;
+    if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
     if (lead) device_print(s->c);
     s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
-    if (!s->ssl) return failed(s);
+    if (!s->ssl) return train_failed(s->c, &s->err);
     if (lead) st = start_lead(s);
-    if (!st && bmvp_ssl_broadcast(s->ssl)) st = failed(s);
+    if (!st && bmvp_ssl_broadcast(s->ssl)) st = train_failed(s->c, &s->err);
     if (st) return st;
-    s->first = bmvp_ssl_steps(s->ssl);
-    return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, bmvp_ssl_template(s->ssl, 0)->dim, s->first,
-                             &s->err);
+    return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, bmvp_ssl_template(s->ssl, 0)->dim,
+                             bmvp_ssl_steps(s->ssl), &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
 
 /* A device is only given the step. */
-static bmvp_status one_step(session *s, int64_t step)
+static bmvp_status one_step(void *user, int64_t step, double lr)
 {
+    session *s = (session *)user;
     const crop_batch *b = crop_loader_get(&s->loader, step, &s->err);
-    const double lr = bmvp_ssl_lr(s->ssl, s->total);
     bmvp_status st = BMVP_OK;
     int from, to, first, count, at;
     if (!b) return s->err.status;
-    s->lr[step % 2] = lr;
     bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
     for (from = at = 0; from < b->n && !st; from = to, at += count) {
         to = crop_batch_pass(b, &s->cfg, from);
-        count = bmvp_ssl_share(to - from, s->ranks.launch.rank, s->ranks.launch.size, &first);
+        count = bmvp_trainer_mine(s->loop.trainer, to - from, &first);
         if (to == b->n) bmvp_ssl_last_pass(s->ssl);
         st = bmvp_ssl_accumulate(s->ssl, b->item + at, count, NULL);
     }
     if (!st) st = bmvp_ssl_update(s->ssl, lr, NULL);
-    return st ? failed(s) : BMVP_OK;
+    return st ? train_failed(s->c, &s->err) : BMVP_OK;
 }
 
-/* Samples a second of each rank while it does not wait for the others: a slow one shows. */
-static bmvp_status log_ranks(session *s, double seconds, bmvp_jw *w)
+static void status_words(void *user, int64_t step, bmvp_jw *w, char *words, size_t size)
 {
-    const int size = s->ranks.launch.size;
-    double own[2], all[2 * LAUNCH_MOST];
-    bmvp_status st;
-    int i, first;
-    own[0] = (double)(bmvp_ssl_steps(s->ssl) - s->first) * bmvp_ssl_share(s->cfg.batch, s->ranks.launch.rank, size, &first);
-    own[1] = seconds - s->ranks.waited;
-    st = ranks_gather(&s->ranks, own, 2, all, &s->err);
-    if (st) return st;
-    bmvp_jw_array(w, "rank_samples_per_s");
-    for (i = 0; i < size; ++i) bmvp_jw_float(w, NULL, (float)(all[2 * i] / (all[2 * i + 1] > 0 ? all[2 * i + 1] : 1e-9)));
-    bmvp_jw_end(w);
-    return BMVP_OK;
-}
-
-static bmvp_status log_step(session *s, int64_t step)
-{
-    const double seconds = cli_elapsed(&s->progress), lr = s->lr[step % 2];
-    const double rate = (double)((step + 1 - s->first) * s->cfg.batch) / (seconds > 0 ? seconds : 1e-9);
     bmvp_ssl_losses l;
-    bmvp_status st = BMVP_OK;
-    bmvp_jw w;
-    if (bmvp_ssl_losses_of(s->ssl, step, &l)) return failed(s);
-    bmvp_jw_init(&w, 0, NULL);
-    bmvp_jw_object(&w, NULL);
-    bmvp_jw_int(&w, "step", step + 1);
-    bmvp_jw_int(&w, "epoch", bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
-    bmvp_jw_double(&w, "loss", l.total);
-    bmvp_jw_double(&w, "loss_cmr", l.cmr);
-    bmvp_jw_double(&w, "loss_md", l.md);
-    bmvp_jw_double(&w, "loss_cl", l.cl);
-    bmvp_jw_double(&w, "grad_norm", l.grad_norm);
-    bmvp_jw_double(&w, "lr", lr);
-    bmvp_jw_float(&w, "samples_per_s", (float)rate);
-    bmvp_jw_float(&w, "seconds", (float)(s->before + seconds));
-    bmvp_jw_float(&w, "peak_memory_mb", (float)run_peak_memory_mb());
-    if (ranks_several(&s->ranks)) st = log_ranks(s, seconds, &w);
-    bmvp_jw_end(&w);
-    if (!st && ranks_lead(&s->ranks)) st = run_log_line(s->log, s->o.out, &w, &s->err);
-    bmvp_jw_free(&w);
-    if (st || !ranks_lead(&s->ranks)) return st;
-    cli_status(&s->progress, step + 1 == s->total,
-               "step %lld/%lld  epoch %lld  loss %.4f  cmr %.4f  md %.4f  cl %.4f  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
-               (long long)step + 1, (long long)s->total, (long long)bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step), l.total, l.cmr,
-               l.md, l.cl, lr, rate, (double)(s->total - step - 1) * s->cfg.batch / rate, run_peak_memory_mb());
-    return st;
+    (void)w;
+    if (bmvp_ssl_losses_of(((session *)user)->ssl, step, &l) == BMVP_OK)
+        snprintf(words, size, "  cmr %.4f  md %.4f  cl %.4f", l.cmr, l.md, l.cl);
 }
 
-static bmvp_status save(session *s)
+static bmvp_status save(void *user)
 {
+    session *s = (session *)user;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
     const char *extra[3] = { "preparation", s->preparation, NULL };
     bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
@@ -283,104 +220,66 @@ static int is_snapshot_step(const session *s, int64_t done)
 {
     return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
 }
-
-/* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is that of all. */
-static bmvp_status stop_now(session *s, int64_t step, int *interrupted)
-{
-    *interrupted = run_interrupted != 0 && step % s->cfg.update_every == 0;
-    return ranks_several(&s->ranks) ? ranks_any(&s->ranks, interrupted, &s->err) : BMVP_OK;
-}
-
-/* saved: seconds when the last checkpoint was written */
-static int save_is_due(session *s, int64_t step, double saved)
-{
-    const int due = s->o.save_every > 0 ? (step + 1) % s->o.save_every == 0 : cli_elapsed(&s->progress) - saved > 600;
-    return due && (step + 1) % s->cfg.update_every == 0;
-}
 static int report_is_due(const session *s, int64_t step) { return s->o.report_every > 0 && (step + 1) % s->o.report_every == 0; }
-
-/* Checkpoint, snapshot and report after a step, where they are due. */
-static bmvp_status write_due(session *s, int64_t step, double *saved)
+static int reads(const void *user, int64_t step)
 {
-    bmvp_status st = BMVP_OK;
-    if (save_is_due(s, step, *saved)) {
-        st = save(s);
-        *saved = cli_elapsed(&s->progress);
-    }
-    if (!st && is_snapshot_step(s, step + 1)) st = pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
-    if (!st && report_is_due(s, step))
-        st = pretrain_report(s->ssl, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
-    return st;
+    return is_snapshot_step((const session *)user, step + 1) || report_is_due((const session *)user, step);
 }
 
-/* A device does a step while the log of the one before is written, and while the next is prepared; unless something is due that reads what it has
-   made. Ranks are not ahead: their losses are sums over all. */
-static int goes_ahead(session *s, int64_t step, double saved)
+static bmvp_status report(session *s)
 {
-    return s->device && !ranks_several(&s->ranks) && !save_is_due(s, step, saved) && !report_is_due(s, step) && !is_snapshot_step(s, step + 1);
+    return pretrain_report(s->ssl, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+}
+
+static bmvp_status snapshot_and_report(void *user, int64_t step)
+{
+    session *s = (session *)user;
+    bmvp_status st = BMVP_OK;
+    if (is_snapshot_step(s, step + 1)) st = pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
+    return !st && report_is_due(s, step) ? report(s) : st;
 }
 
 static bmvp_status train(session *s)
 {
-    const int64_t stop = s->o.stop_after > 0 && s->first + s->o.stop_after < s->total ? s->first + s->o.stop_after : s->total;
-    double saved = cli_elapsed(&s->progress);
-    bmvp_status st = BMVP_OK;
-    int64_t step, logged = s->first;
-    int interrupted = 0, ahead;
-    s->ranks.waited = 0;
-    for (step = s->first; step < stop && !st; ++step) {
-        st = stop_now(s, step, &interrupted);
-        if (st || interrupted) break;
-        st = one_step(s, step);
-        for (ahead = goes_ahead(s, step, saved); !st && logged + ahead <= step;) st = log_step(s, logged++);
-        if (!st && !ahead && ranks_lead(&s->ranks)) st = write_due(s, step, &saved);
-    }
-    while (!st && logged < step) st = log_step(s, logged++);
-    return st;
+    train_loop *t = &s->loop;
+    t->command = "pretrain";
+    t->out = s->o.out;
+    t->ranks = &s->ranks;
+    t->trainer = bmvp_ssl_trainer(s->ssl);
+    t->first = bmvp_ssl_steps(s->ssl);
+    t->total = s->total;
+    t->stop_after = s->o.stop_after;
+    t->cases = s->data.data.n;
+    t->save_every = s->o.save_every;
+    t->ahead = s->device != NULL;
+    t->err = &s->err;
+    t->user = s;
+    t->step = one_step;
+    t->reads = reads;
+    t->columns = status_words;
+    t->after_log = snapshot_and_report;
+    t->save = save;
+    return train_run(t);
 }
 
-/* Prints the failure, and the other ranks fail with it. */
-static int give_up(session *s, int code)
-{
-    (void)cli_fail(code, "pretrain", "%s%s", s->ranks.prefix, s->err.message);
-    ranks_stop(&s->ranks, s->err.message);
-    return code;
-}
+static int give_up(session *s, int code) { return train_give_up(&s->ranks, "pretrain", code, &s->err); }
 
 static int finish(session *s)
 {
     const int64_t done = bmvp_ssl_steps(s->ssl);
-    const int stopped = run_interrupted && done < s->total ? 128 + (int)run_interrupted : CLI_DONE;
     bmvp_status st = BMVP_OK;
-    if (!ranks_lead(&s->ranks)) return stopped;
-    if (done % s->cfg.update_every == 0 && done > s->first) st = save(s);
-    if (!st) st = pretrain_report(s->ssl, &s->data, s->o.out, s->total, s->before + cli_elapsed(&s->progress), &s->err);
+    if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
+    if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s);
+    if (!st) st = report(s);
     if (st) return give_up(s, CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");
         printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
                (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
-        return stopped;
+        return train_exit_code(&s->loop);
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
     return CLI_DONE;
-}
-
-/* All ranks must train the same: what decides it, as text. */
-static bmvp_status compare_ranks(session *s)
-{
-    const char *name, *meaning;
-    char text[4096], value[64];
-    bmvp_status st;
-    size_t n;
-    int i;
-    if (!ranks_several(&s->ranks)) return BMVP_OK;
-    n = (size_t)snprintf(text, sizeof text, "%s", s->net.name);
-    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
-        if (n < sizeof text) n += (size_t)snprintf(text + n, sizeof text - n, " %s=%s", name, value);
-    st = ranks_same(&s->ranks, "configuration", text, strlen(text), &s->err);
-    if (!st) st = ranks_same(&s->ranks, "data set", s->data.cases, (size_t)s->data.data.n * sizeof *s->data.cases, &s->err);
-    return st ? st : ranks_same(&s->ranks, "number of steps (--steps, --epochs, --stop-after) or --resume", &s->total, sizeof s->total, &s->err);
 }
 
 /* Everything before memory is asked for. */
@@ -392,7 +291,8 @@ static bmvp_status prepare(session *s, const cli_option *opt, int n_opt)
     if (!st) st = prepared_settings(&s->data, s->preparation, sizeof s->preparation, &s->err);
     if (st) return st;
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
-    st = s->o.plan ? BMVP_OK : compare_ranks(s);
+    if (!s->o.plan)
+        st = train_compare_ranks(&s->ranks, s->net.name, bmvp_ssl_method(), &s->cfg, s->data.cases, s->data.data.n, s->total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
     return st;
 }
@@ -413,10 +313,7 @@ static int run(session *s, const cli_option *opt, int n_opt)
     if (s->o.plan && !st) return CLI_DONE;
     if (!st) st = start(s);
     run_catch_signals();
-    if (!st) {
-        (void)cli_elapsed(&s->progress);
-        st = train(s);
-    }
+    if (!st) st = train(s);
     return st ? give_up(s, CLI_FAILED) : finish(s);
 }
 
@@ -458,7 +355,7 @@ int command_pretrain(int argc, char **argv)
         if (code < 0) code = run(s, opt, n_opt);
     }
     crop_loader_stop(&s->loader);
-    if (s->log) fclose(s->log);
+    if (s->loop.log) fclose(s->loop.log);
     bmvp_ssl_destroy(s->ssl);
     bmvp_destroy(s->c);
     ranks_close(&s->ranks);

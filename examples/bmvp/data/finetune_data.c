@@ -265,9 +265,10 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     finetune_batch *b = &l->batch[buffer];
     const int64_t each = (int64_t)l->cfg.crop_x * l->cfg.crop_y * l->cfg.crop_z * (l->data->all.n_modalities + 1);
     bmvp_status st = BMVP_OK;
-    int i;
+    int i, first;
     bmvp_ft_sample(&l->cfg, l->data->cases, l->data->n_train, step, l->order, b->draw);
-    for (i = 0; i < l->cfg.batch && !st; ++i) st = load_item(l, &b->draw[i], b->voxels + i * each, &b->item[i], err);
+    b->n = bmvp_trainer_share(l->cfg.batch, l->rank, l->size, &first);
+    for (i = 0; i < b->n && !st; ++i) st = load_item(l, &b->draw[first + i], b->voxels + i * each, &b->item[i], err);
     return st;
 }
 
@@ -283,8 +284,8 @@ double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cf
     return 2.0 * (double)loader_voxels(data, cfg) * (double)sizeof(float);
 }
 
-bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, const int64_t template_grid[3],
-                                  int64_t first, bmvp_error *err)
+bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank, int size,
+                                  const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch;
     const size_t voxels = loader_voxels(data, cfg);
@@ -293,6 +294,8 @@ bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data,
     memset(l, 0, sizeof *l);
     l->data = data;
     l->cfg = *cfg;
+    l->rank = rank;
+    l->size = size;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     l->order = (int64_t *)malloc((size_t)data->n_train * sizeof *l->order);
     for (i = 0; i < 2; ++i) {

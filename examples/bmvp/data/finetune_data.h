@@ -41,20 +41,22 @@ void finetune_data_free(finetune_data *d);
 /* >>crops, read ahead ---------------------------------------------------------------------------------------------- */
 
 typedef struct finetune_batch {
-    bmvp_ft_draw *draw;
+    int n;               /* items: this rank's share */
+    bmvp_ft_draw *draw;  /* of all ranks */
     bmvp_ft_item *item;
     float *voxels; /* modalities + 1 crops for each item */
 } finetune_batch;
 typedef struct finetune_loader {
     const finetune_data *data;
     bmvp_ft_config cfg;
+    int rank, size;
     int64_t template_grid[3], *order;
     finetune_batch batch[2];
     read_ahead ahead;
 } finetune_loader;
 double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cfg); /* of a running loader */
-bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, const int64_t template_grid[3],
-                                  int64_t first, bmvp_error *err);
+bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank, int size,
+                                  const int64_t template_grid[3], int64_t first, bmvp_error *err);
 const finetune_batch *finetune_loader_get(finetune_loader *l, int64_t step, bmvp_error *err);
 void finetune_loader_stop(finetune_loader *l);
 

@@ -225,6 +225,7 @@ static void place_bids(const tree *t, size_t i, role *r, place *p)
     if (below(t->path[i], "sourcedata")) snprintf(p->skip, sizeof p->skip, "sourcedata/ holds what the set was made from");
     else if (below(t->path[i], "derivatives") && r->kind != ROLE_LABEL)
         snprintf(p->skip, sizeof p->skip, "of derivatives/ only label maps are taken");
+    else if (below(t->path[i], "derivatives") && r->variant >= 0) r->variant = 0; /* of two pipelines' maps none is the better one */
 }
 
 /* >>INDI, ADNI ----------------------------------------------------------------------------------------------------- */
@@ -310,22 +311,37 @@ static int is_upenn(const tree *t)
     return 0;
 }
 
-/* A folder has the same modality of two cases: each names its case. */
+/* Whether image r at path i is of another case than the image of its modality before it; id: of the folder's images so far. */
+static int another_case(const tree *t, size_t i, const role *r, char id[BMVP_MODALITIES][256])
+{
+    const char *name = path_base(t->path[i]);
+    char *last = id[r->modality];
+    int another;
+    if (r->id == 0 || r->id >= 256) return 0;
+    another = last[0] && (strlen(last) != r->id || strncmp(last, name, r->id) != 0);
+    snprintf(last, 256, "%.*s", (int)r->id, name);
+    return another;
+}
+
+/* Most images lie in folders that have the same modality of two cases: each file names its case. */
 static int is_flat(const tree *t)
 {
-    char last[TREE_TEXT] = "", now[TREE_TEXT], id[BMVP_MODALITIES][256];
-    size_t i;
-    memset(id, 0, sizeof id);
+    char last[TREE_TEXT] = "/", now[TREE_TEXT], id[BMVP_MODALITIES][256];
+    size_t i, here = 0, flat_here = 0, images = 0, flat = 0;
     for (i = 0; i < t->n; ++i) {
         const role r = role_of(t->path[i], NULL, NULL);
-        const char *name = path_base(t->path[i]);
-        if (strcmp(tree_folder(t, i, now, sizeof now), last) != 0) memset(id, 0, sizeof id);
+        if (strcmp(tree_folder(t, i, now, sizeof now), last) != 0) {
+            memset(id, 0, sizeof id);
+            flat += flat_here ? here : 0;
+            here = flat_here = 0;
+        }
         snprintf(last, sizeof last, "%s", now);
-        if (r.kind != ROLE_IMAGE || r.id == 0 || r.id >= sizeof id[0]) continue;
-        if (id[r.modality][0] && (strlen(id[r.modality]) != r.id || strncmp(id[r.modality], name, r.id) != 0)) return 1;
-        snprintf(id[r.modality], sizeof id[0], "%.*s", (int)r.id, name);
+        if (r.kind != ROLE_IMAGE) continue;
+        ++images, ++here;
+        flat_here |= (size_t)another_case(t, i, &r, id);
     }
-    return 0;
+    flat += flat_here ? here : 0;
+    return 2 * flat > images;
 }
 
 static int is_by_name(const tree *t) { return is_upenn(t) || is_flat(t); }
@@ -383,38 +399,35 @@ static void place_folder(const tree *t, size_t i, role *r, place *p)
     if (folder) snprintf(p->id, sizeof p->id, "%.*s", (int)((size_t)(folder - t->path[i]) + n), t->path[i]);
 }
 
-static int by_last(const void *a, const void *b)
+static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+/* "HGG/Brats18_2013_10_1" becomes its last part, or "HGG_Brats18_2013_10_1". */
+static char *short_id(const char *id, int with_parent)
 {
-    const data_case *const *p = (const data_case *const *)a, *const *q = (const data_case *const *)b;
-    return strcmp(path_base((*p)->id), path_base((*q)->id));
+    char *text = text_copy(id), part[256];
+    const char *last = path_base(id);
+    if (text && with_parent && path_part(id, -1, part, sizeof part)) snprintf(text, strlen(id) + 1, "%s_%s", part, last);
+    else if (text) memmove(text, text + (last - id), strlen(last) + 1);
+    return text;
 }
 
-/* "HGG/Brats18_2013_10_1" becomes its last part; with the folder above before it where two cases would have one name. */
+/* Folders become ids: their last part, and where two cases would have one name, all with the folder above before it. */
 static bmvp_status shorten_ids(dataset *d, bmvp_error *err)
 {
-    data_case **order = (data_case **)malloc(((size_t)d->n + 1) * sizeof *order);
-    char **id = (char **)calloc((size_t)d->n + 1, sizeof *id), part[256];
+    const char **last = (const char **)malloc(((size_t)d->n + 1) * sizeof *last);
     int64_t i;
-    int ok = order && id;
-    for (i = 0; i < d->n && ok; ++i) order[i] = &d->item[i];
-    if (ok && d->n) qsort((void *)order, (size_t)d->n, sizeof *order, by_last);
-    for (i = 0; i < d->n && ok; ++i) {
-        const char *last = path_base(order[i]->id);
-        const int twice = (i > 0 && strcmp(last, path_base(order[i - 1]->id)) == 0) ||
-                          (i + 1 < d->n && strcmp(last, path_base(order[i + 1]->id)) == 0);
-        id[i] = text_copy(order[i]->id);
-        ok = id[i] != NULL;
-        if (ok && twice && path_part(order[i]->id, -1, part, sizeof part)) snprintf(id[i], strlen(order[i]->id) + 1, "%s_%s", part, last);
-        else if (ok) snprintf(id[i], strlen(order[i]->id) + 1, "%s", last);
+    int ok = last != NULL, twice = 0;
+    for (i = 0; i < d->n && ok; ++i) last[i] = path_base(d->item[i].id);
+    if (ok && d->n) qsort((void *)last, (size_t)d->n, sizeof *last, by_text);
+    for (i = 1; i < d->n && ok; ++i) twice |= strcmp(last[i - 1], last[i]) == 0;
+    free((void *)last);
+    for (i = 0; i < d->n + d->n_notes && ok; ++i) {
+        char **id = i < d->n ? &d->item[i].id : &d->note[i - d->n].id, *text = *id ? short_id(*id, twice) : NULL;
+        ok = !*id || text;
+        if (!text) continue;
+        free(*id);
+        *id = text;
     }
-    for (i = 0; i < d->n && ok; ++i) {
-        free(order[i]->id);
-        order[i]->id = id[i];
-        id[i] = NULL;
-    }
-    for (i = 0; id && i < d->n; ++i) free(id[i]);
-    free((void *)id);
-    free((void *)order);
     return ok ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
 }
 

@@ -21,8 +21,8 @@ int case_images(const data_case *k, bmvp_image image[BMVP_MODALITIES])
     return n;
 }
 
-bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bmvp_preparation *how, const bmvp_labels *labels,
-                           const bmvp_nii_options *io, bmvp_error *err)
+bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bmvp_preparation *how,
+                           const bmvp_labels *labels, const bmvp_nii_options *io, bmvp_error *err)
 {
     bmvp_image image[BMVP_MODALITIES], label;
     bmvp_prepare_job job;
@@ -38,14 +38,17 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     job.how = how;
     job.io = io;
     st = bmvp_prepare_images(p, &job, &e);
-    if (!st && !p->frame.dim[0]) st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
+    if (!st && !p->frame.dim[0])
+        st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
     if (!st && p->label.data && k->labels && labels)
-        st = labels_translate(k->labels, labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2], k->label, &e);
+        st = labels_translate(k->labels, labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2],
+                              k->label, &e);
     if (st) bmvp_prepared_images_free(p);
     return of_case(k, st, &e, err);
 }
 
-bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const bmvp_preparation *how, bmvp_error *err)
+bmvp_status prepare_finish(bmvp_nii_volume *v, int is_label, const data_case *k, const bmvp_preparation *how,
+                           bmvp_error *err)
 {
     bmvp_error e;
     return of_case(k, bmvp_prepare_values(v, is_label, how, &e), &e, err);
@@ -78,7 +81,8 @@ bmvp_status prepare_or_read(bmvp_prepared_images *p, const data_case *k, const b
     st = of_case(k, are_prepared(image, n, &ready, &e), &e, err);
     if (st) return st;
     for (i = 0; i < n && ready && !st; ++i)
-        st = of_case(k, bmvp_image_read(&p->image[bmvp_modality_find(image[i].modality)], &image[i], NULL, &e), &e, err);
+        st =
+            of_case(k, bmvp_image_read(&p->image[bmvp_modality_find(image[i].modality)], &image[i], NULL, &e), &e, err);
     if (!ready) st = prepare_gather(p, &images, how, NULL, NULL, err);
     for (m = 0; m < BMVP_MODALITIES && !ready && !st; ++m) st = prepare_finish(&p->image[m], 0, k, how, err);
     if (st) bmvp_prepared_images_free(p);

@@ -31,7 +31,7 @@ static const struct { const char *word; meaning means; int value; } table[] = {
     { "seg", LABEL, 0 },          { "segm", LABEL, 0 },         { "segmentation", LABEL, 0 }, { "dseg", LABEL, 0 },
     { "label", LABEL, 0 },        { "labels", LABEL, 0 },       { "labelmap", LABEL, 0 },    { "msk", LABEL, 0 },
     { "gt", LABEL, 0 },           { "truth", LABEL, 0 },        { "groundtruth", LABEL, 0 }, { "annotation", LABEL, 0 },
-    { "annotations", LABEL, 0 },  { "labelsfortesting", LABEL, 0 }, { "labelsfortraining", LABEL, 1 },
+    { "annotations", LABEL, 0 },  { "labelsfortraining", LABEL, 0 }, { "labelsfortesting", LABEL, 1 },
     { "mask", MASK, 0 },          { "brainmask", MASK, 1 },     { "roi", MASK, 0 },          { "roit1", MASK, 1 },
     { "brain", BRAIN, 0 },        { "bet", BRAIN, 0 },          { "parenchyma", BRAIN, 0 },  { "skull", BRAIN, 0 },
     { "head", BRAIN, 0 },         { "hdbet", BRAIN, 0 },
@@ -54,6 +54,7 @@ static const struct { const char *word; meaning means; int value; } table[] = {
     { "2mm", VARIANT, 2 },        { "iso", VARIANT, 2 },        { "orig", VARIANT, 2 },      { "original", VARIANT, 2 },
     { "raw", VARIANT, 2 },        { "defaced", VARIANT, 1 },    { "masked", VARIANT, 1 },    { "stripped", VARIANT, 1 },
     { "skullstripped", VARIANT, 1 }, { "unstripped", VARIANT, 1 }, { "anat", VARIANT, 0 },   { "repeat", VARIANT, 2 },
+    { "r", VARIANT, 2 },
     { "reft1", SPACE, 1 },        { "reft2", SPACE, 2 },
     { "asl", FOREIGN, 0 },        { "swi", FOREIGN, 0 },        { "bold", FOREIGN, 0 },      { "rest", FOREIGN, 0 },
     { "func", FOREIGN, 0 },       { "fmri", FOREIGN, 0 },       { "epi", FOREIGN, 0 },       { "dti", FOREIGN, 0 },
@@ -63,7 +64,7 @@ static const struct { const char *word; meaning means; int value; } table[] = {
     { "t1map", FOREIGN, 0 },      { "t2map", FOREIGN, 0 },      { "t1rho", FOREIGN, 0 },     { "unit1", FOREIGN, 0 },
     { "fieldmap", FOREIGN, 0 },
     { "phasediff", FOREIGN, 0 },  { "magnitude1", FOREIGN, 0 }, { "magnitude2", FOREIGN, 0 }, { "sbref", FOREIGN, 0 },
-    { "probseg", FOREIGN, 0 },    { "ir", FOREIGN, 0 },         { "t1ir", FOREIGN, 0 },      { "stir", FOREIGN, 0 },
+    { "probseg", FOREIGN, 0 },    { "t1ir", FOREIGN, 0 },       { "stir", FOREIGN, 0 },
 };
 
 enum { MAX_WORDS = 48, WORD = 48 };
@@ -275,6 +276,18 @@ static int role_words(const word *w, int n, reading *r, size_t *from)
     return 1;
 }
 
+/* What the value of an entity means by itself: brain of desc-brain, lesion of label-lesion. */
+static meaning entity_value(const char *text, size_t n)
+{
+    char low[WORD];
+    size_t i;
+    int value;
+    if (n >= sizeof low) return UNKNOWN;
+    for (i = 0; i < n; ++i) low[i] = (char)tolower((unsigned char)text[i]);
+    low[n] = 0;
+    return look_up(low, &value);
+}
+
 /* BIDS: entities key-value between underscores, then the suffix. What entities say is added to the reading. */
 static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
 {
@@ -288,7 +301,13 @@ static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
         else if (strncmp(name + at, "ce-", 3) == 0) r->contrast = 1;
         else if (strncmp(name + at, "run-", 4) == 0 || strncmp(name + at, "echo-", 5) == 0)
             r->variant += 1 + abs(atoi(name + key + 1)) % 100; /* the first one is taken */
-        else if (strncmp(name + at, "space-", 6) == 0 || strncmp(name + at, "desc-", 5) == 0) r->variant += 2;
+        else if (strncmp(name + at, "space-", 6) == 0) r->variant += 2;
+        else if (strncmp(name + at, "desc-", 5) == 0 || strncmp(name + at, "label-", 6) == 0) {
+            const meaning m = entity_value(name + key + 1, end - key - 1);
+            r->brain |= m == BRAIN;
+            r->tumour |= m == TUMOUR;
+            r->variant += 2;
+        }
         else r->variant += 1; /* acq- rec- part- ..: one of several */
         at = end + (end < n);
     }
@@ -428,10 +447,11 @@ static size_t session_word(const char *p)
 
 size_t role_patient(const char *id)
 {
-    const size_t n = strlen(id);
+    const size_t all = strlen(id), n = all > 6 && strcmp(id + all - 6, "_nifti") == 0 ? all - 6 : all; /* UCSF-PDGM's folders */
     size_t i;
     for (i = 1; i + 1 < n; ++i)
         if (strchr("_-", id[i]) && session_word(id + i + 1) > 0) return i;
+    if (n < all) return n;
     if (n > 10 && strncmp(id, "BraTS-", 6) == 0 && id[n - 4] == '-' && digits(id + n - 3, 3) && isdigit((unsigned char)id[n - 5]))
         return n - 4;
     if (n > 12 && strncmp(id, "UPENN-GBM-", 10) == 0 && id[n - 3] == '_' && digits(id + n - 2, 2)) return n - 3;

@@ -1,0 +1,49 @@
+/* train.h - the run loop of pretrain and finetune: steps, log, checkpoints, signals, several ranks */
+#ifndef TRAIN_H_INCLUDED
+#define TRAIN_H_INCLUDED
+
+#include "cli.h"
+#include "run.h"
+#include "ranks/ranks.h"
+#include "bmvp_ssl.h"
+
+typedef struct train_loop {
+    const char *command, *out;
+    rank_group *ranks;
+    bmvp_trainer *trainer;
+    int64_t first, total, stop_after; /* steps: where the session begins, of the run, of the session (0: to the end) */
+    int64_t cases, save_every;        /* in an epoch; 0: every ten minutes */
+    int ahead;                        /* 1: a device, which works on while the log of the step before is written */
+    FILE *log;
+    double before;                    /* seconds of earlier sessions */
+    bmvp_error *err;
+    void *user;
+    /* What the commands differ in. step reads the data of a step and gives them to the trainer. reads: something is due after this step that
+       reads what it has made. Then, on the lead: before_log (validation), the log, after_log (pictures, report). columns: more members of the log
+       line and words for the status line. Any but step and save may be NULL. */
+    bmvp_status (*step)(void *user, int64_t step, double lr);
+    int (*reads)(const void *user, int64_t step);
+    bmvp_status (*before_log)(void *user, int64_t step);
+    void (*columns)(void *user, int64_t step, bmvp_jw *w, char *words, size_t size);
+    bmvp_status (*after_log)(void *user, int64_t step);
+    bmvp_status (*save)(void *user);
+    /* the loop's own */
+    cli_progress progress;
+    double lr[2], saved;              /* of step s at s % 2; seconds when the last checkpoint was written */
+} train_loop;
+
+/* Trains up to the end of the session, or an interrupt: one rank's is that of all. */
+bmvp_status train_run(train_loop *t);
+double train_seconds(train_loop *t); /* of all sessions */
+/* 0, or what the program ends with after an interrupt. */
+int train_exit_code(const train_loop *t);
+/* Prints the failure, and the other ranks fail with it. Returns code. */
+int train_give_up(rank_group *r, const char *command, int code, const bmvp_error *err);
+/* Before the trainer is made: the context's ranks, if there are several. */
+bmvp_status train_set_ranks(rank_group *r, bmvp_ctx *c, const bmvp_backend *device, bmvp_error *err);
+/* All ranks must train the same: the network, the method's fields, the cases, the number of steps. */
+bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_method *m, const void *config, const bmvp_ssl_case *cases, int64_t n,
+                                int64_t total, bmvp_error *err);
+bmvp_status train_failed(const bmvp_ctx *c, bmvp_error *err); /* the context's failure becomes err */
+
+#endif

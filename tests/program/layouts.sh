@@ -1,0 +1,292 @@
+#!/bin/sh
+# layouts.sh - data sets as their providers lay them out: empty files with their names, and the table that `bmvp prepare --dry-run` must make of
+# each, whole (tests/fixtures/layouts/NAME.tsv). The names were taken from the providers' own descriptions and from programs that read the sets:
+# BraTS 2018, 2021, 2023 (SSA, MEN, PED, MET), UCSF-PDGM, IXI, ISLES22, MRBrainS13, UPENN-GBM, VS-SEG, ADNI, ADHD-200, ABIDE-I; nnU-Net 1 and 2,
+# MSD, BIDS, MONAI, BrainMVP's own lists. No volume is read: the files are empty.
+# LAYOUTS_MAKE=1 writes the tables instead of comparing them: read every line of what changes.
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
+bmvp=$(pwd)/${BMVP:-build/bmvp}
+tables=$(pwd)/tests/fixtures/layouts
+cd "$T" || exit 1
+
+# files FOLDER NAME...: empty files in it
+files()
+{
+    folder=$1
+    shift
+    mkdir -p "$folder"
+    for f in "$@"; do : >"$folder/$f"; done
+}
+
+# table NAME OPTIONS...: the table of the data that the options name is the one that is kept
+table()
+{
+    name=$1
+    shift
+    "$bmvp" prepare --dry-run "$@" >"$name.tsv" 2>"$name.err"
+    code=$?
+    if [ -n "${LAYOUTS_MAKE-}" ]; then cp "$name.tsv" "$tables/$name.tsv"; fi
+    if [ "$code" -ne 0 ]; then
+        fail "$name: status $code" "$name.err"
+    elif diff "$tables/$name.tsv" "$name.tsv" >"$T/said" 2>&1; then pass; else fail "$name: another table" "$T/said"; fi
+}
+
+# brats ROOT CASE ENDINGS...
+brats()
+{
+    case_dir=$1/$2 id=$2 sep=$3
+    shift 3
+    for m in "$@"; do files "$case_dir" "$id$sep$m"; done
+}
+
+# ---- the five sets of pre-training -------------------------------------------------------------------------------------------------------------
+for i in 00000 00002; do brats brats2021/BraTS2021_Training_Data BraTS2021_$i _ flair.nii.gz t1.nii.gz t1ce.nii.gz t2.nii.gz seg.nii.gz; done
+table brats2021 --data brats2021
+
+r=ssa/ASNR-MICCAI-BraTS2023-SSA-Challenge
+for i in 00002-000 00007-000; do brats ${r}-TrainingData_V2 BraTS-SSA-$i - t1n.nii.gz t1c.nii.gz t2w.nii.gz t2f.nii.gz seg.nii.gz; done
+brats ${r}-ValidationData BraTS-SSA-00126-000 - t1n.nii.gz t1c.nii.gz t2w.nii.gz t2f.nii.gz
+table brats2023_ssa --data ssa
+
+for i in 00004-000 00004-001 00008-000; do
+    brats men/ASNR-MICCAI-BraTS2023-MEN-Challenge-TrainingData BraTS-MEN-$i - t1n.nii.gz t1c.nii.gz t2w.nii.gz t2f.nii.gz seg.nii.gz
+done
+table brats2023_men --data men
+
+for i in UCSF-PDGM-0004 UCSF-PDGM-0433 UCSF-PDGM-0433_FU007d; do
+    for m in ADC ASL DWI DWI_bias DTI_eddy_FA DTI_eddy_L1 DTI_eddy_L2 DTI_eddy_L3 DTI_eddy_MD DTI_eddy_noreg FLAIR FLAIR_bias SWI SWI_bias T1 \
+        T1_bias T1c T1c_bias T2 T2_bias brain_parenchyma_segmentation brain_segmentation tumor_segmentation; do
+        files ucsf/UCSF-PDGM-v3/${i}_nifti ${i}_$m.nii.gz
+    done
+done
+table ucsf_pdgm --data ucsf
+
+for i in IXI002-Guys-0828 IXI012-HH-1211; do
+    for m in T1 T2 PD MRA; do files ixi/IXI-$m $i-$m.nii.gz; done
+    files ixi/IXI-DTI $i-DTI-00.nii.gz $i-DTI-01.nii.gz
+done
+rm ixi/IXI-MRA/IXI012-HH-1211-MRA.nii.gz
+table ixi --data ixi
+
+# ---- the ten of fine-tuning --------------------------------------------------------------------------------------------------------------------
+for i in 00002-000 00003-000; do
+    brats ped/ASNR-MICCAI-BraTS2023-PED-Challenge-TrainingData BraTS-PED-$i - t1n.nii.gz t1c.nii.gz t2w.nii.gz t2f.nii.gz seg.nii.gz
+done
+table brats2023_ped --data ped
+
+for i in 00002-000 00412-000; do
+    brats met/ASNR-MICCAI-BraTS2023-MET-Challenge-TrainingData BraTS-MET-$i - t1n.nii.gz t1c.nii.gz t2w.nii.gz t2f.nii.gz seg.nii.gz
+done
+table brats2023_met --data met
+
+for i in 0001 0002; do
+    s=sub-strokecase$i
+    files isles22/ISLES-2022/$s/ses-0001/anat ${s}_ses-0001_FLAIR.nii.gz
+    files isles22/ISLES-2022/$s/ses-0001/dwi ${s}_ses-0001_dwi.nii.gz ${s}_ses-0001_adc.nii.gz
+    files isles22/ISLES-2022/derivatives/$s/ses-0001 ${s}_ses-0001_msk.nii.gz
+done
+: >isles22/ISLES-2022/participants.tsv
+table isles22 --data isles22
+
+for i in 1 2; do files mrbrains13/TrainingData/$i LabelsForTesting.nii LabelsForTraining.nii ROIT1.mat T1.nii T1_1mm.nii T1_IR.nii T2_FLAIR.nii; done
+files mrbrains13/TestData/1 T1.nii T1_1mm.nii T1_IR.nii T2_FLAIR.nii
+table mrbrains13 --data mrbrains13
+
+for i in UPENN-GBM-00001_11 UPENN-GBM-00002_11 UPENN-GBM-00002_21; do
+    files upenn/NIfTI-files/images_structural/$i ${i}_FLAIR.nii.gz ${i}_T1.nii.gz ${i}_T1GD.nii.gz ${i}_T2.nii.gz
+    files upenn/NIfTI-files/images_structural_unstripped/$i ${i}_FLAIR_unstripped.nii.gz ${i}_T1_unstripped.nii.gz ${i}_T1GD_unstripped.nii.gz \
+        ${i}_T2_unstripped.nii.gz
+    files upenn/NIfTI-files/images_DTI/images_DTI/$i ${i}_DTI_AD.nii.gz ${i}_DTI_FA.nii.gz ${i}_DTI_RD.nii.gz ${i}_DTI_TR.nii.gz
+    files upenn/NIfTI-files/automated_segm ${i}_automated_approx_segm.nii.gz
+done
+files upenn/NIfTI-files/images_segm UPENN-GBM-00002_11_segm.nii.gz
+rm upenn/NIfTI-files/automated_segm/UPENN-GBM-00002_21_automated_approx_segm.nii.gz
+table upenn_gbm --data upenn
+
+files vs/vs_gk_1 vs_gk_t1_refT1.nii.gz vs_gk_t2_refT1.nii.gz vs_gk_seg_refT1.nii.gz
+files vs/vs_gk_3 vs_gk_t1_refT1.nii.gz vs_gk_t2_refT2.nii.gz vs_gk_seg_refT1.nii.gz vs_gk_seg_refT2.nii.gz
+table vs_seg --data vs
+
+for i in HGG/Brats18_2013_10_1 HGG/Brats18_TCIA01_131_1 LGG/Brats18_TCIA09_141_1; do
+    for m in flair seg t1 t1ce t2; do files brats2018/MICCAI_BraTS_2018_Data_Training/$i "${i#*/}_$m.nii.gz"; done
+done
+table brats2018 --data brats2018
+
+adni() { files "adni/ADNI/$1/$2/$3/$4" "ADNI_$1_MR_$2_Br_20070219173850420_S21856_$4.nii"; }
+adni 002_S_0295 MPR__GradWarp__B1_Correction__N3__Scaled 2006-04-18_08_20_30.0 I45108
+adni 002_S_0295 MPR__GradWarp__B1_Correction__N3__Scaled 2006-11-02_08_16_44.0 I40966
+adni 002_S_0413 MPR-R__GradWarp__B1_Correction__N3__Scaled 2006-05-02_12_31_52.0 I40657
+adni 002_S_4171 Accelerated_SAG_IR-SPGR 2011-08-03_09_12_00.0 I248516
+adni 002_S_4171 Axial_T2-FLAIR 2011-08-03_09_20_00.0 I248519
+adni 002_S_4171 Resting_State_fMRI 2011-08-03_09_30_00.0 I248520
+cat >adni/ADNI1_Complete.csv <<'END'
+"Image Data ID","Subject","Group","Sex","Age","Visit","Modality","Description","Type","Acq Date","Format","Downloaded"
+"I45108","002_S_0295","CN","M","85","sc","MRI","MPR; GradWarp; B1 Correction; N3; Scaled","Processed","4/18/2006","NiFTI","12/01/2026"
+"I40966","002_S_0295","CN","M","85","m06","MRI","MPR; GradWarp; B1 Correction; N3; Scaled","Processed","11/02/2006","NiFTI","12/01/2026"
+"I40657","002_S_0413","MCI","F","76","sc","MRI","MPR-R; GradWarp; B1 Correction; N3; Scaled","Processed","5/02/2006","NiFTI","12/01/2026"
+"I248516","002_S_4171","AD","M","69","bl","MRI","Accelerated SAG IR-SPGR","Original","8/03/2011","NiFTI","12/01/2026"
+END
+table adni --data adni --classes adni/ADNI1_Complete.csv --id-column Subject --class-column Group
+
+for i in 0010001 0010002; do
+    files adhd200/NYU/$i/session_1/anat_1 mprage.nii.gz
+    files adhd200/NYU/$i/session_1/rest_1 rest.nii.gz
+done
+files adhd200/NYU/0010001/session_1/anat_2 mprage.nii.gz
+files adhd200/Peking_1/1050345/session_1/anat_1 mprage.nii.gz
+files adhd200/Peking_1/1050345/session_2/anat_1 mprage.nii.gz
+printf 'ScanDir ID,Site,Gender,Age,DX\r\n10001,5,1,9.5,0\r\n10002,5,0,10.1,3\r\n1050345,1,1,12,1\r\n' >adhd200/adhd200_phenotypics.csv
+table adhd200 --data adhd200 --classes adhd200/adhd200_phenotypics.csv --id-column "ScanDir ID" --class-column DX
+for i in 0010001 0010002; do
+    files athena/NYU_preproc/$i wssd${i}_session_1_anat.nii.gz wssd${i}_session_1_anat_gm.nii.gz swssd${i}_session_1_anat_gm.nii.gz \
+        snwmrda${i}_session_1_rest_1.nii.gz sfnwmrda${i}_session_1_rest_1.nii.gz wmean_mrda${i}_session_1_rest_1.nii.gz
+done
+table adhd200_athena --data athena
+
+for i in CMU_a/0050642 NYU/0050952 NYU/0050953; do
+    files abide/$i/session_1/anat_1 mprage.nii.gz
+    files abide/$i/session_1/rest_1 rest.nii.gz
+done
+printf 'SITE_ID,SUB_ID,DX_GROUP,DSM_IV_TR\nCMU,50642,1,1\nNYU,50952,1,1\nNYU,50953,2,-9999\n' >abide/Phenotypic_V1_0b.csv
+table abide1 --data abide --classes abide/Phenotypic_V1_0b.csv --id-column SUB_ID --class-column DX_GROUP
+for i in 0050642 0050643; do
+    files abide_bids/CMU_a/sub-$i/anat sub-${i}_T1w.nii.gz
+    files abide_bids/CMU_a/sub-$i/func sub-${i}_task-rest_run-1_bold.nii.gz
+done
+table abide1_bids --data abide_bids
+
+# ---- conventions -------------------------------------------------------------------------------------------------------------------------------
+for i in 001 002; do
+    for c in 0000 0001 0002 0003; do files nn2/Dataset137_BraTS2021/imagesTr BraTS_${i}_$c.nii.gz; done
+    files nn2/Dataset137_BraTS2021/labelsTr BraTS_$i.nii.gz
+done
+for c in 0000 0001 0002 0003; do files nn2/Dataset137_BraTS2021/imagesTs BraTS_003_$c.nii.gz; done
+cat >nn2/Dataset137_BraTS2021/dataset.json <<'END'
+{"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"}, "numTraining": 2, "file_ending": ".nii.gz", "regions_class_order": [1, 2, 3],
+ "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}, "site": "x"}
+END
+table nnunet_v2 --data nn2/Dataset137_BraTS2021
+
+for i in 001 002; do
+    for c in 0000 0001; do files nn1/Task500_X/imagesTr pat_${i}_$c.nii.gz; done
+    files nn1/Task500_X/labelsTr pat_$i.nii.gz
+done
+cat >nn1/Task500_X/dataset.json <<'END'
+{"name": "X", "tensorImageSize": "4D", "modality": {"0": "T1", "1": "MR"}, "labels": {"0": "background", "1": "lesion"}, "numTraining": 2}
+END
+table nnunet_v1 --data nn1/Task500_X
+
+for i in 001 002; do
+    files msd/Task01_BrainTumour/imagesTr BRATS_$i.nii.gz
+    files msd/Task01_BrainTumour/labelsTr BRATS_$i.nii.gz
+done
+cat >msd/Task01_BrainTumour/dataset.json <<'END'
+{"name": "BRATS", "description": "Gliomas", "reference": "x", "licence": "CC-BY-SA 4.0", "release": "2.0", "tensorImageSize": "4D",
+ "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}, "numTraining": 2, "numTest": 1,
+ "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+ "training": [{"image": "./imagesTr/BRATS_001.nii.gz", "label": "./labelsTr/BRATS_001.nii.gz"},
+              {"image": "./imagesTr/BRATS_002.nii.gz", "label": "./labelsTr/BRATS_002.nii.gz"}],
+ "test": ["./imagesTs/BRATS_003.nii.gz"]}
+END
+table msd --data msd/Task01_BrainTumour
+
+for s in 01 02; do
+    p=sub-${s}_ses-pre
+    files bids/sub-$s/ses-pre/anat ${p}_T1w.nii.gz ${p}_ce-gadolinium_T1w.nii.gz ${p}_run-1_T2w.nii.gz ${p}_run-2_T2w.nii.gz ${p}_FLAIR.nii.gz
+    files bids/sub-$s/ses-pre/dwi ${p}_dwi.nii.gz
+    files bids/sub-$s/ses-pre/perf ${p}_asl.nii.gz
+    files bids/derivatives/manual/sub-$s/ses-pre/anat ${p}_label-lesion_mask.nii.gz
+    files bids/derivatives/fmriprep/sub-$s/ses-pre/anat ${p}_desc-preproc_T1w.nii.gz ${p}_desc-brain_mask.nii.gz
+    files bids/sourcedata/sub-$s x_T1w.nii.gz
+done
+files bids/sub-02/ses-post/anat sub-02_ses-post_T1w.nii.gz
+printf 'participant_id\tage\tgroup\nsub-01\t31\tpatient\nsub-02\t45\tcontrol\n' >bids/participants.tsv
+printf '{"Name": "x", "BIDSVersion": "1.8.0"}' >bids/dataset_description.json
+table bids --data bids --class-column group
+
+mkdir -p monai/img
+for i in 1 2 3 4; do files monai/img/p$i t1.nii.gz flair.nii.gz seg.nii.gz; done
+cat >monai/folds.json <<'END'
+{"training": [{"image": ["p1/t1.nii.gz", "p1/flair.nii.gz"], "label": "p1/seg.nii.gz", "fold": 0, "age": 61},
+              {"image": ["p2/t1.nii.gz", "p2/flair.nii.gz"], "label": "p2/seg.nii.gz", "fold": 1, "labels": {"lesion": 7}}],
+ "validation": [{"image": ["p3/t1.nii.gz", "p3/flair.nii.gz"], "label": "p3/seg.nii.gz"}],
+ "testing": [{"image": ["p4/t1.nii.gz", "p4/flair.nii.gz"]}], "labels": {"lesion": 1}, "site": 3}
+END
+table monai --data monai/folds.json --root monai/img
+
+mkdir -p mvp/jsons mvp/Dataset
+for i in 0515 0444; do
+    for m in ADC DWI FLAIR T1 T1c T2; do files mvp/Dataset/UCSF_upright_sir24/UCSF-PDGM-${i}_nifti UCSF-PDGM-${i}_$m.nii.gz; done
+done
+list_of() { for m in ADC DWI FLAIR T1 T1c T2; do printf '%s"UCSF-PDGM-%s_nifti/UCSF-PDGM-%s_%s.nii.gz"' "$c" "$1" "$1" $m; c=", "; done; }
+{ printf '{"training": [{"image": ['; c=; list_of 0515; printf ']}], "validation": [{"image": ['; c=; list_of 0444; printf ']}]}\n'; } \
+    >mvp/jsons/dataset_UCSF_upright_sir24.json
+table brainmvp_list --data mvp/jsons/dataset_UCSF_upright_sir24.json --root mvp/Dataset/UCSF_upright_sir24
+
+# ---- roles: what qualifies a word counts; of two candidates none is taken; every file is used or named --------------------------------------
+# roles NAME "ROLES" FILES...: the roles of a case's files, in the order of the table
+roles()
+{
+    want=$1
+    shift
+    rm -rf one
+    files one/case "$@"
+    "$bmvp" prepare --dry-run --data one >one.tsv 2>one.err
+    got=$(awk -F'\t' 'NR > 1 && $5 != "left out" { n = split($6, p, "/"); printf "%s=%s ", $5, p[n] }' one.tsv)
+    if [ "$got" = "$want" ]; then pass; else fail "roles of $*: $got, not $want" one.err; fi
+}
+roles "t1=T1.NII.GZ t2=t2w.Nii " T1.NII.GZ t2w.Nii
+roles "t1=a_T1_pre.nii t1c=a_T1_post.nii " a_T1_pre.nii a_T1_post.nii
+roles "t1c=post_t1.nii t2=t2.nii " post_t1.nii t2.nii
+roles "t1c=t1_gd.nii " t1_gd.nii
+roles "flair=T2_FLAIR.nii t2=T2.nii " T2_FLAIR.nii T2.nii
+roles "mra=x_TOF.nii pd=x_PD.nii dwi=x_trace.nii adc=x_ADC.nii " x_TOF.nii x_PD.nii x_trace.nii x_ADC.nii
+roles "t1=t1.nii label=lesion_mask.nii " t1.nii lesion_mask.nii
+roles "t1=t1.nii label=mask.nii " t1.nii mask.nii
+roles "t1=t1.nii label=seg.nii " t1.nii seg.nii mask.nii brainmask.nii t1_mask.nii brain_seg.nii
+roles "t1=t1.nii " t1.nii bet_mask.nii
+roles "t1=t1.nii label=tumour_seg.nii " t1.nii tumour_seg.nii auto_seg.nii
+roles "t1=t1_brain.nii " t1_brain.nii
+roles "t1=t1.nii " t1.nii t1_brain.nii t1_n4.nii t1_reg.nii
+roles "t1=t1_case7.nii t2=t2_case7.nii " t1_case7.nii t2_case7.nii
+roles "t1=my-scan_t1.nii label=Segmentation.nii " my-scan_t1.nii Segmentation.nii
+two() { expect "$1" "$2" "$bmvp" prepare --dry-run --data one --out none; }
+rm -rf one && files one/a t1.nii && files one/b t1_x.nii t2.nii && files one/c x_T1.nii y_T1w.nii && files one/d seg.nii
+two 0 "two candidates for t1: one/c/x_T1.nii and one/c/y_T1w.nii|'x' is no word that is known after 't1'|case 'd': it has no image, only the label one/d/seg.nii"
+rm -rf one && files one/a seg.nii label.nii t1.nii
+two 1 "no cases can be used|two candidates for the label|seg.nii|label.nii|--as NAME=PATTERN|bmvp list"
+rm -rf one && files one/a t1.nii t1.mgz t2.nrrd
+two 0 "one/a/t1.mgz|not a format that is read"
+rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
+expect 0 "a	a			t1	one/a/scan_1.nii|a	a			flair	one/a/scan_2.nii|label	one/a/gold.nii" "$bmvp" prepare --dry-run --data one \
+    --as "t1=*_1.nii,flair=*_2*,label=a/gold*"
+expect 1 "'t9' is neither a modality" "$bmvp" prepare --dry-run --data one --as t9=x
+
+# ---- lists ------------------------------------------------------------------------------------------------------------------------------------
+expect 0 "list.json: 1 cases (case folders), 0 left out; 0 files or keys not used" "$bmvp" list --data one --out list.json \
+    --as "t1=*_1.nii,flair=*_2*,label=*gold*"
+expect 0 "a	a			t1	one/a/scan_1.nii|label	one/a/gold.nii" "$bmvp" list --data list.json
+said() { printf '%s' "$1" >said.json; expect "$2" "$3" "$bmvp" prepare --dry-run --data said.json; }
+said '{"training": ["p_t1.nii"], "validation": ["q_t1.nii"]}' 0 "p	p		train	t1|q	q		val	t1"
+said '{"testing": [{"image": ["p_t1.nii", "p_gm.nii"], "label": "2"}]}' 0 "p	p	2		t1	p_t1.nii|p_gm.nii: unknown modality"
+said '{"training": [{"image": "a/t1.nii"}, {"image": "b/t1.nii"}]}' 0 "a	a			t1|b	b			t1"
+said '{"cases": [{"id": "a", "images": {"t1": {"file": "x.nii", "channel": 2}}, "fold": 3, "part": "Test"}]}' 0 "test fold:3	t1	x.nii [channel 2]"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": "some"}]}' 1 "\"part\" must be train, val or test"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "age": 3}], "centre": 1, "licence": "x"}' 0 "age: a key of the cases|centre: a key of the list"
+said '{"channel_names": {"1": "T1"}}' 1 "channels must be numbered"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": 1, "ignore": 2}}' 0 "ignore: value 2 is no class"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2], "ignore": 2}}' 1 "both \"ignore\" and a class"
+
+# ---- classes ----------------------------------------------------------------------------------------------------------------------------------
+said '{"cases": [{"id": "s007", "images": {"t1": "x.nii"}}, {"id": "s11", "images": {"t1": "y.nii"}}, {"id": "s12", "images": {"t1": "z.nii"}}]}' 0 s007
+classes() { printf '%b' "$1" >table.csv; shift; expect "$@" "$bmvp" prepare --dry-run --data said.json --classes table.csv --class-column dx; }
+classes 'id;dx\nS7;AD\ns11;"CN"\n' 0 "s007	s007	0|s11	s11	1|class 0: dx 'AD'|case 's12': kept, without a class"
+classes 'id\tdx\ns7\t1\ns11\t0\ns12\tn/a\n' 0 "s007	s007	1|s11	s11	0|s12	s12		"
+classes 'id,dx\ns7,3\ns11,10\ns12,3\n' 0 "s007	s007	0|s11	s11	1|class 1: dx '10'"
+classes 'id,dy\ns7,3\n' 1 "there is no such column|'id' 'dy'"
+classes 'id,dx\nt7,3\n' 1 "no line is about a case"
+classes 'id,dx\ns7,3\ns007,4\n' 1 "case 's007' has two classes"
+
+finish
