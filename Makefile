@@ -83,7 +83,7 @@ vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft launch json checkpoint hostile nets optim state masks step runs labels metrics nifti \
            release window finetune
-USERS    = ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
+USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks

@@ -1083,7 +1083,7 @@ BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const i
 /* Matrix (N, 1) of ones times (1, M): each row is t, and the gradient of t is the sum of the rows'. */
 BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t)
 {
-    int64_t column[2] = { 1, 1 }, row[2] = { 1, 1 };
+    int64_t column[2] = { 1, 1 }, row[2] = { 1, 1 }, flat[2];
     bmvp_tensor *ones, *all;
     char a[96], b[96];
     if (!x || !t || bmvp_failed(m->c)) return NULL;
@@ -1091,11 +1091,11 @@ BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tenso
         return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s", bmvpi_shape(t, a, sizeof a),
                                         bmvpi_shape(x, b, sizeof b));
     if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
-    column[0] = x->dim[0], row[1] = t->numel;
+    column[0] = flat[0] = x->dim[0], row[1] = flat[1] = t->numel;
     ones = bmvp_input(m->c, 2, column, NULL);
     bmvp_fill(m->c, ones, 1);
     all = bmvp_matmul(m->c, ones, bmvp_reshape(m->c, t, 2, row), 0, 0);
-    return bmvp_add_into(m->c, x, bmvp_reshape(m->c, all, x->rank, x->dim));
+    return bmvp_reshape(m->c, bmvp_add_into(m->c, bmvp_reshape(m->c, x, 2, flat), all), x->rank, x->dim);
 }
 
 BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value)
@@ -1170,10 +1170,10 @@ BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attent
     bmvp_drop(c, n);
     h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), b->heads, 1.0 / sqrt((double)(x->dim[rank - 1] / b->heads)));
     h = bmvp_reshape(c, h, rank, x->dim);
-    if (drops) x = bmvp_add_into(c, x, bmvp_drop_path(m, bmvp_run(m, &b->proj, h), b->drop_path));
+    if (drops) x = bmvp_add(c, x, bmvp_drop_path(m, bmvp_run(m, &b->proj, h), b->drop_path));
     else x = bmvp_linear_residual(c, h, b->proj.w, b->proj.b, x);
     n = bmvp_run(m, &b->norm2, x);
-    if (drops) x = bmvp_add_into(c, x, bmvp_drop_path(m, bmvp_run_mlp(m, &b->mlp, n, NULL), b->drop_path));
+    if (drops) x = bmvp_add(c, x, bmvp_drop_path(m, bmvp_run_mlp(m, &b->mlp, n, NULL), b->drop_path));
     else x = bmvp_run_mlp(m, &b->mlp, n, x);
     bmvp_drop(c, n);
     return x;

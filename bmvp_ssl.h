@@ -729,17 +729,13 @@ typedef struct bmvp_image {        /* one image of a case; exactly one of path, 
 /* In RAS. io: memory, NULL: malloc. */
 BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *image, const bmvp_nii_options *io,
                                      bmvp_error *err);
-/* How far corners of two grids of one size lie apart, at most, in edges of a's smallest voxel; infinite for two
-   sizes. */
-BMVP_API double bmvp_grids_apart(const bmvp_nii_volume *a, const bmvp_nii_volume *b);
-
 typedef struct bmvp_prepare_job {
     const bmvp_image *image; /* n images of different modalities */
     int n;
     const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
     const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
     const bmvp_preparation *how;
-    int other_grids; /* 0: images whose corners lie more than a tenth of a voxel apart are refused by name (as `prepare`
+    int other_grids; /* 0: images that do not lie on one grid (bmvp_nii_one_grid) are refused by name (as `prepare`
                         does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
     int constants; /* 1: an image of one value counts as missing whatever that is; 0: only if it is 0 */
     int masks;       /* 1: fill `content` and `inside` */
@@ -788,7 +784,7 @@ typedef struct bmvp_predict_options {
 BMVP_API bmvp_predict_options bmvp_predict_options_default(void);
 
 typedef struct bmvp_prediction {
-    bmvp_nii_image label;          /* segmentation: uint8 on that grid; affine, qform, sform, codes, units are the image's */
+    bmvp_nii_image label;          /* segmentation: uint8 on that grid; affine, codes, units are the image's */
     int n;                         /* outputs: regions; classes, the background first; classes of a classification */
     bmvp_nii_image *probability;   /* n images, int16 of slope 1 / 32767; exclusive classes add up to 1; or NULL */
     float *score;                  /* classification: n probabilities; else NULL */
@@ -4816,55 +4812,6 @@ static const char *bmvpi_image_name(const bmvp_image *k)
     return k->path ? k->path : k->modality ? k->modality : "label";
 }
 
-/* One number a voxel, or the dimensions and what they hold. */
-static bmvp_status bmvpi_one_number(const bmvp_nii_image *i, int64_t channel, const char *name, bmvp_error *err)
-{
-    char dims[160];
-    int64_t more = 1;
-    size_t used = 0;
-    int a;
-    for (a = 3; a < BMVP_NII_MAX_DIMS; ++a) more *= i->dim[a];
-    if (i->datatype == BMVP_NII_RGB24 || i->datatype == BMVP_NII_RGBA32 || i->datatype == BMVP_NII_COMPLEX64 ||
-        i->datatype == BMVP_NII_COMPLEX128 || i->datatype == BMVP_NII_COMPLEX256)
-        return bmvp_error_set(err, BMVP_E_FORMAT,
-                              "%s: type %s holds more than one number a voxel; an image or a label map has one", name,
-                              bmvp_nii_datatype_text(i->datatype));
-    if (channel ? channel <= more : more == 1) return BMVP_OK;
-    for (a = 0; a < i->ndim && used < sizeof dims; ++a)
-        used += (size_t)snprintf(dims + used, sizeof dims - used, "%s%lld", a ? "x" : "", (long long)i->dim[a]);
-    return bmvp_error_set(
-        err, BMVP_E_FORMAT,
-        "%s: %d-D of %s (intent code %d): %lld numbers a voxel; an image or a label map has one: write the "
-        "volume that is meant to a file of its own",
-        name, i->ndim, dims, i->intent_code, (long long)more);
-}
-
-/* mm in the unit of the header: 1 m, 2 mm, 3 micrometre, 0 not said */
-static double bmvpi_unit_mm(const bmvp_nii_image *i)
-{
-    const int unit = i->xyzt_units & 7;
-    return unit == 1 ? 1000 : unit == 3 ? 0.001 : 1;
-}
-
-/* Voxel -> mm by the affine that counts, in the units of the header. */
-static bmvp_status bmvpi_image_affine(double affine[16], const bmvp_nii_image *i, const char *name, bmvp_error *err)
-{
-    const double factor = bmvpi_unit_mm(i);
-    double mm[3];
-    int k;
-    (void)bmvp_nii_rectify_affine(affine, i);
-    for (k = 0; k < 12 && factor != 1; ++k) affine[k] *= factor;
-    bmvp_nii_voxel_size(mm, affine);
-    for (k = 0; k < 3 && factor != 1; ++k)
-        if (!(mm[k] >= 0.01 && mm[k] <= 100))
-            return bmvp_error_set(
-                err, BMVP_E_FORMAT,
-                "%s: voxels of %g x %g x %g %s (xyzt_units %d) cannot be; if the numbers are mm, xyzt_units is "
-                "to be 2",
-                name, mm[0] / factor, mm[1] / factor, mm[2] / factor, factor > 1 ? "m" : "micrometres", i->xyzt_units);
-    return BMVP_OK;
-}
-
 /* A volume as an image that borrows its data. */
 static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_error *e)
 {
@@ -4881,44 +4828,28 @@ static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volum
     return bmvp_nii_set_affine(i, v->affine, 1, e);
 }
 
-/* *use: the image with its data, in own or borrowed. */
-static bmvp_status bmvpi_image_open(const bmvp_image *k, bmvp_nii_image *own, const bmvp_nii_image **use,
-                                    const bmvp_nii_options *io, bmvp_error *err)
-{
-    const char *name = bmvpi_image_name(k);
-    bmvp_status st = BMVP_OK;
-    bmvp_error e;
-    memset(own, 0, sizeof *own);
-    *use = k->image ? k->image : own;
-    if (!k->path + !k->image + !k->volume != 2)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", name);
-    if (k->path) st = bmvp_nii_read(own, k->path, io, err);
-    else if (k->volume) st = bmvpi_named(name, bmvpi_image_of_volume(own, k->volume, &e), &e, err);
-    if (!st && !(*use)->data) st = bmvp_error_set(err, BMVP_E_ARG, "%s: the image has no data", name);
-    if (!st) st = bmvpi_one_number(*use, k->channel, name, err);
-    return st;
-}
-
 BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, const bmvp_nii_options *io,
                                      bmvp_error *err)
 {
-    const char *name = bmvpi_image_name(k);
-    const bmvp_nii_image *use;
+    const bmvp_nii_image *use = k->image;
     bmvp_nii_image own;
     bmvp_nii_load how;
     bmvp_error e;
-    double affine[16];
-    bmvp_status st = bmvpi_image_open(k, &own, &use, io, err);
-    int i;
+    bmvp_status st = BMVP_OK;
     memset(v, 0, sizeof *v);
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
-    if (k->channel > 0) how.t = k->channel - 1;
-    if (!st) st = bmvpi_image_affine(affine, use, name, err);
-    if (!st) st = bmvpi_named(name, bmvp_nii_to_volume(v, use, &how, io, &e), &e, err);
-    for (i = 0; i < 12 && !st; ++i) v->affine[i] *= bmvpi_unit_mm(use);
-    bmvp_nii_image_free(&own);
-    return st;
+    how.first = k->channel > 0;
+    how.t = k->channel > 0 ? k->channel - 1 : 0;
+    if (!k->path + !k->image + !k->volume != 2)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", bmvpi_image_name(k));
+    if (k->path) return bmvp_nii_read_volume(v, k->path, &how, io, err);
+    if (k->volume) {
+        st = bmvpi_image_of_volume(&own, k->volume, &e);
+        use = &own;
+    }
+    if (!st) st = bmvp_nii_to_volume(v, use, &how, io, &e);
+    return bmvpi_named(bmvpi_image_name(k), st, &e, err);
 }
 
 /* b's voxel of a's (x, y, z): inverse(to) x from */
@@ -4933,26 +4864,6 @@ static bmvp_status bmvpi_relate(double m[16], const double to[16], const double 
         for (c = 0; c < 4; ++c)
             for (m[4 * r + c] = 0, k = 0; k < 4; ++k) m[4 * r + c] += inverse[4 * r + k] * from[4 * k + c];
     return st;
-}
-
-BMVP_API double bmvp_grids_apart(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
-{
-    double mm[3], most = 0;
-    int corner, r, c;
-    for (c = 0; c < 3; ++c)
-        if (a->dim[c] != b->dim[c]) return (double)INFINITY;
-    bmvp_nii_voxel_size(mm, a->affine);
-    for (corner = 0; corner < 8; ++corner) {
-        double square = 0;
-        for (r = 0; r < 3; ++r) {
-            double d = a->affine[4 * r + 3] - b->affine[4 * r + 3];
-            for (c = 0; c < 3; ++c)
-                d += (a->affine[4 * r + c] - b->affine[4 * r + c]) * (corner >> c & 1 ? (double)(a->dim[c] - 1) : 0);
-            square += d * d;
-        }
-        if (!(square <= most)) most = square;
-    }
-    return sqrt(most) / fmin(mm[0], fmin(mm[1], mm[2]));
 }
 
 /* ---- checks of values ---- */
@@ -5081,14 +4992,12 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
                                   bmvp_error *err)
 {
     bmvp_nii_volume *frame = &s->p->frame;
-    double apart;
     if (!s->first) {
         s->first = name;
         *frame = bmvpi_grid_of(v);
         return BMVP_OK;
     }
-    apart = bmvp_grids_apart(frame, v);
-    if (apart <= 0.1) {
+    if (bmvp_nii_one_grid(frame, v)) {
         memcpy(v->affine, frame->affine, sizeof v->affine);
         return BMVP_OK;
     }
@@ -5100,7 +5009,7 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
         "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; register and resample them "
         "to one",
         s->first, (long long)frame->dim[0], (long long)frame->dim[1], (long long)frame->dim[2], name,
-        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], apart < 1e30 ? " (by their affines)" : "");
+        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
 }
 
 static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
@@ -5287,44 +5196,18 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     return st;
 }
 
-/* v's percentiles coincide, and it holds differences to them: an image with little in it, such as vessels. The
-   percentiles of what is not 0 keep its contrast. */
-static bmvp_status bmvpi_scale_sparse(bmvp_nii_volume *v, const bmvp_preparation *how, bmvp_error *err)
-{
-    const double q[2] = { how->percentile_low, how->percentile_high };
-    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
-    float ab[2], *other;
-    int64_t i, used = 0;
-    bmvp_status st;
-    for (i = 0; i < n; ++i) used += v->data[i] != 0;
-    if (used == 0) return BMVP_OK;
-    other = (float *)bmvpi_nii_zeros(&v->allocator, used * (int64_t)sizeof *other);
-    if (!other) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for percentiles");
-    for (i = used = 0; i < n; ++i)
-        if (v->data[i] != 0) other[used++] = v->data[i];
-    st = bmvp_nii_percentiles(ab, q, 2, other, used, &v->allocator, err);
-    bmvpi_nii_release(&v->allocator, other);
-    if (!st && ab[0] == ab[1]) ab[ab[0] > 0 ? 0 : 1] = 0; /* one value beside the 0 */
-    for (i = 0; i < n && !st; ++i) {
-        const float x = (v->data[i] - ab[0]) / (ab[1] - ab[0]);
-        v->data[i] = x < 0 ? 0 : x > 1 ? 1 : x;
-    }
-    return st;
-}
-
 BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
 {
     bmvp_nii_scale scale;
-    float ab[2] = { 0, 1 };
     bmvp_status st = BMVP_OK;
     memset(&scale, 0, sizeof scale);
     scale.lower = how->percentile_low;
     scale.upper = how->percentile_high;
     scale.b_max = 1;
     scale.clip = 1;
+    scale.sparse = 1;
     if (!v->data) return BMVP_OK;
-    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, ab, err);
-    if (!st && ab[0] == ab[1]) st = bmvpi_scale_sparse(v, how, err);
+    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, NULL, err);
     if (!st && how->resize[0] > 0)
         st = bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, err);
     return st;
@@ -5635,7 +5518,7 @@ static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, 
         out->n_extensions = 0;
     }
     out->data = NULL;
-    return st ? st : bmvpi_one_number(out, k->channel, bmvpi_image_name(k), err);
+    return st;
 }
 
 /* Settings that a prepared file names are those of the checkpoint; the files of 0.1 have them in prepare.json of their
@@ -5837,8 +5720,8 @@ static bmvp_status bmvpi_predict_maps(bmvpi_predicting *s, bmvp_error *err)
         g.size[a] = s->header.dim[a];
         if (s->o.window.roi[a] <= 0) s->o.window.roi[a] = crop[a];
     }
-    st = bmvpi_image_affine(affine, &s->header, s->name, err);
-    if (!st) st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
+    (void)bmvp_nii_rectify_affine(affine, &s->header);
+    st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
     if (!st) st = bmvpi_relate(g.frame, s->prepared.frame.affine, affine, s->name, err);
     if (!st) st = bmvpi_make_maps(s, g.labels, err);
     for (a = 0; a < 2 && !st; ++a) {

@@ -1228,7 +1228,9 @@ BMVP_API bmvp_config bmvp_config_default(void)
 
 static bmvp_simd bmvpi_simd_best(void)
 {
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(BMVP_NO_SIMD)
+    return BMVP_SIMD_PLAIN;
+#elif defined(__GNUC__) && defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw"))

@@ -122,7 +122,7 @@ int main(void)
 }
 END
 cp "$T/two.c" "$T/two.cpp"
-check "one unit as C" $CC -std=c99 $DEFS -I. -fno-pic -c "$T/one.c" -o "$T/one_c.o"
+check "one unit as C" $CC -std=c99 -O2 $DEFS -I. -fno-pic -c "$T/one.c" -o "$T/one_c.o"
 check "one unit as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/one.cpp" -o "$T/one_cpp.o"
 check "the other as C" $CC -std=c99 $DEFS -I. -fno-pic -c "$T/two.c" -o "$T/two_c.o"
 check "the other as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/two.cpp" -o "$T/two_cpp.o"
@@ -136,6 +136,78 @@ for one in c cpp; do
         fi
     done
 done
+
+# ---- without the machine room: plain loops alone give what they give beside the vector kernels, in half the text --------------------
+
+for compiler in gcc clang g++ clang++; do
+    case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
+    command -v $compiler >/dev/null 2>&1 || continue # said above
+    for less in -DBMVP_NO_SIMD "-DBMVP_NO_SIMD -DBMVP_NO_THREADS"; do
+        silent "$compiler -std=$std, all headers, $less" $compiler -std=$std -x $lang $WARN $DEFS $less -I. -fsyntax-only "$T/one.c"
+    done
+done
+cat >"$T/plain.c" <<'END'
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include <stdio.h>
+#include <stdlib.h>
+/* gradient checks of all ops, then a step of the smallest network at the level `plain` */
+int main(void)
+{
+    const int64_t dim[5] = { 1, 32, 32, 32, 1 };
+    bmvp_config k = bmvp_config_default();
+    bmvp_rng r = bmvp_rng_make(3, 1, 0, 0);
+    float *v = (float *)malloc(32768 * sizeof *v);
+    bmvp_net_config cfg;
+    bmvp_features f;
+    bmvp_tensor *y;
+    bmvp_net *net;
+    bmvp_ctx *c;
+    double e = 0, best = 0, worst = 0;
+    int op, variant, seed, i;
+    k.simd = BMVP_SIMD_PLAIN;
+    for (op = 0; op < BMVP_OP_COUNT; ++op)
+        for (variant = 0; (e = bmvp_gradcheck(&k, op, variant, 1)) != -1; ++variant) {
+            for (best = e, seed = 2; seed < 4; ++seed) best = (e = bmvp_gradcheck(&k, op, variant, (uint64_t)seed)) < best ? e : best;
+            if (!(best <= worst)) worst = best;
+        }
+    c = bmvp_create(&k, NULL);
+    if (!v || !c || !bmvp_net_preset("uniformer_tiny", &cfg)) return 1;
+    net = bmvp_net_create(c, &cfg);
+    bmvp_net_init(net, 5);
+    for (i = 0; i < 32768; ++i) v[i] = bmvp_rng_uniform(&r);
+    f = bmvp_net_encode(net, bmvp_input(c, 5, dim, v), 1);
+    y = bmvp_net_reconstruct(net, &f);
+    y = bmvp_mean(c, bmvp_mul(c, y, y));
+    bmvp_backward(c, y);
+    printf("%s, gradient checks %s, loss %.5g", bmvp_simd_text(bmvp_simd_level(c)), worst < 1e-2 ? "pass" : "fail", (double)bmvp_scalar(c, y));
+    for (i = 0; i < bmvp_net_state(net)->n; i += 7)
+        if (bmvp_net_state(net)->item[i].trained) printf(" %.4g", (double)bmvp_grad_at(c, bmvp_net_state(net)->item[i].t, 0));
+    printf(" %s\n", bmvp_error_of(c)->message);
+    return bmvp_failed(c);
+}
+END
+check "without SIMD: compiled" $CC -std=c99 -O2 $DEFS -DBMVP_NO_SIMD -I. -fno-pic -c "$T/one.c" -o "$T/plain_c.o"
+for object in one_c plain_c; do
+    check "plain loops with $object" $CC -std=c99 -I. -no-pie "$T/plain.c" "$T/$object.o" -o "$T/plain" $GZ -lm -lpthread
+    "$T/plain" >"$T/$object.said" 2>&1
+done
+if grep -q '^plain, gradient checks pass, loss' "$T/one_c.said" && cmp -s "$T/one_c.said" "$T/plain_c.said"; then pass
+else
+    cat "$T/one_c.said" "$T/plain_c.said" >"$T/said"
+    fail "without SIMD the plain loops say something else" "$T/said"
+fi
+if command -v size >/dev/null 2>&1; then
+    for less in "" -DBMVP_NO_SIMD; do
+        echo '#include "bmvp_tensor.h"' | $CC -std=c99 -O2 -DBMVP_IMPLEMENTATION $less -I. -x c -c - -o "$T/text$less.o"
+        size "$T/text$less.o" | awk 'END { print $1 }'
+    done >"$T/text"
+    awk 'NR == 1 { all = $1 } END { printf "text of bmvp_tensor.h: %d bytes, without SIMD %d\n", all, $1; exit !($1 > 0 && $1 < 0.6 * all) }' \
+        "$T/text" >"$T/said" && pass || fail "without SIMD the text is not half as large" "$T/said"
+    cat "$T/said"
+else
+    skip "no size to measure text with"
+fi
 
 # ---- what the object holds: no data that can change, nothing that prints or ends the program ----------------------------------
 

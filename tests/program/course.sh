@@ -14,4 +14,11 @@ check "07 takes 20 steps" test "$(grep -c '^step ' "$T/own")" = 20
 check "07 goes on from a checkpoint with the same digits" awk '/^step/ { if ($4 != $8) bad = 1 } END { exit bad }' "$T/own"
 check "07 learns: the last loss is below a third of the first" awk '/^step  1/ { a = $4 } /^step 20/ { b = $4 } END { exit !(a > 0 && b > 0 && b < a / 3) }' "$T/own"
 check "07 is at most 80 lines" test "$(wc -l <examples/07_own_method.c)" -le 80
+
+# A network of one's own learns, and is what it was when it is read back
+build/06_own_network "$T" >"$T/network"
+check "06 learns: the last Dice loss is below 0.2" awk '/^step 59/ { ok = $5 < 0.2 } END { exit !ok }' "$T/network"
+check "06 reads back what it saved" grep -q '^read back: the same logits$' "$T/network"
+check "06 writes a .pt" test -s "$T/own_network.pt"
+check "06 is at most 200 lines" test "$(wc -l <examples/06_own_network.c)" -le 200
 finish

@@ -136,7 +136,7 @@ static bmvp_status compare_files(const evaluation *e, const data_case *k, const 
     memset(&t, 0, sizeof t);
     st = read_map(&t, k, k->label, l, io, err);
     if (!st) st = read_map(&p, k, path, l, io, err);
-    if (!st && !bmvp_nii_same_grid(&t, &p, 1e-4, 1e-2))
+    if (!st && !bmvp_nii_one_grid(&t, &p))
         st = bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': prediction %s (%lldx%lldx%lld) and label %s (%lldx%lldx%lld) are on different "
                             "grids; `bmvp predict` writes on the grid of its input", k->id, path, (long long)p.dim[0], (long long)p.dim[1],
                             (long long)p.dim[2], k->label, (long long)t.dim[0], (long long)t.dim[1], (long long)t.dim[2]);
