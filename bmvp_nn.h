@@ -393,13 +393,18 @@ typedef struct bmvp_optim bmvp_optim;
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg);
 BMVP_API void bmvp_optim_destroy(bmvp_optim *o);
 BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
-/* L2 norm over all gradients present; summed in double in a fixed order. */
+/* L2 norm over all gradients present; summed in double in a fixed order. Waits. */
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
 /* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
-/* Of a context with a device: norm, clipping (0: none) and step at once, without waiting: bmvp_device.clipped_update. Returns where on the device
-   the norm will be; NULL: there are no gradients. */
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip);
+/* Norm, clipping (torch.nn.utils.clip_grad_norm_ without its 1e-6; clip 0: none) and step at once, without waiting for any of them. Returns where the
+   norm will be, in the backend's memory until the next such step: bmvp_post it. NULL: there are no gradients, a plan, or a failure. A step whose
+   norm is not finite moves nothing, nor do the ones after it, until bmvp_optim_resume: the values stay those of the last good step. */
+BMVP_API const float *bmvp_optim_clipped_step(bmvp_optim *o, double lr, double clip);
+/* The same of a number of the backend's memory, a loss: if it is not finite the clipped steps given from now on move nothing. */
+BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x);
+/* After the failure was seen: clipped steps will move again once it is cleared. Those that moved nothing do not count in bmvp_optim_count. */
+BMVP_API void bmvp_optim_resume(bmvp_optim *o);
 /* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
    momentum buffer, 1: exp_avg_sq. */
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
@@ -2083,7 +2088,10 @@ struct bmvp_optim {
     bmvp_state_list *list;
     bmvp_tensor **moment; /* two for each entry */
     int64_t *count;       /* steps taken, one for each entry */
-    bmvp_tensor *rule;    /* of bmvp_device.clipped_update; NULL: no device */
+    uint64_t *moved;      /* as count: bit k, it was to move in the last clipped step but k */
+    bmvp_update *update;  /* what the running step is made of, one for each entry that moves */
+    bmvp_tensor *rule;    /* of bmvp_device.clipped_update */
+    int resumes;          /* bmvp_optim_resume was called: before the next step, as nothing can be read until the failure is cleared */
 };
 
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
@@ -2100,7 +2108,7 @@ BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
 {
-    const int64_t rule = 3;
+    const int64_t rule = BMVP_RULE_NUMBERS;
     bmvp_optim *o;
     int i, w;
     if (bmvp_failed(c) || !list) return NULL;
@@ -2112,6 +2120,9 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     o->list = list;
     o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
     o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
+    o->moved = (uint64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->moved);
+    o->update = (bmvp_update *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->update);
+    if (o->moved) memset(o->moved, 0, (size_t)list->n * sizeof *o->moved);
     if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
     for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
@@ -2122,8 +2133,8 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
             bmvp_fill(c, o->moment[2 * i + w], 0.0f);
         }
     }
-    o->rule = bmvp_backend_of(c)->device ? bmvp_buffer(c, NULL, 1, &rule) : NULL;
-    if (o->rule) bmvp_fill(c, o->rule, 0.0f);
+    o->rule = bmvp_buffer(c, NULL, 1, &rule);
+    bmvp_fill(c, o->rule, 0.0f);
     if (!bmvp_failed(c)) return o;
     bmvp_optim_destroy(o);
     return NULL;
@@ -2134,6 +2145,8 @@ BMVP_API void bmvp_optim_destroy(bmvp_optim *o)
     if (!o) return;
     bmvpi_free(o->c, o->moment);
     bmvpi_free(o->c, o->count);
+    bmvpi_free(o->c, o->moved);
+    bmvpi_free(o->c, o->update);
     bmvpi_free(o->c, o);
 }
 
@@ -2145,74 +2158,24 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
 }
 
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
-BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; }
 
-/* Elements are cut in pieces of this size for threads and for the fixed order of the norm's sum. */
-enum { BMVPI_PIECE = 1 << 16 };
-
-typedef struct bmvpi_update {
-    bmvp_update of; /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 =
-                       momentum. decay: of the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
-    double *sum;    /* of the norm: one for each piece */
-    void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
-} bmvpi_update;
-
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target. */
-#define BMVPI_ADAMW_BODY \
-    { \
-        float *BMVP_RESTRICT p = u->of.p, *BMVP_RESTRICT m = u->of.m, *BMVP_RESTRICT v = u->of.v; \
-        const float *BMVP_RESTRICT g = u->of.g; \
-        const float scale = u->of.scale, keep = 1.0f - u->of.lr * u->of.decay, l2 = u->of.l2, b1 = u->of.b1, b2 = u->of.b2; \
-        const float step = u->of.step, root = u->of.root, eps = u->of.eps; \
-        int64_t i; \
-        for (i = from; i < to; ++i) { \
-            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
-            m[i] = mi; \
-            v[i] = vi; \
-            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
-        } \
-    }
-#if defined(BMVPI_HAVE_X86) && !defined(__clang__)
-#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
-#else
-#define BMVPI_ADAMW_HOT
-#endif
-BMVPI_ADAMW_HOT static void bmvpi_adamw_plain(const bmvpi_update *u, int64_t from, int64_t to) BMVPI_ADAMW_BODY
-#if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvpi_update *u, int64_t from, int64_t to)
-    BMVPI_ADAMW_BODY
-#endif
-
-static void bmvpi_sgd(const bmvpi_update *run, int64_t from, int64_t to)
+/* Steps that moved nothing are taken from the counts, and steps move again. */
+static void bmvpi_optim_begin_anew(bmvp_optim *o)
 {
-    const bmvp_update *u = &run->of;
-    int64_t i;
-    for (i = from; i < to; ++i) {
-        const float d = u->g[i] * u->scale + u->l2 * u->p[i];
-        u->m[i] = u->b1 * u->m[i] + d;
-        u->p[i] -= u->lr * u->m[i];
-    }
+    float rule[BMVP_RULE_NUMBERS];
+    int i, k;
+    if (!o->resumes || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    if (bmvp_read(o->c, o->rule, rule)) return;
+    for (i = 0; i < o->list->n; ++i)
+        for (k = 0; k < 64 && k < (int)rule[BMVP_RULE_SKIPPED]; ++k) o->count[i] -= (int64_t)(o->moved[i] >> k & 1u);
+    bmvp_fill(o->c, o->rule, 0.0f);
+    o->resumes = 0;
 }
-
-static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
+BMVP_API void bmvp_optim_resume(bmvp_optim *o) { if (o) o->resumes = 1; }
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i)
 {
-    double s = 0;
-    int64_t i;
-    for (i = from; i < to; ++i) s += (double)u->of.g[i] * (double)u->of.g[i];
-    u->sum[from / BMVPI_PIECE] = s;
-}
-
-static void bmvpi_update_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_update *u = (const bmvpi_update *)arg;
-    (void)worker;
-    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->of.n, (task + 1) * BMVPI_PIECE));
-}
-
-static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
-{
-    bmvp_parallel(c, bmvpi_ceil_div(u->of.n, BMVPI_PIECE), bmvpi_update_task, u);
+    bmvpi_optim_begin_anew(o);
+    return &o->count[i];
 }
 
 static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
@@ -2245,91 +2208,52 @@ static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double gr
     return u;
 }
 
-/* A device takes all tensors at once. */
-static double bmvpi_device_grad_norm(bmvp_optim *o)
+/* The steps of all entries that move, into o->update; returns how many. */
+static int bmvpi_optim_updates(bmvp_optim *o, double lr, double grad_scale)
 {
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    double total = 0;
     int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i) {
-        if (!bmvpi_optim_moves(o, i)) continue;
-        memset(&u[n], 0, sizeof u[n]);
-        u[n].g = o->list->item[i].t->g;
-        u[n++].n = o->list->item[i].t->numel;
-    }
-    if (n > 0) total = bmvp_backend_of(o->c)->device->square_sum(o->c, u, n);
-    bmvpi_free(o->c, u);
-    return sqrt(total);
-}
-static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
-    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
-    bmvpi_free(o->c, u);
-}
-
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, 1);
-    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, u, n, clip, o->rule->x);
-    bmvpi_free(o->c, u);
-    return n > 0 ? o->rule->x : NULL;
+    for (i = 0; i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i)) o->update[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    return n;
 }
 
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
 {
-    double total = 0;
-    bmvpi_update u;
-    int64_t k, pieces;
-    int i;
-    if (o && bmvp_backend_of(o->c)->device) return bmvpi_device_grad_norm(o);
-    memset(&u, 0, sizeof u);
-    for (i = 0; o && i < o->list->n; ++i) {
-        const bmvp_tensor *t = o->list->item[i].t;
-        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
-        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
-        u.of.g = t->g;
-        u.of.n = t->numel;
-        u.fn = bmvpi_square_sum;
-        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
-        if (!u.sum) return 0;
-        bmvpi_update_run(o->c, &u);
-        for (k = 0; k < pieces; ++k) total += u.sum[k];
-        bmvpi_free(o->c, u.sum);
+    int i, n = 0;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return 0;
+    for (i = 0; i < o->list->n; ++i) {
+        if (!bmvpi_optim_moves(o, i)) continue;
+        memset(&o->update[n], 0, sizeof o->update[n]);
+        o->update[n].g = o->list->item[i].t->g;
+        o->update[n++].n = o->list->item[i].t->numel;
     }
-    return sqrt(total);
-}
-static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
-{
-    bmvpi_update u;
-    memset(&u, 0, sizeof u);
-    u.of = bmvpi_optim_update(o, i, lr, grad_scale);
-    u.fn = bmvpi_sgd;
-    if (o->cfg.kind != BMVP_SGD) {
-        u.fn = bmvpi_adamw_plain;
-#if defined(BMVPI_HAVE_X86)
-        if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
-#endif
-    }
-    bmvpi_update_run(o->c, &u);
+    return n > 0 ? sqrt(bmvp_backend_of(o->c)->device->square_sum(o->c, o->update, n)) : 0;
 }
 
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
 {
-    int i;
+    int n;
     if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
-    if (bmvp_backend_of(o->c)->device) {
-        bmvpi_device_step(o, lr, grad_scale);
-        return;
-    }
-    for (i = 0; i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    n = bmvpi_optim_updates(o, lr, grad_scale);
+    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, o->update, n);
+}
+
+BMVP_API const float *bmvp_optim_clipped_step(bmvp_optim *o, double lr, double clip)
+{
+    int i, n;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return NULL;
+    bmvpi_optim_begin_anew(o);
+    for (i = 0; i < o->list->n; ++i) o->moved[i] = o->moved[i] << 1 | (uint64_t)bmvpi_optim_moves(o, i);
+    n = bmvpi_optim_updates(o, lr, 1);
+    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, o->update, n, clip, o->rule->x);
+    return n > 0 ? &o->rule->x[BMVP_RULE_NORM] : NULL;
+}
+
+BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x)
+{
+    if (!o || !x || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    bmvpi_optim_begin_anew(o);
+    bmvp_backend_of(o->c)->device->watch(o->c, x, o->rule->x);
 }
 
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
@@ -2350,7 +2274,7 @@ struct bmvp_reducer {
     int *end;                      /* of each bucket, in t */
     bmvp_part *part;               /* as t */
     unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
-    float *host;                   /* the gradients, as t, where the table takes no memory of the device; else NULL */
+    float *host;                   /* the gradients, as t, where the ranks' table does not take them; else NULL */
 };
 
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
@@ -2405,7 +2329,7 @@ BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
     r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
     r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
     if (!bmvp_failed(c)) bmvpi_reducer_cut(r, list);
-    if (!bmvp_failed(c) && c->comm && c->cfg.backend->device && !c->comm->on_device) bmvpi_reducer_host(r);
+    if (!bmvp_failed(c) && c->comm && !bmvpi_comm_takes_values(c)) bmvpi_reducer_host(r);
     if (!bmvp_failed(c)) return r;
     bmvp_reducer_destroy(r);
     return NULL;
@@ -2499,8 +2423,7 @@ static void bmvpi_comm_broadcast_tensor(bmvp_ctx *c, bmvp_tensor *t)
     bmvp_error err;
     float *host;
     if (bmvp_failed(c)) return;
-    if (!c->cfg.backend->device || t->on_host) bmvpi_comm_broadcast(c, t->x, bytes);
-    else if (c->comm->on_device) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
+    if (bmvpi_comm_takes_values(c)) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
     else if ((host = (float *)bmvpi_alloc(c, bytes)) != NULL) {
         bmvpi_values_read(c, host, t->x, t->numel);
         bmvpi_comm_broadcast(c, host, bytes);
@@ -2555,33 +2478,22 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
     return st;
 }
 
-/* Values of t in the file's order, from and into the host's memory, wherever t lies. */
-static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, bmvp_error *err)
+/* Values of t in the file's order, from and into the host's memory. space: for as many numbers again, in our order */
+static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, float *space, bmvp_error *err)
 {
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) {
-        v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-        if (!v || bmvp_read(c, t, v)) {
-            bmvpi_free(c, v);
-            return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
-        }
-    }
-    bmvp_state_to_torch(s, v, torch);
-    if (v != t->x) bmvpi_free(c, v);
+    if (bmvp_read(c, t, space)) return bmvp_error_take(c, err);
+    bmvp_state_to_torch(s, space, torch);
     return BMVP_OK;
 }
-static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, bmvp_tensor *t, bmvp_error *err)
+static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, float *space, bmvp_tensor *t, bmvp_error *err)
 {
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-    if (v) bmvp_state_from_torch(s, torch, v);
-    if (v == t->x) return BMVP_OK;
-    if (v) bmvp_write(c, t, v);
-    bmvpi_free(c, v);
-    return bmvp_failed(c) ? bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message) : BMVP_OK;
+    bmvp_state_from_torch(s, torch, space);
+    bmvp_write(c, t, space);
+    return bmvp_failed(c) ? bmvp_error_take(c, err) : BMVP_OK;
 }
 
-static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
+/* Twice the numbers of the largest tensor: the second half, at *space, for the two above */
+static float *bmvpi_state_scratch(const bmvp_state_part *part, float **space, bmvp_error *err)
 {
     const bmvp_state_list *l = part->list;
     const bmvp_allocator *a = bmvp_allocator_of(part->c);
@@ -2589,14 +2501,15 @@ static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
     float *p;
     int i;
     for (i = 0; i < l->n; ++i) n = bmvpi_max(n, l->item[i].t->numel);
-    p = (float *)a->alloc((size_t)n * sizeof *p, a->user);
-    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 4e-6);
+    p = (float *)a->alloc((size_t)n * 2 * sizeof *p, a->user);
+    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 8e-6);
+    *space = p + (p ? n : 0);
     return p;
 }
 
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
 {
-    float *buf = bmvpi_state_scratch(part, err);
+    float *space, *buf = bmvpi_state_scratch(part, &space, err);
     bmvp_status st = buf ? BMVP_OK : BMVP_E_OOM;
     int i;
     for (i = 0; i < part->list->n && !st; ++i) {
@@ -2607,7 +2520,7 @@ BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part 
             st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
             continue;
         }
-        st = bmvpi_state_get(part->c, s, t, buf, err);
+        st = bmvpi_state_get(part->c, s, t, buf, space, err);
         if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
     }
     bmvpi_free(part->c, buf);
@@ -2646,7 +2559,8 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     return -1;
 }
 
-static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
+static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, float *space,
+                                        bmvp_error *err)
 {
     bmvp_status st;
     if (s->torch_rank == 0) {
@@ -2656,7 +2570,7 @@ static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_s
         return st;
     }
     st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
-    return st ? st : bmvpi_state_put(c, s, buf, t, err);
+    return st ? st : bmvpi_state_put(c, s, buf, space, t, err);
 }
 
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
@@ -2670,16 +2584,16 @@ BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, 
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
 {
     bmvp_status st = bmvp_state_check(ckpt, group, part, err);
-    float *buf;
+    float *buf, *space;
     int i;
     if (st) return st;
-    buf = bmvpi_state_scratch(part, err);
+    buf = bmvpi_state_scratch(part, &space, err);
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!t) continue;
         st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
-                                  err);
+                                  space, err);
     }
     bmvpi_free(part->c, buf);
     return st;
@@ -2848,11 +2762,11 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
 {
     bmvp_status st;
     if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
-    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, err);
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
     st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
     bmvpi_adopt_spread(s, buf + room, buf);
-    return bmvpi_state_put(c, s, buf, s->t, err);
+    return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 
 /* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's kind. */
