@@ -173,8 +173,8 @@ static void print_node(const bmvp_json *n, int depth)
     }
 }
 
-/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length may look like a brace,
-   but JSON text has no zero bytes), a list (JSON text), else a volume. */
+/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length may
+   look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
 static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
 {
     unsigned char head[16] = { 0 };
