@@ -16,8 +16,7 @@
 
    WHAT IT DOES NOT DO
    No registration, no skull stripping, no DICOM. Labels are volumes like others (resample them with NEAREST).
-   float128, complex256 and the 1-bit type are read and written as bytes but not converted to float32.
-   xyzt_units are reported, not applied (as nibabel and MONAI). POSIX files only (Linux, macOS, BSD).
+   float128, complex256 and the 1-bit type are read and written as bytes but not converted to float32. POSIX files only (Linux, macOS, BSD).
 
    CONTENTS
      >>status       status codes, error messages, allocator (shared with bmvp_tensor.h), names of version 0.1
@@ -57,7 +56,7 @@
          bmvp_nii_volume v;
          bmvp_nii_box box;
          bmvp_nii_load how = {0};
-         bmvp_nii_scale scale = {1, 99, 0, 1, 1, 0};
+         bmvp_nii_scale scale = {1, 99, 0, 1, 1, 0, 0};
          if (argc != 3) return 2;
          how.axcodes = "RAS";
          if (bmvp_nii_read_volume(&v, argv[1], &how, NULL, &err) != BMVP_OK ||
@@ -287,7 +286,7 @@ typedef struct bmvp_nii_image {
     double srow[12];                       /* rows x, y, z */
     char intent_name[17], descrip[81], aux_file[25];   /* always ended with 0 */
 
-    double affine[16];                     /* the matrix to use, see affine_source */
+    double affine[16];                     /* the matrix to use, see affine_source; in mm, whatever xyzt_units says */
     int affine_source;                     /* a bmvp_nii_affine_source */
 
     int n_extensions;
@@ -391,8 +390,10 @@ typedef enum bmvp_nii_component {
 /* How to make a volume of an image. NULL or all zero = defaults. */
 typedef struct bmvp_nii_load {
     const char *axcodes;                   /* "RAS", "LPS", ...: orientation wanted; NULL = as in the file */
-    int64_t t;                             /* which 3-D volume, counted through dim[3..6]; 0 = the first */
+    int64_t t;                             /* which 3-D volume, counted through dim[3..6] */
     int component;                         /* a bmvp_nii_component */
+    int first;                             /* of several numbers a voxel, where t and component are 0. 0: the image is
+                                              refused; 1: the first (first volume, real part, grey value) */
     int raw_values;                        /* 1: do not apply slope and intercept */
     int keep_affine;                       /* 0: MONAI's repair, bmvp_nii_rectify_affine; 1: image->affine */
     int replace_nonfinite;                 /* 1: NaN and infinities become `replacement` */
@@ -402,7 +403,10 @@ typedef struct bmvp_nii_load {
 /* Volume from an image with data: voxel selection, conversion to float32, slope and intercept, and orientation in one
    pass over memory. Values as nibabel + MONAI LoadImage: slope 1 and inter 0: direct cast to float32; else double
    arithmetic x * slope + inter (each step only where it is not 1 or 0), then cast. Slope and intercept apply to both
-   parts of complex voxels and not to RGB. NaN and infinities are counted, and kept unless replacement is asked for.
+   parts of complex voxels and not to RGB. A voxel is one number: an image that holds several (4-D with more than one
+   volume, vectors, complex, RGB) is refused with its dimensions (E_FORMAT) unless `how` says which one. Lengths in
+   metres or micrometres (xyzt_units) become mm; E_FORMAT when that makes voxels smaller than 1 um or larger than 1 m.
+   NaN and infinities are counted, and kept unless replacement is asked for.
    E_UNSUPPORTED: float128, complex256. E_ARG: t, axcodes or component do not fit, or axcodes wanted of an affine
    that has no orientation. */
 BMVP_API bmvp_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
@@ -495,6 +499,17 @@ BMVP_API void bmvp_nii_voxel_size(double mm[3], const double affine[16]);
 /* Inverse; E_ARG when singular or not finite. */
 BMVP_API bmvp_status bmvp_nii_affine_inverse(double inverse[16], const double affine[16], bmvp_error *err);
 
+/* mm that one unit of length of the file is: 1000, 1 or 0.001 by xyzt_units; 1 where it does not say. */
+BMVP_API double bmvp_nii_unit_mm(const bmvp_nii_image *image);
+
+/* How far apart two grids lie: largest distance in mm between the same corner voxels (centres) of both; infinite when
+   their dims differ. */
+BMVP_API double bmvp_nii_grid_distance(const bmvp_nii_volume *a, const bmvp_nii_volume *b);
+
+/* 1 when that is at most a twentieth of the smallest edge of a voxel of a: one grid, whose header was rounded
+   differently. Give both one affine before resampling, so that they get one size. */
+BMVP_API int bmvp_nii_one_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b);
+
 /* 1 when dims are equal and affines agree within atol + rtol * |b| in each element (MONAI stacks a list of files
    with atol 1e-8, rtol 1e-5). */
 BMVP_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol);
@@ -537,6 +552,9 @@ typedef struct bmvp_nii_scale {
     double b_min, b_max;                   /* what they become */
     int clip;                              /* 1: clamp to [b_min, b_max] */
     int relative;                          /* 1: b range is cut by the percentiles as well (MONAI relative=True) */
+    int sparse;                            /* 1: where a = b (an angiogram is nearly all zeros), a and b are the
+                                              percentiles of the voxels that are not 0; where these coincide, too, the
+                                              smallest and the largest value of all */
 } bmvp_nii_scale;
 
 /* ScaleIntensityRangePercentiles over all voxels: (v - a) / (b - a) * (b_max - b_min) + b_min with a, b the
@@ -1151,6 +1169,19 @@ static void bmvpi_nii_fallback_affine(double affine[16], const bmvp_nii_image *i
     }
 }
 
+BMVP_API double bmvp_nii_unit_mm(const bmvp_nii_image *image)
+{
+    const int unit = image->version == 0 ? 0 : image->xyzt_units & 7;
+    return unit == 1 ? 1000 : unit == 3 ? 0.001 : 1;
+}
+
+static void bmvpi_nii_to_mm(double affine[16], const bmvp_nii_image *image)
+{
+    const double unit = bmvp_nii_unit_mm(image);
+    int i;
+    for (i = 0; i < 12; ++i) affine[i] *= unit;
+}
+
 static void bmvpi_nii_choose_affine(bmvp_nii_image *image)
 {
     if (image->sform_code > 0) {
@@ -1163,6 +1194,7 @@ static void bmvpi_nii_choose_affine(bmvp_nii_image *image)
         image->affine_source = BMVP_NII_AFFINE_FALLBACK;
         bmvpi_nii_fallback_affine(image->affine, image);
     }
+    bmvpi_nii_to_mm(image->affine, image);
 }
 
 /* MONAI compares the lengths of the first ndim columns of the matrix cut to ndim x ndim, whatever ndim is. */
@@ -1180,14 +1212,16 @@ static int bmvpi_nii_fits_pixdim(const double affine[16], const bmvp_nii_image *
 
 BMVP_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image)
 {
-    double q[16];
+    double q[16], sform[16];
     int i;
     memcpy(affine, image->affine, sizeof image->affine);
-    if (image->version == 0 || image->ndim > 4 || image->sform_code <= 0 || bmvpi_nii_fits_pixdim(affine, image))
+    bmvp_nii_sform(sform, image);
+    if (image->version == 0 || image->ndim > 4 || image->sform_code <= 0 || bmvpi_nii_fits_pixdim(sform, image))
         return (bmvp_nii_affine_source)image->affine_source;
     bmvp_nii_qform(q, image);
     if (!bmvpi_nii_fits_pixdim(q, image)) return (bmvp_nii_affine_source)image->affine_source;
     for (i = 0; i < 12; ++i) affine[i] = image->version == 2 ? q[i] : (double)(float)q[i];
+    bmvpi_nii_to_mm(affine, image);
     return BMVP_NII_AFFINE_RECTIFIED;
 }
 
@@ -2284,6 +2318,7 @@ BMVP_API bmvp_status bmvp_nii_set_affine(bmvp_nii_image *image, const double aff
 {
     double m[9], r[9], length[3], det;
     int i, j;
+    const double unit = image ? bmvp_nii_unit_mm(image) : 1;
     if (!image || !affine || code < 1 || code > 5)
         return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "form code is %d, must be 1 to 5", code);
     bmvpi_nii_directions(m, length, affine);
@@ -2297,10 +2332,10 @@ BMVP_API bmvp_status bmvp_nii_set_affine(bmvp_nii_image *image, const double aff
     bmvpi_nii_polar(r, m);
     bmvpi_nii_quaternion(image->quatern, r);
     for (i = 0; i < 3; ++i) {
-        image->pixdim[i + 1] = length[i];
-        image->qoffset[i] = affine[4 * i + 3];
+        image->pixdim[i + 1] = length[i] / unit;
+        image->qoffset[i] = affine[4 * i + 3] / unit;
     }
-    for (i = 0; i < 12; ++i) image->srow[i] = affine[i];
+    for (i = 0; i < 12; ++i) image->srow[i] = affine[i] / unit;
     image->qform_code = image->sform_code = code;
     bmvpi_nii_choose_affine(image);
     return BMVP_OK;
@@ -3029,6 +3064,43 @@ typedef struct bmvpi_nii_plan {
     int64_t t;
 } bmvpi_nii_plan;
 
+/* A volume holds one number a voxel: an image of several must be told which. */
+static bmvp_status bmvpi_nii_one_number(const bmvp_nii_image *image, const bmvp_nii_load *how, int64_t n_t,
+                                        const bmvpi_nii_io *io)
+{
+    char dims[160];
+    size_t used = 0;
+    int i;
+    const int type = image->datatype, vector = image->intent_code >= 1004 && image->intent_code <= 1009;
+    const int parts = type == BMVP_NII_RGB24 || type == BMVP_NII_RGBA32 || type == BMVP_NII_COMPLEX64 ||
+                      type == BMVP_NII_COMPLEX128;
+    if (how && how->first) return BMVP_OK;
+    if ((n_t == 1 || (how && how->t != 0)) && (!parts || (how && how->component != 0))) return BMVP_OK;
+    for (i = 0; i < image->ndim; ++i)
+        used += (size_t)snprintf(dims + used, sizeof dims - used, i > 0 ? " x %lld" : "%lld", (long long)image->dim[i]);
+    if (n_t > 1)
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim is %s: %lld %s, not one number a voxel; split the"
+                              " file, or say which one to take", dims, (long long)n_t,
+                              vector ? "components of vectors" : "volumes");
+    return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "dim is %s, datatype %s: not one number a voxel; split the"
+                          " file, or say which one to take", dims, bmvp_nii_datatype_text(type));
+}
+
+/* Units that were written wrongly show in the size of voxels. */
+static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii_image *image, const bmvpi_nii_io *io)
+{
+    double mm[3];
+    int a;
+    if (!bmvpi_nii_finite16(affine) || fabs(bmvp_nii_unit_mm(image) - 1) <= 0) return BMVP_OK;
+    bmvp_nii_voxel_size(mm, affine);
+    for (a = 0; a < 3; ++a)
+        if (mm[a] < 0.001 || mm[a] > 1000)
+            return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "xyzt_units is %d (%s) and pixdim[%d] %g: voxels of"
+                                  " %g mm; set xyzt_units to what the lengths are in (2: mm)", image->xyzt_units & 7,
+                                  (image->xyzt_units & 7) == 1 ? "metre" : "micron", a + 1, image->pixdim[a + 1], mm[a]);
+    return BMVP_OK;
+}
+
 static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_image *image, const bmvp_nii_load *how,
                                        const bmvpi_nii_io *io)
 {
@@ -3041,8 +3113,10 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
     if (plan->t < 0 || plan->t >= n_t)
         return bmvpi_nii_fail(io->err, BMVP_E_ARG, io->name, "volume t = %lld, the image has %lld",
                               (long long)plan->t, (long long)n_t);
+    if ((s = bmvpi_nii_one_number(image, how, n_t, io)) != BMVP_OK) return s;
     if (how && how->keep_affine) memcpy(affine, image->affine, sizeof affine);
     else bmvp_nii_rectify_affine(affine, image);
+    if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;
     s = bmvpi_nii_reorder(from, flip, affine, how ? how->axcodes : NULL, io->err);
     if (s != BMVP_OK) return s;
     if (!bmvpi_nii_count(&n, image->dim))
@@ -3420,6 +3494,32 @@ BMVP_API void bmvp_nii_axcodes(char codes[4], const double affine[16])
     strcpy(codes, "???");
     if (bmvp_nii_orientation(axis, flip, affine, NULL) != BMVP_OK) return;
     for (i = 0; i < 3; ++i) codes[i] = letters[axis[i]][flip[i]];
+}
+
+BMVP_API double bmvp_nii_grid_distance(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
+{
+    double most = 0;
+    int corner, i, j;
+    for (i = 0; i < 3; ++i)
+        if (a->dim[i] != b->dim[i]) return HUGE_VAL;
+    for (corner = 0; corner < 8; ++corner) {
+        double sum = 0;
+        for (i = 0; i < 3; ++i) {
+            double d = a->affine[4 * i + 3] - b->affine[4 * i + 3];
+            for (j = 0; j < 3; ++j)
+                if (corner >> j & 1) d += (a->affine[4 * i + j] - b->affine[4 * i + j]) * (double)(a->dim[j] - 1);
+            sum += d * d;
+        }
+        if (!(sum <= most)) most = sum;
+    }
+    return bmvpi_nii_finite(most) ? sqrt(most) : HUGE_VAL;
+}
+
+BMVP_API int bmvp_nii_one_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
+{
+    double mm[3];
+    bmvp_nii_voxel_size(mm, a->affine);
+    return bmvp_nii_grid_distance(a, b) <= 0.05 * fmin(fmin(mm[0], mm[1]), mm[2]);
 }
 
 BMVP_API int bmvp_nii_same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b, double rtol, double atol)
@@ -4161,6 +4261,34 @@ static void bmvpi_nii_rescale(float *x, int64_t n, float a, float range, float g
     }
 }
 
+/* Percentiles of the voxels that are not 0; where these coincide, the range of all. */
+static bmvp_status bmvpi_nii_sparse_range(float p[2], const double q[2], const bmvp_nii_volume *v, int64_t n,
+                                          bmvp_error *err)
+{
+    bmvpi_nii_io io = bmvpi_nii_io_of(v, err);
+    int64_t i, m = 0;
+    float *some, low = v->data[0], high = v->data[0];
+    void *block;
+    bmvp_status s;
+    for (i = 0; i < n; ++i) {
+        m += v->data[i] < 0 || v->data[i] > 0;
+        if (v->data[i] < low) low = v->data[i];
+        if (v->data[i] > high) high = v->data[i];
+    }
+    if (m == 0) return BMVP_OK;
+    if ((s = bmvpi_nii_take(&block, &io, m * (int64_t)sizeof *some)) != BMVP_OK) return s;
+    some = (float *)block;
+    for (i = m = 0; i < n; ++i)
+        if (v->data[i] < 0 || v->data[i] > 0) some[m++] = v->data[i];
+    s = bmvp_nii_percentiles(p, q, 2, some, m, &v->allocator, err);
+    bmvpi_nii_free(&io.allocator, block);
+    if (s == BMVP_OK && p[0] >= p[1]) {
+        p[0] = low;
+        p[1] = high;
+    }
+    return s;
+}
+
 BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const bmvp_nii_scale *scale, float *ab,
                                                 bmvp_error *err)
 {
@@ -4175,6 +4303,7 @@ BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const b
     q[0] = scale->lower;
     q[1] = scale->upper;
     s = bmvp_nii_percentiles(p, q, 2, volume->data, n, &volume->allocator, err);
+    if (s == BMVP_OK && scale->sparse && p[0] >= p[1]) s = bmvpi_nii_sparse_range(p, q, volume, n, err);
     if (s != BMVP_OK) return s;
     low = scale->b_min;
     high = scale->b_max;

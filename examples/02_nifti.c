@@ -19,7 +19,7 @@ static void show(const char *when, const bmvp_nii_volume *v)
 int main(int argc, char **argv)
 {
     const double one_mm[3] = { 1, 1, 1 };
-    bmvp_nii_scale scale = { 1, 99, 0, 1, 1, 0 }; /* percentiles 1 and 99 become 0 and 1, clipped */
+    bmvp_nii_scale scale = { 1, 99, 0, 1, 1, 0, 0 }; /* percentiles 1 and 99 become 0 and 1, clipped */
     bmvp_error err;
     bmvp_nii_volume v;
     bmvp_nii_box box;

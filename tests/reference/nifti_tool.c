@@ -143,6 +143,7 @@ static void run(void) {
     const char *path = word(), *out = word();
     memset(&how, 0, sizeof how);
     for (; args < args_end; args++) {
+        how.first = 1;
         if (is(*args, "t")) how.t = (args++, strtol(*args, NULL, 10));
         else if (is(*args, "component")) how.component = (args++, (int)strtol(*args, NULL, 10));
         else if (is(*args, "raw")) how.raw_values = 1;

@@ -132,6 +132,7 @@ static void check_expected(const char *line) {
         check_report(fabs(im.affine[i] - want[i + 2]) <= 1e-5 * (1 + fabs(want[i + 2])), __FILE__, __LINE__,
                      "%s: affine[%d] is %g, nibabel has %g", name, i, im.affine[i], want[i + 2]);
     memset(&how, 0, sizeof how);
+    how.first = 1;
     for (how.t = 0; how.t < im.dim[3]; how.t++) {
         if (!CHECK_OK(bmvp_nii_to_volume(&v, &im, &how, NULL, &err))) break;
         for (k = 0; k < voxels(&v); k++)
@@ -166,7 +167,7 @@ static void test_files_as_nibabel(void) {
 static void apply(bmvp_nii_volume *v, const char *step) {
     static const int64_t area[3] = {11, 8, 9}, grid[3] = {30, 12, 20}, padded[3] = {30, 19, 24};
     static const double fine[3] = {1, 1, 1}, coarse[3] = {2, 3, 2.5}, odd[3] = {1.1, 1.3, 0.9};
-    static const bmvp_nii_scale scale = {5, 95, 0, 1, 1, 0};
+    static const bmvp_nii_scale scale = {5, 95, 0, 1, 1, 0, 0};
     bmvp_nii_resample how;
     bmvp_nii_box box;
     memset(&how, 0, sizeof how);
@@ -642,6 +643,7 @@ static void test_boxes_of_a_file(void) {
         CHECK_OK(bmvp_nii_write(in_folder("box.nii"), &im, NULL, &err));
         memset(&how, 0, sizeof how);
         how.t = 1;
+        how.first = 1;
         CHECK_OK(bmvp_nii_to_volume(&v, &im, &how, NULL, &err));
         if (!CHECK_OK(bmvp_nii_open(&file, in_folder("box.nii"), NULL, &err))) return;
         for (k = 0; k < 60; k++) {
@@ -711,6 +713,125 @@ static void test_nonfinite_are_counted(void) {
     bmvp_nii_volume_free(&v);
 }
 
+/* A volume is one number a voxel: others are refused with their dimensions, unless the caller says which. */
+static void test_several_numbers(void) {
+    static const struct { int type, ndim, intent; int64_t dim[5]; const char *says; } rows[] = {
+        {BMVP_NII_FLOAT32, 5, 1007, {4, 3, 2, 1, 3}, "4 x 3 x 2 x 1 x 3: 3 components of vectors"},
+        {BMVP_NII_INT16, 4, 0, {4, 3, 2, 5, 1}, "4 x 3 x 2 x 5: 5 volumes"},
+        {BMVP_NII_RGB24, 3, 0, {4, 3, 2, 1, 1}, "4 x 3 x 2, datatype rgb24"},
+        {BMVP_NII_RGBA32, 3, 0, {4, 3, 2, 1, 1}, "datatype rgba32"},
+        {BMVP_NII_COMPLEX64, 4, 0, {4, 3, 2, 1, 1}, "datatype complex64"},
+        {BMVP_NII_UINT8, 5, 1006, {4, 3, 1, 1, 2}, "2 components"},
+        {BMVP_NII_FLOAT32, 5, 1007, {4, 3, 2, 1, 1}, NULL},
+        {BMVP_NII_INT16, 4, 0, {4, 3, 2, 1, 1}, NULL},
+    };
+    size_t i;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bmvp_nii_image im;
+        bmvp_nii_volume v;
+        bmvp_nii_load how;
+        memset(&how, 0, sizeof how);
+        CHECK_OK(bmvp_nii_create(&im, rows[i].type, rows[i].ndim, rows[i].dim, NULL, NULL, &err));
+        im.intent_code = rows[i].intent;
+        if (rows[i].says) {
+            CHECK_FAILS(bmvp_nii_to_volume(&v, &im, NULL, NULL, &err), E_FORMAT, rows[i].says);
+            CHECK_FAILS(bmvp_nii_to_volume(&v, &im, &how, NULL, &err), E_FORMAT, rows[i].says);
+            how.first = 1;
+        }
+        CHECK_OK(bmvp_nii_to_volume(&v, &im, &how, NULL, &err));
+        bmvp_nii_volume_free(&v);
+        bmvp_nii_image_free(&im);
+    }
+}
+
+/* The same head stored in mm, metres and micrometres lies at the same place; units that cannot be are named. */
+static void test_units(void) {
+    static const struct { int unit; double mm; } rows[] = {{2, 1}, {1, 1000}, {3, 0.001}, {0, 1}, {4, 1}};
+    const int64_t dim[3] = {5, 4, 3};
+    const double affine[16] = {-2, 0.1, 0, 30, 0.1, 1.5, 0, -20, 0, 0, 3, 11, 0, 0, 0, 1};
+    bmvp_nii_image im;
+    bmvp_nii_volume v;
+    size_t i;
+    int form, k;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (form = 0; form < 3; form++) {
+            double off = 0;
+            bmvp_nii_create(&im, BMVP_NII_UINT8, 3, dim, NULL, NULL, &err);
+            im.xyzt_units = rows[i].unit | 8;
+            CHECK_OK(bmvp_nii_set_affine(&im, affine, 1, &err));
+            CHECK_NEAR(im.srow[0] * rows[i].mm, -2, 1e-9);
+            CHECK_NEAR(im.pixdim[3] * rows[i].mm, 3, 1e-9);
+            if (form == 1) im.sform_code = 0;
+            if (form == 2) im.pixdim[1] *= 1.1;             /* the sform does not fit pixdim: the qform is taken */
+            CHECK_OK(bmvp_nii_write(in_folder("unit.nii"), &im, NULL, &err));
+            bmvp_nii_image_free(&im);
+            if (!CHECK_OK(bmvp_nii_read_volume(&v, in_folder("unit.nii"), NULL, NULL, &err))) continue;
+            remove(in_folder("unit.nii"));
+            for (k = 0; k < 12; k++) off = fmax(off, fabs(v.affine[k] - affine[k]));
+            check_report(off < (form == 0 ? 2e-5 : 0.21), __FILE__, __LINE__, "unit %d, form %d: %g mm off", rows[i].unit, form, off);
+            bmvp_nii_volume_free(&v);
+        }
+    bmvp_nii_create(&im, BMVP_NII_UINT8, 3, dim, affine, NULL, &err);
+    im.xyzt_units = 1;
+    CHECK_OK(bmvp_nii_write(in_folder("wrong_unit.nii"), &im, NULL, &err));
+    CHECK_FAILS(bmvp_nii_read_volume(&v, in_folder("wrong_unit.nii"), NULL, NULL, &err), E_FORMAT,
+                "wrong_unit.nii: xyzt_units is 1 (metre) and pixdim[1]");
+    remove(in_folder("wrong_unit.nii"));
+    bmvp_nii_image_free(&im);
+}
+
+/* Grids are compared by where their corners lie. */
+static void test_grid_distance(void) {
+    const int64_t dim[3] = {201, 101, 51};
+    double affine[16] = {1, 0, 0, -100, 0, 1, 0, -50, 0, 0, 2, -50, 0, 0, 0, 1};
+    bmvp_nii_volume a, b;
+    CHECK_OK(bmvp_nii_volume_create(&a, dim, affine, NULL, &err));
+    affine[0] += 4e-6;
+    CHECK_OK(bmvp_nii_volume_create(&b, dim, affine, NULL, &err));
+    CHECK_NEAR(bmvp_nii_grid_distance(&a, &b), 8e-4, 1e-9);
+    CHECK(bmvp_nii_one_grid(&a, &b));
+    b.affine[0] = 1.01;                                     /* an element within 1e-2, a corner 2 mm away */
+    CHECK_NEAR(bmvp_nii_grid_distance(&a, &b), 2, 1e-9);
+    CHECK(!bmvp_nii_one_grid(&a, &b));
+    memcpy(b.affine, a.affine, sizeof b.affine);
+    b.affine[3] += 0.06;
+    CHECK(!bmvp_nii_one_grid(&a, &b));
+    b.affine[3] -= 0.03;
+    CHECK(bmvp_nii_one_grid(&a, &b));
+    b.affine[5] = HUGE_VAL - HUGE_VAL;
+    CHECK(!bmvp_nii_one_grid(&a, &b));
+    memcpy(b.affine, a.affine, sizeof b.affine);
+    b.dim[1]--;
+    CHECK(!(bmvp_nii_grid_distance(&a, &b) < HUGE_VAL));
+    b.dim[1]++;
+    bmvp_nii_volume_free(&a);
+    bmvp_nii_volume_free(&b);
+}
+
+/* 3 % of vessels: percentiles 5 and 95 are both 0, and the contrast of what is not 0 is kept. */
+static void test_sparse_scaling(void) {
+    const int64_t dim[3] = {20, 20, 20};
+    bmvp_nii_scale scale = {5, 95, 0, 1, 1, 0, 1};
+    float ab[2];
+    bmvp_nii_volume v;
+    int64_t i;
+    CHECK_OK(bmvp_nii_volume_create(&v, dim, NULL, NULL, &err));
+    for (i = 0; i < 201; i++) v.data[i * 33] = (float)(100 + i);
+    CHECK_OK(bmvp_nii_scale_percentiles(&v, &scale, ab, &err));
+    CHECK_NEAR((double)ab[0], 110, 1e-4);
+    CHECK_NEAR((double)ab[1], 290, 1e-4);
+    CHECK_NEAR((double)v.data[100 * 33], 0.5, 1e-6);
+    CHECK_NEAR((double)v.data[1], 0, 0);
+    memset(v.data, 0, 8000 * sizeof *v.data);
+    v.data[17] = 4;                                         /* one value: the range of all */
+    CHECK_OK(bmvp_nii_scale_percentiles(&v, &scale, ab, &err));
+    CHECK(v.data[17] > 0.999f && v.data[16] <= 0);
+    memset(v.data, 0, 8000 * sizeof *v.data);               /* nothing at all: as MONAI */
+    CHECK_OK(bmvp_nii_scale_percentiles(&v, &scale, ab, &err));
+    CHECK_NEAR((double)v.data[5], 0, 0);
+    bmvp_nii_volume_free(&v);
+}
+
 static void test_components(void) {
     const int64_t dim[3] = {2, 1, 1};
     static const float pairs[4] = {3, -4, 0, 2};
@@ -728,6 +849,7 @@ static void test_components(void) {
         bmvp_nii_load how;
         memset(&how, 0, sizeof how);
         how.component = rows[i].component;
+        how.first = 1;
         CHECK_OK(bmvp_nii_create(&im, rows[i].type, 3, dim, NULL, NULL, &err));
         memcpy(im.data, rows[i].type == BMVP_NII_RGB24 ? (const void *)colours : (const void *)pairs, (size_t)im.data_bytes);
         if (CHECK_OK(bmvp_nii_to_volume(&v, &im, &how, NULL, &err))) {
@@ -919,7 +1041,7 @@ static void test_percentiles(void) {
 }
 
 static void test_constant_volume(void) {
-    static const bmvp_nii_scale scale = {5, 95, 0.25, 1, 1, 0};
+    static const bmvp_nii_scale scale = {5, 95, 0.25, 1, 1, 0, 0};
     bmvp_nii_volume v;
     const int64_t dim[3] = {4, 4, 4};
     int i;
@@ -1171,7 +1293,7 @@ static void count_free(void *block, void *user) {
 
 /* Reads, converts, transforms, writes to memory; any call may fail, nothing may leak. */
 static bmvp_status whole_chain(const unsigned char *bytes, size_t n, counting *c) {
-    static const bmvp_nii_scale scale = {5, 95, 0, 1, 1, 0};
+    static const bmvp_nii_scale scale = {5, 95, 0, 1, 1, 0, 0};
     const double mm[3] = {1, 1, 1}, oblique[3] = {0.9, 0.9, 0.9};
     const int64_t size[3] = {6, 7, 8};
     bmvp_nii_image im, made;
@@ -1244,6 +1366,7 @@ static void test_file_allocation_failure(void) {
     for (k = 1; k < 40 && !worked; k++) {
         counting c = {0, 0, 0};
         bmvp_nii_options o;
+        bmvp_nii_load how;
         bmvp_nii_volume v;
         bmvp_status s;
         memset(&o, 0, sizeof o);
@@ -1251,7 +1374,9 @@ static void test_file_allocation_failure(void) {
         o.allocator.free = count_free;
         o.allocator.user = &c;
         c.fail_at = k;
-        s = bmvp_nii_read_volume(&v, in_folder("mem.hdr"), NULL, &o, &err);
+        memset(&how, 0, sizeof how);
+        how.first = 1;
+        s = bmvp_nii_read_volume(&v, in_folder("mem.hdr"), &how, &o, &err);
         worked = s == BMVP_OK && c.calls < k;
         CHECK(worked || s == BMVP_E_OOM);
         bmvp_nii_volume_free(&v);
@@ -1370,6 +1495,10 @@ int main(int argc, char **argv) {
     CHECK_RUN(test_open_refuses);
     CHECK_RUN(test_nonfinite_are_counted);
     CHECK_RUN(test_components);
+    CHECK_RUN(test_several_numbers);
+    CHECK_RUN(test_units);
+    CHECK_RUN(test_grid_distance);
+    CHECK_RUN(test_sparse_scaling);
     CHECK_RUN(test_all_orientations);
     CHECK_RUN(test_orientation_errors);
     CHECK_RUN(test_quantisation);

@@ -120,7 +120,7 @@ static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *
     if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_OK)
         return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s", k->id, e.message);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
-    if (labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
+    if (bmvp_labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
     return bmvp_error_set(err, inner.status, "case '%s': %s", k->id, inner.message);
 }
 
@@ -136,7 +136,7 @@ static bmvp_status compare_files(const evaluation *e, const data_case *k, const 
     memset(&t, 0, sizeof t);
     st = read_map(&t, k, k->label, l, io, err);
     if (!st) st = read_map(&p, k, path, l, io, err);
-    if (!st && !bmvp_nii_same_grid(&t, &p, 1e-4, 1e-2))
+    if (!st && !bmvp_nii_one_grid(&t, &p))
         st = bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': prediction %s (%lldx%lldx%lld) and label %s (%lldx%lldx%lld) are on different "
                             "grids; `bmvp predict` writes on the grid of its input", k->id, path, (long long)p.dim[0], (long long)p.dim[1],
                             (long long)p.dim[2], k->label, (long long)t.dim[0], (long long)t.dim[1], (long long)t.dim[2]);
