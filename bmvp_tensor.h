@@ -2641,7 +2641,7 @@ BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_
         for (r = lo; r < hi; ++r)
             for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
-static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+static double bmvpi_total_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     return bmvpi_reduce_sum(m->a + lo, hi - lo);
 }
@@ -2657,7 +2657,7 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
-        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
+        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range);
     } else {
         bmvpi_columns k = bmvpi_norm_columns(y, 1);
         double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
@@ -3583,7 +3583,7 @@ static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
+    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_total_range);
 }
 BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -3617,7 +3617,7 @@ static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_total_range) / (double)y->src[0]->numel);
 }
 static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
 #define bmvpi_mean_cpu_workspace NULL
