@@ -11,8 +11,8 @@
    files and from memory, in either byte order, every numeric type, extensions kept. Whether data are compressed and
    which format they are is decided by content, never by the file name. Voxels come out as float32 with slope and
    intercept applied as nibabel does it, in any orientation, in one pass. Transforms give the numbers of MONAI 1.4.0:
-   orientation, spacing, percentile scaling, foreground crops, pad, resize, random crop. Volumes are registered (rigid to
-   affine, any contrast) and resampled through matrices. Every number in a file is checked before it is used; errors
+   orientation, spacing, percentile scaling, foreground crops, pad, resize, random crop. Volumes are registered (rigid
+   to affine, any contrast) and resampled through matrices. Every number in a file is checked before it is used; errors
    name the file and the field.
 
    WHAT IT DOES NOT DO
@@ -57,7 +57,7 @@
      >>pose         parameters of a matrix
      >>optimiser    BFGS
      >>search       where to start
-     >>registration the levels
+     >>registration              the levels
 
    A COMPLETE PROGRAM
      #define BMVP_NIFTI_IMPLEMENTATION
@@ -125,7 +125,7 @@ extern "C" {
 
 /* >>status ----------------------------------------------------------------------------------------------------- */
 
-/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone -------------------------- */
 #ifndef BMVP_COMMON
 #define BMVP_COMMON 1
 #ifndef BMVP_API
@@ -183,7 +183,7 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #elif BMVP_COMMON != 1
 #error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
 #endif
-/* ---- end of the common part --------------------------------------------------------------------------------------- */
+/* ---- end of the common part -------------------------------------------------------------------------------------- */
 
 /* Names of version 0.1, for programs written with them. */
 typedef bmvp_status bmvp_nii_status;
