@@ -765,11 +765,11 @@ static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
     }
     return !bmvp_failed(c);
 }
-static void memory_upload(bmvp_ctx *c, float *to, const float *host, int64_t n)
+static void memory_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
 {
     (void)send(c, to, host, n * (int64_t)sizeof *to);
 }
-static void memory_download(bmvp_ctx *c, float *host, const float *from, int64_t n)
+static void memory_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
 {
     const int there = fetch(c, host, from, n * (int64_t)sizeof *host);
     int64_t i;
@@ -787,6 +787,7 @@ static void capture_begin(bmvp_ctx *c)
     if (asked > s->stage.size && s->stage.size < STAGE_MOST && !stage_grow(c, smaller(asked, STAGE_MOST))) return;
     changed = s->capture.changed;
     s->capture.changed = 0;
+    if (changed) bmvp_log(c, "cuda: memory came or went in the step before, so this one is not recorded");
     if (changed || !stage_turn(c)) return;
     s->capture.on =
         check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
@@ -2422,7 +2423,7 @@ static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 /* >>op cross_entropy ----------------------------------------------------------------------------------------------- */
 
 /* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read
-   twice. saved: targets, log-sum-exps, weights of the classes. */
+   twice. saved: targets (int32), log-sum-exps, weights of the classes. */
 struct cross_entropy_reduce : join_sum {
     view x;
     sink y;
@@ -2438,7 +2439,7 @@ struct cross_entropy_reduce : join_sum {
     __device__ double row(int64_t r) const
     {
         const view in = x + r * classes;
-        const int64_t target = (int64_t)saved[r];
+        const int64_t target = ((const int32_t *)(const void *)saved)[r];
         float top = in[0];
         double sum = 0;
         for (int64_t i = 1; i < classes; ++i) if (!(in[i] <= top)) top = in[i];
@@ -2460,7 +2461,7 @@ struct cross_entropy_back_map {
     int add;
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
-        const int64_t r = (i - ch) / classes, target = (int64_t)saved[r];
+        const int64_t r = (i - ch) / classes, target = ((const int32_t *)(const void *)saved)[r];
         const float s = (float)((double)g[0] / total) * saved[2 * rows + target];
         float v[N];
         for (int e = 0; e < N; ++e) v[e] = s * (expf(x[i + e] - saved[rows + r]) - (ch + e == target ? 1.0f : 0.0f));
@@ -5508,7 +5509,6 @@ static int64_t minmax_workspace(const bmvp_ctx *, const bmvp_tensor *, int) { re
    above b. */
 struct listed { bmvp_update u; int64_t first; };
 enum { PIECE = 8192 };
-enum { NORM, SCALE, HALTED }; /* of bmvp_device.clipped_update's rule */
 
 static __device__ __forceinline__ int listed_find(const listed *list, int n, int64_t block)
 {
@@ -5555,11 +5555,11 @@ template <int N> static __device__ __forceinline__ void update_some(const bmvp_u
    Traffic: 28 bytes an element (SGD 20), 16 a thread, and about 16 operations: at the memory's speed. */
 static __global__ void update_kernel(const listed *list, int n, const float *rule)
 {
-    if (rule && rule[HALTED] != 0.0f) return;
+    if (rule && rule[BMVP_RULE_HALTED] != 0.0f) return;
     const listed *l = &list[listed_find(list, n, blockIdx.x)];
     const bmvp_update u = l->u;
     const int64_t from = (blockIdx.x - l->first) * PIECE, to = from + PIECE < u.n ? from + PIECE : u.n;
-    const float scale = rule ? rule[SCALE] : u.scale;
+    const float scale = rule ? rule[BMVP_RULE_SCALE] : u.scale;
     for (int64_t i = from / 4 + threadIdx.x; i < to / 4; i += THREADS) update_some<4>(u, scale, 4 * i);
     if (threadIdx.x < to % 4) update_some<1>(u, scale, to - 1 - threadIdx.x);
 }
@@ -5648,16 +5648,17 @@ struct rule_total : join_sum {
     __device__ void finish(pair p) const
     {
         const double norm = sqrt(p.a);
-        rule[NORM] = (float)norm;
-        rule[SCALE] = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
-        if (!(norm <= (double)FLT_MAX)) rule[HALTED] = 1;
+        rule[BMVP_RULE_NORM] = (float)norm;
+        rule[BMVP_RULE_SCALE] = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
+        if (!(norm <= (double)FLT_MAX)) rule[BMVP_RULE_HALTED] = 1;
+        if (rule[BMVP_RULE_HALTED] != 0.0f) rule[BMVP_RULE_SKIPPED] += 1;
     }
 };
 /* One thread */
 struct rule_watch {
     const float *x;
     float *rule;
-    __device__ void operator()(int64_t) const { if (!(fabsf(*x) <= FLT_MAX)) rule[HALTED] = 1; }
+    __device__ void operator()(int64_t) const { if (!(fabsf(*x) <= FLT_MAX)) rule[BMVP_RULE_HALTED] = 1; }
 };
 static void optimizer_watch(bmvp_ctx *c, const float *x, float *rule) { each(c, rule_watch{ x, rule }, 1); }
 static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule)
@@ -5679,18 +5680,21 @@ static void optimizer_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, d
 static const bmvp_kernel kernels[BMVP_OP_COUNT] = { BMVP_OPS(BMVP_X) };
 #undef BMVP_X
 
+static int all_precisions(const bmvp_config *, bmvp_error *) { return 1; }
+
 static void describe(state *s)
 {
     s->backend.name = s->name;
     memcpy(s->backend.op, kernels, sizeof kernels);
     s->backend.device = &s->device;
     s->device.user = s;
-    s->device.precisions = 1u << BMVP_FP32 | 1u << BMVP_BF16 | 1u << BMVP_TF32;
+    s->device.runs_ahead = 1;
+    s->device.computes = all_precisions;
     s->device.half_least = 4096; /* smaller results (losses, pooled features, cosines) save nothing */
     s->device.alloc = memory_alloc;
     s->device.free = memory_free;
-    s->device.upload = memory_upload;
-    s->device.download = memory_download;
+    s->device.write = memory_write;
+    s->device.read = memory_read;
     s->device.fill = memory_fill;
     s->device.add = memory_add;
     s->device.update = optimizer_update;

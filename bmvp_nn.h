@@ -5,12 +5,14 @@
        #include "bmvp_tensor.h"
        #include "bmvp_nn.h"
 
-   What it is: the networks of BrainMVP (UniFormer encoder with its pre-training decoder, UniUnet and UNET3D for segmentation, heads for
-   classification) with the released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and
-   SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON reader and
-   writer that goes with them.
-   What it is not: no model zoo; a network of your own is a block of layers and a row of a table (>>layers, >>network). Files written by others are read as hostile: a pickle that wants to run code is
-   refused by name.
+   What it is: layers that are made by name as PyTorch's modules are, the networks of BrainMVP made of them (UniFormer
+   encoder with its pre-training decoder, UniUnet and UNET3D for segmentation, heads for classification) with the
+   released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and SGD,
+   learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON
+   reader and writer that goes with them.
+
+   What it is not: no model zoo; a network of your own is a block of layers and a row of a table (>>layers, >>network).
+   Files written by others are read as hostile: a pickle that wants to run code is refused by name.
 
    CONTENTS (search for the tag)
        >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
@@ -66,8 +68,8 @@ extern "C" {
 
 /* >>state -------------------------------------------------------------------------------------------------------- */
 
-/* The state of a network is a list of named tensors: PyTorch's state_dict, in its order. Files hold PyTorch's names, shapes and element
-   order, memory the order of bmvp_tensor.h (channels last); an entry knows both. */
+/* The state of a network is a list of named tensors: PyTorch's state_dict, in its order. Files hold PyTorch's names,
+   shapes and element order, memory the order of bmvp_tensor.h (channels last); an entry knows both. */
 
 /* The order of the three axes of space within PyTorch's tensors. Ours are always Z, Y, X. */
 typedef enum bmvp_axes {
@@ -76,7 +78,7 @@ typedef enum bmvp_axes {
     BMVP_AXES_ZYX  /* arrays as SimpleITK gives them: (N, C, Z, Y, X) */
 } bmvp_axes;
 
-/* How a tensor lies in PyTorch's files <-> here. The three of a kind stand in the order of bmvp_axes; k.. may differ from each other. */
+/* How a tensor lies in PyTorch's files <-> here. The three of a kind stand in the order of bmvp_axes. */
 typedef enum bmvp_layout {
     BMVP_LAYOUT_SAME,          /* any shape, as it is */
     BMVP_LAYOUT_LINEAR,        /* (O, I)           <-> (I, O) */
@@ -93,11 +95,11 @@ typedef enum bmvp_layout {
     BMVP_LAYOUT_VOLUME         /* (X, Y, Z)        <-> (Z, Y, X) */
 } bmvp_layout;
 
-typedef enum bmvp_init { /* how a fresh entry starts; PyTorch's function in torch.nn.init */
+typedef enum bmvp_init {      /* how a fresh entry starts; PyTorch's function in torch.nn.init */
     BMVP_INIT_ZERO,
     BMVP_INIT_ONE,
-    BMVP_INIT_KAIMING_OUT,    /* normal, variance 2 / fan, fan = O k^3: kaiming_normal_(mode="fan_out", nonlinearity="relu") */
-    BMVP_INIT_UNIFORM_IN,     /* uniform in +-1/sqrt(fan), fan = I k^3: what Linear, Conv3d, ConvTranspose3d start with, biases too */
+    BMVP_INIT_KAIMING_OUT,    /* normal, variance 2 / fan, fan = O k^3: kaiming_normal_ of fan_out and relu */
+    BMVP_INIT_UNIFORM_IN,     /* uniform in +-1/sqrt(fan), fan = I k^3: start of Linear, Conv3d, ConvTranspose3d */
     BMVP_INIT_XAVIER_UNIFORM, /* uniform in +-sqrt(6 / fan), fan = (I + O) k^3: xavier_uniform_ */
     BMVP_INIT_NORMAL,         /* normal, standard deviation `value`: normal_ */
     BMVP_INIT_TRUNC_NORMAL,   /* the same, drawn again beyond +-2: trunc_normal_ */
@@ -108,8 +110,8 @@ typedef enum bmvp_init { /* how a fresh entry starts; PyTorch's function in torc
 typedef struct bmvp_state {
     const char *name;
     bmvp_tensor *t;
-    int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
-    int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
+    int64_t counter; /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
+    int trained;     /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
     int torch_rank;        /* PyTorch's shape */
     int64_t torch_dim[BMVP_MAX_DIMS];
     int walk_rank;         /* the same with axes split that are several of ours (tokens are z, y, x); else equal */
@@ -119,7 +121,7 @@ typedef struct bmvp_state {
     int64_t fan;
     double value;          /* of NORMAL, TRUNC_NORMAL and CONSTANT */
     double lr_scale;       /* learning rate of this tensor / that of the rest */
-    const char *stacked;   /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
+    const char *stacked; /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
     int part, parts;
 } bmvp_state;
 
@@ -129,8 +131,9 @@ typedef struct bmvp_state_list { /* begins as zeros */
 } bmvp_state_list;
 
 /* Registers a tensor. torch_dim: PyTorch's shape. Returns the tensor (NULL after a failure). */
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout,
+                                     int torch_rank, const int64_t *torch_dim, int trained, bmvp_init init,
+                                     int64_t fan);
 /* Frees the list; the tensors go with the context. Networks free theirs. */
 BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list);
 /* Start values of one entry, from random stream `stream` of seed (bmvp_net_init takes 1000 + its place in the list). */
@@ -141,16 +144,18 @@ BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, flo
 
 /* >>layers ------------------------------------------------------------------------------------------------------- */
 
-/* Layers are made by name and run. Making one adds its tensors to a list of states under the names that PyTorch's module of that name
-   gives them, with its shapes and its initialisation; so a network of layers is saved, loaded from .pt and .safetensors, optimised,
-   planned and shared by ranks with nothing more to do. Running one is a call of its op:
+/* Layers are made by name and run. Making one adds its tensors to a list of states under the names that PyTorch's
+   module of that name gives them, with its shapes and its initialisation; so a network of layers is saved, loaded from
+   .pt and .safetensors, optimised, planned and shared by ranks with nothing more to do. Running one is a call of its
+   op:
 
        l = bmvp_make_conv(m, "conv1", 1, 16, 3, 1, 1, 1);         self.conv1 = nn.Conv3d(1, 16, 3, stride=1, padding=1)
        y = bmvp_relu(m->c, bmvp_run(m, &l, x));                   y = F.relu(self.conv1(x))
 
-   A bmvp_module is the place in the tree of names where layers are made, and what a pass has to know (training or not). bmvp_enter goes
-   down a level, bmvp_leave up again: bmvp_enter(m, "decoder.%d", i) gives "decoder.2.conv1.weight". After a failure all of them do
-   nothing, and layers are zeros. Maps are (N, D, H, W, C) here and (N, C, X, Y, Z) in PyTorch, unless m->axes says otherwise. */
+   A bmvp_module is the place in the tree of names where layers are made, and what a pass has to know (training or not).
+   bmvp_enter goes down a level, bmvp_leave up again: bmvp_enter(m, "decoder.%d", i) gives "decoder.2.conv1.weight".
+   After a failure all of them do nothing, and layers are zeros. Maps are (N, D, H, W, C) here and (N, C, X, Y, Z) in
+   PyTorch, unless m->axes says otherwise. */
 enum { BMVP_NAME_MAX = 200, BMVP_LEVELS_MAX = 12 };
 typedef struct bmvp_module {
     bmvp_ctx *c;
@@ -185,21 +190,25 @@ BMVP_API bmvp_tensor *bmvp_run(bmvp_module *m, const bmvp_layer *l, bmvp_tensor 
 
 /* torch.nn.Linear(in, out, bias): x (..., in) -> (..., out). weight (out, in) and bias uniform in +-1/sqrt(in). */
 BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t in, int64_t out, int bias);
-/* torch.nn.Conv3d(in, out, kernel, stride, padding, bias=): x (N, D, H, W, in) -> (N, D', H', W', out), zeros outside. weight (out, in, k,
-   k, k) and bias uniform in +-1/sqrt(in k^3). A kernel of 1 without stride and padding runs as a linear layer. */
-BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
-                                   int bias);
-/* torch.nn.Conv3d(n, n, kernel, padding=kernel // 2, groups=n), kernel odd: shapes stay. weight (n, 1, k, k, k) and bias uniform in
+/* torch.nn.Conv3d(in, out, kernel, stride, padding, bias=): x (N, D, H, W, in) -> (N, D', H', W', out), zeros outside.
+   weight (out, in, k, k, k) and bias uniform in +-1/sqrt(in k^3). A kernel of 1 without stride and padding runs as a
+   linear layer. */
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                   int64_t stride, int64_t pad, int bias);
+/* torch.nn.Conv3d(n, n, kernel, padding=kernel // 2, groups=n), kernel odd: shapes stay. weight (n, 1, k, k, k) and
+   bias uniform in
    +-1/sqrt(k^3). */
 BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel);
-/* torch.nn.ConvTranspose3d(in, out, kernel, stride=kernel, bias=): (N, D, H, W, in) -> (N, kD, kH, kW, out). weight (in, out, k, k, k) and
-   bias uniform in +-1/sqrt(out k^3). */
-BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias);
+/* torch.nn.ConvTranspose3d(in, out, kernel, stride=kernel, bias=): (N, D, H, W, in) -> (N, kD, kH, kW, out). weight
+   (in, out, k, k, k) and bias uniform in +-1/sqrt(out k^3). */
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                             int bias);
 
 /* Norms keep shapes; weight (n) starts as 1, bias (n) as 0, eps 1e-5.
-   BatchNorm3d(n): over all axes but channels, batch statistics when m->training, else running_mean (0) and running_var (1), which move
-   by 0.1; num_batches_tracked counts. LayerNorm(n): over channels. GroupNorm(groups, n): groups of neighbouring channels, all voxels
-   of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine` it has no tensors, and name may be NULL. */
+   BatchNorm3d(n): over all axes but channels, batch statistics when m->training, else running_mean (0) and running_var
+   (1), which move by 0.1; num_batches_tracked counts. LayerNorm(n): over channels. GroupNorm(groups, n): groups of
+   neighbouring channels, all voxels of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine`
+   it has no tensors, and name may be NULL. */
 BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups);
@@ -207,60 +216,73 @@ BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int
 
 /* torch.nn.Parameter(torch.zeros(dim)): a learnable tensor as it is, for bmvp_init_as and the ops. */
 BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim);
-/* Learnable positions of a grid of tokens, {D, H, W}: PyTorch (1, tokens, n), its tokens in the order of m->axes, here (1, D, H, W, n).
-   Starts as zeros; bmvp_add_tokens adds it. */
+/* Learnable positions of a grid of tokens, {D, H, W}: PyTorch (1, tokens, n), its tokens in the order of m->axes, here
+   (1, D, H, W, n). Starts as zeros; bmvp_add_tokens adds it. */
 BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const int64_t grid[3], int64_t n);
 /* x (N, ...) + t (1, ...), the same t for each sample: positions. */
 BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t);
 
-/* Instead of a layer's own start, as nn.init does after a module is made: of t, a tensor made in m (NULL: nothing to do). fan follows
-   from PyTorch's shape. */
+/* Instead of a layer's own start, as nn.init does after a module is made: of t, a tensor made in m (NULL: nothing to
+   do). fan follows from PyTorch's shape. */
 BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value);
 
-/* Two linear layers with GELU between (timm's Mlp: name.fc1, name.fc2), as one op: the hidden layer is never stored. residual NULL: none;
-   else it is added. */
+/* Two linear layers with GELU between (timm's Mlp: name.fc1, name.fc2), as one op: the hidden layer is never stored.
+   residual NULL: none; else it is added. */
 typedef struct bmvp_mlp_layer {
     bmvp_layer fc1, fc2;
 } bmvp_mlp_layer;
 BMVP_API bmvp_mlp_layer bmvp_make_mlp(bmvp_module *m, const char *name, int64_t n, int64_t hidden);
 BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp_tensor *x, bmvp_tensor *residual);
 
-/* Pre-norm transformer block over the tokens between the first and the last axis: x += proj(MHSA(norm1(x))); x += mlp(norm2(x)); timm's
-   Block: norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2 below `name` (NULL: where m is). qkv (3 n, n) has the rows of q, then k, then
-   v, head by head; softmax(q k^T / sqrt(n / heads)). Networks whose names or order differ (MONAI: attn.out_proj, mlp.linear1) make the six
-   layers themselves. drop_path: rate at which a sample skips a branch in training; 0. */
+/* Pre-norm transformer block over the tokens between the first and the last axis: x += proj(MHSA(norm1(x))); x +=
+   mlp(norm2(x)); timm's Block: norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2 below `name` (NULL: where m is). qkv
+   (3 n, n) has the rows of q, then k, then v, head by head; softmax(q k^T / sqrt(n / heads)). Networks whose names or
+   order differ (MONAI: attn.out_proj, mlp.linear1) make the six layers themselves. drop_path: rate at which a sample
+   skips a branch in training; 0. */
 typedef struct bmvp_attention_block {
     bmvp_layer norm1, qkv, proj, norm2;
     bmvp_mlp_layer mlp;
     int heads;
     double drop_path;
 } bmvp_attention_block;
-BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias);
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads,
+                                                        int64_t hidden, int qkv_bias);
 BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x);
 
-/* Patches of p^3 voxels to tokens: name.proj = Conv3d(in, out, p, stride=p), and with `norm` name.norm = LayerNorm(out). */
+/* Patches of p^3 voxels to tokens: name.proj = Conv3d(in, out, p, stride=p), and with `norm` name.norm =
+   LayerNorm(out). */
 typedef struct bmvp_patch_embed {
     bmvp_layer proj, norm;
 } bmvp_patch_embed;
-BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm);
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p,
+                                                int norm);
 BMVP_API bmvp_tensor *bmvp_run_patch_embed(bmvp_module *m, const bmvp_patch_embed *e, bmvp_tensor *x);
 
-/* Stochastic depth (Huang et al., ECCV 2016; timm's DropPath): in training a sample's x becomes 0 with probability `rate`, else x / (1 -
-   rate). Draws are counted from (seed, step, sample): a resumed run, or one with other ranks, draws the same. Set them before each
-   training pass; sample is the number of the pass's first one. */
+/* Stochastic depth (Huang et al., ECCV 2016; timm's DropPath): in training a sample's x becomes 0 with probability
+   `rate`, else x / (1 - rate). Draws are counted from (seed, step, sample): a resumed run, or one with other ranks,
+   draws the same. Set them before each training pass; sample is the number of the pass's first one. */
 BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate);
 BMVP_API void bmvp_module_draws(bmvp_module *m, uint64_t seed, uint32_t step, uint32_t sample);
 
-/* The end of a block that began with mark = bmvp_scope_begin(c): what it made but y is freed, for good without a tape, and with
-   m->recompute until backward computes it again. Returns y. */
+/* The end of a block that began with mark = bmvp_scope_begin(c): what it made but y is freed, for good without a tape,
+   and with m->recompute until backward computes it again. Returns y. */
 BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *y);
 
 /* >>network ------------------------------------------------------------------------------------------------------ */
 
-/* A network is a block of code and a row of a table. The block has a struct of layers and functions that make and run them; the row, a
-   bmvp_net_kind, names the functions, and everything that knows networks (training, files, prediction) asks the row. The header's are
-   `uniformer` (encoder of BrainMVP with its pre-training decoder and UniUnet) and `unet3d`. A program adds rows by
-   bmvp_config.networks; examples/06_own_network.c does it. */
+/* A network is a block of code and a row of a table. The block has a struct of layers, a function that makes them and
+   functions that run them; the row, a bmvp_net_kind, names the functions. Everything that knows networks asks the row:
+   pre-training needs encode and reconstruct, fine-tuning encode and segment or classify, a loader the stride, and files
+   the prefixes of names that say what belongs to the encoder. So nobody asks which network it is.
+
+   The way of an input: encode makes maps from fine to coarse; what stands on them depends on the task that the network
+   was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
+   bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
+
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet) and `unet3d`.
+   A program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
+   know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so a
+   checkpoint's description can be read, and printed, where the row is not known. */
 
 typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
 
@@ -279,10 +301,11 @@ typedef struct bmvp_net_config {
     int mlp_ratio;        /* UniFormer: hidden width / width */
     int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
     int groups;           /* UNET3D: groups of GroupNorm; divides n */
-    int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
+    int plain_decoder; /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
     int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
-    int deep_supervision; /* 1 adds heads on coarser maps, where the row has them: UniFormer's segmentation, at 1/4 and 1/2 of the input */
+    int deep_supervision; /* 1 adds heads on coarser maps, where the row has them: UniFormer's segmentation, at 1/4 and
+                             1/2 of the input */
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
@@ -291,13 +314,13 @@ BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
 BMVP_API bmvp_net_config bmvp_net_config_default(const char *kind);
-/* Sets fields by name: "dim=16,32,64,128 head_dim=16"; a name that is no field of bmvp_net_config becomes an option. BMVP_E_ARG says where
-   the text is wrong. */
+/* Sets fields by name: "dim=16,32,64,128 head_dim=16"; a name that is no field of bmvp_net_config becomes an option.
+   BMVP_E_ARG says where the text is wrong. */
 BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text, bmvp_error *err);
 BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise);
 
-/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. NULL: not
-   there. */
+/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the
+   last at 1/8. NULL: not there. */
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input */
@@ -310,34 +333,40 @@ typedef struct bmvp_logits {
 } bmvp_logits;
 
 typedef struct bmvp_net bmvp_net;
-typedef enum bmvp_net_part { BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT } bmvp_net_part;
+typedef enum bmvp_net_part {
+    BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT
+} bmvp_net_part;
 struct bmvp_ckpt;
 
-/* One row. Zeros (NULL) where the network has no such thing. The functions return NULL (or zeros) after a failure, as builders do. */
+/* One row. Zeros (NULL) where the network has no such thing. The functions return NULL (or zeros) after a failure, as
+   builders do. */
 typedef struct bmvp_net_kind {
     const char *name;                                       /* as in bmvp_net_config.kind and in files */
     const char *title;                                      /* in messages; NULL: name */
-    const char *fields;                                     /* names of the fields and options that are its own, by spaces */
-    size_t size;                                            /* of its struct of layers: net->layers, zeros before make */
+    const char *fields; /* names of the fields and options that are its own, by spaces */
+    size_t size;        /* of its struct of layers: net->layers, zeros before make */
     int64_t (*stride)(const bmvp_net_config *k);            /* crops must be a multiple of this */
-    int64_t (*channels)(const bmvp_net_config *k);          /* of the last map; for classification without a `classify` of its own */
+    /* Of the last map; for classification without a `classify` of its own. */
+    int64_t (*channels)(const bmvp_net_config *k);
     int (*check)(bmvp_ctx *c, const bmvp_net_config *k);    /* 1: sizes fit; else bmvp_fail says why */
     void (*make)(bmvp_net *net);                            /* the layers, for net->cfg.task */
     void (*destroy)(bmvp_net *net);                         /* what make allocated besides net->layers */
     bmvp_features (*encode)(bmvp_net *net, bmvp_tensor *x); /* x (N, D, H, W, in_channels) */
     bmvp_tensor *(*reconstruct)(bmvp_net *net, const bmvp_features *f);               /* -> (N, D, H, W, 1) */
-    bmvp_logits (*segment)(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep); /* -> (N, D, H, W, outputs) */
-    bmvp_tensor *(*classify)(bmvp_net *net, const bmvp_features *f); /* -> (N, outputs); NULL: Linear `head` of the last map's average */
-    /* From names and shapes of a checkpoint without a description: 1 and the config (name, kind and in_channels = 1 are set), or 0: another
-       network's. NULL: such files are not recognised. */
+    /* -> (N, D, H, W, outputs); deep 1: the coarser heads, too */
+    bmvp_logits (*segment)(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep);
+    /* -> (N, outputs); NULL: Linear `head` of the last map's average */
+    bmvp_tensor *(*classify)(bmvp_net *net, const bmvp_features *f);
+    /* From names and shapes of a checkpoint without a description: 1 and the config (name, kind and in_channels = 1 are
+       set), or 0: another network's. NULL: such files are not recognised. */
     int (*infer)(const struct bmvp_ckpt *f, const char *group, bmvp_net_config *k);
     int deep;                                               /* 1: segment has coarser heads when cfg.deep_supervision */
     double weight_decay;                                    /* of fine-tuning in the paper's table */
-    /* Prefixes of names, by spaces. Encoder: what fine-tuning takes from pre-training, must fit, and may learn slower. Stem: its first
-       layer, spread when there are more channels. Head: the last layers, never taken from pre-training. Input: other layers that
-       read the image, fresh when the number of channels differs. */
+    /* Prefixes of names, by spaces. Encoder: what fine-tuning takes from pre-training, must fit, and may learn slower.
+       Stem: its first layer, spread when there are more channels. Head: the last layers, never taken from pre-training.
+       Input: other layers that read the image, fresh when the number of channels differs. */
     const char *part[BMVP_PART_COUNT];
-    const char *alias[2];                                   /* two prefixes for one thing (a task's names have a level more) */
+    const char *alias[2]; /* two prefixes for one thing (a task's names have a level more) */
 } bmvp_net_kind;
 /* A row of the header or of bmvp_config.networks (c NULL: of the header); NULL: there is none of that name. */
 BMVP_API const bmvp_net_kind *bmvp_net_kind_find(const bmvp_ctx *c, const char *name);
@@ -351,26 +380,31 @@ struct bmvp_net { /* for the functions of rows; programs use those below */
     bmvp_layer head; /* classification without a `classify` of the row's own */
 };
 
-/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
+/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error
+   on failure. */
 BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
 BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: UniFormer 16, UNET3D 8 */
-/* The same before there is a network, and the channels of the last map; 0: the kind is not known to c (or says nothing). */
+/* The same before there is a network, and the channels of the last map; 0: the kind is not known to c (or says
+   nothing). */
 BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
-BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part); /* 1: the tensor `name` belongs to the part */
+/* 1: the tensor `name` belongs to the part. */
+BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part);
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
-/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
-   (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
+/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block
+   again (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
 BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
-/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls below, too. */
+/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls
+   below, too. */
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
-/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
-   outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
+/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features ->
+   logits (N, D, H, W, outputs). deep_supervision 1: the coarser heads too (made with the config's field of that
+   name). */
 BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
 /* Classification: global average of the last map -> Linear: logits (N, outputs). */
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
@@ -381,7 +415,8 @@ typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind
 
 typedef struct bmvp_optim_config {
     bmvp_optim_kind kind;
-    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
 } bmvp_optim_config;
@@ -393,20 +428,29 @@ typedef struct bmvp_optim bmvp_optim;
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg);
 BMVP_API void bmvp_optim_destroy(bmvp_optim *o);
 BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
-/* L2 norm over all gradients present; summed in double in a fixed order. */
+/* L2 norm over all gradients present; summed in double in a fixed order. Waits. */
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
 /* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
-/* Of a context with a device: norm, clipping (0: none) and step at once, without waiting: bmvp_device.clipped_update. Returns where on the device
-   the norm will be; NULL: there are no gradients. */
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip);
-/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
-   momentum buffer, 1: exp_avg_sq. */
+/* Norm, clipping (torch.nn.utils.clip_grad_norm_ without its 1e-6; clip 0: none) and step at once, without waiting for
+   any of them. Returns where the norm will be, in the backend's memory until the next such step: bmvp_post it. NULL:
+   there are no gradients, a plan, or a failure. A step whose norm is not finite moves nothing, nor do the ones after
+   it, until bmvp_optim_resume: the values stay those of the last good step. */
+BMVP_API const float *bmvp_optim_clipped_step(bmvp_optim *o, double lr, double clip);
+/* The same of a number of the backend's memory, a loss: if it is not finite the clipped steps given from now on move
+   nothing. */
+BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x);
+/* After the failure was seen: clipped steps will move again once it is cleared. Those that moved nothing do not count
+   in bmvp_optim_count. */
+BMVP_API void bmvp_optim_resume(bmvp_optim *o);
+/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg
+   or the momentum buffer, 1: exp_avg_sq. */
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
 BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
 
-/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to `floor`. half_period
-   1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and climbs back. */
+/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to
+   `floor`. half_period 1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and
+   climbs back. */
 typedef struct bmvp_schedule {
     double lr, floor;
     int64_t total, warmup;
@@ -416,18 +460,23 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
 /* >>data parallel ------------------------------------------------------------------------------------------------ */
 
-/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
-   a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
-   backward completes them. A device's gradients go through the host, without overlap, unless the table is on_device. The list must outlive the
-   reducer and not grow; all ranks have the same one. bmvp_set_comm comes first. */
+/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones
+   (templates: of those a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25
+   MB, the first of 1 MB, in the order in which backward completes them. A device's gradients go through the host,
+   without overlap, unless the table is on_device. The list must outlive the reducer and not grow; all ranks have the
+   same one. bmvp_set_comm comes first. */
 typedef struct bmvp_reducer bmvp_reducer;
-BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
+/* NULL and the context's error on failure. */
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list);
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
-/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its all_reduce). */
+/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its
+   all_reduce). */
 BMVP_API void bmvp_reducer_start(bmvp_reducer *r);
-/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had one on any rank. */
+/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had
+   one on any rank. */
 BMVP_API void bmvp_reducer_finish(bmvp_reducer *r);
-BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent); /* how many, and how many of them left during the last backward */
+/* How many, and how many of them left during the last backward. */
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent);
 /* Values and counters of the list, and moments of its optimizer (or NULL), become those of rank 0. */
 BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim);
 
@@ -625,9 +674,10 @@ BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch
 BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *err);
 BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes the temporary file; NULL is fine */
 
-/* >>state files: networks in checkpoints ------------------------------------------------------------------------------ */
+/* >>state files: networks in checkpoints --------------------------------------------------------------------------- */
 
-/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries only). */
+/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries
+   only). */
 typedef struct bmvp_state_part {
     bmvp_ctx *c;
     bmvp_state_list *list;
@@ -635,34 +685,40 @@ typedef struct bmvp_state_part {
     int moment;
 } bmvp_state_part;
 
-/* Writing: declare every part in the file's order, then give their data in the same order. Templates are stacked to one tensor. */
-BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err);
+/* Writing: declare every part in the file's order, then give their data in the same order. Templates are stacked to one
+   tensor. */
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
+                                        bmvp_error *err);
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
-/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has changed then.
-   Further tensors of the file are ignored. */
+/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has
+   changed then. Further tensors of the file are ignored. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* Only the comparison: for files of several parts, before any of them is loaded. */
-BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
-/* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its names. */
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
+                                      bmvp_error *err);
+/* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its
+   names. */
 BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
 
-/* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to be dim[0], as
-   in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it themselves). */
+/* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to
+   be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it
+   themselves). */
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err);
 /* As JSON object `key` and back. */
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err);
 
-/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
-   entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over the C inputs: repeated and
-   divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit;
-   nothing has changed then. */
+/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works
+   too). Fresh entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over
+   the C inputs: repeated and divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names
+   the tensor) when the encoder does not fit; nothing has changed then. */
 typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
 typedef struct bmvp_net_adoption {
     int n[3];              /* entries taken, adapted, fresh */
     unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
 } bmvp_net_adoption;
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+                                    bmvp_error *err);
 
 #ifdef __cplusplus
 }
@@ -692,7 +748,7 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
 extern "C" {
 #endif
 
-/* >>state impl: named tensors and how PyTorch's files hold them ------------------------------------------------------- */
+/* >>state impl: named tensors and how PyTorch's files hold them ---------------------------------------------------- */
 
 static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
 {
@@ -726,8 +782,8 @@ BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list)
 /* Which of (z, y, x) = 2, 1, 0 is axis i of space in PyTorch's tensors */
 static const int bmvpi_axis_of[3][3] = { { 0, 1, 2 }, { 2, 0, 1 }, { 2, 1, 0 } };
 
-/* Strides of PyTorch's three axes of space, k voxels each, in memory that lies z, y, x, each step of x being `unit`; ours gets the
-   extents in z, y, x. */
+/* Strides of PyTorch's three axes of space, k voxels each, in memory that lies z, y, x, each step of x being `unit`;
+   ours gets the extents in z, y, x. */
 static void bmvpi_space_strides(int axes, const int64_t *k, int64_t unit, int64_t *ours, int64_t *stride)
 {
     int64_t extent[3], step[3];
@@ -785,8 +841,8 @@ static int bmvpi_layout_dims(bmvp_layout layout, int rank, const int64_t *d, int
 }
 
 /* Adds the entry that s describes (shapes, walk and strides), and makes its tensor, dim in our order. */
-static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const char *name, const bmvp_state *s, int rank,
-                                     const int64_t *dim)
+static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const char *name, const bmvp_state *s,
+                                     int rank, const int64_t *dim)
 {
     bmvp_state *e = bmvp_failed(c) ? NULL : bmvpi_state_push(c, list);
     bmvp_tensor *t;
@@ -802,8 +858,8 @@ static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const c
     return e->t = t;
 }
 
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout,
+                                     int torch_rank, const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
 {
     int64_t dim[BMVP_MAX_DIMS];
     bmvp_state s;
@@ -833,8 +889,14 @@ static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, 
         }
     }
 }
-BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
-BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch)
+{
+    bmvpi_state_copy(s, ours, torch, 1);
+}
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours)
+{
+    bmvpi_state_copy(s, torch, ours, 0);
+}
 
 static float bmvpi_init_draw(const bmvp_state *s, bmvp_rng *r)
 {
@@ -868,7 +930,7 @@ BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, u
     bmvpi_free(c, v);
 }
 
-/* >>layers impl ------------------------------------------------------------------------------------------------------- */
+/* >>layers impl ---------------------------------------------------------------------------------------------------- */
 
 BMVP_API void bmvp_module_begin(bmvp_module *m, bmvp_ctx *c, bmvp_state_list *list)
 {
@@ -888,7 +950,8 @@ BMVP_API void bmvp_enter(bmvp_module *m, const char *format, ...)
     n = vsnprintf(m->name + at, sizeof m->name - at, format, ap);
     va_end(ap);
     if (n < 0 || at + (size_t)n + 2 > sizeof m->name || m->level == BMVP_LEVELS_MAX) {
-        bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long, or has more than %d levels", m->name, BMVP_LEVELS_MAX);
+        bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long, or has more than %d levels", m->name,
+                  BMVP_LEVELS_MAX);
         return;
     }
     strcat(m->name, ".");
@@ -902,27 +965,29 @@ BMVP_API void bmvp_leave(bmvp_module *m)
     else m->name[m->end[--m->level]] = 0;
 }
 
-/* `name` and `field` below the place where m is: "decoder.2." "conv1" "weight". name NULL: the place itself. 0: too long. */
+/* `name` and `field` below the place where m is: "decoder.2." "conv1" "weight". name NULL: the place itself. 0: too
+   long. */
 static int bmvpi_full_name(bmvp_module *m, const char *name, const char *field, char full[BMVP_NAME_MAX])
 {
-    const int n = snprintf(full, BMVP_NAME_MAX, "%s%s%s%s", m->name, name ? name : "", name && field ? "." : "", field ? field : "");
+    const int n = snprintf(full, BMVP_NAME_MAX, "%s%s%s%s", m->name, name ? name : "", name && field ? "." : "",
+                           field ? field : "");
     if (n > 0 && n < BMVP_NAME_MAX) return 1;
     bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long", full);
     return 0;
 }
 
-static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *field, bmvp_layout layout, int rank, const int64_t *dim,
-                               int trained, bmvp_init init, int64_t fan)
+static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *field, bmvp_layout layout, int rank,
+                               const int64_t *dim, int trained, bmvp_init init, int64_t fan)
 {
     char full[BMVP_NAME_MAX];
     if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, field, full)) return NULL;
     return bmvp_state_add(m->c, m->list, full, layout, rank, dim, trained && !m->carried, init, fan);
 }
 
-/* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's reset_parameters says
-   kaiming_uniform_(a=sqrt(5)), which is that. */
-static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layout layout, int rank, int64_t d0, int64_t d1, int64_t k,
-                                     int64_t n)
+/* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's
+   reset_parameters says kaiming_uniform_(a=sqrt(5)), which is that. */
+static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layout layout, int rank, int64_t d0,
+                                     int64_t d1, int64_t k, int64_t n)
 {
     const int64_t fan = rank > 2 ? d1 * k * k * k : d1;
     int64_t dim[5];
@@ -934,7 +999,10 @@ static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layo
     return l;
 }
 
-static bmvp_tensor *bmvpi_run_linear(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x) { return bmvp_linear(m->c, x, l->w, l->b); }
+static bmvp_tensor *bmvpi_run_linear(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_linear(m->c, x, l->w, l->b);
+}
 static bmvp_tensor *bmvpi_run_conv(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
 {
     return bmvp_conv3d(m->c, x, l->w, l->b, &l->shape);
@@ -982,8 +1050,8 @@ BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t i
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
-                                   int bias)
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                   int64_t stride, int64_t pad, int bias)
 {
     const int product = kernel == 1 && stride == 1 && pad == 0;
     const bmvp_layout layout = product ? BMVP_LAYOUT_POINTWISE : bmvpi_layout_along(BMVP_LAYOUT_CONV_XYZ, m->axes);
@@ -995,14 +1063,17 @@ BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in,
 
 BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel)
 {
-    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_DEPTHWISE_XYZ, m->axes), 5, n, 1, kernel, n);
+    bmvp_layer l =
+        bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_DEPTHWISE_XYZ, m->axes), 5, n, 1, kernel, n);
     l.run = bmvpi_run_depthwise;
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias)
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                             int bias)
 {
-    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_CONVT_XYZ, m->axes), 5, in, out, kernel, bias ? out : 0);
+    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_CONVT_XYZ, m->axes), 5, in, out, kernel,
+                                      bias ? out : 0);
     l.run = bmvpi_run_conv_transpose;
     return l;
 }
@@ -1088,8 +1159,8 @@ BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tenso
     char a[96], b[96];
     if (!x || !t || bmvp_failed(m->c)) return NULL;
     if (t->dim[0] != 1 || t->rank != x->rank || t->numel * x->dim[0] != x->numel)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s", bmvpi_shape(t, a, sizeof a),
-                                        bmvpi_shape(x, b, sizeof b));
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
+                                        bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
     if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
     column[0] = flat[0] = x->dim[0], row[1] = flat[1] = t->numel;
     ones = bmvp_input(m->c, 2, column, NULL);
@@ -1114,7 +1185,8 @@ BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init,
     s->init = init;
     s->value = value;
     if (s->torch_rank < 2) { /* a bias keeps the fan of its weight */
-        if (s->fan == 0 && (init == BMVP_INIT_KAIMING_OUT || init == BMVP_INIT_UNIFORM_IN || init == BMVP_INIT_XAVIER_UNIFORM))
+        if (s->fan == 0 &&
+            (init == BMVP_INIT_KAIMING_OUT || init == BMVP_INIT_UNIFORM_IN || init == BMVP_INIT_XAVIER_UNIFORM))
             bmvp_fail(m->c, BMVP_E_ARG, "init_as: %s has one axis only, from which no fan follows", s->name);
         return;
     }
@@ -1138,7 +1210,8 @@ BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp
     return bmvp_mlp_residual(m->c, x, l->fc1.w, l->fc1.b, l->fc2.w, l->fc2.b, residual);
 }
 
-BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias)
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads,
+                                                        int64_t hidden, int qkv_bias)
 {
     bmvp_attention_block b;
     if (name) bmvp_enter(m, "%s", name);
@@ -1153,7 +1226,8 @@ BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const ch
     return b;
 }
 
-/* The norms' outputs are dropped: cheaper to compute again than to keep. Without drop path the residual sums are part of the products. */
+/* The norms' outputs are dropped: cheaper to compute again than to keep. Without drop path the residual sums are part
+   of the products. */
 BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x)
 {
     bmvp_ctx *c = m->c;
@@ -1179,7 +1253,8 @@ BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attent
     return x;
 }
 
-BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm)
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p,
+                                                int norm)
 {
     bmvp_patch_embed e;
     memset(&e, 0, sizeof e);
@@ -1218,7 +1293,8 @@ BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate
     if (!x || bmvp_failed(m->c) || rate <= 0 || !m->training) return x;
     if (rate >= 1) return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_ARG, "drop_path: rate %g must be below 1", rate);
     if (!m->drawn)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE, "drop_path: call bmvp_module_draws before each training pass");
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE,
+                                        "drop_path: call bmvp_module_draws before each training pass");
     n = square[0] = square[1] = flat[0] = x->dim[0];
     flat[1] = x->numel / n;
     d = (float *)bmvpi_alloc(m->c, n * n * (int64_t)sizeof *d);
@@ -1260,7 +1336,7 @@ static bmvp_layer bmvpi_released(bmvp_module *m, bmvp_layer l)
     return l;
 }
 
-/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ------------------------------------- */
 
 typedef struct bmvpi_cblock {
     bmvp_layer pos, norm1, conv1, conv2, attn, norm2;
@@ -1309,8 +1385,8 @@ static void bmvpi_make_sablock(bmvp_module *m, bmvpi_sablock *b, int64_t n, cons
     b->attention.norm1.eps = b->attention.norm2.eps = 1e-6;
 }
 
-/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
-   they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
+/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never
+   runs them: there they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
 {
     static const char *const field[3] = { "conv_block.conv1.conv", "conv_block.conv2.conv", "conv_block.conv3.conv" };
@@ -1325,7 +1401,8 @@ static void bmvpi_make_decoder(bmvp_net *net)
         u->up[i] = bmvp_make_conv_transpose(m, "transp_conv.conv", in[i], out[i], 2, 0);
         m->carried = !segment;
         for (k = 0; k < 3; ++k)
-            u->block[i][k] = bmvpi_released(m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
+            u->block[i][k] = bmvpi_released(
+                m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
         m->carried = 0;
         bmvp_leave(m);
     }
@@ -1335,7 +1412,8 @@ static void bmvpi_make_decoder(bmvp_net *net)
     u->proj1_norm = bmvp_make_layernorm(m, "proj1.norm", d[0]);
     m->carried = 0;
     m->axes = BMVP_AXES_XYZ;
-    u->out = bmvpi_released(m, bmvp_make_conv(m, segment ? "out.conv.conv" : "out_1.conv.conv", d[0], outputs, 1, 1, 0, 1));
+    u->out =
+        bmvpi_released(m, bmvp_make_conv(m, segment ? "out.conv.conv" : "out_1.conv.conv", d[0], outputs, 1, 1, 0, 1));
     bmvp_leave(m);
     for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
         u->scale[i] = bmvp_make_conv(m, i ? "ms_out.1" : "ms_out.0", d[1 - i], outputs, 1, 1, 0, 1);
@@ -1382,8 +1460,8 @@ static void bmvpi_uniformer_destroy(bmvp_net *net)
     }
 }
 
-/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
-   other reader. */
+/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than
+   to keep. x has no other reader. */
 static bmvp_tensor *bmvpi_cblock_run(bmvp_module *m, const bmvpi_cblock *b, bmvp_tensor *x)
 {
     bmvp_ctx *c = m->c;
@@ -1437,7 +1515,7 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-/* >>decoder --------------------------------------------------------------------------------------------------------- */
+/* >>decoder -------------------------------------------------------------------------------------------------------- */
 
 static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 {
@@ -1452,8 +1530,8 @@ static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 }
 
 /* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
-   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved. The
-   result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
+   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved.
+   The result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
 static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
 {
     static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
@@ -1486,8 +1564,8 @@ static bmvp_tensor *bmvpi_uniformer_reconstruct(bmvp_net *net, const bmvp_featur
     return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
 }
 
-/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
-   than to keep. */
+/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads:
+   cheaper to compute again than to keep. */
 static bmvp_tensor *bmvpi_join(bmvp_module *m, const bmvp_layer *up, bmvp_tensor *x, bmvp_tensor *skip, int drop_skip)
 {
     const int64_t scope = bmvp_scope_begin(m->c);
@@ -1516,9 +1594,10 @@ static bmvp_tensor *bmvpi_join_branch(bmvp_module *m, const bmvp_layer *conv, bm
     return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
 }
 
-/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
-   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
-   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
+/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance
+   norms. At full size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one
+   sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps when
+   it comes to it. */
 static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
 {
     const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
@@ -1577,9 +1656,11 @@ static int bmvpi_uniformer_check(bmvp_ctx *c, const bmvp_net_config *k)
     ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
     ok = ok && k->mlp_ratio >= 1 && k->mlp_ratio <= 64;
     if (!ok)
-        bmvp_fail(c, BMVP_E_ARG, "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
-                  "size must divide the last two dims", k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1],
-                  k->depth[2], k->depth[3], k->head_dim, BMVPI_MAX_DEPTH);
+        bmvp_fail(c, BMVP_E_ARG,
+                  "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
+                  "size must divide the last two dims",
+                  k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1], k->depth[2], k->depth[3],
+                  k->head_dim, BMVPI_MAX_DEPTH);
     return ok;
 }
 
@@ -1600,10 +1681,12 @@ static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, const char *
     cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
 }
 
-/* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]. */
+/* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and
+   dim[3]. */
 static int bmvpi_uniformer_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
-    const char *prefix = bmvp_ckpt_find(f, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
+    const char *prefix =
+        bmvp_ckpt_find(f, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
     char name[96];
     int s, n, h;
     for (s = 0; s < 4; ++s) {
@@ -1648,7 +1731,7 @@ static const bmvp_net_kind bmvpi_uniformer_kind = {
     { "encoder.", "encoder.uniformer." }
 };
 
-/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+/* >>unet3d: GroupNorm residual network of method 4.4 --------------------------------------------------------------- */
 
 enum { BMVPI_UNET_BLOCKS = 12 };
 typedef struct bmvpi_resblock {
@@ -1666,12 +1749,14 @@ static bmvp_layer bmvpi_make_conv3(bmvp_module *m, const char *name, int64_t in,
 
 static void bmvpi_unet3d_make(bmvp_net *net)
 {
-    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
-                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a",   "conv2b",   "conv3a",
+                                                         "conv3b", "conv4a",   "conv4b",   "conv4c",
+                                                         "conv4d", "up4convb", "up3convb", "up2convb" };
     static const char *const up[3] = { "up4conva", "up3conva", "up2conva" }, *const ds[3] = { "ds1", "ds2", "ds3" };
     static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
     const int64_t n = net->cfg.width;
-    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY, outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY,
+              outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
     bmvpi_unet3d *u = (bmvpi_unet3d *)net->layers;
     bmvp_module *m = &net->m;
     int i;
@@ -1746,7 +1831,10 @@ static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tens
     return bmvp_run(m, &u->out, x);
 }
 
-static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f) { return bmvpi_unet3d_decode(net, f->last, NULL); }
+static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    return bmvpi_unet3d_decode(net, f->last, NULL);
+}
 
 static bmvp_logits bmvpi_unet3d_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
@@ -1768,7 +1856,8 @@ static int bmvpi_unet3d_check(bmvp_ctx *c, const bmvp_net_config *k)
     return 0;
 }
 
-/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets, 8. */
+/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets,
+   8. */
 static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     cfg->width = bmvpi_infer_dim(f, group, "conv1a.weight", 0);
@@ -1802,7 +1891,7 @@ static const bmvp_net_kind bmvpi_unet3d_kind = {
     { NULL, NULL }
 };
 
-/* >>network impl ------------------------------------------------------------------------------------------------------ */
+/* >>network impl --------------------------------------------------------------------------------------------------- */
 
 static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
@@ -1823,14 +1912,19 @@ enum { BMVPI_NET_PRESET_COUNT = (int)(sizeof bmvpi_net_preset / sizeof *bmvpi_ne
 /* The fields that are numbers, for presets, files and comparisons */
 static const struct { const char *name; size_t at; int n; } bmvpi_net_field[] = {
 #define BMVPI_FIELD(name, n) { #name, offsetof(bmvp_net_config, name), n }
-    BMVPI_FIELD(in_channels, 1), BMVPI_FIELD(dim, 4), BMVPI_FIELD(depth, 4), BMVPI_FIELD(head_dim, 1), BMVPI_FIELD(mlp_ratio, 1),
-    BMVPI_FIELD(width, 1), BMVPI_FIELD(groups, 1), BMVPI_FIELD(plain_decoder, 1), BMVPI_FIELD(outputs, 1), BMVPI_FIELD(deep_supervision, 1)
+    BMVPI_FIELD(in_channels, 1),     BMVPI_FIELD(dim, 4),           BMVPI_FIELD(depth, 4),
+    BMVPI_FIELD(head_dim, 1),        BMVPI_FIELD(mlp_ratio, 1),     BMVPI_FIELD(width, 1),
+    BMVPI_FIELD(groups, 1),          BMVPI_FIELD(plain_decoder, 1), BMVPI_FIELD(outputs, 1),
+    BMVPI_FIELD(deep_supervision, 1)
 #undef BMVPI_FIELD
 };
 enum { BMVPI_NET_FIELDS = (int)(sizeof bmvpi_net_field / sizeof *bmvpi_net_field) };
 
 /* The numbers of field i of cfg */
-static int *bmvpi_net_numbers(bmvp_net_config *cfg, int i) { return (int *)(void *)((char *)cfg + bmvpi_net_field[i].at); }
+static int *bmvpi_net_numbers(bmvp_net_config *cfg, int i)
+{
+    return (int *)(void *)((char *)cfg + bmvpi_net_field[i].at);
+}
 
 /* Is the n characters at `word` one of the words of `list`? */
 static int bmvpi_word_in(const char *list, const char *word, size_t n)
@@ -1861,7 +1955,10 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
         bmvp_net_option *o = NULL;
         char *end = NULL;
         int f, most = 1, got, *to;
-        for (f = 0; f < BMVPI_NET_FIELDS && (strlen(bmvpi_net_field[f].name) != n || memcmp(bmvpi_net_field[f].name, text, n)); ++f) { }
+        for (f = 0;
+             f < BMVPI_NET_FIELDS && (strlen(bmvpi_net_field[f].name) != n || memcmp(bmvpi_net_field[f].name, text, n));
+             ++f) {
+        }
         if (f < BMVPI_NET_FIELDS) most = bmvpi_net_field[f].n;
         else o = bmvpi_net_option_room(cfg, text, n);
         to = f < BMVPI_NET_FIELDS ? bmvpi_net_numbers(cfg, f) : o ? &o->value : NULL;
@@ -1876,8 +1973,8 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
             }
         }
         if (got != most || (*end && *end != ' '))
-            return bmvp_error_set(err, BMVP_E_ARG, "network field '%.*s': there should be %d whole number%s behind '='", (int)strcspn(text, " "),
-                                  text, most, most > 1 ? "s with commas" : "");
+            return bmvp_error_set(err, BMVP_E_ARG, "network field '%.*s': there should be %d whole number%s behind '='",
+                                  (int)strcspn(text, " "), text, most, most > 1 ? "s with commas" : "");
         text = end;
     }
     return BMVP_OK;
@@ -1937,19 +2034,21 @@ static const char *bmvpi_net_title(const bmvp_net_kind *kind) { return kind->tit
 static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_kind *kind, const bmvp_net_config *k)
 {
     static const char *const what[3] = { "pre-training", "segmentation", "classification" };
-    const int task = (int)k->task, has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
+    const int task = (int)k->task,
+              has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
     int i;
     if (task < 0 || task > 2 || (!has[task] && task != BMVP_TASK_PRETRAIN))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name, task < 0 || task > 2 ? "such task" : what[task]) != NULL;
+        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name,
+                         task < 0 || task > 2 ? "such task" : what[task]) != NULL;
     if (k->in_channels < 1 || k->in_channels > 1024)
         return bmvp_fail(c, BMVP_E_ARG, "%s: %d input channels, should be 1 to 1024", k->name, k->in_channels) != NULL;
     if (task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name,
-                         k->outputs) != NULL;
+        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d",
+                         k->name, k->outputs) != NULL;
     for (i = 0; i < BMVP_NET_OPTIONS; ++i)
         if (k->option[i].name[0] && !bmvpi_word_in(kind->fields, k->option[i].name, strlen(k->option[i].name)))
-            return bmvp_fail(c, BMVP_E_ARG, "%s: there is no field '%s'; a %s has: %s", k->name, k->option[i].name, bmvpi_net_title(kind),
-                             kind->fields ? kind->fields : "none") != NULL;
+            return bmvp_fail(c, BMVP_E_ARG, "%s: there is no field '%s'; a %s has: %s", k->name, k->option[i].name,
+                             bmvpi_net_title(kind), kind->fields ? kind->fields : "none") != NULL;
     return !kind->check || kind->check(c, k);
 }
 
@@ -1959,15 +2058,17 @@ BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
     bmvp_net *net;
     if (bmvp_failed(c)) return NULL;
     if (!kind)
-        return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'; a program gives its own by bmvp_config.networks", cfg->name,
-                                     cfg->kind);
+        return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG,
+                                     "%s: there is no network '%s'; a program gives its own by bmvp_config.networks",
+                                     cfg->name, cfg->kind);
     if (!bmvpi_net_config_check(c, kind, cfg) || !(net = (bmvp_net *)bmvpi_zeros(c, sizeof *net))) return NULL;
     bmvp_module_begin(&net->m, c, &net->state);
     net->kind = kind;
     net->cfg = *cfg;
     net->layers = bmvpi_zeros(c, kind->size);
     if (net->layers) kind->make(net);
-    if (net->m.level > 0 && !bmvp_failed(c)) bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
+    if (net->m.level > 0 && !bmvp_failed(c))
+        bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
     if (cfg->task == BMVP_TASK_CLASSIFY && !kind->classify && !bmvp_failed(c))
         net->head = bmvp_make_linear(&net->m, "head", kind->channels(cfg), cfg->outputs, 1);
     if (!bmvp_failed(c)) return net;
@@ -2029,9 +2130,11 @@ static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
 {
     const int64_t s = bmvp_net_stride(net);
     char buf[128];
-    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
-    bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
-              bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
+    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 &&
+        x->dim[3] % s == 0)
+        return 1;
+    bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d",
+              net->cfg.name, bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
     return 0;
 }
 
@@ -2075,7 +2178,7 @@ BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
     return bmvp_run(&net->m, &net->head, bmvp_global_pool(net->m.c, f->last));
 }
 
-/* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
+/* >>optimizer impl ------------------------------------------------------------------------------------------------- */
 
 struct bmvp_optim {
     bmvp_ctx *c;
@@ -2083,7 +2186,11 @@ struct bmvp_optim {
     bmvp_state_list *list;
     bmvp_tensor **moment; /* two for each entry */
     int64_t *count;       /* steps taken, one for each entry */
-    bmvp_tensor *rule;    /* of bmvp_device.clipped_update; NULL: no device */
+    uint64_t *moved;      /* as count: bit k, it was to move in the last clipped step but k */
+    bmvp_update *update;  /* what the running step is made of, one for each entry that moves */
+    bmvp_tensor *rule;    /* of bmvp_device.clipped_update */
+    int resumes; /* bmvp_optim_resume was called: before the next step, as nothing can be read until the failure is
+                    cleared */
 };
 
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
@@ -2100,7 +2207,7 @@ BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
 {
-    const int64_t rule = 3;
+    const int64_t rule = BMVP_RULE_NUMBERS;
     bmvp_optim *o;
     int i, w;
     if (bmvp_failed(c) || !list) return NULL;
@@ -2112,6 +2219,9 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     o->list = list;
     o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
     o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
+    o->moved = (uint64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->moved);
+    o->update = (bmvp_update *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->update);
+    if (o->moved) memset(o->moved, 0, (size_t)list->n * sizeof *o->moved);
     if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
     for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
@@ -2122,8 +2232,8 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
             bmvp_fill(c, o->moment[2 * i + w], 0.0f);
         }
     }
-    o->rule = bmvp_backend_of(c)->device ? bmvp_buffer(c, NULL, 1, &rule) : NULL;
-    if (o->rule) bmvp_fill(c, o->rule, 0.0f);
+    o->rule = bmvp_buffer(c, NULL, 1, &rule);
+    bmvp_fill(c, o->rule, 0.0f);
     if (!bmvp_failed(c)) return o;
     bmvp_optim_destroy(o);
     return NULL;
@@ -2134,6 +2244,8 @@ BMVP_API void bmvp_optim_destroy(bmvp_optim *o)
     if (!o) return;
     bmvpi_free(o->c, o->moment);
     bmvpi_free(o->c, o->count);
+    bmvpi_free(o->c, o->moved);
+    bmvpi_free(o->c, o->update);
     bmvpi_free(o->c, o);
 }
 
@@ -2145,77 +2257,30 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
 }
 
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
-BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i) { return &o->count[i]; }
 
-/* Elements are cut in pieces of this size for threads and for the fixed order of the norm's sum. */
-enum { BMVPI_PIECE = 1 << 16 };
-
-typedef struct bmvpi_update {
-    bmvp_update of; /* Adam, AdamW: b1 = 1 - beta1, b2 = 1 - beta2, step = lr / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); SGD: b1 =
-                       momentum. decay: of the parameter itself (AdamW), l2: added to the gradient (Adam, SGD) */
-    double *sum;    /* of the norm: one for each piece */
-    void (*fn)(const struct bmvpi_update *u, int64_t from, int64_t to);
-} bmvpi_update;
-
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target. */
-#define BMVPI_ADAMW_BODY \
-    { \
-        float *BMVP_RESTRICT p = u->of.p, *BMVP_RESTRICT m = u->of.m, *BMVP_RESTRICT v = u->of.v; \
-        const float *BMVP_RESTRICT g = u->of.g; \
-        const float scale = u->of.scale, keep = 1.0f - u->of.lr * u->of.decay, l2 = u->of.l2, b1 = u->of.b1, b2 = u->of.b2; \
-        const float step = u->of.step, root = u->of.root, eps = u->of.eps; \
-        int64_t i; \
-        for (i = from; i < to; ++i) { \
-            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
-            m[i] = mi; \
-            v[i] = vi; \
-            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
-        } \
-    }
-#if defined(BMVPI_HAVE_X86) && !defined(__clang__)
-#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
-#else
-#define BMVPI_ADAMW_HOT
-#endif
-BMVPI_ADAMW_HOT static void bmvpi_adamw_plain(const bmvpi_update *u, int64_t from, int64_t to) BMVPI_ADAMW_BODY
-#if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvpi_update *u, int64_t from, int64_t to)
-    BMVPI_ADAMW_BODY
-#endif
-
-static void bmvpi_sgd(const bmvpi_update *run, int64_t from, int64_t to)
+/* Steps that moved nothing are taken from the counts, and steps move again. */
+static void bmvpi_optim_begin_anew(bmvp_optim *o)
 {
-    const bmvp_update *u = &run->of;
-    int64_t i;
-    for (i = from; i < to; ++i) {
-        const float d = u->g[i] * u->scale + u->l2 * u->p[i];
-        u->m[i] = u->b1 * u->m[i] + d;
-        u->p[i] -= u->lr * u->m[i];
-    }
+    float rule[BMVP_RULE_NUMBERS];
+    int i, k;
+    if (!o->resumes || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    if (bmvp_read(o->c, o->rule, rule)) return;
+    for (i = 0; i < o->list->n; ++i)
+        for (k = 0; k < 64 && k < (int)rule[BMVP_RULE_SKIPPED]; ++k) o->count[i] -= (int64_t)(o->moved[i] >> k & 1u);
+    bmvp_fill(o->c, o->rule, 0.0f);
+    o->resumes = 0;
+}
+BMVP_API void bmvp_optim_resume(bmvp_optim *o) { if (o) o->resumes = 1; }
+BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i)
+{
+    bmvpi_optim_begin_anew(o);
+    return &o->count[i];
 }
 
-static void bmvpi_square_sum(const bmvpi_update *u, int64_t from, int64_t to)
+static int bmvpi_optim_moves(const bmvp_optim *o, int i)
 {
-    double s = 0;
-    int64_t i;
-    for (i = from; i < to; ++i) s += (double)u->of.g[i] * (double)u->of.g[i];
-    u->sum[from / BMVPI_PIECE] = s;
+    return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t);
 }
-
-static void bmvpi_update_task(void *arg, int64_t task, int worker)
-{
-    const bmvpi_update *u = (const bmvpi_update *)arg;
-    (void)worker;
-    u->fn(u, task * BMVPI_PIECE, bmvpi_min(u->of.n, (task + 1) * BMVPI_PIECE));
-}
-
-static void bmvpi_update_run(bmvp_ctx *c, bmvpi_update *u)
-{
-    bmvp_parallel(c, bmvpi_ceil_div(u->of.n, BMVPI_PIECE), bmvpi_update_task, u);
-}
-
-static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
 
 /* What the step of entry i is made of; its step counts. */
 static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double grad_scale)
@@ -2245,98 +2310,61 @@ static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double gr
     return u;
 }
 
-/* A device takes all tensors at once. */
-static double bmvpi_device_grad_norm(bmvp_optim *o)
+/* The steps of all entries that move, into o->update; returns how many. */
+static int bmvpi_optim_updates(bmvp_optim *o, double lr, double grad_scale)
 {
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    double total = 0;
     int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i) {
-        if (!bmvpi_optim_moves(o, i)) continue;
-        memset(&u[n], 0, sizeof u[n]);
-        u[n].g = o->list->item[i].t->g;
-        u[n++].n = o->list->item[i].t->numel;
-    }
-    if (n > 0) total = bmvp_backend_of(o->c)->device->square_sum(o->c, u, n);
-    bmvpi_free(o->c, u);
-    return sqrt(total);
-}
-static void bmvpi_device_step(bmvp_optim *o, double lr, double grad_scale)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
-    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, u, n);
-    bmvpi_free(o->c, u);
-}
-
-BMVP_API const float *bmvp_optim_device_step(bmvp_optim *o, double lr, double clip)
-{
-    bmvp_update *u = (bmvp_update *)bmvpi_alloc(o->c, o->list->n * (int64_t)sizeof *u);
-    int i, n = 0;
-    for (i = 0; u && i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) u[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, 1);
-    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, u, n, clip, o->rule->x);
-    bmvpi_free(o->c, u);
-    return n > 0 ? o->rule->x : NULL;
+    for (i = 0; i < o->list->n; ++i)
+        if (bmvpi_optim_moves(o, i))
+            o->update[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    return n;
 }
 
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o)
 {
-    double total = 0;
-    bmvpi_update u;
-    int64_t k, pieces;
-    int i;
-    if (o && bmvp_backend_of(o->c)->device) return bmvpi_device_grad_norm(o);
-    memset(&u, 0, sizeof u);
-    for (i = 0; o && i < o->list->n; ++i) {
-        const bmvp_tensor *t = o->list->item[i].t;
-        if (!o->list->item[i].trained || !bmvp_has_grad(t)) continue;
-        pieces = bmvpi_ceil_div(t->numel, BMVPI_PIECE);
-        u.of.g = t->g;
-        u.of.n = t->numel;
-        u.fn = bmvpi_square_sum;
-        u.sum = (double *)bmvpi_alloc(o->c, pieces * (int64_t)sizeof *u.sum);
-        if (!u.sum) return 0;
-        bmvpi_update_run(o->c, &u);
-        for (k = 0; k < pieces; ++k) total += u.sum[k];
-        bmvpi_free(o->c, u.sum);
+    int i, n = 0;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return 0;
+    for (i = 0; i < o->list->n; ++i) {
+        if (!bmvpi_optim_moves(o, i)) continue;
+        memset(&o->update[n], 0, sizeof o->update[n]);
+        o->update[n].g = o->list->item[i].t->g;
+        o->update[n++].n = o->list->item[i].t->numel;
     }
-    return sqrt(total);
-}
-static void bmvpi_optim_step_one(bmvp_optim *o, int i, double lr, double grad_scale)
-{
-    bmvpi_update u;
-    memset(&u, 0, sizeof u);
-    u.of = bmvpi_optim_update(o, i, lr, grad_scale);
-    u.fn = bmvpi_sgd;
-    if (o->cfg.kind != BMVP_SGD) {
-        u.fn = bmvpi_adamw_plain;
-#if defined(BMVPI_HAVE_X86)
-        if (bmvp_simd_level(o->c) >= BMVP_SIMD_AVX2) u.fn = bmvpi_adamw_v256;
-#endif
-    }
-    bmvpi_update_run(o->c, &u);
+    return n > 0 ? sqrt(bmvp_backend_of(o->c)->device->square_sum(o->c, o->update, n)) : 0;
 }
 
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale)
 {
-    int i;
+    int n;
     if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
-    if (bmvp_backend_of(o->c)->device) {
-        bmvpi_device_step(o, lr, grad_scale);
-        return;
-    }
-    for (i = 0; i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) bmvpi_optim_step_one(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+    n = bmvpi_optim_updates(o, lr, grad_scale);
+    if (n > 0) bmvp_backend_of(o->c)->device->update(o->c, o->update, n);
+}
+
+BMVP_API const float *bmvp_optim_clipped_step(bmvp_optim *o, double lr, double clip)
+{
+    int i, n;
+    if (!o || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return NULL;
+    bmvpi_optim_begin_anew(o);
+    for (i = 0; i < o->list->n; ++i) o->moved[i] = o->moved[i] << 1 | (uint64_t)bmvpi_optim_moves(o, i);
+    n = bmvpi_optim_updates(o, lr, 1);
+    if (n > 0) bmvp_backend_of(o->c)->device->clipped_update(o->c, o->update, n, clip, o->rule->x);
+    return n > 0 ? &o->rule->x[BMVP_RULE_NORM] : NULL;
+}
+
+BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x)
+{
+    if (!o || !x || bmvp_failed(o->c) || bmvp_is_plan(o->c)) return;
+    bmvpi_optim_begin_anew(o);
+    bmvp_backend_of(o->c)->device->watch(o->c, x, o->rule->x);
 }
 
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
 {
     const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
     if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
-    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+    return s->floor + (s->lr - s->floor) * 0.5 *
+                          (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
 }
 
 /* >>data parallel impl ------------------------------------------------------------------------------------------- */
@@ -2350,7 +2378,7 @@ struct bmvp_reducer {
     int *end;                      /* of each bucket, in t */
     bmvp_part *part;               /* as t */
     unsigned char *had;            /* as t: this rank had a gradient; then the same of all ranks */
-    float *host;                   /* the gradients, as t, where the table takes no memory of the device; else NULL */
+    float *host;                   /* the gradients, as t, where the ranks' table does not take them; else NULL */
 };
 
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r)
@@ -2405,7 +2433,7 @@ BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
     r->part = (bmvp_part *)bmvpi_alloc(c, n * (int64_t)sizeof *r->part);
     r->had = (unsigned char *)bmvpi_alloc(c, n * (1 + size));
     if (!bmvp_failed(c)) bmvpi_reducer_cut(r, list);
-    if (!bmvp_failed(c) && c->comm && c->cfg.backend->device && !c->comm->on_device) bmvpi_reducer_host(r);
+    if (!bmvp_failed(c) && c->comm && !bmvpi_comm_takes_values(c)) bmvpi_reducer_host(r);
     if (!bmvp_failed(c)) return r;
     bmvp_reducer_destroy(r);
     return NULL;
@@ -2433,7 +2461,8 @@ static void bmvpi_reducer_send(bmvp_reducer *r)
         r->part[i].n = r->t[i]->numel;
     }
     ++r->next;
-    if (!bmvp_failed(r->c)) (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
+    if (!bmvp_failed(r->c))
+        (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
 }
 
 /* Sends the buckets whose gradients are complete, in order: the order is the same on every rank. */
@@ -2466,7 +2495,8 @@ BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
     r->next = 0;
     if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
     if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
-    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i) bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
+    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i)
+        bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
     for (i = 0; i < r->n; ++i) {
         int somewhere = 0;
         for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
@@ -2499,8 +2529,7 @@ static void bmvpi_comm_broadcast_tensor(bmvp_ctx *c, bmvp_tensor *t)
     bmvp_error err;
     float *host;
     if (bmvp_failed(c)) return;
-    if (!c->cfg.backend->device || t->on_host) bmvpi_comm_broadcast(c, t->x, bytes);
-    else if (c->comm->on_device) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
+    if (bmvpi_comm_takes_values(c)) (void)bmvpi_comm_done(c, c->comm->broadcast(c->comm, t->x, bytes, 0, &err), &err);
     else if ((host = (float *)bmvpi_alloc(c, bytes)) != NULL) {
         bmvpi_values_read(c, host, t->x, t->numel);
         bmvpi_comm_broadcast(c, host, bytes);
@@ -2524,7 +2553,7 @@ BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_opti
     }
 }
 
-/* >>state files impl ---------------------------------------------------------------------------------------------------- */
+/* >>state files impl ----------------------------------------------------------------------------------------------- */
 
 static bmvp_tensor *bmvpi_part_tensor(const bmvp_state_part *p, int i)
 {
@@ -2541,7 +2570,8 @@ static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *di
     return stack ? s->stacked : s->name;
 }
 
-BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err)
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
+                                        bmvp_error *err)
 {
     bmvp_status st = BMVP_OK;
     int64_t dim[BMVP_MAX_DIMS + 1];
@@ -2555,33 +2585,24 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
     return st;
 }
 
-/* Values of t in the file's order, from and into the host's memory, wherever t lies. */
-static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, bmvp_error *err)
+/* Values of t in the file's order, from and into the host's memory. space: for as many numbers again, in our order */
+static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, float *space,
+                                   bmvp_error *err)
 {
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) {
-        v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-        if (!v || bmvp_read(c, t, v)) {
-            bmvpi_free(c, v);
-            return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
-        }
-    }
-    bmvp_state_to_torch(s, v, torch);
-    if (v != t->x) bmvpi_free(c, v);
+    if (bmvp_read(c, t, space)) return bmvp_error_take(c, err);
+    bmvp_state_to_torch(s, space, torch);
     return BMVP_OK;
 }
-static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, bmvp_tensor *t, bmvp_error *err)
+static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, float *space, bmvp_tensor *t,
+                                   bmvp_error *err)
 {
-    float *v = t->x;
-    if (bmvp_backend_of(c)->device) v = (float *)bmvpi_alloc(c, t->numel * (int64_t)sizeof *v);
-    if (v) bmvp_state_from_torch(s, torch, v);
-    if (v == t->x) return BMVP_OK;
-    if (v) bmvp_write(c, t, v);
-    bmvpi_free(c, v);
-    return bmvp_failed(c) ? bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message) : BMVP_OK;
+    bmvp_state_from_torch(s, torch, space);
+    bmvp_write(c, t, space);
+    return bmvp_failed(c) ? bmvp_error_take(c, err) : BMVP_OK;
 }
 
-static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
+/* Twice the numbers of the largest tensor: the second half, at *space, for the two above */
+static float *bmvpi_state_scratch(const bmvp_state_part *part, float **space, bmvp_error *err)
 {
     const bmvp_state_list *l = part->list;
     const bmvp_allocator *a = bmvp_allocator_of(part->c);
@@ -2589,14 +2610,15 @@ static float *bmvpi_state_scratch(const bmvp_state_part *part, bmvp_error *err)
     float *p;
     int i;
     for (i = 0; i < l->n; ++i) n = bmvpi_max(n, l->item[i].t->numel);
-    p = (float *)a->alloc((size_t)n * sizeof *p, a->user);
-    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 4e-6);
+    p = (float *)a->alloc((size_t)n * 2 * sizeof *p, a->user);
+    if (!p) bmvp_error_set(err, BMVP_E_OOM, "out of memory: %.1f MB for reordering a tensor", (double)n * 8e-6);
+    *space = p + (p ? n : 0);
     return p;
 }
 
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
 {
-    float *buf = bmvpi_state_scratch(part, err);
+    float *space, *buf = bmvpi_state_scratch(part, &space, err);
     bmvp_status st = buf ? BMVP_OK : BMVP_E_OOM;
     int i;
     for (i = 0; i < part->list->n && !st; ++i) {
@@ -2607,7 +2629,7 @@ BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part 
             st = bmvp_ckpt_writer_data(w, &s->counter, (int64_t)sizeof s->counter, err);
             continue;
         }
-        st = bmvpi_state_get(part->c, s, t, buf, err);
+        st = bmvpi_state_get(part->c, s, t, buf, space, err);
         if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
     }
     bmvpi_free(part->c, buf);
@@ -2619,7 +2641,8 @@ static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size
     size_t n = 0;
     int a;
     buf[n++] = '(';
-    for (a = 0; a < rank && n + 24 < size; ++a) n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
+    for (a = 0; a < rank && n + 24 < size; ++a)
+        n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
     snprintf(buf + n, size - n, ")");
 }
 
@@ -2632,7 +2655,8 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     const char *name = bmvpi_state_shape(s, &rank, dim);
     const int k = bmvp_ckpt_find(f, group, name);
     if (k < 0) {
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
+        bmvp_error_set(err, BMVP_E_FORMAT,
+                       "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
                        group);
         return -1;
     }
@@ -2641,45 +2665,50 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     if (ok) return k;
     bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
     bmvpi_dims_text(rank, dim, want, sizeof want);
-    bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates", f->path,
-                   name, have, want);
+    bmvp_error_set(err, BMVP_E_SHAPE,
+                   "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
+                   f->path, name, have, want);
     return -1;
 }
 
-static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, bmvp_error *err)
+static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf,
+                                        float *space, bmvp_error *err)
 {
     bmvp_status st;
     if (s->torch_rank == 0) {
-        if (f->entry[k].dtype == BMVP_DTYPE_I64) return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
+        if (f->entry[k].dtype == BMVP_DTYPE_I64)
+            return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
         st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
         if (!st) s->counter = (int64_t)buf[0];
         return st;
     }
     st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
-    return st ? st : bmvpi_state_put(c, s, buf, t, err);
+    return st ? st : bmvpi_state_put(c, s, buf, space, t, err);
 }
 
-BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
+                                      bmvp_error *err)
 {
     int i;
     for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
+        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
+            return BMVP_E_FORMAT;
     return BMVP_OK;
 }
 
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
 {
     bmvp_status st = bmvp_state_check(ckpt, group, part, err);
-    float *buf;
+    float *buf, *space;
     int i;
     if (st) return st;
-    buf = bmvpi_state_scratch(part, err);
+    buf = bmvpi_state_scratch(part, &space, err);
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!t) continue;
-        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
-                                  err);
+        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err),
+                                  &part->list->item[i], t, buf, space, err);
     }
     bmvpi_free(part->c, buf);
     return st;
@@ -2708,14 +2737,16 @@ static void bmvpi_net_rename(bmvp_net_config *cfg, const bmvp_net_kind *kind)
         if (!bmvp_net_preset(bmvpi_net_preset[i].name, &k) || strcmp(k.kind, cfg->kind) != 0) continue;
         for (f = 0; f < BMVPI_NET_FIELDS; ++f)
             if (bmvpi_word_in(kind->fields, bmvpi_net_field[f].name, strlen(bmvpi_net_field[f].name)) &&
-                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f), (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
+                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f),
+                       (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
                 break;
         if (f == BMVPI_NET_FIELDS) snprintf(cfg->name, sizeof cfg->name, "%s", k.name);
     }
 }
 
 /* 1: kind recognises the file, and cfg says how large its network is. */
-static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg)
+static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt, const char *group,
+                                bmvp_net_config *cfg)
 {
     *cfg = bmvp_net_config_default(kind->name);
     if (!kind->infer || !kind->infer(ckpt, group, cfg)) return 0;
@@ -2728,8 +2759,11 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
     int i;
     for (i = 0; i < BMVPI_NET_KINDS; ++i)
         if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no encoder.uniformer.patch_embed1.proj.weight, "
-                          "encoder.patch_embed1.proj.weight or conv1a.weight)", ckpt->path);
+    return bmvp_error_set(
+        err, BMVP_E_FORMAT,
+        "%s: neither a UniFormer nor a UNET3D checkpoint (no encoder.uniformer.patch_embed1.proj.weight, "
+        "encoder.patch_embed1.proj.weight or conv1a.weight)",
+        ckpt->path);
 }
 
 static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
@@ -2771,20 +2805,25 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
     for (i = 0; i < BMVPI_NET_FIELDS; ++i) {
         const bmvp_json *v = bmvp_json_get(node, bmvpi_net_field[i].name);
         int *to = bmvpi_net_numbers(cfg, i);
-        for (j = 0; j < bmvpi_net_field[i].n; ++j) to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
+        for (j = 0; j < bmvpi_net_field[i].n; ++j)
+            to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
     }
     for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
-    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    if (i == 3)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "network description: task '%s' is none of pretrain, segment, classify", task);
     cfg->task = (bmvp_net_task)i;
     for (o = options ? options->first : NULL; o && o->key; o = o->next) {
         bmvp_net_option *to = bmvpi_net_option_room(cfg, o->key, strlen(o->key));
-        if (!to) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: option '%.40s' is one too many, or its name too long", o->key);
+        if (!to)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "network description: option '%.40s' is one too many, or its name too long", o->key);
         to->value = (int)bmvp_json_int(o, 0);
     }
     return BMVP_OK;
 }
 
-/* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
+/* >>adopt: a network starts from the checkpoint of another --------------------------------------------------------- */
 
 /* The file's tensor for entry s, whose part may go by the kind's other prefix; -1: none. */
 static int bmvpi_adopt_find(const bmvp_net_kind *kind, const bmvp_ckpt *f, const char *group, const bmvp_state *s)
@@ -2814,24 +2853,29 @@ static int bmvpi_adopt_spreads(const bmvp_net *net, const bmvp_ckpt_entry *e, co
 }
 
 /* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
-static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source,
-                           int spread, int *k, bmvp_error *err)
+static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s,
+                           const bmvp_net_config *source, int spread, int *k, bmvp_error *err)
 {
     const int channels = net->cfg.in_channels, other_stem = source->in_channels == 1 && channels > 1;
     char have[160], want[160];
     *k = bmvpi_adopt_find(net->kind, f, group, s);
     if (source->task == BMVP_TASK_PRETRAIN && bmvp_net_in_part(net, s->name, BMVP_PART_HEAD)) return BMVP_ADOPT_FRESH;
-    if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT)) return BMVP_ADOPT_FRESH; /* bias too */
-    if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+    if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT))
+        return BMVP_ADOPT_FRESH; /* bias too */
+    if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s))
+        return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
     if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
     if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER)) return BMVP_ADOPT_FRESH;
     if (*k < 0)
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?",
+                       f->path, s->name);
     else {
         bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
         bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
-        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
-                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
+        bmvp_error_set(err, BMVP_E_SHAPE,
+                       "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
+                       "modalities (only a stem of one channel can be spread)",
+                       f->path, f->entry[*k].name, have, want);
     }
     return -1;
 }
@@ -2844,19 +2888,23 @@ static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all
     for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
 }
 
-static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
+static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room,
+                                    bmvp_error *err)
 {
     bmvp_status st;
     if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
-    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, err);
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2)
+        return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
     st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
     bmvpi_adopt_spread(s, buf + room, buf);
-    return bmvpi_state_put(c, s, buf, s->t, err);
+    return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 
-/* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's kind. */
-static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group, bmvp_net_config *source, bmvp_error *err)
+/* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's
+   kind. */
+static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group,
+                                      bmvp_net_config *source, bmvp_error *err)
 {
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
@@ -2872,23 +2920,29 @@ static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, c
     }
     if (st || strcmp(source->kind, net->kind->name) == 0) return st;
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
-                          bmvp_net_kind_find(net->m.c, source->kind) ? bmvpi_net_title(bmvp_net_kind_find(net->m.c, source->kind))
-                                                                     : source->kind, bmvpi_net_title(net->kind));
+                          bmvp_net_kind_find(net->m.c, source->kind)
+                              ? bmvpi_net_title(bmvp_net_kind_find(net->m.c, source->kind))
+                              : source->kind,
+                          bmvpi_net_title(net->kind));
 }
 
-/* A shallower network would find all its names in a deeper one's file: every tensor of the file's encoder must have a place. used: by
-   entry of the file. */
-static bmvp_status bmvpi_adopt_all_used(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const char *used, bmvp_error *err)
+/* A shallower network would find all its names in a deeper one's file: every tensor of the file's encoder must have a
+   place. used: by entry of the file. */
+static bmvp_status bmvpi_adopt_all_used(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const char *used,
+                                        bmvp_error *err)
 {
     int i;
     for (i = 0; i < f->n_entries; ++i)
-        if (!used[i] && strcmp(f->entry[i].group, group) == 0 && bmvp_net_in_part(net, f->entry[i].name, BMVP_PART_ENCODER))
-            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has no place in the network: another one, or a smaller one", f->path,
+        if (!used[i] && strcmp(f->entry[i].group, group) == 0 &&
+            bmvp_net_in_part(net, f->entry[i].name, BMVP_PART_ENCODER))
+            return bmvp_error_set(err, BMVP_E_SHAPE,
+                                  "%s: tensor '%s' has no place in the network: another one, or a smaller one", f->path,
                                   f->entry[i].name);
     return BMVP_OK;
 }
 
-typedef struct bmvpi_adoption { /* by entry of the network's state: how, and from which of the file; used: by entry of the file */
+typedef struct bmvpi_adoption { /* by entry of the network's state: how, and from which of the file; used: by entry of
+                                   the file */
     int *how, *from;
     char *used;
     float *buf;
@@ -2919,7 +2973,8 @@ static void bmvpi_adopt_end(bmvpi_adoption *p, bmvp_ctx *c)
     bmvpi_free(c, p->buf);
 }
 
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+                                    bmvp_error *err)
 {
     bmvp_state_list *l = &net->state;
     bmvp_net_config source;

@@ -7,26 +7,27 @@
        #include "bmvp_ssl.h"
 
    What it is: the method of "Multi-modal Vision Pre-training for Medical Image Analysis" (Rui et al., CVPR 2025, arXiv
-   2410.10604): masking, learnable modality templates, cross-modal reconstruction, modality-wise distillation, modality-aware
-   contrast, the sampler. Numbers in, numbers out: it opens no image files.
-   Below it one trainer, for this method, for fine-tuning and for methods of your own: schedule, gradients added up, clipping, several
-   ranks, losses, checkpoints to go on from.
-   And what comes after: fine-tuning for segmentation and classification with templates standing in for modalities, definitions of labels,
-   sliding windows, and metrics. The last three need no training: labels and metrics take arrays, windows any function that predicts.
-   What it is not: a data loader (examples/bmvp reads crops of prepared NIfTI files).
+   2410.10604): masking, learnable modality templates, cross-modal reconstruction, modality-wise distillation,
+   modality-aware contrast, the sampler. Numbers in, numbers out: it opens no image files. Below it one trainer, for
+   this method, for fine-tuning and for methods of your own: schedule, gradients added up, clipping, several ranks,
+   losses, checkpoints to go on from. And what comes after: fine-tuning for segmentation and classification with
+   templates standing in for modalities, definitions of labels, sliding windows, and metrics. The last three need no
+   training: labels and metrics take arrays, windows any function that predicts. What it is not: a data loader
+   (examples/bmvp reads crops of prepared NIfTI files).
 
    CONTENTS (search for the tag)
        >>modality  >>fields    >>config    >>mask      >>template  >>sampler   >>pretrain  >>trainer
-       >>labels    >>metrics   >>window    >>finetune
+       >>labels    >>metrics   >>window    >>finetune  >>predict
        and in the implementation
        the method:     >>mask impl         >>template impl         >>sampler impl          >>views
                        >>losses            >>forward
-       the trainer:    >>trainer impl      >>pass                  >>record                >>ranks
-                       >>update            >>files of a run        >>plan
-       what it trains: >>fields impl       >>modality impl         >>config impl           >>pretrain impl
-       and the rest:   >>labels impl       >>metrics impl          >>window impl
+       the trainer:    >>trainer impl      >>fields impl           >>record                >>ranks
+                       >>pass              >>update                >>files of a run        >>plan
+       what it trains: >>modality impl     >>config impl           >>pretrain impl
+       and the rest:   >>labels impl       >>metrics impl          >>mirror                >>window impl
        fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
                        >>finetune faces    >>finetune files
+       prediction:     >>predict impl      >>predict images        >>predict call
 
    A complete program:
 
@@ -87,18 +88,20 @@ enum { BMVP_MODALITIES = 0 BMVP_MODALITY_LIST(BMVP_X) };
 /* Number m of the list. NULL outside 0..7. */
 BMVP_API const char *bmvp_modality_name(int m);
 BMVP_API const char *bmvp_modality_names(void); /* "flair t1 t1c ..." */
-/* Index of a name as data sets write it (T1, t1n, t1ce, t1gd, T2w, t2f, FLAIR ...; case does not matter), -1: unknown. */
+/* Index of a name as data sets write it (T1, t1n, t1ce, t1gd, T2w, t2f, FLAIR ...; case does not matter), -1:
+   unknown. */
 BMVP_API int bmvp_modality_find(const char *name);
 
-/* >>fields ------------------------------------------------------------------------------------------------------- */
+/* >>fields --------------------------------------------------------------------------------------------------------- */
 
-/* A config is a struct made of a list X(type, name, lowest, highest, text), type int or double. The list makes the members
-   (BMVP_FIELD_MEMBER), the printout, the parser of `--set name=value` and the record in checkpoints (BMVP_FIELD). What every training run
-   can be told stands in BMVP_RUN_FIELDS; a method's struct begins with BMVP_RUN_MEMBERS and goes on with its own. */
+/* A config is a struct made of a list X(type, name, lowest, highest, text), type int or double. The list makes the
+   members (BMVP_FIELD_MEMBER), the printout, the parser of `--set name=value` and the record in checkpoints
+   (BMVP_FIELD). What every training run can be told stands in BMVP_RUN_FIELDS; a method's struct begins with
+   BMVP_RUN_MEMBERS and goes on with its own. */
 #define BMVP_RUN_FIELDS(X) \
     X(int, batch, 1, 256, "cases in a step, of all ranks together") \
     X(int, update_every, 1, 1000000, "steps whose gradients are added up before an update") \
-    X(int, recompute, 0, 1, "1: backward computes the inside of each block again: less memory, more time, the same bits") \
+    X(int, recompute, 0, 1, "1: backward computes the inside of blocks again: less memory, more time, same bits") \
     X(int, epochs, 1, 1000000000, "passes over the cases") \
     X(double, lr, 0, 10, "highest learning rate") \
     X(double, lr_floor, 0, 10, "learning rate at the end of the cosine") \
@@ -112,7 +115,8 @@ BMVP_API int bmvp_modality_find(const char *name);
 #define BMVP_FIELD_MEMBER(type, name, low, high, text) type name;
 #define BMVP_RUN_MEMBERS char preset[16]; BMVP_RUN_FIELDS(BMVP_FIELD_MEMBER)
 typedef struct bmvp_run_config { BMVP_RUN_MEMBERS } bmvp_run_config;
-/* batch 3, lr 3e-4, AdamW (0.9, 0.999) with decay 1e-5, an update every step, 100 epochs; the rest 0. config: any such struct */
+/* batch 3, lr 3e-4, AdamW (0.9, 0.999) with decay 1e-5, an update every step, 100 epochs; the rest 0. config: any
+   such struct */
 BMVP_API void bmvp_run_default(void *config);
 
 typedef struct bmvp_field { /* of a table; the last one has no name */
@@ -131,7 +135,7 @@ BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const
 BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, const char **name, const char **meaning,
                             char *buf, size_t size);
 
-/* >>config ------------------------------------------------------------------------------------------------------- */
+/* >>config --------------------------------------------------------------------------------------------------------- */
 
 typedef enum bmvp_mask_form { BMVP_MASK_BOXES, BMVP_MASK_BLOCKS } bmvp_mask_form;
 typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } bmvp_template_value;
@@ -140,7 +144,8 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(int, mask_patch, 1, 256, "edge r of a masked box in voxels") \
     X(double, mask_ratio, 0, 1, "masked share p* of the crop (fine-tuning: of a case with one modality)")
 
-/* Everything the method can be told, besides BMVP_RUN_FIELDS. Presets fill it; every field may be changed afterwards. */
+/* Everything the method can be told, besides BMVP_RUN_FIELDS. Presets fill it; every field may be changed
+   afterwards. */
 #define BMVP_SSL_FIELDS(X) \
     X(int, crop, 8, 1024, "edge of the cubic crop in voxels") \
     X(int, mask_form, 0, 1, "0: overlapping boxes (paper, Algorithm 1), 1: aligned blocks (release)") \
@@ -158,37 +163,40 @@ typedef enum bmvp_template_value { BMVP_TEMPLATE_PLAIN, BMVP_TEMPLATE_MINMAX } b
     X(double, template_eps, 1e-12, 1, "epsilon of that normalisation") \
     X(int, template_mean_start, 0, 1, "1: templates start as the mean of training volumes, 0: at zero") \
     X(double, template_lr_scale, 0, 1e6, "learning rate of the templates / that of the network") \
-    X(int, template_update_all, 0, 1, "1: the optimizer moves all templates every step (release), 0: those of the batch") \
+    X(int, template_update_all, 0, 1, "1: the optimizer moves all templates each step (release), 0: the batch's") \
     X(int, template_x, 0, 4096, "template grid in voxels along x; 0: as large as the largest prepared volume") \
     X(int, template_y, 0, 4096, "template grid along y") \
     X(int, template_z, 0, 4096, "template grid along z") \
-    X(double, percentile_low, 0, 100, "intensities are clipped to these percentiles and scaled to [0, 1] in `prepare`") \
+    X(double, percentile_low, 0, 100, "`prepare` clips values to these percentiles and scales them to [0, 1]") \
     X(double, percentile_high, 0, 100, "upper percentile") \
     X(int, half_period, 0, 1, "1: cosine of half the period, back at lr at the end (release)")
 typedef struct bmvp_ssl_config { BMVP_RUN_MEMBERS BMVP_SSL_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ssl_config;
 
-/* "paper" (as published), "release" (as the released Python code), "fast" (what trains best for the same time). 0: unknown name. */
+/* "paper" (as published), "release" (as the released Python code), "fast" (what trains best for the same time). 0:
+   unknown name. */
 BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg);
 /* bmvp_field_set and bmvp_field_get with its fields. */
 BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err);
-BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
+BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf,
+                            size_t size);
 
-/* >>mask --------------------------------------------------------------------------------------------------------- */
+/* >>mask ----------------------------------------------------------------------------------------------------------- */
 
-/* Algorithm 1 of the paper: boxes of edge r around uniform centres, clipped at the border, until at least ratio x total voxels are
-   masked. mask: D x H x W floats, 1 = masked. dim = D, H, W. */
+/* Algorithm 1 of the paper: boxes of edge r around uniform centres, clipped at the border, until at least ratio x
+   total voxels are masked. mask: D x H x W floats, 1 = masked. dim = D, H, W. */
 BMVP_API void bmvp_mask_boxes(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng);
-/* The release: aligned r^3 blocks, a random permutation keeps floor(n (1 - ratio)) of them. Sides need not be multiples of r (the last
-   block of an axis is then smaller). */
+/* The release: aligned r^3 blocks, a random permutation keeps floor(n (1 - ratio)) of them. Sides need not be
+   multiples of r (the last block of an axis is then smaller). */
 BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng);
 
-/* >>template ----------------------------------------------------------------------------------------------------- */
+/* >>template ------------------------------------------------------------------------------------------------------- */
 
-/* Where a crop lies in the template's grid: the volume is centred in it, start = crop + floor((template - volume) / 2) per axis. May be
-   negative and may reach beyond the grid: outside of it the template counts as zero. */
-BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3], int64_t start[3]);
+/* Where a crop lies in the template's grid: the volume is centred in it, start = crop + floor((template - volume) /
+   2) per axis. May be negative and may reach beyond the grid: outside of it the template counts as zero. */
+BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3],
+                                  int64_t start[3]);
 
-/* >>sampler ------------------------------------------------------------------------------------------------------ */
+/* >>sampler -------------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvp_ssl_case { /* what the sampler must know of a case */
     uint32_t modalities;       /* bit k: modality k of the run is there */
@@ -198,20 +206,23 @@ typedef struct bmvp_ssl_draw {
     int64_t index;    /* of the case */
     int modality;     /* m, an index into the run's modalities */
     int other;        /* n, -1 when the case has only m */
-    int64_t crop[3];  /* start of the crop; negative on an axis shorter than the crop, which is then zero-padded evenly */
+    /* start of the crop; negative on an axis shorter than the crop, which is then zero-padded evenly */
+    int64_t crop[3];
     uint32_t slot;    /* number within the step: names the random numbers of its masks */
     double weight;    /* share of the step's loss */
 } bmvp_ssl_draw;
 
-/* Steps in one epoch: positions run through the cases in a new order each epoch without a gap, so no case is left out. */
+/* Steps in one epoch: positions run through the cases in a new order each epoch without a gap, so no case is left
+   out. */
 BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, int64_t step);
-/* Everything random of a step but the masks: numbers only, the same for (seed, step) always. order: n_cases entries of scratch.
-   out holds batch x (all_modalities ? number of modalities : 1) draws; returns how many there are. With all_modalities the draws of
-   one modality slot follow each other: each run of draws with equal `slot / batch` is one forward pass. */
-BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
-                             int64_t *order, bmvp_ssl_draw *out);
+/* Everything random of a step but the masks: numbers only, the same for (seed, step) always. order: n_cases entries
+   of scratch. out holds batch x (all_modalities ? number of modalities : 1) draws; returns how many there are. With
+   all_modalities the draws of one modality slot follow each other: each run of draws with equal `slot / batch` is
+   one forward pass. */
+BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities,
+                             int64_t step, int64_t *order, bmvp_ssl_draw *out);
 
-/* >>pretrain ----------------------------------------------------------------------------------------------------- */
+/* >>pretrain ------------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvp_ssl_item { /* one crop of a step */
     const float *x;            /* crop^3 values of modality m */
@@ -228,18 +239,20 @@ typedef struct bmvp_ssl_losses { /* weighted sums over the items; a task that is
     double grad_norm; /* before clipping; NaN in a step without update */
 } bmvp_ssl_losses;
 
-/* A run of BrainMVP: its trainer (bmvp_ssl_trainer) and its templates. What takes a bmvp_ssl below and has a namesake bmvp_trainer_*
-   is that function under another name, so both may be used. */
+/* A run of BrainMVP: its trainer (bmvp_ssl_trainer) and its templates. What takes a bmvp_ssl below and has a
+   namesake bmvp_trainer_* is that function under another name, so both may be used. */
 typedef struct bmvp_ssl bmvp_ssl;
 
-/* Network, templates and optimizer of a run. names: the modalities of the training set (known ones); grid: D, H, W of the largest volume,
-   for templates without a fixed size. Fresh weights from cfg->seed. NULL and the context's error on failure. */
-BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3]);
+/* Network, templates and optimizer of a run. names: the modalities of the training set (known ones); grid: D, H, W
+   of the largest volume, for templates without a fixed size. Fresh weights from cfg->seed. NULL and the context's
+   error on failure. */
+BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg,
+                                   int n_modalities, const char *const *names, const int64_t grid[3]);
 BMVP_API void bmvp_ssl_destroy(bmvp_ssl *s);
 
-/* One training step: masks, both views as one batch, encoder, contrast, decoder, losses, backward, and (every update_every steps) clipping
-   and optimizer. lr: of this step. More than one pass in a step: bmvp_ssl_accumulate for each, then bmvp_ssl_update. */
+/* One training step: masks, both views as one batch, encoder, contrast, decoder, losses, backward, and (every
+   update_every steps) clipping and optimizer. lr: of this step. More than one pass in a step: bmvp_ssl_accumulate
+   for each, then bmvp_ssl_update. */
 BMVP_API bmvp_status bmvp_ssl_step(bmvp_ssl *s, const bmvp_ssl_item *items, int n, double lr, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_accumulate(bmvp_ssl *s, const bmvp_ssl_item *items, int n, bmvp_ssl_losses *out);
 BMVP_API bmvp_status bmvp_ssl_update(bmvp_ssl *s, double lr, bmvp_ssl_losses *out); /* counts the step */
@@ -259,14 +272,17 @@ BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s); /* network and templates 
 BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int modality); /* (Z, Y, X) */
 BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s); /* taken so far */
 BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch); /* for contrast_from_epoch and template_only_epochs */
-/* Features of the last accumulate, kept for tests when `keep` is on: maps and the reconstruction, batch order [template views; modal views]. */
+/* Features of the last accumulate, kept for tests when `keep` is on: maps and the reconstruction, batch order
+   [template views; modal views]. */
 BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep);
 BMVP_API const bmvp_features *bmvp_ssl_features(const bmvp_ssl *s, bmvp_tensor **reconstruction);
 
-/* Bytes of one step, from a dry run with a context of its own. The gradients of all templates count, also of those that a short run does
-   not come to. Of several ranks: with a rank's share as cfg->batch; exchanges take two crops of each item of the step besides. */
-BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err);
+/* Bytes of one step, from a dry run with a context of its own. The gradients of all templates count, also of those
+   that a short run does not come to. Of several ranks: with a rank's share as cfg->batch; exchanges take two crops
+   of each item of the step besides. */
+BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg,
+                                   int n_modalities, const char *const *names, const int64_t grid[3], bmvp_memory *out,
+                                   bmvp_error *err);
 
 /* Files are safetensors in the released names and order, templates stacked as "rep_template". */
 BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *const *extra, bmvp_error *err);
@@ -280,22 +296,26 @@ typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
     int64_t grid[3];       /* D, H, W of the templates */
     int64_t step;          /* 0 in files not written by bmvp_ssl_save */
 } bmvp_ssl_info;
-/* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the release's preset). */
+/* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the
+   release's preset). */
 BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp_error *err);
 
-/* >>trainer ------------------------------------------------------------------------------------------------------ */
+/* >>trainer -------------------------------------------------------------------------------------------------------- */
 
-/* What every training run needs besides its method: passes added up to a step, backward, clipping, update, schedule, several ranks, losses that
-   are read when somebody asks, files to go on from, a plan of its memory. Once, for every method: a method is a table of functions (bmvp_method)
-   and a list of fields. BrainMVP (bmvp_ssl_method) and fine-tuning (bmvp_ft_method) are two; examples/07_own_method.c is a third, on 80 lines.
+/* What every training run needs besides its method: passes added up to a step, backward, clipping, update, schedule,
+   several ranks, losses that are read when somebody asks, files to go on from, a plan of its memory. Once, for every
+   method: a method is a table of functions (bmvp_method) and a list of fields. BrainMVP (bmvp_ssl_method) and
+   fine-tuning (bmvp_ft_method) are two; examples/07_own_method.c is a third, on 80 lines.
 
-   A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes, bmvp_trainer_accumulate for each, then
-   bmvp_trainer_update. Errors are the context's.
+   A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes,
+   bmvp_trainer_accumulate for each, then bmvp_trainer_update. Errors are the context's.
 
-   Several ranks (bmvp_set_comm before bmvp_trainer_create) train as one with the whole batch: every rank draws the whole step, which depends on
-   (seed, step) alone, and takes its share of each pass (bmvp_trainer_share); random numbers are named by (seed, step, slot of the item). Losses,
-   gradients, batch statistics and rows (bmvp_pass_rows) are those of all ranks; after each update all hold the same bits. Equal to one rank but
-   for rounding, for any number of ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank 0 saves. */
+   Several ranks (bmvp_set_comm before bmvp_trainer_create) train as one with the whole batch: every rank draws the
+   whole step, which depends on (seed, step) alone, and takes its share of each pass (bmvp_trainer_share); random
+   numbers are named by (seed, step, slot of the item). Losses, gradients, batch statistics and rows (bmvp_pass_rows)
+   are those of all ranks; after each update all hold the same bits. Equal to one rank but for rounding, for any
+   number of ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank
+   0 saves. */
 
 typedef struct bmvp_trainer bmvp_trainer;
 enum { BMVP_LOSSES = BMVP_POST_MOST - 1 }; /* named losses of a method, at most */
@@ -312,10 +332,13 @@ typedef struct bmvp_pass { /* one forward pass, as the functions of a method see
     void *state;
     const void *items;
     int n;                  /* items of this pass on this rank; in a plan they are zeros */
-    int64_t n_all, first;   /* .. on all ranks: an item that counts like any other has the weight 1 / n_all; how many are before this rank's */
+    /* .. on all ranks: an item that counts like any other has the weight 1 / n_all; how many are before this rank's */
+    int64_t n_all, first;
     int64_t step, epoch;
-    bmvp_tensor *through;   /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
-    bmvp_tensor *own, *all; /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
+    /* set it where a pass may have no loss of its own (pairs): a tensor behind the network's batch norms */
+    bmvp_tensor *through;
+    /* filled by bmvp_pass_loss: what is minimised, of this rank's items and of all ranks' rows */
+    bmvp_tensor *own, *all;
     bmvp_tensor *part[BMVP_LOSSES];
     unsigned part_of_all;   /* bit i: part i is of all ranks' rows */
 } bmvp_pass;
@@ -325,20 +348,22 @@ typedef enum bmvp_loss_kind {
     BMVP_LOSS_SUM,  /* a sum over them with weights that add up to 1 over all n_all */
     BMVP_LOSS_ALL   /* of rows from bmvp_pass_rows, so that every rank has the whole */
 } bmvp_loss_kind;
-/* Adds weight x loss (one element; NULL: not there in this pass) to what is minimised; weight 0: not at all. part: which of the named losses
-   it is in the log, without the weight; -1: none. */
+/* Adds weight x loss (one element; NULL: not there in this pass) to what is minimised; weight 0: not at all. part:
+   which of the named losses it is in the log, without the weight; -1: none. */
 BMVP_API void bmvp_pass_loss(bmvp_pass *p, int part, bmvp_loss_kind kind, double weight, bmvp_tensor *loss);
-/* Rows (n, d) of all ranks in the order of the ranks, n may differ, own NULL: none here. This rank's carry their gradient, the others' are
-   numbers: a loss of kind BMVP_LOSS_ALL on them gives every rank the gradient of its own rows, and the sum is that of one rank with all rows.
-   first (or NULL): the row where this rank's begin. One rank: own itself. */
+/* Rows (n, d) of all ranks in the order of the ranks, n may differ, own NULL: none here. This rank's carry their
+   gradient, the others' are numbers: a loss of kind BMVP_LOSS_ALL on them gives every rank the gradient of its own
+   rows, and the sum is that of one rank with all rows. first (or NULL): the row where this rank's begin. One rank:
+   own itself. */
 BMVP_API bmvp_tensor *bmvp_pass_rows(bmvp_pass *p, bmvp_tensor *own, int64_t d, int64_t *first);
 /* Each of n numbers becomes its sum over all ranks. */
 BMVP_API void bmvp_pass_sum(bmvp_pass *p, double *x, int n);
-/* 1 if every rank has n > 0 of `what` ("view"). Else 0: on one rank a pass without a loss; of several a failure that names the rank, since the
-   others would wait for it in the first batch norm. remedy ends the sentence. */
+/* 1 if every rank has n > 0 of `what` ("view"). Else 0: on one rank a pass without a loss; of several a failure that
+   names the rank, since the others would wait for it in the first batch norm. remedy ends the sentence. */
 BMVP_API int bmvp_pass_needs(bmvp_pass *p, int n, const char *what, const char *remedy);
-/* The gradient of `volume`, a trained entry of the network's list that is a slice of a stacked one (a template), lies in this box of the pass
-   only: before an update ranks tell each other boxes instead of whole volumes. start NULL: anywhere. For bmvp_method.boxes. */
+/* The gradient of `volume`, a trained entry of the network's list that is a slice of a stacked one (a template),
+   lies in this box of the pass only: before an update ranks tell each other boxes instead of whole volumes. start
+   NULL: anywhere. For bmvp_method.boxes. */
 BMVP_API void bmvp_pass_box(bmvp_pass *p, bmvp_tensor *volume, const int64_t start[3], const int64_t size[3]);
 /* Random numbers of the item `slot` in this step. Streams below 100 are the library's. */
 BMVP_API bmvp_rng bmvp_pass_rng(const bmvp_pass *p, uint32_t stream, uint32_t slot);
@@ -346,26 +371,31 @@ BMVP_API bmvp_rng bmvp_pass_rng(const bmvp_pass *p, uint32_t stream, uint32_t sl
 /* A method. Fill it with zeros first; what is NULL is left out. Functions that build may fail with bmvp_fail. */
 typedef struct bmvp_method {
     const char *name;        /* "brainmvp": stands in the description of its files */
-    const char *format;      /* first words of its files: "bmvp pre-training 1"; a file of another method is refused by it */
+    /* first words of its files: "bmvp pre-training 1"; a file of another method is refused by it */
+    const char *format;
     const char *const *loss; /* names of the parts, NULL at the end: columns "loss_<name>" of a log */
     const bmvp_field *fields;
     size_t config_size;      /* of its structs; the config begins with BMVP_RUN_MEMBERS, the state is zeros at first */
     size_t state_size;
     size_t item_size;
     int mean_of_updates;     /* 1: an update takes the mean of the gradients of its update_every steps, 0: their sum */
-    void (*prepare)(bmvp_trainer *t);  /* before there is a network: checks the config; may change t->net_config and read t->setup */
-    void (*create)(bmvp_trainer *t);   /* adds parameters to bmvp_net_state(t->net), whose values will begin by their init; bmvp_trainer_keep */
+    /* before there is a network: checks the config; may change t->net_config and read t->setup */
+    void (*prepare)(bmvp_trainer *t);
+    /* adds parameters to bmvp_net_state(t->net), whose values will begin by their init; bmvp_trainer_keep */
+    void (*create)(bmvp_trainer *t);
     void (*start)(bmvp_trainer *t);    /* fresh values are there: changes them; makes scratch memory */
     void (*destroy)(bmvp_trainer *t);
     void (*check)(bmvp_pass *p);       /* items, before anything is done */
     void (*forward)(bmvp_pass *p);     /* builds the graph; bmvp_pass_loss for each loss */
-    void (*boxes)(bmvp_pass *p);       /* of several ranks, after forward: bmvp_pass_box for each gradient of a stacked entry */
+    /* of several ranks, after forward: bmvp_pass_box for each gradient of a stacked entry */
+    void (*boxes)(bmvp_pass *p);
     void (*before_update)(bmvp_trainer *t); /* gradients of all ranks are there */
     void (*after_update)(bmvp_trainer *t);  /* parameters have moved: averages of them */
     double (*rate)(const bmvp_trainer *t, int64_t total); /* NULL: warm-up and half a cosine, bmvp_schedule_lr */
     void (*optimizer)(const bmvp_trainer *t, bmvp_optim_config *k); /* changes what the run's fields say */
     void (*plan)(bmvp_trainer *t, void *items, int n);    /* what a plan's items and epoch must say to count the most */
-    void (*describe)(const bmvp_trainer *t, bmvp_jw *w);  /* members of the file's description beside "network" and "config" */
+    /* members of the file's description beside "network" and "config" */
+    void (*describe)(const bmvp_trainer *t, bmvp_jw *w);
 } bmvp_method;
 
 struct bmvp_trainer {
@@ -381,17 +411,20 @@ struct bmvp_trainer {
     struct bmvpi_trainer *private_part;
 };
 
-/* Network, parameters of the method, optimizer; fresh values from the config's seed. config and m are copied, setup is what the method wants to
-   know besides. train 0: for prediction, without optimizer. NULL and the context's error on failure. */
-BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config, const void *setup,
-                                           int train);
+/* Network, parameters of the method, optimizer; fresh values from the config's seed. config and m are copied, setup
+   is what the method wants to know besides. train 0: for prediction, without optimizer. NULL and the context's error
+   on failure. */
+BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net,
+                                           const void *config, const void *setup, int train);
 BMVP_API void bmvp_trainer_destroy(bmvp_trainer *t);
-/* A list that is saved, loaded and broadcast with the run, as `group` of its files: frozen templates, averaged parameters. c: whose memory it is. */
+/* A list that is saved, loaded and broadcast with the run, as `group` of its files: frozen templates, averaged
+   parameters. c: whose memory it is. */
 BMVP_API void bmvp_trainer_keep(bmvp_trainer *t, const char *group, bmvp_ctx *c, bmvp_state_list *list);
 
-/* Items of the method's type. lr: of this step. out: losses of the pass (step, accumulate), the gradient's norm (step, update). NULL: not now.
-   Then a device is not waited for: it does this step while the program prepares the next one. A loss or gradient that is not finite is an error
-   of the call that learns of it, the one below or bmvp_trainer_save at the latest; no parameters have moved since. */
+/* Items of the method's type. lr: of this step. out: losses of the pass (step, accumulate), the gradient's norm
+   (step, update). NULL: not now. Then a device is not waited for: it does this step while the program prepares the
+   next one. A loss or gradient that is not finite is an error of the call that learns of it, the one below or
+   bmvp_trainer_save at the latest; no parameters have moved since. */
 BMVP_API bmvp_status bmvp_trainer_step(bmvp_trainer *t, const void *items, int n, double lr, bmvp_losses *out);
 BMVP_API bmvp_status bmvp_trainer_accumulate(bmvp_trainer *t, const void *items, int n, bmvp_losses *out);
 BMVP_API bmvp_status bmvp_trainer_update(bmvp_trainer *t, double lr, bmvp_losses *out); /* counts the step */
@@ -405,114 +438,134 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
 BMVP_API int bmvp_trainer_mine(const bmvp_trainer *t, int n, int *first); /* .. of this rank */
-/* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed depends on it;
-   bmvp_trainer_step says it itself. */
+/* Of several ranks: the next pass is the step's last, so its gradients may leave while backward goes on. Only speed
+   depends on it; bmvp_trainer_step says it itself. */
 BMVP_API void bmvp_trainer_last_pass(bmvp_trainer *t);
-/* Of several ranks: parameters, statistics, moments, kept lists and step of rank 0 go to all, for instance after it has loaded a run. */
+/* Of several ranks: parameters, statistics, moments, kept lists and step of rank 0 go to all, for instance after it
+   has loaded a run. */
 BMVP_API bmvp_status bmvp_trainer_broadcast(bmvp_trainer *t);
 
-/* Everything to resume: parameters, statistics, kept lists, moments (train 1), step, config, network. A safetensors file, written beside and
-   renamed. extra: more metadata (pairs key, value, NULL-terminated), or NULL. */
-BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra, bmvp_error *err);
-/* The same run goes on (train 0: without moments): all must fit, the first mismatch is named and nothing has changed then. A file without a
-   description (of PyTorch) gives the network only. */
+/* Everything to resume: parameters, statistics, kept lists, moments (train 1), step, config, network. A safetensors
+   file, written beside and renamed. extra: more metadata (pairs key, value, NULL-terminated), or NULL. */
+BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra,
+                                       bmvp_error *err);
+/* The same run goes on (train 0: without moments): all must fit, the first mismatch is named and nothing has changed
+   then. A file without a description (of PyTorch) gives the network only. */
 BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err);
 /* What a file of method m says: network, step, and the fields of config that it has. */
-BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
-                                          bmvp_error *err);
+BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
+                                          int64_t *step, bmvp_error *err);
 /* Bytes of one step with a rank's share as `batch`, from a dry run with a context of its own. */
-BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net, const void *config,
-                                       const void *setup, bmvp_memory *out, bmvp_error *err);
+BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net,
+                                       const void *config, const void *setup, bmvp_memory *out, bmvp_error *err);
 
 BMVP_API const bmvp_method *bmvp_ssl_method(void);
 BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s);
 
-/* >>labels ------------------------------------------------------------------------------------------------------- */
+/* >>labels --------------------------------------------------------------------------------------------------------- */
 
 /* What the values of a label map mean. Two kinds:
      regions  may overlap (whole tumour holds the enhancing part): one sigmoid output each
-     classes  exclude each other: one softmax output each, output 0 is "none of them" (background)                        */
-enum { BMVP_MAX_REGIONS = 16, BMVP_LABEL_VALUES = 256, BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */ };
+     classes  exclude each other: one softmax output each, output 0 is "none of them" (background) */
+enum {
+    BMVP_MAX_REGIONS = 16,
+    BMVP_LABEL_VALUES = 256,
+    BMVP_LABEL_NAME = 96 /* bytes of a region's name, with its 0 */
+};
 typedef struct bmvp_labels {
     char name[32];                /* of the built-in definition, or "custom" */
     int exclusive;                /* 1: classes, 0: regions */
     int n;                        /* regions or classes, without the background */
     char region[BMVP_MAX_REGIONS][BMVP_LABEL_NAME];
     unsigned char in[BMVP_MAX_REGIONS][BMVP_LABEL_VALUES]; /* 1: this label value belongs to it */
-    unsigned char paint[BMVP_MAX_REGIONS]; /* the value written for a voxel of the region (of the last one that holds it) */
+    /* the value written for a voxel of the region (of the last one that holds it) */
+    unsigned char paint[BMVP_MAX_REGIONS];
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
 } bmvp_labels;
 
-/* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; phantom (1 core, 2 oedema,
-   3 enhancing): the same; mrbrains: classes CSF (5 extracerebral, 6 ventricles), GM (1 cortex, 2 basal ganglia), WM (3, 4 lesions), and 7
-   cerebellum, 8 brainstem, 9 infarction, 10 other (of 2018), which count as background; isles, ms: lesion (1); vs: tumour (1), and 2
-   cochlea as background. 0: unknown name. */
+/* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; phantom
+   (1 core, 2 oedema, 3 enhancing): the same; mrbrains: classes CSF (5 extracerebral, 6 ventricles), GM (1 cortex, 2
+   basal ganglia), WM (3, 4 lesions), and 7 cerebellum, 8 brainstem, 9 infarction, 10 other (of 2018), which count as
+   background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
-/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in two classes. */
-BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err);
-/* Fixes `paint` and the painting order after the last add: regions sorted from large to small (those that hold others first), each
-   painted with its lowest value that no smaller region holds. BMVP_E_ARG if two regions are the same set of values. */
+/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in
+   two classes. */
+BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
+                                     bmvp_error *err);
+/* Fixes `paint` and the painting order after the last add: regions sorted from large to small (those that hold
+   others first), each painted with its lowest value that no smaller region holds. BMVP_E_ARG if two regions are the
+   same set of values. */
 BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err);
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l); /* of a network: n, classes n + 1 */
 /* -1 if all n values are known whole numbers, else the place of the first that is not. */
 BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n);
+/* The same of a map of dim = D, H, W: BMVP_E_FORMAT with `name`, the value and its voxel (x, y, z). l NULL: any whole
+   number from -32768 to 32767 is known. */
+BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
+                                       const char *name, bmvp_error *err);
 /* Is the value in region r? mask: n zeros and ones. */
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask);
-/* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or more; classes: the
-   most likely one. */
+/* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or
+   more; classes: the most likely one. */
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability);
-/* As JSON object `key` and back (files written by fine-tuning): {"name", "kind": "regions" | "classes", "regions": {"WT": [1, 2, 4], ...},
-   "known": [...]}. */
+/* As JSON object `key` and back (files written by fine-tuning): {"name", "kind": "regions" | "classes", "regions":
+   {"WT": [1, 2, 4], ...}, "known": [...]}. */
 BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l);
 BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmvp_error *err);
 
-/* >>metrics ------------------------------------------------------------------------------------------------------ */
+/* >>metrics -------------------------------------------------------------------------------------------------------- */
 
 /* Needs no context and no network: masks and scores in, numbers out. Memory comes from an allocator; NULL is malloc. */
 
 /* What a figure is when a mask is empty.
-     MONAI  Dice: NaN when the truth is empty. Distance: NaN when both are, or (percentiles) when one is; infinite for the maximum
-     BRATS  Dice: 1 when both are empty, 0 when one is. Distance: 0 when both are, 374 mm (the diagonal of 240x240x155) when one is */
+     MONAI  Dice: NaN when the truth is empty. Distance: NaN when both are, or (percentiles) when one is; infinite
+            for the maximum
+     BRATS  Dice: 1 when both are empty, 0 when one is. Distance: 0 when both are, 374 mm (the diagonal of
+            240x240x155) when one is */
 typedef enum bmvp_empty_rule { BMVP_EMPTY_MONAI, BMVP_EMPTY_BRATS } bmvp_empty_rule;
 BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule);
 
 /* 2 |a b| / (|a| + |b|) over n zeros and non-zeros. MONAI DiceMetric (ignore_empty) */
 BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *truth, int64_t n, bmvp_empty_rule rule);
-/* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there is none. Exact
-   (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM, BMVP_E_ARG (an edge below 1, a spacing outside 1e-12 to
-   1e12) */
-BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
-                                             const bmvp_allocator *a);
-/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile (torch.quantile, linear)
-   of the surface's distances to the other surface, then the larger of the two. percentile 100: the Hausdorff distance; 95: HD95.
-   MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside
-   0..100, edges and spacings as above); *out is then NaN. */
-BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
-                                    double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out);
+/* Squared distance in mm^2 of every voxel to the nearest voxel where the mask is not 0 (0 there); infinite if there
+   is none. Exact (Felzenszwalb and Huttenlocher 2012). dim and mm in D, H, W order. BMVP_E_OOM, BMVP_E_ARG (an edge
+   below 1, a spacing outside 1e-12 to 1e12) */
+BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3],
+                                             float *squared, const bmvp_allocator *a);
+/* Distance of the two surfaces (6-neighbour cross, the image's border counts): for each direction the percentile
+   (torch.quantile, linear) of the surface's distances to the other surface, then the larger of the two. percentile
+   100: the Hausdorff distance; 95: HD95. MONAI HausdorffDistanceMetric(directed=False), also in that percentile 0 is
+   the maximum. BMVP_E_OOM, BMVP_E_ARG (percentile outside 0..100, edges and spacings as above); *out is then NaN. */
+BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3],
+                                    const double mm[3], double percentile, bmvp_empty_rule rule,
+                                    const bmvp_allocator *a, double *out);
 
-/* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes undefined are NaN.
-   Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means; two classes: those of class 1.
-   The predicted class is the likeliest, the first of equals. sklearn roc_auc_score, f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number
-   outside 0..classes-1, a score that is NaN, no case, fewer than two classes): all are then NaN */
+/* Classification. score (n, classes): probabilities; truth: class numbers. Figures that a missing class makes
+   undefined are NaN. Multi-class: AUC one against the rest, macro mean; F1, sensitivity, specificity macro means;
+   two classes: those of class 1. The predicted class is the likeliest, the first of equals. sklearn roc_auc_score,
+   f1_score. BMVP_E_OOM, BMVP_E_ARG (a class number outside 0..classes-1, a score that is NaN, no case, fewer than
+   two classes): all are then NaN */
 typedef struct bmvp_class_metrics { double accuracy, auc, f1, sensitivity, specificity; } bmvp_class_metrics;
-BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
-                                         bmvp_class_metrics *out);
-/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty, a score is NaN or memory is short.
-   truth: 0 or not 0. */
+BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes,
+                                         const bmvp_allocator *a, bmvp_class_metrics *out);
+/* Area under the ROC curve of one score, ties count half; NaN when one of the two groups is empty, a score is NaN or
+   memory is short. truth: 0 or not 0. */
 BMVP_API double bmvp_auc(const float *score, const int *truth, int64_t n, const bmvp_allocator *a);
 
-/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of them; the same for a seed
-   always. n_used 0: everything is NaN. BMVP_E_OOM, BMVP_E_ARG (resamples below 1, more than 2^32 - 1 values) */
+/* Mean of the values that are numbers, and its 95 % percentile interval over resamples (with replacement) of them;
+   the same for a seed always. n_used 0: everything is NaN. BMVP_E_OOM, BMVP_E_ARG (resamples below 1, more than 2^32
+   - 1 values) */
 typedef struct bmvp_interval { double mean, low, high; int64_t n_used; } bmvp_interval;
-BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
-                                    bmvp_interval *out);
+BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed,
+                                    const bmvp_allocator *a, bmvp_interval *out);
 
-/* >>window ------------------------------------------------------------------------------------------------------- */
+/* >>window --------------------------------------------------------------------------------------------------------- */
 
-/* Sliding windows over a volume larger than the network's input. The numbers are MONAI 1.4.0's sliding_window_inference (constant and
-   gaussian importance, sigma 0.125 roi, padding of small volumes), but planes are handed out as soon as no further window touches
-   them, so memory holds one roi's depth of sums, not the volume's. */
+/* Sliding windows over a volume larger than the network's input. The numbers are MONAI 1.4.0's
+   sliding_window_inference (constant and gaussian importance, sigma 0.125 roi, padding of small volumes), but planes
+   are handed out as soon as no further window touches them, so memory holds one roi's depth of sums, not the
+   volume's. */
 typedef struct bmvp_window {
     int64_t roi[3];     /* D, H, W */
     double overlap;     /* in [0, 1) of the roi; 0.5 */
@@ -521,8 +574,9 @@ typedef struct bmvp_window {
     int mirror;         /* bits 0, 1, 2: average also over flips along W, H, D and their combinations */
 } bmvp_window;
 typedef struct bmvp_window_calls {
-    /* Writes the roi voxels x channels from `start` to dst (roi_d, roi_h, roi_w, channels). On an axis where the volume is smaller than
-       the roi it is centred: `start` is negative there, and what lies outside of the volume is to be 0. */
+    /* Writes the roi voxels x channels from `start` to dst (roi_d, roi_h, roi_w, channels). On an axis where the
+       volume is smaller than the roi it is centred: `start` is negative there, and what lies outside of the volume
+       is to be 0. */
     bmvp_status (*read)(void *user, const int64_t start[3], float *dst);
     /* x (B, roi, channels) -> (B, roi, outputs), recording is off. NULL after a failure of the context. */
     bmvp_tensor *(*predict)(void *user, bmvp_tensor *x);
@@ -530,12 +584,12 @@ typedef struct bmvp_window_calls {
     bmvp_status (*planes)(void *user, int64_t z0, int64_t planes, const float *values);
     void *user;
 } bmvp_window_calls;
-/* Drops all step tensors of c (bmvp_step_begin before each batch). The first error of a callback, or of the context, is returned.
-   BMVP_E_ARG, BMVP_E_SHAPE (predict returned another size), BMVP_E_OOM. */
-BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
-                                         const bmvp_window_calls *calls);
+/* Drops all step tensors of c (bmvp_step_begin before each batch). The first error of a callback, or of the context,
+   is returned. BMVP_E_ARG, BMVP_E_SHAPE (predict returned another size), BMVP_E_OOM. */
+BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels,
+                                         int outputs, const bmvp_window_calls *calls);
 
-/* >>finetune ----------------------------------------------------------------------------------------------------- */
+/* >>finetune ------------------------------------------------------------------------------------------------------- */
 
 /* Method section 5: what it can be told, besides BMVP_RUN_FIELDS. */
 #define BMVP_FT_FIELDS(X) \
@@ -544,19 +598,19 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(int, crop_z, 8, 1024, "crop along z") \
     X(double, crop_on_label, 0, 1, "share of the crops that are centred on a labelled voxel; the rest lie anywhere") \
     X(int, copies, 0, 1, "1: two copies with modalities replaced by templates (paper), 0: the case as it is") \
-    X(double, whole_share, 0, 1, "share of the copies that keep all modalities; the rest lose at least one, never all") \
+    X(double, whole_share, 0, 1, "share of the copies that keep all modalities; the rest lose some, never all") \
     X(double, copy_weight, 0, 1e6, "weight of each copy's loss: 1 their sum (paper), 0.5 their mean (release)") \
     X(int, fill, 0, 1, "what stands for a missing or replaced modality: 0 its template, 1 zeros") \
     BMVP_MASK_FIELDS(X) \
     X(double, consistency_weight, 0, 1e6, "weight of the consistency between the two copies") \
-    X(int, consistency_on, 0, 1, "0: L2 norm between the last maps (paper), 1: mean square between quarter-scale logits (release)") \
+    X(int, consistency_on, 0, 1, "0: L2 norm of last maps (paper), 1: mean square of quarter logits (release)") \
     X(double, dice_weight, 0, 1e6, "weight of the soft Dice loss") \
     X(double, ce_weight, 0, 1e6, "weight of the cross-entropy (regions: binary)") \
     X(int, dice_squared, 0, 1, "1: squares in the denominator of the Dice loss") \
     X(double, dice_smooth, 0, 1e6, "added to its numerator and denominator") \
-    X(int, dice_batch, 0, 1, "1: one Dice a region over the whole batch and both copies (release), 0: one for each case") \
+    X(int, dice_batch, 0, 1, "1: one Dice a region over batch and copies (release), 0: one for each case") \
     X(int, deep_supervision, 0, 1, "1: losses on the quarter and half scale too (UniFormer)") \
-    X(double, head_prior, 0, 0.5, "fresh output heads start at this probability, with small weights; 0: as the release's") \
+    X(double, head_prior, 0, 0.5, "fresh output heads start at this probability; 0: as the release's") \
     X(double, flip, 0, 1, "probability of a flip, for each axis") \
     X(double, intensity_shift, 0, 1, "largest shift of a modality's values") \
     X(double, intensity_scale, 0, 1, "largest relative change of a modality's contrast") \
@@ -565,53 +619,62 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     X(double, overlap, 0, 0.95, "overlap of the windows in validation")
 typedef struct bmvp_ft_config { BMVP_RUN_MEMBERS BMVP_FT_FIELDS(BMVP_FIELD_MEMBER) } bmvp_ft_config;
 
-/* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown name. */
+/* "paper", "release", "fast" for a task (BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY) and kind of network. 0: unknown
+   name. */
 BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *kind, bmvp_ft_config *cfg);
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err);
-BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size);
+BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf,
+                           size_t size);
 
 typedef struct bmvp_ft_draw {          /* what the sampler says of one crop */
     int64_t index;                     /* of the case */
-    int64_t crop[3];                   /* D, H, W: start of a crop anywhere in the volume; negative as in bmvp_ssl_draw */
+    /* D, H, W: start of a crop anywhere in the volume; negative as in bmvp_ssl_draw */
+    int64_t crop[3];
     int on_label;                      /* 1: centre it on a labelled voxel instead, if the case has one ... */
     double pick;                       /* ... the one at this share (in [0, 1)) of the list of them */
     uint32_t slot;
 } bmvp_ft_draw;
-/* Everything random of a step but augmentation and replacement, the same for (seed, step) always: cfg->batch draws; every case once an
-   epoch. order: n_cases entries of scratch. */
-BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step, int64_t *order,
-                             bmvp_ft_draw *out);
+/* Everything random of a step but augmentation and replacement, the same for (seed, step) always: cfg->batch draws;
+   every case once an epoch. order: n_cases entries of scratch. */
+BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
+                             int64_t *order, bmvp_ft_draw *out);
 
 typedef struct bmvp_ft_item {          /* one crop of a step */
-    const float *image[BMVP_MODALITIES]; /* by modality of the task, crop_z x crop_y x crop_x values; NULL: the case lacks it */
+    /* by modality of the task, crop_z x crop_y x crop_x values; NULL: the case lacks it */
+    const float *image[BMVP_MODALITIES];
     const float *labels;               /* label values of the crop; NULL in classification */
     int class_index;                   /* class number, from 0; classification only */
     int64_t template_start[3];         /* of the crop in the template's grid: bmvp_template_place */
     uint32_t slot;                     /* number within the step: names the random numbers of the item */
-    const uint32_t *replace;           /* two bit sets: the modalities replaced in the copies; NULL: drawn from (seed, step, slot) */
+    /* two bit sets: the modalities replaced in the copies; NULL: drawn from (seed, step, slot) */
+    const uint32_t *replace;
 } bmvp_ft_item;
 typedef struct bmvp_ft_losses { double total, dice, ce, consistency, grad_norm; } bmvp_ft_losses; /* NaN: not there */
 
 typedef struct bmvp_ft bmvp_ft;
-/* Network (net->task says which), frozen templates and optimizer. names: modalities of the task, in the order of the network's input
-   channels; net->in_channels and net->outputs are set from them and from labels (classification: net->outputs stays). grid: D, H, W of
-   the templates; NULL: none (fill must be 1, or bmvp_ft_init brings them). */
-BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
-                                 int n_modalities, const char *const *names, const int64_t grid[3]);
+/* Network (net->task says which), frozen templates and optimizer. names: modalities of the task, in the order of the
+   network's input channels; net->in_channels and net->outputs are set from them and from labels (classification:
+   net->outputs stays). grid: D, H, W of the templates; NULL: none (fill must be 1, or bmvp_ft_init brings them). */
+BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                 const bmvp_labels *labels, int n_modalities, const char *const *names,
+                                 const int64_t grid[3]);
 BMVP_API void bmvp_ft_destroy(bmvp_ft *f);
 BMVP_API const bmvp_method *bmvp_ft_method(void);
 BMVP_API bmvp_trainer *bmvp_ft_trainer(bmvp_ft *f);
-/* Starts from a pre-training checkpoint, ours or released: weights by bmvp_net_adopt, templates of the task's modalities by name (the first
-   one that is missing is named: needed when cfg.copies is 1 or cfg.fill is 0). */
-BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
+/* Starts from a pre-training checkpoint, ours or released: weights by bmvp_net_adopt, templates of the task's
+   modalities by name (the first one that is missing is named: needed when cfg.copies is 1 or cfg.fill is 0). */
+BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what,
+                                  bmvp_error *err);
 
-/* Weights of the cross-entropy: one number for each output, copied. NULL: all alike (the default). Classes and classification only. */
+/* Weights of the cross-entropy: one number for each output, copied. NULL: all alike (the default). Classes and
+   classification only. */
 BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight);
 
-/* One training step: augmentation, copies, loss, backward, and (every update_every steps) clipping and optimizer. The two copies go through
-   the network one after the other, each with its own batch statistics, as in the release. What takes a bmvp_ft and has a namesake
-   bmvp_trainer_* is that function. Several ranks: >>trainer; items are the rank's share of the step's draws, and a Dice over the whole batch
-   (dice_batch) or weighed classes are those of all ranks. */
+/* One training step: augmentation, copies, loss, backward, and (every update_every steps) clipping and optimizer.
+   The two copies go through the network one after the other, each with its own batch statistics, as in the release.
+   What takes a bmvp_ft and has a namesake bmvp_trainer_* is that function. Several ranks: >>trainer; items are the
+   rank's share of the step's draws, and a Dice over the whole batch (dice_batch) or weighed classes are those of all
+   ranks. */
 BMVP_API bmvp_status bmvp_ft_step(bmvp_ft *f, const bmvp_ft_item *items, int n, double lr, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_accumulate(bmvp_ft *f, const bmvp_ft_item *items, int n, bmvp_ft_losses *out);
 BMVP_API bmvp_status bmvp_ft_update(bmvp_ft *f, double lr, bmvp_ft_losses *out); /* counts the step */
@@ -620,10 +683,12 @@ BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total);
 BMVP_API void bmvp_ft_last_pass(bmvp_ft *f);
 BMVP_API bmvp_status bmvp_ft_broadcast(bmvp_ft *f); /* templates, too */
 
-/* One input as the network sees it at prediction: dim voxels x n_modalities, channels last; missing modalities (NULL) filled by cfg.fill.
-   image[m]: dim voxels each. */
-BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3], const int64_t dim[3], float *dst);
-/* x (N, D, H, W, modalities) -> probabilities (N, D, H, W, outputs), classification (N, outputs); running statistics. */
+/* One input as the network sees it at prediction: dim voxels x n_modalities, channels last; missing modalities
+   (NULL) filled by cfg.fill. image[m]: dim voxels each. */
+BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3],
+                            const int64_t dim[3], float *dst);
+/* x (N, D, H, W, modalities) -> probabilities (N, D, H, W, outputs), classification (N, outputs); running
+   statistics. */
 BMVP_API bmvp_tensor *bmvp_ft_predict(bmvp_ft *f, bmvp_tensor *x);
 
 typedef struct bmvp_ft_info {          /* what a fine-tuned checkpoint says of itself */
@@ -638,8 +703,8 @@ typedef struct bmvp_ft_info {          /* what a fine-tuned checkpoint says of i
     char preparation[512];             /* the JSON object of prepare.json, or "" */
 } bmvp_ft_info;
 BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err);
-/* Weights, templates, statistics and (train 1) moments: all to resume. extra as in bmvp_ssl_save; "preparation" and "best" are read back by
-   bmvp_ft_inspect. */
+/* Weights, templates, statistics and (train 1) moments: all to resume. extra as in bmvp_ssl_save; "preparation" and
+   "best" are read back by bmvp_ft_inspect. */
 BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const char *const *extra, bmvp_error *err);
 BMVP_API bmvp_status bmvp_ft_load(bmvp_ft *f, const char *path, int train, bmvp_error *err);
 /* Inspects, creates and loads for prediction. NULL and err on failure. */
@@ -649,12 +714,157 @@ BMVP_API bmvp_net *bmvp_ft_net(bmvp_ft *f);
 BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f);
 BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f);
 BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill); /* the config's field of that name, for prediction */
-BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality); /* (Z, Y, X), frozen, in the host's memory; NULL: none */
+/* (Z, Y, X), frozen, in the host's memory; NULL: none */
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int modality);
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
 /* Bytes of one step or (train 0) of one prediction of `batch` windows, from a dry run. */
-BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
-                                  int n_modalities, const char *const *names, const int64_t grid[3], int train, bmvp_memory *out,
-                                  bmvp_error *err);
+BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                  const bmvp_labels *labels, int n_modalities, const char *const *names,
+                                  const int64_t grid[3], int train, bmvp_memory *out, bmvp_error *err);
+
+/* >>predict ------------------------------------------------------------------------------------------------------
+
+   The way of an image there and back. A network has seen cases of one preparation: axes to the right, front and top
+   (RAS), cubic voxels, a box around the head, values between two percentiles mapped to [0, 1]. A scan is anything:
+   other axes, thick and tilted slices, integers with a slope. So a prediction walks three grids:
+
+       image voxel i  --O-->  mm in the scanner  <--P--  prepared voxel p          p = inverse(P) O i
+
+   O is the image's own affine, P that of the prepared grid, which reorienting, resampling, cropping and resizing have
+   changed at each step. Sliding windows fill the prepared grid with probabilities, plane after plane; a missing
+   modality is its template, or zeros, there. Then each image voxel looks up its p and takes the linear mean of the
+   eight prepared voxels around it; half a voxel beyond the border still belongs to the grid (its value is repeated),
+   farther out there is no head. Since p depends on all three indices of i, shear, rotation, flips and permutations are
+   one case and not four. Only two prepared planes are ever held: the image voxels between them are the ones whose p_z
+   lies there, and along a row of the image these are one run, found by bisection. What is decided comes last: the label
+   of a voxel is made of interpolated probabilities, never interpolated itself. Where every image is 0 there is nothing
+   to see: the background has probability 1 on the prepared grid, and the label map is 0. */
+
+/* How images become what the network sees; `bmvp prepare` writes it, a fine-tuned checkpoint keeps it, the predictor
+   does it again. In this order: RAS axes; voxel size (linear, border voxels repeated, MONAI Spacing); box; percentiles
+   of the voxels in the box; resize. */
+typedef struct bmvp_preparation {
+    double spacing;         /* edge of a voxel in mm, 0 to 100; 0: as the image has it */
+    double percentile_low;  /* of all voxels in the box, 0 to 100: becomes 0 */
+    double percentile_high; /* becomes 1; what lies beyond is clipped */
+    int centre_crop;   /* 1: the box is symmetric about the middle of the volume (release), 0: it is that of the voxels
+                          above 0 */
+    int64_t resize[3]; /* then resized (linear) to so many voxels x, y, z, 1 to 4096; 0: not */
+} bmvp_preparation;
+/* 1 mm, percentiles 1 and 99, box of the foreground, not resized */
+BMVP_API bmvp_preparation bmvp_preparation_default(void);
+/* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only if
+   it is resized, "resize": [x, y, z]. */
+BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
+/* And back from text; name: for messages. BMVP_E_FORMAT names a field that is missing, unknown or out of its range. */
+BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err);
+/* 0: a and b are the same. Else text names the first field that differs, with both values. */
+BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size);
+
+typedef struct bmvp_ft_case {            /* a whole prepared case in memory */
+    const float *image[BMVP_MODALITIES]; /* by modality of the task, dim voxels in [0, 1]; NULL: missing, filled as
+                                            cfg.fill says */
+    int64_t dim[3];                      /* D, H, W */
+} bmvp_ft_case;
+/* Sliding windows over the case; planes as in bmvp_window_calls: probabilities (H, W, outputs), z0 ascending. err as
+   that of the context. */
+BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bmvp_window *w,
+                                     bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values),
+                                     void *user, bmvp_error *err);
+/* Classification of the crop in the middle of the case: probability of each of the network's classes. */
+BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *probability, bmvp_error *err);
+
+#ifdef BMVP_NIFTI_H_INCLUDED /* what follows reads and writes images: include bmvp_nifti.h before this header */
+
+typedef struct bmvp_image {        /* one image of a case; exactly one of path, image and volume is given */
+    const char *modality;          /* "t1", "T1ce" ...: any name that bmvp_modality_find knows */
+    const char *path;              /* a file: .nii, .nii.gz, a pair ... */
+    const bmvp_nii_image *image;   /* or an image with its data, borrowed: read, not changed, not kept */
+    const bmvp_nii_volume *volume; /* or a volume, borrowed */
+    int64_t channel;               /* k: the k-th of several volumes in it, from 1; 0: it holds one number a voxel */
+} bmvp_image;
+/* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and
+   its dimensions (vectors, series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are
+   refused. */
+
+/* In RAS. io: memory, NULL: malloc. */
+BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *image, const bmvp_nii_options *io,
+                                     bmvp_error *err);
+typedef struct bmvp_prepare_job {
+    const bmvp_image *image; /* n images of different modalities */
+    int n;
+    const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
+    const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
+    const bmvp_preparation *how;
+    int other_grids; /* 0: images that do not lie on one grid (bmvp_nii_one_grid) are refused by name (as `prepare`
+                        does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
+    int constants; /* 1: an image of one value counts as missing whatever that is; 0: only if it is 0 */
+    int masks;       /* 1: fill `content` and `inside` */
+    const bmvp_nii_options *io; /* memory of the volumes; NULL: malloc */
+} bmvp_prepare_job;
+typedef struct bmvp_prepared_images {
+    bmvp_nii_volume image[BMVP_MODALITIES]; /* by known modality (bmvp_modality_find); data NULL: not given, or blank */
+    bmvp_nii_volume label;
+    uint32_t blank;         /* bit k: the image of known modality k is blank: it counts as missing */
+    bmvp_nii_volume frame;  /* grid of the first image that is not blank, in RAS; without data */
+    unsigned char *content; /* of its voxels: 1 where an image is not 0 */
+    int64_t box[3];         /* x, y, z: the box before it was resized .. */
+    unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
+    bmvp_allocator allocator;
+} bmvp_prepared_images;
+/* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
+   unreadable, NaN, no voxel above 0, a label map among the images, a second image of a modality, another grid. All
+   blank: every data is NULL, BMVP_OK. */
+BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err);
+/* The rest, for one of them (data NULL: nothing): percentiles to [0, 1] if it is not the label, and resizing. */
+BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how,
+                                         bmvp_error *err);
+BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p);
+/* The text for the header (descrip) of a prepared file: it says that, and the settings. */
+BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how);
+/* Was a header with this text written so? */
+BMVP_API int bmvp_is_prepared(const bmvp_nii_image *image);
+
+typedef struct bmvp_predictor bmvp_predictor;
+/* A fine-tuned checkpoint, ready to predict. NULL and err on failure. The context must outlive it and its
+   predictions. */
+BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err);
+BMVP_API void bmvp_predictor_close(bmvp_predictor *p); /* NULL is fine */
+BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p);
+BMVP_API const bmvp_preparation *bmvp_predictor_preparation(const bmvp_predictor *p);
+
+typedef enum bmvp_predict_fill { BMVP_FILL_CHECKPOINT, BMVP_FILL_TEMPLATE, BMVP_FILL_ZERO } bmvp_predict_fill;
+typedef struct bmvp_predict_options {
+    bmvp_window window;     /* roi 0: the checkpoint's crop */
+    bmvp_predict_fill fill; /* what stands for a missing modality */
+    int other_grids;        /* as in bmvp_prepare_job */
+    int probabilities;      /* 1: also one image an output, 2 bytes a voxel each */
+    const char *grid;       /* modality of the image whose grid the results have; NULL: the first of the images */
+} bmvp_predict_options;
+/* overlap 0.5, constant weights, one window at once, no flips */
+BMVP_API bmvp_predict_options bmvp_predict_options_default(void);
+
+typedef struct bmvp_prediction {
+    bmvp_nii_image label;          /* segmentation: uint8 on that grid; affine, codes, units are the image's */
+    int n;                         /* outputs: regions; classes, the background first; classes of a classification */
+    bmvp_nii_image *probability;   /* n images, int16 of slope 1 / 32767; exclusive classes add up to 1; or NULL */
+    float *score;                  /* classification: n probabilities; else NULL */
+    int likeliest;                 /* classification: the class */
+    uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
+    bmvp_predict_fill fill;        /* by what they were filled */
+    bmvp_allocator allocator;
+} bmvp_prediction;
+/* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
+   `prepare`); a blank image counts as missing. Images that `prepare` wrote are taken as they are if it had this
+   network's settings, else refused. Progress and cancelling are the context's (bmvp_config.progress). On failure out is
+   empty and err says why; after a failure of the context (BMVP_E_CANCELLED, BMVP_E_OOM) bmvp_clear_error makes it ready
+   for the next case. BMVP_E_ARG, BMVP_E_FORMAT, BMVP_E_IO, BMVP_E_SHAPE (grids), BMVP_E_OOM, BMVP_E_CANCELLED. Memory:
+   the prepared images, two planes of probabilities, what the window needs, and the results. */
+BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, int n,
+                                  const bmvp_predict_options *options, bmvp_prediction *out, bmvp_error *err);
+BMVP_API void bmvp_prediction_free(bmvp_prediction *p); /* before the context is destroyed */
+
+#endif /* BMVP_NIFTI_H_INCLUDED */
 
 #ifdef __cplusplus
 }
@@ -675,12 +885,19 @@ BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config 
 extern "C" {
 #endif
 
-/* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up, a method of
-   a program 100 to 999. */
-enum { BMVPI_STREAM_ORDER = 1, BMVPI_STREAM_DRAW, BMVPI_STREAM_MASK_TEMPLATE, BMVPI_STREAM_MASK_MODAL, BMVPI_STREAM_REPLACE,
-       BMVPI_STREAM_AUGMENT, BMVPI_STREAM_MASK_COPY };
+/* Streams of random numbers: bmvp_rng_make(seed, stream, step, sample). Network initialisation uses 1000 and up, a
+   method of a program 100 to 999. */
+enum {
+    BMVPI_STREAM_ORDER = 1,
+    BMVPI_STREAM_DRAW,
+    BMVPI_STREAM_MASK_TEMPLATE,
+    BMVPI_STREAM_MASK_MODAL,
+    BMVPI_STREAM_REPLACE,
+    BMVPI_STREAM_AUGMENT,
+    BMVPI_STREAM_MASK_COPY
+};
 
-/* >>mask impl ---------------------------------------------------------------------------------------------------- */
+/* >>mask impl ------------------------------------------------------------------------------------------------------ */
 
 /* Sets a box to 1, returns how many voxels of it were 0. */
 static int64_t bmvpi_mask_box(float *mask, const int64_t dim[3], const int64_t low[3], const int64_t high[3])
@@ -714,8 +931,8 @@ BMVP_API void bmvp_mask_boxes(float *mask, const int64_t dim[3], int64_t r, doub
     }
 }
 
-/* Selection sampling: visits the blocks once and keeps each with the chance (still to keep) / (still to visit), which is the
-   distribution of the first entries of a random permutation. */
+/* Selection sampling: visits the blocks once and keeps each with the chance (still to keep) / (still to visit),
+   which is the distribution of the first entries of a random permutation. */
 BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng)
 {
     const int64_t n[3] = { bmvpi_ceil_div(dim[0], r), bmvpi_ceil_div(dim[1], r), bmvpi_ceil_div(dim[2], r) };
@@ -736,17 +953,18 @@ BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, dou
     }
 }
 
-/* >>template impl ------------------------------------------------------------------------------------------------ */
+/* >>template impl -------------------------------------------------------------------------------------------------- */
 
 static int64_t bmvpi_floor_half(int64_t v) { return v >= 0 ? v / 2 : -((-v + 1) / 2); }
 
-BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3], int64_t start[3])
+BMVP_API void bmvp_template_place(const int64_t crop[3], const int64_t volume[3], const int64_t grid[3],
+                                  int64_t start[3])
 {
     int a;
     for (a = 0; a < 3; ++a) start[a] = crop[a] + bmvpi_floor_half(grid[a] - volume[a]);
 }
 
-/* >>sampler impl ------------------------------------------------------------------------------------------------- */
+/* >>sampler impl --------------------------------------------------------------------------------------------------- */
 
 BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, int64_t step)
 {
@@ -789,11 +1007,13 @@ static int64_t bmvpi_crop_start(int64_t room, bmvp_rng *r)
     return room >= 0 ? (int64_t)at : -(-room / 2);
 }
 
-static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *k, int64_t step, int slot_of_step, bmvp_ssl_draw *d)
+static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *k, int64_t step, int slot_of_step,
+                               bmvp_ssl_draw *d)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, d->slot);
     const int count = bmvpi_set_size(k->modalities);
-    int pick = (int)bmvp_rng_below(&r, (uint32_t)count), other = (int)bmvp_rng_below(&r, (uint32_t)(count > 1 ? count - 1 : 1)), a;
+    int pick = (int)bmvp_rng_below(&r, (uint32_t)count),
+        other = (int)bmvp_rng_below(&r, (uint32_t)(count > 1 ? count - 1 : 1)), a;
     if (slot_of_step >= 0) pick = slot_of_step % count;
     other += other >= pick;
     d->modality = bmvpi_set_member(k->modalities, pick);
@@ -801,8 +1021,8 @@ static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *
     for (a = 0; a < 3; ++a) d->crop[a] = bmvpi_crop_start(k->dim[a] - cfg->crop, &r);
 }
 
-BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities, int64_t step,
-                             int64_t *order, bmvp_ssl_draw *out)
+BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities,
+                             int64_t step, int64_t *order, bmvp_ssl_draw *out)
 {
     const int rounds = cfg->all_modalities ? n_modalities : 1;
     int64_t epoch = -1;
@@ -830,20 +1050,23 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
     return n;
 }
 
-/* >>views: one crop, shown twice with most of it hidden ----------------------------------------------------------------
+/* >>views: one crop, shown twice with most of it hidden ---------------------------------------------------------------
 
-   A training step sees of each case i one crop X_im of a modality m, and makes two views of it. A view is Phi (Algorithm 1): where a random
-   mask is 1 the crop shows a filler instead, and only 1 - p* (an eighth) of the crop itself is left:
+   A training step sees of each case i one crop X_im of a modality m, and makes two views of it. A view is Phi
+   (Algorithm 1): where a random mask is 1 the crop shows a filler instead, and only 1 - p* (an eighth) of the crop
+   itself is left:
 
-       Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through the masked voxels into it
-       Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
+       Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through
+   the masked voxels into it Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
 
-   The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a single modality has no second
-   view. Both views of all cases go through the encoder as one batch, the template views first: batch statistics are joint. Each view has a mask
-   of its own, drawn from (seed, step, slot of the item), so that a run that goes on, or on other ranks, draws the same.
+   The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a
+   single modality has no second view. Both views of all cases go through the encoder as one batch, the template
+   views first: batch statistics are joint. Each view has a mask of its own, drawn from (seed, step, slot of the
+   item), so that a run that goes on, or on other ranks, draws the same.
 
-   The release differs in three ways, each a field: aligned blocks instead of boxes (mask_form), templates normalised to [0, 1] over their whole
-   volume in every step (template_value), and, in its first 300 epochs, both views filled from the template (template_only_epochs). */
+   The release differs in three ways, each a field: aligned blocks instead of boxes (mask_form), templates normalised
+   to [0, 1] over their whole volume in every step (template_value), and, in its first 300 epochs, both views filled
+   from the template (template_only_epochs). */
 
 enum { BMVPI_SSL_BATCH = 256, BMVPI_SSL_CMR = 0, BMVPI_SSL_MD, BMVPI_SSL_CL };
 
@@ -875,19 +1098,21 @@ static bmvp_tensor *bmvpi_ssl_filler(bmvpi_views *v, int m)
 {
     bmvp_ssl *s = v->s;
     if (m < 0 || m >= s->n_modalities)
-        return (bmvp_tensor *)bmvp_fail(s->c, BMVP_E_ARG, "item of modality %d, but the run has %d", m, s->n_modalities);
+        return (bmvp_tensor *)bmvp_fail(s->c, BMVP_E_ARG, "item of modality %d, but the run has %d", m,
+                                        s->n_modalities);
     if (!v->filler[m])
         v->filler[m] = s->cfg->template_value == BMVP_TEMPLATE_MINMAX
                            ? bmvp_minmax(s->c, s->templ[m], s->cfg->template_eps) : s->templ[m];
     return v->filler[m];
 }
 
-static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slot, uint32_t stream, const int64_t dim[3])
+static bmvp_tensor *bmvpi_ssl_mask(bmvp_ssl *s, const float *given, uint32_t slot, uint32_t stream,
+                                   const int64_t dim[3])
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)s->cfg->seed, stream, (uint32_t)s->t->steps, slot);
     if (!given && !bmvp_is_plan(s->c)) {
-        (s->cfg->mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes
-                                              : bmvp_mask_blocks)(s->mask, dim, s->cfg->mask_patch, s->cfg->mask_ratio, &r);
+        (s->cfg->mask_form == BMVP_MASK_BOXES ? bmvp_mask_boxes : bmvp_mask_blocks)(s->mask, dim, s->cfg->mask_patch,
+                                                                                    s->cfg->mask_ratio, &r);
         given = s->mask;
     }
     return bmvp_input(s->c, 3, dim, given);
@@ -947,21 +1172,25 @@ static bmvp_tensor *bmvpi_stack(bmvp_ctx *c, bmvp_tensor **x, int n)
     return x[0];
 }
 
-/* >>losses: what the network is asked ------------------------------------------------------------------------------------
+/* >>losses: what the network is asked ---------------------------------------------------------------------------------
 
-   F = decoder(encoder(.)) rebuilds a volume from a view; f and g are what the encoder alone makes of the two views (its last map, flattened).
+   F = decoder(encoder(.)) rebuilds a volume from a view; f and g are what the encoder alone makes of the two views
+   (its last map, flattened).
 
-       (2)    L_CMR = || F(Phi_modal(X_im, X_in)) - X_im ||^2     cross-modal reconstruction: what modality m shows where only n can be seen
-       (3)    L_MD  = || F(Phi_distill(X_im, T_m)) - X_im ||^2    modality-wise distillation: T_m becomes what crops of m have in common
-       (4, 5) L_CL  = 1/2 ( CE(f_i . g_j / tau, i) + CE(g_i . f_j / tau, i) )    modality-aware contrast: the two views of a crop are recognised
-                                                                                  as such among those of the other cases of the batch
+       (2)    L_CMR = || F(Phi_modal(X_im, X_in)) - X_im ||^2     cross-modal reconstruction: what m shows where only n
+                                                                  can be seen
+       (3)    L_MD  = || F(Phi_distill(X_im, T_m)) - X_im ||^2    modality-wise distillation: T_m becomes what crops of
+                                                                  m have in common
+       (4, 5) L_CL  = 1/2 ( CE(f_i . g_j / tau, i)                modality-aware contrast: the two views of a crop are
+                          + CE(g_i . f_j / tau, i) )              recognised as such among those of the other cases
        (6)    L_SSL = mean over cases of ( L_CMR + lambda_MD L_MD + lambda_CL L_CL )
 
-   (2) and (3) are mean squares over all voxels, masked and visible. In (4, 5) f and g have the length 1; there is no projection head. The mean
-   over the modalities of a case, which (6) has in the paper, is by default estimated by one m a case and step (all_modalities 0).
+   (2) and (3) are mean squares over all voxels, masked and visible. In (4, 5) f and g have the length 1; there is no
+   projection head. The mean over the modalities of a case, which (6) has in the paper, is by default estimated by
+   one m a case and step (all_modalities 0).
 
-   Why both reconstructions: (2) alone learns to translate between modalities that are there, (3) what a modality is like when none is. In
-   fine-tuning T_m then stands in for a modality that a patient lacks. */
+   Why both reconstructions: (2) alone learns to translate between modalities that are there, (3) what a modality is
+   like when none is. In fine-tuning T_m then stands in for a modality that a patient lacks. */
 
 static bmvp_tensor *bmvpi_plus(bmvp_ctx *c, bmvp_tensor *sum, bmvp_tensor *t)
 {
@@ -974,7 +1203,8 @@ static double bmvpi_ssl_weight(const bmvpi_views *v, int i)
 }
 
 /* (2), (3): sum of w_i mse(what was rebuilt of view first + j, crop of item j or item[j]) over `count` of them */
-static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_views *v, bmvp_tensor *rebuilt, int first, int count, const int *item)
+static bmvp_tensor *bmvpi_ssl_rebuild_loss(const bmvpi_views *v, bmvp_tensor *rebuilt, int first, int count,
+                                           const int *item)
 {
     bmvp_ctx *c = v->s->c;
     bmvp_tensor *sum = NULL;
@@ -1013,10 +1243,10 @@ static bmvp_tensor *bmvpi_ssl_rows(bmvp_ctx *c, bmvp_tensor *maps, int n)
     return bmvp_l2_normalize(c, bmvp_reshape(c, maps, 2, flat), 1e-12);
 }
 
-/* >>forward: one pass over a batch of crops ------------------------------------------------------------------------------ */
+/* >>forward: one pass over a batch of crops ------------------------------------------------------------------------ */
 
-/* f and g of the cases with both views, and the weight of such cases among all. With gather_negatives the other cases are those of the whole
-   step, wherever they are computed. */
+/* f and g of the cases with both views, and the weight of such cases among all. With gather_negatives the other
+   cases are those of the whole step, wherever they are computed. */
 static void bmvpi_ssl_add_contrast(bmvpi_views *v, bmvp_tensor *last)
 {
     const bmvp_ssl_config *k = v->s->cfg;
@@ -1042,7 +1272,8 @@ static void bmvpi_ssl_add_contrast(bmvpi_views *v, bmvp_tensor *last)
     }
     if (!(sum[0] > 0)) return;
     loss = bmvpi_ssl_contrast_loss(c, f, g, k->temperature);
-    bmvp_pass_loss(v->p, BMVPI_SSL_CL, kind, k->weight_cl, bmvp_scale(c, loss, *given + *open / (double)v->p->n_all, 0));
+    bmvp_pass_loss(v->p, BMVPI_SSL_CL, kind, k->weight_cl,
+                   bmvp_scale(c, loss, *given + *open / (double)v->p->n_all, 0));
 }
 
 static void bmvpi_ssl_keep_all(bmvp_ssl *s)
@@ -1079,16 +1310,18 @@ static void bmvpi_ssl_forward(bmvp_pass *p)
     if (bmvpi_ssl_contrasts(p)) bmvpi_ssl_add_contrast(&v, s->features.last);
 }
 
-/* >>trainer impl: a run of any method -------------------------------------------------------------------------------------
+/* >>trainer impl: a run of any method ---------------------------------------------------------------------------------
 
-   A step passes through bmvp_trainer_step, bmvpi_trainer_pass (check, forward of the method, backward, its losses into the record) and
-   bmvp_trainer_update (gradients of all ranks, clipping, optimizer). All that a run is stands in bmvp_trainer and its private part. */
+   A step passes through bmvp_trainer_step, bmvpi_trainer_pass (check, forward of the method, backward, its losses
+   into the record) and bmvp_trainer_update (gradients of all ranks, clipping, optimizer). All that a run is stands
+   in bmvp_trainer and its private part. */
 
 enum { BMVPI_RECORDS = 32, BMVPI_NUMBERS = 1 + BMVP_LOSSES, BMVPI_NORM = BMVPI_NUMBERS, BMVPI_KEPT = 4 };
 /* The total, the named losses and the gradient's norm; NaN: not there */
 typedef struct bmvpi_losses { int64_t step; double loss[BMVPI_NUMBERS + 1]; } bmvpi_losses;
 typedef struct bmvpi_post { int64_t ticket, step; unsigned has; } bmvpi_post; /* bit i: loss[i] is sent with it */
-typedef struct bmvpi_box { int64_t entry, start[3], size[3]; } bmvpi_box; /* part of a volume, inside of it; size 0: all of it */
+/* part of a volume, inside of it; size 0: all of it */
+typedef struct bmvpi_box { int64_t entry, start[3], size[3]; } bmvpi_box;
 
 typedef struct bmvpi_trainer {
     bmvpi_losses record[BMVPI_RECORDS];  /* of step s at s % BMVPI_RECORDS */
@@ -1119,12 +1352,6 @@ static float *bmvpi_scratch(bmvp_ctx *c, int64_t n)
     return t ? t->x : NULL;
 }
 
-/* Says what a function that fails by the context says, to a caller that wants an error. */
-static bmvp_status bmvpi_error_take(const bmvp_ctx *c, bmvp_error *err)
-{
-    return bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
-}
-
 static void bmvpi_trainer_optim(bmvp_trainer *t)
 {
     static const bmvp_optim_kind kind[3] = { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM };
@@ -1143,8 +1370,10 @@ static void bmvpi_trainer_build(bmvp_trainer *t, int train)
 {
     const bmvp_run_config run = bmvpi_run_of(t);
     if (train && t->c->comm && t->c->comm->size > run.batch)
-        bmvp_fail(t->c, BMVP_E_ARG, "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least",
-                  run.batch, t->c->comm->size);
+        bmvp_fail(
+            t->c, BMVP_E_ARG,
+            "batch %d is the number of cases of a step over all ranks, of which there are %d: each needs one at least",
+            run.batch, t->c->comm->size);
     if (t->method.prepare && !bmvp_failed(t->c)) t->method.prepare(t);
     if (!bmvp_failed(t->c)) t->net = bmvp_net_create(t->c, &t->net_config);
     if (t->method.create && !bmvp_failed(t->c)) t->method.create(t);
@@ -1154,8 +1383,8 @@ static void bmvpi_trainer_build(bmvp_trainer *t, int train)
     if (t->method.start && !bmvp_failed(t->c)) t->method.start(t);
 }
 
-BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net, const void *config,
-                                           const void *setup, int train)
+BMVP_API bmvp_trainer *bmvp_trainer_create(bmvp_ctx *c, const bmvp_method *m, const bmvp_net_config *net,
+                                           const void *config, const void *setup, int train)
 {
     bmvp_trainer *t = bmvp_failed(c) ? NULL : (bmvp_trainer *)bmvpi_zeros(c, sizeof *t);
     if (!t) return NULL;
@@ -1219,7 +1448,7 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total)
     return bmvp_schedule_lr(&k, t->steps);
 }
 
-/* >>fields impl --------------------------------------------------------------------------------------------------- */
+/* >>fields impl ---------------------------------------------------------------------------------------------------- */
 
 BMVP_API void bmvp_run_default(void *config)
 {
@@ -1252,7 +1481,8 @@ static int bmvpi_field_put(const bmvp_field *f, void *config, double v)
     return 1;
 }
 
-BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const char *name, const char *value, bmvp_error *err)
+BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const char *name, const char *value,
+                                    bmvp_error *err)
 {
     char *end = NULL, all[768] = "";
     const double v = strtod(value, &end);
@@ -1263,11 +1493,12 @@ BMVP_API bmvp_status bmvp_field_set(const bmvp_field *table, void *config, const
         if (n < sizeof all) n += (size_t)snprintf(all + n, sizeof all - n, " %s", f->name);
     if (!f->name) return bmvp_error_set(err, BMVP_E_ARG, "there is no setting '%s'; there are:%s", name, all);
     if (number && v >= f->low && v <= f->high && bmvpi_field_put(f, config, v)) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value, f->whole ? "int" : "double", f->low,
-                          f->high, f->text);
+    return bmvp_error_set(err, BMVP_E_ARG, "%s = '%s': must be a number (%s) from %g to %g: %s", name, value,
+                          f->whole ? "int" : "double", f->low, f->high, f->text);
 }
 
-BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, const char **name, const char **meaning, char *buf, size_t size)
+BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, const char **name, const char **meaning,
+                            char *buf, size_t size)
 {
     for (; table->name && i > 0; --i) ++table;
     if (!table->name) return 0;
@@ -1277,7 +1508,7 @@ BMVP_API int bmvp_field_get(const bmvp_field *table, const void *config, int i, 
     return 1;
 }
 
-/* >>record: the losses of the last steps, on a device as tickets until somebody asks for them -------------------------------- */
+/* >>record: the losses of the last steps, on a device as tickets until somebody asks for them ---------------------- */
 
 static bmvpi_losses *bmvpi_record_of(bmvpi_trainer *k, int64_t step)
 {
@@ -1297,21 +1528,28 @@ static void bmvpi_record_add(bmvp_trainer *t, int64_t step, const double *loss)
     int i;
     memcpy(t->private_part->pass, loss, sizeof t->private_part->pass);
     for (i = 0; i <= BMVPI_NORM; ++i)
-        if (loss[i] == loss[i] || i == 0) r->loss[i] = r->loss[i] == r->loss[i] || i == 0 ? r->loss[i] + loss[i] : loss[i];
+        if (loss[i] == loss[i] || i == 0)
+            r->loss[i] = r->loss[i] == r->loss[i] || i == 0 ? r->loss[i] + loss[i] : loss[i];
     if (!(fabs(loss[0]) <= FLT_MAX))
-        bmvp_fail(t->c, BMVP_E_STATE, "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
-                  "step before", loss[0], (long long)step);
+        bmvp_fail(
+            t->c, BMVP_E_STATE,
+            "the loss is %g at step %lld: a lower lr or clipping (clip = 1) may help; the parameters are those of the "
+            "step before",
+            loss[0], (long long)step);
 }
 
 static void bmvpi_record_norm(bmvp_trainer *t, int64_t step, double norm)
 {
     bmvpi_record_of(t->private_part, step)->loss[BMVPI_NORM] = t->private_part->pass[BMVPI_NORM] = norm;
     if (!(norm <= (double)FLT_MAX))
-        bmvp_fail(t->c, BMVP_E_STATE, "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
-                  (long long)step);
+        bmvp_fail(
+            t->c, BMVP_E_STATE,
+            "the gradient is not finite at step %lld: a lower lr may help; the parameters are those of the step before",
+            (long long)step);
 }
 
-/* Collects the oldest post. After a failure the optimizer may move parameters again: whoever clears the error goes on. */
+/* Collects the oldest post. After a failure the optimizer may move parameters again: whoever clears the error goes
+   on. */
 static void bmvpi_record_collect(bmvp_trainer *t)
 {
     bmvpi_trainer *k = t->private_part;
@@ -1319,7 +1557,7 @@ static void bmvpi_record_collect(bmvp_trainer *t)
     double loss[BMVPI_NUMBERS + 1];
     float x[BMVPI_NUMBERS];
     int i;
-    if (!bmvp_backend_of(t->c)->device->collect(t->c, p->ticket, x, BMVPI_NUMBERS)) {
+    if (!bmvp_collect(t->c, p->ticket, x, BMVPI_NUMBERS)) {
         for (i = 0; i <= BMVPI_NORM; ++i) k->pass[i] = (double)NAN;
         return;
     }
@@ -1329,7 +1567,7 @@ static void bmvpi_record_collect(bmvp_trainer *t)
     else bmvpi_record_add(t, p->step, loss);
     if (!bmvp_failed(t->c)) return;
     k->read = k->posted;
-    bmvp_backend_of(t->c)->device->fill(t->c, t->optim->rule->x, 0, t->optim->rule->numel);
+    bmvp_optim_resume(t->optim);
 }
 
 /* All that was sent up to and with `step` */
@@ -1345,17 +1583,17 @@ static void bmvpi_record_post(bmvp_trainer *t, int64_t step, const float *const 
     bmvpi_post *p = &k->post[k->posted % BMVP_TICKETS];
     if (k->posted - k->read == BMVP_TICKETS) bmvpi_record_collect(t);
     if (bmvp_failed(t->c)) return;
-    p->ticket = bmvp_backend_of(t->c)->device->post(t->c, x, BMVPI_NUMBERS);
+    p->ticket = bmvp_post(t->c, x, BMVPI_NUMBERS);
     p->step = step;
     p->has = has;
     k->posted += p->ticket > 0;
+    if (!bmvp_runs_ahead(t->c)) bmvpi_record_read(t, step); /* it is there */
 }
 
-/* The losses of a pass (NULL: not there); on the CPU at once. */
+/* The losses of a pass (NULL: not there). */
 static void bmvpi_record_pass(bmvp_trainer *t, bmvp_tensor *const loss[BMVPI_NUMBERS])
 {
     const float *x[BMVPI_NUMBERS];
-    double now[BMVPI_NUMBERS + 1];
     unsigned has = 0;
     int i;
     if (bmvp_failed(t->c) || bmvp_is_plan(t->c)) return;
@@ -1363,14 +1601,8 @@ static void bmvpi_record_pass(bmvp_trainer *t, bmvp_tensor *const loss[BMVPI_NUM
         x[i] = loss[i] ? loss[i]->x : NULL;
         if (loss[i]) has |= 1u << i;
     }
-    if (bmvp_backend_of(t->c)->device) {
-        if (x[0]) bmvp_backend_of(t->c)->device->watch(t->c, x[0], t->optim->rule->x);
-        bmvpi_record_post(t, t->steps, x, has);
-        return;
-    }
-    for (i = 0; i < BMVPI_NUMBERS; ++i) now[i] = x[i] ? (double)*x[i] : i > 0 ? (double)NAN : 0;
-    now[BMVPI_NORM] = (double)NAN;
-    bmvpi_record_add(t, t->steps, now);
+    bmvp_optim_watch(t->optim, x[0]);
+    bmvpi_record_post(t, t->steps, x, has);
 }
 
 /* Losses of a pass over several ranks: what the sum of all is decides, so the host waits. */
@@ -1416,7 +1648,9 @@ BMVP_API bmvp_status bmvp_trainer_losses_of(bmvp_trainer *t, int64_t step, bmvp_
     const bmvpi_losses *r = &t->private_part->record[step >= 0 ? step % BMVPI_RECORDS : 0];
     if (t->optim) bmvpi_record_read(t, step);
     if (step >= 0 && r->step == step + 1) bmvpi_losses_from(r->loss, out);
-    else bmvp_fail(t->c, BMVP_E_ARG, "losses of step %lld: those of the last %d steps are known", (long long)step, (int)BMVPI_RECORDS);
+    else
+        bmvp_fail(t->c, BMVP_E_ARG, "losses of step %lld: those of the last %d steps are known", (long long)step,
+                  (int)BMVPI_RECORDS);
     return bmvp_error_of(t->c)->status;
 }
 
@@ -1435,7 +1669,7 @@ BMVP_API bmvp_status bmvp_trainer_log(bmvp_trainer *t, int64_t step, bmvp_jw *w)
     return BMVP_OK;
 }
 
-/* >>ranks: what several of them tell each other in a pass and before an update -------------------------------------- */
+/* >>ranks: what several of them tell each other in a pass and before an update ------------------------------------- */
 
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first)
 {
@@ -1466,8 +1700,8 @@ BMVP_API int bmvp_pass_needs(bmvp_pass *p, int n, const char *what, const char *
     all = bmvpi_comm_doubles(p->c, &own, 1);
     for (r = 0; all && r < p->c->comm->size; ++r)
         if (!(all[r] > 0))
-            bmvp_fail(p->c, BMVP_E_ARG, "rank %d has no %s in this pass of %lld crops; take fewer ranks, or %s", r, what, (long long)p->n_all,
-                      remedy);
+            bmvp_fail(p->c, BMVP_E_ARG, "rank %d has no %s in this pass of %lld crops; take fewer ranks, or %s", r,
+                      what, (long long)p->n_all, remedy);
     bmvpi_free(p->c, all);
     return !bmvp_failed(p->c);
 }
@@ -1518,7 +1752,7 @@ BMVP_API bmvp_tensor *bmvp_pass_rows(bmvp_pass *p, bmvp_tensor *own, int64_t d, 
 /* A gradient becomes the sum of those of all ranks. */
 static void bmvpi_comm_sum_grad(bmvp_ctx *c, bmvp_tensor *t)
 {
-    const int through_host = c->cfg.backend->device && !c->comm->on_device;
+    const int through_host = !bmvpi_comm_takes_values(c);
     bmvp_error err;
     bmvp_part part;
     if (bmvp_failed(c)) return;
@@ -1549,7 +1783,7 @@ static int bmvpi_box_room(bmvp_trainer *t)
 BMVP_API void bmvp_pass_box(bmvp_pass *p, bmvp_tensor *volume, const int64_t start[3], const int64_t size[3])
 {
     const bmvp_state_list *l = bmvp_net_state(p->net);
-    const int whole = !start || p->c->cfg.backend->device; /* a device's gradient is summed where it lies */
+    const int whole = !start || !bmvp_on_host(p->c); /* else the gradient is summed where it lies */
     bmvpi_box *b;
     int a;
     if (!volume || !p->trainer->private_part->reducer || !bmvpi_box_room(p->trainer)) return;
@@ -1630,8 +1864,9 @@ static void bmvpi_boxes_add(bmvp_trainer *t, const double *count, const int64_t 
     }
 }
 
-/* Gradients of stacked entries (templates) of all ranks, as the boxes they come from: of each rank the boxes, then their voxels; added rank by
-   rank, so that all get the same bits. Boxes that overlap are taken out one after the other: what they share is in the first. */
+/* Gradients of stacked entries (templates) of all ranks, as the boxes they come from: of each rank the boxes, then
+   their voxels; added rank by rank, so that all get the same bits. Boxes that overlap are taken out one after the
+   other: what they share is in the first. */
 static void bmvpi_boxes_exchange(bmvp_trainer *t)
 {
     bmvp_ctx *c = t->c;
@@ -1672,7 +1907,7 @@ BMVP_API bmvp_status bmvp_trainer_broadcast(bmvp_trainer *t)
     return bmvp_error_of(t->c)->status;
 }
 
-/* >>pass: from items to gradients ------------------------------------------------------------------------------------------ */
+/* >>pass: from items to gradients ---------------------------------------------------------------------------------- */
 
 BMVP_API bmvp_rng bmvp_pass_rng(const bmvp_pass *p, uint32_t stream, uint32_t slot)
 {
@@ -1691,8 +1926,8 @@ BMVP_API void bmvp_pass_loss(bmvp_pass *p, int part, bmvp_loss_kind kind, double
     if (weight != 0) *sum = bmvpi_plus(p->c, *sum, bmvp_scale(p->c, loss, weight, 0));
 }
 
-/* What backward begins with. Of several ranks one may have no loss of its own while others have: it passes on zeros, since in batch norm they
-   wait for its backward. */
+/* What backward begins with. Of several ranks one may have no loss of its own while others have: it passes on zeros,
+   since in batch norm they wait for its backward. */
 static bmvp_tensor *bmvpi_pass_total(bmvp_pass *p)
 {
     bmvp_tensor *total = bmvpi_plus(p->c, p->own, p->all);
@@ -1741,7 +1976,8 @@ static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
 {
     const bmvp_run_config run = bmvpi_run_of(t);
     bmvpi_trainer *k = t->private_part;
-    const int updates = k->last_pass && (t->steps + 1) % run.update_every == 0; /* comes next, and is captured with the pass */
+    /* comes next, and is captured with the pass */
+    const int updates = k->last_pass && (t->steps + 1) % run.update_every == 0;
     bmvp_tensor *loss[BMVPI_NUMBERS], *mean;
     bmvp_pass p;
     int i;
@@ -1757,7 +1993,9 @@ static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
     if (k->reducer) bmvp_keep(p.own), bmvp_keep(p.all);
     if (k->reducer && updates) bmvp_reducer_start(k->reducer);
     k->last_pass = 0;
-    mean = loss[0] && t->method.mean_of_updates && run.update_every > 1 ? bmvp_scale(t->c, loss[0], 1.0 / run.update_every, 0) : loss[0];
+    mean = loss[0] && t->method.mean_of_updates && run.update_every > 1
+               ? bmvp_scale(t->c, loss[0], 1.0 / run.update_every, 0)
+               : loss[0];
     if (mean) bmvp_backward(t->c, mean);
     if (k->reducer) bmvpi_record_ranks(&p);
     else bmvpi_record_pass(t, loss);
@@ -1766,20 +2004,14 @@ static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
     return bmvp_error_of(t->c)->status;
 }
 
-/* >>update: from gradients to parameters ----------------------------------------------------------------------------------- */
+/* >>update: from gradients to parameters --------------------------------------------------------------------------- */
 
 /* Norm, clipping and step of the optimizer; the norm is recorded. */
 static void bmvpi_update_move(bmvp_trainer *t, double lr, double clip)
 {
-    if (bmvp_backend_of(t->c)->device) {
-        const float *x[BMVPI_NUMBERS] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
-        x[0] = bmvp_optim_device_step(t->optim, lr, clip);
-        bmvpi_record_post(t, t->steps - 1, x, 1u << BMVPI_NORM);
-    } else {
-        const double norm = bmvp_optim_grad_norm(t->optim);
-        bmvpi_record_norm(t, t->steps - 1, norm);
-        bmvp_optim_step(t->optim, lr, clip > 0 && norm > clip ? clip / norm : 1);
-    }
+    const float *x[BMVPI_NUMBERS] = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+    x[0] = bmvp_optim_clipped_step(t->optim, lr, clip);
+    bmvpi_record_post(t, t->steps - 1, x, 1u << BMVPI_NORM);
 }
 
 static void bmvpi_update_now(bmvp_trainer *t, double lr)
@@ -1824,9 +2056,10 @@ BMVP_API bmvp_status bmvp_trainer_step(bmvp_trainer *t, const void *items, int n
     return out ? bmvpi_record_last(t, t->steps, out) : st;
 }
 
-/* >>files of a run: checkpoints to go on from -------------------------------------------------------------------------------- */
+/* >>files of a run: checkpoints to go on from ---------------------------------------------------------------------- */
 
-typedef struct bmvpi_file { /* what a file holds, in its order: the network, kept lists, moments; counts and a description */
+/* what a file holds, in its order: the network, kept lists, moments; counts and a description */
+typedef struct bmvpi_file {
     bmvp_trainer *t;
     bmvp_state_part part[3 + BMVPI_KEPT];
     const char *group[3 + BMVPI_KEPT];
@@ -1834,7 +2067,8 @@ typedef struct bmvpi_file { /* what a file holds, in its order: the network, kep
     bmvp_optim *optim; /* NULL: without moments */
 } bmvpi_file;
 
-static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim, int moment)
+static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim,
+                           int moment)
 {
     bmvp_state_part *p = &r->part[r->n];
     p->c = c;
@@ -1862,7 +2096,8 @@ static bmvpi_file bmvpi_file_of(bmvp_trainer *t, int train)
     return r;
 }
 
-static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, const char *description, const char *const *extra, bmvp_error *err)
+static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, const char *description,
+                                   const char *const *extra, bmvp_error *err)
 {
     const bmvp_trainer *t = r->t;
     bmvp_status st = bmvp_ckpt_writer_meta(w, "", "format", BMVP_META_STRING, t->method.format, err);
@@ -1874,7 +2109,8 @@ static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, con
     return st;
 }
 
-static bmvp_status bmvpi_file_write(const bmvpi_file *r, const char *path, const char *description, const char *const *extra, bmvp_error *err)
+static bmvp_status bmvpi_file_write(const bmvpi_file *r, const char *path, const char *description,
+                                    const char *const *extra, bmvp_error *err)
 {
     const int64_t entries = r->part[0].list->n;
     bmvp_ckpt_writer *w = NULL;
@@ -1901,19 +2137,23 @@ static void bmvpi_fields_write(const bmvp_field *f, const void *config, bmvp_jw 
 
 static void bmvpi_fields_read(const bmvp_field *f, const bmvp_json *node, void *config)
 {
-    snprintf((char *)config, sizeof ((bmvp_run_config *)config)->preset, "%s", bmvp_json_string(bmvp_json_get(node, "preset"), "custom"));
-    for (; f->name; ++f) (void)bmvpi_field_put(f, config, bmvp_json_double(bmvp_json_get(node, f->name), bmvpi_field_value(f, config)));
+    snprintf((char *)config, sizeof((bmvp_run_config *)config)->preset, "%s",
+             bmvp_json_string(bmvp_json_get(node, "preset"), "custom"));
+    for (; f->name; ++f)
+        (void)bmvpi_field_put(f, config, bmvp_json_double(bmvp_json_get(node, f->name), bmvpi_field_value(f, config)));
 }
 
-BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra, bmvp_error *err)
+BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int train, const char *const *extra,
+                                       bmvp_error *err)
 {
     const bmvpi_file r = bmvpi_file_of(t, train);
     bmvp_status st;
     bmvp_jw w;
     if (t->optim) bmvpi_record_read(t, t->steps); /* nothing is written of a run that has failed unseen */
-    if (bmvp_failed(t->c)) return bmvpi_error_take(t->c, err);
+    if (bmvp_failed(t->c)) return bmvp_error_take(t->c, err);
     if (t->pending)
-        return bmvp_error_set(err, BMVP_E_STATE, "%s: not written: gradients are pending (update_every %d); save after an update", path,
+        return bmvp_error_set(err, BMVP_E_STATE,
+                              "%s: not written: gradients are pending (update_every %d); save after an update", path,
                               bmvpi_run_of(t).update_every);
     bmvp_jw_init(&w, 0, bmvp_allocator_of(t->c));
     bmvp_jw_object(&w, NULL);
@@ -1933,7 +2173,8 @@ static bmvp_status bmvpi_file_is(const bmvp_ckpt *f, const bmvp_method *m, bmvp_
 {
     const bmvp_ckpt_meta *format = bmvp_ckpt_find_meta(f, "", "format");
     if (!format || strcmp(format->value, m->format) == 0) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: written as '%s', but this run is '%s'", f->path, format->value, m->format);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: written as '%s', but this run is '%s'", f->path, format->value,
+                          m->format);
 }
 
 /* All parts are compared before any is loaded. A file of the released code (no description) has the network only. */
@@ -1941,14 +2182,16 @@ static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
 {
     bmvp_trainer *t = r->t;
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL;
-    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"), *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
+    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"),
+                         *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
     const int k = bmvp_ckpt_find(f, "", "optimizer_steps"), n = ours ? r->n : 1;
     const int64_t bytes = (int64_t)r->part[0].list->n * 8;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
     for (i = 0; i < f->n_entries && ours && r->optim && strcmp(r->group[n - 1], "exp_avg_sq") != 0 && !st; ++i)
         if (strcmp(f->entry[i].group, "exp_avg_sq") == 0)
-            st = bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
+            st =
+                bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     if (!st && ours && r->optim && (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64))
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
@@ -1967,7 +2210,7 @@ BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int tr
     bmvp_ckpt *f = NULL;
     bmvp_status st;
     if (t->optim) bmvpi_record_read(t, t->steps);
-    if (bmvp_failed(t->c)) return bmvpi_error_take(t->c, err);
+    if (bmvp_failed(t->c)) return bmvp_error_take(t->c, err);
     st = bmvp_ckpt_open(path, bmvp_allocator_of(t->c), &f, err);
     if (!st) st = bmvpi_file_is(f, &t->method, err);
     if (!st) st = bmvpi_file_read(&r, f, err);
@@ -1978,8 +2221,8 @@ BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int tr
 
 /* What a file says of itself. more: the method's members of the description, or NULL. */
 typedef bmvp_status (*bmvpi_description_fn)(const bmvp_json *root, const char *path, void *user, bmvp_error *err);
-static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
-                                      bmvpi_description_fn more, void *user, bmvp_error *err)
+static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, bmvp_net_config *net, void *config,
+                                      int64_t *step, bmvpi_description_fn more, void *user, bmvp_error *err)
 {
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run"), *taken = bmvp_ckpt_find_meta(f, "", "step");
     bmvp_json_doc *doc = NULL;
@@ -1995,8 +2238,8 @@ static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, 
     return st;
 }
 
-BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config, int64_t *step,
-                                          bmvp_error *err)
+BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
+                                          int64_t *step, bmvp_error *err)
 {
     bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
@@ -2006,7 +2249,7 @@ BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m
     return st;
 }
 
-/* >>plan: the memory of a step, from a dry run ------------------------------------------------------------------------------- */
+/* >>plan: the memory of a step, from a dry run --------------------------------------------------------------------- */
 
 typedef struct bmvpi_plan_job { /* what a dry run builds */
     const bmvp_method *method;
@@ -2016,7 +2259,8 @@ typedef struct bmvpi_plan_job { /* what a dry run builds */
 
 /* fn builds it in a context that computes nothing, and reads the memory before it takes down what it has built. */
 static bmvp_status bmvpi_plan(const bmvp_config *ctx, const bmvpi_plan_job *job,
-                              void (*fn)(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory *out), bmvp_memory *out, bmvp_error *err)
+                              void (*fn)(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory *out), bmvp_memory *out,
+                              bmvp_error *err)
 {
     bmvp_config k = ctx ? *ctx : bmvp_config_default();
     bmvp_status st;
@@ -2026,7 +2270,7 @@ static bmvp_status bmvpi_plan(const bmvp_config *ctx, const bmvpi_plan_job *job,
     if (!c) return BMVP_E_OOM;
     fn(c, job, out);
     st = bmvp_error_of(c)->status;
-    if (st) (void)bmvpi_error_take(c, err);
+    if (st) (void)bmvp_error_take(c, err);
     bmvp_destroy(c);
     return st;
 }
@@ -2043,8 +2287,8 @@ static void bmvpi_plan_step(bmvp_ctx *c, const bmvpi_plan_job *job, bmvp_memory 
     bmvp_trainer_destroy(t);
 }
 
-BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net, const void *config,
-                                       const void *setup, bmvp_memory *out, bmvp_error *err)
+BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net,
+                                       const void *config, const void *setup, bmvp_memory *out, bmvp_error *err)
 {
     bmvpi_plan_job job;
     job.method = m;
@@ -2054,13 +2298,16 @@ BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method
     return bmvpi_plan(ctx, &job, bmvpi_plan_step, out, err);
 }
 
-/* >>modality impl ------------------------------------------------------------------------------------------------ */
+/* >>modality impl -------------------------------------------------------------------------------------------------- */
 
 #define BMVP_X(name) name,
 static const char *const bmvpi_modality_table[] = { BMVP_MODALITY_LIST(BMVP_X) NULL };
 #undef BMVP_X
 
-BMVP_API const char *bmvp_modality_name(int m) { return m >= 0 && m < BMVP_MODALITIES ? bmvpi_modality_table[m] : NULL; }
+BMVP_API const char *bmvp_modality_name(int m)
+{
+    return m >= 0 && m < BMVP_MODALITIES ? bmvpi_modality_table[m] : NULL;
+}
 #define BMVP_X(name) " " name
 BMVP_API const char *bmvp_modality_names(void) { return &(BMVP_MODALITY_LIST(BMVP_X))[1]; }
 #undef BMVP_X
@@ -2085,12 +2332,14 @@ BMVP_API int bmvp_modality_find(const char *name)
 static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
 {
     int i, last = -1, m;
-    if (n < 1 || n > BMVP_MODALITIES) bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
+    if (n < 1 || n > BMVP_MODALITIES)
+        bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
     for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
         m = bmvp_modality_find(names[i]);
         if (m < 0) bmvp_fail(c, BMVP_E_ARG, "unknown modality '%s'; known are %s", names[i], bmvp_modality_names());
         else if (m <= last)
-            bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is %s", names[i], bmvp_modality_names());
+            bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is %s", names[i],
+                      bmvp_modality_names());
     }
     return !bmvp_failed(c);
 }
@@ -2106,8 +2355,8 @@ static void bmvpi_modalities_write(bmvp_jw *w, const int *modality, int n, const
     bmvp_jw_end(w);
 }
 
-static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path, int *n, const char **names, int64_t grid[3],
-                                         bmvp_error *err)
+static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path, int *n, const char **names,
+                                         int64_t grid[3], bmvp_error *err)
 {
     const bmvp_json *m = bmvp_json_get(root, "modalities");
     int i;
@@ -2121,7 +2370,7 @@ static bmvp_status bmvpi_modalities_read(const bmvp_json *root, const char *path
     return BMVP_OK;
 }
 
-/* >>config impl -------------------------------------------------------------------------------------------------- */
+/* >>config impl ---------------------------------------------------------------------------------------------------- */
 
 static void bmvpi_ssl_paper(bmvp_ssl_config *k)
 {
@@ -2192,19 +2441,21 @@ BMVP_API int bmvp_ssl_preset(const char *name, bmvp_ssl_config *cfg)
 }
 
 #define BMVPI_SSL_FIELD(type, name, low, high, text) BMVP_FIELD(bmvp_ssl_config, type, name, low, high, text)
-static const bmvp_field bmvpi_ssl_fields[] = { BMVP_SSL_FIELDS(BMVPI_SSL_FIELD) BMVP_RUN_FIELDS(BMVPI_SSL_FIELD) BMVP_FIELDS_END };
+static const bmvp_field bmvpi_ssl_fields[] = { BMVP_SSL_FIELDS(BMVPI_SSL_FIELD) BMVP_RUN_FIELDS(BMVPI_SSL_FIELD)
+                                                   BMVP_FIELDS_END };
 
 BMVP_API bmvp_status bmvp_ssl_set(bmvp_ssl_config *cfg, const char *name, const char *value, bmvp_error *err)
 {
     return bmvp_field_set(bmvpi_ssl_fields, cfg, name, value, err);
 }
 
-BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
+BMVP_API int bmvp_ssl_field(const bmvp_ssl_config *cfg, int i, const char **name, const char **meaning, char *buf,
+                            size_t size)
 {
     return bmvp_field_get(bmvpi_ssl_fields, cfg, i, name, meaning, buf, size);
 }
 
-/* >>pretrain impl: the method as the trainer knows it ------------------------------------------------------------------------ */
+/* >>pretrain impl: the method as the trainer knows it -------------------------------------------------------------- */
 
 typedef struct bmvpi_ssl_setup { int n; const char *const *names; const int64_t *grid; } bmvpi_ssl_setup;
 
@@ -2232,7 +2483,8 @@ static void bmvpi_ssl_templates(bmvp_trainer *t)
     char name[64];
     int i;
     if (s->cfg->crop % stride)
-        bmvp_fail(t->c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", s->cfg->crop, stride, t->net_config.name);
+        bmvp_fail(t->c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", s->cfg->crop, stride,
+                  t->net_config.name);
     s->grid[0] = s->cfg->template_z > 0 ? s->cfg->template_z : u->grid[0];
     s->grid[1] = s->cfg->template_y > 0 ? s->cfg->template_y : u->grid[1];
     s->grid[2] = s->cfg->template_x > 0 ? s->cfg->template_x : u->grid[2];
@@ -2258,7 +2510,8 @@ static void bmvpi_ssl_start(bmvp_trainer *t)
 
 static void bmvpi_ssl_check(bmvp_pass *p)
 {
-    if (p->n > BMVPI_SSL_BATCH) bmvp_fail(p->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, p->n);
+    if (p->n > BMVPI_SSL_BATCH)
+        bmvp_fail(p->c, BMVP_E_ARG, "a pass takes 1 to %d items, not %d", BMVPI_SSL_BATCH, p->n);
 }
 
 /* Templates' gradients lie in the crops; min-max normalisation gives voxels outside of them some, too. */
@@ -2270,7 +2523,8 @@ static void bmvpi_ssl_boxes(bmvp_pass *p)
     const int whole = s->cfg->template_value == BMVP_TEMPLATE_MINMAX;
     int i;
     if (s->cfg->weight_md <= 0 && !bmvpi_ssl_contrasts(p) && !bmvpi_ssl_only_template(p)) return;
-    for (i = 0; i < p->n; ++i) bmvp_pass_box(p, s->templ[item[i].modality], whole ? NULL : item[i].template_start, size);
+    for (i = 0; i < p->n; ++i)
+        bmvp_pass_box(p, s->templ[item[i].modality], whole ? NULL : item[i].template_start, size);
 }
 
 /* The release's AdamW decays all templates every step, those without a gradient, too. */
@@ -2311,11 +2565,27 @@ static void bmvpi_ssl_describe(const bmvp_trainer *t, bmvp_jw *w)
 BMVP_API const bmvp_method *bmvp_ssl_method(void)
 {
     static const char *const loss[] = { "cmr", "md", "cl", NULL };
-    static const bmvp_method m = {
-        "brainmvp", "bmvp pre-training 1", loss, bmvpi_ssl_fields, sizeof(bmvp_ssl_config), sizeof(bmvp_ssl), sizeof(bmvp_ssl_item),
-        0 /* mean_of_updates */, bmvpi_ssl_prepare, bmvpi_ssl_templates, bmvpi_ssl_start, NULL /* destroy */, bmvpi_ssl_check, bmvpi_ssl_forward,
-        bmvpi_ssl_boxes, bmvpi_ssl_before_update, NULL /* after_update */, bmvpi_ssl_rate, NULL /* optimizer */, bmvpi_ssl_plan, bmvpi_ssl_describe
-    };
+    static const bmvp_method m = { "brainmvp",
+                                   "bmvp pre-training 1",
+                                   loss,
+                                   bmvpi_ssl_fields,
+                                   sizeof(bmvp_ssl_config),
+                                   sizeof(bmvp_ssl),
+                                   sizeof(bmvp_ssl_item),
+                                   0 /* mean_of_updates */,
+                                   bmvpi_ssl_prepare,
+                                   bmvpi_ssl_templates,
+                                   bmvpi_ssl_start,
+                                   NULL /* destroy */,
+                                   bmvpi_ssl_check,
+                                   bmvpi_ssl_forward,
+                                   bmvpi_ssl_boxes,
+                                   bmvpi_ssl_before_update,
+                                   NULL /* after_update */,
+                                   bmvpi_ssl_rate,
+                                   NULL /* optimizer */,
+                                   bmvpi_ssl_plan,
+                                   bmvpi_ssl_describe };
     return &m;
 }
 
@@ -2328,8 +2598,8 @@ static bmvpi_ssl_setup bmvpi_ssl_setup_of(int n, const char *const *names, const
     return u;
 }
 
-BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3])
+BMVP_API bmvp_ssl *bmvp_ssl_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ssl_config *cfg,
+                                   int n_modalities, const char *const *names, const int64_t grid[3])
 {
     const bmvpi_ssl_setup u = bmvpi_ssl_setup_of(n_modalities, names, grid);
     bmvp_trainer *t = bmvp_trainer_create(c, bmvp_ssl_method(), net, cfg, &u, 1);
@@ -2345,7 +2615,10 @@ BMVP_API bmvp_trainer *bmvp_ssl_trainer(bmvp_ssl *s) { return s->t; }
 BMVP_API bmvp_net *bmvp_ssl_net(bmvp_ssl *s) { return s->t->net; }
 BMVP_API bmvp_ssl_config *bmvp_ssl_config_of(bmvp_ssl *s) { return s->cfg; }
 BMVP_API bmvp_state_list *bmvp_ssl_state(bmvp_ssl *s) { return bmvp_net_state(s->t->net); }
-BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int m) { return m >= 0 && m < s->n_modalities ? s->templ[m] : NULL; }
+BMVP_API bmvp_tensor *bmvp_ssl_template(bmvp_ssl *s, int m)
+{
+    return m >= 0 && m < s->n_modalities ? s->templ[m] : NULL;
+}
 BMVP_API int64_t bmvp_ssl_steps(const bmvp_ssl *s) { return s->t->steps; }
 BMVP_API void bmvp_ssl_set_epoch(bmvp_ssl *s, int64_t epoch) { s->t->epoch = epoch; }
 BMVP_API void bmvp_ssl_keep_features(bmvp_ssl *s, int keep) { s->keep = keep; }
@@ -2429,8 +2702,9 @@ BMVP_API bmvp_status bmvp_ssl_look(bmvp_ssl *s, const bmvp_ssl_item *item, const
     return bmvp_error_of(s->c)->status;
 }
 
-BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg, int n_modalities,
-                                   const char *const *names, const int64_t grid[3], bmvp_memory *out, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ssl_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ssl_config *cfg,
+                                   int n_modalities, const char *const *names, const int64_t grid[3], bmvp_memory *out,
+                                   bmvp_error *err)
 {
     const bmvpi_ssl_setup u = bmvpi_ssl_setup_of(n_modalities, names, grid);
     return bmvp_trainer_plan(ctx, bmvp_ssl_method(), net, cfg, &u, out, err);
@@ -2441,7 +2715,10 @@ BMVP_API bmvp_status bmvp_ssl_save(bmvp_ssl *s, const char *path, const char *co
     return bmvp_trainer_save(s->t, path, 1, extra, err);
 }
 
-BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err) { return bmvp_trainer_load(s->t, path, 1, err); }
+BMVP_API bmvp_status bmvp_ssl_load(bmvp_ssl *s, const char *path, bmvp_error *err)
+{
+    return bmvp_trainer_load(s->t, path, 1, err);
+}
 
 static bmvp_status bmvpi_ssl_description(const bmvp_json *root, const char *path, void *user, bmvp_error *err)
 {
@@ -2477,14 +2754,15 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
     memset(out, 0, sizeof *out);
     if (st) return st;
     run = bmvp_ckpt_find_meta(f, "", "run");
-    st = run ? bmvpi_file_inspect(f, bmvp_ssl_method(), &out->net, &out->cfg, &out->step, bmvpi_ssl_description, out, err)
+    st = run ? bmvpi_file_inspect(f, bmvp_ssl_method(), &out->net, &out->cfg, &out->step, bmvpi_ssl_description, out,
+                                  err)
              : bmvpi_ssl_inspect_released(f, out, err);
     bmvp_ckpt_close(f);
     return st;
 }
 
 
-/* >>labels impl -------------------------------------------------------------------------------------------------------- */
+/* >>labels impl ---------------------------------------------------------------------------------------------------- */
 
 /* "WT:1,2,4 TC:1,4 ET:4", and values that may occur without belonging to anything. */
 typedef struct bmvpi_labels_row { const char *name; int exclusive; const char *regions, *others; } bmvpi_labels_row;
@@ -2506,7 +2784,8 @@ BMVP_API const char *bmvp_labels_names(void) { return "brats2021 brats2023 msd_b
 static const char *bmvpi_labels_numbers(const char *text, int *v, int *n)
 {
     char *end;
-    for (*n = 0; *text >= '0' && *text <= '9' && *n < BMVP_LABEL_VALUES; text = end + (*end == ',')) v[(*n)++] = (int)strtol(text, &end, 10);
+    for (*n = 0; *text >= '0' && *text <= '9' && *n < BMVP_LABEL_VALUES; text = end + (*end == ','))
+        v[(*n)++] = (int)strtol(text, &end, 10);
     return text;
 }
 
@@ -2533,22 +2812,28 @@ BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out)
     return 0;
 }
 
-BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values, bmvp_error *err)
+BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
+                                     bmvp_error *err)
 {
     int i, r;
-    if (l->n == BMVP_MAX_REGIONS) return bmvp_error_set(err, BMVP_E_ARG, "labels: more than %d regions", BMVP_MAX_REGIONS);
+    if (l->n == BMVP_MAX_REGIONS)
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: more than %d regions", BMVP_MAX_REGIONS);
     if (!*region || strlen(region) >= sizeof l->region[0])
-        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region, (int)sizeof l->region[0] - 1);
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region,
+                              (int)sizeof l->region[0] - 1);
     if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
     for (r = 0; r < l->n; ++r)
-        if (strcmp(l->region[r], region) == 0) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is there twice", region);
+        if (strcmp(l->region[r], region) == 0)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' is there twice", region);
     for (i = 0; i < n_values; ++i) {
         if (values[i] < 1 || values[i] >= BMVP_LABEL_VALUES)
-            return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d of '%s' is outside of 1 to %d", values[i], region, BMVP_LABEL_VALUES - 1);
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d of '%s' is outside of 1 to %d", values[i], region,
+                                  BMVP_LABEL_VALUES - 1);
         for (r = 0; r < l->n && l->exclusive; ++r)
             if (l->in[r][values[i]])
-                return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is in both classes '%s' and '%s'; overlapping sets are regions", values[i],
-                                      l->region[r], region);
+                return bmvp_error_set(err, BMVP_E_ARG,
+                                      "labels: value %d is in both classes '%s' and '%s'; overlapping sets are regions",
+                                      values[i], l->region[r], region);
     }
     snprintf(l->region[l->n], sizeof l->region[l->n], "%s", region);
     memset(l->in[l->n], 0, sizeof l->in[l->n]);
@@ -2593,7 +2878,8 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
     for (a = 0; a < l->n; ++a)
         for (b = a + 1; b < l->n; ++b)
             if (memcmp(l->in[a], l->in[b], sizeof l->in[a]) == 0)
-                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[a], l->region[b]);
+                return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' and '%s' are the same values", l->region[a],
+                                      l->region[b]);
     for (a = 1; a < l->n && !l->exclusive; ++a) /* insertion keeps the given order of equal sizes */
         for (b = a; b > 0 && bmvpi_labels_size(l, b - 1) < bmvpi_labels_size(l, b); --b) bmvpi_labels_swap(l, b - 1, b);
     for (a = 0; a < l->n; ++a) l->paint[a] = (unsigned char)bmvpi_labels_paint(l, a);
@@ -2613,10 +2899,36 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
     return -1;
 }
 
+/* The first of n values that no 16 bits hold. */
+static int64_t bmvpi_labels_odd(const float *values, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i)
+        if (!(values[i] >= -32768 && values[i] <= 32767) || values[i] != (float)(int)values[i]) return i;
+    return -1;
+}
+
+BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
+                                       const char *name, bmvp_error *err)
+{
+    const int64_t n = dim[0] * dim[1] * dim[2];
+    const int64_t i = l ? bmvp_labels_unknown(l, values, n) : bmvpi_labels_odd(values, n);
+    const long long x = i < 0 ? 0 : i % dim[2], y = i < 0 ? 0 : i / dim[2] % dim[1];
+    const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
+    if (i < 0) return BMVP_OK;
+    if (l)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
+                              "the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+                          "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
+                          y, z);
+}
+
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
 {
     int64_t i;
-    for (i = 0; i < n; ++i) mask[i] = values[i] > 0 && values[i] < (float)BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
+    for (i = 0; i < n; ++i)
+        mask[i] = values[i] > 0 && values[i] < (float)BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
 }
 
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
@@ -2674,7 +2986,7 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
     return st ? st : bmvp_labels_finish(l, err);
 }
 
-/* >>metrics impl ------------------------------------------------------------------------------------------------------- */
+/* >>metrics impl --------------------------------------------------------------------------------------------------- */
 
 enum { BMVPI_STREAM_BOOTSTRAP = 500 };
 #define BMVPI_BRATS_FAR 374.0 /* mm, what a missed or an invented region costs */
@@ -2682,8 +2994,10 @@ enum { BMVPI_STREAM_BOOTSTRAP = 500 };
 BMVP_API const char *bmvp_empty_rule_text(bmvp_empty_rule rule)
 {
     switch (rule) {
-    case BMVP_EMPTY_MONAI: return "MONAI: Dice is NaN when the truth is empty, the distance when a mask is (the maximum: inf when one is)";
-    case BMVP_EMPTY_BRATS: return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
+    case BMVP_EMPTY_MONAI:
+        return "MONAI: Dice is NaN when the truth is empty, the distance when a mask is (the maximum: inf when one is)";
+    case BMVP_EMPTY_BRATS:
+        return "BraTS: Dice is 1 and the distance 0 mm when both masks are empty, 0 and 374 mm when one is";
     }
     return "unknown rule for empty masks";
 }
@@ -2723,9 +3037,10 @@ BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *
     return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
 }
 
-/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v is w y^2 plus the
-   least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the points (v, F(v)), and each holds as long
-   as 2 w y lies between the slopes left and right of it. The hull has a copy of what it needs: columns are transformed in place. */
+/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v
+   is w y^2 plus the least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the
+   points (v, F(v)), and each holds as long as 2 w y lies between the slopes left and right of it. The hull has a
+   copy of what it needs: columns are transformed in place. */
 
 typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
 typedef struct bmvpi_edt {
@@ -2739,7 +3054,8 @@ typedef struct bmvpi_edt {
 static int64_t bmvpi_edt_bytes(const int64_t dim[3])
 {
     const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
-    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4)); /* 4: `wanted`, floats may follow */
+    /* 4: `wanted`, floats may follow */
+    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4));
 }
 
 static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
@@ -2810,7 +3126,8 @@ static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const 
     for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
 }
 
-/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column shows if any is. */
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column
+   shows if any is. */
 static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
 {
     int64_t z, i;
@@ -2822,7 +3139,8 @@ static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
     }
 }
 
-/* Voxels of a volume, -1 when a size is not positive, they are too many, or a spacing is none (its squares must fit into a float). */
+/* Voxels of a volume, -1 when a size is not positive, they are too many, or a spacing is none (its squares must fit
+   into a float). */
 static int64_t bmvpi_volume(const int64_t dim[3], const double mm[3])
 {
     int64_t n = 1;
@@ -2834,8 +3152,8 @@ static int64_t bmvpi_volume(const int64_t dim[3], const double mm[3])
     return n;
 }
 
-BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3], float *squared,
-                                             const bmvp_allocator *a)
+BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const int64_t dim[3], const double mm[3],
+                                             float *squared, const bmvp_allocator *a)
 {
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     const int64_t plane = bmvpi_volume(dim, mm) < 0 ? -1 : dim[1] * dim[2];
@@ -2885,8 +3203,10 @@ static int bmvpi_union_box(const unsigned char *const mask[2], const int64_t dim
     return found;
 }
 
-/* One row: set voxels with a neighbour that is not. c: the row, dy and dz: steps to the neighbouring rows; 0: at the border of the box. */
-BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, int64_t dy, int64_t dz, unsigned char *out)
+/* One row: set voxels with a neighbour that is not. c: the row, dy and dz: steps to the neighbouring rows; 0: at the
+   border of the box. */
+BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, int64_t dy, int64_t dz,
+                                           unsigned char *out)
 {
     uint32_t count = 0;
     int64_t x;
@@ -2895,7 +3215,8 @@ BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, in
     else {
         const unsigned char *l = c - 1, *r = c + 1, *u = c - dy, *d = c + dy, *b = c - dz, *f = c + dz;
         for (x = 1; x < n - 1; ++x)
-            out[x] = (unsigned char)((c[x] != 0) & ((l[x] == 0) | (r[x] == 0) | (u[x] == 0) | (d[x] == 0) | (b[x] == 0) | (f[x] == 0)));
+            out[x] = (unsigned char)((c[x] != 0) & ((l[x] == 0) | (r[x] == 0) | (u[x] == 0) | (d[x] == 0) |
+                                                    (b[x] == 0) | (f[x] == 0)));
         out[0] = c[0] != 0;
         out[n - 1] = c[n - 1] != 0;
     }
@@ -2903,10 +3224,10 @@ BMVPI_HOT static int64_t bmvpi_surface_row(const unsigned char *c, int64_t n, in
     return (int64_t)count;
 }
 
-/* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface wherever they are set: what
-   lies beyond is zero or outside of the image. */
-static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t box[3],
-                             unsigned char *out)
+/* Surface of a mask within the box, zeros and ones; returns its number of voxels. Faces of the box are surface
+   wherever they are set: what lies beyond is zero or outside of the image. */
+static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], const int64_t low[3],
+                             const int64_t box[3], unsigned char *out)
 {
     int64_t z, y, n = 0;
     for (z = 0; z < box[0]; ++z)
@@ -2918,8 +3239,8 @@ static int64_t bmvpi_surface(const unsigned char *mask, const int64_t dim[3], co
     return n;
 }
 
-/* The least of `best` and what row y of a plane and the rows around it have, outwards until no farther one can be less. x: a column of
-   squares in steps along W; base: mm^2 of the way to that plane. */
+/* The least of `best` and what row y of a plane and the rows around it have, outwards until no farther one can be
+   less. x: a column of squares in steps along W; base: mm^2 of the way to that plane. */
 static double bmvpi_edt_search(bmvpi_edt *e, const float *x, const int64_t dim[3], int64_t y, double base, double best)
 {
     double far = base;
@@ -2935,7 +3256,8 @@ static double bmvpi_edt_search(bmvpi_edt *e, const float *x, const int64_t dim[3
 }
 
 /* The same in plane z and the planes around it. at: the column in plane z. */
-static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y, double best)
+static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t dim[3], int64_t z, int64_t y,
+                                    double best)
 {
     const int64_t plane = dim[1] * dim[2];
     double far = 0;
@@ -2947,10 +3269,11 @@ static double bmvpi_edt_search_disc(bmvpi_edt *e, const float *at, const int64_t
     return best;
 }
 
-/* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search around it: little work
-   while the surfaces are close. The distance of the voxel before and the way from there are a bound. 0: given up, they are not close. */
-static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared, const int64_t dim[3],
-                              float *out)
+/* Distances of the voxels of `from` to the surface whose distances within rows are `squared`, each from a search
+   around it: little work while the surfaces are close. The distance of the voxel before and the way from there are a
+   bound. 0: given up, they are not close. */
+static int bmvpi_surface_near(bmvpi_edt *e, const unsigned char *from, int64_t count, const float *squared,
+                              const int64_t dim[3], float *out)
 {
     const int64_t plane = dim[1] * dim[2], each = dim[0] * plane / count;
     int64_t z, y, x, last[3] = { 0, 0, 0 }, enough = dim[0] * plane / 8;
@@ -2980,7 +3303,8 @@ BMVPI_HOT static void bmvpi_or(unsigned char *BMVP_RESTRICT to, const unsigned c
 }
 
 /* The same for surfaces far apart (squared is used up): the transform, but only where columns hold voxels of `from`. */
-static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3], float *out)
+static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, float *squared, const int64_t dim[3],
+                              float *out)
 {
     const int64_t plane = dim[1] * dim[2];
     int64_t i, z;
@@ -2995,8 +3319,8 @@ static void bmvpi_surface_far(const bmvpi_edt *e, const unsigned char *from, flo
     }
 }
 
-/* Number k (from 0) of the sorted values, none negative: their bits are in the same order. Digits of 11, 11 and 10 bits, so the time does
-   not depend on the values. */
+/* Number k (from 0) of the sorted values, none negative: their bits are in the same order. Digits of 11, 11 and 10
+   bits, so the time does not depend on the values. */
 static float bmvpi_select(const float *x, int64_t n, int64_t k)
 {
     static const int shift[3] = { 21, 10, 0 }, width[3] = { 11, 11, 10 };
@@ -3039,8 +3363,9 @@ static double bmvpi_hausdorff_empty(int found, double percentile, bmvp_empty_rul
     return found && (percentile <= 0 || percentile >= 100) ? HUGE_VAL : (double)NAN;
 }
 
-BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3], const double mm[3],
-                                    double percentile, bmvp_empty_rule rule, const bmvp_allocator *a, double *out)
+BMVP_API bmvp_status bmvp_hausdorff(const unsigned char *prediction, const unsigned char *truth, const int64_t dim[3],
+                                    const double mm[3], double percentile, bmvp_empty_rule rule,
+                                    const bmvp_allocator *a, double *out)
 {
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     const unsigned char *mask[2] = { prediction, truth };
@@ -3133,8 +3458,8 @@ static int bmvpi_likeliest(const float *score, int classes)
 }
 
 /* Adds weight times the figures of class k against the rest. guess: the likeliest class of each case. */
-static void bmvpi_class_figures(const float *score, const int *truth, const int *guess, int64_t n, int classes, int k, double weight,
-                                bmvpi_scored *s, bmvp_class_metrics *out)
+static void bmvpi_class_figures(const float *score, const int *truth, const int *guess, int64_t n, int classes, int k,
+                                double weight, bmvpi_scored *s, bmvp_class_metrics *out)
 {
     int64_t count[2][2] = { { 0, 0 }, { 0, 0 } }, i; /* by truth and prediction */
     for (i = 0; i < n; ++i) {
@@ -3148,8 +3473,8 @@ static void bmvpi_class_figures(const float *score, const int *truth, const int 
     out->specificity += weight * bmvpi_share(count[0][0], count[0][0] + count[0][1]);
 }
 
-BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes, const bmvp_allocator *a,
-                                         bmvp_class_metrics *out)
+BMVP_API bmvp_status bmvp_classification(const float *score, const int *truth, int64_t n, int classes,
+                                         const bmvp_allocator *a, bmvp_class_metrics *out)
 {
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     bmvpi_scored *s;
@@ -3201,8 +3526,8 @@ static double bmvpi_resampled_mean(const double *x, int64_t n, uint64_t seed, in
     return sum / (double)n;
 }
 
-BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed, const bmvp_allocator *a,
-                                    bmvp_interval *out)
+BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resamples, uint64_t seed,
+                                    const bmvp_allocator *a, bmvp_interval *out)
 {
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
     double *x, *mean, sum = 0;
@@ -3227,7 +3552,7 @@ BMVP_API bmvp_status bmvp_bootstrap(const double *value, int64_t n, int resample
     return BMVP_OK;
 }
 
-/* >>mirror: of volumes, for windows seen from several sides and for the crops of fine-tuning ------------------------------------ */
+/* >>mirror: of volumes, for windows seen from several sides and for the crops of fine-tuning ----------------------- */
 
 /* Mirrors x (dim voxels of n values) in place along the axes of `axes`: bit 0 x, bit 1 y, bit 2 z. */
 static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
@@ -3248,14 +3573,15 @@ static void bmvpi_flip(float *x, const int64_t dim[3], int n, int axes)
             }
 }
 
-/* >>window impl -------------------------------------------------------------------------------------------------------- */
+/* >>window impl ---------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvpi_scan {
     bmvp_ctx *c;
     const bmvp_window *w;
     const bmvp_window_calls *calls;
     const int64_t *dim;
-    int64_t low[3], padded[3], interval[3], count[3]; /* zeros before the volume; with them; steps; windows along each axis */
+    /* zeros before the volume; with them; steps; windows along each axis */
+    int64_t low[3], padded[3], interval[3], count[3];
     int channels, outputs;
     float *map, *in, *view, *pred; /* importance of each place; a batch of windows, mirrored, predicted */
     float *sum, *norm, *plane;     /* ring of roi planes: weighted sums and weights; one plane to hand out */
@@ -3276,7 +3602,8 @@ static int64_t bmvpi_scan_start(const bmvpi_scan *s, int a, int64_t i)
     return bmvpi_min(i * s->interval[a], s->padded[a] - s->w->roi[a]);
 }
 
-/* exp(-x^2 / (2 sigma^2)) about the middle, sigma an eighth of the roi, in each axis; not below the larger of 1e-3 and its own least. */
+/* exp(-x^2 / (2 sigma^2)) about the middle, sigma an eighth of the roi, in each axis; not below the larger of 1e-3
+   and its own least. */
 static void bmvpi_scan_map(bmvpi_scan *s)
 {
     const int64_t *r = s->w->roi, n = r[0] * r[1] * r[2];
@@ -3298,7 +3625,8 @@ static void bmvpi_scan_map(bmvpi_scan *s)
 
 static int bmvpi_scan_alloc(bmvpi_scan *s)
 {
-    const int64_t roi = bmvpi_mul_size(bmvpi_mul_size(s->w->roi[0], s->w->roi[1]), s->w->roi[2]), f = (int64_t)sizeof(float);
+    const int64_t roi = bmvpi_mul_size(bmvpi_mul_size(s->w->roi[0], s->w->roi[1]), s->w->roi[2]),
+                  f = (int64_t)sizeof(float);
     const int64_t ring = bmvpi_mul_size(bmvpi_mul_size(s->padded[1], s->padded[2]), s->w->roi[0]);
     const int64_t windows = bmvpi_mul_size(roi, s->w->batch);
     const int64_t in = bmvpi_mul_size(windows, s->channels), out = bmvpi_mul_size(windows, s->outputs);
@@ -3323,7 +3651,8 @@ static bmvp_status bmvpi_scan_finish(bmvpi_scan *s, int64_t end)
     int64_t y, x;
     int k;
     for (; s->done < end && !st; ++s->done) {
-        float *sum = s->sum + s->done % s->w->roi[0] * area * s->outputs, *norm = s->norm + s->done % s->w->roi[0] * area, *to = s->plane;
+        float *sum = s->sum + s->done % s->w->roi[0] * area * s->outputs,
+              *norm = s->norm + s->done % s->w->roi[0] * area, *to = s->plane;
         const int64_t z = s->done - s->low[0];
         for (y = 0; y < s->dim[1] && z >= 0 && z < s->dim[0]; ++y)
             for (x = 0; x < s->dim[2]; ++x) {
@@ -3370,8 +3699,8 @@ static bmvp_status bmvpi_scan_predict(bmvpi_scan *s, int n)
         bmvp_step_begin(s->c);
         y = s->calls->predict(s->calls->user, bmvp_input(s->c, 5, dim, in));
         if (y && y->numel != outputs)
-            bmvp_fail(s->c, BMVP_E_SHAPE, "sliding window: %lld predicted values for %lld voxels of %d outputs", (long long)y->numel,
-                      (long long)(n * voxels), s->outputs);
+            bmvp_fail(s->c, BMVP_E_SHAPE, "sliding window: %lld predicted values for %lld voxels of %d outputs",
+                      (long long)y->numel, (long long)(n * voxels), s->outputs);
         if (!y && !bmvp_failed(s->c)) bmvp_fail(s->c, BMVP_E_STATE, "sliding window: nothing was predicted");
         if (bmvp_failed(s->c)) return bmvp_error_of(s->c)->status;
         (void)bmvp_read(s->c, y, out);
@@ -3409,16 +3738,21 @@ static bmvp_status bmvpi_scan_run(bmvpi_scan *s)
     return st ? st : bmvpi_scan_finish(s, s->padded[0]);
 }
 
-BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels, int outputs,
-                                         const bmvp_window_calls *calls)
+BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels,
+                                         int outputs, const bmvp_window_calls *calls)
 {
     bmvp_status st = BMVP_OK;
     bmvpi_scan s;
-    int a, was, ok = w->batch >= 1 && w->overlap >= 0 && w->overlap < 1 && w->mirror >= 0 && w->mirror < 8 && channels >= 1 && outputs >= 1;
+    int a, was,
+        ok = w->batch >= 1 && w->overlap >= 0 && w->overlap < 1 && w->mirror >= 0 && w->mirror < 8 && channels >= 1 &&
+             outputs >= 1;
     if (bmvp_failed(c)) return bmvp_error_of(c)->status;
-    for (a = 0; a < 3; ++a) ok = ok && w->roi[a] >= 1 && dim[a] >= 1 && dim[a] < INT64_MAX / 4 && w->roi[a] < INT64_MAX / 4;
+    for (a = 0; a < 3; ++a)
+        ok = ok && w->roi[a] >= 1 && dim[a] >= 1 && dim[a] < INT64_MAX / 4 && w->roi[a] < INT64_MAX / 4;
     if (!ok) {
-        bmvp_fail(c, BMVP_E_ARG, "sliding window: roi, volume, batch, channels and outputs must be at least 1, the overlap in [0, 1), mirror 0 to 7");
+        bmvp_fail(c, BMVP_E_ARG,
+                  "sliding window: roi, volume, batch, channels and outputs must be at least 1, the overlap in [0, 1), "
+                  "mirror 0 to 7");
         return BMVP_E_ARG;
     }
     memset(&s, 0, sizeof s);
@@ -3446,7 +3780,7 @@ BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, cons
     return st ? st : bmvp_error_of(c)->status;
 }
 
-/* >>finetune impl ------------------------------------------------------------------------------------------------------ */
+/* >>finetune impl -------------------------------------------------------------------------------------------------- */
 
 static void bmvpi_ft_paper(bmvp_ft_config *k, bmvp_net_task task, const bmvp_net_kind *kind)
 {
@@ -3514,8 +3848,8 @@ BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *ki
     return 1;
 }
 
-BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step, int64_t *order,
-                             bmvp_ft_draw *out)
+BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
+                             int64_t *order, bmvp_ft_draw *out)
 {
     const int64_t crop[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
     int64_t epoch = -1;
@@ -3534,21 +3868,24 @@ BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cas
 }
 
 #define BMVPI_FT_FIELD(type, name, low, high, text) BMVP_FIELD(bmvp_ft_config, type, name, low, high, text)
-static const bmvp_field bmvpi_ft_fields[] = { BMVP_FT_FIELDS(BMVPI_FT_FIELD) BMVP_RUN_FIELDS(BMVPI_FT_FIELD) BMVP_FIELDS_END };
+static const bmvp_field bmvpi_ft_fields[] = { BMVP_FT_FIELDS(BMVPI_FT_FIELD) BMVP_RUN_FIELDS(BMVPI_FT_FIELD)
+                                                  BMVP_FIELDS_END };
 
 BMVP_API bmvp_status bmvp_ft_set(bmvp_ft_config *cfg, const char *name, const char *value, bmvp_error *err)
 {
     return bmvp_field_set(bmvpi_ft_fields, cfg, name, value, err);
 }
 
-BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf, size_t size)
+BMVP_API int bmvp_ft_field(const bmvp_ft_config *cfg, int i, const char **name, const char **meaning, char *buf,
+                           size_t size)
 {
     return bmvp_field_get(bmvpi_ft_fields, cfg, i, name, meaning, buf, size);
 }
 
 struct bmvp_ft { /* the state of the method */
     bmvp_trainer *t;
-    bmvp_ctx *c, *host;                          /* host: of the templates, which are read on the CPU; c unless c has a device */
+    /* host: of the templates, which are read on the CPU; c unless c has a device */
+    bmvp_ctx *c, *host;
     bmvp_net *net;
     bmvp_ft_config *cfg;                         /* the trainer's */
     bmvp_labels labels;
@@ -3568,7 +3905,8 @@ typedef struct bmvpi_ft_setup {
 static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
 static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task == BMVP_TASK_SEGMENT; }
 
-static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels)
+static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                 const bmvp_labels *labels)
 {
     const bmvp_net_kind *kind = bmvp_net_kind_find(c, net->kind);
     if (!kind) bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'", net->name, net->kind);
@@ -3581,8 +3919,10 @@ static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const 
     else if (net->task == BMVP_TASK_CLASSIFY && cfg->ce_weight <= 0)
         bmvp_fail(c, BMVP_E_ARG, "classification needs ce_weight above 0");
     else if (cfg->consistency_on && !(net->task == BMVP_TASK_SEGMENT && kind->deep && cfg->deep_supervision))
-        bmvp_fail(c, BMVP_E_ARG, "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a "
-                  "UniFormer, and that segments with deep_supervision = 1; consistency_on = 0 works with every network");
+        bmvp_fail(
+            c, BMVP_E_ARG,
+            "consistency_on = 1 compares quarter-scale logits: it needs a network that has them, such as a "
+            "UniFormer, and that segments with deep_supervision = 1; consistency_on = 0 works with every network");
     return !bmvp_failed(c);
 }
 
@@ -3592,7 +3932,8 @@ static void bmvpi_ft_make_templates(bmvp_ft *f, const int64_t grid[3])
     int m;
     memcpy(f->grid, grid, sizeof f->grid);
     for (m = 0; m < f->n_modalities && !bmvp_failed(f->host); ++m)
-        (void)bmvp_state_add(f->host, &f->templates, bmvp_modality_name(f->modality[m]), BMVP_LAYOUT_VOLUME, 3, dim, 0, BMVP_INIT_ZERO, 0);
+        (void)bmvp_state_add(f->host, &f->templates, bmvp_modality_name(f->modality[m]), BMVP_LAYOUT_VOLUME, 3, dim, 0,
+                             BMVP_INIT_ZERO, 0);
     for (m = 0; m < f->templates.n; ++m) bmvp_fill(f->host, f->templates.item[m].t, 0);
     if (bmvp_failed(f->host)) bmvp_fail(f->c, bmvp_error_of(f->host)->status, "%s", bmvp_error_of(f->host)->message);
 }
@@ -3602,7 +3943,7 @@ static bmvp_ctx *bmvpi_ft_host(bmvp_ctx *c)
     bmvp_config k = c->cfg;
     bmvp_error err;
     bmvp_ctx *host;
-    if (!k.backend->device) return c;
+    if (bmvp_on_host(c)) return c;
     k.backend = NULL;
     k.threads = 1;
     host = bmvp_create(&k, &err);
@@ -3627,7 +3968,8 @@ static void bmvpi_ft_prepare(bmvp_trainer *t)
     for (i = 0; i < u->n; ++i) f->modality[i] = bmvp_modality_find(u->names[i]);
     k->in_channels = u->n;
     if (k->task == BMVP_TASK_SEGMENT) k->outputs = bmvp_labels_outputs(u->labels);
-    k->deep_supervision = k->task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(t->c, k->kind)->deep && f->cfg->deep_supervision;
+    k->deep_supervision =
+        k->task == BMVP_TASK_SEGMENT && bmvp_net_kind_find(t->c, k->kind)->deep && f->cfg->deep_supervision;
 }
 
 /* when it has no values yet, */
@@ -3641,16 +3983,17 @@ static void bmvpi_ft_make(bmvp_trainer *t)
     int i;
     f->net = t->net;
     if (k->crop_x % stride || k->crop_y % stride || k->crop_z % stride)
-        bmvp_fail(t->c, BMVP_E_ARG, "crop %dx%dx%d: each side must be a multiple of %d for %s", k->crop_x, k->crop_y, k->crop_z, stride,
-                  t->net_config.name);
+        bmvp_fail(t->c, BMVP_E_ARG, "crop %dx%dx%d: each side must be a multiple of %d for %s", k->crop_x, k->crop_y,
+                  k->crop_z, stride, t->net_config.name);
     if (f->host && u->grid && u->grid[0] > 0 && !bmvp_failed(t->c)) bmvpi_ft_make_templates(f, u->grid);
     bmvp_trainer_keep(t, "templates", f->host, &f->templates);
     for (i = 0; i < l->n; ++i)
         if (bmvp_net_in_part(t->net, l->item[i].name, BMVP_PART_ENCODER)) l->item[i].lr_scale = k->encoder_lr_scale;
 }
 
-/* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into unlearning them. Here
-   weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log p of a class beside the background. */
+/* Heads as the release starts them give first logits of about 6: with rare regions, hundreds of steps go into
+   unlearning them. Here weights start as PyTorch's Linear and biases at the prior, log(p / (1 - p)) of a region, log
+   p of a class beside the background. */
 static void bmvpi_ft_calm_heads(bmvp_ft *f)
 {
     const bmvp_state_list *l = bmvp_net_state(f->net);
@@ -3702,7 +4045,7 @@ BMVP_API void bmvp_ft_class_weights(bmvp_ft *f, const float *weight)
     if (f->class_weight) memcpy(f->class_weight, weight, (size_t)bytes);
 }
 
-/* >>finetune start: from a pre-training checkpoint ------------------------------------------------------------------- */
+/* >>finetune start: from a pre-training checkpoint ----------------------------------------------------------------- */
 
 /* Frozen templates are used as pre-training used them: normalised once if it normalised them in every step. */
 static void bmvpi_ft_normalise(bmvp_tensor *t, double eps) /* t lies in the host's memory, as all templates here */
@@ -3713,7 +4056,8 @@ static void bmvpi_ft_normalise(bmvp_tensor *t, double eps) /* t lies in the host
         low = t->x[i] < low ? t->x[i] : low;
         high = t->x[i] > high ? t->x[i] : high;
     }
-    for (i = 0; i < t->numel; ++i) t->x[i] = (float)(((double)t->x[i] - (double)low) / ((double)high - (double)low + eps));
+    for (i = 0; i < t->numel; ++i)
+        t->x[i] = (float)(((double)t->x[i] - (double)low) / ((double)high - (double)low + eps));
 }
 
 /* Where templates lie in a checkpoint: slices of the tensor `name` of `group`, one for each modality. */
@@ -3744,7 +4088,8 @@ static bmvp_status bmvpi_ft_find_source(const char *path, bmvp_ckpt *f, bmvpi_ft
     return BMVP_OK;
 }
 
-static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmvpi_ft_source *s, int m, float *buf, bmvp_error *err)
+static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmvpi_ft_source *s, int m, float *buf,
+                                          bmvp_error *err)
 {
     const char *name = bmvp_modality_name(f->modality[m]), *group = "templates";
     const int64_t n = f->templates.item[m].t->numel;
@@ -3752,8 +4097,11 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     int part, k;
     for (part = 0; part < s->n && strcmp(s->names[part], name) != 0; ++part) { }
     if (part == s->n)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no template of modality %s, which the task uses; pre-train with it, or set fill = 1 and "
-                              "copies = 0", file->path, name);
+        return bmvp_error_set(
+            err, BMVP_E_FORMAT,
+            "%s: no template of modality %s, which the task uses; pre-train with it, or set fill = 1 and "
+            "copies = 0",
+            file->path, name);
     if (!s->fine_tuned) st = bmvp_state_group(file, &group, err);
     k = st ? -1 : bmvp_ckpt_find(file, group, s->fine_tuned ? name : "rep_template");
     if (!st && k < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: the template of %s is missing", file->path, name);
@@ -3771,13 +4119,17 @@ static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_err
     float *buf;
     int m;
     if (st) return st;
-    if (s.n == 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: it holds no templates; set fill = 1 and copies = 0 to do without", file->path);
+    if (s.n == 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: it holds no templates; set fill = 1 and copies = 0 to do without", file->path);
     if (f->templates.n == 0) bmvpi_ft_make_templates(f, s.grid);
-    if (bmvp_failed(f->c)) return bmvpi_error_take(f->c, err);
+    if (bmvp_failed(f->c)) return bmvp_error_take(f->c, err);
     if (memcmp(f->grid, s.grid, sizeof f->grid) != 0)
-        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its templates have %lldx%lldx%lld voxels, those of this run %lldx%lldx%lld (z, y, x)",
-                              file->path, (long long)s.grid[0], (long long)s.grid[1], (long long)s.grid[2], (long long)f->grid[0],
-                              (long long)f->grid[1], (long long)f->grid[2]);
+        return bmvp_error_set(
+            err, BMVP_E_SHAPE,
+            "%s: its templates have %lldx%lldx%lld voxels, those of this run %lldx%lldx%lld (z, y, x)", file->path,
+            (long long)s.grid[0], (long long)s.grid[1], (long long)s.grid[2], (long long)f->grid[0],
+            (long long)f->grid[1], (long long)f->grid[2]);
     buf = (float *)bmvpi_alloc(f->c, f->templates.item[0].t->numel * (int64_t)sizeof(float));
     if (!buf) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for a template");
     for (m = 0; m < f->n_modalities && !st; ++m) st = bmvpi_ft_take_template(f, file, &s, m, buf, err);
@@ -3785,7 +4137,8 @@ static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_err
     return st;
 }
 
-BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what,
+                                  bmvp_error *err)
 {
     bmvp_ckpt *file = NULL;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
@@ -3795,10 +4148,12 @@ BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem,
     return st;
 }
 
-/* >>finetune copies: what the network sees ---------------------------------------------------------------------------- */
+/* >>finetune copies: what the network sees ------------------------------------------------------------------------- */
 
-/* Channel m of dst (dim voxels, channels last) becomes the template at `start`, or zeros; with a mask only where it is not 0. */
-static void bmvpi_ft_fill(const bmvp_ft *f, int m, const int64_t start[3], const int64_t dim[3], const float *mask, float *dst)
+/* Channel m of dst (dim voxels, channels last) becomes the template at `start`, or zeros; with a mask only where it
+   is not 0. */
+static void bmvpi_ft_fill(const bmvp_ft *f, int m, const int64_t start[3], const int64_t dim[3], const float *mask,
+                          float *dst)
 {
     const bmvp_tensor *t = f->cfg->fill == 0 && m < f->templates.n ? f->templates.item[m].t : NULL;
     const int64_t c = f->n_modalities;
@@ -3821,7 +4176,8 @@ static void bmvpi_ft_put(const float *from, int64_t n, float scale, float shift,
     for (i = 0; i < n; ++i) dst[i * channels] = from[i] * scale + shift;
 }
 
-BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3], const int64_t dim[3], float *dst)
+BMVP_API void bmvp_ft_input(const bmvp_ft *f, const float *const *image, const int64_t template_start[3],
+                            const int64_t dim[3], float *dst)
 {
     int m;
     for (m = 0; m < f->n_modalities; ++m)
@@ -3859,22 +4215,27 @@ static uint32_t bmvpi_ft_present(const bmvp_ft *f, const bmvp_ft_item *t)
 /* Method 5: some of the modalities that are there, at least one (but in whole_share of the copies none), never all. */
 static uint32_t bmvpi_ft_draw_replaced(const bmvp_ft *f, uint32_t present, uint32_t slot, int copy)
 {
-    bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_REPLACE, (uint32_t)f->t->steps, slot * 2 + (uint32_t)copy);
+    bmvp_rng r =
+        bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_REPLACE, (uint32_t)f->t->steps, slot * 2 + (uint32_t)copy);
     const int there = bmvpi_set_size(present), whole = (double)bmvp_rng_uniform(&r) < f->cfg->whole_share;
     uint32_t set = 0;
     int n = there > 1 && !whole ? 1 + (int)bmvp_rng_below(&r, (uint32_t)(there - 1)) : 0;
     for (; n > 0; --n)
-        set |= 1u << bmvpi_set_member(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_set_size(present & ~set)));
+        set |=
+            1u << bmvpi_set_member(present & ~set, (int)bmvp_rng_below(&r, (uint32_t)bmvpi_set_size(present & ~set)));
     return set;
 }
 
-/* One item of a copy (channels last, into dst). With two copies, a case of a single modality is masked instead (Algorithm 1). */
+/* One item of a copy (channels last, into dst). With two copies, a case of a single modality is masked instead
+   (Algorithm 1). */
 static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_change *a, int copy, float *dst)
 {
     const int64_t dim[3] = { f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x }, n = bmvpi_ft_voxels(f->cfg);
     const uint32_t present = bmvpi_ft_present(f, t);
     const int masked = f->cfg->copies && bmvpi_set_size(present) == 1 && !t->replace;
-    uint32_t replaced = t->replace ? t->replace[copy] : f->cfg->copies ? bmvpi_ft_draw_replaced(f, present, t->slot, copy) : 0;
+    uint32_t replaced = t->replace       ? t->replace[copy]
+                        : f->cfg->copies ? bmvpi_ft_draw_replaced(f, present, t->slot, copy)
+                                         : 0;
     int m;
     replaced |= ~present;
     for (m = 0; m < f->n_modalities; ++m) {
@@ -3882,7 +4243,8 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
         else bmvpi_ft_put(t->image[m], n, a->scale[m], a->shift[m], f->n_modalities, dst + m);
         if (!masked || (replaced >> m & 1u)) continue;
         {
-            bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_MASK_COPY, (uint32_t)f->t->steps, t->slot * 2 + (uint32_t)copy);
+            bmvp_rng r = bmvp_rng_make((uint64_t)f->cfg->seed, BMVPI_STREAM_MASK_COPY, (uint32_t)f->t->steps,
+                                       t->slot * 2 + (uint32_t)copy);
             bmvp_mask_boxes(f->mask, dim, f->cfg->mask_patch, f->cfg->mask_ratio, &r);
             bmvpi_ft_fill(f, m, t->template_start, dim, f->mask, dst);
         }
@@ -3890,7 +4252,8 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
     if (a->flips) bmvpi_flip(dst, dim, f->n_modalities, a->flips);
 }
 
-/* The label values of one item become targets: f->target (masks, channels last) and f->category (class of each voxel). */
+/* The label values of one item become targets: f->target (masks, channels last) and f->category (class of each
+   voxel). */
 static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmvpi_ft_change *a)
 {
     const int64_t dim[3] = { f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x }, n = bmvpi_ft_voxels(f->cfg);
@@ -3911,7 +4274,7 @@ static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmv
     }
 }
 
-/* >>finetune loss ------------------------------------------------------------------------------------------------------ */
+/* >>finetune loss -------------------------------------------------------------------------------------------------- */
 
 enum { BMVPI_FT_DICE, BMVPI_FT_CE, BMVPI_FT_CONSISTENCY }; /* losses that are named */
 
@@ -3932,7 +4295,8 @@ static bmvp_tensor *bmvpi_ft_copies(bmvpi_ft_pass *p, int copy)
     const int64_t dim[5] = { p->n, f->cfg->crop_z, f->cfg->crop_y, f->cfg->crop_x, f->n_modalities };
     const int64_t n = bmvpi_ft_voxels(f->cfg) * f->n_modalities;
     int i;
-    for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) bmvpi_ft_copy(f, &p->item[i], &p->change[i], copy, f->input + i * n);
+    for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i)
+        bmvpi_ft_copy(f, &p->item[i], &p->change[i], copy, f->input + i * n);
     return bmvp_input(f->c, 5, dim, f->input);
 }
 
@@ -3948,9 +4312,9 @@ static bmvp_tensor *bmvpi_ft_dice(bmvp_ft *f, bmvp_tensor *logits, bmvp_tensor *
     return bmvp_soft_dice(f->c, bmvpi_ft_shares(f, logits), target, f->cfg->dice_squared, f->cfg->dice_smooth);
 }
 
-/* Dice of a whole batch depends on sums over its voxels alone: of p t, of p and of t (p squared where the loss has squares). So a volume of a
-   few voxels with the same sums has the same Dice, and the same gradient: (p, t) = (sum of p t, 1) and (sum of p - sum of p t, 0) of each
-   rank, and one voxel with p = 0 and what is left of the sum of t. */
+/* Dice of a whole batch depends on sums over its voxels alone: of p t, of p and of t (p squared where the loss has
+   squares). So a volume of a few voxels with the same sums has the same Dice, and the same gradient: (p, t) = (sum
+   of p t, 1) and (sum of p - sum of p t, 0) of each rank, and one voxel with p = 0 and what is left of the sum of t. */
 static bmvp_tensor *bmvpi_ft_sums_dice(bmvpi_ft_pass *p, bmvp_tensor *prob, bmvp_tensor *target)
 {
     const bmvp_ft_config *k = p->f->cfg;
@@ -3999,7 +4363,8 @@ static bmvp_tensor *bmvpi_ft_batch_dice(bmvpi_ft_pass *p, bmvp_tensor *first, bm
     y = bmvp_reshape(c, y, 5, dim);
     dim[4] = t->dim[4];
     t = bmvp_reshape(c, t, 5, dim);
-    if (p->p->n < p->p->n_all) return bmvpi_ft_sums_dice(p, bmvpi_ft_shares(p->f, y), t); /* the others' voxels are elsewhere */
+    /* the others' voxels are elsewhere */
+    if (p->p->n < p->p->n_all) return bmvpi_ft_sums_dice(p, bmvpi_ft_shares(p->f, y), t);
     return bmvpi_ft_dice(p->f, y, t);
 }
 
@@ -4016,7 +4381,8 @@ static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
     return bmvp_scale(c, sum, k->dice_weight * (k->copies ? 2 * k->copy_weight : 1), 0);
 }
 
-/* The sum of the classes' weights over what it is the mean of: with weights, ranks with as many items have not the same share. */
+/* The sum of the classes' weights over what it is the mean of: with weights, ranks with as many items have not the
+   same share. */
 static void bmvpi_ft_weigh(bmvpi_ft_pass *p)
 {
     bmvp_ft *f = p->f;
@@ -4037,8 +4403,8 @@ static bmvp_tensor *bmvpi_ft_cross_entropy(bmvpi_ft_pass *p, bmvp_tensor *rows)
     return p->ce_share != 1 ? bmvp_scale(p->f->c, ce, p->ce_share, 0) : ce;
 }
 
-/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets; parts go to *dice and *ce
-   (NULL: off). */
+/* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets;
+   parts go to *dice and *ce (NULL: off). */
 static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits, bmvp_tensor **dice, bmvp_tensor **ce)
 {
     bmvp_ft *f = p->f;
@@ -4054,7 +4420,8 @@ static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits,
         total = bmvp_scale(c, *dice, k->dice_weight, 0);
     }
     if (k->ce_weight > 0) {
-        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target) : bmvpi_ft_cross_entropy(p, bmvp_reshape(c, logits, 2, rows));
+        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target)
+                                   : bmvpi_ft_cross_entropy(p, bmvp_reshape(c, logits, 2, rows));
         total = bmvpi_plus(c, total, bmvp_scale(c, *ce, k->ce_weight, 0));
     }
     return total;
@@ -4095,12 +4462,15 @@ static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor *
     return bmvp_scale(c, loss, f->cfg->copies ? f->cfg->copy_weight : 1, 0);
 }
 
-/* Losses of the whole batch's sums go into the log and the total as such, the others as means over this pass's items. */
-static void bmvpi_ft_add_losses(bmvpi_ft_pass *p, bmvp_tensor *total, bmvp_tensor *dice_of_all, bmvp_tensor *consistency)
+/* Losses of the whole batch's sums go into the log and the total as such, the others as means over this pass's
+   items. */
+static void bmvpi_ft_add_losses(bmvpi_ft_pass *p, bmvp_tensor *total, bmvp_tensor *dice_of_all,
+                                bmvp_tensor *consistency)
 {
     const double copies = p->f->cfg->copies ? 2 : 1;
     bmvp_ctx *c = p->f->c;
-    bmvp_tensor *dice = p->dice ? bmvp_scale(c, p->dice, 1 / copies, 0) : NULL, *ce = p->ce ? bmvp_scale(c, p->ce, 1 / copies, 0) : NULL;
+    bmvp_tensor *dice = p->dice ? bmvp_scale(c, p->dice, 1 / copies, 0) : NULL,
+                *ce = p->ce ? bmvp_scale(c, p->ce, 1 / copies, 0) : NULL;
     if (p->p->n == p->p->n_all) total = bmvpi_plus(c, total, dice_of_all), dice_of_all = NULL;
     bmvp_pass_loss(p->p, BMVPI_FT_DICE, dice_of_all ? BMVP_LOSS_ALL : BMVP_LOSS_MEAN, 0, dice);
     bmvp_pass_loss(p->p, BMVPI_FT_CE, BMVP_LOSS_MEAN, 0, ce);
@@ -4128,7 +4498,8 @@ static void bmvpi_ft_build(bmvpi_ft_pass *p)
     if (k->copies) total = bmvpi_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
     if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) dice_of_all = bmvpi_ft_batch_dices(p);
     if (k->copies && k->consistency_weight > 0)
-        consistency = k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
+        consistency =
+            k->consistency_on ? bmvp_mse(f->c, quarter[0], quarter[1]) : bmvpi_ft_distance(f->c, last[0], last[1]);
     bmvpi_ft_add_losses(p, total, dice_of_all, consistency);
 }
 
@@ -4158,14 +4529,17 @@ static void bmvpi_ft_check(bmvp_pass *p)
         const uint32_t present = bmvpi_ft_present(f, &item[i]);
         if (!present) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no image", i);
         else if (f->cfg->fill == 0 && f->templates.n == 0 && (f->cfg->copies || present != all))
-            bmvp_fail(f->c, BMVP_E_STATE, "no templates to fill modalities with: start from a pre-training checkpoint, or set fill = 1 (zeros)");
+            bmvp_fail(
+                f->c, BMVP_E_STATE,
+                "no templates to fill modalities with: start from a pre-training checkpoint, or set fill = 1 (zeros)");
         else if (bmvpi_ft_segments(f) && !item[i].labels) bmvp_fail(f->c, BMVP_E_ARG, "item %d has no labels", i);
         else if (!bmvpi_ft_segments(f) && (item[i].class_index < 0 || item[i].class_index >= outputs))
-            bmvp_fail(f->c, BMVP_E_ARG, "item %d has class %d, but there are %d classes", i, item[i].class_index, outputs);
+            bmvp_fail(f->c, BMVP_E_ARG, "item %d has class %d, but there are %d classes", i, item[i].class_index,
+                      outputs);
     }
 }
 
-/* >>finetune faces: the method as the trainer knows it, and as programs do ---------------------------------------------------- */
+/* >>finetune faces: the method as the trainer knows it, and as programs do ----------------------------------------- */
 
 static void bmvpi_ft_describe(const bmvp_trainer *t, bmvp_jw *w)
 {
@@ -4177,16 +4551,33 @@ static void bmvpi_ft_describe(const bmvp_trainer *t, bmvp_jw *w)
 BMVP_API const bmvp_method *bmvp_ft_method(void)
 {
     static const char *const loss[] = { "dice", "ce", "consistency", NULL };
-    static const bmvp_method m = {
-        "finetune", "bmvp fine-tuning 1", loss, bmvpi_ft_fields, sizeof(bmvp_ft_config), sizeof(bmvp_ft), sizeof(bmvp_ft_item),
-        1 /* mean_of_updates */, bmvpi_ft_prepare, bmvpi_ft_make, bmvpi_ft_start, bmvpi_ft_end, bmvpi_ft_check, bmvpi_ft_forward,
-        NULL /* boxes */, NULL /* before_update */, NULL /* after_update */, NULL /* rate */, NULL /* optimizer */, NULL /* plan */, bmvpi_ft_describe
-    };
+    static const bmvp_method m = { "finetune",
+                                   "bmvp fine-tuning 1",
+                                   loss,
+                                   bmvpi_ft_fields,
+                                   sizeof(bmvp_ft_config),
+                                   sizeof(bmvp_ft),
+                                   sizeof(bmvp_ft_item),
+                                   1 /* mean_of_updates */,
+                                   bmvpi_ft_prepare,
+                                   bmvpi_ft_make,
+                                   bmvpi_ft_start,
+                                   bmvpi_ft_end,
+                                   bmvpi_ft_check,
+                                   bmvpi_ft_forward,
+                                   NULL /* boxes */,
+                                   NULL /* before_update */,
+                                   NULL /* after_update */,
+                                   NULL /* rate */,
+                                   NULL /* optimizer */,
+                                   NULL /* plan */,
+                                   bmvpi_ft_describe };
     return &m;
 }
 
-static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels, int n,
-                                const char *const *names, const int64_t *grid, int train)
+static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                const bmvp_labels *labels, int n, const char *const *names, const int64_t *grid,
+                                int train)
 {
     bmvpi_ft_setup u;
     bmvp_trainer *t;
@@ -4198,8 +4589,9 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     return t ? (bmvp_ft *)t->state : NULL;
 }
 
-BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
-                                 int n_modalities, const char *const *names, const int64_t grid[3])
+BMVP_API bmvp_ft *bmvp_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                 const bmvp_labels *labels, int n_modalities, const char *const *names,
+                                 const int64_t grid[3])
 {
     return bmvpi_ft_create(c, net, cfg, labels, n_modalities, names, grid, 1);
 }
@@ -4215,7 +4607,10 @@ BMVP_API const bmvp_ft_config *bmvp_ft_config_of(const bmvp_ft *f) { return f->c
 BMVP_API const bmvp_labels *bmvp_ft_labels(const bmvp_ft *f) { return &f->labels; }
 BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f) { return f->t->steps; }
 BMVP_API void bmvp_ft_set_fill(bmvp_ft *f, int fill) { f->cfg->fill = fill != 0; }
-BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m) { return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL; }
+BMVP_API bmvp_tensor *bmvp_ft_template(bmvp_ft *f, int m)
+{
+    return m >= 0 && m < f->templates.n ? f->templates.item[m].t : NULL;
+}
 BMVP_API double bmvp_ft_lr(const bmvp_ft *f, int64_t total) { return bmvp_trainer_lr(f->t, total); }
 BMVP_API void bmvp_ft_last_pass(bmvp_ft *f) { bmvp_trainer_last_pass(f->t); }
 
@@ -4287,9 +4682,9 @@ static void bmvpi_ft_plan_prediction(bmvp_ctx *c, const bmvpi_plan_job *job, bmv
     bmvp_trainer_destroy(t);
 }
 
-BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg, const bmvp_labels *labels,
-                                  int n_modalities, const char *const *names, const int64_t grid[3], int train, bmvp_memory *out,
-                                  bmvp_error *err)
+BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg,
+                                  const bmvp_labels *labels, int n_modalities, const char *const *names,
+                                  const int64_t grid[3], int train, bmvp_memory *out, bmvp_error *err)
 {
     bmvpi_plan_job job;
     bmvpi_ft_setup u;
@@ -4304,7 +4699,7 @@ BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config 
     return bmvpi_plan(ctx, &job, train ? bmvpi_plan_step : bmvpi_ft_plan_prediction, out, err);
 }
 
-/* >>finetune files ------------------------------------------------------------------------------------------------------ */
+/* >>finetune files ------------------------------------------------------------------------------------------------- */
 
 BMVP_API bmvp_status bmvp_ft_save(bmvp_ft *f, const char *path, int train, const char *const *extra, bmvp_error *err)
 {
@@ -4349,7 +4744,8 @@ BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_e
     bmvp_status st;
     memset(out, 0, sizeof *out);
     st = bmvpi_ft_open_file(NULL, path, &f, err);
-    if (!st) st = bmvpi_file_inspect(f, bmvp_ft_method(), &out->net, &out->cfg, &out->step, bmvpi_ft_description, out, err);
+    if (!st)
+        st = bmvpi_file_inspect(f, bmvp_ft_method(), &out->net, &out->cfg, &out->step, bmvpi_ft_description, out, err);
     best = st ? NULL : bmvp_ckpt_find_meta(f, "", "best");
     prep = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
     out->best = best ? strtod(best->value, NULL) : (double)NAN;
@@ -4362,7 +4758,8 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
 {
     bmvp_ft *f;
     if (bmvp_ft_inspect(path, info, err)) return NULL;
-    f = bmvpi_ft_create(c, &info->net, &info->cfg, info->labels.n ? &info->labels : NULL, info->n_modalities, info->names, info->grid, 0);
+    f = bmvpi_ft_create(c, &info->net, &info->cfg, info->labels.n ? &info->labels : NULL, info->n_modalities,
+                        info->names, info->grid, 0);
     if (!f) {
         bmvp_error_set(err, bmvp_error_of(c)->status, "%s: %s", path, bmvp_error_of(c)->message);
         return NULL;
@@ -4371,6 +4768,1237 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
     bmvp_ft_destroy(f);
     return NULL;
 }
+
+/* >>predict impl --------------------------------------------------------------------------------------------------- */
+
+static const char *const bmvpi_preparation_fields[4] = { "spacing", "percentile_low", "percentile_high",
+                                                         "centre_crop" };
+
+BMVP_API bmvp_preparation bmvp_preparation_default(void)
+{
+    bmvp_preparation p;
+    memset(&p, 0, sizeof p);
+    p.spacing = 1;
+    p.percentile_low = 1;
+    p.percentile_high = 99;
+    return p;
+}
+
+BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p)
+{
+    int a;
+    bmvp_jw_object(w, key);
+    bmvp_jw_double(w, "spacing", p->spacing);
+    bmvp_jw_double(w, "percentile_low", p->percentile_low);
+    bmvp_jw_double(w, "percentile_high", p->percentile_high);
+    bmvp_jw_bool(w, "centre_crop", p->centre_crop);
+    if (p->resize[0] > 0) {
+        bmvp_jw_array(w, "resize");
+        for (a = 0; a < 3; ++a) bmvp_jw_int(w, NULL, p->resize[a]);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+}
+
+static bmvp_status bmvpi_preparation_number(const bmvp_json *node, const char *name, double high, double *out,
+                                            bmvp_error *err)
+{
+    if (node->type == BMVP_JSON_NUMBER && node->d >= 0 && node->d <= high) {
+        *out = node->d;
+        return BMVP_OK;
+    }
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s must be a number from 0 to %g", name,
+                          node->key, high);
+}
+
+static bmvp_status bmvpi_preparation_resize(const bmvp_json *node, const char *name, int64_t resize[3], bmvp_error *err)
+{
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const bmvp_json *n = bmvp_json_at(node, a);
+        resize[a] = n && n->type == BMVP_JSON_NUMBER && n->is_int && n->i >= 1 && n->i <= 4096 ? n->i : 0;
+        if (resize[a] == 0 || bmvp_json_count(node) != 3)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%s: how its cases were prepared: resize must be three whole numbers from 1 to 4096",
+                                  name);
+    }
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_preparation_field(const bmvp_json *node, const char *name, bmvp_preparation *p, int *had,
+                                           bmvp_error *err)
+{
+    double *const number[3] = { &p->spacing, &p->percentile_low, &p->percentile_high };
+    int k;
+    if (strcmp(node->key, "resize") == 0) return bmvpi_preparation_resize(node, name, p->resize, err);
+    for (k = 0; k < 4 && strcmp(node->key, bmvpi_preparation_fields[k]) != 0; ++k) {
+    }
+    if (k == 4)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: how its cases were prepared: '%s' is not known here; a newer version made it", name,
+                              node->key);
+    *had |= 1 << k;
+    if (k < 3) return bmvpi_preparation_number(node, name, 100, number[k], err);
+    if (node->type != BMVP_JSON_BOOL)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: centre_crop must be true or false",
+                              name);
+    p->centre_crop = (int)node->i;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err)
+{
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = bmvp_json_parse(text, strlen(text), name, NULL, &doc, err);
+    const bmvp_json *root = st ? NULL : bmvp_json_root(doc), *node;
+    int had = 0, k;
+    *p = bmvp_preparation_default();
+    if (!st && root->type != BMVP_JSON_OBJECT)
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: no JSON object", name);
+    for (node = st ? NULL : root->first; node && !st; node = node->next)
+        st = bmvpi_preparation_field(node, name, p, &had, err);
+    for (k = 0; k < 4 && !st; ++k)
+        if (!(had >> k & 1))
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s is missing", name,
+                                bmvpi_preparation_fields[k]);
+    if (!st && p->percentile_low >= p->percentile_high)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: how its cases were prepared: percentile_low %g is not below percentile_high %g", name,
+                            p->percentile_low, p->percentile_high);
+    bmvp_json_free(doc);
+    return st;
+}
+
+static void bmvpi_preparation_size(const bmvp_preparation *p, char text[64])
+{
+    if (p->resize[0] > 0)
+        snprintf(text, 64, "%lldx%lldx%lld", (long long)p->resize[0], (long long)p->resize[1], (long long)p->resize[2]);
+    else snprintf(text, 64, "not");
+}
+
+BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size)
+{
+    const double x[4] = { a->spacing, a->percentile_low, a->percentile_high, (double)a->centre_crop };
+    const double y[4] = { b->spacing, b->percentile_low, b->percentile_high, (double)b->centre_crop };
+    char as[64], bs[64];
+    int k;
+    for (k = 0; k < 4; ++k)
+        if (!(x[k] == y[k])) {
+            snprintf(text, size, "%s %g, %g", bmvpi_preparation_fields[k], x[k], y[k]);
+            return 1;
+        }
+    bmvpi_preparation_size(a, as);
+    bmvpi_preparation_size(b, bs);
+    if (strcmp(as, bs) == 0) return 0;
+    snprintf(text, size, "resized %s, %s", as, bs);
+    return 1;
+}
+
+/* ---- a whole prepared case ---- */
+
+typedef struct bmvpi_whole {
+    bmvp_ft *f;
+    const bmvp_ft_case *k;
+    int64_t size[3];
+    float *crop; /* one crop of each modality */
+    bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values);
+    void *user;
+} bmvpi_whole;
+
+/* size voxels from `start`, zero outside of the volume. */
+static void bmvpi_copy_crop(const float *from, const int64_t dim[3], const int64_t start[3], const int64_t size[3],
+                            float *to)
+{
+    const int64_t x0 = start[2] < 0 ? -start[2] : 0, x1 = start[2] + size[2] > dim[2] ? dim[2] - start[2] : size[2];
+    int64_t z, y;
+    memset(to, 0, (size_t)(size[0] * size[1] * size[2]) * sizeof *to);
+    for (z = 0; z < size[0]; ++z)
+        for (y = 0; y < size[1]; ++y) {
+            const int64_t a = z + start[0], b = y + start[1];
+            if (a < 0 || a >= dim[0] || b < 0 || b >= dim[1] || x1 <= x0) continue;
+            memcpy(to + (z * size[1] + y) * size[2] + x0, from + (a * dim[1] + b) * dim[2] + start[2] + x0,
+                   (size_t)(x1 - x0) * sizeof *to);
+        }
+}
+
+static bmvp_status bmvpi_whole_read(void *user, const int64_t start[3], float *dst)
+{
+    bmvpi_whole *s = (bmvpi_whole *)user;
+    const int64_t n = s->size[0] * s->size[1] * s->size[2];
+    const float *image[BMVP_MODALITIES] = { NULL };
+    const bmvp_tensor *t = bmvp_ft_template(s->f, 0);
+    int64_t at[3] = { 0, 0, 0 };
+    int m;
+    for (m = 0; m < bmvp_net_config_of(bmvp_ft_net(s->f))->in_channels; ++m) {
+        if (!s->k->image[m]) continue;
+        bmvpi_copy_crop(s->k->image[m], s->k->dim, start, s->size, s->crop + m * n);
+        image[m] = s->crop + m * n;
+    }
+    if (t) bmvp_template_place(start, s->k->dim, t->dim, at);
+    bmvp_ft_input(s->f, image, at, s->size, dst);
+    return BMVP_OK;
+}
+
+static bmvp_tensor *bmvpi_whole_predict(void *user, bmvp_tensor *x)
+{
+    return bmvp_ft_predict(((bmvpi_whole *)user)->f, x);
+}
+
+static bmvp_status bmvpi_whole_planes(void *user, int64_t z0, int64_t n, const float *values)
+{
+    bmvpi_whole *s = (bmvpi_whole *)user;
+    return s->planes(s->user, z0, n, values);
+}
+
+/* What went wrong, in the caller's words: the context's first failure, if it has one. */
+static bmvp_status bmvpi_whole_failed(const bmvp_ft *f, bmvp_status st, bmvp_error *err)
+{
+    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    return st ? bmvp_error_set(err, st, "prediction failed: %s", bmvp_status_text(st)) : BMVP_OK;
+}
+
+static void bmvpi_whole_begin(bmvpi_whole *s, bmvp_ft *f, const bmvp_ft_case *k, const int64_t size[3])
+{
+    const int channels = bmvp_net_config_of(bmvp_ft_net(f))->in_channels;
+    memset(s, 0, sizeof *s);
+    s->f = f;
+    s->k = k;
+    memcpy(s->size, size, sizeof s->size);
+    s->crop = (float *)bmvpi_alloc(f->c, size[0] * size[1] * size[2] * channels * (int64_t)sizeof *s->crop);
+}
+
+BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bmvp_window *w,
+                                     bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values),
+                                     void *user, bmvp_error *err)
+{
+    const bmvp_net_config *net = bmvp_net_config_of(bmvp_ft_net(f));
+    bmvp_window_calls calls;
+    bmvp_status st = BMVP_OK;
+    bmvpi_whole s;
+    if (bmvp_failed(f->c)) return bmvpi_whole_failed(f, BMVP_OK, err);
+    bmvpi_whole_begin(&s, f, k, w->roi);
+    s.planes = planes;
+    s.user = user;
+    calls.read = bmvpi_whole_read;
+    calls.predict = bmvpi_whole_predict;
+    calls.planes = bmvpi_whole_planes;
+    calls.user = &s;
+    if (s.crop) st = bmvp_sliding_window(f->c, w, k->dim, net->in_channels, net->outputs, &calls);
+    bmvpi_free(f->c, s.crop);
+    return bmvpi_whole_failed(f, st, err);
+}
+
+BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *probability, bmvp_error *err)
+{
+    const bmvp_ft_config *cfg = bmvp_ft_config_of(f);
+    const int64_t size[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
+    const int64_t dim[5] = { 1, size[0], size[1], size[2], bmvp_net_config_of(bmvp_ft_net(f))->in_channels };
+    int64_t start[3];
+    bmvpi_whole s;
+    float *x;
+    int a, was;
+    if (bmvp_failed(f->c)) return bmvpi_whole_failed(f, BMVP_OK, err);
+    for (a = 0; a < 3; ++a) {
+        const int64_t room = k->dim[a] - size[a];
+        start[a] = room >= 0 ? room / 2 : -(-room / 2);
+    }
+    bmvpi_whole_begin(&s, f, k, size);
+    x = (float *)bmvpi_alloc(f->c, dim[1] * dim[2] * dim[3] * dim[4] * (int64_t)sizeof *x);
+    if (s.crop && x) {
+        was = bmvp_set_grad(f->c, 0);
+        (void)bmvpi_whole_read(&s, start, x);
+        bmvp_step_begin(f->c);
+        (void)bmvp_read(f->c, bmvp_ft_predict(f, bmvp_input(f->c, 5, dim, x)), probability);
+        bmvp_step_begin(f->c);
+        (void)bmvp_set_grad(f->c, was);
+    }
+    bmvpi_free(f->c, x);
+    bmvpi_free(f->c, s.crop);
+    return bmvpi_whole_failed(f, BMVP_OK, err);
+}
+
+#ifdef BMVP_NIFTI_H_INCLUDED
+
+/* >>predict images: reading, and what prepare does with them ---------------------------------------------------------
+ */
+
+static const char *const bmvpi_prepared_text = "bmvp prepared";
+
+/* The error of a transform, which knows no file, with the name of one. */
+static bmvp_status bmvpi_named(const char *name, bmvp_status st, const bmvp_error *e, bmvp_error *err)
+{
+    return st ? bmvp_error_set(err, st, "%s: %s", name, e->message) : BMVP_OK;
+}
+
+static const char *bmvpi_image_name(const bmvp_image *k)
+{
+    return k->path ? k->path : k->modality ? k->modality : "label";
+}
+
+/* A volume as an image that borrows its data. */
+static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_error *e)
+{
+    int a;
+    memset(i, 0, sizeof *i);
+    i->version = 1;
+    i->datatype = BMVP_NII_FLOAT32;
+    i->ndim = 3;
+    for (a = 0; a < BMVP_NII_MAX_DIMS; ++a) i->dim[a] = a < 3 ? v->dim[a] : 1;
+    i->n_voxels = v->dim[0] * v->dim[1] * v->dim[2];
+    i->data_bytes = i->n_voxels * (int64_t)sizeof(float);
+    i->xyzt_units = 2;
+    i->data = v->data;
+    return bmvp_nii_set_affine(i, v->affine, 1, e);
+}
+
+BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, const bmvp_nii_options *io,
+                                     bmvp_error *err)
+{
+    const bmvp_nii_image *use = k->image;
+    bmvp_nii_image own;
+    bmvp_nii_load how;
+    bmvp_error e;
+    bmvp_status st = BMVP_OK;
+    memset(v, 0, sizeof *v);
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    how.first = k->channel > 0;
+    how.t = k->channel > 0 ? k->channel - 1 : 0;
+    if (!k->path + !k->image + !k->volume != 2)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", bmvpi_image_name(k));
+    if (k->path) return bmvp_nii_read_volume(v, k->path, &how, io, err);
+    if (k->volume) {
+        st = bmvpi_image_of_volume(&own, k->volume, &e);
+        use = &own;
+    }
+    if (!st) st = bmvp_nii_to_volume(v, use, &how, io, &e);
+    return bmvpi_named(bmvpi_image_name(k), st, &e, err);
+}
+
+/* b's voxel of a's (x, y, z): inverse(to) x from */
+static bmvp_status bmvpi_relate(double m[16], const double to[16], const double from[16], const char *name,
+                                bmvp_error *err)
+{
+    double inverse[16];
+    bmvp_error e;
+    int r, c, k;
+    bmvp_status st = bmvpi_named(name, bmvp_nii_affine_inverse(inverse, to, &e), &e, err);
+    for (r = 0; r < 4 && !st; ++r)
+        for (c = 0; c < 4; ++c)
+            for (m[4 * r + c] = 0, k = 0; k < 4; ++k) m[4 * r + c] += inverse[4 * r + k] * from[4 * k + c];
+    return st;
+}
+
+/* ---- checks of values ---- */
+
+static int bmvpi_one_value(const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 1; i < n && v->data[i] == v->data[0]; ++i) {
+    }
+    return i >= n;
+}
+
+/* Few different whole numbers: a label map given as an image. */
+static int bmvpi_like_labels(const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    float seen[8];
+    int n_seen = 0, j;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float x = v->data[i];
+        if (i > 0 && x == v->data[i - 1]) continue;
+        for (j = 0; j < n_seen && seen[j] != x; ++j) {
+        }
+        if (j < n_seen) continue;
+        if (n_seen == 8 || x < 0 || x > 255 || x != (float)(int)x) return 0;
+        seen[n_seen++] = x;
+    }
+    return n_seen > 1;
+}
+
+static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
+{
+    if (v->n_nan + v->n_inf == 0) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %lld voxels are NaN or infinite; repair the file", name,
+                          (long long)(v->n_nan + v->n_inf));
+}
+
+static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, bmvp_error *err)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 0; i < n && v->data[i] <= 0; ++i) {
+    }
+    if (i == n) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", name);
+    if (bmvpi_like_labels(v))
+        return bmvp_error_set(
+            err, BMVP_E_FORMAT,
+            "%s looks like a label map (only a few whole numbers), but stands as modality %s; labels belong "
+            "under \"label\"",
+            name, modality);
+    return BMVP_OK;
+}
+
+/* ---- one grid ---- */
+
+/* A case on its way: images are held without the zeros around them, each cut out of `grid` at `at`. */
+typedef struct bmvpi_preparing {
+    bmvp_prepared_images *p;
+    const bmvp_prepare_job *job;
+    const char *first; /* name of the image that has given the frame; NULL: none has yet */
+    const char *name[BMVP_MODALITIES];
+    bmvp_nii_volume grid; /* of the frame after resampling; without data */
+    int64_t at[BMVP_MODALITIES][3];
+} bmvpi_preparing;
+
+static bmvp_nii_volume bmvpi_grid_of(const bmvp_nii_volume *v)
+{
+    bmvp_nii_volume grid = *v;
+    grid.data = NULL;
+    grid.block = NULL;
+    return grid;
+}
+
+/* Linear at p (x, y, z), the border's value within half a voxel beyond it, then 0. */
+static float bmvpi_linear_at(const float *v, const int64_t dim[3], const double p[3])
+{
+    int64_t at[3], next[3] = { 0, 0, 0 };
+    double w[3], sum = 0;
+    int a, corner;
+    for (a = 0; a < 3; ++a) {
+        const double last = (double)(dim[a] - 1);
+        if (!(p[a] >= -0.5001 && p[a] <= last + 0.5001)) return 0;
+        w[a] = p[a] < 0 ? 0 : p[a] > last ? last : p[a];
+        at[a] = (int64_t)w[a];
+        next[a] = at[a] + 1 < dim[a];
+        w[a] -= (double)at[a];
+    }
+    for (corner = 0; corner < 8; ++corner) {
+        const int x = corner & 1, y = corner >> 1 & 1, z = corner >> 2;
+        const double share = (x ? w[0] : 1 - w[0]) * (y ? w[1] : 1 - w[1]) * (z ? w[2] : 1 - w[2]);
+        const int64_t i = ((at[2] + z * next[2]) * dim[1] + at[1] + y * next[1]) * dim[0] + at[0] + x * next[0];
+        sum += share * (double)v[i];
+    }
+    return (float)sum;
+}
+
+/* v at the voxels of the frame. */
+static bmvp_status bmvpi_regrid(bmvp_nii_volume *v, const bmvp_nii_volume *frame, const char *name,
+                                const bmvp_nii_options *io, bmvp_error *err)
+{
+    double m[16], p[3];
+    bmvp_nii_volume out;
+    bmvp_error e;
+    int64_t x, y, z;
+    float *to;
+    int a;
+    bmvp_status st = bmvpi_relate(m, v->affine, frame->affine, name, err);
+    if (!st) st = bmvpi_named(name, bmvp_nii_volume_create(&out, frame->dim, frame->affine, io, &e), &e, err);
+    if (st) return st;
+    for (z = 0, to = out.data; z < out.dim[2]; ++z)
+        for (y = 0; y < out.dim[1]; ++y)
+            for (x = 0; x < out.dim[0]; ++x, ++to) {
+                for (a = 0; a < 3; ++a)
+                    p[a] = m[4 * a] * (double)x + m[4 * a + 1] * (double)y + m[4 * a + 2] * (double)z + m[4 * a + 3];
+                *to = bmvpi_linear_at(v->data, v->dim, p);
+            }
+    bmvp_nii_volume_free(v);
+    *v = out;
+    return BMVP_OK;
+}
+
+/* Brings v to the frame, which the first image gives; then all have the same numbers for it. */
+static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const char *name, int is_label,
+                                  bmvp_error *err)
+{
+    bmvp_nii_volume *frame = &s->p->frame;
+    if (!s->first) {
+        s->first = name;
+        *frame = bmvpi_grid_of(v);
+        return BMVP_OK;
+    }
+    if (bmvp_nii_one_grid(frame, v)) {
+        memcpy(v->affine, frame->affine, sizeof v->affine);
+        return BMVP_OK;
+    }
+    if (s->job->other_grids && !is_label) return bmvpi_regrid(v, frame, name, s->job->io, err);
+    if (is_label)
+        return bmvp_error_set(err, BMVP_E_SHAPE, "label %s and image %s are on different grids", name, s->first);
+    return bmvp_error_set(
+        err, BMVP_E_SHAPE,
+        "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; register and resample them "
+        "to one",
+        s->first, (long long)frame->dim[0], (long long)frame->dim[1], (long long)frame->dim[2], name,
+        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
+}
+
+static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
+{
+    const double mm[3] = { spacing, spacing, spacing };
+    bmvp_nii_resample how;
+    memset(&how, 0, sizeof how);
+    how.mode = mode;
+    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
+}
+
+static bmvp_status bmvpi_trim(bmvp_nii_volume *v, int64_t at[3], bmvp_error *e)
+{
+    bmvp_nii_box box;
+    bmvp_status st = bmvp_nii_nonzero_box(&box, v, e);
+    if (st == BMVP_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
+    memcpy(at, box.start, sizeof box.start);
+    return st;
+}
+
+static void *bmvpi_nii_zeros(const bmvp_allocator *memory, int64_t bytes)
+{
+    void *p = memory->alloc ? memory->alloc((size_t)bytes, memory->user) : malloc((size_t)bytes);
+    if (p) memset(p, 0, (size_t)bytes);
+    return p;
+}
+static void bmvpi_nii_release(const bmvp_allocator *memory, void *p)
+{
+    if (!memory->alloc) free(p);
+    else if (p) memory->free(p, memory->user);
+}
+
+/* Marks the voxels of v that are not 0, at their place in an array of dim. */
+static void bmvpi_mark(unsigned char *marks, const int64_t dim[3], const bmvp_nii_volume *v, const int64_t at[3])
+{
+    int64_t x, y, z;
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y) {
+            unsigned char *to = marks + ((z + at[2]) * dim[1] + y + at[1]) * dim[0] + at[0];
+            const float *from = v->data + (z * v->dim[1] + y) * v->dim[0];
+            for (x = 0; x < v->dim[0]; ++x) to[x] |= from[x] != 0;
+        }
+}
+
+static bmvp_status bmvpi_mark_content(bmvpi_preparing *s, const bmvp_nii_volume *v, bmvp_error *err)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_prepared_images *p = s->p;
+    if (!s->job->masks) return BMVP_OK;
+    if (!p->content) p->content = (unsigned char *)bmvpi_nii_zeros(&p->allocator, v->dim[0] * v->dim[1] * v->dim[2]);
+    if (!p->content) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
+    bmvpi_mark(p->content, p->frame.dim, v, origin);
+    return BMVP_OK;
+}
+
+/* *m: the known modality of an image, each once. */
+static bmvp_status bmvpi_image_slot(bmvpi_preparing *s, const bmvp_image *k, int *m, bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k);
+    *m = k->modality ? bmvp_modality_find(k->modality) : -1;
+    if (*m < 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: modality '%s' is not known", name, k->modality ? k->modality : "");
+    if (s->name[*m])
+        return bmvp_error_set(err, BMVP_E_ARG, "%s and %s are both given as %s", s->name[*m], name,
+                              bmvp_modality_name(*m));
+    s->name[*m] = name;
+    return BMVP_OK;
+}
+
+/* 1: the image holds nothing, and is now missing. */
+static int bmvpi_take_blank(bmvpi_preparing *s, int m)
+{
+    const bmvp_nii_volume *v = &s->p->image[m];
+    if (!bmvpi_one_value(v) || (v->data[0] != 0 && !s->job->constants)) return 0;
+    s->p->blank |= 1u << m;
+    bmvp_nii_volume_free(&s->p->image[m]);
+    return 1;
+}
+
+static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k);
+    bmvp_nii_volume *v;
+    bmvp_error e;
+    int m;
+    bmvp_status st = bmvpi_image_slot(s, k, &m, err);
+    if (st) return st;
+    v = &s->p->image[m];
+    st = bmvp_image_read(v, k, s->job->io, err);
+    if (!st) st = bmvpi_check_finite(v, name, err);
+    if (!st && bmvpi_take_blank(s, m)) return BMVP_OK;
+    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), err);
+    if (!st) st = bmvpi_to_frame(s, v, name, 0, err);
+    if (!st) st = bmvpi_mark_content(s, v, err);
+    if (!st) st = bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
+    if (st) return st;
+    s->grid = bmvpi_grid_of(v);
+    return bmvpi_named(name, bmvpi_trim(v, s->at[m], &e), &e, err);
+}
+
+static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
+{
+    const bmvp_image *k = s->job->label;
+    bmvp_nii_volume *v = &s->p->label;
+    const char *name;
+    bmvp_error e;
+    bmvp_status st;
+    int64_t dim[3];
+    if (!k || !s->first) return BMVP_OK;
+    name = bmvpi_image_name(k);
+    st = bmvp_image_read(v, k, s->job->io, err);
+    if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
+    dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
+    if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
+    return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
+}
+
+/* The box of voxels above 0 in any modality, in the grid they share. */
+static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s, bmvp_error *err)
+{
+    bmvp_error e;
+    int m, a;
+    memset(box, 0, sizeof *box);
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        const bmvp_nii_volume *v = &s->p->image[m];
+        bmvp_nii_box own;
+        bmvp_status st;
+        if (!v->data) continue;
+        st = bmvpi_named(s->name[m], bmvp_nii_foreground_box(&own, v, 1, 0, &e), &e, err);
+        if (st) return st;
+        if (own.end[0] == own.start[0]) continue;
+        for (a = 0; a < 3; ++a) {
+            const int64_t start = own.start[a] + s->at[m][a], end = own.end[a] + s->at[m][a];
+            own.start[a] = box->end[a] > 0 && box->start[a] < start ? box->start[a] : start;
+            own.end[a] = box->end[a] > end ? box->end[a] : end;
+        }
+        *box = own;
+    }
+    if (s->job->how->centre_crop) bmvp_nii_center_box(box, s->grid.dim);
+    return BMVP_OK;
+}
+
+/* One box for all images and the label. */
+static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_prepared_images *p = s->p;
+    bmvp_nii_box box;
+    bmvp_error e;
+    int m, a;
+    bmvp_status st = bmvpi_foreground(&box, s, err);
+    for (a = 0; a < 3; ++a) p->box[a] = box.end[a] - box.start[a];
+    if (!st && s->job->masks)
+        p->inside = (unsigned char *)bmvpi_nii_zeros(&p->allocator, p->box[0] * p->box[1] * p->box[2]);
+    if (!st && s->job->masks && !p->inside) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        bmvp_nii_volume *v = &p->image[m];
+        bmvp_nii_box own = box;
+        if (!v->data) continue;
+        for (a = 0; a < 3; ++a) own.start[a] -= s->at[m][a], own.end[a] -= s->at[m][a];
+        st = bmvpi_named(s->name[m], bmvp_nii_crop(v, &own, 0, &e), &e, err);
+        bmvp_nii_box_affine(v->affine, s->grid.affine, &box); /* the numbers of one crop, not of two */
+        if (!st && p->inside) bmvpi_mark(p->inside, p->box, v, origin);
+    }
+    if (!st && p->label.data)
+        st = bmvpi_named(bmvpi_image_name(s->job->label), bmvp_nii_crop(&p->label, &box, 0, &e), &e, err);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err)
+{
+    bmvpi_preparing s;
+    bmvp_status st = BMVP_OK;
+    int i;
+    memset(p, 0, sizeof *p);
+    memset(&s, 0, sizeof s);
+    if (job->io) p->allocator = job->io->allocator;
+    s.p = p;
+    s.job = job;
+    for (i = 0; i < job->n && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    if (!st) st = bmvpi_prepare_label(&s, err);
+    if (!st && s.first) st = bmvpi_prepare_box(&s, err);
+    if (st) bmvp_prepared_images_free(p);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
+{
+    bmvp_nii_scale scale;
+    bmvp_status st = BMVP_OK;
+    memset(&scale, 0, sizeof scale);
+    scale.lower = how->percentile_low;
+    scale.upper = how->percentile_high;
+    scale.b_max = 1;
+    scale.clip = 1;
+    scale.sparse = 1;
+    if (!v->data) return BMVP_OK;
+    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, NULL, err);
+    if (!st && how->resize[0] > 0)
+        st = bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, err);
+    return st;
+}
+
+BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p)
+{
+    int m;
+    for (m = 0; m < BMVP_MODALITIES; ++m) bmvp_nii_volume_free(&p->image[m]);
+    bmvp_nii_volume_free(&p->label);
+    bmvpi_nii_release(&p->allocator, p->content);
+    bmvpi_nii_release(&p->allocator, p->inside);
+    memset(p, 0, sizeof *p);
+}
+
+BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how)
+{
+    char size[64];
+    int used = snprintf(text, 81, "%s %.9g mm %.9g-%.9g%% %s", bmvpi_prepared_text, how->spacing, how->percentile_low,
+                        how->percentile_high, how->centre_crop ? "centre" : "box");
+    bmvpi_preparation_size(how, size);
+    if (how->resize[0] > 0 && used > 0 && used < 81) snprintf(text + used, (size_t)(81 - used), " %.14s", size);
+}
+
+BMVP_API int bmvp_is_prepared(const bmvp_nii_image *image)
+{
+    return strncmp(image->descrip, bmvpi_prepared_text, strlen(bmvpi_prepared_text)) == 0;
+}
+
+/* >>predict call: a checkpoint, images in, maps out -------------------------------------------------------------------
+ */
+
+struct bmvp_predictor {
+    bmvp_ctx *c;
+    bmvp_ft *f;
+    bmvp_ft_info info;
+    bmvp_preparation how;
+    bmvp_nii_options io; /* the context's memory */
+};
+
+/* NIfTI's hooks want memory for any type, an allocator gives any alignment: the block's own address is kept before it.
+ */
+static void *bmvpi_nii_hook_alloc(size_t bytes, void *user)
+{
+    const bmvp_allocator *a = bmvp_allocator_of((const bmvp_ctx *)user);
+    char *block = (char *)a->alloc(bytes + 48, a->user), *p;
+    if (!block) return NULL;
+    p = block + 16 + sizeof block;
+    p -= (uintptr_t)p & 15u;
+    memcpy(p - sizeof block, &block, sizeof block);
+    return p;
+}
+static void bmvpi_nii_hook_free(void *p, void *user)
+{
+    const bmvp_allocator *a = bmvp_allocator_of((const bmvp_ctx *)user);
+    char *block;
+    if (!p) return;
+    memcpy(&block, (char *)p - sizeof block, sizeof block);
+    a->free(block, a->user);
+}
+
+BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err)
+{
+    bmvp_predictor *p;
+    bmvp_status st = BMVP_OK;
+    if (bmvp_failed(c)) {
+        bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+        return NULL;
+    }
+    p = (bmvp_predictor *)bmvpi_alloc(c, (int64_t)sizeof *p);
+    if (!p) {
+        bmvp_error_set(err, BMVP_E_OOM, "%s", bmvp_error_of(c)->message);
+        return NULL;
+    }
+    memset(p, 0, sizeof *p);
+    p->c = c;
+    p->io.allocator.alloc = bmvpi_nii_hook_alloc;
+    p->io.allocator.free = bmvpi_nii_hook_free;
+    p->io.allocator.user = c;
+    p->f = bmvp_ft_open(c, checkpoint, &p->info, err);
+    if (p->f && !p->info.preparation[0])
+        st = bmvp_error_set(
+            err, BMVP_E_FORMAT,
+            "%s: it does not say how its cases were prepared; fine-tune on what `bmvp prepare` writes, or save "
+            "\"preparation\" (bmvp_preparation_write) with it",
+            checkpoint);
+    else if (p->f) st = bmvp_preparation_read(p->info.preparation, checkpoint, &p->how, err);
+    if (p->f && !st) return p;
+    bmvp_predictor_close(p);
+    return NULL;
+}
+
+BMVP_API void bmvp_predictor_close(bmvp_predictor *p)
+{
+    if (!p) return;
+    bmvp_ft_destroy(p->f);
+    bmvpi_free(p->c, p);
+}
+
+BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p) { return &p->info; }
+BMVP_API const bmvp_preparation *bmvp_predictor_preparation(const bmvp_predictor *p) { return &p->how; }
+
+BMVP_API bmvp_predict_options bmvp_predict_options_default(void)
+{
+    bmvp_predict_options o;
+    memset(&o, 0, sizeof o);
+    o.window.overlap = 0.5;
+    o.window.batch = 1;
+    return o;
+}
+
+BMVP_API void bmvp_prediction_free(bmvp_prediction *p)
+{
+    int i;
+    for (i = 0; p->probability && i < p->n; ++i) bmvp_nii_image_free(&p->probability[i]);
+    bmvpi_nii_release(&p->allocator, p->probability);
+    bmvpi_nii_release(&p->allocator, p->score);
+    bmvp_nii_image_free(&p->label);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- prepared probabilities at the voxels of an image ---- */
+
+typedef struct bmvpi_placing {
+    bmvp_ctx *c;
+    const bmvp_labels *labels;
+    const bmvp_prepared_images *prepared;
+    bmvp_prediction *out;
+    int outputs;
+    int64_t dim[3], size[3];  /* of the prepared grid, of the image: x, y, z */
+    double to[16], frame[16]; /* image voxel -> prepared voxel, -> voxel of `content` */
+    float *plane[2];          /* of prepared z: the last two, z in plane[z % 2] */
+    int64_t cell;             /* its image voxels are next: those between prepared planes cell and cell + 1 */
+} bmvpi_placing;
+
+/* Of base + step i, i in [0, n), which rises or falls with i: the first i that has passed the bound. */
+static int64_t bmvpi_passed(double base, double step, int64_t n, double bound)
+{
+    int64_t low = 0, high = n;
+    while (low < high) {
+        const int64_t mid = low + (high - low) / 2;
+        const double v = base + step * (double)mid;
+        if (step >= 0 ? v >= bound : v < bound) high = mid;
+        else low = mid + 1;
+    }
+    return low;
+}
+
+/* Cuts [*from, *to) down to the i with low <= base + step i < high. */
+static void bmvpi_cut_run(double base, double step, int64_t n, double low, double high, int64_t *from, int64_t *to)
+{
+    const double end = base + step * (double)(n - 1), least = fmin(base, end), most = fmax(base, end);
+    if (least >= low && most < high) return;
+    if (!(most >= low && least < high)) {
+        *to = *from;
+        return;
+    }
+    *from = bmvpi_max(*from, bmvpi_passed(base, step, n, step >= 0 ? low : high));
+    *to = bmvpi_min(*to, bmvpi_passed(base, step, n, step >= 0 ? high : low));
+}
+
+/* Where the grid begins and ends along an axis: half a voxel beyond its outermost centres, and what rounding may add.
+ */
+static double bmvpi_grid_low(void) { return -0.5001; }
+static double bmvpi_grid_high(int64_t n) { return (double)n - 0.4999; }
+
+/* Is an image not 0 at the voxel of the frame nearest to image voxel (x, y, z)? */
+static int bmvpi_has_content(const bmvpi_placing *s, int64_t x, int64_t y, int64_t z)
+{
+    const bmvp_prepared_images *p = s->prepared;
+    int64_t at[3];
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const double *m = s->frame + 4 * a;
+        const double q = floor(m[0] * (double)x + m[1] * (double)y + m[2] * (double)z + m[3] + 0.5);
+        if (!(q >= 0 && q < (double)p->frame.dim[a])) return 0;
+        at[a] = (int64_t)q;
+    }
+    return p->content[(at[2] * p->frame.dim[1] + at[1]) * p->frame.dim[0] + at[0]];
+}
+
+/* Probabilities at prepared voxel p, which lies in the cell: linear in each plane, then between the two. */
+static void bmvpi_mix(const bmvpi_placing *s, const double p[3], float *out)
+{
+    const float *below = s->plane[s->cell % 2], *above = s->plane[s->dim[2] > 1 ? (s->cell + 1) % 2 : 0];
+    int64_t low[3], at[4];
+    float share[3], w[4];
+    int a, k, j;
+    for (a = 0; a < 3; ++a) {
+        const double last = (double)(s->dim[a] - 1), q = p[a] < 0 ? 0 : p[a] > last ? last : p[a];
+        low[a] = (int64_t)q < s->dim[a] - 1 ? (int64_t)q : bmvpi_max(0, s->dim[a] - 2);
+        share[a] = (float)(q - (double)low[a]);
+    }
+    for (j = 0; j < 4; ++j) {
+        const int64_t x = low[0] + (j % 2 && s->dim[0] > 1), y = low[1] + (j / 2 && s->dim[1] > 1);
+        at[j] = (y * s->dim[0] + x) * s->outputs;
+        w[j] = (j / 2 ? share[1] : 1 - share[1]) * (j % 2 ? share[0] : 1 - share[0]);
+    }
+    for (k = 0; k < s->outputs; ++k) {
+        float lower = 0, upper = 0;
+        for (j = 0; j < 4; ++j) {
+            lower += w[j] * below[at[j] + k];
+            upper += w[j] * above[at[j] + k];
+        }
+        out[k] = (1 - share[2]) * lower + share[2] * upper;
+    }
+}
+
+/* The voxels of one row of the image (y, z) that lie in the cell. */
+static void bmvpi_place_row(const bmvpi_placing *s, int64_t y, int64_t z, double low, double high)
+{
+    float value[BMVP_MAX_REGIONS + 1];
+    double base[3], p[3];
+    int64_t from = 0, to = s->size[0], x;
+    int a, k;
+    for (a = 0; a < 3; ++a) base[a] = s->to[4 * a + 1] * (double)y + s->to[4 * a + 2] * (double)z + s->to[4 * a + 3];
+    bmvpi_cut_run(base[2], s->to[8], s->size[0], low, high, &from, &to);
+    for (a = 0; a < 2 && from < to; ++a)
+        bmvpi_cut_run(base[a], s->to[4 * a], s->size[0], bmvpi_grid_low(), bmvpi_grid_high(s->dim[a]), &from, &to);
+    for (x = from; x < to; ++x) {
+        const int64_t at = (z * s->size[1] + y) * s->size[0] + x;
+        unsigned char label;
+        for (a = 0; a < 3; ++a) p[a] = base[a] + s->to[4 * a] * (double)x;
+        bmvpi_mix(s, p, value);
+        label = bmvp_labels_decide(s->labels, value);
+        if (label && bmvpi_has_content(s, x, y, z)) ((unsigned char *)s->out->label.data)[at] = label;
+        for (k = 0; s->out->probability && k < s->outputs; ++k)
+            ((int16_t *)s->out->probability[k].data)[at] = (int16_t)lrintf(value[k] * 32767.0f);
+    }
+}
+
+static void bmvpi_place_slice(void *arg, int64_t z, int worker)
+{
+    const bmvpi_placing *s = (const bmvpi_placing *)arg;
+    const int64_t last = bmvpi_max(0, s->dim[2] - 2);
+    const double low = s->cell == 0 ? bmvpi_grid_low() : (double)s->cell;
+    const double high = s->cell == last ? bmvpi_grid_high(s->dim[2]) : (double)(s->cell + 1);
+    const double base = s->to[10] * (double)z + s->to[11];
+    const double along_x = s->to[8] * (double)(s->size[0] - 1), along_y = s->to[9] * (double)(s->size[1] - 1);
+    int64_t y;
+    (void)worker;
+    if (base + fmax(0, along_x) + fmax(0, along_y) < low - 1 || base + fmin(0, along_x) + fmin(0, along_y) > high + 1)
+        return;
+    for (y = 0; y < s->size[1]; ++y) bmvpi_place_row(s, y, z, low, high);
+}
+
+/* Nothing is segmented where no image has content: background there, or no region. */
+static void bmvpi_clear_empty(const bmvpi_placing *s, int64_t z, float *plane)
+{
+    const bmvp_prepared_images *p = s->prepared;
+    const unsigned char *inside = p->inside ? p->inside : p->content;
+    const int64_t *box = p->inside ? p->box : p->frame.dim;
+    int64_t x, y;
+    int k;
+    for (y = 0; y < s->dim[1]; ++y)
+        for (x = 0; x < s->dim[0]; ++x, plane += s->outputs) {
+            const int64_t bx = (2 * x + 1) * box[0] / (2 * s->dim[0]), by = (2 * y + 1) * box[1] / (2 * s->dim[1]);
+            const int64_t bz = (2 * z + 1) * box[2] / (2 * s->dim[2]);
+            if (inside[(bz * box[1] + by) * box[0] + bx]) continue;
+            for (k = 0; k < s->outputs; ++k) plane[k] = s->labels->exclusive && k == 0;
+        }
+}
+
+static bmvp_status bmvpi_place_planes(void *user, int64_t z0, int64_t n, const float *values)
+{
+    bmvpi_placing *s = (bmvpi_placing *)user;
+    const int64_t area = s->dim[0] * s->dim[1] * s->outputs;
+    int64_t z;
+    for (z = z0; z < z0 + n; ++z, values += area) {
+        memcpy(s->plane[z % 2], values, (size_t)area * sizeof *values);
+        bmvpi_clear_empty(s, z, s->plane[z % 2]);
+        if (z == 0 && s->dim[2] > 1) continue;
+        s->cell = bmvpi_max(0, z - 1);
+        bmvp_parallel(s->c, s->size[2], bmvpi_place_slice, s);
+    }
+    return BMVP_OK;
+}
+
+/* ---- one case ---- */
+
+typedef struct bmvpi_predicting {
+    const bmvp_predictor *p;
+    const bmvp_image *image;
+    int n;
+    bmvp_predict_options o;
+    bmvp_nii_image header; /* of the image whose grid the results have, without data */
+    const char *name;      /* of that image */
+    bmvp_prepared_images prepared;
+    const bmvp_nii_volume *any; /* one of the prepared images, for their grid */
+    bmvp_ft_case k;
+    bmvp_prediction *out;
+} bmvpi_predicting;
+
+static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, const bmvp_nii_options *io,
+                                      bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    bmvp_error e;
+    memset(out, 0, sizeof *out);
+    if (k->path) {
+        st = bmvp_nii_read_header(out, k->path, io, err);
+    } else if (k->volume) {
+        st = bmvpi_named(bmvpi_image_name(k), bmvpi_image_of_volume(out, k->volume, &e), &e, err);
+    } else if (k->image) {
+        *out = *k->image;
+        out->block = NULL;
+        out->extensions = NULL;
+        out->n_extensions = 0;
+    }
+    out->data = NULL;
+    return st;
+}
+
+/* Settings that a prepared file names are those of the checkpoint; the files of 0.1 have them in prepare.json of their
+ * data set. */
+static bmvp_status bmvpi_same_settings(const bmvpi_predicting *s, const bmvp_image *k, const bmvp_nii_image *header,
+                                       bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k), *slash = k->path ? strrchr(k->path, '/') : NULL;
+    char mark[81], other[160] = "", path[1100];
+    bmvp_preparation found;
+    bmvp_bytes text;
+    bmvp_status st = BMVP_OK;
+    bmvp_prepared_mark(mark, &s->p->how);
+    if (strcmp(header->descrip, bmvpi_prepared_text) != 0) {
+        if (strcmp(header->descrip, mark) == 0) return BMVP_OK;
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s was prepared with other settings ('%s') than the cases of the checkpoint ('%s'); predict from "
+            "the images as they were",
+            name, header->descrip, mark);
+    }
+    if (!k->path || snprintf(path, sizeof path, "%.*s/../prepare.json", slash ? (int)(slash - k->path) : 1,
+                             slash ? k->path : ".") >= (int)sizeof path)
+        return BMVP_OK;
+    bmvp_bytes_init(&text, bmvp_allocator_of(s->p->c));
+    if (bmvp_file_read(path, 4096, &text, NULL) == BMVP_OK && text.data) {
+        st = bmvp_preparation_read(text.data, path, &found, err);
+        if (!st && bmvp_preparation_differs(&found, &s->p->how, other, sizeof other))
+            st = bmvp_error_set(
+                err, BMVP_E_ARG,
+                "%s was prepared with other settings than the cases of the checkpoint (%s); predict from the images "
+                "as they were",
+                name, other);
+    }
+    bmvp_bytes_free(&text);
+    return st;
+}
+
+/* Headers first: the grid of the results, and whether `prepare` wrote the images. */
+static bmvp_status bmvpi_predict_headers(bmvpi_predicting *s, int *ready, bmvp_error *err)
+{
+    const int grid = s->o.grid ? bmvp_modality_find(s->o.grid) : -1;
+    int i, found = 0;
+    *ready = 1;
+    for (i = 0; i < s->n; ++i) {
+        const bmvp_image *k = &s->image[i];
+        const int here =
+            !found && (!s->o.grid || (k->modality && grid >= 0 && bmvp_modality_find(k->modality) == grid));
+        bmvp_nii_image header;
+        bmvp_status st = bmvpi_image_header(&header, k, &s->p->io, err);
+        if (!st && !bmvp_is_prepared(&header)) *ready = 0;
+        else if (!st) st = bmvpi_same_settings(s, k, &header, err);
+        bmvp_nii_image_free(&header);
+        if (st) return st;
+        if (!here) continue;
+        found = 1;
+        st = bmvpi_image_header(&s->header, k, &s->p->io, err);
+        s->name = bmvpi_image_name(k);
+        if (st) return st;
+    }
+    if (found) return BMVP_OK;
+    if (s->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "no image was given");
+    return bmvp_error_set(err, BMVP_E_ARG, "the results are to have the grid of '%s', but no image of it was given",
+                          s->o.grid);
+}
+
+/* What prepare wrote is taken as it is. */
+static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_job *job, bmvp_error *err)
+{
+    bmvp_prepared_images *p = &s->prepared;
+    bmvpi_preparing t;
+    bmvp_status st = BMVP_OK;
+    int i;
+    memset(&t, 0, sizeof t);
+    t.p = p;
+    t.job = job;
+    p->allocator = job->io->allocator;
+    for (i = 0; i < s->n && !st; ++i) {
+        const bmvp_image *k = &s->image[i];
+        int m;
+        st = bmvpi_image_slot(&t, k, &m, err);
+        if (!st) st = bmvp_image_read(&p->image[m], k, job->io, err);
+        if (!st) st = bmvpi_check_finite(&p->image[m], t.name[m], err);
+        if (!st && bmvpi_take_blank(&t, m)) continue;
+        if (!st) st = bmvpi_to_frame(&t, &p->image[m], t.name[m], 0, err);
+        if (!st) st = bmvpi_mark_content(&t, &p->image[m], err);
+    }
+    return st;
+}
+
+static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
+{
+    bmvp_prepare_job job;
+    bmvp_status st;
+    int m, ready;
+    memset(&job, 0, sizeof job);
+    job.image = s->image;
+    job.n = s->n;
+    job.how = &s->p->how;
+    job.other_grids = s->o.other_grids;
+    job.constants = 1;
+    job.masks = 1;
+    job.io = &s->p->io;
+    st = bmvpi_predict_headers(s, &ready, err);
+    if (st) return st;
+    if (ready) return bmvpi_take_prepared(s, &job, err);
+    st = bmvp_prepare_images(&s->prepared, &job, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = bmvp_prepare_values(&s->prepared.image[m], 0, &s->p->how, err);
+    return st;
+}
+
+/* What the network needs of the images, and what is missing. */
+static bmvp_status bmvpi_predict_gather(bmvpi_predicting *s, bmvp_error *err)
+{
+    const bmvp_ft_info *info = &s->p->info;
+    bmvp_prediction *out = s->out;
+    char all[160] = "", missing[160] = "";
+    int m, a;
+    for (m = 0; m < info->n_modalities; ++m) {
+        const int known = bmvp_modality_find(info->names[m]);
+        const bmvp_nii_volume *v = &s->prepared.image[known];
+        char *list = v->data ? all : missing;
+        snprintf(all + strlen(all), sizeof all - strlen(all), " %s", info->names[m]);
+        if (!v->data) snprintf(list + strlen(list), sizeof missing - strlen(list), " %s", info->names[m]);
+        if (s->prepared.blank >> known & 1u) out->blank |= 1u << m;
+        if (v->data) out->given |= 1u << m, s->any = v, s->k.image[m] = v->data;
+        else out->filled |= 1u << m;
+    }
+    out->fill = bmvp_ft_config_of(s->p->f)->fill ? BMVP_FILL_ZERO : BMVP_FILL_TEMPLATE;
+    if (!s->any)
+        return bmvp_error_set(err, BMVP_E_ARG, "none of the modalities that the network was trained with is there%s:%s",
+                              s->prepared.blank ? ", or blank" : "", all);
+    if (out->filled && out->fill == BMVP_FILL_TEMPLATE && !bmvp_ft_template(s->p->f, 0))
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "lacks%s, and the checkpoint holds no templates: fill with zeros (--fill zero)", missing);
+    for (a = 0; a < 3; ++a) s->k.dim[a] = s->any->dim[2 - a];
+    return BMVP_OK;
+}
+
+/* An image like the header's with other data: axes, affine, codes and units stay, bit for bit. */
+static bmvp_status bmvpi_map_like(bmvp_nii_image *map, const bmvpi_predicting *s, int datatype, double slope,
+                                  bmvp_error *err)
+{
+    bmvp_nii_image made;
+    bmvp_error e;
+    int a;
+    bmvp_status st =
+        bmvpi_named(s->name, bmvp_nii_create(&made, datatype, 3, s->header.dim, NULL, &s->p->io, &e), &e, err);
+    if (st) return st;
+    *map = s->header;
+    map->datatype = datatype;
+    map->ndim = 3;
+    for (a = 3; a < BMVP_NII_MAX_DIMS; ++a) map->dim[a] = 1;
+    map->n_voxels = made.n_voxels;
+    map->data_bytes = made.data_bytes;
+    map->data = made.data;
+    map->block = made.block;
+    map->allocator = made.allocator;
+    map->scl_slope = slope;
+    map->scl_inter = map->cal_min = map->cal_max = 0;
+    map->is_pair = map->intent_code = map->n_extensions = 0;
+    map->extensions = NULL;
+    map->intent_name[0] = map->aux_file[0] = 0;
+    snprintf(map->descrip, sizeof map->descrip, "bmvp predict");
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_make_maps(const bmvpi_predicting *s, const bmvp_labels *l, bmvp_error *err)
+{
+    bmvp_prediction *out = s->out;
+    bmvp_status st = bmvpi_map_like(&out->label, s, BMVP_NII_UINT8, 1, err);
+    int64_t i;
+    int k;
+    if (st || !s->o.probabilities) return st;
+    out->probability = (bmvp_nii_image *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->probability);
+    if (!out->probability) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for probabilities");
+    for (k = 0; k < out->n && !st; ++k) st = bmvpi_map_like(&out->probability[k], s, BMVP_NII_INT16, 1.0 / 32767, err);
+    for (i = 0; !st && l->exclusive && i < out->label.n_voxels; ++i) ((int16_t *)out->probability[0].data)[i] = 32767;
+    return st;
+}
+
+static bmvp_status bmvpi_predict_maps(bmvpi_predicting *s, bmvp_error *err)
+{
+    const bmvp_predictor *p = s->p;
+    const bmvp_ft_config *cfg = bmvp_ft_config_of(p->f);
+    const int64_t crop[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
+    bmvpi_placing g;
+    double affine[16];
+    bmvp_status st;
+    int a;
+    memset(&g, 0, sizeof g);
+    g.c = p->c;
+    g.labels = bmvp_ft_labels(p->f);
+    g.prepared = &s->prepared;
+    g.out = s->out;
+    g.outputs = s->out->n;
+    for (a = 0; a < 3; ++a) {
+        g.dim[a] = s->any->dim[a];
+        g.size[a] = s->header.dim[a];
+        if (s->o.window.roi[a] <= 0) s->o.window.roi[a] = crop[a];
+    }
+    (void)bmvp_nii_rectify_affine(affine, &s->header);
+    st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
+    if (!st) st = bmvpi_relate(g.frame, s->prepared.frame.affine, affine, s->name, err);
+    if (!st) st = bmvpi_make_maps(s, g.labels, err);
+    for (a = 0; a < 2 && !st; ++a) {
+        g.plane[a] =
+            (float *)bmvpi_alloc(p->c, bmvpi_mul_size(g.dim[0] * g.dim[1], g.outputs * (int64_t)sizeof(float)));
+        if (!g.plane[a]) st = bmvpi_whole_failed(p->f, BMVP_E_OOM, err);
+    }
+    if (!st) st = bmvp_ft_segment(p->f, &s->k, &s->o.window, bmvpi_place_planes, &g, err);
+    for (a = 0; a < 2; ++a) bmvpi_free(p->c, g.plane[a]);
+    return st;
+}
+
+static bmvp_status bmvpi_predict_scores(bmvpi_predicting *s, bmvp_error *err)
+{
+    bmvp_prediction *out = s->out;
+    bmvp_status st;
+    int i;
+    out->score = (float *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->score);
+    if (!out->score) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = bmvp_ft_classify(s->p->f, &s->k, out->score, err);
+    for (i = 1; i < out->n && !st; ++i)
+        if (out->score[i] > out->score[out->likeliest]) out->likeliest = i;
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, int n,
+                                  const bmvp_predict_options *options, bmvp_prediction *out, bmvp_error *err)
+{
+    const int fill = bmvp_ft_config_of(p->f)->fill;
+    bmvpi_predicting s;
+    bmvp_status st;
+    memset(out, 0, sizeof *out);
+    memset(&s, 0, sizeof s);
+    s.p = p;
+    s.image = image;
+    s.n = n;
+    s.o = options ? *options : bmvp_predict_options_default();
+    s.out = out;
+    out->allocator = p->io.allocator;
+    out->n = p->info.net.outputs;
+    if (s.o.fill != BMVP_FILL_CHECKPOINT) bmvp_ft_set_fill(p->f, s.o.fill == BMVP_FILL_ZERO);
+    st = bmvpi_whole_failed(p->f, BMVP_OK, err);
+    if (!st) st = bmvpi_predict_prepare(&s, err);
+    if (!st) st = bmvpi_predict_gather(&s, err);
+    if (!st && p->info.net.task == BMVP_TASK_CLASSIFY) st = bmvpi_predict_scores(&s, err);
+    else if (!st) st = bmvpi_predict_maps(&s, err);
+    bmvp_ft_set_fill(p->f, fill);
+    bmvp_prepared_images_free(&s.prepared);
+    bmvp_nii_image_free(&s.header);
+    if (st) bmvp_prediction_free(out);
+    return st;
+}
+
+#endif /* BMVP_NIFTI_H_INCLUDED */
 
 #ifdef __cplusplus
 }

@@ -14,16 +14,18 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>blocks    >>pool      >>rng impl  >>arena     >>context impl          >>comm impl
+       >>base      >>record    >>host memory           >>values    >>bfloat16  >>threads   >>rng impl
+       >>arena     >>context impl          >>comm impl
        >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
        >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
        >>op NAME   one for each op, in the order of BMVP_OPS
        >>product   before matmul           >>norms     before batchnorm
-       >>table     >>gradcheck
+       >>device of the CPU     >>table     >>gradcheck
        and the machine room: the same again in vectors, left out by BMVP_NO_SIMD
        >>simd      >>kernel math           >>kernel softmax row    >>kernel depthwise      >>kernel gemm
        >>kernel conv           >>kernel fused rows     >>fast attention        >>fast mlp
+       >>fast adamw
 
    A complete program:
 
@@ -168,8 +170,13 @@ typedef struct bmvp_config {
     bmvp_allocator allocator; /* default malloc and free */
     bmvp_parallel_fn parallel; /* default: a pool of its own */
     void *parallel_user;
-    void (*log)(void *user, const char *line); /* default none */
+    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are not to be had, step memory
+       that was cut into pieces, a step that a GPU could not record. Default none. */
+    void (*log)(void *user, const char *line);
     void *log_user;
+    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with BMVP_E_CANCELLED. Default none. */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t of);
+    void *progress_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
     bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
@@ -203,15 +210,21 @@ BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
 BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
+/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own. The context keeps it. */
+BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
+/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a training, windows of a prediction,
+   iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop. Nobody is told in a plan or after
+   a failure. */
+BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
-BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...) BMVP_PRINTF(2, 3);
+BMVP_API void bmvp_log(bmvp_ctx *c, const char *format, ...) BMVP_PRINTF(2, 3); /* a line to bmvp_config.log */
 
 /* >>memory ------------------------------------------------------------------------------------------------------- */
 
 typedef struct bmvp_memory {
     int64_t persistent; /* bytes of parameters, their gradients, buffers */
-    int64_t largest;    /* of the largest of these: what saving or loading it needs besides */
+    int64_t largest;    /* of the largest of these: saving or loading it needs twice as much besides */
     int64_t records;    /* bytes of the context's own records: tape, blocks, descriptors of tensors */
     int64_t step;       /* bytes of step tensors alive now */
     int64_t step_peak;  /* their maximum since bmvp_create, holes included: the block a step needs */
@@ -462,41 +475,44 @@ typedef struct bmvp_update {
 } bmvp_update;
 
 enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
+/* Numbers of bmvp_device.clipped_update's rule */
+enum { BMVP_RULE_NORM, BMVP_RULE_SCALE, BMVP_RULE_HALTED, BMVP_RULE_SKIPPED, BMVP_RULE_NUMBERS };
 
-/* Memory and shared work of a device whose memory the host cannot read: values, gradients and workspaces of its contexts lie there.
-   Calls take effect in their order, but may return before; a failure is recorded with bmvp_fail, at the latest by the next call that
-   waits. None is made in a plan. */
+/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside of kernels reaches them but
+   through this table. The CPU fills one, too (>>device of the CPU): its loops are the definition. Calls take effect in their order, but may
+   return before (runs_ahead); a failure is recorded with bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
 typedef struct bmvp_device {
-    void *user;                                                                     /* the backend's own */
-    unsigned precisions;                                                            /* bit p: it computes in bmvp_precision p */
-    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
+    void *user;              /* the backend's own */
+    int on_host;             /* 1: this memory is the host's */
+    int runs_ahead;          /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
+    int64_t half_least;      /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
+    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it is always made again */
+    int (*computes)(const bmvp_config *k, bmvp_error *err); /* in k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
-    void (*free)(bmvp_ctx *c, void *ptr);
-    void (*upload)(bmvp_ctx *c, float *to, const float *host, int64_t n);           /* host may change after it returns; need not wait */
-    void (*download)(bmvp_ctx *c, float *host, const float *from, int64_t n);       /* waits; NaN after a failure */
+    void (*free)(bmvp_ctx *c, void *ptr);                                           /* NULL: nothing */
+    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change after it returns; need not wait */
+    void (*read)(bmvp_ctx *c, float *host, const float *from, int64_t n);           /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     /* to = from, or to += from; half: of n bfloat16 instead of floats */
     void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
-    /* The same step without waiting for the norm. rule: numbers on the device. rule[0] becomes the norm of all gradients, rule[1] the scale: clip /
-       norm where that is above clip > 0, else 1. Nothing moves if rule[2] is not 0, which a norm that is not finite makes it, or `watch`, if x is
-       not finite: the host learns of it later, and the values are those of the last good step. */
+    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM becomes the norm of all
+       gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0 nothing moves, and SKIPPED grows by 1: a norm that is not
+       finite makes it so, or `watch`, if x is not finite. So the host may learn of it later: the values are those of the last good step. */
     void (*clipped_update)(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule);
     void (*watch)(bmvp_ctx *c, const float *x, float *rule);
-    /* Reading without waiting: n floats, at most BMVP_POST_MOST (NULL: 0), are sent to the host. Returns a ticket above 0, or 0 and a failure. The
-       last BMVP_TICKETS of them can be collected, which waits for that one; 0, NaNs and a failure else. */
-    int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);
-    int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);
+    int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);                     /* bmvp_post */
+    int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);                   /* bmvp_collect */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
-    void (*capture_begin)(bmvp_ctx *c); /* both or neither: as bmvp_capture_begin says. End is called after failures, too, */
+    void (*capture_begin)(bmvp_ctx *c); /* both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, */
     void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
 } bmvp_device;
 
 struct bmvp_backend {
     const char *name;
     bmvp_kernel op[BMVP_OP_COUNT];
-    const bmvp_device *device; /* NULL: tensors lie in the host's memory */
+    const bmvp_device *device; /* never NULL: a backend of kernels for the host's memory takes bmvp_cpu_backend()->device */
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
@@ -516,11 +532,18 @@ BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err);
 BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s, bmvp_comm *out,
                                          bmvp_error *err);
 BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
-/* Waits until the device has done all it was given; returns the first failure. Nothing to wait for on the CPU. */
+BMVP_API int bmvp_on_host(const bmvp_ctx *c);    /* 1: the host may read and write x and g of tensors */
+BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: the backend works on while the program does; to read a result waits for it */
+/* Waits until the backend has done all it was given; returns the first failure. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
-/* The device may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens on the CPU, in a plan, with bmvp_config.graph 0, or after
-   bmvp_set_comm. */
+/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are sent to the host. Returns a
+   ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected: x gets n numbers, 1 is returned, once that one has
+   come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a failure else. Not in a plan. */
+BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n);
+BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n);
+/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
+   values are the same. Worth it around many calls without a read. Nothing happens where bmvp_captures is 0: on the CPU, in a plan, with
+   bmvp_config.graph 0, or after bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
@@ -696,10 +719,8 @@ static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
 
-/* >>blocks of step memory --------------------------------------------------------------------------------------------
-   Step memory is a few chunks cut into blocks. A block is a descriptor outside of the chunk, so the same code plans
-   (no chunk behind it) and works. Best fit keeps the holes that backward leaves usable; reference counts let a
-   reshape, an in-place add or a gradient handed on share one block. */
+/* >>record: what a context holds ------------------------------------------------------------------------------------
+   In the order of the sections that follow: memory of the host, threads, step memory, the tape, ranks. */
 
 enum { BMVPI_ALIGN = 64, BMVPI_MAX_CHUNKS = 256 };
 
@@ -710,8 +731,7 @@ typedef struct bmvpi_block {
 } bmvpi_block;
 
 typedef struct bmvpi_chunk {
-    char *base;    /* aligned; NULL in a plan */
-    void *memory;  /* what the allocator gave */
+    char *base; /* in the backend's memory; NULL in a plan */
     int64_t size;
     bmvpi_block *first;
 } bmvpi_chunk;
@@ -719,8 +739,6 @@ typedef struct bmvpi_chunk {
 enum { BMVPI_POOL_ITEMS = 128 };
 typedef struct bmvpi_slab { struct bmvpi_slab *next; } bmvpi_slab; /* header of a slab of equal items */
 typedef struct bmvpi_items { bmvpi_slab *slabs; void *free_list; size_t item_size; } bmvpi_items;
-
-/* >>pool: threads ------------------------------------------------------------------------------------------------ */
 
 #ifndef BMVP_NO_THREADS
 typedef struct bmvpi_pool {
@@ -740,7 +758,7 @@ struct bmvp_ctx {
     bmvp_config cfg;
     bmvp_error err;
     bmvp_simd simd;
-    int threads, grad_on, recompute;
+    int threads, grad_on, recompute, told_of_pages;
     bmvpi_chunk chunk[BMVPI_MAX_CHUNKS];
     int n_chunks;
     bmvpi_items blocks, nodes;
@@ -751,16 +769,20 @@ struct bmvp_ctx {
     int64_t n_lasting, cap_lasting;
     float *workspace;       /* of the kernel that is running */
     const bmvp_comm *comm;
-    void *comm_space;       /* device memory for what the host exchanges over a table with on_device */
+    float *comm_space;      /* of the backend, for what the host exchanges over a table with on_device */
     int64_t comm_bytes;
     void (*on_gradient)(void *user);
     void *on_gradient_user;
+    float mail[BMVP_TICKETS][BMVP_POST_MOST]; /* of the CPU: what was posted, ticket t at t % BMVP_TICKETS */
+    int64_t mailed;         /* the last ticket */
 #ifndef BMVP_NO_THREADS
     bmvpi_pool pool;
     bmvpi_pool_seat *seat;
     int pool_ready;
 #endif
 };
+
+/* >>host memory ---------------------------------------------------------------------------------------------------- */
 
 static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
 {
@@ -770,55 +792,42 @@ static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
 }
 static void bmvpi_free(bmvp_ctx *c, void *p) { if (p) c->cfg.allocator.free(p, c->cfg.allocator.user); }
 
-/* n floats at a multiple of 64 bytes; *memory is what to free. Big ones ask for huge pages: on virtual machines first-touch
-   faults cost more than the arithmetic. */
-static float *bmvpi_alloc_aligned(bmvp_ctx *c, int64_t bytes, void **memory)
+/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch faults cost more than the
+   arithmetic. What the allocator gave stands before them. */
+static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
 {
-    const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN;
-    char *p = (char *)(*memory = bmvpi_alloc(c, bytes > INT64_MAX - align ? -1 : bytes + align));
-    if (!p) return NULL;
+    const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN, more = align + (int64_t)sizeof(void *);
+    void *memory = bmvpi_alloc(c, bytes > INT64_MAX - more ? -1 : bytes + more);
+    char *p = (char *)memory + sizeof memory;
+    if (!memory) return NULL;
     p += (align - (int64_t)((uintptr_t)p & (uintptr_t)(align - 1))) & (align - 1);
+    memcpy(p - sizeof memory, &memory, sizeof memory);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align > BMVPI_ALIGN) (void)madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE);
+    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) && !c->told_of_pages) {
+        c->told_of_pages = 1;
+        bmvp_log(c, "memory: the system gives no huge pages; the first use of memory is slower");
+    }
 #endif
-    return (float *)(void *)p;
+    return p;
+}
+static void bmvpi_aligned_free(bmvp_ctx *c, void *p)
+{
+    void *memory = NULL;
+    if (p) memcpy(&memory, (char *)p - sizeof memory, sizeof memory);
+    bmvpi_free(c, memory);
 }
 
-/* Memory of values: the device's if the backend has one. */
-static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes, void **memory)
-{
-    const bmvp_device *d = c->cfg.backend->device;
-    if (!d) return bmvpi_alloc_aligned(c, bytes, memory);
-    *memory = d->alloc(c, bytes);
-    return (float *)*memory;
-}
-static void bmvpi_values_free(bmvp_ctx *c, void *p)
-{
-    const bmvp_device *d = c->cfg.backend->device;
-    if (!d) bmvpi_free(c, p);
-    else if (p) d->free(c, p);
-}
-static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
-{
-    const bmvp_device *d = c->cfg.backend->device;
-    if (d) d->upload(c, to, host, n);
-    else memcpy(to, host, (size_t)n * sizeof(float));
-}
-static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
-{
-    const bmvp_device *d = c->cfg.backend->device;
-    if (d) d->download(c, host, from, n);
-    else memcpy(host, from, (size_t)n * sizeof(float));
-}
-static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
-{
-    const bmvp_device *d = c->cfg.backend->device;
-    int64_t i;
-    if (d) d->fill(c, to, value, n);
-    else for (i = 0; i < n; ++i) to[i] = value;
-}
+/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------------ */
 
-/* Values of bfloat16, which only devices have: they are moved two at a time as what looks like a float, a last one alone with a zero beside
+static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes) { return (float *)c->cfg.backend->device->alloc(c, bytes); }
+static void bmvpi_values_free(bmvp_ctx *c, void *p) { c->cfg.backend->device->free(c, p); }
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n) { c->cfg.backend->device->write(c, to, host, n); }
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n) { c->cfg.backend->device->read(c, host, from, n); }
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n) { c->cfg.backend->device->fill(c, to, value, n); }
+
+/* >>bfloat16 ------------------------------------------------------------------------------------------------------- */
+
+/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one alone with a zero beside
    it (blocks are a multiple of 64 bytes long). */
 static uint16_t bmvpi_half_of(float x) /* to nearest even */
 {
@@ -873,6 +882,8 @@ static void bmvpi_halves_fill(bmvp_ctx *c, float *to, float value, int64_t n)
     memcpy(&pair, h, sizeof pair);
     bmvpi_values_fill(c, to, pair, (n + 1) / 2);
 }
+
+/* >>threads -------------------------------------------------------------------------------------------------------- */
 
 #ifndef BMVP_NO_THREADS
 static void bmvpi_pool_work(bmvpi_pool *p, int worker)
@@ -950,6 +961,7 @@ static void bmvpi_pool_start(bmvp_ctx *c)
         if (pthread_create(&p->thread[i], NULL, bmvpi_pool_main, &c->seat[i])) break;
         p->n_started = i + 1;
     }
+    if (p->n_started < want) bmvp_log(c, "threads: the system gives %d of %d", 1 + p->n_started, c->threads);
 }
 
 static void bmvpi_pool_stop(bmvp_ctx *c)
@@ -1061,7 +1073,10 @@ BMVP_API uint32_t bmvp_rng_below(bmvp_rng *r, uint32_t n)
     return x % n;
 }
 
-/* >>arena -------------------------------------------------------------------------------------------------------- */
+/* >>arena: step memory ---------------------------------------------------------------------------------------------
+   Step memory is a few chunks cut into blocks. A block is a descriptor outside of the chunk, so the same code plans
+   (no chunk behind it) and works. Best fit keeps the holes that backward leaves usable; reference counts let a
+   reshape, an in-place add or a gradient handed on share one block. */
 
 static void *bmvpi_item_new(bmvp_ctx *c, bmvpi_items *p)
 {
@@ -1115,7 +1130,7 @@ static int bmvpi_chunk_add(bmvp_ctx *c, int64_t bytes)
     if (!b) return 0;
     memset(k, 0, sizeof *k);
     if (!c->cfg.plan) {
-        k->base = (char *)bmvpi_values_alloc(c, bytes, &k->memory);
+        k->base = (char *)(void *)bmvpi_values_alloc(c, bytes);
         if (!k->base) {
             bmvpi_item_free(&c->blocks, b);
             return 0;
@@ -1136,7 +1151,7 @@ static void bmvpi_chunks_free(bmvp_ctx *c)
             next = b->next;
             bmvpi_item_free(&c->blocks, b);
         }
-        bmvpi_values_free(c, c->chunk[i].memory);
+        bmvpi_values_free(c, c->chunk[i].base);
     }
     c->n_chunks = 0;
 }
@@ -1244,35 +1259,6 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
-#if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
-#define BMVPI_HAVE_BF16 1
-#endif
-
-static int bmvpi_has_bf16(bmvp_simd level)
-{
-#if defined(BMVPI_HAVE_BF16)
-    return level == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
-#else
-    (void)level;
-    return 0;
-#endif
-}
-
-/* 1, or 0 and the reason */
-static int bmvpi_precision_fits(const bmvp_config *k, bmvp_error *err)
-{
-    const bmvp_device *d = k->backend->device;
-    const char *wanted = bmvp_precision_text(k->precision);
-    if (k->precision == BMVP_FP32) return 1;
-    if (d && d->precisions >> (int)k->precision & 1) return 1;
-    if (!d && k->precision == BMVP_BF16 && bmvpi_has_bf16(k->simd)) return 1;
-    if (d) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s cannot compute in %s", k->backend->name, wanted);
-    else if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
-    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32", wanted,
-                        bmvp_simd_text(k->simd));
-    return 0;
-}
-
 BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
@@ -1293,7 +1279,7 @@ static int bmvpi_processors(void)
 BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
 {
     bmvp_config k = cfg ? *cfg : bmvp_config_default();
-    bmvp_simd best = bmvpi_simd_best();
+    const bmvp_simd best = bmvpi_simd_best(), asked = k.simd;
     bmvp_ctx *c;
     if (err) memset(err, 0, sizeof *err);
     if (!k.allocator.alloc || !k.allocator.free) {
@@ -1302,7 +1288,12 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     }
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
-    if (!bmvpi_precision_fits(&k, err)) return NULL;
+    if (!k.backend->device) {
+        bmvp_error_set(err, BMVP_E_ARG, "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
+                       k.backend->name);
+        return NULL;
+    }
+    if (!k.backend->device->computes(&k, err)) return NULL;
     c = (bmvp_ctx *)k.allocator.alloc(sizeof *c, k.allocator.user);
     if (!c) {
         bmvp_error_set(err, BMVP_E_OOM, "out of memory: no context could be made");
@@ -1320,15 +1311,16 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     c->min_chunk = 1 << 20;
     c->blocks.item_size = (sizeof(bmvpi_block) + 15) / 16 * 16;
     c->nodes.item_size = (sizeof(bmvp_tensor) + 15) / 16 * 16;
+    if (asked > best) bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
     return c;
 }
 
 static void bmvpi_lasting_free(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!t) return;
-    if (t->on_host) bmvpi_free(c, t->x_block);
-    else bmvpi_values_free(c, t->x_block);
-    bmvpi_values_free(c, t->g_block);
+    if (t->on_host) bmvpi_aligned_free(c, t->x);
+    else bmvpi_values_free(c, t->x);
+    bmvpi_values_free(c, t->g);
     bmvpi_free(c, (void *)(uintptr_t)t->name);
     bmvpi_free(c, t);
 }
@@ -1358,6 +1350,19 @@ BMVP_API bmvp_simd bmvp_simd_level(const bmvp_ctx *c) { return c->simd; }
 BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c) { return c->cfg.precision; }
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c) { return c->cfg.plan; }
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c) { return &c->cfg.allocator; }
+
+BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err)
+{
+    if (err) *err = c->err;
+    return c->err.status;
+}
+
+BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of)
+{
+    if (c->cfg.progress && !c->cfg.plan && !bmvp_failed(c) && c->cfg.progress(c->cfg.progress_user, what, done, of))
+        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done, (long long)of);
+    return c->err.status;
+}
 
 BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...)
 {
@@ -1418,6 +1423,8 @@ BMVP_API void bmvp_step_begin(bmvp_ctx *c)
     const int joined = c->n_chunks > 1 && !c->cfg.plan;
     while (c->n_step > 0) bmvpi_tensor_release(c, c->step[--c->n_step]);
     if (joined) { /* one block of the size seen so far: the next step finds all of it in one piece */
+        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once", c->n_chunks,
+                 (double)c->step_peak / 1e6);
         bmvpi_chunks_free(c);
         (void)bmvpi_chunk_add(c, c->step_peak);
     }
@@ -1449,7 +1456,7 @@ BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on)
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
 {
     c->comm = comm;
-    if (comm && comm->on_device && !c->cfg.backend->device)
+    if (comm && comm->on_device && bmvp_on_host(c))
         bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s", c->cfg.backend->name);
 }
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
@@ -1461,18 +1468,20 @@ static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err)
     return st == BMVP_OK;
 }
 
-/* Memory of the device, at least `bytes`, for a table with on_device; the next call may move it. */
+/* Does the ranks' table take pointers to values? */
+static int bmvpi_comm_takes_values(const bmvp_ctx *c) { return c->comm->on_device || bmvp_on_host(c); }
+
+/* Memory of the backend, at least `bytes`, for a table with on_device; the next call may move it. */
 static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes)
 {
     if (bytes > c->comm_bytes) {
         bmvpi_values_free(c, c->comm_space);
-        c->comm_bytes = 0;
-        (void)bmvpi_values_alloc(c, bytes, &c->comm_space);
-        if (c->comm_space) c->comm_bytes = bytes;
+        c->comm_space = bmvpi_values_alloc(c, bytes);
+        c->comm_bytes = c->comm_space ? bytes : 0;
     }
-    return (float *)c->comm_space;
+    return c->comm_space;
 }
-/* Bytes of the host to and from the device, which counts in floats */
+/* Bytes of the host to and from the backend, which counts in floats */
 static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes)
 {
     const int64_t n = bytes / 4;
@@ -1512,7 +1521,7 @@ BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, vo
     bmvp_error err;
     char *host;
     if (bmvp_failed(c)) return;
-    if (m->on_device || !c->cfg.backend->device) {
+    if (bmvpi_comm_takes_values(c)) {
         (void)bmvpi_comm_done(c, m->all_gather(m, own, bytes, all, &err), &err);
         return;
     }
@@ -1682,13 +1691,11 @@ static void bmvpi_drop_grad(bmvp_ctx *c, bmvp_tensor *t)
     t->g = NULL;
 }
 
-/* Persistent blocks use x_block and g_block as the allocator's own pointers. */
 static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad, int on_host)
 {
     const int64_t n = bmvpi_numel(rank, dim), bytes = n * (int64_t)sizeof(float);
     const size_t len = name ? strlen(name) + 1 : 0;
     bmvp_tensor *t;
-    void *memory = NULL;
     if (bmvp_failed(c)) return NULL;
     if (n < 0) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "parameter %s: bad shape", name ? name : "?");
     t = (bmvp_tensor *)bmvpi_alloc(c, sizeof *t);
@@ -1705,10 +1712,7 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         if (copy) memcpy(copy, name, len);
         t->name = copy;
     }
-    if (!c->cfg.plan && !bmvp_failed(c)) {
-        t->x = on_host ? bmvpi_alloc_aligned(c, bytes, &memory) : bmvpi_values_alloc(c, bytes, &memory);
-        t->x_block = (bmvpi_block *)memory;
-    }
+    if (!c->cfg.plan && !bmvp_failed(c)) t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
         bmvpi_lasting_free(c, t);
         return NULL;
@@ -1723,10 +1727,8 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
 static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t)
 {
     const int64_t bytes = t->numel * (int64_t)sizeof(float);
-    void *memory = NULL;
     if (t->has_grad_memory || !t->wants_grad) return !bmvp_failed(c);
-    if (!c->cfg.plan) t->g = bmvpi_values_alloc(c, bytes, &memory);
-    t->g_block = (bmvpi_block *)memory;
+    if (!c->cfg.plan) t->g = bmvpi_values_alloc(c, bytes);
     if (bmvp_failed(c)) return 0;
     t->has_grad_memory = 1;
     c->persistent_bytes += bytes;
@@ -1864,7 +1866,7 @@ static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
     const bmvp_device *d = c->cfg.backend->device;
     const int type = bmvpi_traits_of(y)->type;
     int i;
-    if (!d || !d->half_least || c->cfg.precision != BMVP_BF16 || type == BMVPI_EXACT) return 0;
+    if (!d->half_least || c->cfg.precision != BMVP_BF16 || type == BMVPI_EXACT) return 0;
     if (type == BMVPI_LARGE) return y->numel >= d->half_least;
     for (i = 0; i < y->n_src; ++i) if (!y->src[i]->half) return 0;
     return 1;
@@ -1957,33 +1959,10 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
    bmvp_zero_grad. A parameter's gradient is complete when the walk passes its first reader on the tape; that is when
    bmvp_on_gradient is told. */
 
-typedef struct bmvpi_axpy_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_axpy_job;
-static void bmvpi_axpy_task(void *arg, int64_t task, int worker) /* task = 256 KB */
-{
-    const bmvpi_axpy_job *j = (const bmvpi_axpy_job *)arg;
-    const int64_t from = task << 16, n = bmvpi_min(j->n - from, 1 << 16);
-    float *BMVP_RESTRICT y = j->y + from;
-    const float *BMVP_RESTRICT x = j->x + from;
-    int64_t i;
-    (void)worker;
-    if (!j->accumulate) memcpy(y, x, (size_t)n * sizeof(float));
-    else for (i = 0; i < n; ++i) y[i] += x[i];
-}
-
 /* y = x, or y += x, gradients of t and `of` */
-static void bmvpi_axpy(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
+static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
 {
-    const int64_t n = t->numel;
-    bmvpi_axpy_job j;
-    if (c->cfg.backend->device) {
-        c->cfg.backend->device->add(c, y, t->half, x, of->half, n, accumulate);
-        return;
-    }
-    j.y = y;
-    j.x = x;
-    j.n = n;
-    j.accumulate = accumulate;
-    bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_axpy_task, &j);
+    c->cfg.backend->device->add(c, y, t->half, x, of->half, t->numel, accumulate);
 }
 
 /* A gradient that t has in common with others becomes its own. */
@@ -1993,7 +1972,7 @@ static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
     float *g;
     if (!b) return 0;
     g = bmvpi_block_ptr(c, b);
-    if (g) bmvpi_axpy(c, t, g, t, t->g, 0);
+    if (g) bmvpi_grad_move(c, t, g, t, t->g, 0);
     bmvpi_block_drop(c, t->g_block);
     t->g_block = b;
     t->g = g;
@@ -2048,7 +2027,7 @@ static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
         return;
     }
     g = bmvpi_grad(c, t, &accumulate);
-    if (g && y->g) bmvpi_axpy(c, t, g, y, y->g, accumulate);
+    if (g && y->g) bmvpi_grad_move(c, t, g, y, y->g, accumulate);
 }
 
 static float *bmvpi_workspace(const bmvp_ctx *c) { return c->workspace; }
@@ -2558,6 +2537,7 @@ static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tens
 static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y);
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y);
 static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
+static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to);
 
 /* >>op blocks: how an op is written -----------------------------------------------------------------------------------
    Each op below is one block, in the order of BMVP_OPS, and each block has the same parts in the same order:
@@ -2661,7 +2641,7 @@ BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_
         for (r = lo; r < hi; ++r)
             for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
-static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+static double bmvpi_total_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     return bmvpi_reduce_sum(m->a + lo, hi - lo);
 }
@@ -2677,7 +2657,7 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
-        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
+        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range);
     } else {
         bmvpi_columns k = bmvpi_norm_columns(y, 1);
         double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
@@ -3603,7 +3583,7 @@ static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
+    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_total_range);
 }
 BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -3637,7 +3617,7 @@ static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_total_range) / (double)y->src[0]->numel);
 }
 static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
 #define bmvpi_mean_cpu_workspace NULL
@@ -3884,22 +3864,20 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
-   src x (R, K). saved: the R targets as floats, each row's
+   src x (R, K). saved: the R targets (int32), each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
-static int bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+static int64_t bmvpi_target_of(const float *saved, int64_t row)
 {
-    const int own = c->cfg.backend->device != NULL; /* fill a copy here and send it */
-    float *v = own ? (float *)bmvpi_alloc(c, (2 * rows + classes) * (int64_t)sizeof *v) : saved;
-    int64_t r;
-    if (!v) return 0;
-    for (r = 0; r < rows; ++r) v[r] = (float)target[r];
-    for (r = 0; own && r < rows; ++r) v[rows + r] = 0;
-    for (r = 0; r < classes; ++r) v[2 * rows + r] = weight ? weight[r] : 1.0f;
-    if (!own) return 1;
-    bmvpi_values_write(c, saved, v, 2 * rows + classes);
-    bmvpi_free(c, v);
-    return !bmvp_failed(c);
+    int32_t target;
+    memcpy(&target, saved + row, sizeof target);
+    return target;
+}
+static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+{
+    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are: nobody calculates with them as floats */
+    if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
+    else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
 }
 BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
 {
@@ -3908,8 +3886,8 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     int64_t r, rows, classes;
     double total = 0;
     if (!logits || bmvp_failed(c)) return NULL;
-    if (logits->rank != 2 || logits->dim[1] > (1 << 24)) /* class numbers are kept as floats */
-        return bmvpi_bad_shapes(c, "cross_entropy", "logits", &logits, "they must be (rows, classes), at most 2^24 classes");
+    if (logits->rank != 2)
+        return bmvpi_bad_shapes(c, "cross_entropy", "logits", &logits, "they must be (rows, classes)");
     rows = logits->dim[0], classes = logits->dim[1];
     for (r = 0; r < rows && !bmvp_is_plan(c); ++r) {
         if (target[r] < 0 || target[r] >= classes)
@@ -3921,7 +3899,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
     y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
     if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
     y->args.cross_entropy.total = total;
-    if (y->saved && !bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight)) return NULL;
+    if (y->saved) bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight);
     return bmvpi_run(c, y);
 }
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target)
@@ -3934,6 +3912,7 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
     double total = 0;
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
+        const int64_t t = bmvpi_target_of(m->target, r);
         const float *x = m->x + r * m->c;
         float top = x[0];
         double sum = 0, lse;
@@ -3941,7 +3920,7 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
         for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
         lse = (double)top + log(sum);
         m->saved[r] = (float)lse;
-        total += (double)m->weight[(int64_t)m->target[r]] * (lse - (double)x[(int64_t)m->target[r]]);
+        total += (double)m->weight[t] * (lse - (double)x[t]);
     }
     return total;
 }
@@ -3964,7 +3943,7 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const int64_t t = (int64_t)m->target[r];
+        const int64_t t = bmvpi_target_of(m->target, r);
         const float s = m->factor * m->weight[t];
         for (i = 0; i < m->c; ++i) {
             const float p = expf(m->x[r * m->c + i] - m->saved[r]) - (i == t ? 1.0f : 0.0f);
@@ -4253,15 +4232,16 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
    src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
-   by the CPU, when recording, I >= 256 and H % 16 = 0: a = x w1 + b1;
-   of fewer channels a is computed again, since it costs 2 I operations a number and to store it and fetch it about 200.
+   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is computed
+   again.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
    hidden units, with its own sum for dx: whichever needs less memory. The sums are added in order. */
 static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
 {
-    return !c->cfg.backend->device && w1->dim[0] >= 256 && w1->dim[1] % 16 == 0;
+    const int64_t least = c->cfg.backend->device->mlp_keeps_least;
+    return least > 0 && w1->dim[0] >= least && w1->dim[1] % 16 == 0;
 }
 static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
                                    bmvp_tensor *residual)
@@ -5385,27 +5365,211 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_minmax(c, bmvp_leaf(c, 3, d, NULL), 0.25) : NULL;
 }
 
-/* >>table -------------------------------------------------------------------------------------------------------- */
+/* >>device of the CPU ------------------------------------------------------------------------------------------------
+   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which one it has. All is done when
+   a call returns, and what was posted is there. The step of an optimizer is cut into pieces of 65536 elements, for threads and for the fixed
+   order of the norm's sum. */
 
-/* Filled from the list: a row without its functions does not compile. */
-BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
+#if !defined(BMVP_NO_SIMD) && defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
+#define BMVPI_HAVE_BF16 1
+#endif
+static int bmvpi_cpu_computes(const bmvp_config *k, bmvp_error *err)
 {
-#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
-    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, NULL };
-#undef BMVP_X
-    return &cpu;
+    if (k->precision == BMVP_FP32) return 1;
+#if defined(BMVPI_HAVE_BF16)
+    if (k->precision == BMVP_BF16 && k->simd == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16")) return 1;
+#endif
+    if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
+                        bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
+    return 0;
 }
 
-BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c) { return c->cfg.backend; }
+static void bmvpi_cpu_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    (void)c;
+    memcpy(to, host, (size_t)n * sizeof *to);
+}
+static void bmvpi_cpu_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    int64_t i;
+    (void)c;
+    for (i = 0; i < n; ++i) to[i] = value;
+}
+
+typedef struct bmvpi_add_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_add_job;
+static void bmvpi_cpu_add_task(void *arg, int64_t task, int worker) /* task = 256 KB */
+{
+    const bmvpi_add_job *j = (const bmvpi_add_job *)arg;
+    const int64_t from = task << 16, n = bmvpi_min(j->n - from, 1 << 16);
+    float *BMVP_RESTRICT y = j->y + from;
+    const float *BMVP_RESTRICT x = j->x + from;
+    int64_t i;
+    (void)worker;
+    if (!j->accumulate) memcpy(y, x, (size_t)n * sizeof(float));
+    else for (i = 0; i < n; ++i) y[i] += x[i];
+}
+static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate)
+{
+    bmvpi_add_job j;
+    (void)half; /* half_least is 0: there are none */
+    (void)from_half;
+    j.y = to;
+    j.x = from;
+    j.n = n;
+    j.accumulate = accumulate;
+    bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_cpu_add_task, &j);
+}
+
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
+   vectors of the target; the machine room has it once more for AVX2. */
+#define BMVPI_ADAMW_BODY \
+    { \
+        float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
+        const float *BMVP_RESTRICT g = u->g; \
+        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, root = u->root, eps = u->eps; \
+        int64_t i; \
+        for (i = from; i < to; ++i) { \
+            const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
+            m[i] = mi; \
+            v[i] = vi; \
+            p[i] = p[i] * keep - step * mi / (sqrtf(vi) * root + eps); \
+        } \
+    }
+#if defined(__GNUC__) && !defined(__clang__)
+#define BMVPI_ADAMW_HOT __attribute__((optimize("O3", "no-math-errno")))
+#else
+#define BMVPI_ADAMW_HOT
+#endif
+BMVPI_ADAMW_HOT static void bmvpi_adamw(const bmvp_update *u, float scale, int64_t from, int64_t to) BMVPI_ADAMW_BODY
+static void bmvpi_sgd(const bmvp_update *u, float scale, int64_t from, int64_t to)
+{
+    int64_t i;
+    for (i = from; i < to; ++i) {
+        const float d = u->g[i] * scale + u->l2 * u->p[i];
+        u->m[i] = u->b1 * u->m[i] + d;
+        u->p[i] -= u->lr * u->m[i];
+    }
+}
+
+/* Pieces of many tensors, so many at once. factor NULL: the update's own scale */
+enum { BMVPI_PIECE = 1 << 16, BMVPI_PIECES = 256 };
+typedef struct bmvpi_update_piece { const bmvp_update *u; int64_t from, to; double sum; } bmvpi_update_piece;
+typedef struct bmvpi_update_job {
+    const bmvp_ctx *ctx;
+    const float *factor;
+    int n;
+    bmvpi_update_piece piece[BMVPI_PIECES];
+} bmvpi_update_job;
+
+static void bmvpi_update_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_update_job *j = (const bmvpi_update_job *)arg;
+    const bmvpi_update_piece *p = &j->piece[task];
+    const float scale = j->factor ? *j->factor : p->u->scale;
+    (void)worker;
+    if (!p->u->v) bmvpi_sgd(p->u, scale, p->from, p->to);
+    else if (!bmvpi_fast_adamw(j->ctx, p->u, scale, p->from, p->to)) bmvpi_adamw(p->u, scale, p->from, p->to);
+}
+static void bmvpi_square_task(void *arg, int64_t task, int worker)
+{
+    bmvpi_update_piece *p = &((bmvpi_update_job *)arg)->piece[task];
+    double sum = 0;
+    int64_t i;
+    (void)worker;
+    for (i = p->from; i < p->to; ++i) sum += (double)p->u->g[i] * (double)p->u->g[i];
+    p->sum = sum;
+}
+/* fn for every piece; returns the sum of their sums, in order. */
+static double bmvpi_update_run(bmvp_ctx *c, bmvpi_update_job *j, const bmvp_update *u, int n, bmvp_task_fn fn)
+{
+    double sum = 0;
+    int64_t from = 0;
+    int i = 0, k;
+    j->ctx = c;
+    while (i < n) {
+        for (j->n = 0; i < n && j->n < BMVPI_PIECES; ++j->n) {
+            bmvpi_update_piece *p = &j->piece[j->n];
+            p->u = &u[i];
+            p->from = from;
+            p->to = bmvpi_min(from + BMVPI_PIECE, u[i].n);
+            p->sum = 0;
+            from = p->to < u[i].n ? p->to : 0;
+            i += from == 0;
+        }
+        bmvp_parallel(c, j->n, fn, j);
+        for (k = 0; k < j->n; ++k) sum += j->piece[k].sum;
+    }
+    return sum;
+}
+static void bmvpi_cpu_update(bmvp_ctx *c, const bmvp_update *u, int n)
+{
+    bmvpi_update_job j;
+    j.factor = NULL;
+    (void)bmvpi_update_run(c, &j, u, n, bmvpi_update_task);
+}
+static double bmvpi_cpu_square_sum(bmvp_ctx *c, const bmvp_update *u, int n)
+{
+    bmvpi_update_job j;
+    j.factor = NULL;
+    return bmvpi_update_run(c, &j, u, n, bmvpi_square_task);
+}
+static void bmvpi_cpu_clipped_update(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule)
+{
+    const double norm = sqrt(bmvpi_cpu_square_sum(c, u, n));
+    bmvpi_update_job j;
+    rule[BMVP_RULE_NORM] = (float)norm;
+    rule[BMVP_RULE_SCALE] = clip > 0 && norm > clip ? (float)(clip / norm) : 1.0f;
+    if (!(norm <= (double)FLT_MAX)) rule[BMVP_RULE_HALTED] = 1;
+    j.factor = &rule[BMVP_RULE_SCALE];
+    if (rule[BMVP_RULE_HALTED] != 0) rule[BMVP_RULE_SKIPPED] += 1;
+    else (void)bmvpi_update_run(c, &j, u, n, bmvpi_update_task);
+}
+static void bmvpi_cpu_watch(bmvp_ctx *c, const float *x, float *rule)
+{
+    (void)c;
+    if (!(fabsf(*x) <= FLT_MAX)) rule[BMVP_RULE_HALTED] = 1;
+}
+
+static int64_t bmvpi_cpu_post(bmvp_ctx *c, const float *const *x, int n)
+{
+    float *place = c->mail[(c->mailed + 1) % BMVP_TICKETS];
+    int i;
+    if (bmvp_failed(c)) return 0;
+    for (i = 0; i < n; ++i) place[i] = x[i] ? *x[i] : 0.0f;
+    return ++c->mailed;
+}
+static int bmvpi_cpu_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
+{
+    int i;
+    if (ticket < 1 || ticket > c->mailed || ticket <= c->mailed - BMVP_TICKETS)
+        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+    for (i = 0; i < n; ++i) x[i] = bmvp_failed(c) ? (float)NAN : c->mail[ticket % BMVP_TICKETS][i];
+    return !bmvp_failed(c);
+}
+static void bmvpi_cpu_sync(bmvp_ctx *c) { (void)c; }
+
+static const bmvp_device bmvpi_cpu_device = {
+    NULL, 1, 0, 0, 256, /* mlp: to make a number of the hidden layer again costs 2 I operations, to store and fetch it as much as about 200 */
+    bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write, bmvpi_cpu_fill, bmvpi_cpu_add,
+    bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch, bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync,
+    NULL, NULL
+};
+
+BMVP_API int bmvp_on_host(const bmvp_ctx *c) { return c->cfg.backend->device->on_host; }
+BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c) { return c->cfg.backend->device->runs_ahead; }
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c)
 {
-    if (c->cfg.backend->device && !c->cfg.plan) c->cfg.backend->device->sync(c);
+    if (!c->cfg.plan) c->cfg.backend->device->sync(c);
     return c->err.status;
 }
-BMVP_API int bmvp_captures(const bmvp_ctx *c)
+BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n)
 {
-    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device && c->cfg.backend->device->capture_begin;
+    if (n < 1 || n > BMVP_POST_MOST) bmvp_fail(c, BMVP_E_ARG, "post: 1 to %d numbers, not %d", (int)BMVP_POST_MOST, n);
+    return bmvp_failed(c) ? 0 : c->cfg.backend->device->post(c, x, n);
 }
+BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n) { return c->cfg.backend->device->collect(c, ticket, x, n); }
+BMVP_API int bmvp_captures(const bmvp_ctx *c) { return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin; }
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
     if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
@@ -5414,6 +5578,19 @@ BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 {
     if (bmvp_captures(c)) c->cfg.backend->device->capture_end(c);
 }
+
+/* >>table -------------------------------------------------------------------------------------------------------- */
+
+/* Filled from the list: a row without its functions does not compile. */
+BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
+{
+#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+    static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, &bmvpi_cpu_device };
+#undef BMVP_X
+    return &cpu;
+}
+
+BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c) { return c->cfg.backend; }
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate) { return bmvpi_grad(c, t, accumulate); }
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t) { bmvpi_grad_pass(c, y, t); }
 BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c) { return bmvpi_workspace(c); }
@@ -5549,6 +5726,10 @@ static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tens
 static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
 static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
+{
+    return (void)c, (void)u, (void)scale, (void)from, (void)to, 0;
+}
 #else
 
 /* >>simd --------------------------------------------------------------------------------------------------------------
@@ -8266,6 +8447,23 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
         sum.part += sum.n;
     }
     return 1;
+}
+
+/* >>fast adamw ----------------------------------------------------------------------------------------------------- */
+
+#if defined(BMVPI_HAVE_X86)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale, int64_t from, int64_t to)
+    BMVPI_ADAMW_BODY
+#endif
+static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
+{
+#if defined(BMVPI_HAVE_X86)
+    if (c->simd < BMVP_SIMD_AVX2) return 0;
+    bmvpi_adamw_v256(u, scale, from, to);
+    return 1;
+#else
+    return (void)c, (void)u, (void)scale, (void)from, (void)to, 0;
+#endif
 }
 
 #endif /* BMVP_NO_SIMD */

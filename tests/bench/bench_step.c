@@ -505,8 +505,7 @@ static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_feature
 
 static void training_update(training *t)
 {
-    if (bmvp_backend_of(t->c)->device && !bmvp_is_plan(t->c)) (void)bmvp_optim_device_step(t->optim, 1e-4, 0);
-    else bmvp_optim_step(t->optim, 1e-4, 1);
+    bmvp_optim_step(t->optim, 1e-4, 1);
     bmvp_optim_zero_grad(t->optim);
 }
 

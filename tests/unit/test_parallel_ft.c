@@ -1,6 +1,6 @@
-/* test_parallel_ft.c - fine-tuning on several ranks (threads, see ranks.h): 2 and 3 of them with unequal shares of each step equal one with the
-   whole batch: batch statistics, a Dice of each case and of the whole batch, weighed classes, consistency, accumulation, and a run resumed with
-   another number of ranks. */
+/* test_parallel_ft.c - fine-tuning on several ranks (threads, see ranks.h): 2 and 3 of them with unequal shares of
+   each step equal one with the whole batch: batch statistics, a Dice of each case and of the whole batch, weighed
+   classes, consistency, accumulation, and a run resumed with another number of ranks. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -51,7 +51,8 @@ static void change(setup *s, const char *name, const char *value)
     s->change[i + 1] = value;
 }
 
-/* Images and labels of item i of a step, the same on every rank; item 1 lacks a modality, item 2 has the rare label alone. */
+/* Images and labels of item i of a step, the same on every rank; item 1 lacks a modality, item 2 has the rare label
+   alone. */
 static void fill_item(int step, int i, float *voxels, bmvp_ft_item *item, int segment)
 {
     bmvp_rng r = bmvp_rng_make(5, 7, (uint32_t)step, (uint32_t)i);
@@ -105,8 +106,10 @@ static bmvp_ft *make(const setup *of, bmvp_ctx *c, bmvp_error *err)
     cfg.clip = 1;
     cfg.head_prior = 0.05; /* or the loss amplifies rounding a thousandfold at first */
     for (i = 0; of->change[i]; i += 2)
-        if (bmvp_ft_set(&cfg, of->change[i], of->change[i + 1], err)) return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "%s", err->message);
-    if (of->labels && !bmvp_labels_builtin(of->labels, &labels)) return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "no labels %s", of->labels);
+        if (bmvp_ft_set(&cfg, of->change[i], of->change[i + 1], err))
+            return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "%s", err->message);
+    if (of->labels && !bmvp_labels_builtin(of->labels, &labels))
+        return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "no labels %s", of->labels);
     f = bmvp_ft_create(c, &net, &cfg, of->labels ? &labels : NULL, MODALITIES, names, grid);
     if (f && of->weighed) bmvp_ft_class_weights(f, weight);
     return f;
@@ -117,7 +120,8 @@ static bmvp_status run_step(job *j, bmvp_ft *f, int step, float *voxels)
     bmvp_ft_item item[BATCH];
     int i, first, n;
     n = bmvp_trainer_share(j->of->batch, j->me.table.rank, j->me.table.size, &first);
-    for (i = 0; i < n; ++i) fill_item(step, first + i, voxels + i * (MODALITIES + 1) * CUBE, &item[i], j->of->labels != NULL);
+    for (i = 0; i < n; ++i)
+        fill_item(step, first + i, voxels + i * (MODALITIES + 1) * CUBE, &item[i], j->of->labels != NULL);
     return bmvp_ft_step(f, item, n, j->of->lr, &j->loss[step % STEPS]);
 }
 
@@ -133,8 +137,10 @@ static void *run_job(void *arg)
     c = bmvp_create(&k, &j->err);
     if (j->me.of) bmvp_set_comm(c, &j->me.table);
     f = make(j->of, c, &j->err);
-    for (i = 0; f && i < MODALITIES && j->me.table.rank == 0; ++i) bmvp_fill(c, bmvp_ft_template(f, i), 0.3f + 0.1f * (float)i);
-    if (f && j->of->load && j->me.table.rank == 0 && bmvp_ft_load(f, j->of->load, 1, &j->err)) bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
+    for (i = 0; f && i < MODALITIES && j->me.table.rank == 0; ++i)
+        bmvp_fill(c, bmvp_ft_template(f, i), 0.3f + 0.1f * (float)i);
+    if (f && j->of->load && j->me.table.rank == 0 && bmvp_ft_load(f, j->of->load, 1, &j->err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
     if (f) (void)bmvp_ft_broadcast(f);
     for (i = 0; f && i < MODALITIES; ++i) CHECK_NEAR(bmvp_ft_template(f, i)->x[0], 0.3 + 0.1 * i, 1e-6);
     if (f) j->start = read_state(c, bmvp_net_state(bmvp_ft_net(f)), &j->n);
@@ -175,9 +181,13 @@ static void release(job *j)
     }
 }
 
-/* >>tests ---------------------------------------------------------------------------------------------------------------- */
+/* >>tests --------------------------------------------------------------------------------------------------- */
 
-#define CHECK_LOSS(a, b, tol) do { if ((b) == (b)) CHECK_NEAR(a, b, (tol) * fabs(b)); else CHECK((a) != (a)); } while (0)
+#define CHECK_LOSS(a, b, tol)                                                                                          \
+    do {                                                                                                               \
+        if ((b) == (b)) CHECK_NEAR(a, b, (tol)*fabs(b));                                                               \
+        else CHECK((a) != (a));                                                                                        \
+    } while (0)
 
 /* Differences as a share of how far the parameters went, in root mean squares. */
 static void compare(const job *got, const job *want, int first, int steps, double loss_tol, double state_tol)
@@ -201,13 +211,15 @@ static void compare(const job *got, const job *want, int first, int steps, doubl
         apart += e * e;
     }
     CHECK(moved > 0);
-    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart", sqrt(apart / moved));
+    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart",
+                 sqrt(apart / moved));
 }
 
 static void check_jobs(const job *j, int size)
 {
     int i;
-    for (i = 0; i < size; ++i) check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
+    for (i = 0; i < size; ++i)
+        check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
 }
 
 static void several_equal_one(const setup *of, int size)
@@ -281,7 +293,8 @@ static void test_resume_with_other_ranks(void)
     char file[256];
     setup s = setup_of("uniformer_tiny", "brats2021", 3);
     job one[MOST], some[MOST];
-    snprintf(file, sizeof file, "%s/test_parallel_ft.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid());
+    snprintf(file, sizeof file, "%s/test_parallel_ft.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             (long)getpid());
     run_jobs(one, &s, 1);
     s.steps = 3;
     s.save = file;
@@ -306,7 +319,8 @@ static void test_refused(void)
     int i;
     run_jobs(j, &s, 3);
     for (i = 0; i < 3; ++i) CHECK(j[i].err.status == BMVP_E_ARG);
-    for (i = 0; i < 3; ++i) CHECK_HOLDS(j[i].err.message, "batch 2 is the number of cases of a step over all ranks, of which there are 3");
+    for (i = 0; i < 3; ++i)
+        CHECK_HOLDS(j[i].err.message, "batch 2 is the number of cases of a step over all ranks, of which there are 3");
     release(j);
 }
 

@@ -177,7 +177,9 @@ static void test_presets(void)
             if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
         if (strcmp(word, "uniformer_small") == 0)
             CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
-        CHECK(net && bmvp_net_stride(net) == (strcmp(k.kind, "unet3d") == 0 ? 8 : 16));
+        if (strncmp(word, "uniformer", 9) == 0) CHECK(net && bmvp_net_stride(net) == 16);
+        if (strncmp(word, "unet3d", 6) == 0) CHECK(net && bmvp_net_stride(net) == 8);
+        CHECK(net && bmvp_net_stride(net) >= 1 && bmvp_net_stride(net) == bmvp_net_stride_of(c, &k));
         bmvp_net_destroy(net);
         bmvp_destroy(c);
     }
@@ -605,6 +607,22 @@ static void test_config_as_json(void)
     }
 }
 
+/* As 0.1 wrote it: numbers that the kind does not use, no options. */
+static void test_config_of_0_1(void)
+{
+    static const char text[] = "{\"name\":\"uniformer_tiny\",\"kind\":\"uniformer\",\"in_channels\":4,\"dim\":[16,32,64,128],"
+                               "\"depth\":[1,1,2,1],\"head_dim\":16,\"mlp_ratio\":4,\"width\":32,\"groups\":8,\"task\":\"segment\","
+                               "\"outputs\":3,\"deep_supervision\":1}";
+    bmvp_net_config want = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 3), k;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    if (!CHECK(bmvp_json_parse(text, sizeof text - 1, "config", NULL, &doc, &err) == BMVP_OK)) return;
+    CHECK(bmvp_net_config_read(bmvp_json_root(doc), &k, &err) == BMVP_OK);
+    check_equal_configs(&k, &want);
+    CHECK(strcmp(k.name, want.name) == 0 && k.task == want.task && k.outputs == 3 && k.deep_supervision == 1);
+    bmvp_json_free(doc);
+}
+
 /* Written before there were tasks; of a task that there is not. */
 static void test_config_without_task(void)
 {
@@ -721,6 +739,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_adoption_refused);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
+    CHECK_RUN(test_config_of_0_1);
     CHECK_RUN(test_config_without_task);
     CHECK_RUN(test_bad_configs);
     CHECK_RUN(test_wrong_task);

@@ -52,7 +52,7 @@ void device_close(const bmvp_backend *backend)
 
 void device_print(const bmvp_ctx *c)
 {
-    if (bmvp_backend_of(c)->device)
+    if (!bmvp_on_host(c))
         printf("compute  %s, %s%s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)), bmvp_captures(c) ? "" : ", no graph");
     else printf("compute  %d threads, %s, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)),
                 bmvp_precision_text(bmvp_precision_of(c)));

@@ -1,4 +1,5 @@
-/* finetune.c - `bmvp finetune`: a pre-trained encoder becomes a segmentation or classification network (method section 5) */
+/* finetune.c - `bmvp finetune`: a pre-trained encoder becomes a segmentation or classification network (method
+   section 5) */
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
@@ -55,9 +56,12 @@ static bmvp_status choose_network(session *s, const cli_option *opt, int n_opt, 
     if (run) {
         s->net = run->net;
         if (cli_given(opt, n_opt, "task") && run->net.task != (s->o.task ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT))
-            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of --task %s", s->o.out, s->o.task ? "segment" : "classify");
+            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of --task %s", s->o.out,
+                                  s->o.task ? "segment" : "classify");
         return named && strcmp(run->net.name, s->o.network) != 0
-                   ? bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", s->o.out, run->net.name, s->o.network) : BMVP_OK;
+                   ? bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", s->o.out, run->net.name,
+                                    s->o.network)
+                   : BMVP_OK;
     }
     if (!bmvp_net_preset(s->o.network, &s->net))
         return bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", s->o.network, bmvp_net_preset_names());
@@ -67,7 +71,8 @@ static bmvp_status choose_network(session *s, const cli_option *opt, int n_opt, 
         else if (bmvp_ssl_inspect(s->o.init, &pre, &s->err)) return s->err.status;
         else s->net = pre.net;
         if (named && strcmp(s->net.name, s->o.network) != 0)
-            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds a %s, but --network says %s", s->o.init, s->net.name, s->o.network);
+            return bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds a %s, but --network says %s", s->o.init, s->net.name,
+                                  s->o.network);
     }
     s->net.task = s->o.task ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT;
     return BMVP_OK;
@@ -83,9 +88,11 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     bmvp_status st = BMVP_OK;
     s->best = NAN;
     if (o->resume && !exists)
-        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run",
+                            path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
+        st = bmvp_error_set(&s->err, BMVP_E_ARG,
+                            "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
     if (!st && o->resume) st = bmvp_ft_inspect(path, &s->run, &s->err);
     free(path);
     if (!st) st = choose_network(s, opt, n_opt, o->resume ? &s->run : NULL);
@@ -102,8 +109,10 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     if (o->recompute) s->cfg.recompute = 1;
     st = run_apply_settings(&s->cfg, set_field, o->set, &s->err);
     if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "without --init there are no templates: --fill zero drops modalities instead, --set copies=0 "
-                            "trains on the cases as they are");
+        st = bmvp_error_set(
+            &s->err, BMVP_E_ARG,
+            "without --init there are no templates: --fill zero drops modalities instead, --set copies=0 "
+            "trains on the cases as they are");
     if (!st && o->resume && s->cfg.fill == 0 && s->cfg.copies && s->run.grid[0] == 0)
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started without templates: --fill zero", o->out);
     return st;
@@ -115,16 +124,19 @@ static void print_configuration(const session *s)
     const char *name, *meaning;
     char value[64];
     int i;
-    printf("network  %s, %s%s%s\n", s->net.name, s->data.segment ? "segmentation" : "classification", s->o.init ? " from " : " from scratch",
-           s->o.init ? s->o.init : "");
-    printf("data     %s: %lld cases to train, %lld to validate, modalities", s->data.all.data.path, (long long)s->data.n_train,
-           (long long)s->data.n_val);
+    printf("network  %s, %s%s%s\n", s->net.name, s->data.segment ? "segmentation" : "classification",
+           s->o.init ? " from " : " from scratch", s->o.init ? s->o.init : "");
+    printf("data     %s: %lld cases to train, %lld to validate, modalities", s->data.all.data.path,
+           (long long)s->data.n_train, (long long)s->data.n_val);
     for (i = 0; i < s->data.all.n_modalities; ++i) printf(" %s", s->data.all.names[i]);
     printf("\n%s %s:", s->data.segment ? "labels  " : "classes ", s->data.segment ? l->name : "cases");
-    for (i = 0; s->data.segment && i < l->n; ++i) printf(" %s (%lld voxels)", l->region[i], (long long)s->data.voxels[i + l->exclusive]);
-    for (i = 0; !s->data.segment && i < s->data.classes; ++i) printf(" %d (%lld cases)", i, (long long)s->data.voxels[i]);
+    for (i = 0; s->data.segment && i < l->n; ++i)
+        printf(" %s (%lld voxels)", l->region[i], (long long)s->data.voxels[i + l->exclusive]);
+    for (i = 0; !s->data.segment && i < s->data.classes; ++i)
+        printf(" %d (%lld cases)", i, (long long)s->data.voxels[i]);
     printf("\npreset   %s\n", s->cfg.preset);
-    for (i = 0; bmvp_ft_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i) printf("  %-22s %-10s %s\n", name, value, meaning);
+    for (i = 0; bmvp_ft_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
+        printf("  %-22s %-10s %s\n", name, value, meaning);
 }
 
 /* >>start ---------------------------------------------------------------------------------------------------------- */
@@ -133,7 +145,8 @@ static double spacing_of(const char *preparation)
 {
     bmvp_json_doc *doc = NULL;
     double mm = NAN;
-    if (preparation && *preparation && bmvp_json_parse(preparation, strlen(preparation), "preparation", NULL, &doc, NULL) == BMVP_OK)
+    if (preparation && *preparation &&
+        bmvp_json_parse(preparation, strlen(preparation), "preparation", NULL, &doc, NULL) == BMVP_OK)
         mm = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "spacing"), NAN);
     bmvp_json_free(doc);
     return mm;
@@ -147,8 +160,11 @@ static bmvp_status check_spacing(session *s)
     const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
     const double theirs = spacing_of(m ? m->value : NULL), ours = spacing_of(s->preparation);
     if (!st && s->cfg.fill == 0 && fabs(theirs - ours) > 1e-6)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was trained on voxels of %g mm, %s has %g mm: its templates do not fit; prepare the data with "
-                            "--spacing %g", s->o.init, theirs, s->data.all.data.path, ours, theirs);
+        st = bmvp_error_set(
+            &s->err, BMVP_E_ARG,
+            "%s was trained on voxels of %g mm, %s has %g mm: its templates do not fit; prepare the data with "
+            "--spacing %g",
+            s->o.init, theirs, s->data.all.data.path, ours, theirs);
     bmvp_ckpt_close(f);
     return st;
 }
@@ -208,13 +224,16 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
     share.batch = (share.batch + size - 1) / size;
     st = bmvp_ft_plan(k, &s->net, &share, l, s->data.all.n_modalities, s->data.all.names, grid, 1, &m, &s->err);
     if (st) return st;
-    if (ranks_lead(&s->ranks)) run_print_memory(&m, finetune_loader_bytes(&s->data, &share), validation_bytes(&s->data, &s->cfg));
+    if (ranks_lead(&s->ranks))
+        run_print_memory(&m, finetune_loader_bytes(&s->data, &share), validation_bytes(&s->data, &s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
     st = bmvp_reserve(s->c, m.step_peak);
-    return st ? bmvp_error_set(&s->err, st, "%s (the step needs %.2f GB: a smaller --batch, --crop or --network, or --set copies=0)",
-                               bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9) : BMVP_OK;
+    return st ? bmvp_error_set(&s->err, st,
+                               "%s (the step needs %.2f GB: a smaller --batch, --crop or --network, or --set copies=0)",
+                               bmvp_error_of(s->c)->message, (double)m.step_peak / 1e9)
+              : BMVP_OK;
 }
 
 /* Grid of the templates: of the run that goes on or of --init; 0: there are none. */
@@ -229,8 +248,11 @@ static bmvp_status template_grid(session *s, int64_t grid[3])
     if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) memcpy(grid, fine.grid, sizeof fine.grid);
     else if ((st = bmvp_ssl_inspect(s->o.init, &pre, &s->err)) == BMVP_OK) memcpy(grid, pre.grid, sizeof pre.grid);
     if (!st && grid[0] == 0 && s->cfg.copies)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s holds no templates: --fill zero drops modalities instead, --set copies=0 trains on the cases "
-                            "as they are", s->o.init);
+        st = bmvp_error_set(
+            &s->err, BMVP_E_ARG,
+            "%s holds no templates: --fill zero drops modalities instead, --set copies=0 trains on the cases "
+            "as they are",
+            s->o.init);
     return st;
 }
 
@@ -268,8 +290,9 @@ static bmvp_status start(session *s, const int64_t grid[3])
     if (s->o.class_weights) balance_classes(s);
     if (lead) st = start_lead(s);
     if (!st && bmvp_ft_broadcast(s->ft)) st = train_failed(s->c, &s->err);
-    return st ? st : finetune_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, grid, bmvp_ft_steps(s->ft),
-                                           &s->err);
+    return st ? st
+              : finetune_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, grid,
+                                      bmvp_ft_steps(s->ft), &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -300,7 +323,7 @@ static bmvp_status save_all(void *user) { return save((session *)user, "checkpoi
 static bmvp_status validate(void *user, int64_t step)
 {
     session *s = (session *)user;
-    bmvp_status st = validation_run(s->c, s->ft, &s->data, &s->score, &s->err);
+    bmvp_status st = validation_run(s->ft, &s->data, &s->score, &s->err);
     s->scored = step + 1;
     if (st || !(s->score.mean > s->best || s->best != s->best)) return st;
     s->best = s->score.mean;
@@ -332,7 +355,8 @@ static void columns(void *user, int64_t step, bmvp_jw *w, char *words, size_t si
 static int validation_is_due(const void *user, int64_t step)
 {
     const session *s = (const session *)user;
-    return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 && ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
+    return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 &&
+           ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
 }
 
 static bmvp_status train(session *s)
@@ -366,21 +390,24 @@ static int finish(session *s)
     bmvp_status st = BMVP_OK;
     if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
     if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
-    if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0); /* nothing to choose by: the last one */
-    if (!st) st = finetune_report(s->c, s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+    /* nothing to choose by: the last one */
+    if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
+    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
     if (st) return give_up(s, CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with the same command and --resume\n", (long long)done, (long long)s->total);
+        printf("stopped after step %lld of %lld; go on with the same command and --resume\n", (long long)done,
+               (long long)s->total);
         return train_exit_code(&s->loop);
     }
     if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
-    printf("done: %s/best.safetensors (for predict), %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out,
-           s->o.out);
+    printf("done: %s/best.safetensors (for predict), %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n",
+           s->o.out, s->o.out, s->o.out, s->o.out);
     return CLI_DONE;
 }
 
-/* A run that goes on needs the modalities, in their order, and the labels it was started with: its weights mean them. */
+/* A run that goes on needs the modalities, in their order, and the labels it was started with: its weights mean
+   them. */
 static bmvp_status check_run(session *s)
 {
     const bmvp_labels *ours = &s->data.all.data.labels, *theirs = &s->run.labels;
@@ -388,20 +415,28 @@ static bmvp_status check_run(session *s)
     for (i = 0; i < s->run.n_modalities && same; ++i) same = strcmp(s->data.all.names[i], s->run.names[i]) == 0;
     if (!same) {
         char list[96] = "";
-        for (i = 0; i < s->run.n_modalities; ++i) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "," : "", s->run.names[i]);
-        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with the modalities %s, %s has others: --modalities %s, or another --out", s->o.out,
-                              list, s->data.all.data.path, list);
+        for (i = 0; i < s->run.n_modalities; ++i)
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "," : "", s->run.names[i]);
+        return bmvp_error_set(&s->err, BMVP_E_ARG,
+                              "%s was started with the modalities %s, %s has others: --modalities %s, or another --out",
+                              s->o.out, list, s->data.all.data.path, list);
     }
     if (!s->data.segment)
-        return s->data.classes == s->run.net.outputs ? BMVP_OK
-                   : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %d classes, now there are %d: --classes %d, or another --out", s->o.out,
-                                    s->run.net.outputs, s->data.classes, s->run.net.outputs);
+        return s->data.classes == s->run.net.outputs
+                   ? BMVP_OK
+                   : bmvp_error_set(&s->err, BMVP_E_ARG,
+                                    "%s was started with %d classes, now there are %d: --classes %d, or another --out",
+                                    s->o.out, s->run.net.outputs, s->data.classes, s->run.net.outputs);
     same = ours->n == theirs->n && ours->exclusive == theirs->exclusive;
     for (i = 0; i < ours->n && same; ++i)
-        same = strcmp(ours->region[i], theirs->region[i]) == 0 && memcmp(ours->in[i], theirs->in[i], sizeof ours->in[i]) == 0;
+        same = strcmp(ours->region[i], theirs->region[i]) == 0 &&
+               memcmp(ours->in[i], theirs->in[i], sizeof ours->in[i]) == 0;
     return same ? BMVP_OK
-                : bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with other labels ('%s') than those of %s ('%s'): the same labels, or another "
-                                 "--out", s->o.out, theirs->name, s->data.all.data.path, ours->name);
+                : bmvp_error_set(
+                      &s->err, BMVP_E_ARG,
+                      "%s was started with other labels ('%s') than those of %s ('%s'): the same labels, or another "
+                      "--out",
+                      s->o.out, theirs->name, s->data.all.data.path, ours->name);
 }
 
 /* .. and the cases, as they were prepared, and the weights of its classes. */
@@ -409,13 +444,19 @@ static bmvp_status check_parts(session *s)
 {
     char *path = run_file(s->o.out, "checkpoint.safetensors");
     bmvp_ckpt *f = NULL;
-    bmvp_status st = path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    bmvp_status st =
+        path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
     if (m && strcmp(m->value, s->parts) != 0)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with %s, not with %s: the same options, or another --out", s->o.out, m->value, s->parts);
+        st = bmvp_error_set(&s->err, BMVP_E_ARG,
+                            "%s was started with %s, not with %s: the same options, or another --out", s->o.out,
+                            m->value, s->parts);
     if (!st && strcmp(s->run.preparation, s->preparation) != 0)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
-                            "of %s", s->o.out, s->data.all.data.path);
+        st = bmvp_error_set(
+            &s->err, BMVP_E_ARG,
+            "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
+            "of %s",
+            s->o.out, s->data.all.data.path);
     bmvp_ckpt_close(f);
     free(path);
     return st;
@@ -438,17 +479,19 @@ static bmvp_status load_data(session *s)
     from.allow_absent = s->o.allow_absent;
     from.classes = s->o.classes;
     from.seed = (uint64_t)s->cfg.seed;
-    if (s->o.fraction < 100) snprintf(s->train_part, sizeof s->train_part, "%s:%lld", s->o.train, (long long)s->o.fraction);
+    if (s->o.fraction < 100)
+        snprintf(s->train_part, sizeof s->train_part, "%s:%lld", s->o.train, (long long)s->o.fraction);
     else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
     st = finetune_data_load(&s->data, s->scan, &from, &s->err);
     free(stored);
-    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train, (int)s->o.fraction, s->o.val,
-             s->o.class_weights ? "balanced" : "none");
+    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train,
+             (int)s->o.fraction, s->o.val, s->o.class_weights ? "balanced" : "none");
     if (!st) st = prepared_settings(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
     if (!st && s->o.resume) st = check_run(s);
     if (!st && s->o.resume) st = check_parts(s);
     if (!st && s->o.class_weights && s->data.segment && !s->data.all.data.labels.exclusive)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--class-weights balanced needs labels that are classes; these are overlapping regions");
+        st = bmvp_error_set(&s->err, BMVP_E_ARG,
+                            "--class-weights balanced needs labels that are classes; these are overlapping regions");
     return st;
 }
 
@@ -469,10 +512,14 @@ static int run(session *s, const cli_option *opt, int n_opt)
     if (st) return give_up(s, CLI_FAILED);
     if (!s->data.segment) s->net.outputs = s->data.classes;
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.n_train + s->cfg.batch - 1) / s->cfg.batch;
-    s->total += (s->cfg.update_every - s->total % s->cfg.update_every) % s->cfg.update_every; /* the last update is complete */
-    s->val_steps = s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
-    s->val_steps = s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
-    if (!s->o.plan && train_compare_ranks(&s->ranks, s->net.name, bmvp_ft_method(), &s->cfg, s->data.cases, s->data.n_train, s->total, &s->err))
+    /* the last update is complete */
+    s->total += (s->cfg.update_every - s->total % s->cfg.update_every) % s->cfg.update_every;
+    s->val_steps =
+        s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
+    s->val_steps =
+        s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
+    if (!s->o.plan && train_compare_ranks(&s->ranks, s->net.name, bmvp_ft_method(), &s->cfg, s->data.cases,
+                                          s->data.n_train, s->total, &s->err))
         return give_up(s, CLI_USAGE);
     if (ranks_lead(&s->ranks)) print_configuration(s);
     k.backend = s->device;
@@ -498,21 +545,28 @@ int command_finetune(int argc, char **argv)
     snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
     {
         cli_option opt[] = {
-            cli_required("data", &o->data, "DIR|LIST", "prepared cases with labels or classes: what `bmvp prepare` wrote"),
+            cli_required("data", &o->data, "DIR|LIST",
+                         "prepared cases with labels or classes: what `bmvp prepare` wrote"),
             cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoints, split, report"),
-            cli_string("init", &o->init, NULL, "FILE", "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
-            cli_choice("stem", &o->stem, 0, "spread|fresh", "its one-channel stem: repeated over the modalities, or left fresh"),
+            cli_string("init", &o->init, NULL, "FILE",
+                       "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
+            cli_choice("stem", &o->stem, 0, "spread|fresh",
+                       "its one-channel stem: repeated over the modalities, or left fresh"),
             cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
-            cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+            cli_choice("preset", &o->preset, 0, "paper|release|fast",
+                       "which defaults; every field is printed at start"),
             cli_string("network", &o->network, "uniformer_small", "NAME", networks),
             cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
-            cli_string("train", &o->train, "train", "PART", "cases to train on: train, val, test, all, fold:K, not-fold:K"),
+            cli_string("train", &o->train, "train", "PART",
+                       "cases to train on: train, val, test, all, fold:K, not-fold:K"),
             cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),
             cli_int("fraction", &o->fraction, 100, 20, 100, "per cent of the training cases: 20, 40, 60, 80 or 100"),
             cli_string("modalities", &o->modalities, NULL, "A,B,..", "only these; none: all of the list"),
-            cli_string("labels", &o->labels, NULL, "NAME", "built-in definition instead of the list's: brats2021, brats2023, msd_brats .."),
+            cli_string("labels", &o->labels, NULL, "NAME",
+                       "built-in definition instead of the list's: brats2021, brats2023, msd_brats .."),
             cli_int("classes", &o->classes, 0, 0, 17, "classification: number of classes; 0: as many as the list has"),
-            cli_choice("class-weights", &o->class_weights, 0, "none|balanced", "cross-entropy weights of classes: alike or by 1 / frequency"),
+            cli_choice("class-weights", &o->class_weights, 0, "none|balanced",
+                       "cross-entropy weights of classes: alike or by 1 / frequency"),
             cli_choice("fill", &o->fill, 0, "template|zero", "what stands for a missing modality"),
             cli_flag("allow-absent", &o->allow_absent, "go on when a region or class does not occur in training"),
             cli_int("crop", &o->crop, 96, 8, 1024, "edge of a cubic crop, a multiple of 16 (UNET3D: 8)"),
@@ -521,12 +575,16 @@ int command_finetune(int argc, char **argv)
             cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
             cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
             cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
-            cli_int("threads", &o->threads, 0, 0, 1024, "of each rank; 0: one for each processor; the result does not depend on it"),
+            cli_int("threads", &o->threads, 0, 0, 1024,
+                    "of each rank; 0: one for each processor; the result does not depend on it"),
             cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
-            cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
+            cli_flag("recompute", &o->recompute,
+                     "less memory, more time: backward computes blocks again; the result does not depend on it"),
             cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
-            cli_int("validate-every", &o->validate_every, 0, 0, 1e12, "steps between validations; 0: by the field of that name, in epochs"),
-            cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
+            cli_int("validate-every", &o->validate_every, 0, 0, 1e12,
+                    "steps between validations; 0: by the field of that name, in epochs"),
+            cli_int("save-every", &o->save_every, 0, 0, 1e12,
+                    "steps between checkpoints; 0: every ten minutes and at the end"),
             cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
             device_option(&o->device),
@@ -535,7 +593,8 @@ int command_finetune(int argc, char **argv)
             cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt, argc, argv);
+        code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt,
+                         argc, argv);
         if (code < 0) code = run(s, opt, n_opt);
     }
     finetune_loader_stop(&s->loader);

@@ -15,7 +15,8 @@
 
 typedef struct job {
     dataset in, out;
-    prepare_options o;
+    bmvp_preparation how;
+    const bmvp_labels *labels; /* what values label maps may hold; NULL: not checked */
     const char *dir, *data;
     ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
     char *done;          /* for each case: 1 written or already there */
@@ -62,40 +63,56 @@ static bmvp_status write_one(const job *j, const data_case *k, const char *name,
     bmvp_status st;
     bmvp_status done;
     if (!v->data) return BMVP_OK;
-    done = prepare_finish(v, is_label, k, &j->o, err);
+    done = prepare_finish(v, is_label, k, &j->how, err);
     if (done) return done;
     path = output_path(j, k->id, name);
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = bmvp_nii_from_volume(&image, v, BMVP_NII_INT16, is_label ? 1 : 1.0 / 32767, 0, NULL, io, &e);
     bmvp_nii_volume_free(v);
     if (st == BMVP_OK) {
-        snprintf(image.descrip, sizeof image.descrip, "%s", prepared_mark);
+        bmvp_prepared_mark(image.descrip, &j->how);
         st = bmvp_nii_write(path, &image, NULL, &e);
         bmvp_nii_image_free(&image);
     }
     free(path);
-    return st == BMVP_OK ? BMVP_OK : prepare_failed(err, k, &e);
+    return st ? bmvp_error_set(err, st, "case '%s': %s", k->id, e.message) : BMVP_OK;
 }
 
-static bmvp_status prepare_and_write(const job *j, const data_case *k, const bmvp_nii_options *io, bmvp_error *err)
+/* An image without content is a missing modality from here on. */
+static void forget_blank(job *j, data_case *k, uint32_t blank)
+{
+    int m;
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        if (!(blank >> m & 1u)) continue;
+        pthread_mutex_lock(&j->lock);
+        fprintf(stderr, "\nbmvp prepare: case '%s': %s is 0 everywhere: %s counts as missing\n", k->id, k->image[m],
+                bmvp_modality_name(m));
+        pthread_mutex_unlock(&j->lock);
+        free(k->image[m]);
+        k->image[m] = NULL;
+    }
+}
+
+static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     char *dir = path_join(j->dir, k->id);
-    prepared_case p;
-    bmvp_status st = prepare_gather(&p, k, &j->o, io, err);
+    bmvp_prepared_images p;
+    bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, io, err);
     int m;
+    forget_blank(j, k, p.blank);
     if (!st && (!dir || make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
     free(dir);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
     if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
-    prepared_case_free(&p);
+    bmvp_prepared_images_free(&p);
     return st;
 }
 
 static void prepare_task(void *arg, int64_t i, int worker)
 {
     job *j = (job *)arg;
-    const data_case *k = &j->in.item[i];
+    data_case *k = &j->in.item[i];
     const int kept = already_there(j, k);
     bmvp_status st = BMVP_OK;
     bmvp_nii_options io;
@@ -129,9 +146,10 @@ static bmvp_status check_settings(const job *j, bmvp_error *err)
     bmvp_jw w;
     bmvp_jw_init(&w, 1, NULL);
     bmvp_bytes_init(&text, NULL);
-    st = path ? prepare_write(&j->o, &w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    bmvp_preparation_write(&w, NULL, &j->how);
+    st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
-    if (!st && there && strcmp(text.data, w.out.data) != 0)
+    if (!st && there && strcmp(text.data ? text.data : "", w.out.data) != 0)
         st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
     else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
     bmvp_bytes_free(&text);
@@ -325,9 +343,9 @@ int command_prepare(int argc, char **argv)
             DATA_OPTIONS(files),
             cli_choice("preset", &preset, 0, "paper|release|fast|finetune",
                        "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and foreground box"),
-            cli_float("spacing", &j.o.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
-            cli_float("low", &j.o.low, 1, 0, 100, "percentile that becomes 0"),
-            cli_float("high", &j.o.high, 99, 0, 100, "percentile that becomes 1"),
+            cli_float("spacing", &j.how.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
+            cli_float("low", &j.how.percentile_low, 1, 0, 100, "percentile that becomes 0"),
+            cli_float("high", &j.how.percentile_high, 99, 0, 100, "percentile that becomes 1"),
             cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
@@ -335,13 +353,13 @@ int command_prepare(int argc, char **argv)
         code = cli_parse("prepare", "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.", opt, n,
                          argc, argv);
         if (code >= 0) return code;
-        j.o.centre = preset == 1;
-        if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.o.low = 5; /* release and finetune */
-        if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.o.high = 95;
+        j.how.centre_crop = preset == 1;
+        if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
+        if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
-    if (size && !parse_size(size, j.o.resize))
+    if (size && !parse_size(size, j.how.resize))
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
-    if (j.o.low >= j.o.high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.o.low, j.o.high);
+    if (j.how.percentile_low >= j.how.percentile_high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low, j.how.percentile_high);
     j.dir = dir;
     j.data = data;
     if (!dir && !dry) return cli_fail(CLI_USAGE, "prepare", "--out is required (folder for the prepared cases and their dataset.json)");
@@ -351,7 +369,7 @@ int command_prepare(int argc, char **argv)
         dataset_free(&j.in);
         return CLI_DONE;
     }
-    j.o.labels = j.in.has_labels ? &j.in.labels : NULL;
+    j.labels = j.in.has_labels ? &j.in.labels : NULL;
     code = run(&j, threads);
     free(j.done);
     dataset_free(&j.in);

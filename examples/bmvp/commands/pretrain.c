@@ -55,13 +55,18 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     if (!bmvp_net_preset(o->network, &s->net))
         st = bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", o->network, bmvp_net_preset_names());
     else if (o->resume && !exists)
-        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run", path ? path : o->out);
+        st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run",
+                            path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
+        st = bmvp_error_set(&s->err, BMVP_E_ARG,
+                            "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
     if (!st && o->resume) {
         st = bmvp_ssl_inspect(path, &info, &s->err);
         if (!st && info.net.task != BMVP_TASK_PRETRAIN)
-            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
+            st = bmvp_error_set(
+                &s->err, BMVP_E_ARG,
+                "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it",
+                path);
         if (!st && cli_given(opt, n_opt, "network") && strcmp(info.net.name, o->network) != 0)
             st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, info.net.name, o->network);
         s->net = info.net;
@@ -87,7 +92,8 @@ static void print_configuration(const session *s)
     printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
     for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
     printf("\npreset   %s\n", s->cfg.preset);
-    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i) printf("  %-22s %-10s %s\n", name, value, meaning);
+    for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
+        printf("  %-22s %-10s %s\n", name, value, meaning);
 }
 
 /* >>start ---------------------------------------------------------------------------------------------------------- */
@@ -110,7 +116,8 @@ static bmvp_status mean_templates(session *s)
             float *v;
             if (!(p->cases[i].modalities >> m & 1u)) continue;
             v = (float *)malloc((size_t)n * sizeof *v);
-            st = v ? prepared_crop(p, i, m, origin, d, v, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+            st = v ? prepared_crop(p, i, m, origin, d, v, &s->err)
+                   : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
             bmvp_template_place(origin, d, t->dim, at);
             for (z = 0; z < d[0] && !st; ++z)
                 for (y = 0; y < d[1]; ++y)
@@ -139,7 +146,8 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
     share.batch = (share.batch + size - 1) / size;
     st = bmvp_ssl_plan(k, &s->net, &share, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
     if (st) return st;
-    if (ranks_lead(&s->ranks)) run_print_memory(&m, crop_loader_bytes(&s->data, &s->cfg, size), pretrain_report_bytes(&s->cfg));
+    if (ranks_lead(&s->ranks))
+        run_print_memory(&m, crop_loader_bytes(&s->data, &s->cfg, size), pretrain_report_bytes(&s->cfg));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -172,8 +180,8 @@ static bmvp_status start(session *s)
     if (lead) st = start_lead(s);
     if (!st && bmvp_ssl_broadcast(s->ssl)) st = train_failed(s->c, &s->err);
     if (st) return st;
-    return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, bmvp_ssl_template(s->ssl, 0)->dim,
-                             bmvp_ssl_steps(s->ssl), &s->err);
+    return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size,
+                             bmvp_ssl_template(s->ssl, 0)->dim, bmvp_ssl_steps(s->ssl), &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -210,7 +218,8 @@ static bmvp_status save(void *user)
     session *s = (session *)user;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
     const char *extra[3] = { "preparation", s->preparation, NULL };
-    bmvp_status st = path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    bmvp_status st =
+        path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
 }
@@ -220,7 +229,10 @@ static int is_snapshot_step(const session *s, int64_t done)
 {
     return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
 }
-static int report_is_due(const session *s, int64_t step) { return s->o.report_every > 0 && (step + 1) % s->o.report_every == 0; }
+static int report_is_due(const session *s, int64_t step)
+{
+    return s->o.report_every > 0 && (step + 1) % s->o.report_every == 0;
+}
 static int reads(const void *user, int64_t step)
 {
     return is_snapshot_step((const session *)user, step + 1) || report_is_due((const session *)user, step);
@@ -274,8 +286,8 @@ static int finish(session *s)
     if (st) return give_up(s, CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n", (long long)done,
-               (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
+        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n",
+               (long long)done, (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
         return train_exit_code(&s->loop);
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
@@ -292,7 +304,8 @@ static bmvp_status prepare(session *s, const cli_option *opt, int n_opt)
     if (st) return st;
     s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
     if (!s->o.plan)
-        st = train_compare_ranks(&s->ranks, s->net.name, bmvp_ssl_method(), &s->cfg, s->data.cases, s->data.data.n, s->total, &s->err);
+        st = train_compare_ranks(&s->ranks, s->net.name, bmvp_ssl_method(), &s->cfg, s->data.cases, s->data.data.n,
+                                 s->total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
     return st;
 }
@@ -328,7 +341,8 @@ int command_pretrain(int argc, char **argv)
         cli_option opt[] = {
             cli_required("data", &o->data, "DIR|LIST", "prepared cases: what `bmvp prepare` wrote"),
             cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
-            cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+            cli_choice("preset", &o->preset, 0, "paper|release|fast",
+                       "which defaults; every field is printed at start"),
             cli_string("network", &o->network, "uniformer_small", "NAME", bmvp_net_preset_names()),
             cli_int("crop", &o->crop, 96, 8, 1024, "edge of the crop, a multiple of 16 (UNET3D: 8)"),
             cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
@@ -336,12 +350,16 @@ int command_pretrain(int argc, char **argv)
             cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
             cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
             cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number"),
-            cli_int("threads", &o->threads, 0, 0, 1024, "of each rank; 0: one for each processor; the result does not depend on it"),
+            cli_int("threads", &o->threads, 0, 0, 1024,
+                    "of each rank; 0: one for each processor; the result does not depend on it"),
             cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
-            cli_flag("all-modalities", &o->all_modalities, "exact mean over the modalities of a case instead of one drawn"),
-            cli_flag("recompute", &o->recompute, "less memory, more time: backward computes blocks again; the result does not depend on it"),
+            cli_flag("all-modalities", &o->all_modalities,
+                     "exact mean over the modalities of a case instead of one drawn"),
+            cli_flag("recompute", &o->recompute,
+                     "less memory, more time: backward computes blocks again; the result does not depend on it"),
             cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
-            cli_int("save-every", &o->save_every, 0, 0, 1e12, "steps between checkpoints; 0: every ten minutes and at the end"),
+            cli_int("save-every", &o->save_every, 0, 0, 1e12,
+                    "steps between checkpoints; 0: every ten minutes and at the end"),
             cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
             cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
             cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
@@ -351,7 +369,8 @@ int command_pretrain(int argc, char **argv)
             cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("pretrain", "Pre-train a network on prepared cases with the tasks of BrainMVP.", opt, n_opt, argc, argv);
+        code = cli_parse("pretrain", "Pre-train a network on prepared cases with the tasks of BrainMVP.", opt, n_opt,
+                         argc, argv);
         if (code < 0) code = run(s, opt, n_opt);
     }
     crop_loader_stop(&s->loader);

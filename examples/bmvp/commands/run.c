@@ -13,7 +13,7 @@
 
 void run_print_memory(const bmvp_memory *plan, double ahead, double passing)
 {
-    const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = (double)plan->largest;
+    const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = 2 * (double)plan->largest;
     const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead + (passing > saving ? passing : saving);
     printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the program, crops read ahead, "
            "saving and reports: %.1f MB in all\n", lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);

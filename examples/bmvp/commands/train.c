@@ -45,8 +45,8 @@ bmvp_status train_set_ranks(rank_group *r, bmvp_ctx *c, const bmvp_backend *devi
     return BMVP_OK;
 }
 
-bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_method *m, const void *config, const bmvp_ssl_case *cases, int64_t n,
-                                int64_t total, bmvp_error *err)
+bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_method *m, const void *config,
+                                const bmvp_ssl_case *cases, int64_t n, int64_t total, bmvp_error *err)
 {
     const char *name, *meaning;
     char text[4096], value[64];
@@ -59,7 +59,9 @@ bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_m
         if (at < sizeof text) at += (size_t)snprintf(text + at, sizeof text - at, " %s=%s", name, value);
     st = ranks_same(r, "configuration", text, strlen(text), err);
     if (!st) st = ranks_same(r, "data set", cases, (size_t)n * sizeof *cases, err);
-    return st ? st : ranks_same(r, "number of steps (--steps, --epochs, --stop-after) or --resume", &total, sizeof total, err);
+    return st ? st
+              : ranks_same(r, "number of steps (--steps, --epochs, --stop-after) or --resume", &total, sizeof total,
+                           err);
 }
 
 /* Samples a second of each rank while it does not wait for the others: a slow one shows. */
@@ -74,7 +76,8 @@ static bmvp_status log_ranks(train_loop *t, double seconds, bmvp_jw *w)
     st = ranks_gather(t->ranks, own, 2, all, t->err);
     if (st) return st;
     bmvp_jw_array(w, "rank_samples_per_s");
-    for (i = 0; i < size; ++i) bmvp_jw_float(w, NULL, (float)(all[2 * i] / (all[2 * i + 1] > 0 ? all[2 * i + 1] : 1e-9)));
+    for (i = 0; i < size; ++i)
+        bmvp_jw_float(w, NULL, (float)(all[2 * i] / (all[2 * i + 1] > 0 ? all[2 * i + 1] : 1e-9)));
     bmvp_jw_end(w);
     return BMVP_OK;
 }
@@ -108,14 +111,16 @@ static bmvp_status log_step(train_loop *t, int64_t step)
     bmvp_jw_free(&w);
     if (st || !lead) return st;
     cli_status(&t->progress, step + 1 == t->total,
-               "step %lld/%lld  epoch %lld  loss %.4f%s  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB", (long long)step + 1, (long long)t->total,
-               (long long)epoch, l.total, words, lr, rate, (double)(t->total - step - 1) * batch / rate, run_peak_memory_mb());
+               "step %lld/%lld  epoch %lld  loss %.4f%s  lr %.2e  %.2f samples/s  %.0f s left  %.0f MB",
+               (long long)step + 1, (long long)t->total, (long long)epoch, l.total, words, lr, rate,
+               (double)(t->total - step - 1) * batch / rate, run_peak_memory_mb());
     return st;
 }
 
 /* >>loop ----------------------------------------------------------------------------------------------------------- */
 
-/* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is that of all. */
+/* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is
+   that of all. */
 static bmvp_status stop_now(train_loop *t, int64_t step, int *interrupted)
 {
     *interrupted = run_interrupted != 0 && step % settings(t).update_every == 0;
@@ -128,8 +133,9 @@ static int save_is_due(train_loop *t, int64_t step)
     return due && (step + 1) % settings(t).update_every == 0;
 }
 
-/* A step, its line of the log, and what is due after it. A device does a step while the log of the one before is written and while the next is
-   prepared, unless something is due that reads what it has made. Ranks are not ahead: their losses are sums over all. */
+/* A step, its line of the log, and what is due after it. A device does a step while the log of the one before is
+   written and while the next is prepared, unless something is due that reads what it has made. Ranks are not ahead:
+   their losses are sums over all. */
 static bmvp_status one_step(train_loop *t, int64_t step, int64_t *logged)
 {
     const int lead = ranks_lead(t->ranks), reads = t->reads && t->reads(t->user, step), saves = save_is_due(t, step);

@@ -18,9 +18,10 @@ typedef struct train_loop {
     double before;                    /* seconds of earlier sessions */
     bmvp_error *err;
     void *user;
-    /* What the commands differ in. step reads the data of a step and gives them to the trainer. reads: something is due after this step that
-       reads what it has made. Then, on the lead: before_log (validation), the log, after_log (pictures, report). columns: more members of the log
-       line and words for the status line. Any but step and save may be NULL. */
+    /* What the commands differ in. step reads the data of a step and gives them to the trainer. reads: something is
+       due after this step that reads what it has made. Then, on the lead: before_log (validation), the log,
+       after_log (pictures, report). columns: more members of the log line and words for the status line. Any but
+       step and save may be NULL. */
     bmvp_status (*step)(void *user, int64_t step, double lr);
     int (*reads)(const void *user, int64_t step);
     bmvp_status (*before_log)(void *user, int64_t step);
@@ -42,8 +43,8 @@ int train_give_up(rank_group *r, const char *command, int code, const bmvp_error
 /* Before the trainer is made: the context's ranks, if there are several. */
 bmvp_status train_set_ranks(rank_group *r, bmvp_ctx *c, const bmvp_backend *device, bmvp_error *err);
 /* All ranks must train the same: the network, the method's fields, the cases, the number of steps. */
-bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_method *m, const void *config, const bmvp_ssl_case *cases, int64_t n,
-                                int64_t total, bmvp_error *err);
+bmvp_status train_compare_ranks(rank_group *r, const char *network, const bmvp_method *m, const void *config,
+                                const bmvp_ssl_case *cases, int64_t n, int64_t total, bmvp_error *err);
 bmvp_status train_failed(const bmvp_ctx *c, bmvp_error *err); /* the context's failure becomes err */
 
 #endif
