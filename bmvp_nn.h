@@ -21,8 +21,8 @@
        >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d    >>network impl
        >>optimizer impl        >>data parallel impl    >>state files impl      >>adopt     >>bump      >>text
        >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
-       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>checkpoint writer
-       >>pickle writer
+       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
+       >>checkpoint writer     >>pickle writer
 
    A complete program:
 
@@ -696,8 +696,11 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
 /* Only the comparison: for files of several parts, before any of them is loaded. */
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err);
-/* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its
-   names. */
+/* The group that holds the network, whatever program wrote the file: "state_dict", or what else such groups are called
+   ("model", "network_weights", "student" ...), "" in a plain state_dict; what wrappers put before its names ("module.",
+   "_orig_mod.", "model." ...) is stripped. Where several groups may be meant, a network that the header knows is
+   preferred. BMVP_E_FORMAT: there is none, or more than one under names that say nothing; the message lists the groups
+   with the number and size of their tensors. */
 BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
 
 /* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to
@@ -2714,19 +2717,6 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
     return st;
 }
 
-BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
-{
-    static const char *const places[] = { "state_dict", "" };
-    int i, g;
-    for (g = 0; g < 2; ++g)
-        for (i = 0; i < ckpt->n_entries; ++i)
-            if (strcmp(ckpt->entry[i].group, places[g]) == 0) {
-                *group = places[g];
-                return bmvp_ckpt_strip(ckpt, places[g], "module.", err);
-            }
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
-}
-
 /* The name of the preset with these shapes, or "custom". */
 static void bmvpi_net_rename(bmvp_net_config *cfg, const bmvp_net_kind *kind)
 {
@@ -2754,16 +2744,20 @@ static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt
     return 1;
 }
 
+static void bmvpi_weight_text(const bmvp_ckpt *ckpt, char *out, size_t size);
+
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
 {
+    char found[400];
     int i;
     for (i = 0; i < BMVPI_NET_KINDS; ++i)
         if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
+    bmvpi_weight_text(ckpt, found, sizeof found);
     return bmvp_error_set(
         err, BMVP_E_FORMAT,
-        "%s: neither a UniFormer nor a UNET3D checkpoint (no encoder.uniformer.patch_embed1.proj.weight, "
+        "%.200s: neither a UniFormer nor a UNET3D checkpoint: %s (looked for encoder.uniformer.patch_embed1.proj.weight, "
         "encoder.patch_embed1.proj.weight or conv1a.weight)",
-        ckpt->path);
+        ckpt->path, found);
 }
 
 static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
@@ -4260,15 +4254,26 @@ enum {
 };
 enum {
     BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE,
-    BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR
+    BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR, BMVPI_PK_SET, BMVPI_PK_FROM_TYPE
 };
 enum { BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024 };
 
 static const struct { const char *name; int id; } bmvpi_pk_globals[] = {
     { "collections.OrderedDict", BMVPI_PK_DICT },
     { "collections.Counter", BMVPI_PK_DICT },               /* milestones of MultiStepLR */
+    { "__builtin__.set", BMVPI_PK_SET },
+    { "builtins.set", BMVPI_PK_SET },
+    { "__builtin__.bytearray", BMVPI_PK_OPAQUE },
+    { "builtins.bytearray", BMVPI_PK_OPAQUE },
+    { "__builtin__.complex", BMVPI_PK_OPAQUE },
+    { "builtins.complex", BMVPI_PK_OPAQUE },
+    { "torch._utils._rebuild_tensor", BMVPI_PK_TENSOR },
     { "torch._utils._rebuild_tensor_v2", BMVPI_PK_TENSOR },
     { "torch._utils._rebuild_parameter", BMVPI_PK_PARAMETER },
+    { "torch._utils._rebuild_parameter_with_state", BMVPI_PK_PARAMETER },
+    { "torch._tensor._rebuild_from_type_v2", BMVPI_PK_FROM_TYPE }, /* a tensor to which somebody has added attributes */
+    { "torch.Tensor", BMVPI_PK_OPAQUE },
+    { "torch.nn.parameter.Parameter", BMVPI_PK_OPAQUE },
     { "torch.Size", BMVPI_PK_SIZE },
     { "torch.device", BMVPI_PK_OPAQUE },
     { "_codecs.encode", BMVPI_PK_ENCODE },                  /* how protocol 2 spells the bytes of a numpy scalar */
@@ -4296,6 +4301,7 @@ typedef struct bmvpi_pk {
     bmvp_status status;
     bmvp_error *err;
     int64_t budget;            /* of the walk */
+    int64_t odd_keys;          /* of dicts, seen so far */
     bmvpi_py *result;
 } bmvpi_pk;
 
@@ -4412,6 +4418,7 @@ static int bmvpi_pk_scalar_op(bmvpi_pk *k, int op)
         if ((o = bmvpi_pk_push(k, BMVPI_PY_FLOAT)) != NULL) memcpy(&o->u.d, &bits, 8);
         return 1;
     case 'X': bmvpi_pk_string(k, BMVPI_PY_STR, 4); return 1;
+    case 'U': bmvpi_pk_string(k, BMVPI_PY_STR, 1); return 1; /* of Python 2 */
     case 0x8c: bmvpi_pk_string(k, BMVPI_PY_STR, 1); return 1;
     case 0x8d: bmvpi_pk_string(k, BMVPI_PY_STR, 8); return 1;
     case 'B': bmvpi_pk_string(k, BMVPI_PY_BYTES, 4); return 1;
@@ -4444,23 +4451,23 @@ static void bmvpi_pk_tuple(bmvpi_pk *k, int64_t from, int marked)
 
 static int bmvpi_pk_container_op(bmvpi_pk *k, int op)
 {
-    const int many = op == 'e' || op == 'u';
+    const int many = op == 'e' || op == 'u' || op == 0x90, pairs = op == 's' || op == 'u';
     int64_t from;
     bmvpi_py *o;
     switch (op) {
     case ')': bmvpi_pk_push(k, BMVPI_PY_TUPLE); return 1;
-    case ']': bmvpi_pk_push(k, BMVPI_PY_LIST); return 1;
+    case ']': case 0x8f: bmvpi_pk_push(k, BMVPI_PY_LIST); return 1; /* a set is read as a list */
     case '}': bmvpi_pk_push(k, BMVPI_PY_DICT); return 1;
     case 0x85: case 0x86: case 0x87: bmvpi_pk_tuple(k, k->stack.n - (op - 0x84), 0); return 1;
     case 't':
         from = bmvpi_pk_mark(k);
         if (from >= 0) bmvpi_pk_tuple(k, from, 1);
         return 1;
-    case 'a': case 'e': case 's': case 'u': /* list.append, list.extend, dict[k] = v, dict.update */
+    case 'a': case 'e': case 's': case 'u': case 0x90: /* list.append, list.extend, dict[k] = v, dict.update, set.update */
         from = many ? bmvpi_pk_mark(k) : k->stack.n - (op == 'a' ? 1 : 2);
         if (from - many < 1) { bmvpi_pk_bad(k, "adds to nothing"); return 1; }
         o = k->stack.v[from - many - 1];
-        if (!o || o->kind != (op == 'a' || op == 'e' ? BMVPI_PY_LIST : BMVPI_PY_DICT) ||
+        if (!o || o->kind != (pairs ? BMVPI_PY_DICT : BMVPI_PY_LIST) ||
             (o->kind == BMVPI_PY_DICT && (k->stack.n - from) % 2)) {
             bmvpi_pk_bad(k, "adds items to something that cannot take them");
             return 1;
@@ -4666,6 +4673,17 @@ static void bmvpi_pk_encode(bmvpi_pk *k, bmvpi_pylist *a)
     o->u.s = out;
 }
 
+/* (function that makes the tensor, its type, arguments, attributes) -> the tensor, without the attributes. */
+static void bmvpi_pk_from_type(bmvpi_pk *k, bmvpi_pylist *a)
+{
+    const bmvpi_py *fn = a->n == 4 && a->v[0]->kind == BMVPI_PY_GLOBAL && a->v[2]->kind == BMVPI_PY_TUPLE ? a->v[0] : NULL;
+    bmvpi_pylist *args = fn ? a->v[2]->u.list : NULL;
+    if (fn && fn->id == BMVPI_PK_TENSOR) bmvpi_pk_tensor(k, args);
+    else if (fn && fn->id == BMVPI_PK_PARAMETER && args->n > 0 && args->v[0]->kind == BMVPI_PY_TENSOR)
+        bmvpi_pk_append(k, &k->stack, args->v[0]);
+    else bmvpi_pk_bad(k, "makes a tensor in an unknown way");
+}
+
 /* callable(*args) for the callables we know. */
 static void bmvpi_pk_reduce(bmvpi_pk *k)
 {
@@ -4691,6 +4709,12 @@ static void bmvpi_pk_reduce(bmvpi_pk *k)
         if (a0 && (a0->kind == BMVPI_PY_TUPLE || a0->kind == BMVPI_PY_LIST)) bmvpi_pk_append(k, &k->stack, a0);
         else bmvpi_pk_bad(k, "makes a size of no list");
         return;
+    case BMVPI_PK_SET:
+        if (!a0) bmvpi_pk_push(k, BMVPI_PY_LIST);
+        else if (a0->kind == BMVPI_PY_LIST || a0->kind == BMVPI_PY_TUPLE) bmvpi_pk_append(k, &k->stack, a0);
+        else bmvpi_pk_bad(k, "makes a set of no list");
+        return;
+    case BMVPI_PK_FROM_TYPE: bmvpi_pk_from_type(k, args->u.list); return;
     case BMVPI_PK_OPAQUE: bmvpi_pk_push(k, BMVPI_PY_OPAQUE); return;
     case BMVPI_PK_ENCODE: bmvpi_pk_encode(k, args->u.list); return;
     case BMVPI_PK_DTYPE: case BMVPI_PK_SCALAR: bmvpi_pk_numpy(k, fn->id, args->u.list); return;
@@ -4771,20 +4795,26 @@ static int bmvpi_pw_has_tensor(bmvpi_pk *k, const bmvpi_py *o, int depth)
     return 0;
 }
 
-/* Key of a dict as text; number: 24 bytes for it to live in. NULL after a failure. */
+/* Key of a dict as text; number: 32 bytes for it to live in. Keys that are no text are spelt as Python does, others get a number. */
 static const char *bmvpi_pw_key(bmvpi_pk *k, const bmvpi_py *key, char *number)
 {
-    if (key->kind == BMVPI_PY_STR && (int64_t)strlen(key->u.s) == key->i) return key->u.s;
-    snprintf(number, 24, "%lld", (long long)key->i);
-    if (key->kind == BMVPI_PY_INT) return number;
-    return (const char *)bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a dict key that is neither text nor a whole number",
-                                       NULL);
+    switch (key->kind) {
+    case BMVPI_PY_STR:
+        if ((int64_t)strlen(key->u.s) == key->i) return key->u.s;
+        break;
+    case BMVPI_PY_INT: snprintf(number, 32, "%lld", (long long)key->i); return number;
+    case BMVPI_PY_BOOL: return key->i ? "True" : "False";
+    case BMVPI_PY_NONE: return "None";
+    default: break;
+    }
+    snprintf(number, 32, "(key %lld)", (long long)++k->odd_keys);
+    return number;
 }
 
 static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi_py *o, int depth)
 {
     int64_t i;
-    char number[24];
+    char number[32];
     if (!bmvpi_pw_spend(k, depth, (name ? (int64_t)strlen(name) : 0) + (o->kind == BMVPI_PY_STR ? o->i : 0))) return;
     switch (o->kind) {
     case BMVPI_PY_BOOL: bmvp_jw_bool(w, name, (int)o->i); return;
@@ -4843,7 +4873,7 @@ static void bmvpi_pw_walk(bmvpi_pk *k, char *path, size_t n, const bmvpi_py *o, 
     if (!group) { bmvpi_pk_oom(k); return; }
     for (i = 0; i + step <= o->u.list->n && bmvpi_pw_spend(k, depth, (int64_t)n); i += step) {
         const bmvpi_py *v = o->u.list->v[i + step - 1];
-        char number[24];
+        char number[32];
         const char *key = number;
         size_t m;
         if (step == 2) key = bmvpi_pw_key(k, o->u.list->v[i], number);
@@ -5328,6 +5358,179 @@ BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t firs
     for (i = 0; i < count && !s; i++) dst[i] = bmvpi_ck_float(e->dtype, raw + i * size);
     a->free(raw, a->user);
     return s;
+}
+
+/* >>weights: where the files of other programs hold a network ------------------------------------------------------
+
+   A checkpoint is a tree of dicts, and every program hangs the network somewhere else: under "state_dict" (the release,
+   Lightning), "model" (DINO, MAE, timm), "network_weights" (nnU-Net), "model_state_dict" (PyTorch's own tutorials),
+   "student" beside "teacher" (self-distillation), or at the root. Around it stand optimizers, averages of weights,
+   queues. And what wraps a network goes before the names of its tensors: "module." (DataParallel), "_orig_mod."
+   (torch.compile), "model." (a Lightning module's attribute), one around another.
+   So: groups are tried by the names that people give them, then the root, then the rest; taken is the first in which a
+   network of the header is recognised. Where none is - a network of the program's own - the first group with such a
+   name, else the only one there is. Prefixes that only wrappers write are always stripped; words that a network may use
+   for its own parts ("model.", "net.") only where all tensors have them and a network of the header appears behind
+   them. */
+
+enum { BMVPI_GROUPS = 64 };
+static const char *const bmvpi_weight_keys[] = {
+    "state_dict", "model_state_dict", "network_weights", "model_state",   "model",          "network", "net",
+    "student",    "weights",          "params",          "model_weights", "net_state_dict", ""
+};
+static const char *const bmvpi_wrappers[] = { "module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.",
+                                              "_checkpoint_wrapped_module." };
+static const char *const bmvpi_holders[] = { "model.",     "net.",      "network.",
+                                             "student.",   "backbone.", "model_state_dict.",
+                                             "state_dict." };
+enum {
+    BMVPI_WEIGHT_KEYS = sizeof bmvpi_weight_keys / sizeof *bmvpi_weight_keys,
+    BMVPI_WRAPPERS = sizeof bmvpi_wrappers / sizeof *bmvpi_wrappers,
+    BMVPI_HOLDERS = sizeof bmvpi_holders / sizeof *bmvpi_holders
+};
+
+typedef struct bmvpi_weight_group {
+    const char *name;
+    int64_t tensors, bytes;
+} bmvpi_weight_group;
+
+/* The groups of a file in its order, BMVPI_GROUPS at most. */
+static int bmvpi_weight_groups(const bmvp_ckpt *ckpt, bmvpi_weight_group *g)
+{
+    int i, k, n = 0;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        for (k = n; k > 0 && strcmp(g[k - 1].name, ckpt->entry[i].group) != 0; --k) { }
+        if (k == 0 && n == BMVPI_GROUPS) continue;
+        if (k == 0) {
+            g[n].name = ckpt->entry[i].group;
+            g[n].tensors = g[n].bytes = 0;
+            k = ++n;
+        }
+        g[k - 1].tensors += 1;
+        g[k - 1].bytes += ckpt->entry[i].bytes;
+    }
+    return n;
+}
+
+/* "its tensors stand under 'teacher' (113, 35.2 MB), the root (2, 0.1 MB)", cut where it is too long. */
+static void bmvpi_weight_text(const bmvp_ckpt *ckpt, char *out, size_t size)
+{
+    bmvpi_weight_group g[BMVPI_GROUPS];
+    const int n = bmvpi_weight_groups(ckpt, g);
+    size_t at = (size_t)snprintf(out, size, n > 0 ? "its tensors stand " : "it holds no tensors");
+    int i;
+    for (i = 0; i < n && at + 80 < size; ++i) {
+        at += *g[i].name ? (size_t)snprintf(out + at, size - at, "%sunder '%.40s'", i ? ", " : "", g[i].name)
+                         : (size_t)snprintf(out + at, size - at, "%sat the root", i ? ", " : "");
+        at += (size_t)snprintf(out + at, size - at, " (%lld, %.1f MB)", (long long)g[i].tensors,
+                               (double)g[i].bytes / 1e6);
+    }
+    if (i < n) snprintf(out + at, size - at, " and %d more", n - i);
+}
+
+/* Optimizers keep tensors of the network's shapes. */
+static int bmvpi_weight_moments(const char *group)
+{
+    return strncmp(group, "optim", 5) == 0 || strncmp(group, "opt_", 4) == 0 || strstr(group, "optimizer") != NULL;
+}
+
+/* The name behind wrappers, behind `holder` if it is not NULL, and behind wrappers again. NULL: it has no such holder. */
+static const char *bmvpi_unwrapped(const char *name, const char *holder)
+{
+    int i = 0;
+    while (i < BMVPI_WRAPPERS) {
+        const size_t n = strlen(bmvpi_wrappers[i]);
+        if (strncmp(name, bmvpi_wrappers[i], n) == 0 && name[n]) name += n, i = 0;
+        else ++i;
+    }
+    if (!holder) return name;
+    return strncmp(name, holder, strlen(holder)) == 0 && name[strlen(holder)]
+               ? bmvpi_unwrapped(name + strlen(holder), NULL)
+               : NULL;
+}
+
+/* 1: with these names the group is a network of the header; all of its names have the holder. */
+static int bmvpi_weight_known(bmvp_ckpt *ckpt, const char *group, const char *holder, bmvp_ckpt_entry *room)
+{
+    bmvp_ckpt view = *ckpt;
+    bmvp_net_config cfg;
+    int i, n = 0;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        if (strcmp(ckpt->entry[i].group, group) != 0) continue;
+        room[n] = ckpt->entry[i];
+        room[n].name = bmvpi_unwrapped(room[n].name, holder);
+        if (!room[n++].name) return 0;
+    }
+    view.entry = room;
+    view.n_entries = n;
+    for (i = 0; i < BMVPI_NET_KINDS && n > 0; ++i)
+        if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], &view, group, &cfg)) return 1;
+    return 0;
+}
+
+/* The names of the group without what wraps them, for good. */
+static bmvp_status bmvpi_weight_unwrap(bmvp_ckpt *ckpt, const char *group, const char *holder, bmvp_error *err)
+{
+    bmvpi_ckpt_file *f = ckpt->file;
+    const size_t bytes = (size_t)f->n_entries * sizeof *f->entry;
+    bmvp_ckpt_entry *e = (bmvp_ckpt_entry *)bmvpi_bump_get(&f->mem, bytes + 1);
+    int64_t i;
+    bmvp_status s;
+    if (!e) return bmvpi_ck_oom(f, err);
+    if (bytes) memcpy(e, f->entry, bytes);
+    for (i = 0; i < f->n_entries; ++i) {
+        const char *name = strcmp(e[i].group, group) == 0 ? bmvpi_unwrapped(e[i].name, holder) : NULL;
+        if (name) e[i].name = name;
+    }
+    s = bmvpi_ck_unique(ckpt->path, &f->mem.a, e, f->n_entries, err);
+    if (!s) ckpt->entry = f->entry = e;
+    return s;
+}
+
+/* The groups to try: those with a name for weights in the order of the names, then the rest. Returns how many; *named: of
+   the first kind. */
+static int bmvpi_weight_order(const bmvp_ckpt *ckpt, const char **order, int *named)
+{
+    bmvpi_weight_group g[BMVPI_GROUPS];
+    const int n = bmvpi_weight_groups(ckpt, g);
+    int taken[BMVPI_GROUPS] = { 0 }, i, k, m = 0;
+    for (k = 0; k < BMVPI_WEIGHT_KEYS; ++k)
+        for (i = 0; i < n; ++i) {
+            const char *last = strrchr(g[i].name, '.');
+            if (taken[i] || bmvpi_weight_moments(g[i].name) ||
+                strcmp(last ? last + 1 : g[i].name, bmvpi_weight_keys[k]) != 0)
+                continue;
+            taken[i] = 1;
+            order[m++] = g[i].name;
+        }
+    *named = m;
+    for (i = 0; i < n; ++i)
+        if (!taken[i] && !bmvpi_weight_moments(g[i].name)) order[m++] = g[i].name;
+    return m;
+}
+
+BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
+{
+    const bmvp_allocator *a = &ckpt->file->mem.a;
+    const char *order[BMVPI_GROUPS], *holder = NULL;
+    char found[400];
+    int named, i, h, n = bmvpi_weight_order(ckpt, order, &named);
+    bmvp_ckpt_entry *room = (bmvp_ckpt_entry *)a->alloc((size_t)ckpt->n_entries * sizeof *room + 1, a->user);
+    if (!room) return bmvpi_ck_oom(ckpt->file, err);
+    *group = NULL;
+    for (i = 0; i < n && !*group; ++i)
+        for (h = -1; h < BMVPI_HOLDERS && !*group; ++h) {
+            holder = h < 0 ? NULL : bmvpi_holders[h];
+            if (bmvpi_weight_known(ckpt, order[i], holder, room)) *group = order[i];
+        }
+    a->free(room, a->user);
+    if (!*group) {
+        holder = NULL;
+        if (named > 0 || n == 1) *group = order[0];
+    }
+    if (*group) return bmvpi_weight_unwrap(ckpt, *group, holder, err);
+    bmvpi_weight_text(ckpt, found, sizeof found);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: no network in it: %s", ckpt->path, found);
 }
 
 /* >>checkpoint writer ---------------------------------------------------------------------------------------------- */

@@ -343,4 +343,12 @@ expect 2 "" bmvp info run20.pt and more
 absent no
 absent no.safetensors
 clean .
+# a safetensors file whose header's length looks like the first brace of a list
+for n in 123 91 31520; do
+    printf "\\$(printf %o $((n % 256)))\\$(printf %o $((n / 256)))\0\0\0\0\0\0" >"$T/start.safetensors"
+    printf '%-*s' $n '{"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}' >>"$T/start.safetensors"
+    printf '\0\0\0\0\0\0\0\0' >>"$T/start.safetensors"
+    expect 0 "weight" bmvp info "$T/start.safetensors"
+done
+
 finish
