@@ -45,8 +45,17 @@ char *run_file(const char *out, const char *name) { return path_join(out, name);
 bmvp_status run_open(const char *out, bmvp_error *err)
 {
     DIR *dir = make_dir(out) == 0 ? opendir(out) : NULL;
+    const int locked = dir ? folder_lock(out) : -1;
     struct dirent *e;
-    if (!dir) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(errno));
+    if (!dir || locked < 0) {
+        const int why = errno;
+        if (dir) closedir(dir);
+        return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(why));
+    }
+    if (locked) {
+        closedir(dir);
+        return bmvp_error_set(err, BMVP_E_STATE, "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
+    }
     while ((e = readdir(dir)) != NULL) {
         char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
         if (path) (void)unlink(path);
