@@ -14,9 +14,12 @@
 void run_print_memory(const bmvp_memory *plan, double ahead, double passing)
 {
     const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = 2 * (double)plan->largest;
-    const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead + (passing > saving ? passing : saving);
-    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the program, crops read ahead, "
-           "saving and reports: %.1f MB in all\n", lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
+    const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead +
+                        (passing > saving ? passing : saving);
+    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the "
+           "program, crops read ahead, "
+           "saving and reports: %.1f MB in all\n",
+           lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
 }
 
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
@@ -54,7 +57,9 @@ bmvp_status run_open(const char *out, bmvp_error *err)
     }
     if (locked) {
         closedir(dir);
-        return bmvp_error_set(err, BMVP_E_STATE, "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
+        return bmvp_error_set(
+            err, BMVP_E_STATE,
+            "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
     }
     while ((e = readdir(dir)) != NULL) {
         char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
@@ -105,7 +110,8 @@ bmvp_status run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err
     return st;
 }
 
-bmvp_status run_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
+bmvp_status run_apply_settings(void *cfg,
+                               bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
                                const char *text, bmvp_error *err)
 {
     char pair[128], *equals;
