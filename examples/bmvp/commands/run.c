@@ -96,8 +96,12 @@ static void say_difference(const char *const *now, int64_t n, const bmvp_json *c
     qsort((void *)was, (size_t)k, sizeof *was, by_text);
     n_added = missing_from(now, n, was, k, &added);
     n_gone = missing_from(was, k, now, n, &gone);
-    if (n_added) printf("cases    %lld new since the run was started (%s%s)\n", (long long)n_added, added, n_added > 1 ? " .." : "");
-    if (n_gone) printf("cases    %lld gone since the run was started (%s%s)\n", (long long)n_gone, gone, n_gone > 1 ? " .." : "");
+    if (n_added)
+        printf("cases    %lld new since the run was started (%s%s)\n", (long long)n_added, added,
+               n_added > 1 ? " .." : "");
+    if (n_gone)
+        printf("cases    %lld gone since the run was started (%s%s)\n", (long long)n_gone, gone,
+               n_gone > 1 ? " .." : "");
     free((void *)was);
 }
 
