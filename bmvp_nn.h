@@ -5,12 +5,14 @@
        #include "bmvp_tensor.h"
        #include "bmvp_nn.h"
 
-   What it is: the networks of BrainMVP (UniFormer encoder with its pre-training decoder, UniUnet and UNET3D for segmentation, heads for
-   classification) with the released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and
-   SGD, learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON reader and
-   writer that goes with them.
-   What it is not: no model zoo; a network of your own is a block of layers and a row of a table (>>layers, >>network). Files written by others are read as hostile: a pickle that wants to run code is
-   refused by name.
+   What it is: layers that are made by name as PyTorch's modules are, the networks of BrainMVP made of them (UniFormer
+   encoder with its pre-training decoder, UniUnet and UNET3D for segmentation, heads for classification) with the
+   released names of every parameter, their initialisation and the start from a pre-trained file, AdamW, Adam and SGD,
+   learning-rate schedules, and files: safetensors and PyTorch .pt, read and written without Python; a small strict JSON
+   reader and writer that goes with them.
+
+   What it is not: no model zoo; a network of your own is a block of layers and a row of a table (>>layers, >>network).
+   Files written by others are read as hostile: a pickle that wants to run code is refused by name.
 
    CONTENTS (search for the tag)
        >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
@@ -19,8 +21,8 @@
        >>for upper headers     >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl      >>adopt     >>bump      >>text
        >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
-       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>checkpoint writer
-       >>pickle writer
+       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
+       >>checkpoint writer     >>pickle writer
 
    A complete program:
 
@@ -66,8 +68,8 @@ extern "C" {
 
 /* >>state -------------------------------------------------------------------------------------------------------- */
 
-/* The state of a network is a list of named tensors: PyTorch's state_dict, in its order. Files hold PyTorch's names, shapes and element
-   order, memory the order of bmvp_tensor.h (channels last); an entry knows both. */
+/* The state of a network is a list of named tensors: PyTorch's state_dict, in its order. Files hold PyTorch's names,
+   shapes and element order, memory the order of bmvp_tensor.h (channels last); an entry knows both. */
 
 /* The order of the three axes of space within PyTorch's tensors. Ours are always Z, Y, X. */
 typedef enum bmvp_axes {
@@ -76,7 +78,7 @@ typedef enum bmvp_axes {
     BMVP_AXES_ZYX  /* arrays as SimpleITK gives them: (N, C, Z, Y, X) */
 } bmvp_axes;
 
-/* How a tensor lies in PyTorch's files <-> here. The three of a kind stand in the order of bmvp_axes; k.. may differ from each other. */
+/* How a tensor lies in PyTorch's files <-> here. The three of a kind stand in the order of bmvp_axes. */
 typedef enum bmvp_layout {
     BMVP_LAYOUT_SAME,          /* any shape, as it is */
     BMVP_LAYOUT_LINEAR,        /* (O, I)           <-> (I, O) */
@@ -93,11 +95,11 @@ typedef enum bmvp_layout {
     BMVP_LAYOUT_VOLUME         /* (X, Y, Z)        <-> (Z, Y, X) */
 } bmvp_layout;
 
-typedef enum bmvp_init { /* how a fresh entry starts; PyTorch's function in torch.nn.init */
+typedef enum bmvp_init {      /* how a fresh entry starts; PyTorch's function in torch.nn.init */
     BMVP_INIT_ZERO,
     BMVP_INIT_ONE,
-    BMVP_INIT_KAIMING_OUT,    /* normal, variance 2 / fan, fan = O k^3: kaiming_normal_(mode="fan_out", nonlinearity="relu") */
-    BMVP_INIT_UNIFORM_IN,     /* uniform in +-1/sqrt(fan), fan = I k^3: what Linear, Conv3d, ConvTranspose3d start with, biases too */
+    BMVP_INIT_KAIMING_OUT,    /* normal, variance 2 / fan, fan = O k^3: kaiming_normal_ of fan_out and relu */
+    BMVP_INIT_UNIFORM_IN,     /* uniform in +-1/sqrt(fan), fan = I k^3: start of Linear, Conv3d, ConvTranspose3d */
     BMVP_INIT_XAVIER_UNIFORM, /* uniform in +-sqrt(6 / fan), fan = (I + O) k^3: xavier_uniform_ */
     BMVP_INIT_NORMAL,         /* normal, standard deviation `value`: normal_ */
     BMVP_INIT_TRUNC_NORMAL,   /* the same, drawn again beyond +-2: trunc_normal_ */
@@ -108,8 +110,8 @@ typedef enum bmvp_init { /* how a fresh entry starts; PyTorch's function in torc
 typedef struct bmvp_state {
     const char *name;
     bmvp_tensor *t;
-    int64_t counter;       /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
-    int trained;           /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
+    int64_t counter; /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
+    int trained;     /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
     int torch_rank;        /* PyTorch's shape */
     int64_t torch_dim[BMVP_MAX_DIMS];
     int walk_rank;         /* the same with axes split that are several of ours (tokens are z, y, x); else equal */
@@ -119,7 +121,7 @@ typedef struct bmvp_state {
     int64_t fan;
     double value;          /* of NORMAL, TRUNC_NORMAL and CONSTANT */
     double lr_scale;       /* learning rate of this tensor / that of the rest */
-    const char *stacked;   /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
+    const char *stacked; /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
     int part, parts;
 } bmvp_state;
 
@@ -129,8 +131,9 @@ typedef struct bmvp_state_list { /* begins as zeros */
 } bmvp_state_list;
 
 /* Registers a tensor. torch_dim: PyTorch's shape. Returns the tensor (NULL after a failure). */
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan);
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout,
+                                     int torch_rank, const int64_t *torch_dim, int trained, bmvp_init init,
+                                     int64_t fan);
 /* Frees the list; the tensors go with the context. Networks free theirs. */
 BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list);
 /* Start values of one entry, from random stream `stream` of seed (bmvp_net_init takes 1000 + its place in the list). */
@@ -141,16 +144,18 @@ BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, flo
 
 /* >>layers ------------------------------------------------------------------------------------------------------- */
 
-/* Layers are made by name and run. Making one adds its tensors to a list of states under the names that PyTorch's module of that name
-   gives them, with its shapes and its initialisation; so a network of layers is saved, loaded from .pt and .safetensors, optimised,
-   planned and shared by ranks with nothing more to do. Running one is a call of its op:
+/* Layers are made by name and run. Making one adds its tensors to a list of states under the names that PyTorch's
+   module of that name gives them, with its shapes and its initialisation; so a network of layers is saved, loaded from
+   .pt and .safetensors, optimised, planned and shared by ranks with nothing more to do. Running one is a call of its
+   op:
 
        l = bmvp_make_conv(m, "conv1", 1, 16, 3, 1, 1, 1);         self.conv1 = nn.Conv3d(1, 16, 3, stride=1, padding=1)
        y = bmvp_relu(m->c, bmvp_run(m, &l, x));                   y = F.relu(self.conv1(x))
 
-   A bmvp_module is the place in the tree of names where layers are made, and what a pass has to know (training or not). bmvp_enter goes
-   down a level, bmvp_leave up again: bmvp_enter(m, "decoder.%d", i) gives "decoder.2.conv1.weight". After a failure all of them do
-   nothing, and layers are zeros. Maps are (N, D, H, W, C) here and (N, C, X, Y, Z) in PyTorch, unless m->axes says otherwise. */
+   A bmvp_module is the place in the tree of names where layers are made, and what a pass has to know (training or not).
+   bmvp_enter goes down a level, bmvp_leave up again: bmvp_enter(m, "decoder.%d", i) gives "decoder.2.conv1.weight".
+   After a failure all of them do nothing, and layers are zeros. Maps are (N, D, H, W, C) here and (N, C, X, Y, Z) in
+   PyTorch, unless m->axes says otherwise. */
 enum { BMVP_NAME_MAX = 200, BMVP_LEVELS_MAX = 12 };
 typedef struct bmvp_module {
     bmvp_ctx *c;
@@ -185,21 +190,25 @@ BMVP_API bmvp_tensor *bmvp_run(bmvp_module *m, const bmvp_layer *l, bmvp_tensor 
 
 /* torch.nn.Linear(in, out, bias): x (..., in) -> (..., out). weight (out, in) and bias uniform in +-1/sqrt(in). */
 BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t in, int64_t out, int bias);
-/* torch.nn.Conv3d(in, out, kernel, stride, padding, bias=): x (N, D, H, W, in) -> (N, D', H', W', out), zeros outside. weight (out, in, k,
-   k, k) and bias uniform in +-1/sqrt(in k^3). A kernel of 1 without stride and padding runs as a linear layer. */
-BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
-                                   int bias);
-/* torch.nn.Conv3d(n, n, kernel, padding=kernel // 2, groups=n), kernel odd: shapes stay. weight (n, 1, k, k, k) and bias uniform in
+/* torch.nn.Conv3d(in, out, kernel, stride, padding, bias=): x (N, D, H, W, in) -> (N, D', H', W', out), zeros outside.
+   weight (out, in, k, k, k) and bias uniform in +-1/sqrt(in k^3). A kernel of 1 without stride and padding runs as a
+   linear layer. */
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                   int64_t stride, int64_t pad, int bias);
+/* torch.nn.Conv3d(n, n, kernel, padding=kernel // 2, groups=n), kernel odd: shapes stay. weight (n, 1, k, k, k) and
+   bias uniform in
    +-1/sqrt(k^3). */
 BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel);
-/* torch.nn.ConvTranspose3d(in, out, kernel, stride=kernel, bias=): (N, D, H, W, in) -> (N, kD, kH, kW, out). weight (in, out, k, k, k) and
-   bias uniform in +-1/sqrt(out k^3). */
-BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias);
+/* torch.nn.ConvTranspose3d(in, out, kernel, stride=kernel, bias=): (N, D, H, W, in) -> (N, kD, kH, kW, out). weight
+   (in, out, k, k, k) and bias uniform in +-1/sqrt(out k^3). */
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                             int bias);
 
 /* Norms keep shapes; weight (n) starts as 1, bias (n) as 0, eps 1e-5.
-   BatchNorm3d(n): over all axes but channels, batch statistics when m->training, else running_mean (0) and running_var (1), which move
-   by 0.1; num_batches_tracked counts. LayerNorm(n): over channels. GroupNorm(groups, n): groups of neighbouring channels, all voxels
-   of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine` it has no tensors, and name may be NULL. */
+   BatchNorm3d(n): over all axes but channels, batch statistics when m->training, else running_mean (0) and running_var
+   (1), which move by 0.1; num_batches_tracked counts. LayerNorm(n): over channels. GroupNorm(groups, n): groups of
+   neighbouring channels, all voxels of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine`
+   it has no tensors, and name may be NULL. */
 BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups);
@@ -207,60 +216,73 @@ BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int
 
 /* torch.nn.Parameter(torch.zeros(dim)): a learnable tensor as it is, for bmvp_init_as and the ops. */
 BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim);
-/* Learnable positions of a grid of tokens, {D, H, W}: PyTorch (1, tokens, n), its tokens in the order of m->axes, here (1, D, H, W, n).
-   Starts as zeros; bmvp_add_tokens adds it. */
+/* Learnable positions of a grid of tokens, {D, H, W}: PyTorch (1, tokens, n), its tokens in the order of m->axes, here
+   (1, D, H, W, n). Starts as zeros; bmvp_add_tokens adds it. */
 BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const int64_t grid[3], int64_t n);
 /* x (N, ...) + t (1, ...), the same t for each sample: positions. */
 BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t);
 
-/* Instead of a layer's own start, as nn.init does after a module is made: of t, a tensor made in m (NULL: nothing to do). fan follows
-   from PyTorch's shape. */
+/* Instead of a layer's own start, as nn.init does after a module is made: of t, a tensor made in m (NULL: nothing to
+   do). fan follows from PyTorch's shape. */
 BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value);
 
-/* Two linear layers with GELU between (timm's Mlp: name.fc1, name.fc2), as one op: the hidden layer is never stored. residual NULL: none;
-   else it is added. */
+/* Two linear layers with GELU between (timm's Mlp: name.fc1, name.fc2), as one op: the hidden layer is never stored.
+   residual NULL: none; else it is added. */
 typedef struct bmvp_mlp_layer {
     bmvp_layer fc1, fc2;
 } bmvp_mlp_layer;
 BMVP_API bmvp_mlp_layer bmvp_make_mlp(bmvp_module *m, const char *name, int64_t n, int64_t hidden);
 BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp_tensor *x, bmvp_tensor *residual);
 
-/* Pre-norm transformer block over the tokens between the first and the last axis: x += proj(MHSA(norm1(x))); x += mlp(norm2(x)); timm's
-   Block: norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2 below `name` (NULL: where m is). qkv (3 n, n) has the rows of q, then k, then
-   v, head by head; softmax(q k^T / sqrt(n / heads)). Networks whose names or order differ (MONAI: attn.out_proj, mlp.linear1) make the six
-   layers themselves. drop_path: rate at which a sample skips a branch in training; 0. */
+/* Pre-norm transformer block over the tokens between the first and the last axis: x += proj(MHSA(norm1(x))); x +=
+   mlp(norm2(x)); timm's Block: norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2 below `name` (NULL: where m is). qkv
+   (3 n, n) has the rows of q, then k, then v, head by head; softmax(q k^T / sqrt(n / heads)). Networks whose names or
+   order differ (MONAI: attn.out_proj, mlp.linear1) make the six layers themselves. drop_path: rate at which a sample
+   skips a branch in training; 0. */
 typedef struct bmvp_attention_block {
     bmvp_layer norm1, qkv, proj, norm2;
     bmvp_mlp_layer mlp;
     int heads;
     double drop_path;
 } bmvp_attention_block;
-BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias);
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads,
+                                                        int64_t hidden, int qkv_bias);
 BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x);
 
-/* Patches of p^3 voxels to tokens: name.proj = Conv3d(in, out, p, stride=p), and with `norm` name.norm = LayerNorm(out). */
+/* Patches of p^3 voxels to tokens: name.proj = Conv3d(in, out, p, stride=p), and with `norm` name.norm =
+   LayerNorm(out). */
 typedef struct bmvp_patch_embed {
     bmvp_layer proj, norm;
 } bmvp_patch_embed;
-BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm);
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p,
+                                                int norm);
 BMVP_API bmvp_tensor *bmvp_run_patch_embed(bmvp_module *m, const bmvp_patch_embed *e, bmvp_tensor *x);
 
-/* Stochastic depth (Huang et al., ECCV 2016; timm's DropPath): in training a sample's x becomes 0 with probability `rate`, else x / (1 -
-   rate). Draws are counted from (seed, step, sample): a resumed run, or one with other ranks, draws the same. Set them before each
-   training pass; sample is the number of the pass's first one. */
+/* Stochastic depth (Huang et al., ECCV 2016; timm's DropPath): in training a sample's x becomes 0 with probability
+   `rate`, else x / (1 - rate). Draws are counted from (seed, step, sample): a resumed run, or one with other ranks,
+   draws the same. Set them before each training pass; sample is the number of the pass's first one. */
 BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate);
 BMVP_API void bmvp_module_draws(bmvp_module *m, uint64_t seed, uint32_t step, uint32_t sample);
 
-/* The end of a block that began with mark = bmvp_scope_begin(c): what it made but y is freed, for good without a tape, and with
-   m->recompute until backward computes it again. Returns y. */
+/* The end of a block that began with mark = bmvp_scope_begin(c): what it made but y is freed, for good without a tape,
+   and with m->recompute until backward computes it again. Returns y. */
 BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *y);
 
 /* >>network ------------------------------------------------------------------------------------------------------ */
 
-/* A network is a block of code and a row of a table. The block has a struct of layers and functions that make and run them; the row, a
-   bmvp_net_kind, names the functions, and everything that knows networks (training, files, prediction) asks the row. The header's are
-   `uniformer` (encoder of BrainMVP with its pre-training decoder and UniUnet) and `unet3d`. A program adds rows by
-   bmvp_config.networks; examples/06_own_network.c does it. */
+/* A network is a block of code and a row of a table. The block has a struct of layers, a function that makes them and
+   functions that run them; the row, a bmvp_net_kind, names the functions. Everything that knows networks asks the row:
+   pre-training needs encode and reconstruct, fine-tuning encode and segment or classify, a loader the stride, and files
+   the prefixes of names that say what belongs to the encoder. So nobody asks which network it is.
+
+   The way of an input: encode makes maps from fine to coarse; what stands on them depends on the task that the network
+   was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
+   bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
+
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet) and `unet3d`.
+   A program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
+   know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so a
+   checkpoint's description can be read, and printed, where the row is not known. */
 
 typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
 
@@ -279,10 +301,11 @@ typedef struct bmvp_net_config {
     int mlp_ratio;        /* UniFormer: hidden width / width */
     int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
     int groups;           /* UNET3D: groups of GroupNorm; divides n */
-    int plain_decoder;    /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
+    int plain_decoder; /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
     int outputs;          /* segmentation: channels of the logits; classification: classes; pre-training: unused */
-    int deep_supervision; /* 1 adds heads on coarser maps, where the row has them: UniFormer's segmentation, at 1/4 and 1/2 of the input */
+    int deep_supervision; /* 1 adds heads on coarser maps, where the row has them: UniFormer's segmentation, at 1/4 and
+                             1/2 of the input */
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
@@ -291,13 +314,13 @@ BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
 BMVP_API bmvp_net_config bmvp_net_config_default(const char *kind);
-/* Sets fields by name: "dim=16,32,64,128 head_dim=16"; a name that is no field of bmvp_net_config becomes an option. BMVP_E_ARG says where
-   the text is wrong. */
+/* Sets fields by name: "dim=16,32,64,128 head_dim=16"; a name that is no field of bmvp_net_config becomes an option.
+   BMVP_E_ARG says where the text is wrong. */
 BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text, bmvp_error *err);
 BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise);
 
-/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the last at 1/8. NULL: not
-   there. */
+/* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the
+   last at 1/8. NULL: not there. */
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input */
@@ -310,34 +333,40 @@ typedef struct bmvp_logits {
 } bmvp_logits;
 
 typedef struct bmvp_net bmvp_net;
-typedef enum bmvp_net_part { BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT } bmvp_net_part;
+typedef enum bmvp_net_part {
+    BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT
+} bmvp_net_part;
 struct bmvp_ckpt;
 
-/* One row. Zeros (NULL) where the network has no such thing. The functions return NULL (or zeros) after a failure, as builders do. */
+/* One row. Zeros (NULL) where the network has no such thing. The functions return NULL (or zeros) after a failure, as
+   builders do. */
 typedef struct bmvp_net_kind {
     const char *name;                                       /* as in bmvp_net_config.kind and in files */
     const char *title;                                      /* in messages; NULL: name */
-    const char *fields;                                     /* names of the fields and options that are its own, by spaces */
-    size_t size;                                            /* of its struct of layers: net->layers, zeros before make */
+    const char *fields; /* names of the fields and options that are its own, by spaces */
+    size_t size;        /* of its struct of layers: net->layers, zeros before make */
     int64_t (*stride)(const bmvp_net_config *k);            /* crops must be a multiple of this */
-    int64_t (*channels)(const bmvp_net_config *k);          /* of the last map; for classification without a `classify` of its own */
+    /* Of the last map; for classification without a `classify` of its own. */
+    int64_t (*channels)(const bmvp_net_config *k);
     int (*check)(bmvp_ctx *c, const bmvp_net_config *k);    /* 1: sizes fit; else bmvp_fail says why */
     void (*make)(bmvp_net *net);                            /* the layers, for net->cfg.task */
     void (*destroy)(bmvp_net *net);                         /* what make allocated besides net->layers */
     bmvp_features (*encode)(bmvp_net *net, bmvp_tensor *x); /* x (N, D, H, W, in_channels) */
     bmvp_tensor *(*reconstruct)(bmvp_net *net, const bmvp_features *f);               /* -> (N, D, H, W, 1) */
-    bmvp_logits (*segment)(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep); /* -> (N, D, H, W, outputs) */
-    bmvp_tensor *(*classify)(bmvp_net *net, const bmvp_features *f); /* -> (N, outputs); NULL: Linear `head` of the last map's average */
-    /* From names and shapes of a checkpoint without a description: 1 and the config (name, kind and in_channels = 1 are set), or 0: another
-       network's. NULL: such files are not recognised. */
+    /* -> (N, D, H, W, outputs); deep 1: the coarser heads, too */
+    bmvp_logits (*segment)(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep);
+    /* -> (N, outputs); NULL: Linear `head` of the last map's average */
+    bmvp_tensor *(*classify)(bmvp_net *net, const bmvp_features *f);
+    /* From names and shapes of a checkpoint without a description: 1 and the config (name, kind and in_channels = 1 are
+       set), or 0: another network's. NULL: such files are not recognised. */
     int (*infer)(const struct bmvp_ckpt *f, const char *group, bmvp_net_config *k);
     int deep;                                               /* 1: segment has coarser heads when cfg.deep_supervision */
     double weight_decay;                                    /* of fine-tuning in the paper's table */
-    /* Prefixes of names, by spaces. Encoder: what fine-tuning takes from pre-training, must fit, and may learn slower. Stem: its first
-       layer, spread when there are more channels. Head: the last layers, never taken from pre-training. Input: other layers that
-       read the image, fresh when the number of channels differs. */
+    /* Prefixes of names, by spaces. Encoder: what fine-tuning takes from pre-training, must fit, and may learn slower.
+       Stem: its first layer, spread when there are more channels. Head: the last layers, never taken from pre-training.
+       Input: other layers that read the image, fresh when the number of channels differs. */
     const char *part[BMVP_PART_COUNT];
-    const char *alias[2];                                   /* two prefixes for one thing (a task's names have a level more) */
+    const char *alias[2]; /* two prefixes for one thing (a task's names have a level more) */
 } bmvp_net_kind;
 /* A row of the header or of bmvp_config.networks (c NULL: of the header); NULL: there is none of that name. */
 BMVP_API const bmvp_net_kind *bmvp_net_kind_find(const bmvp_ctx *c, const char *name);
@@ -351,26 +380,31 @@ struct bmvp_net { /* for the functions of rows; programs use those below */
     bmvp_layer head; /* classification without a `classify` of the row's own */
 };
 
-/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error on failure. */
+/* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error
+   on failure. */
 BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API void bmvp_net_destroy(bmvp_net *net); /* the parameters go with the context */
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net);
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net);
 BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multiple of this: UniFormer 16, UNET3D 8 */
-/* The same before there is a network, and the channels of the last map; 0: the kind is not known to c (or says nothing). */
+/* The same before there is a network, and the channels of the last map; 0: the kind is not known to c (or says
+   nothing). */
 BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
-BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part); /* 1: the tensor `name` belongs to the part */
+/* 1: the tensor `name` belongs to the part. */
+BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part);
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
-/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block again
-   (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
+/* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block
+   again (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
 BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
-/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls below, too. */
+/* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls
+   below, too. */
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
 /* The pre-training decoder, no skip connections: features -> (N, D, H, W, 1). */
 BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f);
-/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features -> logits (N, D, H, W,
-   outputs). deep_supervision 1: the coarser heads too (made with the config's field of that name). */
+/* Segmentation (method 4.3 UniUnet, 4.4 UNET3D with its skip additions): x is the network's input, f its features ->
+   logits (N, D, H, W, outputs). deep_supervision 1: the coarser heads too (made with the config's field of that
+   name). */
 BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
 /* Classification: global average of the last map -> Linear: logits (N, outputs). */
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
@@ -381,7 +415,8 @@ typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind
 
 typedef struct bmvp_optim_config {
     bmvp_optim_kind kind;
-    double beta1, beta2, eps; /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
 } bmvp_optim_config;
@@ -397,21 +432,25 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o);
 BMVP_API double bmvp_optim_grad_norm(bmvp_optim *o);
 /* One step with learning rate lr; every gradient is first multiplied by grad_scale (clipping: min(1, limit / norm)). */
 BMVP_API void bmvp_optim_step(bmvp_optim *o, double lr, double grad_scale);
-/* Norm, clipping (torch.nn.utils.clip_grad_norm_ without its 1e-6; clip 0: none) and step at once, without waiting for any of them. Returns where the
-   norm will be, in the backend's memory until the next such step: bmvp_post it. NULL: there are no gradients, a plan, or a failure. A step whose
-   norm is not finite moves nothing, nor do the ones after it, until bmvp_optim_resume: the values stay those of the last good step. */
+/* Norm, clipping (torch.nn.utils.clip_grad_norm_ without its 1e-6; clip 0: none) and step at once, without waiting for
+   any of them. Returns where the norm will be, in the backend's memory until the next such step: bmvp_post it. NULL:
+   there are no gradients, a plan, or a failure. A step whose norm is not finite moves nothing, nor do the ones after
+   it, until bmvp_optim_resume: the values stay those of the last good step. */
 BMVP_API const float *bmvp_optim_clipped_step(bmvp_optim *o, double lr, double clip);
-/* The same of a number of the backend's memory, a loss: if it is not finite the clipped steps given from now on move nothing. */
+/* The same of a number of the backend's memory, a loss: if it is not finite the clipped steps given from now on move
+   nothing. */
 BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x);
-/* After the failure was seen: clipped steps will move again once it is cleared. Those that moved nothing do not count in bmvp_optim_count. */
+/* After the failure was seen: clipped steps will move again once it is cleared. Those that moved nothing do not count
+   in bmvp_optim_count. */
 BMVP_API void bmvp_optim_resume(bmvp_optim *o);
-/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg or the
-   momentum buffer, 1: exp_avg_sq. */
+/* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg
+   or the momentum buffer, 1: exp_avg_sq. */
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
 BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
 
-/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to `floor`. half_period
-   1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and climbs back. */
+/* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to
+   `floor`. half_period 1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and
+   climbs back. */
 typedef struct bmvp_schedule {
     double lr, floor;
     int64_t total, warmup;
@@ -421,18 +460,23 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
 /* >>data parallel ------------------------------------------------------------------------------------------------ */
 
-/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones (templates: of those
-   a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25 MB, the first of 1 MB, in the order in which
-   backward completes them. A device's gradients go through the host, without overlap, unless the table is on_device. The list must outlive the
-   reducer and not grow; all ranks have the same one. bmvp_set_comm comes first. */
+/* Sums gradients over the context's ranks (bmvp_set_comm): those of every trained entry of the list but stacked ones
+   (templates: of those a step touches crops only, and dense sums would be 286 MB). They travel in buckets of about 25
+   MB, the first of 1 MB, in the order in which backward completes them. A device's gradients go through the host,
+   without overlap, unless the table is on_device. The list must outlive the reducer and not grow; all ranks have the
+   same one. bmvp_set_comm comes first. */
 typedef struct bmvp_reducer bmvp_reducer;
-BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list); /* NULL and the context's error on failure */
+/* NULL and the context's error on failure. */
+BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list);
 BMVP_API void bmvp_reducer_destroy(bmvp_reducer *r);
-/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its all_reduce). */
+/* Optional, before the last backward of a step: buckets leave while it goes on (comm's start, or else its
+   all_reduce). */
 BMVP_API void bmvp_reducer_start(bmvp_reducer *r);
-/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had one on any rank. */
+/* After the last backward of a step: sends what has not left, waits. A parameter has a gradient afterwards if it had
+   one on any rank. */
 BMVP_API void bmvp_reducer_finish(bmvp_reducer *r);
-BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent); /* how many, and how many of them left during the last backward */
+/* How many, and how many of them left during the last backward. */
+BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent);
 /* Values and counters of the list, and moments of its optimizer (or NULL), become those of rank 0. */
 BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_optim *optim);
 
@@ -630,9 +674,10 @@ BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch
 BMVP_API bmvp_status bmvp_ckpt_writer_finish(bmvp_ckpt_writer *w, bmvp_error *err);
 BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes the temporary file; NULL is fine */
 
-/* >>state files: networks in checkpoints ------------------------------------------------------------------------------ */
+/* >>state files: networks in checkpoints --------------------------------------------------------------------------- */
 
-/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries only). */
+/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries
+   only). */
 typedef struct bmvp_state_part {
     bmvp_ctx *c;
     bmvp_state_list *list;
@@ -640,34 +685,43 @@ typedef struct bmvp_state_part {
     int moment;
 } bmvp_state_part;
 
-/* Writing: declare every part in the file's order, then give their data in the same order. Templates are stacked to one tensor. */
-BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err);
+/* Writing: declare every part in the file's order, then give their data in the same order. Templates are stacked to one
+   tensor. */
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
+                                        bmvp_error *err);
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
-/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has changed then.
-   Further tensors of the file are ignored. */
+/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has
+   changed then. Further tensors of the file are ignored. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* Only the comparison: for files of several parts, before any of them is loaded. */
-BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
-/* The group that holds the network ("state_dict", or "" in a plain state_dict file), with "module." stripped from its names. */
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
+                                      bmvp_error *err);
+/* The group that holds the network, whatever program wrote the file: "state_dict", or what else such groups are called
+   ("model", "network_weights", "student" ...), "" in a plain state_dict; what wrappers put before its names ("module.",
+   "_orig_mod.", "model." ...) is stripped. Where several groups may be meant, a network that the header knows is
+   preferred. BMVP_E_FORMAT: there is none, or more than one under names that say nothing; the message lists the groups
+   with the number and size of their tensors. */
 BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err);
 
-/* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to be dim[0], as
-   in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it themselves). */
+/* The network's shape from the names and shapes of a released checkpoint (no tensor shows the head size: it is taken to
+   be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it
+   themselves). */
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err);
 /* As JSON object `key` and back. */
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err);
 
-/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works too). Fresh
-   entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over the C inputs: repeated and
-   divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the encoder does not fit;
-   nothing has changed then. */
+/* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works
+   too). Fresh entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over
+   the C inputs: repeated and divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names
+   the tensor) when the encoder does not fit; nothing has changed then. */
 typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
 typedef struct bmvp_net_adoption {
     int n[3];              /* entries taken, adapted, fresh */
     unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
 } bmvp_net_adoption;
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err);
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+                                    bmvp_error *err);
 
 #ifdef __cplusplus
 }
@@ -709,7 +763,7 @@ static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t);
 /* From rank 0, the host's memory, whichever the ranks' table takes */
 static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes);
 
-/* >>state impl: named tensors and how PyTorch's files hold them ------------------------------------------------------- */
+/* >>state impl: named tensors and how PyTorch's files hold them ---------------------------------------------------- */
 
 static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes)
 {
@@ -743,8 +797,8 @@ BMVP_API void bmvp_state_list_free(bmvp_ctx *c, bmvp_state_list *list)
 /* Which of (z, y, x) = 2, 1, 0 is axis i of space in PyTorch's tensors */
 static const int bmvpi_axis_of[3][3] = { { 0, 1, 2 }, { 2, 0, 1 }, { 2, 1, 0 } };
 
-/* Strides of PyTorch's three axes of space, k voxels each, in memory that lies z, y, x, each step of x being `unit`; ours gets the
-   extents in z, y, x. */
+/* Strides of PyTorch's three axes of space, k voxels each, in memory that lies z, y, x, each step of x being `unit`;
+   ours gets the extents in z, y, x. */
 static void bmvpi_space_strides(int axes, const int64_t *k, int64_t unit, int64_t *ours, int64_t *stride)
 {
     int64_t extent[3], step[3];
@@ -802,8 +856,8 @@ static int bmvpi_layout_dims(bmvp_layout layout, int rank, const int64_t *d, int
 }
 
 /* Adds the entry that s describes (shapes, walk and strides), and makes its tensor, dim in our order. */
-static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const char *name, const bmvp_state *s, int rank,
-                                     const int64_t *dim)
+static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const char *name, const bmvp_state *s,
+                                     int rank, const int64_t *dim)
 {
     bmvp_state *e = bmvp_failed(c) ? NULL : bmvpi_state_push(c, list);
     bmvp_tensor *t;
@@ -819,8 +873,8 @@ static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const c
     return e->t = t;
 }
 
-BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout, int torch_rank,
-                                     const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
+BMVP_API bmvp_tensor *bmvp_state_add(bmvp_ctx *c, bmvp_state_list *list, const char *name, bmvp_layout layout,
+                                     int torch_rank, const int64_t *torch_dim, int trained, bmvp_init init, int64_t fan)
 {
     int64_t dim[BMVP_MAX_DIMS];
     bmvp_state s;
@@ -850,8 +904,14 @@ static void bmvpi_state_copy(const bmvp_state *s, const float *from, float *to, 
         }
     }
 }
-BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch) { bmvpi_state_copy(s, ours, torch, 1); }
-BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours) { bmvpi_state_copy(s, torch, ours, 0); }
+BMVP_API void bmvp_state_to_torch(const bmvp_state *s, const float *ours, float *torch)
+{
+    bmvpi_state_copy(s, ours, torch, 1);
+}
+BMVP_API void bmvp_state_from_torch(const bmvp_state *s, const float *torch, float *ours)
+{
+    bmvpi_state_copy(s, torch, ours, 0);
+}
 
 static float bmvpi_init_draw(const bmvp_state *s, bmvp_rng *r)
 {
@@ -885,7 +945,7 @@ BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, u
     bmvpi_free(c, v);
 }
 
-/* >>layers impl ------------------------------------------------------------------------------------------------------- */
+/* >>layers impl ---------------------------------------------------------------------------------------------------- */
 
 BMVP_API void bmvp_module_begin(bmvp_module *m, bmvp_ctx *c, bmvp_state_list *list)
 {
@@ -905,7 +965,8 @@ BMVP_API void bmvp_enter(bmvp_module *m, const char *format, ...)
     n = vsnprintf(m->name + at, sizeof m->name - at, format, ap);
     va_end(ap);
     if (n < 0 || at + (size_t)n + 2 > sizeof m->name || m->level == BMVP_LEVELS_MAX) {
-        bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long, or has more than %d levels", m->name, BMVP_LEVELS_MAX);
+        bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long, or has more than %d levels", m->name,
+                  BMVP_LEVELS_MAX);
         return;
     }
     strcat(m->name, ".");
@@ -919,27 +980,29 @@ BMVP_API void bmvp_leave(bmvp_module *m)
     else m->name[m->end[--m->level]] = 0;
 }
 
-/* `name` and `field` below the place where m is: "decoder.2." "conv1" "weight". name NULL: the place itself. 0: too long. */
+/* `name` and `field` below the place where m is: "decoder.2." "conv1" "weight". name NULL: the place itself. 0: too
+   long. */
 static int bmvpi_full_name(bmvp_module *m, const char *name, const char *field, char full[BMVP_NAME_MAX])
 {
-    const int n = snprintf(full, BMVP_NAME_MAX, "%s%s%s%s", m->name, name ? name : "", name && field ? "." : "", field ? field : "");
+    const int n = snprintf(full, BMVP_NAME_MAX, "%s%s%s%s", m->name, name ? name : "", name && field ? "." : "",
+                           field ? field : "");
     if (n > 0 && n < BMVP_NAME_MAX) return 1;
     bmvp_fail(m->c, BMVP_E_ARG, "layers: the name %.80s... is too long", full);
     return 0;
 }
 
-static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *field, bmvp_layout layout, int rank, const int64_t *dim,
-                               int trained, bmvp_init init, int64_t fan)
+static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *field, bmvp_layout layout, int rank,
+                               const int64_t *dim, int trained, bmvp_init init, int64_t fan)
 {
     char full[BMVP_NAME_MAX];
     if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, field, full)) return NULL;
     return bmvp_state_add(m->c, m->list, full, layout, rank, dim, trained && !m->carried, init, fan);
 }
 
-/* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's reset_parameters says
-   kaiming_uniform_(a=sqrt(5)), which is that. */
-static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layout layout, int rank, int64_t d0, int64_t d1, int64_t k,
-                                     int64_t n)
+/* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's
+   reset_parameters says kaiming_uniform_(a=sqrt(5)), which is that. */
+static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layout layout, int rank, int64_t d0,
+                                     int64_t d1, int64_t k, int64_t n)
 {
     const int64_t fan = rank > 2 ? d1 * k * k * k : d1;
     int64_t dim[5];
@@ -951,7 +1014,10 @@ static bmvp_layer bmvpi_make_weights(bmvp_module *m, const char *name, bmvp_layo
     return l;
 }
 
-static bmvp_tensor *bmvpi_run_linear(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x) { return bmvp_linear(m->c, x, l->w, l->b); }
+static bmvp_tensor *bmvpi_run_linear(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
+{
+    return bmvp_linear(m->c, x, l->w, l->b);
+}
 static bmvp_tensor *bmvpi_run_conv(bmvp_module *m, const bmvp_layer *l, bmvp_tensor *x)
 {
     return bmvp_conv3d(m->c, x, l->w, l->b, &l->shape);
@@ -999,8 +1065,8 @@ BMVP_API bmvp_layer bmvp_make_linear(bmvp_module *m, const char *name, int64_t i
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
-                                   int bias)
+BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                   int64_t stride, int64_t pad, int bias)
 {
     const int product = kernel == 1 && stride == 1 && pad == 0;
     const bmvp_layout layout = product ? BMVP_LAYOUT_POINTWISE : bmvpi_layout_along(BMVP_LAYOUT_CONV_XYZ, m->axes);
@@ -1012,14 +1078,17 @@ BMVP_API bmvp_layer bmvp_make_conv(bmvp_module *m, const char *name, int64_t in,
 
 BMVP_API bmvp_layer bmvp_make_depthwise(bmvp_module *m, const char *name, int64_t n, int64_t kernel)
 {
-    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_DEPTHWISE_XYZ, m->axes), 5, n, 1, kernel, n);
+    bmvp_layer l =
+        bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_DEPTHWISE_XYZ, m->axes), 5, n, 1, kernel, n);
     l.run = bmvpi_run_depthwise;
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel, int bias)
+BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t kernel,
+                                             int bias)
 {
-    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_CONVT_XYZ, m->axes), 5, in, out, kernel, bias ? out : 0);
+    bmvp_layer l = bmvpi_make_weights(m, name, bmvpi_layout_along(BMVP_LAYOUT_CONVT_XYZ, m->axes), 5, in, out, kernel,
+                                      bias ? out : 0);
     l.run = bmvpi_run_conv_transpose;
     return l;
 }
@@ -1105,8 +1174,8 @@ BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tenso
     char a[96], b[96];
     if (!x || !t || bmvp_failed(m->c)) return NULL;
     if (t->dim[0] != 1 || t->rank != x->rank || t->numel * x->dim[0] != x->numel)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s", bmvpi_shape(t, a, sizeof a),
-                                        bmvpi_shape(x, b, sizeof b));
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
+                                        bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
     if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
     column[0] = flat[0] = x->dim[0], row[1] = flat[1] = t->numel;
     ones = bmvp_input(m->c, 2, column, NULL);
@@ -1131,7 +1200,8 @@ BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init,
     s->init = init;
     s->value = value;
     if (s->torch_rank < 2) { /* a bias keeps the fan of its weight */
-        if (s->fan == 0 && (init == BMVP_INIT_KAIMING_OUT || init == BMVP_INIT_UNIFORM_IN || init == BMVP_INIT_XAVIER_UNIFORM))
+        if (s->fan == 0 &&
+            (init == BMVP_INIT_KAIMING_OUT || init == BMVP_INIT_UNIFORM_IN || init == BMVP_INIT_XAVIER_UNIFORM))
             bmvp_fail(m->c, BMVP_E_ARG, "init_as: %s has one axis only, from which no fan follows", s->name);
         return;
     }
@@ -1155,7 +1225,8 @@ BMVP_API bmvp_tensor *bmvp_run_mlp(bmvp_module *m, const bmvp_mlp_layer *l, bmvp
     return bmvp_mlp_residual(m->c, x, l->fc1.w, l->fc1.b, l->fc2.w, l->fc2.b, residual);
 }
 
-BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads, int64_t hidden, int qkv_bias)
+BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const char *name, int64_t n, int heads,
+                                                        int64_t hidden, int qkv_bias)
 {
     bmvp_attention_block b;
     if (name) bmvp_enter(m, "%s", name);
@@ -1170,7 +1241,8 @@ BMVP_API bmvp_attention_block bmvp_make_attention_block(bmvp_module *m, const ch
     return b;
 }
 
-/* The norms' outputs are dropped: cheaper to compute again than to keep. Without drop path the residual sums are part of the products. */
+/* The norms' outputs are dropped: cheaper to compute again than to keep. Without drop path the residual sums are part
+   of the products. */
 BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attention_block *b, bmvp_tensor *x)
 {
     bmvp_ctx *c = m->c;
@@ -1196,7 +1268,8 @@ BMVP_API bmvp_tensor *bmvp_run_attention_block(bmvp_module *m, const bmvp_attent
     return x;
 }
 
-BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p, int norm)
+BMVP_API bmvp_patch_embed bmvp_make_patch_embed(bmvp_module *m, const char *name, int64_t in, int64_t out, int64_t p,
+                                                int norm)
 {
     bmvp_patch_embed e;
     memset(&e, 0, sizeof e);
@@ -1235,7 +1308,8 @@ BMVP_API bmvp_tensor *bmvp_drop_path(bmvp_module *m, bmvp_tensor *x, double rate
     if (!x || bmvp_failed(m->c) || rate <= 0 || !m->training) return x;
     if (rate >= 1) return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_ARG, "drop_path: rate %g must be below 1", rate);
     if (!m->drawn)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE, "drop_path: call bmvp_module_draws before each training pass");
+        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_STATE,
+                                        "drop_path: call bmvp_module_draws before each training pass");
     n = square[0] = square[1] = flat[0] = x->dim[0];
     flat[1] = x->numel / n;
     d = (float *)bmvpi_alloc(m->c, n * n * (int64_t)sizeof *d);
@@ -1277,7 +1351,7 @@ static bmvp_layer bmvpi_released(bmvp_module *m, bmvp_layer l)
     return l;
 }
 
-/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ---------------------------------------- */
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ------------------------------------- */
 
 typedef struct bmvpi_cblock {
     bmvp_layer pos, norm1, conv1, conv2, attn, norm2;
@@ -1326,8 +1400,8 @@ static void bmvpi_make_sablock(bmvp_module *m, bmvpi_sablock *b, int64_t n, cons
     b->attention.norm1.eps = b->attention.norm2.eps = 1e-6;
 }
 
-/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never runs them: there
-   they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
+/* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never
+   runs them: there they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
 {
     static const char *const field[3] = { "conv_block.conv1.conv", "conv_block.conv2.conv", "conv_block.conv3.conv" };
@@ -1342,7 +1416,8 @@ static void bmvpi_make_decoder(bmvp_net *net)
         u->up[i] = bmvp_make_conv_transpose(m, "transp_conv.conv", in[i], out[i], 2, 0);
         m->carried = !segment;
         for (k = 0; k < 3; ++k)
-            u->block[i][k] = bmvpi_released(m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
+            u->block[i][k] = bmvpi_released(
+                m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
         m->carried = 0;
         bmvp_leave(m);
     }
@@ -1352,7 +1427,8 @@ static void bmvpi_make_decoder(bmvp_net *net)
     u->proj1_norm = bmvp_make_layernorm(m, "proj1.norm", d[0]);
     m->carried = 0;
     m->axes = BMVP_AXES_XYZ;
-    u->out = bmvpi_released(m, bmvp_make_conv(m, segment ? "out.conv.conv" : "out_1.conv.conv", d[0], outputs, 1, 1, 0, 1));
+    u->out =
+        bmvpi_released(m, bmvp_make_conv(m, segment ? "out.conv.conv" : "out_1.conv.conv", d[0], outputs, 1, 1, 0, 1));
     bmvp_leave(m);
     for (i = 0; i < 2 && segment && net->cfg.deep_supervision; ++i)
         u->scale[i] = bmvp_make_conv(m, i ? "ms_out.1" : "ms_out.0", d[1 - i], outputs, 1, 1, 0, 1);
@@ -1399,8 +1475,8 @@ static void bmvpi_uniformer_destroy(bmvp_net *net)
     }
 }
 
-/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than to keep. x has no
-   other reader. */
+/* x += DW3(x); x += PW(DW5(PW(BN(x)))); x += MLP(BN(x)). The norms' outputs are dropped: cheaper to compute again than
+   to keep. x has no other reader. */
 static bmvp_tensor *bmvpi_cblock_run(bmvp_module *m, const bmvpi_cblock *b, bmvp_tensor *x)
 {
     bmvp_ctx *c = m->c;
@@ -1454,7 +1530,7 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-/* >>decoder --------------------------------------------------------------------------------------------------------- */
+/* >>decoder -------------------------------------------------------------------------------------------------------- */
 
 static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 {
@@ -1469,8 +1545,8 @@ static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
 }
 
 /* The decoder is linear: four transposed convolutions and a 1x1x1 without anything between. From the output side,
-   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved. The
-   result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
+   M_0 = out (C, 1); M_{i+1} (I, (2k)^3) = up_i (I, 2,2,2, O) times M_i (O, k^3), its axes (2z,k,2y,k,2x,k) interleaved.
+   The result is one matrix (512, 16^3): a token of the coarsest map times it is the block of voxels it covers. */
 static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
 {
     static const int weave[7] = { 0, 1, 4, 2, 5, 3, 6 };
@@ -1503,8 +1579,8 @@ static bmvp_tensor *bmvpi_uniformer_reconstruct(bmvp_net *net, const bmvp_featur
     return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
 }
 
-/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads: cheaper to compute again
-   than to keep. */
+/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads:
+   cheaper to compute again than to keep. */
 static bmvp_tensor *bmvpi_join(bmvp_module *m, const bmvp_layer *up, bmvp_tensor *x, bmvp_tensor *skip, int drop_skip)
 {
     const int64_t scope = bmvp_scope_begin(m->c);
@@ -1533,9 +1609,10 @@ static bmvp_tensor *bmvpi_join_branch(bmvp_module *m, const bmvp_layer *conv, bm
     return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
 }
 
-/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance norms. At full
-   size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one sum are dropped and computed
-   again. The shortcut is built first, so that backward is done with the branch's maps when it comes to it. */
+/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance
+   norms. At full size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one
+   sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps when
+   it comes to it. */
 static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
 {
     const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
@@ -1594,9 +1671,11 @@ static int bmvpi_uniformer_check(bmvp_ctx *c, const bmvp_net_config *k)
     ok = ok && k->head_dim >= 1 && k->dim[2] % k->head_dim == 0 && k->dim[3] % k->head_dim == 0;
     ok = ok && k->mlp_ratio >= 1 && k->mlp_ratio <= 64;
     if (!ok)
-        bmvp_fail(c, BMVP_E_ARG, "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
-                  "size must divide the last two dims", k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1],
-                  k->depth[2], k->depth[3], k->head_dim, BMVPI_MAX_DEPTH);
+        bmvp_fail(c, BMVP_E_ARG,
+                  "UniFormer: dims %d/%d/%d/%d, depths %d/%d/%d/%d, head size %d: depths must be 1 to %d and the head "
+                  "size must divide the last two dims",
+                  k->dim[0], k->dim[1], k->dim[2], k->dim[3], k->depth[0], k->depth[1], k->depth[2], k->depth[3],
+                  k->head_dim, BMVPI_MAX_DEPTH);
     return ok;
 }
 
@@ -1617,10 +1696,12 @@ static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, const char *
     cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
 }
 
-/* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]. */
+/* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and
+   dim[3]. */
 static int bmvpi_uniformer_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
-    const char *prefix = bmvp_ckpt_find(f, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
+    const char *prefix =
+        bmvp_ckpt_find(f, group, "encoder.patch_embed1.proj.weight") >= 0 ? "encoder." : "encoder.uniformer.";
     char name[96];
     int s, n, h;
     for (s = 0; s < 4; ++s) {
@@ -1665,7 +1746,7 @@ static const bmvp_net_kind bmvpi_uniformer_kind = {
     { "encoder.", "encoder.uniformer." }
 };
 
-/* >>unet3d: GroupNorm residual network of method 4.4 ------------------------------------------------------------------ */
+/* >>unet3d: GroupNorm residual network of method 4.4 --------------------------------------------------------------- */
 
 enum { BMVPI_UNET_BLOCKS = 12 };
 typedef struct bmvpi_resblock {
@@ -1683,12 +1764,14 @@ static bmvp_layer bmvpi_make_conv3(bmvp_module *m, const char *name, int64_t in,
 
 static void bmvpi_unet3d_make(bmvp_net *net)
 {
-    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a", "conv2b", "conv3a",  "conv3b",  "conv4a",
-                                                         "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
+    static const char *const name[BMVPI_UNET_BLOCKS] = { "conv1b", "conv2a",   "conv2b",   "conv3a",
+                                                         "conv3b", "conv4a",   "conv4b",   "conv4c",
+                                                         "conv4d", "up4convb", "up3convb", "up2convb" };
     static const char *const up[3] = { "up4conva", "up3conva", "up2conva" }, *const ds[3] = { "ds1", "ds2", "ds3" };
     static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
     const int64_t n = net->cfg.width;
-    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY, outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY,
+              outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
     bmvpi_unet3d *u = (bmvpi_unet3d *)net->layers;
     bmvp_module *m = &net->m;
     int i;
@@ -1763,7 +1846,10 @@ static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tens
     return bmvp_run(m, &u->out, x);
 }
 
-static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f) { return bmvpi_unet3d_decode(net, f->last, NULL); }
+static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    return bmvpi_unet3d_decode(net, f->last, NULL);
+}
 
 static bmvp_logits bmvpi_unet3d_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
@@ -1785,7 +1871,8 @@ static int bmvpi_unet3d_check(bmvp_ctx *c, const bmvp_net_config *k)
     return 0;
 }
 
-/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets, 8. */
+/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets,
+   8. */
 static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     cfg->width = bmvpi_infer_dim(f, group, "conv1a.weight", 0);
@@ -1819,7 +1906,7 @@ static const bmvp_net_kind bmvpi_unet3d_kind = {
     { NULL, NULL }
 };
 
-/* >>network impl ------------------------------------------------------------------------------------------------------ */
+/* >>network impl --------------------------------------------------------------------------------------------------- */
 
 static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
@@ -1840,14 +1927,19 @@ enum { BMVPI_NET_PRESET_COUNT = (int)(sizeof bmvpi_net_preset / sizeof *bmvpi_ne
 /* The fields that are numbers, for presets, files and comparisons */
 static const struct { const char *name; size_t at; int n; } bmvpi_net_field[] = {
 #define BMVPI_FIELD(name, n) { #name, offsetof(bmvp_net_config, name), n }
-    BMVPI_FIELD(in_channels, 1), BMVPI_FIELD(dim, 4), BMVPI_FIELD(depth, 4), BMVPI_FIELD(head_dim, 1), BMVPI_FIELD(mlp_ratio, 1),
-    BMVPI_FIELD(width, 1), BMVPI_FIELD(groups, 1), BMVPI_FIELD(plain_decoder, 1), BMVPI_FIELD(outputs, 1), BMVPI_FIELD(deep_supervision, 1)
+    BMVPI_FIELD(in_channels, 1),     BMVPI_FIELD(dim, 4),           BMVPI_FIELD(depth, 4),
+    BMVPI_FIELD(head_dim, 1),        BMVPI_FIELD(mlp_ratio, 1),     BMVPI_FIELD(width, 1),
+    BMVPI_FIELD(groups, 1),          BMVPI_FIELD(plain_decoder, 1), BMVPI_FIELD(outputs, 1),
+    BMVPI_FIELD(deep_supervision, 1)
 #undef BMVPI_FIELD
 };
 enum { BMVPI_NET_FIELDS = (int)(sizeof bmvpi_net_field / sizeof *bmvpi_net_field) };
 
 /* The numbers of field i of cfg */
-static int *bmvpi_net_numbers(bmvp_net_config *cfg, int i) { return (int *)(void *)((char *)cfg + bmvpi_net_field[i].at); }
+static int *bmvpi_net_numbers(bmvp_net_config *cfg, int i)
+{
+    return (int *)(void *)((char *)cfg + bmvpi_net_field[i].at);
+}
 
 /* Is the n characters at `word` one of the words of `list`? */
 static int bmvpi_word_in(const char *list, const char *word, size_t n)
@@ -1878,7 +1970,10 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
         bmvp_net_option *o = NULL;
         char *end = NULL;
         int f, most = 1, got, *to;
-        for (f = 0; f < BMVPI_NET_FIELDS && (strlen(bmvpi_net_field[f].name) != n || memcmp(bmvpi_net_field[f].name, text, n)); ++f) { }
+        for (f = 0;
+             f < BMVPI_NET_FIELDS && (strlen(bmvpi_net_field[f].name) != n || memcmp(bmvpi_net_field[f].name, text, n));
+             ++f) {
+        }
         if (f < BMVPI_NET_FIELDS) most = bmvpi_net_field[f].n;
         else o = bmvpi_net_option_room(cfg, text, n);
         to = f < BMVPI_NET_FIELDS ? bmvpi_net_numbers(cfg, f) : o ? &o->value : NULL;
@@ -1893,8 +1988,8 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
             }
         }
         if (got != most || (*end && *end != ' '))
-            return bmvp_error_set(err, BMVP_E_ARG, "network field '%.*s': there should be %d whole number%s behind '='", (int)strcspn(text, " "),
-                                  text, most, most > 1 ? "s with commas" : "");
+            return bmvp_error_set(err, BMVP_E_ARG, "network field '%.*s': there should be %d whole number%s behind '='",
+                                  (int)strcspn(text, " "), text, most, most > 1 ? "s with commas" : "");
         text = end;
     }
     return BMVP_OK;
@@ -1954,19 +2049,21 @@ static const char *bmvpi_net_title(const bmvp_net_kind *kind) { return kind->tit
 static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_kind *kind, const bmvp_net_config *k)
 {
     static const char *const what[3] = { "pre-training", "segmentation", "classification" };
-    const int task = (int)k->task, has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
+    const int task = (int)k->task,
+              has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
     int i;
     if (task < 0 || task > 2 || (!has[task] && task != BMVP_TASK_PRETRAIN))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name, task < 0 || task > 2 ? "such task" : what[task]) != NULL;
+        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name,
+                         task < 0 || task > 2 ? "such task" : what[task]) != NULL;
     if (k->in_channels < 1 || k->in_channels > 1024)
         return bmvp_fail(c, BMVP_E_ARG, "%s: %d input channels, should be 1 to 1024", k->name, k->in_channels) != NULL;
     if (task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d", k->name,
-                         k->outputs) != NULL;
+        return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d",
+                         k->name, k->outputs) != NULL;
     for (i = 0; i < BMVP_NET_OPTIONS; ++i)
         if (k->option[i].name[0] && !bmvpi_word_in(kind->fields, k->option[i].name, strlen(k->option[i].name)))
-            return bmvp_fail(c, BMVP_E_ARG, "%s: there is no field '%s'; a %s has: %s", k->name, k->option[i].name, bmvpi_net_title(kind),
-                             kind->fields ? kind->fields : "none") != NULL;
+            return bmvp_fail(c, BMVP_E_ARG, "%s: there is no field '%s'; a %s has: %s", k->name, k->option[i].name,
+                             bmvpi_net_title(kind), kind->fields ? kind->fields : "none") != NULL;
     return !kind->check || kind->check(c, k);
 }
 
@@ -1976,15 +2073,17 @@ BMVP_API bmvp_net *bmvp_net_create(bmvp_ctx *c, const bmvp_net_config *cfg)
     bmvp_net *net;
     if (bmvp_failed(c)) return NULL;
     if (!kind)
-        return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG, "%s: there is no network '%s'; a program gives its own by bmvp_config.networks", cfg->name,
-                                     cfg->kind);
+        return (bmvp_net *)bmvp_fail(c, BMVP_E_ARG,
+                                     "%s: there is no network '%s'; a program gives its own by bmvp_config.networks",
+                                     cfg->name, cfg->kind);
     if (!bmvpi_net_config_check(c, kind, cfg) || !(net = (bmvp_net *)bmvpi_zeros(c, sizeof *net))) return NULL;
     bmvp_module_begin(&net->m, c, &net->state);
     net->kind = kind;
     net->cfg = *cfg;
     net->layers = bmvpi_zeros(c, kind->size);
     if (net->layers) kind->make(net);
-    if (net->m.level > 0 && !bmvp_failed(c)) bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
+    if (net->m.level > 0 && !bmvp_failed(c))
+        bmvp_fail(c, BMVP_E_STATE, "%s: bmvp_leave is missing after '%s'", kind->name, net->m.name);
     if (cfg->task == BMVP_TASK_CLASSIFY && !kind->classify && !bmvp_failed(c))
         net->head = bmvp_make_linear(&net->m, "head", kind->channels(cfg), cfg->outputs, 1);
     if (!bmvp_failed(c)) return net;
@@ -2046,9 +2145,11 @@ static int bmvpi_net_input_check(bmvp_net *net, const bmvp_tensor *x)
 {
     const int64_t s = bmvp_net_stride(net);
     char buf[128];
-    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 && x->dim[3] % s == 0) return 1;
-    bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d", net->cfg.name,
-              bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
+    if (x->rank == 5 && x->dim[4] == net->cfg.in_channels && x->dim[1] % s == 0 && x->dim[2] % s == 0 &&
+        x->dim[3] % s == 0)
+        return 1;
+    bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: input %s must be (N, D, H, W, %d) with D, H and W multiples of %d",
+              net->cfg.name, bmvpi_shape(x, buf, sizeof buf), net->cfg.in_channels, (int)s);
     return 0;
 }
 
@@ -2092,7 +2193,7 @@ BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
     return bmvp_run(&net->m, &net->head, bmvp_global_pool(net->m.c, f->last));
 }
 
-/* >>optimizer impl ---------------------------------------------------------------------------------------------------- */
+/* >>optimizer impl ------------------------------------------------------------------------------------------------- */
 
 struct bmvp_optim {
     bmvp_ctx *c;
@@ -2103,7 +2204,8 @@ struct bmvp_optim {
     uint64_t *moved;      /* as count: bit k, it was to move in the last clipped step but k */
     bmvp_update *update;  /* what the running step is made of, one for each entry that moves */
     bmvp_tensor *rule;    /* of bmvp_device.clipped_update */
-    int resumes;          /* bmvp_optim_resume was called: before the next step, as nothing can be read until the failure is cleared */
+    int resumes; /* bmvp_optim_resume was called: before the next step, as nothing can be read until the failure is
+                    cleared */
 };
 
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
@@ -2190,7 +2292,10 @@ BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i)
     return &o->count[i];
 }
 
-static int bmvpi_optim_moves(const bmvp_optim *o, int i) { return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t); }
+static int bmvpi_optim_moves(const bmvp_optim *o, int i)
+{
+    return o->list->item[i].trained && bmvp_has_grad(o->list->item[i].t);
+}
 
 /* What the step of entry i is made of; its step counts. */
 static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double grad_scale)
@@ -2225,7 +2330,8 @@ static int bmvpi_optim_updates(bmvp_optim *o, double lr, double grad_scale)
 {
     int i, n = 0;
     for (i = 0; i < o->list->n; ++i)
-        if (bmvpi_optim_moves(o, i)) o->update[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
+        if (bmvpi_optim_moves(o, i))
+            o->update[n++] = bmvpi_optim_update(o, i, lr * o->list->item[i].lr_scale, grad_scale);
     return n;
 }
 
@@ -2272,7 +2378,8 @@ BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
 {
     const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
     if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
-    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+    return s->floor + (s->lr - s->floor) * 0.5 *
+                          (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
 }
 
 /* >>data parallel impl ------------------------------------------------------------------------------------------- */
@@ -2368,7 +2475,8 @@ static void bmvpi_reducer_send(bmvp_reducer *r)
         r->part[i].n = r->t[i]->numel;
     }
     ++r->next;
-    if (!bmvp_failed(r->c)) (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
+    if (!bmvp_failed(r->c))
+        (void)bmvpi_comm_done(r->c, (m->start ? m->start : m->all_reduce)(m, r->part + from, to - from, &err), &err);
 }
 
 /* Sends the buckets whose gradients are complete, in order: the order is the same on every rank. */
@@ -2401,7 +2509,8 @@ BMVP_API void bmvp_reducer_finish(bmvp_reducer *r)
     r->next = 0;
     if (!bmvpi_comm_all_gather(c, r->had, r->n, all)) return;
     if (c->comm->wait) (void)bmvpi_comm_done(c, c->comm->wait(c->comm, &err), &err);
-    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i) bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
+    for (i = 0; r->host && !bmvp_failed(c) && i < r->n; ++i)
+        bmvpi_values_write(c, r->t[i]->g, r->part[i].x, r->t[i]->numel);
     for (i = 0; i < r->n; ++i) {
         int somewhere = 0;
         for (k = 0; k < c->comm->size; ++k) somewhere |= all[k * r->n + i];
@@ -2457,7 +2566,7 @@ BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_opti
     }
 }
 
-/* >>state files impl ---------------------------------------------------------------------------------------------------- */
+/* >>state files impl ----------------------------------------------------------------------------------------------- */
 
 static bmvp_tensor *bmvpi_part_tensor(const bmvp_state_part *p, int i)
 {
@@ -2474,7 +2583,8 @@ static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *di
     return stack ? s->stacked : s->name;
 }
 
-BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part, bmvp_error *err)
+BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
+                                        bmvp_error *err)
 {
     bmvp_status st = BMVP_OK;
     int64_t dim[BMVP_MAX_DIMS + 1];
@@ -2489,13 +2599,15 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
 }
 
 /* Values of t in the file's order, from and into the host's memory. space: for as many numbers again, in our order */
-static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, float *space, bmvp_error *err)
+static bmvp_status bmvpi_state_get(bmvp_ctx *c, const bmvp_state *s, const bmvp_tensor *t, float *torch, float *space,
+                                   bmvp_error *err)
 {
     if (bmvp_read(c, t, space)) return bmvp_error_take(c, err);
     bmvp_state_to_torch(s, space, torch);
     return BMVP_OK;
 }
-static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, float *space, bmvp_tensor *t, bmvp_error *err)
+static bmvp_status bmvpi_state_put(bmvp_ctx *c, const bmvp_state *s, const float *torch, float *space, bmvp_tensor *t,
+                                   bmvp_error *err)
 {
     bmvp_state_from_torch(s, torch, space);
     bmvp_write(c, t, space);
@@ -2542,7 +2654,8 @@ static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size
     size_t n = 0;
     int a;
     buf[n++] = '(';
-    for (a = 0; a < rank && n + 24 < size; ++a) n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
+    for (a = 0; a < rank && n + 24 < size; ++a)
+        n += (size_t)snprintf(buf + n, size - n, a ? ", %lld" : "%lld", (long long)dim[a]);
     snprintf(buf + n, size - n, ")");
 }
 
@@ -2555,7 +2668,8 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     const char *name = bmvpi_state_shape(s, &rank, dim);
     const int k = bmvp_ckpt_find(f, group, name);
     if (k < 0) {
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
+        bmvp_error_set(err, BMVP_E_FORMAT,
+                       "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
                        group);
         return -1;
     }
@@ -2564,17 +2678,19 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     if (ok) return k;
     bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
     bmvpi_dims_text(rank, dim, want, sizeof want);
-    bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates", f->path,
-                   name, have, want);
+    bmvp_error_set(err, BMVP_E_SHAPE,
+                   "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
+                   f->path, name, have, want);
     return -1;
 }
 
-static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf, float *space,
-                                        bmvp_error *err)
+static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf,
+                                        float *space, bmvp_error *err)
 {
     bmvp_status st;
     if (s->torch_rank == 0) {
-        if (f->entry[k].dtype == BMVP_DTYPE_I64) return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
+        if (f->entry[k].dtype == BMVP_DTYPE_I64)
+            return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
         st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
         if (!st) s->counter = (int64_t)buf[0];
         return st;
@@ -2583,11 +2699,13 @@ static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_s
     return st ? st : bmvpi_state_put(c, s, buf, space, t, err);
 }
 
-BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
+BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
+                                      bmvp_error *err)
 {
     int i;
     for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0) return BMVP_E_FORMAT;
+        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
+            return BMVP_E_FORMAT;
     return BMVP_OK;
 }
 
@@ -2602,24 +2720,11 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!t) continue;
-        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err), &part->list->item[i], t, buf,
-                                  space, err);
+        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err),
+                                  &part->list->item[i], t, buf, space, err);
     }
     bmvpi_free(part->c, buf);
     return st;
-}
-
-BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
-{
-    static const char *const places[] = { "state_dict", "" };
-    int i, g;
-    for (g = 0; g < 2; ++g)
-        for (i = 0; i < ckpt->n_entries; ++i)
-            if (strcmp(ckpt->entry[i].group, places[g]) == 0) {
-                *group = places[g];
-                return bmvp_ckpt_strip(ckpt, places[g], "module.", err);
-            }
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no state_dict in it", ckpt->path);
 }
 
 /* The name of the preset with these shapes, or "custom". */
@@ -2632,14 +2737,16 @@ static void bmvpi_net_rename(bmvp_net_config *cfg, const bmvp_net_kind *kind)
         if (!bmvp_net_preset(bmvpi_net_preset[i].name, &k) || strcmp(k.kind, cfg->kind) != 0) continue;
         for (f = 0; f < BMVPI_NET_FIELDS; ++f)
             if (bmvpi_word_in(kind->fields, bmvpi_net_field[f].name, strlen(bmvpi_net_field[f].name)) &&
-                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f), (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
+                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f),
+                       (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
                 break;
         if (f == BMVPI_NET_FIELDS) snprintf(cfg->name, sizeof cfg->name, "%s", k.name);
     }
 }
 
 /* 1: kind recognises the file, and cfg says how large its network is. */
-static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg)
+static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt, const char *group,
+                                bmvp_net_config *cfg)
 {
     *cfg = bmvp_net_config_default(kind->name);
     if (!kind->infer || !kind->infer(ckpt, group, cfg)) return 0;
@@ -2647,13 +2754,20 @@ static int bmvpi_net_infer_kind(const bmvp_net_kind *kind, const bmvp_ckpt *ckpt
     return 1;
 }
 
+static void bmvpi_weight_text(const bmvp_ckpt *ckpt, char *out, size_t size);
+
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err)
 {
+    char found[400];
     int i;
     for (i = 0; i < BMVPI_NET_KINDS; ++i)
         if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: neither a UniFormer nor a UNET3D checkpoint (no encoder.uniformer.patch_embed1.proj.weight, "
-                          "encoder.patch_embed1.proj.weight or conv1a.weight)", ckpt->path);
+    bmvpi_weight_text(ckpt, found, sizeof found);
+    return bmvp_error_set(
+        err, BMVP_E_FORMAT,
+        "%.200s: neither a UniFormer nor a UNET3D checkpoint: %s (looked for encoder.uniformer.patch_embed1.proj.weight, "
+        "encoder.patch_embed1.proj.weight or conv1a.weight)",
+        ckpt->path, found);
 }
 
 static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
@@ -2695,20 +2809,25 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
     for (i = 0; i < BMVPI_NET_FIELDS; ++i) {
         const bmvp_json *v = bmvp_json_get(node, bmvpi_net_field[i].name);
         int *to = bmvpi_net_numbers(cfg, i);
-        for (j = 0; j < bmvpi_net_field[i].n; ++j) to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
+        for (j = 0; j < bmvpi_net_field[i].n; ++j)
+            to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
     }
     for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
-    if (i == 3) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: task '%s' is none of pretrain, segment, classify", task);
+    if (i == 3)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "network description: task '%s' is none of pretrain, segment, classify", task);
     cfg->task = (bmvp_net_task)i;
     for (o = options ? options->first : NULL; o && o->key; o = o->next) {
         bmvp_net_option *to = bmvpi_net_option_room(cfg, o->key, strlen(o->key));
-        if (!to) return bmvp_error_set(err, BMVP_E_FORMAT, "network description: option '%.40s' is one too many, or its name too long", o->key);
+        if (!to)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "network description: option '%.40s' is one too many, or its name too long", o->key);
         to->value = (int)bmvp_json_int(o, 0);
     }
     return BMVP_OK;
 }
 
-/* >>adopt: a network starts from the checkpoint of another -------------------------------------------------------------- */
+/* >>adopt: a network starts from the checkpoint of another --------------------------------------------------------- */
 
 /* The file's tensor for entry s, whose part may go by the kind's other prefix; -1: none. */
 static int bmvpi_adopt_find(const bmvp_net_kind *kind, const bmvp_ckpt *f, const char *group, const bmvp_state *s)
@@ -2738,24 +2857,29 @@ static int bmvpi_adopt_spreads(const bmvp_net *net, const bmvp_ckpt_entry *e, co
 }
 
 /* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
-static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s, const bmvp_net_config *source,
-                           int spread, int *k, bmvp_error *err)
+static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s,
+                           const bmvp_net_config *source, int spread, int *k, bmvp_error *err)
 {
     const int channels = net->cfg.in_channels, other_stem = source->in_channels == 1 && channels > 1;
     char have[160], want[160];
     *k = bmvpi_adopt_find(net->kind, f, group, s);
     if (source->task == BMVP_TASK_PRETRAIN && bmvp_net_in_part(net, s->name, BMVP_PART_HEAD)) return BMVP_ADOPT_FRESH;
-    if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT)) return BMVP_ADOPT_FRESH; /* bias too */
-    if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s)) return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+    if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT))
+        return BMVP_ADOPT_FRESH; /* bias too */
+    if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s))
+        return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
     if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
     if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER)) return BMVP_ADOPT_FRESH;
     if (*k < 0)
-        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?", f->path, s->name);
+        bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?",
+                       f->path, s->name);
     else {
         bmvpi_dims_text(f->entry[*k].rank, f->entry[*k].dim, have, sizeof have);
         bmvpi_dims_text(s->torch_rank, s->torch_dim, want, sizeof want);
-        bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
-                       "modalities (only a stem of one channel can be spread)", f->path, f->entry[*k].name, have, want);
+        bmvp_error_set(err, BMVP_E_SHAPE,
+                       "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other "
+                       "modalities (only a stem of one channel can be spread)",
+                       f->path, f->entry[*k].name, have, want);
     }
     return -1;
 }
@@ -2768,19 +2892,23 @@ static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all
     for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
 }
 
-static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room, bmvp_error *err)
+static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room,
+                                    bmvp_error *err)
 {
     bmvp_status st;
     if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
-    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2) return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
+    if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2)
+        return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
     st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
     bmvpi_adopt_spread(s, buf + room, buf);
     return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 
-/* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's kind. */
-static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group, bmvp_net_config *source, bmvp_error *err)
+/* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's
+   kind. */
+static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group,
+                                      bmvp_net_config *source, bmvp_error *err)
 {
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
@@ -2796,23 +2924,29 @@ static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, c
     }
     if (st || strcmp(source->kind, net->kind->name) == 0) return st;
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: holds a %s, the network is a %s", f->path,
-                          bmvp_net_kind_find(net->m.c, source->kind) ? bmvpi_net_title(bmvp_net_kind_find(net->m.c, source->kind))
-                                                                     : source->kind, bmvpi_net_title(net->kind));
+                          bmvp_net_kind_find(net->m.c, source->kind)
+                              ? bmvpi_net_title(bmvp_net_kind_find(net->m.c, source->kind))
+                              : source->kind,
+                          bmvpi_net_title(net->kind));
 }
 
-/* A shallower network would find all its names in a deeper one's file: every tensor of the file's encoder must have a place. used: by
-   entry of the file. */
-static bmvp_status bmvpi_adopt_all_used(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const char *used, bmvp_error *err)
+/* A shallower network would find all its names in a deeper one's file: every tensor of the file's encoder must have a
+   place. used: by entry of the file. */
+static bmvp_status bmvpi_adopt_all_used(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const char *used,
+                                        bmvp_error *err)
 {
     int i;
     for (i = 0; i < f->n_entries; ++i)
-        if (!used[i] && strcmp(f->entry[i].group, group) == 0 && bmvp_net_in_part(net, f->entry[i].name, BMVP_PART_ENCODER))
-            return bmvp_error_set(err, BMVP_E_SHAPE, "%s: tensor '%s' has no place in the network: another one, or a smaller one", f->path,
+        if (!used[i] && strcmp(f->entry[i].group, group) == 0 &&
+            bmvp_net_in_part(net, f->entry[i].name, BMVP_PART_ENCODER))
+            return bmvp_error_set(err, BMVP_E_SHAPE,
+                                  "%s: tensor '%s' has no place in the network: another one, or a smaller one", f->path,
                                   f->entry[i].name);
     return BMVP_OK;
 }
 
-typedef struct bmvpi_adoption { /* by entry of the network's state: how, and from which of the file; used: by entry of the file */
+typedef struct bmvpi_adoption { /* by entry of the network's state: how, and from which of the file; used: by entry of
+                                   the file */
     int *how, *from;
     char *used;
     float *buf;
@@ -2843,7 +2977,8 @@ static void bmvpi_adopt_end(bmvpi_adoption *p, bmvp_ctx *c)
     bmvpi_free(c, p->buf);
 }
 
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what, bmvp_error *err)
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+                                    bmvp_error *err)
 {
     bmvp_state_list *l = &net->state;
     bmvp_net_config source;
@@ -4129,15 +4264,26 @@ enum {
 };
 enum {
     BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE,
-    BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR
+    BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR, BMVPI_PK_SET, BMVPI_PK_FROM_TYPE
 };
 enum { BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024 };
 
 static const struct { const char *name; int id; } bmvpi_pk_globals[] = {
     { "collections.OrderedDict", BMVPI_PK_DICT },
     { "collections.Counter", BMVPI_PK_DICT },               /* milestones of MultiStepLR */
+    { "__builtin__.set", BMVPI_PK_SET },
+    { "builtins.set", BMVPI_PK_SET },
+    { "__builtin__.bytearray", BMVPI_PK_OPAQUE },
+    { "builtins.bytearray", BMVPI_PK_OPAQUE },
+    { "__builtin__.complex", BMVPI_PK_OPAQUE },
+    { "builtins.complex", BMVPI_PK_OPAQUE },
+    { "torch._utils._rebuild_tensor", BMVPI_PK_TENSOR },
     { "torch._utils._rebuild_tensor_v2", BMVPI_PK_TENSOR },
     { "torch._utils._rebuild_parameter", BMVPI_PK_PARAMETER },
+    { "torch._utils._rebuild_parameter_with_state", BMVPI_PK_PARAMETER },
+    { "torch._tensor._rebuild_from_type_v2", BMVPI_PK_FROM_TYPE }, /* a tensor to which somebody has added attributes */
+    { "torch.Tensor", BMVPI_PK_OPAQUE },
+    { "torch.nn.parameter.Parameter", BMVPI_PK_OPAQUE },
     { "torch.Size", BMVPI_PK_SIZE },
     { "torch.device", BMVPI_PK_OPAQUE },
     { "_codecs.encode", BMVPI_PK_ENCODE },                  /* how protocol 2 spells the bytes of a numpy scalar */
@@ -4165,6 +4311,7 @@ typedef struct bmvpi_pk {
     bmvp_status status;
     bmvp_error *err;
     int64_t budget;            /* of the walk */
+    int64_t odd_keys;          /* of dicts, seen so far */
     bmvpi_py *result;
 } bmvpi_pk;
 
@@ -4281,6 +4428,7 @@ static int bmvpi_pk_scalar_op(bmvpi_pk *k, int op)
         if ((o = bmvpi_pk_push(k, BMVPI_PY_FLOAT)) != NULL) memcpy(&o->u.d, &bits, 8);
         return 1;
     case 'X': bmvpi_pk_string(k, BMVPI_PY_STR, 4); return 1;
+    case 'U': bmvpi_pk_string(k, BMVPI_PY_STR, 1); return 1; /* of Python 2 */
     case 0x8c: bmvpi_pk_string(k, BMVPI_PY_STR, 1); return 1;
     case 0x8d: bmvpi_pk_string(k, BMVPI_PY_STR, 8); return 1;
     case 'B': bmvpi_pk_string(k, BMVPI_PY_BYTES, 4); return 1;
@@ -4313,23 +4461,23 @@ static void bmvpi_pk_tuple(bmvpi_pk *k, int64_t from, int marked)
 
 static int bmvpi_pk_container_op(bmvpi_pk *k, int op)
 {
-    const int many = op == 'e' || op == 'u';
+    const int many = op == 'e' || op == 'u' || op == 0x90, pairs = op == 's' || op == 'u';
     int64_t from;
     bmvpi_py *o;
     switch (op) {
     case ')': bmvpi_pk_push(k, BMVPI_PY_TUPLE); return 1;
-    case ']': bmvpi_pk_push(k, BMVPI_PY_LIST); return 1;
+    case ']': case 0x8f: bmvpi_pk_push(k, BMVPI_PY_LIST); return 1; /* a set is read as a list */
     case '}': bmvpi_pk_push(k, BMVPI_PY_DICT); return 1;
     case 0x85: case 0x86: case 0x87: bmvpi_pk_tuple(k, k->stack.n - (op - 0x84), 0); return 1;
     case 't':
         from = bmvpi_pk_mark(k);
         if (from >= 0) bmvpi_pk_tuple(k, from, 1);
         return 1;
-    case 'a': case 'e': case 's': case 'u': /* list.append, list.extend, dict[k] = v, dict.update */
+    case 'a': case 'e': case 's': case 'u': case 0x90: /* list.append, list.extend, dict[k] = v, dict.update, set.update */
         from = many ? bmvpi_pk_mark(k) : k->stack.n - (op == 'a' ? 1 : 2);
         if (from - many < 1) { bmvpi_pk_bad(k, "adds to nothing"); return 1; }
         o = k->stack.v[from - many - 1];
-        if (!o || o->kind != (op == 'a' || op == 'e' ? BMVPI_PY_LIST : BMVPI_PY_DICT) ||
+        if (!o || o->kind != (pairs ? BMVPI_PY_DICT : BMVPI_PY_LIST) ||
             (o->kind == BMVPI_PY_DICT && (k->stack.n - from) % 2)) {
             bmvpi_pk_bad(k, "adds items to something that cannot take them");
             return 1;
@@ -4535,6 +4683,17 @@ static void bmvpi_pk_encode(bmvpi_pk *k, bmvpi_pylist *a)
     o->u.s = out;
 }
 
+/* (function that makes the tensor, its type, arguments, attributes) -> the tensor, without the attributes. */
+static void bmvpi_pk_from_type(bmvpi_pk *k, bmvpi_pylist *a)
+{
+    const bmvpi_py *fn = a->n == 4 && a->v[0]->kind == BMVPI_PY_GLOBAL && a->v[2]->kind == BMVPI_PY_TUPLE ? a->v[0] : NULL;
+    bmvpi_pylist *args = fn ? a->v[2]->u.list : NULL;
+    if (fn && fn->id == BMVPI_PK_TENSOR) bmvpi_pk_tensor(k, args);
+    else if (fn && fn->id == BMVPI_PK_PARAMETER && args->n > 0 && args->v[0]->kind == BMVPI_PY_TENSOR)
+        bmvpi_pk_append(k, &k->stack, args->v[0]);
+    else bmvpi_pk_bad(k, "makes a tensor in an unknown way");
+}
+
 /* callable(*args) for the callables we know. */
 static void bmvpi_pk_reduce(bmvpi_pk *k)
 {
@@ -4560,6 +4719,12 @@ static void bmvpi_pk_reduce(bmvpi_pk *k)
         if (a0 && (a0->kind == BMVPI_PY_TUPLE || a0->kind == BMVPI_PY_LIST)) bmvpi_pk_append(k, &k->stack, a0);
         else bmvpi_pk_bad(k, "makes a size of no list");
         return;
+    case BMVPI_PK_SET:
+        if (!a0) bmvpi_pk_push(k, BMVPI_PY_LIST);
+        else if (a0->kind == BMVPI_PY_LIST || a0->kind == BMVPI_PY_TUPLE) bmvpi_pk_append(k, &k->stack, a0);
+        else bmvpi_pk_bad(k, "makes a set of no list");
+        return;
+    case BMVPI_PK_FROM_TYPE: bmvpi_pk_from_type(k, args->u.list); return;
     case BMVPI_PK_OPAQUE: bmvpi_pk_push(k, BMVPI_PY_OPAQUE); return;
     case BMVPI_PK_ENCODE: bmvpi_pk_encode(k, args->u.list); return;
     case BMVPI_PK_DTYPE: case BMVPI_PK_SCALAR: bmvpi_pk_numpy(k, fn->id, args->u.list); return;
@@ -4640,20 +4805,26 @@ static int bmvpi_pw_has_tensor(bmvpi_pk *k, const bmvpi_py *o, int depth)
     return 0;
 }
 
-/* Key of a dict as text; number: 24 bytes for it to live in. NULL after a failure. */
+/* Key of a dict as text; number: 32 bytes for it to live in. Keys that are no text are spelt as Python does, others get a number. */
 static const char *bmvpi_pw_key(bmvpi_pk *k, const bmvpi_py *key, char *number)
 {
-    if (key->kind == BMVPI_PY_STR && (int64_t)strlen(key->u.s) == key->i) return key->u.s;
-    snprintf(number, 24, "%lld", (long long)key->i);
-    if (key->kind == BMVPI_PY_INT) return number;
-    return (const char *)bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has a dict key that is neither text nor a whole number",
-                                       NULL);
+    switch (key->kind) {
+    case BMVPI_PY_STR:
+        if ((int64_t)strlen(key->u.s) == key->i) return key->u.s;
+        break;
+    case BMVPI_PY_INT: snprintf(number, 32, "%lld", (long long)key->i); return number;
+    case BMVPI_PY_BOOL: return key->i ? "True" : "False";
+    case BMVPI_PY_NONE: return "None";
+    default: break;
+    }
+    snprintf(number, 32, "(key %lld)", (long long)++k->odd_keys);
+    return number;
 }
 
 static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi_py *o, int depth)
 {
     int64_t i;
-    char number[24];
+    char number[32];
     if (!bmvpi_pw_spend(k, depth, (name ? (int64_t)strlen(name) : 0) + (o->kind == BMVPI_PY_STR ? o->i : 0))) return;
     switch (o->kind) {
     case BMVPI_PY_BOOL: bmvp_jw_bool(w, name, (int)o->i); return;
@@ -4712,7 +4883,7 @@ static void bmvpi_pw_walk(bmvpi_pk *k, char *path, size_t n, const bmvpi_py *o, 
     if (!group) { bmvpi_pk_oom(k); return; }
     for (i = 0; i + step <= o->u.list->n && bmvpi_pw_spend(k, depth, (int64_t)n); i += step) {
         const bmvpi_py *v = o->u.list->v[i + step - 1];
-        char number[24];
+        char number[32];
         const char *key = number;
         size_t m;
         if (step == 2) key = bmvpi_pw_key(k, o->u.list->v[i], number);
@@ -5197,6 +5368,179 @@ BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t firs
     for (i = 0; i < count && !s; i++) dst[i] = bmvpi_ck_float(e->dtype, raw + i * size);
     a->free(raw, a->user);
     return s;
+}
+
+/* >>weights: where the files of other programs hold a network ------------------------------------------------------
+
+   A checkpoint is a tree of dicts, and every program hangs the network somewhere else: under "state_dict" (the release,
+   Lightning), "model" (DINO, MAE, timm), "network_weights" (nnU-Net), "model_state_dict" (PyTorch's own tutorials),
+   "student" beside "teacher" (self-distillation), or at the root. Around it stand optimizers, averages of weights,
+   queues. And what wraps a network goes before the names of its tensors: "module." (DataParallel), "_orig_mod."
+   (torch.compile), "model." (a Lightning module's attribute), one around another.
+   So: groups are tried by the names that people give them, then the root, then the rest; taken is the first in which a
+   network of the header is recognised. Where none is - a network of the program's own - the first group with such a
+   name, else the only one there is. Prefixes that only wrappers write are always stripped; words that a network may use
+   for its own parts ("model.", "net.") only where all tensors have them and a network of the header appears behind
+   them. */
+
+enum { BMVPI_GROUPS = 64 };
+static const char *const bmvpi_weight_keys[] = {
+    "state_dict", "model_state_dict", "network_weights", "model_state",   "model",          "network", "net",
+    "student",    "weights",          "params",          "model_weights", "net_state_dict", ""
+};
+static const char *const bmvpi_wrappers[] = { "module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.",
+                                              "_checkpoint_wrapped_module." };
+static const char *const bmvpi_holders[] = { "model.",     "net.",      "network.",
+                                             "student.",   "backbone.", "model_state_dict.",
+                                             "state_dict." };
+enum {
+    BMVPI_WEIGHT_KEYS = sizeof bmvpi_weight_keys / sizeof *bmvpi_weight_keys,
+    BMVPI_WRAPPERS = sizeof bmvpi_wrappers / sizeof *bmvpi_wrappers,
+    BMVPI_HOLDERS = sizeof bmvpi_holders / sizeof *bmvpi_holders
+};
+
+typedef struct bmvpi_weight_group {
+    const char *name;
+    int64_t tensors, bytes;
+} bmvpi_weight_group;
+
+/* The groups of a file in its order, BMVPI_GROUPS at most. */
+static int bmvpi_weight_groups(const bmvp_ckpt *ckpt, bmvpi_weight_group *g)
+{
+    int i, k, n = 0;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        for (k = n; k > 0 && strcmp(g[k - 1].name, ckpt->entry[i].group) != 0; --k) { }
+        if (k == 0 && n == BMVPI_GROUPS) continue;
+        if (k == 0) {
+            g[n].name = ckpt->entry[i].group;
+            g[n].tensors = g[n].bytes = 0;
+            k = ++n;
+        }
+        g[k - 1].tensors += 1;
+        g[k - 1].bytes += ckpt->entry[i].bytes;
+    }
+    return n;
+}
+
+/* "its tensors stand under 'teacher' (113, 35.2 MB), the root (2, 0.1 MB)", cut where it is too long. */
+static void bmvpi_weight_text(const bmvp_ckpt *ckpt, char *out, size_t size)
+{
+    bmvpi_weight_group g[BMVPI_GROUPS];
+    const int n = bmvpi_weight_groups(ckpt, g);
+    size_t at = (size_t)snprintf(out, size, n > 0 ? "its tensors stand " : "it holds no tensors");
+    int i;
+    for (i = 0; i < n && at + 80 < size; ++i) {
+        at += *g[i].name ? (size_t)snprintf(out + at, size - at, "%sunder '%.40s'", i ? ", " : "", g[i].name)
+                         : (size_t)snprintf(out + at, size - at, "%sat the root", i ? ", " : "");
+        at += (size_t)snprintf(out + at, size - at, " (%lld, %.1f MB)", (long long)g[i].tensors,
+                               (double)g[i].bytes / 1e6);
+    }
+    if (i < n) snprintf(out + at, size - at, " and %d more", n - i);
+}
+
+/* Optimizers keep tensors of the network's shapes. */
+static int bmvpi_weight_moments(const char *group)
+{
+    return strncmp(group, "optim", 5) == 0 || strncmp(group, "opt_", 4) == 0 || strstr(group, "optimizer") != NULL;
+}
+
+/* The name behind wrappers, behind `holder` if it is not NULL, and behind wrappers again. NULL: it has no such holder. */
+static const char *bmvpi_unwrapped(const char *name, const char *holder)
+{
+    int i = 0;
+    while (i < BMVPI_WRAPPERS) {
+        const size_t n = strlen(bmvpi_wrappers[i]);
+        if (strncmp(name, bmvpi_wrappers[i], n) == 0 && name[n]) name += n, i = 0;
+        else ++i;
+    }
+    if (!holder) return name;
+    return strncmp(name, holder, strlen(holder)) == 0 && name[strlen(holder)]
+               ? bmvpi_unwrapped(name + strlen(holder), NULL)
+               : NULL;
+}
+
+/* 1: with these names the group is a network of the header; all of its names have the holder. */
+static int bmvpi_weight_known(bmvp_ckpt *ckpt, const char *group, const char *holder, bmvp_ckpt_entry *room)
+{
+    bmvp_ckpt view = *ckpt;
+    bmvp_net_config cfg;
+    int i, n = 0;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        if (strcmp(ckpt->entry[i].group, group) != 0) continue;
+        room[n] = ckpt->entry[i];
+        room[n].name = bmvpi_unwrapped(room[n].name, holder);
+        if (!room[n++].name) return 0;
+    }
+    view.entry = room;
+    view.n_entries = n;
+    for (i = 0; i < BMVPI_NET_KINDS && n > 0; ++i)
+        if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], &view, group, &cfg)) return 1;
+    return 0;
+}
+
+/* The names of the group without what wraps them, for good. */
+static bmvp_status bmvpi_weight_unwrap(bmvp_ckpt *ckpt, const char *group, const char *holder, bmvp_error *err)
+{
+    bmvpi_ckpt_file *f = ckpt->file;
+    const size_t bytes = (size_t)f->n_entries * sizeof *f->entry;
+    bmvp_ckpt_entry *e = (bmvp_ckpt_entry *)bmvpi_bump_get(&f->mem, bytes + 1);
+    int64_t i;
+    bmvp_status s;
+    if (!e) return bmvpi_ck_oom(f, err);
+    if (bytes) memcpy(e, f->entry, bytes);
+    for (i = 0; i < f->n_entries; ++i) {
+        const char *name = strcmp(e[i].group, group) == 0 ? bmvpi_unwrapped(e[i].name, holder) : NULL;
+        if (name) e[i].name = name;
+    }
+    s = bmvpi_ck_unique(ckpt->path, &f->mem.a, e, f->n_entries, err);
+    if (!s) ckpt->entry = f->entry = e;
+    return s;
+}
+
+/* The groups to try: those with a name for weights in the order of the names, then the rest. Returns how many; *named: of
+   the first kind. */
+static int bmvpi_weight_order(const bmvp_ckpt *ckpt, const char **order, int *named)
+{
+    bmvpi_weight_group g[BMVPI_GROUPS];
+    const int n = bmvpi_weight_groups(ckpt, g);
+    int taken[BMVPI_GROUPS] = { 0 }, i, k, m = 0;
+    for (k = 0; k < BMVPI_WEIGHT_KEYS; ++k)
+        for (i = 0; i < n; ++i) {
+            const char *last = strrchr(g[i].name, '.');
+            if (taken[i] || bmvpi_weight_moments(g[i].name) ||
+                strcmp(last ? last + 1 : g[i].name, bmvpi_weight_keys[k]) != 0)
+                continue;
+            taken[i] = 1;
+            order[m++] = g[i].name;
+        }
+    *named = m;
+    for (i = 0; i < n; ++i)
+        if (!taken[i] && !bmvpi_weight_moments(g[i].name)) order[m++] = g[i].name;
+    return m;
+}
+
+BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_error *err)
+{
+    const bmvp_allocator *a = &ckpt->file->mem.a;
+    const char *order[BMVPI_GROUPS], *holder = NULL;
+    char found[400];
+    int named, i, h, n = bmvpi_weight_order(ckpt, order, &named);
+    bmvp_ckpt_entry *room = (bmvp_ckpt_entry *)a->alloc((size_t)ckpt->n_entries * sizeof *room + 1, a->user);
+    if (!room) return bmvpi_ck_oom(ckpt->file, err);
+    *group = NULL;
+    for (i = 0; i < n && !*group; ++i)
+        for (h = -1; h < BMVPI_HOLDERS && !*group; ++h) {
+            holder = h < 0 ? NULL : bmvpi_holders[h];
+            if (bmvpi_weight_known(ckpt, order[i], holder, room)) *group = order[i];
+        }
+    a->free(room, a->user);
+    if (!*group) {
+        holder = NULL;
+        if (named > 0 || n == 1) *group = order[0];
+    }
+    if (*group) return bmvpi_weight_unwrap(ckpt, *group, holder, err);
+    bmvpi_weight_text(ckpt, found, sizeof found);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: no network in it: %s", ckpt->path, found);
 }
 
 /* >>checkpoint writer ---------------------------------------------------------------------------------------------- */

@@ -17,7 +17,7 @@
 
    CONTENTS (search for the tag)
        >>modality  >>fields    >>config    >>mask      >>template  >>sampler   >>pretrain  >>trainer
-       >>labels    >>metrics   >>window    >>finetune
+       >>labels    >>metrics   >>window    >>finetune  >>predict
        and in the implementation
        the method:     >>mask impl         >>template impl         >>sampler impl          >>views
                        >>losses            >>forward
@@ -27,6 +27,7 @@
        and the rest:   >>labels impl       >>metrics impl          >>mirror                >>window impl
        fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
                        >>finetune faces    >>finetune files
+       prediction:     >>predict impl      >>predict images        >>predict call
 
    A complete program:
 
@@ -499,6 +500,10 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err);
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l); /* of a network: n, classes n + 1 */
 /* -1 if all n values are known whole numbers, else the place of the first that is not. */
 BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n);
+/* The same of a map of dim = D, H, W: BMVP_E_FORMAT with `name`, the value and its voxel (x, y, z). l NULL: any whole
+   number from -32768 to 32767 is known. */
+BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
+                                       const char *name, bmvp_error *err);
 /* Is the value in region r? mask: n zeros and ones. */
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask);
 /* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or
@@ -716,6 +721,150 @@ BMVP_API int64_t bmvp_ft_steps(const bmvp_ft *f);
 BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config *net, const bmvp_ft_config *cfg,
                                   const bmvp_labels *labels, int n_modalities, const char *const *names,
                                   const int64_t grid[3], int train, bmvp_memory *out, bmvp_error *err);
+
+/* >>predict ------------------------------------------------------------------------------------------------------
+
+   The way of an image there and back. A network has seen cases of one preparation: axes to the right, front and top
+   (RAS), cubic voxels, a box around the head, values between two percentiles mapped to [0, 1]. A scan is anything:
+   other axes, thick and tilted slices, integers with a slope. So a prediction walks three grids:
+
+       image voxel i  --O-->  mm in the scanner  <--P--  prepared voxel p          p = inverse(P) O i
+
+   O is the image's own affine, P that of the prepared grid, which reorienting, resampling, cropping and resizing have
+   changed at each step. Sliding windows fill the prepared grid with probabilities, plane after plane; a missing
+   modality is its template, or zeros, there. Then each image voxel looks up its p and takes the linear mean of the
+   eight prepared voxels around it; half a voxel beyond the border still belongs to the grid (its value is repeated),
+   farther out there is no head. Since p depends on all three indices of i, shear, rotation, flips and permutations are
+   one case and not four. Only two prepared planes are ever held: the image voxels between them are the ones whose p_z
+   lies there, and along a row of the image these are one run, found by bisection. What is decided comes last: the label
+   of a voxel is made of interpolated probabilities, never interpolated itself. Where every image is 0 there is nothing
+   to see: the background has probability 1 on the prepared grid, and the label map is 0. */
+
+/* How images become what the network sees; `bmvp prepare` writes it, a fine-tuned checkpoint keeps it, the predictor
+   does it again. In this order: RAS axes; voxel size (linear, border voxels repeated, MONAI Spacing); box; percentiles
+   of the voxels in the box; resize. */
+typedef struct bmvp_preparation {
+    double spacing;         /* edge of a voxel in mm, 0 to 100; 0: as the image has it */
+    double percentile_low;  /* of all voxels in the box, 0 to 100: becomes 0 */
+    double percentile_high; /* becomes 1; what lies beyond is clipped */
+    int centre_crop;   /* 1: the box is symmetric about the middle of the volume (release), 0: it is that of the voxels
+                          above 0 */
+    int64_t resize[3]; /* then resized (linear) to so many voxels x, y, z, 1 to 4096; 0: not */
+} bmvp_preparation;
+/* 1 mm, percentiles 1 and 99, box of the foreground, not resized */
+BMVP_API bmvp_preparation bmvp_preparation_default(void);
+/* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only if
+   it is resized, "resize": [x, y, z]. */
+BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
+/* And back from text; name: for messages. BMVP_E_FORMAT names a field that is missing, unknown or out of its range. */
+BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err);
+/* 0: a and b are the same. Else text names the first field that differs, with both values. */
+BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size);
+
+typedef struct bmvp_ft_case {            /* a whole prepared case in memory */
+    const float *image[BMVP_MODALITIES]; /* by modality of the task, dim voxels in [0, 1]; NULL: missing, filled as
+                                            cfg.fill says */
+    int64_t dim[3];                      /* D, H, W */
+} bmvp_ft_case;
+/* Sliding windows over the case; planes as in bmvp_window_calls: probabilities (H, W, outputs), z0 ascending. err as
+   that of the context. */
+BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bmvp_window *w,
+                                     bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values),
+                                     void *user, bmvp_error *err);
+/* Classification of the crop in the middle of the case: probability of each of the network's classes. */
+BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *probability, bmvp_error *err);
+
+#ifdef BMVP_NIFTI_H_INCLUDED /* what follows reads and writes images: include bmvp_nifti.h before this header */
+
+typedef struct bmvp_image {        /* one image of a case; exactly one of path, image and volume is given */
+    const char *modality;          /* "t1", "T1ce" ...: any name that bmvp_modality_find knows */
+    const char *path;              /* a file: .nii, .nii.gz, a pair ... */
+    const bmvp_nii_image *image;   /* or an image with its data, borrowed: read, not changed, not kept */
+    const bmvp_nii_volume *volume; /* or a volume, borrowed */
+    int64_t channel;               /* k: the k-th of several volumes in it, from 1; 0: it holds one number a voxel */
+} bmvp_image;
+/* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and
+   its dimensions (vectors, series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are
+   refused. */
+
+/* In RAS. io: memory, NULL: malloc. */
+BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *image, const bmvp_nii_options *io,
+                                     bmvp_error *err);
+typedef struct bmvp_prepare_job {
+    const bmvp_image *image; /* n images of different modalities */
+    int n;
+    const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
+    const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
+    const bmvp_preparation *how;
+    int other_grids; /* 0: images that do not lie on one grid (bmvp_nii_one_grid) are refused by name (as `prepare`
+                        does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
+    int constants; /* 1: an image of one value counts as missing whatever that is; 0: only if it is 0 */
+    int masks;       /* 1: fill `content` and `inside` */
+    const bmvp_nii_options *io; /* memory of the volumes; NULL: malloc */
+} bmvp_prepare_job;
+typedef struct bmvp_prepared_images {
+    bmvp_nii_volume image[BMVP_MODALITIES]; /* by known modality (bmvp_modality_find); data NULL: not given, or blank */
+    bmvp_nii_volume label;
+    uint32_t blank;         /* bit k: the image of known modality k is blank: it counts as missing */
+    bmvp_nii_volume frame;  /* grid of the first image that is not blank, in RAS; without data */
+    unsigned char *content; /* of its voxels: 1 where an image is not 0 */
+    int64_t box[3];         /* x, y, z: the box before it was resized .. */
+    unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
+    bmvp_allocator allocator;
+} bmvp_prepared_images;
+/* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
+   unreadable, NaN, no voxel above 0, a label map among the images, a second image of a modality, another grid. All
+   blank: every data is NULL, BMVP_OK. */
+BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err);
+/* The rest, for one of them (data NULL: nothing): percentiles to [0, 1] if it is not the label, and resizing. */
+BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how,
+                                         bmvp_error *err);
+BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p);
+/* The text for the header (descrip) of a prepared file: it says that, and the settings. */
+BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how);
+/* Was a header with this text written so? */
+BMVP_API int bmvp_is_prepared(const bmvp_nii_image *image);
+
+typedef struct bmvp_predictor bmvp_predictor;
+/* A fine-tuned checkpoint, ready to predict. NULL and err on failure. The context must outlive it and its
+   predictions. */
+BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err);
+BMVP_API void bmvp_predictor_close(bmvp_predictor *p); /* NULL is fine */
+BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p);
+BMVP_API const bmvp_preparation *bmvp_predictor_preparation(const bmvp_predictor *p);
+
+typedef enum bmvp_predict_fill { BMVP_FILL_CHECKPOINT, BMVP_FILL_TEMPLATE, BMVP_FILL_ZERO } bmvp_predict_fill;
+typedef struct bmvp_predict_options {
+    bmvp_window window;     /* roi 0: the checkpoint's crop */
+    bmvp_predict_fill fill; /* what stands for a missing modality */
+    int other_grids;        /* as in bmvp_prepare_job */
+    int probabilities;      /* 1: also one image an output, 2 bytes a voxel each */
+    const char *grid;       /* modality of the image whose grid the results have; NULL: the first of the images */
+} bmvp_predict_options;
+/* overlap 0.5, constant weights, one window at once, no flips */
+BMVP_API bmvp_predict_options bmvp_predict_options_default(void);
+
+typedef struct bmvp_prediction {
+    bmvp_nii_image label;          /* segmentation: uint8 on that grid; affine, codes, units are the image's */
+    int n;                         /* outputs: regions; classes, the background first; classes of a classification */
+    bmvp_nii_image *probability;   /* n images, int16 of slope 1 / 32767; exclusive classes add up to 1; or NULL */
+    float *score;                  /* classification: n probabilities; else NULL */
+    int likeliest;                 /* classification: the class */
+    uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
+    bmvp_predict_fill fill;        /* by what they were filled */
+    bmvp_allocator allocator;
+} bmvp_prediction;
+/* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
+   `prepare`); a blank image counts as missing. Images that `prepare` wrote are taken as they are if it had this
+   network's settings, else refused. Progress and cancelling are the context's (bmvp_config.progress). On failure out is
+   empty and err says why; after a failure of the context (BMVP_E_CANCELLED, BMVP_E_OOM) bmvp_clear_error makes it ready
+   for the next case. BMVP_E_ARG, BMVP_E_FORMAT, BMVP_E_IO, BMVP_E_SHAPE (grids), BMVP_E_OOM, BMVP_E_CANCELLED. Memory:
+   the prepared images, two planes of probabilities, what the window needs, and the results. */
+BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, int n,
+                                  const bmvp_predict_options *options, bmvp_prediction *out, bmvp_error *err);
+BMVP_API void bmvp_prediction_free(bmvp_prediction *p); /* before the context is destroyed */
+
+#endif /* BMVP_NIFTI_H_INCLUDED */
 
 #ifdef __cplusplus
 }
@@ -2750,6 +2899,31 @@ BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, 
     return -1;
 }
 
+/* The first of n values that no 16 bits hold. */
+static int64_t bmvpi_labels_odd(const float *values, int64_t n)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i)
+        if (!(values[i] >= -32768 && values[i] <= 32767) || values[i] != (float)(int)values[i]) return i;
+    return -1;
+}
+
+BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
+                                       const char *name, bmvp_error *err)
+{
+    const int64_t n = dim[0] * dim[1] * dim[2];
+    const int64_t i = l ? bmvp_labels_unknown(l, values, n) : bmvpi_labels_odd(values, n);
+    const long long x = i < 0 ? 0 : i % dim[2], y = i < 0 ? 0 : i / dim[2] % dim[1];
+    const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
+    if (i < 0) return BMVP_OK;
+    if (l)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
+                              "the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+                          "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
+                          y, z);
+}
+
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
 {
     int64_t i;
@@ -4594,6 +4768,1237 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
     bmvp_ft_destroy(f);
     return NULL;
 }
+
+/* >>predict impl --------------------------------------------------------------------------------------------------- */
+
+static const char *const bmvpi_preparation_fields[4] = { "spacing", "percentile_low", "percentile_high",
+                                                         "centre_crop" };
+
+BMVP_API bmvp_preparation bmvp_preparation_default(void)
+{
+    bmvp_preparation p;
+    memset(&p, 0, sizeof p);
+    p.spacing = 1;
+    p.percentile_low = 1;
+    p.percentile_high = 99;
+    return p;
+}
+
+BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p)
+{
+    int a;
+    bmvp_jw_object(w, key);
+    bmvp_jw_double(w, "spacing", p->spacing);
+    bmvp_jw_double(w, "percentile_low", p->percentile_low);
+    bmvp_jw_double(w, "percentile_high", p->percentile_high);
+    bmvp_jw_bool(w, "centre_crop", p->centre_crop);
+    if (p->resize[0] > 0) {
+        bmvp_jw_array(w, "resize");
+        for (a = 0; a < 3; ++a) bmvp_jw_int(w, NULL, p->resize[a]);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+}
+
+static bmvp_status bmvpi_preparation_number(const bmvp_json *node, const char *name, double high, double *out,
+                                            bmvp_error *err)
+{
+    if (node->type == BMVP_JSON_NUMBER && node->d >= 0 && node->d <= high) {
+        *out = node->d;
+        return BMVP_OK;
+    }
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s must be a number from 0 to %g", name,
+                          node->key, high);
+}
+
+static bmvp_status bmvpi_preparation_resize(const bmvp_json *node, const char *name, int64_t resize[3], bmvp_error *err)
+{
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const bmvp_json *n = bmvp_json_at(node, a);
+        resize[a] = n && n->type == BMVP_JSON_NUMBER && n->is_int && n->i >= 1 && n->i <= 4096 ? n->i : 0;
+        if (resize[a] == 0 || bmvp_json_count(node) != 3)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%s: how its cases were prepared: resize must be three whole numbers from 1 to 4096",
+                                  name);
+    }
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_preparation_field(const bmvp_json *node, const char *name, bmvp_preparation *p, int *had,
+                                           bmvp_error *err)
+{
+    double *const number[3] = { &p->spacing, &p->percentile_low, &p->percentile_high };
+    int k;
+    if (strcmp(node->key, "resize") == 0) return bmvpi_preparation_resize(node, name, p->resize, err);
+    for (k = 0; k < 4 && strcmp(node->key, bmvpi_preparation_fields[k]) != 0; ++k) {
+    }
+    if (k == 4)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: how its cases were prepared: '%s' is not known here; a newer version made it", name,
+                              node->key);
+    *had |= 1 << k;
+    if (k < 3) return bmvpi_preparation_number(node, name, 100, number[k], err);
+    if (node->type != BMVP_JSON_BOOL)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: centre_crop must be true or false",
+                              name);
+    p->centre_crop = (int)node->i;
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err)
+{
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = bmvp_json_parse(text, strlen(text), name, NULL, &doc, err);
+    const bmvp_json *root = st ? NULL : bmvp_json_root(doc), *node;
+    int had = 0, k;
+    *p = bmvp_preparation_default();
+    if (!st && root->type != BMVP_JSON_OBJECT)
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: no JSON object", name);
+    for (node = st ? NULL : root->first; node && !st; node = node->next)
+        st = bmvpi_preparation_field(node, name, p, &had, err);
+    for (k = 0; k < 4 && !st; ++k)
+        if (!(had >> k & 1))
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s is missing", name,
+                                bmvpi_preparation_fields[k]);
+    if (!st && p->percentile_low >= p->percentile_high)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: how its cases were prepared: percentile_low %g is not below percentile_high %g", name,
+                            p->percentile_low, p->percentile_high);
+    bmvp_json_free(doc);
+    return st;
+}
+
+static void bmvpi_preparation_size(const bmvp_preparation *p, char text[64])
+{
+    if (p->resize[0] > 0)
+        snprintf(text, 64, "%lldx%lldx%lld", (long long)p->resize[0], (long long)p->resize[1], (long long)p->resize[2]);
+    else snprintf(text, 64, "not");
+}
+
+BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size)
+{
+    const double x[4] = { a->spacing, a->percentile_low, a->percentile_high, (double)a->centre_crop };
+    const double y[4] = { b->spacing, b->percentile_low, b->percentile_high, (double)b->centre_crop };
+    char as[64], bs[64];
+    int k;
+    for (k = 0; k < 4; ++k)
+        if (!(x[k] == y[k])) {
+            snprintf(text, size, "%s %g, %g", bmvpi_preparation_fields[k], x[k], y[k]);
+            return 1;
+        }
+    bmvpi_preparation_size(a, as);
+    bmvpi_preparation_size(b, bs);
+    if (strcmp(as, bs) == 0) return 0;
+    snprintf(text, size, "resized %s, %s", as, bs);
+    return 1;
+}
+
+/* ---- a whole prepared case ---- */
+
+typedef struct bmvpi_whole {
+    bmvp_ft *f;
+    const bmvp_ft_case *k;
+    int64_t size[3];
+    float *crop; /* one crop of each modality */
+    bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values);
+    void *user;
+} bmvpi_whole;
+
+/* size voxels from `start`, zero outside of the volume. */
+static void bmvpi_copy_crop(const float *from, const int64_t dim[3], const int64_t start[3], const int64_t size[3],
+                            float *to)
+{
+    const int64_t x0 = start[2] < 0 ? -start[2] : 0, x1 = start[2] + size[2] > dim[2] ? dim[2] - start[2] : size[2];
+    int64_t z, y;
+    memset(to, 0, (size_t)(size[0] * size[1] * size[2]) * sizeof *to);
+    for (z = 0; z < size[0]; ++z)
+        for (y = 0; y < size[1]; ++y) {
+            const int64_t a = z + start[0], b = y + start[1];
+            if (a < 0 || a >= dim[0] || b < 0 || b >= dim[1] || x1 <= x0) continue;
+            memcpy(to + (z * size[1] + y) * size[2] + x0, from + (a * dim[1] + b) * dim[2] + start[2] + x0,
+                   (size_t)(x1 - x0) * sizeof *to);
+        }
+}
+
+static bmvp_status bmvpi_whole_read(void *user, const int64_t start[3], float *dst)
+{
+    bmvpi_whole *s = (bmvpi_whole *)user;
+    const int64_t n = s->size[0] * s->size[1] * s->size[2];
+    const float *image[BMVP_MODALITIES] = { NULL };
+    const bmvp_tensor *t = bmvp_ft_template(s->f, 0);
+    int64_t at[3] = { 0, 0, 0 };
+    int m;
+    for (m = 0; m < bmvp_net_config_of(bmvp_ft_net(s->f))->in_channels; ++m) {
+        if (!s->k->image[m]) continue;
+        bmvpi_copy_crop(s->k->image[m], s->k->dim, start, s->size, s->crop + m * n);
+        image[m] = s->crop + m * n;
+    }
+    if (t) bmvp_template_place(start, s->k->dim, t->dim, at);
+    bmvp_ft_input(s->f, image, at, s->size, dst);
+    return BMVP_OK;
+}
+
+static bmvp_tensor *bmvpi_whole_predict(void *user, bmvp_tensor *x)
+{
+    return bmvp_ft_predict(((bmvpi_whole *)user)->f, x);
+}
+
+static bmvp_status bmvpi_whole_planes(void *user, int64_t z0, int64_t n, const float *values)
+{
+    bmvpi_whole *s = (bmvpi_whole *)user;
+    return s->planes(s->user, z0, n, values);
+}
+
+/* What went wrong, in the caller's words: the context's first failure, if it has one. */
+static bmvp_status bmvpi_whole_failed(const bmvp_ft *f, bmvp_status st, bmvp_error *err)
+{
+    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    return st ? bmvp_error_set(err, st, "prediction failed: %s", bmvp_status_text(st)) : BMVP_OK;
+}
+
+static void bmvpi_whole_begin(bmvpi_whole *s, bmvp_ft *f, const bmvp_ft_case *k, const int64_t size[3])
+{
+    const int channels = bmvp_net_config_of(bmvp_ft_net(f))->in_channels;
+    memset(s, 0, sizeof *s);
+    s->f = f;
+    s->k = k;
+    memcpy(s->size, size, sizeof s->size);
+    s->crop = (float *)bmvpi_alloc(f->c, size[0] * size[1] * size[2] * channels * (int64_t)sizeof *s->crop);
+}
+
+BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bmvp_window *w,
+                                     bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values),
+                                     void *user, bmvp_error *err)
+{
+    const bmvp_net_config *net = bmvp_net_config_of(bmvp_ft_net(f));
+    bmvp_window_calls calls;
+    bmvp_status st = BMVP_OK;
+    bmvpi_whole s;
+    if (bmvp_failed(f->c)) return bmvpi_whole_failed(f, BMVP_OK, err);
+    bmvpi_whole_begin(&s, f, k, w->roi);
+    s.planes = planes;
+    s.user = user;
+    calls.read = bmvpi_whole_read;
+    calls.predict = bmvpi_whole_predict;
+    calls.planes = bmvpi_whole_planes;
+    calls.user = &s;
+    if (s.crop) st = bmvp_sliding_window(f->c, w, k->dim, net->in_channels, net->outputs, &calls);
+    bmvpi_free(f->c, s.crop);
+    return bmvpi_whole_failed(f, st, err);
+}
+
+BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *probability, bmvp_error *err)
+{
+    const bmvp_ft_config *cfg = bmvp_ft_config_of(f);
+    const int64_t size[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
+    const int64_t dim[5] = { 1, size[0], size[1], size[2], bmvp_net_config_of(bmvp_ft_net(f))->in_channels };
+    int64_t start[3];
+    bmvpi_whole s;
+    float *x;
+    int a, was;
+    if (bmvp_failed(f->c)) return bmvpi_whole_failed(f, BMVP_OK, err);
+    for (a = 0; a < 3; ++a) {
+        const int64_t room = k->dim[a] - size[a];
+        start[a] = room >= 0 ? room / 2 : -(-room / 2);
+    }
+    bmvpi_whole_begin(&s, f, k, size);
+    x = (float *)bmvpi_alloc(f->c, dim[1] * dim[2] * dim[3] * dim[4] * (int64_t)sizeof *x);
+    if (s.crop && x) {
+        was = bmvp_set_grad(f->c, 0);
+        (void)bmvpi_whole_read(&s, start, x);
+        bmvp_step_begin(f->c);
+        (void)bmvp_read(f->c, bmvp_ft_predict(f, bmvp_input(f->c, 5, dim, x)), probability);
+        bmvp_step_begin(f->c);
+        (void)bmvp_set_grad(f->c, was);
+    }
+    bmvpi_free(f->c, x);
+    bmvpi_free(f->c, s.crop);
+    return bmvpi_whole_failed(f, BMVP_OK, err);
+}
+
+#ifdef BMVP_NIFTI_H_INCLUDED
+
+/* >>predict images: reading, and what prepare does with them ---------------------------------------------------------
+ */
+
+static const char *const bmvpi_prepared_text = "bmvp prepared";
+
+/* The error of a transform, which knows no file, with the name of one. */
+static bmvp_status bmvpi_named(const char *name, bmvp_status st, const bmvp_error *e, bmvp_error *err)
+{
+    return st ? bmvp_error_set(err, st, "%s: %s", name, e->message) : BMVP_OK;
+}
+
+static const char *bmvpi_image_name(const bmvp_image *k)
+{
+    return k->path ? k->path : k->modality ? k->modality : "label";
+}
+
+/* A volume as an image that borrows its data. */
+static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_error *e)
+{
+    int a;
+    memset(i, 0, sizeof *i);
+    i->version = 1;
+    i->datatype = BMVP_NII_FLOAT32;
+    i->ndim = 3;
+    for (a = 0; a < BMVP_NII_MAX_DIMS; ++a) i->dim[a] = a < 3 ? v->dim[a] : 1;
+    i->n_voxels = v->dim[0] * v->dim[1] * v->dim[2];
+    i->data_bytes = i->n_voxels * (int64_t)sizeof(float);
+    i->xyzt_units = 2;
+    i->data = v->data;
+    return bmvp_nii_set_affine(i, v->affine, 1, e);
+}
+
+BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, const bmvp_nii_options *io,
+                                     bmvp_error *err)
+{
+    const bmvp_nii_image *use = k->image;
+    bmvp_nii_image own;
+    bmvp_nii_load how;
+    bmvp_error e;
+    bmvp_status st = BMVP_OK;
+    memset(v, 0, sizeof *v);
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    how.first = k->channel > 0;
+    how.t = k->channel > 0 ? k->channel - 1 : 0;
+    if (!k->path + !k->image + !k->volume != 2)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", bmvpi_image_name(k));
+    if (k->path) return bmvp_nii_read_volume(v, k->path, &how, io, err);
+    if (k->volume) {
+        st = bmvpi_image_of_volume(&own, k->volume, &e);
+        use = &own;
+    }
+    if (!st) st = bmvp_nii_to_volume(v, use, &how, io, &e);
+    return bmvpi_named(bmvpi_image_name(k), st, &e, err);
+}
+
+/* b's voxel of a's (x, y, z): inverse(to) x from */
+static bmvp_status bmvpi_relate(double m[16], const double to[16], const double from[16], const char *name,
+                                bmvp_error *err)
+{
+    double inverse[16];
+    bmvp_error e;
+    int r, c, k;
+    bmvp_status st = bmvpi_named(name, bmvp_nii_affine_inverse(inverse, to, &e), &e, err);
+    for (r = 0; r < 4 && !st; ++r)
+        for (c = 0; c < 4; ++c)
+            for (m[4 * r + c] = 0, k = 0; k < 4; ++k) m[4 * r + c] += inverse[4 * r + k] * from[4 * k + c];
+    return st;
+}
+
+/* ---- checks of values ---- */
+
+static int bmvpi_one_value(const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 1; i < n && v->data[i] == v->data[0]; ++i) {
+    }
+    return i >= n;
+}
+
+/* Few different whole numbers: a label map given as an image. */
+static int bmvpi_like_labels(const bmvp_nii_volume *v)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    float seen[8];
+    int n_seen = 0, j;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        const float x = v->data[i];
+        if (i > 0 && x == v->data[i - 1]) continue;
+        for (j = 0; j < n_seen && seen[j] != x; ++j) {
+        }
+        if (j < n_seen) continue;
+        if (n_seen == 8 || x < 0 || x > 255 || x != (float)(int)x) return 0;
+        seen[n_seen++] = x;
+    }
+    return n_seen > 1;
+}
+
+static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
+{
+    if (v->n_nan + v->n_inf == 0) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %lld voxels are NaN or infinite; repair the file", name,
+                          (long long)(v->n_nan + v->n_inf));
+}
+
+static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, bmvp_error *err)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 0; i < n && v->data[i] <= 0; ++i) {
+    }
+    if (i == n) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", name);
+    if (bmvpi_like_labels(v))
+        return bmvp_error_set(
+            err, BMVP_E_FORMAT,
+            "%s looks like a label map (only a few whole numbers), but stands as modality %s; labels belong "
+            "under \"label\"",
+            name, modality);
+    return BMVP_OK;
+}
+
+/* ---- one grid ---- */
+
+/* A case on its way: images are held without the zeros around them, each cut out of `grid` at `at`. */
+typedef struct bmvpi_preparing {
+    bmvp_prepared_images *p;
+    const bmvp_prepare_job *job;
+    const char *first; /* name of the image that has given the frame; NULL: none has yet */
+    const char *name[BMVP_MODALITIES];
+    bmvp_nii_volume grid; /* of the frame after resampling; without data */
+    int64_t at[BMVP_MODALITIES][3];
+} bmvpi_preparing;
+
+static bmvp_nii_volume bmvpi_grid_of(const bmvp_nii_volume *v)
+{
+    bmvp_nii_volume grid = *v;
+    grid.data = NULL;
+    grid.block = NULL;
+    return grid;
+}
+
+/* Linear at p (x, y, z), the border's value within half a voxel beyond it, then 0. */
+static float bmvpi_linear_at(const float *v, const int64_t dim[3], const double p[3])
+{
+    int64_t at[3], next[3] = { 0, 0, 0 };
+    double w[3], sum = 0;
+    int a, corner;
+    for (a = 0; a < 3; ++a) {
+        const double last = (double)(dim[a] - 1);
+        if (!(p[a] >= -0.5001 && p[a] <= last + 0.5001)) return 0;
+        w[a] = p[a] < 0 ? 0 : p[a] > last ? last : p[a];
+        at[a] = (int64_t)w[a];
+        next[a] = at[a] + 1 < dim[a];
+        w[a] -= (double)at[a];
+    }
+    for (corner = 0; corner < 8; ++corner) {
+        const int x = corner & 1, y = corner >> 1 & 1, z = corner >> 2;
+        const double share = (x ? w[0] : 1 - w[0]) * (y ? w[1] : 1 - w[1]) * (z ? w[2] : 1 - w[2]);
+        const int64_t i = ((at[2] + z * next[2]) * dim[1] + at[1] + y * next[1]) * dim[0] + at[0] + x * next[0];
+        sum += share * (double)v[i];
+    }
+    return (float)sum;
+}
+
+/* v at the voxels of the frame. */
+static bmvp_status bmvpi_regrid(bmvp_nii_volume *v, const bmvp_nii_volume *frame, const char *name,
+                                const bmvp_nii_options *io, bmvp_error *err)
+{
+    double m[16], p[3];
+    bmvp_nii_volume out;
+    bmvp_error e;
+    int64_t x, y, z;
+    float *to;
+    int a;
+    bmvp_status st = bmvpi_relate(m, v->affine, frame->affine, name, err);
+    if (!st) st = bmvpi_named(name, bmvp_nii_volume_create(&out, frame->dim, frame->affine, io, &e), &e, err);
+    if (st) return st;
+    for (z = 0, to = out.data; z < out.dim[2]; ++z)
+        for (y = 0; y < out.dim[1]; ++y)
+            for (x = 0; x < out.dim[0]; ++x, ++to) {
+                for (a = 0; a < 3; ++a)
+                    p[a] = m[4 * a] * (double)x + m[4 * a + 1] * (double)y + m[4 * a + 2] * (double)z + m[4 * a + 3];
+                *to = bmvpi_linear_at(v->data, v->dim, p);
+            }
+    bmvp_nii_volume_free(v);
+    *v = out;
+    return BMVP_OK;
+}
+
+/* Brings v to the frame, which the first image gives; then all have the same numbers for it. */
+static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const char *name, int is_label,
+                                  bmvp_error *err)
+{
+    bmvp_nii_volume *frame = &s->p->frame;
+    if (!s->first) {
+        s->first = name;
+        *frame = bmvpi_grid_of(v);
+        return BMVP_OK;
+    }
+    if (bmvp_nii_one_grid(frame, v)) {
+        memcpy(v->affine, frame->affine, sizeof v->affine);
+        return BMVP_OK;
+    }
+    if (s->job->other_grids && !is_label) return bmvpi_regrid(v, frame, name, s->job->io, err);
+    if (is_label)
+        return bmvp_error_set(err, BMVP_E_SHAPE, "label %s and image %s are on different grids", name, s->first);
+    return bmvp_error_set(
+        err, BMVP_E_SHAPE,
+        "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; register and resample them "
+        "to one",
+        s->first, (long long)frame->dim[0], (long long)frame->dim[1], (long long)frame->dim[2], name,
+        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
+}
+
+static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
+{
+    const double mm[3] = { spacing, spacing, spacing };
+    bmvp_nii_resample how;
+    memset(&how, 0, sizeof how);
+    how.mode = mode;
+    return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
+}
+
+static bmvp_status bmvpi_trim(bmvp_nii_volume *v, int64_t at[3], bmvp_error *e)
+{
+    bmvp_nii_box box;
+    bmvp_status st = bmvp_nii_nonzero_box(&box, v, e);
+    if (st == BMVP_OK && box.end[0] > box.start[0]) st = bmvp_nii_crop(v, &box, 0, e);
+    memcpy(at, box.start, sizeof box.start);
+    return st;
+}
+
+static void *bmvpi_nii_zeros(const bmvp_allocator *memory, int64_t bytes)
+{
+    void *p = memory->alloc ? memory->alloc((size_t)bytes, memory->user) : malloc((size_t)bytes);
+    if (p) memset(p, 0, (size_t)bytes);
+    return p;
+}
+static void bmvpi_nii_release(const bmvp_allocator *memory, void *p)
+{
+    if (!memory->alloc) free(p);
+    else if (p) memory->free(p, memory->user);
+}
+
+/* Marks the voxels of v that are not 0, at their place in an array of dim. */
+static void bmvpi_mark(unsigned char *marks, const int64_t dim[3], const bmvp_nii_volume *v, const int64_t at[3])
+{
+    int64_t x, y, z;
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y) {
+            unsigned char *to = marks + ((z + at[2]) * dim[1] + y + at[1]) * dim[0] + at[0];
+            const float *from = v->data + (z * v->dim[1] + y) * v->dim[0];
+            for (x = 0; x < v->dim[0]; ++x) to[x] |= from[x] != 0;
+        }
+}
+
+static bmvp_status bmvpi_mark_content(bmvpi_preparing *s, const bmvp_nii_volume *v, bmvp_error *err)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_prepared_images *p = s->p;
+    if (!s->job->masks) return BMVP_OK;
+    if (!p->content) p->content = (unsigned char *)bmvpi_nii_zeros(&p->allocator, v->dim[0] * v->dim[1] * v->dim[2]);
+    if (!p->content) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
+    bmvpi_mark(p->content, p->frame.dim, v, origin);
+    return BMVP_OK;
+}
+
+/* *m: the known modality of an image, each once. */
+static bmvp_status bmvpi_image_slot(bmvpi_preparing *s, const bmvp_image *k, int *m, bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k);
+    *m = k->modality ? bmvp_modality_find(k->modality) : -1;
+    if (*m < 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: modality '%s' is not known", name, k->modality ? k->modality : "");
+    if (s->name[*m])
+        return bmvp_error_set(err, BMVP_E_ARG, "%s and %s are both given as %s", s->name[*m], name,
+                              bmvp_modality_name(*m));
+    s->name[*m] = name;
+    return BMVP_OK;
+}
+
+/* 1: the image holds nothing, and is now missing. */
+static int bmvpi_take_blank(bmvpi_preparing *s, int m)
+{
+    const bmvp_nii_volume *v = &s->p->image[m];
+    if (!bmvpi_one_value(v) || (v->data[0] != 0 && !s->job->constants)) return 0;
+    s->p->blank |= 1u << m;
+    bmvp_nii_volume_free(&s->p->image[m]);
+    return 1;
+}
+
+static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k);
+    bmvp_nii_volume *v;
+    bmvp_error e;
+    int m;
+    bmvp_status st = bmvpi_image_slot(s, k, &m, err);
+    if (st) return st;
+    v = &s->p->image[m];
+    st = bmvp_image_read(v, k, s->job->io, err);
+    if (!st) st = bmvpi_check_finite(v, name, err);
+    if (!st && bmvpi_take_blank(s, m)) return BMVP_OK;
+    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), err);
+    if (!st) st = bmvpi_to_frame(s, v, name, 0, err);
+    if (!st) st = bmvpi_mark_content(s, v, err);
+    if (!st) st = bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
+    if (st) return st;
+    s->grid = bmvpi_grid_of(v);
+    return bmvpi_named(name, bmvpi_trim(v, s->at[m], &e), &e, err);
+}
+
+static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
+{
+    const bmvp_image *k = s->job->label;
+    bmvp_nii_volume *v = &s->p->label;
+    const char *name;
+    bmvp_error e;
+    bmvp_status st;
+    int64_t dim[3];
+    if (!k || !s->first) return BMVP_OK;
+    name = bmvpi_image_name(k);
+    st = bmvp_image_read(v, k, s->job->io, err);
+    if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
+    dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
+    if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
+    return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
+}
+
+/* The box of voxels above 0 in any modality, in the grid they share. */
+static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s, bmvp_error *err)
+{
+    bmvp_error e;
+    int m, a;
+    memset(box, 0, sizeof *box);
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        const bmvp_nii_volume *v = &s->p->image[m];
+        bmvp_nii_box own;
+        bmvp_status st;
+        if (!v->data) continue;
+        st = bmvpi_named(s->name[m], bmvp_nii_foreground_box(&own, v, 1, 0, &e), &e, err);
+        if (st) return st;
+        if (own.end[0] == own.start[0]) continue;
+        for (a = 0; a < 3; ++a) {
+            const int64_t start = own.start[a] + s->at[m][a], end = own.end[a] + s->at[m][a];
+            own.start[a] = box->end[a] > 0 && box->start[a] < start ? box->start[a] : start;
+            own.end[a] = box->end[a] > end ? box->end[a] : end;
+        }
+        *box = own;
+    }
+    if (s->job->how->centre_crop) bmvp_nii_center_box(box, s->grid.dim);
+    return BMVP_OK;
+}
+
+/* One box for all images and the label. */
+static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
+{
+    static const int64_t origin[3] = { 0, 0, 0 };
+    bmvp_prepared_images *p = s->p;
+    bmvp_nii_box box;
+    bmvp_error e;
+    int m, a;
+    bmvp_status st = bmvpi_foreground(&box, s, err);
+    for (a = 0; a < 3; ++a) p->box[a] = box.end[a] - box.start[a];
+    if (!st && s->job->masks)
+        p->inside = (unsigned char *)bmvpi_nii_zeros(&p->allocator, p->box[0] * p->box[1] * p->box[2]);
+    if (!st && s->job->masks && !p->inside) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for a mask");
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        bmvp_nii_volume *v = &p->image[m];
+        bmvp_nii_box own = box;
+        if (!v->data) continue;
+        for (a = 0; a < 3; ++a) own.start[a] -= s->at[m][a], own.end[a] -= s->at[m][a];
+        st = bmvpi_named(s->name[m], bmvp_nii_crop(v, &own, 0, &e), &e, err);
+        bmvp_nii_box_affine(v->affine, s->grid.affine, &box); /* the numbers of one crop, not of two */
+        if (!st && p->inside) bmvpi_mark(p->inside, p->box, v, origin);
+    }
+    if (!st && p->label.data)
+        st = bmvpi_named(bmvpi_image_name(s->job->label), bmvp_nii_crop(&p->label, &box, 0, &e), &e, err);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err)
+{
+    bmvpi_preparing s;
+    bmvp_status st = BMVP_OK;
+    int i;
+    memset(p, 0, sizeof *p);
+    memset(&s, 0, sizeof s);
+    if (job->io) p->allocator = job->io->allocator;
+    s.p = p;
+    s.job = job;
+    for (i = 0; i < job->n && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    if (!st) st = bmvpi_prepare_label(&s, err);
+    if (!st && s.first) st = bmvpi_prepare_box(&s, err);
+    if (st) bmvp_prepared_images_free(p);
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
+{
+    bmvp_nii_scale scale;
+    bmvp_status st = BMVP_OK;
+    memset(&scale, 0, sizeof scale);
+    scale.lower = how->percentile_low;
+    scale.upper = how->percentile_high;
+    scale.b_max = 1;
+    scale.clip = 1;
+    scale.sparse = 1;
+    if (!v->data) return BMVP_OK;
+    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, NULL, err);
+    if (!st && how->resize[0] > 0)
+        st = bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, err);
+    return st;
+}
+
+BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p)
+{
+    int m;
+    for (m = 0; m < BMVP_MODALITIES; ++m) bmvp_nii_volume_free(&p->image[m]);
+    bmvp_nii_volume_free(&p->label);
+    bmvpi_nii_release(&p->allocator, p->content);
+    bmvpi_nii_release(&p->allocator, p->inside);
+    memset(p, 0, sizeof *p);
+}
+
+BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how)
+{
+    char size[64];
+    int used = snprintf(text, 81, "%s %.9g mm %.9g-%.9g%% %s", bmvpi_prepared_text, how->spacing, how->percentile_low,
+                        how->percentile_high, how->centre_crop ? "centre" : "box");
+    bmvpi_preparation_size(how, size);
+    if (how->resize[0] > 0 && used > 0 && used < 81) snprintf(text + used, (size_t)(81 - used), " %.14s", size);
+}
+
+BMVP_API int bmvp_is_prepared(const bmvp_nii_image *image)
+{
+    return strncmp(image->descrip, bmvpi_prepared_text, strlen(bmvpi_prepared_text)) == 0;
+}
+
+/* >>predict call: a checkpoint, images in, maps out -------------------------------------------------------------------
+ */
+
+struct bmvp_predictor {
+    bmvp_ctx *c;
+    bmvp_ft *f;
+    bmvp_ft_info info;
+    bmvp_preparation how;
+    bmvp_nii_options io; /* the context's memory */
+};
+
+/* NIfTI's hooks want memory for any type, an allocator gives any alignment: the block's own address is kept before it.
+ */
+static void *bmvpi_nii_hook_alloc(size_t bytes, void *user)
+{
+    const bmvp_allocator *a = bmvp_allocator_of((const bmvp_ctx *)user);
+    char *block = (char *)a->alloc(bytes + 48, a->user), *p;
+    if (!block) return NULL;
+    p = block + 16 + sizeof block;
+    p -= (uintptr_t)p & 15u;
+    memcpy(p - sizeof block, &block, sizeof block);
+    return p;
+}
+static void bmvpi_nii_hook_free(void *p, void *user)
+{
+    const bmvp_allocator *a = bmvp_allocator_of((const bmvp_ctx *)user);
+    char *block;
+    if (!p) return;
+    memcpy(&block, (char *)p - sizeof block, sizeof block);
+    a->free(block, a->user);
+}
+
+BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err)
+{
+    bmvp_predictor *p;
+    bmvp_status st = BMVP_OK;
+    if (bmvp_failed(c)) {
+        bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+        return NULL;
+    }
+    p = (bmvp_predictor *)bmvpi_alloc(c, (int64_t)sizeof *p);
+    if (!p) {
+        bmvp_error_set(err, BMVP_E_OOM, "%s", bmvp_error_of(c)->message);
+        return NULL;
+    }
+    memset(p, 0, sizeof *p);
+    p->c = c;
+    p->io.allocator.alloc = bmvpi_nii_hook_alloc;
+    p->io.allocator.free = bmvpi_nii_hook_free;
+    p->io.allocator.user = c;
+    p->f = bmvp_ft_open(c, checkpoint, &p->info, err);
+    if (p->f && !p->info.preparation[0])
+        st = bmvp_error_set(
+            err, BMVP_E_FORMAT,
+            "%s: it does not say how its cases were prepared; fine-tune on what `bmvp prepare` writes, or save "
+            "\"preparation\" (bmvp_preparation_write) with it",
+            checkpoint);
+    else if (p->f) st = bmvp_preparation_read(p->info.preparation, checkpoint, &p->how, err);
+    if (p->f && !st) return p;
+    bmvp_predictor_close(p);
+    return NULL;
+}
+
+BMVP_API void bmvp_predictor_close(bmvp_predictor *p)
+{
+    if (!p) return;
+    bmvp_ft_destroy(p->f);
+    bmvpi_free(p->c, p);
+}
+
+BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p) { return &p->info; }
+BMVP_API const bmvp_preparation *bmvp_predictor_preparation(const bmvp_predictor *p) { return &p->how; }
+
+BMVP_API bmvp_predict_options bmvp_predict_options_default(void)
+{
+    bmvp_predict_options o;
+    memset(&o, 0, sizeof o);
+    o.window.overlap = 0.5;
+    o.window.batch = 1;
+    return o;
+}
+
+BMVP_API void bmvp_prediction_free(bmvp_prediction *p)
+{
+    int i;
+    for (i = 0; p->probability && i < p->n; ++i) bmvp_nii_image_free(&p->probability[i]);
+    bmvpi_nii_release(&p->allocator, p->probability);
+    bmvpi_nii_release(&p->allocator, p->score);
+    bmvp_nii_image_free(&p->label);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- prepared probabilities at the voxels of an image ---- */
+
+typedef struct bmvpi_placing {
+    bmvp_ctx *c;
+    const bmvp_labels *labels;
+    const bmvp_prepared_images *prepared;
+    bmvp_prediction *out;
+    int outputs;
+    int64_t dim[3], size[3];  /* of the prepared grid, of the image: x, y, z */
+    double to[16], frame[16]; /* image voxel -> prepared voxel, -> voxel of `content` */
+    float *plane[2];          /* of prepared z: the last two, z in plane[z % 2] */
+    int64_t cell;             /* its image voxels are next: those between prepared planes cell and cell + 1 */
+} bmvpi_placing;
+
+/* Of base + step i, i in [0, n), which rises or falls with i: the first i that has passed the bound. */
+static int64_t bmvpi_passed(double base, double step, int64_t n, double bound)
+{
+    int64_t low = 0, high = n;
+    while (low < high) {
+        const int64_t mid = low + (high - low) / 2;
+        const double v = base + step * (double)mid;
+        if (step >= 0 ? v >= bound : v < bound) high = mid;
+        else low = mid + 1;
+    }
+    return low;
+}
+
+/* Cuts [*from, *to) down to the i with low <= base + step i < high. */
+static void bmvpi_cut_run(double base, double step, int64_t n, double low, double high, int64_t *from, int64_t *to)
+{
+    const double end = base + step * (double)(n - 1), least = fmin(base, end), most = fmax(base, end);
+    if (least >= low && most < high) return;
+    if (!(most >= low && least < high)) {
+        *to = *from;
+        return;
+    }
+    *from = bmvpi_max(*from, bmvpi_passed(base, step, n, step >= 0 ? low : high));
+    *to = bmvpi_min(*to, bmvpi_passed(base, step, n, step >= 0 ? high : low));
+}
+
+/* Where the grid begins and ends along an axis: half a voxel beyond its outermost centres, and what rounding may add.
+ */
+static double bmvpi_grid_low(void) { return -0.5001; }
+static double bmvpi_grid_high(int64_t n) { return (double)n - 0.4999; }
+
+/* Is an image not 0 at the voxel of the frame nearest to image voxel (x, y, z)? */
+static int bmvpi_has_content(const bmvpi_placing *s, int64_t x, int64_t y, int64_t z)
+{
+    const bmvp_prepared_images *p = s->prepared;
+    int64_t at[3];
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const double *m = s->frame + 4 * a;
+        const double q = floor(m[0] * (double)x + m[1] * (double)y + m[2] * (double)z + m[3] + 0.5);
+        if (!(q >= 0 && q < (double)p->frame.dim[a])) return 0;
+        at[a] = (int64_t)q;
+    }
+    return p->content[(at[2] * p->frame.dim[1] + at[1]) * p->frame.dim[0] + at[0]];
+}
+
+/* Probabilities at prepared voxel p, which lies in the cell: linear in each plane, then between the two. */
+static void bmvpi_mix(const bmvpi_placing *s, const double p[3], float *out)
+{
+    const float *below = s->plane[s->cell % 2], *above = s->plane[s->dim[2] > 1 ? (s->cell + 1) % 2 : 0];
+    int64_t low[3], at[4];
+    float share[3], w[4];
+    int a, k, j;
+    for (a = 0; a < 3; ++a) {
+        const double last = (double)(s->dim[a] - 1), q = p[a] < 0 ? 0 : p[a] > last ? last : p[a];
+        low[a] = (int64_t)q < s->dim[a] - 1 ? (int64_t)q : bmvpi_max(0, s->dim[a] - 2);
+        share[a] = (float)(q - (double)low[a]);
+    }
+    for (j = 0; j < 4; ++j) {
+        const int64_t x = low[0] + (j % 2 && s->dim[0] > 1), y = low[1] + (j / 2 && s->dim[1] > 1);
+        at[j] = (y * s->dim[0] + x) * s->outputs;
+        w[j] = (j / 2 ? share[1] : 1 - share[1]) * (j % 2 ? share[0] : 1 - share[0]);
+    }
+    for (k = 0; k < s->outputs; ++k) {
+        float lower = 0, upper = 0;
+        for (j = 0; j < 4; ++j) {
+            lower += w[j] * below[at[j] + k];
+            upper += w[j] * above[at[j] + k];
+        }
+        out[k] = (1 - share[2]) * lower + share[2] * upper;
+    }
+}
+
+/* The voxels of one row of the image (y, z) that lie in the cell. */
+static void bmvpi_place_row(const bmvpi_placing *s, int64_t y, int64_t z, double low, double high)
+{
+    float value[BMVP_MAX_REGIONS + 1];
+    double base[3], p[3];
+    int64_t from = 0, to = s->size[0], x;
+    int a, k;
+    for (a = 0; a < 3; ++a) base[a] = s->to[4 * a + 1] * (double)y + s->to[4 * a + 2] * (double)z + s->to[4 * a + 3];
+    bmvpi_cut_run(base[2], s->to[8], s->size[0], low, high, &from, &to);
+    for (a = 0; a < 2 && from < to; ++a)
+        bmvpi_cut_run(base[a], s->to[4 * a], s->size[0], bmvpi_grid_low(), bmvpi_grid_high(s->dim[a]), &from, &to);
+    for (x = from; x < to; ++x) {
+        const int64_t at = (z * s->size[1] + y) * s->size[0] + x;
+        unsigned char label;
+        for (a = 0; a < 3; ++a) p[a] = base[a] + s->to[4 * a] * (double)x;
+        bmvpi_mix(s, p, value);
+        label = bmvp_labels_decide(s->labels, value);
+        if (label && bmvpi_has_content(s, x, y, z)) ((unsigned char *)s->out->label.data)[at] = label;
+        for (k = 0; s->out->probability && k < s->outputs; ++k)
+            ((int16_t *)s->out->probability[k].data)[at] = (int16_t)lrintf(value[k] * 32767.0f);
+    }
+}
+
+static void bmvpi_place_slice(void *arg, int64_t z, int worker)
+{
+    const bmvpi_placing *s = (const bmvpi_placing *)arg;
+    const int64_t last = bmvpi_max(0, s->dim[2] - 2);
+    const double low = s->cell == 0 ? bmvpi_grid_low() : (double)s->cell;
+    const double high = s->cell == last ? bmvpi_grid_high(s->dim[2]) : (double)(s->cell + 1);
+    const double base = s->to[10] * (double)z + s->to[11];
+    const double along_x = s->to[8] * (double)(s->size[0] - 1), along_y = s->to[9] * (double)(s->size[1] - 1);
+    int64_t y;
+    (void)worker;
+    if (base + fmax(0, along_x) + fmax(0, along_y) < low - 1 || base + fmin(0, along_x) + fmin(0, along_y) > high + 1)
+        return;
+    for (y = 0; y < s->size[1]; ++y) bmvpi_place_row(s, y, z, low, high);
+}
+
+/* Nothing is segmented where no image has content: background there, or no region. */
+static void bmvpi_clear_empty(const bmvpi_placing *s, int64_t z, float *plane)
+{
+    const bmvp_prepared_images *p = s->prepared;
+    const unsigned char *inside = p->inside ? p->inside : p->content;
+    const int64_t *box = p->inside ? p->box : p->frame.dim;
+    int64_t x, y;
+    int k;
+    for (y = 0; y < s->dim[1]; ++y)
+        for (x = 0; x < s->dim[0]; ++x, plane += s->outputs) {
+            const int64_t bx = (2 * x + 1) * box[0] / (2 * s->dim[0]), by = (2 * y + 1) * box[1] / (2 * s->dim[1]);
+            const int64_t bz = (2 * z + 1) * box[2] / (2 * s->dim[2]);
+            if (inside[(bz * box[1] + by) * box[0] + bx]) continue;
+            for (k = 0; k < s->outputs; ++k) plane[k] = s->labels->exclusive && k == 0;
+        }
+}
+
+static bmvp_status bmvpi_place_planes(void *user, int64_t z0, int64_t n, const float *values)
+{
+    bmvpi_placing *s = (bmvpi_placing *)user;
+    const int64_t area = s->dim[0] * s->dim[1] * s->outputs;
+    int64_t z;
+    for (z = z0; z < z0 + n; ++z, values += area) {
+        memcpy(s->plane[z % 2], values, (size_t)area * sizeof *values);
+        bmvpi_clear_empty(s, z, s->plane[z % 2]);
+        if (z == 0 && s->dim[2] > 1) continue;
+        s->cell = bmvpi_max(0, z - 1);
+        bmvp_parallel(s->c, s->size[2], bmvpi_place_slice, s);
+    }
+    return BMVP_OK;
+}
+
+/* ---- one case ---- */
+
+typedef struct bmvpi_predicting {
+    const bmvp_predictor *p;
+    const bmvp_image *image;
+    int n;
+    bmvp_predict_options o;
+    bmvp_nii_image header; /* of the image whose grid the results have, without data */
+    const char *name;      /* of that image */
+    bmvp_prepared_images prepared;
+    const bmvp_nii_volume *any; /* one of the prepared images, for their grid */
+    bmvp_ft_case k;
+    bmvp_prediction *out;
+} bmvpi_predicting;
+
+static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, const bmvp_nii_options *io,
+                                      bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
+    bmvp_error e;
+    memset(out, 0, sizeof *out);
+    if (k->path) {
+        st = bmvp_nii_read_header(out, k->path, io, err);
+    } else if (k->volume) {
+        st = bmvpi_named(bmvpi_image_name(k), bmvpi_image_of_volume(out, k->volume, &e), &e, err);
+    } else if (k->image) {
+        *out = *k->image;
+        out->block = NULL;
+        out->extensions = NULL;
+        out->n_extensions = 0;
+    }
+    out->data = NULL;
+    return st;
+}
+
+/* Settings that a prepared file names are those of the checkpoint; the files of 0.1 have them in prepare.json of their
+ * data set. */
+static bmvp_status bmvpi_same_settings(const bmvpi_predicting *s, const bmvp_image *k, const bmvp_nii_image *header,
+                                       bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k), *slash = k->path ? strrchr(k->path, '/') : NULL;
+    char mark[81], other[160] = "", path[1100];
+    bmvp_preparation found;
+    bmvp_bytes text;
+    bmvp_status st = BMVP_OK;
+    bmvp_prepared_mark(mark, &s->p->how);
+    if (strcmp(header->descrip, bmvpi_prepared_text) != 0) {
+        if (strcmp(header->descrip, mark) == 0) return BMVP_OK;
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s was prepared with other settings ('%s') than the cases of the checkpoint ('%s'); predict from "
+            "the images as they were",
+            name, header->descrip, mark);
+    }
+    if (!k->path || snprintf(path, sizeof path, "%.*s/../prepare.json", slash ? (int)(slash - k->path) : 1,
+                             slash ? k->path : ".") >= (int)sizeof path)
+        return BMVP_OK;
+    bmvp_bytes_init(&text, bmvp_allocator_of(s->p->c));
+    if (bmvp_file_read(path, 4096, &text, NULL) == BMVP_OK && text.data) {
+        st = bmvp_preparation_read(text.data, path, &found, err);
+        if (!st && bmvp_preparation_differs(&found, &s->p->how, other, sizeof other))
+            st = bmvp_error_set(
+                err, BMVP_E_ARG,
+                "%s was prepared with other settings than the cases of the checkpoint (%s); predict from the images "
+                "as they were",
+                name, other);
+    }
+    bmvp_bytes_free(&text);
+    return st;
+}
+
+/* Headers first: the grid of the results, and whether `prepare` wrote the images. */
+static bmvp_status bmvpi_predict_headers(bmvpi_predicting *s, int *ready, bmvp_error *err)
+{
+    const int grid = s->o.grid ? bmvp_modality_find(s->o.grid) : -1;
+    int i, found = 0;
+    *ready = 1;
+    for (i = 0; i < s->n; ++i) {
+        const bmvp_image *k = &s->image[i];
+        const int here =
+            !found && (!s->o.grid || (k->modality && grid >= 0 && bmvp_modality_find(k->modality) == grid));
+        bmvp_nii_image header;
+        bmvp_status st = bmvpi_image_header(&header, k, &s->p->io, err);
+        if (!st && !bmvp_is_prepared(&header)) *ready = 0;
+        else if (!st) st = bmvpi_same_settings(s, k, &header, err);
+        bmvp_nii_image_free(&header);
+        if (st) return st;
+        if (!here) continue;
+        found = 1;
+        st = bmvpi_image_header(&s->header, k, &s->p->io, err);
+        s->name = bmvpi_image_name(k);
+        if (st) return st;
+    }
+    if (found) return BMVP_OK;
+    if (s->n < 1) return bmvp_error_set(err, BMVP_E_ARG, "no image was given");
+    return bmvp_error_set(err, BMVP_E_ARG, "the results are to have the grid of '%s', but no image of it was given",
+                          s->o.grid);
+}
+
+/* What prepare wrote is taken as it is. */
+static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_job *job, bmvp_error *err)
+{
+    bmvp_prepared_images *p = &s->prepared;
+    bmvpi_preparing t;
+    bmvp_status st = BMVP_OK;
+    int i;
+    memset(&t, 0, sizeof t);
+    t.p = p;
+    t.job = job;
+    p->allocator = job->io->allocator;
+    for (i = 0; i < s->n && !st; ++i) {
+        const bmvp_image *k = &s->image[i];
+        int m;
+        st = bmvpi_image_slot(&t, k, &m, err);
+        if (!st) st = bmvp_image_read(&p->image[m], k, job->io, err);
+        if (!st) st = bmvpi_check_finite(&p->image[m], t.name[m], err);
+        if (!st && bmvpi_take_blank(&t, m)) continue;
+        if (!st) st = bmvpi_to_frame(&t, &p->image[m], t.name[m], 0, err);
+        if (!st) st = bmvpi_mark_content(&t, &p->image[m], err);
+    }
+    return st;
+}
+
+static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
+{
+    bmvp_prepare_job job;
+    bmvp_status st;
+    int m, ready;
+    memset(&job, 0, sizeof job);
+    job.image = s->image;
+    job.n = s->n;
+    job.how = &s->p->how;
+    job.other_grids = s->o.other_grids;
+    job.constants = 1;
+    job.masks = 1;
+    job.io = &s->p->io;
+    st = bmvpi_predict_headers(s, &ready, err);
+    if (st) return st;
+    if (ready) return bmvpi_take_prepared(s, &job, err);
+    st = bmvp_prepare_images(&s->prepared, &job, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = bmvp_prepare_values(&s->prepared.image[m], 0, &s->p->how, err);
+    return st;
+}
+
+/* What the network needs of the images, and what is missing. */
+static bmvp_status bmvpi_predict_gather(bmvpi_predicting *s, bmvp_error *err)
+{
+    const bmvp_ft_info *info = &s->p->info;
+    bmvp_prediction *out = s->out;
+    char all[160] = "", missing[160] = "";
+    int m, a;
+    for (m = 0; m < info->n_modalities; ++m) {
+        const int known = bmvp_modality_find(info->names[m]);
+        const bmvp_nii_volume *v = &s->prepared.image[known];
+        char *list = v->data ? all : missing;
+        snprintf(all + strlen(all), sizeof all - strlen(all), " %s", info->names[m]);
+        if (!v->data) snprintf(list + strlen(list), sizeof missing - strlen(list), " %s", info->names[m]);
+        if (s->prepared.blank >> known & 1u) out->blank |= 1u << m;
+        if (v->data) out->given |= 1u << m, s->any = v, s->k.image[m] = v->data;
+        else out->filled |= 1u << m;
+    }
+    out->fill = bmvp_ft_config_of(s->p->f)->fill ? BMVP_FILL_ZERO : BMVP_FILL_TEMPLATE;
+    if (!s->any)
+        return bmvp_error_set(err, BMVP_E_ARG, "none of the modalities that the network was trained with is there%s:%s",
+                              s->prepared.blank ? ", or blank" : "", all);
+    if (out->filled && out->fill == BMVP_FILL_TEMPLATE && !bmvp_ft_template(s->p->f, 0))
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "lacks%s, and the checkpoint holds no templates: fill with zeros (--fill zero)", missing);
+    for (a = 0; a < 3; ++a) s->k.dim[a] = s->any->dim[2 - a];
+    return BMVP_OK;
+}
+
+/* An image like the header's with other data: axes, affine, codes and units stay, bit for bit. */
+static bmvp_status bmvpi_map_like(bmvp_nii_image *map, const bmvpi_predicting *s, int datatype, double slope,
+                                  bmvp_error *err)
+{
+    bmvp_nii_image made;
+    bmvp_error e;
+    int a;
+    bmvp_status st =
+        bmvpi_named(s->name, bmvp_nii_create(&made, datatype, 3, s->header.dim, NULL, &s->p->io, &e), &e, err);
+    if (st) return st;
+    *map = s->header;
+    map->datatype = datatype;
+    map->ndim = 3;
+    for (a = 3; a < BMVP_NII_MAX_DIMS; ++a) map->dim[a] = 1;
+    map->n_voxels = made.n_voxels;
+    map->data_bytes = made.data_bytes;
+    map->data = made.data;
+    map->block = made.block;
+    map->allocator = made.allocator;
+    map->scl_slope = slope;
+    map->scl_inter = map->cal_min = map->cal_max = 0;
+    map->is_pair = map->intent_code = map->n_extensions = 0;
+    map->extensions = NULL;
+    map->intent_name[0] = map->aux_file[0] = 0;
+    snprintf(map->descrip, sizeof map->descrip, "bmvp predict");
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_make_maps(const bmvpi_predicting *s, const bmvp_labels *l, bmvp_error *err)
+{
+    bmvp_prediction *out = s->out;
+    bmvp_status st = bmvpi_map_like(&out->label, s, BMVP_NII_UINT8, 1, err);
+    int64_t i;
+    int k;
+    if (st || !s->o.probabilities) return st;
+    out->probability = (bmvp_nii_image *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->probability);
+    if (!out->probability) return bmvp_error_set(err, BMVP_E_OOM, "out of memory for probabilities");
+    for (k = 0; k < out->n && !st; ++k) st = bmvpi_map_like(&out->probability[k], s, BMVP_NII_INT16, 1.0 / 32767, err);
+    for (i = 0; !st && l->exclusive && i < out->label.n_voxels; ++i) ((int16_t *)out->probability[0].data)[i] = 32767;
+    return st;
+}
+
+static bmvp_status bmvpi_predict_maps(bmvpi_predicting *s, bmvp_error *err)
+{
+    const bmvp_predictor *p = s->p;
+    const bmvp_ft_config *cfg = bmvp_ft_config_of(p->f);
+    const int64_t crop[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
+    bmvpi_placing g;
+    double affine[16];
+    bmvp_status st;
+    int a;
+    memset(&g, 0, sizeof g);
+    g.c = p->c;
+    g.labels = bmvp_ft_labels(p->f);
+    g.prepared = &s->prepared;
+    g.out = s->out;
+    g.outputs = s->out->n;
+    for (a = 0; a < 3; ++a) {
+        g.dim[a] = s->any->dim[a];
+        g.size[a] = s->header.dim[a];
+        if (s->o.window.roi[a] <= 0) s->o.window.roi[a] = crop[a];
+    }
+    (void)bmvp_nii_rectify_affine(affine, &s->header);
+    st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
+    if (!st) st = bmvpi_relate(g.frame, s->prepared.frame.affine, affine, s->name, err);
+    if (!st) st = bmvpi_make_maps(s, g.labels, err);
+    for (a = 0; a < 2 && !st; ++a) {
+        g.plane[a] =
+            (float *)bmvpi_alloc(p->c, bmvpi_mul_size(g.dim[0] * g.dim[1], g.outputs * (int64_t)sizeof(float)));
+        if (!g.plane[a]) st = bmvpi_whole_failed(p->f, BMVP_E_OOM, err);
+    }
+    if (!st) st = bmvp_ft_segment(p->f, &s->k, &s->o.window, bmvpi_place_planes, &g, err);
+    for (a = 0; a < 2; ++a) bmvpi_free(p->c, g.plane[a]);
+    return st;
+}
+
+static bmvp_status bmvpi_predict_scores(bmvpi_predicting *s, bmvp_error *err)
+{
+    bmvp_prediction *out = s->out;
+    bmvp_status st;
+    int i;
+    out->score = (float *)bmvpi_nii_zeros(&out->allocator, out->n * (int64_t)sizeof *out->score);
+    if (!out->score) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = bmvp_ft_classify(s->p->f, &s->k, out->score, err);
+    for (i = 1; i < out->n && !st; ++i)
+        if (out->score[i] > out->score[out->likeliest]) out->likeliest = i;
+    return st;
+}
+
+BMVP_API bmvp_status bmvp_predict(bmvp_predictor *p, const bmvp_image *image, int n,
+                                  const bmvp_predict_options *options, bmvp_prediction *out, bmvp_error *err)
+{
+    const int fill = bmvp_ft_config_of(p->f)->fill;
+    bmvpi_predicting s;
+    bmvp_status st;
+    memset(out, 0, sizeof *out);
+    memset(&s, 0, sizeof s);
+    s.p = p;
+    s.image = image;
+    s.n = n;
+    s.o = options ? *options : bmvp_predict_options_default();
+    s.out = out;
+    out->allocator = p->io.allocator;
+    out->n = p->info.net.outputs;
+    if (s.o.fill != BMVP_FILL_CHECKPOINT) bmvp_ft_set_fill(p->f, s.o.fill == BMVP_FILL_ZERO);
+    st = bmvpi_whole_failed(p->f, BMVP_OK, err);
+    if (!st) st = bmvpi_predict_prepare(&s, err);
+    if (!st) st = bmvpi_predict_gather(&s, err);
+    if (!st && p->info.net.task == BMVP_TASK_CLASSIFY) st = bmvpi_predict_scores(&s, err);
+    else if (!st) st = bmvpi_predict_maps(&s, err);
+    bmvp_ft_set_fill(p->f, fill);
+    bmvp_prepared_images_free(&s.prepared);
+    bmvp_nii_image_free(&s.header);
+    if (st) bmvp_prediction_free(out);
+    return st;
+}
+
+#endif /* BMVP_NIFTI_H_INCLUDED */
 
 #ifdef __cplusplus
 }

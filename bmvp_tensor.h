@@ -82,7 +82,7 @@ extern "C" {
 
 /* >>status ------------------------------------------------------------------------------------------------------- */
 
-/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone -------------------------- */
 #ifndef BMVP_COMMON
 #define BMVP_COMMON 1
 #ifndef BMVP_API
@@ -140,7 +140,7 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #elif BMVP_COMMON != 1
 #error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
 #endif
-/* ---- end of the common part --------------------------------------------------------------------------------------- */
+/* ---- end of the common part -------------------------------------------------------------------------------------- */
 
 /* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
 BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
@@ -2704,7 +2704,7 @@ BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_
         for (r = lo; r < hi; ++r)
             for (i = 0; i < m->c; ++i) to[r * m->c + i] = (m->add ? to[r * m->c + i] : 0.0f) + a[r * m->c + i] * b[i];
 }
-static double bmvpi_sum_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+static double bmvpi_total_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     return bmvpi_reduce_sum(m->a + lo, hi - lo);
 }
@@ -2720,7 +2720,7 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
-        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_sum_range);
+        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range);
     } else {
         bmvpi_columns k = bmvpi_norm_columns(y, 1);
         double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
@@ -3646,7 +3646,7 @@ static void bmvpi_sum_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_sum_range);
+    y->x[0] = (float)bmvpi_map_sum(c, &m, bmvpi_total_range);
 }
 BMVPI_HOT static void bmvpi_spread_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
@@ -3680,7 +3680,7 @@ static void bmvpi_mean_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
     m.a = y->src[0]->x;
-    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_sum_range) / (double)y->src[0]->numel);
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_total_range) / (double)y->src[0]->numel);
 }
 static void bmvpi_mean_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) { bmvpi_spread(c, y, 1.0 / (double)y->src[0]->numel); }
 #define bmvpi_mean_cpu_workspace NULL

@@ -259,7 +259,6 @@ fi
 refused truncated_t1.nii.gz ""
 refused crc_t1.nii.gz "CRC"
 refused bits_t1.nii.gz ""
-refused zeros_t1.nii "no voxel is above 0"
 refused nan_t1.nii "NaN"
 refused header_t1.nii ""
 refused half_t1.nii ""
@@ -267,6 +266,14 @@ refused text_t1.nii ""
 refused empty_t1.nii ""
 refused ../phantoms/case_0001/seg.nii.gz "looks like a label map"
 refused ../phantoms/case_0001/t1.nii.gz "different grids|case_0002/t2.nii.gz"
+
+# An image of zeros is a missing modality; a case of nothing else is left out.
+rm -rf bad/out
+list bad/list.json "$(entry first t1 zeros_t1.nii t2 $a/t2.nii.gz)" "$(entry nothing t1 zeros_t1.nii)"
+expect 1 "case 'first': bad/zeros_t1.nii is 0 everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
+    bmvp prepare --data bad/list.json --out bad/out --spacing 0
+check "t2 alone is prepared and listed" sh -c 'test -s bad/out/first/t2.nii -a ! -e bad/out/first/t1.nii && ! grep -q t1.nii bad/out/dataset.json'
+clean bad/out
 
 # ---- lists that are not as they should be -------------------------------------------------------------------------------------------
 
@@ -336,4 +343,12 @@ expect 2 "" bmvp info run20.pt and more
 absent no
 absent no.safetensors
 clean .
+# a safetensors file whose header's length looks like the first brace of a list
+for n in 123 91 31520; do
+    printf "\\$(printf %o $((n % 256)))\\$(printf %o $((n / 256)))\0\0\0\0\0\0" >"$T/start.safetensors"
+    printf '%-*s' $n '{"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}' >>"$T/start.safetensors"
+    printf '\0\0\0\0\0\0\0\0' >>"$T/start.safetensors"
+    expect 0 "weight" bmvp info "$T/start.safetensors"
+done
+
 finish

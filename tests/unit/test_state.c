@@ -1,5 +1,5 @@
-/* test_state.c - bmvp_nn.h: initialisation, names and layouts of the released files, checkpoints, what a network adopts of another, and what
-   is refused. */
+/* test_state.c - bmvp_nn.h: initialisation, names and layouts of the released files, checkpoints, what a network adopts
+   of another, and what is refused. */
 #include "tests/support/nets.h"
 
 /* >>init ---------------------------------------------------------------------------------------------------------- */
@@ -177,7 +177,9 @@ static void test_presets(void)
             if (bmvp_net_state(net)->item[i].trained) n += bmvp_net_state(net)->item[i].t->numel;
         if (strcmp(word, "uniformer_small") == 0)
             CHECK(n == 22038464 + 1736769); /* encoder, decoder as the release counts them */
-        CHECK(net && bmvp_net_stride(net) == (strcmp(k.kind, "unet3d") == 0 ? 8 : 16));
+        if (strncmp(word, "uniformer", 9) == 0) CHECK(net && bmvp_net_stride(net) == 16);
+        if (strncmp(word, "unet3d", 6) == 0) CHECK(net && bmvp_net_stride(net) == 8);
+        CHECK(net && bmvp_net_stride(net) >= 1 && bmvp_net_stride(net) == bmvp_net_stride_of(c, &k));
         bmvp_net_destroy(net);
         bmvp_destroy(c);
     }
@@ -365,8 +367,10 @@ static void test_round_trip_downstream(void)
     round_trip(downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
 }
 
-/* Writes a pre-trained network as the release does (.pt, names with module.) and adopts it. how: room for the entries of `to`. */
-static bmvp_status adopt_from(bmvp_ctx *c, bmvp_net *from, bmvp_net *to, int spread, bmvp_net_adoption *what, bmvp_error *err)
+/* Writes a pre-trained network as the release does (.pt, names with module.) and adopts it. how: room for the entries
+ * of `to`. */
+static bmvp_status adopt_from(bmvp_ctx *c, bmvp_net *from, bmvp_net *to, int spread, bmvp_net_adoption *what,
+                              bmvp_error *err)
 {
     char st[400], pt[400];
     bmvp_ckpt *f = NULL;
@@ -386,7 +390,8 @@ static bmvp_status adopt_from(bmvp_ctx *c, bmvp_net *from, bmvp_net *to, int spr
 /* 345 of UniUnet's 355 entries, as the release's own loader reports. */
 static void test_adoption_released(void)
 {
-    const bmvp_net_config pre = preset("uniformer_small"), seg = downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3);
+    const bmvp_net_config pre = preset("uniformer_small"),
+                          seg = downstream_of("uniformer_small", BMVP_TASK_SEGMENT, 4, 3);
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     bmvp_net *a = fresh(c, &pre, 1), *b = fresh(c, &seg, 2);
     bmvp_net_adoption what;
@@ -395,21 +400,24 @@ static void test_adoption_released(void)
     for (spread = 0; spread < 2 && CHECK(a && b); ++spread) {
         memset(&what, 0, sizeof what);
         check_report(adopt_from(c, a, b, spread, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
-        CHECK(what.n[BMVP_ADOPT_TAKEN] == 345 && what.n[BMVP_ADOPT_ADAPTED] == (spread ? 2 : 0) && what.n[BMVP_ADOPT_FRESH] == (spread ? 8 : 10));
+        CHECK(what.n[BMVP_ADOPT_TAKEN] == 345 && what.n[BMVP_ADOPT_ADAPTED] == (spread ? 2 : 0) &&
+              what.n[BMVP_ADOPT_FRESH] == (spread ? 8 : 10));
     }
     bmvp_net_destroy(a);
     bmvp_net_destroy(b);
     bmvp_destroy(c);
 }
 
-static void check_adopted(const bmvp_state_list *a, const bmvp_state_list *b, const unsigned char *how, const float *before)
+static void check_adopted(const bmvp_state_list *a, const bmvp_state_list *b, const unsigned char *how,
+                          const float *before)
 {
     int i, k;
     for (i = 0; i < b->n; ++i) {
         const bmvp_state *t = &b->item[i];
         char name[200];
         snprintf(name, sizeof name, "%s", t->name);
-        if (find_state(a, name) < 0 && strncmp(name, "encoder.", 8) == 0) snprintf(name, sizeof name, "encoder.uniformer.%s", t->name + 8);
+        if (find_state(a, name) < 0 && strncmp(name, "encoder.", 8) == 0)
+            snprintf(name, sizeof name, "encoder.uniformer.%s", t->name + 8);
         k = find_state(a, name);
         if (t->torch_rank == 0) continue;
         if (how[i] == BMVP_ADOPT_TAKEN && CHECK(k >= 0)) CHECK_SAME(t->name, t->t->x, a->item[k].t->x, t->t->numel);
@@ -418,7 +426,8 @@ static void check_adopted(const bmvp_state_list *a, const bmvp_state_list *b, co
     }
 }
 
-/* Taken entries are the file's, fresh ones as they were; the sum over equal inputs of the spread stem is the old one. */
+/* Taken entries are the file's, fresh ones as they were; the sum over equal inputs of the spread stem is the old one.
+ */
 static void adopt_values(bmvp_net_config pre, bmvp_net_config to)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
@@ -443,7 +452,8 @@ static void adopt_values(bmvp_net_config pre, bmvp_net_config to)
     check_adopted(bmvp_net_state(a), l, what.how, before);
     for (i = 0; i < l->n; ++i)
         if (what.how[i] == BMVP_ADOPT_ADAPTED && l->item[i].torch_rank == 5) {
-            const bmvp_tensor *w = l->item[i].t, *one = bmvp_net_state(a)->item[0].t; /* (k, k, k, I, O): the stem comes first */
+            const bmvp_tensor *w = l->item[i].t,
+                              *one = bmvp_net_state(a)->item[0].t; /* (k, k, k, I, O): the stem comes first */
             for (j = 0; j < one->numel; ++j) {
                 const int64_t o = j % w->dim[4], tap = j / w->dim[4];
                 double sum = 0;
@@ -452,7 +462,8 @@ static void adopt_values(bmvp_net_config pre, bmvp_net_config to)
                 CHECK_NEAR(sum, (double)one->x[j], 1e-6);
             }
         }
-    CHECK(what.n[0] + what.n[1] + what.n[2] == l->n && what.n[1] == (pre.in_channels == 1 && to.in_channels > 1 ? 2 : 0));
+    CHECK(what.n[0] + what.n[1] + what.n[2] == l->n &&
+          what.n[1] == (pre.in_channels == 1 && to.in_channels > 1 ? 2 : 0));
     free(before);
     free(what.how);
     bmvp_net_destroy(a);
@@ -466,7 +477,8 @@ static void test_adoption_values(void)
     adopt_values(preset("uniformer_tiny"), downstream_of("uniformer_tiny", BMVP_TASK_CLASSIFY, 2, 3));
     adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_SEGMENT, 4, 1));
     adopt_values(preset("unet3d_tiny"), downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2));
-    adopt_values(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5));
+    adopt_values(downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2),
+                 downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 5));
 }
 
 /* A spread stem that sees C times the same volume computes what the one-channel stem does. */
@@ -488,7 +500,8 @@ static void test_spread_stem(void)
         a = bmvp_net_encode(from, bmvp_input(c, 5, dim, x), 0);
         b = bmvp_net_encode(to, bmvp_input(c, 5, many, copies), 0);
         check_context(c);
-        for (j = 0; j < 4 && a.last && b.last; ++j) CHECK_CLOSE(name[i], b.map[j]->x, a.map[j]->x, a.map[j]->numel, 3e-5);
+        for (j = 0; j < 4 && a.last && b.last; ++j)
+            CHECK_CLOSE(name[i], b.map[j]->x, a.map[j]->x, a.map[j]->numel, 3e-5);
         bmvp_net_destroy(from);
         bmvp_net_destroy(to);
         bmvp_destroy(c);
@@ -520,14 +533,17 @@ static void check_not_adopted(bmvp_net_config from_cfg, bmvp_net_config to_cfg, 
 /* Refused, and nothing has changed: another kind, a width, more or fewer blocks, other inputs than one. */
 static void test_adoption_refused(void)
 {
-    const bmvp_net_config segment = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2), unet = preset("unet3d_tiny");
+    const bmvp_net_config segment = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 3, 2),
+                          unet = preset("unet3d_tiny");
     bmvp_net_config from = preset("uniformer_tiny"), wide = downstream_of("unet3d_tiny", BMVP_TASK_CLASSIFY, 1, 2);
     check_not_adopted(from, unet, BMVP_E_FORMAT, "holds a UniFormer, the network is a UNET3D");
     check_not_adopted(unet, segment, BMVP_E_FORMAT, "holds a UNET3D, the network is a UniFormer");
     wide.width = 16;
-    check_not_adopted(unet, wide, BMVP_E_SHAPE, "'conv1a.weight' has shape (8, 1, 3, 3, 3), but the network wants (16, 1, 3, 3, 3)");
+    check_not_adopted(unet, wide, BMVP_E_SHAPE,
+                      "'conv1a.weight' has shape (8, 1, 3, 3, 3), but the network wants (16, 1, 3, 3, 3)");
     from.dim[1] = 48;
-    check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
+    check_not_adopted(from, segment, BMVP_E_SHAPE,
+                      "'encoder.uniformer.patch_embed2.proj.weight' has shape (48, 16, 2, 2, 2)");
     from = preset("uniformer_tiny");
     from.depth[2] = 3;
     check_not_adopted(from, segment, BMVP_E_SHAPE, "'encoder.uniformer.blocks3.2.pos_embed.weight' has no place");
@@ -538,6 +554,120 @@ static void test_adoption_refused(void)
 }
 
 /* A network wider in the third stage: patch_embed3 is the first tensor that differs. */
+/* Declares every tensor of the file in the group, its name behind the prefix; then the values, or zeros where they are
+ * wrong. */
+static void add_group(bmvp_ckpt_writer *w, bmvp_ckpt *f, const char *group, const char *prefix)
+{
+    char name[300];
+    int i;
+    for (i = 0; i < f->n_entries; ++i) {
+        const bmvp_ckpt_entry *e = &f->entry[i];
+        snprintf(name, sizeof name, "%s%s", prefix, e->name);
+        bmvp_ckpt_writer_add(w, group, name, e->dtype, e->rank, e->dim, NULL);
+    }
+}
+static void add_data(bmvp_ckpt_writer *w, bmvp_ckpt *f, int wrong)
+{
+    char *data;
+    int i;
+    for (i = 0; i < f->n_entries; ++i) {
+        data = (char *)calloc((size_t)f->entry[i].bytes + 1, 1);
+        if (!wrong) CHECK(bmvp_ckpt_load(f, i, data, f->entry[i].bytes, NULL) == BMVP_OK);
+        bmvp_ckpt_writer_data(w, data, f->entry[i].bytes, NULL);
+        free(data);
+    }
+}
+
+/* The network is found where other programs put it, with what wraps its names, beside tensors that are not it. */
+static void test_found_in_other_files(void)
+{
+    static const char *const place[][4] = { /* group, prefix, another group beside it that holds zeros, its prefix */
+        { "model", "", "optimizer.state", "" },
+        { "network_weights", "_orig_mod.", NULL, NULL },
+        { "model_state_dict", "module._orig_mod.", "ema", "" },
+        { "student", "module.", "teacher", "module." },
+        { "state_dict", "model.", "model_ema", "" },       /* Lightning */
+        { "", "module.model.", NULL, NULL },
+        { "", "net._orig_mod.", "optimizer", "" },
+        { "checkpoint.model", "", "checkpoint.optimizer", "" },
+        { "averaged", "", NULL, NULL },                    /* nobody's name, but the only group */
+        { "best", "backbone.module.", "optim", "backbone.module." },
+    };
+    static const int64_t one[1] = { 3 };
+    const bmvp_net_config cfg = preset("uniformer_tiny");
+    char ours[300], theirs[300];
+    bmvp_net_config inferred;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net *a = fresh(c, &cfg, 3), *b;
+    bmvp_ckpt *f = NULL;
+    bmvp_ckpt_writer *w;
+    bmvp_error err;
+    size_t i;
+    int pt;
+    temporary(ours, sizeof ours, "ours");
+    temporary(theirs, sizeof theirs, "theirs");
+    CHECK(save_net(c, a, ours, BMVP_CKPT_SAFETENSORS, "") == BMVP_OK &&
+          bmvp_ckpt_open(ours, NULL, &f, &err) == BMVP_OK);
+    for (i = 0; f && i < sizeof place / sizeof *place; ++i)
+        for (pt = 0; pt < 2; ++pt) {
+            if (bmvp_ckpt_writer_begin(theirs, pt ? BMVP_CKPT_PT : BMVP_CKPT_SAFETENSORS, NULL, &w, &err) != BMVP_OK)
+                break;
+            if (place[i][2]) add_group(w, f, place[i][2], place[i][3]);
+            add_group(w, f, place[i][0], place[i][1]);
+            bmvp_ckpt_writer_add(w, "queue", "x", BMVP_DTYPE_U8, 1, one, NULL);
+            if (place[i][2]) add_data(w, f, 1);
+            add_data(w, f, 0);
+            bmvp_ckpt_writer_data(w, "abc", 3, NULL);
+            CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK);
+            b = fresh(c, &cfg, 4);
+            check_report(load_net(c, b, theirs, &inferred, &err) == BMVP_OK, __FILE__, __LINE__, "%s, %s: %s",
+                         place[i][0], place[i][1], err.message);
+            check_equal_nets(a, b);
+            check_equal_configs(&inferred, &cfg);
+            bmvp_net_destroy(b);
+        }
+    bmvp_ckpt_close(f);
+    remove(ours);
+    remove(theirs);
+    bmvp_net_destroy(a);
+    bmvp_destroy(c);
+}
+
+/* Where nothing fits the message says what there is; a network of one's own keeps names that look like wrappers. */
+static void test_not_found_is_said(void)
+{
+    static const int64_t dim[1] = { 250000 };
+    static float data[250000];
+    char path[300];
+    const char *group = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_ckpt_writer *w;
+    bmvp_net_config cfg;
+    bmvp_error err;
+    temporary(path, sizeof path, "theirs");
+    CHECK(bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK);
+    bmvp_ckpt_writer_add(w, "left", "w", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_add(w, "right", "w", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_add(w, "right", "v", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK);
+    CHECK(bmvp_state_group(f, &group, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "its tensors stand under 'left' (1, 1.0 MB), under 'right' (2, 2.0 MB)");
+    CHECK(bmvp_net_infer(f, "left", &cfg, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "under 'right' (2, 2.0 MB)");
+    bmvp_ckpt_close(f);
+    f = NULL;
+    CHECK(bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK);
+    bmvp_ckpt_writer_add(w, "state_dict", "module.net.0.weight", BMVP_DTYPE_F32, 1, dim, NULL);
+    bmvp_ckpt_writer_data(w, data, sizeof data, NULL);
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK);
+    CHECK(bmvp_state_group(f, &group, &err) == BMVP_OK && bmvp_ckpt_find(f, group, "net.0.weight") == 0);
+    bmvp_ckpt_close(f);
+    remove(path);
+}
+
 static void test_wrong_checkpoint(void)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
@@ -576,8 +706,10 @@ static void test_wrong_checkpoint(void)
 
 static void test_config_as_json(void)
 {
-    static const char *const text[2] = { "in_channels=2 dim=8,16,48,96 depth=1,2,3,4 head_dim=24 mlp_ratio=3 outputs=5 deep_supervision=1",
-                                         "in_channels=3 width=24 groups=4 outputs=3 levels=-5 base=7" };
+    static const char *const text[2] = {
+        "in_channels=2 dim=8,16,48,96 depth=1,2,3,4 head_dim=24 mlp_ratio=3 outputs=5 deep_supervision=1",
+        "in_channels=3 width=24 groups=4 outputs=3 levels=-5 base=7"
+    };
     bmvp_net_config from[2], back;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;
@@ -596,13 +728,31 @@ static void test_config_as_json(void)
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &back, &err) == BMVP_OK);
             CHECK(strcmp(back.name, from[i].name) == 0);
             check_equal_configs(&back, &from[i]);
-            CHECK(bmvp_net_option_of(&back, "levels", 1) == (i ? -5 : 1) && bmvp_net_option_of(&back, "base", 2) == (i ? 7 : 2));
-            CHECK(back.task == from[i].task && back.outputs == from[i].outputs && back.deep_supervision == from[i].deep_supervision);
+            CHECK(bmvp_net_option_of(&back, "levels", 1) == (i ? -5 : 1) &&
+                  bmvp_net_option_of(&back, "base", 2) == (i ? 7 : 2));
+            CHECK(back.task == from[i].task && back.outputs == from[i].outputs &&
+                  back.deep_supervision == from[i].deep_supervision);
             CHECK(bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "net"), &back, &err) == BMVP_E_FORMAT);
         }
         bmvp_json_free(doc);
         bmvp_jw_free(&w);
     }
+}
+
+/* As 0.1 wrote it: numbers that the kind does not use, no options. */
+static void test_config_of_0_1(void)
+{
+    static const char text[] = "{\"name\":\"uniformer_tiny\",\"kind\":\"uniformer\",\"in_channels\":4,\"dim\":[16,32,64,128],"
+                               "\"depth\":[1,1,2,1],\"head_dim\":16,\"mlp_ratio\":4,\"width\":32,\"groups\":8,\"task\":\"segment\","
+                               "\"outputs\":3,\"deep_supervision\":1}";
+    bmvp_net_config want = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 3), k;
+    bmvp_json_doc *doc = NULL;
+    bmvp_error err;
+    if (!CHECK(bmvp_json_parse(text, sizeof text - 1, "config", NULL, &doc, &err) == BMVP_OK)) return;
+    CHECK(bmvp_net_config_read(bmvp_json_root(doc), &k, &err) == BMVP_OK);
+    check_equal_configs(&k, &want);
+    CHECK(strcmp(k.name, want.name) == 0 && k.task == want.task && k.outputs == 3 && k.deep_supervision == 1);
+    bmvp_json_free(doc);
 }
 
 /* Written before there were tasks; of a task that there is not. */
@@ -719,8 +869,11 @@ int main(int argc, char **argv)
     CHECK_RUN(test_adoption_values);
     CHECK_RUN(test_spread_stem);
     CHECK_RUN(test_adoption_refused);
+    CHECK_RUN(test_found_in_other_files);
+    CHECK_RUN(test_not_found_is_said);
     CHECK_RUN(test_wrong_checkpoint);
     CHECK_RUN(test_config_as_json);
+    CHECK_RUN(test_config_of_0_1);
     CHECK_RUN(test_config_without_task);
     CHECK_RUN(test_bad_configs);
     CHECK_RUN(test_wrong_task);

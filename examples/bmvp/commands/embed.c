@@ -7,8 +7,6 @@
 #include "device.h"
 #include "data/files.h"
 #include "data/preparation.h"
-#include "bmvp_nn.h"
-#include "bmvp_ssl.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,23 +150,27 @@ static bmvp_status embed_volume(job *j, const bmvp_nii_volume *v, const char *na
 /* What prepare wrote is taken as it is; anything else is prepared first, with the checkpoint's percentiles. */
 static bmvp_status embed_case(job *j, const data_case *k)
 {
-    prepare_options o;
-    prepared_case p;
+    bmvp_preparation how;
+    bmvp_prepared_images p;
     bmvp_status st;
     char name[256];
     int m;
-    memset(&o, 0, sizeof o);
-    o.spacing = j->spacing;
-    o.low = j->info.cfg.percentile_low;
-    o.high = j->info.cfg.percentile_high;
-    st = prepare_or_read(&p, k, &o, &j->err);
+    how = bmvp_preparation_default();
+    how.spacing = j->spacing;
+    how.percentile_low = j->info.cfg.percentile_low;
+    how.percentile_high = j->info.cfg.percentile_high;
+    st = prepare_or_read(&p, k, &how, &j->err);
     if (st) return st;
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!k->image[m]) continue;
+        if (!p.image[m].data) {
+            fprintf(stderr, "bmvp embed: case '%s': %s is 0 everywhere: left out\n", k->id, k->image[m]);
+            continue;
+        }
         snprintf(name, sizeof name, "%s.%s", k->id, bmvp_modality_name(m));
         st = embed_volume(j, &p.image[m], name);
     }
-    prepared_case_free(&p);
+    bmvp_prepared_images_free(&p);
     return st;
 }
 

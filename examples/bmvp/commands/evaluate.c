@@ -120,7 +120,7 @@ static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *
     if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_OK)
         return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s", k->id, e.message);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
-    if (labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
+    if (bmvp_labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
     return bmvp_error_set(err, inner.status, "case '%s': %s", k->id, inner.message);
 }
 

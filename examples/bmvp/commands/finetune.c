@@ -274,6 +274,7 @@ static bmvp_status start_lead(session *s)
     else if (s->o.init) st = init_weights(s);
     free(checkpoint);
     if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
+    if (!st) st = run_keep_cases(s->o.out, &s->data.all.data, s->o.resume, &s->err);
     if (!st) st = save_split(s);
     return st ? st : run_log(s->o.out, bmvp_ft_steps(s->ft), &s->loop.log, &s->loop.before, &s->err);
 }
@@ -323,7 +324,7 @@ static bmvp_status save_all(void *user) { return save((session *)user, "checkpoi
 static bmvp_status validate(void *user, int64_t step)
 {
     session *s = (session *)user;
-    bmvp_status st = validation_run(s->c, s->ft, &s->data, &s->score, &s->err);
+    bmvp_status st = validation_run(s->ft, &s->data, &s->score, &s->err);
     s->scored = step + 1;
     if (st || !(s->score.mean > s->best || s->best != s->best)) return st;
     s->best = s->score.mean;
@@ -392,7 +393,7 @@ static int finish(session *s)
     if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
     /* nothing to choose by: the last one */
     if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
-    if (!st) st = finetune_report(s->c, s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
     if (st) return give_up(s, CLI_FAILED);
     if (done < s->total) {
         fprintf(stderr, "\n");

@@ -173,7 +173,8 @@ static void print_node(const bmvp_json *n, int depth)
     }
 }
 
-/* The first bytes tell what to try: a checkpoint (zip, or the safetensors header), a list (JSON text), else a volume. */
+/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length may
+   look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
 static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
 {
     unsigned char head[16] = { 0 };
@@ -192,16 +193,16 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         fclose(file);
         while (i < sizeof head && isspace(head[i])) ++i;
     }
+    if (S_ISREG(s.st_mode) && (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0))) {
+        st = bmvp_ckpt_open(path, NULL, &f, err);
+        if (!st) describe_checkpoint(w, f);
+        bmvp_ckpt_close(f);
+        return st;
+    }
     if (S_ISDIR(s.st_mode) || (i < sizeof head && (head[i] == '{' || head[i] == '['))) {
         st = data_load(&d, path, NULL, "info", err);
         if (!st) describe_dataset(w, &d);
         if (!st) dataset_free(&d);
-        return st;
-    }
-    if (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0)) {
-        st = bmvp_ckpt_open(path, NULL, &f, err);
-        if (!st) describe_checkpoint(w, f);
-        bmvp_ckpt_close(f);
         return st;
     }
     if ((st = bmvp_nii_read_header(&image, path, NULL, err)) != BMVP_OK) return st;

@@ -22,6 +22,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "bmvp_nifti.h"
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

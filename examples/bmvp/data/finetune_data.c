@@ -122,7 +122,7 @@ static void scan_one(void *arg, int64_t j, int worker)
     (void)worker;
     s->status[j] = v && n < INT32_MAX ? prepared_label(&d->all, i, origin, dim, v, &s->err[j]) : BMVP_E_OOM;
     if (!v) bmvp_error_set(&s->err[j], BMVP_E_OOM, "out of memory for the label of case '%s'", d->all.data.item[i].id);
-    if (!s->status[j]) s->status[j] = labels_check(l, v, dim, d->all.data.item[i].label, &s->err[j]);
+    if (!s->status[j]) s->status[j] = bmvp_labels_check(l, v, dim, d->all.data.item[i].label, &s->err[j]);
     if (!s->status[j] && j < d->n_train) {
         count_voxels(l, v, n, s->count[j]);
         s->status[j] = find_places(l, v, n, &d->places[j]);

@@ -97,28 +97,6 @@ void labels_save(bmvp_jw *w, const bmvp_labels *l, int ignore)
     bmvp_jw_end(w);
 }
 
-/* The first value that is no whole number from -32768 to 32767; -1: none. */
-static int64_t first_odd(const float *v, int64_t n)
-{
-    int64_t i;
-    for (i = 0; i < n; ++i)
-        if (!(v[i] >= -32768 && v[i] <= 32767) || v[i] != (float)(int)v[i]) return i;
-    return -1;
-}
-
-bmvp_status labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err)
-{
-    const int64_t n = dim[0] * dim[1] * dim[2], i = l ? bmvp_labels_unknown(l, values, n) : first_odd(values, n);
-    if (i < 0) return BMVP_OK;
-    if (l)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of the labels ('%s'); is it "
-                              "the right one?", path, (double)values[i], (long long)(i % dim[2]), (long long)(i / dim[2] % dim[1]),
-                              (long long)(i / dim[2] / dim[1]), l->name);
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers from -32768 to 32767; was "
-                          "the map resampled with interpolation?", path, (double)values[i], (long long)(i % dim[2]),
-                          (long long)(i / dim[2] % dim[1]), (long long)(i / dim[2] / dim[1]));
-}
-
 /* The value of `to` that lies in the regions of the names that hold value v of `from`; 0: in none of them, -1: there is no such value. */
 static int translated(const bmvp_labels *from, const bmvp_labels *to, int v)
 {

@@ -10,10 +10,6 @@
 bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *name, bmvp_labels *out, int *ignore, bmvp_error *err);
 void labels_save(bmvp_jw *w, const bmvp_labels *l, int ignore);
 
-/* BMVP_E_FORMAT naming file, value and voxel when a value of the map is not in the definition. dim = D, H, W. l NULL: when it is no whole number
-   from -32768 to 32767. */
-bmvp_status labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *path, bmvp_error *err);
-
 /* Rewrites n values from one definition into another: a value becomes the one that lies in the regions of the same names. BMVP_E_FORMAT naming the
    value that has none. */
 bmvp_status labels_translate(const bmvp_labels *from, const bmvp_labels *to, float *values, int64_t n, const char *path, bmvp_error *err);

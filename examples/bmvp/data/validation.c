@@ -1,12 +1,11 @@
 /* validation.c - a network that is being fine-tuned over whole cases, see validation.h */
 #include "validation.h"
-#include "infer.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct whole { /* a prepared case in memory */
-    infer_input k;
+    bmvp_ft_case k;
     float *voxels;
     int64_t n;
 } whole;
@@ -80,7 +79,7 @@ double validation_bytes(const finetune_data *d, const bmvp_ft_config *cfg)
     return (double)(g[0] * g[1] * g[2] * (pictures + (in + 1) * (int64_t)sizeof(float)) + windows * (int64_t)sizeof(float));
 }
 
-bmvp_status validation_look(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, int64_t i, unsigned char *out, double *dice, bmvp_error *err)
+bmvp_status validation_look(bmvp_ft *f, const finetune_data *d, int64_t i, unsigned char *out, double *dice, bmvp_error *err)
 {
     const bmvp_window w = window_of(bmvp_ft_config_of(f));
     bmvp_status st;
@@ -94,14 +93,14 @@ bmvp_status validation_look(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, int
     s.truth = v.voxels + d->all.n_modalities * v.n;
     s.area = v.k.dim[1] * v.k.dim[2];
     s.out = out;
-    st = infer_segment(c, f, &v.k, &w, count_planes, &s, err);
+    st = bmvp_ft_segment(f, &v.k, &w, count_planes, &s, err);
     for (r = 0; r < s.labels->n && !st && dice; ++r)
         dice[r] = s.true_[r] > 0 ? 2.0 * (double)s.both[r] / (double)(s.true_[r] + s.predicted[r]) : (double)NAN;
     free(v.voxels);
     return st;
 }
 
-static bmvp_status validate_segment(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
+static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
 {
     const int n = bmvp_ft_labels(f)->n;
     double dice[BMVP_MAX_REGIONS], all = 0;
@@ -110,7 +109,7 @@ static bmvp_status validate_segment(bmvp_ctx *c, bmvp_ft *f, const finetune_data
     int r, regions = 0;
     memset(used, 0, sizeof used);
     for (j = 0; j < d->n_val && !st; ++j) {
-        st = validation_look(c, f, d, d->val[j], NULL, dice, err);
+        st = validation_look(f, d, d->val[j], NULL, dice, err);
         for (r = 0; r < n && !st; ++r)
             if (dice[r] == dice[r]) {
                 out->region[r] += dice[r];
@@ -126,7 +125,7 @@ static bmvp_status validate_segment(bmvp_ctx *c, bmvp_ft *f, const finetune_data
     return st;
 }
 
-static bmvp_status validate_classify(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
+static bmvp_status validate_classify(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
 {
     float *score = (float *)malloc((size_t)(d->n_val * d->classes) * sizeof *score + 1);
     int *truth = (int *)malloc((size_t)d->n_val * sizeof *truth + 1);
@@ -138,7 +137,7 @@ static bmvp_status validate_classify(bmvp_ctx *c, bmvp_ft *f, const finetune_dat
         truth[j] = (int)d->all.data.item[d->val[j]].klass;
         st = load_whole(d, d->val[j], &v, err);
         if (st) break;
-        st = infer_classify(c, f, &v.k, score + j * d->classes, err);
+        st = bmvp_ft_classify(f, &v.k, score + j * d->classes, err);
         free(v.voxels);
     }
     if (!st && bmvp_classification(score, truth, d->n_val, d->classes, NULL, &m)) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
@@ -152,8 +151,8 @@ static bmvp_status validate_classify(bmvp_ctx *c, bmvp_ft *f, const finetune_dat
     return st;
 }
 
-bmvp_status validation_run(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
+bmvp_status validation_run(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
 {
     memset(out, 0, sizeof *out);
-    return d->segment ? validate_segment(c, f, d, out, err) : validate_classify(c, f, d, out, err);
+    return d->segment ? validate_segment(f, d, out, err) : validate_classify(f, d, out, err);
 }

@@ -78,7 +78,7 @@ static void show_curves(report_page *r, const finetune_data *d, const char *log_
     report_log_free(&log);
 }
 
-static bmvp_status case_row(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, int64_t i, report_picture row[COLUMNS],
+static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, int64_t i, report_picture row[COLUMNS],
                             overlay_memory *m, char *caption, size_t size, bmvp_error *err)
 {
     static const int64_t origin[3] = { 0, 0, 0 };
@@ -94,7 +94,7 @@ static bmvp_status case_row(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, int
     for (k = 0; k + 1 < d->all.n_modalities && !(d->all.cases[i].modalities >> k & 1u); ++k) { }
     if (!st) st = prepared_crop(&d->all, i, k, origin, dim, image, err);
     if (!st) st = prepared_label(&d->all, i, origin, dim, values, err);
-    if (!st) st = validation_look(c, f, d, i, predicted, dice, err);
+    if (!st) st = validation_look(f, d, i, predicted, dice, err);
     for (v = 0; v < n && !st; ++v) truth[v] = (unsigned char)values[v];
     if (!st) {
         region_numbers(l, truth, n);
@@ -112,7 +112,7 @@ static bmvp_status case_row(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, int
     return st;
 }
 
-static bmvp_status show_cases(report_page *r, bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, bmvp_error *err)
+static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d, bmvp_error *err)
 {
     static const char *const column[COLUMNS] = { "image", "truth", "prediction" };
     const int64_t *from = d->n_val > 0 ? d->val : d->train, most = d->n_val > 0 ? d->n_val : d->n_train;
@@ -129,7 +129,7 @@ static bmvp_status show_cases(report_page *r, bmvp_ctx *c, bmvp_ft *f, const fin
     memset(&grid, 0, sizeof grid);
     for (i = 0; i < n && !st; ++i) {
         name[i] = d->all.data.item[from[i]].id;
-        st = case_row(c, f, d, from[i], picture + i * COLUMNS, &memory[i], caption[i], sizeof caption[i], err);
+        st = case_row(f, d, from[i], picture + i * COLUMNS, &memory[i], caption[i], sizeof caption[i], err);
         picture[i * COLUMNS + 2].caption = caption[i];
     }
     memcpy(legend, region_colour, sizeof legend);
@@ -162,7 +162,7 @@ static void show_configuration(report_page *r, bmvp_ft *f)
     (void)report_pairs(r, bmvp_ft_config_of(f)->preset, key, text, n);
 }
 
-bmvp_status finetune_report(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, const char *out, int64_t total, double seconds, bmvp_error *err)
+bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const char *out, int64_t total, double seconds, bmvp_error *err)
 {
     char *path = path_join(out, "report.html"), *log = path_join(out, "log.jsonl");
     report_page r;
@@ -174,7 +174,7 @@ bmvp_status finetune_report(bmvp_ctx *c, bmvp_ft *f, const finetune_data *d, con
         show_state(&r, f, d, total, seconds);
         (void)report_section(&r, "Training", NULL);
         show_curves(&r, d, log);
-        if (d->segment) st = show_cases(&r, c, f, d, err);
+        if (d->segment) st = show_cases(&r, f, d, err);
         show_configuration(&r, f);
         if (st) report_discard(&r);
         else if (report_close(&r) != BMVP_OK) st = bmvp_error_set(err, r.error.status, "%s", r.error.message);

@@ -1,0 +1,107 @@
+/* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a run that is taken up gives the
+   same bits, a plan, the names in its log and file, wrong use */
+#define main lesson
+#include "examples/07_own_method.c"
+#undef main
+#include "tests/support/check.h"
+#include "tests/support/ranks.h"
+#include <unistd.h>
+
+typedef struct job {
+    member me;
+    double loss[STEPS];
+    bmvp_error err;
+} job;
+
+static mim_config config_of(void)
+{
+    mim_config k;
+    bmvp_run_default(&k);
+    k.hidden = 0.75, k.batch = CASES, k.lr = 0.02, k.optimizer = 1, k.clip = 1;
+    return k;
+}
+
+static void *run_job(void *arg)
+{
+    job *j = (job *)arg;
+    const mim_config k = config_of();
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_ctx *c;
+    cfg.threads = 1;
+    c = bmvp_create(&cfg, NULL);
+    if (j->me.of) bmvp_set_comm(c, &j->me.table);
+    mim_run(c, &k, NULL, NULL, 6, j->loss);
+    j->err = *bmvp_error_of(c);
+    bmvp_destroy(c);
+    return NULL;
+}
+
+static void test_ranks(void)
+{
+    static group g;
+    pthread_t thread[MOST];
+    job one, some[MOST];
+    int i, k, size;
+    memset(&one, 0, sizeof one);
+    (void)run_job(&one);
+    for (size = 2; size <= 3; ++size) {
+        memset(some, 0, sizeof some);
+        group_open(&g, size);
+        for (i = 0; i < size; ++i) join(&some[i].me, &g, i, 1);
+        for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_job, &some[i]) == 0);
+        for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
+        group_close(&g);
+        for (i = 0; i < size; ++i) CHECK(some[i].err.status == BMVP_OK);
+        for (i = 0; i < size; ++i)
+            for (k = 0; k < 6; ++k) CHECK_NEAR(some[i].loss[k], one.loss[k], 1e-5 * one.loss[k]);
+    }
+    CHECK(one.loss[5] > 0 && one.loss[5] < one.loss[0]);
+}
+
+static void test_taken_up(void)
+{
+    char file[256];
+    const mim_config k = config_of();
+    double once[STEPS] = { 0 }, again[STEPS] = { 0 };
+    bmvp_net_config net;
+    mim_config said;
+    bmvp_method m = { 0 };
+    bmvp_ssl_config other;
+    int64_t step = 0;
+    bmvp_error err;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    snprintf(file, sizeof file, "%s/test_method.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid());
+    mim_run(c, &k, NULL, NULL, 6, once);
+    mim_run(c, &k, NULL, file, 3, again);
+    mim_run(c, &k, file, NULL, 6, again);
+    CHECK(!bmvp_failed(c) && memcmp(once, again, sizeof once) == 0);
+    m.name = "mim", m.format = "masked-image modelling 1", m.fields = mim_fields;
+    memset(&said, 0, sizeof said);
+    CHECK(bmvp_trainer_inspect(file, &m, &net, &said, &step, &err) == BMVP_OK && step == 3);
+    CHECK(said.hidden == 0.75 && said.batch == CASES && said.optimizer == 1 && strcmp(net.name, "uniformer_tiny") == 0);
+    CHECK(bmvp_trainer_inspect(file, bmvp_ssl_method(), &net, &other, &step, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "written as 'masked-image modelling 1', but this run is 'bmvp pre-training 1'");
+    (void)remove(file);
+    bmvp_destroy(c);
+}
+
+static void test_fields(void)
+{
+    mim_config k = config_of();
+    bmvp_error err;
+    CHECK(bmvp_field_set(mim_fields, &k, "hidden", "0.5", &err) == BMVP_OK && k.hidden == 0.5);
+    CHECK(bmvp_field_set(mim_fields, &k, "batch", "2", &err) == BMVP_OK && k.batch == 2);
+    CHECK(bmvp_field_set(mim_fields, &k, "hidden", "2", &err) == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "hidden = '2': must be a number (double) from 0.01 to 0.99");
+    CHECK(bmvp_field_set(mim_fields, &k, "hiden", "0.5", &err) == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "there is no setting 'hiden'; there are: hidden batch");
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    CHECK_RUN(test_ranks);
+    CHECK_RUN(test_taken_up);
+    CHECK_RUN(test_fields);
+    return check_end();
+}
