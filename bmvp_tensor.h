@@ -716,7 +716,7 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
 
 /* >>for upper headers ---------------------------------------------------------------------------------------------
    Private names that bmvp_nn.h and bmvp_ssl.h may use, and no others (tests/form/house.sh). All of them may change from
-   one version to the next, with the headers. */
+   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors of. */
 
 /* a * b, or -1 when either is negative or the product does not fit */
 static int64_t bmvpi_mul_size(int64_t a, int64_t b)

@@ -173,7 +173,8 @@ static void test_clipped_step(void)
     three_free(&b);
 }
 
-/* After a number that is not finite (a gradient, or one that is watched) nothing moves until it is said to, and what has not moved was no step. */
+/* After a number that is not finite (a gradient, or one that is watched) nothing moves until it is said to, and what
+   has not moved was no step. */
 static void test_halted_steps(void)
 {
     int watched;
