@@ -1,5 +1,6 @@
-/* test_predict.c - the way of an image to the network and back: placement against scipy (full affines), grids, orientations, files and
-   memory, missing and blank images, probabilities, settings; memory that fails, is metered, and a run that is stopped */
+/* test_predict.c - the way of an image to the network and back: placement against scipy (full affines), grids,
+   orientations, files and memory, missing and blank images, probabilities, settings; memory that fails, is metered, and
+   a run that is stopped */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "bmvp_tensor.h"
@@ -11,7 +12,8 @@
 
 static char path[2][64]; /* checkpoints: regions of two modalities, exclusive classes */
 
-/* ---- placement --------------------------------------------------------------------------------------------------------- */
+/* ---- placement
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void get16(bmvp_ckpt *f, const char *name, const char *what, double m[16])
 {
@@ -65,8 +67,13 @@ static void test_place(bmvp_ckpt *f, const char *name)
     for (i = 0; i < want.numel; ++i) CHECK_NEAR((double)got[i], (double)want.x[i], 1e-4);
     for (i = 0; i < n; ++i) { /* the likeliest of what scipy interpolates, or 0 where nothing is to be seen */
         const float p[3] = { want.x[i], want.x[n + i], want.x[2 * n + i] };
-        const int best = p[1] > p[0] && p[1] >= p[2] ? 1 : p[2] > p[0] ? 2 : 0, label = ((unsigned char *)out.label.data)[i];
-        const float most = best ? p[best] : p[0], second = best == 1 ? fmaxf(p[0], p[2]) : best == 2 ? fmaxf(p[0], p[1]) : fmaxf(p[1], p[2]);
+        const int best = p[1] > p[0] && p[1] >= p[2] ? 1
+                         : p[2] > p[0]               ? 2
+                                                     : 0,
+                  label = ((unsigned char *)out.label.data)[i];
+        const float most = best ? p[best] : p[0], second = best == 1   ? fmaxf(p[0], p[2])
+                                                           : best == 2 ? fmaxf(p[0], p[1])
+                                                                       : fmaxf(p[1], p[2]);
         const int seen = bmvpi_has_content(&g, i % g.size[0], i / g.size[0] % g.size[1], i / g.size[0] / g.size[1]);
         wrong += most - second > 1e-4f && label != (seen ? best : 0);
     }
@@ -78,7 +85,8 @@ static void test_place(bmvp_ckpt *f, const char *name)
     bmvp_destroy(c);
 }
 
-/* ---- a checkpoint and a head --------------------------------------------------------------------------------------------- */
+/* ---- a checkpoint and a head
+ * --------------------------------------------------------------------------------------------- */
 
 enum { E = 20, N = E * E * E };
 
@@ -128,7 +136,8 @@ static bmvp_nii_volume head(int kind)
     CHECK(bmvp_nii_volume_create(&v, dim, affine, NULL, NULL) == BMVP_OK);
     for (i = 0; i < N; ++i) {
         const float x = (float)(i % E) - 9.5f, y = (float)(i / E % E) - 9.5f, z = (float)(i / E / E) - 9.5f;
-        if (x * x / 81 + y * y / 64 + z * z / 49 < 1) v.data[i] = 100 + (float)((i * (7 + kind)) % 151) + 5 * x + 3 * y - z;
+        if (x * x / 81 + y * y / 64 + z * z / 49 < 1)
+            v.data[i] = 100 + (float)((i * (7 + kind)) % 151) + 5 * x + 3 * y - z;
     }
     return v;
 }
@@ -151,7 +160,8 @@ static void same_maps(const bmvp_prediction *a, const bmvp_prediction *b)
         CHECK(memcmp(a->probability[k].data, b->probability[k].data, 2 * (size_t)a->label.n_voxels) == 0);
 }
 
-/* ---- what is given --------------------------------------------------------------------------------------------------------- */
+/* ---- what is given
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Files, images and volumes give the same maps, along any axes; codes and affine are the input's. */
 static void test_sources(void)
@@ -188,7 +198,8 @@ static void test_sources(void)
     bmvp_prediction_free(&b);
     CHECK(bmvp_nii_volume_copy(&turned, &t1, NULL) == BMVP_OK && bmvp_nii_orient(&turned, "PIR", NULL) == BMVP_OK);
     k[0] = of_volume("t1", &turned);
-    CHECK(bmvp_predict(p, k, 2, &o, &b, &err) == BMVP_OK); /* one along other axes than the other: the grid is the first's */
+    CHECK(bmvp_predict(p, k, 2, &o, &b, &err) ==
+          BMVP_OK); /* one along other axes than the other: the grid is the first's */
     (void)bmvp_nii_rectify_affine(affine, &b.label);
     for (i = 0; i < 16; ++i) CHECK_NEAR(affine[i], turned.affine[i], 1e-5);
     k[0].modality = "t1", k[0].volume = &turned;
@@ -204,7 +215,8 @@ static void test_sources(void)
     bmvp_destroy(c);
 }
 
-/* The same prepared map on the grids of blank images with random affines: linear interpolation by the full affine, to 1e-3. */
+/* The same prepared map on the grids of blank images with random affines: linear interpolation by the full affine, to
+ * 1e-3. */
 static void test_affines(void)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
@@ -224,10 +236,12 @@ static void test_affines(void)
     for (trial = 0; trial < 6; ++trial) {
         double m[16] = { 0 }, to[16], most = 0, q[3];
         for (i = 0; i < 3; ++i)
-            for (a = 0; a < 3; ++a) m[4 * i + a] = (a == (i + trial) % 3) * (trial % 2 ? -1.2 : 1.1) + 0.5 * (bmvp_rng_uniform(&r) - 0.5f);
+            for (a = 0; a < 3; ++a)
+                m[4 * i + a] = (a == (i + trial) % 3) * (trial % 2 ? -1.2 : 1.1) + 0.5 * (bmvp_rng_uniform(&r) - 0.5f);
         m[15] = 1;
         for (i = 0; i < 3; ++i)
-            for (m[4 * i + 3] = t1.affine[4 * i + 3] + 9.5, a = 0; a < 3; ++a) m[4 * i + 3] -= m[4 * i + a] * (double)(dim[a] - 1) / 2;
+            for (m[4 * i + 3] = t1.affine[4 * i + 3] + 9.5, a = 0; a < 3; ++a)
+                m[4 * i + 3] -= m[4 * i + a] * (double)(dim[a] - 1) / 2;
         CHECK(bmvp_nii_volume_create(&blank, dim, m, NULL, NULL) == BMVP_OK);
         o.grid = "flair";
         CHECK(bmvp_predict(p, k, 2, &o, &on, &err) == BMVP_OK && on.blank == 1 && on.given == 2);
@@ -237,7 +251,8 @@ static void test_affines(void)
             const double x = (double)(i % dim[0]), y = (double)(i / dim[0] % dim[1]), z = (double)(i / dim[0] / dim[1]);
             double diff;
             for (a = 0; a < 3; ++a) q[a] = to[4 * a] * x + to[4 * a + 1] * y + to[4 * a + 2] * z + to[4 * a + 3];
-            diff = fabs((double)bmvpi_linear_at(map, t1.dim, q) - ((const int16_t *)on.probability[2].data)[i] / 32767.0);
+            diff =
+                fabs((double)bmvpi_linear_at(map, t1.dim, q) - ((const int16_t *)on.probability[2].data)[i] / 32767.0);
             most = diff > most ? diff : most;
         }
         CHECK(most < 1e-3);
@@ -269,7 +284,8 @@ static void test_classes(void)
         int sum = 0;
         for (j = 0; j < 4; ++j) sum += ((const int16_t *)a.probability[j].data)[i];
         CHECK(abs(sum - 32767) <= 3);
-        if (t1.data[i] == 0) CHECK(((const int16_t *)a.probability[0].data)[i] == 32767 && !((unsigned char *)a.label.data)[i]);
+        if (t1.data[i] == 0)
+            CHECK(((const int16_t *)a.probability[0].data)[i] == 32767 && !((unsigned char *)a.label.data)[i]);
     }
     bmvp_prediction_free(&a);
     bmvp_nii_volume_free(&t1);
@@ -277,9 +293,11 @@ static void test_classes(void)
     bmvp_destroy(c);
 }
 
-/* ---- what is refused, by name ------------------------------------------------------------------------------------------------ */
+/* ---- what is refused, by name
+ * ------------------------------------------------------------------------------------------------ */
 
-static void refused(bmvp_predictor *p, const bmvp_image *k, int n, const bmvp_predict_options *o, bmvp_status st, const char *text)
+static void refused(bmvp_predictor *p, const bmvp_image *k, int n, const bmvp_predict_options *o, bmvp_status st,
+                    const char *text)
 {
     bmvp_prediction out;
     bmvp_error err;
@@ -296,12 +314,6 @@ static void test_refusals(void)
     bmvp_nii_volume t1 = head(0), flair = head(1);
     bmvp_image k[2] = { of_volume("t1", &t1), of_volume("flair", &flair) };
     bmvp_predict_options o = bmvp_predict_options_default();
-    bmvp_preparation how = *bmvp_predictor_preparation(p);
-    const int64_t five[5] = { 8, 8, 8, 1, 3 }, grid[3] = { 10, 10, 10 };
-    bmvp_nii_volume other;
-    bmvp_prediction out;
-    bmvp_nii_image v;
-    int i;
     refused(p, k, 0, &o, BMVP_E_ARG, "no image");
     k[1].modality = "T1w";
     refused(p, k, 2, &o, BMVP_E_ARG, "both given as t1");
@@ -317,10 +329,31 @@ static void test_refusals(void)
     refused(p, k, 2, &o, BMVP_E_ARG, "absent.nii: give one of");
     k[1].volume = NULL;
     refused(p, k, 2, &o, BMVP_E_IO, "absent.nii");
+    bmvp_nii_volume_free(&t1), bmvp_nii_volume_free(&flair);
+    bmvp_predictor_close(p);
+    CHECK(!bmvp_predictor_open(c, "absent.safetensors", &err));
+    bmvp_destroy(c);
+}
+
+/* Several numbers a voxel, other grids, other settings: refused, unless it is said what is meant. */
+static void test_refusals_of_images(void)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_error err;
+    bmvp_predictor *p = bmvp_predictor_open(c, path[0], &err);
+    bmvp_nii_volume t1 = head(0), flair = head(1);
+    bmvp_image k[2] = { of_volume("t1", &t1), of_volume("flair", &flair) };
+    bmvp_predict_options o = bmvp_predict_options_default();
+    bmvp_preparation how = *bmvp_predictor_preparation(p);
+    const int64_t five[5] = { 8, 8, 8, 1, 3 }, grid[3] = { 10, 10, 10 };
+    bmvp_nii_volume other;
+    bmvp_prediction out;
+    bmvp_nii_image v;
+    int i;
     /* several numbers a voxel */
     CHECK(bmvp_nii_create(&v, BMVP_NII_FLOAT32, 5, five, NULL, NULL, NULL) == BMVP_OK);
     for (i = 0; i < v.n_voxels; ++i) ((float *)v.data)[i] = (float)(i % 97) + 0.5f;
-    k[1].path = NULL, k[1].image = &v;
+    k[1].volume = NULL, k[1].image = &v;
     refused(p, k, 2, &o, BMVP_E_FORMAT, "flair");
     k[1].channel = 3;
     o.other_grids = 1;
@@ -332,7 +365,8 @@ static void test_refusals(void)
     o.other_grids = 0;
     CHECK(bmvp_nii_volume_create(&other, grid, flair.affine, NULL, NULL) == BMVP_OK);
     for (i = 0; i < 1000; ++i) other.data[i] = flair.data[(i / 100 * 2 * E + i / 10 % 10 * 2) * E + i % 10 * 2];
-    for (i = 0; i < 12; ++i) if (i % 4 < 3) other.affine[i] *= 2;
+    for (i = 0; i < 12; ++i)
+        if (i % 4 < 3) other.affine[i] *= 2;
     refused(p, k, 2, &o, BMVP_E_SHAPE, "on different grids");
     o.other_grids = 1;
     CHECK(bmvp_predict(p, k, 2, &o, &out, &err) == BMVP_OK && out.given == 3);
@@ -350,19 +384,22 @@ static void test_refusals(void)
     bmvp_nii_image_free(&v);
     bmvp_nii_volume_free(&other), bmvp_nii_volume_free(&t1), bmvp_nii_volume_free(&flair);
     bmvp_predictor_close(p);
-    CHECK(!bmvp_predictor_open(c, "absent.safetensors", &err));
     bmvp_destroy(c);
 }
 
 static void test_preparation(void)
 {
-    static const struct { const char *text, *says; } bad[] = {
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
         { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99}", "centre_crop is missing" },
         { "{\"spacing\":-1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":false}", "spacing must be" },
         { "{\"spacing\":1,\"percentile_low\":99,\"percentile_high\":1,\"centre_crop\":false}", "not below" },
         { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":1}", "true or false" },
-        { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":true,\"resize\":[1,2]}", "resize" },
-        { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":true,\"denoise\":1}", "'denoise'" },
+        { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":true,\"resize\":[1,2]}",
+          "resize" },
+        { "{\"spacing\":1,\"percentile_low\":1,\"percentile_high\":99,\"centre_crop\":true,\"denoise\":1}",
+          "'denoise'" },
         { "[]", "no JSON object" },
     };
     bmvp_preparation a = bmvp_preparation_default(), b;
@@ -386,9 +423,13 @@ static void test_preparation(void)
     bmvp_jw_free(&w);
 }
 
-/* ---- memory and stopping --------------------------------------------------------------------------------------------------- */
+/* ---- memory and stopping
+ * --------------------------------------------------------------------------------------------------- */
 
-typedef struct meter { size_t live, peak; long calls, fail; } meter;
+typedef struct meter {
+    size_t live, peak;
+    long calls, fail;
+} meter;
 static void *meter_alloc(size_t n, void *user)
 {
     meter *m = (meter *)user;
@@ -501,6 +542,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_affines);
     CHECK_RUN(test_classes);
     CHECK_RUN(test_refusals);
+    CHECK_RUN(test_refusals_of_images);
     CHECK_RUN(test_preparation);
     CHECK_RUN(test_allocations);
     CHECK_RUN(test_cancel);
