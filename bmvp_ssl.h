@@ -2922,7 +2922,8 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
                               "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
                               "the labels ('%s'); is it the right one?",
                               name, (double)values[i], x, y, z, l->name);
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
                           "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
                           y, z);
 }

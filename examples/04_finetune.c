@@ -1,6 +1,6 @@
 /* 04_finetune.c - what pre-training is for, on one page: a few steps of pre-training, then a segmentation with templates standing in for modalities
 
-   You learn: how a checkpoint becomes the start of a segmentation network, what the two copies of a case are, and how a missing modality is
+   What you learn: how a checkpoint becomes the start of a segmentation network, what the two copies of a case are, and how a missing modality is
    filled at prediction. Cases are balls of random place in two "modalities" that show them differently; the label is the ball.
    Run: build/04_finetune        You see: Dice with both modalities and with one of them missing. It takes about ten seconds. */
 #define BMVP_IMPLEMENTATION

@@ -103,8 +103,9 @@ names() { grep -oE '\bbmvpi_[a-z0-9_]+|\bBMVPI_[A-Z0-9_]+' "$1" | sort -u; }
 doors() { sed -n '/^\/\* >>for /,/^\/\* >>[^f]/p' "$1" | grep -oE '\bbmvpi_[a-z0-9_]+|\bBMVPI_[A-Z0-9_]+' | sort -u; }
 defined()
 {
-    grep -E '^(static|BMVPI?_[A-Z]+ |#define|typedef|struct|enum|\}|    BMVPI_)' "$1" | grep -oE '(bmvpi_[a-z0-9_]+|BMVPI_[A-Z0-9_]+)( \{|\(|;| |,|$)' |
-        grep -oE '[A-Za-z0-9_]+' | sort -u
+    awk '/^#define/ { print $2; next }
+         /^(static|BMVP)/ { s = $0; sub(/[(=;[].*/, "", s); n = split(s, w, /[ *]+/); print w[n] == "" ? w[n - 1] : w[n]; next }
+         /^(typedef|struct|enum|union|\})|^    BMVPI_[A-Z0-9_]+( =.*)?,/ { print }' "$1" | grep -oE '\b(bmvpi_[a-z0-9_]+|BMVPI_[A-Z0-9_]+)' | sort -u
 }
 defined bmvp_tensor.h >"$T/tensor"
 { doors bmvp_tensor.h; doors bmvp_nn.h; } | sort -u >"$T/doors"

@@ -274,6 +274,7 @@ static bmvp_status start_lead(session *s)
     else if (s->o.init) st = init_weights(s);
     free(checkpoint);
     if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
+    if (!st) st = run_keep_cases(s->o.out, &s->data.all.data, s->o.resume, &s->err);
     if (!st) st = save_split(s);
     return st ? st : run_log(s->o.out, bmvp_ft_steps(s->ft), &s->loop.log, &s->loop.before, &s->err);
 }

@@ -1,20 +1,24 @@
 /* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer opens */
+#define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
 #include "data_options.h"
 #include "data/files.h"
+#include "data/ledger.h"
 #include "data/preparation.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct job {
     dataset in, out;
     bmvp_preparation how;
     const bmvp_labels *labels; /* what values label maps may hold; NULL: not checked */
-    const char *dir;
+    const char *dir, *data;
+    ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
     char *done;          /* for each case: 1 written or already there */
     int64_t n_done, n_failed, n_kept;
     bmvp_nii_pool *pool; /* one for each worker */
@@ -132,6 +136,119 @@ static void prepare_task(void *arg, int64_t i, int worker)
     pthread_mutex_unlock(&j->lock);
 }
 
+/* OUT/prepare.json holds the settings: files made with others are not mixed in. */
+static bmvp_status check_settings(const job *j, bmvp_error *err)
+{
+    char *path = path_join(j->dir, "prepare.json");
+    const int there = path && file_exists(path);
+    bmvp_status st;
+    bmvp_bytes text;
+    bmvp_jw w;
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_bytes_init(&text, NULL);
+    bmvp_preparation_write(&w, NULL, &j->how);
+    st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
+    if (!st && there && strcmp(text.data ? text.data : "", w.out.data) != 0)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
+    else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    bmvp_bytes_free(&text);
+    free(path);
+    bmvp_jw_free(&w);
+    return st;
+}
+
+/* >>the folder ----------------------------------------------------------------------------------------------------- */
+
+static void read_sources_task(void *arg, int64_t i, int worker)
+{
+    job *j = (job *)arg;
+    (void)worker;
+    ledger_read_case(&j->now, &j->in, i);
+}
+
+/* A dataset.json that prepare did not write is not overwritten. */
+static bmvp_status check_foreign(const job *j, bmvp_error *err)
+{
+    char *list = path_join(j->dir, "dataset.json"), *settings = path_join(j->dir, "prepare.json");
+    bmvp_status st = list && settings ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && file_exists(list) && !file_exists(settings))
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: `bmvp prepare` has not written this list, and would overwrite it; choose another --out", list);
+    free(list);
+    free(settings);
+    return st;
+}
+
+/* The folder's cases come from other data: fine where these are the same files in another place, and all of them. */
+static bmvp_status check_data(const job *j, bmvp_error *err)
+{
+    int64_t i;
+    if (!j->was.data || strcmp(j->was.data, j->now.data) == 0) return BMVP_OK;
+    for (i = 0; i < j->was.n; ++i) {
+        const ledger_entry *now = ledger_find(&j->now, j->was.item[i].id);
+        if (now && ledger_same(&j->was.item[i], now)) continue;
+        return bmvp_error_set(err, BMVP_E_ARG, "--out %s holds cases of another data set, %s (case '%s'); choose another --out for %s", j->dir,
+                              j->was.data, j->was.item[i].id, j->now.data);
+    }
+    return BMVP_OK;
+}
+
+/* What a case's images are read from are its prepared files themselves: --out is the folder of the data. */
+static int is_its_own(const job *j, const data_case *k)
+{
+    char *dir = path_join(j->dir, k->id);
+    int m, own = dir != NULL;
+    for (m = 0; m < BMVP_MODALITIES && own; ++m)
+        own = !k->image[m] || (strncmp(k->image[m], dir, strlen(dir)) == 0 && already_there(j, k));
+    free(dir);
+    return own;
+}
+
+/* Prepared files of cases whose sources are others now go, so that they are made again. */
+static void remove_stale(job *j)
+{
+    int64_t i;
+    int m;
+    for (i = 0; i < j->in.n; ++i) {
+        const data_case *k = &j->in.item[i];
+        ledger_entry *was = ledger_find(&j->was, k->id), own;
+        if (!was || ledger_same(was, &j->now.item[i])) continue;
+        if (is_its_own(j, k)) { /* what it was made from stays known */
+            own = *was;
+            *was = j->now.item[i];
+            j->now.item[i] = own;
+            continue;
+        }
+        fprintf(stderr, "bmvp prepare: case '%s' is made again: its files have changed\n", k->id);
+        for (m = 0; m <= BMVP_MODALITIES; ++m) {
+            char *path = output_path(j, k->id, m < BMVP_MODALITIES ? bmvp_modality_name(m) : "seg");
+            if (path) (void)unlink(path);
+            free(path);
+        }
+    }
+    for (i = 0; i < j->was.n; ++i)
+        if (!ledger_find(&j->now, j->was.item[i].id))
+            fprintf(stderr, "bmvp prepare: case '%s' was prepared before and is not in the data any more: it leaves the list\n", j->was.item[i].id);
+}
+
+/* Before anything is written: the folder is ours, nobody else writes there, and what is in it is of these data and settings. */
+static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
+{
+    const int locked = make_dir(j->dir) == 0 ? folder_lock(j->dir) : -1;
+    bmvp_status st = BMVP_OK;
+    if (locked < 0) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
+    if (locked)
+        return bmvp_error_set(err, BMVP_E_STATE, "--out %s: another process writes there; wait until it has ended, or choose another folder", j->dir);
+    st = check_foreign(j, err);
+    if (!st) st = ledger_load(&j->was, j->dir, err);
+    if (!st) st = ledger_begin(&j->now, &j->in, j->data, err);
+    if (!st) bmvp_parallel(c, j->in.n, read_sources_task, j);
+    if (!st) st = check_data(j, err);
+    if (!st) st = check_settings(j, err);
+    if (!st) remove_stale(j);
+    return st ? st : ledger_save(&j->now, j->dir, err);
+}
+
 /* The list of what is there, with the paths of the prepared files. */
 static bmvp_status list_done(job *j, bmvp_error *err)
 {
@@ -165,38 +282,16 @@ static bmvp_status list_done(job *j, bmvp_error *err)
     return st;
 }
 
-/* OUT/prepare.json holds the settings: files made with others are not mixed in. */
-static bmvp_status check_settings(const job *j, bmvp_error *err)
-{
-    char *path = path_join(j->dir, "prepare.json");
-    const int there = path && file_exists(path);
-    bmvp_status st;
-    bmvp_bytes text;
-    bmvp_jw w;
-    bmvp_jw_init(&w, 1, NULL);
-    bmvp_bytes_init(&text, NULL);
-    bmvp_preparation_write(&w, NULL, &j->how);
-    st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
-    if (!st && there && strcmp(text.data ? text.data : "", w.out.data) != 0)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
-    else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
-    bmvp_bytes_free(&text);
-    free(path);
-    bmvp_jw_free(&w);
-    return st;
-}
-
 static int run(job *j, int64_t threads)
 {
     bmvp_config k = bmvp_config_default();
     bmvp_error err;
     bmvp_ctx *c;
     int i;
-    bmvp_status st = make_dir(j->dir) == 0 ? BMVP_OK : bmvp_error_set(&err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
-    if (!st) st = check_settings(j, &err);
+    bmvp_status st;
     k.threads = (int)threads;
-    c = st ? NULL : bmvp_create(&k, &err);
+    c = bmvp_create(&k, &err);
+    st = c ? open_folder(j, c, &err) : BMVP_E_OOM;
     j->done = (char *)calloc((size_t)j->in.n, 1);
     j->pool = c ? (bmvp_nii_pool *)calloc((size_t)bmvp_threads(c), sizeof *j->pool) : NULL;
     if (!st && (!c || !j->done || !j->pool)) st = bmvp_error_set(&err, BMVP_E_OOM, "out of memory");
@@ -210,6 +305,8 @@ static int run(job *j, int64_t threads)
     for (i = 0; j->pool && i < bmvp_threads(c); ++i) bmvp_nii_pool_free(&j->pool[i]);
     free(j->pool);
     bmvp_destroy(c);
+    ledger_free(&j->was);
+    ledger_free(&j->now);
     if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out", j->dir, (long long)j->out.n,
            (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
@@ -264,6 +361,7 @@ int command_prepare(int argc, char **argv)
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
     if (j.how.percentile_low >= j.how.percentile_high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low, j.how.percentile_high);
     j.dir = dir;
+    j.data = data;
     if (!dir && !dry) return cli_fail(CLI_USAGE, "prepare", "--out is required (folder for the prepared cases and their dataset.json)");
     if (data_load(&j.in, data, &files, "prepare", &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     if (dry) {

@@ -83,6 +83,15 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     return st ? st : run_apply_settings(&s->cfg, set_field, o->set, &s->err);
 }
 
+/* No case has two modalities: two of the three tasks have nothing to learn from. */
+static int all_single(const prepared_set *p)
+{
+    int64_t i;
+    for (i = 0; i < p->data.n; ++i)
+        if (p->cases[i].modalities & (p->cases[i].modalities - 1)) return 0;
+    return 1;
+}
+
 static void print_configuration(const session *s)
 {
     const char *name, *meaning;
@@ -91,7 +100,11 @@ static void print_configuration(const session *s)
     printf("network  %s\n", s->net.name);
     printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
     for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
-    printf("\npreset   %s\n", s->cfg.preset);
+    printf("\n");
+    if (all_single(&s->data))
+        printf("tasks    no case has two modalities: cross-modal reconstruction and contrast are not possible (cmr and cl stay nan); distillation "
+               "is learned\n");
+    printf("preset   %s\n", s->cfg.preset);
     for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
         printf("  %-22s %-10s %s\n", name, value, meaning);
 }
@@ -172,6 +185,7 @@ static bmvp_status start(session *s)
 {
     const int lead = ranks_lead(&s->ranks);
     bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
+    if (!st && lead) st = run_keep_cases(s->o.out, &s->data.data, s->o.resume, &s->err);
     if (st) return st;
     if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
     if (lead) device_print(s->c);

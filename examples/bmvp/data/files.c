@@ -2,10 +2,12 @@
 #define _DEFAULT_SOURCE
 #include "files.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 char *text_copy(const char *text)
 {
@@ -59,4 +61,23 @@ int make_dir(const char *path)
     }
     free(part);
     return failed ? -1 : 0;
+}
+
+int folder_lock(const char *dir)
+{
+    char *path = path_join(dir, ".lock");
+    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
+    struct flock lock;
+    free(path);
+    if (fd < 0) return -1;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    if (fcntl(fd, F_SETLK, &lock) == 0) return 0; /* the file stays open: the lock is the process's */
+    if (errno != EACCES && errno != EAGAIN) {     /* a file system without locks: as before */
+        close(fd);
+        return 0;
+    }
+    close(fd);
+    return 1;
 }

@@ -1,0 +1,124 @@
+/* ledger.c - which files prepared cases were made from, see ledger.h */
+#define _XOPEN_SOURCE 700 /* realpath */
+#include "ledger.h"
+#include "files.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *file_key(int f) { return f < BMVP_MODALITIES ? bmvp_modality_name(f) : "label"; }
+
+static int allocate(ledger *l, int64_t n)
+{
+    l->item = (ledger_entry *)calloc((size_t)n + 1, sizeof *l->item);
+    return l->item != NULL;
+}
+
+bmvp_status ledger_load(ledger *l, const char *dir, bmvp_error *err)
+{
+    char *path = path_join(dir, "sources.json");
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    const bmvp_json *cases, *c;
+    int f;
+    memset(l, 0, sizeof *l);
+    if (!st && file_exists(path)) st = bmvp_json_read(path, NULL, &doc, err);
+    if (!st && doc) {
+        cases = bmvp_json_get(bmvp_json_root(doc), "cases");
+        l->data = text_copy(bmvp_json_string(bmvp_json_get(bmvp_json_root(doc), "data"), ""));
+        if (!l->data || !allocate(l, bmvp_json_count(cases))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        for (c = cases ? cases->first : NULL; c && !st; c = c->next) {
+            ledger_entry *e = &l->item[l->n++];
+            e->id = text_copy(c->key);
+            if (!e->id) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+            for (f = 0; f < LEDGER_FILES; ++f) (void)source_parse(bmvp_json_get(c, file_key(f)), &e->file[f]);
+        }
+    }
+    bmvp_json_free(doc);
+    free(path);
+    if (st) ledger_free(l);
+    return st;
+}
+
+bmvp_status ledger_save(const ledger *l, const char *dir, bmvp_error *err)
+{
+    char *path = path_join(dir, "sources.json"), version[32];
+    bmvp_status st;
+    bmvp_jw w;
+    int64_t i;
+    int f;
+    snprintf(version, sizeof version, "%d.%d.%d", BMVP_TENSOR_VERSION / 10000, BMVP_TENSOR_VERSION / 100 % 100, BMVP_TENSOR_VERSION % 100);
+    bmvp_jw_init(&w, 1, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_string(&w, "program", version);
+    bmvp_jw_string(&w, "data", l->data);
+    bmvp_jw_object(&w, "cases");
+    for (i = 0; i < l->n; ++i) {
+        bmvp_jw_object(&w, l->item[i].id);
+        for (f = 0; f < LEDGER_FILES; ++f)
+            if (l->item[i].file[f].path) source_write(&w, file_key(f), &l->item[i].file[f]);
+        bmvp_jw_end(&w);
+    }
+    bmvp_jw_end(&w);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st && !path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
+    bmvp_jw_free(&w);
+    free(path);
+    return st;
+}
+
+void ledger_free(ledger *l)
+{
+    int64_t i;
+    int f;
+    for (i = 0; i < l->n; ++i) {
+        free(l->item[i].id);
+        for (f = 0; f < LEDGER_FILES; ++f) source_free(&l->item[i].file[f]);
+    }
+    free(l->item);
+    free(l->data);
+    memset(l, 0, sizeof *l);
+}
+
+ledger_entry *ledger_find(const ledger *l, const char *id)
+{
+    int64_t i;
+    for (i = 0; i < l->n && strcmp(l->item[i].id, id) != 0; ++i) { }
+    return i < l->n ? &l->item[i] : NULL;
+}
+
+bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_error *err)
+{
+    memset(l, 0, sizeof *l);
+    l->data = realpath(data, NULL);
+    if (!l->data) l->data = text_copy(data);
+    if (!l->data || !allocate(l, d->n)) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (l->n = 0; l->n < d->n; ++l->n) {
+        l->item[l->n].id = text_copy(d->item[l->n].id);
+        if (!l->item[l->n].id) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    }
+    return BMVP_OK;
+}
+
+void ledger_read_case(ledger *l, const dataset *d, int64_t i)
+{
+    const data_case *k = &d->item[i];
+    bmvp_error err; /* a file that cannot be read has no entry: preparing it says why */
+    int f;
+    for (f = 0; f < LEDGER_FILES; ++f) {
+        const char *path = f < BMVP_MODALITIES ? k->image[f] : k->label;
+        if (path) (void)source_read(&l->item[i].file[f], path, &err);
+    }
+}
+
+int ledger_same(const ledger_entry *a, const ledger_entry *b)
+{
+    int f;
+    for (f = 0; f < LEDGER_FILES; ++f) {
+        if ((a->file[f].path == NULL) != (b->file[f].path == NULL)) return 0;
+        if (a->file[f].path && !source_equal(&a->file[f], &b->file[f])) return 0;
+    }
+    return 1;
+}

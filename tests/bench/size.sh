@@ -1,0 +1,33 @@
+#!/bin/sh
+# size.sh - what the implementation costs a program that includes it: seconds to compile, text and data of the object. One row a set of headers,
+# with and without the vector code. Prints the README's table.
+#   CC=gcc CFLAGS=-O2 sh tests/bench/size.sh
+# shellcheck disable=SC2086 # flags and headers are words
+cd "$(dirname "$0")/../.." || exit 1
+CC=${CC:-cc} CFLAGS=${CFLAGS--O2}
+T=$(mktemp -d) || exit 1
+trap 'rm -rf "$T"' EXIT
+
+# row HEADERS FLAGS
+row()
+{
+    { echo "#define BMVP_IMPLEMENTATION"; for h in $1; do echo "#include \"$h\""; done; } >"$T/a.c"
+    start=$(date +%s%N)
+    $CC -std=c99 $CFLAGS $2 -I. -c "$T/a.c" -o "$T/a.o" || exit 1
+    end=$(date +%s%N)
+    lines=$(cat $1 | wc -l)
+    # shellcheck disable=SC2046 # words wanted
+    set -- "$1" "$2" $(size "$T/a.o" | tail -n 1)
+    echo "| $(echo "$1" | sed 's/[^ ]*/`&`/g; s/ /, /g') | ${2:+\`$2\`} | $lines | $(awk -v a="$start" -v b="$end" 'BEGIN { printf "%.1f", (b - a) / 1e9 }') | $((($3 + 500) / 1000)) |"
+}
+
+echo "$("$CC" --version | head -n 1), $CFLAGS"
+echo "| headers | flags | lines | compile, s | text, KB |"
+echo "|---|---|---|---|---|"
+for flags in "" -DBMVP_NO_SIMD; do
+    row "bmvp_tensor.h" "$flags"
+    row "bmvp_tensor.h bmvp_nn.h" "$flags"
+    row "bmvp_tensor.h bmvp_nn.h bmvp_ssl.h" "$flags"
+done
+row "bmvp_nifti.h" ""
+row "bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h" ""
