@@ -20,7 +20,8 @@
        and in the implementation
        >>for upper headers     >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
-       >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
+       >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
+       >>checkpoint base       >>zip
        >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
        >>checkpoint writer     >>pickle writer
 
