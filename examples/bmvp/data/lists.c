@@ -27,9 +27,9 @@ static int one_of(const char *key, const char *const *known)
 /* Keys of the list that say something which is not used here, but known to do no harm. */
 static const char *const descriptive[] = { "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining",
                                            "numTest", "file_ending", "regions_class_order", "overwrite_image_reader_writer", "left_out",
-                                           "converted_by", "citation", "author", "version", NULL };
+                                           "converted_by", "citation", "author", "version", "generator", "modalities", NULL };
 static const char *const used[] = { "cases", "training", "validation", "test", "testing", "modality", "channel_names", "labels", "labels_kind",
-                                    "class_names", "dataset", NULL };
+                                    "class_names", "classes", "dataset", NULL };
 static const char *const used_of_case[] = { "id", "images", "image", "label", "class", "patient", "part", "fold", "labels", "labels_kind", NULL };
 
 static void note_keys(const list *l, const bmvp_json *root)
@@ -335,7 +335,7 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     l.rules = rules;
     if (!st) st = load_cases(&l, root, err);
     if (!st) note_keys(&l, root);
-    if (!st) st = class_names(d, bmvp_json_get(root, "class_names"), err);
+    if (!st) st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st && labels) {
         d->has_labels = 1;
         st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels, &d->ignore, err);
