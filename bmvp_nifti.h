@@ -11,12 +11,14 @@
    files and from memory, in either byte order, every numeric type, extensions kept. Whether data are compressed and
    which format they are is decided by content, never by the file name. Voxels come out as float32 with slope and
    intercept applied as nibabel does it, in any orientation, in one pass. Transforms give the numbers of MONAI 1.4.0:
-   orientation, spacing, percentile scaling, foreground crops, pad, resize, random crop. Every number in a file is
-   checked before it is used; errors name the file and the field.
+   orientation, spacing, percentile scaling, foreground crops, pad, resize, random crop. Volumes are registered (rigid
+   to affine, any contrast) and resampled through matrices. Every number in a file is checked before it is used; errors
+   name the file and the field.
 
    WHAT IT DOES NOT DO
-   No registration, no skull stripping, no DICOM. Labels are volumes like others (resample them with NEAREST).
-   float128, complex256 and the 1-bit type are read and written as bytes but not converted to float32. POSIX files only (Linux, macOS, BSD).
+   No skull stripping, no deformable registration, no DICOM. Labels are volumes like others (resample them with
+   NEAREST). float128, complex256 and the 1-bit type are read and written as bytes but not converted to float32. POSIX
+   files only (Linux, macOS, BSD).
 
    CONTENTS
      >>status       status codes, error messages, allocator (shared with bmvp_tensor.h), names of version 0.1
@@ -28,6 +30,7 @@
      >>box          reading boxes out of uncompressed files
      >>affine       affine rules
      >>transform    spacing, intensities, crops, pad, resize
+     >>register     alignment of volumes, resampling by a matrix, transform files, distances, components
      >>base         (implementation from here on) errors, memory, checked arithmetic
      >>bytes        byte order and field access
      >>matrix       3x3 and 4x4 algebra
@@ -45,6 +48,16 @@
      >>intensity    order statistics and percentile scaling
      >>boxes        foreground, crop, pad, random boxes
      >>resize       resampling to a grid size
+     >>resample to  onto another grid through a matrix
+     >>transform files           matrices as text, ITK's
+     >>distance     exact signed distances
+     >>component    the largest one
+     >>pyramid      smoothed levels, smoothing
+     >>mutual information        samples, joint histogram, gradient
+     >>pose         parameters of a matrix
+     >>optimiser    BFGS
+     >>search       where to start
+     >>registration              the levels
 
    A COMPLETE PROGRAM
      #define BMVP_NIFTI_IMPLEMENTATION
@@ -112,7 +125,7 @@ extern "C" {
 
 /* >>status ----------------------------------------------------------------------------------------------------- */
 
-/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone -------------------------- */
 #ifndef BMVP_COMMON
 #define BMVP_COMMON 1
 #ifndef BMVP_API
@@ -170,7 +183,7 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #elif BMVP_COMMON != 1
 #error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
 #endif
-/* ---- end of the common part --------------------------------------------------------------------------------------- */
+/* ---- end of the common part -------------------------------------------------------------------------------------- */
 
 /* Names of version 0.1, for programs written with them. */
 typedef bmvp_status bmvp_nii_status;
@@ -524,7 +537,8 @@ typedef enum bmvp_nii_interpolation {
     BMVP_NII_LINEAR = 0,                   /* trilinear (MONAI "bilinear") */
     BMVP_NII_NEAREST,                      /* labels */
     BMVP_NII_NEAREST_EXACT,                /* resize only */
-    BMVP_NII_AREA                          /* resize only: mean over the covered voxels */
+    BMVP_NII_AREA,                         /* resize only: mean over the covered voxels */
+    BMVP_NII_CUBIC                         /* bmvp_nii_resample_to only */
 } bmvp_nii_interpolation;
 
 /* Options of bmvp_nii_spacing. NULL or all zero = defaults. */
@@ -614,6 +628,83 @@ BMVP_API bmvp_status bmvp_nii_random_box(bmvp_nii_box *box, const int64_t dim[3]
    n / n'); NEAREST_EXACT: floor((i + 0.5) * n / n'). The affine follows (scale n/n', offset (n/n' - 1)/2). */
 BMVP_API bmvp_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size[3], int mode,
                                      int align_corners, bmvp_error *err);
+
+/* >>register ---------------------------------------------------------------------------------------------------
+   Alignment of volumes. Matrices are double[16], row-major, and map mm of the FIXED volume to mm of the MOVING one
+   (RAS): the direction in which one resamples, moving onto fixed. */
+
+typedef enum bmvp_nii_dof {
+    BMVP_NII_RIGID = 6, BMVP_NII_SIMILARITY = 7, BMVP_NII_SCALES = 9, BMVP_NII_AFFINE = 12
+} bmvp_nii_dof;
+
+/* How far a search goes. */
+typedef enum bmvp_nii_search {
+    BMVP_NII_SEARCH_SMALL = 0,             /* 20 degrees either way about header, centres of mass, centres of grids */
+    BMVP_NII_SEARCH_ALL = 1,               /* times the 24 turns of a cube: for files whose header lies */
+    BMVP_NII_SEARCH_NONE = -1              /* only from `start` */
+} bmvp_nii_search;
+
+/* All zero or NULL = defaults. */
+typedef struct bmvp_nii_register_how {
+    int dof;                               /* a bmvp_nii_dof; 0 = rigid */
+    double level[4];                       /* mm, coarse to fine, 0 ends; all 0 = 8 4 2 */
+    int bins, samples;                     /* of the joint histogram (8 .. 64), of a level; 0 = 32, 200000 */
+    int search;                            /* a bmvp_nii_search */
+    const double *start;                   /* matrix to start from; NULL = the headers */
+    const bmvp_nii_volume *mask;           /* on the fixed grid: only where above 0. NULL: foreground grown by 10 mm */
+    bmvp_parallel_fn parallel;             /* the caller's threads; NULL = none. The result is the same bits */
+    void *parallel_user;
+} bmvp_nii_register_how;
+
+typedef struct bmvp_nii_registration {
+    double matrix[16];
+    double nmi, overlap;                   /* at the result: 1 (independent) .. 2; share of samples inside of moving */
+    double nmi_coarse, runner_up;          /* on the coarsest level: of the best pose, and of the best one more than
+                                              10 mm from it (0: none). Near each other: doubtful */
+    int evaluations;
+} bmvp_nii_registration;
+
+/* Maximises the normalised mutual information of the two over poses of dof degrees of freedom. Volumes may have any
+   grid and contrast. E_ARG: fewer than 2 voxels on an axis, constant, NaN or infinite voxels, a singular affine, a mask
+   of another grid, or no pose with a tenth of the samples inside of moving; r is zeroed then.
+   Sources: Studholme et al. 1999 (NMI), Mattes et al. 2003 (Parzen windows, gradient). */
+BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_volume *fixed,
+                                       const bmvp_nii_volume *moving, const bmvp_nii_register_how *how,
+                                       bmvp_error *err);
+
+/* One interpolation: out gets dim and affine of `grid` (whose data are not read), and at each voxel the value of volume
+   at matrix * position (NULL = identity). LINEAR, NEAREST or CUBIC (Catmull-Rom, which can overshoot). Border voxels
+   reach half a voxel beyond their centres; farther out is `fill`. out may not be volume. */
+BMVP_API bmvp_status bmvp_nii_resample_to(bmvp_nii_volume *out, const bmvp_nii_volume *volume,
+                                          const bmvp_nii_volume *grid, const double matrix[16], int interpolation,
+                                          float fill, bmvp_error *err);
+
+/* out = a b: first b, then a. Template -> reference, then reference -> t2: t2_of_reference * reference_of_template. out
+   may be a or b. */
+BMVP_API void bmvp_nii_matrix_multiply(double out[16], const double a[16], const double b[16]);
+
+/* Mean distance in mm between a x and b x over the voxels of `mask` above 0 (data NULL: all of its grid): the error of
+   a loop against the identity, of a result against the truth. 0 when there is no such voxel. */
+BMVP_API double bmvp_nii_matrix_distance(const double a[16], const double b[16], const bmvp_nii_volume *mask);
+
+/* A matrix as text: ITK's transform file (LPS) where the name ends in .tfm or .txt, else four rows of four numbers.
+   Read by content: these, and of ITK's transforms AffineTransform, MatrixOffsetTransformBase, Euler3DTransform,
+   VersorRigid3DTransform, TranslationTransform in double or float. Written beside and renamed. E_IO; E_FORMAT: not one
+   of them, not finite, last row not 0 0 0 1. */
+BMVP_API bmvp_status bmvp_nii_matrix_write(const char *path, const double matrix[16], bmvp_error *err);
+BMVP_API bmvp_status bmvp_nii_matrix_read(double matrix[16], const char *path, bmvp_error *err);
+
+/* Exact distance in mm from each voxel to the surface of the voxels above 0, negative inside: the distance between
+   centres to the nearest voxel of the other kind less half a voxel's mean edge; +-1e6 where there is none of the kind.
+   Source: Felzenszwalb and Huttenlocher 2012, one axis after the other; the affine's angles are taken as right. */
+BMVP_API bmvp_status bmvp_nii_distance(bmvp_nii_volume *mm, const bmvp_nii_volume *mask, bmvp_error *err);
+
+/* Keeps the largest component (neighbours share a face) of the voxels above 0, which become 1; others 0. */
+BMVP_API bmvp_status bmvp_nii_largest_component(bmvp_nii_volume *mask, bmvp_error *err);
+
+/* Gaussian of so many mm full width at half maximum on each axis (<= 0: not this one), cut at 3 sigma; at the border
+   the weights inside are normalised. */
+BMVP_API bmvp_status bmvp_nii_smooth(bmvp_nii_volume *volume, const double fwhm[3], bmvp_error *err);
 
 #ifdef __cplusplus
 }
@@ -3097,7 +3188,8 @@ static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii
         if (mm[a] < 0.001 || mm[a] > 1000)
             return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "xyzt_units is %d (%s) and pixdim[%d] %g: voxels of"
                                   " %g mm; set xyzt_units to what the lengths are in (2: mm)", image->xyzt_units & 7,
-                                  (image->xyzt_units & 7) == 1 ? "metre" : "micron", a + 1, image->pixdim[a + 1], mm[a]);
+                                  (image->xyzt_units & 7) == 1 ? "metre" : "micron", a + 1, image->pixdim[a + 1],
+                                  mm[a]);
     return BMVP_OK;
 }
 
@@ -4635,6 +4727,1531 @@ BMVP_API bmvp_status bmvp_nii_resize(bmvp_nii_volume *volume, const int64_t size
     }
     if (s == BMVP_OK) bmvpi_nii_replace(volume, &out);
     else bmvp_nii_volume_free(&out);
+    return s;
+}
+
+/* >>resample to ------------------------------------------------------------------------------------------------ */
+
+BMVP_API void bmvp_nii_matrix_multiply(double out[16], const double a[16], const double b[16])
+{
+    bmvpi_nii_matmul(out, a, b);
+}
+
+static void bmvpi_nii_apply(double out[3], const double m[16], const double p[3])
+{
+    double r[3];
+    int i;
+    for (i = 0; i < 3; ++i) r[i] = m[4 * i] * p[0] + m[4 * i + 1] * p[1] + m[4 * i + 2] * p[2] + m[4 * i + 3];
+    memcpy(out, r, sizeof r);
+}
+
+/* Trilinear value at voxel coordinates q, which are held within the volume. */
+static float bmvpi_nii_trilinear(const bmvp_nii_volume *v, const double q[3])
+{
+    int64_t i[3], step[3];
+    double f[3], a, b, c, d;
+    const float *p;
+    int k;
+    for (k = 0; k < 3; ++k) {
+        const double last = (double)(v->dim[k] - 1), x = q[k] > 0 ? (q[k] < last ? q[k] : last) : 0;
+        i[k] = (int64_t)x;
+        if (i[k] > 0 && i[k] == v->dim[k] - 1) --i[k];
+        f[k] = x - (double)i[k];
+    }
+    step[0] = v->dim[0] > 1;
+    step[1] = v->dim[1] > 1 ? v->dim[0] : 0;
+    step[2] = v->dim[2] > 1 ? v->dim[0] * v->dim[1] : 0;
+    p = v->data + (i[2] * v->dim[1] + i[1]) * v->dim[0] + i[0];
+    a = (double)p[0] + f[0] * ((double)p[step[0]] - (double)p[0]);
+    p += step[1];
+    b = (double)p[0] + f[0] * ((double)p[step[0]] - (double)p[0]);
+    p += step[2];
+    d = (double)p[0] + f[0] * ((double)p[step[0]] - (double)p[0]);
+    p -= step[1];
+    c = (double)p[0] + f[0] * ((double)p[step[0]] - (double)p[0]);
+    a += f[1] * (b - a);
+    c += f[1] * (d - c);
+    return (float)(a + f[2] * (c - a));
+}
+
+/* Catmull-Rom value (cubic convolution with a = -1/2, Keys 1981); border voxels are repeated. */
+static float bmvpi_nii_tricubic(const bmvp_nii_volume *v, const double q[3])
+{
+    double w[3][4], sum = 0;
+    int64_t at[3][4];
+    int k, x, y, z;
+    for (k = 0; k < 3; ++k) {
+        const int64_t i = (int64_t)floor(q[k]);
+        const double f = q[k] - (double)i;
+        w[k][0] = f * (-0.5 + f * (1 - 0.5 * f));
+        w[k][1] = 1 + f * f * (1.5 * f - 2.5);
+        w[k][2] = f * (0.5 + f * (2 - 1.5 * f));
+        w[k][3] = f * f * (0.5 * f - 0.5);
+        for (x = 0; x < 4; ++x) at[k][x] = bmvpi_nii_max(bmvpi_nii_min(i - 1 + x, v->dim[k] - 1), 0);
+    }
+    for (z = 0; z < 4; ++z)
+        for (y = 0; y < 4; ++y) {
+            const float *row = v->data + (at[2][z] * v->dim[1] + at[1][y]) * v->dim[0];
+            double s = 0;
+            for (x = 0; x < 4; ++x) s += w[0][x] * (double)row[at[0][x]];
+            sum += w[2][z] * w[1][y] * s;
+        }
+    return (float)sum;
+}
+
+static float bmvpi_nii_value_at(const bmvp_nii_volume *v, const double q[3], int interpolation, float fill)
+{
+    int64_t i[3];
+    int k;
+    for (k = 0; k < 3; ++k)
+        if (!(q[k] >= -0.5 && q[k] <= (double)v->dim[k] - 0.5)) return fill;
+    if (interpolation == BMVP_NII_LINEAR) return bmvpi_nii_trilinear(v, q);
+    if (interpolation == BMVP_NII_CUBIC) return bmvpi_nii_tricubic(v, q);
+    for (k = 0; k < 3; ++k) i[k] = bmvpi_nii_min((int64_t)floor(q[k] + 0.5), v->dim[k] - 1);
+    return v->data[(i[2] * v->dim[1] + i[1]) * v->dim[0] + i[0]];
+}
+
+BMVP_API bmvp_status bmvp_nii_resample_to(bmvp_nii_volume *out, const bmvp_nii_volume *volume,
+                                          const bmvp_nii_volume *grid, const double matrix[16], int interpolation,
+                                          float fill, bmvp_error *err)
+{
+    bmvpi_nii_io io;
+    double m[16];
+    int64_t x, y, z, i = 0;
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    if (out) memset(out, 0, sizeof *out);
+    if (s != BMVP_OK) return s;
+    if (!out || !grid || (interpolation != BMVP_NII_LINEAR && interpolation != BMVP_NII_NEAREST &&
+                          interpolation != BMVP_NII_CUBIC))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "out or grid is NULL, or interpolation %d is none of LINEAR, "
+                              "NEAREST, CUBIC", interpolation);
+    if ((s = bmvp_nii_affine_inverse(m, volume->affine, err)) != BMVP_OK) return s;
+    if (matrix) bmvpi_nii_matmul(m, m, matrix);
+    bmvpi_nii_matmul(m, m, grid->affine);
+    if (!bmvpi_nii_finite16(m)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "matrix or affine of grid is not finite");
+    io = bmvpi_nii_io_of(volume, err);
+    if ((s = bmvpi_nii_new_volume(out, grid->dim, grid->affine, &io)) != BMVP_OK) return s;
+    for (z = 0; z < out->dim[2]; ++z)
+        for (y = 0; y < out->dim[1]; ++y)
+            for (x = 0; x < out->dim[0]; ++x, ++i) {
+                double q[3];
+                q[0] = (double)x;
+                q[1] = (double)y;
+                q[2] = (double)z;
+                bmvpi_nii_apply(q, m, q);
+                out->data[i] = bmvpi_nii_value_at(volume, q, interpolation, fill);
+            }
+    return s;
+}
+
+BMVP_API double bmvp_nii_matrix_distance(const double a[16], const double b[16], const bmvp_nii_volume *mask)
+{
+    double d[16], sum = 0;
+    int64_t x, y, z, i = 0, n = 0;
+    int k;
+    for (k = 0; k < 16; ++k) d[k] = a[k] - b[k];
+    bmvpi_nii_matmul(d, d, mask->affine);
+    for (z = 0; z < mask->dim[2]; ++z)
+        for (y = 0; y < mask->dim[1]; ++y)
+            for (x = 0; x < mask->dim[0]; ++x, ++i) {
+                double p[3];
+                if (mask->data && !(mask->data[i] > 0)) continue;
+                p[0] = (double)x;
+                p[1] = (double)y;
+                p[2] = (double)z;
+                bmvpi_nii_apply(p, d, p);
+                sum += sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]);
+                ++n;
+            }
+    return n > 0 ? sum / (double)n : 0;
+}
+
+/* >>transform files --------------------------------------------------------------------------------------------
+   ITK writes y = A (x - c) + c + t in LPS, x and y points of the fixed and the moving image: the same direction as
+   ours, with the signs of x and y turned. */
+
+static const char *const bmvpi_nii_itk_head = "#Insight Transform File V1.0";
+
+static void bmvpi_nii_turn_lps(double m[16])
+{
+    int i, j;
+    for (i = 0; i < 4; ++i)
+        for (j = 0; j < 4; ++j)
+            if ((i < 2) != (j < 2)) m[4 * i + j] = -m[4 * i + j];
+}
+
+BMVP_API bmvp_status bmvp_nii_matrix_write(const char *path, const double matrix[16], bmvp_error *err)
+{
+    bmvpi_nii_io io = bmvpi_nii_io_make(path, NULL, err);
+    bmvpi_nii_out out;
+    char text[2048];
+    double m[16];
+    int i, j, n = 0;
+    const size_t length = path ? strlen(path) : 0;
+    if (!path || !matrix || !bmvpi_nii_finite16(matrix))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, path, "path or matrix is NULL, or the matrix is not finite");
+    memcpy(m, matrix, sizeof m);
+    if (length > 4 && (strcmp(path + length - 4, ".tfm") == 0 || strcmp(path + length - 4, ".txt") == 0)) {
+        bmvpi_nii_turn_lps(m);
+        n = snprintf(text, sizeof text, "%s\n#Transform 0\nTransform: AffineTransform_double_3_3\nParameters:",
+                     bmvpi_nii_itk_head);
+        for (i = 0; i < 3; ++i)
+            for (j = 0; j < 3; ++j) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", m[4 * i + j]);
+        for (i = 0; i < 3; ++i) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", m[4 * i + 3]);
+        n += snprintf(text + n, sizeof text - (size_t)n, "\nFixedParameters: 0 0 0\n");
+    } else {
+        for (i = 0; i < 16; ++i)
+            n += snprintf(text + n, sizeof text - (size_t)n, "%.17g%c", m[i], i % 4 == 3 ? '\n' : ' ');
+    }
+    memset(&out, 0, sizeof out);
+    out.part[0] = text;
+    out.n[0] = n;
+    return bmvpi_nii_write_files(&io, path, &out, NULL, NULL, 1);
+}
+
+/* Up to `most` numbers behind `word` (NULL: at the start); how many there are. */
+static int bmvpi_nii_numbers(double *x, int most, const char *text, const char *word)
+{
+    const char *at = word ? strstr(text, word) : text;
+    int n = 0;
+    if (!at) return 0;
+    if (word) at += strlen(word);
+    while (n < most) {
+        char *end;
+        const double v = strtod(at, &end);
+        if (end == at) break;
+        x[n++] = v;
+        at = end;
+    }
+    return n;
+}
+
+/* Turns of ITK's Euler3DTransform (about z, x, y in this order of factors) and of a versor. */
+static void bmvpi_nii_itk_rotation(double r[9], const double *p, int versor)
+{
+    if (versor) {
+        const double w = 1 - (p[0] * p[0] + p[1] * p[1] + p[2] * p[2]);
+        bmvpi_nii_rotation(r, w > 0 ? sqrt(w) : 0, p[0], p[1], p[2]);
+    } else {
+        const double cx = cos(p[0]), sx = sin(p[0]), cy = cos(p[1]), sy = sin(p[1]), cz = cos(p[2]), sz = sin(p[2]);
+        r[0] = cz * cy - sz * sx * sy; r[1] = -sz * cx; r[2] = cz * sy + sz * sx * cy;
+        r[3] = sz * cy + cz * sx * sy; r[4] = cz * cx;  r[5] = sz * sy - cz * sx * cy;
+        r[6] = -cx * sy;               r[7] = sx;       r[8] = cx * cy;
+    }
+}
+
+static bmvp_status bmvpi_nii_read_itk(double m[16], const char *text, const char *path, bmvp_error *err)
+{
+    static const struct { const char *name; int n; } kinds[] = {
+        { "Transform: AffineTransform_", 12 }, { "Transform: MatrixOffsetTransformBase_", 12 },
+        { "Transform: Euler3DTransform_", 6 }, { "Transform: VersorRigid3DTransform_", 6 },
+        { "Transform: TranslationTransform_", 3 }
+    };
+    double p[13], c[4], r[9];
+    int kind = 0, i, j, n;
+    const char *second;
+    while (kind < 5 && !strstr(text, kinds[kind].name)) ++kind;
+    if (kind == 5)
+        return bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "its transform is none of Affine, MatrixOffsetTransformBase, "
+                              "Euler3D, VersorRigid3D, Translation");
+    second = strstr(text, "Transform: ");
+    if (second && strstr(second + 1, "\nTransform: "))
+        return bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "holds more than one transform; compose them first");
+    n = bmvpi_nii_numbers(p, 13, text, "\nParameters:");
+    if (n != kinds[kind].n)
+        return bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "Parameters has %d numbers, not %d", n, kinds[kind].n);
+    if (bmvpi_nii_numbers(c, 4, text, "\nFixedParameters:") < 3) memset(c, 0, sizeof c);
+    for (i = 0; i < 9; ++i) r[i] = n == 12 ? p[i] : i % 4 == 0;
+    if (n == 6) bmvpi_nii_itk_rotation(r, p, kind == 3);
+    bmvpi_nii_identity(m);
+    for (i = 0; i < 3; ++i) {
+        m[4 * i + 3] = p[n - 3 + i] + (n == 3 ? 0 : c[i]);
+        for (j = 0; j < 3; ++j) {
+            m[4 * i + j] = r[3 * i + j];
+            if (n != 3) m[4 * i + 3] -= r[3 * i + j] * c[j];
+        }
+    }
+    bmvpi_nii_turn_lps(m);
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_nii_matrix_read(double matrix[16], const char *path, bmvp_error *err)
+{
+    char text[8192];
+    double m[17];
+    size_t n;
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    bmvp_status s = BMVP_OK;
+    if (!f) return bmvpi_nii_fail(err, path ? BMVP_E_IO : BMVP_E_ARG, path, "cannot be opened: %s", strerror(errno));
+    n = fread(text, 1, sizeof text - 1, f);
+    if (ferror(f)) s = bmvpi_nii_fail(err, BMVP_E_IO, path, "reading failed");
+    else if (n == sizeof text - 1) s = bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "is too long for a matrix");
+    fclose(f);
+    if (s != BMVP_OK) return s;
+    text[n] = 0;
+    if (strncmp(text, "#Insight Transform File", 23) == 0) s = bmvpi_nii_read_itk(m, text, path, err);
+    else if (bmvpi_nii_numbers(m, 17, text, NULL) != 16)
+        s = bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "holds neither 16 numbers nor a transform of ITK");
+    if (s != BMVP_OK) return s;
+    if (!bmvpi_nii_finite16(m) || fabs(m[12]) + fabs(m[13]) + fabs(m[14]) + fabs(m[15] - 1) > 1e-9)
+        return bmvpi_nii_fail(err, BMVP_E_FORMAT, path, "the matrix is not finite, or its last row is not 0 0 0 1");
+    memcpy(matrix, m, 16 * sizeof *m);
+    return s;
+}
+
+/* >>distance --------------------------------------------------------------------------------------------------- */
+
+/* One line of squared distances, f[i] the squared distance along the axes done before: the lower envelope of parabolas
+   w (x - i)^2 + f[i]. apex and from have room for n + 1. */
+static void bmvpi_nii_envelope(const double *f, double *out, int64_t n, double w, int64_t *apex, double *from)
+{
+    int64_t k = -1, i;
+    for (i = 0; i < n; ++i) {
+        double x = -HUGE_VAL;
+        if (!(f[i] < HUGE_VAL)) continue;
+        while (k >= 0) {
+            const double j = (double)apex[k], here = (double)i;
+            x = ((f[i] - f[apex[k]]) / w + here * here - j * j) / (2 * (here - j));
+            if (x > from[k]) break;
+            --k;
+            x = -HUGE_VAL;
+        }
+        apex[++k] = i;
+        from[k] = x;
+    }
+    if (k < 0) {
+        for (i = 0; i < n; ++i) out[i] = HUGE_VAL;
+        return;
+    }
+    from[k + 1] = HUGE_VAL;
+    for (i = 0, k = 0; i < n; ++i) {
+        double d;
+        while (from[k + 1] < (double)i) ++k;
+        d = (double)(i - apex[k]);
+        out[i] = w * d * d + f[apex[k]];
+    }
+}
+
+/* Squared mm from each voxel to the nearest one that is above 0 (`on` 1) or not (0). work: 4 n + 8 doubles, n the
+   longest axis. */
+static void bmvpi_nii_squares(float *d2, const bmvp_nii_volume *mask, int on, const double mm[3], double *work)
+{
+    const int64_t *dim = mask->dim, n = dim[0] * dim[1] * dim[2];
+    const int64_t longest = bmvpi_nii_max(dim[0], bmvpi_nii_max(dim[1], dim[2]));
+    double *line = work, *out = line + longest, *from = out + longest;
+    int64_t *apex = (int64_t *)(void *)(from + longest + 2), i, j, stride = 1;
+    int a;
+    for (i = 0; i < n; ++i) d2[i] = (mask->data[i] > 0) == on ? 0.f : (float)HUGE_VAL;
+    for (a = 0; a < 3; stride *= dim[a], ++a)
+        for (i = 0; i < n; ++i) {
+            if (i / stride % dim[a] != 0) continue;         /* the start of a line */
+            for (j = 0; j < dim[a]; ++j) line[j] = (double)d2[i + j * stride];
+            bmvpi_nii_envelope(line, out, dim[a], mm[a] * mm[a], apex, from);
+            for (j = 0; j < dim[a]; ++j) d2[i + j * stride] = (float)out[j];
+        }
+}
+
+BMVP_API bmvp_status bmvp_nii_distance(bmvp_nii_volume *mm, const bmvp_nii_volume *mask, bmvp_error *err)
+{
+    bmvpi_nii_io io;
+    bmvp_nii_volume other;
+    void *work = NULL;
+    double h[3];
+    int64_t i, n, longest;
+    bmvp_status s = bmvpi_nii_has_voxels(mask, err);
+    if (mm) memset(mm, 0, sizeof *mm);
+    if (s != BMVP_OK || !mm) return s != BMVP_OK ? s : bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "mm is NULL");
+    memset(&other, 0, sizeof other);
+    io = bmvpi_nii_io_of(mask, err);
+    n = mask->dim[0] * mask->dim[1] * mask->dim[2];
+    longest = bmvpi_nii_max(mask->dim[0], bmvpi_nii_max(mask->dim[1], mask->dim[2]));
+    bmvp_nii_voxel_size(h, mask->affine);
+    s = bmvpi_nii_new_volume(mm, mask->dim, mask->affine, &io);
+    if (s == BMVP_OK) s = bmvpi_nii_new_volume(&other, mask->dim, mask->affine, &io);
+    if (s == BMVP_OK) s = bmvpi_nii_take(&work, &io, (4 * longest + 8) * (int64_t)sizeof(double));
+    if (s == BMVP_OK) {
+        const double half = (h[0] + h[1] + h[2]) / 6;
+        bmvpi_nii_squares(mm->data, mask, 1, h, (double *)work);
+        bmvpi_nii_squares(other.data, mask, 0, h, (double *)work);
+        for (i = 0; i < n; ++i) {
+            const double d = mask->data[i] > 0 ? half - sqrt((double)other.data[i]) : sqrt((double)mm->data[i]) - half;
+            mm->data[i] = (float)(d < -1e6 ? -1e6 : d > 1e6 ? 1e6 : d);
+        }
+    } else bmvp_nii_volume_free(mm);
+    bmvpi_nii_free(&io.allocator, work);
+    bmvp_nii_volume_free(&other);
+    return s;
+}
+
+/* >>component -------------------------------------------------------------------------------------------------- */
+
+/* Marks the component of voxel `from` among those whose mark is 1 with 2; its size. */
+static int64_t bmvpi_nii_flood(unsigned char *mark, const int64_t dim[3], int64_t from, int64_t *stack)
+{
+    int64_t top = 0, size = 0;
+    mark[from] = 2;
+    stack[top++] = from;
+    while (top > 0) {
+        const int64_t i = stack[--top];
+        int64_t stride = 1;
+        int a;
+        ++size;
+        for (a = 0; a < 3; stride *= dim[a], ++a) {
+            const int64_t at = i / stride % dim[a];
+            if (at > 0 && mark[i - stride] == 1) {
+                mark[i - stride] = 2;
+                stack[top++] = i - stride;
+            }
+            if (at + 1 < dim[a] && mark[i + stride] == 1) {
+                mark[i + stride] = 2;
+                stack[top++] = i + stride;
+            }
+        }
+    }
+    return size;
+}
+
+/* mask becomes 1 in the largest component of the voxels where (value > 0) is `on` and, with on 0, everywhere else: that
+   fills holes. */
+static bmvp_status bmvpi_nii_keep_largest(bmvp_nii_volume *mask, int on, bmvp_error *err)
+{
+    bmvpi_nii_io io = bmvpi_nii_io_of(mask, err);
+    const int64_t n = mask->dim[0] * mask->dim[1] * mask->dim[2];
+    int64_t i, best = -1, most = 0;
+    void *block;
+    int64_t *stack;
+    unsigned char *mark;
+    bmvp_status s = bmvpi_nii_take(&block, &io, n * (int64_t)(sizeof *stack + 1));
+    if (s != BMVP_OK) return s;
+    stack = (int64_t *)block;
+    mark = (unsigned char *)(stack + n);
+    for (i = 0; i < n; ++i) mark[i] = (mask->data[i] > 0) == on;
+    for (i = 0; i < n; ++i)
+        if (mark[i] == 1) {
+            const int64_t size = bmvpi_nii_flood(mark, mask->dim, i, stack);
+            if (size > most) {
+                most = size;
+                best = i;
+            }
+        }
+    for (i = 0; i < n; ++i) mark[i] = mark[i] != 0;
+    if (best >= 0) bmvpi_nii_flood(mark, mask->dim, best, stack);
+    for (i = 0; i < n; ++i) mask->data[i] = (mark[i] == 2) == on ? 1.f : 0.f;
+    bmvpi_nii_free(&io.allocator, block);
+    return s;
+}
+
+BMVP_API bmvp_status bmvp_nii_largest_component(bmvp_nii_volume *mask, bmvp_error *err)
+{
+    bmvp_status s = bmvpi_nii_has_voxels(mask, err);
+    return s == BMVP_OK ? bmvpi_nii_keep_largest(mask, 1, err) : s;
+}
+
+/* >>pyramid ----------------------------------------------------------------------------------------------------
+   A level of `step` mm: along each axis a Gaussian whose width grows the voxel's own to step, read at the centres of
+   voxels of about step mm. Axes that are thicker already stay as they are: blurring along thick slices costs more than
+   it gives. */
+
+static const double bmvpi_nii_fwhm = 2.3548200450309493;    /* 2 sqrt(2 ln 2): width at half maximum of a Gaussian */
+
+/* Weights of output j of m along an axis of n: taps from *first on, at most room of them. sigma in voxels. */
+static int bmvpi_nii_taps(float *w, int64_t *first, int64_t j, int64_t n, int64_t m, double sigma)
+{
+    const double c = ((double)j + 0.5) * (double)n / (double)m - 0.5, reach = sigma > 0.05 ? 3 * sigma : 1;
+    int64_t low = bmvpi_nii_max((int64_t)ceil(c - reach), 0), high = bmvpi_nii_min((int64_t)floor(c + reach), n - 1), i;
+    double sum = 0;
+    if (high < low) low = high = bmvpi_nii_max(bmvpi_nii_min((int64_t)floor(c + 0.5), n - 1), 0);
+    for (i = low; i <= high; ++i) {
+        const double x = (double)i - c, g = sigma > 0.05 ? exp(-0.5 * x * x / (sigma * sigma)) : 1 - fabs(x);
+        w[i - low] = (float)(g > 0 ? g : 0);
+        sum += g > 0 ? g : 0;
+    }
+    if (!(sum > 0)) {
+        w[0] = 1;
+        high = low;
+        sum = 1;
+    }
+    for (i = low; i <= high; ++i) w[i - low] = (float)((double)w[i - low] / sum);
+    *first = low;
+    return (int)(high - low + 1);
+}
+
+/* One axis of `from` to `to` (same but for dim[axis]); the inner loop runs over contiguous numbers. */
+static bmvp_status bmvpi_nii_shrink(bmvp_nii_volume *to, const bmvp_nii_volume *from, int axis, double sigma,
+                                    const bmvpi_nii_io *io)
+{
+    const int64_t n = from->dim[axis], m = to->dim[axis], room = 2 * (int64_t)ceil(3 * sigma) + 4;
+    const int64_t inner = axis == 0 ? 1 : axis == 1 ? from->dim[0] : from->dim[0] * from->dim[1];
+    const int64_t outer = from->dim[0] * from->dim[1] * from->dim[2] / (inner * n);
+    int64_t first, j, o, x;
+    void *block;
+    float *w;
+    int taps, k;
+    bmvp_status s = bmvpi_nii_take(&block, io, room * (int64_t)sizeof *w);
+    if (s != BMVP_OK) return s;
+    w = (float *)block;
+    for (j = 0; j < m; ++j) {
+        taps = bmvpi_nii_taps(w, &first, j, n, m, sigma);
+        for (o = 0; o < outer; ++o) {
+            float *BMVP_RESTRICT d = to->data + (o * m + j) * inner;
+            const float *BMVP_RESTRICT p = from->data + (o * n + first) * inner;
+            for (x = 0; x < inner; ++x) d[x] = w[0] * p[x];
+            for (k = 1; k < taps; ++k)
+                for (x = 0; x < inner; ++x) d[x] += w[k] * p[k * inner + x];
+        }
+    }
+    bmvpi_nii_free(&io->allocator, block);
+    return s;
+}
+
+/* has: mm of blur along each axis so far, at least the voxel's size; moves to step where something was done. */
+static bmvp_status bmvpi_nii_level(bmvp_nii_volume *out, const bmvp_nii_volume *in, double step, double has[3],
+                                   const bmvpi_nii_io *io)
+{
+    double mm[3];
+    int a, i;
+    bmvp_status s = bmvpi_nii_new_volume(out, in->dim, in->affine, io);
+    if (s != BMVP_OK) return s;
+    memcpy(out->data, in->data, (size_t)(in->dim[0] * in->dim[1] * in->dim[2]) * sizeof(float));
+    bmvp_nii_voxel_size(mm, in->affine);
+    for (a = 2; a >= 0 && s == BMVP_OK; --a) {              /* z first: the largest strides shrink first */
+        const int64_t n = out->dim[a];
+        const double blur2 = step * step - has[a] * has[a];
+        int64_t dim[3], m = n;
+        bmvp_nii_volume next;
+        double affine[16], ratio;
+        if (mm[a] < 0.99 * step && n > 1)
+            m = bmvpi_nii_min(bmvpi_nii_max((int64_t)floor((double)n * mm[a] / step + 0.5), 2), n);
+        if (blur2 <= 1e-6 && m == n) continue;
+        memcpy(dim, out->dim, sizeof dim);
+        memcpy(affine, out->affine, sizeof affine);
+        dim[a] = m;
+        ratio = (double)n / (double)m;
+        for (i = 0; i < 3; ++i) {
+            affine[4 * i + 3] += affine[4 * i + a] * (0.5 * ratio - 0.5);
+            affine[4 * i + a] *= ratio;
+        }
+        if ((s = bmvpi_nii_new_volume(&next, dim, affine, io)) != BMVP_OK) break;
+        s = bmvpi_nii_shrink(&next, out, a, blur2 > 0 ? sqrt(blur2) / bmvpi_nii_fwhm / mm[a] : 0, io);
+        bmvp_nii_volume_free(out);
+        *out = next;
+        if (blur2 > 0) has[a] = step;
+    }
+    if (s != BMVP_OK) bmvp_nii_volume_free(out);
+    return s;
+}
+
+BMVP_API bmvp_status bmvp_nii_smooth(bmvp_nii_volume *volume, const double fwhm[3], bmvp_error *err)
+{
+    bmvpi_nii_io io;
+    double mm[3];
+    int a;
+    bmvp_status s = bmvpi_nii_has_voxels(volume, err);
+    bmvp_nii_volume out, next;
+    if (s != BMVP_OK) return s;
+    io = bmvpi_nii_io_of(volume, err);
+    bmvp_nii_voxel_size(mm, volume->affine);
+    if ((s = bmvp_nii_volume_copy(&out, volume, err)) != BMVP_OK) return s;
+    for (a = 0; a < 3 && s == BMVP_OK; ++a) {
+        const double sigma = fwhm[a] / bmvpi_nii_fwhm / mm[a];
+        if (!(sigma > 0.05)) continue;
+        if ((s = bmvpi_nii_new_volume(&next, out.dim, out.affine, &io)) != BMVP_OK) break;
+        s = bmvpi_nii_shrink(&next, &out, a, sigma, &io);
+        bmvp_nii_volume_free(&out);
+        out = next;
+    }
+    if (s == BMVP_OK) {
+        out.n_nan = volume->n_nan;
+        out.n_inf = volume->n_inf;
+        bmvpi_nii_replace(volume, &out);
+    } else bmvp_nii_volume_free(&out);
+    return s;
+}
+
+/* Percentiles low and high of about 200,000 of the numbers, at equal steps; *high is above *low. */
+static bmvp_status bmvpi_nii_range(float *low, float *high, const float *data, int64_t n, double q_low, double q_high,
+                                   const bmvpi_nii_io *io)
+{
+    const int64_t step = n / 200000 + 1, m = (n + step - 1) / step;
+    double q[2];
+    float p[2], *some;
+    void *block;
+    int64_t i;
+    bmvp_status s = bmvpi_nii_take(&block, io, m * (int64_t)sizeof *some);
+    if (s != BMVP_OK) return s;
+    some = (float *)block;
+    q[0] = q_low;
+    q[1] = q_high;
+    for (i = 0; i < m; ++i) some[i] = data[i * step];
+    s = bmvp_nii_percentiles(p, q, 2, some, m, &io->allocator, io->err);
+    bmvpi_nii_free(&io->allocator, block);
+    *low = p[0];
+    *high = p[1] > p[0] ? p[1] : p[0] + 1;
+    return s;
+}
+
+/* Foreground: above a tenth of the range between the 2nd and the 98th percentile (Smith 2002). */
+static bmvp_status bmvpi_nii_threshold(float *t, float *top, const bmvp_nii_volume *v, const bmvpi_nii_io *io)
+{
+    float low = 0;
+    bmvp_status s = bmvpi_nii_range(&low, top, v->data, v->dim[0] * v->dim[1] * v->dim[2], 2, 98, io);
+    *t = low + 0.1f * (*top - low);
+    return s;
+}
+
+/* Grows mask (0, 1) by a box of r voxels a side, one axis after the other, two runs along each line. */
+static void bmvpi_nii_grow(unsigned char *mask, const int64_t dim[3], const int64_t r[3])
+{
+    const int64_t n = dim[0] * dim[1] * dim[2];
+    int64_t i, j, stride = 1;
+    int a;
+    for (a = 0; a < 3; stride *= dim[a], ++a)
+        for (i = 0; i < n && r[a] > 0; ++i) {
+            int64_t last = -r[a] - 1;
+            if (i / stride % dim[a] != 0) continue;
+            for (j = 0; j < dim[a]; ++j) {                  /* 2: new, no seed of its own */
+                if (mask[i + j * stride] == 1) last = j;
+                else if (j - last <= r[a]) mask[i + j * stride] = 2;
+            }
+            for (last = dim[a] + r[a] + 1, j = dim[a] - 1; j >= 0; --j) {
+                if (mask[i + j * stride] == 1) last = j;
+                else if (last - j <= r[a]) mask[i + j * stride] = 2;
+            }
+            for (j = 0; j < dim[a]; ++j) mask[i + j * stride] = mask[i + j * stride] != 0;
+        }
+}
+
+/* Where the samples of a level lie: the caller's mask at the nearest voxel, or the foreground grown by 10 mm. */
+static bmvp_status bmvpi_nii_region(unsigned char **region, const bmvp_nii_volume *f, const bmvp_nii_volume *mask,
+                                    const bmvpi_nii_io *io)
+{
+    const int64_t n = f->dim[0] * f->dim[1] * f->dim[2];
+    int64_t c[3], i = 0, r[3];
+    double mm[3];
+    float t = 0, top;
+    void *block;
+    int a;
+    bmvp_status s = bmvpi_nii_take(&block, io, n);
+    *region = (unsigned char *)block;
+    if (s != BMVP_OK) return s;
+    if (!mask) {
+        if ((s = bmvpi_nii_threshold(&t, &top, f, io)) != BMVP_OK) return s;
+        for (i = 0; i < n; ++i) (*region)[i] = f->data[i] > t;
+        bmvp_nii_voxel_size(mm, f->affine);
+        for (a = 0; a < 3; ++a) r[a] = (int64_t)(10 / mm[a] + 0.5);
+        bmvpi_nii_grow(*region, f->dim, r);
+        return s;
+    }
+    for (c[2] = 0; c[2] < f->dim[2]; ++c[2])
+        for (c[1] = 0; c[1] < f->dim[1]; ++c[1])
+            for (c[0] = 0; c[0] < f->dim[0]; ++c[0], ++i) {
+                int64_t at = 0;
+                for (a = 2; a >= 0; --a) at = at * mask->dim[a] + (2 * c[a] + 1) * mask->dim[a] / (2 * f->dim[a]);
+                (*region)[i] = mask->data[at] > 0;
+            }
+    return s;
+}
+
+/* >>mutual information -----------------------------------------------------------------------------------------
+   Samples of the fixed volume lie on a lattice, each moved within its cell by a hash of its number: a lattice that
+   falls on the moving grid would make the information jump at whole voxels. Their values are put into bins once. For a
+   pose, the moving volume is read at each sample (trilinear, with its exact derivative), spread over four bins by a
+   cubic B-spline, and the joint histogram P gives NMI = (H(F) + H(M)) / H(F, M). Its derivative to a sample's moving
+   value is a sum over these four bins of a table made from P, so the gradient costs one more pass.
+   Sums run over 16 fixed chunks, each in order, which are then added in order: bits do not depend on threads. Within a
+   chunk, blocks of 64 samples go through loops without branches (positions, weights) that the compiler vectorises. */
+
+enum { BMVPI_NII_MOST_BINS = 64, BMVPI_NII_CHUNKS = 16, BMVPI_NII_BLOCK = 64 };
+
+typedef struct bmvpi_nii_samples {
+    int64_t n;
+    float *p[3], *u, *g[3];                /* mm from centre; moving value in bins (-1: outside) and its gradient */
+    unsigned char *bin;
+    double centre[3];
+    void *block;
+} bmvpi_nii_samples;
+
+typedef struct bmvpi_nii_cost {
+    bmvpi_nii_samples s;
+    const bmvp_nii_volume *moving;
+    double to_index[16];                   /* moving mm -> voxel */
+    float low, high;                       /* moving values of the first and last bin */
+    int bins, evaluations;
+    double prior;                          /* of scales and shears: -prior |S|^2 */
+    double inside, nmi;                    /* samples inside of moving */
+    float b[12];                           /* the pose: mm from centre -> voxel */
+    float (*hist)[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS];     /* one a chunk */
+    int64_t count[BMVPI_NII_CHUNKS];
+    double p[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS];
+    float table[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS];
+    int outer;                             /* 1: gradients sum outer products, too */
+    double sum[BMVPI_NII_CHUNKS][12], product[BMVPI_NII_CHUNKS][144];
+    bmvp_parallel_fn parallel;
+    void *parallel_user;
+} bmvpi_nii_cost;
+
+static uint32_t bmvpi_nii_hash(uint32_t x)
+{
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static bmvp_status bmvpi_nii_samples_take(bmvpi_nii_samples *s, int64_t room, const bmvpi_nii_io *io)
+{
+    int a;
+    bmvp_status st = bmvpi_nii_take(&s->block, io, room * (int64_t)(7 * sizeof(float) + 1));
+    if (st != BMVP_OK) return st;
+    s->u = (float *)s->block;
+    for (a = 0; a < 3; ++a) {
+        s->p[a] = s->u + (1 + a) * room;
+        s->g[a] = s->u + (4 + a) * room;
+    }
+    s->bin = (unsigned char *)(s->u + 7 * room);
+    return st;
+}
+
+/* The lattice over region: places in mm, and values of f in u. */
+static void bmvpi_nii_lattice(bmvpi_nii_samples *s, const bmvp_nii_volume *f, const unsigned char *region, double step,
+                              int64_t room)
+{
+    double mm[3], sum[3] = { 0, 0, 0 };
+    int64_t m[3], x[3], k;
+    int a;
+    bmvp_nii_voxel_size(mm, f->affine);
+    for (a = 0; a < 3; ++a) m[a] = bmvpi_nii_max((int64_t)((double)f->dim[a] * mm[a] / step), 1);
+    for (x[2] = 0; x[2] < m[2]; ++x[2])
+        for (x[1] = 0; x[1] < m[1]; ++x[1])
+            for (x[0] = 0; x[0] < m[0]; ++x[0]) {
+                const uint32_t h = bmvpi_nii_hash((uint32_t)x[0] * 73856093u ^ (uint32_t)x[1] * 19349663u ^
+                                                  (uint32_t)x[2] * 83492791u);
+                double q[3], w[3];
+                int64_t c[3];
+                int inside = s->n < room;
+                for (a = 0; a < 3; ++a) {
+                    q[a] = ((double)x[a] + (double)(h >> 10 * a & 1023) / 1024) * step / mm[a] - 0.5;
+                    c[a] = (int64_t)floor(q[a] + 0.5);
+                    inside = inside && c[a] >= 0 && c[a] < f->dim[a];
+                }
+                if (!inside || !region[(c[2] * f->dim[1] + c[1]) * f->dim[0] + c[0]]) continue;
+                s->u[s->n] = bmvpi_nii_trilinear(f, q);
+                bmvpi_nii_apply(w, f->affine, q);
+                for (a = 0; a < 3; ++a) {
+                    s->p[a][s->n] = (float)w[a];
+                    sum[a] += w[a];
+                }
+                ++s->n;
+            }
+    for (a = 0; a < 3; ++a) s->centre[a] = s->n > 0 ? sum[a] / (double)s->n : 0;
+    for (a = 0; a < 3; ++a)
+        for (k = 0; k < s->n; ++k) s->p[a][k] -= (float)s->centre[a];
+}
+
+/* Samples of a level of `step` mm, at most about `cap`, their values in bins. */
+static bmvp_status bmvpi_nii_draw_samples(bmvpi_nii_samples *s, const bmvp_nii_volume *f, const bmvp_nii_volume *mask,
+                                    double step, int64_t cap, int bins, const bmvpi_nii_io *io)
+{
+    const int64_t n = f->dim[0] * f->dim[1] * f->dim[2];
+    unsigned char *region;
+    double mm[3], volume;
+    int64_t i, inside = 0, room;
+    float low, high;
+    bmvp_status st = bmvpi_nii_region(&region, f, mask, io);
+    memset(s, 0, sizeof *s);
+    if (st == BMVP_OK) {
+        for (i = 0; i < n; ++i) inside += region[i];
+        bmvp_nii_voxel_size(mm, f->affine);
+        volume = (double)inside * mm[0] * mm[1] * mm[2];
+        step = fmax(0.9 * step, cbrt(volume / (double)cap));
+        room = (int64_t)(1.3 * volume / (step * step * step)) + 4096;
+        st = bmvpi_nii_samples_take(s, room, io);
+        if (st == BMVP_OK) bmvpi_nii_lattice(s, f, region, step, room);
+        if (st == BMVP_OK && s->n < 64)
+            st = bmvpi_nii_fail(io->err, BMVP_E_ARG, NULL, "fixed: only %lld samples at %g mm lie on the mask or the "
+                                "foreground", (long long)s->n, step);
+    }
+    bmvpi_nii_free(&io->allocator, region);
+    if (st == BMVP_OK) st = bmvpi_nii_range(&low, &high, s->u, s->n, 0.1, 99.9, io);
+    for (i = 0; i < s->n && st == BMVP_OK; ++i) {
+        const float b = (s->u[i] - low) / (high - low) * (float)(bins - 1) + 0.5f;
+        s->bin[i] = (unsigned char)(b < 0 ? 0 : b > (float)(bins - 1) ? bins - 1 : (int)b);
+    }
+    return st;
+}
+
+/* Values and gradients of `moving` at n <= 64 samples from i on, in bins. */
+static void bmvpi_nii_read_block(bmvpi_nii_cost *q, int64_t i, int n)
+{
+    const bmvp_nii_volume *m = q->moving;
+    const float *b = q->b, scale = (float)(q->bins - 5) / (q->high - q->low), top = (float)(q->bins - 3) - 1e-3f;
+    const int64_t sy = m->dim[0], sz = m->dim[0] * m->dim[1];
+    const float *px = q->s.p[0] + i, *py = q->s.p[1] + i, *pz = q->s.p[2] + i;
+    float x[3][BMVPI_NII_BLOCK], last[3];
+    int a, k;
+    for (a = 0; a < 3; ++a) {
+        last[a] = (float)(m->dim[a] - 1);
+        for (k = 0; k < n; ++k) x[a][k] = b[4 * a] * px[k] + b[4 * a + 1] * py[k] + b[4 * a + 2] * pz[k] + b[4 * a + 3];
+    }
+    for (k = 0; k < n; ++k) {
+        int64_t c[3];
+        float f[3], u, s;
+        const float *r;
+        if (!(x[0][k] >= 0 && x[0][k] <= last[0] && x[1][k] >= 0 && x[1][k] <= last[1] && x[2][k] >= 0 &&
+              x[2][k] <= last[2])) {
+            q->s.u[i + k] = -1;
+            continue;
+        }
+        for (a = 0; a < 3; ++a) {
+            c[a] = (int64_t)x[a][k];
+            c[a] -= c[a] == m->dim[a] - 1;
+            f[a] = x[a][k] - (float)c[a];
+        }
+        r = m->data + c[2] * sz + c[1] * sy + c[0];
+        {
+            const float *r1 = r + sy, *r2 = r + sz, *r3 = r + sz + sy;
+            const float g0 = r[1] - r[0], g1 = r1[1] - r1[0], g2 = r2[1] - r2[0], g3 = r3[1] - r3[0];
+            const float w0 = r[0] + f[0] * g0, w1 = r1[0] + f[0] * g1, w2 = r2[0] + f[0] * g2, w3 = r3[0] + f[0] * g3;
+            const float h0 = w1 - w0, h1 = w3 - w2, k0 = w0 + f[1] * h0, k1 = w2 + f[1] * h1;
+            const float d0 = g0 + f[1] * (g1 - g0), d1 = g2 + f[1] * (g3 - g2);
+            u = 2 + (k0 + f[2] * (k1 - k0) - q->low) * scale;
+            s = u < 2 || u > top ? 0 : scale;
+            q->s.g[0][i + k] = s * (d0 + f[2] * (d1 - d0));
+            q->s.g[1][i + k] = s * (h0 + f[2] * (h1 - h0));
+            q->s.g[2][i + k] = s * (k1 - k0);
+        }
+        q->s.u[i + k] = u < 2 ? 2 : u > top ? top : u;
+    }
+}
+
+static void bmvpi_nii_chunk(const bmvpi_nii_cost *q, int64_t task, int64_t *from, int64_t *to)
+{
+    *from = q->s.n * task / BMVPI_NII_CHUNKS;
+    *to = q->s.n * (task + 1) / BMVPI_NII_CHUNKS;
+}
+
+/* One chunk's joint histogram. */
+static void bmvpi_nii_hist_task(void *arg, int64_t task, int worker)
+{
+    bmvpi_nii_cost *q = (bmvpi_nii_cost *)arg;
+    float *hist = q->hist[task];
+    int64_t i, to, count = 0;
+    (void)worker;
+    memset(hist, 0, (size_t)(q->bins * q->bins) * sizeof *hist);
+    bmvpi_nii_chunk(q, task, &i, &to);
+    for (; i < to; i += BMVPI_NII_BLOCK) {
+        const int n = (int)bmvpi_nii_min(to - i, BMVPI_NII_BLOCK);
+        int k;
+        bmvpi_nii_read_block(q, i, n);
+        for (k = 0; k < n; ++k) {
+            const float u = q->s.u[i + k];
+            const int j = (int)u;
+            const float e = u - (float)j, o = 1 - e;
+            float *h;
+            if (u < 0) continue;
+            h = hist + q->s.bin[i + k] * q->bins + j - 1;
+            h[0] += o * o * o * (1.f / 6);
+            h[1] += 2.f / 3 - e * e * (1 - 0.5f * e);
+            h[2] += 2.f / 3 - o * o * (1 - 0.5f * o);
+            h[3] += e * e * e * (1.f / 6);
+            ++count;
+        }
+    }
+    q->count[task] = count;
+}
+
+static void bmvpi_nii_run_chunks(bmvpi_nii_cost *q, bmvp_task_fn fn)
+{
+    int64_t i;
+    if (q->parallel) q->parallel(q->parallel_user, BMVPI_NII_CHUNKS, fn, q);
+    else for (i = 0; i < BMVPI_NII_CHUNKS; ++i) fn(q, i, 0);
+}
+
+/* NMI of the joint histogram q->p (counts, made probabilities here), and the table of its derivatives. */
+static double bmvpi_nii_entropies(bmvpi_nii_cost *q)
+{
+    const int nb = q->bins;
+    double hf = 0, hm = 0, hj = 0, pm[BMVPI_NII_MOST_BINS];
+    int i, j;
+    memset(pm, 0, sizeof pm);
+    for (i = 0; i < nb; ++i) {
+        double pf = 0;
+        for (j = 0; j < nb; ++j) {
+            const double v = q->p[i * nb + j] /= q->inside;
+            pf += v;
+            pm[j] += v;
+            if (v > 1e-12) hj -= v * log(v);
+        }
+        if (pf > 1e-12) hf -= pf * log(pf);
+    }
+    for (j = 0; j < nb; ++j)
+        if (pm[j] > 1e-12) hm -= pm[j] * log(pm[j]);
+    if (!(hj > 1e-12)) return 0;
+    q->nmi = (hf + hm) / hj;
+    for (i = 0; i < nb; ++i)
+        for (j = 0; j < nb; ++j) {
+            const double v = q->p[i * nb + j];
+            q->table[i * nb + j] = v > 1e-12 ? (float)((q->nmi * log(v) - log(pm[j])) / hj) : 0;
+        }
+    return q->nmi;
+}
+
+/* NMI at x -> linear (x - centre) + t, moving mm. 0 where too few samples are inside. */
+static double bmvpi_nii_nmi(bmvpi_nii_cost *q, const double linear[9], const double t[3])
+{
+    int i, j, k;
+    for (i = 0; i < 3; ++i) {
+        double v = q->to_index[4 * i + 3];
+        for (k = 0; k < 3; ++k) v += q->to_index[4 * i + k] * t[k];
+        q->b[4 * i + 3] = (float)v;
+        for (j = 0; j < 3; ++j) {
+            for (v = 0, k = 0; k < 3; ++k) v += q->to_index[4 * i + k] * linear[3 * k + j];
+            q->b[4 * i + j] = (float)v;
+        }
+    }
+    ++q->evaluations;
+    bmvpi_nii_run_chunks(q, bmvpi_nii_hist_task);
+    memset(q->p, 0, (size_t)(q->bins * q->bins) * sizeof *q->p);
+    q->inside = q->nmi = 0;
+    for (k = 0; k < BMVPI_NII_CHUNKS; ++k) {
+        q->inside += (double)q->count[k];
+        for (i = 0; i < q->bins * q->bins; ++i) q->p[i] += (double)q->hist[k][i];
+    }
+    return q->inside < 64 || q->inside < 0.1 * (double)q->s.n ? 0 : bmvpi_nii_entropies(q);
+}
+
+/* One chunk's sums of score * gradient * (p, 1), and of their outer products. */
+static void bmvpi_nii_gradient_task(void *arg, int64_t task, int worker)
+{
+    bmvpi_nii_cost *q = (bmvpi_nii_cost *)arg;
+    double *sum = q->sum[task], *product = q->product[task];
+    int64_t i, to;
+    (void)worker;
+    memset(sum, 0, sizeof q->sum[0]);
+    memset(product, 0, sizeof q->product[0]);
+    bmvpi_nii_chunk(q, task, &i, &to);
+    for (; i < to; ++i) {
+        const float u = q->s.u[i];
+        const int bin = (int)u;
+        const float e = u - (float)bin, o = 1 - e;
+        const float *t = q->table + q->s.bin[i] * q->bins + bin - 1;
+        float score, v[12];
+        int a, b;
+        if (u < 0) continue;
+        score = -0.5f * o * o * t[0] + e * (1.5f * e - 2) * t[1] - o * (1.5f * o - 2) * t[2] + 0.5f * e * e * t[3];
+        for (a = 0; a < 3; ++a) {
+            const float w = score * q->s.g[a][i];
+            v[4 * a] = w * q->s.p[0][i];
+            v[4 * a + 1] = w * q->s.p[1][i];
+            v[4 * a + 2] = w * q->s.p[2][i];
+            v[4 * a + 3] = w;
+        }
+        for (a = 0; a < 12; ++a) sum[a] += (double)v[a];
+        if (!q->outer) continue;
+        for (a = 0; a < 12; ++a)
+            for (b = 0; b <= a; ++b) product[12 * a + b] += (double)v[a] * (double)v[b];
+    }
+}
+
+/* dNMI / d(linear, t) as 3 x 4 numbers in mm, after bmvpi_nii_nmi; h (may be NULL): mean outer product, 12 x 12. */
+static void bmvpi_nii_nmi_gradient(bmvpi_nii_cost *q, double g[12], double *h)
+{
+    double sum[12], full[144], half[144];
+    int a, b, c, k, i, j;
+    q->outer = h != NULL;
+    bmvpi_nii_run_chunks(q, bmvpi_nii_gradient_task);
+    memset(sum, 0, sizeof sum);
+    memset(full, 0, sizeof full);
+    for (k = 0; k < BMVPI_NII_CHUNKS; ++k) {
+        for (i = 0; i < 12; ++i) sum[i] += q->sum[k][i] / q->inside;
+        for (i = 0; i < 144; ++i) full[i] += q->product[k][i] / q->inside;
+    }
+    for (a = 0; a < 3; ++a)
+        for (b = 0; b < 4; ++b)
+            for (g[4 * a + b] = 0, c = 0; c < 3; ++c) g[4 * a + b] += q->to_index[4 * c + a] * sum[4 * c + b];
+    if (!h) return;
+    for (i = 0; i < 12; ++i)
+        for (j = i + 1; j < 12; ++j) full[12 * i + j] = full[12 * j + i];
+    for (i = 0; i < 12; ++i)                                /* K full K', K = R' (x) 1 on both sides */
+        for (a = 0; a < 3; ++a)
+            for (b = 0; b < 4; ++b)
+                for (half[12 * i + 4 * a + b] = 0, c = 0; c < 3; ++c)
+                    half[12 * i + 4 * a + b] += full[12 * i + 4 * c + b] * q->to_index[4 * c + a];
+    for (j = 0; j < 12; ++j)
+        for (a = 0; a < 3; ++a)
+            for (b = 0; b < 4; ++b)
+                for (h[12 * (4 * a + b) + j] = 0, c = 0; c < 3; ++c)
+                    h[12 * (4 * a + b) + j] += half[12 * (4 * c + b) + j] * q->to_index[4 * c + a];
+}
+
+/* >>pose -------------------------------------------------------------------------------------------------------
+   x -> R(w) base exp(S) (x - centre) + t0 + t. Turns, scales and shears are counted in mm at a radius of 60 mm, so that
+   all parameters have the scale of mm and one step limit serves all. */
+
+static const double bmvpi_nii_radius = 60;
+
+typedef struct bmvpi_nii_pose {
+    double base[9], t0[3];
+    double th[12];                         /* t; w; Sxx Syy Szz; Sxy Sxz Syz */
+    int n;                                 /* 6, 7 (one scale), 9, 12 */
+    double score;
+} bmvpi_nii_pose;
+
+static void bmvpi_nii_matmul3(double out[9], const double a[9], const double b[9])
+{
+    double c[9];
+    int i, j;
+    for (i = 0; i < 3; ++i)
+        for (j = 0; j < 3; ++j) c[3 * i + j] = a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j];
+    memcpy(out, c, sizeof c);
+}
+
+/* Matrix exponential: the series of a / 16, squared four times. */
+static void bmvpi_nii_exp3(double out[9], const double a[9])
+{
+    double x[9], term[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 }, sum[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 };
+    int i, k;
+    for (i = 0; i < 9; ++i) x[i] = a[i] / 16;
+    for (k = 1; k < 10; ++k) {
+        bmvpi_nii_matmul3(term, term, x);
+        for (i = 0; i < 9; ++i) sum[i] += term[i] /= k;
+    }
+    for (k = 0; k < 4; ++k) bmvpi_nii_matmul3(sum, sum, sum);
+    memcpy(out, sum, sizeof sum);
+}
+
+static void bmvpi_nii_turn3(double r[9], double x, double y, double z)
+{
+    const double w[9] = { 0, -z, y, z, 0, -x, -y, x, 0 };
+    bmvpi_nii_exp3(r, w);
+}
+
+static void bmvpi_nii_pose_linear(double linear[9], const bmvpi_nii_pose *p)
+{
+    const double *h = p->th, r = bmvpi_nii_radius;
+    const double sx = p->n >= 7 ? h[6] : 0, sy = p->n >= 9 ? h[7] : sx, sz = p->n >= 9 ? h[8] : sx;
+    const double a = p->n == 12 ? h[9] : 0, b = p->n == 12 ? h[10] : 0, c = p->n == 12 ? h[11] : 0;
+    const double s[9] = { sx / r, a / r, b / r, a / r, sy / r, c / r, b / r, c / r, sz / r };
+    double e[9];
+    bmvpi_nii_turn3(linear, h[3] / r, h[4] / r, h[5] / r);
+    bmvpi_nii_exp3(e, s);
+    bmvpi_nii_matmul3(linear, linear, p->base);
+    bmvpi_nii_matmul3(linear, linear, e);
+}
+
+/* How often parameter k stands in |S|^2. */
+static double bmvpi_nii_pose_weight(const bmvpi_nii_pose *p, int k)
+{
+    return k < 6 ? 0 : p->n == 7 ? 3 : k >= 9 ? 2 : 1;
+}
+
+static double bmvpi_nii_pose_value(bmvpi_nii_cost *q, const bmvpi_nii_pose *p)
+{
+    double linear[9], t[3], v;
+    int k;
+    bmvpi_nii_pose_linear(linear, p);
+    for (k = 0; k < 3; ++k) t[k] = p->t0[k] + p->th[k];
+    v = bmvpi_nii_nmi(q, linear, t);
+    for (k = 6; k < p->n; ++k)
+        v -= q->prior * bmvpi_nii_pose_weight(p, k) * p->th[k] * p->th[k] / (bmvpi_nii_radius * bmvpi_nii_radius);
+    return v;
+}
+
+/* Gradient to th after pose_value; h (may be NULL): outer products, rows of 12. */
+static void bmvpi_nii_pose_gradient(bmvpi_nii_cost *q, const bmvpi_nii_pose *p, double g[12], double *h)
+{
+    double full[12], outer[144], jac[12][12];
+    const double r2 = bmvpi_nii_radius * bmvpi_nii_radius;
+    int k, l, i, j;
+    bmvpi_nii_nmi_gradient(q, full, h ? outer : NULL);
+    memset(jac, 0, sizeof jac);
+    for (k = 0; k < p->n; ++k) {
+        if (k < 3) {
+            jac[k][4 * k + 3] = 1;
+        } else {
+            bmvpi_nii_pose low = *p, high = *p;
+            double a[9], b[9];
+            low.th[k] -= 1e-3;
+            high.th[k] += 1e-3;
+            bmvpi_nii_pose_linear(a, &low);
+            bmvpi_nii_pose_linear(b, &high);
+            for (i = 0; i < 9; ++i) jac[k][4 * (i / 3) + i % 3] = (b[i] - a[i]) / 2e-3;
+        }
+        for (g[k] = 0, i = 0; i < 12; ++i) g[k] += jac[k][i] * full[i];
+        g[k] -= 2 * q->prior * bmvpi_nii_pose_weight(p, k) * p->th[k] / r2;
+    }
+    for (k = 0; k < p->n && h; ++k)
+        for (l = 0; l < p->n; ++l)
+            for (h[12 * k + l] = 0, i = 0; i < 12; ++i)
+                for (j = 0; j < 12; ++j) h[12 * k + l] += jac[k][i] * outer[12 * i + j] * jac[l][j];
+}
+
+/* Mean mm, about, between two poses over a ball of the radius. */
+static double bmvpi_nii_pose_apart(const bmvpi_nii_pose *a, const bmvpi_nii_pose *b)
+{
+    double la[9], lb[9], d2 = 0;
+    int k;
+    bmvpi_nii_pose_linear(la, a);
+    bmvpi_nii_pose_linear(lb, b);
+    for (k = 0; k < 9; ++k) d2 += bmvpi_nii_radius * bmvpi_nii_radius * (la[k] - lb[k]) * (la[k] - lb[k]) / 3;
+    for (k = 0; k < 3; ++k) {
+        const double d = a->t0[k] + a->th[k] - b->t0[k] - b->th[k];
+        d2 += d * d;
+    }
+    return sqrt(d2);
+}
+
+/* >>optimiser --------------------------------------------------------------------------------------------------
+   BFGS uphill. The first inverse Hessian is that of the outer products of the samples' scores (their mean is the Fisher
+   information, which near the optimum is the Hessian): Newton-like from the first step on. */
+
+/* Inverse of a symmetric positive n x n matrix in rows of 12; 0 when it is not positive. */
+static int bmvpi_nii_invert(double *out, const double *a, int n)
+{
+    double l[144], y[12];
+    int i, j, k, c;
+    memset(l, 0, sizeof l);
+    for (i = 0; i < n; ++i)
+        for (j = 0; j <= i; ++j) {
+            double s = a[12 * i + j];
+            for (k = 0; k < j; ++k) s -= l[12 * i + k] * l[12 * j + k];
+            if (i == j && !(s > 0)) return 0;
+            l[12 * i + j] = i == j ? sqrt(s) : s / l[12 * j + j];
+        }
+    for (c = 0; c < n; ++c) {
+        for (i = 0; i < n; ++i) {
+            y[i] = i == c;
+            for (k = 0; k < i; ++k) y[i] -= l[12 * i + k] * y[k];
+            y[i] /= l[12 * i + i];
+        }
+        for (i = n - 1; i >= 0; --i) {
+            double s = y[i];
+            for (k = i + 1; k < n; ++k) s -= l[12 * k + i] * out[12 * k + c];
+            out[12 * i + c] = s / l[12 * i + i];
+        }
+    }
+    return 1;
+}
+
+/* Gradient, and the inverse of the outer products with 5 % of the diagonal and 1 % of its mean added. */
+static int bmvpi_nii_fresh(bmvpi_nii_cost *q, const bmvpi_nii_pose *p, double g[12], double inverse[144])
+{
+    double h[144], trace = 0;
+    int k;
+    bmvpi_nii_pose_gradient(q, p, g, h);
+    for (k = 0; k < p->n; ++k) trace += h[13 * k];
+    for (k = 0; k < p->n; ++k) h[13 * k] += 0.05 * h[13 * k] + 0.01 * trace / p->n + 1e-12;
+    return bmvpi_nii_invert(inverse, h, p->n);
+}
+
+/* BFGS update of the inverse for step s and fall of the gradient y. */
+static void bmvpi_nii_bfgs(double *b, int n, const double *s, const double *y)
+{
+    double by[12], sy = 0, yby = 0;
+    int k, l;
+    for (k = 0; k < n; ++k) {
+        sy += s[k] * y[k];
+        for (by[k] = 0, l = 0; l < n; ++l) by[k] += b[12 * k + l] * y[l];
+    }
+    if (!(sy > 1e-14)) return;
+    for (k = 0; k < n; ++k) yby += y[k] * by[k];
+    for (k = 0; k < n; ++k)
+        for (l = 0; l < n; ++l)
+            b[12 * k + l] += (1 + yby / sy) * s[k] * s[l] / sy - (by[k] * s[l] + s[k] * by[l]) / sy;
+}
+
+/* From p uphill on a level of `step` mm; p->score is the value reached. */
+static void bmvpi_nii_climb(bmvpi_nii_cost *q, bmvpi_nii_pose *p, double step)
+{
+    const double least = 0.01 * step;
+    double g[12], gn[12], b[144], d[12], s[12], y[12];
+    int it, k, l, fresh = 1;
+    p->score = bmvpi_nii_pose_value(q, p);
+    if (!(p->score > 0) || !bmvpi_nii_fresh(q, p, g, b)) return;
+    for (it = 0; it < 30; ++it) {
+        double slope = 0, big = 0, a, gain;
+        bmvpi_nii_pose t = *p;
+        int found = 0;
+        for (k = 0; k < p->n; ++k) {
+            for (d[k] = 0, l = 0; l < p->n; ++l) d[k] += b[12 * k + l] * g[l];
+            slope += d[k] * g[k];
+            big = fmax(big, fabs(d[k]));
+        }
+        for (a = big > 1.5 * step ? 1.5 * step / big : 1, k = 0; k < 8 && slope > 0 && !found; ++k) {
+            for (l = 0; l < p->n; ++l) t.th[l] = p->th[l] + a * d[l];
+            t.score = bmvpi_nii_pose_value(q, &t);
+            found = t.score > p->score + 1e-4 * a * slope;
+            if (!found && a * big < 0.2 * least) break;
+            if (!found) a *= 0.4;
+        }
+        if (!found) {                                       /* once more from fresh outer products, then enough */
+            if (fresh) return;
+            bmvpi_nii_pose_value(q, p);
+            if (!bmvpi_nii_fresh(q, p, g, b)) return;
+            fresh = 1;
+            continue;
+        }
+        bmvpi_nii_pose_gradient(q, &t, gn, NULL);
+        for (k = 0; k < p->n; ++k) {
+            s[k] = a * d[k];
+            y[k] = g[k] - gn[k];
+        }
+        bmvpi_nii_bfgs(b, p->n, s, y);
+        gain = t.score - p->score;
+        *p = t;
+        memcpy(g, gn, sizeof g);
+        fresh = 0;
+        if (a * big < least || gain < 1e-7) return;
+    }
+}
+
+/* >>search -----------------------------------------------------------------------------------------------------
+   On the coarsest level the volumes are laid on each other by their headers, by their centres of mass and by the
+   centres of their grids, each in 27 turns; the best three of each are optimised, and the best two (four when scales
+   follow) go on. */
+
+enum { BMVPI_NII_KEEP = 5, BMVPI_NII_POSES = 3 * BMVPI_NII_KEEP };
+
+typedef struct bmvpi_nii_poses {
+    bmvpi_nii_pose at[BMVPI_NII_POSES];
+    int n;
+} bmvpi_nii_poses;
+
+static bmvp_status bmvpi_nii_mass(double c[3], const bmvp_nii_volume *v, const bmvpi_nii_io *io)
+{
+    float t = 0, top = 1;
+    double sum = 0, p[3] = { 0, 0, 0 };
+    int64_t x, y, z, i = 0;
+    int a;
+    bmvp_status s = bmvpi_nii_threshold(&t, &top, v, io);
+    if (s != BMVP_OK) return s;
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y)
+            for (x = 0; x < v->dim[0]; ++x, ++i) {
+                const double w = v->data[i] > t ? (double)(v->data[i] < top ? v->data[i] : top) : 0;
+                sum += w;
+                p[0] += w * (double)x;
+                p[1] += w * (double)y;
+                p[2] += w * (double)z;
+            }
+    for (a = 0; a < 3; ++a) p[a] = sum > 0 ? p[a] / sum : 0.5 * (double)(v->dim[a] - 1);
+    bmvpi_nii_apply(c, v->affine, p);
+    return s;
+}
+
+static void bmvpi_nii_middle(double c[3], const bmvp_nii_volume *v)
+{
+    int a;
+    for (a = 0; a < 3; ++a) c[a] = 0.5 * (double)(v->dim[a] - 1);
+    bmvpi_nii_apply(c, v->affine, c);
+}
+
+/* Rotation number r of the search: 27 small turns, times the 24 turns of a cube. */
+static void bmvpi_nii_search_turn(double out[9], int r)
+{
+    static const int axes[6][3] = { { 0, 1, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 0, 2, 1 }, { 2, 1, 0 }, { 1, 0, 2 } };
+    const double angle = 20 * 3.14159265358979323846 / 180;
+    const int small = r % 27, cube = r / 27, order = cube / 4, x = cube & 1 ? -1 : 1, y = cube & 2 ? -1 : 1;
+    double c[9];
+    bmvpi_nii_turn3(out, (small % 3 - 1) * angle, (small / 3 % 3 - 1) * angle, (small / 9 - 1) * angle);
+    memset(c, 0, sizeof c);
+    c[axes[order][0]] = x;
+    c[3 + axes[order][1]] = y;
+    c[6 + axes[order][2]] = x * y * (order < 3 ? 1 : -1);
+    bmvpi_nii_matmul3(out, out, c);
+}
+
+/* Puts p among the best `keep` of list[0 .. *n). */
+static void bmvpi_nii_keep(bmvpi_nii_pose *list, int *n, int keep, const bmvpi_nii_pose *p)
+{
+    int at = *n < keep ? (*n)++ : p->score > list[keep - 1].score ? keep - 1 : -1;
+    if (at < 0) return;
+    for (; at > 0 && list[at - 1].score < p->score; --at) list[at] = list[at - 1];
+    list[at] = *p;
+}
+
+/* Sorts by score and drops what lies within `apart` mm of a better one. */
+static void bmvpi_nii_distinct(bmvpi_nii_poses *l, double apart)
+{
+    bmvpi_nii_poses all = *l;
+    int i, j, n = 0;
+    for (i = 0, l->n = 0; i < all.n; ++i) bmvpi_nii_keep(l->at, &l->n, BMVPI_NII_POSES, &all.at[i]);
+    for (i = 0; i < l->n; ++i) {
+        int twin = 0;
+        for (j = 0; j < n && !twin; ++j) twin = bmvpi_nii_pose_apart(&l->at[i], &l->at[j]) < apart;
+        if (!twin) l->at[n++] = l->at[i];
+    }
+    l->n = n;
+}
+
+/* The poses of the coarsest level. */
+static bmvp_status bmvpi_nii_find(bmvpi_nii_cost *q, bmvpi_nii_poses *l, const bmvp_nii_volume *fixed,
+                                  const bmvp_nii_register_how *how, const double start[16], double step,
+                                  const bmvpi_nii_io *io)
+{
+    const int none = how->search == BMVP_NII_SEARCH_NONE, all = how->search == BMVP_NII_SEARCH_ALL;
+    double from[3][3], to[3][3], base[9], turn[9];
+    int i, r, a, b, k;
+    bmvp_status s = bmvpi_nii_mass(from[1], fixed, io);
+    if (s == BMVP_OK) s = bmvpi_nii_mass(to[1], q->moving, io);
+    if (s != BMVP_OK) return s;
+    memcpy(from[0], q->s.centre, sizeof from[0]);
+    bmvpi_nii_apply(to[0], start, from[0]);
+    bmvpi_nii_middle(from[2], fixed);
+    bmvpi_nii_middle(to[2], q->moving);
+    for (i = 0; i < 9; ++i) base[i] = start[4 * (i / 3) + i % 3];
+    for (l->n = 0, i = 0; i < (none ? 1 : 3); ++i) {
+        int kept = 0;
+        bmvpi_nii_pose *list = l->at + l->n;
+        for (r = none ? 13 : 0; r < (none ? 14 : all ? 27 * 24 : 27); ++r) {    /* 13: no turn */
+            bmvpi_nii_pose p;
+            memset(&p, 0, sizeof p);
+            p.n = BMVP_NII_RIGID;
+            bmvpi_nii_search_turn(turn, r);
+            bmvpi_nii_matmul3(p.base, turn, base);
+            for (a = 0; a < 3; ++a)                         /* about the point that is put on its partner */
+                for (p.t0[a] = to[i][a], b = 0; b < 3; ++b)
+                    p.t0[a] += p.base[3 * a + b] * (q->s.centre[b] - from[i][b]);
+            p.score = bmvpi_nii_pose_value(q, &p);
+            bmvpi_nii_keep(list, &kept, all ? BMVPI_NII_KEEP : 3, &p);
+        }
+        l->n += kept;
+    }
+    for (k = 0; k < l->n; ++k) bmvpi_nii_climb(q, &l->at[k], step);
+    bmvpi_nii_distinct(l, 4);
+    return s;
+}
+
+/* Scales and shears: from each pose with the best two scales of a bracket, 7, 9, 12 degrees of freedom in turn. */
+static void bmvpi_nii_free_scales(bmvpi_nii_cost *q, bmvpi_nii_poses *l, int dof, double step)
+{
+    static const double bracket[5] = { 0.8, 0.9, 1, 1.12, 1.25 };
+    bmvpi_nii_pose best;
+    int c, i, k;
+    memset(&best, 0, sizeof best);
+    best.score = -1;
+    for (c = 0; c < l->n; ++c) {
+        bmvpi_nii_pose p = l->at[c];
+        double v[5];
+        int first = 0, second = -1;
+        p.n = BMVP_NII_SIMILARITY;
+        for (i = 0; i < 5; ++i) {
+            p.th[6] = log(bracket[i]) * bmvpi_nii_radius;
+            v[i] = bmvpi_nii_pose_value(q, &p);
+            if (v[i] > v[first]) first = i;
+        }
+        for (i = 0; i < 5; ++i)
+            if ((i - first > 1 || first - i > 1) && (second < 0 || v[i] > v[second])) second = i;
+        for (k = 0; k < 2; ++k) {
+            p = l->at[c];
+            p.n = BMVP_NII_SIMILARITY;
+            p.th[6] = log(bracket[k ? second : first]) * bmvpi_nii_radius;
+            bmvpi_nii_climb(q, &p, step);
+            if (dof >= BMVP_NII_SCALES) {
+                p.n = BMVP_NII_SCALES;
+                p.th[7] = p.th[8] = p.th[6];
+                bmvpi_nii_climb(q, &p, step);
+            }
+            if (dof == BMVP_NII_AFFINE) {
+                p.n = BMVP_NII_AFFINE;
+                bmvpi_nii_climb(q, &p, step);
+            }
+            if (p.score > best.score) best = p;
+        }
+    }
+    l->at[0] = best;
+    l->n = 1;
+}
+
+/* >>registration ----------------------------------------------------------------------------------------------- */
+
+static bmvp_status bmvpi_nii_check_registered(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
+{
+    double inverse[16];
+    int64_t i, n, bad = 0, same = 0;
+    int a;
+    if (!v || !v->data) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s has no voxels", name);
+    for (a = 0; a < 3; ++a)
+        if (v->dim[a] < 2)
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s: dim[%d] is %lld: one slice cannot be registered", name, a,
+                                  (long long)v->dim[a]);
+    if (bmvp_nii_affine_inverse(inverse, v->affine, NULL) != BMVP_OK)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s: affine is singular or not finite", name);
+    n = v->dim[0] * v->dim[1] * v->dim[2];
+    for (i = 0; i < n; ++i) {
+        bad += !bmvpi_nii_finite((double)v->data[i]);
+        same += !(v->data[i] < v->data[0]) && !(v->data[i] > v->data[0]);
+    }
+    if (bad > 0)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s: %lld voxels are NaN or infinite; replace them first", name,
+                              (long long)bad);
+    if (same == n) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s: all voxels are %g", name, (double)v->data[0]);
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_nii_check_how(bmvp_nii_register_how *how, const bmvp_nii_volume *fixed, bmvp_error *err)
+{
+    int l;
+    if (how->dof == 0) how->dof = BMVP_NII_RIGID;
+    if (how->bins == 0) how->bins = 32;
+    if (how->samples == 0) how->samples = 200000;
+    if (!(how->level[0] > 0))
+        for (l = 0; l < 3; ++l) how->level[l] = 8 >> l;
+    if (how->dof != BMVP_NII_RIGID && how->dof != BMVP_NII_SIMILARITY && how->dof != BMVP_NII_SCALES &&
+        how->dof != BMVP_NII_AFFINE)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "dof is %d, must be 6, 7, 9 or 12", how->dof);
+    if (how->bins < 8 || how->bins > BMVPI_NII_MOST_BINS || how->samples < 64)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "bins is %d (8 to 64), samples %d (64 or more)", how->bins,
+                              how->samples);
+    for (l = 1; l < 4; ++l)
+        if (how->level[l] > 0 && !(how->level[l] < how->level[l - 1]))
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "level[%d] is %g mm: levels go from coarse to fine", l,
+                                  how->level[l]);
+    if (how->search < BMVP_NII_SEARCH_NONE || how->search > BMVP_NII_SEARCH_ALL)
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "search is %d, must be -1, 0 or 1", how->search);
+    if (how->mask && (!how->mask->data || memcmp(how->mask->dim, fixed->dim, sizeof fixed->dim) != 0))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "mask has no voxels or another grid than fixed");
+    if (how->start && !bmvpi_nii_finite16(how->start))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "start is not finite");
+    return BMVP_OK;
+}
+
+/* The pose as a matrix on mm. */
+static void bmvpi_nii_pose_matrix(double m[16], const bmvpi_nii_pose *p, const double centre[3])
+{
+    double linear[9];
+    int a, b;
+    bmvpi_nii_pose_linear(linear, p);
+    bmvpi_nii_identity(m);
+    for (a = 0; a < 3; ++a) {
+        m[4 * a + 3] = p->t0[a] + p->th[a];
+        for (b = 0; b < 3; ++b) {
+            m[4 * a + b] = linear[3 * a + b];
+            m[4 * a + 3] -= linear[3 * a + b] * centre[b];
+        }
+    }
+}
+
+/* Samples of the next level have another centre: the same map about that one. */
+static void bmvpi_nii_move_centre(bmvpi_nii_pose *p, const double from[3], const double to[3])
+{
+    double linear[9];
+    int a, b;
+    bmvpi_nii_pose_linear(linear, p);
+    for (a = 0; a < 3; ++a)
+        for (b = 0; b < 3; ++b) p->t0[a] += linear[3 * a + b] * (to[b] - from[b]);
+}
+
+/* Level number l: from its poses to those that go on. */
+static bmvp_status bmvpi_nii_run_level(bmvpi_nii_cost *q, bmvpi_nii_poses *poses, const bmvp_nii_volume *fixed, int l,
+                                       int last, const bmvp_nii_register_how *how, bmvp_nii_registration *r,
+                                       const bmvpi_nii_io *io)
+{
+    const double step = how->level[l];
+    double one[16];
+    int k, pass = how->dof > BMVP_NII_RIGID ? 4 : 2;
+    bmvp_status s = BMVP_OK;
+    bmvpi_nii_identity(one);
+    if (l == 0) {
+        s = bmvpi_nii_find(q, poses, fixed, how, how->start ? how->start : one, step, io);
+        if (s != BMVP_OK) return s;
+        if (!(poses->at[0].score > 0))
+            return bmvpi_nii_fail(io->err, BMVP_E_ARG, NULL, "no pose was found in which the volumes overlap");
+        r->nmi_coarse = poses->at[0].score;
+        for (k = 1; k < poses->n && !(r->runner_up > 0); ++k)
+            if (bmvpi_nii_pose_apart(&poses->at[0], &poses->at[k]) > 10) r->runner_up = poses->at[k].score;
+    } else {
+        for (k = 0; k < poses->n; ++k) bmvpi_nii_climb(q, &poses->at[k], step);
+        bmvpi_nii_distinct(poses, 0);
+    }
+    if (how->dof > BMVP_NII_RIGID && l == (last > 0)) bmvpi_nii_free_scales(q, poses, how->dof, step);
+    else if (l > 0) pass = 1;
+    if (poses->n > pass) poses->n = pass;
+    return s;
+}
+
+static bmvp_status bmvpi_nii_run_levels(bmvp_nii_registration *r, bmvpi_nii_cost *q, const bmvp_nii_volume *fixed,
+                                        const bmvp_nii_volume *moving, const bmvp_nii_register_how *how, int levels,
+                                        const bmvpi_nii_io *io)
+{
+    bmvpi_nii_poses poses;
+    double centre[3] = { 0, 0, 0 };
+    int64_t n;
+    int l, k;
+    bmvp_status s = BMVP_OK;
+    memset(&poses, 0, sizeof poses);
+    for (l = 0; l < levels && s == BMVP_OK; ++l) {
+        q->moving = &moving[l];
+        s = bmvp_nii_affine_inverse(q->to_index, moving[l].affine, io->err);
+        n = moving[l].dim[0] * moving[l].dim[1] * moving[l].dim[2];
+        if (s == BMVP_OK) s = bmvpi_nii_range(&q->low, &q->high, moving[l].data, n, 0.1, 99.9, io);
+        if (s == BMVP_OK)
+            s = bmvpi_nii_draw_samples(&q->s, &fixed[l], how->mask, how->level[l], how->samples, how->bins, io);
+        for (k = 0; k < poses.n; ++k) bmvpi_nii_move_centre(&poses.at[k], centre, q->s.centre);
+        memcpy(centre, q->s.centre, sizeof centre);
+        if (s == BMVP_OK) s = bmvpi_nii_run_level(q, &poses, &fixed[l], l, levels - 1, how, r, io);
+        if (s == BMVP_OK && l == levels - 1) {
+            q->prior = 0;
+            r->nmi = bmvpi_nii_pose_value(q, &poses.at[0]);
+            r->overlap = q->inside / (double)q->s.n;
+            r->evaluations = q->evaluations;
+            bmvpi_nii_pose_matrix(r->matrix, &poses.at[0], centre);
+        }
+        bmvpi_nii_free(&io->allocator, q->s.block);
+        q->s.block = NULL;
+    }
+    return s;
+}
+
+BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_volume *fixed,
+                                       const bmvp_nii_volume *moving, const bmvp_nii_register_how *how,
+                                       bmvp_error *err)
+{
+    bmvp_nii_register_how h;
+    bmvp_nii_volume f[4], m[4];
+    bmvpi_nii_io io;
+    bmvpi_nii_cost *q;
+    double has_f[3], has_m[3];
+    void *block = NULL, *hist = NULL;
+    int l, levels = 0;
+    bmvp_status s = r ? BMVP_OK : bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "r is NULL");
+    if (s != BMVP_OK) return s;
+    memset(r, 0, sizeof *r);
+    memset(&h, 0, sizeof h);
+    memset(f, 0, sizeof f);
+    memset(m, 0, sizeof m);
+    if (how) h = *how;
+    if ((s = bmvpi_nii_check_registered(fixed, "fixed", err)) != BMVP_OK) return s;
+    if ((s = bmvpi_nii_check_registered(moving, "moving", err)) != BMVP_OK) return s;
+    if ((s = bmvpi_nii_check_how(&h, fixed, err)) != BMVP_OK) return s;
+    while (levels < 4 && h.level[levels] > 0) ++levels;
+    io = bmvpi_nii_io_of(fixed, err);
+    bmvp_nii_voxel_size(has_f, fixed->affine);
+    bmvp_nii_voxel_size(has_m, moving->affine);
+    for (l = levels - 1; l >= 0 && s == BMVP_OK; --l) {     /* each from the finer one */
+        s = bmvpi_nii_level(&f[l], l == levels - 1 ? fixed : &f[l + 1], h.level[l], has_f, &io);
+        if (s == BMVP_OK) s = bmvpi_nii_level(&m[l], l == levels - 1 ? moving : &m[l + 1], h.level[l], has_m, &io);
+    }
+    if (s == BMVP_OK) s = bmvpi_nii_take(&block, &io, (int64_t)sizeof *q);
+    if (s == BMVP_OK) s = bmvpi_nii_take(&hist, &io, (int64_t)(BMVPI_NII_CHUNKS * sizeof *q->hist));
+    if (s == BMVP_OK) {
+        q = (bmvpi_nii_cost *)block;
+        memset(q, 0, sizeof *q);
+        q->hist = (float (*)[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS])hist;
+        q->bins = h.bins;
+        q->prior = h.dof > BMVP_NII_RIGID ? 0.02 : 0;
+        q->parallel = h.parallel;
+        q->parallel_user = h.parallel_user;
+        s = bmvpi_nii_run_levels(r, q, f, m, &h, levels, &io);
+    }
+    if (s != BMVP_OK) memset(r, 0, sizeof *r);
+    for (l = 0; l < levels; ++l) {
+        bmvp_nii_volume_free(&f[l]);
+        bmvp_nii_volume_free(&m[l]);
+    }
+    bmvpi_nii_free(&io.allocator, hist);
+    bmvpi_nii_free(&io.allocator, block);
     return s;
 }
 

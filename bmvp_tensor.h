@@ -82,7 +82,7 @@ extern "C" {
 
 /* >>status ------------------------------------------------------------------------------------------------------- */
 
-/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone --------------------------- */
+/* ---- common: the same text in bmvp_tensor.h and bmvp_nifti.h, so that each stands alone -------------------------- */
 #ifndef BMVP_COMMON
 #define BMVP_COMMON 1
 #ifndef BMVP_API
@@ -140,7 +140,7 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #elif BMVP_COMMON != 1
 #error "bmvp_tensor.h and bmvp_nifti.h are of different versions: take both from one release"
 #endif
-/* ---- end of the common part --------------------------------------------------------------------------------------- */
+/* ---- end of the common part -------------------------------------------------------------------------------------- */
 
 /* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
 BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);

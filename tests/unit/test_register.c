@@ -1,0 +1,610 @@
+/* test_register.c - registration, resampling by a matrix, transform files, distances: phantom heads whose truth is known
+   exactly, since they are functions of mm that are read on any grid; and real heads where BMVP_DATA has them. */
+#define BMVP_NIFTI_IMPLEMENTATION
+#include "../../bmvp_nifti.h"
+#include "../support/check.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bmvp_error err;
+
+#define CHECK_OK(call) check_report((call) == BMVP_OK, __FILE__, __LINE__, "%s: %s", #call, err.message)
+#define CHECK_FAILS(call, wanted, text)                                                                          \
+    do {                                                                                                         \
+        memset(&err, 0, sizeof err);                                                                             \
+        check_report((call) == BMVP_##wanted, __FILE__, __LINE__, "%s gives %s", #call, err.message);            \
+        check_report(strstr(err.message, text) != NULL, __FILE__, __LINE__, "'%s' is not in '%s'", text, err.message); \
+    } while (0)
+
+/* ---- a head as a function of mm -------------------------------------------------------------------------------- */
+
+static double ramp(double x)
+{
+    return x < -1 ? 0 : x > 1 ? 1 : 0.5 + 0.5 * x * (1.5 - 0.5 * x * x);
+}
+
+/* 1 inside of an ellipsoid, with an edge of about 2 mm. */
+static double ellipsoid(const double p[3], double x, double y, double z, double a, double b, double c)
+{
+    const double u = (p[0] - x) / a, v = (p[1] - y) / b, w = (p[2] - z) / c, r = sqrt(u * u + v * v + w * w);
+    return ramp((1 - r) * fmin(a, fmin(b, c)));
+}
+
+/* Values of scalp, skull, grey, white, ventricle, lesion. */
+static const double contrasts[3][6] = {
+    { 90, 15, 60, 95, 20, 40 }, { 60, 10, 85, 55, 160, 140 }, { 70, 12, 95, 70, 25, 150 }
+};
+
+static double head(const double p[3], const double *value)
+{
+    const double fold = 3 * sin(p[0] / 5) * sin(p[1] / 6 + 1) * sin(p[2] / 5.5 + 2);
+    double q[3], v = 0, w;
+    int k;
+    for (k = 0; k < 3; ++k) q[k] = p[k] * (1 + fold / 70);
+#define LAYER(inside, x) w = inside; v += w * ((x) - v)
+    LAYER(ellipsoid(p, 0, 0, 0, 76, 94, 88), value[0]);
+    LAYER(ellipsoid(p, 0, 0, 2, 70, 88, 82), value[1]);
+    LAYER(ellipsoid(p, 0, 0, 3, 65, 82, 74), value[2]);
+    LAYER(ellipsoid(q, 0, 0, 3, 58, 75, 66), value[3]);
+    LAYER(ellipsoid(p, 12, 5, 8, 6, 24, 12), value[4]);
+    LAYER(ellipsoid(p, -12, 2, 8, 6, 22, 12), value[4]);
+    LAYER(ellipsoid(p, 30, -30, 20, 9, 12, 8), value[5]);
+    LAYER(ellipsoid(p, 28, 78, -30, 12, 14, 12), value[4]);
+    LAYER(ellipsoid(p, -30, 78, -28, 12, 14, 12), value[4]);
+#undef LAYER
+    return v;
+}
+
+/* What a scanner with this grid sees of a head that lies at `pose` (head mm -> scanner mm). Thick slices are means. */
+static void scan(bmvp_nii_volume *v, const int64_t dim[3], const double affine[16], const double pose[16], int contrast)
+{
+    double back[16], mm[3];
+    int64_t x, y, z, i = 0;
+    int k, parts;
+    CHECK_OK(bmvp_nii_volume_create(v, dim, affine, NULL, &err));
+    CHECK_OK(bmvp_nii_affine_inverse(back, pose, &err));
+    bmvpi_nii_matmul(back, back, affine);
+    bmvp_nii_voxel_size(mm, affine);
+    parts = mm[2] > 3 ? 3 : 1;
+    for (z = 0; z < dim[2]; ++z)
+        for (y = 0; y < dim[1]; ++y)
+            for (x = 0; x < dim[0]; ++x, ++i) {
+                double sum = 0;
+                for (k = 0; k < parts; ++k) {
+                    double p[3];
+                    p[0] = (double)x;
+                    p[1] = (double)y;
+                    p[2] = (double)z + (k + 0.5) / parts - 0.5;
+                    bmvpi_nii_apply(p, back, p);
+                    sum += head(p, contrasts[contrast]);
+                }
+                v->data[i] = (float)(sum / parts + 2 * ((double)(bmvpi_nii_hash((uint32_t)i) & 1023) / 512 - 1));
+            }
+}
+
+/* A turn of w radians, then a shift, of mm. */
+static void pose_of(double m[16], double wx, double wy, double wz, double x, double y, double z)
+{
+    double r[9];
+    int k;
+    bmvpi_nii_turn3(r, wx, wy, wz);
+    bmvpi_nii_identity(m);
+    for (k = 0; k < 9; ++k) m[4 * (k / 3) + k % 3] = r[k];
+    m[3] = x;
+    m[7] = y;
+    m[11] = z;
+}
+
+static const int64_t fixed_dim[3] = { 72, 84, 80 };
+static const double fixed_affine[16] = { 2.5, 0, 0, -88, 0, 2.5, 0, -104, 0, 0, 2.5, -96, 0, 0, 0, 1 };
+static const int64_t thick_dim[3] = { 96, 112, 38 };
+static const double thick_affine[16] = { -1.9, 0, 0, 92, 0, 1.9, 0, -106, 0, 0, 5, -90, 0, 0, 0, 1 };
+
+static double brain_error(const bmvp_nii_registration *r, const double truth[16])
+{
+    bmvp_nii_volume grid;
+    const double affine[16] = { 13, 0, 0, -65, 0, 16, 0, -80, 0, 0, 14, -70, 0, 0, 0, 1 };
+    memset(&grid, 0, sizeof grid);
+    grid.dim[0] = grid.dim[1] = grid.dim[2] = 11;
+    memcpy(grid.affine, affine, sizeof affine);
+    return bmvp_nii_matrix_distance(r->matrix, truth, &grid);
+}
+
+/* ---- registration ---------------------------------------------------------------------------------------------- */
+
+static void test_known_transforms(void)
+{
+    static const struct { double w[3], t[3]; int contrast, thick, dof; double most; } rows[] = {
+        { { 0, 0, 0 }, { 0, 0, 0 }, 0, 0, 6, 0.05 },        { { 0.1, -0.2, 0.15 }, { 8, -11, 5 }, 0, 0, 6, 0.1 },
+        { { 0.1, -0.2, 0.15 }, { 8, -11, 5 }, 1, 0, 6, 0.7 }, { { -0.4, 0.3, 0.4 }, { 20, 25, -18 }, 2, 1, 6, 0.7 },
+        { { 0.2, 0.1, -0.6 }, { -25, 10, 22 }, 1, 1, 6, 0.7 }, { { 0.1, 0.05, 0.1 }, { 5, 3, -6 }, 0, 0, 12, 0.5 },
+    };
+    double one[16], truth[16], scale[16];
+    bmvp_nii_volume f, m;
+    size_t i;
+    bmvpi_nii_identity(one);
+    scan(&f, fixed_dim, fixed_affine, one, 0);
+    for (i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        bmvp_nii_register_how how;
+        bmvp_nii_registration r;
+        double off;
+        memset(&how, 0, sizeof how);
+        how.dof = rows[i].dof;
+        pose_of(truth, rows[i].w[0], rows[i].w[1], rows[i].w[2], rows[i].t[0], rows[i].t[1], rows[i].t[2]);
+        if (rows[i].dof == 12) {
+            bmvpi_nii_identity(scale);
+            scale[0] = 1.1, scale[5] = 0.92, scale[10] = 1.05, scale[1] = scale[4] = 0.04;
+            bmvpi_nii_matmul(truth, truth, scale);
+        }
+        if (rows[i].thick) scan(&m, thick_dim, thick_affine, truth, rows[i].contrast);
+        else scan(&m, fixed_dim, fixed_affine, truth, rows[i].contrast);
+        if (CHECK_OK(bmvp_nii_register(&r, &f, &m, &how, &err))) {
+            off = brain_error(&r, truth);
+            check_report(off <= rows[i].most, __FILE__, __LINE__, "case %d: %.3f mm off (at most %g), NMI %.4f, %d evaluations",
+                         (int)i, off, rows[i].most, r.nmi, r.evaluations);
+            CHECK(r.nmi > 1.05 && r.overlap > 0.5 && r.nmi_coarse > 1);
+            if (getenv("REGISTER_VERBOSE"))
+                printf("case %d: %.3f mm, NMI %.4f, coarse %.4f, next %.4f, overlap %.2f, %d\n", (int)i, off, r.nmi,
+                       r.nmi_coarse, r.runner_up, r.overlap, r.evaluations);
+        }
+        bmvp_nii_volume_free(&m);
+    }
+    bmvp_nii_volume_free(&f);
+}
+
+/* Central differences of the cost in each parameter, at three poses. */
+static void test_gradient(void)
+{
+    double one[16], g[12], linear[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 };
+    static bmvpi_nii_cost q;
+    bmvp_nii_volume f, m, fl, ml, mask;
+    int64_t i[3], at;
+    bmvpi_nii_io io;
+    double has[3];
+    int k, n;
+    bmvpi_nii_identity(one);
+    scan(&f, fixed_dim, fixed_affine, one, 0);
+    scan(&m, fixed_dim, fixed_affine, one, 1);
+    io = bmvpi_nii_io_of(&f, &err);
+    bmvp_nii_voxel_size(has, f.affine);
+    CHECK_OK(bmvpi_nii_level(&fl, &f, 4, has, &io));
+    bmvp_nii_voxel_size(has, f.affine);
+    CHECK_OK(bmvpi_nii_level(&ml, &m, 4, has, &io));
+    q.moving = &ml;
+    q.bins = 32;
+    q.prior = 0.02;
+    q.hist = (float (*)[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS])malloc(BMVPI_NII_CHUNKS * sizeof *q.hist);
+    CHECK_OK(bmvp_nii_affine_inverse(q.to_index, ml.affine, &err));
+    CHECK_OK(bmvpi_nii_range(&q.low, &q.high, ml.data, ml.dim[0] * ml.dim[1] * ml.dim[2], 0.1, 99.9, &io));
+    CHECK_OK(bmvp_nii_volume_copy(&mask, &f, &err));        /* no sample near the border: leaving it is a jump */
+    for (i[2] = 0, at = 0; i[2] < 80; ++i[2])
+        for (i[1] = 0; i[1] < 84; ++i[1])
+            for (i[0] = 0; i[0] < 72; ++i[0], ++at)
+                mask.data[at] = i[0] > 8 && i[0] < 64 && i[1] > 8 && i[1] < 76 && i[2] > 8 && i[2] < 72;
+    CHECK_OK(bmvpi_nii_draw_samples(&q.s, &fl, &mask, 4, 200000, 32, &io));
+    for (n = 0; n < 3; ++n) {
+        double largest = 0, worst = 0;
+        bmvpi_nii_pose p;
+        memset(&p, 0, sizeof p);
+        memcpy(p.base, linear, sizeof linear);
+        memcpy(p.t0, q.s.centre, sizeof p.t0);
+        p.n = 12;
+        for (k = 0; k < 12; ++k) p.th[k] = 2 * sin(3.0 * k + n);
+        bmvpi_nii_pose_value(&q, &p);
+        bmvpi_nii_pose_gradient(&q, &p, g, NULL);
+        for (k = 0; k < 12; ++k) {
+            bmvpi_nii_pose a = p, b = p;
+            double d;
+            a.th[k] -= 0.02;
+            b.th[k] += 0.02;
+            d = (bmvpi_nii_pose_value(&q, &b) - bmvpi_nii_pose_value(&q, &a)) / 0.04;
+            worst = fmax(worst, fabs(d - g[k]));
+            largest = fmax(largest, fabs(g[k]));
+        }
+        check_report(worst <= 0.01 * largest, __FILE__, __LINE__, "pose %d: gradient off by %g of %g", n, worst, largest);
+    }
+    free(q.hist);
+    free(q.s.block);
+    bmvp_nii_volume_free(&mask);
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+    bmvp_nii_volume_free(&fl);
+    bmvp_nii_volume_free(&ml);
+}
+
+/* Heads as the scanner wrote them, each on its own grid: around FLAIR, T1, T2 and back, and the published transform. */
+static void test_real_heads(void)
+{
+    static const char *const names[3] = { "FLAIR", "T1W", "T2W" };
+    const char *data = getenv("BMVP_DATA");
+    bmvp_nii_volume v[3], grid;
+    bmvp_nii_registration r[3];
+    double loop[16], one[16], published[16];
+    char path[4096];
+    int i, there = data != NULL;
+    memset(v, 0, sizeof v);
+    for (i = 0; i < 3 && there; ++i) {
+        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_%s.nii.gz", data, names[i]);
+        there = bmvp_nii_read_volume(&v[i], path, NULL, NULL, &err) == BMVP_OK;
+    }
+    if (!there) {
+        check_skip("no such file below BMVP_DATA/data/raw");
+    } else {
+        bmvpi_nii_identity(one);
+        bmvpi_nii_identity(loop);
+        grid = v[0];
+        grid.data = NULL;
+        for (i = 0; i < 3; ++i) {
+            CHECK_OK(bmvp_nii_register(&r[i], &v[i], &v[(i + 1) % 3], NULL, &err));
+            bmvp_nii_matrix_multiply(loop, r[i].matrix, loop);
+        }
+        check_report(bmvp_nii_matrix_distance(loop, one, &grid) <= 1, __FILE__, __LINE__, "loop: %.3f mm",
+                     bmvp_nii_matrix_distance(loop, one, &grid));
+        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_T1W_to_FLAIR.txt", data);
+        CHECK_OK(bmvp_nii_matrix_read(published, path, &err));
+        check_report(bmvp_nii_matrix_distance(published, r[0].matrix, &grid) <= 1, __FILE__, __LINE__,
+                     "published: %.3f mm", bmvp_nii_matrix_distance(published, r[0].matrix, &grid));
+    }
+    for (i = 0; i < 3; ++i) bmvp_nii_volume_free(&v[i]);
+}
+
+/* ---- the same bits with threads ---------------------------------------------------------------------------------- */
+
+typedef struct pool {
+    int threads;
+    int64_t next, n;
+    bmvp_task_fn fn;
+    void *arg;
+    pthread_mutex_t lock;
+} pool;
+
+static void *pool_main(void *user)
+{
+    pool *p = (pool *)user;
+    for (;;) {
+        int64_t i;
+        pthread_mutex_lock(&p->lock);
+        i = p->n - ++p->next;                               /* backwards: not the order of one thread */
+        pthread_mutex_unlock(&p->lock);
+        if (i < 0) return NULL;
+        p->fn(p->arg, i, 0);
+    }
+}
+
+static void pool_run(void *user, int64_t n, bmvp_task_fn fn, void *arg)
+{
+    pool *p = (pool *)user;
+    pthread_t t[4];
+    int i;
+    p->next = 0;
+    p->n = n;
+    p->fn = fn;
+    p->arg = arg;
+    for (i = 0; i < p->threads; ++i) pthread_create(&t[i], NULL, pool_main, p);
+    for (i = 0; i < p->threads; ++i) pthread_join(t[i], NULL);
+}
+
+static void test_threads_and_both_ways(void)
+{
+    double one[16], truth[16], loop[16];
+    bmvp_nii_volume f, m;
+    bmvp_nii_registration r, other;
+    bmvp_nii_register_how how;
+    int n;
+    bmvpi_nii_identity(one);
+    pose_of(truth, 0.1, 0.2, -0.1, 6, -4, 9);
+    scan(&f, fixed_dim, fixed_affine, one, 0);
+    scan(&m, thick_dim, thick_affine, truth, 2);
+    memset(&how, 0, sizeof how);
+    how.level[0] = 8;
+    how.level[1] = 4;
+    CHECK_OK(bmvp_nii_register(&r, &f, &m, &how, &err));
+    for (n = 1; n <= 3; ++n) {
+        pool p;
+        memset(&p, 0, sizeof p);
+        p.threads = n;
+        pthread_mutex_init(&p.lock, NULL);
+        how.parallel = pool_run;
+        how.parallel_user = &p;
+        CHECK_OK(bmvp_nii_register(&other, &f, &m, &how, &err));
+        CHECK(memcmp(&r, &other, sizeof r) == 0);
+        pthread_mutex_destroy(&p.lock);
+    }
+    how.parallel = NULL;
+    CHECK_OK(bmvp_nii_register(&other, &m, &f, &how, &err));
+    bmvpi_nii_matmul(loop, other.matrix, r.matrix);
+    memcpy(other.matrix, loop, sizeof loop);
+    check_report(brain_error(&other, one) <= 0.4, __FILE__, __LINE__, "there and back: %.3f mm", brain_error(&other, one));
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+}
+
+/* ---- bad input --------------------------------------------------------------------------------------------------- */
+
+typedef struct counting { long calls, fail_at, open; } counting;
+
+static void *count_alloc(size_t n, void *user)
+{
+    counting *c = (counting *)user;
+    if (++c->calls == c->fail_at) return NULL;
+    ++c->open;
+    return malloc(n);
+}
+
+static void count_free(void *p, void *user)
+{
+    if (p) --((counting *)user)->open;
+    free(p);
+}
+
+static void test_refused(void)
+{
+    static const int64_t dim[3] = { 20, 22, 24 }, flat[3] = { 20, 22, 1 };
+    static const double affine[16] = { 9, 0, 0, -90, 0, 9, 0, -100, 0, 0, 9, -100, 0, 0, 0, 1 };
+    bmvp_nii_volume f, m, bad;
+    bmvp_nii_registration r;
+    bmvp_nii_register_how how;
+    double one[16], away[16];
+    bmvpi_nii_identity(one);
+    scan(&f, dim, affine, one, 0);
+    scan(&m, dim, affine, one, 1);
+    memset(&how, 0, sizeof how);
+    CHECK_OK(bmvp_nii_volume_create(&bad, dim, affine, NULL, &err));
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &bad, NULL, &err), E_ARG, "moving: all voxels are 0");
+    CHECK(r.matrix[15] <= 0 && r.nmi <= 0);
+    bad.data[7] = (float)(HUGE_VAL - HUGE_VAL);
+    CHECK_FAILS(bmvp_nii_register(&r, &bad, &m, NULL, &err), E_ARG, "fixed: 1 voxels are NaN");
+    bmvp_nii_volume_free(&bad);
+    CHECK_OK(bmvp_nii_volume_create(&bad, flat, affine, NULL, &err));
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &bad, NULL, &err), E_ARG, "moving: dim[2] is 1");
+    bmvp_nii_volume_free(&bad);
+    CHECK_OK(bmvp_nii_volume_copy(&bad, &m, &err));
+    bad.affine[0] = 0;
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &bad, NULL, &err), E_ARG, "moving: affine is singular");
+    bmvp_nii_volume_free(&bad);
+    how.search = BMVP_NII_SEARCH_NONE;
+    pose_of(away, 0, 0, 0, 900, 0, 0);
+    how.start = away;
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &m, &how, &err), E_ARG, "overlap");
+    how.start = NULL;
+    how.dof = 8;
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &m, &how, &err), E_ARG, "dof is 8");
+    how.dof = 0;
+    how.bins = 65;
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &m, &how, &err), E_ARG, "bins is 65");
+    how.bins = 0;
+    how.level[0] = 4;
+    how.level[1] = 8;
+    CHECK_FAILS(bmvp_nii_register(&r, &f, &m, &how, &err), E_ARG, "level[1] is 8");
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+}
+
+static void test_no_memory(void)
+{
+    static const int64_t dim[3] = { 20, 22, 24 };
+    static const double affine[16] = { 9, 0, 0, -90, 0, 9, 0, -100, 0, 0, 9, -100, 0, 0, 0, 1 };
+    bmvp_nii_volume f, m;
+    bmvp_nii_register_how how;
+    double one[16];
+    long k;
+    int worked = 0;
+    bmvpi_nii_identity(one);
+    scan(&f, dim, affine, one, 0);
+    scan(&m, dim, affine, one, 1);
+    memset(&how, 0, sizeof how);
+    how.level[0] = 10;
+    how.level[1] = 8;
+    how.search = BMVP_NII_SEARCH_NONE;
+    for (k = 1; k < 200 && !worked; ++k) {
+        counting c;
+        bmvp_nii_registration r;
+        bmvp_nii_volume owned = f, smooth, away;
+        bmvp_status s;
+        const double fwhm[3] = { 12, 12, 12 };
+        memset(&c, 0, sizeof c);
+        owned.allocator.alloc = count_alloc;
+        owned.allocator.free = count_free;
+        owned.allocator.user = &c;
+        c.fail_at = k;
+        s = bmvp_nii_register(&r, &owned, &m, &how, &err);
+        if (s == BMVP_OK) s = bmvp_nii_distance(&away, &owned, &err);
+        else memset(&away, 0, sizeof away);
+        if (s == BMVP_OK) {
+            s = bmvp_nii_smooth(&away, fwhm, &err);
+            if (s == BMVP_OK) s = bmvp_nii_largest_component(&away, &err);
+            if (s == BMVP_OK) {
+                s = bmvp_nii_resample_to(&smooth, &away, &f, NULL, BMVP_NII_CUBIC, 0, &err);
+                bmvp_nii_volume_free(&smooth);
+            }
+        }
+        bmvp_nii_volume_free(&away);
+        CHECK(s == BMVP_OK || s == BMVP_E_OOM);
+        CHECK(c.open == 0);
+        worked = s == BMVP_OK && c.calls < k;
+    }
+    CHECK(worked);
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+}
+
+/* ---- resampling, files, distances ---------------------------------------------------------------------------------- */
+
+static void test_resample_to(void)
+{
+    static const int64_t dim[3] = { 9, 8, 7 };
+    static const double affine[16] = { 2, 0.1, 0, 5, 0, 1.5, 0.2, -4, 0.1, 0, 3, 9, 0, 0, 0, 1 };
+    double m[16];
+    bmvp_nii_volume v, grid, out;
+    int64_t x, y, z;
+    int mode;
+    memset(&grid, 0, sizeof grid);
+    CHECK_OK(bmvp_nii_volume_create(&v, dim, affine, NULL, &err));
+    for (z = 0; z < 7; ++z)
+        for (y = 0; y < 8; ++y)
+            for (x = 0; x < 9; ++x) v.data[(z * 8 + y) * 9 + x] = (float)(2 * x - 3 * y + 5 * z + 1);
+    pose_of(m, 0.1, 0.2, 0.3, 1, 2, -1);
+    grid.dim[0] = grid.dim[1] = grid.dim[2] = 6;
+    bmvpi_nii_identity(grid.affine);
+    CHECK_OK(bmvp_nii_affine_inverse(grid.affine, m, &err));    /* voxel x of the grid is voxel 0.9 x of v */
+    bmvpi_nii_matmul(grid.affine, grid.affine, v.affine);
+    for (z = 0; z < 12; ++z) grid.affine[z] *= z % 4 == 3 ? 1 : 0.9;
+    for (mode = 0; mode < 2; ++mode) {
+        double worst = 0;
+        CHECK_OK(bmvp_nii_resample_to(&out, &v, &grid, m, mode ? BMVP_NII_CUBIC : BMVP_NII_LINEAR, -7, &err));
+        for (z = 2; z < 6; ++z)                             /* both are exact on a ramp */
+            for (y = 2; y < 6; ++y)
+                for (x = 2; x < 6; ++x)
+                    worst = fmax(worst, fabs((double)out.data[(z * 6 + y) * 6 + x] -
+                                             (0.9 * (double)(2 * x - 3 * y + 5 * z) + 1)));
+        check_report(worst <= 1e-4, __FILE__, __LINE__, "mode %d: %g off", mode, worst);
+        bmvp_nii_volume_free(&out);
+    }
+    grid.affine[3] += 900;
+    CHECK_OK(bmvp_nii_resample_to(&out, &v, &grid, m, BMVP_NII_NEAREST, -7, &err));
+    CHECK(out.data[0] < -6.9f && out.data[215] < -6.9f);
+    bmvp_nii_volume_free(&out);
+    CHECK_FAILS(bmvp_nii_resample_to(&out, &v, &grid, m, BMVP_NII_AREA, 0, &err), E_ARG, "interpolation 3");
+    m[0] = HUGE_VAL;
+    CHECK_FAILS(bmvp_nii_resample_to(&out, &v, &grid, m, BMVP_NII_LINEAR, 0, &err), E_ARG, "finite");
+    bmvp_nii_volume_free(&v);
+}
+
+static void put(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "wb");
+    fputs(text, f);
+    fclose(f);
+}
+
+static void test_matrix_files(void)
+{
+    static const char *const names[2] = { "build/test_register.mat", "build/test_register.tfm" };
+    double m[16], back[16];
+    int i, k;
+    pose_of(m, 0.3, -0.2, 0.5, 10, -20, 30);
+    m[0] *= 1.1;
+    for (i = 0; i < 2; ++i) {
+        double worst = 0;
+        CHECK_OK(bmvp_nii_matrix_write(names[i], m, &err));
+        CHECK_OK(bmvp_nii_matrix_read(back, names[i], &err));
+        for (k = 0; k < 16; ++k) worst = fmax(worst, fabs(m[k] - back[k]));
+        check_report(worst <= 0, __FILE__, __LINE__, "%s: %g off", names[i], worst);
+        remove(names[i]);
+    }
+    /* a quarter turn about z and a shift of (1, 2, 3) in LPS, about the centre (10, 0, 0), as ITK writes it */
+    put(names[1], "#Insight Transform File V1.0\n#Transform 0\nTransform: Euler3DTransform_double_3_3\n"
+                  "Parameters: 0 0 1.5707963267948966 1 2 3\nFixedParameters: 10 0 0\n");
+    CHECK_OK(bmvp_nii_matrix_read(back, names[1], &err));
+    {
+        double p[3] = { -10, 0, 0 };                        /* RAS of the centre: goes to LPS (11, 2, 3) */
+        bmvpi_nii_apply(p, back, p);
+        CHECK_NEAR(p[0], -11, 1e-9);
+        CHECK_NEAR(p[1], -2, 1e-9);
+        CHECK_NEAR(p[2], 3, 1e-9);
+        p[0] = -11;                                         /* LPS (11, 0, 0) turns to (10, 1, 0) + (1, 2, 3) */
+        p[1] = p[2] = 0;
+        bmvpi_nii_apply(p, back, p);
+        CHECK_NEAR(p[0], -11, 1e-9);
+        CHECK_NEAR(p[1], -3, 1e-9);
+        CHECK_NEAR(p[2], 3, 1e-9);
+    }
+    put(names[1], "#Insight Transform File V1.0\n#Transform 0\nTransform: VersorRigid3DTransform_double_3_3\n"
+                  "Parameters: 0 0 0.7071067811865476 1 2 3\nFixedParameters: 10 0 0\n");
+    CHECK_OK(bmvp_nii_matrix_read(m, names[1], &err));
+    for (k = 0; k < 16; ++k) CHECK_NEAR(m[k], back[k], 1e-9);
+    put(names[1], "#Insight Transform File V1.0\nTransform: BSplineTransform_double_3_3\nParameters: 1\n");
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_FORMAT, "is none of");
+    put(names[1], "#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\nParameters: 1 0 0 0 1\n");
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_FORMAT, "5 numbers, not 12");
+    put(names[1], "1 0 0 0\n0 1 0 0\n0 0 1 0\n");
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_FORMAT, "16 numbers");
+    put(names[1], "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n");
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_FORMAT, "last row");
+    put(names[1], "nan 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n");
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_FORMAT, "finite");
+    remove(names[1]);
+    CHECK_FAILS(bmvp_nii_matrix_read(m, names[1], &err), E_IO, "cannot be opened");
+}
+
+/* Against every pair of voxels. */
+static void test_distance(void)
+{
+    static const int64_t dim[3] = { 9, 7, 6 };
+    static const double affine[16] = { -1.2, 0, 0, 0, 0, 0.8, 0, 0, 0, 0, 2.5, 0, 0, 0, 0, 1 }, mm[3] = { 1.2, 0.8, 2.5 };
+    bmvp_nii_volume mask, d;
+    int64_t n = 9 * 7 * 6, i, j;
+    int round, a;
+    for (round = 0; round < 4; ++round) {
+        double worst = 0;
+        CHECK_OK(bmvp_nii_volume_create(&mask, dim, affine, NULL, &err));
+        for (i = 0; i < n; ++i)
+            mask.data[i] = round == 3 ? 0 : (bmvpi_nii_hash((uint32_t)(i + 1000 * round)) & 7) < (round == 1 ? 1u : 4u);
+        CHECK_OK(bmvp_nii_distance(&d, &mask, &err));
+        for (i = 0; i < n; ++i) {
+            double best = HUGE_VAL, want;
+            for (j = 0; j < n; ++j) {
+                const int64_t to[3] = { j % 9 - i % 9, j / 9 % 7 - i / 9 % 7, j / 63 - i / 63 };
+                double sum = 0;
+                if ((mask.data[i] > 0) == (mask.data[j] > 0)) continue;
+                for (a = 0; a < 3; ++a) sum += (double)(to[a] * to[a]) * mm[a] * mm[a];
+                best = fmin(best, sum);
+            }
+            want = sqrt(best) - 0.75;
+            if (want > 1e6) want = 1e6;
+            if (mask.data[i] > 0) want = -want;
+            worst = fmax(worst, fabs(want - (double)d.data[i]));
+        }
+        check_report(worst <= 1e-5, __FILE__, __LINE__, "round %d: %g mm off", round, worst);
+        bmvp_nii_volume_free(&d);
+        bmvp_nii_volume_free(&mask);
+    }
+}
+
+static void test_component_and_smoothing(void)
+{
+    static const int64_t dim[3] = { 12, 12, 12 };
+    static const double affine[16] = { 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1 };
+    const double fwhm[3] = { 2, 4, 0 };
+    bmvp_nii_volume v;
+    double sum = 0, along[3] = { 0, 0, 0 };
+    int64_t i;
+    CHECK_OK(bmvp_nii_volume_create(&v, dim, affine, NULL, &err));
+    for (i = 0; i < 10; ++i) v.data[i] = 3;                 /* a row of ten, and a square of nine that only touches by a corner */
+    for (i = 0; i < 9; ++i) v.data[144 + 12 + 10 + i % 2 + 12 * (i / 2)] = 1;
+    CHECK_OK(bmvp_nii_largest_component(&v, &err));
+    for (i = 0; i < 1728; ++i) sum += (double)v.data[i];
+    CHECK_NEAR(sum, 10, 0);
+    memset(v.data, 0, 1728 * sizeof *v.data);
+    v.data[(6 * 12 + 6) * 12 + 6] = 1;
+    CHECK_OK(bmvp_nii_smooth(&v, fwhm, &err));
+    for (sum = 0, i = 0; i < 1728; ++i) {
+        const double d[3] = { (double)(i % 12 - 6), 2 * (double)(i / 12 % 12 - 6), (double)(i / 144 - 6) };
+        int a;
+        sum += (double)v.data[i];
+        for (a = 0; a < 3; ++a) along[a] += (double)v.data[i] * d[a] * d[a];
+    }
+    CHECK_NEAR(sum, 1, 1e-5);
+    CHECK_NEAR(sqrt(along[0]) * 2.3548, 2, 0.1);            /* cut at 3 sigma: a little narrower */
+    CHECK_NEAR(sqrt(along[1]) * 2.3548, 4, 0.15);
+    CHECK_NEAR(along[2], 0, 1e-9);
+    bmvp_nii_volume_free(&v);
+}
+
+int main(void)
+{
+    CHECK_RUN(test_resample_to);
+    CHECK_RUN(test_matrix_files);
+    CHECK_RUN(test_distance);
+    CHECK_RUN(test_component_and_smoothing);
+    CHECK_RUN(test_gradient);
+    CHECK_RUN(test_refused);
+    CHECK_RUN(test_no_memory);
+    CHECK_RUN(test_threads_and_both_ways);
+    CHECK_RUN(test_known_transforms);
+    CHECK_RUN(test_real_heads);
+    return check_end();
+}
