@@ -1,7 +1,8 @@
 /* 01_autograd.c - a tape, a gradient, and why a gradient check is not enough
 
-   What you learn: tensors are made on a context, every op is recorded, backward walks the record, and central differences confirm it. The
-   last part checks all ops of the library at once, from the one list that also makes their names.
+   What you learn: tensors are made on a context, every op is recorded, backward walks the record, and central
+   differences confirm it. The last part checks all ops of the library at once, from the one list that also makes their
+   names.
    Run: build/01_autograd (a second). Every error should be far below 0.02. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"

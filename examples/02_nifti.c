@@ -1,7 +1,8 @@
 /* 02_nifti.c - read any NIfTI file, put it into the orientation and spacing a network wants, write it back
 
    What you learn: bmvp_nifti.h stands alone; a volume is float32 with an affine, and each transform moves both.
-   Run: build/02_nifti IN.nii.gz OUT.nii.gz (under a second). It prints the grid before and after; OUT opens in any viewer at the same place. */
+   Run: build/02_nifti IN.nii.gz OUT.nii.gz (under a second). It prints the grid before and after; OUT opens in any
+   viewer at the same place. */
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include <stdio.h>
@@ -12,8 +13,8 @@ static void show(const char *when, const bmvp_nii_volume *v)
     char codes[4];
     bmvp_nii_voxel_size(mm, v->affine);
     bmvp_nii_axcodes(codes, v->affine);
-    printf("%-7s %lld x %lld x %lld voxels of %.2f x %.2f x %.2f mm, axes %s\n", when, (long long)v->dim[0], (long long)v->dim[1],
-           (long long)v->dim[2], mm[0], mm[1], mm[2], codes);
+    printf("%-7s %lld x %lld x %lld voxels of %.2f x %.2f x %.2f mm, axes %s\n", when, (long long)v->dim[0],
+           (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2], codes);
 }
 
 int main(int argc, char **argv)

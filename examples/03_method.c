@@ -28,7 +28,8 @@ static bmvp_tensor *rebuilding(bmvp_ctx *c, bmvp_tensor *rebuilt, int first, bmv
     return bmvp_scale(c, sum, 1.0 / CASES, 0);
 }
 
-/* (4), (5): a view is to find the other view of its case among those of all: cross-entropy of cosines / tau, both ways */
+/* (4), (5): a view is to find the other view of its case among those of all: cross-entropy of cosines / tau, both
+   ways */
 static bmvp_tensor *contrast(bmvp_ctx *c, bmvp_tensor *map, double tau)
 {
     const int64_t flat[2] = { CASES, map ? map->numel / (2 * CASES) : 0 };

@@ -1,8 +1,11 @@
-/* 04_finetune.c - what pre-training is for, on one page: a few steps of pre-training, then a segmentation with templates standing in for modalities
+/* 04_finetune.c - what pre-training is for, on one page: a few steps of pre-training, then a segmentation with
+   templates standing in for modalities
 
-   What you learn: how a checkpoint becomes the start of a segmentation network, what the two copies of a case are, and how a missing modality is
-   filled at prediction. Cases are balls of random place in two "modalities" that show them differently; the label is the ball.
-   Run: build/04_finetune        You see: Dice with both modalities and with one of them missing. It takes about ten seconds. */
+   What you learn: how a checkpoint becomes the start of a segmentation network, what the two copies of a case are, and
+   how a missing modality is filled at prediction. Cases are balls of random place in two "modalities" that show them
+   differently; the label is the ball.
+   Run: build/04_finetune        You see: Dice with both modalities and with one of them missing. It takes about ten
+   seconds. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -17,7 +20,8 @@ static unsigned char truth[N], guess[N];
 static void make_case(uint32_t k)
 {
     bmvp_rng r = bmvp_rng_make(7, 1, 0, k);
-    const float c[3] = { 10 + 12 * bmvp_rng_uniform(&r), 10 + 12 * bmvp_rng_uniform(&r), 10 + 12 * bmvp_rng_uniform(&r) };
+    const float c[3] = { 10 + 12 * bmvp_rng_uniform(&r), 10 + 12 * bmvp_rng_uniform(&r),
+                         10 + 12 * bmvp_rng_uniform(&r) };
     const float radius = 5 + 4 * bmvp_rng_uniform(&r);
     int i;
     for (i = 0; i < N; ++i) {
@@ -49,7 +53,8 @@ static void pretrain(const char *path)
         item.x = k % 2 ? t2 : t1, item.other = k % 2 ? t1 : t2, item.modality = (int)(k % 2);
         bmvp_ssl_step(ssl, &item, 1, 2e-3, NULL);
     }
-    if (bmvp_failed(c) || bmvp_ssl_save(ssl, path, NULL, &err)) printf("%s\n", bmvp_failed(c) ? bmvp_error_of(c)->message : err.message);
+    if (bmvp_failed(c) || bmvp_ssl_save(ssl, path, NULL, &err))
+        printf("%s\n", bmvp_failed(c) ? bmvp_error_of(c)->message : err.message);
     bmvp_ssl_destroy(ssl);
     bmvp_destroy(c);
 }
@@ -104,7 +109,8 @@ int main(void)
         if (k % 40 == 39) printf("step %d: loss %.3f\n", (int)k + 1, loss.total);
     }
     make_case(1000); /* one that was never seen */
-    printf("Dice with both modalities %.3f, with t2 filled by its template %.3f\n", dice_of(c, ft, both), dice_of(c, ft, one));
+    printf("Dice with both modalities %.3f, with t2 filled by its template %.3f\n", dice_of(c, ft, both),
+           dice_of(c, ft, one));
     if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
     bmvp_ft_destroy(ft);
     bmvp_destroy(c);

@@ -1,16 +1,19 @@
 /* 06_own_network.c - a network of your own: a U-Net of layers, its row, and what comes with them
 
-   What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that the library trains,
-   plans, saves and reads like its own. The U-Net finds balls in noise, is saved, read back, and written as a .pt file that its twin in
-   PyTorch (tests/reference/own_network_reference.py) loads with load_state_dict(strict=True).
-   Run: build/06_own_network [folder] (a few seconds). The Dice loss should fall below 0.2, and the read network says the same. */
+   What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that the
+   library trains, plans, saves and reads like its own. The U-Net finds balls in noise, is saved, read back, and written
+   as a .pt file that its twin in PyTorch (tests/reference/own_network_reference.py) loads with
+   load_state_dict(strict=True).
+   Run: build/06_own_network [folder] (a few seconds). The Dice loss should fall below 0.2, and the read network says
+   the same. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 
 enum { EDGE = 16, VOXELS = EDGE * EDGE * EDGE, STEPS = 60, LEVELS = 3 };
 
-/* >>network: a level is two convolutions with norms; down by strided convolutions, up by transposed ones beside the skips */
+/* >>network: a level is two convolutions with norms; down by strided convolutions, up by transposed ones beside the
+   skips */
 typedef struct level { bmvp_layer conv1, norm1, conv2, norm2; } level;
 typedef struct unet {
     level down[LEVELS], up[LEVELS - 1];
@@ -55,7 +58,8 @@ static bmvp_features unet_encode(bmvp_net *net, bmvp_tensor *x)
     bmvp_features f;
     int i;
     memset(&f, 0, sizeof f);
-    for (i = 0; i < LEVELS; ++i) f.map[i] = x = run_level(&net->m, &u->down[i], i ? bmvp_run(&net->m, &u->halve[i - 1], x) : x);
+    for (i = 0; i < LEVELS; ++i)
+        f.map[i] = x = run_level(&net->m, &u->down[i], i ? bmvp_run(&net->m, &u->halve[i - 1], x) : x);
     f.last = x;
     return f;
 }
@@ -101,7 +105,8 @@ static void make_case(uint32_t number, float *image, float *label)
     int i;
     for (i = 0; i < 3; ++i) at[i] = 5 + (EDGE - 10) * bmvp_rng_uniform(&r);
     for (i = 0; i < VOXELS; ++i) {
-        d[0] = (float)(i / EDGE / EDGE) - at[0], d[1] = (float)(i / EDGE % EDGE) - at[1], d[2] = (float)(i % EDGE) - at[2];
+        d[0] = (float)(i / EDGE / EDGE) - at[0], d[1] = (float)(i / EDGE % EDGE) - at[1],
+        d[2] = (float)(i % EDGE) - at[2];
         label[i] = d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < radius * radius;
         image[i] = 0.8f * label[i] + 0.3f * bmvp_rng_normal(&r);
     }
@@ -116,7 +121,8 @@ static bmvp_tensor *logits_of(bmvp_net *net, const float *image, int training)
 }
 
 /* >>files: the state as group "state_dict", and one case with its logits to compare with */
-static bmvp_status save(bmvp_net *net, const char *path, bmvp_ckpt_format format, const float *image, const float *logits, bmvp_error *err)
+static bmvp_status save(bmvp_net *net, const char *path, bmvp_ckpt_format format, const float *image,
+                        const float *logits, bmvp_error *err)
 {
     static const int64_t dim[3] = { EDGE, EDGE, EDGE };
     bmvp_state_part part = { NULL, NULL, NULL, 0 };
@@ -179,7 +185,8 @@ int main(int argc, char **argv)
         bmvp_backward(c, bmvp_add(c, dice, bmvp_bce_logits(c, y, t)));
         bmvp_optim_step(optim, 1e-2, 1);
         bmvp_optim_zero_grad(optim);
-        if (step % 10 == 0 || step == STEPS - 1) printf("step %2d  Dice loss %.4f\n", step, (double)bmvp_scalar(c, dice));
+        if (step % 10 == 0 || step == STEPS - 1)
+            printf("step %2d  Dice loss %.4f\n", step, (double)bmvp_scalar(c, dice));
     }
     snprintf(st, sizeof st, "%s/own_network.safetensors", folder);
     snprintf(pt, sizeof pt, "%s/own_network.pt", folder);

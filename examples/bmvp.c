@@ -23,7 +23,8 @@ enum { N_COMMANDS = (int)(sizeof command / sizeof *command) };
 static void usage(FILE *f)
 {
     int i;
-    fprintf(f, "bmvp - multi-modal vision pre-training for 3-D medical images (BrainMVP)\n\nusage: bmvp COMMAND [options]\n\n");
+    fprintf(f, "bmvp - multi-modal vision pre-training for 3-D medical images (BrainMVP)\n\nusage: bmvp COMMAND "
+               "[options]\n\n");
     for (i = 0; i < N_COMMANDS; ++i) fprintf(f, "  %-9s %s\n", command[i].name, command[i].text);
     fprintf(f, "\nbmvp COMMAND --help lists the options of a command. Exit codes: 0 done, 1 failed, 2 bad options.\n");
 }

@@ -1,13 +1,16 @@
-/* page.c - results of experiments -> a table with spread over seeds and a figure in one HTML page, and the table on the terminal
+/* page.c - results of experiments -> a table with spread over seeds and a figure in one HTML page, and the table on the
+   terminal
 
      build/experiments_page KIND RESULTS PAGE      KIND: efficiency, ablation, missing
      build/experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...
 
-   RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> seed <tab> metrics.json of `bmvp evaluate`.
-     efficiency  x: per cent of the labels; rows are arms, columns x. The difference of the second arm to the first is taken seed by seed
-     ablation    arms in the order of the file; x is not used
+   RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> seed <tab> metrics.json of `bmvp
+   evaluate`.
+     efficiency  x: per cent of the labels; rows are arms, columns x. The difference of the second arm to the first is
+     taken seed by seed ablation    arms in the order of the file; x is not used
      missing     x: the modalities that were there, joined by +; rows x, columns arms
-   runs: fine-tuning runs side by side (the demo): their validation curves, the test Dice of each, and pictures of truth and predictions. */
+   runs: fine-tuning runs side by side (the demo): their validation curves, the test Dice of each, and pictures of truth
+   and predictions. */
 #define _DEFAULT_SOURCE
 #include "bmvp_nifti.h"
 #include "data/finetune_data.h"
@@ -62,7 +65,8 @@ static bmvp_status read_metrics(results *r, result *t, const char *path, bmvp_er
         if (i >= 0) t->region[i] = bmvp_json_double(bmvp_json_get(bmvp_json_get(k, "dice"), "mean"), NAN);
     }
     bmvp_json_free(doc);
-    return all ? BMVP_OK : bmvp_error_set(err, BMVP_E_FORMAT, "%s: not what `bmvp evaluate` writes for a segmentation", path);
+    return all ? BMVP_OK
+               : bmvp_error_set(err, BMVP_E_FORMAT, "%s: not what `bmvp evaluate` writes for a segmentation", path);
 }
 
 static bmvp_status read_results(results *r, const char *path, bmvp_error *err)
@@ -80,13 +84,15 @@ static bmvp_status read_results(results *r, const char *path, bmvp_error *err)
             if (word[i + 1]) *word[i + 1]++ = 0;
         }
         if (i < 3 || !word[3] || r->n == MAX_ROWS) {
-            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: line %d is not arm, x, seed, file with tabs between them", path, r->n + 1);
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: line %d is not arm, x, seed, file with tabs between them",
+                                path, r->n + 1);
             break;
         }
         t->arm = name_index(r->arm, &r->arms, MAX_NAMES, word[0]);
         t->x = name_index(r->x, &r->xs, MAX_NAMES, word[1]);
         t->seed = strtoll(word[2], NULL, 10);
-        if (t->arm < 0 || t->x < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d arms or places", path, MAX_NAMES);
+        if (t->arm < 0 || t->x < 0)
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d arms or places", path, MAX_NAMES);
         else st = read_metrics(r, t, word[3], err);
         ++r->n;
     }
@@ -201,7 +207,8 @@ static void table_by_place(report_page *page, const results *r, table *t, const 
     for (a = 0; a < r->arms; ++a) t->head[a + 1] = r->arm[a];
     for (x = 0; x <= r->xs; ++x) {
         snprintf(t->text[x][0], sizeof t->text[x][0], "%s", x < r->xs ? r->x[x] : "mean of all");
-        for (a = 0; a < r->arms; ++a) spread_text(cell(r, a, x < r->xs ? x : -1, -1), t->text[x][a + 1], sizeof t->text[x][0]);
+        for (a = 0; a < r->arms; ++a)
+            spread_text(cell(r, a, x < r->xs ? x : -1, -1), t->text[x][a + 1], sizeof t->text[x][0]);
     }
     show_table(page, t, caption);
 }
@@ -258,8 +265,10 @@ static int modalities_in(const char *place)
     return n;
 }
 
-/* A line for each arm over the number at each place: per cent, or how many modalities are there (all places with that number). */
-static void figure_over_places(report_page *page, const results *r, figure *f, int count, const char *title, const char *x_label)
+/* A line for each arm over the number at each place: per cent, or how many modalities are there (all places with that
+   number). */
+static void figure_over_places(report_page *page, const results *r, figure *f, int count, const char *title,
+                               const char *x_label)
 {
     double v[MAX_ROWS];
     int a, i, k, n;
@@ -269,7 +278,8 @@ static void figure_over_places(report_page *page, const results *r, figure *f, i
         for (k = count ? 1 : 0; count ? k <= BMVP_MODALITIES : k < r->xs; ++k) {
             spread s;
             for (i = 0, n = 0; i < r->n; ++i)
-                if (r->item[i].arm == a && (count ? modalities_in(r->x[r->item[i].x]) == k : r->item[i].x == k)) v[n++] = r->item[i].dice;
+                if (r->item[i].arm == a && (count ? modalities_in(r->x[r->item[i].x]) == k : r->item[i].x == k))
+                    v[n++] = r->item[i].dice;
             s = spread_of(v, n);
             if (s.n == 0) continue;
             f->x[a][points] = count ? k : strtod(r->x[k], NULL);
@@ -292,7 +302,8 @@ static void figure_of_arms(report_page *page, const results *r, figure *f)
         f->x[0][a] = a;
         f->y[0][a] = s.mean;
         f->sd[0][a] = s.n > 1 ? s.sd : 0;
-        if (used < sizeof label) used += (size_t)snprintf(label + used, sizeof label - used, "%s%d %s", a ? ", " : "", a, r->arm[a]);
+        if (used < sizeof label)
+            used += (size_t)snprintf(label + used, sizeof label - used, "%s%d %s", a ? ", " : "", a, r->arm[a]);
     }
     add_series(f, 0, "test Dice", r->arms);
     show_figure(page, f, 1, "Test Dice after fine-tuning", label);
@@ -305,8 +316,11 @@ static void say_difference(report_page *page, const results *r, int a, int b, in
     const spread d = difference(r, a, b, x);
     char text[256];
     if (d.n == 0) return;
-    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d seeds%s", where, r->arm[b], r->arm[a], d.mean, d.sd,
-             d.n, d.n > 1 && d.mean > d.sd ? " (larger than the spread)" : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)" : "");
+    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d seeds%s", where, r->arm[b],
+             r->arm[a], d.mean, d.sd, d.n,
+             d.n > 1 && d.mean > d.sd    ? " (larger than the spread)"
+             : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)"
+                                         : "");
     printf("%s\n", text);
     (void)report_note(page, text);
 }
@@ -315,7 +329,8 @@ static void show_efficiency(report_page *page, const results *r, table *t, figur
 {
     char where[64];
     int x, b;
-    (void)report_section(page, "Label efficiency", "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
+    (void)report_section(page, "Label efficiency",
+                         "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
                          "\302\261 and bands: standard deviation over seeds.");
     table_by_arm(page, r, t, "per cent of the labels", "Mean test Dice by share of the labels");
     figure_over_places(page, r, f, 0, "Test Dice by share of the labels", "per cent of the labelled training cases");
@@ -329,7 +344,8 @@ static void show_efficiency(report_page *page, const results *r, table *t, figur
 static void show_ablation(report_page *page, const results *r, table *t, figure *f)
 {
     int b;
-    (void)report_section(page, "Ablation of the tasks", "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
+    (void)report_section(page, "Ablation of the tasks",
+                         "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
     table_by_region(page, r, t, "Test Dice by pre-training task");
     figure_of_arms(page, r, f);
     for (b = 1; b < r->arms; ++b) say_difference(page, r, b - 1, b, -1, "step");
@@ -338,7 +354,8 @@ static void show_ablation(report_page *page, const results *r, table *t, figure 
 static void show_missing(report_page *page, const results *r, table *t, figure *f)
 {
     int b;
-    (void)report_section(page, "Missing modalities", "Test Dice when only some modalities are there. Each network stands in for the others in "
+    (void)report_section(page, "Missing modalities",
+                         "Test Dice when only some modalities are there. Each network stands in for the others in "
                          "the way it was trained with.");
     table_by_place(page, r, t, "modalities present", "Mean test Dice by the modalities that are present");
     figure_over_places(page, r, f, 1, "Test Dice by number of modalities", "modalities present");
@@ -353,7 +370,8 @@ static bmvp_status show_results(const char *kind, const char *path, const char *
     report_page page;
     bmvp_status st = read_results(&r, path, err);
     if (st) return st;
-    if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40) return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
+    if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
     if (report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
         return bmvp_error_set(err, page.error.status, "%s", page.error.message);
     if (strcmp(kind, "efficiency") == 0) show_efficiency(&page, &r, &t, &f);
@@ -372,7 +390,9 @@ typedef struct run { /* NAME=RUN=PREDICTIONS */
 static int parse_run(const char *text, run *r)
 {
     const size_t n = strcspn(text, "="), m = text[n] ? strcspn(text + n + 1, "=") : 0;
-    if (!text[n] || !text[n + 1 + m] || n >= sizeof r->name || m >= sizeof r->dir || strlen(text + n + m + 2) >= sizeof r->predictions) return 0;
+    if (!text[n] || !text[n + 1 + m] || n >= sizeof r->name || m >= sizeof r->dir ||
+        strlen(text + n + m + 2) >= sizeof r->predictions)
+        return 0;
     memcpy(r->name, text, n);
     memcpy(r->dir, text + n + 1, m);
     snprintf(r->predictions, sizeof r->predictions, "%s", text + n + m + 2);
@@ -436,7 +456,8 @@ static bmvp_status read_ras(const char *path, bmvp_nii_volume *v, int64_t dim[3]
     int a;
     memset(&how, 0, sizeof how);
     how.axcodes = "RAS";
-    if (bmvp_nii_read_volume(v, path, &how, NULL, &e) != BMVP_OK) return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
+    if (bmvp_nii_read_volume(v, path, &how, NULL, &e) != BMVP_OK)
+        return bmvp_error_set(err, BMVP_E_IO, "%s", e.message);
     for (a = 0; a < 3; ++a) dim[a] = v->dim[2 - a];
     return BMVP_OK;
 }
@@ -446,14 +467,15 @@ static unsigned char *label_numbers(const bmvp_labels *l, const bmvp_nii_volume 
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     unsigned char *p = (unsigned char *)malloc((size_t)n);
     int64_t i;
-    for (i = 0; p && i < n; ++i) p[i] = v->data[i] >= 0 && v->data[i] < BMVP_LABEL_VALUES ? (unsigned char)v->data[i] : 0;
+    for (i = 0; p && i < n; ++i)
+        p[i] = v->data[i] >= 0 && v->data[i] < BMVP_LABEL_VALUES ? (unsigned char)v->data[i] : 0;
     if (p) region_numbers(l, p, n);
     return p;
 }
 
 /* One row: image, truth, and the prediction of every run. */
-static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, int n, report_picture *row, overlay_memory *m,
-                               bmvp_error *err)
+static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, int n, report_picture *row,
+                               overlay_memory *m, bmvp_error *err)
 {
     bmvp_nii_volume image, truth, predicted;
     bmvp_nii_scale scale;
@@ -470,14 +492,16 @@ static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, 
     st = read_ras(k->image[c], &image, dim, err);
     memset(&scale, 0, sizeof scale); /* files hold scanner units, pictures show 0 to 1 */
     scale.lower = 1, scale.upper = 99.5, scale.b_max = 1, scale.clip = 1;
-    if (!st && bmvp_nii_scale_percentiles(&image, &scale, NULL, &e) != BMVP_OK) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
+    if (!st && bmvp_nii_scale_percentiles(&image, &scale, NULL, &e) != BMVP_OK)
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s", e.message);
     if (!st) st = read_ras(k->label, &truth, other, err);
     if (!st && !(t = label_numbers(&d->labels, &truth))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (i = 0; i < n && !st; ++i) {
         memset(&predicted, 0, sizeof predicted);
         snprintf(path, sizeof path, "%s/%s.nii.gz", runs[i].predictions, k->id);
         st = read_ras(path, &predicted, other, err);
-        if (!st && memcmp(dim, other, sizeof dim) != 0) st = bmvp_error_set(err, BMVP_E_SHAPE, "%s: not on the grid of its image", path);
+        if (!st && memcmp(dim, other, sizeof dim) != 0)
+            st = bmvp_error_set(err, BMVP_E_SHAPE, "%s: not on the grid of its image", path);
         if (!st && !(p = label_numbers(&d->labels, &predicted))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         if (!st) st = overlay_row(image.data, t, p, dim, three, &m[i]);
         if (!st && i == 0) memcpy(row, three, 2 * sizeof *row);
@@ -492,7 +516,8 @@ static bmvp_status picture_row(const dataset *d, const data_case *k, run *runs, 
     return st;
 }
 
-static bmvp_status show_runs_pictures(report_page *page, const char *data, const char *split, run *runs, int n, bmvp_error *err)
+static bmvp_status show_runs_pictures(report_page *page, const char *data, const char *split, run *runs, int n,
+                                      bmvp_error *err)
 {
     enum { ROWS = 3 };
     report_picture picture[ROWS * (MAX_NAMES + 2)];
@@ -542,10 +567,13 @@ static bmvp_status show_runs(const char *out, const char *data, const char *spli
     bmvp_status st = BMVP_OK;
     int i;
     for (i = 0; i < n && !st; ++i)
-        if (n > MAX_NAMES || !parse_run(text[i], &runs[i])) st = bmvp_error_set(err, BMVP_E_ARG, "'%s' must be NAME=RUN=PREDICTIONS", text[i]);
+        if (n > MAX_NAMES || !parse_run(text[i], &runs[i]))
+            st = bmvp_error_set(err, BMVP_E_ARG, "'%s' must be NAME=RUN=PREDICTIONS", text[i]);
     if (st) return st;
-    if (report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK) return bmvp_error_set(err, page.error.status, "%s", page.error.message);
-    (void)report_section(&page, "Segmentation", "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
+    if (report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK)
+        return bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    (void)report_section(&page, "Segmentation",
+                         "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
     st = show_runs_table(&page, runs, n, err);
     if (!st) st = show_runs_curves(&page, runs, n, err);
     if (!st) st = show_runs_pictures(&page, data, split, runs, n, err);
@@ -559,13 +587,15 @@ int main(int argc, char **argv)
 {
     bmvp_error err;
     bmvp_status st;
-    const int kind = argc == 4 && (strcmp(argv[1], "efficiency") == 0 || strcmp(argv[1], "ablation") == 0 || strcmp(argv[1], "missing") == 0);
+    const int kind = argc == 4 && (strcmp(argv[1], "efficiency") == 0 || strcmp(argv[1], "ablation") == 0 ||
+                                   strcmp(argv[1], "missing") == 0);
     if (!kind && !(argc > 5 && strcmp(argv[1], "runs") == 0)) {
         fprintf(stderr, "usage: experiments_page efficiency|ablation|missing RESULTS PAGE\n"
                         "       experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...\n");
         return CLI_USAGE;
     }
-    st = kind ? show_results(argv[1], argv[2], argv[3], &err) : show_runs(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err);
+    st = kind ? show_results(argv[1], argv[2], argv[3], &err)
+              : show_runs(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err);
     if (!st) return CLI_DONE;
     fprintf(stderr, "experiments_page: %s\n", err.message);
     return CLI_FAILED;

@@ -1,11 +1,13 @@
 /* bench_cuda.c - the heavy kernels of bmvp_cuda.cu over the networks' shapes, on the GPU that is there.
 
-   make build/bench_cuda      build/bench_cuda: the whole table; build/bench_cuda WORD: only rows whose name holds the word
+   make build/bench_cuda      build/bench_cuda: the whole table; build/bench_cuda WORD: only rows whose name holds the
+   word
 
-   A row is one op's forward, or its gradient of x or of the weights alone, with everything it launches. Each of 20 samples is the mean of 5
-   calls between two events after 3 calls that are not counted; the median is printed. TFLOP/s counts the operations that the result needs,
-   two for a multiply-add; GB/s counts each operand and result once, so it says how far a kernel bound by memory is from a plain copy.
-   Gradients are added to old ones, as in training with accumulation. Values are random: a GPU's clock depends on them. */
+   A row is one op's forward, or its gradient of x or of the weights alone, with everything it launches. Each of 20
+   samples is the mean of 5 calls between two events after 3 calls that are not counted; the median is printed. TFLOP/s
+   counts the operations that the result needs, two for a multiply-add; GB/s counts each operand and result once, so it
+   says how far a kernel bound by memory is from a plain copy. Gradients are added to old ones, as in training with
+   accumulation. Values are random: a GPU's clock depends on them. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "tests/bench/gpu.h"
@@ -81,22 +83,32 @@ static bmvp_tensor *mlp(bmvp_ctx *c, const row *r, int wants)
 
 /* A pre-training step of UniFormer-small has 6 samples; UNET3D and UniUnet have the dense kernels. */
 static const row rows[] = {
-    { "depthwise 3^3, stage 1", depthwise, 6, 48, 64, 64, 3 },     { "depthwise 5^3, stage 1", depthwise, 6, 48, 64, 64, 5 },
-    { "depthwise 3^3, stage 2", depthwise, 6, 24, 128, 128, 3 },   { "depthwise 5^3, stage 2", depthwise, 6, 24, 128, 128, 5 },
-    { "depthwise 3^3, stage 3", depthwise, 6, 12, 320, 320, 3 },   { "depthwise 3^3, stage 4", depthwise, 6, 6, 512, 512, 3 },
-    { "conv 3^3 64 -> 64", conv, 2, 96, 64, 64, 3 },               { "conv 3^3 32 -> 32", conv, 2, 96, 32, 32, 3 },
-    { "conv 3^3 128 -> 64", conv, 2, 96, 128, 64, 3 },             { "conv 3^3 128 -> 128", conv, 2, 48, 128, 128, 3 },
-    { "conv 3^3 256 -> 256", conv, 6, 12, 256, 256, 3 },           { "conv 1^3 64 -> 64", conv, 6, 48, 64, 64, 1 },
-    { "conv transposed 2^3 64 -> 64", transposed, 6, 48, 64, 64, 2 }, { "attention, stage 3", attention, 6, 1728, 320, 320, 5 },
-    { "attention, stage 4", attention, 6, 216, 512, 512, 8 },      { "mlp, stage 1", mlp, 6, 48 * 48 * 48, 64, 256, 0 },
-    { "mlp, stage 2", mlp, 6, 24 * 24 * 24, 128, 512, 0 },         { "mlp, stage 3", mlp, 6, 1728, 320, 1280, 0 },
+    { "depthwise 3^3, stage 1", depthwise, 6, 48, 64, 64, 3 },
+    { "depthwise 5^3, stage 1", depthwise, 6, 48, 64, 64, 5 },
+    { "depthwise 3^3, stage 2", depthwise, 6, 24, 128, 128, 3 },
+    { "depthwise 5^3, stage 2", depthwise, 6, 24, 128, 128, 5 },
+    { "depthwise 3^3, stage 3", depthwise, 6, 12, 320, 320, 3 },
+    { "depthwise 3^3, stage 4", depthwise, 6, 6, 512, 512, 3 },
+    { "conv 3^3 64 -> 64", conv, 2, 96, 64, 64, 3 },
+    { "conv 3^3 32 -> 32", conv, 2, 96, 32, 32, 3 },
+    { "conv 3^3 128 -> 64", conv, 2, 96, 128, 64, 3 },
+    { "conv 3^3 128 -> 128", conv, 2, 48, 128, 128, 3 },
+    { "conv 3^3 256 -> 256", conv, 6, 12, 256, 256, 3 },
+    { "conv 1^3 64 -> 64", conv, 6, 48, 64, 64, 1 },
+    { "conv transposed 2^3 64 -> 64", transposed, 6, 48, 64, 64, 2 },
+    { "attention, stage 3", attention, 6, 1728, 320, 320, 5 },
+    { "attention, stage 4", attention, 6, 216, 512, 512, 8 },
+    { "mlp, stage 1", mlp, 6, 48 * 48 * 48, 64, 256, 0 },
+    { "mlp, stage 2", mlp, 6, 24 * 24 * 24, 128, 512, 0 },
+    { "mlp, stage 3", mlp, 6, 1728, 320, 1280, 0 },
     { "mlp, stage 4", mlp, 6, 216, 512, 2048, 0 },
 };
 
 /* Operations of forward, and bytes of its operands and result */
 static double operations(const row *r, const bmvp_tensor *y)
 {
-    const double side = (double)r->side, voxels = side * side * side * (double)r->n, taps = (double)(r->kernel * r->kernel * r->kernel);
+    const double side = (double)r->side, voxels = side * side * side * (double)r->n,
+                 taps = (double)(r->kernel * r->kernel * r->kernel);
     if (r->build == attention) return 4 * (double)r->n * side * side * (double)r->in;
     if (r->build == mlp) return 4 * (double)y->numel * (double)r->out;
     return 2 * voxels * taps * (double)r->out * (r->build == depthwise ? 1.0 : (double)r->in);
@@ -154,11 +166,12 @@ static int run(const bmvp_backend *gpu, const row *r, int wants, bmvp_precision 
         if (g) upload(c, y, g);
     }
     if (y) {
-        const double ms = measure(c, y, wants != 0), flop = operations(r, y) * (r->build == attention && wants ? 2.5 : 1.0);
+        const double ms = measure(c, y, wants != 0),
+                     flop = operations(r, y) * (r->build == attention && wants ? 2.5 : 1.0);
         if (ms > 0 && !bmvp_failed(c))
-            printf("| %s | %lld x %lld%s | %s | %s | %.3f | %.1f | %.0f |\n", r->name, (long long)r->n, (long long)r->side,
-                   r->build == attention || r->build == mlp ? " tokens" : "^3", pass[wants], bmvp_precision_text(precision), ms,
-                   flop / ms * 1e-9, bytes(y) / ms * 1e-6);
+            printf("| %s | %lld x %lld%s | %s | %s | %.3f | %.1f | %.0f |\n", r->name, (long long)r->n,
+                   (long long)r->side, r->build == attention || r->build == mlp ? " tokens" : "^3", pass[wants],
+                   bmvp_precision_text(precision), ms, flop / ms * 1e-9, bytes(y) / ms * 1e-6);
     }
     if (bmvp_failed(c)) fprintf(stderr, "bench_cuda: %s: %s\n", r->name, bmvp_error_of(c)->message);
     bmvp_destroy(c);
@@ -172,7 +185,8 @@ static void describe(void)
     gpu_text(text, sizeof text);
     (void)strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
     printf("%s, %s\n\n", date, text);
-    printf("| kernel | samples and size | pass | precision | ms | TFLOP/s | GB/s |\n|---|---|---|---|---:|---:|---:|\n");
+    printf(
+        "| kernel | samples and size | pass | precision | ms | TFLOP/s | GB/s |\n|---|---|---|---|---:|---:|---:|\n");
 }
 
 int main(int argc, char **argv)

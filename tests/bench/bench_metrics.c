@@ -1,5 +1,6 @@
-/* bench_metrics.c - HD95 and Dice of two 240 x 240 x 155 masks on one core: a tumour, a brain, two tumours in opposite corners, blobs
-   all over the volume, and what is labelled in a real file beside its copy moved by 2, -3, 4 voxels along D, H, W.
+/* bench_metrics.c - HD95 and Dice of two 240 x 240 x 155 masks on one core: a tumour, a brain, two tumours in opposite
+   corners, blobs all over the volume, and what is labelled in a real file beside its copy moved by 2, -3, 4 voxels
+   along D, H, W.
 
    bench_metrics [--reps N] [--json] [--seg FILE.nii.gz]        twin.py --metrics times MONAI on the same masks
 
@@ -17,11 +18,20 @@ enum { D = 155, H = 240, W = 240, VOXELS = D * H * W, BLOBS = 20, MOST_REPS = 10
 typedef struct pair { const char *name; int e[4][6]; } pair;
 static const pair pairs[] = {
     { "tumour",
-      { { 77, 120, 120, 30, 35, 32 }, { 95, 140, 100, 14, 20, 25 }, { 79, 123, 118, 31, 33, 34 }, { 93, 143, 103, 16, 18, 22 } } },
+      { { 77, 120, 120, 30, 35, 32 },
+        { 95, 140, 100, 14, 20, 25 },
+        { 79, 123, 118, 31, 33, 34 },
+        { 93, 143, 103, 16, 18, 22 } } },
     { "brain",
-      { { 77, 120, 120, 70, 90, 75 }, { 60, 70, 120, 40, 30, 50 }, { 78, 121, 119, 69, 91, 74 }, { 62, 72, 118, 40, 31, 48 } } },
+      { { 77, 120, 120, 70, 90, 75 },
+        { 60, 70, 120, 40, 30, 50 },
+        { 78, 121, 119, 69, 91, 74 },
+        { 62, 72, 118, 40, 31, 48 } } },
     { "far",
-      { { 40, 60, 60, 35, 55, 55 }, { 60, 90, 80, 20, 25, 25 }, { 110, 180, 180, 40, 55, 55 }, { 95, 150, 160, 20, 22, 30 } } },
+      { { 40, 60, 60, 35, 55, 55 },
+        { 60, 90, 80, 20, 25, 25 },
+        { 110, 180, 180, 40, 55, 55 },
+        { 95, 150, 160, 20, 22, 30 } } },
 };
 static unsigned char mask[2][VOXELS];
 
@@ -97,8 +107,8 @@ static void report(int json, const char *what, const char *name, double *ms, int
 {
     qsort(ms, (size_t)reps, sizeof *ms, by_size);
     if (json)
-        printf("{\"row\":\"%s_%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"value\":%.6g}\n", what, name,
-               ms[reps / 2], ms[0], (ms[reps - 1] - ms[0]) / ms[reps / 2], reps, value);
+        printf("{\"row\":\"%s_%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"value\":%.6g}\n",
+               what, name, ms[reps / 2], ms[0], (ms[reps - 1] - ms[0]) / ms[reps / 2], reps, value);
     else printf("%s_%s: %.2f ms (%.6g)\n", what, name, ms[reps / 2], value);
 }
 

@@ -1,4 +1,5 @@
-/* bench_step.c - speed and memory of training and inference, of the kernels they consist of, and the ceiling of the machine.
+/* bench_step.c - speed and memory of training and inference, of the kernels they consist of, and the ceiling of the
+   machine.
 
    cc -std=c99 -O2 -I. tests/bench/bench_step.c -o bench_step -lm -lpthread
    bench_step [--only NAME] [--threads N] [--simd LEVEL] [--precision fp32|bf16]
@@ -6,19 +7,20 @@
    cc -DBENCH_CUDA ... build/bmvp_cuda.o (make build/bench_step_cuda): also [--device cpu|cuda[:N]] and --precision tf32
 
    Every row is the median of --reps runs after one that is not counted. GFLOP/s counts the operations that the result
-   needs, two for a multiply-add; what backward computes a second time is not counted, and what Winograd's algorithm saves
-   is: dense 3^3 convolutions may pass the ceiling, and so may --precision bf16, since the ceiling is float32's. It is measured here too:
-   independent multiply-adds in registers, with the same instruction set and threads. Memory is the largest resident
-   size less what the process held before the row; each row of a network is a process of its own, so that nothing of the
-   row before is reused. tests/bench/twin.py is the same rows in PyTorch, with the same weights and inputs by formula:
-   `check` is the first loss, or the root mean square of a corner of the output, and must be equal on both sides; of the real
-   step it is the loss of the fourth, and has no twin: the masks are others.
+   needs, two for a multiply-add; what backward computes a second time is not counted, and what Winograd's algorithm
+   saves is: dense 3^3 convolutions may pass the ceiling, and so may --precision bf16, since the ceiling is float32's.
+   It is measured here too: independent multiply-adds in registers, with the same instruction set and threads. Memory is
+   the largest resident size less what the process held before the row; each row of a network is a process of its own,
+   so that nothing of the row before is reused. tests/bench/twin.py is the same rows in PyTorch, with the same weights
+   and inputs by formula: `check` is the first loss, or the root mean square of a corner of the output, and must be
+   equal on both sides; of the real step it is the loss of the fourth, and has no twin: the masks are others.
 
-   On a GPU there are the rows of networks and the real step (bench_cuda.c has the kernels). It does not wait, so a run is five calls between two
-   waits, divided by five, after five that are not counted; inputs come from the host in every call. A pass is recorded as the trainers do.
-   Batches are 8 crops for inference, whose time and operations are then of one crop, 2 for uniunet_step as in fine-tuning, otherwise 1. Memory is
-   what is taken of the GPU's at the end of the row less what was before its context, so nothing else may use that GPU; CUDA's own context,
-   about half a GB, is in neither. */
+   On a GPU there are the rows of networks and the real step (bench_cuda.c has the kernels). It does not wait, so a run
+   is five calls between two waits, divided by five, after five that are not counted; inputs come from the host in every
+   call. A pass is recorded as the trainers do. Batches are 8 crops for inference, whose time and operations are then of
+   one crop, 2 for uniunet_step as in fine-tuning, otherwise 1. Memory is what is taken of the GPU's at the end of the
+   row less what was before its context, so nothing else may use that GPU; CUDA's own context, about half a GB, is in
+   neither. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -309,9 +311,10 @@ static void report(bench *b, const char *name, result *r)
     spread = (r->second[r->n - 1] - best) / median;
     rate = r->gflop / median;
     if (b->opt.json) {
-        printf("{\"row\":\"%s\",\"precision\":\"%s\",\"batch\":%d,\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d,\"gflops\":%.1f,"
-               "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f,\"weights_mb\":%.1f,\"check\":%.9g}\n", name,
-               bmvp_precision_text(b->opt.precision), r->batch, median * 1e3, best * 1e3, spread, r->n, rate,
+        printf("{\"row\":\"%s\",\"precision\":\"%s\",\"batch\":%d,\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,"
+               "\"runs\":%d,\"gflops\":%.1f,"
+               "\"ceiling_share\":%.3f,\"peak_mb\":%.1f,\"plan_mb\":%.1f,\"weights_mb\":%.1f,\"check\":%.9g}\n",
+               name, bmvp_precision_text(b->opt.precision), r->batch, median * 1e3, best * 1e3, spread, r->n, rate,
                b->ceiling > 0 ? rate / b->ceiling : 0, r->peak_mb, r->plan_mb, r->weights_mb, r->check);
     } else {
         printf("%-26s %10.2f %10.2f %6.0f%% ", name, median * 1e3, best * 1e3, spread * 100);
@@ -353,7 +356,8 @@ static double uniformer_gflop(const bmvp_net_config *k, int decoder)
     return 2e-9 * sum;
 }
 
-/* The segmentation decoder: transposed convolution, two 3^3 convolutions and a shortcut at each of four scales, input skip, head. */
+/* The segmentation decoder: transposed convolution, two 3^3 convolutions and a shortcut at each of four scales, input
+   skip, head. */
 static double uniunet_gflop(const bmvp_net_config *k)
 {
     double sum = 0, voxels = (double)CROP * CROP * CROP;
@@ -380,7 +384,11 @@ static double unet3d_gflop(const bmvp_net_config *k)
 
 /* >>networks ------------------------------------------------------------------------------------------------------- */
 
-typedef enum work { ENCODE, FORWARD, STEP } work; /* inference without and with the decoder; forward, backward and AdamW */
+typedef enum work {
+    ENCODE,
+    FORWARD,
+    STEP
+} work; /* inference without and with the decoder; forward, backward and AdamW */
 
 typedef struct net_row {
     const char *name, *preset;
@@ -418,7 +426,8 @@ static int row_batch(const options *o, const net_row *row)
 /* Crop s is that of case s: modality m as the tests' formula gives it; region r is a ball, the same in all. */
 static void crop_data(training *t, int s, float *one)
 {
-    const int64_t dim[3] = { CROP, CROP, CROP }, n = (int64_t)CROP * CROP * CROP, channels = t->cfg.in_channels, regions = t->cfg.outputs;
+    const int64_t dim[3] = { CROP, CROP, CROP }, n = (int64_t)CROP * CROP * CROP, channels = t->cfg.in_channels,
+                  regions = t->cfg.outputs;
     float *crop = t->crop + s * n * channels, *target = t->target + s * n * regions;
     int64_t i, k;
     for (k = 0; k < channels; ++k) {
@@ -480,7 +489,8 @@ static double corner(bmvp_ctx *c, const bmvp_tensor *y)
         for (z = 0; z == 0 || z < y->dim[1] / 2; ++z)
             for (row = 0; row == 0 || row < y->dim[2] / 3; ++row) {
                 const float *p = v + ((s * y->dim[1] + z) * y->dim[2] + row) * y->dim[3] * y->dim[4];
-                for (i = 0; i < y->dim[4] || i < y->dim[3] / 4 * y->dim[4]; ++i, ++n) sum += (double)p[i] * (double)p[i];
+                for (i = 0; i < y->dim[4] || i < y->dim[3] / 4 * y->dim[4]; ++i, ++n)
+                    sum += (double)p[i] * (double)p[i];
             }
     free(v);
     return sqrt(sum / n);
@@ -635,8 +645,8 @@ static float *real_items(bmvp_ssl_item *item)
     return volume;
 }
 
-/* Three steps that are not counted meet the templates of all modalities, so that each has its gradient: what the plan counts. On a device then
-   those that record what is timed. A run ends with its last losses on the host. */
+/* Three steps that are not counted meet the templates of all modalities, so that each has its gradient: what the plan
+   counts. On a device then those that record what is timed. A run ends with its last losses on the host. */
 static void real_run(bench *b, bmvp_ctx *c, bmvp_ssl *ssl, bmvp_ssl_item *item, result *r)
 {
     const int n = calls(&b->opt);
@@ -951,8 +961,8 @@ static void machine(bench *b)
                          "\"ceiling\":%.1f}\n"
                        : "%s, %d threads, %s, compiler %s\n"
                          "multiply-add ceiling: %.0f GFLOP/s with 1 thread, %.0f with all\n\n",
-           model ? model : "unknown processor", b->opt.threads, bmvp_simd_text(bmvp_simd_level(c)), compiler_text(), one,
-           b->ceiling);
+           model ? model : "unknown processor", b->opt.threads, bmvp_simd_text(bmvp_simd_level(c)), compiler_text(),
+           one, b->ceiling);
     fflush(stdout);
     bmvp_destroy(c);
 }
@@ -968,8 +978,8 @@ static void bench_large(bench *b, int i)
     else bench_real(b, large_name(i), i > NETS);
 }
 
-/* Row i in a process of its own where there are such: its memory is then its own too. Not with a device: CUDA does not survive a fork, and a
-   row's memory there ends with its context. */
+/* Row i in a process of its own where there are such: its memory is then its own too. Not with a device: CUDA does not
+   survive a fork, and a row's memory there ends with its context. */
 static void bench_alone(bench *b, int i)
 {
     if (!wanted(b, large_name(i))) return;
@@ -1011,9 +1021,11 @@ int main(int argc, char **argv)
     int i;
     memset(&b, 0, sizeof b);
     if (!parse(argc, argv, &b.opt) || !bmvp_ssl_preset(b.opt.preset, &any)) {
-        fprintf(stderr, "usage: bench_step [--only ROW] [--threads N] [--simd plain|vector|avx2|avx512] [--reps 1..%d]\n"
-                        "                  [--precision fp32|bf16|tf32] [--device cpu|cuda[:N]] [--batch 1..64]\n"
-                        "                  [--preset paper|release|fast] [--json] [--list] [--machine]\n", MAX_REPS);
+        fprintf(stderr,
+                "usage: bench_step [--only ROW] [--threads N] [--simd plain|vector|avx2|avx512] [--reps 1..%d]\n"
+                "                  [--precision fp32|bf16|tf32] [--device cpu|cuda[:N]] [--batch 1..64]\n"
+                "                  [--preset paper|release|fast] [--json] [--list] [--machine]\n",
+                MAX_REPS);
         return 2;
     }
     if (b.opt.list) return list(&b.opt), 0;

@@ -1,5 +1,6 @@
-/* gpu.h - for the benchmarks: the words about a GPU, and how much of its memory is taken. The GPU is the one that the calling thread uses, which
-   is bmvp_cuda_backend's. Where tests/gpu/cuda_shim.h plays the GPU (BMVP_CUDA_SHIM) there is nothing to say and no memory to ask for. */
+/* gpu.h - for the benchmarks: the words about a GPU, and how much of its memory is taken. The GPU is the one that the
+   calling thread uses, which is bmvp_cuda_backend's. Where tests/gpu/cuda_shim.h plays the GPU (BMVP_CUDA_SHIM) there
+   is nothing to say and no memory to ask for. */
 #ifndef BMVP_BENCH_GPU_H
 #define BMVP_BENCH_GPU_H
 
@@ -29,8 +30,9 @@ static inline void gpu_text(char *out, size_t size)
     if (f && !fgets(line, (int)sizeof line, f)) line[0] = 0;
     if (f) (void)fclose(f);
     line[strcspn(line, "\n\"\\")] = 0;
-    snprintf(out, size, "%s (sm_%d%d, %d multiprocessors), driver for CUDA %d.%d, runtime %d.%d%s%s", p.name, p.major, p.minor,
-             p.multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, line[0] ? "; " : "", line);
+    snprintf(out, size, "%s (sm_%d%d, %d multiprocessors), driver for CUDA %d.%d, runtime %d.%d%s%s", p.name, p.major,
+             p.minor, p.multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
+             line[0] ? "; " : "", line);
 }
 
 /* 1e6 bytes of the GPU's memory that are not free, by whomever they were taken; 0: unknown. */

@@ -1,6 +1,7 @@
-/* cuda_nccl.h - NCCL for the shim: the few functions that bmvp_cuda.cu calls, between processes of this machine, through a file that they map.
-   Sums are in the order of the ranks. Communicators do not block: they are in progress for a while after every call, and a call meanwhile is an
-   error. An exchange goes on when all ranks have come to it; a rank that never does leaves the others waiting, as on a device. */
+/* cuda_nccl.h - NCCL for the shim: the few functions that bmvp_cuda.cu calls, between processes of this machine,
+   through a file that they map. Sums are in the order of the ranks. Communicators do not block: they are in progress
+   for a while after every call, and a call meanwhile is an error. An exchange goes on when all ranks have come to it; a
+   rank that never does leaves the others waiting, as on a device. */
 #ifndef BMVP_CUDA_NCCL_H
 #define BMVP_CUDA_NCCL_H
 
@@ -10,8 +11,16 @@
 
 #define NCCL_VERSION_CODE 22800
 enum { NCCL_UNIQUE_ID_BYTES = 128, NCCL_CONFIG_UNDEF_INT = -1 };
-enum ncclResult_t { ncclSuccess, ncclUnhandledCudaError, ncclSystemError, ncclInternalError, ncclInvalidArgument, ncclInvalidUsage,
-                    ncclRemoteError, ncclInProgress };
+enum ncclResult_t {
+    ncclSuccess,
+    ncclUnhandledCudaError,
+    ncclSystemError,
+    ncclInternalError,
+    ncclInvalidArgument,
+    ncclInvalidUsage,
+    ncclRemoteError,
+    ncclInProgress
+};
 enum ncclDataType_t { ncclChar = 0, ncclFloat = 7 };
 enum ncclRedOp_t { ncclSum };
 struct ncclUniqueId { char internal[NCCL_UNIQUE_ID_BYTES]; };
@@ -39,7 +48,10 @@ struct shim_nccl_test { /* what a test sees and sets */
 };
 inline shim_nccl_test shim_nccl_test;
 
-inline const char *ncclGetErrorString(ncclResult_t r) { return r == ncclRemoteError ? "remote process exited or there was a network error" : "NCCL error"; }
+inline const char *ncclGetErrorString(ncclResult_t r)
+{
+    return r == ncclRemoteError ? "remote process exited or there was a network error" : "NCCL error";
+}
 inline const char *ncclGetLastError(ncclComm_t) { return ""; }
 inline ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
@@ -101,9 +113,11 @@ inline ncclResult_t ncclGroupEnd()
     return ncclInProgress;
 }
 
-/* Gives `from` (bytes long) to the others a piece at a time; then(place, bytes, ranks) takes what they gave at that place. */
+/* Gives `from` (bytes long) to the others a piece at a time; then(place, bytes, ranks) takes what they gave at that
+   place. */
 template <class F>
-inline ncclResult_t shim_exchange_pieces(ncclComm_t comm, cudaStream_t stream, const void *from, int64_t bytes, const F &then)
+inline ncclResult_t shim_exchange_pieces(ncclComm_t comm, cudaStream_t stream, const void *from, int64_t bytes,
+                                         const F &then)
 {
     const std::shared_ptr<shim_nccl_state> s = comm->state;
     if (!s->joined || s->in_progress || !shim_side(stream)) return ncclInvalidUsage;
@@ -118,7 +132,8 @@ inline ncclResult_t shim_exchange_pieces(ncclComm_t comm, cudaStream_t stream, c
                 memcpy(piece[s->rank], (const char *)from + at, (size_t)n);
                 __atomic_store_n(&s->file->come[s->rank], number, __ATOMIC_SEQ_CST);
             }
-            for (int r = 0; r < s->size; ++r) if (__atomic_load_n(&s->file->come[r], __ATOMIC_SEQ_CST) < number) return 0;
+            for (int r = 0; r < s->size; ++r)
+                if (__atomic_load_n(&s->file->come[r], __ATOMIC_SEQ_CST) < number) return 0;
             then(at, n, piece);
             return 1;
         });
@@ -134,30 +149,38 @@ inline void shim_sum(float *y, const char (*piece)[SHIM_PIECE], int size, int64_
         y[i] = v;
     }
 }
-inline ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t, ncclComm_t comm, cudaStream_t stream)
+inline ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t,
+                                  ncclComm_t comm, cudaStream_t stream)
 {
     const int size = comm->state->size;
     if (type != ncclFloat) return ncclInvalidArgument;
-    return shim_exchange_pieces(comm, stream, from, (int64_t)n * 4, [=](int64_t at, int64_t bytes, const char (*piece)[SHIM_PIECE]) {
-        shim_sum((float *)to + at / 4, piece, size, bytes);
-    });
+    return shim_exchange_pieces(comm, stream, from, (int64_t)n * 4,
+                                [=](int64_t at, int64_t bytes, const char(*piece)[SHIM_PIECE]) {
+                                    shim_sum((float *)to + at / 4, piece, size, bytes);
+                                });
 }
-inline ncclResult_t ncclAllGather(const void *from, void *to, size_t n, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream)
+inline ncclResult_t ncclAllGather(const void *from, void *to, size_t n, ncclDataType_t type, ncclComm_t comm,
+                                  cudaStream_t stream)
 {
     const int size = comm->state->size;
     if (type != ncclChar) return ncclInvalidArgument;
-    return shim_exchange_pieces(comm, stream, from, (int64_t)n, [=](int64_t at, int64_t bytes, const char (*piece)[SHIM_PIECE]) {
-        for (int r = 0; r < size; ++r) memcpy((char *)to + r * (int64_t)n + at, piece[r], (size_t)bytes);
-    });
+    return shim_exchange_pieces(comm, stream, from, (int64_t)n,
+                                [=](int64_t at, int64_t bytes, const char(*piece)[SHIM_PIECE]) {
+                                    for (int r = 0; r < size; ++r)
+                                        memcpy((char *)to + r * (int64_t)n + at, piece[r], (size_t)bytes);
+                                });
 }
-inline ncclResult_t ncclBroadcast(const void *from, void *to, size_t n, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream)
+inline ncclResult_t ncclBroadcast(const void *from, void *to, size_t n, ncclDataType_t type, int root, ncclComm_t comm,
+                                  cudaStream_t stream)
 {
     if (type != ncclChar) return ncclInvalidArgument;
-    return shim_exchange_pieces(comm, stream, from, (int64_t)n, [=](int64_t at, int64_t bytes, const char (*piece)[SHIM_PIECE]) {
-        memcpy((char *)to + at, piece[root], (size_t)bytes);
-    });
+    return shim_exchange_pieces(comm, stream, from, (int64_t)n,
+                                [=](int64_t at, int64_t bytes, const char(*piece)[SHIM_PIECE]) {
+                                    memcpy((char *)to + at, piece[root], (size_t)bytes);
+                                });
 }
-inline ncclResult_t ncclReduceScatter(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t, ncclComm_t comm, cudaStream_t stream)
+inline ncclResult_t ncclReduceScatter(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t,
+                                      ncclComm_t comm, cudaStream_t stream)
 {
     const shim_nccl_state *s = comm->state.get();
     const int rank = s->rank, size = s->size;

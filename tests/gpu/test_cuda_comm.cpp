@@ -1,6 +1,7 @@
-/* test_cuda_comm.cpp - data parallel on the GPU that tests/gpu/cuda_shim.h plays: ranks are processes, since the shim is of one thread, and what
-   they tell each other lies in shared memory. Two ranks with unequal shares of the samples, and three, give the gradients and running
-   statistics of one with all of them, through the host and by the NCCL of tests/gpu/cuda_nccl.h alike; and what happens when a rank is missing. */
+/* test_cuda_comm.cpp - data parallel on the GPU that tests/gpu/cuda_shim.h plays: ranks are processes, since the shim
+   is of one thread, and what they tell each other lies in shared memory. Two ranks with unequal shares of the samples,
+   and three, give the gradients and running statistics of one with all of them, through the host and by the NCCL of
+   tests/gpu/cuda_nccl.h alike; and what happens when a rank is missing. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "tests/support/check.h"
@@ -13,7 +14,7 @@
 enum { MOST = 3, SAMPLES = 3, PIECE = 1 << 16, MOST_OUT = 1 << 22 };
 enum { HOST = 4, NCCL = 8 }; /* beside PASS_EARLY, PASS_RECOMPUTE: the table has no start; it is NCCL's */
 
-/* ---- ranks as processes -------------------------------------------------------------------------------------------------------------- */
+/* ---- ranks as processes ---------------------------------------------------------------------------------------- */
 
 struct answer { /* of a rank, to the test */
     int64_t n, left; /* left: things of the device that were not given back */
@@ -77,7 +78,8 @@ static bmvp_status host_barrier(const bmvp_comm *, bmvp_error *)
     return BMVP_OK;
 }
 
-/* Started sums end at the wait, as with a table that works meanwhile: what the caller had at `x` before it must not matter. */
+/* Started sums end at the wait, as with a table that works meanwhile: what the caller had at `x` before it must not
+   matter. */
 static std::vector<std::pair<bmvp_part, std::vector<float>>> under_way;
 static bmvp_status host_start(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err)
 {
@@ -134,7 +136,8 @@ static void run_rank(int rank, int size, const int *share, int flags, const tick
     p.flags = flags;
     shim_seed((uint64_t)rank);
     p.backend = bmvp_cuda_backend(0, &a->err);
-    if (!p.backend || (flags & NCCL && bmvp_cuda_comm_join(p.backend, id.data(), rank, size, 200, &table, &a->err))) return;
+    if (!p.backend || (flags & NCCL && bmvp_cuda_comm_join(p.backend, id.data(), rank, size, 200, &table, &a->err)))
+        return;
     if (!(flags & NCCL)) host_table(&table, &me, rank, size, flags);
     if (size > 1 || flags & NCCL) p.comm = &table;
     pass_run(&p);
@@ -184,7 +187,7 @@ static std::vector<answer> run_group(int size, const int *share, int flags)
     return std::vector<answer>(all_ranks->of, all_ranks->of + size);
 }
 
-/* ---- tests --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------------------------- */
 
 static const int shares[2][MOST] = { { 1, 2 }, { 1, 1, 1 } };
 
@@ -199,19 +202,19 @@ static void compare_with_one(int size, int flags, const answer &one)
     const std::vector<answer> r = run_group(size, shares[size - 2], flags);
     for (int i = 0; i < size; ++i) {
         const answer &a = r[(size_t)i];
-        if (!check_report(a.err.status == BMVP_OK && a.n == one.n, __FILE__, __LINE__, "rank %d: %s", i, a.err.message)) continue;
-        CHECK_CLOSE("gradients and statistics", a.out, one.out, one.n, 2e-4);
+        if (!check_report(a.err.status == BMVP_OK && a.n == one.n, __FILE__, __LINE__, "rank %d: %s", i, a.err.message))
+        continue; CHECK_CLOSE("gradients and statistics", a.out, one.out, one.n, 2e-4);
         CHECK_SAME("all ranks", a.out, r[0].out, one.n);
-        CHECK(a.calls > 40 && (a.started > 0) == !(flags & HOST) && (a.sent > 0) == ((flags & PASS_EARLY) != 0) && a.graphs == 0);
-        CHECK(a.left == 0);
+        CHECK(a.calls > 40 && (a.started > 0) == !(flags & HOST) && (a.sent > 0) == ((flags & PASS_EARLY) != 0) &&
+        a.graphs == 0); CHECK(a.left == 0);
     }
 }
 
 static void test_ranks_over_the_host(void)
 {
     const std::vector<answer> one = one_rank();
-    if (!check_report(one[0].err.status == BMVP_OK && one[0].n > 0, __FILE__, __LINE__, "%s", one[0].err.message)) return;
-    compare_with_one(2, PASS_EARLY, one[0]);
+    if (!check_report(one[0].err.status == BMVP_OK && one[0].n > 0, __FILE__, __LINE__, "%s", one[0].err.message))
+    return; compare_with_one(2, PASS_EARLY, one[0]);
     compare_with_one(2, PASS_RECOMPUTE | HOST, one[0]);
     compare_with_one(3, PASS_EARLY | HOST, one[0]);
 }
@@ -225,7 +228,9 @@ static void test_nccl(void)
         const std::vector<answer> host = run_group(size, share, flags), r = run_group(size, share, flags | NCCL);
         for (int i = 0; i < size; ++i) {
             const answer &a = r[(size_t)i], &want = host[(size_t)i];
-            if (!check_report(a.err.status == BMVP_OK && a.n == want.n && a.n > 0, __FILE__, __LINE__, "rank %d: %s", i, a.err.message)) continue;
+            if (!check_report(a.err.status == BMVP_OK && a.n == want.n && a.n > 0, __FILE__, __LINE__, "rank %d: %s", i,
+                              a.err.message))
+                continue;
             CHECK_SAME("gradients and statistics", a.out, want.out, a.n);
             CHECK(a.calls > 40 && (size == 1 || a.sent == want.sent) && a.graphs == 0 && a.left == 0);
         }
@@ -283,13 +288,14 @@ template <class F> static void check_ranks(int size, double deadline, F f)
 static int every_call(bmvp_ctx *c, const bmvp_comm *m)
 {
     const int64_t n = 300000, last = n - 1;
-    const numbers a(c, n, 1.0f + (float)m->rank), b(c, 2 * n, 10), all(c, 2 * n, 0), half(c, n, 0), root(c, n, (float)m->rank), s(c, n, 0.5f);
+    const numbers a(c, n, 1.0f + (float)m->rank), b(c, 2 * n, 10), all(c, 2 * n, 0), half(c, n, 0),
+        root(c, n, (float)m->rank), s(c, n, 0.5f);
     const bmvp_part two[2] = { { b.t->x, 2 * n }, { s.t->x, n } };
     const float end = (float)(last % 1000);
     bmvp_error err;
     int bad = m->all_gather(m, a.t->x, n * 4, all.t->x, &err) || m->reduce_scatter(m, all.t->x, n, half.t->x, &err) ||
-              m->broadcast(m, root.t->x, n * 4, 1, &err) || m->start(m, two, 2, &err) || m->all_reduce(m, &two[1], 1, &err) ||
-              m->wait(m, &err) || m->barrier(m, &err);
+              m->broadcast(m, root.t->x, n * 4, 1, &err) || m->start(m, two, 2, &err) ||
+              m->all_reduce(m, &two[1], 1, &err) || m->wait(m, &err) || m->barrier(m, &err);
     bad |= !(all.at(last) == 1 + end && all.at(n + last) == 2 + end);
     bad |= !(half.at(last) == 2 * (1 + (float)m->rank + end)) || !(root.at(last) == 1 + end);
     bad |= !(b.at(2 * n - 1) == 2 * (10 + (float)((2 * n - 1) % 1000))) || !(s.at(0) == 2);
@@ -300,7 +306,10 @@ static int every_call(bmvp_ctx *c, const bmvp_comm *m)
     return !bad && !bmvp_failed(c);
 }
 
-static int says(const bmvp_error *err, const char *text) { return err->status == BMVP_E_IO && strstr(err->message, text) != NULL; }
+static int says(const bmvp_error *err, const char *text)
+{
+    return err->status == BMVP_E_IO && strstr(err->message, text) != NULL;
+}
 
 /* Rank 1 has left: rank 0's next wait for the GPU ends with its deadline, and so does all that follows. */
 static int alone(bmvp_ctx *c, const bmvp_comm *m)
@@ -372,7 +381,8 @@ static void test_device_table_on_the_cpu(void)
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
-    all_ranks = (shared *)mmap(NULL, sizeof *all_ranks, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    all_ranks = (shared *)mmap(NULL, sizeof *all_ranks, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all_ranks == MAP_FAILED) return 1;
     CHECK_RUN(test_ranks_over_the_host);
     CHECK_RUN(test_nccl);

@@ -1,5 +1,6 @@
-/* test_launch.c - data-parallel runs: what the environment says, how ranks meet, whoever else knocks, what they then say to one another,
-   and what happens when one of them goes, stops or makes another call. Ranks are threads, or processes where they are killed. */
+/* test_launch.c - data-parallel runs: what the environment says, how ranks meet, whoever else knocks, what they then
+   say to one another, and what happens when one of them goes, stops or makes another call. Ranks are threads, or
+   processes where they are killed. */
 #define _DEFAULT_SOURCE
 #include "bmvp_tensor.h"
 #include "examples/bmvp/ranks/launch.h"
@@ -45,7 +46,12 @@ static const char *value_in(void *user, const char *name)
 
 static void test_environment(void)
 {
-    static const struct { const char *env; int by, rank, size, local; const char *address; int port; /* 0: derived */ } row[] = {
+    static const struct {
+        const char *env;
+        int by, rank, size, local;
+        const char *address;
+        int port; /* 0: derived */
+    } row[] = {
         { "", LAUNCH_ALONE, 0, 1, 0, "", 0 },
         { "MASTER_ADDR=x;MASTER_PORT=y", LAUNCH_ALONE, 0, 1, 0, "", 0 },
         { "PMI_SIZE=1;PMI_RANK=0", LAUNCH_ALONE, 0, 1, 0, "", 0 },
@@ -55,15 +61,16 @@ static void test_environment(void)
         { TORCH ";TORCHELASTIC_USE_AGENT_STORE=False", LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
         { TORCH ";" SLURM, LAUNCH_TORCHRUN, 1, 4, 1, "node7", 29500 },
         { "RANK=0;WORLD_SIZE=1", LAUNCH_TORCHRUN, 0, 1, 0, "", 0 },
-        { "RANK=0;WORLD_SIZE=2;MASTER_ADDR=fe80::1%eth0;MASTER_PORT=65535;TORCHELASTIC_USE_AGENT_STORE=True", LAUNCH_TORCHRUN, 0, 2, 0,
-          "fe80::1%eth0", 65534 },
+        { "RANK=0;WORLD_SIZE=2;MASTER_ADDR=fe80::1%eth0;MASTER_PORT=65535;TORCHELASTIC_USE_AGENT_STORE=True",
+          LAUNCH_TORCHRUN, 0, 2, 0, "fe80::1%eth0", 65534 },
         { SLURM ";SLURM_JOB_NODELIST=node[003-007,9],gpu2", LAUNCH_SRUN, 5, 8, 1, "node003", 0 },
         { SLURM ";SLURM_JOB_NODELIST=gpu2,node[003-007,9]", LAUNCH_SRUN, 5, 8, 1, "gpu2", 0 },
         { SLURM ";SLURM_JOB_NODELIST=node9", LAUNCH_SRUN, 5, 8, 1, "node9", 0 },
         { SLURM ";SLURM_JOB_NODELIST=rack[2,5]n[07-11]-ib.x,y", LAUNCH_SRUN, 5, 8, 1, "rack2n07-ib.x", 0 },
         { SLURM ";SLURM_JOB_NODELIST=a[1-2];SLURM_STEP_NODELIST=a2", LAUNCH_SRUN, 5, 8, 1, "a2", 0 },
         { SLURM ";SLURM_JOB_NODELIST=a;MASTER_ADDR=b;MASTER_PORT=1234", LAUNCH_SRUN, 5, 8, 1, "b", 1234 },
-        { SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_NUM_TASKS=6;TORCHELASTIC_USE_AGENT_STORE=True;MASTER_PORT=7", LAUNCH_SRUN, 5, 6, 1, "a", 7 },
+        { SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_NUM_TASKS=6;TORCHELASTIC_USE_AGENT_STORE=True;MASTER_PORT=7",
+          LAUNCH_SRUN, 5, 6, 1, "a", 7 },
         { "SLURM_PROCID=0;SLURM_NTASKS=1", LAUNCH_SRUN, 0, 1, 0, "", 0 },
         { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;PMIX_NAMESPACE=77", LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
         { OMPI ";OMPI_COMM_WORLD_LOCAL_SIZE=2;OMPI_MCA_ess_base_jobid=77", LAUNCH_MPIRUN, 1, 2, 1, "127.0.0.1", 0 },
@@ -77,10 +84,10 @@ static void test_environment(void)
         int port;
         if (!check_report(st == BMVP_OK, __FILE__, __LINE__, "%s: %s", row[i].env, err.message)) continue;
         port = row[i].port || l.size == 1 ? l.port == row[i].port : l.port >= 15000 && l.port < 30000;
-        check_report((int)l.by == row[i].by && l.rank == row[i].rank && l.size == row[i].size && l.local_rank == row[i].local && port &&
-                     strcmp(l.address, row[i].address) == 0,
-                     __FILE__, __LINE__, "%s: by %d, rank %d of %d, local %d, %s:%d", row[i].env, (int)l.by, l.rank, l.size, l.local_rank, l.address,
-                     l.port);
+        check_report((int)l.by == row[i].by && l.rank == row[i].rank && l.size == row[i].size &&
+                         l.local_rank == row[i].local && port && strcmp(l.address, row[i].address) == 0,
+                     __FILE__, __LINE__, "%s: by %d, rank %d of %d, local %d, %s:%d", row[i].env, (int)l.by, l.rank,
+                     l.size, l.local_rank, l.address, l.port);
     }
 }
 
@@ -125,8 +132,9 @@ static void test_bad_environment(void)
     bmvp_error err;
     size_t i;
     for (i = 0; i < sizeof row / sizeof *row; ++i) {
-        if (!check_report(launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err) == BMVP_E_ARG, __FILE__, __LINE__, "%s: taken",
-                          row[i].env)) continue;
+        if (!check_report(launch_read(&l, value_in, (void *)(uintptr_t)row[i].env, &err) == BMVP_E_ARG, __FILE__,
+                          __LINE__, "%s: taken", row[i].env))
+            continue;
         CHECK_HOLDS(err.message, row[i].variable);
         CHECK_HOLDS(err.message, row[i].advice);
     }
@@ -145,9 +153,11 @@ static uint64_t nonce_of(const char *env)
 /* Of the job and of nothing that differs between its ranks */
 static void test_nonce(void)
 {
-    const char *one = "SLURM_PROCID=0;SLURM_NTASKS=8;SLURM_JOB_ID=4711;SLURM_JOB_NODELIST=a", *two = SLURM ";SLURM_JOB_NODELIST=a";
+    const char *one = "SLURM_PROCID=0;SLURM_NTASKS=8;SLURM_JOB_ID=4711;SLURM_JOB_NODELIST=a",
+               *two = SLURM ";SLURM_JOB_NODELIST=a";
     CHECK(nonce_of(one) == nonce_of(two));
-    CHECK(nonce_of(SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_ID=0") != nonce_of(SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_ID=1"));
+    CHECK(nonce_of(SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_ID=0") !=
+          nonce_of(SLURM ";SLURM_JOB_NODELIST=a;SLURM_STEP_ID=1"));
     CHECK(nonce_of(SLURM "1;SLURM_JOB_NODELIST=a") != nonce_of(two));
     CHECK(nonce_of(TORCH ";TORCHELASTIC_RUN_ID=a") != nonce_of(TORCH ";TORCHELASTIC_RUN_ID=b"));
     CHECK(nonce_of(TORCH) != nonce_of("RANK=1;WORLD_SIZE=4;MASTER_ADDR=node7;MASTER_PORT=29501"));
@@ -186,7 +196,9 @@ static launch_place launch_of(int rank, int size, const char *address, int port)
 
 static launch_settings quick(void)
 {
-    const launch_settings s = { 20, 0.3, 20, 0.05, 10, 1 << 12, NULL, NULL }; /* silent: more than a busy machine makes a thread wait */
+    const launch_settings s = {
+        20, 0.3, 20, 0.05, 10, 1 << 12, NULL, NULL
+    }; /* silent: more than a busy machine makes a thread wait */
     return s;
 }
 
@@ -213,7 +225,8 @@ static void send_for(comer *c, int rank, int size, const char *address, int port
 }
 static void set_out(comer *c) { CHECK(pthread_create(&c->thread, NULL, come, c) == 0); }
 
-/* Both channels of every pair join the right two: rank 0 hears each rank's number where that rank has its connection. */
+/* Both channels of every pair join the right two: rank 0 hears each rank's number where that rank has its
+   connection. */
 static void check_met(comer *c, int size)
 {
     const double until = clock_now() + 5;
@@ -226,8 +239,10 @@ static void check_met(comer *c, int size)
         for (k = 0; k < CHANNELS; ++k) {
             const int said = 100 * k + r;
             int heard = -1, echo = -1;
-            CHECK(socket_send(c[r].peer[0].fd[k], &said, sizeof said, until) && socket_receive(c[0].peer[r].fd[k], &heard, sizeof heard, until));
-            CHECK(socket_send(c[0].peer[r].fd[k], &heard, sizeof heard, until) && socket_receive(c[r].peer[0].fd[k], &echo, sizeof echo, until));
+            CHECK(socket_send(c[r].peer[0].fd[k], &said, sizeof said, until) &&
+                  socket_receive(c[0].peer[r].fd[k], &heard, sizeof heard, until));
+            CHECK(socket_send(c[0].peer[r].fd[k], &heard, sizeof heard, until) &&
+                  socket_receive(c[r].peer[0].fd[k], &echo, sizeof echo, until));
             CHECK(heard == said && echo == said);
             CHECK(c[0].peer[r].host[0] && c[r].peer[0].host[0]);
         }
@@ -369,7 +384,8 @@ static void slow(int port)
     socket_close(&fd);
 }
 
-/* Takes rank 1's place rightly and goes before the meeting is complete: the place is free again. Or says more than it should. */
+/* Takes rank 1's place rightly and goes before the meeting is complete: the place is free again. Or says more than it
+   should. */
 static void comes_and_goes(int port, int talks)
 {
     const double until = clock_now() + 5;
@@ -445,7 +461,8 @@ static void test_half_seen(void)
     for (i = 0; i < 3; ++i) {
         fd[i] = accept(listener, NULL, NULL);
         CHECK(fd[i] >= 0 && socket_prepare(fd[i]) && socket_receive(fd[i], &h, sizeof h, until));
-        CHECK(h.rank == 1 && h.channel == (uint32_t)(i % CHANNELS) && h.size == 3 && memcmp(h.magic, PROTOCOL_MAGIC, 8) == 0);
+        CHECK(h.rank == 1 && h.channel == (uint32_t)(i % CHANNELS) && h.size == 3 &&
+              memcmp(h.magic, PROTOCOL_MAGIC, 8) == 0);
         if (i == CHANNEL_CONTROL) socket_close(&fd[i]);
     }
     CHECK(clock_now() < until - 3); /* long before its time was over */
@@ -586,7 +603,8 @@ static int all_reduce_right(member *me)
 static int reduce_scatter_right(member *me, int64_t n)
 {
     const bmvp_comm *m = &me->comm;
-    float *all = (float *)malloc(sizeof *all * (size_t)(m->size * n + 1)), *own = (float *)malloc(sizeof *own * (size_t)(n + 1));
+    float *all = (float *)malloc(sizeof *all * (size_t)(m->size * n + 1)),
+          *own = (float *)malloc(sizeof *own * (size_t)(n + 1));
     int64_t i;
     int ok = 1;
     for (i = 0; i < m->size * n; ++i) all[i] = value_of(m->rank, i, 9);
@@ -620,8 +638,9 @@ static int bytes_right(member *me, int64_t n)
 
 static void every_call(member *me)
 {
-    me->ok = all_reduce_right(me) && reduce_scatter_right(me, 0) && reduce_scatter_right(me, 1) && reduce_scatter_right(me, 3001) &&
-             bytes_right(me, 0) && bytes_right(me, 13) && bytes_right(me, 1 << 20) && all_reduce_right(me);
+    me->ok = all_reduce_right(me) && reduce_scatter_right(me, 0) && reduce_scatter_right(me, 1) &&
+             reduce_scatter_right(me, 3001) && bytes_right(me, 0) && bytes_right(me, 13) && bytes_right(me, 1 << 20) &&
+             all_reduce_right(me);
 }
 
 static void test_calls(void)
@@ -630,7 +649,8 @@ static void test_calls(void)
     int size, r;
     for (size = 1; size <= MOST; size += size == 3 ? 2 : 1) {
         run_members(m, size, every_call, 20);
-        for (r = 0; r < size; ++r) check_report(m[r].ok, __FILE__, __LINE__, "rank %d of %d: %s", r, size, m[r].err.message);
+        for (r = 0; r < size; ++r)
+            check_report(m[r].ok, __FILE__, __LINE__, "rank %d of %d: %s", r, size, m[r].err.message);
     }
 }
 
@@ -681,13 +701,13 @@ static void calls_differ(member *me)
     else if (odd_call == 1) m->all_reduce(m, part, 1, &me->err);
     else if (odd_call == 2) m->broadcast(m, x, 80, 2, &me->err);
     else m->barrier(m, &me->err);
-    me->ok = m->barrier(m, &err) == BMVP_E_IO && m->start(m, part, 1, &err) == BMVP_OK && m->wait(m, &err) == BMVP_E_IO &&
-             strcmp(err.message, me->err.message) == 0;
+    me->ok = m->barrier(m, &err) == BMVP_E_IO && m->start(m, part, 1, &err) == BMVP_OK &&
+             m->wait(m, &err) == BMVP_E_IO && strcmp(err.message, me->err.message) == 0;
 }
 static void test_different_calls(void)
 {
-    static const char *const said[4] = { "all_gather of 40 bytes", "all_reduce of 60 bytes in 1 arrays", "broadcast of 80 bytes from rank 2",
-                                         "calls barrier where" };
+    static const char *const said[4] = { "all_gather of 40 bytes", "all_reduce of 60 bytes in 1 arrays",
+                                         "broadcast of 80 bytes from rank 2", "calls barrier where" };
     member m[3];
     int r;
     for (odd_call = 0; odd_call < 4; ++odd_call) {
@@ -783,7 +803,8 @@ static void live(int rank, int size, int port, int to)
     s.silent = 2;
     if (launch_join(&l, &s, &m, &err) == BMVP_OK) {
         if (write(to, "joined", 7) != 7) _exit(1);
-        while (m.start(&m, &part, 1, &err) == BMVP_OK && m.wait(&m, &err) == BMVP_OK && m.barrier(&m, &err) == BMVP_OK) clock_sleep(0.002 * rank);
+        while (m.start(&m, &part, 1, &err) == BMVP_OK && m.wait(&m, &err) == BMVP_OK && m.barrier(&m, &err) == BMVP_OK)
+            clock_sleep(0.002 * rank);
         launch_leave(&m);
     }
     if (write(to, err.message, strlen(err.message) + 1) < 0) _exit(1);
@@ -810,8 +831,8 @@ static void signal_all(const pid_t *pid, int number)
     for (r = 0; r < 3; ++r) kill(pid[r], number);
 }
 
-/* One of three processes gets a signal: the others end within 10 seconds and name it. pause_all: before that all are stopped for longer than a rank
-   may be silent and go on, as with Ctrl-Z and fg, which is no failure. */
+/* One of three processes gets a signal: the others end within 10 seconds and name it. pause_all: before that all are
+   stopped for longer than a rank may be silent and go on, as with Ctrl-Z and fg, which is no failure. */
 static void one_goes(int victim, int signal_number, const char *how, int pause_all)
 {
     char text[3][512], want[60];
@@ -857,7 +878,8 @@ static void test_killed(void)
     }
 }
 
-/* This process is one rank of those that a launcher has started. Once: makes all calls, then different ones. Else: calls until one fails. */
+/* This process is one rank of those that a launcher has started. Once: makes all calls, then different ones. Else:
+   calls until one fails. */
 static int as_rank(int once)
 {
     member me;

@@ -1,5 +1,5 @@
-/* context.h - what tests of several headers need of a context and of the machine: places for files, an allocator that fails when told to,
-   instruction sets. After bmvp_tensor.h and check.h. */
+/* context.h - what tests of several headers need of a context and of the machine: places for files, an allocator that
+   fails when told to, instruction sets. After bmvp_tensor.h and check.h. */
 #ifndef BMVP_TEST_CONTEXT_H
 #define BMVP_TEST_CONTEXT_H
 
@@ -70,7 +70,10 @@ static inline bmvp_config config_of(bmvp_simd level, int threads)
     k.threads = threads;
     return k;
 }
-static inline const char *level_text(int level) { return level == LEVEL_BF16 ? "bf16" : bmvp_simd_text((bmvp_simd)level); }
+static inline const char *level_text(int level)
+{
+    return level == LEVEL_BF16 ? "bf16" : bmvp_simd_text((bmvp_simd)level);
+}
 
 static inline bmvp_simd best_level(void)
 {

@@ -1,5 +1,5 @@
-/* device.h - where a test computes: on the CPU; built with TEST_CUDA on GPU 0, which may be the one that tests/gpu/cuda_shim.h plays. After
-   bmvp_tensor.h and check.h. */
+/* device.h - where a test computes: on the CPU; built with TEST_CUDA on GPU 0, which may be the one that
+   tests/gpu/cuda_shim.h plays. After bmvp_tensor.h and check.h. */
 #ifndef BMVP_TEST_DEVICE_H
 #define BMVP_TEST_DEVICE_H
 

@@ -1,4 +1,5 @@
-/* every_op.h - a small network that meets every op of the list, and a step of it: for tests of the tape, of threads and of memory. */
+/* every_op.h - a small network that meets every op of the list, and a step of it: for tests of the tape, of threads and
+   of memory. */
 #ifndef BMVP_TEST_EVERY_OP_H
 #define BMVP_TEST_EVERY_OP_H
 
@@ -10,7 +11,14 @@
 
 /* >>network: a small one that meets every op ---------------------------------------------------------------------- */
 
-enum { DROP = 1, INTO = 2, SCOPES = 4, BLOCKS = 8, FUSED = 16, FLAGS = 32 }; /* BLOCKS: checkpointed, in place of scopes; FUSED: residuals */
+enum {
+    DROP = 1,
+    INTO = 2,
+    SCOPES = 4,
+    BLOCKS = 8,
+    FUSED = 16,
+    FLAGS = 32
+}; /* BLOCKS: checkpointed, in place of scopes; FUSED: residuals */
 
 typedef struct net_param {
     const char *name, *dims;
@@ -193,7 +201,10 @@ static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor 
     s = bmvp_add(c, bmvp_cross_entropy(c, logits, target), bmvp_mean(c, bmvp_mul(c, s, s)));
     s = bmvp_add(c, s, bmvp_bce_logits(c, logits, bmvp_input(c, 2, square, soft)));
     s = bmvp_add(c, s, bmvp_soft_dice(c, bmvp_sigmoid(c, logits), bmvp_input(c, 2, square, soft), 1, 1.0));
-    s = bmvp_add(c, s, bmvp_mean(c, bmvp_global_pool(c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
+    s = bmvp_add(
+        c, s,
+        bmvp_mean(c, bmvp_global_pool(
+                         c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
     d = bmvp_pad(c, d, low, high);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));

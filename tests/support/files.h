@@ -1,5 +1,6 @@
-/* files.h - the files that tests of checkpoints make and break: a folder of theirs, tensors by formula (tests/reference/checkpoint_reference.py
-   has the same), one file with everything in it, and that a file is refused. */
+/* files.h - the files that tests of checkpoints make and break: a folder of theirs, tensors by formula
+   (tests/reference/checkpoint_reference.py has the same), one file with everything in it, and that a file is
+   refused. */
 #ifndef BMVP_TEST_FILES_H
 #define BMVP_TEST_FILES_H
 
@@ -148,8 +149,8 @@ static inline bmvp_status fetch_values(void *user, int index, int64_t offset, vo
 
 /* Everything at once: all dtypes, groups, a scalar, an empty tensor, metadata of all kinds. how 0: whole tensors, 1: a
    few bytes at a time, 2: fetched. Only the first failure is looked at. */
-static inline bmvp_status write_all(const char *path, bmvp_ckpt_format format, int how, int zip64, const bmvp_allocator *a,
-                             bmvp_error *err)
+static inline bmvp_status write_all(const char *path, bmvp_ckpt_format format, int how, int zip64,
+                                    const bmvp_allocator *a, bmvp_error *err)
 {
     static const int64_t dim[3] = { 2, 3, 5 }, seven[1] = { 7 }, empty[2] = { 0, 4 }, three_two[2] = { 3, 2 };
     bmvp_ckpt_entry list[16];

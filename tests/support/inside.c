@@ -18,7 +18,8 @@ int inside_write_pickle(const char *path, const void *pickle, size_t n)
     bmvpi_cw_record(w, "archive/data.pkl", pickle, n);
     bmvpi_cw_record(w, "archive/data/0", storage, sizeof storage);
     bmvpi_cw_directory(w);
-    written = w->kept.status == BMVP_OK && rename(w->out.tmp, path) == 0; /* not finish: thousands of syncs take minutes */
+    written = w->kept.status == BMVP_OK &&
+              rename(w->out.tmp, path) == 0; /* not finish: thousands of syncs take minutes */
     bmvp_ckpt_writer_abort(w);
     return written;
 }

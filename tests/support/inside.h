@@ -1,5 +1,5 @@
-/* inside.h - what a few tests must see of the headers' private parts. inside.c holds an implementation and these doors to it; such a test is
-   linked with it in place of build/library.o and includes no implementation of its own. */
+/* inside.h - what a few tests must see of the headers' private parts. inside.c holds an implementation and these doors
+   to it; such a test is linked with it in place of build/library.o and includes no implementation of its own. */
 #ifndef BMVP_TEST_INSIDE_H
 #define BMVP_TEST_INSIDE_H
 
@@ -16,7 +16,8 @@ int64_t inside_data_at(const bmvp_ckpt *c, int entry);
 /* The writer makes Zip64 records from this size on, in place of 4 GB. */
 void inside_zip64_from(bmvp_ckpt_writer *w, int64_t bytes);
 
-/* Writes a zip file as torch.save makes it around this pickle, with one storage of 64 bytes under data/0. 0: it could not be written. */
+/* Writes a zip file as torch.save makes it around this pickle, with one storage of 64 bytes under data/0. 0: it could
+   not be written. */
 int inside_write_pickle(const char *path, const void *pickle, size_t n);
 
 #ifdef __cplusplus

@@ -22,7 +22,8 @@ typedef struct pass {
 
 static float pass_value(int sample, int64_t i) { return (float)((sample * 7919 + i * 104729) % 1000) * 1e-3f - 0.2f; }
 
-/* The sum over this rank's samples of a loss of theirs alone, so that the ranks' gradients add up to those of the whole batch. */
+/* The sum over this rank's samples of a loss of theirs alone, so that the ranks' gradients add up to those of the whole
+   batch. */
 static bmvp_tensor *pass_loss(bmvp_ctx *c, bmvp_net *net, const pass *p)
 {
     const int64_t dim[5] = { p->samples, PASS_EDGE, PASS_EDGE, PASS_EDGE, 1 };
@@ -30,7 +31,8 @@ static bmvp_tensor *pass_loss(bmvp_ctx *c, bmvp_net *net, const pass *p)
     bmvp_features f;
     bmvp_tensor *in, *y;
     int64_t i;
-    for (i = 0; i < p->samples * PASS_VOXELS; ++i) x[i] = pass_value(p->first + (int)(i / PASS_VOXELS), i % PASS_VOXELS);
+    for (i = 0; i < p->samples * PASS_VOXELS; ++i)
+        x[i] = pass_value(p->first + (int)(i / PASS_VOXELS), i % PASS_VOXELS);
     in = bmvp_leaf(c, 5, dim, x);
     free(x);
     f = bmvp_net_encode(net, in, 1);

@@ -1,4 +1,5 @@
-/* rig.h - a pre-training run that is small enough for a test: two cases of 32^3, three modalities, a network of a few channels. */
+/* rig.h - a pre-training run that is small enough for a test: two cases of 32^3, three modalities, a network of a few
+   channels. */
 #ifndef BMVP_TEST_RIG_H
 #define BMVP_TEST_RIG_H
 
@@ -66,7 +67,8 @@ static inline int rig_begin(rig *r, const bmvp_config *ctx)
         bmvp_tensor *t = bmvp_ssl_template(r->s, i);
         float *x = floats(t->numel);
         int64_t j;
-        for (j = 0; j < t->numel; ++j) x[j] = (float)(0.3 + 0.2 * formula_uniform(formula_stream("template", (uint64_t)i), j));
+        for (j = 0; j < t->numel; ++j)
+            x[j] = (float)(0.3 + 0.2 * formula_uniform(formula_stream("template", (uint64_t)i), j));
         bmvp_write(r->c, t, x);
         free(x);
     }

@@ -1,5 +1,6 @@
-/* test_comm.c - data parallel: ranks as threads of this process, with a communicator that adds in the order of the ranks. Two ranks with half of
-   the samples each, and three with unequal shares, give the gradients and running statistics of one with all of them. */
+/* test_comm.c - data parallel: ranks as threads of this process, with a communicator that adds in the order of the
+   ranks. Two ranks with half of the samples each, and three with unequal shares, give the gradients and running
+   statistics of one with all of them. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "tests/support/check.h"
@@ -8,7 +9,7 @@
 
 enum { SAMPLES = 5 };
 
-/* >>a training pass ------------------------------------------------------------------------------------------------------- */
+/* >>a training pass ---------------------------------------------------------------------------------------------- */
 
 enum { EARLY = PASS_EARLY, RECOMPUTE = PASS_RECOMPUTE, ASYNC = 4 };
 
@@ -51,9 +52,10 @@ static void release(rank *r)
     for (i = 0; i < MOST; ++i) free(r[i].p.out);
 }
 
-/* >>tests ---------------------------------------------------------------------------------------------------------------- */
+/* >>tests -------------------------------------------------------------------------------------------------------- */
 
-/* Losses are means over a rank's samples times their number: the mean over voxels is that of the whole batch times SAMPLES. */
+/* Losses are means over a rank's samples times their number: the mean over voxels is that of the whole batch times
+   SAMPLES. */
 static void compare_with_one(int size, const int *share, int flags, const rank *one)
 {
     rank r[MOST], again[MOST];
@@ -61,11 +63,14 @@ static void compare_with_one(int size, const int *share, int flags, const rank *
     run_group(r, size, share, flags, 0);
     run_group(again, size, share, flags, 0);
     for (i = 0; i < size; ++i) {
-        if (!check_report(r[i].p.err.status == BMVP_OK && r[i].p.n == one->p.n, __FILE__, __LINE__, "rank %d: %s", i, r[i].p.err.message)) continue;
+        if (!check_report(r[i].p.err.status == BMVP_OK && r[i].p.n == one->p.n, __FILE__, __LINE__, "rank %d: %s", i,
+                          r[i].p.err.message))
+            continue;
         CHECK_CLOSE("gradients and statistics", r[i].p.out, one->p.out, one->p.n, 2e-4);
         CHECK_SAME("all ranks", r[i].p.out, r[0].p.out, r[0].p.n);
         CHECK_SAME("a second run", again[i].p.out, r[i].p.out, r[i].p.n);
-        CHECK(r[i].p.buckets > 1 && (r[i].p.sent > 0) == ((flags & EARLY) != 0) && (r[i].me.started > 0) == ((flags & ASYNC) != 0));
+        CHECK(r[i].p.buckets > 1 && (r[i].p.sent > 0) == ((flags & EARLY) != 0) &&
+              (r[i].me.started > 0) == ((flags & ASYNC) != 0));
     }
     release(r);
     release(again);
@@ -89,7 +94,8 @@ static void *call_and_stop(void *arg)
     const bmvp_comm *t = &r->me.table;
     const float all[4] = { 1, 2, 30, 40 };
     float own[2] = { 0, 0 };
-    r->p.n = t->reduce_scatter(t, all, 2, own, &r->p.err) == BMVP_OK && own[0] == 2 * all[2 * t->rank] && own[1] == 2 * all[2 * t->rank + 1];
+    r->p.n = t->reduce_scatter(t, all, 2, own, &r->p.err) == BMVP_OK && own[0] == 2 * all[2 * t->rank] &&
+             own[1] == 2 * all[2 * t->rank + 1];
     r->p.n += t->barrier(t, &r->p.err) == BMVP_OK;
     if (t->rank == 1) t->abort(t, "disk full");
     r->p.n += t->barrier(t, &r->p.err) == BMVP_E_IO;
@@ -112,7 +118,8 @@ static void test_calls(void)
     group_close(&g);
 }
 
-/* Any call may fail: the first failure is the context's, with the message that names the rank, and nothing hangs or leaks. */
+/* Any call may fail: the first failure is the context's, with the message that names the rank, and nothing hangs or
+   leaks. */
 static void test_failing_calls(void)
 {
     static const int two[2] = { 1, 1 };

@@ -22,7 +22,8 @@ static data *make_data(void)
     for (b = 0; d && b < 2; ++b) {
         for (m = 0; m < MODALITIES; ++m)
             for (i = 0; i < N; ++i) d->image[b][m][i] = bmvp_rng_uniform(&r);
-        for (i = 0; i < N; ++i) d->labels[b][i] = (float)(d->image[b][0][i] > 0.8f ? 1 + (int)bmvp_rng_below(&r, 3) : 0);
+        for (i = 0; i < N; ++i)
+            d->labels[b][i] = (float)(d->image[b][0][i] > 0.8f ? 1 + (int)bmvp_rng_below(&r, 3) : 0);
         for (m = 0; m < MODALITIES; ++m) d->item[b].image[m] = d->image[b][m];
         d->item[b].labels = d->labels[b];
         d->item[b].class_index = b;
@@ -83,10 +84,13 @@ static void test_presets(void)
 {
     bmvp_ft_config k;
     bmvp_error err;
-    CHECK(bmvp_ft_preset("paper", BMVP_TASK_SEGMENT, "uniformer", &k) && k.copies && k.dice_weight == 1 && k.consistency_weight == 0.1);
+    CHECK(bmvp_ft_preset("paper", BMVP_TASK_SEGMENT, "uniformer", &k) && k.copies && k.dice_weight == 1 &&
+          k.consistency_weight == 0.1);
     CHECK(k.weight_decay == 1e-4 && k.batch == 3 && k.epochs == 500 && k.deep_supervision);
-    CHECK(bmvp_ft_preset("paper", BMVP_TASK_CLASSIFY, "unet3d", &k) && k.batch * k.update_every == 64 && k.crop_z == 64 && k.epochs == 200);
-    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, "uniformer", &k) && k.dice_weight == 0.7 && k.ce_weight == 0.3 && k.consistency_on);
+    CHECK(bmvp_ft_preset("paper", BMVP_TASK_CLASSIFY, "unet3d", &k) && k.batch * k.update_every == 64 &&
+          k.crop_z == 64 && k.epochs == 200);
+    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, "uniformer", &k) && k.dice_weight == 0.7 && k.ce_weight == 0.3 &&
+          k.consistency_on);
     CHECK(!bmvp_ft_preset("other", BMVP_TASK_SEGMENT, "uniformer", &k));
     CHECK(bmvp_ft_set(&k, "flip", "2", &err) == BMVP_E_ARG);
     CHECK_HOLDS(err.message, "from 0 to 1");
@@ -111,7 +115,8 @@ static void test_sampler(void)
         bmvp_ft_sample(&k, cases, 5, step, order, d);
         for (i = 0; i < 2; ++i) {
             ++seen[d[i].index];
-            CHECK(d[i].crop[0] == -3 && d[i].crop[1] >= 0 && d[i].crop[1] <= 14 && d[i].crop[2] == 0 && d[i].pick >= 0 && d[i].pick < 1);
+            CHECK(d[i].crop[0] == -3 && d[i].crop[1] >= 0 && d[i].crop[1] <= 14 && d[i].crop[2] == 0 &&
+                  d[i].pick >= 0 && d[i].pick < 1);
         }
     }
     for (i = 0; i < 5; ++i) CHECK(seen[i] == 2);
@@ -120,7 +125,9 @@ static void test_sampler(void)
 /* The drawn replacements: the loss of a step equals that with some explicit proper, non-empty subset in each copy. */
 static void test_replaced(void)
 {
-    static const char *const plain[] = { "flip", "0", "intensity_shift", "0", "intensity_scale", "0", "batch", "1", NULL };
+    static const char *const plain[] = {
+        "flip", "0", "intensity_shift", "0", "intensity_scale", "0", "batch", "1", NULL
+    };
     setup s = start("uniformer_tiny", BMVP_TASK_SEGMENT, plain, 1);
     data *d = make_data();
     bmvp_ft_losses drawn, given;
@@ -167,10 +174,13 @@ static void test_input(void)
     stop(&s);
 }
 
-/* Two cases in one step, or one after the other with gradients added up: the same parameters where no statistics join the cases. */
+/* Two cases in one step, or one after the other with gradients added up: the same parameters where no statistics join
+   the cases. */
 static void test_accumulation(void)
 {
-    static const char *const one[] = { "batch", "1", "update_every", "2", "flip", "0", "consistency_weight", "0", NULL };
+    static const char *const one[] = {
+        "batch", "1", "update_every", "2", "flip", "0", "consistency_weight", "0", NULL
+    };
     static const char *const two[] = { "flip", "0", "consistency_weight", "0", NULL };
     setup a = start("unet3d_tiny", BMVP_TASK_SEGMENT, two, 1), b = start("unet3d_tiny", BMVP_TASK_SEGMENT, one, 1);
     data *d = make_data();
@@ -179,7 +189,8 @@ static void test_accumulation(void)
     int i;
     for (i = 0; i < 2; ++i) d->item[i].replace = replace;
     CHECK(bmvp_ft_accumulate(a.f, d->item, 2, NULL) == BMVP_OK);
-    CHECK(bmvp_ft_accumulate(b.f, d->item, 1, NULL) == BMVP_OK && bmvp_ft_accumulate(b.f, d->item + 1, 1, NULL) == BMVP_OK);
+    CHECK(bmvp_ft_accumulate(b.f, d->item, 1, NULL) == BMVP_OK &&
+          bmvp_ft_accumulate(b.f, d->item + 1, 1, NULL) == BMVP_OK);
     for (i = 0; i < la->n; ++i)
         if (bmvp_has_grad(la->item[i].t) && strstr(la->item[i].name, "up1conv"))
             CHECK_CLOSE(la->item[i].name, lb->item[i].t->g, la->item[i].t->g, la->item[i].t->numel, 1e-4);
@@ -221,8 +232,10 @@ static void test_bits(void)
             s = start("uniformer_tiny", BMVP_TASK_SEGMENT, NULL, 1);
             check_report(bmvp_ft_load(s.f, path, 1, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
             CHECK(bmvp_ft_steps(s.f) == 2);
-            CHECK(bmvp_ft_inspect(path, &info, &err) == BMVP_OK && info.best == 0.75 && info.n_modalities == MODALITIES && info.step == 2);
-            CHECK(strcmp(info.preparation, extra[1]) == 0 && strcmp(info.labels.name, "phantom") == 0 && info.grid[2] == grid[2]);
+            CHECK(bmvp_ft_inspect(path, &info, &err) == BMVP_OK && info.best == 0.75 &&
+                  info.n_modalities == MODALITIES && info.step == 2);
+            CHECK(strcmp(info.preparation, extra[1]) == 0 && strcmp(info.labels.name, "phantom") == 0 &&
+                  info.grid[2] == grid[2]);
         }
         have = parameters(&s, &n);
         if (!want) want = have;
@@ -295,7 +308,8 @@ static void test_init(void)
     CHECK(bmvp_ft_inspect(path, &info, &err) == BMVP_E_FORMAT);
     CHECK_HOLDS(err.message, "pre-training run");
     bmvp_ft_set_fill(s.f, 1);
-    CHECK(bmvp_ft_init(s.f, path, 1, &what, &err) == BMVP_OK && what.n[BMVP_ADOPT_ADAPTED] == 2 && what.n[BMVP_ADOPT_TAKEN] > 100);
+    CHECK(bmvp_ft_init(s.f, path, 1, &what, &err) == BMVP_OK && what.n[BMVP_ADOPT_ADAPTED] == 2 &&
+          what.n[BMVP_ADOPT_TAKEN] > 100);
     bmvp_ssl_destroy(pre);
     bmvp_destroy(c);
     stop(&s);
@@ -314,7 +328,8 @@ static void test_plan(void)
     CHECK(bmvp_ft_plan(&k, &net, &s.cfg, &s.labels, MODALITIES, names, grid, 1, &m, &err) == BMVP_OK);
     CHECK(bmvp_reserve(s.c, m.step_peak) == BMVP_OK && bmvp_ft_step(s.f, d->item, 2, 1e-3, NULL) == BMVP_OK);
     CHECK(bmvp_memory_of(s.c).persistent == m.persistent);
-    CHECK(bmvp_memory_of(s.c).step_peak <= m.step_peak && (double)bmvp_memory_of(s.c).step_peak >= 0.98 * (double)m.step_peak);
+    CHECK(bmvp_memory_of(s.c).step_peak <= m.step_peak &&
+          (double)bmvp_memory_of(s.c).step_peak >= 0.98 * (double)m.step_peak);
     free(d);
     stop(&s);
 }

@@ -112,9 +112,11 @@ static void test_there_and_back(void)
 
 static void test_decide(void)
 {
-    static const float edge[3] = { 0.5f, 0, 0 }, below[3] = { 0.4999999f, 0, 0 }, inner[3] = { 0.1f, 0.2f, 0.5f }, none[3] = { 0, 0, 0 };
+    static const float edge[3] = { 0.5f, 0, 0 }, below[3] = { 0.4999999f, 0, 0 }, inner[3] = { 0.1f, 0.2f, 0.5f },
+                       none[3] = { 0, 0, 0 };
     static const float nan_[3] = { NAN, NAN, NAN };
-    static const float tie[4] = { 0.4f, 0.4f, 0.1f, 0.1f }, second[4] = { 0.1f, 0.2f, 0.4f, 0.3f }, last[4] = { 0.1f, 0.2f, 0.3f, 0.4f };
+    static const float tie[4] = { 0.4f, 0.4f, 0.1f, 0.1f }, second[4] = { 0.1f, 0.2f, 0.4f, 0.3f },
+                       last[4] = { 0.1f, 0.2f, 0.3f, 0.4f };
     bmvp_labels l;
     CHECK(bmvp_labels_builtin("brats2021", &l));
     CHECK(bmvp_labels_decide(&l, edge) == 2);
@@ -150,7 +152,9 @@ static void test_unknown(void)
 static void test_mask(void)
 {
     static const float v[7] = { 0, 1, 2, 4, 4, 0, 3 };
-    static const unsigned char want[3][7] = { { 0, 1, 1, 1, 1, 0, 0 }, { 0, 1, 0, 1, 1, 0, 0 }, { 0, 0, 0, 1, 1, 0, 0 } };
+    static const unsigned char want[3][7] = { { 0, 1, 1, 1, 1, 0, 0 },
+                                              { 0, 1, 0, 1, 1, 0, 0 },
+                                              { 0, 0, 0, 1, 1, 0, 0 } };
     unsigned char mask[7];
     bmvp_labels l;
     int r;
@@ -173,7 +177,8 @@ static void test_own(void)
     CHECK(bmvp_labels_add(&l, "TC", tc, 2, &err) == BMVP_OK);
     CHECK(bmvp_labels_add(&l, "WT", wt, 3, &err) == BMVP_OK);
     CHECK(bmvp_labels_finish(&l, &err) == BMVP_OK);
-    CHECK(has(&l, "WT") == 0 && has(&l, "odd") == 1 && has(&l, "TC") == 2 && has(&l, "ET") == 3); /* equal sizes as they were given */
+    CHECK(has(&l, "WT") == 0 && has(&l, "odd") == 1 && has(&l, "TC") == 2 &&
+          has(&l, "ET") == 3); /* equal sizes as they were given */
     CHECK(l.paint[0] == 20 && l.paint[1] == 77 && l.paint[2] == 10 && l.paint[3] == 40);
     CHECK(strcmp(known_of(&l), "10 20 40 77 78") == 0);
     CHECK(strcmp(values_of(&l, "WT"), "10 20 40") == 0 && strcmp(values_of(&l, "odd"), "77 78") == 0);

@@ -1,5 +1,6 @@
 /* test_layers.c - the public layers of bmvp_nn.h: values and gradients against PyTorch in double
-   (tests/reference/own_network_reference.py), their start against PyTorch's rules, names, drop path, and a network that a program adds. */
+   (tests/reference/own_network_reference.py), their start against PyTorch's rules, names, drop path, and a network that
+   a program adds. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "tests/support/check.h"
@@ -117,7 +118,10 @@ static void make_batchnorm(bmvp_module *m, const char *name) { layer = bmvp_make
 static void make_layernorm(bmvp_module *m, const char *name) { layer = bmvp_make_layernorm(m, name, 6); }
 static void make_groupnorm(bmvp_module *m, const char *name) { layer = bmvp_make_groupnorm(m, name, 6, 2); }
 static void make_instancenorm(bmvp_module *m, const char *name) { layer = bmvp_make_instancenorm(m, name, 4, 0); }
-static void make_instancenorm_affine(bmvp_module *m, const char *name) { layer = bmvp_make_instancenorm(m, name, 4, 1); }
+static void make_instancenorm_affine(bmvp_module *m, const char *name)
+{
+    layer = bmvp_make_instancenorm(m, name, 4, 1);
+}
 static void make_block(bmvp_module *m, const char *name) { block = bmvp_make_attention_block(m, name, 8, 2, 16, 1); }
 static void make_patch(bmvp_module *m, const char *name) { patch = bmvp_make_patch_embed(m, name, 2, 6, 2, 1); }
 static void make_positions(bmvp_module *m, const char *name)
@@ -130,7 +134,8 @@ static void make_positions(bmvp_module *m, const char *name)
 
 static void test_against_pytorch(void)
 {
-    static const int64_t rows[2] = { 3, 6 }, tokens[3] = { 2, 5, 8 }, c3[5] = { 2, 6, 5, 4, 3 }, c4[5] = { 2, 4, 3, 2, 4 };
+    static const int64_t rows[2] = { 3, 6 }, tokens[3] = { 2, 5, 8 }, c3[5] = { 2, 6, 5, 4, 3 },
+                         c4[5] = { 2, 4, 3, 2, 4 };
     static const int64_t c6[5] = { 2, 4, 3, 2, 6 }, small[5] = { 2, 4, 3, 2, 3 }, even[5] = { 2, 8, 6, 4, 2 };
     bmvp_ckpt *f = fixture_open("nets/layers.safetensors");
     if (!f) return;
@@ -165,8 +170,10 @@ static void check_draws(bench *b, const bmvp_tensor *t, double std, double most)
         sum += v, square += v * v, large = fabs(v) > large ? fabs(v) : large;
     }
     check_report(fabs(sum / n) <= 5 * std / sqrt(n), __FILE__, __LINE__, "%s: mean %g", t->name, sum / n);
-    check_report(fabs(sqrt(square / n) / std - 1) <= 5 / sqrt(n), __FILE__, __LINE__, "%s: std %g, not %g", t->name, sqrt(square / n), std);
-    check_report(large <= most && large >= 0.98 * most, __FILE__, __LINE__, "%s: largest %g of %g", t->name, large, most);
+    check_report(fabs(sqrt(square / n) / std - 1) <= 5 / sqrt(n), __FILE__, __LINE__, "%s: std %g, not %g", t->name,
+                 sqrt(square / n), std);
+    check_report(large <= most && large >= 0.98 * most, __FILE__, __LINE__, "%s: largest %g of %g", t->name, large,
+                 most);
 }
 
 static void test_start_as_pytorch(void)
@@ -225,7 +232,8 @@ static void test_drop_path(void)
     bench_end(&b);
 }
 
-/* A block that drops nearly never is the block without drop path, computed another way; recomputed, its bits are the same. */
+/* A block that drops nearly never is the block without drop path, computed another way; recomputed, its bits are the
+   same. */
 static void test_block_with_drop_path(void)
 {
     static const int64_t dim[3] = { 2, 5, 8 };
@@ -299,7 +307,8 @@ static void test_config_text(void)
     bmvp_error err;
     int i;
     CHECK(bmvp_net_config_set(&k, " width=16  groups=4 heads=3", &err) == BMVP_OK);
-    CHECK(k.width == 16 && k.groups == 4 && bmvp_net_option_of(&k, "heads", 0) == 3 && bmvp_net_option_of(&k, "other", 9) == 9);
+    CHECK(k.width == 16 && k.groups == 4 && bmvp_net_option_of(&k, "heads", 0) == 3 &&
+          bmvp_net_option_of(&k, "other", 9) == 9);
     for (i = 0; i < 5; ++i) CHECK(bmvp_net_config_set(&k, wrong[i], &err) == BMVP_E_ARG);
     {
         bmvp_ctx *c = bmvp_create(NULL, NULL);

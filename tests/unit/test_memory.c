@@ -1,5 +1,5 @@
-/* test_memory.c - bmvp_tensor.h: dropping, adding into, scopes, checkpoints and plans change no value and give the peak they promise;
-   every allocation fails once. */
+/* test_memory.c - bmvp_tensor.h: dropping, adding into, scopes, checkpoints and plans change no value and give the peak
+   they promise; every allocation fails once. */
 #include "tests/support/every_op.h"
 
 static inline bmvp_config config_counted(counter *n, int threads)
@@ -205,8 +205,8 @@ static void test_keep_drop_and_gradients(void)
     bmvp_destroy(c);
 }
 
-/* Memory for a parameter's gradient is there once a backward wanted it. What an add hands to its operands is one buffer, until one of
-   them is added to: the others must not see that. */
+/* Memory for a parameter's gradient is there once a backward wanted it. What an add hands to its operands is one
+   buffer, until one of them is added to: the others must not see that. */
 static void test_gradients_made_and_shared(void)
 {
     const int64_t dim = 4;
@@ -223,7 +223,8 @@ static void test_gradients_made_and_shared(void)
     y = bmvp_keep(bmvp_add(c, a, b));
     late = bmvp_add(c, bmvp_sum(c, early), bmvp_sum(c, bmvp_add(c, y, y)));
     bmvp_backward(c, late);
-    CHECK(bmvp_read_grad(c, y, g[0]) == BMVP_OK && bmvp_read_grad(c, a, g[1]) == BMVP_OK && bmvp_read_grad(c, b, g[2]) == BMVP_OK);
+    CHECK(bmvp_read_grad(c, y, g[0]) == BMVP_OK && bmvp_read_grad(c, a, g[1]) == BMVP_OK &&
+          bmvp_read_grad(c, b, g[2]) == BMVP_OK);
     for (i = 0; i < 4; ++i) CHECK(g[0][i] == 2 && g[1][i] == 7 && g[2][i] == 2 && bmvp_grad_at(c, w, i) == 12);
     CHECK(bmvp_memory_of(c).persistent == 32);
     bmvp_destroy(c);

@@ -1,5 +1,5 @@
-/* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a run that is taken up gives the
-   same bits, a plan, the names in its log and file, wrong use */
+/* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a
+   run that is taken up gives the same bits, a plan, the names in its log and file, wrong use */
 #define main lesson
 #include "examples/07_own_method.c"
 #undef main
@@ -70,7 +70,8 @@ static void test_taken_up(void)
     int64_t step = 0;
     bmvp_error err;
     bmvp_ctx *c = bmvp_create(NULL, NULL);
-    snprintf(file, sizeof file, "%s/test_method.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid());
+    snprintf(file, sizeof file, "%s/test_method.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             (long)getpid());
     mim_run(c, &k, NULL, NULL, 6, once);
     mim_run(c, &k, NULL, file, 3, again);
     mim_run(c, &k, file, NULL, 6, again);

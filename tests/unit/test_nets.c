@@ -1,5 +1,6 @@
-/* test_nets.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double (tests/reference/networks_reference.py), their memory, the
-   two forms of the decoder, recomputation. With TEST_CUDA what PyTorch's numbers are there for, on a GPU. */
+/* test_nets.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double
+   (tests/reference/networks_reference.py), their memory, the two forms of the decoder, recomputation. With TEST_CUDA
+   what PyTorch's numbers are there for, on a GPU. */
 #define BMVP_IMPLEMENTATION
 #include "tests/support/nets.h"
 
@@ -41,7 +42,8 @@ static void check_activation(const net_case *k, const char *kind, const char *na
     char full[200];
     float *x = device_copy(k->c, t, 0);
     snprintf(full, sizeof full, "%s.%s", kind, name);
-    if (check_report(x != NULL, __FILE__, __LINE__, "%s: no value", full)) check_thinned(k->file, full, x, t->numel, 2e-5);
+    if (check_report(x != NULL, __FILE__, __LINE__, "%s: no value", full))
+        check_thinned(k->file, full, x, t->numel, 2e-5);
     free(x);
 }
 
@@ -96,8 +98,8 @@ static int net_case_open(net_case *k, const char *path, int unet, int plain_deco
 static int net_case_begin(net_case *k, int unet, int plain_decoder)
 {
     static const char *const outputs[2][5] = { { "x1", "x2", "x3", "x4", "rec" }, { "c1", "c2", "c3", "c4", "rec" } };
-    const int ok = net_case_open(k, unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors", unet, plain_decoder,
-                                 BMVP_TASK_PRETRAIN);
+    const int ok = net_case_open(k, unet ? "nets/unet3d_tiny.safetensors" : "nets/uniformer_tiny.safetensors", unet,
+                                 plain_decoder, BMVP_TASK_PRETRAIN);
     memcpy(k->output, outputs[unet], sizeof k->output);
     return ok;
 }
@@ -361,10 +363,11 @@ static void check_plan(const char *network, int training, double most_gb)
     out = bmvp_net_segment(net, x, &f, training);
     if (training) bmvp_backward(c, bmvp_sum(c, out.full));
     check_context(c);
-    printf("%s, 96^3 x 4, %s: %.2f GB of activations, %.2f GB of parameters\n", network, training ? "training" : "inference",
-           (double)bmvp_memory_of(c).step_peak / 1e9, (double)bmvp_memory_of(c).persistent / 1e9);
-    check_report((double)bmvp_memory_of(c).step_peak <= most_gb * 1e9, __FILE__, __LINE__, "%s: %.2f GB, should be at most %.2f", network,
-                 (double)bmvp_memory_of(c).step_peak / 1e9, most_gb);
+    printf("%s, 96^3 x 4, %s: %.2f GB of activations, %.2f GB of parameters\n", network,
+           training ? "training" : "inference", (double)bmvp_memory_of(c).step_peak / 1e9,
+           (double)bmvp_memory_of(c).persistent / 1e9);
+    check_report((double)bmvp_memory_of(c).step_peak <= most_gb * 1e9, __FILE__, __LINE__,
+                 "%s: %.2f GB, should be at most %.2f", network, (double)bmvp_memory_of(c).step_peak / 1e9, most_gb);
     bmvp_net_destroy(net);
     bmvp_destroy(c);
 }
@@ -509,7 +512,8 @@ static void test_recompute(void)
     cfg[1].plain_decoder = 1;
     cfg[2] = preset("unet3d_tiny");
     for (i = 0; i < 4; ++i)
-        cfg[3 + i] = downstream_of(i & 1 ? "unet3d_tiny" : "uniformer_tiny", i & 2 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT, 3, 4);
+        cfg[3 + i] = downstream_of(i & 1 ? "unet3d_tiny" : "uniformer_tiny",
+                                   i & 2 ? BMVP_TASK_CLASSIFY : BMVP_TASK_SEGMENT, 3, 4);
     cfg[7] = cfg[0];
     cfg[7].dim[3] = 256; /* wide enough for an MLP that saves its hidden layer */
     for (i = 0; i < 8; ++i) {
@@ -519,13 +523,15 @@ static void test_recompute(void)
             planned[r] = tiny_step(&cfg[i], r, 1, 0);
             v[r] = tiny_step(&cfg[i], r, 0, p->step_peak);
             check_report(p->persistent == m->persistent && p->step_peak == m->step_peak, __FILE__, __LINE__,
-                         "network %d, recompute %d: planned %lld + %lld, used %lld + %lld", i, r, (long long)p->persistent,
-                         (long long)p->step_peak, (long long)m->persistent, (long long)m->step_peak);
+                         "network %d, recompute %d: planned %lld + %lld, used %lld + %lld", i, r,
+                         (long long)p->persistent, (long long)p->step_peak, (long long)m->persistent,
+                         (long long)m->step_peak);
         }
-        check_report(v[0].n == v[1].n && memcmp(v[0].x, v[1].x, (size_t)v[0].n * sizeof(float)) == 0, __FILE__, __LINE__,
-                     "network %d, task %d: recomputing changes bits", i, (int)cfg[i].task);
-        check_report(planned[1].memory.step_peak < planned[0].memory.step_peak, __FILE__, __LINE__, "network %d: %lld bytes, recomputing %lld", i,
-                     (long long)planned[0].memory.step_peak, (long long)planned[1].memory.step_peak);
+        check_report(v[0].n == v[1].n && memcmp(v[0].x, v[1].x, (size_t)v[0].n * sizeof(float)) == 0, __FILE__,
+                     __LINE__, "network %d, task %d: recomputing changes bits", i, (int)cfg[i].task);
+        check_report(planned[1].memory.step_peak < planned[0].memory.step_peak, __FILE__, __LINE__,
+                     "network %d: %lld bytes, recomputing %lld", i, (long long)planned[0].memory.step_peak,
+                     (long long)planned[1].memory.step_peak);
         for (r = 0; r < 2; ++r) free(v[r].x);
     }
 }

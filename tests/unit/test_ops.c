@@ -1,5 +1,5 @@
-/* test_ops.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its plain loop on every
-   instruction set and number of threads, and by finite differences. */
+/* test_ops.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its
+   plain loop on every instruction set and number of threads, and by finite differences. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "tests/support/check.h"
@@ -85,7 +85,10 @@ BUILD(concat) { return bmvp_concat(c, in[2] ? 3 : in[1] ? 2 : 1, in, (int)intege
 #define OPERANDS_upsample_nearest "x"
 BUILD(upsample_nearest) { return bmvp_upsample_nearest(c, in[0], (int)integer(k, "factor")); }
 #define OPERANDS_upsample_trilinear "x"
-BUILD(upsample_trilinear) { return bmvp_upsample_trilinear(c, in[0], (int)integer(k, "factor"), (int)integer(k, "corners")); }
+BUILD(upsample_trilinear)
+{
+    return bmvp_upsample_trilinear(c, in[0], (int)integer(k, "factor"), (int)integer(k, "corners"));
+}
 #define OPERANDS_space_to_depth "x"
 BUILD(space_to_depth) { return bmvp_space_to_depth(c, in[0], (int)integer(k, "block")); }
 #define OPERANDS_sum "x"
@@ -126,7 +129,8 @@ BUILD(linear)
 BUILD(mlp)
 {
     (void)k;
-    return in[5] ? bmvp_mlp_residual(c, in[0], in[1], in[2], in[3], in[4], in[5]) : bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]);
+    return in[5] ? bmvp_mlp_residual(c, in[0], in[1], in[2], in[3], in[4], in[5])
+                 : bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]);
 }
 #define OPERANDS_attention "qkv"
 BUILD(attention) { return bmvp_attention(c, in[0], (int)integer(k, "heads"), number(k, "scale")); }
@@ -140,7 +144,10 @@ BUILD(conv3d)
     return bmvp_conv3d(c, in[0], in[1], in[2], &s);
 }
 #define OPERANDS_depthwise3d "x w b"
-BUILD(depthwise3d) { return (attribute(k, "residual") ? bmvp_depthwise3d_residual : bmvp_depthwise3d)(c, in[0], in[1], in[2]); }
+BUILD(depthwise3d)
+{
+    return (attribute(k, "residual") ? bmvp_depthwise3d_residual : bmvp_depthwise3d)(c, in[0], in[1], in[2]);
+}
 #define OPERANDS_conv_transpose3d "x w b"
 BUILD(conv_transpose3d) { (void)k; return bmvp_conv_transpose3d(c, in[0], in[1], in[2]); }
 #define OPERANDS_batchnorm "x gamma beta mean var"
@@ -294,8 +301,8 @@ static void compare_same(const op_values *a, const op_values *b)
     }
 }
 
-/* Operands rounded to bfloat16: the difference is 1.5e-2 of the values at most (root mean squares), and unbiased: no part of the values
-   themselves is in it. */
+/* Operands rounded to bfloat16: the difference is 1.5e-2 of the values at most (root mean squares), and unbiased: no
+   part of the values themselves is in it. */
 static void check_rounded(const char *what, const fixture_tensor *got, const fixture_tensor *want)
 {
     double square = 0, diff = 0, along = 0, size, bias;
@@ -310,7 +317,8 @@ static void check_rounded(const char *what, const fixture_tensor *got, const fix
     size = sqrt(diff / square);
     bias = fabs(along / square);
     check_report(size <= 1.5e-2, __FILE__, __LINE__, "%s differs by %.2e of its values", what, size);
-    check_report(bias <= 1e-3 + 4 * size / sqrt((double)want->numel), __FILE__, __LINE__, "%s is off by a factor of 1 + %.2e", what, bias);
+    check_report(bias <= 1e-3 + 4 * size / sqrt((double)want->numel), __FILE__, __LINE__,
+                 "%s is off by a factor of 1 + %.2e", what, bias);
 }
 static void compare_rounded(const op_values *got, const op_values *want)
 {
@@ -424,8 +432,8 @@ static int same_gradients(const op_values *a, const op_values *b)
         if (a->grad[i].x && memcmp(a->grad[i].x, b->grad[i].x, (size_t)a->grad[i].numel * sizeof(float)) != 0) return 0;
     return 1;
 }
-/* Backward of one case with each of its values in turn spoilt: those that the list says it reads change a gradient, others none. Returns those
-   that did; *there: what the case has. */
+/* Backward of one case with each of its values in turn spoilt: those that the list says it reads change a gradient,
+   others none. Returns those that did; *there: what the case has. */
 static int case_reads(const bmvp_config *cfg, const op_row *row, const op_case *k, int *there)
 {
     op_values v, whole, got;
@@ -444,7 +452,8 @@ static int case_reads(const bmvp_config *cfg, const op_row *row, const op_case *
     values_free(&v);
     return found;
 }
-/* The list's column `reads` of one op: not less than its backward reads at any level and in any case, and not more than it reads in all. */
+/* The list's column `reads` of one op: not less than its backward reads at any level and in any case, and not more than
+   it reads in all. */
 static void test_reads(const op_row *row)
 {
     const bmvp_simd best = best_level();
@@ -465,7 +474,8 @@ static void test_reads(const op_row *row)
             there |= here;
         }
     }
-    check_report((found & ~row->reads) == 0, __FILE__, __LINE__, "it reads %#x, the list says %#x", (unsigned)found, (unsigned)row->reads);
+    check_report((found & ~row->reads) == 0, __FILE__, __LINE__, "it reads %#x, the list says %#x", (unsigned)found,
+                 (unsigned)row->reads);
     if (best > BMVP_SIMD_PLAIN) CHECK(found == (row->reads & there)); /* plain loops may do with less */
     bmvp_ckpt_close(k.file);
     check_finish();

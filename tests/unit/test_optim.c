@@ -1,4 +1,5 @@
-/* test_optim.c - bmvp_nn.h: optimizers and schedules against PyTorch (tests/reference/optim_reference.py); with TEST_CUDA on a GPU. */
+/* test_optim.c - bmvp_nn.h: optimizers and schedules against PyTorch (tests/reference/optim_reference.py); with
+   TEST_CUDA on a GPU. */
 #include "tests/support/nets.h"
 
 /* >>optimizers ---------------------------------------------------------------------------------------------------- */
@@ -49,7 +50,8 @@ static void test_optimizer(const char *name, const bmvp_optim_config *cfg, doubl
         bmvp_tensor *t = bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
         float x[OPTIM_A];
         int64_t j;
-        for (j = 0; j < size[i]; ++j) x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
+        for (j = 0; j < size[i]; ++j)
+            x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
         bmvp_write(c, t, x);
     }
     o = bmvp_optim_create(c, &l, cfg);

@@ -1,5 +1,6 @@
-/* test_parallel.c - pre-training on several ranks (threads, see ranks.h): 2 and 3 of them with their shares of each step equal one with the whole
-   batch, with batch norm, contrast over all pairs, templates, accumulation, and a run resumed with another number of ranks. */
+/* test_parallel.c - pre-training on several ranks (threads, see ranks.h): 2 and 3 of them with their shares of each
+   step equal one with the whole batch, with batch norm, contrast over all pairs, templates, accumulation, and a run
+   resumed with another number of ranks. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -10,7 +11,15 @@
 #include <math.h>
 #include <unistd.h>
 
-enum { EDGE = 32, CUBE = EDGE * EDGE * EDGE, MODALITIES = 3, CASES = 5, BATCH = 4, STEPS = 10, ITEMS = BATCH * MODALITIES };
+enum {
+    EDGE = 32,
+    CUBE = EDGE * EDGE * EDGE,
+    MODALITIES = 3,
+    CASES = 5,
+    BATCH = 4,
+    STEPS = 10,
+    ITEMS = BATCH * MODALITIES
+};
 
 static const char *const names[MODALITIES] = { "t1", "t2", "dwi" };
 static const int64_t grid[3] = { 36, 40, 44 };
@@ -117,7 +126,9 @@ static bmvp_status run_step(job *j, bmvp_ssl *s, float *voxels, bmvp_ssl_losses 
     int from, to;
     memset(sum, 0, sizeof *sum);
     for (from = 0; from < n && !st; from = to) {
-        for (to = from + 1; to < n && draw[to].slot / (uint32_t)k->batch == draw[from].slot / (uint32_t)k->batch; ++to) { }
+        for (to = from + 1; to < n && draw[to].slot / (uint32_t)k->batch == draw[from].slot / (uint32_t)k->batch;
+             ++to) {
+        }
         if (to == n) bmvp_ssl_last_pass(s);
         st = run_pass(j, s, draw + from, to - from, voxels, &part);
         sum->total += part.total;
@@ -155,12 +166,15 @@ static void *run_job(void *arg)
     c = bmvp_create(&k, &j->err);
     if (j->me.of) bmvp_set_comm(c, &j->me.table);
     s = bmvp_ssl_create(c, &net, &j->of->cfg, MODALITIES, names, grid);
-    for (i = 0; s && i < MODALITIES && j->me.table.rank == 0; ++i) bmvp_fill(c, bmvp_ssl_template(s, i), 0.3f + 0.1f * (float)i);
-    if (s && j->of->load && j->me.table.rank == 0 && bmvp_ssl_load(s, j->of->load, &j->err)) bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
+    for (i = 0; s && i < MODALITIES && j->me.table.rank == 0; ++i)
+        bmvp_fill(c, bmvp_ssl_template(s, i), 0.3f + 0.1f * (float)i);
+    if (s && j->of->load && j->me.table.rank == 0 && bmvp_ssl_load(s, j->of->load, &j->err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
     if (s) (void)bmvp_ssl_broadcast(s);
     if (s) j->start = read_state(c, bmvp_ssl_state(s), &j->n);
     while (s && step < j->of->steps && run_step(j, s, voxels, &j->loss[step]) == BMVP_OK) ++step;
-    if (s && j->of->save && j->me.table.rank == 0 && bmvp_ssl_save(s, j->of->save, NULL, &j->err)) bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
+    if (s && j->of->save && j->me.table.rank == 0 && bmvp_ssl_save(s, j->of->save, NULL, &j->err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
     if (s) j->end = read_state(c, bmvp_ssl_state(s), &j->n);
     j->err = *bmvp_error_of(c);
     bmvp_ssl_destroy(s);
@@ -183,7 +197,8 @@ static void run_jobs(job *j, const setup *of, int size)
     for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_job, &j[i]) == 0);
     for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
     group_close(&g);
-    for (i = 0; i < size; ++i) check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
+    for (i = 0; i < size; ++i)
+        check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
 }
 
 static void release(job *j)
@@ -195,10 +210,11 @@ static void release(job *j)
     }
 }
 
-/* >>tests ---------------------------------------------------------------------------------------------------------------- */
+/* >>tests -------------------------------------------------------------------------------------------------------- */
 
 /* A task that is off, or has no items in a step, is NaN on both sides. */
-#define CHECK_LOSS(a, b, tol) do { if ((b) == (b)) CHECK_NEAR(a, b, (tol) * fabs(b)); else CHECK((a) != (a)); } while (0)
+#define CHECK_LOSS(a, b, tol) \
+    do { if ((b) == (b)) CHECK_NEAR(a, b, (tol) * fabs(b)); else CHECK((a) != (a)); } while (0)
 
 /* Differences as a share of how far the parameters went, in root mean squares, from the step `first` on. */
 static void compare(const job *got, const job *want, int steps, double loss_tol, double state_tol)
@@ -221,7 +237,8 @@ static void compare(const job *got, const job *want, int steps, double loss_tol,
         apart += e * e;
     }
     CHECK(moved > 0);
-    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart", sqrt(apart / moved));
+    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart",
+                 sqrt(apart / moved));
 }
 
 static void several_equal_one(const setup *of, int size, double loss_tol, double state_tol)
@@ -287,7 +304,8 @@ static void test_resume_with_other_ranks(void)
     char file[256];
     setup s = setup_of("fast", 3);
     job one[MOST], some[MOST];
-    snprintf(file, sizeof file, "%s/test_parallel.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (long)getpid());
+    snprintf(file, sizeof file, "%s/test_parallel.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             (long)getpid());
     run_jobs(one, &s, 1);
     s.steps = 4;
     s.save = file;

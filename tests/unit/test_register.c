@@ -1,5 +1,5 @@
-/* test_register.c - registration, resampling by a matrix, transform files, distances: phantom heads whose truth is known
-   exactly, since they are functions of mm that are read on any grid; and real heads where BMVP_DATA has them. */
+/* test_register.c - registration, resampling by a matrix, transform files, distances: phantom heads whose truth is
+   known exactly, since they are functions of mm that are read on any grid; and real heads where BMVP_DATA has them. */
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "../../bmvp_nifti.h"
 #include "../support/check.h"
@@ -143,8 +143,9 @@ static void test_known_transforms(void)
         else scan(&m, fixed_dim, fixed_affine, truth, rows[i].contrast);
         if (CHECK_OK(bmvp_nii_register(&r, &f, &m, &how, &err))) {
             off = brain_error(&r, truth);
-            check_report(off <= rows[i].most, __FILE__, __LINE__, "case %d: %.3f mm off (at most %g), NMI %.4f, %d evaluations",
-                         (int)i, off, rows[i].most, r.nmi, r.evaluations);
+            check_report(off <= rows[i].most, __FILE__, __LINE__,
+                         "case %d: %.3f mm off (at most %g), NMI %.4f, %d evaluations", (int)i, off, rows[i].most,
+                         r.nmi, r.evaluations);
             CHECK(r.nmi > 1.05 && r.overlap > 0.5 && r.nmi_coarse > 1);
             if (getenv("REGISTER_VERBOSE"))
                 printf("case %d: %.3f mm, NMI %.4f, coarse %.4f, next %.4f, overlap %.2f, %d\n", (int)i, off, r.nmi,
@@ -204,7 +205,8 @@ static void test_gradient(void)
             worst = fmax(worst, fabs(d - g[k]));
             largest = fmax(largest, fabs(g[k]));
         }
-        check_report(worst <= 0.01 * largest, __FILE__, __LINE__, "pose %d: gradient off by %g of %g", n, worst, largest);
+        check_report(worst <= 0.01 * largest, __FILE__, __LINE__, "pose %d: gradient off by %g of %g", n, worst,
+                     largest);
     }
     free(q.hist);
     free(q.s.block);
@@ -317,7 +319,8 @@ static void test_threads_and_both_ways(void)
     CHECK_OK(bmvp_nii_register(&other, &m, &f, &how, &err));
     bmvpi_nii_matmul(loop, other.matrix, r.matrix);
     memcpy(other.matrix, loop, sizeof loop);
-    check_report(brain_error(&other, one) <= 0.4, __FILE__, __LINE__, "there and back: %.3f mm", brain_error(&other, one));
+    check_report(brain_error(&other, one) <= 0.4, __FILE__, __LINE__, "there and back: %.3f mm",
+                 brain_error(&other, one));
     bmvp_nii_volume_free(&f);
     bmvp_nii_volume_free(&m);
 }
@@ -431,7 +434,8 @@ static void test_no_memory(void)
     bmvp_nii_volume_free(&m);
 }
 
-/* ---- resampling, files, distances ---------------------------------------------------------------------------------- */
+/* ---- resampling, files, distances
+   ---------------------------------------------------------------------------------- */
 
 static void test_resample_to(void)
 {
@@ -534,7 +538,8 @@ static void test_matrix_files(void)
 static void test_distance(void)
 {
     static const int64_t dim[3] = { 9, 7, 6 };
-    static const double affine[16] = { -1.2, 0, 0, 0, 0, 0.8, 0, 0, 0, 0, 2.5, 0, 0, 0, 0, 1 }, mm[3] = { 1.2, 0.8, 2.5 };
+    static const double affine[16] = { -1.2, 0, 0, 0, 0, 0.8, 0, 0, 0, 0, 2.5, 0, 0, 0, 0, 1 },
+                        mm[3] = { 1.2, 0.8, 2.5 };
     bmvp_nii_volume mask, d;
     int64_t n = 9 * 7 * 6, i, j;
     int round, a;
@@ -573,7 +578,7 @@ static void test_component_and_smoothing(void)
     double sum = 0, along[3] = { 0, 0, 0 };
     int64_t i;
     CHECK_OK(bmvp_nii_volume_create(&v, dim, affine, NULL, &err));
-    for (i = 0; i < 10; ++i) v.data[i] = 3;                 /* a row of ten, and a square of nine that only touches by a corner */
+    for (i = 0; i < 10; ++i) v.data[i] = 3; /* a row of ten, and a square of nine that only touches by a corner */
     for (i = 0; i < 9; ++i) v.data[144 + 12 + 10 + i % 2 + 12 * (i / 2)] = 1;
     CHECK_OK(bmvp_nii_largest_component(&v, &err));
     for (i = 0; i < 1728; ++i) sum += (double)v.data[i];

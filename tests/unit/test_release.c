@@ -1,6 +1,7 @@
 /* test_release.c - the numbers of the released Python code: three pre-training steps of UniFormer-small, one of UNET3D,
-   and the loss and gradients of a fine-tuning step of UniUnet. Weights, inputs and masks are given by formulas (BMVP_DATA/golden/README.md), so only results are read.
-   Skipped where the files are absent. With TEST_CUDA the same on a GPU. */
+   and the loss and gradients of a fine-tuning step of UniUnet. Weights, inputs and masks are given by formulas
+   (BMVP_DATA/golden/README.md), so only results are read. Skipped where the files are absent. With TEST_CUDA the same
+   on a GPU. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -222,13 +223,15 @@ static const char *noise_only(const char *name, int64_t index, int64_t numel)
     return NULL;
 }
 
-/* Fine-tuning's gradients that come through the first block of the decoder: at 12^3 each of its leaky ReLUs weighs 1e-3, and in float32
-   some of them turn around (their inputs, instance norms of nearly constant maps, are 1e-5 off). Against the same step in double the
-   release is up to 1.7e-3 off, ours 5.4e-3, PyTorch 2.6's float32 about as much, all elsewhere below 5e-4. Norms hardly see it. */
+/* Fine-tuning's gradients that come through the first block of the decoder: at 12^3 each of its leaky ReLUs weighs
+   1e-3, and in float32 some of them turn around (their inputs, instance norms of nearly constant maps, are 1e-5 off).
+   Against the same step in double the release is up to 1.7e-3 off, ours 5.4e-3, PyTorch 2.6's float32 about as much,
+   all elsewhere below 5e-4. Norms hardly see it. */
 static int through_turned_relus(const char *name)
 {
-    static const char *const part[6] = { "encoder.patch_embed3.", "encoder.patch_embed4.", "encoder.blocks3.",
-                                         "encoder.blocks4.",      "encoder.norm.",         "decoder.decoder5.transp_conv." };
+    static const char *const part[6] = { "encoder.patch_embed3.", "encoder.patch_embed4.",
+                                         "encoder.blocks3.",      "encoder.blocks4.",
+                                         "encoder.norm.",         "decoder.decoder5.transp_conv." };
     int i;
     for (i = 0; i < 6; ++i)
         if (strncmp(name, part[i], strlen(part[i])) == 0) return 1;
@@ -238,7 +241,8 @@ static int through_turned_relus(const char *name)
 /* Allowed error of a gradient in units of its root mean square. */
 static double grad_allowance(const char *name)
 {
-    /* a constant before an instance norm, but for the border: the release is 1.7e-3 off the number in double, ours 3e-5 */
+    /* a constant before an instance norm, but for the border: the release is 1.7e-3 off the number in double, ours
+       3e-5 */
     if (strcmp(name, "decoder.proj1.norm.bias") == 0) return 3e-3;
     /* two million voxels that nearly cancel: the release's own number is 1.6e-3 off the one computed in double, ours
      * 5e-6 */
@@ -273,8 +277,9 @@ static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
     note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
 }
 
-/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double, PyTorch's
-   float32 is off by more than 1e-3 in 15 % of all voxels; with sums of at most 512 products in a chain the sampled ones hold 1e-3 here. */
+/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double,
+   PyTorch's float32 is off by more than 1e-3 in 15 % of all voxels; with sums of at most 512 products in a chain the
+   sampled ones hold 1e-3 here. */
 static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
@@ -308,7 +313,10 @@ static void compare_grad(bmvp_ctx *c, float *buf, group *g, const bmvp_state *e,
             continue;
         }
         snprintf(text, sizeof text, "%s[%lld]", e->name, (long long)i->i);
-        group_note(g, fabs((double)buf[i->i] - v->d) / ((through_turned_relus(e->name) ? 1e-2 : grad_allowance(e->name)) * rms), text);
+        group_note(g,
+                   fabs((double)buf[i->i] - v->d) /
+                       ((through_turned_relus(e->name) ? 1e-2 : grad_allowance(e->name)) * rms),
+                   text);
     }
     if (noise_only(e->name, 0, e->t->numel)) return;
     for (k = 0; k < e->t->numel; ++k) square += (double)buf[k] * (double)buf[k];
@@ -464,7 +472,7 @@ static void run_steps(run *r)
     }
 }
 
-/* ---- fine-tuning ------------------------------------------------------------------------------------------------------- */
+/* ---- fine-tuning ----------------------------------------------------------------------------------------------- */
 
 /* Balls that overlap: the value of a voxel has bit r set inside of ball r, region r are the values with that bit. */
 static void ball_labels(bmvp_labels *l, float *values)
@@ -528,8 +536,8 @@ static void test_ft_gradients(bmvp_ctx *c, bmvp_ft *f, const bmvp_json *root)
     group_begin(&g, "release_finetune.json", "gradients");
     for (i = 0; i < l->n; ++i) {
         const bmvp_json *sample = bmvp_json_get(grad, l->item[i].name);
-        check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it", l->item[i].name,
-                     sample ? "trains" : "does not train");
+        check_report((sample != NULL) == l->item[i].trained, __FILE__, __LINE__, "%s: the release %s it",
+                     l->item[i].name, sample ? "trains" : "does not train");
         if (sample) compare_grad(c, buf, &g, &l->item[i], sample);
         found += sample != NULL;
     }
@@ -562,7 +570,8 @@ static void run_finetune(const bmvp_json *root)
     memset(&item, 0, sizeof item);
     ball_labels(&labels, voxels + 4 * CUBE);
     f = bmvp_ft_create(c, &net, &cfg, &labels, 4, names, grid);
-    if (f && CHECK(formula_state(c, bmvp_net_state(bmvp_ft_net(f)), (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0)))) {
+    if (f && CHECK(formula_state(c, bmvp_net_state(bmvp_ft_net(f)),
+                                 (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0)))) {
         for (m = 0; m < 4; ++m) {
             formula_volume(0, m, grid, voxels + m * CUBE);
             item.image[m] = voxels + m * CUBE;

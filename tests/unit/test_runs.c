@@ -1,5 +1,5 @@
-/* test_runs.c - bmvp_ssl.h: equal bits with any number of threads and over a resume, memory plans, allocation failures, what is refused,
-   checkpoints of runs and of others. */
+/* test_runs.c - bmvp_ssl.h: equal bits with any number of threads and over a resume, memory plans, allocation failures,
+   what is refused, checkpoints of runs and of others. */
 #include "tests/support/rig.h"
 
 /* >>bits
@@ -329,7 +329,8 @@ static void test_inspect_ours(void)
         for (i = 0; i < 3; ++i) CHECK(info.names[i] && strcmp(info.names[i], rig_names[i]) == 0);
         CHECK(memcmp(info.net.dim, r.net.dim, sizeof r.net.dim) == 0 &&
               memcmp(info.net.depth, r.net.depth, sizeof r.net.depth) == 0);
-        CHECK(info.net.head_dim == 8 && strcmp(info.net.kind, "uniformer") == 0 && strcmp(info.cfg.preset, "fast") == 0);
+        CHECK(info.net.head_dim == 8 && strcmp(info.net.kind, "uniformer") == 0 &&
+              strcmp(info.cfg.preset, "fast") == 0);
         for (i = 0; bmvp_ssl_field(&r.cfg, i, &name, &meaning, want, sizeof want); ++i) {
             (void)bmvp_ssl_field(&info.cfg, i, &name, &meaning, have, sizeof have);
             check_report(strcmp(have, want) == 0, __FILE__, __LINE__, "%s is %s, should be %s", name, have, want);

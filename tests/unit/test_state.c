@@ -742,9 +742,10 @@ static void test_config_as_json(void)
 /* As 0.1 wrote it: numbers that the kind does not use, no options. */
 static void test_config_of_0_1(void)
 {
-    static const char text[] = "{\"name\":\"uniformer_tiny\",\"kind\":\"uniformer\",\"in_channels\":4,\"dim\":[16,32,64,128],"
-                               "\"depth\":[1,1,2,1],\"head_dim\":16,\"mlp_ratio\":4,\"width\":32,\"groups\":8,\"task\":\"segment\","
-                               "\"outputs\":3,\"deep_supervision\":1}";
+    static const char
+        text[] = "{\"name\":\"uniformer_tiny\",\"kind\":\"uniformer\",\"in_channels\":4,\"dim\":[16,32,64,128],"
+                 "\"depth\":[1,1,2,1],\"head_dim\":16,\"mlp_ratio\":4,\"width\":32,\"groups\":8,\"task\":\"segment\","
+                 "\"outputs\":3,\"deep_supervision\":1}";
     bmvp_net_config want = downstream_of("uniformer_tiny", BMVP_TASK_SEGMENT, 4, 3), k;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;

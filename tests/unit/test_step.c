@@ -1,5 +1,5 @@
-/* test_step.c - bmvp_ssl.h: the three losses from their definitions, views and templates, what a step changes, ten steps against PyTorch in
-   double. With TEST_CUDA the ten steps on a GPU. */
+/* test_step.c - bmvp_ssl.h: the three losses from their definitions, views and templates, what a step changes, ten
+   steps against PyTorch in double. With TEST_CUDA the ten steps on a GPU. */
 #include "tests/support/rig.h"
 #include "tests/support/fixture.h"
 
@@ -108,7 +108,8 @@ static void check_tasks(double cmr, double md, double cl)
                1e-6 * have.total);
     CHECK(have.total > 0 && have.grad_norm > 0 && count_changed(bmvp_ssl_state(r.s), before) > 20);
     for (i = 0; i < 3; ++i) /* template of an item of the batch, and only with a task that reads it */
-        CHECK((bmvp_optim_count(bmvp_ssl_trainer(r.s)->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) == (i < 2 && (md > 0 || cl > 0)));
+        CHECK((bmvp_optim_count(bmvp_ssl_trainer(r.s)->optim, bmvp_ssl_state(r.s)->n - 3 + i)[0] == 1) ==
+              (i < 2 && (md > 0 || cl > 0)));
     free(before);
     rig_end(&r);
 }
@@ -344,7 +345,8 @@ static void test_drawn_masks(void)
     }
 }
 
-/* Losses of a step are those of its passes together, whether or not they were asked for at once; a loaded run takes its steps again. */
+/* Losses of a step are those of its passes together, whether or not they were asked for at once; a loaded run takes its
+   steps again. */
 static void test_losses_of_steps(void)
 {
     bmvp_ssl_losses part[2], all, again;
@@ -360,10 +362,12 @@ static void test_losses_of_steps(void)
     bmvp_clear_error(r.c);
     for (i = 0; i < 2; ++i) CHECK(bmvp_ssl_accumulate(r.s, &r.item[i], 1, &part[i]) == BMVP_OK);
     CHECK(bmvp_ssl_update(r.s, 1e-3, &part[1]) == BMVP_OK && bmvp_ssl_losses_of(r.s, 0, &all) == BMVP_OK);
-    CHECK(all.total == part[0].total + part[1].total && all.md == part[0].md + part[1].md && all.grad_norm == part[1].grad_norm);
+    CHECK(all.total == part[0].total + part[1].total && all.md == part[0].md + part[1].md &&
+          all.grad_norm == part[1].grad_norm);
     check_report(!bmvp_ssl_save(r.s, path, NULL, &err), __FILE__, __LINE__, "%s", err.message);
     for (i = 0; i < 2; ++i) {
-        CHECK(bmvp_ssl_step(r.s, r.item, 2, 1e-3, i ? &again : NULL) == BMVP_OK && bmvp_ssl_losses_of(r.s, 1, i ? &again : &all) == BMVP_OK);
+        CHECK(bmvp_ssl_step(r.s, r.item, 2, 1e-3, i ? &again : NULL) == BMVP_OK &&
+              bmvp_ssl_losses_of(r.s, 1, i ? &again : &all) == BMVP_OK);
         CHECK(bmvp_ssl_load(r.s, path, &err) == BMVP_OK);
         CHECK(bmvp_ssl_losses_of(r.s, 1, &part[0]) == BMVP_E_ARG);
         bmvp_clear_error(r.c);
@@ -629,7 +633,10 @@ static void check_fixture_end(bmvp_ckpt *f, const rig *r)
             continue;
         x = device_copy(r->c, e->t, 0);
         if (CHECK(x != NULL))
-            check_fixture_tensor(f, "after", e, x, e->trained ? 1e-4 : 1e-3, !e->trained ? 0 : noise ? 10 * 3e-4 * 1.1 : 3e-5);
+            check_fixture_tensor(f, "after", e, x, e->trained ? 1e-4 : 1e-3,
+                                 !e->trained ? 0
+                                 : noise     ? 10 * 3e-4 * 1.1
+                                             : 3e-5);
         free(x);
         ++n;
     }

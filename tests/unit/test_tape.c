@@ -1,5 +1,5 @@
-/* test_tape.c - bmvp_tensor.h: a network of all ops gives the same with any number of threads and on every instruction set; hooks, errors,
-   graphs, random numbers; and tests of the tests' own comparisons. */
+/* test_tape.c - bmvp_tensor.h: a network of all ops gives the same with any number of threads and on every instruction
+   set; hooks, errors, graphs, random numbers; and tests of the tests' own comparisons. */
 #include "tests/support/every_op.h"
 
 static void mark_ops(const bmvp_tensor *t, int *seen)

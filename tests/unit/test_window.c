@@ -36,15 +36,18 @@ static bmvp_status read_window(void *user, const int64_t start[3], float *dst)
 static bmvp_tensor *predict(void *user, bmvp_tensor *x)
 {
     job *j = (job *)user;
-    const int64_t dim[5] = { x->dim[0], x->dim[1], x->dim[2], x->dim[3], j->outputs }, voxels = x->dim[1] * x->dim[2] * x->dim[3];
+    const int64_t dim[5] = { x->dim[0], x->dim[1], x->dim[2], x->dim[3], j->outputs },
+                  voxels = x->dim[1] * x->dim[2] * x->dim[3];
     bmvp_tensor *y = bmvp_input(j->c, 5, dim, NULL);
     int64_t i;
     int k;
     for (i = 0; y && i < x->dim[0] * voxels; ++i) {
         const int64_t v = i % voxels;
-        const double ramp = 0.01 * (double)(v / (x->dim[2] * x->dim[3]) + 2 * (v / x->dim[3] % x->dim[2]) + 3 * (v % x->dim[3]));
+        const double ramp = 0.01 * (double)(v / (x->dim[2] * x->dim[3]) + 2 * (v / x->dim[3] % x->dim[2]) +
+                                            3 * (v % x->dim[3]));
         for (k = 0; k < j->outputs; ++k)
-            y->x[i * j->outputs + k] = (float)((double)x->x[i * j->channels + k % j->channels] * (1 + k / 4.0) + (j->flat ? 0 : ramp * (k + 1)));
+            y->x[i * j->outputs + k] = (float)((double)x->x[i * j->channels + k % j->channels] * (1 + k / 4.0) +
+                                               (j->flat ? 0 : ramp * (k + 1)));
     }
     return y;
 }
@@ -123,7 +126,8 @@ static job ramp_job(int64_t d, bmvp_ctx *c, float **x)
     return j;
 }
 
-/* What does not see places gives back the volume; so it does with every flip. What sees them is averaged over its mirror images. */
+/* What does not see places gives back the volume; so it does with every flip. What sees them is averaged over its
+   mirror images. */
 static void test_mirror(void)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
@@ -135,12 +139,14 @@ static void test_mirror(void)
     CHECK(slide(&j) == BMVP_OK);
     CHECK_CLOSE("y", j.y, x, 6 * 63, 1e-6);
     j.flat = 0;
-    j.w.roi[0] = 6, j.w.roi[1] = 7, j.w.roi[2] = 9; /* one window: the ramp's mean over its flips is that of its middle */
+    j.w.roi[0] = 6, j.w.roi[1] = 7,
+    j.w.roi[2] = 9; /* one window: the ramp's mean over its flips is that of its middle */
     CHECK(slide(&j) == BMVP_OK);
     for (i = 0; i < 6 * 63; ++i) CHECK_NEAR((double)j.y[i], (double)x[i] + 0.01 * (2.5 + 2 * 3 + 3 * 4), 1e-5);
     j.w.mirror = 1; /* along x only */
     CHECK(slide(&j) == BMVP_OK);
-    for (i = 0; i < 6 * 63; ++i) CHECK_NEAR((double)j.y[i], (double)x[i] + 0.01 * ((double)(i / 63) + 2 * (double)(i / 9 % 7) + 3 * 4), 1e-5);
+    for (i = 0; i < 6 * 63; ++i)
+        CHECK_NEAR((double)j.y[i], (double)x[i] + 0.01 * ((double)(i / 63) + 2 * (double)(i / 9 % 7) + 3 * 4), 1e-5);
     free(x);
     free(j.y);
     bmvp_destroy(c);

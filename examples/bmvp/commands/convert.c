@@ -1,5 +1,5 @@
-/* convert.c - `bmvp convert`: checkpoints from one container to the other. Both hold the released names, shapes and order, so nothing is
-   computed: tensors, groups and scalars are copied. */
+/* convert.c - `bmvp convert`: checkpoints from one container to the other. Both hold the released names, shapes and
+   order, so nothing is computed: tensors, groups and scalars are copied. */
 #include "commands.h"
 #include "cli.h"
 #include "bmvp_tensor.h"
@@ -20,7 +20,9 @@ static bmvp_status copy_tensor(bmvp_ckpt *in, int i, bmvp_ckpt_writer *out, bmvp
     void *data = bytes > 0 ? malloc((size_t)bytes) : NULL;
     bmvp_status st = BMVP_OK;
     if (bytes == 0) return BMVP_OK;
-    if (!data) return bmvp_error_set(err, BMVP_E_OOM, "out of memory: tensor %s needs %.1f MB", in->entry[i].name, (double)bytes / 1e6);
+    if (!data)
+        return bmvp_error_set(err, BMVP_E_OOM, "out of memory: tensor %s needs %.1f MB", in->entry[i].name,
+                              (double)bytes / 1e6);
     st = bmvp_ckpt_load(in, i, data, bytes, err);
     if (!st) st = bmvp_ckpt_writer_data(out, data, bytes, err);
     free(data);
@@ -56,7 +58,9 @@ int command_convert(int argc, char **argv)
         cli_positional("IN", &in_path, 1, "checkpoint to read: the content tells its kind"),
         cli_positional("OUT", &out_path, 1, "file to write: its ending .pt, .pth or .safetensors tells its kind"),
     };
-    int code = cli_parse("convert", "Copy a checkpoint from PyTorch's format to safetensors or back.", opt, 2, argc, argv), n;
+    int code = cli_parse("convert", "Copy a checkpoint from PyTorch's format to safetensors or back.", opt, 2, argc,
+                         argv),
+        n;
     if (code >= 0) return code;
     if (has_ending(out_path, ".pt") || has_ending(out_path, ".pth")) format = BMVP_CKPT_PT;
     else if (has_ending(out_path, ".safetensors")) format = BMVP_CKPT_SAFETENSORS;

@@ -33,6 +33,7 @@ void data_print_table(const dataset *d)
         if (k->label) print_file(k, "label", k->label, -1);
     }
     for (i = 0; i < d->n_notes; ++i)
-        printf("%s\t\t\t\tleft out\t%s%s%s\n", d->note[i].id ? d->note[i].id : "", d->note[i].file ? d->note[i].file : "",
-               d->note[i].file ? ": " : "", d->note[i].why ? d->note[i].why : "");
+        printf("%s\t\t\t\tleft out\t%s%s%s\n", d->note[i].id ? d->note[i].id : "",
+               d->note[i].file ? d->note[i].file : "", d->note[i].file ? ": " : "",
+               d->note[i].why ? d->note[i].why : "");
 }

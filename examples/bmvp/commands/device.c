@@ -6,19 +6,22 @@
 
 cli_option device_option(const char **text)
 {
-    return cli_string("device", text, "cpu", "cpu|cuda[:N]", "where to compute: the CPU, or GPU number N (a program made with CUDA=1)");
+    return cli_string("device", text, "cpu", "cpu|cuda[:N]",
+                      "where to compute: the CPU, or GPU number N (a program made with CUDA=1)");
 }
 
 cli_option precision_option(int *precision)
 {
     return cli_choice("precision", precision, 0, "fp32|bf16|tf32",
-                      "products of matrices in bfloat16 (GPUs, which then store activations in it, too, and processors with avx512_bf16) or "
+                      "products of matrices in bfloat16 (GPUs, which then store activations in it, too, and processors "
+                      "with avx512_bf16) or "
                       "TF32 (GPUs); all else stays float32");
 }
 
 cli_option graph_option(int *graph)
 {
-    return cli_choice("graph", graph, 1, "0|1", "1: forward and backward of a step go to a GPU as one CUDA graph; 0: call by call; same result");
+    return cli_choice("graph", graph, 1, "0|1",
+                      "1: forward and backward of a step go to a GPU as one CUDA graph; 0: call by call; same result");
 }
 
 bmvp_status device_open(const char *text, int local_rank, const bmvp_backend **backend, bmvp_error *err)
@@ -37,7 +40,8 @@ bmvp_status device_open(const char *text, int local_rank, const bmvp_backend **b
     fprintf(stderr, "bmvp: --device %s: %s; computing on the CPU\n", text, err->message);
     return BMVP_OK;
 #else
-    return bmvp_error_set(err, BMVP_E_ARG, "--device %s: this program was built without CUDA; build it with: make CUDA=1", text);
+    return bmvp_error_set(err, BMVP_E_ARG,
+                          "--device %s: this program was built without CUDA; build it with: make CUDA=1", text);
 #endif
 }
 
@@ -53,7 +57,8 @@ void device_close(const bmvp_backend *backend)
 void device_print(const bmvp_ctx *c)
 {
     if (!bmvp_on_host(c))
-        printf("compute  %s, %s%s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)), bmvp_captures(c) ? "" : ", no graph");
+        printf("compute  %s, %s%s\n", bmvp_backend_of(c)->name, bmvp_precision_text(bmvp_precision_of(c)),
+               bmvp_captures(c) ? "" : ", no graph");
     else printf("compute  %d threads, %s, %s\n", bmvp_threads(c), bmvp_simd_text(bmvp_simd_level(c)),
                 bmvp_precision_text(bmvp_precision_of(c)));
     fflush(stdout);

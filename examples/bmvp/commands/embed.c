@@ -1,5 +1,5 @@
-/* embed.c - `bmvp embed`: what the encoder makes of volumes. The embedding of a volume is the mean of the last feature map over sliding
-   windows of the crop's size that overlap by half. */
+/* embed.c - `bmvp embed`: what the encoder makes of volumes. The embedding of a volume is the mean of the last feature
+   map over sliding windows of the crop's size that overlap by half. */
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
@@ -104,7 +104,8 @@ static bmvp_status save_maps(job *j, const char *name, const bmvp_features *f)
         snprintf(full, sizeof full, "%s.x%d", name, i + 1);
         to = add_result(j, full, 4, f->map[i]->dim + 1);
         if (!to) return out_of_memory(j);
-        if (bmvp_read(j->c, f->map[i], to)) return bmvp_error_set(&j->err, BMVP_E_STATE, "%s", bmvp_error_of(j->c)->message);
+        if (bmvp_read(j->c, f->map[i], to))
+            return bmvp_error_set(&j->err, BMVP_E_STATE, "%s", bmvp_error_of(j->c)->message);
     }
     return BMVP_OK;
 }
@@ -240,7 +241,9 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     j->usage = st == BMVP_E_ARG;
     if (!st) st = bmvp_ssl_inspect(path, &j->info, &j->err);
     if (!st && j->info.net.task != BMVP_TASK_PRETRAIN)
-        st = bmvp_error_set(&j->err, BMVP_E_ARG, "%s is a fine-tuned checkpoint: `bmvp predict` is for it; embed takes a pre-training checkpoint", path);
+        st = bmvp_error_set(
+            &j->err, BMVP_E_ARG,
+            "%s is a fine-tuned checkpoint: `bmvp predict` is for it; embed takes a pre-training checkpoint", path);
     if (st) return st;
     k.threads = (int)threads;
     k.backend = j->device;
@@ -249,7 +252,8 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     if (!j->c) return j->err.status;
     (void)bmvp_set_grad(j->c, 0);
     j->net = bmvp_net_create(j->c, &j->info.net);
-    if (!j->net) return bmvp_error_set(&j->err, bmvp_error_of(j->c)->status, "%s: %s", path, bmvp_error_of(j->c)->message);
+    if (!j->net)
+        return bmvp_error_set(&j->err, bmvp_error_of(j->c)->status, "%s: %s", path, bmvp_error_of(j->c)->message);
     st = bmvp_ckpt_open(path, NULL, &f, &j->err);
     if (!st) st = bmvp_state_group(f, &group, &j->err);
     memset(&part, 0, sizeof part);
@@ -260,15 +264,15 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     return st;
 }
 
-static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device, int precision,
-                       int64_t threads)
+static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device,
+                       int precision, int64_t threads)
 {
     bmvp_status st = load_network(j, checkpoint, device, precision, threads);
     if (!st && j->crop == 0) j->crop = j->info.cfg.crop;
     if (!st) j->usage = j->crop % bmvp_net_stride(j->net) != 0;
     if (!st && j->usage)
-        st = bmvp_error_set(&j->err, BMVP_E_ARG, "--crop %lld: must be a multiple of %lld for this network", (long long)j->crop,
-                            (long long)bmvp_net_stride(j->net));
+        st = bmvp_error_set(&j->err, BMVP_E_ARG, "--crop %lld: must be a multiple of %lld for this network",
+                            (long long)j->crop, (long long)bmvp_net_stride(j->net));
     if (!st) st = embed_all(j, data);
     return st ? st : write_results(j, out, checkpoint);
 }
@@ -284,17 +288,21 @@ int command_embed(int argc, char **argv)
     {
         cli_option opt[] = {
             cli_required("checkpoint", &checkpoint, "FILE", "pre-training checkpoint: ours or the released code's .pt"),
-            cli_required("data", &data, "VOLUME|LIST|DIR", "one NIfTI volume, or cases; what is not prepared yet is prepared in memory"),
+            cli_required("data", &data, "VOLUME|LIST|DIR",
+                         "one NIfTI volume, or cases; what is not prepared yet is prepared in memory"),
             DATA_OPTIONS(j.files),
             cli_required("out", &out, "FILE", "safetensors file: one vector `id.modality` for each volume"),
-            cli_flag("maps", &j.maps, "also the four feature maps of the middle crop, `id.modality.x1` .. x4, as (D, H, W, C)"),
+            cli_flag("maps", &j.maps,
+                     "also the four feature maps of the middle crop, `id.modality.x1` .. x4, as (D, H, W, C)"),
             cli_int("crop", &j.crop, 0, 0, 1024, "edge of the window; 0: that of the checkpoint"),
-            cli_float("spacing", &j.spacing, 1, 0, 100, "voxel size in mm for what is not prepared yet, as for `prepare`; 0 keeps it"),
+            cli_float("spacing", &j.spacing, 1, 0, 100,
+                      "voxel size in mm for what is not prepared yet, as for `prepare`; 0 keeps it"),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
             device_option(&device),
             precision_option(&precision),
         };
-        code = cli_parse("embed", "Embeddings and feature maps of volumes.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
+        code = cli_parse("embed", "Embeddings and feature maps of volumes.", opt, (int)(sizeof opt / sizeof *opt), argc,
+                         argv);
         if (code >= 0) return code;
     }
     st = run(&j, checkpoint, data, out, device, precision, threads);

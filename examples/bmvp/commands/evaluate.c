@@ -20,7 +20,8 @@ enum { STREAM_CLASSES = 0x45564c31 };
 
 /* >>two label maps ------------------------------------------------------------------------------------------------- */
 
-static void count_overlap(const unsigned char *p, const unsigned char *t, int64_t n, int64_t *predicted, int64_t *truth, int64_t *both)
+static void count_overlap(const unsigned char *p, const unsigned char *t, int64_t n, int64_t *predicted, int64_t *truth,
+                          int64_t *both)
 {
     int64_t i, a = 0, b = 0, c = 0;
     for (i = 0; i < n; ++i) {
@@ -32,8 +33,8 @@ static void count_overlap(const unsigned char *p, const unsigned char *t, int64_
 }
 
 /* Where both masks hold something the rule does not matter: one computation serves both. */
-static bmvp_status distances_of(const unsigned char *p, const unsigned char *t, const int64_t dim[3], const double mm[3],
-                                region_figures *out)
+static bmvp_status distances_of(const unsigned char *p, const unsigned char *t, const int64_t dim[3],
+                                const double mm[3], region_figures *out)
 {
     const int rules = out->truth > 0 && out->predicted > 0 ? 1 : EMPTY_RULES;
     bmvp_status st = BMVP_OK;
@@ -50,8 +51,9 @@ static bmvp_status distances_of(const unsigned char *p, const unsigned char *t, 
 }
 
 /* All regions of two label maps on one grid, dim and mm in D, H, W order. distances 0: HD95 and HD are NaN. */
-static bmvp_status compare_maps(const bmvp_labels *l, const float *prediction, const float *truth, const int64_t dim[3], const double mm[3],
-                         int distances, region_figures out[BMVP_MAX_REGIONS], bmvp_error *err)
+static bmvp_status compare_maps(const bmvp_labels *l, const float *prediction, const float *truth, const int64_t dim[3],
+                                const double mm[3], int distances, region_figures out[BMVP_MAX_REGIONS],
+                                bmvp_error *err)
 {
     const int64_t n = dim[0] * dim[1] * dim[2];
     unsigned char *p = (unsigned char *)malloc((size_t)n + 1), *t = (unsigned char *)malloc((size_t)n + 1);
@@ -68,13 +70,15 @@ static bmvp_status compare_maps(const bmvp_labels *l, const float *prediction, c
             o->figure[k][FIGURE_DICE] = bmvp_dice(p, t, n, (bmvp_empty_rule)k);
             o->figure[k][FIGURE_HD95] = o->figure[k][FIGURE_HD] = (double)NAN;
             o->figure[k][FIGURE_SENSITIVITY] = o->truth > 0 ? (double)both / (double)o->truth : (double)NAN;
-            o->figure[k][FIGURE_SPECIFICITY] = outside > 0 ? (double)(outside - (o->predicted - both)) / (double)outside : (double)NAN;
+            o->figure[k][FIGURE_SPECIFICITY] = outside > 0 ? (double)(outside - (o->predicted - both)) / (double)outside
+                                                           : (double)NAN;
         }
         if (distances) st = distances_of(p, t, dim, mm, o);
     }
     free(p);
     free(t);
-    return st ? bmvp_error_set(err, st, "%s", st == BMVP_E_OOM ? "out of memory" : "the voxel size allows no distances") : BMVP_OK;
+    return st ? bmvp_error_set(err, st, "%s", st == BMVP_E_OOM ? "out of memory" : "the voxel size allows no distances")
+              : BMVP_OK;
 }
 
 /* >>one case of a segmentation ------------------------------------------------------------------------------------- */
@@ -100,16 +104,18 @@ static char *prediction_path(const evaluation *e, const char *id, bmvp_error *er
         if (path && file_exists(path)) found[n++] = path;
         else free(path);
     }
-    if (n == 0) bmvp_error_set(err, BMVP_E_IO, "case '%s': no prediction %s/%s.nii.gz (or .nii)", id, e->predictions, id);
+    if (n == 0)
+        bmvp_error_set(err, BMVP_E_IO, "case '%s': no prediction %s/%s.nii.gz (or .nii)", id, e->predictions, id);
     if (n < 2) return found[0];
-    bmvp_error_set(err, BMVP_E_ARG, "case '%s': both %s and %s are there; remove the one that does not count", id, found[0], found[1]);
+    bmvp_error_set(err, BMVP_E_ARG, "case '%s': both %s and %s are there; remove the one that does not count", id,
+                   found[0], found[1]);
     free(found[0]);
     free(found[1]);
     return NULL;
 }
 
-static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *path, const bmvp_labels *l, const bmvp_nii_options *io,
-                            bmvp_error *err)
+static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *path, const bmvp_labels *l,
+                            const bmvp_nii_options *io, bmvp_error *err)
 {
     bmvp_nii_load how;
     bmvp_error e;
@@ -137,9 +143,11 @@ static bmvp_status compare_files(const evaluation *e, const data_case *k, const 
     st = read_map(&t, k, k->label, l, io, err);
     if (!st) st = read_map(&p, k, path, l, io, err);
     if (!st && !bmvp_nii_one_grid(&t, &p))
-        st = bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': prediction %s (%lldx%lldx%lld) and label %s (%lldx%lldx%lld) are on different "
-                            "grids; `bmvp predict` writes on the grid of its input", k->id, path, (long long)p.dim[0], (long long)p.dim[1],
-                            (long long)p.dim[2], k->label, (long long)t.dim[0], (long long)t.dim[1], (long long)t.dim[2]);
+        st = bmvp_error_set(err, BMVP_E_SHAPE,
+                            "case '%s': prediction %s (%lldx%lldx%lld) and label %s (%lldx%lldx%lld) are on different "
+                            "grids; `bmvp predict` writes on the grid of its input",
+                            k->id, path, (long long)p.dim[0], (long long)p.dim[1], (long long)p.dim[2], k->label,
+                            (long long)t.dim[0], (long long)t.dim[1], (long long)t.dim[2]);
     if (!st) {
         const int64_t dim[3] = { t.dim[2], t.dim[1], t.dim[0] };
         double mm[3];
@@ -178,7 +186,8 @@ static void evaluate_task(void *arg, int64_t i, int worker)
     pthread_mutex_unlock(&j->lock);
 }
 
-/* Row r of the figures of rule k over the cases: a region's, or (r = n) each case's mean over the regions that have a number. */
+/* Row r of the figures of rule k over the cases: a region's, or (r = n) each case's mean over the regions that have a
+   number. */
 static void gather(const evaluation *e, int k, int r, int f, double *value)
 {
     const int n_regions = e->set.labels.n;
@@ -203,7 +212,8 @@ static bmvp_status summarise(evaluation *e, bmvp_error *err)
     int64_t i;
     int k, r, f;
     for (i = 0; i < e->n; ++i)
-        for (r = 0; r < e->set.labels.n && e->item[i].state == CASE_DONE; ++r) e->present[r] += e->item[i].region[r].truth > 0;
+        for (r = 0; r < e->set.labels.n && e->item[i].state == CASE_DONE; ++r)
+            e->present[r] += e->item[i].region[r].truth > 0;
     for (k = 0; k < EMPTY_RULES && !st; ++k)
         for (r = 0; r <= e->set.labels.n && !st; ++r)
             for (f = 0; f < FIGURES && !st; ++f) {
@@ -241,23 +251,27 @@ static bmvp_status evaluate_segmentation(evaluation *e, int64_t threads, bmvp_er
 
 /* >>classification ------------------------------------------------------------------------------------------------- */
 
-/* The probabilities of an entry, which must be as many as `classes` (0: of the first entry, sets it) and add up to 1. */
-static bmvp_status read_probabilities(const bmvp_json *entry, const char *path, const char *id, int *classes, float *out, bmvp_error *err)
+/* The probabilities of an entry, which must be as many as `classes` (0: of the first entry, sets it) and add up to
+   1. */
+static bmvp_status read_probabilities(const bmvp_json *entry, const char *path, const char *id, int *classes,
+                                      float *out, bmvp_error *err)
 {
     const bmvp_json *list = bmvp_json_get(entry, "probabilities"), *p;
     const int64_t n = list && list->type == BMVP_JSON_ARRAY ? bmvp_json_count(list) : 0;
     double sum = 0;
     int k = 0;
     if (n < 2 || n > BMVP_MAX_REGIONS + 1)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"probabilities\" must be a list of 2 to %d numbers", path, id,
-                              BMVP_MAX_REGIONS + 1);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"probabilities\" must be a list of 2 to %d numbers",
+                              path, id, BMVP_MAX_REGIONS + 1);
     if (*classes == 0) *classes = (int)n;
     if (n != *classes)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s' has %lld probabilities, others have %d", path, id, (long long)n, *classes);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s' has %lld probabilities, others have %d", path, id,
+                              (long long)n, *classes);
     for (p = list->first; p; p = p->next) {
         const double v = p->type == BMVP_JSON_NUMBER ? p->d : -1;
         if (!(v >= 0 && v <= 1))
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': a probability is no number from 0 to 1", path, id);
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': a probability is no number from 0 to 1", path,
+                                  id);
         out[k++] = (float)v;
         sum += v;
     }
@@ -265,7 +279,8 @@ static bmvp_status read_probabilities(const bmvp_json *entry, const char *path, 
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the probabilities add up to %g", path, id, sum);
 }
 
-static bmvp_status take_entry(evaluation *e, int64_t i, const bmvp_json *cases, const char *path, float *out, bmvp_error *err)
+static bmvp_status take_entry(evaluation *e, int64_t i, const bmvp_json *cases, const char *path, float *out,
+                              bmvp_error *err)
 {
     const data_case *k = &e->set.item[e->index[i]];
     const bmvp_json *m, *entry = NULL;
@@ -278,10 +293,11 @@ static bmvp_status take_entry(evaluation *e, int64_t i, const bmvp_json *cases, 
     if (!entry) return bmvp_error_set(err, BMVP_E_IO, "case '%s': no prediction in %s", k->id, path);
     st = read_probabilities(entry, path, k->id, &e->classes, out, err);
     if (st) return st;
-    if (k->klass < 0) return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\" to compare with", e->set.path, k->id);
+    if (k->klass < 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\" to compare with", e->set.path, k->id);
     if (k->klass >= e->classes)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' is of class %lld, but %s has %d classes, numbered from 0", e->set.path, k->id,
-                              (long long)k->klass, path, e->classes);
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' is of class %lld, but %s has %d classes, numbered from 0",
+                              e->set.path, k->id, (long long)k->klass, path, e->classes);
     return BMVP_OK;
 }
 
@@ -297,7 +313,8 @@ static bmvp_status read_classes(evaluation *e, bmvp_error *err)
     int64_t i;
     int k;
     if (!st && (!cases || cases->type != BMVP_JSON_ARRAY))
-        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: no predictions of classes: it needs an array \"cases\" of {\"id\", \"probabilities\"}",
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: no predictions of classes: it needs an array \"cases\" of {\"id\", \"probabilities\"}",
                             path);
     for (i = 0; i < e->n && !st; ++i) {
         evaluated_case *o = &e->item[i];
@@ -361,7 +378,8 @@ static bmvp_status classify_resampled(evaluation *e, const int *truth, int64_t n
         as_figures(&figures, out);
         for (f = 0; f < FIGURES; ++f) value[(size_t)f * times + (size_t)b] = (float)out[f];
     }
-    for (f = 0; f < FIGURES && !st; ++f) st = interval_of(value + (size_t)f * times, e->resamples, &e->class_summary[f]);
+    for (f = 0; f < FIGURES && !st; ++f)
+        st = interval_of(value + (size_t)f * times, e->resamples, &e->class_summary[f]);
     free(score);
     free(value);
     free(drawn);
@@ -420,11 +438,14 @@ static bmvp_status take_labels(evaluation *e, const char *name, bmvp_error *err)
     if (name && !bmvp_labels_builtin(name, &e->set.labels))
         return bmvp_error_set(err, BMVP_E_ARG, "--labels %s: there are %s", name, bmvp_labels_names());
     if (name || e->set.has_labels) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_ARG, "%s: what do the label values mean? Add \"labels\" to the list, or name a definition: "
-                          "--labels %s", e->set.path, bmvp_labels_names());
+    return bmvp_error_set(err, BMVP_E_ARG,
+                          "%s: what do the label values mean? Add \"labels\" to the list, or name a definition: "
+                          "--labels %s",
+                          e->set.path, bmvp_labels_names());
 }
 
-/* What `bmvp predict` says of the labels: a region of the same name with other values would be measured wrongly without a word. */
+/* What `bmvp predict` says of the labels: a region of the same name with other values would be measured wrongly without
+   a word. */
 static bmvp_status compare_labels(const evaluation *e, bmvp_error *err)
 {
     char *path = path_join(e->predictions, "predictions.json");
@@ -440,15 +461,19 @@ static bmvp_status compare_labels(const evaluation *e, bmvp_error *err)
     if (!st && node) st = bmvp_labels_read(node, &theirs, err);
     for (a = 0; a < ours->n && !st; ++a)
         for (b = 0; b < theirs.n && !st; ++b)
-            if (strcmp(ours->region[a], theirs.region[b]) == 0 && memcmp(ours->in[a], theirs.in[b], sizeof ours->in[a]) != 0)
-                st = bmvp_error_set(err, BMVP_E_ARG, "%s: '%s' has other values there (labels '%s') than in %s (labels '%s'): not the same structures", path,
-                                    ours->region[a], theirs.name, e->set.path, ours->name);
+            if (strcmp(ours->region[a], theirs.region[b]) == 0 &&
+                memcmp(ours->in[a], theirs.in[b], sizeof ours->in[a]) != 0)
+                st = bmvp_error_set(
+                    err, BMVP_E_ARG,
+                    "%s: '%s' has other values there (labels '%s') than in %s (labels '%s'): not the same structures",
+                    path, ours->region[a], theirs.name, e->set.path, ours->name);
     bmvp_json_free(doc);
     free(path);
     return st;
 }
 
-static bmvp_status run(evaluation *e, const char *out, const char *labels, int64_t threads, int per_case, bmvp_error *err)
+static bmvp_status run(evaluation *e, const char *out, const char *labels, int64_t threads, int per_case,
+                       bmvp_error *err)
 {
     struct stat s;
     bmvp_status st = data_load(&e->set, e->data, &e->files, "evaluate", err);
@@ -493,12 +518,15 @@ int command_evaluate(int argc, char **argv)
             DATA_OPTIONS(e->files),
             cli_required("predictions", &e->predictions, "DIR",
                          "ID.nii.gz or ID.nii of each case on the grid of its label; classes: predictions.json"),
-            cli_string("out", &out, NULL, "DIR", "folder for metrics.json and metrics.csv; none: that of the predictions"),
+            cli_string("out", &out, NULL, "DIR",
+                       "folder for metrics.json and metrics.csv; none: that of the predictions"),
             cli_choice("task", &e->classify, 0, "segment|classify", "what was predicted"),
             cli_string("split", &e->split, NULL, "FILE", "from `bmvp split` or a run; none: all cases"),
             cli_string("part", &e->part, "test", "PART", "of the split: train, val, test, all, fold:K, not-fold:K"),
-            cli_string("labels", &labels, NULL, "NAME", "built-in definition instead of the list's: brats2021, brats2023 .."),
-            cli_choice("empty", &rule, 0, "monai|brats", "what figures are where a region is empty (metrics.json has both means)"),
+            cli_string("labels", &labels, NULL, "NAME",
+                       "built-in definition instead of the list's: brats2021, brats2023 .."),
+            cli_choice("empty", &rule, 0, "monai|brats",
+                       "what figures are where a region is empty (metrics.json has both means)"),
             cli_flag("no-distances", &fast, "leave out HD95 and HD, which take most of the time"),
             cli_flag("per-case", &per_case, "print every case, not only the means"),
             cli_int("resamples", &e->resamples, 2000, 1, 1000000, "of the bootstrap that gives the 95 % intervals"),
@@ -506,8 +534,10 @@ int command_evaluate(int argc, char **argv)
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n_opt = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("evaluate", "Compare predictions with the truth: Dice, HD95, HD, sensitivity and specificity of each "
-                         "region, or accuracy, AUC and F1 of classes.", opt, n_opt, argc, argv);
+        code = cli_parse("evaluate",
+                         "Compare predictions with the truth: Dice, HD95, HD, sensitivity and specificity of each "
+                         "region, or accuracy, AUC and F1 of classes.",
+                         opt, n_opt, argc, argv);
         if (code < 0 && !e->split && cli_given(opt, n_opt, "part"))
             code = cli_fail(CLI_USAGE, "evaluate", "--part %s: of which split? Name it with --split", e->part);
     }
@@ -518,7 +548,8 @@ int command_evaluate(int argc, char **argv)
         if (run(e, out ? out : e->predictions, labels, threads, per_case, &err))
             code = cli_fail(CLI_FAILED, "evaluate", "%s", err.message);
         else if (e->n_state[CASE_MISSING] + e->n_state[CASE_FAILED] > 0)
-            code = cli_fail(CLI_FAILED, "evaluate", "not in the figures: %lld of %lld cases without prediction, %lld that failed",
+            code = cli_fail(CLI_FAILED, "evaluate",
+                            "not in the figures: %lld of %lld cases without prediction, %lld that failed",
                             (long long)e->n_state[CASE_MISSING], (long long)e->n, (long long)e->n_state[CASE_FAILED]);
     }
     evaluation_free(e);

@@ -102,7 +102,8 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
     }
     bmvp_jw_object(w, "metadata");
     for (i = 0; i < f->n_meta; ++i)
-        if (f->meta[i].group[0] == 0 && strcmp(f->meta[i].name, "run") != 0) bmvp_jw_string(w, f->meta[i].name, f->meta[i].value);
+        if (f->meta[i].group[0] == 0 && strcmp(f->meta[i].name, "run") != 0)
+            bmvp_jw_string(w, f->meta[i].name, f->meta[i].value);
     bmvp_jw_end(w);
     describe_tensors(w, f);
 }
@@ -173,8 +174,8 @@ static void print_node(const bmvp_json *n, int depth)
     }
 }
 
-/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length may
-   look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
+/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length
+   may look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
 static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
 {
     unsigned char head[16] = { 0 };
@@ -193,7 +194,8 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         fclose(file);
         while (i < sizeof head && isspace(head[i])) ++i;
     }
-    if (S_ISREG(s.st_mode) && (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0))) {
+    if (S_ISREG(s.st_mode) &&
+        (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0))) {
         st = bmvp_ckpt_open(path, NULL, &f, err);
         if (!st) describe_checkpoint(w, f);
         bmvp_ckpt_close(f);
@@ -220,7 +222,8 @@ int command_info(int argc, char **argv)
     bmvp_status st;
     bmvp_jw w;
     cli_option opt[] = {
-        cli_positional("FILE", &path, 1, "NIfTI volume, checkpoint (.safetensors, .pt), data list or directory of cases"),
+        cli_positional("FILE", &path, 1,
+                       "NIfTI volume, checkpoint (.safetensors, .pt), data list or directory of cases"),
         cli_flag("json", &json, "print JSON"),
     };
     int code = cli_parse("info", "Say what is in a file.", opt, 2, argc, argv);

@@ -16,14 +16,14 @@ int command_list(int argc, char **argv)
         cli_string("out", &out, NULL, "FILE", "the list to write; none: the table of cases and files"),
         DATA_OPTIONS(o),
     };
-    const int code = cli_parse("list", "Say which files make which cases: as a table, or as a data list to be edited.", opt,
-                               (int)(sizeof opt / sizeof *opt), argc, argv);
+    const int code = cli_parse("list", "Say which files make which cases: as a table, or as a data list to be edited.",
+                               opt, (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
     if (data_load(&d, data, &o, "list", &err)) return cli_fail(CLI_FAILED, "list", "%s", err.message);
     st = out ? dataset_save(&d, out, &err) : BMVP_OK;
     if (!st && out)
-        printf("%s: %lld cases (%s), %lld left out; %lld files or keys not used\n", out, (long long)d.n, d.layout, (long long)d.n_dropped,
-               (long long)(d.n_notes - d.n_dropped));
+        printf("%s: %lld cases (%s), %lld left out; %lld files or keys not used\n", out, (long long)d.n, d.layout,
+               (long long)d.n_dropped, (long long)(d.n_notes - d.n_dropped));
     else if (!st) data_print_table(&d);
     dataset_free(&d);
     return st ? cli_fail(CLI_FAILED, "list", "%s", err.message) : CLI_DONE;

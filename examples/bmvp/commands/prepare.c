@@ -1,4 +1,5 @@
-/* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer opens */
+/* prepare.c - `bmvp prepare`: method section 3, from images as they are to int16 .nii files in [0, 1] that any viewer
+   opens */
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
@@ -54,8 +55,8 @@ static int already_there(const job *j, const data_case *k)
 }
 
 /* Finishes, writes and frees one image or label: the next one gets its memory while that is still in the cache. */
-static bmvp_status write_one(const job *j, const data_case *k, const char *name, bmvp_nii_volume *v, int is_label, const bmvp_nii_options *io,
-                             bmvp_error *err)
+static bmvp_status write_one(const job *j, const data_case *k, const char *name, bmvp_nii_volume *v, int is_label,
+                             const bmvp_nii_options *io, bmvp_error *err)
 {
     char *path;
     bmvp_nii_image image;
@@ -131,8 +132,8 @@ static void prepare_task(void *arg, int64_t i, int worker)
     }
     seconds = cli_elapsed(&j->progress);
     left = j->n_done > j->n_kept ? seconds / (double)(j->n_done - j->n_kept) * (double)(j->in.n - j->n_done) : 0;
-    cli_status(&j->progress, j->n_done == j->in.n, "%lld of %lld cases  %lld left out  %.0f s, %.0f s left", (long long)j->n_done,
-               (long long)j->in.n, (long long)j->n_failed, seconds, left);
+    cli_status(&j->progress, j->n_done == j->in.n, "%lld of %lld cases  %lld left out  %.0f s, %.0f s left",
+               (long long)j->n_done, (long long)j->in.n, (long long)j->n_failed, seconds, left);
     pthread_mutex_unlock(&j->lock);
 }
 
@@ -150,7 +151,9 @@ static bmvp_status check_settings(const job *j, bmvp_error *err)
     st = path ? bmvp_jw_finish(&w, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (!st && there) st = bmvp_file_read(path, (size_t)1 << 20, &text, err);
     if (!st && there && strcmp(text.data ? text.data : "", w.out.data) != 0)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: the files there were prepared with other settings; choose another --out or remove it", path);
+        st = bmvp_error_set(err, BMVP_E_ARG,
+                            "%s: the files there were prepared with other settings; choose another --out or remove it",
+                            path);
     else if (!st && !there) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
     bmvp_bytes_free(&text);
     free(path);
@@ -173,7 +176,9 @@ static bmvp_status check_foreign(const job *j, bmvp_error *err)
     char *list = path_join(j->dir, "dataset.json"), *settings = path_join(j->dir, "prepare.json");
     bmvp_status st = list && settings ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (!st && file_exists(list) && !file_exists(settings))
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: `bmvp prepare` has not written this list, and would overwrite it; choose another --out", list);
+        st = bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: `bmvp prepare` has not written this list, and would overwrite it; choose another --out", list);
     free(list);
     free(settings);
     return st;
@@ -187,8 +192,9 @@ static bmvp_status check_data(const job *j, bmvp_error *err)
     for (i = 0; i < j->was.n; ++i) {
         const ledger_entry *now = ledger_find(&j->now, j->was.item[i].id);
         if (now && ledger_same(&j->was.item[i], now)) continue;
-        return bmvp_error_set(err, BMVP_E_ARG, "--out %s holds cases of another data set, %s (case '%s'); choose another --out for %s", j->dir,
-                              j->was.data, j->was.item[i].id, j->now.data);
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "--out %s holds cases of another data set, %s (case '%s'); choose another --out for %s",
+                              j->dir, j->was.data, j->was.item[i].id, j->now.data);
     }
     return BMVP_OK;
 }
@@ -228,17 +234,22 @@ static void remove_stale(job *j)
     }
     for (i = 0; i < j->was.n; ++i)
         if (!ledger_find(&j->now, j->was.item[i].id))
-            fprintf(stderr, "bmvp prepare: case '%s' was prepared before and is not in the data any more: it leaves the list\n", j->was.item[i].id);
+            fprintf(stderr,
+                    "bmvp prepare: case '%s' was prepared before and is not in the data any more: it leaves the list\n",
+                    j->was.item[i].id);
 }
 
-/* Before anything is written: the folder is ours, nobody else writes there, and what is in it is of these data and settings. */
+/* Before anything is written: the folder is ours, nobody else writes there, and what is in it is of these data and
+   settings. */
 static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
 {
     const int locked = make_dir(j->dir) == 0 ? folder_lock(j->dir) : -1;
     bmvp_status st = BMVP_OK;
     if (locked < 0) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
     if (locked)
-        return bmvp_error_set(err, BMVP_E_STATE, "--out %s: another process writes there; wait until it has ended, or choose another folder", j->dir);
+        return bmvp_error_set(
+            err, BMVP_E_STATE,
+            "--out %s: another process writes there; wait until it has ended, or choose another folder", j->dir);
     st = check_foreign(j, err);
     if (!st) st = ledger_load(&j->was, j->dir, err);
     if (!st) st = ledger_begin(&j->now, &j->in, j->data, err);
@@ -310,7 +321,8 @@ static int run(job *j, int64_t threads)
     if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out", j->dir, (long long)j->out.n,
            (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
-    if (j->in.n_notes > j->in.n_dropped) printf("; %lld files or keys not used", (long long)(j->in.n_notes - j->in.n_dropped));
+    if (j->in.n_notes > j->in.n_dropped)
+        printf("; %lld files or keys not used", (long long)(j->in.n_notes - j->in.n_dropped));
     printf("\n");
     return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
 }
@@ -337,12 +349,14 @@ int command_prepare(int argc, char **argv)
     memset(&j, 0, sizeof j);
     {
         cli_option opt[] = {
-            cli_required("data", &data, "LIST|DIR", "a data set in any layout that is known, or a data list (ours, MONAI's, nnU-Net's)"),
+            cli_required("data", &data, "LIST|DIR",
+                         "a data set in any layout that is known, or a data list (ours, MONAI's, nnU-Net's)"),
             cli_string("out", &dir, NULL, "DIR", "folder for the prepared cases and their dataset.json (required)"),
             cli_flag("dry-run", &dry, "only print which files are what in which case; reads no volume"),
             DATA_OPTIONS(files),
             cli_choice("preset", &preset, 0, "paper|release|fast|finetune",
-                       "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and foreground box"),
+                       "percentiles 1-99 and foreground box; release: 5-95 and centred box; finetune: 5-95 and "
+                       "foreground box"),
             cli_float("spacing", &j.how.spacing, 1, 0, 100, "voxel size in mm; 0 keeps that of each file"),
             cli_float("low", &j.how.percentile_low, 1, 0, 100, "percentile that becomes 0"),
             cli_float("high", &j.how.percentile_high, 99, 0, 100, "percentile that becomes 1"),
@@ -350,19 +364,25 @@ int command_prepare(int argc, char **argv)
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("prepare", "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.", opt, n,
-                         argc, argv);
+        code = cli_parse("prepare",
+                         "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.",
+                         opt, n, argc, argv);
         if (code >= 0) return code;
         j.how.centre_crop = preset == 1;
         if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
         if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
     if (size && !parse_size(size, j.how.resize))
-        return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64", size);
-    if (j.how.percentile_low >= j.how.percentile_high) return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low, j.how.percentile_high);
+        return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
+                        size);
+    if (j.how.percentile_low >= j.how.percentile_high)
+        return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low,
+                        j.how.percentile_high);
     j.dir = dir;
     j.data = data;
-    if (!dir && !dry) return cli_fail(CLI_USAGE, "prepare", "--out is required (folder for the prepared cases and their dataset.json)");
+    if (!dir && !dry)
+        return cli_fail(CLI_USAGE, "prepare",
+                        "--out is required (folder for the prepared cases and their dataset.json)");
     if (data_load(&j.in, data, &files, "prepare", &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     if (dry) {
         data_print_table(&j.in);

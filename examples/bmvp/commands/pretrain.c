@@ -102,7 +102,8 @@ static void print_configuration(const session *s)
     for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
     printf("\n");
     if (all_single(&s->data))
-        printf("tasks    no case has two modalities: cross-modal reconstruction and contrast are not possible (cmr and cl stay nan); distillation "
+        printf("tasks    no case has two modalities: cross-modal reconstruction and contrast are not possible (cmr and "
+               "cl stay nan); distillation "
                "is learned\n");
     printf("preset   %s\n", s->cfg.preset);
     for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)

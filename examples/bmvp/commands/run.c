@@ -15,9 +15,12 @@
 void run_print_memory(const bmvp_memory *plan, double ahead, double passing)
 {
     const double lasting = (double)plan->persistent, step = (double)plan->step_peak, saving = 2 * (double)plan->largest;
-    const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead + (passing > saving ? passing : saving);
-    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the program, crops read ahead, "
-           "saving and reports: %.1f MB in all\n", lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
+    const double rest = run_peak_memory_mb() * 1e6 + (double)plan->records + ahead +
+                        (passing > saving ? passing : saving);
+    printf("memory   %.1f MB for parameters, templates, gradients and moments, %.1f MB for a step, %.1f MB for the "
+           "program, crops read ahead, "
+           "saving and reports: %.1f MB in all\n",
+           lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
 }
 
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
@@ -55,7 +58,9 @@ bmvp_status run_open(const char *out, bmvp_error *err)
     }
     if (locked) {
         closedir(dir);
-        return bmvp_error_set(err, BMVP_E_STATE, "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
+        return bmvp_error_set(
+            err, BMVP_E_STATE,
+            "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
     }
     while ((e = readdir(dir)) != NULL) {
         char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
@@ -91,8 +96,12 @@ static void say_difference(const char *const *now, int64_t n, const bmvp_json *c
     qsort((void *)was, (size_t)k, sizeof *was, by_text);
     n_added = missing_from(now, n, was, k, &added);
     n_gone = missing_from(was, k, now, n, &gone);
-    if (n_added) printf("cases    %lld new since the run was started (%s%s)\n", (long long)n_added, added, n_added > 1 ? " .." : "");
-    if (n_gone) printf("cases    %lld gone since the run was started (%s%s)\n", (long long)n_gone, gone, n_gone > 1 ? " .." : "");
+    if (n_added)
+        printf("cases    %lld new since the run was started (%s%s)\n", (long long)n_added, added,
+               n_added > 1 ? " .." : "");
+    if (n_gone)
+        printf("cases    %lld gone since the run was started (%s%s)\n", (long long)n_gone, gone,
+               n_gone > 1 ? " .." : "");
     free((void *)was);
 }
 
@@ -163,7 +172,8 @@ bmvp_status run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err
     return st;
 }
 
-bmvp_status run_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
+bmvp_status run_apply_settings(void *cfg,
+                               bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
                                const char *text, bmvp_error *err)
 {
     char pair[128], *equals;

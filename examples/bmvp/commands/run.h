@@ -17,8 +17,8 @@
 
 /* >>memory --------------------------------------------------------------------------------------------------------- */
 
-/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of what is needed for
-   a while: saving, or `passing` bytes. */
+/* Prints what a run will need: its plan, `ahead` bytes of crops read ahead, the program as it stands, and the most of
+   what is needed for a while: saving, or `passing` bytes. */
 void run_print_memory(const bmvp_memory *plan, double ahead, double passing);
 
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
@@ -29,17 +29,19 @@ void run_catch_signals(void);                 /* Ctrl-C and TERM set it; a secon
 char *run_file(const char *out, const char *name); /* OUT/name, malloc */
 /* Makes the folder and removes the files of a session that was killed while it wrote them. */
 bmvp_status run_open(const char *out, bmvp_error *err);
-/* Keeps the ids of the cases in OUT/cases.json. With resume it first says which are new and which are gone since the run was last started. */
+/* Keeps the ids of the cases in OUT/cases.json. With resume it first says which are new and which are gone since the
+   run was last started. */
 struct dataset;
 bmvp_status run_keep_cases(const char *out, const struct dataset *d, int resume, bmvp_error *err);
-/* Opens OUT/log.jsonl for appending, without the lines after step `first` (killed after the last checkpoint) and a torn last line.
-   seconds: what its last line says. */
+/* Opens OUT/log.jsonl for appending, without the lines after step `first` (killed after the last checkpoint) and a torn
+   last line. seconds: what its last line says. */
 bmvp_status run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err);
 /* Appends the finished line. */
 bmvp_status run_log_line(FILE *log, const char *out, bmvp_jw *w, bmvp_error *err);
 double run_peak_memory_mb(void); /* the process's largest resident size so far, in 10^6 bytes */
 /* Applies "a=1,b=2" with set(cfg, name, value). */
-bmvp_status run_apply_settings(void *cfg, bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
+bmvp_status run_apply_settings(void *cfg,
+                               bmvp_status (*set)(void *cfg, const char *name, const char *value, bmvp_error *err),
                                const char *text, bmvp_error *err);
 
 #endif

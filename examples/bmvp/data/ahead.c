@@ -52,7 +52,9 @@ int read_ahead_get(read_ahead *a, int64_t step, bmvp_error *err)
     pthread_mutex_unlock(&a->lock);
     if (a->status[b] == BMVP_OK && a->step[b] == step) return b;
     if (a->status[b]) bmvp_error_set(err, a->status[b], "%s", a->err[b].message);
-    else bmvp_error_set(err, BMVP_E_INTERNAL, "crops of step %lld were read, not of %lld", (long long)a->step[b], (long long)step);
+    else
+        bmvp_error_set(err, BMVP_E_INTERNAL, "crops of step %lld were read, not of %lld", (long long)a->step[b],
+                       (long long)step);
     return -1;
 }
 

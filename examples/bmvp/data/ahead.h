@@ -20,7 +20,8 @@ typedef struct read_ahead {
 } read_ahead;
 /* Starts reading step `first` and those after it. */
 bmvp_status read_ahead_start(read_ahead *a, read_ahead_fn fn, void *user, int64_t first, bmvp_error *err);
-/* Waits for `step`, which must follow the last one; its buffer stays as it is until the next call. Returns the buffer, -1 after an error. */
+/* Waits for `step`, which must follow the last one; its buffer stays as it is until the next call. Returns the buffer,
+   -1 after an error. */
 int read_ahead_get(read_ahead *a, int64_t step, bmvp_error *err);
 void read_ahead_stop(read_ahead *a); /* zero-initialised or stopped: fine */
 

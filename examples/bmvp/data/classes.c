@@ -1,9 +1,10 @@
 /* classes.c - classes from a table: --classes FILE --id-column NAME --class-column NAME; see dataset.h
 
-   The file is a CSV or TSV with a line of column names (participants.tsv of BIDS, ADNI's and ABIDE's tables); the separator is the one that the
-   first line has most of. A line belongs to the cases whose id or patient its id column names; upper and lower case, zeros before numbers
-   and "sub-" do not count: 50642 is sub-0050642, UCSF-PDGM-004 is UCSF-PDGM-0004. Values that are the whole numbers 0, 1 .. are the classes;
-   others get numbers in their order (numbers by size, text by letters), are said, and are kept as "class_names". */
+   The file is a CSV or TSV with a line of column names (participants.tsv of BIDS, ADNI's and ABIDE's tables); the
+   separator is the one that the first line has most of. A line belongs to the cases whose id or patient its id column
+   names; upper and lower case, zeros before numbers and "sub-" do not count: 50642 is sub-0050642, UCSF-PDGM-004 is
+   UCSF-PDGM-0004. Values that are the whole numbers 0, 1 .. are the classes; others get numbers in their order (numbers
+   by size, text by letters), are said, and are kept as "class_names". */
 #include "dataset.h"
 #include "files.h"
 #include <ctype.h>
@@ -86,7 +87,8 @@ static bmvp_status no_column(const table *t, const char *path, const char *optio
     int i;
     for (i = 0; i < t->columns && used + 1 < sizeof list; ++i)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s'%s'", i ? " " : "", t->column[i]);
-    return bmvp_error_set(err, BMVP_E_ARG, "%s: %s '%s': there is no such column; there are %s", path, option, name, list);
+    return bmvp_error_set(err, BMVP_E_ARG, "%s: %s '%s': there is no such column; there are %s", path, option, name,
+                          list);
 }
 
 /* What of a name counts when two are compared. */
@@ -127,8 +129,8 @@ static int by_value(const void *a, const void *b)
 /* Nothing said: no class, no value of it. */
 static int is_missing(const char *text)
 {
-    return !*text || strcmp(text, "n/a") == 0 || strcmp(text, "N/A") == 0 || strcmp(text, "NA") == 0 || strcmp(text, "nan") == 0 ||
-           strcmp(text, "NaN") == 0 || strcmp(text, "-9999") == 0;
+    return !*text || strcmp(text, "n/a") == 0 || strcmp(text, "N/A") == 0 || strcmp(text, "NA") == 0 ||
+           strcmp(text, "nan") == 0 || strcmp(text, "NaN") == 0 || strcmp(text, "-9999") == 0;
 }
 
 static bmvp_status add_value(values *v, char *text, const char *path, bmvp_error *err)
@@ -137,7 +139,9 @@ static bmvp_status add_value(values *v, char *text, const char *path, bmvp_error
     for (i = 0; i < v->n && strcmp(v->text[i], text) != 0; ++i) { }
     if (i < v->n) return BMVP_OK;
     if (v->n == MAX_CLASSES)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: more than %d different values in the class column; is it the right one?", path, MAX_CLASSES);
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s: more than %d different values in the class column; is it the right one?", path,
+                              MAX_CLASSES);
     v->text[v->n++] = text;
     return BMVP_OK;
 }
@@ -166,8 +170,8 @@ static int64_t give_class(dataset *d, const row *r, int64_t k, bmvp_error *err, 
         if (strcmp(key, id) != 0 && strcmp(key, patient) != 0) continue;
         ++n;
         if (d->item[i].klass >= 0 && d->item[i].klass != k)
-            *st = bmvp_error_set(err, BMVP_E_FORMAT, "case '%s' has two classes: %lld, and '%s' in the line of '%s'", d->item[i].id,
-                                 (long long)d->item[i].klass, r->value, r->id);
+            *st = bmvp_error_set(err, BMVP_E_FORMAT, "case '%s' has two classes: %lld, and '%s' in the line of '%s'",
+                                 d->item[i].id, (long long)d->item[i].klass, r->value, r->id);
         d->item[i].klass = k;
     }
     return n;
@@ -191,7 +195,8 @@ static bmvp_status name_classes(dataset *d, const values *v, const char *column,
     return BMVP_OK;
 }
 
-static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const values *v, const char *path, bmvp_error *err)
+static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const values *v, const char *path,
+                              bmvp_error *err)
 {
     bmvp_status st = BMVP_OK;
     int64_t i, found = 0;
@@ -202,15 +207,20 @@ static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const valu
         if (k < v->n) found += give_class(d, &rows[i], k, err, &st);
     }
     if (!st && found == 0)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: no line is about a case of %s; the ids there are as '%s', here as '%s': is it the right "
-                            "--id-column?", path, d->path, n ? rows[0].id : "", d->item[0].id);
+        st = bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: no line is about a case of %s; the ids there are as '%s', here as '%s': is it the right "
+            "--id-column?",
+            path, d->path, n ? rows[0].id : "", d->item[0].id);
     for (i = 0; i < d->n && !st; ++i)
-        if (d->item[i].klass < 0) dataset_note(d, d->item[i].id, NULL, "kept, without a class: %s has no value for it", path);
+        if (d->item[i].klass < 0)
+            dataset_note(d, d->item[i].id, NULL, "kept, without a class: %s has no value for it", path);
     return st;
 }
 
 /* Rows that have a class; values: the different ones. */
-static bmvp_status read_rows(table *t, int id, int klass, const char *path, row **rows, int64_t *n, values *v, bmvp_error *err)
+static bmvp_status read_rows(table *t, int id, int klass, const char *path, row **rows, int64_t *n, values *v,
+                             bmvp_error *err)
 {
     char *field[MAX_COLUMNS];
     int64_t cap = 0;
@@ -244,10 +254,15 @@ bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
     int id, klass;
     memset(&v, 0, sizeof v);
     free(dir);
-    if (!o->class_column) return bmvp_error_set(err, BMVP_E_ARG, "--classes %s: which column is the class? Name it with --class-column", path ? path : "");
+    if (!o->class_column)
+        return bmvp_error_set(err, BMVP_E_ARG, "--classes %s: which column is the class? Name it with --class-column",
+                              path ? path : "");
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = open_table(&t, path, column, err);
-    id = st ? -1 : o->id_column ? find_column(&t, id_name) : find_column(&t, id_name) >= 0 ? find_column(&t, id_name) : 0;
+    id = st                              ? -1
+         : o->id_column                  ? find_column(&t, id_name)
+         : find_column(&t, id_name) >= 0 ? find_column(&t, id_name)
+                                         : 0;
     klass = st ? -1 : find_column(&t, o->class_column);
     if (!st && id < 0) st = no_column(&t, path, "--id-column", id_name, err);
     if (!st && klass < 0) st = no_column(&t, path, "--class-column", o->class_column, err);

@@ -40,7 +40,8 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     for (from = 0; from < b->n; from = to) {
         to = crop_batch_pass(b, &l->cfg, from);
         count = bmvp_ssl_share(to - from, l->rank, l->size, &first);
-        for (i = 0; i < count && !st; ++i, ++at) st = load_item(l, &b->draw[from + first + i], &b->item[at], b->voxels + at * voxels, err);
+        for (i = 0; i < count && !st; ++i, ++at)
+            st = load_item(l, &b->draw[from + first + i], &b->item[at], b->voxels + at * voxels, err);
     }
     return st;
 }
@@ -65,7 +66,8 @@ double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, i
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
                               const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
-    const size_t draws = loader_items(data, cfg, 1), items = loader_items(data, cfg, size), voxels = loader_voxels(data, cfg, size);
+    const size_t draws = loader_items(data, cfg, 1), items = loader_items(data, cfg, size),
+                 voxels = loader_voxels(data, cfg, size);
     bmvp_status st = BMVP_OK;
     int i, ok = 1;
     memset(l, 0, sizeof *l);
@@ -81,7 +83,8 @@ bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bm
         l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
         ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;
     }
-    if (!ok || !l->order) st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
+    if (!ok || !l->order)
+        st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
     if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
     if (st) crop_loader_stop(l);
     return st;

@@ -21,7 +21,8 @@ typedef struct crop_loader {
     read_ahead ahead;
 } crop_loader;
 
-double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, int size); /* of a running loader of one of `size` ranks */
+double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg,
+                         int size); /* of a running loader of one of `size` ranks */
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
                               const int64_t template_grid[3], int64_t first, bmvp_error *err);
 /* Where the pass that begins with draw `from` ends: draws of one modality slot. */

@@ -74,8 +74,8 @@ void dataset_free(dataset *d)
 bmvp_status dataset_set_image(dataset *d, data_case *k, int m, const char *dir, const char *file, bmvp_error *err)
 {
     if (k->image[m])
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has modality %s twice: %s and %s", d->path, k->id, bmvp_modality_name(m),
-                              k->image[m], file);
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has modality %s twice: %s and %s", d->path, k->id,
+                              bmvp_modality_name(m), k->image[m], file);
     k->image[m] = path_join(dir, file);
     return k->image[m] ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
 }
@@ -149,12 +149,17 @@ static bmvp_status nothing_left(const dataset *d, bmvp_error *err)
 {
     char text[300];
     if (d->n_notes == 0)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: no cases in it; a data list needs entries, a directory one folder of .nii or .nii.gz files "
-                              "for each case", d->path);
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: no cases in it; a data list needs entries, a directory one folder of .nii or .nii.gz files "
+            "for each case",
+            d->path);
     note_text(&d->note[0], text, sizeof text);
-    return bmvp_error_set(err, BMVP_E_ARG, "%s: no cases can be used; %s: %s%s. Say what files are with --as NAME=PATTERN, or edit the list that "
-                          "`bmvp list --data DIR --out list.json` drafts", d->path, text, d->note[0].why ? d->note[0].why : "",
-                          d->n_notes > 1 ? ", and others" : "");
+    return bmvp_error_set(
+        err, BMVP_E_ARG,
+        "%s: no cases can be used; %s: %s%s. Say what files are with --as NAME=PATTERN, or edit the list that "
+        "`bmvp list --data DIR --out list.json` drafts",
+        d->path, text, d->note[0].why ? d->note[0].why : "", d->n_notes > 1 ? ", and others" : "");
 }
 
 static bmvp_status check_dataset(dataset *d, bmvp_error *err)
@@ -178,7 +183,8 @@ static bmvp_status check_dataset(dataset *d, bmvp_error *err)
     if (!st) qsort((void *)order, (size_t)d->n, sizeof *order, compare_ids);
     for (i = 1; i < d->n && !st; ++i)
         if (strcmp(order[i - 1]->id, order[i]->id) == 0)
-            st = bmvp_error_set(err, BMVP_E_ARG, "%s: two cases are called '%s'; give each its own \"id\"", d->path, order[i]->id);
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: two cases are called '%s'; give each its own \"id\"", d->path,
+                                order[i]->id);
     free((void *)order);
     return st;
 }

@@ -1,22 +1,30 @@
 /* dataset.h - data sets: which files make a case
 
    What dataset_load takes:
-     our list          {"cases": [{"id": "a", "images": {"t1": "a/t1.nii.gz", ..}, "label": "a/seg.nii.gz", "class": 1, "patient": "p",
+     our list          {"cases": [{"id": "a", "images": {"t1": "a/t1.nii.gz", ..}, "label": "a/seg.nii.gz", "class": 1,
+     "patient": "p",
                        "part": "train", "fold": 0, "labels": ..}]}
-     MONAI, decathlon  {"training": [{"image": [..] or "..", "label": ".."}], "validation": [..], "test": [..]}; entries are objects or paths;
-                       "fold", "class" and what ours have are used; one file of several channels is split as "modality" says (MSD)
-     nnU-Net           a folder with dataset.json and imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, of version 1 ("modality") or 2
+     MONAI, decathlon  {"training": [{"image": [..] or "..", "label": ".."}], "validation": [..], "test": [..]}; entries
+     are objects or paths;
+                       "fold", "class" and what ours have are used; one file of several channels is split as "modality"
+                       says (MSD)
+     nnU-Net           a folder with dataset.json and imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, of version 1
+     ("modality") or 2
                        ("channel_names")
-     a folder          in any layout of layouts.c: case folders, BIDS, INDI (ADHD-200, ABIDE), ADNI, IXI, UPENN-GBM ..; a folder that has a
+     a folder          in any layout of layouts.c: case folders, BIDS, INDI (ADHD-200, ABIDE), ADNI, IXI, UPENN-GBM ..;
+     a folder that has a
                        dataset.json is what that says
-   Roles of files are told by roles.c. Paths are relative to the list, or to --root. "class" is a whole number from 0; a number as "label"
-   is the class as well. A case's "patient" (default: by the naming of the data sets, else its id) keeps its cases in one part of a split.
-   "labels" says what the values of label maps mean: the name of a built-in definition ("brats2021", see bmvp_labels_names), name -> value or
-   values ({"WT": [1, 2, 4], "ET": 4}), or value -> name as in decathlon lists ({"0": "background", "1": "edema"}). Sets that overlap are
-   regions, disjoint ones classes; "labels_kind": "regions" or "classes" says otherwise. "ignore" (nnU-Net) is no class: the value is kept in
-   the maps and counts as background. A case may have "labels" of its own: `bmvp prepare` writes its map in the list's values, region by region.
+   Roles of files are told by roles.c. Paths are relative to the list, or to --root. "class" is a whole number from 0; a
+   number as "label" is the class as well. A case's "patient" (default: by the naming of the data sets, else its id)
+   keeps its cases in one part of a split. "labels" says what the values of label maps mean: the name of a built-in
+   definition ("brats2021", see bmvp_labels_names), name -> value or values ({"WT": [1, 2, 4], "ET": 4}), or value ->
+   name as in decathlon lists ({"0": "background", "1": "edema"}). Sets that overlap are regions, disjoint ones classes;
+   "labels_kind": "regions" or "classes" says otherwise. "ignore" (nnU-Net) is no class: the value is kept in the maps
+   and counts as background. A case may have "labels" of its own: `bmvp prepare` writes its map in the list's values,
+   region by region.
 
-   What is not used - files, keys, cases - is noted with its reason (dataset_say); a file that cannot be placed costs at most its case. */
+   What is not used - files, keys, cases - is noted with its reason (dataset_say); a file that cannot be placed costs at
+   most its case. */
 #ifndef DATASET_H_INCLUDED
 #define DATASET_H_INCLUDED
 
@@ -72,14 +80,15 @@ typedef struct dataset_options { /* all may be NULL */
     const char *id_column, *class_column;
 } dataset_options;
 
-/* Fails with a message that names file and entry: unreadable, bad JSON, no case that can be used, a modality or an id of a list twice, a label,
-   class or patient of the wrong kind, labels that are no definition. */
+/* Fails with a message that names file and entry: unreadable, bad JSON, no case that can be used, a modality or an id
+   of a list twice, a label, class or patient of the wrong kind, labels that are no definition. */
 bmvp_status dataset_load(dataset *d, const char *list_or_dir, bmvp_error *err);
 /* The same with options. After a failure the notes are still there: dataset_say, then dataset_free. */
 bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_options *o, bmvp_error *err);
 void dataset_free(dataset *d);
 
-/* What is not used, once: "bmvp COMMAND: left out: FILE: WHY" on stderr; of many with one reason the first three and their number. */
+/* What is not used, once: "bmvp COMMAND: left out: FILE: WHY" on stderr; of many with one reason the first three and
+   their number. */
 void dataset_say(const dataset *d, const char *command);
 
 /* Writes our list, with paths relative to the folder of `path` where they lie below it. */
@@ -91,13 +100,14 @@ data_case *dataset_add(dataset *d, const char *id);
 void dataset_drop(dataset *d, int64_t i, const char *why);
 /* Notes a file (or key) that is not used; id and file may be NULL. */
 void dataset_note(dataset *d, const char *id, const char *file, const char *format, ...) BMVP_PRINTF(4, 5);
-bmvp_status dataset_set_image(dataset *d, data_case *k, int modality, const char *dir, const char *file, bmvp_error *err);
+bmvp_status dataset_set_image(dataset *d, data_case *k, int modality, const char *dir, const char *file,
+                              bmvp_error *err);
 const char *data_patient(const data_case *k); /* its patient, or its id */
 
 /* Parts of loading, for dataset.c */
-bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *rules, bmvp_error *err);          /* lists.c */
-bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err);                                  /* layouts.c */
+bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *rules, bmvp_error *err); /* lists.c */
+bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err);                         /* layouts.c */
 bmvp_status layout_nnunet(dataset *d, const char *dir, const bmvp_json *root, const role_rules *rules, bmvp_error *err);
-bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err);                                /* classes.c */
+bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err); /* classes.c */
 
 #endif

@@ -8,7 +8,8 @@ char *folder_of(const char *path);                  /* with its last /, "" when 
 int file_exists(const char *path);
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
-/* One writer at a time: takes DIR/.lock for this process until it ends, however it ends. 0: done; -1 with errno; 1: another process has it. */
+/* One writer at a time: takes DIR/.lock for this process until it ends, however it ends. 0: done; -1 with errno; 1:
+   another process has it. */
 int folder_lock(const char *dir);
 
 #endif

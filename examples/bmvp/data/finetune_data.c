@@ -21,7 +21,8 @@ static bmvp_status restrict_modalities(prepared_set *p, const char *names, bmvp_
         snprintf(word, sizeof word, "%.*s", (int)(len < sizeof word ? len : sizeof word - 1), names);
         m = bmvp_modality_find(word);
         if (m < 0 || !(p->data.modalities >> m & 1u))
-            return bmvp_error_set(err, BMVP_E_ARG, "--modalities: %s '%s'", m < 0 ? "there is no modality" : "no case of the list has", word);
+            return bmvp_error_set(err, BMVP_E_ARG, "--modalities: %s '%s'",
+                                  m < 0 ? "there is no modality" : "no case of the list has", word);
         keep |= 1u << m;
     }
     if (!keep) return BMVP_OK;
@@ -37,7 +38,8 @@ static bmvp_status restrict_modalities(prepared_set *p, const char *names, bmvp_
     p->n_modalities = n;
     for (i = 0; i < p->data.n; ++i)
         if (!p->cases[i].modalities)
-            return bmvp_error_set(err, BMVP_E_ARG, "case '%s' has none of the modalities of --modalities", p->data.item[i].id);
+            return bmvp_error_set(err, BMVP_E_ARG, "case '%s' has none of the modalities of --modalities",
+                                  p->data.item[i].id);
     return BMVP_OK;
 }
 
@@ -51,13 +53,16 @@ static bmvp_status select_part(const finetune_data *d, const char *part, int64_t
 static bmvp_status take_split(finetune_data *d, const finetune_source *o, bmvp_error *err)
 {
     static const double usual[3] = { 6, 1, 3 }, whole[3] = { 1, 0, 0 };
-    const double *ratio = strcmp(o->train, "all") == 0 && strcmp(o->val, "all") == 0 ? whole : usual; /* one patient is enough then */
+    const double *ratio = strcmp(o->train, "all") == 0 && strcmp(o->val, "all") == 0
+                              ? whole
+                              : usual; /* one patient is enough then */
     bmvp_status st = o->split ? split_load(&d->split, &d->all.data, o->split, err)
                               : split_make(&d->split, &d->all.data, ratio, o->seed, err);
     int64_t i;
     if (!st) st = select_part(d, o->train, &d->train, &d->n_train, err);
     if (!st) st = select_part(d, o->val, &d->val, &d->n_val, err);
-    if (!st && d->n_train == 0) st = bmvp_error_set(err, BMVP_E_ARG, "%s: part '%s' has no cases to train on", d->all.data.path, o->train);
+    if (!st && d->n_train == 0)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: part '%s' has no cases to train on", d->all.data.path, o->train);
     d->cases = st ? NULL : (bmvp_ssl_case *)malloc((size_t)d->n_train * sizeof *d->cases);
     if (!st && !d->cases) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (i = 0; i < d->n_train && !st; ++i) d->cases[i] = d->all.cases[d->train[i]];
@@ -116,7 +121,8 @@ static void scan_one(void *arg, int64_t j, int worker)
     static const int64_t origin[3] = { 0, 0, 0 };
     scan *s = (scan *)arg;
     finetune_data *d = s->d;
-    const int64_t i = j < d->n_train ? d->train[j] : d->val[j - d->n_train], *dim = d->all.cases[i].dim, n = dim[0] * dim[1] * dim[2];
+    const int64_t i = j < d->n_train ? d->train[j] : d->val[j - d->n_train], *dim = d->all.cases[i].dim,
+                  n = dim[0] * dim[1] * dim[2];
     const bmvp_labels *l = &d->all.data.labels;
     float *v = (float *)malloc((size_t)n * sizeof *v);
     (void)worker;
@@ -161,8 +167,11 @@ static bmvp_status check_regions(const finetune_data *d, const finetune_source *
     int r;
     for (r = 0; r < l->n && !o->allow_absent; ++r)
         if (d->voxels[r + l->exclusive] == 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "%s: no voxel of '%s' in the %lld training cases: nothing to learn it from. Is the definition of "
-                                  "the labels right? --allow-absent goes on", d->all.data.path, l->region[r], (long long)d->n_train);
+            return bmvp_error_set(
+                err, BMVP_E_ARG,
+                "%s: no voxel of '%s' in the %lld training cases: nothing to learn it from. Is the definition of "
+                "the labels right? --allow-absent goes on",
+                d->all.data.path, l->region[r], (long long)d->n_train);
     return BMVP_OK;
 }
 
@@ -173,17 +182,22 @@ static bmvp_status check_classes(finetune_data *d, const finetune_source *o, bmv
     int k;
     for (j = 0; j < d->n_train + d->n_val; ++j) {
         const data_case *item = &d->all.data.item[j < d->n_train ? d->train[j] : d->val[j - d->n_train]];
-        if (item->klass < 0) return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\"", d->all.data.path, item->id);
+        if (item->klass < 0)
+            return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\"", d->all.data.path, item->id);
         most = item->klass > most ? item->klass : most;
         if (j < d->n_train && item->klass <= BMVP_MAX_REGIONS) ++d->voxels[item->klass];
     }
     d->classes = (int)(o->classes > 0 ? o->classes : most + 1);
     if (d->classes < 2 || d->classes > BMVP_MAX_REGIONS + 1 || most >= d->classes)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: classes are numbered from 0 and there must be 2 to %d of them; the largest here is %lld%s",
-                              d->all.data.path, BMVP_MAX_REGIONS + 1, (long long)most, o->classes > 0 ? ", which --classes excludes" : "");
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: classes are numbered from 0 and there must be 2 to %d of them; the largest here is %lld%s",
+            d->all.data.path, BMVP_MAX_REGIONS + 1, (long long)most,
+            o->classes > 0 ? ", which --classes excludes" : "");
     for (k = 0; k < d->classes && !o->allow_absent; ++k)
         if (d->voxels[k] == 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "%s: no training case of class %d; --allow-absent goes on without", d->all.data.path, k);
+            return bmvp_error_set(err, BMVP_E_ARG, "%s: no training case of class %d; --allow-absent goes on without",
+                                  d->all.data.path, k);
     return BMVP_OK;
 }
 
@@ -199,8 +213,10 @@ bmvp_status finetune_data_load(finetune_data *d, bmvp_ctx *c, const finetune_sou
         st = bmvp_error_set(err, BMVP_E_ARG, "--labels %s: there are %s", o->labels, bmvp_labels_names());
     if (!st && o->labels) d->all.data.has_labels = 1;
     if (!st && o->segment && !d->all.data.has_labels)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: what do the label values mean? Add \"labels\" to the list, or name a definition: --labels %s",
-                            d->all.data.path, bmvp_labels_names());
+        st = bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: what do the label values mean? Add \"labels\" to the list, or name a definition: --labels %s",
+            d->all.data.path, bmvp_labels_names());
     if (!st) st = take_split(d, o, err);
     if (!st && o->segment) st = scan_labels(d, c, err);
     if (!st) st = o->segment ? check_regions(d, o, err) : check_classes(d, o, err);
@@ -224,7 +240,8 @@ void finetune_data_free(finetune_data *d)
 /* >>crops, read ahead ---------------------------------------------------------------------------------------------- */
 
 /* Moves the crop so that a labelled voxel lies in its middle, as far as the volume allows. */
-static void centre_on_label(const label_places *p, const int64_t dim[3], const int64_t size[3], double pick, int64_t start[3])
+static void centre_on_label(const label_places *p, const int64_t dim[3], const int64_t size[3], double pick,
+                            int64_t start[3])
 {
     int64_t v, at[3];
     int a;
@@ -241,12 +258,14 @@ static void centre_on_label(const label_places *p, const int64_t dim[3], const i
 static bmvp_status load_item(const finetune_loader *l, bmvp_ft_draw *w, float *x, bmvp_ft_item *t, bmvp_error *err)
 {
     const finetune_data *d = l->data;
-    const int64_t size[3] = { l->cfg.crop_z, l->cfg.crop_y, l->cfg.crop_x }, n = size[0] * size[1] * size[2], i = d->train[w->index];
+    const int64_t size[3] = { l->cfg.crop_z, l->cfg.crop_y, l->cfg.crop_x }, n = size[0] * size[1] * size[2],
+                  i = d->train[w->index];
     bmvp_status st = BMVP_OK;
     int m;
     memset(t, 0, sizeof *t);
     t->slot = w->slot;
-    if (d->segment && w->on_label) centre_on_label(&d->places[w->index], d->cases[w->index].dim, size, w->pick, w->crop);
+    if (d->segment && w->on_label)
+        centre_on_label(&d->places[w->index], d->cases[w->index].dim, size, w->pick, w->crop);
     bmvp_template_place(w->crop, d->cases[w->index].dim, l->template_grid, t->template_start);
     for (m = 0; m < d->all.n_modalities && !st; ++m, x += n) {
         if (!(d->cases[w->index].modalities >> m & 1u)) continue;
@@ -284,8 +303,8 @@ double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cf
     return 2.0 * (double)loader_voxels(data, cfg) * (double)sizeof(float);
 }
 
-bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank, int size,
-                                  const int64_t template_grid[3], int64_t first, bmvp_error *err)
+bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank,
+                                  int size, const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch;
     const size_t voxels = loader_voxels(data, cfg);
@@ -304,7 +323,8 @@ bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data,
         l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
         ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;
     }
-    if (!ok || !l->order) st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
+    if (!ok || !l->order)
+        st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
     if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
     if (st) finetune_loader_stop(l);
     return st;

@@ -21,7 +21,8 @@ typedef struct finetune_data {
     int64_t *train, *val, n_train, n_val; /* indices into `all` */
     bmvp_ssl_case *cases;             /* of the training cases, in the order of `train` */
     label_places *places;             /* the same order; segmentation */
-    int64_t voxels[BMVP_MAX_REGIONS + 1]; /* training voxels (classification: cases) of each class; regions: of each region, then all */
+    int64_t voxels[BMVP_MAX_REGIONS +
+                   1]; /* training voxels (classification: cases) of each class; regions: of each region, then all */
 } finetune_data;
 
 typedef struct finetune_source { /* what is wanted of a data list */
@@ -33,8 +34,9 @@ typedef struct finetune_source { /* what is wanted of a data list */
     uint64_t seed;
 } finetune_source;
 
-/* Loads the list, restricts it to the modalities, takes or makes the split, reads every label once: unknown values, labels on another grid,
-   cases without label or class and regions or classes that never occur are errors with names. */
+/* Loads the list, restricts it to the modalities, takes or makes the split, reads every label once: unknown values,
+   labels on another grid, cases without label or class and regions or classes that never occur are errors with
+   names. */
 bmvp_status finetune_data_load(finetune_data *d, bmvp_ctx *c, const finetune_source *o, bmvp_error *err);
 void finetune_data_free(finetune_data *d);
 
@@ -55,8 +57,8 @@ typedef struct finetune_loader {
     read_ahead ahead;
 } finetune_loader;
 double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cfg); /* of a running loader */
-bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank, int size,
-                                  const int64_t template_grid[3], int64_t first, bmvp_error *err);
+bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank,
+                                  int size, const int64_t template_grid[3], int64_t first, bmvp_error *err);
 const finetune_batch *finetune_loader_get(finetune_loader *l, int64_t step, bmvp_error *err);
 void finetune_loader_stop(finetune_loader *l);
 

@@ -20,7 +20,8 @@ static int entry_values(const bmvp_json *m, int *v)
     int n = 0;
     for (; e; e = m->type == BMVP_JSON_ARRAY ? e->next : NULL) {
         if (e->type != BMVP_JSON_NUMBER || !e->is_int || n == BMVP_LABEL_VALUES) return -1;
-        v[n++] = e->i < 0 || e->i > BMVP_LABEL_VALUES ? -1 : (int)e->i; /* what does not fit is refused by bmvp_labels_add */
+        v[n++] = e->i < 0 || e->i > BMVP_LABEL_VALUES ? -1
+                                                      : (int)e->i; /* what does not fit is refused by bmvp_labels_add */
     }
     return n > 0 ? n : -1;
 }
@@ -33,7 +34,9 @@ static bmvp_status add_region(bmvp_labels *l, int *ignore, const bmvp_json *m, c
     bmvp_error e;
     if (by_value) v[0] = strlen(m->key) > 3 ? -1 : (int)strtol(m->key, NULL, 10);
     else n = entry_values(m, v);
-    if (n < 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: label '%s' must be a whole number or a list of them", name, m->key);
+    if (n < 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: label '%s' must be a whole number or a list of them", name,
+                              m->key);
     if (n == 1 && v[0] == 0) return BMVP_OK; /* the background */
     if (same_word(region, "ignore") && n == 1 && v[0] > 0 && v[0] < BMVP_LABEL_VALUES) {
         *ignore = v[0];
@@ -53,15 +56,18 @@ static int sets_overlap(const bmvp_labels *l)
     return 0;
 }
 
-bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *name, bmvp_labels *out, int *ignore, bmvp_error *err)
+bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *name, bmvp_labels *out, int *ignore,
+                         bmvp_error *err)
 {
     const bmvp_json *m;
     bmvp_status st = BMVP_OK;
     bmvp_error e;
     *ignore = 0;
     if (labels->type == BMVP_JSON_STRING)
-        return bmvp_labels_builtin(labels->str, out) ? BMVP_OK
-            : bmvp_error_set(err, BMVP_E_FORMAT, "%s: labels '%s': there are %s", name, labels->str, bmvp_labels_names());
+        return bmvp_labels_builtin(labels->str, out)
+                   ? BMVP_OK
+                   : bmvp_error_set(err, BMVP_E_FORMAT, "%s: labels '%s': there are %s", name, labels->str,
+                                    bmvp_labels_names());
     if (labels->type != BMVP_JSON_OBJECT)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"labels\" must be the name of a definition or an object", name);
     if (kind && strcmp(kind, "regions") != 0 && strcmp(kind, "classes") != 0)
@@ -97,7 +103,8 @@ void labels_save(bmvp_jw *w, const bmvp_labels *l, int ignore)
     bmvp_jw_end(w);
 }
 
-/* The value of `to` that lies in the regions of the names that hold value v of `from`; 0: in none of them, -1: there is no such value. */
+/* The value of `to` that lies in the regions of the names that hold value v of `from`; 0: in none of them, -1: there is
+   no such value. */
 static int translated(const bmvp_labels *from, const bmvp_labels *to, int v)
 {
     unsigned char want[BMVP_MAX_REGIONS];
@@ -118,7 +125,8 @@ static int translated(const bmvp_labels *from, const bmvp_labels *to, int v)
     return -1;
 }
 
-bmvp_status labels_translate(const bmvp_labels *from, const bmvp_labels *to, float *values, int64_t n, const char *path, bmvp_error *err)
+bmvp_status labels_translate(const bmvp_labels *from, const bmvp_labels *to, float *values, int64_t n, const char *path,
+                             bmvp_error *err)
 {
     int map[BMVP_LABEL_VALUES], v;
     int64_t i;
@@ -127,10 +135,14 @@ bmvp_status labels_translate(const bmvp_labels *from, const bmvp_labels *to, flo
     for (i = 0; i < n; ++i) {
         v = (int)values[i];
         if (v < 0 || v >= BMVP_LABEL_VALUES || (v && !from->known[v]) || values[i] != (float)v)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g is not in the case's own labels", path, (double)values[i]);
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g is not in the case's own labels", path,
+                                  (double)values[i]);
         if (map[v] < 0)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %d of the case's own labels lies in regions that no value of the list's labels "
-                                  "has together; regions are matched by name", path, v);
+            return bmvp_error_set(
+                err, BMVP_E_FORMAT,
+                "%s: value %d of the case's own labels lies in regions that no value of the list's labels "
+                "has together; regions are matched by name",
+                path, v);
         values[i] = (float)map[v];
     }
     return BMVP_OK;

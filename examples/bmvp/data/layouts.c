@@ -1,16 +1,18 @@
 /* layouts.c - folders of data as their providers lay them out
 
-   A layout is a row of the table at the end: a name, a function that knows it by its folders, and one that places a file: which case and patient
-   it belongs to. The first row that fits is taken; the last one, case folders, fits always. What a file is, roles.c says; which of several files
-   for one role is taken, collect() here.
+   A layout is a row of the table at the end: a name, a function that knows it by its folders, and one that places a
+   file: which case and patient it belongs to. The first row that fits is taken; the last one, case folders, fits
+   always. What a file is, roles.c says; which of several files for one role is taken, collect() here.
 
        nnU-Net         imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json (layout_nnunet, called by lists.c)
-       BIDS            sub-*, also with ses-*, anat/ dwi/ ..; derivatives/ for label maps alone (ISLES22, ABIDE and ADHD-200 from OpenNeuro)
-       INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
+       BIDS            sub-*, also with ses-*, anat/ dwi/ ..; derivatives/ for label maps alone (ISLES22, ABIDE and
+       ADHD-200 from OpenNeuro) INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
        ADNI            SUBJECT/SERIES/DATE/IMAGE/ADNI_*.nii
-       by file name    files of many cases in one folder (IXI-T1/IXI002-Guys-0828-T1.nii.gz), or one case's files in several (UPENN-GBM:
+       by file name    files of many cases in one folder (IXI-T1/IXI002-Guys-0828-T1.nii.gz), or one case's files in
+       several (UPENN-GBM:
                        images_structural/ID/, images_segm/)
-       case folders    a folder a case, at any depth (BraTS of all years, UCSF-PDGM, MRBrainS13, VS-SEG, .hdr/.img pairs) */
+       case folders    a folder a case, at any depth (BraTS of all years, UCSF-PDGM, MRBrainS13, VS-SEG, .hdr/.img
+       pairs) */
 #define _DEFAULT_SOURCE
 #include "dataset.h"
 #include "files.h"
@@ -144,7 +146,8 @@ static int settle_case(collection *c, int64_t i)
     for (s = 0; s < SLOTS; ++s) {
         const slot *t = &c->slots[i][s];
         if (!t->rival) continue;
-        snprintf(why, sizeof why, "two candidates for %s: %.360s and %.360s; say which with --as, or in a list", slot_name(s), *slot_file(k, s), t->rival);
+        snprintf(why, sizeof why, "two candidates for %s: %.360s and %.360s; say which with --as, or in a list",
+                 slot_name(s), *slot_file(k, s), t->rival);
         dataset_drop(c->d, i, why);
         return 0;
     }
@@ -222,10 +225,12 @@ static void place_bids(const tree *t, size_t i, role *r, place *p)
     snprintf(p->patient, sizeof p->patient, "%s", sub);
     if (find_entity(t->path[i], "ses-", ses, sizeof ses)) snprintf(p->id, sizeof p->id, "%s_%s", sub, ses);
     else snprintf(p->id, sizeof p->id, "%s", sub);
-    if (below(t->path[i], "sourcedata")) snprintf(p->skip, sizeof p->skip, "sourcedata/ holds what the set was made from");
+    if (below(t->path[i], "sourcedata"))
+        snprintf(p->skip, sizeof p->skip, "sourcedata/ holds what the set was made from");
     else if (below(t->path[i], "derivatives") && r->kind != ROLE_LABEL)
         snprintf(p->skip, sizeof p->skip, "of derivatives/ only label maps are taken");
-    else if (below(t->path[i], "derivatives") && r->variant >= 0) r->variant = 0; /* of two pipelines' maps none is the better one */
+    else if (below(t->path[i], "derivatives") && r->variant >= 0)
+        r->variant = 0; /* of two pipelines' maps none is the better one */
 }
 
 /* >>INDI, ADNI ----------------------------------------------------------------------------------------------------- */
@@ -273,7 +278,8 @@ static int subject_part(const char *path)
     int k, n;
     for (k = 0; path_part(path, k, part, sizeof part); ++k) {
         for (n = 0; n < 3 && isdigit((unsigned char)part[n]); ++n) { }
-        if (n == 3 && strncmp(part + 3, "_S_", 3) == 0 && strlen(part) == 10 && strspn(part + 6, "0123456789") == 4) return k;
+        if (n == 3 && strncmp(part + 3, "_S_", 3) == 0 && strlen(part) == 10 && strspn(part + 6, "0123456789") == 4)
+            return k;
     }
     return -1;
 }
@@ -286,7 +292,8 @@ static int is_adni(const tree *t)
     return 0;
 }
 
-/* A case is a subject's visit: the series of one day. The series' folder says what it is, the file's name has numbers after it. */
+/* A case is a subject's visit: the series of one day. The series' folder says what it is, the file's name has numbers
+   after it. */
 static void place_adni(const tree *t, size_t i, role *r, place *p)
 {
     const int k = subject_part(t->path[i]);
@@ -296,7 +303,8 @@ static void place_adni(const tree *t, size_t i, role *r, place *p)
         return;
     }
     if (r->variant >= 0 && path_part(t->path[i], k + 1, series, sizeof series)) *r = role_of(series, NULL, NULL);
-    if (path_part(t->path[i], k + 2, date, sizeof date)) snprintf(p->id, sizeof p->id, "%.480s_%.10s", p->patient, date);
+    if (path_part(t->path[i], k + 2, date, sizeof date))
+        snprintf(p->id, sizeof p->id, "%.480s_%.10s", p->patient, date);
     else snprintf(p->id, sizeof p->id, "%s", p->patient);
     p->first_wins = 1;
 }
@@ -311,7 +319,8 @@ static int is_upenn(const tree *t)
     return 0;
 }
 
-/* Whether image r at path i is of another case than the image of its modality before it; id: of the folder's images so far. */
+/* Whether image r at path i is of another case than the image of its modality before it; id: of the folder's images so
+   far. */
 static int another_case(const tree *t, size_t i, const role *r, char id[BMVP_MODALITIES][256])
 {
     const char *name = path_base(t->path[i]);
@@ -363,8 +372,9 @@ static int is_anything(const tree *t)
 /* A folder inside of a case, not a case: anat, labels .. */
 static int is_inner(const char *folder)
 {
-    static const char *const inner[] = { "anat", "dwi", "perf", "func", "mri", "nii", "nifti", "image", "images", "img", "label", "labels", "seg",
-                                         "segmentation", "mask", "masks", "structural", "scans", "raw" };
+    static const char *const inner[] = { "anat",  "dwi",    "perf",       "func",  "mri",    "nii", "nifti",
+                                         "image", "images", "img",        "label", "labels", "seg", "segmentation",
+                                         "mask",  "masks",  "structural", "scans", "raw" };
     char low[32];
     size_t i;
     for (i = 0; i < sizeof low - 1 && folder[i]; ++i) low[i] = (char)tolower((unsigned char)folder[i]);
@@ -406,7 +416,8 @@ static char *short_id(const char *id, int with_parent)
 {
     char *text = text_copy(id), part[256];
     const char *last = path_base(id);
-    if (text && with_parent && path_part(id, -1, part, sizeof part)) snprintf(text, strlen(id) + 1, "%s_%s", part, last);
+    if (text && with_parent && path_part(id, -1, part, sizeof part))
+        snprintf(text, strlen(id) + 1, "%s_%s", part, last);
     else if (text) memmove(text, text + (last - id), strlen(last) + 1);
     return text;
 }
@@ -456,7 +467,8 @@ static void folder_words(const tree *t, size_t i, char *out, size_t size)
     tree_folder(t, i, folder, sizeof folder);
     for (j = i; j < t->n; ++j) { /* sorted: a folder's files follow one another, but for those of its own folders */
         if (strncmp(t->path[j], folder, strlen(folder)) != 0) break;
-        if (strcmp(tree_folder(t, j, other, sizeof other), folder) == 0 && role_is_nifti(t->path[j])) name[n++] = path_base(t->path[j]);
+        if (strcmp(tree_folder(t, j, other, sizeof other), folder) == 0 && role_is_nifti(t->path[j]))
+            name[n++] = path_base(t->path[j]);
     }
     role_shared(name, n, out, size);
     free((void *)name);
@@ -510,7 +522,9 @@ static int second_of_pair(const tree *t, size_t i)
     const size_t n = strlen(p);
     char hdr[TREE_TEXT];
     size_t j;
-    if (n < 4 || n >= sizeof hdr || role_stem(p) != n - 4 || tolower((unsigned char)p[n - 3]) != 'i' || tolower((unsigned char)p[n - 1]) != 'g') return 0;
+    if (n < 4 || n >= sizeof hdr || role_stem(p) != n - 4 || tolower((unsigned char)p[n - 3]) != 'i' ||
+        tolower((unsigned char)p[n - 1]) != 'g')
+        return 0;
     for (j = i; j-- > 0 && strncmp(t->path[j], p, n - 4) == 0; )
         if (strlen(t->path[j]) == n && tolower((unsigned char)t->path[j][n - 3]) == 'h') return 1;
     return 0;
@@ -524,7 +538,8 @@ static void take_file(collection *c, const tree *t, size_t i, size_t row, const 
     memset(&p, 0, sizeof p);
     own_name(c->d->path, p.id, sizeof p.id);
     layout[row].place(t, i, &r, &p);
-    if (!role_is_nifti(t->path[i])) snprintf(p.skip, sizeof p.skip, "not a format that is read: .nii, .nii.gz and .hdr with .img are");
+    if (!role_is_nifti(t->path[i]))
+        snprintf(p.skip, sizeof p.skip, "not a format that is read: .nii, .nii.gz and .hdr with .img are");
     collect(c, t->path[i], &r, &p);
 }
 
@@ -566,7 +581,8 @@ static bmvp_status read_channels(channels *c, const bmvp_json *names, const data
     for (m = names ? names->first : NULL; m && c->n < 64; m = m->next) {
         const char *text = bmvp_json_string(m, "");
         if (atoi(m->key ? m->key : "-1") != c->n)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: channels must be numbered 0, 1 ..: found '%s'", d->path, m->key ? m->key : "");
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: channels must be numbered 0, 1 ..: found '%s'", d->path,
+                                  m->key ? m->key : "");
         c->modality[c->n++] = role_modality(text);
     }
     return BMVP_OK;
@@ -584,7 +600,8 @@ static int channel_of(const char *name, size_t *n)
     return atoi(name + stem - 4);
 }
 
-static void nnunet_file(collection *c, const tree *t, size_t i, const channels *ch, const bmvp_json *names, const role_rules *rules)
+static void nnunet_file(collection *c, const tree *t, size_t i, const channels *ch, const bmvp_json *names,
+                        const role_rules *rules)
 {
     const char *name = path_base(t->path[i]);
     char folder[256], key[16];
@@ -638,7 +655,9 @@ bmvp_status layout_nnunet(dataset *d, const char *dir, const bmvp_json *root, co
     for (i = 0; i < d->n && !st; ++i) {
         data_case *k = &d->item[i];
         for (m = 0; m < BMVP_MODALITIES && !k->image[m]; ++m) { }
-        k->part = strstr(k->image[m], "imagesTr/") ? PART_TRAIN : strstr(k->image[m], "imagesTs/") ? PART_TEST : PART_NONE;
+        k->part = strstr(k->image[m], "imagesTr/")   ? PART_TRAIN
+                  : strstr(k->image[m], "imagesTs/") ? PART_TEST
+                                                     : PART_NONE;
     }
     return st;
 }

@@ -47,7 +47,8 @@ bmvp_status ledger_save(const ledger *l, const char *dir, bmvp_error *err)
     bmvp_jw w;
     int64_t i;
     int f;
-    snprintf(version, sizeof version, "%d.%d.%d", BMVP_TENSOR_VERSION / 10000, BMVP_TENSOR_VERSION / 100 % 100, BMVP_TENSOR_VERSION % 100);
+    snprintf(version, sizeof version, "%d.%d.%d", BMVP_TENSOR_VERSION / 10000, BMVP_TENSOR_VERSION / 100 % 100,
+             BMVP_TENSOR_VERSION % 100);
     bmvp_jw_init(&w, 1, NULL);
     bmvp_jw_object(&w, NULL);
     bmvp_jw_string(&w, "program", version);

@@ -1,9 +1,10 @@
 /* ledger.h - OUT/sources.json: which files the prepared cases of a folder were made from
 
-   {"program": "0.1.0", "data": "/where/it/is", "cases": {"c0": {"t1": {"path", "bytes", "modified", "hash"}, "label": {..}}}}
+   {"program": "0.1.0", "data": "/where/it/is", "cases": {"c0": {"t1": {"path", "bytes", "modified", "hash"}, "label":
+   {..}}}}
 
-   It is written before the cases are, and what does not fit it is removed first: so it is true of the files that are there, also after a run
-   that was killed. */
+   It is written before the cases are, and what does not fit it is removed first: so it is true of the files that are
+   there, also after a run that was killed. */
 #ifndef LEDGER_H_INCLUDED
 #define LEDGER_H_INCLUDED
 
@@ -29,7 +30,8 @@ bmvp_status ledger_save(const ledger *l, const char *dir, bmvp_error *err);
 void ledger_free(ledger *l);
 ledger_entry *ledger_find(const ledger *l, const char *id);
 
-/* An entry for each case of d, without its files; ledger_read_case reads those of case i (any thread). data: what the user named. */
+/* An entry for each case of d, without its files; ledger_read_case reads those of case i (any thread). data: what the
+   user named. */
 bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_error *err);
 void ledger_read_case(ledger *l, const dataset *d, int64_t i);
 /* The same files, by content. */

@@ -25,25 +25,46 @@ static int one_of(const char *key, const char *const *known)
 }
 
 /* Keys of the list that say something which is not used here, but known to do no harm. */
-static const char *const descriptive[] = { "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining",
-                                           "numTest", "file_ending", "regions_class_order", "overwrite_image_reader_writer", "left_out",
-                                           "converted_by", "citation", "author", "version", "generator", "modalities", NULL };
-static const char *const used[] = { "cases", "training", "validation", "test", "testing", "modality", "channel_names", "labels", "labels_kind",
-                                    "class_names", "classes", "dataset", NULL };
-static const char *const used_of_case[] = { "id", "images", "image", "label", "class", "patient", "part", "fold", "labels", "labels_kind", NULL };
+static const char *const descriptive[] = { "name",
+                                           "description",
+                                           "reference",
+                                           "licence",
+                                           "license",
+                                           "release",
+                                           "tensorImageSize",
+                                           "numTraining",
+                                           "numTest",
+                                           "file_ending",
+                                           "regions_class_order",
+                                           "overwrite_image_reader_writer",
+                                           "left_out",
+                                           "converted_by",
+                                           "citation",
+                                           "author",
+                                           "version",
+                                           "generator",
+                                           "modalities",
+                                           NULL };
+static const char *const used[] = { "cases",         "training", "validation",  "test",        "testing", "modality",
+                                    "channel_names", "labels",   "labels_kind", "class_names", "classes",
+                                    "dataset",       NULL };
+static const char *const used_of_case[] = { "id",   "images", "image",  "label",       "class", "patient",
+                                            "part", "fold",   "labels", "labels_kind", NULL };
 
 static void note_keys(const list *l, const bmvp_json *root)
 {
     const bmvp_json *m;
     for (m = root->first; m; m = m->next)
-        if (m->key && !one_of(m->key, used) && !one_of(m->key, descriptive)) dataset_note(l->d, NULL, m->key, "a key of the list that is not used");
+        if (m->key && !one_of(m->key, used) && !one_of(m->key, descriptive))
+            dataset_note(l->d, NULL, m->key, "a key of the list that is not used");
 }
 
 static void note_case_keys(const list *l, const bmvp_json *node, const char *id)
 {
     const bmvp_json *m;
     for (m = node->first; m; m = m->next)
-        if (m->key && !one_of(m->key, used_of_case)) dataset_note(l->d, id, m->key, "a key of the cases that is not used");
+        if (m->key && !one_of(m->key, used_of_case))
+            dataset_note(l->d, id, m->key, "a key of the cases that is not used");
 }
 
 /* >>one case ------------------------------------------------------------------------------------------------------- */
@@ -56,15 +77,18 @@ static int same_word(const char *a, const char *b)
 
 static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *name, bmvp_error *err)
 {
-    static const struct { const char *word; data_part part; } word[] = {
-        { "train", PART_TRAIN }, { "training", PART_TRAIN }, { "val", PART_VAL }, { "validation", PART_VAL }, { "valid", PART_VAL },
-        { "test", PART_TEST },   { "testing", PART_TEST },
+    static const struct { const char *word; data_part part;
+    } word[] = {
+        { "train", PART_TRAIN }, { "training", PART_TRAIN }, { "val", PART_VAL },      { "validation", PART_VAL },
+        { "valid", PART_VAL },   { "test", PART_TEST },      { "testing", PART_TEST },
     };
     const bmvp_json *part = bmvp_json_get(node, "part"), *fold = bmvp_json_get(node, "fold");
     size_t i;
     if (fold && fold->type != BMVP_JSON_NULL) {
         k->fold = bmvp_json_int(fold, -1);
-        if (k->fold < 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"fold\" must be a whole number from 0", name, k->id);
+        if (k->fold < 0)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"fold\" must be a whole number from 0", name,
+                                  k->id);
     }
     if (!part || part->type == BMVP_JSON_NULL) return BMVP_OK;
     for (i = 0; i < sizeof word / sizeof *word; ++i)
@@ -87,17 +111,20 @@ static int64_t class_of(const bmvp_json *v)
 /* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
 static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node, bmvp_error *err)
 {
-    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"), *patient = bmvp_json_get(node, "patient");
+    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"),
+                    *patient = bmvp_json_get(node, "patient");
     const bmvp_json *labels = bmvp_json_get(node, "labels");
     const char *name = l->d->path;
     int ignore;
     if (!klass && label && class_of(label) >= 0) klass = label, label = NULL;
     if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
     else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)", name, k->id);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)",
+                              name, k->id);
     k->klass = class_of(klass);
     if (klass && klass->type != BMVP_JSON_NULL && k->klass < 0)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", name, k->id);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", name,
+                              k->id);
     if (patient && patient->type != BMVP_JSON_STRING)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"patient\" must be a string", name, k->id);
     if (patient) k->patient = text_copy(patient->str);
@@ -106,7 +133,9 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     if (labels) {
         k->labels = (bmvp_labels *)malloc(sizeof *k->labels);
         if (!k->labels) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-        if (labels_parse(labels, bmvp_json_string(bmvp_json_get(node, "labels_kind"), NULL), name, k->labels, &ignore, err)) return BMVP_E_FORMAT;
+        if (labels_parse(labels, bmvp_json_string(bmvp_json_get(node, "labels_kind"), NULL), name, k->labels, &ignore,
+                         err))
+            return BMVP_E_FORMAT;
     }
     note_case_keys(l, node, k->id);
     return set_part(k, node, name, err);
@@ -118,10 +147,15 @@ static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bm
     const char *file = bmvp_json_string(m->type == BMVP_JSON_OBJECT ? bmvp_json_get(m, "file") : m, NULL);
     const int modality = bmvp_modality_find(m->key);
     bmvp_status st;
-    if (!file) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", l->d->path, k->id, m->key);
+    if (!file)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", l->d->path, k->id,
+                              m->key);
     if (modality < 0)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s': unknown modality '%s' (file %s); known are flair t1 t1c t2 mra pd dwi adc and "
-                              "the data sets' names for them (t1ce, t2w, t2f ...)", l->d->path, k->id, m->key, file);
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "%s: case '%s': unknown modality '%s' (file %s); known are flair t1 t1c t2 mra pd dwi adc and "
+            "the data sets' names for them (t1ce, t2w, t2f ...)",
+            l->d->path, k->id, m->key, file);
     st = dataset_set_image(l->d, k, modality, l->dir, file, err);
     if (m->type == BMVP_JSON_OBJECT) k->channel[modality] = bmvp_json_int(bmvp_json_get(m, "channel"), -1);
     return st;
@@ -134,7 +168,8 @@ static bmvp_status our_case(const list *l, const bmvp_json *node, bmvp_error *er
     bmvp_status st = BMVP_OK;
     data_case *k;
     if (!id || !images || images->type != BMVP_JSON_OBJECT)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case %lld needs a string \"id\" and an object \"images\"", l->d->path, (long long)l->d->n);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case %lld needs a string \"id\" and an object \"images\"",
+                              l->d->path, (long long)l->d->n);
     k = dataset_add(l->d, id);
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (m = images->first; m && !st; m = m->next) st = our_image(l, k, m, err);
@@ -181,7 +216,8 @@ static bmvp_status split_channels(const list *l, data_case *k, const char *file,
     for (m = l->channels->first; m && !st; m = m->next, ++c) {
         modality = role_modality(bmvp_json_string(m, ""));
         if (modality < 0) {
-            dataset_note(l->d, k->id, file, "its channel %d, '%s', is no modality that is known", c, bmvp_json_string(m, ""));
+            dataset_note(l->d, k->id, file, "its channel %d, '%s', is no modality that is known", c,
+                         bmvp_json_string(m, ""));
             continue;
         }
         st = dataset_set_image(l->d, k, modality, l->dir, file, err);
@@ -199,7 +235,8 @@ static bmvp_status their_image(const list *l, data_case *k, const char *file, in
     snprintf(key, sizeof key, "%d", i);
     if (modality < 0 && r.variant >= 0) modality = role_modality(bmvp_json_string(bmvp_json_get(l->channels, key), ""));
     if (modality >= 0) return dataset_set_image(l->d, k, modality, l->dir, file, err);
-    dataset_note(l->d, k->id, file, "unknown modality: %s", r.kind == ROLE_OTHER && r.why[0] ? r.why : "its name says a label or mask");
+    dataset_note(l->d, k->id, file, "unknown modality: %s",
+                 r.kind == ROLE_OTHER && r.why[0] ? r.why : "its name says a label or mask");
     return BMVP_OK;
 }
 
@@ -212,7 +249,9 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
     bmvp_status st = BMVP_OK;
     data_case *k;
     int i = 0, m;
-    if (!file) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s entry %lld needs \"image\": a path or a list of paths", l->d->path, array, (long long)l->d->n);
+    if (!file)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s entry %lld needs \"image\": a path or a list of paths",
+                              l->d->path, array, (long long)l->d->n);
     case_id(file, id, sizeof id);
     if (find_id(l->d, id) >= 0) {
         folder_name(file, folder, sizeof folder);
@@ -222,7 +261,9 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     k->part = part;
     if (!several && l->n_channels > 1) st = split_channels(l, k, file, err);
-    else for (f = several ? image->first : image; f && !st; f = several ? f->next : NULL) st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+    else
+        for (f = several ? image->first : image; f && !st; f = several ? f->next : NULL)
+            st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
     if (!st && node->type == BMVP_JSON_OBJECT) st = set_truth(l, k, node, err);
     for (m = 0; m < BMVP_MODALITIES && !k->image[m]; ++m) { }
     if (!st && m == BMVP_MODALITIES) dataset_drop(l->d, l->d->n - 1, "none of its files has a modality that is known");
@@ -259,7 +300,8 @@ static bmvp_status their_lists(const list *l, const bmvp_json *root, bmvp_error 
     for (a = 0; a < sizeof array / sizeof *array && !st; ++a) {
         const bmvp_json *entry = bmvp_json_get(root, array[a].key);
         if (!entry) continue;
-        if (entry->type != BMVP_JSON_ARRAY) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"%s\" must be an array", l->d->path, array[a].key);
+        if (entry->type != BMVP_JSON_ARRAY)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"%s\" must be an array", l->d->path, array[a].key);
         for (entry = entry->first; entry && !st; entry = entry->next)
             st = their_case(l, entry, array[a].key, filled > 1 ? array[a].part : PART_NONE, err);
     }
@@ -304,7 +346,8 @@ static int is_array(const bmvp_json *root, const char *key)
 static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
 {
     const bmvp_json *k, *channels = bmvp_json_get(root, "channel_names");
-    const int theirs = is_array(root, "training") || is_array(root, "validation") || is_array(root, "test") || is_array(root, "testing");
+    const int theirs = is_array(root, "training") || is_array(root, "validation") || is_array(root, "test") ||
+                       is_array(root, "testing");
     bmvp_status st = BMVP_OK;
     l->channels = channels ? channels : bmvp_json_get(root, "modality");
     l->n_channels = l->channels && l->channels->type == BMVP_JSON_OBJECT ? (int)bmvp_json_count(l->channels) : 0;
@@ -317,8 +360,11 @@ static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
     } else if (bmvp_json_get(root, "dataset") && bmvp_json_get(root, "dataset")->type == BMVP_JSON_OBJECT) {
         for (k = bmvp_json_get(root, "dataset")->first; k && !st; k = k->next) st = listed_case(l, k, err);
     } else if (l->n_channels > 0) st = layout_nnunet(l->d, l->dir, root, l->rules, err);
-    else st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a data list: it needs an array \"cases\" (ours) or \"training\" (decathlon), or "
-                             "\"channel_names\" (nnU-Net)", l->d->path);
+    else
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: not a data list: it needs an array \"cases\" (ours) or \"training\" (decathlon), or "
+                            "\"channel_names\" (nnU-Net)",
+                            l->d->path);
     return st;
 }
 
@@ -338,10 +384,12 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     if (!st) st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st && labels) {
         d->has_labels = 1;
-        st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels, &d->ignore, err);
+        st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels,
+                          &d->ignore, err);
     }
     if (!st && d->ignore)
-        dataset_note(d, NULL, "ignore", "value %d is no class; it stays in the maps and counts as background", d->ignore);
+        dataset_note(d, NULL, "ignore", "value %d is no class; it stays in the maps and counts as background",
+                     d->ignore);
     bmvp_json_free(doc);
     free(dir);
     return st;

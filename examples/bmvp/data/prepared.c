@@ -20,15 +20,17 @@ static bmvp_status load_grid(prepared_set *p, int64_t i, bmvp_error *err)
         if (!path) continue;
         p->cases[i].modalities |= 1u << m;
         if (bmvp_nii_open(&f, path, NULL, &e) != BMVP_OK) {
-            st = bmvp_error_set(err, e.status, "%s (case '%s'; training reads what `bmvp prepare` writes)", e.message, k->id);
+            st = bmvp_error_set(err, e.status, "%s (case '%s'; training reads what `bmvp prepare` writes)", e.message,
+                                k->id);
             break;
         }
         for (a = 0; a < 3; ++a) {
             const int64_t n = f.image.dim[2 - a];
             if (!first) p->cases[i].dim[a] = n;
             else if (p->cases[i].dim[a] != n && !st)
-                st = bmvp_error_set(err, BMVP_E_SHAPE, "case '%s': %s and %s are on different grids (%lld and %lld voxels along %c)", k->id,
-                                    first, path, (long long)p->cases[i].dim[a], (long long)n, "zyx"[a]);
+                st = bmvp_error_set(err, BMVP_E_SHAPE,
+                                    "case '%s': %s and %s are on different grids (%lld and %lld voxels along %c)",
+                                    k->id, first, path, (long long)p->cases[i].dim[a], (long long)n, "zyx"[a]);
         }
         first = path;
         bmvp_nii_close(&f);
@@ -65,8 +67,8 @@ void prepared_free(prepared_set *p)
     memset(p, 0, sizeof *p);
 }
 
-static bmvp_status read_box(const char *path, const int64_t start[3], const int64_t size[3], const int64_t grid[3], float *dst,
-                            bmvp_error *err)
+static bmvp_status read_box(const char *path, const int64_t start[3], const int64_t size[3], const int64_t grid[3],
+                            float *dst, bmvp_error *err)
 {
     bmvp_nii_file f;
     bmvp_nii_box box;
@@ -80,20 +82,23 @@ static bmvp_status read_box(const char *path, const int64_t start[3], const int6
     for (a = 0; a < 3; ++a) same = same && f.image.dim[a] == grid[2 - a];
     st = same ? bmvp_nii_read_box(dst, &f, &box, 0, err) : BMVP_OK;
     if (!same)
-        st = bmvp_error_set(err, BMVP_E_SHAPE, "%s has %lldx%lldx%lld voxels, the images of its case %lldx%lldx%lld: both must lie on one grid", path,
-                            (long long)f.image.dim[0], (long long)f.image.dim[1], (long long)f.image.dim[2], (long long)grid[2],
-                            (long long)grid[1], (long long)grid[0]);
+        st = bmvp_error_set(
+            err, BMVP_E_SHAPE,
+            "%s has %lldx%lldx%lld voxels, the images of its case %lldx%lldx%lld: both must lie on one grid", path,
+            (long long)f.image.dim[0], (long long)f.image.dim[1], (long long)f.image.dim[2], (long long)grid[2],
+            (long long)grid[1], (long long)grid[0]);
     bmvp_nii_close(&f);
     return st;
 }
 
-bmvp_status prepared_crop(const prepared_set *p, int64_t i, int m, const int64_t start[3], const int64_t size[3], float *dst,
-                          bmvp_error *err)
+bmvp_status prepared_crop(const prepared_set *p, int64_t i, int m, const int64_t start[3], const int64_t size[3],
+                          float *dst, bmvp_error *err)
 {
     return read_box(p->data.item[i].image[p->known[m]], start, size, p->cases[i].dim, dst, err);
 }
 
-bmvp_status prepared_label(const prepared_set *p, int64_t i, const int64_t start[3], const int64_t size[3], float *dst, bmvp_error *err)
+bmvp_status prepared_label(const prepared_set *p, int64_t i, const int64_t start[3], const int64_t size[3], float *dst,
+                           bmvp_error *err)
 {
     const data_case *k = &p->data.item[i];
     if (!k->label) return bmvp_error_set(err, BMVP_E_ARG, "case '%s' has no label", k->id);
@@ -111,7 +116,8 @@ bmvp_status prepared_settings(const prepared_set *p, char *text, size_t size, bm
     snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - list) : 1, slash ? list : ".");
     path = path_join(dir, "prepare.json");
     if (path && file_exists(path)) st = bmvp_file_read(path, (size_t)1 << 20, &content, err);
-    if (!st && content.len >= size) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: longer than what `bmvp prepare` writes", path);
+    if (!st && content.len >= size)
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: longer than what `bmvp prepare` writes", path);
     else if (!st && content.data) memcpy(text, content.data, content.len), text[content.len] = 0;
     bmvp_bytes_free(&content);
     free(path);

@@ -13,58 +13,186 @@ typedef enum meaning {
 
 enum { FLAIR, T1, T1C, T2, MRA, PD, DWI, ADC }; /* as bmvp_modality_name counts */
 
-/* The table of words. Names of modalities that bmvp_modality_find knows need no row. value: modality of IMAGE, grid of SPACE, rank of
-   LABEL and VARIANT among its like. */
-static const struct { const char *word; meaning means; int value; } table[] = {
-    { "mprage", IMAGE, T1 },      { "mpr", IMAGE, T1 },         { "rage", IMAGE, T1 },       { "spgr", IMAGE, T1 },
-    { "fspgr", IMAGE, T1 },       { "bravo", IMAGE, T1 },       { "t1pre", IMAGE, T1 },      { "t1weighted", IMAGE, T1 },
-    { "t1post", IMAGE, T1C },     { "t1wce", IMAGE, T1C },      { "cet1", IMAGE, T1C },      { "cet1w", IMAGE, T1C },
-    { "t1kmw", IMAGE, T1C },      { "t1wc", IMAGE, T1C },       { "t1wgd", IMAGE, T1C },     { "t1gad", IMAGE, T1C },
-    { "gdt1", IMAGE, T1C },       { "t1contrast", IMAGE, T1C }, { "t2weighted", IMAGE, T2 }, { "t2wflair", IMAGE, FLAIR },
-    { "flairw", IMAGE, FLAIR },   { "tof", IMAGE, MRA },       { "angio", IMAGE, MRA },
-    { "mrangio", IMAGE, MRA },    { "trace", IMAGE, DWI },      { "tracew", IMAGE, DWI },    { "b1000", IMAGE, DWI },
-    { "adcmap", IMAGE, ADC },     { "protondensity", IMAGE, PD },
-    { "ce", CONTRAST, 0 },        { "gd", CONTRAST, 0 },        { "gad", CONTRAST, 0 },      { "gado", CONTRAST, 0 },
-    { "gadolinium", CONTRAST, 0 }, { "contrast", CONTRAST, 0 }, { "post", CONTRAST, 0 },     { "postcontrast", CONTRAST, 0 },
-    { "postgad", CONTRAST, 0 },   { "enhanced", CONTRAST, 0 },  { "km", CONTRAST, 0 },
-    { "pre", NATIVE, 0 },         { "precontrast", NATIVE, 0 }, { "native", NATIVE, 0 },     { "noncontrast", NATIVE, 0 },
-    { "seg", LABEL, 0 },          { "segm", LABEL, 0 },         { "segmentation", LABEL, 0 }, { "dseg", LABEL, 0 },
-    { "label", LABEL, 0 },        { "labels", LABEL, 0 },       { "labelmap", LABEL, 0 },    { "msk", LABEL, 0 },
-    { "gt", LABEL, 0 },           { "truth", LABEL, 0 },        { "groundtruth", LABEL, 0 }, { "annotation", LABEL, 0 },
-    { "annotations", LABEL, 0 },  { "labelsfortraining", LABEL, 0 }, { "labelsfortesting", LABEL, 1 },
-    { "mask", MASK, 0 },          { "brainmask", MASK, 1 },     { "roi", MASK, 0 },          { "roit1", MASK, 1 },
-    { "brain", BRAIN, 0 },        { "bet", BRAIN, 0 },          { "parenchyma", BRAIN, 0 },  { "skull", BRAIN, 0 },
-    { "head", BRAIN, 0 },         { "hdbet", BRAIN, 0 },
-    { "tumor", TUMOUR, 0 },       { "tumour", TUMOUR, 0 },      { "lesion", TUMOUR, 0 },     { "lesions", TUMOUR, 0 },
-    { "wmh", TUMOUR, 0 },         { "infarct", TUMOUR, 0 },     { "stroke", TUMOUR, 0 },     { "metastases", TUMOUR, 0 },
-    { "whole", TUMOUR, 0 },       { "manual", TUMOUR, 0 },      { "consensus", TUMOUR, 0 },  { "expert", TUMOUR, 0 },
-    { "automated", AUTOMATIC, 0 }, { "auto", AUTOMATIC, 0 },    { "automatic", AUTOMATIC, 0 }, { "approx", AUTOMATIC, 0 },
-    { "pred", AUTOMATIC, 0 },     { "prediction", AUTOMATIC, 0 }, { "predicted", AUTOMATIC, 0 },
-    { "image", PLAIN, 0 },        { "img", PLAIN, 0 },          { "scan", PLAIN, 0 },        { "volume", PLAIN, 0 },
-    { "mri", PLAIN, 0 },          { "mr", PLAIN, 0 },           { "final", PLAIN, 0 },
-    { "gradwarp", PLAIN, 0 },     { "b1", PLAIN, 0 },           { "correction", PLAIN, 0 },  { "n3", PLAIN, 0 },
-    { "scaled", PLAIN, 0 },       { "accelerated", PLAIN, 0 },
-    { "weighted", PLAIN, 0 },     { "3d", PLAIN, 0 },           { "ax", PLAIN, 0 },          { "axial", PLAIN, 0 },
-    { "sag", PLAIN, 0 },          { "sagittal", PLAIN, 0 },     { "cor", PLAIN, 0 },         { "coronal", PLAIN, 0 },
-    { "bias", VARIANT, 2 },       { "n4", VARIANT, 2 },         { "biascorr", VARIANT, 2 },  { "corrected", VARIANT, 2 },
-    { "reg", VARIANT, 2 },        { "registered", VARIANT, 2 }, { "coreg", VARIANT, 2 },     { "coregistered", VARIANT, 2 },
-    { "warped", VARIANT, 2 },     { "resampled", VARIANT, 2 },  { "resliced", VARIANT, 2 },  { "mni", VARIANT, 2 },
-    { "norm", VARIANT, 2 },       { "normalized", VARIANT, 2 }, { "normalised", VARIANT, 2 }, { "preproc", VARIANT, 2 },
-    { "preprocessed", VARIANT, 2 }, { "processed", VARIANT, 2 }, { "cropped", VARIANT, 2 },  { "1mm", VARIANT, 2 },
-    { "2mm", VARIANT, 2 },        { "iso", VARIANT, 2 },        { "orig", VARIANT, 2 },      { "original", VARIANT, 2 },
-    { "raw", VARIANT, 2 },        { "defaced", VARIANT, 1 },    { "masked", VARIANT, 1 },    { "stripped", VARIANT, 1 },
-    { "skullstripped", VARIANT, 1 }, { "unstripped", VARIANT, 1 }, { "anat", VARIANT, 0 },   { "repeat", VARIANT, 2 },
+/* The table of words. Names of modalities that bmvp_modality_find knows need no row. value: modality of IMAGE, grid of
+   SPACE, rank of LABEL and VARIANT among its like. */
+static const struct { const char *word; meaning means; int value;
+} table[] = {
+    { "mprage", IMAGE, T1 },
+    { "mpr", IMAGE, T1 },
+    { "rage", IMAGE, T1 },
+    { "spgr", IMAGE, T1 },
+    { "fspgr", IMAGE, T1 },
+    { "bravo", IMAGE, T1 },
+    { "t1pre", IMAGE, T1 },
+    { "t1weighted", IMAGE, T1 },
+    { "t1post", IMAGE, T1C },
+    { "t1wce", IMAGE, T1C },
+    { "cet1", IMAGE, T1C },
+    { "cet1w", IMAGE, T1C },
+    { "t1kmw", IMAGE, T1C },
+    { "t1wc", IMAGE, T1C },
+    { "t1wgd", IMAGE, T1C },
+    { "t1gad", IMAGE, T1C },
+    { "gdt1", IMAGE, T1C },
+    { "t1contrast", IMAGE, T1C },
+    { "t2weighted", IMAGE, T2 },
+    { "t2wflair", IMAGE, FLAIR },
+    { "flairw", IMAGE, FLAIR },
+    { "tof", IMAGE, MRA },
+    { "angio", IMAGE, MRA },
+    { "mrangio", IMAGE, MRA },
+    { "trace", IMAGE, DWI },
+    { "tracew", IMAGE, DWI },
+    { "b1000", IMAGE, DWI },
+    { "adcmap", IMAGE, ADC },
+    { "protondensity", IMAGE, PD },
+    { "ce", CONTRAST, 0 },
+    { "gd", CONTRAST, 0 },
+    { "gad", CONTRAST, 0 },
+    { "gado", CONTRAST, 0 },
+    { "gadolinium", CONTRAST, 0 },
+    { "contrast", CONTRAST, 0 },
+    { "post", CONTRAST, 0 },
+    { "postcontrast", CONTRAST, 0 },
+    { "postgad", CONTRAST, 0 },
+    { "enhanced", CONTRAST, 0 },
+    { "km", CONTRAST, 0 },
+    { "pre", NATIVE, 0 },
+    { "precontrast", NATIVE, 0 },
+    { "native", NATIVE, 0 },
+    { "noncontrast", NATIVE, 0 },
+    { "seg", LABEL, 0 },
+    { "segm", LABEL, 0 },
+    { "segmentation", LABEL, 0 },
+    { "dseg", LABEL, 0 },
+    { "label", LABEL, 0 },
+    { "labels", LABEL, 0 },
+    { "labelmap", LABEL, 0 },
+    { "msk", LABEL, 0 },
+    { "gt", LABEL, 0 },
+    { "truth", LABEL, 0 },
+    { "groundtruth", LABEL, 0 },
+    { "annotation", LABEL, 0 },
+    { "annotations", LABEL, 0 },
+    { "labelsfortraining", LABEL, 0 },
+    { "labelsfortesting", LABEL, 1 },
+    { "mask", MASK, 0 },
+    { "brainmask", MASK, 1 },
+    { "roi", MASK, 0 },
+    { "roit1", MASK, 1 },
+    { "brain", BRAIN, 0 },
+    { "bet", BRAIN, 0 },
+    { "parenchyma", BRAIN, 0 },
+    { "skull", BRAIN, 0 },
+    { "head", BRAIN, 0 },
+    { "hdbet", BRAIN, 0 },
+    { "tumor", TUMOUR, 0 },
+    { "tumour", TUMOUR, 0 },
+    { "lesion", TUMOUR, 0 },
+    { "lesions", TUMOUR, 0 },
+    { "wmh", TUMOUR, 0 },
+    { "infarct", TUMOUR, 0 },
+    { "stroke", TUMOUR, 0 },
+    { "metastases", TUMOUR, 0 },
+    { "whole", TUMOUR, 0 },
+    { "manual", TUMOUR, 0 },
+    { "consensus", TUMOUR, 0 },
+    { "expert", TUMOUR, 0 },
+    { "automated", AUTOMATIC, 0 },
+    { "auto", AUTOMATIC, 0 },
+    { "automatic", AUTOMATIC, 0 },
+    { "approx", AUTOMATIC, 0 },
+    { "pred", AUTOMATIC, 0 },
+    { "prediction", AUTOMATIC, 0 },
+    { "predicted", AUTOMATIC, 0 },
+    { "image", PLAIN, 0 },
+    { "img", PLAIN, 0 },
+    { "scan", PLAIN, 0 },
+    { "volume", PLAIN, 0 },
+    { "mri", PLAIN, 0 },
+    { "mr", PLAIN, 0 },
+    { "final", PLAIN, 0 },
+    { "gradwarp", PLAIN, 0 },
+    { "b1", PLAIN, 0 },
+    { "correction", PLAIN, 0 },
+    { "n3", PLAIN, 0 },
+    { "scaled", PLAIN, 0 },
+    { "accelerated", PLAIN, 0 },
+    { "weighted", PLAIN, 0 },
+    { "3d", PLAIN, 0 },
+    { "ax", PLAIN, 0 },
+    { "axial", PLAIN, 0 },
+    { "sag", PLAIN, 0 },
+    { "sagittal", PLAIN, 0 },
+    { "cor", PLAIN, 0 },
+    { "coronal", PLAIN, 0 },
+    { "bias", VARIANT, 2 },
+    { "n4", VARIANT, 2 },
+    { "biascorr", VARIANT, 2 },
+    { "corrected", VARIANT, 2 },
+    { "reg", VARIANT, 2 },
+    { "registered", VARIANT, 2 },
+    { "coreg", VARIANT, 2 },
+    { "coregistered", VARIANT, 2 },
+    { "warped", VARIANT, 2 },
+    { "resampled", VARIANT, 2 },
+    { "resliced", VARIANT, 2 },
+    { "mni", VARIANT, 2 },
+    { "norm", VARIANT, 2 },
+    { "normalized", VARIANT, 2 },
+    { "normalised", VARIANT, 2 },
+    { "preproc", VARIANT, 2 },
+    { "preprocessed", VARIANT, 2 },
+    { "processed", VARIANT, 2 },
+    { "cropped", VARIANT, 2 },
+    { "1mm", VARIANT, 2 },
+    { "2mm", VARIANT, 2 },
+    { "iso", VARIANT, 2 },
+    { "orig", VARIANT, 2 },
+    { "original", VARIANT, 2 },
+    { "raw", VARIANT, 2 },
+    { "defaced", VARIANT, 1 },
+    { "masked", VARIANT, 1 },
+    { "stripped", VARIANT, 1 },
+    { "skullstripped", VARIANT, 1 },
+    { "unstripped", VARIANT, 1 },
+    { "anat", VARIANT, 0 },
+    { "repeat", VARIANT, 2 },
     { "r", VARIANT, 2 },
-    { "reft1", SPACE, 1 },        { "reft2", SPACE, 2 },
-    { "asl", FOREIGN, 0 },        { "swi", FOREIGN, 0 },        { "bold", FOREIGN, 0 },      { "rest", FOREIGN, 0 },
-    { "func", FOREIGN, 0 },       { "fmri", FOREIGN, 0 },       { "epi", FOREIGN, 0 },       { "dti", FOREIGN, 0 },
-    { "hardi", FOREIGN, 0 },      { "perf", FOREIGN, 0 },       { "dsc", FOREIGN, 0 },       { "dce", FOREIGN, 0 },
-    { "cbf", FOREIGN, 0 },        { "cbv", FOREIGN, 0 },        { "rcbv", FOREIGN, 0 },      { "mtt", FOREIGN, 0 },
-    { "tmax", FOREIGN, 0 },       { "t2star", FOREIGN, 0 },     { "t2starw", FOREIGN, 0 },   { "star", FOREIGN, 0 },
-    { "t1map", FOREIGN, 0 },      { "t2map", FOREIGN, 0 },      { "t1rho", FOREIGN, 0 },     { "unit1", FOREIGN, 0 },
+    { "reft1", SPACE, 1 },
+    { "reft2", SPACE, 2 },
+    { "asl", FOREIGN, 0 },
+    { "swi", FOREIGN, 0 },
+    { "bold", FOREIGN, 0 },
+    { "rest", FOREIGN, 0 },
+    { "func", FOREIGN, 0 },
+    { "fmri", FOREIGN, 0 },
+    { "epi", FOREIGN, 0 },
+    { "dti", FOREIGN, 0 },
+    { "hardi", FOREIGN, 0 },
+    { "perf", FOREIGN, 0 },
+    { "dsc", FOREIGN, 0 },
+    { "dce", FOREIGN, 0 },
+    { "cbf", FOREIGN, 0 },
+    { "cbv", FOREIGN, 0 },
+    { "rcbv", FOREIGN, 0 },
+    { "mtt", FOREIGN, 0 },
+    { "tmax", FOREIGN, 0 },
+    { "t2star", FOREIGN, 0 },
+    { "t2starw", FOREIGN, 0 },
+    { "star", FOREIGN, 0 },
+    { "t1map", FOREIGN, 0 },
+    { "t2map", FOREIGN, 0 },
+    { "t1rho", FOREIGN, 0 },
+    { "unit1", FOREIGN, 0 },
     { "fieldmap", FOREIGN, 0 },
-    { "phasediff", FOREIGN, 0 },  { "magnitude1", FOREIGN, 0 }, { "magnitude2", FOREIGN, 0 }, { "sbref", FOREIGN, 0 },
-    { "probseg", FOREIGN, 0 },    { "t1ir", FOREIGN, 0 },       { "stir", FOREIGN, 0 },
+    { "phasediff", FOREIGN, 0 },
+    { "magnitude1", FOREIGN, 0 },
+    { "magnitude2", FOREIGN, 0 },
+    { "sbref", FOREIGN, 0 },
+    { "probseg", FOREIGN, 0 },
+    { "t1ir", FOREIGN, 0 },
+    { "stir", FOREIGN, 0 },
 };
 
 enum { MAX_WORDS = 48, WORD = 48 };
@@ -150,8 +278,8 @@ int role_is_nifti(const char *name) { return role_stem(name) < strlen(name); }
 
 int role_is_volume(const char *name)
 {
-    static const char *const other[] = { ".nii.zst", ".nii.bz2", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".head",
-                                         ".img.gz", ".hdr.gz" };
+    static const char *const other[] = { ".nii.zst", ".nii.bz2", ".mgz", ".mgh",  ".nrrd",   ".nhdr",  ".mha",
+                                         ".mhd",     ".mnc",     ".dcm", ".head", ".img.gz", ".hdr.gz" };
     size_t i;
     for (i = 0; i < sizeof other / sizeof *other; ++i)
         if (ends_in(name, strlen(name), other[i])) return 1;
@@ -225,7 +353,8 @@ static void decide(role *o, const reading *r)
     const int m = r->modalities ? one_modality(r) : -1;
     o->space = r->space;
     o->variant = r->variant + (r->space == 2 ? 4 : 0);
-    if (r->variant_word) snprintf(o->why, sizeof o->why, "'%s' marks it as made from another file", r->variant_word->text);
+    if (r->variant_word)
+        snprintf(o->why, sizeof o->why, "'%s' marks it as made from another file", r->variant_word->text);
     if (r->foreign && !r->label && !r->mask) {
         snprintf(o->why, sizeof o->why, "'%s' is no modality of ours", r->foreign_word->text);
     } else if ((r->label || r->mask) && r->brain && !r->tumour) {
@@ -387,22 +516,26 @@ bmvp_status role_rules_read(role_rules *r, const char *text, bmvp_error *err)
     char *p, *next;
     memset(r, 0, sizeof *r);
     if (!text) return BMVP_OK;
-    if (strlen(text) >= sizeof r->text) return bmvp_error_set(err, BMVP_E_ARG, "--as: longer than %d characters", (int)sizeof r->text - 1);
+    if (strlen(text) >= sizeof r->text)
+        return bmvp_error_set(err, BMVP_E_ARG, "--as: longer than %d characters", (int)sizeof r->text - 1);
     snprintf(r->text, sizeof r->text, "%s", text);
     for (p = r->text; p && *p; p = next) {
         char *equals = strchr(p, '=');
         next = strchr(p, ',');
         if (next) *next++ = 0;
         if (!equals || equals[1] == 0 || r->n == ROLE_RULES)
-            return bmvp_error_set(err, BMVP_E_ARG, "--as %s: must be NAME=PATTERN, several with commas (at most %d)", p, ROLE_RULES);
+            return bmvp_error_set(err, BMVP_E_ARG, "--as %s: must be NAME=PATTERN, several with commas (at most %d)", p,
+                                  ROLE_RULES);
         *equals = 0;
         r->rule[r->n].pattern = equals + 1;
         r->rule[r->n].modality = bmvp_modality_find(p);
         if (r->rule[r->n].modality >= 0) r->rule[r->n].kind = ROLE_IMAGE;
         else if (strcmp(p, "label") == 0) r->rule[r->n].kind = ROLE_LABEL;
         else if (strcmp(p, "none") != 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "--as %s=%s: '%s' is neither a modality (flair t1 t1c t2 mra pd dwi adc) nor label nor none", p,
-                                  equals + 1, p);
+            return bmvp_error_set(
+                err, BMVP_E_ARG,
+                "--as %s=%s: '%s' is neither a modality (flair t1 t1c t2 mra pd dwi adc) nor label nor none", p,
+                equals + 1, p);
         ++r->n;
     }
     return BMVP_OK;
@@ -414,7 +547,8 @@ const char *role_modality_words(char *text, size_t size, char between)
     int m;
     text[0] = 0;
     for (m = 0; m < BMVP_MODALITIES && used < size; ++m)
-        used += (size_t)snprintf(text + used, size - used, "%s%.*s", bmvp_modality_name(m), m + 1 < BMVP_MODALITIES, &between);
+        used += (size_t)snprintf(text + used, size - used, "%s%.*s", bmvp_modality_name(m), m + 1 < BMVP_MODALITIES,
+                                 &between);
     return text;
 }
 
@@ -447,12 +581,14 @@ static size_t session_word(const char *p)
 
 size_t role_patient(const char *id)
 {
-    const size_t all = strlen(id), n = all > 6 && strcmp(id + all - 6, "_nifti") == 0 ? all - 6 : all; /* UCSF-PDGM's folders */
+    const size_t all = strlen(id),
+                 n = all > 6 && strcmp(id + all - 6, "_nifti") == 0 ? all - 6 : all; /* UCSF-PDGM's folders */
     size_t i;
     for (i = 1; i + 1 < n; ++i)
         if (strchr("_-", id[i]) && session_word(id + i + 1) > 0) return i;
     if (n < all) return n;
-    if (n > 10 && strncmp(id, "BraTS-", 6) == 0 && id[n - 4] == '-' && digits(id + n - 3, 3) && isdigit((unsigned char)id[n - 5]))
+    if (n > 10 && strncmp(id, "BraTS-", 6) == 0 && id[n - 4] == '-' && digits(id + n - 3, 3) &&
+        isdigit((unsigned char)id[n - 5]))
         return n - 4;
     if (n > 12 && strncmp(id, "UPENN-GBM-", 10) == 0 && id[n - 3] == '_' && digits(id + n - 2, 2)) return n - 3;
     if (strncmp(id, "Brats1", 6) == 0 && n > 9 && id[n - 2] == '_' && isdigit((unsigned char)id[n - 1])) return n - 2;

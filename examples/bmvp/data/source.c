@@ -28,7 +28,8 @@ static int add_file(data_source *s, const char *path)
     if (ok) {
         n = fread(piece, 1, PIECE, f);
         s->hash = fnv(s->hash, piece, n);
-        if (info.st_size > PIECE && fseek(f, info.st_size > 2 * PIECE ? -PIECE : -(long)(info.st_size - PIECE), SEEK_END) == 0) {
+        if (info.st_size > PIECE &&
+            fseek(f, info.st_size > 2 * PIECE ? -PIECE : -(long)(info.st_size - PIECE), SEEK_END) == 0) {
             n = fread(piece, 1, PIECE, f);
             s->hash = fnv(s->hash, piece, n);
         }
@@ -85,7 +86,8 @@ void source_write(bmvp_jw *w, const char *key, const data_source *s)
 
 int source_parse(const bmvp_json *node, data_source *s)
 {
-    const char *path = bmvp_json_string(bmvp_json_get(node, "path"), NULL), *hash = bmvp_json_string(bmvp_json_get(node, "hash"), NULL);
+    const char *path = bmvp_json_string(bmvp_json_get(node, "path"), NULL),
+               *hash = bmvp_json_string(bmvp_json_get(node, "hash"), NULL);
     memset(s, 0, sizeof *s);
     if (!path || !hash) return 0;
     s->path = text_copy(path);

@@ -12,7 +12,8 @@ enum { STREAM_SPLIT = 0x53504c31, STREAM_FOLDS };
 
 /* >>patients ------------------------------------------------------------------------------------------------------- */
 
-typedef struct patient { /* where it stands: in the middle of its share of the list, if its group had the list for itself */
+typedef struct patient { /* where it stands: in the middle of its share of the list, if its group had the list for
+                            itself */
     const char *name;
     int64_t klass;
     double place;
@@ -32,7 +33,8 @@ static int by_place(const void *a, const void *b)
     return (p->klass > q->klass) - (p->klass < q->klass);
 }
 
-/* Spreads the classes evenly over the list, each in the order it has: every stretch of the list then holds the classes in proportion. */
+/* Spreads the classes evenly over the list, each in the order it has: every stretch of the list then holds the classes
+   in proportion. */
 static void interleave(patient *list, int64_t n)
 {
     int64_t i, k;
@@ -107,7 +109,8 @@ void split_free(data_split *s)
     memset(s, 0, sizeof *s);
 }
 
-/* Patients of each part: the nearest whole numbers, at least one where a share is wanted, taken from the largest part. */
+/* Patients of each part: the nearest whole numbers, at least one where a share is wanted, taken from the largest
+   part. */
 static void count_parts(const double ratio[SPLIT_PARTS], int64_t patients, int64_t count[SPLIT_PARTS])
 {
     const double sum = ratio[0] + ratio[1] + ratio[2];
@@ -134,13 +137,15 @@ static bmvp_status make(data_split *s, const dataset *d, const double ratio[SPLI
     int p, f;
     if (!st && !list) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (!st && patients < wanted)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: %lld patients cannot be split into %d parts", d->path, (long long)patients, wanted);
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: %lld patients cannot be split into %d parts", d->path,
+                            (long long)patients, wanted);
     if (!st) {
         s->seed = seed;
         s->by_class = by_class;
         count_parts(ratio, patients, count);
         for (p = 0; p < SPLIT_PARTS; from += count[p++]) mark(d, list, from, from + count[p], s->part, p);
-        for (f = SPLIT_FRACTIONS - 1; f >= 0; --f) /* training patients come first; smaller fractions overwrite larger ones */
+        for (f = SPLIT_FRACTIONS - 1; f >= 0;
+             --f) /* training patients come first; smaller fractions overwrite larger ones */
             mark(d, list, 0, (count[0] * fraction_percent[f] + 99) / 100, s->fraction, f);
     }
     if (st) split_free(s);
@@ -160,7 +165,8 @@ bmvp_status split_make_by_class(data_split *s, const dataset *d, const double ra
     memset(s, 0, sizeof *s);
     for (i = 0; i < d->n; ++i)
         if (d->item[i].klass < 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\": the classes cannot be kept in proportion", d->path,
+            return bmvp_error_set(err, BMVP_E_ARG,
+                                  "%s: case '%s' has no \"class\": the classes cannot be kept in proportion", d->path,
                                   d->item[i].id);
     return make(s, d, ratio, seed, 1, err);
 }
@@ -173,7 +179,8 @@ bmvp_status split_add_folds(data_split *s, const dataset *d, int folds, bmvp_err
     int k;
     if (!list) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (patients < folds)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s: %lld patients are fewer than %d folds", d->path, (long long)patients, folds);
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: %lld patients are fewer than %d folds", d->path, (long long)patients,
+                            folds);
     for (k = 0; k < folds && !st; ++k) mark(d, list, patients * k / folds, patients * (k + 1) / folds, s->fold, k);
     if (!st) s->folds = folds;
     free(list);
@@ -222,16 +229,18 @@ bmvp_status split_save(const data_split *s, const dataset *d, const char *path, 
 }
 
 /* Sets value of every id of the list; once: an id that already has one is an error. */
-static bmvp_status read_ids(const bmvp_json *ids, const dataset *d, const char *path, const char *what, signed char *of_case,
-                            int value, int once, bmvp_error *err)
+static bmvp_status read_ids(const bmvp_json *ids, const dataset *d, const char *path, const char *what,
+                            signed char *of_case, int value, int once, bmvp_error *err)
 {
     const bmvp_json *e;
     int64_t i;
     for (e = ids && ids->type == BMVP_JSON_ARRAY ? ids->first : NULL; e; e = e->next) {
         const char *id = bmvp_json_string(e, "");
         for (i = 0; i < d->n && strcmp(d->item[i].id, id) != 0; ++i) { }
-        if (i == d->n) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s: %s has no case '%s'", path, what, d->path, id);
-        if (once && of_case[i] >= 0) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s' is in two parts", path, id);
+        if (i == d->n)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s: %s has no case '%s'", path, what, d->path, id);
+        if (once && of_case[i] >= 0)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s' is in two parts", path, id);
         of_case[i] = (signed char)value;
     }
     return BMVP_OK;
@@ -244,10 +253,12 @@ static bmvp_status check_split(const data_split *s, const dataset *d, const char
     for (i = 0; i < d->n; ++i) {
         const char *who = data_patient(&d->item[i]);
         if (s->fraction[i] >= 0 && s->part[i] != 0)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path, d->item[i].id);
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path,
+                                  d->item[i].id);
         for (k = 0; k < i && d->item[i].patient; ++k)
             if (strcmp(data_patient(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
-                return bmvp_error_set(err, BMVP_E_FORMAT, "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
+                return bmvp_error_set(err, BMVP_E_FORMAT,
+                                      "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
                                       d->item[k].id, d->item[i].id, who);
     }
     return BMVP_OK;
@@ -259,14 +270,16 @@ static bmvp_status read_split(data_split *s, const dataset *d, const bmvp_json *
     bmvp_status st = BMVP_OK;
     char key[16];
     int k;
-    if (!bmvp_json_get(root, "train")) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a split: it has no \"train\"", path);
+    if (!bmvp_json_get(root, "train"))
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a split: it has no \"train\"", path);
     s->seed = (uint64_t)bmvp_json_int(bmvp_json_get(root, "seed"), 0);
     s->by_class = bmvp_json_bool(bmvp_json_get(root, "by_class"), 0);
     for (k = 0; k < SPLIT_PARTS && !st; ++k)
         st = read_ids(bmvp_json_get(root, part_name[k]), d, path, part_name[k], s->part, k, 1, err);
     for (k = SPLIT_FRACTIONS - 1; k >= 0 && !st; --k) {
         snprintf(key, sizeof key, "%d", fraction_percent[k]);
-        st = read_ids(bmvp_json_get(bmvp_json_get(root, "fractions"), key), d, path, "fractions", s->fraction, k, 0, err);
+        st = read_ids(bmvp_json_get(bmvp_json_get(root, "fractions"), key), d, path, "fractions", s->fraction, k, 0,
+                      err);
     }
     for (fold = fold ? fold->first : NULL; fold && !st; fold = fold->next) {
         if (s->folds == SPLIT_MAX_FOLDS)
@@ -297,7 +310,9 @@ bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_e
 static int is_in(const data_split *s, int64_t i, const char *part)
 {
     const char *colon = strchr(part, ':');
-    const int number = colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1) ? (int)strtol(colon + 1, NULL, 10) : -1;
+    const int number = colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1)
+                           ? (int)strtol(colon + 1, NULL, 10)
+                           : -1;
     int k;
     if (strcmp(part, "all") == 0) return 1;
     for (k = 0; k < SPLIT_PARTS; ++k)
@@ -306,7 +321,8 @@ static int is_in(const data_split *s, int64_t i, const char *part)
         for (k = 0; k < SPLIT_FRACTIONS; ++k)
             if (number == fraction_percent[k]) return s->fraction[i] >= 0 && s->fraction[i] <= k;
     if (number >= 0 && number < s->folds && strncmp(part, "fold:", 5) == 0) return s->fold[i] == number;
-    if (number >= 0 && number < s->folds && strncmp(part, "not-fold:", 9) == 0) return s->fold[i] >= 0 && s->fold[i] != number;
+    if (number >= 0 && number < s->folds && strncmp(part, "not-fold:", 9) == 0)
+        return s->fold[i] >= 0 && s->fold[i] != number;
     return -1;
 }
 
@@ -317,8 +333,11 @@ bmvp_status split_select(const data_split *s, const char *part, int64_t *index, 
     for (i = 0; i < s->n; ++i) {
         const int in = is_in(s, i, part);
         if (in < 0)
-            return bmvp_error_set(err, BMVP_E_ARG, "there is no part '%s' of the cases; there are train, val, test, all, train:20 "
-                                  "(40, 60, 80, 100)%s", part, s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
+            return bmvp_error_set(err, BMVP_E_ARG,
+                                  "there is no part '%s' of the cases; there are train, val, test, all, train:20 "
+                                  "(40, 60, 80, 100)%s",
+                                  part,
+                                  s->folds ? ", fold:K and not-fold:K" : "; folds come from `bmvp split --folds`");
         if (in) index[(*n)++] = i;
     }
     return BMVP_OK;

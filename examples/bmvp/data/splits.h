@@ -21,22 +21,24 @@ typedef struct data_split {
     int by_class;         /* made so that the parts hold the classes in proportion */
 } data_split;
 
-/* ratio: shares of train, val, test (any positive numbers; 0: none). Every part with a share gets at least one patient: BMVP_E_ARG when
-   there are fewer patients than parts. The order of the list does not matter. */
-bmvp_status split_make(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed, bmvp_error *err);
-/* The same with the classes of the cases in proportion in every part and fraction. BMVP_E_ARG naming a case without class. */
+/* ratio: shares of train, val, test (any positive numbers; 0: none). Every part with a share gets at least one patient:
+   BMVP_E_ARG when there are fewer patients than parts. The order of the list does not matter. */
+bmvp_status split_make(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed,
+                       bmvp_error *err);
+/* The same with the classes of the cases in proportion in every part and fraction. BMVP_E_ARG naming a case without
+   class. */
 bmvp_status split_make_by_class(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed,
                                 bmvp_error *err);
 /* Adds k folds of equal size (as far as patients allow) over all cases. BMVP_E_ARG: fewer patients than folds. */
 bmvp_status split_add_folds(data_split *s, const dataset *d, int folds, bmvp_error *err);
 bmvp_status split_save(const data_split *s, const dataset *d, const char *path, bmvp_error *err);
-/* BMVP_E_FORMAT naming the id that the list does not have, or that is in two parts, or the patient whose cases are. Cases of the list that
-   are in no part stay unused. */
+/* BMVP_E_FORMAT naming the id that the list does not have, or that is in two parts, or the patient whose cases are.
+   Cases of the list that are in no part stay unused. */
 bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_error *err);
 void split_free(data_split *s);
 
-/* Indices of the cases of a part, ascending; index has room for all. part: train, val, test, all, train:20 (40, 60, 80, 100), fold:K,
-   not-fold:K (K from 0). BMVP_E_ARG with what there is. */
+/* Indices of the cases of a part, ascending; index has room for all. part: train, val, test, all, train:20 (40, 60, 80,
+   100), fold:K, not-fold:K (K from 0). BMVP_E_ARG with what there is. */
 bmvp_status split_select(const data_split *s, const char *part, int64_t *index, int64_t *n, bmvp_error *err);
 
 #endif

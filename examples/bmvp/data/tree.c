@@ -47,7 +47,8 @@ static bmvp_status walk_entry(walk *w, const char *below, const char *name, int 
             st = walk_folder(w, path, depth + 1, err);
         }
     } else if (!st && role_is_volume(name) && !add_path(w->t, path)) {
-        st = bmvp_error_set(err, BMVP_E_OOM, "out of memory"); /* a link to nowhere is taken: preparing it says what is wrong */
+        st = bmvp_error_set(err, BMVP_E_OOM,
+                            "out of memory"); /* a link to nowhere is taken: preparing it says what is wrong */
     }
     free(full);
     free(path);
@@ -60,7 +61,8 @@ static bmvp_status walk_folder(walk *w, const char *below, int depth, bmvp_error
     DIR *dir = full ? opendir(full) : NULL;
     bmvp_status st = BMVP_OK;
     struct dirent *e;
-    if (!dir && depth == 0) st = bmvp_error_set(err, BMVP_E_IO, "%s: cannot read the folder: %s", w->root, strerror(errno));
+    if (!dir && depth == 0)
+        st = bmvp_error_set(err, BMVP_E_IO, "%s: cannot read the folder: %s", w->root, strerror(errno));
     while (dir && !st && (e = readdir(dir)) != NULL)
         if (e->d_name[0] != '.') st = walk_entry(w, below, e->d_name, depth, err);
     if (dir) closedir(dir);

@@ -12,7 +12,8 @@ typedef struct tree {
 
 enum { TREE_DEPTH = 12, TREE_TEXT = 1024 };
 
-/* Files that role_is_volume takes, hidden ones and folders deeper than TREE_DEPTH left out; links to folders are followed, not in circles. */
+/* Files that role_is_volume takes, hidden ones and folders deeper than TREE_DEPTH left out; links to folders are
+   followed, not in circles. */
 bmvp_status tree_read(tree *t, const char *root, bmvp_error *err);
 void tree_free(tree *t);
 /* The folder of path i, "" at the top: into out. */

@@ -73,13 +73,16 @@ double validation_bytes(const finetune_data *d, const bmvp_ft_config *cfg)
 {
     const int64_t *g = d->all.grid, roi = (int64_t)cfg->crop_z * cfg->crop_y * cfg->crop_x, in = d->all.n_modalities;
     const int64_t outputs = d->segment ? bmvp_labels_outputs(&d->all.data.labels) : d->classes;
-    const int64_t row = cfg->crop_z * (g[1] > cfg->crop_y ? g[1] : cfg->crop_y) * (g[2] > cfg->crop_x ? g[2] : cfg->crop_x);
+    const int64_t row = cfg->crop_z * (g[1] > cfg->crop_y ? g[1] : cfg->crop_y) *
+                        (g[2] > cfg->crop_x ? g[2] : cfg->crop_x);
     const int64_t windows = d->segment ? roi * (1 + in + outputs) + row * (outputs + 1) + g[1] * g[2] * outputs : 0;
     const int64_t pictures = d->segment ? 2 * (int64_t)sizeof(float) + 2 : 0;
-    return (double)(g[0] * g[1] * g[2] * (pictures + (in + 1) * (int64_t)sizeof(float)) + windows * (int64_t)sizeof(float));
+    return (double)(g[0] * g[1] * g[2] * (pictures + (in + 1) * (int64_t)sizeof(float)) +
+                    windows * (int64_t)sizeof(float));
 }
 
-bmvp_status validation_look(bmvp_ft *f, const finetune_data *d, int64_t i, unsigned char *out, double *dice, bmvp_error *err)
+bmvp_status validation_look(bmvp_ft *f, const finetune_data *d, int64_t i, unsigned char *out, double *dice,
+                            bmvp_error *err)
 {
     const bmvp_window w = window_of(bmvp_ft_config_of(f));
     bmvp_status st;
@@ -140,7 +143,8 @@ static bmvp_status validate_classify(bmvp_ft *f, const finetune_data *d, validat
         st = bmvp_ft_classify(f, &v.k, score + j * d->classes, err);
         free(v.voxels);
     }
-    if (!st && bmvp_classification(score, truth, d->n_val, d->classes, NULL, &m)) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && bmvp_classification(score, truth, d->n_val, d->classes, NULL, &m))
+        st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (!st) {
         out->accuracy = m.accuracy;
         out->auc = m.auc;

@@ -1,4 +1,5 @@
-/* shapes.h - implicit bodies in template millimetres, positive inside, and the random fields that fold and spread them */
+/* shapes.h - implicit bodies in template millimetres, positive inside, and the random fields that fold and spread
+   them */
 #ifndef SHAPES_H_INCLUDED
 #define SHAPES_H_INCLUDED
 

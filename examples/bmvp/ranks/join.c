@@ -19,7 +19,8 @@ void call_name(char text[CALL_TEXT], const call_header *h)
     const char *name = h->call < CALLS ? names[h->call] : "an unknown call";
     const unsigned long long bytes = h->bytes;
     if (h->call == CALL_BROADCAST) snprintf(text, CALL_TEXT, "%s of %llu bytes from rank %u", name, bytes, h->detail);
-    else if (h->call == CALL_ALL_REDUCE) snprintf(text, CALL_TEXT, "%s of %llu bytes in %u arrays", name, bytes, h->detail);
+    else if (h->call == CALL_ALL_REDUCE)
+        snprintf(text, CALL_TEXT, "%s of %llu bytes in %u arrays", name, bytes, h->detail);
     else if (h->call == CALL_BARRIER) snprintf(text, CALL_TEXT, "%s", name);
     else snprintf(text, CALL_TEXT, "%s of %llu bytes", name, bytes);
 }
@@ -30,8 +31,9 @@ int call_differs(char *text, size_t size, const call_header *first, const call_h
     if (memcmp(first, h, sizeof *h) == 0) return 0;
     call_name(own, first);
     call_name(other, h);
-    return snprintf(text, size, "rank %d%s%s calls %s where rank 0 calls %s (call %llu): all ranks must make the same calls", r, host ? " on " : "",
-                    host ? host : "", other, own, (unsigned long long)first->number);
+    return snprintf(text, size,
+                    "rank %d%s%s calls %s where rank 0 calls %s (call %llu): all ranks must make the same calls", r,
+                    host ? " on " : "", host ? host : "", other, own, (unsigned long long)first->number);
 }
 
 /* >>join ----------------------------------------------------------------------------------------------------------- */

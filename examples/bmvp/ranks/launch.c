@@ -24,7 +24,8 @@ static const char *launch_either(const launch_env *e, const char *first, const c
 }
 
 /* *out keeps its value where the variable is not set; `missing` then says what to do, NULL: nothing. */
-static bmvp_status launch_int(const launch_env *e, const char *name, long lo, long hi, int *out, const char *missing, bmvp_error *err)
+static bmvp_status launch_int(const launch_env *e, const char *name, long lo, long hi, int *out, const char *missing,
+                              bmvp_error *err)
 {
     const char *v = launch_value(e, name);
     char *end = NULL;
@@ -64,7 +65,8 @@ static bmvp_status launch_address(launch_place *l, const char *name, const char 
 {
     const size_t n = strlen(text);
     if (n >= sizeof l->address || strcspn(text, " \t\r\n,[]/") != n)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s=%.60s: must be the name or number of one host, without a port", name, text);
+        return bmvp_error_set(err, BMVP_E_ARG, "%s=%.60s: must be the name or number of one host, without a port", name,
+                              text);
     memcpy(l->address, text, n + 1);
     return BMVP_OK;
 }
@@ -79,7 +81,8 @@ static bmvp_status launch_first_host(launch_place *l, const char *name, const ch
         if (*p == '[') {
             const size_t digits = strspn(p + 1, "0123456789");
             const char *end = strchr(p, ']');
-            if (!digits || !end || strspn(p + 1, "0123456789-,") != (size_t)(end - p - 1) || n + digits >= sizeof host) break;
+            if (!digits || !end || strspn(p + 1, "0123456789-,") != (size_t)(end - p - 1) || n + digits >= sizeof host)
+                break;
             memcpy(host + n, p + 1, digits);
             n += digits;
             p = end + 1;
@@ -90,11 +93,13 @@ static bmvp_status launch_first_host(launch_place *l, const char *name, const ch
     }
     host[n] = 0;
     if (n == 0 || (*p && *p != ','))
-        return bmvp_error_set(err, BMVP_E_ARG, "%s=%.60s: not a list of hosts; set MASTER_ADDR to the host of rank 0", name, list);
+        return bmvp_error_set(err, BMVP_E_ARG, "%s=%.60s: not a list of hosts; set MASTER_ADDR to the host of rank 0",
+                              name, list);
     return launch_address(l, name, host, err);
 }
 
-/* `missing`: what to do without MASTER_PORT; NULL: a port below those that systems give to clients, from the job's number */
+/* `missing`: what to do without MASTER_PORT; NULL: a port below those that systems give to clients, from the job's
+   number */
 static bmvp_status launch_port(launch_place *l, const launch_env *e, const char *missing, bmvp_error *err)
 {
     const char *shared = launch_value(e, "TORCHELASTIC_USE_AGENT_STORE");
@@ -108,57 +113,77 @@ static bmvp_status launch_port(launch_place *l, const launch_env *e, const char 
 
 /* >>launchers ------------------------------------------------------------------------------------------------------ */
 
-static bmvp_status launch_numbers(launch_place *l, const launch_env *e, const char *rank, const char *size, const char *local,
-                                  const char *advice, bmvp_error *err)
+static bmvp_status launch_numbers(launch_place *l, const launch_env *e, const char *rank, const char *size,
+                                  const char *local, const char *advice, bmvp_error *err)
 {
     bmvp_status st = launch_int(e, size, 1, LAUNCH_MOST, &l->size, advice, err);
     if (!st) st = launch_int(e, rank, 0, INT_MAX, &l->rank, advice, err);
     if (!st) st = launch_int(e, local, 0, INT_MAX, &l->local_rank, NULL, err);
     if (!st && l->rank >= l->size)
-        st = bmvp_error_set(err, BMVP_E_ARG, "%s=%d with %s=%d: ranks count from 0 to %d", rank, l->rank, size, l->size, l->size - 1);
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s=%d with %s=%d: ranks count from 0 to %d", rank, l->rank, size, l->size,
+                            l->size - 1);
     return st;
 }
 
 static bmvp_status launch_torchrun(launch_place *l, const launch_env *e, bmvp_error *err)
 {
     const char *address = launch_value(e, "MASTER_ADDR");
-    bmvp_status st = launch_numbers(l, e, "RANK", "WORLD_SIZE", "LOCAL_RANK", "set both RANK and WORLD_SIZE, as torchrun does, or neither", err);
+    bmvp_status st = launch_numbers(l, e, "RANK", "WORLD_SIZE", "LOCAL_RANK",
+                                    "set both RANK and WORLD_SIZE, as torchrun does, or neither", err);
     if (st || l->size == 1) return st;
     if (!address)
-        return bmvp_error_set(err, BMVP_E_ARG, "MASTER_ADDR is not set: set it to the host of rank 0, the same for all ranks, as torchrun does");
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "MASTER_ADDR is not set: set it to the host of rank 0, the same for all ranks, as torchrun does");
     st = launch_address(l, "MASTER_ADDR", address, err);
     if (launch_value(e, "TORCHELASTIC_RUN_ID")) launch_nonce(l, e, "TORCHELASTIC_RUN_ID", "MASTER_PORT");
     else launch_nonce(l, e, "MASTER_ADDR", "MASTER_PORT");
-    return st ? st : launch_port(l, e, "set it to a free port of MASTER_ADDR, the same for all ranks, as torchrun does", err);
+    return st ? st
+              : launch_port(l, e, "set it to a free port of MASTER_ADDR, the same for all ranks, as torchrun does",
+                            err);
 }
 
 static bmvp_status launch_mpirun(launch_place *l, const launch_env *e, bmvp_error *err)
 {
-    const char *job = launch_either(e, "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"), *address = launch_value(e, "MASTER_ADDR");
+    const char *job = launch_either(e, "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
+               *address = launch_value(e, "MASTER_ADDR");
     int here = 0;
     bmvp_status st = launch_numbers(l, e, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
                                     "mpirun sets it; start the program with mpirun", err);
     if (!st) st = launch_int(e, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, INT_MAX, &here, NULL, err);
     if (st || l->size == 1) return st;
     if (!address && here != l->size)
-        return bmvp_error_set(err, BMVP_E_ARG, "MASTER_ADDR is not set and the ranks are on several hosts: give mpirun -x MASTER_ADDR=HOST, the "
-                                               "host of rank 0");
+        return bmvp_error_set(
+            err, BMVP_E_ARG,
+            "MASTER_ADDR is not set and the ranks are on several hosts: give mpirun -x MASTER_ADDR=HOST, the "
+            "host of rank 0");
     launch_nonce(l, e, job, NULL);
     st = launch_address(l, "MASTER_ADDR", address ? address : "127.0.0.1", err);
-    return st ? st : launch_port(l, e, launch_value(e, job) || launch_value(e, "BMVP_JOB") ? NULL : "give mpirun -x MASTER_PORT=N, a free port", err);
+    return st ? st
+              : launch_port(l, e,
+                            launch_value(e, job) || launch_value(e, "BMVP_JOB")
+                                ? NULL
+                                : "give mpirun -x MASTER_PORT=N, a free port",
+                            err);
 }
 
 static bmvp_status launch_srun(launch_place *l, const launch_env *e, bmvp_error *err)
 {
-    const char *list = launch_either(e, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"), *address = launch_value(e, "MASTER_ADDR");
-    bmvp_status st = launch_numbers(l, e, "SLURM_PROCID", launch_either(e, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID",
-                                    "start the program with srun --ntasks=N", err);
+    const char *list = launch_either(e, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"),
+               *address = launch_value(e, "MASTER_ADDR");
+    bmvp_status st = launch_numbers(l, e, "SLURM_PROCID", launch_either(e, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+                                    "SLURM_LOCALID", "start the program with srun --ntasks=N", err);
     if (st || l->size == 1) return st;
     if (!address && !launch_value(e, list))
-        return bmvp_error_set(err, BMVP_E_ARG, "%s is not set: start the program with srun, or set MASTER_ADDR to the host of rank 0", list);
-    st = address ? launch_address(l, "MASTER_ADDR", address, err) : launch_first_host(l, list, launch_value(e, list), err);
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s is not set: start the program with srun, or set MASTER_ADDR to the host of rank 0",
+                              list);
+    st = address ? launch_address(l, "MASTER_ADDR", address, err)
+                 : launch_first_host(l, list, launch_value(e, list), err);
     launch_nonce(l, e, "SLURM_JOB_ID", "SLURM_STEP_ID");
-    return st ? st : launch_port(l, e, launch_value(e, "SLURM_JOB_ID") ? NULL : "set it to a free port of the host of rank 0", err);
+    return st ? st
+              : launch_port(
+                    l, e, launch_value(e, "SLURM_JOB_ID") ? NULL : "set it to a free port of the host of rank 0", err);
 }
 
 /* Alone, unless another mpirun says that there are more: ranks that each think so would write the same files. */
@@ -166,8 +191,11 @@ static bmvp_status launch_alone(const launch_env *e, bmvp_error *err)
 {
     const char *size = launch_value(e, "PMI_SIZE");
     if (!size || strcmp(size, "1") == 0) return BMVP_OK;
-    return bmvp_error_set(err, BMVP_E_ARG, "PMI_SIZE=%.20s: ranks are read from Open MPI's mpirun; with another one set RANK, WORLD_SIZE, "
-                                           "LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each rank, as torchrun does", size);
+    return bmvp_error_set(
+        err, BMVP_E_ARG,
+        "PMI_SIZE=%.20s: ranks are read from Open MPI's mpirun; with another one set RANK, WORLD_SIZE, "
+        "LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each rank, as torchrun does",
+        size);
 }
 
 bmvp_status launch_read(launch_place *l, launch_get get, void *user, bmvp_error *err)
@@ -180,7 +208,8 @@ bmvp_status launch_read(launch_place *l, launch_get get, void *user, bmvp_error 
     l->timeout = seconds;
     if (st) return st;
     if (launch_value(&e, "RANK") || launch_value(&e, "WORLD_SIZE")) l->by = LAUNCH_TORCHRUN;
-    else if (launch_value(&e, "OMPI_COMM_WORLD_SIZE")) l->by = LAUNCH_MPIRUN; /* before srun: mpirun itself may run inside of a Slurm job */
+    else if (launch_value(&e, "OMPI_COMM_WORLD_SIZE"))
+        l->by = LAUNCH_MPIRUN; /* before srun: mpirun itself may run inside of a Slurm job */
     else if (launch_value(&e, "SLURM_PROCID")) l->by = LAUNCH_SRUN;
     switch (l->by) {
     case LAUNCH_TORCHRUN: return launch_torchrun(l, &e, err);

@@ -3,15 +3,18 @@
    Read are, the first that is there:
        torchrun   RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_RUN_ID
        mpirun     OMPI_COMM_WORLD_RANK, .._SIZE, .._LOCAL_RANK, .._LOCAL_SIZE, PMIX_NAMESPACE or OMPI_MCA_ess_base_jobid
-       srun       SLURM_PROCID, SLURM_NTASKS (of the step where SLURM_STEP_NUM_TASKS is set), SLURM_LOCALID, SLURM_STEP_NODELIST or
+       srun       SLURM_PROCID, SLURM_NTASKS (of the step where SLURM_STEP_NUM_TASKS is set), SLURM_LOCALID,
+       SLURM_STEP_NODELIST or
                   SLURM_JOB_NODELIST, SLURM_JOB_ID, SLURM_STEP_ID
    With none of them the process is alone. For all three
-       MASTER_ADDR   host of rank 0, as the other ranks reach it. Default of srun: the first host of the list; of mpirun with all
+       MASTER_ADDR   host of rank 0, as the other ranks reach it. Default of srun: the first host of the list; of mpirun
+       with all
                      ranks on one host: 127.0.0.1
-       BMVP_PORT     port on that host. Default MASTER_PORT (torchrun's agent listens there itself when TORCHELASTIC_USE_AGENT_STORE is True:
+       BMVP_PORT     port on that host. Default MASTER_PORT (torchrun's agent listens there itself when
+       TORCHELASTIC_USE_AGENT_STORE is True:
                      the next one then); of srun and mpirun without it: one derived from the job
-       BMVP_JOB      any text, the same for all ranks: only ranks with the same text meet. Default: the job's number or name
-       BMVP_TIMEOUT  seconds that ranks wait for one another */
+       BMVP_JOB      any text, the same for all ranks: only ranks with the same text meet. Default: the job's number or
+       name BMVP_TIMEOUT  seconds that ranks wait for one another */
 #ifndef LAUNCH_H_INCLUDED
 #define LAUNCH_H_INCLUDED
 
@@ -38,8 +41,8 @@ typedef struct launch_settings { /* seconds, bytes */
     double beat;   /* from one sign of life to the next */
     double silent; /* without a sign of life: the rank is given up */
     int64_t chunk; /* largest piece of a sum: rank 0 keeps one of each rank */
-    void (*failed)(void *user, const char *why); /* over TCP: called once when a rank is known to have failed, from any thread, and must not make
-                                                    calls of the table; or NULL */
+    void (*failed)(void *user, const char *why); /* over TCP: called once when a rank is known to have failed, from any
+                                                    thread, and must not make calls of the table; or NULL */
     void *user;
 } launch_settings;
 
@@ -52,10 +55,10 @@ typedef const char *(*launch_get)(void *user, const char *name);
 /* get NULL: this process's environment. BMVP_E_ARG naming the variable that is missing or wrong, and what to do. */
 bmvp_status launch_read(launch_place *l, launch_get get, void *user, bmvp_error *err);
 
-/* All ranks meet; the table is for bmvp_set_comm, with start and wait. s NULL: the defaults. BMVP_E_IO: a rank did not come. Every rank that has
-   joined leaves, after failures too; a process that ends without leaving is a failure on the other ranks. Before ending because of a failure
-   of its own, a rank calls abort; over MPI that ends all processes at once, with the reason on stderr. A run started alone has a table of one
-   rank, which works. */
+/* All ranks meet; the table is for bmvp_set_comm, with start and wait. s NULL: the defaults. BMVP_E_IO: a rank did not
+   come. Every rank that has joined leaves, after failures too; a process that ends without leaving is a failure on the
+   other ranks. Before ending because of a failure of its own, a rank calls abort; over MPI that ends all processes at
+   once, with the reason on stderr. A run started alone has a table of one rank, which works. */
 bmvp_status launch_join(const launch_place *l, const launch_settings *s, bmvp_comm *out, bmvp_error *err);
 void launch_leave(bmvp_comm *m);
 const char *launch_over(const launch_place *l); /* "TCP"; "MPI": started by mpirun, in a program made with MPI=1 */

@@ -1,7 +1,7 @@
 /* mpi.c - the calls of bmvp_comm over MPI, see transport.h
 
-   MPI only moves bytes: each rank gets its share of a block from all others and adds in the order of the ranks, so that bits are those of TCP with
-   any MPI library. Every call begins with a header that all ranks compare. */
+   MPI only moves bytes: each rank gets its share of a block from all others and adds in the order of the ranks, so that
+   bits are those of TCP with any MPI library. Every call begins with a header that all ranks compare. */
 #include "transport.h"
 
 #ifndef PROGRAM_MPI
@@ -56,7 +56,9 @@ static bmvp_status mpi_begin(mpi *t, rank_call call, int64_t bytes, int detail, 
         return err->status;
     }
     call_next(&t->now, call, bytes, detail);
-    st = mpi_check(t, MPI_Allgather(&t->now, (int)sizeof t->now, MPI_BYTE, t->all, (int)sizeof t->now, MPI_BYTE, MPI_COMM_WORLD), err);
+    st = mpi_check(
+        t, MPI_Allgather(&t->now, (int)sizeof t->now, MPI_BYTE, t->all, (int)sizeof t->now, MPI_BYTE, MPI_COMM_WORLD),
+        err);
     for (r = 1; !st && r < t->size; ++r) {
         if (!call_differs(text, sizeof text, &t->all[0], &t->all[r], r, NULL)) continue;
         st = bmvp_error_set(&t->failed, BMVP_E_IO, "%s", text);
@@ -68,7 +70,8 @@ static bmvp_status mpi_begin(mpi *t, rank_call call, int64_t bytes, int detail, 
 /* Share `rank` of everybody's block `out`, `share` floats, summed in the order of the ranks into sum. */
 static bmvp_status mpi_sum_share(mpi *t, int64_t share, float *sum, bmvp_error *err)
 {
-    const bmvp_status st = mpi_check(t, MPI_Alltoall(t->out, (int)share, MPI_FLOAT, t->in, (int)share, MPI_FLOAT, MPI_COMM_WORLD), err);
+    const bmvp_status st = mpi_check(
+        t, MPI_Alltoall(t->out, (int)share, MPI_FLOAT, t->in, (int)share, MPI_FLOAT, MPI_COMM_WORLD), err);
     int64_t i;
     int r;
     if (st) return st;
@@ -87,7 +90,9 @@ static bmvp_status mpi_sum(mpi *t, float *x, int64_t n, bmvp_error *err)
         memcpy(t->out, x, (size_t)block * sizeof *x);
         memset(t->out + block, 0, (size_t)(share * t->size - block) * sizeof *x);
         st = mpi_sum_share(t, share, t->out, err);
-        if (!st) st = mpi_check(t, MPI_Allgather(t->out, (int)share, MPI_FLOAT, t->in, (int)share, MPI_FLOAT, MPI_COMM_WORLD), err);
+        if (!st)
+            st = mpi_check(
+                t, MPI_Allgather(t->out, (int)share, MPI_FLOAT, t->in, (int)share, MPI_FLOAT, MPI_COMM_WORLD), err);
         if (st) return st;
         memcpy(x, t->in, (size_t)block * sizeof *x);
         x += block;
@@ -132,8 +137,10 @@ static bmvp_status mpi_all_gather(const bmvp_comm *m, const void *own, int64_t b
     for (at = 0; !st && at < bytes; at += piece) {
         piece = bytes - at < most ? bytes - at : most;
         memcpy(t->out, (const char *)own + at, (size_t)piece);
-        st = mpi_check(t, MPI_Allgather(t->out, (int)piece, MPI_BYTE, t->in, (int)piece, MPI_BYTE, MPI_COMM_WORLD), err);
-        for (r = 0; !st && r < t->size; ++r) memcpy((char *)all + r * bytes + at, (const char *)t->in + r * piece, (size_t)piece);
+        st = mpi_check(t, MPI_Allgather(t->out, (int)piece, MPI_BYTE, t->in, (int)piece, MPI_BYTE, MPI_COMM_WORLD),
+                       err);
+        for (r = 0; !st && r < t->size; ++r)
+            memcpy((char *)all + r * bytes + at, (const char *)t->in + r * piece, (size_t)piece);
     }
     return st;
 }
@@ -151,7 +158,10 @@ static bmvp_status mpi_broadcast(const bmvp_comm *m, void *data, int64_t bytes, 
 }
 
 /* Nobody has the headers of all before all have come. */
-static bmvp_status mpi_barrier(const bmvp_comm *m, bmvp_error *err) { return mpi_begin((mpi *)m->user, CALL_BARRIER, 0, 0, err); }
+static bmvp_status mpi_barrier(const bmvp_comm *m, bmvp_error *err)
+{
+    return mpi_begin((mpi *)m->user, CALL_BARRIER, 0, 0, err);
+}
 
 static void mpi_abort(const bmvp_comm *m, const char *why)
 {
@@ -195,15 +205,21 @@ static mpi *mpi_create(int rank, int size, int64_t chunk)
 static bmvp_status mpi_init(const launch_place *l, bmvp_error *err)
 {
     int given = MPI_THREAD_SINGLE, rank = -1, size = -1;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS) return bmvp_error_set(err, BMVP_E_IO, "MPI_Init_thread failed");
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS)
+        return bmvp_error_set(err, BMVP_E_IO, "MPI_Init_thread failed");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (given < MPI_THREAD_SERIALIZED)
-        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "this MPI library allows no calls from threads; build the program without MPI=1 to use TCP");
+        return bmvp_error_set(
+            err, BMVP_E_UNSUPPORTED,
+            "this MPI library allows no calls from threads; build the program without MPI=1 to use TCP");
     if (rank != l->rank || size != l->size)
-        return bmvp_error_set(err, BMVP_E_IO, "MPI counts this process as rank %d of %d, mpirun's variables as rank %d of %d: start the program with "
-                                              "the mpirun of the MPI library that it was built with", rank, size, l->rank, l->size);
+        return bmvp_error_set(
+            err, BMVP_E_IO,
+            "MPI counts this process as rank %d of %d, mpirun's variables as rank %d of %d: start the program with "
+            "the mpirun of the MPI library that it was built with",
+            rank, size, l->rank, l->size);
     return BMVP_OK;
 }
 

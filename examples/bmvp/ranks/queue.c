@@ -1,7 +1,7 @@
 /* queue.c - start and wait for a table that has only all_reduce, see transport.h
 
-   Started sums are made by a thread in their order. Any other call first waits for them: the order of the calls is that of the program, which is
-   the same on all ranks. */
+   Started sums are made by a thread in their order. Any other call first waits for them: the order of the calls is that
+   of the program, which is the same on all ranks. */
 #define _DEFAULT_SOURCE
 #include "transport.h"
 #include "sockets.h"

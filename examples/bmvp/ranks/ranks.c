@@ -93,7 +93,8 @@ static bmvp_status join_gpus(rank_group *r, const bmvp_backend *backend, bmvp_er
     st = r->comm.broadcast(&r->comm, &first, (int64_t)sizeof first, 0, err);
     if (st) return st;
     if (first.err.status) return bmvp_error_set(err, first.err.status, "%s", first.err.message);
-    st = bmvp_cuda_comm_join(backend, first.id, r->launch.rank, r->launch.size, launch_settings_default(&r->launch).call, &gpu, err);
+    st = bmvp_cuda_comm_join(backend, first.id, r->launch.rank, r->launch.size,
+                             launch_settings_default(&r->launch).call, &gpu, err);
     if (st) return st;
     pthread_mutex_lock(&r->lock);
     r->gpu = gpu;
@@ -137,7 +138,8 @@ static bmvp_status count_here(rank_group *r, bmvp_error *err)
     int i;
     (void)gethostname(name, sizeof name - 1);
     if (!st) st = r->comm.all_gather(&r->comm, name, (int64_t)sizeof name, all, err);
-    for (i = 0, r->here = 0; !st && i < r->comm.size; ++i) r->here += memcmp(all + i * (int)sizeof name, name, sizeof name) == 0;
+    for (i = 0, r->here = 0; !st && i < r->comm.size; ++i)
+        r->here += memcmp(all + i * (int)sizeof name, name, sizeof name) == 0;
     free(all);
     return st;
 }
@@ -216,8 +218,10 @@ bmvp_status ranks_same(rank_group *r, const char *what, const void *data, size_t
     st = ranks_gather(r, own, 2, all, err);
     for (i = 1; !st && i < r->launch.size; ++i)
         if (all[2 * i] != all[0] || all[2 * i + 1] != all[1])
-            st = bmvp_error_set(err, BMVP_E_ARG, "the %s of rank %d is not that of rank 0: start all ranks with the same command on the same data", what,
-                                i);
+            st = bmvp_error_set(
+                err, BMVP_E_ARG,
+                "the %s of rank %d is not that of rank 0: start all ranks with the same command on the same data", what,
+                i);
     return st;
 }
 

@@ -25,8 +25,8 @@ bmvp_status ranks_open(rank_group *r, bmvp_error *err);
 void ranks_stop(rank_group *r, const char *why);
 /* After the last context, before the backend is closed. */
 void ranks_close(rank_group *r);
-/* Several ranks: the table for bmvp_set_comm and what it goes over: NCCL where all have a GPU and the program was made with it, else as launched,
-   through the host. NULL and err when the GPUs cannot meet. backend NULL: the CPU. */
+/* Several ranks: the table for bmvp_set_comm and what it goes over: NCCL where all have a GPU and the program was made
+   with it, else as launched, through the host. NULL and err when the GPUs cannot meet. backend NULL: the CPU. */
 const bmvp_comm *ranks_table(rank_group *r, const bmvp_backend *backend, const char **over, bmvp_error *err);
 int ranks_several(const rank_group *r);
 int ranks_lead(const rank_group *r); /* 1: rank 0, or alone: it prints and writes */

@@ -60,7 +60,8 @@ static void meet_hint_loopback(meeting *m, const struct addrinfo *a)
 {
     const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)a->ai_addr;
     if (a->ai_family == AF_INET && ntohl(four->sin_addr.s_addr) >> 24 == 127)
-        snprintf(m->hint, sizeof m->hint, "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach",
+        snprintf(m->hint, sizeof m->hint,
+                 "; %.100s is this host's loopback here: ranks on other hosts need an address that they can reach",
                  m->l->address);
 }
 
@@ -98,8 +99,11 @@ static bmvp_status meet_listen(meeting *m, double until, bmvp_error *err)
         }
         if (m->listeners) return BMVP_OK;
         if (clock_now() + wait > until)
-            return bmvp_error_set(err, BMVP_E_IO, "rank 0 cannot listen at %.200s port %d: %s; MASTER_ADDR must be this host's name or number, "
-                                                  "MASTER_PORT or BMVP_PORT a free port", m->l->address, m->l->port, why);
+            return bmvp_error_set(
+                err, BMVP_E_IO,
+                "rank 0 cannot listen at %.200s port %d: %s; MASTER_ADDR must be this host's name or number, "
+                "MASTER_PORT or BMVP_PORT a free port",
+                m->l->address, m->l->port, why);
         clock_sleep(wait);
         wait = wait < 0.5 ? 1.5 * wait : wait;
     }
@@ -150,19 +154,27 @@ static int meet_objection(meeting *m, rank_hello *h, char *text, size_t size)
     int c;
     meet_clean(h->host, sizeof h->host);
     if (h->protocol != PROTOCOL_VERSION || h->library != BMVP_TENSOR_VERSION)
-        return snprintf(text, size, "this rank's program is of version %u (protocol %u), rank 0's of %u (%u): start the same program on all hosts",
+        return snprintf(text, size,
+                        "this rank's program is of version %u (protocol %u), rank 0's of %u (%u): start the same "
+                        "program on all hosts",
                         h->library, h->protocol, (unsigned)BMVP_TENSOR_VERSION, (unsigned)PROTOCOL_VERSION);
     if (h->nonce != m->l->nonce)
-        return snprintf(text, size, "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the "
-                                    "same for all ranks");
-    if (h->size != ranks) return snprintf(text, size, "this rank counts %u ranks, rank 0 %u: start all with the same number", h->size, ranks);
+        return snprintf(
+            text, size,
+            "rank 0 there is of another job: choose another MASTER_PORT or BMVP_PORT, and check that BMVP_JOB is the "
+            "same for all ranks");
+    if (h->size != ranks)
+        return snprintf(text, size, "this rank counts %u ranks, rank 0 %u: start all with the same number", h->size,
+                        ranks);
     if (h->rank == 0 || h->rank >= ranks || h->channel >= CHANNELS)
-        return snprintf(text, size, "rank %u (channel %u) is none of ranks 1 to %u that rank 0 waits for", h->rank, h->channel, ranks - 1);
+        return snprintf(text, size, "rank %u (channel %u) is none of ranks 1 to %u that rank 0 waits for", h->rank,
+                        h->channel, ranks - 1);
     p = &m->peer[h->rank];
     for (c = 0; c < CHANNELS; ++c)
         if (p->fd[c] >= 0 && socket_over(p->fd[c])) meet_unseat(m, (int)h->rank);
     if ((p->token && p->token != h->token) || p->fd[h->channel] >= 0)
-        return snprintf(text, size, "rank %u is there already, from host %s: each rank must be started once", h->rank, p->host);
+        return snprintf(text, size, "rank %u is there already, from host %s: each rank must be started once", h->rank,
+                        p->host);
     return 0;
 }
 
@@ -234,7 +246,8 @@ static void meet_turn(meeting *m)
     int i;
     for (i = 0; i < m->listeners; ++i) meet_watch(&m->poll[i], m->listener[i]);
     for (i = 0; i < m->visitors; ++i) meet_watch(&m->poll[m->listeners + i], m->visitor[i].fd);
-    for (i = 0; i < CHANNELS * m->l->size; ++i) meet_watch(&m->poll[from_peers + i], m->peer[i / CHANNELS].fd[i % CHANNELS]);
+    for (i = 0; i < CHANNELS * m->l->size; ++i)
+        meet_watch(&m->poll[from_peers + i], m->peer[i / CHANNELS].fd[i % CHANNELS]);
     if (poll(m->poll, (nfds_t)n, 50) < 0) return; /* a signal, or no memory for now */
     for (i = 0; i < n - from_peers; ++i)
         if (m->poll[from_peers + i].revents) meet_unseat(m, i / CHANNELS); /* nobody speaks before the answer */
@@ -267,8 +280,8 @@ static bmvp_status meet_gather(meeting *m, double until, bmvp_error *err)
     for (i = 0; i < m->listeners; ++i) socket_close(&m->listener[i]);
     if (m->missing > 0) {
         meet_absent(m, absent, sizeof absent);
-        (void)bmvp_error_set(err, BMVP_E_IO, "rank %s of %d did not come within %.3g s to rank 0 at %.60s port %d%s", absent, m->l->size, m->s->join,
-                             m->l->address, m->l->port, m->hint);
+        (void)bmvp_error_set(err, BMVP_E_IO, "rank %s of %d did not come within %.3g s to rank 0 at %.60s port %d%s",
+                             absent, m->l->size, m->s->join, m->l->address, m->l->port, m->hint);
         meet_answer_all(m, 0, err->message);
         return err->status;
     }
@@ -287,7 +300,9 @@ static bmvp_status meet_host_of_all(const launch_place *l, const launch_settings
     m.s = s;
     m.peer = peer;
     m.missing = CHANNELS * (l->size - 1);
-    if (l->by == LAUNCH_SRUN) snprintf(m.hint, sizeof m.hint, "; in a Slurm job the program is started with srun, for one rank with srun -n 1");
+    if (l->by == LAUNCH_SRUN)
+        snprintf(m.hint, sizeof m.hint,
+                 "; in a Slurm job the program is started with srun, for one rank with srun -n 1");
     m.most = MEET_STRANGERS + m.missing;
     m.visitor = (meet_visitor *)calloc((size_t)m.most, sizeof *m.visitor);
     m.poll = (struct pollfd *)calloc((size_t)(MEET_LISTENERS + m.most + CHANNELS * l->size), sizeof *m.poll);
@@ -351,7 +366,10 @@ static int meet_read(int fd, char *host, const char **problem, bmvp_error *err)
         return 1;
     }
     if (memcmp(a.magic, PROTOCOL_MAGIC, sizeof a.magic) == 0) (void)bmvp_error_set(err, BMVP_E_IO, "%s", a.text);
-    else (void)bmvp_error_set(err, BMVP_E_IO, "what answers there is not rank 0 of this program: choose another MASTER_PORT or BMVP_PORT");
+    else
+        (void)bmvp_error_set(
+            err, BMVP_E_IO,
+            "what answers there is not rank 0 of this program: choose another MASTER_PORT or BMVP_PORT");
     return -1;
 }
 
@@ -387,7 +405,8 @@ static int meet_try(const launch_place *l, rank_peer *p, double until, const cha
     for (a = list; a && !done; a = a->ai_next) {
         rank_hello h;
         meet_hello(l, &h, meet_token());
-        if (meet_knock(a, p, &h, until, problem)) done = meet_wait(p, until + 2, problem, err); /* rank 0's own reason comes at its end */
+        if (meet_knock(a, p, &h, until, problem))
+            done = meet_wait(p, until + 2, problem, err); /* rank 0's own reason comes at its end */
         if (done <= 0) rendezvous_close(p, 1);
     }
     if (list) freeaddrinfo(list);
@@ -404,11 +423,11 @@ static bmvp_status meet_come(const launch_place *l, const launch_settings *s, ra
         const int done = meet_try(l, p, until, &problem, &why);
         if (done > 0) return BMVP_OK;
         if (done < 0)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank, l->address, l->port,
-                                  why.message);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d is not accepted by rank 0 at %.60s port %d: %.380s", l->rank,
+                                  l->address, l->port, why.message);
         if (clock_now() + wait > until)
-            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s", l->rank, l->address, l->port,
-                                  s->join, problem);
+            return bmvp_error_set(err, BMVP_E_IO, "rank %d did not reach rank 0 at %.200s port %d within %.3g s: %s",
+                                  l->rank, l->address, l->port, s->join, problem);
         clock_sleep(wait);
         wait = wait < 1 ? 1.5 * wait : wait;
     }

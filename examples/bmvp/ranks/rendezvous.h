@@ -1,8 +1,9 @@
 /* rendezvous.h - the ranks of a run find one another: rank 0 listens, every other rank connects to it twice
 
-   A rank that connects says who it is in a message of fixed size (rank_hello) and waits. Rank 0 refuses what is not of its job with a reason,
-   and closes what is slow or speaks something else; neither keeps a rank of the job out. When all ranks are there it stops listening and answers
-   all of them. There is no secret but the job's nonce: run it in networks whose hosts may be trusted. */
+   A rank that connects says who it is in a message of fixed size (rank_hello) and waits. Rank 0 refuses what is not of
+   its job with a reason, and closes what is slow or speaks something else; neither keeps a rank of the job out. When
+   all ranks are there it stops listening and answers all of them. There is no secret but the job's nonce: run it in
+   networks whose hosts may be trusted. */
 #ifndef RENDEZVOUS_H_INCLUDED
 #define RENDEZVOUS_H_INCLUDED
 
@@ -33,8 +34,8 @@ typedef struct rank_peer {
     uint64_t token;
 } rank_peer;
 
-/* peer: one for each rank. Rank 0 gets connections to all others, the others to rank 0; they do not block. BMVP_E_IO: not all ranks have met
-   within s->join seconds, or rank 0 has refused this one; nothing is open then. */
+/* peer: one for each rank. Rank 0 gets connections to all others, the others to rank 0; they do not block. BMVP_E_IO:
+   not all ranks have met within s->join seconds, or rank 0 has refused this one; nothing is open then. */
 bmvp_status rendezvous_meet(const launch_place *l, const launch_settings *s, rank_peer *peer, bmvp_error *err);
 void rendezvous_close(rank_peer *peer, int size);
 

@@ -79,8 +79,8 @@ static int net_is_own(int fd)
     socklen_t n = sizeof here, k = sizeof there;
     memset(&here, 0, sizeof here);
     memset(&there, 0, sizeof there);
-    return getsockname(fd, (struct sockaddr *)&here, &n) == 0 && getpeername(fd, (struct sockaddr *)&there, &k) == 0 && n == k &&
-           memcmp(&here, &there, n) == 0;
+    return getsockname(fd, (struct sockaddr *)&here, &n) == 0 && getpeername(fd, (struct sockaddr *)&there, &k) == 0 &&
+           n == k && memcmp(&here, &there, n) == 0;
 }
 
 int socket_connect(const struct addrinfo *to, double seconds)
@@ -107,7 +107,8 @@ int socket_send(int fd, const void *data, size_t n, double until)
         if (k > 0) {
             p += k;
             n -= (size_t)k;
-        } else if (k < 0 && errno != EINTR && ((errno != EAGAIN && errno != EWOULDBLOCK) || !net_ready(fd, POLLOUT, until))) {
+        } else if (k < 0 && errno != EINTR &&
+                   ((errno != EAGAIN && errno != EWOULDBLOCK) || !net_ready(fd, POLLOUT, until))) {
             return 0;
         }
     }

@@ -15,7 +15,8 @@
 /* What goes over a control connection: one byte, and after STOP a text of STAR_TEXT bytes */
 enum { LINK_BEAT = 'b', LINK_LEAVE = 'q', LINK_STOP = 's' };
 
-/* Small enough to fit the buffer of a connection that is read at all; one that is not is silent, and noticed as that. */
+/* Small enough to fit the buffer of a connection that is read at all; one that is not is silent, and noticed as
+   that. */
 static void link_send_all(star *k, const void *data, size_t n)
 {
     int r;
@@ -73,8 +74,8 @@ bmvp_status star_lost(star *k, int r, const char *doing, bmvp_error *err)
         if (pthread_cond_timedwait(&k->change, &k->lock, &t) == ETIMEDOUT) break;
     left = k->state[r].left;
     pthread_mutex_unlock(&k->lock);
-    star_fail(k, "rank %d on %s %s while rank %d calls %s", r, k->peer[r].host, left ? "has ended" : "has closed its connection for data",
-              k->l.rank, doing);
+    star_fail(k, "rank %d on %s %s while rank %d calls %s", r, k->peer[r].host,
+              left ? "has ended" : "has closed its connection for data", k->l.rank, doing);
     return star_check(k, err);
 }
 
@@ -160,10 +161,12 @@ static void *link_watch(void *arg)
         }
         for (r = k->first; r < k->end; ++r) {
             star_state *p = &k->state[r];
-            if (now - before > k->s.silent / 2) p->heard = now; /* this process was stopped, the others perhaps with it */
+            if (now - before > k->s.silent / 2)
+                p->heard = now; /* this process was stopped, the others perhaps with it */
             if (!p->closed && !p->left && now - p->heard > k->s.silent)
-                star_fail(k, "rank %d on %s has given no sign of life for %.3g s (stopped, or its host cannot be reached)", r, k->peer[r].host,
-                          k->s.silent);
+                star_fail(k,
+                          "rank %d on %s has given no sign of life for %.3g s (stopped, or its host cannot be reached)",
+                          r, k->peer[r].host, k->s.silent);
         }
         before = now;
     }
@@ -194,7 +197,8 @@ bmvp_status star_open(star *k, const launch_place *l, const launch_settings *s, 
         k->peer = NULL;
     }
     if (!st && l->size > 1) k->watching = pipe(k->wake) == 0 && thread_start(&k->thread, link_watch, k);
-    if (!st && l->size > 1 && !k->watching) st = bmvp_error_set(err, BMVP_E_OOM, "rank %d could not start its watching thread", l->rank);
+    if (!st && l->size > 1 && !k->watching)
+        st = bmvp_error_set(err, BMVP_E_OOM, "rank %d could not start its watching thread", l->rank);
     if (st) star_close(k);
     return st;
 }

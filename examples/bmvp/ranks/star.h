@@ -1,8 +1,9 @@
 /* star.h - the star of connections between rank 0 and the others, and who of them lives
 
-   A thread sends a byte each s->beat seconds over the control connections and listens to theirs. A rank whose connection closes, or which is silent
-   for s->silent seconds, is a failure; so is what a rank tells (star_fail). The first failure is everybody's: rank 0 hands it on, and each
-   process shuts its data connections down, which wakes whoever waits there. */
+   A thread sends a byte each s->beat seconds over the control connections and listens to theirs. A rank whose
+   connection closes, or which is silent for s->silent seconds, is a failure; so is what a rank tells (star_fail). The
+   first failure is everybody's: rank 0 hands it on, and each process shuts its data connections down, which wakes
+   whoever waits there. */
 #ifndef STAR_H_INCLUDED
 #define STAR_H_INCLUDED
 

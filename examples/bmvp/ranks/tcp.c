@@ -1,7 +1,7 @@
 /* tcp.c - the calls of bmvp_comm over TCP, see transport.h
 
-   Each call begins with a header of every other rank to rank 0, which sends nothing before it has compared them all with its own: ranks that make
-   different calls get an error and no data. */
+   Each call begins with a header of every other rank to rank 0, which sends nothing before it has compared them all
+   with its own: ranks that make different calls get an error and no data. */
 #define _DEFAULT_SOURCE
 #include "transport.h"
 #include "star.h"
@@ -72,14 +72,16 @@ static int tcp_wait(tcp *t, double until)
         t->poll[n].fd = k->peer[r].fd[CHANNEL_DATA];
         t->poll[n++].events = (short)((f->to_send ? POLLOUT : 0) | (f->to_come ? POLLIN : 0));
     }
-    return left > 0 && (poll(t->poll, (nfds_t)n, left < 1e6 ? (int)(left * 1e3) + 1 : 1000000000) != 0 || clock_now() < until);
+    return left > 0 &&
+           (poll(t->poll, (nfds_t)n, left < 1e6 ? (int)(left * 1e3) + 1 : 1000000000) != 0 || clock_now() < until);
 }
 
 /* Moves all that is in the flows, both ways with all peers at once. */
 static bmvp_status tcp_exchange(tcp *t, bmvp_error *err)
 {
     star *k = &t->link;
-    const double wait = k->s.call * (k->l.rank ? 1.25 : 1) + (k->l.rank ? 2 : 0); /* rank 0 knows better who is late: it speaks first */
+    const double wait = k->s.call * (k->l.rank ? 1.25 : 1) +
+                        (k->l.rank ? 2 : 0); /* rank 0 knows better who is late: it speaks first */
     double until = clock_now() + wait;
     for (;;) {
         int r, moved = 0, late = -1;
@@ -93,8 +95,8 @@ static bmvp_status tcp_exchange(tcp *t, bmvp_error *err)
         if (moved) {
             until = clock_now() + wait;
         } else if (!tcp_wait(t, until)) {
-            star_fail(k, "rank %d on %s has not come to %s within %.3g s, where rank %d waits", late, k->peer[late].host, t->doing, wait,
-                      k->l.rank);
+            star_fail(k, "rank %d on %s has not come to %s within %.3g s, where rank %d waits", late,
+                      k->peer[late].host, t->doing, wait, k->l.rank);
             return star_check(k, err);
         }
     }
@@ -167,7 +169,8 @@ static void tcp_add(const tcp *t, float *own, int64_t n)
     }
 }
 
-/* The sum over ranks of n values in `from`, to `to` of rank `owner`, -1: of every rank. While piece k comes in, the sum of piece k - 1 goes out. */
+/* The sum over ranks of n values in `from`, to `to` of rank `owner`, -1: of every rank. While piece k comes in, the sum
+   of piece k - 1 goes out. */
 static bmvp_status tcp_sum(tcp *t, const bmvp_part *from, const bmvp_part *to, int64_t n, int owner, bmvp_error *err)
 {
     const star *k = &t->link;
@@ -184,7 +187,9 @@ static bmvp_status tcp_sum(tcp *t, const bmvp_part *from, const bmvp_part *to, i
         up = n - at < t->chunk ? n - at : t->chunk;
         tcp_copy(&source, k->l.rank ? t->piece : own, up, 0);
         for (r = k->first; r < k->end; ++r)
-            if (k->l.rank == 0) tcp_flow_set(t, r, other, owner < 0 || owner == r ? down * size : 0, t->piece + (r + 1) * t->chunk, up * size);
+            if (k->l.rank == 0)
+                tcp_flow_set(t, r, other, owner < 0 || owner == r ? down * size : 0, t->piece + (r + 1) * t->chunk,
+                             up * size);
             else tcp_flow_set(t, r, t->piece, up * size, t->piece + t->chunk, wanted ? down * size : 0);
         st = tcp_exchange(t, err);
         if (st) return st;

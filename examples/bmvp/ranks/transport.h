@@ -1,4 +1,5 @@
-/* transport.h - what launch_join is made of: a table that moves bytes, and a queue before it that gives it start and wait */
+/* transport.h - what launch_join is made of: a table that moves bytes, and a queue before it that gives it start and
+   wait */
 #ifndef TRANSPORT_H_INCLUDED
 #define TRANSPORT_H_INCLUDED
 
@@ -27,7 +28,8 @@ int call_differs(char *text, size_t size, const call_header *first, const call_h
 /* Over TCP, a star with rank 0 in its middle. Sums are made by rank 0, in pieces of s->chunk bytes. */
 bmvp_status tcp_open(transport *t, const launch_place *l, const launch_settings *s, bmvp_error *err);
 
-/* Over MPI (a program made with MPI=1), which mpirun must have started. Pieces of s->chunk bytes; abort ends all ranks at once. */
+/* Over MPI (a program made with MPI=1), which mpirun must have started. Pieces of s->chunk bytes; abort ends all ranks
+   at once. */
 bmvp_status mpi_open(transport *t, const launch_place *l, const launch_settings *s, bmvp_error *err);
 
 /* Takes t over: *out calls it in the order of the calls, started ones from a thread. */

@@ -46,10 +46,12 @@ static int region_width(const evaluation *e)
 static void print_summary(const evaluation *e)
 {
     const bmvp_labels *l = &e->set.labels;
-    const int width = region_width(e), rows = l->n > 1 ? l->n + 1 : l->n; /* the mean over one region would say nothing new */
+    const int width = region_width(e),
+              rows = l->n > 1 ? l->n + 1 : l->n; /* the mean over one region would say nothing new */
     char hd[32], sensitivity[32], specificity[32];
     int r;
-    printf("\n%-*s  %-28s  %-28s %8s  sensitivity  specificity\n", width, "region", "Dice [95 % interval] cases", "HD95 mm", "HD mm");
+    printf("\n%-*s  %-28s  %-28s %8s  sensitivity  specificity\n", width, "region", "Dice [95 % interval] cases",
+           "HD95 mm", "HD mm");
     for (r = 0; r < rows; ++r) {
         const bmvp_interval *v = e->summary[e->rule][r];
         printf("%-*s", width, r < l->n ? l->region[r] : "mean");
@@ -71,16 +73,17 @@ static void print_cases(const evaluation *e)
     char text[32];
     int64_t i;
     int r, f;
-    printf("\n%-20s  %-*s  %10s %10s %10s %11s %11s %10s %10s\n", "case", width, "region", "Dice", "HD95 mm", "HD mm", "sensitivity",
-           "specificity", "truth", "predicted");
+    printf("\n%-20s  %-*s  %10s %10s %10s %11s %11s %10s %10s\n", "case", width, "region", "Dice", "HD95 mm", "HD mm",
+           "sensitivity", "specificity", "truth", "predicted");
     for (i = 0; i < e->n; ++i)
         for (r = 0; r < l->n; ++r) {
             const region_figures *v = &e->item[i].region[r];
             if (e->item[i].state != CASE_DONE) continue;
             printf("%-20s  %-*s ", case_of(e, i)->id, width, l->region[r]);
             for (f = 0; f < FIGURES; ++f)
-                printf(" %*s", f < FIGURE_SENSITIVITY ? 10 : 11,
-                       number_text(v->figure[e->rule][f], f == FIGURE_HD95 || f == FIGURE_HD ? 2 : 4, text, sizeof text));
+                printf(
+                    " %*s", f < FIGURE_SENSITIVITY ? 10 : 11,
+                    number_text(v->figure[e->rule][f], f == FIGURE_HD95 || f == FIGURE_HD ? 2 : 4, text, sizeof text));
             printf(" %10lld %10lld\n", (long long)v->truth, (long long)v->predicted);
         }
 }
@@ -96,7 +99,8 @@ static void print_classes(const evaluation *e, int per_case)
         printf("\n");
     }
     for (k = 0; k < e->classes; ++k)
-        if (e->present[k] == 0) printf("class %d: never in the truth of these %lld cases\n", k, (long long)e->n_state[CASE_DONE]);
+        if (e->present[k] == 0)
+            printf("class %d: never in the truth of these %lld cases\n", k, (long long)e->n_state[CASE_DONE]);
     if (per_case) printf("\n%-20s  class  predicted  probabilities\n", "case");
     for (i = 0; i < e->n && per_case; ++i) {
         if (e->item[i].state != CASE_DONE) continue;
@@ -113,7 +117,8 @@ void evaluation_print(const evaluation *e, int per_case)
     int r;
     printf("cases      %lld of %s", (long long)e->n_state[CASE_DONE], e->set.path);
     if (e->split) printf(", part %s of %s", e->part, e->split);
-    printf("; %lld without prediction, %lld failed\n", (long long)e->n_state[CASE_MISSING], (long long)e->n_state[CASE_FAILED]);
+    printf("; %lld without prediction, %lld failed\n", (long long)e->n_state[CASE_MISSING],
+           (long long)e->n_state[CASE_FAILED]);
     for (i = 0; i < e->n; ++i)
         if (e->item[i].state != CASE_DONE) printf("  %s: %s\n", case_of(e, i)->id, state_text[e->item[i].state]);
     if (e->classify) {

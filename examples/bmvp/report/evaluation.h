@@ -1,14 +1,19 @@
 /* evaluation.h - predictions against the truth: the figures of each case and their means, and how they are written
 
    OUT/metrics.json
-     {"task": "segment", "data", "predictions", "split", "part", "resamples", "seed", "cases_done": 12, "missing": [ids],
+     {"task": "segment", "data", "predictions", "split", "part", "resamples", "seed", "cases_done": 12, "missing":
+     [ids],
       "failed": [{"id", "message"}], "labels": {..}, "empty_rule": "monai", "empty_rule_text",
-      "summary": {"monai": {"regions": {"WT": {"dice": {"mean", "low", "high", "n"}, "hd95", "hd", "sensitivity", "specificity"}, ..},
-                            "mean": {..}}, "brats": {..}},       means with 95 % intervals; "mean": of each case's mean over its regions
+      "summary": {"monai": {"regions": {"WT": {"dice": {"mean", "low", "high", "n"}, "hd95", "hd", "sensitivity",
+      "specificity"}, ..},
+                            "mean": {..}}, "brats": {..}},       means with 95 % intervals; "mean": of each case's mean
+                            over its regions
       "present": {"WT": 12, ..},                                 cases whose truth has the region
-      "cases": [{"id", "voxel_mm": [x, y, z], "regions": {"WT": {"dice", "hd95", .., "truth_voxels", "predicted_voxels"}, ..}}]}
-     of a classification: "classes", "summary": {"accuracy": {..}, "auc", "f1", "sensitivity", "specificity"}, "present": [cases of each],
-     "confusion": [by truth][by prediction], "cases": [{"id", "class", "predicted", "probabilities"}]
+      "cases": [{"id", "voxel_mm": [x, y, z], "regions": {"WT": {"dice", "hd95", .., "truth_voxels",
+      "predicted_voxels"}, ..}}]}
+     of a classification: "classes", "summary": {"accuracy": {..}, "auc", "f1", "sensitivity", "specificity"},
+     "present": [cases of each], "confusion": [by truth][by prediction], "cases": [{"id", "class", "predicted",
+     "probabilities"}]
      What is no number (or infinite) is null.
    OUT/metrics.csv  one line for each case and region (classification: each case) */
 #ifndef EVALUATION_H_INCLUDED
@@ -18,11 +23,13 @@
 
 enum { FIGURE_DICE, FIGURE_HD95, FIGURE_HD, FIGURE_SENSITIVITY, FIGURE_SPECIFICITY, FIGURES, EMPTY_RULES = 2 };
 extern const char *const figure_name[FIGURES];         /* "dice" .. */
-extern const char *const class_figure_name[FIGURES];   /* "accuracy" .., the fields of bmvp_class_metrics in their order */
+extern const char
+    *const class_figure_name[FIGURES]; /* "accuracy" .., the fields of bmvp_class_metrics in their order */
 extern const char *const empty_rule_name[EMPTY_RULES]; /* "monai", "brats" */
 
 typedef struct region_figures {
-    double figure[EMPTY_RULES][FIGURES]; /* sensitivity is NaN without truth, specificity where all is truth, whatever the rule */
+    double figure[EMPTY_RULES]
+                 [FIGURES]; /* sensitivity is NaN without truth, specificity where all is truth, whatever the rule */
     int64_t truth, predicted;            /* voxels */
 } region_figures;
 

@@ -20,7 +20,8 @@ static void show_state(report_page *r, bmvp_ft *f, const finetune_data *d, int64
     snprintf(train, sizeof train, "%lld", (long long)d->n_train);
     snprintf(val, sizeof val, "%lld", (long long)d->n_val);
     snprintf(minutes, sizeof minutes, "%.1f", seconds / 60);
-    value[0] = step, value[1] = train, value[2] = val, value[3] = bmvp_net_config_of(bmvp_ft_net(f))->name, value[4] = minutes;
+    value[0] = step, value[1] = train, value[2] = val, value[3] = bmvp_net_config_of(bmvp_ft_net(f))->name,
+    value[4] = minutes;
     (void)report_tiles(r, name, value, 5);
 }
 
@@ -47,8 +48,14 @@ static void show_curves(report_page *r, const finetune_data *d, const char *log_
     enum { LOSSES = 4, FIXED = 8 };
     static const char *const loss_name[LOSSES] = { "total", "Dice", "cross-entropy", "consistency" };
     static const int loss_column[LOSSES] = { 1, 2, 3, 4 };
-    const char *field[FIXED + BMVP_MAX_REGIONS] = { "step", "loss", "loss_dice", "loss_ce", "loss_consistency", "lr",
-                                                    d->segment ? "val_dice" : "val_auc", d->segment ? "val_dice" : "val_accuracy" };
+    const char *field[FIXED + BMVP_MAX_REGIONS] = { "step",
+                                                    "loss",
+                                                    "loss_dice",
+                                                    "loss_ce",
+                                                    "loss_consistency",
+                                                    "lr",
+                                                    d->segment ? "val_dice" : "val_auc",
+                                                    d->segment ? "val_dice" : "val_accuracy" };
     const char *val_name[BMVP_MAX_REGIONS + 2] = { d->segment ? "mean" : "AUC", "accuracy" };
     char name[BMVP_MAX_REGIONS][BMVP_LABEL_NAME + 16];
     int val_column[BMVP_MAX_REGIONS + 2] = { 6, 7 }, n = FIXED, k = d->segment ? 1 : 2, i, plots = 0;
@@ -162,7 +169,8 @@ static void show_configuration(report_page *r, bmvp_ft *f)
     (void)report_pairs(r, bmvp_ft_config_of(f)->preset, key, text, n);
 }
 
-bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const char *out, int64_t total, double seconds, bmvp_error *err)
+bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const char *out, int64_t total, double seconds,
+                            bmvp_error *err)
 {
     char *path = path_join(out, "report.html"), *log = path_join(out, "log.jsonl");
     report_page r;

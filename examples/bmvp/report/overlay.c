@@ -33,8 +33,8 @@ static int64_t fullest_plane(const unsigned char *v, const int64_t dim[3])
     return at;
 }
 
-bmvp_status overlay_row(const float *image, const unsigned char *truth, const unsigned char *predicted, const int64_t dim[3],
-                        report_picture row[3], overlay_memory *m)
+bmvp_status overlay_row(const float *image, const unsigned char *truth, const unsigned char *predicted,
+                        const int64_t dim[3], report_picture row[3], overlay_memory *m)
 {
     const int64_t n = dim[0] * dim[1] * dim[2], z = fullest_plane(truth, dim);
     int64_t pixels, i;
@@ -62,7 +62,8 @@ bmvp_status overlay_row(const float *image, const unsigned char *truth, const un
         for (i = 0; i < n; ++i) volume[i] = (float)(k == 1 ? truth : predicted)[i];
         (void)report_slice(volume, dim, REPORT_AXIAL, z, m->slice, &width, &height);
         for (i = 0; i < pixels; ++i) m->label[i] = (unsigned char)m->slice[i];
-        report_overlay(m->grey, m->label, pixels, 0, 1, region_colour, REGION_COLOURS, 0.55, m->rgb + (k - 1) * 3 * pixels);
+        report_overlay(m->grey, m->label, pixels, 0, 1, region_colour, REGION_COLOURS, 0.55,
+                       m->rgb + (k - 1) * 3 * pixels);
         row[k].rgb = m->rgb + (k - 1) * 3 * pixels;
     }
     free(volume);

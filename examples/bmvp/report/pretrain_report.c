@@ -1,4 +1,5 @@
-/* pretrain_report.c - the page of a pre-training run: curves, templates as they grew, and what the network makes of a few crops */
+/* pretrain_report.c - the page of a pre-training run: curves, templates as they grew, and what the network makes of a
+   few crops */
 #define _DEFAULT_SOURCE
 #include "pretrain_report.h"
 #include "report.h"
@@ -78,9 +79,11 @@ static bmvp_status write_snapshots(const slices *s, const char *path, bmvp_error
     bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, NULL, &w, err);
     int i;
     if (st) return st;
-    for (i = 0; i < s->n && !st; ++i) st = bmvp_ckpt_writer_add(w, "", s->item[i].name, BMVP_DTYPE_F32, 2, s->item[i].dim, err);
     for (i = 0; i < s->n && !st; ++i)
-        st = bmvp_ckpt_writer_data(w, s->item[i].data, s->item[i].dim[0] * s->item[i].dim[1] * (int64_t)sizeof(float), err);
+        st = bmvp_ckpt_writer_add(w, "", s->item[i].name, BMVP_DTYPE_F32, 2, s->item[i].dim, err);
+    for (i = 0; i < s->n && !st; ++i)
+        st = bmvp_ckpt_writer_data(w, s->item[i].data, s->item[i].dim[0] * s->item[i].dim[1] * (int64_t)sizeof(float),
+                                   err);
     if (!st) return bmvp_ckpt_writer_finish(w, err);
     bmvp_ckpt_writer_abort(w);
     return st;
@@ -100,7 +103,8 @@ bmvp_status pretrain_snapshot(bmvp_ctx *c, bmvp_ssl *s, const char *out, bmvp_er
         const bmvp_tensor *t = bmvp_ssl_template(s, m);
         float *v = (float *)malloc((size_t)t->numel * sizeof *v);
         if (!v) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-        else if (bmvp_read(c, t, v)) st = bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
+        else if (bmvp_read(c, t, v))
+            st = bmvp_error_set(err, bmvp_error_of(c)->status, "%s", bmvp_error_of(c)->message);
         for (p = 0; p < PLANES && !st; ++p) {
             const int64_t pixels = report_slice(v, t->dim, (report_plane)p, -1, NULL, &width, &height);
             float *data = (float *)malloc((size_t)pixels * sizeof *data + 1);
@@ -147,7 +151,9 @@ static bmvp_status show_templates(report_page *r, bmvp_ssl *s, const char *out, 
     int m;
     memset(&all, 0, sizeof all);
     if (!st && file_exists(path)) st = load_snapshots(&all, path, INT64_MAX, err);
-    (void)report_section(r, "Templates", "The learnable whole-brain template of each modality: middle slices as they grew over training.");
+    (void)report_section(
+        r, "Templates",
+        "The learnable whole-brain template of each modality: middle slices as they grew over training.");
     for (m = 0; !st && bmvp_ssl_template(s, m); ++m) show_template(r, &all, modality_of(bmvp_ssl_template(s, m)));
     free_slices(&all);
     free(path);
@@ -155,7 +161,8 @@ static bmvp_status show_templates(report_page *r, bmvp_ssl *s, const char *out, 
 }
 
 /* The middle crop of case i, its first modality rebuilt from the second and from the template. */
-static bmvp_status show_case(report_page *r, bmvp_ssl *s, const prepared_set *data, int64_t i, float *v, bmvp_error *err)
+static bmvp_status show_case(report_page *r, bmvp_ssl *s, const prepared_set *data, int64_t i, float *v,
+                             bmvp_error *err)
 {
     const int64_t e = bmvp_ssl_config_of(s)->crop, n = e * e * e, size[3] = { e, e, e };
     bmvp_ssl_preview look;
@@ -183,8 +190,10 @@ static bmvp_status show_case(report_page *r, bmvp_ssl *s, const prepared_set *da
         item.other = v + n;
         st = prepared_crop(data, i, found[1], start, size, v + n, err);
     }
-    look.view_modal = v + 2 * n, look.rec_modal = v + 3 * n, look.view_template = v + 4 * n, look.rec_template = v + 5 * n;
-    if (!st && bmvp_ssl_look(s, &item, &look)) st = bmvp_error_set(err, BMVP_E_STATE, "the look at case %s failed", data->data.item[i].id);
+    look.view_modal = v + 2 * n, look.rec_modal = v + 3 * n, look.view_template = v + 4 * n,
+    look.rec_template = v + 5 * n;
+    if (!st && bmvp_ssl_look(s, &item, &look))
+        st = bmvp_error_set(err, BMVP_E_STATE, "the look at case %s failed", data->data.item[i].id);
     if (st) return st;
     page.name = data->data.item[i].id;
     page.modality = data->names[found[0]];
@@ -203,7 +212,10 @@ static bmvp_status show_case(report_page *r, bmvp_ssl *s, const prepared_set *da
 /* Two crops, two views of them and what is rebuilt from these. */
 static int64_t case_voxels(int64_t e) { return 6 * e * e * e; }
 
-double pretrain_report_bytes(const bmvp_ssl_config *cfg) { return (double)case_voxels(cfg->crop) * (double)sizeof(float); }
+double pretrain_report_bytes(const bmvp_ssl_config *cfg)
+{
+    return (double)case_voxels(cfg->crop) * (double)sizeof(float);
+}
 
 static bmvp_status show_cases(report_page *r, bmvp_ssl *s, const prepared_set *data, bmvp_error *err)
 {
@@ -211,7 +223,8 @@ static bmvp_status show_cases(report_page *r, bmvp_ssl *s, const prepared_set *d
     float *v = (float *)malloc((size_t)case_voxels(e) * sizeof *v);
     bmvp_status st = v ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int64_t i;
-    (void)report_section(r, "Reconstructions", "Middle crop of a few cases: input, both masked views, what the network rebuilds from them.");
+    (void)report_section(r, "Reconstructions",
+                         "Middle crop of a few cases: input, both masked views, what the network rebuilds from them.");
     for (i = 0; i < n && !st; ++i) st = show_case(r, s, data, i, v, err);
     free(v);
     return st;
@@ -243,7 +256,8 @@ static void show_state(report_page *r, bmvp_ssl *s, const prepared_set *data, in
     (void)report_tiles(r, name, value, 4);
 }
 
-bmvp_status pretrain_report(bmvp_ssl *s, const prepared_set *data, const char *out, int64_t total_steps, double seconds, bmvp_error *err)
+bmvp_status pretrain_report(bmvp_ssl *s, const prepared_set *data, const char *out, int64_t total_steps, double seconds,
+                            bmvp_error *err)
 {
     char *path = path_join(out, "report.html"), *log = path_join(out, "log.jsonl");
     report_page r;
