@@ -14,8 +14,8 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>record    >>host memory           >>values    >>bfloat16  >>threads   >>rng impl
-       >>arena     >>context impl          >>comm impl
+       >>base      >>for upper headers     >>record    >>host memory           >>values
+       >>bfloat16  >>threads   >>rng impl  >>arena     >>context impl          >>comm impl
        >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
        >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
@@ -170,11 +170,12 @@ typedef struct bmvp_config {
     bmvp_allocator allocator; /* default malloc and free */
     bmvp_parallel_fn parallel; /* default: a pool of its own */
     void *parallel_user;
-    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are not to be had, step memory
-       that was cut into pieces, a step that a GPU could not record. Default none. */
+    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are
+       not to be had, step memory that was cut into pieces, a step that a GPU could not record. Default none. */
     void (*log)(void *user, const char *line);
     void *log_user;
-    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with BMVP_E_CANCELLED. Default none. */
+    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with
+       BMVP_E_CANCELLED. Default none. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t of);
     void *progress_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
@@ -210,11 +211,12 @@ BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
 BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
-/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own. The context keeps it. */
+/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own.
+   The context keeps it. */
 BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
-/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a training, windows of a prediction,
-   iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop. Nobody is told in a plan or after
-   a failure. */
+/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a
+   training, windows of a prediction, iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once
+   the hook wants to stop. Nobody is told in a plan or after a failure. */
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
@@ -478,41 +480,47 @@ enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
 /* Numbers of bmvp_device.clipped_update's rule */
 enum { BMVP_RULE_NORM, BMVP_RULE_SCALE, BMVP_RULE_HALTED, BMVP_RULE_SKIPPED, BMVP_RULE_NUMBERS };
 
-/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside of kernels reaches them but
-   through this table. The CPU fills one, too (>>device of the CPU): its loops are the definition. Calls take effect in their order, but may
-   return before (runs_ahead); a failure is recorded with bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
+/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside
+   of kernels reaches them but through this table. The CPU fills one, too (>>device of the CPU): its loops are the
+   definition. Calls take effect in their order, but may return before (runs_ahead); a failure is recorded with
+   bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
 typedef struct bmvp_device {
     void *user;              /* the backend's own */
     int on_host;             /* 1: this memory is the host's */
-    int runs_ahead;          /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
-    int64_t half_least;      /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
-    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it is always made again */
-    int (*computes)(const bmvp_config *k, bmvp_error *err); /* in k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
+    int runs_ahead;     /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16
+                           (bmvp_tensor.half); 0: none are */
+    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it
+                                is always made again */
+    /* In k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
+    int (*computes)(const bmvp_config *k, bmvp_error *err);
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);                                           /* NULL: nothing */
-    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change after it returns; need not wait */
+    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change then */
     void (*read)(bmvp_ctx *c, float *host, const float *from, int64_t n);           /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     /* to = from, or to += from; half: of n bfloat16 instead of floats */
     void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
-    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM becomes the norm of all
-       gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0 nothing moves, and SKIPPED grows by 1: a norm that is not
-       finite makes it so, or `watch`, if x is not finite. So the host may learn of it later: the values are those of the last good step. */
+    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM
+       becomes the norm of all gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0
+       nothing moves, and SKIPPED grows by 1: a norm that is not finite makes it so, or `watch`, if x is not finite. So
+       the host may learn of it later: the values are those of the last good step. */
     void (*clipped_update)(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule);
     void (*watch)(bmvp_ctx *c, const float *x, float *rule);
     int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);                     /* bmvp_post */
     int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);                   /* bmvp_collect */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
-    void (*capture_begin)(bmvp_ctx *c); /* both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, */
-    void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
+    /* Both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, and then starts nothing. */
+    void (*capture_begin)(bmvp_ctx *c);
+    void (*capture_end)(bmvp_ctx *c);
 } bmvp_device;
 
 struct bmvp_backend {
     const char *name;
     bmvp_kernel op[BMVP_OP_COUNT];
-    const bmvp_device *device; /* never NULL: a backend of kernels for the host's memory takes bmvp_cpu_backend()->device */
+    const bmvp_device *device; /* never NULL; of kernels for the host's memory: bmvp_cpu_backend()->device */
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
@@ -533,17 +541,18 @@ BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned c
                                          bmvp_error *err);
 BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 BMVP_API int bmvp_on_host(const bmvp_ctx *c);    /* 1: the host may read and write x and g of tensors */
-BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: the backend works on while the program does; to read a result waits for it */
+BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: calls return before they are done; to read a result waits */
 /* Waits until the backend has done all it was given; returns the first failure. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
-/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are sent to the host. Returns a
-   ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected: x gets n numbers, 1 is returned, once that one has
-   come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a failure else. Not in a plan. */
+/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are
+   sent to the host. Returns a ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected:
+   x gets n numbers, 1 is returned, once that one has come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a
+   failure else. Not in a plan. */
 BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n);
 BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n);
-/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens where bmvp_captures is 0: on the CPU, in a plan, with
-   bmvp_config.graph 0, or after bmvp_set_comm. */
+/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something
+   has to wait for it; values are the same. Worth it around many calls without a read. Nothing happens where
+   bmvp_captures is 0: on the CPU, in a plan, with bmvp_config.graph 0, or after bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
@@ -705,6 +714,10 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
     return s;
 }
 
+/* >>for upper headers ---------------------------------------------------------------------------------------------
+   Private names that bmvp_nn.h and bmvp_ssl.h may use, and no others (tests/form/house.sh). All of them may change from
+   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors of. */
+
 /* a * b, or -1 when either is negative or the product does not fit */
 static int64_t bmvpi_mul_size(int64_t a, int64_t b)
 {
@@ -718,6 +731,35 @@ static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
+
+/* Memory of the context's allocator, not zeroed; NULL and the context's failure. NULL may be freed. */
+static void *bmvpi_alloc(bmvp_ctx *c, int64_t size);
+static void bmvpi_free(bmvp_ctx *c, void *p);
+
+/* n floats between the host and x or g of a tensor, wherever that lies. Not in a plan. */
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n);
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n);
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n);
+
+/* "(2,3,4)" into buf, for messages */
+static const char *bmvpi_shape(const bmvp_tensor *t, char *buf, size_t size);
+/* A persistent tensor; on_host: scratch in the host's memory, whatever the backend. Memory of a parameter's gradient */
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad,
+                                  int on_host);
+static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t);
+
+/* Of a context with ranks. takes_values: the ranks' table takes x and g as they are; else they go through the host, or
+   through comm_space, memory of the backend that the next call may move. */
+static int bmvpi_comm_takes_values(const bmvp_ctx *c);
+static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes);
+static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes);
+static void bmvpi_comm_download(bmvp_ctx *c, void *host, const float *from, int64_t bytes);
+/* Gives a failure of the table to the context; 1: there is none. */
+static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err);
+/* Of the host's memory, whichever the table takes; 1: it went well. doubles: n of every rank, to be freed, or NULL */
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
+static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n);
+static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n);
 
 /* >>record: what a context holds ------------------------------------------------------------------------------------
    In the order of the sections that follow: memory of the host, threads, step memory, the tape, ranks. */
@@ -792,8 +834,8 @@ static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
 }
 static void bmvpi_free(bmvp_ctx *c, void *p) { if (p) c->cfg.allocator.free(p, c->cfg.allocator.user); }
 
-/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch faults cost more than the
-   arithmetic. What the allocator gave stands before them. */
+/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch
+   faults cost more than the arithmetic. What the allocator gave stands before them. */
 static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
 {
     const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN, more = align + (int64_t)sizeof(void *);
@@ -803,7 +845,8 @@ static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
     p += (align - (int64_t)((uintptr_t)p & (uintptr_t)(align - 1))) & (align - 1);
     memcpy(p - sizeof memory, &memory, sizeof memory);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) && !c->told_of_pages) {
+    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) &&
+        !c->told_of_pages) {
         c->told_of_pages = 1;
         bmvp_log(c, "memory: the system gives no huge pages; the first use of memory is slower");
     }
@@ -817,18 +860,30 @@ static void bmvpi_aligned_free(bmvp_ctx *c, void *p)
     bmvpi_free(c, memory);
 }
 
-/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------------ */
+/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------ */
 
-static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes) { return (float *)c->cfg.backend->device->alloc(c, bytes); }
+static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes)
+{
+    return (float *)c->cfg.backend->device->alloc(c, bytes);
+}
 static void bmvpi_values_free(bmvp_ctx *c, void *p) { c->cfg.backend->device->free(c, p); }
-static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n) { c->cfg.backend->device->write(c, to, host, n); }
-static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n) { c->cfg.backend->device->read(c, host, from, n); }
-static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n) { c->cfg.backend->device->fill(c, to, value, n); }
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    c->cfg.backend->device->write(c, to, host, n);
+}
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    c->cfg.backend->device->read(c, host, from, n);
+}
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    c->cfg.backend->device->fill(c, to, value, n);
+}
 
 /* >>bfloat16 ------------------------------------------------------------------------------------------------------- */
 
-/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one alone with a zero beside
-   it (blocks are a multiple of 64 bytes long). */
+/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one
+   alone with a zero beside it (blocks are a multiple of 64 bytes long). */
 static uint16_t bmvpi_half_of(float x) /* to nearest even */
 {
     uint32_t u;
@@ -1259,7 +1314,10 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
-BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
+BMVP_API const char *bmvp_precision_text(bmvp_precision p)
+{
+    return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32";
+}
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1289,7 +1347,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
     if (!k.backend->device) {
-        bmvp_error_set(err, BMVP_E_ARG, "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
+        bmvp_error_set(err, BMVP_E_ARG,
+                       "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
                        k.backend->name);
         return NULL;
     }
@@ -1311,7 +1370,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     c->min_chunk = 1 << 20;
     c->blocks.item_size = (sizeof(bmvpi_block) + 15) / 16 * 16;
     c->nodes.item_size = (sizeof(bmvp_tensor) + 15) / 16 * 16;
-    if (asked > best) bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
+    if (asked > best)
+        bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
     return c;
 }
 
@@ -1360,7 +1420,8 @@ BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err)
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of)
 {
     if (c->cfg.progress && !c->cfg.plan && !bmvp_failed(c) && c->cfg.progress(c->cfg.progress_user, what, done, of))
-        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done, (long long)of);
+        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done,
+                  (long long)of);
     return c->err.status;
 }
 
@@ -1423,8 +1484,8 @@ BMVP_API void bmvp_step_begin(bmvp_ctx *c)
     const int joined = c->n_chunks > 1 && !c->cfg.plan;
     while (c->n_step > 0) bmvpi_tensor_release(c, c->step[--c->n_step]);
     if (joined) { /* one block of the size seen so far: the next step finds all of it in one piece */
-        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once", c->n_chunks,
-                 (double)c->step_peak / 1e6);
+        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once",
+                 c->n_chunks, (double)c->step_peak / 1e6);
         bmvpi_chunks_free(c);
         (void)bmvpi_chunk_add(c, c->step_peak);
     }
@@ -1712,7 +1773,8 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         if (copy) memcpy(copy, name, len);
         t->name = copy;
     }
-    if (!c->cfg.plan && !bmvp_failed(c)) t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
+    if (!c->cfg.plan && !bmvp_failed(c))
+        t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
         bmvpi_lasting_free(c, t);
         return NULL;
@@ -1960,7 +2022,8 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
    bmvp_on_gradient is told. */
 
 /* y = x, or y += x, gradients of t and `of` */
-static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
+static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x,
+                            int accumulate)
 {
     c->cfg.backend->device->add(c, y, t->half, x, of->half, t->numel, accumulate);
 }
@@ -3873,9 +3936,10 @@ static int64_t bmvpi_target_of(const float *saved, int64_t row)
     memcpy(&target, saved + row, sizeof target);
     return target;
 }
-static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
+                                     const float *weight)
 {
-    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are: nobody calculates with them as floats */
+    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are */
     if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
     else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
 }
@@ -4232,8 +4296,8 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
    src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
-   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is computed
-   again.
+   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is
+   computed again.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
@@ -5366,9 +5430,9 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>device of the CPU ------------------------------------------------------------------------------------------------
-   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which one it has. All is done when
-   a call returns, and what was posted is there. The step of an optimizer is cut into pieces of 65536 elements, for threads and for the fixed
-   order of the norm's sum. */
+   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which
+   one it has. All is done when a call returns, and what was posted is there. The step of an optimizer is cut into
+   pieces of 65536 elements, for threads and for the fixed order of the norm's sum. */
 
 #if !defined(BMVP_NO_SIMD) && defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
 #define BMVPI_HAVE_BF16 1
@@ -5379,9 +5443,12 @@ static int bmvpi_cpu_computes(const bmvp_config *k, bmvp_error *err)
 #if defined(BMVPI_HAVE_BF16)
     if (k->precision == BMVP_BF16 && k->simd == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16")) return 1;
 #endif
-    if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
-    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
-                        bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
+    if (k->precision == BMVP_TF32)
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED,
+                       "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
+                       bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
     return 0;
 }
 
@@ -5397,7 +5464,12 @@ static void bmvpi_cpu_fill(bmvp_ctx *c, float *to, float value, int64_t n)
     for (i = 0; i < n; ++i) to[i] = value;
 }
 
-typedef struct bmvpi_add_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_add_job;
+typedef struct bmvpi_add_job {
+    float *y;
+    const float *x;
+    int64_t n;
+    int accumulate;
+} bmvpi_add_job;
 static void bmvpi_cpu_add_task(void *arg, int64_t task, int worker) /* task = 256 KB */
 {
     const bmvpi_add_job *j = (const bmvpi_add_job *)arg;
@@ -5421,13 +5493,14 @@ static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, i
     bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_cpu_add_task, &j);
 }
 
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target; the machine room has it once more for AVX2. */
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that
+   compilers turn into vectors of the target; the machine room has it once more for AVX2. */
 #define BMVPI_ADAMW_BODY \
     { \
         float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
         const float *BMVP_RESTRICT g = u->g; \
-        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, root = u->root, eps = u->eps; \
+        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, \
+                    root = u->root, eps = u->eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
             const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
@@ -5543,17 +5616,18 @@ static int bmvpi_cpu_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
 {
     int i;
     if (ticket < 1 || ticket > c->mailed || ticket <= c->mailed - BMVP_TICKETS)
-        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS,
+                  (long long)ticket);
     for (i = 0; i < n; ++i) x[i] = bmvp_failed(c) ? (float)NAN : c->mail[ticket % BMVP_TICKETS][i];
     return !bmvp_failed(c);
 }
 static void bmvpi_cpu_sync(bmvp_ctx *c) { (void)c; }
 
+/* mlp_keeps_least: to make a number of the hidden layer again costs 2 I operations, to store and fetch it about 200 */
 static const bmvp_device bmvpi_cpu_device = {
-    NULL, 1, 0, 0, 256, /* mlp: to make a number of the hidden layer again costs 2 I operations, to store and fetch it as much as about 200 */
-    bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write, bmvpi_cpu_fill, bmvpi_cpu_add,
-    bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch, bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync,
-    NULL, NULL
+    NULL, 1, 0, 0, 256, bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write,
+    bmvpi_cpu_fill, bmvpi_cpu_add, bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch,
+    bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync, NULL, NULL
 };
 
 BMVP_API int bmvp_on_host(const bmvp_ctx *c) { return c->cfg.backend->device->on_host; }
@@ -5568,8 +5642,14 @@ BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n)
     if (n < 1 || n > BMVP_POST_MOST) bmvp_fail(c, BMVP_E_ARG, "post: 1 to %d numbers, not %d", (int)BMVP_POST_MOST, n);
     return bmvp_failed(c) ? 0 : c->cfg.backend->device->post(c, x, n);
 }
-BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n) { return c->cfg.backend->device->collect(c, ticket, x, n); }
-BMVP_API int bmvp_captures(const bmvp_ctx *c) { return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin; }
+BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
+{
+    return c->cfg.backend->device->collect(c, ticket, x, n);
+}
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin;
+}
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
     if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
@@ -5584,7 +5664,8 @@ BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 /* Filled from the list: a row without its functions does not compile. */
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
 {
-#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+#define BMVP_X(id, name, reads, type) \
+    { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
     static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, &bmvpi_cpu_device };
 #undef BMVP_X
     return &cpu;
@@ -8452,7 +8533,8 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 /* >>fast adamw ----------------------------------------------------------------------------------------------------- */
 
 #if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale, int64_t from, int64_t to)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale,
+                                                                                int64_t from, int64_t to)
     BMVPI_ADAMW_BODY
 #endif
 static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
