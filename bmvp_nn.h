@@ -18,9 +18,10 @@
        >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
        >>checkpoint            >>state files
        and in the implementation
-       >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d    >>network impl
-       >>optimizer impl        >>data parallel impl    >>state files impl      >>adopt     >>bump      >>text
-       >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
+       >>for upper headers     >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d
+       >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
+       >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
+       >>checkpoint base       >>zip
        >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
        >>checkpoint writer     >>pickle writer
 
@@ -750,6 +751,18 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* >>for upper headers ---------------------------------------------------------------------------------------------
+   Private names that bmvp_ssl.h may use, and no others (tests/form/house.sh). */
+
+/* Zeroed memory of the context, freed by bmvpi_free; NULL and a failure. */
+static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes);
+/* a, or for NULL malloc and free */
+static bmvp_allocator bmvpi_allocator_or_libc(const bmvp_allocator *a);
+/* A parameter without a gradient gets one of zeros. */
+static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t);
+/* From rank 0, the host's memory, whichever the ranks' table takes */
+static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes);
 
 /* >>state impl: named tensors and how PyTorch's files hold them ---------------------------------------------------- */
 
@@ -2442,7 +2455,6 @@ BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
     return NULL;
 }
 
-/* A parameter without a gradient gets one of zeros. */
 static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!bmvpi_lasting_grad(c, t)) return;
@@ -2513,7 +2525,6 @@ BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
     return r->n_buckets;
 }
 
-/* From rank 0, the host's memory, whichever the table takes */
 static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
 {
     const bmvp_comm *m = c->comm;

@@ -14,8 +14,8 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>record    >>host memory           >>values    >>bfloat16  >>threads   >>rng impl
-       >>arena     >>context impl          >>comm impl
+       >>base      >>for upper headers     >>record    >>host memory           >>values
+       >>bfloat16  >>threads   >>rng impl  >>arena     >>context impl          >>comm impl
        >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
        >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
@@ -170,11 +170,12 @@ typedef struct bmvp_config {
     bmvp_allocator allocator; /* default malloc and free */
     bmvp_parallel_fn parallel; /* default: a pool of its own */
     void *parallel_user;
-    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are not to be had, step memory
-       that was cut into pieces, a step that a GPU could not record. Default none. */
+    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are
+       not to be had, step memory that was cut into pieces, a step that a GPU could not record. Default none. */
     void (*log)(void *user, const char *line);
     void *log_user;
-    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with BMVP_E_CANCELLED. Default none. */
+    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with
+       BMVP_E_CANCELLED. Default none. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t of);
     void *progress_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
@@ -210,11 +211,12 @@ BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
 BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
-/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own. The context keeps it. */
+/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own.
+   The context keeps it. */
 BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
-/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a training, windows of a prediction,
-   iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop. Nobody is told in a plan or after
-   a failure. */
+/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a
+   training, windows of a prediction, iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once
+   the hook wants to stop. Nobody is told in a plan or after a failure. */
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
@@ -478,41 +480,47 @@ enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
 /* Numbers of bmvp_device.clipped_update's rule */
 enum { BMVP_RULE_NORM, BMVP_RULE_SCALE, BMVP_RULE_HALTED, BMVP_RULE_SKIPPED, BMVP_RULE_NUMBERS };
 
-/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside of kernels reaches them but
-   through this table. The CPU fills one, too (>>device of the CPU): its loops are the definition. Calls take effect in their order, but may
-   return before (runs_ahead); a failure is recorded with bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
+/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside
+   of kernels reaches them but through this table. The CPU fills one, too (>>device of the CPU): its loops are the
+   definition. Calls take effect in their order, but may return before (runs_ahead); a failure is recorded with
+   bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
 typedef struct bmvp_device {
     void *user;              /* the backend's own */
     int on_host;             /* 1: this memory is the host's */
-    int runs_ahead;          /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
-    int64_t half_least;      /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
-    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it is always made again */
-    int (*computes)(const bmvp_config *k, bmvp_error *err); /* in k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
+    int runs_ahead;     /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16
+                           (bmvp_tensor.half); 0: none are */
+    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it
+                                is always made again */
+    /* In k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
+    int (*computes)(const bmvp_config *k, bmvp_error *err);
     void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);                                           /* NULL: nothing */
-    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change after it returns; need not wait */
+    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change then */
     void (*read)(bmvp_ctx *c, float *host, const float *from, int64_t n);           /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     /* to = from, or to += from; half: of n bfloat16 instead of floats */
     void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
-    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM becomes the norm of all
-       gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0 nothing moves, and SKIPPED grows by 1: a norm that is not
-       finite makes it so, or `watch`, if x is not finite. So the host may learn of it later: the values are those of the last good step. */
+    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM
+       becomes the norm of all gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0
+       nothing moves, and SKIPPED grows by 1: a norm that is not finite makes it so, or `watch`, if x is not finite. So
+       the host may learn of it later: the values are those of the last good step. */
     void (*clipped_update)(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule);
     void (*watch)(bmvp_ctx *c, const float *x, float *rule);
     int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);                     /* bmvp_post */
     int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);                   /* bmvp_collect */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
-    void (*capture_begin)(bmvp_ctx *c); /* both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, */
-    void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
+    /* Both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, and then starts nothing. */
+    void (*capture_begin)(bmvp_ctx *c);
+    void (*capture_end)(bmvp_ctx *c);
 } bmvp_device;
 
 struct bmvp_backend {
     const char *name;
     bmvp_kernel op[BMVP_OP_COUNT];
-    const bmvp_device *device; /* never NULL: a backend of kernels for the host's memory takes bmvp_cpu_backend()->device */
+    const bmvp_device *device; /* never NULL; of kernels for the host's memory: bmvp_cpu_backend()->device */
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
@@ -533,17 +541,18 @@ BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned c
                                          bmvp_error *err);
 BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 BMVP_API int bmvp_on_host(const bmvp_ctx *c);    /* 1: the host may read and write x and g of tensors */
-BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: the backend works on while the program does; to read a result waits for it */
+BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: calls return before they are done; to read a result waits */
 /* Waits until the backend has done all it was given; returns the first failure. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
-/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are sent to the host. Returns a
-   ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected: x gets n numbers, 1 is returned, once that one has
-   come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a failure else. Not in a plan. */
+/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are
+   sent to the host. Returns a ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected:
+   x gets n numbers, 1 is returned, once that one has come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a
+   failure else. Not in a plan. */
 BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n);
 BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n);
-/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens where bmvp_captures is 0: on the CPU, in a plan, with
-   bmvp_config.graph 0, or after bmvp_set_comm. */
+/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something
+   has to wait for it; values are the same. Worth it around many calls without a read. Nothing happens where
+   bmvp_captures is 0: on the CPU, in a plan, with bmvp_config.graph 0, or after bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
@@ -705,6 +714,10 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
     return s;
 }
 
+/* >>for upper headers ---------------------------------------------------------------------------------------------
+   Private names that bmvp_nn.h and bmvp_ssl.h may use, and no others (tests/form/house.sh). All of them may change from
+   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors of. */
+
 /* a * b, or -1 when either is negative or the product does not fit */
 static int64_t bmvpi_mul_size(int64_t a, int64_t b)
 {
@@ -718,6 +731,35 @@ static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
+
+/* Memory of the context's allocator, not zeroed; NULL and the context's failure. NULL may be freed. */
+static void *bmvpi_alloc(bmvp_ctx *c, int64_t size);
+static void bmvpi_free(bmvp_ctx *c, void *p);
+
+/* n floats between the host and x or g of a tensor, wherever that lies. Not in a plan. */
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n);
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n);
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n);
+
+/* "(2,3,4)" into buf, for messages */
+static const char *bmvpi_shape(const bmvp_tensor *t, char *buf, size_t size);
+/* A persistent tensor; on_host: scratch in the host's memory, whatever the backend. Memory of a parameter's gradient */
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad,
+                                  int on_host);
+static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t);
+
+/* Of a context with ranks. takes_values: the ranks' table takes x and g as they are; else they go through the host, or
+   through comm_space, memory of the backend that the next call may move. */
+static int bmvpi_comm_takes_values(const bmvp_ctx *c);
+static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes);
+static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes);
+static void bmvpi_comm_download(bmvp_ctx *c, void *host, const float *from, int64_t bytes);
+/* Gives a failure of the table to the context; 1: there is none. */
+static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err);
+/* Of the host's memory, whichever the table takes; 1: it went well. doubles: n of every rank, to be freed, or NULL */
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
+static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n);
+static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n);
 
 /* >>record: what a context holds ------------------------------------------------------------------------------------
    In the order of the sections that follow: memory of the host, threads, step memory, the tape, ranks. */
@@ -792,8 +834,8 @@ static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
 }
 static void bmvpi_free(bmvp_ctx *c, void *p) { if (p) c->cfg.allocator.free(p, c->cfg.allocator.user); }
 
-/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch faults cost more than the
-   arithmetic. What the allocator gave stands before them. */
+/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch
+   faults cost more than the arithmetic. What the allocator gave stands before them. */
 static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
 {
     const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN, more = align + (int64_t)sizeof(void *);
@@ -803,7 +845,8 @@ static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
     p += (align - (int64_t)((uintptr_t)p & (uintptr_t)(align - 1))) & (align - 1);
     memcpy(p - sizeof memory, &memory, sizeof memory);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) && !c->told_of_pages) {
+    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) &&
+        !c->told_of_pages) {
         c->told_of_pages = 1;
         bmvp_log(c, "memory: the system gives no huge pages; the first use of memory is slower");
     }
@@ -817,18 +860,30 @@ static void bmvpi_aligned_free(bmvp_ctx *c, void *p)
     bmvpi_free(c, memory);
 }
 
-/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------------ */
+/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------ */
 
-static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes) { return (float *)c->cfg.backend->device->alloc(c, bytes); }
+static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes)
+{
+    return (float *)c->cfg.backend->device->alloc(c, bytes);
+}
 static void bmvpi_values_free(bmvp_ctx *c, void *p) { c->cfg.backend->device->free(c, p); }
-static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n) { c->cfg.backend->device->write(c, to, host, n); }
-static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n) { c->cfg.backend->device->read(c, host, from, n); }
-static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n) { c->cfg.backend->device->fill(c, to, value, n); }
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    c->cfg.backend->device->write(c, to, host, n);
+}
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    c->cfg.backend->device->read(c, host, from, n);
+}
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    c->cfg.backend->device->fill(c, to, value, n);
+}
 
 /* >>bfloat16 ------------------------------------------------------------------------------------------------------- */
 
-/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one alone with a zero beside
-   it (blocks are a multiple of 64 bytes long). */
+/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one
+   alone with a zero beside it (blocks are a multiple of 64 bytes long). */
 static uint16_t bmvpi_half_of(float x) /* to nearest even */
 {
     uint32_t u;
@@ -1259,7 +1314,10 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
-BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
+BMVP_API const char *bmvp_precision_text(bmvp_precision p)
+{
+    return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32";
+}
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1289,7 +1347,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
     if (!k.backend->device) {
-        bmvp_error_set(err, BMVP_E_ARG, "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
+        bmvp_error_set(err, BMVP_E_ARG,
+                       "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
                        k.backend->name);
         return NULL;
     }
@@ -1311,7 +1370,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     c->min_chunk = 1 << 20;
     c->blocks.item_size = (sizeof(bmvpi_block) + 15) / 16 * 16;
     c->nodes.item_size = (sizeof(bmvp_tensor) + 15) / 16 * 16;
-    if (asked > best) bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
+    if (asked > best)
+        bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
     return c;
 }
 
@@ -1360,7 +1420,8 @@ BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err)
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of)
 {
     if (c->cfg.progress && !c->cfg.plan && !bmvp_failed(c) && c->cfg.progress(c->cfg.progress_user, what, done, of))
-        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done, (long long)of);
+        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done,
+                  (long long)of);
     return c->err.status;
 }
 
@@ -1423,8 +1484,8 @@ BMVP_API void bmvp_step_begin(bmvp_ctx *c)
     const int joined = c->n_chunks > 1 && !c->cfg.plan;
     while (c->n_step > 0) bmvpi_tensor_release(c, c->step[--c->n_step]);
     if (joined) { /* one block of the size seen so far: the next step finds all of it in one piece */
-        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once", c->n_chunks,
-                 (double)c->step_peak / 1e6);
+        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once",
+                 c->n_chunks, (double)c->step_peak / 1e6);
         bmvpi_chunks_free(c);
         (void)bmvpi_chunk_add(c, c->step_peak);
     }
@@ -1712,7 +1773,8 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         if (copy) memcpy(copy, name, len);
         t->name = copy;
     }
-    if (!c->cfg.plan && !bmvp_failed(c)) t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
+    if (!c->cfg.plan && !bmvp_failed(c))
+        t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
         bmvpi_lasting_free(c, t);
         return NULL;
@@ -1960,7 +2022,8 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
    bmvp_on_gradient is told. */
 
 /* y = x, or y += x, gradients of t and `of` */
-static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
+static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x,
+                            int accumulate)
 {
     c->cfg.backend->device->add(c, y, t->half, x, of->half, t->numel, accumulate);
 }
@@ -3873,9 +3936,10 @@ static int64_t bmvpi_target_of(const float *saved, int64_t row)
     memcpy(&target, saved + row, sizeof target);
     return target;
 }
-static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
+                                     const float *weight)
 {
-    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are: nobody calculates with them as floats */
+    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are */
     if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
     else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
 }
@@ -4232,8 +4296,8 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
    src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
-   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is computed
-   again.
+   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is
+   computed again.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
@@ -5366,9 +5430,9 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>device of the CPU ------------------------------------------------------------------------------------------------
-   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which one it has. All is done when
-   a call returns, and what was posted is there. The step of an optimizer is cut into pieces of 65536 elements, for threads and for the fixed
-   order of the norm's sum. */
+   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which
+   one it has. All is done when a call returns, and what was posted is there. The step of an optimizer is cut into
+   pieces of 65536 elements, for threads and for the fixed order of the norm's sum. */
 
 #if !defined(BMVP_NO_SIMD) && defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
 #define BMVPI_HAVE_BF16 1
@@ -5379,9 +5443,12 @@ static int bmvpi_cpu_computes(const bmvp_config *k, bmvp_error *err)
 #if defined(BMVPI_HAVE_BF16)
     if (k->precision == BMVP_BF16 && k->simd == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16")) return 1;
 #endif
-    if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
-    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
-                        bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
+    if (k->precision == BMVP_TF32)
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED,
+                       "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
+                       bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
     return 0;
 }
 
@@ -5397,7 +5464,12 @@ static void bmvpi_cpu_fill(bmvp_ctx *c, float *to, float value, int64_t n)
     for (i = 0; i < n; ++i) to[i] = value;
 }
 
-typedef struct bmvpi_add_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_add_job;
+typedef struct bmvpi_add_job {
+    float *y;
+    const float *x;
+    int64_t n;
+    int accumulate;
+} bmvpi_add_job;
 static void bmvpi_cpu_add_task(void *arg, int64_t task, int worker) /* task = 256 KB */
 {
     const bmvpi_add_job *j = (const bmvpi_add_job *)arg;
@@ -5421,13 +5493,14 @@ static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, i
     bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_cpu_add_task, &j);
 }
 
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target; the machine room has it once more for AVX2. */
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that
+   compilers turn into vectors of the target; the machine room has it once more for AVX2. */
 #define BMVPI_ADAMW_BODY \
     { \
         float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
         const float *BMVP_RESTRICT g = u->g; \
-        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, root = u->root, eps = u->eps; \
+        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, \
+                    root = u->root, eps = u->eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
             const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
@@ -5543,17 +5616,18 @@ static int bmvpi_cpu_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
 {
     int i;
     if (ticket < 1 || ticket > c->mailed || ticket <= c->mailed - BMVP_TICKETS)
-        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS,
+                  (long long)ticket);
     for (i = 0; i < n; ++i) x[i] = bmvp_failed(c) ? (float)NAN : c->mail[ticket % BMVP_TICKETS][i];
     return !bmvp_failed(c);
 }
 static void bmvpi_cpu_sync(bmvp_ctx *c) { (void)c; }
 
+/* mlp_keeps_least: to make a number of the hidden layer again costs 2 I operations, to store and fetch it about 200 */
 static const bmvp_device bmvpi_cpu_device = {
-    NULL, 1, 0, 0, 256, /* mlp: to make a number of the hidden layer again costs 2 I operations, to store and fetch it as much as about 200 */
-    bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write, bmvpi_cpu_fill, bmvpi_cpu_add,
-    bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch, bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync,
-    NULL, NULL
+    NULL, 1, 0, 0, 256, bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write,
+    bmvpi_cpu_fill, bmvpi_cpu_add, bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch,
+    bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync, NULL, NULL
 };
 
 BMVP_API int bmvp_on_host(const bmvp_ctx *c) { return c->cfg.backend->device->on_host; }
@@ -5568,8 +5642,14 @@ BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n)
     if (n < 1 || n > BMVP_POST_MOST) bmvp_fail(c, BMVP_E_ARG, "post: 1 to %d numbers, not %d", (int)BMVP_POST_MOST, n);
     return bmvp_failed(c) ? 0 : c->cfg.backend->device->post(c, x, n);
 }
-BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n) { return c->cfg.backend->device->collect(c, ticket, x, n); }
-BMVP_API int bmvp_captures(const bmvp_ctx *c) { return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin; }
+BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
+{
+    return c->cfg.backend->device->collect(c, ticket, x, n);
+}
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin;
+}
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
     if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
@@ -5584,7 +5664,8 @@ BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 /* Filled from the list: a row without its functions does not compile. */
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
 {
-#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+#define BMVP_X(id, name, reads, type) \
+    { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
     static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, &bmvpi_cpu_device };
 #undef BMVP_X
     return &cpu;
@@ -5833,7 +5914,8 @@ BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
     const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
                                                          /* NaN stays */
                                                          _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y));
-    const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
+    const bmvpi_v512 n = __builtin_convertvector(
+        (bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
 }
@@ -6345,7 +6427,8 @@ static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t
 static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c, row = j->wp * BMVPI_SLAB;
+    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c,
+                  row = j->wp * BMVPI_SLAB;
     const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->q.s.d);
     const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
     const int64_t first = task / j->chunks / j->slabs * j->q.s.d * step + c0;
@@ -6501,8 +6584,10 @@ typedef struct bmvpi_tiles {
 #define BMVPI_TILES_512(TYPE) BMVPI_TILES(TYPE, 1) BMVPI_TILES(TYPE, 2) BMVPI_TILES(TYPE, 3) BMVPI_TILES(TYPE, 4) \
     BMVPI_TILES(TYPE, 6) BMVPI_TILES(TYPE, 8) BMVPI_TILES(TYPE, 12)
 #define BMVPI_TILES_512_TABLE(TYPE) { \
-    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x1_v##TYPE), \
-    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x2_v##TYPE) }
+    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x1_v##TYPE), \
+    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x2_v##TYPE) }
 #define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
     { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
       bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
@@ -6543,8 +6628,9 @@ BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, in
 /* (a[0], b[0]), (a[1], b[1]), ...: the pairs of 16 columns, in memory order */
 BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
 {
-    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
-                                           0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009,
+                                           0x180008, 0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002,
+                                           0x110001, 0x100000);
     return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
@@ -6553,16 +6639,19 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
 {
     int64_t j;
     for (j = 0; j + 32 <= k; j += 32)
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
+        _mm512_storeu_si512(to + j / 2,
+                            (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
     if (j < k) {
         const int low = (int)bmvpi_min(16, k - j), high = (int)(k - j) - low;
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
+        _mm512_storeu_si512(
+            to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
     }
 }
 
 /* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd:
    see bmvpi_tile */
-BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k,
+                                                     int odd, int32_t *to)
 {
     int64_t j = 0;
     if (odd) {
@@ -6624,7 +6713,8 @@ BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 const int64_t at = i * t->ldc + j * 16; \
-                _mm512_storeu_ps(t->c + at, t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
+                _mm512_storeu_ps(t->c + at, \
+                                 t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
             } \
     }
 BMVPI_TILES_512(bf16)
@@ -6639,7 +6729,10 @@ static const bmvpi_tiles bmvpi_tiles_bf16 = { 12, 32, 1, BMVPI_TILES_512_TABLE(b
 
 /* Level of the tiles of products that a context may round: above all instruction sets */
 enum { BMVPI_LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 };
-static int bmvpi_product_level(const bmvp_ctx *c) { return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd; }
+static int bmvpi_product_level(const bmvp_ctx *c)
+{
+    return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd;
+}
 
 /* The tiles of a level; NULL: plain loops. */
 static const bmvpi_tiles *bmvpi_tiles_of(int level)
@@ -6745,8 +6838,8 @@ static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 
 #if defined(BMVPI_HAVE_BF16)
 /* bmvpi_pack_rows for bfloat16. k0 is even; k1 too, or it is k: then the last pair's second number is zero. */
-BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
-                                           int64_t k1, float *to)
+BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k,
+                                           int64_t n, int64_t k0, int64_t k1, float *to)
 {
     const int64_t step = bmvpi_panel_step(q, k), whole = cs == 1 ? n / 16 * 16 : 0;
     int64_t i, j;
@@ -6756,12 +6849,14 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
         const float *row = b + i * rs, *second = i + 1 < k1 ? row + rs : NULL;
         int32_t *p = (int32_t *)(void *)(to + i * bmvpi_panel_row(q));
         for (j = 0; j < whole; j += 16)
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) :
-                                                                           _mm512_setzero_ps()));
+            _mm512_storeu_si512(
+                p + j / 32 * step + j % 32,
+                bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) : _mm512_setzero_ps()));
         for (; j < bmvpi_ceil_div(n, 32) * 32; j += 16) {
             const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
-                                                                           bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
+            _mm512_storeu_si512(p + j / 32 * step + j % 32,
+                                bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
+                                               bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
         }
     }
 }
@@ -6769,8 +6864,8 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
 
 /* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
    last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
-static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0, int64_t k1,
-                            float *to)
+static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
+                            int64_t k0, int64_t k1, float *to)
 {
     const int64_t nr = q ? q->nr : 1, whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(q, k);
     int64_t i, j, e;
@@ -6842,7 +6937,8 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
                 t.onto = k > 0 || g->accumulate ? t.c : g->residual ? g->residual + m * g->c_rs + n : NULL;
-                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n),
+                            b->panel);
             }
         }
     }
@@ -7018,7 +7114,8 @@ static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = o
     int64_t i, p;
     (void)worker;
     for (i = 0; i < g->n; ++i) {
-        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) + (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
+        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) +
+                    (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
         for (p = 0; p < j->parts; ++p) sum += part[p * bmvpi_round16(g->m * g->n) + i];
         c[i] = sum;
     }
@@ -7051,7 +7148,8 @@ static bmvpi_target bmvpi_onto(float *p, int64_t ld, int add)
 }
 
 /* c (m x n) = a b + bias, b packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c, const float *bias)
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c,
+                     const float *bias)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, bmvpi_strided_matrix(packed, 0, 0), c.p, c.ld);
     g.b_packed = 1;
@@ -7062,7 +7160,8 @@ static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a,
 
 /* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's
    rows must be readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c,
+                          float *ws)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
     g.b_near = n % 16 == 0 || b.rs >= (n + 31) / 32 * 32;
@@ -7261,7 +7360,8 @@ static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_
 static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
                              const float *base, int64_t plane, int64_t row)
 {
-    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col, cut;
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col,
+        cut;
     const bmvpi_axis *ax = s->ax;
     bmvpi_tile t;
     k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
@@ -7272,8 +7372,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     t.k = taps[2] * s->ci / cut;
     t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
-        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane + (ax[1].window - taps[1] + i / cut % taps[1]) * row +
-                   i % cut * t.k;
+        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane +
+                   (ax[1].window - taps[1] + i / cut % taps[1]) * row + i % cut * t.k;
         b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
@@ -7299,7 +7399,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                       p * s->q->nr;
                 t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
-                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
+                bmvpi_strip(s->q, &t, hi[2] - lo[2],
+                            bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
                             bmvpi_panel_step(s->q, k));
             }
         }
@@ -7366,7 +7467,8 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
     /* pairs are of one output row; x is read by columns */
-    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd : bmvpi_product_level(c);
+    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd
+                                                                                 : bmvpi_product_level(c);
     j.q = bmvpi_tiles_of(j.level);
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
@@ -7461,8 +7563,8 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 
 /* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two
    outputs of three taps are four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
-       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0
-       + m1 + m2, m1 - m2 - m3
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3        A' m = m0 + m1 + m2, m1 - m2 - m3
+       G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2
    In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of
    channels in place of 216. So is the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of
    tiles: it transforms their 4^3 inputs (each voxel is read 8 times, fetched a tile ahead), multiplies by the 64
@@ -7501,9 +7603,10 @@ typedef struct bmvpi_wino_set {
         v[(at) + (S)] = a + b; \
         v[(at) + 2 * (S)] = a - b; \
         v[(at) + 3 * (S)] = zero - b; }
-#define BMVPI_WINO(BITS) \
-BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, float *to, \
-                                                   int64_t point) \
+/* Tiles of the input, 4^3, to 64 points. */
+#define BMVPI_WINO_INPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, \
+                                                   float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7525,7 +7628,11 @@ BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, cons
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_WINO_INPUT)
+
+/* Tiles of a gradient, 2^3, to 64 points. */
+#define BMVPI_WINO_GRADIENT(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
@@ -7546,9 +7653,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, 
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, \
-                                                    int accumulate) \
+}
+BMVPI_STAMP(BMVPI_WINO_GRADIENT)
+
+/* 64 points to tiles of the output, 2^3. */
+#define BMVPI_WINO_OUTPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, \
+                                                    float *const *dst, int accumulate) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7575,8 +7686,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t poin
             } \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, int64_t n, float *y) \
+}
+BMVPI_STAMP(BMVPI_WINO_OUTPUT)
+
+/* A weighed sum of points, for the gradient of the weights. */
+#define BMVPI_WINO_BLEND(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, \
+                                                      int64_t n, float *y) \
 { \
     int64_t i; \
     int p; \
@@ -7586,11 +7702,14 @@ BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t po
             if (factor[p] != 0.0f) v += factor[p] * *(const bmvpi_u##BITS *)(m + p * point + i); \
         *(bmvpi_u##BITS *)(y + i) = v; \
     } \
-} \
-static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, bmvpi_wino_out_v##BITS, \
-    bmvpi_wino_blend_v##BITS };
-BMVPI_STAMP(BMVPI_WINO)
-#undef BMVPI_WINO
+}
+BMVPI_STAMP(BMVPI_WINO_BLEND)
+
+/* All of one width. */
+#define BMVPI_WINO_SET(BITS) \
+static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, \
+    bmvpi_wino_out_v##BITS, bmvpi_wino_blend_v##BITS };
+BMVPI_STAMP(BMVPI_WINO_SET)
 #undef BMVPI_WINO_SPREAD
 #undef BMVPI_WINO_OUT
 #undef BMVPI_WINO_IN
@@ -7681,7 +7800,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
     float *u = j->owns + worker * j->own, g[3][3], factor[27];
     int i;
     for (i = 0; i < 3; ++i) bmvpi_wino_g(i == 0 ? p / 16 : i == 1 ? p / 4 % 4 : p % 4, g[i]);
-    for (i = 0; i < 27; ++i) factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
+    for (i = 0; i < 27; ++i)
+        factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
     memset(u, 0, (size_t)n * sizeof *u);
     j->set->blend(j->call.w, j->call.v->wt, factor, 27, n, u);
     if (j->what == BMVPI_CONV_DX) bmvpi_pack_b(j->level, u, 1, j->ci, j->ci, j->co, j->packed + p * j->pack);
@@ -7690,7 +7810,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
 
 /* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside:
    none */
-static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
+static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x,
+                              const float *none, const float **at)
 {
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
     const int64_t z0 = t / tiles[2] / tiles[1] % tiles[0] * 2 - before, y0 = t / tiles[2] % tiles[1] * 2 - before;
@@ -7711,7 +7832,8 @@ static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int
     int64_t r;
     bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->from + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros, src[(r + 1) % 2]);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros,
+                          src[(r + 1) % 2]);
         j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
@@ -7740,7 +7862,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t part = task / j->groups, ch = task % j->groups * j->channels, n = bmvpi_min(j->channels, j->ci - ch);
     const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
-    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
+    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point,
+          *pack = out + BMVPI_WINO_POINTS * j->out_point;
     float *sums = j->packed + part * BMVPI_WINO_POINTS * size + ch * j->co;
     const float *src[8];
     int64_t b, r, p;
@@ -7752,7 +7875,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n), bmvpi_rows(out + p * j->out_point, j->co),
+            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n),
+                          bmvpi_rows(out + p * j->out_point, j->co),
                           bmvpi_onto(sums + p * size, j->co, b > part * j->part_blocks), pack);
     }
 }
@@ -7807,9 +7931,11 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
     bmvpi_gemm_args g;
     if (what == BMVPI_CONV_FORWARD)
-        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo), q->y, v->co);
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo),
+                            q->y, v->co);
     else if (what == BMVPI_CONV_DX)
-        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi), q->dx, v->ci);
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi),
+                            q->dx, v->ci);
     else
         g = bmvpi_gemm_make(v->ci, v->co, voxels, bmvpi_transposed(q->x, v->ci), bmvpi_rows(q->g, v->co), q->dw, v->wi);
     g.bias = what == BMVPI_CONV_DW ? NULL : q->bias;
@@ -7896,8 +8022,8 @@ typedef struct bmvpi_fused {
 } bmvpi_fused;
 
 #if defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_FUSED(BITS) \
-/* largest s of a row; NaN is left to the exponentials */ \
+/* Largest s of a row; NaN is left to the exponentials. */
+#define BMVPI_ROW_TOP(BITS) \
 BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, float scale) \
 { \
     const int64_t width = BITS / 32; \
@@ -7912,7 +8038,10 @@ BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, f
     for (; i < n; ++i) if (s[i] * scale > top) top = s[i] * scale; \
     for (i = 0; i < width; ++i) if (e[i] > top) top = e[i]; \
     return top; \
-} \
+}
+BMVPI_STAMP(BMVPI_ROW_TOP)
+
+#define BMVPI_FUSED_SOFTMAX(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n, float *s, int64_t ld, float scale, \
                                                          int first, float *top, float *sum, float *o, int64_t ldo, \
                                                          int64_t d) \
@@ -7943,7 +8072,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n
         } \
         for (i = 0; i < width; ++i) sum[r] += total[i]; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX)
+
+#define BMVPI_FUSED_SOFTMAX_BACK(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int64_t n, float *p, float *dp, \
                                                               int64_t ld, float scale, const float *lse, \
                                                               const float *dot) \
@@ -7957,7 +8089,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int6
             *(bmvpi_u##BITS *)(dp + i) = (*(const bmvpi_u##BITS *)(dp + i) - mean) * (e * scale); \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX_BACK)
+
+#define BMVPI_FUSED_GELU(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, \
                                                       int64_t ld) \
 { \
@@ -7965,7 +8100,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, c
     for (r = 0; r < rows; ++r, a += lda, h += ld) \
         for (i = 0; i < n; i += BITS / 32) \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU)
+
+#define BMVPI_FUSED_GELU_BOTH(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, \
                                                            float *h, float *g, int64_t ld) \
 { \
@@ -7976,7 +8114,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t
             *(bmvpi_u##BITS *)(g + i) = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(v); \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(v); \
         } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU_BOTH)
+
+#define BMVPI_FUSED_ROW_DOTS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t n, const float *a, const float *b, \
                                                           int64_t ld, float *out) \
 { \
@@ -7991,7 +8132,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t 
         for (i = 0; i < width; ++i) sum += t[i]; \
         out[r] = sum; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_ROW_DOTS)
+
+#define BMVPI_FUSED_COLUMN_SUMS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64_t n, const float *x, int64_t ld, \
                                                              float *y, int add) \
 { \
@@ -8020,11 +8164,15 @@ BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64
         for (r = 0; r < rows; ++r) t += x[r * ld + i]; \
         y[i] = t; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_COLUMN_SUMS)
+
+/* All of one width. */
+#define BMVPI_FUSED_SET(BITS) \
 static const bmvpi_fused bmvpi_fused_v##BITS = { bmvpi_fused_softmax_v##BITS, bmvpi_fused_softmax_back_v##BITS, \
     bmvpi_fused_gelu_v##BITS, bmvpi_fused_gelu_both_v##BITS, bmvpi_fused_row_dots_v##BITS, \
     bmvpi_fused_column_sums_v##BITS };
-BMVPI_STAMP(BMVPI_FUSED)
+BMVPI_STAMP(BMVPI_FUSED_SET)
 #endif
 
 /* NULL: plain loops */
@@ -8149,7 +8297,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
     int64_t r0, r1, first, b;
     const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
     const float *q = j->y->src[0]->x + at;
-    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
+    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c,
+          *dv = dk + (j->parts ? j->d : j->c);
     for (first = r0; r0 < r1; r0 += j->rows) {
         const int64_t rows = bmvpi_min(j->rows, r1 - r0);
         const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
@@ -8164,7 +8313,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
             bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
                      bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c), bmvpi_onto(dv + k0, ldk, add), pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c),
+                          bmvpi_onto(dv + k0, ldk, add), pack);
             bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
                           bmvpi_onto(dk + k0, ldk, add), pack);
         }
@@ -8332,10 +8482,11 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
         float *before = j->saved ? j->saved + m * j->h + h0 : a;
-        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s), bmvpi_onto(before, lda, 0),
-                 j->b1 ? j->b1 + h0 : NULL);
+        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s),
+                 bmvpi_onto(before, lda, 0), j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0), j->y + m * j->o, j->o);
+        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0),
+                            j->y + m * j->o, j->o);
         g.b_packed = 1;
         g.accumulate = s > 0;
         g.bias = s > 0 ? NULL : j->b2;
@@ -8374,7 +8525,8 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             if (!j.saved)
                 bmvpi_mm(j.level, rows, n, j.i, bmvpi_rows(x, j.i), bmvpi_mlp_packed(&j, 0, s), bmvpi_onto(a, j.ld, 0),
                          j.b1 ? j.b1 + h0 : NULL);
-            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0), NULL);
+            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0),
+                     NULL);
             j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
                 bmvpi_mm(j.level, rows, j.i, n, bmvpi_rows(d, j.ld), bmvpi_mlp_packed(&j, 2, s),
@@ -8452,10 +8604,11 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 /* >>fast adamw ----------------------------------------------------------------------------------------------------- */
 
 #if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale, int64_t from, int64_t to)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale,
+                                                                                int64_t from, int64_t to)
     BMVPI_ADAMW_BODY
 #endif
-static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
+    static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
 #if defined(BMVPI_HAVE_X86)
     if (c->simd < BMVP_SIMD_AVX2) return 0;
