@@ -730,8 +730,8 @@ typedef struct bmvp_nii_brain_report {
 } bmvp_nii_brain_report;
 
 /* Mask (0, 1) of the brain on the grid of volumes[0], from n modalities of one case on one grid and a template head
-   WITH skull and its brain (above 0) on one grid. Contrasts may differ. E_ARG: as bmvp_nii_register, or grids that differ;
-   mask and report are zeroed then. */
+   WITH skull and its brain (above 0) on one grid. Contrasts may differ. E_ARG: as bmvp_nii_register, or grids that
+   differ; mask and report are zeroed then. */
 BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_volume *volumes, int n,
                                          const bmvp_nii_volume *tmpl, const bmvp_nii_volume *tmpl_brain,
                                          const bmvp_nii_brain_how *how, bmvp_nii_brain_report *report,
@@ -6293,8 +6293,8 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
 /* >>brain impl -------------------------------------------------------------------------------------------------
    A brain mask from a template head whose brain is known. The template is registered to the case (12 degrees of
    freedom) by samples up to 25 mm around its brain, so that the air around the scalp has its say: with less, the
-   template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the brain from how thick scalp
-   and skull are. The signed distance to the template's brain is carried over; where it is within 12 mm of 0, the values
+   template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the brain
+   from how thick scalp and skull are. The signed distance to the template's brain is carried over; where it is within 12 mm of 0, the values
    of the case itself move it: how likely a value is inside against outside, in each modality, averaged and smoothed.
    Last, thin bridges are cut by an opening, the largest component is kept and holes are filled. */
 

@@ -323,7 +323,8 @@ static void test_brain_mask(void)
             CHECK((report.edge > 0.01) == (rows[i].cut > 0));
             if (getenv("REGISTER_VERBOSE"))
                 printf("case %d: Dice %.4f, %.2f l, kept %.3f, edge %.3f, stretch %.2f %.2f\n", (int)i,
-                       dice(&mask, &truth), report.litres, report.kept, report.edge, report.stretch[0], report.stretch[2]);
+                       dice(&mask, &truth), report.litres, report.kept, report.edge, report.stretch[0],
+                       report.stretch[2]);
             bmvp_nii_volume_free(&mask);
         }
         CHECK(!bmvp_nii_is_stripped(&v[0]));
