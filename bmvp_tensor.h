@@ -5914,7 +5914,8 @@ BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
     const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
                                                          /* NaN stays */
                                                          _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y));
-    const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
+    const bmvpi_v512 n = __builtin_convertvector(
+        (bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
 }
@@ -6426,7 +6427,8 @@ static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t
 static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c, row = j->wp * BMVPI_SLAB;
+    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c,
+                  row = j->wp * BMVPI_SLAB;
     const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->q.s.d);
     const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
     const int64_t first = task / j->chunks / j->slabs * j->q.s.d * step + c0;
@@ -6582,8 +6584,10 @@ typedef struct bmvpi_tiles {
 #define BMVPI_TILES_512(TYPE) BMVPI_TILES(TYPE, 1) BMVPI_TILES(TYPE, 2) BMVPI_TILES(TYPE, 3) BMVPI_TILES(TYPE, 4) \
     BMVPI_TILES(TYPE, 6) BMVPI_TILES(TYPE, 8) BMVPI_TILES(TYPE, 12)
 #define BMVPI_TILES_512_TABLE(TYPE) { \
-    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x1_v##TYPE), \
-    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x2_v##TYPE) }
+    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x1_v##TYPE), \
+    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x2_v##TYPE) }
 #define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
     { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
       bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
@@ -6624,8 +6628,9 @@ BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, in
 /* (a[0], b[0]), (a[1], b[1]), ...: the pairs of 16 columns, in memory order */
 BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
 {
-    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
-                                           0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009,
+                                           0x180008, 0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002,
+                                           0x110001, 0x100000);
     return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
@@ -6634,16 +6639,19 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
 {
     int64_t j;
     for (j = 0; j + 32 <= k; j += 32)
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
+        _mm512_storeu_si512(to + j / 2,
+                            (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
     if (j < k) {
         const int low = (int)bmvpi_min(16, k - j), high = (int)(k - j) - low;
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
+        _mm512_storeu_si512(
+            to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
     }
 }
 
 /* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd:
    see bmvpi_tile */
-BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k,
+                                                     int odd, int32_t *to)
 {
     int64_t j = 0;
     if (odd) {
@@ -6705,7 +6713,8 @@ BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 const int64_t at = i * t->ldc + j * 16; \
-                _mm512_storeu_ps(t->c + at, t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
+                _mm512_storeu_ps(t->c + at, \
+                                 t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
             } \
     }
 BMVPI_TILES_512(bf16)
@@ -6720,7 +6729,10 @@ static const bmvpi_tiles bmvpi_tiles_bf16 = { 12, 32, 1, BMVPI_TILES_512_TABLE(b
 
 /* Level of the tiles of products that a context may round: above all instruction sets */
 enum { BMVPI_LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 };
-static int bmvpi_product_level(const bmvp_ctx *c) { return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd; }
+static int bmvpi_product_level(const bmvp_ctx *c)
+{
+    return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd;
+}
 
 /* The tiles of a level; NULL: plain loops. */
 static const bmvpi_tiles *bmvpi_tiles_of(int level)
@@ -6826,8 +6838,8 @@ static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 
 #if defined(BMVPI_HAVE_BF16)
 /* bmvpi_pack_rows for bfloat16. k0 is even; k1 too, or it is k: then the last pair's second number is zero. */
-BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
-                                           int64_t k1, float *to)
+BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k,
+                                           int64_t n, int64_t k0, int64_t k1, float *to)
 {
     const int64_t step = bmvpi_panel_step(q, k), whole = cs == 1 ? n / 16 * 16 : 0;
     int64_t i, j;
@@ -6837,12 +6849,14 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
         const float *row = b + i * rs, *second = i + 1 < k1 ? row + rs : NULL;
         int32_t *p = (int32_t *)(void *)(to + i * bmvpi_panel_row(q));
         for (j = 0; j < whole; j += 16)
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) :
-                                                                           _mm512_setzero_ps()));
+            _mm512_storeu_si512(
+                p + j / 32 * step + j % 32,
+                bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) : _mm512_setzero_ps()));
         for (; j < bmvpi_ceil_div(n, 32) * 32; j += 16) {
             const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
-                                                                           bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
+            _mm512_storeu_si512(p + j / 32 * step + j % 32,
+                                bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
+                                               bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
         }
     }
 }
@@ -6850,8 +6864,8 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
 
 /* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
    last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
-static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0, int64_t k1,
-                            float *to)
+static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
+                            int64_t k0, int64_t k1, float *to)
 {
     const int64_t nr = q ? q->nr : 1, whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(q, k);
     int64_t i, j, e;
@@ -6923,7 +6937,8 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
                 t.onto = k > 0 || g->accumulate ? t.c : g->residual ? g->residual + m * g->c_rs + n : NULL;
-                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n),
+                            b->panel);
             }
         }
     }
@@ -7099,7 +7114,8 @@ static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = o
     int64_t i, p;
     (void)worker;
     for (i = 0; i < g->n; ++i) {
-        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) + (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
+        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) +
+                    (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
         for (p = 0; p < j->parts; ++p) sum += part[p * bmvpi_round16(g->m * g->n) + i];
         c[i] = sum;
     }
@@ -7132,7 +7148,8 @@ static bmvpi_target bmvpi_onto(float *p, int64_t ld, int add)
 }
 
 /* c (m x n) = a b + bias, b packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c, const float *bias)
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c,
+                     const float *bias)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, bmvpi_strided_matrix(packed, 0, 0), c.p, c.ld);
     g.b_packed = 1;
@@ -7143,7 +7160,8 @@ static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a,
 
 /* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's
    rows must be readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c,
+                          float *ws)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
     g.b_near = n % 16 == 0 || b.rs >= (n + 31) / 32 * 32;
@@ -7342,7 +7360,8 @@ static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_
 static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
                              const float *base, int64_t plane, int64_t row)
 {
-    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col, cut;
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col,
+        cut;
     const bmvpi_axis *ax = s->ax;
     bmvpi_tile t;
     k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
@@ -7353,8 +7372,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     t.k = taps[2] * s->ci / cut;
     t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
-        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane + (ax[1].window - taps[1] + i / cut % taps[1]) * row +
-                   i % cut * t.k;
+        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane +
+                   (ax[1].window - taps[1] + i / cut % taps[1]) * row + i % cut * t.k;
         b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
@@ -7380,7 +7399,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                       p * s->q->nr;
                 t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
-                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
+                bmvpi_strip(s->q, &t, hi[2] - lo[2],
+                            bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
                             bmvpi_panel_step(s->q, k));
             }
         }
@@ -7447,7 +7467,8 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
     /* pairs are of one output row; x is read by columns */
-    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd : bmvpi_product_level(c);
+    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd
+                                                                                 : bmvpi_product_level(c);
     j.q = bmvpi_tiles_of(j.level);
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
@@ -7542,8 +7563,8 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 
 /* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two
    outputs of three taps are four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
-       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0
-       + m1 + m2, m1 - m2 - m3
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3        A' m = m0 + m1 + m2, m1 - m2 - m3
+       G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2
    In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of
    channels in place of 216. So is the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of
    tiles: it transforms their 4^3 inputs (each voxel is read 8 times, fetched a tile ahead), multiplies by the 64
@@ -7582,9 +7603,10 @@ typedef struct bmvpi_wino_set {
         v[(at) + (S)] = a + b; \
         v[(at) + 2 * (S)] = a - b; \
         v[(at) + 3 * (S)] = zero - b; }
-#define BMVPI_WINO(BITS) \
-BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, float *to, \
-                                                   int64_t point) \
+/* Tiles of the input, 4^3, to 64 points. */
+#define BMVPI_WINO_INPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, \
+                                                   float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7606,7 +7628,11 @@ BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, cons
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_WINO_INPUT)
+
+/* Tiles of a gradient, 2^3, to 64 points. */
+#define BMVPI_WINO_GRADIENT(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
@@ -7627,9 +7653,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, 
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, \
-                                                    int accumulate) \
+}
+BMVPI_STAMP(BMVPI_WINO_GRADIENT)
+
+/* 64 points to tiles of the output, 2^3. */
+#define BMVPI_WINO_OUTPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, \
+                                                    float *const *dst, int accumulate) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7656,8 +7686,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t poin
             } \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, int64_t n, float *y) \
+}
+BMVPI_STAMP(BMVPI_WINO_OUTPUT)
+
+/* A weighed sum of points, for the gradient of the weights. */
+#define BMVPI_WINO_BLEND(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, \
+                                                      int64_t n, float *y) \
 { \
     int64_t i; \
     int p; \
@@ -7667,11 +7702,14 @@ BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t po
             if (factor[p] != 0.0f) v += factor[p] * *(const bmvpi_u##BITS *)(m + p * point + i); \
         *(bmvpi_u##BITS *)(y + i) = v; \
     } \
-} \
-static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, bmvpi_wino_out_v##BITS, \
-    bmvpi_wino_blend_v##BITS };
-BMVPI_STAMP(BMVPI_WINO)
-#undef BMVPI_WINO
+}
+BMVPI_STAMP(BMVPI_WINO_BLEND)
+
+/* All of one width. */
+#define BMVPI_WINO_SET(BITS) \
+static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, \
+    bmvpi_wino_out_v##BITS, bmvpi_wino_blend_v##BITS };
+BMVPI_STAMP(BMVPI_WINO_SET)
 #undef BMVPI_WINO_SPREAD
 #undef BMVPI_WINO_OUT
 #undef BMVPI_WINO_IN
@@ -7762,7 +7800,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
     float *u = j->owns + worker * j->own, g[3][3], factor[27];
     int i;
     for (i = 0; i < 3; ++i) bmvpi_wino_g(i == 0 ? p / 16 : i == 1 ? p / 4 % 4 : p % 4, g[i]);
-    for (i = 0; i < 27; ++i) factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
+    for (i = 0; i < 27; ++i)
+        factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
     memset(u, 0, (size_t)n * sizeof *u);
     j->set->blend(j->call.w, j->call.v->wt, factor, 27, n, u);
     if (j->what == BMVPI_CONV_DX) bmvpi_pack_b(j->level, u, 1, j->ci, j->ci, j->co, j->packed + p * j->pack);
@@ -7771,7 +7810,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
 
 /* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside:
    none */
-static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
+static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x,
+                              const float *none, const float **at)
 {
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
     const int64_t z0 = t / tiles[2] / tiles[1] % tiles[0] * 2 - before, y0 = t / tiles[2] % tiles[1] * 2 - before;
@@ -7792,7 +7832,8 @@ static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int
     int64_t r;
     bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->from + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros, src[(r + 1) % 2]);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros,
+                          src[(r + 1) % 2]);
         j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
@@ -7821,7 +7862,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t part = task / j->groups, ch = task % j->groups * j->channels, n = bmvpi_min(j->channels, j->ci - ch);
     const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
-    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
+    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point,
+          *pack = out + BMVPI_WINO_POINTS * j->out_point;
     float *sums = j->packed + part * BMVPI_WINO_POINTS * size + ch * j->co;
     const float *src[8];
     int64_t b, r, p;
@@ -7833,7 +7875,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n), bmvpi_rows(out + p * j->out_point, j->co),
+            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n),
+                          bmvpi_rows(out + p * j->out_point, j->co),
                           bmvpi_onto(sums + p * size, j->co, b > part * j->part_blocks), pack);
     }
 }
@@ -7888,9 +7931,11 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
     bmvpi_gemm_args g;
     if (what == BMVPI_CONV_FORWARD)
-        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo), q->y, v->co);
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo),
+                            q->y, v->co);
     else if (what == BMVPI_CONV_DX)
-        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi), q->dx, v->ci);
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi),
+                            q->dx, v->ci);
     else
         g = bmvpi_gemm_make(v->ci, v->co, voxels, bmvpi_transposed(q->x, v->ci), bmvpi_rows(q->g, v->co), q->dw, v->wi);
     g.bias = what == BMVPI_CONV_DW ? NULL : q->bias;
@@ -7977,8 +8022,8 @@ typedef struct bmvpi_fused {
 } bmvpi_fused;
 
 #if defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_FUSED(BITS) \
-/* largest s of a row; NaN is left to the exponentials */ \
+/* Largest s of a row; NaN is left to the exponentials. */
+#define BMVPI_ROW_TOP(BITS) \
 BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, float scale) \
 { \
     const int64_t width = BITS / 32; \
@@ -7993,7 +8038,10 @@ BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, f
     for (; i < n; ++i) if (s[i] * scale > top) top = s[i] * scale; \
     for (i = 0; i < width; ++i) if (e[i] > top) top = e[i]; \
     return top; \
-} \
+}
+BMVPI_STAMP(BMVPI_ROW_TOP)
+
+#define BMVPI_FUSED_SOFTMAX(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n, float *s, int64_t ld, float scale, \
                                                          int first, float *top, float *sum, float *o, int64_t ldo, \
                                                          int64_t d) \
@@ -8024,7 +8072,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n
         } \
         for (i = 0; i < width; ++i) sum[r] += total[i]; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX)
+
+#define BMVPI_FUSED_SOFTMAX_BACK(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int64_t n, float *p, float *dp, \
                                                               int64_t ld, float scale, const float *lse, \
                                                               const float *dot) \
@@ -8038,7 +8089,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int6
             *(bmvpi_u##BITS *)(dp + i) = (*(const bmvpi_u##BITS *)(dp + i) - mean) * (e * scale); \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX_BACK)
+
+#define BMVPI_FUSED_GELU(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, \
                                                       int64_t ld) \
 { \
@@ -8046,7 +8100,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, c
     for (r = 0; r < rows; ++r, a += lda, h += ld) \
         for (i = 0; i < n; i += BITS / 32) \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU)
+
+#define BMVPI_FUSED_GELU_BOTH(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, \
                                                            float *h, float *g, int64_t ld) \
 { \
@@ -8057,7 +8114,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t
             *(bmvpi_u##BITS *)(g + i) = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(v); \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(v); \
         } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU_BOTH)
+
+#define BMVPI_FUSED_ROW_DOTS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t n, const float *a, const float *b, \
                                                           int64_t ld, float *out) \
 { \
@@ -8072,7 +8132,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t 
         for (i = 0; i < width; ++i) sum += t[i]; \
         out[r] = sum; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_ROW_DOTS)
+
+#define BMVPI_FUSED_COLUMN_SUMS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64_t n, const float *x, int64_t ld, \
                                                              float *y, int add) \
 { \
@@ -8101,11 +8164,15 @@ BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64
         for (r = 0; r < rows; ++r) t += x[r * ld + i]; \
         y[i] = t; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_COLUMN_SUMS)
+
+/* All of one width. */
+#define BMVPI_FUSED_SET(BITS) \
 static const bmvpi_fused bmvpi_fused_v##BITS = { bmvpi_fused_softmax_v##BITS, bmvpi_fused_softmax_back_v##BITS, \
     bmvpi_fused_gelu_v##BITS, bmvpi_fused_gelu_both_v##BITS, bmvpi_fused_row_dots_v##BITS, \
     bmvpi_fused_column_sums_v##BITS };
-BMVPI_STAMP(BMVPI_FUSED)
+BMVPI_STAMP(BMVPI_FUSED_SET)
 #endif
 
 /* NULL: plain loops */
@@ -8230,7 +8297,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
     int64_t r0, r1, first, b;
     const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
     const float *q = j->y->src[0]->x + at;
-    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
+    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c,
+          *dv = dk + (j->parts ? j->d : j->c);
     for (first = r0; r0 < r1; r0 += j->rows) {
         const int64_t rows = bmvpi_min(j->rows, r1 - r0);
         const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
@@ -8245,7 +8313,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
             bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
                      bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c), bmvpi_onto(dv + k0, ldk, add), pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c),
+                          bmvpi_onto(dv + k0, ldk, add), pack);
             bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
                           bmvpi_onto(dk + k0, ldk, add), pack);
         }
@@ -8413,10 +8482,11 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
         float *before = j->saved ? j->saved + m * j->h + h0 : a;
-        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s), bmvpi_onto(before, lda, 0),
-                 j->b1 ? j->b1 + h0 : NULL);
+        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s),
+                 bmvpi_onto(before, lda, 0), j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0), j->y + m * j->o, j->o);
+        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0),
+                            j->y + m * j->o, j->o);
         g.b_packed = 1;
         g.accumulate = s > 0;
         g.bias = s > 0 ? NULL : j->b2;
@@ -8455,7 +8525,8 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             if (!j.saved)
                 bmvpi_mm(j.level, rows, n, j.i, bmvpi_rows(x, j.i), bmvpi_mlp_packed(&j, 0, s), bmvpi_onto(a, j.ld, 0),
                          j.b1 ? j.b1 + h0 : NULL);
-            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0), NULL);
+            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0),
+                     NULL);
             j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
                 bmvpi_mm(j.level, rows, j.i, n, bmvpi_rows(d, j.ld), bmvpi_mlp_packed(&j, 2, s),
@@ -8537,7 +8608,7 @@ BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256
                                                                                 int64_t from, int64_t to)
     BMVPI_ADAMW_BODY
 #endif
-static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
+    static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
 #if defined(BMVPI_HAVE_X86)
     if (c->simd < BMVP_SIMD_AVX2) return 0;
