@@ -6293,17 +6293,18 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
 /* >>brain impl -------------------------------------------------------------------------------------------------
    A brain mask from a template head whose brain is known. The template is registered to the case (12 degrees of
    freedom) by samples up to 25 mm around its brain, so that the air around the scalp has its say: with less, the
-   template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the brain
-   from how thick scalp and skull are. The signed distance to the template's brain is carried over; where it is within 12 mm of 0, the values
-   of the case itself move it: how likely a value is inside against outside, in each modality, averaged and smoothed.
-   Last, thin bridges are cut by an opening, the largest component is kept and holes are filled. */
+   template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the
+   brain from how thick scalp and skull are. The signed distance to the template's brain is carried over; where it
+   is within 12 mm of 0, the values of the case itself move it: how likely a value is inside against outside, in
+   each modality, averaged and smoothed. Last, thin bridges are cut by an opening, the largest component is kept
+   and holes are filled. */
 
 enum { BMVPI_NII_EVIDENCE = 40 };
 
 static int bmvpi_nii_evidence_bin(float v, float low, float high)
 {
-    const float b = (v - low) / (high - low) * BMVPI_NII_EVIDENCE;
-    return b < 0 ? 0 : b >= BMVPI_NII_EVIDENCE ? BMVPI_NII_EVIDENCE - 1 : (int)b;
+    const float b = (v - low) / (high - low) * (float)BMVPI_NII_EVIDENCE;
+    return b < 0 ? 0 : b >= (float)BMVPI_NII_EVIDENCE ? BMVPI_NII_EVIDENCE - 1 : (int)b;
 }
 
 BMVP_API int bmvp_nii_is_stripped(const bmvp_nii_volume *volume)

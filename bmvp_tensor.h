@@ -49,13 +49,17 @@
        }
 
    CONVENTIONS
-       Layout     row-major, last axis contiguous. Images are (N, D, H, W, C): D = z slowest, W = x; a NIfTI volume as it lies.
-       Weights    in the order the kernels read them: linear (in, out), conv (kd, kh, kw, in / groups, out), depthwise (kd, kh, kw, C).
-       Errors     the first failure is kept in the context with op and shapes; builders then return NULL and accept NULL, so a
-                  network needs one check at its end. The context stays usable after bmvp_clear_error and bmvp_step_begin.
-       Threads    one thread at a time per context; different contexts may run at once. Kernels use the context's own pool.
-       Bits       results do not depend on the number of threads: work is cut by shape, partial sums are added in fixed order.
-                  They do depend on the instruction set chosen.
+       Layout     row-major, last axis contiguous. Images are (N, D, H, W, C): D = z slowest, W = x; a NIfTI volume as
+                  it lies.
+       Weights    in the order the kernels read them: linear (in, out), conv (kd, kh, kw, in / groups, out), depthwise
+                  (kd, kh, kw, C).
+       Errors     the first failure is kept in the context with op and shapes; builders then return NULL and accept
+                  NULL, so a network needs one check at its end. The context stays usable after bmvp_clear_error and
+                  bmvp_step_begin.
+       Threads    one thread at a time per context; different contexts may run at once. Kernels use the context's own
+                  pool.
+       Bits       results do not depend on the number of threads: work is cut by shape, partial sums are added in fixed
+                  order. They do depend on the instruction set chosen.
 
    CONFIG MACROS
        BMVP_API          linkage of public functions   default: nothing (extern)    set globally
@@ -142,7 +146,8 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #endif
 /* ---- end of the common part -------------------------------------------------------------------------------------- */
 
-/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
+/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads
+   well. */
 BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
 
 /* >>config ------------------------------------------------------------------------------------------------------- */
@@ -155,9 +160,10 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AVX512
 } bmvp_simd;
 
-/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op matmul stay float32,
-   and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients as bfloat16 (bmvp_device.half_least): never
-   parameters, their gradients, buffers, inputs and losses. Reads and writes are float32 either way. */
+/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op
+   matmul stay float32, and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients
+   as bfloat16 (bmvp_device.half_least): never parameters, their gradients, buffers, inputs and losses. Reads and writes
+   are float32 either way. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
     BMVP_BF16, /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
@@ -180,11 +186,14 @@ typedef struct bmvp_config {
     void *progress_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
-    bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
-    int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
+    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
+    bmvp_precision precision;
+    /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
+    int graph;
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
-    const struct bmvp_net_kind *const *networks; /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
+    /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
+    const struct bmvp_net_kind *const *networks;
 } bmvp_config;
 
 BMVP_API bmvp_config bmvp_config_default(void);
@@ -233,8 +242,8 @@ typedef struct bmvp_memory {
 } bmvp_memory;
 BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c);
 
-/* Allocates the step block at once (for instance the step_peak of a plan). Without it the block grows and is joined at the
-   next bmvp_step_begin. */
+/* Allocates the step block at once (for instance the step_peak of a plan). Without it the block grows and is joined at
+   the next bmvp_step_begin. */
 BMVP_API bmvp_status bmvp_reserve(bmvp_ctx *c, int64_t bytes);
 /* Drops every step tensor. Pointers to them are dead afterwards. */
 BMVP_API void bmvp_step_begin(bmvp_ctx *c);
@@ -245,8 +254,8 @@ BMVP_API bmvp_tensor *bmvp_scope_end(bmvp_ctx *c, int64_t mark, bmvp_tensor *kee
 
 /* >>rng ---------------------------------------------------------------------------------------------------------- */
 
-/* Counter-based random numbers, Philox 4x32-10 (Salmon et al., SC 2011). A stream is named by (seed, stream, step, sample);
-   number i of a stream is always the same, whatever was drawn before, on every device. */
+/* Counter-based random numbers, Philox 4x32-10 (Salmon et al., SC 2011). A stream is named by (seed, stream, step,
+   sample); number i of a stream is always the same, whatever was drawn before, on every device. */
 typedef struct bmvp_rng {
     uint32_t key[2], counter[4]; /* counter = { block index, stream, step, sample } */
     uint32_t out[4];
@@ -268,11 +277,13 @@ typedef struct bmvp_conv_shape {
     int64_t groups;
 } bmvp_conv_shape;
 
-/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every row; one number */
+/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every
+   row; one number */
 typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
 
-/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every backend. An op has the member of
-   its name (add and mul: binary); those that are not here have none. Names are those of the builders' parameters. */
+/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every
+   backend. An op has the member of its name (add and mul: binary); those that are not here have none. Names are those
+   of the builders' parameters. */
 typedef union bmvp_args {
     struct { bmvp_spread spread; } binary;
     struct { double factor, offset; } scale;
@@ -299,9 +310,9 @@ typedef union bmvp_args {
 } bmvp_args;
 
 struct bmvp_tensor {
-    float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
+    float *x; /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
     float *g;                        /* gradient, there too; NULL: none yet */
-    int half;                        /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
+    int half; /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
     int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
     int64_t numel;
     int rank;
@@ -314,17 +325,18 @@ struct bmvp_tensor {
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
-    int dropped;                     /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
+    int dropped; /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
     int lies_in;                     /* bmvpi_lies_in: whose memory its values are in */
     int spare;                       /* backward does without `saved`, only slower: a checkpoint frees it */
     int on_host;                     /* scratch of trainers: in the host's memory whatever the backend */
     int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
-    int64_t first_reader;            /* of a parameter, while bmvp_on_gradient watches a backward: place of its first reader on the tape, or -1 */
+    int64_t first_reader; /* of a parameter, while bmvp_on_gradient watches a backward: place of its first reader on the
+                             tape, or -1 */
 };
 
-/* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that wants it.
-   name is copied. Values start undefined: use bmvp_fill or write. */
+/* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that
+   wants it. name is copied. Values start undefined: use bmvp_fill or write. */
 BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
 /* Persistent tensor without gradient (running statistics, moments). */
 BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
@@ -344,73 +356,80 @@ BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i);      
 
 /* Turns recording on or off; returns what it was. Off: no gradients, values may be dropped by scopes. Default on. */
 BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on);
-/* Gradients of a one-element tensor into every tensor that wants one; parameters accumulate over calls. Values and gradients
-   of step tensors are freed as they are used up, except of kept ones, so each graph can be walked once. */
+/* Gradients of a one-element tensor into every tensor that wants one; parameters accumulate over calls. Values and
+   gradients of step tensors are freed as they are used up, except of kept ones, so each graph can be walked once. */
 BMVP_API void bmvp_backward(bmvp_ctx *c, bmvp_tensor *loss);
 /* The same from any tensor with a given cotangent (numel floats). */
 BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotangent);
 /* Keeps value and gradient of a step tensor readable after backward. Returns t. */
 BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t);
-/* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all consumers
-   have been built. For cheap ops between two expensive ones (norms). */
+/* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all
+   consumers have been built. For cheap ops between two expensive ones (norms). */
 BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t);
-/* The end of a checkpointed block. With a tape: mark (bmvp_scope_begin); build; then the values of all tensors made since the mark
-   but `keep` (and those of bmvp_keep) are freed. Backward computes them again, each once, when it comes to the block; statistics
-   are saved, not computed again, so gradients are the same bits. Costs up to one more forward of the block, and saves all that lies
-   between its ends. Without a tape the same as bmvp_scope_end. Nothing but `keep` may be read afterwards. Returns keep. */
+/* The end of a checkpointed block. With a tape: mark (bmvp_scope_begin); build; then the values of all tensors made
+   since the mark but `keep` (and those of bmvp_keep) are freed. Backward computes them again, each once, when it comes
+   to the block; statistics are saved, not computed again, so gradients are the same bits. Costs up to one more forward
+   of the block, and saves all that lies between its ends. Without a tape the same as bmvp_scope_end. Nothing but `keep`
+   may be read afterwards. Returns keep. */
 BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep);
 /* Forgets the gradient: the next backward overwrites it. Until then bmvp_has_grad is 0. */
 BMVP_API void bmvp_zero_grad(bmvp_tensor *t);
 BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
-/* From now on backward calls fn(user) each time gradients of parameters have become complete, that is when it has passed the first op
-   that reads them: bmvp_grad_due says of which. For sending gradients while backward goes on. NULL: off. */
+/* From now on backward calls fn(user) each time gradients of parameters have become complete, that is when it has
+   passed the first op that reads them: bmvp_grad_due says of which. For sending gradients while backward goes on. NULL:
+   off. */
 BMVP_API void bmvp_on_gradient(bmvp_ctx *c, void (*fn)(void *user), void *user);
 BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running backward may still add to its gradient */
 
 /* >>comm --------------------------------------------------------------------------------------------------------- */
 
-/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes; none at
-   all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
-   this rank may go on. Pointers are in the host's memory (but see on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ...,
-   so that bits do not depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is
-   known; the table is unusable then. tests/support/ranks.h has one whose ranks are threads. */
+/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever
+   moves the bytes; none at all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same
+   order with the same sizes; a call returns when this rank may go on. Pointers are in the host's memory (but see
+   on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not depend on who was
+   first. A call that fails returns a status and a message that names the rank that is missing, where it is known; the
+   table is unusable then. tests/support/ranks.h has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
 typedef struct bmvp_comm bmvp_comm;
 struct bmvp_comm {
     void *user;
     int rank, size; /* 0 <= rank < size */
-    bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
-    bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
-    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* own: sum of everybody's
-                                                                                                part number `rank` of all, size x n */
+    /* in place, n arrays at once */
+    bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
+    /* all: size x bytes, by rank */
+    bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err);
+    /* own: sum of everybody's part number `rank` of all, size x n */
+    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err);
     bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
     bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
-    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From any thread. */
+    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From
+       any thread. */
     void (*abort)(const bmvp_comm *m, const char *why);
-    /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
-       before start returns; wait waits for all of them. Other calls may be made between. */
+    /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their
+       order; part is read before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
     bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
-    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are done in the order of its
-       work, which barrier waits for: they return before they are done, so a failure may be that of a later call or read. What was given to
-       start stays as it is until wait. */
+    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are
+       done in the order of its work, which barrier waits for: they return before they are done, so a failure may be
+       that of a later call or read. What was given to start stays as it is until wait. */
     int on_device;
 };
-/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch SyncBatchNorm). Failures are
-   the context's; a table with on_device for a backend without memory of its own is BMVP_E_ARG. A device whose table is not on_device exchanges
-   through the host, and with any table it captures nothing (bmvp_captures). NULL: one process, the default. The table must outlive the context
-   or the next bmvp_set_comm. */
+/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch
+   SyncBatchNorm). Failures are the context's; a table with on_device for a backend without memory of its own is
+   BMVP_E_ARG. A device whose table is not on_device exchanges through the host, and with any table it captures nothing
+   (bmvp_captures). NULL: one process, the default. The table must outlive the context or the next bmvp_set_comm. */
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
-/* The only list of ops. X(ID, name, reads, type). A row tells the tape, and every backend and test, all they know of an op; a backend without
-   its kernels does not compile.
-     reads  values that its backward reads besides the gradient of the result, BMVP_READS_...: operands by their number in src (IN01: 0 and 1),
-            OUT: the result itself. Others need not be there: they are not computed again, and a result that is not read may be overwritten
-     type   of the result where a device keeps bfloat16 (bmvp_device.half_least). LARGE: bfloat16 if it is large; EXACT: float32 always; MOVED:
-            values of the operands in other places, bfloat16 if all of them are */
+/* The only list of ops. X(ID, name, reads, type). A row tells the tape, and every backend and test, all they know of an
+   op; a backend without its kernels does not compile.
+     reads  values that its backward reads besides the gradient of the result, BMVP_READS_...: operands by their number
+            in src (IN01: 0 and 1), OUT: the result itself. Others need not be there: they are not computed again, and a
+            result that is not read may be overwritten
+     type   of the result where a device keeps bfloat16 (bmvp_device.half_least). LARGE: bfloat16 if it is large; EXACT:
+            float32 always; MOVED: values of the operands in other places, bfloat16 if all of them are */
 #define BMVP_OPS(X) \
     X(ADD,                 add,                NONE,    LARGE) \
     X(MUL,                 mul,                IN01,    LARGE) \
@@ -467,8 +486,8 @@ typedef struct bmvp_kernel {
     bmvp_kernel_fn backward; /* reads y->g, adds into the gradients of the operands that want one */
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
-/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr m. Adam and AdamW:
-   p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
+/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr
+   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
 typedef struct bmvp_update {
     float *p, *m, *v;
     const float *g;
@@ -494,7 +513,7 @@ typedef struct bmvp_device {
                                 is always made again */
     /* In k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
     int (*computes)(const bmvp_config *k, bmvp_error *err);
-    void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
+    void *(*alloc)(bmvp_ctx *c, int64_t bytes); /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);                                           /* NULL: nothing */
     void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change then */
     void (*read)(bmvp_ctx *c, float *host, const float *from, int64_t n);           /* waits; NaN after a failure */
@@ -512,7 +531,8 @@ typedef struct bmvp_device {
     int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);                     /* bmvp_post */
     int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);                   /* bmvp_collect */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
-    /* Both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, and then starts nothing. */
+    /* Both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, and then starts
+       nothing. */
     void (*capture_begin)(bmvp_ctx *c);
     void (*capture_end)(bmvp_ctx *c);
 } bmvp_device;
@@ -524,21 +544,23 @@ struct bmvp_backend {
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
-/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver (BMVP_E_UNSUPPORTED). It is used by
-   the thread that made it, and outlives its contexts. */
+/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver
+   (BMVP_E_UNSUPPORTED). It is used by the thread that made it, and outlives its contexts. */
 BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
-/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to the others (a file, a socket,
-   MPI); then every rank joins with its own backend, and all wait for each other. The table has on_device 1: exchanges are given to the GPU, on a
-   stream of their own, and started sums go on beside the kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run
-   with the same GPUs, NCCL and settings of it, and not elsewhere.
-   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and whenever the host waits for the GPU; then, or when NCCL finds
-   that a rank is gone, the communicator is given up, and this and every later call fails with BMVP_E_IO. It must be longer than what one rank
-   does alone while the others wait (saving, validation). abort stops this rank; the others find it missing.
-   Leave after the last bmvp_destroy and before bmvp_cuda_release; a table of zeros or NULL is fine. */
+/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to
+   the others (a file, a socket, MPI); then every rank joins with its own backend, and all wait for each other. The
+   table has on_device 1: exchanges are given to the GPU, on a stream of their own, and started sums go on beside the
+   kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run with the same GPUs, NCCL and
+   settings of it, and not elsewhere.
+   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and
+   whenever the host waits for the GPU; then, or when NCCL finds that a rank is gone, the communicator is given up, and
+   this and every later call fails with BMVP_E_IO. It must be longer than what one rank does alone while the others wait
+   (saving, validation). abort stops this rank; the others find it missing. Leave after the last bmvp_destroy and before
+   bmvp_cuda_release; a table of zeros or NULL is fine. */
 BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err);
-BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s, bmvp_comm *out,
-                                         bmvp_error *err);
+BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size,
+                                         double deadline_s, bmvp_comm *out, bmvp_error *err);
 BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 BMVP_API int bmvp_on_host(const bmvp_ctx *c);    /* 1: the host may read and write x and g of tensors */
 BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: calls return before they are done; to read a result waits */
@@ -557,20 +579,24 @@ BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
 
-/* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
+/* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is
+   wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
 /* Gives y's gradient to operand t as it is: the buffer is shared until somebody adds to it. */
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t);
 BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c);   /* what the table's workspace() asked for */
-BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);     /* 1: a dropped value is made again; statistics must stay as they are */
-/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's memory. */
+/* 1: a dropped value is made again; statistics must stay as they are */
+BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);
+/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's
+   memory. */
 BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
 
 /* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
    Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
    HUGE_VAL when building failed. A gradient check cannot find a wrong forward: see the fixtures in tests/. */
 BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed);
-/* Builds the op's sample number `variant` from fresh leaves (values undefined where they want a gradient): small and awkward. */
+/* Builds the op's sample number `variant` from fresh leaves (values undefined where they want a gradient): small and
+   awkward. */
 BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 
 /* Builders. Each returns a step tensor, or NULL after a failure. Names are PyTorch's where it has one.
@@ -579,8 +605,9 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 /* Pointwise. a and b of one shape; or b of rank 1 (the last axis, a channel vector); or b with one element. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
-/* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an op whose
-   backward does not read its output (column `reads` of the list) and must have no other reader. For residual branches. */
+/* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an
+   op whose backward does not read its output (column `reads` of the list) and must have no other reader. For residual
+   branches. */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset); /* factor x + offset */
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
@@ -588,18 +615,23 @@ BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x); /* x Phi(x), the exact erf form */
 BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x); /* over the last axis */
-BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps); /* x / max(|x|, eps) over the last axis */
+/* x / max(|x|, eps) over the last axis */
+BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
 /* Shape. */
-BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim); /* shares memory with x */
+/* shares memory with x */
+BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim);
 BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes); /* y axis i is x axis axes[i] */
 BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length);
-BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high); /* zeros; rank entries each, >= 0 */
+/* zeros; rank entries each, >= 0 */
+BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high);
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis); /* 1 to BMVP_MAX_SRC tensors */
-BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor); /* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+/* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor);
 /* (N,D,H,W,C) -> (N,fD,fH,fW,C), linear along each axis. align_corners as in torch.nn.functional.interpolate. */
 BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners);
-BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x); /* (N, ..., C) -> (N, C): mean over the axes between */
+/* (N, ..., C) -> (N, C): mean over the axes between */
+BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x);
 /* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block);
 
@@ -609,57 +641,74 @@ BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* mean of (a - b)^2 over all elements */
 /* Mean over rows of -log softmax(logits)[target]; logits (R, K), target R class numbers in [0, K) (copied). */
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target);
-/* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch cross_entropy(weight=) */
-BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight);
-/* Mean over all elements of -(t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t in [0, 1], no gradient into t. torch BCEWithLogits */
+/* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch
+   cross_entropy(weight=) */
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target,
+                                                  const float *weight);
+/* Mean over all elements of -(t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t in [0, 1], no gradient into t.
+   torch BCEWithLogits */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target);
-/* Soft Dice loss: mean over n and c of 1 - (2 sum p t + smooth) / (sum p^k + sum t^k + smooth), sums over the axes between, k = 2 with
-   `squared`, else 1. p, t (N, ..., C), no gradient into t. monai DiceLoss(squared_pred=, smooth_nr=, smooth_dr=) */
+/* Soft Dice loss: mean over n and c of 1 - (2 sum p t + smooth) / (sum p^k + sum t^k + smooth), sums over the axes
+   between, k = 2 with `squared`, else 1. p, t (N, ..., C), no gradient into t. monai DiceLoss(squared_pred=,
+   smooth_nr=, smooth_dr=) */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth);
 
 /* Products. */
-/* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M, N). */
+/* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M,
+   N). */
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b);
-/* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1 convolution. */
+/* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1
+   convolution. */
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* residual + linear(x, w, b) in one pass; residual (..., O). */
-BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual);
-/* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals linear, gelu, linear;
-   the hidden layer is never stored: backward computes it again tile by tile. */
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2);
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                           bmvp_tensor *residual);
+/* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals
+   linear, gelu, linear; the hidden layer is never stored: backward computes it again tile by tile. */
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                               bmvp_tensor *b2);
 /* residual + mlp(x, w1, b1, w2, b2) in one pass; residual (..., O). */
-BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                        bmvp_tensor *residual);
-/* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size -> (N, T, C).
-   The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                        bmvp_tensor *b2, bmvp_tensor *residual);
+/* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size
+   -> (N, T, C). The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
 
 /* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
 /* x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co) -> (N,D',H',W',Co). torch.nn.functional.conv3d */
-BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
+BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                  const bmvp_conv_shape *shape);
 /* x (N,D,H,W,C), w (k,k,k,C), odd k, stride 1, pad k / 2 -> same shape. conv3d with groups = C */
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* x + depthwise3d(x, w, b) in one pass. */
 BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
-/* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap. torch.nn.functional.conv_transpose3d */
+/* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap.
+   torch.nn.functional.conv_transpose3d */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 
 /* Norms. gamma and beta (C). */
-/* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by momentum
-   (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch BatchNorm3d */
-BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, bmvp_tensor *running_mean,
-                                     bmvp_tensor *running_var, int training, double momentum, double eps);
-BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps); /* last axis */
-/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm; gamma and beta may both be NULL */
-BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups, double eps);
+/* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by
+   momentum (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch
+   BatchNorm3d */
+BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                     bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
+                                     double eps);
+/* over the last axis */
+BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps);
+/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm; gamma and beta
+   may both be NULL */
+BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
+                                     double eps);
 
 /* Statistics per sample and channel, no affine part: group norm with C groups. torch InstanceNorm3d */
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
-/* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x lies at `start`
-   (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x. Gradient into x and into the filler. */
-BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3]);
+/* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x
+   lies at `start` (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x.
+   Gradient into x and into the filler. */
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask,
+                                       const int64_t start[3]);
 /* (x - min) / (max - min + eps) over all elements; the gradient goes through min and max too, ties share it evenly. */
 BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
@@ -716,7 +765,8 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
 
 /* >>for upper headers ---------------------------------------------------------------------------------------------
    Private names that bmvp_nn.h and bmvp_ssl.h may use, and no others (tests/form/house.sh). All of them may change from
-   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors of. */
+   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors
+   of. */
 
 /* a * b, or -1 when either is negative or the product does not fit */
 static int64_t bmvpi_mul_size(int64_t a, int64_t b)
@@ -950,8 +1000,8 @@ static void bmvpi_pool_work(bmvpi_pool *p, int worker)
     }
 }
 
-/* Waits a little for *value to leave (leave 1) or to reach `that`; 0: it took too long, sleep. A training step is some 800
-   pieces of parallel work, and to wake a thread takes as long as many of them. */
+/* Waits a little for *value to leave (leave 1) or to reach `that`; 0: it took too long, sleep. A training step is some
+   800 pieces of parallel work, and to wake a thread takes as long as many of them. */
 static int bmvpi_pool_spin(const uint64_t *value, uint64_t that, int leave)
 {
     int i;
@@ -1211,15 +1261,16 @@ static void bmvpi_chunks_free(bmvp_ctx *c)
     c->n_chunks = 0;
 }
 
-/* The smallest hole that holds it; the open end of a chunk only when no hole does, so that a plan (whose end is endless) and
-   a real step cut alike. */
+/* The smallest hole that holds it; the open end of a chunk only when no hole does, so that a plan (whose end is
+   endless) and a real step cut alike. */
 static bmvpi_block *bmvpi_best_fit(const bmvp_ctx *c, int64_t size)
 {
     bmvpi_block *best = NULL, *b;
     int i;
     for (i = 0; i < c->n_chunks; ++i)
         for (b = c->chunk[i].first; b; b = b->next)
-            if (b->refs == 0 && b->size >= size && (!best || (b->next ? b->size : INT64_MAX) < (best->next ? best->size : INT64_MAX)))
+            if (b->refs == 0 && b->size >= size &&
+                (!best || (b->next ? b->size : INT64_MAX) < (best->next ? best->size : INT64_MAX)))
                 best = b;
     return best;
 }
@@ -1238,7 +1289,8 @@ static bmvpi_block *bmvpi_block_new(bmvp_ctx *c, int64_t bytes)
     if (!b) {
         if (!bmvpi_chunk_add(c, c->cfg.plan ? INT64_MAX / 2 : bmvpi_max(size, c->min_chunk))) return NULL;
         b = bmvpi_best_fit(c, size);
-        if (!b) return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a step tensor of %.1f MB does not fit", (double)size / 1e6);
+        if (!b)
+            return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a step tensor of %.1f MB does not fit", (double)size / 1e6);
     }
     if (b->size > size) {
         rest = (bmvpi_block *)bmvpi_item_new(c, &c->blocks);
@@ -1518,7 +1570,8 @@ BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
 {
     c->comm = comm;
     if (comm && comm->on_device && bmvp_on_host(c))
-        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s", c->cfg.backend->name);
+        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s",
+                  c->cfg.backend->name);
 }
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
 
@@ -1572,7 +1625,8 @@ static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, vo
     x = bmvpi_comm_space(c, 4 * from + (m->size * bytes + 3) / 4 * 4);
     if (!x) return 0;
     bmvpi_comm_upload(c, x, own, bytes);
-    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err)) bmvpi_comm_download(c, all, x + from, m->size * bytes);
+    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err))
+        bmvpi_comm_download(c, all, x + from, m->size * bytes);
     return !bmvp_failed(c);
 }
 
@@ -1589,7 +1643,8 @@ BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, vo
     host = (char *)bmvpi_alloc(c, (1 + m->size) * bytes);
     if (!host) return;
     bmvpi_comm_download(c, host, (const float *)own, bytes);
-    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes)) bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
+    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes))
+        bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
     bmvpi_free(c, host);
 }
 /* n doubles of every rank, in host memory; free them. NULL after a failure. */
@@ -1614,8 +1669,9 @@ static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n)
     return 1;
 }
 
-/* Mean and sum of squared deviations of ch columns over `rows` rows, joined with those of the other ranks as chunks are: exact for any
-   numbers of rows. stat: mean (ch), squares (ch), and a place for the count. Returns the count, 0 after a failure. */
+/* Mean and sum of squared deviations of ch columns over `rows` rows, joined with those of the other ranks as chunks
+   are: exact for any numbers of rows. stat: mean (ch), squares (ch), and a place for the count. Returns the count, 0
+   after a failure. */
 static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t rows)
 {
     const int64_t n = 2 * ch + 1;
@@ -1647,8 +1703,8 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
    wants_grad is inherited: a result wants a gradient if one of its operands does, unless recording is off.
    Who frees what, when. Parameters and buffers live as long as the context. What belongs to step tensors lies in blocks
    of one arena, counted by reference, since a reshape or a gradient that is handed on shares one:
-     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into before
-                that, which leave a mark (dropped) so that backward computes them again; never before the next step if
+     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into
+                before that, which leave a mark (dropped) so that backward computes them again; never before the next step if
                 bmvp_keep was called
      gradients  by backward, once it has passed the op itself; saved numbers, too
      the rest   by bmvp_step_begin, or without a tape at the end of a scope */
@@ -1714,8 +1770,8 @@ static bmvp_tensor *bmvpi_step_tensor(bmvp_ctx *c, int rank, const int64_t *dim)
     bmvp_tensor *t;
     if (bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) < 0)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "a tensor needs up to %d axes, each at least 1 long, and a size that fits",
-                                        BMVP_MAX_DIMS);
+        return (bmvp_tensor *)bmvp_fail(
+            c, BMVP_E_SHAPE, "a tensor needs up to %d axes, each at least 1 long, and a size that fits", BMVP_MAX_DIMS);
     t = (bmvp_tensor *)bmvpi_item_new(c, &c->nodes);
     if (!t) return NULL;
     bmvpi_set_dims(t, rank, dim);
@@ -1752,7 +1808,8 @@ static void bmvpi_drop_grad(bmvp_ctx *c, bmvp_tensor *t)
     t->g = NULL;
 }
 
-static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad, int on_host)
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad,
+                                  int on_host)
 {
     const int64_t n = bmvpi_numel(rank, dim), bytes = n * (int64_t)sizeof(float);
     const size_t len = name ? strlen(name) + 1 : 0;
@@ -1840,8 +1897,11 @@ static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *fr
 {
     if (bmvp_failed(c)) return c->err.status;
     if (!t || !from) {
-        bmvp_fail(c, BMVP_E_STATE, "the %s of %s is not there any more (bmvp_keep before backward keeps it) or was never computed",
-                  what, t && t->name ? t->name : t ? bmvp_op_name(t->op) : "a missing tensor");
+        bmvp_fail(c, BMVP_E_STATE,
+                  "the %s of %s is not there any more (bmvp_keep before backward keeps it) or was never computed", what,
+                  t && t->name ? t->name
+                  : t          ? bmvp_op_name(t->op)
+                               : "a missing tensor");
         return c->err.status;
     }
     if (t->half) bmvpi_halves_read(c, host, from, t->numel);
@@ -1934,12 +1994,13 @@ static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
     return 1;
 }
 
-/* Whose memory a result's values are in (lies_in): its own; its operand 0's, as long as that is there (reshape); operand 1's, which it took
-   over (add_into) */
+/* Whose memory a result's values are in (lies_in): its own; its operand 0's, as long as that is there (reshape);
+   operand 1's, which it took over (add_into) */
 enum { BMVPI_OWN, BMVPI_SHARED, BMVPI_TAKEN };
 
 /* One node: n_src operands (NULL: absent), then attributes are set by the builder, then bmvpi_run. */
-static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src, bmvp_tensor *const *src)
+static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src,
+                               bmvp_tensor *const *src)
 {
     bmvp_tensor *y = bmvpi_step_tensor(c, rank, dim);
     int i;
@@ -1983,11 +2044,12 @@ static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
     int i;
     if (!y || bmvp_failed(c)) return NULL;
     if (!c->cfg.backend->op[y->op].forward)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no kernel for it", bmvp_op_name(y->op),
-                                        c->cfg.backend->name);
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no kernel for it",
+                                        bmvp_op_name(y->op), c->cfg.backend->name);
     for (i = 0; i < y->n_src; ++i)
         if (y->src[i] && !y->src[i]->x && !c->cfg.plan)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "%s: operand %d has no value any more (dropped or used up by backward)",
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE,
+                                            "%s: operand %d has no value any more (dropped or used up by backward)",
                                             bmvp_op_name(y->op), i);
     if (!bmvpi_ensure_storage(c, y)) return NULL;
     bmvpi_call(c, y, 0);
@@ -2006,8 +2068,9 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
 
 /* >>backward ----------------------------------------------------------------------------------------------------------
    The chain rule. With L the loss and a an operand of y, dL/da is a sum over all readers y of a of (dL/dy) (dy/da).
-   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes to
-   a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or counted.
+   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes
+   to a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or
+   counted.
    What happens there is bmvpi_backward_node:
      1. a node without a gradient is passed over: the loss does not depend on it
      2. its value is freed, if its own backward does not read it (column `reads` of the list of ops)
@@ -2042,8 +2105,8 @@ static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
     return 1;
 }
 
-/* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1: add.
-   NULL: no gradient is wanted, or this is a plan, or memory is short. */
+/* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1:
+   add. NULL: no gradient is wanted, or this is a plan, or memory is short. */
 static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
 {
     *accumulate = 1;
@@ -2076,8 +2139,8 @@ static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
     return g;
 }
 
-/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none and the same type (whoever
-   adds to it first takes a copy, and by then the others are mostly gone), else by adding. */
+/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none and the
+   same type (whoever adds to it first takes a copy, and by then the others are mostly gone), else by adding. */
 static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
 {
     int accumulate;
@@ -2114,8 +2177,9 @@ static int bmvpi_compute_again(bmvp_ctx *c, bmvp_tensor *t)
     return !bmvp_failed(c);
 }
 
-/* Computes a dropped value again, and first those it needs. Of these the ones of bmvp_drop go at once: they are cheap, and the
-   backward that reads them may be far away; those of a checkpointed block stay until backward has passed them. */
+/* Computes a dropped value again, and first those it needs. Of these the ones of bmvp_drop go at once: they are cheap,
+   and the backward that reads them may be far away; those of a checkpointed block stay until backward has passed
+   them. */
 static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
 {
     unsigned spent = 0;
@@ -2126,7 +2190,8 @@ static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
         if (s && !s->x_block && s->dropped == 1) spent |= 1u << i;
         if (!bmvpi_ensure_value(c, s)) return 0;
         if (s && !s->x_block && !s->persistent) {
-            bmvp_fail(c, BMVP_E_STATE, "backward: the value of %s was used up by an earlier backward", bmvp_op_name(s->op));
+            bmvp_fail(c, BMVP_E_STATE, "backward: the value of %s was used up by an earlier backward",
+                      bmvp_op_name(s->op));
             return 0;
         }
     }
@@ -2146,7 +2211,8 @@ static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
         if (bmvpi_reads_operand(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
     if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
     if (!c->cfg.backend->op[y->op].backward) {
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op), c->cfg.backend->name);
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
+                  c->cfg.backend->name);
         return;
     }
     bmvpi_call(c, y, 1);
@@ -2207,7 +2273,8 @@ BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotan
     float *g;
     if (!t || bmvp_failed(c)) return;
     if (!t->wants_grad || t->persistent) {
-        bmvp_fail(c, BMVP_E_STATE, "backward from %s: nothing was recorded (no operand wants a gradient, or recording is off)",
+        bmvp_fail(c, BMVP_E_STATE,
+                  "backward from %s: nothing was recorded (no operand wants a gradient, or recording is off)",
                   bmvp_op_name(t->op));
         return;
     }
@@ -2619,9 +2686,10 @@ static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale
 
 /* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands,
    which may be absent. */
-static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
-    BMVP_PRINTF(5, 6);
-static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src,
+                                     const char *want, ...) BMVP_PRINTF(5, 6);
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src,
+                                     const char *want, ...)
 {
     char got[256], wanted[192], shape[128];
     size_t n = 0;
@@ -2629,7 +2697,8 @@ static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *na
     got[0] = 0;
     while (*names && n < sizeof got) {
         const int length = (int)strcspn(names, " ");
-        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names, bmvpi_shape(*src++, shape, sizeof shape));
+        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names,
+                               bmvpi_shape(*src++, shape, sizeof shape));
         n += k > 0 ? (size_t)k : sizeof got;
         names += length + (names[length] == ' ');
     }
@@ -2677,7 +2746,8 @@ static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_t
     if (!a || !b || bmvp_failed(c)) return NULL;
     spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
     if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
-        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src, "b must have a's shape, or be a vector as long as its last axis, or a number");
+        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src,
+                                "b must have a's shape, or be a vector as long as its last axis, or a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
@@ -2842,7 +2912,8 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
     if (!a || !b || bmvp_failed(c)) return NULL;
     if (!bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "add_into", "a b", src, "they must have one shape");
     if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add",
+                                        bmvp_op_name(b->op));
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
     y->lies_in = BMVPI_TAKEN;
@@ -2939,7 +3010,8 @@ static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 {
     bmvp_tensor *y;
-    if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
+    if (!(slope >= 0) && !bmvp_failed(c))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
     y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
     if (y) y->args.relu.slope = slope;
     return bmvpi_run(c, y);
@@ -3088,7 +3160,8 @@ static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r;
     for (r = lo; r < hi; ++r)
-        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
+        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c))
+            bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
 }
 static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3194,8 +3267,8 @@ BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const 
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) != x->numel)
-        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)", (long long)x->numel,
-                                (long long)bmvpi_numel(rank, dim));
+        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)",
+                                (long long)x->numel, (long long)bmvpi_numel(rank, dim));
     y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
     if (y && !x->persistent) y->lies_in = BMVPI_SHARED;
     if (y && x->x_block && !x->persistent) {
@@ -3278,8 +3351,10 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
     int64_t d[BMVP_MAX_DIMS];
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
-    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] || length > x->dim[axis] - start)
-        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it", (long long)length, (long long)start, axis);
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
+        length > x->dim[axis] - start)
+        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it",
+                                (long long)length, (long long)start, axis);
     memcpy(d, x->dim, sizeof d);
     d[axis] = length;
     y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
@@ -3297,7 +3372,9 @@ static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     float *gx = bmvpi_grad_add(c, y->src[0]);
-    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1);
+    if (gx)
+        bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start),
+                     1);
 }
 #define bmvpi_slice_cpu_workspace NULL
 static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
@@ -3417,7 +3494,8 @@ BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int fac
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
+        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1",
+                                factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
     if (y) y->args.upsample_nearest.factor = factor;
@@ -3473,7 +3551,8 @@ BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int f
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
+        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1",
+                                factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
     if (!y) return NULL;
@@ -3493,7 +3572,8 @@ typedef struct bmvpi_stretch { /* one axis: (outer, n, inner) <-> (outer, n f, i
 static double bmvpi_stretch_place(const bmvpi_stretch *k, int64_t j, int64_t *i)
 {
     const int64_t m = k->n * k->f;
-    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)k->f - 0.5;
+    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0)
+                           : ((double)j + 0.5) / (double)k->f - 0.5;
     if (at < 0) at = 0;
     *i = bmvpi_min((int64_t)at, k->n - 1);
     return at - (double)*i;
@@ -3533,7 +3613,8 @@ BMVPI_HOT static void bmvpi_stretch_back_task(void *arg, int64_t task, int worke
     }
 }
 /* Axis `axis` (1, 2, 3) of the chain: axes before it are long already, those after it are not. */
-static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward, int add)
+static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward,
+                              int add)
 {
     const bmvp_tensor *x = y->src[0];
     int64_t outer = x->dim[0];
@@ -3592,7 +3673,8 @@ BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
-        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d", block);
+        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d",
+                                block);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
     d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
     y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
@@ -3816,7 +3898,8 @@ static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
+    for (i = lo; i < hi; ++i)
+        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
 }
 static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3923,7 +4006,9 @@ static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tenso
 static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 1, 3, 2, 3 };
-    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
+    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant,
+                                        variant ? 1.0 : 20.0)
+                       : NULL;
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
@@ -3943,7 +4028,8 @@ static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, in
     if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
     else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
 }
-BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target,
+                                                  const float *weight)
 {
     bmvp_tensor *y;
     char at[128];
@@ -4030,7 +4116,8 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
     const int64_t d[2] = { 4, 3 };
     const int32_t target[4] = { 2, 0, 1, 2 };
     const float weight[3] = { 0.5f, 2.0f, 1.25f };
-    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
+    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL)
+                       : NULL;
 }
 
 /* >>product: C = A B for anything that has strides ------------------------------------------------------------------
@@ -4068,7 +4155,8 @@ static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_stride
 static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
 
 /* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c,
+                                       int64_t ldc)
 {
     bmvpi_gemm_args g;
     memset(&g, 0, sizeof g);
@@ -4124,8 +4212,8 @@ static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (m
     const bmvpi_gemm_args *g = j->g;
     const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
     (void)worker;
-    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
-                     bmvpi_min(g->m, m0 + j->rows));
+    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi,
+                     g->c + o * g->c_bo + in * g->c_bi, m0, bmvpi_min(g->m, m0 + j->rows));
 }
 
 /* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
@@ -4138,7 +4226,10 @@ static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
     j.rows = bmvpi_ceil_div(g->m, j.blocks);
     bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
 }
-static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
+{
+    return bmvpi_fast_product_workspace(c, g);
+}
 
 /* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
    a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
@@ -4172,8 +4263,10 @@ static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float 
     const bmvp_tensor *a = y->src[0], *b = y->src[1];
     const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
     const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
-    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k), op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
-    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n), op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
+    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k),
+                       op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
+    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n),
+                       op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
     bmvpi_gemm_args g;
     if (which == 0) g = bmvpi_gemm_make(m, n, k, op_a, op_b, to, n);
     else if (which == 1 && !ta) g = bmvpi_gemm_make(m, k, n, bmvpi_rows(y->g, n), op_b_t, to, k);
@@ -4225,19 +4318,25 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
 /* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
    x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed),
    1x1x1 convolution. Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
-static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                      bmvp_tensor *residual)
 {
     bmvp_tensor *src[4] = { x, w, b, residual };
     int64_t dim[BMVP_MAX_DIMS];
     if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] || (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
         return bmvpi_bad_shapes(c, "linear", "x w b", src, "they must be (..., I), (I, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w->dim[1];
     return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
 }
-BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
-BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    return bmvpi_linear_node(c, x, w, b, NULL);
+}
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                           bmvp_tensor *residual)
 {
     if (!residual) return NULL;
     return bmvpi_linear_node(c, x, w, b, residual);
@@ -4289,7 +4388,9 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 {
     const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 }, y[3] = { 2, 5, 33 };
     if (variant > 2) return NULL;
-    if (variant == 2) return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL, bmvp_leaf(c, 3, y, NULL));
+    if (variant == 2)
+        return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL,
+                                    bmvp_leaf(c, 3, y, NULL));
     return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
                        variant ? NULL : bmvp_leaf(c, 1, b, NULL));
 }
@@ -4307,8 +4408,8 @@ static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
     const int64_t least = c->cfg.backend->device->mlp_keeps_least;
     return least > 0 && w1->dim[0] >= least && w1->dim[1] % 16 == 0;
 }
-static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                   bmvp_tensor *residual)
+static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                   bmvp_tensor *b2, bmvp_tensor *residual)
 {
     bmvp_tensor *src[6] = { x, w1, b1, w2, b2, residual }, *y;
     int64_t dim[BMVP_MAX_DIMS];
@@ -4323,15 +4424,17 @@ static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1,
                                         "mlp: operands must be different tensors; use linear, gelu, linear");
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
     if (y) y->spare = 1; /* a is large, and can be computed again */
-    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
+    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1]))
+        return NULL;
     return bmvpi_run_onto(c, y, residual);
 }
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                               bmvp_tensor *b2)
 {
     return bmvpi_mlp_node(c, x, w1, b1, w2, b2, NULL);
 }
-BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                        bmvp_tensor *residual)
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                        bmvp_tensor *b2, bmvp_tensor *residual)
 {
     if (!residual) return NULL;
     return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
@@ -4340,7 +4443,8 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 /* The definition: one token after the other; the hidden unit a is never stored. */
 static void bmvpi_mlp_plain(const bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3], *b2 = y->src[4], *r = y->n_src > 5 ? y->src[5] : NULL;
+    const bmvp_tensor *x = y->src[0], *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3], *b2 = y->src[4],
+                      *r = y->n_src > 5 ? y->src[5] : NULL;
     const int64_t I = w1->dim[0], H = w1->dim[1], O = w2->dim[1];
     int64_t m, i, h, o;
     for (m = 0; m < y->numel / O; ++m) {
@@ -4389,7 +4493,10 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     for (k = 0; k < 5; ++k) wanted |= (g[k] = bmvpi_grad_add(c, y->src[k])) != NULL;
     if (wanted) bmvpi_mlp_plain_back(y, g);
 }
-static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return bmvpi_fast_mlp_workspace(c, y, backward); }
+static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return bmvpi_fast_mlp_workspace(c, y, backward);
+}
 static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 {
     /* tokens many and few: both cuts */
@@ -4404,8 +4511,8 @@ static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
     b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
     b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
     if (variant == 3)
-        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2,
-                                 bmvp_leaf(c, 3, x[3], NULL));
+        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1,
+                                 bmvp_leaf(c, 2, w2, NULL), b2, bmvp_leaf(c, 3, x[3], NULL));
     return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
 }
 
@@ -4421,7 +4528,8 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
     int64_t dim[3];
     if (!qkv || bmvp_failed(c)) return NULL;
     if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv, "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
+        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv,
+                                "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
     dim[0] = qkv->dim[0];
     dim[1] = qkv->dim[1];
     dim[2] = qkv->dim[2] / 3;
@@ -4540,8 +4648,9 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
                                    shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
     if (!fits)
         return bmvpi_bad_shapes(c, "conv3d", "x w b", src,
-                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at least 1, and the kernel "
-                                "no larger than the padded volume", (long long)groups);
+                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at "
+                                "least 1, and the kernel no larger than the padded volume",
+                                (long long)groups);
     dim[0] = x->dim[0];
     for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
     dim[4] = w->dim[4];
@@ -4674,7 +4783,10 @@ static void bmvpi_conv_run(bmvp_ctx *c, int what, bmvpi_conv_call *q)
     else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, q);
     else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, q);
 }
-static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return bmvpi_fast_conv_workspace(c, v, what); }
+static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    return bmvpi_fast_conv_workspace(c, v, what);
+}
 
 static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
 {
@@ -4764,7 +4876,8 @@ static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_ten
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
         w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
-        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src, "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
+        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src,
+                                "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
     y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
     if (y) y->args.depthwise3d.residual = residual;
     return bmvpi_run(c, y);
@@ -4900,7 +5013,9 @@ static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
         return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
     if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
     if (variant == 2) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL);
-    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL)) : NULL;
+    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL),
+                                                    bmvp_leaf(c, 1, b, NULL))
+                        : NULL;
 }
 
 /* >>op conv_transpose3d: y[n, k d + a, k h + b, k w + e, o] = bias[o] + sum over i of x[n, d, h, w, i] w[i, a, b, e, o]
@@ -4990,7 +5105,8 @@ static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
 /* >>norms ---------------------------------------------------------------------------------------------------------- */
 
 /* Returns the number of rows a statistic was taken over: with `all_ranks` (of one sample) those of all of them. */
-static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps, int all_ranks)
+static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps,
+                                    int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
     double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
@@ -5114,7 +5230,8 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
     if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
     for (i = 1; i < 5; ++i)
         if (!bmvpi_norm_fits(x, src[i]))
-            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src, "x must be (..., C), the others (C)");
+            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src,
+                                    "x must be (..., C), the others (C)");
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
     if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
     y->args.batchnorm.training = training != 0;
@@ -5272,10 +5389,11 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 {
     bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
-        x->dim[x->rank - 1] % groups)
+    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) ||
+        groups < 1 || x->dim[x->rank - 1] % groups)
         return bmvpi_bad_shapes(c, "groupnorm", "x gamma beta", src,
-                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups", groups);
+                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups",
+                                groups);
     y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
     y->args.groupnorm.groups = groups;
@@ -5284,7 +5402,9 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 }
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
-    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps) : NULL;
+    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX
+               ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps)
+               : NULL;
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -5314,13 +5434,15 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
 /* >>op masked_fill: y = mask ? filler : x -----------------------------------------------------------------------------
    src x, filler, mask; start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
-BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask,
+                                       const int64_t start[3])
 {
     bmvp_tensor *src[3] = { x, filler, mask }, *y;
     int i;
     if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
     if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
-        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src, "x and mask must be (D,H,W) of one shape, the filler a volume");
+        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src,
+                                "x and mask must be (D,H,W) of one shape, the filler a volume");
     y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
     for (i = 0; y && i < 3; ++i) y->args.masked_fill.start[i] = start[i];
     return bmvpi_run(c, y);
@@ -5330,7 +5452,8 @@ BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
 static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
 {
     const bmvp_tensor *f = t->src[1];
-    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1], fx = t->args.masked_fill.start[2];
+    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1],
+                  fx = t->args.masked_fill.start[2];
     *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
     *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
     if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
@@ -5366,7 +5489,8 @@ static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
     int64_t i;
     if (variant > 1) return NULL;
     for (i = 0; i < 3 * 4 * 5; ++i) mask[i] = (float)(i * 7 % 3 != 0);
-    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
+    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask),
+                            start[variant]);
 }
 
 /* >>op minmax: y = (x - min) / (max - min + eps) ----------------------------------------------------------------------
@@ -5714,7 +5838,8 @@ static void bmvpi_gradcheck_fill(bmvp_ctx *c, bmvp_tensor *t, bmvp_rng *r)
 }
 
 /* Worst error of one leaf against central differences, relative to its largest gradient. x: its values. */
-static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g, float *x, float *v)
+static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g,
+                                   float *x, float *v)
 {
     const float h = 1e-2f;
     double worst = 0, scale = 1e-2, num, e;
@@ -5788,25 +5913,58 @@ BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint
 
 #if defined(BMVP_NO_SIMD) || !defined(__GNUC__)
 /* There is nobody behind the door. */
-static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
+static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    return (void)c, (void)n, (void)x, (void)y, 0;
+}
 static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add)
 {
     return (void)c, (void)n, (void)x, (void)g, (void)dx, (void)add, 0;
 }
-static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
-static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws) { return (void)c, (void)g, (void)ws, 0; }
+static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    return (void)c, (void)n, (void)x, (void)y, 0;
+}
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    return (void)c, (void)g, (void)ws, 0;
+}
 static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return (void)c, (void)g, 0; }
-static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws) { return (void)c, (void)q, (void)what, (void)ws, 0; }
-static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return (void)c, (void)v, (void)what, 0; }
-static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
-static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
-static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights) { return (void)c, (void)s, (void)weights, 0; }
+static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws)
+{
+    return (void)c, (void)q, (void)what, (void)ws, 0;
+}
+static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    return (void)c, (void)v, (void)what, 0;
+}
+static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    return (void)c, (void)q, (void)ws, 0;
+}
+static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    return (void)c, (void)q, (void)ws, 0;
+}
+static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights)
+{
+    return (void)c, (void)s, (void)weights, 0;
+}
 static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
-static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate) { return (void)c, (void)y, (void)g, (void)accumulate, 0; }
-static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate)
+{
+    return (void)c, (void)y, (void)g, (void)accumulate, 0;
+}
+static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return (void)c, (void)y, (void)backward, 0;
+}
 static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
-static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return (void)c, (void)y, (void)backward, 0;
+}
 static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
     return (void)c, (void)u, (void)scale, (void)from, (void)to, 0;
