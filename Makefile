@@ -81,7 +81,7 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch json checkpoint hostile nets optim state masks step runs labels metrics nifti \
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets optim state masks step runs labels metrics nifti \
            register release window finetune
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile
@@ -169,7 +169,7 @@ build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
-build/test_launch: tests/program/test_launch.c $(LAUNCH_O) tests/support/check.h bmvp_tensor.h $(PROGRAM_H)
+build/test_launch build/test_ranks: build/%: tests/program/%.c $(LAUNCH_O) tests/support/check.h tests/support/places.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/support/formula.h $(HEADERS) | build
@@ -211,11 +211,11 @@ asan:
 	$(MAKE) -j2 CFLAGS="$(ASAN)" build/bmvp $(TEST_BIN)
 	$(MAKE) CFLAGS="$(ASAN)" test
 	$(MAKE) clean-tests
-TSAN_TESTS = ops tape memory comm parallel launch
+TSAN_TESTS = ops tape memory comm parallel launch ranks
 tsan:
 	$(MAKE) clean-tests
 	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" $(TSAN_TESTS:%=build/test_%)
-	for t in "ops threads" "tape threads" "memory threads" comm parallel launch; do build/test_$$t || exit 1; done
+	for t in "ops threads" "tape threads" "memory threads" comm parallel launch ranks; do build/test_$$t || exit 1; done
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o

@@ -2917,11 +2917,11 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
     const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
     if (i < 0) return BMVP_OK;
     if (l)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
-                              "the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
-                          "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
-                          y, z);
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition "
+                              "of the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole "
+                          "numbers from -32768 to 32767; was the map resampled with interpolation?", name,
+                          (double)values[i], x, y, z);
 }
 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
@@ -5232,7 +5232,8 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
         "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; register and resample them "
         "to one",
         s->first, (long long)frame->dim[0], (long long)frame->dim[1], (long long)frame->dim[2], name,
-        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
+        (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2],
+        memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
 }
 
 static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
