@@ -82,7 +82,7 @@ PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets optim state masks step runs labels metrics nifti \
-           register release window finetune
+           register release window predict finetune
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile
 TEST_H   = $(wildcard tests/support/*.h)

@@ -16,7 +16,7 @@
    name the file and the field.
 
    WHAT IT DOES NOT DO
-   No skull stripping, no deformable registration, no DICOM. Labels are volumes like others (resample them with
+   No deformable registration, no DICOM; templates are not included. Labels are volumes like others (resample them with
    NEAREST). float128, complex256 and the 1-bit type are read and written as bytes but not converted to float32. POSIX
    files only (Linux, macOS, BSD).
 
@@ -31,6 +31,7 @@
      >>affine       affine rules
      >>transform    spacing, intensities, crops, pad, resize
      >>register     alignment of volumes, resampling by a matrix, transform files, distances, components
+     >>brain        brain masks by a template
      >>base         (implementation from here on) errors, memory, checked arithmetic
      >>bytes        byte order and field access
      >>matrix       3x3 and 4x4 algebra
@@ -58,6 +59,7 @@
      >>optimiser    BFGS
      >>search       where to start
      >>registration              the levels
+     >>brain impl   distance carried over, evidence, cleaning, report
 
    A COMPLETE PROGRAM
      #define BMVP_NIFTI_IMPLEMENTATION
@@ -705,6 +707,39 @@ BMVP_API bmvp_status bmvp_nii_largest_component(bmvp_nii_volume *mask, bmvp_erro
 /* Gaussian of so many mm full width at half maximum on each axis (<= 0: not this one), cut at 3 sigma; at the border
    the weights inside are normalised. */
 BMVP_API bmvp_status bmvp_nii_smooth(bmvp_nii_volume *volume, const double fwhm[3], bmvp_error *err);
+
+/* >>brain ------------------------------------------------------------------------------------------------------ */
+
+/* All zero or NULL = defaults. */
+typedef struct bmvp_nii_brain_how {
+    int no_refine;                         /* 1: the template's brain as it is carried over */
+    double margin;                         /* mm added outside; negative: taken away */
+    bmvp_parallel_fn parallel;             /* as in bmvp_nii_register_how */
+    void *parallel_user;
+} bmvp_nii_brain_how;
+
+/* What tells a good mask from a doubtful one. */
+typedef struct bmvp_nii_brain_report {
+    double matrix[16];                     /* template mm -> case mm */
+    double nmi;                            /* of the affine */
+    double stretch[3];                     /* its singular values, largest first: outside of 0.75 .. 1.35 doubtful */
+    double litres;                         /* outside of 0.9 .. 2.2 doubtful */
+    double edge;                           /* share of the mask's surface on the edge of the field of view */
+    double kept;                           /* Dice of the masks before and after refinement: below 0.9 doubtful */
+    int doubtful;                          /* 1: one of these is */
+} bmvp_nii_brain_report;
+
+/* Mask (0, 1) of the brain on the grid of volumes[0], from n modalities of one case on one grid and a template head
+   WITH skull and its brain (above 0) on one grid. Contrasts may differ. E_ARG: as bmvp_nii_register, or grids that
+   differ; mask and report are zeroed then. */
+BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_volume *volumes, int n,
+                                         const bmvp_nii_volume *tmpl, const bmvp_nii_volume *tmpl_brain,
+                                         const bmvp_nii_brain_how *how, bmvp_nii_brain_report *report,
+                                         bmvp_error *err);
+
+/* 1 when the head was taken away already: more than 30 % of the voxels are exactly 0 and the others fill 0.6 to 2.2
+   litres. */
+BMVP_API int bmvp_nii_is_stripped(const bmvp_nii_volume *volume);
 
 #ifdef __cplusplus
 }
@@ -6252,6 +6287,287 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
     }
     bmvpi_nii_free(&io.allocator, hist);
     bmvpi_nii_free(&io.allocator, block);
+    return s;
+}
+
+/* >>brain impl -------------------------------------------------------------------------------------------------
+   A brain mask from a template head whose brain is known. The template is registered to the case (12 degrees of
+   freedom) by samples up to 25 mm around its brain, so that the air around the scalp has its say: with less, the
+   template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the
+   brain from how thick scalp and skull are. The signed distance to the template's brain is carried over; where it
+   is within 12 mm of 0, the values of the case itself move it: how likely a value is inside against outside, in
+   each modality, averaged and smoothed. Last, thin bridges are cut by an opening, the largest component is kept
+   and holes are filled. */
+
+enum { BMVPI_NII_EVIDENCE = 40 };
+
+static int bmvpi_nii_evidence_bin(float v, float low, float high)
+{
+    const float b = (v - low) / (high - low) * (float)BMVPI_NII_EVIDENCE;
+    return b < 0 ? 0 : b >= (float)BMVPI_NII_EVIDENCE ? BMVPI_NII_EVIDENCE - 1 : (int)b;
+}
+
+BMVP_API int bmvp_nii_is_stripped(const bmvp_nii_volume *volume)
+{
+    const int64_t n = volume->dim[0] * volume->dim[1] * volume->dim[2];
+    int64_t i, zeros = 0;
+    double mm[3], litres;
+    for (i = 0; i < n; ++i) zeros += !(volume->data[i] < 0) && !(volume->data[i] > 0);
+    bmvp_nii_voxel_size(mm, volume->affine);
+    litres = (double)(n - zeros) * mm[0] * mm[1] * mm[2] * 1e-6;
+    return zeros > 3 * n / 10 && litres > 0.6 && litres < 2.2;
+}
+
+/* Log likelihood ratio (inside against outside) of each value of v, added to sum with weight. d: signed distance. */
+static bmvp_status bmvpi_nii_add_evidence(float *sum, const bmvp_nii_volume *v, const float *d, double weight,
+                                          const bmvpi_nii_io *io)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    double in[BMVPI_NII_EVIDENCE], out[BMVPI_NII_EVIDENCE], ratio[BMVPI_NII_EVIDENCE], n_in = 1e-9, n_out = 1e-9;
+    float low = 0, high = 1, *near_brain;
+    void *block;
+    int64_t i, m = 0;
+    int j, k;
+    bmvp_status s = bmvpi_nii_take(&block, io, (n + 1) * (int64_t)sizeof(float));
+    if (s != BMVP_OK) return s;
+    near_brain = (float *)block;
+    for (i = 0; i < n; ++i)
+        if (d[i] < 15) near_brain[m++] = v->data[i];
+    if (m > 0) s = bmvpi_nii_range(&low, &high, near_brain, m, 0.5, 99.5, io);
+    bmvpi_nii_free(&io->allocator, block);
+    if (s != BMVP_OK) return s;
+    memset(in, 0, sizeof in);
+    memset(out, 0, sizeof out);
+    for (i = 0; i < n; ++i) {
+        j = bmvpi_nii_evidence_bin(v->data[i], low, high);
+        if (d[i] < -4) {
+            ++in[j];
+            ++n_in;
+        } else if (d[i] > 4 && d[i] < 16) {
+            ++out[j];
+            ++n_out;
+        }
+    }
+    for (j = 0; j < BMVPI_NII_EVIDENCE; ++j) {              /* both smoothed by 1 2 3 2 1 */
+        double a = 0, b = 0;
+        for (k = -2; k <= 2; ++k) {
+            const int at = j + k < 0 ? 0 : j + k >= BMVPI_NII_EVIDENCE ? BMVPI_NII_EVIDENCE - 1 : j + k;
+            a += in[at] * (3 - (k < 0 ? -k : k)) / 9;
+            b += out[at] * (3 - (k < 0 ? -k : k)) / 9;
+        }
+        ratio[j] = fmax(-2, fmin(2, log((a / n_in + 0.002) / (b / n_out + 0.002))));
+    }
+    for (i = 0; i < n; ++i) sum[i] += (float)(weight * ratio[bmvpi_nii_evidence_bin(v->data[i], low, high)]);
+    return s;
+}
+
+/* Moves the distance by what the modalities say. */
+static bmvp_status bmvpi_nii_refine(bmvp_nii_volume *d, const bmvp_nii_volume *volumes, int n, const bmvpi_nii_io *io)
+{
+    static const double width[3] = { 4.7096400900618026, 4.7096400900618026, 4.7096400900618026 };  /* sigma 2 mm */
+    const int64_t size = d->dim[0] * d->dim[1] * d->dim[2];
+    bmvp_nii_volume evidence, level;
+    double has[3];
+    int64_t i;
+    int k;
+    bmvp_status s = bmvpi_nii_new_volume(&evidence, d->dim, d->affine, io);
+    if (s != BMVP_OK) return s;
+    memset(evidence.data, 0, (size_t)size * sizeof(float));
+    for (k = 0; k < n && s == BMVP_OK; ++k) {
+        bmvp_nii_voxel_size(has, volumes[k].affine);
+        if ((s = bmvpi_nii_level(&level, &volumes[k], 2, has, io)) != BMVP_OK) break;
+        s = bmvpi_nii_add_evidence(evidence.data, &level, d->data, 1.0 / n, io);
+        bmvp_nii_volume_free(&level);
+    }
+    if (s == BMVP_OK) s = bmvp_nii_smooth(&evidence, width, io->err);
+    for (i = 0; i < size && s == BMVP_OK; ++i)
+        if (d->data[i] >= -12 && d->data[i] <= 12) d->data[i] -= 3 * evidence.data[i];
+    bmvp_nii_volume_free(&evidence);
+    return s;
+}
+
+/* Below 0 of d as a mask without bridges, islands and holes; what lies beyond the field of view is unknown, not
+   background. d is made to agree with it. */
+static bmvp_status bmvpi_nii_clean(bmvp_nii_volume *d, const bmvpi_nii_io *io)
+{
+    const int64_t n = d->dim[0] * d->dim[1] * d->dim[2];
+    bmvp_nii_volume mask, core, away;
+    double mm[3], half;
+    int64_t i;
+    bmvp_status s = bmvpi_nii_new_volume(&mask, d->dim, d->affine, io);
+    memset(&core, 0, sizeof core);
+    memset(&away, 0, sizeof away);
+    if (s != BMVP_OK) return s;
+    bmvp_nii_voxel_size(mm, d->affine);
+    half = (mm[0] + mm[1] + mm[2]) / 6;
+    for (i = 0; i < n; ++i) mask.data[i] = d->data[i] < 0;
+    s = bmvp_nii_distance(&core, &mask, io->err);
+    for (i = 0; i < n && s == BMVP_OK; ++i) core.data[i] = (double)core.data[i] < half - 3.5;
+    if (s == BMVP_OK) s = bmvpi_nii_keep_largest(&core, 1, io->err);
+    if (s == BMVP_OK) s = bmvp_nii_distance(&away, &core, io->err);
+    for (i = 0; i < n && s == BMVP_OK; ++i)
+        if ((double)away.data[i] > 4.5 - half) mask.data[i] = 0;
+    if (s == BMVP_OK) s = bmvpi_nii_keep_largest(&mask, 1, io->err);
+    if (s == BMVP_OK) s = bmvpi_nii_keep_largest(&mask, 0, io->err);
+    for (i = 0; i < n && s == BMVP_OK; ++i) {
+        float v = d->data[i];
+        if (mask.data[i] > 0 && v >= 0) v = -0.5f;
+        if (!(mask.data[i] > 0) && v < 0) v = 0.5f;
+        d->data[i] = v < -6 ? -6 : v > 6 ? 6 : v;
+    }
+    bmvp_nii_volume_free(&mask);
+    bmvp_nii_volume_free(&core);
+    bmvp_nii_volume_free(&away);
+    return s;
+}
+
+/* The affine from template to case, far then near. */
+static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, const bmvp_nii_volume *tmpl, const bmvp_nii_volume *d,
+                                        const bmvp_nii_volume *head, const bmvp_nii_brain_how *how,
+                                        const bmvpi_nii_io *io)
+{
+    const int64_t n = d->dim[0] * d->dim[1] * d->dim[2];
+    bmvp_nii_register_how h;
+    bmvp_nii_volume region;
+    double start[16];
+    int64_t i;
+    bmvp_status s = bmvpi_nii_new_volume(&region, d->dim, d->affine, io);
+    if (s != BMVP_OK) return s;
+    memset(&h, 0, sizeof h);
+    h.dof = BMVP_NII_AFFINE;
+    h.samples = 60000;
+    h.level[0] = 8;
+    h.level[1] = 4;
+    h.mask = &region;
+    h.parallel = how->parallel;
+    h.parallel_user = how->parallel_user;
+    for (i = 0; i < n; ++i) region.data[i] = d->data[i] < 25;
+    s = bmvp_nii_register(r, tmpl, head, &h, io->err);
+    if (s == BMVP_OK) {
+        for (i = 0; i < n; ++i) region.data[i] = d->data[i] < 8;
+        memcpy(start, r->matrix, sizeof start);
+        h.start = start;
+        h.search = BMVP_NII_SEARCH_NONE;
+        h.level[0] = 4;
+        h.level[1] = 0;
+        s = bmvp_nii_register(r, tmpl, head, &h, io->err);
+    }
+    bmvp_nii_volume_free(&region);
+    return s;
+}
+
+static void bmvpi_nii_judge(bmvp_nii_brain_report *report, const bmvp_nii_volume *mask)
+{
+    const int64_t *dim = mask->dim, n = dim[0] * dim[1] * dim[2];
+    double mm[3], w[9], v[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 };
+    int64_t i, inside = 0, faces = 0, edge = 0;
+    int a, b;
+    for (i = 0; i < n; ++i) {
+        int64_t stride = 1;
+        if (!(mask->data[i] > 0)) continue;
+        ++inside;
+        for (a = 0; a < 3; stride *= dim[a], ++a) {
+            const int64_t at = i / stride % dim[a];
+            edge += (at == 0) + (at == dim[a] - 1);
+            faces += at == 0 || !(mask->data[i - stride] > 0);
+            faces += at == dim[a] - 1 || !(mask->data[i + stride] > 0);
+        }
+    }
+    bmvp_nii_voxel_size(mm, mask->affine);
+    report->litres = (double)inside * mm[0] * mm[1] * mm[2] * 1e-6;
+    report->edge = faces > 0 ? (double)edge / (double)faces : 0;
+    for (i = 0; i < 9; ++i) w[i] = report->matrix[4 * (i / 3) + i % 3];
+    for (i = 0; i < 40; ++i)
+        if (bmvpi_nii_turn(w, v, 0, 1) + bmvpi_nii_turn(w, v, 0, 2) + bmvpi_nii_turn(w, v, 1, 2) == 0) break;
+    for (a = 0; a < 3; ++a) report->stretch[a] = sqrt(w[a] * w[a] + w[3 + a] * w[3 + a] + w[6 + a] * w[6 + a]);
+    for (a = 0; a < 3; ++a)
+        for (b = a + 1; b < 3; ++b)
+            if (report->stretch[b] > report->stretch[a]) {
+                const double t = report->stretch[a];
+                report->stretch[a] = report->stretch[b];
+                report->stretch[b] = t;
+            }
+    report->doubtful = report->stretch[0] > 1.35 || report->stretch[2] < 0.75 || report->litres < 0.9 ||
+                       report->litres > 2.2 || report->kept < 0.9;
+}
+
+/* From the carried distance d on the 2 mm grid to the mask on the case's. */
+static bmvp_status bmvpi_nii_finish_mask(bmvp_nii_volume *mask, bmvp_nii_volume *d, const bmvp_nii_volume *volumes,
+                                         int n, const bmvp_nii_brain_how *how, bmvp_nii_brain_report *report,
+                                         const bmvpi_nii_io *io)
+{
+    const int64_t size = d->dim[0] * d->dim[1] * d->dim[2];
+    bmvp_nii_volume before;
+    int64_t i, a = 0, b = 0, both = 0, m;
+    bmvp_status s = bmvp_nii_volume_copy(&before, d, io->err);
+    if (s != BMVP_OK) return s;
+    if (!how->no_refine) s = bmvpi_nii_refine(d, volumes, n, io);
+    for (i = 0; i < size && s == BMVP_OK; ++i) d->data[i] -= (float)how->margin;
+    if (s == BMVP_OK) s = bmvpi_nii_clean(d, io);
+    for (i = 0; i < size; ++i) {
+        a += before.data[i] < 0;
+        b += d->data[i] < 0;
+        both += before.data[i] < 0 && d->data[i] < 0;
+    }
+    report->kept = a + b > 0 ? 2 * (double)both / (double)(a + b) : 0;
+    bmvp_nii_volume_free(&before);
+    if (s == BMVP_OK) s = bmvp_nii_resample_to(mask, d, volumes, NULL, BMVP_NII_LINEAR, 6, io->err);
+    if (s != BMVP_OK) return s;
+    m = mask->dim[0] * mask->dim[1] * mask->dim[2];
+    for (i = 0; i < m; ++i) mask->data[i] = mask->data[i] < 0;
+    s = bmvpi_nii_keep_largest(mask, 1, io->err);
+    if (s == BMVP_OK) s = bmvpi_nii_keep_largest(mask, 0, io->err);
+    return s;
+}
+
+BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_volume *volumes, int n,
+                                         const bmvp_nii_volume *tmpl, const bmvp_nii_volume *tmpl_brain,
+                                         const bmvp_nii_brain_how *how, bmvp_nii_brain_report *report,
+                                         bmvp_error *err)
+{
+    bmvp_nii_brain_how h;
+    bmvp_nii_brain_report own;
+    bmvp_nii_registration r;
+    bmvp_nii_volume far_from, grid, d;
+    bmvpi_nii_io io;
+    double has[3], back[16];
+    int k;
+    bmvp_status s = BMVP_OK;
+    memset(&h, 0, sizeof h);
+    memset(&own, 0, sizeof own);
+    memset(&grid, 0, sizeof grid);
+    memset(&d, 0, sizeof d);
+    if (how) h = *how;
+    if (report) *report = own;
+    if (mask) memset(mask, 0, sizeof *mask);
+    if (!mask || !volumes || n < 1) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "mask or volumes is NULL");
+    if ((s = bmvpi_nii_check_registered(tmpl, "tmpl", err)) != BMVP_OK) return s;
+    if (!tmpl_brain || !tmpl_brain->data || !bmvp_nii_one_grid(tmpl, tmpl_brain))
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "tmpl_brain has no voxels or another grid than tmpl");
+    for (k = 0; k < n; ++k) {
+        char name[32];
+        snprintf(name, sizeof name, "volumes[%d]", k);
+        if ((s = bmvpi_nii_check_registered(&volumes[k], name, err)) != BMVP_OK) return s;
+        if (!bmvp_nii_one_grid(volumes, &volumes[k]))
+            return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s lies on another grid than volumes[0]", name);
+    }
+    io = bmvpi_nii_io_of(volumes, err);
+    if ((s = bmvp_nii_distance(&far_from, tmpl_brain, err)) != BMVP_OK) return s;
+    s = bmvpi_nii_place_head(&r, tmpl, &far_from, volumes, &h, &io);
+    if (s == BMVP_OK) s = bmvp_nii_affine_inverse(back, r.matrix, err);
+    bmvp_nii_voxel_size(has, volumes->affine);
+    if (s == BMVP_OK) s = bmvpi_nii_level(&grid, volumes, 2, has, &io);
+    if (s == BMVP_OK) s = bmvp_nii_resample_to(&d, &far_from, &grid, back, BMVP_NII_LINEAR, 100, err);
+    if (s == BMVP_OK) s = bmvpi_nii_finish_mask(mask, &d, volumes, n, &h, &own, &io);
+    if (s == BMVP_OK) {
+        memcpy(own.matrix, r.matrix, sizeof own.matrix);
+        own.nmi = r.nmi;
+        bmvpi_nii_judge(&own, mask);
+        if (report) *report = own;
+    } else bmvp_nii_volume_free(mask);
+    bmvp_nii_volume_free(&far_from);
+    bmvp_nii_volume_free(&grid);
+    bmvp_nii_volume_free(&d);
     return s;
 }
 

@@ -18,9 +18,10 @@
        >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
        >>checkpoint            >>state files
        and in the implementation
-       >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d    >>network impl
-       >>optimizer impl        >>data parallel impl    >>state files impl      >>adopt     >>bump      >>text
-       >>files impl            >>json parser           >>json writer           >>checkpoint base       >>zip
+       >>for upper headers     >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d
+       >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
+       >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
+       >>checkpoint base       >>zip
        >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
        >>checkpoint writer     >>pickle writer
 
@@ -750,6 +751,18 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* >>for upper headers ---------------------------------------------------------------------------------------------
+   Private names that bmvp_ssl.h may use, and no others (tests/form/house.sh). */
+
+/* Zeroed memory of the context, freed by bmvpi_free; NULL and a failure. */
+static void *bmvpi_zeros(bmvp_ctx *c, size_t bytes);
+/* a, or for NULL malloc and free */
+static bmvp_allocator bmvpi_allocator_or_libc(const bmvp_allocator *a);
+/* A parameter without a gradient gets one of zeros. */
+static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t);
+/* From rank 0, the host's memory, whichever the ranks' table takes */
+static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes);
 
 /* >>state impl: named tensors and how PyTorch's files hold them ---------------------------------------------------- */
 
@@ -2442,7 +2455,6 @@ BMVP_API bmvp_reducer *bmvp_reducer_create(bmvp_ctx *c, bmvp_state_list *list)
     return NULL;
 }
 
-/* A parameter without a gradient gets one of zeros. */
 static void bmvpi_grad_zeros(bmvp_ctx *c, bmvp_tensor *t)
 {
     if (!bmvpi_lasting_grad(c, t)) return;
@@ -2513,7 +2525,6 @@ BMVP_API int bmvp_reducer_buckets(const bmvp_reducer *r, int *sent)
     return r->n_buckets;
 }
 
-/* From rank 0, the host's memory, whichever the table takes */
 static void bmvpi_comm_broadcast(bmvp_ctx *c, void *data, int64_t bytes)
 {
     const bmvp_comm *m = c->comm;
@@ -2753,11 +2764,11 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
     for (i = 0; i < BMVPI_NET_KINDS; ++i)
         if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
     bmvpi_weight_text(ckpt, found, sizeof found);
-    return bmvp_error_set(
-        err, BMVP_E_FORMAT,
-        "%.200s: neither a UniFormer nor a UNET3D checkpoint: %s (looked for encoder.uniformer.patch_embed1.proj.weight, "
-        "encoder.patch_embed1.proj.weight or conv1a.weight)",
-        ckpt->path, found);
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%.200s: neither a UniFormer nor a UNET3D checkpoint: %s (looked for "
+                          "encoder.uniformer.patch_embed1.proj.weight, "
+                          "encoder.patch_embed1.proj.weight or conv1a.weight)",
+                          ckpt->path, found);
 }
 
 static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
@@ -4463,7 +4474,11 @@ static int bmvpi_pk_container_op(bmvpi_pk *k, int op)
         from = bmvpi_pk_mark(k);
         if (from >= 0) bmvpi_pk_tuple(k, from, 1);
         return 1;
-    case 'a': case 'e': case 's': case 'u': case 0x90: /* list.append, list.extend, dict[k] = v, dict.update, set.update */
+    case 'a':
+    case 'e':
+    case 's':
+    case 'u':
+    case 0x90: /* list.append, list.extend, dict[k] = v, dict.update, set.update */
         from = many ? bmvpi_pk_mark(k) : k->stack.n - (op == 'a' ? 1 : 2);
         if (from - many < 1) { bmvpi_pk_bad(k, "adds to nothing"); return 1; }
         o = k->stack.v[from - many - 1];
@@ -4676,7 +4691,8 @@ static void bmvpi_pk_encode(bmvpi_pk *k, bmvpi_pylist *a)
 /* (function that makes the tensor, its type, arguments, attributes) -> the tensor, without the attributes. */
 static void bmvpi_pk_from_type(bmvpi_pk *k, bmvpi_pylist *a)
 {
-    const bmvpi_py *fn = a->n == 4 && a->v[0]->kind == BMVPI_PY_GLOBAL && a->v[2]->kind == BMVPI_PY_TUPLE ? a->v[0] : NULL;
+    const bmvpi_py *fn = a->n == 4 && a->v[0]->kind == BMVPI_PY_GLOBAL && a->v[2]->kind == BMVPI_PY_TUPLE ? a->v[0]
+                                                                                                          : NULL;
     bmvpi_pylist *args = fn ? a->v[2]->u.list : NULL;
     if (fn && fn->id == BMVPI_PK_TENSOR) bmvpi_pk_tensor(k, args);
     else if (fn && fn->id == BMVPI_PK_PARAMETER && args->n > 0 && args->v[0]->kind == BMVPI_PY_TENSOR)
@@ -4795,7 +4811,8 @@ static int bmvpi_pw_has_tensor(bmvpi_pk *k, const bmvpi_py *o, int depth)
     return 0;
 }
 
-/* Key of a dict as text; number: 32 bytes for it to live in. Keys that are no text are spelt as Python does, others get a number. */
+/* Key of a dict as text; number: 32 bytes for it to live in. Keys that are no text are spelt as Python does, others get
+   a number. */
 static const char *bmvpi_pw_key(bmvpi_pk *k, const bmvpi_py *key, char *number)
 {
     switch (key->kind) {
@@ -5434,7 +5451,8 @@ static int bmvpi_weight_moments(const char *group)
     return strncmp(group, "optim", 5) == 0 || strncmp(group, "opt_", 4) == 0 || strstr(group, "optimizer") != NULL;
 }
 
-/* The name behind wrappers, behind `holder` if it is not NULL, and behind wrappers again. NULL: it has no such holder. */
+/* The name behind wrappers, behind `holder` if it is not NULL, and behind wrappers again. NULL: it has no such
+   holder. */
 static const char *bmvpi_unwrapped(const char *name, const char *holder)
 {
     int i = 0;
@@ -5487,8 +5505,8 @@ static bmvp_status bmvpi_weight_unwrap(bmvp_ckpt *ckpt, const char *group, const
     return s;
 }
 
-/* The groups to try: those with a name for weights in the order of the names, then the rest. Returns how many; *named: of
-   the first kind. */
+/* The groups to try: those with a name for weights in the order of the names, then the rest. Returns how many; *named:
+   of the first kind. */
 static int bmvpi_weight_order(const bmvp_ckpt *ckpt, const char **order, int *named)
 {
     bmvpi_weight_group g[BMVPI_GROUPS];

@@ -584,8 +584,9 @@ typedef struct bmvp_window_calls {
     bmvp_status (*planes)(void *user, int64_t z0, int64_t planes, const float *values);
     void *user;
 } bmvp_window_calls;
-/* Drops all step tensors of c (bmvp_step_begin before each batch). The first error of a callback, or of the context,
-   is returned. BMVP_E_ARG, BMVP_E_SHAPE (predict returned another size), BMVP_E_OOM. */
+/* Drops all step tensors of c (bmvp_step_begin before each batch), and tells bmvp_config.progress of the windows done.
+   The first error of a callback, or of the context, is returned. BMVP_E_ARG, BMVP_E_SHAPE (predict returned another
+   size), BMVP_E_OOM. */
 BMVP_API bmvp_status bmvp_sliding_window(bmvp_ctx *c, const bmvp_window *w, const int64_t dim[3], int channels,
                                          int outputs, const bmvp_window_calls *calls);
 
@@ -2917,11 +2918,14 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
     const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
     if (i < 0) return BMVP_OK;
     if (l)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition "
-                              "of the labels ('%s'); is it the right one?", name, (double)values[i], x, y, z, l->name);
-    return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g at voxel (%lld, %lld, %lld): label values are whole "
-                          "numbers from -32768 to 32767; was the map resampled with interpolation?", name,
-                          (double)values[i], x, y, z);
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
+                              "the labels ('%s'); is it the right one?",
+                              name, (double)values[i], x, y, z, l->name);
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+                          "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
+                          y, z);
 }
 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
@@ -3734,6 +3738,7 @@ static bmvp_status bmvpi_scan_run(bmvpi_scan *s)
             if (!st) st = bmvpi_scan_finish(s, start[0]); /* no later window touches the planes before this one */
             if (!st) bmvpi_scan_add(s, start, s->pred + (b - batch) * voxels * s->outputs);
         }
+        if (!st) st = bmvp_progress(s->c, "windows", first + batch, n);
     }
     return st ? st : bmvpi_scan_finish(s, s->padded[0]);
 }
@@ -4953,7 +4958,7 @@ static bmvp_status bmvpi_whole_planes(void *user, int64_t z0, int64_t n, const f
 /* What went wrong, in the caller's words: the context's first failure, if it has one. */
 static bmvp_status bmvpi_whole_failed(const bmvp_ft *f, bmvp_status st, bmvp_error *err)
 {
-    if (bmvp_failed(f->c)) return bmvp_error_set(err, bmvp_error_of(f->c)->status, "%s", bmvp_error_of(f->c)->message);
+    if (bmvp_failed(f->c)) return bmvp_error_take(f->c, err);
     return st ? bmvp_error_set(err, st, "prediction failed: %s", bmvp_status_text(st)) : BMVP_OK;
 }
 
@@ -5035,6 +5040,12 @@ static const char *bmvpi_image_name(const bmvp_image *k)
     return k->path ? k->path : k->modality ? k->modality : "label";
 }
 
+static bmvp_status bmvpi_image_given(const bmvp_image *k, bmvp_error *err)
+{
+    if (!k->path + !k->image + !k->volume == 2) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", bmvpi_image_name(k));
+}
+
 /* A volume as an image that borrows its data. */
 static bmvp_status bmvpi_image_of_volume(bmvp_nii_image *i, const bmvp_nii_volume *v, bmvp_error *e)
 {
@@ -5064,8 +5075,8 @@ BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, co
     how.axcodes = "RAS";
     how.first = k->channel > 0;
     how.t = k->channel > 0 ? k->channel - 1 : 0;
-    if (!k->path + !k->image + !k->volume != 2)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: give one of path, image and volume", bmvpi_image_name(k));
+    st = bmvpi_image_given(k, err);
+    if (st) return st;
     if (k->path) return bmvp_nii_read_volume(v, k->path, &how, io, err);
     if (k->volume) {
         st = bmvpi_image_of_volume(&own, k->volume, &e);
@@ -5728,9 +5739,10 @@ typedef struct bmvpi_predicting {
 static bmvp_status bmvpi_image_header(bmvp_nii_image *out, const bmvp_image *k, const bmvp_nii_options *io,
                                       bmvp_error *err)
 {
-    bmvp_status st = BMVP_OK;
+    bmvp_status st = bmvpi_image_given(k, err);
     bmvp_error e;
     memset(out, 0, sizeof *out);
+    if (st) return st;
     if (k->path) {
         st = bmvp_nii_read_header(out, k->path, io, err);
     } else if (k->volume) {

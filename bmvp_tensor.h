@@ -14,8 +14,8 @@
    CONTENTS (search for the tag)
        >>status    >>config    >>context   >>memory    >>rng       >>tensor    >>autograd  >>comm      >>ops
        and in the implementation, the lecture
-       >>base      >>record    >>host memory           >>values    >>bfloat16  >>threads   >>rng impl
-       >>arena     >>context impl          >>comm impl
+       >>base      >>for upper headers     >>record    >>host memory           >>values
+       >>bfloat16  >>threads   >>rng impl  >>arena     >>context impl          >>comm impl
        >>node      >>backward  the tape, and how it is walked
        >>work      >>kernel pointwise      >>kernel reduce         >>kernel channel norm   >>kernel strided copy
        >>fast      >>op blocks >>op parts  the door to the machine room, how an op is written, what ops share
@@ -49,13 +49,17 @@
        }
 
    CONVENTIONS
-       Layout     row-major, last axis contiguous. Images are (N, D, H, W, C): D = z slowest, W = x; a NIfTI volume as it lies.
-       Weights    in the order the kernels read them: linear (in, out), conv (kd, kh, kw, in / groups, out), depthwise (kd, kh, kw, C).
-       Errors     the first failure is kept in the context with op and shapes; builders then return NULL and accept NULL, so a
-                  network needs one check at its end. The context stays usable after bmvp_clear_error and bmvp_step_begin.
-       Threads    one thread at a time per context; different contexts may run at once. Kernels use the context's own pool.
-       Bits       results do not depend on the number of threads: work is cut by shape, partial sums are added in fixed order.
-                  They do depend on the instruction set chosen.
+       Layout     row-major, last axis contiguous. Images are (N, D, H, W, C): D = z slowest, W = x; a NIfTI volume as
+                  it lies.
+       Weights    in the order the kernels read them: linear (in, out), conv (kd, kh, kw, in / groups, out), depthwise
+                  (kd, kh, kw, C).
+       Errors     the first failure is kept in the context with op and shapes; builders then return NULL and accept
+                  NULL, so a network needs one check at its end. The context stays usable after bmvp_clear_error and
+                  bmvp_step_begin.
+       Threads    one thread at a time per context; different contexts may run at once. Kernels use the context's own
+                  pool.
+       Bits       results do not depend on the number of threads: work is cut by shape, partial sums are added in fixed
+                  order. They do depend on the instruction set chosen.
 
    CONFIG MACROS
        BMVP_API          linkage of public functions   default: nothing (extern)    set globally
@@ -142,7 +146,8 @@ typedef void (*bmvp_parallel_fn)(void *user, int64_t n_tasks, bmvp_task_fn fn, v
 #endif
 /* ---- end of the common part -------------------------------------------------------------------------------------- */
 
-/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads well. */
+/* Writes status and a formatted message; err may be NULL. Returns s, so that `return bmvp_error_set(...)` reads
+   well. */
 BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...) BMVP_PRINTF(3, 4);
 
 /* >>config ------------------------------------------------------------------------------------------------------- */
@@ -155,9 +160,10 @@ typedef enum bmvp_simd { /* instruction sets, worst to best */
     BMVP_SIMD_AVX512
 } bmvp_simd;
 
-/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op matmul stay float32,
-   and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients as bfloat16 (bmvp_device.half_least): never
-   parameters, their gradients, buffers, inputs and losses. Reads and writes are float32 either way. */
+/* What the operands of large matrix products (linear, mlp, attention, convolutions) are rounded to. Sums and the op
+   matmul stay float32, and so do tensors; but in BMVP_BF16 a device may hold large results of ops and their gradients
+   as bfloat16 (bmvp_device.half_least): never parameters, their gradients, buffers, inputs and losses. Reads and writes
+   are float32 either way. */
 typedef enum bmvp_precision {
     BMVP_FP32 = 0,
     BMVP_BF16, /* 8 bits of mantissa, range of float32. On the CPU it needs avx512_bf16: twice the products a second */
@@ -170,20 +176,24 @@ typedef struct bmvp_config {
     bmvp_allocator allocator; /* default malloc and free */
     bmvp_parallel_fn parallel; /* default: a pool of its own */
     void *parallel_user;
-    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are not to be had, step memory
-       that was cut into pieces, a step that a GPU could not record. Default none. */
+    /* What else a run may want to know, a line at a time, without a newline: an instruction set or huge pages that are
+       not to be had, step memory that was cut into pieces, a step that a GPU could not record. Default none. */
     void (*log)(void *user, const char *line);
     void *log_user;
-    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with BMVP_E_CANCELLED. Default none. */
+    /* Is told how far a long call has come (bmvp_progress says who tells). Nonzero: stop; the call ends with
+       BMVP_E_CANCELLED. Default none. */
     int (*progress)(void *user, const char *what, int64_t done, int64_t of);
     void *progress_user;
     int threads;                 /* 0: one per processor. With `parallel`: how many workers it has */
     bmvp_simd simd;              /* default AUTO; a level the processor lacks falls back to the best it has */
-    bmvp_precision precision;    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
-    int graph;                   /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
+    /* default FP32; BMVP_E_UNSUPPORTED where processor, `simd` or backend has no such products */
+    bmvp_precision precision;
+    /* 1 (default): devices do what lies between bmvp_capture_begin and _end as one if they can; 0: never */
+    int graph;
     int plan;                    /* 1: dry run. Builders count bytes, nothing is computed, values are not readable */
     const bmvp_backend *backend; /* default: the CPU */
-    const struct bmvp_net_kind *const *networks; /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
+    /* rows of bmvp_nn.h that the program adds, the last NULL; default none */
+    const struct bmvp_net_kind *const *networks;
 } bmvp_config;
 
 BMVP_API bmvp_config bmvp_config_default(void);
@@ -210,11 +220,12 @@ BMVP_API bmvp_precision bmvp_precision_of(const bmvp_ctx *c);
 BMVP_API const char *bmvp_precision_text(bmvp_precision p); /* "fp32", "bf16", "tf32" */
 BMVP_API int bmvp_is_plan(const bmvp_ctx *c);
 BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
-/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own. The context keeps it. */
+/* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own.
+   The context keeps it. */
 BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
-/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a training, windows of a prediction,
-   iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop. Nobody is told in a plan or after
-   a failure. */
+/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a
+   training, windows of a prediction, iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once
+   the hook wants to stop. Nobody is told in a plan or after a failure. */
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
@@ -231,8 +242,8 @@ typedef struct bmvp_memory {
 } bmvp_memory;
 BMVP_API bmvp_memory bmvp_memory_of(const bmvp_ctx *c);
 
-/* Allocates the step block at once (for instance the step_peak of a plan). Without it the block grows and is joined at the
-   next bmvp_step_begin. */
+/* Allocates the step block at once (for instance the step_peak of a plan). Without it the block grows and is joined at
+   the next bmvp_step_begin. */
 BMVP_API bmvp_status bmvp_reserve(bmvp_ctx *c, int64_t bytes);
 /* Drops every step tensor. Pointers to them are dead afterwards. */
 BMVP_API void bmvp_step_begin(bmvp_ctx *c);
@@ -243,8 +254,8 @@ BMVP_API bmvp_tensor *bmvp_scope_end(bmvp_ctx *c, int64_t mark, bmvp_tensor *kee
 
 /* >>rng ---------------------------------------------------------------------------------------------------------- */
 
-/* Counter-based random numbers, Philox 4x32-10 (Salmon et al., SC 2011). A stream is named by (seed, stream, step, sample);
-   number i of a stream is always the same, whatever was drawn before, on every device. */
+/* Counter-based random numbers, Philox 4x32-10 (Salmon et al., SC 2011). A stream is named by (seed, stream, step,
+   sample); number i of a stream is always the same, whatever was drawn before, on every device. */
 typedef struct bmvp_rng {
     uint32_t key[2], counter[4]; /* counter = { block index, stream, step, sample } */
     uint32_t out[4];
@@ -266,11 +277,13 @@ typedef struct bmvp_conv_shape {
     int64_t groups;
 } bmvp_conv_shape;
 
-/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every row; one number */
+/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every
+   row; one number */
 typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
 
-/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every backend. An op has the member of
-   its name (add and mul: binary); those that are not here have none. Names are those of the builders' parameters. */
+/* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every
+   backend. An op has the member of its name (add and mul: binary); those that are not here have none. Names are those
+   of the builders' parameters. */
 typedef union bmvp_args {
     struct { bmvp_spread spread; } binary;
     struct { double factor, offset; } scale;
@@ -297,9 +310,9 @@ typedef union bmvp_args {
 } bmvp_args;
 
 struct bmvp_tensor {
-    float *x;                        /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
+    float *x; /* values, in the backend's memory; NULL in a plan, after a drop, and once backward used them up */
     float *g;                        /* gradient, there too; NULL: none yet */
-    int half;                        /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
+    int half; /* 1: x and g point to bfloat16, two bytes each: only on a device, see bmvp_device.half_least */
     int64_t dim[BMVP_MAX_DIMS];      /* unused trailing entries are 1 */
     int64_t numel;
     int rank;
@@ -312,17 +325,18 @@ struct bmvp_tensor {
     float *saved;                    /* small statistics kept for backward (mean, log-sum-exp ...) */
     struct bmvpi_block *x_block, *g_block, *saved_block; /* where they live */
     int persistent, kept, grad_fresh;
-    int dropped;                     /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
+    int dropped; /* 1 by bmvp_drop, 2 by bmvp_checkpoint or overwritten by bmvp_add_into: can be computed again */
     int lies_in;                     /* bmvpi_lies_in: whose memory its values are in */
     int spare;                       /* backward does without `saved`, only slower: a checkpoint frees it */
     int on_host;                     /* scratch of trainers: in the host's memory whatever the backend */
     int has_grad_memory;             /* of a parameter: memory for its gradient was made, or in a plan counted */
     int walked;                      /* backward has passed: operands' values may be gone */
-    int64_t first_reader;            /* of a parameter, while bmvp_on_gradient watches a backward: place of its first reader on the tape, or -1 */
+    int64_t first_reader; /* of a parameter, while bmvp_on_gradient watches a backward: place of its first reader on the
+                             tape, or -1 */
 };
 
-/* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that wants it.
-   name is copied. Values start undefined: use bmvp_fill or write. */
+/* Parameter: persistent, with a gradient of the same size, whose memory is made by the first backward or optimizer that
+   wants it. name is copied. Values start undefined: use bmvp_fill or write. */
 BMVP_API bmvp_tensor *bmvp_param(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
 /* Persistent tensor without gradient (running statistics, moments). */
 BMVP_API bmvp_tensor *bmvp_buffer(bmvp_ctx *c, const char *name, int rank, const int64_t *dim);
@@ -342,73 +356,80 @@ BMVP_API float bmvp_grad_at(bmvp_ctx *c, const bmvp_tensor *t, int64_t i);      
 
 /* Turns recording on or off; returns what it was. Off: no gradients, values may be dropped by scopes. Default on. */
 BMVP_API int bmvp_set_grad(bmvp_ctx *c, int on);
-/* Gradients of a one-element tensor into every tensor that wants one; parameters accumulate over calls. Values and gradients
-   of step tensors are freed as they are used up, except of kept ones, so each graph can be walked once. */
+/* Gradients of a one-element tensor into every tensor that wants one; parameters accumulate over calls. Values and
+   gradients of step tensors are freed as they are used up, except of kept ones, so each graph can be walked once. */
 BMVP_API void bmvp_backward(bmvp_ctx *c, bmvp_tensor *loss);
 /* The same from any tensor with a given cotangent (numel floats). */
 BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotangent);
 /* Keeps value and gradient of a step tensor readable after backward. Returns t. */
 BMVP_API bmvp_tensor *bmvp_keep(bmvp_tensor *t);
-/* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all consumers
-   have been built. For cheap ops between two expensive ones (norms). */
+/* Frees the value now; backward computes it again from its operands when a consumer needs it. Call it when all
+   consumers have been built. For cheap ops between two expensive ones (norms). */
 BMVP_API void bmvp_drop(bmvp_ctx *c, bmvp_tensor *t);
-/* The end of a checkpointed block. With a tape: mark (bmvp_scope_begin); build; then the values of all tensors made since the mark
-   but `keep` (and those of bmvp_keep) are freed. Backward computes them again, each once, when it comes to the block; statistics
-   are saved, not computed again, so gradients are the same bits. Costs up to one more forward of the block, and saves all that lies
-   between its ends. Without a tape the same as bmvp_scope_end. Nothing but `keep` may be read afterwards. Returns keep. */
+/* The end of a checkpointed block. With a tape: mark (bmvp_scope_begin); build; then the values of all tensors made
+   since the mark but `keep` (and those of bmvp_keep) are freed. Backward computes them again, each once, when it comes
+   to the block; statistics are saved, not computed again, so gradients are the same bits. Costs up to one more forward
+   of the block, and saves all that lies between its ends. Without a tape the same as bmvp_scope_end. Nothing but `keep`
+   may be read afterwards. Returns keep. */
 BMVP_API bmvp_tensor *bmvp_checkpoint(bmvp_ctx *c, int64_t mark, bmvp_tensor *keep);
 /* Forgets the gradient: the next backward overwrites it. Until then bmvp_has_grad is 0. */
 BMVP_API void bmvp_zero_grad(bmvp_tensor *t);
 BMVP_API int bmvp_has_grad(const bmvp_tensor *t);
-/* From now on backward calls fn(user) each time gradients of parameters have become complete, that is when it has passed the first op
-   that reads them: bmvp_grad_due says of which. For sending gradients while backward goes on. NULL: off. */
+/* From now on backward calls fn(user) each time gradients of parameters have become complete, that is when it has
+   passed the first op that reads them: bmvp_grad_due says of which. For sending gradients while backward goes on. NULL:
+   off. */
 BMVP_API void bmvp_on_gradient(bmvp_ctx *c, void (*fn)(void *user), void *user);
 BMVP_API int bmvp_grad_due(const bmvp_tensor *parameter); /* 1: the running backward may still add to its gradient */
 
 /* >>comm --------------------------------------------------------------------------------------------------------- */
 
-/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever moves the bytes; none at
-   all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same order with the same sizes; a call returns when
-   this rank may go on. Pointers are in the host's memory (but see on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ...,
-   so that bits do not depend on who was first. A call that fails returns a status and a message that names the rank that is missing, where it is
-   known; the table is unusable then. tests/support/ranks.h has one whose ranks are threads. */
+/* Processes (ranks) that train one model together, each on its part of a step's samples. The table is filled by whoever
+   moves the bytes; none at all (NULL) is one process, and costs nothing. Every rank makes the same calls in the same
+   order with the same sizes; a call returns when this rank may go on. Pointers are in the host's memory (but see
+   on_device). Sums are of float32 in the order of the ranks, ((0 + 1) + 2) ..., so that bits do not depend on who was
+   first. A call that fails returns a status and a message that names the rank that is missing, where it is known; the
+   table is unusable then. tests/support/ranks.h has one whose ranks are threads. */
 typedef struct bmvp_part { float *x; int64_t n; } bmvp_part;
 typedef struct bmvp_comm bmvp_comm;
 struct bmvp_comm {
     void *user;
     int rank, size; /* 0 <= rank < size */
-    bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err); /* in place, n arrays at once */
-    bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err); /* all: size x bytes, by rank */
-    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err); /* own: sum of everybody's
-                                                                                                part number `rank` of all, size x n */
+    /* in place, n arrays at once */
+    bmvp_status (*all_reduce)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
+    /* all: size x bytes, by rank */
+    bmvp_status (*all_gather)(const bmvp_comm *m, const void *own, int64_t bytes, void *all, bmvp_error *err);
+    /* own: sum of everybody's part number `rank` of all, size x n */
+    bmvp_status (*reduce_scatter)(const bmvp_comm *m, const float *all, int64_t n, float *own, bmvp_error *err);
     bmvp_status (*broadcast)(const bmvp_comm *m, void *data, int64_t bytes, int root, bmvp_error *err);
     bmvp_status (*barrier)(const bmvp_comm *m, bmvp_error *err);
-    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From any thread. */
+    /* Tells every rank to stop: the call it is in, or its next one, fails with this rank's number and the reason. From
+       any thread. */
     void (*abort)(const bmvp_comm *m, const char *why);
-    /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their order; part is read
-       before start returns; wait waits for all of them. Other calls may be made between. */
+    /* Both or neither (NULL): an all_reduce that goes on while the caller computes. Started ones take effect in their
+       order; part is read before start returns; wait waits for all of them. Other calls may be made between. */
     bmvp_status (*start)(const bmvp_comm *m, const bmvp_part *part, int n, bmvp_error *err);
     bmvp_status (*wait)(const bmvp_comm *m, bmvp_error *err);
-    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are done in the order of its
-       work, which barrier waits for: they return before they are done, so a failure may be that of a later call or read. What was given to
-       start stays as it is until wait. */
+    /* 1: all_reduce, all_gather, reduce_scatter, broadcast and start take pointers in the memory of the backend and are
+       done in the order of its work, which barrier waits for: they return before they are done, so a failure may be
+       that of a later call or read. What was given to start stays as it is until wait. */
     int on_device;
 };
-/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch SyncBatchNorm). Failures are
-   the context's; a table with on_device for a backend without memory of its own is BMVP_E_ARG. A device whose table is not on_device exchanges
-   through the host, and with any table it captures nothing (bmvp_captures). NULL: one process, the default. The table must outlive the context
-   or the next bmvp_set_comm. */
+/* The context's ranks: from now on batch normalisation in training takes its statistics over all of them (torch
+   SyncBatchNorm). Failures are the context's; a table with on_device for a backend without memory of its own is
+   BMVP_E_ARG. A device whose table is not on_device exchanges through the host, and with any table it captures nothing
+   (bmvp_captures). NULL: one process, the default. The table must outlive the context or the next bmvp_set_comm. */
 BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm);
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 
 /* >>ops ---------------------------------------------------------------------------------------------------------- */
 
-/* The only list of ops. X(ID, name, reads, type). A row tells the tape, and every backend and test, all they know of an op; a backend without
-   its kernels does not compile.
-     reads  values that its backward reads besides the gradient of the result, BMVP_READS_...: operands by their number in src (IN01: 0 and 1),
-            OUT: the result itself. Others need not be there: they are not computed again, and a result that is not read may be overwritten
-     type   of the result where a device keeps bfloat16 (bmvp_device.half_least). LARGE: bfloat16 if it is large; EXACT: float32 always; MOVED:
-            values of the operands in other places, bfloat16 if all of them are */
+/* The only list of ops. X(ID, name, reads, type). A row tells the tape, and every backend and test, all they know of an
+   op; a backend without its kernels does not compile.
+     reads  values that its backward reads besides the gradient of the result, BMVP_READS_...: operands by their number
+            in src (IN01: 0 and 1), OUT: the result itself. Others need not be there: they are not computed again, and a
+            result that is not read may be overwritten
+     type   of the result where a device keeps bfloat16 (bmvp_device.half_least). LARGE: bfloat16 if it is large; EXACT:
+            float32 always; MOVED: values of the operands in other places, bfloat16 if all of them are */
 #define BMVP_OPS(X) \
     X(ADD,                 add,                NONE,    LARGE) \
     X(MUL,                 mul,                IN01,    LARGE) \
@@ -465,8 +486,8 @@ typedef struct bmvp_kernel {
     bmvp_kernel_fn backward; /* reads y->g, adds into the gradients of the operands that want one */
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
-/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr m. Adam and AdamW:
-   p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
+/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr
+   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
 typedef struct bmvp_update {
     float *p, *m, *v;
     const float *g;
@@ -478,90 +499,104 @@ enum { BMVP_POST_MOST = 8, BMVP_TICKETS = 64 };
 /* Numbers of bmvp_device.clipped_update's rule */
 enum { BMVP_RULE_NORM, BMVP_RULE_SCALE, BMVP_RULE_HALTED, BMVP_RULE_SKIPPED, BMVP_RULE_NUMBERS };
 
-/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside of kernels reaches them but
-   through this table. The CPU fills one, too (>>device of the CPU): its loops are the definition. Calls take effect in their order, but may
-   return before (runs_ahead); a failure is recorded with bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
+/* Memory and shared work of a backend: values, gradients and workspaces of its contexts lie there, and nothing outside
+   of kernels reaches them but through this table. The CPU fills one, too (>>device of the CPU): its loops are the
+   definition. Calls take effect in their order, but may return before (runs_ahead); a failure is recorded with
+   bmvp_fail, at the latest by the next call that waits. None is made in a plan. */
 typedef struct bmvp_device {
     void *user;              /* the backend's own */
     int on_host;             /* 1: this memory is the host's */
-    int runs_ahead;          /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
-    int64_t half_least;      /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16 (bmvp_tensor.half); 0: none are */
-    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it is always made again */
-    int (*computes)(const bmvp_config *k, bmvp_error *err); /* in k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
-    void *(*alloc)(bmvp_ctx *c, int64_t bytes);                                     /* at a multiple of 64 bytes; NULL and a failure */
+    int runs_ahead;     /* 1: calls return before they are done, but read, square_sum, collect and sync, which wait */
+    int64_t half_least; /* in BMVP_BF16, results of ops of at least so many numbers, 2 or more, are bfloat16
+                           (bmvp_tensor.half); 0: none are */
+    int64_t mlp_keeps_least; /* the op mlp of at least so many input channels keeps its hidden layer for backward; 0: it
+                                is always made again */
+    /* In k->precision, with k->simd: 1, or 0 and BMVP_E_UNSUPPORTED with the reason */
+    int (*computes)(const bmvp_config *k, bmvp_error *err);
+    void *(*alloc)(bmvp_ctx *c, int64_t bytes); /* at a multiple of 64 bytes; NULL and a failure */
     void (*free)(bmvp_ctx *c, void *ptr);                                           /* NULL: nothing */
-    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change after it returns; need not wait */
+    void (*write)(bmvp_ctx *c, float *to, const float *host, int64_t n);            /* host may change then */
     void (*read)(bmvp_ctx *c, float *host, const float *from, int64_t n);           /* waits; NaN after a failure */
     void (*fill)(bmvp_ctx *c, float *to, float value, int64_t n);
     /* to = from, or to += from; half: of n bfloat16 instead of floats */
     void (*add)(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate);
     void (*update)(bmvp_ctx *c, const bmvp_update *u, int n);                       /* n tensors */
     double (*square_sum)(bmvp_ctx *c, const bmvp_update *u, int n);                 /* of all their gradients; waits */
-    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM becomes the norm of all
-       gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0 nothing moves, and SKIPPED grows by 1: a norm that is not
-       finite makes it so, or `watch`, if x is not finite. So the host may learn of it later: the values are those of the last good step. */
+    /* The same step without waiting for the norm. rule: BMVP_RULE_NUMBERS numbers on the device, zeros at first. NORM
+       becomes the norm of all gradients, SCALE clip / norm where that is above clip > 0, else 1. If HALTED is not 0
+       nothing moves, and SKIPPED grows by 1: a norm that is not finite makes it so, or `watch`, if x is not finite. So
+       the host may learn of it later: the values are those of the last good step. */
     void (*clipped_update)(bmvp_ctx *c, const bmvp_update *u, int n, double clip, float *rule);
     void (*watch)(bmvp_ctx *c, const float *x, float *rule);
     int64_t (*post)(bmvp_ctx *c, const float *const *x, int n);                     /* bmvp_post */
     int (*collect)(bmvp_ctx *c, int64_t ticket, float *x, int n);                   /* bmvp_collect */
     void (*sync)(bmvp_ctx *c);                                                      /* waits */
-    void (*capture_begin)(bmvp_ctx *c); /* both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, */
-    void (*capture_end)(bmvp_ctx *c);   /* and then starts nothing */
+    /* Both or neither (NULL): as bmvp_capture_begin says. End is called after failures, too, and then starts
+       nothing. */
+    void (*capture_begin)(bmvp_ctx *c);
+    void (*capture_end)(bmvp_ctx *c);
 } bmvp_device;
 
 struct bmvp_backend {
     const char *name;
     bmvp_kernel op[BMVP_OP_COUNT];
-    const bmvp_device *device; /* never NULL: a backend of kernels for the host's memory takes bmvp_cpu_backend()->device */
+    const bmvp_device *device; /* never NULL; of kernels for the host's memory: bmvp_cpu_backend()->device */
 };
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
-/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver (BMVP_E_UNSUPPORTED). It is used by
-   the thread that made it, and outlives its contexts. */
+/* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver
+   (BMVP_E_UNSUPPORTED). It is used by the thread that made it, and outlives its contexts. */
 BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
-/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to the others (a file, a socket,
-   MPI); then every rank joins with its own backend, and all wait for each other. The table has on_device 1: exchanges are given to the GPU, on a
-   stream of their own, and started sums go on beside the kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run
-   with the same GPUs, NCCL and settings of it, and not elsewhere.
-   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and whenever the host waits for the GPU; then, or when NCCL finds
-   that a rank is gone, the communicator is given up, and this and every later call fails with BMVP_E_IO. It must be longer than what one rank
-   does alone while the others wait (saving, validation). abort stops this rank; the others find it missing.
-   Leave after the last bmvp_destroy and before bmvp_cuda_release; a table of zeros or NULL is fine. */
+/* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to
+   the others (a file, a socket, MPI); then every rank joins with its own backend, and all wait for each other. The
+   table has on_device 1: exchanges are given to the GPU, on a stream of their own, and started sums go on beside the
+   kernels. Sums are in NCCL's order, not that of the ranks: bits repeat from run to run with the same GPUs, NCCL and
+   settings of it, and not elsewhere.
+   deadline_s: seconds (above 0) that a rank waits for the others, when it joins and
+   whenever the host waits for the GPU; then, or when NCCL finds that a rank is gone, the communicator is given up, and
+   this and every later call fails with BMVP_E_IO. It must be longer than what one rank does alone while the others wait
+   (saving, validation). abort stops this rank; the others find it missing. Leave after the last bmvp_destroy and before
+   bmvp_cuda_release; a table of zeros or NULL is fine. */
 BMVP_API bmvp_status bmvp_cuda_comm_id(unsigned char id[128], bmvp_error *err);
-BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size, double deadline_s, bmvp_comm *out,
-                                         bmvp_error *err);
+BMVP_API bmvp_status bmvp_cuda_comm_join(const bmvp_backend *b, const unsigned char id[128], int rank, int size,
+                                         double deadline_s, bmvp_comm *out, bmvp_error *err);
 BMVP_API void bmvp_cuda_comm_leave(bmvp_comm *m);
 BMVP_API int bmvp_on_host(const bmvp_ctx *c);    /* 1: the host may read and write x and g of tensors */
-BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: the backend works on while the program does; to read a result waits for it */
+BMVP_API int bmvp_runs_ahead(const bmvp_ctx *c); /* 1: calls return before they are done; to read a result waits */
 /* Waits until the backend has done all it was given; returns the first failure. */
 BMVP_API bmvp_status bmvp_sync(bmvp_ctx *c);
-/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are sent to the host. Returns a
-   ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected: x gets n numbers, 1 is returned, once that one has
-   come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a failure else. Not in a plan. */
+/* Reading without waiting: the numbers at x[0 .. n), n at most BMVP_POST_MOST, in the backend's memory (NULL: 0) are
+   sent to the host. Returns a ticket above 0, or 0 and a failure. The last BMVP_TICKETS of a backend can be collected:
+   x gets n numbers, 1 is returned, once that one has come; if not bmvp_runs_ahead, that is at once. 0, NaNs and a
+   failure else. Not in a plan. */
 BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n);
 BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n);
-/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something has to wait for it;
-   values are the same. Worth it around many calls without a read. Nothing happens where bmvp_captures is 0: on the CPU, in a plan, with
-   bmvp_config.graph 0, or after bmvp_set_comm. */
+/* The backend may hold back what it is given between the two and do it as one piece at the end, or as soon as something
+   has to wait for it; values are the same. Worth it around many calls without a read. Nothing happens where
+   bmvp_captures is 0: on the CPU, in a plan, with bmvp_config.graph 0, or after bmvp_set_comm. */
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c);
 BMVP_API void bmvp_capture_end(bmvp_ctx *c);
 BMVP_API int bmvp_captures(const bmvp_ctx *c); /* 1: the two do something */
 
-/* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is wanted, or a plan. */
+/* For kernels of other backends. Gradient of operand t: *accumulate 0: write every element, 1: add; NULL: none is
+   wanted, or a plan. */
 BMVP_API float *bmvp_kernel_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate);
 /* Gives y's gradient to operand t as it is: the buffer is shared until somebody adds to it. */
 BMVP_API void bmvp_kernel_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t);
 BMVP_API float *bmvp_kernel_workspace(const bmvp_ctx *c);   /* what the table's workspace() asked for */
-BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);     /* 1: a dropped value is made again; statistics must stay as they are */
-/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's memory. */
+/* 1: a dropped value is made again; statistics must stay as they are */
+BMVP_API int bmvp_kernel_recomputes(const bmvp_ctx *c);
+/* `bytes` (a multiple of 4) of each of the context's ranks into `all`, in their order; both are in the backend's
+   memory. */
 BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
 
 /* Checks one op's backward against central differences of its forward on its own sample shapes, with random cotangents.
    Returns the worst error relative to the gradient's size (NaN counts as infinite), -1 when the variant does not exist,
    HUGE_VAL when building failed. A gradient check cannot find a wrong forward: see the fixtures in tests/. */
 BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint64_t seed);
-/* Builds the op's sample number `variant` from fresh leaves (values undefined where they want a gradient): small and awkward. */
+/* Builds the op's sample number `variant` from fresh leaves (values undefined where they want a gradient): small and
+   awkward. */
 BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 
 /* Builders. Each returns a step tensor, or NULL after a failure. Names are PyTorch's where it has one.
@@ -570,8 +605,9 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 /* Pointwise. a and b of one shape; or b of rank 1 (the last axis, a channel vector); or b with one element. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
-/* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an op whose
-   backward does not read its output (column `reads` of the list) and must have no other reader. For residual branches. */
+/* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an
+   op whose backward does not read its output (column `reads` of the list) and must have no other reader. For residual
+   branches. */
 BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset); /* factor x + offset */
 BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
@@ -579,18 +615,23 @@ BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x); /* x Phi(x), the exact erf form */
 BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x); /* over the last axis */
-BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps); /* x / max(|x|, eps) over the last axis */
+/* x / max(|x|, eps) over the last axis */
+BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
 /* Shape. */
-BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim); /* shares memory with x */
+/* shares memory with x */
+BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim);
 BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes); /* y axis i is x axis axes[i] */
 BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length);
-BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high); /* zeros; rank entries each, >= 0 */
+/* zeros; rank entries each, >= 0 */
+BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high);
 BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int axis); /* 1 to BMVP_MAX_SRC tensors */
-BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor); /* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+/* (N,D,H,W,C) -> (N,fD,fH,fW,C) */
+BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor);
 /* (N,D,H,W,C) -> (N,fD,fH,fW,C), linear along each axis. align_corners as in torch.nn.functional.interpolate. */
 BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners);
-BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x); /* (N, ..., C) -> (N, C): mean over the axes between */
+/* (N, ..., C) -> (N, C): mean over the axes between */
+BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x);
 /* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block);
 
@@ -600,57 +641,74 @@ BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* mean of (a - b)^2 over all elements */
 /* Mean over rows of -log softmax(logits)[target]; logits (R, K), target R class numbers in [0, K) (copied). */
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target);
-/* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch cross_entropy(weight=) */
-BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight);
-/* Mean over all elements of -(t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t in [0, 1], no gradient into t. torch BCEWithLogits */
+/* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch
+   cross_entropy(weight=) */
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target,
+                                                  const float *weight);
+/* Mean over all elements of -(t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t in [0, 1], no gradient into t.
+   torch BCEWithLogits */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target);
-/* Soft Dice loss: mean over n and c of 1 - (2 sum p t + smooth) / (sum p^k + sum t^k + smooth), sums over the axes between, k = 2 with
-   `squared`, else 1. p, t (N, ..., C), no gradient into t. monai DiceLoss(squared_pred=, smooth_nr=, smooth_dr=) */
+/* Soft Dice loss: mean over n and c of 1 - (2 sum p t + smooth) / (sum p^k + sum t^k + smooth), sums over the axes
+   between, k = 2 with `squared`, else 1. p, t (N, ..., C), no gradient into t. monai DiceLoss(squared_pred=,
+   smooth_nr=, smooth_dr=) */
 BMVP_API bmvp_tensor *bmvp_soft_dice(bmvp_ctx *c, bmvp_tensor *p, bmvp_tensor *target, int squared, double smooth);
 
 /* Products. */
-/* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M, N). */
+/* a (..., M, K) or transposed (..., K, M); b (..., K, N) or transposed (..., N, K); equal leading axes -> (..., M,
+   N). */
 BMVP_API bmvp_tensor *bmvp_matmul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, int transpose_a, int transpose_b);
-/* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1 convolution. */
+/* x (..., I), w (I, O), b (O) or NULL -> (..., O). torch.nn.functional.linear with w transposed; also the 1x1x1
+   convolution. */
 BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* residual + linear(x, w, b) in one pass; residual (..., O). */
-BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual);
-/* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals linear, gelu, linear;
-   the hidden layer is never stored: backward computes it again tile by tile. */
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2);
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                           bmvp_tensor *residual);
+/* y = GELU(x w1 + b1) w2 + b2 with x (..., I), w1 (I, H), w2 (H, O), biases (H) and (O) or NULL -> (..., O). Equals
+   linear, gelu, linear; the hidden layer is never stored: backward computes it again tile by tile. */
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                               bmvp_tensor *b2);
 /* residual + mlp(x, w1, b1, w2, b2) in one pass; residual (..., O). */
-BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                        bmvp_tensor *residual);
-/* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size -> (N, T, C).
-   The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                        bmvp_tensor *b2, bmvp_tensor *residual);
+/* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size
+   -> (N, T, C). The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
 
 /* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
 /* x (N,D,H,W,Ci), w (kd,kh,kw,Ci/groups,Co) -> (N,D',H',W',Co). torch.nn.functional.conv3d */
-BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, const bmvp_conv_shape *shape);
+BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                  const bmvp_conv_shape *shape);
 /* x (N,D,H,W,C), w (k,k,k,C), odd k, stride 1, pad k / 2 -> same shape. conv3d with groups = C */
 BMVP_API bmvp_tensor *bmvp_depthwise3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 /* x + depthwise3d(x, w, b) in one pass. */
 BMVP_API bmvp_tensor *bmvp_depthwise3d_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
-/* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap. torch.nn.functional.conv_transpose3d */
+/* x (N,D,H,W,Ci), w (Ci,k,k,k,Co) -> (N,kD,kH,kW,Co): kernel = stride = k, no overlap.
+   torch.nn.functional.conv_transpose3d */
 BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b);
 
 /* Norms. gamma and beta (C). */
-/* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by momentum
-   (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch BatchNorm3d */
-BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, bmvp_tensor *running_mean,
-                                     bmvp_tensor *running_var, int training, double momentum, double eps);
-BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps); /* last axis */
-/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm; gamma and beta may both be NULL */
-BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups, double eps);
+/* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by
+   momentum (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch
+   BatchNorm3d */
+BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                     bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
+                                     double eps);
+/* over the last axis */
+BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, double eps);
+/* x (N, ..., C), statistics per sample and group of C / groups neighbouring channels. torch GroupNorm; gamma and beta
+   may both be NULL */
+BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
+                                     double eps);
 
 /* Statistics per sample and channel, no affine part: group norm with C groups. torch InstanceNorm3d */
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
-/* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x lies at `start`
-   (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x. Gradient into x and into the filler. */
-BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3]);
+/* Masking (BrainMVP's Phi). x (D, H, W), mask (D, H, W) of 0 and 1, filler (Z, Y, X): a volume of any size in which x
+   lies at `start` (may be negative; outside of the filler its value is 0). y = mask ? filler at start + place : x.
+   Gradient into x and into the filler. */
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask,
+                                       const int64_t start[3]);
 /* (x - min) / (max - min + eps) over all elements; the gradient goes through min and max too, ties share it evenly. */
 BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps);
 
@@ -705,6 +763,11 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
     return s;
 }
 
+/* >>for upper headers ---------------------------------------------------------------------------------------------
+   Private names that bmvp_nn.h and bmvp_ssl.h may use, and no others (tests/form/house.sh). All of them may change from
+   one version to the next, with the headers. BMVPI_HOT (>>work) is one, too: a loop the compiler shall make vectors
+   of. */
+
 /* a * b, or -1 when either is negative or the product does not fit */
 static int64_t bmvpi_mul_size(int64_t a, int64_t b)
 {
@@ -718,6 +781,35 @@ static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
+
+/* Memory of the context's allocator, not zeroed; NULL and the context's failure. NULL may be freed. */
+static void *bmvpi_alloc(bmvp_ctx *c, int64_t size);
+static void bmvpi_free(bmvp_ctx *c, void *p);
+
+/* n floats between the host and x or g of a tensor, wherever that lies. Not in a plan. */
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n);
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n);
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n);
+
+/* "(2,3,4)" into buf, for messages */
+static const char *bmvpi_shape(const bmvp_tensor *t, char *buf, size_t size);
+/* A persistent tensor; on_host: scratch in the host's memory, whatever the backend. Memory of a parameter's gradient */
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad,
+                                  int on_host);
+static int bmvpi_lasting_grad(bmvp_ctx *c, bmvp_tensor *t);
+
+/* Of a context with ranks. takes_values: the ranks' table takes x and g as they are; else they go through the host, or
+   through comm_space, memory of the backend that the next call may move. */
+static int bmvpi_comm_takes_values(const bmvp_ctx *c);
+static float *bmvpi_comm_space(bmvp_ctx *c, int64_t bytes);
+static void bmvpi_comm_upload(bmvp_ctx *c, float *to, const void *host, int64_t bytes);
+static void bmvpi_comm_download(bmvp_ctx *c, void *host, const float *from, int64_t bytes);
+/* Gives a failure of the table to the context; 1: there is none. */
+static int bmvpi_comm_done(bmvp_ctx *c, bmvp_status st, const bmvp_error *err);
+/* Of the host's memory, whichever the table takes; 1: it went well. doubles: n of every rank, to be freed, or NULL */
+static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, void *all);
+static double *bmvpi_comm_doubles(bmvp_ctx *c, const double *own, int64_t n);
+static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n);
 
 /* >>record: what a context holds ------------------------------------------------------------------------------------
    In the order of the sections that follow: memory of the host, threads, step memory, the tape, ranks. */
@@ -792,8 +884,8 @@ static void *bmvpi_alloc(bmvp_ctx *c, int64_t size)
 }
 static void bmvpi_free(bmvp_ctx *c, void *p) { if (p) c->cfg.allocator.free(p, c->cfg.allocator.user); }
 
-/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch faults cost more than the
-   arithmetic. What the allocator gave stands before them. */
+/* `bytes` of the host's at a multiple of 64; big ones at one of 2 MB, for huge pages: on virtual machines first-touch
+   faults cost more than the arithmetic. What the allocator gave stands before them. */
 static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
 {
     const int64_t align = bytes >= (4 << 20) ? (2 << 20) : BMVPI_ALIGN, more = align + (int64_t)sizeof(void *);
@@ -803,7 +895,8 @@ static void *bmvpi_aligned_alloc(bmvp_ctx *c, int64_t bytes)
     p += (align - (int64_t)((uintptr_t)p & (uintptr_t)(align - 1))) & (align - 1);
     memcpy(p - sizeof memory, &memory, sizeof memory);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) && !c->told_of_pages) {
+    if (align > BMVPI_ALIGN && madvise(p, (size_t)bytes & ~(size_t)((2 << 20) - 1), MADV_HUGEPAGE) &&
+        !c->told_of_pages) {
         c->told_of_pages = 1;
         bmvp_log(c, "memory: the system gives no huge pages; the first use of memory is slower");
     }
@@ -817,18 +910,30 @@ static void bmvpi_aligned_free(bmvp_ctx *c, void *p)
     bmvpi_free(c, memory);
 }
 
-/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------------ */
+/* >>values: numbers of tensors, in the backend's memory ------------------------------------------------------------ */
 
-static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes) { return (float *)c->cfg.backend->device->alloc(c, bytes); }
+static float *bmvpi_values_alloc(bmvp_ctx *c, int64_t bytes)
+{
+    return (float *)c->cfg.backend->device->alloc(c, bytes);
+}
 static void bmvpi_values_free(bmvp_ctx *c, void *p) { c->cfg.backend->device->free(c, p); }
-static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n) { c->cfg.backend->device->write(c, to, host, n); }
-static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n) { c->cfg.backend->device->read(c, host, from, n); }
-static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n) { c->cfg.backend->device->fill(c, to, value, n); }
+static void bmvpi_values_write(bmvp_ctx *c, float *to, const float *host, int64_t n)
+{
+    c->cfg.backend->device->write(c, to, host, n);
+}
+static void bmvpi_values_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
+{
+    c->cfg.backend->device->read(c, host, from, n);
+}
+static void bmvpi_values_fill(bmvp_ctx *c, float *to, float value, int64_t n)
+{
+    c->cfg.backend->device->fill(c, to, value, n);
+}
 
 /* >>bfloat16 ------------------------------------------------------------------------------------------------------- */
 
-/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one alone with a zero beside
-   it (blocks are a multiple of 64 bytes long). */
+/* Values of bfloat16, for backends with half_least. They are moved two at a time as what looks like a float, a last one
+   alone with a zero beside it (blocks are a multiple of 64 bytes long). */
 static uint16_t bmvpi_half_of(float x) /* to nearest even */
 {
     uint32_t u;
@@ -895,8 +1000,8 @@ static void bmvpi_pool_work(bmvpi_pool *p, int worker)
     }
 }
 
-/* Waits a little for *value to leave (leave 1) or to reach `that`; 0: it took too long, sleep. A training step is some 800
-   pieces of parallel work, and to wake a thread takes as long as many of them. */
+/* Waits a little for *value to leave (leave 1) or to reach `that`; 0: it took too long, sleep. A training step is some
+   800 pieces of parallel work, and to wake a thread takes as long as many of them. */
 static int bmvpi_pool_spin(const uint64_t *value, uint64_t that, int leave)
 {
     int i;
@@ -1156,15 +1261,16 @@ static void bmvpi_chunks_free(bmvp_ctx *c)
     c->n_chunks = 0;
 }
 
-/* The smallest hole that holds it; the open end of a chunk only when no hole does, so that a plan (whose end is endless) and
-   a real step cut alike. */
+/* The smallest hole that holds it; the open end of a chunk only when no hole does, so that a plan (whose end is
+   endless) and a real step cut alike. */
 static bmvpi_block *bmvpi_best_fit(const bmvp_ctx *c, int64_t size)
 {
     bmvpi_block *best = NULL, *b;
     int i;
     for (i = 0; i < c->n_chunks; ++i)
         for (b = c->chunk[i].first; b; b = b->next)
-            if (b->refs == 0 && b->size >= size && (!best || (b->next ? b->size : INT64_MAX) < (best->next ? best->size : INT64_MAX)))
+            if (b->refs == 0 && b->size >= size &&
+                (!best || (b->next ? b->size : INT64_MAX) < (best->next ? best->size : INT64_MAX)))
                 best = b;
     return best;
 }
@@ -1183,7 +1289,8 @@ static bmvpi_block *bmvpi_block_new(bmvp_ctx *c, int64_t bytes)
     if (!b) {
         if (!bmvpi_chunk_add(c, c->cfg.plan ? INT64_MAX / 2 : bmvpi_max(size, c->min_chunk))) return NULL;
         b = bmvpi_best_fit(c, size);
-        if (!b) return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a step tensor of %.1f MB does not fit", (double)size / 1e6);
+        if (!b)
+            return (bmvpi_block *)bmvp_fail(c, BMVP_E_OOM, "a step tensor of %.1f MB does not fit", (double)size / 1e6);
     }
     if (b->size > size) {
         rest = (bmvpi_block *)bmvpi_item_new(c, &c->blocks);
@@ -1259,7 +1366,10 @@ static bmvp_simd bmvpi_simd_best(void)
 #endif
 }
 
-BMVP_API const char *bmvp_precision_text(bmvp_precision p) { return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32"; }
+BMVP_API const char *bmvp_precision_text(bmvp_precision p)
+{
+    return p == BMVP_BF16 ? "bf16" : p == BMVP_TF32 ? "tf32" : "fp32";
+}
 BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 {
     static const char *const t[] = { "plain", "vector", "avx2", "avx512" };
@@ -1289,7 +1399,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     if (!k.backend) k.backend = bmvp_cpu_backend();
     if (k.simd < 0 || k.simd > best) k.simd = best;
     if (!k.backend->device) {
-        bmvp_error_set(err, BMVP_E_ARG, "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
+        bmvp_error_set(err, BMVP_E_ARG,
+                       "backend %s: it has no table of its memory; one for the host's takes bmvp_cpu_backend()->device",
                        k.backend->name);
         return NULL;
     }
@@ -1311,7 +1422,8 @@ BMVP_API bmvp_ctx *bmvp_create(const bmvp_config *cfg, bmvp_error *err)
     c->min_chunk = 1 << 20;
     c->blocks.item_size = (sizeof(bmvpi_block) + 15) / 16 * 16;
     c->nodes.item_size = (sizeof(bmvp_tensor) + 15) / 16 * 16;
-    if (asked > best) bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
+    if (asked > best)
+        bmvp_log(c, "simd: this processor has no %s, %s is used", bmvp_simd_text(asked), bmvp_simd_text(best));
     return c;
 }
 
@@ -1360,7 +1472,8 @@ BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err)
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of)
 {
     if (c->cfg.progress && !c->cfg.plan && !bmvp_failed(c) && c->cfg.progress(c->cfg.progress_user, what, done, of))
-        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done, (long long)of);
+        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done,
+                  (long long)of);
     return c->err.status;
 }
 
@@ -1423,8 +1536,8 @@ BMVP_API void bmvp_step_begin(bmvp_ctx *c)
     const int joined = c->n_chunks > 1 && !c->cfg.plan;
     while (c->n_step > 0) bmvpi_tensor_release(c, c->step[--c->n_step]);
     if (joined) { /* one block of the size seen so far: the next step finds all of it in one piece */
-        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once", c->n_chunks,
-                 (double)c->step_peak / 1e6);
+        bmvp_log(c, "memory: the step took %d pieces, from now on it is one of %.1f MB; bmvp_reserve makes it at once",
+                 c->n_chunks, (double)c->step_peak / 1e6);
         bmvpi_chunks_free(c);
         (void)bmvpi_chunk_add(c, c->step_peak);
     }
@@ -1457,7 +1570,8 @@ BMVP_API void bmvp_set_comm(bmvp_ctx *c, const bmvp_comm *comm)
 {
     c->comm = comm;
     if (comm && comm->on_device && bmvp_on_host(c))
-        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s", c->cfg.backend->name);
+        bmvp_fail(c, BMVP_E_ARG, "set_comm: the table exchanges memory of a device, and the context computes on the %s",
+                  c->cfg.backend->name);
 }
 BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c) { return c->comm; }
 
@@ -1511,7 +1625,8 @@ static int bmvpi_comm_all_gather(bmvp_ctx *c, const void *own, int64_t bytes, vo
     x = bmvpi_comm_space(c, 4 * from + (m->size * bytes + 3) / 4 * 4);
     if (!x) return 0;
     bmvpi_comm_upload(c, x, own, bytes);
-    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err)) bmvpi_comm_download(c, all, x + from, m->size * bytes);
+    if (bmvpi_comm_done(c, m->all_gather(m, x, bytes, x + from, &err), &err))
+        bmvpi_comm_download(c, all, x + from, m->size * bytes);
     return !bmvp_failed(c);
 }
 
@@ -1528,7 +1643,8 @@ BMVP_API void bmvp_kernel_gather(bmvp_ctx *c, const void *own, int64_t bytes, vo
     host = (char *)bmvpi_alloc(c, (1 + m->size) * bytes);
     if (!host) return;
     bmvpi_comm_download(c, host, (const float *)own, bytes);
-    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes)) bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
+    if (bmvpi_comm_all_gather(c, host, bytes, host + bytes))
+        bmvpi_comm_upload(c, (float *)all, host + bytes, m->size * bytes);
     bmvpi_free(c, host);
 }
 /* n doubles of every rank, in host memory; free them. NULL after a failure. */
@@ -1553,8 +1669,9 @@ static int bmvpi_comm_sum_doubles(bmvp_ctx *c, double *own, int64_t n)
     return 1;
 }
 
-/* Mean and sum of squared deviations of ch columns over `rows` rows, joined with those of the other ranks as chunks are: exact for any
-   numbers of rows. stat: mean (ch), squares (ch), and a place for the count. Returns the count, 0 after a failure. */
+/* Mean and sum of squared deviations of ch columns over `rows` rows, joined with those of the other ranks as chunks
+   are: exact for any numbers of rows. stat: mean (ch), squares (ch), and a place for the count. Returns the count, 0
+   after a failure. */
 static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t rows)
 {
     const int64_t n = 2 * ch + 1;
@@ -1586,8 +1703,8 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
    wants_grad is inherited: a result wants a gradient if one of its operands does, unless recording is off.
    Who frees what, when. Parameters and buffers live as long as the context. What belongs to step tensors lies in blocks
    of one arena, counted by reference, since a reshape or a gradient that is handed on shares one:
-     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into before
-                that, which leave a mark (dropped) so that backward computes them again; never before the next step if
+     values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into
+                before that, which leave a mark (dropped) so that backward computes them again; never before the next step if
                 bmvp_keep was called
      gradients  by backward, once it has passed the op itself; saved numbers, too
      the rest   by bmvp_step_begin, or without a tape at the end of a scope */
@@ -1653,8 +1770,8 @@ static bmvp_tensor *bmvpi_step_tensor(bmvp_ctx *c, int rank, const int64_t *dim)
     bmvp_tensor *t;
     if (bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) < 0)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_SHAPE, "a tensor needs up to %d axes, each at least 1 long, and a size that fits",
-                                        BMVP_MAX_DIMS);
+        return (bmvp_tensor *)bmvp_fail(
+            c, BMVP_E_SHAPE, "a tensor needs up to %d axes, each at least 1 long, and a size that fits", BMVP_MAX_DIMS);
     t = (bmvp_tensor *)bmvpi_item_new(c, &c->nodes);
     if (!t) return NULL;
     bmvpi_set_dims(t, rank, dim);
@@ -1691,7 +1808,8 @@ static void bmvpi_drop_grad(bmvp_ctx *c, bmvp_tensor *t)
     t->g = NULL;
 }
 
-static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad, int on_host)
+static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const int64_t *dim, int with_grad,
+                                  int on_host)
 {
     const int64_t n = bmvpi_numel(rank, dim), bytes = n * (int64_t)sizeof(float);
     const size_t len = name ? strlen(name) + 1 : 0;
@@ -1712,7 +1830,8 @@ static bmvp_tensor *bmvpi_lasting(bmvp_ctx *c, const char *name, int rank, const
         if (copy) memcpy(copy, name, len);
         t->name = copy;
     }
-    if (!c->cfg.plan && !bmvp_failed(c)) t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
+    if (!c->cfg.plan && !bmvp_failed(c))
+        t->x = on_host ? (float *)bmvpi_aligned_alloc(c, bytes) : bmvpi_values_alloc(c, bytes);
     if (bmvp_failed(c) || !bmvpi_list_push(c, &c->lasting, &c->n_lasting, &c->cap_lasting, t)) {
         bmvpi_lasting_free(c, t);
         return NULL;
@@ -1778,8 +1897,11 @@ static bmvp_status bmvpi_read(bmvp_ctx *c, const bmvp_tensor *t, const float *fr
 {
     if (bmvp_failed(c)) return c->err.status;
     if (!t || !from) {
-        bmvp_fail(c, BMVP_E_STATE, "the %s of %s is not there any more (bmvp_keep before backward keeps it) or was never computed",
-                  what, t && t->name ? t->name : t ? bmvp_op_name(t->op) : "a missing tensor");
+        bmvp_fail(c, BMVP_E_STATE,
+                  "the %s of %s is not there any more (bmvp_keep before backward keeps it) or was never computed", what,
+                  t && t->name ? t->name
+                  : t          ? bmvp_op_name(t->op)
+                               : "a missing tensor");
         return c->err.status;
     }
     if (t->half) bmvpi_halves_read(c, host, from, t->numel);
@@ -1872,12 +1994,13 @@ static int bmvpi_is_half(const bmvp_ctx *c, const bmvp_tensor *y)
     return 1;
 }
 
-/* Whose memory a result's values are in (lies_in): its own; its operand 0's, as long as that is there (reshape); operand 1's, which it took
-   over (add_into) */
+/* Whose memory a result's values are in (lies_in): its own; its operand 0's, as long as that is there (reshape);
+   operand 1's, which it took over (add_into) */
 enum { BMVPI_OWN, BMVPI_SHARED, BMVPI_TAKEN };
 
 /* One node: n_src operands (NULL: absent), then attributes are set by the builder, then bmvpi_run. */
-static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src, bmvp_tensor *const *src)
+static bmvp_tensor *bmvpi_node(bmvp_ctx *c, bmvp_op op, int rank, const int64_t *dim, int n_src,
+                               bmvp_tensor *const *src)
 {
     bmvp_tensor *y = bmvpi_step_tensor(c, rank, dim);
     int i;
@@ -1921,11 +2044,12 @@ static bmvp_tensor *bmvpi_run(bmvp_ctx *c, bmvp_tensor *y)
     int i;
     if (!y || bmvp_failed(c)) return NULL;
     if (!c->cfg.backend->op[y->op].forward)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no kernel for it", bmvp_op_name(y->op),
-                                        c->cfg.backend->name);
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no kernel for it",
+                                        bmvp_op_name(y->op), c->cfg.backend->name);
     for (i = 0; i < y->n_src; ++i)
         if (y->src[i] && !y->src[i]->x && !c->cfg.plan)
-            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "%s: operand %d has no value any more (dropped or used up by backward)",
+            return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE,
+                                            "%s: operand %d has no value any more (dropped or used up by backward)",
                                             bmvp_op_name(y->op), i);
     if (!bmvpi_ensure_storage(c, y)) return NULL;
     bmvpi_call(c, y, 0);
@@ -1944,8 +2068,9 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
 
 /* >>backward ----------------------------------------------------------------------------------------------------------
    The chain rule. With L the loss and a an operand of y, dL/da is a sum over all readers y of a of (dL/dy) (dy/da).
-   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes to
-   a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or counted.
+   bmvpi_backward_walk starts with dL/dL = 1 at the loss and walks the tape from there to its beginning. When it comes
+   to a node it has passed all of the node's readers, so its gradient is complete: nothing needs to be sorted or
+   counted.
    What happens there is bmvpi_backward_node:
      1. a node without a gradient is passed over: the loss does not depend on it
      2. its value is freed, if its own backward does not read it (column `reads` of the list of ops)
@@ -1960,7 +2085,8 @@ static bmvp_tensor *bmvpi_run_onto(bmvp_ctx *c, bmvp_tensor *y, const bmvp_tenso
    bmvp_on_gradient is told. */
 
 /* y = x, or y += x, gradients of t and `of` */
-static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x, int accumulate)
+static void bmvpi_grad_move(bmvp_ctx *c, const bmvp_tensor *t, float *y, const bmvp_tensor *of, const float *x,
+                            int accumulate)
 {
     c->cfg.backend->device->add(c, y, t->half, x, of->half, t->numel, accumulate);
 }
@@ -1979,8 +2105,8 @@ static int bmvpi_grad_unshare(bmvp_ctx *c, bmvp_tensor *t)
     return 1;
 }
 
-/* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1: add.
-   NULL: no gradient is wanted, or this is a plan, or memory is short. */
+/* Where a backward kernel writes the gradient of operand t. *accumulate 0: the buffer is new, write every element; 1:
+   add. NULL: no gradient is wanted, or this is a plan, or memory is short. */
 static float *bmvpi_grad(bmvp_ctx *c, bmvp_tensor *t, int *accumulate)
 {
     *accumulate = 1;
@@ -2013,8 +2139,8 @@ static float *bmvpi_grad_add(bmvp_ctx *c, bmvp_tensor *t)
     return g;
 }
 
-/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none and the same type (whoever
-   adds to it first takes a copy, and by then the others are mostly gone), else by adding. */
+/* Hands y's gradient to operand t as it is (same number of elements): by sharing the buffer when t has none and the
+   same type (whoever adds to it first takes a copy, and by then the others are mostly gone), else by adding. */
 static void bmvpi_grad_pass(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t)
 {
     int accumulate;
@@ -2051,8 +2177,9 @@ static int bmvpi_compute_again(bmvp_ctx *c, bmvp_tensor *t)
     return !bmvp_failed(c);
 }
 
-/* Computes a dropped value again, and first those it needs. Of these the ones of bmvp_drop go at once: they are cheap, and the
-   backward that reads them may be far away; those of a checkpointed block stay until backward has passed them. */
+/* Computes a dropped value again, and first those it needs. Of these the ones of bmvp_drop go at once: they are cheap,
+   and the backward that reads them may be far away; those of a checkpointed block stay until backward has passed
+   them. */
 static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
 {
     unsigned spent = 0;
@@ -2063,7 +2190,8 @@ static int bmvpi_ensure_value(bmvp_ctx *c, bmvp_tensor *t)
         if (s && !s->x_block && s->dropped == 1) spent |= 1u << i;
         if (!bmvpi_ensure_value(c, s)) return 0;
         if (s && !s->x_block && !s->persistent) {
-            bmvp_fail(c, BMVP_E_STATE, "backward: the value of %s was used up by an earlier backward", bmvp_op_name(s->op));
+            bmvp_fail(c, BMVP_E_STATE, "backward: the value of %s was used up by an earlier backward",
+                      bmvp_op_name(s->op));
             return 0;
         }
     }
@@ -2083,7 +2211,8 @@ static void bmvpi_backward_node(bmvp_ctx *c, bmvp_tensor *y)
         if (bmvpi_reads_operand(y, s) && !bmvpi_ensure_value(c, y->src[s])) return;
     if (bmvpi_reads_output(y) && !bmvpi_ensure_value(c, y)) return;
     if (!c->cfg.backend->op[y->op].backward) {
-        bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op), c->cfg.backend->name);
+        bmvp_fail(c, BMVP_E_UNSUPPORTED, "%s: the %s backend has no backward for it", bmvp_op_name(y->op),
+                  c->cfg.backend->name);
         return;
     }
     bmvpi_call(c, y, 1);
@@ -2144,7 +2273,8 @@ BMVP_API void bmvp_backward_from(bmvp_ctx *c, bmvp_tensor *t, const float *cotan
     float *g;
     if (!t || bmvp_failed(c)) return;
     if (!t->wants_grad || t->persistent) {
-        bmvp_fail(c, BMVP_E_STATE, "backward from %s: nothing was recorded (no operand wants a gradient, or recording is off)",
+        bmvp_fail(c, BMVP_E_STATE,
+                  "backward from %s: nothing was recorded (no operand wants a gradient, or recording is off)",
                   bmvp_op_name(t->op));
         return;
     }
@@ -2556,9 +2686,10 @@ static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale
 
 /* The failure of a builder whose operands do not fit: "linear: x (2,3), w (4,5), b none; WANT". names: of the operands,
    which may be absent. */
-static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
-    BMVP_PRINTF(5, 6);
-static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src, const char *want, ...)
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src,
+                                     const char *want, ...) BMVP_PRINTF(5, 6);
+static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *names, bmvp_tensor *const *src,
+                                     const char *want, ...)
 {
     char got[256], wanted[192], shape[128];
     size_t n = 0;
@@ -2566,7 +2697,8 @@ static bmvp_tensor *bmvpi_bad_shapes(bmvp_ctx *c, const char *op, const char *na
     got[0] = 0;
     while (*names && n < sizeof got) {
         const int length = (int)strcspn(names, " ");
-        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names, bmvpi_shape(*src++, shape, sizeof shape));
+        const int k = snprintf(got + n, sizeof got - n, "%s%.*s %s", n ? ", " : "", length, names,
+                               bmvpi_shape(*src++, shape, sizeof shape));
         n += k > 0 ? (size_t)k : sizeof got;
         names += length + (names[length] == ' ');
     }
@@ -2614,7 +2746,8 @@ static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_t
     if (!a || !b || bmvp_failed(c)) return NULL;
     spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
     if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
-        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src, "b must have a's shape, or be a vector as long as its last axis, or a number");
+        return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src,
+                                "b must have a's shape, or be a vector as long as its last axis, or a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
@@ -2779,7 +2912,8 @@ BMVP_API bmvp_tensor *bmvp_add_into(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
     if (!a || !b || bmvp_failed(c)) return NULL;
     if (!bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "add_into", "a b", src, "they must have one shape");
     if (b->op < 0 || bmvpi_reads_output(b) || !b->x_block || b->x_block->refs != 1 || b->kept || a == b)
-        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add", bmvp_op_name(b->op));
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_STATE, "add_into: the value of %s is still needed; use add",
+                                        bmvp_op_name(b->op));
     y = bmvpi_node(c, BMVP_OP_ADD, a->rank, a->dim, 2, src);
     if (!y) return NULL;
     y->lies_in = BMVPI_TAKEN;
@@ -2876,7 +3010,8 @@ static bmvp_tensor *bmvpi_scale_sample(bmvp_ctx *c, int variant)
 BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope)
 {
     bmvp_tensor *y;
-    if (!(slope >= 0) && !bmvp_failed(c)) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
+    if (!(slope >= 0) && !bmvp_failed(c))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "leaky_relu: slope %g must be at least 0", slope);
     y = bmvpi_pointwise(c, BMVP_OP_RELU, x);
     if (y) y->args.relu.slope = slope;
     return bmvpi_run(c, y);
@@ -3025,7 +3160,8 @@ static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r;
     for (r = lo; r < hi; ++r)
-        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c)) bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
+        if (!bmvpi_fast_softmax_row(m->ctx, m->c, m->x + r * m->c, m->y + r * m->c))
+            bmvpi_softmax_row_plain(m->c, m->x + r * m->c, m->y + r * m->c);
 }
 static void bmvpi_softmax_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3131,8 +3267,8 @@ BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const 
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (bmvpi_numel(rank, dim) != x->numel)
-        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)", (long long)x->numel,
-                                (long long)bmvpi_numel(rank, dim));
+        return bmvpi_bad_shapes(c, "reshape", "x", &x, "it has %lld elements, the shape asked for %lld (-1: none)",
+                                (long long)x->numel, (long long)bmvpi_numel(rank, dim));
     y = bmvpi_node(c, BMVP_OP_RESHAPE, rank, dim, 1, &x);
     if (y && !x->persistent) y->lies_in = BMVPI_SHARED;
     if (y && x->x_block && !x->persistent) {
@@ -3215,8 +3351,10 @@ BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t 
     int64_t d[BMVP_MAX_DIMS];
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
-    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] || length > x->dim[axis] - start)
-        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it", (long long)length, (long long)start, axis);
+    if (axis < 0 || axis >= x->rank || start < 0 || length < 1 || start >= x->dim[axis] ||
+        length > x->dim[axis] - start)
+        return bmvpi_bad_shapes(c, "slice", "x", &x, "%lld from %lld along axis %d does not lie in it",
+                                (long long)length, (long long)start, axis);
     memcpy(d, x->dim, sizeof d);
     d[axis] = length;
     y = bmvpi_node(c, BMVP_OP_SLICE, x->rank, d, 1, &x);
@@ -3234,7 +3372,9 @@ static void bmvpi_slice_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_slice_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     float *gx = bmvpi_grad_add(c, y->src[0]);
-    if (gx) bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start), 1);
+    if (gx)
+        bmvpi_box_in(c, y->src[0], y, y->g, gx, bmvpi_axis_shift(y->src[0], y->args.slice.axis, y->args.slice.start),
+                     1);
 }
 #define bmvpi_slice_cpu_workspace NULL
 static bmvp_tensor *bmvpi_slice_sample(bmvp_ctx *c, int variant)
@@ -3354,7 +3494,8 @@ BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int fac
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
+        return bmvpi_bad_shapes(c, "upsample_nearest", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1",
+                                factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_NEAREST, 5, d, 1, &x);
     if (y) y->args.upsample_nearest.factor = factor;
@@ -3410,7 +3551,8 @@ BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int f
     int i;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || factor < 1)
-        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1", factor);
+        return bmvpi_bad_shapes(c, "upsample_trilinear", "x", &x, "it must be (N,D,H,W,C), the factor (%d) at least 1",
+                                factor);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? bmvpi_mul_size(x->dim[i], factor) : x->dim[i];
     y = bmvpi_node(c, BMVP_OP_UPSAMPLE_TRILINEAR, 5, d, 1, &x);
     if (!y) return NULL;
@@ -3430,7 +3572,8 @@ typedef struct bmvpi_stretch { /* one axis: (outer, n, inner) <-> (outer, n f, i
 static double bmvpi_stretch_place(const bmvpi_stretch *k, int64_t j, int64_t *i)
 {
     const int64_t m = k->n * k->f;
-    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0) : ((double)j + 0.5) / (double)k->f - 0.5;
+    double at = k->corners ? (m > 1 ? (double)j * (double)(k->n - 1) / (double)(m - 1) : 0.0)
+                           : ((double)j + 0.5) / (double)k->f - 0.5;
     if (at < 0) at = 0;
     *i = bmvpi_min((int64_t)at, k->n - 1);
     return at - (double)*i;
@@ -3470,7 +3613,8 @@ BMVPI_HOT static void bmvpi_stretch_back_task(void *arg, int64_t task, int worke
     }
 }
 /* Axis `axis` (1, 2, 3) of the chain: axes before it are long already, those after it are not. */
-static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward, int add)
+static void bmvpi_stretch_run(bmvp_ctx *c, const bmvp_tensor *y, int axis, const float *from, float *to, int backward,
+                              int add)
 {
     const bmvp_tensor *x = y->src[0];
     int64_t outer = x->dim[0];
@@ -3529,7 +3673,8 @@ BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block
     bmvp_tensor *y;
     if (!x || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || block < 1 || x->dim[1] % block || x->dim[2] % block || x->dim[3] % block)
-        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d", block);
+        return bmvpi_bad_shapes(c, "space_to_depth", "x", &x, "it must be (N,D,H,W,C) with D, H, W divisible by %d",
+                                block);
     for (i = 0; i < 5; ++i) d[i] = i >= 1 && i <= 3 ? x->dim[i] / block : x->dim[i];
     d[4] *= x->numel / (d[0] * d[1] * d[2] * d[3] * d[4]);
     y = bmvpi_node(c, BMVP_OP_SPACE_TO_DEPTH, 5, d, 1, &x);
@@ -3753,7 +3898,8 @@ static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
+    for (i = lo; i < hi; ++i)
+        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
 }
 static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3860,7 +4006,9 @@ static int64_t bmvpi_soft_dice_cpu_workspace(const bmvp_ctx *c, const bmvp_tenso
 static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 1, 3, 2, 3 };
-    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant, variant ? 1.0 : 20.0) : NULL;
+    return variant < 2 ? bmvp_soft_dice(c, bmvp_leaf(c, 5, d, NULL), bmvpi_sample_target(c, 5, d), variant,
+                                        variant ? 1.0 : 20.0)
+                       : NULL;
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
@@ -3873,13 +4021,15 @@ static int64_t bmvpi_target_of(const float *saved, int64_t row)
     memcpy(&target, saved + row, sizeof target);
     return target;
 }
-static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target, const float *weight)
+static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
+                                     const float *weight)
 {
-    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are: nobody calculates with them as floats */
+    bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are */
     if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
     else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
 }
-BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target, const float *weight)
+BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target,
+                                                  const float *weight)
 {
     bmvp_tensor *y;
     char at[128];
@@ -3966,7 +4116,8 @@ static bmvp_tensor *bmvpi_cross_entropy_sample(bmvp_ctx *c, int variant)
     const int64_t d[2] = { 4, 3 };
     const int32_t target[4] = { 2, 0, 1, 2 };
     const float weight[3] = { 0.5f, 2.0f, 1.25f };
-    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL) : NULL;
+    return variant < 2 ? bmvp_cross_entropy_weighted(c, bmvp_leaf(c, 2, d, NULL), target, variant ? weight : NULL)
+                       : NULL;
 }
 
 /* >>product: C = A B for anything that has strides ------------------------------------------------------------------
@@ -4004,7 +4155,8 @@ static bmvpi_matrix bmvpi_rows(const float *p, int64_t ld) { return bmvpi_stride
 static bmvpi_matrix bmvpi_transposed(const float *p, int64_t ld) { return bmvpi_strided_matrix(p, 1, ld); }
 
 /* c (m x n), rows ldc apart, = a (m x k) b (k x n) */
-static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c, int64_t ldc)
+static bmvpi_gemm_args bmvpi_gemm_make(int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, float *c,
+                                       int64_t ldc)
 {
     bmvpi_gemm_args g;
     memset(&g, 0, sizeof g);
@@ -4060,8 +4212,8 @@ static void bmvpi_product_task(void *arg, int64_t task, int worker) /* task = (m
     const bmvpi_gemm_args *g = j->g;
     const int64_t i = task / j->blocks, o = i / g->inner, in = i % g->inner, m0 = task % j->blocks * j->rows;
     (void)worker;
-    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi, g->c + o * g->c_bo + in * g->c_bi, m0,
-                     bmvpi_min(g->m, m0 + j->rows));
+    bmvpi_gemm_plain(g, g->a + o * g->a_bo + in * g->a_bi, g->b + o * g->b_bo + in * g->b_bi,
+                     g->c + o * g->c_bo + in * g->c_bi, m0, bmvpi_min(g->m, m0 + j->rows));
 }
 
 /* The product on all threads of the context. ws: bmvpi_gemm_workspace floats, 64-byte aligned. */
@@ -4074,7 +4226,10 @@ static void bmvpi_gemm(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
     j.rows = bmvpi_ceil_div(g->m, j.blocks);
     bmvp_parallel(c, g->outer * g->inner * j.blocks, bmvpi_product_task, &j);
 }
-static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return bmvpi_fast_product_workspace(c, g); }
+static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
+{
+    return bmvpi_fast_product_workspace(c, g);
+}
 
 /* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
    a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
@@ -4108,8 +4263,10 @@ static bmvpi_gemm_args bmvpi_matmul_args(const bmvp_tensor *y, int which, float 
     const bmvp_tensor *a = y->src[0], *b = y->src[1];
     const int ta = y->args.matmul.transpose_a, tb = y->args.matmul.transpose_b;
     const int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1], k = a->dim[a->rank - (ta ? 2 : 1)];
-    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k), op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
-    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n), op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
+    const bmvpi_matrix op_a = ta ? bmvpi_transposed(a->x, m) : bmvpi_rows(a->x, k),
+                       op_a_t = ta ? bmvpi_rows(a->x, m) : bmvpi_transposed(a->x, k);
+    const bmvpi_matrix op_b = tb ? bmvpi_transposed(b->x, k) : bmvpi_rows(b->x, n),
+                       op_b_t = tb ? bmvpi_rows(b->x, k) : bmvpi_transposed(b->x, n);
     bmvpi_gemm_args g;
     if (which == 0) g = bmvpi_gemm_make(m, n, k, op_a, op_b, to, n);
     else if (which == 1 && !ta) g = bmvpi_gemm_make(m, k, n, bmvpi_rows(y->g, n), op_b_t, to, k);
@@ -4161,19 +4318,25 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
 /* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
    x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed),
    1x1x1 convolution. Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
-static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                      bmvp_tensor *residual)
 {
     bmvp_tensor *src[4] = { x, w, b, residual };
     int64_t dim[BMVP_MAX_DIMS];
     if (!x || !w || bmvp_failed(c)) return NULL;
-    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] || (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
+    if (x->rank < 1 || w->rank != 2 || x->dim[x->rank - 1] != w->dim[0] ||
+        (b && (b->rank != 1 || b->dim[0] != w->dim[1])))
         return bmvpi_bad_shapes(c, "linear", "x w b", src, "they must be (..., I), (I, O), (O)");
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = w->dim[1];
     return bmvpi_run_onto(c, bmvpi_node(c, BMVP_OP_LINEAR, x->rank, dim, residual ? 4 : 3, src), residual);
 }
-BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b) { return bmvpi_linear_node(c, x, w, b, NULL); }
-BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b, bmvp_tensor *residual)
+BMVP_API bmvp_tensor *bmvp_linear(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b)
+{
+    return bmvpi_linear_node(c, x, w, b, NULL);
+}
+BMVP_API bmvp_tensor *bmvp_linear_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,
+                                           bmvp_tensor *residual)
 {
     if (!residual) return NULL;
     return bmvpi_linear_node(c, x, w, b, residual);
@@ -4225,15 +4388,17 @@ static bmvp_tensor *bmvpi_linear_sample(bmvp_ctx *c, int variant)
 {
     const int64_t x[3] = { 2, 5, 7 }, w[2] = { 7, 33 }, b[1] = { 33 }, y[3] = { 2, 5, 33 };
     if (variant > 2) return NULL;
-    if (variant == 2) return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL, bmvp_leaf(c, 3, y, NULL));
+    if (variant == 2)
+        return bmvp_linear_residual(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL), NULL,
+                                    bmvp_leaf(c, 3, y, NULL));
     return bmvp_linear(c, bmvp_leaf(c, 3, x, NULL), bmvp_leaf(c, 2, w, NULL),
                        variant ? NULL : bmvp_leaf(c, 1, b, NULL));
 }
 
 /* >>op mlp: y = GELU(x w1 + b1) w2 + b2 -------------------------------------------------------------------------------
    src x (..., I), w1 (I, H), b1 (H) or NULL, w2 (H, O), b2 (O) or NULL, residual as y: may be absent, is added. saved
-   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is computed
-   again.
+   when recording, where I >= the device's mlp_keeps_least and H % 16 = 0: a = x w1 + b1. Of fewer channels a is
+   computed again.
    With h = GELU(a) and da = (dy w2^T) GELU'(a): dw2 = h^T dy, dx = da w1^T, dw1 = x^T da, biases: column sums.
    Tiles of tokens x hidden units stay in L2. Forward: a task is a tile of tokens. Backward: a task is a range of tokens
    and all hidden units, with its own sums for the weights, or (large weights, few tokens) all tokens and a range of
@@ -4243,8 +4408,8 @@ static int bmvpi_mlp_saves(const bmvp_ctx *c, const bmvp_tensor *w1)
     const int64_t least = c->cfg.backend->device->mlp_keeps_least;
     return least > 0 && w1->dim[0] >= least && w1->dim[1] % 16 == 0;
 }
-static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                   bmvp_tensor *residual)
+static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                   bmvp_tensor *b2, bmvp_tensor *residual)
 {
     bmvp_tensor *src[6] = { x, w1, b1, w2, b2, residual }, *y;
     int64_t dim[BMVP_MAX_DIMS];
@@ -4259,15 +4424,17 @@ static bmvp_tensor *bmvpi_mlp_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1,
                                         "mlp: operands must be different tensors; use linear, gelu, linear");
     y = bmvpi_node(c, BMVP_OP_MLP, x->rank, dim, residual ? 6 : 5, src);
     if (y) y->spare = 1; /* a is large, and can be computed again */
-    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1])) return NULL;
+    if (bmvpi_recording(c, y) && bmvpi_mlp_saves(c, w1) && !bmvpi_save(c, y, y->numel / w2->dim[1] * w1->dim[1]))
+        return NULL;
     return bmvpi_run_onto(c, y, residual);
 }
-BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2)
+BMVP_API bmvp_tensor *bmvp_mlp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                               bmvp_tensor *b2)
 {
     return bmvpi_mlp_node(c, x, w1, b1, w2, b2, NULL);
 }
-BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2, bmvp_tensor *b2,
-                                        bmvp_tensor *residual)
+BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w1, bmvp_tensor *b1, bmvp_tensor *w2,
+                                        bmvp_tensor *b2, bmvp_tensor *residual)
 {
     if (!residual) return NULL;
     return bmvpi_mlp_node(c, x, w1, b1, w2, b2, residual);
@@ -4276,7 +4443,8 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 /* The definition: one token after the other; the hidden unit a is never stored. */
 static void bmvpi_mlp_plain(const bmvp_tensor *y)
 {
-    const bmvp_tensor *x = y->src[0], *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3], *b2 = y->src[4], *r = y->n_src > 5 ? y->src[5] : NULL;
+    const bmvp_tensor *x = y->src[0], *w1 = y->src[1], *b1 = y->src[2], *w2 = y->src[3], *b2 = y->src[4],
+                      *r = y->n_src > 5 ? y->src[5] : NULL;
     const int64_t I = w1->dim[0], H = w1->dim[1], O = w2->dim[1];
     int64_t m, i, h, o;
     for (m = 0; m < y->numel / O; ++m) {
@@ -4325,7 +4493,10 @@ static void bmvpi_mlp_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
     for (k = 0; k < 5; ++k) wanted |= (g[k] = bmvpi_grad_add(c, y->src[k])) != NULL;
     if (wanted) bmvpi_mlp_plain_back(y, g);
 }
-static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return bmvpi_fast_mlp_workspace(c, y, backward); }
+static int64_t bmvpi_mlp_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return bmvpi_fast_mlp_workspace(c, y, backward);
+}
 static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
 {
     /* tokens many and few: both cuts */
@@ -4340,8 +4511,8 @@ static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
     b1 = variant ? bmvp_leaf(c, 1, &w1[1], NULL) : NULL;
     b2 = variant ? bmvp_leaf(c, 1, &w2[1], NULL) : NULL;
     if (variant == 3)
-        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2,
-                                 bmvp_leaf(c, 3, x[3], NULL));
+        return bmvp_mlp_residual(c, bmvp_leaf(c, 3, x[3], NULL), bmvp_leaf(c, 2, w1, NULL), b1,
+                                 bmvp_leaf(c, 2, w2, NULL), b2, bmvp_leaf(c, 3, x[3], NULL));
     return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
 }
 
@@ -4357,7 +4528,8 @@ BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, d
     int64_t dim[3];
     if (!qkv || bmvp_failed(c)) return NULL;
     if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv, "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
+        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv,
+                                "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
     dim[0] = qkv->dim[0];
     dim[1] = qkv->dim[1];
     dim[2] = qkv->dim[2] / 3;
@@ -4476,8 +4648,9 @@ BMVP_API bmvp_tensor *bmvp_conv3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, b
                                    shape->pad[i] <= most && x->dim[i + 1] + 2 * shape->pad[i] >= w->dim[i];
     if (!fits)
         return bmvpi_bad_shapes(c, "conv3d", "x w b", src,
-                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at least 1, and the kernel "
-                                "no larger than the padded volume", (long long)groups);
+                                "they must be (N,D,H,W,Ci), (kd,kh,kw,Ci/groups,Co), (Co) with %lld groups, stride at "
+                                "least 1, and the kernel no larger than the padded volume",
+                                (long long)groups);
     dim[0] = x->dim[0];
     for (i = 0; i < 3; ++i) dim[i + 1] = (x->dim[i + 1] + 2 * shape->pad[i] - w->dim[i]) / shape->stride[i] + 1;
     dim[4] = w->dim[4];
@@ -4610,7 +4783,10 @@ static void bmvpi_conv_run(bmvp_ctx *c, int what, bmvpi_conv_call *q)
     else if (what == BMVPI_CONV_DX) bmvp_parallel(c, v->n * v->in[0] * v->in[1], bmvpi_conv_plain_dx, q);
     else bmvp_parallel(c, v->k[0] * v->k[1] * v->k[2] * (v->ci / v->groups), bmvpi_conv_plain_dw, q);
 }
-static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return bmvpi_fast_conv_workspace(c, v, what); }
+static int64_t bmvpi_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    return bmvpi_fast_conv_workspace(c, v, what);
+}
 
 static bmvpi_conv bmvpi_conv3d_of(const bmvp_tensor *y)
 {
@@ -4700,7 +4876,8 @@ static bmvp_tensor *bmvpi_depthwise3d_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_ten
     if (!x || !w || bmvp_failed(c)) return NULL;
     if (x->rank != 5 || w->rank != 4 || w->dim[0] % 2 == 0 || w->dim[0] > 255 || w->dim[1] != w->dim[0] ||
         w->dim[2] != w->dim[0] || w->dim[3] != x->dim[4] || (b && (b->rank != 1 || b->dim[0] != x->dim[4])))
-        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src, "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
+        return bmvpi_bad_shapes(c, "depthwise3d", "x w b", src,
+                                "they must be (N,D,H,W,C), (k,k,k,C) with odd k up to 255, (C)");
     y = bmvpi_node(c, BMVP_OP_DEPTHWISE3D, 5, x->dim, 3, src);
     if (y) y->args.depthwise3d.residual = residual;
     return bmvpi_run(c, y);
@@ -4836,7 +5013,9 @@ static bmvp_tensor *bmvpi_depthwise3d_sample(bmvp_ctx *c, int variant)
         return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL));
     if (variant == 1) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x5, NULL), bmvp_leaf(c, 4, w5, NULL), NULL);
     if (variant == 2) return bmvp_depthwise3d(c, bmvp_leaf(c, 5, x1, NULL), bmvp_leaf(c, 4, w1, NULL), NULL);
-    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL), bmvp_leaf(c, 1, b, NULL)) : NULL;
+    return variant == 3 ? bmvp_depthwise3d_residual(c, bmvp_leaf(c, 5, x3, NULL), bmvp_leaf(c, 4, w3, NULL),
+                                                    bmvp_leaf(c, 1, b, NULL))
+                        : NULL;
 }
 
 /* >>op conv_transpose3d: y[n, k d + a, k h + b, k w + e, o] = bias[o] + sum over i of x[n, d, h, w, i] w[i, a, b, e, o]
@@ -4926,7 +5105,8 @@ static bmvp_tensor *bmvpi_conv_transpose3d_sample(bmvp_ctx *c, int variant)
 /* >>norms ---------------------------------------------------------------------------------------------------------- */
 
 /* Returns the number of rows a statistic was taken over: with `all_ranks` (of one sample) those of all of them. */
-static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps, int all_ranks)
+static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, double eps,
+                                    int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
     double *mean = bmvpi_columns_attach(&k, bmvpi_workspace(c)), *m2 = mean + samples * k.c, rows = (double)k.rows;
@@ -5050,7 +5230,8 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
     if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
     for (i = 1; i < 5; ++i)
         if (!bmvpi_norm_fits(x, src[i]))
-            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src, "x must be (..., C), the others (C)");
+            return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src,
+                                    "x must be (..., C), the others (C)");
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
     if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
     y->args.batchnorm.training = training != 0;
@@ -5208,10 +5389,11 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 {
     bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) || groups < 1 ||
-        x->dim[x->rank - 1] % groups)
+    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) ||
+        groups < 1 || x->dim[x->rank - 1] % groups)
         return bmvpi_bad_shapes(c, "groupnorm", "x gamma beta", src,
-                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups", groups);
+                                "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups",
+                                groups);
     y = bmvpi_node(c, BMVP_OP_GROUPNORM, x->rank, x->dim, 3, src);
     if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
     y->args.groupnorm.groups = groups;
@@ -5220,7 +5402,9 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 }
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps)
 {
-    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps) : NULL;
+    return x && x->rank >= 1 && x->dim[x->rank - 1] <= INT32_MAX
+               ? bmvp_groupnorm(c, x, NULL, NULL, (int)x->dim[x->rank - 1], eps)
+               : NULL;
 }
 static void bmvpi_groupnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -5250,13 +5434,15 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
 /* >>op masked_fill: y = mask ? filler : x -----------------------------------------------------------------------------
    src x, filler, mask; start (D, H, W) of x in the filler. Backward reads the mask only. Source: method of
    BrainMVP, Algorithm 1 (Phi). Each filler voxel is met at most once, so the scatter needs no order. */
-BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask, const int64_t start[3])
+BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *filler, bmvp_tensor *mask,
+                                       const int64_t start[3])
 {
     bmvp_tensor *src[3] = { x, filler, mask }, *y;
     int i;
     if (!x || !filler || !mask || bmvp_failed(c)) return NULL;
     if (x->rank != 3 || filler->rank != 3 || !bmvpi_same_shape(x, mask))
-        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src, "x and mask must be (D,H,W) of one shape, the filler a volume");
+        return bmvpi_bad_shapes(c, "masked_fill", "x filler mask", src,
+                                "x and mask must be (D,H,W) of one shape, the filler a volume");
     y = bmvpi_node(c, BMVP_OP_MASKED_FILL, 3, x->dim, 3, src);
     for (i = 0; y && i < 3; ++i) y->args.masked_fill.start[i] = start[i];
     return bmvpi_run(c, y);
@@ -5266,7 +5452,8 @@ BMVP_API bmvp_tensor *bmvp_masked_fill(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor 
 static int64_t bmvpi_masked_row(const bmvp_tensor *t, int64_t z, int64_t y, int64_t *lo, int64_t *hi)
 {
     const bmvp_tensor *f = t->src[1];
-    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1], fx = t->args.masked_fill.start[2];
+    const int64_t fz = z + t->args.masked_fill.start[0], fy = y + t->args.masked_fill.start[1],
+                  fx = t->args.masked_fill.start[2];
     *lo = bmvpi_min(bmvpi_max(0, -fx), t->dim[2]);
     *hi = bmvpi_max(*lo, bmvpi_min(t->dim[2], f->dim[2] - fx));
     if (fz < 0 || fz >= f->dim[0] || fy < 0 || fy >= f->dim[1]) *hi = *lo;
@@ -5302,7 +5489,8 @@ static bmvp_tensor *bmvpi_masked_fill_sample(bmvp_ctx *c, int variant)
     int64_t i;
     if (variant > 1) return NULL;
     for (i = 0; i < 3 * 4 * 5; ++i) mask[i] = (float)(i * 7 % 3 != 0);
-    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask), start[variant]);
+    return bmvp_masked_fill(c, bmvp_leaf(c, 3, xd, NULL), bmvp_leaf(c, 3, fd, NULL), bmvp_input(c, 3, xd, mask),
+                            start[variant]);
 }
 
 /* >>op minmax: y = (x - min) / (max - min + eps) ----------------------------------------------------------------------
@@ -5366,9 +5554,9 @@ static bmvp_tensor *bmvpi_minmax_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>device of the CPU ------------------------------------------------------------------------------------------------
-   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which one it has. All is done when
-   a call returns, and what was posted is there. The step of an optimizer is cut into pieces of 65536 elements, for threads and for the fixed
-   order of the norm's sum. */
+   What another backend does with its own memory and its own optimizer, here with the host's: so no caller asks which
+   one it has. All is done when a call returns, and what was posted is there. The step of an optimizer is cut into
+   pieces of 65536 elements, for threads and for the fixed order of the norm's sum. */
 
 #if !defined(BMVP_NO_SIMD) && defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 10))
 #define BMVPI_HAVE_BF16 1
@@ -5379,9 +5567,12 @@ static int bmvpi_cpu_computes(const bmvp_config *k, bmvp_error *err)
 #if defined(BMVPI_HAVE_BF16)
     if (k->precision == BMVP_BF16 && k->simd == BMVP_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16")) return 1;
 #endif
-    if (k->precision == BMVP_TF32) bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
-    else bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
-                        bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
+    if (k->precision == BMVP_TF32)
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED, "precision: tf32 is for NVIDIA GPUs; the CPU has fp32 and bf16");
+    else
+        bmvp_error_set(err, BMVP_E_UNSUPPORTED,
+                       "precision: %s needs a processor with avx512_bf16, here it is %s; use fp32",
+                       bmvp_precision_text(k->precision), bmvp_simd_text(k->simd));
     return 0;
 }
 
@@ -5397,7 +5588,12 @@ static void bmvpi_cpu_fill(bmvp_ctx *c, float *to, float value, int64_t n)
     for (i = 0; i < n; ++i) to[i] = value;
 }
 
-typedef struct bmvpi_add_job { float *y; const float *x; int64_t n; int accumulate; } bmvpi_add_job;
+typedef struct bmvpi_add_job {
+    float *y;
+    const float *x;
+    int64_t n;
+    int accumulate;
+} bmvpi_add_job;
 static void bmvpi_cpu_add_task(void *arg, int64_t task, int worker) /* task = 256 KB */
 {
     const bmvpi_add_job *j = (const bmvpi_add_job *)arg;
@@ -5421,13 +5617,14 @@ static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, i
     bmvp_parallel(c, bmvpi_ceil_div(n, 1 << 16), bmvpi_cpu_add_task, &j);
 }
 
-/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that compilers turn into
-   vectors of the target; the machine room has it once more for AVX2. */
+/* bmvp_update's formula. 28 bytes and about 16 operations an element: at the memory's speed. The body is one loop that
+   compilers turn into vectors of the target; the machine room has it once more for AVX2. */
 #define BMVPI_ADAMW_BODY \
     { \
         float *BMVP_RESTRICT p = u->p, *BMVP_RESTRICT m = u->m, *BMVP_RESTRICT v = u->v; \
         const float *BMVP_RESTRICT g = u->g; \
-        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, root = u->root, eps = u->eps; \
+        const float keep = 1.0f - u->lr * u->decay, l2 = u->l2, b1 = u->b1, b2 = u->b2, step = u->step, \
+                    root = u->root, eps = u->eps; \
         int64_t i; \
         for (i = from; i < to; ++i) { \
             const float d = g[i] * scale + l2 * p[i], mi = m[i] + b1 * (d - m[i]), vi = v[i] + b2 * (d * d - v[i]); \
@@ -5543,17 +5740,18 @@ static int bmvpi_cpu_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
 {
     int i;
     if (ticket < 1 || ticket > c->mailed || ticket <= c->mailed - BMVP_TICKETS)
-        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS, (long long)ticket);
+        bmvp_fail(c, BMVP_E_STATE, "the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS,
+                  (long long)ticket);
     for (i = 0; i < n; ++i) x[i] = bmvp_failed(c) ? (float)NAN : c->mail[ticket % BMVP_TICKETS][i];
     return !bmvp_failed(c);
 }
 static void bmvpi_cpu_sync(bmvp_ctx *c) { (void)c; }
 
+/* mlp_keeps_least: to make a number of the hidden layer again costs 2 I operations, to store and fetch it about 200 */
 static const bmvp_device bmvpi_cpu_device = {
-    NULL, 1, 0, 0, 256, /* mlp: to make a number of the hidden layer again costs 2 I operations, to store and fetch it as much as about 200 */
-    bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write, bmvpi_cpu_fill, bmvpi_cpu_add,
-    bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch, bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync,
-    NULL, NULL
+    NULL, 1, 0, 0, 256, bmvpi_cpu_computes, bmvpi_aligned_alloc, bmvpi_aligned_free, bmvpi_cpu_write, bmvpi_cpu_write,
+    bmvpi_cpu_fill, bmvpi_cpu_add, bmvpi_cpu_update, bmvpi_cpu_square_sum, bmvpi_cpu_clipped_update, bmvpi_cpu_watch,
+    bmvpi_cpu_post, bmvpi_cpu_collect, bmvpi_cpu_sync, NULL, NULL
 };
 
 BMVP_API int bmvp_on_host(const bmvp_ctx *c) { return c->cfg.backend->device->on_host; }
@@ -5568,8 +5766,14 @@ BMVP_API int64_t bmvp_post(bmvp_ctx *c, const float *const *x, int n)
     if (n < 1 || n > BMVP_POST_MOST) bmvp_fail(c, BMVP_E_ARG, "post: 1 to %d numbers, not %d", (int)BMVP_POST_MOST, n);
     return bmvp_failed(c) ? 0 : c->cfg.backend->device->post(c, x, n);
 }
-BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n) { return c->cfg.backend->device->collect(c, ticket, x, n); }
-BMVP_API int bmvp_captures(const bmvp_ctx *c) { return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin; }
+BMVP_API int bmvp_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
+{
+    return c->cfg.backend->device->collect(c, ticket, x, n);
+}
+BMVP_API int bmvp_captures(const bmvp_ctx *c)
+{
+    return c->cfg.graph && !c->cfg.plan && !c->comm && c->cfg.backend->device->capture_begin;
+}
 BMVP_API void bmvp_capture_begin(bmvp_ctx *c)
 {
     if (bmvp_captures(c)) c->cfg.backend->device->capture_begin(c);
@@ -5584,7 +5788,8 @@ BMVP_API void bmvp_capture_end(bmvp_ctx *c)
 /* Filled from the list: a row without its functions does not compile. */
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void)
 {
-#define BMVP_X(id, name, reads, type) { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
+#define BMVP_X(id, name, reads, type) \
+    { bmvpi_##name##_cpu_forward, bmvpi_##name##_cpu_backward, bmvpi_##name##_cpu_workspace },
     static const bmvp_backend cpu = { "cpu", { BMVP_OPS(BMVP_X) }, &bmvpi_cpu_device };
 #undef BMVP_X
     return &cpu;
@@ -5633,7 +5838,8 @@ static void bmvpi_gradcheck_fill(bmvp_ctx *c, bmvp_tensor *t, bmvp_rng *r)
 }
 
 /* Worst error of one leaf against central differences, relative to its largest gradient. x: its values. */
-static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g, float *x, float *v)
+static double bmvpi_gradcheck_leaf(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *t, const double *u, const float *g,
+                                   float *x, float *v)
 {
     const float h = 1e-2f;
     double worst = 0, scale = 1e-2, num, e;
@@ -5707,25 +5913,58 @@ BMVP_API double bmvp_gradcheck(const bmvp_config *cfg, int op, int variant, uint
 
 #if defined(BMVP_NO_SIMD) || !defined(__GNUC__)
 /* There is nobody behind the door. */
-static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
+static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    return (void)c, (void)n, (void)x, (void)y, 0;
+}
 static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add)
 {
     return (void)c, (void)n, (void)x, (void)g, (void)dx, (void)add, 0;
 }
-static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y) { return (void)c, (void)n, (void)x, (void)y, 0; }
-static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws) { return (void)c, (void)g, (void)ws, 0; }
+static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y)
+{
+    return (void)c, (void)n, (void)x, (void)y, 0;
+}
+static int bmvpi_fast_product(bmvp_ctx *c, const bmvpi_gemm_args *g, float *ws)
+{
+    return (void)c, (void)g, (void)ws, 0;
+}
 static int64_t bmvpi_fast_product_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g) { return (void)c, (void)g, 0; }
-static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws) { return (void)c, (void)q, (void)what, (void)ws, 0; }
-static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what) { return (void)c, (void)v, (void)what, 0; }
-static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
-static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws) { return (void)c, (void)q, (void)ws, 0; }
-static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights) { return (void)c, (void)s, (void)weights, 0; }
+static int bmvpi_fast_conv(bmvp_ctx *c, const bmvpi_conv_call *q, int what, float *ws)
+{
+    return (void)c, (void)q, (void)what, (void)ws, 0;
+}
+static int64_t bmvpi_fast_conv_workspace(const bmvp_ctx *c, const bmvpi_conv *v, int what)
+{
+    return (void)c, (void)v, (void)what, 0;
+}
+static int bmvpi_fast_depthwise(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    return (void)c, (void)q, (void)ws, 0;
+}
+static int bmvpi_fast_depthwise_weights(bmvp_ctx *c, const bmvpi_dw_call *q, float *ws)
+{
+    return (void)c, (void)q, (void)ws, 0;
+}
+static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw *s, int weights)
+{
+    return (void)c, (void)s, (void)weights, 0;
+}
 static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
-static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate) { return (void)c, (void)y, (void)g, (void)accumulate, 0; }
-static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate)
+{
+    return (void)c, (void)y, (void)g, (void)accumulate, 0;
+}
+static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return (void)c, (void)y, (void)backward, 0;
+}
 static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
-static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward) { return (void)c, (void)y, (void)backward, 0; }
+static int64_t bmvpi_fast_mlp_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return (void)c, (void)y, (void)backward, 0;
+}
 static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
     return (void)c, (void)u, (void)scale, (void)from, (void)to, 0;
@@ -5833,7 +6072,8 @@ BMVPI_AT_v512 BMVPI_INLINE bmvpi_v512 bmvpi_v512_exp(bmvpi_v512 y)
     const bmvpi_v512 x = (bmvpi_v512)_mm512_maskz_min_ps(0xffff, (__m512)high,
                                                          /* NaN stays */
                                                          _mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)y));
-    const bmvpi_v512 n = __builtin_convertvector((bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
+    const bmvpi_v512 n = __builtin_convertvector(
+        (bmvpi_i512)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(x * 1.44269504f)), bmvpi_v512);
     const bmvpi_v512 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     return (bmvpi_v512)_mm512_maskz_scalef_ps(0xffff, (__m512)bmvpi_v512_exp_of_rest(r), (__m512)n);
 }
@@ -6345,7 +6585,8 @@ static void bmvpi_dw_prefetch(const bmvpi_dw_job *j, const float *plane, int64_t
 static void bmvpi_dw_weights_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_dw_job *j = (const bmvpi_dw_job *)arg;
-    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c, row = j->wp * BMVPI_SLAB;
+    const int64_t k = j->q.s.k, r = k / 2, taps = k * k * k, step = j->q.s.h * j->q.s.w * j->q.s.c,
+                  row = j->wp * BMVPI_SLAB;
     const int64_t d0 = task % j->chunks * j->depth, d1 = bmvpi_min(d0 + j->depth, j->q.s.d);
     const int64_t c0 = task / j->chunks % j->slabs * BMVPI_SLAB, cc = bmvpi_min(BMVPI_SLAB, j->q.s.c - c0);
     const int64_t first = task / j->chunks / j->slabs * j->q.s.d * step + c0;
@@ -6501,8 +6742,10 @@ typedef struct bmvpi_tiles {
 #define BMVPI_TILES_512(TYPE) BMVPI_TILES(TYPE, 1) BMVPI_TILES(TYPE, 2) BMVPI_TILES(TYPE, 3) BMVPI_TILES(TYPE, 4) \
     BMVPI_TILES(TYPE, 6) BMVPI_TILES(TYPE, 8) BMVPI_TILES(TYPE, 12)
 #define BMVPI_TILES_512_TABLE(TYPE) { \
-    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x1_v##TYPE), \
-    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, bmvpi_tile_12x2_v##TYPE) }
+    BMVPI_TILE_ROW(TYPE, 1, NULL, bmvpi_tile_6x1_v##TYPE, NULL, bmvpi_tile_8x1_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x1_v##TYPE), \
+    BMVPI_TILE_ROW(TYPE, 2, NULL, bmvpi_tile_6x2_v##TYPE, NULL, bmvpi_tile_8x2_v##TYPE, NULL, NULL, NULL, \
+                   bmvpi_tile_12x2_v##TYPE) }
 #define BMVPI_TILE_ROW(BITS, NV, T5, T6, T7, T8, T9, T10, T11, T12) \
     { NULL, bmvpi_tile_1x##NV##_v##BITS, bmvpi_tile_2x##NV##_v##BITS, bmvpi_tile_3x##NV##_v##BITS, \
       bmvpi_tile_4x##NV##_v##BITS, T5, T6, T7, T8, T9, T10, T11, T12 }
@@ -6543,8 +6786,9 @@ BMVPI_AT_bf16 static inline __m512 bmvpi_load16(const float *p, int64_t step, in
 /* (a[0], b[0]), (a[1], b[1]), ...: the pairs of 16 columns, in memory order */
 BMVPI_AT_bf16 static inline __m512i bmvpi_pairs_of(__m512 a, __m512 b)
 {
-    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
-                                           0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    const __m512i order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009,
+                                           0x180008, 0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002,
+                                           0x110001, 0x100000);
     return _mm512_maskz_permutexvar_epi16(~(__mmask32)0, order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
@@ -6553,16 +6797,19 @@ BMVPI_AT_bf16 static inline void bmvpi_pairs_row(const float *a, int64_t k, int3
 {
     int64_t j;
     for (j = 0; j + 32 <= k; j += 32)
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
+        _mm512_storeu_si512(to + j / 2,
+                            (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + j + 16), _mm512_loadu_ps(a + j)));
     if (j < k) {
         const int low = (int)bmvpi_min(16, k - j), high = (int)(k - j) - low;
-        _mm512_storeu_si512(to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
+        _mm512_storeu_si512(
+            to + j / 2, (__m512i)_mm512_cvtne2ps_pbh(bmvpi_load16(a + j + low, 1, high), bmvpi_load16(a + j, 1, low)));
     }
 }
 
 /* k numbers of each of `rows` <= 16 rows of A, `step` apart, as pairs: 16 rows next to each other, pair by pair. odd:
    see bmvpi_tile */
-BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k, int odd, int32_t *to)
+BMVPI_AT_bf16 static inline void bmvpi_pairs_columns(const float *a, int64_t step, int64_t ka, int rows, int64_t k,
+                                                     int odd, int32_t *to)
 {
     int64_t j = 0;
     if (odd) {
@@ -6624,7 +6871,8 @@ BMVPI_AT_bf16 static void bmvpi_pairs_a(bmvpi_tile *t, int rows, int32_t *to)
         BMVPI_UNROLL for (i = 0; i < MR; ++i) \
             BMVPI_UNROLL for (j = 0; j < NV; ++j) { \
                 const int64_t at = i * t->ldc + j * 16; \
-                _mm512_storeu_ps(t->c + at, t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
+                _mm512_storeu_ps(t->c + at, \
+                                 t->onto ? _mm512_add_ps(sum[i][j], _mm512_loadu_ps(t->onto + at)) : sum[i][j]); \
             } \
     }
 BMVPI_TILES_512(bf16)
@@ -6639,7 +6887,10 @@ static const bmvpi_tiles bmvpi_tiles_bf16 = { 12, 32, 1, BMVPI_TILES_512_TABLE(b
 
 /* Level of the tiles of products that a context may round: above all instruction sets */
 enum { BMVPI_LEVEL_BF16 = BMVP_SIMD_AVX512 + 1 };
-static int bmvpi_product_level(const bmvp_ctx *c) { return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd; }
+static int bmvpi_product_level(const bmvp_ctx *c)
+{
+    return c->cfg.precision == BMVP_BF16 ? BMVPI_LEVEL_BF16 : (int)c->simd;
+}
 
 /* The tiles of a level; NULL: plain loops. */
 static const bmvpi_tiles *bmvpi_tiles_of(int level)
@@ -6745,8 +6996,8 @@ static int64_t bmvpi_packed_size(int level, int64_t k, int64_t n)
 
 #if defined(BMVPI_HAVE_BF16)
 /* bmvpi_pack_rows for bfloat16. k0 is even; k1 too, or it is k: then the last pair's second number is zero. */
-BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0,
-                                           int64_t k1, float *to)
+BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k,
+                                           int64_t n, int64_t k0, int64_t k1, float *to)
 {
     const int64_t step = bmvpi_panel_step(q, k), whole = cs == 1 ? n / 16 * 16 : 0;
     int64_t i, j;
@@ -6756,12 +7007,14 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
         const float *row = b + i * rs, *second = i + 1 < k1 ? row + rs : NULL;
         int32_t *p = (int32_t *)(void *)(to + i * bmvpi_panel_row(q));
         for (j = 0; j < whole; j += 16)
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) :
-                                                                           _mm512_setzero_ps()));
+            _mm512_storeu_si512(
+                p + j / 32 * step + j % 32,
+                bmvpi_pairs_of(_mm512_loadu_ps(row + j), second ? _mm512_loadu_ps(second + j) : _mm512_setzero_ps()));
         for (; j < bmvpi_ceil_div(n, 32) * 32; j += 16) {
             const int cols = (int)bmvpi_max(0, bmvpi_min(16, n - j));
-            _mm512_storeu_si512(p + j / 32 * step + j % 32, bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
-                                                                           bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
+            _mm512_storeu_si512(p + j / 32 * step + j % 32,
+                                bmvpi_pairs_of(bmvpi_load16(row + j * cs, cs, cols),
+                                               bmvpi_load16(second ? second + j * cs : row, cs, second ? cols : 0)));
         }
     }
 }
@@ -6769,8 +7022,8 @@ BMVPI_AT_bf16 static void bmvpi_pack_pairs(const bmvpi_tiles *q, const float *b,
 
 /* Rows [k0, k1) of all panels of a packed k x n matrix from b, whose element (k0 + i, j) lies at b[i rs + j cs]; the
    last panel is filled up with zeros. In order of B's memory: a panel at a time would fetch a few lines of each row. */
-static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t k0, int64_t k1,
-                            float *to)
+static void bmvpi_pack_rows(const bmvpi_tiles *q, const float *b, int64_t rs, int64_t cs, int64_t k, int64_t n,
+                            int64_t k0, int64_t k1, float *to)
 {
     const int64_t nr = q ? q->nr : 1, whole = cs == 1 ? n / nr : 0, step = bmvpi_panel_step(q, k);
     int64_t i, j, e;
@@ -6842,7 +7095,8 @@ static void bmvpi_gemm_block(const bmvpi_tiles *q, const bmvpi_gemm_args *g, con
                 t.bias = g->bias && k == 0 ? g->bias + n : NULL;
                 t.c = c + m * g->c_rs + n;
                 t.onto = k > 0 || g->accumulate ? t.c : g->residual ? g->residual + m * g->c_rs + n : NULL;
-                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n), b->panel);
+                bmvpi_strip(q, &t, bmvpi_min(mc, m1 - m), bmvpi_min(bmvpi_min(group, p1 - p) * q->nr, g->n - n),
+                            b->panel);
             }
         }
     }
@@ -7018,7 +7272,8 @@ static void bmvpi_gemm_sum_task(void *arg, int64_t task, int worker) /* task = o
     int64_t i, p;
     (void)worker;
     for (i = 0; i < g->n; ++i) {
-        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) + (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
+        float sum = (g->accumulate ? c[i] : 0.0f) + (g->bias ? g->bias[i] : 0.0f) +
+                    (g->residual ? g->residual[task * g->c_rs + i] : 0.0f);
         for (p = 0; p < j->parts; ++p) sum += part[p * bmvpi_round16(g->m * g->n) + i];
         c[i] = sum;
     }
@@ -7051,7 +7306,8 @@ static bmvpi_target bmvpi_onto(float *p, int64_t ld, int add)
 }
 
 /* c (m x n) = a b + bias, b packed by bmvpi_pack_b, on the calling thread */
-static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c, const float *bias)
+static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, const float *packed, bmvpi_target c,
+                     const float *bias)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, bmvpi_strided_matrix(packed, 0, 0), c.p, c.ld);
     g.b_packed = 1;
@@ -7062,7 +7318,8 @@ static void bmvpi_mm(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a,
 
 /* c (m x n) = a b, a and b tiles of the same few rows k, a read along them (transposed): what weight gradients sum. b's
    rows must be readable up to a multiple of 16 floats; ws: bmvpi_packed_size of k x n. */
-static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c, float *ws)
+static void bmvpi_mm_rows(int level, int64_t m, int64_t n, int64_t k, bmvpi_matrix a, bmvpi_matrix b, bmvpi_target c,
+                          float *ws)
 {
     bmvpi_gemm_args g = bmvpi_gemm_make(m, n, k, a, b, c.p, c.ld);
     g.b_near = n % 16 == 0 || b.rs >= (n + 31) / 32 * 32;
@@ -7261,7 +7518,8 @@ static void bmvpi_axis_range(const bmvpi_axis *a, int64_t r, int64_t *lo, int64_
 static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int64_t d, int64_t h0, int64_t h1,
                              const float *base, int64_t plane, int64_t row)
 {
-    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col, cut;
+    int64_t r[3], taps[3], a_off[BMVPI_RUNS_MAX], b_off[BMVPI_RUNS_MAX], lo[3], hi[3], out[3], i, h, p, k, runs, col,
+        cut;
     const bmvpi_axis *ax = s->ax;
     bmvpi_tile t;
     k = bmvpi_slide_phase(s, phase, r, taps) * s->ci;
@@ -7272,8 +7530,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
     t.k = taps[2] * s->ci / cut;
     t.ldb = bmvpi_panel_row(s->q);
     for (i = 0; i < runs; ++i) {
-        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane + (ax[1].window - taps[1] + i / cut % taps[1]) * row +
-                   i % cut * t.k;
+        a_off[i] = (ax[0].window - taps[0] + i / cut / taps[1]) * plane +
+                   (ax[1].window - taps[1] + i / cut % taps[1]) * row + i % cut * t.k;
         b_off[i] = i * t.k * t.ldb;
     }
     t.b_off = b_off;
@@ -7299,7 +7557,8 @@ static void bmvpi_slide_rows(const bmvpi_slide *s, int64_t phase, int64_t n, int
                       p * s->q->nr;
                 t.onto = s->call.accumulate || i > 0 ? t.c : NULL;
                 bmvpi_tile_ahead(&t, s->q->mr);
-                bmvpi_strip(s->q, &t, hi[2] - lo[2], bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
+                bmvpi_strip(s->q, &t, hi[2] - lo[2],
+                            bmvpi_min(bmvpi_panel_group(s->q) * s->q->nr, s->co - p * s->q->nr),
                             bmvpi_panel_step(s->q, k));
             }
         }
@@ -7366,7 +7625,8 @@ static bmvpi_conv_dw_job bmvpi_conv_dw_make(const bmvp_ctx *c, const bmvpi_conv 
     bmvpi_conv_dw_job j;
     memset(&j, 0, sizeof j);
     /* pairs are of one output row; x is read by columns */
-    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd : bmvpi_product_level(c);
+    j.level = v->out[2] % 2 || v->out[2] > BMVPI_PAIRS_K || v->ci * v->s[2] == 1 ? (int)c->simd
+                                                                                 : bmvpi_product_level(c);
     j.q = bmvpi_tiles_of(j.level);
     j.size = v->k[0] * v->k[1] * v->k[2] * v->ci * v->co;
     j.taps_w = whole ? 1 : v->k[2];
@@ -7461,8 +7721,8 @@ static void bmvpi_conv_dw_sum_task(void *arg, int64_t task, int worker) /* task 
 
 /* Winograd F(2^3, 3^3) (Winograd 1980; Lavin and Gray 2016): 3^3 kernels at stride 1 with padding 1. Along an axis two
    outputs of three taps are four products of transformed inputs d and weights g, y = A' ((G g) (B' d)):
-       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3     G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2     A' m = m0
-       + m1 + m2, m1 - m2 - m3
+       B' d = d0 - d2, d1 + d2, d2 - d1, d1 - d3        A' m = m0 + m1 + m2, m1 - m2 - m3
+       G g = g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2
    In 3-D a tile of 2^3 outputs is 64 points, each a matrix product over channels: 64 multiply-adds for a pair of
    channels in place of 216. So is the weight gradient, dg = G' sum over tiles of (B' d) (A dy). A task is a block of
    tiles: it transforms their 4^3 inputs (each voxel is read 8 times, fetched a tile ahead), multiplies by the 64
@@ -7501,9 +7761,10 @@ typedef struct bmvpi_wino_set {
         v[(at) + (S)] = a + b; \
         v[(at) + 2 * (S)] = a - b; \
         v[(at) + 3 * (S)] = zero - b; }
-#define BMVPI_WINO(BITS) \
-BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, float *to, \
-                                                   int64_t point) \
+/* Tiles of the input, 4^3, to 64 points. */
+#define BMVPI_WINO_INPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, const float *const *next, int64_t c, \
+                                                   float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7525,7 +7786,11 @@ BMVPI_AT_v##BITS static void bmvpi_wino_in_v##BITS(const float *const *src, cons
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_WINO_INPUT)
+
+/* Tiles of a gradient, 2^3, to 64 points. */
+#define BMVPI_WINO_GRADIENT(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, int64_t c, float *to, int64_t point) \
 { \
     typedef bmvpi_v##BITS vec; \
@@ -7546,9 +7811,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_spread_v##BITS(const float *const *src, 
             BMVPI_UNROLL for (z = 0; z < 4; ++z) *(bmvpi_u##BITS *)(at + 16 * z * point) = t[16 * z + i]; \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, float *const *dst, \
-                                                    int accumulate) \
+}
+BMVPI_STAMP(BMVPI_WINO_GRADIENT)
+
+/* 64 points to tiles of the output, 2^3. */
+#define BMVPI_WINO_OUTPUT(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t point, int64_t c, const float *bias, \
+                                                    float *const *dst, int accumulate) \
 { \
     typedef bmvpi_v##BITS vec; \
     int64_t ch; \
@@ -7575,8 +7844,13 @@ BMVPI_AT_v##BITS static void bmvpi_wino_out_v##BITS(const float *m, int64_t poin
             } \
         } \
     } \
-} \
-BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, int64_t n, float *y) \
+}
+BMVPI_STAMP(BMVPI_WINO_OUTPUT)
+
+/* A weighed sum of points, for the gradient of the weights. */
+#define BMVPI_WINO_BLEND(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t point, const float *factor, int points, \
+                                                      int64_t n, float *y) \
 { \
     int64_t i; \
     int p; \
@@ -7586,11 +7860,14 @@ BMVPI_AT_v##BITS static void bmvpi_wino_blend_v##BITS(const float *m, int64_t po
             if (factor[p] != 0.0f) v += factor[p] * *(const bmvpi_u##BITS *)(m + p * point + i); \
         *(bmvpi_u##BITS *)(y + i) = v; \
     } \
-} \
-static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, bmvpi_wino_out_v##BITS, \
-    bmvpi_wino_blend_v##BITS };
-BMVPI_STAMP(BMVPI_WINO)
-#undef BMVPI_WINO
+}
+BMVPI_STAMP(BMVPI_WINO_BLEND)
+
+/* All of one width. */
+#define BMVPI_WINO_SET(BITS) \
+static const bmvpi_wino_set bmvpi_wino_set_v##BITS = { bmvpi_wino_in_v##BITS, bmvpi_wino_spread_v##BITS, \
+    bmvpi_wino_out_v##BITS, bmvpi_wino_blend_v##BITS };
+BMVPI_STAMP(BMVPI_WINO_SET)
 #undef BMVPI_WINO_SPREAD
 #undef BMVPI_WINO_OUT
 #undef BMVPI_WINO_IN
@@ -7681,7 +7958,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
     float *u = j->owns + worker * j->own, g[3][3], factor[27];
     int i;
     for (i = 0; i < 3; ++i) bmvpi_wino_g(i == 0 ? p / 16 : i == 1 ? p / 4 % 4 : p % 4, g[i]);
-    for (i = 0; i < 27; ++i) factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
+    for (i = 0; i < 27; ++i)
+        factor[j->what == BMVPI_CONV_DX ? 26 - i : i] = g[0][i / 9] * g[1][i / 3 % 3] * g[2][i % 3];
     memset(u, 0, (size_t)n * sizeof *u);
     j->set->blend(j->call.w, j->call.v->wt, factor, 27, n, u);
     if (j->what == BMVPI_CONV_DX) bmvpi_pack_b(j->level, u, 1, j->ci, j->ci, j->co, j->packed + p * j->pack);
@@ -7690,7 +7968,8 @@ static void bmvpi_wino_weights_task(void *arg, int64_t p, int worker) /* p = poi
 
 /* Voxels of tile t of a volume with c channels, `size` along each axis, the first at 2 tile - before; those outside:
    none */
-static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x, const float *none, const float **at)
+static void bmvpi_wino_voxels(const bmvpi_wino *j, int64_t t, int size, int before, int64_t c, const float *x,
+                              const float *none, const float **at)
 {
     const int64_t *dim = j->call.v->in, *tiles = j->tiles;
     const int64_t z0 = t / tiles[2] / tiles[1] % tiles[0] * 2 - before, y0 = t / tiles[2] % tiles[1] * 2 - before;
@@ -7711,7 +7990,8 @@ static void bmvpi_wino_inputs(const bmvpi_wino *j, int64_t t0, int64_t rows, int
     int64_t r;
     bmvpi_wino_voxels(j, t0, 4, 1, j->ci, j->from + ch, j->zeros, src[0]);
     for (r = 0; r < rows; ++r) {
-        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros, src[(r + 1) % 2]);
+        bmvpi_wino_voxels(j, bmvpi_min(t0 + r + 1, j->total - 1), 4, 1, j->ci, j->from + ch, j->zeros,
+                          src[(r + 1) % 2]);
         j->set->in(src[r % 2], src[(r + 1) % 2], n, in + r * n, j->in_point);
     }
 }
@@ -7740,7 +8020,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
     const bmvpi_wino *j = (const bmvpi_wino *)arg;
     const int64_t part = task / j->groups, ch = task % j->groups * j->channels, n = bmvpi_min(j->channels, j->ci - ch);
     const int64_t last = bmvpi_min(j->blocks, (part + 1) * j->part_blocks), size = j->ci * j->co;
-    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point, *pack = out + BMVPI_WINO_POINTS * j->out_point;
+    float *in = j->owns + worker * j->own, *out = in + BMVPI_WINO_POINTS * j->in_point,
+          *pack = out + BMVPI_WINO_POINTS * j->out_point;
     float *sums = j->packed + part * BMVPI_WINO_POINTS * size + ch * j->co;
     const float *src[8];
     int64_t b, r, p;
@@ -7752,7 +8033,8 @@ static void bmvpi_wino_dw_task(void *arg, int64_t task, int worker) /* task = (p
             j->set->spread(src, j->co, out + r * j->co, j->out_point);
         }
         for (p = 0; p < BMVPI_WINO_POINTS; ++p)
-            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n), bmvpi_rows(out + p * j->out_point, j->co),
+            bmvpi_mm_rows(j->level, n, j->co, rows, bmvpi_transposed(in + p * j->in_point, n),
+                          bmvpi_rows(out + p * j->out_point, j->co),
                           bmvpi_onto(sums + p * size, j->co, b > part * j->part_blocks), pack);
     }
 }
@@ -7807,9 +8089,11 @@ static bmvpi_gemm_args bmvpi_conv_product(const bmvpi_conv_call *q, int what)
     const int64_t voxels = v->n * v->in[0] * v->in[1] * v->in[2];
     bmvpi_gemm_args g;
     if (what == BMVPI_CONV_FORWARD)
-        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo), q->y, v->co);
+        g = bmvpi_gemm_make(voxels, v->co, v->ci, bmvpi_rows(q->x, v->ci), bmvpi_strided_matrix(q->w, v->wi, v->wo),
+                            q->y, v->co);
     else if (what == BMVPI_CONV_DX)
-        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi), q->dx, v->ci);
+        g = bmvpi_gemm_make(voxels, v->ci, v->co, bmvpi_rows(q->g, v->co), bmvpi_strided_matrix(q->w, v->wo, v->wi),
+                            q->dx, v->ci);
     else
         g = bmvpi_gemm_make(v->ci, v->co, voxels, bmvpi_transposed(q->x, v->ci), bmvpi_rows(q->g, v->co), q->dw, v->wi);
     g.bias = what == BMVPI_CONV_DW ? NULL : q->bias;
@@ -7896,8 +8180,8 @@ typedef struct bmvpi_fused {
 } bmvpi_fused;
 
 #if defined(BMVPI_HAVE_VECTORS)
-#define BMVPI_FUSED(BITS) \
-/* largest s of a row; NaN is left to the exponentials */ \
+/* Largest s of a row; NaN is left to the exponentials. */
+#define BMVPI_ROW_TOP(BITS) \
 BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, float scale) \
 { \
     const int64_t width = BITS / 32; \
@@ -7912,7 +8196,10 @@ BMVPI_AT_v##BITS static float bmvpi_row_top_v##BITS(int64_t n, const float *s, f
     for (; i < n; ++i) if (s[i] * scale > top) top = s[i] * scale; \
     for (i = 0; i < width; ++i) if (e[i] > top) top = e[i]; \
     return top; \
-} \
+}
+BMVPI_STAMP(BMVPI_ROW_TOP)
+
+#define BMVPI_FUSED_SOFTMAX(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n, float *s, int64_t ld, float scale, \
                                                          int first, float *top, float *sum, float *o, int64_t ldo, \
                                                          int64_t d) \
@@ -7943,7 +8230,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n
         } \
         for (i = 0; i < width; ++i) sum[r] += total[i]; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX)
+
+#define BMVPI_FUSED_SOFTMAX_BACK(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int64_t n, float *p, float *dp, \
                                                               int64_t ld, float scale, const float *lse, \
                                                               const float *dot) \
@@ -7957,7 +8247,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int6
             *(bmvpi_u##BITS *)(dp + i) = (*(const bmvpi_u##BITS *)(dp + i) - mean) * (e * scale); \
         } \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_SOFTMAX_BACK)
+
+#define BMVPI_FUSED_GELU(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, \
                                                       int64_t ld) \
 { \
@@ -7965,7 +8258,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, c
     for (r = 0; r < rows; ++r, a += lda, h += ld) \
         for (i = 0; i < n; i += BITS / 32) \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(*(const bmvpi_u##BITS *)(a + i)); \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU)
+
+#define BMVPI_FUSED_GELU_BOTH(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, \
                                                            float *h, float *g, int64_t ld) \
 { \
@@ -7976,7 +8272,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_gelu_both_v##BITS(int64_t rows, int64_t
             *(bmvpi_u##BITS *)(g + i) = *(const bmvpi_u##BITS *)(g + i) * bmvpi_v##BITS##_gelu_slope(v); \
             *(bmvpi_u##BITS *)(h + i) = bmvpi_v##BITS##_gelu(v); \
         } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_GELU_BOTH)
+
+#define BMVPI_FUSED_ROW_DOTS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t n, const float *a, const float *b, \
                                                           int64_t ld, float *out) \
 { \
@@ -7991,7 +8290,10 @@ BMVPI_AT_v##BITS static void bmvpi_fused_row_dots_v##BITS(int64_t rows, int64_t 
         for (i = 0; i < width; ++i) sum += t[i]; \
         out[r] = sum; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_ROW_DOTS)
+
+#define BMVPI_FUSED_COLUMN_SUMS(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64_t n, const float *x, int64_t ld, \
                                                              float *y, int add) \
 { \
@@ -8020,11 +8322,15 @@ BMVPI_AT_v##BITS static void bmvpi_fused_column_sums_v##BITS(int64_t rows, int64
         for (r = 0; r < rows; ++r) t += x[r * ld + i]; \
         y[i] = t; \
     } \
-} \
+}
+BMVPI_STAMP(BMVPI_FUSED_COLUMN_SUMS)
+
+/* All of one width. */
+#define BMVPI_FUSED_SET(BITS) \
 static const bmvpi_fused bmvpi_fused_v##BITS = { bmvpi_fused_softmax_v##BITS, bmvpi_fused_softmax_back_v##BITS, \
     bmvpi_fused_gelu_v##BITS, bmvpi_fused_gelu_both_v##BITS, bmvpi_fused_row_dots_v##BITS, \
     bmvpi_fused_column_sums_v##BITS };
-BMVPI_STAMP(BMVPI_FUSED)
+BMVPI_STAMP(BMVPI_FUSED_SET)
 #endif
 
 /* NULL: plain loops */
@@ -8149,7 +8455,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
     int64_t r0, r1, first, b;
     const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
     const float *q = j->y->src[0]->x + at;
-    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c, *dv = dk + (j->parts ? j->d : j->c);
+    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c,
+          *dv = dk + (j->parts ? j->d : j->c);
     for (first = r0; r0 < r1; r0 += j->rows) {
         const int64_t rows = bmvpi_min(j->rows, r1 - r0);
         const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
@@ -8164,7 +8471,8 @@ static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
             j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
             bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
                      bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c), bmvpi_onto(dv + k0, ldk, add), pack);
+            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c),
+                          bmvpi_onto(dv + k0, ldk, add), pack);
             bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
                           bmvpi_onto(dk + k0, ldk, add), pack);
         }
@@ -8332,10 +8640,11 @@ static void bmvpi_mlp_task(void *arg, int64_t task, int worker) /* task = tile o
     for (s = 0; s < j->subs; ++s) {
         const int64_t h0 = s * j->hid, n = bmvpi_min(j->hid, j->h - h0), lda = j->saved ? j->h : j->ld;
         float *before = j->saved ? j->saved + m * j->h + h0 : a;
-        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s), bmvpi_onto(before, lda, 0),
-                 j->b1 ? j->b1 + h0 : NULL);
+        bmvpi_mm(j->level, rows, n, j->i, bmvpi_rows(j->x + m * j->i, j->i), bmvpi_mlp_packed(j, 0, s),
+                 bmvpi_onto(before, lda, 0), j->b1 ? j->b1 + h0 : NULL);
         j->fused->gelu(rows, n, before, lda, a, j->ld);
-        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0), j->y + m * j->o, j->o);
+        g = bmvpi_gemm_make(rows, j->o, n, bmvpi_rows(a, j->ld), bmvpi_strided_matrix(bmvpi_mlp_packed(j, 1, s), 0, 0),
+                            j->y + m * j->o, j->o);
         g.b_packed = 1;
         g.accumulate = s > 0;
         g.bias = s > 0 ? NULL : j->b2;
@@ -8374,7 +8683,8 @@ static void bmvpi_mlp_back_task(void *arg, int64_t task, int worker) /* task = r
             if (!j.saved)
                 bmvpi_mm(j.level, rows, n, j.i, bmvpi_rows(x, j.i), bmvpi_mlp_packed(&j, 0, s), bmvpi_onto(a, j.ld, 0),
                          j.b1 ? j.b1 + h0 : NULL);
-            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0), NULL);
+            bmvpi_mm(j.level, rows, n, j.o, bmvpi_rows(gy, j.o), bmvpi_mlp_packed(&j, 1, s), bmvpi_onto(d, j.ld, 0),
+                     NULL);
             j.fused->gelu_both(rows, n, before, lda, a, d, j.ld);
             if (j.g[0])
                 bmvpi_mm(j.level, rows, j.i, n, bmvpi_rows(d, j.ld), bmvpi_mlp_packed(&j, 2, s),
@@ -8452,10 +8762,11 @@ static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y)
 /* >>fast adamw ----------------------------------------------------------------------------------------------------- */
 
 #if defined(BMVPI_HAVE_X86)
-BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale, int64_t from, int64_t to)
+BMVPI_ADAMW_HOT __attribute__((target("avx2,fma"))) static void bmvpi_adamw_v256(const bmvp_update *u, float scale,
+                                                                                int64_t from, int64_t to)
     BMVPI_ADAMW_BODY
 #endif
-static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
+    static int bmvpi_fast_adamw(const bmvp_ctx *c, const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
 #if defined(BMVPI_HAVE_X86)
     if (c->simd < BMVP_SIMD_AVX2) return 0;

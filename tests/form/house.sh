@@ -126,7 +126,10 @@ done
 # ---- symbols: what of the program begins with bmvp_ is the library's
 
 if command -v nm >/dev/null 2>&1 && [ -f build/bmvp ] && [ -f build/library.o ]; then
-    for o in build/library.o build/bmvp_cuda.o; do if [ -f $o ]; then nm --defined-only $o; fi; done | awk '{ sub(/\..*/, "", $NF); print $NF }' | sort -u >"$T/library"
+    {
+        for o in build/library.o build/bmvp_cuda.o; do if [ -f $o ]; then nm --defined-only $o; fi; done | awk '{ sub(/\..*/, "", $NF); print $NF }'
+        sed -n 's/^static inline .*\(bmvp_[a-z0-9_]*\)(.*/\1/p' bmvp_*.h # each object has its own
+    } | sort -u >"$T/library"
     nm --defined-only build/bmvp | awk '{ sub(/\..*/, "", $NF); print $NF }' | grep -E '^bmvpi?_' | sort -u | comm -23 - "$T/library" >"$found"
     rule symbols build/bmvp
 else

@@ -49,6 +49,16 @@ expect 0 "phantom|prepare|pretrain|embed|convert|info" bmvp --help
 for command in phantom prepare pretrain embed convert info; do expect 0 "usage: bmvp $command" bmvp $command --help; done
 expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --missing 0 --tumours 1 --modalities t1,t2,flair --seed 3
 expect 0 "4 cases (4 new, 0 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
+expect 0 "4 cases (0 new, 4 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
+cp -r phantoms moved && rm -r moved/case_0004
+expect 1 "holds cases of another data set|/phantoms|case 'case_000|choose another --out" bmvp prepare --data moved/case_0002 --out prepared --spacing 0
+check "sources.json: path, size, time, hash" grep -q '"hash": "' prepared/sources.json
+cp -r phantoms changed && expect 0 "4 new" bmvp prepare --data changed --out changed_out --spacing 0
+cp phantoms/case_0002/t1.nii.gz changed/case_0002/t2.nii.gz
+expect 0 "case 'case_0002' is made again: its files have changed|4 cases (1 new, 3 were there)" bmvp prepare --data changed --out changed_out --spacing 0
+mkdir foreign && echo '{"mine": 1}' >foreign/dataset.json
+expect 1 "foreign/dataset.json|has not written this list" bmvp prepare --data phantoms --out foreign --spacing 0
+check "a foreign list stays" grep -q mine foreign/dataset.json
 expect 0 "done: run20/checkpoint.safetensors" train run20 --steps 20 --save-every 10 --threads 2
 for file in checkpoint.safetensors log.jsonl report.html; do check "run20/$file" test -s run20/$file; done
 check "20 lines in the log" test "$(wc -l <run20/log.jsonl)" -eq 20

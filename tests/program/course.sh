@@ -20,5 +20,6 @@ build/06_own_network "$T" >"$T/network"
 check "06 learns: the last Dice loss is below 0.2" awk '/^step 59/ { ok = $5 < 0.2 } END { exit !ok }' "$T/network"
 check "06 reads back what it saved" grep -q '^read back: the same logits$' "$T/network"
 check "06 writes a .pt" test -s "$T/own_network.pt"
+check "05 is at most 40 lines" test "$(wc -l <examples/05_segment.c)" -le 40
 check "06 is at most 200 lines" test "$(wc -l <examples/06_own_network.c)" -le 200
 finish

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../.." || exit 1
 . tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+segment=$(pwd)/build/05_segment
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
 
@@ -136,6 +137,14 @@ for i in 1 2 3 4 5 6; do
 done
 same list/case_0002.nii.gz one/case_0002.nii.gz
 says list/predictions.json '"checkpoint":"run/best.safetensors"'
+# A program of one's own makes the same map.
+case=$(grep -l . phantoms/case_0003/t1.nii.gz phantoms/case_0003/t1c.nii.gz phantoms/case_0003/t2.nii.gz phantoms/case_0003/flair.nii.gz 2>/dev/null |
+    sed 's|.*/\([a-z0-9]*\).nii.gz|\1=&|' | sort)
+# shellcheck disable=SC2086 # words wanted
+expect 0 "t1: |flair: " "$segment" run/best.safetensors own.nii.gz $case
+same list/case_0003.nii.gz own.nii.gz
+expect 1 "usage" "$segment" run/best.safetensors own.nii.gz t1
+expect 1 "absent.nii.gz" "$segment" run/best.safetensors own.nii.gz t1=absent.nii.gz
 says list/predictions.json '":"template"}'
 expect 0 "WT|mean|6 of phantoms" bmvp evaluate --data phantoms --predictions list
 expect 0 "6 of prepared" bmvp evaluate --data prepared --predictions of_prepared --no-distances

@@ -1,5 +1,6 @@
 /* test_optim.c - bmvp_nn.h: optimizers and schedules against PyTorch (tests/reference/optim_reference.py); with
    TEST_CUDA on a GPU. */
+#include <float.h>
 #include "tests/support/nets.h"
 
 /* >>optimizers ---------------------------------------------------------------------------------------------------- */
@@ -114,6 +115,127 @@ static void test_sgd(void)
     test_optimizer("sgd", &k, 0);
 }
 
+/* Three numbers and their optimizer; a step whose gradient is `gradient` everywhere. */
+typedef struct three { bmvp_ctx *c; bmvp_state_list l; bmvp_optim *o; } three;
+static void three_make(three *t)
+{
+    const int64_t n = 3;
+    const float start[3] = { 1, -2, 0.5f };
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    memset(t, 0, sizeof *t);
+    t->c = device_context();
+    bmvp_write(t->c, bmvp_state_add(t->c, &t->l, "t", BMVP_LAYOUT_SAME, 1, &n, 1, BMVP_INIT_ZERO, 0), start);
+    t->o = bmvp_optim_create(t->c, &t->l, &k);
+}
+static void three_free(three *t)
+{
+    check_context(t->c);
+    bmvp_optim_destroy(t->o);
+    bmvp_state_list_free(t->c, &t->l);
+    bmvp_destroy(t->c);
+}
+static void three_gradient(three *t, double gradient)
+{
+    bmvp_step_begin(t->c);
+    bmvp_optim_zero_grad(t->o);
+    bmvp_backward(t->c, bmvp_sum(t->c, bmvp_scale(t->c, t->l.item[0].t, gradient, 0)));
+}
+static double three_step(three *t, double gradient, double clip) /* its norm */
+{
+    const float *x[1];
+    float norm = 0;
+    three_gradient(t, gradient);
+    x[0] = bmvp_optim_clipped_step(t->o, 0.1, clip);
+    if (CHECK(x[0] != NULL)) CHECK(bmvp_collect(t->c, bmvp_post(t->c, x, 1), &norm, 1));
+    return (double)norm;
+}
+
+/* Norm, clipping and step at once are what they are one after the other. */
+static void test_clipped_step(void)
+{
+    three a, b;
+    int step;
+    three_make(&a);
+    three_make(&b);
+    for (step = 0; step < 4 && !bmvp_failed(b.c); ++step) {
+        const double clip = step == 1 ? 0 : 0.7, gradient = step == 2 ? 0.01 : 1.5;
+        double norm;
+        float *x, *y;
+        CHECK_NEAR(three_step(&a, gradient, clip), gradient * sqrt(3), 1e-6);
+        three_gradient(&b, gradient);
+        norm = bmvp_optim_grad_norm(b.o);
+        bmvp_optim_step(b.o, 0.1, clip > 0 && norm > clip ? clip / norm : 1);
+        x = device_copy(a.c, a.l.item[0].t, 0), y = device_copy(b.c, b.l.item[0].t, 0);
+        if (CHECK(x && y)) CHECK(memcmp(x, y, 3 * sizeof *x) == 0);
+        free(x);
+        free(y);
+    }
+    CHECK(*bmvp_optim_count(a.o, 0) == 4 && *bmvp_optim_count(b.o, 0) == 4);
+    three_free(&a);
+    three_free(&b);
+}
+
+/* After a number that is not finite (a gradient, or one that is watched) nothing moves until it is said to, and what
+   has not moved was no step. */
+static void test_halted_steps(void)
+{
+    int watched;
+    for (watched = 0; watched < 2; ++watched) {
+        three a, b;
+        const int64_t one = 1;
+        const float nan = (float)NAN;
+        float *x, *y;
+        three_make(&a);
+        three_make(&b);
+        CHECK(three_step(&a, 1.5, 1) > 0 && three_step(&b, 1.5, 1) > 0);
+        if (watched) bmvp_optim_watch(a.o, bmvp_input(a.c, 1, &one, &nan)->x);
+        else CHECK(!(three_step(&a, (double)INFINITY, 1) <= FLT_MAX));
+        CHECK(three_step(&a, 2, 1) > 0 && three_step(&a, 3, 1) > 0);
+        x = device_copy(a.c, a.l.item[0].t, 0), y = device_copy(b.c, b.l.item[0].t, 0);
+        if (CHECK(x && y)) CHECK(memcmp(x, y, 3 * sizeof *x) == 0);
+        free(x);
+        free(y);
+        CHECK(*bmvp_optim_count(a.o, 0) == 4 - watched);
+        bmvp_optim_resume(a.o);
+        CHECK(*bmvp_optim_count(a.o, 0) == 1);
+        CHECK(three_step(&a, 0.5, 1) > 0 && three_step(&b, 0.5, 1) > 0);
+        x = device_copy(a.c, a.l.item[0].t, 0), y = device_copy(b.c, b.l.item[0].t, 0);
+        if (CHECK(x && y)) CHECK(memcmp(x, y, 3 * sizeof *x) == 0);
+        free(x);
+        free(y);
+        three_free(&a);
+        three_free(&b);
+    }
+}
+
+/* The last 64 tickets can be read, in any order; older ones and others are refused. */
+static void test_tickets(void)
+{
+    const int64_t one = 1;
+    bmvp_ctx *c = device_context();
+    int64_t first = 0, t = 0;
+    float got[2];
+    int i;
+    for (i = 0; i < BMVP_TICKETS + 1; ++i) {
+        const float v = (float)i;
+        const float *x[2] = { NULL, NULL };
+        const bmvp_tensor *y = bmvp_input(c, 1, &one, &v);
+        if (!CHECK(y != NULL)) break;
+        x[1] = y->x;
+        t = bmvp_post(c, x, 2);
+        CHECK(t > 0);
+        if (i == 0) first = t;
+    }
+    CHECK(bmvp_collect(c, t, got, 2) && got[0] == 0 && got[1] == (float)BMVP_TICKETS);
+    CHECK(bmvp_collect(c, first + 1, got, 2) && got[1] == 1);
+    CHECK(!bmvp_collect(c, first, got, 2) && bmvp_error_of(c)->status == BMVP_E_STATE && got[1] != got[1]);
+    bmvp_clear_error(c);
+    CHECK(!bmvp_collect(c, t + 1, got, 2) && bmvp_failed(c));
+    bmvp_clear_error(c);
+    CHECK(bmvp_post(c, NULL, BMVP_POST_MOST + 1) == 0 && bmvp_error_of(c)->status == BMVP_E_ARG);
+    bmvp_destroy(c);
+}
+
 static void test_lr_scale(void)
 {
     const int64_t one = 1;
@@ -173,6 +295,9 @@ int main(int argc, char **argv)
     CHECK_RUN(test_adamw_clipped);
     CHECK_RUN(test_adam);
     CHECK_RUN(test_sgd);
+    CHECK_RUN(test_clipped_step);
+    CHECK_RUN(test_halted_steps);
+    CHECK_RUN(test_tickets);
     if (DEVICE_IS_GPU) { /* all that PyTorch's numbers are there for */
         device_close();
         return check_end();

@@ -38,6 +38,8 @@ static const double contrasts[3][6] = {
     { 90, 15, 60, 95, 20, 40 }, { 60, 10, 85, 55, 160, 140 }, { 70, 12, 95, 70, 25, 150 }
 };
 
+static double scalp; /* mm more than in others */
+
 static double head(const double p[3], const double *value)
 {
     const double fold = 3 * sin(p[0] / 5) * sin(p[1] / 6 + 1) * sin(p[2] / 5.5 + 2);
@@ -45,7 +47,7 @@ static double head(const double p[3], const double *value)
     int k;
     for (k = 0; k < 3; ++k) q[k] = p[k] * (1 + fold / 70);
 #define LAYER(inside, x) w = inside; v += w * ((x) - v)
-    LAYER(ellipsoid(p, 0, 0, 0, 76, 94, 88), value[0]);
+    LAYER(ellipsoid(p, 0, 0, 0, 76 + scalp, 94 + scalp, 88 + scalp), value[0]);
     LAYER(ellipsoid(p, 0, 0, 2, 70, 88, 82), value[1]);
     LAYER(ellipsoid(p, 0, 0, 3, 65, 82, 74), value[2]);
     LAYER(ellipsoid(q, 0, 0, 3, 58, 75, 66), value[3]);
@@ -253,6 +255,92 @@ static void test_real_heads(void)
     for (i = 0; i < 3; ++i) bmvp_nii_volume_free(&v[i]);
 }
 
+/* ---- brain masks ------------------------------------------------------------------------------------------------- */
+
+/* The brain of a head that lies at `pose`, on the grid of v. */
+static void brain_of(bmvp_nii_volume *mask, const bmvp_nii_volume *v, const double pose[16])
+{
+    double back[16];
+    int64_t x, y, z, i = 0;
+    CHECK_OK(bmvp_nii_volume_create(mask, v->dim, v->affine, NULL, &err));
+    CHECK_OK(bmvp_nii_affine_inverse(back, pose, &err));
+    bmvpi_nii_matmul(back, back, v->affine);
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y)
+            for (x = 0; x < v->dim[0]; ++x, ++i) {
+                double p[3];
+                p[0] = (double)x;
+                p[1] = (double)y;
+                p[2] = (double)z;
+                bmvpi_nii_apply(p, back, p);
+                mask->data[i] = ellipsoid(p, 0, 0, 3, 65, 82, 74) >= 0.5;
+            }
+}
+
+static double dice(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
+{
+    const int64_t n = a->dim[0] * a->dim[1] * a->dim[2];
+    int64_t i, both = 0, sum = 0;
+    for (i = 0; i < n; ++i) {
+        both += a->data[i] > 0 && b->data[i] > 0;
+        sum += (a->data[i] > 0) + (b->data[i] > 0);
+    }
+    return 2 * (double)both / (double)sum;
+}
+
+static void test_brain_mask(void)
+{
+    static const struct { double w[3], t[3], size[3], scalp; int contrast, thick, cut; } rows[] = {
+        { { 0, 0, 0 }, { 0, 0, 0 }, { 1, 1, 1 }, 0, 0, 0, 0 },
+        { { 0.1, -0.1, 0.2 }, { 6, -5, 4 }, { 1.06, 0.94, 1.03 }, 3, 1, 0, 0 },
+        { { -0.2, 0.1, 0.1 }, { -6, 8, -5 }, { 0.93, 0.97, 1.05 }, 4, 2, 1, 0 },
+        { { 0.05, 0, 0.1 }, { 3, 2, 0 }, { 1, 1.02, 1 }, 2, 1, 1, 14 },     /* the brain reaches the edge */
+    };
+    bmvp_nii_volume tmpl, brain, v[2], truth, mask;
+    double one[16], pose[16];
+    size_t i;
+    int k;
+    bmvpi_nii_identity(one);
+    scalp = 0;
+    scan(&tmpl, fixed_dim, fixed_affine, one, 0);
+    brain_of(&brain, &tmpl, one);
+    for (i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        bmvp_nii_brain_report report;
+        int64_t dim[3];
+        pose_of(pose, rows[i].w[0], rows[i].w[1], rows[i].w[2], rows[i].t[0], rows[i].t[1], rows[i].t[2]);
+        for (k = 0; k < 12; ++k)
+            if (k % 4 < 3) pose[k] *= rows[i].size[k % 4];
+        scalp = rows[i].scalp;
+        memcpy(dim, rows[i].thick ? thick_dim : fixed_dim, sizeof dim);
+        dim[2] -= rows[i].cut;
+        for (k = 0; k < 2; ++k)
+            scan(&v[k], dim, rows[i].thick ? thick_affine : fixed_affine, pose, (rows[i].contrast + k) % 3);
+        brain_of(&truth, &v[0], pose);
+        if (CHECK_OK(bmvp_nii_brain_mask(&mask, v, 2, &tmpl, &brain, NULL, &report, &err))) {
+            check_report(dice(&mask, &truth) >= 0.95, __FILE__, __LINE__, "case %d: Dice %.4f, %.2f l, kept %.3f, "
+                         "edge %.2f", (int)i, dice(&mask, &truth), report.litres, report.kept, report.edge);
+            CHECK(!report.doubtful);
+            CHECK((report.edge > 0.01) == (rows[i].cut > 0));
+            if (getenv("REGISTER_VERBOSE"))
+                printf("case %d: Dice %.4f, %.2f l, kept %.3f, edge %.3f, stretch %.2f %.2f\n", (int)i,
+                       dice(&mask, &truth), report.litres, report.kept, report.edge, report.stretch[0],
+                       report.stretch[2]);
+            bmvp_nii_volume_free(&mask);
+        }
+        CHECK(!bmvp_nii_is_stripped(&v[0]));
+        for (k = 0; k < (int)(dim[0] * dim[1] * dim[2]); ++k) v[0].data[k] *= truth.data[k];
+        CHECK(bmvp_nii_is_stripped(&v[0]));
+        bmvp_nii_volume_free(&truth);
+        for (k = 0; k < 2; ++k) bmvp_nii_volume_free(&v[k]);
+    }
+    scalp = 0;
+    CHECK_FAILS(bmvp_nii_brain_mask(&mask, NULL, 0, &tmpl, &brain, NULL, NULL, &err), E_ARG, "volumes is NULL");
+    brain.affine[3] += 9;
+    CHECK_FAILS(bmvp_nii_brain_mask(&mask, &tmpl, 1, &tmpl, &brain, NULL, NULL, &err), E_ARG, "tmpl_brain");
+    bmvp_nii_volume_free(&tmpl);
+    bmvp_nii_volume_free(&brain);
+}
+
 /* ---- the same bits with threads ---------------------------------------------------------------------------------- */
 
 typedef struct pool {
@@ -434,6 +522,38 @@ static void test_no_memory(void)
     bmvp_nii_volume_free(&m);
 }
 
+static void test_brain_without_memory(void)
+{
+    static const int64_t dim[3] = { 20, 22, 24 };
+    static const double affine[16] = { 9, 0, 0, -90, 0, 9, 0, -100, 0, 0, 9, -100, 0, 0, 0, 1 };
+    bmvp_nii_volume f, brain, mask;
+    double one[16];
+    long k;
+    int worked = 0;
+    bmvpi_nii_identity(one);
+    scan(&f, dim, affine, one, 0);
+    brain_of(&brain, &f, one);
+    for (k = 1; k < 400 && !worked; k += 1 + k / 5) {
+        counting c;
+        bmvp_nii_volume own = f, of = brain;
+        bmvp_status s;
+        memset(&c, 0, sizeof c);
+        own.allocator.alloc = count_alloc;
+        own.allocator.free = count_free;
+        own.allocator.user = &c;
+        of.allocator = own.allocator;
+        c.fail_at = k;
+        s = bmvp_nii_brain_mask(&mask, &own, 1, &own, &of, NULL, NULL, &err);
+        CHECK(s == BMVP_OK || (s == BMVP_E_OOM && !mask.data));
+        bmvp_nii_volume_free(&mask);
+        CHECK(c.open == 0);
+        worked = s == BMVP_OK && c.calls < k;
+    }
+    CHECK(worked);
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&brain);
+}
+
 /* ---- resampling, files, distances
    ---------------------------------------------------------------------------------- */
 
@@ -608,8 +728,10 @@ int main(void)
     CHECK_RUN(test_gradient);
     CHECK_RUN(test_refused);
     CHECK_RUN(test_no_memory);
+    CHECK_RUN(test_brain_without_memory);
     CHECK_RUN(test_threads_and_both_ways);
     CHECK_RUN(test_known_transforms);
+    CHECK_RUN(test_brain_mask);
     CHECK_RUN(test_real_heads);
     return check_end();
 }

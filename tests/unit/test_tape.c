@@ -121,19 +121,82 @@ static void test_threads_pool(void)
     }
 }
 
-static void take_line(void *user, const char *line) { snprintf((char *)user, 64, "%s", line); }
+static void take_line(void *user, const char *line) { snprintf((char *)user, 200, "%s", line); }
 
 static void test_log_hook(void)
 {
-    char line[64] = "";
+    const int64_t dim[1] = { 300000 };
+    char line[200] = "";
     bmvp_config cfg = bmvp_config_default();
     bmvp_ctx *c;
+    int i;
     cfg.log = take_line;
     cfg.log_user = line;
     c = bmvp_create(&cfg, NULL);
     bmvp_log(c, "%d modalities", 4);
     CHECK(strcmp(line, "4 modalities") == 0);
+    for (i = 0; i < 2; ++i) (void)bmvp_input(c, 1, dim, NULL);
+    bmvp_step_begin(c); /* two pieces become one, and are one from then on */
+    CHECK_HOLDS(line, "the step took 2 pieces");
+    line[0] = 0;
+    for (i = 0; i < 2; ++i) (void)bmvp_input(c, 1, dim, NULL);
+    bmvp_step_begin(c);
+    CHECK(line[0] == 0);
     bmvp_destroy(c);
+    cfg.simd = (bmvp_simd)(BMVP_SIMD_AVX512 + 1);
+    c = bmvp_create(&cfg, NULL);
+    CHECK_HOLDS(line, "simd: this processor has no");
+    bmvp_destroy(c);
+}
+
+typedef struct journey { int calls, stop_at; int64_t done, of; char what[32]; } journey;
+static int take_progress(void *user, const char *what, int64_t done, int64_t of)
+{
+    journey *j = (journey *)user;
+    snprintf(j->what, sizeof j->what, "%s", what);
+    j->done = done;
+    j->of = of;
+    return ++j->calls == j->stop_at;
+}
+
+/* Is told each time, stops the context for good, and is silent in a plan. */
+static void test_progress(void)
+{
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_error err;
+    bmvp_ctx *c;
+    journey j;
+    memset(&j, 0, sizeof j);
+    j.stop_at = 3;
+    cfg.progress = take_progress;
+    cfg.progress_user = &j;
+    c = bmvp_create(&cfg, NULL);
+    CHECK(bmvp_progress(c, "windows", 0, 8) == BMVP_OK && bmvp_progress(c, "windows", 1, 8) == BMVP_OK);
+    CHECK(bmvp_error_take(c, &err) == BMVP_OK && err.status == BMVP_OK);
+    CHECK(bmvp_progress(c, "windows", 2, 8) == BMVP_E_CANCELLED);
+    CHECK(bmvp_progress(c, "windows", 3, 8) == BMVP_E_CANCELLED);
+    CHECK(j.calls == 3 && j.done == 2 && j.of == 8 && strcmp(j.what, "windows") == 0);
+    CHECK(bmvp_error_take(c, &err) == BMVP_E_CANCELLED && err.status == BMVP_E_CANCELLED);
+    CHECK(bmvp_error_take(c, NULL) == BMVP_E_CANCELLED);
+    CHECK_HOLDS(err.message, "windows: stopped at 2 of 8");
+    bmvp_destroy(c);
+    cfg.plan = 1;
+    c = bmvp_create(&cfg, NULL);
+    CHECK(bmvp_progress(c, "windows", 0, 8) == BMVP_OK && j.calls == 3);
+    bmvp_destroy(c);
+}
+
+/* A backend says where its memory is. */
+static void test_backend_without_device(void)
+{
+    bmvp_backend b = *bmvp_cpu_backend();
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_error err;
+    b.name = "mine";
+    b.device = NULL;
+    cfg.backend = &b;
+    CHECK(bmvp_create(&cfg, &err) == NULL && err.status == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "backend mine");
 }
 
 /* >>error tests --------------------------------------------------------------------------------------------------- */
@@ -402,6 +465,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_random_streams);
     CHECK_RUN(test_threads_pool);
     CHECK_RUN(test_log_hook);
+    CHECK_RUN(test_progress);
+    CHECK_RUN(test_backend_without_device);
     CHECK_RUN(test_sticky_error);
     CHECK_RUN(test_shape_errors);
     CHECK_RUN(test_state_errors);

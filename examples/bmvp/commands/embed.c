@@ -21,6 +21,7 @@ typedef struct result { /* one tensor of the output file */
 } result;
 
 typedef struct job {
+    dataset_options files;
     const bmvp_backend *device; /* NULL: the CPU */
     bmvp_ctx *c;
     bmvp_net *net;
@@ -201,7 +202,7 @@ static bmvp_status embed_all(job *j, const char *data)
     int64_t i;
     if (stat(data, &s) != 0) return bmvp_error_set(&j->err, BMVP_E_IO, "%s: %s", data, strerror(errno));
     if (!S_ISDIR(s.st_mode) && !(n > 5 && strcmp(data + n - 5, ".json") == 0)) return embed_file(j, data);
-    st = data_load(&d, data, NULL, "embed", &j->err);
+    st = data_load(&d, data, &j->files, "embed", &j->err);
     if (st) return st;
     for (i = 0; i < d.n && !st; ++i) st = embed_case(j, &d.item[i]);
     dataset_free(&d);
@@ -289,6 +290,7 @@ int command_embed(int argc, char **argv)
             cli_required("checkpoint", &checkpoint, "FILE", "pre-training checkpoint: ours or the released code's .pt"),
             cli_required("data", &data, "VOLUME|LIST|DIR",
                          "one NIfTI volume, or cases; what is not prepared yet is prepared in memory"),
+            DATA_OPTIONS(j.files),
             cli_required("out", &out, "FILE", "safetensors file: one vector `id.modality` for each volume"),
             cli_flag("maps", &j.maps,
                      "also the four feature maps of the middle crop, `id.modality.x1` .. x4, as (D, H, W, C)"),

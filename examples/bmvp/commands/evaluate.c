@@ -476,7 +476,7 @@ static bmvp_status run(evaluation *e, const char *out, const char *labels, int64
                        bmvp_error *err)
 {
     struct stat s;
-    bmvp_status st = data_load(&e->set, e->data, NULL, "evaluate", err);
+    bmvp_status st = data_load(&e->set, e->data, &e->files, "evaluate", err);
     int64_t i;
     if (!st && (stat(e->predictions, &s) != 0 || !S_ISDIR(s.st_mode)))
         st = bmvp_error_set(err, BMVP_E_IO, "--predictions %s: there is no such folder", e->predictions);
@@ -515,6 +515,7 @@ int command_evaluate(int argc, char **argv)
     {
         cli_option opt[] = {
             cli_required("data", &e->data, "LIST|DIR", "cases with labels or classes: the truth"),
+            DATA_OPTIONS(e->files),
             cli_required("predictions", &e->predictions, "DIR",
                          "ID.nii.gz or ID.nii of each case on the grid of its label; classes: predictions.json"),
             cli_string("out", &out, NULL, "DIR",

@@ -17,6 +17,7 @@
 
 typedef struct job {
     const char *out, *checkpoint;
+    dataset_options files;
     uint32_t drop; /* known modalities to leave out */
     bmvp_predict_options how;
     bmvp_ctx *c;
@@ -171,7 +172,7 @@ static int run(job *j, const char *data, const char *split, const char *part, co
 {
     dataset d;
     bmvp_error err;
-    bmvp_status st = data_load(&d, data, NULL, "predict", &err);
+    bmvp_status st = data_load(&d, data, &j->files, "predict", &err);
     if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
     bmvp_jw_init(&j->json, 1, NULL);
     j->c = bmvp_create(k, &err);
@@ -215,6 +216,7 @@ int command_predict(int argc, char **argv)
         cli_required("checkpoint", &j.checkpoint, "FILE", "best.safetensors of a fine-tuning run"),
         cli_required("data", &data, "CASE|DIR|LIST",
                      "a folder of images, a folder of such folders, or a list; as they are, or prepared"),
+        DATA_OPTIONS(j.files),
         cli_required("out", &j.out, "DIR", "folder for ID.nii.gz of each case (or classes) and predictions.json"),
         cli_string("split", &split, NULL, "FILE", "from `bmvp split` or a run; none: all cases"),
         cli_string("part", &part, "test", "PART", "of the split: train, val, test, all, fold:K, not-fold:K"),

@@ -42,9 +42,12 @@ static const char *const descriptive[] = { "name",
                                            "citation",
                                            "author",
                                            "version",
+                                           "generator",
+                                           "modalities",
                                            NULL };
 static const char *const used[] = { "cases",         "training", "validation",  "test",        "testing", "modality",
-                                    "channel_names", "labels",   "labels_kind", "class_names", "dataset", NULL };
+                                    "channel_names", "labels",   "labels_kind", "class_names", "classes",
+                                    "dataset",       NULL };
 static const char *const used_of_case[] = { "id",   "images", "image",  "label",       "class", "patient",
                                             "part", "fold",   "labels", "labels_kind", NULL };
 
@@ -378,7 +381,8 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     l.rules = rules;
     if (!st) st = load_cases(&l, root, err);
     if (!st) note_keys(&l, root);
-    if (!st) st = class_names(d, bmvp_json_get(root, "class_names"), err);
+    if (!st)
+        st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st && labels) {
         d->has_labels = 1;
         st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels,

@@ -45,6 +45,7 @@ typedef struct evaluated_case { /* one case */
 
 typedef struct evaluation {
     const char *data, *predictions, *split, *part; /* split NULL: all cases */
+    dataset_options files;
     int classify, distances;
     bmvp_empty_rule rule;                          /* of the table and the cases; summaries are made for both */
     int64_t resamples, seed;
