@@ -81,14 +81,14 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch json checkpoint hostile nets layers optim state masks step runs labels metrics nifti grids \
-           register release window predict finetune
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets layers optim state masks step runs labels \
+           metrics nifti grids register release window predict finetune
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
-TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim))
+TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim))
 COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
@@ -111,10 +111,13 @@ build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
 	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
 # The program and the kernels' tests with tests/gpu/cuda_shim.h in place of CUDA
-build/bmvp_cuda_shim.o: bmvp_cuda.cu tests/gpu/cuda_shim.h tests/gpu/cuda_nccl.h bmvp_tensor.h | build
+SHIM_H = tests/gpu/cuda_shim.h tests/gpu/cuda_blas.h
+build/bmvp_cuda_shim.o: bmvp_cuda.cu $(SHIM_H) tests/gpu/cuda_nccl.h bmvp_tensor.h | build
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -DBMVP_NCCL -I. -Itests/gpu -x c++ -c $< -o $@
 
-build/test_cuda: tests/gpu/test_cuda.cpp build/bmvp_cuda_shim.o tests/support/check.h $(HEADERS)
+build/test_cuda: bmvp_tensor.h
+build/test_cuda_steps: $(HEADERS)
+build/test_cuda build/test_cuda_steps: build/%: tests/gpu/%.cpp build/bmvp_cuda_shim.o $(SHIM_H) tests/gpu/on_shim.h tests/support/check.h
 	$(CXX) -std=c++17 $(CFLAGS) $(WARN) -DBMVP_CUDA_SHIM -I. -Itests/gpu $< build/bmvp_cuda_shim.o -o $@ $(LDLIBS)
 
 build/test_cuda_comm: tests/gpu/test_cuda_comm.cpp build/bmvp_cuda_shim.o build/library.o tests/support/check.h tests/support/pass.h tests/gpu/cuda_nccl.h $(HEADERS)
@@ -147,8 +150,9 @@ cuda: CUDA_CHECK = -Xptxas -warn-spills,-warn-lmem-usage,-Werror
 cuda: $(GPU_TESTS:%=build/test_%_gpu) build/bench_cuda build/bench_step_cuda
 test-gpu: $(GPU_TESTS:%=build/test_%_gpu)
 	@for t in $^; do echo "== $$t"; BMVP_DATA="$(BMVP_DATA)" $$t || exit 1; done
-cuda-shim: build/test_cuda build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim) build/bmvp_shim
+cuda-shim: build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim) build/bmvp_shim
 	build/test_cuda
+	build/test_cuda_steps
 	build/test_cuda_comm
 	@for t in $(SHIM_TESTS); do build/test_$${t}_shim || exit 1; done
 	sh tests/gpu/cuda_cli.sh
@@ -169,13 +173,14 @@ build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
-build/test_launch: tests/program/test_launch.c $(LAUNCH_O) tests/support/check.h bmvp_tensor.h $(PROGRAM_H)
+build/test_launch build/test_ranks: build/%: tests/program/%.c $(LAUNCH_O) tests/support/check.h tests/support/places.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
 build/bench_%: tests/bench/bench_%.c tests/support/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
 # bench_step.c for a GPU, and, to try it without one, small on the shim
+build/bench_step build/bench_step_cuda build/bench_step_shim: tests/bench/rows.h tests/bench/kernels.h
 build/bench_cuda build/bench_step_cuda: tests/bench/gpu.h build/bmvp_cuda.o
 build/bench_cuda: tests/bench/bench_cuda.c bmvp_tensor.h
 	$(COMPILE) -isystem $(dir $(NVCC))../include $< build/bmvp_cuda.o -o $@ $(CUDA_LINK) $(LDLIBS)
@@ -211,11 +216,11 @@ asan:
 	$(MAKE) -j2 CFLAGS="$(ASAN)" build/bmvp $(TEST_BIN)
 	$(MAKE) CFLAGS="$(ASAN)" test
 	$(MAKE) clean-tests
-TSAN_TESTS = ops tape memory comm parallel launch
+TSAN_TESTS = ops tape memory comm parallel launch ranks
 tsan:
 	$(MAKE) clean-tests
 	$(MAKE) CFLAGS="$(SAN) -fsanitize=thread" $(TSAN_TESTS:%=build/test_%)
-	for t in "ops threads" "tape threads" "memory threads" comm parallel launch; do build/test_$$t || exit 1; done
+	for t in "ops threads" "tape threads" "memory threads" comm parallel launch ranks; do build/test_$$t || exit 1; done
 	$(MAKE) clean-tests
 clean-tests:
 	rm -f build/test_* build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o

@@ -1,6 +1,7 @@
 #!/bin/sh
 # forms.sh - the headers in all the forms in which programs use them: each alone, as C99 and C++11, gcc and clang, with and without the
-# implementation, twice, in two translation units, in the wrong order; their example programs; and what an object made of them holds.
+# implementation, SIMD and threads; twice, in two translation units, in the wrong order; their example programs; and what an object made
+# of them holds.
 # shellcheck disable=SC2046,SC2086 # flags and lists of headers are words
 # Environment: CC, CXX, GZ (linker flags of the gzip codec), DEFS (macros that choose the codec).
 cd "$(dirname "$0")/../.." || exit 1
@@ -31,7 +32,7 @@ source_of()
 
 has_header() { echo "#include <$1>" | $CC -E -x c - >/dev/null 2>&1; }
 
-# ---- each header alone, and all together -----------------------------------------------------------------------------------
+# ---- each header alone, all together, all twice -----------------------------------------------------------------------------
 
 for compiler in gcc clang g++ clang++; do
     case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
@@ -39,18 +40,18 @@ for compiler in gcc clang g++ clang++; do
         skip "$compiler is not installed"
         continue
     fi
-    for IMPL in "" 1; do
-        for h in $ALL all; do
-            case $h in
-            all) source_of "$T/a.c" $ALL ;;
-            *) source_of "$T/a.c" $(needs "$h") ;;
-            esac
-            silent "$compiler -std=$std, $h${IMPL:+ with implementation}" \
-                $compiler -std=$std -x $lang $WARN $DEFS -I. -fsyntax-only "$T/a.c"
+    for less in "" -DBMVP_NO_SIMD -DBMVP_NO_THREADS "-DBMVP_NO_SIMD -DBMVP_NO_THREADS"; do
+        for IMPL in "" 1; do
+            for h in $ALL all twice; do
+                case $h in
+                all) source_of "$T/a.c" $ALL ;;
+                twice) source_of "$T/a.c" $ALL $ALL ;;
+                *) source_of "$T/a.c" $(needs "$h") ;;
+                esac
+                silent "$compiler -std=$std, $h${IMPL:+ with implementation} $less" \
+                    $compiler -std=$std -x $lang $WARN $DEFS $less -I. -fsyntax-only "$T/a.c"
+            done
         done
-        source_of "$T/a.c" $ALL $ALL
-        silent "$compiler -std=$std, all headers twice${IMPL:+ with implementation}" \
-            $compiler -std=$std -x $lang $WARN $DEFS -I. -fsyntax-only "$T/a.c"
     done
 done
 
@@ -139,13 +140,6 @@ done
 
 # ---- without the machine room: plain loops alone give what they give beside the vector kernels, in half the text --------------------
 
-for compiler in gcc clang g++ clang++; do
-    case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
-    command -v $compiler >/dev/null 2>&1 || continue # said above
-    for less in -DBMVP_NO_SIMD "-DBMVP_NO_SIMD -DBMVP_NO_THREADS"; do
-        silent "$compiler -std=$std, all headers, $less" $compiler -std=$std -x $lang $WARN $DEFS $less -I. -fsyntax-only "$T/one.c"
-    done
-done
 cat >"$T/plain.c" <<'END'
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"

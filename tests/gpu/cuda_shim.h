@@ -1,18 +1,22 @@
-/* cuda_shim.h - for tests: a .cu file compiled as C++ runs on the CPU, so that its kernels are tested where there is no GPU.
+/* cuda_shim.h - for tests: a .cu file compiled as C++ runs on the CPU, so that its kernels are tested where there is
+   no GPU.
 
-   Every CUDA thread is a fiber with a stack of its own; one block runs at a time. Warps are scheduled in a seeded random order and for a
-   random number of turns, and blocks in a seeded order, so that a missing barrier or a dependence between blocks shows as a wrong result
-   (shim_seed; try several). What is an error on the device is one here: a barrier that some threads of the block never reach, a shuffle
-   that some lanes of the mask never reach, too many threads, too much shared memory, a grid too large.
+   Every CUDA thread is a fiber with a stack of its own; one block runs at a time. Warps are scheduled in a seeded
+   random order and for a random number of turns, and blocks in a seeded order, so that a missing barrier or a
+   dependence between blocks shows as a wrong result (shim_seed; try several). What is an error on the device is one
+   here: a barrier that some threads of the block never reach, a shuffle that some lanes of the mask never reach, too
+   many threads, too much shared memory, a grid too large.
 
-   As on a device, launches, matrix products and copies are only noted where they are called, and done in their order by the next call that
-   waits: pinned memory that is changed too early shows as a wrong result. A captured stream only notes them for its graph, and calls that are
-   not allowed then fail. Further streams (cudaStreamCreateWithFlags; copies of pinned memory and tests/gpu/cuda_nccl.h give them work) go on at random times as far
-   as events let them: as soon as can be or as late, so that an event that is missing shows.
+   As on a device, launches, matrix products and copies are only noted where they are called, and done in their order
+   by the next call that waits: pinned memory that is changed too early shows as a wrong result. A captured stream only
+   notes them for its graph, and calls that are not allowed then fail. Further streams (cudaStreamCreateWithFlags;
+   copies of pinned memory and tests/gpu/cuda_nccl.h give them work) go on at random times as far as events let them:
+   as soon as can be or as late, so that an event that is missing shows.
 
-   Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no kernel runs it
-   cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared memory is NaN at the start
-   of a block and of exact size for AddressSanitizer. cuBLAS and cuBLASLt are the few functions at the end, as plain loops. */
+   Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no
+   kernel runs it cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared
+   memory is NaN at the start of a block and of exact size for AddressSanitizer. cuBLAS and cuBLASLt are in
+   cuda_blas.h. */
 #ifndef BMVP_CUDA_SHIM_H
 #define BMVP_CUDA_SHIM_H
 
@@ -53,7 +57,7 @@ struct dim3 {
     abort();
 }
 
-/* ---- fibers -------------------------------------------------------------------------------------------------------------------- */
+/* ---- fibers ------------------------------------------------------------------------------------------------------ */
 
 enum shim_state { SHIM_READY, SHIM_AT_BLOCK, SHIM_AT_WARP, SHIM_DONE };
 
@@ -229,7 +233,8 @@ inline void shim_prepare(shim_block *b, int i)
 #endif
 }
 
-/* One turn: every lane of a warp that can run does so until it waits or ends, from a random lane on. Returns how many ran. */
+/* One turn: every lane of a warp that can run does so until it waits or ends, from a random lane on. Returns how many
+   ran. */
 inline int shim_turn(shim_block *b, size_t w)
 {
     const size_t first = shim_random(32);
@@ -261,7 +266,7 @@ inline void shim_run_block(shim_block *b)
     }
 }
 
-/* ---- device memory ------------------------------------------------------------------------------------------------------------- */
+/* ---- device memory ----------------------------------------------------------------------------------------------- */
 
 inline void shim_lock(int on)
 {
@@ -291,9 +296,18 @@ inline int shim_is_device(const void *p, size_t bytes)
 }
 
 enum cudaError_t {
-    cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700,
-    cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorGraphExecUpdateFailure = 910
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -310,7 +324,8 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
-    case cudaErrorGraphExecUpdateFailure: return "the graph update was not performed because it included changes which violated constraints";
+    case cudaErrorGraphExecUpdateFailure:
+        return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorNotReady: return "device not ready";
     default: return "an illegal memory access was encountered";
@@ -322,7 +337,11 @@ inline cudaError_t cudaGetLastError()
     shim.error = 0;
     return e;
 }
-inline cudaError_t cudaGetDeviceCount(int *n) { *n = shim.devices; return shim.devices ? cudaSuccess : cudaErrorNoDevice; }
+inline cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = shim.devices;
+    return shim.devices ? cudaSuccess : cudaErrorNoDevice;
+}
 inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
 inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
 
@@ -374,7 +393,8 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
     if (!shim_side(s)) return cudaSuccess;
     while (!shim_run_side(s, s->given)) usleep(100);
-    for (size_t i = 0; i < shim.sides.size(); ++i) if (shim.sides[i] == s) shim.sides.erase(shim.sides.begin() + (std::ptrdiff_t)i);
+    for (size_t i = 0; i < shim.sides.size(); ++i)
+        if (shim.sides[i] == s) shim.sides.erase(shim.sides.begin() + (std::ptrdiff_t)i);
     delete s;
     return cudaSuccess;
 }
@@ -390,7 +410,8 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t)
 
 inline cudaError_t cudaMalloc(void **p, size_t bytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64, pages = (used + page - 1) / page * page;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 63) / 64 * 64,
+                 pages = (used + page - 1) / page * page;
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
     if (shim.allocations_left == 0) return cudaErrorMemoryAllocation;
     if (shim.allocations_left > 0) --shim.allocations_left;
@@ -446,9 +467,11 @@ inline cudaError_t cudaFreeHost(void *p)
 /* Pinned memory is read late; other memory of the host at once, or, written, with a wait. */
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
 {
-    if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) || (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
+    if ((kind != cudaMemcpyHostToDevice) != shim_is_device(from, bytes) ||
+        (kind != cudaMemcpyDeviceToHost) != shim_is_device(to, bytes))
         return cudaErrorInvalidValue;
-    if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) && shim_forbidden())
+    if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) &&
+        shim_forbidden())
         return cudaErrorStreamCaptureUnsupported;
     if (shim_side(s)) {
         if (kind != cudaMemcpyHostToDevice || !shim_is_pinned(from, bytes)) return cudaErrorInvalidValue;
@@ -590,7 +613,7 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAt
     return cudaSuccess;
 }
 
-/* ---- launch and what kernels call ---------------------------------------------------------------------------------------------- */
+/* ---- launch and what kernels call -------------------------------------------------------------------------------- */
 
 #define threadIdx (shim.now->thread)
 #define blockIdx (shim.block->index)
@@ -605,8 +628,8 @@ inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shar
     if (threads % 32) shim_die(name, "blocks must be whole warps");
     if (!shim.stacks) {
         shim.n_stacks = 1024;
-        shim.stacks = (char *)mmap(nullptr, shim.n_stacks * SHIM_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                                   -1, 0);
+        shim.stacks = (char *)mmap(nullptr, shim.n_stacks * SHIM_STACK, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
     b.name = name;
     b.body = &body;
@@ -616,7 +639,8 @@ inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shar
     b.size = block;
     b.grid = grid;
     shim.block = &b;
-    for (stride = 1 + shim_random((uint32_t)(blocks < 4096 ? blocks : 4096)), i = 2; i <= stride; ++i) /* made coprime to blocks */
+    stride = 1 + shim_random((uint32_t)(blocks < 4096 ? blocks : 4096));
+    for (i = 2; i <= stride; ++i) /* made coprime to blocks */
         while (stride % i == 0 && blocks % i == 0) stride /= i;
     for (i = 0; i < blocks; ++i) {
         const size_t k = i * stride % blocks;
@@ -628,13 +652,14 @@ inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shar
     shim.block = nullptr;
     shim.now = nullptr;
 }
-inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
+                        const std::function<void()> &body)
 {
     const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
     const auto limit = shim.shared_limit.find(kernel);
     ++shim.launches;
-    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
-        shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
+    if (threads == 0 || threads > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 ||
+        grid.z > 65535 || shared > (size_t)(limit == shim.shared_limit.end() ? 48 * 1024 : limit->second)) {
         shim.error = cudaErrorInvalidConfiguration;
         return;
     }
@@ -701,7 +726,8 @@ template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int w
 template <int N> inline void copy_async(void *to, const void *from, int inside)
 {
     static_assert(N == 4 || N == 8 || N == 16, "pieces of 4, 8 or 16 bytes");
-    if ((uintptr_t)to % N || (inside && (uintptr_t)from % N)) shim_die(shim.block->name, "an asynchronous copy is not aligned");
+    if ((uintptr_t)to % N || (inside && (uintptr_t)from % N))
+        shim_die(shim.block->name, "an asynchronous copy is not aligned");
     shim.now->copies.push_back(shim_copy{ to, inside ? from : nullptr, N, shim.now->group });
 }
 inline float __fdividef(float a, float b) { return a / b; }
@@ -716,7 +742,7 @@ template <int N> inline void copy_wait()
     }
 }
 
-/* ---- tensor cores -------------------------------------------------------------------------------------------------------------- */
+/* ---- tensor cores ------------------------------------------------------------------------------------------------ */
 
 inline uint32_t shim_bits(float x) { uint32_t u; memcpy(&u, &x, sizeof u); return u; }
 inline float shim_float(uint32_t u) { float x; memcpy(&x, &u, sizeof x); return x; }
@@ -761,7 +787,8 @@ inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
     for (int e = 0; e < 4; ++e)
         for (int k = 0; k < 16; ++k) {
             const int lane = k % 8 / 2;
-            c[e] += shim_half(all[g * 4 + lane][e / 2 + k / 8 * 2], k % 2) * shim_half(all[(2 * t + e % 2) * 4 + lane][4 + k / 8], k % 2);
+            c[e] += shim_half(all[g * 4 + lane][e / 2 + k / 8 * 2], k % 2) *
+                    shim_half(all[(2 * t + e % 2) * 4 + lane][4 + k / 8], k % 2);
         }
     __syncwarp();
 }
@@ -787,191 +814,6 @@ inline void shim_matrix_load(uint32_t r[4], const void *row, int transposed)
 inline void matrix_load(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 0); }
 inline void matrix_load_transposed(uint32_t r[4], const void *row) { shim_matrix_load(r, row, 1); }
 
-/* ---- cuBLAS -------------------------------------------------------------------------------------------------------------------- */
-
-typedef int cublasStatus_t;
-typedef struct shim_blas *cublasHandle_t;
-enum { CUBLAS_STATUS_SUCCESS = 0 };
-enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
-enum cublasMath_t { CUBLAS_DEFAULT_MATH };
-inline cublasStatus_t cublasCreate(cublasHandle_t *h) { *h = nullptr; return 0; }
-inline cublasStatus_t cublasDestroy(cublasHandle_t) { return 0; }
-inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; }
-inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
-inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
-
-enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
-enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_32F_FAST_16BF };
-enum cublasGemmAlgo_t { CUBLAS_GEMM_DEFAULT };
-
-struct shim_matrix { /* column-major */
-    void *x;
-    cudaDataType_t type;
-    int64_t ld;
-    float get(int64_t i, int64_t j) const
-    {
-        return type == CUDA_R_16BF ? shim_float((uint32_t)((const uint16_t *)x)[i + j * ld] << 16) : ((const float *)x)[i + j * ld];
-    }
-    void set(int64_t i, int64_t j, float v) const
-    {
-        if (type == CUDA_R_16BF) ((uint16_t *)x)[i + j * ld] = (uint16_t)shim_bf16(v);
-        else ((float *)x)[i + j * ld] = v;
-    }
-    shim_matrix moved(int64_t n) const { return { (char *)x + n * (type == CUDA_R_16BF ? 2 : 4), type, ld }; }
-};
-
-/* rows x columns as the tensor cores take them: rounded, but for the plain products of float32 and of bfloat16 */
-inline std::vector<float> shim_taken(const shim_matrix &x, int rows, int columns, cublasComputeType_t compute)
-{
-    std::vector<float> y((size_t)rows * (size_t)columns);
-    for (int j = 0; j < columns; ++j)
-        for (int i = 0; i < rows; ++i) {
-            float v = x.get(i, j);
-            if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) v = shim_float(round_tf32(v));
-            else if (compute == CUBLAS_COMPUTE_32F_FAST_16BF) v = shim_float(shim_bf16(v) << 16);
-            y[(size_t)j * (size_t)rows + (size_t)i] = v;
-        }
-    return y;
-}
-
-/* D = alpha op(A) op(B) + beta C + bias (m numbers or none), column-major, as cuBLAS: C is not read when beta is 0, D is rounded once. */
-inline void shim_gemm(int ta, int tb, int m, int n, int k, float alpha, const shim_matrix &a, const shim_matrix &b, float beta,
-                      const shim_matrix &c, const shim_matrix &d, const shim_matrix &bias, cublasComputeType_t compute)
-{
-    const std::vector<float> u = shim_taken(a, ta ? k : m, ta ? m : k, compute), v = shim_taken(b, tb ? n : k, tb ? k : n, compute);
-    const size_t lda = (size_t)(ta ? k : m), ldb = (size_t)(tb ? n : k);
-    std::vector<double> sum((size_t)m);
-    for (size_t j = 0; j < (size_t)n; ++j) {
-        for (size_t i = 0; i < (size_t)m; ++i) sum[i] = 0;
-        for (size_t l = 0; l < (size_t)k && !ta; ++l) {
-            const double w = (double)(tb ? v[j + l * ldb] : v[l + j * ldb]);
-            for (size_t i = 0; i < (size_t)m; ++i) sum[i] += w * (double)u[i + l * lda];
-        }
-        for (size_t i = 0; i < (size_t)m && ta; ++i)
-            for (size_t l = 0; l < (size_t)k; ++l) sum[i] += (double)u[l + i * lda] * (double)(tb ? v[j + l * ldb] : v[l + j * ldb]);
-        for (int i = 0; i < m; ++i) {
-            const float to = alpha * (float)sum[(size_t)i] + (beta == 0 ? 0 : beta * c.get(i, (int64_t)j));
-            d.set(i, (int64_t)j, to + (bias.x ? bias.get(i, 0) : 0));
-        }
-    }
-}
-/* Types that cuBLAS multiplies, with sums in float32 */
-inline int shim_gemm_takes(cudaDataType_t a, cudaDataType_t b, cudaDataType_t c, cublasComputeType_t compute)
-{
-    return a == b && (a == CUDA_R_32F ? c == CUDA_R_32F : compute == CUBLAS_COMPUTE_32F);
-}
-inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                                                 const void *alpha, const void *a, cudaDataType_t a_type, int lda, long long sa,
-                                                 const void *b, cudaDataType_t b_type, int ldb, long long sb, const void *beta, void *c,
-                                                 cudaDataType_t c_type, int ldc, long long sc, int batch, cublasComputeType_t compute,
-                                                 cublasGemmAlgo_t)
-{
-    const float by = *(const float *)alpha, keep = *(const float *)beta;
-    const shim_matrix u = { (void *)(uintptr_t)a, a_type, lda }, v = { (void *)(uintptr_t)b, b_type, ldb }, w = { c, c_type, ldc };
-    if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
-    if (!shim_gemm_takes(a_type, b_type, c_type, compute)) return 15;
-    shim_give("kernel", [=] {
-        for (int i = 0; i < batch; ++i)
-            shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, u.moved(i * sa), v.moved(i * sb), keep, w.moved(i * sc), w.moved(i * sc),
-                      shim_matrix{ nullptr, c_type, m }, compute);
-    });
-    return 0;
-}
-
-/* ---- cuBLASLt ------------------------------------------------------------------------------------------------ */
-
-typedef struct shim_lt *cublasLtHandle_t;
-enum cublasLtEpilogue_t { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 };
-enum cublasLtMatmulDescAttributes_t {
-    CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER
-};
-enum cublasLtMatmulPreferenceAttributes_t {
-    CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
-};
-enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2 };
-struct shim_lt_op {
-    cublasComputeType_t compute;
-    cublasOperation_t transpose[2];
-    cublasLtEpilogue_t epilogue;
-    const void *bias; /* of the result's type */
-};
-typedef shim_lt_op *cublasLtMatmulDesc_t;
-struct shim_lt_layout { int rows, columns, ld; cudaDataType_t type; };
-typedef shim_lt_layout *cublasLtMatrixLayout_t;
-struct shim_lt_preference { uint32_t align[4] = { 256, 256, 256, 256 }; uint64_t workspace = 0; };
-typedef shim_lt_preference *cublasLtMatmulPreference_t;
-struct cublasLtMatmulAlgo_t { uint32_t align[4]; uint64_t workspace; }; /* what it was promised */
-struct cublasLtMatmulHeuristicResult_t { cublasLtMatmulAlgo_t algo; cublasStatus_t state; };
-
-inline cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) { *h = nullptr; return 0; }
-inline cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return 0; }
-inline cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *op, cublasComputeType_t compute, cudaDataType_t)
-{
-    *op = new shim_lt_op{ compute, { CUBLAS_OP_N, CUBLAS_OP_N }, CUBLASLT_EPILOGUE_DEFAULT, nullptr };
-    return 0;
-}
-inline cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t op) { delete op; return 0; }
-inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t op, cublasLtMatmulDescAttributes_t which, const void *v,
-                                                     size_t n)
-{
-    void *to[] = { &op->transpose[0], &op->transpose[1], &op->epilogue, &op->bias };
-    const size_t size[] = { sizeof op->transpose[0], sizeof op->transpose[1], sizeof op->epilogue, sizeof op->bias };
-    if (n != size[which]) return 7;
-    memcpy(to[which], v, n);
-    return 0;
-}
-inline cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *m, cudaDataType_t type, uint64_t rows, uint64_t columns,
-                                                 int64_t ld)
-{
-    *m = new shim_lt_layout{ (int)rows, (int)columns, (int)ld, type };
-    return 0;
-}
-inline cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t m) { delete m; return 0; }
-inline cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *w) { *w = new shim_lt_preference; return 0; }
-inline cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t w) { delete w; return 0; }
-inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t w, cublasLtMatmulPreferenceAttributes_t which,
-                                                           const void *v, size_t n)
-{
-    if (n != (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES ? 8 : 4)) return 7;
-    if (which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) memcpy(&w->workspace, v, n);
-    else if (which >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES)
-        memcpy(&w->align[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], v, n);
-    return 0;
-}
-inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a,
-                                                     cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t,
-                                                     cublasLtMatmulPreference_t w, int, cublasLtMatmulHeuristicResult_t *first, int *found)
-{
-    ++shim.heuristics;
-    *found = !shim.no_algorithm;
-    memcpy(first->algo.align, w->align, sizeof w->align);
-    first->algo.workspace = w->workspace;
-    first->state = 0;
-    if (!shim_gemm_takes(a->type, b->type, c->type, op->compute)) return 15;
-    return shim.no_algorithm || (op->epilogue == CUBLASLT_EPILOGUE_BIAS && !op->bias) ? 15 : 0;
-}
-inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, const void *alpha, const void *a, cublasLtMatrixLayout_t la,
-                                     const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t lc,
-                                     void *d, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space, size_t bytes,
-                                     cudaStream_t)
-{
-    const void *at[4] = { a, b, c, d };
-    const int ta = op->transpose[0] != CUBLAS_OP_N, tb = op->transpose[1] != CUBLAS_OP_N;
-    const int m = ld->rows, n = ld->columns, k = ta ? la->rows : la->columns;
-    const float by = *(const float *)alpha, keep = *(const float *)beta;
-    const cublasComputeType_t compute = op->compute;
-    const shim_matrix u = { (void *)(uintptr_t)a, la->type, la->ld }, v = { (void *)(uintptr_t)b, lb->type, lb->ld };
-    const shim_matrix from = { (void *)(uintptr_t)c, lc->type, lc->ld }, to = { d, ld->type, ld->ld };
-    const shim_matrix bias = { op->epilogue == CUBLASLT_EPILOGUE_BIAS ? (void *)(uintptr_t)op->bias : nullptr, ld->type, m };
-    const size_t size = ((size_t)ld->ld * (size_t)(n - 1) + (size_t)m) * (ld->type == CUDA_R_16BF ? 2 : 4);
-    for (int i = 0; i < 4; ++i) if ((uintptr_t)at[i] % algo->align[i]) return 7;
-    if (bytes < algo->workspace || !shim_is_device(space, bytes) || !shim_gemm_takes(la->type, lb->type, ld->type, compute)) return 7;
-    if ((ta ? la->columns : la->rows) != m || k != (tb ? lb->columns : lb->rows) || (tb ? lb->rows : lb->columns) != n) return 7;
-    if (lc->type != ld->type || lc->ld != ld->ld || lc->rows != m || lc->columns != n) return 7;
-    if (c != d && (const char *)c < (char *)d + size && (char *)d < (const char *)c + size) return 7; /* overlap */
-    shim_give("kernel", [=] { shim_gemm(ta, tb, m, n, k, by, u, v, keep, from, to, bias, compute); });
-    return 0;
-}
+#include "cuda_blas.h"
 
 #endif /* BMVP_CUDA_SHIM_H */

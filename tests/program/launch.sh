@@ -1,11 +1,11 @@
 #!/bin/sh
 # launch.sh - ranks as launchers start them: by hand with the variables of torchrun and srun, by mpirun over TCP and over MPI, and on two hosts,
-# played by network namespaces, between which the cable is pulled. What the ranks do is in test_launch.c.
-# Environment: CC; TEST_LAUNCH, the program (default build/test_launch).
+# played by network namespaces, between which the cable is pulled. What the ranks do is in test_ranks.c.
+# Environment: CC; TEST_RANKS, the program (default build/test_ranks).
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${TEST_LAUNCH:-build/test_launch}
+program=${TEST_RANKS:-build/test_ranks}
 port=$((12000 + $$ % 3000))
 cd "$(dirname "$program")" || exit 1
 program=$(pwd)/$(basename "$program")
@@ -63,7 +63,7 @@ else
         sources=
         for f in launch sockets rendezvous star tcp mpi queue join; do sources="$sources examples/bmvp/ranks/$f.c"; done
         # shellcheck disable=SC2086 # words wanted
-        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DPROGRAM_MPI -I. tests/program/test_launch.c $sources \
+        silent "make with MPI" mpicc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DPROGRAM_MPI -I. tests/program/test_ranks.c $sources \
             "$T/library.c" -o "$T/with_mpi" -lm -lpthread
         for n in 1 2 3; do
             want=

@@ -1,6 +1,7 @@
 /* test_metrics.c - the metrics of bmvp_ssl.h: Dice and surface distances against MONAI on masks given by formula and on
-   real ones, distance transforms against SciPy, classification against scikit-learn (tests/reference/metrics_reference.py),
-   all of them against their definitions on many small volumes, the bootstrap, and arguments that are refused. */
+   real ones, distance transforms against SciPy, classification against scikit-learn
+   (tests/reference/metrics_reference.py), all of them against their definitions on many small volumes, the bootstrap,
+   and arguments that are refused. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -28,7 +29,7 @@ static unsigned char *bytes(int64_t n)
     return p;
 }
 
-/* ---- fixtures: lines of fields between bars ---------------------------------------------------------------------------- */
+/* ---- fixtures: lines of fields between bars ---------------------------------------------------------------------- */
 
 enum { FIELDS = 6 };
 typedef struct table {
@@ -79,7 +80,7 @@ static void sizes_of(const char *text, int64_t dim[3])
     for (a = 0; a < 3; ++a) dim[a] = (int64_t)v[a];
 }
 
-/* ---- masks by formula, as in metrics_reference.py ------------------------------------------------------------------------ */
+/* ---- masks by formula, as in metrics_reference.py ---------------------------------------------------------------- */
 
 static void paint_ball(unsigned char *m, const int64_t dim[3], const int64_t at[3], int64_t r)
 {
@@ -129,7 +130,7 @@ static unsigned char *mask_of(const char *text, const int64_t dim[3])
     return m;
 }
 
-/* ---- Dice and surface distances against MONAI ---------------------------------------------------------------------------- */
+/* ---- Dice and surface distances against MONAI -------------------------------------------------------------------- */
 
 static double hausdorff(const unsigned char *p, const unsigned char *t, const int64_t dim[3], const double mm[3],
                         double percentile, bmvp_empty_rule rule)
@@ -139,7 +140,8 @@ static double hausdorff(const unsigned char *p, const unsigned char *t, const in
     return d;
 }
 
-/* want: Dice, the maximum, the percentiles 95, 50, 5 as float32. The order of the masks does not matter to distances. */
+/* want: Dice, the maximum, the percentiles 95, 50, 5 as float32. The order of the masks does not matter to
+   distances. */
 static void check_pair(const unsigned char *p, const unsigned char *t, const int64_t dim[3], const double mm[3],
                        const double want[5])
 {
@@ -161,7 +163,8 @@ static void check_brats(const unsigned char *p, const unsigned char *t, const in
     const int64_t n = dim[0] * dim[1] * dim[2];
     const int empty_p = !memchr(p, 1, (size_t)n), empty_t = !memchr(t, 1, (size_t)n);
     int i;
-    check_number("Dice (BraTS)", bmvp_dice(p, t, n, BMVP_EMPTY_BRATS), empty_p && empty_t ? 1 : empty_p || empty_t ? 0 : want[0], 1e-7);
+    check_number("Dice (BraTS)", bmvp_dice(p, t, n, BMVP_EMPTY_BRATS),
+                 empty_p && empty_t ? 1 : empty_p || empty_t ? 0 : want[0], 1e-7);
     for (i = 0; i < 4; ++i)
         check_number("distance (BraTS)", hausdorff(p, t, dim, mm, percentiles[i], BMVP_EMPTY_BRATS),
                      empty_p && empty_t ? 0 : empty_p || empty_t ? 374 : want[1 + i], 1e-5);
@@ -183,7 +186,8 @@ static void test_masks(void)
         if (numbers_of(t.field[2], mm, 3) && numbers_of(t.field[5], want, 5)) {
             check_pair(p, q, dim, mm, want);
             check_brats(p, q, dim, mm, want);
-            for (i = 0; i < dim[0] * dim[1] * dim[2]; ++i) p[i] = (unsigned char)(p[i] * (1 + i % 255)); /* any value but 0 */
+            for (i = 0; i < dim[0] * dim[1] * dim[2]; ++i)
+                p[i] = (unsigned char)(p[i] * (1 + i % 255)); /* any value but 0 */
             check_pair(p, q, dim, mm, want);
         }
         free(p);
@@ -227,14 +231,15 @@ static void test_distance_transform(void)
     bmvp_ckpt_close(f);
 }
 
-/* ---- against the definitions, on many small volumes ------------------------------------------------------------------------ */
+/* ---- against the definitions, on many small volumes -------------------------------------------------------------- */
 
 enum { SMALL = 12, SMALL_VOXELS = SMALL * SMALL * SMALL };
 
 static double squared_between(const int64_t dim[3], const double mm[3], int64_t i, int64_t k)
 {
     const double z = mm[0] * (double)(i / (dim[1] * dim[2]) - k / (dim[1] * dim[2]));
-    const double y = mm[1] * (double)(i / dim[2] % dim[1] - k / dim[2] % dim[1]), x = mm[2] * (double)(i % dim[2] - k % dim[2]);
+    const double y = mm[1] * (double)(i / dim[2] % dim[1] - k / dim[2] % dim[1]),
+                 x = mm[2] * (double)(i % dim[2] - k % dim[2]);
     return z * z + y * y + x * x;
 }
 
@@ -270,8 +275,8 @@ static int by_value(const void *a, const void *b)
 }
 
 /* One direction of the distance between two surfaces. */
-static double slow_direction(const unsigned char *from, const unsigned char *to, const int64_t dim[3], const double mm[3],
-                             double percentile)
+static double slow_direction(const unsigned char *from, const unsigned char *to, const int64_t dim[3],
+                             const double mm[3], double percentile)
 {
     static double d[SMALL_VOXELS + 1];
     int64_t i, n = 0;
@@ -285,8 +290,8 @@ static double slow_direction(const unsigned char *from, const unsigned char *to,
     return d[i] + (rank - (double)i) * (d[i + 1] - d[i]);
 }
 
-/* Edges from 1 to SMALL, spacings from 0.3 to 3 mm, masks from one voxel to nearly full, dense ones near sparse ones: both ways of
-   computing the distance are taken. */
+/* Edges from 1 to SMALL, spacings from 0.3 to 3 mm, masks from one voxel to nearly full, dense ones near sparse ones:
+   both ways of computing the distance are taken. */
 static void small_case(bmvp_rng *r, int64_t dim[3], double mm[3], unsigned char *m[2])
 {
     int64_t n = 1, i;
@@ -322,11 +327,12 @@ static void test_against_definitions(void)
         }
         for (i = 0; i < 2; ++i) surface_of(mask[i], dim, surface[i]);
         for (i = 0; i < 2; ++i) both[i] = slow_direction(surface[i], surface[!i], dim, mm, percentile);
-        worst |= !CHECK_NEAR(hausdorff(mask[0], mask[1], dim, mm, percentile, BMVP_EMPTY_MONAI), fmax(both[0], both[1]), 1e-5);
+        worst |= !CHECK_NEAR(hausdorff(mask[0], mask[1], dim, mm, percentile, BMVP_EMPTY_MONAI), fmax(both[0], both[1]),
+                             1e-5);
     }
 }
 
-/* ---- real masks -------------------------------------------------------------------------------------------------------------- */
+/* ---- real masks -------------------------------------------------------------------------------------------------- */
 
 #ifndef BMVP_NIFTI_NO_GZIP
 static int find_real(const char *name, char *path, size_t size)
@@ -364,13 +370,15 @@ static void dilate_mask(unsigned char *m, const int64_t dim[3])
     for (z = 0; z < dim[0]; ++z)
         for (y = 0; y < dim[1]; ++y)
             for (x = 0; x < dim[2]; ++x, ++m)
-                *m = *m || set_at(old, dim, z - 1, y, x) || set_at(old, dim, z + 1, y, x) || set_at(old, dim, z, y - 1, x) ||
-                     set_at(old, dim, z, y + 1, x) || set_at(old, dim, z, y, x - 1) || set_at(old, dim, z, y, x + 1);
+                *m = *m || set_at(old, dim, z - 1, y, x) || set_at(old, dim, z + 1, y, x) ||
+                     set_at(old, dim, z, y - 1, x) || set_at(old, dim, z, y + 1, x) || set_at(old, dim, z, y, x - 1) ||
+                     set_at(old, dim, z, y, x + 1);
     free(old);
 }
 
 /* how: label bits, shift, dilations of the prediction */
-static void check_real(const bmvp_nii_volume *v, const double mm[3], const double how[5], int truth_bits, const double want[5])
+static void check_real(const bmvp_nii_volume *v, const double mm[3], const double how[5], int truth_bits,
+                       const double want[5])
 {
     const int64_t dim[3] = { v->dim[2], v->dim[1], v->dim[0] }, n = dim[0] * dim[1] * dim[2];
     unsigned char *p = bytes(n), *t = bytes(n);
@@ -406,7 +414,8 @@ static void test_real(void)
             continue;
         }
         memset(&load, 0, sizeof load);
-        if (check_report(bmvp_nii_read_volume(&v, path, &load, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message)) {
+        if (check_report(bmvp_nii_read_volume(&v, path, &load, NULL, &err) == BMVP_OK, __FILE__, __LINE__, "%s",
+                         err.message)) {
             if (numbers_of(t.field[1], mm, 3) && numbers_of(t.field[2], how, 5) && numbers_of(t.field[3], &bits, 1) &&
                 numbers_of(t.field[4], want, 5))
                 check_real(&v, mm, how, (int)bits, want);
@@ -417,7 +426,7 @@ static void test_real(void)
 }
 #endif
 
-/* ---- classification against scikit-learn --------------------------------------------------------------------------------------- */
+/* ---- classification against scikit-learn ------------------------------------------------------------------------- */
 
 /* cases, classes, classes that occur, seed, bonus: as class_case of metrics_reference.py */
 static void class_case(const int how[5], float *score, int *truth)
@@ -429,7 +438,8 @@ static void class_case(const int how[5], float *score, int *truth)
         int points[8], sum = 0;
         truth[i] = (int)(formula_uniform(formula_stream("truth", seed), i) * how[2]);
         for (k = 0; k < classes; ++k) {
-            points[k] = 1 + (int)(formula_uniform(formula_stream("points", seed), i * classes + k) * 12) + (k == truth[i] ? how[4] : 0);
+            points[k] = 1 + (int)(formula_uniform(formula_stream("points", seed), i * classes + k) * 12) +
+                        (k == truth[i] ? how[4] : 0);
             sum += points[k];
         }
         for (k = 0; k < classes; ++k) score[i * classes + k] = (float)((double)points[k] / sum);
@@ -468,7 +478,8 @@ static void test_classification(void)
         double v[5], want[5];
         int how[5], i;
         if (!check_start("classification: %s", t.field[0])) continue;
-        if (numbers_of(t.field[1], v, 5) && numbers_of(t.field[2], want, 5) && CHECK(v[0] * v[1] <= 10000 && v[1] <= 8)) {
+        if (numbers_of(t.field[1], v, 5) && numbers_of(t.field[2], want, 5) &&
+            CHECK(v[0] * v[1] <= 10000 && v[1] <= 8)) {
             for (i = 0; i < 5; ++i) how[i] = (int)v[i];
             class_case(how, score, truth);
             check_classes(score, truth, how[0], how[1], want);
@@ -509,7 +520,7 @@ static void test_auc_pairs(void)
     CHECK(is_nan(bmvp_auc(NULL, NULL, 0, NULL)) && is_nan(bmvp_auc(score, truth, -1, NULL)));
 }
 
-/* ---- bootstrap -------------------------------------------------------------------------------------------------------------------- */
+/* ---- bootstrap --------------------------------------------------------------------------------------------------- */
 
 static void test_bootstrap_normal(void)
 {
@@ -569,7 +580,7 @@ static void test_bootstrap_odd(void)
     CHECK(bmvp_bootstrap(x, -1, 10, 1, NULL, &have) == BMVP_E_ARG && have.n_used == 0);
 }
 
-/* ---- arguments and memory ------------------------------------------------------------------------------------------------------------ */
+/* ---- arguments and memory ---------------------------------------------------------------------------------------- */
 
 static void test_empty_rules(void)
 {

@@ -535,69 +535,70 @@ static int run(session *s, const cli_option *opt, int n_opt)
     return st ? give_up(s, CLI_FAILED) : finish(s);
 }
 
+/* What the command line says, and the run. */
+static int parse_and_run(session *s, int argc, char **argv)
+{
+    options *o = &s->o;
+    char networks[512];
+    cli_option opt[] = {
+        cli_required("data", &o->data, "DIR|LIST", "prepared cases with labels or classes: what `bmvp prepare` wrote"),
+        cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoints, split, report"),
+        cli_string("init", &o->init, NULL, "FILE",
+                   "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
+        cli_choice("stem", &o->stem, 0, "spread|fresh",
+                   "its one-channel stem: repeated over the modalities, or left fresh"),
+        cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
+        cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
+        cli_string("network", &o->network, "uniformer_small", "NAME", networks),
+        cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
+        cli_string("train", &o->train, "train", "PART", "cases to train on: train, val, test, all, fold:K, not-fold:K"),
+        cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),
+        cli_int("fraction", &o->fraction, 100, 20, 100, "per cent of the training cases: 20, 40, 60, 80 or 100"),
+        cli_string("modalities", &o->modalities, NULL, "A,B,..", "only these; none: all of the list"),
+        cli_string("labels", &o->labels, NULL, "NAME",
+                   "built-in definition instead of the list's: brats2021, brats2023, msd_brats .."),
+        cli_int("classes", &o->classes, 0, 0, 17, "classification: number of classes; 0: as many as the list has"),
+        cli_choice("class-weights", &o->class_weights, 0, "none|balanced",
+                   "cross-entropy weights of classes: alike or by 1 / frequency"),
+        cli_choice("fill", &o->fill, 0, "template|zero", "what stands for a missing modality"),
+        cli_flag("allow-absent", &o->allow_absent, "go on when a region or class does not occur in training"),
+        cli_int("crop", &o->crop, 96, 8, 1024, "edge of a cubic crop, a multiple of 16 (UNET3D: 8)"),
+        cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
+        cli_int("epochs", &o->epochs, 500, 1, 1e9, "passes over the training cases"),
+        cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
+        cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
+        cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
+        cli_int("threads", &o->threads, 0, 0, 1024,
+                "of each rank; 0: one for each processor; the result does not depend on it"),
+        cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
+        cli_flag("recompute", &o->recompute,
+                 "less memory, more time: backward computes blocks again; the result does not depend on it"),
+        cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
+        cli_int("validate-every", &o->validate_every, 0, 0, 1e12,
+                "steps between validations; 0: by the field of that name, in epochs"),
+        cli_int("save-every", &o->save_every, 0, 0, 1e12,
+                "steps between checkpoints; 0: every ten minutes and at the end"),
+        cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
+        cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
+        device_option(&o->device),
+        precision_option(&o->precision),
+        graph_option(&o->graph),
+        cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+    };
+    const int n_opt = (int)(sizeof opt / sizeof *opt);
+    int code;
+    snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
+    code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt,
+                     argc, argv);
+    return code < 0 ? run(s, opt, n_opt) : code;
+}
+
 int command_finetune(int argc, char **argv)
 {
     session *s = (session *)calloc(1, sizeof *s);
-    char networks[512];
-    options *o;
     int code;
     if (!s) return cli_fail(CLI_FAILED, "finetune", "out of memory");
-    o = &s->o;
-    snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
-    {
-        cli_option opt[] = {
-            cli_required("data", &o->data, "DIR|LIST",
-                         "prepared cases with labels or classes: what `bmvp prepare` wrote"),
-            cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoints, split, report"),
-            cli_string("init", &o->init, NULL, "FILE",
-                       "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
-            cli_choice("stem", &o->stem, 0, "spread|fresh",
-                       "its one-channel stem: repeated over the modalities, or left fresh"),
-            cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
-            cli_choice("preset", &o->preset, 0, "paper|release|fast",
-                       "which defaults; every field is printed at start"),
-            cli_string("network", &o->network, "uniformer_small", "NAME", networks),
-            cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
-            cli_string("train", &o->train, "train", "PART",
-                       "cases to train on: train, val, test, all, fold:K, not-fold:K"),
-            cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),
-            cli_int("fraction", &o->fraction, 100, 20, 100, "per cent of the training cases: 20, 40, 60, 80 or 100"),
-            cli_string("modalities", &o->modalities, NULL, "A,B,..", "only these; none: all of the list"),
-            cli_string("labels", &o->labels, NULL, "NAME",
-                       "built-in definition instead of the list's: brats2021, brats2023, msd_brats .."),
-            cli_int("classes", &o->classes, 0, 0, 17, "classification: number of classes; 0: as many as the list has"),
-            cli_choice("class-weights", &o->class_weights, 0, "none|balanced",
-                       "cross-entropy weights of classes: alike or by 1 / frequency"),
-            cli_choice("fill", &o->fill, 0, "template|zero", "what stands for a missing modality"),
-            cli_flag("allow-absent", &o->allow_absent, "go on when a region or class does not occur in training"),
-            cli_int("crop", &o->crop, 96, 8, 1024, "edge of a cubic crop, a multiple of 16 (UNET3D: 8)"),
-            cli_int("batch", &o->batch, 3, 1, 256, "cases in a step, of all ranks together"),
-            cli_int("epochs", &o->epochs, 500, 1, 1e9, "passes over the training cases"),
-            cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
-            cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
-            cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
-            cli_int("threads", &o->threads, 0, 0, 1024,
-                    "of each rank; 0: one for each processor; the result does not depend on it"),
-            cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
-            cli_flag("recompute", &o->recompute,
-                     "less memory, more time: backward computes blocks again; the result does not depend on it"),
-            cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
-            cli_int("validate-every", &o->validate_every, 0, 0, 1e12,
-                    "steps between validations; 0: by the field of that name, in epochs"),
-            cli_int("save-every", &o->save_every, 0, 0, 1e12,
-                    "steps between checkpoints; 0: every ten minutes and at the end"),
-            cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
-            cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
-            device_option(&o->device),
-            precision_option(&o->precision),
-            graph_option(&o->graph),
-            cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
-        };
-        const int n_opt = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt,
-                         argc, argv);
-        if (code < 0) code = run(s, opt, n_opt);
-    }
+    code = parse_and_run(s, argc, argv);
     finetune_loader_stop(&s->loader);
     if (s->loop.log) fclose(s->loop.log);
     bmvp_ft_destroy(s->ft);
