@@ -81,7 +81,7 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets optim state masks step runs labels metrics nifti \
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets layers optim state masks step runs labels metrics nifti grids \
            register release window predict finetune
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile

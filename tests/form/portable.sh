@@ -131,7 +131,7 @@ arm_build()
     shift
     "$@" $FLAGS -c tests/support/inside.c -o "$into/inside.o" >"$into/inside.o.said" 2>&1
     for t in $arm_tests; do
-        case $t in nets | nifti) inside= ;; *) inside=$into/inside.o ;; esac # those two hold an implementation
+        case $t in nets | nifti | grids) inside= ;; *) inside=$into/inside.o ;; esac # those hold an implementation
         "$@" $FLAGS tests/unit/test_$t.c $inside -o "$into/test_$t" -lm -lpthread >"$into/test_$t.said" 2>&1
     done
     "$@" $FLAGS "$T/level.c" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
@@ -144,7 +144,7 @@ arm_built()
         if [ -s "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "arm64: compiling ${said%.said}" "$said"; fi
     done
 }
-arm_tests="ops tape memory nets optim state masks step json checkpoint hostile nifti"
+arm_tests="ops tape memory nets optim state masks step json checkpoint hostile nifti grids"
 with_gcc="" with_clang=""
 if ! has qemu-aarch64; then skip "arm64: no qemu-aarch64. Fix: $APT"
 elif ! has aarch64-linux-gnu-gcc || ! arm_program aarch64-linux-gnu-gcc; then skip "arm64: no cross compiler with a C library. Fix: $APT"
@@ -197,7 +197,7 @@ if [ -n "$with_gcc" ]; then
     losses "$on" arm "$T/arm/losses"
     tensor_tests "$on" all "$T/arm" arm
     for part in "nets tiny" "optim adam" "optim sgd" "state test_seeds" "masks mask" "masks sampler" "step masks" "step losses" "step views" \
-        "step template_gradient" json checkpoint hostile nifti; do
+        "step template_gradient" json checkpoint hostile nifti grids; do
         case $part in *" "*) word=${part#* } ;; *) word= ;; esac
         run_tests "$on" "test_${part%% *}" "$word" arm "$T/arm/test_${part%% *}" "$word"
     done
