@@ -203,10 +203,12 @@ static void compare_with_one(int size, int flags, const answer &one)
     for (int i = 0; i < size; ++i) {
         const answer &a = r[(size_t)i];
         if (!check_report(a.err.status == BMVP_OK && a.n == one.n, __FILE__, __LINE__, "rank %d: %s", i, a.err.message))
-        continue; CHECK_CLOSE("gradients and statistics", a.out, one.out, one.n, 2e-4);
+            continue;
+        CHECK_CLOSE("gradients and statistics", a.out, one.out, one.n, 2e-4);
         CHECK_SAME("all ranks", a.out, r[0].out, one.n);
         CHECK(a.calls > 40 && (a.started > 0) == !(flags & HOST) && (a.sent > 0) == ((flags & PASS_EARLY) != 0) &&
-        a.graphs == 0); CHECK(a.left == 0);
+              a.graphs == 0);
+        CHECK(a.left == 0);
     }
 }
 
@@ -214,7 +216,8 @@ static void test_ranks_over_the_host(void)
 {
     const std::vector<answer> one = one_rank();
     if (!check_report(one[0].err.status == BMVP_OK && one[0].n > 0, __FILE__, __LINE__, "%s", one[0].err.message))
-    return; compare_with_one(2, PASS_EARLY, one[0]);
+        return;
+    compare_with_one(2, PASS_EARLY, one[0]);
     compare_with_one(2, PASS_RECOMPUTE | HOST, one[0]);
     compare_with_one(3, PASS_EARLY | HOST, one[0]);
 }
