@@ -1,35 +1,30 @@
 #!/bin/sh
 # house.sh - the form of the sources: what a reader relies on when he searches, and what no compiler checks. The rules stand below, one a
-# section; each is one check for every file it looks at. What is still open is in house.open: `FILE RULE N`, at most N findings; it only shrinks.
+# section; each is one check for every file it looks at.
 #   house.sh          counts, and shows the first findings of each check that failed
-#   house.sh FILE     every finding in that file, whether open or not
-#   house.sh open     what house.open would have to say now
+#   house.sh FILE     every finding in that file
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
 only=${1-}
 SHIPPED="bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h bmvp_cuda.cu"
-OPEN=tests/form/house.open
 WIDEST=120 LONGEST=60 PROGRAM_MOST=700 TEST_MOST=900
 
 programs() { find examples -name '*.[ch]' | sort; }
 tests() { find tests -name '*.[ch]' -o -name '*.cpp' | sort; }
 
-# rule NAME FILE: judges what was found, a line each in $found, against what is open
+# rule NAME FILE: judges what was found, a line each in $found
 found=$T/found
 rule()
 {
     if [ -n "$only" ]; then
         if [ "$only" = "$2" ]; then sed "s/^/$1: /" "$found"; fi
-        if [ "$only" = open ] && [ -s "$found" ]; then echo "$2 $1 $(wc -l <"$found" | tr -d ' ')"; fi
         return
     fi
     n=$(wc -l <"$found" | tr -d ' ')
-    may=$(awk -v f="$2" -v r="$1" '$1 == f && $2 == r { n = $3 } END { print n + 0 }' $OPEN 2>/dev/null)
-    if [ "$n" -gt "${may:-0}" ]; then fail "$2: $1: $n, ${may:-0} are open (sh tests/form/house.sh $2)" "$found"
+    if [ "$n" -gt 0 ]; then fail "$2: $1: $n (sh tests/form/house.sh $2)" "$found"
     else pass
     fi
-    if [ "$n" -lt "${may:-0}" ]; then echo "$2 $1: $n are left, $OPEN says $may"; fi
 }
 
 # ---- contents: every tag of CONTENTS is in the body and the other way, in one order; a body's tag may go on after the words of CONTENTS
