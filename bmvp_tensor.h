@@ -1704,8 +1704,8 @@ static double bmvpi_comm_moments(bmvp_ctx *c, double *stat, int64_t ch, int64_t 
    Who frees what, when. Parameters and buffers live as long as the context. What belongs to step tensors lies in blocks
    of one arena, counted by reference, since a reshape or a gradient that is handed on shares one:
      values     by backward, once it has passed their last reader; by bmvp_drop, bmvp_checkpoint and bmvp_add_into
-                before that, which leave a mark (dropped) so that backward computes them again; never before the next step
-                if bmvp_keep was called
+                before that, which leave a mark (dropped) so that backward computes them again; never before the next
+                step if bmvp_keep was called
      gradients  by backward, once it has passed the op itself; saved numbers, too
      the rest   by bmvp_step_begin, or without a tape at the end of a scope */
 
