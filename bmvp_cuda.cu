@@ -1,4 +1,4 @@
-/* bmvp_cuda.cu - v0.1.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT, no warranty (see its end)
+/* bmvp_cuda.cu - v0.2.0 - the op table of bmvp_tensor.h on NVIDIA GPUs - MIT, no warranty (see its end)
 
    Do this:
        nvcc -c bmvp_cuda.cu                          and link the object with -lcudart -lcublas -lcublasLt -lstdc++

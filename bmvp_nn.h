@@ -1,4 +1,4 @@
-/* bmvp_nn.h - v0.1.0 - networks, optimizers, JSON and checkpoints in one C header - MIT, no warranty (see its end)
+/* bmvp_nn.h - v0.2.0 - networks, optimizers, JSON and checkpoints in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
@@ -52,7 +52,7 @@
 */
 #ifndef BMVP_NN_H_INCLUDED
 #define BMVP_NN_H_INCLUDED
-#define BMVP_NN_VERSION 100
+#define BMVP_NN_VERSION 200
 #ifndef BMVP_TENSOR_H_INCLUDED
 #error "bmvp_nn.h needs bmvp_tensor.h: include it first"
 #endif

@@ -1,4 +1,4 @@
-/* bmvp_ssl.h - v0.1.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT, no warranty (see its end)
+/* bmvp_ssl.h - v0.2.0 - multi-modal vision pre-training (BrainMVP) in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the includes
@@ -63,7 +63,7 @@
 */
 #ifndef BMVP_SSL_H_INCLUDED
 #define BMVP_SSL_H_INCLUDED
-#define BMVP_SSL_VERSION 100
+#define BMVP_SSL_VERSION 200
 #ifndef BMVP_NN_H_INCLUDED
 #error "bmvp_ssl.h needs bmvp_tensor.h and bmvp_nn.h: include them first"
 #endif

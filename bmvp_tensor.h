@@ -1,4 +1,4 @@
-/* bmvp_tensor.h - v0.1.0 - tensors, autograd and CPU kernels in one C header - MIT, no warranty (see its end)
+/* bmvp_tensor.h - v0.2.0 - tensors, autograd and CPU kernels in one C header - MIT, no warranty (see its end)
 
    Do this:
        #define BMVP_IMPLEMENTATION          in ONE C or C++ file, before the include
@@ -68,7 +68,7 @@
 */
 #ifndef BMVP_TENSOR_H_INCLUDED
 #define BMVP_TENSOR_H_INCLUDED
-#define BMVP_TENSOR_VERSION 100 /* major * 10000 + minor * 100 + patch */
+#define BMVP_TENSOR_VERSION 200 /* major * 10000 + minor * 100 + patch */
 
 #if defined(BMVP_IMPLEMENTATION) && !defined(BMVP_TENSOR_IMPLEMENTATION)
 #define BMVP_TENSOR_IMPLEMENTATION

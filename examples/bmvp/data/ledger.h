@@ -1,6 +1,6 @@
 /* ledger.h - OUT/sources.json: which files the prepared cases of a folder were made from
 
-   {"program": "0.1.0", "data": "/where/it/is", "cases": {"c0": {"t1": {"path", "bytes", "modified", "hash"}, "label":
+   {"program": "0.2.0", "data": "/where/it/is", "cases": {"c0": {"t1": {"path", "bytes", "modified", "hash"}, "label":
    {..}}}}
 
    It is written before the cases are, and what does not fit it is removed first: so it is true of the files that are
