@@ -366,7 +366,7 @@ static void test_finetuning(void)
         bmvp_labels labels;
         bmvp_ft_item item;
         bmvp_ft_losses out;
-        floats image[2], klass(4096);
+        floats image[2], class_index(4096);
         bmvp_ft *f;
         CHECK(bmvp_net_preset("uniformer_tiny", &net) && bmvp_labels_builtin("phantom", &labels));
         net.task = BMVP_TASK_SEGMENT;
@@ -381,8 +381,9 @@ static void test_finetuning(void)
         }
         memset(&item, 0, sizeof item);
         for (int m = 0; m < 2; ++m) image[m] = random_floats(4096, &r), item.image[m] = image[m].data();
-        for (size_t i = 0; i < klass.size(); ++i) klass[i] = (float)(image[0][i] > 0.6f ? 1 + (int)(i % 3) : 0);
-        item.labels = klass.data();
+        for (size_t i = 0; i < class_index.size(); ++i)
+            class_index[i] = (float)(image[0][i] > 0.6f ? 1 + (int)(i % 3) : 0);
+        item.labels = class_index.data();
         for (int step = 0; f && step < 2; ++step) {
             CHECK(!bmvp_ft_step(f, &item, 1, 1e-3, &out));
             loss[k][step] = out.total;

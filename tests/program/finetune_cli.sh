@@ -134,10 +134,10 @@ cases()
     shift
     list=
     for entry in "$@"; do
-        klass=${entry#*:*:}
-        [ "$klass" = "$entry" ] && klass=
+        class_index=${entry#*:*:}
+        [ "$class_index" = "$entry" ] && class_index=
         patient=${entry#*:}
-        list="$list${list:+, }{\"id\": \"${entry%%:*}\", \"patient\": \"${patient%%:*}\"${klass:+, \"class\": $klass}, \"images\": {\"t1\": \"$image\"}}"
+        list="$list${list:+, }{\"id\": \"${entry%%:*}\", \"patient\": \"${patient%%:*}\"${class_index:+, \"class\": $class_index}, \"images\": {\"t1\": \"$image\"}}"
     done
     printf '{"cases": [%s]}\n' "$list" >"$file"
 }

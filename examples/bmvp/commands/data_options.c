@@ -13,7 +13,7 @@ bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, co
 static void print_file(const data_case *k, const char *as, const char *file, int64_t channel)
 {
     printf("%s\t%s\t", k->id, data_patient(k));
-    if (k->klass >= 0) printf("%lld", (long long)k->klass);
+    if (k->class_index >= 0) printf("%lld", (long long)k->class_index);
     printf("\t%s", data_part_name[k->part]);
     if (k->fold >= 0) printf("%sfold:%lld", k->part ? " " : "", (long long)k->fold);
     printf("\t%s\t%s", as, file);

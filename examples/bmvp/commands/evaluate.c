@@ -293,11 +293,11 @@ static bmvp_status take_entry(evaluation *e, int64_t i, const bmvp_json *cases, 
     if (!entry) return bmvp_error_set(err, BMVP_E_IO, "case '%s': no prediction in %s", k->id, path);
     st = read_probabilities(entry, path, k->id, &e->classes, out, err);
     if (st) return st;
-    if (k->klass < 0)
+    if (k->class_index < 0)
         return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\" to compare with", e->set.path, k->id);
-    if (k->klass >= e->classes)
+    if (k->class_index >= e->classes)
         return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' is of class %lld, but %s has %d classes, numbered from 0",
-                              e->set.path, k->id, (long long)k->klass, path, e->classes);
+                              e->set.path, k->id, (long long)k->class_index, path, e->classes);
     return BMVP_OK;
 }
 
@@ -328,7 +328,7 @@ static bmvp_status read_classes(evaluation *e, bmvp_error *err)
         o->probability = to;
         for (k = 1; k < e->classes; ++k)
             if (to[k] > to[o->guess]) o->guess = k;
-        ++e->present[e->set.item[e->index[i]].klass];
+        ++e->present[e->set.item[e->index[i]].class_index];
         to += e->classes;
     }
     bmvp_json_free(doc);
@@ -396,7 +396,7 @@ static bmvp_status evaluate_classification(evaluation *e, bmvp_error *err)
     e->score = (float *)malloc((size_t)e->n * (BMVP_MAX_REGIONS + 1) * sizeof *e->score + 1);
     st = truth && e->score ? read_classes(e, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (i = 0; i < e->n && !st; ++i)
-        if (e->item[i].state == CASE_DONE) truth[n++] = (int)e->set.item[e->index[i]].klass;
+        if (e->item[i].state == CASE_DONE) truth[n++] = (int)e->set.item[e->index[i]].class_index;
     if (!st && n > 0) {
         st = bmvp_classification(e->score, truth, n, e->classes, NULL, &figures);
         if (!st) {

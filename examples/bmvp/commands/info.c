@@ -118,7 +118,7 @@ static void describe_dataset(bmvp_jw *w, const dataset *d)
             if (d->item[i].image[m]) ++count[m], have |= 1u << m;
         complete += have == d->modalities;
         labels += d->item[i].label != NULL;
-        classes += d->item[i].klass >= 0;
+        classes += d->item[i].class_index >= 0;
     }
     bmvp_jw_string(w, "kind", "dataset");
     bmvp_jw_string(w, "path", d->path);

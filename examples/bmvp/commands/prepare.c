@@ -276,7 +276,7 @@ static bmvp_status list_done(job *j, bmvp_error *err)
         for (m = 0; m < BMVP_MODALITIES; ++m)
             if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
         if (from->label) to->label = output_path(j, from->id, "seg");
-        to->klass = from->klass;
+        to->class_index = from->class_index;
         to->part = from->part;
         to->fold = from->fold;
         if (from->patient) to->patient = text_copy(from->patient);

@@ -169,10 +169,10 @@ static int64_t give_class(dataset *d, const row *r, int64_t k, bmvp_error *err, 
         plain_key(data_patient(&d->item[i]), patient);
         if (strcmp(key, id) != 0 && strcmp(key, patient) != 0) continue;
         ++n;
-        if (d->item[i].klass >= 0 && d->item[i].klass != k)
+        if (d->item[i].class_index >= 0 && d->item[i].class_index != k)
             *st = bmvp_error_set(err, BMVP_E_FORMAT, "case '%s' has two classes: %lld, and '%s' in the line of '%s'",
-                                 d->item[i].id, (long long)d->item[i].klass, r->value, r->id);
-        d->item[i].klass = k;
+                                 d->item[i].id, (long long)d->item[i].class_index, r->value, r->id);
+        d->item[i].class_index = k;
     }
     return n;
 }
@@ -201,7 +201,7 @@ static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const valu
     bmvp_status st = BMVP_OK;
     int64_t i, found = 0;
     int k;
-    for (i = 0; i < d->n; ++i) d->item[i].klass = -1;
+    for (i = 0; i < d->n; ++i) d->item[i].class_index = -1;
     for (i = 0; i < n && !st; ++i) {
         for (k = 0; k < v->n && strcmp(v->text[k], rows[i].value) != 0; ++k) { }
         if (k < v->n) found += give_class(d, &rows[i], k, err, &st);
@@ -213,13 +213,13 @@ static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const valu
             "--id-column?",
             path, d->path, n ? rows[0].id : "", d->item[0].id);
     for (i = 0; i < d->n && !st; ++i)
-        if (d->item[i].klass < 0)
+        if (d->item[i].class_index < 0)
             dataset_note(d, d->item[i].id, NULL, "kept, without a class: %s has no value for it", path);
     return st;
 }
 
 /* Rows that have a class; values: the different ones. */
-static bmvp_status read_rows(table *t, int id, int klass, const char *path, row **rows, int64_t *n, values *v,
+static bmvp_status read_rows(table *t, int id, int class_index, const char *path, row **rows, int64_t *n, values *v,
                              bmvp_error *err)
 {
     char *field[MAX_COLUMNS];
@@ -227,15 +227,15 @@ static bmvp_status read_rows(table *t, int id, int klass, const char *path, row 
     bmvp_status st = BMVP_OK;
     int fields;
     while (!st && (fields = next_line(t, field, MAX_COLUMNS)) > 0) {
-        if (fields <= id || fields <= klass || is_missing(field[klass])) continue;
+        if (fields <= id || fields <= class_index || is_missing(field[class_index])) continue;
         if (*n == cap) {
             row *grown = (row *)realloc(*rows, (size_t)(cap = cap ? 2 * cap : 256) * sizeof *grown);
             if (!grown) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
             *rows = grown;
         }
         (*rows)[*n].id = field[id];
-        (*rows)[(*n)++].value = field[klass];
-        st = add_value(v, field[klass], path, err);
+        (*rows)[(*n)++].value = field[class_index];
+        st = add_value(v, field[class_index], path, err);
     }
     return st;
 }
@@ -251,7 +251,7 @@ bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
     bmvp_status st;
     values v;
     table t;
-    int id, klass;
+    int id, class_index;
     memset(&v, 0, sizeof v);
     free(dir);
     if (!o->class_column)
@@ -263,10 +263,10 @@ bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
          : o->id_column                  ? find_column(&t, id_name)
          : find_column(&t, id_name) >= 0 ? find_column(&t, id_name)
                                          : 0;
-    klass = st ? -1 : find_column(&t, o->class_column);
+    class_index = st ? -1 : find_column(&t, o->class_column);
     if (!st && id < 0) st = no_column(&t, path, "--id-column", id_name, err);
-    if (!st && klass < 0) st = no_column(&t, path, "--class-column", o->class_column, err);
-    if (!st) st = read_rows(&t, id, klass, path, &rows, &n, &v, err);
+    if (!st && class_index < 0) st = no_column(&t, path, "--class-column", o->class_column, err);
+    if (!st) st = read_rows(&t, id, class_index, path, &rows, &n, &v, err);
     if (!st && v.n) qsort((void *)v.text, (size_t)v.n, sizeof *v.text, by_value);
     if (!st) st = apply_rows(d, rows, n, &v, path, err);
     if (!st) st = name_classes(d, &v, o->class_column, err);

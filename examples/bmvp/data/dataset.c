@@ -27,7 +27,7 @@ data_case *dataset_add(dataset *d, const char *id)
     }
     k = &d->item[d->n];
     memset(k, 0, sizeof *k);
-    k->klass = k->fold = -1;
+    k->class_index = k->fold = -1;
     for (m = 0; m < BMVP_MODALITIES; ++m) k->channel[m] = -1;
     k->id = text_copy(id);
     if (!k->id) return NULL;
@@ -277,7 +277,7 @@ static void save_case(bmvp_jw *w, const data_case *k, const char *dir)
         }
     bmvp_jw_end(w);
     if (k->label) bmvp_jw_string(w, "label", relative_to(dir, k->label));
-    if (k->klass >= 0) bmvp_jw_int(w, "class", k->klass);
+    if (k->class_index >= 0) bmvp_jw_int(w, "class", k->class_index);
     if (k->patient) bmvp_jw_string(w, "patient", k->patient);
     if (k->part != PART_NONE) bmvp_jw_string(w, "part", data_part_name[k->part]);
     if (k->fold >= 0) bmvp_jw_int(w, "fold", k->fold);

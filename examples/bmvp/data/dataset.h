@@ -44,7 +44,7 @@ typedef struct data_case {
     char *image[BMVP_MODALITIES];     /* path by known modality; NULL: missing */
     int64_t channel[BMVP_MODALITIES]; /* volume of a file that holds several, -1: it holds one */
     char *label;                      /* path or NULL */
-    int64_t klass;                    /* -1: none */
+    int64_t class_index;                    /* -1: none */
     char *patient;                    /* NULL: the id */
     data_part part;
     int64_t fold;                     /* -1: none */

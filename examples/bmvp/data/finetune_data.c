@@ -182,10 +182,10 @@ static bmvp_status check_classes(finetune_data *d, const finetune_source *o, bmv
     int k;
     for (j = 0; j < d->n_train + d->n_val; ++j) {
         const data_case *item = &d->all.data.item[j < d->n_train ? d->train[j] : d->val[j - d->n_train]];
-        if (item->klass < 0)
+        if (item->class_index < 0)
             return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\"", d->all.data.path, item->id);
-        most = item->klass > most ? item->klass : most;
-        if (j < d->n_train && item->klass <= BMVP_MAX_REGIONS) ++d->voxels[item->klass];
+        most = item->class_index > most ? item->class_index : most;
+        if (j < d->n_train && item->class_index <= BMVP_MAX_REGIONS) ++d->voxels[item->class_index];
     }
     d->classes = (int)(o->classes > 0 ? o->classes : most + 1);
     if (d->classes < 2 || d->classes > BMVP_MAX_REGIONS + 1 || most >= d->classes)
@@ -272,7 +272,7 @@ static bmvp_status load_item(const finetune_loader *l, bmvp_ft_draw *w, float *x
         t->image[m] = x;
         st = prepared_crop(&d->all, i, m, w->crop, size, x, err);
     }
-    t->class_index = (int)d->all.data.item[i].klass;
+    t->class_index = (int)d->all.data.item[i].class_index;
     if (!d->segment || st) return st;
     t->labels = x;
     return prepared_label(&d->all, i, w->crop, size, x, err);

@@ -111,18 +111,18 @@ static int64_t class_of(const bmvp_json *v)
 /* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
 static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node, bmvp_error *err)
 {
-    const bmvp_json *label = bmvp_json_get(node, "label"), *klass = bmvp_json_get(node, "class"),
+    const bmvp_json *label = bmvp_json_get(node, "label"), *class_index = bmvp_json_get(node, "class"),
                     *patient = bmvp_json_get(node, "patient");
     const bmvp_json *labels = bmvp_json_get(node, "labels");
     const char *name = l->d->path;
     int ignore;
-    if (!klass && label && class_of(label) >= 0) klass = label, label = NULL;
+    if (!class_index && label && class_of(label) >= 0) class_index = label, label = NULL;
     if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
     else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)",
                               name, k->id);
-    k->klass = class_of(klass);
-    if (klass && klass->type != BMVP_JSON_NULL && k->klass < 0)
+    k->class_index = class_of(class_index);
+    if (class_index && class_index->type != BMVP_JSON_NULL && k->class_index < 0)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", name,
                               k->id);
     if (patient && patient->type != BMVP_JSON_STRING)

@@ -15,7 +15,7 @@ enum { STREAM_SPLIT = 0x53504c31, STREAM_FOLDS };
 typedef struct patient { /* where it stands: in the middle of its share of the list, if its group had the list for
                             itself */
     const char *name;
-    int64_t klass;
+    int64_t class_index;
     double place;
 } patient;
 
@@ -23,14 +23,16 @@ static int by_name(const void *a, const void *b)
 {
     const patient *p = (const patient *)a, *q = (const patient *)b;
     const int order = strcmp(p->name, q->name);
-    return order ? order : (p->klass < q->klass) - (p->klass > q->klass); /* the patient's highest class comes first */
+    return order ? order
+                 : (p->class_index < q->class_index) -
+                       (p->class_index > q->class_index); /* the patient's highest class comes first */
 }
 
 static int by_place(const void *a, const void *b)
 {
     const patient *p = (const patient *)a, *q = (const patient *)b;
     if (p->place < q->place || p->place > q->place) return p->place < q->place ? -1 : 1;
-    return (p->klass > q->klass) - (p->klass < q->klass);
+    return (p->class_index > q->class_index) - (p->class_index < q->class_index);
 }
 
 /* Spreads the classes evenly over the list, each in the order it has: every stretch of the list then holds the classes
@@ -41,7 +43,7 @@ static void interleave(patient *list, int64_t n)
     for (i = 0; i < n; ++i) {
         int64_t before = 0, all = 0;
         for (k = 0; k < n; ++k)
-            if (list[k].klass == list[i].klass) {
+            if (list[k].class_index == list[i].class_index) {
                 before += k < i;
                 ++all;
             }
@@ -59,7 +61,7 @@ static patient *shuffled_patients(const dataset *d, uint64_t seed, uint32_t stre
     if (!list) return NULL;
     for (i = 0; i < d->n; ++i) {
         list[i].name = data_patient(&d->item[i]);
-        list[i].klass = d->item[i].klass;
+        list[i].class_index = d->item[i].class_index;
     }
     qsort(list, (size_t)d->n, sizeof *list, by_name);
     for (i = 0; i < d->n; ++i)
@@ -164,7 +166,7 @@ bmvp_status split_make_by_class(data_split *s, const dataset *d, const double ra
     int64_t i;
     memset(s, 0, sizeof *s);
     for (i = 0; i < d->n; ++i)
-        if (d->item[i].klass < 0)
+        if (d->item[i].class_index < 0)
             return bmvp_error_set(err, BMVP_E_ARG,
                                   "%s: case '%s' has no \"class\": the classes cannot be kept in proportion", d->path,
                                   d->item[i].id);

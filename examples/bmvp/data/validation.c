@@ -137,7 +137,7 @@ static bmvp_status validate_classify(bmvp_ft *f, const finetune_data *d, validat
     int64_t j;
     for (j = 0; j < d->n_val && !st; ++j) {
         whole v;
-        truth[j] = (int)d->all.data.item[d->val[j]].klass;
+        truth[j] = (int)d->all.data.item[d->val[j]].class_index;
         st = load_whole(d, d->val[j], &v, err);
         if (st) break;
         st = bmvp_ft_classify(f, &v.k, score + j * d->classes, err);

@@ -104,7 +104,7 @@ static void print_classes(const evaluation *e, int per_case)
     if (per_case) printf("\n%-20s  class  predicted  probabilities\n", "case");
     for (i = 0; i < e->n && per_case; ++i) {
         if (e->item[i].state != CASE_DONE) continue;
-        printf("%-20s  %5lld  %9d ", case_of(e, i)->id, (long long)case_of(e, i)->klass, e->item[i].guess);
+        printf("%-20s  %5lld  %9d ", case_of(e, i)->id, (long long)case_of(e, i)->class_index, e->item[i].guess);
         for (k = 0; k < e->classes; ++k) printf(" %.4f", (double)e->item[i].probability[k]);
         printf("\n");
     }
@@ -215,7 +215,7 @@ static void write_class_summary(bmvp_jw *w, const evaluation *e)
         bmvp_jw_array(w, NULL);
         for (p = 0; p < e->classes; ++p) {
             for (i = 0, n = 0; i < e->n; ++i)
-                n += e->item[i].state == CASE_DONE && case_of(e, i)->klass == t && e->item[i].guess == p;
+                n += e->item[i].state == CASE_DONE && case_of(e, i)->class_index == t && e->item[i].guess == p;
             bmvp_jw_int(w, NULL, n);
         }
         bmvp_jw_end(w);
@@ -259,7 +259,7 @@ static bmvp_status write_json(const evaluation *e, const char *path, bmvp_error 
         bmvp_jw_string(&w, "id", case_of(e, i)->id);
         if (!e->classify) write_regions_of_case(&w, e, &e->item[i]);
         else {
-            bmvp_jw_int(&w, "class", case_of(e, i)->klass);
+            bmvp_jw_int(&w, "class", case_of(e, i)->class_index);
             bmvp_jw_int(&w, "predicted", e->item[i].guess);
             bmvp_jw_array(&w, "probabilities");
             for (k = 0; k < e->classes; ++k) bmvp_jw_float(&w, NULL, e->item[i].probability[k]);
@@ -337,7 +337,7 @@ static bmvp_status write_csv(const evaluation *e, const char *path, bmvp_error *
             continue;
         }
         put_text(&b, case_of(e, i)->id);
-        put(&b, ",%lld,%d", (long long)case_of(e, i)->klass, e->item[i].guess);
+        put(&b, ",%lld,%d", (long long)case_of(e, i)->class_index, e->item[i].guess);
         for (k = 0; k < e->classes; ++k) put(&b, ",%.9g", (double)e->item[i].probability[k]);
         put(&b, "\n");
     }
