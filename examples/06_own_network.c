@@ -1,19 +1,16 @@
 /* 06_own_network.c - a network of your own: a U-Net of layers, its row, and what comes with them
 
    What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that the
-   library trains, plans, saves and reads like its own. The U-Net finds balls in noise, is saved, read back, and written
-   as a .pt file that its twin in PyTorch (tests/reference/own_network_reference.py) loads with
-   load_state_dict(strict=True).
-   Run: build/06_own_network [folder] (a few seconds). The Dice loss should fall below 0.2, and the read network says
-   the same. */
+   library trains, saves and reads like its own. The U-Net finds balls in noise, is saved, read back, and written as a
+   .pt file that its twin (tests/reference/own_network_reference.py) loads with load_state_dict(strict=True).
+   Run: build/06_own_network [folder] (seconds). The Dice loss should fall below 0.2; the read network says the same. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 
 enum { EDGE = 16, VOXELS = EDGE * EDGE * EDGE, STEPS = 60, LEVELS = 3 };
 
-/* >>network: a level is two convolutions with norms; down by strided convolutions, up by transposed ones beside the
-   skips */
+/* >>network: a level is two convolutions with norms; down by strided ones, up by transposed ones beside the skips */
 typedef struct level { bmvp_layer conv1, norm1, conv2, norm2; } level;
 typedef struct unet {
     level down[LEVELS], up[LEVELS - 1];
@@ -100,14 +97,14 @@ static bmvp_net_kind unet_row(void)
 static void make_case(uint32_t number, float *image, float *label)
 {
     bmvp_rng r = bmvp_rng_make(6, 0, 0, number);
-    float at[3], d[3];
+    float at[3];
     const float radius = 3 + 2 * bmvp_rng_uniform(&r);
     int i;
     for (i = 0; i < 3; ++i) at[i] = 5 + (EDGE - 10) * bmvp_rng_uniform(&r);
     for (i = 0; i < VOXELS; ++i) {
-        d[0] = (float)(i / EDGE / EDGE) - at[0], d[1] = (float)(i / EDGE % EDGE) - at[1],
-        d[2] = (float)(i % EDGE) - at[2];
-        label[i] = d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < radius * radius;
+        const float z = (float)(i / EDGE / EDGE) - at[0], y = (float)(i / EDGE % EDGE) - at[1],
+                    x = (float)(i % EDGE) - at[2];
+        label[i] = z * z + y * y + x * x < radius * radius;
         image[i] = 0.8f * label[i] + 0.3f * bmvp_rng_normal(&r);
     }
 }
@@ -166,13 +163,11 @@ int main(int argc, char **argv)
     bmvp_ctx *c;
     int step, same;
 
-    rows[0] = &row;
-    cfg.networks = rows;
+    rows[0] = &row, cfg.networks = rows;
     c = bmvp_create(&cfg, NULL);
     k.task = BMVP_TASK_SEGMENT;
     (void)bmvp_net_config_set(&k, "outputs=1 features=8", NULL);
-    net = bmvp_net_create(c, &k);
-    again = bmvp_net_create(c, &k);
+    net = bmvp_net_create(c, &k), again = bmvp_net_create(c, &k);
     bmvp_net_init(net, 1);
     optim = bmvp_optim_create(c, net ? bmvp_net_state(net) : NULL, &adam);
     for (step = 0; step < STEPS && !bmvp_failed(c); ++step) {
@@ -183,10 +178,8 @@ int main(int argc, char **argv)
         t = bmvp_input(c, 5, dim, label);
         dice = bmvp_soft_dice(c, bmvp_sigmoid(c, y), t, 0, 1e-5);
         bmvp_backward(c, bmvp_add(c, dice, bmvp_bce_logits(c, y, t)));
-        bmvp_optim_step(optim, 1e-2, 1);
-        bmvp_optim_zero_grad(optim);
-        if (step % 10 == 0 || step == STEPS - 1)
-            printf("step %2d  Dice loss %.4f\n", step, (double)bmvp_scalar(c, dice));
+        bmvp_optim_step(optim, 1e-2, 1), bmvp_optim_zero_grad(optim);
+        if (step % 10 == 0 || step == STEPS - 1) printf("step %2d  Dice loss %.4f\n", step, bmvp_scalar(c, dice));
     }
     snprintf(st, sizeof st, "%s/own_network.safetensors", folder);
     snprintf(pt, sizeof pt, "%s/own_network.pt", folder);
