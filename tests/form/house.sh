@@ -147,7 +147,7 @@ for f in $SHIPPED $(programs) $(tests); do
         /^    \}$/ { if (inner) length_of(inner, method); inner = 0 }
         { before = $0 }' "$f" >"$found"
     rule long "$f"
-    grep -nE '\b(TODO|FIXME|XXX)\b' "$f" >"$found"
+    grep -nE '\b(TO[D]O|FIX[M]E|X[X]X)\b' "$f" >"$found"
     rule unfinished "$f"
 done
 size() { awk -v most="$1" 'END { if (NR > most) print NR " lines, " most " at most" }' "$2" >"$found"; rule size "$2"; }
