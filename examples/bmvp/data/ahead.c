@@ -71,3 +71,31 @@ void read_ahead_stop(read_ahead *a)
     pthread_cond_destroy(&a->changed);
     a->running = 0;
 }
+
+bmvp_status read_buffers_make(read_buffers *b, const read_sizes *n, bmvp_error *err)
+{
+    int i, ok;
+    memset(b, 0, sizeof *b);
+    b->order = (int64_t *)malloc((size_t)n->cases * sizeof *b->order);
+    ok = b->order != NULL;
+    for (i = 0; i < 2; ++i) {
+        b->draw[i] = calloc(n->draws, n->draw);
+        b->item[i] = calloc(n->items, n->item);
+        b->voxels[i] = (float *)malloc(n->voxels * sizeof(float));
+        ok = ok && b->draw[i] && b->item[i] && b->voxels[i];
+    }
+    if (ok) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)n->voxels * 8e-6);
+}
+
+void read_buffers_free(read_buffers *b)
+{
+    int i;
+    free(b->order);
+    for (i = 0; i < 2; ++i) {
+        free(b->draw[i]);
+        free(b->item[i]);
+        free(b->voxels[i]);
+    }
+    memset(b, 0, sizeof *b);
+}

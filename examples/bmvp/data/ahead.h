@@ -25,4 +25,18 @@ bmvp_status read_ahead_start(read_ahead *a, read_ahead_fn fn, void *user, int64_
 int read_ahead_get(read_ahead *a, int64_t step, bmvp_error *err);
 void read_ahead_stop(read_ahead *a); /* zero-initialised or stopped: fine */
 
+/* What the two steps lie in, whatever is trained: draws, items and their voxels, and scratch for the order of cases. */
+typedef struct read_buffers {
+    int64_t *order;
+    void *draw[2], *item[2];
+    float *voxels[2];
+} read_buffers;
+typedef struct read_sizes { /* of one step: how many, and their bytes */
+    int64_t cases;
+    size_t draws, draw, items, item, voxels;
+} read_sizes;
+/* Draws and items begin as zeros. Free it after a failure, too. */
+bmvp_status read_buffers_make(read_buffers *b, const read_sizes *n, bmvp_error *err);
+void read_buffers_free(read_buffers *b); /* zero-initialised or freed: fine */
+
 #endif

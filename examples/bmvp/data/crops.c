@@ -36,7 +36,7 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     const int64_t voxels = 2 * (int64_t)l->cfg.crop * l->cfg.crop * l->cfg.crop;
     bmvp_status st = BMVP_OK;
     int i, from, to, first, count, at = 0;
-    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->order, b->draw);
+    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->memory.order, b->draw);
     for (from = 0; from < b->n; from = to) {
         to = crop_batch_pass(b, &l->cfg, from);
         count = bmvp_ssl_share(to - from, l->rank, l->size, &first);
@@ -66,25 +66,22 @@ double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, i
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
                               const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
-    const size_t draws = loader_items(data, cfg, 1), items = loader_items(data, cfg, size),
-                 voxels = loader_voxels(data, cfg, size);
-    bmvp_status st = BMVP_OK;
-    int i, ok = 1;
+    const read_sizes sizes = { data->data.n, loader_items(data, cfg, 1), sizeof(bmvp_ssl_draw),
+                               loader_items(data, cfg, size), sizeof(bmvp_ssl_item), loader_voxels(data, cfg, size) };
+    bmvp_status st;
+    int i;
     memset(l, 0, sizeof *l);
     l->data = data;
     l->cfg = *cfg;
     l->rank = rank;
     l->size = size;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
-    l->order = (int64_t *)malloc((size_t)data->data.n * sizeof *l->order);
+    st = read_buffers_make(&l->memory, &sizes, err);
     for (i = 0; i < 2; ++i) {
-        l->batch[i].draw = (bmvp_ssl_draw *)calloc(draws, sizeof *l->batch[i].draw);
-        l->batch[i].item = (bmvp_ssl_item *)calloc(items, sizeof *l->batch[i].item);
-        l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
-        ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;
+        l->batch[i].draw = (bmvp_ssl_draw *)l->memory.draw[i];
+        l->batch[i].item = (bmvp_ssl_item *)l->memory.item[i];
+        l->batch[i].voxels = l->memory.voxels[i];
     }
-    if (!ok || !l->order)
-        st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
     if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
     if (st) crop_loader_stop(l);
     return st;
@@ -98,13 +95,7 @@ const crop_batch *crop_loader_get(crop_loader *l, int64_t step, bmvp_error *err)
 
 void crop_loader_stop(crop_loader *l)
 {
-    int i;
     read_ahead_stop(&l->ahead);
-    free(l->order);
-    for (i = 0; i < 2; ++i) {
-        free(l->batch[i].draw);
-        free(l->batch[i].item);
-        free(l->batch[i].voxels);
-    }
+    read_buffers_free(&l->memory);
     memset(l, 0, sizeof *l);
 }

@@ -16,8 +16,9 @@ typedef struct crop_loader {
     const prepared_set *data;
     bmvp_ssl_config cfg;
     int rank, size;
-    int64_t template_grid[3], *order;
-    crop_batch batch[2];
+    int64_t template_grid[3];
+    crop_batch batch[2]; /* in memory */
+    read_buffers memory;
     read_ahead ahead;
 } crop_loader;
 

@@ -285,7 +285,7 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     const int64_t each = (int64_t)l->cfg.crop_x * l->cfg.crop_y * l->cfg.crop_z * (l->data->all.n_modalities + 1);
     bmvp_status st = BMVP_OK;
     int i, first;
-    bmvp_ft_sample(&l->cfg, l->data->cases, l->data->n_train, step, l->order, b->draw);
+    bmvp_ft_sample(&l->cfg, l->data->cases, l->data->n_train, step, l->memory.order, b->draw);
     b->n = bmvp_trainer_share(l->cfg.batch, l->rank, l->size, &first);
     for (i = 0; i < b->n && !st; ++i) st = load_item(l, &b->draw[first + i], b->voxels + i * each, &b->item[i], err);
     return st;
@@ -307,24 +307,22 @@ bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data,
                                   int size, const int64_t template_grid[3], int64_t first, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch;
-    const size_t voxels = loader_voxels(data, cfg);
-    bmvp_status st = BMVP_OK;
-    int i, ok = 1;
+    const read_sizes sizes = { data->n_train, items, sizeof(bmvp_ft_draw), items, sizeof(bmvp_ft_item),
+                               loader_voxels(data, cfg) };
+    bmvp_status st;
+    int i;
     memset(l, 0, sizeof *l);
     l->data = data;
     l->cfg = *cfg;
     l->rank = rank;
     l->size = size;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
-    l->order = (int64_t *)malloc((size_t)data->n_train * sizeof *l->order);
+    st = read_buffers_make(&l->memory, &sizes, err);
     for (i = 0; i < 2; ++i) {
-        l->batch[i].draw = (bmvp_ft_draw *)calloc(items, sizeof *l->batch[i].draw);
-        l->batch[i].item = (bmvp_ft_item *)calloc(items, sizeof *l->batch[i].item);
-        l->batch[i].voxels = (float *)malloc(voxels * sizeof(float));
-        ok = ok && l->batch[i].draw && l->batch[i].item && l->batch[i].voxels;
+        l->batch[i].draw = (bmvp_ft_draw *)l->memory.draw[i];
+        l->batch[i].item = (bmvp_ft_item *)l->memory.item[i];
+        l->batch[i].voxels = l->memory.voxels[i];
     }
-    if (!ok || !l->order)
-        st = bmvp_error_set(err, BMVP_E_OOM, "no memory for reading crops ahead (%.1f MB)", (double)voxels * 8e-6);
     if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
     if (st) finetune_loader_stop(l);
     return st;
@@ -338,13 +336,7 @@ const finetune_batch *finetune_loader_get(finetune_loader *l, int64_t step, bmvp
 
 void finetune_loader_stop(finetune_loader *l)
 {
-    int i;
     read_ahead_stop(&l->ahead);
-    free(l->order);
-    for (i = 0; i < 2; ++i) {
-        free(l->batch[i].draw);
-        free(l->batch[i].item);
-        free(l->batch[i].voxels);
-    }
+    read_buffers_free(&l->memory);
     memset(l, 0, sizeof *l);
 }

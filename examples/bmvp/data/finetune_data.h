@@ -52,8 +52,9 @@ typedef struct finetune_loader {
     const finetune_data *data;
     bmvp_ft_config cfg;
     int rank, size;
-    int64_t template_grid[3], *order;
-    finetune_batch batch[2];
+    int64_t template_grid[3];
+    finetune_batch batch[2]; /* in memory */
+    read_buffers memory;
     read_ahead ahead;
 } finetune_loader;
 double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cfg); /* of a running loader */
