@@ -6,7 +6,7 @@
 #include "bmvp_ssl.h"
 #include "tests/support/check.h"
 #include "tests/support/formula.h"
-#include "tests/support/ranks.h"
+#include "tests/support/rank_jobs.h"
 
 #include <math.h>
 #include <unistd.h>
@@ -39,13 +39,10 @@ typedef struct setup {
 } setup;
 
 typedef struct job { /* one rank */
-    member me;
+    rank_job r;
     const setup *of;
     bmvp_ssl_losses loss[STEPS];
-    float *start, *end; /* of all tensors, one after the other */
-    int64_t n;
     int visits[CASES];
-    bmvp_error err;
 } job;
 
 static setup setup_of(const char *preset, int batch)
@@ -96,7 +93,7 @@ static bmvp_status run_pass(job *j, bmvp_ssl *s, const bmvp_ssl_draw *draw, int 
 {
     bmvp_ssl_item item[BATCH];
     int i, first, count;
-    count = bmvp_ssl_share(n, j->me.table.rank, j->me.table.size, &first);
+    count = bmvp_ssl_share(n, j->r.me.table.rank, j->r.me.table.size, &first);
     memset(item, 0, sizeof item);
     for (i = 0; i < count; ++i) {
         const bmvp_ssl_draw *d = &draw[first + i];
@@ -139,20 +136,6 @@ static bmvp_status run_step(job *j, bmvp_ssl *s, float *voxels, bmvp_ssl_losses 
     return st ? st : bmvp_ssl_update(s, j->of->lr, sum);
 }
 
-static float *read_state(bmvp_ctx *c, const bmvp_state_list *l, int64_t *n)
-{
-    float *x;
-    int i;
-    for (i = 0, *n = 0; i < l->n; ++i) if (l->item[i].torch_rank > 0) *n += l->item[i].t->numel;
-    x = (float *)calloc((size_t)*n, sizeof *x);
-    for (i = 0, *n = 0; i < l->n; ++i) {
-        if (l->item[i].torch_rank == 0) continue;
-        (void)bmvp_read(c, l->item[i].t, x + *n);
-        *n += l->item[i].t->numel;
-    }
-    return x;
-}
-
 static void *run_job(void *arg)
 {
     job *j = (job *)arg;
@@ -163,20 +146,20 @@ static void *run_job(void *arg)
     bmvp_ssl *s;
     int i, step = 0;
     k.threads = 1;
-    c = bmvp_create(&k, &j->err);
-    if (j->me.of) bmvp_set_comm(c, &j->me.table);
+    c = bmvp_create(&k, &j->r.err);
+    if (j->r.me.of) bmvp_set_comm(c, &j->r.me.table);
     s = bmvp_ssl_create(c, &net, &j->of->cfg, MODALITIES, names, grid);
-    for (i = 0; s && i < MODALITIES && j->me.table.rank == 0; ++i)
+    for (i = 0; s && i < MODALITIES && j->r.me.table.rank == 0; ++i)
         bmvp_fill(c, bmvp_ssl_template(s, i), 0.3f + 0.1f * (float)i);
-    if (s && j->of->load && j->me.table.rank == 0 && bmvp_ssl_load(s, j->of->load, &j->err))
-        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
+    if (s && j->of->load && j->r.me.table.rank == 0 && bmvp_ssl_load(s, j->of->load, &j->r.err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->r.err.message);
     if (s) (void)bmvp_ssl_broadcast(s);
-    if (s) j->start = read_state(c, bmvp_ssl_state(s), &j->n);
+    if (s) j->r.start = read_state(c, bmvp_ssl_state(s), &j->r.n);
     while (s && step < j->of->steps && run_step(j, s, voxels, &j->loss[step]) == BMVP_OK) ++step;
-    if (s && j->of->save && j->me.table.rank == 0 && bmvp_ssl_save(s, j->of->save, NULL, &j->err))
-        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
-    if (s) j->end = read_state(c, bmvp_ssl_state(s), &j->n);
-    j->err = *bmvp_error_of(c);
+    if (s && j->of->save && j->r.me.table.rank == 0 && bmvp_ssl_save(s, j->of->save, NULL, &j->r.err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->r.err.message);
+    if (s) j->r.end = read_state(c, bmvp_ssl_state(s), &j->r.n);
+    j->r.err = *bmvp_error_of(c);
     bmvp_ssl_destroy(s);
     bmvp_destroy(c);
     free(voxels);
@@ -185,60 +168,28 @@ static void *run_job(void *arg)
 
 static void run_jobs(job *j, const setup *of, int size)
 {
-    static group g;
-    pthread_t thread[MOST];
     int i;
     memset(j, 0, MOST * sizeof *j);
-    group_open(&g, size);
-    for (i = 0; i < size; ++i) {
-        join(&j[i].me, size > 1 ? &g : NULL, i, 1);
-        j[i].of = of;
-    }
-    for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_job, &j[i]) == 0);
-    for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
-    group_close(&g);
-    for (i = 0; i < size; ++i)
-        check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
-}
-
-static void release(job *j)
-{
-    int i;
-    for (i = 0; i < MOST; ++i) {
-        free(j[i].start);
-        free(j[i].end);
-    }
+    for (i = 0; i < size; ++i) j[i].of = of;
+    run_ranks(j, sizeof *j, size, run_job);
+    check_ranks(j, sizeof *j, size);
 }
 
 /* >>tests -------------------------------------------------------------------------------------------------------- */
 
-/* A task that is off, or has no items in a step, is NaN on both sides. */
-#define CHECK_LOSS(a, b, tol) \
-    do { if ((b) == (b)) CHECK_NEAR(a, b, (tol) * fabs(b)); else CHECK((a) != (a)); } while (0)
-
 /* Differences as a share of how far the parameters went, in root mean squares, from the step `first` on. */
 static void compare(const job *got, const job *want, int steps, double loss_tol, double state_tol)
 {
-    double moved = 0, apart = 0;
-    int64_t i;
     int k;
     for (k = 0; k < steps; ++k) {
         const bmvp_ssl_losses *a = &got->loss[k], *b = &want->loss[k];
         CHECK_NEAR(a->total, b->total, loss_tol * fabs(b->total));
-        CHECK_LOSS(a->cmr, b->cmr, loss_tol);
-        CHECK_LOSS(a->md, b->md, loss_tol);
-        CHECK_LOSS(a->cl, b->cl, loss_tol);
+        check_loss(a->cmr, b->cmr, loss_tol);
+        check_loss(a->md, b->md, loss_tol);
+        check_loss(a->cl, b->cl, loss_tol);
         if (b->grad_norm == b->grad_norm) CHECK_NEAR(a->grad_norm, b->grad_norm, 10 * loss_tol * b->grad_norm);
     }
-    if (!CHECK(got->n == want->n && got->end && want->end)) return;
-    for (i = 0; i < want->n; ++i) {
-        const double d = (double)want->end[i] - (double)want->start[i], e = (double)got->end[i] - (double)want->end[i];
-        moved += d * d;
-        apart += e * e;
-    }
-    CHECK(moved > 0);
-    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart",
-                 sqrt(apart / moved));
+    compare_states(&got->r, &want->r, state_tol);
 }
 
 static void several_equal_one(const setup *of, int size, double loss_tol, double state_tol)
@@ -250,12 +201,12 @@ static void several_equal_one(const setup *of, int size, double loss_tol, double
     run_jobs(again, of, size);
     for (i = 0; i < size && check_all.bad == 0; ++i) {
         compare(&some[i], &one[0], of->steps, loss_tol, state_tol);
-        CHECK_SAME("all ranks", some[i].end, some[0].end, some[0].n);
-        CHECK_SAME("a second run", again[i].end, some[i].end, some[i].n);
+        CHECK_SAME("all ranks", some[i].r.end, some[0].r.end, some[0].r.n);
+        CHECK_SAME("a second run", again[i].r.end, some[i].r.end, some[i].r.n);
     }
-    release(one);
-    release(some);
-    release(again);
+    release_ranks(one, sizeof *one);
+    release_ranks(some, sizeof *some);
+    release_ranks(again, sizeof *again);
 }
 
 static void test_two(void)
@@ -310,7 +261,7 @@ static void test_resume_with_other_ranks(void)
     s.steps = 4;
     s.save = file;
     run_jobs(some, &s, 2);
-    release(some);
+    release_ranks(some, sizeof *some);
     s.steps = STEPS - 4;
     s.save = NULL;
     s.load = file;
@@ -318,8 +269,8 @@ static void test_resume_with_other_ranks(void)
     memmove(one[0].loss, one[0].loss + 4, (size_t)s.steps * sizeof *one[0].loss);
     compare(&some[2], &one[0], s.steps, 1e-5, 2e-5);
     (void)remove(file);
-    release(one);
-    release(some);
+    release_ranks(one, sizeof *one);
+    release_ranks(some, sizeof *some);
 }
 
 /* Every case once in an epoch, over all ranks. */
@@ -336,7 +287,7 @@ static void test_epoch(void)
             for (r = 0; r < size; ++r) visits += j[r].visits[i];
             CHECK(visits == 4);
         }
-        release(j);
+        release_ranks(j, sizeof *j);
     }
 }
 
@@ -356,20 +307,16 @@ static void test_shares(void)
 
 static void refused(const setup *s, int size, const char *words)
 {
-    static group g;
-    pthread_t thread[MOST];
     job j[MOST];
     int i;
     memset(j, 0, sizeof j);
-    group_open(&g, size);
-    for (i = 0; i < size; ++i) join(&j[i].me, &g, i, 1);
     for (i = 0; i < size; ++i) j[i].of = s;
-    for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_job, &j[i]) == 0);
-    for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
-    for (i = 0; i < size; ++i) CHECK(j[i].err.status == BMVP_E_ARG);
-    for (i = 0; i < size; ++i) CHECK_HOLDS(j[i].err.message, words);
-    group_close(&g);
-    release(j);
+    run_ranks(j, sizeof *j, size, run_job);
+    for (i = 0; i < size; ++i) {
+        CHECK(j[i].r.err.status == BMVP_E_ARG);
+        CHECK_HOLDS(j[i].r.err.message, words);
+    }
+    release_ranks(j, sizeof *j);
 }
 
 static void test_refused(void)

@@ -5,7 +5,7 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "tests/support/check.h"
-#include "tests/support/ranks.h"
+#include "tests/support/rank_jobs.h"
 
 #include <math.h>
 #include <unistd.h>
@@ -23,12 +23,9 @@ typedef struct setup {
 } setup;
 
 typedef struct job { /* one rank */
-    member me;
+    rank_job r;
     const setup *of;
     bmvp_ft_losses loss[STEPS];
-    float *start, *end; /* of all tensors, one after the other */
-    int64_t n;
-    bmvp_error err;
 } job;
 
 static setup setup_of(const char *net, const char *labels, int batch)
@@ -70,20 +67,6 @@ static void fill_item(int step, int i, float *voxels, bmvp_ft_item *item, int se
     item->slot = (uint32_t)i;
 }
 
-static float *read_state(bmvp_ctx *c, const bmvp_state_list *l, int64_t *n)
-{
-    float *x;
-    int i;
-    for (i = 0, *n = 0; i < l->n; ++i) if (l->item[i].torch_rank > 0) *n += l->item[i].t->numel;
-    x = (float *)calloc((size_t)*n, sizeof *x);
-    for (i = 0, *n = 0; i < l->n; ++i) {
-        if (l->item[i].torch_rank == 0) continue;
-        (void)bmvp_read(c, l->item[i].t, x + *n);
-        *n += l->item[i].t->numel;
-    }
-    return x;
-}
-
 static bmvp_ft *make(const setup *of, bmvp_ctx *c, bmvp_error *err)
 {
     static const float weight[4] = { 0.2f, 1, 1.7f, 3 };
@@ -119,7 +102,7 @@ static bmvp_status run_step(job *j, bmvp_ft *f, int step, float *voxels)
 {
     bmvp_ft_item item[BATCH];
     int i, first, n;
-    n = bmvp_trainer_share(j->of->batch, j->me.table.rank, j->me.table.size, &first);
+    n = bmvp_trainer_share(j->of->batch, j->r.me.table.rank, j->r.me.table.size, &first);
     for (i = 0; i < n; ++i)
         fill_item(step, first + i, voxels + i * (MODALITIES + 1) * CUBE, &item[i], j->of->labels != NULL);
     return bmvp_ft_step(f, item, n, j->of->lr, &j->loss[step % STEPS]);
@@ -134,22 +117,22 @@ static void *run_job(void *arg)
     bmvp_ft *f;
     int i, n, at, taken = 0;
     k.threads = 1;
-    c = bmvp_create(&k, &j->err);
-    if (j->me.of) bmvp_set_comm(c, &j->me.table);
-    f = make(j->of, c, &j->err);
-    for (i = 0; f && i < MODALITIES && j->me.table.rank == 0; ++i)
+    c = bmvp_create(&k, &j->r.err);
+    if (j->r.me.of) bmvp_set_comm(c, &j->r.me.table);
+    f = make(j->of, c, &j->r.err);
+    for (i = 0; f && i < MODALITIES && j->r.me.table.rank == 0; ++i)
         bmvp_fill(c, bmvp_ft_template(f, i), 0.3f + 0.1f * (float)i);
-    if (f && j->of->load && j->me.table.rank == 0 && bmvp_ft_load(f, j->of->load, 1, &j->err))
-        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
+    if (f && j->of->load && j->r.me.table.rank == 0 && bmvp_ft_load(f, j->of->load, 1, &j->r.err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->r.err.message);
     if (f) (void)bmvp_ft_broadcast(f);
     for (i = 0; f && i < MODALITIES; ++i) CHECK_NEAR(bmvp_ft_template(f, i)->x[0], 0.3 + 0.1 * i, 1e-6);
-    if (f) j->start = read_state(c, bmvp_net_state(bmvp_ft_net(f)), &j->n);
+    if (f) j->r.start = read_state(c, bmvp_net_state(bmvp_ft_net(f)), &j->r.n);
     at = f ? (int)bmvp_ft_steps(f) : 0;
     for (n = j->of->steps; f && taken < n && run_step(j, f, at + taken, voxels) == BMVP_OK;) ++taken;
-    if (f && j->of->save && j->me.table.rank == 0 && bmvp_ft_save(f, j->of->save, 1, NULL, &j->err))
-        bmvp_fail(c, BMVP_E_IO, "%s", j->err.message);
-    if (f) j->end = read_state(c, bmvp_net_state(bmvp_ft_net(f)), &j->n);
-    j->err = *bmvp_error_of(c);
+    if (f && j->of->save && j->r.me.table.rank == 0 && bmvp_ft_save(f, j->of->save, 1, NULL, &j->r.err))
+        bmvp_fail(c, BMVP_E_IO, "%s", j->r.err.message);
+    if (f) j->r.end = read_state(c, bmvp_net_state(bmvp_ft_net(f)), &j->r.n);
+    j->r.err = *bmvp_error_of(c);
     bmvp_ft_destroy(f);
     bmvp_destroy(c);
     free(voxels);
@@ -158,68 +141,28 @@ static void *run_job(void *arg)
 
 static void run_jobs(job *j, const setup *of, int size)
 {
-    static group g;
-    pthread_t thread[MOST];
     int i;
     memset(j, 0, MOST * sizeof *j);
-    group_open(&g, size);
-    for (i = 0; i < size; ++i) {
-        join(&j[i].me, size > 1 ? &g : NULL, i, 1);
-        j[i].of = of;
-    }
-    for (i = 0; i < size; ++i) CHECK(pthread_create(&thread[i], NULL, run_job, &j[i]) == 0);
-    for (i = 0; i < size; ++i) pthread_join(thread[i], NULL);
-    group_close(&g);
-}
-
-static void release(job *j)
-{
-    int i;
-    for (i = 0; i < MOST; ++i) {
-        free(j[i].start);
-        free(j[i].end);
-    }
+    for (i = 0; i < size; ++i) j[i].of = of;
+    run_ranks(j, sizeof *j, size, run_job);
 }
 
 /* >>tests --------------------------------------------------------------------------------------------------- */
 
-#define CHECK_LOSS(a, b, tol)                                                                                          \
-    do {                                                                                                               \
-        if ((b) == (b)) CHECK_NEAR(a, b, (tol)*fabs(b));                                                               \
-        else CHECK((a) != (a));                                                                                        \
-    } while (0)
-
 /* Differences as a share of how far the parameters went, in root mean squares. */
 static void compare(const job *got, const job *want, int first, int steps, double loss_tol, double state_tol)
 {
-    double moved = 0, apart = 0;
-    int64_t i;
     int k;
     for (k = first; k < first + steps; ++k) {
         const bmvp_ft_losses *a = &got->loss[k], *b = &want->loss[k];
         CHECK(b->total == b->total);
-        CHECK_LOSS(a->total, b->total, loss_tol);
-        CHECK_LOSS(a->dice, b->dice, loss_tol);
-        CHECK_LOSS(a->ce, b->ce, loss_tol);
-        CHECK_LOSS(a->consistency, b->consistency, 10 * loss_tol);
+        check_loss(a->total, b->total, loss_tol);
+        check_loss(a->dice, b->dice, loss_tol);
+        check_loss(a->ce, b->ce, loss_tol);
+        check_loss(a->consistency, b->consistency, 10 * loss_tol);
         if (b->grad_norm == b->grad_norm) CHECK_NEAR(a->grad_norm, b->grad_norm, 10 * loss_tol * b->grad_norm);
     }
-    if (!CHECK(got->n == want->n && got->end && want->end)) return;
-    for (i = 0; i < want->n; ++i) {
-        const double d = (double)want->end[i] - (double)want->start[i], e = (double)got->end[i] - (double)want->end[i];
-        moved += d * d;
-        apart += e * e;
-    }
-    CHECK(moved > 0);
-    check_report(sqrt(apart / moved) <= state_tol, __FILE__, __LINE__, "parameters are %.2e of their way apart",
-                 sqrt(apart / moved));
-}
-
-static void check_jobs(const job *j, int size)
-{
-    int i;
-    for (i = 0; i < size; ++i)
-        check_report(j[i].err.status == BMVP_OK, __FILE__, __LINE__, "rank %d of %d: %s", i, size, j[i].err.message);
+    compare_states(&got->r, &want->r, state_tol);
 }
 
 static void several_equal_one(const setup *of, int size)
@@ -229,16 +172,16 @@ static void several_equal_one(const setup *of, int size)
     run_jobs(one, of, 1);
     run_jobs(some, of, size);
     run_jobs(again, of, size);
-    check_jobs(one, 1);
-    check_jobs(some, size);
+    check_ranks(one, sizeof *one, 1);
+    check_ranks(some, sizeof *some, size);
     for (i = 0; i < size; ++i) {
         compare(&some[i], &one[0], 0, of->steps, 2e-5, 1e-4);
-        CHECK_SAME("all ranks", some[i].end, some[0].end, some[0].n);
-        CHECK_SAME("a second run", again[i].end, some[i].end, some[i].n);
+        CHECK_SAME("all ranks", some[i].r.end, some[0].r.end, some[0].r.n);
+        CHECK_SAME("a second run", again[i].r.end, some[i].r.end, some[i].r.n);
     }
-    release(one);
-    release(some);
-    release(again);
+    release_ranks(one, sizeof *one);
+    release_ranks(some, sizeof *some);
+    release_ranks(again, sizeof *again);
 }
 
 static void test_regions(void)
@@ -299,17 +242,17 @@ static void test_resume_with_other_ranks(void)
     s.steps = 3;
     s.save = file;
     run_jobs(some, &s, 2);
-    check_jobs(some, 2);
-    release(some);
+    check_ranks(some, sizeof *some, 2);
+    release_ranks(some, sizeof *some);
     s.steps = STEPS - 3;
     s.save = NULL;
     s.load = file;
     run_jobs(some, &s, 3);
-    check_jobs(some, 3);
+    check_ranks(some, sizeof *some, 3);
     compare(&some[2], &one[0], 3, s.steps, 2e-5, 1e-4);
     (void)remove(file);
-    release(one);
-    release(some);
+    release_ranks(one, sizeof *one);
+    release_ranks(some, sizeof *some);
 }
 
 static void test_refused(void)
@@ -318,10 +261,11 @@ static void test_refused(void)
     job j[MOST];
     int i;
     run_jobs(j, &s, 3);
-    for (i = 0; i < 3; ++i) CHECK(j[i].err.status == BMVP_E_ARG);
+    for (i = 0; i < 3; ++i) CHECK(j[i].r.err.status == BMVP_E_ARG);
     for (i = 0; i < 3; ++i)
-        CHECK_HOLDS(j[i].err.message, "batch 2 is the number of cases of a step over all ranks, of which there are 3");
-    release(j);
+        CHECK_HOLDS(j[i].r.err.message,
+                    "batch 2 is the number of cases of a step over all ranks, of which there are 3");
+    release_ranks(j, sizeof *j);
 }
 
 int main(int argc, char **argv)
