@@ -36,7 +36,8 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     const int64_t voxels = 2 * (int64_t)l->cfg.crop * l->cfg.crop * l->cfg.crop;
     bmvp_status st = BMVP_OK;
     int i, from, to, first, count, at = 0;
-    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->memory.order, b->draw);
+    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->memory.order,
+                           b->draw);
     for (from = 0; from < b->n; from = to) {
         to = crop_batch_pass(b, &l->cfg, from);
         count = bmvp_ssl_share(to - from, l->rank, l->size, &first);
