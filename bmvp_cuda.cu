@@ -1060,7 +1060,7 @@ template <class F> static void columns_sum(bmvp_ctx *c, const F &f, const column
 }
 static int64_t columns_workspace(const columns &k) { return 4 * k.samples * columns_in_fours(k).chunks * k.c; }
 
-/* Gradient of a bias or of an added channel vector: gb[c] (+)= sum of g, or of g times `by`, over rows. */
+/* Gradient of a bias or of an added row: gb[c] (+)= sum of g, or of g times `by`, over rows. */
 struct column_grad {
     view g, by;
     sink gb;
@@ -1496,10 +1496,10 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
     return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
-/* >>op add: y = a + b; b of a's shape, a channel vector, one number ------------------------------------------------ */
+/* >>op add: y = a + b; b of a's shape, along a's last axes, one number --------------------------------------------- */
 
-/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a
-   or b. */
+/* y (+)= a + b, or a b; 12 bytes an element (8 with a row that is repeated or a number), half of it in bfloat16. y may
+   be a or b. */
 struct binary_map {
     view a, b;
     sink y;
@@ -1517,12 +1517,16 @@ struct binary_map {
     template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
+/* y as rows of the operand that is repeated */
+static columns binary_columns(const bmvp_tensor *y)
+{
+    return columns_of(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+}
 static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product,
                    int add)
 {
     const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, product, add };
-    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS)
-        columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS) columns_map(c, f, binary_columns(y));
     else map(c, f, y->numel);
 }
 /* gb[0] (+)= sum of g, or of g times `by` */
@@ -1548,16 +1552,13 @@ static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, co
         number_grad f;
         f.g = gradient(y), f.by = by, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
-    } else {
-        const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
-        columns_sum(c, column_grad{ gradient(y), by, gb, add }, k, bmvp_kernel_workspace(c));
-    }
+    } else columns_sum(c, column_grad{ gradient(y), by, gb, add }, binary_columns(y), bmvp_kernel_workspace(c));
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
     if (!backward || y->args.binary.spread == BMVP_SPREAD_SAME) return 0;
     return y->args.binary.spread == BMVP_SPREAD_NUMBER ? (int64_t)REDUCE_FLOATS
-                                                       : bias_workspace(y->numel / last_dim(y), last_dim(y));
+                                                       : columns_workspace(binary_columns(y));
 }
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)

@@ -1167,22 +1167,13 @@ BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const i
     return bmvpi_state_make(m->c, m->list, full, &s, 5, dim);
 }
 
-/* Matrix (N, 1) of ones times (1, M): each row is t, and the gradient of t is the sum of the rows'. */
 BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t)
 {
-    int64_t column[2] = { 1, 1 }, row[2] = { 1, 1 }, flat[2];
-    bmvp_tensor *ones, *all;
     char a[96], b[96];
     if (!x || !t || bmvp_failed(m->c)) return NULL;
-    if (t->dim[0] != 1 || t->rank != x->rank || t->numel * x->dim[0] != x->numel)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
-                                        bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
-    if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
-    column[0] = flat[0] = x->dim[0], row[1] = flat[1] = t->numel;
-    ones = bmvp_input(m->c, 2, column, NULL);
-    bmvp_fill(m->c, ones, 1);
-    all = bmvp_matmul(m->c, ones, bmvp_reshape(m->c, t, 2, row), 0, 0);
-    return bmvp_reshape(m->c, bmvp_add_into(m->c, bmvp_reshape(m->c, x, 2, flat), all), x->rank, x->dim);
+    if (t->dim[0] == 1 && t->rank == x->rank && t->numel * x->dim[0] == x->numel) return bmvp_add(m->c, x, t);
+    return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
+                                    bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
 }
 
 BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value)

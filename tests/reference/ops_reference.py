@@ -75,6 +75,8 @@ def pointwise():
         case(op, "channel", fn, dict(a=(5, 3, 19), b=(19,)), tol=SUMS)
         case(op, "channel_long", fn, dict(a=(401, 3), b=(3,)), tol=LONG)
         case(op, "number", fn, dict(a=(7, 11), b=(1,)), tol=SUMS)
+        case(op, "row", fn, dict(a=(5, 3, 7, 19), b=(3, 7, 19)), tol=SUMS)
+        case(op, "row_of_one", fn, dict(a=(3, 4, 23), b=(1, 4, 23)), tol=SUMS)
     case("scale", "plain", lambda x: -1.75 * x + 0.3, dict(x=(3, 41)), dict(factor=-1.75, offset=0.3))
     case("relu", "plain", lambda x: F.relu(x), dict(x=(3, 41)))
     case("relu", "leaky", lambda x: F.leaky_relu(x, 0.01), dict(x=(3, 41)), dict(slope=0.01))
