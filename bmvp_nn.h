@@ -283,9 +283,10 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
 
    The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`, and
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
-   num_heads, and perceptron 1 for its linear patch embedding). A program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
-   know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so a
-   checkpoint's description can be read, and printed, where the row is not known. */
+   num_heads, and perceptron 1 for its linear patch embedding). A program adds rows by bmvp_config.networks
+   (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
+   its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
+   printed, where the row is not known. */
 
 typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
 
@@ -312,7 +313,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny; 0 when the name is none of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny; 0 when the name is none
+   of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -1959,7 +1961,7 @@ typedef struct bmvpi_unetr {
     bmvp_layer norm;
     bmvpi_res_block encoder1;                /* of the image */
     bmvp_layer start[3];                     /* encoder2, 3, 4: tokens to 1/8 */
-    bmvpi_up_block rise[3];                  /* encoder2's two steps, encoder3's one: twice the grid, a block, no skip */
+    bmvpi_up_block rise[3];                  /* encoder2's two steps, encoder3's one: twice the grid, a block */
     bmvpi_up_block decoder[4];               /* 5, 4, 3, 2 */
     bmvp_layer out;
 } bmvpi_unetr;

@@ -33,7 +33,7 @@ typedef struct golden_net {
     int calm, chaotic, ties; /* ties: activations are calm, maxima nearly equal */
     int compared;
     double worst;            /* largest part of an allowance that was used */
-    char worst_at[200], name[64];
+    char worst_at[400], name[64];
 } golden_net;
 
 static inline double golden_number(const bmvp_json *node, const char *key, double otherwise)
@@ -146,7 +146,8 @@ static inline void golden_state_of(golden_net *g, bmvp_ctx *c, bmvp_state_list *
         double square = 0;
         for (a = 0; same && a < s->torch_rank; ++a)
             same = bmvp_json_int(bmvp_json_at(shape, a), -1) == s->torch_dim[a];
-        if (!check_report(same, __FILE__, __LINE__, "entry %d is %s, should be %s, of the file's shape", i, s->name, name))
+        if (!check_report(same, __FILE__, __LINE__, "entry %d is %s, should be %s, of the file's shape", i,
+                          s->name, name))
             break;
         if (s->torch_rank == 0) continue;
         if (!strstr(s->name, ".running_")) parameters += s->t->numel;

@@ -63,7 +63,8 @@ static bmvp_tensor *unetr_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
         f = bmvp_net_encode(net, x, 1);
         inside_unetr_tokens(net, x, hidden);
         y = inside_unetr_decode(net, &f, map);
-        for (i = 0; i < 8; ++i) feature(g, c, map[i], GOLDEN_FIRST, i < 4 ? "encoder%d" : "decoder%d", i < 4 ? 1 + i : 9 - i);
+        for (i = 0; i < 4; ++i) feature(g, c, map[i], GOLDEN_FIRST, "encoder%d", 1 + i);
+        for (i = 0; i < 4; ++i) feature(g, c, map[4 + i], GOLDEN_FIRST, "decoder%d", 5 - i);
         loss = golden_loss(g, c, loss, "logits", y, GOLDEN_FIRST);
     }
     feature(g, c, hidden[13], GOLDEN_LAST, "vit.patch_embedding", 0);
