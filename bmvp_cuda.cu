@@ -1882,6 +1882,43 @@ static void permute_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 BMVPI_NO_WORKSPACE(permute)
 
+/* >>op roll -------------------------------------------------------------------------------------------------------- */
+
+/* Number `piece` of the 2^rank boxes (bit i: the end of axis i), and where it starts in x and in y; 0: it is empty. */
+static int roll_box(const bmvp_tensor *y, int piece, int64_t *dim, int64_t *in_x, int64_t *in_y)
+{
+    int64_t stride[BMVP_MAX_DIMS];
+    strides_of(y->rank, y->dim, stride);
+    *in_x = *in_y = 0;
+    for (int i = 0; i < y->rank; ++i) {
+        const int64_t by = y->args.roll.by[i], end = piece >> i & 1;
+        dim[i] = end ? by : y->dim[i] - by;
+        *in_x += end ? (y->dim[i] - by) * stride[i] : 0;
+        *in_y += end ? 0 : by * stride[i];
+        if (dim[i] == 0) return 0;
+    }
+    return 1;
+}
+static void roll_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[BMVP_MAX_DIMS], stride[BMVP_MAX_DIMS], from, to;
+    strides_of(y->rank, y->dim, stride);
+    for (int piece = 0; piece < 1 << y->rank; ++piece)
+        if (roll_box(y, piece, dim, &from, &to))
+            strided_copy(c, y->rank, dim, values(y->src[0]) + from, stride, result(y) + to, stride, 0);
+}
+static void roll_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[BMVP_MAX_DIMS], stride[BMVP_MAX_DIMS], to, from;
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    strides_of(y->rank, y->dim, stride);
+    for (int piece = 0; gx && piece < 1 << y->rank; ++piece)
+        if (roll_box(y, piece, dim, &to, &from))
+            strided_copy(c, y->rank, dim, gradient(y) + from, stride, gx + to, stride, add);
+}
+BMVPI_NO_WORKSPACE(roll)
+
 /* >>op slice ------------------------------------------------------------------------------------------------------- */
 
 /* Elements before place `start` of one axis */

@@ -290,6 +290,7 @@ typedef union bmvp_args {
     struct { double slope; } relu;
     struct { double eps; } l2_normalize;
     struct { int axes[BMVP_MAX_DIMS]; } permute;
+    struct { int64_t by[BMVP_MAX_DIMS]; } roll; /* 0 <= by < length of the axis */
     struct { int64_t axis, start; } slice;
     struct { int64_t low[BMVP_MAX_DIMS]; } pad; /* zeros before each axis */
     struct { int64_t axis; } concat;
@@ -441,6 +442,7 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(L2_NORMALIZE,        l2_normalize,       OUT,     EXACT) \
     X(RESHAPE,             reshape,            NONE,    MOVED) \
     X(PERMUTE,             permute,            NONE,    MOVED) \
+    X(ROLL,                roll,               NONE,    MOVED) \
     X(SLICE,               slice,              NONE,    MOVED) \
     X(PAD,                 pad,                NONE,    MOVED) \
     X(CONCAT,              concat,             NONE,    MOVED) \
@@ -622,6 +624,9 @@ BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps)
 /* shares memory with x */
 BMVP_API bmvp_tensor *bmvp_reshape(bmvp_ctx *c, bmvp_tensor *x, int rank, const int64_t *dim);
 BMVP_API bmvp_tensor *bmvp_permute(bmvp_ctx *c, bmvp_tensor *x, const int *axes); /* y axis i is x axis axes[i] */
+/* Along each axis values move up by `shift` places, and what leaves at its end comes in at its start: y[(i + shift) mod
+   n] = x[i]; rank entries, of either sign. torch.roll */
+BMVP_API bmvp_tensor *bmvp_roll(bmvp_ctx *c, bmvp_tensor *x, const int64_t *shift);
 BMVP_API bmvp_tensor *bmvp_slice(bmvp_ctx *c, bmvp_tensor *x, int axis, int64_t start, int64_t length);
 /* zeros; rank entries each, >= 0 */
 BMVP_API bmvp_tensor *bmvp_pad(bmvp_ctx *c, bmvp_tensor *x, const int64_t *low, const int64_t *high);
@@ -3342,6 +3347,63 @@ static bmvp_tensor *bmvpi_permute_sample(bmvp_ctx *c, int variant)
     const int64_t d[4] = { 2, 3, 4, 5 };
     const int axes[3][4] = { { 0, 2, 1, 3 }, { 3, 1, 0, 2 }, { 0, 1, 2, 3 } };
     return variant < 3 ? bmvp_permute(c, bmvp_leaf(c, 4, d, NULL), axes[variant]) : NULL;
+}
+
+/* >>op roll: y[(i + shift) mod n] = x[i] along each axis --------------------------------------------------------------
+   An axis that is shifted falls in two pieces, so k of them make 2^k boxes, each copied to its place. Backward copies
+   them back. torch roll. */
+BMVP_API bmvp_tensor *bmvp_roll(bmvp_ctx *c, bmvp_tensor *x, const int64_t *shift)
+{
+    bmvp_tensor *y;
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    y = bmvpi_node(c, BMVP_OP_ROLL, x->rank, x->dim, 1, &x);
+    for (i = 0; y && i < x->rank; ++i) {
+        const int64_t by = shift[i] % x->dim[i];
+        y->args.roll.by[i] = by < 0 ? by + x->dim[i] : by;
+    }
+    return bmvpi_run(c, y);
+}
+/* Number `piece` of the 2^rank boxes: bit i says whether it is the end of axis i. Where it starts in x and in y; 0: it
+   is empty. */
+static int bmvpi_roll_box(const bmvp_tensor *y, int piece, int64_t *dim, int64_t *in_x, int64_t *in_y)
+{
+    int64_t stride[BMVP_MAX_DIMS];
+    int i;
+    bmvpi_strides(y->rank, y->dim, stride);
+    for (i = 0, *in_x = *in_y = 0; i < y->rank; ++i) {
+        const int64_t by = y->args.roll.by[i], end = piece >> i & 1;
+        dim[i] = end ? by : y->dim[i] - by;
+        *in_x += end ? (y->dim[i] - by) * stride[i] : 0;
+        *in_y += end ? 0 : by * stride[i];
+        if (dim[i] == 0) return 0;
+    }
+    return 1;
+}
+static void bmvpi_roll_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[BMVP_MAX_DIMS], stride[BMVP_MAX_DIMS], from, to;
+    int piece;
+    bmvpi_strides(y->rank, y->dim, stride);
+    for (piece = 0; piece < 1 << y->rank; ++piece)
+        if (bmvpi_roll_box(y, piece, dim, &from, &to))
+            bmvpi_strided_copy(c, y->rank, dim, y->src[0]->x + from, stride, y->x + to, stride, 0);
+}
+static void bmvpi_roll_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int64_t dim[BMVP_MAX_DIMS], stride[BMVP_MAX_DIMS], to, from;
+    int add, piece;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    bmvpi_strides(y->rank, y->dim, stride);
+    for (piece = 0; gx && piece < 1 << y->rank; ++piece)
+        if (bmvpi_roll_box(y, piece, dim, &to, &from))
+            bmvpi_strided_copy(c, y->rank, dim, y->g + from, stride, gx + to, stride, add);
+}
+#define bmvpi_roll_cpu_workspace NULL
+static bmvp_tensor *bmvpi_roll_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[4] = { 2, 3, 4, 5 }, shift[3][4] = { { 0, -1, 1, 0 }, { 1, 2, -3, 7 }, { 0, 0, 0, 0 } };
+    return variant < 3 ? bmvp_roll(c, bmvp_leaf(c, 4, d, NULL), shift[variant]) : NULL;
 }
 
 /* >>op slice: `length` of x from `start` along one axis ---------------------------------------------------------------

@@ -102,6 +102,12 @@ def shapes():
         ("seven", (2, 3, 2, 2, 3, 2, 3), (0, 1, 4, 2, 5, 3, 6)),
     ):
         case("permute", name, lambda x: x.permute(axes), dict(x=shape), dict(axes=axes))
+    for name, shape, shift in (
+        ("window", (2, 5, 4, 7, 3), (0, -3, -2, -3, 0)),
+        ("all", (3, 4, 5), (1, -6, 12)),
+        ("not", (2, 3), (0, 0)),
+    ):
+        case("roll", name, lambda x: x.roll(shift, tuple(range(len(shape)))), dict(x=shape), dict(shift=shift))
     for name, axis, start, length in (("first", 0, 1, 2), ("middle", 1, 2, 4), ("last", 2, 3, 2)):
         case(
             "slice",

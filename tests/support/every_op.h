@@ -190,6 +190,7 @@ static inline bmvp_tensor *net_decode(const net *n, bmvp_tensor *x)
 static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor *y)
 {
     const int64_t flat[2] = { 2, 512 }, low[5] = { 0, 1, 0, 0, 2 }, high[5] = { 1, 0, 0, 3, 0 };
+    const int64_t turn[5] = { 1, -1, 0, 5, 0 };
     const int axes[5] = { 0, 4, 1, 2, 3 };
     const int32_t target[2] = { 0, 1 };
     const int64_t square[2] = { 2, 2 };
@@ -206,7 +207,7 @@ static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor 
         bmvp_mean(c, bmvp_global_pool(
                          c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
-    d = bmvp_pad(c, d, low, high);
+    d = bmvp_roll(c, bmvp_pad(c, d, low, high), turn);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));
 }
 

@@ -70,6 +70,13 @@ BUILD(permute)
     for (i = 0; i < n; ++i) axes[i] = (int)v[i];
     return bmvp_permute(c, in[0], axes);
 }
+#define OPERANDS_roll "x"
+BUILD(roll)
+{
+    int64_t shift[BMVP_MAX_DIMS];
+    fixture_numbers(attribute(k, "shift"), shift, BMVP_MAX_DIMS);
+    return bmvp_roll(c, in[0], shift);
+}
 #define OPERANDS_slice "x"
 BUILD(slice) { return bmvp_slice(c, in[0], (int)integer(k, "axis"), integer(k, "start"), integer(k, "length")); }
 #define OPERANDS_pad "x"
@@ -497,6 +504,7 @@ static const big_case big_cases[] = {
     { "softmax", "401,67", "", 2e-5 },
     { "l2_normalize", "2,70001", "eps=1e-12", 5e-5 },
     { "permute", "2,40,30,50", "axes=0,3,1,2", 1e-6 },
+    { "roll", "2,40,30,50", "shift=0,-3,14,49", 1e-6 },
     { "slice", "40,30,50", "axis=1 start=3 length=20", 1e-6 },
     { "pad", "40,30,50", "low=1,2,3 high=3,2,1", 1e-6 },
     { "concat", "3,20,20,33 3,20,20,16 3,20,20,7", "axis=3", 1e-6 },
