@@ -4338,7 +4338,7 @@ static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmv
 /* Voxels whose label is ignored (nnU-Net: loss_mask, ignore_index). To the losses the network says of them, and for
    certain, that nothing is there: their logits are replaced by such that no region has. The target says the same, so
    they add nothing to Dice (no p t, no p, no t) and nothing to a cross-entropy but to the number it is the mean of,
-   which bmvpi_ft_weigh mends; and what was replaced has no gradient. Without an ignored label nothing of this is made. */
+   which bmvpi_ft_weigh mends; and what was replaced has no gradient. Without an ignored label all this is not there. */
 #define BMVPI_FT_NEVER 1e4 /* exp(-1e4) is 0 */
 enum { BMVPI_FT_DICE, BMVPI_FT_CE, BMVPI_FT_CONSISTENCY }; /* losses that are named */
 
