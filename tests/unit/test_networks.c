@@ -111,10 +111,21 @@ static void test_unetr_file(const char *path)
     bmvp_destroy(c);
 }
 
+static void fixture(const char *name, void (*fn)(const char *path))
+{
+    char path[512];
+    if (!check_start("%s", name)) return;
+    snprintf(path, sizeof path, "%s/nets/%s", TEST_FIXTURES, name);
+    fn(path);
+    check_finish();
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     if (!device_open()) return check_end();
+    fixture("net_unetr_tiny.json", test_unetr_file);
+    fixture("net_unetr_tiny_perceptron.json", test_unetr_file);
     golden_each("unetr_", test_unetr_file);
     device_close();
     return check_end();
