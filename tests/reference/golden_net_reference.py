@@ -2,9 +2,10 @@
 """Small files of the kind that tests/support/golden_net.h reads, from the networks' own code or a twin of it, in double.
 
     golden_net_reference.py fixtures DIR            writes DIR/net_<case>.json (DIR: tests/fixtures/nets)
-    golden_net_reference.py monai FILE OUT          FILE: a UNETR that test_networks wrote (.pt, group state_dict, with
-                                                    `example` input and logits): load_state_dict(strict=True), the logits
-                                                    within 1e-4 of their rms; then writes MONAI's state dict to OUT (.pt)
+    golden_net_reference.py monai FILE OUT          FILE: a UNETR that unetr_tool.c wrote (.pt, with an example's input
+                                                    and logits): load_state_dict(strict=True), the logits within 1e-4 of
+                                                    their rms; then MONAI's own with other values to OUT, which
+                                                    `unetr_tool read OUT` compares
 
 Parameters, inputs and cotangents follow the recipe of ../shared/golden/nets/README.md, seed 0. Stored: names, shapes and
 norms of the state, samples of outputs, features and gradients, and how far a float32 run of the same code came.
@@ -162,24 +163,18 @@ def unetr_fixtures(folder):
 def monai(path, out):
     f = torch.load(path, map_location="cpu")
     state, example = f["state_dict"], f["example"]
-    size = [int(k) for k in example["input"].shape[2:]]
-    net = unetr(in_channels=example["input"].shape[1], out_channels=example["logits"].shape[1], img_size=tuple(size),
-                feature_size=state["encoder1.layer.conv1.conv.weight"].shape[0], hidden_size=state["vit.norm.weight"].numel(),
-                mlp_dim=state["vit.blocks.0.mlp.linear1.bias"].numel(), num_heads=int(example["heads"]))
+    net = unetr(in_channels=example["input"].shape[1], out_channels=example["logits"].shape[1],
+                img_size=tuple(example["input"].shape[2:]), num_heads=int(example["heads"]),
+                feature_size=state["encoder1.layer.conv1.conv.weight"].shape[0],
+                hidden_size=state["vit.norm.weight"].numel(), mlp_dim=state["vit.blocks.0.mlp.linear1.bias"].numel())
     net.load_state_dict(state, strict=True)
     with torch.no_grad():
         want = net(example["input"])
-    off = (example["logits"] - want).abs().max() / want.square().mean().sqrt()
-    print(f"logits of {path} are off by at most {off:.2g} of their rms")
-    torch.save({"state_dict": unetr_again(net).state_dict()}, out)
+        off = (example["logits"] - want).abs().max() / want.square().mean().sqrt()
+        fill(net, False)  # other values, so that reading them shows
+        torch.save(dict(state_dict=net.state_dict(), example=dict(logits=net(example["input"]))), out)
+    print(f"{path}: strict; logits are off by at most {off:.2g} of their rms")
     sys.exit(not off <= 1e-4)
-
-
-def unetr_again(net):
-    """Other values, so that reading them shows."""
-    with torch.no_grad():
-        fill(net, False)
-    return net
 
 
 def main(argv):
