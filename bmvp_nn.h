@@ -19,7 +19,7 @@
        >>checkpoint            >>state files
        and in the implementation
        >>for upper headers     >>state impl            >>layers impl           >>residual blocks
-       >>uniformer >>decoder   >>unet3d    >>unetr
+       >>uniformer >>decoder   >>unet3d    >>unetr     >>unet3d_mg >>unet3d_gvsl
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
        >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip
@@ -281,9 +281,10 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
    bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
 
-   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`, and
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
-   num_heads, and perceptron 1 for its linear patch embedding). A program adds rows by bmvp_config.networks
+   num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width) and
+   `unet3d_gvsl` (GVSL; width). A program adds rows by bmvp_config.networks
    (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
    its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
    printed, where the row is not known. */
@@ -303,7 +304,7 @@ typedef struct bmvp_net_config {
     int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
     int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
     int mlp_ratio;        /* UniFormer: hidden width / width */
-    int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
+    int width;            /* U-Nets: n; UNET3D's levels have n, 2n, 4n, 8n channels */
     int groups;           /* UNET3D: groups of GroupNorm; divides n */
     int plain_decoder; /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
@@ -313,8 +314,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny; 0 when the name is none
-   of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, unet3d_mg,
+   unet3d_mg_tiny, unet3d_gvsl, unet3d_gvsl_tiny; 0 when the name is none of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -329,7 +330,7 @@ BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, in
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
-                             the input */
+                             the input, GVSL's maps at 1 to 1/8, the input, and in pre-training the decoded map */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -2268,9 +2269,341 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
     { NULL, NULL }
 };
 
+/* >>unet3d_mg: the U-Net of Models Genesis (Zhou et al., MIA 2021) and TransVW ----------------------------------------
+
+   Two convolutions with batch norm and ReLU a level, max-pooling down, transposed convolutions of one width up, beside
+   the map from before the pooling. The authors make batch norm without running statistics in the pass: evaluation, too,
+   takes those of the batch, moves the running ones that nobody reads, and counts no batches. Their sigmoid stands at
+   the end of reconstruct; segment gives logits. */
+typedef struct bmvpi_mg_conv { bmvp_layer conv, norm; } bmvpi_mg_conv;
+typedef struct bmvpi_unet3d_mg {
+    bmvpi_mg_conv down[4][2], join[3][2];
+    bmvp_layer up[3], out;
+} bmvpi_unet3d_mg;
+
+static bmvpi_mg_conv bmvpi_make_mg_conv(bmvp_module *m, int number, int64_t in, int64_t out)
+{
+    bmvpi_mg_conv l;
+    bmvp_enter(m, "ops.%d", number);
+    l.conv = bmvp_make_conv(m, "conv1", in, out, 3, 1, 1, 1);
+    l.norm = bmvp_make_batchnorm(m, "bn1", out);
+    bmvp_leave(m);
+    return l;
+}
+
+static void bmvpi_unet3d_mg_make(bmvp_net *net)
+{
+    const int64_t w = net->cfg.width;
+    const int outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    bmvpi_unet3d_mg *u = (bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    int i;
+    for (i = 0; i < 4; ++i) {
+        const int64_t in = i ? w << i : net->cfg.in_channels, mid = w << i;
+        bmvp_enter(m, "down_tr%d", 64 << i);
+        u->down[i][0] = bmvpi_make_mg_conv(m, 0, in, mid);
+        u->down[i][1] = bmvpi_make_mg_conv(m, 1, mid, 2 * mid);
+        bmvp_leave(m);
+    }
+    if (net->cfg.task == BMVP_TASK_CLASSIFY) return;
+    for (i = 0; i < 3; ++i) {
+        const int64_t in = (16 * w) >> i, out = in / 2;
+        bmvp_enter(m, "up_tr%d", 256 >> i);
+        u->up[i] = bmvp_make_conv_transpose(m, "up_conv", in, in, 2, 1);
+        u->join[i][0] = bmvpi_make_mg_conv(m, 0, in + out, out);
+        u->join[i][1] = bmvpi_make_mg_conv(m, 1, out, out);
+        bmvp_leave(m);
+    }
+    u->out = bmvp_make_conv(m, "out_tr.final_conv", 2 * w, outputs, 1, 1, 0, 1);
+}
+
+/* relu(norm(conv(x))) twice; norms are dropped, and with `cheap` x is. */
+static bmvp_tensor *bmvpi_mg_level(bmvp_module *m, const bmvpi_mg_conv level[2], bmvp_tensor *x, int cheap)
+{
+    bmvp_ctx *c = m->c;
+    bmvp_tensor *h, *n, *in;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        const bmvp_layer *l = &level[i].norm;
+        h = bmvp_run(m, &level[i].conv, in = x);
+        n = bmvp_batchnorm(c, h, l->w, l->b, l->mean, l->var, 1, 0.1, l->eps);
+        if (i == 0 && cheap) bmvp_drop(c, in);
+        else if (i > 0) bmvpi_spent(m, in);
+        bmvpi_spent(m, h);
+        x = bmvp_relu(c, n);
+        bmvp_drop(c, n);
+    }
+    return x;
+}
+
+/* map: the four levels at 1, 1/2, 1/4, 1/8 */
+static bmvp_features bmvpi_unet3d_mg_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d_mg *u = (const bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_features f;
+    int i;
+    memset(&f, 0, sizeof f);
+    for (i = 0; i < 4; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        if (i) x = bmvp_maxpool3d(m->c, x, 2);
+        f.map[i] = x = bmvp_block_end(m, scope, bmvpi_mg_level(m, u->down[i], x, i > 0));
+    }
+    f.last = x;
+    return f;
+}
+
+/* map[0..2]: the joined levels at 1/4, 1/2 and 1 */
+static bmvp_tensor *bmvpi_unet3d_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3])
+{
+    const bmvpi_unet3d_mg *u = (const bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *x = f->last;
+    int i;
+    for (i = 0; i < 3; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        map[i] = x = bmvp_block_end(
+            m, scope, bmvpi_mg_level(m, u->join[i], bmvpi_join(m, &u->up[i], x, f->map[2 - i], 0), 1));
+        if (i > 0) bmvpi_spent(m, map[i - 1]);
+    }
+    return bmvp_run(m, &u->out, x);
+}
+
+static bmvp_tensor *bmvpi_unet3d_mg_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    bmvp_tensor *map[3];
+    return bmvp_sigmoid(net->m.c, bmvpi_unet3d_mg_decode(net, f, map));
+}
+static bmvp_logits bmvpi_unet3d_mg_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_tensor *map[3];
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvpi_unet3d_mg_decode(net, f, map);
+    return l;
+}
+
+static int64_t bmvpi_unet3d_mg_channels(const bmvp_net_config *k) { return 16 * (int64_t)k->width; }
+static int bmvpi_unet3d_mg_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    if (k->width >= 1 && k->width <= 4096) return 1;
+    bmvp_fail(c, BMVP_E_ARG, "U-Net of Models Genesis: width %d, should be 1 to 4096", k->width);
+    return 0;
+}
+/* One channel in and one out rebuilds intensities. */
+static int bmvpi_unet3d_mg_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    cfg->width = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 0);
+    if (cfg->width < 1) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 1);
+    bmvpi_infer_task(f, group, "out_tr.final_conv.weight", cfg);
+    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
+    cfg->task = BMVP_TASK_PRETRAIN;
+    cfg->outputs = 0;
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unet3d_mg_kind = {
+    "unet3d_mg", "U-Net of Models Genesis",
+    "width",
+    sizeof(bmvpi_unet3d_mg),
+    bmvpi_unet3d_stride,
+    bmvpi_unet3d_mg_channels,
+    bmvpi_unet3d_mg_check,
+    bmvpi_unet3d_mg_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unet3d_mg_encode,
+    bmvpi_unet3d_mg_reconstruct,
+    bmvpi_unet3d_mg_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unet3d_mg_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "down_tr", "down_tr64.ops.0.conv1.", "out_tr.", NULL },
+    { NULL, NULL }
+};
+
+/* >>unet3d_gvsl: the U-Net of GVSL (He et al., CVPR 2023) -------------------------------------------------------------
+
+   Two convolutions with group norm (8 channels a group) and leaky ReLU (.2) a level, max-pooling down, linear
+   interpolation up, beside the skip. Any size: axes are padded with zeros to multiples of 16, half of it in front, and
+   the last map is cropped. Pre-training is the authors' UNet_base, which ends with a map of `width` channels: encode
+   gives it as skip[5], for the method's heads. Segmentation has their out_conv (3^3); its softmax is left to the
+   loss. */
+enum { BMVPI_GVSL_LEVELS = 5 };
+typedef struct bmvpi_gvsl_level { bmvp_layer conv[2], norm[2]; } bmvpi_gvsl_level;
+typedef struct bmvpi_unet3d_gvsl {
+    bmvpi_gvsl_level down[BMVPI_GVSL_LEVELS], up[BMVPI_GVSL_LEVELS - 1];
+    bmvp_layer out;
+} bmvpi_unet3d_gvsl;
+
+static bmvpi_gvsl_level bmvpi_make_gvsl_level(bmvp_module *m, const char *name, int64_t in, int64_t out)
+{
+    bmvpi_gvsl_level l;
+    bmvp_enter(m, "%s.double_conv", name);
+    l.conv[0] = bmvp_make_conv(m, "0", in, out, 3, 1, 1, 1);
+    l.norm[0] = bmvp_make_groupnorm(m, "1", out, (int)out / 8);
+    l.conv[1] = bmvp_make_conv(m, "3", out, out, 3, 1, 1, 1);
+    l.norm[1] = bmvp_make_groupnorm(m, "4", out, (int)out / 8);
+    bmvp_leave(m);
+    return l;
+}
+
+static void bmvpi_unet3d_gvsl_make(bmvp_net *net)
+{
+    const int64_t w = net->cfg.width;
+    const int pretrains = net->cfg.task == BMVP_TASK_PRETRAIN;
+    bmvpi_unet3d_gvsl *u = (bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    char name[32];
+    int i;
+    if (!pretrains) bmvp_enter(m, "unet");
+    u->down[0] = bmvpi_make_gvsl_level(m, "inc", net->cfg.in_channels, w);
+    for (i = 1; i < BMVPI_GVSL_LEVELS; ++i) {
+        snprintf(name, sizeof name, "down%d.maxpool_conv.1", i);
+        u->down[i] = bmvpi_make_gvsl_level(m, name, w << (i - 1), w << i);
+    }
+    for (i = 0; i < BMVPI_GVSL_LEVELS - 1 && net->cfg.task != BMVP_TASK_CLASSIFY; ++i) {
+        const int64_t out = (8 * w) >> i;
+        snprintf(name, sizeof name, "up%d.conv", i + 1);
+        u->up[i] = bmvpi_make_gvsl_level(m, name, 3 * out, out);
+    }
+    if (!pretrains) bmvp_leave(m);
+    if (net->cfg.task == BMVP_TASK_SEGMENT) u->out = bmvp_make_conv(m, "out_conv", w, net->cfg.outputs, 3, 1, 1, 1);
+}
+
+/* leaky(norm(conv(x))) twice; norms are dropped, and with `cheap` x is. */
+static bmvp_tensor *bmvpi_gvsl_run_level(bmvp_module *m, const bmvpi_gvsl_level *l, bmvp_tensor *x, int cheap)
+{
+    bmvp_tensor *h, *n, *in;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        h = bmvp_run(m, &l->conv[i], in = x);
+        n = bmvp_run(m, &l->norm[i], h);
+        if (i == 0 && cheap) bmvp_drop(m->c, in);
+        else if (i > 0) bmvpi_spent(m, in);
+        bmvpi_spent(m, h);
+        x = bmvp_leaky_relu(m->c, n, 0.2);
+        bmvp_drop(m->c, n);
+    }
+    return x;
+}
+
+/* Zeros before each axis, and behind it, up to a multiple of 16. Returns whether there are any. */
+static int bmvpi_gvsl_room(const bmvp_tensor *x, int64_t low[5], int64_t high[5])
+{
+    int i, any = 0;
+    for (i = 0; i < 5; ++i) {
+        const int64_t room = i >= 1 && i <= 3 ? (16 - x->dim[i] % 16) % 16 : 0;
+        low[i] = room / 2, high[i] = room - low[i];
+        any |= room > 0;
+    }
+    return any;
+}
+
+/* map[0..3]: the joined levels at 1/8 to 1, not cropped. Returns the last one on the grid of the input x. */
+static bmvp_tensor *bmvpi_unet3d_gvsl_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[4])
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *x = f->last, *part[2], *cat;
+    int64_t low[5], high[5];
+    int i;
+    for (i = 0; i < BMVPI_GVSL_LEVELS - 1; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        part[0] = f->skip[3 - i];
+        part[1] = bmvp_upsample_trilinear(m->c, x, 2, 1);
+        cat = bmvp_concat(m->c, 2, part, 4);
+        bmvp_drop(m->c, part[1]);
+        map[i] = x = bmvp_block_end(m, scope, bmvpi_gvsl_run_level(m, &u->up[i], cat, 1));
+    }
+    if (!x || !bmvpi_gvsl_room(f->skip[4], low, high)) return x;
+    for (i = 1; i < 4; ++i) x = bmvp_slice(m->c, x, i, low[i], f->skip[4]->dim[i]);
+    return x;
+}
+
+/* map: levels at 1/2 to 1/16 of the padded input; skip[0..3]: at 1 to 1/8, [4]: the input, [5]: in pre-training, the
+   decoder's map */
+static bmvp_features bmvpi_unet3d_gvsl_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    int64_t low[5], high[5];
+    bmvp_tensor *map[4];
+    bmvp_features f;
+    int i, padded;
+    memset(&f, 0, sizeof f);
+    f.skip[4] = x;
+    padded = bmvpi_gvsl_room(x, low, high);
+    if (padded) x = bmvp_pad(m->c, x, low, high);
+    for (i = 0; i < BMVPI_GVSL_LEVELS; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        if (i) x = bmvp_maxpool3d(m->c, x, 2);
+        x = bmvp_block_end(m, scope, bmvpi_gvsl_run_level(m, &u->down[i], x, i > 0));
+        if (i < 4) f.skip[i] = x;
+        if (i > 0) f.map[i - 1] = x;
+    }
+    f.last = x;
+    if (net->cfg.task == BMVP_TASK_PRETRAIN) f.skip[5] = bmvpi_unet3d_gvsl_decode(net, &f, map);
+    return f;
+}
+
+static bmvp_logits bmvpi_unet3d_gvsl_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_tensor *map[4];
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvp_run(&net->m, &u->out, bmvpi_unet3d_gvsl_decode(net, f, map));
+    return l;
+}
+
+static int64_t bmvpi_unet3d_gvsl_stride(const bmvp_net_config *k) { (void)k; return 1; }
+static int bmvpi_unet3d_gvsl_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    if (k->width >= 8 && k->width <= 4096 && k->width % 8 == 0) return 1;
+    bmvp_fail(c, BMVP_E_ARG, "U-Net of GVSL: width %d must be a multiple of 8, its groups have 8 channels", k->width);
+    return 0;
+}
+static int bmvpi_unet3d_gvsl_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    const char *stem = bmvp_ckpt_find(f, group, "unet.inc.double_conv.0.weight") >= 0 ? "unet.inc.double_conv.0.weight"
+                                                                                      : "inc.double_conv.0.weight";
+    cfg->width = bmvpi_infer_dim(f, group, stem, 0);
+    if (cfg->width < 1) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, stem, 1);
+    bmvpi_infer_task(f, group, "out_conv.weight", cfg);
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
+    "unet3d_gvsl", "U-Net of GVSL",
+    "width",
+    sizeof(bmvpi_unet3d_gvsl),
+    bmvpi_unet3d_gvsl_stride,
+    bmvpi_unet3d_mg_channels,
+    bmvpi_unet3d_gvsl_check,
+    bmvpi_unet3d_gvsl_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unet3d_gvsl_encode,
+    NULL,                         /* reconstruct: the method's heads do */
+    bmvpi_unet3d_gvsl_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unet3d_gvsl_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "inc. down unet.inc. unet.down", "inc.double_conv.0. unet.inc.double_conv.0.", "out_conv.", NULL },
+    { "unet.", "" }
+};
+
 /* >>network impl --------------------------------------------------------------------------------------------------- */
 
-static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind };
+static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind,
+                                                       &bmvpi_unet3d_mg_kind, &bmvpi_unet3d_gvsl_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
 
 #define BMVPI_NET_PRESETS(X) /* kind, name, fields */ \
@@ -2280,7 +2613,11 @@ enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds)
     X("unet3d", "unet3d", "width=32 groups=8") \
     X("unet3d", "unet3d_tiny", "width=8 groups=8") \
     X("unetr", "unetr", "img_size=96 feature_size=16 hidden_size=768 mlp_dim=3072 num_heads=12 perceptron=0") \
-    X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0")
+    X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0") \
+    X("unet3d_mg", "unet3d_mg", "width=32") \
+    X("unet3d_mg", "unet3d_mg_tiny", "width=4") \
+    X("unet3d_gvsl", "unet3d_gvsl", "width=32") \
+    X("unet3d_gvsl", "unet3d_gvsl_tiny", "width=8")
 static const struct { const char *kind, *name, *fields; } bmvpi_net_preset[] = {
 #define BMVP_X(kind, name, fields) { kind, name, fields },
     BMVPI_NET_PRESETS(BMVP_X)
@@ -3130,7 +3467,8 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
     return bmvp_error_set(err, BMVP_E_FORMAT,
                           "%.200s: a checkpoint of none of the networks: %s (looked for "
                           "encoder.uniformer.patch_embed1.proj.weight, encoder.patch_embed1.proj.weight, "
-                          "conv1a.weight or vit.patch_embedding.patch_embeddings.weight)",
+                          "conv1a.weight, vit.patch_embedding.patch_embeddings.weight, "
+                          "down_tr64.ops.0.conv1.weight or inc.double_conv.0.weight)",
                           ckpt->path, found);
 }
 

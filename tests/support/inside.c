@@ -35,3 +35,8 @@ bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_ten
     map[3] = bmvpi_unetr_rise(&net->m, &u->start[2], NULL, 0, f->map[2]); /* the decoder drops it */
     return y;
 }
+
+bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3])
+{
+    return bmvpi_unet3d_mg_decode(net, f, map);
+}
