@@ -190,6 +190,7 @@ static inline bmvp_tensor *net_decode(const net *n, bmvp_tensor *x)
 static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor *y)
 {
     const int64_t flat[2] = { 2, 512 }, low[5] = { 0, 1, 0, 0, 2 }, high[5] = { 1, 0, 0, 3, 0 };
+    const int64_t turn[5] = { 1, -1, 0, 5, 0 };
     const int axes[5] = { 0, 4, 1, 2, 3 };
     const int32_t target[2] = { 0, 1 };
     const int64_t square[2] = { 2, 2 };
@@ -206,8 +207,19 @@ static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor 
         bmvp_mean(c, bmvp_global_pool(
                          c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
-    d = bmvp_pad(c, d, low, high);
+    d = bmvp_roll(c, bmvp_pad(c, d, low, high), turn);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));
+}
+
+/* Functions of each element, of what is above 0 where they need it: of the output by halves, upper and lower. */
+static inline bmvp_tensor *net_functions(const net *n, bmvp_tensor *y)
+{
+    bmvp_ctx *c = n->c;
+    bmvp_tensor *a = bmvp_slice(c, y, 1, 0, 4), *b = bmvp_slice(c, y, 1, 4, 4);
+    bmvp_tensor *e = bmvp_exp(c, bmvp_clamp(c, a, -1, 1));
+    bmvp_tensor *s = bmvp_div(c, bmvp_sub(c, a, b), bmvp_scale(c, bmvp_abs(c, b), 1, 0.5));
+    s = bmvp_mul(c, s, bmvp_natural_log(c, bmvp_scale(c, e, 1, 0.25)));
+    return bmvp_add(c, bmvp_mean(c, bmvp_mul(c, s, bmvp_sqrt(c, e))), bmvp_l1(c, a, b));
 }
 
 static inline void net_forward(net *n)
@@ -215,6 +227,7 @@ static inline void net_forward(net *n)
     bmvp_tensor *x = net_input(n), *map = net_encode(n, x);
     n->y = bmvp_keep(net_decode(n, map));
     n->loss = bmvp_add(n->c, bmvp_mse(n->c, n->y, x), net_rest(n, map, n->y));
+    n->loss = bmvp_add(n->c, n->loss, bmvp_scale(n->c, net_functions(n, n->y), 0.1, 0));
 }
 
 /* Loss, output, gradients of all parameters and running statistics, one after the other. */
