@@ -697,11 +697,11 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 /* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size
    -> (N, T, C). The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
-/* The same within windows, with learned biases by relative place: qkv (N, T, 3 C), sample n being window n mod `windows`
-   of a grid; to q_i k_j scale comes table[place[i] - place[j] + (R - 1) / 2, head], table (R, heads), R odd, place T
-   numbers that are at most (R - 1) / 2 apart (both copied); and -100 where region (windows, T) is another for i than for
-   j; NULL: no regions. Nothing of T x T is kept, and biases of a tile are looked up once for many windows. MONAI's
-   WindowAttention (Liu et al., ICCV 2021, with Swin-UNETR's masks) */
+/* The same within windows, with learned biases by relative place: qkv (N, T, 3 C), sample n being window n mod
+   `windows` of a grid; to q_i k_j scale comes table[place[i] - place[j] + (R - 1) / 2, head], table (R, heads), R odd,
+   place T numbers (copied, as region) at most (R - 1) / 2 apart; and -100 where region (windows, T) is another for i
+   than for j; NULL: no regions. Nothing of T x T is kept, and biases of a tile are looked up once for many windows.
+   MONAI's WindowAttention (Liu et al., ICCV 2021, with Swin-UNETR's masks) */
 BMVP_API bmvp_tensor *bmvp_window_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale, bmvp_tensor *table,
                                             const int32_t *place, const int32_t *region, int64_t windows);
 

@@ -156,8 +156,8 @@ BUILD(mlp)
                  : bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]);
 }
 #define OPERANDS_attention "qkv table"
-/* Window attention, of a window of n^3: token t of a smaller one is taken for token t of it, and in window w of the grid
-   is of region (t + w) w mod 3; regions 0: none. */
+/* Window attention, of a window of n^3: token t of a smaller one is taken for token t of it, and in window w of the
+   grid is of region (t + w) w mod 3; regions 0: none. */
 static bmvp_tensor *build_window_attention(bmvp_ctx *c, const op_case *k, bmvp_tensor **in)
 {
     const int n = (int)integer(k, "window"), tokens = (int)in[0]->dim[1], windows = (int)integer(k, "regions");
