@@ -38,6 +38,16 @@ static double number(const op_case *k, const char *key)
     return t ? strtod(t, NULL) : 0;
 }
 
+/* A list of at most `most` numbers; returns how many */
+static int integers(const op_case *k, const char *key, int32_t *v, int most)
+{
+    int64_t wide[64] = { 0 };
+    const int n = fixture_numbers(attribute(k, key), wide, most < 64 ? most : 64);
+    int i;
+    for (i = 0; i < n; ++i) v[i] = (int32_t)wide[i];
+    return n;
+}
+
 #define BUILD(op) static bmvp_tensor *build_##op(bmvp_ctx *c, const op_case *k, bmvp_tensor **in)
 #define OPERANDS_add "a b"
 BUILD(add) { (void)k; return bmvp_add(c, in[0], in[1]); }
@@ -112,6 +122,29 @@ BUILD(upsample_trilinear)
 }
 #define OPERANDS_space_to_depth "x"
 BUILD(space_to_depth) { return bmvp_space_to_depth(c, in[0], (int)integer(k, "block")); }
+#define OPERANDS_box_sum3d "x"
+BUILD(box_sum3d) { return bmvp_box_sum3d(c, in[0], (int)integer(k, "size")); }
+#define OPERANDS_grid_sample3d "x position"
+BUILD(grid_sample3d)
+{
+    const char *wide = attribute(k, "wide"); /* positions from [-1, 1): times this, and that much more */
+    return bmvp_grid_sample3d(c, in[0], wide ? bmvp_scale(c, in[1], strtod(wide, NULL), strtod(wide, NULL)) : in[1]);
+}
+#define OPERANDS_gather_rows "x"
+BUILD(gather_rows)
+{
+    int32_t index[64];
+    const int n = integers(k, "index", index, 64);
+    return bmvp_gather_rows(c, in[0], n, index);
+}
+#define OPERANDS_where_rows "x row"
+BUILD(where_rows)
+{
+    int32_t mask[400];
+    int i, n = attribute(k, "mask") ? integers(k, "mask", mask, 400) : 0;
+    for (i = n; i < 400; ++i) mask[i] = i % 7 < 3; /* of large cases */
+    return bmvp_where_rows(c, in[0], in[1], mask);
+}
 #define OPERANDS_sum "x"
 BUILD(sum) { (void)k; return bmvp_sum(c, in[0]); }
 #define OPERANDS_mean "x"
@@ -532,6 +565,10 @@ static const big_case big_cases[] = {
     { "concat", "3,20,20,33 3,20,20,16 3,20,20,7", "axis=3", 1e-6 },
     { "upsample_nearest", "2,10,9,8,33", "factor=2", 1e-5 },
     { "space_to_depth", "2,16,8,12,9", "block=4", 1e-6 },
+    { "box_sum3d", "2,9,14,11,15", "size=9", 1e-4 },
+    { "grid_sample3d", "2,9,8,7,5 2,9,17,11,3", "wide=4.1", 1e-4 },
+    { "gather_rows", "40,1500", "index=4,0,39,4,4,17,2,39,4,30,31,4,1,1,2,3,5,8,13,21,34,0,0,7", 1e-5 },
+    { "where_rows", "400,107 107", "", 1e-4 },
     { "sum", "401,303", "", 2e-4 },
     { "mean", "401,303", "", 2e-4 },
     { "mse", "401,303 401,303", "", 5e-5 },
