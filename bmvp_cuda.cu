@@ -6116,11 +6116,18 @@ static __device__ __forceinline__ int listed_find(const listed *list, int n, int
 template <int N> static __device__ __forceinline__ void update_some(const bmvp_update &u, float scale, int64_t i)
 {
     const float keep = 1.0f - u.lr * u.decay;
-    float p[N], g[N], m[N], v[N];
-    load<N>(view{ u.p, 0 }, i, p);
+    float p[N], g[N], m[N], v[N], top[N];
     load<N>(view{ u.g, 0 }, i, g);
     load<N>(view{ u.m, 0 }, i, m);
+    if (!u.p) {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) m[e] += u.b1 * (g[e] - m[e]);
+        store<N>(sink{ u.m, 0 }, i, m, 0);
+        return;
+    }
+    load<N>(view{ u.p, 0 }, i, p);
     if (u.v) load<N>(view{ u.v, 0 }, i, v);
+    if (u.top) load<N>(view{ u.top, 0 }, i, top);
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) {
         const float d = g[e] * scale + u.l2 * p[e];
@@ -6131,19 +6138,23 @@ template <int N> static __device__ __forceinline__ void update_some(const bmvp_u
         }
         m[e] += u.b1 * (d - m[e]);
         v[e] += u.b2 * (d * d - v[e]);
-        p[e] = p[e] * keep - u.step * m[e] / (sqrtf(v[e]) * u.root + u.eps);
+        top[e] = u.top && v[e] <= top[e] ? top[e] : v[e];
+        p[e] = p[e] * keep - u.step * m[e] / (sqrtf(top[e]) * u.root + u.eps);
     }
     store<N>(sink{ u.p, 0 }, i, p, 0);
     store<N>(sink{ u.m, 0 }, i, m, 0);
     if (u.v) store<N>(sink{ u.v, 0 }, i, v, 0);
+    if (u.top) store<N>(sink{ u.top, 0 }, i, top, 0);
 }
 
-/* The step of SGD (no v) or Adam and AdamW, as bmvp_update says; with a rule its scale, and no step if it has halted.
+/* The step of SGD, Adam and AdamW, AMSGrad, or an average, as bmvp_update says; with a rule its scale, and no step if
+   it has halted.
    Who:    block b takes piece b; its threads go through it four neighbours at a time, the first ones take what is left
            over.
    Launch: one block of 256 threads a piece; any number of tensors.
    Bits:   each element by one thread.
-   Traffic: 28 bytes an element (SGD 20), 16 a thread, and about 16 operations: at the memory's speed. */
+   Traffic: 28 bytes an element (SGD 20, AMSGrad 36, an average 12), 16 a thread, and about 16 operations: at the
+           memory's speed. */
 static __global__ void update_kernel(const listed *list, int n, const float *rule)
 {
     if (rule && rule[BMVP_RULE_HALTED] != 0.0f) return;

@@ -503,9 +503,10 @@ typedef struct bmvp_kernel {
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
 /* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr
-   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
+   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps); AMSGrad
+   (top not NULL) has top = max(top, v) in the place of v there. An average (p NULL): m += b1 (g - m). */
 typedef struct bmvp_update {
-    float *p, *m, *v;
+    float *p, *m, *v, *top;
     const float *g;
     int64_t n;
     float scale, lr, decay, l2, b1, b2, step, root, eps;
@@ -4348,7 +4349,8 @@ static bmvp_tensor *bmvpi_grid_sample3d_sample(bmvp_ctx *c, int variant)
 static int bmvpi_gather_rows_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t n, const int32_t *index)
 {
     const int64_t all = 2 * n + rows + 1;
-    int32_t *list = (int32_t *)bmvpi_alloc(c, all * (int64_t)sizeof *list), *start, *place;
+    const int there = bmvp_on_host(c); /* then it is made where it stays */
+    int32_t *list = (int32_t *)(there ? (void *)saved : bmvpi_alloc(c, all * (int64_t)sizeof *list)), *start, *place;
     int64_t i;
     if (!list) return 0;
     start = list + n;
@@ -4359,6 +4361,7 @@ static int bmvpi_gather_rows_save(bmvp_ctx *c, float *saved, int64_t rows, int64
     for (i = 0; i < n; ++i) place[start[index[i]]++] = (int32_t)i; /* start: now where the next row's begin */
     for (i = rows; i > 0; --i) start[i] = start[i - 1];
     start[0] = 0;
+    if (there) return 1;
     bmvpi_values_write(c, saved, (const float *)(const void *)list, all); /* as they are */
     bmvpi_free(c, list);
     return !bmvp_failed(c);
@@ -6474,6 +6477,26 @@ static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, i
 #define BMVPI_ADAMW_HOT
 #endif
 BMVPI_ADAMW_HOT static void bmvpi_adamw(const bmvp_update *u, float scale, int64_t from, int64_t to) BMVPI_ADAMW_BODY
+BMVPI_ADAMW_HOT static void bmvpi_amsgrad(const bmvp_update *u, float scale, int64_t from, int64_t to)
+{
+    const float keep = 1.0f - u->lr * u->decay;
+    int64_t i;
+    for (i = from; i < to; ++i) {
+        const float d = u->g[i] * scale + u->l2 * u->p[i];
+        u->m[i] += u->b1 * (d - u->m[i]);
+        u->v[i] += u->b2 * (d * d - u->v[i]);
+        if (!(u->v[i] <= u->top[i])) u->top[i] = u->v[i];
+        u->p[i] = u->p[i] * keep - u->step * u->m[i] / (sqrtf(u->top[i]) * u->root + u->eps);
+    }
+}
+BMVPI_ADAMW_HOT static void bmvpi_average(const bmvp_update *u, int64_t from, int64_t to)
+{
+    float *BMVP_RESTRICT m = u->m;
+    const float *BMVP_RESTRICT g = u->g;
+    const float b1 = u->b1;
+    int64_t i;
+    for (i = from; i < to; ++i) m[i] += b1 * (g[i] - m[i]);
+}
 static void bmvpi_sgd(const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
     int64_t i;
@@ -6500,7 +6523,9 @@ static void bmvpi_update_task(void *arg, int64_t task, int worker)
     const bmvpi_update_piece *p = &j->piece[task];
     const float scale = j->factor ? *j->factor : p->u->scale;
     (void)worker;
-    if (!p->u->v) bmvpi_sgd(p->u, scale, p->from, p->to);
+    if (!p->u->p) bmvpi_average(p->u, p->from, p->to);
+    else if (!p->u->v) bmvpi_sgd(p->u, scale, p->from, p->to);
+    else if (p->u->top) bmvpi_amsgrad(p->u, scale, p->from, p->to);
     else if (!bmvpi_fast_adamw(j->ctx, p->u, scale, p->from, p->to)) bmvpi_adamw(p->u, scale, p->from, p->to);
 }
 static void bmvpi_square_task(void *arg, int64_t task, int worker)

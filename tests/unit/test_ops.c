@@ -5,6 +5,8 @@
 #include "tests/support/check.h"
 #include "tests/support/context.h"
 #include "tests/support/fixture.h"
+#include "tests/support/formula.h"
+#include "tests/support/golden_ssl.h"
 
 /* >>op cases: one builder an op, from operands and attributes ----------------------------------------------------- */
 
@@ -706,6 +708,84 @@ static void test_gradcheck(int op)
         }
 }
 
+/* >>golden: PyTorch's numbers of BMVP_DATA/golden/ssl/ops.json ---------------------------------------------------- */
+
+/* A leaf of the shape `dims` from the stream `name` */
+static bmvp_tensor *golden_leaf(const golden_ssl *g, bmvp_ctx *c, const char *name, double times, double offset,
+                                const char *dims)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    const int rank = fixture_numbers(dims, dim, BMVP_MAX_DIMS);
+    bmvp_tensor *t = bmvp_keep(bmvp_leaf(c, rank, dim, NULL));
+    float x[4096];
+    golden_ssl_uniform(g, name, times, offset, t->numel, x);
+    bmvp_write(c, t, x);
+    return t;
+}
+/* The values, then backward from the stream `cotangent` */
+static void golden_run(const golden_ssl *g, const char *of, const char *cotangent, bmvp_ctx *c, bmvp_tensor *y)
+{
+    float x[4096];
+    if (!CHECK(y != NULL)) return;
+    golden_ssl_tensor(g, of, cotangent ? "y" : strcmp(of, "l1") == 0 ? "loss" : "y", c, bmvp_keep(y), 0);
+    if (cotangent) golden_ssl_uniform(g, cotangent, 2, -1, y->numel, x);
+    else x[0] = 1;
+    bmvp_backward_from(c, y, x);
+}
+static void golden_numbers(const golden_ssl *g, bmvp_ctx *c)
+{
+    const int64_t turned[3] = { 1, 12, 2 }, two = 2;
+    const int turn[2] = { 1, 0 };
+    float x[12], z[12];
+    bmvp_tensor *a = golden_leaf(g, c, "l1.a", 1, 0, "3,4"), *b = golden_leaf(g, c, "l1.b", 1, 0, "3,4"), *v;
+    bmvp_read(c, a, x);
+    bmvp_read(c, b, z);
+    z[5] = x[5];
+    bmvp_write(c, b, z);
+    golden_run(g, "l1", NULL, c, bmvp_l1(c, a, b));
+    golden_ssl_tensor(g, "l1", "grad_a", c, a, 1);
+    golden_ssl_tensor(g, "l1", "grad_b", c, b, 1);
+    a = golden_leaf(g, c, "cl.x", 4, -2, "12");
+    bmvp_read(c, a, x);
+    x[0] = 1;
+    x[1] = -1;
+    bmvp_write(c, a, x);
+    golden_run(g, "clamp", "cl.c", c, bmvp_clamp(c, a, -1, 1));
+    golden_ssl_tensor(g, "clamp", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "no.x", 2, -1, "2,12");
+    v = bmvp_permute(c, a, turn);
+    v = bmvp_sub(c, v, bmvp_reshape(c, bmvp_global_pool(c, bmvp_reshape(c, v, 3, turned)), 1, &two));
+    golden_run(g, "norm_minus_mean", NULL, c, bmvp_sqrt(c, bmvp_sum(c, bmvp_mul(c, v, v))));
+    golden_ssl_tensor(g, "norm_minus_mean", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "bn.x", 2, -1, "5,3");
+    golden_run(g, "batchnorm_plain", "bn.c", c, bmvp_batchnorm(c, a, NULL, NULL, NULL, NULL, 1, 0, 1e-5));
+    golden_ssl_tensor(g, "batchnorm_plain", "grad_x", c, a, 1);
+}
+static void golden_places(const golden_ssl *g, bmvp_ctx *c)
+{
+    const int32_t index[5] = { 4, 0, 4, 2, 4 };
+    bmvp_tensor *a = golden_leaf(g, c, "ga.x", 1, 0, "5,3"), *p;
+    golden_run(g, "gather_rows", "ga.c", c, bmvp_gather_rows(c, a, 5, index));
+    golden_ssl_tensor(g, "gather_rows", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "gs.x", 1, 0, "1,4,3,5,2");
+    p = golden_leaf(g, c, "gs.p", 7, -1.5, "1,3,4,2,3");
+    golden_run(g, "grid_sample3d", "gs.c", c, bmvp_grid_sample3d(c, a, p));
+    golden_ssl_tensor(g, "grid_sample3d", "grad_x", c, a, 1);
+    golden_ssl_tensor(g, "grid_sample3d", "grad_p", c, p, 1);
+}
+static void test_golden_ssl(void)
+{
+    golden_ssl g;
+    bmvp_ctx *c;
+    if (!golden_ssl_open(&g, "ops.json")) return;
+    c = bmvp_create(NULL, NULL);
+    golden_numbers(&g, c);
+    golden_places(&g, c);
+    check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
+    bmvp_destroy(c);
+    bmvp_json_free(g.doc);
+}
+
 int main(int argc, char **argv)
 {
     size_t i;
@@ -714,5 +794,6 @@ int main(int argc, char **argv)
     for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_reads(&op_rows[i]);
     for (i = 0; i < sizeof big_cases / sizeof *big_cases; ++i) test_big_case(&big_cases[i]);
     for (i = 0; i < BMVP_OP_COUNT; ++i) test_gradcheck((int)i);
+    CHECK_RUN(test_golden_ssl);
     return check_end();
 }
