@@ -81,10 +81,10 @@ PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets layers optim state masks step runs labels \
-           metrics nifti grids register release window predict finetune
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
+           labels metrics nifti grids register release window predict finetune
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
-INSIDE   = checkpoint hostile
+INSIDE   = checkpoint hostile networks
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)

@@ -1071,7 +1071,7 @@ struct shares {
         return (float)(minus ? -sum / (b * b) : sum);
     }
 };
-/* Gradient of a bias or of a spread channel vector: gb[c] (+)= its share of the sum of g, or of g times `by`, over
+/* Gradient of a bias or of a added row: gb[c] (+)= its share of the sum of g, or of g times `by`, over
    rows. */
 struct column_grad {
     view g, by;
@@ -1510,9 +1510,9 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
     return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
-/* >>op add: y = a + b; b of a's shape, a channel vector, one number ------------------------------------------------ */
+/* >>op add: y = a + b; b of a's shape, along a's last axes, one number --------------------------------------------- */
 
-/* y (+)= a + b, a b, a - b or a / b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16.
+/* y (+)= a + b, a b, a - b or a / b; 12 bytes an element (8 with a row or a number), half of it in bfloat16.
    y may be a or b. */
 enum { SUM, PRODUCT, DIFFERENCE, QUOTIENT };
 struct binary_map {
@@ -1536,11 +1536,15 @@ struct binary_map {
     template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
+/* y as rows of the operand that is repeated */
+static columns binary_columns(const bmvp_tensor *y)
+{
+    return columns_of(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+}
 static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int kind, int add)
 {
     const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, kind, add };
-    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS)
-        columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS) columns_map(c, f, binary_columns(y));
     else map(c, f, y->numel);
 }
 /* gb[0] (+)= its share of the sum of g, or of g times `by` */
@@ -1570,15 +1574,15 @@ static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, co
         f.g = gradient(y), f.by = by, f.share = share, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
     } else {
-        const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
-        columns_sum(c, column_grad{ gradient(y), by, share, gb, add }, k, bmvp_kernel_workspace(c));
+        const column_grad f = { gradient(y), by, share, gb, add };
+        columns_sum(c, f, binary_columns(y), bmvp_kernel_workspace(c));
     }
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
     if (!backward || y->args.binary.spread == BMVP_SPREAD_SAME) return 0;
     return y->args.binary.spread == BMVP_SPREAD_NUMBER ? (int64_t)REDUCE_FLOATS
-                                                       : bias_workspace(y->numel / last_dim(y), last_dim(y));
+                                                       : columns_workspace(binary_columns(y));
 }
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)

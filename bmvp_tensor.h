@@ -277,8 +277,8 @@ typedef struct bmvp_conv_shape {
     int64_t groups;
 } bmvp_conv_shape;
 
-/* How the second operand of add, mul, sub and div lies along the first: of the same shape; a channel vector, the same
-   for every row; one number */
+/* How the second operand of add, mul, sub and div lies along the first: of the same shape; along its last axes, the
+   same for all others (a channel vector, or positions that each sample gets); one number */
 typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
 
 /* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every
@@ -619,7 +619,8 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 /* Builders. Each returns a step tensor, or NULL after a failure. Names are PyTorch's where it has one.
    Shapes: `...` stands for any leading axes. */
 
-/* Pointwise. a and b of one shape; or b of rank 1 (the last axis, a channel vector); or b with one element. */
+/* Pointwise. a and b of one shape; or b with a's last axes (C: a channel vector; D, H, W, C: the same for each sample),
+   before which ones may stand; or b with one element. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_sub(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* a - b */
@@ -2794,6 +2795,17 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
     return bmvpi_columns_workspace(&k) + 4 * samples * ch;
 }
 
+/* Are b's axes a's last ones, but for ones before them? */
+static int bmvpi_is_row(const bmvp_tensor *a, const bmvp_tensor *b)
+{
+    int first = 0, i;
+    while (first < b->rank && b->dim[first] == 1) ++first;
+    if (b->rank - first > a->rank) return 0;
+    for (i = first; i < b->rank; ++i)
+        if (b->dim[i] != a->dim[a->rank - b->rank + i]) return 0;
+    return 1;
+}
+
 /* add, mul, sub, div: what b is along a, the operands of a pass, the gradient of a b that was spread, the samples */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
@@ -2801,14 +2813,14 @@ static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_t
     bmvp_spread spread;
     if (!a || !b || bmvp_failed(c)) return NULL;
     spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
-    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
+    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_is_row(a, b))
         return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src,
-                                "b must have a's shape, or be a vector as long as its last axis, or a number");
+                                "b must have a's shape, or a's last axes, or be a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
 }
-/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
+/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a row or the number s */
 static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
 {
     const int64_t row = y->args.binary.spread == BMVP_SPREAD_CHANNELS ? b->numel : 1;
@@ -2818,7 +2830,7 @@ static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const
     m.number = b->x[0];
     return m;
 }
-/* to (+)= a b, of rows with a channel vector b, or of a and the number */
+/* to (+)= a b, of rows with the row b, or of a and the number */
 BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     const float *a = m->a, *b = m->b;
@@ -2859,6 +2871,11 @@ static float bmvpi_broadcast_share(const bmvp_tensor *y, double sum, int64_t i)
     const double b = y->op == BMVP_OP_DIV ? (double)y->src[1]->x[i] : 1.0;
     return (float)(y->op == BMVP_OP_SUB || y->op == BMVP_OP_DIV ? -sum / (b * b) : sum);
 }
+/* y as rows of b */
+static bmvpi_columns bmvpi_broadcast_columns(const bmvp_tensor *y)
+{
+    return bmvpi_columns_make(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+}
 /* Gradient of a broadcast b: g, or g times `by` (mul, div), summed over what b was spread over */
 static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
 {
@@ -2869,10 +2886,11 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
         gb[0] = (add ? gb[0] : 0.0f) +
                 bmvpi_broadcast_share(y, bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range), 0);
     } else {
-        bmvpi_columns k = bmvpi_norm_columns(y, 1);
+        bmvpi_columns k = bmvpi_broadcast_columns(y);
         double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
         int64_t i;
         k.x = by;
+        k.a = y->g;
         bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
         for (i = 0; i < k.c; ++i)
             gb[i] = (add ? gb[i] : 0.0f) + bmvpi_broadcast_share(y, sum[by ? k.c + i : i], i);
@@ -2880,7 +2898,8 @@ static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float 
 }
 static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+    const bmvpi_columns k = bmvpi_broadcast_columns(y);
+    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_columns_workspace(&k) : 0;
 }
 /* Values of a sample where they must be above 0, from a leaf: x^2 + 1/4 */
 static bmvp_tensor *bmvpi_sample_positive(bmvp_ctx *c, int rank, const int64_t *dim)
@@ -2888,14 +2907,15 @@ static bmvp_tensor *bmvpi_sample_positive(bmvp_ctx *c, int rank, const int64_t *
     bmvp_tensor *x = bmvp_leaf(c, rank, dim, NULL);
     return bmvp_scale(c, bmvp_mul(c, x, x), 1, 0.25);
 }
-/* a with a tensor, a channel vector, a number, itself */
+/* a with a tensor, a channel vector, a number, itself, a matrix for each sample */
 static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
 {
-    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 }, *of = variant == 1 ? ch : variant == 2 ? one : d;
-    const int rank = of == d ? 3 : 1;
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 }, row[3] = { 1, 3, 5 },
+                  *of = variant == 1 ? ch : variant == 2 ? one : variant == 4 ? row : d;
+    const int rank = of == d || of == row ? 3 : 1;
     bmvp_tensor *a = NULL, *b;
-    if (variant > 3) return NULL;
-    if (variant < 3) a = bmvp_leaf(c, 3, d, NULL);
+    if (variant > 4) return NULL;
+    if (variant != 3) a = bmvp_leaf(c, 3, d, NULL);
     b = op == BMVP_OP_DIV ? bmvpi_sample_positive(c, rank, of) : bmvp_leaf(c, rank, of, NULL);
     return bmvpi_binary(c, op, a ? a : b, b);
 }
@@ -2991,14 +3011,14 @@ static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *di
     return t;
 }
 
-/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   Backward reads nothing; db is g, its column sums, or its sum. */
+/* >>op add: y = a + b; b of a's shape, or along a's last axes, or one number ------------------------------------------
+   Backward reads nothing; db is g, its sums over the other axes in fixed order, or its sum. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvpi_binary(c, BMVP_OP_ADD, a, b);
 }
 
-/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+/* Range of rows: of one element, or of more with the row b. A number b is s. */
 BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;

@@ -75,6 +75,8 @@ def pointwise():
         case(op, "channel", fn, dict(a=(5, 3, 19), b=(19,)), tol=SUMS)
         case(op, "channel_long", fn, dict(a=(401, 3), b=(3,)), tol=LONG)
         case(op, "number", fn, dict(a=(7, 11), b=(1,)), tol=SUMS)
+        case(op, "row", fn, dict(a=(5, 3, 7, 19), b=(3, 7, 19)), tol=SUMS)
+        case(op, "row_of_one", fn, dict(a=(3, 4, 23), b=(1, 4, 23)), tol=SUMS)
     case("sub", "same", lambda a, b: a - b, dict(a=(2, 3, 37), b=(2, 3, 37)))
     case("sub", "channel", lambda a, b: a - b, dict(a=(5, 3, 19), b=(19,)), tol=SUMS)
     case("sub", "number", lambda a, b: a - b, dict(a=(7, 11), b=(1,)), tol=SUMS)
