@@ -936,8 +936,8 @@ static float bmvpi_init_draw(const bmvp_state *s, bmvp_rng *r)
     }
 }
 
-/* Place of a token of w^3, counted with x slowest: two of them less each other, plus that of the largest difference, are
-   the row of the table of (2 w - 1)^3 biases */
+/* Place of a token of w^3, counted with x slowest: two of them less each other, plus that of the largest difference,
+   are the row of the table of (2 w - 1)^3 biases */
 static int64_t bmvpi_window_place(int64_t w, int64_t token)
 {
     return (token / (w * w) * (2 * w - 1) + token / w % w) * (2 * w - 1) + token % w;
@@ -2294,9 +2294,9 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
    of biases, as if token i of it were token i of that one, so that the order in which tokens are counted matters: x
    slowest, as in MONAI, though here they lie with z slowest.
    Options: feature_size, window_size, num_heads (of the first stage; each has twice as many as the one before), depth
-   (blocks of the stages; of all 0: 2), use_v2 (a residual block before each stage), new_merging (order of the octants: 0
-   as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5). No tensor of a file shows
-   the last. */
+   (blocks of the stages; of all 0: 2), use_v2 (a residual block before each stage), new_merging (order of the octants:
+   0 as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5). No tensor of a file
+   shows the last. */
 enum { BMVPI_SWIN_BLOCKS = 32, BMVPI_SWIN_MAPS = 11, BMVPI_SWIN_SEEN = 17 };
 typedef struct bmvpi_swin_block {
     bmvp_attention_block b;
@@ -2607,8 +2607,9 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
     int i;
     memset(map, 0, BMVPI_SWIN_MAPS * sizeof *map);
     if (f->last->numel / f->last->dim[0] == f->last->dim[4]) {
-        bmvp_fail(m->c, BMVP_E_SHAPE, "%s: the input is one voxel at 1/32, of which there are no statistics: a side must "
-                  "have 64 voxels or more", net->cfg.name);
+        bmvp_fail(m->c, BMVP_E_SHAPE,
+                  "%s: the input is one voxel at 1/32, of which there are no statistics: a side must have 64 voxels or "
+                  "more", net->cfg.name);
         return;
     }
     for (i = 0; i < 5; ++i) {
@@ -2650,8 +2651,8 @@ static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
     for (i = 0; i < 4; ++i) ok = ok && bmvpi_swin_depth(k, i) >= 1 && bmvpi_swin_depth(k, i) <= BMVPI_SWIN_BLOCKS;
     if (!ok)
         bmvp_fail(c, BMVP_E_ARG,
-                  "Swin-UNETR: feature_size %d, num_heads %d, window_size %d, depth %d,%d,%d,%d: the heads must divide the "
-                  "features, windows are 2 to 16 long, depths 1 to %d",
+                  "Swin-UNETR: feature_size %d, num_heads %d, window_size %d, depth %d,%d,%d,%d: the heads must divide "
+                  "the features, windows are 2 to 16 long, depths 1 to %d",
                   f, heads, w, k->depth[0], k->depth[1], k->depth[2], k->depth[3], BMVPI_SWIN_BLOCKS);
     return ok;
 }
@@ -2673,8 +2674,8 @@ static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_conf
         do {
             snprintf(name, sizeof name, "swinViT.layers%d.0.blocks.%d.norm1.weight", s + 1, cfg->depth[s]);
         } while (bmvp_ckpt_find(f, group, name) >= 0 && ++cfg->depth[s] < BMVPI_SWIN_BLOCKS);
-    snprintf(text, sizeof text, "feature_size=%d window_size=%d num_heads=%d use_v2=%d new_merging=0", feature, w, heads,
-             v2);
+    snprintf(text, sizeof text, "feature_size=%d window_size=%d num_heads=%d use_v2=%d new_merging=0", feature, w,
+             heads, v2);
     (void)bmvp_net_config_set(cfg, text, NULL);
     bmvpi_infer_task(f, group, "out.conv.conv.weight", cfg);
     return 1;
