@@ -107,7 +107,9 @@ static bmvp_status configure(session *s, cli_option *opt, int n_opt)
     const int exists = path && file_exists(path);
     bmvp_status st = BMVP_OK;
     s->best = NAN;
-    if (o->resume && !exists)
+    if (!o->data && !o->resume)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--data is required (prepared cases: what `bmvp prepare` wrote)");
+    else if (o->resume && !exists)
         st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run",
                             path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
@@ -613,8 +615,6 @@ static int parse_and_run(session *s, int argc, char **argv)
     snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
     code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt,
                      argc, argv);
-    if (code < 0 && !o->data && !o->resume)
-        code = cli_fail(CLI_USAGE, "finetune", "--data is required (prepared cases: what `bmvp prepare` wrote)");
     return code < 0 ? run(s, opt, n_opt) : code;
 }
 
