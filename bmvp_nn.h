@@ -285,9 +285,9 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
    num_heads, and perceptron 1 for its linear patch embedding) and `swin_unetr` (MONAI's, of any size: feature_size,
-   window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows; its
-   relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds rows
-   by bmvp_config.networks
+   window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows;
+   its relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
+   rows by bmvp_config.networks
    (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
    its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
    printed, where the row is not known. */
@@ -317,8 +317,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, swin_unetr, swin_unetr_tiny; 0 when
-   the name is none of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, swin_unetr, swin_unetr_tiny;
+   0 when the name is none of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
