@@ -2,14 +2,14 @@
 """Small files of the kind that tests/support/golden_net.h reads, from the networks' own code or a twin of it, in double.
 
     golden_net_reference.py fixtures DIR            writes DIR/net_<case>.json (DIR: tests/fixtures/nets)
-    golden_net_reference.py monai FILE OUT          FILE: a UNETR that unetr_tool.c wrote (.pt, with an example's input
-                                                    and logits): load_state_dict(strict=True), the logits within 1e-4 of
-                                                    their rms; then MONAI's own with other values to OUT, which
-                                                    `unetr_tool read OUT` compares
+    golden_net_reference.py monai FILE OUT          FILE: a UNETR or Swin-UNETR that monai_tool.c wrote (.pt, with an
+                                                    example's input and logits): load_state_dict(strict=True), the logits
+                                                    within 1e-4 of their rms; then MONAI's own with other values to OUT,
+                                                    which `monai_tool read OUT NETWORK` compares
 
 Parameters, inputs and cotangents follow the recipe of ../shared/golden/nets/README.md, seed 0. Stored: names, shapes and
 norms of the state, samples of outputs, features and gradients, and how far a float32 run of the same code came.
-Needs torch 2, numpy; for UNETR monai 1.4.
+Needs torch 2, numpy, monai 1.4.
 """
 
 import json
@@ -45,7 +45,9 @@ def fill(net, calm):
         if not ("running_" in name or not t.is_floating_point()):
             u = uniform(name, t.numel())
             v = 0.1 * (2 * u - 1)
-            if name.endswith(".weight") and t.dim() >= 2:
+            if name.endswith("relative_position_bias_table"):
+                v = 2 * u - 1
+            elif name.endswith(".weight") and t.dim() >= 2:
                 v = (2 * u - 1) * math.sqrt(3 / math.prod(t.shape[1:]))
             elif name.endswith(".weight"):
                 v += 1
@@ -160,6 +162,21 @@ def unetr_fixtures(folder):
               quiet=4e-6)
 
 
+def swin_unetr(**arguments):
+    from monai.networks.nets import SwinUNETR
+
+    return SwinUNETR(**arguments).eval()
+
+
+def swin_fixtures(folder):
+    size = [32, 32, 64]
+    arguments = dict(in_channels=2, out_channels=3, feature_size=12, use_v2=True, img_size=size)
+    features = ["swinViT.patch_embed", "swinViT.layers1.0.blocks.1", "swinViT.layers2c.0", "swinViT.layers3.0.downsample",
+                "encoder10", "decoder3"]
+    write(folder, "swin_unetr_tiny", "MONAI 1.4 SwinUNETR", swin_unetr(**dict(arguments, img_size=tuple(size))),
+          lambda n, x: dict(logits=n(x)), [1, 2] + size, arguments, features, grads=2, kinks=("LeakyReLU",))
+
+
 class MGConv(torch.nn.Module):
     def __init__(self, i, o):
         super().__init__()
@@ -249,13 +266,21 @@ def unet_fixtures(folder):
           [1, 2, 20, 16, 27], arguments, calm=True, kinks=("MaxPool3d",))
 
 
+def of_state(state, example):
+    size, outputs = tuple(example["input"].shape[2:]), example["logits"].shape[1]
+    if "swinViT.patch_embed.proj.weight" in state:
+        return swin_unetr(img_size=size, in_channels=example["input"].shape[1], out_channels=outputs,
+                          feature_size=state["swinViT.patch_embed.proj.bias"].numel(),
+                          use_v2="swinViT.layers1c.0.layer.conv1.conv.weight" in state)
+    return unetr(in_channels=example["input"].shape[1], out_channels=outputs, img_size=size,
+                 num_heads=int(example["heads"]), feature_size=state["encoder1.layer.conv1.conv.weight"].shape[0],
+                 hidden_size=state["vit.norm.weight"].numel(), mlp_dim=state["vit.blocks.0.mlp.linear1.bias"].numel())
+
+
 def monai(path, out):
     f = torch.load(path, map_location="cpu")
     state, example = f["state_dict"], f["example"]
-    net = unetr(in_channels=example["input"].shape[1], out_channels=example["logits"].shape[1],
-                img_size=tuple(example["input"].shape[2:]), num_heads=int(example["heads"]),
-                feature_size=state["encoder1.layer.conv1.conv.weight"].shape[0],
-                hidden_size=state["vit.norm.weight"].numel(), mlp_dim=state["vit.blocks.0.mlp.linear1.bias"].numel())
+    net = of_state(state, example)
     net.load_state_dict(state, strict=True)
     with torch.no_grad():
         want = net(example["input"])
@@ -269,6 +294,7 @@ def monai(path, out):
 def main(argv):
     if len(argv) == 3 and argv[1] == "fixtures":
         unetr_fixtures(argv[2])
+        swin_fixtures(argv[2])
         unet_fixtures(argv[2])
     elif len(argv) == 4 and argv[1] == "monai":
         monai(argv[2], argv[3])

@@ -40,3 +40,9 @@ bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
 {
     return bmvpi_unet3d_mg_decode(net, f, map);
 }
+
+bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[17])
+{
+    return bmvpi_swin_maps(net, x, seen);
+}
+void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11]) { bmvpi_swin_decode(net, f, map); }

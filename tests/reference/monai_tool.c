@@ -1,13 +1,14 @@
-/* unetr_tool.c - UNETR's state dict both ways with MONAI (golden_net_reference.py monai).
+/* monai_tool.c - state dicts of UNETR and Swin-UNETR both ways with MONAI (golden_net_reference.py monai).
 
-     cc -I. tests/reference/unetr_tool.c -o build/unetr_tool -lm -lpthread
-     build/unetr_tool write ours.pt     a fresh network: its state_dict, an example input and its logits
-     build/unetr_tool read theirs.pt    what MONAI wrote: every tensor has its place and its logits come out */
+     cc -I. tests/reference/monai_tool.c -o build/monai_tool -lm -lpthread
+     build/monai_tool write ours.pt unetr     a fresh network (unetr, swin_unetr, swin_unetr_v2): its state_dict, an
+                                              example input and its logits
+     build/monai_tool read theirs.pt unetr    what MONAI wrote: every tensor has its place and its logits come out */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 
-enum { X = 16, Y = 32, Z = 48, IN = 2, OUT = 3, VOXELS = X * Y * Z };
+enum { X = 32, Y = 32, Z = 64, IN = 2, OUT = 3, VOXELS = X * Y * Z };
 
 static float image[VOXELS * IN], logits[VOXELS * OUT], torch[VOXELS * OUT], want[VOXELS * OUT];
 
@@ -82,15 +83,20 @@ static bmvp_status read_file(bmvp_net *net, const char *path, bmvp_error *err)
 int main(int argc, char **argv)
 {
     bmvp_ctx *c = bmvp_create(NULL, NULL);
-    bmvp_net_config k = bmvp_net_config_default("unetr");
+    bmvp_net_config k;
     bmvp_error err = { BMVP_OK, "" };
     bmvp_net *net;
     int reads;
-    if (argc != 3) return 2;
+    if (argc != 4) return 2;
     reads = strcmp(argv[1], "read") == 0;
+    k = bmvp_net_config_default(strcmp(argv[3], "unetr") == 0 ? "unetr" : "swin_unetr");
     k.task = BMVP_TASK_SEGMENT;
-    (void)bmvp_net_config_set(&k, "in_channels=2 outputs=3 img_x=16 img_y=32 img_z=48 feature_size=2 hidden_size=12 "
-                                  "mlp_dim=16 num_heads=3", NULL);
+    (void)bmvp_net_config_set(&k, strcmp(argv[3], "unetr") == 0
+                                      ? "in_channels=2 outputs=3 img_x=32 img_y=32 img_z=64 feature_size=2 "
+                                        "hidden_size=12 mlp_dim=16 num_heads=3"
+                                  : strcmp(argv[3], "swin_unetr") == 0
+                                      ? "in_channels=2 outputs=3 feature_size=12"
+                                      : "in_channels=2 outputs=3 feature_size=12 use_v2=1", NULL);
     net = bmvp_net_create(c, &k);
     bmvp_net_init(net, 1);
     if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
