@@ -4,10 +4,12 @@
 
 static const method_row *const rows[] = { &method_genesis };
 
+const method_row *method_at(int i) { return i >= 0 && i < (int)(sizeof rows / sizeof *rows) ? rows[i] : NULL; }
+
 const method_row *method_find(const char *name)
 {
-    size_t i;
-    for (i = 0; i < sizeof rows / sizeof *rows; ++i)
+    int i;
+    for (i = 0; method_at(i); ++i)
         if (strcmp(rows[i]->name, name) == 0) return rows[i];
     return NULL;
 }

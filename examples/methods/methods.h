@@ -52,6 +52,7 @@ double method_cosine(const bmvp_trainer *t, int64_t total); /* warm-up and half 
 /* What the network rebuilds of a crop, through a sigmoid or as it is. */
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back);
 
+const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* "genesis ..." */
 

@@ -360,6 +360,24 @@ static void close_session(session *s)
     free(s);
 }
 
+const char *method_of_run(int argc, char **argv)
+{
+    const char *const out = cli_peek("out", argc, argv);
+    char *path = out ? run_file(out, "checkpoint.safetensors") : NULL;
+    const bmvp_ckpt_meta *format = NULL;
+    const char *name = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_error err;
+    int i;
+    if (path && file_exists(path) && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK)
+        format = bmvp_ckpt_find_meta(f, "", "format");
+    for (i = 0; format && method_at(i); ++i)
+        if (strcmp(format->value, method_at(i)->method()->format) == 0) name = method_at(i)->name;
+    bmvp_ckpt_close(f);
+    free(path);
+    return name;
+}
+
 int command_pretrain_method(const char *method, int argc, char **argv)
 {
     session *s;
