@@ -1060,9 +1060,22 @@ template <class F> static void columns_sum(bmvp_ctx *c, const F &f, const column
 }
 static int64_t columns_workspace(const columns &k) { return 4 * k.samples * columns_in_fours(k).chunks * k.c; }
 
-/* Gradient of a bias or of an added channel vector: gb[c] (+)= sum of g, or of g times `by`, over rows. */
+/* What element i of an operand b that was spread gets of the sum over its places: that itself, minus that (sub), or
+   minus that by b^2 (div: `over` is b) */
+struct shares {
+    int minus;
+    view over;
+    __device__ float of(double sum, int64_t i) const
+    {
+        const double b = over ? (double)over[i] : 1.0;
+        return (float)(minus ? -sum / (b * b) : sum);
+    }
+};
+/* Gradient of a bias or of a added row: gb[c] (+)= its share of the sum of g, or of g times `by`, over
+   rows. */
 struct column_grad {
     view g, by;
+    shares share;
     sink gb;
     int add;
     template <int N> __device__ void value(int64_t i, int64_t, int64_t, pair *p) const
@@ -1073,11 +1086,12 @@ struct column_grad {
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) p[e].a += by ? (double)v[e] * (double)u[e] : (double)v[e];
     }
-    __device__ void finish(int64_t, int64_t ch, pair p) const { put(gb, ch, (float)p.a, add); }
+    __device__ void finish(int64_t, int64_t ch, pair p) const { put(gb, ch, share.of(p.a, ch), add); }
 };
 static void bias_grad(bmvp_ctx *c, const view &g, int64_t rows, int64_t n, const sink &gb, int add, float *workspace)
 {
-    columns_sum(c, column_grad{ g, view{ NULL, 0 }, gb, add }, columns_of(1, rows, n), workspace);
+    const view none = { NULL, 0 };
+    columns_sum(c, column_grad{ g, none, shares{ 0, none }, gb, add }, columns_of(1, rows, n), workspace);
 }
 static int64_t bias_workspace(int64_t rows, int64_t n) { return columns_workspace(columns_of(1, rows, n)); }
 
@@ -1496,14 +1510,19 @@ static int64_t operand_room(const bmvp_tensor *y, const bmvp_tensor *t)
     return t && is_half(y) && !t->half ? floats_for(t->numel, 1) : 0;
 }
 
-/* >>op add: y = a + b; b of a's shape, a channel vector, one number ------------------------------------------------ */
+/* >>op add: y = a + b; b of a's shape, along a's last axes, one number --------------------------------------------- */
 
-/* y (+)= a + b, or a b; 12 bytes an element (8 with a channel vector or a number), half of it in bfloat16. y may be a
-   or b. */
+/* y (+)= a + b, a b, a - b or a / b; 12 bytes an element (8 with a row or a number), half of it in bfloat16.
+   y may be a or b. */
+enum { SUM, PRODUCT, DIFFERENCE, QUOTIENT };
 struct binary_map {
     view a, b;
     sink y;
-    int number, product, add;
+    int number, kind, add;
+    __device__ float of(float u, float v) const
+    {
+        return kind == PRODUCT ? u * v : kind == SUM ? u + v : kind == DIFFERENCE ? u - v : u / v;
+    }
     template <int N> __device__ void join(int64_t i, int64_t from) const
     {
         float u[N], v[N];
@@ -1511,23 +1530,27 @@ struct binary_map {
         if (number) for (int e = 0; e < N; ++e) v[e] = b[0];
         else load<N>(b, from, v);
         BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) u[e] = product ? u[e] * v[e] : u[e] + v[e];
+        for (int e = 0; e < N; ++e) u[e] = of(u[e], v[e]);
         store<N>(y, i, u, add);
     }
     template <int N> __device__ void run(int64_t i) const { join<N>(i, i); }
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const { join<N>(i, ch); }
 };
-static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int product,
-                   int add)
+/* y as rows of the operand that is repeated */
+static columns binary_columns(const bmvp_tensor *y)
 {
-    const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, product, add };
-    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS)
-        columns_map(c, f, columns_of(1, y->numel / last_dim(y), last_dim(y)));
+    return columns_of(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+}
+static void binary(bmvp_ctx *c, const bmvp_tensor *y, const view &a, const view &b, const sink &to, int kind, int add)
+{
+    const binary_map f = { a, b, to, y->args.binary.spread == BMVP_SPREAD_NUMBER, kind, add };
+    if (y->args.binary.spread == BMVP_SPREAD_CHANNELS) columns_map(c, f, binary_columns(y));
     else map(c, f, y->numel);
 }
-/* gb[0] (+)= sum of g, or of g times `by` */
+/* gb[0] (+)= its share of the sum of g, or of g times `by` */
 struct number_grad : join_sum {
     view g, by;
+    shares share;
     sink gb;
     int add;
     template <int N> __device__ pair value(int64_t i) const
@@ -1540,29 +1563,31 @@ struct number_grad : join_sum {
         for (int e = 0; e < N; ++e) sum += by ? (double)v[e] * (double)u[e] : (double)v[e];
         return pair{ sum, 0 };
     }
-    __device__ void finish(pair p) const { put(gb, 0, (float)p.a, add); }
+    __device__ void finish(pair p) const { put(gb, 0, share.of(p.a, 0), add); }
 };
 static void broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const view &by, const sink &gb, int add)
 {
+    const int div = y->op == BMVP_OP_DIV;
+    const shares share = { div || y->op == BMVP_OP_SUB, values(div ? y->src[1] : NULL) };
     if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         number_grad f;
-        f.g = gradient(y), f.by = by, f.gb = gb, f.add = add;
+        f.g = gradient(y), f.by = by, f.share = share, f.gb = gb, f.add = add;
         reduce(c, f, y->numel, bmvp_kernel_workspace(c));
     } else {
-        const columns k = columns_of(1, y->numel / last_dim(y), last_dim(y));
-        columns_sum(c, column_grad{ gradient(y), by, gb, add }, k, bmvp_kernel_workspace(c));
+        const column_grad f = { gradient(y), by, share, gb, add };
+        columns_sum(c, f, binary_columns(y), bmvp_kernel_workspace(c));
     }
 }
 static int64_t broadcast_workspace(const bmvp_tensor *y, int backward)
 {
     if (!backward || y->args.binary.spread == BMVP_SPREAD_SAME) return 0;
     return y->args.binary.spread == BMVP_SPREAD_NUMBER ? (int64_t)REDUCE_FLOATS
-                                                       : bias_workspace(y->numel / last_dim(y), last_dim(y));
+                                                       : columns_workspace(binary_columns(y));
 }
 
 static void add_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 0, 0);
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), SUM, 0);
 }
 static void add_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -1586,17 +1611,88 @@ static int64_t add_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backwar
 
 static void mul_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), 1, 0);
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), PRODUCT, 0);
 }
 static void mul_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     int add_a, add_b;
     sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a times a */
-    if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, 1, add_a);
-    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) binary(c, y, gradient(y), values(y->src[0]), gb, 1, add_b);
+    if (ga) binary(c, y, gradient(y), values(y->src[1]), ga, PRODUCT, add_a);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME)
+        binary(c, y, gradient(y), values(y->src[0]), gb, PRODUCT, add_b);
     else if (gb) broadcast_grad(c, y, values(y->src[0]), gb, add_b);
 }
 static int64_t mul_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return broadcast_workspace(y, backward);
+}
+
+/* >>op sub: y = a - b, as add -------------------------------------------------------------------------------------- */
+
+/* b (+)= -g; 8 bytes an element */
+struct minus_map {
+    view g;
+    sink gb;
+    int add;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(g, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = -v[e];
+        store<N>(gb, i, v, add);
+    }
+};
+static void sub_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), DIFFERENCE, 0);
+}
+static void sub_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    sink gb = grad(c, y->src[1], &add);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) map(c, minus_map{ gradient(y), gb, add }, y->numel);
+    else if (gb) broadcast_grad(c, y, view{ NULL, 0 }, gb, add);
+    bmvp_kernel_grad_pass(c, y, y->src[0]);
+}
+static int64_t sub_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return broadcast_workspace(y, backward);
+}
+
+/* >>op div: y = a / b, as add -------------------------------------------------------------------------------------- */
+
+/* db (+)= -g a / b^2; 16 bytes an element */
+struct quotient_back_map {
+    view a, b, g;
+    sink db;
+    int add;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float u[N], v[N], d[N];
+        load<N>(a, i, u);
+        load<N>(b, i, v);
+        load<N>(g, i, d);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] = -d[e] * u[e] / (v[e] * v[e]);
+        store<N>(db, i, d, add);
+    }
+};
+static void div_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    binary(c, y, values(y->src[0]), values(y->src[1]), result(y), QUOTIENT, 0);
+}
+static void div_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_a, add_b;
+    const view a = values(y->src[0]), b = values(y->src[1]);
+    sink ga = grad(c, y->src[0], &add_a), gb = grad(c, y->src[1], &add_b); /* one buffer for a by a */
+    if (ga) binary(c, y, gradient(y), b, ga, QUOTIENT, add_a);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME)
+        map(c, quotient_back_map{ a, b, gradient(y), gb, add_b }, y->numel);
+    else if (gb) broadcast_grad(c, y, a, gb, add_b);
+}
+static int64_t div_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
 {
     return broadcast_workspace(y, backward);
 }
@@ -1758,6 +1854,114 @@ static void gelu_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gx) map(c, gelu_back_map{ values(y->src[0]), gradient(y), gx, add }, y->numel);
 }
 BMVPI_NO_WORKSPACE(gelu)
+
+/* >>op abs: and what functions of each element have in common ------------------------------------------------------ */
+
+/* y = f.of(x); 8 bytes an element */
+template <class F> struct function_map {
+    view x;
+    sink y;
+    F f;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float v[N];
+        load<N>(x, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) v[e] = f.of(v[e]);
+        store<N>(y, i, v, 0);
+    }
+};
+/* dx (+)= g f.slope(from), from x or y; 12 bytes an element */
+template <class F> struct function_back_map {
+    view from, g;
+    sink dx;
+    int add;
+    F f;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float d[N], v[N];
+        load<N>(g, i, d);
+        load<N>(from, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) d[e] *= f.slope(v[e]);
+        store<N>(dx, i, d, add);
+    }
+};
+template <class F> static void function_forward(bmvp_ctx *c, bmvp_tensor *y, const F &f)
+{
+    map(c, function_map<F>{ values(y->src[0]), result(y), f }, y->numel);
+}
+template <class F> static void function_backward(bmvp_ctx *c, bmvp_tensor *y, const view &from, const F &f)
+{
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) map(c, function_back_map<F>{ from, gradient(y), gx, add, f }, y->numel);
+}
+
+struct abs_function {
+    __device__ float of(float x) const { return fabsf(x); }
+    __device__ float slope(float x) const { return (float)((x > 0.0f) - (x < 0.0f)); }
+};
+static void abs_forward(bmvp_ctx *c, bmvp_tensor *y) { function_forward(c, y, abs_function{}); }
+static void abs_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    function_backward(c, y, values(y->src[0]), abs_function{});
+}
+BMVPI_NO_WORKSPACE(abs)
+
+/* >>op sqrt -------------------------------------------------------------------------------------------------------- */
+
+struct sqrt_function {
+    __device__ float of(float x) const { return sqrtf(x); }
+    __device__ float slope(float y) const { return 0.5f / y; }
+};
+static void sqrt_forward(bmvp_ctx *c, bmvp_tensor *y) { function_forward(c, y, sqrt_function{}); }
+static void sqrt_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    function_backward(c, y, result(y), sqrt_function{});
+}
+BMVPI_NO_WORKSPACE(sqrt)
+
+/* >>op exp --------------------------------------------------------------------------------------------------------- */
+
+struct exp_function {
+    __device__ float of(float x) const { return expf(x); }
+    __device__ float slope(float y) const { return y; }
+};
+static void exp_forward(bmvp_ctx *c, bmvp_tensor *y) { function_forward(c, y, exp_function{}); }
+static void exp_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    function_backward(c, y, result(y), exp_function{});
+}
+BMVPI_NO_WORKSPACE(exp)
+
+/* >>op natural_log ------------------------------------------------------------------------------------------------- */
+
+struct natural_log_function {
+    __device__ float of(float x) const { return logf(x); }
+    __device__ float slope(float x) const { return 1.0f / x; }
+};
+static void natural_log_forward(bmvp_ctx *c, bmvp_tensor *y) { function_forward(c, y, natural_log_function{}); }
+static void natural_log_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    function_backward(c, y, values(y->src[0]), natural_log_function{});
+}
+BMVPI_NO_WORKSPACE(natural_log)
+
+/* >>op clamp ------------------------------------------------------------------------------------------------------- */
+
+struct clamp_function {
+    float low, high;
+    __device__ float of(float x) const { return x < low ? low : x > high ? high : x; }
+    __device__ float slope(float x) const { return x >= low && x <= high ? 1.0f : 0.0f; }
+};
+static clamp_function clamp_of(const bmvp_tensor *y)
+{
+    return clamp_function{ (float)y->args.clamp.low, (float)y->args.clamp.high };
+}
+static void clamp_forward(bmvp_ctx *c, bmvp_tensor *y) { function_forward(c, y, clamp_of(y)); }
+static void clamp_backward(bmvp_ctx *c, bmvp_tensor *y) { function_backward(c, y, values(y->src[0]), clamp_of(y)); }
+BMVPI_NO_WORKSPACE(clamp)
 
 /* >>op softmax: along the last axis -------------------------------------------------------------------------------- */
 
@@ -2312,6 +2516,56 @@ static void mse_backward(bmvp_ctx *c, bmvp_tensor *y)
     }
 }
 static int64_t mse_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
+
+/* >>op l1 ---------------------------------------------------------------------------------------------------------- */
+
+/* y = mean of |a - b|; da (+)= g sign(a - b) / n */
+struct l1_reduce : join_sum {
+    view a, b;
+    sink y;
+    double n;
+    template <int N> __device__ pair value(int64_t i) const
+    {
+        float u[N], v[N];
+        double sum = 0;
+        load<N>(a, i, u);
+        load<N>(b, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) sum += (double)fabsf(u[e] - v[e]);
+        return pair{ sum, 0 };
+    }
+    __device__ void finish(pair p) const { put(y, 0, (float)(p.a / n), 0); }
+};
+struct l1_back_map {
+    view a, b, g;
+    sink da;
+    double n;
+    int add;
+    template <int N> __device__ void run(int64_t i) const
+    {
+        float u[N], v[N];
+        load<N>(a, i, u);
+        load<N>(b, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) u[e] = (float)((double)g[0] / n) * (float)((u[e] > v[e]) - (u[e] < v[e]));
+        store<N>(da, i, u, add);
+    }
+};
+static void l1_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    l1_reduce f;
+    f.a = values(y->src[0]), f.b = values(y->src[1]), f.y = result(y), f.n = (double)y->src[0]->numel;
+    reduce(c, f, y->src[0]->numel, bmvp_kernel_workspace(c));
+}
+static void l1_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t n = y->src[0]->numel;
+    for (int i = 0, add; i < 2; ++i) {
+        sink g = grad(c, y->src[i], &add);
+        if (g) map(c, l1_back_map{ values(y->src[i]), values(y->src[1 - i]), gradient(y), g, (double)n, add }, n);
+    }
+}
+static int64_t l1_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward) { return reduce_workspace(backward); }
 
 /* >>op bce_logits -------------------------------------------------------------------------------------------------- */
 

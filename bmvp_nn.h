@@ -18,7 +18,8 @@
        >>state     >>layers    >>network   >>optimizer             >>data parallel         >>files     >>json
        >>checkpoint            >>state files
        and in the implementation
-       >>for upper headers     >>state impl            >>layers impl           >>uniformer >>decoder   >>unet3d
+       >>for upper headers     >>state impl            >>layers impl           >>residual blocks
+       >>uniformer >>decoder   >>unet3d    >>unetr
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
        >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip
@@ -280,10 +281,12 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
    bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
 
-   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet) and `unet3d`.
-   A program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
-   know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so a
-   checkpoint's description can be read, and printed, where the row is not known. */
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`, and
+   `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
+   num_heads, and perceptron 1 for its linear patch embedding). A program adds rows by bmvp_config.networks
+   (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
+   its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
+   printed, where the row is not known. */
 
 typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
 
@@ -310,7 +313,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny; 0 when the name is none of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny; 0 when the name is none
+   of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -321,10 +325,11 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
 BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise);
 
 /* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the
-   last at 1/8. NULL: not there. */
+   last at 1/8; UNETR's four are all at 1/16. NULL: not there. */
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
-    bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input */
+    bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
+                             the input */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -1167,22 +1172,13 @@ BMVP_API bmvp_tensor *bmvp_make_tokens(bmvp_module *m, const char *name, const i
     return bmvpi_state_make(m->c, m->list, full, &s, 5, dim);
 }
 
-/* Matrix (N, 1) of ones times (1, M): each row is t, and the gradient of t is the sum of the rows'. */
 BMVP_API bmvp_tensor *bmvp_add_tokens(bmvp_module *m, bmvp_tensor *x, bmvp_tensor *t)
 {
-    int64_t column[2] = { 1, 1 }, row[2] = { 1, 1 }, flat[2];
-    bmvp_tensor *ones, *all;
     char a[96], b[96];
     if (!x || !t || bmvp_failed(m->c)) return NULL;
-    if (t->dim[0] != 1 || t->rank != x->rank || t->numel * x->dim[0] != x->numel)
-        return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
-                                        bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
-    if (x->dim[0] == 1) return bmvp_add(m->c, x, t);
-    column[0] = flat[0] = x->dim[0], row[1] = flat[1] = t->numel;
-    ones = bmvp_input(m->c, 2, column, NULL);
-    bmvp_fill(m->c, ones, 1);
-    all = bmvp_matmul(m->c, ones, bmvp_reshape(m->c, t, 2, row), 0, 0);
-    return bmvp_reshape(m->c, bmvp_add_into(m->c, bmvp_reshape(m->c, x, 2, flat), all), x->rank, x->dim);
+    if (t->dim[0] == 1 && t->rank == x->rank && t->numel * x->dim[0] == x->numel) return bmvp_add(m->c, x, t);
+    return (bmvp_tensor *)bmvp_fail(m->c, BMVP_E_SHAPE, "add_tokens: %s does not fit each sample of %s",
+                                    bmvpi_shape(t, a, sizeof a), bmvpi_shape(x, b, sizeof b));
 }
 
 BMVP_API void bmvp_init_as(bmvp_module *m, const bmvp_tensor *t, bmvp_init init, double value)
@@ -1352,6 +1348,99 @@ static bmvp_layer bmvpi_released(bmvp_module *m, bmvp_layer l)
     return l;
 }
 
+/* >>residual blocks: MONAI's, of UniUnet, UNETR and Swin-UNETR ----------------------------------------------------- */
+
+/* UnetResBlock: conv1 and conv2 (3^3), instance norms without parameters after both, leaky ReLU between and after the
+   sum with x, which passes conv3 (1x1x1) and a norm where the width changes. No biases.
+   UnetrUpBlock: a transposed convolution that doubles the grid, [upsampled, skip], a residual block. */
+typedef struct bmvpi_res_block {
+    bmvp_layer conv1, conv2, conv3; /* conv3 of zeros: in and out are equal */
+} bmvpi_res_block;
+typedef struct bmvpi_up_block {
+    bmvp_layer up;
+    bmvpi_res_block res;
+} bmvpi_up_block;
+
+/* name.conv1.conv, name.conv2.conv and, of in != out, name.conv3.conv; name NULL: where m is. */
+static bmvpi_res_block bmvpi_make_res_block(bmvp_module *m, const char *name, int64_t in, int64_t out)
+{
+    bmvpi_res_block b;
+    memset(&b, 0, sizeof b);
+    if (name) bmvp_enter(m, "%s", name);
+    b.conv1 = bmvp_make_conv(m, "conv1.conv", in, out, 3, 1, 1, 0);
+    b.conv2 = bmvp_make_conv(m, "conv2.conv", out, out, 3, 1, 1, 0);
+    if (in != out) b.conv3 = bmvp_make_conv(m, "conv3.conv", in, out, 1, 1, 0, 0);
+    if (name) bmvp_leave(m);
+    return b;
+}
+
+/* name.transp_conv and name.conv_block; the skip has `out` channels. */
+static bmvpi_up_block bmvpi_make_up_block(bmvp_module *m, const char *name, int64_t in, int64_t out)
+{
+    bmvpi_up_block b;
+    bmvp_enter(m, "%s", name);
+    b.up = bmvp_make_conv_transpose(m, "transp_conv.conv", in, out, 2, 0);
+    b.res = bmvpi_make_res_block(m, "conv_block", 2 * out, out);
+    bmvp_leave(m);
+    return b;
+}
+
+/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; with `last` x too: it has no reader after conv1. */
+static bmvp_tensor *bmvpi_res_branch(bmvp_module *m, const bmvpi_res_block *b, bmvp_tensor *x, int last)
+{
+    bmvp_ctx *c = m->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *h = bmvp_run(m, &b->conv1, x), *n, *r;
+    if (last) bmvp_drop(c, x);
+    n = bmvp_instancenorm(c, h, 1e-5);
+    bmvpi_spent(m, h);
+    r = bmvp_leaky_relu(c, n, 0.01);
+    bmvp_drop(c, n);
+    h = bmvp_run(m, &b->conv2, r);
+    bmvp_drop(c, r);
+    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
+}
+
+/* At full size every tensor of a block is large (64 channels of 96^3 are 226 MB): all but the convolutions' outputs and
+   one sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps
+   when it comes to it. cheap: x is cheap to compute again and has no other reader; it is dropped, too. */
+static bmvp_tensor *bmvpi_run_res_block(bmvp_module *m, const bmvpi_res_block *b, bmvp_tensor *x, int cheap)
+{
+    bmvp_ctx *c = m->c;
+    const int wider = b->conv3.run != NULL;
+    bmvp_tensor *h, *n = x, *sum;
+    if (wider) {
+        h = bmvp_run(m, &b->conv3, x);
+        n = bmvp_instancenorm(c, h, 1e-5);
+        bmvp_drop(c, h);
+    }
+    sum = bmvp_add_into(c, n, bmvpi_res_branch(m, b, x, cheap && wider));
+    if (wider || cheap) bmvp_drop(c, n); /* backward reads it nowhere */
+    return bmvp_leaky_relu(c, sum, 0.01);
+}
+
+/* [up(x), skip] along the channels. The upsampled map is dropped, and with drop_skip a skip that nobody else reads:
+   cheaper to compute again than to keep. */
+static bmvp_tensor *bmvpi_join(bmvp_module *m, const bmvp_layer *up, bmvp_tensor *x, bmvp_tensor *skip, int drop_skip)
+{
+    const int64_t scope = bmvp_scope_begin(m->c);
+    bmvp_tensor *part[2], *y;
+    part[0] = bmvp_run(m, up, x);
+    part[1] = skip;
+    y = bmvp_concat(m->c, 2, part, 4);
+    bmvp_drop(m->c, part[0]);
+    if (drop_skip) bmvp_drop(m->c, skip);
+    return bmvp_scope_end(m->c, scope, y);
+}
+
+static bmvp_tensor *bmvpi_run_up_block(bmvp_module *m, const bmvpi_up_block *b, bmvp_tensor *x, bmvp_tensor *skip,
+                                       int drop_skip)
+{
+    const int64_t scope = bmvp_scope_begin(m->c);
+    x = bmvpi_join(m, &b->up, x, skip, drop_skip);
+    return bmvp_block_end(m, scope, bmvpi_run_res_block(m, &b->res, x, 1));
+}
+
 /* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ------------------------------------- */
 
 typedef struct bmvpi_cblock {
@@ -1369,8 +1458,7 @@ typedef struct bmvpi_uniformer {
     bmvpi_cblock *cblock[2];
     bmvpi_sablock *sablock[2];
     bmvp_layer norm;
-    bmvp_layer up[4];       /* transposed convolutions, coarse to fine */
-    bmvp_layer block[4][3]; /* segmentation: conv1, conv2 (3^3) and conv3 (1x1x1 shortcut) of the blocks after them */
+    bmvpi_up_block up[4]; /* coarse to fine; pre-training runs their transposed convolutions alone */
     bmvp_layer proj1, proj1_norm, out, scale[2];
 } bmvpi_uniformer;
 
@@ -1405,20 +1493,20 @@ static void bmvpi_make_sablock(bmvp_module *m, bmvpi_sablock *b, int64_t n, cons
    runs them: there they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
 {
-    static const char *const field[3] = { "conv_block.conv1.conv", "conv_block.conv2.conv", "conv_block.conv3.conv" };
     const int *d = net->cfg.dim, segment = net->cfg.task == BMVP_TASK_SEGMENT, outputs = segment ? net->cfg.outputs : 1;
     const int64_t in[4] = { d[3], d[2], d[1], d[0] }, out[4] = { d[2], d[1], d[0], d[0] };
     bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
     bmvp_module *m = &net->m;
-    int i, k;
+    int i;
     bmvp_enter(m, "decoder");
     for (i = 0; i < 4; ++i) {
         bmvp_enter(m, "decoder%d", 5 - i);
-        u->up[i] = bmvp_make_conv_transpose(m, "transp_conv.conv", in[i], out[i], 2, 0);
+        u->up[i].up = bmvp_make_conv_transpose(m, "transp_conv.conv", in[i], out[i], 2, 0);
         m->carried = !segment;
-        for (k = 0; k < 3; ++k)
-            u->block[i][k] = bmvpi_released(
-                m, bmvp_make_conv(m, field[k], k == 1 ? out[i] : 2 * out[i], out[i], k < 2 ? 3 : 1, 1, k < 2, 0));
+        u->up[i].res = bmvpi_make_res_block(m, "conv_block", 2 * out[i], out[i]);
+        u->up[i].res.conv1 = bmvpi_released(m, u->up[i].res.conv1);
+        u->up[i].res.conv2 = bmvpi_released(m, u->up[i].res.conv2);
+        u->up[i].res.conv3 = bmvpi_released(m, u->up[i].res.conv3);
         m->carried = 0;
         bmvp_leave(m);
     }
@@ -1539,7 +1627,7 @@ static bmvp_tensor *bmvpi_decode_plain(bmvp_net *net, bmvp_tensor *x)
     bmvp_module *m = &net->m;
     bmvp_tensor *y;
     int i;
-    for (i = 0; i < 4; ++i) x = bmvp_run(m, &u->up[i], x);
+    for (i = 0; i < 4; ++i) x = bmvp_run(m, &u->up[i].up, x);
     y = bmvp_run(m, &u->out, x);
     if (m->recompute) bmvp_drop(m->c, x); /* at full size it is the largest by far */
     return y;
@@ -1559,7 +1647,7 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
     int i;
     if (!x) return NULL;
     for (i = 3; i >= 0; --i, k *= 2) {
-        bmvp_tensor *up = u->up[i].w;
+        bmvp_tensor *up = u->up[i].up.w;
         d[0] = up->dim[0] * 8, d[1] = up->dim[4];
         m = bmvp_matmul(c, bmvp_reshape(c, up, 2, d), m, 0, 0);
         d[0] = up->dim[0], d[1] = d[2] = d[3] = 2, d[4] = d[5] = d[6] = k;
@@ -1578,54 +1666,6 @@ static bmvp_tensor *bmvpi_decode_composed(bmvp_net *net, bmvp_tensor *x)
 static bmvp_tensor *bmvpi_uniformer_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     return net->cfg.plain_decoder ? bmvpi_decode_plain(net, f->last) : bmvpi_decode_composed(net, f->last);
-}
-
-/* [up(x), skip] along the channels. The upsampled map is dropped, and the input's skip, which nobody else reads:
-   cheaper to compute again than to keep. */
-static bmvp_tensor *bmvpi_join(bmvp_module *m, const bmvp_layer *up, bmvp_tensor *x, bmvp_tensor *skip, int drop_skip)
-{
-    const int64_t scope = bmvp_scope_begin(m->c);
-    bmvp_tensor *part[2], *y;
-    part[0] = bmvp_run(m, up, x);
-    part[1] = skip;
-    y = bmvp_concat(m->c, 2, part, 4);
-    bmvp_drop(m->c, part[0]);
-    if (drop_skip) bmvp_drop(m->c, skip);
-    return bmvp_scope_end(m->c, scope, y);
-}
-
-/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; x too: it has no reader after conv1. */
-static bmvp_tensor *bmvpi_join_branch(bmvp_module *m, const bmvp_layer *conv, bmvp_tensor *x)
-{
-    bmvp_ctx *c = m->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *h = bmvp_run(m, &conv[0], x), *n, *r;
-    bmvp_drop(c, x);
-    n = bmvp_instancenorm(c, h, 1e-5);
-    bmvpi_spent(m, h);
-    r = bmvp_leaky_relu(c, n, 0.01);
-    bmvp_drop(c, n);
-    h = bmvp_run(m, &conv[1], r);
-    bmvp_drop(c, r);
-    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
-}
-
-/* MONAI's UnetrUpBlock: transposed convolution, [upsampled, skip], residual block of two 3^3 convolutions with instance
-   norms. At full size every tensor of it has 64 channels (226 MB at 96^3): all but the convolutions' outputs and one
-   sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps when
-   it comes to it. */
-static bmvp_tensor *bmvpi_up_block(bmvp_net *net, int i, bmvp_tensor *x, bmvp_tensor *skip)
-{
-    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
-    bmvp_module *m = &net->m;
-    bmvp_ctx *c = m->c;
-    const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *cat = bmvpi_join(m, &u->up[i], x, skip, i == 3), *h = bmvp_run(m, &u->block[i][2], cat), *n, *sum;
-    n = bmvp_instancenorm(c, h, 1e-5);
-    bmvp_drop(c, h);
-    sum = bmvp_add_into(c, n, bmvpi_join_branch(m, u->block[i], cat));
-    bmvp_drop(c, n); /* backward reads it nowhere */
-    return bmvp_block_end(m, scope, bmvp_leaky_relu(c, sum, 0.01));
 }
 
 /* The finest skip: a 3^3 convolution of the input itself, with a LayerNorm over channels. */
@@ -1652,7 +1692,7 @@ static bmvp_logits bmvpi_uniunet_segment(bmvp_net *net, bmvp_tensor *x, const bm
     int i;
     memset(&l, 0, sizeof l);
     for (i = 0; i < 4; ++i) {
-        y = bmvpi_up_block(net, i, y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i]);
+        y = bmvpi_run_up_block(m, &u->up[i], y, i == 3 ? bmvpi_input_skip(net, x) : f->map[2 - i], i == 3);
         if (deep && i == 1) l.quarter = bmvpi_scale_head(m, &u->scale[0], 4, y);
         if (deep && i == 2) l.half = bmvpi_scale_head(m, &u->scale[1], 2, y);
     }
@@ -1907,9 +1947,330 @@ static const bmvp_net_kind bmvpi_unet3d_kind = {
     { NULL, NULL }
 };
 
+/* >>unetr: UNETR of Hatamizadeh et al., WACV 2022, as MONAI 1.4 and 1.5 write it --------------------------------------
+
+   A vision transformer over patches of 16^3 voxels, whose tokens stay at 1/16 all the way; its maps after blocks 3, 6
+   and 9 are brought up by transposed convolutions and joined by a decoder of residual blocks. Position embeddings are
+   learned for one grid, so the input has the size that the network was made for. The state dict has, for each block,
+   a second attention that MONAI never runs (norm_cross_attn, cross_attn): it is carried. */
+enum { BMVPI_UNETR_DEPTH = 12, BMVPI_UNETR_PATCH = 16, BMVPI_UNETR_MAPS = 8 };
+typedef struct bmvpi_unetr {
+    bmvp_layer embed;
+    bmvp_tensor *position;
+    bmvp_attention_block block[BMVPI_UNETR_DEPTH];
+    bmvp_layer norm;
+    bmvpi_res_block encoder1;                /* of the image */
+    bmvp_layer start[3];                     /* encoder2, 3, 4: tokens to 1/8 */
+    bmvpi_up_block rise[3];                  /* encoder2's two steps, encoder3's one: twice the grid, a block */
+    bmvpi_up_block decoder[4];               /* 5, 4, 3, 2 */
+    bmvp_layer out;
+} bmvpi_unetr;
+
+static int bmvpi_unetr_feature(const bmvp_net_config *k) { return bmvp_net_option_of(k, "feature_size", 16); }
+static int bmvpi_unetr_hidden(const bmvp_net_config *k) { return bmvp_net_option_of(k, "hidden_size", 768); }
+static int bmvpi_unetr_heads(const bmvp_net_config *k) { return bmvp_net_option_of(k, "num_heads", 12); }
+
+/* Voxels along Z, Y, X that the network is made for */
+static void bmvpi_unetr_size(const bmvp_net_config *k, int64_t size[3])
+{
+    static const char *const name[3] = { "img_z", "img_y", "img_x" };
+    int i;
+    for (i = 0; i < 3; ++i) size[i] = bmvp_net_option_of(k, name[i], bmvp_net_option_of(k, "img_size", 96));
+}
+
+/* Linear of a patch's voxels, (h, p^3 c) in the order x, y, z, c: the same product as the convolution's. */
+static bmvp_layer bmvpi_make_perceptron(bmvp_module *m, const char *name, int64_t in, int64_t out)
+{
+    const int64_t p = BMVPI_UNETR_PATCH;
+    char full[BMVP_NAME_MAX];
+    int64_t dim[5];
+    bmvp_layer l;
+    bmvp_state s;
+    int i;
+    memset(&l, 0, sizeof l);
+    memset(&s, 0, sizeof s);
+    if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, "weight", full)) return l;
+    for (i = 0; i < BMVP_MAX_DIMS; ++i) s.torch_dim[i] = s.walk_dim[i] = 1;
+    s.torch_rank = 2, s.walk_rank = 5;
+    s.torch_dim[0] = s.walk_dim[0] = out;
+    s.torch_dim[1] = p * p * p * in;
+    s.walk_dim[1] = s.walk_dim[2] = s.walk_dim[3] = p;
+    s.walk_dim[4] = in;
+    bmvpi_space_strides((int)m->axes, s.walk_dim + 1, in * out, dim, s.stride + 1);
+    dim[3] = in, dim[4] = out;
+    s.stride[0] = 1, s.stride[4] = out;
+    s.trained = !m->carried;
+    l.w = bmvpi_state_make(m->c, m->list, full, &s, 5, dim);
+    bmvp_init_as(m, l.w, BMVP_INIT_TRUNC_NORMAL, 0.02);
+    l.b = bmvpi_make(m, name, "bias", BMVP_LAYOUT_SAME, 1, &out, 1, BMVP_INIT_ZERO, 0);
+    l.shape = bmvp_conv_same(p, 0);
+    l.run = bmvpi_run_conv;
+    return l;
+}
+
+static void bmvpi_unetr_make_embedding(bmvp_net *net)
+{
+    const bmvp_net_config *k = &net->cfg;
+    const int hidden = bmvpi_unetr_hidden(k);
+    bmvpi_unetr *u = (bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    int64_t grid[3];
+    int i;
+    bmvpi_unetr_size(k, grid);
+    for (i = 0; i < 3; ++i) grid[i] /= BMVPI_UNETR_PATCH;
+    bmvp_enter(m, "patch_embedding");
+    u->position = bmvp_make_tokens(m, "position_embeddings", grid, hidden);
+    bmvp_init_as(m, u->position, BMVP_INIT_TRUNC_NORMAL, 0.02);
+    u->embed = bmvp_net_option_of(k, "perceptron", 0)
+                   ? bmvpi_make_perceptron(m, "patch_embeddings.1", k->in_channels, hidden)
+                   : bmvp_make_conv(m, "patch_embeddings", k->in_channels, hidden, BMVPI_UNETR_PATCH,
+                                    BMVPI_UNETR_PATCH, 0, 1);
+    bmvp_leave(m);
+}
+
+/* The order of MONAI's TransformerBlock */
+static bmvp_attention_block bmvpi_unetr_make_block(bmvp_module *m, int64_t n, int64_t mlp, int heads)
+{
+    bmvp_attention_block b;
+    memset(&b, 0, sizeof b);
+    b.mlp.fc1 = bmvp_make_linear(m, "mlp.linear1", n, mlp, 1);
+    b.mlp.fc2 = bmvp_make_linear(m, "mlp.linear2", mlp, n, 1);
+    b.norm1 = bmvp_make_layernorm(m, "norm1", n);
+    b.proj = bmvp_make_linear(m, "attn.out_proj", n, n, 1);
+    b.qkv = bmvp_make_linear(m, "attn.qkv", n, 3 * n, 0);
+    b.norm2 = bmvp_make_layernorm(m, "norm2", n);
+    b.heads = heads;
+    m->carried = 1;
+    (void)bmvp_make_layernorm(m, "norm_cross_attn", n);
+    (void)bmvp_make_linear(m, "cross_attn.out_proj", n, n, 1);
+    (void)bmvp_make_linear(m, "cross_attn.to_q", n, n, 0);
+    (void)bmvp_make_linear(m, "cross_attn.to_k", n, n, 0);
+    (void)bmvp_make_linear(m, "cross_attn.to_v", n, n, 0);
+    m->carried = 0;
+    return b;
+}
+
+static void bmvpi_unetr_make_decoder(bmvp_net *net)
+{
+    static const char *const rise[3] = { "encoder2.blocks.0", "encoder2.blocks.1", "encoder3.blocks.0" };
+    const int64_t f = bmvpi_unetr_feature(&net->cfg), h = bmvpi_unetr_hidden(&net->cfg);
+    const int outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    bmvpi_unetr *u = (bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    char name[16];
+    int i, b = 0;
+    u->encoder1 = bmvpi_make_res_block(m, "encoder1.layer", net->cfg.in_channels, f);
+    for (i = 0; i < 3; ++i) {
+        const int64_t w = (2 * f) << i;
+        snprintf(name, sizeof name, "encoder%d", 2 + i);
+        bmvp_enter(m, "%s", name);
+        u->start[i] = bmvp_make_conv_transpose(m, "transp_conv_init.conv", h, w, 2, 0);
+        bmvp_leave(m);
+        for (; b < (i == 0 ? 2 : 3) && i < 2; ++b) {
+            bmvp_enter(m, "%s", rise[b]);
+            u->rise[b].up = bmvp_make_conv_transpose(m, "0.conv", w, w, 2, 0);
+            u->rise[b].res = bmvpi_make_res_block(m, "1", w, w);
+            bmvp_leave(m);
+        }
+    }
+    for (i = 0; i < 4; ++i) {
+        snprintf(name, sizeof name, "decoder%d", 5 - i);
+        u->decoder[i] = bmvpi_make_up_block(m, name, i ? (16 * f) >> i : h, (8 * f) >> i);
+    }
+    u->out = bmvp_make_conv(m, "out.conv.conv", f, outputs, 1, 1, 0, 1);
+}
+
+static void bmvpi_unetr_make(bmvp_net *net)
+{
+    const int hidden = bmvpi_unetr_hidden(&net->cfg), heads = bmvpi_unetr_heads(&net->cfg),
+              mlp = bmvp_net_option_of(&net->cfg, "mlp_dim", 3072);
+    bmvpi_unetr *u = (bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    int i;
+    bmvp_enter(m, "vit");
+    bmvpi_unetr_make_embedding(net);
+    for (i = 0; i < BMVPI_UNETR_DEPTH; ++i) {
+        bmvp_enter(m, "blocks.%d", i);
+        u->block[i] = bmvpi_unetr_make_block(m, hidden, mlp, heads);
+        bmvp_leave(m);
+    }
+    u->norm = bmvp_make_layernorm(m, "norm", hidden);
+    bmvp_leave(m);
+    if (net->cfg.task != BMVP_TASK_CLASSIFY) bmvpi_unetr_make_decoder(net);
+}
+
+/* 1: the input has the size that the positions were made for. */
+static int bmvpi_unetr_fits(const bmvp_net *net, const bmvp_tensor *x)
+{
+    int64_t s[3];
+    bmvpi_unetr_size(&net->cfg, s);
+    if (x->dim[1] == s[0] && x->dim[2] == s[1] && x->dim[3] == s[2]) return 1;
+    bmvp_fail(net->m.c, BMVP_E_SHAPE,
+              "%s: the input is %d x %d x %d voxels (x, y, z), but the positions are learned for %d x %d x %d: take "
+              "crops of that size, or make it with img_size (img_x, img_y, img_z)",
+              net->cfg.name, (int)x->dim[3], (int)x->dim[2], (int)x->dim[1], (int)s[2], (int)s[1], (int)s[0]);
+    return 0;
+}
+
+/* The tokens as a map (N, D/16, H/16, W/16, hidden): hidden[i] after block i, [12] the last one normalised, [13] before
+   all blocks. */
+static void bmvpi_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[BMVPI_UNETR_DEPTH + 2])
+{
+    const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    int64_t scope = bmvp_scope_begin(m->c);
+    int i;
+    x = bmvp_scope_end(m->c, scope, bmvp_add_tokens(m, bmvp_run(m, &u->embed, x), u->position));
+    hidden[BMVPI_UNETR_DEPTH + 1] = x;
+    for (i = 0; i < BMVPI_UNETR_DEPTH; ++i) {
+        scope = bmvp_scope_begin(m->c);
+        x = bmvp_block_end(m, scope, bmvp_run_attention_block(m, &u->block[i], x));
+        hidden[i] = x;
+    }
+    hidden[BMVPI_UNETR_DEPTH] = bmvp_run(m, &u->norm, x);
+}
+
+/* map: after blocks 3, 6 and 9 (counted from 0) and the normalised end, all at 1/16; skip[0]: the image, for the
+   decoder. */
+static bmvp_features bmvpi_unetr_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    bmvp_tensor *hidden[BMVPI_UNETR_DEPTH + 2];
+    bmvp_features f;
+    int i;
+    memset(&f, 0, sizeof f);
+    if (!bmvpi_unetr_fits(net, x)) return f;
+    memset(hidden, 0, sizeof hidden);
+    bmvpi_unetr_tokens(net, x, hidden);
+    for (i = 0; i < 3; ++i) f.map[i] = hidden[3 + 3 * i];
+    f.map[3] = f.last = hidden[BMVPI_UNETR_DEPTH];
+    f.skip[0] = x;
+    return f;
+}
+
+/* Tokens to 1 / 2^(3 - steps): the transposed convolutions' maps are dropped, cheaper to compute again than to keep. */
+static bmvp_tensor *bmvpi_unetr_rise(bmvp_module *m, const bmvp_layer *start, const bmvpi_up_block *rise, int steps,
+                                     bmvp_tensor *tokens)
+{
+    bmvp_tensor *x = bmvp_run(m, start, tokens), *below;
+    int i;
+    for (i = 0; i < steps; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        below = x;
+        x = bmvp_block_end(m, scope, bmvpi_run_res_block(m, &rise[i].res, bmvp_run(m, &rise[i].up, x), 1));
+        bmvpi_spent(m, below);
+    }
+    return x;
+}
+
+/* map[0..3]: what encoder1 to 4 give, [4..7]: decoder5 to 2. Returns the logits. */
+static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_UNETR_MAPS])
+{
+    const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    const int64_t scope = bmvp_scope_begin(m->c);
+    bmvp_tensor *y = f->last;
+    int i;
+    map[0] = bmvp_block_end(m, scope, bmvpi_run_res_block(m, &u->encoder1, f->skip[0], 0));
+    map[1] = bmvpi_unetr_rise(m, &u->start[0], u->rise, 2, f->map[0]);
+    map[2] = bmvpi_unetr_rise(m, &u->start[1], u->rise + 2, 1, f->map[1]);
+    map[3] = bmvpi_unetr_rise(m, &u->start[2], NULL, 0, f->map[2]);
+    for (i = 0; i < 4; ++i) {
+        map[4 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, map[3 - i], i == 0);
+        if (i > 0) bmvpi_spent(m, y);
+        bmvpi_spent(m, map[3 - i]);
+        y = map[4 + i];
+    }
+    return bmvp_run(m, &u->out, y);
+}
+
+static bmvp_tensor *bmvpi_unetr_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    bmvp_tensor *map[BMVPI_UNETR_MAPS];
+    return bmvpi_unetr_decode(net, f, map);
+}
+
+static bmvp_logits bmvpi_unetr_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvpi_unetr_reconstruct(net, f);
+    return l;
+}
+
+static int64_t bmvpi_unetr_stride(const bmvp_net_config *k) { (void)k; return BMVPI_UNETR_PATCH; }
+static int64_t bmvpi_unetr_channels(const bmvp_net_config *k) { return bmvpi_unetr_hidden(k); }
+
+static int bmvpi_unetr_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    const int f = bmvpi_unetr_feature(k), h = bmvpi_unetr_hidden(k), heads = bmvpi_unetr_heads(k),
+              mlp = bmvp_net_option_of(k, "mlp_dim", 3072);
+    int64_t s[3];
+    int i, ok = f >= 1 && f <= 1024 && h >= 1 && h <= 1 << 16 && heads >= 1 && h % heads == 0 && mlp >= 1 &&
+                mlp <= 1 << 18;
+    bmvpi_unetr_size(k, s);
+    for (i = 0; i < 3; ++i) ok = ok && s[i] >= BMVPI_UNETR_PATCH && s[i] <= 4096 && s[i] % BMVPI_UNETR_PATCH == 0;
+    if (!ok)
+        bmvp_fail(c, BMVP_E_ARG,
+                  "UNETR: image %d x %d x %d, feature_size %d, hidden_size %d, num_heads %d, mlp_dim %d: the image's "
+                  "axes must be multiples of 16, the heads divide the hidden size",
+                  (int)s[2], (int)s[1], (int)s[0], f, h, heads, mlp);
+    return ok;
+}
+
+/* No tensor shows the number of heads: 64 channels each, as in all presets, or the next smaller divisor. The tokens are
+   taken to be a cube; other images are not recognised. */
+static int bmvpi_unetr_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    static const char embed[] = "vit.patch_embedding.patch_embeddings.weight",
+                      flat[] = "vit.patch_embedding.patch_embeddings.1.weight";
+    const int perceptron = bmvp_ckpt_find(f, group, flat) >= 0,
+              hidden = bmvpi_infer_dim(f, group, perceptron ? flat : embed, 0),
+              tokens = bmvpi_infer_dim(f, group, "vit.patch_embedding.position_embeddings", 1),
+              mlp = bmvpi_infer_dim(f, group, "vit.blocks.0.mlp.linear1.weight", 0),
+              feature = bmvpi_infer_dim(f, group, "encoder1.layer.conv1.conv.weight", 0);
+    int edge = 1, h = 64;
+    char text[160];
+    while (edge * edge * edge < tokens) ++edge;
+    if (hidden < 1 || mlp < 1 || edge * edge * edge != tokens) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, perceptron ? flat : embed, 1) / (perceptron ? 16 * 16 * 16 : 1);
+    while (hidden % h) --h;
+    snprintf(text, sizeof text, "img_size=%d hidden_size=%d mlp_dim=%d num_heads=%d perceptron=%d", 16 * edge, hidden,
+             mlp, hidden / h, perceptron);
+    (void)bmvp_net_config_set(cfg, text, NULL);
+    snprintf(text, sizeof text, "feature_size=%d", feature);
+    if (feature > 0) (void)bmvp_net_config_set(cfg, text, NULL);
+    bmvpi_infer_task(f, group, "out.conv.conv.weight", cfg);
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unetr_kind = {
+    "unetr", "UNETR",
+    "img_size img_x img_y img_z feature_size hidden_size mlp_dim num_heads perceptron",
+    sizeof(bmvpi_unetr),
+    bmvpi_unetr_stride,
+    bmvpi_unetr_channels,
+    bmvpi_unetr_check,
+    bmvpi_unetr_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unetr_encode,
+    bmvpi_unetr_reconstruct,
+    bmvpi_unetr_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unetr_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "vit.",
+      "vit.patch_embedding.patch_embeddings.weight vit.patch_embedding.patch_embeddings.bias",
+      "out.conv.conv.",
+      "encoder1.layer." },
+    { NULL, NULL }
+};
+
 /* >>network impl --------------------------------------------------------------------------------------------------- */
 
-static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind };
+static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
 
 #define BMVPI_NET_PRESETS(X) /* kind, name, fields */ \
@@ -1917,7 +2278,9 @@ enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds)
     X("uniformer", "uniformer_base", "dim=64,128,320,512 depth=5,8,20,7 head_dim=64 mlp_ratio=4") \
     X("uniformer", "uniformer_tiny", "dim=16,32,64,128 depth=1,1,2,1 head_dim=16 mlp_ratio=4") \
     X("unet3d", "unet3d", "width=32 groups=8") \
-    X("unet3d", "unet3d_tiny", "width=8 groups=8")
+    X("unet3d", "unet3d_tiny", "width=8 groups=8") \
+    X("unetr", "unetr", "img_size=96 feature_size=16 hidden_size=768 mlp_dim=3072 num_heads=12 perceptron=0") \
+    X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0")
 static const struct { const char *kind, *name, *fields; } bmvpi_net_preset[] = {
 #define BMVP_X(kind, name, fields) { kind, name, fields },
     BMVPI_NET_PRESETS(BMVP_X)
@@ -2765,9 +3128,9 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
         if (bmvpi_net_infer_kind(bmvpi_net_kinds[i], ckpt, group, cfg)) return BMVP_OK;
     bmvpi_weight_text(ckpt, found, sizeof found);
     return bmvp_error_set(err, BMVP_E_FORMAT,
-                          "%.200s: neither a UniFormer nor a UNET3D checkpoint: %s (looked for "
-                          "encoder.uniformer.patch_embed1.proj.weight, "
-                          "encoder.patch_embed1.proj.weight or conv1a.weight)",
+                          "%.200s: a checkpoint of none of the networks: %s (looked for "
+                          "encoder.uniformer.patch_embed1.proj.weight, encoder.patch_embed1.proj.weight, "
+                          "conv1a.weight or vit.patch_embedding.patch_embeddings.weight)",
                           ckpt->path, found);
 }
 

@@ -463,9 +463,9 @@ BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int tr
 /* The same run goes on (train 0: without moments): all must fit, the first mismatch is named and nothing has changed
    then. A file without a description (of PyTorch) gives the network only. */
 BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err);
-/* What a file of method m says: network, step, and the fields of config that it has. */
+/* What a file of method m says: network, steps and samples taken, and the fields of config that it has. */
 BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
-                                          int64_t *step, bmvp_error *err);
+                                          int64_t *step, int64_t *samples, bmvp_error *err);
 /* Bytes of one step with a rank's share as `batch`, from a dry run with a context of its own. */
 BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net,
                                        const void *config, const void *setup, bmvp_memory *out, bmvp_error *err);
@@ -492,6 +492,7 @@ typedef struct bmvp_labels {
     /* the value written for a voxel of the region (of the last one that holds it) */
     unsigned char paint[BMVP_MAX_REGIONS];
     unsigned char known[BMVP_LABEL_VALUES]; /* 1: the value may occur; 0 (background) always may */
+    unsigned char ignore; /* voxels of this value are not judged: neither loss nor figures see them. 0: no such value */
 } bmvp_labels;
 
 /* brats2021 (1 NCR, 2 ED, 4 ET), brats2023 (1, 2, 3 = ET), msd_brats (1 ED, 2 NET, 3 ET): regions WT TC ET; phantom
@@ -504,6 +505,9 @@ BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
    two classes. */
 BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
                                      bmvp_error *err);
+/* Sets the value whose voxels are not judged (nnU-Net's "ignore"), and makes it known. BMVP_E_ARG: outside 1..255, or
+   of a region or class that was added. */
+BMVP_API bmvp_status bmvp_labels_ignore(bmvp_labels *l, int value, bmvp_error *err);
 /* Fixes `paint` and the painting order after the last add: regions sorted from large to small (those that hold
    others first), each painted with its lowest value that no smaller region holds. BMVP_E_ARG if two regions are the
    same set of values. */
@@ -517,11 +521,13 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
                                        const char *name, bmvp_error *err);
 /* Is the value in region r? mask: n zeros and ones. */
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask);
+/* Before two masks are compared: 0 where the truth's value is l->ignore. */
+BMVP_API void bmvp_labels_judged(const bmvp_labels *l, const float *truth, int64_t n, unsigned char *mask);
 /* The label value of one voxel from its bmvp_labels_outputs probabilities: regions: the last painted one at 0.5 or
    more; classes: the most likely one. */
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability);
 /* As JSON object `key` and back (files written by fine-tuning): {"name", "kind": "regions" | "classes", "regions":
-   {"WT": [1, 2, 4], ...}, "known": [...]}. */
+   {"WT": [1, 2, 4], ...}, "known": [...], "ignore": 3 (where there is one)}. */
 BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *l);
 BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmvp_error *err);
 
@@ -2279,14 +2285,13 @@ static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, 
 }
 
 BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
-                                          int64_t *step, bmvp_error *err)
+                                          int64_t *step, int64_t *samples, bmvp_error *err)
 {
     bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
-    int64_t samples;
     if (!st) st = bmvpi_file_is(f, m, err);
     if (!st) st = bmvpi_file_inspect(f, m, net, config, NULL, NULL, err);
-    if (!st) st = bmvpi_file_position(f, step, &samples, err);
+    if (!st) st = bmvpi_file_position(f, step, samples, err);
     bmvp_ckpt_close(f);
     return st;
 }
@@ -2884,6 +2889,21 @@ BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const i
     return BMVP_OK;
 }
 
+BMVP_API bmvp_status bmvp_labels_ignore(bmvp_labels *l, int value, bmvp_error *err)
+{
+    int r;
+    if (value < 1 || value >= BMVP_LABEL_VALUES)
+        return bmvp_error_set(err, BMVP_E_ARG, "labels: the value to ignore, %d, is outside of 1 to %d", value,
+                              BMVP_LABEL_VALUES - 1);
+    for (r = 0; r < l->n; ++r)
+        if (l->in[r][value])
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: value %d is to be ignored and belongs to '%s'", value,
+                                  l->region[r]);
+    l->ignore = (unsigned char)value;
+    l->known[value] = 1;
+    return BMVP_OK;
+}
+
 static int bmvpi_labels_size(const bmvp_labels *l, int r)
 {
     int v, n = 0;
@@ -2976,6 +2996,13 @@ BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values,
         mask[i] = values[i] > 0 && values[i] < (float)BMVP_LABEL_VALUES ? l->in[r][(int)values[i]] : 0;
 }
 
+BMVP_API void bmvp_labels_judged(const bmvp_labels *l, const float *truth, int64_t n, unsigned char *mask)
+{
+    int64_t i;
+    for (i = 0; i < n && l->ignore; ++i)
+        if (truth[i] == (float)l->ignore) mask[i] = 0;
+}
+
 BMVP_API unsigned char bmvp_labels_decide(const bmvp_labels *l, const float *probability)
 {
     int r, best = 0;
@@ -3005,6 +3032,7 @@ BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *
     for (v = 1; v < BMVP_LABEL_VALUES; ++v)
         if (l->known[v]) bmvp_jw_int(w, NULL, v);
     bmvp_jw_end(w);
+    if (l->ignore) bmvp_jw_int(w, "ignore", l->ignore);
     bmvp_jw_end(w);
 }
 
@@ -3027,6 +3055,11 @@ BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmv
     for (v = v ? v->first : NULL; v && !st; v = v->next) {
         const int64_t k = bmvp_json_int(v, 0);
         if (k > 0 && k < BMVP_LABEL_VALUES) l->known[k] = 1;
+    }
+    v = bmvp_json_get(node, "ignore");
+    if (!st && v) {
+        const int64_t k = bmvp_json_int(v, -1);
+        st = bmvp_labels_ignore(l, k < 0 || k > BMVP_LABEL_VALUES ? -1 : (int)k, err);
     }
     return st ? st : bmvp_labels_finish(l, err);
 }
@@ -3945,6 +3978,7 @@ struct bmvp_ft { /* the state of the method */
     bmvp_state_list templates;                   /* one entry a modality, or none at all */
     int64_t grid[3];
     float *input, *target, *mask, *class_weight; /* of a batch, channels last; one crop; outputs numbers or NULL */
+    float *judged;                               /* of a batch, a number an output; where a label is ignored */
     int32_t *category;                           /* class of each voxel (or case) of a batch */
 };
 typedef struct bmvpi_ft_setup {
@@ -3956,6 +3990,7 @@ typedef struct bmvpi_ft_setup {
 
 static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
 static int bmvpi_ft_segments(const bmvp_ft *f) { return f->t->net_config.task == BMVP_TASK_SEGMENT; }
+static int bmvpi_ft_ignores(const bmvp_ft *f) { return bmvpi_ft_segments(f) && f->labels.ignore; }
 
 static int bmvpi_ft_check_config(bmvp_ctx *c, const bmvp_net_config *net, const bmvp_ft_config *cfg,
                                  const bmvp_labels *labels)
@@ -4071,6 +4106,8 @@ static void bmvpi_ft_make_batch(bmvp_ft *f)
     f->mask = bmvpi_scratch(f->c, n);
     f->category = (int32_t *)(void *)bmvpi_scratch(f->c, segments ? batch * n : batch);
     if (segments) f->target = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, f->labels.n));
+    if (bmvpi_ft_ignores(f))
+        f->judged = bmvpi_scratch(f->c, bmvpi_mul_size(batch * n, bmvp_labels_outputs(&f->labels)));
 }
 
 /* and when it has. */
@@ -4304,6 +4341,21 @@ static void bmvpi_ft_copy(bmvp_ft *f, const bmvp_ft_item *t, const bmvpi_ft_chan
     if (a->flips) bmvpi_flip(dst, dim, f->n_modalities, a->flips);
 }
 
+/* What of item i is judged, value by value of the logits: all of a voxel, or, where its label is ignored, at most the
+   background's. */
+static void bmvpi_ft_judge(bmvp_ft *f, int i)
+{
+    const int outputs = bmvp_labels_outputs(&f->labels);
+    const int64_t n = bmvpi_ft_voxels(f->cfg);
+    float *judged = f->judged + i * n * outputs;
+    int64_t v;
+    int r;
+    for (v = 0; v < n; ++v)
+        for (r = 0; r < outputs; ++r)
+            judged[v * outputs + r] =
+                (float)((int)f->mask[v] != f->labels.ignore || (f->labels.exclusive && r == 0));
+}
+
 /* The label values of one item become targets: f->target (masks, channels last) and f->category (class of each
    voxel). */
 static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmvpi_ft_change *a)
@@ -4324,10 +4376,16 @@ static void bmvpi_ft_targets(bmvp_ft *f, const bmvp_ft_item *t, int i, const bmv
             if (in) category[v] = r + 1;
         }
     }
+    if (bmvpi_ft_ignores(f)) bmvpi_ft_judge(f, i);
 }
 
 /* >>finetune loss -------------------------------------------------------------------------------------------------- */
 
+/* Voxels whose label is ignored (nnU-Net: loss_mask, ignore_index). To the losses the network says of them, and for
+   certain, that nothing is there: their logits are replaced by such that no region has. The target says the same, so
+   they add nothing to Dice (no p t, no p, no t) and nothing to a cross-entropy but to the number it is the mean of,
+   which bmvpi_ft_weigh mends; and what was replaced has no gradient. Without an ignored label all this is not there. */
+#define BMVPI_FT_NEVER 1e4 /* exp(-1e4) is 0 */
 enum { BMVPI_FT_DICE, BMVPI_FT_CE, BMVPI_FT_CONSISTENCY }; /* losses that are named */
 
 typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies */
@@ -4336,8 +4394,11 @@ typedef struct bmvpi_ft_pass { /* one forward pass over the batch: both copies *
     const bmvp_ft_item *item;
     int n;
     bmvpi_ft_change *change;
-    double ce_share;               /* this rank's share of the cross-entropy's weights / its share of the items */
+    /* what the mean that the op takes is to be multiplied by: this rank's share of the cross-entropy's weights / its
+       share of the items, and the weights of all its voxels / of those that are judged */
+    double ce_share;
     bmvp_tensor *target, *dice, *ce; /* sums over copies of the full-scale parts, for the log */
+    bmvp_tensor *judged;             /* of the shape of logits, 0: replaced; NULL: nothing is ignored */
     bmvp_logits logits[2];         /* of the copies; NULLs: not there */
 } bmvpi_ft_pass;
 
@@ -4434,25 +4495,46 @@ static bmvp_tensor *bmvpi_ft_batch_dices(bmvpi_ft_pass *p)
 }
 
 /* The sum of the classes' weights over what it is the mean of: with weights, ranks with as many items have not the
-   same share. */
+   same share, and the op counts voxels that are not judged. */
 static void bmvpi_ft_weigh(bmvpi_ft_pass *p)
 {
     bmvp_ft *f = p->f;
     const int64_t n = p->n * (bmvpi_ft_segments(f) ? bmvpi_ft_voxels(f->cfg) : 1);
-    double own = 0, all;
+    const int outputs = bmvp_net_config_of(f->net)->outputs;
+    double counted = 0, all = 0;
     int64_t i;
     p->ce_share = 1;
-    if (!f->class_weight || p->p->n == p->p->n_all) return;
-    for (i = 0; i < n; ++i) own += (double)f->class_weight[f->category[i]];
-    all = own;
-    bmvp_pass_sum(p->p, &all, 1);
-    if (all > 0) p->ce_share = own / all * (double)p->p->n_all / (double)p->n;
+    if (!bmvpi_ft_ignores(f) && (!f->class_weight || p->p->n == p->p->n_all)) return;
+    for (i = 0; i < n && !bmvp_is_plan(f->c); ++i) {
+        const double w = f->class_weight ? (double)f->class_weight[f->category[i]] : 1;
+        counted += w;
+        if (!bmvpi_ft_ignores(f) || f->judged[(i + 1) * outputs - 1] != 0.0f) all += w;
+    }
+    if (p->p->n < p->p->n_all) bmvp_pass_sum(p->p, &all, 1);
+    if (all > 0) p->ce_share = counted / all * (double)p->p->n_all / (double)p->n;
+    else if (bmvpi_ft_ignores(f)) p->ce_share = 0;
 }
 
-static bmvp_tensor *bmvpi_ft_cross_entropy(bmvpi_ft_pass *p, bmvp_tensor *rows)
+static bmvp_tensor *bmvpi_ft_cross_entropy(bmvpi_ft_pass *p, bmvp_tensor *logits)
 {
-    bmvp_tensor *ce = bmvp_cross_entropy_weighted(p->f->c, rows, p->f->category, p->f->class_weight);
-    return p->ce_share != 1 ? bmvp_scale(p->f->c, ce, p->ce_share, 0) : ce;
+    bmvp_ft *f = p->f;
+    const int regions = bmvpi_ft_segments(f) && !f->labels.exclusive;
+    bmvp_tensor *ce;
+    int64_t rows[2];
+    if (!logits) return NULL;
+    rows[1] = bmvp_net_config_of(f->net)->outputs, rows[0] = logits->numel / rows[1];
+    if (!regions && logits->rank != 2) logits = bmvp_reshape(f->c, logits, 2, rows);
+    ce = regions ? bmvp_bce_logits(f->c, logits, p->target)
+                 : bmvp_cross_entropy_weighted(f->c, logits, f->category, f->class_weight);
+    return p->ce_share != 1 ? bmvp_scale(f->c, ce, p->ce_share, 0) : ce;
+}
+
+/* The logits as the losses see them. */
+static bmvp_tensor *bmvpi_ft_seen(bmvpi_ft_pass *p, bmvp_tensor *logits)
+{
+    bmvp_ctx *c = p->f->c;
+    if (!p->judged || !logits) return logits;
+    return bmvp_add(c, bmvp_mul(c, logits, p->judged), bmvp_scale(c, p->judged, BMVPI_FT_NEVER, -BMVPI_FT_NEVER));
 }
 
 /* Dice (unless it is that of the batch) and cross-entropy of logits (N, ..., outputs) against the batch's targets;
@@ -4463,17 +4545,14 @@ static bmvp_tensor *bmvpi_ft_segment_loss(bmvpi_ft_pass *p, bmvp_tensor *logits,
     const bmvp_ft_config *k = f->cfg;
     bmvp_ctx *c = f->c;
     bmvp_tensor *total = NULL;
-    int64_t rows[2];
     *dice = *ce = NULL;
     if (!logits) return NULL;
-    rows[1] = bmvp_net_config_of(f->net)->outputs, rows[0] = logits->numel / rows[1];
     if (k->dice_weight > 0 && !k->dice_batch) {
         *dice = bmvpi_ft_dice(f, logits, p->target);
         total = bmvp_scale(c, *dice, k->dice_weight, 0);
     }
     if (k->ce_weight > 0) {
-        *ce = !f->labels.exclusive ? bmvp_bce_logits(c, logits, p->target)
-                                   : bmvpi_ft_cross_entropy(p, bmvp_reshape(c, logits, 2, rows));
+        *ce = bmvpi_ft_cross_entropy(p, logits);
         total = bmvpi_plus(c, total, bmvp_scale(c, *ce, k->ce_weight, 0));
     }
     return total;
@@ -4500,11 +4579,15 @@ static bmvp_tensor *bmvpi_ft_copy_loss(bmvpi_ft_pass *p, int copy, bmvp_tensor *
     *last = map.last;
     *quarter = NULL;
     if (bmvpi_ft_segments(f)) {
-        const bmvp_logits l = p->logits[copy] = bmvp_net_segment(f->net, x, &map, f->cfg->deep_supervision);
+        bmvp_logits l = bmvp_net_segment(f->net, x, &map, f->cfg->deep_supervision);
+        *quarter = l.quarter;
+        l.full = bmvpi_ft_seen(p, l.full);
+        l.quarter = bmvpi_ft_seen(p, l.quarter);
+        l.half = bmvpi_ft_seen(p, l.half);
+        p->logits[copy] = l;
         loss = bmvpi_ft_segment_loss(p, l.full, &dice, &ce);
         if (l.quarter) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.quarter, &unused[0], &unused[1]));
         if (l.half) loss = bmvp_add(c, loss, bmvpi_ft_segment_loss(p, l.half, &unused[0], &unused[1]));
-        *quarter = l.quarter;
     } else {
         ce = bmvpi_ft_cross_entropy(p, bmvp_net_classify(f->net, &map));
         loss = bmvp_scale(c, ce, f->cfg->ce_weight, 0);
@@ -4536,7 +4619,7 @@ static void bmvpi_ft_build(bmvpi_ft_pass *p)
 {
     bmvp_ft *f = p->f;
     const bmvp_ft_config *k = f->cfg;
-    const int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
+    int64_t dim[5] = { p->n, k->crop_z, k->crop_y, k->crop_x, f->labels.n };
     bmvp_tensor *total, *last[2], *quarter[2], *dice_of_all = NULL, *consistency = NULL;
     int i;
     for (i = 0; i < p->n && !bmvp_is_plan(f->c); ++i) {
@@ -4546,6 +4629,8 @@ static void bmvpi_ft_build(bmvpi_ft_pass *p)
     }
     bmvpi_ft_weigh(p);
     if (bmvpi_ft_segments(f)) p->target = bmvp_input(f->c, 5, dim, f->target);
+    dim[4] = bmvp_net_config_of(f->net)->outputs;
+    if (bmvpi_ft_ignores(f)) p->judged = bmvp_input(f->c, 5, dim, f->judged);
     total = bmvpi_ft_copy_loss(p, 0, &last[0], &quarter[0]);
     if (k->copies) total = bmvpi_plus(f->c, total, bmvpi_ft_copy_loss(p, 1, &last[1], &quarter[1]));
     if (bmvpi_ft_segments(f) && k->dice_weight > 0 && k->dice_batch) dice_of_all = bmvpi_ft_batch_dices(p);

@@ -277,17 +277,18 @@ typedef struct bmvp_conv_shape {
     int64_t groups;
 } bmvp_conv_shape;
 
-/* How the second operand of add and mul lies along the first: of the same shape; a channel vector, the same for every
-   row; one number */
+/* How the second operand of add, mul, sub and div lies along the first: of the same shape; along its last axes, the
+   same for all others (a channel vector, or positions that each sample gets); one number */
 typedef enum bmvp_spread { BMVP_SPREAD_SAME, BMVP_SPREAD_CHANNELS, BMVP_SPREAD_NUMBER } bmvp_spread;
 
 /* Attributes of ops: what one was called with besides its operands, kept in its result for the kernels of every
-   backend. An op has the member of its name (add and mul: binary); those that are not here have none. Names are those
-   of the builders' parameters. */
+   backend. An op has the member of its name (add, mul, sub and div: binary); those that are not here have none. Names
+   are those of the builders' parameters. */
 typedef union bmvp_args {
     struct { bmvp_spread spread; } binary;
     struct { double factor, offset; } scale;
     struct { double slope; } relu;
+    struct { double low, high; } clamp;
     struct { double eps; } l2_normalize;
     struct { int axes[BMVP_MAX_DIMS]; } permute;
     struct { int64_t by[BMVP_MAX_DIMS]; } roll; /* 0 <= by < length of the axis */
@@ -434,10 +435,17 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
 #define BMVP_OPS(X) \
     X(ADD,                 add,                NONE,    LARGE) \
     X(MUL,                 mul,                IN01,    LARGE) \
+    X(SUB,                 sub,                NONE,    LARGE) \
+    X(DIV,                 div,                IN01,    LARGE) \
     X(SCALE,               scale,              NONE,    LARGE) \
     X(RELU,                relu,               OUT,     LARGE) \
     X(SIGMOID,             sigmoid,            OUT,     LARGE) \
     X(GELU,                gelu,               IN0,     LARGE) \
+    X(ABS,                 abs,                IN0,     LARGE) \
+    X(SQRT,                sqrt,               OUT,     LARGE) \
+    X(EXP,                 exp,                OUT,     LARGE) \
+    X(NATURAL_LOG,         natural_log,        IN0,     LARGE) \
+    X(CLAMP,               clamp,              IN0,     LARGE) \
     X(SOFTMAX,             softmax,            OUT,     LARGE) \
     X(L2_NORMALIZE,        l2_normalize,       OUT,     EXACT) \
     X(RESHAPE,             reshape,            NONE,    MOVED) \
@@ -453,6 +461,7 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(MEAN,                mean,               NONE,    LARGE) \
     X(GLOBAL_POOL,         global_pool,        NONE,    LARGE) \
     X(MSE,                 mse,                IN01,    LARGE) \
+    X(L1,                  l1,                 IN01,    LARGE) \
     X(BCE_LOGITS,          bce_logits,         IN01,    LARGE) \
     X(SOFT_DICE,           soft_dice,          IN01,    LARGE) \
     X(CROSS_ENTROPY,       cross_entropy,      IN0,     LARGE) \
@@ -604,9 +613,12 @@ BMVP_API bmvp_tensor *bmvp_op_sample(bmvp_ctx *c, int op, int variant);
 /* Builders. Each returns a step tensor, or NULL after a failure. Names are PyTorch's where it has one.
    Shapes: `...` stands for any leading axes. */
 
-/* Pointwise. a and b of one shape; or b of rank 1 (the last axis, a channel vector); or b with one element. */
+/* Pointwise. a and b of one shape; or b with a's last axes (C: a channel vector; D, H, W, C: the same for each sample),
+   before which ones may stand; or b with one element. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 BMVP_API bmvp_tensor *bmvp_mul(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
+BMVP_API bmvp_tensor *bmvp_sub(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* a - b */
+BMVP_API bmvp_tensor *bmvp_div(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* a / b */
 /* a + b for two tensors of one shape, written over b's memory: b's value is gone afterwards. b must be the result of an
    op whose backward does not read its output (column `reads` of the list) and must have no other reader. For residual
    branches. */
@@ -616,6 +628,12 @@ BMVP_API bmvp_tensor *bmvp_relu(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_leaky_relu(bmvp_ctx *c, bmvp_tensor *x, double slope); /* x > 0 ? x : slope x; slope > 0 */
 BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x); /* x Phi(x), the exact erf form */
+BMVP_API bmvp_tensor *bmvp_abs(bmvp_ctx *c, bmvp_tensor *x);  /* the gradient at 0 is 0 */
+BMVP_API bmvp_tensor *bmvp_sqrt(bmvp_ctx *c, bmvp_tensor *x); /* NaN below 0; the gradient at 0 is infinite */
+BMVP_API bmvp_tensor *bmvp_exp(bmvp_ctx *c, bmvp_tensor *x);
+BMVP_API bmvp_tensor *bmvp_natural_log(bmvp_ctx *c, bmvp_tensor *x); /* -infinity at 0, NaN below. torch log */
+/* min(max(x, low), high), low <= high, either may be infinite; the gradient passes where low <= x <= high */
+BMVP_API bmvp_tensor *bmvp_clamp(bmvp_ctx *c, bmvp_tensor *x, double low, double high);
 BMVP_API bmvp_tensor *bmvp_softmax(bmvp_ctx *c, bmvp_tensor *x); /* over the last axis */
 /* x / max(|x|, eps) over the last axis */
 BMVP_API bmvp_tensor *bmvp_l2_normalize(bmvp_ctx *c, bmvp_tensor *x, double eps);
@@ -644,6 +662,8 @@ BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block
 BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_mean(bmvp_ctx *c, bmvp_tensor *x);
 BMVP_API bmvp_tensor *bmvp_mse(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b); /* mean of (a - b)^2 over all elements */
+/* Mean of |a - b| over all elements; no gradient where they are equal. torch l1_loss */
+BMVP_API bmvp_tensor *bmvp_l1(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 /* Mean over rows of -log softmax(logits)[target]; logits (R, K), target R class numbers in [0, K) (copied). */
 BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target);
 /* The same with class weights (K numbers, copied), sum of w[target] loss / sum of w[target]. torch
@@ -2325,7 +2345,7 @@ typedef struct bmvpi_map {
     float *to;                 /* of products, as dx */
     const float *gamma, *beta, *target, *weight;
     float *saved;              /* what forward keeps for backward */
-    float number, factor, offset, slope, eps;
+    float number, factor, offset, slope, eps, low, high;
     int add;
     double *part;
 } bmvpi_map;
@@ -2397,12 +2417,14 @@ BMVPI_HOT static double NAME PARAMS \
 #define BMVPI_TERM_CENTRED(i) a[i] * b[i] * (e[i] - mean)
 #define BMVPI_TERM_VAR(i) (a[i] - mean) * (a[i] - mean)
 #define BMVPI_TERM_DIST(i) (a[i] - b[i]) * (a[i] - b[i])
+#define BMVPI_TERM_APART(i) fabsf(a[i] - b[i])
 BMVPI_REDUCE(bmvpi_reduce_sum, (const float *a, int64_t n), BMVPI_TERM_SUM)
 BMVPI_REDUCE(bmvpi_reduce_dot, (const float *a, const float *b, int64_t n), BMVPI_TERM_DOT)
 BMVPI_REDUCE(bmvpi_reduce_centred, (const float *a, const float *b, const float *e, float mean, int64_t n),
              BMVPI_TERM_CENTRED)
 BMVPI_REDUCE(bmvpi_reduce_var, (const float *a, float mean, int64_t n), BMVPI_TERM_VAR)
 BMVPI_REDUCE(bmvpi_reduce_dist, (const float *a, const float *b, int64_t n), BMVPI_TERM_DIST)
+BMVPI_REDUCE(bmvpi_reduce_apart, (const float *a, const float *b, int64_t n), BMVPI_TERM_APART)
 
 /* >>kernel channel norm: statistics down the columns of (samples, rows, C) --------------------------------------------
    Batch norm is one sample of all rows, group norm one a sample. A task is a chunk of about 64 KB (at most 1024
@@ -2743,21 +2765,32 @@ static int64_t bmvpi_norm_workspace(const bmvp_tensor *y, int64_t samples)
     return bmvpi_columns_workspace(&k) + 4 * samples * ch;
 }
 
-/* add and mul: what b is along a, the operands of a pass, the gradient of a b that was spread, the samples */
+/* Are b's axes a's last ones, but for ones before them? */
+static int bmvpi_is_row(const bmvp_tensor *a, const bmvp_tensor *b)
+{
+    int first = 0, i;
+    while (first < b->rank && b->dim[first] == 1) ++first;
+    if (b->rank - first > a->rank) return 0;
+    for (i = first; i < b->rank; ++i)
+        if (b->dim[i] != a->dim[a->rank - b->rank + i]) return 0;
+    return 1;
+}
+
+/* add, mul, sub, div: what b is along a, the operands of a pass, the gradient of a b that was spread, the samples */
 static bmvp_tensor *bmvpi_binary(bmvp_ctx *c, bmvp_op op, bmvp_tensor *a, bmvp_tensor *b)
 {
     bmvp_tensor *src[2] = { a, b }, *y;
     bmvp_spread spread;
     if (!a || !b || bmvp_failed(c)) return NULL;
     spread = bmvpi_same_shape(a, b) ? BMVP_SPREAD_SAME : b->numel == 1 ? BMVP_SPREAD_NUMBER : BMVP_SPREAD_CHANNELS;
-    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_norm_fits(a, b))
+    if (spread == BMVP_SPREAD_CHANNELS && !bmvpi_is_row(a, b))
         return bmvpi_bad_shapes(c, bmvp_op_name((int)op), "a b", src,
-                                "b must have a's shape, or be a vector as long as its last axis, or a number");
+                                "b must have a's shape, or a's last axes, or be a number");
     y = bmvpi_node(c, op, a->rank, a->dim, 2, src);
     if (y) y->args.binary.spread = spread;
     return bmvpi_run(c, y);
 }
-/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a channel vector or the number s */
+/* The operands of a pointwise pass over y: a whole, b as a whole tensor, a row or the number s */
 static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const float *a, const bmvp_tensor *b)
 {
     const int64_t row = y->args.binary.spread == BMVP_SPREAD_CHANNELS ? b->numel : 1;
@@ -2767,7 +2800,7 @@ static bmvpi_map bmvpi_binary_map(const bmvp_ctx *c, const bmvp_tensor *y, const
     m.number = b->x[0];
     return m;
 }
-/* to (+)= a b, of rows with a channel vector b, or of a and the number */
+/* to (+)= a b, of rows with the row b, or of a and the number */
 BMVPI_HOT static void bmvpi_product_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     const float *a = m->a, *b = m->b;
@@ -2788,36 +2821,115 @@ static double bmvpi_dot_range(const bmvpi_map *m, int64_t lo, int64_t hi)
     return bmvpi_reduce_dot(m->a + lo, m->b + lo, hi - lo);
 }
 
-/* Gradient of a broadcast b: g, or g times `by` (mul), summed over what b was spread over */
+/* to (+)= what TERM says of u from a and v from b, as above */
+#define BMVPI_BINARY_RANGE(NAME, TERM) \
+BMVPI_HOT static void NAME(const bmvpi_map *m, int64_t lo, int64_t hi) \
+{ \
+    const float *a = m->a, *b = m->b; \
+    float *to = m->to; \
+    int64_t r, i; \
+    if (!b) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + TERM(a[i], m->number); \
+    else if (m->c == 1) for (i = lo; i < hi; ++i) to[i] = (m->add ? to[i] : 0.0f) + TERM(a[i], b[i]); \
+    else \
+        for (r = lo * m->c; r < hi * m->c; r += m->c) \
+            for (i = 0; i < m->c; ++i) to[r + i] = (m->add ? to[r + i] : 0.0f) + TERM(a[r + i], b[i]); \
+}
+
+/* What a broadcast b's element i gets of `sum`, which is that of g (add, sub) or of g a (mul, div) over its places */
+static float bmvpi_broadcast_share(const bmvp_tensor *y, double sum, int64_t i)
+{
+    const double b = y->op == BMVP_OP_DIV ? (double)y->src[1]->x[i] : 1.0;
+    return (float)(y->op == BMVP_OP_SUB || y->op == BMVP_OP_DIV ? -sum / (b * b) : sum);
+}
+/* y as rows of b */
+static bmvpi_columns bmvpi_broadcast_columns(const bmvp_tensor *y)
+{
+    return bmvpi_columns_make(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+}
+/* Gradient of a broadcast b: g, or g times `by` (mul, div), summed over what b was spread over */
 static void bmvpi_broadcast_grad(bmvp_ctx *c, const bmvp_tensor *y, const float *by, float *gb, int add)
 {
     if (y->args.binary.spread == BMVP_SPREAD_NUMBER) {
         bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
         m.a = y->g;
         m.b = by;
-        gb[0] = (add ? gb[0] : 0.0f) + (float)bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range);
+        gb[0] = (add ? gb[0] : 0.0f) +
+                bmvpi_broadcast_share(y, bmvpi_map_sum(c, &m, by ? bmvpi_dot_range : bmvpi_total_range), 0);
     } else {
-        bmvpi_columns k = bmvpi_norm_columns(y, 1);
+        bmvpi_columns k = bmvpi_broadcast_columns(y);
         double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
         int64_t i;
         k.x = by;
+        k.a = y->g;
         bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
-        for (i = 0; i < k.c; ++i) gb[i] = (add ? gb[i] : 0.0f) + (float)sum[by ? k.c + i : i];
+        for (i = 0; i < k.c; ++i)
+            gb[i] = (add ? gb[i] : 0.0f) + bmvpi_broadcast_share(y, sum[by ? k.c + i : i], i);
     }
 }
 static int64_t bmvpi_broadcast_workspace(const bmvp_tensor *y, int backward)
 {
-    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_norm_workspace(y, 1) : 0;
+    const bmvpi_columns k = bmvpi_broadcast_columns(y);
+    return backward && y->args.binary.spread == BMVP_SPREAD_CHANNELS ? bmvpi_columns_workspace(&k) : 0;
 }
-/* a with a tensor, a channel vector, a number, itself */
+/* Values of a sample where they must be above 0, from a leaf: x^2 + 1/4 */
+static bmvp_tensor *bmvpi_sample_positive(bmvp_ctx *c, int rank, const int64_t *dim)
+{
+    bmvp_tensor *x = bmvp_leaf(c, rank, dim, NULL);
+    return bmvp_scale(c, bmvp_mul(c, x, x), 1, 0.25);
+}
+/* a with a tensor, a channel vector, a number, itself, a matrix for each sample */
 static bmvp_tensor *bmvpi_binary_sample(bmvp_ctx *c, bmvp_op op, int variant)
 {
-    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 };
-    bmvp_tensor *a;
-    if (variant > 3) return NULL;
-    a = bmvp_leaf(c, 3, d, NULL);
-    return bmvpi_binary(c, op, a, variant == 0 ? bmvp_leaf(c, 3, d, NULL) : variant == 1 ? bmvp_leaf(c, 1, ch, NULL) :
-                                  variant == 2 ? bmvp_leaf(c, 1, one, NULL) : a);
+    const int64_t d[3] = { 2, 3, 5 }, ch[1] = { 5 }, one[1] = { 1 }, row[3] = { 1, 3, 5 },
+                  *of = variant == 1 ? ch : variant == 2 ? one : variant == 4 ? row : d;
+    const int rank = of == d || of == row ? 3 : 1;
+    bmvp_tensor *a = NULL, *b;
+    if (variant > 4) return NULL;
+    if (variant != 3) a = bmvp_leaf(c, 3, d, NULL);
+    b = op == BMVP_OP_DIV ? bmvpi_sample_positive(c, rank, of) : bmvp_leaf(c, rank, of, NULL);
+    return bmvpi_binary(c, op, a ? a : b, b);
+}
+
+/* abs, sqrt, exp, natural_log, clamp: what a function of each element has but its builder. FORWARD is y from x; SLOPE
+   its derivative, from FROM: x or y, the one that backward reads. */
+#define BMVPI_FUNCTION(NAME, FORWARD, FROM, SLOPE) \
+BMVPI_HOT static void bmvpi_##NAME##_range(const bmvpi_map *m, int64_t lo, int64_t hi) \
+{ \
+    int64_t i; \
+    for (i = lo; i < hi; ++i) { \
+        const float x = m->x[i]; \
+        m->y[i] = FORWARD; \
+    } \
+} \
+BMVPI_HOT static void bmvpi_##NAME##_back_range(const bmvpi_map *m, int64_t lo, int64_t hi) \
+{ \
+    int64_t i; \
+    for (i = lo; i < hi; ++i) { \
+        const float FROM = m->FROM[i]; \
+        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->g[i] * (SLOPE); \
+    } \
+} \
+static void bmvpi_##NAME##_cpu_forward(bmvp_ctx *c, bmvp_tensor *y) \
+{ \
+    bmvpi_map m = bmvpi_function_map(c, y); \
+    bmvpi_map_run(c, &m, bmvpi_##NAME##_range); \
+} \
+static void bmvpi_##NAME##_cpu_backward(bmvp_ctx *c, bmvp_tensor *y) \
+{ \
+    bmvpi_map m = bmvpi_function_map(c, y); \
+    m.g = y->g; \
+    m.dx = bmvpi_grad(c, y->src[0], &m.add); \
+    if (m.dx) bmvpi_map_run(c, &m, bmvpi_##NAME##_back_range); \
+}
+static bmvpi_map bmvpi_function_map(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+    m.x = y->src[0]->x;
+    m.y = y->x;
+    if (y->op != BMVP_OP_CLAMP) return m;
+    m.low = (float)y->args.clamp.low;
+    m.high = (float)y->args.clamp.high;
+    return m;
 }
 
 /* slice, pad, concat */
@@ -2869,14 +2981,14 @@ static bmvp_tensor *bmvpi_sample_target(bmvp_ctx *c, int rank, const int64_t *di
     return t;
 }
 
-/* >>op add: y = a + b; b of a's shape, or of rank 1 along a's last axis, or one number --------------------------------
-   Backward reads nothing; db is g, its column sums, or its sum. */
+/* >>op add: y = a + b; b of a's shape, or along a's last axes, or one number ------------------------------------------
+   Backward reads nothing; db is g, its sums over the other axes in fixed order, or its sum. */
 BMVP_API bmvp_tensor *bmvp_add(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvpi_binary(c, BMVP_OP_ADD, a, b);
 }
 
-/* Range of rows: of one element, or of C > 1 with a channel vector b. A number b is s. */
+/* Range of rows: of one element, or of more with the row b. A number b is s. */
 BMVPI_HOT static void bmvpi_add_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t r, i;
@@ -2969,6 +3081,88 @@ static int64_t bmvpi_mul_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, 
     return bmvpi_broadcast_workspace(y, backward);
 }
 static bmvp_tensor *bmvpi_mul_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_MUL, variant); }
+
+/* >>op sub: y = a - b, b as in add ------------------------------------------------------------------------------------
+   Backward reads nothing: da = g, db = -g, summed over what b was spread over. torch sub. */
+BMVP_API bmvp_tensor *bmvp_sub(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_SUB, a, b);
+}
+#define BMVPI_TERM_DIFFERENCE(u, v) (u) - (v)
+BMVPI_BINARY_RANGE(bmvpi_difference_range, BMVPI_TERM_DIFFERENCE)
+static void bmvpi_sub_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.to = y->x;
+    bmvpi_map_run(c, &m, bmvpi_difference_range);
+}
+static void bmvpi_sub_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    float *gb = bmvpi_grad(c, y->src[1], &add);
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) {
+        bmvpi_map m = bmvpi_map_make(c, y->numel, 1);
+        m.a = y->g;
+        m.number = -1.0f;
+        m.to = gb;
+        m.add = add;
+        bmvpi_map_run(c, &m, bmvpi_product_range);
+    } else if (gb) bmvpi_broadcast_grad(c, y, NULL, gb, add);
+    bmvpi_grad_pass(c, y, y->src[0]);
+}
+static int64_t bmvpi_sub_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+static bmvp_tensor *bmvpi_sub_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_SUB, variant); }
+
+/* >>op div: y = a / b, b as in add ------------------------------------------------------------------------------------
+   Backward reads a and b: da = g / b, db = -g a / b^2, summed over what b was spread over. torch div. */
+BMVP_API bmvp_tensor *bmvp_div(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    return bmvpi_binary(c, BMVP_OP_DIV, a, b);
+}
+#define BMVPI_TERM_QUOTIENT(u, v) (u) / (v)
+BMVPI_BINARY_RANGE(bmvpi_quotient_range, BMVPI_TERM_QUOTIENT)
+BMVPI_HOT static void bmvpi_quotient_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i)
+        m->to[i] = (m->add ? m->to[i] : 0.0f) - m->g[i] * m->a[i] / (m->b[i] * m->b[i]);
+}
+static void bmvpi_div_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+    m.to = y->x;
+    bmvpi_map_run(c, &m, bmvpi_quotient_range);
+}
+static void bmvpi_div_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_a, add_b;
+    float *ga = bmvpi_grad(c, y->src[0], &add_a),
+          *gb = bmvpi_grad(c, y->src[1], &add_b); /* the same buffer for a by a: a's first */
+    bmvpi_map m;
+    if (ga) {
+        m = bmvpi_binary_map(c, y, y->g, y->src[1]);
+        m.to = ga;
+        m.add = add_a;
+        bmvpi_map_run(c, &m, bmvpi_quotient_range);
+    }
+    if (gb && y->args.binary.spread == BMVP_SPREAD_SAME) {
+        m = bmvpi_binary_map(c, y, y->src[0]->x, y->src[1]);
+        m.g = y->g;
+        m.to = gb;
+        m.add = add_b;
+        bmvpi_map_run(c, &m, bmvpi_quotient_back_range);
+    } else if (gb) bmvpi_broadcast_grad(c, y, y->src[0]->x, gb, add_b);
+}
+static int64_t bmvpi_div_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return bmvpi_broadcast_workspace(y, backward);
+}
+static bmvp_tensor *bmvpi_div_sample(bmvp_ctx *c, int variant) { return bmvpi_binary_sample(c, BMVP_OP_DIV, variant); }
 
 /* >>op scale: y = factor x + offset -------------------------------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_scale(bmvp_ctx *c, bmvp_tensor *x, double factor, double offset)
@@ -3145,6 +3339,84 @@ static bmvp_tensor *bmvpi_gelu_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[3] = { 2, 3, 7 };
     return variant == 0 ? bmvp_gelu(c, bmvp_leaf(c, 3, d, NULL)) : NULL;
+}
+
+/* >>op abs: y = |x| ---------------------------------------------------------------------------------------------------
+   Backward reads x: dx = g sign(x), 0 at 0. torch abs. */
+BMVP_API bmvp_tensor *bmvp_abs(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_ABS, x));
+}
+BMVPI_FUNCTION(abs, fabsf(x), x, (float)((x > 0.0f) - (x < 0.0f)))
+#define bmvpi_abs_cpu_workspace NULL
+static bmvp_tensor *bmvpi_abs_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_abs(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op sqrt: y = sqrt(x) ----------------------------------------------------------------------------------------------
+   Backward reads y: dx = g / (2 y). torch sqrt. */
+BMVP_API bmvp_tensor *bmvp_sqrt(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_SQRT, x));
+}
+BMVPI_FUNCTION(sqrt, sqrtf(x), y, 0.5f / y)
+#define bmvpi_sqrt_cpu_workspace NULL
+static bmvp_tensor *bmvpi_sqrt_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_sqrt(c, bmvpi_sample_positive(c, 2, d)) : NULL;
+}
+
+/* >>op exp: y = exp(x) ------------------------------------------------------------------------------------------------
+   Backward reads y: dx = g y. torch exp. */
+BMVP_API bmvp_tensor *bmvp_exp(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_EXP, x));
+}
+BMVPI_FUNCTION(exp, expf(x), y, y)
+#define bmvpi_exp_cpu_workspace NULL
+static bmvp_tensor *bmvpi_exp_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_exp(c, bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
+/* >>op natural_log: y = log(x), to the base e -------------------------------------------------------------------------
+   Backward reads x: dx = g / x. torch log. */
+BMVP_API bmvp_tensor *bmvp_natural_log(bmvp_ctx *c, bmvp_tensor *x)
+{
+    return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_NATURAL_LOG, x));
+}
+BMVPI_FUNCTION(natural_log, logf(x), x, 1.0f / x)
+#define bmvpi_natural_log_cpu_workspace NULL
+static bmvp_tensor *bmvpi_natural_log_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant == 0 ? bmvp_natural_log(c, bmvpi_sample_positive(c, 2, d)) : NULL;
+}
+
+/* >>op clamp: y = min(max(x, low), high) ------------------------------------------------------------------------------
+   Backward reads x: dx = g where low <= x <= high, else 0. NaN stays NaN. torch clamp. */
+BMVP_API bmvp_tensor *bmvp_clamp(bmvp_ctx *c, bmvp_tensor *x, double low, double high)
+{
+    bmvp_tensor *y;
+    if (!(low <= high) && !bmvp_failed(c))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "clamp: low %g must be at most high %g", low, high);
+    y = bmvpi_pointwise(c, BMVP_OP_CLAMP, x);
+    if (y) {
+        y->args.clamp.low = low;
+        y->args.clamp.high = high;
+    }
+    return bmvpi_run(c, y);
+}
+BMVPI_FUNCTION(clamp, x < m->low ? m->low : x > m->high ? m->high : x, x, x >= m->low && x <= m->high ? 1.0f : 0.0f)
+#define bmvpi_clamp_cpu_workspace NULL
+static bmvp_tensor *bmvpi_clamp_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 3, 5 };
+    return variant < 2 ? bmvp_clamp(c, bmvp_leaf(c, 2, d, NULL), variant ? -0.1 : -2, variant ? 2 : 0.1) : NULL;
 }
 
 /* >>op softmax: y = exp(x - max) / sum over the last axis -------------------------------------------------------------
@@ -3930,6 +4202,51 @@ static bmvp_tensor *bmvpi_mse_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_mse(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
 }
 
+/* >>op l1: one number, the mean of |a - b| over all elements ----------------------------------------------------------
+   Backward reads a and b: da = g sign(a - b) / n, 0 where they are equal, db = -da. torch l1_loss. */
+BMVP_API bmvp_tensor *bmvp_l1(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *src[2] = { a, b };
+    if (a && b && !bmvpi_same_shape(a, b)) return bmvpi_bad_shapes(c, "l1", "a b", src, "they must have one shape");
+    return bmvpi_run(c, bmvpi_to_number(c, BMVP_OP_L1, 2, a, b));
+}
+static double bmvpi_apart_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    return bmvpi_reduce_apart(m->a + lo, m->b + lo, hi - lo);
+}
+static void bmvpi_l1_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    y->x[0] = (float)(bmvpi_map_sum(c, &m, bmvpi_apart_range) / (double)m.n);
+}
+BMVPI_HOT static void bmvpi_l1_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t i;
+    for (i = lo; i < hi; ++i)
+        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (float)((m->a[i] > m->b[i]) - (m->a[i] < m->b[i]));
+}
+static void bmvpi_l1_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->src[0]->numel, 1);
+    int i;
+    for (i = 0; i < 2; ++i) {
+        m.a = y->src[i]->x;
+        m.b = y->src[1 - i]->x;
+        m.dx = bmvpi_grad(c, y->src[i], &m.add);
+        if (!m.dx) continue;
+        m.factor = (float)((double)y->g[0] / (double)m.n);
+        bmvpi_map_run(c, &m, bmvpi_l1_back_range);
+    }
+}
+#define bmvpi_l1_cpu_workspace NULL
+static bmvp_tensor *bmvpi_l1_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2] = { 2, 3 };
+    return variant == 0 ? bmvp_l1(c, bmvp_leaf(c, 2, d, NULL), bmvp_leaf(c, 2, d, NULL)) : NULL;
+}
+
 /* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) ---------------------------------------
    which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
    both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
@@ -4293,7 +4610,7 @@ static int64_t bmvpi_gemm_workspace(const bmvp_ctx *c, const bmvpi_gemm_args *g)
     return bmvpi_fast_product_workspace(c, g);
 }
 
-/* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices ------------------------------------------------
+/* >>op matmul: y = op(a) op(b) for each of the leading axes' matrices -------------------------------------------------
    a (..., M, K), or (..., K, M) with transpose_a; b (..., K, N), or (..., N, K) with transpose_b; y (..., M, N).
    torch.matmul without broadcasting. Backward reads a and b: da = g op(b)^T, db = op(a)^T g, each in its operand's
    layout. */
@@ -4377,7 +4694,7 @@ static bmvp_tensor *bmvpi_matmul_sample(bmvp_ctx *c, int variant)
                        variant >> 1);
 }
 
-/* >>op linear: y = x w + b over the last axis ------------------------------------------------------------------------
+/* >>op linear: y = x w + b over the last axis -------------------------------------------------------------------------
    x (..., I), w (I, O), b (O) or NULL, y (..., O), residual as y or NULL. torch.nn.functional.linear (w transposed),
    1x1x1 convolution. Backward reads x and w: dx = g w^T, dw = x^T g, db = sum of g over rows. */
 static bmvp_tensor *bmvpi_linear_node(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *w, bmvp_tensor *b,

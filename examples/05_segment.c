@@ -1,6 +1,6 @@
 /* 05_segment.c - a C program that segments the images it is given with a fine-tuned checkpoint
 
-   You learn: prediction is one call; any subset of the modalities, in any orientation, is enough.
+   What you learn: prediction is one call; any subset of the modalities, in any orientation, is enough.
    Run: build/05_segment run/best.safetensors map.nii.gz flair=a.nii.gz t1=b.nii.gz
    You see: what was used and what was filled; map.nii.gz lies on the grid of the first image. */
 #define BMVP_IMPLEMENTATION

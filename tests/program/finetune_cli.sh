@@ -94,6 +94,10 @@ bad_labels "'a' must be a whole number or a list" '{"a": []}'
 bad_labels "'a' is there twice" '{"1": "a", "2": "a"}'
 bad_labels "'a' and 'b' are the same values" '{"a": [1, 2], "b": [2, 1]}'
 bad_labels "1 to 95" "{\"$(printf %096d 0)\": 1}"
+bad_labels "\"ignore\" must be one value from 1 to 255" '{"a": 1, "ignore": [3, 4]}'
+bad_labels "\"ignore\" must be one value from 1 to 255" '{"a": 1, "ignore": 0}'
+bad_labels "\"ignore\" must be one value from 1 to 255" '{"0": "ignore", "1": "a"}'
+bad_labels "\"ignore\" must be one value from 1 to 255" '{"1": "a", "2": "ignore", "3": "Ignore"}'
 bad_labels '"patient" must be a string' '"phantom"' ', "patient": 7'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": -2'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": "high"'
@@ -224,6 +228,13 @@ check "the other rule" grep -qx 'c2,WT,0,374,374,nan,0.99996[0-9]*,0,1,brats' ha
 check "nothing and nothing" grep -qx 'c3,ET,1,0,0,nan,1,0,0,brats' hand_brats/metrics.csv
 expect 0 "classes: CSF GM WM" bmvp evaluate --data hand.json --predictions hand --out other --labels mrbrains --no-distances
 check "without distances" grep -qx 'c1,GM,0.5,nan,nan,0.5,0.999938[0-9]*,4,4,monai' other/metrics.csv
+# voxels nobody judged (nnU-Net's ignore) count nowhere: here those where the prediction goes beyond the truth
+cp hand_t1.nii judged_t.nii
+row judged_t.nii 5 12 13
+labelled judged.json '{"0": "background", "1": "lesion", "5": "Ignore"}'
+sed 's|phantoms/case_0001/seg.nii.gz|judged_t.nii|; s|"id": "a"|"id": "c1"|' judged.json >judged_1.json
+expect 0 "ignore: voxels of value 5 are no class: losses and figures do not see them" bmvp evaluate --data judged_1.json --predictions hand --out judged
+check "without what is ignored" grep -qx 'c1,lesion,0.66666[0-9]*,13.87[0-9]*,15,0.5,1,4,2,monai' judged/metrics.csv
 # the same along z, where voxels are 15 mm here (pixdim and sform)
 for file in hand_t4.nii thick.nii; do
     empty_map $file

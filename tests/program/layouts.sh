@@ -276,7 +276,7 @@ said '{"cases": [{"id": "a", "images": {"t1": {"file": "x.nii", "channel": 2}}, 
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": "some"}]}' 1 "\"part\" must be train, val or test"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "age": 3}], "centre": 1, "licence": "x"}' 0 "age: a key of the cases|centre: a key of the list"
 said '{"channel_names": {"1": "T1"}}' 1 "channels must be numbered"
-said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": 1, "ignore": 2}}' 0 "ignore: value 2 is no class"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": 1, "ignore": 2}}' 0 "ignore: voxels of value 2 are no class: losses and figures do not see them"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2], "ignore": 2}}' 1 "both \"ignore\" and a class"
 
 # ---- classes ----------------------------------------------------------------------------------------------------------------------------------

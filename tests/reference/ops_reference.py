@@ -75,6 +75,26 @@ def pointwise():
         case(op, "channel", fn, dict(a=(5, 3, 19), b=(19,)), tol=SUMS)
         case(op, "channel_long", fn, dict(a=(401, 3), b=(3,)), tol=LONG)
         case(op, "number", fn, dict(a=(7, 11), b=(1,)), tol=SUMS)
+        case(op, "row", fn, dict(a=(5, 3, 7, 19), b=(3, 7, 19)), tol=SUMS)
+        case(op, "row_of_one", fn, dict(a=(3, 4, 23), b=(1, 4, 23)), tol=SUMS)
+    case("sub", "same", lambda a, b: a - b, dict(a=(2, 3, 37), b=(2, 3, 37)))
+    case("sub", "channel", lambda a, b: a - b, dict(a=(5, 3, 19), b=(19,)), tol=SUMS)
+    case("sub", "number", lambda a, b: a - b, dict(a=(7, 11), b=(1,)), tol=SUMS)
+    for name, a, b in (("same", (2, 3, 37), (2, 3, 37)), ("channel", (5, 3, 19), (19,)), ("number", (7, 11), (1,))):
+        below = rand(41, *b)
+        below += 0.4 * np.sign(below)
+        case("div", name, lambda a, b: a / b, dict(a=a, b=below), tol=SUMS)
+    zeros = rand(42, 5, 31)
+    zeros[1, :7] = 0
+    above = 0.02 + np.abs(rand(43, 5, 31))
+    case("abs", "plain", torch.abs, dict(x=zeros))
+    case("sqrt", "plain", torch.sqrt, dict(x=above))
+    case("exp", "plain", torch.exp, dict(x=2 * rand(44, 5, 31)), tol=SUMS)
+    case("natural_log", "plain", torch.log, dict(x=above))
+    ends = rand(45, 5, 31)
+    ends[2, :9], ends[3, :9] = -0.5, 0.75
+    case("clamp", "ends", lambda x: x.clamp(-0.5, 0.75), dict(x=ends), dict(low=-0.5, high=0.75))
+    case("clamp", "above", lambda x: x.clamp(min=-0.5), dict(x=ends), dict(low=-0.5, high=float("inf")))
     case("scale", "plain", lambda x: -1.75 * x + 0.3, dict(x=(3, 41)), dict(factor=-1.75, offset=0.3))
     case("relu", "plain", lambda x: F.relu(x), dict(x=(3, 41)))
     case("relu", "leaky", lambda x: F.leaky_relu(x, 0.01), dict(x=(3, 41)), dict(slope=0.01))
@@ -183,6 +203,11 @@ def reductions():
         case(op, "one", fn, dict(x=(1,)))
     case("mse", "plain", F.mse_loss, dict(input=(3, 5, 7), target=(3, 5, 7)), tol=SUMS)
     case("mse", "fixed_target", F.mse_loss, dict(input=(2, 2003), target=(2, 2003)), tol=SUMS, fixed=("target",))
+    equal = rand(46, 3, 5, 7)
+    other = rand(47, 3, 5, 7)
+    other[1] = equal[1]
+    case("l1", "plain", F.l1_loss, dict(input=equal, target=other), tol=SUMS)
+    case("l1", "fixed_target", F.l1_loss, dict(input=(2, 2003), target=(2, 2003)), tol=SUMS, fixed=("target",))
     for name, rows, classes, size in (("plain", 5, 7, 1), ("pair", 2, 2, 1), ("one", 1, 3, 1), ("large", 4, 33, 60)):
         target = [(3 * i + 1) % classes for i in range(rows)]
         case(

@@ -211,11 +211,23 @@ static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor 
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));
 }
 
+/* Functions of each element, of what is above 0 where they need it: of the output by halves, upper and lower. */
+static inline bmvp_tensor *net_functions(const net *n, bmvp_tensor *y)
+{
+    bmvp_ctx *c = n->c;
+    bmvp_tensor *a = bmvp_slice(c, y, 1, 0, 4), *b = bmvp_slice(c, y, 1, 4, 4);
+    bmvp_tensor *e = bmvp_exp(c, bmvp_clamp(c, a, -1, 1));
+    bmvp_tensor *s = bmvp_div(c, bmvp_sub(c, a, b), bmvp_scale(c, bmvp_abs(c, b), 1, 0.5));
+    s = bmvp_mul(c, s, bmvp_natural_log(c, bmvp_scale(c, e, 1, 0.25)));
+    return bmvp_add(c, bmvp_mean(c, bmvp_mul(c, s, bmvp_sqrt(c, e))), bmvp_l1(c, a, b));
+}
+
 static inline void net_forward(net *n)
 {
     bmvp_tensor *x = net_input(n), *map = net_encode(n, x);
     n->y = bmvp_keep(net_decode(n, map));
     n->loss = bmvp_add(n->c, bmvp_mse(n->c, n->y, x), net_rest(n, map, n->y));
+    n->loss = bmvp_add(n->c, n->loss, bmvp_scale(n->c, net_functions(n, n->y), 0.1, 0));
 }
 
 /* Loss, output, gradients of all parameters and running statistics, one after the other. */

@@ -23,3 +23,15 @@ int inside_write_pickle(const char *path, const void *pickle, size_t n)
     bmvp_ckpt_writer_abort(w);
     return written;
 }
+
+void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14])
+{
+    bmvpi_unetr_tokens(net, x, hidden);
+}
+bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[8])
+{
+    const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
+    bmvp_tensor *y = bmvpi_unetr_decode(net, f, map);
+    map[3] = bmvpi_unetr_rise(&net->m, &u->start[2], NULL, 0, f->map[2]); /* the decoder drops it */
+    return y;
+}

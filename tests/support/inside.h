@@ -20,6 +20,11 @@ void inside_zip64_from(bmvp_ckpt_writer *w, int64_t bytes);
    not be written. */
 int inside_write_pickle(const char *path, const void *pickle, size_t n);
 
+/* A UNETR's tokens as maps: after block 0 to 11, the last one normalised, and before all blocks. */
+void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14]);
+/* What its encoder1 to 4 and decoder5 to 2 give; returns the logits. */
+bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[8]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,6 +3,8 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "tests/support/check.h"
+#include "tests/support/fixture.h"
+#include "tests/support/formula.h"
 #include <stdlib.h>
 
 enum { E = 16, N = E * E * E, MODALITIES = 3 };
@@ -334,6 +336,159 @@ static void test_plan(void)
     stop(&s);
 }
 
+/* >>ignored labels: against PyTorch (tests/reference/ignore_reference.py) ---------------------------------------- */
+
+enum { SMALL = 8 * 8 * 8, IGNORED = 4 };
+
+static void one_conv_make(bmvp_net *net)
+{
+    *(bmvp_layer *)net->layers = bmvp_make_conv(&net->m, "out", net->cfg.in_channels, net->cfg.outputs, 1, 1, 0, 1);
+}
+static bmvp_features one_conv_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    bmvp_features f;
+    (void)net;
+    memset(&f, 0, sizeof f);
+    f.last = x;
+    return f;
+}
+static bmvp_logits one_conv_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_logits l = { NULL, NULL, NULL };
+    (void)x, (void)deep;
+    l.full = bmvp_run(&net->m, (const bmvp_layer *)net->layers, f->last);
+    return l;
+}
+static int64_t one_conv_stride(const bmvp_net_config *k)
+{
+    (void)k;
+    return 1;
+}
+
+/* 1, 2 and 3, IGNORED besides: three regions within one another, or three classes. */
+static bmvp_labels ignoring(int exclusive)
+{
+    static const int v[3] = { 1, 2, 3 };
+    bmvp_labels l;
+    bmvp_error err;
+    memset(&l, 0, sizeof l);
+    l.exclusive = exclusive;
+    CHECK(bmvp_labels_add(&l, "a", v, exclusive ? 1 : 3, &err) == BMVP_OK);
+    CHECK(bmvp_labels_add(&l, "b", v + 1, exclusive ? 1 : 2, &err) == BMVP_OK);
+    CHECK(bmvp_labels_add(&l, "c", v + 2, 1, &err) == BMVP_OK);
+    CHECK(bmvp_labels_ignore(&l, IGNORED, &err) == BMVP_OK && bmvp_labels_finish(&l, &err) == BMVP_OK);
+    return l;
+}
+
+typedef struct ignore_case { const char *name; int exclusive, weighed, batch, squared; double smooth; } ignore_case;
+
+static void compare_ignored(const ignore_case *k, bmvp_ft *f, const bmvp_ft_item *items, bmvp_ckpt *file)
+{
+    const bmvp_state_list *l = bmvp_net_state(bmvp_ft_net(f));
+    fixture_tensor want = fixture_load(file, "%s.loss", k->name), w = fixture_load(file, "%s.weight", k->name),
+                   b = fixture_load(file, "%s.bias", k->name);
+    bmvp_ft_losses got;
+    CHECK(bmvp_ft_accumulate(f, items, 2, &got) == BMVP_OK);
+    if (CHECK(want.x && w.x && b.x && l->n == 2)) {
+        CHECK_NEAR(got.total, (double)want.x[0], 1e-6);
+        CHECK_NEAR(got.dice, (double)want.x[1], 1e-6);
+        CHECK_NEAR(got.ce, (double)want.x[2], 1e-6);
+        CHECK_CLOSE("weight", l->item[0].t->g, w.x, w.numel, 2e-6);
+        CHECK_CLOSE("bias", l->item[1].t->g, b.x, b.numel, 2e-6);
+    }
+    free(want.x);
+    free(w.x);
+    free(b.x);
+}
+
+static void run_ignored(const ignore_case *k, const bmvp_ft_item *items, bmvp_ckpt *file)
+{
+    static const float weight[4] = { 0.3f, 1.0f, 1.5f, 2.5f };
+    static const char *const two[2] = { "flair", "t1" };
+    const bmvp_net_kind *rows[2] = { NULL, NULL };
+    bmvp_config c = bmvp_config_default();
+    bmvp_net_config net = bmvp_net_config_default("one_conv");
+    const bmvp_labels labels = ignoring(k->exclusive);
+    bmvp_ft_config cfg;
+    bmvp_net_kind row;
+    bmvp_ctx *ctx;
+    bmvp_ft *f;
+    memset(&row, 0, sizeof row);
+    row.name = "one_conv", row.size = sizeof(bmvp_layer), row.stride = one_conv_stride;
+    row.make = one_conv_make, row.encode = one_conv_encode, row.segment = one_conv_segment;
+    rows[0] = &row;
+    c.networks = rows;
+    c.threads = 1;
+    net.task = BMVP_TASK_SEGMENT;
+    ctx = bmvp_create(&c, NULL);
+    CHECK(bmvp_ft_preset("release", BMVP_TASK_SEGMENT, "unet3d", &cfg));
+    cfg.crop_x = cfg.crop_y = cfg.crop_z = 8;
+    cfg.batch = 2, cfg.update_every = 1, cfg.copies = 0, cfg.fill = 1;
+    cfg.flip = cfg.intensity_shift = cfg.intensity_scale = 0;
+    cfg.dice_batch = k->batch, cfg.dice_squared = k->squared, cfg.dice_smooth = k->smooth;
+    f = bmvp_ft_create(ctx, &net, &cfg, &labels, 2, two, NULL);
+    if (check_report(f != NULL, __FILE__, __LINE__, "%s", bmvp_error_of(ctx)->message) &&
+        CHECK(formula_state(ctx, bmvp_net_state(bmvp_ft_net(f)), 0))) {
+        if (k->weighed) bmvp_ft_class_weights(f, weight);
+        compare_ignored(k, f, items, file);
+    }
+    bmvp_ft_destroy(f);
+    bmvp_destroy(ctx);
+}
+
+static void test_ignored(void)
+{
+    static const ignore_case k[] = { { "regions", 0, 0, 0, 0, 1e-5 },
+                                     { "regions_batch", 0, 0, 1, 1, 1.0 },
+                                     { "classes", 1, 0, 0, 1, 1.0 },
+                                     { "classes_batch", 1, 0, 1, 0, 1e-5 },
+                                     { "weighed", 1, 1, 0, 0, 1.0 } };
+    float *v = (float *)malloc(6 * SMALL * sizeof *v);
+    bmvp_ckpt *file = fixture_open("nets/ignore.safetensors");
+    bmvp_ft_item item[2];
+    char name[16];
+    int b, m, i;
+    memset(item, 0, sizeof item);
+    for (b = 0; b < 2; ++b)
+        for (m = 0; m < 3; ++m) {
+            float *x = v + (3 * b + m) * SMALL;
+            snprintf(name, sizeof name, m < 2 ? "image%d%d" : "labels%d", b, m);
+            for (i = 0; i < SMALL; ++i) {
+                const double u = formula_uniform(formula_stream(name, 0), i);
+                x[i] = (float)(m < 2 ? u : fmin(floor(u * (b ? 16 : 5)), IGNORED));
+            }
+            if (m < 2) item[b].image[m] = x;
+            else item[b].labels = x;
+            item[b].slot = (uint32_t)b;
+        }
+    for (i = 0; file && i < (int)(sizeof k / sizeof *k); ++i) run_ignored(&k[i], item, file);
+    bmvp_ckpt_close(file);
+    free(v);
+}
+
+/* Nothing judged: no loss, no gradient, at every scale; one voxel judged: a loss again. */
+static void test_all_ignored(void)
+{
+    static const char *const change[] = { "consistency_weight", "0", "ce_weight", "1", NULL };
+    const bmvp_net_config net = network("uniformer_tiny", BMVP_TASK_SEGMENT);
+    setup s = start("uniformer_tiny", BMVP_TASK_SEGMENT, change, 1);
+    const bmvp_labels labels = ignoring(1);
+    data *d = make_data();
+    bmvp_ft_losses loss;
+    bmvp_ft *f = bmvp_ft_create(s.c, &net, &s.cfg, &labels, MODALITIES, names, grid);
+    int b, i;
+    for (b = 0; b < 2; ++b)
+        for (i = 0; i < N; ++i) d->labels[b][i] = IGNORED;
+    CHECK(f && bmvp_ft_step(f, d->item, 2, 0, &loss) == BMVP_OK);
+    CHECK_NEAR(loss.total, 0, 1e-6);
+    CHECK(loss.ce == 0 && loss.grad_norm == 0);
+    d->labels[1][77] = 2;
+    CHECK(f && bmvp_ft_step(f, d->item, 2, 0, &loss) == BMVP_OK && loss.ce > 0.1 && loss.grad_norm > 0);
+    bmvp_ft_destroy(f);
+    free(d);
+    stop(&s);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -347,5 +502,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_single_modality);
     CHECK_RUN(test_init);
     CHECK_RUN(test_plan);
+    CHECK_RUN(test_ignored);
+    CHECK_RUN(test_all_ignored);
     return check_end();
 }

@@ -227,6 +227,38 @@ static void test_refused(void)
     CHECK_HOLDS(err.message, "more than 16");
 }
 
+/* A value nobody judged: known, in no region, taken out of what is compared, and kept in files. */
+static void test_ignore(void)
+{
+    static const float truth[5] = { 0, 1, 9, 4, 9 };
+    unsigned char mask[5] = { 1, 1, 1, 1, 1 };
+    bmvp_json_doc *doc = NULL;
+    bmvp_labels l, back;
+    bmvp_error err;
+    bmvp_jw w;
+    CHECK(bmvp_labels_builtin("brats2021", &l) && bmvp_labels_unknown(&l, truth, 5) == 2);
+    bmvp_labels_judged(&l, truth, 5, mask);
+    CHECK(mask[2] == 1);
+    CHECK(bmvp_labels_ignore(&l, 0, &err) == BMVP_E_ARG && bmvp_labels_ignore(&l, 256, &err) == BMVP_E_ARG);
+    CHECK(bmvp_labels_ignore(&l, 4, &err) == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "value 4 is to be ignored and belongs to 'WT'");
+    CHECK(bmvp_labels_ignore(&l, 9, &err) == BMVP_OK && bmvp_labels_unknown(&l, truth, 5) == -1);
+    bmvp_labels_judged(&l, truth, 5, mask);
+    CHECK(mask[0] == 1 && mask[1] == 1 && mask[2] == 0 && mask[3] == 1 && mask[4] == 0);
+    bmvp_labels_mask(&l, 0, truth, 5, mask);
+    CHECK(mask[0] == 0 && mask[1] == 1 && mask[2] == 0 && mask[3] == 1 && mask[4] == 0);
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_labels_write(&w, "labels", &l);
+    bmvp_jw_end(&w);
+    CHECK(bmvp_jw_finish(&w, &err) == BMVP_OK);
+    CHECK(bmvp_json_parse(w.out.data, w.out.len, "labels", NULL, &doc, &err) == BMVP_OK);
+    CHECK(bmvp_labels_read(bmvp_json_get(bmvp_json_root(doc), "labels"), &back, &err) == BMVP_OK);
+    CHECK(memcmp(&l, &back, sizeof l) == 0);
+    bmvp_json_free(doc);
+    bmvp_jw_free(&w);
+}
+
 /* Everything that is said survives the file. */
 static void test_file(void)
 {
@@ -260,6 +292,8 @@ static void test_bad_file(void)
         { "{\"regions\": {\"a\": [1, \"x\"]}}", "value -1" },
         { "{\"regions\": {\"a\": [4294967297]}}", "outside of 1" },
         { "{\"regions\": {\"a\": [-5]}}", "outside of 1" },
+        { "{\"regions\": {\"a\": [5]}, \"ignore\": 5}", "belongs to 'a'" },
+        { "{\"regions\": {\"a\": [5]}, \"ignore\": \"b\"}", "value to ignore" },
         { "{\"kind\": \"classes\", \"regions\": {\"a\": [1], \"b\": [1]}}", "both classes" },
     };
     int i;
@@ -285,6 +319,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_mask);
     CHECK_RUN(test_own);
     CHECK_RUN(test_refused);
+    CHECK_RUN(test_ignore);
     CHECK_RUN(test_file);
     CHECK_RUN(test_bad_file);
     return check_end();

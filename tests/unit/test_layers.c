@@ -105,7 +105,7 @@ static bmvp_tensor *run_block(bmvp_module *m, bmvp_tensor *x) { return bmvp_run_
 static bmvp_tensor *run_patch(bmvp_module *m, bmvp_tensor *x) { return bmvp_run_patch_embed(m, &patch, x); }
 static bmvp_tensor *run_positions(bmvp_module *m, bmvp_tensor *x)
 {
-    return bmvp_add_tokens(m, bmvp_scale(m->c, x, 1, 0), positions); /* the sum is written over its second operand */
+    return bmvp_add_tokens(m, x, positions);
 }
 static void make_linear(bmvp_module *m, const char *name) { layer = bmvp_make_linear(m, name, 6, 5, 1); }
 static void make_linear_plain(bmvp_module *m, const char *name) { layer = bmvp_make_linear(m, name, 6, 5, 0); }

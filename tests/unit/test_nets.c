@@ -256,7 +256,7 @@ static void test_uniformer_tiny_layers(void)
         x = bmvp_run(m, &u->norm, x);
         check_activation(&k, "act", "norm", x);
         for (i = 0; i < 4; ++i) {
-            x = bmvp_run(m, &u->up[i], x);
+            x = bmvp_run(m, &u->up[i].up, x);
             snprintf(name, sizeof name, "decoder%d", 5 - i);
             check_activation(&k, "act", name, x);
         }
@@ -296,15 +296,18 @@ static void test_segmentation_layers(void)
 {
     static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
     const bmvpi_unet3d *u;
+    const bmvpi_uniformer *v;
     bmvp_features f;
     bmvp_tensor *y;
     char name[32];
     net_case k;
     int i;
     if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
+        v = (const bmvpi_uniformer *)k.net->layers;
         f = bmvp_net_encode(k.net, k.x, 1);
         for (i = 0, y = f.last; i < 4; ++i) {
-            y = bmvpi_up_block(k.net, i, y, i < 3 ? f.map[2 - i] : bmvpi_input_skip(k.net, k.x));
+            bmvp_tensor *skip = i < 3 ? f.map[2 - i] : bmvpi_input_skip(k.net, k.x);
+            y = bmvpi_run_up_block(&k.net->m, &v->up[i], y, skip, i == 3);
             snprintf(name, sizeof name, "decoder%d", 5 - i);
             check_activation(&k, "act", name, y);
         }

@@ -43,6 +43,10 @@ static double number(const op_case *k, const char *key)
 BUILD(add) { (void)k; return bmvp_add(c, in[0], in[1]); }
 #define OPERANDS_mul "a b"
 BUILD(mul) { (void)k; return bmvp_mul(c, in[0], in[1]); }
+#define OPERANDS_sub "a b"
+BUILD(sub) { (void)k; return bmvp_sub(c, in[0], in[1]); }
+#define OPERANDS_div "a b"
+BUILD(div) { (void)k; return bmvp_div(c, in[0], in[1]); }
 #define OPERANDS_scale "x"
 BUILD(scale) { return bmvp_scale(c, in[0], number(k, "factor"), number(k, "offset")); }
 #define OPERANDS_relu "x"
@@ -51,6 +55,16 @@ BUILD(relu) { return attribute(k, "slope") ? bmvp_leaky_relu(c, in[0], number(k,
 BUILD(sigmoid) { (void)k; return bmvp_sigmoid(c, in[0]); }
 #define OPERANDS_gelu "x"
 BUILD(gelu) { (void)k; return bmvp_gelu(c, in[0]); }
+#define OPERANDS_abs "x"
+BUILD(abs) { (void)k; return bmvp_abs(c, in[0]); }
+#define OPERANDS_sqrt "x"
+BUILD(sqrt) { (void)k; return bmvp_sqrt(c, in[0]); }
+#define OPERANDS_exp "x"
+BUILD(exp) { (void)k; return bmvp_exp(c, in[0]); }
+#define OPERANDS_natural_log "x"
+BUILD(natural_log) { (void)k; return bmvp_natural_log(c, in[0]); }
+#define OPERANDS_clamp "x"
+BUILD(clamp) { return bmvp_clamp(c, in[0], number(k, "low"), number(k, "high")); }
 #define OPERANDS_softmax "x"
 BUILD(softmax) { (void)k; return bmvp_softmax(c, in[0]); }
 #define OPERANDS_l2_normalize "x"
@@ -110,6 +124,8 @@ BUILD(bce_logits) { (void)k; return bmvp_bce_logits(c, in[0], in[1]); }
 BUILD(soft_dice) { return bmvp_soft_dice(c, in[0], in[1], (int)integer(k, "squared"), number(k, "smooth")); }
 #define OPERANDS_mse "input target"
 BUILD(mse) { (void)k; return bmvp_mse(c, in[0], in[1]); }
+#define OPERANDS_l1 "input target"
+BUILD(l1) { (void)k; return bmvp_l1(c, in[0], in[1]); }
 #define OPERANDS_cross_entropy "logits"
 BUILD(cross_entropy)
 {
@@ -497,8 +513,15 @@ typedef struct big_case {
 static const big_case big_cases[] = {
     { "add", "3,50,40,32 3,50,40,32", "", 1e-6 },
     { "add", "3,50,40,37 37", "", 1e-4 },
+    { "add", "7,20,30,37 20,30,37", "", 1e-5 },
     { "mul", "3,50,40,37 37", "", 1e-4 },
+    { "sub", "300,137 137", "", 1e-4 },
+    { "div", "300,137 1", "", 1e-4 },
     { "scale", "300,401", "factor=0.5 offset=-2", 1e-6 },
+    { "abs", "300,137", "", 1e-6 },
+    { "exp", "300,137", "", 1e-6 },
+    { "clamp", "300,137", "low=-0.5 high=0.25", 1e-6 },
+    { "l1", "300,137 300,137", "", 5e-5 },
     { "relu", "300,401", "", 1e-6 },
     { "gelu", "300,401", "", 1e-5 },
     { "softmax", "401,67", "", 2e-5 },

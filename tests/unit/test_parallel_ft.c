@@ -1,6 +1,6 @@
 /* test_parallel_ft.c - fine-tuning on several ranks (threads, see ranks.h): 2 and 3 of them with unequal shares of
    each step equal one with the whole batch: batch statistics, a Dice of each case and of the whole batch, weighed
-   classes, consistency, accumulation, and a run resumed with another number of ranks. */
+   classes, ignored labels, consistency, accumulation, and a run resumed with another number of ranks. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -17,7 +17,7 @@ static const int64_t grid[3] = { 36, 34, 40 };
 typedef struct setup {
     const char *net, *labels; /* labels NULL: classification */
     const char *change[16];   /* name, value, .. of the configuration */
-    int batch, steps, weighed;
+    int batch, steps, weighed, ignored; /* ignored: value 9 is, and all of item 0 but a corner has it */
     double lr;
     const char *load, *save;  /* checkpoints, or NULL */
 } setup;
@@ -50,7 +50,7 @@ static void change(setup *s, const char *name, const char *value)
 
 /* Images and labels of item i of a step, the same on every rank; item 1 lacks a modality, item 2 has the rare label
    alone. */
-static void fill_item(int step, int i, float *voxels, bmvp_ft_item *item, int segment)
+static void fill_item(int step, int i, float *voxels, bmvp_ft_item *item, int segment, int ignored)
 {
     bmvp_rng r = bmvp_rng_make(5, 7, (uint32_t)step, (uint32_t)i);
     float *labels = voxels + MODALITIES * CUBE;
@@ -62,6 +62,7 @@ static void fill_item(int step, int i, float *voxels, bmvp_ft_item *item, int se
     }
     for (k = 0; k < CUBE; ++k)
         labels[k] = voxels[k] < (i == 2 ? 0.98f : 0.7f) ? 0 : i == 2 ? 4 : 1 + (float)bmvp_rng_below(&r, 2);
+    for (k = ignored ? i == 0 ? 4000 : CUBE - 3000 * i : CUBE; k < CUBE; ++k) labels[k] = 9;
     item->labels = segment ? labels : NULL;
     item->class_index = i % 3;
     item->slot = (uint32_t)i;
@@ -93,6 +94,7 @@ static bmvp_ft *make(const setup *of, bmvp_ctx *c, bmvp_error *err)
             return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "%s", err->message);
     if (of->labels && !bmvp_labels_builtin(of->labels, &labels))
         return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "no labels %s", of->labels);
+    if (of->ignored && bmvp_labels_ignore(&labels, 9, err)) return (bmvp_ft *)bmvp_fail(c, BMVP_E_ARG, "labels");
     f = bmvp_ft_create(c, &net, &cfg, of->labels ? &labels : NULL, MODALITIES, names, grid);
     if (f && of->weighed) bmvp_ft_class_weights(f, weight);
     return f;
@@ -104,7 +106,8 @@ static bmvp_status run_step(job *j, bmvp_ft *f, int step, float *voxels)
     int i, first, n;
     n = bmvp_trainer_share(j->of->batch, j->r.me.table.rank, j->r.me.table.size, &first);
     for (i = 0; i < n; ++i)
-        fill_item(step, first + i, voxels + i * (MODALITIES + 1) * CUBE, &item[i], j->of->labels != NULL);
+        fill_item(step, first + i, voxels + i * (MODALITIES + 1) * CUBE, &item[i], j->of->labels != NULL,
+                  j->of->ignored);
     return bmvp_ft_step(f, item, n, j->of->lr, &j->loss[step % STEPS]);
 }
 
@@ -216,6 +219,19 @@ static void test_classes_weighed(void)
     change(&s, "ce_weight", "1");
     several_equal_one(&s, 2);
 }
+static void test_ignored(void)
+{
+    setup s = setup_of("unet3d_tiny", "mrbrains", 3);
+    s.ignored = s.weighed = 1;
+    change(&s, "dice_smooth", "1");
+    change(&s, "ce_weight", "1");
+    several_equal_one(&s, 2);
+    s = setup_of("unet3d_tiny", "brats2021", 3);
+    s.ignored = 1;
+    change(&s, "dice_batch", "1");
+    change(&s, "ce_weight", "0.3");
+    several_equal_one(&s, 3);
+}
 static void test_classification(void)
 {
     setup s = setup_of("uniformer_tiny", NULL, 4);
@@ -275,6 +291,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_unequal_shares);
     CHECK_RUN(test_batch_dice);
     CHECK_RUN(test_classes_weighed);
+    CHECK_RUN(test_ignored);
     CHECK_RUN(test_classification);
     CHECK_RUN(test_accumulation);
     CHECK_RUN(test_resume_with_other_ranks);

@@ -233,10 +233,14 @@ static void test_shape_errors(void)
     two[1] = Z("2,3,5");
     FAILS(bmvp_add(c, two[0], two[1]), "add", "(2,3,5)");
     FAILS(bmvp_mul(c, two[0], Z("3")), "mul", "(2,3,4)");
+    FAILS(bmvp_sub(c, two[0], two[1]), "sub", "(2,3,5)");
+    FAILS(bmvp_div(c, two[0], Z("3")), "div", "(2,3,4)");
+    FAILS_AS(bmvp_clamp(c, two[0], 1, -1), BMVP_E_ARG, "clamp", "low 1");
     FAILS(bmvp_add_into(c, two[0], bmvp_scale(c, two[1], 1, 0)), "add_into", "(2,3,5)");
     FAILS_AS(bmvp_add_into(c, two[0], Z("2,3,4")), BMVP_E_STATE, "add_into", "leaf");
     FAILS_AS(bmvp_add_into(c, two[0], bmvp_relu(c, two[0])), BMVP_E_STATE, "add_into", "relu");
     FAILS(bmvp_mse(c, two[0], two[1]), "mse", "(2,3,4)");
+    FAILS(bmvp_l1(c, two[0], two[1]), "l1", "(2,3,4)");
     FAILS(bmvp_reshape(c, two[0], 2, shape), "reshape", "(2,3,4)");
     FAILS_AS(bmvp_permute(c, two[0], twice), BMVP_E_ARG, "permute", "(2,3,4)");
     FAILS(bmvp_slice(c, two[0], 1, 2, 2), "slice", "(2,3,4)");

@@ -32,6 +32,13 @@ static void count_overlap(const unsigned char *p, const unsigned char *t, int64_
     *predicted = a, *truth = b, *both = c;
 }
 
+static int64_t count_judged(const bmvp_labels *l, const float *truth, int64_t n)
+{
+    int64_t i, ignored = 0;
+    for (i = 0; i < n && l->ignore; ++i) ignored += truth[i] == (float)l->ignore;
+    return n - ignored;
+}
+
 /* Where both masks hold something the rule does not matter: one computation serves both. */
 static bmvp_status distances_of(const unsigned char *p, const unsigned char *t, const int64_t dim[3],
                                 const double mm[3], region_figures *out)
@@ -55,7 +62,7 @@ static bmvp_status compare_maps(const bmvp_labels *l, const float *prediction, c
                                 const double mm[3], int distances, region_figures out[BMVP_MAX_REGIONS],
                                 bmvp_error *err)
 {
-    const int64_t n = dim[0] * dim[1] * dim[2];
+    const int64_t n = dim[0] * dim[1] * dim[2], judged = count_judged(l, truth, n);
     unsigned char *p = (unsigned char *)malloc((size_t)n + 1), *t = (unsigned char *)malloc((size_t)n + 1);
     bmvp_status st = p && t ? BMVP_OK : BMVP_E_OOM;
     int64_t both;
@@ -64,9 +71,10 @@ static bmvp_status compare_maps(const bmvp_labels *l, const float *prediction, c
         region_figures *o = &out[r];
         bmvp_labels_mask(l, r, prediction, n, p);
         bmvp_labels_mask(l, r, truth, n, t);
+        bmvp_labels_judged(l, truth, n, p);
         count_overlap(p, t, n, &o->predicted, &o->truth, &both);
         for (k = 0; k < EMPTY_RULES; ++k) {
-            const int64_t outside = n - o->truth;
+            const int64_t outside = judged - o->truth;
             o->figure[k][FIGURE_DICE] = bmvp_dice(p, t, n, (bmvp_empty_rule)k);
             o->figure[k][FIGURE_HD95] = o->figure[k][FIGURE_HD] = (double)NAN;
             o->figure[k][FIGURE_SENSITIVITY] = o->truth > 0 ? (double)both / (double)o->truth : (double)NAN;

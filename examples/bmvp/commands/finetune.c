@@ -154,6 +154,9 @@ static void print_configuration(const session *s)
     printf("\n%s %s:", s->data.segment ? "labels  " : "classes ", s->data.segment ? l->name : "cases");
     for (i = 0; s->data.segment && i < l->n; ++i)
         printf(" %s (%lld voxels)", l->region[i], (long long)s->data.voxels[i + l->exclusive]);
+    if (s->data.segment && l->ignore)
+        printf("; value %d is ignored (%lld voxels): left out of loss and figures", l->ignore,
+               (long long)s->data.ignored);
     for (i = 0; !s->data.segment && i < s->data.classes; ++i)
         printf(" %d (%lld cases)", i, (long long)s->data.voxels[i]);
     printf("\npreset   %s\n", s->cfg.preset);
@@ -445,7 +448,7 @@ static bmvp_status check_run(session *s)
                    : bmvp_error_set(&s->err, BMVP_E_ARG,
                                     "%s was started with %d classes, now there are %d: --classes %d, or another --out",
                                     s->o.out, s->run.net.outputs, s->data.classes, s->run.net.outputs);
-    same = ours->n == theirs->n && ours->exclusive == theirs->exclusive;
+    same = ours->n == theirs->n && ours->exclusive == theirs->exclusive && ours->ignore == theirs->ignore;
     for (i = 0; i < ours->n && same; ++i)
         same = strcmp(ours->region[i], theirs->region[i]) == 0 &&
                memcmp(ours->in[i], theirs->in[i], sizeof ours->in[i]) == 0;

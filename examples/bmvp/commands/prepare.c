@@ -283,7 +283,6 @@ static bmvp_status list_done(job *j, bmvp_error *err)
     }
     j->out.labels = j->in.labels;
     j->out.has_labels = j->in.has_labels;
-    j->out.ignore = j->in.ignore;
     j->out.class_name = j->in.class_name;
     j->out.n_class_names = j->in.n_class_names;
     j->in.class_name = NULL;

@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *data, *out, *network, *set, *device;
+    const char *data, *out, *method, *network, *set, *device;
     int preset, resume, all_modalities, simd, precision, graph, plan, recompute;
     int64_t crop, batch, epochs, steps, seed, threads, save_every, report_every, stop_after;
     double lr;
@@ -59,6 +59,8 @@ static bmvp_status look_back(session *s, const char *path, cli_option *opt, int 
         return bmvp_error_set(
             &s->err, BMVP_E_ARG,
             "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
+    if (s->was.n_modalities == 0)
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is not a run of BrainMVP: it has no templates", path);
     if (cli_given(opt, n_opt, "network") && strcmp(s->was.net.name, o->network) != 0)
         return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, s->was.net.name, o->network);
     s->net = s->was.net;
@@ -218,7 +220,7 @@ static bmvp_status start(session *s)
     at.step = bmvp_ssl_steps(s->ssl);
     at.samples = bmvp_ssl_trainer(s->ssl)->samples;
     return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size,
-                             bmvp_ssl_template(s->ssl, 0)->dim, at, &s->err);
+                             bmvp_ssl_template(s->ssl, 0)->dim, at, 1, &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -385,15 +387,20 @@ static int run(session *s, cli_option *opt, int n_opt)
 
 int command_pretrain(int argc, char **argv)
 {
-    session *s = (session *)calloc(1, sizeof *s);
+    const char *const given = cli_peek("method", argc, argv), *method = given ? given : method_of_run(argc, argv);
+    session *s;
     options *o;
     int code;
+    if (method && strcmp(method, "brainmvp") != 0) return command_pretrain_method(method, argc, argv);
+    s = (session *)calloc(1, sizeof *s);
     if (!s) return cli_fail(CLI_FAILED, "pretrain", "out of memory");
     o = &s->o;
     {
         cli_option opt[] = {
             cli_string("data", &o->data, NULL, "DIR|LIST",
                        "prepared cases: what `bmvp prepare` wrote (required; with --resume: those of the run)"),
+            cli_string("method", &o->method, "brainmvp", "NAME",
+                       "or one of genesis: `bmvp pretrain --method NAME --help`"),
             cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
             cli_choice("preset", &o->preset, 0, "paper|release|fast",
                        "which defaults; every field is printed at start"),

@@ -281,7 +281,7 @@ static void save_case(bmvp_jw *w, const data_case *k, const char *dir)
     if (k->patient) bmvp_jw_string(w, "patient", k->patient);
     if (k->part != PART_NONE) bmvp_jw_string(w, "part", data_part_name[k->part]);
     if (k->fold >= 0) bmvp_jw_int(w, "fold", k->fold);
-    if (k->labels) labels_save(w, k->labels, 0);
+    if (k->labels) labels_save(w, k->labels);
     bmvp_jw_end(w);
 }
 
@@ -297,7 +297,7 @@ bmvp_status dataset_save(const dataset *d, const char *path, bmvp_error *err)
     bmvp_jw_array(&w, "cases");
     for (i = 0; i < d->n; ++i) save_case(&w, &d->item[i], dir);
     bmvp_jw_end(&w);
-    if (d->has_labels) labels_save(&w, &d->labels, d->ignore);
+    if (d->has_labels) labels_save(&w, &d->labels);
     if (d->n_class_names) {
         bmvp_jw_array(&w, "class_names");
         for (i = 0; i < d->n_class_names; ++i) bmvp_jw_string(&w, NULL, d->class_name[i]);

@@ -19,8 +19,8 @@
    keeps its cases in one part of a split. "labels" says what the values of label maps mean: the name of a built-in
    definition ("brats2021", see bmvp_labels_names), name -> value or values ({"WT": [1, 2, 4], "ET": 4}), or value ->
    name as in decathlon lists ({"0": "background", "1": "edema"}). Sets that overlap are regions, disjoint ones classes;
-   "labels_kind": "regions" or "classes" says otherwise. "ignore" (nnU-Net) is no class: the value is kept in the maps
-   and counts as background. A case may have "labels" of its own: `bmvp prepare` writes its map in the list's values,
+   "labels_kind": "regions" or "classes" says otherwise. "ignore" (nnU-Net) is no class: its voxels are left out of
+   losses and figures. A case may have "labels" of its own: `bmvp prepare` writes its map in the list's values,
    region by region.
 
    What is not used - files, keys, cases - is noted with its reason (dataset_say); a file that cannot be placed costs at
@@ -65,7 +65,6 @@ typedef struct dataset {
     uint32_t modalities;   /* bit m: some case has known modality m */
     bmvp_labels labels;
     int has_labels;        /* the list says what label values mean */
-    int ignore;            /* the value of "ignore", 0: none */
     data_note *note;
     int64_t n_notes, cap_notes;
     int64_t n_dropped;     /* cases left out */

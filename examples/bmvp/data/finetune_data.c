@@ -71,17 +71,21 @@ static bmvp_status take_split(finetune_data *d, const finetune_source *o, bmvp_e
 
 typedef struct scan { /* one pass over all labels, cases in parallel */
     finetune_data *d;
-    int64_t (*count)[BMVP_MAX_REGIONS + 1];
+    int64_t (*count)[BMVP_MAX_REGIONS + 1], *ignored;
     bmvp_status *status;
     bmvp_error *err;
 } scan;
 
-static void count_voxels(const bmvp_labels *l, const float *v, int64_t n, int64_t *count)
+static void count_voxels(const bmvp_labels *l, const float *v, int64_t n, int64_t *count, int64_t *ignored)
 {
     int64_t i;
     int r;
     for (i = 0; i < n; ++i) {
         int none = 1;
+        if (l->ignore && v[i] == (float)l->ignore) {
+            ++*ignored;
+            continue;
+        }
         for (r = 0; r < l->n && v[i] != 0.0f; ++r)
             if (l->in[r][(int)v[i]]) {
                 ++count[r + l->exclusive];
@@ -89,7 +93,7 @@ static void count_voxels(const bmvp_labels *l, const float *v, int64_t n, int64_
             }
         if (l->exclusive) count[0] += none;
     }
-    if (!l->exclusive) count[l->n] += n;
+    if (!l->exclusive) count[l->n] += n - *ignored;
 }
 
 /* A regular selection of the voxels that belong to some region. */
@@ -130,7 +134,7 @@ static void scan_one(void *arg, int64_t j, int worker)
     if (!v) bmvp_error_set(&s->err[j], BMVP_E_OOM, "out of memory for the label of case '%s'", d->all.data.item[i].id);
     if (!s->status[j]) s->status[j] = bmvp_labels_check(l, v, dim, d->all.data.item[i].label, &s->err[j]);
     if (!s->status[j] && j < d->n_train) {
-        count_voxels(l, v, n, s->count[j]);
+        count_voxels(l, v, n, s->count[j], &s->ignored[j]);
         s->status[j] = find_places(l, v, n, &d->places[j]);
         if (s->status[j]) bmvp_error_set(&s->err[j], BMVP_E_OOM, "out of memory");
     }
@@ -146,16 +150,20 @@ static bmvp_status scan_labels(finetune_data *d, bmvp_ctx *c, bmvp_error *err)
     scan s;
     s.d = d;
     s.count = (int64_t (*)[BMVP_MAX_REGIONS + 1])calloc((size_t)n, sizeof *s.count);
+    s.ignored = (int64_t *)calloc((size_t)n, sizeof *s.ignored);
     s.status = (bmvp_status *)calloc((size_t)n, sizeof *s.status);
     s.err = (bmvp_error *)calloc((size_t)n, sizeof *s.err);
     d->places = (label_places *)calloc((size_t)d->n_train, sizeof *d->places);
-    if (!s.count || !s.status || !s.err || !d->places) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!s.count || !s.ignored || !s.status || !s.err || !d->places)
+        st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     else bmvp_parallel(c, n, scan_one, &s);
     for (j = 0; j < n && !st; ++j) {
         if (s.status[j]) st = bmvp_error_set(err, s.status[j], "%s", s.err[j].message);
         for (r = 0; r <= BMVP_MAX_REGIONS; ++r) d->voxels[r] += s.count[j][r];
+        d->ignored += s.ignored[j];
     }
     free(s.count);
+    free(s.ignored);
     free(s.status);
     free(s.err);
     return st;

@@ -23,6 +23,7 @@ typedef struct finetune_data {
     label_places *places;             /* the same order; segmentation */
     int64_t voxels[BMVP_MAX_REGIONS +
                    1]; /* training voxels (classification: cases) of each class; regions: of each region, then all */
+    int64_t ignored; /* training voxels whose label is ignored: not among these */
 } finetune_data;
 
 typedef struct finetune_source { /* what is wanted of a data list */

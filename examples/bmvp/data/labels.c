@@ -26,6 +26,16 @@ static int entry_values(const bmvp_json *m, int *v)
     return n > 0 ? n : -1;
 }
 
+static bmvp_status add_ignored(int *ignore, const int *v, int n, const char *name, bmvp_error *err)
+{
+    if (n != 1 || v[0] < 1 || v[0] >= BMVP_LABEL_VALUES || *ignore)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: label \"ignore\" must be one value from 1 to %d, that of voxels nobody judged", name,
+                              BMVP_LABEL_VALUES - 1);
+    *ignore = v[0];
+    return BMVP_OK;
+}
+
 static bmvp_status add_region(bmvp_labels *l, int *ignore, const bmvp_json *m, const char *name, bmvp_error *err)
 {
     const int by_value = m->type == BMVP_JSON_STRING && is_number(m->key); /* decathlon: value -> name */
@@ -37,11 +47,8 @@ static bmvp_status add_region(bmvp_labels *l, int *ignore, const bmvp_json *m, c
     if (n < 0)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: label '%s' must be a whole number or a list of them", name,
                               m->key);
+    if (same_word(region, "ignore")) return add_ignored(ignore, v, n, name, err);
     if (n == 1 && v[0] == 0) return BMVP_OK; /* the background */
-    if (same_word(region, "ignore") && n == 1 && v[0] > 0 && v[0] < BMVP_LABEL_VALUES) {
-        *ignore = v[0];
-        return BMVP_OK;
-    }
     if (bmvp_labels_add(l, region, v, n, &e) == BMVP_OK) return BMVP_OK;
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", name, e.message);
 }
@@ -56,13 +63,12 @@ static int sets_overlap(const bmvp_labels *l)
     return 0;
 }
 
-bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *name, bmvp_labels *out, int *ignore,
-                         bmvp_error *err)
+bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *name, bmvp_labels *out, bmvp_error *err)
 {
     const bmvp_json *m;
     bmvp_status st = BMVP_OK;
     bmvp_error e;
-    *ignore = 0;
+    int ignore = 0; /* known when all regions are */
     if (labels->type == BMVP_JSON_STRING)
         return bmvp_labels_builtin(labels->str, out)
                    ? BMVP_OK
@@ -75,16 +81,15 @@ bmvp_status labels_parse(const bmvp_json *labels, const char *kind, const char *
     memset(out, 0, sizeof *out);
     snprintf(out->name, sizeof out->name, "custom");
     out->exclusive = kind && strcmp(kind, "classes") == 0; /* then overlaps are an error */
-    for (m = labels->first; m && !st; m = m->next) st = add_region(out, ignore, m, name, err);
+    for (m = labels->first; m && !st; m = m->next) st = add_region(out, &ignore, m, name, err);
     if (!kind) out->exclusive = !sets_overlap(out);
     if (!st && bmvp_labels_finish(out, &e)) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s", name, e.message);
-    if (!st && *ignore && out->known[*ignore])
-        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %d is both \"ignore\" and a class", name, *ignore);
-    if (*ignore) out->known[*ignore] = 1; /* in no region: background */
+    if (!st && ignore && bmvp_labels_ignore(out, ignore, &e))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %d is both \"ignore\" and a class", name, ignore);
     return st;
 }
 
-void labels_save(bmvp_jw *w, const bmvp_labels *l, int ignore)
+void labels_save(bmvp_jw *w, const bmvp_labels *l)
 {
     int r, v;
     if (strcmp(l->name, "custom") != 0) {
@@ -99,7 +104,7 @@ void labels_save(bmvp_jw *w, const bmvp_labels *l, int ignore)
             if (l->in[r][v]) bmvp_jw_int(w, NULL, v);
         bmvp_jw_end(w);
     }
-    if (ignore) bmvp_jw_int(w, "ignore", ignore);
+    if (l->ignore) bmvp_jw_int(w, "ignore", l->ignore);
     bmvp_jw_end(w);
 }
 
@@ -109,6 +114,7 @@ static int translated(const bmvp_labels *from, const bmvp_labels *to, int v)
 {
     unsigned char want[BMVP_MAX_REGIONS];
     int r, k, u, any = 0;
+    if (v == from->ignore) return to->ignore ? to->ignore : -1;
     memset(want, 0, sizeof want);
     for (r = 0; r < from->n; ++r) {
         if (!from->in[r][v]) continue;
@@ -138,11 +144,12 @@ bmvp_status labels_translate(const bmvp_labels *from, const bmvp_labels *to, flo
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: value %g is not in the case's own labels", path,
                                   (double)values[i]);
         if (map[v] < 0)
-            return bmvp_error_set(
-                err, BMVP_E_FORMAT,
-                "%s: value %d of the case's own labels lies in regions that no value of the list's labels "
-                "has together; regions are matched by name",
-                path, v);
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  v == from->ignore
+                                      ? "%s: value %d is \"ignore\" in the case's own labels; the list's have none"
+                                      : "%s: value %d of the case's own labels lies in regions that no value of the "
+                                        "list's labels has together; regions are matched by name",
+                                  path, v);
         values[i] = (float)map[v];
     }
     return BMVP_OK;

@@ -115,7 +115,6 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
                     *patient = bmvp_json_get(node, "patient");
     const bmvp_json *labels = bmvp_json_get(node, "labels");
     const char *name = l->d->path;
-    int ignore;
     if (!class_index && label && class_of(label) >= 0) class_index = label, label = NULL;
     if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
     else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
@@ -133,8 +132,7 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     if (labels) {
         k->labels = (bmvp_labels *)malloc(sizeof *k->labels);
         if (!k->labels) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-        if (labels_parse(labels, bmvp_json_string(bmvp_json_get(node, "labels_kind"), NULL), name, k->labels, &ignore,
-                         err))
+        if (labels_parse(labels, bmvp_json_string(bmvp_json_get(node, "labels_kind"), NULL), name, k->labels, err))
             return BMVP_E_FORMAT;
     }
     note_case_keys(l, node, k->id);
@@ -386,11 +384,11 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     if (!st && labels) {
         d->has_labels = 1;
         st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels,
-                          &d->ignore, err);
+                          err);
     }
-    if (!st && d->ignore)
-        dataset_note(d, NULL, "ignore", "value %d is no class; it stays in the maps and counts as background",
-                     d->ignore);
+    if (!st && d->labels.ignore)
+        dataset_note(d, NULL, "ignore", "voxels of value %d are no class: losses and figures do not see them",
+                     d->labels.ignore);
     bmvp_json_free(doc);
     free(dir);
     return st;

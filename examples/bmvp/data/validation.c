@@ -58,6 +58,7 @@ static bmvp_status count_planes(void *user, int64_t z0, int64_t n, const float *
     for (i = 0; i < n * s->area; ++i) {
         const int label = bmvp_labels_decide(s->labels, values + i * outputs), truth = (int)s->truth[z0 * s->area + i];
         if (s->out) s->out[z0 * s->area + i] = (unsigned char)label;
+        if (truth && truth == s->labels->ignore) continue;
         for (r = 0; r < s->labels->n && (label | truth); ++r) {
             const int p = s->labels->in[r][label], t = s->labels->in[r][truth];
             s->both[r] += p & t;

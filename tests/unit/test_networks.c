@@ -1,0 +1,121 @@
+/* test_networks.c - the networks of other papers against their own code: names, shapes and order of the state dict,
+   outputs, features, gradients, statistics (support/golden_net.h). Small files of tests/fixtures/nets, and, where they
+   are, those of BMVP_DATA/golden/nets. */
+#include "tests/support/nets.h"
+#include "tests/support/golden_net.h"
+#include "tests/support/inside.h"
+
+static bmvp_net *network(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    bmvp_net *net = bmvp_net_create(c, k);
+    check_context(c);
+    return net;
+}
+static int has(const golden_net *g, const char *section, const char *name)
+{
+    return bmvp_json_get(bmvp_json_get(g->root, section), name) != NULL;
+}
+static void feature(golden_net *g, bmvp_ctx *c, const bmvp_tensor *t, golden_order order, const char *format, int i)
+{
+    char name[64];
+    snprintf(name, sizeof name, format, i);
+    if (has(g, "features", name)) golden_check(g, "features", name, c, t, order);
+}
+
+/* >>unetr --------------------------------------------------------------------------------------------------------- */
+
+static bmvp_net_config unetr_config(const golden_net *g)
+{
+    static const char *const own[4] = { "feature_size", "hidden_size", "mlp_dim", "num_heads" };
+    const bmvp_json *size = bmvp_json_get(g->args, "img_size");
+    bmvp_net_config k = bmvp_net_config_default("unetr");
+    char text[200];
+    int i;
+    k.task = BMVP_TASK_SEGMENT;
+    k.in_channels = golden_argument(g, "in_channels", 1);
+    k.outputs = golden_argument(g, "out_channels", 1);
+    for (i = 0; i < 4; ++i) {
+        snprintf(text, sizeof text, "%s=%d", own[i], golden_argument(g, own[i], 0));
+        if (golden_argument(g, own[i], 0)) CHECK(bmvp_net_config_set(&k, text, NULL) == BMVP_OK);
+    }
+    for (i = 0; i < 3; ++i) {
+        snprintf(text, sizeof text, "img_%c=%d", "xyz"[i],
+                 (int)bmvp_json_int(size && size->type == BMVP_JSON_ARRAY ? bmvp_json_at(size, i) : size, 96));
+        CHECK(bmvp_net_config_set(&k, text, NULL) == BMVP_OK);
+    }
+    if (strcmp(bmvp_json_string(bmvp_json_get(g->args, "proj_type"), "conv"), "perceptron") == 0)
+        CHECK(bmvp_net_config_set(&k, "perceptron=1", NULL) == BMVP_OK);
+    return k;
+}
+
+/* The transformer alone, or all of it */
+static bmvp_tensor *unetr_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
+{
+    static const char *const output[4] = { "hidden3", "hidden6", "hidden9", "x" };
+    bmvp_ctx *c = net->m.c;
+    bmvp_tensor *hidden[14], *map[8], *y, *loss = NULL;
+    bmvp_features f;
+    int i;
+    if (has(g, "outputs", "x")) {
+        inside_unetr_tokens(net, x, hidden);
+        for (i = 0; i < 4; ++i) loss = golden_loss(g, c, loss, output[i], hidden[3 + 3 * i], GOLDEN_LAST);
+    } else {
+        f = bmvp_net_encode(net, x, 1);
+        inside_unetr_tokens(net, x, hidden);
+        y = inside_unetr_decode(net, &f, map);
+        for (i = 0; i < 4; ++i) feature(g, c, map[i], GOLDEN_FIRST, "encoder%d", 1 + i);
+        for (i = 0; i < 4; ++i) feature(g, c, map[4 + i], GOLDEN_FIRST, "decoder%d", 5 - i);
+        loss = golden_loss(g, c, loss, "logits", y, GOLDEN_FIRST);
+    }
+    feature(g, c, hidden[13], GOLDEN_LAST, "vit.patch_embedding", 0);
+    for (i = 0; i < 12; ++i) feature(g, c, hidden[i], GOLDEN_LAST, "vit.blocks.%d", i);
+    feature(g, c, hidden[12], GOLDEN_LAST, "vit.norm", 0);
+    return loss;
+}
+
+/* Weights by formula alone take half a minute under a sanitizer. */
+static int too_slow(const char *path)
+{
+#ifdef __SANITIZE_ADDRESS__
+    if (strstr(path, "_full_96")) return check_skip("130 million weights under a sanitizer"), 1;
+#endif
+    (void)path;
+    return 0;
+}
+
+static void test_unetr_file(const char *path)
+{
+    bmvp_ctx *c = device_context();
+    bmvp_net_config k;
+    bmvp_tensor *x, *loss;
+    bmvp_net *net;
+    golden_net g;
+    if (!too_slow(path) && golden_open(&g, path)) {
+        k = unetr_config(&g);
+        net = network(c, &k);
+        if (net) {
+            golden_state(&g, c, bmvp_net_state(net));
+            x = golden_input(&g, c);
+            golden_check(&g, "input", NULL, c, x, GOLDEN_FIRST);
+            loss = unetr_run(&g, net, x);
+            if (bmvp_json_get(g.root, "grad")) {
+                golden_loss_is(&g, c, loss);
+                bmvp_backward(c, loss);
+                golden_gradients(&g, c, bmvp_net_state(net), x);
+            }
+            check_context(c);
+            bmvp_net_destroy(net);
+        }
+        golden_close(&g);
+    }
+    bmvp_destroy(c);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    if (!device_open()) return check_end();
+    golden_each("unetr_", test_unetr_file);
+    device_close();
+    return check_end();
+}
