@@ -1,13 +1,13 @@
 /* genesis.c - Models Genesis (Zhou et al., MICCAI 2019; Medical Image Analysis 67, 2021): restore a deformed crop
 
-   A crop is flipped, its texture shuffled in small windows, its grey values bent by a curve, and boxes of it are painted
-   over (in-painting) or all but boxes of it (out-painting). The network sees the result and is asked for the crop as it
-   was after the flips: mean squared error of the sigmoid of its output.
+   A crop is flipped, its texture shuffled in small windows, its grey values bent by a curve, and boxes of it painted
+   over (in-painting) or all but boxes of it (out-painting). The network sees the result and is asked for the crop as
+   it was after the flips: mean squared error of the sigmoid of its output.
 
-   Paper and code: the code (MrGiovanni/ModelsGenesis) flips only two of the three axes, since it counts the channel axis
-   as the first; `flip_axes` 2 is that, 3 all of them. Its "non-linear" map is in half of the cases a decreasing one. The
-   code trains by SGD with rate 1, which batch norm makes possible and a small batch does not forgive: preset `release`;
-   `paper` is the same, as the paper names no rate; `fast` takes AdamW. Windows, boxes and starts are those of the code. */
+   Paper and code: the code (MrGiovanni/ModelsGenesis) flips only two of the three axes, as it counts the channel axis
+   for the first; `flip_axes` 2 is that, 3 all of them. Its "non-linear" map is a decreasing one in half of the cases.
+   It trains by SGD with rate 1, which batch norm makes possible and a small batch does not forgive: preset `release`,
+   here with the gradient clipped at 12; `paper` is the same, as the paper names no rate; `fast` takes AdamW. */
 #include "methods.h"
 #include <math.h>
 #include <stdlib.h>
@@ -24,7 +24,9 @@
     X(int, halve_epochs, 0, 1000000, "the rate is halved after so many epochs; 0: warm-up and half a cosine")
 struct genesis_config { BMVP_RUN_MEMBERS METHOD_FIELDS(BMVP_FIELD_MEMBER) GENESIS_FIELDS(BMVP_FIELD_MEMBER) };
 #define FIELD(type, name, low, high, text) BMVP_FIELD(genesis_config, type, name, low, high, text)
-static const bmvp_field fields[] = { METHOD_FIELDS(FIELD) GENESIS_FIELDS(FIELD) BMVP_RUN_FIELDS(FIELD) BMVP_FIELDS_END };
+static const bmvp_field fields[] = {
+    METHOD_FIELDS(FIELD) GENESIS_FIELDS(FIELD) BMVP_RUN_FIELDS(FIELD) BMVP_FIELDS_END
+};
 
 /* >>corruption ----------------------------------------------------------------------------------------------------- */
 
@@ -245,4 +247,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_genesis = { "genesis", "Models Genesis", "Zhou et al., Medical Image Analysis 67, 2021",
-                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look };
+                                    "unet3d", "unet3d_tiny", method, preset, look };

@@ -36,7 +36,8 @@ typedef struct method_item { /* a crop, edge^3 voxels in [0, 1], z y x */
 /* >>table ---------------------------------------------------------------------------------------------------------- */
 
 #define METHOD_FIELDS(X) X(int, crop, 16, 1024, "edge of the cubic crop in voxels")
-typedef struct method_config { BMVP_RUN_MEMBERS METHOD_FIELDS(BMVP_FIELD_MEMBER) } method_config; /* any one's begins so */
+/* The config of each begins with these. */
+typedef struct method_config { BMVP_RUN_MEMBERS METHOD_FIELDS(BMVP_FIELD_MEMBER) } method_config;
 
 typedef struct method_row {
     const char *name, *title, *source; /* as --method says it, in words, the paper */

@@ -1,6 +1,5 @@
 /* test_methods.c - the pre-training methods of examples/methods against their authors' own code: corruptions with the
-   authors' draws, losses, whole steps (BMVP_DATA/golden/ssl; skipped where the files are absent). Seed, shapes and draws
-   are the file's. */
+   authors' draws (BMVP_DATA/golden/ssl; skipped where the files are absent). Seed, shapes and draws are the file's. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

@@ -385,22 +385,18 @@ static int run(session *s, cli_option *opt, int n_opt)
     return st ? give_up(s, CLI_FAILED) : finish(s);
 }
 
-int command_pretrain(int argc, char **argv)
+static int command_brainmvp(int argc, char **argv)
 {
-    const char *const given = cli_peek("method", argc, argv), *method = given ? given : method_of_run(argc, argv);
-    session *s;
+    session *s = (session *)calloc(1, sizeof *s);
     options *o;
     int code;
-    if (method && strcmp(method, "brainmvp") != 0) return command_pretrain_method(method, argc, argv);
-    s = (session *)calloc(1, sizeof *s);
     if (!s) return cli_fail(CLI_FAILED, "pretrain", "out of memory");
     o = &s->o;
     {
         cli_option opt[] = {
             cli_string("data", &o->data, NULL, "DIR|LIST",
                        "prepared cases: what `bmvp prepare` wrote (required; with --resume: those of the run)"),
-            cli_string("method", &o->method, "brainmvp", "NAME",
-                       "or one of genesis: `bmvp pretrain --method NAME --help`"),
+            cli_string("method", &o->method, "brainmvp", "NAME", "others: pretrain --method NAME --help; genesis"),
             cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
             cli_choice("preset", &o->preset, 0, "paper|release|fast",
                        "which defaults; every field is printed at start"),
@@ -448,4 +444,11 @@ int command_pretrain(int argc, char **argv)
     free(s->kept);
     free(s);
     return code;
+}
+
+int command_pretrain(int argc, char **argv)
+{
+    const char *const given = cli_peek("method", argc, argv), *method = given ? given : method_of_run(argc, argv);
+    return method && strcmp(method, "brainmvp") != 0 ? command_pretrain_method(method, argc, argv)
+                                                     : command_brainmvp(argc, argv);
 }

@@ -1,5 +1,5 @@
-/* pretrain_method.c - `bmvp pretrain --method NAME`: the other methods of the paper's tables (examples/methods), with the
-   loader, the run loop, the files and the page of the program */
+/* pretrain_method.c - `bmvp pretrain --method NAME`: the other methods of the paper's tables (examples/methods), with
+   the loader, the run loop, the files and the page of the program */
 #define _DEFAULT_SOURCE
 #include "commands.h"
 #include "cli.h"
