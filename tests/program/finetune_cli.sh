@@ -12,7 +12,7 @@ bmvp() { "$program" "$@"; }
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
 # ids FILE KEY: the ids of a list in a split, sorted, on one line
-ids() { sed -n "/^ *\"$2\": \[/,/^ *\]/s/^ *\"\(.*\)\",\{0,1\}$/\1/p" "$1" | sort | tr '\n' ' ' | sed 's/ $//'; }
+ids() { sed -n "/^ *\"$2\": \[$/,/^ *\]/s/^ *\"\(.*\)\",\{0,1\}$/\1/p" "$1" | sort | tr '\n' ' ' | sed 's/ $//'; }
 count() { ids "$1" "$2" | wc -w | tr -d ' '; }
 # within A B: every word of A is one of B
 within() { for w in $1; do case " $2 " in *" $w "*) ;; *) return 1 ;; esac; done; }
@@ -175,6 +175,77 @@ expect 1 "nowhere/no.json" bmvp split --data phantoms --out nowhere/no.json
 for ratio in 6:1 6:1:3:1 0:1:3 a:b:c 6:-1:3 6:1:nan; do expect 2 "--ratio $ratio" bmvp split --data phantoms --out no.json --ratio $ratio; done
 expect 2 "--folds 1" bmvp split --data phantoms --out no.json --folds 1
 absent no.json
+
+# ---- parts and folds that a data set brings -----------------------------------------------------------------------------------------
+
+# brought FILE ENTRY...: a list; entries are ID[:KEYS], KEYS as they stand in JSON
+brought()
+{
+    file=$1
+    shift
+    list=
+    for entry in "$@"; do
+        keys=${entry#*:}
+        [ "$keys" = "$entry" ] && keys=
+        list="$list${list:+, }{\"id\": \"${entry%%:*}\", \"images\": {\"t1\": \"$image\"}, \"label\": \"phantoms/case_0001/seg.nii.gz\"${keys:+, $keys}}"
+    done
+    printf '{"cases": [%s], "labels": "phantom"}\n' "$list" >"$file"
+}
+# parts "TRAIN" "VAL" "TEST": what b.json has
+parts() { check "parts $(ids b.json train) / $(ids b.json val) / $(ids b.json test), not $*" test "$(ids b.json train)/$(ids b.json val)/$(ids b.json test)" = "$1/$2/$3"; }
+brought parts.json a:'"part": "TRAIN"' b:'"part": "test"' c:'"part": "Val"' d:'"split": "training"' e:'"part": null' f:'"split": "dev"'
+expect 0 "2 cases to train, 2 to validate, 1 to test; 1 not used|as the data set has it: train, val, test (--seed N draws" bmvp split --data parts.json --out b.json
+parts "a d" "c f" "b"
+check "fractions of what is trained on" test "$(ids b.json 20) $(ids b.json 100)" = "$(ids b.json 20) a d"
+expect 0 "6 cases (6 new" bmvp prepare --data parts.json --out kept --spacing 0
+expect 0 "split    as the data set has it: train, val, test" bmvp finetune --data kept --out no --network unet3d_tiny --crop 16 --fill zero --plan --set copies=0 --allow-absent
+expect 0 "4 cases to train, 1 to validate, 1 to test" bmvp split --data parts.json --out b.json --seed 0 --ratio 4:1:1
+check "drawn anew" sh -c '! grep -q "not used" "$0"' "$out"
+expect 0 '"val": 2|"test": 1' bmvp info --json parts.json
+
+brought parts.json a:'"fold": 1' b:'"fold": "2"' c:'"fold": 1' d:'"fold": 3.0' e:'"fold": 2' f:'"part": "test"'
+expect 0 "3 cases to train, 2 to validate, 1 to test; 4 folds|train, test, 4 folds; validation: fold 1" bmvp split --data parts.json --out b.json
+parts "b d e" "a c" "f"
+expect 0 "folds: drawn" bmvp split --data parts.json --out b.json --folds 2
+brought parts.json a:'"part": "train"' b:'"part": "train"' c:'"part": "train"' d:'"part": "test"'
+expect 0 "train, test; validation: drawn from train, seed 0" bmvp split --data parts.json --out b.json
+check "one of three" test "$(count b.json train) $(count b.json val) $(ids b.json test)" = "2 1 d"
+sed 's/"label": "phantoms[^"]*", "part": "test"/"part": "val"/' parts.json >blind.json
+expect 0 "its 1 cases for validation have neither label nor class and are not used; validation: drawn" bmvp split --data blind.json --out b.json
+brought parts.json BraTS-GLI-00001-000:'"part": "train"' BraTS-GLI-00001-001:'"part": "test"' c:'"part": "train"'
+expect 1 "cases 'BraTS-GLI-00001-000' and 'BraTS-GLI-00001-001' of patient 'BraTS-GLI-00001' are in different parts, by the data set" bmvp split --data parts.json --out b.json
+expect 0 "2 cases to train" bmvp split --data parts.json --out b.json --ratio 1:1:0
+brought parts.json a:'"fold": "x"'
+expect 1 "case 'a': \"fold\" must be a whole number from 0" bmvp split --data parts.json --out no
+
+# nnU-Net: splits_final.json beside dataset.json, or named
+mkdir -p nn/imagesTr nn/labelsTr
+for i in a b c d e f; do cp map.nii nn/imagesTr/${i}_0000.nii && cp map.nii nn/labelsTr/$i.nii; done
+echo '{"channel_names": {"0": "T1"}, "labels": {"background": 0, "x": [1, 2, 3]}, "file_ending": ".nii"}' >nn/dataset.json
+echo '[{"train": ["a", "b", "e", "f"], "val": ["c", "d"]}, {"train": ["c", "d", "e", "f"], "val": ["a", "b"]}, {"train": ["c", "d", "a", "b"], "val": ["e", "f"]}]' >nn/splits_final.json
+expect 0 "train, 3 folds; validation: fold 0" bmvp split --data nn --out b.json
+parts "a b e f" "c d" ""
+mv nn/splits_final.json named.json
+expect 0 "3 cases to train, 1 to validate, 2 to test" bmvp split --data nn --out b.json --ratio 3:1:2
+expect 0 "4 cases to train, 2 to validate" bmvp finetune --data nn --split named.json --train not-fold:1 --val fold:1 --out no --network unet3d_tiny --crop 16 --fill zero --plan
+echo '[{"train": ["a", "b"], "val": ["c", "g"]}]' >nn/splits_final.json
+expect 0 "splits_final.json: the data have no case 'g' of it|3 not used|as the data set has it: train, val" bmvp split --data nn --out b.json
+parts "a b" "c" ""
+echo '[{"train": ["a", "b"], "val": ["c"]}, {"train": ["a"], "val": ["c", "b"]}]' >nn/splits_final.json
+expect 0 "left out: nn/splits_final.json: |case 'c' is in \"val\" of entries 0 and 1|4 cases to train, 1 to validate, 1 to test" bmvp split --data nn --out b.json --ratio 4:1:1
+expect 1 "entries 0 and 1: such entries are no folds" bmvp finetune --data nn --split nn/splits_final.json --out no --plan --fill zero
+echo '[{"train": ["a", "b"], "val": ["c"]}, {"train": ["a"], "val": ["b"]}]' >nn/splits_final.json
+expect 1 "entry 0: \"train\" is not what the \"val\" of all others hold (case " bmvp finetune --data nn --split nn/splits_final.json --out no --plan --fill zero
+expect 1 "case 'a' is in \"train\" and \"val\"" sh -c 'echo "[{\"train\": [\"a\"], \"val\": [\"a\"]}]" >bad.json; "$0" finetune --data nn --split bad.json --out no --plan --fill zero' "$program"
+# folders for training and validation; what files are may be said here, too
+mkdir -p folders/Training/p1 folders/Training/p2 folders/Validation/p3
+for f in Training/p1 Training/p2 Validation/p3; do cp map.nii folders/$f/scan.nii && cp map.nii folders/$f/gold.nii; done
+expect 0 "2 cases to train, 1 to validate, 0 to test|as the data set has it: train, val" bmvp split --data folders --out b.json --as "t1=scan*,label=gold*"
+parts "p1 p2" "p3" ""
+expect 0 "layout           case folders|labelled_cases   3" bmvp info folders --as "t1=scan*,label=gold*"
+sed 's|"phantoms/|"|g; s|'"$image"'|case_0001/t1.nii.gz|g' parts.json | sed 's/"fold": "x"/"fold": 0/' >rooted.json
+expect 0 "cases            1" bmvp info rooted.json --root phantoms
+expect 0 "1 cases to train" bmvp split --data rooted.json --root phantoms --out b.json --ratio 1:0:0
 
 # ---- evaluate -----------------------------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,9 @@ static bmvp_status configure(session *s, cli_option *opt, int n_opt)
     const int exists = path && file_exists(path);
     bmvp_status st = BMVP_OK;
     s->best = NAN;
-    if (o->resume && !exists)
+    if (!o->data && !o->resume)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--data is required (prepared cases: what `bmvp prepare` wrote)");
+    else if (o->resume && !exists)
         st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run",
                             path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
@@ -151,6 +153,7 @@ static void print_configuration(const session *s)
     printf("data     %s: %lld cases to train, %lld to validate, modalities", s->data.all.data.path,
            (long long)s->data.n_train, (long long)s->data.n_val);
     for (i = 0; i < s->data.all.n_modalities; ++i) printf(" %s", s->data.all.names[i]);
+    if (s->data.split.how[0]) printf("\nsplit    as the data set has it: %s", s->data.split.how);
     printf("\n%s %s:", s->data.segment ? "labels  " : "classes ", s->data.segment ? l->name : "cases");
     for (i = 0; s->data.segment && i < l->n; ++i)
         printf(" %s (%lld voxels)", l->region[i], (long long)s->data.voxels[i + l->exclusive]);
@@ -571,7 +574,8 @@ static int parse_and_run(session *s, int argc, char **argv)
         cli_choice("task", &o->task, 0, "segment|classify", "what is learned"),
         cli_choice("preset", &o->preset, 0, "paper|release|fast", "which defaults; every field is printed at start"),
         cli_string("network", &o->network, "uniformer_small", "NAME", networks),
-        cli_string("split", &o->split, NULL, "FILE", "from `bmvp split`; none: 6:1:3 by patient, fixed by --seed"),
+        cli_string("split", &o->split, NULL, "FILE",
+                   "from `bmvp split`, or nnU-Net's; none: what the data set brings, else 6:1:3 by patient, by --seed"),
         cli_string("train", &o->train, "train", "PART", "cases to train on: train, val, test, all, fold:K, not-fold:K"),
         cli_string("val", &o->val, "val", "PART", "cases that choose the best checkpoint"),
         cli_int("fraction", &o->fraction, 100, 20, 100, "per cent of the training cases: 20, 40, 60, 80 or 100"),
@@ -611,8 +615,6 @@ static int parse_and_run(session *s, int argc, char **argv)
     snprintf(networks, sizeof networks, "%s; with --init that of the checkpoint", bmvp_net_preset_names());
     code = cli_parse("finetune", "Fine-tune a pre-trained network for segmentation or classification.", opt, n_opt,
                      argc, argv);
-    if (code < 0 && !o->data && !o->resume)
-        code = cli_fail(CLI_USAGE, "finetune", "--data is required (prepared cases: what `bmvp prepare` wrote)");
     return code < 0 ? run(s, opt, n_opt) : code;
 }
 

@@ -108,6 +108,22 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
     describe_tensors(w, f);
 }
 
+/* What the data set says of training and testing */
+static void describe_parts(bmvp_jw *w, const dataset *d)
+{
+    int64_t count[4] = { 0, 0, 0, 0 }, folds = 0, i;
+    int p;
+    for (i = 0; i < d->n; ++i) {
+        ++count[d->item[i].part];
+        folds = d->item[i].fold >= folds ? d->item[i].fold + 1 : folds;
+    }
+    if (count[PART_NONE] < d->n) bmvp_jw_object(w, "parts");
+    for (p = PART_TRAIN; p <= PART_TEST; ++p)
+        if (count[p]) bmvp_jw_int(w, data_part_name[p], count[p]);
+    if (count[PART_NONE] < d->n) bmvp_jw_end(w);
+    if (folds) bmvp_jw_int(w, "folds", folds);
+}
+
 static void describe_dataset(bmvp_jw *w, const dataset *d)
 {
     int64_t count[BMVP_MODALITIES] = { 0 }, labels = 0, classes = 0, complete = 0, i;
@@ -122,6 +138,7 @@ static void describe_dataset(bmvp_jw *w, const dataset *d)
     }
     bmvp_jw_string(w, "kind", "dataset");
     bmvp_jw_string(w, "path", d->path);
+    bmvp_jw_string(w, "layout", d->layout);
     bmvp_jw_int(w, "cases", d->n);
     bmvp_jw_int(w, "complete_cases", complete);
     bmvp_jw_int(w, "labelled_cases", labels);
@@ -130,6 +147,7 @@ static void describe_dataset(bmvp_jw *w, const dataset *d)
     for (m = 0; m < BMVP_MODALITIES; ++m)
         if (count[m]) bmvp_jw_int(w, bmvp_modality_name(m), count[m]);
     bmvp_jw_end(w);
+    describe_parts(w, d);
 }
 
 /* "key  value" lines; lists of plain values on one line; a tensor on one line */
@@ -176,7 +194,7 @@ static void print_node(const bmvp_json *n, int depth)
 
 /* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length
    may look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
-static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
+static bmvp_status describe(bmvp_jw *w, const char *path, const dataset_options *o, bmvp_error *err)
 {
     unsigned char head[16] = { 0 };
     struct stat s;
@@ -202,7 +220,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
         return st;
     }
     if (S_ISDIR(s.st_mode) || (i < sizeof head && (head[i] == '{' || head[i] == '['))) {
-        st = data_load(&d, path, NULL, "info", err);
+        st = data_load(&d, path, o, "info", err);
         if (!st) describe_dataset(w, &d);
         if (!st) dataset_free(&d);
         return st;
@@ -216,6 +234,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, bmvp_error *err)
 int command_info(int argc, char **argv)
 {
     const char *path;
+    dataset_options files;
     int json;
     bmvp_json_doc *doc = NULL;
     bmvp_error err;
@@ -225,12 +244,13 @@ int command_info(int argc, char **argv)
         cli_positional("FILE", &path, 1,
                        "NIfTI volume, checkpoint (.safetensors, .pt), data list or directory of cases"),
         cli_flag("json", &json, "print JSON"),
+        DATA_OPTIONS(files),
     };
-    int code = cli_parse("info", "Say what is in a file.", opt, 2, argc, argv);
+    int code = cli_parse("info", "Say what is in a file.", opt, (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
     bmvp_jw_init(&w, 1, NULL);
     bmvp_jw_object(&w, NULL);
-    st = describe(&w, path, &err);
+    st = describe(&w, path, &files, &err);
     bmvp_jw_end(&w);
     if (!st) st = bmvp_jw_finish(&w, &err);
     if (!st && json) fwrite(w.out.data, 1, w.out.len, stdout);

@@ -57,7 +57,8 @@ static bmvp_status take_split(finetune_data *d, const finetune_source *o, bmvp_e
                               ? whole
                               : usual; /* one patient is enough then */
     bmvp_status st = o->split ? split_load(&d->split, &d->all.data, o->split, err)
-                              : split_make(&d->split, &d->all.data, ratio, o->seed, err);
+                   : ratio == whole ? split_make(&d->split, &d->all.data, ratio, o->seed, err)
+                                    : split_take(&d->split, &d->all.data, ratio, o->seed, err);
     int64_t i;
     if (!st) st = select_part(d, o->train, &d->train, &d->n_train, err);
     if (!st) st = select_part(d, o->val, &d->val, &d->n_val, err);

@@ -1,6 +1,7 @@
 /* lists.c - data lists in JSON: ours, MONAI's and the decathlon's, nnU-Net's dataset.json; see dataset.h */
 #include "dataset.h"
 #include "files.h"
+#include "folds.h"
 #include "labels.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -49,7 +50,8 @@ static const char *const used[] = { "cases",         "training", "validation",  
                                     "channel_names", "labels",   "labels_kind", "class_names", "classes",
                                     "dataset",       NULL };
 static const char *const used_of_case[] = { "id",   "images", "image",  "label",       "class", "patient",
-                                            "part", "fold",   "labels", "labels_kind", NULL };
+                                            "part", "split",  "fold",   "labels",      "labels_kind",
+                                            NULL };
 
 static void note_keys(const list *l, const bmvp_json *root)
 {
@@ -75,17 +77,28 @@ static int same_word(const char *a, const char *b)
     return *a == 0 && *b == 0;
 }
 
+/* The class or fold that a number or a text that is one says; -1: it says none. */
+static int64_t class_of(const bmvp_json *v)
+{
+    const char *text = bmvp_json_string(v, NULL);
+    if (v && v->type == BMVP_JSON_NUMBER && v->is_int && v->i >= 0) return v->i;
+    if (text && *text && strlen(text) < 10 && text[strspn(text, "0123456789")] == 0) return strtoll(text, NULL, 10);
+    return -1;
+}
+
 static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *name, bmvp_error *err)
 {
     static const struct { const char *word; data_part part;
     } word[] = {
-        { "train", PART_TRAIN }, { "training", PART_TRAIN }, { "val", PART_VAL },      { "validation", PART_VAL },
-        { "valid", PART_VAL },   { "test", PART_TEST },      { "testing", PART_TEST },
+        { "train", PART_TRAIN },   { "training", PART_TRAIN }, { "tr", PART_TRAIN },  { "val", PART_VAL },
+        { "validation", PART_VAL }, { "valid", PART_VAL },      { "dev", PART_VAL },   { "test", PART_TEST },
+        { "testing", PART_TEST },  { "ts", PART_TEST },
     };
-    const bmvp_json *part = bmvp_json_get(node, "part"), *fold = bmvp_json_get(node, "fold");
+    const bmvp_json *part = bmvp_json_get(node, bmvp_json_get(node, "part") ? "part" : "split");
+    const bmvp_json *fold = bmvp_json_get(node, "fold");
     size_t i;
     if (fold && fold->type != BMVP_JSON_NULL) {
-        k->fold = bmvp_json_int(fold, -1);
+        k->fold = class_of(fold);
         if (k->fold < 0)
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"fold\" must be a whole number from 0", name,
                                   k->id);
@@ -97,15 +110,6 @@ static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *nam
             return BMVP_OK;
         }
     return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"part\" must be train, val or test", name, k->id);
-}
-
-/* The class a number or a text that is one says; -1: it says none. */
-static int64_t class_of(const bmvp_json *v)
-{
-    const char *text = bmvp_json_string(v, NULL);
-    if (v && v->type == BMVP_JSON_NUMBER && v->is_int && v->i >= 0) return v->i;
-    if (text && *text && strlen(text) < 10 && text[strspn(text, "0123456789")] == 0) return strtoll(text, NULL, 10);
-    return -1;
 }
 
 /* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
@@ -366,6 +370,15 @@ static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
     return st;
 }
 
+/* nnU-Net's splits_final.json beside the list */
+static bmvp_status folds_beside(dataset *d, bmvp_error *err)
+{
+    char *dir = folder_of(d->path);
+    const bmvp_status st = dir ? folds_of_folder(d, dir, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    free(dir);
+    return st;
+}
+
 bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *rules, bmvp_error *err)
 {
     char *dir = o->root ? path_join(o->root, "") : folder_of(d->path);
@@ -379,6 +392,7 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     l.rules = rules;
     if (!st) st = load_cases(&l, root, err);
     if (!st) note_keys(&l, root);
+    if (!st) st = folds_beside(d, err);
     if (!st)
         st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st && labels) {

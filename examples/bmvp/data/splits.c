@@ -1,6 +1,7 @@
 /* splits.c - which cases are for training, validation and test, see splits.h */
 #define _DEFAULT_SOURCE
 #include "splits.h"
+#include "folds.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,6 +190,158 @@ bmvp_status split_add_folds(data_split *s, const dataset *d, int folds, bmvp_err
     return st;
 }
 
+/* >>what a data set brings ----------------------------------------------------------------------------------------- */
+
+/* The lowest fold that a case of part `of` (-1: any) has; -1: none has one. */
+static int64_t first_fold(const data_split *s, int of)
+{
+    int64_t i, first = -1;
+    for (i = 0; i < s->n; ++i)
+        if (s->fold[i] >= 0 && (of < 0 || s->part[i] == of) && (first < 0 || s->fold[i] < first)) first = s->fold[i];
+    return first;
+}
+
+static int64_t count_part(const data_split *s, int part)
+{
+    int64_t i, n = 0;
+    for (i = 0; i < s->n; ++i) n += s->part[i] == part;
+    return n;
+}
+
+/* A patient's cases must lie in one part and one fold; fractions are of "train". */
+static bmvp_status check_split(const data_split *s, const dataset *d, const char *path, bmvp_error *err)
+{
+    int64_t i, k;
+    for (i = 0; i < d->n; ++i) {
+        const char *who = data_patient(&d->item[i]);
+        if (s->fraction[i] >= 0 && s->part[i] != 0)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path,
+                                  d->item[i].id);
+        for (k = 0; k < i && d->item[i].patient; ++k)
+            if (strcmp(data_patient(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
+                return bmvp_error_set(err, BMVP_E_FORMAT,
+                                      "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
+                                      d->item[k].id, d->item[i].id, who);
+    }
+    return BMVP_OK;
+}
+
+/* Parts and folds as the cases have them. 1: that is something to go by. */
+static int read_brought(data_split *s, const dataset *d)
+{
+    int64_t i;
+    for (i = 0; i < d->n; ++i) {
+        const data_case *k = &d->item[i];
+        s->part[i] = (signed char)((int)k->part - 1);
+        if (k->fold < 0 || k->fold >= SPLIT_MAX_FOLDS) continue;
+        s->fold[i] = (signed char)k->fold;
+        if (k->part == PART_NONE) s->part[i] = 0;
+        s->folds = k->fold >= s->folds ? (int)k->fold + 1 : s->folds;
+    }
+    return count_part(s, 0) > 0 && (s->folds > 0 || count_part(s, 1) + count_part(s, 2) > 0);
+}
+
+/* A part for validation of which no case has a label or class cannot validate. */
+static void drop_blind_validation(data_split *s, const dataset *d)
+{
+    int64_t i;
+    for (i = 0; i < d->n; ++i)
+        if (s->part[i] == 1 && (d->item[i].label || d->item[i].class_index >= 0)) return;
+    for (i = 0; i < d->n; ++i)
+        if (s->part[i] == 1) s->part[i] = -1;
+}
+
+/* The patients, those of the training part first: *n of them. free() the list. */
+static patient *training_patients(const data_split *s, const dataset *d, uint64_t seed, int64_t *n, bmvp_error *err)
+{
+    int64_t all = 0, i, k;
+    patient *list = shuffled_patients(d, seed, STREAM_SPLIT, 0, &all);
+    *n = 0;
+    if (!list) bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (k = 0; k < all && list; ++k) {
+        const patient p = list[k];
+        for (i = 0; i < d->n && (s->part[i] != 0 || strcmp(data_patient(&d->item[i]), p.name) != 0); ++i) { }
+        if (i < d->n) list[k] = list[*n], list[(*n)++] = p;
+    }
+    return list;
+}
+
+/* Some patients of the training part become those for validation. */
+static bmvp_status draw_validation(data_split *s, const dataset *d, double share, uint64_t seed, bmvp_error *err)
+{
+    int64_t patients, wanted = 0;
+    patient *list = training_patients(s, d, seed, &patients, err);
+    if (!list) return BMVP_E_OOM;
+    if (share > 0 && patients > 1) {
+        wanted = (int64_t)floor(share * (double)patients + 0.5);
+        wanted = wanted < 1 ? 1 : wanted > patients - 1 ? patients - 1 : wanted;
+    }
+    mark(d, list, 0, wanted, s->part, 1);
+    free(list);
+    return BMVP_OK;
+}
+
+static bmvp_status draw_fractions(data_split *s, const dataset *d, uint64_t seed, bmvp_error *err)
+{
+    int64_t patients;
+    patient *list = training_patients(s, d, seed, &patients, err);
+    int f;
+    if (!list) return BMVP_E_OOM;
+    for (f = SPLIT_FRACTIONS - 1; f >= 0; --f)
+        mark(d, list, 0, (patients * fraction_percent[f] + 99) / 100, s->fraction, f);
+    free(list);
+    return BMVP_OK;
+}
+
+/* Training and validation where the data set has folds, or a part for training, but none for validation. */
+static bmvp_status bring_validation(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed,
+                                    bmvp_error *err)
+{
+    const int64_t fold = first_fold(s, 0), blind = count_part(s, 1);
+    int64_t i, rest = 0;
+    for (i = 0; i < d->n; ++i) rest += s->part[i] == 0 && s->fold[i] != fold;
+    drop_blind_validation(s, d);
+    if (count_part(s, 1) > 0) return BMVP_OK;
+    if (blind)
+        snprintf(s->how + strlen(s->how), sizeof s->how - strlen(s->how),
+                 "; its %lld cases for validation have neither label nor class and are not used", (long long)blind);
+    if (fold >= 0 && rest > 0) {
+        for (i = 0; i < d->n; ++i)
+            if (s->part[i] == 0 && s->fold[i] == fold) s->part[i] = 1;
+        snprintf(s->how + strlen(s->how), sizeof s->how - strlen(s->how), "; validation: fold %lld", (long long)fold);
+        return BMVP_OK;
+    }
+    snprintf(s->how + strlen(s->how), sizeof s->how - strlen(s->how), "; validation: drawn from train, seed %llu",
+             (unsigned long long)seed);
+    return draw_validation(s, d, ratio[1] / (ratio[0] + ratio[1]), seed, err);
+}
+
+bmvp_status split_take(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed, bmvp_error *err)
+{
+    bmvp_status st = make_empty(s, d, err);
+    bmvp_error apart;
+    int p;
+    if (!st && !read_brought(s, d)) {
+        split_free(s);
+        return split_make(s, d, ratio, seed, err);
+    }
+    if (!st) {
+        s->seed = seed;
+        for (p = 0; p < SPLIT_PARTS; ++p)
+            if (count_part(s, p) > 0)
+                snprintf(s->how + strlen(s->how), sizeof s->how - strlen(s->how), "%s%s", s->how[0] ? ", " : "",
+                         part_name[p]);
+        if (s->folds) snprintf(s->how + strlen(s->how), sizeof s->how - strlen(s->how), ", %d folds", s->folds);
+        if (check_split(s, d, d->path, &apart))
+            st = bmvp_error_set(err, apart.status, "%s, by the data set itself; `bmvp split --seed N` draws others",
+                                apart.message);
+    }
+    if (!st) st = bring_validation(s, d, ratio, seed, err);
+    if (!st) st = draw_fractions(s, d, seed, err);
+    if (st) split_free(s);
+    return st;
+}
+
 /* >>files ---------------------------------------------------------------------------------------------------------- */
 
 /* The ids of cases whose value lies in [0, most] (nested) or is `exactly`. */
@@ -248,24 +401,6 @@ static bmvp_status read_ids(const bmvp_json *ids, const dataset *d, const char *
     return BMVP_OK;
 }
 
-/* A patient's cases must lie in one part and one fold; fractions are of "train". */
-static bmvp_status check_split(const data_split *s, const dataset *d, const char *path, bmvp_error *err)
-{
-    int64_t i, k;
-    for (i = 0; i < d->n; ++i) {
-        const char *who = data_patient(&d->item[i]);
-        if (s->fraction[i] >= 0 && s->part[i] != 0)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is not in \"train\"", path,
-                                  d->item[i].id);
-        for (k = 0; k < i && d->item[i].patient; ++k)
-            if (strcmp(data_patient(&d->item[k]), who) == 0 && (s->part[k] != s->part[i] || s->fold[k] != s->fold[i]))
-                return bmvp_error_set(err, BMVP_E_FORMAT,
-                                      "%s: cases '%s' and '%s' of patient '%s' are in different parts", path,
-                                      d->item[k].id, d->item[i].id, who);
-    }
-    return BMVP_OK;
-}
-
 static bmvp_status read_split(data_split *s, const dataset *d, const bmvp_json *root, const char *path, bmvp_error *err)
 {
     const bmvp_json *fold = bmvp_json_get(root, "folds");
@@ -291,6 +426,31 @@ static bmvp_status read_split(data_split *s, const dataset *d, const bmvp_json *
     return st ? st : check_split(s, d, path, err);
 }
 
+/* nnU-Net's: folds, of which the first validates. */
+static bmvp_status read_entries(data_split *s, const dataset *d, const bmvp_json *root, const char *path,
+                                bmvp_error *err)
+{
+    int64_t *fold = (int64_t *)malloc(((size_t)d->n + 1) * sizeof *fold), i;
+    data_part *part = (data_part *)calloc((size_t)d->n + 1, sizeof *part);
+    const char *unknown = NULL;
+    bmvp_status st = fold && part ? folds_read(d, root, path, part, fold, &unknown, err)
+                                  : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && unknown) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s has no case '%s'", path, d->path, unknown);
+    for (i = 0; i < d->n && !st; ++i) {
+        s->part[i] = (signed char)((int)part[i] - 1);
+        if (fold[i] < 0) continue;
+        if (fold[i] >= SPLIT_MAX_FOLDS)
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d folds", path, SPLIT_MAX_FOLDS);
+        s->fold[i] = (signed char)fold[i];
+        s->folds = fold[i] >= s->folds ? (int)fold[i] + 1 : s->folds;
+        s->part[i] = fold[i] == 0;
+    }
+    free(fold);
+    free(part);
+    if (!st) st = draw_fractions(s, d, 0, err);
+    return st ? st : check_split(s, d, path, err);
+}
+
 bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_error *err)
 {
     bmvp_json_doc *doc = NULL;
@@ -300,7 +460,8 @@ bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_e
         return st;
     }
     st = make_empty(s, d, err);
-    if (!st) st = read_split(s, d, bmvp_json_root(doc), path, err);
+    if (!st && bmvp_json_root(doc)->type == BMVP_JSON_ARRAY) st = read_entries(s, d, bmvp_json_root(doc), path, err);
+    else if (!st) st = read_split(s, d, bmvp_json_root(doc), path, err);
     if (st) split_free(s);
     bmvp_json_free(doc);
     return st;

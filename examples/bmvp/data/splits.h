@@ -3,7 +3,9 @@
    {"seed": 0, "by_class": true (when so made), "train": [ids], "val": [..], "test": [..],
     "fractions": {"20": [..], .., "100": [..]}, "folds": [[..], ..]}
 
-   Fractions are nested parts of "train" (the 40 % hold the 20 %); folds are there when asked for. */
+   Fractions are nested parts of "train" (the 40 % hold the 20 %); folds are there when asked for. What a data set
+   brings itself (parts and folds of its list, folders for training and validation, nnU-Net's splits_final.json) is not
+   drawn anew unless that is asked for. */
 #ifndef SPLITS_H_INCLUDED
 #define SPLITS_H_INCLUDED
 
@@ -19,6 +21,7 @@ typedef struct data_split {
     signed char *fold;    /* number of its fold, -1: there are none */
     int folds;
     int by_class;         /* made so that the parts hold the classes in proportion */
+    char how[200];        /* of split_take: what the data set brought and what was drawn; "": it brought nothing */
 } data_split;
 
 /* ratio: shares of train, val, test (any positive numbers; 0: none). Every part with a share gets at least one patient:
@@ -29,10 +32,17 @@ bmvp_status split_make(data_split *s, const dataset *d, const double ratio[SPLIT
    class. */
 bmvp_status split_make_by_class(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed,
                                 bmvp_error *err);
+/* The parts and folds that the data set brings, where it has at least two parts, one of them for training, or folds.
+   Without a part for validation that is the first fold, else it is drawn from the patients for training by the ratio,
+   as it is when nothing of it has a label or class. A data set that brings nothing: split_make. BMVP_E_ARG naming a
+   patient whose cases the data set puts apart. */
+bmvp_status split_take(data_split *s, const dataset *d, const double ratio[SPLIT_PARTS], uint64_t seed,
+                       bmvp_error *err);
 /* Adds k folds of equal size (as far as patients allow) over all cases. BMVP_E_ARG: fewer patients than folds. */
 bmvp_status split_add_folds(data_split *s, const dataset *d, int folds, bmvp_error *err);
 bmvp_status split_save(const data_split *s, const dataset *d, const char *path, bmvp_error *err);
-/* BMVP_E_FORMAT naming the id that the list does not have, or that is in two parts, or the patient whose cases are.
+/* Also nnU-Net's splits_final.json: its folds, the first of them for validation. BMVP_E_FORMAT naming the id that the
+   list does not have, or that is in two parts, or the patient whose cases are.
    Cases of the list that are in no part stay unused. */
 bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_error *err);
 void split_free(data_split *s);
