@@ -2,7 +2,11 @@
 #include "methods.h"
 #include <string.h>
 
-static const method_row *const rows[] = { &method_genesis };
+static int brainmvp_preset(const char *name, void *config) { return bmvp_ssl_preset(name, (bmvp_ssl_config *)config); }
+const method_row method_brainmvp = { "brainmvp",        "BrainMVP",      "Rui et al., CVPR 2025", "uniformer_small",
+                                     "uniformer_small", bmvp_ssl_method, brainmvp_preset,         NULL };
+
+static const method_row *const rows[] = { &method_brainmvp, &method_genesis };
 
 const method_row *method_at(int i) { return i >= 0 && i < (int)(sizeof rows / sizeof *rows) ? rows[i] : NULL; }
 
@@ -14,7 +18,7 @@ const method_row *method_find(const char *name)
     return NULL;
 }
 
-const char *method_names(void) { return "genesis"; }
+const char *method_names(void) { return "brainmvp genesis"; }
 
 /* >>draws ---------------------------------------------------------------------------------------------------------- */
 

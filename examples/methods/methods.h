@@ -44,7 +44,8 @@ typedef struct method_row {
     const char *network, *fast;        /* its own network, and the tiny one of preset fast */
     const bmvp_method *(*method)(void);
     int (*preset)(const char *name, void *config); /* release, paper, fast; 0: unknown */
-    /* A look at one crop: what the network was given and what it made of it, both as large as the crop. */
+    /* A look at one crop: what the network was given and what it made of it, both as large as the crop. NULL: the
+       program has a page of its own for it. */
     bmvp_status (*look)(bmvp_trainer *t, const method_item *item, float *seen, float *back);
 } method_row;
 
@@ -55,9 +56,9 @@ bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoi
 
 const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
-const char *method_names(void);                  /* "genesis ..." */
+const char *method_names(void);                  /* "brainmvp genesis ..." */
 
-extern const method_row method_genesis;
+extern const method_row method_brainmvp, method_genesis;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 

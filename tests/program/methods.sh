@@ -61,7 +61,7 @@ for method in genesis; do
     # wrong use
     expect 2 "already holds a run" learn $method --steps 8
     expect 2 "--network nothing" learn never --network nothing
-    expect 2 "--crop" learn never --crop 8
+    expect 2 "crop" learn never --crop 8
     expect 2 "temperature" learn never --set temperature=1
     absent never
     # its checkpoint starts a fine-tuning, and is not taken for a run of another method

@@ -5,8 +5,6 @@ int command_phantom(int argc, char **argv);
 int command_list(int argc, char **argv);
 int command_prepare(int argc, char **argv);
 int command_pretrain(int argc, char **argv);
-int command_pretrain_method(const char *method, int argc, char **argv); /* not BrainMVP's */
-const char *method_of_run(int argc, char **argv); /* of the run in --out, NULL: BrainMVP's, or none yet */
 int command_evaluate(int argc, char **argv);
 int command_split(int argc, char **argv);
 int command_finetune(int argc, char **argv);
