@@ -1,154 +1,115 @@
-/* golden_ssl.h - the numbers of the methods' own code (BMVP_DATA/golden/ssl): cases, samples, draws as they were drawn.
-   Include after bmvp_nn.h, check.h and formula.h. */
-#ifndef GOLDEN_SSL_H
-#define GOLDEN_SSL_H
+/* golden_ssl.h - the numbers of BMVP_DATA/golden/ssl, from the code of other pre-training methods: how its files pack
+   tensors, and what differs by how much is right, as its README says. After bmvp_nn.h, check.h, context.h and
+   formula.h. */
+#ifndef BMVP_TEST_GOLDEN_SSL_H
+#define BMVP_TEST_GOLDEN_SSL_H
 
-#include "examples/methods/methods.h"
+#include <math.h>
+#include <stdio.h>
 
 typedef struct golden_ssl {
     bmvp_json_doc *doc;
-    const bmvp_json *root;
     uint64_t seed;
 } golden_ssl;
 
-/* 0 where the file is absent or not wanted: the test is skipped. */
-static inline int golden_ssl_open(golden_ssl *g, const char *method)
+/* 0: the file is not there (the test counts as skipped) or cannot be read. */
+static inline int golden_ssl_open(golden_ssl *g, const char *file)
 {
-    const char *data = getenv("BMVP_DATA");
-    char path[600];
+    char path[700];
     bmvp_error err;
     FILE *f;
     memset(g, 0, sizeof *g);
-    if (!check_start("golden %s", method)) return 0;
-    snprintf(path, sizeof path, "%s/golden/ssl/%s.json", data && *data ? data : "../shared", method);
+    snprintf(path, sizeof path, "%s/golden/ssl/%s", data_folder(), file);
     f = fopen(path, "rb");
     if (!f) {
         check_skip("no such file below BMVP_DATA/golden/ssl");
         return 0;
     }
     fclose(f);
-    CHECK(bmvp_json_read(path, NULL, &g->doc, &err) == BMVP_OK);
-    g->root = bmvp_json_root(g->doc);
-    g->seed = (uint64_t)bmvp_json_int(bmvp_json_get(g->root, "seed"), -1);
-    return g->doc != NULL;
+    if (!check_report(bmvp_json_read(path, NULL, &g->doc, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message))
+        return 0;
+    g->seed = (uint64_t)bmvp_json_int(bmvp_json_get(bmvp_json_root(g->doc), "seed"), 0);
+    return 1;
 }
 
-static inline const bmvp_json *golden_ssl_at(const golden_ssl *g, const char *name, const char *part)
+/* What a case gives, by its name in "out"; a failed check if it is not there */
+static inline const bmvp_json *golden_ssl_out(const golden_ssl *g, const char *of, const char *name)
 {
-    return bmvp_json_get(bmvp_json_get(bmvp_json_get(g->root, "cases"), name), part);
-}
-
-static inline void golden_ssl_uniform(const golden_ssl *g, const char *name, int64_t n, float *out)
-{
-    const uint64_t s = formula_stream(name, g->seed);
-    int64_t i;
-    for (i = 0; i < n; ++i) out[i] = (float)formula_uniform(s, i);
-}
-
-/* ---- samples ----------------------------------------------------------------------------------------------------- */
-
-/* A packed tensor against x, within tol of its root mean square and eight times what float32 costs the original. */
-static inline void golden_ssl_same(const bmvp_json *sample, const float *x, double least, const char *what)
-{
-    const bmvp_json *d = bmvp_json_get(sample, "shape"), *v = bmvp_json_get(sample, "value"),
-                    *at = bmvp_json_get(sample, "index");
-    const double l2 = bmvp_json_double(bmvp_json_get(sample, "l2"), (double)NAN),
-                 dev = bmvp_json_double(bmvp_json_get(sample, "dev32"), 0), tol = 8 * dev > least ? 8 * dev : least;
-    double n = 1, sum = 0, square = 0, cosdot = 0, rms, worst = 0;
-    int64_t i, k = 0;
-    CHECK(d && v);
-    for (d = d ? d->first : NULL; d; d = d->next) n *= bmvp_json_double(d, 1);
-    rms = l2 / sqrt(n);
-    for (i = 0; i < (int64_t)n; ++i) {
-        sum += (double)x[i], square += (double)x[i] * (double)x[i];
-        cosdot += (double)x[i] * cos(0.7 * (double)i);
-    }
-    at = at ? at->first : NULL;
-    for (v = v ? v->first : NULL; v; v = v->next, ++k) {
-        const double off = fabs((double)x[at ? bmvp_json_int(at, 0) : k] - bmvp_json_double(v, (double)NAN));
-        if (!(off <= worst)) worst = off == off ? off : HUGE_VAL;
-        at = at ? at->next : NULL;
-    }
-    check_report(worst <= tol * rms, __FILE__, __LINE__, "%s: %g of the rms off", what, worst / rms);
-    check_report(fabs(sum / n - bmvp_json_double(bmvp_json_get(sample, "mean"), (double)NAN)) <= tol * rms, __FILE__,
-                 __LINE__, "%s: mean %g", what, sum / n);
-    check_report(fabs(sqrt(square) - l2) <= tol * l2, __FILE__, __LINE__, "%s: norm %.9g", what, sqrt(square));
-    check_report(fabs(cosdot - bmvp_json_double(bmvp_json_get(sample, "cosdot"), (double)NAN)) <= tol * rms * sqrt(n),
-                 __FILE__, __LINE__, "%s: cosdot %.9g", what, cosdot);
-}
-
-/* ---- draws ------------------------------------------------------------------------------------------------------- */
-
-typedef struct golden_draws { /* the calls of the authors' generator in their order */
-    const golden_ssl *g;
-    const bmvp_json *kind, *value;
-    const char *shuffle, *noise; /* names of the formulas; number k is appended */
-    int64_t call, n_shuffle, n_noise;
-    int wrong;                   /* calls that were not the ones of the list */
-} golden_draws;
-
-static inline double golden_draw(golden_draws *l, const char *kinds)
-{
-    const char *text = bmvp_json_string(l->kind, "");
-    const double v = bmvp_json_double(l->value, (double)NAN);
-    if (!l->value || !strchr(kinds, text[l->call])) {
-        ++l->wrong;
-        return 0.5;
-    }
-    ++l->call;
-    l->value = l->value->next;
+    const bmvp_json *all = bmvp_json_get(bmvp_json_root(g->doc), "cases");
+    const bmvp_json *v = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, of), "out"), name);
+    check_report(v != NULL, __FILE__, __LINE__, "%s has no %s", of, name);
     return v;
 }
 
-static inline double golden_draws_uniform(void *user) { return golden_draw((golden_draws *)user, "ru"); }
-static inline int64_t golden_draws_whole(void *user, int64_t low, int64_t high)
+/* n numbers times + offset of the stream `name`, in double, rounded to float32 */
+static inline void golden_ssl_uniform(const golden_ssl *g, const char *name, double times, double offset, int64_t n,
+                                      float *out)
 {
-    golden_draws *l = (golden_draws *)user;
-    const int64_t v = (int64_t)golden_draw(l, "ic");
-    if (v >= low && v <= high) return v;
-    ++l->wrong;
-    return low;
-}
-
-typedef struct golden_key { double u; int32_t at; } golden_key;
-static inline int golden_key_order(const void *a, const void *b)
-{
-    const golden_key *x = (const golden_key *)a, *y = (const golden_key *)b;
-    return x->u < y->u ? -1 : x->u > y->u ? 1 : x->at < y->at ? -1 : 1;
-}
-static inline void golden_draws_order(void *user, int64_t n, int32_t *out)
-{
-    golden_draws *l = (golden_draws *)user;
-    golden_key *k = (golden_key *)malloc((size_t)n * sizeof *k + 1);
-    uint64_t s;
-    char name[64];
     int64_t i;
-    snprintf(name, sizeof name, "%s.%lld", l->shuffle, (long long)l->n_shuffle++);
-    s = formula_stream(name, l->g->seed);
-    for (i = 0; i < n && k; ++i) k[i].u = formula_uniform(s, i), k[i].at = (int32_t)i;
-    if (k) qsort(k, (size_t)n, sizeof *k, golden_key_order);
-    for (i = 0; i < n && k; ++i) out[i] = k[i].at;
-    free(k);
-}
-static inline void golden_draws_noise(void *user, int64_t n, float *out)
-{
-    golden_draws *l = (golden_draws *)user;
-    char name[64];
-    snprintf(name, sizeof name, "%s.%lld", l->noise, (long long)l->n_noise++);
-    golden_ssl_uniform(l->g, name, n, out);
+    for (i = 0; i < n; ++i) out[i] = (float)(times * formula_uniform(formula_stream(name, g->seed), i) + offset);
 }
 
-static inline draws golden_draws_of(golden_draws *l, const golden_ssl *g, const bmvp_json *list, const char *shuffle,
-                                    const char *noise)
+static inline void golden_ssl_near(const char *what, const char *part, double got, double want, double allowed)
 {
-    draws d;
-    memset(l, 0, sizeof *l);
-    l->g = g, l->shuffle = shuffle, l->noise = noise;
-    l->kind = list ? list->first : NULL;
-    l->value = l->kind && l->kind->next ? l->kind->next->first : NULL;
-    d.uniform = golden_draws_uniform, d.whole = golden_draws_whole, d.order = golden_draws_order;
-    d.noise = golden_draws_noise, d.user = l;
-    return d;
+    check_report(fabs(got - want) <= allowed, __FILE__, __LINE__, "%s: %s is %.9g, not %.9g (allowed: %.1e)", what,
+                 part, got, want, allowed);
 }
 
-#endif
+/* What a case says of what it was given; a failed check if it is not there */
+static inline const bmvp_json *golden_ssl_in(const golden_ssl *g, const char *of, const char *name)
+{
+    const bmvp_json *all = bmvp_json_get(bmvp_json_root(g->doc), "cases");
+    const bmvp_json *v = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, of), "in"), name);
+    check_report(v != NULL, __FILE__, __LINE__, "%s is given no %s", of, name);
+    return v;
+}
+
+/* n numbers in PyTorch's order against a packed entry: all its figures, within eight times what float32 costs the
+   original, at least `least`. */
+static inline void golden_ssl_within(const char *what, const bmvp_json *v, const float *x, int64_t n, double least)
+{
+    const bmvp_json *value = bmvp_json_get(v, "value"), *index = bmvp_json_get(v, "index");
+    const double dev = bmvp_json_double(bmvp_json_get(v, "dev32"), 0), l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0);
+    const double share = 8 * dev > least ? 8 * dev : least, r = l2 / sqrt((double)n);
+    double mean = 0, square = 0, dot = 0;
+    int64_t i;
+    if (!v || dev > 0.05) return;
+    if (value->type == BMVP_JSON_NUMBER) {
+        const double want = bmvp_json_double(value, 0);
+        golden_ssl_near(what, "the number", (double)x[0], want, share * fabs(want));
+        return;
+    }
+    for (i = 0; i < n; ++i) {
+        mean += (double)x[i] / (double)n;
+        square += (double)x[i] * (double)x[i];
+        dot += (double)x[i] * cos(0.7 * (double)i);
+    }
+    golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0), share * r);
+    golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
+    golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0), share * l2);
+    if (!index) check_report(bmvp_json_count(value) == n, __FILE__, __LINE__, "%s: not %d values", what, (int)n);
+    for (i = 0; i < bmvp_json_count(value); ++i) {
+        const int64_t at = index ? bmvp_json_int(bmvp_json_at(index, i), -1) : i;
+        if (check_report(at >= 0 && at < n, __FILE__, __LINE__, "%s: no element %lld", what, (long long)at))
+            golden_ssl_near(what, "a value", (double)x[at], bmvp_json_double(bmvp_json_at(value, i), 0), share * r);
+    }
+}
+
+static inline void golden_ssl_check(const char *what, const bmvp_json *v, const float *x, int64_t n)
+{
+    golden_ssl_within(what, v, x, n, 2e-5);
+}
+
+/* The same of a tensor's values or gradient, of at most 4096 numbers */
+static inline void golden_ssl_tensor(const golden_ssl *g, const char *of, const char *name, bmvp_ctx *c,
+                                     const bmvp_tensor *t, int gradient)
+{
+    char what[128];
+    float x[4096];
+    snprintf(what, sizeof what, "%s %s", of, name);
+    if (!CHECK(t && t->numel <= 4096)) return;
+    if (CHECK((gradient ? bmvp_read_grad(c, t, x) : bmvp_read(c, t, x)) == BMVP_OK))
+        golden_ssl_check(what, golden_ssl_out(g, of, name), x, t->numel);
+}
+
+#endif /* BMVP_TEST_GOLDEN_SSL_H */
