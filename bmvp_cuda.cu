@@ -3515,6 +3515,17 @@ struct attention {
     int64_t t, tiles, c;
     int heads, d, add;
     float scale;
+    view table, place, region; /* of window attention: (rows, heads), (T), and (windows, T) or none */
+    int64_t rows, windows;
+    /* Row of the table that has the bias of tokens i and k */
+    __device__ int64_t bias_row(int64_t i, int64_t k) const { return (int64_t)(place[i] - place[k]) + rows / 2; }
+    /* What comes to scale q k^T */
+    __device__ float bias(int64_t nh, int64_t i, int64_t k) const
+    {
+        const int64_t w = region ? nh / heads % windows * t : 0;
+        if (!table || i >= t || k >= t) return 0;
+        return table[bias_row(i, k) * heads + nh % heads] - (region && region[w + i] != region[w + k] ? 100.0f : 0.0f);
+    }
     __device__ int64_t qkv_at(int64_t nh) const { return nh / heads * t * 3 * c + nh % heads * d; }
     __device__ int64_t y_at(int64_t nh) const { return nh / heads * t * c + nh % heads * d; }
 };
@@ -3598,7 +3609,8 @@ template <int W> __global__ void attention_kernel(attention p)
         for (int i = 0; i < A::M; ++i) {
             float now = top[i], total = 0;
             for (int j = 0; j < A::M; ++j) {
-                s[i][j] = k0 + tx + 16 * j < p.t ? s[i][j] * p.scale : -INFINITY;
+                const int64_t k = k0 + tx + 16 * j;
+                s[i][j] = k < p.t ? s[i][j] * p.scale + p.bias(nh, q0 + ty * A::M + i, k) : -INFINITY;
                 now = fmaxf(now, s[i][j]);
             }
             for (int lane = 8; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane, 16));
@@ -3642,7 +3654,8 @@ static __device__ void attention_back_scores(const attention &p, int64_t nh, int
         const float dot = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
         for (int j = 0; j < A::M; ++j) {
             const int at = (ty * A::M + i) * A::LP + tx + 16 * j;
-            const float e = row < p.t && k0 + tx + 16 * j < p.t ? expf(s[i][j] * p.scale - lse) : 0.0f;
+            const int64_t k = k0 + tx + 16 * j;
+            const float e = row < p.t && k < p.t ? expf(s[i][j] * p.scale + p.bias(nh, row, k) - lse) : 0.0f;
             if (prob) prob[at] = e;
             ds[at] = e * (dp[i][j] - dot) * p.scale;
         }
@@ -3718,6 +3731,52 @@ template <int W> __global__ void attention_dq_kernel(attention p)
     attention_store<W>(p, nh, q0, 0, dq);
 }
 
+/* Gradient of the table: part[b][row of the table] = sum of P (dy v^T - D) over the pairs of that row whose query is in
+   range number r of head h, b = h ranges + r.
+   Who:    a block has one head and QUERIES queries, one after the other; a thread keys, and of each pair all samples.
+           The keys of one query have different rows of the table, so nobody adds to another's.
+   Launch: heads x ceil(T / QUERIES) blocks, 256 threads.
+   Bits:   samples in order, then queries in order; attention_table_sum adds the blocks' parts in order.
+   Traffic: 4 N T^2 C operations, and q, k, v and dy are read T times each, from L2: a plain kernel. */
+enum { ATTENTION_QUERIES = 16 };
+static __global__ void attention_table_kernel(attention p, int64_t samples, float *part)
+{
+    const int64_t ranges = (p.t + ATTENTION_QUERIES - 1) / ATTENTION_QUERIES, h = blockIdx.x / ranges, step = 3 * p.c;
+    const int64_t first = blockIdx.x % ranges * ATTENTION_QUERIES;
+    float *to = part + blockIdx.x * p.rows;
+    for (int64_t r = threadIdx.x; r < p.rows; r += THREADS) to[r] = 0;
+    for (int64_t i = first; i < first + ATTENTION_QUERIES && i < p.t; ++i) {
+        __syncthreads();
+        for (int64_t k = threadIdx.x; k < p.t; k += THREADS) {
+            float sum = 0;
+            for (int64_t n = 0; n < samples; ++n) {
+                const int64_t nh = n * p.heads + h;
+                const view q = p.qkv + (p.qkv_at(nh) + i * step), key = p.qkv + (p.qkv_at(nh) + k * step + p.c);
+                const view v = key + p.c, g = p.g + (p.y_at(nh) + i * p.c);
+                float s = 0, dp = 0;
+                for (int x = 0; x < p.d; ++x) s += q[x] * key[x], dp += g[x] * v[x];
+                s = expf(s * p.scale + p.bias(nh, i, k) - p.lse[nh * p.t + i]);
+                sum += s * (dp - p.dot[(n * p.t + i) * p.heads + h]);
+            }
+            to[p.bias_row(i, k)] += sum;
+        }
+    }
+}
+/* One number of the table's gradient: its head's parts in order. 4 bytes a part, coalesced along rows. */
+struct attention_table_sum {
+    const float *part;
+    sink table;
+    int64_t rows, ranges;
+    int heads, add;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t r = i / heads, h = i % heads;
+        float sum = 0;
+        for (int64_t k = 0; k < ranges; ++k) sum += part[(h * ranges + k) * rows + r];
+        put(table, i, sum, add);
+    }
+};
+
 /* D = dy y of each (sample, token, head): rows of d */
 struct attention_dot_rows {
     view y, g;
@@ -3769,6 +3828,12 @@ static attention attention_of(const bmvp_tensor *y)
     p.heads = (int)y->args.attention.heads;
     p.d = (int)(y->dim[2] / y->args.attention.heads);
     p.scale = (float)y->args.attention.scale;
+    if (y->n_src == 1) return p;
+    p.table = values(y->src[1]);
+    p.place = values(y->src[2]);
+    p.region = values(y->src[3]);
+    p.rows = y->src[1]->dim[0];
+    p.windows = y->src[3] ? y->src[3]->dim[0] : 1;
     return p;
 }
 
@@ -4028,7 +4093,8 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
 /* Is this attention one for the tensor cores? */
 static int flash_takes(const bmvp_ctx *c, const bmvp_tensor *y)
 {
-    return products_of(c) == BF16 && y->dim[2] / y->args.attention.heads == FLASH && y->args.attention.scale > 0;
+    return products_of(c) == BF16 && y->dim[2] / y->args.attention.heads == FLASH && y->args.attention.scale > 0 &&
+           y->n_src == 1;
 }
 /* Floats of workspace: q, k, v rounded; for backward dy, too; where they are not bfloat16 */
 static int64_t flash_workspace(const bmvp_tensor *y, int backward)
@@ -4076,14 +4142,31 @@ static void attention_forward(bmvp_ctx *c, bmvp_tensor *y)
     else if (p.d <= 128) attention_run<128>(c, p, blocks);
     else bmvp_fail(c, BMVP_E_UNSUPPORTED, "attention: cuda: heads of %d channels; at most 128", p.d);
 }
+/* Floats of workspace behind those of D: the table's parts */
+static int64_t attention_parts(const bmvp_tensor *y)
+{
+    return y->n_src > 1 ? ceil_div(y->dim[1], ATTENTION_QUERIES) * y->src[1]->numel : 0;
+}
+static int64_t attention_dots(const bmvp_tensor *y) { return y->dim[0] * y->dim[1] * y->args.attention.heads; }
+static void attention_table_backward(bmvp_ctx *c, bmvp_tensor *y, const attention &p, float *part)
+{
+    int add;
+    sink table = y->n_src > 1 ? grad(c, y->src[1], &add) : sink{ NULL, 0 };
+    const int64_t ranges = ceil_div(p.t, ATTENTION_QUERIES);
+    if (!table) return;
+    BMVPI_RUN(c, attention_table_kernel, dim3((unsigned)(ranges * p.heads)), dim3(THREADS), 0, p, y->dim[0], part);
+    each(c, attention_table_sum{ part, table, p.rows, ranges, p.heads, add }, y->src[1]->numel);
+}
 static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
     attention p = attention_of(y);
     const int64_t blocks = y->dim[0] * y->args.attention.heads;
     p.dqkv = grad(c, y->src[0], &p.add);
-    if (!p.dqkv) return;
+    if (!p.dqkv && (y->n_src == 1 || !y->src[1]->wants_grad)) return;
     p.dot = bmvp_kernel_workspace(c) + (flash_takes(c, y) ? flash_workspace(y, 1) : 0);
     rows_map(c, attention_dot_rows{ values(y), gradient(y), p.dot }, y->numel / p.d, p.d);
+    attention_table_backward(c, y, p, p.dot + attention_dots(y));
+    if (!p.dqkv) return;
     if (flash_takes(c, y)) flash_run_back(c, flash_of(c, p, y->dim[0], 1, bmvp_kernel_workspace(c)), blocks);
     else if (p.d <= 16) attention_run_back<16>(c, p, blocks);
     else if (p.d <= 32) attention_run_back<32>(c, p, blocks);
@@ -4092,7 +4175,7 @@ static void attention_backward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static int64_t attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
-    return (backward ? y->dim[0] * y->dim[1] * y->args.attention.heads : 0) +
+    return (backward ? attention_dots(y) + attention_parts(y) : 0) +
            (flash_takes(c, y) ? flash_workspace(y, backward) : 0);
 }
 

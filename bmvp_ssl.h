@@ -212,13 +212,17 @@ typedef struct bmvp_ssl_draw {
     double weight;    /* share of the step's loss */
 } bmvp_ssl_draw;
 
-/* Steps in one epoch: positions run through the cases in a new order each epoch without a gap, so no case is left
-   out. */
+/* The epoch of a step of a run whose batch was never changed: step x batch / n_cases; else it is bmvp_trainer.samples /
+   n_cases. Samples run through the cases in a new order each epoch without a gap, so no case is left out. */
 BMVP_API int64_t bmvp_ssl_epoch_of(const bmvp_ssl_config *cfg, int64_t n_cases, int64_t step);
-/* Everything random of a step but the masks: numbers only, the same for (seed, step) always. order: n_cases entries
-   of scratch. out holds batch x (all_modalities ? number of modalities : 1) draws; returns how many there are. With
-   all_modalities the draws of one modality slot follow each other: each run of draws with equal `slot / batch` is
-   one forward pass. */
+/* Everything random of a step but the masks: numbers only, the same for (seed, step, samples) always. samples: how many
+   the run has taken before this step (bmvp_trainer.samples); it goes on with the next ones, also where earlier steps
+   had another batch. order: n_cases entries of scratch. out holds batch x (all_modalities ? number of modalities : 1)
+   draws; returns how many there are. With all_modalities the draws of one modality slot follow each other: each run of
+   draws with equal `slot / batch` is one forward pass. */
+BMVP_API int bmvp_ssl_sample_at(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases,
+                                int n_modalities, int64_t step, int64_t samples, int64_t *order, bmvp_ssl_draw *out);
+/* .. of a run whose batch was never changed: samples = step x batch. */
 BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities,
                              int64_t step, int64_t *order, bmvp_ssl_draw *out);
 
@@ -294,7 +298,7 @@ typedef struct bmvp_ssl_info { /* what a checkpoint says of its run */
     int n_modalities;      /* 0 in files without templates */
     const char *names[BMVP_MODALITIES];
     int64_t grid[3];       /* D, H, W of the templates */
-    int64_t step;          /* 0 in files not written by bmvp_ssl_save */
+    int64_t step, samples; /* taken; 0 in files not written by bmvp_ssl_save */
 } bmvp_ssl_info;
 /* Ours, or the released code's (network and modality count are then inferred from names and shapes; cfg is the
    release's preset). */
@@ -315,7 +319,11 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
    numbers are named by (seed, step, slot of the item). Losses, gradients, batch statistics and rows (bmvp_pass_rows)
    are those of all ranks; after each update all hold the same bits. Equal to one rank but for rounding, for any
    number of ranks up to `batch`, so a run may be resumed with another number. Every rank makes the same calls; rank
-   0 saves. */
+   0 saves.
+
+   Where a run stands is counted in samples, `batch` of them a step, and kept in its files: a run that goes on with
+   another batch or update_every takes the cases that come next, and its learning rate goes on from the share of the
+   samples that it has seen. Steps are counted on; they name random numbers and lines of the log. */
 
 typedef struct bmvp_trainer bmvp_trainer;
 enum { BMVP_LOSSES = BMVP_POST_MOST - 1 }; /* named losses of a method, at most */
@@ -408,6 +416,8 @@ struct bmvp_trainer {
     const void *setup;             /* as given to bmvp_trainer_create, while it runs */
     int64_t steps, epoch;          /* taken so far; the last one that was set, -1: none */
     int pending;                   /* passes since the last update */
+    int64_t samples;               /* taken so far: the batch of every step */
+    int since;                     /* steps since the last update */
     struct bmvpi_trainer *private_part;
 };
 
@@ -432,7 +442,8 @@ BMVP_API bmvp_status bmvp_trainer_update(bmvp_trainer *t, double lr, bmvp_losses
 BMVP_API bmvp_status bmvp_trainer_losses_of(bmvp_trainer *t, int64_t step, bmvp_losses *out);
 /* .. as members "loss", "loss_<name>" and "grad_norm" of a log line. */
 BMVP_API bmvp_status bmvp_trainer_log(bmvp_trainer *t, int64_t step, bmvp_jw *w);
-/* Learning rate of the current step over `total` steps. */
+/* Learning rate of the current step, over the `total` steps that the run would take with the batch it has now: of step
+   samples / batch, which is t->steps itself unless the batch was changed. */
 BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
 
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
@@ -641,8 +652,11 @@ typedef struct bmvp_ft_draw {          /* what the sampler says of one crop */
     double pick;                       /* ... the one at this share (in [0, 1)) of the list of them */
     uint32_t slot;
 } bmvp_ft_draw;
-/* Everything random of a step but augmentation and replacement, the same for (seed, step) always: cfg->batch draws;
-   every case once an epoch. order: n_cases entries of scratch. */
+/* Everything random of a step but augmentation and replacement, the same for (seed, step, samples) always: cfg->batch
+   draws; every case once an epoch. samples as in bmvp_ssl_sample_at; order: n_cases entries of scratch. */
+BMVP_API void bmvp_ft_sample_at(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
+                                int64_t samples, int64_t *order, bmvp_ft_draw *out);
+/* .. of a run whose batch was never changed: samples = step x batch. */
 BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
                              int64_t *order, bmvp_ft_draw *out);
 
@@ -708,6 +722,7 @@ typedef struct bmvp_ft_info {          /* what a fine-tuned checkpoint says of i
     int64_t step;
     double best;                       /* validation figure it was kept for; NaN: none */
     char preparation[512];             /* the JSON object of prepare.json, or "" */
+    int64_t samples;                   /* taken in these steps */
 } bmvp_ft_info;
 BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err);
 /* Weights, templates, statistics and (train 1) moments: all to resume. extra as in bmvp_ssl_save; "preparation" and
@@ -1031,6 +1046,12 @@ static void bmvpi_ssl_draw_one(const bmvp_ssl_config *cfg, const bmvp_ssl_case *
 BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int n_modalities,
                              int64_t step, int64_t *order, bmvp_ssl_draw *out)
 {
+    return bmvp_ssl_sample_at(cfg, cases, n_cases, n_modalities, step, step * cfg->batch, order, out);
+}
+
+BMVP_API int bmvp_ssl_sample_at(const bmvp_ssl_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases,
+                                int n_modalities, int64_t step, int64_t samples, int64_t *order, bmvp_ssl_draw *out)
+{
     const int rounds = cfg->all_modalities ? n_modalities : 1;
     int64_t epoch = -1;
     int i, m, n = 0, shared = -1;
@@ -1040,7 +1061,7 @@ BMVP_API int bmvp_ssl_sample(const bmvp_ssl_config *cfg, const bmvp_ssl_case *ca
     }
     for (m = 0; m < rounds; ++m)
         for (i = 0; i < cfg->batch; ++i) {
-            const int64_t at = step * cfg->batch + i;
+            const int64_t at = samples + i;
             bmvp_ssl_draw *d = &out[n];
             if (epoch != at / n_cases) bmvpi_case_order(cfg->seed, n_cases, epoch = at / n_cases, order);
             d->index = order[at % n_cases];
@@ -1452,7 +1473,7 @@ BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total)
     k.floor = run.lr_floor;
     k.total = total;
     k.warmup = run.warmup;
-    return bmvp_schedule_lr(&k, t->steps);
+    return bmvp_schedule_lr(&k, t->samples / run.batch);
 }
 
 /* >>fields impl ---------------------------------------------------------------------------------------------------- */
@@ -1911,6 +1932,7 @@ BMVP_API bmvp_status bmvp_trainer_broadcast(bmvp_trainer *t)
         }
     }
     bmvpi_comm_broadcast(t->c, &t->steps, (int64_t)sizeof t->steps);
+    bmvpi_comm_broadcast(t->c, &t->samples, (int64_t)sizeof t->samples);
     return bmvp_error_of(t->c)->status;
 }
 
@@ -1984,7 +2006,7 @@ static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
     const bmvp_run_config run = bmvpi_run_of(t);
     bmvpi_trainer *k = t->private_part;
     /* comes next, and is captured with the pass */
-    const int updates = k->last_pass && (t->steps + 1) % run.update_every == 0;
+    const int updates = k->last_pass && t->since + 1 >= run.update_every;
     bmvp_tensor *loss[BMVPI_NUMBERS], *mean;
     bmvp_pass p;
     int i;
@@ -2031,7 +2053,7 @@ static void bmvpi_update_now(bmvp_trainer *t, double lr)
     if (!bmvp_failed(t->c)) bmvpi_update_move(t, lr, bmvpi_run_of(t).clip);
     if (bmvp_failed(t->c)) return;
     bmvp_optim_zero_grad(t->optim);
-    t->pending = 0;
+    t->pending = t->since = 0;
     if (t->method.after_update) t->method.after_update(t);
 }
 
@@ -2045,8 +2067,9 @@ BMVP_API bmvp_status bmvp_trainer_update(bmvp_trainer *t, double lr, bmvp_losses
 {
     if (bmvp_failed(t->c)) return bmvp_error_of(t->c)->status;
     ++t->steps;
+    t->samples += bmvpi_run_of(t).batch;
     if (bmvp_is_plan(t->c)) return BMVP_OK;
-    if (t->steps % bmvpi_run_of(t).update_every == 0) bmvpi_update_now(t, lr);
+    if (++t->since >= bmvpi_run_of(t).update_every) bmvpi_update_now(t, lr);
     bmvp_capture_end(t->c);
     if (!out) return bmvp_error_of(t->c)->status;
     bmvpi_record_read(t, t->steps - 1);
@@ -2110,6 +2133,7 @@ static bmvp_status bmvpi_file_meta(const bmvpi_file *r, bmvp_ckpt_writer *w, con
     bmvp_status st = bmvp_ckpt_writer_meta(w, "", "format", BMVP_META_STRING, t->method.format, err);
     if (!st) st = bmvp_ckpt_writer_meta(w, "", "run", BMVP_META_STRING, description, err);
     if (!st) st = bmvp_ckpt_writer_meta_int(w, "", "step", t->steps, err);
+    if (!st) st = bmvp_ckpt_writer_meta_int(w, "", "samples", t->samples, err);
     if (!st && t->epoch >= 0) st = bmvp_ckpt_writer_meta_int(w, "", "current_epoch", t->epoch, err);
     for (; !st && extra && extra[0] && extra[1]; extra += 2)
         st = bmvp_ckpt_writer_meta(w, "", extra[0], BMVP_META_STRING, extra[1], err);
@@ -2158,7 +2182,7 @@ BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int tr
     bmvp_jw w;
     if (t->optim) bmvpi_record_read(t, t->steps); /* nothing is written of a run that has failed unseen */
     if (bmvp_failed(t->c)) return bmvp_error_take(t->c, err);
-    if (t->pending)
+    if (t->pending || t->since)
         return bmvp_error_set(err, BMVP_E_STATE,
                               "%s: not written: gradients are pending (update_every %d); save after an update", path,
                               bmvpi_run_of(t).update_every);
@@ -2184,13 +2208,28 @@ static bmvp_status bmvpi_file_is(const bmvp_ckpt *f, const bmvp_method *m, bmvp_
                           m->format);
 }
 
+/* Steps and samples taken. Files of 0.1 count steps only, all of the batch that they name. */
+static bmvp_status bmvpi_file_position(const bmvp_ckpt *f, int64_t *steps, int64_t *samples, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"), *seen = bmvp_ckpt_find_meta(f, "", "samples"),
+                         *run = bmvp_ckpt_find_meta(f, "", "run");
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st = BMVP_OK;
+    *steps = step ? strtoll(step->value, NULL, 10) : 0;
+    *samples = seen ? strtoll(seen->value, NULL, 10) : 0;
+    if (seen || !run) return st;
+    st = bmvp_json_parse(run->value, strlen(run->value), f->path, NULL, &doc, err);
+    *samples = *steps * bmvp_json_int(bmvp_json_get(bmvp_json_get(bmvp_json_root(doc), "config"), "batch"), 1);
+    bmvp_json_free(doc);
+    return st;
+}
+
 /* All parts are compared before any is loaded. A file of the released code (no description) has the network only. */
 static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
 {
     bmvp_trainer *t = r->t;
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL;
-    const bmvp_ckpt_meta *step = bmvp_ckpt_find_meta(f, "", "step"),
-                         *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
+    const bmvp_ckpt_meta *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
     const int k = bmvp_ckpt_find(f, "", "optimizer_steps"), n = ours ? r->n : 1;
     const int64_t bytes = (int64_t)r->part[0].list->n * 8;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
@@ -2205,9 +2244,10 @@ static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
     for (i = 0; i < n && !st; ++i) st = bmvp_state_load(f, r->group[i], &r->part[i], err);
     if (st || !ours) return st;
     if (r->optim) st = bmvp_ckpt_load(f, k, bmvp_optim_count(r->optim, 0), bytes, err);
-    t->steps = step ? strtoll(step->value, NULL, 10) : 0;
+    if (t->pending && t->optim) bmvp_optim_zero_grad(t->optim); /* of steps that are not taken any more */
+    t->pending = t->since = 0;
     if (epoch) t->epoch = strtoll(epoch->value, NULL, 10);
-    return st;
+    return st ? st : bmvpi_file_position(f, &t->steps, &t->samples, err);
 }
 
 BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err)
@@ -2229,9 +2269,9 @@ BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int tr
 /* What a file says of itself. more: the method's members of the description, or NULL. */
 typedef bmvp_status (*bmvpi_description_fn)(const bmvp_json *root, const char *path, void *user, bmvp_error *err);
 static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, bmvp_net_config *net, void *config,
-                                      int64_t *step, bmvpi_description_fn more, void *user, bmvp_error *err)
+                                      bmvpi_description_fn more, void *user, bmvp_error *err)
 {
-    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run"), *taken = bmvp_ckpt_find_meta(f, "", "step");
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
     bmvp_status st;
     if (!run) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its description is missing", f->path);
@@ -2240,7 +2280,6 @@ static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, 
     st = bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), net, err);
     if (!st && more) st = more(bmvp_json_root(doc), f->path, user, err);
     bmvpi_fields_read(m->fields, bmvp_json_get(bmvp_json_root(doc), "config"), config);
-    *step = taken ? strtoll(taken->value, NULL, 10) : 0;
     bmvp_json_free(doc);
     return st;
 }
@@ -2250,8 +2289,10 @@ BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m
 {
     bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
+    int64_t samples;
     if (!st) st = bmvpi_file_is(f, m, err);
-    if (!st) st = bmvpi_file_inspect(f, m, net, config, step, NULL, NULL, err);
+    if (!st) st = bmvpi_file_inspect(f, m, net, config, NULL, NULL, err);
+    if (!st) st = bmvpi_file_position(f, step, &samples, err);
     bmvp_ckpt_close(f);
     return st;
 }
@@ -2552,7 +2593,7 @@ static double bmvpi_ssl_rate(const bmvp_trainer *t, int64_t total)
     k.total = total;
     k.warmup = cfg->warmup;
     k.half_period = cfg->half_period;
-    return bmvp_schedule_lr(&k, t->steps);
+    return bmvp_schedule_lr(&k, t->samples / cfg->batch);
 }
 
 static void bmvpi_ssl_plan(bmvp_trainer *t, void *items, int n)
@@ -2761,9 +2802,9 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
     memset(out, 0, sizeof *out);
     if (st) return st;
     run = bmvp_ckpt_find_meta(f, "", "run");
-    st = run ? bmvpi_file_inspect(f, bmvp_ssl_method(), &out->net, &out->cfg, &out->step, bmvpi_ssl_description, out,
-                                  err)
+    st = run ? bmvpi_file_inspect(f, bmvp_ssl_method(), &out->net, &out->cfg, bmvpi_ssl_description, out, err)
              : bmvpi_ssl_inspect_released(f, out, err);
+    if (!st && run) st = bmvpi_file_position(f, &out->step, &out->samples, err);
     bmvp_ckpt_close(f);
     return st;
 }
@@ -3890,11 +3931,17 @@ BMVP_API int bmvp_ft_preset(const char *name, bmvp_net_task task, const char *ki
 BMVP_API void bmvp_ft_sample(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
                              int64_t *order, bmvp_ft_draw *out)
 {
+    bmvp_ft_sample_at(cfg, cases, n_cases, step, step * cfg->batch, order, out);
+}
+
+BMVP_API void bmvp_ft_sample_at(const bmvp_ft_config *cfg, const bmvp_ssl_case *cases, int64_t n_cases, int64_t step,
+                                int64_t samples, int64_t *order, bmvp_ft_draw *out)
+{
     const int64_t crop[3] = { cfg->crop_z, cfg->crop_y, cfg->crop_x };
     int64_t epoch = -1;
     int i, a;
     for (i = 0; i < cfg->batch; ++i) {
-        const int64_t at = step * cfg->batch + i;
+        const int64_t at = samples + i;
         bmvp_rng r = bmvp_rng_make((uint64_t)cfg->seed, BMVPI_STREAM_DRAW, (uint32_t)step, (uint32_t)i);
         bmvp_ft_draw *d = &out[i];
         if (epoch != at / n_cases) bmvpi_case_order(cfg->seed, n_cases, epoch = at / n_cases, order);
@@ -4836,7 +4883,8 @@ BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_e
     memset(out, 0, sizeof *out);
     st = bmvpi_ft_open_file(NULL, path, &f, err);
     if (!st)
-        st = bmvpi_file_inspect(f, bmvp_ft_method(), &out->net, &out->cfg, &out->step, bmvpi_ft_description, out, err);
+        st = bmvpi_file_inspect(f, bmvp_ft_method(), &out->net, &out->cfg, bmvpi_ft_description, out, err);
+    if (!st) st = bmvpi_file_position(f, &out->step, &out->samples, err);
     best = st ? NULL : bmvp_ckpt_find_meta(f, "", "best");
     prep = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
     out->best = best ? strtod(best->value, NULL) : (double)NAN;

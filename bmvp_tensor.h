@@ -468,7 +468,7 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(MATMUL,              matmul,             IN01,    EXACT) \
     X(LINEAR,              linear,             IN01,    LARGE) \
     X(MLP,                 mlp,                IN0123,  LARGE) \
-    X(ATTENTION,           attention,          IN0_OUT, LARGE) \
+    X(ATTENTION,           attention,          IN0123_OUT, LARGE) \
     X(CONV3D,              conv3d,             IN01,    LARGE) \
     X(DEPTHWISE3D,         depthwise3d,        IN01,    LARGE) \
     X(CONV_TRANSPOSE3D,    conv_transpose3d,   IN01,    LARGE) \
@@ -487,7 +487,7 @@ enum { /* bit i: operand i; the column `reads` */
     BMVP_READS_IN2 = 4,
     BMVP_READS_IN0123 = 15,
     BMVP_READS_OUT = 1 << BMVP_MAX_SRC,
-    BMVP_READS_IN0_OUT = BMVP_READS_IN0 | BMVP_READS_OUT
+    BMVP_READS_IN0123_OUT = BMVP_READS_IN0123 | BMVP_READS_OUT
 };
 BMVP_API const char *bmvp_op_name(int op); /* "leaf" for -1 */
 
@@ -698,6 +698,13 @@ BMVP_API bmvp_tensor *bmvp_mlp_residual(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor
 /* Multi-head self-attention, softmax(q k^T scale) v per head: qkv (N, T, 3 C) = [q | k | v], each C = heads x head size
    -> (N, T, C). The T x T matrix is never stored; kept for backward: one log-sum-exp per row and head. */
 BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale);
+/* The same within windows, with learned biases by relative place: qkv (N, T, 3 C), sample n being window n mod
+   `windows` of a grid; to q_i k_j scale comes table[place[i] - place[j] + (R - 1) / 2, head], table (R, heads), R odd,
+   place T numbers (copied, as region) at most (R - 1) / 2 apart; and -100 where region (windows, T) is another for i
+   than for j; NULL: no regions. Nothing of T x T is kept, and biases of a tile are looked up once for many windows.
+   MONAI's WindowAttention (Liu et al., ICCV 2021, with Swin-UNETR's masks) */
+BMVP_API bmvp_tensor *bmvp_window_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale, bmvp_tensor *table,
+                                            const int32_t *place, const int32_t *region, int64_t windows);
 
 /* Convolutions over (N, D, H, W, C). Zero padding. b (Co) or NULL. */
 BMVP_API bmvp_conv_shape bmvp_conv_same(int64_t stride, int64_t pad); /* equal on the three axes, one group */
@@ -2689,7 +2696,7 @@ static int bmvpi_fast_gelu(const bmvp_ctx *c, int64_t n, const float *x, float *
 static int bmvpi_fast_gelu_back(const bmvp_ctx *c, int64_t n, const float *x, const float *g, float *dx, int add);
 static int bmvpi_fast_softmax_row(const bmvp_ctx *c, int64_t n, const float *x, float *y);
 static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y);
-static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate);
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int add, float *table, int add_table);
 static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward);
 static int bmvpi_fast_mlp(bmvp_ctx *c, bmvp_tensor *y);
 static int bmvpi_fast_mlp_back(bmvp_ctx *c, bmvp_tensor *y);
@@ -4895,31 +4902,91 @@ static bmvp_tensor *bmvpi_mlp_sample(bmvp_ctx *c, int variant)
     return bmvp_mlp(c, bmvp_leaf(c, 3, x[variant], NULL), bmvp_leaf(c, 2, w1, NULL), b1, bmvp_leaf(c, 2, w2, NULL), b2);
 }
 
-/* >>op attention: y = softmax(q k^T scale) v per head -----------------------------------------------------------------
-   src qkv (N, T, 3 C) = [q | k | v], C = heads x d. saved, when recording: log-sum-exp
-   of each row, (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022.
-   Backward computes P = exp(scale q k^T - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
-   dS = P (dy V^T - D) scale, dQ = dS K, dK = dS^T Q. A task is (sample, head, range of rows); when there are several
-   ranges each sums dK and dV on its own and they are added in order. */
-BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale)
+/* >>op attention: y = softmax(q k^T scale + bias) v per head ----------------------------------------------------------
+   src qkv (N, T, 3 C) = [q | k | v], C = heads x d; of window attention also table (R, heads), place (T) and, or NULL,
+   region (windows, T), whole numbers. bias[i, j] = table[place_i - place_j + (R - 1) / 2, head], less 100 where the
+   regions of i and j in window n mod windows differ; 0 without a table. saved, when recording: log-sum-exp of each row,
+   (N, heads, T). Source: Vaswani et al. 2017, eq. 1; tiles with a running softmax as in Dao et al. 2022; biases of Liu
+   et al. 2021.
+   Backward computes P = exp(scale q k^T + bias - lse) again, tile by tile. With D_i = dy_i y_i: dV = P^T dy,
+   dS = P (dy V^T - D), dQ = scale dS K, dK = scale dS^T Q; a row of the table gets the sum of dS over all pairs that it
+   is the bias of. A task is (sample, head, range of rows); when there are several ranges each sums dK and dV on its own
+   and they are added in order. With a table it is (head, range of samples): a tile of biases is looked up once, and one
+   of dS summed, for all samples of the range; the ranges' tables are added in order. */
+static bmvp_tensor *bmvpi_attention(bmvp_ctx *c, int n_src, bmvp_tensor *const *src, int heads, double scale)
 {
+    const bmvp_tensor *qkv = src[0];
     bmvp_tensor *y;
     int64_t dim[3];
-    if (!qkv || bmvp_failed(c)) return NULL;
     if (qkv->rank != 3 || heads < 1 || qkv->dim[2] % (3 * (int64_t)heads) != 0)
-        return bmvpi_bad_shapes(c, "attention", "qkv", &qkv,
+        return bmvpi_bad_shapes(c, "attention", "qkv", src,
                                 "it must be (N,T,3C), C a multiple of the number of heads (%d)", heads);
     dim[0] = qkv->dim[0];
     dim[1] = qkv->dim[1];
     dim[2] = qkv->dim[2] / 3;
-    y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, 1, &qkv);
+    y = bmvpi_node(c, BMVP_OP_ATTENTION, 3, dim, n_src, src);
     if (!y) return NULL;
     y->args.attention.heads = heads;
     y->args.attention.scale = scale;
     if (bmvpi_recording(c, y) && !bmvpi_save(c, y, dim[0] * heads * dim[1])) return NULL;
     return bmvpi_run(c, y);
 }
+BMVP_API bmvp_tensor *bmvp_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale)
+{
+    return qkv && !bmvp_failed(c) ? bmvpi_attention(c, 1, &qkv, heads, scale) : NULL;
+}
 
+/* Whole numbers as a step tensor (float32 holds them up to 2^24), a piece at a time: a step asks for no memory */
+static bmvp_tensor *bmvpi_whole_numbers(bmvp_ctx *c, int rank, const int64_t *dim, const int32_t *value)
+{
+    bmvp_tensor *t = bmvp_input(c, rank, dim, NULL);
+    float x[256];
+    int64_t i, k, n;
+    for (i = 0; t && !bmvp_is_plan(c) && i < t->numel; i += n) {
+        n = bmvpi_min(t->numel - i, 256);
+        for (k = 0; k < n; ++k) x[k] = (float)value[i + k];
+        bmvpi_values_write(c, t->x + i, x, n);
+    }
+    return t;
+}
+BMVP_API bmvp_tensor *bmvp_window_attention(bmvp_ctx *c, bmvp_tensor *qkv, int heads, double scale, bmvp_tensor *table,
+                                            const int32_t *place, const int32_t *region, int64_t windows)
+{
+    bmvp_tensor *src[4];
+    int64_t dim[2], i, low, high;
+    if (!qkv || !table || bmvp_failed(c)) return NULL;
+    src[0] = qkv, src[1] = table, src[3] = NULL;
+    if (qkv->rank != 3 || table->rank != 2 || table->dim[1] != heads || table->dim[0] % 2 == 0 ||
+        (region && (windows < 1 || qkv->dim[0] % windows != 0)))
+        return bmvpi_bad_shapes(c, "window attention", "qkv table", src,
+                                "they must be (N,T,3C), N a multiple of the %lld windows, and (odd,%d)",
+                                (long long)windows, heads);
+    for (low = high = place[0], i = 1; i < qkv->dim[1]; ++i) {
+        low = bmvpi_min(low, place[i]);
+        high = bmvpi_max(high, place[i]);
+    }
+    if (high - low > table->dim[0] / 2)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG,
+                                        "window attention: places %lld and %lld are further apart than a table of "
+                                        "%lld rows says",
+                                        (long long)low, (long long)high, (long long)table->dim[0]);
+    dim[0] = windows, dim[1] = qkv->dim[1];
+    src[2] = bmvpi_whole_numbers(c, 1, dim + 1, place);
+    if (region) src[3] = bmvpi_whole_numbers(c, 2, dim, region);
+    return src[2] && (src[3] || !region) ? bmvpi_attention(c, 4, src, heads, scale) : NULL;
+}
+
+/* Place in the table of the bias of tokens i and k; what is added for their regions in sample n */
+static int64_t bmvpi_bias_at(const bmvp_tensor *y, int64_t h, int64_t i, int64_t k)
+{
+    const float *place = y->src[2]->x;
+    return ((int64_t)(place[i] - place[k]) + y->src[1]->dim[0] / 2) * y->args.attention.heads + h;
+}
+static float bmvpi_apart(const bmvp_tensor *y, int64_t n, int64_t i, int64_t k)
+{
+    const float *region = y->src[3] ? y->src[3]->x + n % y->src[3]->dim[0] * y->dim[1] : NULL;
+    return region && region[i] != region[k] ? -100.0f : 0.0f;
+}
 /* The definition: one row of scores p after the other. */
 static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
 {
@@ -4934,6 +5001,8 @@ static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
             for (k = 0; k < t; ++k) {
                 for (p[k] = 0, x = 0; x < d; ++x) p[k] += q[i * step + x] * key[k * step + x];
                 p[k] *= scale;
+                if (y->n_src > 1)
+                    p[k] += y->src[1]->x[bmvpi_bias_at(y, nh % heads, i, k)] + bmvpi_apart(y, nh / heads, i, k);
                 if (p[k] > top) top = p[k];
             }
             for (k = 0; k < t; ++k) sum += p[k] = expf(p[k] - top);
@@ -4946,7 +5015,8 @@ static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
         }
     }
 }
-static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *p)
+/* table: its gradient, or NULL */
+static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *table, float *p)
 {
     const int64_t t = y->dim[1], c = y->dim[2], heads = y->args.attention.heads, d = c / heads, step = 3 * c;
     const float scale = (float)y->args.attention.scale;
@@ -4964,10 +5034,15 @@ static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *p)
                     p[k] += q[i * step + x] * key[k * step + x];
                     ds[k] += gy[x] * v[k * step + x];
                 }
-                p[k] = expf(p[k] * scale - y->saved[nh * t + i]);
+                p[k] *= scale;
+                if (y->n_src > 1)
+                    p[k] += y->src[1]->x[bmvpi_bias_at(y, nh % heads, i, k)] + bmvpi_apart(y, nh / heads, i, k);
+                p[k] = expf(p[k] - y->saved[nh * t + i]);
                 dot += p[k] * ds[k];
             }
-            for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot) * scale;
+            for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot);
+            for (k = 0; k < t && table; ++k) table[bmvpi_bias_at(y, nh % heads, i, k)] += ds[k];
+            for (k = 0; k < t; ++k) ds[k] *= scale;
             for (k = 0; k < t; ++k)
                 for (x = 0; x < d; ++x) {
                     dq[i * step + x] += ds[k] * key[k * step + x];
@@ -4981,23 +5056,42 @@ static void bmvpi_attention_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
     if (!bmvpi_fast_attention(c, y)) bmvpi_attention_plain(y, bmvpi_workspace(c));
 }
-static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
-{
-    int add;
-    float *g = bmvpi_grad(c, y->src[0], &add);
-    if (!g || bmvpi_fast_attention_back(c, y, g, add)) return;
-    if (!add) memset(g, 0, (size_t)y->src[0]->numel * sizeof *g);
-    bmvpi_attention_plain_back(y, g, bmvpi_workspace(c));
-}
-static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+static int64_t bmvpi_attention_own_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     return bmvpi_max(2 * y->dim[1], bmvpi_fast_attention_workspace(c, y, backward));
 }
+/* A table may want a gradient where qkv wants none: that goes to the workspace. */
+static void bmvpi_attention_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add, add_table = 1;
+    float *g = bmvpi_grad(c, y->src[0], &add), *table = y->n_src > 1 ? bmvpi_grad(c, y->src[1], &add_table) : NULL;
+    if (!g && !table) return;
+    if (!g) {
+        g = bmvpi_workspace(c) + bmvpi_attention_own_workspace(c, y, 1);
+        add = 0;
+    }
+    if (bmvpi_fast_attention_back(c, y, g, add, table, add_table)) return;
+    if (!add) memset(g, 0, (size_t)y->src[0]->numel * sizeof *g);
+    if (!add_table) memset(table, 0, (size_t)y->src[1]->numel * sizeof *table);
+    bmvpi_attention_plain_back(y, g, table, bmvpi_workspace(c));
+}
+static int64_t bmvpi_attention_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    return bmvpi_attention_own_workspace(c, y, backward) +
+           (backward && !y->src[0]->wants_grad ? y->src[0]->numel : 0);
+}
+/* Without and with a table (of a window of 3 x 3), with regions, too, and with a fixed qkv */
 static bmvp_tensor *bmvpi_attention_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[3][3] = { { 2, 5, 3 * 2 * 3 }, { 1, 1, 3 * 4 }, { 1, 7, 3 * 3 * 2 } };
+    const int64_t window[3] = { 4, 6, 3 * 2 * 3 }, table[2] = { 25, 2 };
     static const int heads[3] = { 2, 1, 3 };
-    return variant < 3 ? bmvp_attention(c, bmvp_leaf(c, 3, d[variant], NULL), heads[variant], 0.7) : NULL;
+    static const int32_t place[6] = { 0, 1, 2, 5, 6, 7 };
+    static const int32_t region[12] = { 0, 0, 0, 0, 0, 0, 1, 1, 2, 1, 1, 2 };
+    if (variant < 3) return bmvp_attention(c, bmvp_leaf(c, 3, d[variant], NULL), heads[variant], 0.7);
+    if (variant > 5) return NULL;
+    return bmvp_window_attention(c, variant == 5 ? bmvpi_sample_target(c, 3, window) : bmvp_leaf(c, 3, window, NULL), 2,
+                                 0.6, bmvp_leaf(c, 2, table, NULL), place, variant == 3 ? NULL : region, 2);
 }
 
 /* >>op conv3d: y[n, o, co] = b[co] + sum over taps k and ci of x[n, o stride - pad + k, ci] w[k, ci, co] -------------
@@ -6330,9 +6424,9 @@ static int64_t bmvpi_fast_depthwise_workspace(const bmvp_ctx *c, const bmvpi_dw 
     return (void)c, (void)s, (void)weights, 0;
 }
 static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y) { return (void)c, (void)y, 0; }
-static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate)
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int add, float *table, int add_table)
 {
-    return (void)c, (void)y, (void)g, (void)accumulate, 0;
+    return (void)c, (void)y, (void)g, (void)add, (void)table, (void)add_table, 0;
 }
 static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -8548,6 +8642,12 @@ typedef struct bmvpi_fused {
     /* p = exp(p scale - lse[row]), dp = p (dp - dot[row]) scale */
     void (*softmax_back)(int64_t rows, int64_t n, float *p, float *dp, int64_t ld, float scale, const float *lse,
                          const float *dot);
+    /* s = s scale + bias, less 100 where the column's region is not the row's; of_row NULL: no regions. Behind it come
+       softmax and softmax_back with scale 1. */
+    void (*bias)(int64_t rows, int64_t n, float *s, int64_t ld, float scale, const float *bias, int64_t ldb,
+                 const float *of_row, const float *of_column);
+    /* sum += ds, ds *= scale */
+    void (*bias_back)(int64_t rows, int64_t n, float *ds, int64_t ld, float scale, float *sum, int64_t lds);
     /* h = GELU(a), h may be a */
     void (*gelu)(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, int64_t ld);
     /* g = g GELU'(a), h = GELU(a); h may be a */
@@ -8629,6 +8729,39 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_back_v##BITS(int64_t rows, int6
 }
 BMVPI_STAMP(BMVPI_FUSED_SOFTMAX_BACK)
 
+#define BMVPI_FUSED_BIAS(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_fused_bias_v##BITS(int64_t rows, int64_t n, float *s, int64_t ld, float scale, \
+                                                      const float *bias, int64_t ldb, const float *of_row, \
+                                                      const float *of_column) \
+{ \
+    const bmvpi_v##BITS zero = { 0.0f }, far = zero - 100.0f; \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, s += ld, bias += ldb) \
+        for (i = 0; i < n; i += BITS / 32) { \
+            bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(s + i) * scale + *(const bmvpi_u##BITS *)(bias + i); \
+            if (of_row) { \
+                const bmvpi_v##BITS region = *(const bmvpi_u##BITS *)(of_column + i); \
+                v += BMVPI_PICK(BITS, (bmvpi_i##BITS)(region == zero + of_row[r]), zero, far); \
+            } \
+            *(bmvpi_u##BITS *)(s + i) = v; \
+        } \
+}
+BMVPI_STAMP(BMVPI_FUSED_BIAS)
+
+#define BMVPI_FUSED_BIAS_BACK(BITS) \
+BMVPI_AT_v##BITS static void bmvpi_fused_bias_back_v##BITS(int64_t rows, int64_t n, float *ds, int64_t ld, \
+                                                           float scale, float *sum, int64_t lds) \
+{ \
+    int64_t r, i; \
+    for (r = 0; r < rows; ++r, ds += ld, sum += lds) \
+        for (i = 0; i < n; i += BITS / 32) { \
+            const bmvpi_v##BITS v = *(const bmvpi_u##BITS *)(ds + i); \
+            *(bmvpi_u##BITS *)(sum + i) = *(const bmvpi_u##BITS *)(sum + i) + v; \
+            *(bmvpi_u##BITS *)(ds + i) = v * scale; \
+        } \
+}
+BMVPI_STAMP(BMVPI_FUSED_BIAS_BACK)
+
 #define BMVPI_FUSED_GELU(BITS) \
 BMVPI_AT_v##BITS static void bmvpi_fused_gelu_v##BITS(int64_t rows, int64_t n, const float *a, int64_t lda, float *h, \
                                                       int64_t ld) \
@@ -8707,6 +8840,7 @@ BMVPI_STAMP(BMVPI_FUSED_COLUMN_SUMS)
 /* All of one width. */
 #define BMVPI_FUSED_SET(BITS) \
 static const bmvpi_fused bmvpi_fused_v##BITS = { bmvpi_fused_softmax_v##BITS, bmvpi_fused_softmax_back_v##BITS, \
+    bmvpi_fused_bias_v##BITS, bmvpi_fused_bias_back_v##BITS, \
     bmvpi_fused_gelu_v##BITS, bmvpi_fused_gelu_both_v##BITS, bmvpi_fused_row_dots_v##BITS, \
     bmvpi_fused_column_sums_v##BITS };
 BMVPI_STAMP(BMVPI_FUSED_SET)
@@ -8730,18 +8864,26 @@ typedef struct bmvpi_attn { /* one call: shape, cut, layout of a worker's memory
     int64_t n, t, heads, d, c;
     int64_t rows, keys, blocks, ld; /* tile of scores, number of key blocks, floats from row to row of the tile */
     int64_t ranges;                 /* tasks of one (sample, head) */
+    int64_t table, groups, ldb;     /* rows of the table (0: none), ranges of samples, floats of a row of biases */
     int64_t pack_k, pack_v;         /* one packed key block as (d x keys) and (keys x d) */
     int64_t pack, packs;            /* k and v packed (backward: also k^T): floats of one key block, of all */
-    int64_t worker, parts;          /* floats of one worker; of all partial dK and dV */
-    float scale, *ws, *g;           /* g: gradient of qkv, or NULL */
-    int accumulate;
+    int64_t worker, parts;          /* floats of one worker; of all partial dK and dV, or gradients of the table */
+    float scale, *ws, *g, *gtable;  /* gradients of qkv and of the table, or NULL */
+    int accumulate, add_table;
 } bmvpi_attn;
+
+typedef struct bmvpi_attn_room { /* one worker's */
+    float *s, *dp;                 /* tiles: scores, their gradient */
+    float *top, *sum, *dot, *pack; /* of rows: running maximum and sum, dy y; a packed tile */
+    float *bias, *gbias, *region;  /* of a tile of rows and all keys; of all keys. NULL: there is no table */
+    int apart;                     /* this sample has several regions */
+} bmvpi_attn_room;
 
 static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     /* 16 tasks keep several cores evenly busy; a tile of 96 x 224 scores lies in L2 with its operands (48 to 192 rows
-       x 128 to 448 keys are within 5 % of it) */
-    const int64_t tasks = 16, most_rows = 96, most_keys = 224;
+       x 128 to 448 keys are within 5 % of it). 48 ranges of windows, since they are of several lengths */
+    const int64_t tasks = 16, window_tasks = 48, most_rows = 96, most_keys = 224;
     bmvpi_attn j;
     memset(&j, 0, sizeof j);
     j.level = bmvpi_product_level(c);
@@ -8764,20 +8906,53 @@ static bmvpi_attn bmvpi_attn_cut(const bmvp_ctx *c, const bmvp_tensor *y, int ba
     j.pack = j.pack_k + j.pack_v + (backward ? j.pack_k : 0);
     j.packs = j.n * j.heads * j.blocks * j.pack;
     j.worker = j.rows * j.ld + 2 * j.rows;
+    if (y->n_src > 1) {
+        j.ranges = 1;
+        j.table = y->src[1]->dim[0];
+        j.groups = bmvpi_min(bmvpi_ceil_div(window_tasks, j.heads), j.n);
+        j.ldb = j.blocks * j.keys + 16;
+        j.worker += (backward ? 2 : 1) * j.rows * j.ldb + j.ldb;
+    }
     if (backward) {
         j.worker += j.rows * j.ld + bmvpi_packed_size(j.level, j.rows, j.d);
-        j.parts = j.ranges > 1 ? bmvpi_round16(j.n * j.heads * j.ranges * j.t * 2 * j.d) : 0;
+        j.parts = j.ranges > 1 ? bmvpi_round16(j.n * j.heads * j.ranges * j.t * 2 * j.d)
+                               : bmvpi_round16(j.groups * j.heads * j.table);
     }
     j.worker = bmvpi_round16(j.worker);
     return j;
 }
 
-/* Rows of one (sample, head): the tiles [*r0, *r1) of this task, and where its q starts in qkv. */
-static int64_t bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, int64_t *r1)
+static bmvpi_attn_room bmvpi_attn_room_of(const bmvpi_attn *j, int worker)
 {
-    const int64_t tiles = bmvpi_ceil_div(j->t, j->rows), part = task % j->ranges, nh = task / j->ranges;
+    bmvpi_attn_room m;
+    float *at = j->ws + j->packs + (j->g ? j->parts : 0) + worker * j->worker;
+    memset(&m, 0, sizeof m);
+    m.s = at, at += j->rows * j->ld;
+    if (j->g) {
+        m.dp = at, at += j->rows * j->ld;
+        m.pack = at, at += bmvpi_packed_size(j->level, j->rows, j->d);
+        m.dot = at, at += 2 * j->rows;
+    } else {
+        m.top = at, at += j->rows;
+        m.sum = at, at += j->rows;
+    }
+    if (!j->table) return m;
+    m.region = at, at += j->ldb;
+    m.bias = at, at += j->rows * j->ldb;
+    m.gbias = j->g ? at : NULL;
+    return m;
+}
+
+/* Rows of one (sample, head): the tiles [*r0, *r1) of this task */
+static void bmvpi_attn_place(const bmvpi_attn *j, int64_t task, int64_t *r0, int64_t *r1)
+{
+    const int64_t tiles = bmvpi_ceil_div(j->t, j->rows), part = task % j->ranges;
     *r0 = tiles * part / j->ranges * j->rows;
     *r1 = bmvpi_min(tiles * (part + 1) / j->ranges * j->rows, j->t);
+}
+/* Where q of a (sample, head) starts in qkv */
+static int64_t bmvpi_attn_at(const bmvpi_attn *j, int64_t nh)
+{
     return nh / j->heads * j->t * 3 * j->c + nh % j->heads * j->d;
 }
 
@@ -8800,62 +8975,85 @@ static void bmvpi_attn_pack_task(void *arg, int64_t task, int worker)
     bmvpi_pack_b(j->level, k, step, 1, keys, j->d, to + 2 * j->pack_k);
 }
 
+/* Scores of rows from r0 and key block b become scale s + bias; returns the scale that is left to do. */
+static float bmvpi_attn_biased(const bmvpi_attn *j, const bmvpi_attn_room *m, int64_t r0, int64_t b, int64_t rows,
+                               int64_t keys)
+{
+    if (!j->table) return j->scale;
+    j->fused->bias(rows, keys, m->s, j->ld, j->scale, m->bias + b * j->keys, j->ldb, m->apart ? m->region + r0 : NULL,
+                   m->region + b * j->keys);
+    return 1.0f;
+}
+
+/* Rows [r0, r0 + rows) of one (sample, head) */
+static void bmvpi_attn_rows(const bmvpi_attn *j, const bmvpi_attn_room *m, int64_t nh, int64_t r0, int64_t rows)
+{
+    const int64_t step = 3 * j->c;
+    const float *q = j->y->src[0]->x + bmvpi_attn_at(j, nh) + r0 * step;
+    float *y = j->y->x + (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
+    int64_t b, i, x;
+    for (b = 0; b < j->blocks; ++b) {
+        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
+        const float *kp = j->ws + (nh * j->blocks + b) * j->pack, *vp = kp + j->pack_k;
+        float scale;
+        bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q, step), kp, bmvpi_onto(m->s, j->ld, 0), NULL);
+        scale = bmvpi_attn_biased(j, m, r0, b, rows, keys);
+        j->fused->softmax(rows, keys, m->s, j->ld, scale, b == 0, m->top, m->sum, y, j->c, j->d);
+        bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(m->s, j->ld), vp, bmvpi_onto(y, j->c, b > 0), NULL);
+    }
+    for (i = 0; i < rows; ++i) {
+        const float over = 1.0f / m->sum[i];
+        for (x = 0; x < j->d; ++x) y[i * j->c + x] *= over;
+        if (j->y->saved) j->y->saved[nh * j->t + r0 + i] = m->top[i] + logf(m->sum[i]);
+    }
+}
 static void bmvpi_attn_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
-    const int64_t step = 3 * j->c, nh = task / j->ranges;
-    float *s = j->ws + j->packs + worker * j->worker, *top = s + j->rows * j->ld, *sum = top + j->rows;
-    int64_t r0, r1, b, i, x;
-    const float *q = j->y->src[0]->x + bmvpi_attn_place(j, task, &r0, &r1);
-    for (; r0 < r1; r0 += j->rows) {
-        const int64_t rows = bmvpi_min(j->rows, r1 - r0);
-        float *y = j->y->x + (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
-        for (b = 0; b < j->blocks; ++b) {
-            const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys);
-            const float *kp = j->ws + (nh * j->blocks + b) * j->pack, *vp = kp + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kp, bmvpi_onto(s, j->ld, 0), NULL);
-            j->fused->softmax(rows, keys, s, j->ld, j->scale, b == 0, top, sum, y, j->c, j->d);
-            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(s, j->ld), vp, bmvpi_onto(y, j->c, b > 0), NULL);
-        }
-        for (i = 0; i < rows; ++i) {
-            const float over = 1.0f / sum[i];
-            for (x = 0; x < j->d; ++x) y[i * j->c + x] *= over;
-            if (j->y->saved) j->y->saved[nh * j->t + r0 + i] = top[i] + logf(sum[i]);
-        }
-    }
+    const bmvpi_attn_room m = bmvpi_attn_room_of(j, worker);
+    int64_t r0, r1;
+    for (bmvpi_attn_place(j, task, &r0, &r1); r0 < r1; r0 += j->rows)
+        bmvpi_attn_rows(j, &m, task / j->ranges, r0, bmvpi_min(j->rows, r1 - r0));
 }
 
+/* The same backward: dQ of these rows; their part of dK and dV, at dk, is added, or written first. */
+static void bmvpi_attn_back_rows(const bmvpi_attn *j, const bmvpi_attn_room *m, int64_t nh, int64_t r0, int64_t rows,
+                                 float *dk, int add)
+{
+    const int64_t step = 3 * j->c, at = bmvpi_attn_at(j, nh), ldk = j->ranges > 1 ? 2 * j->d : step;
+    const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
+    const float *q = j->y->src[0]->x + at + r0 * step, *gy = j->y->g + row;
+    float *dv = dk + (j->ranges > 1 ? j->d : j->c);
+    int64_t b;
+    j->fused->row_dots(rows, j->d, gy, j->y->x + row, j->c, m->dot);
+    for (b = 0; b < j->blocks; ++b) {
+        const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
+        const float *kt = j->ws + (nh * j->blocks + b) * j->pack, *vt = kt + j->pack_k, *kp = vt + j->pack_k;
+        float scale;
+        bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q, step), kt, bmvpi_onto(m->s, j->ld, 0), NULL);
+        bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(gy, j->c), vt, bmvpi_onto(m->dp, j->ld, 0), NULL);
+        scale = bmvpi_attn_biased(j, m, r0, b, rows, keys);
+        j->fused->softmax_back(rows, keys, m->s, m->dp, j->ld, scale, j->y->saved + nh * j->t + r0, m->dot);
+        if (j->table) j->fused->bias_back(rows, keys, m->dp, j->ld, j->scale, m->gbias + b * j->keys, j->ldb);
+        bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(m->dp, j->ld), kp,
+                 bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
+        bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(m->s, j->ld), bmvpi_rows(gy, j->c),
+                      bmvpi_onto(dv + k0, ldk, add), m->pack);
+        bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(m->dp, j->ld), bmvpi_rows(q, step),
+                      bmvpi_onto(dk + k0, ldk, add), m->pack);
+    }
+}
 static void bmvpi_attn_back_task(void *arg, int64_t task, int worker)
 {
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
-    const int64_t step = 3 * j->c, nh = task / j->ranges;
-    float *p = j->ws + j->packs + j->parts + worker * j->worker, *dp = p + j->rows * j->ld;
-    float *pack = dp + j->rows * j->ld, *dot = pack + bmvpi_packed_size(j->level, j->rows, j->d);
-    int64_t r0, r1, first, b;
-    const int64_t at = bmvpi_attn_place(j, task, &r0, &r1), ldk = j->parts ? 2 * j->d : step;
-    const float *q = j->y->src[0]->x + at;
-    float *dk = j->parts ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + at + j->c,
-          *dv = dk + (j->parts ? j->d : j->c);
-    for (first = r0; r0 < r1; r0 += j->rows) {
-        const int64_t rows = bmvpi_min(j->rows, r1 - r0);
-        const int64_t row = (nh / j->heads * j->t + r0) * j->c + nh % j->heads * j->d;
-        const float *gy = j->y->g + row, *y = j->y->x + row;
-        const int add = r0 > first || (!j->parts && j->accumulate);
-        j->fused->row_dots(rows, j->d, gy, y, j->c, dot);
-        for (b = 0; b < j->blocks; ++b) {
-            const int64_t keys = bmvpi_min(j->keys, j->t - b * j->keys), k0 = b * j->keys * ldk;
-            const float *kt = j->ws + (nh * j->blocks + b) * j->pack, *vt = kt + j->pack_k, *kp = vt + j->pack_k;
-            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(q + r0 * step, step), kt, bmvpi_onto(p, j->ld, 0), NULL);
-            bmvpi_mm(j->level, rows, keys, j->d, bmvpi_rows(gy, j->c), vt, bmvpi_onto(dp, j->ld, 0), NULL);
-            j->fused->softmax_back(rows, keys, p, dp, j->ld, j->scale, j->y->saved + nh * j->t + r0, dot);
-            bmvpi_mm(j->level, rows, j->d, keys, bmvpi_rows(dp, j->ld), kp,
-                     bmvpi_onto(j->g + at + r0 * step, step, b > 0 || j->accumulate), NULL);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(p, j->ld), bmvpi_rows(gy, j->c),
-                          bmvpi_onto(dv + k0, ldk, add), pack);
-            bmvpi_mm_rows(j->level, keys, j->d, rows, bmvpi_transposed(dp, j->ld), bmvpi_rows(q + r0 * step, step),
-                          bmvpi_onto(dk + k0, ldk, add), pack);
-        }
-    }
+    const bmvpi_attn_room m = bmvpi_attn_room_of(j, worker);
+    const int64_t nh = task / j->ranges;
+    float *dk = j->ranges > 1 ? j->ws + j->packs + task * j->t * 2 * j->d : j->g + bmvpi_attn_at(j, nh) + j->c;
+    int64_t r0, r1, first;
+    bmvpi_attn_place(j, task, &r0, &r1);
+    for (first = r0; r0 < r1; r0 += j->rows)
+        bmvpi_attn_back_rows(j, &m, nh, r0, bmvpi_min(j->rows, r1 - r0), dk,
+                             r0 > first || (j->ranges == 1 && j->accumulate));
 }
 
 /* Adds the partial dK and dV of one (sample, head), in order of ranges. */
@@ -8864,7 +9062,7 @@ static void bmvpi_attn_join_task(void *arg, int64_t nh, int worker)
     const bmvpi_attn *j = (const bmvpi_attn *)arg;
     const int64_t d = j->d, size = j->t * 2 * d;
     const float *part = j->ws + j->packs + nh * j->ranges * size;
-    float *dk = j->g + nh / j->heads * j->t * 3 * j->c + nh % j->heads * d + j->c;
+    float *dk = j->g + bmvpi_attn_at(j, nh) + j->c;
     int64_t t;
     (void)worker;
     for (t = 0; t < j->t; ++t, part += 2 * d, dk += 3 * j->c) {
@@ -8872,6 +9070,69 @@ static void bmvpi_attn_join_task(void *arg, int64_t nh, int worker)
         j->fused->column_sums(j->ranges, d, part + d, size, dk + j->c, j->accumulate);
     }
 }
+
+/* Biases of a tile of rows for one head, zeros behind the last key */
+static void bmvpi_attn_lookup(const bmvpi_attn *j, const bmvpi_attn_room *m, int64_t h, int64_t r0, int64_t rows)
+{
+    const float *table = j->y->src[1]->x;
+    int64_t i, k;
+    memset(m->bias, 0, (size_t)(rows * j->ldb) * sizeof(float));
+    for (i = 0; i < rows; ++i)
+        for (k = 0; k < j->t; ++k) m->bias[i * j->ldb + k] = table[bmvpi_bias_at(j->y, h, r0 + i, k)];
+}
+/* The tile's sums of dS go to their rows of the table, `to` (table). */
+static void bmvpi_attn_scatter(const bmvpi_attn *j, const bmvpi_attn_room *m, int64_t r0, int64_t rows, float *to)
+{
+    int64_t i, k;
+    for (i = 0; i < rows; ++i)
+        for (k = 0; k < j->t; ++k) to[bmvpi_bias_at(j->y, 0, r0 + i, k) / j->heads] += m->gbias[i * j->ldb + k];
+}
+/* Regions of sample n; most windows have one only, and no mask */
+static void bmvpi_attn_regions(const bmvpi_attn *j, bmvpi_attn_room *m, int64_t n)
+{
+    const bmvp_tensor *region = j->y->src[3];
+    int64_t k;
+    m->apart = 0;
+    if (!region) return;
+    memcpy(m->region, region->x + n % region->dim[0] * j->t, (size_t)j->t * sizeof(float));
+    for (k = j->t; k < j->ldb; ++k) m->region[k] = 0;
+    for (k = 1; k < j->t && !m->apart; ++k) m->apart = m->region[k] != m->region[0];
+}
+/* task = (range of samples, head): rows, tile by tile, of all its samples */
+static void bmvpi_attn_window_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    const int64_t h = task % j->heads, group = task / j->heads;
+    bmvpi_attn_room m = bmvpi_attn_room_of(j, worker);
+    float *part = j->ws + j->packs + task * j->table;
+    int64_t r0, n;
+    if (j->g) memset(part, 0, (size_t)j->table * sizeof *part);
+    for (r0 = 0; r0 < j->t; r0 += j->rows) {
+        const int64_t rows = bmvpi_min(j->rows, j->t - r0);
+        bmvpi_attn_lookup(j, &m, h, r0, rows);
+        if (j->g) memset(m.gbias, 0, (size_t)(rows * j->ldb) * sizeof(float));
+        for (n = j->n * group / j->groups; n < j->n * (group + 1) / j->groups; ++n) {
+            const int64_t nh = n * j->heads + h;
+            bmvpi_attn_regions(j, &m, n);
+            if (!j->g) bmvpi_attn_rows(j, &m, nh, r0, rows);
+            else bmvpi_attn_back_rows(j, &m, nh, r0, rows, j->g + bmvpi_attn_at(j, nh) + j->c, r0 > 0 || j->accumulate);
+        }
+        if (j->gtable) bmvpi_attn_scatter(j, &m, r0, rows, part);
+    }
+}
+/* Adds the ranges' gradients of the table's column h, in their order. */
+static void bmvpi_attn_table_task(void *arg, int64_t h, int worker)
+{
+    const bmvpi_attn *j = (const bmvpi_attn *)arg;
+    int64_t r, k;
+    (void)worker;
+    for (r = 0; r < j->table; ++r) {
+        float sum = j->add_table ? j->gtable[r * j->heads + h] : 0.0f;
+        for (k = 0; k < j->groups; ++k) sum += j->ws[j->packs + (k * j->heads + h) * j->table + r];
+        j->gtable[r * j->heads + h] = sum;
+    }
+}
+
 static int64_t bmvpi_fast_attention_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
     const bmvpi_attn j = bmvpi_attn_cut(c, y, backward);
@@ -8883,19 +9144,24 @@ static int bmvpi_fast_attention(bmvp_ctx *c, bmvp_tensor *y)
     if (!j.fused) return 0;
     j.ws = bmvpi_workspace(c);
     bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
-    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
+    if (j.table) bmvp_parallel(c, j.groups * j.heads, bmvpi_attn_window_task, &j);
+    else bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_task, &j);
     return 1;
 }
-static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int accumulate)
+static int bmvpi_fast_attention_back(bmvp_ctx *c, bmvp_tensor *y, float *g, int add, float *table, int add_table)
 {
     bmvpi_attn j = bmvpi_attn_cut(c, y, 1);
     if (!j.fused) return 0;
     j.ws = bmvpi_workspace(c);
     j.g = g;
-    j.accumulate = accumulate;
+    j.gtable = table;
+    j.accumulate = add;
+    j.add_table = add_table;
     bmvp_parallel(c, j.n * j.heads * j.blocks, bmvpi_attn_pack_task, &j);
-    bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_back_task, &j);
-    if (j.parts) bmvp_parallel(c, j.n * j.heads, bmvpi_attn_join_task, &j);
+    if (j.table) bmvp_parallel(c, j.groups * j.heads, bmvpi_attn_window_task, &j);
+    else bmvp_parallel(c, j.n * j.heads * j.ranges, bmvpi_attn_back_task, &j);
+    if (j.ranges > 1) bmvp_parallel(c, j.n * j.heads, bmvpi_attn_join_task, &j);
+    if (table) bmvp_parallel(c, j.heads, bmvpi_attn_table_task, &j);
     return 1;
 }
 

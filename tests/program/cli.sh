@@ -208,7 +208,7 @@ expect 2 "--resume" train run20 --steps 20
 expect 1 "nothing to resume" train nowhere --resume --steps 20
 expect 0 "2 cases" bmvp phantom --out others --cases 2 --size 32 --missing 0 --modalities t1,adc --seed 9
 expect 0 "2 cases" bmvp prepare --data others --out others_prepared --spacing 0
-expect 1 "rep_template" bmvp pretrain --data others_prepared --out run20 --resume --steps 30
+expect 1 "run20 was started with the modalities |, now others_prepared/dataset.json gives " bmvp pretrain --data others_prepared --out run20 --resume --steps 30
 same run20/checkpoint.safetensors keep.safetensors
 expect 1 "all.safetensors" bmvp embed --checkpoint all.safetensors --data prepared --out no.safetensors
 head -c 4000000 keep.safetensors >short.safetensors

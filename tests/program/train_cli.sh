@@ -87,7 +87,7 @@ same run/checkpoint.safetensors killed/checkpoint.safetensors
 same run/best.safetensors killed/best.safetensors
 check "the log has each step once" test "$(wc -l <killed/log.jsonl)" -eq 8
 clean killed
-expect 0 "stopped after step 3 of 8; go on with the same command and --resume" tune stopped --init $init --steps 8 --stop-after 3
+expect 0 "stopped after step 3 of 8; go on with: bmvp finetune --data prepared --out stopped --resume" tune stopped --init $init --steps 8 --stop-after 3
 expect 0 "done" bmvp finetune --data prepared --out stopped --resume --steps 8 --threads 1
 same run/checkpoint.safetensors stopped/checkpoint.safetensors
 

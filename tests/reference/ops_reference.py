@@ -350,6 +350,45 @@ def products():
             tol=LONG,
         )
 
+    def window_attention(qkv, table, heads, scale, window, regions):
+        n, t, c = qkv.shape
+        axis = torch.arange(window)
+        at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).flatten(1)[:, :t]
+        apart = at[:, :, None] - at[:, None, :] + window - 1
+        side = 2 * window - 1
+        bias = table[(apart[0] * side + apart[1]) * side + apart[2]].permute(2, 0, 1)
+        q, k, v = qkv.reshape(n, t, 3, heads, c // 3 // heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT * scale + bias
+        if regions:
+            w = torch.arange(n)[:, None] % regions
+            region = (torch.arange(t) + w) * w % 3
+            scores = scores - 100.0 * (region[:, :, None] != region[:, None, :])[:, None]
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, c // 3)
+
+    for name, n, t, heads, size, window, regions in (
+        ("window", 3, 27, 2, 4, 3, 0),
+        ("window_regions", 4, 27, 2, 4, 3, 2),
+        ("window_smaller", 3, 8, 3, 5, 3, 3),
+        ("window_small_in_seven", 1, 64, 1, 8, 7, 0),
+    ):
+        case(
+            "attention",
+            name,
+            lambda qkv, table: window_attention(qkv, table, heads, size**-0.5, window, regions),
+            dict(qkv=rand(29, n, t, 3 * heads * size), table=rand(30, (2 * window - 1) ** 3, heads)),
+            dict(heads=heads, scale=size**-0.5, window=window, regions=regions),
+            tol=LONG,
+        )
+    case(
+        "attention",
+        "window_fixed_input",
+        lambda qkv, table: window_attention(qkv, table, 1, 0.5, 2, 2),
+        dict(qkv=(2, 8, 12), table=(27, 1)),
+        dict(heads=1, scale=0.5, window=2, regions=2),
+        tol=LONG,
+        fixed=("qkv",),
+    )
+
 
 def convolutions():
     def conv(stride, pad, groups):

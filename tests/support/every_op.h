@@ -47,6 +47,7 @@ static const net_param net_params[] = {
     { "fc2.b", "8", 0, 0.1f },
     { "qkv.w", "8,24", 0, 0.6f },
     { "qkv.b", "24", 0, 0.1f },
+    { "bias", "127,2", 0, 0.5f },
     { "proj.w", "8,8", 0, 0.6f },
     { "up.w", "8,2,2,2,4", 0, 0.5f },
     { "side.w", "8,3", 0, 0.6f },
@@ -143,6 +144,16 @@ static inline bmvp_tensor *net_input(const net *n)
     return bmvp_concat(n->c, 2, view, 0);
 }
 
+/* Attention with biases: token t of 64 is at place t of a line, in one of 4 regions */
+static inline bmvp_tensor *net_attention(const net *n, bmvp_tensor *qkv)
+{
+    int32_t place[64], region[2 * 64];
+    int t;
+    for (t = 0; t < 64; ++t) place[t] = t;
+    for (t = 0; t < 2 * 64; ++t) region[t] = t < 64 ? 0 : t / 20;
+    return bmvp_window_attention(n->c, qkv, 2, 0.5, P("bias"), place, region, 2);
+}
+
 static inline bmvp_tensor *net_encode(const net *n, bmvp_tensor *x)
 {
     const bmvp_conv_shape halve = bmvp_conv_same(2, 0), same = bmvp_conv_same(1, 1);
@@ -173,7 +184,7 @@ static inline bmvp_tensor *net_encode(const net *n, bmvp_tensor *x)
     r = bmvp_layernorm(c, x, P("ln.w"), P("ln.b"), 1e-6);
     h = bmvp_linear(c, r, P("qkv.w"), P("qkv.b"));
     net_drop(n, r);
-    h = bmvp_attention(c, bmvp_reshape(c, h, 3, tokens), 2, 0.5);
+    h = net_attention(n, bmvp_reshape(c, h, 3, tokens));
     return net_scope_end(n, scope, net_project(n, x, bmvp_reshape(c, h, 5, back)));
 }
 

@@ -155,8 +155,24 @@ BUILD(mlp)
     return in[5] ? bmvp_mlp_residual(c, in[0], in[1], in[2], in[3], in[4], in[5])
                  : bmvp_mlp(c, in[0], in[1], in[2], in[3], in[4]);
 }
-#define OPERANDS_attention "qkv"
-BUILD(attention) { return bmvp_attention(c, in[0], (int)integer(k, "heads"), number(k, "scale")); }
+#define OPERANDS_attention "qkv table"
+/* Window attention, of a window of n^3: token t of a smaller one is taken for token t of it, and in window w of the
+   grid is of region (t + w) w mod 3; regions 0: none. */
+static bmvp_tensor *build_window_attention(bmvp_ctx *c, const op_case *k, bmvp_tensor **in)
+{
+    const int n = (int)integer(k, "window"), tokens = (int)in[0]->dim[1], windows = (int)integer(k, "regions");
+    int32_t place[343], region[3 * 343];
+    int t;
+    for (t = 0; t < tokens; ++t) place[t] = (t / n / n * (2 * n - 1) + t / n % n) * (2 * n - 1) + t % n;
+    for (t = 0; t < windows * tokens; ++t) region[t] = (t % tokens + t / tokens) * (t / tokens) % 3;
+    return bmvp_window_attention(c, in[0], (int)integer(k, "heads"), number(k, "scale"), in[1], place,
+                                 windows ? region : NULL, windows);
+}
+BUILD(attention)
+{
+    if (in[1]) return build_window_attention(c, k, in);
+    return bmvp_attention(c, in[0], (int)integer(k, "heads"), number(k, "scale"));
+}
 #define OPERANDS_conv3d "x w b"
 BUILD(conv3d)
 {
@@ -553,6 +569,8 @@ static const big_case big_cases[] = {
     { "mlp", "30,256 256,304 304 304,264 264", "", 2e-4 },
     { "attention", "2,300,288", "heads=3 scale=0.176", 1e-4 },
     { "attention", "1,217,192", "heads=1 scale=0.125", 1e-4 },
+    { "attention", "6,343,72 2197,2", "heads=2 scale=0.29 window=7 regions=3", 2e-4 },
+    { "attention", "30,64,36 2197,3", "heads=3 scale=0.5 window=7 regions=2", 2e-4 },
     { "conv3d", "2,9,10,21,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },
     { "conv3d", "2,12,10,22,33 2,2,2,33,40 40", "stride=2,2,2 pad=0,0,0 groups=1", 2e-4 },
     { "conv3d", "2,15,19,17,32 3,3,3,32,48 48", "stride=1,1,1 pad=1,1,1 groups=1", 2e-4 },

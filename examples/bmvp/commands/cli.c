@@ -312,6 +312,32 @@ static cli_option *cli_lookup(cli_option *opt, int n_opt, const char *name, size
     return NULL;
 }
 
+cli_option *cli_find_option(cli_option *opt, int n_opt, const char *name)
+{
+    return cli_lookup(opt, n_opt, name, strlen(name));
+}
+
+int cli_set(const char *command, const cli_option *o, const char *text)
+{
+    if (o->type != CLI_FLAG) return cli_store(command, o, text);
+    *(int *)o->value = strcmp(text, "1") == 0;
+    return -1;
+}
+
+void cli_text(const cli_option *o, char *buf, size_t size)
+{
+    const char *words = o->words, *start = "";
+    size_t len = 0;
+    int i;
+    if (o->type == CLI_INT) snprintf(buf, size, "%lld", (long long)*(const int64_t *)o->value);
+    else if (o->type == CLI_FLOAT) snprintf(buf, size, "%.17g", *(const double *)o->value);
+    else if (o->type == CLI_FLAG) snprintf(buf, size, "%s", *(const int *)o->value ? "1" : "");
+    else if (o->type == CLI_CHOICE) {
+        for (i = 0; i <= *(const int *)o->value; i++) words = cli_word(words, '|', &start, &len);
+        snprintf(buf, size, "%.*s", (int)len, start);
+    } else snprintf(buf, size, "%s", *(const char *const *)o->value ? *(const char *const *)o->value : "");
+}
+
 static int cli_unknown(const char *command, const cli_option *opt, int n_opt, const char *arg, size_t n)
 {
     char words[2048] = "help", word[CLI_MAX_WORD + 1], near[CLI_MAX_WORD + 1];

@@ -63,6 +63,14 @@ cli_option cli_positional(const char *name, const char **value, int required, co
    stdout), 2 after an error (message on stderr that names the option and what is possible). */
 int cli_parse(const char *command, const char *summary, cli_option *opt, int n_opt, int argc, char **argv);
 
+/* The option of this name; NULL: there is none. */
+cli_option *cli_find_option(cli_option *opt, int n_opt, const char *name);
+/* As if `--name text` had been given (a flag: its text is "1"), but `given` stays. text must stay, too. -1, or 2 and a
+   message. */
+int cli_set(const char *command, const cli_option *o, const char *text);
+/* What would have to be given for the value that it has (a flag: "1" or ""; a string: itself, "" for none). */
+void cli_text(const cli_option *o, char *buf, size_t size);
+
 /* 1 if the user gave the option: for defaults that depend on another option. */
 int cli_given(const cli_option *opt, int n_opt, const char *name);
 

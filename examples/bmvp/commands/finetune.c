@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
+#include "resume.h"
 #include "train.h"
 #include "data/files.h"
 #include "data/validation.h"
@@ -33,8 +34,11 @@ typedef struct session { /* what one call of the command holds */
     finetune_loader loader;
     train_loop loop;
     char preparation[512], train_part[64];
-    char parts[256]; /* what the configuration does not hold: cases and weights, as options */
-    int64_t total, val_steps, scored; /* scored: step + 1 of `score` */
+    resume_state past;
+    run_length length;
+    char *list; /* --data of the run that goes on, when it is not given */
+    char *kept; /* what the checkpoint keeps of the command line */
+    int64_t val_steps, scored; /* scored: step + 1 of `score` */
     validation_score score;
     double best; /* validation so far, NaN: none */
     bmvp_error err;
@@ -78,8 +82,24 @@ static bmvp_status choose_network(session *s, const cli_option *opt, int n_opt, 
     return BMVP_OK;
 }
 
+static const resume_option kept_options[] = { { "train", 1 },      { "fraction", 1 },       { "val", 1 },
+                                              { "class-weights", 1 }, { "modalities", 0 },  { "labels", 0 },
+                                              { "classes", 0 },    { "allow-absent", 0 },   { "validate-every", 0 },
+                                              { "precision", 0 },  { NULL, 0 } };
+
+/* What the run was started with. */
+static bmvp_status look_back(session *s, const char *path, cli_option *opt, int n_opt)
+{
+    const options *o = &s->o;
+    bmvp_status st = bmvp_ft_inspect(path, &s->run, &s->err);
+    if (!st) st = resume_options(&s->past, "finetune", o->out, path, kept_options, opt, n_opt, &s->err);
+    if (!st && o->init && ranks_lead(&s->ranks))
+        printf("init     %s is not read: the weights are those of %s\n", o->init, path);
+    return st;
+}
+
 /* Options given on the command line win over the preset (or, with --resume, over the stored run). */
-static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
+static bmvp_status configure(session *s, cli_option *opt, int n_opt)
 {
     static const char *const presets[] = { "paper", "release", "fast" };
     const options *o = &s->o;
@@ -87,13 +107,15 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     const int exists = path && file_exists(path);
     bmvp_status st = BMVP_OK;
     s->best = NAN;
-    if (o->resume && !exists)
+    if (!o->data && !o->resume)
+        st = bmvp_error_set(&s->err, BMVP_E_ARG, "--data is required (prepared cases: what `bmvp prepare` wrote)");
+    else if (o->resume && !exists)
         st = bmvp_error_set(&s->err, BMVP_E_IO, "%s: nothing to resume; leave out --resume to start a run",
                             path ? path : o->out);
     else if (!o->resume && exists && !o->plan)
         st = bmvp_error_set(&s->err, BMVP_E_ARG,
                             "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
-    if (!st && o->resume) st = bmvp_ft_inspect(path, &s->run, &s->err);
+    if (!st && o->resume) st = look_back(s, path, opt, n_opt);
     free(path);
     if (!st) st = choose_network(s, opt, n_opt, o->resume ? &s->run : NULL);
     if (st) return st;
@@ -108,6 +130,7 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     if (cli_given(opt, n_opt, "fill")) s->cfg.fill = o->fill;
     if (o->recompute) s->cfg.recompute = 1;
     st = run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+    if (!st && o->resume) resume_settings(&s->past, bmvp_ft_method()->fields, &s->run.cfg, &s->cfg);
     if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
         st = bmvp_error_set(
             &s->err, BMVP_E_ARG,
@@ -125,7 +148,8 @@ static void print_configuration(const session *s)
     char value[64];
     int i;
     printf("network  %s, %s%s%s\n", s->net.name, s->data.segment ? "segmentation" : "classification",
-           s->o.init ? " from " : " from scratch", s->o.init ? s->o.init : "");
+           s->o.resume ? " that goes on in " : s->o.init ? " from " : " from scratch",
+           s->o.resume ? s->o.out : s->o.init ? s->o.init : "");
     printf("data     %s: %lld cases to train, %lld to validate, modalities", s->data.all.data.path,
            (long long)s->data.n_train, (long long)s->data.n_val);
     for (i = 0; i < s->data.all.n_modalities; ++i) printf(" %s", s->data.all.names[i]);
@@ -279,8 +303,9 @@ static bmvp_status start_lead(session *s)
     else if (s->o.init) st = init_weights(s);
     free(checkpoint);
     if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
-    if (!st) st = run_keep_cases(s->o.out, &s->data.all.data, s->o.resume, &s->err);
+    if (!st) st = resume_cases(&s->past, s->c, s->o.out, &s->data.all.data, s->o.data, s->o.resume, &s->err);
     if (!st) st = save_split(s);
+    if (!st) resume_say(&s->past);
     return st ? st : run_log(s->o.out, bmvp_ft_steps(s->ft), &s->loop.log, &s->loop.before, &s->err);
 }
 
@@ -289,6 +314,7 @@ static bmvp_status start(session *s, const int64_t grid[3])
     const bmvp_labels *l = s->data.segment ? &s->data.all.data.labels : NULL;
     const int lead = ranks_lead(&s->ranks);
     bmvp_status st = BMVP_OK;
+    read_start at;
     if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
     if (lead) device_print(s->c);
     s->ft = bmvp_ft_create(s->c, &s->net, &s->cfg, l, s->data.all.n_modalities, s->data.all.names, grid);
@@ -296,9 +322,11 @@ static bmvp_status start(session *s, const int64_t grid[3])
     if (s->o.class_weights) balance_classes(s);
     if (lead) st = start_lead(s);
     if (!st && bmvp_ft_broadcast(s->ft)) st = train_failed(s->c, &s->err);
-    return st ? st
-              : finetune_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, grid,
-                                      bmvp_ft_steps(s->ft), &s->err);
+    if (st) return st;
+    at.step = bmvp_ft_steps(s->ft);
+    at.samples = bmvp_ft_trainer(s->ft)->samples;
+    return finetune_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size, grid, at,
+                                 &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -315,7 +343,7 @@ static bmvp_status one_step(void *user, int64_t step, double lr)
 static bmvp_status save(session *s, const char *name, int train)
 {
     char *path = run_file(s->o.out, name), best[32];
-    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->parts, NULL };
+    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->kept, NULL };
     bmvp_status st;
     snprintf(best, sizeof best, "%.17g", s->best);
     st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
@@ -361,8 +389,7 @@ static void columns(void *user, int64_t step, bmvp_jw *w, char *words, size_t si
 static int validation_is_due(const void *user, int64_t step)
 {
     const session *s = (const session *)user;
-    return (step + 1) % s->cfg.update_every == 0 && s->data.n_val > 0 &&
-           ((step + 1) % s->val_steps == 0 || step + 1 == s->total);
+    return s->data.n_val > 0 && (train_crosses(&s->loop, step, s->val_steps) || step + 1 == s->length.total);
 }
 
 static bmvp_status train(session *s)
@@ -373,7 +400,7 @@ static bmvp_status train(session *s)
     t->ranks = &s->ranks;
     t->trainer = bmvp_ft_trainer(s->ft);
     t->first = bmvp_ft_steps(s->ft);
-    t->total = s->total;
+    t->total = s->length.total;
     t->stop_after = s->o.stop_after;
     t->cases = s->data.n_train;
     t->save_every = s->o.save_every;
@@ -395,15 +422,15 @@ static int finish(session *s)
     const int64_t done = bmvp_ft_steps(s->ft);
     bmvp_status st = BMVP_OK;
     if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
-    if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
+    if (s->loop.trainer->since == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
     /* nothing to choose by: the last one */
-    if (!st && done == s->total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
-    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+    if (!st && done == s->length.total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
+    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
     if (st) return give_up(s, CLI_FAILED);
-    if (done < s->total) {
+    if (done < s->length.total) {
         fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with the same command and --resume\n", (long long)done,
-               (long long)s->total);
+        printf("stopped after step %lld of %lld; go on with: bmvp finetune --data %s --out %s --resume\n",
+               (long long)done, (long long)s->length.total, s->o.data, s->o.out);
         return train_exit_code(&s->loop);
     }
     if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
@@ -417,16 +444,8 @@ static int finish(session *s)
 static bmvp_status check_run(session *s)
 {
     const bmvp_labels *ours = &s->data.all.data.labels, *theirs = &s->run.labels;
-    int i, same = s->data.all.n_modalities == s->run.n_modalities;
-    for (i = 0; i < s->run.n_modalities && same; ++i) same = strcmp(s->data.all.names[i], s->run.names[i]) == 0;
-    if (!same) {
-        char list[96] = "";
-        for (i = 0; i < s->run.n_modalities; ++i)
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? "," : "", s->run.names[i]);
-        return bmvp_error_set(&s->err, BMVP_E_ARG,
-                              "%s was started with the modalities %s, %s has others: --modalities %s, or another --out",
-                              s->o.out, list, s->data.all.data.path, list);
-    }
+    int i, same;
+    if (resume_modalities(s->o.out, &s->data.all, s->run.n_modalities, s->run.names, &s->err)) return s->err.status;
     if (!s->data.segment)
         return s->data.classes == s->run.net.outputs
                    ? BMVP_OK
@@ -445,26 +464,21 @@ static bmvp_status check_run(session *s)
                       s->o.out, theirs->name, s->data.all.data.path, ours->name);
 }
 
-/* .. and the cases, as they were prepared, and the weights of its classes. */
-static bmvp_status check_parts(session *s)
+/* A split that is given again must have every case where the run has it. */
+static bmvp_status check_split(session *s, const char *stored)
 {
-    char *path = run_file(s->o.out, "checkpoint.safetensors");
-    bmvp_ckpt *f = NULL;
-    bmvp_status st =
-        path ? bmvp_ckpt_open(path, NULL, &f, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
-    if (m && strcmp(m->value, s->parts) != 0)
-        st = bmvp_error_set(&s->err, BMVP_E_ARG,
-                            "%s was started with %s, not with %s: the same options, or another --out", s->o.out,
-                            m->value, s->parts);
-    if (!st && strcmp(s->run.preparation, s->preparation) != 0)
-        st = bmvp_error_set(
-            &s->err, BMVP_E_ARG,
-            "%s was started with cases that were prepared with other settings (spacing, percentiles) than those "
-            "of %s",
-            s->o.out, s->data.all.data.path);
-    bmvp_ckpt_close(f);
-    free(path);
+    const dataset *d = &s->data.all.data;
+    data_split was;
+    bmvp_status st = split_load(&was, d, stored, &s->err);
+    int64_t i;
+    for (i = 0; i < d->n && !st; ++i)
+        if (was.part[i] != s->data.split.part[i] || was.fraction[i] != s->data.split.fraction[i] ||
+            was.fold[i] != s->data.split.fold[i])
+            st = bmvp_error_set(&s->err, BMVP_E_ARG,
+                                "%s was started with another split than %s (case '%s'): leave out --split, or choose "
+                                "another --out",
+                                s->o.out, s->o.split, d->item[i].id);
+    split_free(&was);
     return st;
 }
 
@@ -474,6 +488,7 @@ static bmvp_status load_data(session *s)
     char *stored = run_file(s->o.out, "split.json");
     finetune_source from;
     bmvp_status st;
+    if (!s->o.data && !(s->o.data = s->list = resume_data(s->o.out, &s->err))) return BMVP_E_ARG;
     memset(&from, 0, sizeof from);
     from.data = s->o.data;
     from.split = s->o.split ? s->o.split : s->o.resume ? stored : NULL;
@@ -489,23 +504,24 @@ static bmvp_status load_data(session *s)
         snprintf(s->train_part, sizeof s->train_part, "%s:%lld", s->o.train, (long long)s->o.fraction);
     else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
     st = finetune_data_load(&s->data, s->scan, &from, &s->err);
+    if (!st && s->o.resume && s->o.split) st = check_split(s, stored);
     free(stored);
-    snprintf(s->parts, sizeof s->parts, "--train %s --fraction %d --val %s --class-weights %s", s->o.train,
-             (int)s->o.fraction, s->o.val, s->o.class_weights ? "balanced" : "none");
     if (!st) st = prepared_settings(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
     if (!st && s->o.resume) st = check_run(s);
-    if (!st && s->o.resume) st = check_parts(s);
+    if (!st && s->o.resume)
+        st = resume_preparation(&s->past, s->o.out, s->data.all.data.path, s->preparation, &s->err);
     if (!st && s->o.class_weights && s->data.segment && !s->data.all.data.labels.exclusive)
         st = bmvp_error_set(&s->err, BMVP_E_ARG,
                             "--class-weights balanced needs labels that are classes; these are overlapping regions");
     return st;
 }
 
-static int run(session *s, const cli_option *opt, int n_opt)
+static int run(session *s, cli_option *opt, int n_opt)
 {
     bmvp_config k = bmvp_config_default();
     int64_t grid[3];
     bmvp_status st = s->o.plan ? ranks_look(&s->ranks, &s->err) : ranks_open(&s->ranks, &s->err);
+    run_ignore_closed_output();
     if (!st) st = configure(s, opt, n_opt);
     if (!st) st = device_open(s->o.device, s->ranks.launch.local_rank, &s->device, &s->err);
     if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
@@ -517,15 +533,17 @@ static int run(session *s, const cli_option *opt, int n_opt)
     if (!st) st = template_grid(s, grid);
     if (st) return give_up(s, CLI_FAILED);
     if (!s->data.segment) s->net.outputs = s->data.classes;
-    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.n_train + s->cfg.batch - 1) / s->cfg.batch;
-    /* the last update is complete */
-    s->total += (s->cfg.update_every - s->total % s->cfg.update_every) % s->cfg.update_every;
+    s->length = resume_length(&s->past, &s->cfg, s->o.steps, cli_given(opt, n_opt, "epochs"), s->data.n_train,
+                              s->run.step, s->run.samples);
+    s->kept = resume_keep(kept_options, opt, n_opt, s->length.samples, s->length.by_steps);
+    if (!s->kept) (void)bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
+    if (!s->kept) return give_up(s, CLI_FAILED);
     s->val_steps =
         s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
     s->val_steps =
         s->val_steps < s->cfg.update_every ? s->cfg.update_every : s->val_steps - s->val_steps % s->cfg.update_every;
     if (!s->o.plan && train_compare_ranks(&s->ranks, s->net.name, bmvp_ft_method(), &s->cfg, s->data.cases,
-                                          s->data.n_train, s->total, &s->err))
+                                          s->data.n_train, s->length.total, &s->err))
         return give_up(s, CLI_USAGE);
     if (ranks_lead(&s->ranks)) print_configuration(s);
     k.backend = s->device;
@@ -546,7 +564,9 @@ static int parse_and_run(session *s, int argc, char **argv)
     options *o = &s->o;
     char networks[512];
     cli_option opt[] = {
-        cli_required("data", &o->data, "DIR|LIST", "prepared cases with labels or classes: what `bmvp prepare` wrote"),
+        cli_string("data", &o->data, NULL, "DIR|LIST",
+                   "prepared cases with labels or classes: what `bmvp prepare` wrote (required; with --resume: those "
+                   "of the run)"),
         cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoints, split, report"),
         cli_string("init", &o->init, NULL, "FILE",
                    "pre-training checkpoint (.safetensors or .pt, ours or released); none: from scratch"),
@@ -613,6 +633,9 @@ int command_finetune(int argc, char **argv)
     ranks_close(&s->ranks);
     device_close(s->device);
     finetune_data_free(&s->data);
+    resume_free(&s->past);
+    free(s->list);
+    free(s->kept);
     free(s);
     return code;
 }

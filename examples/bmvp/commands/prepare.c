@@ -251,13 +251,13 @@ static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
             err, BMVP_E_STATE,
             "--out %s: another process writes there; wait until it has ended, or choose another folder", j->dir);
     st = check_foreign(j, err);
-    if (!st) st = ledger_load(&j->was, j->dir, err);
+    if (!st) st = ledger_load(&j->was, j->dir, "sources.json", err);
     if (!st) st = ledger_begin(&j->now, &j->in, j->data, err);
     if (!st) bmvp_parallel(c, j->in.n, read_sources_task, j);
     if (!st) st = check_data(j, err);
     if (!st) st = check_settings(j, err);
     if (!st) remove_stale(j);
-    return st ? st : ledger_save(&j->now, j->dir, err);
+    return st ? st : ledger_save(&j->now, j->dir, "sources.json", err);
 }
 
 /* The list of what is there, with the paths of the prepared files. */

@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
+#include "resume.h"
 #include "train.h"
 #include "data/crops.h"
 #include "data/files.h"
@@ -30,7 +31,11 @@ typedef struct session { /* what one call of the command holds */
     bmvp_ssl *ssl;
     crop_loader loader;
     train_loop loop;
-    int64_t total;
+    resume_state past;
+    bmvp_ssl_info was;          /* with --resume: what its checkpoint says */
+    run_length length;
+    char *list;                 /* --data of the run that goes on, when it is not given */
+    char *kept;                 /* what the checkpoint keeps of the command line */
     char preparation[512]; /* settings of `bmvp prepare`, kept in the checkpoint: templates fit data prepared alike */
     bmvp_error err;
 } session;
@@ -42,14 +47,32 @@ static bmvp_status set_field(void *cfg, const char *name, const char *value, bmv
     return bmvp_ssl_set((bmvp_ssl_config *)cfg, name, value, err);
 }
 
+static const resume_option kept_options[] = { { "precision", 0 }, { NULL, 0 } };
+
+/* What the run was started with. */
+static bmvp_status look_back(session *s, const char *path, cli_option *opt, int n_opt)
+{
+    const options *o = &s->o;
+    bmvp_status st = bmvp_ssl_inspect(path, &s->was, &s->err);
+    if (st) return st;
+    if (s->was.net.task != BMVP_TASK_PRETRAIN)
+        return bmvp_error_set(
+            &s->err, BMVP_E_ARG,
+            "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
+    if (cli_given(opt, n_opt, "network") && strcmp(s->was.net.name, o->network) != 0)
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, s->was.net.name, o->network);
+    s->net = s->was.net;
+    if (!cli_given(opt, n_opt, "preset")) s->cfg = s->was.cfg;
+    return resume_options(&s->past, "pretrain", o->out, path, kept_options, opt, n_opt, &s->err);
+}
+
 /* Options given on the command line win over the preset (or, with --resume, over the stored run). */
-static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
+static bmvp_status configure(session *s, cli_option *opt, int n_opt)
 {
     static const char *const presets[] = { "paper", "release", "fast" };
     const options *o = &s->o;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
     const int exists = path && file_exists(path);
-    bmvp_ssl_info info;
     bmvp_status st = BMVP_OK;
     (void)bmvp_ssl_preset(presets[o->preset], &s->cfg);
     if (!bmvp_net_preset(o->network, &s->net))
@@ -60,18 +83,7 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     else if (!o->resume && exists && !o->plan)
         st = bmvp_error_set(&s->err, BMVP_E_ARG,
                             "%s already holds a run: --resume goes on with it, another --out starts a new one", o->out);
-    if (!st && o->resume) {
-        st = bmvp_ssl_inspect(path, &info, &s->err);
-        if (!st && info.net.task != BMVP_TASK_PRETRAIN)
-            st = bmvp_error_set(
-                &s->err, BMVP_E_ARG,
-                "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it",
-                path);
-        if (!st && cli_given(opt, n_opt, "network") && strcmp(info.net.name, o->network) != 0)
-            st = bmvp_error_set(&s->err, BMVP_E_ARG, "%s is a run of %s, not of %s", o->out, info.net.name, o->network);
-        s->net = info.net;
-        if (!st && !cli_given(opt, n_opt, "preset")) s->cfg = info.cfg;
-    }
+    if (!st && o->resume) st = look_back(s, path, opt, n_opt);
     free(path);
     if (cli_given(opt, n_opt, "crop")) s->cfg.crop = (int)o->crop;
     if (cli_given(opt, n_opt, "batch")) s->cfg.batch = (int)o->batch;
@@ -80,7 +92,9 @@ static bmvp_status configure(session *s, const cli_option *opt, int n_opt)
     if (cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (o->all_modalities) s->cfg.all_modalities = 1;
     if (o->recompute) s->cfg.recompute = 1;
-    return st ? st : run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+    if (!st) st = run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+    if (!st && o->resume) resume_settings(&s->past, bmvp_ssl_method()->fields, &s->was.cfg, &s->cfg);
+    return st;
 }
 
 /* No case has two modalities: two of the three tasks have nothing to learn from. */
@@ -150,6 +164,9 @@ static bmvp_status mean_templates(session *s)
     return st;
 }
 
+/* A run that goes on keeps its templates, also where the largest volume is another now. */
+static const int64_t *template_grid(const session *s) { return s->was.n_modalities ? s->was.grid : s->data.grid; }
+
 /* Of several ranks: what the one with the largest share needs. */
 static bmvp_status plan_memory(session *s, bmvp_config *k)
 {
@@ -158,7 +175,7 @@ static bmvp_status plan_memory(session *s, bmvp_config *k)
     bmvp_memory m;
     bmvp_status st;
     share.batch = (share.batch + size - 1) / size;
-    st = bmvp_ssl_plan(k, &s->net, &share, s->data.n_modalities, s->data.names, s->data.grid, &m, &s->err);
+    st = bmvp_ssl_plan(k, &s->net, &share, s->data.n_modalities, s->data.names, template_grid(s), &m, &s->err);
     if (st) return st;
     if (ranks_lead(&s->ranks))
         run_print_memory(&m, crop_loader_bytes(&s->data, &s->cfg, size), pretrain_report_bytes(&s->cfg));
@@ -178,7 +195,10 @@ static bmvp_status start_lead(session *s)
     if (s->o.resume) st = bmvp_ssl_load(s->ssl, checkpoint, &s->err);
     else if (s->cfg.template_mean_start) st = mean_templates(s);
     free(checkpoint);
-    if (!st) st = run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->loop.log, &s->loop.before, &s->err);
+    if (!st) st = resume_cases(&s->past, s->c, s->o.out, &s->data.data, s->o.data, s->o.resume, &s->err);
+    if (st) return st;
+    resume_say(&s->past);
+    st = run_log(s->o.out, bmvp_ssl_steps(s->ssl), &s->loop.log, &s->loop.before, &s->err);
     return st || s->o.resume ? st : pretrain_snapshot(s->c, s->ssl, s->o.out, &s->err);
 }
 
@@ -186,17 +206,19 @@ static bmvp_status start(session *s)
 {
     const int lead = ranks_lead(&s->ranks);
     bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
-    if (!st && lead) st = run_keep_cases(s->o.out, &s->data.data, s->o.resume, &s->err);
+    read_start at;
     if (st) return st;
     if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
     if (lead) device_print(s->c);
-    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, s->data.grid);
+    s->ssl = bmvp_ssl_create(s->c, &s->net, &s->cfg, s->data.n_modalities, s->data.names, template_grid(s));
     if (!s->ssl) return train_failed(s->c, &s->err);
     if (lead) st = start_lead(s);
     if (!st && bmvp_ssl_broadcast(s->ssl)) st = train_failed(s->c, &s->err);
     if (st) return st;
+    at.step = bmvp_ssl_steps(s->ssl);
+    at.samples = bmvp_ssl_trainer(s->ssl)->samples;
     return crop_loader_start(&s->loader, &s->data, &s->cfg, s->ranks.launch.rank, s->ranks.launch.size,
-                             bmvp_ssl_template(s->ssl, 0)->dim, bmvp_ssl_steps(s->ssl), &s->err);
+                             bmvp_ssl_template(s->ssl, 0)->dim, at, &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -209,7 +231,7 @@ static bmvp_status one_step(void *user, int64_t step, double lr)
     bmvp_status st = BMVP_OK;
     int from, to, first, count, at;
     if (!b) return s->err.status;
-    bmvp_ssl_set_epoch(s->ssl, bmvp_ssl_epoch_of(&s->cfg, s->data.data.n, step));
+    bmvp_ssl_set_epoch(s->ssl, s->loop.trainer->samples / s->data.data.n);
     for (from = at = 0; from < b->n && !st; from = to, at += count) {
         to = crop_batch_pass(b, &s->cfg, from);
         count = bmvp_trainer_mine(s->loop.trainer, to - from, &first);
@@ -232,7 +254,7 @@ static bmvp_status save(void *user)
 {
     session *s = (session *)user;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
-    const char *extra[3] = { "preparation", s->preparation, NULL };
+    const char *extra[5] = { "preparation", s->preparation, "options", s->kept, NULL };
     bmvp_status st =
         path ? bmvp_ssl_save(s->ssl, path, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
@@ -242,7 +264,8 @@ static bmvp_status save(void *user)
 /* Snapshots: about eight columns in the report, spread over the run. */
 static int is_snapshot_step(const session *s, int64_t done)
 {
-    return done == s->total || done * 8 / s->total != (done - 1) * 8 / s->total;
+    const int64_t total = s->length.total;
+    return done == total || done * 8 / total != (done - 1) * 8 / total;
 }
 static int report_is_due(const session *s, int64_t step)
 {
@@ -255,7 +278,7 @@ static int reads(const void *user, int64_t step)
 
 static bmvp_status report(session *s)
 {
-    return pretrain_report(s->ssl, &s->data, s->o.out, s->total, train_seconds(&s->loop), &s->err);
+    return pretrain_report(s->ssl, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
 }
 
 static bmvp_status snapshot_and_report(void *user, int64_t step)
@@ -274,7 +297,7 @@ static bmvp_status train(session *s)
     t->ranks = &s->ranks;
     t->trainer = bmvp_ssl_trainer(s->ssl);
     t->first = bmvp_ssl_steps(s->ssl);
-    t->total = s->total;
+    t->total = s->length.total;
     t->stop_after = s->o.stop_after;
     t->cases = s->data.data.n;
     t->save_every = s->o.save_every;
@@ -296,39 +319,54 @@ static int finish(session *s)
     const int64_t done = bmvp_ssl_steps(s->ssl);
     bmvp_status st = BMVP_OK;
     if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
-    if (done % s->cfg.update_every == 0 && done > s->loop.first) st = save(s);
+    if (s->loop.trainer->since == 0 && done > s->loop.first) st = save(s);
     if (!st) st = report(s);
     if (st) return give_up(s, CLI_FAILED);
-    if (done < s->total) {
+    if (done < s->length.total) {
         fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume%s\n",
-               (long long)done, (long long)s->total, s->o.data, s->o.out, s->o.steps > 0 ? " --steps (the same)" : "");
+        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume\n",
+               (long long)done, (long long)s->length.total, s->o.data, s->o.out);
         return train_exit_code(&s->loop);
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);
     return CLI_DONE;
 }
 
+/* The data of the run that goes on are those of its start, or fit it. */
+static bmvp_status load_data(session *s)
+{
+    bmvp_status st = BMVP_OK;
+    if (!s->o.data && !(s->o.data = s->list = resume_data(s->o.out, &s->err))) return BMVP_E_ARG;
+    st = prepared_load(&s->data, s->o.data, &s->err);
+    if (!st) st = prepared_settings(&s->data, s->preparation, sizeof s->preparation, &s->err);
+    if (st || !s->o.resume) return st;
+    st = resume_modalities(s->o.out, &s->data, s->was.n_modalities, s->was.names, &s->err);
+    return st ? st : resume_preparation(&s->past, s->o.out, s->data.data.path, s->preparation, &s->err);
+}
+
 /* Everything before memory is asked for. */
-static bmvp_status prepare(session *s, const cli_option *opt, int n_opt)
+static bmvp_status prepare(session *s, cli_option *opt, int n_opt)
 {
     bmvp_status st = configure(s, opt, n_opt);
     if (!st) st = device_open(s->o.device, s->ranks.launch.local_rank, &s->device, &s->err);
-    if (!st) st = prepared_load(&s->data, s->o.data, &s->err);
-    if (!st) st = prepared_settings(&s->data, s->preparation, sizeof s->preparation, &s->err);
+    if (!st) st = load_data(s);
     if (st) return st;
-    s->total = s->o.steps > 0 ? s->o.steps : (s->cfg.epochs * s->data.data.n + s->cfg.batch - 1) / s->cfg.batch;
+    s->length = resume_length(&s->past, &s->cfg, s->o.steps, cli_given(opt, n_opt, "epochs"), s->data.data.n,
+                              s->was.step, s->was.samples);
+    s->kept = resume_keep(kept_options, opt, n_opt, s->length.samples, s->length.by_steps);
+    if (!s->kept) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     if (!s->o.plan)
         st = train_compare_ranks(&s->ranks, s->net.name, bmvp_ssl_method(), &s->cfg, s->data.cases, s->data.data.n,
-                                 s->total, &s->err);
+                                 s->length.total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
     return st;
 }
 
-static int run(session *s, const cli_option *opt, int n_opt)
+static int run(session *s, cli_option *opt, int n_opt)
 {
     bmvp_config k = bmvp_config_default();
     bmvp_status st = s->o.plan ? ranks_look(&s->ranks, &s->err) : ranks_open(&s->ranks, &s->err);
+    run_ignore_closed_output();
     if (!st) st = prepare(s, opt, n_opt);
     if (st) return give_up(s, st == BMVP_E_ARG ? CLI_USAGE : CLI_FAILED);
     k.threads = s->o.threads > 0 ? (int)s->o.threads : ranks_threads(&s->ranks);
@@ -354,7 +392,8 @@ int command_pretrain(int argc, char **argv)
     o = &s->o;
     {
         cli_option opt[] = {
-            cli_required("data", &o->data, "DIR|LIST", "prepared cases: what `bmvp prepare` wrote"),
+            cli_string("data", &o->data, NULL, "DIR|LIST",
+                       "prepared cases: what `bmvp prepare` wrote (required; with --resume: those of the run)"),
             cli_required("out", &o->out, "RUN", "folder of the run: log, checkpoint, report"),
             cli_choice("preset", &o->preset, 0, "paper|release|fast",
                        "which defaults; every field is printed at start"),
@@ -386,6 +425,8 @@ int command_pretrain(int argc, char **argv)
         const int n_opt = (int)(sizeof opt / sizeof *opt);
         code = cli_parse("pretrain", "Pre-train a network on prepared cases with the tasks of BrainMVP.", opt, n_opt,
                          argc, argv);
+        if (code < 0 && !o->data && !o->resume)
+            code = cli_fail(CLI_USAGE, "pretrain", "--data is required (prepared cases: what `bmvp prepare` wrote)");
         if (code < 0) code = run(s, opt, n_opt);
     }
     crop_loader_stop(&s->loader);
@@ -395,6 +436,9 @@ int command_pretrain(int argc, char **argv)
     ranks_close(&s->ranks);
     device_close(s->device);
     prepared_free(&s->data);
+    resume_free(&s->past);
+    free(s->list);
+    free(s->kept);
     free(s);
     return code;
 }

@@ -1,7 +1,6 @@
 /* run.c - what pretrain and finetune share, see run.h */
 #define _DEFAULT_SOURCE
 #include "run.h"
-#include "data/dataset.h"
 #include "data/files.h"
 #include <dirent.h>
 #include <errno.h>
@@ -80,6 +79,8 @@ void run_catch_signals(void)
     sigaction(SIGTERM, &act, NULL);
 }
 
+void run_ignore_closed_output(void) { (void)signal(SIGPIPE, SIG_IGN); }
+
 double run_peak_memory_mb(void)
 {
     struct rusage u;
@@ -111,67 +112,6 @@ bmvp_status run_open(const char *out, bmvp_error *err)
     }
     closedir(dir);
     return BMVP_OK;
-}
-
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
-
-/* Counts the ids of a that b lacks, both sorted; names the first. */
-static int64_t missing_from(const char *const *a, int64_t n, const char *const *b, int64_t m, const char **first)
-{
-    int64_t i, j = 0, count = 0;
-    for (i = 0; i < n; ++i) {
-        while (j < m && strcmp(b[j], a[i]) < 0) ++j;
-        if (j < m && strcmp(b[j], a[i]) == 0) continue;
-        if (count++ == 0) *first = a[i];
-    }
-    return count;
-}
-
-static void say_difference(const char *const *now, int64_t n, const bmvp_json *cases)
-{
-    const int64_t m = bmvp_json_count(cases);
-    const char **was = (const char **)malloc((size_t)(m + 1) * sizeof *was), *added = "", *gone = "";
-    const bmvp_json *c;
-    int64_t k = 0, n_added, n_gone;
-    if (!was) return;
-    for (c = cases ? cases->first : NULL; c; c = c->next) was[k++] = bmvp_json_string(c, "");
-    qsort((void *)was, (size_t)k, sizeof *was, by_text);
-    n_added = missing_from(now, n, was, k, &added);
-    n_gone = missing_from(was, k, now, n, &gone);
-    if (n_added)
-        printf("cases    %lld new since the run was started (%s%s)\n", (long long)n_added, added,
-               n_added > 1 ? " .." : "");
-    if (n_gone)
-        printf("cases    %lld gone since the run was started (%s%s)\n", (long long)n_gone, gone,
-               n_gone > 1 ? " .." : "");
-    free((void *)was);
-}
-
-bmvp_status run_keep_cases(const char *out, const dataset *d, int resume, bmvp_error *err)
-{
-    char *path = run_file(out, "cases.json");
-    const char **id = (const char **)malloc((size_t)(d->n + 1) * sizeof *id);
-    bmvp_status st = path && id ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    bmvp_json_doc *doc = NULL;
-    bmvp_jw w;
-    int64_t i;
-    for (i = 0; i < d->n && !st; ++i) id[i] = d->item[i].id;
-    if (!st && d->n) qsort((void *)id, (size_t)d->n, sizeof *id, by_text);
-    if (!st && resume && file_exists(path)) st = bmvp_json_read(path, NULL, &doc, err);
-    if (!st && doc) say_difference(id, d->n, bmvp_json_get(bmvp_json_root(doc), "cases"));
-    bmvp_json_free(doc);
-    bmvp_jw_init(&w, 1, NULL);
-    bmvp_jw_object(&w, NULL);
-    bmvp_jw_array(&w, "cases");
-    for (i = 0; i < d->n && !st; ++i) bmvp_jw_string(&w, NULL, id[i]);
-    bmvp_jw_end(&w);
-    bmvp_jw_end(&w);
-    if (!st) st = bmvp_jw_finish(&w, err);
-    if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
-    bmvp_jw_free(&w);
-    free((void *)id);
-    free(path);
-    return st;
 }
 
 static bmvp_status trim_log(const char *path, int64_t first, double *seconds, bmvp_error *err)

@@ -3,7 +3,7 @@
    A run's folder holds  checkpoint.safetensors  everything to go on
                          log.jsonl               one JSON object a step
                          report.html             the page to look at
-                         cases.json              which cases it was started with
+                         cases.json              the files of its cases (data/ledger.h)
    and of pre-training   snapshots.safetensors   the templates' middle slices as they grew
    of fine-tuning        best.safetensors        the weights with the best validation, for `bmvp predict`
                          split.json              which cases were for what */
@@ -33,14 +33,11 @@ void run_say_group_of(const char *path);
 
 extern volatile sig_atomic_t run_interrupted; /* the signal that asked to stop, or 0 */
 void run_catch_signals(void);                 /* Ctrl-C and TERM set it; a second one ends the program at once */
+void run_ignore_closed_output(void);          /* a run that is piped into `head` trains on */
 
 char *run_file(const char *out, const char *name); /* OUT/name, malloc */
 /* Makes the folder and removes the files of a session that was killed while it wrote them. */
 bmvp_status run_open(const char *out, bmvp_error *err);
-/* Keeps the ids of the cases in OUT/cases.json. With resume it first says which are new and which are gone since the
-   run was last started. */
-struct dataset;
-bmvp_status run_keep_cases(const char *out, const struct dataset *d, int resume, bmvp_error *err);
 /* Opens OUT/log.jsonl for appending, without the lines after step `first` (killed after the last checkpoint) and a torn
    last line. seconds: what its last line says. */
 bmvp_status run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err);

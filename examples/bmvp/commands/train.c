@@ -16,6 +16,22 @@ static bmvp_run_config settings(const train_loop *t)
     return k;
 }
 
+int64_t train_position(const train_loop *t, int64_t step)
+{
+    return t->samples / settings(t).batch + step - t->first;
+}
+
+int train_updates(const train_loop *t, int64_t step)
+{
+    return (step + 1 - t->first) % settings(t).update_every == 0; /* a session begins after an update */
+}
+
+int train_crosses(const train_loop *t, int64_t step, int64_t every)
+{
+    const int64_t now = train_position(t, step + 1);
+    return train_updates(t, step) && now / every > (now - settings(t).update_every) / every;
+}
+
 double train_seconds(train_loop *t) { return t->before + cli_elapsed(&t->progress); }
 
 int train_exit_code(const train_loop *t)
@@ -89,7 +105,7 @@ static bmvp_status log_step(train_loop *t, int64_t step)
     const double seconds = cli_elapsed(&t->progress), lr = t->lr[step % 2];
     const int batch = settings(t).batch, lead = ranks_lead(t->ranks);
     const double rate = (double)((step + 1 - t->first) * batch) / (seconds > 0 ? seconds : 1e-9);
-    const int64_t epoch = step * batch / t->cases;
+    const int64_t seen = t->samples + (step - t->first) * batch, epoch = seen / t->cases;
     char words[128] = "";
     bmvp_losses l;
     bmvp_status st = BMVP_OK;
@@ -99,6 +115,7 @@ static bmvp_status log_step(train_loop *t, int64_t step)
     bmvp_jw_object(&w, NULL);
     bmvp_jw_int(&w, "step", step + 1);
     bmvp_jw_int(&w, "epoch", epoch);
+    bmvp_jw_int(&w, "samples", seen + batch);
     (void)bmvp_trainer_log(t->trainer, step, &w);
     bmvp_jw_double(&w, "lr", lr);
     bmvp_jw_float(&w, "samples_per_s", (float)rate);
@@ -123,14 +140,16 @@ static bmvp_status log_step(train_loop *t, int64_t step)
    that of all. */
 static bmvp_status stop_now(train_loop *t, int64_t step, int *interrupted)
 {
-    *interrupted = run_interrupted != 0 && step % settings(t).update_every == 0;
+    *interrupted = run_interrupted != 0 && train_updates(t, step - 1);
     return ranks_several(t->ranks) ? ranks_any(t->ranks, interrupted, t->err) : BMVP_OK;
 }
 
 static int save_is_due(train_loop *t, int64_t step)
 {
-    const int due = t->save_every > 0 ? (step + 1) % t->save_every == 0 : cli_elapsed(&t->progress) - t->saved > 600;
-    return due && (step + 1) % settings(t).update_every == 0;
+    const int every = settings(t).update_every;
+    if (!train_updates(t, step)) return 0;
+    if (t->save_every > 0) return (step + 1) / t->save_every > (step + 1 - every) / t->save_every;
+    return cli_elapsed(&t->progress) - t->saved > 600;
 }
 
 /* A step, its line of the log, and what is due after it. A device does a step while the log of the one before is
@@ -141,7 +160,7 @@ static bmvp_status one_step(train_loop *t, int64_t step, int64_t *logged)
     const int lead = ranks_lead(t->ranks), reads = t->reads && t->reads(t->user, step), saves = save_is_due(t, step);
     const int ahead = t->ahead && !ranks_several(t->ranks) && !reads && !saves;
     bmvp_status st;
-    t->lr[step % 2] = bmvp_trainer_lr(t->trainer, t->total);
+    t->lr[step % 2] = bmvp_trainer_lr(t->trainer, train_position(t, t->total));
     st = t->step(t->user, step, t->lr[step % 2]);
     while (!st && *logged < step) st = log_step(t, (*logged)++);
     if (!st && reads && lead && t->before_log) st = t->before_log(t->user, step);
@@ -160,9 +179,10 @@ bmvp_status train_run(train_loop *t)
     bmvp_status st = BMVP_OK;
     int64_t step, logged = t->first;
     int interrupted = 0;
+    t->samples = t->trainer->samples;
     t->saved = cli_elapsed(&t->progress);
     t->ranks->waited = 0;
-    for (step = t->first; step < stop && !st; ++step) {
+    for (step = t->first; step < t->total && (step < stop || !train_updates(t, step - 1)) && !st; ++step) {
         st = stop_now(t, step, &interrupted);
         if (st || interrupted) break;
         st = one_step(t, step, &logged);

@@ -14,6 +14,7 @@ typedef struct train_loop {
     int64_t first, total, stop_after; /* steps: where the session begins, of the run, of the session (0: to the end) */
     int64_t cases, save_every;        /* in an epoch; 0: every ten minutes */
     int ahead;                        /* 1: a device, which works on while the log of the step before is written */
+    int64_t samples;                  /* taken when the session begins; set by train_run */
     FILE *log;
     double before;                    /* seconds of earlier sessions */
     bmvp_error *err;
@@ -36,6 +37,12 @@ typedef struct train_loop {
 /* Trains up to the end of the session, or an interrupt: one rank's is that of all. */
 bmvp_status train_run(train_loop *t);
 double train_seconds(train_loop *t); /* of all sessions */
+/* The samples that the run has taken before this step of the session, in steps of its batch of today. */
+int64_t train_position(const train_loop *t, int64_t step);
+/* 1: with this step an update is complete. */
+int train_updates(const train_loop *t, int64_t step);
+/* 1: a multiple of `every` positions lies in the update that ends with this step. */
+int train_crosses(const train_loop *t, int64_t step, int64_t every);
 /* 0, or what the program ends with after an interrupt. */
 int train_exit_code(const train_loop *t);
 /* Prints the failure, and the other ranks fail with it. Returns code. */

@@ -72,6 +72,8 @@ void read_ahead_stop(read_ahead *a)
     a->running = 0;
 }
 
+int64_t read_position(const read_start *at, int64_t step, int batch) { return at->samples + (step - at->step) * batch; }
+
 bmvp_status read_buffers_make(read_buffers *b, const read_sizes *n, bmvp_error *err)
 {
     int i, ok;

@@ -25,6 +25,10 @@ bmvp_status read_ahead_start(read_ahead *a, read_ahead_fn fn, void *user, int64_
 int read_ahead_get(read_ahead *a, int64_t step, bmvp_error *err);
 void read_ahead_stop(read_ahead *a); /* zero-initialised or stopped: fine */
 
+/* Where a session begins; samples of a later step of it. */
+typedef struct read_start { int64_t step, samples; } read_start;
+int64_t read_position(const read_start *at, int64_t step, int batch);
+
 /* What the two steps lie in, whatever is trained: draws, items and their voxels, and scratch for the order of cases. */
 typedef struct read_buffers {
     int64_t *order;

@@ -36,8 +36,8 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     const int64_t voxels = 2 * (int64_t)l->cfg.crop * l->cfg.crop * l->cfg.crop;
     bmvp_status st = BMVP_OK;
     int i, from, to, first, count, at = 0;
-    b->n = bmvp_ssl_sample(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step, l->memory.order,
-                           b->draw);
+    b->n = bmvp_ssl_sample_at(&l->cfg, l->data->cases, l->data->data.n, l->data->n_modalities, step,
+                              read_position(&l->at, step, l->cfg.batch), l->memory.order, b->draw);
     for (from = 0; from < b->n; from = to) {
         to = crop_batch_pass(b, &l->cfg, from);
         count = bmvp_ssl_share(to - from, l->rank, l->size, &first);
@@ -65,7 +65,7 @@ double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, i
 }
 
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
-                              const int64_t template_grid[3], int64_t first, bmvp_error *err)
+                              const int64_t template_grid[3], read_start at, bmvp_error *err)
 {
     const read_sizes sizes = { data->data.n, loader_items(data, cfg, 1), sizeof(bmvp_ssl_draw),
                                loader_items(data, cfg, size), sizeof(bmvp_ssl_item), loader_voxels(data, cfg, size) };
@@ -76,6 +76,7 @@ bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bm
     l->cfg = *cfg;
     l->rank = rank;
     l->size = size;
+    l->at = at;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     st = read_buffers_make(&l->memory, &sizes, err);
     for (i = 0; i < 2; ++i) {
@@ -83,7 +84,7 @@ bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bm
         l->batch[i].item = (bmvp_ssl_item *)l->memory.item[i];
         l->batch[i].voxels = l->memory.voxels[i];
     }
-    if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
+    if (!st) st = read_ahead_start(&l->ahead, load_batch, l, at.step, err);
     if (st) crop_loader_stop(l);
     return st;
 }

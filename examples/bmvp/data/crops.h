@@ -17,6 +17,7 @@ typedef struct crop_loader {
     bmvp_ssl_config cfg;
     int rank, size;
     int64_t template_grid[3];
+    read_start at;
     crop_batch batch[2]; /* in memory */
     read_buffers memory;
     read_ahead ahead;
@@ -25,7 +26,7 @@ typedef struct crop_loader {
 double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg,
                          int size); /* of a running loader of one of `size` ranks */
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
-                              const int64_t template_grid[3], int64_t first, bmvp_error *err);
+                              const int64_t template_grid[3], read_start at, bmvp_error *err);
 /* Where the pass that begins with draw `from` ends: draws of one modality slot. */
 int crop_batch_pass(const crop_batch *b, const bmvp_ssl_config *cfg, int from);
 /* Valid until the next call. NULL and err on a file error. */

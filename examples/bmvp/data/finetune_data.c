@@ -294,7 +294,8 @@ static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *
     const int64_t each = (int64_t)l->cfg.crop_x * l->cfg.crop_y * l->cfg.crop_z * (l->data->all.n_modalities + 1);
     bmvp_status st = BMVP_OK;
     int i, first;
-    bmvp_ft_sample(&l->cfg, l->data->cases, l->data->n_train, step, l->memory.order, b->draw);
+    bmvp_ft_sample_at(&l->cfg, l->data->cases, l->data->n_train, step, read_position(&l->at, step, l->cfg.batch),
+                      l->memory.order, b->draw);
     b->n = bmvp_trainer_share(l->cfg.batch, l->rank, l->size, &first);
     for (i = 0; i < b->n && !st; ++i) st = load_item(l, &b->draw[first + i], b->voxels + i * each, &b->item[i], err);
     return st;
@@ -313,7 +314,7 @@ double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cf
 }
 
 bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank,
-                                  int size, const int64_t template_grid[3], int64_t first, bmvp_error *err)
+                                  int size, const int64_t template_grid[3], read_start at, bmvp_error *err)
 {
     const size_t items = (size_t)cfg->batch;
     const read_sizes sizes = { data->n_train, items, sizeof(bmvp_ft_draw), items, sizeof(bmvp_ft_item),
@@ -325,6 +326,7 @@ bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data,
     l->cfg = *cfg;
     l->rank = rank;
     l->size = size;
+    l->at = at;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     st = read_buffers_make(&l->memory, &sizes, err);
     for (i = 0; i < 2; ++i) {
@@ -332,7 +334,7 @@ bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data,
         l->batch[i].item = (bmvp_ft_item *)l->memory.item[i];
         l->batch[i].voxels = l->memory.voxels[i];
     }
-    if (!st) st = read_ahead_start(&l->ahead, load_batch, l, first, err);
+    if (!st) st = read_ahead_start(&l->ahead, load_batch, l, at.step, err);
     if (st) finetune_loader_stop(l);
     return st;
 }

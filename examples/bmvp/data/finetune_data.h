@@ -54,13 +54,14 @@ typedef struct finetune_loader {
     bmvp_ft_config cfg;
     int rank, size;
     int64_t template_grid[3];
+    read_start at;
     finetune_batch batch[2]; /* in memory */
     read_buffers memory;
     read_ahead ahead;
 } finetune_loader;
 double finetune_loader_bytes(const finetune_data *data, const bmvp_ft_config *cfg); /* of a running loader */
 bmvp_status finetune_loader_start(finetune_loader *l, const finetune_data *data, const bmvp_ft_config *cfg, int rank,
-                                  int size, const int64_t template_grid[3], int64_t first, bmvp_error *err);
+                                  int size, const int64_t template_grid[3], read_start at, bmvp_error *err);
 const finetune_batch *finetune_loader_get(finetune_loader *l, int64_t step, bmvp_error *err);
 void finetune_loader_stop(finetune_loader *l);
 

@@ -14,9 +14,9 @@ static int allocate(ledger *l, int64_t n)
     return l->item != NULL;
 }
 
-bmvp_status ledger_load(ledger *l, const char *dir, bmvp_error *err)
+bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error *err)
 {
-    char *path = path_join(dir, "sources.json");
+    char *path = path_join(dir, name);
     bmvp_json_doc *doc = NULL;
     bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     const bmvp_json *cases, *c;
@@ -29,7 +29,7 @@ bmvp_status ledger_load(ledger *l, const char *dir, bmvp_error *err)
         if (!l->data || !allocate(l, bmvp_json_count(cases))) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         for (c = cases ? cases->first : NULL; c && !st; c = c->next) {
             ledger_entry *e = &l->item[l->n++];
-            e->id = text_copy(c->key);
+            e->id = text_copy(c->key ? c->key : bmvp_json_string(c, ""));
             if (!e->id) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
             for (f = 0; f < LEDGER_FILES; ++f) (void)source_parse(bmvp_json_get(c, file_key(f)), &e->file[f]);
         }
@@ -40,9 +40,9 @@ bmvp_status ledger_load(ledger *l, const char *dir, bmvp_error *err)
     return st;
 }
 
-bmvp_status ledger_save(const ledger *l, const char *dir, bmvp_error *err)
+bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp_error *err)
 {
-    char *path = path_join(dir, "sources.json"), version[32];
+    char *path = path_join(dir, name), version[32];
     bmvp_status st;
     bmvp_jw w;
     int64_t i;
@@ -114,12 +114,31 @@ void ledger_read_case(ledger *l, const dataset *d, int64_t i)
     }
 }
 
+/* NULL: file f is the same. */
+static const char *difference_of(const ledger_entry *a, const ledger_entry *b, int f)
+{
+    if (!a->file[f].path) return b->file[f].path ? "is new" : NULL;
+    if (!b->file[f].path) return "is gone";
+    return source_equal(&a->file[f], &b->file[f]) ? NULL : "has other content";
+}
+
 int ledger_same(const ledger_entry *a, const ledger_entry *b)
 {
     int f;
-    for (f = 0; f < LEDGER_FILES; ++f) {
-        if ((a->file[f].path == NULL) != (b->file[f].path == NULL)) return 0;
-        if (a->file[f].path && !source_equal(&a->file[f], &b->file[f])) return 0;
-    }
+    for (f = 0; f < LEDGER_FILES; ++f)
+        if (difference_of(a, b, f)) return 0;
     return 1;
+}
+
+void ledger_difference(const ledger_entry *a, const ledger_entry *b, char *text, size_t size)
+{
+    size_t at = 0;
+    int f, known = 0;
+    text[0] = 0;
+    for (f = 0; f < LEDGER_FILES; ++f) known += a->file[f].path != NULL;
+    for (f = 0; f < LEDGER_FILES && known; ++f) {
+        const char *what = difference_of(a, b, f);
+        if (!what || at >= size) continue;
+        at += (size_t)snprintf(text + at, size - at, "%s%s %s", at ? ", " : "", file_key(f), what);
+    }
 }

@@ -1,10 +1,12 @@
-/* ledger.h - OUT/sources.json: which files the prepared cases of a folder were made from
+/* ledger.h - OUT/sources.json: which files the prepared cases of a folder were made from; RUN/cases.json: which
+   prepared cases a run was trained on
 
    {"program": "0.2.0", "data": "/where/it/is", "cases": {"c0": {"t1": {"path", "bytes", "modified", "hash"}, "label":
    {..}}}}
 
-   It is written before the cases are, and what does not fit it is removed first: so it is true of the files that are
-   there, also after a run that was killed. */
+   sources.json is written before the cases are, and what does not fit it is removed first: so it is true of the files
+   that are there, also after a run that was killed. cases.json of earlier versions is a list of ids; such entries have
+   no files. */
 #ifndef LEDGER_H_INCLUDED
 #define LEDGER_H_INCLUDED
 
@@ -24,9 +26,9 @@ typedef struct ledger {
     int64_t n;
 } ledger;
 
-/* A folder without one: nothing in it. */
-bmvp_status ledger_load(ledger *l, const char *dir, bmvp_error *err);
-bmvp_status ledger_save(const ledger *l, const char *dir, bmvp_error *err);
+/* File `name` of folder dir. A folder without one: nothing in it. */
+bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error *err);
+bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp_error *err);
 void ledger_free(ledger *l);
 ledger_entry *ledger_find(const ledger *l, const char *id);
 
@@ -36,5 +38,7 @@ bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_err
 void ledger_read_case(ledger *l, const dataset *d, int64_t i);
 /* The same files, by content. */
 int ledger_same(const ledger_entry *a, const ledger_entry *b);
+/* What is other in b, as "t2 is new, label has other content"; "" when nothing is, or when a has no files. */
+void ledger_difference(const ledger_entry *a, const ledger_entry *b, char *text, size_t size);
 
 #endif
