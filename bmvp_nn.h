@@ -4684,7 +4684,8 @@ static void *bmvpi_pk_fail(bmvpi_pk *k, bmvp_status s, const char *what, const c
 {
     if (!k->status)
         k->status = bmvp_error_set(k->err, s, "%.200s: %s at byte %lld: %s%s", k->f->ck.path,
-                                   k->root ? "data.pkl" : "pickle", (long long)(k->p - k->start), name ? bmvpi_show(name, strlen(name)).text : "", what);
+                                   k->root ? "data.pkl" : "pickle", (long long)(k->p - k->start),
+                                   name ? bmvpi_show(name, strlen(name)).text : "", what);
     return NULL;
 }
 
@@ -4954,12 +4955,14 @@ static void bmvpi_pk_storage(bmvpi_pk *k)
     int64_t bytes;
     if (!id) return;
     v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == (k->root ? 5 : 6) ? id->u.list->v : NULL;
-    if (!v || (!k->root && v[5]->kind != BMVPI_PY_NONE) || v[0]->kind != BMVPI_PY_STR || strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL ||
-        v[1]->id != BMVPI_PK_STORAGE || v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
+    if (!v || (!k->root && v[5]->kind != BMVPI_PY_NONE) || v[0]->kind != BMVPI_PY_STR ||
+        strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL || v[1]->id != BMVPI_PK_STORAGE ||
+        v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
         bmvpi_pk_bad(k, "refers to a storage in an unknown way");
         return;
     }
-    snprintf(name, sizeof name, k->root ? "%.100sdata/%.100s" : "%s%.100s", k->root ? k->root : "storage ", v[2]->u.s);
+    snprintf(name, sizeof name, k->root ? "%.100sdata/%.100s" : "%s%.100s", k->root ? k->root : "storage ",
+             v[2]->u.s);
     bytes = bmvpi_mul_size(v[4]->i, bmvpi_dtype_table[v[1]->i].size);
     r = k->root ? bmvpi_zip_find(k->f, name)
                 : bmvpi_pk_later(k, v[2]->u.s, bytes, (int)bmvpi_dtype_table[v[1]->i].size);
@@ -5338,10 +5341,11 @@ static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const cha
     return bmvpi_pk_take_in(&k);
 }
 
-/* >>pickle without zip: what torch.save wrote before 1.6, and writes still where _use_new_zipfile_serialization is off --
-   Five pickles, one behind the other: a magic number, the version 1001, what the machine was (little_endian ...), the
-   object, and the keys of its storages. Then for each key the number of its elements in 8 bytes, and they. Storages are
-   named before it is known where they lie: records are made on the way and placed at the end. */
+/* >>pickle without zip ---------------------------------------------------------------------------------------------
+   What torch.save wrote before 1.6, and writes still where _use_new_zipfile_serialization is off. Five pickles, one
+   behind the other: a magic number, the version 1001, what the machine was (little_endian ...), the object, and the
+   keys of its storages. Then for each key the number of its elements in 8 bytes, and they. Storages are named before
+   it is known where they lie: records are made on the way and placed at the end. */
 
 static bmvpi_py *bmvpi_pl_next(bmvpi_pk *k)
 {

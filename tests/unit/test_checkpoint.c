@@ -86,13 +86,14 @@ static void check_release(const char *path)
 static void test_release_file(void)
 {
     check_release(FIXTURE("release.pt"));
-    check_release(FIXTURE("release_legacy.pt")); /* pickles without zip: views of one storage, parameters, metadata */
+    check_release(FIXTURE("release_legacy.pt")); /* without zip: views of one storage, parameters, metadata */
 }
 
 static void test_plain_files(void)
 {
     static const char *const path[6] = { FIXTURE("plain_p3.pt"),       FIXTURE("plain_p4.pt"), FIXTURE("plain_p5.pt"),
-                                         FIXTURE("plain.safetensors"), FIXTURE("legacy.pt"),   FIXTURE("legacy_p4.pt") };
+                                         FIXTURE("plain.safetensors"), FIXTURE("legacy.pt"),
+                                         FIXTURE("legacy_p4.pt") };
     bmvp_ckpt *c;
     int f, k;
     for (f = 0; f < 6; f++) {

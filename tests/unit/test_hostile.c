@@ -51,8 +51,8 @@ static void test_changed_bytes(void)
             if (read_everything(place("bad"), NULL, &sum) == BMVP_OK && sum != good) other++;
             if (!CHECK(pwrite(fd, &data[k], 1, (off_t)k) == 1)) break;
         }
-        check_report(f == 1 || f == 2 || other == 0, __FILE__, __LINE__, "%d changed versions of %s gave other values", other,
-                     path[f]);
+        check_report(f == 1 || f == 2 || other == 0, __FILE__, __LINE__, "%d changed versions of %s gave other values",
+                     other, path[f]);
         close(fd);
         free(data);
     }

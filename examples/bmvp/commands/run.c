@@ -36,8 +36,9 @@ static int is_twin(const bmvp_ckpt *f, int i, const char *taken, const char *nam
     int k;
     if (strcmp(f->entry[i].group, taken) == 0 || strstr(f->entry[i].group, "optim")) return 0;
     if (!ends_in(f->entry[i].name, name)) return 0;
-    for (k = 0; k < i && (strcmp(f->entry[k].group, f->entry[i].group) != 0 || !ends_in(f->entry[k].name, name)); ++k) { }
-    return k == i;
+    for (k = 0; k < i; ++k)
+        if (strcmp(f->entry[k].group, f->entry[i].group) == 0 && ends_in(f->entry[k].name, name)) return 0;
+    return 1;
 }
 
 static const char *group_name(const char *group) { return *group ? group : "the root"; }
