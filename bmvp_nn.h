@@ -124,6 +124,7 @@ typedef struct bmvp_state {
     int64_t fan;
     double value;          /* of NORMAL, TRUNC_NORMAL and CONSTANT */
     double lr_scale;       /* learning rate of this tensor / that of the rest */
+    double decay_scale;    /* the same of weight decay, 0: none. Both are what PyTorch has parameter groups for */
     const char *stacked; /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
     int part, parts;
 } bmvp_state;
@@ -429,6 +430,7 @@ typedef struct bmvp_optim_config {
     double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
+    int amsgrad; /* 1: AdamW and Adam divide by the largest exp_avg_sq so far (Reddi et al., ICLR 2018): 4 bytes more */
 } bmvp_optim_config;
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
 
@@ -454,17 +456,34 @@ BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x);
    in bmvp_optim_count. */
 BMVP_API void bmvp_optim_resume(bmvp_optim *o);
 /* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg
-   or the momentum buffer, 1: exp_avg_sq. */
+   or the momentum buffer, 1: exp_avg_sq, 2: max_exp_avg_sq (of amsgrad). */
+enum { BMVP_MOMENTS = 3 };
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
 BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
+BMVP_API bmvp_optim_config bmvp_optim_config_of(const bmvp_optim *o);
+/* decay_scale 0 for every entry of one axis (biases, norms, single tokens), as most transformers are trained. Before
+   the first step. */
+BMVP_API void bmvp_state_decay_matrices(bmvp_state_list *list);
+/* A slowly moving copy of a network (mean teacher, MoCo's momentum encoder): every trained entry of `to` becomes
+   keep x itself + (1 - keep) x the same entry of `from`; keep 0 copies, statistics and counters, too. The lists have
+   the same entries in the same order (two networks of one config); `to` is of no optimizer, and is run with
+   bmvp_set_grad 0. bmvp_trainer_keep saves it with a run. Nothing in a plan. */
+BMVP_API void bmvp_state_average(bmvp_ctx *c, bmvp_state_list *to, const bmvp_state_list *from, double keep);
 
 /* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to
-   `floor`. half_period 1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and
-   climbs back. */
+   `floor`. Make it of zeros and fill in what is wanted:
+     half_period  1: as the release, whose cosine has half the period: the rate is 0 at half time and climbs back
+     warm_from    1: step t of the warm-up has start + (lr - start) t / warmup; 0: lr (t + 1) / (warmup + 1)
+     whole        1: the cosine is counted from step 0, not from the end of the warm-up (which it falls from)
+     every        above 0: in place of the cosine, lr factor^(step / every). torch StepLR (step_size, gamma) */
 typedef struct bmvp_schedule {
     double lr, floor;
     int64_t total, warmup;
     int half_period;
+    int warm_from, whole;
+    double start;
+    int64_t every;
+    double factor;
 } bmvp_schedule;
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
@@ -686,7 +705,7 @@ BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes t
 
 /* >>state files: networks in checkpoints --------------------------------------------------------------------------- */
 
-/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries
+/* What of a state list is meant: its values, or one moment of its optimizer (bmvp_optim_moment; trained entries
    only). */
 typedef struct bmvp_state_part {
     bmvp_ctx *c;
@@ -794,7 +813,7 @@ static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
         l->cap = cap;
     }
     memset(&l->item[l->n], 0, sizeof *l->item);
-    l->item[l->n].lr_scale = 1;
+    l->item[l->n].lr_scale = l->item[l->n].decay_scale = 1;
     return &l->item[l->n++];
 }
 
@@ -878,7 +897,7 @@ static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const c
         return NULL;
     }
     *e = *s;
-    e->lr_scale = 1;
+    e->lr_scale = e->decay_scale = 1;
     e->name = t->name;
     return e->t = t;
 }
@@ -3002,7 +3021,7 @@ struct bmvp_optim {
     bmvp_ctx *c;
     bmvp_optim_config cfg;
     bmvp_state_list *list;
-    bmvp_tensor **moment; /* two for each entry */
+    bmvp_tensor **moment; /* BMVP_MOMENTS for each entry */
     int64_t *count;       /* steps taken, one for each entry */
     uint64_t *moved;      /* as count: bit k, it was to move in the last clipped step but k */
     bmvp_update *update;  /* what the running step is made of, one for each entry that moves */
@@ -3014,6 +3033,7 @@ struct bmvp_optim {
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 {
     bmvp_optim_config k;
+    memset(&k, 0, sizeof k);
     k.kind = kind;
     k.beta1 = 0.9;
     k.beta2 = 0.999;
@@ -3026,6 +3046,7 @@ BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
 {
     const int64_t rule = BMVP_RULE_NUMBERS;
+    const int moments = cfg->kind == BMVP_SGD ? 1 : cfg->amsgrad ? 3 : 2;
     bmvp_optim *o;
     int i, w;
     if (bmvp_failed(c) || !list) return NULL;
@@ -3035,19 +3056,19 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     o->c = c;
     o->cfg = *cfg;
     o->list = list;
-    o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
+    o->moment = (bmvp_tensor **)bmvpi_alloc(c, BMVP_MOMENTS * list->n * (int64_t)sizeof *o->moment);
     o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
     o->moved = (uint64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->moved);
     o->update = (bmvp_update *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->update);
     if (o->moved) memset(o->moved, 0, (size_t)list->n * sizeof *o->moved);
-    if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
+    if (o->moment) memset(o->moment, 0, BMVP_MOMENTS * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
     for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
         bmvp_tensor *t = list->item[i].t;
         if (!list->item[i].trained || !bmvpi_lasting_grad(c, t)) continue;
-        for (w = 0; w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
-            o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
-            bmvp_fill(c, o->moment[2 * i + w], 0.0f);
+        for (w = 0; w < moments; ++w) {
+            o->moment[BMVP_MOMENTS * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
+            bmvp_fill(c, o->moment[BMVP_MOMENTS * i + w], 0.0f);
         }
     }
     o->rule = bmvp_buffer(c, NULL, 1, &rule);
@@ -3074,7 +3095,8 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
         if (o->list->item[i].trained) bmvp_zero_grad(o->list->item[i].t);
 }
 
-BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[BMVP_MOMENTS * i + which]; }
+BMVP_API bmvp_optim_config bmvp_optim_config_of(const bmvp_optim *o) { return o->cfg; }
 
 /* Steps that moved nothing are taken from the counts, and steps move again. */
 static void bmvpi_optim_begin_anew(bmvp_optim *o)
@@ -3105,20 +3127,21 @@ static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double gr
 {
     const bmvp_optim_config *k = &o->cfg;
     bmvp_tensor *t = o->list->item[i].t;
-    const double n = (double)++o->count[i];
+    const double n = (double)++o->count[i], weight_decay = k->weight_decay * o->list->item[i].decay_scale;
     bmvp_update u;
     memset(&u, 0, sizeof u);
     u.p = t->x;
     u.g = t->g;
-    u.m = o->moment[2 * i]->x;
+    u.m = bmvp_optim_moment(o, i, 0)->x;
     u.n = t->numel;
     u.scale = (float)grad_scale;
     u.lr = (float)lr;
-    u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
-    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
+    u.decay = k->kind == BMVP_ADAMW ? (float)weight_decay : 0.0f;
+    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)weight_decay;
     u.b1 = (float)k->momentum;
     if (k->kind != BMVP_SGD) {
-        u.v = o->moment[2 * i + 1]->x;
+        u.v = bmvp_optim_moment(o, i, 1)->x;
+        if (k->amsgrad) u.top = bmvp_optim_moment(o, i, 2)->x;
         u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
         u.b2 = (float)(1.0 - k->beta2);
         u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
@@ -3177,12 +3200,53 @@ BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x)
     bmvp_backend_of(o->c)->device->watch(o->c, x, o->rule->x);
 }
 
+BMVP_API void bmvp_state_decay_matrices(bmvp_state_list *list)
+{
+    int i;
+    for (i = 0; i < list->n; ++i)
+        if (list->item[i].torch_rank < 2) list->item[i].decay_scale = 0;
+}
+
+BMVP_API void bmvp_state_average(bmvp_ctx *c, bmvp_state_list *to, const bmvp_state_list *from, double keep)
+{
+    bmvp_update *u;
+    int i, n = 0;
+    if (bmvp_failed(c)) return;
+    if (!(keep >= 0 && keep <= 1))
+        bmvp_fail(c, BMVP_E_ARG, "state_average: keep is the share of the old values, 0 to 1, not %g", keep);
+    else if (to->n != from->n)
+        bmvp_fail(c, BMVP_E_SHAPE, "state_average: lists of %d and %d entries, they must be alike", to->n, from->n);
+    for (i = 0; i < to->n && !bmvp_failed(c); ++i)
+        if (to->item[i].torch_rank != from->item[i].torch_rank || to->item[i].trained != from->item[i].trained ||
+            memcmp(to->item[i].torch_dim, from->item[i].torch_dim,
+                   (size_t)from->item[i].torch_rank * sizeof(int64_t)) != 0)
+            bmvp_fail(c, BMVP_E_SHAPE, "state_average: entry %d is %s and %s, which are not of one shape", i,
+                      to->item[i].name, from->item[i].name);
+    u = bmvp_failed(c) || bmvp_is_plan(c) ? NULL : (bmvp_update *)bmvpi_alloc(c, (to->n + 1) * (int64_t)sizeof *u);
+    for (i = 0; u && i < to->n; ++i) {
+        const bmvp_state *s = &from->item[i];
+        if (keep == 0 && s->torch_rank == 0) to->item[i].counter = s->counter;
+        else if (keep == 0) bmvp_backend_of(c)->device->add(c, to->item[i].t->x, 0, s->t->x, 0, s->t->numel, 0);
+        if (keep == 0 || !s->trained) continue;
+        memset(&u[n], 0, sizeof *u);
+        u[n].m = to->item[i].t->x;
+        u[n].g = s->t->x;
+        u[n].n = s->t->numel;
+        u[n++].b1 = (float)(1.0 - keep);
+    }
+    if (n > 0) bmvp_backend_of(c)->device->update(c, u, n);
+    bmvpi_free(c, u);
+}
+
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
 {
-    const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
-    if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
-    return s->floor + (s->lr - s->floor) * 0.5 *
-                          (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+    const int64_t from = s->whole ? 0 : s->warmup;
+    const double span = (double)bmvpi_max(1, s->total - from) * (s->half_period ? 0.5 : 1.0);
+    if (step < s->warmup)
+        return s->warm_from ? s->start + (s->lr - s->start) * (double)step / (double)s->warmup
+                            : s->lr * (double)(step + 1) / (double)(s->warmup + 1);
+    if (s->every > 0) return s->lr * pow(s->factor, (double)(step / s->every));
+    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - from) / span));
 }
 
 /* >>data parallel impl ------------------------------------------------------------------------------------------- */
@@ -3361,7 +3425,7 @@ BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_opti
         bmvp_state *s = &list->item[i];
         if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
         else bmvpi_comm_broadcast_tensor(c, s->t);
-        for (w = 0; optim && w < 2; ++w) {
+        for (w = 0; optim && w < BMVP_MOMENTS; ++w) {
             bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
             if (m) bmvpi_comm_broadcast_tensor(c, m);
         }
