@@ -162,8 +162,8 @@ static void test_swin_file(const char *path)
     bmvp_tensor *x, *loss;
     bmvp_net *net;
     golden_net g;
-    if (strstr(path, "_f48_96_") || strstr(path, "_ssl_")) {
-        check_skip(strstr(path, "_ssl_") ? "the head is a method's" : "300 GMAC: the smaller ones show the same");
+    if (strstr(path, "_ssl_") || (strstr(path, "_f48_96_") && !check_all.only)) {
+        check_skip(strstr(path, "_ssl_") ? "the head is a method's" : "300 GMAC: it runs when it is named");
         return;
     }
     c = device_context();
@@ -175,9 +175,11 @@ static void test_swin_file(const char *path)
             x = golden_input(&g, c);
             golden_check(&g, "input", NULL, c, x, GOLDEN_FIRST);
             loss = swin_run(&g, net, x);
-            golden_loss_is(&g, c, loss);
-            bmvp_backward(c, loss);
-            golden_gradients(&g, c, bmvp_net_state(net), x);
+            if (bmvp_json_get(g.root, "grad")) {
+                golden_loss_is(&g, c, loss);
+                bmvp_backward(c, loss);
+                golden_gradients(&g, c, bmvp_net_state(net), x);
+            }
             check_context(c);
             bmvp_net_destroy(net);
         }
