@@ -23,8 +23,8 @@
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
        >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip
-       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
-       >>checkpoint writer     >>pickle writer
+       >>pickle    >>pickle walk           >>pickle without zip    >>safetensors           >>checkpoint reader
+       >>weights   >>checkpoint writer     >>pickle writer
 
    A complete program:
 
@@ -653,8 +653,8 @@ typedef struct bmvp_ckpt {
 
 /* Reads names, shapes and metadata; the format is told by content. Safe on hostile files: of a pickle only tensors and
    plain containers are read, anything that would run code is refused by name, every size is checked against the file,
-   no tensor name comes twice. BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (legacy torch.save,
-   TorchScript, other dtypes), BMVP_E_OOM. One thread at a time per bmvp_ckpt. */
+   no tensor name comes twice. BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (TorchScript, other
+   dtypes), BMVP_E_OOM. One thread at a time per bmvp_ckpt. */
 BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, bmvp_ckpt **ckpt, bmvp_error *err);
 BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt);
 
@@ -5187,6 +5187,7 @@ typedef struct bmvpi_record { /* a run of bytes of the file */
     int64_t at, size; /* zip: `at` is the local header until resolved */
     uint32_t crc;
     int stored, resolved, verified; /* stored: neither compressed nor encrypted */
+    int element;      /* bytes of an element, of a pickle without zip */
 } bmvpi_record;
 
 typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
@@ -5194,7 +5195,7 @@ typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
     bmvpi_in in;
     bmvpi_bump mem;
     bmvpi_record *record; /* zip: sorted by name */
-    int64_t n_records;
+    int64_t n_records, cap_records;
     int64_t zip_end;      /* where the central directory begins */
     bmvp_ckpt_entry *entry;
     bmvp_ckpt_meta *meta;
@@ -5513,7 +5514,7 @@ struct bmvpi_py {
 typedef struct bmvpi_pk {
     bmvpi_ckpt_file *f;
     const char *start, *p, *end;
-    const char *root;          /* archive folder with '/' */
+    const char *root;          /* archive folder with '/'; NULL: no zip, data come behind the pickle */
     bmvpi_pylist stack, memo;  /* NULL in the stack is a mark */
     bmvp_status status;
     bmvp_error *err;
@@ -5525,8 +5526,9 @@ typedef struct bmvpi_pk {
 static void *bmvpi_pk_fail(bmvpi_pk *k, bmvp_status s, const char *what, const char *name)
 {
     if (!k->status)
-        k->status = bmvp_error_set(k->err, s, "%.200s: data.pkl at byte %lld: %s%s", k->f->ck.path,
-                                   (long long)(k->p - k->start), name ? bmvpi_show(name, strlen(name)).text : "", what);
+        k->status = bmvp_error_set(k->err, s, "%.200s: %s at byte %lld: %s%s", k->f->ck.path,
+                                   k->root ? "data.pkl" : "pickle", (long long)(k->p - k->start),
+                                   name ? bmvpi_show(name, strlen(name)).text : "", what);
     return NULL;
 }
 
@@ -5767,7 +5769,27 @@ static void bmvpi_pk_global_op(bmvpi_pk *k, int op)
     }
 }
 
-/* ('storage', class, key, location, elements) -> storage: the record data/key. */
+/* The storage of this key in a file without zip, made where it is new: where its data lie, the end of the file says. */
+static bmvpi_record *bmvpi_pk_later(bmvpi_pk *k, const char *key, int64_t bytes, int element)
+{
+    bmvpi_ckpt_file *f = k->f;
+    bmvpi_record *r;
+    int64_t i;
+    if ((k->budget -= f->n_records) < 0) return (bmvpi_record *)bmvpi_pk_bad(k, "has too many storages for its size");
+    for (i = f->n_records - 1; i >= 0; --i)
+        if (!strcmp(f->record[i].name, key)) return &f->record[i];
+    if (!bmvpi_bump_grow(&f->mem, (void **)&f->record, f->n_records, &f->cap_records, sizeof *f->record))
+        return (bmvpi_record *)bmvpi_pk_oom(k);
+    r = &f->record[f->n_records++];
+    memset(r, 0, sizeof *r);
+    r->name = key;
+    r->size = bytes;
+    r->element = element;
+    return r;
+}
+
+/* ('storage', class, key, location, elements) -> storage: the record data/key. Without zip the tuple has one more: a
+   part of another storage, which PyTorch has not written since 0.4. */
 static void bmvpi_pk_storage(bmvpi_pk *k)
 {
     bmvpi_py *id = bmvpi_pk_pop(k), **v, *o;
@@ -5775,15 +5797,19 @@ static void bmvpi_pk_storage(bmvpi_pk *k)
     char name[256];
     int64_t bytes;
     if (!id) return;
-    v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == 5 ? id->u.list->v : NULL;
-    if (!v || v[0]->kind != BMVPI_PY_STR || strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL ||
-        v[1]->id != BMVPI_PK_STORAGE || v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
+    v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == (k->root ? 5 : 6) ? id->u.list->v : NULL;
+    if (!v || (!k->root && v[5]->kind != BMVPI_PY_NONE) || v[0]->kind != BMVPI_PY_STR ||
+        strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL || v[1]->id != BMVPI_PK_STORAGE ||
+        v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
         bmvpi_pk_bad(k, "refers to a storage in an unknown way");
         return;
     }
-    snprintf(name, sizeof name, "%.100sdata/%.100s", k->root, v[2]->u.s);
-    r = bmvpi_zip_find(k->f, name);
+    snprintf(name, sizeof name, k->root ? "%.100sdata/%.100s" : "%s%.100s", k->root ? k->root : "storage ",
+             v[2]->u.s);
     bytes = bmvpi_mul_size(v[4]->i, bmvpi_dtype_table[v[1]->i].size);
+    r = k->root ? bmvpi_zip_find(k->f, name)
+                : bmvpi_pk_later(k, v[2]->u.s, bytes, (int)bmvpi_dtype_table[v[1]->i].size);
+    if (k->status) return;
     if (!r) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " is missing in the zip archive", name); return; }
     if (bytes < 0 || bytes != r->size) {
         bmvpi_pk_fail(k, BMVP_E_FORMAT, " has another size than data.pkl says", name);
@@ -6121,11 +6147,9 @@ static void bmvpi_pw_walk(bmvpi_pk *k, char *path, size_t n, const bmvpi_py *o, 
     }
 }
 
-/* data.pkl (whole, in memory) -> entries and metadata of f. */
-static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
+static bmvpi_pk bmvpi_pk_make(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
 {
     bmvpi_pk k;
-    char path[BMVPI_PK_PATH];
     memset(&k, 0, sizeof k);
     k.f = f;
     k.start = k.p = pickle;
@@ -6133,16 +6157,113 @@ static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const cha
     k.root = root;
     k.err = err;
     k.budget = 64 * n + 65536;
-    bmvpi_pk_run(&k);
-    if (k.status) return k.status;
-    if (k.result->kind == BMVPI_PY_TENSOR) {
-        bmvp_ckpt_entry e = *k.result->u.tensor;
+    return k;
+}
+
+/* What was read -> entries and metadata of its file. */
+static bmvp_status bmvpi_pk_take_in(bmvpi_pk *k)
+{
+    char path[BMVPI_PK_PATH];
+    if (k->status) return k->status;
+    if (k->result->kind == BMVPI_PY_TENSOR) {
+        bmvp_ckpt_entry e = *k->result->u.tensor;
         e.group = "";
         e.name = "tensor";
-        return bmvpi_ck_add(f, &e, err);
+        return bmvpi_ck_add(k->f, &e, k->err);
     }
-    if (k.result->kind >= BMVPI_PY_TUPLE && k.result->kind <= BMVPI_PY_DICT) bmvpi_pw_walk(&k, path, 0, k.result, 0);
-    return k.status;
+    if (k->result->kind >= BMVPI_PY_TUPLE && k->result->kind <= BMVPI_PY_DICT)
+        bmvpi_pw_walk(k, path, 0, k->result, 0);
+    return k->status;
+}
+
+/* data.pkl (whole, in memory) -> entries and metadata of f. */
+static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
+{
+    bmvpi_pk k = bmvpi_pk_make(f, root, pickle, n, err);
+    bmvpi_pk_run(&k);
+    return bmvpi_pk_take_in(&k);
+}
+
+/* >>pickle without zip ---------------------------------------------------------------------------------------------
+   What torch.save wrote before 1.6, and writes still where _use_new_zipfile_serialization is off. Five pickles, one
+   behind the other: a magic number, the version 1001, what the machine was (little_endian ...), the object, and the
+   keys of its storages. Then for each key the number of its elements in 8 bytes, and they. Storages are named before
+   it is known where they lie: records are made on the way and placed at the end. */
+
+static bmvpi_py *bmvpi_pl_next(bmvpi_pk *k)
+{
+    k->result = NULL;
+    k->stack.n = k->memo.n = 0;
+    bmvpi_pk_run(k);
+    return k->status ? NULL : k->result;
+}
+
+/* The first three. */
+static void bmvpi_pl_head(bmvpi_pk *k)
+{
+    static const unsigned char magic[10] = { 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19 };
+    const bmvpi_py *o = bmvpi_pl_next(k);
+    int64_t i;
+    if (o && (o->kind != BMVPI_PY_OPAQUE || k->p - k->start < 13 || memcmp(k->p - 11, magic, sizeof magic)))
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "a pickle that torch.save did not write", NULL);
+    if ((o = k->status ? NULL : bmvpi_pl_next(k)) != NULL && (o->kind != BMVPI_PY_INT || o->i != 1001))
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has another version of the format than 1001", NULL);
+    o = k->status ? NULL : bmvpi_pl_next(k);
+    for (i = 0; o && o->kind == BMVPI_PY_DICT && i + 1 < o->u.list->n; i += 2) {
+        const bmvpi_py *key = o->u.list->v[i], *v = o->u.list->v[i + 1];
+        if (key->kind == BMVPI_PY_STR && !strcmp(key->u.s, "little_endian") && v->kind == BMVPI_PY_BOOL && !v->i)
+            bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "byte order is not 'little'", NULL);
+    }
+}
+
+/* The data of the storages, in the order of the keys, from byte `at` of the file on. */
+static void bmvpi_pl_place(bmvpi_pk *k, const bmvpi_py *keys, int64_t at)
+{
+    bmvpi_ckpt_file *f = k->f;
+    char count[8];
+    int64_t i, j;
+    if (keys->kind != BMVPI_PY_LIST) { bmvpi_pk_bad(k, "has no list of storages"); return; }
+    for (i = 0; i < keys->u.list->n && !k->status; ++i) {
+        const bmvpi_py *key = keys->u.list->v[i];
+        bmvpi_record *r = NULL;
+        if ((k->budget -= f->n_records) < 0) { bmvpi_pk_bad(k, "has too many storages for its size"); return; }
+        for (j = 0; j < f->n_records && key->kind == BMVPI_PY_STR && !r; ++j)
+            if (!strcmp(f->record[j].name, key->u.s)) r = &f->record[j];
+        if (!r || r->resolved) { bmvpi_pk_bad(k, "lists a storage that no tensor has, or twice"); return; }
+        if (at > f->in.size - 8 || r->size > f->in.size - 8 - at) {
+            bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the file ends before its data do", r->name);
+            return;
+        }
+        k->status = bmvpi_in_read(&f->in, at, count, 8, k->err);
+        if (!k->status && bmvpi_le_get(count, 8) != (uint64_t)(r->size / r->element))
+            bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the storage has another size than the pickle says", r->name);
+        r->at = at + 8;
+        r->resolved = r->verified = 1; /* there is no checksum */
+        at += 8 + r->size;
+    }
+    for (j = 0; j < f->n_records && !k->status; ++j)
+        if (!f->record[j].resolved) bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the storage has no data", f->record[j].name);
+}
+
+static bmvp_status bmvpi_pl_open(bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    const int64_t n = f->in.size < BMVPI_PK_MAX ? f->in.size : BMVPI_PK_MAX;
+    char *text = (char *)bmvpi_bump_get(&f->mem, (size_t)n);
+    const bmvpi_py *keys;
+    bmvpi_py *object;
+    bmvpi_pk k;
+    bmvp_status s;
+    f->ck.format = BMVP_CKPT_PT;
+    if (!text) return bmvpi_ck_oom(f, err);
+    s = bmvpi_in_read(&f->in, 0, text, n, err);
+    if (s) return s;
+    k = bmvpi_pk_make(f, NULL, text, n, err);
+    bmvpi_pl_head(&k);
+    object = k.status ? NULL : bmvpi_pl_next(&k);
+    keys = k.status ? NULL : bmvpi_pl_next(&k);
+    if (keys) bmvpi_pl_place(&k, keys, k.p - k.start);
+    k.result = object;
+    return bmvpi_pk_take_in(&k);
 }
 
 static bmvp_status bmvpi_pt_open(bmvpi_ckpt_file *f, bmvp_error *err)
@@ -6385,10 +6506,8 @@ static bmvp_status bmvpi_ck_detect(bmvpi_ckpt_file *f, bmvp_error *err)
     if ((s = bmvpi_in_read(&f->in, 0, h, n, err)) != BMVP_OK) return s;
     if (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4)) return bmvpi_pt_open(f, err);
     header = bmvpi_le_get(h, 8);
-    if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{')
-        what =
-            "is a pickle without zip, as torch.save wrote before 1.6; run torch.save(torch.load(f), f) in Python once";
-    else if (!memcmp(h + 257, "ustar", 5))
+    if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{') return bmvpi_pl_open(f, err);
+    if (!memcmp(h + 257, "ustar", 5))
         what = "is a tar archive, as PyTorch 0.1 wrote; run torch.save(torch.load(f), f) once";
     else if (h[0] == 0x1f && h[1] == 0x8b) what = "is compressed by gzip; run gunzip on it";
     else if (!memcmp(h, "\x89HDF", 4)) what = "is an HDF5 file (Keras?), not a PyTorch or safetensors file";
@@ -6603,9 +6722,10 @@ static const char *const bmvpi_weight_keys[] = {
 };
 static const char *const bmvpi_wrappers[] = { "module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.",
                                               "_checkpoint_wrapped_module." };
-static const char *const bmvpi_holders[] = { "model.",     "net.",      "network.",
-                                             "student.",   "backbone.", "model_state_dict.",
-                                             "state_dict." };
+static const char *const bmvpi_holders[] = { "model.",      "net.",     "network.", "student.", "backbone.",
+                                             "encoder.",    "encoder_q.", "base_encoder.", "model_state_dict.",
+                                             "state_dict.", "model.net.", "model.network.", "model.backbone.",
+                                             "model.encoder.", "network.encoder.", "student.backbone." };
 enum {
     BMVPI_WEIGHT_KEYS = sizeof bmvpi_weight_keys / sizeof *bmvpi_weight_keys,
     BMVPI_WRAPPERS = sizeof bmvpi_wrappers / sizeof *bmvpi_wrappers,
