@@ -3885,9 +3885,12 @@ struct attention {
     view table, place, region; /* of window attention: (rows, heads), (T), and (windows, T) or none */
     int64_t rows, windows;
     /* Row of the table that has the bias of tokens i and k */
-    __device__ int64_t bias_row(int64_t i, int64_t k) const { return (int64_t)(place[i] - place[k]) + rows / 2; }
+    __device__ __forceinline__ int64_t bias_row(int64_t i, int64_t k) const
+    {
+        return (int64_t)(place[i] - place[k]) + rows / 2;
+    }
     /* What comes to scale q k^T */
-    __device__ float bias(int64_t nh, int64_t i, int64_t k) const
+    __device__ __forceinline__ float bias(int64_t nh, int64_t i, int64_t k) const
     {
         const int64_t w = region ? nh / heads % windows * t : 0;
         if (!table || i >= t || k >= t) return 0;
