@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
+#include "learnable.h"
 #include "resume.h"
 #include "train.h"
 #include "data/crops.h"
@@ -97,15 +98,6 @@ static bmvp_status configure(session *s, cli_option *opt, int n_opt)
     return st;
 }
 
-/* No case has two modalities: two of the three tasks have nothing to learn from. */
-static int all_single(const prepared_set *p)
-{
-    int64_t i;
-    for (i = 0; i < p->data.n; ++i)
-        if (p->cases[i].modalities & (p->cases[i].modalities - 1)) return 0;
-    return 1;
-}
-
 static void print_configuration(const session *s)
 {
     const char *name, *meaning;
@@ -115,10 +107,6 @@ static void print_configuration(const session *s)
     printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
     for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
     printf("\n");
-    if (all_single(&s->data))
-        printf("tasks    no case has two modalities: cross-modal reconstruction and contrast are not possible (cmr and "
-               "cl stay nan); distillation "
-               "is learned\n");
     printf("preset   %s\n", s->cfg.preset);
     for (i = 0; bmvp_ssl_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
         printf("  %-22s %-10s %s\n", name, value, meaning);
@@ -205,7 +193,7 @@ static bmvp_status start_lead(session *s)
 static bmvp_status start(session *s)
 {
     const int lead = ranks_lead(&s->ranks);
-    bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
+    bmvp_status st = lead ? run_open(s->o.out, s->o.resume, &s->err) : BMVP_OK;
     read_start at;
     if (st) return st;
     if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
@@ -359,7 +347,9 @@ static bmvp_status prepare(session *s, cli_option *opt, int n_opt)
         st = train_compare_ranks(&s->ranks, s->net.name, bmvp_ssl_method(), &s->cfg, s->data.cases, s->data.data.n,
                                  s->length.total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
-    return st;
+    return st ? st
+              : learnable_tasks(&s->data, &s->cfg, s->ranks.launch.size, s->length.total, s->length.samples,
+                                ranks_lead(&s->ranks), &s->err);
 }
 
 static int run(session *s, cli_option *opt, int n_opt)
