@@ -29,9 +29,9 @@
        Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the
        backend; exchanges with
                   other ranks go to a second one, and events keep the order.
-       Bits       no float atomics; work is cut by shape, partial sums are added in fixed order: two runs on one kind of
-       GPU are equal. Sums over
-                  ranks are in NCCL's order: equal with the same GPUs and NCCL.
+       Bits       no float atomics: what is scattered is counted in whole numbers (grid_sample3d); work is cut by shape,
+                  partial sums are added in fixed order: two runs on one kind of GPU are equal. Sums over ranks are in
+                  NCCL's order: equal with the same GPUs and NCCL.
        Errors     of launches and calls go to the context at once; those of running kernels at the next call that waits
        (a read). Comments   every kernel says: what it computes; which thread does what; launch and limits; where its
        bits come from; traffic. Testing    with BMVP_CUDA_SHIM defined this file is C++ for tests/gpu/cuda_shim.h, which
@@ -2358,6 +2358,310 @@ static void space_to_depth_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gx) space_to_depth_copy(c, y, gradient(y), gx, 1, add);
 }
 BMVPI_NO_WORKSPACE(space_to_depth)
+
+/* >>op box_sum3d --------------------------------------------------------------------------------------------------- */
+
+/* One axis of the three: y (+)= sum of x over the places up to `radius` away, in order; each of (outer, n, inner).
+   4 (2 radius + 2) bytes an element, most of it from L2 */
+struct box_map {
+    view x;
+    sink y;
+    int64_t n, inner, radius;
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t at = i / inner % n, lo = at < radius ? -at : -radius;
+        const int64_t hi = at + radius < n ? radius : n - 1 - at;
+        float s = 0;
+        for (int64_t r = lo; r <= hi; ++r) s += x[i + r * inner];
+        put(y, i, s, add);
+    }
+};
+static void box_sum(bmvp_ctx *c, const bmvp_tensor *y, const view &from, const sink &to, int add)
+{
+    const sink w = floats(bmvp_kernel_workspace(c)), v = w + y->numel;
+    const int64_t r = y->args.box_sum3d.size / 2, *d = y->dim;
+    each(c, box_map{ from, w, d[1], d[2] * d[3] * d[4], r, 0 }, y->numel);
+    each(c, box_map{ w, v, d[2], d[3] * d[4], r, 0 }, y->numel);
+    each(c, box_map{ v, to, d[3], d[4], r, add }, y->numel);
+}
+static void box_sum3d_forward(bmvp_ctx *c, bmvp_tensor *y) { box_sum(c, y, values(y->src[0]), result(y), 0); }
+static void box_sum3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) box_sum(c, y, gradient(y), gx, add);
+}
+static int64_t box_sum3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return 2 * y->numel; }
+
+/* >>op grid_sample3d ----------------------------------------------------------------------------------------------- */
+
+/* Positions between the voxels of x; see the CPU's. */
+struct sampling {
+    view x, at, g;
+    int64_t dim[3], c, places; /* places of one sample */
+    int64_t low[3];
+    float far[3];
+    __device__ int64_t voxels() const { return dim[0] * dim[1] * dim[2]; }
+    /* The cell of position p: `low`, its lower corner, and `far`, how far it lies from that. 0: none is inside. */
+    __device__ int cell(int64_t p)
+    {
+        for (int i = 0; i < 3; ++i) {
+            const float v = at[3 * p + i], whole = floorf(v);
+            if (!(v > -1.0f && v < (float)dim[i])) return 0;
+            low[i] = (int64_t)whole;
+            far[i] = v - whole;
+        }
+        return 1;
+    }
+    /* Corner k of 8: its voxel, or -1 outside; its share along each axis */
+    __device__ int64_t corner(int k, float *share) const
+    {
+        int64_t voxel = 0;
+        int inside = 1;
+        for (int i = 0; i < 3; ++i) {
+            const int upper = k >> (2 - i) & 1;
+            const int64_t v = low[i] + upper;
+            inside = inside && v >= 0 && v < dim[i];
+            share[i] = upper ? far[i] : 1.0f - far[i];
+            voxel = voxel * dim[i] + v;
+        }
+        return inside ? voxel : -1;
+    }
+    __device__ int is_nan(int64_t p) const
+    {
+        const float a = at[3 * p], b = at[3 * p + 1], d = at[3 * p + 2];
+        return a != a || b != b || d != d;
+    }
+};
+static sampling sampling_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    sampling s = {};
+    s.x = values(x), s.at = values(y->src[1]), s.g = gradient(y);
+    for (int i = 0; i < 3; ++i) s.dim[i] = x->dim[i + 1];
+    s.c = y->dim[4], s.places = y->dim[1] * y->dim[2] * y->dim[3];
+    return s;
+}
+/* y at each place and channel; 36 bytes */
+struct sampling_map {
+    sampling given;
+    sink y;
+    __device__ void operator()(int64_t i) const
+    {
+        sampling s = given;
+        const int64_t p = i / s.c, sample = p / s.places;
+        float v = s.is_nan(p) ? NAN : 0.0f, share[3];
+        const int inside = s.cell(p);
+        for (int k = 0; inside && k < 8; ++k) {
+            const int64_t voxel = s.corner(k, share);
+            if (voxel >= 0) v += share[0] * share[1] * share[2] * s.x[(sample * s.voxels() + voxel) * s.c + i % s.c];
+        }
+        put(y, i, v, 0);
+    }
+};
+/* dposition of each place; 36 C + 24 bytes */
+struct sampling_slope_map {
+    sampling given;
+    sink gat;
+    int add;
+    __device__ void operator()(int64_t p) const
+    {
+        sampling s = given;
+        const int64_t sample = p / s.places;
+        const int inside = s.cell(p);
+        float d[3] = { 0, 0, 0 }, share[3];
+        for (int k = 0; inside && k < 8; ++k) {
+            const int64_t voxel = s.corner(k, share);
+            if (voxel < 0) continue;
+            float dot = 0;
+            for (int64_t i = 0; i < s.c; ++i) dot += s.g[p * s.c + i] * s.x[(sample * s.voxels() + voxel) * s.c + i];
+            d[0] += (k & 4 ? dot : -dot) * share[1] * share[2];
+            d[1] += (k & 2 ? dot : -dot) * share[0] * share[2];
+            d[2] += (k & 1 ? dot : -dot) * share[0] * share[1];
+        }
+        for (int i = 0; i < 3; ++i) put(gat, 3 * p + i, s.is_nan(p) ? NAN : d[i], add);
+    }
+};
+/* *unit = what the scatter counts in: a power of two so small that the largest |g| keeps 62 bits less those that all
+   places of a sample could add (a voxel gets from each at most |g|). NaN if a g is not finite. */
+struct sampling_unit_reduce : join_range {
+    view g;
+    double *unit;
+    int64_t places;
+    template <int N> __device__ pair value(int64_t i) const
+    {
+        pair p = none();
+        for (int e = 0; e < N; ++e) {
+            const double v = fabs((double)g[i + e]);
+            p = join(p, pair{ v, v <= 3.4e38 ? v : INFINITY });
+        }
+        return p;
+    }
+    __device__ void finish(pair p) const
+    {
+        int exponent, bits = 0;
+        while (((int64_t)1 << bits) < places) ++bits;
+        (void)frexp(p.b, &exponent);
+        *unit = p.b == INFINITY ? NAN : p.b > 0 ? ldexp(1.0, exponent + bits - 62) : 1.0;
+    }
+};
+/* sum[voxel, c] += g times the corner's share, as whole numbers of units: these add up to the same in any order, which
+   floats do not. Each place and channel; 8 atomics */
+struct sampling_scatter_map {
+    sampling given;
+    const double *unit;
+    unsigned long long *sum;
+    __device__ void operator()(int64_t i) const
+    {
+        sampling s = given;
+        const int64_t p = i / s.c, sample = p / s.places;
+        float share[3];
+        if (*unit != *unit || !s.cell(p)) return;
+        for (int k = 0; k < 8; ++k) {
+            const int64_t voxel = s.corner(k, share);
+            const double v = (double)(share[0] * share[1] * share[2] * s.g[i]) / *unit;
+            if (voxel >= 0)
+                atomicAdd(sum + (sample * s.voxels() + voxel) * s.c + i % s.c, (unsigned long long)(long long)rint(v));
+        }
+    }
+};
+/* dx (+)= sum times unit */
+struct sampling_back_map {
+    const unsigned long long *sum;
+    const double *unit;
+    sink gx;
+    int add;
+    __device__ void operator()(int64_t i) const { put(gx, i, (float)((double)(long long)sum[i] * *unit), add); }
+};
+static void grid_sample3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    each(c, sampling_map{ sampling_of(y), result(y) }, y->numel);
+}
+static void grid_sample3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const sampling s = sampling_of(y);
+    const int64_t n = y->src[0]->numel;
+    float *w = bmvp_kernel_workspace(c);
+    unsigned long long *sum = (unsigned long long *)(void *)w;
+    double *unit = (double *)(void *)(w + 2 * n);
+    int add_x, add_at;
+    sink gat = grad(c, y->src[1], &add_at), gx = grad(c, y->src[0], &add_x);
+    sampling_unit_reduce f;
+    if (gat) each(c, sampling_slope_map{ s, gat, add_at }, y->numel / s.c);
+    if (!gx) return;
+    f.g = s.g, f.unit = unit, f.places = s.places;
+    reduce(c, f, y->numel, w + 2 * n + 2);
+    fill(c, floats(w), 0, 2 * n);
+    each(c, sampling_scatter_map{ s, unit, sum }, y->numel);
+    each(c, sampling_back_map{ sum, unit, gx, add_x }, n);
+}
+static int64_t grid_sample3d_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward && y->src[0]->wants_grad ? 2 * y->src[0]->numel + 2 + REDUCE_FLOATS : 0;
+}
+
+/* >>op gather_rows ------------------------------------------------------------------------------------------------- */
+
+/* y[i] = x[index[i]], and, with index NULL, dx[r] (+)= sum of g at the places of row r, in order; over (rows, C), N
+   channels at a time. 8 bytes an element */
+struct gather_map {
+    view from;
+    sink to;
+    const int32_t *index, *start, *place;
+    int64_t c;
+    int add;
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        const int64_t r = (i - ch) / c;
+        float v[N], u[N];
+        if (index) load<N>(from, index[r] * c + ch, v);
+        else {
+            for (int e = 0; e < N; ++e) v[e] = 0;
+            for (int32_t k = start[r]; k < start[r + 1]; ++k) {
+                load<N>(from, place[k] * c + ch, u);
+                BMVPI_UNROLLED
+                for (int e = 0; e < N; ++e) v[e] += u[e];
+            }
+        }
+        store<N>(to, i, v, add);
+    }
+};
+static void gather_rows_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int32_t *index = (const int32_t *)(const void *)y->saved;
+    columns_map(c, gather_map{ values(y->src[0]), result(y), index, NULL, NULL, y->dim[1], 0 },
+                columns_of(1, y->dim[0], y->dim[1]));
+}
+static void gather_rows_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t rows = y->src[0]->numel / y->dim[1];
+    const int32_t *start = (const int32_t *)(const void *)y->saved + y->dim[0];
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    if (gx)
+        columns_map(c, gather_map{ gradient(y), gx, NULL, start, start + rows + 1, y->dim[1], add },
+                    columns_of(1, rows, y->dim[1]));
+}
+BMVPI_NO_WORKSPACE(gather_rows)
+
+/* >>op where_rows -------------------------------------------------------------------------------------------------- */
+
+/* to (+)= mask ? row : x, or, without a row, mask ? 0 : g; 8 bytes an element */
+struct where_map {
+    view x, row;
+    sink to;
+    const int32_t *mask;
+    int64_t c;
+    int add;
+    template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
+    {
+        const int masked = mask[(i - ch) / c];
+        float v[N];
+        for (int e = 0; e < N; ++e) v[e] = 0;
+        if (!masked) load<N>(x, i, v);
+        else if (row) load<N>(row, ch, v);
+        store<N>(to, i, v, add);
+    }
+};
+/* drow (+)= sum of g over the rows of the mask */
+struct where_columns {
+    view g;
+    const int32_t *mask;
+    sink drow;
+    int64_t c;
+    int add;
+    template <int N> __device__ void value(int64_t i, int64_t, int64_t ch, pair *p) const
+    {
+        float v[N];
+        if (!mask[(i - ch) / c]) return;
+        load<N>(g, i, v);
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) p[e].a += (double)v[e];
+    }
+    __device__ void finish(int64_t, int64_t ch, pair p) const { put(drow, ch, (float)p.a, add); }
+};
+static columns where_shape(const bmvp_tensor *y) { return columns_of(1, y->numel / last_dim(y), last_dim(y)); }
+static const int32_t *where_mask(const bmvp_tensor *y) { return (const int32_t *)(const void *)y->saved; }
+static void where_rows_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    columns_map(c, where_map{ values(y->src[0]), values(y->src[1]), result(y), where_mask(y), last_dim(y), 0 },
+                where_shape(y));
+}
+static void where_rows_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add_x, add_row;
+    sink gx = grad(c, y->src[0], &add_x), grow = grad(c, y->src[1], &add_row);
+    if (gx)
+        columns_map(c, where_map{ gradient(y), values(NULL), gx, where_mask(y), last_dim(y), add_x }, where_shape(y));
+    if (grow)
+        columns_sum(c, where_columns{ gradient(y), where_mask(y), grow, last_dim(y), add_row }, where_shape(y),
+                    bmvp_kernel_workspace(c));
+}
+static int64_t where_rows_workspace(const bmvp_ctx *, const bmvp_tensor *y, int backward)
+{
+    return backward ? columns_workspace(where_shape(y)) : 0;
+}
 
 /* >>op sum: and what mean has in common with it -------------------------------------------------------------------- */
 
@@ -5563,8 +5867,8 @@ static void batchnorm_forward(bmvp_ctx *c, bmvp_tensor *y)
     const norm s = norm_of(c, y, 1, ch, batchnorm_comm(c, y));
     if (!bmvp_kernel_recomputes(c)) {
         if (y->args.batchnorm.training)
-            norm_statistics(c, s, y->args.batchnorm.eps, y->args.batchnorm.momentum, buffer_of(y->src[3]),
-                            buffer_of(y->src[4]));
+            norm_statistics(c, s, y->args.batchnorm.eps, y->args.batchnorm.momentum,
+                            y->src[3] ? buffer_of(y->src[3]) : NULL, y->src[3] ? buffer_of(y->src[4]) : NULL);
         else
             each(c, norm_running_map{ buffer_of(y->src[3]), buffer_of(y->src[4]), y->saved, ch, y->args.batchnorm.eps },
                  ch);
@@ -5899,11 +6203,18 @@ static __device__ __forceinline__ int listed_find(const listed *list, int n, int
 template <int N> static __device__ __forceinline__ void update_some(const bmvp_update &u, float scale, int64_t i)
 {
     const float keep = 1.0f - u.lr * u.decay;
-    float p[N], g[N], m[N], v[N];
-    load<N>(view{ u.p, 0 }, i, p);
+    float p[N], g[N], m[N], v[N], top[N];
     load<N>(view{ u.g, 0 }, i, g);
     load<N>(view{ u.m, 0 }, i, m);
+    if (!u.p) {
+        BMVPI_UNROLLED
+        for (int e = 0; e < N; ++e) m[e] += u.b1 * (g[e] - m[e]);
+        store<N>(sink{ u.m, 0 }, i, m, 0);
+        return;
+    }
+    load<N>(view{ u.p, 0 }, i, p);
     if (u.v) load<N>(view{ u.v, 0 }, i, v);
+    if (u.top) load<N>(view{ u.top, 0 }, i, top);
     BMVPI_UNROLLED
     for (int e = 0; e < N; ++e) {
         const float d = g[e] * scale + u.l2 * p[e];
@@ -5914,19 +6225,23 @@ template <int N> static __device__ __forceinline__ void update_some(const bmvp_u
         }
         m[e] += u.b1 * (d - m[e]);
         v[e] += u.b2 * (d * d - v[e]);
-        p[e] = p[e] * keep - u.step * m[e] / (sqrtf(v[e]) * u.root + u.eps);
+        top[e] = u.top && v[e] <= top[e] ? top[e] : v[e];
+        p[e] = p[e] * keep - u.step * m[e] / (sqrtf(top[e]) * u.root + u.eps);
     }
     store<N>(sink{ u.p, 0 }, i, p, 0);
     store<N>(sink{ u.m, 0 }, i, m, 0);
     if (u.v) store<N>(sink{ u.v, 0 }, i, v, 0);
+    if (u.top) store<N>(sink{ u.top, 0 }, i, top, 0);
 }
 
-/* The step of SGD (no v) or Adam and AdamW, as bmvp_update says; with a rule its scale, and no step if it has halted.
+/* The step of SGD, Adam and AdamW, AMSGrad, or an average, as bmvp_update says; with a rule its scale, and no step if
+   it has halted.
    Who:    block b takes piece b; its threads go through it four neighbours at a time, the first ones take what is left
            over.
    Launch: one block of 256 threads a piece; any number of tensors.
    Bits:   each element by one thread.
-   Traffic: 28 bytes an element (SGD 20), 16 a thread, and about 16 operations: at the memory's speed. */
+   Traffic: 28 bytes an element (SGD 20, AMSGrad 36, an average 12), 16 a thread, and about 16 operations: at the
+           memory's speed. */
 static __global__ void update_kernel(const listed *list, int n, const float *rule)
 {
     if (rule && rule[BMVP_RULE_HALTED] != 0.0f) return;

@@ -19,7 +19,7 @@
        >>checkpoint            >>state files
        and in the implementation
        >>for upper headers     >>state impl            >>layers impl           >>residual blocks
-       >>uniformer >>decoder   >>unet3d    >>unetr
+       >>uniformer >>decoder   >>unet3d    >>unetr     >>swin_unetr
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
        >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip
@@ -105,7 +105,8 @@ typedef enum bmvp_init {      /* how a fresh entry starts; PyTorch's function in
     BMVP_INIT_XAVIER_UNIFORM, /* uniform in +-sqrt(6 / fan), fan = (I + O) k^3: xavier_uniform_ */
     BMVP_INIT_NORMAL,         /* normal, standard deviation `value`: normal_ */
     BMVP_INIT_TRUNC_NORMAL,   /* the same, drawn again beyond +-2: trunc_normal_ */
-    BMVP_INIT_CONSTANT        /* `value` */
+    BMVP_INIT_CONSTANT,       /* `value` */
+    BMVP_INIT_WINDOW_INDEX    /* (w^3, w^3), w = `value`: relative_position_index of Swin's windows of w^3 tokens */
 } bmvp_init;
 
 /* One entry of a network's state, named as in PyTorch. */
@@ -123,6 +124,7 @@ typedef struct bmvp_state {
     int64_t fan;
     double value;          /* of NORMAL, TRUNC_NORMAL and CONSTANT */
     double lr_scale;       /* learning rate of this tensor / that of the rest */
+    double decay_scale;    /* the same of weight decay, 0: none. Both are what PyTorch has parameter groups for */
     const char *stacked; /* this is slice `part` of `parts` of the file's tensor of this name (templates); else NULL */
     int part, parts;
 } bmvp_state;
@@ -281,9 +283,12 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
    bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
 
-   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`, and
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
-   num_heads, and perceptron 1 for its linear patch embedding). A program adds rows by bmvp_config.networks
+   num_heads, and perceptron 1 for its linear patch embedding) and `swin_unetr` (MONAI's, of any size: feature_size,
+   window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows;
+   its relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
+   rows by bmvp_config.networks
    (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
    its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
    printed, where the row is not known. */
@@ -313,8 +318,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny; 0 when the name is none
-   of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, swin_unetr, swin_unetr_tiny;
+   0 when the name is none of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -325,11 +330,11 @@ BMVP_API bmvp_status bmvp_net_config_set(bmvp_net_config *cfg, const char *text,
 BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, int otherwise);
 
 /* Feature maps, finest first: UniFormer x1..x4 at 1/2, 1/4, 1/8, 1/16 of the input; UNET3D at 1/2, 1/4, 1/8, and the
-   last at 1/8; UNETR's four are all at 1/16. NULL: not there. */
+   last at 1/8; UNETR's four are all at 1/16; Swin-UNETR's five at 1/2 to 1/32. NULL: not there. */
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
-                             the input */
+                             and Swin-UNETR's the input */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -425,6 +430,7 @@ typedef struct bmvp_optim_config {
     double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
+    int amsgrad; /* 1: AdamW and Adam divide by the largest exp_avg_sq so far (Reddi et al., ICLR 2018): 4 bytes more */
 } bmvp_optim_config;
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind);
 
@@ -450,17 +456,34 @@ BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x);
    in bmvp_optim_count. */
 BMVP_API void bmvp_optim_resume(bmvp_optim *o);
 /* Moments of entry i of the list (NULL for what is not trained) and its step count, for checkpoints. which 0: exp_avg
-   or the momentum buffer, 1: exp_avg_sq. */
+   or the momentum buffer, 1: exp_avg_sq, 2: max_exp_avg_sq (of amsgrad). */
+enum { BMVP_MOMENTS = 3 };
 BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which);
 BMVP_API int64_t *bmvp_optim_count(bmvp_optim *o, int i);
+BMVP_API bmvp_optim_config bmvp_optim_config_of(const bmvp_optim *o);
+/* decay_scale 0 for every entry of one axis (biases, norms, single tokens), as most transformers are trained. Before
+   the first step. */
+BMVP_API void bmvp_state_decay_matrices(bmvp_state_list *list);
+/* A slowly moving copy of a network (mean teacher, MoCo's momentum encoder): every trained entry of `to` becomes
+   keep x itself + (1 - keep) x the same entry of `from`; keep 0 copies, statistics and counters, too. The lists have
+   the same entries in the same order (two networks of one config); `to` is of no optimizer, and is run with
+   bmvp_set_grad 0. bmvp_trainer_keep saves it with a run. Nothing in a plan. */
+BMVP_API void bmvp_state_average(bmvp_ctx *c, bmvp_state_list *to, const bmvp_state_list *from, double keep);
 
 /* Learning rate of `step` (from 0) out of `total`: linear warm-up from 0 over `warmup` steps, then half a cosine to
-   `floor`. half_period 1 reproduces the release, whose cosine has half the period: the rate is 0 at half time and
-   climbs back. */
+   `floor`. Make it of zeros and fill in what is wanted:
+     half_period  1: as the release, whose cosine has half the period: the rate is 0 at half time and climbs back
+     warm_from    1: step t of the warm-up has start + (lr - start) t / warmup; 0: lr (t + 1) / (warmup + 1)
+     whole        1: the cosine is counted from step 0, not from the end of the warm-up (which it falls from)
+     every        above 0: in place of the cosine, lr factor^(step / every). torch StepLR (step_size, gamma) */
 typedef struct bmvp_schedule {
     double lr, floor;
     int64_t total, warmup;
     int half_period;
+    int warm_from, whole;
+    double start;
+    int64_t every;
+    double factor;
 } bmvp_schedule;
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step);
 
@@ -682,7 +705,7 @@ BMVP_API void bmvp_ckpt_writer_abort(bmvp_ckpt_writer *w); /* frees w, removes t
 
 /* >>state files: networks in checkpoints --------------------------------------------------------------------------- */
 
-/* What of a state list is meant: its values, or one moment of its optimizer (0 exp_avg, 1 exp_avg_sq; trained entries
+/* What of a state list is meant: its values, or one moment of its optimizer (bmvp_optim_moment; trained entries
    only). */
 typedef struct bmvp_state_part {
     bmvp_ctx *c;
@@ -790,7 +813,7 @@ static bmvp_state *bmvpi_state_push(bmvp_ctx *c, bmvp_state_list *l)
         l->cap = cap;
     }
     memset(&l->item[l->n], 0, sizeof *l->item);
-    l->item[l->n].lr_scale = 1;
+    l->item[l->n].lr_scale = l->item[l->n].decay_scale = 1;
     return &l->item[l->n++];
 }
 
@@ -874,7 +897,7 @@ static bmvp_tensor *bmvpi_state_make(bmvp_ctx *c, bmvp_state_list *list, const c
         return NULL;
     }
     *e = *s;
-    e->lr_scale = 1;
+    e->lr_scale = e->decay_scale = 1;
     e->name = t->name;
     return e->t = t;
 }
@@ -935,6 +958,19 @@ static float bmvpi_init_draw(const bmvp_state *s, bmvp_rng *r)
     }
 }
 
+/* Place of a token of w^3, counted with x slowest: two of them less each other, plus that of the largest difference,
+   are the row of the table of (2 w - 1)^3 biases */
+static int64_t bmvpi_window_place(int64_t w, int64_t token)
+{
+    return (token / (w * w) * (2 * w - 1) + token / w % w) * (2 * w - 1) + token % w;
+}
+/* Number i of the index, w^3 x w^3 */
+static float bmvpi_window_index(int64_t w, int64_t i)
+{
+    const int64_t n = w * w * w;
+    return (float)(bmvpi_window_place(w, i / n) - bmvpi_window_place(w, i % n) + bmvpi_window_place(w, n - 1));
+}
+
 BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, uint32_t stream)
 {
     bmvp_rng r = bmvp_rng_make(seed, stream, 0, 0);
@@ -946,7 +982,8 @@ BMVP_API void bmvp_state_init(bmvp_ctx *c, const bmvp_state *s, uint64_t seed, u
         return;
     }
     v = (float *)bmvpi_alloc(c, s->t->numel * (int64_t)sizeof *v);
-    for (i = 0; v && i < s->t->numel; ++i) v[i] = bmvpi_init_draw(s, &r);
+    for (i = 0; v && i < s->t->numel; ++i)
+        v[i] = s->init == BMVP_INIT_WINDOW_INDEX ? bmvpi_window_index((int64_t)s->value, i) : bmvpi_init_draw(s, &r);
     if (v) bmvp_write(c, s->t, v);
     bmvpi_free(c, v);
 }
@@ -2268,9 +2305,428 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
     { NULL, NULL }
 };
 
+/* >>swin_unetr: Swin-UNETR of Hatamizadeh et al., BrainLes 2021, as MONAI writes it -----------------------------------
+
+   Four stages of attention within windows of 7^3 tokens (Liu et al., ICCV 2021): in odd blocks the windows are shifted
+   by half their side, so that tokens meet that were apart; behind each stage 2^3 tokens are merged to one of twice the
+   width. Maps of all stages go through residual blocks to a decoder of residual blocks.
+   What a reimplementation gets wrong: a map is filled up to whole windows by zeros behind its norm, and those take part
+   in attention (q, k and v are then the bias alone) without a mask; an axis of at most a window's length is one window
+   of that length and is not shifted; and a smaller window takes the first rows and columns of the whole window's index
+   of biases, as if token i of it were token i of that one, so that the order in which tokens are counted matters: x
+   slowest, as in MONAI, though here they lie with z slowest.
+   Options: feature_size, window_size, num_heads (of the first stage; each has twice as many as the one before), depth
+   (blocks of the stages; of all 0: 2), use_v2 (a residual block before each stage), new_merging (order of the octants:
+   0 as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5). No tensor of a file
+   shows the last. */
+enum { BMVPI_SWIN_BLOCKS = 32, BMVPI_SWIN_MAPS = 11, BMVPI_SWIN_SEEN = 17 };
+typedef struct bmvpi_swin_block {
+    bmvp_attention_block b;
+    bmvp_tensor *table;
+} bmvpi_swin_block;
+typedef struct bmvpi_swin {
+    bmvp_layer embed;
+    bmvpi_swin_block block[4][BMVPI_SWIN_BLOCKS];
+    bmvp_layer reduction[4], merged[4]; /* of merging: linear and norm */
+    bmvpi_res_block before[4];          /* v2 */
+    bmvpi_res_block encoder[5];         /* encoder1, 2, 3, 4, 10 */
+    bmvpi_up_block decoder[5];          /* 5, 4, 3, 2, 1 */
+    bmvp_layer out;
+} bmvpi_swin;
+
+static int bmvpi_swin_feature(const bmvp_net_config *k) { return bmvp_net_option_of(k, "feature_size", 48); }
+static int bmvpi_swin_window(const bmvp_net_config *k) { return bmvp_net_option_of(k, "window_size", 7); }
+static int bmvpi_swin_heads(const bmvp_net_config *k) { return bmvp_net_option_of(k, "num_heads", 3); }
+static int bmvpi_swin_depth(const bmvp_net_config *k, int stage)
+{
+    return k->depth[0] || k->depth[1] || k->depth[2] || k->depth[3] ? k->depth[stage] : 2;
+}
+
+/* A linear layer as MONAI's SwinTransformer starts it */
+static bmvp_layer bmvpi_swin_linear(bmvp_module *m, const char *name, int64_t in, int64_t out, int bias)
+{
+    bmvp_layer l = bmvp_make_linear(m, name, in, out, bias);
+    bmvp_init_as(m, l.w, BMVP_INIT_TRUNC_NORMAL, 0.02);
+    bmvp_init_as(m, l.b, BMVP_INIT_ZERO, 0);
+    return l;
+}
+static bmvpi_swin_block bmvpi_swin_make_block(bmvp_module *m, int64_t n, int heads, int window)
+{
+    const int64_t side = 2 * window - 1, tokens = (int64_t)window * window * window;
+    int64_t table[2], index[2];
+    bmvpi_swin_block s;
+    memset(&s, 0, sizeof s);
+    table[0] = side * side * side, table[1] = heads, index[0] = index[1] = tokens;
+    s.b.norm1 = bmvp_make_layernorm(m, "norm1", n);
+    s.table = bmvp_make_tensor(m, "attn.relative_position_bias_table", 2, table);
+    bmvp_init_as(m, s.table, BMVP_INIT_TRUNC_NORMAL, 0.02);
+    m->carried = 1; /* attention goes by the formula; MONAI wants the index in the file */
+    bmvp_init_as(m, bmvp_make_tensor(m, "attn.relative_position_index", 2, index), BMVP_INIT_WINDOW_INDEX, window);
+    m->carried = 0;
+    s.b.qkv = bmvpi_swin_linear(m, "attn.qkv", n, 3 * n, 1);
+    s.b.proj = bmvpi_swin_linear(m, "attn.proj", n, n, 1);
+    s.b.norm2 = bmvp_make_layernorm(m, "norm2", n);
+    s.b.mlp.fc1 = bmvpi_swin_linear(m, "mlp.linear1", n, 4 * n, 1);
+    s.b.mlp.fc2 = bmvpi_swin_linear(m, "mlp.linear2", 4 * n, n, 1);
+    s.b.heads = heads;
+    return s;
+}
+
+static void bmvpi_swin_make_decoder(bmvp_net *net)
+{
+    static const int place[5] = { 1, 2, 3, 4, 10 }, width[5] = { 1, 1, 2, 4, 16 };
+    const int64_t f = bmvpi_swin_feature(&net->cfg);
+    const int outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    bmvpi_swin *u = (bmvpi_swin *)net->layers;
+    bmvp_module *m = &net->m;
+    char name[24];
+    int i;
+    for (i = 0; i < 5; ++i) {
+        snprintf(name, sizeof name, "encoder%d.layer", place[i]);
+        u->encoder[i] = bmvpi_make_res_block(m, name, i ? width[i] * f : net->cfg.in_channels, width[i] * f);
+    }
+    for (i = 0; i < 5; ++i) {
+        snprintf(name, sizeof name, "decoder%d", 5 - i);
+        u->decoder[i] = bmvpi_make_up_block(m, name, (16 * f) >> i, i < 4 ? (8 * f) >> i : f);
+    }
+    u->out = bmvp_make_conv(m, "out.conv.conv", f, outputs, 1, 1, 0, 1);
+}
+static void bmvpi_swin_make(bmvp_net *net)
+{
+    const bmvp_net_config *k = &net->cfg;
+    const int64_t f = bmvpi_swin_feature(k);
+    bmvpi_swin *u = (bmvpi_swin *)net->layers;
+    bmvp_module *m = &net->m;
+    int s, i;
+    bmvp_enter(m, "swinViT");
+    u->embed = bmvp_make_conv(m, "patch_embed.proj", k->in_channels, f, 2, 2, 0, 1);
+    for (s = 0; s < 4; ++s) {
+        bmvp_enter(m, "layers%d.0", s + 1);
+        for (i = 0; i < bmvpi_swin_depth(k, s) && !bmvp_failed(m->c); ++i) {
+            bmvp_enter(m, "blocks.%d", i);
+            u->block[s][i] = bmvpi_swin_make_block(m, f << s, bmvpi_swin_heads(k) << s, bmvpi_swin_window(k));
+            bmvp_leave(m);
+        }
+        u->reduction[s] = bmvpi_swin_linear(m, "downsample.reduction", (8 * f) << s, (2 * f) << s, 0);
+        u->merged[s] = bmvp_make_layernorm(m, "downsample.norm", (8 * f) << s);
+        bmvp_leave(m);
+    }
+    for (s = 0; s < 4 && bmvp_net_option_of(k, "use_v2", 0); ++s) {
+        bmvp_enter(m, "layers%dc.0", s + 1);
+        u->before[s] = bmvpi_make_res_block(m, "layer", f << s, f << s);
+        bmvp_leave(m);
+    }
+    bmvp_leave(m);
+    if (k->task != BMVP_TASK_CLASSIFY) bmvpi_swin_make_decoder(net);
+}
+
+/* How a map is cut: along z, y and x its length, that of whole windows, the window's, the shift */
+typedef struct bmvpi_swin_grid { int64_t n[3], whole[3], w[3], shift[3], tokens, windows; } bmvpi_swin_grid;
+static bmvpi_swin_grid bmvpi_swin_cut(const bmvp_tensor *x, int window, int shifted)
+{
+    bmvpi_swin_grid g;
+    int a;
+    for (g.tokens = g.windows = 1, a = 0; a < 3; ++a) {
+        g.n[a] = x->dim[1 + a];
+        g.w[a] = bmvpi_min(window, g.n[a]);
+        g.whole[a] = bmvpi_ceil_div(g.n[a], g.w[a]) * g.w[a];
+        g.shift[a] = shifted && g.n[a] > window ? window / 2 : 0;
+        g.tokens *= g.w[a];
+        g.windows *= g.whole[a] / g.w[a];
+    }
+    return g;
+}
+/* Region of a place along axis a of the shifted grid: what was there before lies apart in the image. */
+static int bmvpi_swin_region(const bmvpi_swin_grid *g, int a, int64_t at)
+{
+    if (!g->shift[a]) return 0;
+    return at < g->whole[a] - g->w[a] ? 0 : at < g->whole[a] - g->shift[a] ? 1 : 2;
+}
+/* place: of each token in the whole window's counting; region, if there is a shift, of each token of each window */
+static void bmvpi_swin_numbers(const bmvpi_swin_grid *g, int window, int32_t *place, int32_t *region)
+{
+    int64_t t, n, at[3], first[3];
+    int a;
+    for (t = 0; t < g->tokens; ++t) {
+        at[2] = t % g->w[2], at[1] = t / g->w[2] % g->w[1], at[0] = t / g->w[2] / g->w[1];
+        place[t] = (int32_t)bmvpi_window_place(window, (at[2] * g->w[1] + at[1]) * g->w[0] + at[0]);
+        for (n = 0; region && n < g->windows; ++n) {
+            const int64_t across = g->whole[2] / g->w[2], down = g->whole[1] / g->w[1];
+            int32_t r = 0;
+            first[2] = n % across * g->w[2], first[1] = n / across % down * g->w[1];
+            first[0] = n / across / down * g->w[0];
+            for (a = 0; a < 3; ++a) r = 3 * r + bmvpi_swin_region(g, a, first[a] + at[a]);
+            region[n * g->tokens + t] = r;
+        }
+    }
+}
+/* A map of whole windows as (N windows, tokens, C), or back. What lies between is dropped: only moves. */
+static bmvp_tensor *bmvpi_swin_windows(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x, int64_t samples, int back)
+{
+    static const int apart[8] = { 0, 1, 3, 5, 2, 4, 6, 7 }, together[8] = { 0, 1, 4, 2, 5, 3, 6, 7 };
+    int64_t dim[8], n;
+    bmvp_tensor *y;
+    int a;
+    if (!x) return NULL;
+    n = x->dim[x->rank - 1];
+    dim[0] = samples, dim[7] = n;
+    for (a = 0; a < 3; ++a) {
+        dim[back ? 1 + a : 1 + 2 * a] = g->whole[a] / g->w[a];
+        dim[back ? 4 + a : 2 + 2 * a] = g->w[a];
+    }
+    y = bmvp_permute(c, bmvp_reshape(c, x, 8, dim), back ? together : apart);
+    bmvp_drop(c, x);
+    dim[0] = back ? samples : samples * g->windows, dim[1] = back ? g->whole[0] : g->tokens;
+    dim[2] = back ? g->whole[1] : n, dim[3] = g->whole[2], dim[4] = n;
+    return bmvp_reshape(c, y, back ? 5 : 3, dim);
+}
+/* The norm's map x, filled up and shifted, as windows */
+static bmvp_tensor *bmvpi_swin_apart(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x)
+{
+    int64_t low[5] = { 0 }, high[5] = { 0 }, shift[5] = { 0 }, more = 0, turned = 0;
+    bmvp_tensor *y = x;
+    int a;
+    if (!x) return NULL;
+    for (a = 0; a < 3; ++a) {
+        more += high[1 + a] = g->whole[a] - g->n[a];
+        turned += g->shift[a];
+        shift[1 + a] = -g->shift[a];
+    }
+    if (more) y = bmvp_pad(c, y, low, high);
+    if (y != x) bmvp_drop(c, x);
+    x = y;
+    if (turned) y = bmvp_roll(c, y, shift);
+    if (y != x) bmvp_drop(c, x);
+    return bmvpi_swin_windows(c, g, y, y ? y->dim[0] : 0, 0);
+}
+static bmvp_tensor *bmvpi_swin_together(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x, int64_t samples)
+{
+    int64_t shift[5] = { 0 }, turned = 0;
+    bmvp_tensor *y = bmvpi_swin_windows(c, g, x, samples, 1), *from;
+    int a;
+    for (a = 0; a < 3; ++a) turned += shift[1 + a] = g->shift[a];
+    from = y;
+    if (turned) y = bmvp_roll(c, y, shift);
+    if (y != from) bmvp_drop(c, from);
+    for (a = 0; a < 3; ++a) {
+        from = y;
+        if (g->whole[a] > g->n[a]) y = bmvp_slice(c, y, 1 + a, 0, g->n[a]);
+        if (y != from) bmvp_drop(c, from);
+    }
+    return y;
+}
+
+/* x += proj(attention of windows(norm1(x))); x += mlp(norm2(x)). The moves and norms are dropped: cheaper to do again
+   than to keep. */
+static bmvp_tensor *bmvpi_swin_run_block(bmvp_module *m, const bmvpi_swin_block *s, int window, int shifted,
+                                         bmvp_tensor *x)
+{
+    bmvp_ctx *c = m->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvpi_swin_grid g;
+    bmvp_tensor *n, *h;
+    int32_t *place, *region;
+    double scale;
+    if (!x || bmvp_failed(c)) return NULL;
+    g = bmvpi_swin_cut(x, window, shifted);
+    shifted = g.shift[0] || g.shift[1] || g.shift[2];
+    scale = 1.0 / sqrt((double)(x->dim[4] / s->b.heads));
+    place = (int32_t *)bmvpi_alloc(c, (1 + (shifted ? g.windows : 0)) * g.tokens * (int64_t)sizeof *place);
+    if (!place) return NULL;
+    region = shifted ? place + g.tokens : NULL;
+    bmvpi_swin_numbers(&g, window, place, region);
+    n = bmvpi_swin_apart(c, &g, bmvp_run(m, &s->b.norm1, x));
+    h = bmvp_run(m, &s->b.qkv, n);
+    bmvp_drop(c, n);
+    h = bmvp_window_attention(c, h, s->b.heads, scale, s->table, place, region, g.windows);
+    bmvpi_free(c, place);
+    h = bmvpi_swin_together(c, &g, h, x->dim[0]);
+    x = bmvp_linear_residual(c, h, s->b.proj.w, s->b.proj.b, x);
+    bmvp_drop(c, h);
+    n = bmvp_run(m, &s->b.norm2, x);
+    x = bmvp_run_mlp(m, &s->b.mlp, n, x);
+    bmvp_drop(c, n);
+    return bmvp_block_end(m, scope, x);
+}
+
+/* 8 octants of 2^3 tokens one after the other, a norm, a linear layer. The lists have bit 0 for x, 1 for y, 2 for z, as
+   space_to_depth has them. */
+static bmvp_tensor *bmvpi_swin_merge(bmvp_module *m, const bmvp_layer *norm, const bmvp_layer *reduction,
+                                     int new_merging, bmvp_tensor *x)
+{
+    static const int octant[2][8] = { { 0, 1, 2, 4, 5, 2, 4, 7 }, { 0, 1, 2, 4, 3, 5, 6, 7 } };
+    bmvp_ctx *c = m->c;
+    const int64_t scope = bmvp_scope_begin(c);
+    bmvp_tensor *part[8], *s, *y;
+    int64_t n;
+    int i;
+    if (!x || bmvp_failed(c)) return NULL;
+    n = x->dim[4];
+    s = bmvp_space_to_depth(c, x, 2);
+    for (i = 0; i < 8; ++i) part[i] = bmvp_slice(c, s, 4, octant[new_merging][i] * n, n);
+    y = bmvp_concat(c, 8, part, 4);
+    bmvp_drop(c, s);
+    for (i = 0; i < 8; ++i) bmvp_drop(c, part[i]);
+    s = bmvp_run(m, norm, y);
+    y = bmvp_run(m, reduction, s);
+    bmvp_drop(c, s);
+    return bmvp_block_end(m, scope, y);
+}
+
+/* LayerNorm over channels without parameters: proj_out */
+static bmvp_tensor *bmvpi_swin_bare_norm(bmvp_ctx *c, bmvp_tensor *x)
+{
+    bmvp_tensor *one, *zero;
+    if (!x) return NULL;
+    one = bmvp_input(c, 1, &x->dim[4], NULL);
+    zero = bmvp_input(c, 1, &x->dim[4], NULL);
+    bmvp_fill(c, one, 1);
+    bmvp_fill(c, zero, 0);
+    return bmvp_layernorm(c, x, one, zero, 1e-5);
+}
+
+/* The maps: f->map[0..4], normalised, at 1/2 to 1/32. seen, or NULL: what the embedding ([16]) and in each stage the
+   first two blocks, merging and v2's residual block gave ([4 stage + 0 .. 3]). */
+static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[BMVPI_SWIN_SEEN])
+{
+    const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
+    const bmvp_net_config *k = &net->cfg;
+    bmvp_module *m = &net->m;
+    bmvp_features f;
+    int64_t scope;
+    int s, i;
+    memset(&f, 0, sizeof f);
+    f.skip[0] = x;
+    x = bmvp_run(m, &u->embed, x);
+    if (seen) seen[16] = x;
+    f.map[0] = bmvpi_swin_bare_norm(m->c, x);
+    for (s = 0; s < 4; ++s) {
+        if (u->before[s].conv1.run) {
+            scope = bmvp_scope_begin(m->c);
+            x = bmvp_block_end(m, scope, bmvpi_run_res_block(m, &u->before[s], x, 0));
+            if (seen) seen[4 * s + 3] = x;
+        }
+        for (i = 0; i < bmvpi_swin_depth(k, s); ++i) {
+            x = bmvpi_swin_run_block(m, &u->block[s][i], bmvpi_swin_window(k), i % 2, x);
+            if (seen && i < 2) seen[4 * s + i] = x;
+        }
+        x = bmvpi_swin_merge(m, &u->merged[s], &u->reduction[s], bmvp_net_option_of(k, "new_merging", 0) != 0, x);
+        if (seen) seen[4 * s + 2] = x;
+        f.map[1 + s] = bmvpi_swin_bare_norm(m->c, x);
+    }
+    f.last = f.map[4];
+    return f;
+}
+static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x) { return bmvpi_swin_maps(net, x, NULL); }
+
+/* map: what encoder1, 2, 3, 4 and 10 ([0..4]) and decoder5 to 1 ([5..9]) give, and the logits ([10]) */
+static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS])
+{
+    static const int from[5] = { 0, 0, 1, 2, 4 };
+    const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *y;
+    int i;
+    memset(map, 0, BMVPI_SWIN_MAPS * sizeof *map);
+    if (f->last->numel / f->last->dim[0] == f->last->dim[4]) {
+        bmvp_fail(m->c, BMVP_E_SHAPE,
+                  "%s: the input is one voxel at 1/32, of which there are no statistics: a side must have 64 voxels or "
+                  "more", net->cfg.name);
+        return;
+    }
+    for (i = 0; i < 5; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        y = i ? f->map[from[i]] : f->skip[0];
+        map[i] = bmvp_block_end(m, scope, bmvpi_run_res_block(m, &u->encoder[i], y, 0));
+    }
+    for (y = map[4], i = 0; i < 5; ++i) {
+        bmvp_tensor *skip = i ? map[4 - i] : f->map[3];
+        map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, 0);
+        bmvpi_spent(m, y);
+        if (i) bmvpi_spent(m, skip);
+        y = map[5 + i];
+    }
+    map[10] = bmvp_run(m, &u->out, y);
+}
+static bmvp_tensor *bmvpi_swin_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    bmvp_tensor *map[BMVPI_SWIN_MAPS];
+    bmvpi_swin_decode(net, f, map);
+    return map[10];
+}
+static bmvp_logits bmvpi_swin_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvpi_swin_reconstruct(net, f);
+    return l;
+}
+
+static int64_t bmvpi_swin_stride(const bmvp_net_config *k) { (void)k; return 32; }
+static int64_t bmvpi_swin_channels(const bmvp_net_config *k) { return 16 * (int64_t)bmvpi_swin_feature(k); }
+static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    const int f = bmvpi_swin_feature(k), w = bmvpi_swin_window(k), heads = bmvpi_swin_heads(k);
+    int i, ok = f >= 1 && f <= 4096 && heads >= 1 && f % heads == 0 && w >= 2 && w <= 16;
+    for (i = 0; i < 4; ++i) ok = ok && bmvpi_swin_depth(k, i) >= 1 && bmvpi_swin_depth(k, i) <= BMVPI_SWIN_BLOCKS;
+    if (!ok)
+        bmvp_fail(c, BMVP_E_ARG,
+                  "Swin-UNETR: feature_size %d, num_heads %d, window_size %d, depth %d,%d,%d,%d: the heads must divide "
+                  "the features, windows are 2 to 16 long, depths 1 to %d",
+                  f, heads, w, k->depth[0], k->depth[1], k->depth[2], k->depth[3], BMVPI_SWIN_BLOCKS);
+    return ok;
+}
+
+/* No tensor shows the order of octants: it is taken to be that of MONAI up to 1.4, from which the public checkpoints
+   are. */
+static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    static const char first[] = "swinViT.layers1.0.blocks.0.attn.relative_position_bias_table";
+    const int feature = bmvpi_infer_dim(f, group, "swinViT.patch_embed.proj.weight", 0),
+              rows = bmvpi_infer_dim(f, group, first, 0), heads = bmvpi_infer_dim(f, group, first, 1),
+              v2 = bmvp_ckpt_find(f, group, "swinViT.layers1c.0.layer.conv1.conv.weight") >= 0;
+    char name[80], text[120];
+    int s, w = 1;
+    while ((2 * w - 1) * (2 * w - 1) * (2 * w - 1) < rows) ++w;
+    if (feature < 1 || heads < 1 || w < 2) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, "swinViT.patch_embed.proj.weight", 1);
+    for (s = 0; s < 4; ++s)
+        do {
+            snprintf(name, sizeof name, "swinViT.layers%d.0.blocks.%d.norm1.weight", s + 1, cfg->depth[s]);
+        } while (bmvp_ckpt_find(f, group, name) >= 0 && ++cfg->depth[s] < BMVPI_SWIN_BLOCKS);
+    snprintf(text, sizeof text, "feature_size=%d window_size=%d num_heads=%d use_v2=%d new_merging=0", feature, w,
+             heads, v2);
+    (void)bmvp_net_config_set(cfg, text, NULL);
+    bmvpi_infer_task(f, group, "out.conv.conv.weight", cfg);
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_swin_kind = {
+    "swin_unetr", "Swin-UNETR",
+    "feature_size window_size num_heads depth use_v2 new_merging",
+    sizeof(bmvpi_swin),
+    bmvpi_swin_stride,
+    bmvpi_swin_channels,
+    bmvpi_swin_check,
+    bmvpi_swin_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_swin_encode,
+    bmvpi_swin_reconstruct,
+    bmvpi_swin_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_swin_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "swinViT.", "swinViT.patch_embed.proj.", "out.conv.conv.", "encoder1.layer." },
+    { NULL, NULL }
+};
+
 /* >>network impl --------------------------------------------------------------------------------------------------- */
 
-static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind };
+static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind,
+                                                     &bmvpi_swin_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
 
 #define BMVPI_NET_PRESETS(X) /* kind, name, fields */ \
@@ -2280,7 +2736,9 @@ enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds)
     X("unet3d", "unet3d", "width=32 groups=8") \
     X("unet3d", "unet3d_tiny", "width=8 groups=8") \
     X("unetr", "unetr", "img_size=96 feature_size=16 hidden_size=768 mlp_dim=3072 num_heads=12 perceptron=0") \
-    X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0")
+    X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0") \
+    X("swin_unetr", "swin_unetr", "depth=2,2,2,2 feature_size=48 window_size=7 num_heads=3 use_v2=0 new_merging=0") \
+    X("swin_unetr", "swin_unetr_tiny", "depth=2,2,2,2 feature_size=12 window_size=7 num_heads=3 use_v2=0 new_merging=0")
 static const struct { const char *kind, *name, *fields; } bmvpi_net_preset[] = {
 #define BMVP_X(kind, name, fields) { kind, name, fields },
     BMVPI_NET_PRESETS(BMVP_X)
@@ -2563,7 +3021,7 @@ struct bmvp_optim {
     bmvp_ctx *c;
     bmvp_optim_config cfg;
     bmvp_state_list *list;
-    bmvp_tensor **moment; /* two for each entry */
+    bmvp_tensor **moment; /* BMVP_MOMENTS for each entry */
     int64_t *count;       /* steps taken, one for each entry */
     uint64_t *moved;      /* as count: bit k, it was to move in the last clipped step but k */
     bmvp_update *update;  /* what the running step is made of, one for each entry that moves */
@@ -2575,6 +3033,7 @@ struct bmvp_optim {
 BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 {
     bmvp_optim_config k;
+    memset(&k, 0, sizeof k);
     k.kind = kind;
     k.beta1 = 0.9;
     k.beta2 = 0.999;
@@ -2587,6 +3046,7 @@ BMVP_API bmvp_optim_config bmvp_optim_config_default(bmvp_optim_kind kind)
 BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const bmvp_optim_config *cfg)
 {
     const int64_t rule = BMVP_RULE_NUMBERS;
+    const int moments = cfg->kind == BMVP_SGD ? 1 : cfg->amsgrad ? 3 : 2;
     bmvp_optim *o;
     int i, w;
     if (bmvp_failed(c) || !list) return NULL;
@@ -2596,19 +3056,19 @@ BMVP_API bmvp_optim *bmvp_optim_create(bmvp_ctx *c, bmvp_state_list *list, const
     o->c = c;
     o->cfg = *cfg;
     o->list = list;
-    o->moment = (bmvp_tensor **)bmvpi_alloc(c, 2 * list->n * (int64_t)sizeof *o->moment);
+    o->moment = (bmvp_tensor **)bmvpi_alloc(c, BMVP_MOMENTS * list->n * (int64_t)sizeof *o->moment);
     o->count = (int64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->count);
     o->moved = (uint64_t *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->moved);
     o->update = (bmvp_update *)bmvpi_alloc(c, list->n * (int64_t)sizeof *o->update);
     if (o->moved) memset(o->moved, 0, (size_t)list->n * sizeof *o->moved);
-    if (o->moment) memset(o->moment, 0, 2 * (size_t)list->n * sizeof *o->moment);
+    if (o->moment) memset(o->moment, 0, BMVP_MOMENTS * (size_t)list->n * sizeof *o->moment);
     if (o->count) memset(o->count, 0, (size_t)list->n * sizeof *o->count);
     for (i = 0; i < list->n && !bmvp_failed(c); ++i) {
         bmvp_tensor *t = list->item[i].t;
         if (!list->item[i].trained || !bmvpi_lasting_grad(c, t)) continue;
-        for (w = 0; w < (cfg->kind == BMVP_SGD ? 1 : 2); ++w) {
-            o->moment[2 * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
-            bmvp_fill(c, o->moment[2 * i + w], 0.0f);
+        for (w = 0; w < moments; ++w) {
+            o->moment[BMVP_MOMENTS * i + w] = bmvp_buffer(c, NULL, t->rank, t->dim);
+            bmvp_fill(c, o->moment[BMVP_MOMENTS * i + w], 0.0f);
         }
     }
     o->rule = bmvp_buffer(c, NULL, 1, &rule);
@@ -2635,7 +3095,8 @@ BMVP_API void bmvp_optim_zero_grad(bmvp_optim *o)
         if (o->list->item[i].trained) bmvp_zero_grad(o->list->item[i].t);
 }
 
-BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[2 * i + which]; }
+BMVP_API bmvp_tensor *bmvp_optim_moment(bmvp_optim *o, int i, int which) { return o->moment[BMVP_MOMENTS * i + which]; }
+BMVP_API bmvp_optim_config bmvp_optim_config_of(const bmvp_optim *o) { return o->cfg; }
 
 /* Steps that moved nothing are taken from the counts, and steps move again. */
 static void bmvpi_optim_begin_anew(bmvp_optim *o)
@@ -2666,20 +3127,21 @@ static bmvp_update bmvpi_optim_update(bmvp_optim *o, int i, double lr, double gr
 {
     const bmvp_optim_config *k = &o->cfg;
     bmvp_tensor *t = o->list->item[i].t;
-    const double n = (double)++o->count[i];
+    const double n = (double)++o->count[i], weight_decay = k->weight_decay * o->list->item[i].decay_scale;
     bmvp_update u;
     memset(&u, 0, sizeof u);
     u.p = t->x;
     u.g = t->g;
-    u.m = o->moment[2 * i]->x;
+    u.m = bmvp_optim_moment(o, i, 0)->x;
     u.n = t->numel;
     u.scale = (float)grad_scale;
     u.lr = (float)lr;
-    u.decay = k->kind == BMVP_ADAMW ? (float)k->weight_decay : 0.0f;
-    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)k->weight_decay;
+    u.decay = k->kind == BMVP_ADAMW ? (float)weight_decay : 0.0f;
+    u.l2 = k->kind == BMVP_ADAMW ? 0.0f : (float)weight_decay;
     u.b1 = (float)k->momentum;
     if (k->kind != BMVP_SGD) {
-        u.v = o->moment[2 * i + 1]->x;
+        u.v = bmvp_optim_moment(o, i, 1)->x;
+        if (k->amsgrad) u.top = bmvp_optim_moment(o, i, 2)->x;
         u.b1 = (float)(1.0 - k->beta1); /* in double: 1 - 0.999f is wrong in the fifth digit */
         u.b2 = (float)(1.0 - k->beta2);
         u.step = (float)(lr / (1.0 - pow(k->beta1, n)));
@@ -2738,12 +3200,53 @@ BMVP_API void bmvp_optim_watch(bmvp_optim *o, const float *x)
     bmvp_backend_of(o->c)->device->watch(o->c, x, o->rule->x);
 }
 
+BMVP_API void bmvp_state_decay_matrices(bmvp_state_list *list)
+{
+    int i;
+    for (i = 0; i < list->n; ++i)
+        if (list->item[i].torch_rank < 2) list->item[i].decay_scale = 0;
+}
+
+BMVP_API void bmvp_state_average(bmvp_ctx *c, bmvp_state_list *to, const bmvp_state_list *from, double keep)
+{
+    bmvp_update *u;
+    int i, n = 0;
+    if (bmvp_failed(c)) return;
+    if (!(keep >= 0 && keep <= 1))
+        bmvp_fail(c, BMVP_E_ARG, "state_average: keep is the share of the old values, 0 to 1, not %g", keep);
+    else if (to->n != from->n)
+        bmvp_fail(c, BMVP_E_SHAPE, "state_average: lists of %d and %d entries, they must be alike", to->n, from->n);
+    for (i = 0; i < to->n && !bmvp_failed(c); ++i)
+        if (to->item[i].torch_rank != from->item[i].torch_rank || to->item[i].trained != from->item[i].trained ||
+            memcmp(to->item[i].torch_dim, from->item[i].torch_dim,
+                   (size_t)from->item[i].torch_rank * sizeof(int64_t)) != 0)
+            bmvp_fail(c, BMVP_E_SHAPE, "state_average: entry %d is %s and %s, which are not of one shape", i,
+                      to->item[i].name, from->item[i].name);
+    u = bmvp_failed(c) || bmvp_is_plan(c) ? NULL : (bmvp_update *)bmvpi_alloc(c, (to->n + 1) * (int64_t)sizeof *u);
+    for (i = 0; u && i < to->n; ++i) {
+        const bmvp_state *s = &from->item[i];
+        if (keep == 0 && s->torch_rank == 0) to->item[i].counter = s->counter;
+        else if (keep == 0) bmvp_backend_of(c)->device->add(c, to->item[i].t->x, 0, s->t->x, 0, s->t->numel, 0);
+        if (keep == 0 || !s->trained) continue;
+        memset(&u[n], 0, sizeof *u);
+        u[n].m = to->item[i].t->x;
+        u[n].g = s->t->x;
+        u[n].n = s->t->numel;
+        u[n++].b1 = (float)(1.0 - keep);
+    }
+    if (n > 0) bmvp_backend_of(c)->device->update(c, u, n);
+    bmvpi_free(c, u);
+}
+
 BMVP_API double bmvp_schedule_lr(const bmvp_schedule *s, int64_t step)
 {
-    const double span = (double)bmvpi_max(1, s->total - s->warmup) * (s->half_period ? 0.5 : 1.0);
-    if (step < s->warmup) return s->lr * (double)(step + 1) / (double)(s->warmup + 1);
-    return s->floor + (s->lr - s->floor) * 0.5 *
-                          (1.0 + cos(3.14159265358979323846 * (double)(step - s->warmup) / span));
+    const int64_t from = s->whole ? 0 : s->warmup;
+    const double span = (double)bmvpi_max(1, s->total - from) * (s->half_period ? 0.5 : 1.0);
+    if (step < s->warmup)
+        return s->warm_from ? s->start + (s->lr - s->start) * (double)step / (double)s->warmup
+                            : s->lr * (double)(step + 1) / (double)(s->warmup + 1);
+    if (s->every > 0) return s->lr * pow(s->factor, (double)(step / s->every));
+    return s->floor + (s->lr - s->floor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)(step - from) / span));
 }
 
 /* >>data parallel impl ------------------------------------------------------------------------------------------- */
@@ -2922,7 +3425,7 @@ BMVP_API void bmvp_state_broadcast(bmvp_ctx *c, bmvp_state_list *list, bmvp_opti
         bmvp_state *s = &list->item[i];
         if (s->torch_rank == 0) bmvpi_comm_broadcast(c, &s->counter, (int64_t)sizeof s->counter);
         else bmvpi_comm_broadcast_tensor(c, s->t);
-        for (w = 0; optim && w < 2; ++w) {
+        for (w = 0; optim && w < BMVP_MOMENTS; ++w) {
             bmvp_tensor *m = bmvp_optim_moment(optim, i, w);
             if (m) bmvpi_comm_broadcast_tensor(c, m);
         }

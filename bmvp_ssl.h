@@ -2091,8 +2091,8 @@ BMVP_API bmvp_status bmvp_trainer_step(bmvp_trainer *t, const void *items, int n
 /* what a file holds, in its order: the network, kept lists, moments; counts and a description */
 typedef struct bmvpi_file {
     bmvp_trainer *t;
-    bmvp_state_part part[3 + BMVPI_KEPT];
-    const char *group[3 + BMVPI_KEPT];
+    bmvp_state_part part[1 + BMVP_MOMENTS + BMVPI_KEPT];
+    const char *group[1 + BMVP_MOMENTS + BMVPI_KEPT];
     int n;
     bmvp_optim *optim; /* NULL: without moments */
 } bmvpi_file;
@@ -2110,19 +2110,23 @@ static void bmvpi_file_add(bmvpi_file *r, const char *group, bmvp_ctx *c, bmvp_s
 
 static bmvpi_file bmvpi_file_of(bmvp_trainer *t, int train)
 {
-    const bmvpi_trainer *k = t->private_part;
+    const bmvpi_trainer *own = t->private_part;
     bmvp_state_list *l = bmvp_net_state(t->net);
+    bmvp_optim_config k;
     bmvpi_file r;
     int i;
     memset(&r, 0, sizeof r);
     r.t = t;
     bmvpi_file_add(&r, "state_dict", t->c, l, NULL, -1);
-    for (i = 0; i < k->n_kept; ++i)
-        if (k->kept[i].list->n > 0) bmvpi_file_add(&r, k->kept[i].group, k->kept[i].c, k->kept[i].list, NULL, -1);
+    for (i = 0; i < own->n_kept; ++i)
+        if (own->kept[i].list->n > 0)
+            bmvpi_file_add(&r, own->kept[i].group, own->kept[i].c, own->kept[i].list, NULL, -1);
     if (!train || !t->optim) return r;
     r.optim = t->optim;
     bmvpi_file_add(&r, "exp_avg", t->c, l, r.optim, 0);
-    if (bmvpi_run_of(t).optimizer != 1) bmvpi_file_add(&r, "exp_avg_sq", t->c, l, r.optim, 1);
+    k = bmvp_optim_config_of(r.optim);
+    if (k.kind != BMVP_SGD) bmvpi_file_add(&r, "exp_avg_sq", t->c, l, r.optim, 1);
+    if (k.kind != BMVP_SGD && k.amsgrad) bmvpi_file_add(&r, "max_exp_avg_sq", t->c, l, r.optim, 2);
     return r;
 }
 
@@ -2208,6 +2212,23 @@ static bmvp_status bmvpi_file_is(const bmvp_ckpt *f, const bmvp_method *m, bmvp_
                           m->format);
 }
 
+/* Moments that the file has are those of this run's optimizer. */
+static bmvp_status bmvpi_file_moments(const bmvpi_file *r, const bmvp_ckpt *f, bmvp_error *err)
+{
+    const bmvp_optim_config k = bmvp_optim_config_of(r->optim);
+    int i, squares = 0, largest = 0;
+    for (i = 0; i < f->n_entries; ++i) {
+        squares |= strcmp(f->entry[i].group, "exp_avg_sq") == 0;
+        largest |= strcmp(f->entry[i].group, "max_exp_avg_sq") == 0;
+    }
+    if (squares && k.kind == BMVP_SGD)
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
+    if (squares && largest != (k.kind != BMVP_SGD && k.amsgrad))
+        return bmvp_error_set(err, BMVP_E_ARG, "%s: written %s amsgrad, but this run is %s it", f->path,
+                              largest ? "with" : "without", largest ? "without" : "with");
+    return BMVP_OK;
+}
+
 /* Steps and samples taken. Files of 0.1 count steps only, all of the batch that they name. */
 static bmvp_status bmvpi_file_position(const bmvp_ckpt *f, int64_t *steps, int64_t *samples, bmvp_error *err)
 {
@@ -2234,10 +2255,7 @@ static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
     const int64_t bytes = (int64_t)r->part[0].list->n * 8;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
-    for (i = 0; i < f->n_entries && ours && r->optim && strcmp(r->group[n - 1], "exp_avg_sq") != 0 && !st; ++i)
-        if (strcmp(f->entry[i].group, "exp_avg_sq") == 0)
-            st =
-                bmvp_error_set(err, BMVP_E_ARG, "%s: written by AdamW, but this run uses SGD (optimizer = 1)", f->path);
+    if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     if (!st && ours && r->optim && (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64))
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
@@ -2588,6 +2606,7 @@ static double bmvpi_ssl_rate(const bmvp_trainer *t, int64_t total)
 {
     const bmvp_ssl_config *cfg = (const bmvp_ssl_config *)t->config;
     bmvp_schedule k;
+    memset(&k, 0, sizeof k);
     k.lr = cfg->lr;
     k.floor = cfg->lr_floor;
     k.total = total;

@@ -298,6 +298,7 @@ typedef union bmvp_args {
     struct { int64_t factor; } upsample_nearest;
     struct { int64_t factor; int align_corners; } upsample_trilinear;
     struct { int64_t block; } space_to_depth;
+    struct { int64_t size; } box_sum3d;
     struct { double smooth; int squared; } soft_dice;
     struct { double total; } cross_entropy; /* sum of the rows' weights */
     struct { int transpose_a, transpose_b; } matmul;
@@ -457,6 +458,10 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(UPSAMPLE_NEAREST,    upsample_nearest,   NONE,    LARGE) \
     X(UPSAMPLE_TRILINEAR,  upsample_trilinear, NONE,    LARGE) \
     X(SPACE_TO_DEPTH,      space_to_depth,     NONE,    MOVED) \
+    X(BOX_SUM3D,           box_sum3d,          NONE,    EXACT) \
+    X(GRID_SAMPLE3D,       grid_sample3d,      IN01,    LARGE) \
+    X(GATHER_ROWS,         gather_rows,        NONE,    MOVED) \
+    X(WHERE_ROWS,          where_rows,         NONE,    LARGE) \
     X(SUM,                 sum,                NONE,    LARGE) \
     X(MEAN,                mean,               NONE,    LARGE) \
     X(GLOBAL_POOL,         global_pool,        NONE,    LARGE) \
@@ -498,9 +503,10 @@ typedef struct bmvp_kernel {
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
 /* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr
-   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps). */
+   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps); AMSGrad
+   (top not NULL) has top = max(top, v) in the place of v there. An average (p NULL): m += b1 (g - m). */
 typedef struct bmvp_update {
-    float *p, *m, *v;
+    float *p, *m, *v, *top;
     const float *g;
     int64_t n;
     float scale, lr, decay, l2, b1, b2, step, root, eps;
@@ -657,6 +663,21 @@ BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int f
 BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x);
 /* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
 BMVP_API bmvp_tensor *bmvp_space_to_depth(bmvp_ctx *c, bmvp_tensor *x, int block);
+/* (N,D,H,W,C) -> the same: sums over cubes of size^3 voxels around each one, size odd, zeros outside. conv3d with a
+   kernel of ones for each channel */
+BMVP_API bmvp_tensor *bmvp_box_sum3d(bmvp_ctx *c, bmvp_tensor *x, int size);
+/* x (N,D,H,W,C) read at position (N,D',H',W',3), in voxels along D, H, W (0: the centre of the first voxel, need not be
+   whole) -> (N,D',H',W',C): linear between the eight voxels around it, those outside are 0; NaN where a position is.
+   Gradient into x and into the positions. Positions in bfloat16, 8 bits, are refused (BMVP_E_UNSUPPORTED).
+   torch grid_sample(padding_mode = zeros, align_corners = True), whose grid is (W, H, D) and from -1 to 1 */
+BMVP_API bmvp_tensor *bmvp_grid_sample3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *position);
+/* Rows of x (..., C), R = numel / C of them, in any order and any number: y[i] = x[index[i]] -> (n, C). index: n
+   numbers in [0, R) (copied; not read in a plan). The gradient of a row that is taken several times is the sum in the
+   order of the list. torch index_select, over several axes flattened */
+BMVP_API bmvp_tensor *bmvp_gather_rows(bmvp_ctx *c, bmvp_tensor *x, int64_t n, const int32_t *index);
+/* x (..., C) with the rows of a mask replaced by one, row (C): y[i] = mask[i] ? row : x[i]. mask: R = numel / C numbers
+   (copied; not read in a plan). Gradient into x and into the row. torch where */
+BMVP_API bmvp_tensor *bmvp_where_rows(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *row, const int32_t *mask);
 
 /* Reductions and losses: one number. */
 BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x);
@@ -722,7 +743,8 @@ BMVP_API bmvp_tensor *bmvp_conv_transpose3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_te
 /* Norms. gamma and beta (C). */
 /* Batch norm over all axes but the last. training 1: batch statistics (biased variance), and the running ones move by
    momentum (unbiased variance); 0: running statistics. running_mean, running_var (C): buffers, updated in place. torch
-   BatchNorm3d */
+   BatchNorm3d; gamma and beta may both be NULL (affine = False), in training the running ones, too
+   (track_running_stats = False) */
 BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
                                      bmvp_tensor *running_mean, bmvp_tensor *running_var, int training, double momentum,
                                      double eps);
@@ -2747,6 +2769,14 @@ static bmvp_tensor *bmvpi_pointwise(bmvp_ctx *c, bmvp_op op, bmvp_tensor *x)
     return x && !bmvp_failed(c) ? bmvpi_node(c, op, x->rank, x->dim, 1, &x) : NULL;
 }
 
+/* Number i of what was saved as int32 in place of floats */
+static int64_t bmvpi_saved_int(const float *saved, int64_t i)
+{
+    int32_t number;
+    memcpy(&number, saved + i, sizeof number);
+    return number;
+}
+
 static int64_t bmvpi_last_dim(const bmvp_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
 
 static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
@@ -4060,6 +4090,458 @@ static bmvp_tensor *bmvpi_space_to_depth_sample(bmvp_ctx *c, int variant)
     return variant == 0 ? bmvp_space_to_depth(c, bmvp_leaf(c, 5, d, NULL), 2) : NULL;
 }
 
+/* >>op box_sum3d: y = sum of x over a cube of size^3 voxels around each, zeros outside --------------------------------
+   One axis after the other, D first: 3 size - 3 additions a voxel. A task sums shifted copies of the array into a piece
+   of it that stays in L1. Backward is the same of g. torch conv3d(weight = ones, groups = C). */
+typedef struct bmvpi_cube {
+    const float *x;
+    float *y;
+    int64_t run, inner, radius, chunks; /* run: elements of a whole axis; inner: of one place of it */
+    int add;
+} bmvpi_cube;
+enum { BMVPI_CUBE_PIECE = 4096 };
+BMVPI_HOT static void bmvpi_cube_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_cube *b = (const bmvpi_cube *)arg;
+    const int64_t first = task % b->chunks * BMVPI_CUBE_PIECE, last = bmvpi_min(b->run, first + BMVPI_CUBE_PIECE);
+    const float *x = b->x + task / b->chunks * b->run;
+    float *BMVP_RESTRICT y = b->y + task / b->chunks * b->run;
+    int64_t i, r;
+    (void)worker;
+    if (!b->add) memset(y + first, 0, (size_t)(last - first) * sizeof(float));
+    for (r = -b->radius; r <= b->radius; ++r) {
+        const int64_t shift = r * b->inner, lo = bmvpi_max(first, -shift), hi = bmvpi_min(last, b->run - shift);
+        for (i = lo; i < hi; ++i) y[i] += x[i + shift];
+    }
+}
+static void bmvpi_cube_axis(bmvp_ctx *c, const bmvp_tensor *t, int axis, const float *x, float *y, int add)
+{
+    bmvpi_cube b;
+    int i;
+    b.x = x;
+    b.y = y;
+    b.add = add;
+    b.radius = t->args.box_sum3d.size / 2;
+    b.inner = 1;
+    for (i = axis + 1; i < 5; ++i) b.inner *= t->dim[i];
+    b.run = b.inner * t->dim[axis];
+    b.chunks = bmvpi_ceil_div(b.run, BMVPI_CUBE_PIECE);
+    bmvp_parallel(c, t->numel / b.run * b.chunks, bmvpi_cube_task, &b);
+}
+BMVP_API bmvp_tensor *bmvp_box_sum3d(bmvp_ctx *c, bmvp_tensor *x, int size)
+{
+    bmvp_tensor *y;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || size < 1 || size % 2 == 0)
+        return bmvpi_bad_shapes(c, "box_sum3d", "x", &x, "it must be (N,D,H,W,C), the size (%d) odd", size);
+    y = bmvpi_node(c, BMVP_OP_BOX_SUM3D, 5, x->dim, 1, &x);
+    if (y) y->args.box_sum3d.size = size;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_box_sum3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *w = bmvpi_workspace(c);
+    bmvpi_cube_axis(c, y, 1, y->src[0]->x, y->x, 0);
+    bmvpi_cube_axis(c, y, 2, y->x, w, 0);
+    bmvpi_cube_axis(c, y, 3, w, y->x, 0);
+}
+static void bmvpi_box_sum3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    float *w = bmvpi_workspace(c);
+    int add;
+    float *gx = bmvpi_grad(c, y->src[0], &add);
+    if (!gx) return;
+    bmvpi_cube_axis(c, y, 1, y->g, w, 0);
+    bmvpi_cube_axis(c, y, 2, w, w + y->numel, 0);
+    bmvpi_cube_axis(c, y, 3, w + y->numel, gx, add);
+}
+static int64_t bmvpi_box_sum3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return backward ? 2 * y->numel : y->numel;
+}
+static bmvp_tensor *bmvpi_box_sum3d_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 3, 4, 3 };
+    return variant < 3 ? bmvp_box_sum3d(c, bmvp_leaf(c, 5, d, NULL), 2 * variant + 1) : NULL;
+}
+
+/* >>op grid_sample3d: y = x at positions between its voxels, linear, zeros outside ------------------------------------
+   src x (N,D,H,W,C), position (N,D',H',W',3). A position lies in the cell between floor and floor + 1 along each axis.
+   Backward reads both: dposition = sum over C of g times the slope of the cell there; dx = g spread over the cell's
+   corners. That scatter is cut by where it arrives: a task owns planes of x and takes from the lines of positions, in
+   their order, what falls into them; of every line the lowest and highest place along D are found before. */
+typedef struct bmvpi_sampling {
+    const float *x, *at, *g;
+    float *y, *gx, *gat, *range; /* range: of each line */
+    int64_t dim[3], c, places, line, lines, slabs; /* of x; places, lines and tasks of one sample */
+    int add;
+} bmvpi_sampling;
+enum { BMVPI_PLANES = 4 }; /* planes of a task */
+
+static bmvpi_sampling bmvpi_sampling_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    bmvpi_sampling s;
+    memset(&s, 0, sizeof s);
+    memcpy(s.dim, x->dim + 1, sizeof s.dim);
+    s.x = x->x;
+    s.at = y->src[1]->x;
+    s.g = y->g;
+    s.y = y->x;
+    s.c = y->dim[4];
+    s.line = y->dim[3];
+    s.lines = y->dim[1] * y->dim[2];
+    s.places = s.lines * s.line;
+    s.slabs = bmvpi_ceil_div(s.dim[0], BMVPI_PLANES);
+    return s;
+}
+/* The cell of a position: its lower corner, and how far it lies from that. 0: no corner is inside. */
+static int bmvpi_sampling_cell(const bmvpi_sampling *s, const float *at, int64_t *low, float *far)
+{
+    int i;
+    for (i = 0; i < 3; ++i) {
+        const float whole = floorf(at[i]);
+        if (!(at[i] > -1.0f && at[i] < (float)s->dim[i])) return 0;
+        low[i] = (int64_t)whole;
+        far[i] = at[i] - whole;
+    }
+    return 1;
+}
+/* Corner k of 8: its voxel, or -1 outside; its share along each axis */
+static int64_t bmvpi_sampling_corner(const bmvpi_sampling *s, int k, const int64_t *low, const float *far, float *share)
+{
+    int64_t voxel = 0;
+    int i, inside = 1;
+    for (i = 0; i < 3; ++i) {
+        const int upper = k >> (2 - i) & 1;
+        const int64_t v = low[i] + upper;
+        inside = inside && v >= 0 && v < s->dim[i];
+        share[i] = upper ? far[i] : 1.0f - far[i];
+        voxel = voxel * s->dim[i] + v;
+    }
+    return inside ? voxel : -1;
+}
+static int bmvpi_sampling_is_nan(const float *at) { return at[0] != at[0] || at[1] != at[1] || at[2] != at[2]; }
+
+/* The places of a task; returns x of their sample. */
+enum { BMVPI_PLACES = 2048 };
+static const float *bmvpi_sampling_piece(const bmvpi_sampling *s, int64_t task, int64_t *begin, int64_t *end)
+{
+    const int64_t tasks = bmvpi_ceil_div(s->places, BMVPI_PLACES), sample = task / tasks;
+    *begin = sample * s->places + task % tasks * BMVPI_PLACES;
+    *end = bmvpi_min(*begin + BMVPI_PLACES, (sample + 1) * s->places);
+    return s->x + sample * s->dim[0] * s->dim[1] * s->dim[2] * s->c;
+}
+static void bmvpi_sampling_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_sampling *s = (const bmvpi_sampling *)arg;
+    int64_t p, i, begin, end, low[3], voxel;
+    const float *x = bmvpi_sampling_piece(s, task, &begin, &end);
+    float far[3], share[3];
+    int k;
+    (void)worker;
+    for (p = begin; p < end; ++p) {
+        const float *at = s->at + 3 * p;
+        float *y = s->y + p * s->c;
+        for (i = 0; i < s->c; ++i) y[i] = bmvpi_sampling_is_nan(at) ? (float)NAN : 0.0f;
+        if (!bmvpi_sampling_cell(s, at, low, far)) continue;
+        for (k = 0; k < 8; ++k) {
+            if ((voxel = bmvpi_sampling_corner(s, k, low, far, share)) < 0) continue;
+            for (i = 0; i < s->c; ++i) y[i] += share[0] * share[1] * share[2] * x[voxel * s->c + i];
+        }
+    }
+}
+/* Gradients of the positions */
+static void bmvpi_sampling_slope_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_sampling *s = (const bmvpi_sampling *)arg;
+    int64_t p, i, begin, end, low[3], voxel;
+    const float *x = bmvpi_sampling_piece(s, task, &begin, &end);
+    float far[3], share[3];
+    int k;
+    (void)worker;
+    for (p = begin; p < end; ++p) {
+        const float *at = s->at + 3 * p, *g = s->g + p * s->c;
+        float d[3] = { 0, 0, 0 }, dot;
+        const int inside = bmvpi_sampling_cell(s, at, low, far);
+        for (k = 0; inside && k < 8; ++k) {
+            if ((voxel = bmvpi_sampling_corner(s, k, low, far, share)) < 0) continue;
+            for (dot = 0, i = 0; i < s->c; ++i) dot += g[i] * x[voxel * s->c + i];
+            d[0] += (k & 4 ? dot : -dot) * share[1] * share[2];
+            d[1] += (k & 2 ? dot : -dot) * share[0] * share[2];
+            d[2] += (k & 1 ? dot : -dot) * share[0] * share[1];
+        }
+        for (i = 0; i < 3; ++i)
+            s->gat[3 * p + i] = (s->add ? s->gat[3 * p + i] : 0.0f) + (bmvpi_sampling_is_nan(at) ? (float)NAN : d[i]);
+    }
+}
+/* Lowest and highest place along D of a line */
+static void bmvpi_sampling_range_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_sampling *s = (const bmvpi_sampling *)arg;
+    const float *at = s->at + 3 * task * s->line;
+    float lo = FLT_MAX, hi = -FLT_MAX;
+    int64_t i;
+    (void)worker;
+    for (i = 0; i < s->line; ++i) {
+        lo = at[3 * i] < lo ? at[3 * i] : lo;
+        hi = at[3 * i] > hi ? at[3 * i] : hi;
+    }
+    s->range[2 * task] = lo;
+    s->range[2 * task + 1] = hi;
+}
+static void bmvpi_sampling_scatter_line(const bmvpi_sampling *s, int64_t first, int64_t from, int64_t to, float *gx)
+{
+    int64_t p, i, low[3], voxel;
+    float far[3], share[3];
+    int k;
+    for (p = first; p < first + s->line; ++p) {
+        if (!bmvpi_sampling_cell(s, s->at + 3 * p, low, far) || low[0] + 1 < from || low[0] >= to) continue;
+        for (k = low[0] < from ? 4 : 0; k < (low[0] + 1 < to ? 8 : 4); ++k) {
+            if ((voxel = bmvpi_sampling_corner(s, k, low, far, share)) < 0) continue;
+            for (i = 0; i < s->c; ++i) gx[voxel * s->c + i] += share[0] * share[1] * share[2] * s->g[p * s->c + i];
+        }
+    }
+}
+static void bmvpi_sampling_scatter_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_sampling *s = (const bmvpi_sampling *)arg;
+    const int64_t sample = task / s->slabs, from = task % s->slabs * BMVPI_PLANES;
+    const int64_t to = bmvpi_min(s->dim[0], from + BMVPI_PLANES), plane = s->dim[1] * s->dim[2] * s->c;
+    float *gx = s->gx + sample * s->dim[0] * plane;
+    int64_t l;
+    (void)worker;
+    if (!s->add) memset(gx + from * plane, 0, (size_t)((to - from) * plane) * sizeof(float));
+    for (l = sample * s->lines; l < (sample + 1) * s->lines; ++l)
+        if (s->range[2 * l + 1] > (float)(from - 1) && s->range[2 * l] < (float)to)
+            bmvpi_sampling_scatter_line(s, l * s->line, from, to, gx);
+}
+BMVP_API bmvp_tensor *bmvp_grid_sample3d(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *position)
+{
+    bmvp_tensor *src[2] = { x, position };
+    int64_t d[5];
+    if (!x || !position || bmvp_failed(c)) return NULL;
+    if (x->rank != 5 || position->rank != 5 || position->dim[4] != 3 || position->dim[0] != x->dim[0])
+        return bmvpi_bad_shapes(c, "grid_sample3d", "x position", src, "they must be (N,D,H,W,C) and (N,D',H',W',3)");
+    if (position->half)
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_UNSUPPORTED,
+                                        "grid_sample3d: the positions, of %s, are bfloat16, which has 8 bits: too "
+                                        "coarse for places; set precision to tf32 or fp32",
+                                        bmvp_op_name(position->op));
+    memcpy(d, position->dim, sizeof d);
+    d[4] = x->dim[4];
+    return bmvpi_run(c, bmvpi_node(c, BMVP_OP_GRID_SAMPLE3D, 5, d, 2, src));
+}
+static void bmvpi_grid_sample3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_sampling s = bmvpi_sampling_of(y);
+    bmvp_parallel(c, y->dim[0] * bmvpi_ceil_div(s.places, BMVPI_PLACES), bmvpi_sampling_task, &s);
+}
+static void bmvpi_grid_sample3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_sampling s = bmvpi_sampling_of(y);
+    s.gat = bmvpi_grad(c, y->src[1], &s.add);
+    if (s.gat) bmvp_parallel(c, y->dim[0] * bmvpi_ceil_div(s.places, BMVPI_PLACES), bmvpi_sampling_slope_task, &s);
+    s.gx = bmvpi_grad(c, y->src[0], &s.add);
+    if (!s.gx) return;
+    s.range = bmvpi_workspace(c);
+    bmvp_parallel(c, y->dim[0] * s.lines, bmvpi_sampling_range_task, &s);
+    bmvp_parallel(c, y->dim[0] * s.slabs, bmvpi_sampling_scatter_task, &s);
+}
+static int64_t bmvpi_grid_sample3d_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    (void)c;
+    return backward && y->src[0]->wants_grad ? 2 * y->dim[0] * y->dim[1] * y->dim[2] : 0;
+}
+/* Positions that stay within their cells, some of which reach over the border or lie outside */
+static bmvp_tensor *bmvpi_grid_sample3d_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t xd[2][5] = { { 2, 3, 2, 4, 2 }, { 1, 6, 3, 2, 4 } }, pd[5] = { 2 - variant, 2, 3, 2, 3 };
+    float cell[2 * 2 * 3 * 2 * 3];
+    bmvp_tensor *x, *p;
+    int64_t i, n;
+    if (variant > 1) return NULL;
+    n = bmvpi_numel(5, pd);
+    for (i = 0; i < n; ++i) cell[i] = (float)(i * 5 % (xd[variant][1 + i % 3] + 1)) - 0.5f;
+    cell[3] = 9.5f;
+    x = bmvp_leaf(c, 5, xd[variant], NULL);
+    p = bmvp_add(c, bmvp_scale(c, bmvp_leaf(c, 5, pd, NULL), 0.45, 0), bmvp_input(c, 5, pd, cell));
+    return bmvp_grid_sample3d(c, x, p);
+}
+
+/* >>op gather_rows: y[i] = x[index[i]], whole rows of the last axis ---------------------------------------------------
+   saved, as int32: the index (n); for backward, the places of y by the row of x that they took, in order: where those
+   of each row begin (R + 1), and the places (n). dx[r] = sum of g over the places that took r. torch index_select. */
+static int bmvpi_gather_rows_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t n, const int32_t *index)
+{
+    const int64_t all = 2 * n + rows + 1;
+    const int there = bmvp_on_host(c); /* then it is made where it stays */
+    int32_t *list = (int32_t *)(there ? (void *)saved : bmvpi_alloc(c, all * (int64_t)sizeof *list)), *start, *place;
+    int64_t i;
+    if (!list) return 0;
+    start = list + n;
+    place = start + rows + 1;
+    memset(list, 0, (size_t)all * sizeof *list);
+    for (i = 0; i < n; ++i) ++start[(list[i] = index[i]) + 1];
+    for (i = 0; i < rows; ++i) start[i + 1] += start[i];
+    for (i = 0; i < n; ++i) place[start[index[i]]++] = (int32_t)i; /* start: now where the next row's begin */
+    for (i = rows; i > 0; --i) start[i] = start[i - 1];
+    start[0] = 0;
+    if (there) return 1;
+    bmvpi_values_write(c, saved, (const float *)(const void *)list, all); /* as they are */
+    bmvpi_free(c, list);
+    return !bmvp_failed(c);
+}
+BMVP_API bmvp_tensor *bmvp_gather_rows(bmvp_ctx *c, bmvp_tensor *x, int64_t n, const int32_t *index)
+{
+    bmvp_tensor *y;
+    char at[128];
+    int64_t d[2], rows, i;
+    if (!x || bmvp_failed(c)) return NULL;
+    d[0] = n, d[1] = bmvpi_last_dim(x), rows = x->numel / d[1];
+    if (x->rank < 1 || n < 1 || n > INT32_MAX || rows > INT32_MAX)
+        return bmvpi_bad_shapes(c, "gather_rows", "x", &x, "it must be (..., C), and at least one row taken (%lld)",
+                                (long long)n);
+    for (i = 0; i < n && !bmvp_is_plan(c); ++i)
+        if (index[i] < 0 || index[i] >= rows)
+            return (bmvp_tensor *)bmvp_fail(
+                c, BMVP_E_ARG, "gather_rows: index[%lld] = %d is no row of x %s, which has %lld", (long long)i,
+                (int)index[i], bmvpi_shape(x, at, sizeof at), (long long)rows);
+    y = bmvpi_node(c, BMVP_OP_GATHER_ROWS, 2, d, 1, &x);
+    if (!bmvpi_save(c, y, 2 * n + rows + 1)) return NULL;
+    if (y->saved && !bmvpi_gather_rows_save(c, y->saved, rows, n, index)) return NULL;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_gather_rows_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r;
+    for (r = lo; r < hi; ++r)
+        memcpy(m->y + r * m->c, m->x + bmvpi_saved_int(m->saved, r) * m->c, (size_t)m->c * sizeof(float));
+}
+static void bmvpi_gather_rows_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->dim[0], y->dim[1]);
+    m.x = y->src[0]->x;
+    m.y = y->x;
+    m.saved = y->saved;
+    bmvpi_map_run(c, &m, bmvpi_gather_rows_range);
+}
+/* rows of x; saved: where each row's places begin; target: the places */
+BMVPI_HOT static void bmvpi_gather_rows_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i, k;
+    for (r = lo; r < hi; ++r) {
+        float *BMVP_RESTRICT dx = m->dx + r * m->c;
+        for (i = 0; !m->add && i < m->c; ++i) dx[i] = 0;
+        for (k = bmvpi_saved_int(m->saved, r); k < bmvpi_saved_int(m->saved, r + 1); ++k) {
+            const float *g = m->g + bmvpi_saved_int(m->target, k) * m->c;
+            for (i = 0; i < m->c; ++i) dx[i] += g[i];
+        }
+    }
+}
+static void bmvpi_gather_rows_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t rows = y->src[0]->numel / y->dim[1];
+    bmvpi_map m = bmvpi_map_make(c, rows, y->dim[1]);
+    m.g = y->g;
+    m.dx = bmvpi_grad(c, y->src[0], &m.add);
+    if (!m.dx) return;
+    m.saved = y->saved + y->dim[0];
+    m.target = m.saved + rows + 1;
+    bmvpi_map_run(c, &m, bmvpi_gather_rows_back_range);
+}
+#define bmvpi_gather_rows_cpu_workspace NULL
+static bmvp_tensor *bmvpi_gather_rows_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2][3] = { { 1, 5, 3 }, { 2, 3, 8 } };
+    const int32_t index[5] = { 4, 0, 4, 2, 4 };
+    return variant < 2 ? bmvp_gather_rows(c, bmvp_leaf(c, 3, d[variant], NULL), 5 - variant, index) : NULL;
+}
+
+/* >>op where_rows: y[i] = mask[i] ? row : x[i], whole rows of the last axis -------------------------------------------
+   src x (..., C), row (C). saved: the mask (int32). dx = g where the mask is 0, else 0; the row's gradient is the sum
+   of g where it is set, in fixed order. */
+BMVP_API bmvp_tensor *bmvp_where_rows(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *row, const int32_t *mask)
+{
+    bmvp_tensor *src[2] = { x, row }, *y;
+    if (!x || !row || bmvp_failed(c)) return NULL;
+    if (!bmvpi_norm_fits(x, row))
+        return bmvpi_bad_shapes(c, "where_rows", "x row", src, "they must be (..., C) and (C)");
+    y = bmvpi_node(c, BMVP_OP_WHERE_ROWS, x->rank, x->dim, 2, src);
+    if (!bmvpi_save(c, y, x->numel / row->numel)) return NULL;
+    if (y->saved) bmvpi_values_write(c, y->saved, (const float *)(const void *)mask, x->numel / row->numel);
+    return bmvpi_run(c, y);
+}
+static bmvpi_map bmvpi_where_rows_map(const bmvp_ctx *c, const bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_map_make(c, y->numel / y->src[1]->numel, y->src[1]->numel);
+    m.saved = y->saved;
+    return m;
+}
+/* to: y from rows x or b (forward), or dx from rows g or nothing */
+BMVPI_HOT static void bmvpi_where_rows_range(const bmvpi_map *m, int64_t lo, int64_t hi)
+{
+    int64_t r, i;
+    for (r = lo; r < hi; ++r) {
+        const int masked = bmvpi_saved_int(m->saved, r) != 0;
+        const float *from = masked ? m->b : m->a + r * m->c;
+        float *BMVP_RESTRICT to = m->to + r * m->c;
+        for (i = 0; i < m->c; ++i) to[i] = (m->add ? to[i] : 0.0f) + (from ? from[i] : 0.0f);
+    }
+}
+static void bmvpi_where_rows_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_where_rows_map(c, y);
+    m.a = y->src[0]->x;
+    m.b = y->src[1]->x;
+    m.to = y->x;
+    bmvpi_map_run(c, &m, bmvpi_where_rows_range);
+}
+/* saved: the mask; partials: sums of the rows where it is set */
+BMVPI_HOT static void bmvpi_where_rows_sum_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    int64_t sample, n, r, i;
+    const int64_t first = bmvpi_columns_range(k, task, &sample, &n);
+    float *BMVP_RESTRICT sum = k->part + task * 2 * k->c;
+    (void)worker;
+    memset(sum, 0, (size_t)(2 * k->c) * sizeof(float));
+    for (r = first; r < first + n; ++r)
+        for (i = 0; i < k->c && bmvpi_saved_int(k->saved, r); ++i) sum[i] += k->a[r * k->c + i];
+}
+static void bmvpi_where_rows_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_map m = bmvpi_where_rows_map(c, y);
+    bmvpi_columns k = bmvpi_columns_make(1, m.n, m.c);
+    int add;
+    float *grow = bmvpi_grad(c, y->src[1], &add);
+    int64_t i;
+    m.a = y->g;
+    m.to = bmvpi_grad(c, y->src[0], &m.add);
+    if (m.to) bmvpi_map_run(c, &m, bmvpi_where_rows_range);
+    if (grow) {
+        double *sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
+        k.a = y->g;
+        k.saved = y->saved;
+        bmvpi_columns_sums(c, &k, bmvpi_where_rows_sum_task, sum);
+        for (i = 0; i < k.c; ++i) grow[i] = (add ? grow[i] : 0.0f) + (float)sum[i];
+    }
+}
+static int64_t bmvpi_where_rows_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
+{
+    const bmvpi_columns k = bmvpi_columns_make(1, y->numel / y->src[1]->numel, y->src[1]->numel);
+    (void)c;
+    return backward ? bmvpi_columns_workspace(&k) : 0;
+}
+static bmvp_tensor *bmvpi_where_rows_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[2][3] = { { 2, 3, 5 }, { 1, 6, 8 } };
+    const int32_t mask[6] = { 0, 1, 1, 0, 1, 0 };
+    if (variant > 1) return NULL;
+    return bmvp_where_rows(c, bmvp_leaf(c, 3, d[variant], NULL), bmvp_leaf(c, 1, d[variant] + 2, NULL), mask);
+}
+
 /* >>op sum: one number, the sum of all elements -------------------------------------------------------------------- */
 BMVP_API bmvp_tensor *bmvp_sum(bmvp_ctx *c, bmvp_tensor *x)
 {
@@ -4401,12 +4883,6 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
    src x (R, K). saved: the R targets (int32), each row's
    log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
    cross_entropy with class numbers. */
-static int64_t bmvpi_target_of(const float *saved, int64_t row)
-{
-    int32_t target;
-    memcpy(&target, saved + row, sizeof target);
-    return target;
-}
 static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
                                      const float *weight)
 {
@@ -4448,7 +4924,7 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
     double total = 0;
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const int64_t t = bmvpi_target_of(m->target, r);
+        const int64_t t = bmvpi_saved_int(m->target, r);
         const float *x = m->x + r * m->c;
         float top = x[0];
         double sum = 0, lse;
@@ -4479,7 +4955,7 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
 {
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
-        const int64_t t = bmvpi_target_of(m->target, r);
+        const int64_t t = bmvpi_saved_int(m->target, r);
         const float s = m->factor * m->weight[t];
         for (i = 0; i < m->c; ++i) {
             const float p = expf(m->x[r * m->c + i] - m->saved[r]) - (i == t ? 1.0f : 0.0f);
@@ -5690,7 +6166,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
 }
 
 /* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
-   src x (...,C), gamma, beta, running mean, running var (C). Training:
+   src x (...,C), gamma, beta, running mean, running var (C), of each pair both or none. Training:
    batch mean and biased variance, and running += momentum (batch - running) with the unbiased variance; else the
    running ones. torch BatchNorm3d. saved: mean, 1 / std. A value computed again after a drop uses these and leaves
    the running ones alone. With bmvp_set_comm the batch is that of all ranks. */
@@ -5700,13 +6176,15 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 {
     bmvp_tensor *src[5] = { x, gamma, beta, running_mean, running_var }, *y;
     int i;
-    if (!x || !gamma || !beta || !running_mean || !running_var || bmvp_failed(c)) return NULL;
+    if (!x || bmvp_failed(c)) return NULL;
     for (i = 1; i < 5; ++i)
-        if (!bmvpi_norm_fits(x, src[i]))
+        if (x->rank < 1 || (src[i] && !bmvpi_norm_fits(x, src[i])) || !src[i] != !src[i % 2 ? i + 1 : i - 1] ||
+            (!training && !running_mean))
             return bmvpi_bad_shapes(c, "batchnorm", "x gamma beta running_mean running_var", src,
-                                    "x must be (..., C), the others (C)");
+                                    "x must be (..., C), the others (C), or both of a pair none%s",
+                                    training ? "" : "; without training it needs running statistics");
     y = bmvpi_node(c, BMVP_OP_BATCHNORM, x->rank, x->dim, 5, src);
-    if (!bmvpi_save(c, y, 2 * gamma->numel)) return NULL;
+    if (!bmvpi_save(c, y, 2 * bmvpi_last_dim(x))) return NULL;
     y->args.batchnorm.training = training != 0;
     y->args.batchnorm.momentum = momentum;
     y->args.batchnorm.eps = eps;
@@ -5714,14 +6192,14 @@ BMVP_API bmvp_tensor *bmvp_batchnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 }
 static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    const int64_t ch = y->src[1]->numel;
+    const int64_t ch = bmvpi_last_dim(y);
     const double momentum = y->args.batchnorm.momentum, eps = y->args.batchnorm.eps;
-    float *mean = y->src[3]->x, *var = y->src[4]->x;
+    float *mean = y->src[3] ? y->src[3]->x : NULL, *var = mean ? y->src[4]->x : NULL;
     int64_t i;
     if (y->args.batchnorm.training && !c->recompute) {
         const double *m2 = (const double *)(const void *)bmvpi_workspace(c) + ch;
         const double rows = bmvpi_norm_statistics(c, y, 1, ch, eps, 1), unbiased = rows / (rows > 1 ? rows - 1 : 1);
-        for (i = 0; i < ch && rows > 0; ++i) {
+        for (i = 0; mean && i < ch && rows > 0; ++i) {
             mean[i] += (float)(momentum * ((double)y->saved[i] - (double)mean[i]));
             var[i] += (float)(momentum * (m2[i] / rows * unbiased - (double)var[i]));
         }
@@ -5734,7 +6212,7 @@ static void bmvpi_batchnorm_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 }
 static void bmvpi_batchnorm_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
-    bmvpi_norm_backward(c, y, 1, y->src[1]->numel, y->args.batchnorm.training, 1);
+    bmvpi_norm_backward(c, y, 1, bmvpi_last_dim(y), y->args.batchnorm.training, 1);
 }
 static int64_t bmvpi_batchnorm_cpu_workspace(const bmvp_ctx *c, const bmvp_tensor *y, int backward)
 {
@@ -5746,7 +6224,8 @@ static bmvp_tensor *bmvpi_batchnorm_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 2, 1, 3, 5 }, ch[1] = { 5 };
     bmvp_tensor *mean, *var;
-    if (variant > 1) return NULL;
+    if (variant == 2) return bmvp_batchnorm(c, bmvp_leaf(c, 5, d, NULL), NULL, NULL, NULL, NULL, 1, 0, 1e-5);
+    if (variant > 2) return NULL;
     mean = bmvp_buffer(c, "mean", 1, ch);
     var = bmvp_buffer(c, "var", 1, ch);
     bmvp_fill(c, mean, 0.1f);
@@ -6112,6 +6591,26 @@ static void bmvpi_cpu_add(bmvp_ctx *c, float *to, int half, const float *from, i
 #define BMVPI_ADAMW_HOT
 #endif
 BMVPI_ADAMW_HOT static void bmvpi_adamw(const bmvp_update *u, float scale, int64_t from, int64_t to) BMVPI_ADAMW_BODY
+BMVPI_ADAMW_HOT static void bmvpi_amsgrad(const bmvp_update *u, float scale, int64_t from, int64_t to)
+{
+    const float keep = 1.0f - u->lr * u->decay;
+    int64_t i;
+    for (i = from; i < to; ++i) {
+        const float d = u->g[i] * scale + u->l2 * u->p[i];
+        u->m[i] += u->b1 * (d - u->m[i]);
+        u->v[i] += u->b2 * (d * d - u->v[i]);
+        if (!(u->v[i] <= u->top[i])) u->top[i] = u->v[i];
+        u->p[i] = u->p[i] * keep - u->step * u->m[i] / (sqrtf(u->top[i]) * u->root + u->eps);
+    }
+}
+BMVPI_ADAMW_HOT static void bmvpi_average(const bmvp_update *u, int64_t from, int64_t to)
+{
+    float *BMVP_RESTRICT m = u->m;
+    const float *BMVP_RESTRICT g = u->g;
+    const float b1 = u->b1;
+    int64_t i;
+    for (i = from; i < to; ++i) m[i] += b1 * (g[i] - m[i]);
+}
 static void bmvpi_sgd(const bmvp_update *u, float scale, int64_t from, int64_t to)
 {
     int64_t i;
@@ -6138,7 +6637,9 @@ static void bmvpi_update_task(void *arg, int64_t task, int worker)
     const bmvpi_update_piece *p = &j->piece[task];
     const float scale = j->factor ? *j->factor : p->u->scale;
     (void)worker;
-    if (!p->u->v) bmvpi_sgd(p->u, scale, p->from, p->to);
+    if (!p->u->p) bmvpi_average(p->u, p->from, p->to);
+    else if (!p->u->v) bmvpi_sgd(p->u, scale, p->from, p->to);
+    else if (p->u->top) bmvpi_amsgrad(p->u, scale, p->from, p->to);
     else if (!bmvpi_fast_adamw(j->ctx, p->u, scale, p->from, p->to)) bmvpi_adamw(p->u, scale, p->from, p->to);
 }
 static void bmvpi_square_task(void *arg, int64_t task, int worker)

@@ -716,6 +716,12 @@ template <class T> inline T shim_exchange(uint32_t mask, T v, int from)
     __syncwarp(mask);
     return out;
 }
+inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v)
+{
+    const unsigned long long old = *p;
+    *p += v;
+    return old;
+}
 template <class T> inline T __shfl_xor_sync(uint32_t mask, T v, int other, int width = 32)
 {
     const int lane = shim.now->number % 32, from = lane ^ other;

@@ -196,6 +196,63 @@ def shapes():
         case("space_to_depth", "by%d" % block, lambda x: space_to_depth(x, block), dict(x=shape), dict(block=block))
 
 
+def places():
+    for name, shape, size in (("three", (2, 4, 3, 5, 2), 3), ("nine", (1, 7, 12, 10, 1), 9), ("one", (1, 2, 3, 2, 3), 1)):
+
+        def box(x):
+            c = x.shape[-1]
+            ones = torch.ones(c, 1, size, size, size, dtype=x.dtype)
+            return from_torch(F.conv3d(to_torch(x), ones, padding=size // 2, groups=c))
+
+        case("box_sum3d", name, box, dict(x=shape), dict(size=size), tol=LONG)
+
+    def grid_sample(x, position):
+        scale = torch.tensor([2 / (n - 1) for n in x.shape[1:4]], dtype=x.dtype)
+        grid = (position * scale - 1).flip(-1)
+        return from_torch(F.grid_sample(to_torch(x), grid, "bilinear", "zeros", align_corners=True))
+
+    for name, shape, to, margin in (
+        ("plain", (1, 4, 3, 5, 2), (3, 4, 2), 1.5),
+        ("far", (2, 3, 4, 2, 3), (4, 3, 5), 6.0),
+        ("inside", (1, 9, 6, 7, 1), (5, 7, 6), -0.01),
+    ):
+        size = np.array(shape[1:4])
+        inside = np.random.default_rng(48).random((shape[0],) + to + (3,))
+        position = inside * (size - 1 + 2 * margin) - margin
+        case("grid_sample3d", name, grid_sample, dict(x=shape, position=position), tol=SUMS)
+
+
+def rows():
+    for name, shape, index in (
+        ("repeats", (5, 3), [4, 0, 4, 2, 4]),
+        ("turn", (2, 3, 8), [5, 4, 3, 2, 1, 0]),
+        ("one", (2, 7, 19), [13]),
+    ):
+        case(
+            "gather_rows",
+            name,
+            lambda x: x.flatten(0, -2).index_select(0, torch.tensor(index)),
+            dict(x=shape),
+            dict(index=index),
+            tol=SUMS,
+        )
+    for name, shape, mask in (
+        ("plain", (2, 3, 5), [0, 1, 1, 0, 1, 0]),
+        ("all", (3, 8), [1, 1, 1]),
+        ("none", (3, 4), [0, 0, 0]),
+        ("wide", (2, 4, 33), [1, 0, 0, 1, 1, 0, 0, 1]),
+    ):
+        chosen = torch.tensor(mask).reshape(shape[:-1] + (1,)) > 0
+        case(
+            "where_rows",
+            name,
+            lambda x, row: torch.where(chosen, row, x),
+            dict(x=shape, row=shape[-1:]),
+            dict(mask=mask),
+            tol=SUMS,
+        )
+
+
 def reductions():
     for op, fn in (("sum", lambda x: x.sum()), ("mean", lambda x: x.mean())):
         case(op, "plain", fn, dict(x=(3, 5, 7)), tol=SUMS)
@@ -479,6 +536,15 @@ def norms():
             fixed=("mean", "var"),
             after=("mean", "var"),
         )
+    for name, shape in (("none", (5, 3)), ("none_wide", (2, 3, 2, 4, 33))):
+        case(
+            "batchnorm",
+            name,
+            lambda x: from_torch(F.batch_norm(to_torch(x), None, None, None, None, True, 0.0, 1e-5)),
+            dict(x=0.5 + rand(49, *shape)),
+            dict(training=1, momentum=0, eps=1e-5),
+            tol=LONG,
+        )
     for name, shape, eps, offset in (
         ("plain", (2, 3, 7), 1e-5, 0),
         ("wide", (5, 131), 1e-6, 0.5),
@@ -562,7 +628,7 @@ def masking():
 def main(argv):
     if len(argv) != 2:
         sys.exit(__doc__)
-    for part in (pointwise, shapes, reductions, segmentation, products, convolutions, norms, masking):
+    for part in (pointwise, shapes, places, rows, reductions, segmentation, products, convolutions, norms, masking):
         part()
     os.makedirs(argv[1], exist_ok=True)
     for op, (tensors, meta) in FILES.items():

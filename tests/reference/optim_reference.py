@@ -4,7 +4,8 @@
     optim_reference.py FILE.safetensors
 
 Two parameters, "a" of 70 001 elements (more than one piece of work) and "b" of 5; values and gradients by the formula
-of networks_reference.py, streams "optim.a" and "optim.a.grad<step>". In step 2 "b" has no gradient. Computed in double,
+of networks_reference.py, streams "optim.a" and "optim.a.grad<step>". In step 2 "b" has no gradient. "groups": b has 5
+times the rate and no decay. Computed in double,
 stored as float32, "a" thinned to every 701st element. Needs torch, numpy, safetensors.
 """
 import math
@@ -36,7 +37,8 @@ def run(make, clip):
     p = {name: torch.tensor(value(name).astype(np.float32)).double().requires_grad_(True) for name in SIZES}
     optimizer, norms = make(list(p.values())), []
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = LR[step]
+        for i, group in enumerate(optimizer.param_groups):
+            group["lr"] = LR[step] * (5 if i else 1)
         for name, t in p.items():
             t.grad = None if name == "b" and step == 2 else torch.tensor(gradient(name, step)).double()
         limit = LIMIT if clip else math.inf
@@ -50,10 +52,21 @@ def run(make, clip):
     return out, norms
 
 
-def schedule(t_max, steps):
+def average():
+    """MoCo's momentum encoder: after every of the steps, keep .9, towards the gradients as if they were parameters"""
+    out = {}
+    for name in SIZES:
+        t = torch.tensor(value(name).astype(np.float32)).double()
+        for step in range(STEPS):
+            t = 0.9 * t + 0.1 * torch.tensor(gradient(name, step)).double()
+        out["average." + name] = t
+    return out
+
+
+def schedule(make, steps):
     p = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([p], lr=3e-4)
-    s, rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max), []
+    s, rates = make(optimizer), []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -66,6 +79,9 @@ def main(argv):
         sys.exit(__doc__)
     cases = {"adamw": (lambda p: torch.optim.AdamW(p, weight_decay=0.01), False),
              "adamw_clip": (lambda p: torch.optim.AdamW(p, betas=(0.8, 0.95), weight_decay=0.1), True),
+             "amsgrad": (lambda p: torch.optim.AdamW(p, betas=(0.9, 0.7), weight_decay=0.01, amsgrad=True), False),
+             "groups": (lambda p: torch.optim.AdamW([{"params": p[:1]}, {"params": p[1:], "weight_decay": 0}],
+                                                    weight_decay=0.05), False),
              "adam": (lambda p: torch.optim.Adam(p, weight_decay=0.01), False),
              "sgd": (lambda p: torch.optim.SGD(p, lr=1, momentum=0.9, weight_decay=0.01), False)}
     tensors = {}
@@ -74,8 +90,12 @@ def main(argv):
         for name, t in out.items():
             tensors["%s.%s" % (case, name)] = t.numpy()[::701 if name[0] == "a" else 1].astype(np.float32)
         tensors[case + ".norms"] = np.array(norms, np.float32)
-    tensors["cosine"] = schedule(40, 40)
-    tensors["cosine_half"] = schedule(20, 40)
+    for name, t in average().items():
+        tensors[name] = t.numpy()[::701 if name[-1] == "a" else 1].astype(np.float32)
+    lr = torch.optim.lr_scheduler
+    tensors["cosine"] = schedule(lambda o: lr.CosineAnnealingLR(o, 40), 40)
+    tensors["cosine_half"] = schedule(lambda o: lr.CosineAnnealingLR(o, 20), 40)
+    tensors["steps"] = schedule(lambda o: lr.StepLR(o, 7, 0.5), 40)
     save_file(tensors, argv[1])
 
 

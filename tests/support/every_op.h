@@ -233,12 +233,31 @@ static inline bmvp_tensor *net_functions(const net *n, bmvp_tensor *y)
     return bmvp_add(c, bmvp_mean(c, bmvp_mul(c, s, bmvp_sqrt(c, e))), bmvp_l1(c, a, b));
 }
 
+/* Rows of the map by number, some of them twice, some replaced. */
+static inline bmvp_tensor *net_rows(const net *n, bmvp_tensor *map)
+{
+    const int32_t index[6] = { 100, 3, 17, 3, 127, 0 }, mask[6] = { 0, 1, 0, 0, 1, 0 };
+    bmvp_tensor *r = bmvp_gather_rows(n->c, map, 6, index);
+    r = bmvp_where_rows(n->c, r, P("gn.b"), mask);
+    return bmvp_mean(n->c, bmvp_mul(n->c, r, r));
+}
+
+/* Cubes of the output, and the output where the map points to. */
+static inline bmvp_tensor *net_places(const net *n, bmvp_tensor *map, bmvp_tensor *y)
+{
+    bmvp_ctx *c = n->c;
+    bmvp_tensor *at = bmvp_scale(c, bmvp_sigmoid(c, bmvp_slice(c, map, 4, 2, 3)), 9.3, -0.8), *s;
+    s = bmvp_grid_sample3d(c, bmvp_box_sum3d(c, y, 3), at);
+    return bmvp_scale(c, bmvp_mean(c, bmvp_mul(c, s, s)), 0.01, 0);
+}
+
 static inline void net_forward(net *n)
 {
     bmvp_tensor *x = net_input(n), *map = net_encode(n, x);
     n->y = bmvp_keep(net_decode(n, map));
     n->loss = bmvp_add(n->c, bmvp_mse(n->c, n->y, x), net_rest(n, map, n->y));
     n->loss = bmvp_add(n->c, n->loss, bmvp_scale(n->c, net_functions(n, n->y), 0.1, 0));
+    n->loss = bmvp_add(n->c, n->loss, bmvp_add(n->c, net_rows(n, map), net_places(n, map, n->y)));
 }
 
 /* Loss, output, gradients of all parameters and running statistics, one after the other. */

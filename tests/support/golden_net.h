@@ -150,7 +150,7 @@ static inline void golden_state_of(golden_net *g, bmvp_ctx *c, bmvp_state_list *
                           s->name, name))
             break;
         if (s->torch_rank == 0) continue;
-        if (!strstr(s->name, ".running_")) parameters += s->t->numel;
+        if (!strstr(s->name, ".running_") && !strstr(s->name, ".relative_position_index")) parameters += s->t->numel;
         golden_values(g, l, i, buf);
         for (k = 0; k < s->t->numel; ++k) square += (double)buf[k] * (double)buf[k];
         if (norm && norm->type == BMVP_JSON_NUMBER)

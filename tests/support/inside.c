@@ -35,3 +35,9 @@ bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_ten
     map[3] = bmvpi_unetr_rise(&net->m, &u->start[2], NULL, 0, f->map[2]); /* the decoder drops it */
     return y;
 }
+
+bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[17])
+{
+    return bmvpi_swin_maps(net, x, seen);
+}
+void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11]) { bmvpi_swin_decode(net, f, map); }

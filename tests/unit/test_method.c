@@ -1,5 +1,6 @@
 /* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a
-   run that is taken up gives the same bits, a plan, the names in its log and file, wrong use */
+   run that is taken up gives the same bits, a plan, the names in its log and file, wrong use; and one with a slowly
+   moving copy of the network, AMSGrad and no decay of biases */
 #define main lesson
 #include "examples/07_own_method.c"
 #undef main
@@ -86,6 +87,87 @@ static void test_taken_up(void)
     bmvp_destroy(c);
 }
 
+/* The lesson's method with a teacher, which nobody asks but which must be there again after a break */
+typedef struct taught { bmvp_net *teacher; } taught;
+static void taught_create(bmvp_trainer *t)
+{
+    bmvp_net *net = ((taught *)t->state)->teacher = bmvp_net_create(t->c, &t->net_config);
+    bmvp_state_decay_matrices(bmvp_net_state(t->net));
+    if (net) bmvp_trainer_keep(t, "teacher", t->c, bmvp_net_state(net));
+}
+static void taught_average(bmvp_trainer *t, double keep)
+{
+    bmvp_state_average(t->c, bmvp_net_state(((taught *)t->state)->teacher), bmvp_net_state(t->net), keep);
+}
+static void taught_start(bmvp_trainer *t) { taught_average(t, 0); }
+static void taught_update(bmvp_trainer *t) { taught_average(t, 0.9); }
+static void taught_destroy(bmvp_trainer *t) { bmvp_net_destroy(((taught *)t->state)->teacher); }
+static void taught_optimizer(const bmvp_trainer *t, bmvp_optim_config *k)
+{
+    (void)t;
+    k->amsgrad = 1;
+}
+static bmvp_trainer *taught_make(bmvp_ctx *c, int amsgrad)
+{
+    bmvp_method m;
+    bmvp_net_config net;
+    mim_config k = config_of();
+    memset(&m, 0, sizeof m);
+    k.optimizer = 0;
+    k.weight_decay = 0.01;
+    m.name = "taught", m.format = "taught 1", m.loss = mim_losses, m.fields = mim_fields;
+    m.config_size = sizeof k, m.item_size = sizeof(float *), m.state_size = sizeof(taught), m.forward = mim_forward;
+    m.create = taught_create, m.start = taught_start, m.after_update = taught_update, m.destroy = taught_destroy;
+    if (amsgrad) m.optimizer = taught_optimizer;
+    CHECK(bmvp_net_preset("uniformer_tiny", &net));
+    return bmvp_trainer_create(c, &m, &net, &k, NULL, 1);
+}
+static void taught_steps(bmvp_trainer *t, int64_t to)
+{
+    static float volume[CASES][VOXELS];
+    const float *item[CASES];
+    int i;
+    for (i = 0; i < CASES * VOXELS; ++i) volume[i / VOXELS][i % VOXELS] = (float)(i / VOXELS + i / 8 % 2) * 0.2f;
+    for (i = 0; i < CASES; ++i) item[i] = volume[i];
+    while (t && t->steps < to && bmvp_trainer_step(t, item, CASES, bmvp_trainer_lr(t, 4), NULL) == BMVP_OK) {}
+}
+static void test_teacher(void)
+{
+    char file[256];
+    bmvp_error err;
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_trainer *once = taught_make(c, 1), *first = taught_make(c, 1), *again = taught_make(c, 1), *plain;
+    int i, w, apart = 0;
+    snprintf(file, sizeof file, "%s/test_teacher.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             (long)getpid());
+    taught_steps(once, 2);
+    taught_steps(first, 1);
+    if (CHECK(once && first && again && bmvp_trainer_save(first, file, 1, NULL, NULL) == BMVP_OK)) {
+        CHECK(bmvp_trainer_load(again, file, 1, &err) == BMVP_OK);
+        taught_steps(again, 2);
+    }
+    for (i = 0; !bmvp_failed(c) && i < bmvp_net_state(once->net)->n; ++i) {
+        const bmvp_state *s = &bmvp_net_state(((taught *)once->state)->teacher)->item[i];
+        const bmvp_state *r = &bmvp_net_state(((taught *)again->state)->teacher)->item[i];
+        if (s->torch_rank == 0) continue;
+        CHECK_SAME(s->name, s->t->x, r->t->x, s->t->numel);
+        apart += memcmp(s->t->x, bmvp_net_state(once->net)->item[i].t->x, (size_t)s->t->numel * sizeof(float)) != 0;
+        for (w = 0; w < BMVP_MOMENTS && s->trained; ++w)
+            CHECK_SAME(s->name, bmvp_optim_moment(once->optim, i, w)->x, bmvp_optim_moment(again->optim, i, w)->x,
+                       s->t->numel);
+    }
+    CHECK(apart > 10);
+    plain = taught_make(c, 0);
+    if (CHECK(plain != NULL)) CHECK(bmvp_trainer_load(plain, file, 1, &err) == BMVP_E_ARG);
+    CHECK_HOLDS(err.message, "written with amsgrad, but this run is without it");
+    bmvp_trainer_destroy(once);
+    bmvp_trainer_destroy(first);
+    bmvp_trainer_destroy(again);
+    bmvp_trainer_destroy(plain);
+    (void)remove(file);
+    bmvp_destroy(c);
+}
+
 static void test_fields(void)
 {
     mim_config k = config_of();
@@ -103,6 +185,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     CHECK_RUN(test_ranks);
     CHECK_RUN(test_taken_up);
+    CHECK_RUN(test_teacher);
     CHECK_RUN(test_fields);
     return check_end();
 }

@@ -78,6 +78,8 @@ static int too_slow(const char *path)
 {
 #ifdef __SANITIZE_ADDRESS__
     if (strstr(path, "_full_96")) return check_skip("130 million weights under a sanitizer"), 1;
+    if (strstr(path, "net_swin_") && !strstr(path, "_tiny"))
+        return check_skip("under a sanitizer the small one alone"), 1;
 #endif
     (void)path;
     return 0;
@@ -111,11 +113,97 @@ static void test_unetr_file(const char *path)
     bmvp_destroy(c);
 }
 
+/* >>swin_unetr ---------------------------------------------------------------------------------------------------- */
+
+static bmvp_net_config swin_config(const golden_net *g)
+{
+    const char *version = bmvp_json_string(bmvp_json_get(g->root, "network"), "");
+    bmvp_net_config k = bmvp_net_config_default("swin_unetr");
+    char text[200];
+    k.task = BMVP_TASK_SEGMENT;
+    k.in_channels = golden_argument(g, "in_channels", 1);
+    k.outputs = golden_argument(g, "out_channels", 1);
+    snprintf(text, sizeof text, "feature_size=%d use_v2=%d new_merging=%d", golden_argument(g, "feature_size", 48),
+             golden_argument(g, "use_v2", 0), strstr(version, "MONAI 1.5") != NULL);
+    CHECK(bmvp_net_config_set(&k, text, NULL) == BMVP_OK);
+    return k;
+}
+
+/* The transformer alone, or all of it */
+static bmvp_tensor *swin_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
+{
+    static const int place[5] = { 1, 2, 3, 4, 10 };
+    static const char *const inner[4] = { "swinViT.layers%d.0.blocks.0", "swinViT.layers%d.0.blocks.1",
+                                          "swinViT.layers%d.0.downsample", "swinViT.layers%dc.0" };
+    bmvp_ctx *c = net->m.c;
+    bmvp_tensor *seen[17] = { NULL }, *map[11], *loss = NULL;
+    bmvp_features f = inside_swin_maps(net, x, seen);
+    char name[8];
+    int i;
+    if (!f.last) return NULL;
+    feature(g, c, seen[16], GOLDEN_FIRST, "swinViT.patch_embed", 0);
+    for (i = 0; i < 16; ++i)
+        if (seen[i]) feature(g, c, seen[i], i % 4 == 3 ? GOLDEN_FIRST : GOLDEN_LAST, inner[i % 4], 1 + i / 4);
+    for (i = 0; i < 5 && has(g, "outputs", "h0"); ++i) {
+        snprintf(name, sizeof name, "h%d", i);
+        loss = golden_loss(g, c, loss, name, f.map[i], GOLDEN_FIRST);
+    }
+    if (loss) return loss;
+    inside_swin_decode(net, &f, map);
+    for (i = 0; i < 5; ++i) feature(g, c, map[i], GOLDEN_FIRST, "encoder%d", place[i]);
+    for (i = 0; i < 5; ++i) feature(g, c, map[5 + i], GOLDEN_FIRST, "decoder%d", 5 - i);
+    return golden_loss(g, c, loss, "logits", map[10], GOLDEN_FIRST);
+}
+
+static void test_swin_file(const char *path)
+{
+    bmvp_ctx *c;
+    bmvp_net_config k;
+    bmvp_tensor *x, *loss;
+    bmvp_net *net;
+    golden_net g;
+    if (strstr(path, "_f48_96_") || strstr(path, "_ssl_")) {
+        check_skip(strstr(path, "_ssl_") ? "the head is a method's" : "300 GMAC: the smaller ones show the same");
+        return;
+    }
+    c = device_context();
+    if (!too_slow(path) && golden_open(&g, path)) {
+        k = swin_config(&g);
+        net = network(c, &k);
+        if (net) {
+            golden_state(&g, c, bmvp_net_state(net));
+            x = golden_input(&g, c);
+            golden_check(&g, "input", NULL, c, x, GOLDEN_FIRST);
+            loss = swin_run(&g, net, x);
+            golden_loss_is(&g, c, loss);
+            bmvp_backward(c, loss);
+            golden_gradients(&g, c, bmvp_net_state(net), x);
+            check_context(c);
+            bmvp_net_destroy(net);
+        }
+        golden_close(&g);
+    }
+    bmvp_destroy(c);
+}
+
+static void fixture(const char *name, void (*fn)(const char *path))
+{
+    char path[512];
+    if (!check_start("%s", name)) return;
+    snprintf(path, sizeof path, "%s/nets/%s", TEST_FIXTURES, name);
+    fn(path);
+    check_finish();
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     if (!device_open()) return check_end();
+    fixture("net_unetr_tiny.json", test_unetr_file);
+    fixture("net_unetr_tiny_perceptron.json", test_unetr_file);
+    fixture("net_swin_unetr_tiny.json", test_swin_file);
     golden_each("unetr_", test_unetr_file);
+    golden_each("swin_", test_swin_file);
     device_close();
     return check_end();
 }

@@ -5,6 +5,8 @@
 #include "tests/support/check.h"
 #include "tests/support/context.h"
 #include "tests/support/fixture.h"
+#include "tests/support/formula.h"
+#include "tests/support/golden_ssl.h"
 
 /* >>op cases: one builder an op, from operands and attributes ----------------------------------------------------- */
 
@@ -36,6 +38,16 @@ static double number(const op_case *k, const char *key)
     const char *t = attribute(k, key);
     CHECK(t != NULL);
     return t ? strtod(t, NULL) : 0;
+}
+
+/* A list of at most `most` numbers; returns how many */
+static int integers(const op_case *k, const char *key, int32_t *v, int most)
+{
+    int64_t wide[64] = { 0 };
+    const int n = fixture_numbers(attribute(k, key), wide, most < 64 ? most : 64);
+    int i;
+    for (i = 0; i < n; ++i) v[i] = (int32_t)wide[i];
+    return n;
 }
 
 #define BUILD(op) static bmvp_tensor *build_##op(bmvp_ctx *c, const op_case *k, bmvp_tensor **in)
@@ -112,6 +124,29 @@ BUILD(upsample_trilinear)
 }
 #define OPERANDS_space_to_depth "x"
 BUILD(space_to_depth) { return bmvp_space_to_depth(c, in[0], (int)integer(k, "block")); }
+#define OPERANDS_box_sum3d "x"
+BUILD(box_sum3d) { return bmvp_box_sum3d(c, in[0], (int)integer(k, "size")); }
+#define OPERANDS_grid_sample3d "x position"
+BUILD(grid_sample3d)
+{
+    const char *wide = attribute(k, "wide"); /* positions from [-1, 1): times this, and that much more */
+    return bmvp_grid_sample3d(c, in[0], wide ? bmvp_scale(c, in[1], strtod(wide, NULL), strtod(wide, NULL)) : in[1]);
+}
+#define OPERANDS_gather_rows "x"
+BUILD(gather_rows)
+{
+    int32_t index[64];
+    const int n = integers(k, "index", index, 64);
+    return bmvp_gather_rows(c, in[0], n, index);
+}
+#define OPERANDS_where_rows "x row"
+BUILD(where_rows)
+{
+    int32_t mask[400];
+    int i, n = attribute(k, "mask") ? integers(k, "mask", mask, 400) : 0;
+    for (i = n; i < 400; ++i) mask[i] = i % 7 < 3; /* of large cases */
+    return bmvp_where_rows(c, in[0], in[1], mask);
+}
 #define OPERANDS_sum "x"
 BUILD(sum) { (void)k; return bmvp_sum(c, in[0]); }
 #define OPERANDS_mean "x"
@@ -549,6 +584,10 @@ static const big_case big_cases[] = {
     { "concat", "3,20,20,33 3,20,20,16 3,20,20,7", "axis=3", 1e-6 },
     { "upsample_nearest", "2,10,9,8,33", "factor=2", 1e-5 },
     { "space_to_depth", "2,16,8,12,9", "block=4", 1e-6 },
+    { "box_sum3d", "2,9,14,11,15", "size=9", 1e-4 },
+    { "grid_sample3d", "2,9,8,7,5 2,9,17,11,3", "wide=4.1", 1e-4 },
+    { "gather_rows", "40,1500", "index=4,0,39,4,4,17,2,39,4,30,31,4,1,1,2,3,5,8,13,21,34,0,0,7", 1e-5 },
+    { "where_rows", "400,107 107", "", 1e-4 },
     { "sum", "401,303", "", 2e-4 },
     { "mean", "401,303", "", 2e-4 },
     { "mse", "401,303 401,303", "", 5e-5 },
@@ -688,6 +727,84 @@ static void test_gradcheck(int op)
         }
 }
 
+/* >>golden: PyTorch's numbers of BMVP_DATA/golden/ssl/ops.json ---------------------------------------------------- */
+
+/* A leaf of the shape `dims` from the stream `name` */
+static bmvp_tensor *golden_leaf(const golden_ssl *g, bmvp_ctx *c, const char *name, double times, double offset,
+                                const char *dims)
+{
+    int64_t dim[BMVP_MAX_DIMS];
+    const int rank = fixture_numbers(dims, dim, BMVP_MAX_DIMS);
+    bmvp_tensor *t = bmvp_keep(bmvp_leaf(c, rank, dim, NULL));
+    float x[4096];
+    golden_ssl_uniform(g, name, times, offset, t->numel, x);
+    bmvp_write(c, t, x);
+    return t;
+}
+/* The values, then backward from the stream `cotangent` */
+static void golden_run(const golden_ssl *g, const char *of, const char *cotangent, bmvp_ctx *c, bmvp_tensor *y)
+{
+    float x[4096];
+    if (!CHECK(y != NULL)) return;
+    golden_ssl_tensor(g, of, cotangent ? "y" : strcmp(of, "l1") == 0 ? "loss" : "y", c, bmvp_keep(y), 0);
+    if (cotangent) golden_ssl_uniform(g, cotangent, 2, -1, y->numel, x);
+    else x[0] = 1;
+    bmvp_backward_from(c, y, x);
+}
+static void golden_numbers(const golden_ssl *g, bmvp_ctx *c)
+{
+    const int64_t turned[3] = { 1, 12, 2 }, two = 2;
+    const int turn[2] = { 1, 0 };
+    float x[12], z[12];
+    bmvp_tensor *a = golden_leaf(g, c, "l1.a", 1, 0, "3,4"), *b = golden_leaf(g, c, "l1.b", 1, 0, "3,4"), *v;
+    bmvp_read(c, a, x);
+    bmvp_read(c, b, z);
+    z[5] = x[5];
+    bmvp_write(c, b, z);
+    golden_run(g, "l1", NULL, c, bmvp_l1(c, a, b));
+    golden_ssl_tensor(g, "l1", "grad_a", c, a, 1);
+    golden_ssl_tensor(g, "l1", "grad_b", c, b, 1);
+    a = golden_leaf(g, c, "cl.x", 4, -2, "12");
+    bmvp_read(c, a, x);
+    x[0] = 1;
+    x[1] = -1;
+    bmvp_write(c, a, x);
+    golden_run(g, "clamp", "cl.c", c, bmvp_clamp(c, a, -1, 1));
+    golden_ssl_tensor(g, "clamp", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "no.x", 2, -1, "2,12");
+    v = bmvp_permute(c, a, turn);
+    v = bmvp_sub(c, v, bmvp_reshape(c, bmvp_global_pool(c, bmvp_reshape(c, v, 3, turned)), 1, &two));
+    golden_run(g, "norm_minus_mean", NULL, c, bmvp_sqrt(c, bmvp_sum(c, bmvp_mul(c, v, v))));
+    golden_ssl_tensor(g, "norm_minus_mean", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "bn.x", 2, -1, "5,3");
+    golden_run(g, "batchnorm_plain", "bn.c", c, bmvp_batchnorm(c, a, NULL, NULL, NULL, NULL, 1, 0, 1e-5));
+    golden_ssl_tensor(g, "batchnorm_plain", "grad_x", c, a, 1);
+}
+static void golden_places(const golden_ssl *g, bmvp_ctx *c)
+{
+    const int32_t index[5] = { 4, 0, 4, 2, 4 };
+    bmvp_tensor *a = golden_leaf(g, c, "ga.x", 1, 0, "5,3"), *p;
+    golden_run(g, "gather_rows", "ga.c", c, bmvp_gather_rows(c, a, 5, index));
+    golden_ssl_tensor(g, "gather_rows", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "gs.x", 1, 0, "1,4,3,5,2");
+    p = golden_leaf(g, c, "gs.p", 7, -1.5, "1,3,4,2,3");
+    golden_run(g, "grid_sample3d", "gs.c", c, bmvp_grid_sample3d(c, a, p));
+    golden_ssl_tensor(g, "grid_sample3d", "grad_x", c, a, 1);
+    golden_ssl_tensor(g, "grid_sample3d", "grad_p", c, p, 1);
+}
+static void test_golden_ssl(void)
+{
+    golden_ssl g;
+    bmvp_ctx *c;
+    if (!golden_ssl_open(&g, "ops.json")) return;
+    c = bmvp_create(NULL, NULL);
+    golden_numbers(&g, c);
+    golden_places(&g, c);
+    check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
+    bmvp_destroy(c);
+    bmvp_json_free(g.doc);
+}
+
 int main(int argc, char **argv)
 {
     size_t i;
@@ -696,5 +813,6 @@ int main(int argc, char **argv)
     for (i = 0; i < sizeof op_rows / sizeof *op_rows; ++i) test_reads(&op_rows[i]);
     for (i = 0; i < sizeof big_cases / sizeof *big_cases; ++i) test_big_case(&big_cases[i]);
     for (i = 0; i < BMVP_OP_COUNT; ++i) test_gradcheck((int)i);
+    CHECK_RUN(test_golden_ssl);
     return check_end();
 }

@@ -7,15 +7,18 @@
 
 enum { OPTIM_A = 70001, OPTIM_B = 5, OPTIM_STEPS = 6, OPTIM_THIN = 701 };
 
-static void give_gradient(bmvp_ctx *c, bmvp_tensor *p, const char *name, int step)
+static void gradient_of(const char *stream, float *g, int64_t n)
 {
     static const double size[4] = { 1, 1e-2, 1e-4, 1e-6 };
+    int64_t i;
+    for (i = 0; g && i < n; ++i) g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
+}
+static void give_gradient(bmvp_ctx *c, bmvp_tensor *p, const char *name, int step)
+{
     float *g = (float *)malloc((size_t)p->numel * sizeof *g);
     char stream[32];
-    int64_t i;
     snprintf(stream, sizeof stream, "optim.%s.grad%d", name, step);
-    for (i = 0; g && i < p->numel; ++i)
-        g[i] = (float)((2 * formula_uniform(formula_stream(stream, 0), i) - 1) * size[i % 4]);
+    gradient_of(stream, g, p->numel);
     if (CHECK(g != NULL)) bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, p, bmvp_input(c, p->rank, p->dim, g))));
     free(g);
 }
@@ -33,11 +36,28 @@ static void check_optim_tensor(bmvp_ctx *c, bmvp_ckpt *f, const char *what, cons
     free(want.x);
 }
 
-static void test_optimizer(const char *name, const bmvp_optim_config *cfg, double limit)
+/* "a" and "b" and their start */
+static void optim_list(bmvp_ctx *c, bmvp_state_list *l)
+{
+    const int64_t size[2] = { OPTIM_A, OPTIM_B };
+    float x[OPTIM_A];
+    int64_t j;
+    int i;
+    memset(l, 0, sizeof *l);
+    for (i = 0; i < 2; ++i) {
+        bmvp_tensor *t = bmvp_state_add(c, l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
+        for (j = 0; j < size[i]; ++j)
+            x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
+        bmvp_write(c, t, x);
+    }
+}
+
+/* groups 1: of "b" five times the rate and no decay */
+static void test_optimizer(const char *name, const bmvp_optim_config *cfg, double limit, int groups)
 {
     static const double rate[OPTIM_STEPS] = { 1e-3, 5e-3, 2e-3, 1e-3, 4e-3, 1e-4 };
-    static const char *const moment[2][2] = { { "exp_avg", "exp_avg_sq" }, { "momentum_buffer", NULL } };
-    const int64_t size[2] = { OPTIM_A, OPTIM_B };
+    static const char *const moment[2][3] = { { "exp_avg", "exp_avg_sq", "max_exp_avg_sq" },
+                                              { "momentum_buffer", NULL, NULL } };
     bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
     bmvp_ctx *c = device_context();
     fixture_tensor norms;
@@ -46,15 +66,8 @@ static void test_optimizer(const char *name, const bmvp_optim_config *cfg, doubl
     char what[64];
     int i, step, w;
     if (!f || !CHECK(c != NULL)) return;
-    memset(&l, 0, sizeof l);
-    for (i = 0; i < 2; ++i) {
-        bmvp_tensor *t = bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &size[i], 1, BMVP_INIT_ZERO, 0);
-        float x[OPTIM_A];
-        int64_t j;
-        for (j = 0; j < size[i]; ++j)
-            x[j] = (float)(2 * formula_uniform(formula_stream(i ? "optim.b" : "optim.a", 0), j) - 1);
-        bmvp_write(c, t, x);
-    }
+    optim_list(c, &l);
+    if (groups) l.item[1].lr_scale = 5, l.item[1].decay_scale = 0;
     o = bmvp_optim_create(c, &l, cfg);
     norms = fixture_load(f, "%s.norms", name);
     for (step = 0; step < OPTIM_STEPS && CHECK(o && norms.x && !bmvp_failed(c)); ++step) {
@@ -70,7 +83,7 @@ static void test_optimizer(const char *name, const bmvp_optim_config *cfg, doubl
     for (i = 0; i < 2 && o; ++i) {
         snprintf(what, sizeof what, "%s.%s", name, i ? "b" : "a");
         check_optim_tensor(c, f, what, l.item[i].t, i ? 1 : OPTIM_THIN);
-        for (w = 0; w < 2 && moment[cfg->kind == BMVP_SGD][w]; ++w) {
+        for (w = 0; w < 2 + cfg->amsgrad && moment[cfg->kind == BMVP_SGD][w]; ++w) {
             snprintf(what, sizeof what, "%s.%s.%s", name, i ? "b" : "a", moment[cfg->kind == BMVP_SGD][w]);
             check_optim_tensor(c, f, what, bmvp_optim_moment(o, i, w), i ? 1 : OPTIM_THIN);
         }
@@ -89,7 +102,71 @@ static void test_adamw(void)
     bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
     CHECK(k.beta1 == 0.9 && k.beta2 == 0.999 && k.eps == 1e-8 && k.weight_decay == 1e-5 && k.momentum == 0.9);
     k.weight_decay = 0.01;
-    test_optimizer("adamw", &k, 0);
+    test_optimizer("adamw", &k, 0, 0);
+    k.weight_decay = 0.05;
+    test_optimizer("groups", &k, 0, 1);
+}
+
+static void test_amsgrad(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    CHECK(k.amsgrad == 0);
+    k.weight_decay = 0.01;
+    k.beta2 = 0.7; /* so that the largest is not the last */
+    k.amsgrad = 1;
+    test_optimizer("amsgrad", &k, 0, 0);
+}
+
+/* The average of what moves, and what else a copy has */
+static void test_average(void)
+{
+    bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
+    bmvp_ctx *c = device_context();
+    bmvp_state_list to, from;
+    float *x = (float *)malloc(OPTIM_A * sizeof *x), *y;
+    char stream[32];
+    int64_t j;
+    int i, step;
+    optim_list(c, &to);
+    optim_list(c, &from);
+    for (step = 0; x && step < OPTIM_STEPS; ++step) {
+        for (i = 0; i < 2; ++i) {
+            snprintf(stream, sizeof stream, "optim.%s.grad%d", i ? "b" : "a", step);
+            gradient_of(stream, x, to.item[i].t->numel);
+            bmvp_write(c, from.item[i].t, x);
+        }
+        bmvp_state_average(c, &to, &from, 0.9);
+    }
+    check_optim_tensor(c, f, "average.a", to.item[0].t, OPTIM_THIN);
+    check_optim_tensor(c, f, "average.b", to.item[1].t, 1);
+    to.item[1].trained = from.item[1].trained = 0; /* like a statistic: is copied, but not averaged */
+    bmvp_fill(c, from.item[1].t, 7);
+    bmvp_state_average(c, &to, &from, 0.5);
+    y = device_copy(c, to.item[1].t, 0);
+    CHECK(y && y[0] != 7);
+    free(y);
+    bmvp_fill(c, to.item[0].t, (float)NAN);
+    bmvp_state_average(c, &to, &from, 0);
+    for (i = 0; i < 2; ++i) {
+        y = device_copy(c, to.item[i].t, 0);
+        gradient_of("optim.a.grad5", x, OPTIM_A);
+        for (j = 0; y && i && j < OPTIM_B; ++j) x[j] = 7;
+        if (CHECK(y != NULL)) CHECK_SAME("copy", y, x, to.item[i].t->numel);
+        free(y);
+    }
+    bmvp_state_average(c, &to, &from, 1.5);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_ARG);
+    bmvp_clear_error(c);
+    from.n = 1;
+    bmvp_state_average(c, &to, &from, 0.5);
+    CHECK(bmvp_error_of(c)->status == BMVP_E_SHAPE);
+    bmvp_clear_error(c);
+    check_context(c);
+    free(x);
+    free(to.item);
+    free(from.item); /* of the default allocator */
+    bmvp_destroy(c);
+    bmvp_ckpt_close(f);
 }
 
 static void test_adamw_clipped(void)
@@ -98,21 +175,21 @@ static void test_adamw_clipped(void)
     k.beta1 = 0.8;
     k.beta2 = 0.95;
     k.weight_decay = 0.1;
-    test_optimizer("adamw_clip", &k, 0.5);
+    test_optimizer("adamw_clip", &k, 0.5, 0);
 }
 
 static void test_adam(void)
 {
     bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAM);
     k.weight_decay = 0.01;
-    test_optimizer("adam", &k, 0);
+    test_optimizer("adam", &k, 0, 0);
 }
 
 static void test_sgd(void)
 {
     bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
     k.weight_decay = 0.01;
-    test_optimizer("sgd", &k, 0);
+    test_optimizer("sgd", &k, 0, 0);
 }
 
 /* Three numbers and their optimizer; a step whose gradient is `gradient` everywhere. */
@@ -253,6 +330,9 @@ static void test_lr_scale(void)
     bmvp_backward(c, bmvp_sum(c, bmvp_scale(c, t, 2, 0)));
     bmvp_optim_step(o, 0.1, 0.5);
     CHECK_NEAR((double)t->x[0], 1 - 0.1 * 3 * 2 * 0.5, 1e-6);
+    CHECK(l.item[0].decay_scale == 1);
+    bmvp_state_decay_matrices(&l);
+    CHECK(l.item[0].decay_scale == 0);
     bmvp_optim_destroy(o);
     free(l.item); /* of the default allocator */
     bmvp_destroy(c);
@@ -261,13 +341,21 @@ static void test_lr_scale(void)
 static void test_schedule(void)
 {
     bmvp_ckpt *f = fixture_open("nets/optim.safetensors");
-    fixture_tensor full, half;
-    bmvp_schedule k = { 3e-4, 0, 40, 0, 0 };
+    fixture_tensor full, half, steps;
+    bmvp_schedule k;
     int i;
     if (!f) return;
+    memset(&k, 0, sizeof k);
+    k.lr = 3e-4;
+    k.total = 40;
     full = fixture_load(f, "cosine");
     half = fixture_load(f, "cosine_half");
-    for (i = 0; i < 40 && CHECK(full.x && half.x); ++i) {
+    steps = fixture_load(f, "steps");
+    for (i = 0; i < 40 && CHECK(full.x && half.x && steps.x); ++i) {
+        k.every = 7;
+        k.factor = 0.5;
+        CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)steps.x[i], 1e-10);
+        k.every = 0;
         k.half_period = 0;
         CHECK_NEAR(bmvp_schedule_lr(&k, i), (double)full.x[i], 1e-10);
         k.half_period = 1;
@@ -282,8 +370,16 @@ static void test_schedule(void)
     CHECK_NEAR(bmvp_schedule_lr(&k, 4), 3e-4, 1e-12);
     CHECK_NEAR(bmvp_schedule_lr(&k, 22), 0.5 * (3e-4 + 1e-5), 1e-12);
     CHECK_NEAR(bmvp_schedule_lr(&k, 40), 1e-5, 1e-12);
+    k.warm_from = 1; /* DAE: from 1e-6 on, and a cosine that does not wait for the warm-up */
+    k.start = 1e-6;
+    k.whole = 1;
+    CHECK_NEAR(bmvp_schedule_lr(&k, 0), 1e-6, 1e-15);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 3), 1e-6 + 3 * (3e-4 - 1e-6) / 4, 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 20), 0.5 * (3e-4 + 1e-5), 1e-12);
+    CHECK_NEAR(bmvp_schedule_lr(&k, 10), 1e-5 + (3e-4 - 1e-5) * 0.5 * (1 + sqrt(0.5)), 1e-12);
     free(full.x);
     free(half.x);
+    free(steps.x);
     bmvp_ckpt_close(f);
 }
 
@@ -293,6 +389,8 @@ int main(int argc, char **argv)
     if (!device_open()) return check_end();
     CHECK_RUN(test_adamw);
     CHECK_RUN(test_adamw_clipped);
+    CHECK_RUN(test_amsgrad);
+    CHECK_RUN(test_average);
     CHECK_RUN(test_adam);
     CHECK_RUN(test_sgd);
     CHECK_RUN(test_clipped_step);

@@ -235,7 +235,6 @@ static void test_shape_errors(void)
     FAILS(bmvp_mul(c, two[0], Z("3")), "mul", "(2,3,4)");
     FAILS(bmvp_sub(c, two[0], two[1]), "sub", "(2,3,5)");
     FAILS(bmvp_div(c, two[0], Z("3")), "div", "(2,3,4)");
-    FAILS_AS(bmvp_clamp(c, two[0], 1, -1), BMVP_E_ARG, "clamp", "low 1");
     FAILS(bmvp_add_into(c, two[0], bmvp_scale(c, two[1], 1, 0)), "add_into", "(2,3,5)");
     FAILS_AS(bmvp_add_into(c, two[0], Z("2,3,4")), BMVP_E_STATE, "add_into", "leaf");
     FAILS_AS(bmvp_add_into(c, two[0], bmvp_relu(c, two[0])), BMVP_E_STATE, "add_into", "relu");
@@ -272,6 +271,22 @@ static void test_shape_errors(void)
     FAILS(bmvp_layernorm(c, two[0], Z("4"), Z("3"), 1e-5), "layernorm", "(2,3,4)");
     FAILS(bmvp_groupnorm(c, two[0], Z("4"), Z("4"), 3, 1e-5), "groupnorm", "(2,3,4)");
     FAILS(bmvp_masked_fill(c, two[0], two[0], two[1], start), "masked_fill", "(2,3,5)");
+    bmvp_destroy(c);
+}
+
+static void test_shape_errors_of_places(void)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    const int32_t high[2] = { 0, 4 };
+    bmvp_tensor *a = Z("2,3,4");
+    FAILS_AS(bmvp_clamp(c, a, 1, -1), BMVP_E_ARG, "clamp", "low 1");
+    FAILS(bmvp_box_sum3d(c, Z("1,4,3,4,2"), 4), "box_sum3d", "(4) odd");
+    FAILS(bmvp_grid_sample3d(c, Z("1,4,3,4,2"), Z("2,4,3,4,3")), "grid_sample3d", "(2,4,3,4,3)");
+    FAILS(bmvp_gather_rows(c, a, 0, high), "gather_rows", "(2,3,4)");
+    FAILS_AS(bmvp_gather_rows(c, Z("2,2"), 2, high), BMVP_E_ARG, "gather_rows", "index[1] = 4");
+    FAILS(bmvp_where_rows(c, a, Z("3"), high), "where_rows", "(3)");
+    FAILS(bmvp_batchnorm(c, a, Z("4"), NULL, NULL, NULL, 1, 0.1, 1e-5), "batchnorm", "beta none");
+    FAILS(bmvp_batchnorm(c, a, NULL, NULL, NULL, NULL, 0, 0.1, 1e-5), "batchnorm", "it needs running statistics");
     bmvp_destroy(c);
 }
 
@@ -473,6 +488,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_backend_without_device);
     CHECK_RUN(test_sticky_error);
     CHECK_RUN(test_shape_errors);
+    CHECK_RUN(test_shape_errors_of_places);
     CHECK_RUN(test_state_errors);
     CHECK_RUN(test_net_meets_every_op);
     CHECK_RUN(test_net_threads);

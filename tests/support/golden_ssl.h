@@ -1,0 +1,100 @@
+/* golden_ssl.h - the numbers of BMVP_DATA/golden/ssl, from the code of other pre-training methods: how its files pack
+   tensors, and what differs by how much is right, as its README says. After bmvp_nn.h, check.h, context.h and
+   formula.h. */
+#ifndef BMVP_TEST_GOLDEN_SSL_H
+#define BMVP_TEST_GOLDEN_SSL_H
+
+#include <math.h>
+#include <stdio.h>
+
+typedef struct golden_ssl {
+    bmvp_json_doc *doc;
+    uint64_t seed;
+} golden_ssl;
+
+/* 0: the file is not there (the test counts as skipped) or cannot be read. */
+static inline int golden_ssl_open(golden_ssl *g, const char *file)
+{
+    char path[700];
+    bmvp_error err;
+    FILE *f;
+    memset(g, 0, sizeof *g);
+    snprintf(path, sizeof path, "%s/golden/ssl/%s", data_folder(), file);
+    f = fopen(path, "rb");
+    if (!f) {
+        check_skip("no such file below BMVP_DATA/golden/ssl");
+        return 0;
+    }
+    fclose(f);
+    if (!check_report(bmvp_json_read(path, NULL, &g->doc, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message))
+        return 0;
+    g->seed = (uint64_t)bmvp_json_int(bmvp_json_get(bmvp_json_root(g->doc), "seed"), 0);
+    return 1;
+}
+
+/* What a case gives, by its name in "out"; a failed check if it is not there */
+static inline const bmvp_json *golden_ssl_out(const golden_ssl *g, const char *of, const char *name)
+{
+    const bmvp_json *all = bmvp_json_get(bmvp_json_root(g->doc), "cases");
+    const bmvp_json *v = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, of), "out"), name);
+    check_report(v != NULL, __FILE__, __LINE__, "%s has no %s", of, name);
+    return v;
+}
+
+/* n numbers times + offset of the stream `name`, in double, rounded to float32 */
+static inline void golden_ssl_uniform(const golden_ssl *g, const char *name, double times, double offset, int64_t n,
+                                      float *out)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) out[i] = (float)(times * formula_uniform(formula_stream(name, g->seed), i) + offset);
+}
+
+static inline void golden_ssl_near(const char *what, const char *part, double got, double want, double allowed)
+{
+    check_report(fabs(got - want) <= allowed, __FILE__, __LINE__, "%s: %s is %.9g, not %.9g (allowed: %.1e)", what,
+                 part, got, want, allowed);
+}
+
+/* n numbers in PyTorch's order against a packed entry: all its figures. */
+static inline void golden_ssl_check(const char *what, const bmvp_json *v, const float *x, int64_t n)
+{
+    const bmvp_json *value = bmvp_json_get(v, "value"), *index = bmvp_json_get(v, "index");
+    const double dev = bmvp_json_double(bmvp_json_get(v, "dev32"), 0), l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0);
+    const double share = 8 * dev > 2e-5 ? 8 * dev : 2e-5, r = l2 / sqrt((double)n);
+    double mean = 0, square = 0, dot = 0;
+    int64_t i;
+    if (!v || dev > 0.05) return;
+    if (value->type == BMVP_JSON_NUMBER) {
+        const double want = bmvp_json_double(value, 0);
+        golden_ssl_near(what, "the number", (double)x[0], want, share * fabs(want));
+        return;
+    }
+    for (i = 0; i < n; ++i) {
+        mean += (double)x[i] / (double)n;
+        square += (double)x[i] * (double)x[i];
+        dot += (double)x[i] * cos(0.7 * (double)i);
+    }
+    golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0), share * r);
+    golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
+    golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0), share * l2);
+    if (!index) check_report(bmvp_json_count(value) == n, __FILE__, __LINE__, "%s: not %d values", what, (int)n);
+    for (i = 0; i < bmvp_json_count(value); ++i) {
+        const int64_t at = index ? bmvp_json_int(bmvp_json_at(index, i), -1) : i;
+        if (check_report(at >= 0 && at < n, __FILE__, __LINE__, "%s: no element %lld", what, (long long)at))
+            golden_ssl_near(what, "a value", (double)x[at], bmvp_json_double(bmvp_json_at(value, i), 0), share * r);
+    }
+}
+
+/* The same of a tensor's values or gradient, of at most 4096 numbers */
+static inline void golden_ssl_tensor(const golden_ssl *g, const char *of, const char *name, bmvp_ctx *c,
+                                     const bmvp_tensor *t, int gradient)
+{
+    char what[128];
+    float x[4096];
+    snprintf(what, sizeof what, "%s %s", of, name);
+    if (!CHECK(t && t->numel <= 4096)) return;
+    if (CHECK((gradient ? bmvp_read_grad(c, t, x) : bmvp_read(c, t, x)) == BMVP_OK))
+        golden_ssl_check(what, golden_ssl_out(g, of, name), x, t->numel);
+}
+
+#endif /* BMVP_TEST_GOLDEN_SSL_H */
