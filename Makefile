@@ -76,13 +76,13 @@ ifdef MPI
 endif
 
 HEADERS  = bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h
-PROGRAM  = $(wildcard examples/bmvp/*.c examples/bmvp/*/*.c)
-PROGRAM_H = $(wildcard examples/bmvp/*/*.h)
+PROGRAM  = $(wildcard examples/bmvp/*.c examples/bmvp/*/*.c examples/methods/*.c)
+PROGRAM_H = $(wildcard examples/bmvp/*/*.h examples/methods/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
-           labels metrics nifti grids register release window predict finetune
+           labels metrics nifti grids register release window predict finetune methods
 USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile networks
 TEST_H   = $(wildcard tests/support/*.h)
@@ -168,6 +168,10 @@ $(INSIDE:%=build/test_%): build/test_%: tests/unit/test_%.c build/inside.o $(TES
 	$(COMPILE) $< build/inside.o -o $@ $(GZ) $(LDLIBS)
 $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
+
+METHODS_O = $(patsubst examples/methods/%.c,build/%.o,$(wildcard examples/methods/*.c))
+build/test_methods: tests/unit/test_methods.c $(METHODS_O) build/library.o $(TEST_H) $(HEADERS)
+	$(COMPILE) $< $(METHODS_O) build/library.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)

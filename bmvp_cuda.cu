@@ -2324,6 +2324,69 @@ static int64_t upsample_trilinear_workspace(const bmvp_ctx *, const bmvp_tensor 
     return y->src[0]->numel * y->args.upsample_trilinear.factor * (1 + y->args.upsample_trilinear.factor);
 }
 
+/* >>op maxpool3d --------------------------------------------------------------------------------------------------- */
+
+/* y = the largest of a block of k^3: a map over y. 4 k^3 + 4 bytes an element, neighbours read neighbours. */
+struct maxpool_block {
+    view x;
+    int64_t d, h, w, c, k; /* d, h, w: of x */
+    /* Place in x of the first largest in the block that begins at `first` */
+    __device__ int64_t largest(int64_t first) const
+    {
+        int64_t best = first;
+        float most = x[first];
+        for (int64_t t = 1; t < k * k * k; ++t) {
+            const int64_t j = first + ((t / (k * k) * h + t / k % k) * w + t % k) * c;
+            const float v = x[j];
+            if (!(most >= v || most != most)) best = j, most = v;
+        }
+        return best;
+    }
+};
+struct maxpool_map {
+    maxpool_block b;
+    sink y;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t ow = b.w / b.k, oh = b.h / b.k, od = b.d / b.k, ch = i % b.c, x = i / b.c % ow,
+                      h = i / b.c / ow % oh, z = i / b.c / ow / oh % od, n = i / b.c / ow / oh / od;
+        const int64_t first = (((n * b.d + z * b.k) * b.h + h * b.k) * b.w + x * b.k) * b.c + ch;
+        put(y, i, b.x[b.largest(first)], 0);
+    }
+};
+/* dx (+)= g where x is its block's first largest: a map over x, each looking through its block. */
+struct maxpool_back_map {
+    maxpool_block b;
+    view g;
+    sink dx;
+    int add;
+    __device__ void operator()(int64_t i) const
+    {
+        const int64_t ow = b.w / b.k, oh = b.h / b.k, od = b.d / b.k, ch = i % b.c, x = i / b.c % b.w / b.k,
+                      h = i / b.c / b.w % b.h / b.k, z = i / b.c / b.w / b.h % b.d / b.k, n = i / b.c / b.w / b.h / b.d;
+        const int64_t first = (((n * b.d + z * b.k) * b.h + h * b.k) * b.w + x * b.k) * b.c + ch;
+        float v = 0;
+        if (x < ow && h < oh && z < od && b.largest(first) == i) v = g[(((n * od + z) * oh + h) * ow + x) * b.c + ch];
+        put(dx, i, v, add);
+    }
+};
+static maxpool_block maxpool_of(const bmvp_tensor *y)
+{
+    const bmvp_tensor *x = y->src[0];
+    return maxpool_block{ values(x), x->dim[1], x->dim[2], x->dim[3], x->dim[4], y->args.maxpool3d.kernel };
+}
+static void maxpool3d_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    each(c, maxpool_map{ maxpool_of(y), result(y) }, y->numel);
+}
+static void maxpool3d_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    sink gx = grad(c, y->src[0], &add);
+    if (gx) each(c, maxpool_back_map{ maxpool_of(y), gradient(y), gx, add }, y->src[0]->numel);
+}
+BMVPI_NO_WORKSPACE(maxpool3d)
+
 /* >>op space_to_depth ---------------------------------------------------------------------------------------------- */
 
 /* A volume (N, D, H, W, C) cut into blocks of k voxels, as the axes (N, D/k, H/k, W/k, z, y, x, C): from, its strides

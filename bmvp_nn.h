@@ -19,12 +19,12 @@
        >>checkpoint            >>state files
        and in the implementation
        >>for upper headers     >>state impl            >>layers impl           >>residual blocks
-       >>uniformer >>decoder   >>unet3d    >>unetr     >>swin_unetr
+       >>uniformer >>decoder   >>unet3d    >>unetr     >>unet3d_mg >>unet3d_gvsl           >>swin_unetr
        >>network impl          >>optimizer impl        >>data parallel impl    >>state files impl
        >>adopt     >>bump      >>text      >>files impl            >>json parser           >>json writer
        >>checkpoint base       >>zip
-       >>pickle    >>pickle walk           >>safetensors           >>checkpoint reader     >>weights
-       >>checkpoint writer     >>pickle writer
+       >>pickle    >>pickle walk           >>pickle without zip    >>safetensors           >>checkpoint reader
+       >>weights   >>checkpoint writer     >>pickle writer
 
    A complete program:
 
@@ -285,7 +285,8 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
 
    The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
-   num_heads, and perceptron 1 for its linear patch embedding) and `swin_unetr` (MONAI's, of any size: feature_size,
+   num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
+   `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size,
    window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows;
    its relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
    rows by bmvp_config.networks
@@ -308,7 +309,7 @@ typedef struct bmvp_net_config {
     int dim[4], depth[4]; /* UniFormer: channels and blocks of the four stages */
     int head_dim;         /* UniFormer: channels of one attention head; divides dim[2] and dim[3] */
     int mlp_ratio;        /* UniFormer: hidden width / width */
-    int width;            /* UNET3D: n; the levels have n, 2n, 4n, 8n channels */
+    int width;            /* U-Nets: n; UNET3D's levels have n, 2n, 4n, 8n channels */
     int groups;           /* UNET3D: groups of GroupNorm; divides n */
     int plain_decoder; /* UniFormer: 1 runs the decoder layer by layer, 0 composes it to one matrix (equal, faster) */
     bmvp_net_task task;   /* which network stands on the encoder; presets: pre-training */
@@ -318,8 +319,8 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, swin_unetr, swin_unetr_tiny;
-   0 when the name is none of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, unet3d_mg,
+   unet3d_mg_tiny, unet3d_gvsl, unet3d_gvsl_tiny, swin_unetr, swin_unetr_tiny; 0 when the name is none of them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -334,7 +335,8 @@ BMVP_API int bmvp_net_option_of(const bmvp_net_config *cfg, const char *name, in
 typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
-                             and Swin-UNETR's the input */
+                             and Swin-UNETR's the input, GVSL's maps at 1 to 1/8, the input, and in pre-training the
+                             decoded map */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -651,8 +653,8 @@ typedef struct bmvp_ckpt {
 
 /* Reads names, shapes and metadata; the format is told by content. Safe on hostile files: of a pickle only tensors and
    plain containers are read, anything that would run code is refused by name, every size is checked against the file,
-   no tensor name comes twice. BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (legacy torch.save,
-   TorchScript, other dtypes), BMVP_E_OOM. One thread at a time per bmvp_ckpt. */
+   no tensor name comes twice. BMVP_E_IO, BMVP_E_FORMAT (damaged or hostile), BMVP_E_UNSUPPORTED (TorchScript, other
+   dtypes), BMVP_E_OOM. One thread at a time per bmvp_ckpt. */
 BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, bmvp_ckpt **ckpt, bmvp_error *err);
 BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt);
 
@@ -2305,6 +2307,337 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
     { NULL, NULL }
 };
 
+/* >>unet3d_mg: the U-Net of Models Genesis (Zhou et al., MIA 2021) and TransVW ----------------------------------------
+
+   Two convolutions with batch norm and ReLU a level, max-pooling down, transposed convolutions of one width up, beside
+   the map from before the pooling. The authors make batch norm without running statistics in the pass: evaluation, too,
+   takes those of the batch, moves the running ones that nobody reads, and counts no batches. Their sigmoid stands at
+   the end of reconstruct; segment gives logits. */
+typedef struct bmvpi_mg_conv { bmvp_layer conv, norm; } bmvpi_mg_conv;
+typedef struct bmvpi_unet3d_mg {
+    bmvpi_mg_conv down[4][2], join[3][2];
+    bmvp_layer up[3], out;
+} bmvpi_unet3d_mg;
+
+static bmvpi_mg_conv bmvpi_make_mg_conv(bmvp_module *m, int number, int64_t in, int64_t out)
+{
+    bmvpi_mg_conv l;
+    bmvp_enter(m, "ops.%d", number);
+    l.conv = bmvp_make_conv(m, "conv1", in, out, 3, 1, 1, 1);
+    l.norm = bmvp_make_batchnorm(m, "bn1", out);
+    bmvp_leave(m);
+    return l;
+}
+
+static void bmvpi_unet3d_mg_make(bmvp_net *net)
+{
+    const int64_t w = net->cfg.width;
+    const int outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
+    bmvpi_unet3d_mg *u = (bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    int i;
+    for (i = 0; i < 4; ++i) {
+        const int64_t in = i ? w << i : net->cfg.in_channels, mid = w << i;
+        bmvp_enter(m, "down_tr%d", 64 << i);
+        u->down[i][0] = bmvpi_make_mg_conv(m, 0, in, mid);
+        u->down[i][1] = bmvpi_make_mg_conv(m, 1, mid, 2 * mid);
+        bmvp_leave(m);
+    }
+    if (net->cfg.task == BMVP_TASK_CLASSIFY) return;
+    for (i = 0; i < 3; ++i) {
+        const int64_t in = (16 * w) >> i, out = in / 2;
+        bmvp_enter(m, "up_tr%d", 256 >> i);
+        u->up[i] = bmvp_make_conv_transpose(m, "up_conv", in, in, 2, 1);
+        u->join[i][0] = bmvpi_make_mg_conv(m, 0, in + out, out);
+        u->join[i][1] = bmvpi_make_mg_conv(m, 1, out, out);
+        bmvp_leave(m);
+    }
+    u->out = bmvp_make_conv(m, "out_tr.final_conv", 2 * w, outputs, 1, 1, 0, 1);
+}
+
+/* relu(norm(conv(x))) twice; norms are dropped, and with `cheap` x is. */
+static bmvp_tensor *bmvpi_mg_level(bmvp_module *m, const bmvpi_mg_conv level[2], bmvp_tensor *x, int cheap)
+{
+    bmvp_ctx *c = m->c;
+    bmvp_tensor *h, *n, *in;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        const bmvp_layer *l = &level[i].norm;
+        h = bmvp_run(m, &level[i].conv, in = x);
+        n = bmvp_batchnorm(c, h, l->w, l->b, l->mean, l->var, 1, 0.1, l->eps);
+        if (i == 0 && cheap) bmvp_drop(c, in);
+        else if (i > 0) bmvpi_spent(m, in);
+        bmvpi_spent(m, h);
+        x = bmvp_relu(c, n);
+        bmvp_drop(c, n);
+    }
+    return x;
+}
+
+/* map: the four levels at 1, 1/2, 1/4, 1/8 */
+static bmvp_features bmvpi_unet3d_mg_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d_mg *u = (const bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_features f;
+    int i;
+    memset(&f, 0, sizeof f);
+    for (i = 0; i < 4; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        if (i) x = bmvp_maxpool3d(m->c, x, 2);
+        f.map[i] = x = bmvp_block_end(m, scope, bmvpi_mg_level(m, u->down[i], x, i > 0));
+    }
+    f.last = x;
+    return f;
+}
+
+/* map[0..2]: the joined levels at 1/4, 1/2 and 1 */
+static bmvp_tensor *bmvpi_unet3d_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3])
+{
+    const bmvpi_unet3d_mg *u = (const bmvpi_unet3d_mg *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *x = f->last;
+    int i;
+    for (i = 0; i < 3; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        map[i] = x = bmvp_block_end(
+            m, scope, bmvpi_mg_level(m, u->join[i], bmvpi_join(m, &u->up[i], x, f->map[2 - i], 0), 1));
+        if (i > 0) bmvpi_spent(m, map[i - 1]);
+    }
+    return bmvp_run(m, &u->out, x);
+}
+
+static bmvp_tensor *bmvpi_unet3d_mg_reconstruct(bmvp_net *net, const bmvp_features *f)
+{
+    bmvp_tensor *map[3];
+    return bmvp_sigmoid(net->m.c, bmvpi_unet3d_mg_decode(net, f, map));
+}
+static bmvp_logits bmvpi_unet3d_mg_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    bmvp_tensor *map[3];
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvpi_unet3d_mg_decode(net, f, map);
+    return l;
+}
+
+static int64_t bmvpi_unet3d_mg_channels(const bmvp_net_config *k) { return 16 * (int64_t)k->width; }
+static int bmvpi_unet3d_mg_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    if (k->width >= 1 && k->width <= 4096) return 1;
+    bmvp_fail(c, BMVP_E_ARG, "U-Net of Models Genesis: width %d, should be 1 to 4096", k->width);
+    return 0;
+}
+/* One channel in and one out rebuilds intensities. */
+static int bmvpi_unet3d_mg_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    cfg->width = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 0);
+    if (cfg->width < 1) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 1);
+    bmvpi_infer_task(f, group, "out_tr.final_conv.weight", cfg);
+    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
+    cfg->task = BMVP_TASK_PRETRAIN;
+    cfg->outputs = 0;
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unet3d_mg_kind = {
+    "unet3d_mg", "U-Net of Models Genesis",
+    "width",
+    sizeof(bmvpi_unet3d_mg),
+    bmvpi_unet3d_stride,
+    bmvpi_unet3d_mg_channels,
+    bmvpi_unet3d_mg_check,
+    bmvpi_unet3d_mg_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unet3d_mg_encode,
+    bmvpi_unet3d_mg_reconstruct,
+    bmvpi_unet3d_mg_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unet3d_mg_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "down_tr", "down_tr64.ops.0.conv1.", "out_tr.", NULL },
+    { NULL, NULL }
+};
+
+/* >>unet3d_gvsl: the U-Net of GVSL (He et al., CVPR 2023) -------------------------------------------------------------
+
+   Two convolutions with group norm (8 channels a group) and leaky ReLU (.2) a level, max-pooling down, linear
+   interpolation up, beside the skip. Any size: axes are padded with zeros to multiples of 16, half of it in front, and
+   the last map is cropped. Pre-training is the authors' UNet_base, which ends with a map of `width` channels: encode
+   gives it as skip[5], for the method's heads. Segmentation has their out_conv (3^3); its softmax is left to the
+   loss. */
+enum { BMVPI_GVSL_LEVELS = 5 };
+typedef struct bmvpi_gvsl_level { bmvp_layer conv[2], norm[2]; } bmvpi_gvsl_level;
+typedef struct bmvpi_unet3d_gvsl {
+    bmvpi_gvsl_level down[BMVPI_GVSL_LEVELS], up[BMVPI_GVSL_LEVELS - 1];
+    bmvp_layer out;
+} bmvpi_unet3d_gvsl;
+
+static bmvpi_gvsl_level bmvpi_make_gvsl_level(bmvp_module *m, const char *name, int64_t in, int64_t out)
+{
+    bmvpi_gvsl_level l;
+    bmvp_enter(m, "%s.double_conv", name);
+    l.conv[0] = bmvp_make_conv(m, "0", in, out, 3, 1, 1, 1);
+    l.norm[0] = bmvp_make_groupnorm(m, "1", out, (int)out / 8);
+    l.conv[1] = bmvp_make_conv(m, "3", out, out, 3, 1, 1, 1);
+    l.norm[1] = bmvp_make_groupnorm(m, "4", out, (int)out / 8);
+    bmvp_leave(m);
+    return l;
+}
+
+static void bmvpi_unet3d_gvsl_make(bmvp_net *net)
+{
+    const int64_t w = net->cfg.width;
+    const int pretrains = net->cfg.task == BMVP_TASK_PRETRAIN;
+    bmvpi_unet3d_gvsl *u = (bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    char name[32];
+    int i;
+    if (!pretrains) bmvp_enter(m, "unet");
+    u->down[0] = bmvpi_make_gvsl_level(m, "inc", net->cfg.in_channels, w);
+    for (i = 1; i < BMVPI_GVSL_LEVELS; ++i) {
+        snprintf(name, sizeof name, "down%d.maxpool_conv.1", i);
+        u->down[i] = bmvpi_make_gvsl_level(m, name, w << (i - 1), w << i);
+    }
+    for (i = 0; i < BMVPI_GVSL_LEVELS - 1 && net->cfg.task != BMVP_TASK_CLASSIFY; ++i) {
+        const int64_t out = (8 * w) >> i;
+        snprintf(name, sizeof name, "up%d.conv", i + 1);
+        u->up[i] = bmvpi_make_gvsl_level(m, name, 3 * out, out);
+    }
+    if (!pretrains) bmvp_leave(m);
+    if (net->cfg.task == BMVP_TASK_SEGMENT) u->out = bmvp_make_conv(m, "out_conv", w, net->cfg.outputs, 3, 1, 1, 1);
+}
+
+/* leaky(norm(conv(x))) twice; norms are dropped, and with `cheap` x is. */
+static bmvp_tensor *bmvpi_gvsl_run_level(bmvp_module *m, const bmvpi_gvsl_level *l, bmvp_tensor *x, int cheap)
+{
+    bmvp_tensor *h, *n, *in;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        h = bmvp_run(m, &l->conv[i], in = x);
+        n = bmvp_run(m, &l->norm[i], h);
+        if (i == 0 && cheap) bmvp_drop(m->c, in);
+        else if (i > 0) bmvpi_spent(m, in);
+        bmvpi_spent(m, h);
+        x = bmvp_leaky_relu(m->c, n, 0.2);
+        bmvp_drop(m->c, n);
+    }
+    return x;
+}
+
+/* Zeros before each axis, and behind it, up to a multiple of 16. Returns whether there are any. */
+static int bmvpi_gvsl_room(const bmvp_tensor *x, int64_t low[5], int64_t high[5])
+{
+    int i, any = 0;
+    for (i = 0; i < 5; ++i) {
+        const int64_t room = i >= 1 && i <= 3 ? (16 - x->dim[i] % 16) % 16 : 0;
+        low[i] = room / 2, high[i] = room - low[i];
+        any |= room > 0;
+    }
+    return any;
+}
+
+/* map[0..3]: the joined levels at 1/8 to 1, not cropped. Returns the last one on the grid of the input x. */
+static bmvp_tensor *bmvpi_unet3d_gvsl_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[4])
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    bmvp_tensor *x = f->last, *part[2], *cat;
+    int64_t low[5], high[5];
+    int i;
+    for (i = 0; i < BMVPI_GVSL_LEVELS - 1; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        part[0] = f->skip[3 - i];
+        part[1] = bmvp_upsample_trilinear(m->c, x, 2, 1);
+        cat = bmvp_concat(m->c, 2, part, 4);
+        bmvp_drop(m->c, part[1]);
+        map[i] = x = bmvp_block_end(m, scope, bmvpi_gvsl_run_level(m, &u->up[i], cat, 1));
+    }
+    if (!x || !bmvpi_gvsl_room(f->skip[4], low, high)) return x;
+    for (i = 1; i < 4; ++i) x = bmvp_slice(m->c, x, i, low[i], f->skip[4]->dim[i]);
+    return x;
+}
+
+/* map: levels at 1/2 to 1/16 of the padded input; skip[0..3]: at 1 to 1/8, [4]: the input, [5]: in pre-training, the
+   decoder's map */
+static bmvp_features bmvpi_unet3d_gvsl_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_module *m = &net->m;
+    int64_t low[5], high[5];
+    bmvp_tensor *map[4];
+    bmvp_features f;
+    int i, padded;
+    memset(&f, 0, sizeof f);
+    f.skip[4] = x;
+    padded = bmvpi_gvsl_room(x, low, high);
+    if (padded) x = bmvp_pad(m->c, x, low, high);
+    for (i = 0; i < BMVPI_GVSL_LEVELS; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        if (i) x = bmvp_maxpool3d(m->c, x, 2);
+        x = bmvp_block_end(m, scope, bmvpi_gvsl_run_level(m, &u->down[i], x, i > 0));
+        if (i < 4) f.skip[i] = x;
+        if (i > 0) f.map[i - 1] = x;
+    }
+    f.last = x;
+    if (net->cfg.task == BMVP_TASK_PRETRAIN) f.skip[5] = bmvpi_unet3d_gvsl_decode(net, &f, map);
+    return f;
+}
+
+static bmvp_logits bmvpi_unet3d_gvsl_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
+{
+    const bmvpi_unet3d_gvsl *u = (const bmvpi_unet3d_gvsl *)net->layers;
+    bmvp_tensor *map[4];
+    bmvp_logits l;
+    (void)x;
+    (void)deep;
+    memset(&l, 0, sizeof l);
+    l.full = bmvp_run(&net->m, &u->out, bmvpi_unet3d_gvsl_decode(net, f, map));
+    return l;
+}
+
+static int64_t bmvpi_unet3d_gvsl_stride(const bmvp_net_config *k) { (void)k; return 1; }
+static int bmvpi_unet3d_gvsl_check(bmvp_ctx *c, const bmvp_net_config *k)
+{
+    if (k->width >= 8 && k->width <= 4096 && k->width % 8 == 0) return 1;
+    bmvp_fail(c, BMVP_E_ARG, "U-Net of GVSL: width %d must be a multiple of 8, its groups have 8 channels", k->width);
+    return 0;
+}
+static int bmvpi_unet3d_gvsl_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
+{
+    const char *stem = bmvp_ckpt_find(f, group, "unet.inc.double_conv.0.weight") >= 0 ? "unet.inc.double_conv.0.weight"
+                                                                                      : "inc.double_conv.0.weight";
+    cfg->width = bmvpi_infer_dim(f, group, stem, 0);
+    if (cfg->width < 1) return 0;
+    cfg->in_channels = bmvpi_infer_dim(f, group, stem, 1);
+    bmvpi_infer_task(f, group, "out_conv.weight", cfg);
+    return 1;
+}
+
+static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
+    "unet3d_gvsl", "U-Net of GVSL",
+    "width",
+    sizeof(bmvpi_unet3d_gvsl),
+    bmvpi_unet3d_gvsl_stride,
+    bmvpi_unet3d_mg_channels,
+    bmvpi_unet3d_gvsl_check,
+    bmvpi_unet3d_gvsl_make,
+    NULL,                         /* destroy: nothing more */
+    bmvpi_unet3d_gvsl_encode,
+    NULL,                         /* reconstruct: the method's heads do */
+    bmvpi_unet3d_gvsl_segment,
+    NULL,                         /* classify: as all */
+    bmvpi_unet3d_gvsl_infer,
+    0,                            /* deep */
+    1e-5,                         /* weight_decay */
+    { "inc. down unet.inc. unet.down", "inc.double_conv.0. unet.inc.double_conv.0.", "out_conv.", NULL },
+    { "unet.", "" }
+};
+
 /* >>swin_unetr: Swin-UNETR of Hatamizadeh et al., BrainLes 2021, as MONAI writes it -----------------------------------
 
    Four stages of attention within windows of 7^3 tokens (Liu et al., ICCV 2021): in odd blocks the windows are shifted
@@ -2726,6 +3059,7 @@ static const bmvp_net_kind bmvpi_swin_kind = {
 /* >>network impl --------------------------------------------------------------------------------------------------- */
 
 static const bmvp_net_kind *const bmvpi_net_kinds[] = { &bmvpi_uniformer_kind, &bmvpi_unet3d_kind, &bmvpi_unetr_kind,
+                                                     &bmvpi_unet3d_mg_kind, &bmvpi_unet3d_gvsl_kind,
                                                      &bmvpi_swin_kind };
 enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds) };
 
@@ -2737,6 +3071,10 @@ enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds)
     X("unet3d", "unet3d_tiny", "width=8 groups=8") \
     X("unetr", "unetr", "img_size=96 feature_size=16 hidden_size=768 mlp_dim=3072 num_heads=12 perceptron=0") \
     X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0") \
+    X("unet3d_mg", "unet3d_mg", "width=32") \
+    X("unet3d_mg", "unet3d_mg_tiny", "width=4") \
+    X("unet3d_gvsl", "unet3d_gvsl", "width=32") \
+    X("unet3d_gvsl", "unet3d_gvsl_tiny", "width=8") \
     X("swin_unetr", "swin_unetr", "depth=2,2,2,2 feature_size=48 window_size=7 num_heads=3 use_v2=0 new_merging=0") \
     X("swin_unetr", "swin_unetr_tiny", "depth=2,2,2,2 feature_size=12 window_size=7 num_heads=3 use_v2=0 new_merging=0")
 static const struct { const char *kind, *name, *fields; } bmvpi_net_preset[] = {
@@ -3633,7 +3971,9 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
     return bmvp_error_set(err, BMVP_E_FORMAT,
                           "%.200s: a checkpoint of none of the networks: %s (looked for "
                           "encoder.uniformer.patch_embed1.proj.weight, encoder.patch_embed1.proj.weight, "
-                          "conv1a.weight or vit.patch_embedding.patch_embeddings.weight)",
+                          "conv1a.weight, vit.patch_embedding.patch_embeddings.weight, "
+                          "swinViT.patch_embed.proj.weight, down_tr64.ops.0.conv1.weight or "
+                          "inc.double_conv.0.weight)",
                           ckpt->path, found);
 }
 
@@ -4847,6 +5187,7 @@ typedef struct bmvpi_record { /* a run of bytes of the file */
     int64_t at, size; /* zip: `at` is the local header until resolved */
     uint32_t crc;
     int stored, resolved, verified; /* stored: neither compressed nor encrypted */
+    int element;      /* bytes of an element, of a pickle without zip */
 } bmvpi_record;
 
 typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
@@ -4854,7 +5195,7 @@ typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
     bmvpi_in in;
     bmvpi_bump mem;
     bmvpi_record *record; /* zip: sorted by name */
-    int64_t n_records;
+    int64_t n_records, cap_records;
     int64_t zip_end;      /* where the central directory begins */
     bmvp_ckpt_entry *entry;
     bmvp_ckpt_meta *meta;
@@ -5173,7 +5514,7 @@ struct bmvpi_py {
 typedef struct bmvpi_pk {
     bmvpi_ckpt_file *f;
     const char *start, *p, *end;
-    const char *root;          /* archive folder with '/' */
+    const char *root;          /* archive folder with '/'; NULL: no zip, data come behind the pickle */
     bmvpi_pylist stack, memo;  /* NULL in the stack is a mark */
     bmvp_status status;
     bmvp_error *err;
@@ -5185,8 +5526,9 @@ typedef struct bmvpi_pk {
 static void *bmvpi_pk_fail(bmvpi_pk *k, bmvp_status s, const char *what, const char *name)
 {
     if (!k->status)
-        k->status = bmvp_error_set(k->err, s, "%.200s: data.pkl at byte %lld: %s%s", k->f->ck.path,
-                                   (long long)(k->p - k->start), name ? bmvpi_show(name, strlen(name)).text : "", what);
+        k->status = bmvp_error_set(k->err, s, "%.200s: %s at byte %lld: %s%s", k->f->ck.path,
+                                   k->root ? "data.pkl" : "pickle", (long long)(k->p - k->start),
+                                   name ? bmvpi_show(name, strlen(name)).text : "", what);
     return NULL;
 }
 
@@ -5427,7 +5769,27 @@ static void bmvpi_pk_global_op(bmvpi_pk *k, int op)
     }
 }
 
-/* ('storage', class, key, location, elements) -> storage: the record data/key. */
+/* The storage of this key in a file without zip, made where it is new: where its data lie, the end of the file says. */
+static bmvpi_record *bmvpi_pk_later(bmvpi_pk *k, const char *key, int64_t bytes, int element)
+{
+    bmvpi_ckpt_file *f = k->f;
+    bmvpi_record *r;
+    int64_t i;
+    if ((k->budget -= f->n_records) < 0) return (bmvpi_record *)bmvpi_pk_bad(k, "has too many storages for its size");
+    for (i = f->n_records - 1; i >= 0; --i)
+        if (!strcmp(f->record[i].name, key)) return &f->record[i];
+    if (!bmvpi_bump_grow(&f->mem, (void **)&f->record, f->n_records, &f->cap_records, sizeof *f->record))
+        return (bmvpi_record *)bmvpi_pk_oom(k);
+    r = &f->record[f->n_records++];
+    memset(r, 0, sizeof *r);
+    r->name = key;
+    r->size = bytes;
+    r->element = element;
+    return r;
+}
+
+/* ('storage', class, key, location, elements) -> storage: the record data/key. Without zip the tuple has one more: a
+   part of another storage, which PyTorch has not written since 0.4. */
 static void bmvpi_pk_storage(bmvpi_pk *k)
 {
     bmvpi_py *id = bmvpi_pk_pop(k), **v, *o;
@@ -5435,15 +5797,19 @@ static void bmvpi_pk_storage(bmvpi_pk *k)
     char name[256];
     int64_t bytes;
     if (!id) return;
-    v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == 5 ? id->u.list->v : NULL;
-    if (!v || v[0]->kind != BMVPI_PY_STR || strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL ||
-        v[1]->id != BMVPI_PK_STORAGE || v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
+    v = id->kind == BMVPI_PY_TUPLE && id->u.list->n == (k->root ? 5 : 6) ? id->u.list->v : NULL;
+    if (!v || (!k->root && v[5]->kind != BMVPI_PY_NONE) || v[0]->kind != BMVPI_PY_STR ||
+        strcmp(v[0]->u.s, "storage") || v[1]->kind != BMVPI_PY_GLOBAL || v[1]->id != BMVPI_PK_STORAGE ||
+        v[2]->kind != BMVPI_PY_STR || v[4]->kind != BMVPI_PY_INT || v[2]->i > 100) {
         bmvpi_pk_bad(k, "refers to a storage in an unknown way");
         return;
     }
-    snprintf(name, sizeof name, "%.100sdata/%.100s", k->root, v[2]->u.s);
-    r = bmvpi_zip_find(k->f, name);
+    snprintf(name, sizeof name, k->root ? "%.100sdata/%.100s" : "%s%.100s", k->root ? k->root : "storage ",
+             v[2]->u.s);
     bytes = bmvpi_mul_size(v[4]->i, bmvpi_dtype_table[v[1]->i].size);
+    r = k->root ? bmvpi_zip_find(k->f, name)
+                : bmvpi_pk_later(k, v[2]->u.s, bytes, (int)bmvpi_dtype_table[v[1]->i].size);
+    if (k->status) return;
     if (!r) { bmvpi_pk_fail(k, BMVP_E_FORMAT, " is missing in the zip archive", name); return; }
     if (bytes < 0 || bytes != r->size) {
         bmvpi_pk_fail(k, BMVP_E_FORMAT, " has another size than data.pkl says", name);
@@ -5781,11 +6147,9 @@ static void bmvpi_pw_walk(bmvpi_pk *k, char *path, size_t n, const bmvpi_py *o, 
     }
 }
 
-/* data.pkl (whole, in memory) -> entries and metadata of f. */
-static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
+static bmvpi_pk bmvpi_pk_make(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
 {
     bmvpi_pk k;
-    char path[BMVPI_PK_PATH];
     memset(&k, 0, sizeof k);
     k.f = f;
     k.start = k.p = pickle;
@@ -5793,16 +6157,113 @@ static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const cha
     k.root = root;
     k.err = err;
     k.budget = 64 * n + 65536;
-    bmvpi_pk_run(&k);
-    if (k.status) return k.status;
-    if (k.result->kind == BMVPI_PY_TENSOR) {
-        bmvp_ckpt_entry e = *k.result->u.tensor;
+    return k;
+}
+
+/* What was read -> entries and metadata of its file. */
+static bmvp_status bmvpi_pk_take_in(bmvpi_pk *k)
+{
+    char path[BMVPI_PK_PATH];
+    if (k->status) return k->status;
+    if (k->result->kind == BMVPI_PY_TENSOR) {
+        bmvp_ckpt_entry e = *k->result->u.tensor;
         e.group = "";
         e.name = "tensor";
-        return bmvpi_ck_add(f, &e, err);
+        return bmvpi_ck_add(k->f, &e, k->err);
     }
-    if (k.result->kind >= BMVPI_PY_TUPLE && k.result->kind <= BMVPI_PY_DICT) bmvpi_pw_walk(&k, path, 0, k.result, 0);
-    return k.status;
+    if (k->result->kind >= BMVPI_PY_TUPLE && k->result->kind <= BMVPI_PY_DICT)
+        bmvpi_pw_walk(k, path, 0, k->result, 0);
+    return k->status;
+}
+
+/* data.pkl (whole, in memory) -> entries and metadata of f. */
+static bmvp_status bmvpi_pk_read(bmvpi_ckpt_file *f, const char *root, const char *pickle, int64_t n, bmvp_error *err)
+{
+    bmvpi_pk k = bmvpi_pk_make(f, root, pickle, n, err);
+    bmvpi_pk_run(&k);
+    return bmvpi_pk_take_in(&k);
+}
+
+/* >>pickle without zip ---------------------------------------------------------------------------------------------
+   What torch.save wrote before 1.6, and writes still where _use_new_zipfile_serialization is off. Five pickles, one
+   behind the other: a magic number, the version 1001, what the machine was (little_endian ...), the object, and the
+   keys of its storages. Then for each key the number of its elements in 8 bytes, and they. Storages are named before
+   it is known where they lie: records are made on the way and placed at the end. */
+
+static bmvpi_py *bmvpi_pl_next(bmvpi_pk *k)
+{
+    k->result = NULL;
+    k->stack.n = k->memo.n = 0;
+    bmvpi_pk_run(k);
+    return k->status ? NULL : k->result;
+}
+
+/* The first three. */
+static void bmvpi_pl_head(bmvpi_pk *k)
+{
+    static const unsigned char magic[10] = { 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19 };
+    const bmvpi_py *o = bmvpi_pl_next(k);
+    int64_t i;
+    if (o && (o->kind != BMVPI_PY_OPAQUE || k->p - k->start < 13 || memcmp(k->p - 11, magic, sizeof magic)))
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "a pickle that torch.save did not write", NULL);
+    if ((o = k->status ? NULL : bmvpi_pl_next(k)) != NULL && (o->kind != BMVPI_PY_INT || o->i != 1001))
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "has another version of the format than 1001", NULL);
+    o = k->status ? NULL : bmvpi_pl_next(k);
+    for (i = 0; o && o->kind == BMVPI_PY_DICT && i + 1 < o->u.list->n; i += 2) {
+        const bmvpi_py *key = o->u.list->v[i], *v = o->u.list->v[i + 1];
+        if (key->kind == BMVPI_PY_STR && !strcmp(key->u.s, "little_endian") && v->kind == BMVPI_PY_BOOL && !v->i)
+            bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED, "byte order is not 'little'", NULL);
+    }
+}
+
+/* The data of the storages, in the order of the keys, from byte `at` of the file on. */
+static void bmvpi_pl_place(bmvpi_pk *k, const bmvpi_py *keys, int64_t at)
+{
+    bmvpi_ckpt_file *f = k->f;
+    char count[8];
+    int64_t i, j;
+    if (keys->kind != BMVPI_PY_LIST) { bmvpi_pk_bad(k, "has no list of storages"); return; }
+    for (i = 0; i < keys->u.list->n && !k->status; ++i) {
+        const bmvpi_py *key = keys->u.list->v[i];
+        bmvpi_record *r = NULL;
+        if ((k->budget -= f->n_records) < 0) { bmvpi_pk_bad(k, "has too many storages for its size"); return; }
+        for (j = 0; j < f->n_records && key->kind == BMVPI_PY_STR && !r; ++j)
+            if (!strcmp(f->record[j].name, key->u.s)) r = &f->record[j];
+        if (!r || r->resolved) { bmvpi_pk_bad(k, "lists a storage that no tensor has, or twice"); return; }
+        if (at > f->in.size - 8 || r->size > f->in.size - 8 - at) {
+            bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the file ends before its data do", r->name);
+            return;
+        }
+        k->status = bmvpi_in_read(&f->in, at, count, 8, k->err);
+        if (!k->status && bmvpi_le_get(count, 8) != (uint64_t)(r->size / r->element))
+            bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the storage has another size than the pickle says", r->name);
+        r->at = at + 8;
+        r->resolved = r->verified = 1; /* there is no checksum */
+        at += 8 + r->size;
+    }
+    for (j = 0; j < f->n_records && !k->status; ++j)
+        if (!f->record[j].resolved) bmvpi_pk_fail(k, BMVP_E_FORMAT, ": the storage has no data", f->record[j].name);
+}
+
+static bmvp_status bmvpi_pl_open(bmvpi_ckpt_file *f, bmvp_error *err)
+{
+    const int64_t n = f->in.size < BMVPI_PK_MAX ? f->in.size : BMVPI_PK_MAX;
+    char *text = (char *)bmvpi_bump_get(&f->mem, (size_t)n);
+    const bmvpi_py *keys;
+    bmvpi_py *object;
+    bmvpi_pk k;
+    bmvp_status s;
+    f->ck.format = BMVP_CKPT_PT;
+    if (!text) return bmvpi_ck_oom(f, err);
+    s = bmvpi_in_read(&f->in, 0, text, n, err);
+    if (s) return s;
+    k = bmvpi_pk_make(f, NULL, text, n, err);
+    bmvpi_pl_head(&k);
+    object = k.status ? NULL : bmvpi_pl_next(&k);
+    keys = k.status ? NULL : bmvpi_pl_next(&k);
+    if (keys) bmvpi_pl_place(&k, keys, k.p - k.start);
+    k.result = object;
+    return bmvpi_pk_take_in(&k);
 }
 
 static bmvp_status bmvpi_pt_open(bmvpi_ckpt_file *f, bmvp_error *err)
@@ -6045,10 +6506,8 @@ static bmvp_status bmvpi_ck_detect(bmvpi_ckpt_file *f, bmvp_error *err)
     if ((s = bmvpi_in_read(&f->in, 0, h, n, err)) != BMVP_OK) return s;
     if (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4)) return bmvpi_pt_open(f, err);
     header = bmvpi_le_get(h, 8);
-    if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{')
-        what =
-            "is a pickle without zip, as torch.save wrote before 1.6; run torch.save(torch.load(f), f) in Python once";
-    else if (!memcmp(h + 257, "ustar", 5))
+    if (h[0] == 0x80 && h[1] >= 2 && h[1] <= 5 && h[8] != '{') return bmvpi_pl_open(f, err);
+    if (!memcmp(h + 257, "ustar", 5))
         what = "is a tar archive, as PyTorch 0.1 wrote; run torch.save(torch.load(f), f) once";
     else if (h[0] == 0x1f && h[1] == 0x8b) what = "is compressed by gzip; run gunzip on it";
     else if (!memcmp(h, "\x89HDF", 4)) what = "is an HDF5 file (Keras?), not a PyTorch or safetensors file";
@@ -6263,9 +6722,10 @@ static const char *const bmvpi_weight_keys[] = {
 };
 static const char *const bmvpi_wrappers[] = { "module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.",
                                               "_checkpoint_wrapped_module." };
-static const char *const bmvpi_holders[] = { "model.",     "net.",      "network.",
-                                             "student.",   "backbone.", "model_state_dict.",
-                                             "state_dict." };
+static const char *const bmvpi_holders[] = { "model.",      "net.",     "network.", "student.", "backbone.",
+                                             "encoder.",    "encoder_q.", "base_encoder.", "model_state_dict.",
+                                             "state_dict.", "model.net.", "model.network.", "model.backbone.",
+                                             "model.encoder.", "network.encoder.", "student.backbone." };
 enum {
     BMVPI_WEIGHT_KEYS = sizeof bmvpi_weight_keys / sizeof *bmvpi_weight_keys,
     BMVPI_WRAPPERS = sizeof bmvpi_wrappers / sizeof *bmvpi_wrappers,

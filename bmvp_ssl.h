@@ -463,9 +463,9 @@ BMVP_API bmvp_status bmvp_trainer_save(bmvp_trainer *t, const char *path, int tr
 /* The same run goes on (train 0: without moments): all must fit, the first mismatch is named and nothing has changed
    then. A file without a description (of PyTorch) gives the network only. */
 BMVP_API bmvp_status bmvp_trainer_load(bmvp_trainer *t, const char *path, int train, bmvp_error *err);
-/* What a file of method m says: network, step, and the fields of config that it has. */
+/* What a file of method m says: network, steps and samples taken, and the fields of config that it has. */
 BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
-                                          int64_t *step, bmvp_error *err);
+                                          int64_t *step, int64_t *samples, bmvp_error *err);
 /* Bytes of one step with a rank's share as `batch`, from a dry run with a context of its own. */
 BMVP_API bmvp_status bmvp_trainer_plan(const bmvp_config *ctx, const bmvp_method *m, const bmvp_net_config *net,
                                        const void *config, const void *setup, bmvp_memory *out, bmvp_error *err);
@@ -2303,14 +2303,13 @@ static bmvp_status bmvpi_file_inspect(const bmvp_ckpt *f, const bmvp_method *m, 
 }
 
 BMVP_API bmvp_status bmvp_trainer_inspect(const char *path, const bmvp_method *m, bmvp_net_config *net, void *config,
-                                          int64_t *step, bmvp_error *err)
+                                          int64_t *step, int64_t *samples, bmvp_error *err)
 {
     bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
-    int64_t samples;
     if (!st) st = bmvpi_file_is(f, m, err);
     if (!st) st = bmvpi_file_inspect(f, m, net, config, NULL, NULL, err);
-    if (!st) st = bmvpi_file_position(f, step, &samples, err);
+    if (!st) st = bmvpi_file_position(f, step, samples, err);
     bmvp_ckpt_close(f);
     return st;
 }

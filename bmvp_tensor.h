@@ -297,6 +297,7 @@ typedef union bmvp_args {
     struct { int64_t axis; } concat;
     struct { int64_t factor; } upsample_nearest;
     struct { int64_t factor; int align_corners; } upsample_trilinear;
+    struct { int64_t kernel; } maxpool3d;
     struct { int64_t block; } space_to_depth;
     struct { int64_t size; } box_sum3d;
     struct { double smooth; int squared; } soft_dice;
@@ -457,6 +458,7 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(CONCAT,              concat,             NONE,    MOVED) \
     X(UPSAMPLE_NEAREST,    upsample_nearest,   NONE,    LARGE) \
     X(UPSAMPLE_TRILINEAR,  upsample_trilinear, NONE,    LARGE) \
+    X(MAXPOOL3D,           maxpool3d,          IN0,     MOVED) \
     X(SPACE_TO_DEPTH,      space_to_depth,     NONE,    MOVED) \
     X(BOX_SUM3D,           box_sum3d,          NONE,    EXACT) \
     X(GRID_SAMPLE3D,       grid_sample3d,      IN01,    LARGE) \
@@ -659,6 +661,10 @@ BMVP_API bmvp_tensor *bmvp_concat(bmvp_ctx *c, int n, bmvp_tensor *const *x, int
 BMVP_API bmvp_tensor *bmvp_upsample_nearest(bmvp_ctx *c, bmvp_tensor *x, int factor);
 /* (N,D,H,W,C) -> (N,fD,fH,fW,C), linear along each axis. align_corners as in torch.nn.functional.interpolate. */
 BMVP_API bmvp_tensor *bmvp_upsample_trilinear(bmvp_ctx *c, bmvp_tensor *x, int factor, int align_corners);
+/* (N,D,H,W,C) -> (N,D/k,H/k,W/k,C): the largest of each block of k^3 voxels, k >= 1; what a block does not fill at the
+   end of an axis is left out. The first largest in memory gets the gradient; a NaN is larger than all. torch max_pool3d
+   of kernel and stride k */
+BMVP_API bmvp_tensor *bmvp_maxpool3d(bmvp_ctx *c, bmvp_tensor *x, int kernel);
 /* (N, ..., C) -> (N, C): mean over the axes between */
 BMVP_API bmvp_tensor *bmvp_global_pool(bmvp_ctx *c, bmvp_tensor *x);
 /* (N,D,H,W,C) -> (N,D/b,H/b,W/b,b*b*b*C), the block's voxels in (z,y,x) order before C. */
@@ -4033,6 +4039,118 @@ static bmvp_tensor *bmvpi_upsample_trilinear_sample(bmvp_ctx *c, int variant)
 {
     const int64_t d[5] = { 2, 1, 2, 3, 3 };
     return variant < 4 ? bmvp_upsample_trilinear(c, bmvp_leaf(c, 5, d, NULL), 2 + variant / 2, variant % 2) : NULL;
+}
+
+/* >>op maxpool3d: y[n, d, h, w, c] = max over i, j, l < k of x[n, k d + i, k h + j, k w + l, c] -----------------------
+   Backward reads x and looks for the first maximum again, in the order of i, j, l: dx = g there, 0 elsewhere. A
+   task owns whole planes of blocks, so that no element is written twice. torch max_pool3d. */
+BMVP_API bmvp_tensor *bmvp_maxpool3d(bmvp_ctx *c, bmvp_tensor *x, int kernel)
+{
+    int64_t d[5];
+    bmvp_tensor *y;
+    int i, ok;
+    if (!x || bmvp_failed(c)) return NULL;
+    ok = x->rank == 5 && kernel >= 1;
+    for (i = 0; i < 5 && ok; ++i) {
+        d[i] = i >= 1 && i <= 3 ? x->dim[i] / kernel : x->dim[i];
+        ok = d[i] >= 1;
+    }
+    if (!ok)
+        return bmvpi_bad_shapes(c, "maxpool3d", "x", &x, "it must be (N,D,H,W,C) with at least one block of %d^3",
+                                kernel);
+    y = bmvpi_node(c, BMVP_OP_MAXPOOL3D, 5, d, 1, &x);
+    if (y) y->args.maxpool3d.kernel = kernel;
+    return bmvpi_run(c, y);
+}
+
+typedef struct bmvpi_maxpool {
+    const bmvp_tensor *x, *y;
+    float *dx;
+    int64_t k, row, plane, grain; /* floats of a row and of a plane of x; rows of blocks of a task */
+    int add;
+} bmvpi_maxpool;
+
+/* First float of x in block row `row`, which counts over n, d and h */
+static int64_t bmvpi_maxpool_row(const bmvpi_maxpool *p, int64_t row)
+{
+    const int64_t h = p->y->dim[2], d = p->y->dim[1];
+    return ((row / h / d * p->x->dim[1] + row / h % d * p->k) * p->x->dim[2] + row % h * p->k) * p->row;
+}
+BMVPI_HOT static void bmvpi_maxpool_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_maxpool *p = (const bmvpi_maxpool *)arg;
+    const int64_t c = p->y->dim[4], w = p->y->dim[3], k = p->k,
+                  end = bmvpi_min(p->y->numel / (w * c), (task + 1) * p->grain);
+    int64_t row, at, t, i;
+    (void)worker;
+    for (row = task * p->grain; row < end; ++row)
+        for (at = 0; at < w; ++at) {
+            const float *from = p->x->x + bmvpi_maxpool_row(p, row) + at * k * c;
+            float *BMVP_RESTRICT y = p->y->x + (row * w + at) * c;
+            for (i = 0; i < c; ++i) y[i] = from[i];
+            for (t = 1; t < k * k * k; ++t) {
+                const float *x = from + t / (k * k) * p->plane + t / k % k * p->row + t % k * c;
+                for (i = 0; i < c; ++i) y[i] = y[i] >= x[i] || y[i] != y[i] ? y[i] : x[i];
+            }
+        }
+}
+BMVPI_HOT static void bmvpi_maxpool_back_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_maxpool *p = (const bmvpi_maxpool *)arg;
+    const int64_t c = p->y->dim[4], w = p->y->dim[3], k = p->k,
+                  end = bmvpi_min(p->y->numel / (w * c), (task + 1) * p->grain);
+    int64_t row, at, t, i;
+    (void)worker;
+    for (row = task * p->grain; row < end; ++row)
+        for (at = 0; at < w; ++at) {
+            const int64_t first = bmvpi_maxpool_row(p, row) + at * k * c;
+            const float *g = p->y->g + (row * w + at) * c;
+            for (i = 0; i < c; ++i) {
+                int64_t best = first + i;
+                for (t = 0; t < k * k * k; ++t) {
+                    const int64_t j = first + t / (k * k) * p->plane + t / k % k * p->row + t % k * c + i;
+                    const float v = p->x->x[j], most = p->x->x[best];
+                    if (!(most >= v || most != most)) best = j;
+                    if (!p->add) p->dx[j] = 0;
+                }
+                p->dx[best] += g[i];
+            }
+        }
+}
+static bmvpi_maxpool bmvpi_maxpool_of(const bmvp_tensor *y)
+{
+    bmvpi_maxpool p;
+    memset(&p, 0, sizeof p);
+    p.x = y->src[0];
+    p.y = y;
+    p.k = y->args.maxpool3d.kernel;
+    p.row = p.x->dim[3] * p.x->dim[4];
+    p.plane = p.x->dim[2] * p.row;
+    p.grain = bmvpi_max(1, BMVPI_GRAIN / (p.row * p.k * p.k));
+    return p;
+}
+static void bmvpi_maxpool3d_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_maxpool p = bmvpi_maxpool_of(y);
+    bmvp_parallel(c, bmvpi_ceil_div(y->numel / (y->dim[3] * y->dim[4]), p.grain), bmvpi_maxpool_task, &p);
+}
+static void bmvpi_maxpool3d_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_maxpool p = bmvpi_maxpool_of(y);
+    p.dx = bmvpi_grad(c, y->src[0], &p.add);
+    if (!p.dx) return;
+    if (!p.add && y->numel * p.k * p.k * p.k != p.x->numel) { /* what no block holds */
+        memset(p.dx, 0, (size_t)p.x->numel * sizeof *p.dx);
+        p.add = 1;
+    }
+    bmvp_parallel(c, bmvpi_ceil_div(y->numel / (y->dim[3] * y->dim[4]), p.grain), bmvpi_maxpool_back_task, &p);
+}
+#define bmvpi_maxpool3d_cpu_workspace NULL
+static bmvp_tensor *bmvpi_maxpool3d_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 1, 2, 4, 4, 3 }, odd[5] = { 1, 3, 2, 5, 2 };
+    if (variant > 2) return NULL;
+    return bmvp_maxpool3d(c, bmvp_leaf(c, 5, variant == 1 ? odd : d, NULL), variant == 2 ? 1 : 2);
 }
 
 /* >>op space_to_depth: every block of b^3 voxels becomes the channels of one ------------------------------------------

@@ -84,6 +84,8 @@ def make():
         torch.save(plain, path("plain_p%d.pt" % protocol), pickle_protocol=protocol)
     torch.save(values(5, (2, 2)), path("tensor.pt"))
     torch.save(plain, path("legacy.pt"), _use_new_zipfile_serialization=False)
+    torch.save(plain, path("legacy_p4.pt"), pickle_protocol=4, _use_new_zipfile_serialization=False)
+    torch.save(release(), path("release_legacy.pt"), _use_new_zipfile_serialization=False)
     torch.save({"a": Evil((os.system, ("echo hacked",)))}, path("evil_system.pt"))
     torch.save({"a": Evil((eval, ("1+1",)))}, path("evil_eval.pt"))
     torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, path("complex.pt"))

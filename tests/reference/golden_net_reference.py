@@ -177,6 +177,95 @@ def swin_fixtures(folder):
           lambda n, x: dict(logits=n(x)), [1, 2] + size, arguments, features, grads=2, kinks=("LeakyReLU",))
 
 
+class MGConv(torch.nn.Module):
+    def __init__(self, i, o):
+        super().__init__()
+        self.conv1, self.bn1 = torch.nn.Conv3d(i, o, 3, padding=1), torch.nn.BatchNorm3d(o)
+
+    def forward(self, x):
+        n, x = self.bn1, self.conv1(x)
+        x = torch.nn.functional.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, True, 0.1, n.eps)
+        return x.relu()
+
+
+class MGLevel(torch.nn.Module):
+    def __init__(self, i, mid, o, up=0):
+        super().__init__()
+        if up:
+            self.up_conv = torch.nn.ConvTranspose3d(up, up, 2, stride=2)
+        self.ops = torch.nn.Sequential(MGConv(i, mid), MGConv(mid, o))
+
+    def forward(self, x, skip=None):
+        return self.ops(x if skip is None else torch.cat([self.up_conv(x), skip], 1))
+
+
+class ModelsGenesis(torch.nn.Module):
+    """Twin of the U-Net of Models Genesis, of width w."""
+
+    def __init__(self, inputs, n_class, width):
+        super().__init__()
+        w = width
+        self.down_tr64 = MGLevel(inputs, w, 2 * w)
+        self.down_tr128, self.down_tr256 = MGLevel(2 * w, 2 * w, 4 * w), MGLevel(4 * w, 4 * w, 8 * w)
+        self.down_tr512 = MGLevel(8 * w, 8 * w, 16 * w)
+        self.up_tr256 = MGLevel(24 * w, 8 * w, 8 * w, 16 * w)
+        self.up_tr128, self.up_tr64 = MGLevel(12 * w, 4 * w, 4 * w, 8 * w), MGLevel(6 * w, 2 * w, 2 * w, 4 * w)
+        self.out_tr = torch.nn.ModuleDict(dict(final_conv=torch.nn.Conv3d(2 * w, n_class, 1)))
+
+    def forward(self, x):
+        pool = torch.nn.functional.max_pool3d
+        a = self.down_tr64(x)
+        b = self.down_tr128(pool(a, 2))
+        c = self.down_tr256(pool(b, 2))
+        x = self.up_tr256(self.down_tr512(pool(c, 2)), c)
+        return self.out_tr["final_conv"](self.up_tr64(self.up_tr128(x, b), a)).sigmoid()
+
+
+def double_conv(i, o):
+    seq = []
+    for k in (i, o):
+        seq += [torch.nn.Conv3d(k, o, 3, padding=1), torch.nn.GroupNorm(o // 8, o), torch.nn.LeakyReLU(0.2)]
+    return torch.nn.ModuleDict(dict(double_conv=torch.nn.Sequential(*seq)))
+
+
+class GVSL(torch.nn.Module):
+    """Twin of UNet_base of GVSL, of width w."""
+
+    def __init__(self, inputs, width):
+        super().__init__()
+        w = width
+        self.inc = double_conv(inputs, w)
+        for i in range(4):
+            level = torch.nn.ModuleList([torch.nn.MaxPool3d(2), double_conv(w << i, w << i + 1)])
+            self.add_module(f"down{i + 1}", torch.nn.ModuleDict(dict(maxpool_conv=level)))
+        for i in range(4):
+            self.add_module(f"up{i + 1}", torch.nn.ModuleDict(dict(conv=double_conv(24 * w >> i, 8 * w >> i))))
+
+    def forward(self, x):
+        size = x.shape[2:]
+        room = [(-n) % 16 for n in size]
+        x = torch.nn.functional.pad(x, [p for r in reversed(room) for p in (r // 2, r - r // 2)])
+        maps = [self.inc["double_conv"](x)]
+        for i in range(4):
+            pool, level = getattr(self, f"down{i + 1}")["maxpool_conv"]
+            maps.append(level["double_conv"](pool(maps[-1])))
+        x = maps[4]
+        for i in range(4):
+            x = torch.nn.functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
+            x = getattr(self, f"up{i + 1}")["conv"]["double_conv"](torch.cat([maps[3 - i], x], 1))
+        a, b, c = (r // 2 for r in room)
+        return maps[4], x[:, :, a : a + size[0], b : b + size[1], c : c + size[2]]
+
+
+def unet_fixtures(folder):
+    arguments = dict(inputs=2, n_class=3, width=2)
+    write(folder, "mg_tiny", "twin of the U-Net of Models Genesis", ModelsGenesis(**arguments).eval(),
+          lambda n, x: dict(probability=n(x)), [2, 2, 16, 8, 16], arguments, calm=True, kinks=("MaxPool3d",))
+    arguments = dict(inputs=2, width=8)
+    write(folder, "gvsl_tiny", "twin of GVSL's UNet_base", GVSL(**arguments), lambda n, x: dict(zip(("x5", "x"), n(x))),
+          [1, 2, 20, 16, 27], arguments, calm=True, kinks=("MaxPool3d",))
+
+
 def of_state(state, example):
     size, outputs = tuple(example["input"].shape[2:]), example["logits"].shape[1]
     if "swinViT.patch_embed.proj.weight" in state:
@@ -206,6 +295,7 @@ def main(argv):
     if len(argv) == 3 and argv[1] == "fixtures":
         unetr_fixtures(argv[2])
         swin_fixtures(argv[2])
+        unet_fixtures(argv[2])
     elif len(argv) == 4 and argv[1] == "monai":
         monai(argv[2], argv[3])
     else:

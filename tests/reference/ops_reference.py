@@ -278,6 +278,10 @@ def reductions():
 
 
 def segmentation():
+    ties = np.round(2 * rand(51, 2, 4, 2, 6, 5))
+    for name, x, kernel in (("halves", (2, 4, 2, 6, 5), 2), ("rest", (1, 5, 3, 7, 4), 2), ("thirds", (1, 3, 6, 6, 3), 3),
+                            ("ties", ties, 2)):
+        case("maxpool3d", name, lambda x: from_torch(F.max_pool3d(to_torch(x), kernel)), dict(x=x), dict(kernel=kernel))
     case("global_pool", "volume", lambda x: x.mean((1, 2, 3)), dict(x=(2, 2, 3, 5, 7)), tol=SUMS)
     case("global_pool", "tokens", lambda x: x.mean(1), dict(x=0.5 + rand(20, 3, 1301, 4)), tol=SUMS)
     for name, rows, classes in (("weighted", 9, 4), ("weighted_pair", 5, 2)):

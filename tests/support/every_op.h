@@ -217,6 +217,8 @@ static inline bmvp_tensor *net_rest(const net *n, bmvp_tensor *map, bmvp_tensor 
         c, s,
         bmvp_mean(c, bmvp_global_pool(
                          c, bmvp_instancenorm(c, bmvp_upsample_trilinear(c, bmvp_slice(c, map, 4, 0, 1), 2, 1), 0.1))));
+    d = bmvp_maxpool3d(c, map, 2);
+    s = bmvp_add(c, s, bmvp_mean(c, bmvp_mul(c, d, d)));
     d = bmvp_slice(c, bmvp_permute(c, bmvp_space_to_depth(c, y, 2), axes), 2, 1, 2);
     d = bmvp_roll(c, bmvp_pad(c, d, low, high), turn);
     return bmvp_add(c, s, bmvp_scale(c, bmvp_sum(c, bmvp_mul(c, d, d)), 1e-3, 0));

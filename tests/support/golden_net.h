@@ -126,29 +126,35 @@ static inline void golden_values(const golden_net *g, const bmvp_state_list *l, 
     }
 }
 
-/* Names, order, shapes and the norms of what the formula gives; then the state has these values. The file may list more
-   behind the network's own (a part of it that is not ours): `all` 0. */
+/* Names, order, shapes and the norms of what the formula gives; then the state has these values. all 0: the file may
+   list more between them (parts of it that are not ours). */
 static inline void golden_state_of(golden_net *g, bmvp_ctx *c, bmvp_state_list *l, int all)
 {
     const bmvp_json *entry = bmvp_json_get(g->root, "state");
     int64_t parameters = 0, k, most = 1;
     float *buf;
-    int i, a;
+    int i, a, filled = 0;
     if (!CHECK(entry != NULL)) return;
     if (all) CHECK(entry->i == l->n);
     for (i = 0; i < l->n; ++i) most = l->item[i].t->numel > most ? l->item[i].t->numel : most;
     buf = (float *)malloc((size_t)most * 2 * sizeof *buf);
     for (entry = entry->first, i = 0; buf && entry && i < l->n; entry = entry->next, ++i) {
         const bmvp_state *s = &l->item[i];
-        const bmvp_json *shape = bmvp_json_at(entry, 1), *norm = bmvp_json_at(entry, 2);
-        const char *name = bmvp_json_string(bmvp_json_at(entry, 0), "?");
-        int same = strcmp(name, s->name) == 0 && bmvp_json_count(shape) == s->torch_rank;
+        const bmvp_json *shape, *norm;
+        const char *name;
         double square = 0;
+        int same;
+        while (!all && entry->next && strcmp(bmvp_json_string(bmvp_json_at(entry, 0), "?"), s->name) != 0)
+            entry = entry->next;
+        shape = bmvp_json_at(entry, 1), norm = bmvp_json_at(entry, 2);
+        name = bmvp_json_string(bmvp_json_at(entry, 0), "?");
+        same = strcmp(name, s->name) == 0 && bmvp_json_count(shape) == s->torch_rank;
         for (a = 0; same && a < s->torch_rank; ++a)
             same = bmvp_json_int(bmvp_json_at(shape, a), -1) == s->torch_dim[a];
         if (!check_report(same, __FILE__, __LINE__, "entry %d is %s, should be %s, of the file's shape", i,
                           s->name, name))
             break;
+        ++filled;
         if (s->torch_rank == 0) continue;
         if (!strstr(s->name, ".running_") && !strstr(s->name, ".relative_position_index")) parameters += s->t->numel;
         golden_values(g, l, i, buf);
@@ -160,6 +166,7 @@ static inline void golden_state_of(golden_net *g, bmvp_ctx *c, bmvp_state_list *
         bmvp_write(c, s->t, buf + most);
     }
     free(buf);
+    CHECK(filled == l->n);
     if (all)
         check_report((double)parameters == golden_number(g->root, "parameters", -1), __FILE__, __LINE__,
                      "%lld parameters, should be %.0f", (long long)parameters,

@@ -55,12 +55,22 @@ static inline void golden_ssl_near(const char *what, const char *part, double go
                  part, got, want, allowed);
 }
 
-/* n numbers in PyTorch's order against a packed entry: all its figures. */
-static inline void golden_ssl_check(const char *what, const bmvp_json *v, const float *x, int64_t n)
+/* What a case says of what it was given; a failed check if it is not there */
+static inline const bmvp_json *golden_ssl_in(const golden_ssl *g, const char *of, const char *name)
+{
+    const bmvp_json *all = bmvp_json_get(bmvp_json_root(g->doc), "cases");
+    const bmvp_json *v = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, of), "in"), name);
+    check_report(v != NULL, __FILE__, __LINE__, "%s is given no %s", of, name);
+    return v;
+}
+
+/* n numbers in PyTorch's order against a packed entry: all its figures, within eight times what float32 costs the
+   original, at least `least`. */
+static inline void golden_ssl_within(const char *what, const bmvp_json *v, const float *x, int64_t n, double least)
 {
     const bmvp_json *value = bmvp_json_get(v, "value"), *index = bmvp_json_get(v, "index");
     const double dev = bmvp_json_double(bmvp_json_get(v, "dev32"), 0), l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0);
-    const double share = 8 * dev > 2e-5 ? 8 * dev : 2e-5, r = l2 / sqrt((double)n);
+    const double share = 8 * dev > least ? 8 * dev : least, r = l2 / sqrt((double)n);
     double mean = 0, square = 0, dot = 0;
     int64_t i;
     if (!v || dev > 0.05) return;
@@ -83,6 +93,11 @@ static inline void golden_ssl_check(const char *what, const bmvp_json *v, const 
         if (check_report(at >= 0 && at < n, __FILE__, __LINE__, "%s: no element %lld", what, (long long)at))
             golden_ssl_near(what, "a value", (double)x[at], bmvp_json_double(bmvp_json_at(value, i), 0), share * r);
     }
+}
+
+static inline void golden_ssl_check(const char *what, const bmvp_json *v, const float *x, int64_t n)
+{
+    golden_ssl_within(what, v, x, n, 2e-5);
 }
 
 /* The same of a tensor's values or gradient, of at most 4096 numbers */

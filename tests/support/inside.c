@@ -36,6 +36,11 @@ bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_ten
     return y;
 }
 
+bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3])
+{
+    return bmvpi_unet3d_mg_decode(net, f, map);
+}
+
 bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[17])
 {
     return bmvpi_swin_maps(net, x, seen);

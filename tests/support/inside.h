@@ -25,6 +25,9 @@ void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14])
 /* What its encoder1 to 4 and decoder5 to 2 give; returns the logits. */
 bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[8]);
 
+/* The joined levels of the U-Net of Models Genesis, coarse to fine; returns the logits. */
+bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3]);
+
 /* A Swin-UNETR's maps, and what each stage's two blocks, merging and residual block gave ([4 stage + 0 .. 3]), and the
    embedding ([16]). What encoder1, 2, 3, 4, 10, decoder5 to 1 give, and the logits. */
 bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[17]);

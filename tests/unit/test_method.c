@@ -68,7 +68,7 @@ static void test_taken_up(void)
     mim_config said;
     bmvp_method m = { 0 };
     bmvp_ssl_config other;
-    int64_t step = 0;
+    int64_t step = 0, samples = 0;
     bmvp_error err;
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     snprintf(file, sizeof file, "%s/test_method.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
@@ -79,9 +79,10 @@ static void test_taken_up(void)
     CHECK(!bmvp_failed(c) && memcmp(once, again, sizeof once) == 0);
     m.name = "mim", m.format = "masked-image modelling 1", m.fields = mim_fields;
     memset(&said, 0, sizeof said);
-    CHECK(bmvp_trainer_inspect(file, &m, &net, &said, &step, &err) == BMVP_OK && step == 3);
+    CHECK(bmvp_trainer_inspect(file, &m, &net, &said, &step, &samples, &err) == BMVP_OK && step == 3);
+    CHECK(samples == step * said.batch);
     CHECK(said.hidden == 0.75 && said.batch == CASES && said.optimizer == 1 && strcmp(net.name, "uniformer_tiny") == 0);
-    CHECK(bmvp_trainer_inspect(file, bmvp_ssl_method(), &net, &other, &step, &err) == BMVP_E_FORMAT);
+    CHECK(bmvp_trainer_inspect(file, bmvp_ssl_method(), &net, &other, &step, &samples, &err) == BMVP_E_FORMAT);
     CHECK_HOLDS(err.message, "written as 'masked-image modelling 1', but this run is 'bmvp pre-training 1'");
     (void)remove(file);
     bmvp_destroy(c);

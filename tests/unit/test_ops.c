@@ -122,6 +122,8 @@ BUILD(upsample_trilinear)
 {
     return bmvp_upsample_trilinear(c, in[0], (int)integer(k, "factor"), (int)integer(k, "corners"));
 }
+#define OPERANDS_maxpool3d "x"
+BUILD(maxpool3d) { return bmvp_maxpool3d(c, in[0], (int)integer(k, "kernel")); }
 #define OPERANDS_space_to_depth "x"
 BUILD(space_to_depth) { return bmvp_space_to_depth(c, in[0], (int)integer(k, "block")); }
 #define OPERANDS_box_sum3d "x"
@@ -565,6 +567,7 @@ static const big_case big_cases[] = {
     { "add", "3,50,40,32 3,50,40,32", "", 1e-6 },
     { "add", "3,50,40,37 37", "", 1e-4 },
     { "add", "7,20,30,37 20,30,37", "", 1e-5 },
+    { "maxpool3d", "2,17,20,31,24", "kernel=2", 1e-6 },
     { "mul", "3,50,40,37 37", "", 1e-4 },
     { "sub", "300,137 137", "", 1e-4 },
     { "div", "300,137 1", "", 1e-4 },

@@ -2,6 +2,7 @@
    TEST_CUDA on a GPU. */
 #include <float.h>
 #include "tests/support/nets.h"
+#include "tests/support/golden_ssl.h"
 
 /* >>optimizers ---------------------------------------------------------------------------------------------------- */
 
@@ -115,6 +116,68 @@ static void test_amsgrad(void)
     k.beta2 = 0.7; /* so that the largest is not the last */
     k.amsgrad = 1;
     test_optimizer("amsgrad", &k, 0, 0);
+}
+
+/* BMVP_DATA/golden/ssl/ops.json: four steps of two tensors; of "b" the rate and the decay are times these. */
+static void golden_steps(const golden_ssl *g, const char *name, const bmvp_optim_config *k, double lr, double lr_b,
+                         double decay_b)
+{
+    static const double size[4] = { 1, 0.1, 0.01, 2 };
+    static const int64_t n[2] = { 6, 3 };
+    const bmvp_json *all = bmvp_json_get(bmvp_json_root(g->doc), "cases"), *want;
+    bmvp_ctx *c = device_context();
+    bmvp_state_list l;
+    bmvp_optim *o;
+    float x[6], *y;
+    char stream[16];
+    int i, t;
+    want = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, "optimizers"), "out"), name);
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < 2; ++i) {
+        golden_ssl_uniform(g, i ? "op.b" : "op.a", 2, -1, n[i], x);
+        bmvp_write(c, bmvp_state_add(c, &l, i ? "b" : "a", BMVP_LAYOUT_SAME, 1, &n[i], 1, BMVP_INIT_ZERO, 0), x);
+    }
+    l.item[1].lr_scale = lr_b;
+    l.item[1].decay_scale = decay_b;
+    o = bmvp_optim_create(c, &l, k);
+    for (t = 0; t < 4; ++t) {
+        bmvp_step_begin(c);
+        bmvp_optim_zero_grad(o);
+        for (i = 0; i < 2; ++i) {
+            snprintf(stream, sizeof stream, "op.g%d%d", t, i);
+            golden_ssl_uniform(g, stream, 2 * size[t], -size[t], n[i], x);
+            bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, l.item[i].t, bmvp_input(c, 1, &n[i], x))));
+        }
+        bmvp_optim_step(o, lr, 1);
+    }
+    for (i = 0; i < 2; ++i) {
+        y = device_copy(c, l.item[i].t, 0);
+        if (CHECK(y && bmvp_json_at(want, i))) golden_ssl_check(name, bmvp_json_at(want, i), y, n[i]);
+        free(y);
+    }
+    check_context(c);
+    bmvp_optim_destroy(o);
+    bmvp_state_list_free(c, &l);
+    bmvp_destroy(c);
+}
+static void test_golden_ssl(void)
+{
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_ADAMW);
+    golden_ssl g;
+    if (!golden_ssl_open(&g, "ops.json")) return;
+    k.weight_decay = 0.01;
+    k.amsgrad = 1;
+    golden_steps(&g, "amsgrad", &k, 0.1, 1, 1);
+    k.amsgrad = 0;
+    k.weight_decay = 0.05;
+    golden_steps(&g, "adamw_no_decay", &k, 0.1, 1, 0);
+    k = bmvp_optim_config_default(BMVP_ADAM);
+    k.weight_decay = 0;
+    golden_steps(&g, "adam_groups", &k, 0.1, 5, 1);
+    k = bmvp_optim_config_default(BMVP_SGD);
+    k.weight_decay = 0;
+    golden_steps(&g, "sgd", &k, 1, 1, 1);
+    bmvp_json_free(g.doc);
 }
 
 /* The average of what moves, and what else a copy has */
@@ -391,6 +454,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_adamw_clipped);
     CHECK_RUN(test_amsgrad);
     CHECK_RUN(test_average);
+    CHECK_RUN(test_golden_ssl);
     CHECK_RUN(test_adam);
     CHECK_RUN(test_sgd);
     CHECK_RUN(test_clipped_step);

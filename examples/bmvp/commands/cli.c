@@ -367,6 +367,18 @@ static int cli_place(const char *command, cli_option *opt, int n_opt, const char
     return cli_fail(CLI_USAGE, command, "unexpected argument `%s`; `bmvp %s --help` lists all", arg, command);
 }
 
+const char *cli_peek(const char *name, int argc, char **argv)
+{
+    const size_t n = strlen(name);
+    int i;
+    for (i = 1; i < argc; ++i) {
+        if (strncmp(argv[i], "--", 2) != 0 || strncmp(argv[i] + 2, name, n) != 0) continue;
+        if (argv[i][2 + n] == '=') return argv[i] + 3 + n;
+        if (argv[i][2 + n] == 0) return i + 1 < argc ? argv[i + 1] : NULL;
+    }
+    return NULL;
+}
+
 int cli_parse(const char *command, const char *summary, cli_option *opt, int n_opt, int argc, char **argv)
 {
     int i, code, only_places = 0;

@@ -61,6 +61,8 @@ cli_option cli_positional(const char *name, const char **value, int required, co
 
 /* argv[0] is the command's own name and is skipped. Returns -1 to go on, else the exit code: 0 after --help (on
    stdout), 2 after an error (message on stderr that names the option and what is possible). */
+/* The value of --name in argv, NULL: not there; before anything is parsed. */
+const char *cli_peek(const char *name, int argc, char **argv);
 int cli_parse(const char *command, const char *summary, cli_option *opt, int n_opt, int argc, char **argv);
 
 /* The option of this name; NULL: there is none. */

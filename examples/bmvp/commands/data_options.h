@@ -14,7 +14,7 @@
     cli_string("classes", &(o).classes, NULL, "FILE", \
                "CSV or TSV with the classes of the cases; none: participants.tsv of the data"), \
     cli_string("id-column", &(o).id_column, NULL, "NAME", \
-               "of the table: whose line it is; none: participant_id, or the first"), \
+               "of the table: whose line it is; none: participant_id, SUB_ID, ScanDir ID, Subject, or the first"), \
     cli_string("class-column", &(o).class_column, NULL, "NAME", "of the table: the class")
 
 /* dataset_load_as, and says what is not used. o may be NULL. */

@@ -5,6 +5,7 @@
 #include "cli.h"
 #include "data_options.h"
 #include "device.h"
+#include "run.h"
 #include "data/files.h"
 #include "data/preparation.h"
 #include <errno.h>
@@ -256,6 +257,7 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
         return bmvp_error_set(&j->err, bmvp_error_of(j->c)->status, "%s: %s", path, bmvp_error_of(j->c)->message);
     st = bmvp_ckpt_open(path, NULL, &f, &j->err);
     if (!st) st = bmvp_state_group(f, &group, &j->err);
+    if (!st) run_say_group(f, group);
     memset(&part, 0, sizeof part);
     part.c = j->c;
     part.list = bmvp_net_state(j->net);

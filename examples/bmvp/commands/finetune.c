@@ -219,6 +219,7 @@ static bmvp_status init_weights(session *s)
     a.how = (unsigned char *)calloc((size_t)bmvp_net_state(bmvp_ft_net(s->ft))->n, 1);
     st = check_spacing(s);
     if (!st) st = bmvp_ft_init(s->ft, s->o.init, s->o.stem == 0, &a, &s->err);
+    if (!st) run_say_group_of(s->o.init);
     if (!st) print_adoption(s, &a);
     free(a.how);
     return st;

@@ -87,7 +87,7 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
     for (i = 0; i < f->n_entries; ++i) bytes += f->entry[i].bytes;
     bmvp_jw_string(w, "kind", "checkpoint");
     bmvp_jw_string(w, "path", f->path);
-    bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch zip" : "safetensors");
+    bmvp_jw_string(w, "format", f->format == BMVP_CKPT_PT ? "PyTorch" : "safetensors");
     bmvp_jw_int(w, "bytes", bytes);
     tuned = bmvp_ft_inspect(f->path, &fine, NULL) == BMVP_OK;
     if (tuned) describe_fine_tuned(w, &fine);
@@ -192,7 +192,7 @@ static void print_node(const bmvp_json *n, int depth)
     }
 }
 
-/* The first bytes tell what to try: a checkpoint (zip, or the length of a safetensors header and its brace; the length
+/* The first bytes tell what to try: a checkpoint (zip, a pickle, or a safetensors header's length and brace; the length
    may look like a brace, but JSON text has no zero bytes), a list (JSON text), else a volume. */
 static bmvp_status describe(bmvp_jw *w, const char *path, const dataset_options *o, bmvp_error *err)
 {
@@ -213,7 +213,8 @@ static bmvp_status describe(bmvp_jw *w, const char *path, const dataset_options 
         while (i < sizeof head && isspace(head[i])) ++i;
     }
     if (S_ISREG(s.st_mode) &&
-        (memcmp(head, "PK\003\004", 4) == 0 || (head[8] == '{' && head[6] == 0 && head[7] == 0))) {
+        (memcmp(head, "PK\003\004", 4) == 0 || (head[0] == 0x80 && head[1] >= 2 && head[1] <= 5) ||
+         (head[8] == '{' && head[6] == 0 && head[7] == 0))) {
         st = bmvp_ckpt_open(path, NULL, &f, err);
         if (!st) describe_checkpoint(w, f);
         bmvp_ckpt_close(f);

@@ -22,6 +22,49 @@ void run_print_memory(const bmvp_memory *plan, double ahead, double passing)
            lasting * 1e-6, step * 1e-6, rest * 1e-6, (lasting + step + rest) * 1e-6);
 }
 
+/* >>checkpoints ---------------------------------------------------------------------------------------------------- */
+
+static int ends_in(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Entry i is the first tensor of another network than the taken one: the same name in another group. */
+static int is_twin(const bmvp_ckpt *f, int i, const char *taken, const char *name)
+{
+    int k;
+    if (strcmp(f->entry[i].group, taken) == 0 || strstr(f->entry[i].group, "optim")) return 0;
+    if (!ends_in(f->entry[i].name, name)) return 0;
+    for (k = 0; k < i; ++k)
+        if (strcmp(f->entry[k].group, f->entry[i].group) == 0 && ends_in(f->entry[k].name, name)) return 0;
+    return 1;
+}
+
+static const char *group_name(const char *group) { return *group ? group : "the root"; }
+
+void run_say_group(const bmvp_ckpt *f, const char *taken)
+{
+    int i, first, n = 0;
+    for (first = 0; first < f->n_entries && strcmp(f->entry[first].group, taken) != 0; ++first) { }
+    for (i = 0; i < f->n_entries && first < f->n_entries; ++i) {
+        if (!is_twin(f, i, taken, f->entry[first].name)) continue;
+        if (n++ == 0) printf("weights  taken from '%s' of %s; not taken:", group_name(taken), f->path);
+        printf(" '%s'", group_name(f->entry[i].group));
+    }
+    if (n) printf("\n");
+}
+
+void run_say_group_of(const char *path)
+{
+    const char *taken;
+    bmvp_error err;
+    bmvp_ckpt *f = NULL;
+    if (bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK && bmvp_state_group(f, &taken, &err) == BMVP_OK)
+        run_say_group(f, taken);
+    bmvp_ckpt_close(f);
+}
+
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
 
 volatile sig_atomic_t run_interrupted;

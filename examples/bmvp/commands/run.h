@@ -21,6 +21,14 @@
    what is needed for a while: saving, or `passing` bytes. */
 void run_print_memory(const bmvp_memory *plan, double ahead, double passing);
 
+/* >>checkpoints ---------------------------------------------------------------------------------------------------- */
+
+/* Where a file holds several networks (student and teacher, weights and their average) prints which one is taken, and
+   which are not. taken: of bmvp_state_group. */
+void run_say_group(const bmvp_ckpt *f, const char *taken);
+/* The same of a file; one that cannot be read is for others to complain about. */
+void run_say_group_of(const char *path);
+
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
 
 extern volatile sig_atomic_t run_interrupted; /* the signal that asked to stop, or 0 */

@@ -40,6 +40,7 @@ static int next_line(table *t, char **field, int most)
         }
         more = *p == t->separator;
         t->at = *p ? p + 1 : p;
+        while (n > 0 && to > field[n - 1] && to[-1] == ' ') --to; /* "NYU " of ADHD-200's tables */
         *to = 0;
         p = t->at;
     }
@@ -51,8 +52,12 @@ static char most_of(const char *line)
     static const char candidate[] = { ',', '\t', ';' };
     size_t i, best = 0, count, most = 0;
     const char *p;
+    int quoted;
     for (i = 0; i < sizeof candidate; ++i) {
-        for (p = line, count = 0; *p && *p != '\n'; ++p) count += *p == candidate[i];
+        for (p = line, count = 0, quoted = 0; *p && *p != '\n' && *p != '\r'; ++p) {
+            quoted ^= *p == '"';
+            count += !quoted && *p == candidate[i];
+        }
         if (count > most) most = count, best = i;
     }
     return candidate[best];
@@ -78,6 +83,17 @@ static int find_column(const table *t, const char *name)
     int i;
     for (i = 0; i < t->columns && strcmp(t->column[i], name) != 0; ++i) { }
     return i < t->columns ? i : -1;
+}
+
+/* The column of ids where none is named: BIDS's, ABIDE's (SITE_ID stands before it), ADHD-200's, ADNI's, else the
+   first. */
+static int usual_ids(const table *t)
+{
+    static const char *const name[] = { "participant_id", "SUB_ID", "ScanDir ID", "Subject" };
+    size_t i;
+    for (i = 0; i < sizeof name / sizeof *name; ++i)
+        if (find_column(t, name[i]) >= 0) return find_column(t, name[i]);
+    return 0;
 }
 
 static bmvp_status no_column(const table *t, const char *path, const char *option, const char *name, bmvp_error *err)
@@ -126,17 +142,33 @@ static int by_value(const void *a, const void *b)
     return strcmp(p, q);
 }
 
-/* Nothing said: no class, no value of it. */
+static int same_letters(const char *a, const char *b)
+{
+    for (; *a && tolower((unsigned char)*a) == tolower((unsigned char)*b); ++a, ++b) { }
+    return *a == *b;
+}
+
+/* Nothing said: no class, no value of it. ABIDE has -9999, ADHD-200 pending and withheld. */
 static int is_missing(const char *text)
 {
-    return !*text || strcmp(text, "n/a") == 0 || strcmp(text, "N/A") == 0 || strcmp(text, "NA") == 0 ||
-           strcmp(text, "nan") == 0 || strcmp(text, "NaN") == 0 || strcmp(text, "-9999") == 0;
+    static const char *const nothing[] = { "", "n/a", "na", "nan", "null", "#n/a", "-9999", "pending", "withheld" };
+    size_t i;
+    for (i = 0; i < sizeof nothing / sizeof *nothing; ++i)
+        if (same_letters(text, nothing[i])) return 1;
+    return 0;
+}
+
+/* 1 and 1.0 are one value. */
+static int same_value(const char *a, const char *b)
+{
+    double x, y;
+    return strcmp(a, b) == 0 || (is_number(a, &x) && is_number(b, &y) && !(x < y || x > y));
 }
 
 static bmvp_status add_value(values *v, char *text, const char *path, bmvp_error *err)
 {
     int i;
-    for (i = 0; i < v->n && strcmp(v->text[i], text) != 0; ++i) { }
+    for (i = 0; i < v->n && !same_value(v->text[i], text); ++i) { }
     if (i < v->n) return BMVP_OK;
     if (v->n == MAX_CLASSES)
         return bmvp_error_set(err, BMVP_E_ARG,
@@ -203,7 +235,7 @@ static bmvp_status apply_rows(dataset *d, const row *rows, int64_t n, const valu
     int k;
     for (i = 0; i < d->n; ++i) d->item[i].class_index = -1;
     for (i = 0; i < n && !st; ++i) {
-        for (k = 0; k < v->n && strcmp(v->text[k], rows[i].value) != 0; ++k) { }
+        for (k = 0; k < v->n && !same_value(v->text[k], rows[i].value); ++k) { }
         if (k < v->n) found += give_class(d, &rows[i], k, err, &st);
     }
     if (!st && found == 0)
@@ -242,7 +274,6 @@ static bmvp_status read_rows(table *t, int id, int class_index, const char *path
 
 bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
 {
-    const char *id_name = o->id_column ? o->id_column : "participant_id";
     char *dir = o->classes ? NULL : strstr(d->path, ".json") ? folder_of(d->path) : text_copy(d->path);
     char *own = dir ? path_join(dir, "participants.tsv") : NULL, *column[MAX_COLUMNS];
     const char *path = o->classes ? o->classes : own;
@@ -259,12 +290,9 @@ bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
                               path ? path : "");
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     st = open_table(&t, path, column, err);
-    id = st                              ? -1
-         : o->id_column                  ? find_column(&t, id_name)
-         : find_column(&t, id_name) >= 0 ? find_column(&t, id_name)
-                                         : 0;
+    id = st ? -1 : o->id_column ? find_column(&t, o->id_column) : usual_ids(&t);
     class_index = st ? -1 : find_column(&t, o->class_column);
-    if (!st && id < 0) st = no_column(&t, path, "--id-column", id_name, err);
+    if (!st && id < 0) st = no_column(&t, path, "--id-column", o->id_column, err);
     if (!st && class_index < 0) st = no_column(&t, path, "--class-column", o->class_column, err);
     if (!st) st = read_rows(&t, id, class_index, path, &rows, &n, &v, err);
     if (!st && v.n) qsort((void *)v.text, (size_t)v.n, sizeof *v.text, by_value);

@@ -23,7 +23,7 @@ static bmvp_status load_item(const crop_loader *l, const bmvp_ssl_draw *d, bmvp_
     t->weight = d->weight;
     bmvp_template_place(d->crop, p->cases[d->index].dim, l->template_grid, t->template_start);
     st = prepared_crop(p, d->index, d->modality, d->crop, size, x, err);
-    if (d->other < 0 || st) return st;
+    if (d->other < 0 || !l->pairs || st) return st;
     x += crop * crop * crop;
     t->other = x;
     return prepared_crop(p, d->index, d->other, d->crop, size, x, err);
@@ -65,7 +65,7 @@ double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg, i
 }
 
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
-                              const int64_t template_grid[3], read_start at, bmvp_error *err)
+                              const int64_t template_grid[3], read_start at, int pairs, bmvp_error *err)
 {
     const read_sizes sizes = { data->data.n, loader_items(data, cfg, 1), sizeof(bmvp_ssl_draw),
                                loader_items(data, cfg, size), sizeof(bmvp_ssl_item), loader_voxels(data, cfg, size) };
@@ -76,6 +76,7 @@ bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bm
     l->cfg = *cfg;
     l->rank = rank;
     l->size = size;
+    l->pairs = pairs;
     l->at = at;
     memcpy(l->template_grid, template_grid, sizeof l->template_grid);
     st = read_buffers_make(&l->memory, &sizes, err);

@@ -15,7 +15,7 @@ typedef struct crop_batch { /* a step */
 typedef struct crop_loader {
     const prepared_set *data;
     bmvp_ssl_config cfg;
-    int rank, size;
+    int rank, size, pairs;
     int64_t template_grid[3];
     read_start at;
     crop_batch batch[2]; /* in memory */
@@ -25,8 +25,9 @@ typedef struct crop_loader {
 
 double crop_loader_bytes(const prepared_set *data, const bmvp_ssl_config *cfg,
                          int size); /* of a running loader of one of `size` ranks */
+/* pairs 1: with the crop of another modality, where there is one. */
 bmvp_status crop_loader_start(crop_loader *l, const prepared_set *data, const bmvp_ssl_config *cfg, int rank, int size,
-                              const int64_t template_grid[3], read_start at, bmvp_error *err);
+                              const int64_t template_grid[3], read_start at, int pairs, bmvp_error *err);
 /* Where the pass that begins with draw `from` ends: draws of one modality slot. */
 int crop_batch_pass(const crop_batch *b, const bmvp_ssl_config *cfg, int from);
 /* Valid until the next call. NULL and err on a file error. */

@@ -1,0 +1,187 @@
+/* method_report.c - the page of a method's run: curves, and what the network makes of a few crops */
+#define _DEFAULT_SOURCE
+#include "method_report.h"
+#include "report.h"
+#include "data/files.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LOOKS = 3, MAX_CASES = 3, MAX_FIELDS = 64, FIXED = 4 };
+
+static const method_config *config_of(const method_page *p) { return (const method_config *)p->trainer->config; }
+
+/* Crop, what was given, what came back. */
+static int64_t look_voxels(const method_config *k) { return (int64_t)LOOKS * k->crop * k->crop * k->crop; }
+double method_report_bytes(const method_config *k) { return (double)look_voxels(k) * (double)sizeof(float); }
+
+/* >>curves --------------------------------------------------------------------------------------------------------- */
+
+static report_series series(const report_log *log, int column, const char *name, int colour)
+{
+    report_series s;
+    memset(&s, 0, sizeof s);
+    s.name = name, s.x = log->value[0], s.y = log->value[column], s.n = log->n, s.colour = colour;
+    return s;
+}
+
+static void show_curves(report_page *r, const method_page *p)
+{
+    const char *field[FIXED + BMVP_LOSSES] = { "step", "loss", "lr", "grad_norm" };
+    char name[BMVP_LOSSES][64], *path = path_join(p->out, "log.jsonl");
+    report_series s[3 + BMVP_LOSSES];
+    report_plot plot[3];
+    report_log log;
+    bmvp_error err;
+    int n, i;
+    for (n = 0; p->trainer->method.loss[n] && n < BMVP_LOSSES; ++n) {
+        snprintf(name[n], sizeof name[n], "loss_%s", p->trainer->method.loss[n]);
+        field[FIXED + n] = name[n];
+    }
+    (void)report_section(r, "Losses", NULL);
+    if (!path || report_log_load(path, field, FIXED + n, &log, &err) != BMVP_OK) {
+        (void)report_note(r, "No step has been logged yet.");
+        free(path);
+        return;
+    }
+    memset(plot, 0, sizeof plot);
+    s[0] = series(&log, 1, "total", 3), s[1] = series(&log, 2, "learning rate", 7), s[1].exact = 1;
+    s[2] = series(&log, 3, "norm of the gradient", 5);
+    for (i = 0; i < n; ++i) s[3 + i] = series(&log, FIXED + i, p->trainer->method.loss[i], i < 3 ? i : i + 1);
+    plot[0].title = "Losses", plot[0].series = n > 1 ? s + 3 : s, plot[0].n_series = n > 1 ? n : 1;
+    plot[1].title = "Learning rate", plot[1].series = s + 1, plot[1].n_series = 1, plot[1].small = 1;
+    plot[2].title = "Norm of the gradient", plot[2].series = s + 2, plot[2].n_series = 1, plot[2].small = 1;
+    for (i = 0; i < 3; ++i) plot[i].x_label = "step", plot[i].scale = i == 1 ? REPORT_LINEAR : REPORT_AUTO;
+    (void)report_curves(r, plot, 3);
+    report_log_free(&log);
+    free(path);
+}
+
+/* >>crops ---------------------------------------------------------------------------------------------------------- */
+
+/* The middle crop of case i, in another modality for each case. */
+static bmvp_status crop_of(const method_page *p, int64_t i, float *x, method_item *item, bmvp_error *err)
+{
+    const int64_t e = config_of(p)->crop, size[3] = { e, e, e };
+    int64_t start[3];
+    int a, m = 0;
+    for (a = 0; a < p->data->n_modalities; ++a) {
+        m = (int)((i + a) % p->data->n_modalities);
+        if (p->data->cases[i].modalities >> m & 1u) break;
+    }
+    for (a = 0; a < 3; ++a) {
+        const int64_t room = p->data->cases[i].dim[a] - e;
+        start[a] = room >= 0 ? room / 2 : -(-room / 2);
+    }
+    item->x = x, item->modality = m, item->slot = (uint32_t)i;
+    return prepared_crop(p->data, i, m, start, size, x, err);
+}
+
+static double mean_error(const float *a, const float *b, int64_t n)
+{
+    double sum = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) sum += fabs((double)a[i] - (double)b[i]);
+    return sum / (double)n;
+}
+
+/* A row for each plane: the crop, what the network was given, what it made of it. */
+static bmvp_status show_case(report_page *r, const method_page *p, int64_t i, float *v, bmvp_error *err)
+{
+    static const char *const plane[3] = { "axial", "coronal", "sagittal" };
+    static const char *const column[LOOKS] = { "crop", "given to the network", "came back" };
+    const int64_t e = config_of(p)->crop, n = e * e * e, dim[3] = { e, e, e };
+    report_picture picture[3 * LOOKS];
+    report_grid grid;
+    method_item item;
+    char caption[256], error[64];
+    float *pixels = (float *)malloc((size_t)(3 * LOOKS * e * e) * sizeof *pixels);
+    bmvp_status st = pixels ? crop_of(p, i, v, &item, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int a, k;
+    if (!st && p->row->look(p->trainer, &item, v + n, v + 2 * n))
+        st = bmvp_error_set(err, bmvp_error_of(p->trainer->c)->status, "%s", bmvp_error_of(p->trainer->c)->message);
+    memset(picture, 0, sizeof picture);
+    memset(&grid, 0, sizeof grid);
+    for (a = 0; a < 3 && !st; ++a)
+        for (k = 0; k < LOOKS; ++k) {
+            report_picture *q = &picture[a * LOOKS + k];
+            float *const to = pixels + (a * LOOKS + k) * e * e;
+            (void)report_slice(v + k * n, dim, (report_plane)a, -1, to, &q->width, &q->height);
+            q->grey = to, q->lo = 0, q->hi = 1;
+        }
+    if (!st) {
+        snprintf(caption, sizeof caption, "%s, %s", p->data->data.item[i].id, p->data->names[item.modality]);
+        snprintf(error, sizeof error, "mean absolute error %.3f", mean_error(v, v + 2 * n, n));
+        picture[2].caption = error;
+        grid.caption = caption, grid.row_name = plane, grid.col_name = column;
+        grid.picture = picture, grid.rows = 3, grid.cols = LOOKS;
+        (void)report_images(r, &grid);
+    }
+    free(pixels);
+    return st;
+}
+
+static bmvp_status show_cases(report_page *r, const method_page *p, bmvp_error *err)
+{
+    const int64_t n = p->data->data.n < MAX_CASES ? p->data->data.n : MAX_CASES;
+    float *v = (float *)malloc((size_t)look_voxels(config_of(p)) * sizeof *v);
+    bmvp_status st = v ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int64_t i;
+    (void)report_section(r, "Crops",
+                         "Middle crops of a few cases, what the method made of them before the network saw them, and "
+                         "what the network made of that. One grey window, 0 to 1.");
+    for (i = 0; i < n && !st; ++i) st = show_case(r, p, i, v, err);
+    free(v);
+    return st;
+}
+
+/* >>the page ------------------------------------------------------------------------------------------------------- */
+
+static void show_configuration(report_page *r, const method_page *p)
+{
+    const char *key[MAX_FIELDS], *text[MAX_FIELDS], *meaning;
+    char value[MAX_FIELDS][32];
+    int n = 0;
+    while (n < MAX_FIELDS &&
+           bmvp_field_get(p->trainer->method.fields, p->trainer->config, n, &key[n], &meaning, value[n], 32)) {
+        text[n] = value[n];
+        ++n;
+    }
+    (void)report_section(r, "Configuration", NULL);
+    (void)report_pairs(r, config_of(p)->preset, key, text, n);
+}
+
+static void show_state(report_page *r, const method_page *p)
+{
+    const char *const name[5] = { "method", "step", "cases", "network", "minutes" };
+    char step[64], cases[32], minutes[32];
+    const char *value[5];
+    snprintf(step, sizeof step, "%lld of %lld", (long long)p->trainer->steps, (long long)p->total);
+    snprintf(cases, sizeof cases, "%lld", (long long)p->data->data.n);
+    snprintf(minutes, sizeof minutes, "%.1f", p->seconds / 60);
+    value[0] = p->row->title, value[1] = step, value[2] = cases, value[3] = p->trainer->net_config.name;
+    value[4] = minutes;
+    (void)report_tiles(r, name, value, 5);
+}
+
+bmvp_status method_report(const method_page *p, bmvp_error *err)
+{
+    char title[128], *path = path_join(p->out, "report.html");
+    report_page r;
+    bmvp_status st = BMVP_OK;
+    snprintf(title, sizeof title, "%s pre-training", p->row->title);
+    if (!path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    else if (report_open(&r, path, title, "pretrain", "Pre-training") != BMVP_OK) {
+        st = bmvp_error_set(err, r.error.status, "%s", r.error.message);
+    } else {
+        show_state(&r, p);
+        show_curves(&r, p);
+        st = show_cases(&r, p, err);
+        show_configuration(&r, p);
+        if (st) report_discard(&r);
+        else if (report_close(&r) != BMVP_OK) st = bmvp_error_set(err, r.error.status, "%s", r.error.message);
+    }
+    free(path);
+    return st;
+}
