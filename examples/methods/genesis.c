@@ -227,7 +227,7 @@ static int preset(const char *name, void *config)
     k->crop = fast ? 64 : 96, k->batch = fast ? 2 : 6, k->clip = 12;
     k->flip_axes = fast ? 3 : 2, k->flip_rate = 0.4;
     k->shuffle_rate = 0.5, k->windows = 10000, k->bend_rate = 0.9, k->paint_rate = 0.9, k->inside_rate = 0.2;
-    if (fast) k->lr = 1e-3, k->warmup = 20;
+    if (fast) k->lr = 1e-2, k->warmup = 10;
     else k->optimizer = BMVP_SGD, k->lr = 1, k->beta1 = 0.9, k->weight_decay = 0, k->halve_epochs = 40;
     return 1;
 }
@@ -247,4 +247,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_genesis = { "genesis", "Models Genesis", "Zhou et al., Medical Image Analysis 67, 2021",
-                                    "unet3d", "unet3d_tiny", method, preset, look };
+                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look };

@@ -57,7 +57,7 @@ cp -r phantoms changed && expect 0 "4 new" bmvp prepare --data changed --out cha
 cp phantoms/case_0002/t1.nii.gz changed/case_0002/t2.nii.gz
 expect 0 "case 'case_0002' is made again: its files have changed|4 cases (1 new, 3 were there)" bmvp prepare --data changed --out changed_out --spacing 0
 mkdir foreign && echo '{"mine": 1}' >foreign/dataset.json
-expect 1 "foreign/dataset.json|has not written this list" bmvp prepare --data phantoms --out foreign --spacing 0
+expect 1 "foreign/dataset.json|has not written this file" bmvp prepare --data phantoms --out foreign --spacing 0
 check "a foreign list stays" grep -q mine foreign/dataset.json
 expect 0 "done: run20/checkpoint.safetensors" train run20 --steps 20 --save-every 10 --threads 2
 for file in checkpoint.safetensors log.jsonl report.html; do check "run20/$file" test -s run20/$file; done

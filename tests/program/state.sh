@@ -25,6 +25,13 @@ column() { sed -n "s/.*\"$2\": \([-0-9.e+]*\).*/\1/p" "$1/log.jsonl" | tr '\n' '
 logged() { check "$1: $2 is '$(column "$1" "$2")', not '$3'" test "$(column "$1" "$2")" = "$3"; }
 # silent_about TEXT: the program has not said it
 silent_about() { check "it says '$1'" sh -c '! grep -qF -e "$1" "$2"' silent "$1" "$out"; }
+# another FROM TO LEVEL: the image with another voxel in its middle
+another()
+{
+    gzip -dc "$1" >flat.nii
+    patch flat.nii $((352 + ((16 * 32 + 16) * 32 + 16) * (($(bytes flat.nii) - 352) / 32768))) '\001'
+    gzip -n "-$3" -c flat.nii >"$2"
+}
 # lines FILE N PID: waits until the file has N lines (1: the process ended before)
 lines()
 {
@@ -34,7 +41,7 @@ lines()
     done
 }
 
-expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --tumours 1 --missing 0 --thick 0 --modalities t1,t2 --seed 7
+expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --tumours 1 --missing 0 --thick 0 --orientation RAS --modalities t1,t2 --seed 7
 expect 0 "4 cases (4 new" bmvp prepare --data phantoms --out prepared --spacing 0
 
 # ---- where a run stands and ends is counted in samples -----------------------------------------------------------------------------
@@ -96,4 +103,162 @@ expect 2 "taken was started with --class-weights none, not with --class-weights 
 expect 2 "--data is required" bmvp pretrain --out new
 expect 2 "--data is required" bmvp finetune --out new
 
+# ---- other data ---------------------------------------------------------------------------------------------------------------------
+
+# keep RUN: a run on the four cases; then what is other is said, and only once
+expect 0 "stopped after step 2 of 8" train data --batch 2 --steps 8 --stop-after 2
+cp -r phantoms more
+cp -r phantoms/case_0001 more/case_0009
+rm -r more/case_0002 more/case_0004 more/dataset.json
+another phantoms/case_0003/t1.nii.gz more/case_0003/t1.nii.gz 9
+rm more/case_0001/t2.nii.gz
+expect 0 "3 cases (3 new" bmvp prepare --data more --out other_data --spacing 0
+expect 0 "1 new since the run was started: case_0009|2 gone since the run was started: case_0002 case_0004|case_0001 is other than before: t2 is gone|case_0003 is other than before: t1 has other content" \
+    goes_on pretrain data --data other_data --stop-after 1
+expect 0 "stopped after step 4 of 8" goes_on pretrain data --data other_data --stop-after 1
+silent_about "cases    "
+expect 0 "stopped after step 5 of 8" goes_on pretrain data --stop-after 1
+silent_about "cases    "
+check "--resume alone reads the data of the session before" grep -q '"data": ".*other_data"' data/cases.json
+# the same files in another place are the same
+cp -r other_data moved_data
+touch moved_data/*/*.nii
+expect 0 "stopped after step 6 of 8" goes_on pretrain data --data moved_data --stop-after 1
+silent_about "cases    "
+# a run of an earlier version has ids only
+printf '{"cases": ["case_0001", "case_0003", "case_0005", "case_0009"]}\n' >data/cases.json
+expect 2 "data does not say which data it was started with: --data" goes_on pretrain data --stop-after 1
+expect 0 "1 gone since the run was started: case_0005" goes_on pretrain data --data moved_data --stop-after 1
+# prepared otherwise: refused, with the settings; nothing is written
+expect 0 "4 cases (4 new" bmvp prepare --data phantoms --out harder --spacing 0 --low 2 --high 98
+cp six/checkpoint.safetensors before.safetensors
+expect 1 "six was started with cases that were prepared with other settings|percentile_low 2 (was 1), percentile_high 98 (was 99)" goes_on pretrain six --data harder
+expect 1 "taken was started with cases that were prepared with other settings|percentile_low 2 (was 1)" goes_on finetune taken --data harder --steps 9
+cp -r prepared no_settings
+rm no_settings/prepare.json
+expect 1 "does not say how its cases were prepared" goes_on pretrain six --data no_settings
+same six/checkpoint.safetensors before.safetensors
+# templates keep their grid when the largest case goes
+expect 0 "1 of 1 cases" bmvp phantom --out large --cases 1 --size 40 --missing 0 --thick 0 --orientation RAS --modalities t1,t2 --seed 8
+mkdir mixed && cp -r phantoms/case_0001 phantoms/case_0002 mixed
+cp -r large/case_0001 mixed/large
+expect 0 "3 cases (3 new" bmvp prepare --data mixed --out mixed_data --spacing 0
+# shellcheck disable=SC2086 # words wanted
+expect 0 "stopped after step 1 of 4" bmvp pretrain --data mixed_data --preset fast $tiny --batch 2 --steps 4 --stop-after 1 --out grown
+rm -r mixed/large
+expect 0 "leaves the list|2 cases" bmvp prepare --data mixed --out mixed_data --spacing 0
+expect 0 "1 gone since the run was started: large|done" goes_on pretrain grown
+# a split that is given again must be that of the run
+expect 0 "test" bmvp split --data prepared --out split.json --ratio 2:1:1 --seed 1
+expect 0 "test" bmvp split --data prepared --out split2.json --ratio 1:1:2 --seed 9
+# shellcheck disable=SC2086 # words wanted
+expect 0 "stopped after step 1" bmvp finetune --data prepared --fill zero --split split.json $tiny --batch 1 --steps 3 --stop-after 1 --allow-absent --out parts
+expect 1 "parts was started with another split than split2.json (case '" goes_on finetune parts --split split2.json
+expect 0 "done" goes_on finetune parts --split split.json
+
+# ---- one writer ---------------------------------------------------------------------------------------------------------------------
+
+# shellcheck disable=SC2086 # words wanted
+"$program" pretrain --data prepared --preset fast $tiny --batch 1 --steps 100000 --out busy >busy.txt 2>&1 &
+pid=$!
+lines busy/log.jsonl 1 $pid
+expect 1 "--out busy: another process (process $pid) writes there" train busy --batch 1 --steps 2
+rm -f busy/checkpoint.safetensors
+expect 1 "another process (process $pid) writes there" tune busy --batch 2 --steps 1
+expect 1 "another process (process $pid) writes there" bmvp prepare --data phantoms --out busy --spacing 0
+kill -9 $pid
+wait $pid 2>/dev/null
+expect 0 "done" train busy --batch 1 --steps 2
+# what stands in the file of a lock, or that it is there, locks nothing
+for text in "" "4711" "4711 another-host" "{ not a lock"; do
+    rm -rf fresh
+    mkdir fresh
+    printf '%s' "$text" >fresh/.lock
+    expect 0 "done" train fresh --batch 1 --steps 1
+done
+mkdir -p odd/.lock
+expect 1 "--out odd: odd/.lock: " train odd --batch 1 --steps 1
+
+# ---- sources of prepared cases -------------------------------------------------------------------------------------------------------
+
+cp -r phantoms source
+rm source/dataset.json
+expect 0 "4 cases (4 new, 0 were there)" bmvp prepare --data source --out made --spacing 0
+# image FILE: its voxels
+image() { tail -c +353 "$1"; }
+touch source/case_0001/*.gz                                             # another time
+another phantoms/case_0002/t1.nii.gz source/case_0002/t1.nii.gz 1        # another size
+cp source/case_0003/t2.nii.gz keep.gz
+another keep.gz source/case_0003/t2.nii.gz 9                            # another content ..
+touch -r keep.gz source/case_0003/t2.nii.gz                             # .. of the same time
+expect 0 "case 'case_0002' is made again|case 'case_0003' is made again|4 cases (2 new, 2 were there)" bmvp prepare --data source --out made --spacing 0
+silent_about "case 'case_0001'"
+silent_about "case 'case_0004'"
+mkdir alone && cp -r source/case_0002 alone
+expect 0 "1 cases (1 new" bmvp prepare --data alone --out alone_made --spacing 0
+image alone_made/case_0002/t1.nii >a
+image made/case_0002/t1.nii >b
+same a b
+rm source/case_0004/t2.nii.gz
+expect 0 "case 'case_0004' is made again|(1 new, 3 were there)" bmvp prepare --data source --out made --spacing 0
+check "a modality that is gone is not in the list" test "$(grep -c '"t2":' made/dataset.json)" -eq 3
+absent made/case_0004/t2.nii
+# other settings are refused and nothing changes
+find made -type f -exec cksum {} + | sort >before
+for o in "--spacing 2" "--spacing 0 --low 3" "--spacing 0 --preset release" "--spacing 0 --resize 16,16,16"; do
+    # shellcheck disable=SC2086 # words wanted
+    expect 1 "made/prepare.json: the files there were prepared with other settings" bmvp prepare --data source --out made $o
+done
+# another data set with an id of this one, too
+mkdir strange && cp -r phantoms/case_0003 strange/case_0001
+expect 1 "--out made holds cases of another data set|case_000" bmvp prepare --data strange --out made --spacing 0
+find made -type f -exec cksum {} + | sort >after
+same before after
+# files that are not ours stay as they are
+for file in dataset.json prepare.json sources.json; do
+    rm -rf own
+    mkdir own
+    printf '{"mine": true}\n' >own/$file
+    cp own/$file own.json
+    case $file in
+    dataset.json) said="own/dataset.json: \`bmvp prepare\` has not written this file" ;;
+    prepare.json) said="own/prepare.json: the files there were prepared with other settings" ;;
+    *) said="own/sources.json: \`bmvp prepare\` has not written this file" ;;
+    esac
+    expect 1 "$said" bmvp prepare --data phantoms --out own --spacing 0
+    same own/$file own.json
+done
+for file in log.jsonl report.html cases.json best.safetensors split.json; do
+    rm -rf own
+    mkdir own
+    printf '{"mine": true}\n' >own/$file
+    cp own/$file own.json
+    expect 1 "own/$file: no run has written this file" train own --batch 1 --steps 1
+    expect 1 "own/$file: no run has written this file" tune own --batch 1 --steps 1
+    same own/$file own.json
+    absent own/checkpoint.safetensors
+done
+
+# ---- what cannot be learned is said before the first step ------------------------------------------------------------------------------
+
+expect 0 "modality contrast (cl) is not possible: it compares the cases of a step, and batch is 1" train one --batch 1 --steps 1
+expect 0 "modality contrast (cl) is not possible: the run ends before contrast_from_epoch" train late --batch 2 --steps 2 --set contrast_from_epoch=5
+expect 0 "(cmr) is not possible: the run ends before template_only_epochs" train late2 --batch 2 --steps 2 --set template_only_epochs=9
+expect 0 "rate     the warm-up of 10 steps is not over when the run ends after 2" train warm --batch 2 --steps 2 --set warmup=10
+expect 0 "rate     lr is 0: nothing moves" train still --batch 2 --steps 1 --lr 0 --set lr_floor=0
+mkdir single && for k in 1 2 3 4; do mkdir single/c$k && cp phantoms/case_000$k/t1.nii.gz single/c$k; done
+expect 0 "4 cases" bmvp prepare --data single --out singles --spacing 0
+# shellcheck disable=SC2086 # words wanted
+expect 2 "nothing can be learned from singles/dataset.json" bmvp pretrain --data singles $tiny --batch 2 --steps 1 --out none --set weight_md=0
+absent none
+cp phantoms/case_0002/t2.nii.gz single/c2
+expect 0 "case 'c2' is made again" bmvp prepare --data single --out singles --spacing 0
+# shellcheck disable=SC2086 # words wanted
+expect 0 "modality contrast (cl) is not possible: it compares cases, and only one has two modalities" bmvp pretrain --data singles --preset fast $tiny --batch 2 --steps 1 --out few
+expect 0 "validate 4 of 4 cases are trained on, too" tune seen --batch 2 --steps 1
+expect 0 "0 to validate" bmvp split --data prepared --out none.json --ratio 3:0:1
+# shellcheck disable=SC2086 # words wanted
+expect 0 "validate no case to validate" bmvp finetune --data prepared --fill zero --allow-absent --split none.json $tiny --batch 2 --steps 1 --out unseen
+
+clean .
 finish

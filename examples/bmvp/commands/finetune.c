@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "device.h"
+#include "learnable.h"
 #include "resume.h"
 #include "train.h"
 #include "data/files.h"
@@ -165,6 +166,7 @@ static void print_configuration(const session *s)
     printf("\npreset   %s\n", s->cfg.preset);
     for (i = 0; bmvp_ft_field(&s->cfg, i, &name, &meaning, value, sizeof value); ++i)
         printf("  %-22s %-10s %s\n", name, value, meaning);
+    learnable_labels(&s->data, &s->cfg, s->length.total);
 }
 
 /* >>start ---------------------------------------------------------------------------------------------------------- */
@@ -302,7 +304,7 @@ static bmvp_status start_lead(session *s)
     if (s->o.resume) st = bmvp_ft_load(s->ft, checkpoint, 1, &s->err);
     else if (s->o.init) st = init_weights(s);
     free(checkpoint);
-    if (!st) st = run_open(s->o.out, &s->err); /* only now: what does not fit leaves no folder */
+    if (!st) st = run_open(s->o.out, s->o.resume, &s->err); /* only now: what does not fit leaves no folder */
     if (!st) st = resume_cases(&s->past, s->c, s->o.out, &s->data.all.data, s->o.data, s->o.resume, &s->err);
     if (!st) st = save_split(s);
     if (!st) resume_say(&s->past);
@@ -485,10 +487,11 @@ static bmvp_status check_split(session *s, const char *stored)
 /* Cases, split and labels; with --resume the split of the run. */
 static bmvp_status load_data(session *s)
 {
-    char *stored = run_file(s->o.out, "split.json");
+    char *stored;
     finetune_source from;
     bmvp_status st;
     if (!s->o.data && !(s->o.data = s->list = resume_data(s->o.out, &s->err))) return BMVP_E_ARG;
+    stored = run_file(s->o.out, "split.json");
     memset(&from, 0, sizeof from);
     from.data = s->o.data;
     from.split = s->o.split ? s->o.split : s->o.resume ? stored : NULL;

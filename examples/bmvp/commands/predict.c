@@ -139,7 +139,7 @@ static bmvp_status predict_all(job *j, dataset *d, const char *split, const char
         split_free(&s);
     }
     if (!st && n == 0) st = bmvp_error_set(err, BMVP_E_ARG, "%s: part '%s' has no cases", split, part);
-    if (!st) st = run_open(j->out, err); /* only now: what does not fit leaves no folder */
+    if (!st) st = run_open(j->out, 1, err); /* only now: what does not fit leaves no folder */
     for (i = 0; i < n && !st; ++i) {
         forget(j, &d->item[index[i]]);
         if (predict_case(j, &d->item[index[i]], &e) == BMVP_OK) {

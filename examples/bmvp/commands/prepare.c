@@ -170,16 +170,21 @@ static void read_sources_task(void *arg, int64_t i, int worker)
     ledger_read_case(&j->now, &j->in, i);
 }
 
-/* A dataset.json that prepare did not write is not overwritten. */
+/* A dataset.json or sources.json that prepare did not write is not overwritten. */
 static bmvp_status check_foreign(const job *j, bmvp_error *err)
 {
-    char *list = path_join(j->dir, "dataset.json"), *settings = path_join(j->dir, "prepare.json");
-    bmvp_status st = list && settings ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    if (!st && file_exists(list) && !file_exists(settings))
-        st = bmvp_error_set(
-            err, BMVP_E_ARG,
-            "%s: `bmvp prepare` has not written this list, and would overwrite it; choose another --out", list);
-    free(list);
+    static const char *const ours[2] = { "dataset.json", "sources.json" };
+    char *settings = path_join(j->dir, "prepare.json");
+    bmvp_status st = settings ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int i;
+    for (i = 0; i < 2 && !st && !file_exists(settings); ++i) {
+        char *path = path_join(j->dir, ours[i]);
+        if (path && file_exists(path))
+            st = bmvp_error_set(
+                err, BMVP_E_ARG,
+                "%s: `bmvp prepare` has not written this file, and would overwrite it; choose another --out", path);
+        free(path);
+    }
     free(settings);
     return st;
 }
@@ -243,14 +248,8 @@ static void remove_stale(job *j)
    settings. */
 static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
 {
-    const int locked = make_dir(j->dir) == 0 ? folder_lock(j->dir) : -1;
-    bmvp_status st = BMVP_OK;
-    if (locked < 0) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", j->dir, strerror(errno));
-    if (locked)
-        return bmvp_error_set(
-            err, BMVP_E_STATE,
-            "--out %s: another process writes there; wait until it has ended, or choose another folder", j->dir);
-    st = check_foreign(j, err);
+    bmvp_status st = folder_take(j->dir, err);
+    if (!st) st = check_foreign(j, err);
     if (!st) st = ledger_load(&j->was, j->dir, "sources.json", err);
     if (!st) st = ledger_begin(&j->now, &j->in, j->data, err);
     if (!st) bmvp_parallel(c, j->in.n, read_sources_task, j);

@@ -92,7 +92,6 @@ static void print_configuration(const pretraining *s)
     printf("data     %s: %lld cases, modalities", s->data.data.path, (long long)s->data.data.n);
     for (i = 0; i < s->data.n_modalities; ++i) printf(" %s", s->data.names[i]);
     printf("\n");
-    if (s->kind->say) s->kind->say(s);
     printf("preset   %s\n", common(s)->preset);
     for (i = 0; bmvp_field_get(s->m->fields, s->config, i, &name, &meaning, value, sizeof value); ++i)
         printf("  %-22s %-10s %s\n", name, value, meaning);
@@ -138,7 +137,7 @@ static bmvp_status start(pretraining *s)
 {
     const int lead = ranks_lead(&s->ranks);
     const bmvp_ssl_config draw = s->kind->sampling(s);
-    bmvp_status st = lead ? run_open(s->o.out, &s->err) : BMVP_OK;
+    bmvp_status st = lead ? run_open(s->o.out, s->o.resume, &s->err) : BMVP_OK;
     read_start at;
     if (st) return st;
     if (train_set_ranks(&s->ranks, s->c, s->device, &s->err)) return s->err.status;
@@ -286,7 +285,7 @@ static bmvp_status prepare(pretraining *s, cli_option *opt, int n_opt)
         st = train_compare_ranks(&s->ranks, s->net.name, s->m, s->config, s->data.cases, s->data.data.n,
                                  s->length.total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
-    return st;
+    return st || !s->kind->learnable ? st : s->kind->learnable(s);
 }
 
 static int run(pretraining *s, cli_option *opt, int n_opt)

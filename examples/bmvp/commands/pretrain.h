@@ -51,7 +51,7 @@ typedef struct pretrain_kind {
     /* A run's checkpoint: was, net, step, samples. */
     bmvp_status (*inspect)(pretraining *s, const char *path);
     bmvp_status (*fits)(pretraining *s);                     /* NULL; do the data fit the run that goes on? */
-    void (*say)(const pretraining *s);                       /* NULL; what the data cannot teach */
+    bmvp_status (*learnable)(pretraining *s);                /* NULL; says what data and settings cannot teach */
     bmvp_ssl_config (*sampling)(const pretraining *s);       /* which case, modality and crop */
     bmvp_status (*plan)(pretraining *s, const bmvp_config *k, const void *share, bmvp_memory *m);
     bmvp_trainer *(*create)(pretraining *s);

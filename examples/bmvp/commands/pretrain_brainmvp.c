@@ -1,6 +1,7 @@
 /* pretrain_brainmvp.c - what `bmvp pretrain` does for BrainMVP alone: templates, their pictures, pairs of modalities */
 #define _DEFAULT_SOURCE
 #include "pretrain.h"
+#include "learnable.h"
 #include "report/pretrain_report.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,20 +47,10 @@ static const int64_t *grid(const pretraining *s)
 
 /* >>data ----------------------------------------------------------------------------------------------------------- */
 
-/* No case has two modalities: two of the three tasks have nothing to learn from. */
-static int all_single(const prepared_set *p)
+static bmvp_status learnable(pretraining *s)
 {
-    int64_t i;
-    for (i = 0; i < p->data.n; ++i)
-        if (p->cases[i].modalities & (p->cases[i].modalities - 1)) return 0;
-    return 1;
-}
-
-static void say(const pretraining *s)
-{
-    if (all_single(&s->data))
-        printf("tasks    no case has two modalities: cross-modal reconstruction and contrast are not possible (cmr and "
-               "cl stay nan); distillation is learned\n");
+    return learnable_tasks(&s->data, config_of(s), s->ranks.launch.size, s->length.total, s->length.samples,
+                           ranks_lead(&s->ranks), &s->err);
 }
 
 static bmvp_ssl_config sampling(const pretraining *s) { return *config_of(s); }
@@ -147,5 +138,6 @@ static bmvp_status report(pretraining *s)
     return pretrain_report(part(s)->ssl, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
 }
 
-const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), 1,    inspect, fits, say,   sampling, plan, create, destroy,
-                                          grid,             fresh, pass,   looks, snapshot, report_bytes, report };
+const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), 1,    inspect, fits, learnable, sampling, plan,   create,
+                                          destroy,          grid, fresh,   pass, looks,     snapshot, report_bytes,
+                                          report };

@@ -90,22 +90,37 @@ double run_peak_memory_mb(void)
 
 char *run_file(const char *out, const char *name) { return path_join(out, name); }
 
-bmvp_status run_open(const char *out, bmvp_error *err)
+/* A folder without the lock of a run, and with a file of the name of one: somebody else's. */
+static bmvp_status check_foreign(const char *out, bmvp_error *err)
 {
-    DIR *dir = make_dir(out) == 0 ? opendir(out) : NULL;
-    const int locked = dir ? folder_lock(out) : -1;
+    static const char *const ours[] = { "log.jsonl",  "report.html",      "cases.json",
+                                        "split.json", "best.safetensors", "snapshots.safetensors" };
+    char *lock = run_file(out, ".lock");
+    const int known = lock && file_exists(lock);
+    bmvp_status st = BMVP_OK;
+    size_t i;
+    for (i = 0; i < sizeof ours / sizeof *ours && !known && !st; ++i) {
+        char *path = run_file(out, ours[i]);
+        if (path && file_exists(path))
+            st = bmvp_error_set(err, BMVP_E_STATE,
+                                "%s: no run has written this file, and a new one would overwrite it; choose another "
+                                "--out",
+                                path);
+        free(path);
+    }
+    free(lock);
+    return st;
+}
+
+bmvp_status run_open(const char *out, int resume, bmvp_error *err)
+{
+    bmvp_status st = resume ? BMVP_OK : check_foreign(out, err);
+    DIR *dir;
     struct dirent *e;
-    if (!dir || locked < 0) {
-        const int why = errno;
-        if (dir) closedir(dir);
-        return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(why));
-    }
-    if (locked) {
-        closedir(dir);
-        return bmvp_error_set(
-            err, BMVP_E_STATE,
-            "--out %s: another process writes there; wait until it has ended, or choose another folder", out);
-    }
+    if (!st) st = folder_take(out, err);
+    if (st) return st;
+    dir = opendir(out);
+    if (!dir) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(errno));
     while ((e = readdir(dir)) != NULL) {
         char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
         if (path) (void)unlink(path);

@@ -36,8 +36,9 @@ void run_catch_signals(void);                 /* Ctrl-C and TERM set it; a secon
 void run_ignore_closed_output(void);          /* a run that is piped into `head` trains on */
 
 char *run_file(const char *out, const char *name); /* OUT/name, malloc */
-/* Makes the folder and removes the files of a session that was killed while it wrote them. */
-bmvp_status run_open(const char *out, bmvp_error *err);
+/* Makes the folder, takes it for this process (folder_take) and removes the files of a session that was killed while it
+   wrote them. BMVP_E_STATE: a new run (resume 0) would overwrite a file there that is no run's. */
+bmvp_status run_open(const char *out, int resume, bmvp_error *err);
 /* Opens OUT/log.jsonl for appending, without the lines after step `first` (killed after the last checkpoint) and a torn
    last line. seconds: what its last line says. */
 bmvp_status run_log(const char *out, int64_t first, FILE **log, double *seconds, bmvp_error *err);

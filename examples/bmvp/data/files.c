@@ -63,21 +63,34 @@ int make_dir(const char *path)
     return failed ? -1 : 0;
 }
 
-int folder_lock(const char *dir)
+/* The process that keeps this one from the lock, -1: none is known (it runs on another host). */
+static long holder(int fd, struct flock lock)
 {
-    char *path = path_join(dir, ".lock");
-    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
+    return fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0 ? (long)lock.l_pid : -1;
+}
+
+bmvp_status folder_take(const char *dir, bmvp_error *err)
+{
+    char *path = path_join(dir, ".lock"), who[48] = "";
     struct flock lock;
+    bmvp_status st = BMVP_OK;
+    int fd;
+    if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (make_dir(dir) != 0) st = bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", dir, strerror(errno));
+    fd = st ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (!st && fd < 0) st = bmvp_error_set(err, BMVP_E_IO, "--out %s: %s: %s", dir, path, strerror(errno));
     free(path);
-    if (fd < 0) return -1;
+    if (st) return st;
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    if (fcntl(fd, F_SETLK, &lock) == 0) return 0; /* the file stays open: the lock is the process's */
-    if (errno != EACCES && errno != EAGAIN) {     /* a file system without locks: as before */
-        close(fd);
-        return 0;
+    if (fcntl(fd, F_SETLK, &lock) == 0) return BMVP_OK; /* the file stays open: the lock is the process's */
+    if (errno == EACCES || errno == EAGAIN) {           /* else a file system without locks: as before */
+        if (holder(fd, lock) > 0) snprintf(who, sizeof who, " (process %ld)", holder(fd, lock));
+        st = bmvp_error_set(
+            err, BMVP_E_STATE,
+            "--out %s: another process%s writes there; wait until it has ended, or choose another folder", dir, who);
     }
     close(fd);
-    return 1;
+    return st;
 }

@@ -2,14 +2,16 @@
 #ifndef FILES_H_INCLUDED
 #define FILES_H_INCLUDED
 
+#include "bmvp_tensor.h"
+
 char *text_copy(const char *text);                  /* malloc */
 char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
 char *folder_of(const char *path);                  /* with its last /, "" when it has none; malloc */
 int file_exists(const char *path);
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
-/* One writer at a time: takes DIR/.lock for this process until it ends, however it ends. 0: done; -1 with errno; 1:
-   another process has it. */
-int folder_lock(const char *dir);
+/* Makes the folder of --out and takes DIR/.lock for this process until it ends, however it ends: one writer at a time.
+   What the file holds does not matter. BMVP_E_STATE naming the process that has it, BMVP_E_IO. */
+bmvp_status folder_take(const char *dir, bmvp_error *err);
 
 #endif
