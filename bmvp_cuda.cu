@@ -3976,8 +3976,10 @@ template <int W> __global__ void attention_kernel(attention p)
         attention_load<W>(v, in + 2 * p.c, k0, p.t, step, p.d);
         __syncthreads();
         attention_scores<W>(q, key, s);
-        for (int i = 0; i < A::M; ++i) {
+        BMVPI_UNROLLED
+        for (int i = 0; i < A::M; ++i) { /* unrolled: else the longer body keeps o, s, top and sum out of registers */
             float now = top[i], total = 0;
+            BMVPI_UNROLLED
             for (int j = 0; j < A::M; ++j) {
                 const int64_t k = k0 + tx + 16 * j;
                 s[i][j] = k < p.t ? s[i][j] * p.scale + p.bias(nh, q0 + ty * A::M + i, k) : -INFINITY;
@@ -3985,6 +3987,7 @@ template <int W> __global__ void attention_kernel(attention p)
             }
             for (int lane = 8; lane > 0; lane /= 2) now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, lane, 16));
             const float shrink = expf(top[i] - now);
+            BMVPI_UNROLLED
             for (int j = 0; j < A::M; ++j) {
                 const float e = expf(s[i][j] - now);
                 prob[(ty * A::M + i) * A::LP + tx + 16 * j] = e;
@@ -3993,6 +3996,7 @@ template <int W> __global__ void attention_kernel(attention p)
             for (int lane = 8; lane > 0; lane /= 2) total += __shfl_xor_sync(0xffffffffu, total, lane, 16);
             sum[i] = sum[i] * shrink + total;
             top[i] = now;
+            BMVPI_UNROLLED
             for (int j = 0; j < A::COLS; ++j) o[i][j] *= shrink;
         }
         __syncthreads();
