@@ -240,6 +240,7 @@ patch bad/bits_t1.nii.gz $(($(bytes $good) / 2)) '\125\252\125\252'
 plain=prepared/case_0001/t1.nii
 size=$(bytes $plain)
 { head -c 352 $plain; head -c $((size - 352)) /dev/zero; } >bad/zeros_t1.nii
+{ head -c 352 $plain; head -c $((size - 352)) /dev/zero | tr '\000' '\007'; } >bad/sevens_t1.nii
 { head -c 352 $plain; tail -c +353 $plain; tail -c +353 $plain; } >bad/nan_t1.nii   # float32 takes twice the bytes
 patch bad/nan_t1.nii 70 '\020\000\040\000'
 patch bad/nan_t1.nii 2000 '\000\000\300\177'
@@ -277,10 +278,14 @@ refused empty_t1.nii ""
 refused ../phantoms/case_0001/seg.nii.gz "looks like a label map"
 refused ../phantoms/case_0001/t1.nii.gz "different grids|case_0002/t2.nii.gz"
 
-# An image of zeros is a missing modality; a case of nothing else is left out.
+# An image of one value is a missing modality; a case of nothing else is left out.
+rm -rf bad/out
+list bad/list.json "$(entry first t1 sevens_t1.nii t2 $a/t2.nii.gz)"
+expect 0 "case 'first': bad/sevens_t1.nii has one value everywhere: t1 counts as missing" \
+    bmvp prepare --data bad/list.json --out bad/out --spacing 0
 rm -rf bad/out
 list bad/list.json "$(entry first t1 zeros_t1.nii t2 $a/t2.nii.gz)" "$(entry nothing t1 zeros_t1.nii)"
-expect 1 "case 'first': bad/zeros_t1.nii is 0 everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
+expect 1 "case 'first': bad/zeros_t1.nii has one value everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
 check "t2 alone is prepared and listed" sh -c 'test -s bad/out/first/t2.nii -a ! -e bad/out/first/t1.nii && ! grep -q t1.nii bad/out/dataset.json'
 clean bad/out

@@ -37,6 +37,7 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     job.labels = k->labels ? k->labels : labels;
     job.how = how;
     job.io = io;
+    job.constants = 1; /* as in prediction: scaled, it would be 0 everywhere */
     st = bmvp_prepare_images(p, &job, &e);
     if (!st && !p->frame.dim[0])
         st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
