@@ -86,8 +86,8 @@ static void forget_blank(job *j, data_case *k, uint32_t blank)
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         if (!(blank >> m & 1u)) continue;
         pthread_mutex_lock(&j->lock);
-        fprintf(stderr, "\nbmvp prepare: case '%s': %s has one value everywhere: %s counts as missing\n", k->id, k->image[m],
-                bmvp_modality_name(m));
+        fprintf(stderr, "\nbmvp prepare: case '%s': %s has one value everywhere: %s counts as missing\n", k->id,
+                k->image[m], bmvp_modality_name(m));
         pthread_mutex_unlock(&j->lock);
         free(k->image[m]);
         k->image[m] = NULL;
