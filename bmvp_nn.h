@@ -6247,7 +6247,7 @@ static void bmvpi_pl_place(bmvpi_pk *k, const bmvpi_py *keys, int64_t at)
 
 static bmvp_status bmvpi_pl_open(bmvpi_ckpt_file *f, bmvp_error *err)
 {
-    const int64_t n = f->in.size < BMVPI_PK_MAX ? f->in.size : BMVPI_PK_MAX;
+    const int64_t n = f->in.size < BMVPI_PK_MAX ? f->in.size : (int64_t)BMVPI_PK_MAX;
     char *text = (char *)bmvpi_bump_get(&f->mem, (size_t)n);
     const bmvpi_py *keys;
     bmvpi_py *object;
