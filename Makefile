@@ -225,7 +225,7 @@ asan:
 	@BMVP_DATA="$(BMVP_DATA)" LEAVE_OUT="$(ASAN_LESS)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(ASAN_BIN)
 	$(MAKE) clean-tests
 # Tests that compile an implementation of their own: a minute less each, as its undefined behaviour is seen in library.o.
-build/test_nets build/test_method build/test_predict build/test_cuda build/test_cuda_steps: private WARN += $(COPY)
+build/test_nets build/test_method build/test_predict: private WARN += $(COPY)
 TSAN_TESTS = ops tape memory comm parallel launch ranks
 tsan:
 	$(MAKE) clean-tests
