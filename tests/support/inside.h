@@ -5,6 +5,7 @@
 
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
+#include "bmvp_ssl.h"
 
 #ifdef __cplusplus
 extern "C" {
