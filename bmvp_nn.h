@@ -1568,7 +1568,7 @@ static void bmvpi_uniformer_make(bmvp_net *net)
     bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
     const bmvp_net_config *k = &net->cfg;
     bmvp_module *m = &net->m;
-    char name[16];
+    char name[24];
     int s, i;
     m->axes = BMVP_AXES_ZXY;
     bmvp_enter(m, k->task == BMVP_TASK_PRETRAIN ? "encoder.uniformer" : "encoder");
