@@ -445,6 +445,8 @@ BMVP_API bmvp_status bmvp_trainer_log(bmvp_trainer *t, int64_t step, bmvp_jw *w)
 /* Learning rate of the current step, over the `total` steps that the run would take with the batch it has now: of step
    samples / batch, which is t->steps itself unless the batch was changed. */
 BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total);
+/* .. by warm-up and half a cosine, as where the method has no rate of its own: for a rate that is one in some runs. */
+BMVP_API double bmvp_trainer_cosine(const bmvp_trainer *t, int64_t total);
 
 /* Rank `rank`'s items of a pass of n: [*first, *first + returned). Shares differ by at most one. */
 BMVP_API int bmvp_trainer_share(int n, int rank, int size, int *first);
@@ -1465,9 +1467,13 @@ BMVP_API void bmvp_trainer_keep(bmvp_trainer *t, const char *group, bmvp_ctx *c,
 
 BMVP_API double bmvp_trainer_lr(const bmvp_trainer *t, int64_t total)
 {
+    return t->method.rate ? t->method.rate(t, total) : bmvp_trainer_cosine(t, total);
+}
+
+BMVP_API double bmvp_trainer_cosine(const bmvp_trainer *t, int64_t total)
+{
     const bmvp_run_config run = bmvpi_run_of(t);
     bmvp_schedule k;
-    if (t->method.rate) return t->method.rate(t, total);
     memset(&k, 0, sizeof k);
     k.lr = run.lr;
     k.floor = run.lr_floor;

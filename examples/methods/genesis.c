@@ -204,7 +204,7 @@ static double rate(const bmvp_trainer *t, int64_t total)
 {
     const genesis_config *k = (const genesis_config *)t->config;
     return k->halve_epochs > 0 ? k->lr * pow(0.5, (double)(t->epoch > 0 ? t->epoch / k->halve_epochs : 0))
-                               : method_cosine(t, total);
+                               : bmvp_trainer_cosine(t, total);
 }
 
 static const bmvp_method *method(void)

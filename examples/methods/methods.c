@@ -58,19 +58,6 @@ draws draws_of(bmvp_rng *r)
 
 /* >>parts of methods ----------------------------------------------------------------------------------------------- */
 
-double method_cosine(const bmvp_trainer *t, int64_t total)
-{
-    bmvp_run_config run;
-    bmvp_schedule k;
-    memcpy(&run, t->config, sizeof run);
-    memset(&k, 0, sizeof k);
-    k.lr = run.lr;
-    k.floor = run.lr_floor;
-    k.total = total;
-    k.warmup = run.warmup;
-    return bmvp_schedule_lr(&k, t->steps);
-}
-
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back)
 {
     const int64_t dim[5] = { 1, edge, edge, edge, 1 };

@@ -50,7 +50,6 @@ typedef struct method_row {
 } method_row;
 
 enum { METHOD_STREAM = 100 }; /* of a method's random numbers, bmvp_pass_rng */
-double method_cosine(const bmvp_trainer *t, int64_t total); /* warm-up and half a cosine, the trainer's own */
 /* What the network rebuilds of a crop, through a sigmoid or as it is. */
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back);
 
