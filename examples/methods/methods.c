@@ -6,7 +6,7 @@ static int brainmvp_preset(const char *name, void *config) { return bmvp_ssl_pre
 const method_row method_brainmvp = { "brainmvp",        "BrainMVP",      "Rui et al., CVPR 2025", "uniformer_small",
                                      "uniformer_small", bmvp_ssl_method, brainmvp_preset,         NULL };
 
-static const method_row *const rows[] = { &method_brainmvp, &method_genesis };
+static const method_row *const rows[] = { &method_brainmvp, &method_genesis, &method_mae3d };
 
 const method_row *method_at(int i) { return i >= 0 && i < (int)(sizeof rows / sizeof *rows) ? rows[i] : NULL; }
 
@@ -18,7 +18,7 @@ const method_row *method_find(const char *name)
     return NULL;
 }
 
-const char *method_names(void) { return "brainmvp genesis"; }
+const char *method_names(void) { return "brainmvp genesis mae3d"; }
 
 /* >>draws ---------------------------------------------------------------------------------------------------------- */
 

@@ -58,6 +58,7 @@ const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* "brainmvp genesis ..." */
 
 extern const method_row method_brainmvp, method_genesis;
+extern const method_row method_mae3d; /* tokens.h */
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
 # methods.sh - `bmvp pretrain --method NAME` from the outside, for each method of examples/methods: the loss falls, a killed run goes on to
 # the same bits, any number of threads gives the same bits, two ranks give nearly the same, its checkpoint starts a fine-tuning, and wrong
 # use is refused.
-# Environment: BMVP, the program (default build/bmvp).
+# Environment: BMVP, the program (default build/bmvp); METHODS, which of them.
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
@@ -21,10 +21,10 @@ loss() { sed -n "$2,$3p" "$1" | sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' | awk '{
 
 expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 40 --tumours 1 --seed 7
 expect 0 "4 cases (4 new" bmvp prepare --data phantoms --out prepared --spacing 0
-expect 2 "--method nothing|there are brainmvp genesis" bmvp pretrain --method nothing --data prepared --out never
+expect 2 "--method nothing|there are brainmvp genesis mae3d" bmvp pretrain --method nothing --data prepared --out never
 absent never
 
-for method in genesis; do
+for method in ${METHODS:-genesis mae3d}; do
     expect 0 "usage: bmvp pretrain" bmvp pretrain --method $method --help
     expect 0 "method   $method|done: $method/checkpoint.safetensors" learn $method --steps 60
     check "a line a step" test "$(wc -l <$method/log.jsonl)" -eq 60
@@ -63,6 +63,13 @@ for method in genesis; do
     expect 2 "--network nothing" learn never --network nothing
     expect 2 "crop" learn never --crop 8
     expect 2 "temperature" learn never --set temperature=1
+    case $method in
+        mae3d) # on tokens
+            expect 2 "has no tokens to mask or replace|unetr unetr_tiny" learn never --network unet3d_tiny
+            expect 2 "crop of 40 voxels|take crop 32 or 48" learn never --crop 40
+            expect 2 "masks 0 of 8 tokens" learn never --set mask_ratio=0.1
+            ;;
+    esac
     absent never
     # its checkpoint starts a fine-tuning, and is not taken for a run of another method
     expect 0 "$method|done" bmvp finetune --data prepared --init $method/checkpoint.safetensors --crop 32 --batch 1 --steps 1 --fill zero --allow-absent \
