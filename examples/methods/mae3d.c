@@ -184,8 +184,8 @@ static void forward(bmvp_pass *p)
     int32_t *const seen = masked + p->n * hidden;
     int i, ok = masked != NULL;
     for (i = 0; i < p->n && ok && !bmvp_is_plan(p->c); ++i) {
-        bmvp_rng noise = bmvp_pass_rng(p, METHOD_STREAM, item[i].slot);
-        const draws r = draws_of(&noise);
+        bmvp_rng noise;
+        const draws r = method_draws(p, &item[i], &noise);
         ok = mae3d_choose(&r, k, tokens, masked + i * hidden, seen + i * (tokens - hidden));
     }
     if (ok) (void)mae3d_losses(p, masked, seen);
@@ -246,4 +246,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_mae3d = { "mae3d", "MAE3D", "He et al., CVPR 2022; Chen et al., WACV 2023",
-                                  "unetr", "unetr_tiny", method, preset, look };
+                                  "unetr", "unetr_tiny", method, preset, look, METHOD_CROP };

@@ -212,10 +212,9 @@ void tokens_look(bmvp_trainer *t, const float *crop, int64_t hidden, const int32
     const token_grid g = tokens_of(t);
     const int64_t n = hidden * g.voxels, d[4] = { g.edge, g.edge, g.edge, 1 }, patch[3] = { g.patch, g.patch, g.patch };
     float *row = (float *)calloc((size_t)(3 * n), sizeof *row); /* zeros, the crop's, the network's */
-    const int was = bmvp_set_grad(t->c, 0);
+    const int was = method_look_begin(t);
     bmvp_tensor *y;
     if (!row) bmvp_fail(t->c, BMVP_E_OOM, "%s: no memory for a look at a crop", t->method.name);
-    bmvp_step_begin(t->c);
     y = bmvp_failed(t->c) ? NULL : rebuild(t, 1, crop, index, index + hidden);
     if (y && bmvp_read(t->c, y, row + 2 * n) == BMVP_OK) {
         tokens_fetch(d, patch, hidden, index, crop, row + n);

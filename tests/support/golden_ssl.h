@@ -12,8 +12,8 @@ typedef struct golden_ssl {
     uint64_t seed;
 } golden_ssl;
 
-/* 0: it cannot be read. */
-static inline int golden_ssl_read(golden_ssl *g, const char *path)
+/* 0: a failed check, the file cannot be read. */
+static inline int golden_ssl_open_at(golden_ssl *g, const char *path)
 {
     bmvp_error err;
     memset(g, 0, sizeof *g);
@@ -32,7 +32,7 @@ static inline int golden_ssl_open(golden_ssl *g, const char *file)
     f = fopen(path, "rb");
     if (f) fclose(f);
     else check_skip("no such file below BMVP_DATA/golden/ssl");
-    return f && golden_ssl_read(g, path);
+    return f && golden_ssl_open_at(g, path);
 }
 
 static inline int golden_ssl_has(const golden_ssl *g, const char *of)

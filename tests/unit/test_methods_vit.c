@@ -326,7 +326,7 @@ static void test_file(const char *name, void (*test)(const golden_ssl *g))
     char path[256];
     golden_ssl g;
     snprintf(path, sizeof path, "tests/fixtures/methods/%s.json", name);
-    if (check_start("%s", name) && golden_ssl_read(&g, path)) {
+    if (check_start("%s", name) && golden_ssl_open_at(&g, path)) {
         test(&g);
         bmvp_json_free(g.doc);
         check_finish();
