@@ -283,7 +283,8 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    was made for. Between blocks only their ends are kept: a block begins with bmvp_scope_begin and ends with
    bmvp_block_end, and what backward computes cheaply again (norms, activations) is dropped at once by bmvp_drop.
 
-   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
+   The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`
+   (option deep 1: heads on the maps at 1/4 and 1/2 in segmentation, as M3AE's has),
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
    num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
    `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size,
@@ -324,8 +325,9 @@ typedef struct bmvp_net_config {
     bmvp_net_option option[BMVP_NET_OPTIONS];
 } bmvp_net_config;
 
-/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_tiny, unetr, unetr_tiny, unet3d_mg,
-   unet3d_mg_tiny, unet3d_gvsl, unet3d_gvsl_tiny, swin_unetr, swin_unetr_tiny; 0 when the name is none of them. */
+/* uniformer_small, uniformer_base, uniformer_tiny, unet3d, unet3d_m3ae (its width), unet3d_tiny, unetr, unetr_tiny,
+   unet3d_mg, unet3d_mg_tiny, unet3d_gvsl, unet3d_gvsl_tiny, swin_unetr, swin_unetr_tiny; 0 when the name is none of
+   them. */
 BMVP_API int bmvp_net_preset(const char *name, bmvp_net_config *cfg);
 BMVP_API const char *bmvp_net_preset_names(void); /* "uniformer_small uniformer_base ..." */
 /* A config of this kind with one input channel and everything else 0. */
@@ -768,14 +770,16 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
 
 /* Takes what fits from a pre-training checkpoint (ours or released; a segmentation checkpoint of the same network works
    too). Fresh entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over
-   the C inputs: repeated and divided by C (spread_stem 1), or left fresh (0). Refused (BMVP_E_FORMAT or _SHAPE, names
-   the tensor) when the encoder does not fit; nothing has changed then. */
+   the C inputs: repeated and divided by C (BMVP_ADOPT_SPREAD), or left fresh (0). The head is taken from a network that
+   segments or classifies, unless BMVP_ADOPT_NEW_HEAD. Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the
+   encoder does not fit; nothing has changed then. */
 typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
 typedef struct bmvp_net_adoption {
     int n[3];              /* entries taken, adapted, fresh */
     unsigned char *how;    /* by entry of bmvp_net_state, a bmvp_adopted; room for all of them, or NULL: not wanted */
 } bmvp_net_adoption;
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+enum { BMVP_ADOPT_SPREAD = 1, BMVP_ADOPT_NEW_HEAD = 2 };
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int flags, bmvp_net_adoption *what,
                                     bmvp_error *err);
 
 #ifdef __cplusplus
@@ -1864,7 +1868,7 @@ typedef struct bmvpi_resblock {
     bmvp_layer gn1, conv1, gn2, conv2;
 } bmvpi_resblock;
 typedef struct bmvpi_unet3d {
-    bmvp_layer conv1a, ds[3], up[3], out;
+    bmvp_layer conv1a, ds[3], up[3], out, scale[2]; /* scale: heads at 1/4 and 1/2, of M3AE */
     bmvpi_resblock block[BMVPI_UNET_BLOCKS]; /* 1b 2a 2b 3a 3b 4a 4b 4c 4d up4 up3 up2 */
 } bmvpi_unet3d;
 
@@ -1899,6 +1903,9 @@ static void bmvpi_unet3d_make(bmvp_net *net)
         bmvp_leave(m);
     }
     if (decodes) u->out = bmvpi_released(m, bmvp_make_conv(m, "up1conv", n, outputs, 1, 1, 0, 1));
+    if (net->cfg.task != BMVP_TASK_SEGMENT || !bmvp_net_option_of(&net->cfg, "deep", 0)) return;
+    u->scale[0] = bmvpi_released(m, bmvp_make_conv(m, "ds_out.0", 4 * n, outputs, 1, 1, 0, 1));
+    u->scale[1] = bmvpi_released(m, bmvp_make_conv(m, "ds_out.1", 2 * n, outputs, 1, 1, 0, 1));
 }
 
 /* conv(relu(norm(x))), norm and relu dropped */
@@ -1938,8 +1945,9 @@ static bmvp_features bmvpi_unet3d_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-/* skip NULL: pre-training, nothing is added */
-static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip)
+/* skip NULL: pre-training, nothing is added. coarse NULL, or two logits of the maps at 1/4 and 1/2 as large as the
+   input. */
+static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *const *skip, bmvp_tensor **coarse)
 {
     const bmvpi_unet3d *u = (const bmvpi_unet3d *)net->layers;
     bmvp_module *m = &net->m;
@@ -1953,22 +1961,25 @@ static bmvp_tensor *bmvpi_unet3d_decode(bmvp_net *net, bmvp_tensor *x, bmvp_tens
         bmvp_drop(m->c, l); /* backward reads it nowhere */
         if (skip) x = bmvp_add_into(m->c, skip[2 - s], x);
         x = bmvpi_from_cheap(m, scope, x, bmvpi_resblock_run(m, &u->block[9 + s], x));
+        if (coarse && s < 2) coarse[s] = bmvpi_scale_head(m, &u->scale[s], 4 >> s, x);
     }
     return bmvp_run(m, &u->out, x);
 }
 
 static bmvp_tensor *bmvpi_unet3d_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
-    return bmvpi_unet3d_decode(net, f->last, NULL);
+    return bmvpi_unet3d_decode(net, f->last, NULL, NULL);
 }
 
 static bmvp_logits bmvpi_unet3d_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
+    bmvp_tensor *coarse[2] = { NULL, NULL };
     bmvp_logits l;
     (void)x;
     (void)deep;
     memset(&l, 0, sizeof l);
-    l.full = bmvpi_unet3d_decode(net, f->last, f->skip);
+    l.full = bmvpi_unet3d_decode(net, f->last, f->skip, bmvp_net_option_of(&net->cfg, "deep", 0) ? coarse : NULL);
+    l.quarter = coarse[0], l.half = coarse[1];
     return l;
 }
 
@@ -1991,6 +2002,7 @@ static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_co
     if (cfg->width < 1) return 0;
     cfg->in_channels = bmvpi_infer_dim(f, group, "conv1a.weight", 1);
     bmvpi_infer_task(f, group, "up1conv.weight", cfg);
+    if (bmvp_ckpt_find(f, group, "ds_out.0.weight") >= 0) (void)bmvp_net_config_set(cfg, "deep=1", NULL);
     if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
     cfg->task = BMVP_TASK_PRETRAIN;
     cfg->outputs = 0;
@@ -2013,7 +2025,7 @@ static const bmvp_net_kind bmvpi_unet3d_kind = {
     bmvpi_unet3d_infer,
     0,                            /* deep */
     1e-5,                         /* weight_decay */
-    { "conv ds", "conv1a.", "up1conv.", NULL },
+    { "conv ds1. ds2. ds3.", "conv1a.", "up1conv. ds_out.", NULL },
     { NULL, NULL },
     NULL                          /* tokens */
 };
@@ -2466,7 +2478,7 @@ static bmvp_tensor *bmvpi_unet3d_mg_decode(bmvp_net *net, const bmvp_features *f
 static bmvp_tensor *bmvpi_unet3d_mg_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     bmvp_tensor *map[3];
-    return bmvp_sigmoid(net->m.c, bmvpi_unet3d_mg_decode(net, f, map));
+    return bmvpi_unet3d_mg_decode(net, f, map); /* the authors' sigmoid is the method's */
 }
 static bmvp_logits bmvpi_unet3d_mg_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
 {
@@ -3127,6 +3139,7 @@ enum { BMVPI_NET_KINDS = (int)(sizeof bmvpi_net_kinds / sizeof *bmvpi_net_kinds)
     X("uniformer", "uniformer_base", "dim=64,128,320,512 depth=5,8,20,7 head_dim=64 mlp_ratio=4") \
     X("uniformer", "uniformer_tiny", "dim=16,32,64,128 depth=1,1,2,1 head_dim=16 mlp_ratio=4") \
     X("unet3d", "unet3d", "width=32 groups=8") \
+    X("unet3d", "unet3d_m3ae", "width=16 groups=8") \
     X("unet3d", "unet3d_tiny", "width=8 groups=8") \
     X("unetr", "unetr", "img_size=96 feature_size=16 hidden_size=768 mlp_dim=3072 num_heads=12 perceptron=0") \
     X("unetr", "unetr_tiny", "img_size=32 feature_size=4 hidden_size=48 mlp_dim=96 num_heads=3 perceptron=0") \
@@ -4160,16 +4173,18 @@ static int bmvpi_adopt_spreads(const bmvp_net *net, const bmvp_ckpt_entry *e, co
 
 /* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
 static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *group, const bmvp_state *s,
-                           const bmvp_net_config *source, int spread, int *k, bmvp_error *err)
+                           const bmvp_net_config *source, int flags, int *k, bmvp_error *err)
 {
     const int channels = net->cfg.in_channels, other_stem = source->in_channels == 1 && channels > 1;
     char have[160], want[160];
     *k = bmvpi_adopt_find(net->kind, f, group, s);
-    if (source->task == BMVP_TASK_PRETRAIN && bmvp_net_in_part(net, s->name, BMVP_PART_HEAD)) return BMVP_ADOPT_FRESH;
+    if ((source->task == BMVP_TASK_PRETRAIN || flags & BMVP_ADOPT_NEW_HEAD) &&
+        bmvp_net_in_part(net, s->name, BMVP_PART_HEAD))
+        return BMVP_ADOPT_FRESH;
     if (source->in_channels != channels && bmvp_net_in_part(net, s->name, BMVP_PART_INPUT))
         return BMVP_ADOPT_FRESH; /* bias too */
     if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s))
-        return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
+        return flags & BMVP_ADOPT_SPREAD ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
     if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
     if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER)) return BMVP_ADOPT_FRESH;
     if (*k < 0)
@@ -4279,7 +4294,7 @@ static void bmvpi_adopt_end(bmvpi_adoption *p, bmvp_ctx *c)
     bmvpi_free(c, p->buf);
 }
 
-BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_stem, bmvp_net_adoption *what,
+BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int flags, bmvp_net_adoption *what,
                                     bmvp_error *err)
 {
     bmvp_state_list *l = &net->state;
@@ -4293,7 +4308,7 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int spread_s
     if (!st) st = bmvpi_adopt_begin(&p, net, ckpt, err);
     if (what) memset(what->n, 0, sizeof what->n);
     for (i = 0; i < l->n && !st; ++i) {
-        p.how[i] = bmvpi_adopt_how(net, ckpt, group, &l->item[i], &source, spread_stem, &p.from[i], err);
+        p.how[i] = bmvpi_adopt_how(net, ckpt, group, &l->item[i], &source, flags, &p.from[i], err);
         if (p.how[i] < 0) st = err ? err->status : BMVP_E_FORMAT;
         else if (p.from[i] >= 0) p.used[p.from[i]] = 1;
     }

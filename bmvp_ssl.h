@@ -4251,13 +4251,36 @@ static bmvp_status bmvpi_ft_take_templates(bmvp_ft *f, bmvp_ckpt *file, bmvp_err
     return st;
 }
 
+/* Is it a pre-training run's? Of a method whose channels are modalities (M3AE), those must be the task's. */
+static bmvp_status bmvpi_ft_pretrained(const bmvp_ft *f, const bmvp_ckpt *file, int *is, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *format = bmvp_ckpt_find_meta(file, "", "format");
+    bmvp_ssl_info pre;
+    bmvp_status st;
+    int m;
+    *is = format && strcmp(format->value, bmvp_ft_method()->format) != 0;
+    if (!*is) return BMVP_OK;
+    st = bmvp_ssl_inspect(file->path, &pre, err);
+    if (st || pre.net.in_channels == 1 || pre.net.in_channels != pre.n_modalities) return st;
+    for (m = 0; m < pre.n_modalities && m < f->n_modalities; ++m)
+        if (strcmp(pre.names[m], bmvp_modality_name(f->modality[m])) != 0)
+            return bmvp_error_set(err, BMVP_E_ARG,
+                                  "%s: channel %d of its network is %s, of this task %s: the same modalities in the same "
+                                  "order", file->path, m + 1, pre.names[m], bmvp_modality_name(f->modality[m]));
+    return BMVP_OK;
+}
+
 BMVP_API bmvp_status bmvp_ft_init(bmvp_ft *f, const char *path, int spread_stem, bmvp_net_adoption *what,
                                   bmvp_error *err)
 {
     bmvp_ckpt *file = NULL;
+    int pretrained = 0;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
+    if (!st) st = bmvpi_ft_pretrained(f, file, &pretrained, err);
     if (!st && f->cfg->fill == 0) st = bmvpi_ft_take_templates(f, file, err);
-    if (!st) st = bmvp_net_adopt(f->net, file, spread_stem, what, err);
+    if (!st)
+        st = bmvp_net_adopt(f->net, file,
+                            (spread_stem ? BMVP_ADOPT_SPREAD : 0) | (pretrained ? BMVP_ADOPT_NEW_HEAD : 0), what, err);
     bmvp_ckpt_close(file);
     return st;
 }

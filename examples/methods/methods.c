@@ -12,6 +12,8 @@ const method_row method_brainmvp = { "brainmvp",        "BrainMVP",      "Rui et
 static const method_row *const rows[] = {
     &method_brainmvp,
     &method_genesis,
+    &method_m3ae,
+    &method_gvsl,
     &method_mae3d,
 };
 enum { ROWS = sizeof rows / sizeof *rows };

@@ -99,6 +99,7 @@ const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
+extern const method_row method_m3ae, method_gvsl;
 extern const method_row method_mae3d; /* tokens.h */
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
@@ -116,5 +117,28 @@ int genesis_curve(const double p[4], int falling, int64_t n, const double *v, do
 void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise);
 void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x);
 int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], float *y, float *x, float *scratch);
+
+typedef struct m3ae_config m3ae_config;
+void m3ae_keep(const draws *r, const m3ae_config *k, int n, unsigned present, int64_t each, int32_t *left, float *kept);
+void m3ae_hide(const float *kept, int64_t edge, int64_t patch, float *hidden);
+bmvp_tensor *m3ae_fill(bmvp_ctx *c, const int64_t d[3], int n, const float *x, const float *hidden,
+                       bmvp_tensor *const *limage, const int64_t place[3]);
+bmvp_tensor *m3ae_norm(bmvp_ctx *c, int n, bmvp_tensor *const *limage);
+typedef struct gvsl_config gvsl_config;
+int gvsl_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
+void gvsl_paint(const draws *r, int boxes, const int64_t d[3], float *x, float *noise);
+int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const float *from, float *x, float *scratch);
+bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, bmvp_tensor **align, bmvp_tensor **smooth);
+
+/* >>motion --------------------------------------------------------------------------------------------------------- */
+
+/* Moving, bending and comparing volumes (1, D, H, W, C); in motion.c. */
+bmvp_tensor *motion_matrix(bmvp_ctx *c, bmvp_tensor *angle, bmvp_tensor *scale, bmvp_tensor *shift, bmvp_tensor *shear);
+bmvp_tensor *motion_affine(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *m);
+bmvp_tensor *motion_warp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *flow);
+bmvp_tensor *motion_smooth(bmvp_ctx *c, bmvp_tensor *noise, double sigma, int radius);
+bmvp_tensor *motion_field(bmvp_ctx *c, const int64_t d[3], const float *noise, double alpha, double sigma);
+bmvp_tensor *motion_correlation(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
+bmvp_tensor *motion_smoothness(bmvp_ctx *c, bmvp_tensor *flow);
 
 #endif

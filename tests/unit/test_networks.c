@@ -184,6 +184,26 @@ static bmvp_tensor *gvsl_segment_run(golden_net *g, bmvp_net *net, bmvp_tensor *
 }
 static void test_gvsl_segment_file(const char *path) { test_file(path, 0, gvsl_segment_config, gvsl_segment_run); }
 
+/* That of M3AE: UNET3D of four channels with skips, its coarse logits as large as the input */
+static bmvp_net_config m3ae_config(const golden_net *g)
+{
+    bmvp_net_config k = bmvp_net_config_default("unet3d");
+    k.task = BMVP_TASK_SEGMENT;
+    k.width = golden_argument(g, "init", 16);
+    k.groups = 8, k.in_channels = 4, k.outputs = 3;
+    if (golden_argument(g, "deep", 0)) CHECK(bmvp_net_config_set(&k, "deep=1", NULL) == BMVP_OK);
+    return k;
+}
+static bmvp_tensor *m3ae_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
+{
+    const bmvp_features f = bmvp_net_encode(net, x, 1);
+    const bmvp_logits l = bmvp_net_segment(net, x, &f, 0);
+    bmvp_tensor *loss = golden_loss(g, net->m.c, NULL, "out4", l.quarter, GOLDEN_FIRST);
+    loss = golden_loss(g, net->m.c, loss, "out3", l.half, GOLDEN_FIRST);
+    return golden_loss(g, net->m.c, loss, "out", l.full, GOLDEN_FIRST);
+}
+static void test_m3ae_file(const char *path) { test_file(path, 1, m3ae_config, m3ae_run); }
+
 /* >>swin_unetr ---------------------------------------------------------------------------------------------------- */
 
 static bmvp_net_config swin_config(const golden_net *g)
@@ -255,6 +275,7 @@ int main(int argc, char **argv)
     golden_each("mg_", test_mg_file);
     golden_each("gvsl_base_", test_gvsl_file);
     golden_each("gvsl_segment_", test_gvsl_segment_file);
+    golden_each("m3ae_", test_m3ae_file);
     golden_each("swin_", test_swin_file);
     device_close();
     return check_end();
