@@ -214,6 +214,8 @@ BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, i
    neighbouring channels, all voxels of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine`
    it has no tensors, and name may be NULL. */
 BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n);
+/* .. without weight and bias (affine=False), as at the end of heads. */
+BMVP_API bmvp_layer bmvp_make_batchnorm_plain(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups);
 BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int64_t n, int affine);
@@ -1197,15 +1199,27 @@ BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n)
+static bmvp_layer bmvpi_make_statistics(bmvp_module *m, const char *name, int64_t n, bmvp_layer l)
 {
-    bmvp_layer l = bmvpi_make_affine(m, name, n);
     l.mean = bmvpi_make(m, name, "running_mean", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ZERO, 0);
     l.var = bmvpi_make(m, name, "running_var", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ONE, 0);
     l.counter = m->list->n;
     (void)bmvpi_make(m, name, "num_batches_tracked", BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
     l.run = bmvpi_run_batchnorm;
     return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n)
+{
+    return bmvpi_make_statistics(m, name, n, bmvpi_make_affine(m, name, n));
+}
+
+BMVP_API bmvp_layer bmvp_make_batchnorm_plain(bmvp_module *m, const char *name, int64_t n)
+{
+    bmvp_layer l;
+    memset(&l, 0, sizeof l);
+    l.eps = 1e-5;
+    return bmvpi_make_statistics(m, name, n, l);
 }
 
 BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim)
