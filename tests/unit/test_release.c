@@ -252,8 +252,8 @@ static double grad_allowance(const char *name)
 
 /* UNET3D's gradient of the template passes ReLUs, of which rounding turns a few around; a voxel behind one is off by
    any amount (with some weights 2 of 34 samples by 6 %), the whole hardly: against the same step in double PyTorch's
-   own float32 is 0.23 % off by L2, ours 0.24 %. So the norm of the whole must hold 1e-2, and the samples, which are few,
-   3e-2 by L2 (golden/nets/README.md). UniFormer has no such kinks: value by value. */
+   own float32 is 0.23 % off by L2, ours 0.24 %. So the norm of the whole must hold 1e-2, and the samples, which are
+   few, 3e-2 by L2 (golden/nets/README.md). UniFormer has no such kinks: value by value. */
 static double template_allowance(const run *r) { return r->unet ? 1e-2 : 1e-3; }
 static void note_template(const run *r, group *g, double off, double rms, double *square, const char *text)
 {
