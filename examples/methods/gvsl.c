@@ -1,20 +1,18 @@
 /* gvsl.c - GVSL (He et al., CVPR 2023): align one case with another, and restore its appearance
 
-   Two cases are moved and bent alike; the appearance of the first, A, is spoilt: texture shuffled in small windows, grey
+   Two cases are moved and bent alike; the appearance of the first, A, is spoilt: texture shuffled in windows, grey
    values bent, boxes painted over. One network sees A' and the other case B. From its coarsest maps a head tells an
-   affine matrix, from its finest ones another a displacement of every voxel, which warp B to A; a third restores A from
-   A'. Loss: 1 - local correlation of warped B and A, mean square of what was restored, smoothness of displacements.
+   affine matrix, from its finest ones another displaces every voxel: both warp B to A; a third restores A from A'.
+   Loss: 1 - local correlation of warped B and A, mean square of what was restored, smoothness of displacements.
 
-   Paper and code: the code (YutingHe-list/GVSL) builds the matrix in a way through which no gradient passes, so its
-   affine head stays as it was made: `affine_gradient` 0 is that, 1 the paper and the default. It takes one permutation
-   for all windows, positions of a displacement are read by a scale half a voxel off at the ends (no displacement is not
-   quite the identity), and augmentation adds half a voxel. Its cases are whole scans; here crops of two cases at the
-   same place about the centre, in one modality. `release` is the code but for that, `paper` has the gradient. */
+   Paper and code: no gradient passes through the matrix in the code (YutingHe-list/GVSL), so its affine head stays as
+   it was made: preset `release`, affine_gradient 0; `paper` and `fast` have it. One permutation serves all windows,
+   displacements are read by a scale half a voxel off at the ends (see motion.c). Its cases are whole scans; here they
+   are crops of two cases at the same place about the centre, in one modality. */
 #include "methods.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
 #define GVSL_FIELDS(X) \
     X(double, shuffle_rate, 0, 1, "chance of local shuffling") \
     X(int, windows, 1, 1000000, "windows that are shuffled, of a twentieth of the crop") \
@@ -31,7 +29,6 @@ struct gvsl_config { BMVP_RUN_MEMBERS METHOD_FIELDS(BMVP_FIELD_MEMBER) GVSL_FIEL
 static const bmvp_field fields[] = {
     METHOD_FIELDS(FIELD) GVSL_FIELDS(FIELD) BMVP_RUN_FIELDS(FIELD) BMVP_FIELDS_END
 };
-
 typedef struct gvsl { bmvp_layer affine[4], local[4], part[4], flow, restore[3]; } gvsl; /* heads */
 
 /* >>corruption ----------------------------------------------------------------------------------------------------- */
@@ -39,7 +36,7 @@ typedef struct gvsl { bmvp_layer affine[4], local[4], part[4], flow, restore[3];
 /* Windows of from are permuted, all alike, into x, which is a copy of it. 0: no memory. */
 int gvsl_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order)
 {
-    method_box b = { { 0, 0, 0 }, { d[0] / 20, d[1] / 20, d[2] / 20 } };
+    method_box b = { { 0, 0, 0 }, { d[0] / 20 + (d[0] < 20), d[1] / 20 + (d[1] < 20), d[2] / 20 + (d[2] < 20) } };
     const int64_t n = b.size[0] * b.size[1] * b.size[2];
     int64_t *start = (int64_t *)malloc(3 * (size_t)windows * sizeof *start), i;
     int a, w;
@@ -68,7 +65,7 @@ void gvsl_paint(const draws *r, int boxes, const int64_t d[3], float *x, float *
     }
 }
 
-/* The appearance of x, of which from is a copy; scratch: as many numbers. 0: no memory. */
+/* scratch: as many numbers. 0: no memory. */
 int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const float *from, float *x, float *scratch)
 {
     double p[4];
@@ -82,35 +79,8 @@ int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const f
     return ok;
 }
 
-static bmvp_tensor *between(bmvp_ctx *c, const draws *r, int n, double low, double high)
-{
-    const int64_t dim[2] = { 1, n };
-    float x[6];
-    int i;
-    for (i = 0; i < n; ++i) x[i] = (float)(low + (high - low) * r->uniform(r->user));
-    return bmvp_input(c, 2, dim, x);
-}
-
-/* A, A' and B (1, D, H, W, 3) moved and bent alike. */
-static bmvp_tensor *augment(bmvp_ctx *c, const draws *r, const gvsl_config *k, bmvp_tensor *x)
-{
-    const double turn = k->motion * acos(-1.0) / 9, size = k->motion * 0.25, far = k->motion * 0.1 * k->crop;
-    const int64_t d[3] = { k->crop, k->crop, k->crop }, n = d[0] * d[1] * d[2];
-    bmvp_tensor *angle = between(c, r, 3, -turn, turn), *scale = between(c, r, 3, 1 - size, 1 + size),
-                *shear = between(c, r, 6, -turn / 2, turn / 2), *shift = between(c, r, 3, -far, far);
-    const double alpha = k->bend * r->uniform(r->user), sigma = 10 + 3 * r->uniform(r->user);
-    float *noise = (float *)malloc(3 * (size_t)n * sizeof *noise);
-    if (!noise) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_OOM, "gvsl: no memory for noise");
-    r->noise(r->user, 3 * n, noise);
-    x = motion_affine(c, x, motion_matrix(c, angle, scale, shift, shear));
-    x = motion_warp(c, x, motion_field(c, d, noise, alpha, sigma));
-    free(noise);
-    return x;
-}
-
 /* >>heads ---------------------------------------------------------------------------------------------------------- */
 
-/* Two convolutions with group norm and leaky ReLU. */
 static void make_double(bmvp_module *m, const char *name, int64_t in, int64_t out, bmvp_layer l[4])
 {
     static const char *const part[4] = { "0", "1", "3", "4" };
@@ -220,7 +190,7 @@ static void forward(bmvp_pass *p)
         bmvp_rng g;
         const draws r = method_draws(p, &item[i], &g);
         on = bmvp_set_grad(p->c, 0);
-        x = augment(p->c, &r, k, triple(p->c, k, &item[i], &r));
+        x = motion_augment(p->c, &r, k->motion, k->bend, k->crop, triple(p->c, k, &item[i], &r));
         for (j = 0; j < 3; ++j) part[j] = bmvp_slice(p->c, x, 4, j, 1);
         x = bmvp_concat(p->c, 2, part + 1, 0);
         (void)bmvp_set_grad(p->c, on);
@@ -233,13 +203,10 @@ static void forward(bmvp_pass *p)
 static void prepare(bmvp_trainer *t)
 {
     const method_setup *u = (const method_setup *)t->setup;
-    const int crop = ((const gvsl_config *)t->config)->crop;
     if (u->cases < 2)
         bmvp_fail(t->c, BMVP_E_ARG, "gvsl aligns two cases, but there is one: prepare more, or take another --method");
     else if (strcmp(t->net_config.kind, "unet3d_gvsl") != 0)
-        bmvp_fail(t->c, BMVP_E_ARG, "gvsl: its heads stand on --network unet3d_gvsl or unet3d_gvsl_tiny, not on %s",
-                  t->net_config.name);
-    else if (crop < 20) bmvp_fail(t->c, BMVP_E_ARG, "gvsl: crop %d must be 20 at least for its windows and boxes", crop);
+        bmvp_fail(t->c, BMVP_E_ARG, "gvsl needs --network unet3d_gvsl or unet3d_gvsl_tiny, not %s", t->net_config.name);
 }
 
 static const bmvp_method *method(void)
@@ -275,7 +242,8 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
     const int was = method_look_begin(t);
     bmvp_tensor *x = triple(t->c, (const gvsl_config *)t->config, item, &r), *part[2];
     part[0] = bmvp_slice(t->c, x, 4, 1, 1), part[1] = bmvp_slice(t->c, x, 4, 2, 1);
-    return method_look_end(t, was, part[0], gvsl_run(t, bmvp_concat(t->c, 2, part, 0), NULL, NULL, NULL), 0, seen, back);
+    x = gvsl_run(t, bmvp_concat(t->c, 2, part, 0), NULL, NULL, NULL);
+    return method_look_end(t, was, part[0], x, 0, seen, back);
 }
 
 const method_row method_gvsl = { "gvsl", "GVSL", "He et al., CVPR 2023", "unet3d_gvsl", "unet3d_gvsl_tiny",

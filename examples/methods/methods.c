@@ -15,6 +15,8 @@ static const method_row *const rows[] = {
     &method_m3ae,
     &method_gvsl,
     &method_mae3d,
+    &method_simmim,
+    &method_mocov3,
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 

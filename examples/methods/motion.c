@@ -142,6 +142,33 @@ bmvp_tensor *motion_field(bmvp_ctx *c, const int64_t d[3], const float *noise, d
     return bmvp_concat(c, 3, axis, 4);
 }
 
+static bmvp_tensor *between(bmvp_ctx *c, const draws *r, int n, double low, double high)
+{
+    const int64_t dim[2] = { 1, n };
+    float x[6];
+    int i;
+    for (i = 0; i < n; ++i) x[i] = (float)(low + (high - low) * r->uniform(r->user));
+    return bmvp_input(c, 2, dim, x);
+}
+
+/* x (1, edge, edge, edge, C) moved and bent, all channels alike: up to this share of turns of 20 degrees, sizes of a
+   quarter, shears of 10 degrees, shifts of a tenth, and displacements of noise times `bend`. */
+bmvp_tensor *motion_augment(bmvp_ctx *c, const draws *r, double share, double bend, int edge, bmvp_tensor *x)
+{
+    const double turn = share * acos(-1.0) / 9, size = share * 0.25, far = share * 0.1 * edge;
+    const int64_t d[3] = { edge, edge, edge }, n = d[0] * d[1] * d[2];
+    bmvp_tensor *angle = between(c, r, 3, -turn, turn), *scale = between(c, r, 3, 1 - size, 1 + size),
+                *shear = between(c, r, 6, -turn / 2, turn / 2), *shift = between(c, r, 3, -far, far);
+    const double alpha = bend * r->uniform(r->user), sigma = 10 + 3 * r->uniform(r->user);
+    float *noise = (float *)malloc(3 * (size_t)n * sizeof *noise);
+    if (!noise) return (bmvp_tensor *)bmvp_fail(c, BMVP_E_OOM, "motion: no memory for noise");
+    r->noise(r->user, 3 * n, noise);
+    x = motion_affine(c, x, motion_matrix(c, angle, scale, shift, shear));
+    x = motion_warp(c, x, motion_field(c, d, noise, alpha, sigma));
+    free(noise);
+    return x;
+}
+
 /* >>alignment ------------------------------------------------------------------------------------------------------ */
 
 /* 1 - mean squared correlation of a and b in windows of 9^3, counted as 729 also at the border. */

@@ -22,28 +22,6 @@ static void shape_of(const bmvp_json *sample, int first, int64_t d[3])
 
 /* ---- Models Genesis ---------------------------------------------------------------------------------------------- */
 
-static void genesis_curves(const golden_ssl *g)
-{
-    const bmvp_json *x = golden_ssl_in(g, "bezier", "x"), *v, *y, *k;
-    float in[64], out[64];
-    double p[4];
-    int n = 0, i;
-    for (v = x ? x->first : NULL; v && n < 64; v = v->next) in[n++] = (float)bmvp_json_double(v, 0);
-    k = bmvp_json_get(bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"), "bezier"), "out");
-    CHECK(n > 1 && k && k->first);
-    for (k = k ? k->first : NULL; k; k = k->next) {
-        for (i = 0; i < 4; ++i)
-            p[i] = bmvp_json_double(bmvp_json_at(bmvp_json_get(k, "x1y1x2y2"), i), (double)NAN);
-        CHECK(genesis_bend(p, (int)bmvp_json_int(bmvp_json_get(k, "reversed"), -1), n, in, out));
-        y = bmvp_json_get(k, "y");
-        for (i = 0, y = y ? y->first : NULL; i < n; ++i, y = y ? y->next : NULL) {
-            const double want = bmvp_json_double(y, (double)NAN);
-            check_report(fabs((double)out[i] - want) <= 2e-6, __FILE__, __LINE__, "curve at %g: %.9g, should be %.9g",
-                         (double)in[i], (double)out[i], want);
-        }
-    }
-}
-
 /* The windows are listed, so the draws are made of the list. */
 typedef struct window_list { const bmvp_json *row; int at; golden_draws draws; } window_list;
 static int64_t listed(void *user, int64_t low, int64_t high)
@@ -130,7 +108,6 @@ static void test_genesis(volumes *v)
 {
     golden_ssl g;
     if (!check_start("models_genesis") || !golden_ssl_open(&g, "models_genesis.json")) return;
-    genesis_curves(&g);
     genesis_windows(&g, v);
     genesis_paint(&g, v, 1);
     genesis_paint(&g, v, 0);

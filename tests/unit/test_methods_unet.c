@@ -1,7 +1,7 @@
 /* test_methods_unet.c - the pre-training methods on U-Nets of examples/methods (Models Genesis, M3AE, GVSL) against
-   their authors' own code, and against small fixtures of tests/fixtures/methods that need nothing else: corruptions with
-   given draws, losses, gradients, a step (BMVP_DATA/golden/ssl; skipped where the files are absent). Seed, shapes and
-   draws are the file's; axes a, b, c of the files are D, H, W here. */
+   their authors' own code (BMVP_DATA/golden/ssl; skipped where the files are absent) and against twins in PyTorch
+   (tests/fixtures/methods): corruptions with given draws, losses, gradients, a step. Seed, shapes and draws are the
+   file's; axes a, b, c of the files are D, H, W here. */
 #include "tests/support/nets.h"
 #include "tests/support/golden_ssl.h"
 #include "tests/support/golden_draws.h"
@@ -86,8 +86,8 @@ static bmvp_state *entry(bmvp_state_list *l, const char *name, const char *prefi
     return i < 0 ? NULL : &l->item[i];
 }
 
-/* Behind a ReLU that a float32 program sees on the other side of 0 gradients are off by up to a percent, in the authors'
-   own, too: a plain and a fast run of ours differ by a tenth of that. */
+/* Behind a ReLU that a float32 program sees on the other side of 0 gradients are off by up to a percent, in the
+   authors' own, too: a plain and a fast run of ours differ by a tenth of that. */
 static double least_of(const char *name, int gradient)
 {
     static const char *const behind[5] = { "up1conv", "out_tr", "res_conv.3", "fc_", "out_flow" };
@@ -114,7 +114,8 @@ static int parameters(const bmvp_json *all, bmvp_ctx *c, bmvp_state_list *l, con
             bmvp_state_to_torch(&s, x, x + e->t->numel);
             for (i = 0; bmvp_json_get(v, "zero") && i < e->t->numel; ++i)
                 golden_ssl_near(v->key, "a value that vanishes", (double)x[i], 0, most > 1e-5 ? most : 1e-5);
-            if (!bmvp_json_get(v, "zero")) golden_ssl_within(v->key, v, x + e->t->numel, e->t->numel, least_of(v->key, gradient));
+            if (!bmvp_json_get(v, "zero"))
+                golden_ssl_within(v->key, v, x + e->t->numel, e->t->numel, least_of(v->key, gradient));
             ++n;
         }
         free(x);
@@ -140,8 +141,8 @@ static bmvp_trainer *trainer(bmvp_ctx *c, const char *method, const char *networ
     CHECK(row && row->method()->config_size <= sizeof config && row->preset("release", config));
     if (width > 0) net.width = width;
     for (; row && sscanf(set, " %63[^=]=%63s%n", name, value, &used) == 2; set += used)
-        check_report(bmvp_field_set(row->method()->fields, config, name, value, &err) == BMVP_OK, __FILE__, __LINE__, "%s",
-                     err.message);
+        check_report(bmvp_field_set(row->method()->fields, config, name, value, &err) == BMVP_OK, __FILE__, __LINE__,
+                     "%s", err.message);
     return row ? bmvp_trainer_create(c, row->method(), &net, config, u, 1) : NULL;
 }
 
@@ -175,12 +176,14 @@ static void genesis_curves(const golden_ssl *g)
     CHECK(n > 1 && k && k->first);
     for (k = k ? k->first : NULL; at && k; k = k->next) {
         double most = 1e-8;
-        for (i = 0; i < 4; ++i) p[i] = bmvp_json_double(bmvp_json_at(bmvp_json_get(k, "x1y1x2y2"), (int)i), (double)NAN);
+        for (i = 0; i < 4; ++i)
+            p[i] = bmvp_json_double(bmvp_json_at(bmvp_json_get(k, "x1y1x2y2"), (int)i), (double)NAN);
         if ((p[0] == 1 && p[2] == 0) || (p[0] == 0 && p[2] == 1)) most = 5e-6;
         CHECK(genesis_curve(p, (int)bmvp_json_int(bmvp_json_get(k, "reversed"), -1), n, at, at + n));
         y = bmvp_json_get(k, "y");
         for (i = 0; i < n; ++i)
-            golden_ssl_near("a curve", "a value", at[n + i], bmvp_json_double(bmvp_json_at(y, (int)i), (double)NAN), most);
+            golden_ssl_near("a curve", "a value", at[n + i], bmvp_json_double(bmvp_json_at(y, (int)i), (double)NAN),
+                            most);
     }
     free(at);
 }
@@ -188,7 +191,8 @@ static void genesis_curves(const golden_ssl *g)
 /* The loss alone, then through the network, with batch statistics. */
 static void genesis_step(const golden_ssl *g)
 {
-    const bmvp_json *in = bmvp_json_get(case_of(g, "network"), "in"), *out = bmvp_json_get(case_of(g, "network"), "out");
+    const bmvp_json *in = bmvp_json_get(case_of(g, "network"), "in"),
+                    *out = bmvp_json_get(case_of(g, "network"), "out");
     const int64_t width = bmvp_json_int(bmvp_json_get(in, "width"), 32), dim[5] = { 2, 16, 16, 16, 1 }, n = 2 * 4096;
     bmvp_net_config k = preset("unet3d_mg");
     bmvp_ctx *c = context();
@@ -268,7 +272,8 @@ static void kept_are(const bmvp_json *list, const float *kept, int n)
 
 static void m3ae_tokens(const golden_ssl *g)
 {
-    const bmvp_json *v = bmvp_json_get(case_of(g, "tokens_96"), "out"), *in = bmvp_json_get(case_of(g, "mask_32"), "in");
+    const bmvp_json *v = bmvp_json_get(case_of(g, "tokens_96"), "out"),
+                    *in = bmvp_json_get(case_of(g, "mask_32"), "in");
     double room[64];
     const m3ae_config *k = m3ae_settings(room);
     static float kept[864], hidden[32 * 32 * 32];
@@ -306,8 +311,9 @@ static void m3ae_losses(const golden_ssl *g)
     int i;
     for (i = 0; i < 4; ++i) limage[i] = bmvp_keep(bmvp_leaf(c, 3, grid, big + 60 * i));
     for (i = 0; i < 48; ++i) {
+        const int to = i % 12 * 4 + i / 12;
         mask[i] = mask[i] < 0.5f ? 0 : 1;
-        last[i % 12 * 4 + i / 12] = x[i], last[48 + i % 12 * 4 + i / 12] = seg[i], last[96 + i % 12 * 4 + i / 12] = cot[i];
+        last[to] = x[i], last[48 + to] = seg[i], last[96 + to] = cot[i];
     }
     y = m3ae_fill(c, d, 4, x, mask, limage, place);
     s = bmvp_keep(bmvp_leaf(c, 5, dim, last + 48));
@@ -334,7 +340,7 @@ static void limage(const bmvp_json *v, bmvp_ctx *c, const method_templates *s, i
     float *x = (float *)malloc((size_t)(n * s->n) * sizeof *x);
     int m;
     for (m = 0; x && m < s->n; ++m)
-        CHECK((gradient ? bmvp_read_grad(c, s->volume[m], x + m * n) : bmvp_read(c, s->volume[m], x + m * n)) == BMVP_OK);
+        CHECK((gradient ? bmvp_read_grad : bmvp_read)(c, s->volume[m], x + m * n) == BMVP_OK);
     if (CHECK(x != NULL) && v) golden_ssl_within("limage", v, x, n * s->n, least_of("limage", gradient));
     free(x);
 }
@@ -342,7 +348,8 @@ static void limage(const bmvp_json *v, bmvp_ctx *c, const method_templates *s, i
 static void m3ae_steps(const golden_ssl *g)
 {
     static const char *const names[8] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
-    const bmvp_json *in = bmvp_json_get(case_of(g, "step"), "in"), *list = bmvp_json_get(in, "draws_of_both_samples_per_step"),
+    const bmvp_json *in = bmvp_json_get(case_of(g, "step"), "in"),
+                    *list = bmvp_json_get(in, "draws_of_both_samples_per_step"),
                     *now = bmvp_json_get(bmvp_json_get(case_of(g, "step"), "out"), "steps");
     const int n = (int)bmvp_json_int(bmvp_json_get(in, "modalities"), 4);
     const int64_t e = bmvp_json_int(bmvp_json_get(in, "crop"), 32), each = n * e * e * e;
@@ -431,7 +438,8 @@ static void gvsl_losses(const golden_ssl *g)
 {
     const int64_t d[3] = { 13, 11, 10 }, e[3] = { 5, 6, 7 };
     bmvp_ctx *c = context();
-    bmvp_tensor *a = leaf(g, c, "I", 1, 0, d, 1), *b = leaf(g, c, "J", 1, 0, d, 1), *flow = leaf(g, c, "flow", 4, -2, e, 3);
+    bmvp_tensor *a = leaf(g, c, "I", 1, 0, d, 1), *b = leaf(g, c, "J", 1, 0, d, 1);
+    bmvp_tensor *flow = leaf(g, c, "flow", 4, -2, e, 3);
     bmvp_tensor *ncc = motion_correlation(c, a, b), *smooth = motion_smoothness(c, flow);
     number("ncc", out_of(g, "losses", "ncc"), (double)bmvp_scalar(c, ncc));
     number("smooth", out_of(g, "losses", "smooth"), (double)bmvp_scalar(c, smooth));
@@ -495,7 +503,8 @@ static void gvsl_matrices(const golden_ssl *g)
     bmvp_ctx *c = context();
     bmvp_tensor *part[4];
     int i;
-    for (i = 0; i < 4; ++i) part[i] = row(c, bmvp_json_get(out_of(g, "affine_matrix", name[i]), "value"), 0, i < 3 ? 3 : 6);
+    for (i = 0; i < 4; ++i)
+        part[i] = row(c, bmvp_json_get(out_of(g, "affine_matrix", name[i]), "value"), 0, i < 3 ? 3 : 6);
     matrix_is(out_of(g, "affine_matrix", "mat"), c, motion_matrix(c, part[0], part[1], part[2], part[3]));
     bmvp_destroy(c);
 }
@@ -513,7 +522,8 @@ static void gvsl_motion(const golden_ssl *g)
     m = bmvp_input(c, 2, one, shift);
     m = motion_matrix(c, row(c, list, 0, 3), row(c, list, 3, 3), m, row(c, list, 6, 6));
     matrix_is(out_of(g, "spatial", "mat"), c, m);
-    flow = motion_field(c, d, noise, bmvp_json_double(bmvp_json_at(list, 15), 0), bmvp_json_double(bmvp_json_at(list, 16), 0));
+    flow = motion_field(c, d, noise, bmvp_json_double(bmvp_json_at(list, 15), 0),
+                        bmvp_json_double(bmvp_json_at(list, 16), 0));
     compare("flow", out_of(g, "spatial", "flow"), c, flow, 0);
     x = motion_affine(c, x, m);
     compare("affine_only", out_of(g, "spatial", "affine_only"), c, x, 0);
@@ -528,7 +538,8 @@ static void gvsl_appearance(const golden_ssl *g, const char *name, const char *f
 {
     const bmvp_json *list = golden_ssl_in(g, name, "draws"), *v = bmvp_json_at(list, 1);
     const int64_t d[3] = { 44, 40, 60 }, n = d[0] * d[1] * d[2];
-    float *from = uniform(g, "image", 1, 0, n), *x = uniform(g, "image", 1, 0, n), *scratch = (float *)malloc((size_t)n * 4);
+    float *from = uniform(g, "image", 1, 0, n), *x = uniform(g, "image", 1, 0, n);
+    float *scratch = (float *)malloc((size_t)n * sizeof *scratch);
     char shuffle[64], noise[64], windows[16];
     double room[64], p[4];
     golden_draws l;

@@ -12,6 +12,7 @@
 #include "tests/support/golden_draws.h"
 #include "tests/support/tokens.h"
 #include "examples/methods/tokens.h"
+#include "examples/methods/views.h"
 
 enum { CONFIG = 64, MOST_ITEMS = 8 }; /* doubles that hold any method's config */
 
@@ -283,6 +284,317 @@ static void test_mae3d(const golden_ssl *g)
     run_case(&k, row, config, mae3d_forward);
 }
 
+/* ---- SimMIM ------------------------------------------------------------------------------------------------------ */
+
+static void simmim_forward(bmvp_pass *p)
+{
+    const int64_t tokens = running->tokens, m = (int64_t)((double)tokens * running->ratio);
+    const bmvp_json *want = bmvp_json_get(running->out, "masked");
+    float noise[MOST_ITEMS * 64];
+    int32_t masked[(MOST_ITEMS + 1) * 64];
+    noise_rows l;
+    const draws r = noise_draws(&l, noise);
+    int i;
+    if (!CHECK(tokens <= 64)) return;
+    golden_ssl_uniform(running->g, "noise", 1, 0, running->n * tokens, noise);
+    for (i = 0; i < p->n; ++i) {
+        CHECK(simmim_largest(&r, tokens, masked + i * m));
+        if (want) same_tokens("masked", bmvp_json_at(want, i), masked + i * m, m);
+    }
+    golden_ssl_entry("what comes back", bmvp_json_get(running->out, "pred"), p->c, simmim_losses(p, masked), NULL, 0);
+}
+
+/* Blocks by a permutation: 2-D masks are one token thick. */
+static void simmim_masks(const golden_ssl *g, const char *of)
+{
+    const bmvp_json *k = golden_ssl_in(g, of, "config"), *shape = golden_ssl_out(g, of, "shape"),
+                    *model = bmvp_json_get(k, "model_patch_size"), *one = golden_ssl_out(g, of, "ones");
+    const int64_t block = bmvp_json_int(bmvp_json_get(k, "mask_patch_size"), 0) /
+                          bmvp_json_int(model->type == BMVP_JSON_ARRAY ? model->first : model, 1);
+    int64_t grid[3] = { 1, 1, 1 }, size[3] = { 1, 1, 1 }, rank = bmvp_json_count(shape), n = 1, i;
+    int32_t mask[512];
+    char name[64];
+    golden_draws l;
+    draws r;
+    snprintf(name, sizeof name, "perm.%s", of);
+    r = golden_draws_of(&l, g, NULL, name, "none");
+    l.bare = 1;
+    for (i = 0; i < rank; ++i) {
+        grid[3 - rank + i] = bmvp_json_int(bmvp_json_at(shape, i), 0);
+        size[3 - rank + i] = block;
+    }
+    for (i = 0; i < 3; ++i) n *= grid[i];
+    if (!CHECK(n > 0 && n <= 512)) return;
+    CHECK(simmim_blocks(&r, bmvp_json_double(bmvp_json_get(k, "mask_ratio"), 0), grid, size, mask));
+    for (one = one->first, i = 0; i < n; ++i) {
+        const int is = one && bmvp_json_int(one, -1) == i;
+        check_report(mask[i] == is, __FILE__, __LINE__, "%s: token %d is %d", of, (int)i, (int)mask[i]);
+        if (is) one = one->next;
+    }
+    CHECK(!one);
+}
+
+/* Microsoft's loss: images (2, 3, 16, 16), a mask of 4 x 4 tokens each; and what its PixelShuffle does */
+static void simmim_microsoft(const golden_ssl *g)
+{
+    enum { N = 2, C = 3, E = 16, ALL = N * C * E * E };
+    static const int64_t d[4] = { 1, 8, 8, 1 }, p[3] = { 1, 4, 4 };
+    static const int32_t place[4] = { 0, 1, 2, 3 };
+    int64_t dim[2] = { ALL, 1 };
+    float image[ALL], back[ALL], mask[N * E], want[ALL], z[48 * 4], row[4 * 16], shuffled[3 * 64], y;
+    int32_t index[ALL];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *x, *loss;
+    int i, k, n = 0;
+    golden_ssl_uniform(g, "image2d", 1, 0, ALL, image);
+    golden_ssl_uniform(g, "rec2d", 1, 0, ALL, back);
+    golden_ssl_uniform(g, "mask2d", 1, 0, N * E, mask);
+    for (i = 0; i < ALL; ++i)
+        if (mask[i / (C * E * E) * 16 + i / E % E / 4 * 4 + i % E / 4] < 0.6f) want[n] = image[i], index[n++] = i;
+    bmvp_step_begin(c);
+    x = bmvp_keep(bmvp_leaf(c, 2, dim, back));
+    dim[0] = n;
+    loss = simmim_loss(c, bmvp_gather_rows(c, x, n, index), bmvp_input(c, 2, dim, want), (double)n / C, 1);
+    CHECK(bmvp_read(c, bmvp_keep(loss), &y) == BMVP_OK);
+    golden_ssl_check("loss", golden_ssl_out(g, "loss_microsoft", "loss"), &y, 1);
+    bmvp_backward(c, loss);
+    golden_ssl_tensor(g, "loss_microsoft", "grad_rec", c, x, 1);
+    golden_ssl_uniform(g, "z", 1, 0, 48 * 4, z);
+    for (k = 0; k < C; ++k) { /* a channel's 16 values of a token are its patch */
+        for (i = 0; i < 64; ++i) row[i] = z[(k * 16 + i % 16) * 4 + i / 16];
+        tokens_place(d, p, 4, place, row, shuffled + k * 64);
+    }
+    golden_ssl_check("pixels", golden_ssl_out(g, "loss_microsoft", "pixel_shuffle"), shuffled, 3 * 64);
+    bmvp_destroy(c);
+}
+
+static void simmim_token(const golden_ssl *g)
+{
+    static const int32_t mask[10] = { 1, 0, 1, 1, 0, 0, 0, 1, 0, 1 };
+    const int64_t d[3] = { 2, 5, 4 };
+    float x[40], one[4], cot[40];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *tokens, *token, *y;
+    golden_ssl_uniform(g, "tokens", 2, -1, 40, x);
+    golden_ssl_uniform(g, "mask_token", 2, -1, 4, one);
+    golden_ssl_uniform(g, "cot", 2, -1, 40, cot);
+    bmvp_step_begin(c);
+    tokens = bmvp_keep(bmvp_leaf(c, 3, d, x)), token = bmvp_keep(bmvp_leaf(c, 1, d + 2, one));
+    y = bmvp_keep(bmvp_where_rows(c, tokens, token, mask));
+    bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, y, bmvp_input(c, 3, d, cot))));
+    golden_ssl_tensor(g, "mask_token", "y", c, y, 0);
+    golden_ssl_tensor(g, "mask_token", "grad_tokens", c, tokens, 1);
+    golden_ssl_tensor(g, "mask_token", "grad_mask_token", c, token, 1);
+    bmvp_destroy(c);
+}
+
+static void test_simmim(const golden_ssl *g)
+{
+    static const char *const mask[] = { "mask_2d", "mask_3d", "mask_3d_96" };
+    const method_row *row = method_find("simmim");
+    double config[CONFIG];
+    vit_case k;
+    int i;
+    for (i = 0; i < 3; ++i)
+        if (golden_ssl_has(g, mask[i])) simmim_masks(g, mask[i]);
+    if (golden_ssl_has(g, "loss_microsoft")) simmim_microsoft(g);
+    if (golden_ssl_has(g, "mask_token")) simmim_token(g);
+    if (!CHECK(golden_ssl_has(g, "step_mim_med3d")) || !read_case(g, "step_mim_med3d", &k)) return;
+    running = &k;
+    CHECK(row && row->preset("release", config));
+    set(row, config, "mask_ratio", k.ratio);
+    run_case(&k, row, config, simmim_forward);
+}
+
+/* ---- MoCo v3 ----------------------------------------------------------------------------------------------------- */
+
+/* Rows of the file's networks: the width of matrix `name`'s axis */
+static int width_of(const bmvp_json *grad, const char *name, int axis)
+{
+    return (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(bmvp_json_get(grad, name), "shape"), axis), 0);
+}
+
+typedef struct linear_body { bmvp_layer body; bmvp_tensor *position; } linear_body;
+static int64_t body_stride(const bmvp_net_config *k) { return k->in_channels > 0; }
+static int64_t body_channels(const bmvp_net_config *k) { return bmvp_net_option_of(k, "out", 1); }
+static void body_make(bmvp_net *net)
+{
+    const int64_t one[3] = { 1, 1, 1 };
+    linear_body *b = (linear_body *)net->layers;
+    b->body = bmvp_make_linear(&net->m, "body", net->cfg.in_channels, body_channels(&net->cfg), 1);
+    net->m.carried = 1;
+    b->position = bmvp_make_tokens(&net->m, "position", one, body_channels(&net->cfg));
+    net->m.carried = 0;
+}
+static bmvp_tensor *body_embed(bmvp_net *net, bmvp_tensor *x)
+{
+    return bmvp_run(&net->m, &((linear_body *)net->layers)->body, x);
+}
+static bmvp_tensor *body_positions(const bmvp_net *net) { return ((linear_body *)net->layers)->position; }
+static bmvp_tensor *body_blocks(bmvp_net *net, bmvp_tensor *x, int norm) { return net && norm ? x : NULL; }
+
+enum { MOST_VIEW = 1024 };
+static struct { float x[2][MOST_VIEW]; int64_t dim[5]; } views;
+static void moco_forward(bmvp_pass *p)
+{
+    mocov3_losses(p, bmvp_input(p->c, 5, views.dim, views.x[0]), bmvp_input(p->c, 5, views.dim, views.x[1]));
+}
+
+static const char *slow_name(const char *theirs, char *ours, size_t size)
+{
+    char whole[BMVP_NAME_MAX];
+    const char *const at = strncmp(theirs, "momentum_encoder.", 17) == 0 ? theirs + 17 : theirs;
+    snprintf(whole, sizeof whole, "base_encoder.%s", at);
+    return our_name(whole, ours, size);
+}
+
+static void moco_step(const golden_ssl *g, bmvp_trainer *t, const bmvp_json *step)
+{
+    static const float none[1] = { 0 };
+    const bmvp_json *e = bmvp_json_get(step, "statistics");
+    bmvp_state_list *own = bmvp_net_state(t->net), *slow = mocov3_slow(t);
+    method_item item[MOST_VIEW];
+    bmvp_losses loss;
+    float total;
+    int i;
+    memset(item, 0, sizeof item);
+    for (i = 0; i < (int)views.dim[0]; ++i) item[i].x = none;
+    CHECK(g && bmvp_trainer_accumulate(t, item, (int)views.dim[0], &loss) == BMVP_OK);
+    total = (float)loss.total;
+    golden_ssl_check("loss", bmvp_json_get(step, "loss"), &total, 1);
+    golden_ssl_entries(bmvp_json_get(step, "grad"), t->c, own, our_name, 1);
+    golden_ssl_entries(bmvp_json_get(step, "momentum_encoder"), t->c, slow, slow_name, 0);
+    for (e = e ? e->first : NULL; e; e = e->next) {
+        const int is_slow = strncmp(e->key, "momentum", 8) == 0;
+        const bmvp_state *s = golden_ssl_find(is_slow ? slow : own, e->key, is_slow ? slow_name : our_name);
+        if (s) golden_ssl_entry(e->key, e, t->c, s->t, s, 0);
+    }
+}
+
+static void moco_steps(const golden_ssl *g)
+{
+    static const bmvp_net_tokens tokens = { body_embed, body_positions, body_blocks };
+    const bmvp_json *in = golden_ssl_in(g, "step", "views"), *step = golden_ssl_out(g, "step", "steps"), *grad;
+    const char *size = strchr(bmvp_json_string(in, ""), '(');
+    const method_row *row = method_find("mocov3");
+    bmvp_net_config net = bmvp_net_config_default("test_linear");
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_net_kind kind;
+    const bmvp_net_kind *kinds[2] = { NULL, NULL };
+    bmvp_method m = *row->method();
+    double config[CONFIG];
+    bmvp_trainer *t;
+    bmvp_ctx *c;
+    char text[64];
+    int rows = 0, i;
+    memset(&kind, 0, sizeof kind);
+    kind.name = "test_linear", kind.fields = "out", kind.size = sizeof(linear_body), kind.stride = body_stride;
+    kind.channels = body_channels, kind.make = body_make, kind.tokens = &tokens;
+    kinds[0] = &kind, cfg.networks = kinds, cfg.threads = 1;
+    step = step ? step->first : NULL, grad = bmvp_json_get(step, "grad");
+    net.in_channels = width_of(grad, "base_encoder.body.weight", 1);
+    snprintf(text, sizeof text, "out=%d", width_of(grad, "base_encoder.body.weight", 0));
+    CHECK(bmvp_net_config_set(&net, text, NULL) == BMVP_OK && row->preset("release", config));
+    if (!CHECK(size && sscanf(size, "(%d,", &rows) == 1 && rows * net.in_channels <= MOST_VIEW)) return;
+    set(row, config, "head_width", width_of(grad, "base_encoder.head.0.weight", 0));
+    set(row, config, "head_out", width_of(grad, "base_encoder.head.6.weight", 0));
+    set(row, config, "temperature", bmvp_json_double(golden_ssl_in(g, "step", "T"), 0));
+    set(row, config, "momentum", bmvp_json_double(golden_ssl_in(g, "step", "m"), 0));
+    set(row, config, "momentum_rises", 0), set(row, config, "sincos", 0), set(row, config, "frozen_embedding", 0);
+    set(row, config, "optimizer", BMVP_SGD), set(row, config, "beta1", 0), set(row, config, "weight_decay", 0);
+    set(row, config, "batch", rows);
+    views.dim[0] = rows, views.dim[1] = views.dim[2] = views.dim[3] = 1, views.dim[4] = net.in_channels;
+    golden_ssl_uniform(g, "view1", 2, -1, rows * net.in_channels, views.x[0]);
+    golden_ssl_uniform(g, "view2", 2, -1, rows * net.in_channels, views.x[1]);
+    m.prepare = NULL, m.forward = moco_forward; /* the file's rows are no crops */
+    c = bmvp_create(&cfg, NULL);
+    t = bmvp_trainer_create(c, &m, &net, config, NULL, 1);
+    check_context(c);
+    if (t) golden_ssl_fill(g, grad, c, bmvp_net_state(t->net), our_name), m.start(t);
+    for (i = 0; t && step; step = step->next, ++i) {
+        moco_step(g, t, step);
+        CHECK(bmvp_trainer_update(t, 0.1, NULL) == BMVP_OK);
+    }
+    CHECK(i > 0);
+    bmvp_trainer_destroy(t);
+    bmvp_destroy(c);
+}
+
+/* first < 0: all rows; else those from there on are this rank's */
+static void moco_contrast(const golden_ssl *g, int first)
+{
+    const char *const name = first < 0 ? "loss" : "loss_rank1_of_2",
+               *const grad = first < 0 ? "grad_q" : "grad_q_rank1";
+    const bmvp_json *whole = bmvp_json_get(golden_ssl_out(g, "contrastive_loss", "grad_q"), "shape");
+    const int64_t all = bmvp_json_int(bmvp_json_at(whole, 0), 0), d = bmvp_json_int(bmvp_json_at(whole, 1), 0),
+                  from = first < 0 ? 0 : first;
+    const char *t_ = strstr(bmvp_json_string(bmvp_json_get(bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"),
+                                                                        "contrastive_loss"), "in"), ""), "T = ");
+    float q[MOST_VIEW], k[MOST_VIEW], y;
+    int64_t dim[2];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *x, *loss;
+    if (!CHECK(t_ && all * d > 0 && all * d <= MOST_VIEW)) return;
+    golden_ssl_uniform(g, "q", 2, -1, all * d, q);
+    golden_ssl_uniform(g, "k", 2, -1, all * d, k);
+    dim[0] = all - from, dim[1] = d;
+    bmvp_step_begin(c);
+    x = bmvp_keep(bmvp_leaf(c, 2, dim, q + from * d));
+    dim[0] = all;
+    loss = mocov3_contrast(c, x, bmvp_input(c, 2, dim, k), from, strtod(t_ + 4, NULL));
+    CHECK(bmvp_read(c, bmvp_keep(loss), &y) == BMVP_OK);
+    golden_ssl_check("contrast", golden_ssl_out(g, "contrastive_loss", name), &y, 1);
+    bmvp_backward(c, loss);
+    golden_ssl_tensor(g, "contrastive_loss", grad, c, x, 1);
+    bmvp_destroy(c);
+}
+
+static void moco_schedules(const golden_ssl *g)
+{
+    const bmvp_json *e = golden_ssl_in(g, "schedules", "epoch"), *lr = golden_ssl_out(g, "schedules", "lr"),
+                    *m = golden_ssl_out(g, "schedules", "m");
+    const double rate = bmvp_json_double(golden_ssl_in(g, "schedules", "lr"), 0),
+                 warmup = bmvp_json_double(golden_ssl_in(g, "schedules", "warmup_epochs"), 0),
+                 epochs = bmvp_json_double(golden_ssl_in(g, "schedules", "epochs"), 0),
+                 m0 = bmvp_json_double(golden_ssl_in(g, "schedules", "moco_m"), 0);
+    for (e = e->first, lr = lr->first, m = m->first; e && lr && m; e = e->next, lr = lr->next, m = m->next) {
+        const double at = bmvp_json_double(e, 0);
+        golden_ssl_near("rate", "of an epoch", tokens_rate(rate, 0, warmup, epochs, at, 0), bmvp_json_double(lr, NAN),
+                        1e-9 * rate);
+        golden_ssl_near("momentum", "of an epoch", mocov3_momentum(m0, epochs, at), bmvp_json_double(m, NAN), 1e-12);
+    }
+    CHECK(!e);
+}
+
+/* Views: a sub-cube resized, a blur; and that a view is one of the crop's, in range, and follows its draws. */
+static void moco_views(const golden_ssl *g)
+{
+    enum { E = 12, ALL = E * E * E };
+    static float crop[ALL], view[ALL], scratch[ALL];
+    const bmvp_json *at = golden_ssl_in(g, "views", "start");
+    int64_t start[3];
+    int i;
+    golden_ssl_uniform(g, "crop", 1, 0, ALL, crop);
+    for (i = 0; i < 3; ++i) start[i] = bmvp_json_int(bmvp_json_at(at, i), 0);
+    view_resize(E, start, bmvp_json_int(golden_ssl_in(g, "views", "size"), 0), crop, view);
+    golden_ssl_check("resized", golden_ssl_out(g, "views", "resized"), view, ALL);
+    view_blur(E, bmvp_json_double(golden_ssl_in(g, "views", "sigma"), 0), view, scratch);
+    golden_ssl_check("blurred", golden_ssl_out(g, "views", "blurred"), view, ALL);
+    view_jitter(E, 1.3, 0.8, view);
+    golden_ssl_check("jittered", golden_ssl_out(g, "views", "jittered"), view, ALL);
+    view_solarize(E, view);
+    view_flip(E, view);
+    golden_ssl_check("solarized and flipped", golden_ssl_out(g, "views", "flipped"), view, ALL);
+}
+
+static void test_mocov3(const golden_ssl *g)
+{
+    if (golden_ssl_has(g, "contrastive_loss")) moco_contrast(g, -1), moco_contrast(g, 2);
+    if (golden_ssl_has(g, "schedules")) moco_schedules(g);
+    if (golden_ssl_has(g, "views")) moco_views(g);
+    if (CHECK(golden_ssl_has(g, "step"))) moco_steps(g);
+}
+
 /* ---- the tokens of a UNETR --------------------------------------------------------------------------------------- */
 
 static void test_tokens(void)
@@ -344,5 +656,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     CHECK_RUN(test_tokens);
     test_file("mae3d", test_mae3d);
+    test_file("simmim", test_simmim);
+    test_file("mocov3", test_mocov3);
     return check_end();
 }

@@ -311,21 +311,27 @@ static int run(pretraining *s, cli_option *opt, int n_opt)
 
 /* >>command -------------------------------------------------------------------------------------------------------- */
 
-/* The method of the run in --out; NULL: there is none yet. */
-static const char *method_of_run(int argc, char **argv)
+const char *pretrain_method_of(const char *path)
 {
-    const char *const out = cli_peek("out", argc, argv);
-    char *path = out ? run_file(out, "checkpoint.safetensors") : NULL;
     const bmvp_ckpt_meta *format = NULL;
     const char *name = NULL;
     bmvp_ckpt *f = NULL;
     bmvp_error err;
     int i;
-    if (path && file_exists(path) && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK)
+    if (file_exists(path) && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK)
         format = bmvp_ckpt_find_meta(f, "", "format");
     for (i = 0; format && method_at(i); ++i)
         if (strcmp(format->value, method_at(i)->method()->format) == 0) name = method_at(i)->name;
     bmvp_ckpt_close(f);
+    return name;
+}
+
+/* The method of the run in --out; NULL: there is none yet. */
+static const char *method_of_run(int argc, char **argv)
+{
+    const char *const out = cli_peek("out", argc, argv);
+    char *path = out ? run_file(out, "checkpoint.safetensors") : NULL;
+    const char *const name = path ? pretrain_method_of(path) : NULL;
     free(path);
     return name;
 }
@@ -403,12 +409,23 @@ static int parse_and_run(pretraining *s, int argc, char **argv)
     return code < 0 ? run(s, opt, n_opt) : code;
 }
 
+/* For scripts that run them all: name, title, paper, network, network of preset fast, with tabs between. */
+static int list_methods(void)
+{
+    int i;
+    for (i = 0; method_at(i); ++i)
+        printf("%s\t%s\t%s\t%s\t%s\n", method_at(i)->name, method_at(i)->title, method_at(i)->source,
+               method_at(i)->network, method_at(i)->fast);
+    return CLI_DONE;
+}
+
 int command_pretrain(int argc, char **argv)
 {
     const char *const given = cli_peek("method", argc, argv), *const found = given ? given : method_of_run(argc, argv);
     const method_row *row = method_find(found ? found : "brainmvp");
     pretraining *s;
     int code;
+    if (found && strcmp(found, "list") == 0) return list_methods();
     if (!row) return cli_fail(CLI_USAGE, "pretrain", "--method %s: there are %s", found, method_names());
     s = (pretraining *)calloc(1, sizeof *s);
     if (!s) return cli_fail(CLI_FAILED, "pretrain", "out of memory");

@@ -65,5 +65,7 @@ typedef struct pretrain_kind {
 } pretrain_kind;
 
 extern const pretrain_kind pretrain_brainmvp, pretrain_method;
+/* Which method wrote the checkpoint; NULL: none that is known, or there is none. */
+const char *pretrain_method_of(const char *path);
 
 #endif

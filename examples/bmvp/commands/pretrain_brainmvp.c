@@ -19,8 +19,11 @@ static const bmvp_ssl_config *config_of(const pretraining *s) { return (const bm
 static bmvp_status inspect(pretraining *s, const char *path)
 {
     bmvp_ssl_info *was = &part(s)->was;
+    const char *const method = pretrain_method_of(path);
     bmvp_status st = bmvp_ssl_inspect(path, was, &s->err);
     if (st) return st;
+    if (method && strcmp(method, method_brainmvp.name) != 0)
+        return bmvp_error_set(&s->err, BMVP_E_ARG, "%s is not a run of BrainMVP but of %s", path, method);
     if (was->net.task == BMVP_TASK_SEGMENT || was->net.task == BMVP_TASK_CLASSIFY)
         return bmvp_error_set(
             &s->err, BMVP_E_ARG,
