@@ -27,11 +27,33 @@ draws draws_of(bmvp_rng *r); /* the library's generator; it must outlive them */
 
 /* >>items ---------------------------------------------------------------------------------------------------------- */
 
-typedef struct method_item { /* a crop, edge^3 voxels in [0, 1], z y x */
+/* What a method wants of a case beside the crop, edge^3 voxels in [0, 1], z y x */
+typedef enum method_wants {
+    METHOD_CROP,     /* nothing */
+    METHOD_MODALITY, /* the same place of another modality of the case, where it has one */
+    METHOD_CASE,     /* the same place, as seen from the centre, of another case that has the modality */
+    METHOD_ALL       /* the same place of every modality of the data, one after the other; missing ones are zeros */
+} method_wants;
+
+typedef struct method_item {
     const float *x;
-    int modality;
-    uint32_t slot;           /* names its random numbers */
+    int modality;        /* of setup's */
+    uint32_t slot;       /* names its random numbers */
+    const float *other;  /* what is wanted besides; NULL: nothing */
+    unsigned present;    /* bit m: the case has modality m */
+    int64_t place[3];    /* of the crop in setup's grid, in which volumes are centred: bmvp_template_place */
+    const draws *given;  /* in place of the trainer's generator, for tests; NULL */
 } method_item;
+/* What the item's corruption draws from; r must outlive it. */
+draws method_draws(const bmvp_pass *p, const method_item *item, bmvp_rng *r);
+
+/* What a method may ask about the data of its run: the setup of its trainer, there in prepare and create. */
+typedef struct method_setup {
+    int n_modalities;
+    const char *const *names;
+    int64_t count[BMVP_MODALITIES]; /* cases that have modality m */
+    int64_t cases, grid[3];         /* D, H, W: the largest volume per axis */
+} method_setup;
 
 /* >>table ---------------------------------------------------------------------------------------------------------- */
 
@@ -47,25 +69,50 @@ typedef struct method_row {
     /* A look at one crop: what the network was given and what it made of it, both as large as the crop. NULL: the
        program has a page of its own for it. */
     bmvp_status (*look)(bmvp_trainer *t, const method_item *item, float *seen, float *back);
+    method_wants wants;
 } method_row;
 
 enum { METHOD_STREAM = 100 }; /* of a method's random numbers, bmvp_pass_rng */
 /* What the network rebuilds of a crop, through a sigmoid or as it is. */
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back);
+/* The same in steps, for a network that is run in another way: without a tape until the end, which reads channel
+   `channel` of what the network saw and of what it made of it. was: what begin returned. seen NULL: it is there. */
+int method_look_begin(bmvp_trainer *t);
+bmvp_status method_look_end(bmvp_trainer *t, int was, const bmvp_tensor *x, const bmvp_tensor *y, int channel,
+                            float *seen, float *back);
+/* For create: 1, or a failure that names the multiples which the network takes. */
+int method_crop_fits(bmvp_trainer *t, int crop);
+
+/* A learnable volume for each modality of the data, on their grid, in files as BrainMVP's templates ("rep_template"): a
+   run goes on with the same modalities, and fine-tuning fills missing ones from them. */
+typedef struct method_templates {
+    int n, modality[BMVP_MODALITIES];
+    int64_t grid[3];
+    bmvp_tensor *volume[BMVP_MODALITIES]; /* (Z, Y, X) */
+} method_templates;
+/* For create: normal numbers of this deviation, their rate lr_scale times the network's. */
+void method_templates_make(bmvp_trainer *t, method_templates *l, double deviation, double lr_scale);
+void method_templates_describe(const method_templates *l, bmvp_jw *w); /* for describe */
 
 const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
-const char *method_names(void);                  /* "brainmvp genesis ..." */
+const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
+extern const method_row method_mae3d; /* tokens.h */
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
+
+typedef struct method_box { int64_t start[3], size[3]; } method_box; /* part of a volume of d = D, H, W */
+/* Its voxels in C order: where number i stands in the volume. */
+int64_t method_box_at(const method_box *b, const int64_t d[3], int64_t i);
 
 /* What the methods do to a volume of d = D, H, W before the network sees it; in each method's file. 0: no memory. */
 typedef struct genesis_config genesis_config;
 void genesis_flip(float *v, const int64_t d[3], int axis);
 void genesis_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
 int genesis_bend(const double p[4], int falling, int64_t n, const float *v, float *out);
+int genesis_curve(const double p[4], int falling, int64_t n, const double *v, double *out); /* the same, exact */
 void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise);
 void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x);
 int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], float *y, float *x, float *scratch);

@@ -21,7 +21,7 @@ static bmvp_status inspect(pretraining *s, const char *path)
     bmvp_ssl_info *was = &part(s)->was;
     bmvp_status st = bmvp_ssl_inspect(path, was, &s->err);
     if (st) return st;
-    if (was->net.task != BMVP_TASK_PRETRAIN)
+    if (was->net.task == BMVP_TASK_SEGMENT || was->net.task == BMVP_TASK_CLASSIFY)
         return bmvp_error_set(
             &s->err, BMVP_E_ARG,
             "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
@@ -119,8 +119,9 @@ static bmvp_status fresh(pretraining *s)
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
 
-static bmvp_status pass(pretraining *s, const bmvp_ssl_item *item, int n)
+static bmvp_status pass(pretraining *s, const bmvp_ssl_item *item, const bmvp_ssl_draw *draw, int n)
 {
+    (void)draw;
     return bmvp_trainer_accumulate(s->trainer, item, n, NULL);
 }
 
@@ -138,6 +139,6 @@ static bmvp_status report(pretraining *s)
     return pretrain_report(part(s)->ssl, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
 }
 
-const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), 1,    inspect, fits, learnable, sampling, plan,   create,
-                                          destroy,          grid, fresh,   pass, looks,     snapshot, report_bytes,
+const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), inspect, fits,  learnable, sampling, plan,     create,
+                                          destroy,          grid,    fresh, pass,      looks,    snapshot, report_bytes,
                                           report };
