@@ -226,8 +226,8 @@ static image_use *all_images(const dataset *d, int64_t *n)
     return use;
 }
 
-/* Cases that share an image are one patient's: else that patient would stand in two parts of a split. given: cases that
-   name their patient keep it. */
+/* Entries of a list that share an image and say no id are one patient's: else that would stand in two parts of a split.
+   given: cases that name their patient keep it. */
 static bmvp_status join_twins(dataset *d, const char *given, bmvp_error *err)
 {
     int64_t n, i;
@@ -236,8 +236,8 @@ static bmvp_status join_twins(dataset *d, const char *given, bmvp_error *err)
     for (i = 1; i < n && ok; ++i) {
         data_case *k = &d->item[use[i].of];
         const data_case *other = &d->item[use[i - 1].of];
-        if (given[use[i].of] || use[i].channel != use[i - 1].channel || strcmp(use[i].file, use[i - 1].file) != 0 ||
-            strcmp(data_patient(k), data_patient(other)) == 0)
+        if (given[use[i].of] || !k->id_is_made || use[i].channel != use[i - 1].channel ||
+            strcmp(use[i].file, use[i - 1].file) != 0 || strcmp(data_patient(k), data_patient(other)) == 0)
             continue;
         free(k->patient);
         k->patient = text_copy(data_patient(other));

@@ -38,6 +38,7 @@ extern const char *const data_part_name[4]; /* "", "train", "val", "test" */
 
 typedef struct data_case {
     char *id;
+    int id_is_made;                   /* of its files: the list does not say it */
     char *image[BMVP_MODALITIES];     /* path by known modality; NULL: missing */
     int64_t channel[BMVP_MODALITIES]; /* volume of a file that holds several, -1: it holds one */
     char *label;                      /* path or NULL */

@@ -313,6 +313,7 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
     k = dataset_add(l->d, bmvp_json_string(node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "id") : NULL, id));
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     k->part = part;
+    k->id_is_made = strcmp(k->id, id) == 0;
     st = their_images(l, k, image, err);
     if (!st && node->type == BMVP_JSON_OBJECT) st = set_truth(l, k, node, err);
     for (m = 0; m < BMVP_MODALITIES && !k->image[m]; ++m) { }
