@@ -13,6 +13,7 @@ static const method_row *const rows[] = {
     &method_brainmvp,
     &method_genesis,
     &method_mae3d,
+    &method_simmim,
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 

@@ -99,7 +99,7 @@ const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
-extern const method_row method_mae3d; /* tokens.h */
+extern const method_row method_mae3d, method_simmim; /* tokens.h */
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 

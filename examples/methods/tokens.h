@@ -72,4 +72,12 @@ bmvp_tensor *mae3d_loss(bmvp_ctx *c, const mae3d_config *k, bmvp_tensor *back, b
 /* The loss of a pass whose items have these tokens; what came back of the masked ones, (n masked, voxels). */
 bmvp_tensor *mae3d_losses(bmvp_pass *p, const int32_t *masked, const int32_t *seen);
 
+typedef struct simmim_config simmim_config;
+/* mask of grid[0] grid[1] grid[2] tokens: 1 in the first blocks of a permutation, as few as reach the ratio. 0: no
+   memory. */
+int simmim_blocks(const draws *r, double ratio, const int64_t grid[3], const int64_t block[3], int32_t *mask);
+int simmim_largest(const draws *r, int64_t tokens, int32_t *index); /* tokens by falling noise */
+bmvp_tensor *simmim_loss(bmvp_ctx *c, bmvp_tensor *back, bmvp_tensor *wanted, double voxels, int soft);
+bmvp_tensor *simmim_losses(bmvp_pass *p, const int32_t *masked); /* as mae3d_losses */
+
 #endif

@@ -18,6 +18,7 @@ port=$((20000 + $$ % 20000))
 methods=$(cat <<'END'
 genesis 0.75 0 16 --lr 0.02
 mae3d 0.6 0 32
+simmim 0.6 0 32
 END
 )
 
@@ -36,6 +37,11 @@ refuses()
     mae3d)
         refuses_tokens
         expect 2 "masks 0 of 8 tokens" learn never --set mask_ratio=0.1
+        ;;
+    simmim)
+        refuses_tokens
+        expect 2 "masks none of 8 tokens" learn never --set mask_ratio=0.1
+        expect 2 "mask_block 24 must be a multiple of the token's 16 voxels" learn never --set mask_block=24
         ;;
     esac
 }

@@ -283,6 +283,128 @@ static void test_mae3d(const golden_ssl *g)
     run_case(&k, row, config, mae3d_forward);
 }
 
+/* ---- SimMIM ------------------------------------------------------------------------------------------------------ */
+
+static void simmim_forward(bmvp_pass *p)
+{
+    const int64_t tokens = running->tokens, m = (int64_t)((double)tokens * running->ratio);
+    const bmvp_json *want = bmvp_json_get(running->out, "masked");
+    float noise[MOST_ITEMS * 64];
+    int32_t masked[(MOST_ITEMS + 1) * 64];
+    noise_rows l;
+    const draws r = noise_draws(&l, noise);
+    int i;
+    if (!CHECK(tokens <= 64)) return;
+    golden_ssl_uniform(running->g, "noise", 1, 0, running->n * tokens, noise);
+    for (i = 0; i < p->n; ++i) {
+        CHECK(simmim_largest(&r, tokens, masked + i * m));
+        if (want) same_tokens("masked", bmvp_json_at(want, i), masked + i * m, m);
+    }
+    golden_ssl_entry("what comes back", bmvp_json_get(running->out, "pred"), p->c, simmim_losses(p, masked), NULL, 0);
+}
+
+/* Blocks by a permutation: 2-D masks are one token thick. */
+static void simmim_masks(const golden_ssl *g, const char *of)
+{
+    const bmvp_json *k = golden_ssl_in(g, of, "config"), *shape = golden_ssl_out(g, of, "shape"),
+                    *model = bmvp_json_get(k, "model_patch_size"), *one = golden_ssl_out(g, of, "ones");
+    const int64_t block = bmvp_json_int(bmvp_json_get(k, "mask_patch_size"), 0) /
+                          bmvp_json_int(model->type == BMVP_JSON_ARRAY ? model->first : model, 1);
+    int64_t grid[3] = { 1, 1, 1 }, size[3] = { 1, 1, 1 }, rank = bmvp_json_count(shape), n = 1, i;
+    int32_t mask[512];
+    char name[64];
+    golden_draws l;
+    draws r;
+    snprintf(name, sizeof name, "perm.%s", of);
+    r = golden_draws_of(&l, g, NULL, name, "none");
+    l.bare = 1;
+    for (i = 0; i < rank; ++i) {
+        grid[3 - rank + i] = bmvp_json_int(bmvp_json_at(shape, i), 0);
+        size[3 - rank + i] = block;
+    }
+    for (i = 0; i < 3; ++i) n *= grid[i];
+    if (!CHECK(n > 0 && n <= 512)) return;
+    CHECK(simmim_blocks(&r, bmvp_json_double(bmvp_json_get(k, "mask_ratio"), 0), grid, size, mask));
+    for (one = one->first, i = 0; i < n; ++i) {
+        const int is = one && bmvp_json_int(one, -1) == i;
+        check_report(mask[i] == is, __FILE__, __LINE__, "%s: token %d is %d", of, (int)i, (int)mask[i]);
+        if (is) one = one->next;
+    }
+    CHECK(!one);
+}
+
+/* Microsoft's loss: images (2, 3, 16, 16), a mask of 4 x 4 tokens each; and what its PixelShuffle does */
+static void simmim_microsoft(const golden_ssl *g)
+{
+    enum { N = 2, C = 3, E = 16, ALL = N * C * E * E };
+    static const int64_t d[4] = { 1, 8, 8, 1 }, p[3] = { 1, 4, 4 };
+    static const int32_t place[4] = { 0, 1, 2, 3 };
+    int64_t dim[2] = { ALL, 1 };
+    float image[ALL], back[ALL], mask[N * E], want[ALL], z[48 * 4], row[4 * 16], shuffled[3 * 64], y;
+    int32_t index[ALL];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *x, *loss;
+    int i, k, n = 0;
+    golden_ssl_uniform(g, "image2d", 1, 0, ALL, image);
+    golden_ssl_uniform(g, "rec2d", 1, 0, ALL, back);
+    golden_ssl_uniform(g, "mask2d", 1, 0, N * E, mask);
+    for (i = 0; i < ALL; ++i)
+        if (mask[i / (C * E * E) * 16 + i / E % E / 4 * 4 + i % E / 4] < 0.6f) want[n] = image[i], index[n++] = i;
+    bmvp_step_begin(c);
+    x = bmvp_keep(bmvp_leaf(c, 2, dim, back));
+    dim[0] = n;
+    loss = simmim_loss(c, bmvp_gather_rows(c, x, n, index), bmvp_input(c, 2, dim, want), (double)n / C, 1);
+    CHECK(bmvp_read(c, bmvp_keep(loss), &y) == BMVP_OK);
+    golden_ssl_check("loss", golden_ssl_out(g, "loss_microsoft", "loss"), &y, 1);
+    bmvp_backward(c, loss);
+    golden_ssl_tensor(g, "loss_microsoft", "grad_rec", c, x, 1);
+    golden_ssl_uniform(g, "z", 1, 0, 48 * 4, z);
+    for (k = 0; k < C; ++k) { /* a channel's 16 values of a token are its patch */
+        for (i = 0; i < 64; ++i) row[i] = z[(k * 16 + i % 16) * 4 + i / 16];
+        tokens_place(d, p, 4, place, row, shuffled + k * 64);
+    }
+    golden_ssl_check("pixels", golden_ssl_out(g, "loss_microsoft", "pixel_shuffle"), shuffled, 3 * 64);
+    bmvp_destroy(c);
+}
+
+static void simmim_token(const golden_ssl *g)
+{
+    static const int32_t mask[10] = { 1, 0, 1, 1, 0, 0, 0, 1, 0, 1 };
+    const int64_t d[3] = { 2, 5, 4 };
+    float x[40], one[4], cot[40];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *tokens, *token, *y;
+    golden_ssl_uniform(g, "tokens", 2, -1, 40, x);
+    golden_ssl_uniform(g, "mask_token", 2, -1, 4, one);
+    golden_ssl_uniform(g, "cot", 2, -1, 40, cot);
+    bmvp_step_begin(c);
+    tokens = bmvp_keep(bmvp_leaf(c, 3, d, x)), token = bmvp_keep(bmvp_leaf(c, 1, d + 2, one));
+    y = bmvp_keep(bmvp_where_rows(c, tokens, token, mask));
+    bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, y, bmvp_input(c, 3, d, cot))));
+    golden_ssl_tensor(g, "mask_token", "y", c, y, 0);
+    golden_ssl_tensor(g, "mask_token", "grad_tokens", c, tokens, 1);
+    golden_ssl_tensor(g, "mask_token", "grad_mask_token", c, token, 1);
+    bmvp_destroy(c);
+}
+
+static void test_simmim(const golden_ssl *g)
+{
+    static const char *const mask[] = { "mask_2d", "mask_3d", "mask_3d_96" };
+    const method_row *row = method_find("simmim");
+    double config[CONFIG];
+    vit_case k;
+    int i;
+    for (i = 0; i < 3; ++i)
+        if (golden_ssl_has(g, mask[i])) simmim_masks(g, mask[i]);
+    if (golden_ssl_has(g, "loss_microsoft")) simmim_microsoft(g);
+    if (golden_ssl_has(g, "mask_token")) simmim_token(g);
+    if (!CHECK(golden_ssl_has(g, "step_mim_med3d")) || !read_case(g, "step_mim_med3d", &k)) return;
+    running = &k;
+    CHECK(row && row->preset("release", config));
+    set(row, config, "mask_ratio", k.ratio);
+    run_case(&k, row, config, simmim_forward);
+}
+
 /* ---- the tokens of a UNETR --------------------------------------------------------------------------------------- */
 
 static void test_tokens(void)
@@ -344,5 +466,6 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     CHECK_RUN(test_tokens);
     test_file("mae3d", test_mae3d);
+    test_file("simmim", test_simmim);
     return check_end();
 }
