@@ -286,6 +286,10 @@ list bad/list.json "$(entry first t1 sevens_t1.nii t2 $a/t2.nii.gz)"
 expect 0 "case 'first': bad/sevens_t1.nii has one value everywhere: t1 counts as missing" \
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
 rm -rf bad/out
+list bad/list.json "$(entry alone t1 sevens_t1.nii)"
+expect 0 "case 'alone': bad/sevens_t1.nii has one value everywhere, and there is no other image: it becomes 0|1 cases (1 new" \
+    bmvp prepare --data bad/list.json --out bad/out --spacing 0
+rm -rf bad/out
 list bad/list.json "$(entry first t1 zeros_t1.nii t2 $a/t2.nii.gz)" "$(entry nothing t1 zeros_t1.nii)"
 expect 1 "case 'first': bad/zeros_t1.nii has one value everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
