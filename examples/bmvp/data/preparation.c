@@ -45,8 +45,8 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
         st = bmvp_prepare_images(p, &job, &e);
         if (!st && p->frame.dim[0])
             fprintf(stderr,
-                    "\nbmvp: case '%s': %s has one value everywhere, and there is no other image: it becomes 0\n", k->id,
-                    image[0].path);
+                    "\nbmvp: case '%s': %s has one value everywhere, and there is no other image: it becomes 0\n",
+                    k->id, image[0].path);
     }
     if (!st && !p->frame.dim[0])
         st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
