@@ -34,6 +34,7 @@ static method_setup setup_of(const pretraining *s)
     u.n_modalities = s->data.n_modalities;
     u.names = s->data.names;
     u.cases = s->data.data.n;
+    u.ranks = s->ranks.launch.size;
     memcpy(u.grid, grid(s), sizeof u.grid);
     for (i = 0; i < u.cases; ++i)
         for (m = 0; m < u.n_modalities; ++m) u.count[m] += s->data.cases[i].modalities >> m & 1u;
