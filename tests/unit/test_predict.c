@@ -510,6 +510,183 @@ static void test_cancel(void)
     bmvp_destroy(c);
 }
 
+/* ---- weights of other programs
+ * ------------------------------------------------------------------------------------------- */
+
+#define WEIGHTS "build/test_predict_weights.pt"
+
+/* A state dict and nothing else, as torch.save writes it. */
+static void write_weights(void)
+{
+    bmvp_net_config k = bmvp_net_config_default("swin_unetr");
+    bmvp_state_part part = { NULL, NULL, NULL, 0 };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_error err;
+    bmvp_net *net;
+    int i;
+    k.task = BMVP_TASK_SEGMENT, k.in_channels = 2, k.outputs = 3;
+    CHECK(bmvp_net_config_set(&k, "feature_size=3 num_heads=3 depth=1,1,1,1 window_size=3", NULL) == BMVP_OK);
+    net = bmvp_net_create(c, &k);
+    bmvp_net_init(net, 5);
+    part.c = c, part.list = bmvp_net_state(net);
+    CHECK(bmvp_ckpt_writer_begin(WEIGHTS, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK);
+    CHECK(bmvp_state_declare(w, "state_dict", &part, &err) == BMVP_OK && bmvp_state_data(w, &part, &err) == BMVP_OK);
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+    CHECK(bmvp_ckpt_open(WEIGHTS, NULL, &f, &err) == BMVP_OK);
+    i = bmvp_ckpt_find(f, "state_dict", "swinViT.layers1.0.blocks.0.attn.relative_position_index");
+    if (CHECK(i >= 0 && f->entry[i].dtype == BMVP_DTYPE_I64 && f->entry[i].dim[0] == 27)) {
+        int64_t index[729];
+        CHECK(bmvp_ckpt_load(f, i, index, sizeof index, &err) == BMVP_OK);
+        CHECK(index[0] == 62 && index[1] == 61 && index[728] == 62); /* (2 * 5 + 2) * 5 + 2 */
+    }
+    bmvp_ckpt_close(f);
+}
+
+/* What is said of it: t1 and flair, regions a, b, c. */
+static bmvp_ft_weights told(const bmvp_labels *l)
+{
+    bmvp_ft_weights w = bmvp_ft_weights_default();
+    w.network = "swin_unetr";
+    w.n_modalities = 2;
+    w.names[0] = "t1", w.names[1] = "flair";
+    w.labels = l;
+    w.window[0] = 64, w.window[1] = w.window[2] = 32;
+    w.preparation.spacing = 0;
+    w.preparation.intensity = BMVP_INTENSITY_ZSCORE;
+    return w;
+}
+
+static void predict_with(const bmvp_ft_weights *w, const bmvp_image k[2], bmvp_prediction *out, bmvp_ctx **c)
+{
+    bmvp_predict_options o = bmvp_predict_options_default();
+    bmvp_predictor *p;
+    bmvp_error err;
+    *c = bmvp_create(NULL, NULL);
+    o.probabilities = 1;
+    p = bmvp_predictor_open_weights(*c, WEIGHTS, w, &err);
+    memset(out, 0, sizeof *out);
+    if (!check_report(p != NULL, __FILE__, __LINE__, "%s", err.message)) return;
+    CHECK(bmvp_predictor_info(p)->net.depth[3] == 1 && bmvp_predictor_info(p)->n_left == 0);
+    CHECK(bmvp_predictor_preparation(p)->intensity == BMVP_INTENSITY_ZSCORE);
+    check_report(bmvp_predict(p, k, 2, &o, out, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message);
+    bmvp_predictor_close(p);
+}
+
+static void weights_refused(const bmvp_ft_weights *w, const char *file, bmvp_status st, const char *text)
+{
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_error err;
+    CHECK(bmvp_predictor_open_weights(c, file, w, &err) == NULL);
+    check_report(err.status == st && strstr(err.message, text), __FILE__, __LINE__, "not '%s': %s", text, err.message);
+    bmvp_destroy(c);
+}
+
+/* The order of channels and outputs is what is said of it; classes add up to 1. */
+static void test_weights(void)
+{
+    const int value[3] = { 1, 4, 17 };
+    bmvp_nii_volume t1 = head(0), flair = head(1);
+    bmvp_image k[2] = { of_volume("t1", &t1), of_volume("flair", &flair) };
+    bmvp_labels l, classes;
+    bmvp_prediction a, b;
+    bmvp_ft_weights w;
+    bmvp_ctx *c, *d;
+    int64_t i;
+    int r;
+    memset(&l, 0, sizeof l);
+    memset(&classes, 0, sizeof classes);
+    classes.exclusive = 1;
+    for (r = 0; r < 3; ++r) CHECK(!bmvp_labels_add(&l, r == 0 ? "a" : r == 1 ? "b" : "c", &value[r], 1, NULL));
+    for (r = 0; r < 2; ++r) CHECK(!bmvp_labels_add(&classes, r == 0 ? "a" : "b", &value[r], 1, NULL));
+    CHECK(!bmvp_labels_finish(&l, NULL) && !bmvp_labels_finish(&classes, NULL));
+    write_weights();
+    w = told(&l);
+    predict_with(&w, k, &a, &c);
+    w.outputs[0] = "b", w.outputs[1] = "c", w.outputs[2] = "a";
+    w.names[0] = "flair", w.names[1] = "t1";
+    k[0].volume = &flair, k[1].volume = &t1; /* each goes into the same channel as before */
+    predict_with(&w, k, &b, &d);
+    if (CHECK(a.n == 3 && b.n == 3))
+        for (r = 0; r < 3; ++r)
+            CHECK(memcmp(a.probability[r].data, b.probability[(r + 1) % 3].data, 2 * (size_t)N) == 0);
+    bmvp_prediction_free(&b);
+    bmvp_destroy(d);
+    w = told(&classes);
+    predict_with(&w, k, &b, &d);
+    for (i = 0; i < N && b.n == 3; ++i) {
+        int sum = 0;
+        for (r = 0; r < 3; ++r) sum += ((int16_t *)b.probability[r].data)[i];
+        CHECK(abs(sum - 32767) <= 2);
+    }
+    weights_refused(&w, path[0], BMVP_E_ARG, "says itself what it is");
+    w.outputs[0] = "a", w.outputs[1] = "a";
+    weights_refused(&w, WEIGHTS, BMVP_E_ARG, "is there twice");
+    w = told(&l);
+    w.network = "unetr";
+    weights_refused(&w, WEIGHTS, BMVP_E_FORMAT,
+                    "holds a Swin-UNETR (its tensor 'swinViT.patch_embed.proj.weight'), no UNETR");
+    w = told(&l);
+    w.fields = "new_merging=1 feature_size=48";
+    weights_refused(&w, WEIGHTS, BMVP_E_ARG, "say other than 'feature_size=48'");
+    w = told(NULL);
+    weights_refused(&w, WEIGHTS, BMVP_E_ARG, "tensor 'out.conv.conv.weight' gives 3 outputs: say what they are");
+    w = told(&l);
+    w.window[0] = 40;
+    weights_refused(&w, WEIGHTS, BMVP_E_ARG, "multiple of 32");
+    bmvp_prediction_free(&a), bmvp_prediction_free(&b);
+    bmvp_destroy(c), bmvp_destroy(d);
+    bmvp_nii_volume_free(&t1), bmvp_nii_volume_free(&flair);
+    remove(WEIGHTS);
+}
+
+/* What only other programs' networks want of a preparation: to text and back, and the values. */
+static void test_intensities(void)
+{
+    static const float in[8] = { 0, 0, 1, 2, 3, 4, 5, 9 };
+    const int64_t dim[3] = { 2, 2, 2 };
+    bmvp_preparation p = bmvp_preparation_default(), q;
+    char text[160], mark[81];
+    bmvp_nii_volume v;
+    bmvp_error err;
+    bmvp_jw w;
+    p.whole = 1, p.intensity = BMVP_INTENSITY_RANGE, p.range_low = -10, p.range_high = 30;
+    strcpy(p.axes, "LPS");
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_preparation_write(&w, NULL, &p);
+    CHECK(bmvp_jw_finish(&w, NULL) == BMVP_OK && bmvp_preparation_read(w.out.data, "x", &q, &err) == BMVP_OK);
+    CHECK(!bmvp_preparation_differs(&p, &q, text, sizeof text) && q.range_low == -10 && q.range_high == 30);
+    q = bmvp_preparation_default();
+    CHECK(bmvp_preparation_differs(&p, &q, text, sizeof text));
+    CHECK(strcmp(text, "range -10-30 whole LPS, 1-99% box") == 0);
+    bmvp_prepared_mark(mark, &q);
+    CHECK(strcmp(mark, "bmvp prepared 1 mm 1-99% box") == 0); /* as it always was */
+    bmvp_jw_free(&w);
+    q.axes[0] = 'R', q.axes[1] = 'L', q.axes[2] = 'S';
+    CHECK(bmvp_preparation_check(&q, &err) == BMVP_E_ARG && strstr(err.message, "axes 'RLS'"));
+    CHECK(bmvp_preparation_read("{\"spacing\": 1, \"percentile_low\": 1, \"percentile_high\": 99, \"centre_crop\": "
+                                "false, \"intensity\": \"zscor\"}", "x", &q, &err) == BMVP_E_FORMAT);
+    CHECK(bmvp_nii_volume_create(&v, dim, NULL, NULL, NULL) == BMVP_OK);
+    memcpy(v.data, in, sizeof in);
+    p.intensity = BMVP_INTENSITY_ZSCORE; /* of 1 2 3 4 5 9: mean 4, variance 40 / 6 */
+    CHECK(bmvp_prepare_values(&v, 0, &p, &err) == BMVP_OK);
+    CHECK(v.data[0] == 0);
+    CHECK_NEAR((double)v.data[2], -3 / sqrt(40.0 / 6), 1e-6);
+    CHECK_NEAR((double)v.data[7], 5 / sqrt(40.0 / 6), 1e-6);
+    memcpy(v.data, in, sizeof in);
+    p.intensity = BMVP_INTENSITY_ZSCORE_ALL; /* mean 3, variance 64 / 8 */
+    CHECK(bmvp_prepare_values(&v, 0, &p, &err) == BMVP_OK);
+    CHECK_NEAR((double)v.data[0], -3 / sqrt(8.0), 1e-6);
+    memcpy(v.data, in, sizeof in);
+    p.intensity = BMVP_INTENSITY_RANGE, p.range_low = 1, p.range_high = 5;
+    CHECK(bmvp_prepare_values(&v, 0, &p, &err) == BMVP_OK);
+    CHECK(v.data[0] == 0 && v.data[3] == 0.25f && v.data[7] == 1);
+    bmvp_nii_volume_free(&v);
+}
+
 int main(int argc, char **argv)
 {
     bmvp_ckpt *f;
@@ -535,6 +712,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_preparation);
     CHECK_RUN(test_allocations);
     CHECK_RUN(test_cancel);
+    CHECK_RUN(test_weights);
+    CHECK_RUN(test_intensities);
     unlink(path[0]), unlink(path[1]), unlink("build/test_predict_t1.nii.gz");
     return check_end();
 }
