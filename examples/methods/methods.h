@@ -21,6 +21,7 @@ typedef struct draws {
     int64_t (*whole)(void *user, int64_t low, int64_t high);        /* low..high, both may come */
     void (*order)(void *user, int64_t n, int32_t *out);             /* out[i] = p(i), a permutation of 0..n-1 */
     void (*noise)(void *user, int64_t n, float *out);               /* n numbers in [0, 1) */
+    void (*normal)(void *user, int64_t n, float *out);              /* n of mean 0 and variance 1 */
     void *user;
 } draws;
 draws draws_of(bmvp_rng *r); /* the library's generator; it must outlive them */
@@ -52,12 +53,28 @@ typedef struct method_row {
 enum { METHOD_STREAM = 100 }; /* of a method's random numbers, bmvp_pass_rng */
 /* What the network rebuilds of a crop, through a sigmoid or as it is. */
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back);
+/* .. of a method with a decoder of its own: rebuild makes the tensor that is read. */
+bmvp_status method_look_by(bmvp_trainer *t, int edge, const float *seen,
+                           bmvp_tensor *(*rebuild)(bmvp_trainer *t, bmvp_tensor *x), float *back);
+/* Contrast of pairs: rows z of one view of each thing, then of its other view. Mean over rows of -log of exp(cosine
+   with the pair / temperature) over the sum of it over all other rows (InfoNCE, SimCLR). */
+bmvp_tensor *method_info_nce(bmvp_ctx *c, bmvp_tensor *z, double temperature);
+/* Zeros, the defaults of every run, and the name. */
+typedef enum method_preset_kind { METHOD_UNKNOWN, METHOD_RELEASE, METHOD_PAPER, METHOD_FAST } method_preset_kind;
+method_preset_kind method_preset(const char *name, void *config, size_t size);
+/* The crops of this pass of all ranks, edge^3 voxels and a place for the slot each, in the order of the ranks: for
+   corruptions that mix crops. Zeros in a plan. NULL after a failure; free it. */
+float *method_crops_of_all(bmvp_pass *p, int edge);
+uint32_t method_slot(const float *crops, int64_t edge, int64_t i); /* of crop i of those */
+/* The modalities of those crops, and room for as many numbers behind them */
+int32_t *method_modalities_of_all(bmvp_pass *p);
 
 const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* "brainmvp genesis ..." */
 
 extern const method_row method_brainmvp, method_genesis;
+extern const method_row method_swin_ssl, method_dae, method_voco;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 
@@ -69,5 +86,44 @@ int genesis_bend(const double p[4], int falling, int64_t n, const float *v, floa
 void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise);
 void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x);
 int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], float *y, float *x, float *scratch);
+
+/* A turn by quarters, and the boxes that are cut into volume i of n. */
+typedef struct swin_ssl_config swin_ssl_config;
+void swin_ssl_turn(int quarters, const int64_t d[3], int i, int j, const float *from, float *to);
+void swin_ssl_spoil(const draws *r, const swin_ssl_config *k, const int64_t d[3], int64_t n, int64_t i, float *x,
+                    float *scratch);
+/* Noise and few voxels; out: not x. Fewer channels of tokens, by bmvp_net_on_tokens with user a dae_hidden. */
+typedef struct dae_config dae_config;
+void dae_disrupt(const draws *r, const dae_config *k, const int64_t d[3], const float *x, float *out);
+typedef struct dae_hidden { draws *r; double share; int turned; } dae_hidden;
+bmvp_tensor *dae_hide(bmvp_net *net, bmvp_tensor *t, void *user);
+
+/* Shares of a box of `size` from `start` that lie in each part of a grid of such boxes */
+void voco_labels(const int64_t start[3], const int64_t size[3], const int64_t grid[3], float *label);
+
+/* >>parts ---------------------------------------------------------------------------------------------------------- */
+
+/* Heads and losses where a test must see them: the state of a method's trainer, what the network answers. */
+typedef struct swin_ssl_heads {
+    bmvp_module m;
+    bmvp_layer turn, vector, conv[8], last;
+    int levels;
+} swin_ssl_heads;
+typedef struct swin_ssl_answers { bmvp_tensor *turn, *vector, *rebuilt, *step[8]; } swin_ssl_answers;
+swin_ssl_answers swin_ssl_run(bmvp_net *net, swin_ssl_heads *h, bmvp_tensor *x, int training);
+
+bmvp_tensor *dae_logits(bmvp_ctx *c, bmvp_tensor *rows, double temperature);
+void dae_targets(int64_t n, const int32_t *modality, int32_t *target);
+
+typedef struct voco_config voco_config;
+typedef struct voco_state {
+    bmvp_net *teacher;
+    bmvp_layer head[3], teacher_head[3];
+} voco_state;
+void voco_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int64_t hidden, int64_t out);
+bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *x);
+bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
+void voco_losses(bmvp_ctx *c, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
+                 bmvp_tensor *loss[3]);
 
 #endif
