@@ -139,8 +139,8 @@ static void forward(bmvp_pass *p)
         return;
     }
     for (i = 0; i < p->n && !bmvp_is_plan(p->c); ++i) {
-        bmvp_rng own = bmvp_pass_rng(p, METHOD_STREAM, item[i].slot);
-        const draws from = draws_of(&own);
+        bmvp_rng own;
+        const draws from = method_draws(p, &item[i], &own);
         memcpy(wanted + i * n, item[i].x, (size_t)n * sizeof *wanted);
         dae_disrupt(&from, k, d, item[i].x, given + i * n);
     }
@@ -169,11 +169,19 @@ static void prepare(bmvp_trainer *t)
 {
     const dae_config *k = (const dae_config *)t->config;
     if (strcmp(t->net_config.kind, "swin_unetr") == 0) (void)bmvp_net_config_set(&t->net_config, "dae=1", NULL);
+    if (k->weight_contrast > 0 && !method_has_pairs(t, "dae", "weight_contrast=0")) return;
     if (k->crop % k->every)
         bmvp_fail(t->c, BMVP_E_ARG, "dae: a crop of %d is no multiple of every %d", k->crop, k->every);
 }
 
-static void create(bmvp_trainer *t) { bmvp_state_decay_matrices(bmvp_net_state(t->net)); }
+static void create(bmvp_trainer *t)
+{
+    const int crop = ((const dae_config *)t->config)->crop;
+    bmvp_state_decay_matrices(bmvp_net_state(t->net));
+    if (method_crop_fits(t, crop) && crop <= 32 && strcmp(t->net_config.kind, "swin_unetr") == 0)
+        bmvp_fail(t->c, BMVP_E_ARG, "dae: of a crop of %d the last map is one voxel, which has no statistics: --crop 64",
+                  crop);
+}
 
 static const bmvp_method *method(void)
 {
@@ -214,4 +222,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_dae = { "dae", "disrupted autoencoders", "Valanarasu et al., MIDL 2024",
-                                "swin_unetr", "swin_unetr_tiny", method, preset, look };
+                                "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP };

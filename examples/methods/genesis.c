@@ -30,16 +30,7 @@ static const bmvp_field fields[] = {
 
 /* >>corruption ----------------------------------------------------------------------------------------------------- */
 
-typedef struct box { int64_t start[3], size[3]; } box;
-
 static int64_t voxels_of(const int64_t d[3]) { return d[0] * d[1] * d[2]; }
-
-/* The box's voxels in C order, one a call: where it stands in a volume of d. */
-static int64_t box_at(const box *b, const int64_t d[3], int64_t i)
-{
-    const int64_t z = i / (b->size[1] * b->size[2]), y = i / b->size[2] % b->size[1], x = i % b->size[2];
-    return ((b->start[0] + z) * d[1] + b->start[1] + y) * d[2] + b->start[2] + x;
-}
 
 void genesis_flip(float *v, const int64_t d[3], int axis)
 {
@@ -58,14 +49,14 @@ void genesis_flip(float *v, const int64_t d[3], int axis)
 void genesis_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order)
 {
     int64_t i, n;
-    box b;
+    method_box b;
     int a;
     while (windows-- > 0) {
         for (a = 0; a < 3; ++a) b.size[a] = r->whole(r->user, 1, d[a] / 10);
         for (a = 0; a < 3; ++a) b.start[a] = r->whole(r->user, 0, d[a] - b.size[a]);
         n = voxels_of(b.size);
         r->order(r->user, n, order);
-        for (i = 0; i < n; ++i) x[box_at(&b, d, i)] = from[box_at(&b, d, order[i])];
+        for (i = 0; i < n; ++i) x[method_box_at(&b, d, i)] = from[method_box_at(&b, d, order[i])];
     }
 }
 
@@ -95,20 +86,29 @@ static double curve_value(const double *at, const double *to, double v)
     return to[low] + (to[high] - to[low]) * (v - at[low]) / (at[high] - at[low]);
 }
 
-/* 0: no memory. v and out may be the same. */
-int genesis_bend(const double p[4], int falling, int64_t n, const float *v, float *out)
+/* 0: no memory. v and out may be the same. Of floats, or, for tests, of doubles. */
+static int bend(const double p[4], int falling, int64_t n, const float *v, float *out, const double *w, double *exact)
 {
     double *at = (double *)malloc(2 * CURVE * sizeof *at);
     int64_t i;
     if (!at) return 0;
     curve_make(p, falling, at, at + CURVE);
-    for (i = 0; i < n; ++i) out[i] = (float)curve_value(at, at + CURVE, (double)v[i]);
+    for (i = 0; i < n && v; ++i) out[i] = (float)curve_value(at, at + CURVE, (double)v[i]);
+    for (i = 0; i < n && w; ++i) exact[i] = curve_value(at, at + CURVE, w[i]);
     free(at);
     return 1;
 }
+int genesis_bend(const double p[4], int falling, int64_t n, const float *v, float *out)
+{
+    return bend(p, falling, n, v, out, NULL, NULL);
+}
+int genesis_curve(const double p[4], int falling, int64_t n, const double *v, double *out)
+{
+    return bend(p, falling, n, NULL, NULL, v, out);
+}
 
 /* Sides low..high of each axis, or what is left of it by them; three voxels stay free at each end. */
-static void draw_box(const draws *r, const int64_t d[3], int low, int high, int under, int rest, box *b)
+static void draw_box(const draws *r, const int64_t d[3], int low, int high, int under, int rest, method_box *b)
 {
     int a;
     for (a = 0; a < 3; ++a) {
@@ -122,11 +122,11 @@ void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *n
 {
     int64_t i;
     int n;
-    box b;
+    method_box b;
     for (n = 0; n < 5 && r->uniform(r->user) < 0.95; ++n) {
         draw_box(r, d, 1, 2, 6, 0, &b);
         r->noise(r->user, voxels_of(b.size), noise);
-        for (i = 0; i < voxels_of(b.size); ++i) x[box_at(&b, d, i)] = noise[i];
+        for (i = 0; i < voxels_of(b.size); ++i) x[method_box_at(&b, d, i)] = noise[i];
     }
 }
 
@@ -135,11 +135,11 @@ void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from
 {
     int64_t i;
     int n;
-    box b;
+    method_box b;
     r->noise(r->user, voxels_of(d), x);
     for (n = 0; n < 5 && (n == 0 || r->uniform(r->user) < 0.95); ++n) {
         draw_box(r, d, 3, 4, 7, 1, &b);
-        for (i = 0; i < voxels_of(b.size); ++i) x[box_at(&b, d, i)] = from[box_at(&b, d, i)];
+        for (i = 0; i < voxels_of(b.size); ++i) x[method_box_at(&b, d, i)] = from[method_box_at(&b, d, i)];
     }
 }
 
@@ -187,8 +187,8 @@ static void forward(bmvp_pass *p)
     }
     wanted = given + p->n * n;
     for (i = 0; i < p->n && ok && !bmvp_is_plan(p->c); ++i) {
-        bmvp_rng g = bmvp_pass_rng(p, METHOD_STREAM, item[i].slot);
-        const draws r = draws_of(&g);
+        bmvp_rng g;
+        const draws r = method_draws(p, &item[i], &g);
         memcpy(wanted + i * n, item[i].x, (size_t)n * sizeof *wanted);
         ok = genesis_pair(&r, k, d, wanted + i * n, given + i * n, wanted + p->n * n);
     }
@@ -247,4 +247,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_genesis = { "genesis", "Models Genesis", "Zhou et al., Medical Image Analysis 67, 2021",
-                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look };
+                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look, METHOD_CROP };

@@ -28,11 +28,34 @@ draws draws_of(bmvp_rng *r); /* the library's generator; it must outlive them */
 
 /* >>items ---------------------------------------------------------------------------------------------------------- */
 
-typedef struct method_item { /* a crop, edge^3 voxels in [0, 1], z y x */
+/* What a method wants of a case beside the crop, edge^3 voxels in [0, 1], z y x */
+typedef enum method_wants {
+    METHOD_CROP,     /* nothing */
+    METHOD_MODALITY, /* the same place of another modality of the case, where it has one */
+    METHOD_CASE,     /* the same place, as seen from the centre, of another case that has the modality */
+    METHOD_ALL       /* the same place of every modality of the data, one after the other; missing ones are zeros */
+} method_wants;
+
+typedef struct method_item {
     const float *x;
-    int modality;
-    uint32_t slot;           /* names its random numbers */
+    int modality;        /* of setup's */
+    uint32_t slot;       /* names its random numbers */
+    const float *other;  /* what is wanted besides; NULL: nothing */
+    unsigned present;    /* bit m: the case has modality m */
+    int64_t place[3];    /* of the crop in setup's grid, in which volumes are centred: bmvp_template_place */
+    const draws *given;  /* in place of the trainer's generator, for tests; NULL */
 } method_item;
+/* What the item's corruption draws from; r must outlive it. */
+draws method_draws(const bmvp_pass *p, const method_item *item, bmvp_rng *r);
+
+/* What a method may ask about the data of its run: the setup of its trainer, there in prepare and create. */
+typedef struct method_setup {
+    int n_modalities;
+    const char *const *names;
+    int64_t count[BMVP_MODALITIES]; /* cases that have modality m */
+    int64_t cases, grid[3];         /* D, H, W: the largest volume per axis */
+    int ranks;                      /* a plan's batch is the share of one of them */
+} method_setup;
 
 /* >>table ---------------------------------------------------------------------------------------------------------- */
 
@@ -48,14 +71,33 @@ typedef struct method_row {
     /* A look at one crop: what the network was given and what it made of it, both as large as the crop. NULL: the
        program has a page of its own for it. */
     bmvp_status (*look)(bmvp_trainer *t, const method_item *item, float *seen, float *back);
+    method_wants wants;
 } method_row;
 
 enum { METHOD_STREAM = 100 }; /* of a method's random numbers, bmvp_pass_rng */
 /* What the network rebuilds of a crop, through a sigmoid or as it is. */
 bmvp_status method_look(bmvp_trainer *t, int edge, const float *seen, int sigmoid, float *back);
-/* .. of a method with a decoder of its own: rebuild makes the tensor that is read. */
-bmvp_status method_look_by(bmvp_trainer *t, int edge, const float *seen,
-                           bmvp_tensor *(*rebuild)(bmvp_trainer *t, bmvp_tensor *x), float *back);
+/* The same in steps, for a network that is run in another way: without a tape until the end, which reads channel
+   `channel` of what the network saw and of what it made of it. was: what begin returned. seen NULL: it is there. */
+int method_look_begin(bmvp_trainer *t);
+bmvp_status method_look_end(bmvp_trainer *t, int was, const bmvp_tensor *x, const bmvp_tensor *y, int channel,
+                            float *seen, float *back);
+/* For create: 1, or a failure that names the multiples which the network takes. */
+int method_crop_fits(bmvp_trainer *t, int crop);
+/* For prepare: 1, or a failure that says what needs two crops of different cases in a step, and what switches it off. */
+int method_has_pairs(bmvp_trainer *t, const char *what, const char *off);
+
+/* A learnable volume for each modality of the data, on their grid, in files as BrainMVP's templates ("rep_template"): a
+   run goes on with the same modalities, and fine-tuning fills missing ones from them. */
+typedef struct method_templates {
+    int n, modality[BMVP_MODALITIES];
+    int64_t grid[3];
+    bmvp_tensor *volume[BMVP_MODALITIES]; /* (Z, Y, X) */
+} method_templates;
+/* For create: normal numbers of this deviation, their rate lr_scale times the network's. */
+void method_templates_make(bmvp_trainer *t, method_templates *l, double deviation, double lr_scale);
+void method_templates_describe(const method_templates *l, bmvp_jw *w); /* for describe */
+
 /* Contrast of pairs: rows z of one view of each thing, then of its other view. Mean over rows of -log of exp(cosine
    with the pair / temperature) over the sum of it over all other rows (InfoNCE, SimCLR). */
 bmvp_tensor *method_info_nce(bmvp_ctx *c, bmvp_tensor *z, double temperature);
@@ -71,18 +113,23 @@ int32_t *method_modalities_of_all(bmvp_pass *p);
 
 const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
-const char *method_names(void);                  /* "brainmvp genesis ..." */
+const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
-extern const method_row method_swin_ssl, method_dae, method_voco;
+extern const method_row method_swin_ssl, method_dae;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
+
+typedef struct method_box { int64_t start[3], size[3]; } method_box; /* part of a volume of d = D, H, W */
+/* Its voxels in C order: where number i stands in the volume. */
+int64_t method_box_at(const method_box *b, const int64_t d[3], int64_t i);
 
 /* What the methods do to a volume of d = D, H, W before the network sees it; in each method's file. 0: no memory. */
 typedef struct genesis_config genesis_config;
 void genesis_flip(float *v, const int64_t d[3], int axis);
 void genesis_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
 int genesis_bend(const double p[4], int falling, int64_t n, const float *v, float *out);
+int genesis_curve(const double p[4], int falling, int64_t n, const double *v, double *out); /* the same, exact */
 void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise);
 void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x);
 int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], float *y, float *x, float *scratch);
@@ -98,9 +145,6 @@ void dae_disrupt(const draws *r, const dae_config *k, const int64_t d[3], const 
 typedef struct dae_hidden { draws *r; double share; int turned; } dae_hidden;
 bmvp_tensor *dae_hide(bmvp_net *net, bmvp_tensor *t, void *user);
 
-/* Shares of a box of `size` from `start` that lie in each part of a grid of such boxes */
-void voco_labels(const int64_t start[3], const int64_t size[3], const int64_t grid[3], float *label);
-
 /* >>parts ---------------------------------------------------------------------------------------------------------- */
 
 /* Heads and losses where a test must see them: the state of a method's trainer, what the network answers. */
@@ -114,16 +158,5 @@ swin_ssl_answers swin_ssl_run(bmvp_net *net, swin_ssl_heads *h, bmvp_tensor *x, 
 
 bmvp_tensor *dae_logits(bmvp_ctx *c, bmvp_tensor *rows, double temperature);
 void dae_targets(int64_t n, const int32_t *modality, int32_t *target);
-
-typedef struct voco_config voco_config;
-typedef struct voco_state {
-    bmvp_net *teacher;
-    bmvp_layer head[3], teacher_head[3];
-} voco_state;
-void voco_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int64_t hidden, int64_t out);
-bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *x);
-bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
-void voco_losses(bmvp_ctx *c, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
-                 bmvp_tensor *loss[3]);
 
 #endif

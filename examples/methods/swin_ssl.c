@@ -64,22 +64,17 @@ static void cut(const draws *r, const swin_ssl_config *k, const int64_t d[3], co
                 float *scratch)
 {
     const double budget = k->cut_share * r->uniform(r->user) * (double)(d[0] * d[1] * d[2]);
-    int64_t filled = 0, start[3], size[3], z, y, at;
+    int64_t filled = 0, n, i;
+    method_box b;
     int a;
-    while ((double)filled < budget) {
-        for (a = 0; a < 3; ++a) start[a] = r->whole(r->user, 0, d[a] - side(k->cut_least, d[a]) - 1);
-        for (a = 0; a < 3; ++a) {
-            size[a] = r->whole(r->user, side(k->cut_least, d[a]), side(k->cut_most, d[a]) - 1);
-            size[a] = size[a] < 1 ? 1 : size[a] < d[a] - start[a] ? size[a] : d[a] - start[a];
+    for (; (double)filled < budget; filled += n) {
+        for (a = 0; a < 3; ++a) b.start[a] = r->whole(r->user, 0, d[a] - side(k->cut_least, d[a]) - 1);
+        for (n = 1, a = 0; a < 3; n *= b.size[a++]) {
+            b.size[a] = r->whole(r->user, side(k->cut_least, d[a]), side(k->cut_most, d[a]) - 1);
+            b.size[a] = b.size[a] < 1 ? 1 : b.size[a] < d[a] - b.start[a] ? b.size[a] : d[a] - b.start[a];
         }
-        if (!other) scaled_noise(r, size[0] * size[1] * size[2], scratch);
-        for (z = 0; z < size[0]; ++z)
-            for (y = 0; y < size[1]; ++y) {
-                at = ((start[0] + z) * d[1] + start[1] + y) * d[2] + start[2];
-                memcpy(x + at, other ? other + at : scratch + (z * size[1] + y) * size[2],
-                       (size_t)size[2] * sizeof *x);
-            }
-        filled += size[0] * size[1] * size[2];
+        if (!other) scaled_noise(r, n, scratch);
+        for (i = 0; i < n; ++i) x[method_box_at(&b, d, i)] = other ? other[method_box_at(&b, d, i)] : scratch[i];
     }
 }
 
@@ -202,12 +197,13 @@ static void prepare(bmvp_trainer *t)
     const swin_ssl_config *k = (const swin_ssl_config *)t->config;
     const int64_t stride = bmvp_net_stride_of(t->c, &t->net_config);
     if (strcmp(t->net_config.kind, "swin_unetr") == 0) (void)bmvp_net_config_set(&t->net_config, "parts=0", NULL);
+    if (k->weight_contrast > 0 && !method_has_pairs(t, "swin_ssl", "weight_contrast=0")) return;
     if (stride < 2 || stride > 256 || stride & (stride - 1) || bmvp_net_channels_of(t->c, &t->net_config) < stride)
         bmvp_fail(t->c, BMVP_E_ARG, "swin_ssl: the last map of %s cannot be rebuilt step by step: take --network %s",
                   t->net_config.name, method_swin_ssl.network);
-    else if (k->crop / stride < 2)
-        bmvp_fail(t->c, BMVP_E_ARG, "swin_ssl: of a crop of %d %s makes one token, two are read: --crop %d or more",
-                  k->crop, t->net_config.name, (int)(2 * stride));
+    else if (k->crop % stride || k->crop == stride)
+        bmvp_fail(t->c, BMVP_E_ARG, "swin_ssl: a crop of %d is one token of %s, or none, where two are read: --crop %d "
+                  "or another multiple of %d", k->crop, t->net_config.name, (int)(2 * stride), (int)stride);
     else if (side(k->cut_most, k->crop) <= side(k->cut_least, k->crop))
         bmvp_fail(t->c, BMVP_E_ARG, "swin_ssl: there are no boxes of %g to %g of a crop of %d: a larger --crop or "
                   "cut_most", k->cut_least, k->cut_most, k->crop);
@@ -236,22 +232,19 @@ static int preset(const char *name, void *config)
     return 1;
 }
 
-static bmvp_tensor *rebuild(bmvp_trainer *t, bmvp_tensor *x)
-{
-    return swin_ssl_run(t->net, (swin_ssl_heads *)t->state, x, 0).rebuilt;
-}
-
 /* Only noise is cut into it: there is no other crop. */
 static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, float *back)
 {
     const swin_ssl_config *k = (const swin_ssl_config *)t->config;
-    const int64_t e = k->crop, d[3] = { e, e, e };
+    const int64_t e = k->crop, d[3] = { e, e, e }, dim[5] = { 1, e, e, e, 1 };
+    const int was = method_look_begin(t);
     bmvp_rng g = bmvp_rng_make((uint64_t)k->seed, METHOD_STREAM, 0, item->slot);
     const draws r = draws_of(&g);
     memcpy(seen, item->x, (size_t)(e * e * e) * sizeof *seen);
     swin_ssl_spoil(&r, k, d, 1, 0, seen, back);
-    return method_look_by(t, k->crop, seen, rebuild, back);
+    return method_look_end(t, was, NULL, swin_ssl_run(t->net, (swin_ssl_heads *)t->state,
+                                                      bmvp_input(t->c, 5, dim, seen), 0).rebuilt, 0, NULL, back);
 }
 
 const method_row method_swin_ssl = { "swin_ssl", "Swin-UNETR's self-supervision", "Tang et al., CVPR 2022",
-                                     "swin_unetr", "swin_unetr_tiny", method, preset, look };
+                                     "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP };

@@ -1,7 +1,7 @@
 #!/bin/sh
 # methods.sh - `bmvp pretrain --method NAME` from the outside, for each method of examples/methods: the loss falls, a killed run goes on to
-# the same bits, any number of threads gives the same bits, two ranks give nearly the same, its checkpoint starts a fine-tuning, and wrong
-# use is refused.
+# the same bits with any number of threads, also with another batch, two ranks give nearly the same, its checkpoint starts a fine-tuning, and
+# wrong use is refused. A new method is a line of `methods`, and what it alone refuses a case of `refuses`: 15 s of one core at most.
 # Environment: BMVP, the program (default build/bmvp).
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
@@ -11,62 +11,115 @@ case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
 port=$((20000 + $$ % 20000))
-small="--preset fast --data prepared --crop 32 --batch 2 --seed 3"
 
-# learn OUT OPTION...: the method on small crops
+# NAME SHARE PICTURE CROP MORE: the mean loss of steps 51 to 60 is below SHARE of that of steps 1 to 10 and, with PICTURE 1, where it is the
+# mean square of all that is rebuilt of crops, below what one grey for all of them has. Crops have edge CROP, 16 at least: the volumes, whole;
+# MORE: options.
+methods=$(cat <<'END'
+genesis 0.75 0 16 --lr 0.02
+swin_ssl 0.8 0 32 --network uniformer_tiny
+dae 0.8 0 16 --network uniformer_tiny
+END
+)
+
+# refuses: wrong use of $method beyond that of all methods
+refuses()
+{
+    case $method in
+    genesis) expect 2 "temperature" learn never --set temperature=1 ;;
+    swin_ssl)
+        expect 2 "swin_ssl compares crops of different cases: --batch 2 or more" learn never --batch 1
+        expect 2 "two are read: --crop 32" learn never --crop 16
+        expect 2 "there are no boxes of 0.05 to 0.01" learn never --set cut_most=0.01
+        ;;
+    dae)
+        expect 2 "dae compares crops of different cases: --batch 2 or more" learn never --batch 1
+        expect 2 "no multiple of every 3" learn never --set every=3
+        expect 2 "which has no statistics: --crop 64" learn never --network swin_unetr_tiny --crop 32
+        ;;
+    esac
+}
+
+# learn OUT OPTION...: the method on small crops; the options given win
 # shellcheck disable=SC2086 # words wanted
-learn() { "$program" pretrain --method "$method" $small --threads 1 --out "$@"; }
+learn() { "$program" pretrain --method "$method" --preset fast --data prepared --crop $crop --batch 2 --seed 3 --threads 1 $more --out "$@"; }
+# resumed OUT OPTION...
+resumed() { "$program" pretrain --resume --out "$@"; }
 # loss FILE FROM TO: mean loss of lines FROM to TO of a log
 loss() { sed -n "$2,$3p" "$1" | sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' | awk '{ s += $1 } END { printf "%.6f", s / NR }'; }
+# grey FOLDER EDGE: variance of the voxels of all images there, each within EDGE^3 voxels, zeros around it: int16 behind 352 bytes
+grey()
+{
+    for f in "$1"/*/[ft]*.nii; do tail -c +353 "$f" | od -An -v -td2 -w2; echo end; done |
+        awk -v all=$(($2 * $2 * $2)) '$1 == "end" { ++n; next } { x = $1 / 32767; s += x; q += x * x }
+             END { m = s / n / all; printf "%.6f", q / n / all - m * m }'
+}
 
-expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 40 --tumours 1 --seed 7
-expect 0 "4 cases (4 new" bmvp prepare --data phantoms --out prepared --spacing 0
-expect 2 "--method nothing|there are brainmvp genesis" bmvp pretrain --method nothing --data prepared --out never
-absent never
-
-for method in genesis; do
+# The loss falls, and a page shows what came back
+falls()
+{
     expect 0 "usage: bmvp pretrain" bmvp pretrain --method $method --help
     expect 0 "method   $method|done: $method/checkpoint.safetensors" learn $method --steps 60
     check "a line a step" test "$(wc -l <$method/log.jsonl)" -eq 60
     begin=$(loss $method/log.jsonl 1 10) end=$(loss $method/log.jsonl 51 60)
-    check "$method: loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < 0.75 * $begin) }"
+    check "$method: loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < $share * $begin) }"
+    grey=$(grey prepared $crop)
+    if [ $picture = 1 ]; then check "$method: loss $end, $grey with one grey" awk "BEGIN { exit !($end < $grey) }"; fi
     check "$method: no page" grep -q "came back" $method/report.html
-    pids= port=$((port + 1))
-    # killed and gone on with
-    expect 0 "stopped after step 4 of 8|--resume" learn broken.$method --steps 8 --stop-after 4
-    "$program" pretrain --out broken.$method --resume --threads 1 >"$out" 2>&1 &
+}
+
+# Stopped, killed, gone on with, by 2 and 3 threads: the bits of one run by one thread
+goes_on()
+{
+    expect 0 "stopped after step 2 of 6|--resume" learn broken.$method --steps 6 --stop-after 2 --threads 2
+    "$program" pretrain --resume --out broken.$method --threads 3 >"$out" 2>&1 & # the program itself, which is killed
     pid=$!
-    while [ "$(wc -l <broken.$method/log.jsonl)" -lt 6 ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
+    while [ "$(wc -l <broken.$method/log.jsonl)" -lt 4 ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
     kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null
-    expect 0 "method   $method|done" bmvp pretrain --out broken.$method --resume --threads 1
-    expect 0 "done" learn whole.$method --steps 8
+    expect 0 "method   $method|done" resumed broken.$method --threads 3
+    expect 0 "done" learn whole.$method --steps 6
     same broken.$method/checkpoint.safetensors whole.$method/checkpoint.safetensors
-    for threads in 2 3; do
-        # shellcheck disable=SC2086 # words wanted
-        expect 0 "done" bmvp pretrain --method $method $small --steps 8 --threads $threads --out threads.$method.$threads
-        same threads.$method.$threads/checkpoint.safetensors whole.$method/checkpoint.safetensors
-    done
-    # two ranks, a case each
+    expect 0 "changed  batch 3 (the run was at 2)|done" resumed broken.$method --threads 1 --batch 3 --steps 8
+    check "$method: two steps more" test "$(wc -l <broken.$method/log.jsonl)" -eq 8
+}
+
+# Two ranks, a case each, give what one gives but for rounding
+ranks()
+{
+    pids= port=$((port + 1))
     for rank in 0 1; do
-        # shellcheck disable=SC2086 # words wanted
-        RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port BMVP_TIMEOUT=60 "$program" pretrain \
-            --method $method $small --steps 8 --threads 1 --out ranks.$method >"said.$rank" 2>&1 &
+        RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port BMVP_TIMEOUT=60 \
+            learn ranks.$method --steps 6 >"said.$rank" 2>&1 &
         pids="$pids $!"
     done
     for pid in $pids; do wait "$pid"; done
-    check "$method: two ranks end" test "$(wc -l <ranks.$method/log.jsonl)" -eq 8
-    one=$(loss whole.$method/log.jsonl 8 8) two=$(loss ranks.$method/log.jsonl 8 8)
+    check "$method: two ranks end" test "$(wc -l <ranks.$method/log.jsonl)" -eq 6
+    one=$(loss whole.$method/log.jsonl 6 6) two=$(loss ranks.$method/log.jsonl 6 6)
     check "$method: loss $one of one rank, $two of two" awk "BEGIN { d = $one - $two; exit !(d * d < 1e-6 * $one * $one) }"
-    # wrong use
+}
+
+expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 24 --tumours 1 --seed 7
+expect 0 "4 cases (4 new" bmvp prepare --data phantoms --out prepared --spacing 0
+expect 2 "--method nothing|there are brainmvp" bmvp pretrain --method nothing --data prepared --out never
+for method in $(echo "$methods" | cut -d ' ' -f 1); do check "$method is not listed" grep -q -w "$method" "$out"; done
+absent never
+
+# shellcheck disable=SC2086 # names of methods are words
+while read -r method share picture crop more <&3; do
+    falls
+    goes_on
+    ranks
     expect 2 "already holds a run" learn $method --steps 8
     expect 2 "--network nothing" learn never --network nothing
     expect 2 "crop" learn never --crop 8
-    expect 2 "temperature" learn never --set temperature=1
+    refuses
     absent never
     # its checkpoint starts a fine-tuning, and is not taken for a run of another method
-    expect 0 "$method|done" bmvp finetune --data prepared --init $method/checkpoint.safetensors --crop 32 --batch 1 --steps 1 --fill zero --allow-absent \
-        --out tuned.$method --threads 1
+    expect 0 "$method|tensors taken|done" bmvp finetune --data prepared --init $method/checkpoint.safetensors --crop $crop --batch 1 --steps 1 \
+        --fill zero --allow-absent --out tuned.$method --threads 1
     expect 2 "is not a run of BrainMVP" bmvp pretrain --method brainmvp --data prepared --out $method --resume
-done
+done 3<<END
+$methods
+END
 finish

@@ -9,6 +9,7 @@ typedef struct golden_draws { /* the calls of the authors' generator in their or
     const golden_ssl *g;
     const bmvp_json *kind, *value;
     const char *shuffle, *noise; /* names of the formulas; number k is appended */
+    const bmvp_json *inner;      /* next value of a call that gave a list of them */
     int64_t call, n_shuffle, n_noise;
     int wrong;                   /* calls that were not the ones of the list */
 } golden_draws;
@@ -30,7 +31,13 @@ static inline double golden_draws_uniform(void *user) { return golden_draw((gold
 static inline int64_t golden_draws_whole(void *user, int64_t low, int64_t high)
 {
     golden_draws *l = (golden_draws *)user;
-    const int64_t v = (int64_t)golden_draw(l, "ic");
+    int64_t v;
+    if (!l->inner && l->value && l->value->type == BMVP_JSON_ARRAY) l->inner = l->value->first;
+    v = l->inner ? bmvp_json_int(l->inner, -1) : (int64_t)golden_draw(l, "ic");
+    if (l->inner) {
+        l->inner = l->inner->next;
+        if (!l->inner) (void)golden_draw(l, "i");
+    }
     if (v >= low && v <= high) return v;
     ++l->wrong;
     return low;

@@ -12,24 +12,32 @@ typedef struct golden_ssl {
     uint64_t seed;
 } golden_ssl;
 
-/* 0: the file is not there (the test counts as skipped) or cannot be read. */
-static inline int golden_ssl_open(golden_ssl *g, const char *file)
+/* 0: a failed check, the file cannot be read. */
+static inline int golden_ssl_open_at(golden_ssl *g, const char *path)
 {
-    char path[700];
     bmvp_error err;
-    FILE *f;
     memset(g, 0, sizeof *g);
-    snprintf(path, sizeof path, "%s/golden/ssl/%s", data_folder(), file);
-    f = fopen(path, "rb");
-    if (!f) {
-        check_skip("no such file below BMVP_DATA/golden/ssl");
-        return 0;
-    }
-    fclose(f);
     if (!check_report(bmvp_json_read(path, NULL, &g->doc, &err) == BMVP_OK, __FILE__, __LINE__, "%s", err.message))
         return 0;
     g->seed = (uint64_t)bmvp_json_int(bmvp_json_get(bmvp_json_root(g->doc), "seed"), 0);
     return 1;
+}
+
+/* 0: the file is not there (the test counts as skipped) or cannot be read. */
+static inline int golden_ssl_open(golden_ssl *g, const char *file)
+{
+    char path[700];
+    FILE *f;
+    snprintf(path, sizeof path, "%s/golden/ssl/%s", data_folder(), file);
+    f = fopen(path, "rb");
+    if (f) fclose(f);
+    else check_skip("no such file below BMVP_DATA/golden/ssl");
+    return f && golden_ssl_open_at(g, path);
+}
+
+static inline int golden_ssl_has(const golden_ssl *g, const char *of)
+{
+    return bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"), of) != NULL;
 }
 
 /* What a case gives, by its name in "out"; a failed check if it is not there */

@@ -111,7 +111,7 @@ static bmvp_status plan_memory(pretraining *s, bmvp_config *k)
     common(s)->batch = batch;
     if (st) return st;
     if (ranks_lead(&s->ranks))
-        run_print_memory(&m, crop_loader_bytes(&s->data, &draw, size), s->kind->report_bytes(s));
+        run_print_memory(&m, crop_loader_bytes(&s->data, &draw, size, s->row->wants), s->kind->report_bytes(s));
     if (s->o.plan) return BMVP_OK;
     s->c = bmvp_create(k, &s->err);
     if (!s->c) return BMVP_E_OOM;
@@ -150,7 +150,7 @@ static bmvp_status start(pretraining *s)
     at.step = s->trainer->steps;
     at.samples = s->trainer->samples;
     return crop_loader_start(&s->loader, &s->data, &draw, s->ranks.launch.rank, s->ranks.launch.size, s->kind->grid(s),
-                             at, s->kind->pairs, &s->err);
+                             at, s->row->wants, &s->err);
 }
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
@@ -168,7 +168,7 @@ static bmvp_status one_step(void *user, int64_t step, double lr)
         to = crop_batch_pass(b, &s->loader.cfg, from);
         count = bmvp_trainer_mine(s->trainer, to - from, &first);
         if (to == b->n) bmvp_trainer_last_pass(s->trainer);
-        st = s->kind->pass(s, b->item + at, count);
+        st = s->kind->pass(s, b->item + at, b->draw + from + first, count);
     }
     if (!st) st = bmvp_trainer_update(s->trainer, lr, NULL);
     return st ? train_failed(s->c, &s->err) : BMVP_OK;

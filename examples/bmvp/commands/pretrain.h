@@ -47,7 +47,6 @@ typedef struct pretraining { /* what one call of the command holds */
 /* Functions that may be NULL are marked; all others are there. */
 typedef struct pretrain_kind {
     size_t own;                                              /* bytes of the kind's part, zeros at first */
-    int pairs;                                               /* 1: wants the crop of another modality, too */
     /* A run's checkpoint: was, net, step, samples. */
     bmvp_status (*inspect)(pretraining *s, const char *path);
     bmvp_status (*fits)(pretraining *s);                     /* NULL; do the data fit the run that goes on? */
@@ -58,7 +57,7 @@ typedef struct pretrain_kind {
     void (*destroy)(pretraining *s);
     const int64_t *(*grid)(const pretraining *s);            /* of the templates, D, H, W */
     bmvp_status (*fresh)(pretraining *s);                    /* NULL; a new run, before its first step */
-    bmvp_status (*pass)(pretraining *s, const bmvp_ssl_item *item, int n);
+    bmvp_status (*pass)(pretraining *s, const bmvp_ssl_item *item, const bmvp_ssl_draw *draw, int n);
     int (*looks)(const pretraining *s, int64_t done);        /* NULL; is look due after so many steps? */
     bmvp_status (*look)(pretraining *s);
     double (*report_bytes)(const pretraining *s);

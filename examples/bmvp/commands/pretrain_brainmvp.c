@@ -119,8 +119,9 @@ static bmvp_status fresh(pretraining *s)
 
 /* >>steps ---------------------------------------------------------------------------------------------------------- */
 
-static bmvp_status pass(pretraining *s, const bmvp_ssl_item *item, int n)
+static bmvp_status pass(pretraining *s, const bmvp_ssl_item *item, const bmvp_ssl_draw *draw, int n)
 {
+    (void)draw;
     return bmvp_trainer_accumulate(s->trainer, item, n, NULL);
 }
 
@@ -138,6 +139,6 @@ static bmvp_status report(pretraining *s)
     return pretrain_report(part(s)->ssl, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
 }
 
-const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), 1,    inspect, fits, learnable, sampling, plan,   create,
-                                          destroy,          grid, fresh,   pass, looks,     snapshot, report_bytes,
+const pretrain_kind pretrain_brainmvp = { sizeof(brainmvp), inspect, fits,  learnable, sampling, plan,     create,
+                                          destroy,          grid,    fresh, pass,      looks,    snapshot, report_bytes,
                                           report };

@@ -12,9 +12,15 @@ enum { LOOKS = 3, MAX_CASES = 3, MAX_FIELDS = 64, FIXED = 4 };
 
 static const method_config *config_of(const method_page *p) { return (const method_config *)p->trainer->config; }
 
-/* Crop, what was given, what came back. */
-static int64_t look_voxels(const method_config *k) { return (int64_t)LOOKS * k->crop * k->crop * k->crop; }
-double method_report_bytes(const method_config *k) { return (double)look_voxels(k) * (double)sizeof(float); }
+/* Crop, what was given, what came back; then the crop again, with what is wanted besides. */
+static int64_t look_voxels(const method_row *row, const method_config *k, const prepared_set *data)
+{
+    return (int64_t)(LOOKS + crop_count(data, row->wants)) * k->crop * k->crop * k->crop;
+}
+double method_report_bytes(const method_row *row, const method_config *k, const prepared_set *data)
+{
+    return (double)look_voxels(row, k, data) * (double)sizeof(float);
+}
 
 /* >>curves --------------------------------------------------------------------------------------------------------- */
 
@@ -60,22 +66,43 @@ static void show_curves(report_page *r, const method_page *p)
 
 /* >>crops ---------------------------------------------------------------------------------------------------------- */
 
-/* The middle crop of case i, in another modality for each case. */
-static bmvp_status crop_of(const method_page *p, int64_t i, float *x, method_item *item, bmvp_error *err)
+static int has(const method_page *p, int64_t i, int m) { return (int)(p->data->cases[i].modalities >> m & 1u); }
+
+/* The next modality or case that a method may want besides; -1: there is none. */
+static int64_t other_of(const method_page *p, int64_t i, int m)
 {
-    const int64_t e = config_of(p)->crop, size[3] = { e, e, e };
+    const int64_t n = p->row->wants == METHOD_CASE ? p->data->data.n : p->data->n_modalities;
+    int64_t a;
+    for (a = 1; a < n && p->row->wants == METHOD_MODALITY; ++a)
+        if (has(p, i, (int)((m + a) % n))) return (m + a) % n;
+    for (a = 1; a < n && p->row->wants == METHOD_CASE; ++a)
+        if (has(p, (i + a) % n, m)) return (i + a) % n;
+    return p->row->wants == METHOD_CASE ? i : p->row->wants == METHOD_ALL ? 0 : -1;
+}
+
+/* The middle crop of case i, in another modality for each case: into x, with what is wanted besides into more. */
+static bmvp_status crop_of(const method_page *p, int64_t i, float *x, float *more, method_item *item, bmvp_error *err)
+{
+    const int64_t e = config_of(p)->crop;
+    bmvp_ssl_item t;
     int64_t start[3];
+    bmvp_status st;
     int a, m = 0;
     for (a = 0; a < p->data->n_modalities; ++a) {
         m = (int)((i + a) % p->data->n_modalities);
-        if (p->data->cases[i].modalities >> m & 1u) break;
+        if (has(p, i, m)) break;
     }
     for (a = 0; a < 3; ++a) {
         const int64_t room = p->data->cases[i].dim[a] - e;
         start[a] = room >= 0 ? room / 2 : -(-room / 2);
     }
-    item->x = x, item->modality = m, item->slot = (uint32_t)i;
-    return prepared_crop(p->data, i, m, start, size, x, err);
+    st = crop_read(p->data, p->row->wants, i, m, other_of(p, i, m), start, e, more, &t, err);
+    if (st) return st;
+    memcpy(x, t.x, (size_t)(e * e * e) * sizeof *x);
+    item->x = x, item->modality = m, item->slot = (uint32_t)i, item->other = t.other;
+    item->present = p->data->cases[i].modalities;
+    bmvp_template_place(start, p->data->cases[i].dim, p->grid, item->place);
+    return BMVP_OK;
 }
 
 static double mean_error(const float *a, const float *b, int64_t n)
@@ -97,7 +124,8 @@ static bmvp_status show_case(report_page *r, const method_page *p, int64_t i, fl
     method_item item;
     char caption[256], error[64];
     float *pixels = (float *)malloc((size_t)(3 * LOOKS * e * e) * sizeof *pixels);
-    bmvp_status st = pixels ? crop_of(p, i, v, &item, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    bmvp_status st = pixels ? crop_of(p, i, v, v + LOOKS * n, &item, err)
+                            : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int a, k;
     if (!st && p->row->look(p->trainer, &item, v + n, v + 2 * n))
         st = bmvp_error_set(err, bmvp_error_of(p->trainer->c)->status, "%s", bmvp_error_of(p->trainer->c)->message);
@@ -125,7 +153,7 @@ static bmvp_status show_case(report_page *r, const method_page *p, int64_t i, fl
 static bmvp_status show_cases(report_page *r, const method_page *p, bmvp_error *err)
 {
     const int64_t n = p->data->data.n < MAX_CASES ? p->data->data.n : MAX_CASES;
-    float *v = (float *)malloc((size_t)look_voxels(config_of(p)) * sizeof *v);
+    float *v = (float *)malloc((size_t)look_voxels(p->row, config_of(p), p->data) * sizeof *v);
     bmvp_status st = v ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int64_t i;
     (void)report_section(r, "Crops",
