@@ -65,6 +65,26 @@ static void vanishes(const char *what, const bmvp_json *v, const float *x, int64
     for (i = 0; i < n; ++i) golden_ssl_near(what, "a gradient of zero", (double)x[i], 0, most > 1e-5 ? most : 1e-5);
 }
 
+/* The same of a gradient before kinks: norm, sum with a cosine, and the values by L2, not one by one */
+static void gradient_by_l2(const char *what, const bmvp_json *v, const float *x, int64_t n, double least)
+{
+    const double dev = bmvp_json_double(bmvp_json_get(v, "dev32"), 0), l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0);
+    const double share = 8 * dev > least ? 8 * dev : least;
+    const bmvp_json *value = bmvp_json_get(v, "value"), *index = bmvp_json_get(v, "index");
+    double square = 0, dot = 0, off = 0;
+    int64_t i, k = bmvp_json_count(value);
+    if (dev > 0.05) return;
+    for (i = 0; i < n; ++i) square += (double)x[i] * (double)x[i], dot += (double)x[i] * cos(0.7 * (double)i);
+    golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
+    golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0), share * l2);
+    for (i = 0; i < k; ++i) {
+        const int64_t at = index ? bmvp_json_int(bmvp_json_at(index, i), 0) : i;
+        const double d = at < n ? (double)x[at] - bmvp_json_double(bmvp_json_at(value, i), 0) : (double)NAN;
+        off += d * d / (double)k;
+    }
+    golden_ssl_near(what, "the values, by L2", sqrt(off), 0, share * l2 / sqrt((double)n));
+}
+
 /* Gradients of the list against a case's, within `least` of their rms; whole 1: what the case lacks has none. */
 static void gradients_are(const bmvp_json *grad, bmvp_ctx *c, const bmvp_state_list *l, renaming rename, int whole,
                           double least)
@@ -86,7 +106,8 @@ static void gradients_are(const bmvp_json *grad, bmvp_ctx *c, const bmvp_state_l
         if (check_report(ours && torch, __FILE__, __LINE__, "%s has no gradient", name)) {
             bmvp_state_to_torch(s, ours, torch);
             if (bmvp_json_get(v, "zero")) vanishes(name, v, torch, s->t->numel);
-            else golden_ssl_within(name, v, torch, s->t->numel, least);
+            else if (least > 1e-3) gradient_by_l2(name, v, torch, s->t->numel, least);
+            else golden_ssl_check(name, v, torch, s->t->numel);
         }
         free(ours);
         free(torch);
