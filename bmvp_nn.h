@@ -288,14 +288,19 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
    `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size,
    window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows;
-   dae 1: DAE's, with a patch embedding of its own; parts: what pre-training has besides the transformer; its
-   relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
+   dae 1: DAE's, with a patch embedding of its own; encoders 1: the encoder alone has the blocks of the skips, too;
+   its relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
    rows by bmvp_config.networks
    (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
    its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
    printed, where the row is not known. */
 
-typedef enum bmvp_net_task { BMVP_TASK_PRETRAIN, BMVP_TASK_SEGMENT, BMVP_TASK_CLASSIFY } bmvp_net_task;
+typedef enum bmvp_net_task {
+    BMVP_TASK_PRETRAIN,
+    BMVP_TASK_SEGMENT,
+    BMVP_TASK_CLASSIFY,
+    BMVP_TASK_ENCODE /* the encoder alone: for methods of pre-training with heads of their own */
+} bmvp_net_task;
 
 enum { BMVP_NET_OPTIONS = 12 };
 typedef struct bmvp_net_option { /* what a network needs to know beyond the fields of bmvp_net_config */
@@ -337,7 +342,7 @@ typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
                              and Swin-UNETR's the input, GVSL's maps at 1 to 1/8, the input, and in pre-training the
-                             decoded map; with parts 1 Swin-UNETR's encoder1, 2, 3, 4 and 10 are [1] to [5] */
+                             decoded map; with encoders 1 Swin-UNETR's encoder1, 2, 3, 4 and 10 are [1] to [5] */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -347,6 +352,13 @@ typedef struct bmvp_logits {
 } bmvp_logits;
 
 typedef struct bmvp_net bmvp_net;
+/* Of a network whose blocks work on tokens (UNETR), for methods that choose or replace some of them; see
+   bmvp_net_embed. Such a row has an option img_size, as positions are learned for one size. */
+typedef struct bmvp_net_tokens {
+    bmvp_tensor *(*embed)(bmvp_net *net, bmvp_tensor *x);
+    bmvp_tensor *(*positions)(const bmvp_net *net);
+    bmvp_tensor *(*blocks)(bmvp_net *net, bmvp_tensor *tokens, int norm);
+} bmvp_net_tokens;
 typedef enum bmvp_net_part {
     BMVP_PART_ENCODER, BMVP_PART_STEM, BMVP_PART_HEAD, BMVP_PART_INPUT, BMVP_PART_COUNT
 } bmvp_net_part;
@@ -381,6 +393,7 @@ typedef struct bmvp_net_kind {
        Input: other layers that read the image, fresh when the number of channels differs. */
     const char *part[BMVP_PART_COUNT];
     const char *alias[2]; /* two prefixes for one thing (a task's names have a level more) */
+    const bmvp_net_tokens *tokens; /* NULL: it has none */
 } bmvp_net_kind;
 /* A row of the header or of bmvp_config.networks (c NULL: of the header); NULL: there is none of that name. */
 BMVP_API const bmvp_net_kind *bmvp_net_kind_find(const bmvp_ctx *c, const char *name);
@@ -429,6 +442,17 @@ BMVP_API bmvp_tensor *bmvp_net_reconstruct(bmvp_net *net, const bmvp_features *f
 BMVP_API bmvp_logits bmvp_net_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep_supervision);
 /* Classification: global average of the last map -> Linear: logits (N, outputs). */
 BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f);
+
+/* In place of encode, for methods that mask tokens. embed: patches of s^3 voxels, s the stride, to tokens, x (N, D, H,
+   W, in_channels) -> (N, D/s, H/s, W/s, C), without positions. positions: (1, D/s, H/s, W/s, C), learned, for
+   bmvp_add_tokens or bmvp_gather_rows. blocks: tokens (N, ..., C), any number and choice of them -> the same shape;
+   norm 1: with the LayerNorm at the end. blocks(embed(x) + positions, 1) is the last map of encode. A network without
+   tokens: BMVP_E_ARG, and the message names those that have them. */
+BMVP_API bmvp_tensor *bmvp_net_embed(bmvp_net *net, bmvp_tensor *x, int training);
+BMVP_API bmvp_tensor *bmvp_net_positions(bmvp_net *net);
+BMVP_API bmvp_tensor *bmvp_net_blocks(bmvp_net *net, bmvp_tensor *tokens, int norm);
+/* The same question before there is a network: 1, or 0 and the error. */
+BMVP_API int bmvp_net_needs_tokens(bmvp_ctx *c, const bmvp_net_config *cfg);
 
 /* >>optimizer ---------------------------------------------------------------------------------------------------- */
 
@@ -1542,6 +1566,12 @@ static void bmvpi_make_sablock(bmvp_module *m, bmvpi_sablock *b, int64_t n, cons
     b->attention.norm1.eps = b->attention.norm2.eps = 1e-6;
 }
 
+/* 1: a decoder stands on the encoder. */
+static int bmvpi_net_decodes(const bmvp_net_config *k)
+{
+    return k->task == BMVP_TASK_PRETRAIN || k->task == BMVP_TASK_SEGMENT;
+}
+
 /* The decoder's blocks with skip connections exist in the released pre-training checkpoint too, but pre-training never
    runs them: there they are carried, so that a checkpoint written here loads strictly, and fine-tuning finds them. */
 static void bmvpi_make_decoder(bmvp_net *net)
@@ -1604,7 +1634,7 @@ static void bmvpi_uniformer_make(bmvp_net *net)
     u->norm = bmvp_make_batchnorm(m, "norm", k->dim[3]);
     bmvp_leave(m);
     m->axes = BMVP_AXES_XYZ;
-    if (k->task != BMVP_TASK_CLASSIFY) bmvpi_make_decoder(net);
+    if (bmvpi_net_decodes(k)) bmvpi_make_decoder(net);
 }
 
 static void bmvpi_uniformer_destroy(bmvp_net *net)
@@ -1838,7 +1868,8 @@ static const bmvp_net_kind bmvpi_uniformer_kind = {
       "encoder.uniformer.patch_embed1.proj. encoder.patch_embed1.proj.",
       "decoder.out.conv.conv. ms_out.",
       "decoder.proj1.proj." },
-    { "encoder.", "encoder.uniformer." }
+    { "encoder.", "encoder.uniformer." },
+    NULL                          /* tokens */
 };
 
 /* >>unet3d: GroupNorm residual network of method 4.4 --------------------------------------------------------------- */
@@ -1865,13 +1896,13 @@ static void bmvpi_unet3d_make(bmvp_net *net)
     static const char *const up[3] = { "up4conva", "up3conva", "up2conva" }, *const ds[3] = { "ds1", "ds2", "ds3" };
     static const int level[BMVPI_UNET_BLOCKS] = { 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 1, 0 };
     const int64_t n = net->cfg.width;
-    const int classify = net->cfg.task == BMVP_TASK_CLASSIFY,
+    const int decodes = bmvpi_net_decodes(&net->cfg),
               outputs = net->cfg.task == BMVP_TASK_SEGMENT ? net->cfg.outputs : 1;
     bmvpi_unet3d *u = (bmvpi_unet3d *)net->layers;
     bmvp_module *m = &net->m;
     int i;
     u->conv1a = bmvpi_make_conv3(m, "conv1a", net->cfg.in_channels, n, 1);
-    for (i = 0; i < (classify ? 9 : BMVPI_UNET_BLOCKS); ++i) { /* 9: those of the encoder */
+    for (i = 0; i < (decodes ? BMVPI_UNET_BLOCKS : 9); ++i) { /* 9: those of the encoder */
         const int64_t w = n << level[i];
         if (i == 1 || i == 3 || i == 5) u->ds[i / 2] = bmvpi_make_conv3(m, ds[i / 2], w / 2, w, 2);
         if (i >= 9) u->up[i - 9] = bmvpi_released(m, bmvp_make_conv(m, up[i - 9], 2 * w, w, 1, 1, 0, 1));
@@ -1882,7 +1913,7 @@ static void bmvpi_unet3d_make(bmvp_net *net)
         u->block[i].conv2 = bmvpi_make_conv3(m, "conv2", w, w, 1);
         bmvp_leave(m);
     }
-    if (!classify) u->out = bmvpi_released(m, bmvp_make_conv(m, "up1conv", n, outputs, 1, 1, 0, 1));
+    if (decodes) u->out = bmvpi_released(m, bmvp_make_conv(m, "up1conv", n, outputs, 1, 1, 0, 1));
 }
 
 /* conv(relu(norm(x))), norm and relu dropped */
@@ -1998,7 +2029,8 @@ static const bmvp_net_kind bmvpi_unet3d_kind = {
     0,                            /* deep */
     1e-5,                         /* weight_decay */
     { "conv ds", "conv1a.", "up1conv.", NULL },
-    { NULL, NULL }
+    { NULL, NULL },
+    NULL                          /* tokens */
 };
 
 /* >>unetr: UNETR of Hatamizadeh et al., WACV 2022, as MONAI 1.4 and 1.5 write it --------------------------------------
@@ -2150,7 +2182,7 @@ static void bmvpi_unetr_make(bmvp_net *net)
     }
     u->norm = bmvp_make_layernorm(m, "norm", hidden);
     bmvp_leave(m);
-    if (net->cfg.task != BMVP_TASK_CLASSIFY) bmvpi_unetr_make_decoder(net);
+    if (bmvpi_net_decodes(&net->cfg)) bmvpi_unetr_make_decoder(net);
 }
 
 /* 1: the input has the size that the positions were made for. */
@@ -2166,23 +2198,46 @@ static int bmvpi_unetr_fits(const bmvp_net *net, const bmvp_tensor *x)
     return 0;
 }
 
+/* All blocks, and with `norm` the LayerNorm behind them. hidden (or NULL): what each block gives. */
+static bmvp_tensor *bmvpi_unetr_blocks(bmvp_net *net, bmvp_tensor *x, int norm, bmvp_tensor **hidden)
+{
+    const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
+    bmvp_module *m = &net->m;
+    int i;
+    for (i = 0; i < BMVPI_UNETR_DEPTH; ++i) {
+        const int64_t scope = bmvp_scope_begin(m->c);
+        x = bmvp_block_end(m, scope, bmvp_run_attention_block(m, &u->block[i], x));
+        if (hidden) hidden[i] = x;
+    }
+    return norm ? bmvp_run(m, &u->norm, x) : x;
+}
+
 /* The tokens as a map (N, D/16, H/16, W/16, hidden): hidden[i] after block i, [12] the last one normalised, [13] before
    all blocks. */
 static void bmvpi_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[BMVPI_UNETR_DEPTH + 2])
 {
     const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
     bmvp_module *m = &net->m;
-    int64_t scope = bmvp_scope_begin(m->c);
-    int i;
+    const int64_t scope = bmvp_scope_begin(m->c);
     x = bmvp_scope_end(m->c, scope, bmvp_add_tokens(m, bmvp_run(m, &u->embed, x), u->position));
     hidden[BMVPI_UNETR_DEPTH + 1] = x;
-    for (i = 0; i < BMVPI_UNETR_DEPTH; ++i) {
-        scope = bmvp_scope_begin(m->c);
-        x = bmvp_block_end(m, scope, bmvp_run_attention_block(m, &u->block[i], x));
-        hidden[i] = x;
-    }
-    hidden[BMVPI_UNETR_DEPTH] = bmvp_run(m, &u->norm, x);
+    hidden[BMVPI_UNETR_DEPTH] = bmvpi_unetr_blocks(net, x, 1, hidden);
 }
+
+static bmvp_tensor *bmvpi_unetr_embed(bmvp_net *net, bmvp_tensor *x)
+{
+    return bmvpi_unetr_fits(net, x) ? bmvp_run(&net->m, &((const bmvpi_unetr *)net->layers)->embed, x) : NULL;
+}
+static bmvp_tensor *bmvpi_unetr_positions(const bmvp_net *net)
+{
+    return ((const bmvpi_unetr *)net->layers)->position;
+}
+static bmvp_tensor *bmvpi_unetr_run_blocks(bmvp_net *net, bmvp_tensor *tokens, int norm)
+{
+    return bmvpi_unetr_blocks(net, tokens, norm, NULL);
+}
+static const bmvp_net_tokens bmvpi_unetr_token_functions = { bmvpi_unetr_embed, bmvpi_unetr_positions,
+                                                             bmvpi_unetr_run_blocks };
 
 /* map: after blocks 3, 6 and 9 (counted from 0) and the normalised end, all at 1/16; skip[0]: the image, for the
    decoder. */
@@ -2319,7 +2374,8 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
       "vit.patch_embedding.patch_embeddings.weight vit.patch_embedding.patch_embeddings.bias",
       "out.conv.conv.",
       "encoder1.layer." },
-    { NULL, NULL }
+    { NULL, NULL },
+    &bmvpi_unetr_token_functions
 };
 
 /* >>unet3d_mg: the U-Net of Models Genesis (Zhou et al., MIA 2021) and TransVW ----------------------------------------
@@ -2358,7 +2414,7 @@ static void bmvpi_unet3d_mg_make(bmvp_net *net)
         u->down[i][1] = bmvpi_make_mg_conv(m, 1, mid, 2 * mid);
         bmvp_leave(m);
     }
-    if (net->cfg.task == BMVP_TASK_CLASSIFY) return;
+    if (!bmvpi_net_decodes(&net->cfg)) return;
     for (i = 0; i < 3; ++i) {
         const int64_t in = (16 * w) >> i, out = in / 2;
         bmvp_enter(m, "up_tr%d", 256 >> i);
@@ -2475,7 +2531,8 @@ static const bmvp_net_kind bmvpi_unet3d_mg_kind = {
     0,                            /* deep */
     1e-5,                         /* weight_decay */
     { "down_tr", "down_tr64.ops.0.conv1.", "out_tr.", NULL },
-    { NULL, NULL }
+    { NULL, NULL },
+    NULL                          /* tokens */
 };
 
 /* >>unet3d_gvsl: the U-Net of GVSL (He et al., CVPR 2023) -------------------------------------------------------------
@@ -2518,7 +2575,7 @@ static void bmvpi_unet3d_gvsl_make(bmvp_net *net)
         snprintf(name, sizeof name, "down%d.maxpool_conv.1", i);
         u->down[i] = bmvpi_make_gvsl_level(m, name, w << (i - 1), w << i);
     }
-    for (i = 0; i < BMVPI_GVSL_LEVELS - 1 && net->cfg.task != BMVP_TASK_CLASSIFY; ++i) {
+    for (i = 0; i < BMVPI_GVSL_LEVELS - 1 && bmvpi_net_decodes(&net->cfg); ++i) {
         const int64_t out = (8 * w) >> i;
         snprintf(name, sizeof name, "up%d.conv", i + 1);
         u->up[i] = bmvpi_make_gvsl_level(m, name, 3 * out, out);
@@ -2650,7 +2707,8 @@ static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
     0,                            /* deep */
     1e-5,                         /* weight_decay */
     { "inc. down unet.inc. unet.down", "inc.double_conv.0. unet.inc.double_conv.0.", "out_conv.", NULL },
-    { "unet.", "" }
+    { "unet.", "" },
+    NULL                          /* tokens */
 };
 
 /* >>swin_unetr: Swin-UNETR of Hatamizadeh et al., BrainLes 2021, as MONAI writes it -----------------------------------
@@ -2669,7 +2727,7 @@ static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
    shows the last.
    dae 1: as DAE has it (Valanarasu et al., MIDL 2024): two convolutions of 3^3 with instance norms that learn, the
    first of stride 2, are the patch embedding, and the decoder reads maps without a norm of their own.
-   parts, in pre-training alone: 2 everything, 1 encoder1 to 10 without the decoder, 0 the transformer. */
+   encoders 1: the encoder alone (BMVP_TASK_ENCODE) has encoder1 to 10 beside the transformer. */
 enum { BMVPI_SWIN_BLOCKS = 32, BMVPI_SWIN_MAPS = 11, BMVPI_SWIN_SEEN = 17 };
 typedef struct bmvpi_swin_block {
     bmvp_attention_block b;
@@ -2689,9 +2747,10 @@ static int bmvpi_swin_feature(const bmvp_net_config *k) { return bmvp_net_option
 static int bmvpi_swin_window(const bmvp_net_config *k) { return bmvp_net_option_of(k, "window_size", 7); }
 static int bmvpi_swin_heads(const bmvp_net_config *k) { return bmvp_net_option_of(k, "num_heads", 3); }
 static int bmvpi_swin_dae(const bmvp_net_config *k) { return bmvp_net_option_of(k, "dae", 0); }
-static int bmvpi_swin_parts(const bmvp_net_config *k)
+/* 1: without a decoder, but with encoder1 to 10. */
+static int bmvpi_swin_encoders(const bmvp_net_config *k)
 {
-    return k->task == BMVP_TASK_PRETRAIN ? bmvp_net_option_of(k, "parts", 2) : k->task == BMVP_TASK_SEGMENT ? 2 : 0;
+    return k->task == BMVP_TASK_ENCODE && bmvp_net_option_of(k, "encoders", 0);
 }
 static int bmvpi_swin_depth(const bmvp_net_config *k, int stage)
 {
@@ -2741,7 +2800,7 @@ static void bmvpi_swin_make_decoder(bmvp_net *net)
         snprintf(name, sizeof name, "encoder%d.layer", place[i]);
         u->encoder[i] = bmvpi_make_res_block(m, name, i ? width[i] * f : net->cfg.in_channels, width[i] * f);
     }
-    if (bmvpi_swin_parts(&net->cfg) < 2) return;
+    if (bmvpi_swin_encoders(&net->cfg)) return;
     for (i = 0; i < 5; ++i) {
         snprintf(name, sizeof name, "decoder%d", 5 - i);
         u->decoder[i] = bmvpi_make_up_block(m, name, (16 * f) >> i, i < 4 ? (8 * f) >> i : f);
@@ -2786,7 +2845,7 @@ static void bmvpi_swin_make(bmvp_net *net)
         bmvp_leave(m);
     }
     bmvp_leave(m);
-    if (bmvpi_swin_parts(k) > 0) bmvpi_swin_make_decoder(net);
+    if (bmvpi_net_decodes(k) || bmvpi_swin_encoders(k)) bmvpi_swin_make_decoder(net);
 }
 
 /* How a map is cut: along z, y and x its length, that of whole windows, the window's, the shift */
@@ -2972,8 +3031,8 @@ static bmvp_tensor *bmvpi_swin_embed(bmvp_module *m, const bmvpi_swin *u, bmvp_t
     return bmvp_block_end(m, scope, y);
 }
 
-/* The maps: f->map[0..4], normalised but for DAE's, at 1/2 to 1/32. seen, or NULL: what the embedding ([16]) and in each
-   stage the first two blocks, merging and v2's residual block gave ([4 stage + 0 .. 3]). */
+/* The maps: f->map[0..4], normalised but for DAE's, at 1/2 to 1/32. seen, or NULL: what the embedding ([16]) and in
+   each stage the first two blocks, merging and v2's residual block gave ([4 stage + 0 .. 3]). */
 static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[BMVPI_SWIN_SEEN])
 {
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
@@ -3018,7 +3077,7 @@ static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x)
 {
     bmvp_features f = bmvpi_swin_maps(net, x, NULL);
     int i;
-    for (i = 0; i < 5 && f.last && bmvpi_swin_parts(&net->cfg) == 1; ++i) f.skip[1 + i] = bmvpi_swin_skip(net, &f, i);
+    for (i = 0; i < 5 && f.last && bmvpi_swin_encoders(&net->cfg); ++i) f.skip[1 + i] = bmvpi_swin_skip(net, &f, i);
     return f;
 }
 
@@ -3030,11 +3089,6 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
     bmvp_tensor *y;
     int i;
     memset(map, 0, BMVPI_SWIN_MAPS * sizeof *map);
-    if (!u->out.run) {
-        bmvp_fail(m->c, BMVP_E_STATE, "%s: made without a decoder (parts %d)", net->cfg.name,
-                  bmvpi_swin_parts(&net->cfg));
-        return;
-    }
     if (f->last->numel / f->last->dim[0] == f->last->dim[4]) {
         bmvp_fail(m->c, BMVP_E_SHAPE,
                   "%s: the input is one voxel at 1/32, of which there are no statistics: a side must have 64 voxels or "
@@ -3072,10 +3126,10 @@ static int64_t bmvpi_swin_channels(const bmvp_net_config *k) { return 16 * (int6
 static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
 {
     const int f = bmvpi_swin_feature(k), w = bmvpi_swin_window(k), heads = bmvpi_swin_heads(k);
-    const int parts = bmvp_net_option_of(k, "parts", 2), dae = bmvpi_swin_dae(k);
+    const int encoders = bmvp_net_option_of(k, "encoders", 0), dae = bmvpi_swin_dae(k);
     int i, ok = f >= 1 && f <= 4096 && heads >= 1 && f % heads == 0 && w >= 2 && w <= 16;
-    if (parts < 0 || parts > 2 || dae < 0 || dae > 1)
-        return bmvp_fail(c, BMVP_E_ARG, "Swin-UNETR: parts %d is 0 to 2, dae %d is 0 or 1", parts, dae) != NULL;
+    if (encoders < 0 || encoders > 1 || dae < 0 || dae > 1)
+        return bmvp_fail(c, BMVP_E_ARG, "Swin-UNETR: encoders %d and dae %d are 0 or 1", encoders, dae) != NULL;
     for (i = 0; i < 4; ++i) ok = ok && bmvpi_swin_depth(k, i) >= 1 && bmvpi_swin_depth(k, i) <= BMVPI_SWIN_BLOCKS;
     if (!ok)
         bmvp_fail(c, BMVP_E_ARG,
@@ -3115,7 +3169,7 @@ static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_conf
 
 static const bmvp_net_kind bmvpi_swin_kind = {
     "swin_unetr", "Swin-UNETR",
-    "feature_size window_size num_heads depth use_v2 new_merging dae parts",
+    "feature_size window_size num_heads depth use_v2 new_merging dae encoders",
     sizeof(bmvpi_swin),
     bmvpi_swin_stride,
     bmvpi_swin_channels,
@@ -3132,7 +3186,8 @@ static const bmvp_net_kind bmvpi_swin_kind = {
     { "swinViT.",
       "swinViT.patch_embed.proj.weight swinViT.patch_embed.proj.bias swinViT.patch_embed.proj.conv1.",
       "out.conv.conv.", "encoder1.layer." },
-    { NULL, NULL }
+    { NULL, NULL },
+    NULL                          /* tokens */
 };
 
 /* >>network impl --------------------------------------------------------------------------------------------------- */
@@ -3288,15 +3343,15 @@ static const char *bmvpi_net_title(const bmvp_net_kind *kind) { return kind->tit
 static int bmvpi_net_config_check(bmvp_ctx *c, const bmvp_net_kind *kind, const bmvp_net_config *k)
 {
     static const char *const what[3] = { "pre-training", "segmentation", "classification" };
-    const int task = (int)k->task,
-              has[3] = { kind->reconstruct != NULL, kind->segment != NULL, kind->classify || kind->channels };
+    const int task = (int)k->task, labelled = task == BMVP_TASK_SEGMENT || task == BMVP_TASK_CLASSIFY,
+              has[3] = { 1, kind->segment != NULL, kind->classify || kind->channels };
     int i;
-    if (task < 0 || task > 2 || (!has[task] && task != BMVP_TASK_PRETRAIN))
-        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name,
-                         task < 0 || task > 2 ? "such task" : what[task]) != NULL;
+    if (task < 0 || task > BMVP_TASK_ENCODE || (labelled && !has[task]))
+        return bmvp_fail(c, BMVP_E_ARG, "%s: the network has no %s", k->name, labelled ? what[task] : "such task") !=
+               NULL;
     if (k->in_channels < 1 || k->in_channels > 1024)
         return bmvp_fail(c, BMVP_E_ARG, "%s: %d input channels, should be 1 to 1024", k->name, k->in_channels) != NULL;
-    if (task != BMVP_TASK_PRETRAIN && (k->outputs < 1 || k->outputs > 4096))
+    if (labelled && (k->outputs < 1 || k->outputs > 4096))
         return bmvp_fail(c, BMVP_E_ARG, "%s: a segmentation or classification network needs 1 to 4096 outputs, not %d",
                          k->name, k->outputs) != NULL;
     for (i = 0; i < BMVP_NET_OPTIONS; ++i)
@@ -3437,6 +3492,42 @@ BMVP_API bmvp_tensor *bmvp_net_classify(bmvp_net *net, const bmvp_features *f)
     if (!bmvpi_net_ready(net, f, BMVP_TASK_CLASSIFY, "not a classification network")) return NULL;
     if (net->kind->classify) return net->kind->classify(net, f);
     return bmvp_run(&net->m, &net->head, bmvp_global_pool(net->m.c, f->last));
+}
+
+BMVP_API int bmvp_net_needs_tokens(bmvp_ctx *c, const bmvp_net_config *cfg)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
+    char names[160] = "";
+    int i;
+    if (bmvp_failed(c) || (kind && kind->tokens)) return !bmvp_failed(c);
+    for (i = 0; i < BMVPI_NET_PRESET_COUNT; ++i)
+        if (bmvp_net_kind_find(NULL, bmvpi_net_preset[i].kind)->tokens && strlen(names) < 120)
+            snprintf(names + strlen(names), 32, " %s", bmvpi_net_preset[i].name);
+    bmvp_fail(c, BMVP_E_ARG, "%s: a %s has no tokens to mask or replace; networks that have them:%s", cfg->name,
+              kind ? bmvpi_net_title(kind) : cfg->kind, names);
+    return 0;
+}
+
+BMVP_API bmvp_tensor *bmvp_net_embed(bmvp_net *net, bmvp_tensor *x, int training)
+{
+    if (!net || !x || !bmvp_net_needs_tokens(net->m.c, &net->cfg) || !bmvpi_net_input_check(net, x)) return NULL;
+    net->m.training = training != 0;
+    return net->kind->tokens->embed(net, x);
+}
+
+BMVP_API bmvp_tensor *bmvp_net_positions(bmvp_net *net)
+{
+    return net && bmvp_net_needs_tokens(net->m.c, &net->cfg) ? net->kind->tokens->positions(net) : NULL;
+}
+
+BMVP_API bmvp_tensor *bmvp_net_blocks(bmvp_net *net, bmvp_tensor *tokens, int norm)
+{
+    const int64_t c = net && net->kind->channels ? net->kind->channels(&net->cfg) : 0;
+    char buf[128];
+    if (!net || !tokens || !bmvp_net_needs_tokens(net->m.c, &net->cfg)) return NULL;
+    if (tokens->rank >= 3 && tokens->dim[tokens->rank - 1] == c) return net->kind->tokens->blocks(net, tokens, norm);
+    return (bmvp_tensor *)bmvp_fail(net->m.c, BMVP_E_SHAPE, "%s: tokens %s must be (N, ..., %d)", net->cfg.name,
+                                    bmvpi_shape(tokens, buf, sizeof buf), (int)c);
 }
 
 /* >>optimizer impl ------------------------------------------------------------------------------------------------- */
@@ -4063,7 +4154,7 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
                           ckpt->path, found);
 }
 
-static const char *const bmvpi_task_name[3] = { "pretrain", "segment", "classify" };
+static const char *const bmvpi_task_name[4] = { "pretrain", "segment", "classify", "encode" };
 
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg)
 {
@@ -4105,10 +4196,10 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
         for (j = 0; j < bmvpi_net_field[i].n; ++j)
             to[j] = (int)bmvp_json_int(bmvpi_net_field[i].n > 1 ? bmvp_json_at(v, j) : v, to[j]);
     }
-    for (i = 0; i < 3 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
-    if (i == 3)
+    for (i = 0; i < 4 && strcmp(task, bmvpi_task_name[i]) != 0; ++i) { }
+    if (i == 4)
         return bmvp_error_set(err, BMVP_E_FORMAT,
-                              "network description: task '%s' is none of pretrain, segment, classify", task);
+                              "network description: task '%s' is none of pretrain, segment, classify, encode", task);
     cfg->task = (bmvp_net_task)i;
     for (o = options ? options->first : NULL; o && o->key; o = o->next) {
         bmvp_net_option *to = bmvpi_net_option_room(cfg, o->key, strlen(o->key));

@@ -179,7 +179,7 @@ static void create(bmvp_trainer *t)
     const int crop = ((const dae_config *)t->config)->crop;
     bmvp_state_decay_matrices(bmvp_net_state(t->net));
     if (method_crop_fits(t, crop) && crop <= 32 && strcmp(t->net_config.kind, "swin_unetr") == 0)
-        bmvp_fail(t->c, BMVP_E_ARG, "dae: of a crop of %d the last map is one voxel, which has no statistics: --crop 64",
+        bmvp_fail(t->c, BMVP_E_ARG, "dae: of a crop of %d the last map is a voxel, which has no statistics: --crop 64",
                   crop);
 }
 

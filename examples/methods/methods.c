@@ -12,6 +12,8 @@ const method_row method_brainmvp = { "brainmvp",        "BrainMVP",      "Rui et
 static const method_row *const rows[] = {
     &method_brainmvp,
     &method_genesis,
+    &method_mae3d,
+    &method_simmim,
     &method_swin_ssl,
     &method_dae,
 };

@@ -84,7 +84,7 @@ bmvp_status method_look_end(bmvp_trainer *t, int was, const bmvp_tensor *x, cons
                             float *seen, float *back);
 /* For create: 1, or a failure that names the multiples which the network takes. */
 int method_crop_fits(bmvp_trainer *t, int crop);
-/* For prepare: 1, or a failure that says what needs two crops of different cases in a step, and what switches it off. */
+/* For prepare: 1, or a failure that says what needs crops of two cases in a step, and what switches it off. */
 int method_has_pairs(bmvp_trainer *t, const char *what, const char *off);
 
 /* A learnable volume for each modality of the data, on their grid, in files as BrainMVP's templates ("rep_template"): a
@@ -116,6 +116,7 @@ const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
+extern const method_row method_mae3d, method_simmim; /* tokens.h */
 extern const method_row method_swin_ssl, method_dae;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */

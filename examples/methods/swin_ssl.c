@@ -196,7 +196,7 @@ static void prepare(bmvp_trainer *t)
 {
     const swin_ssl_config *k = (const swin_ssl_config *)t->config;
     const int64_t stride = bmvp_net_stride_of(t->c, &t->net_config);
-    if (strcmp(t->net_config.kind, "swin_unetr") == 0) (void)bmvp_net_config_set(&t->net_config, "parts=0", NULL);
+    t->net_config.task = BMVP_TASK_ENCODE;
     if (k->weight_contrast > 0 && !method_has_pairs(t, "swin_ssl", "weight_contrast=0")) return;
     if (stride < 2 || stride > 256 || stride & (stride - 1) || bmvp_net_channels_of(t->c, &t->net_config) < stride)
         bmvp_fail(t->c, BMVP_E_ARG, "swin_ssl: the last map of %s cannot be rebuilt step by step: take --network %s",

@@ -2,7 +2,7 @@
 # methods.sh - `bmvp pretrain --method NAME` from the outside, for each method of examples/methods: the loss falls, a killed run goes on to
 # the same bits with any number of threads, also with another batch, two ranks give nearly the same, its checkpoint starts a fine-tuning, and
 # wrong use is refused. A new method is a line of `methods`, and what it alone refuses a case of `refuses`: 15 s of one core at most.
-# Environment: BMVP, the program (default build/bmvp).
+# Environment: BMVP, the program (default build/bmvp); METHODS, which of them (default: all).
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
@@ -17,16 +17,34 @@ port=$((20000 + $$ % 20000))
 # MORE: options.
 methods=$(cat <<'END'
 genesis 0.75 0 16 --lr 0.02
+mae3d 0.6 0 32
+simmim 0.6 0 32
 swin_ssl 0.8 0 32 --network uniformer_tiny
 dae 0.8 0 16 --network uniformer_tiny
 END
 )
+
+# refuses_tokens: of a method on a transformer's tokens
+refuses_tokens()
+{
+    expect 2 "has no tokens to mask or replace|unetr unetr_tiny" learn never --network unet3d_tiny
+    expect 2 "crop of 40 voxels|take crop 32 or 48" learn never --crop 40
+}
 
 # refuses: wrong use of $method beyond that of all methods
 refuses()
 {
     case $method in
     genesis) expect 2 "temperature" learn never --set temperature=1 ;;
+    mae3d)
+        refuses_tokens
+        expect 2 "masks 0 of 8 tokens" learn never --set mask_ratio=0.1
+        ;;
+    simmim)
+        refuses_tokens
+        expect 2 "masks none of 8 tokens" learn never --set mask_ratio=0.1
+        expect 2 "mask_block 24 must be a multiple of the token's 16 voxels" learn never --set mask_block=24
+        ;;
     swin_ssl)
         expect 2 "swin_ssl compares crops of different cases: --batch 2 or more" learn never --batch 1
         expect 2 "two are read: --crop 32" learn never --crop 16
@@ -107,6 +125,7 @@ absent never
 
 # shellcheck disable=SC2086 # names of methods are words
 while read -r method share picture crop more <&3; do
+    case " ${METHODS:-$method} " in *" $method "*) ;; *) continue ;; esac
     falls
     goes_on
     ranks

@@ -11,6 +11,7 @@ typedef struct golden_draws { /* the calls of the authors' generator in their or
     const char *shuffle, *noise; /* names of the formulas; number k is appended */
     const bmvp_json *inner;      /* next value of a call that gave a list of them */
     int64_t call, n_shuffle, n_noise;
+    int bare;                    /* 1: there is one, and no number is appended */
     int wrong;                   /* calls that were not the ones of the list */
 } golden_draws;
 
@@ -56,7 +57,8 @@ static inline void golden_draws_order(void *user, int64_t n, int32_t *out)
     uint64_t s;
     char name[64];
     int64_t i;
-    snprintf(name, sizeof name, "%s.%lld", l->shuffle, (long long)l->n_shuffle++);
+    if (l->bare) snprintf(name, sizeof name, "%s", l->shuffle);
+    else snprintf(name, sizeof name, "%s.%lld", l->shuffle, (long long)l->n_shuffle++);
     s = formula_stream(name, l->g->seed);
     for (i = 0; i < n && k; ++i) k[i].u = formula_uniform(s, i), k[i].at = (int32_t)i;
     if (k) qsort(k, (size_t)n, sizeof *k, golden_key_order);

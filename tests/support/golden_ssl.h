@@ -82,6 +82,12 @@ static inline void golden_ssl_within(const char *what, const bmvp_json *v, const
     double mean = 0, square = 0, dot = 0;
     int64_t i;
     if (!v || dev > 0.05) return;
+    if (bmvp_json_get(v, "zero")) { /* but for rounding */
+        const double most = 8 * bmvp_json_double(bmvp_json_get(v, "largest32"), 0);
+        for (i = 0; i < n; ++i) golden_ssl_near(what, "a zero", (double)x[i], 0, most > 1e-5 ? most : 1e-5);
+        return;
+    }
+    if (!CHECK(value != NULL)) return;
     if (value->type == BMVP_JSON_NUMBER) {
         const double want = bmvp_json_double(value, 0);
         golden_ssl_near(what, "the number", (double)x[0], want, share * fabs(want));
@@ -92,9 +98,12 @@ static inline void golden_ssl_within(const char *what, const bmvp_json *v, const
         square += (double)x[i] * (double)x[i];
         dot += (double)x[i] * cos(0.7 * (double)i);
     }
-    golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0), share * r);
-    golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
-    golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0), share * l2);
+    if (bmvp_json_get(v, "l2")) {
+        golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0), share * r);
+        golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
+        golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0),
+                        share * l2);
+    }
     if (!index) check_report(bmvp_json_count(value) == n, __FILE__, __LINE__, "%s: not %d values", what, (int)n);
     for (i = 0; i < bmvp_json_count(value); ++i) {
         const int64_t at = index ? bmvp_json_int(bmvp_json_at(index, i), -1) : i;
@@ -108,16 +117,66 @@ static inline void golden_ssl_check(const char *what, const bmvp_json *v, const 
     golden_ssl_within(what, v, x, n, 2e-5);
 }
 
-/* The same of a tensor's values or gradient, of at most 4096 numbers */
+/* The same of a tensor's values or gradient, in the order of entry s of a state (NULL: of its memory) */
+static inline void golden_ssl_entry(const char *what, const bmvp_json *v, bmvp_ctx *c, const bmvp_tensor *t,
+                                    const bmvp_state *s, int gradient)
+{
+    float *x = t ? (float *)malloc(2 * (size_t)t->numel * sizeof *x) : NULL;
+    float *const torch = x ? x + t->numel : NULL;
+    if (check_report(x != NULL, __FILE__, __LINE__, "%s: there is no such tensor", what) &&
+        CHECK((gradient ? bmvp_read_grad(c, t, x) : bmvp_read(c, t, x)) == BMVP_OK)) {
+        if (s) bmvp_state_to_torch(s, x, torch);
+        golden_ssl_check(what, v, s ? torch : x, t->numel);
+    }
+    free(x);
+}
 static inline void golden_ssl_tensor(const golden_ssl *g, const char *of, const char *name, bmvp_ctx *c,
                                      const bmvp_tensor *t, int gradient)
 {
     char what[128];
-    float x[4096];
     snprintf(what, sizeof what, "%s %s", of, name);
-    if (!CHECK(t && t->numel <= 4096)) return;
-    if (CHECK((gradient ? bmvp_read_grad(c, t, x) : bmvp_read(c, t, x)) == BMVP_OK))
-        golden_ssl_check(what, golden_ssl_out(g, of, name), x, t->numel);
+    golden_ssl_entry(what, golden_ssl_out(g, of, name), c, t, NULL, gradient);
+}
+
+/* A file's name -> the state's; NULL: as it is. find: NULL and a failed check where there is none; fill: parameters of
+   the names and shapes of these entries, by formula. */
+typedef const char *(*golden_ssl_name)(const char *theirs, char *ours, size_t size);
+static inline const bmvp_state *golden_ssl_find(const bmvp_state_list *l, const char *theirs, golden_ssl_name name)
+{
+    char ours[BMVP_NAME_MAX];
+    const char *const wanted = name ? name(theirs, ours, sizeof ours) : theirs;
+    int i;
+    for (i = 0; i < l->n && strcmp(l->item[i].name, wanted) != 0; ++i) { }
+    return check_report(i < l->n, __FILE__, __LINE__, "there is no %s (%s)", wanted, theirs) ? &l->item[i] : NULL;
+}
+static inline void golden_ssl_fill(const golden_ssl *g, const bmvp_json *entries, bmvp_ctx *c, bmvp_state_list *l,
+                                   golden_ssl_name name)
+{
+    const bmvp_json *e;
+    for (e = entries ? entries->first : NULL; e; e = e->next) {
+        const bmvp_json *shape = bmvp_json_get(e, "shape"), *d;
+        const bmvp_state *s = golden_ssl_find(l, e->key, name);
+        const int matrix = bmvp_json_count(shape) > 1, weight = formula_ends_with(e->key, ".weight");
+        double fan = 1;
+        float *x = s ? (float *)malloc(2 * (size_t)s->t->numel * sizeof *x) : NULL;
+        if (!x) continue;
+        for (d = shape->first->next; d; d = d->next) fan *= (double)bmvp_json_int(d, 1);
+        fan = weight && matrix ? sqrt(3 / fan) : 0.1;
+        golden_ssl_uniform(g, e->key, 2 * fan, (weight && !matrix) - fan, s->t->numel, x);
+        bmvp_state_from_torch(s, x, x + s->t->numel);
+        bmvp_write(c, s->t, x + s->t->numel);
+        free(x);
+    }
+}
+/* .. and their values or gradients against the entries */
+static inline void golden_ssl_entries(const bmvp_json *entries, bmvp_ctx *c, const bmvp_state_list *l,
+                                      golden_ssl_name name, int gradient)
+{
+    const bmvp_json *e;
+    for (e = entries ? entries->first : NULL; e; e = e->next) {
+        const bmvp_state *s = golden_ssl_find(l, e->key, name);
+        if (s) golden_ssl_entry(e->key, e, c, s->t, s, gradient);
+    }
 }
 
 #endif /* BMVP_TEST_GOLDEN_SSL_H */

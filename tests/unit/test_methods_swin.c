@@ -296,7 +296,8 @@ static void swin_block(const golden_ssl *g, bmvp_ctx *c)
     bmvp_net *net;
     float *x = (float *)malloc((size_t)n * 4 * sizeof *x), *gx;
     bmvp_tensor *in, *y;
-    CHECK(bmvp_net_config_set(&k, "window_size=3 parts=0", NULL) == BMVP_OK);
+    CHECK(bmvp_net_config_set(&k, "window_size=3", NULL) == BMVP_OK);
+    k.task = BMVP_TASK_ENCODE;
     net = bmvp_net_create(c, &k);
     if (!CHECK(net && x)) return;
     fill_state(g, c, bmvp_net_state(net), block_name);
@@ -452,8 +453,7 @@ static void dae_contrast(const golden_ssl *g, bmvp_ctx *c)
 static void dae_turned(const golden_ssl *g, bmvp_ctx *c)
 {
     static const int64_t d[5] = { 1, 2, 2, 3, 2 };
-    const bmvp_json *v = bmvp_json_get(bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"), "reinterpretation"),
-                                       "out");
+    const bmvp_json *v = out_of(g, "reinterpretation");
     const dae_hidden hidden = { NULL, 0, 1 };
     float x[24], ours[24], *y;
     bmvp_net net;

@@ -241,7 +241,7 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
     bmvp_status st = device_open(device, 0, &j->device, &j->err);
     j->usage = st == BMVP_E_ARG;
     if (!st) st = bmvp_ssl_inspect(path, &j->info, &j->err);
-    if (!st && j->info.net.task != BMVP_TASK_PRETRAIN)
+    if (!st && j->info.net.task != BMVP_TASK_PRETRAIN && j->info.net.task != BMVP_TASK_ENCODE)
         st = bmvp_error_set(
             &j->err, BMVP_E_ARG,
             "%s is a fine-tuned checkpoint: `bmvp predict` is for it; embed takes a pre-training checkpoint", path);

@@ -21,7 +21,7 @@ static bmvp_status inspect(pretraining *s, const char *path)
     bmvp_ssl_info *was = &part(s)->was;
     bmvp_status st = bmvp_ssl_inspect(path, was, &s->err);
     if (st) return st;
-    if (was->net.task != BMVP_TASK_PRETRAIN)
+    if (was->net.task == BMVP_TASK_SEGMENT || was->net.task == BMVP_TASK_CLASSIFY)
         return bmvp_error_set(
             &s->err, BMVP_E_ARG,
             "%s is a fine-tuned checkpoint, not a pre-training run: `bmvp finetune --resume` goes on with it", path);
