@@ -5,7 +5,8 @@
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
-#   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make tsan: threads under ThreadSanitizer
+#   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
+#                   make tsan: threads under ThreadSanitizer
 #   make install    headers and program below PREFIX
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
@@ -83,8 +84,8 @@ vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
            labels metrics nifti grids register release window predict finetune methods methods_vit methods_swin
-USERS    = layers ops tape memory comm parallel parallel_ft json optim state masks step runs labels metrics release window finetune
-INSIDE   = checkpoint hostile networks
+USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window finetune
+INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
@@ -108,7 +109,7 @@ build/experiments_page: examples/experiments/page.c $(PROGRAM_O) $(CUDA_O) $(HEA
 	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
-	$(NVCC) -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
+	$(NVCC) --threads 2 -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
 
 # The program and the kernels' tests with tests/gpu/cuda_shim.h in place of CUDA
 SHIM_H = tests/gpu/cuda_shim.h tests/gpu/cuda_blas.h
@@ -160,10 +161,14 @@ cuda-shim: build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TES
 build/%: examples/%.c $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
-# Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them, or
-# they have their own.
-build/inside.o: tests/support/inside.c tests/support/inside.h bmvp_tensor.h bmvp_nn.h bmvp_ssl.h | build
+# Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them.
+# Those of bmvp_nifti.h alone and of the kernels have their own.
+build/inside.o: tests/support/inside.c tests/support/inside.h $(HEADERS) | build
 	$(COMPILE) -c $< -o $@
+ifdef ONE_LIBRARY # sanitizers: two to three minutes to compile each
+build/library.o: build/inside.o
+	cp $< $@
+endif
 $(INSIDE:%=build/test_%): build/test_%: tests/unit/test_%.c build/inside.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< build/inside.o -o $@ $(GZ) $(LDLIBS)
 $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TEST_H) $(HEADERS)
@@ -215,19 +220,22 @@ bench: build/bmvp build/bench_step build/bench_metrics
 portable: build/test_ops build/test_tape build/test_memory
 	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/form/portable.sh
 
-SAN = -O1 -g -fno-omit-frame-pointer
+SAN = -O1 -g1 -fno-omit-frame-pointer
 ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
-# Not under sanitizers: what compiles and reads (form), the lessons, and the GPU's kernels at whole networks and as a program, since each
-# kernel and whole steps run in test_cuda, test_cuda_steps and test_cuda_comm. `make test` runs all of them.
-ASAN_LESS = form/house form/forms form/readme program/course gpu/cuda_cli
-ASAN_BIN = $(filter-out build/test_nets_shim build/test_step_shim,$(TEST_BIN))
-asan:
+# Not under sanitizers: what compiles and reads (form), the lessons, long training (methods: a step of each is in test_methods), and the
+# program on the shim. The kernels on the shim, which looks after their memory itself (pages without access around every block), have a
+# target of their own, as they take as long as all the rest.
+ASAN_LESS = form/house form/forms form/readme program/methods program/course gpu/cuda_cli
+CUDA_BIN  = $(filter build/test_cuda%,$(TEST_BIN))
+ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim,$(TEST_BIN))
+asan asan-cuda:
 	$(MAKE) clean-tests
-	$(MAKE) -j2 CFLAGS="$(ASAN)" COPY=-fno-sanitize=undefined build/bmvp $(if $(HAVE_MPI),build/bmvp_mpi) $(ASAN_BIN)
+	$(MAKE) -j2 CFLAGS="$(ASAN)" ONE_LIBRARY=1 sanitized-$@
+	$(MAKE) clean-tests
+sanitized-asan: build/bmvp $(if $(HAVE_MPI),build/bmvp_mpi) $(ASAN_BIN)
 	@BMVP_DATA="$(BMVP_DATA)" LEAVE_OUT="$(ASAN_LESS)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(ASAN_BIN)
-	$(MAKE) clean-tests
-# Tests that compile an implementation of their own: a minute less each, as its undefined behaviour is seen in library.o.
-build/test_nets build/test_method build/test_predict: private WARN += $(COPY)
+sanitized-asan-cuda: $(CUDA_BIN)
+	@for t in $(CUDA_BIN); do SHIM_ORDERS=1 $$t || exit 1; done
 TSAN_TESTS = ops tape memory comm parallel launch ranks
 tsan:
 	$(MAKE) clean-tests
@@ -245,5 +253,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments tests test bench portable asan tsan install clean clean-tests
+.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# run.sh TEST... - runs the test programs one after the other and, meanwhile, the shell tests, and adds up what they say. `make test` calls it.
+# run.sh TEST... - runs the test programs one after the other and, meanwhile, the shell tests, and adds up what they say; who is through
+# with the shell tests helps with the programs, from their end on. `make test` calls it.
 # The last line is `N passed, N failed, N skipped`; the exit status is 1 when a test failed or a program died without saying how it went.
 # Environment: LEAVE_OUT, shell tests that are not run (folder/name, in a list); they are named at the end.
 cd "$(dirname "$0")/.." || exit 1
@@ -41,13 +42,23 @@ run_shells()
         *) run "$t.sh" sh "tests/$t.sh" ;;
         esac
     done
+    # shellcheck disable=SC2046 # words wanted
+    run_programs $(for t in "$@"; do echo "$t"; done | sed '1!G;h;$!d')
     echo finished >"$T/shells_done"
 }
 
-run_shells >"$T/shells" 2>&1 &
+# run_programs TEST...: those that nobody else has begun
+run_programs()
+{
+    for t in "$@"; do
+        if mkdir "$T/begun.$(basename "$t")" 2>/dev/null; then run "$(basename "$t")" "$t"; fi
+    done
+}
+
+run_shells "$@" >"$T/shells" 2>&1 &
 shells=$!
 worker=programs
-for t in "$@"; do run "$(basename "$t")" "$t"; done
+run_programs "$@"
 wait "$shells"
 cat "$T/shells"
 if [ ! -f "$T/shells_done" ]; then

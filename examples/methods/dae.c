@@ -2,13 +2,14 @@
 
    Noise is added to a crop, of which every 4th voxel of each axis is kept and spread over its neighbours; of what the
    patch embedding makes of it a share of the channels is hidden. Swin-UNETR with its skips rebuilds the crop (L1). A
-   second loss asks the last map of which modality the crop is: cosine-like products of all crops of the step, as logits
-   (cross-modal contrast).
+   second loss asks the last map of which modality the crop is: its products with those of all crops of the step are
+   logits (cross-modal contrast).
 
    Paper and code: the code (Project-MONAI/research-contributions, DAE) reads its tokens with turned axes, so that the
    hidden "channels" are planes of the image: `turned` 1 is that, 0 (preset `paper`, `fast`) what its names say; what
    the paper describes, hiding local patches, is neither. The products are of features without norm, multiplied by
-   exp(0.5), and a crop's class is the number of its modality among those of the step, taken as the number of a crop.
+   exp(0.5), which a small run does not stand (`unit` 1, preset `fast`, scales them), and a crop's class is the number
+   of its modality among those of the step, taken as the number of a crop.
    The code's task `mae` is not here; its others are this one with noise 0, every 1 or hide 0. */
 #include "methods.h"
 #include <math.h>
@@ -22,6 +23,7 @@
     X(double, hide, 0, 0.99, "share of the channels of the tokens that is hidden, drawn for each step") \
     X(int, turned, 0, 1, "1: tokens with the code's turned axes before they are hidden") \
     X(double, weight_contrast, 0, 1e6, "weight of the contrast of modalities; 0: off") \
+    X(int, unit, 0, 1, "1: of features scaled to length 1, 0: of features as they are (code)") \
     X(double, temperature, 0, 100, "products are multiplied by exp of it") \
     X(double, warmup_epochs, 0, 1e9, "linear warm-up over so many of the epochs") \
     X(double, lr_start, 0, 10, "learning rate at its beginning")
@@ -110,7 +112,8 @@ static void contrast(bmvp_pass *p, const bmvp_features *f)
 {
     const dae_config *k = (const dae_config *)p->config;
     const int64_t row = f->last ? f->last->numel / f->last->dim[0] : 1, dim[2] = { p->n, row };
-    bmvp_tensor *rows = bmvp_pass_rows(p, bmvp_reshape(p->c, f->last, 2, dim), row, NULL);
+    bmvp_tensor *own = bmvp_reshape(p->c, f->last, 2, dim);
+    bmvp_tensor *rows = bmvp_pass_rows(p, k->unit ? bmvp_l2_normalize(p->c, own, 1e-12) : own, row, NULL);
     int32_t *modality = method_modalities_of_all(p), *target = modality ? modality + p->n_all : NULL;
     if (target) dae_targets(p->n_all, modality, target);
     if (target && rows)
@@ -202,7 +205,7 @@ static int preset(const char *name, void *config)
     k->crop = fast ? 64 : 96, k->batch = 2, k->clip = 1, k->weight_decay = 0.05, k->epochs = 1000;
     k->lr = fast ? 1e-3 : 1e-4, k->lr_floor = k->lr / 10, k->lr_start = k->lr / 100, k->warmup_epochs = fast ? 0 : 4;
     k->noise = 0.1, k->every = 4, k->hide = 0.6, k->turned = kind == METHOD_RELEASE;
-    k->weight_contrast = 0.03, k->temperature = 0.5;
+    k->weight_contrast = 0.03, k->temperature = 0.5, k->unit = fast;
     return 1;
 }
 

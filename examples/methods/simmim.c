@@ -5,10 +5,10 @@
 
    Paper and code: preset `release` is ZEKAICHEN/MIM-Med3D as it runs on BraTS: the tokens of the largest noise, three
    of four, are masked, no LayerNorm behind the encoder (UNETR then applies it as it started), a constant rate, decay of
-   all parameters. `paper` is microsoft/SimMIM carried over to 3-D: blocks of 32 voxels, of which 6 of 10 are masked by
-   a permutation, the LayerNorm, the loss divided by the masked voxels + 1e-5, no decay of vectors, a rate that falls to a
-   tenth at 700 of 800 epochs (shares of the run). Its class token, shared biases and drop path are not UNETR's and left
-   out. */
+   all parameters. `paper` is microsoft/SimMIM carried over to 3-D: blocks of 32 voxels, of which 6 of 10 are masked
+   by a permutation, the LayerNorm, the loss divided by the masked voxels + 1e-5, no decay of vectors, a rate that falls
+   to a tenth at 700 of 800 epochs (shares of the run). Its class token, shared biases and drop path are not UNETR's and
+   left out. */
 #include "tokens.h"
 #include <math.h>
 #include <stdlib.h>

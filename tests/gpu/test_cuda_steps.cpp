@@ -2,6 +2,7 @@
    pre-training and fine-tuning of the tiny networks, and their checkpoints; bfloat16; steps as graphs, and what may go
    wrong while one is recorded; plans. */
 #define BMVP_IMPLEMENTATION
+#define BMVP_NO_SIMD /* the plain loops are the definition */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"

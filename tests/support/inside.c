@@ -18,16 +18,67 @@ int inside_write_pickle(const char *path, const void *pickle, size_t n)
     bmvpi_cw_record(w, "archive/data.pkl", pickle, n);
     bmvpi_cw_record(w, "archive/data/0", storage, sizeof storage);
     bmvpi_cw_directory(w);
-    written = w->kept.status == BMVP_OK &&
-              rename(w->out.tmp, path) == 0; /* not finish: thousands of syncs take minutes */
+    written =
+        w->kept.status == BMVP_OK && rename(w->out.tmp, path) == 0; /* not finish: thousands of syncs take minutes */
     bmvp_ckpt_writer_abort(w);
     return written;
 }
 
-void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14])
+int inside_uniformer_layers(bmvp_net *net, bmvp_tensor *x, bmvp_tensor **seen)
 {
-    bmvpi_unetr_tokens(net, x, hidden);
+    bmvpi_uniformer *u = (bmvpi_uniformer *)net->layers;
+    bmvp_module *m = &net->m;
+    int s, i, n = 0;
+    m->training = 1;
+    for (s = 0; s < 4; ++s) {
+        seen[n++] = x = bmvp_run_patch_embed(m, &u->embed[s], x);
+        for (i = 0; i < net->cfg.depth[s]; ++i)
+            seen[n++] = x =
+                s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
+    }
+    seen[n++] = x = bmvp_run(m, &u->norm, x);
+    for (i = 0; i < 4; ++i) seen[n++] = x = bmvp_run(m, &u->up[i].up, x);
+    return n;
 }
+
+int inside_unet3d_layers(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[16])
+{
+    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
+    bmvpi_unet3d *u = (bmvpi_unet3d *)net->layers;
+    bmvp_ctx *c = net->m.c;
+    int i, d, n = 0;
+    seen[n++] = x = bmvp_conv3d(c, x, u->conv1a.w, u->conv1a.b, &same);
+    for (i = 0; i < 12; ++i) {
+        d = i / 2;
+        if (i == 1 || i == 3 || i == 5) seen[n++] = x = bmvp_conv3d(c, x, u->ds[d].w, u->ds[d].b, &halve);
+        if (i >= 9) x = bmvp_upsample_nearest(c, bmvp_linear(c, x, u->up[i - 9].w, u->up[i - 9].b), 2);
+        seen[n++] = x = bmvpi_resblock_run(&net->m, &u->block[i], x);
+    }
+    return n;
+}
+
+void inside_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, bmvp_tensor *seen[4])
+{
+    const bmvpi_uniformer *u = (const bmvpi_uniformer *)net->layers;
+    bmvp_tensor *y = f->last;
+    int i;
+    for (i = 0; i < 4; ++i)
+        seen[i] = y =
+            bmvpi_run_up_block(&net->m, &u->up[i], y, i < 3 ? f->map[2 - i] : bmvpi_input_skip(net, x), i == 3);
+}
+
+void inside_unet3d_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *seen[3])
+{
+    const bmvpi_unet3d *u = (const bmvpi_unet3d *)net->layers;
+    bmvp_tensor *y = f->last;
+    int i;
+    for (i = 0; i < 3; ++i) {
+        y = bmvp_upsample_nearest(net->m.c, bmvp_run(&net->m, &u->up[i], y), 2);
+        seen[i] = y = bmvpi_resblock_run(&net->m, &u->block[9 + i], bmvp_add(net->m.c, y, f->skip[2 - i]));
+    }
+}
+
+void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14]) { bmvpi_unetr_tokens(net, x, hidden); }
 bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[8])
 {
     const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
@@ -56,4 +107,32 @@ bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_t
 {
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
     return bmvpi_swin_merge(&net->m, &u->merged[stage], &u->reduction[stage], new_merging, x);
+}
+
+bmvp_status inside_relate(double m[16], const double to[16], const double from[16])
+{
+    return bmvpi_relate(m, to, from, "", NULL);
+}
+
+float inside_linear_at(const float *v, const int64_t dim[3], const double p[3]) { return bmvpi_linear_at(v, dim, p); }
+
+int inside_place(bmvp_ctx *c, const bmvp_labels *labels, const bmvp_prepared_images *prepared, const double to[16],
+                 const int64_t size[3], const float *map, int outputs, bmvp_prediction *out, unsigned char *seen)
+{
+    const int64_t area = prepared->frame.dim[0] * prepared->frame.dim[1] * outputs;
+    bmvpi_placing g;
+    int64_t i;
+    int a, ok = 1;
+    memset(&g, 0, sizeof g);
+    g.c = c, g.labels = labels, g.prepared = prepared, g.out = out, g.outputs = outputs;
+    memcpy(g.dim, prepared->frame.dim, sizeof g.dim);
+    memcpy(g.size, size, sizeof g.size);
+    memcpy(g.to, to, sizeof g.to);
+    memcpy(g.frame, to, sizeof g.frame);
+    for (a = 0; a < 2; ++a) ok = (g.plane[a] = (float *)malloc((size_t)area * sizeof(float))) != NULL && ok;
+    for (i = 0; ok && i < g.dim[2]; ++i) ok = bmvpi_place_planes(&g, i, 1, map + i * area) == BMVP_OK;
+    for (i = 0; ok && i < size[0] * size[1] * size[2]; ++i)
+        seen[i] = (unsigned char)bmvpi_has_content(&g, i % size[0], i / size[0] % size[1], i / size[0] / size[1]);
+    for (a = 0; a < 2; ++a) free(g.plane[a]);
+    return ok;
 }

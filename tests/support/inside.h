@@ -3,6 +3,7 @@
 #ifndef BMVP_TEST_INSIDE_H
 #define BMVP_TEST_INSIDE_H
 
+#include "bmvp_nifti.h"
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
@@ -21,6 +22,15 @@ void inside_zip64_from(bmvp_ckpt_writer *w, int64_t bytes);
    not be written. */
 int inside_write_pickle(const char *path, const void *pickle, size_t n);
 
+/* What the layers of a UniFormer give, in order: of each stage the embedding and its blocks, the last norm, and the
+   four transposed convolutions of the plain decoder. Returns how many. The same of a UNET3D: conv1a, then its blocks,
+   with what halves before the 2nd, 4th and 6th. */
+int inside_uniformer_layers(bmvp_net *net, bmvp_tensor *x, bmvp_tensor **seen);
+int inside_unet3d_layers(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[16]);
+/* .. of their decoders for segmentation. */
+void inside_uniunet_decode(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, bmvp_tensor *seen[4]);
+void inside_unet3d_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *seen[3]);
+
 /* A UNETR's tokens as maps: after block 0 to 11, the last one normalised, and before all blocks. */
 void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14]);
 /* What its encoder1 to 4 and decoder5 to 2 give; returns the logits. */
@@ -36,6 +46,15 @@ void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[
 /* Block `block` of a stage, odd ones with shifted windows; the merging behind the stage. */
 bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x);
 bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_tensor *x);
+
+/* Voxels of one grid in those of another. */
+bmvp_status inside_relate(double m[16], const double to[16], const double from[16]);
+/* Values at a place in voxels, x y z. */
+float inside_linear_at(const float *v, const int64_t dim[3], const double p[3]);
+/* Prepared probabilities (z y x outputs; frame and content as in prepared), placed on an image of `size`, whose voxels
+   are related to theirs by `to`: into out. seen: content at each voxel of the image. */
+int inside_place(bmvp_ctx *c, const bmvp_labels *labels, const bmvp_prepared_images *prepared, const double to[16],
+                 const int64_t size[3], const float *map, int outputs, bmvp_prediction *out, unsigned char *seen);
 
 #ifdef __cplusplus
 }

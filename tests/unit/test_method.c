@@ -1,6 +1,13 @@
 /* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a
    run that is taken up gives the same bits, a plan, the names in its log and file, wrong use; and one with a slowly
    moving copy of the network, AMSGrad and no decay of biases */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+/* the lesson's implementation is build/library.o's */
+#define BMVP_TENSOR_IMPLEMENTATION_ONCE
+#define BMVP_NN_IMPLEMENTATION_ONCE
+#define BMVP_SSL_IMPLEMENTATION_ONCE
 #define main lesson
 #include "examples/07_own_method.c"
 #undef main

@@ -1,7 +1,7 @@
 /* test_nets.c - bmvp_nn.h: tiny networks layer by layer against PyTorch in double
    (tests/reference/networks_reference.py), their memory, the two forms of the decoder, recomputation. With TEST_CUDA
    what PyTorch's numbers are there for, on a GPU. */
-#define BMVP_IMPLEMENTATION
+#include "tests/support/inside.h"
 #include "tests/support/nets.h"
 
 /* >>fixtures ------------------------------------------------------------------------------------------------------ */
@@ -124,8 +124,7 @@ static bmvp_tensor *weighed(bmvp_ctx *c, bmvp_tensor *t, const char *name)
 /* Biases whose gradient is zero in exact arithmetic, so that what is stored is rounding noise. */
 static const char *zero_gradient(const char *name)
 {
-    if (formula_ends_with(name, "blocks4.0.mlp.fc2.bias"))
-        return "a constant per channel right before BatchNorm";
+    if (formula_ends_with(name, "blocks4.0.mlp.fc2.bias")) return "a constant per channel right before BatchNorm";
     if (strcmp(name, "conv1b.conv1.bias") == 0 || strcmp(name, "up2convb.conv1.bias") == 0)
         return "a constant right before GroupNorm, whose groups have one channel at this width";
     return NULL;
@@ -232,33 +231,24 @@ static void test_unet3d_tiny(void) { test_network(1, 0); }
 /* Layer by layer: says which one is wrong first. */
 static void test_uniformer_tiny_layers(void)
 {
-    bmvpi_uniformer *u;
-    bmvp_module *m;
-    bmvp_tensor *x;
+    bmvp_tensor *seen[64];
     char name[32];
     net_case k;
-    int s, i;
+    int s, i, n = 0;
     if (net_case_begin(&k, 0, 1)) {
-        u = (bmvpi_uniformer *)k.net->layers;
-        m = &k.net->m;
-        m->training = 1;
-        x = k.x;
+        CHECK(inside_uniformer_layers(k.net, k.x, seen) <= 64);
         for (s = 0; s < 4; ++s) {
-            x = bmvp_run_patch_embed(m, &u->embed[s], x);
             snprintf(name, sizeof name, "patch_embed%d", s + 1);
-            check_activation(&k, "act", name, x);
+            check_activation(&k, "act", name, seen[n++]);
             for (i = 0; i < k.net->cfg.depth[s]; ++i) {
-                x = s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
                 snprintf(name, sizeof name, "blocks%d.%d", s + 1, i);
-                check_activation(&k, "act", name, x);
+                check_activation(&k, "act", name, seen[n++]);
             }
         }
-        x = bmvp_run(m, &u->norm, x);
-        check_activation(&k, "act", "norm", x);
+        check_activation(&k, "act", "norm", seen[n++]);
         for (i = 0; i < 4; ++i) {
-            x = bmvp_run(m, &u->up[i].up, x);
             snprintf(name, sizeof name, "decoder%d", 5 - i);
-            check_activation(&k, "act", name, x);
+            check_activation(&k, "act", name, seen[n++]);
         }
     }
     net_case_end(&k);
@@ -266,28 +256,15 @@ static void test_uniformer_tiny_layers(void)
 
 static void test_unet3d_tiny_layers(void)
 {
-    static const char *const block[12] = { "conv1b", "conv2a", "conv2b", "conv3a",   "conv3b",   "conv4a",
-                                           "conv4b", "conv4c", "conv4d", "up4convb", "up3convb", "up2convb" };
-    static const char *const down[3] = { "ds1", "ds2", "ds3" };
-    const bmvp_conv_shape same = bmvp_conv_same(1, 1), halve = bmvp_conv_same(2, 1);
-    bmvpi_unet3d *u;
-    bmvp_tensor *x;
+    static const char *const name[16] = { "conv1a", "conv1b",   "ds1",      "conv2a",  "conv2b", "ds2",
+                                          "conv3a", "conv3b",   "ds3",      "conv4a",  "conv4b", "conv4c",
+                                          "conv4d", "up4convb", "up3convb", "up2convb" };
+    bmvp_tensor *seen[16];
     net_case k;
-    int i, d;
+    int i;
     if (net_case_begin(&k, 1, 0)) {
-        u = (bmvpi_unet3d *)k.net->layers;
-        x = bmvp_conv3d(k.c, k.x, u->conv1a.w, u->conv1a.b, &same);
-        check_activation(&k, "act", "conv1a", x);
-        for (i = 0; i < 12; ++i) {
-            if (i == 1 || i == 3 || i == 5) {
-                d = i / 2;
-                x = bmvp_conv3d(k.c, x, u->ds[d].w, u->ds[d].b, &halve);
-                check_activation(&k, "act", down[d], x);
-            }
-            if (i >= 9) x = bmvp_upsample_nearest(k.c, bmvp_linear(k.c, x, u->up[i - 9].w, u->up[i - 9].b), 2);
-            x = bmvpi_resblock_run(&k.net->m, &u->block[i], x);
-            check_activation(&k, "act", block[i], x);
-        }
+        CHECK(inside_unet3d_layers(k.net, k.x, seen) == 16);
+        for (i = 0; i < 16; ++i) check_activation(&k, "act", name[i], seen[i]);
     }
     net_case_end(&k);
 }
@@ -295,32 +272,24 @@ static void test_unet3d_tiny_layers(void)
 static void test_segmentation_layers(void)
 {
     static const char *const up[3] = { "up4convb", "up3convb", "up2convb" };
-    const bmvpi_unet3d *u;
-    const bmvpi_uniformer *v;
+    bmvp_tensor *seen[4];
     bmvp_features f;
-    bmvp_tensor *y;
     char name[32];
     net_case k;
     int i;
     if (net_case_open(&k, "nets/uniunet_tiny.safetensors", 0, 0, BMVP_TASK_SEGMENT)) {
-        v = (const bmvpi_uniformer *)k.net->layers;
         f = bmvp_net_encode(k.net, k.x, 1);
-        for (i = 0, y = f.last; i < 4; ++i) {
-            bmvp_tensor *skip = i < 3 ? f.map[2 - i] : bmvpi_input_skip(k.net, k.x);
-            y = bmvpi_run_up_block(&k.net->m, &v->up[i], y, skip, i == 3);
+        inside_uniunet_decode(k.net, k.x, &f, seen);
+        for (i = 0; i < 4; ++i) {
             snprintf(name, sizeof name, "decoder%d", 5 - i);
-            check_activation(&k, "act", name, y);
+            check_activation(&k, "act", name, seen[i]);
         }
     }
     net_case_end(&k);
     if (net_case_open(&k, "nets/unet3d_segment_tiny.safetensors", 1, 0, BMVP_TASK_SEGMENT)) {
-        u = (const bmvpi_unet3d *)k.net->layers;
         f = bmvp_net_encode(k.net, k.x, 1);
-        for (i = 0, y = f.last; i < 3; ++i) {
-            y = bmvp_upsample_nearest(k.c, bmvp_run(&k.net->m, &u->up[i], y), 2);
-            y = bmvpi_resblock_run(&k.net->m, &u->block[9 + i], bmvp_add(k.c, y, f.skip[2 - i]));
-            check_activation(&k, "act", up[i], y);
-        }
+        inside_unet3d_decode(k.net, &f, seen);
+        for (i = 0; i < 3; ++i) check_activation(&k, "act", up[i], seen[i]);
     }
     net_case_end(&k);
 }

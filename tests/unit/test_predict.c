@@ -1,11 +1,7 @@
 /* test_predict.c - the way of an image to the network and back: placement against scipy (full affines), grids,
    orientations, files and memory, missing and blank images, probabilities, settings; memory that fails, is metered, and
    a run that is stopped */
-#define BMVP_IMPLEMENTATION
-#include "bmvp_nifti.h"
-#include "bmvp_tensor.h"
-#include "bmvp_nn.h"
-#include "bmvp_ssl.h"
+#include "tests/support/inside.h"
 #include "tests/support/check.h"
 #include "tests/support/fixture.h"
 #include <unistd.h>
@@ -30,39 +26,34 @@ static void test_place(bmvp_ckpt *f, const char *name)
 {
     fixture_tensor map = fixture_load(f, "%s.prepared", name), content = fixture_load(f, "%s.content", name);
     fixture_tensor size = fixture_load(f, "%s.size", name), want = fixture_load(f, "%s.expected", name);
-    double to[16], from[16];
+    double to[16], from[16], related[16];
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     bmvp_prepared_images prepared;
     bmvp_prediction out;
     bmvp_labels labels;
-    bmvpi_placing g;
+    unsigned char *seen = (unsigned char *)malloc((size_t)want.numel);
     bmvp_nii_image image[3];
     const int value[2] = { 1, 2 };
     float *got = (float *)malloc((size_t)want.numel * sizeof *got);
-    int64_t i, n = want.numel / 3, area;
+    int64_t at[3], i, n = want.numel / 3;
     int a, k, wrong = 0;
     memset(&labels, 0, sizeof labels);
     memset(&prepared, 0, sizeof prepared);
     memset(&out, 0, sizeof out);
-    memset(&g, 0, sizeof g);
     labels.exclusive = 1;
     CHECK(!bmvp_labels_add(&labels, "a", &value[0], 1, NULL) && !bmvp_labels_add(&labels, "b", &value[1], 1, NULL));
     CHECK(!bmvp_labels_finish(&labels, NULL));
     get16(f, name, "to", to);
     get16(f, name, "from", from);
-    g.c = c, g.labels = &labels, g.prepared = &prepared, g.out = &out, g.outputs = 3;
-    for (a = 0; a < 3; ++a) g.dim[a] = prepared.frame.dim[a] = map.dim[2 - a], g.size[a] = (int64_t)size.x[a];
+    for (a = 0; a < 3; ++a) prepared.frame.dim[a] = map.dim[2 - a], at[a] = (int64_t)size.x[a];
     prepared.content = (unsigned char *)malloc((size_t)content.numel);
     for (i = 0; i < content.numel; ++i) prepared.content[i] = content.x[i] > 0;
-    CHECK(!bmvpi_relate(g.to, to, from, name, NULL));
-    memcpy(g.frame, g.to, sizeof g.frame);
-    area = g.dim[0] * g.dim[1] * 3;
-    for (a = 0; a < 2; ++a) g.plane[a] = (float *)malloc((size_t)area * sizeof(float));
-    CHECK(!bmvp_nii_create(&out.label, BMVP_NII_UINT8, 3, g.size, NULL, NULL, NULL));
-    for (k = 0; k < 3; ++k) CHECK(!bmvp_nii_create(&image[k], BMVP_NII_INT16, 3, g.size, NULL, NULL, NULL));
+    CHECK(!inside_relate(related, to, from));
+    CHECK(!bmvp_nii_create(&out.label, BMVP_NII_UINT8, 3, at, NULL, NULL, NULL));
+    for (k = 0; k < 3; ++k) CHECK(!bmvp_nii_create(&image[k], BMVP_NII_INT16, 3, at, NULL, NULL, NULL));
     for (i = 0; i < n; ++i) ((int16_t *)image[0].data)[i] = 32767;
     out.probability = image;
-    for (i = 0; i < map.dim[0]; ++i) CHECK(!bmvpi_place_planes(&g, i, 1, map.x + i * area));
+    CHECK(inside_place(c, &labels, &prepared, related, at, map.x, 3, &out, seen));
     for (i = 0; i < want.numel; ++i) got[i] = (float)((const int16_t *)image[i / n].data)[i % n] / 32767;
     for (i = 0; i < want.numel; ++i) CHECK_NEAR((double)got[i], (double)want.x[i], 1e-4);
     for (i = 0; i < n; ++i) { /* the likeliest of what scipy interpolates, or 0 where nothing is to be seen */
@@ -74,14 +65,12 @@ static void test_place(bmvp_ckpt *f, const char *name)
         const float most = best ? p[best] : p[0], second = best == 1   ? fmaxf(p[0], p[2])
                                                            : best == 2 ? fmaxf(p[0], p[1])
                                                                        : fmaxf(p[1], p[2]);
-        const int seen = bmvpi_has_content(&g, i % g.size[0], i / g.size[0] % g.size[1], i / g.size[0] / g.size[1]);
-        wrong += most - second > 1e-4f && label != (seen ? best : 0);
+        wrong += most - second > 1e-4f && label != (seen[i] ? best : 0);
     }
     CHECK(wrong == 0);
     for (k = 0; k < 3; ++k) bmvp_nii_image_free(&image[k]);
     bmvp_nii_image_free(&out.label);
-    for (a = 0; a < 2; ++a) free(g.plane[a]);
-    free(prepared.content), free(got), free(map.x), free(content.x), free(size.x), free(want.x);
+    free(seen), free(prepared.content), free(got), free(map.x), free(content.x), free(size.x), free(want.x);
     bmvp_destroy(c);
 }
 
@@ -245,14 +234,14 @@ static void test_affines(void)
         CHECK(bmvp_nii_volume_create(&blank, dim, m, NULL, NULL) == BMVP_OK);
         o.grid = "flair";
         CHECK(bmvp_predict(p, k, 2, &o, &on, &err) == BMVP_OK && on.blank == 1 && on.given == 2);
-        CHECK(bmvpi_relate(to, t1.affine, m, "", NULL) == BMVP_OK);
+        CHECK(inside_relate(to, t1.affine, m) == BMVP_OK);
         for (i = 0; i < N; ++i) map[i] = (float)((const int16_t *)at.probability[2].data)[i] / 32767;
         for (i = 0; i < on.label.n_voxels; ++i) {
             const double x = (double)(i % dim[0]), y = (double)(i / dim[0] % dim[1]), z = (double)(i / dim[0] / dim[1]);
             double diff;
             for (a = 0; a < 3; ++a) q[a] = to[4 * a] * x + to[4 * a + 1] * y + to[4 * a + 2] * z + to[4 * a + 3];
             diff =
-                fabs((double)bmvpi_linear_at(map, t1.dim, q) - ((const int16_t *)on.probability[2].data)[i] / 32767.0);
+                fabs((double)inside_linear_at(map, t1.dim, q) - ((const int16_t *)on.probability[2].data)[i] / 32767.0);
             most = diff > most ? diff : most;
         }
         CHECK(most < 1e-3);
