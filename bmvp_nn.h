@@ -4289,6 +4289,18 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
     return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 
+/* A decoder of pre-training may have a segmentation's names: the task is what the file says of itself. */
+static void bmvpi_adopt_task(const bmvp_net *net, const bmvp_ckpt *f, bmvp_net_config *source)
+{
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
+    bmvp_json_doc *doc = NULL;
+    bmvp_net_config said;
+    if (!run || bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, NULL)) return;
+    if (bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &said, NULL) == BMVP_OK)
+        source->task = said.task;
+    bmvp_json_free(doc);
+}
+
 /* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's
    kind. */
 static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group,
@@ -4297,7 +4309,10 @@ static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, c
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
     bmvp_status st;
-    if (bmvpi_net_infer_kind(net->kind, f, group, source)) return BMVP_OK;
+    if (bmvpi_net_infer_kind(net->kind, f, group, source)) {
+        bmvpi_adopt_task(net, f, source);
+        return BMVP_OK;
+    }
     if (run && !bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, err)) {
         st = bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), source, err);
         bmvp_json_free(doc);

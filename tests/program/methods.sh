@@ -20,7 +20,7 @@ genesis 0.75 0 16 --lr 0.02
 mae3d 0.6 0 32
 simmim 0.6 0 32
 swin_ssl 0.8 0 32 --network uniformer_tiny
-dae 0.8 0 16 --network uniformer_tiny
+dae 0.7 0 16 --network uniformer_tiny --lr 0.02
 END
 )
 
