@@ -4295,7 +4295,8 @@ static void bmvpi_adopt_task(const bmvp_net *net, const bmvp_ckpt *f, bmvp_net_c
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
     bmvp_net_config said;
-    if (!run || bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, NULL)) return;
+    if (!run) return;
+    if (bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, NULL)) return;
     if (bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &said, NULL) == BMVP_OK)
         source->task = said.task;
     bmvp_json_free(doc);
