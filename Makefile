@@ -2,6 +2,7 @@
 #   make            build/bmvp
 #   make demo       phantoms -> prepare -> pre-training of the tiny network -> segmentation, scratch and pre-trained -> demo/run/report.html
 #   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
+#   make baselines  every pre-training method before the same fine-tuning -> experiments/baselines.html (examples/experiments/baselines.sh)
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
@@ -105,8 +106,9 @@ build/%.o: %.c $(HEADERS) $(PROGRAM_H) | build
 build/bmvp: examples/bmvp.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
 	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
-build/experiments_page: examples/experiments/page.c $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
-	$(COMPILE) $< $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+PAGE_C = $(wildcard examples/experiments/*.c)
+build/experiments_page: $(PAGE_C) examples/experiments/results.h $(PROGRAM_O) $(CUDA_O) $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $(PAGE_C) $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 
 build/bmvp_cuda.o: bmvp_cuda.cu bmvp_tensor.h | build
 	$(NVCC) --threads 2 -std=c++17 -O3 $(CUDA_CODE) $(CUDA_CHECK) $(NCCL_DEFS) -Xcompiler -Wall,-Wextra -I. -c $< -o $@
@@ -209,7 +211,10 @@ demo: build/bmvp build/experiments_page
 experiments: build/bmvp build/experiments_page
 	@sh examples/experiments/run.sh
 
-tests: build/bmvp $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
+baselines: build/bmvp build/experiments_page
+	@sh examples/experiments/baselines.sh
+
+tests: build/bmvp build/experiments_page $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -225,7 +230,7 @@ ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Not under sanitizers: what compiles and reads (form), the lessons, long training (methods: a step of each is in test_methods), and the
 # program on the shim. The kernels on the shim, which looks after their memory itself (pages without access around every block), have a
 # target of their own, as they take as long as all the rest.
-ASAN_LESS = form/house form/forms form/readme program/methods program/course gpu/cuda_cli
+ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course gpu/cuda_cli
 CUDA_BIN  = $(filter build/test_cuda%,$(TEST_BIN))
 ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim,$(TEST_BIN))
 asan asan-cuda:
@@ -253,5 +258,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -115,6 +115,7 @@ typedef struct bmvp_state {
     bmvp_tensor *t;
     int64_t counter; /* entries of torch_rank 0 are counters (num_batches_tracked): their value is here, t is unused */
     int trained;     /* 1: parameter with gradient; 0: statistics, counters, and parameters carried but never used */
+    int carried;     /* 1: never used, there for programs that want it in a file; ours need not have it */
     int torch_rank;        /* PyTorch's shape */
     int64_t torch_dim[BMVP_MAX_DIMS];
     int walk_rank;         /* the same with axes split that are several of ours (tokens are z, y, x); else equal */
@@ -214,6 +215,8 @@ BMVP_API bmvp_layer bmvp_make_conv_transpose(bmvp_module *m, const char *name, i
    neighbouring channels, all voxels of a sample. InstanceNorm3d(n, affine=): each channel of a sample; without `affine`
    it has no tensors, and name may be NULL. */
 BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n);
+/* .. without weight and bias (affine=False), as at the end of heads. */
+BMVP_API bmvp_layer bmvp_make_batchnorm_plain(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_layernorm(bmvp_module *m, const char *name, int64_t n);
 BMVP_API bmvp_layer bmvp_make_groupnorm(bmvp_module *m, const char *name, int64_t n, int groups);
 BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int64_t n, int affine);
@@ -286,14 +289,12 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    The rows of this header are `uniformer` (BrainMVP's encoder with its pre-training decoder and UniUnet), `unet3d`,
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
    num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
-   `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size,
-   window_size, num_heads, depth, use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows;
-   dae 1: DAE's, with a patch embedding of its own; encoders 1: the encoder alone has the blocks of the skips, too;
-   its relative_position_index is written as float32, which load_state_dict makes integers of again). A program adds
-   rows by bmvp_config.networks
-   (examples/06_own_network.c); plans, files, training and prediction then know them. A config is plain data: it names
-   its row, and numbers that are no field of it are options with names, so a checkpoint's description can be read, and
-   printed, where the row is not known. */
+   `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size, window_size, num_heads, depth,
+   use_v2, new_merging 1 where MONAI 1.5 or later trained it, which no file shows, dae 1: DAE's, with a patch embedding
+   of its own, and encoders 1: the encoder alone has the blocks of the skips, too). A program adds rows by
+   bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then know them. A config is
+   plain data: it names its row, and numbers that are no field of it are options with names, so a checkpoint's
+   description can be read, and printed, where the row is not known. */
 
 typedef enum bmvp_net_task {
     BMVP_TASK_PRETRAIN,
@@ -370,8 +371,10 @@ typedef struct bmvp_net_kind {
     const char *name;                                       /* as in bmvp_net_config.kind and in files */
     const char *title;                                      /* in messages; NULL: name */
     const char *fields; /* names of the fields and options that are its own, by spaces */
+    const char *unseen; /* those of them that no tensor of a file shows: `infer` assumes them */
     size_t size;        /* of its struct of layers: net->layers, zeros before make */
     int64_t (*stride)(const bmvp_net_config *k);            /* crops must be a multiple of this */
+    void (*only)(const bmvp_net_config *k, int64_t size[3]); /* the one D, H, W that it takes; NULL: any multiple */
     /* Of the last map; for classification without a `classify` of its own. */
     int64_t (*channels)(const bmvp_net_config *k);
     int (*check)(bmvp_ctx *c, const bmvp_net_config *k);    /* 1: sizes fit; else bmvp_fail says why */
@@ -420,6 +423,8 @@ BMVP_API int64_t bmvp_net_stride(const bmvp_net *net); /* crops must be a multip
    nothing). */
 BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
 BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *cfg);
+/* 1: inputs have this one size, D, H, W (UNETR: its positions are learned); 0: any multiple of the stride. */
+BMVP_API int bmvp_net_only_size(const bmvp_ctx *c, const bmvp_net_config *cfg, int64_t size[3]);
 /* 1: the tensor `name` belongs to the part. */
 BMVP_API int bmvp_net_in_part(const bmvp_net *net, const char *name, bmvp_net_part part);
 BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
@@ -753,9 +758,13 @@ typedef struct bmvp_state_part {
 BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
                                         bmvp_error *err);
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
-/* Reading: every entry of the part must be in the group with its shape; the first mismatch is named and nothing has
-   changed then. Further tensors of the file are ignored. */
+/* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
+   missing); the first mismatch is named and nothing has changed then. Further tensors of the file are ignored:
+   bmvp_state_left names them. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
+/* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
+BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
+                             size_t size);
 /* Only the comparison: for files of several parts, before any of them is loaded. */
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err);
@@ -770,6 +779,16 @@ BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_
    be dim[0], as in all presets, or the next smaller divisor of dim[2] and dim[3]; files written here say it
    themselves). */
 BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg, bmvp_error *err);
+/* The same of a file that is to hold one network: a row (one of bmvp_config.networks, too) or a preset. fields: what
+   the row's `unseen` names, "num_heads=12 new_merging=1"; NULL: nothing, it is assumed as bmvp_net_infer does. Fields
+   that the tensors show may be said, too, and must agree. BMVP_E_ARG: no such network, no such field, or the tensors
+   say otherwise; BMVP_E_FORMAT: the file holds another network, which is named. */
+BMVP_API bmvp_status bmvp_net_infer_as(const bmvp_ctx *c, const char *network, const char *fields,
+                                       const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg,
+                                       bmvp_error *err);
+/* The first tensor of the group that belongs to the part; -1: none. */
+BMVP_API int bmvp_net_part_in(const bmvp_ctx *c, const bmvp_net_config *cfg, bmvp_net_part part, const bmvp_ckpt *ckpt,
+                              const char *group);
 /* As JSON object `key` and back. */
 BMVP_API void bmvp_net_config_write(bmvp_jw *w, const char *key, const bmvp_net_config *cfg);
 BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config *cfg, bmvp_error *err);
@@ -1072,8 +1091,11 @@ static bmvp_tensor *bmvpi_make(bmvp_module *m, const char *name, const char *fie
                                const int64_t *dim, int trained, bmvp_init init, int64_t fan)
 {
     char full[BMVP_NAME_MAX];
+    bmvp_tensor *t;
     if (bmvp_failed(m->c) || !bmvpi_full_name(m, name, field, full)) return NULL;
-    return bmvp_state_add(m->c, m->list, full, layout, rank, dim, trained && !m->carried, init, fan);
+    t = bmvp_state_add(m->c, m->list, full, layout, rank, dim, trained && !m->carried, init, fan);
+    if (t) m->list->item[m->list->n - 1].carried = m->carried;
+    return t;
 }
 
 /* weight in PyTorch's shape (d0, d1, k, k, k) and, of n > 0, bias: both uniform in +-1/sqrt(d1 k^3). PyTorch's
@@ -1205,15 +1227,27 @@ BMVP_API bmvp_layer bmvp_make_instancenorm(bmvp_module *m, const char *name, int
     return l;
 }
 
-BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n)
+static bmvp_layer bmvpi_make_statistics(bmvp_module *m, const char *name, int64_t n, bmvp_layer l)
 {
-    bmvp_layer l = bmvpi_make_affine(m, name, n);
     l.mean = bmvpi_make(m, name, "running_mean", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ZERO, 0);
     l.var = bmvpi_make(m, name, "running_var", BMVP_LAYOUT_SAME, 1, &n, 0, BMVP_INIT_ONE, 0);
     l.counter = m->list->n;
     (void)bmvpi_make(m, name, "num_batches_tracked", BMVP_LAYOUT_SAME, 0, NULL, 0, BMVP_INIT_ZERO, 0);
     l.run = bmvpi_run_batchnorm;
     return l;
+}
+
+BMVP_API bmvp_layer bmvp_make_batchnorm(bmvp_module *m, const char *name, int64_t n)
+{
+    return bmvpi_make_statistics(m, name, n, bmvpi_make_affine(m, name, n));
+}
+
+BMVP_API bmvp_layer bmvp_make_batchnorm_plain(bmvp_module *m, const char *name, int64_t n)
+{
+    bmvp_layer l;
+    memset(&l, 0, sizeof l);
+    l.eps = 1e-5;
+    return bmvpi_make_statistics(m, name, n, l);
 }
 
 BMVP_API bmvp_tensor *bmvp_make_tensor(bmvp_module *m, const char *name, int rank, const int64_t *dim)
@@ -1821,6 +1855,16 @@ static void bmvpi_infer_task(const bmvp_ckpt *f, const char *group, const char *
     cfg->deep_supervision = bmvp_ckpt_find(f, group, "ms_out.0.weight") >= 0;
 }
 
+/* The same of a U-Net whose pre-training ends with the layer that its segmentation has: one channel in and one out
+   rebuilds intensities. */
+static void bmvpi_infer_task_of_unet(const bmvp_ckpt *f, const char *group, const char *segment, bmvp_net_config *cfg)
+{
+    bmvpi_infer_task(f, group, segment, cfg);
+    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return;
+    cfg->task = BMVP_TASK_PRETRAIN;
+    cfg->outputs = 0;
+}
+
 /* No tensor shows the head size: it is taken to be dim[0], as in all presets, or the next smaller divisor of dim[2] and
    dim[3]. */
 static int bmvpi_uniformer_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
@@ -1851,8 +1895,10 @@ static int bmvpi_uniformer_infer(const bmvp_ckpt *f, const char *group, bmvp_net
 static const bmvp_net_kind bmvpi_uniformer_kind = {
     "uniformer", "UniFormer",
     "dim depth head_dim mlp_ratio",
+    "head_dim",
     sizeof(bmvpi_uniformer),
     bmvpi_uniformer_stride,
+    NULL,                         /* only: any size */
     bmvpi_uniformer_channels,
     bmvpi_uniformer_check,
     bmvpi_uniformer_make,
@@ -1997,26 +2043,24 @@ static int bmvpi_unet3d_check(bmvp_ctx *c, const bmvp_net_config *k)
     return 0;
 }
 
-/* One channel in and one out rebuilds intensities. No tensor shows the number of groups: it is that of the presets,
-   8. */
+/* No tensor shows the number of groups: it is that of the presets, 8. */
 static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     cfg->width = bmvpi_infer_dim(f, group, "conv1a.weight", 0);
     cfg->groups = 8;
     if (cfg->width < 1) return 0;
     cfg->in_channels = bmvpi_infer_dim(f, group, "conv1a.weight", 1);
-    bmvpi_infer_task(f, group, "up1conv.weight", cfg);
-    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
-    cfg->task = BMVP_TASK_PRETRAIN;
-    cfg->outputs = 0;
+    bmvpi_infer_task_of_unet(f, group, "up1conv.weight", cfg);
     return 1;
 }
 
 static const bmvp_net_kind bmvpi_unet3d_kind = {
     "unet3d", "UNET3D",
     "width groups",
+    "groups",
     sizeof(bmvpi_unet3d),
     bmvpi_unet3d_stride,
+    NULL,                         /* only: any size */
     bmvpi_unet3d_channels,
     bmvpi_unet3d_check,
     bmvpi_unet3d_make,
@@ -2322,14 +2366,16 @@ static int bmvpi_unetr_check(bmvp_ctx *c, const bmvp_net_config *k)
     for (i = 0; i < 3; ++i) ok = ok && s[i] >= BMVPI_UNETR_PATCH && s[i] <= 4096 && s[i] % BMVPI_UNETR_PATCH == 0;
     if (!ok)
         bmvp_fail(c, BMVP_E_ARG,
-                  "UNETR: image %d x %d x %d, feature_size %d, hidden_size %d, num_heads %d, mlp_dim %d: the image's "
-                  "axes must be multiples of 16, the heads divide the hidden size",
+                  "UNETR: image %d x %d x %d (img_x, img_y, img_z, or img_size), feature_size %d, hidden_size %d, "
+                  "num_heads %d, mlp_dim %d: the image's axes must be multiples of 16, the heads divide the hidden "
+                  "size",
                   (int)s[2], (int)s[1], (int)s[0], f, h, heads, mlp);
     return ok;
 }
 
-/* No tensor shows the number of heads: 64 channels each, as in all presets, or the next smaller divisor. The tokens are
-   taken to be a cube; other images are not recognised. */
+/* No tensor shows the number of heads: 64 channels each, as in all presets, or the next smaller divisor; nor the sides
+   of the image, but how many tokens it has: they are taken to be a cube. Where they are none img_size is 0, and no
+   network can be made before img_x, img_y and img_z are said. */
 static int bmvpi_unetr_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     static const char embed[] = "vit.patch_embedding.patch_embeddings.weight",
@@ -2342,7 +2388,8 @@ static int bmvpi_unetr_infer(const bmvp_ckpt *f, const char *group, bmvp_net_con
     int edge = 1, h = 64;
     char text[160];
     while (edge * edge * edge < tokens) ++edge;
-    if (hidden < 1 || mlp < 1 || edge * edge * edge != tokens) return 0;
+    if (hidden < 1 || mlp < 1 || tokens < 1) return 0;
+    if (edge * edge * edge != tokens) edge = 0;
     cfg->in_channels = bmvpi_infer_dim(f, group, perceptron ? flat : embed, 1) / (perceptron ? 16 * 16 * 16 : 1);
     while (hidden % h) --h;
     snprintf(text, sizeof text, "img_size=%d hidden_size=%d mlp_dim=%d num_heads=%d perceptron=%d", 16 * edge, hidden,
@@ -2357,8 +2404,10 @@ static int bmvpi_unetr_infer(const bmvp_ckpt *f, const char *group, bmvp_net_con
 static const bmvp_net_kind bmvpi_unetr_kind = {
     "unetr", "UNETR",
     "img_size img_x img_y img_z feature_size hidden_size mlp_dim num_heads perceptron",
+    "img_size img_x img_y img_z num_heads",
     sizeof(bmvpi_unetr),
     bmvpi_unetr_stride,
+    bmvpi_unetr_size,
     bmvpi_unetr_channels,
     bmvpi_unetr_check,
     bmvpi_unetr_make,
@@ -2501,24 +2550,22 @@ static int bmvpi_unet3d_mg_check(bmvp_ctx *c, const bmvp_net_config *k)
     bmvp_fail(c, BMVP_E_ARG, "U-Net of Models Genesis: width %d, should be 1 to 4096", k->width);
     return 0;
 }
-/* One channel in and one out rebuilds intensities. */
 static int bmvpi_unet3d_mg_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     cfg->width = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 0);
     if (cfg->width < 1) return 0;
     cfg->in_channels = bmvpi_infer_dim(f, group, "down_tr64.ops.0.conv1.weight", 1);
-    bmvpi_infer_task(f, group, "out_tr.final_conv.weight", cfg);
-    if (cfg->task != BMVP_TASK_SEGMENT || cfg->outputs > 1 || cfg->in_channels > 1) return 1;
-    cfg->task = BMVP_TASK_PRETRAIN;
-    cfg->outputs = 0;
+    bmvpi_infer_task_of_unet(f, group, "out_tr.final_conv.weight", cfg);
     return 1;
 }
 
 static const bmvp_net_kind bmvpi_unet3d_mg_kind = {
     "unet3d_mg", "U-Net of Models Genesis",
     "width",
+    NULL,                         /* unseen: nothing */
     sizeof(bmvpi_unet3d_mg),
     bmvpi_unet3d_stride,
+    NULL,                         /* only: any size */
     bmvpi_unet3d_mg_channels,
     bmvpi_unet3d_mg_check,
     bmvpi_unet3d_mg_make,
@@ -2693,8 +2740,10 @@ static int bmvpi_unet3d_gvsl_infer(const bmvp_ckpt *f, const char *group, bmvp_n
 static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
     "unet3d_gvsl", "U-Net of GVSL",
     "width",
+    NULL,                         /* unseen: nothing */
     sizeof(bmvpi_unet3d_gvsl),
     bmvpi_unet3d_gvsl_stride,
+    NULL,                         /* only: any size */
     bmvpi_unet3d_mg_channels,
     bmvpi_unet3d_gvsl_check,
     bmvpi_unet3d_gvsl_make,
@@ -3170,8 +3219,10 @@ static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_conf
 static const bmvp_net_kind bmvpi_swin_kind = {
     "swin_unetr", "Swin-UNETR",
     "feature_size window_size num_heads depth use_v2 new_merging dae encoders",
+    "new_merging",
     sizeof(bmvpi_swin),
     bmvpi_swin_stride,
+    NULL,                         /* only: any size */
     bmvpi_swin_channels,
     bmvpi_swin_check,
     bmvpi_swin_make,
@@ -3415,6 +3466,14 @@ BMVP_API int64_t bmvp_net_channels_of(const bmvp_ctx *c, const bmvp_net_config *
 {
     const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
     return kind && kind->channels ? kind->channels(cfg) : 0;
+}
+
+BMVP_API int bmvp_net_only_size(const bmvp_ctx *c, const bmvp_net_config *cfg, int64_t size[3])
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
+    if (!kind || !kind->only) return 0;
+    kind->only(cfg, size);
+    return 1;
 }
 
 /* Does name begin with one of the prefixes, which stand between spaces? */
@@ -3965,6 +4024,9 @@ static const char *bmvpi_state_shape(const bmvp_state *s, int *rank, int64_t *di
     return stack ? s->stacked : s->name;
 }
 
+/* Counters and indexes are integers in PyTorch. */
+static int bmvpi_state_integers(const bmvp_state *s) { return s->torch_rank == 0 || s->init == BMVP_INIT_WINDOW_INDEX; }
+
 BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, const bmvp_state_part *part,
                                         bmvp_error *err)
 {
@@ -3975,7 +4037,8 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
         const bmvp_state *s = &part->list->item[i];
         const char *name = bmvpi_state_shape(s, &rank, dim);
         if (!bmvpi_part_tensor(part, i) || (s->stacked && s->part > 0)) continue;
-        st = bmvp_ckpt_writer_add(w, group, name, s->torch_rank == 0 ? BMVP_DTYPE_I64 : BMVP_DTYPE_F32, rank, dim, err);
+        st = bmvp_ckpt_writer_add(w, group, name, bmvpi_state_integers(s) ? BMVP_DTYPE_I64 : BMVP_DTYPE_F32, rank, dim,
+                                  err);
     }
     return st;
 }
@@ -4011,6 +4074,15 @@ static float *bmvpi_state_scratch(const bmvp_state_part *part, float **space, bm
     return p;
 }
 
+/* n whole numbers become int64 where they are: there is room for twice their bytes, and the last one goes first. */
+static void bmvpi_state_widen(float *x, int64_t n)
+{
+    while (n-- > 0) {
+        const int64_t v = (int64_t)x[n];
+        memcpy(&x[2 * n], &v, sizeof v);
+    }
+}
+
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err)
 {
     float *space, *buf = bmvpi_state_scratch(part, &space, err);
@@ -4025,7 +4097,8 @@ BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part 
             continue;
         }
         st = bmvpi_state_get(part->c, s, t, buf, space, err);
-        if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (int64_t)sizeof *buf, err);
+        if (!st && bmvpi_state_integers(s)) bmvpi_state_widen(buf, t->numel);
+        if (!st) st = bmvp_ckpt_writer_data(w, buf, t->numel * (bmvpi_state_integers(s) ? 8 : 4), err);
     }
     bmvpi_free(part->c, buf);
     return st;
@@ -4081,12 +4154,19 @@ static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_s
     return st ? st : bmvpi_state_put(c, s, buf, space, t, err);
 }
 
+/* 1: entry i is to be read. What is never used keeps its values where the file has none of that name. */
+static int bmvpi_state_wants(const bmvp_state_part *part, int i, const bmvp_ckpt *ckpt, const char *group)
+{
+    const bmvp_state *s = &part->list->item[i];
+    return bmvpi_part_tensor(part, i) && (!s->carried || bmvp_ckpt_find(ckpt, group, s->name) >= 0);
+}
+
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err)
 {
     int i;
     for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_part_tensor(part, i) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
+        if (bmvpi_state_wants(part, i, ckpt, group) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
             return BMVP_E_FORMAT;
     return BMVP_OK;
 }
@@ -4101,12 +4181,30 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
-        if (!t) continue;
+        if (!bmvpi_state_wants(part, i, ckpt, group)) continue;
         st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err),
                                   &part->list->item[i], t, buf, space, err);
     }
     bmvpi_free(part->c, buf);
     return st;
+}
+
+BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
+                             size_t size)
+{
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    size_t at = 0;
+    int i, k, rank, n = 0;
+    if (size) text[0] = 0;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        const char *name = ckpt->entry[i].name;
+        if (strcmp(ckpt->entry[i].group, group) != 0) continue;
+        for (k = 0; k < list->n && strcmp(bmvpi_state_shape(&list->item[k], &rank, dim), name) != 0; ++k) { }
+        if (k < list->n) continue;
+        if (at + strlen(name) + 2 < size) at += (size_t)snprintf(text + at, size - at, "%s%s", at ? ", " : "", name);
+        ++n;
+    }
+    return n;
 }
 
 /* The name of the preset with these shapes, or "custom". */
@@ -4152,6 +4250,87 @@ BMVP_API bmvp_status bmvp_net_infer(const bmvp_ckpt *ckpt, const char *group, bm
                           "swinViT.patch_embed.proj.weight, down_tr64.ops.0.conv1.weight or "
                           "inc.double_conv.0.weight)",
                           ckpt->path, found);
+}
+
+/* The row of that name, or of the preset of that name. */
+static const bmvp_net_kind *bmvpi_net_kind_or_preset(const bmvp_ctx *c, const char *name, bmvp_error *err)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, name);
+    bmvp_net_config preset;
+    char rows[200] = "";
+    int i;
+    if (!kind && bmvp_net_preset(name, &preset)) kind = bmvp_net_kind_find(c, preset.kind);
+    for (i = 0; i < BMVPI_NET_KINDS && !kind; ++i)
+        snprintf(rows + strlen(rows), sizeof rows - strlen(rows), " %s", bmvpi_net_kinds[i]->name);
+    if (!kind) bmvp_error_set(err, BMVP_E_ARG, "there is no network '%.40s'; there are%s", name, rows);
+    return kind;
+}
+
+BMVP_API int bmvp_net_part_in(const bmvp_ctx *c, const bmvp_net_config *cfg, bmvp_net_part part, const bmvp_ckpt *ckpt,
+                              const char *group)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(c, cfg->kind);
+    int i;
+    for (i = 0; kind && i < ckpt->n_entries; ++i)
+        if (strcmp(ckpt->entry[i].group, group) == 0 && bmvpi_has_prefix(kind->part[part], ckpt->entry[i].name))
+            return i;
+    return -1;
+}
+
+/* Not the network that was asked for. */
+static bmvp_status bmvpi_net_other(const bmvp_ctx *c, const bmvp_net_kind *asked, const bmvp_ckpt *ckpt,
+                                   const char *group, bmvp_error *err)
+{
+    bmvp_net_config k;
+    const bmvp_status st = bmvp_net_infer(ckpt, group, &k, err);
+    const int i = st ? -1 : bmvp_net_part_in(c, &k, BMVP_PART_ENCODER, ckpt, group);
+    if (st) return st;
+    return bmvp_error_set(err, BMVP_E_FORMAT, "%.200s: holds a %s (its tensor '%.80s'), no %s: the network is %s",
+                          ckpt->path, bmvpi_net_title(bmvp_net_kind_find(c, k.kind)),
+                          i < 0 ? "" : ckpt->entry[i].name, bmvpi_net_title(asked), k.kind);
+}
+
+/* Options as numbers, for a comparison by name: absent is 0. */
+static int bmvpi_net_says_otherwise(const bmvp_net_kind *kind, const bmvp_net_config *shown, bmvp_net_config *said,
+                                    const char *name, size_t n)
+{
+    bmvp_net_config seen = *shown;
+    char word[24];
+    int f;
+    if (bmvpi_word_in(kind->unseen, name, n)) return 0;
+    for (f = 0; f < BMVPI_NET_FIELDS; ++f)
+        if (strlen(bmvpi_net_field[f].name) == n && memcmp(bmvpi_net_field[f].name, name, n) == 0)
+            return memcmp(bmvpi_net_numbers(&seen, f), bmvpi_net_numbers(said, f),
+                          (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0;
+    snprintf(word, sizeof word, "%.*s", (int)n, name);
+    return bmvp_net_option_of(&seen, word, 0) != bmvp_net_option_of(said, word, 0);
+}
+
+BMVP_API bmvp_status bmvp_net_infer_as(const bmvp_ctx *c, const char *network, const char *fields,
+                                       const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg,
+                                       bmvp_error *err)
+{
+    const bmvp_net_kind *kind = bmvpi_net_kind_or_preset(c, network, err);
+    bmvp_net_config shown;
+    const char *p;
+    bmvp_status st;
+    if (!kind) return BMVP_E_ARG;
+    if (!bmvpi_net_infer_kind(kind, ckpt, group, &shown) && kind->infer)
+        return bmvpi_net_other(c, kind, ckpt, group, err);
+    *cfg = shown;
+    st = fields ? bmvp_net_config_set(cfg, fields, err) : BMVP_OK;
+    for (p = fields; p && *(p += strspn(p, " ")) && !st; p += strcspn(p, " ")) {
+        const size_t n = strcspn(p, "= ");
+        if (!bmvpi_word_in(kind->fields, p, n) && kind->infer)
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: there is no field '%.*s'; a %s has: %s", kind->name, (int)n, p,
+                                bmvpi_net_title(kind), kind->fields);
+        else if (kind->infer && bmvpi_net_says_otherwise(kind, &shown, cfg, p, n))
+            st = bmvp_error_set(err, BMVP_E_ARG,
+                                "%.200s: its tensors say other than '%.*s'; leave it away: they show it", ckpt->path,
+                                (int)strcspn(p, " "), p);
+    }
+    if (!st) bmvpi_net_rename(cfg, kind);
+    return st;
 }
 
 static const char *const bmvpi_task_name[4] = { "pretrain", "segment", "classify", "encode" };
@@ -4253,7 +4432,7 @@ static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *
     if (*k >= 0 && other_stem && bmvpi_adopt_spreads(net, &f->entry[*k], s))
         return spread ? BMVP_ADOPT_ADAPTED : BMVP_ADOPT_FRESH;
     if (*k >= 0 && bmvpi_adopt_same_shape(&f->entry[*k], s, -1)) return BMVP_ADOPT_TAKEN;
-    if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER)) return BMVP_ADOPT_FRESH;
+    if (!bmvp_net_in_part(net, s->name, BMVP_PART_ENCODER) || (*k < 0 && s->carried)) return BMVP_ADOPT_FRESH;
     if (*k < 0)
         bmvp_error_set(err, BMVP_E_FORMAT, "%s: tensor '%s' is missing; is this a checkpoint of another network?",
                        f->path, s->name);

@@ -27,7 +27,7 @@
        and the rest:   >>labels impl       >>metrics impl          >>mirror                >>window impl
        fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
                        >>finetune faces    >>finetune files
-       prediction:     >>predict impl      >>predict images        >>predict call
+       prediction:     >>predict impl      >>predict weights       >>predict images        >>predict call
 
    A complete program:
 
@@ -725,6 +725,8 @@ typedef struct bmvp_ft_info {          /* what a fine-tuned checkpoint says of i
     double best;                       /* validation figure it was kept for; NaN: none */
     char preparation[512];             /* the JSON object of prepare.json, or "" */
     int64_t samples;                   /* taken in these steps */
+    int n_left;                        /* bmvp_ft_open_weights: tensors of the file that the network has no place for */
+    char left[256];                    /* the names of the first of them */
 } bmvp_ft_info;
 BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_error *err);
 /* Weights, templates, statistics and (train 1) moments: all to resume. extra as in bmvp_ssl_save; "preparation" and
@@ -765,8 +767,17 @@ BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config 
    to see: the background has probability 1 on the prepared grid, and the label map is 0. */
 
 /* How images become what the network sees; `bmvp prepare` writes it, a fine-tuned checkpoint keeps it, the predictor
-   does it again. In this order: RAS axes; voxel size (linear, border voxels repeated, MONAI Spacing); box; percentiles
-   of the voxels in the box; resize. */
+   does it again. In this order: axes; voxel size (linear, border voxels repeated, MONAI Spacing); box; values, from the
+   voxels in the box; resize. What `prepare` writes has RAS axes, a box and percentiles; the rest is there for networks
+   that other programs have trained. */
+typedef enum bmvp_intensity {
+    BMVP_INTENSITY_PERCENTILES,
+    BMVP_INTENSITY_ZSCORE,     /* (x - mean) / deviation of the voxels that are not 0; 0 stays. MONAI
+                                  NormalizeIntensity(nonzero=True, channel_wise=True) */
+    BMVP_INTENSITY_ZSCORE_ALL, /* of all voxels. MONAI NormalizeIntensity(channel_wise=True) */
+    BMVP_INTENSITY_RANGE,      /* low becomes 0, high 1, clipped. MONAI ScaleIntensityRange(low, high, 0, 1, True) */
+    BMVP_INTENSITY_AS_IT_IS
+} bmvp_intensity;
 typedef struct bmvp_preparation {
     double spacing;         /* edge of a voxel in mm, 0 to 100; 0: as the image has it */
     double percentile_low;  /* of all voxels in the box, 0 to 100: becomes 0 */
@@ -774,11 +785,19 @@ typedef struct bmvp_preparation {
     int centre_crop;   /* 1: the box is symmetric about the middle of the volume (release), 0: it is that of the voxels
                           above 0 */
     int64_t resize[3]; /* then resized (linear) to so many voxels x, y, z, 1 to 4096; 0: not */
+    int whole;         /* 1: no box: the volume as it is */
+    char axes[4];      /* where x, y, z run to, "LPS"; "": RAS */
+    bmvp_intensity intensity;
+    double range_low, range_high; /* of INTENSITY_RANGE */
 } bmvp_preparation;
-/* 1 mm, percentiles 1 and 99, box of the foreground, not resized */
+/* 1 mm, percentiles 1 and 99, box of the foreground, not resized, RAS */
 BMVP_API bmvp_preparation bmvp_preparation_default(void);
-/* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only if
-   it is resized, "resize": [x, y, z]. */
+BMVP_API const char *bmvp_intensity_names(void); /* "percentiles zscore zscore-all range as-it-is" */
+/* BMVP_E_ARG names a field that is out of its range, or does not fit another. */
+BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_error *err);
+/* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only
+   where they are not as by default, "resize": [x, y, z], "whole": true, "axes": "LPS", "intensity": "zscore", "range":
+   [low, high]. */
 BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
 /* And back from text; name: for messages. BMVP_E_FORMAT names a field that is missing, unknown or out of its range. */
 BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err);
@@ -797,6 +816,28 @@ BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bm
                                      void *user, bmvp_error *err);
 /* Classification of the crop in the middle of the case: probability of each of the network's classes. */
 BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *probability, bmvp_error *err);
+
+/* A file of weights alone: a state dict of PyTorch, as MONAI's programs save it. Sizes are read off its tensors; what
+   they do not show is said here, or has the default. */
+typedef struct bmvp_ft_weights {
+    const char *network; /* a row or a preset of bmvp_nn.h: "swin_unetr" */
+    const char *fields;  /* of it, what no tensor shows: "new_merging=1"; NULL: as bmvp_net_infer assumes it */
+    int n_modalities;
+    const char *names[BMVP_MODALITIES];    /* what the input channels are, in the order of the channels */
+    const bmvp_labels *labels;             /* what the outputs are; NULL: the network classifies cases */
+    const char *outputs[BMVP_MAX_REGIONS]; /* the regions of labels in the order of the outputs (of classes behind the
+                                              background); NULL: in the order of labels */
+    int64_t window[3];                     /* x, y, z; 0: the only size that the network takes, or else 96 */
+    int probabilities; /* of overlapping windows: 0: logits are averaged (MONAI, nnU-Net), 1: probabilities, as ours */
+    bmvp_preparation preparation;
+} bmvp_ft_weights;
+/* Everything 0 but the preparation, which is the default. */
+BMVP_API bmvp_ft_weights bmvp_ft_weights_default(void);
+/* For prediction, as bmvp_ft_open; what the network lacks is filled with zeros. info says what was found. Errors name
+   file and tensor: another network, other numbers of channels or outputs, a network that rebuilds images only, a file
+   that says itself what it is. */
+BMVP_API bmvp_ft *bmvp_ft_open_weights(bmvp_ctx *c, const char *path, const bmvp_ft_weights *w, bmvp_ft_info *info,
+                                       bmvp_error *err);
 
 #ifdef BMVP_NIFTI_H_INCLUDED /* what follows reads and writes images: include bmvp_nifti.h before this header */
 
@@ -853,6 +894,9 @@ typedef struct bmvp_predictor bmvp_predictor;
 /* A fine-tuned checkpoint, ready to predict. NULL and err on failure. The context must outlive it and its
    predictions. */
 BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err);
+/* The same of weights that another program has trained. */
+BMVP_API bmvp_predictor *bmvp_predictor_open_weights(bmvp_ctx *c, const char *path, const bmvp_ft_weights *w,
+                                                     bmvp_error *err);
 BMVP_API void bmvp_predictor_close(bmvp_predictor *p); /* NULL is fine */
 BMVP_API const bmvp_ft_info *bmvp_predictor_info(const bmvp_predictor *p);
 BMVP_API const bmvp_preparation *bmvp_predictor_preparation(const bmvp_predictor *p);
@@ -2399,18 +2443,20 @@ BMVP_API int bmvp_modality_find(const char *name)
     return -1;
 }
 
-/* Known names in the known order, each once. */
-static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names)
+/* Known names, each once, and if ordered in the known order. */
+static int bmvpi_check_modalities(bmvp_ctx *c, int n, const char *const *names, int ordered)
 {
+    uint32_t seen = 0;
     int i, last = -1, m;
     if (n < 1 || n > BMVP_MODALITIES)
         bmvp_fail(c, BMVP_E_ARG, "a run needs 1 to %d modalities, not %d", BMVP_MODALITIES, n);
-    for (i = 0; i < n && !bmvp_failed(c); ++i, last = m) {
+    for (i = 0; i < n && !bmvp_failed(c); ++i, last = ordered ? m : -1) {
         m = bmvp_modality_find(names[i]);
         if (m < 0) bmvp_fail(c, BMVP_E_ARG, "unknown modality '%s'; known are %s", names[i], bmvp_modality_names());
-        else if (m <= last)
+        else if (seen >> m & 1u || m <= last)
             bmvp_fail(c, BMVP_E_ARG, "modality '%s' is out of order or twice; the order is %s", names[i],
                       bmvp_modality_names());
+        else seen |= 1u << m;
     }
     return !bmvp_failed(c);
 }
@@ -2540,7 +2586,7 @@ static void bmvpi_ssl_prepare(bmvp_trainer *t)
     t->epoch = 0;
     if (s->cfg->weight_cmr == 0 && s->cfg->weight_md == 0 && s->cfg->weight_cl == 0)
         bmvp_fail(t->c, BMVP_E_ARG, "all three tasks are off: give weight_cmr, weight_md or weight_cl a value");
-    else (void)bmvpi_check_modalities(t->c, u->n, u->names);
+    else (void)bmvpi_check_modalities(t->c, u->n, u->names, 1);
 }
 
 /* A template for each modality, stacked in the released order. */
@@ -3999,11 +4045,12 @@ struct bmvp_ft { /* the state of the method */
     bmvp_net *net;
     bmvp_ft_config *cfg;                         /* the trainer's */
     bmvp_labels labels;
-    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending */
+    int n_modalities, modality[BMVP_MODALITIES]; /* known index of each, ascending where it trains */
     bmvp_state_list templates;                   /* one entry a modality, or none at all */
     int64_t grid[3];
     float *input, *target, *mask, *class_weight; /* of a batch, channels last; one crop; outputs numbers or NULL */
     float *judged;                               /* of a batch, a number an output; where a label is ignored */
+    int logits;                                  /* windows are averaged before they become probabilities */
     int32_t *category;                           /* class of each voxel (or case) of a batch */
 };
 typedef struct bmvpi_ft_setup {
@@ -4011,6 +4058,7 @@ typedef struct bmvpi_ft_setup {
     int n;
     const char *const *names;
     const int64_t *grid;
+    int ordered; /* the names must be in the known order */
 } bmvpi_ft_setup;
 
 static int64_t bmvpi_ft_voxels(const bmvp_ft_config *k) { return (int64_t)k->crop_x * k->crop_y * k->crop_z; }
@@ -4073,7 +4121,8 @@ static void bmvpi_ft_prepare(bmvp_trainer *t)
     f->t = t;
     f->c = t->c;
     f->cfg = (bmvp_ft_config *)t->config;
-    if (!bmvpi_ft_check_config(t->c, k, f->cfg, u->labels) || !bmvpi_check_modalities(t->c, u->n, u->names)) return;
+    if (!bmvpi_ft_check_config(t->c, k, f->cfg, u->labels) || !bmvpi_check_modalities(t->c, u->n, u->names, u->ordered))
+        return;
     f->host = bmvpi_ft_host(t->c);
     if (u->labels) f->labels = *u->labels;
     f->n_modalities = u->n;
@@ -4747,6 +4796,7 @@ static bmvp_ft *bmvpi_ft_create(bmvp_ctx *c, const bmvp_net_config *net, const b
     u.n = n;
     u.names = names;
     u.grid = grid;
+    u.ordered = train;
     t = bmvp_trainer_create(c, bmvp_ft_method(), net, cfg, &u, train);
     return t ? (bmvp_ft *)t->state : NULL;
 }
@@ -4854,6 +4904,7 @@ BMVP_API bmvp_status bmvp_ft_plan(const bmvp_config *ctx, const bmvp_net_config 
     u.n = n_modalities;
     u.names = names;
     u.grid = grid;
+    u.ordered = 1;
     job.method = bmvp_ft_method();
     job.net = net;
     job.config = cfg;
@@ -4876,7 +4927,9 @@ static bmvp_status bmvpi_ft_open_file(const bmvp_ft *f, const char *path, bmvp_c
         bmvp_ckpt_close(*file);
         *file = NULL;
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a fine-tuned checkpoint%s", path,
-                            format ? " (a pre-training run; `bmvp finetune --init` starts from it)" : " written here");
+                            format ? " (a pre-training run; `bmvp finetune --init` starts from it)"
+                                   : " written here; of another program's weights say what they are: --network, "
+                                     "--modalities, --labels (bmvp_predictor_open_weights)");
     }
     return st;
 }
@@ -4936,6 +4989,10 @@ BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info
 
 static const char *const bmvpi_preparation_fields[4] = { "spacing", "percentile_low", "percentile_high",
                                                          "centre_crop" };
+static const char *const bmvpi_intensity_name[] = { "percentiles", "zscore", "zscore-all", "range", "as-it-is" };
+enum { BMVPI_INTENSITIES = (int)(sizeof bmvpi_intensity_name / sizeof *bmvpi_intensity_name) };
+
+BMVP_API const char *bmvp_intensity_names(void) { return "percentiles zscore zscore-all range as-it-is"; }
 
 BMVP_API bmvp_preparation bmvp_preparation_default(void)
 {
@@ -4960,7 +5017,46 @@ BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_pre
         for (a = 0; a < 3; ++a) bmvp_jw_int(w, NULL, p->resize[a]);
         bmvp_jw_end(w);
     }
+    if (p->whole) bmvp_jw_bool(w, "whole", 1);
+    if (p->axes[0]) bmvp_jw_string(w, "axes", p->axes);
+    if (p->intensity) bmvp_jw_string(w, "intensity", bmvpi_intensity_name[p->intensity]);
+    if (p->intensity == BMVP_INTENSITY_RANGE) {
+        bmvp_jw_array(w, "range");
+        bmvp_jw_double(w, NULL, p->range_low);
+        bmvp_jw_double(w, NULL, p->range_high);
+        bmvp_jw_end(w);
+    }
     bmvp_jw_end(w);
+}
+
+/* Three letters, one for each axis of the body */
+static int bmvpi_axes_known(const char *axes)
+{
+    static const char *const pair[3] = { "LR", "AP", "IS" };
+    int used = 0, i, k;
+    for (i = 0; i < 3 && axes[i]; ++i)
+        for (k = 0; k < 3; ++k)
+            if (strchr(pair[k], axes[i])) used |= 1 << k;
+    return i == 0 || (i == 3 && !axes[3] && used == 7);
+}
+
+BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_error *err)
+{
+    if (!(p->spacing >= 0 && p->spacing <= 100))
+        return bmvp_error_set(err, BMVP_E_ARG, "spacing %g must be from 0 to 100 mm", p->spacing);
+    if (!(p->percentile_low >= 0 && p->percentile_low < p->percentile_high && p->percentile_high <= 100))
+        return bmvp_error_set(err, BMVP_E_ARG, "percentile_low %g is not below percentile_high %g",
+                              p->percentile_low, p->percentile_high);
+    if (!memchr(p->axes, 0, sizeof p->axes) || !bmvpi_axes_known(p->axes))
+        return bmvp_error_set(err, BMVP_E_ARG, "axes '%.4s' must be three of R or L, A or P, S or I, as RAS", p->axes);
+    if ((int)p->intensity < 0 || (int)p->intensity >= BMVPI_INTENSITIES)
+        return bmvp_error_set(err, BMVP_E_ARG, "intensity %d is none of: %s", (int)p->intensity,
+                              bmvp_intensity_names());
+    if (p->intensity == BMVP_INTENSITY_RANGE && !(p->range_low < p->range_high))
+        return bmvp_error_set(err, BMVP_E_ARG, "range: %g is not below %g", p->range_low, p->range_high);
+    if (p->whole && p->centre_crop)
+        return bmvp_error_set(err, BMVP_E_ARG, "centre_crop cuts a box out, and the whole volume is wanted");
+    return BMVP_OK;
 }
 
 static bmvp_status bmvpi_preparation_number(const bmvp_json *node, const char *name, double high, double *out,
@@ -4988,12 +5084,34 @@ static bmvp_status bmvpi_preparation_resize(const bmvp_json *node, const char *n
     return BMVP_OK;
 }
 
+/* The fields that a file has only where they are not as by default. 0: none of them; -1: it has no such value. */
+static int bmvpi_preparation_more(const bmvp_json *node, bmvp_preparation *p)
+{
+    const char *text = bmvp_json_string(node, "");
+    int k = 0;
+    if (strcmp(node->key, "whole") == 0) p->whole = bmvp_json_bool(node, 0);
+    else if (strcmp(node->key, "axes") == 0) snprintf(p->axes, sizeof p->axes, "%s", text);
+    else if (strcmp(node->key, "range") == 0) {
+        p->range_low = bmvp_json_double(bmvp_json_at(node, 0), 0);
+        p->range_high = bmvp_json_double(bmvp_json_at(node, 1), 0);
+    } else if (strcmp(node->key, "intensity") == 0) {
+        while (k < BMVPI_INTENSITIES && strcmp(text, bmvpi_intensity_name[k]) != 0) ++k;
+        p->intensity = (bmvp_intensity)k;
+    } else return 0;
+    return k < BMVPI_INTENSITIES && strlen(text) <= 11 ? 1 : -1;
+}
+
 static bmvp_status bmvpi_preparation_field(const bmvp_json *node, const char *name, bmvp_preparation *p, int *had,
                                            bmvp_error *err)
 {
     double *const number[3] = { &p->spacing, &p->percentile_low, &p->percentile_high };
     int k;
     if (strcmp(node->key, "resize") == 0) return bmvpi_preparation_resize(node, name, p->resize, err);
+    k = bmvpi_preparation_more(node, p);
+    if (k > 0) return BMVP_OK;
+    if (k < 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s has a value that is not known",
+                              name, node->key);
     for (k = 0; k < 4 && strcmp(node->key, bmvpi_preparation_fields[k]) != 0; ++k) {
     }
     if (k == 4)
@@ -5014,6 +5132,7 @@ BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, b
     bmvp_json_doc *doc = NULL;
     bmvp_status st = bmvp_json_parse(text, strlen(text), name, NULL, &doc, err);
     const bmvp_json *root = st ? NULL : bmvp_json_root(doc), *node;
+    bmvp_error e;
     int had = 0, k;
     *p = bmvp_preparation_default();
     if (!st && root->type != BMVP_JSON_OBJECT)
@@ -5024,10 +5143,8 @@ BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, b
         if (!(had >> k & 1))
             st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s is missing", name,
                                 bmvpi_preparation_fields[k]);
-    if (!st && p->percentile_low >= p->percentile_high)
-        st = bmvp_error_set(err, BMVP_E_FORMAT,
-                            "%s: how its cases were prepared: percentile_low %g is not below percentile_high %g", name,
-                            p->percentile_low, p->percentile_high);
+    if (!st && bmvp_preparation_check(p, &e))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: how its cases were prepared: %s", name, e.message);
     bmvp_json_free(doc);
     return st;
 }
@@ -5039,17 +5156,35 @@ static void bmvpi_preparation_size(const bmvp_preparation *p, char text[64])
     else snprintf(text, 64, "not");
 }
 
+/* How values are scaled, the box, and the axes where they are not RAS: "1-99% box", "zscore whole LPS" */
+static void bmvpi_preparation_text(const bmvp_preparation *p, char text[96])
+{
+    int n = snprintf(text, 96, "%s", bmvpi_intensity_name[p->intensity]);
+    if (p->intensity == BMVP_INTENSITY_PERCENTILES)
+        n = snprintf(text, 96, "%.9g-%.9g%%", p->percentile_low, p->percentile_high);
+    if (p->intensity == BMVP_INTENSITY_RANGE)
+        n = snprintf(text, 96, "range %.9g-%.9g", p->range_low, p->range_high);
+    snprintf(text + n, (size_t)(96 - n), " %s%s%s", p->whole ? "whole" : p->centre_crop ? "centre" : "box",
+             p->axes[0] ? " " : "", p->axes);
+}
+
 BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size)
 {
     const double x[4] = { a->spacing, a->percentile_low, a->percentile_high, (double)a->centre_crop };
     const double y[4] = { b->spacing, b->percentile_low, b->percentile_high, (double)b->centre_crop };
-    char as[64], bs[64];
+    char as[96], bs[96];
     int k;
     for (k = 0; k < 4; ++k)
         if (!(x[k] == y[k])) {
             snprintf(text, size, "%s %g, %g", bmvpi_preparation_fields[k], x[k], y[k]);
             return 1;
         }
+    bmvpi_preparation_text(a, as);
+    bmvpi_preparation_text(b, bs);
+    if (strcmp(as, bs) != 0) {
+        snprintf(text, size, "%s, %s", as, bs);
+        return 1;
+    }
     bmvpi_preparation_size(a, as);
     bmvpi_preparation_size(b, bs);
     if (strcmp(as, bs) == 0) return 0;
@@ -5064,6 +5199,7 @@ typedef struct bmvpi_whole {
     const bmvp_ft_case *k;
     int64_t size[3];
     float *crop; /* one crop of each modality */
+    float *plane; /* where logits become probabilities; NULL: they are */
     bmvp_status (*planes)(void *user, int64_t z0, int64_t n, const float *values);
     void *user;
 } bmvpi_whole;
@@ -5104,13 +5240,39 @@ static bmvp_status bmvpi_whole_read(void *user, const int64_t start[3], float *d
 
 static bmvp_tensor *bmvpi_whole_predict(void *user, bmvp_tensor *x)
 {
-    return bmvp_ft_predict(((bmvpi_whole *)user)->f, x);
+    bmvp_ft *f = ((bmvpi_whole *)user)->f;
+    bmvp_features map;
+    if (!f->logits) return bmvp_ft_predict(f, x);
+    map = bmvp_net_encode(f->net, x, 0);
+    return bmvp_net_segment(f->net, x, &map, 0).full;
+}
+
+/* n voxels: sigmoid of each logit, or softmax of a voxel's */
+static void bmvpi_whole_activate(const bmvp_ft *f, const float *logit, int64_t n, float *out)
+{
+    const int outputs = bmvp_labels_outputs(&f->labels);
+    int64_t i;
+    int k;
+    for (i = 0; i < n; ++i, logit += outputs, out += outputs) {
+        float most = logit[0], sum = 0;
+        for (k = 1; k < outputs; ++k) most = logit[k] > most ? logit[k] : most;
+        for (k = 0; k < outputs && f->labels.exclusive; ++k) sum += out[k] = expf(logit[k] - most);
+        for (k = 0; k < outputs; ++k) out[k] = f->labels.exclusive ? out[k] / sum : 1 / (1 + expf(-logit[k]));
+    }
 }
 
 static bmvp_status bmvpi_whole_planes(void *user, int64_t z0, int64_t n, const float *values)
 {
     bmvpi_whole *s = (bmvpi_whole *)user;
-    return s->planes(s->user, z0, n, values);
+    const int64_t area = s->k->dim[1] * s->k->dim[2];
+    bmvp_status st = BMVP_OK;
+    int64_t z;
+    if (!s->plane) return s->planes(s->user, z0, n, values);
+    for (z = 0; z < n && !st; ++z) {
+        bmvpi_whole_activate(s->f, values + z * area * bmvp_labels_outputs(&s->f->labels), area, s->plane);
+        st = s->planes(s->user, z0 + z, 1, s->plane);
+    }
+    return st;
 }
 
 /* What went wrong, in the caller's words: the context's first failure, if it has one. */
@@ -5146,8 +5308,13 @@ BMVP_API bmvp_status bmvp_ft_segment(bmvp_ft *f, const bmvp_ft_case *k, const bm
     calls.predict = bmvpi_whole_predict;
     calls.planes = bmvpi_whole_planes;
     calls.user = &s;
-    if (s.crop) st = bmvp_sliding_window(f->c, w, k->dim, net->in_channels, net->outputs, &calls);
+    if (f->logits)
+        s.plane = (float *)bmvpi_alloc(f->c, bmvpi_mul_size(k->dim[1] * k->dim[2],
+                                                            net->outputs * (int64_t)sizeof *s.plane));
+    if (s.crop && !bmvp_failed(f->c))
+        st = bmvp_sliding_window(f->c, w, k->dim, net->in_channels, net->outputs, &calls);
     bmvpi_free(f->c, s.crop);
+    bmvpi_free(f->c, s.plane);
     return bmvpi_whole_failed(f, st, err);
 }
 
@@ -5178,6 +5345,214 @@ BMVP_API bmvp_status bmvp_ft_classify(bmvp_ft *f, const bmvp_ft_case *k, float *
     bmvpi_free(f->c, x);
     bmvpi_free(f->c, s.crop);
     return bmvpi_whole_failed(f, BMVP_OK, err);
+}
+
+/* >>predict weights: files that say nothing of themselves ---------------------------------------------------------- */
+
+BMVP_API bmvp_ft_weights bmvp_ft_weights_default(void)
+{
+    bmvp_ft_weights w;
+    memset(&w, 0, sizeof w);
+    w.preparation = bmvp_preparation_default();
+    return w;
+}
+
+/* The channels that go in */
+static bmvp_status bmvpi_weights_inputs(const bmvp_ctx *c, const bmvp_ft_weights *w, const bmvp_ckpt *f,
+                                        const char *group, bmvp_ft_info *o, bmvp_error *err)
+{
+    const int stem = bmvp_net_part_in(c, &o->net, BMVP_PART_STEM, f, group),
+              i = stem < 0 ? bmvp_net_part_in(c, &o->net, BMVP_PART_INPUT, f, group) : stem;
+    char named[160] = "";
+    int m;
+    o->n_modalities = w->n_modalities;
+    if (w->n_modalities < 1 || w->n_modalities > BMVP_MODALITIES)
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s: tensor '%s' takes %d channels: say which modality each is (of %s)", f->path,
+                              i < 0 ? "" : f->entry[i].name, o->net.in_channels, bmvp_modality_names());
+    for (m = 0; m < w->n_modalities; ++m) {
+        o->names[m] = bmvp_modality_name(bmvp_modality_find(w->names[m]));
+        if (!o->names[m])
+            return bmvp_error_set(err, BMVP_E_ARG, "unknown modality '%s'; known are %s", w->names[m],
+                                  bmvp_modality_names());
+        snprintf(named + strlen(named), sizeof named - strlen(named), " %s", o->names[m]);
+    }
+    if (i < 0) o->net.in_channels = w->n_modalities; /* a network of the program's own: loading compares */
+    if (o->net.in_channels == w->n_modalities) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_SHAPE,
+                          "%s: tensor '%s' takes %d channels, but %d modalities are named (%s): name one for each "
+                          "channel, in their order",
+                          f->path, f->entry[i].name, o->net.in_channels, w->n_modalities, named + 1);
+}
+
+/* What comes out: how many, and that they are what is said */
+static bmvp_status bmvpi_weights_outputs(const bmvp_ctx *c, const bmvp_ft_weights *w, const bmvp_ckpt *f,
+                                         const char *group, bmvp_ft_info *o, bmvp_error *err)
+{
+    const int i = bmvp_net_part_in(c, &o->net, BMVP_PART_HEAD, f, group),
+              classifies = o->net.task == BMVP_TASK_CLASSIFY,
+              rows = i >= 0 ? (int)f->entry[i].dim[0] : 0, n = w->labels ? bmvp_labels_outputs(w->labels) : 0;
+    if (classifies && !w->labels) return BMVP_OK;
+    if (classifies)
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s: 'head.weight' classifies cases into %d classes; labels are for networks that "
+                              "segment",
+                              f->path, o->net.outputs);
+    if (i < 0 && bmvp_net_kind_find(c, o->net.kind)->part[BMVP_PART_HEAD])
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: has no last layer of a segmentation (%s): a pre-trained network; fine-tune it first",
+                              f->path, bmvp_net_kind_find(c, o->net.kind)->part[BMVP_PART_HEAD]);
+    if (!w->labels)
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s: tensor '%s' gives %d outputs: say what they are (labels: %s, or a definition)",
+                              f->path, i < 0 ? "" : f->entry[i].name, rows, bmvp_labels_names());
+    o->labels = *w->labels;
+    o->net.task = BMVP_TASK_SEGMENT;
+    o->net.outputs = n;
+    if (i < 0 || rows == n) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_SHAPE,
+                          "%s: tensor '%s' gives %d outputs, but labels '%s' are %d %s%s: other labels, or regions "
+                          "where these are classes",
+                          f->path, f->entry[i].name, rows, w->labels->name, w->labels->n,
+                          w->labels->exclusive ? "classes" : "regions",
+                          w->labels->exclusive ? " and the background" : "");
+}
+
+/* The window, and the rest of what a checkpoint of ours would say. */
+static bmvp_status bmvpi_weights_describe(const bmvp_ctx *c, const bmvp_ft_weights *w, const char *path,
+                                          bmvp_ft_info *o, bmvp_error *err)
+{
+    int64_t only[3], size[3]; /* z, y, x */
+    const int fixed = bmvp_net_only_size(c, &o->net, only);
+    bmvp_jw text;
+    bmvp_status st = bmvp_preparation_check(&w->preparation, err);
+    int a;
+    for (a = 0; a < 3; ++a) {
+        size[a] = w->window[2 - a] ? w->window[2 - a] : fixed ? only[a] : 96;
+        if (!st && (size[a] < 1 || size[a] > 4096))
+            st = bmvp_error_set(err, BMVP_E_ARG, "window: %lld voxels, should be 1 to 4096", (long long)size[a]);
+        if (!st && fixed && size[a] != only[a])
+            st = bmvp_error_set(err, BMVP_E_ARG, "%s: the network takes windows of %lldx%lldx%lld alone", path,
+                                (long long)only[2], (long long)only[1], (long long)only[0]);
+    }
+    (void)bmvp_ft_preset("paper", o->net.task, o->net.kind, &o->cfg);
+    o->cfg.copies = 0;
+    o->cfg.fill = 1;
+    o->cfg.deep_supervision = o->net.deep_supervision;
+    o->cfg.crop_z = (int)size[0], o->cfg.crop_y = (int)size[1], o->cfg.crop_x = (int)size[2];
+    o->best = (double)NAN;
+    bmvp_jw_init(&text, 0, NULL);
+    bmvp_preparation_write(&text, NULL, &w->preparation);
+    if (!st) st = bmvp_jw_finish(&text, err);
+    if (!st) snprintf(o->preparation, sizeof o->preparation, "%s", text.out.data);
+    bmvp_jw_free(&text);
+    return st;
+}
+
+/* row[k]: where in the file output k of the labels is. */
+static bmvp_status bmvpi_weights_order(const bmvp_ft_weights *w, const bmvp_labels *l, int *row, bmvp_error *err)
+{
+    const int first = l->exclusive ? 1 : 0;
+    int i, k;
+    for (k = 0; k < l->n + first; ++k) row[k] = k;
+    for (i = 0; i < l->n && w->outputs[0]; ++i) {
+        for (k = 0; k < l->n && (!w->outputs[i] || strcmp(l->region[k], w->outputs[i]) != 0); ++k) { }
+        if (k == l->n)
+            return bmvp_error_set(err, BMVP_E_ARG, "outputs: '%s' is none of labels '%s'; name each of its %d once",
+                                  w->outputs[i] ? w->outputs[i] : "", l->name, l->n);
+        row[k + first] = i + first;
+    }
+    for (i = 0; i < l->n; ++i)
+        for (k = 0; k < i; ++k)
+            if (row[i + first] == row[k + first] || (w->outputs[0] && strcmp(w->outputs[i], w->outputs[k]) == 0))
+                return bmvp_error_set(err, BMVP_E_ARG, "outputs: '%s' is there twice", w->outputs[i]);
+    return BMVP_OK;
+}
+
+/* The last layers' rows come into the order of the labels. */
+static bmvp_status bmvpi_weights_turn(bmvp_ft *f, const int *row, bmvp_error *err)
+{
+    const bmvp_state_list *l = bmvp_net_state(f->net);
+    const int64_t outputs = bmvp_net_config_of(f->net)->outputs;
+    int i, k;
+    for (i = 0; i < l->n && !bmvp_failed(f->c); ++i) {
+        const bmvp_state *s = &l->item[i];
+        float *from, *to;
+        int64_t n;
+        if (!bmvp_net_in_part(f->net, s->name, BMVP_PART_HEAD) || s->torch_rank < 1 || s->torch_dim[0] != outputs)
+            continue;
+        n = s->t->numel / outputs;
+        from = (float *)bmvpi_alloc(f->c, 2 * s->t->numel * (int64_t)sizeof *from);
+        if (!from) break;
+        to = from + s->t->numel;
+        if (bmvp_read(f->c, s->t, to) == BMVP_OK) {
+            bmvp_state_to_torch(s, to, from);
+            for (k = 0; k < (int)outputs; ++k)
+                memcpy(to + k * n, from + row[k] * n, (size_t)n * sizeof *to);
+            bmvp_state_from_torch(s, to, from);
+            bmvp_write(f->c, s->t, from);
+        }
+        bmvpi_free(f->c, from);
+    }
+    return bmvp_failed(f->c) ? bmvp_error_take(f->c, err) : BMVP_OK;
+}
+
+/* What the file holds, compared with what is said of it. */
+static bmvp_status bmvpi_weights_inspect(const bmvp_ctx *c, const char *path, const bmvp_ft_weights *w,
+                                         bmvp_ft_info *o, bmvp_error *err)
+{
+    const bmvp_ckpt_meta *format;
+    const char *group;
+    bmvp_ckpt *f = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
+    memset(o, 0, sizeof *o);
+    format = st ? NULL : bmvp_ckpt_find_meta(f, "", "format");
+    if (format)
+        st = bmvp_error_set(err, BMVP_E_ARG,
+                            "%s: says itself what it is ('%s'): leave away what is said of its network, modalities "
+                            "and labels",
+                            path, format->value);
+    if (!st) st = bmvp_state_group(f, &group, err);
+    if (!st) st = bmvp_net_infer_as(c, w->network, w->fields, f, group, &o->net, err);
+    if (!st) st = bmvpi_weights_inputs(c, w, f, group, o, err);
+    if (!st) st = bmvpi_weights_outputs(c, w, f, group, o, err);
+    if (!st) st = bmvpi_weights_describe(c, w, path, o, err);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
+/* Which tensors are of no use. */
+static bmvp_status bmvpi_weights_left(bmvp_ft *f, const char *path, bmvp_ft_info *o, bmvp_error *err)
+{
+    const char *group;
+    bmvp_ckpt *file = NULL;
+    bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
+    if (!st) st = bmvp_state_group(file, &group, err);
+    if (!st) o->n_left = bmvp_state_left(file, group, bmvp_net_state(f->net), o->left, sizeof o->left);
+    bmvp_ckpt_close(file);
+    return st;
+}
+
+BMVP_API bmvp_ft *bmvp_ft_open_weights(bmvp_ctx *c, const char *path, const bmvp_ft_weights *w, bmvp_ft_info *info,
+                                       bmvp_error *err)
+{
+    int row[BMVP_MAX_REGIONS + 1];
+    bmvp_ft *f;
+    bmvp_status st = bmvpi_weights_inspect(c, path, w, info, err);
+    if (!st && w->labels) st = bmvpi_weights_order(w, w->labels, row, err);
+    if (st) return NULL;
+    f = bmvpi_ft_create(c, &info->net, &info->cfg, w->labels, info->n_modalities, info->names, info->grid, 0);
+    if (!f) {
+        bmvp_error_set(err, bmvp_error_of(c)->status, "%s: %s", path, bmvp_error_of(c)->message);
+        return NULL;
+    }
+    f->logits = w->labels && !w->probabilities;
+    st = bmvp_trainer_load(f->t, path, 0, err);
+    if (!st && w->labels) st = bmvpi_weights_turn(f, row, err);
+    if (!st) st = bmvpi_weights_left(f, path, info, err);
+    if (!st) return f;
+    bmvp_ft_destroy(f);
+    return NULL;
 }
 
 #ifdef BMVP_NIFTI_H_INCLUDED
@@ -5458,6 +5833,15 @@ static bmvp_status bmvpi_mark_content(bmvpi_preparing *s, const bmvp_nii_volume 
     return BMVP_OK;
 }
 
+/* Along the axes of the preparation */
+static bmvp_status bmvpi_read_along(const bmvpi_preparing *s, bmvp_nii_volume *v, const bmvp_image *k, bmvp_error *err)
+{
+    const char *const axes = s->job->how->axes;
+    bmvp_status st = bmvp_image_read(v, k, s->job->io, err);
+    bmvp_error e;
+    return st || !axes[0] ? st : bmvpi_named(bmvpi_image_name(k), bmvp_nii_orient(v, axes, &e), &e, err);
+}
+
 /* *m: the known modality of an image, each once. */
 static bmvp_status bmvpi_image_slot(bmvpi_preparing *s, const bmvp_image *k, int *m, bmvp_error *err)
 {
@@ -5491,7 +5875,7 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
     bmvp_status st = bmvpi_image_slot(s, k, &m, err);
     if (st) return st;
     v = &s->p->image[m];
-    st = bmvp_image_read(v, k, s->job->io, err);
+    st = bmvpi_read_along(s, v, k, err);
     if (!st) st = bmvpi_check_finite(v, name, err);
     if (!st && bmvpi_take_blank(s, m)) return BMVP_OK;
     if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), err);
@@ -5513,7 +5897,7 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     int64_t dim[3];
     if (!k || !s->first) return BMVP_OK;
     name = bmvpi_image_name(k);
-    st = bmvp_image_read(v, k, s->job->io, err);
+    st = bmvpi_read_along(s, v, k, err);
     if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
     if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
@@ -5526,6 +5910,10 @@ static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s,
     bmvp_error e;
     int m, a;
     memset(box, 0, sizeof *box);
+    if (s->job->how->whole) {
+        memcpy(box->end, s->grid.dim, sizeof box->end);
+        return BMVP_OK;
+    }
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         const bmvp_nii_volume *v = &s->p->image[m];
         bmvp_nii_box own;
@@ -5589,18 +5977,54 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     return st;
 }
 
-BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
+/* To mean 0 and deviation 1, of all voxels or of those that are not 0. Where all are alike they become 0. */
+static void bmvpi_standardise(bmvp_nii_volume *v, int all)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    double sum = 0, square = 0, mean, deviation;
+    int64_t i, counted = 0;
+    for (i = 0; i < n; ++i)
+        if (all || v->data[i] != 0) sum += (double)v->data[i], ++counted;
+    if (counted == 0) return;
+    mean = sum / (double)counted;
+    for (i = 0; i < n; ++i)
+        if (all || v->data[i] != 0) square += ((double)v->data[i] - mean) * ((double)v->data[i] - mean);
+    deviation = square > 0 ? sqrt(square / (double)counted) : 1;
+    for (i = 0; i < n; ++i)
+        if (all || v->data[i] != 0) v->data[i] = (float)(((double)v->data[i] - mean) / deviation);
+}
+
+static void bmvpi_to_range(bmvp_nii_volume *v, double low, double high)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 0; i < n; ++i) v->data[i] = (float)fmin(1, fmax(0, ((double)v->data[i] - low) / (high - low)));
+}
+
+static bmvp_status bmvpi_scale_values(bmvp_nii_volume *v, const bmvp_preparation *how, bmvp_error *err)
 {
     bmvp_nii_scale scale;
-    bmvp_status st = BMVP_OK;
     memset(&scale, 0, sizeof scale);
     scale.lower = how->percentile_low;
     scale.upper = how->percentile_high;
     scale.b_max = 1;
     scale.clip = 1;
     scale.sparse = 1;
+    switch (how->intensity) {
+    case BMVP_INTENSITY_PERCENTILES: return bmvp_nii_scale_percentiles(v, &scale, NULL, err);
+    case BMVP_INTENSITY_ZSCORE: bmvpi_standardise(v, 0); break;
+    case BMVP_INTENSITY_ZSCORE_ALL: bmvpi_standardise(v, 1); break;
+    case BMVP_INTENSITY_RANGE: bmvpi_to_range(v, how->range_low, how->range_high); break;
+    case BMVP_INTENSITY_AS_IT_IS: break;
+    }
+    return BMVP_OK;
+}
+
+BMVP_API bmvp_status bmvp_prepare_values(bmvp_nii_volume *v, int is_label, const bmvp_preparation *how, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
     if (!v->data) return BMVP_OK;
-    if (!is_label) st = bmvp_nii_scale_percentiles(v, &scale, NULL, err);
+    if (!is_label) st = bmvpi_scale_values(v, how, err);
     if (!st && how->resize[0] > 0)
         st = bmvp_nii_resize(v, how->resize, is_label ? BMVP_NII_NEAREST : BMVP_NII_LINEAR, 0, err);
     return st;
@@ -5618,9 +6042,10 @@ BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p)
 
 BMVP_API void bmvp_prepared_mark(char text[81], const bmvp_preparation *how)
 {
-    char size[64];
-    int used = snprintf(text, 81, "%s %.9g mm %.9g-%.9g%% %s", bmvpi_prepared_text, how->spacing, how->percentile_low,
-                        how->percentile_high, how->centre_crop ? "centre" : "box");
+    char size[64], rest[96];
+    int used;
+    bmvpi_preparation_text(how, rest);
+    used = snprintf(text, 81, "%s %.9g mm %s", bmvpi_prepared_text, how->spacing, rest);
     bmvpi_preparation_size(how, size);
     if (how->resize[0] > 0 && used > 0 && used < 81) snprintf(text + used, (size_t)(81 - used), " %.14s", size);
 }
@@ -5662,7 +6087,8 @@ static void bmvpi_nii_hook_free(void *p, void *user)
     a->free(block, a->user);
 }
 
-BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err)
+/* w NULL: the file says itself what it is. */
+static bmvp_predictor *bmvpi_predictor_open(bmvp_ctx *c, const char *path, const bmvp_ft_weights *w, bmvp_error *err)
 {
     bmvp_predictor *p;
     bmvp_status st = BMVP_OK;
@@ -5680,17 +6106,28 @@ BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint
     p->io.allocator.alloc = bmvpi_nii_hook_alloc;
     p->io.allocator.free = bmvpi_nii_hook_free;
     p->io.allocator.user = c;
-    p->f = bmvp_ft_open(c, checkpoint, &p->info, err);
+    p->f = w ? bmvp_ft_open_weights(c, path, w, &p->info, err) : bmvp_ft_open(c, path, &p->info, err);
     if (p->f && !p->info.preparation[0])
         st = bmvp_error_set(
             err, BMVP_E_FORMAT,
             "%s: it does not say how its cases were prepared; fine-tune on what `bmvp prepare` writes, or save "
             "\"preparation\" (bmvp_preparation_write) with it",
-            checkpoint);
-    else if (p->f) st = bmvp_preparation_read(p->info.preparation, checkpoint, &p->how, err);
+            path);
+    else if (p->f) st = bmvp_preparation_read(p->info.preparation, path, &p->how, err);
     if (p->f && !st) return p;
     bmvp_predictor_close(p);
     return NULL;
+}
+
+BMVP_API bmvp_predictor *bmvp_predictor_open(bmvp_ctx *c, const char *checkpoint, bmvp_error *err)
+{
+    return bmvpi_predictor_open(c, checkpoint, NULL, err);
+}
+
+BMVP_API bmvp_predictor *bmvp_predictor_open_weights(bmvp_ctx *c, const char *path, const bmvp_ft_weights *w,
+                                                     bmvp_error *err)
+{
+    return bmvpi_predictor_open(c, path, w, err);
 }
 
 BMVP_API void bmvp_predictor_close(bmvp_predictor *p)

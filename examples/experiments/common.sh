@@ -3,7 +3,7 @@
 # Settings (environment), with the values of the small setting:
 #   OUT=experiments          folder of everything
 #   POOL, DATA               prepared lists: cases to pre-train on (labels unused) and labelled ones; none: phantoms are made
-#   CASES_POOL=100 CASES=50  phantoms to pre-train on; labelled phantoms
+#   CASES_POOL=100 CASES=50  phantoms to pre-train on; labelled phantoms, SIZE=64 voxels along each axis
 #   NETWORK=uniformer_tiny CROP=32
 #   PRETRAIN_STEPS=2500      of batch 8
 #   STEPS=100                of fine-tuning, batch 4
@@ -14,7 +14,7 @@ set -e
 bmvp=${BMVP:-build/bmvp}
 page=${PAGE_PROGRAM:-build/experiments_page}
 OUT=${OUT:-experiments}
-CASES_POOL=${CASES_POOL:-100} CASES=${CASES:-50}
+CASES_POOL=${CASES_POOL:-100} CASES=${CASES:-50} SIZE=${SIZE:-64}
 NETWORK=${NETWORK:-uniformer_tiny} CROP=${CROP:-32}
 PRETRAIN_STEPS=${PRETRAIN_STEPS:-2500} STEPS=${STEPS:-100}
 SEEDS=${SEEDS:-1 2 3} FRACTIONS=${FRACTIONS:-20 40 60 80 100}
@@ -45,13 +45,13 @@ make_data()
 {
     if [ ! -f "$POOL/dataset.json" ] && [ ! -f "$POOL" ]; then
         say "phantoms to pre-train on: $CASES_POOL"
-        quiet "$OUT/phantom_pool.log" "$bmvp" phantom --out "$OUT/phantoms_pool" --cases "$CASES_POOL" --size 64 --tumours 1 --high-grade 0.6 \
+        quiet "$OUT/phantom_pool.log" "$bmvp" phantom --out "$OUT/phantoms_pool" --cases "$CASES_POOL" --size "$SIZE" --tumours 1 --high-grade 0.6 \
             --missing 0 --thick 0 --seed 1001
         quiet "$OUT/prepare_pool.log" "$bmvp" prepare --data "$OUT/phantoms_pool" --out "$POOL" --spacing 0 --preset finetune
     fi
     if [ ! -f "$DATA/dataset.json" ] && [ ! -f "$DATA" ]; then
         say "labelled phantoms: $CASES"
-        quiet "$OUT/phantom.log" "$bmvp" phantom --out "$OUT/phantoms" --cases "$CASES" --size 64 --tumours 1 --high-grade 0.6 --missing 0 \
+        quiet "$OUT/phantom.log" "$bmvp" phantom --out "$OUT/phantoms" --cases "$CASES" --size "$SIZE" --tumours 1 --high-grade 0.6 --missing 0 \
             --thick 0 --seed 2002
         quiet "$OUT/prepare.log" "$bmvp" prepare --data "$OUT/phantoms" --out "$DATA" --spacing 0 --preset finetune
     fi
@@ -91,7 +91,7 @@ test_run()
     shift 3
     [ -f "$test/metrics.json" ] && return
     echo "$bmvp predict --checkpoint $run/best.safetensors --data $DATA --split $split --part test --out $test --threads 1 $* >$test.log 2>&1 && \
-$bmvp evaluate --data $DATA --split $split --part test --predictions $test --no-distances --threads 1 >>$test.log 2>&1 || \
+$bmvp evaluate --data $DATA --split $split --part test --predictions $test ${DISTANCES---no-distances} --threads 1 >>$test.log 2>&1 || \
 { tail -n 5 $test.log; exit 1; }"
 }
 

@@ -196,9 +196,7 @@ static void forward(bmvp_pass *p)
 static double rate(const bmvp_trainer *t, int64_t total)
 {
     const mae3d_config *k = (const mae3d_config *)t->config;
-    return k->warmup_epochs == 0 ? bmvp_trainer_cosine(t, total)
-                                 : tokens_rate(k->lr, k->lr_floor, k->warmup_epochs, k->epochs, tokens_epoch(t, total),
-                                               k->by_epoch);
+    return tokens_run_rate(t, total, k->warmup_epochs, k->by_epoch);
 }
 
 static const bmvp_method *method(void)

@@ -14,6 +14,7 @@ static const method_row *const rows[] = {
     &method_genesis,
     &method_mae3d,
     &method_simmim,
+    &method_mocov3,
     &method_swin_ssl,
     &method_dae,
 };

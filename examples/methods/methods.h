@@ -68,8 +68,8 @@ typedef struct method_row {
     const char *network, *fast;        /* its own network, and the tiny one of preset fast */
     const bmvp_method *(*method)(void);
     int (*preset)(const char *name, void *config); /* release, paper, fast; 0: unknown */
-    /* A look at one crop: what the network was given and what it made of it, both as large as the crop. NULL: the
-       program has a page of its own for it. */
+    /* A look at one crop: what the network was given and what it made of it, both as large as the crop. NULL:
+       nothing comes back, or the program has a page of its own for it. */
     bmvp_status (*look)(bmvp_trainer *t, const method_item *item, float *seen, float *back);
     method_wants wants;
 } method_row;
@@ -116,7 +116,7 @@ const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* of all of them, by spaces */
 
 extern const method_row method_brainmvp, method_genesis;
-extern const method_row method_mae3d, method_simmim; /* tokens.h */
+extern const method_row method_mae3d, method_simmim, method_mocov3; /* tokens.h */
 extern const method_row method_swin_ssl, method_dae;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */

@@ -187,8 +187,7 @@ static double rate(const bmvp_trainer *t, int64_t total)
     const double e = tokens_epoch(t, total);
     if (e < k->warmup_epochs) return k->warmup_from + (k->lr - k->warmup_from) * e / k->warmup_epochs;
     if (k->tenth_epoch > 0) return e < k->tenth_epoch ? k->lr : k->lr / 10;
-    return k->warmup_epochs > 0 ? tokens_rate(k->lr, k->lr_floor, k->warmup_epochs, k->epochs, e, 0)
-                                : bmvp_trainer_cosine(t, total);
+    return tokens_run_rate(t, total, k->warmup_epochs, 0);
 }
 
 static const bmvp_method *method(void)

@@ -46,6 +46,20 @@ void tokens_freeze(bmvp_state_list *list, const bmvp_tensor *t)
         if (t && list->item[i].t == t) list->item[i].lr_scale = list->item[i].decay_scale = 0;
 }
 
+void tokens_freeze_embedding(bmvp_trainer *t)
+{
+    const token_grid g = tokens_of(t);
+    bmvp_state_list *l = bmvp_net_state(t->net);
+    int i;
+    for (i = 0; i < l->n; ++i) {
+        bmvp_state *s = &l->item[i];
+        if (!bmvp_net_in_part(t->net, s->name, BMVP_PART_STEM)) continue;
+        s->init = s->torch_rank > 1 ? BMVP_INIT_XAVIER_UNIFORM : BMVP_INIT_ZERO;
+        s->fan = g.voxels + g.channels;
+        tokens_freeze(l, s->t);
+    }
+}
+
 void tokens_start_small(bmvp_module *m, const bmvp_layer *l)
 {
     bmvp_init_as(m, l->w, BMVP_INIT_TRUNC_NORMAL, 0.02);
@@ -170,6 +184,13 @@ double tokens_rate(double lr, double floor, double warmup, double epochs, double
     if (whole) e = trunc(e);
     if (e < warmup && !(whole && e < 1)) return lr * e / (whole ? warmup - 1 : warmup);
     return whole && e < 1 ? 0 : floor + (lr - floor) * (1 + cos(3.14159265358979323846 * (e - warmup) / left)) / 2;
+}
+
+double tokens_run_rate(const bmvp_trainer *t, int64_t total, int warmup_epochs, int whole)
+{
+    const method_config *k = (const method_config *)t->config;
+    if (warmup_epochs == 0) return bmvp_trainer_cosine(t, total);
+    return tokens_rate(k->lr, k->lr_floor, warmup_epochs, k->epochs, tokens_epoch(t, total), whole);
 }
 
 /* >>crops ---------------------------------------------------------------------------------------------------------- */

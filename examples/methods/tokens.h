@@ -30,6 +30,8 @@ void tokens_of_all(int64_t n, int64_t each, int64_t tokens, const int32_t *index
 
 /* A parameter that stays as it starts: no rate, no decay. Before there is an optimizer. */
 void tokens_freeze(bmvp_state_list *list, const bmvp_tensor *t);
+/* .. of the patch embedding, which starts as MoCo v3's: uniform in +-sqrt(6 / (voxels of a patch + C)), bias 0. */
+void tokens_freeze_embedding(bmvp_trainer *t);
 /* A linear layer starts normal, deviation 0.02, cut at 2, its bias 0. */
 void tokens_start_small(bmvp_module *m, const bmvp_layer *l);
 /* bmvp_make_attention_block without biases of q, k and v, its linear layers starting so. */
@@ -45,6 +47,8 @@ double tokens_epoch(const bmvp_trainer *t, int64_t total);
 /* lr e / warmup, then half a cosine down to floor. whole 1: as MIM-Med3D has it, from epoch to epoch, 0 in the first,
    lr in number warmup - 1. */
 double tokens_rate(double lr, double floor, double warmup, double epochs, double e, int whole);
+/* .. of a run; warmup_epochs 0: as without a rate of its own. */
+double tokens_run_rate(const bmvp_trainer *t, int64_t total, int warmup_epochs, int whole);
 
 /* Of a pass: its crops x and of each the patches `masked` (hidden of them), as rows. Nothing in a plan. */
 void tokens_crops(const bmvp_pass *p, int64_t hidden, const int32_t *masked, float *x, float *wanted);
@@ -79,5 +83,15 @@ int simmim_blocks(const draws *r, double ratio, const int64_t grid[3], const int
 int simmim_largest(const draws *r, int64_t tokens, int32_t *index); /* tokens by falling noise */
 bmvp_tensor *simmim_loss(bmvp_ctx *c, bmvp_tensor *back, bmvp_tensor *wanted, double voxels, int soft);
 bmvp_tensor *simmim_losses(bmvp_pass *p, const int32_t *masked); /* as mae3d_losses */
+
+typedef struct mocov3_config mocov3_config;
+/* A view of a crop of edge^3 voxels, the first or the second; scratch: as many. */
+void mocov3_view(const draws *r, const mocov3_config *k, int second, int64_t edge, const float *crop, float *view,
+                 float *scratch);
+/* Queries, of which the first belongs to key `first`, and keys of all ranks. */
+bmvp_tensor *mocov3_contrast(bmvp_ctx *c, bmvp_tensor *query, bmvp_tensor *key, int64_t first, double temperature);
+double mocov3_momentum(double first, double epochs, double e);
+void mocov3_losses(bmvp_pass *p, bmvp_tensor *first, bmvp_tensor *second); /* of two views of each item */
+bmvp_state_list *mocov3_slow(bmvp_trainer *t); /* parameters of the slow copy */
 
 #endif

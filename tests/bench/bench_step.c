@@ -61,6 +61,9 @@ static double uniformer_gflop(const bmvp_net_config *k, int decoder)
     return 2e-9 * sum;
 }
 
+static double encoder_gflop(const bmvp_net_config *k) { return uniformer_gflop(k, 0); }
+static double pretraining_gflop(const bmvp_net_config *k) { return uniformer_gflop(k, 1); }
+
 /* The segmentation decoder: transposed convolution, two 3^3 convolutions and a shortcut at each of four scales, input
    skip, head. */
 static double uniunet_gflop(const bmvp_net_config *k)
@@ -87,6 +90,44 @@ static double unet3d_gflop(const bmvp_net_config *k)
     return 2e-9 * (sum + (double)CROP * CROP * CROP * k->width);
 }
 
+/* Multiply-adds of MONAI's residual block at v voxels: two 3^3 convolutions, and a shortcut where the width changes;
+   and of a step up to v voxels that ends with one. */
+static double res_macs(double v, double a, double b) { return v * (27 * (a * b + b * b) + (a != b ? a * b : 0)); }
+static double up_macs(double v, double a, double b) { return v * a * b + res_macs(v, 2 * b, b); }
+
+static double unetr_gflop(const bmvp_net_config *k)
+{
+    const double f = bmvp_net_option_of(k, "feature_size", 16), h = bmvp_net_option_of(k, "hidden_size", 768),
+                 mlp = bmvp_net_option_of(k, "mlp_dim", 3072), v = (double)CROP * CROP * CROP, t = v / 4096;
+    double sum = t * 4096 * k->in_channels * h + 12 * t * (4 * h * h + 2 * h * mlp + 2 * t * h);
+    sum += res_macs(v, k->in_channels, f) + v / 512 * h * 14 * f; /* encoder1; the first steps of 2, 3 and 4 */
+    sum += v / 64 * 4 * f * f + res_macs(v / 64, 2 * f, 2 * f) + v / 8 * 4 * f * f + res_macs(v / 8, 2 * f, 2 * f);
+    sum += v / 64 * 16 * f * f + res_macs(v / 64, 4 * f, 4 * f);
+    sum += up_macs(v / 512, h, 8 * f) + up_macs(v / 64, 8 * f, 4 * f) + up_macs(v / 8, 4 * f, 2 * f);
+    return 2e-9 * (sum + up_macs(v, 2 * f, f) + v * f * k->outputs);
+}
+
+/* Windows are filled up, and what fills them takes part. */
+static double swin_gflop(const bmvp_net_config *k)
+{
+    const double f = bmvp_net_option_of(k, "feature_size", 48), v = (double)CROP * CROP * CROP;
+    double sum = v * k->in_channels * f, c = f, up = v, in = 16 * f;
+    int i, side = CROP / 2;
+    for (i = 0; i < 4; ++i, c *= 2, side /= 2) {
+        const double n = side > 7 ? (side + 6) / 7 * 7 : side, w = side > 7 ? 7 : side,
+                     t = (double)side * side * side, all = n * n * n;
+        sum += 2 * (4 * all * c * c + 8 * t * c * c + 2 * all * w * w * w * c) + 2 * t * c * c;
+    }
+    sum += res_macs(v, k->in_channels, f) + res_macs(v / 8, f, f) + res_macs(v / 64, 2 * f, 2 * f);
+    sum += res_macs(v / 512, 4 * f, 4 * f) + res_macs(v / 32768, 16 * f, 16 * f);
+    for (i = 0, up = v / 4096; i < 5; ++i, up *= 8) {
+        const double out = i < 4 ? in / 2 : in;
+        sum += up_macs(up, in, out);
+        in = out;
+    }
+    return 2e-9 * (sum + v * f * k->outputs);
+}
+
 /* >>networks ------------------------------------------------------------------------------------------------------- */
 
 typedef enum work {
@@ -98,16 +139,21 @@ typedef enum work {
 typedef struct net_row {
     const char *name, *preset;
     work what;
-    int segment; /* four modalities, three regions, heads on three scales */
+    int segment; /* four modalities, three regions, heads on three scales where it has them */
+    double (*gflop)(const bmvp_net_config *k);
 } net_row;
 
 static const net_row net_rows[] = {
-    { "step", BENCH_NET, STEP, 0 },
-    { "inference", BENCH_NET, ENCODE, 0 },
-    { "unet3d_forward", "unet3d", FORWARD, 0 },
-    { "unet3d_step", "unet3d", STEP, 0 },
-    { "uniunet_forward", BENCH_NET, FORWARD, 1 },
-    { "uniunet_step", BENCH_NET, STEP, 1 },
+    { "step", BENCH_NET, STEP, 0, pretraining_gflop },
+    { "inference", BENCH_NET, ENCODE, 0, encoder_gflop },
+    { "unet3d_forward", "unet3d", FORWARD, 0, unet3d_gflop },
+    { "unet3d_step", "unet3d", STEP, 0, unet3d_gflop },
+    { "uniunet_forward", BENCH_NET, FORWARD, 1, uniunet_gflop },
+    { "uniunet_step", BENCH_NET, STEP, 1, uniunet_gflop },
+    { "unetr_forward", "unetr", FORWARD, 1, unetr_gflop },
+    { "unetr_step", "unetr", STEP, 1, unetr_gflop },
+    { "swin_unetr_forward", "swin_unetr", FORWARD, 1, swin_gflop },
+    { "swin_unetr_step", "swin_unetr", STEP, 1, swin_gflop },
 };
 
 typedef struct training { /* one network with its optimizer in one context */
@@ -201,7 +247,7 @@ static double corner(bmvp_ctx *c, const bmvp_tensor *y)
     return sqrt(sum / n);
 }
 
-/* Soft Dice over all three scales, as the paper's fine-tuning. */
+/* Soft Dice over all scales, as the paper's fine-tuning. */
 static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_features *f)
 {
     const int64_t dim[5] = { t->batch, CROP, CROP, CROP, t->cfg.outputs };
@@ -211,7 +257,7 @@ static bmvp_tensor *segment_loss(training *t, bmvp_tensor *x, const bmvp_feature
     scale[0] = l.full;
     scale[1] = l.half;
     scale[2] = l.quarter;
-    for (i = 0; i < 3; ++i) {
+    for (i = 0; i < 3 && scale[i]; ++i) {
         bmvp_tensor *dice = bmvp_soft_dice(t->c, bmvp_sigmoid(t->c, scale[i]), target, 0, 1e-5);
         sum = sum ? bmvp_add(t->c, sum, dice) : dice;
     }
@@ -276,9 +322,7 @@ static int net_plan(const options *o, training *t, result *r, int64_t *bytes)
 
 static double net_gflop(const training *t)
 {
-    const double once = strcmp(t->cfg.kind, "unet3d") == 0 ? unet3d_gflop(&t->cfg)
-                        : t->row->segment              ? uniunet_gflop(&t->cfg)
-                                                       : uniformer_gflop(&t->cfg, t->row->what != ENCODE);
+    const double once = t->row->gflop(&t->cfg);
     return t->row->what == STEP ? 3 * once * t->batch : t->row->what == ENCODE ? once : once * t->batch;
 }
 
@@ -298,6 +342,22 @@ static void network_runs(const options *o, training *t, result *r)
     r->batch = t->batch;
 }
 
+static void row_config(const net_row *row, bmvp_net_config *k)
+{
+    int64_t size[3];
+    char text[32];
+    bmvp_net_preset(row->preset, k);
+    k->outputs = 3;
+    if (row->segment) {
+        k->in_channels = 4;
+        k->task = BMVP_TASK_SEGMENT;
+        k->deep_supervision = bmvp_net_kind_find(NULL, k->kind)->deep;
+    }
+    if (!bmvp_net_only_size(NULL, k, size)) return;
+    snprintf(text, sizeof text, "img_size=%d", (int)CROP);
+    (void)bmvp_net_config_set(k, text, NULL);
+}
+
 static void bench_network(bench *b, const net_row *row)
 {
     training t;
@@ -307,13 +367,7 @@ static void bench_network(bench *b, const net_row *row)
     memset(&t, 0, sizeof t);
     t.row = row;
     t.batch = row_batch(&b->opt, row);
-    bmvp_net_preset(row->preset, &t.cfg);
-    t.cfg.outputs = 3;
-    if (row->segment) {
-        t.cfg.in_channels = 4;
-        t.cfg.task = BMVP_TASK_SEGMENT;
-        t.cfg.deep_supervision = 1;
-    }
+    row_config(row, &t.cfg);
     if (training_data(&t) && net_plan(&b->opt, &t, &r, &block)) {
         double before;
         training_close(&t);

@@ -70,10 +70,12 @@ elif [ -z "${ONLY:-}" ]; then
     beside step "$REPS" "$PEER_LONG"
     beside real "$LONG" "$PEER_LONG"
     beside inference "$REPS" "$REPS"
-    for row in unet3d_forward unet3d_step uniunet_forward uniunet_step; do beside $row "$LONG" "$PEER_LONG"; done
+    for row in unet3d_forward unet3d_step uniunet_forward uniunet_step unetr_forward unetr_step swin_unetr_forward swin_unetr_step; do
+        beside $row "$LONG" "$PEER_LONG"
+    done
     beside depthwise5_64_48 "$((2 * REPS))" "$REPS"
     if [ -n "${FULL:-}" ]; then
-        for row in $(build/bench_step --list | sed -n '/^depthwise5_64_48/d; s/_forward$//p' | grep -v '^uni\|^unet'); do
+        for row in $(build/bench_step --list | sed -n '/^depthwise5_64_48/d; s/_forward$//p' | grep -v '^uni\|^unet\|^swin'); do
             beside "$row" "$REPS" "$REPS"
         done
     fi

@@ -35,6 +35,7 @@ BEGIN {
     within["step"] = 1100; within["real"] = 6800; within["inference"] = 320
     within["unet3d_forward"] = 1100; within["unet3d_step"] = 3300
     faster["uniunet_forward"] = faster["uniunet_step"] = 1.3
+    faster["unetr_forward"] = faster["swin_unetr_forward"] = 1.1; faster["unetr_step"] = faster["swin_unetr_step"] = 1.3
     within["depthwise5_64_48_forward"] = 5; within["depthwise5_64_48_backward"] = 12
     within["prepare"] = 150; within["read_crop"] = 5
     faster["read_nii_gz"] = 2; faster["read_nii_gz_bare"] = 0.91 # within 10 % of libdeflate alone

@@ -15,6 +15,7 @@ case and --metrics its HD95 and Dice on the masks of bench_metrics.c, SEG the re
 """
 import argparse
 import glob
+import importlib.util
 import json
 import os
 import subprocess
@@ -176,20 +177,52 @@ class Net(torch.nn.Module):
         return maps if self.what == "encode" else nets.uniformer_decode(p, self.cfg, maps[3]).permute(0, 1, 4, 2, 3)
 
 
+MONAI = ("unetr", "swin_unetr")  # the peer is MONAI's module itself
+XYZ = MONAI + ("unet3d",)        # axes of their maps; the others' are Z, X, Y
+SEGMENTS = MONAI + ("uniunet",)  # four modalities, three regions
+
+
+def quick_norm(self, x):
+    return norm_one(x)
+
+
+def monai_net(model, what, layout):
+    """MONAI's network with the formula's weights. UNETR's attention by scaled_dot_product_attention, instance norm
+    as in norm_one."""
+    from monai.networks import nets as theirs
+    if model == "unetr":
+        net = theirs.UNETR(in_channels=4, out_channels=3, img_size=CROP)
+    else:
+        import inspect
+        size = {} if "img_size" not in inspect.signature(theirs.SwinUNETR).parameters else dict(img_size=(CROP,) * 3)
+        net = theirs.SwinUNETR(in_channels=4, out_channels=3, feature_size=48, **size)
+    torch.nn.InstanceNorm3d.forward = quick_norm
+    for module in net.modules():
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = True
+    for name, t in net.state_dict().items():
+        if t.is_floating_point():
+            t.copy_(torch.from_numpy(nets.parameter_value(name, tuple(t.shape))))
+    for p in net.parameters():
+        if p.dim() == 5:
+            p.data = in_layout(p.data, layout)
+    return net
+
+
 def corner(y, model):
     """Root mean square of z < D/2, y < H/3, x < W/4"""
-    y = y.permute(0, 1, 4, 2, 3) if model == "unet3d" else y
+    y = y.permute(0, 1, 4, 2, 3) if model in XYZ else y
     y = y[:, :, : y.shape[2] // 2, : y.shape[3] // 4, : y.shape[4] // 3].double()
     return float(y.square().mean().sqrt())
 
 
 def inputs(model, layout):
     size = (CROP,) * 3
-    x = torch.from_numpy(np.stack([nets.volume(0, m, size) for m in range(4 if model == "uniunet" else 1)]))[None]
+    x = torch.from_numpy(np.stack([nets.volume(0, m, size) for m in range(4 if model in SEGMENTS else 1)]))[None]
     X, Y, Z = torch.meshgrid(*[torch.arange(CROP)] * 3, indexing="ij")
     balls = [(X - 40 - 4 * r) ** 2 + (Y - 50) ** 2 + (Z - 44) ** 2 < (14 + 6 * r) ** 2 for r in range(3)]
     target = torch.stack(balls)[None].float()
-    if model != "unet3d":
+    if model not in XYZ:
         x, target = x.permute(0, 1, 4, 2, 3), target.permute(0, 1, 4, 2, 3)
     return [in_layout(t, layout) for t in (x, target)]
 
@@ -208,7 +241,7 @@ def adamw(trained):
 
 def network(model, what, layout, compiled):
     """run and the list that gets what `check` is of the first run"""
-    net, check = Net(model, what, layout), []
+    net, check = (monai_net if model in MONAI else Net)(model, what, layout), []
     x, target = inputs(model, layout)
     net.train(what == "step")
     call = net
@@ -226,7 +259,10 @@ def network(model, what, layout, compiled):
     def step():
         optimizer.zero_grad(set_to_none=True)
         y = call(x)
-        loss = sum(dice(t, target) for t in y) if model == "uniunet" else F.mse_loss(y, x)
+        if model == "uniunet":
+            loss = sum(dice(t, target) for t in y)
+        else:
+            loss = dice(y, target) if model in MONAI else F.mse_loss(y, x)
         if not check:
             check.append(float(loss.detach()))
         loss.backward()
@@ -276,6 +312,9 @@ def bench_network(args, row, model, what):
     variants = list(LAYOUTS)[::-1] + (["channels_last_3d loose"] if what == "forward" else [])
     variants += ["channels_last_3d compiled"] if what == "encode" and COMPILE else []
     if not wanted(args, row):
+        return
+    if model in MONAI and not importlib.util.find_spec("monai"):
+        print("SKIP: %s: monai is not installed for this Python" % row, file=sys.stderr)
         return
     if args.variant:
         layout, compiled = args.variant.replace(" compiled", ""), "compiled" in args.variant
@@ -552,6 +591,9 @@ def main():
     bench_network(args, "unet3d_step", "unet3d", "step")
     bench_network(args, "uniunet_forward", "uniunet", "forward")
     bench_network(args, "uniunet_step", "uniunet", "step")
+    for model in MONAI:
+        bench_network(args, model + "_forward", model, "forward")
+        bench_network(args, model + "_step", model, "step")
     bench_real(args)
     bench_kernels(args)
 

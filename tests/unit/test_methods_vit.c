@@ -12,6 +12,7 @@
 #include "tests/support/golden_draws.h"
 #include "tests/support/tokens.h"
 #include "examples/methods/tokens.h"
+#include "examples/methods/views.h"
 
 enum { CONFIG = 64, MOST_ITEMS = 8 }; /* doubles that hold any method's config */
 
@@ -405,6 +406,195 @@ static void test_simmim(const golden_ssl *g)
     run_case(&k, row, config, simmim_forward);
 }
 
+/* ---- MoCo v3 ----------------------------------------------------------------------------------------------------- */
+
+/* Rows of the file's networks: the width of matrix `name`'s axis */
+static int width_of(const bmvp_json *grad, const char *name, int axis)
+{
+    return (int)bmvp_json_int(bmvp_json_at(bmvp_json_get(bmvp_json_get(grad, name), "shape"), axis), 0);
+}
+
+typedef struct linear_body { bmvp_layer body; bmvp_tensor *position; } linear_body;
+static int64_t body_stride(const bmvp_net_config *k) { return k->in_channels > 0; }
+static int64_t body_channels(const bmvp_net_config *k) { return bmvp_net_option_of(k, "out", 1); }
+static void body_make(bmvp_net *net)
+{
+    const int64_t one[3] = { 1, 1, 1 };
+    linear_body *b = (linear_body *)net->layers;
+    b->body = bmvp_make_linear(&net->m, "body", net->cfg.in_channels, body_channels(&net->cfg), 1);
+    net->m.carried = 1;
+    b->position = bmvp_make_tokens(&net->m, "position", one, body_channels(&net->cfg));
+    net->m.carried = 0;
+}
+static bmvp_tensor *body_embed(bmvp_net *net, bmvp_tensor *x)
+{
+    return bmvp_run(&net->m, &((linear_body *)net->layers)->body, x);
+}
+static bmvp_tensor *body_positions(const bmvp_net *net) { return ((linear_body *)net->layers)->position; }
+static bmvp_tensor *body_blocks(bmvp_net *net, bmvp_tensor *x, int norm) { return net && norm ? x : NULL; }
+
+enum { MOST_VIEW = 1024 };
+static struct { float x[2][MOST_VIEW]; int64_t dim[5]; } views;
+static void moco_forward(bmvp_pass *p)
+{
+    mocov3_losses(p, bmvp_input(p->c, 5, views.dim, views.x[0]), bmvp_input(p->c, 5, views.dim, views.x[1]));
+}
+
+static const char *slow_name(const char *theirs, char *ours, size_t size)
+{
+    char whole[BMVP_NAME_MAX];
+    const char *const at = strncmp(theirs, "momentum_encoder.", 17) == 0 ? theirs + 17 : theirs;
+    snprintf(whole, sizeof whole, "base_encoder.%s", at);
+    return our_name(whole, ours, size);
+}
+
+static void moco_step(const golden_ssl *g, bmvp_trainer *t, const bmvp_json *step)
+{
+    static const float none[1] = { 0 };
+    const bmvp_json *e = bmvp_json_get(step, "statistics");
+    bmvp_state_list *own = bmvp_net_state(t->net), *slow = mocov3_slow(t);
+    method_item item[MOST_VIEW];
+    bmvp_losses loss;
+    float total;
+    int i;
+    memset(item, 0, sizeof item);
+    for (i = 0; i < (int)views.dim[0]; ++i) item[i].x = none;
+    CHECK(g && bmvp_trainer_accumulate(t, item, (int)views.dim[0], &loss) == BMVP_OK);
+    total = (float)loss.total;
+    golden_ssl_check("loss", bmvp_json_get(step, "loss"), &total, 1);
+    golden_ssl_entries(bmvp_json_get(step, "grad"), t->c, own, our_name, 1);
+    golden_ssl_entries(bmvp_json_get(step, "momentum_encoder"), t->c, slow, slow_name, 0);
+    for (e = e ? e->first : NULL; e; e = e->next) {
+        const int is_slow = strncmp(e->key, "momentum", 8) == 0;
+        const bmvp_state *s = golden_ssl_find(is_slow ? slow : own, e->key, is_slow ? slow_name : our_name);
+        if (s) golden_ssl_entry(e->key, e, t->c, s->t, s, 0);
+    }
+}
+
+static void moco_steps(const golden_ssl *g)
+{
+    static const bmvp_net_tokens tokens = { body_embed, body_positions, body_blocks };
+    const bmvp_json *in = golden_ssl_in(g, "step", "views"), *step = golden_ssl_out(g, "step", "steps"), *grad;
+    const char *size = strchr(bmvp_json_string(in, ""), '(');
+    const method_row *row = method_find("mocov3");
+    bmvp_net_config net = bmvp_net_config_default("test_linear");
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_net_kind kind;
+    const bmvp_net_kind *kinds[2] = { NULL, NULL };
+    bmvp_method m = *row->method();
+    double config[CONFIG];
+    bmvp_trainer *t;
+    bmvp_ctx *c;
+    char text[64];
+    int rows = 0, i;
+    memset(&kind, 0, sizeof kind);
+    kind.name = "test_linear", kind.fields = "out", kind.size = sizeof(linear_body), kind.stride = body_stride;
+    kind.channels = body_channels, kind.make = body_make, kind.tokens = &tokens;
+    kinds[0] = &kind, cfg.networks = kinds, cfg.threads = 1;
+    step = step ? step->first : NULL, grad = bmvp_json_get(step, "grad");
+    net.in_channels = width_of(grad, "base_encoder.body.weight", 1);
+    snprintf(text, sizeof text, "out=%d", width_of(grad, "base_encoder.body.weight", 0));
+    CHECK(bmvp_net_config_set(&net, text, NULL) == BMVP_OK && row->preset("release", config));
+    if (!CHECK(size && sscanf(size, "(%d,", &rows) == 1 && rows * net.in_channels <= MOST_VIEW)) return;
+    set(row, config, "head_width", width_of(grad, "base_encoder.head.0.weight", 0));
+    set(row, config, "head_out", width_of(grad, "base_encoder.head.6.weight", 0));
+    set(row, config, "temperature", bmvp_json_double(golden_ssl_in(g, "step", "T"), 0));
+    set(row, config, "momentum", bmvp_json_double(golden_ssl_in(g, "step", "m"), 0));
+    set(row, config, "momentum_rises", 0), set(row, config, "sincos", 0), set(row, config, "frozen_embedding", 0);
+    set(row, config, "optimizer", BMVP_SGD), set(row, config, "beta1", 0), set(row, config, "weight_decay", 0);
+    set(row, config, "batch", rows);
+    views.dim[0] = rows, views.dim[1] = views.dim[2] = views.dim[3] = 1, views.dim[4] = net.in_channels;
+    golden_ssl_uniform(g, "view1", 2, -1, rows * net.in_channels, views.x[0]);
+    golden_ssl_uniform(g, "view2", 2, -1, rows * net.in_channels, views.x[1]);
+    m.prepare = NULL, m.forward = moco_forward; /* the file's rows are no crops */
+    c = bmvp_create(&cfg, NULL);
+    t = bmvp_trainer_create(c, &m, &net, config, NULL, 1);
+    check_context(c);
+    if (t) golden_ssl_fill(g, grad, c, bmvp_net_state(t->net), our_name), m.start(t);
+    for (i = 0; t && step; step = step->next, ++i) {
+        moco_step(g, t, step);
+        CHECK(bmvp_trainer_update(t, 0.1, NULL) == BMVP_OK);
+    }
+    CHECK(i > 0);
+    bmvp_trainer_destroy(t);
+    bmvp_destroy(c);
+}
+
+/* first < 0: all rows; else those from there on are this rank's */
+static void moco_contrast(const golden_ssl *g, int first)
+{
+    const char *const name = first < 0 ? "loss" : "loss_rank1_of_2",
+               *const grad = first < 0 ? "grad_q" : "grad_q_rank1";
+    const bmvp_json *whole = bmvp_json_get(golden_ssl_out(g, "contrastive_loss", "grad_q"), "shape");
+    const int64_t all = bmvp_json_int(bmvp_json_at(whole, 0), 0), d = bmvp_json_int(bmvp_json_at(whole, 1), 0),
+                  from = first < 0 ? 0 : first;
+    const char *t_ = strstr(bmvp_json_string(bmvp_json_get(bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"),
+                                                                        "contrastive_loss"), "in"), ""), "T = ");
+    float q[MOST_VIEW], k[MOST_VIEW], y;
+    int64_t dim[2];
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_tensor *x, *loss;
+    if (!CHECK(t_ && all * d > 0 && all * d <= MOST_VIEW)) return;
+    golden_ssl_uniform(g, "q", 2, -1, all * d, q);
+    golden_ssl_uniform(g, "k", 2, -1, all * d, k);
+    dim[0] = all - from, dim[1] = d;
+    bmvp_step_begin(c);
+    x = bmvp_keep(bmvp_leaf(c, 2, dim, q + from * d));
+    dim[0] = all;
+    loss = mocov3_contrast(c, x, bmvp_input(c, 2, dim, k), from, strtod(t_ + 4, NULL));
+    CHECK(bmvp_read(c, bmvp_keep(loss), &y) == BMVP_OK);
+    golden_ssl_check("contrast", golden_ssl_out(g, "contrastive_loss", name), &y, 1);
+    bmvp_backward(c, loss);
+    golden_ssl_tensor(g, "contrastive_loss", grad, c, x, 1);
+    bmvp_destroy(c);
+}
+
+static void moco_schedules(const golden_ssl *g)
+{
+    const bmvp_json *e = golden_ssl_in(g, "schedules", "epoch"), *lr = golden_ssl_out(g, "schedules", "lr"),
+                    *m = golden_ssl_out(g, "schedules", "m");
+    const double rate = bmvp_json_double(golden_ssl_in(g, "schedules", "lr"), 0),
+                 warmup = bmvp_json_double(golden_ssl_in(g, "schedules", "warmup_epochs"), 0),
+                 epochs = bmvp_json_double(golden_ssl_in(g, "schedules", "epochs"), 0),
+                 m0 = bmvp_json_double(golden_ssl_in(g, "schedules", "moco_m"), 0);
+    for (e = e->first, lr = lr->first, m = m->first; e && lr && m; e = e->next, lr = lr->next, m = m->next) {
+        const double at = bmvp_json_double(e, 0);
+        golden_ssl_near("rate", "of an epoch", tokens_rate(rate, 0, warmup, epochs, at, 0), bmvp_json_double(lr, NAN),
+                        1e-9 * rate);
+        golden_ssl_near("momentum", "of an epoch", mocov3_momentum(m0, epochs, at), bmvp_json_double(m, NAN), 1e-12);
+    }
+    CHECK(!e);
+}
+
+/* Views: a sub-cube resized, a blur; and that a view is one of the crop's, in range, and follows its draws. */
+static void moco_views(const golden_ssl *g)
+{
+    enum { E = 12, ALL = E * E * E };
+    static float crop[ALL], view[ALL], scratch[ALL];
+    const bmvp_json *at = golden_ssl_in(g, "views", "start");
+    int64_t start[3];
+    int i;
+    golden_ssl_uniform(g, "crop", 1, 0, ALL, crop);
+    for (i = 0; i < 3; ++i) start[i] = bmvp_json_int(bmvp_json_at(at, i), 0);
+    view_resize(E, start, bmvp_json_int(golden_ssl_in(g, "views", "size"), 0), crop, view);
+    golden_ssl_check("resized", golden_ssl_out(g, "views", "resized"), view, ALL);
+    view_blur(E, bmvp_json_double(golden_ssl_in(g, "views", "sigma"), 0), view, scratch);
+    golden_ssl_check("blurred", golden_ssl_out(g, "views", "blurred"), view, ALL);
+    view_jitter(E, 1.3, 0.8, view);
+    golden_ssl_check("jittered", golden_ssl_out(g, "views", "jittered"), view, ALL);
+    view_solarize(E, view);
+    view_flip(E, view);
+    golden_ssl_check("solarized and flipped", golden_ssl_out(g, "views", "flipped"), view, ALL);
+}
+
+static void test_mocov3(const golden_ssl *g)
+{
+    if (golden_ssl_has(g, "contrastive_loss")) moco_contrast(g, -1), moco_contrast(g, 2);
+    if (golden_ssl_has(g, "schedules")) moco_schedules(g);
+    if (golden_ssl_has(g, "views")) moco_views(g);
+    if (CHECK(golden_ssl_has(g, "step"))) moco_steps(g);
+}
+
 /* ---- the tokens of a UNETR --------------------------------------------------------------------------------------- */
 
 static void test_tokens(void)
@@ -467,5 +657,6 @@ int main(int argc, char **argv)
     CHECK_RUN(test_tokens);
     test_file("mae3d", test_mae3d);
     test_file("simmim", test_simmim);
+    test_file("mocov3", test_mocov3);
     return check_end();
 }

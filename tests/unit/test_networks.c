@@ -3,6 +3,7 @@
    are, those of BMVP_DATA/golden/nets. */
 #include "tests/support/nets.h"
 #include "tests/support/golden_net.h"
+#include "tests/support/golden_ssl.h"
 #include "tests/support/inside.h"
 
 static bmvp_net *network(bmvp_ctx *c, const bmvp_net_config *k)
@@ -233,6 +234,116 @@ static void test_swin_file(const char *path)
     else test_file(path, 1, swin_config, swin_run);
 }
 
+/* >>golden/ssl/networks.json -------------------------------------------------------------------------------------- */
+
+/* A network of two channels and three outputs, weights and input by the recipe of golden/ssl. x: a leaf of
+   (1, 2, X, Y, Z) in PyTorch */
+static bmvp_net *ssl_network(const golden_ssl *g, bmvp_ctx *c, const char *kind, const char *fields)
+{
+    bmvp_net_config k = bmvp_net_config_default(kind);
+    bmvp_net *net;
+    k.task = BMVP_TASK_SEGMENT, k.in_channels = 2, k.outputs = 3;
+    CHECK(bmvp_net_config_set(&k, fields, NULL) == BMVP_OK);
+    net = network(c, &k);
+    if (net) CHECK(formula_state(c, bmvp_net_state(net), g->seed));
+    return net;
+}
+static bmvp_tensor *ssl_volume(const golden_ssl *g, bmvp_ctx *c, const char *name, const int64_t dim[5], double times,
+                               double offset)
+{
+    const int64_t n = dim[0] * dim[1] * dim[2] * dim[3] * dim[4];
+    float *torch = (float *)malloc((size_t)n * 2 * sizeof *torch);
+    bmvp_tensor *x;
+    if (!CHECK(torch != NULL)) return NULL;
+    golden_ssl_uniform(g, name, times, offset, n, torch);
+    golden_turn(dim, GOLDEN_FIRST, torch, torch + n, 0);
+    x = bmvp_keep(bmvp_leaf(c, 5, dim, torch + n));
+    free(torch);
+    return x;
+}
+static void ssl_sees(const golden_ssl *g, const char *of, const bmvp_json *want, bmvp_ctx *c, const bmvp_tensor *t,
+                     golden_order order)
+{
+    float *x = golden_read(c, t, 0, order);
+    (void)g;
+    if (CHECK(x && want)) golden_ssl_check(of, want, x, t->numel);
+    free(x);
+}
+
+/* Gradients pass leaky ReLUs, of which rounding turns a few around (golden/nets/README.md): 3e-2. */
+static void ssl_gradients(const golden_ssl *g, bmvp_ctx *c, const bmvp_state_list *l)
+{
+    const bmvp_json *grad = golden_ssl_out(g, "unetr", "grad");
+    int64_t seen = 0;
+    int i;
+    for (i = 0; i < l->n; ++i) {
+        const bmvp_state *s = &l->item[i];
+        const bmvp_json *want = bmvp_json_get(grad, s->name);
+        float *ours, *torch;
+        if (!want) continue;
+        ++seen;
+        ours = device_copy(c, s->t, 1);
+        torch = (float *)malloc((size_t)s->t->numel * sizeof *torch);
+        if (CHECK(ours && torch)) {
+            bmvp_state_to_torch(s, ours, torch);
+            golden_ssl_within(s->name, want, torch, s->t->numel, 3e-2);
+        }
+        free(ours);
+        free(torch);
+    }
+    CHECK(seen == bmvp_json_count(grad));
+}
+
+static void ssl_unetr(const golden_ssl *g, bmvp_ctx *c)
+{
+    static const int64_t dim[5] = { 1, 32, 32, 32, 2 }, out[5] = { 1, 32, 32, 32, 3 };
+    const bmvp_json *between = golden_ssl_out(g, "unetr", "hidden_3_6_9");
+    bmvp_net *net = ssl_network(g, c, "unetr", "img_size=32 feature_size=8 hidden_size=24 mlp_dim=48 num_heads=3");
+    bmvp_tensor *x = ssl_volume(g, c, "x", dim, 1, 0), *cotangent = ssl_volume(g, c, "cot", out, 2, -1), *y;
+    bmvp_tensor *hidden[14], *map[8];
+    bmvp_features f;
+    int i;
+    if (!net || !x || !cotangent) return;
+    f = bmvp_net_encode(net, x, 1);
+    inside_unetr_tokens(net, x, hidden);
+    y = inside_unetr_decode(net, &f, map);
+    for (i = 0; i < 3; ++i) ssl_sees(g, "hidden", bmvp_json_at(between, i), c, hidden[3 + 3 * i], GOLDEN_LAST);
+    ssl_sees(g, "vit", golden_ssl_out(g, "unetr", "vit"), c, hidden[12], GOLDEN_LAST);
+    ssl_sees(g, "y", golden_ssl_out(g, "unetr", "y"), c, y, GOLDEN_FIRST);
+    bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, y, cotangent)));
+    ssl_gradients(g, c, bmvp_net_state(net));
+    bmvp_net_destroy(net);
+}
+
+static void ssl_swin(const golden_ssl *g, bmvp_ctx *c, const char *fields, const char *name)
+{
+    static const int64_t dim[5] = { 1, 32, 32, 64, 2 };
+    bmvp_net *net = ssl_network(g, c, "swin_unetr", fields);
+    bmvp_tensor *x = ssl_volume(g, c, "sx", dim, 1, 0);
+    bmvp_features f;
+    if (!net || !x) return;
+    (void)bmvp_set_grad(c, 0);
+    f = bmvp_net_encode(net, x, 0);
+    ssl_sees(g, name, golden_ssl_out(g, "swinunetr_forward", name), c, bmvp_net_segment(net, x, &f, 0).full,
+             GOLDEN_FIRST);
+    (void)bmvp_set_grad(c, 1);
+    bmvp_net_destroy(net);
+}
+
+static void test_golden_ssl(void)
+{
+    golden_ssl g;
+    bmvp_ctx *c;
+    if (too_slow("net_swin_ssl") || !golden_ssl_open(&g, "networks.json")) return;
+    c = device_context();
+    ssl_unetr(&g, c);
+    ssl_swin(&g, c, "feature_size=12", "v1");
+    ssl_swin(&g, c, "feature_size=12 use_v2=1", "v2");
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_json_free(g.doc);
+}
+
 static void fixture(const char *name, void (*fn)(const char *path))
 {
     char path[512];
@@ -256,6 +367,7 @@ int main(int argc, char **argv)
     golden_each("gvsl_base_", test_gvsl_file);
     golden_each("gvsl_segment_", test_gvsl_segment_file);
     golden_each("swin_", test_swin_file);
+    CHECK_RUN(test_golden_ssl);
     device_close();
     return check_end();
 }

@@ -1,5 +1,6 @@
 /* test_ops.c - bmvp_tensor.h: every op against PyTorch (fixtures of tests/reference/ops_reference.py), against its
    plain loop on every instruction set and number of threads, and by finite differences. */
+#include "bmvp_nifti.h"
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "tests/support/check.h"
@@ -795,6 +796,71 @@ static void golden_places(const golden_ssl *g, bmvp_ctx *c)
     golden_ssl_tensor(g, "grid_sample3d", "grad_x", c, a, 1);
     golden_ssl_tensor(g, "grid_sample3d", "grad_p", c, p, 1);
 }
+/* Attention with a bias and a mask of any kind, of single ops (windows have an op of their own, with places in place of
+   the index and regions in place of the mask). */
+static bmvp_tensor *golden_biased_attention(const golden_ssl *g, bmvp_ctx *c, bmvp_tensor *qkv, bmvp_tensor *table)
+{
+    const int64_t split[4] = { 4, 6, 2, 4 }, square[3] = { 2, 6, 6 }, pairs[5] = { 2, 2, 2, 6, 6 },
+                  back[4] = { 4, 2, 6, 6 }, out[3] = { 4, 6, 8 };
+    const int heads[4] = { 0, 2, 1, 3 }, turn[2] = { 1, 0 };
+    const bmvp_json *index = golden_ssl_out(g, "attention_bias_mask", "index");
+    bmvp_tensor *part[3], *score, *bias, *mask;
+    float hidden[72], all[144];
+    int32_t place[36];
+    int i;
+    for (i = 0; i < 3; ++i)
+        part[i] = bmvp_permute(c, bmvp_reshape(c, bmvp_slice(c, qkv, 2, 8 * i, 8), 4, split), heads);
+    for (i = 0; i < 36; ++i) place[i] = (int32_t)bmvp_json_int(bmvp_json_at(index, i), 0);
+    golden_ssl_uniform(g, "at.mask", 1, 0, 72, hidden);
+    for (i = 0; i < 144; ++i) all[i] = hidden[i / 72 * 36 + i % 36] < 0.3f ? -100.0f : 0.0f; /* window, head, i, j */
+    mask = bmvp_input(c, 4, pairs + 1, all);
+    bias = bmvp_reshape(c, bmvp_permute(c, bmvp_gather_rows(c, table, 36, place), turn), 3, square);
+    score = bmvp_scale(c, bmvp_matmul(c, part[0], part[1], 0, 1), 0.5, 0);
+    score = bmvp_add(c, bmvp_reshape(c, bmvp_add(c, score, bias), 5, pairs), mask);
+    score = bmvp_softmax(c, bmvp_reshape(c, score, 4, back));
+    return bmvp_reshape(c, bmvp_permute(c, bmvp_matmul(c, score, part[2], 0, 0), heads), 3, out);
+}
+
+static void golden_windows(const golden_ssl *g, bmvp_ctx *c)
+{
+    const int64_t shift[5] = { 0, -1, -2, 3, 0 };
+    const int last[5] = { 0, 2, 3, 4, 1 }, first[5] = { 0, 4, 1, 2, 3 };
+    const bmvp_json *tie = golden_ssl_out(g, "maxpool3d", "tie_first_second");
+    bmvp_tensor *a = golden_leaf(g, c, "ro.x", 1, 0, "1,3,4,5,2"), *table;
+    float x[720];
+    golden_run(g, "roll", "ro.c", c, bmvp_roll(c, a, shift));
+    golden_ssl_tensor(g, "roll", "grad_x", c, a, 1);
+    a = golden_leaf(g, c, "mp.x", 1, 0, "2,3,5,4,6");
+    bmvp_read(c, a, x);
+    x[0] = x[24 + 6 + 1] = 2;
+    bmvp_write(c, a, x);
+    golden_run(g, "maxpool3d", "mp.c", c, bmvp_permute(c, bmvp_maxpool3d(c, bmvp_permute(c, a, last), 2), first));
+    golden_ssl_tensor(g, "maxpool3d", "grad_x", c, a, 1);
+    golden_ssl_near("maxpool3d", "the first of two", bmvp_grad_at(c, a, 0), bmvp_json_double(bmvp_json_at(tie, 0), -9),
+                    1e-6);
+    golden_ssl_near("maxpool3d", "the second", bmvp_grad_at(c, a, 31), bmvp_json_double(bmvp_json_at(tie, 1), -9),
+                    1e-6);
+    a = golden_leaf(g, c, "at.qkv", 2, -1, "4,6,24");
+    table = golden_leaf(g, c, "at.table", 2, -1, "15,2");
+    golden_run(g, "attention_bias_mask", "at.c", c, golden_biased_attention(g, c, a, table));
+    golden_ssl_tensor(g, "attention_bias_mask", "grad_qkv", c, a, 1);
+    golden_ssl_tensor(g, "attention_bias_mask", "grad_table", c, table, 1);
+}
+
+/* bmvp_nifti.h's, (5, 4, 7) to (3, 6, 4) */
+static void golden_resize(const golden_ssl *g)
+{
+    static const int64_t from[3] = { 7, 4, 5 }, to[3] = { 4, 6, 3 };
+    int aligned;
+    for (aligned = 0; aligned < 2; ++aligned) {
+        bmvp_nii_volume v;
+        if (!CHECK(bmvp_nii_volume_create(&v, from, NULL, NULL, NULL) == BMVP_OK)) return;
+        golden_ssl_uniform(g, "re.x", 1, 0, 140, v.data);
+        if (CHECK(bmvp_nii_resize(&v, to, BMVP_NII_LINEAR, aligned, NULL) == BMVP_OK))
+            golden_ssl_check("resize", golden_ssl_out(g, "resize", aligned ? "aligned" : "not_aligned"), v.data, 72);
+        bmvp_nii_volume_free(&v);
+    }
+}
 static void test_golden_ssl(void)
 {
     golden_ssl g;
@@ -803,6 +869,8 @@ static void test_golden_ssl(void)
     c = bmvp_create(NULL, NULL);
     golden_numbers(&g, c);
     golden_places(&g, c);
+    golden_windows(&g, c);
+    golden_resize(&g);
     check_report(!bmvp_failed(c), __FILE__, __LINE__, "%s", bmvp_error_of(c)->message);
     bmvp_destroy(c);
     bmvp_json_free(g.doc);

@@ -250,13 +250,29 @@ static double grad_allowance(const char *name)
     return 1e-3;
 }
 
+/* UNET3D's gradient of the template passes ReLUs, of which rounding turns a few around; a voxel behind one is off by
+   any amount (with some weights 2 of 34 samples by 6 %), the whole hardly: against the same step in double PyTorch's
+   own float32 is 0.23 % off by L2, ours 0.24 %. So the norm of the whole must hold 1e-2, and the samples, which are
+   few, 3e-2 by L2 (golden/nets/README.md). UniFormer has no such kinks: value by value. */
+static double template_allowance(const run *r) { return r->unet ? 1e-2 : 1e-3; }
+static void note_template(const run *r, group *g, double off, double rms, double *square, const char *text)
+{
+    *square += off * off;
+    if (!r->unet) group_note(g, fabs(off) / (template_allowance(r) * rms), text);
+}
+static void note_template_l2(const run *r, group *g, double square, const bmvp_json *sample, const char *text)
+{
+    const double n = (double)bmvp_json_count(bmvp_json_get(sample, "index"));
+    if (r->unet) group_note(g, sqrt(square / n) / (3e-2 * rms_of(sample)), text);
+}
+
 /* Samples of a stack of templates, of which only one has a gradient. */
 static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
     const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     const double rms = rms_of(sample);
-    double sum = 0, square = 0;
+    double sum = 0, square = 0, off = 0;
     float *ours = device_copy(r->c, t, 1);
     char text[64];
     int64_t k;
@@ -267,24 +283,24 @@ static void compare_template_grad(run *r, group *g, const bmvp_json *sample)
     for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next) {
         const double have = i->i / t->numel == TRAINED ? (double)r->buf[i->i % t->numel] : 0;
         snprintf(text, sizeof text, "rep_template[%lld]", (long long)i->i);
-        group_note(g, fabs(have - v->d) / (1e-3 * rms), text);
+        note_template(r, g, have - v->d, rms, &off, text);
     }
+    note_template_l2(r, g, off, sample, "samples of rep_template by L2");
     for (k = 0; k < t->numel; ++k) {
         sum += (double)ours[k];
         square += (double)ours[k] * (double)ours[k];
     }
     free(ours);
-    note_norms(g, sample, sum, square, 8.0 * (double)t->numel, 1e-3, "rep_template");
+    note_norms(g, sample, sum, square, 8.0 * (double)t->numel, template_allowance(r), "rep_template");
 }
 
-/* UNET3D: rounding turns a few ReLUs around, and the voxels behind one see it. Against the same step in double,
-   PyTorch's float32 is off by more than 1e-3 in 15 % of all voxels; with sums of at most 512 products in a chain the
-   sampled ones hold 1e-3 here. */
 static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
 {
     const bmvp_tensor *t = bmvp_ssl_template(r->s, TRAINED);
     const int64_t *s = r->item[0].template_start;
+    const bmvp_json *i = bmvp_json_get(sample, "index"), *v = bmvp_json_get(sample, "value");
     float *ours = device_copy(r->c, t, 1);
+    double sum = 0, square = 0, off = 0;
     int64_t x, y, z;
     if (!CHECK(ours != NULL)) return;
     for (x = 0; x < EDGE; ++x)
@@ -292,7 +308,11 @@ static void compare_crop_grad(run *r, group *g, const bmvp_json *sample)
             for (z = 0; z < EDGE; ++z)
                 r->buf[(x * EDGE + y) * EDGE + z] = ours[((s[0] + z) * t->dim[1] + s[1] + y) * t->dim[2] + s[2] + x];
     free(ours);
-    compare_sample(g, sample, r->buf, CUBE, 1e-3, 1e-3, "template gradient in the crop");
+    for (i = i ? i->first : NULL, v = v ? v->first : NULL; i && v; i = i->next, v = v->next)
+        note_template(r, g, (double)r->buf[i->i] - v->d, rms_of(sample), &off, "a value in the crop");
+    note_template_l2(r, g, off, sample, "samples in the crop by L2");
+    for (x = 0; x < CUBE; ++x) sum += (double)r->buf[x], square += (double)r->buf[x] * (double)r->buf[x];
+    note_norms(g, sample, sum, square, CUBE, template_allowance(r), "template gradient in the crop");
 }
 
 /* buf: room for the tensor in the released order */

@@ -97,6 +97,17 @@ cli_option cli_positional(const char *name, const char **value, int required, co
     return o;
 }
 
+int cli_parse_size(const char *text, int64_t size[3])
+{
+    char *end;
+    int a;
+    for (a = 0; a < 3; ++a, text = end + 1) {
+        size[a] = strtoll(text, &end, 10);
+        if (end == text || size[a] < 1 || size[a] > 4096 || *end != (a < 2 ? ',' : 0)) return 0;
+    }
+    return 1;
+}
+
 int cli_given(const cli_option *opt, int n_opt, const char *name)
 {
     int i;

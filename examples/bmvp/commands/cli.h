@@ -73,6 +73,9 @@ int cli_set(const char *command, const cli_option *o, const char *text);
 /* What would have to be given for the value that it has (a flag: "1" or ""; a string: itself, "" for none). */
 void cli_text(const cli_option *o, char *buf, size_t size);
 
+/* "96,96,64" to three whole numbers from 1 to 4096; 0: it is none. */
+int cli_parse_size(const char *text, int64_t size[3]);
+
 /* 1 if the user gave the option: for defaults that depend on another option. */
 int cli_given(const cli_option *opt, int n_opt, const char *name);
 

@@ -9,6 +9,7 @@
 #include "data_options.h"
 #include "device.h"
 #include "run.h"
+#include "weights.h"
 #include "data/files.h"
 #include "data/preparation.h"
 #include "data/splits.h"
@@ -22,6 +23,9 @@ typedef struct job {
     bmvp_predict_options how;
     bmvp_ctx *c;
     bmvp_predictor *predictor;
+    weights_said *said; /* of weights of another program; NULL: the checkpoint says itself what it is */
+    const cli_option *opt;
+    int n_opt;
     bmvp_jw json; /* predictions.json */
     cli_progress progress;
     int64_t done, failed;
@@ -168,19 +172,31 @@ static bmvp_status write_list(job *j, bmvp_error *err)
     return st;
 }
 
+static bmvp_status open_checkpoint(job *j, bmvp_error *err)
+{
+    j->predictor = j->said ? bmvp_predictor_open_weights(j->c, j->checkpoint, &j->said->w, err)
+                           : bmvp_predictor_open(j->c, j->checkpoint, err);
+    if (!j->predictor) return err->status;
+    if (j->said) weights_print(j->checkpoint, j->c, bmvp_predictor_info(j->predictor), j->said, j->opt, j->n_opt);
+    return BMVP_OK;
+}
+
 static int run(job *j, const char *data, const char *split, const char *part, const bmvp_config *k)
 {
     dataset d;
     bmvp_error err;
+    int code = CLI_FAILED;
     bmvp_status st = data_load(&d, data, &j->files, "predict", &err);
     if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
     bmvp_jw_init(&j->json, 1, NULL);
     j->c = bmvp_create(k, &err);
     if (!j->c) st = BMVP_E_OOM;
-    if (!st) j->predictor = bmvp_predictor_open(j->c, j->checkpoint, &err);
-    if (!st && !j->predictor) st = err.status;
+    if (!st) st = open_checkpoint(j, &err);
+    if (st == BMVP_E_ARG && j->said) code = CLI_USAGE;
     bmvp_jw_object(&j->json, NULL);
     bmvp_jw_string(&j->json, "checkpoint", j->checkpoint);
+    if (!st && j->said)
+        weights_write(&j->json, bmvp_predictor_info(j->predictor), bmvp_predictor_preparation(j->predictor));
     if (!st && bmvp_predictor_info(j->predictor)->labels.n)
         bmvp_labels_write(&j->json, "labels", &bmvp_predictor_info(j->predictor)->labels);
     bmvp_jw_array(&j->json, "cases");
@@ -191,7 +207,7 @@ static int run(job *j, const char *data, const char *split, const char *part, co
     bmvp_predictor_close(j->predictor);
     bmvp_destroy(j->c);
     dataset_free(&d);
-    if (st) return cli_fail(CLI_FAILED, "predict", "%s", err.message);
+    if (st) return cli_fail(code, "predict", "%s", err.message);
     printf("%s: %lld cases, %lld left out; %.0f MB\n", j->out, (long long)j->done, (long long)j->failed,
            run_peak_memory_mb());
     return j->failed ? CLI_FAILED : CLI_DONE;
@@ -203,6 +219,31 @@ static int is_volume(const char *path)
     return gz && (strcmp(gz, ".nii") == 0 || strcmp(gz, ".nii.gz") == 0) && file_exists(path);
 }
 
+/* Options that do not go together, and what is said of another program's weights. -1: all is well. */
+static int check_options(job *j, const weights_options *told, weights_said *said, const char *data, const char *split,
+                         const char *part)
+{
+    const char *const stray = weights_given(j->opt, j->n_opt);
+    bmvp_error err;
+    if (!split && cli_given(j->opt, j->n_opt, "part"))
+        return cli_fail(CLI_USAGE, "predict", "--part %s: of which split? Name its file: --split FILE", part);
+    if (is_volume(data))
+        return cli_fail(CLI_USAGE, "predict",
+                        "--data %s: an image alone does not tell its modality; name the folder of its case, or a list",
+                        data);
+    if (!told->network && stray)
+        return cli_fail(CLI_USAGE, "predict",
+                        "--%s: is said of weights that another program has trained; name their network: --network",
+                        stray);
+    if (weights_parse(told, said, &err)) return cli_fail(CLI_USAGE, "predict", "%s", err.message);
+    if (told->network) j->said = said;
+    else {
+        int a;
+        for (a = 0; a < 3; ++a) j->how.window.roi[a] = said->w.window[2 - a];
+    }
+    return -1;
+}
+
 int command_predict(int argc, char **argv)
 {
     const char *data, *split, *part, *device;
@@ -210,10 +251,13 @@ int command_predict(int argc, char **argv)
     int mirror, fill, grid, simd, precision, code;
     char modalities[64], grids[72];
     bmvp_config k = bmvp_config_default();
+    weights_options told;
+    weights_said said;
     bmvp_error err;
     job j;
     cli_option opt[] = {
-        cli_required("checkpoint", &j.checkpoint, "FILE", "best.safetensors of a fine-tuning run"),
+        cli_required("checkpoint", &j.checkpoint, "FILE",
+                     "best.safetensors of a fine-tuning run, or (--network) a state dict of another program"),
         cli_required("data", &data, "CASE|DIR|LIST",
                      "a folder of images, a folder of such folders, or a list; as they are, or prepared"),
         DATA_OPTIONS(j.files),
@@ -235,20 +279,17 @@ int command_predict(int argc, char **argv)
         cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
         device_option(&device),
         precision_option(&precision),
+        WEIGHTS_OPTIONS(told),
     };
     memset(&j, 0, sizeof j);
     j.how = bmvp_predict_options_default();
+    j.opt = opt, j.n_opt = (int)(sizeof opt / sizeof *opt);
     snprintf(grids, sizeof grids, "first|%s", modalities);
     code = cli_parse("predict",
                      "Segment or classify cases with a fine-tuned network; label maps lie on the grid of the images.",
-                     opt, (int)(sizeof opt / sizeof *opt), argc, argv);
+                     opt, j.n_opt, argc, argv);
+    if (code < 0) code = check_options(&j, &told, &said, data, split, part);
     if (code >= 0) return code;
-    if (!split && cli_given(opt, (int)(sizeof opt / sizeof *opt), "part"))
-        return cli_fail(CLI_USAGE, "predict", "--part %s: of which split? Name its file: --split FILE", part);
-    if (is_volume(data))
-        return cli_fail(CLI_USAGE, "predict",
-                        "--data %s: an image alone does not tell its modality; name the folder of its case, or a list",
-                        data);
     j.how.window.batch = (int)batch;
     j.how.window.mirror = mirror ? 7 : 0;
     j.how.fill = (bmvp_predict_fill)fill;

@@ -325,17 +325,6 @@ static int run(job *j, int64_t threads)
     return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
 }
 
-static int parse_size(const char *text, int64_t size[3])
-{
-    char *end;
-    int a;
-    for (a = 0; a < 3; ++a, text = end + 1) {
-        size[a] = strtoll(text, &end, 10);
-        if (end == text || size[a] < 1 || size[a] > 4096 || *end != (a < 2 ? ',' : 0)) return 0;
-    }
-    return 1;
-}
-
 int command_prepare(int argc, char **argv)
 {
     const char *data, *dir, *size;
@@ -370,7 +359,7 @@ int command_prepare(int argc, char **argv)
         if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
         if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
-    if (size && !parse_size(size, j.how.resize))
+    if (size && !cli_parse_size(size, j.how.resize))
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
                         size);
     if (j.how.percentile_low >= j.how.percentile_high)

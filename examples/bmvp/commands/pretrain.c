@@ -403,12 +403,23 @@ static int parse_and_run(pretraining *s, int argc, char **argv)
     return code < 0 ? run(s, opt, n_opt) : code;
 }
 
+/* For scripts that run them all: name, title, paper, network, network of preset fast, with tabs between. */
+static int list_methods(void)
+{
+    int i;
+    for (i = 0; method_at(i); ++i)
+        printf("%s\t%s\t%s\t%s\t%s\n", method_at(i)->name, method_at(i)->title, method_at(i)->source,
+               method_at(i)->network, method_at(i)->fast);
+    return CLI_DONE;
+}
+
 int command_pretrain(int argc, char **argv)
 {
     const char *const given = cli_peek("method", argc, argv), *const found = given ? given : method_of_run(argc, argv);
     const method_row *row = method_find(found ? found : "brainmvp");
     pretraining *s;
     int code;
+    if (found && strcmp(found, "list") == 0) return list_methods();
     if (!row) return cli_fail(CLI_USAGE, "pretrain", "--method %s: there are %s", found, method_names());
     s = (pretraining *)calloc(1, sizeof *s);
     if (!s) return cli_fail(CLI_FAILED, "pretrain", "out of memory");

@@ -205,7 +205,7 @@ bmvp_status method_report(const method_page *p, bmvp_error *err)
     } else {
         show_state(&r, p);
         show_curves(&r, p);
-        st = show_cases(&r, p, err);
+        if (p->row->look) st = show_cases(&r, p, err);
         show_configuration(&r, p);
         if (st) report_discard(&r);
         else if (report_close(&r) != BMVP_OK) st = bmvp_error_set(err, r.error.status, "%s", r.error.message);

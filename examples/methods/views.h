@@ -1,0 +1,16 @@
+/* views.h - what makes a view of a cubic crop, edge^3 voxels in [0, 1], z y x: resizing, light, blur, flips */
+#ifndef VIEWS_H_INCLUDED
+#define VIEWS_H_INCLUDED
+
+#include <stdint.h>
+
+/* The sub-cube of size^3 voxels at `at` as edge^3: linear, their outer faces in one place (align_corners = False). */
+void view_resize(int64_t edge, const int64_t at[3], int64_t size, const float *crop, float *view);
+/* Times light, then the distance to the mean times contrast, cut to [0, 1]. */
+void view_jitter(int64_t edge, double light, double contrast, float *view);
+/* Gaussian of so many voxels, up to three of them, the outermost voxel repeated outside. scratch: edge^3 */
+void view_blur(int64_t edge, double sigma, float *view, float *scratch);
+void view_solarize(int64_t edge, float *view); /* 1 - v from 0.5 on */
+void view_flip(int64_t edge, float *view);     /* left and right: along x */
+
+#endif
