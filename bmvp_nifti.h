@@ -3230,6 +3230,22 @@ static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii
     return BMVP_OK;
 }
 
+/* bmvpi_nii_reorder of an image's axes; what is wrong with its affine is said with the file and the field. */
+static bmvp_status bmvpi_nii_order_axes(int from[3], int flip[3], const double affine[16], const bmvp_nii_image *image,
+                                        const bmvp_nii_load *how, const bmvpi_nii_io *io)
+{
+    const int by_sform = image->affine_source == BMVP_NII_AFFINE_SFORM;
+    bmvp_error e;
+    bmvp_status s;
+    if (!bmvpi_nii_finite16(affine))
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "%s %d: %s not finite; repair the header",
+                              by_sform ? "sform_code is" : "qform_code is",
+                              by_sform ? image->sform_code : image->qform_code,
+                              by_sform ? "srow_x, srow_y or srow_z is" : "quatern, qoffset or pixdim is");
+    s = bmvpi_nii_reorder(from, flip, affine, how ? how->axcodes : NULL, &e);
+    return s == BMVP_OK ? s : bmvpi_nii_fail(io->err, s, io->name, "%s", e.message);
+}
+
 static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_image *image, const bmvp_nii_load *how,
                                        const bmvpi_nii_io *io)
 {
@@ -3246,7 +3262,7 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
     if (how && how->keep_affine) memcpy(affine, image->affine, sizeof affine);
     else bmvp_nii_rectify_affine(affine, image);
     if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;
-    s = bmvpi_nii_reorder(from, flip, affine, how ? how->axcodes : NULL, io->err);
+    s = bmvpi_nii_order_axes(from, flip, affine, image, how, io);
     if (s != BMVP_OK) return s;
     if (!bmvpi_nii_count(&n, image->dim))
         return bmvpi_nii_fail(io->err, BMVP_E_OOM, io->name, "dim: one volume of %lld x %lld x %lld is too large",

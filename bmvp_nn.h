@@ -4409,7 +4409,7 @@ static int bmvpi_adopt_find(const bmvp_net_kind *kind, const bmvp_ckpt *f, const
 static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s, int from_axis)
 {
     int a, same = e->rank == s->torch_rank;
-    for (a = 0; same && a < e->rank; ++a) same = e->dim[a] == s->torch_dim[a] || a == from_axis;
+    for (a = 0; same && a < e->rank; ++a) same = e->dim[a] == (a == from_axis ? 1 : s->torch_dim[a]);
     return same;
 }
 
@@ -6777,18 +6777,24 @@ static const bmvp_json *bmvpi_node_find(const bmvp_json **v, int64_t n, const ch
     return hit ? *hit : NULL;
 }
 
+/* No group is called by more characters than this: so the look-ups of a name of many dots are linear in it. */
+enum { BMVPI_GROUP_MOST = 1000 };
+
 /* Cuts "group.name" at the longest group that is listed. */
 static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group,
                                   const char **name, bmvp_error *err)
 {
     const size_t len = strlen(*name);
-    char *copy = bmvpi_bump_text(&f->mem, *name, len), *dot;
+    size_t at = len < BMVPI_GROUP_MOST ? len : BMVPI_GROUP_MOST;
+    char *copy = bmvpi_bump_text(&f->mem, *name, at);
     if (!copy) return bmvpi_ck_oom(f, err);
-    while ((dot = strrchr(copy, '.')) != NULL) {
-        *dot = 0;
+    if (len > at && (*name)[at] == '.') ++at; /* the dot behind the longest group */
+    while (at-- > 0) {
+        if ((*name)[at] != '.') continue;
+        copy[at] = 0;
         if (!bmvpi_node_find(groups, n, copy)) continue;
         *group = copy;
-        *name += strlen(copy) + 1;
+        *name += at + 1;
         break;
     }
     return BMVP_OK;
@@ -6807,6 +6813,11 @@ static bmvp_status bmvpi_st_ours(bmvpi_ckpt_file *f, const char *text, bmvp_erro
     group = bmvpi_nodes(&f->mem, groups);
     kind = bmvpi_nodes(&f->mem, kinds);
     if (!group || !kind) s = bmvpi_ck_oom(f, err);
+    for (i = 0; !s && i < bmvp_json_count(groups); i++)
+        if (strlen(bmvpi_node_text(group[i])) > BMVPI_GROUP_MOST)
+            s = bmvp_error_set(err, BMVP_E_FORMAT,
+                               "%.300s: damaged safetensors file: a group of more than %d characters", f->ck.path,
+                               BMVPI_GROUP_MOST);
     for (i = 0; !s && i < f->n_entries; i++)
         s = bmvpi_st_split(f, group, bmvp_json_count(groups), &f->entry[i].group, &f->entry[i].name, err);
     for (i = 0; !s && i < f->n_meta; i++) {
@@ -6984,11 +6995,12 @@ static bmvp_status bmvpi_ck_gather(bmvpi_ckpt_file *f, const bmvp_ckpt_entry *e,
     s = bmvpi_ck_read(f, &f->record[e->record], e->first * size, run, span * size, err);
     for (n = 0; n < count && !s; n++) {
         memcpy(dst + n * size, run + from * size, (size_t)size);
-        for (d = e->rank; d-- > 0;) { /* next position, like an odometer */
-            from += e->stride[d];
-            if (++at[d] < e->dim[d]) break;
-            from -= at[d] * e->stride[d];
-            at[d] = 0;
+        for (d = e->rank; d-- > 0; at[d] = 0) { /* next position, like an odometer; an axis of 1 may have any stride */
+            if (++at[d] < e->dim[d]) {
+                from += e->stride[d];
+                break;
+            }
+            from -= (e->dim[d] - 1) * e->stride[d];
         }
     }
     f->mem.a.free(run, f->mem.a.user);
@@ -7333,6 +7345,7 @@ static int bmvpi_cw_names(bmvp_ckpt_writer *w, const char **group, const char **
         bmvpi_cw_fail(w, BMVP_E_ARG, "empty name, or name or group not UTF-8:", n);
     else if (k && (*g == '.' || g[k - 1] == '.' || strstr(g, "..")))
         bmvpi_cw_fail(w, BMVP_E_ARG, "group with an empty part:", g);
+    else if (k > BMVPI_GROUP_MOST) bmvpi_cw_fail(w, BMVP_E_ARG, "group of more than 1000 characters:", g);
     else {
         *group = bmvpi_bump_text(&w->mem, g, k);
         *name = bmvpi_bump_text(&w->mem, n, m);

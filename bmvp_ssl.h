@@ -875,6 +875,8 @@ typedef struct bmvp_prepared_images {
     unsigned char *content; /* of its voxels: 1 where an image is not 0 */
     int64_t box[3];         /* x, y, z: the box before it was resized .. */
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
+    int64_t label_cut;      /* labelled voxels that lie outside of the box, and are not in `label` */
+    int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
     bmvp_allocator allocator;
 } bmvp_prepared_images;
 /* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
@@ -3051,11 +3053,11 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
     if (i < 0) return BMVP_OK;
     if (l)
         return bmvp_error_set(err, BMVP_E_FORMAT,
-                              "%s: value %g at voxel (%lld, %lld, %lld) is not in the definition of "
+                              "%s: value %.9g at voxel (%lld, %lld, %lld) is not in the definition of "
                               "the labels ('%s'); is it the right one?",
                               name, (double)values[i], x, y, z, l->name);
     return bmvp_error_set(err, BMVP_E_FORMAT,
-                          "%s: value %g at voxel (%lld, %lld, %lld): label values are whole numbers "
+                          "%s: value %.9g at voxel (%lld, %lld, %lld): label values are whole numbers "
                           "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
                           y, z);
 }
@@ -3107,12 +3109,38 @@ BMVP_API void bmvp_labels_write(bmvp_jw *w, const char *key, const bmvp_labels *
     bmvp_jw_end(w);
 }
 
+/* "regions" is an object of arrays, each no longer than there are values; the others are what they should be, or not
+   there. The values themselves are looked at when they are added. */
+static bmvp_status bmvpi_labels_schema(const bmvp_json *node, bmvp_error *err)
+{
+    static const char *const name[] = { "name", "kind", "regions", "known" };
+    static const bmvp_json_type type[] = { BMVP_JSON_STRING, BMVP_JSON_STRING, BMVP_JSON_OBJECT, BMVP_JSON_ARRAY };
+    const bmvp_json *m;
+    const char *kind = bmvp_json_string(bmvp_json_get(node, "kind"), "regions");
+    int i;
+    for (i = 0; i < 4; ++i) {
+        m = bmvp_json_get(node, name[i]);
+        if (m && m->type != type[i])
+            return bmvp_error_set(err, BMVP_E_FORMAT, "labels: \"%s\" must be %s", name[i],
+                                  i < 2 ? "a text" : i == 2 ? "an object: names and their values" : "an array");
+    }
+    if (strcmp(kind, "regions") != 0 && strcmp(kind, "classes") != 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "labels: \"kind\" must be regions or classes");
+    m = bmvp_json_get(node, "regions");
+    for (m = m ? m->first : NULL; m; m = m->next)
+        if (m->type != BMVP_JSON_ARRAY || bmvp_json_count(m) > BMVP_LABEL_VALUES)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "labels: region '%.40s' must be an array of at most %d values",
+                                  m->key, BMVP_LABEL_VALUES);
+    return BMVP_OK;
+}
+
 BMVP_API bmvp_status bmvp_labels_read(const bmvp_json *node, bmvp_labels *l, bmvp_error *err)
 {
     const bmvp_json *regions = bmvp_json_get(node, "regions"), *r, *v;
     int value[BMVP_LABEL_VALUES], n;
-    bmvp_status st = BMVP_OK;
+    bmvp_status st = bmvpi_labels_schema(node, err);
     memset(l, 0, sizeof *l);
+    if (st) return st;
     snprintf(l->name, sizeof l->name, "%s", bmvp_json_string(bmvp_json_get(node, "name"), "custom"));
     l->exclusive = strcmp(bmvp_json_string(bmvp_json_get(node, "kind"), "regions"), "classes") == 0;
     for (r = regions ? regions->first : NULL; r && !st; r = r->next) {
@@ -5696,6 +5724,8 @@ typedef struct bmvpi_preparing {
     const char *name[BMVP_MODALITIES];
     bmvp_nii_volume grid; /* of the frame after resampling; without data */
     int64_t at[BMVP_MODALITIES][3];
+    unsigned char had[256]; /* label values before anything could lose one; looked at only where that may happen */
+    int resampled;          /* the label */
 } bmvpi_preparing;
 
 static bmvp_nii_volume bmvpi_grid_of(const bmvp_nii_volume *v)
@@ -5780,10 +5810,35 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
         memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
 }
 
+static void bmvpi_voxel_size(const bmvp_nii_volume *v, double mm[3])
+{
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const double *m = v->affine + a;
+        mm[a] = sqrt(m[0] * m[0] + m[4] * m[4] + m[8] * m[8]);
+    }
+}
+
+/* A scan becomes larger by resampling, but not like this: its header has another unit than it says. */
+static bmvp_status bmvpi_check_spacing(const bmvp_nii_volume *v, double spacing, bmvp_error *e)
+{
+    const double old = (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2];
+    double mm[3], times;
+    bmvpi_voxel_size(v, mm);
+    times = mm[0] * mm[1] * mm[2] / (spacing * spacing * spacing);
+    if (times <= 125 || times * old <= 134217728.0) return BMVP_OK; /* 512^3 */
+    return bmvp_error_set(e, BMVP_E_FORMAT,
+                          "%lldx%lldx%lld voxels of %g x %g x %g mm would become %.3g of %g mm: is pixdim in the unit "
+                          "of xyzt_units? Or choose another spacing",
+                          (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2],
+                          times * old, spacing);
+}
+
 static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
     bmvp_nii_resample how;
+    if (spacing > 0 && bmvpi_check_spacing(v, spacing, e)) return e->status;
     memset(&how, 0, sizeof how);
     how.mode = mode;
     return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
@@ -5887,6 +5942,52 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
     return bmvpi_named(name, bmvpi_trim(v, s->at[m], &e), &e, err);
 }
 
+/* Marks the values that voxels of the label have; returns how many voxels are not 0. */
+static int64_t bmvpi_label_values(const bmvp_nii_volume *v, unsigned char has[256])
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i, count = 0;
+    for (i = 0; i < n; ++i) {
+        const float x = v->data[i];
+        count += x != 0;
+        if (x > 0 && x < 256) has[(int)x] = 1;
+    }
+    return count;
+}
+
+/* Another voxel size than v has? */
+static int bmvpi_resamples(const bmvp_nii_volume *v, double spacing)
+{
+    double mm[3];
+    int a, other = 0;
+    bmvpi_voxel_size(v, mm);
+    for (a = 0; a < 3; ++a) other |= !(fabs(mm[a] - spacing) <= 1e-3 * spacing);
+    return spacing > 0 && other;
+}
+
+static bmvp_status bmvpi_crop_label(bmvpi_preparing *s, const bmvp_nii_box *box, bmvp_error *err)
+{
+    bmvp_prepared_images *p = s->p;
+    const char *name = bmvpi_image_name(s->job->label);
+    unsigned char has[256];
+    bmvp_nii_box all;
+    bmvp_error e;
+    int64_t before = 0, after;
+    int a, u, cut = 0;
+    bmvp_status st = bmvpi_named(name, bmvp_nii_nonzero_box(&all, &p->label, &e), &e, err);
+    for (a = 0; a < 3 && !st; ++a)
+        cut |= all.end[a] > all.start[a] && (all.start[a] < box->start[a] || all.end[a] > box->end[a]);
+    if (!st && cut) before = bmvpi_label_values(&p->label, s->had);
+    if (!st) st = bmvpi_named(name, bmvp_nii_crop(&p->label, box, 0, &e), &e, err);
+    if (st || !(cut | s->resampled)) return st;
+    memset(has, 0, sizeof has);
+    after = bmvpi_label_values(&p->label, has);
+    if (cut) p->label_cut = before - after;
+    for (u = 1; u < 256 && !p->label_lost; ++u)
+        if (s->had[u] && !has[u]) p->label_lost = u;
+    return BMVP_OK;
+}
+
 static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
 {
     const bmvp_image *k = s->job->label;
@@ -5901,7 +6002,22 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
     if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
+    s->resampled = !st && bmvpi_resamples(v, s->job->how->spacing);
+    if (s->resampled) (void)bmvpi_label_values(v, s->had);
     return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
+}
+
+/* Resampling has left no voxel above 0. */
+static bmvp_status bmvpi_nothing_left(const bmvpi_preparing *s, bmvp_error *err)
+{
+    const int64_t *n = s->p->frame.dim;
+    double mm[3];
+    bmvpi_voxel_size(&s->p->frame, mm);
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%s: of %lldx%lldx%lld voxels of %g x %g x %g mm none above 0 is left at %g mm: is pixdim in "
+                          "the unit of xyzt_units? Or choose another spacing",
+                          s->first, (long long)n[0], (long long)n[1], (long long)n[2], mm[0], mm[1], mm[2],
+                          s->job->how->spacing);
 }
 
 /* The box of voxels above 0 in any modality, in the grid they share. */
@@ -5929,6 +6045,7 @@ static bmvp_status bmvpi_foreground(bmvp_nii_box *box, const bmvpi_preparing *s,
         }
         *box = own;
     }
+    if (box->end[0] == 0) return bmvpi_nothing_left(s, err);
     if (s->job->how->centre_crop) bmvp_nii_center_box(box, s->grid.dim);
     return BMVP_OK;
 }
@@ -5955,9 +6072,7 @@ static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
         bmvp_nii_box_affine(v->affine, s->grid.affine, &box); /* the numbers of one crop, not of two */
         if (!st && p->inside) bmvpi_mark(p->inside, p->box, v, origin);
     }
-    if (!st && p->label.data)
-        st = bmvpi_named(bmvpi_image_name(s->job->label), bmvp_nii_crop(&p->label, &box, 0, &e), &e, err);
-    return st;
+    return !st && p->label.data ? bmvpi_crop_label(s, &box, err) : st;
 }
 
 BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err)

@@ -1,9 +1,12 @@
 /* bmvp.c - the program: what the headers can do, from the command line. Each command is a file in bmvp/. */
+#define _DEFAULT_SOURCE
 #include "commands/commands.h"
 #include "commands/cli.h"
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const struct { const char *name; int (*run)(int, char **); const char *text; } command[] = {
     { "phantom", command_phantom, "make multi-modal brain phantoms, a data set that anybody can have" },
@@ -29,18 +32,29 @@ static void usage(FILE *f)
     fprintf(f, "\nbmvp COMMAND --help lists the options of a command. Exit codes: 0 done, 1 failed, 2 bad options.\n");
 }
 
+/* What was printed has arrived, or the command has failed. A pipe whose reader went away wanted no more. */
+static int check_output(int code)
+{
+    struct stat s;
+    const int lost = fflush(stdout) != 0 || ferror(stdout);
+    if (!lost || code != CLI_DONE || (fstat(STDOUT_FILENO, &s) == 0 && (S_ISFIFO(s.st_mode) || S_ISSOCK(s.st_mode))))
+        return code;
+    fprintf(stderr, "bmvp: what it has to say cannot be written to standard output\n");
+    return CLI_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     char words[128] = "", near[32];
     int i;
     signal(SIGXFSZ, SIG_IGN); /* a full disk is an error of the write, not of the process */
     for (i = 0; i < N_COMMANDS && argc > 1; ++i) {
-        if (strcmp(argv[1], command[i].name) == 0) return command[i].run(argc - 1, argv + 1);
+        if (strcmp(argv[1], command[i].name) == 0) return check_output(command[i].run(argc - 1, argv + 1));
         snprintf(words + strlen(words), sizeof words - strlen(words), "%s%s", i ? "|" : "", command[i].name);
     }
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)) {
         usage(stdout);
-        return CLI_DONE;
+        return check_output(CLI_DONE);
     }
     if (argc > 1) {
         fprintf(stderr, "bmvp: there is no command '%s'", argv[1]);

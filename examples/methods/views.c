@@ -64,7 +64,7 @@ static void blur_axis(int64_t n, int64_t edge, int64_t step, const float *kernel
 
 void view_blur(int64_t edge, double sigma, float *view, float *scratch)
 {
-    const int reach = sigma * 3 < REACH ? (int)ceil(sigma * 3) : REACH;
+    const int reach = sigma * 3 < (double)REACH ? (int)ceil(sigma * 3) : REACH;
     const int64_t n = edge * edge * edge;
     float kernel[2 * REACH + 1];
     double sum = 0;

@@ -4,14 +4,11 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP_SHIM:-build/bmvp_shim}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+with_program "${BMVP_SHIM:-build/bmvp_shim}"
 if [ ! -x "$program" ]; then
     skip "$program is not there: it needs a C++17 compiler"
     finish
 fi
-cd "$T" || exit 1
-bmvp() { "$program" "$@"; }
 
 # losses FILE: of each step
 losses() { sed -n 's/.*"loss": *\([-+.0-9e]*\).*/\1/p' "$1"; }

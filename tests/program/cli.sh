@@ -5,22 +5,11 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP:-build/bmvp}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-cd "$T" || exit 1
-bmvp() { "$program" "$@"; }
+with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
 step_of() { bmvp info "$1" --json 2>/dev/null | sed -n 's/^ *"step": \([0-9]*\),$/\1/p'; }
-# lines FILE N PID: waits until the file has N lines (1: the process ended before)
-lines()
-{
-    while [ ! -e "$1" ] || [ "$(wc -l <"$1")" -lt "$2" ]; do
-        kill -0 "$3" 2>/dev/null || return 1
-        sleep 0.02
-    done
-}
 # train OUT OPTION...: a run of the tiny network on the prepared phantoms
 tiny="--data prepared --preset fast --network uniformer_tiny --crop 16 --batch 2 --seed 5"
 # shellcheck disable=SC2086 # words wanted
@@ -278,10 +267,27 @@ refused empty_t1.nii ""
 refused ../phantoms/case_0001/seg.nii.gz "looks like a label map"
 refused ../phantoms/case_0001/t1.nii.gz "different grids|case_0002/t2.nii.gz"
 
+# Labelled voxels outside of the images' box, and values that resampling leaves no voxel of, are said.
+map=phantoms/case_0001/seg.nii.gz
+gzip -dc $map >bad/seg.nii
+patch bad/seg.nii 352 '\002'
+printf '{"cases": [{"id": "a", "images": {"t1": "%s"}, "label": "seg.nii"}]}' "../$good" >bad/list.json
+expect 0 "case 'a': bad/seg.nii: 1 labelled voxels lie outside of the images' box and are cut|1 cases (1 new" \
+    bmvp prepare --data bad/list.json --out bad/cut --spacing 0
+{ head -c 352 bad/seg.nii; head -c $(($(bytes bad/seg.nii) - 352)) /dev/zero; } >bad/one.nii
+patch bad/one.nii $((352 + (16 * 32 + 16) * 32 + 16)) '\003'
+mv bad/one.nii bad/seg.nii
+expect 0 "case 'a': bad/seg.nii: value 3 has no voxel left after resampling and cropping" \
+    bmvp prepare --data bad/list.json --out bad/lost --spacing 40
+
 # An image of one value is a missing modality; a case of nothing else is left out.
 rm -rf bad/out
 list bad/list.json "$(entry first t1 sevens_t1.nii t2 $a/t2.nii.gz)"
 expect 0 "case 'first': bad/sevens_t1.nii has one value everywhere: t1 counts as missing" \
+    bmvp prepare --data bad/list.json --out bad/out --spacing 0
+rm -rf bad/out
+list bad/list.json "$(entry alone t1 sevens_t1.nii)"
+expect 0 "case 'alone': bad/sevens_t1.nii has one value everywhere, and there is no other image: it becomes 0|1 cases (1 new" \
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
 rm -rf bad/out
 list bad/list.json "$(entry first t1 zeros_t1.nii t2 $a/t2.nii.gz)" "$(entry nothing t1 zeros_t1.nii)"
@@ -358,6 +364,20 @@ expect 2 "" bmvp info run20.pt and more
 absent no
 absent no.safetensors
 clean .
+# what it says is written, or it fails; a reader that goes away has heard enough
+if [ -w /dev/full ]; then
+    bmvp info prepared >/dev/full 2>"$out"
+    judge $? 1 "cannot be written to standard output" "info on a full disk"
+    bmvp --help >/dev/full 2>"$out"
+    judge $? 1 "cannot be written to standard output" "help on a full disk"
+fi
+# a name of many dots takes no time
+dots=$(printf '%400000s' '' | tr ' ' .)
+text="{\"__metadata__\": {\"bmvp\": \"{\\\"groups\\\": [\\\"g\\\"], \\\"kinds\\\": {}}\"}, \"$dots\": {\"dtype\": \"U8\", \"shape\": [0], \"data_offsets\": [0, 0]}}"
+n=${#text}
+printf "\\$(printf %o $((n % 256)))\\$(printf %o $((n / 256 % 256)))\\$(printf %o $((n / 65536)))\0\0\0\0\0" >dots.safetensors
+printf '%s' "$text" >>dots.safetensors
+expect 0 "checkpoint" timeout 3 "$program" info dots.safetensors
 # a safetensors file whose header's length looks like the first brace of a list
 for n in 123 91 31520; do
     printf "\\$(printf %o $((n % 256)))\\$(printf %o $((n / 256)))\0\0\0\0\0\0" >"$T/start.safetensors"

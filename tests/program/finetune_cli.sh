@@ -4,10 +4,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP:-build/bmvp}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-cd "$T" || exit 1
-bmvp() { "$program" "$@"; }
+with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 

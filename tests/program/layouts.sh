@@ -7,9 +7,8 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-bmvp=$(pwd)/${BMVP:-build/bmvp}
 tables=$(pwd)/tests/fixtures/layouts
-cd "$T" || exit 1
+with_program
 
 # files FOLDER NAME...: empty files in it
 files()
@@ -25,7 +24,7 @@ table()
 {
     name=$1
     shift
-    "$bmvp" prepare --dry-run "$@" >"$name.tsv" 2>"$name.err"
+    bmvp prepare --dry-run "$@" >"$name.tsv" 2>"$name.err"
     code=$?
     if [ -n "${LAYOUTS_MAKE-}" ]; then cp "$name.tsv" "$tables/$name.tsv"; fi
     if [ "$code" -ne 0 ]; then
@@ -169,6 +168,9 @@ cat >nn2/Dataset137_BraTS2021/dataset.json <<'END'
 END
 table nnunet_v2 --data nn2/Dataset137_BraTS2021
 
+printf '\200\003]q\000.' >nn2/Dataset137_BraTS2021/splits_final.pkl
+expect 0 "splits_final.pkl: a pickle, which is not read; make JSON of it" bmvp prepare --dry-run --data nn2/Dataset137_BraTS2021
+
 for i in 001 002; do
     for c in 0000 0001; do files nn1/Task500_X/imagesTr pat_${i}_$c.nii.gz; done
     files nn1/Task500_X/labelsTr pat_$i.nii.gz
@@ -233,7 +235,7 @@ roles()
     shift
     rm -rf one
     files one/case "$@"
-    "$bmvp" prepare --dry-run --data one >one.tsv 2>one.err
+    bmvp prepare --dry-run --data one >one.tsv 2>one.err
     got=$(awk -F'\t' 'NR > 1 && $5 != "left out" { n = split($6, p, "/"); printf "%s=%s ", $5, p[n] }' one.tsv)
     if [ "$got" = "$want" ]; then pass; else fail "roles of $*: $got, not $want" one.err; fi
 }
@@ -252,7 +254,26 @@ roles "t1=t1_brain.nii " t1_brain.nii
 roles "t1=t1.nii " t1.nii t1_brain.nii t1_n4.nii t1_reg.nii
 roles "t1=t1_case7.nii t2=t2_case7.nii " t1_case7.nii t2_case7.nii
 roles "t1=my-scan_t1.nii label=Segmentation.nii " my-scan_t1.nii Segmentation.nii
-two() { expect "$1" "$2" "$bmvp" prepare --dry-run --data one --out none; }
+# contrast in other words; derived images, lesions' maps and programs' images are no modality; words that all files share are the case's
+roles "t1c=T1+C.nii t2=t2.nii " T1+C.nii t2.nii
+roles "t1=t1_noncontrast.nii t1c=T1-post-contrast.nii " T1-post-contrast.nii t1_noncontrast.nii
+roles "flair=T2 FLAIR.nii t1c=T1 post Gd.nii " "T1 post Gd.nii" "T2 FLAIR.nii"
+roles "t1=Sag_T1.nii t1c=Cor T1 POST.nii t2=Axial_T2.nii " Axial_T2.nii Sag_T1.nii "Cor T1 POST.nii"
+roles "t1=mprage.nii t1c=MPRAGE_post.nii " mprage.nii MPRAGE_post.nii
+roles "flair=flair.nii " flair.nii lesion_t1.nii
+roles "flair=flair.nii " flair.nii t1_lesion.nii
+roles "flair=flair.nii label=flair_lesion_mask.nii " flair.nii flair_lesion_mask.nii
+roles "t1=stroke_t1.nii t2=stroke_t2.nii " stroke_t1.nii stroke_t2.nii
+roles "t1=t1.nii " t1.nii face_mask.nii foreground-mask.nii gm_mask.nii asl_mask.nii
+roles "t1=t1.nii label=wm_lesion_mask.nii " t1.nii wm_lesion_mask.nii
+roles "flair=FLAIR.NII " FLAIR.NII synthetic_t1.nii t1_pred.nii
+roles "t2=t2.nii " t2.nii diff_t1.nii t1_jacobian.nii gm_t1.nii pet_t1.nii exp_adc.nii
+roles "t1=t1.nii " t1.nii t1_denoised.nii
+roles "flair=3D_FLAIR.nii t1=T1_MPRAGE_SAG.nii " T1_MPRAGE_SAG.nii 3D_FLAIR.nii
+roles "t2=T2.nii pd=PD.nii " PD.nii T2.nii PD_T2.nii
+roles "t1=T1.nii label=ground-truth.nii " T1.nii ground-truth.nii
+roles "t1=t1.nii " t1.nii ._t1.nii t2.nii.gz.part flair.nii.xz t2star.nii "T2*.nii" t1_t2.nii
+two() { expect "$1" "$2" bmvp prepare --dry-run --data one --out none; }
 rm -rf one && files one/a t1.nii && files one/b t1_x.nii t2.nii && files one/c x_T1.nii y_T1w.nii && files one/d seg.nii
 two 0 "two candidates for t1: one/c/x_T1.nii and one/c/y_T1w.nii|'x' is no word that is known after 't1'|case 'd': it has no image, only the label one/d/seg.nii"
 rm -rf one && files one/a seg.nii label.nii t1.nii
@@ -260,18 +281,36 @@ two 1 "no cases can be used|two candidates for the label|seg.nii|label.nii|--as 
 rm -rf one && files one/a t1.nii t1.mgz t2.nrrd
 two 0 "one/a/t1.mgz|not a format that is read"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
-expect 0 "a	a			t1	one/a/scan_1.nii|a	a			flair	one/a/scan_2.nii|label	one/a/gold.nii" "$bmvp" prepare --dry-run --data one \
+expect 0 "a	a			t1	one/a/scan_1.nii|a	a			flair	one/a/scan_2.nii|label	one/a/gold.nii" bmvp prepare --dry-run --data one \
     --as "t1=*_1.nii,flair=*_2*,label=a/gold*"
-expect 1 "'t9' is neither a modality" "$bmvp" prepare --dry-run --data one --as t9=x
+expect 1 "'t9' is neither a modality" bmvp prepare --dry-run --data one --as t9=x
+
+rm -rf one && files one/a t1.nii && files one/1/2/3/4/5/6/7/8/9/10/11/12/13/b t1.nii
+two 0 "one/1/2/3/4/5/6/7/8/9/10/11/12/13: cannot be looked into: a folder within too many folders"
+if [ "$(id -u)" -eq 0 ]; then skip "a folder that may not be read: root may read all"; else
+    rm -rf one && files one/a t1.nii && files one/b t1.nii && chmod 000 one/b
+    two 0 "one/b: cannot be looked into: Permission denied"
+    chmod 755 one/b
+fi
+rm -rf one && files one/a t1.nii && files "one/$(printf 'caf\351')" t1.nii
+two 0 "its name is not UTF-8, so no list can hold it: rename it|a	a			t1"
+rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
 # ---- lists ------------------------------------------------------------------------------------------------------------------------------------
-expect 0 "list.json: 1 cases (case folders), 0 left out; 0 files or keys not used" "$bmvp" list --data one --out list.json \
+expect 0 "list.json: 1 cases (case folders), 0 left out; 0 files or keys not used" bmvp list --data one --out list.json \
     --as "t1=*_1.nii,flair=*_2*,label=*gold*"
-expect 0 "a	a			t1	one/a/scan_1.nii|label	one/a/gold.nii" "$bmvp" list --data list.json
-said() { printf '%s' "$1" >said.json; expect "$2" "$3" "$bmvp" prepare --dry-run --data said.json; }
+expect 0 "a	a			t1	one/a/scan_1.nii|label	one/a/gold.nii" bmvp list --data list.json
+said() { printf '%s' "$1" >said.json; expect "$2" "$3" bmvp prepare --dry-run --data said.json; }
 said '{"training": ["p_t1.nii"], "validation": ["q_t1.nii"]}' 0 "p	p		train	t1|q	q		val	t1"
 said '{"testing": [{"image": ["p_t1.nii", "p_gm.nii"], "label": "2"}]}' 0 "p	p	2		t1	p_t1.nii|p_gm.nii: unknown modality"
 said '{"training": [{"image": "a/t1.nii"}, {"image": "b/t1.nii"}]}' 0 "a	a			t1|b	b			t1"
+said '{"training": [{"t1": "a/t1.nii", "flair": null, "seg": "a/seg.nii", "age": 3}]}' 0 \
+    "a	a			t1	a/t1.nii|label	a/seg.nii|age: a key of the cases that is not used"
+said '{"training": [{"image": {"t1": "a/t1.nii", "t2": "a/t2.nii"}, "label": "a/seg.nii"}]}' 0 "t2	a/t2.nii|label	a/seg.nii"
+said '{"training": ["a_t1.nii"], "validation": ["a_t1.nii", "b_t1.nii"]}' 0 "a	a		train	t1|a_case	a		val	t1|b	b		val	t1"
+expect 1 "cases 'a' and 'a_case' of patient 'a' are in different parts" bmvp split --data said.json --out parts.json
+expect 0 "parts.json: " bmvp split --data said.json --out parts.json --seed 1 --ratio 1:0:1
+said '{"training": [{"label": "a.nii"}]}' 1 "needs \"image\": a path or a list of paths, or a key for each modality"
 said '{"cases": [{"id": "a", "images": {"t1": {"file": "x.nii", "channel": 2}}, "fold": 3, "part": "Test"}]}' 0 "test fold:3	t1	x.nii [channel 2]"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": "some"}]}' 1 "\"part\" must be train, val or test"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "age": 3}], "centre": 1, "licence": "x"}' 0 "age: a key of the cases|centre: a key of the list"
@@ -281,7 +320,7 @@ said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2]
 
 # ---- classes ----------------------------------------------------------------------------------------------------------------------------------
 said '{"cases": [{"id": "s007", "images": {"t1": "x.nii"}}, {"id": "s11", "images": {"t1": "y.nii"}}, {"id": "s12", "images": {"t1": "z.nii"}}]}' 0 s007
-classes() { printf '%b' "$1" >table.csv; shift; expect "$@" "$bmvp" prepare --dry-run --data said.json --classes table.csv --class-column dx; }
+classes() { printf '%b' "$1" >table.csv; shift; expect "$@" bmvp prepare --dry-run --data said.json --classes table.csv --class-column dx; }
 classes 'id;dx\nS7;AD\ns11;"CN"\n' 0 "s007	s007	0|s11	s11	1|class 0: dx 'AD'|case 's12': kept, without a class"
 classes 'id\tdx\ns7\t1\ns11\t0\ns12\tn/a\n' 0 "s007	s007	1|s11	s11	0|s12	s12		"
 classes 'id,dx\ns7,3\ns11,10\ns12,3\n' 0 "s007	s007	0|s11	s11	1|class 1: dx '10'"

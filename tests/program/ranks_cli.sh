@@ -5,9 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP:-build/bmvp}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-cd "$T" || exit 1
+with_program
 port=$((20000 + $$ % 20000))
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
@@ -44,6 +42,13 @@ ended()
 }
 # last RUN FIELD: of the log's last line
 last() { tail -n 1 "$1/log.jsonl" | sed -n "s/.*\"$2\": \([-0-9.e+]*\).*/\1/p"; }
+# column RUN FIELD: of all lines
+column() { sed -n "s/.*\"$2\": \([-0-9.e+]*\).*/\1/p" "$1/log.jsonl" | tr '\n' ' '; }
+# as_one RUN RUN: the same samples and epochs, step by step
+as_one()
+{
+    for field in samples epoch; do check "$field of $1 and $2" test "$(column "$1" $field)" = "$(column "$2" $field)"; done
+}
 # near RUN RUN FIELD: the same but for rounding
 near()
 {
@@ -119,6 +124,7 @@ ended 0 0 "step 10/10|done"
 ended 1 0 ""
 ended 2 0 ""
 for field in loss grad_norm; do near part one $field; done
+as_one part one
 ranks 2 --out long --steps 100000
 check "no steps" steps long 3
 kill -TERM "$(cat pid.1)"
@@ -184,6 +190,7 @@ ended 0 0 "step 6/6|done"
 ended 1 0 ""
 ended 2 0 ""
 for field in loss grad_norm val_dice; do near tuned tune1 $field; done
+as_one tuned tune1
 # shellcheck disable=SC2086 # words wanted
 ranks 2 $start --out none --batch 1
 ended 0 1 "batch 1 is the number of cases of a step over all ranks, of which there are 2"

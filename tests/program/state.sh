@@ -5,10 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP:-build/bmvp}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-cd "$T" || exit 1
-bmvp() { "$program" "$@"; }
+with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
@@ -31,14 +28,6 @@ another()
     gzip -dc "$1" >flat.nii
     patch flat.nii $((352 + ((16 * 32 + 16) * 32 + 16) * (($(bytes flat.nii) - 352) / 32768))) '\001'
     gzip -n "-$3" -c flat.nii >"$2"
-}
-# lines FILE N PID: waits until the file has N lines (1: the process ended before)
-lines()
-{
-    while [ ! -e "$1" ] || [ "$(wc -l <"$1")" -lt "$2" ]; do
-        kill -0 "$3" 2>/dev/null || return 1
-        sleep 0.02
-    done
 }
 
 expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --tumours 1 --missing 0 --thick 0 --orientation RAS --modalities t1,t2 --seed 7
@@ -154,7 +143,30 @@ expect 0 "test" bmvp split --data prepared --out split2.json --ratio 1:1:2 --see
 # shellcheck disable=SC2086 # words wanted
 expect 0 "stopped after step 1" bmvp finetune --data prepared --fill zero --split split.json $tiny --batch 1 --steps 3 --stop-after 1 --allow-absent --out parts
 expect 1 "parts was started with another split than split2.json (case '" goes_on finetune parts --split split2.json
+printf '\200\004]\224.' >folds.pkl
+expect 1 "folds.pkl: a pickle, which is not read; make JSON of it" goes_on finetune parts --split folds.pkl
+# a case that no part of the run's split holds is said not to be used
+cp -r phantoms plus && rm plus/dataset.json && cp -r phantoms/case_0001 plus/case_0009
+another phantoms/case_0001/t1.nii.gz plus/case_0009/t1.nii.gz 9
+expect 0 "5 cases (5 new" bmvp prepare --data plus --out plus_data --spacing 0
+expect 0 "1 new since the run was started: case_0009|split    1 cases are in no part of it and not used: case_0009" \
+    goes_on finetune parts --data plus_data --labels phantom --stop-after 1
 expect 0 "done" goes_on finetune parts --split split.json
+
+# classes of a list
+classed()
+{
+    printf 'id,dx\ncase_0001,0\ncase_0002,%s\ncase_0003,0\ncase_0004,1\n' "$1" >classes.csv
+    expect 0 "4 cases" bmvp prepare --data phantoms --classes classes.csv --class-column dx --out classed --spacing 0
+}
+classed 0
+# shellcheck disable=SC2086 # words wanted
+expect 0 "validate 4 of 4 cases are trained on|stopped" bmvp finetune --data classed --task classify $tiny --fill zero \
+    --train all --val all --batch 2 --steps 3 --stop-after 1 --set update_every=1 --out diagnosed
+classed 1
+expect 0 "case_0002 is other than before: class 1 (was 0)|stopped" goes_on finetune diagnosed --stop-after 1
+expect 0 "done" goes_on finetune diagnosed
+silent_about "other than before"
 
 # ---- one writer ---------------------------------------------------------------------------------------------------------------------
 
@@ -178,6 +190,26 @@ for text in "" "4711" "4711 another-host" "{ not a lock"; do
 done
 mkdir -p odd/.lock
 expect 1 "--out odd: odd/.lock: " train odd --batch 1 --steps 1
+
+# what a killed process left goes with the next start; files that only look like it stay, and those of a process that lives
+cp -r six unfinished
+gone=999999999
+for file in notes.tmp.txt data.tmp.backup.json checkpoint.safetensors.tmp.old log.jsonl.tmp.$$; do echo mine >unfinished/$file; done
+echo half >unfinished/checkpoint.safetensors.tmp.$gone
+expect 0 "stopped" goes_on pretrain unfinished --stop-after 1
+for file in notes.tmp.txt data.tmp.backup.json checkpoint.safetensors.tmp.old log.jsonl.tmp.$$; do
+    check "$file is gone" test -s unfinished/$file
+done
+absent unfinished/checkpoint.safetensors.tmp.$gone
+rm -r unfinished
+echo half >prepared/case_0001/t1.nii.tmp$gone.0
+echo half >prepared/dataset.json.tmp.$gone
+echo mine >prepared/case_0001/t1.nii.tmp.mine
+expect 0 "4 were there" bmvp prepare --data phantoms --out prepared --spacing 0
+absent prepared/case_0001/t1.nii.tmp$gone.0
+absent prepared/dataset.json.tmp.$gone
+check "a file of mine is gone" test -s prepared/case_0001/t1.nii.tmp.mine
+rm prepared/case_0001/t1.nii.tmp.mine
 
 # ---- sources of prepared cases -------------------------------------------------------------------------------------------------------
 
@@ -259,6 +291,18 @@ expect 0 "validate 4 of 4 cases are trained on, too" tune seen --batch 2 --steps
 expect 0 "0 to validate" bmvp split --data prepared --out none.json --ratio 3:0:1
 # shellcheck disable=SC2086 # words wanted
 expect 0 "validate no case to validate" bmvp finetune --data prepared --fill zero --allow-absent --split none.json $tiny --batch 2 --steps 1 --out unseen
+printf '{"train": ["case_0001", "case_0002"], "val": ["case_0003"], "test": []}' >three.json
+# shellcheck disable=SC2086 # words wanted
+expect 0 "split    1 cases are in no part of it and not used: case_0004" bmvp finetune --data prepared --fill zero --split three.json $tiny \
+    --batch 2 --steps 1 --out three
+gzip -dc phantoms/case_0003/seg.nii.gz >map.nii
+mkdir healthy && cp -r phantoms/case_0001 phantoms/case_0002 phantoms/case_0003 healthy
+{ head -c 352 map.nii; head -c $(($(bytes map.nii) - 352)) /dev/zero; } | gzip -n >healthy/case_0003/seg.nii.gz
+expect 0 "3 cases" bmvp prepare --data healthy --out healthy_data --spacing 0
+# shellcheck disable=SC2086 # words wanted
+expect 0 "validate no voxel of any region in the cases to validate" bmvp finetune --data healthy_data --labels phantom --fill zero \
+    --split three.json $tiny --batch 2 --steps 1 --out blind
+check "its best weights are there" test -s blind/best.safetensors
 
 clean .
 finish

@@ -5,23 +5,12 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-program=${BMVP:-build/bmvp}
-case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-segment=$(pwd)/build/05_segment
-cd "$T" || exit 1
-bmvp() { "$program" "$@"; }
+segment=$(pwd)/build/05_segment io=$(pwd)/tests/fixtures/io
+with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
 step_of() { bmvp info "$1" --json 2>/dev/null | sed -n 's/^ *"step": "\{0,1\}\([0-9]*\)"\{0,1\},$/\1/p' | head -n 1; }
-# lines FILE N PID: waits until the file has N lines (1: the process ended before)
-lines()
-{
-    while [ ! -e "$1" ] || [ "$(wc -l <"$1")" -lt "$2" ]; do
-        kill -0 "$3" 2>/dev/null || return 1
-        sleep 0.02
-    done
-}
 # tune OUT OPTION...: a run of the tiny network on the prepared phantoms
 tiny="--data prepared --network uniformer_tiny --crop 16 --batch 2 --seed 5"
 # shellcheck disable=SC2086 # words wanted
@@ -64,6 +53,14 @@ done
 check "report.html asks for nothing from outside" sh -c '! grep -qE "(src|href)=.?https?:" zero/report.html'
 expect 0 "from $init|tensors taken| adapted, | fresh|  adapted  |  fresh    " tune run --init $init --steps 8 --save-every 4
 expect 0 "tensors taken, " tune fresh --init $init --stem fresh --steps 1
+# one network as other programs write it: beside a teacher, in a dict within a dict, and without zip
+for file in student_teacher nested nested_legacy; do
+    expect 0 "kind             checkpoint|PyTorch|patch_embed1.proj.weight" bmvp info "$io/$file.pt"
+    expect 0 " tensors taken, |done" bmvp finetune --data prepared --crop 16 --batch 2 --seed 5 --threads 1 --fill zero --steps 1 --out "of_$file" \
+        --init "$io/$file.pt"
+    same of_student_teacher/best.safetensors "of_$file/best.safetensors"
+    if [ $file = student_teacher ]; then judge 0 0 "weights  taken from 'student' of |not taken: 'teacher'" $file; fi
+done
 expect 0 "memory|preset   release" tune planned --init $init --preset release --plan
 absent planned
 

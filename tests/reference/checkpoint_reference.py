@@ -16,6 +16,8 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 
+from networks_reference import uniformer_shapes
+
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "io")
 DTYPES = ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
@@ -62,6 +64,32 @@ def release():
             "pair": (values(3, (2,)), values(4, (3,)))}
 
 
+def network(base):
+    """A UniFormer of dims 8 for pre-training, its tensors views of one storage: a file holds that once."""
+    cfg = {"dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "chans": 1}
+    sd = collections.OrderedDict()
+    for name, shape in uniformer_shapes(cfg):
+        n = int(numpy.prod(shape))
+        tracked = name.endswith("num_batches_tracked")
+        sd[name] = torch.tensor(3) if tracked else base[0 if "running" in name else 1][:n].view(shape)
+    return sd
+
+
+def wrapped(sd, prefix):
+    return collections.OrderedDict((prefix + k, v) for k, v in sd.items())
+
+
+def networks():
+    """One network as three programs would write it: beside a teacher, in a dict within a dict, and without zip."""
+    base = torch.stack((torch.full((4096,), 0.75), values(50, (4096,)) / 64)).half()
+    sd = network(base)
+    teacher = network(torch.zeros(2, 1).half().expand(2, 4096).contiguous())
+    student = {"student": wrapped(sd, "module."), "teacher": wrapped(teacher, "module."), "epoch": 12}
+    nested = {"epoch": 12, "model": {"state_dict": wrapped(sd, "_orig_mod."), "ema_decay": 0.999},
+              "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3, "params": []}]}}
+    return {"student_teacher.pt": (student, True), "nested.pt": (nested, True), "nested_legacy.pt": (nested, False)}
+
+
 class Evil:
     def __init__(self, what):
         self.what = what
@@ -86,6 +114,8 @@ def make():
     torch.save(plain, path("legacy.pt"), _use_new_zipfile_serialization=False)
     torch.save(plain, path("legacy_p4.pt"), pickle_protocol=4, _use_new_zipfile_serialization=False)
     torch.save(release(), path("release_legacy.pt"), _use_new_zipfile_serialization=False)
+    for name, (content, is_zip) in networks().items():
+        torch.save(content, path(name), _use_new_zipfile_serialization=is_zip)
     torch.save({"a": Evil((os.system, ("echo hacked",)))}, path("evil_system.pt"))
     torch.save({"a": Evil((eval, ("1+1",)))}, path("evil_eval.pt"))
     torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, path("complex.pt"))

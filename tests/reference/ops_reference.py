@@ -389,10 +389,13 @@ def products():
         tol=LONG,
     )
 
-    def attention(qkv, heads, scale):
+    def attend(qkv, heads, scale, add):
         n, t, c = qkv.shape
         q, k, v = qkv.reshape(n, t, 3, heads, c // 3 // heads).permute(2, 0, 3, 1, 4)
-        return ((q @ k.mT * scale).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c // 3)
+        return (add(q @ k.mT * scale).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c // 3)
+
+    def attention(qkv, heads, scale):
+        return attend(qkv, heads, scale, lambda scores: scores)
 
     for name, n, t, heads, size, scale, spread in (
         ("plain", 2, 7, 2, 3, 0.5, 1),
@@ -412,19 +415,18 @@ def products():
         )
 
     def window_attention(qkv, table, heads, scale, window, regions):
-        n, t, c = qkv.shape
+        n, t, _ = qkv.shape
         axis = torch.arange(window)
         at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).flatten(1)[:, :t]
         apart = at[:, :, None] - at[:, None, :] + window - 1
         side = 2 * window - 1
         bias = table[(apart[0] * side + apart[1]) * side + apart[2]].permute(2, 0, 1)
-        q, k, v = qkv.reshape(n, t, 3, heads, c // 3 // heads).permute(2, 0, 3, 1, 4)
-        scores = q @ k.mT * scale + bias
+        hidden = 0.0
         if regions:
             w = torch.arange(n)[:, None] % regions
             region = (torch.arange(t) + w) * w % 3
-            scores = scores - 100.0 * (region[:, :, None] != region[:, None, :])[:, None]
-        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, c // 3)
+            hidden = 100.0 * (region[:, :, None] != region[:, None, :])[:, None]
+        return attend(qkv, heads, scale, lambda scores: scores + bias - hidden)
 
     for name, n, t, heads, size, window, regions in (
         ("window", 3, 27, 2, 4, 3, 0),

@@ -6,6 +6,15 @@ out=$T/out   # what the program said last
 trap 'chmod -R u+rwx "$T"; rm -rf "$T"' EXIT
 trap 'exit 130' INT TERM
 
+# with_program [FILE]: $program is the program (else BMVP, else build/bmvp), bmvp runs it; from here on in $T
+with_program()
+{
+    program=${1:-${BMVP:-build/bmvp}}
+    case $program in /*) ;; *) program=$(pwd)/$program ;; esac
+    cd "$T" || exit 1
+}
+bmvp() { "$program" "$@"; }
+
 pass() { passed=$((passed + 1)); }
 skip() { skipped=$((skipped + 1)); echo "skipped: $*"; }
 
@@ -71,6 +80,15 @@ judge()
         case $rest in *"|"*) rest=${rest#*|} ;; *) rest= ;; esac
     done
     pass
+}
+
+# lines FILE N PID: waits until the file has N lines (1: the process ended before)
+lines()
+{
+    while [ ! -e "$1" ] || [ "$(wc -l <"$1")" -lt "$2" ]; do
+        kill -0 "$3" 2>/dev/null || return 1
+        sleep 0.02
+    done
 }
 
 clean() { check "something half written is left in $1" test -z "$(find "$1" -name '*.tmp*')"; }

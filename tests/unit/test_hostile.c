@@ -320,6 +320,53 @@ static void test_hostile_safetensors(void)
     unlink(place("st"));
 }
 
+/* >>networks ------------------------------------------------------------------------------------------------------ */
+
+/* A file with two stems, one of a channel, by which the network is known, and one of 64 under the name that the network
+   looks for first: its values do not fit, and must not be read. */
+static void test_two_stems(void)
+{
+    static const char *const stem = "encoder.uniformer.patch_embed1.proj.weight";
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config k;
+    bmvp_net *net;
+    const bmvp_state_list *l;
+    bmvp_ckpt_writer *w;
+    bmvp_ckpt *f = NULL;
+    bmvp_error err;
+    char *zeros = (char *)calloc(1, 1 << 22), name[200];
+    int64_t dim[8];
+    int i, pass, at = 0;
+    CHECK(zeros && bmvp_net_preset("uniformer_tiny", &k));
+    k.in_channels = 4;
+    net = bmvp_net_create(c, &k);
+    l = bmvp_net_state(net);
+    while (strcmp(l->item[at].name, stem) != 0) ++at;
+    CHECK(bmvp_ckpt_writer_begin(place("stems"), BMVP_CKPT_SAFETENSORS, NULL, &w, &err) == BMVP_OK);
+    for (pass = 0; pass < 2; ++pass) /* names and shapes, then data */
+        for (i = -1; i < l->n; ++i) {
+            const bmvp_state *s = &l->item[i < 0 ? at : i];
+            const int other = i >= 0 && strncmp(s->name, "encoder.uniformer.", 18) == 0;
+            int64_t n = 4;
+            int a;
+            for (a = 0; a < s->torch_rank; ++a) n *= dim[a] = s->torch_dim[a];
+            if (strcmp(s->name, stem) == 0) n = n / 4 * (dim[1] = i < 0 ? 64 : 1);
+            snprintf(name, sizeof name, "%s%s", other ? "encoder." : "", other ? s->name + 18 : s->name);
+            if (pass == 0) bmvp_ckpt_writer_add(w, "state_dict", name, BMVP_DTYPE_F32, s->torch_rank, dim, NULL);
+            else CHECK(n <= 1 << 22 && bmvp_ckpt_writer_data(w, zeros, n, NULL) == BMVP_OK);
+        }
+    CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(place("stems"), NULL, &f, &err) == BMVP_OK);
+    if (f) {
+        CHECK(bmvp_net_adopt(net, f, 1, NULL, &err) == BMVP_E_SHAPE);
+        CHECK_HOLDS(err.message, "patch_embed1.proj.weight");
+    }
+    bmvp_ckpt_close(f);
+    unlink(place("stems"));
+    free(zeros);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const left[] = { "all.pt", "all.safetensors" };
@@ -336,6 +383,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_pickle_bombs);
     CHECK_RUN(test_pickle_fuzz);
     CHECK_RUN(test_hostile_safetensors);
+    CHECK_RUN(test_two_stems);
     files_end(left, sizeof left / sizeof *left);
     return check_end();
 }

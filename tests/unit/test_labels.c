@@ -227,15 +227,33 @@ static void test_refused(void)
     CHECK_HOLDS(err.message, "more than 16");
 }
 
+/* Everything that is said survives the file. */
+static void check_survives(const bmvp_labels *l)
+{
+    bmvp_json_doc *doc = NULL;
+    bmvp_labels back;
+    bmvp_error err;
+    bmvp_jw w;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_labels_write(&w, "labels", l);
+    bmvp_jw_end(&w);
+    CHECK(bmvp_jw_finish(&w, &err) == BMVP_OK);
+    CHECK(bmvp_json_parse(w.out.data, w.out.len, "labels", NULL, &doc, &err) == BMVP_OK);
+    memset(&back, 1, sizeof back);
+    CHECK(bmvp_labels_read(bmvp_json_get(bmvp_json_root(doc), "labels"), &back, &err) == BMVP_OK);
+    CHECK(memcmp(l, &back, sizeof back) == 0);
+    bmvp_json_free(doc);
+    bmvp_jw_free(&w);
+}
+
 /* A value nobody judged: known, in no region, taken out of what is compared, and kept in files. */
 static void test_ignore(void)
 {
     static const float truth[5] = { 0, 1, 9, 4, 9 };
     unsigned char mask[5] = { 1, 1, 1, 1, 1 };
-    bmvp_json_doc *doc = NULL;
-    bmvp_labels l, back;
+    bmvp_labels l;
     bmvp_error err;
-    bmvp_jw w;
     CHECK(bmvp_labels_builtin("brats2021", &l) && bmvp_labels_unknown(&l, truth, 5) == 2);
     bmvp_labels_judged(&l, truth, 5, mask);
     CHECK(mask[2] == 1);
@@ -247,41 +265,16 @@ static void test_ignore(void)
     CHECK(mask[0] == 1 && mask[1] == 1 && mask[2] == 0 && mask[3] == 1 && mask[4] == 0);
     bmvp_labels_mask(&l, 0, truth, 5, mask);
     CHECK(mask[0] == 0 && mask[1] == 1 && mask[2] == 0 && mask[3] == 1 && mask[4] == 0);
-    bmvp_jw_init(&w, 0, NULL);
-    bmvp_jw_object(&w, NULL);
-    bmvp_labels_write(&w, "labels", &l);
-    bmvp_jw_end(&w);
-    CHECK(bmvp_jw_finish(&w, &err) == BMVP_OK);
-    CHECK(bmvp_json_parse(w.out.data, w.out.len, "labels", NULL, &doc, &err) == BMVP_OK);
-    CHECK(bmvp_labels_read(bmvp_json_get(bmvp_json_root(doc), "labels"), &back, &err) == BMVP_OK);
-    CHECK(memcmp(&l, &back, sizeof l) == 0);
-    bmvp_json_free(doc);
-    bmvp_jw_free(&w);
+    check_survives(&l);
 }
 
-/* Everything that is said survives the file. */
 static void test_file(void)
 {
     char name[32];
+    bmvp_labels l;
     int i;
-    for (i = 0; name_at(i, name, sizeof name); ++i) {
-        bmvp_json_doc *doc = NULL;
-        bmvp_labels l, back;
-        bmvp_error err;
-        bmvp_jw w;
-        CHECK(bmvp_labels_builtin(name, &l));
-        bmvp_jw_init(&w, 0, NULL);
-        bmvp_jw_object(&w, NULL);
-        bmvp_labels_write(&w, "labels", &l);
-        bmvp_jw_end(&w);
-        CHECK(bmvp_jw_finish(&w, &err) == BMVP_OK);
-        CHECK(bmvp_json_parse(w.out.data, w.out.len, "labels", NULL, &doc, &err) == BMVP_OK);
-        memset(&back, 1, sizeof back);
-        CHECK(bmvp_labels_read(bmvp_json_get(bmvp_json_root(doc), "labels"), &back, &err) == BMVP_OK);
-        CHECK(memcmp(&l, &back, sizeof l) == 0);
-        bmvp_json_free(doc);
-        bmvp_jw_free(&w);
-    }
+    for (i = 0; name_at(i, name, sizeof name); ++i)
+        if (CHECK(bmvp_labels_builtin(name, &l))) check_survives(&l);
 }
 
 static void test_bad_file(void)
@@ -295,6 +288,12 @@ static void test_bad_file(void)
         { "{\"regions\": {\"a\": [5]}, \"ignore\": 5}", "belongs to 'a'" },
         { "{\"regions\": {\"a\": [5]}, \"ignore\": \"b\"}", "value to ignore" },
         { "{\"kind\": \"classes\", \"regions\": {\"a\": [1], \"b\": [1]}}", "both classes" },
+        { "{\"regions\": [[1, 2], [4]]}", "\"regions\" must be an object" },
+        { "{\"regions\": {\"a\": 5}}", "region 'a' must be an array" },
+        { "{\"name\": 3, \"regions\": {\"a\": [5]}}", "\"name\" must be a text" },
+        { "{\"kind\": \"sets\", \"regions\": {\"a\": [5]}}", "must be regions or classes" },
+        { "{\"known\": 7, \"regions\": {\"a\": [5]}}", "\"known\" must be an array" },
+        { "[{\"regions\": {}}]", "no regions" },
     };
     int i;
     for (i = 0; i < (int)(sizeof bad / sizeof *bad); ++i) {

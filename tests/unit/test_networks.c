@@ -122,12 +122,17 @@ static void test_unetr_file(const char *path) { test_file(path, 1, unetr_config,
 
 /* >>u-nets: of Models Genesis and of GVSL ------------------------------------------------------------------------- */
 
-static bmvp_net_config mg_config(const golden_net *g)
+static bmvp_net_config unet_config(const golden_net *g, const char *kind)
 {
-    bmvp_net_config k = bmvp_net_config_default("unet3d_mg");
-    k.task = BMVP_TASK_SEGMENT;
+    bmvp_net_config k = bmvp_net_config_default(kind);
     k.width = golden_argument(g, "width", 32);
     k.in_channels = golden_argument(g, "inputs", 1);
+    return k;
+}
+static bmvp_net_config mg_config(const golden_net *g)
+{
+    bmvp_net_config k = unet_config(g, "unet3d_mg");
+    k.task = BMVP_TASK_SEGMENT;
     k.outputs = golden_argument(g, "n_class", 1);
     return k;
 }
@@ -146,13 +151,7 @@ static bmvp_tensor *mg_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
 static void test_mg_file(const char *path) { test_file(path, 1, mg_config, mg_run); }
 
 /* UNet_base: of pre-training */
-static bmvp_net_config gvsl_config(const golden_net *g)
-{
-    bmvp_net_config k = bmvp_net_config_default("unet3d_gvsl");
-    k.width = golden_argument(g, "width", 32);
-    k.in_channels = golden_argument(g, "inputs", 1);
-    return k;
-}
+static bmvp_net_config gvsl_config(const golden_net *g) { return unet_config(g, "unet3d_gvsl"); }
 static bmvp_tensor *gvsl_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
 {
     bmvp_ctx *c = net->m.c;

@@ -507,6 +507,7 @@ static bmvp_status load_data(session *s)
         snprintf(s->train_part, sizeof s->train_part, "%s:%lld", s->o.train, (long long)s->o.fraction);
     else snprintf(s->train_part, sizeof s->train_part, "%s", s->o.train);
     st = finetune_data_load(&s->data, s->scan, &from, &s->err);
+    if (!st && ranks_lead(&s->ranks)) dataset_say(&s->data.all.data, "finetune");
     if (!st && s->o.resume && s->o.split) st = check_split(s, stored);
     free(stored);
     if (!st) st = prepared_settings(&s->data.all, s->preparation, sizeof s->preparation, &s->err);
@@ -597,22 +598,9 @@ static int parse_and_run(session *s, int argc, char **argv)
         cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
         cli_float("lr", &o->lr, 3e-4, 0, 10, "highest learning rate"),
         cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number, and of the split"),
-        cli_int("threads", &o->threads, 0, 0, 1024,
-                "of each rank; 0: one for each processor; the result does not depend on it"),
-        cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
-        cli_flag("recompute", &o->recompute,
-                 "less memory, more time: backward computes blocks again; the result does not depend on it"),
-        cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
         cli_int("validate-every", &o->validate_every, 0, 0, 1e12,
                 "steps between validations; 0: by the field of that name, in epochs"),
-        cli_int("save-every", &o->save_every, 0, 0, 1e12,
-                "steps between checkpoints; 0: every ten minutes and at the end"),
-        cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
-        cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
-        device_option(&o->device),
-        precision_option(&o->precision),
-        graph_option(&o->graph),
-        cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+        TRAIN_OPTIONS(*o),
     };
     const int n_opt = (int)(sizeof opt / sizeof *opt);
     int code;

@@ -65,17 +65,53 @@ bmvp_status learnable_tasks(const prepared_set *p, const bmvp_ssl_config *cfg, i
 
 /* >>fine-tuning ---------------------------------------------------------------------------------------------------- */
 
-static int trains_on(const finetune_data *d, int64_t i)
+static int is_among(const int64_t *index, int64_t n, int64_t i)
 {
     int64_t j;
-    for (j = 0; j < d->n_train; ++j)
-        if (d->train[j] == i) return 1;
-    return 0;
+    for (j = 0; j < n && index[j] != i; ++j) { }
+    return j < n;
+}
+
+static int trains_on(const finetune_data *d, int64_t i) { return is_among(d->train, d->n_train, i); }
+
+/* In a part or fold of the split, or taken anyway (--train all) */
+static int is_used(const finetune_data *d, int64_t i)
+{
+    return d->split.part[i] >= 0 || d->split.fold[i] >= 0 || trains_on(d, i) || is_among(d->val, d->n_val, i);
+}
+
+/* Regions that no case for validation has: the best weights are chosen without them. */
+static void say_absent(const finetune_data *d)
+{
+    const bmvp_labels *l = &d->all.data.labels;
+    int r, there = 0;
+    for (r = 0; r < l->n; ++r) there += d->val_voxels[r + l->exclusive] > 0;
+    if (!there)
+        printf("validate no voxel of any region in the cases to validate: there is no Dice, best.safetensors will hold "
+               "the last weights\n");
+    for (r = 0; there && r < l->n; ++r)
+        if (d->val_voxels[r + l->exclusive] == 0)
+            printf("validate no voxel of '%s' in the cases to validate: the best weights are chosen without it\n",
+                   l->region[r]);
+}
+
+/* Cases of the list that no part of the split holds: new ones, where a run goes on. The first few are named. */
+static void say_unused(const finetune_data *d)
+{
+    enum { NAMED = 5 };
+    int64_t i, n = 0;
+    for (i = 0; i < d->all.data.n; ++i) n += !is_used(d, i);
+    if (!n) return;
+    printf("split    %lld cases are in no part of it and not used:", (long long)n);
+    for (i = n = 0; i < d->all.data.n; ++i)
+        if (!is_used(d, i) && n++ < NAMED) printf(" %s", d->all.data.item[i].id);
+    printf("%s\n", n > NAMED ? " .." : "");
 }
 
 static void say_validation(const finetune_data *d)
 {
     int64_t j, seen = 0, same = 0;
+    int k;
     if (!d->n_val) {
         printf("validate no case to validate: best.safetensors will hold the last weights\n");
         return;
@@ -87,6 +123,9 @@ static void say_validation(const finetune_data *d)
     if (seen)
         printf("validate %lld of %lld cases are trained on, too: the best weights are chosen by what was seen\n",
                (long long)seen, (long long)d->n_val);
+    if (d->segment) say_absent(d);
+    for (k = 0; k < d->classes && same < d->n_val; ++k)
+        if (d->val_voxels[k] == 0) printf("validate no case to validate is of class %d\n", k);
     if (!d->segment && same == d->n_val)
         printf("validate all cases are of class %lld: there is no AUC to choose the best weights by\n",
                (long long)d->all.data.item[d->val[0]].class_index);
@@ -101,6 +140,7 @@ void learnable_labels(const finetune_data *d, const bmvp_ft_config *cfg, int64_t
             printf("labels   '%s' cannot be learned: no voxel of it in the training cases\n", l->region[r]);
     for (r = 0; !d->segment && r < d->classes; ++r)
         if (d->voxels[r] == 0) printf("classes  %d cannot be learned: no training case is of it\n", r);
+    say_unused(d);
     say_validation(d);
     say_rate(cfg, steps);
 }

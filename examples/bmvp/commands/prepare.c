@@ -94,6 +94,21 @@ static void forget_blank(job *j, data_case *k, uint32_t blank)
     }
 }
 
+/* What of the label is not in the prepared one. */
+static void say_label(job *j, const data_case *k, const bmvp_prepared_images *p)
+{
+    if (!p->label_cut && !p->label_lost) return;
+    pthread_mutex_lock(&j->lock);
+    if (p->label_cut)
+        fprintf(stderr,
+                "\nbmvp prepare: case '%s': %s: %lld labelled voxels lie outside of the images' box and are cut\n",
+                k->id, k->label, (long long)p->label_cut);
+    if (p->label_lost)
+        fprintf(stderr, "\nbmvp prepare: case '%s': %s: value %d has no voxel left after resampling and cropping\n",
+                k->id, k->label, p->label_lost);
+    pthread_mutex_unlock(&j->lock);
+}
+
 static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     char *dir = path_join(j->dir, k->id);
@@ -101,6 +116,7 @@ static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_option
     bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, io, err);
     int m;
     forget_blank(j, k, p.blank);
+    if (!st) say_label(j, k, &p);
     if (!st && (!dir || make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
     free(dir);
@@ -179,7 +195,8 @@ static bmvp_status check_foreign(const job *j, bmvp_error *err)
     int i;
     for (i = 0; i < 2 && !st && !file_exists(settings); ++i) {
         char *path = path_join(j->dir, ours[i]);
-        if (path && file_exists(path))
+        if (!path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        else if (file_exists(path))
             st = bmvp_error_set(
                 err, BMVP_E_ARG,
                 "%s: `bmvp prepare` has not written this file, and would overwrite it; choose another --out", path);
@@ -244,6 +261,21 @@ static void remove_stale(job *j)
                     j->was.item[i].id);
 }
 
+/* What a killed process left half written */
+static void clear_unfinished(const job *j)
+{
+    static const char *const lists[] = { "dataset.json", "prepare.json", "sources.json", NULL };
+    static const char *const images[] = { "flair.nii", "t1.nii",  "t1c.nii", "t2.nii",  "mra.nii",
+                                          "pd.nii",    "dwi.nii", "adc.nii", "seg.nii", NULL };
+    int64_t i;
+    folder_clear(j->dir, lists);
+    for (i = 0; i < j->in.n; ++i) {
+        char *dir = path_join(j->dir, j->in.item[i].id);
+        if (dir) folder_clear(dir, images);
+        free(dir);
+    }
+}
+
 /* Before anything is written: the folder is ours, nobody else writes there, and what is in it is of these data and
    settings. */
 static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
@@ -255,6 +287,7 @@ static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
     if (!st) bmvp_parallel(c, j->in.n, read_sources_task, j);
     if (!st) st = check_data(j, err);
     if (!st) st = check_settings(j, err);
+    if (!st) clear_unfinished(j);
     if (!st) remove_stale(j);
     return st ? st : ledger_save(&j->now, j->dir, "sources.json", err);
 }
@@ -262,23 +295,25 @@ static bmvp_status open_folder(job *j, bmvp_ctx *c, bmvp_error *err)
 /* The list of what is there, with the paths of the prepared files. */
 static bmvp_status list_done(job *j, bmvp_error *err)
 {
-    char *path = path_join(j->dir, "dataset.json");
-    bmvp_status st = BMVP_OK;
+    char *path;
+    bmvp_status st;
     int64_t i;
     int m;
     for (i = 0; i < j->in.n; ++i) {
         const data_case *from = &j->in.item[i];
         data_case *to;
+        int lost = 0;
         if (!j->done[i]) continue;
         to = dataset_add(&j->out, from->id);
         if (!to) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         for (m = 0; m < BMVP_MODALITIES; ++m)
-            if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m));
-        if (from->label) to->label = output_path(j, from->id, "seg");
+            if (from->image[m]) to->image[m] = output_path(j, from->id, bmvp_modality_name(m)), lost |= !to->image[m];
+        if (from->label) to->label = output_path(j, from->id, "seg"), lost |= !to->label;
         to->class_index = from->class_index;
         to->part = from->part;
         to->fold = from->fold;
-        if (from->patient) to->patient = text_copy(from->patient);
+        if (from->patient) to->patient = text_copy(from->patient), lost |= !to->patient;
+        if (lost) return bmvp_error_set(err, BMVP_E_OOM, "out of memory: dataset.json is not written");
     }
     j->out.labels = j->in.labels;
     j->out.has_labels = j->in.has_labels;
@@ -286,6 +321,7 @@ static bmvp_status list_done(job *j, bmvp_error *err)
     j->out.n_class_names = j->in.n_class_names;
     j->in.class_name = NULL;
     j->in.n_class_names = 0;
+    path = path_join(j->dir, "dataset.json");
     st = path ? dataset_save(&j->out, path, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;

@@ -264,6 +264,7 @@ static bmvp_status load_data(pretraining *s)
     bmvp_status st = BMVP_OK;
     if (!s->o.data && !(s->o.data = s->list = resume_data(s->o.out, &s->err))) return BMVP_E_ARG;
     st = prepared_load(&s->data, s->o.data, &s->err);
+    if (!st && ranks_lead(&s->ranks)) dataset_say(&s->data.data, "pretrain");
     if (!st) st = prepared_settings(&s->data, s->preparation, sizeof s->preparation, &s->err);
     if (st || !s->o.resume) return st;
     if (s->kind->fits) st = s->kind->fits(s);
@@ -377,23 +378,10 @@ static int parse_and_run(pretraining *s, int argc, char **argv)
         cli_int("steps", &o->steps, 0, 0, 1e12, "length of the run in steps instead of epochs"),
         cli_float("lr", &o->lr, k->lr, 0, 10, "highest learning rate"),
         cli_int("seed", &o->seed, 0, 0, 2147483647, "of every random number"),
-        cli_int("threads", &o->threads, 0, 0, 1024,
-                "of each rank; 0: one for each processor; the result does not depend on it"),
-        cli_flag("resume", &o->resume, "go on from RUN/checkpoint.safetensors with the settings stored there"),
         cli_flag("all-modalities", &o->all_modalities,
                  "exact mean over the modalities of a case instead of one drawn (brainmvp)"),
-        cli_flag("recompute", &o->recompute,
-                 "less memory, more time: backward computes blocks again; the result does not depend on it"),
-        cli_string("set", &o->set, NULL, "NAME=VALUE,..", "any field of the configuration"),
-        cli_int("save-every", &o->save_every, 0, 0, 1e12,
-                "steps between checkpoints; 0: every ten minutes and at the end"),
         cli_int("report-every", &o->report_every, 0, 0, 1e12, "steps between reports; 0: at the end"),
-        cli_int("stop-after", &o->stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"),
-        cli_choice("simd", &o->simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
-        device_option(&o->device),
-        precision_option(&o->precision),
-        graph_option(&o->graph),
-        cli_flag("plan", &o->plan, "print configuration and memory, then stop"),
+        TRAIN_OPTIONS(*o),
     };
     const int n_opt = (int)(sizeof opt / sizeof *opt);
     int code = cli_parse("pretrain", "Pre-train a network on prepared cases, with BrainMVP's tasks or another method.",

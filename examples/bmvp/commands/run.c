@@ -2,7 +2,6 @@
 #define _DEFAULT_SOURCE
 #include "run.h"
 #include "data/files.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,18 +89,21 @@ double run_peak_memory_mb(void)
 
 char *run_file(const char *out, const char *name) { return path_join(out, name); }
 
+static const char *const run_files[] = { "checkpoint.safetensors", "log.jsonl",  "report.html",
+                                         "cases.json",             "split.json", "best.safetensors",
+                                         "snapshots.safetensors",  NULL };
+
 /* A folder without the lock of a run, and with a file of the name of one: somebody else's. */
 static bmvp_status check_foreign(const char *out, bmvp_error *err)
 {
-    static const char *const ours[] = { "log.jsonl",  "report.html",      "cases.json",
-                                        "split.json", "best.safetensors", "snapshots.safetensors" };
     char *lock = run_file(out, ".lock");
     const int known = lock && file_exists(lock);
     bmvp_status st = BMVP_OK;
     size_t i;
-    for (i = 0; i < sizeof ours / sizeof *ours && !known && !st; ++i) {
-        char *path = run_file(out, ours[i]);
-        if (path && file_exists(path))
+    for (i = 1; run_files[i] && !known && !st; ++i) { /* the checkpoint has been looked for */
+        char *path = run_file(out, run_files[i]);
+        if (!path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        else if (file_exists(path))
             st = bmvp_error_set(err, BMVP_E_STATE,
                                 "%s: no run has written this file, and a new one would overwrite it; choose another "
                                 "--out",
@@ -115,19 +117,9 @@ static bmvp_status check_foreign(const char *out, bmvp_error *err)
 bmvp_status run_open(const char *out, int resume, bmvp_error *err)
 {
     bmvp_status st = resume ? BMVP_OK : check_foreign(out, err);
-    DIR *dir;
-    struct dirent *e;
     if (!st) st = folder_take(out, err);
-    if (st) return st;
-    dir = opendir(out);
-    if (!dir) return bmvp_error_set(err, BMVP_E_IO, "--out %s: %s", out, strerror(errno));
-    while ((e = readdir(dir)) != NULL) {
-        char *path = strstr(e->d_name, ".tmp.") ? run_file(out, e->d_name) : NULL;
-        if (path) (void)unlink(path);
-        free(path);
-    }
-    closedir(dir);
-    return BMVP_OK;
+    if (!st) folder_clear(out, run_files);
+    return st;
 }
 
 static bmvp_status trim_log(const char *path, int64_t first, double *seconds, bmvp_error *err)
@@ -137,7 +129,7 @@ static bmvp_status trim_log(const char *path, int64_t first, double *seconds, bm
     char *line, *end;
     bmvp_bytes_init(&in, NULL);
     bmvp_bytes_init(&out, NULL);
-    st = file_exists(path) ? bmvp_file_read(path, (size_t)1 << 32, &in, err) : BMVP_OK;
+    st = file_exists(path) ? bmvp_file_read(path, (size_t)1 << 31, &in, err) : BMVP_OK;
     for (line = in.data; !st && line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
         bmvp_json_doc *doc = NULL;
         if (bmvp_json_parse(line, (size_t)(end - line), path, NULL, &doc, NULL) == BMVP_OK &&

@@ -3,9 +3,26 @@
 #define TRAIN_H_INCLUDED
 
 #include "cli.h"
+#include "device.h"
 #include "run.h"
 #include "ranks/ranks.h"
 #include "bmvp_ssl.h"
+
+/* Rows of a command's table of options, into a struct with members of these names: how a run is computed, kept and
+   continued. */
+#define TRAIN_OPTIONS(o) \
+    cli_int("threads", &(o).threads, 0, 0, 1024, \
+            "of each rank; 0: one for each processor; the result does not depend on it"), \
+    cli_flag("resume", &(o).resume, "go on from RUN/checkpoint.safetensors with the settings stored there"), \
+    cli_flag("recompute", &(o).recompute, \
+             "less memory, more time: backward computes blocks again; the result does not depend on it"), \
+    cli_string("set", &(o).set, NULL, "NAME=VALUE,..", "any field of the configuration"), \
+    cli_int("save-every", &(o).save_every, 0, 0, 1e12, \
+            "steps between checkpoints; 0: every ten minutes and at the end"), \
+    cli_int("stop-after", &(o).stop_after, 0, 0, 1e12, "stop after this many steps of the session, resumable"), \
+    cli_choice("simd", &(o).simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"), \
+    device_option(&(o).device), precision_option(&(o).precision), graph_option(&(o).graph), \
+    cli_flag("plan", &(o).plan, "print configuration and memory, then stop")
 
 typedef struct train_loop {
     const char *command, *out;

@@ -189,19 +189,82 @@ static bmvp_status check_dataset(dataset *d, bmvp_error *err)
     return st;
 }
 
-/* Cases that do not name their patient get the one their naming tells. */
-static bmvp_status find_patients(dataset *d, bmvp_error *err)
+/* Cases whose names no list could hold again: the folders that `prepare` makes of them would not be found. */
+static void drop_unwritable(dataset *d)
 {
     int64_t i;
-    for (i = 0; i < d->n; ++i) {
+    for (i = d->n - 1; i >= 0; --i)
+        if (!is_utf8(d->item[i].id)) dataset_drop(d, i, "its name is not UTF-8, so no list can hold it: rename it");
+}
+
+typedef struct image_use { const char *file; int64_t channel, of; } image_use;
+
+static int by_file(const void *a, const void *b)
+{
+    const image_use *p = (const image_use *)a, *q = (const image_use *)b;
+    const int order = strcmp(p->file, q->file);
+    if (order) return order;
+    if (p->channel != q->channel) return p->channel < q->channel ? -1 : 1;
+    return (p->of > q->of) - (p->of < q->of);
+}
+
+/* The images of all cases, those of one file one behind the other, in the order of the cases. free() it. */
+static image_use *all_images(const dataset *d, int64_t *n)
+{
+    image_use *use = (image_use *)malloc(((size_t)d->n * BMVP_MODALITIES + 1) * sizeof *use);
+    int64_t i;
+    int m;
+    *n = 0;
+    for (i = 0; i < d->n && use; ++i)
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (d->item[i].image[m]) {
+                use[*n].file = d->item[i].image[m];
+                use[*n].channel = d->item[i].channel[m];
+                use[(*n)++].of = i;
+            }
+    if (use) qsort(use, (size_t)*n, sizeof *use, by_file);
+    return use;
+}
+
+/* Entries of a list that share an image and say no id are one patient's: else that would stand in two parts of a split.
+   given: cases that name their patient keep it. */
+static bmvp_status join_twins(dataset *d, const char *given, bmvp_error *err)
+{
+    int64_t n, i;
+    image_use *use = all_images(d, &n);
+    int ok = use != NULL;
+    for (i = 1; i < n && ok; ++i) {
+        data_case *k = &d->item[use[i].of];
+        const data_case *other = &d->item[use[i - 1].of];
+        if (given[use[i].of] || !k->id_is_made || use[i].channel != use[i - 1].channel ||
+            strcmp(use[i].file, use[i - 1].file) != 0 || strcmp(data_patient(k), data_patient(other)) == 0)
+            continue;
+        free(k->patient);
+        k->patient = text_copy(data_patient(other));
+        ok = k->patient != NULL;
+    }
+    free(use);
+    return ok ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+}
+
+/* Cases that do not name their patient get the one that their naming tells, or their files. */
+static bmvp_status find_patients(dataset *d, bmvp_error *err)
+{
+    char *given = (char *)calloc((size_t)d->n + 1, 1);
+    bmvp_status st = given ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    int64_t i;
+    for (i = 0; i < d->n && !st; ++i) {
         data_case *k = &d->item[i];
         const size_t n = k->patient ? 0 : role_patient(k->id);
+        given[i] = k->patient != NULL;
         if (n == 0) continue;
         k->patient = text_copy(k->id);
-        if (!k->patient) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-        k->patient[n] = 0;
+        if (k->patient) k->patient[n] = 0;
+        else st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     }
-    return BMVP_OK;
+    if (!st) st = join_twins(d, given, err);
+    free(given);
+    return st;
 }
 
 /* Where there are cases with labels of their own and the list has none, the first one's are the list's. */
@@ -239,6 +302,7 @@ bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_o
             st = layout_load(d, &rules, err);
         }
     } else st = list_load(d, o, &rules, err);
+    if (!st) drop_unwritable(d);
     if (!st) st = check_dataset(d, err);
     if (!st) st = find_patients(d, err);
     if (!st && (o->classes || o->class_column)) st = classes_load(d, o, err);
@@ -285,17 +349,32 @@ static void save_case(bmvp_jw *w, const data_case *k, const char *dir)
     bmvp_jw_end(w);
 }
 
+static bmvp_status check_paths(const data_case *k, bmvp_error *err)
+{
+    int m;
+    for (m = 0; m <= BMVP_MODALITIES; ++m) {
+        const char *path = m < BMVP_MODALITIES ? k->image[m] : k->label;
+        if (path && !is_utf8(path))
+            return bmvp_error_set(err, BMVP_E_ARG, "case '%s': %s: a path that is not UTF-8 cannot stand in a list",
+                                  k->id, path);
+    }
+    return BMVP_OK;
+}
+
 bmvp_status dataset_save(const dataset *d, const char *path, bmvp_error *err)
 {
     char *dir = folder_of(path);
-    bmvp_status st;
+    bmvp_status st = BMVP_OK, written;
     bmvp_jw w;
     int64_t i;
     if (!dir) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     bmvp_jw_init(&w, 1, NULL);
     bmvp_jw_object(&w, NULL);
     bmvp_jw_array(&w, "cases");
-    for (i = 0; i < d->n; ++i) save_case(&w, &d->item[i], dir);
+    for (i = 0; i < d->n && !st; ++i) {
+        st = check_paths(&d->item[i], err);
+        save_case(&w, &d->item[i], dir);
+    }
     bmvp_jw_end(&w);
     if (d->has_labels) labels_save(&w, &d->labels);
     if (d->n_class_names) {
@@ -304,7 +383,8 @@ bmvp_status dataset_save(const dataset *d, const char *path, bmvp_error *err)
         bmvp_jw_end(&w);
     }
     bmvp_jw_end(&w);
-    st = bmvp_jw_finish(&w, err);
+    written = bmvp_jw_finish(&w, st ? NULL : err);
+    if (!st) st = written;
     if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
     bmvp_jw_free(&w);
     free(dir);

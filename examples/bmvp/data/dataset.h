@@ -2,18 +2,15 @@
 
    What dataset_load takes:
      our list          {"cases": [{"id": "a", "images": {"t1": "a/t1.nii.gz", ..}, "label": "a/seg.nii.gz", "class": 1,
-     "patient": "p",
-                       "part": "train", "fold": 0, "labels": ..}]}
+                       "patient": "p", "part": "train", "fold": 0, "labels": ..}]}
      MONAI, decathlon  {"training": [{"image": [..] or "..", "label": ".."}], "validation": [..], "test": [..]}; entries
-     are objects or paths;
+                       are objects or paths, or have a key for each modality ({"t1": "..", "flair": "..", "seg": ".."});
                        "fold", "class" and what ours have are used; one file of several channels is split as "modality"
                        says (MSD)
      nnU-Net           a folder with dataset.json and imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, of version 1
-     ("modality") or 2
-                       ("channel_names")
+                       ("modality") or 2 ("channel_names")
      a folder          in any layout of layouts.c: case folders, BIDS, INDI (ADHD-200, ABIDE), ADNI, IXI, UPENN-GBM ..;
-     a folder that has a
-                       dataset.json is what that says
+                       a folder that has a dataset.json is what that says
    Roles of files are told by roles.c. Paths are relative to the list, or to --root. "class" is a whole number from 0; a
    number as "label" is the class as well. A case's "patient" (default: by the naming of the data sets, else its id)
    keeps its cases in one part of a split. "labels" says what the values of label maps mean: the name of a built-in
@@ -41,6 +38,7 @@ extern const char *const data_part_name[4]; /* "", "train", "val", "test" */
 
 typedef struct data_case {
     char *id;
+    int id_is_made;                   /* of its files: the list does not say it */
     char *image[BMVP_MODALITIES];     /* path by known modality; NULL: missing */
     int64_t channel[BMVP_MODALITIES]; /* volume of a file that holds several, -1: it holds one */
     char *label;                      /* path or NULL */

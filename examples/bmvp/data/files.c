@@ -1,8 +1,11 @@
 /* files.c - paths and folders, see files.h */
 #define _DEFAULT_SOURCE
 #include "files.h"
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +36,29 @@ char *folder_of(const char *path)
     char *p = text_copy(path);
     if (p) p[slash ? slash - path + 1 : 0] = 0;
     return p;
+}
+
+int is_utf8(const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    while (*p) {
+        static const uint32_t least[4] = { 0, 0x80, 0x800, 0x10000 };
+        const int more = *p < 0x80   ? 0
+                         : *p < 0xc0 ? -1
+                         : *p < 0xe0 ? 1
+                         : *p < 0xf0 ? 2
+                         : *p < 0xf8 ? 3
+                                     : -1;
+        uint32_t code = more > 0 ? *p & (0x3fu >> more) : *p;
+        int k;
+        if (more < 0) return 0;
+        for (++p, k = 0; k < more; ++k, ++p) {
+            if ((*p & 0xc0) != 0x80) return 0;
+            code = code << 6 | (*p & 0x3fu);
+        }
+        if (code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 0;
+    }
+    return 1;
 }
 
 int file_exists(const char *path)
@@ -93,4 +119,36 @@ bmvp_status folder_take(const char *dir, bmvp_error *err)
     }
     close(fd);
     return st;
+}
+
+/* The process that was writing the file, under a temporary name, as one of the names; 0: it is another file. */
+static long writer_of(const char *file, const char *const *names)
+{
+    for (; *names; ++names) {
+        const size_t n = strlen(*names);
+        const char *p = file + n;
+        char *end;
+        long process;
+        if (strncmp(file, *names, n) != 0 || strncmp(p, ".tmp", 4) != 0) continue;
+        p += 4 + (p[4] == '.');
+        if (!isdigit((unsigned char)*p)) continue;
+        process = strtol(p, &end, 10);
+        if (*end == '.' && isdigit((unsigned char)end[1])) end += 1 + strspn(end + 1, "0123456789");
+        if (*end == 0 && process > 0) return process;
+    }
+    return 0;
+}
+
+void folder_clear(const char *dir, const char *const *names)
+{
+    DIR *open_dir = opendir(dir);
+    struct dirent *e;
+    while (open_dir && (e = readdir(open_dir)) != NULL) {
+        const long process = writer_of(e->d_name, names);
+        const int lives = process && process != (long)getpid() && (kill((pid_t)process, 0) == 0 || errno == EPERM);
+        char *path = process && !lives ? path_join(dir, e->d_name) : NULL;
+        if (path) (void)unlink(path);
+        free(path);
+    }
+    if (open_dir) closedir(open_dir);
 }

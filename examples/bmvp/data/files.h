@@ -8,10 +8,15 @@ char *text_copy(const char *text);                  /* malloc */
 char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
 char *folder_of(const char *path);                  /* with its last /, "" when it has none; malloc */
 int file_exists(const char *path);
+int is_utf8(const char *text); /* else no list, which is JSON, can hold it */
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
 /* Makes the folder of --out and takes DIR/.lock for this process until it ends, however it ends: one writer at a time.
    What the file holds does not matter. BMVP_E_STATE naming the process that has it, BMVP_E_IO. */
 bmvp_status folder_take(const char *dir, bmvp_error *err);
+
+/* Removes what killed processes left half written of the files of these names (NULL at their end): NAME.tmp.PROCESS and
+   NAME.tmpPROCESS.NUMBER, as the headers call them, but not of a process that lives. All else stays. */
+void folder_clear(const char *dir, const char *const *names);
 
 #endif

@@ -134,8 +134,8 @@ static void scan_one(void *arg, int64_t j, int worker)
     s->status[j] = v && n < INT32_MAX ? prepared_label(&d->all, i, origin, dim, v, &s->err[j]) : BMVP_E_OOM;
     if (!v) bmvp_error_set(&s->err[j], BMVP_E_OOM, "out of memory for the label of case '%s'", d->all.data.item[i].id);
     if (!s->status[j]) s->status[j] = bmvp_labels_check(l, v, dim, d->all.data.item[i].label, &s->err[j]);
+    if (!s->status[j]) count_voxels(l, v, n, s->count[j], &s->ignored[j]);
     if (!s->status[j] && j < d->n_train) {
-        count_voxels(l, v, n, s->count[j], &s->ignored[j]);
         s->status[j] = find_places(l, v, n, &d->places[j]);
         if (s->status[j]) bmvp_error_set(&s->err[j], BMVP_E_OOM, "out of memory");
     }
@@ -159,9 +159,10 @@ static bmvp_status scan_labels(finetune_data *d, bmvp_ctx *c, bmvp_error *err)
         st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     else bmvp_parallel(c, n, scan_one, &s);
     for (j = 0; j < n && !st; ++j) {
+        int64_t *sum = j < d->n_train ? d->voxels : d->val_voxels;
         if (s.status[j]) st = bmvp_error_set(err, s.status[j], "%s", s.err[j].message);
-        for (r = 0; r <= BMVP_MAX_REGIONS; ++r) d->voxels[r] += s.count[j][r];
-        d->ignored += s.ignored[j];
+        for (r = 0; r <= BMVP_MAX_REGIONS; ++r) sum[r] += s.count[j][r];
+        if (j < d->n_train) d->ignored += s.ignored[j];
     }
     free(s.count);
     free(s.ignored);
@@ -194,7 +195,7 @@ static bmvp_status check_classes(finetune_data *d, const finetune_source *o, bmv
         if (item->class_index < 0)
             return bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no \"class\"", d->all.data.path, item->id);
         most = item->class_index > most ? item->class_index : most;
-        if (j < d->n_train && item->class_index <= BMVP_MAX_REGIONS) ++d->voxels[item->class_index];
+        if (item->class_index <= BMVP_MAX_REGIONS) ++(j < d->n_train ? d->voxels : d->val_voxels)[item->class_index];
     }
     d->classes = (int)(o->classes > 0 ? o->classes : most + 1);
     if (d->classes < 2 || d->classes > BMVP_MAX_REGIONS + 1 || most >= d->classes)

@@ -21,8 +21,9 @@ typedef struct finetune_data {
     int64_t *train, *val, n_train, n_val; /* indices into `all` */
     bmvp_ssl_case *cases;             /* of the training cases, in the order of `train` */
     label_places *places;             /* the same order; segmentation */
-    int64_t voxels[BMVP_MAX_REGIONS +
-                   1]; /* training voxels (classification: cases) of each class; regions: of each region, then all */
+    /* Training voxels (classification: cases) of each class; regions: of each region, then all. The same of the cases
+       for validation. */
+    int64_t voxels[BMVP_MAX_REGIONS + 1], val_voxels[BMVP_MAX_REGIONS + 1];
     int64_t ignored; /* training voxels whose label is ignored: not among these */
 } finetune_data;
 

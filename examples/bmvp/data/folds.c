@@ -1,6 +1,7 @@
 /* folds.c - nnU-Net's splits_final.json, see folds.h */
 #include "folds.h"
 #include "files.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,9 +106,28 @@ bmvp_status folds_read(const dataset *d, const bmvp_json *entries, const char *p
     return st;
 }
 
+static const char pickle_text[] =
+    "a pickle, which is not read; make JSON of it once: python3 -c \"import json, pickle; s = "
+    "pickle.load(open('splits_final.pkl', 'rb')); json.dump([{k: list(map(str, e[k])) for k in e} for e in s], "
+    "open('splits_final.json', 'w'))\"";
+
+static int is_pickle(const char *path)
+{
+    const size_t n = strlen(path);
+    FILE *f = fopen(path, "rb");
+    const int first = f ? getc(f) : EOF; /* 0x80: PROTO, with which pickles begin since Python 2.3 */
+    if (f) fclose(f);
+    return first == 0x80 || (n > 4 && strcmp(path + n - 4, ".pkl") == 0);
+}
+
+bmvp_status folds_check_pickle(const char *path, bmvp_error *err)
+{
+    return is_pickle(path) ? bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.240s: %s", path, pickle_text) : BMVP_OK;
+}
+
 bmvp_status folds_of_folder(dataset *d, const char *dir, bmvp_error *err)
 {
-    char *path = path_join(dir, "splits_final.json");
+    char *path = path_join(dir, "splits_final.json"), *pickle = path_join(dir, "splits_final.pkl");
     int64_t *fold = (int64_t *)malloc(((size_t)d->n + 1) * sizeof *fold), i;
     data_part *part = (data_part *)calloc((size_t)d->n + 1, sizeof *part);
     bmvp_json_doc *doc = NULL;
@@ -124,10 +144,11 @@ bmvp_status folds_of_folder(dataset *d, const char *dir, bmvp_error *err)
         }
         if (bad) dataset_note(d, NULL, path, "%s", e.message);
         else if (unknown) dataset_note(d, NULL, path, "the data have no case '%s' of it", unknown);
-    }
+    } else if (!st && pickle && file_exists(pickle)) dataset_note(d, NULL, pickle, "%s", pickle_text);
     bmvp_json_free(doc);
     free(fold);
     free(part);
     free(path);
+    free(pickle);
     return st;
 }

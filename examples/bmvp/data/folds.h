@@ -13,8 +13,11 @@ bmvp_status folds_read(const dataset *d, const bmvp_json *entries, const char *p
                        const char **unknown, bmvp_error *err);
 
 /* Gives the cases the folds of the splits_final.json in dir, where there is one; cases that it does not have are in no
-   part, but for those of a test part. A file that is none, and ids that the
-   data lack, are noted. */
+   part, but for those of a test part. A file that is none, a splits_final.pkl alone, and ids that the data lack, are
+   noted. */
 bmvp_status folds_of_folder(dataset *d, const char *dir, bmvp_error *err);
+
+/* BMVP_E_UNSUPPORTED with what makes JSON of it, if the file is a pickle: nnU-Net 1 wrote splits_final.pkl. */
+bmvp_status folds_check_pickle(const char *path, bmvp_error *err);
 
 #endif

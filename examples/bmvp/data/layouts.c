@@ -6,13 +6,13 @@
 
        nnU-Net         imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json (layout_nnunet, called by lists.c)
        BIDS            sub-*, also with ses-*, anat/ dwi/ ..; derivatives/ for label maps alone (ISLES22, ABIDE and
-       ADHD-200 from OpenNeuro) INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
+                       ADHD-200 from OpenNeuro)
+       INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
        ADNI            SUBJECT/SERIES/DATE/IMAGE/ADNI_*.nii
        by file name    files of many cases in one folder (IXI-T1/IXI002-Guys-0828-T1.nii.gz), or one case's files in
-       several (UPENN-GBM:
-                       images_structural/ID/, images_segm/)
+                       several (UPENN-GBM: images_structural/ID/, images_segm/)
        case folders    a folder a case, at any depth (BraTS of all years, UCSF-PDGM, MRBrainS13, VS-SEG, .hdr/.img
-       pairs) */
+                       pairs) */
 #define _DEFAULT_SOURCE
 #include "dataset.h"
 #include "files.h"
@@ -64,7 +64,10 @@ static int64_t case_of(collection *c, const place *p)
         c->cap = cap;
     }
     memset(c->slots[d->n - 1], 0, sizeof c->slots[0]);
-    if (p->patient[0] && strcmp(p->patient, p->id) != 0) d->item[d->n - 1].patient = text_copy(p->patient);
+    if (p->patient[0] && strcmp(p->patient, p->id) != 0) {
+        d->item[d->n - 1].patient = text_copy(p->patient);
+        if (!d->item[d->n - 1].patient) return -1;
+    }
     return d->n - 1;
 }
 
@@ -515,6 +518,17 @@ static void find_parts(dataset *d, const char *root)
     for (i = 0; i < d->n; ++i) d->item[i].part = PART_NONE;
 }
 
+/* Folders that were not looked into; cases may be missing for it. */
+static void note_closed(dataset *d, const tree *t)
+{
+    size_t i;
+    for (i = 0; i < t->n_closed; i += 2) {
+        char *path = path_join(d->path, t->closed[i]);
+        if (path) dataset_note(d, NULL, path, "cannot be looked into: %s", t->closed[i + 1]);
+        free(path);
+    }
+}
+
 /* The other half of a .hdr, .img pair. */
 static int second_of_pair(const tree *t, size_t i)
 {
@@ -561,6 +575,7 @@ bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
         snprintf(last, sizeof last, "%s", now);
         take_file(&c, &t, i, row, shared, rules);
     }
+    note_closed(d, &t);
     tree_free(&t);
     st = settle(&c, err);
     if (!st && layout[row].place == place_folder) st = shorten_ids(d, err);
@@ -648,6 +663,7 @@ bmvp_status layout_nnunet(dataset *d, const char *dir, const bmvp_json *root, co
     d->layout = "nnU-Net";
     d->path = text_copy(dir[0] ? dir : ".");
     for (f = 0; f < t.n && !c.failed && d->path; ++f) nnunet_file(&c, &t, f, &ch, names, rules);
+    if (d->path) note_closed(d, &t);
     free(d->path);
     d->path = list;
     tree_free(&t);

@@ -14,6 +14,13 @@ static int allocate(ledger *l, int64_t n)
     return l->item != NULL;
 }
 
+/* "class" of an entry */
+static int64_t read_class(const bmvp_json *entry)
+{
+    const bmvp_json *v = bmvp_json_get(entry, "class");
+    return v ? bmvp_json_int(v, LEDGER_NO_CLASS) : LEDGER_CLASS_UNKNOWN;
+}
+
 bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error *err)
 {
     char *path = path_join(dir, name);
@@ -31,6 +38,7 @@ bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error
             ledger_entry *e = &l->item[l->n++];
             e->id = text_copy(c->key ? c->key : bmvp_json_string(c, ""));
             if (!e->id) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+            e->class_index = read_class(c);
             for (f = 0; f < LEDGER_FILES; ++f) (void)source_parse(bmvp_json_get(c, file_key(f)), &e->file[f]);
         }
     }
@@ -58,6 +66,8 @@ bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp
         bmvp_jw_object(&w, l->item[i].id);
         for (f = 0; f < LEDGER_FILES; ++f)
             if (l->item[i].file[f].path) source_write(&w, file_key(f), &l->item[i].file[f]);
+        if (l->item[i].class_index >= 0) bmvp_jw_int(&w, "class", l->item[i].class_index);
+        else if (l->item[i].class_index == LEDGER_NO_CLASS) bmvp_jw_null(&w, "class");
         bmvp_jw_end(&w);
     }
     bmvp_jw_end(&w);
@@ -98,6 +108,7 @@ bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_err
     if (!l->data || !allocate(l, d->n)) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (l->n = 0; l->n < d->n; ++l->n) {
         l->item[l->n].id = text_copy(d->item[l->n].id);
+        l->item[l->n].class_index = d->item[l->n].class_index;
         if (!l->item[l->n].id) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     }
     return BMVP_OK;
@@ -130,6 +141,21 @@ int ledger_same(const ledger_entry *a, const ledger_entry *b)
     return 1;
 }
 
+static const char *class_text(int64_t k, char text[24])
+{
+    if (k < 0) return "none";
+    snprintf(text, 24, "%lld", (long long)k);
+    return text;
+}
+
+/* "class 1 (was 0)", "class none (was 1)" */
+static void class_difference(int64_t was, int64_t now, const char *between, char *text, size_t size)
+{
+    char before[24], after[24];
+    if (was == now || was == LEDGER_CLASS_UNKNOWN || now == LEDGER_CLASS_UNKNOWN) return;
+    snprintf(text, size, "%sclass %s (was %s)", between, class_text(now, after), class_text(was, before));
+}
+
 void ledger_difference(const ledger_entry *a, const ledger_entry *b, char *text, size_t size)
 {
     size_t at = 0;
@@ -141,4 +167,5 @@ void ledger_difference(const ledger_entry *a, const ledger_entry *b, char *text,
         if (!what || at >= size) continue;
         at += (size_t)snprintf(text + at, size - at, "%s%s %s", at ? ", " : "", file_key(f), what);
     }
+    if (at < size) class_difference(a->class_index, b->class_index, at ? ", " : "", text + at, size - at);
 }

@@ -61,11 +61,32 @@ static void note_keys(const list *l, const bmvp_json *root)
             dataset_note(l->d, NULL, m->key, "a key of the list that is not used");
 }
 
-static void note_case_keys(const list *l, const bmvp_json *node, const char *id)
+/* MONAI's entries may have a key for each image, in place of "image" */
+static int has_modality_keys(const bmvp_json *node)
 {
     const bmvp_json *m;
+    if (node->type != BMVP_JSON_OBJECT || bmvp_json_get(node, "image") || bmvp_json_get(node, "images")) return 0;
+    for (m = node->first; m && bmvp_modality_find(m->key) < 0; m = m->next) { }
+    return m != NULL;
+}
+
+static const char *const label_keys[] = { "label", "seg", "segmentation", NULL };
+
+/* "label", or the first of its other names that the case has; NULL: none. */
+static const bmvp_json *label_of(const bmvp_json *node)
+{
+    const bmvp_json *label = NULL;
+    int i;
+    for (i = 0; label_keys[i] && !label; ++i) label = bmvp_json_get(node, label_keys[i]);
+    return label;
+}
+
+static void note_case_keys(const list *l, const bmvp_json *node, const char *id)
+{
+    const int named = has_modality_keys(node);
+    const bmvp_json *m, *label = label_of(node);
     for (m = node->first; m; m = m->next)
-        if (m->key && !one_of(m->key, used_of_case))
+        if (m->key && m != label && !one_of(m->key, used_of_case) && !(named && bmvp_modality_find(m->key) >= 0))
             dataset_note(l->d, id, m->key, "a key of the cases that is not used");
 }
 
@@ -115,7 +136,7 @@ static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *nam
 /* "label" is a path, or in lists for classification the class; "class" says so clearly. "patient" names who it is. */
 static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node, bmvp_error *err)
 {
-    const bmvp_json *label = bmvp_json_get(node, "label"), *class_index = bmvp_json_get(node, "class"),
+    const bmvp_json *label = label_of(node), *class_index = bmvp_json_get(node, "class"),
                     *patient = bmvp_json_get(node, "patient");
     const bmvp_json *labels = bmvp_json_get(node, "labels");
     const char *name = l->d->path;
@@ -143,12 +164,13 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     return set_part(k, node, name, err);
 }
 
-/* One image of our list: a path, or {"file", "channel"}. */
+/* One image of our list: a path, or {"file", "channel"}; null: the case lacks it. */
 static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bmvp_error *err)
 {
     const char *file = bmvp_json_string(m->type == BMVP_JSON_OBJECT ? bmvp_json_get(m, "file") : m, NULL);
     const int modality = bmvp_modality_find(m->key);
     bmvp_status st;
+    if (m->type == BMVP_JSON_NULL) return BMVP_OK;
     if (!file)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", l->d->path, k->id,
                               m->key);
@@ -242,17 +264,46 @@ static bmvp_status their_image(const list *l, data_case *k, const char *file, in
     return BMVP_OK;
 }
 
+/* What an entry says of its images: a path, an array of them, or the entry itself, with a key for each. */
+static const bmvp_json *images_of(const bmvp_json *node)
+{
+    if (node->type != BMVP_JSON_OBJECT || has_modality_keys(node)) return node;
+    return bmvp_json_get(node, "image");
+}
+
+static const bmvp_json *first_image(const bmvp_json *image)
+{
+    const bmvp_json *f = image && image->type != BMVP_JSON_STRING ? image->first : image;
+    while (f && image->type == BMVP_JSON_OBJECT && (bmvp_modality_find(f->key) < 0 || f->type == BMVP_JSON_NULL))
+        f = f->next;
+    return f;
+}
+
+static bmvp_status their_images(const list *l, data_case *k, const bmvp_json *image, bmvp_error *err)
+{
+    const bmvp_json *f;
+    bmvp_status st = BMVP_OK;
+    int i = 0;
+    if (image->type == BMVP_JSON_STRING && l->n_channels > 1) return split_channels(l, k, image->str, err);
+    if (image->type == BMVP_JSON_STRING) return their_image(l, k, image->str, 0, err);
+    for (f = image->first; f && !st; f = f->next)
+        if (image->type == BMVP_JSON_ARRAY) st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+        else if (bmvp_modality_find(f->key) >= 0) st = our_image(l, k, f, err);
+    return st;
+}
+
 static bmvp_status their_case(const list *l, const bmvp_json *node, const char *array, data_part part, bmvp_error *err)
 {
-    const bmvp_json *image = node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "image") : node, *f;
-    const char *file = bmvp_json_string(image && image->type == BMVP_JSON_ARRAY ? image->first : image, NULL);
-    const int several = image && image->type == BMVP_JSON_ARRAY;
+    const bmvp_json *image = images_of(node);
+    const char *file = bmvp_json_string(first_image(image), NULL);
     char id[512], folder[256];
-    bmvp_status st = BMVP_OK;
+    bmvp_status st;
     data_case *k;
-    int i = 0, m;
+    int m;
     if (!file)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: %s entry %lld needs \"image\": a path or a list of paths",
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: %s entry %lld needs \"image\": a path or a list of paths, or a key for each "
+                              "modality",
                               l->d->path, array, (long long)l->d->n);
     case_id(file, id, sizeof id);
     if (find_id(l->d, id) >= 0) {
@@ -262,10 +313,8 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
     k = dataset_add(l->d, bmvp_json_string(node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "id") : NULL, id));
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     k->part = part;
-    if (!several && l->n_channels > 1) st = split_channels(l, k, file, err);
-    else
-        for (f = several ? image->first : image; f && !st; f = several ? f->next : NULL)
-            st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+    k->id_is_made = strcmp(k->id, id) == 0;
+    st = their_images(l, k, image, err);
     if (!st && node->type == BMVP_JSON_OBJECT) st = set_truth(l, k, node, err);
     for (m = 0; m < BMVP_MODALITIES && !k->image[m]; ++m) { }
     if (!st && m == BMVP_MODALITIES) dataset_drop(l->d, l->d->n - 1, "none of its files has a modality that is known");

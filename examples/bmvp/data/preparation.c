@@ -1,6 +1,7 @@
 /* preparation.c - cases and the library's preparation, see preparation.h */
 #include "preparation.h"
 #include "labels.h"
+#include <stdio.h>
 #include <string.h>
 
 static bmvp_status of_case(const data_case *k, bmvp_status st, const bmvp_error *e, bmvp_error *err)
@@ -39,6 +40,14 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     job.io = io;
     job.constants = 1; /* as in prediction: scaled, it would be 0 everywhere */
     st = bmvp_prepare_images(p, &job, &e);
+    if (!st && !p->frame.dim[0]) { /* no image but those of one value: what is above 0 is prepared */
+        job.constants = 0;
+        st = bmvp_prepare_images(p, &job, &e);
+        if (!st && p->frame.dim[0])
+            fprintf(stderr,
+                    "\nbmvp: case '%s': %s has one value everywhere, and there is no other image: it becomes 0\n",
+                    k->id, image[0].path);
+    }
     if (!st && !p->frame.dim[0])
         st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
     if (!st && p->label.data && k->labels && labels)

@@ -115,7 +115,8 @@ bmvp_status prepared_settings(const prepared_set *p, char *text, size_t size, bm
     bmvp_bytes_init(&content, NULL);
     snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - list) : 1, slash ? list : ".");
     path = path_join(dir, "prepare.json");
-    if (path && file_exists(path)) st = bmvp_file_read(path, (size_t)1 << 20, &content, err);
+    if (!path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    else if (file_exists(path)) st = bmvp_file_read(path, (size_t)1 << 20, &content, err);
     if (!st && content.len >= size)
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: longer than what `bmvp prepare` writes", path);
     else if (!st && content.data) memcpy(text, content.data, content.len), text[content.len] = 0;

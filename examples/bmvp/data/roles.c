@@ -35,6 +35,10 @@ static const struct { const char *word; meaning means; int value;
     { "t1gad", IMAGE, T1C },
     { "gdt1", IMAGE, T1C },
     { "t1contrast", IMAGE, T1C },
+    { "t1+c", IMAGE, T1C },
+    { "t1+gd", IMAGE, T1C },
+    { "t1+ce", IMAGE, T1C },
+    { "t1km", IMAGE, T1C },
     { "t2weighted", IMAGE, T2 },
     { "t2wflair", IMAGE, FLAIR },
     { "flairw", IMAGE, FLAIR },
@@ -86,6 +90,13 @@ static const struct { const char *word; meaning means; int value;
     { "skull", BRAIN, 0 },
     { "head", BRAIN, 0 },
     { "hdbet", BRAIN, 0 },
+    { "foreground", BRAIN, 0 },
+    { "fg", BRAIN, 0 },
+    { "face", BRAIN, 0 },
+    { "deface", BRAIN, 0 },
+    { "defacing", BRAIN, 0 },
+    { "intracranial", BRAIN, 0 },
+    { "icv", BRAIN, 0 },
     { "tumor", TUMOUR, 0 },
     { "tumour", TUMOUR, 0 },
     { "lesion", TUMOUR, 0 },
@@ -105,6 +116,11 @@ static const struct { const char *word; meaning means; int value;
     { "pred", AUTOMATIC, 0 },
     { "prediction", AUTOMATIC, 0 },
     { "predicted", AUTOMATIC, 0 },
+    { "synthetic", AUTOMATIC, 0 },
+    { "synth", AUTOMATIC, 0 },
+    { "synthesized", AUTOMATIC, 0 },
+    { "generated", AUTOMATIC, 0 },
+    { "fake", AUTOMATIC, 0 },
     { "image", PLAIN, 0 },
     { "img", PLAIN, 0 },
     { "scan", PLAIN, 0 },
@@ -126,6 +142,10 @@ static const struct { const char *word; meaning means; int value;
     { "sagittal", PLAIN, 0 },
     { "cor", PLAIN, 0 },
     { "coronal", PLAIN, 0 },
+    { "tra", PLAIN, 0 },
+    { "transversal", PLAIN, 0 },
+    { "tse", PLAIN, 0 },
+    { "fse", PLAIN, 0 },
     { "bias", VARIANT, 2 },
     { "n4", VARIANT, 2 },
     { "biascorr", VARIANT, 2 },
@@ -144,6 +164,11 @@ static const struct { const char *word; meaning means; int value;
     { "preproc", VARIANT, 2 },
     { "preprocessed", VARIANT, 2 },
     { "processed", VARIANT, 2 },
+    { "denoised", VARIANT, 2 },
+    { "smoothed", VARIANT, 2 },
+    { "zscore", VARIANT, 2 },
+    { "zscored", VARIANT, 2 },
+    { "bfc", VARIANT, 2 },
     { "cropped", VARIANT, 2 },
     { "1mm", VARIANT, 2 },
     { "2mm", VARIANT, 2 },
@@ -193,6 +218,34 @@ static const struct { const char *word; meaning means; int value;
     { "probseg", FOREIGN, 0 },
     { "t1ir", FOREIGN, 0 },
     { "stir", FOREIGN, 0 },
+    { "gm", FOREIGN, 0 },
+    { "wm", FOREIGN, 0 },
+    { "csf", FOREIGN, 0 },
+    { "diff", FOREIGN, 0 },
+    { "difference", FOREIGN, 0 },
+    { "subtraction", FOREIGN, 0 },
+    { "warp", FOREIGN, 0 },
+    { "warpfield", FOREIGN, 0 },
+    { "displacement", FOREIGN, 0 },
+    { "deformation", FOREIGN, 0 },
+    { "jacobian", FOREIGN, 0 },
+    { "biasfield", FOREIGN, 0 },
+    { "std", FOREIGN, 0 },
+    { "residual", FOREIGN, 0 },
+    { "prob", FOREIGN, 0 },
+    { "probability", FOREIGN, 0 },
+    { "probabilities", FOREIGN, 0 },
+    { "softmax", FOREIGN, 0 },
+    { "logits", FOREIGN, 0 },
+    { "uncertainty", FOREIGN, 0 },
+    { "phase", FOREIGN, 0 },
+    { "exp", FOREIGN, 0 },
+    { "eadc", FOREIGN, 0 },
+    { "ct", FOREIGN, 0 },
+    { "cta", FOREIGN, 0 },
+    { "ctp", FOREIGN, 0 },
+    { "pet", FOREIGN, 0 },
+    { "mrv", FOREIGN, 0 },
 };
 
 enum { MAX_WORDS = 48, WORD = 48 };
@@ -278,8 +331,9 @@ int role_is_nifti(const char *name) { return role_stem(name) < strlen(name); }
 
 int role_is_volume(const char *name)
 {
-    static const char *const other[] = { ".nii.zst", ".nii.bz2", ".mgz", ".mgh",  ".nrrd",   ".nhdr",  ".mha",
-                                         ".mhd",     ".mnc",     ".dcm", ".head", ".img.gz", ".hdr.gz" };
+    static const char *const other[] = { ".nii.zst", ".nii.bz2", ".nii.xz", ".nii.zip", ".mgz",    ".mgh",    ".nrrd",
+                                         ".nhdr",    ".mha",     ".mhd",    ".mnc",     ".dcm",    ".head",   ".img.gz",
+                                         ".hdr.gz",  ".npy",     ".npz",    ".h5",      ".ima",    ".par" };
     size_t i;
     for (i = 0; i < sizeof other / sizeof *other; ++i)
         if (ends_in(name, strlen(name), other[i])) return 1;
@@ -310,6 +364,7 @@ void role_shared(const char *const *names, size_t n, char *out, size_t size)
 typedef struct reading { /* what the words of a name add up to */
     int modality, modalities, contrast, native, label, mask, brain, tumour, automatic, variant, space, foreign;
     const word *odd, *variant_word, *foreign_word, *image_word, *mask_word;
+    const word *drawn; /* a word of lesions or programs that not every file of the folder has */
 } reading;
 
 static void read_word(reading *r, const word *w)
@@ -324,8 +379,12 @@ static void read_word(reading *r, const word *w)
     case LABEL: r->label = 1, r->variant += w->value; break;
     case MASK: r->mask = 1, r->brain |= w->value, r->mask_word = w; break;
     case BRAIN: r->brain = 1; break;
-    case TUMOUR: r->tumour = 1; break;
-    case AUTOMATIC: r->automatic = 1; break;
+    case TUMOUR:
+    case AUTOMATIC:
+        r->tumour |= w->means == TUMOUR;
+        r->automatic |= w->means == AUTOMATIC;
+        if (!w->shared) r->drawn = w;
+        break;
     case VARIANT: r->variant += w->value, r->variant_word = w; break;
     case SPACE: r->space = w->value; break;
     case FOREIGN: r->foreign = 1, r->foreign_word = w; break;
@@ -360,7 +419,7 @@ static void decide(role *o, const reading *r)
     } else if ((r->label || r->mask) && r->brain && !r->tumour) {
         o->kind = ROLE_MASK;
         snprintf(o->why, sizeof o->why, "a mask of the brain, not the label");
-    } else if (r->mask && !r->label && r->modalities && !r->tumour) {
+    } else if (r->mask && !r->label && (r->modalities || r->foreign) && !r->tumour) {
         o->kind = ROLE_MASK;
         snprintf(o->why, sizeof o->why, "a mask of an image, not the label");
     } else if ((r->label || r->mask || (r->tumour && !r->modalities)) && !r->odd) {
@@ -368,6 +427,9 @@ static void decide(role *o, const reading *r)
         o->variant += (r->label ? 0 : r->mask ? 2 : 1) + (r->automatic ? 4 : 0);
         if (r->automatic) snprintf(o->why, sizeof o->why, "a segmentation that a program made");
         else if (!r->label) snprintf(o->why, sizeof o->why, "a mask, beside a label of that name");
+    } else if (r->modalities && r->drawn) {
+        snprintf(o->why, sizeof o->why, "an image or a map of it? It says '%.40s' beside '%.40s'", r->drawn->text,
+                 r->image_word->text);
     } else if (r->odd) {
         snprintf(o->why, sizeof o->why, "'%.40s' is no word that is known after '%.40s'", r->odd->text,
                  r->image_word ? r->image_word->text : "the role");

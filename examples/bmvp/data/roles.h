@@ -5,11 +5,14 @@
    ...). One table in roles.c says what words mean:
 
        modality    flair t1 t1c t2 mra pd dwi adc and the data sets' names for them (t1n t1w mprage t1ce t1gd t2w t2f
-       tof trace ...) contrast    ce gd post gadolinium ... after or before a T1 word make it t1c; pre, native leave it
-       t1 label       seg segm segmentation dseg label msk gt lesion ...; mask where no brain and no image is named with
-       it mask        brain mask, bet mask, t1_mask: named and left out, never a label
+                   tof trace ...)
+       contrast    ce gd post gadolinium ... after or before a T1 word make it t1c; pre, native leave it t1
+       label       seg segm segmentation dseg label msk gt lesion ...; mask where no brain and no image is named with it
+       mask        brain mask, bet mask, face mask, t1_mask: named and left out, never a label
        variant     bias reg resampled stripped 1mm mni ...: the same image made another way; it stands back where the
-       plain one is there foreign     asl swi bold dti fa ...: images that no modality of ours stands for
+                   plain one is there
+       foreign     asl swi bold dti gm diff ...: images that no modality of ours stands for
+       drawn       lesion manual pred synthetic ... beside a modality, and no word of a label: image or map? left out
 
    Words before the first of these are the case's name, and so are words that every file of a folder shares. A word
    after it that the table does not have makes the file one that cannot be placed: it is left out and named, never

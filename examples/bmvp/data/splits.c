@@ -454,7 +454,8 @@ static bmvp_status read_entries(data_split *s, const dataset *d, const bmvp_json
 bmvp_status split_load(data_split *s, const dataset *d, const char *path, bmvp_error *err)
 {
     bmvp_json_doc *doc = NULL;
-    bmvp_status st = bmvp_json_read(path, NULL, &doc, err);
+    bmvp_status st = folds_check_pickle(path, err);
+    if (!st) st = bmvp_json_read(path, NULL, &doc, err);
     if (st) {
         memset(s, 0, sizeof *s);
         return st;

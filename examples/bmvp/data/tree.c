@@ -25,6 +25,17 @@ static int add_path(tree *t, const char *path)
     return t->path[t->n] ? (++t->n, 1) : 0;
 }
 
+static int add_closed(tree *t, const char *path, const char *why)
+{
+    char **grown = (char **)realloc(t->closed, (t->n_closed + 2) * sizeof *grown);
+    if (!grown) return 0;
+    t->closed = grown;
+    t->closed[t->n_closed] = text_copy(path);
+    t->closed[t->n_closed + 1] = text_copy(why);
+    t->n_closed += 2;
+    return t->closed[t->n_closed - 2] && t->closed[t->n_closed - 1];
+}
+
 typedef struct walk { /* the folders that are open, so that a link back to one of them ends */
     tree *t;
     const char *root;
@@ -45,6 +56,8 @@ static bmvp_status walk_entry(walk *w, const char *below, const char *name, int 
             w->open[depth + 1].dev = s.st_dev;
             w->open[depth + 1].ino = s.st_ino;
             st = walk_folder(w, path, depth + 1, err);
+        } else if (!again && !add_closed(w->t, path, "a folder within too many folders")) {
+            st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         }
     } else if (!st && role_is_volume(name) && !add_path(w->t, path)) {
         st = bmvp_error_set(err, BMVP_E_OOM,
@@ -63,6 +76,8 @@ static bmvp_status walk_folder(walk *w, const char *below, int depth, bmvp_error
     struct dirent *e;
     if (!dir && depth == 0)
         st = bmvp_error_set(err, BMVP_E_IO, "%s: cannot read the folder: %s", w->root, strerror(errno));
+    else if (!dir && !add_closed(w->t, below, strerror(errno)))
+        st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     while (dir && !st && (e = readdir(dir)) != NULL)
         if (e->d_name[0] != '.') st = walk_entry(w, below, e->d_name, depth, err);
     if (dir) closedir(dir);
@@ -89,7 +104,9 @@ bmvp_status tree_read(tree *t, const char *root, bmvp_error *err)
 void tree_free(tree *t)
 {
     while (t->n > 0) free(t->path[--t->n]);
+    while (t->n_closed > 0) free(t->closed[--t->n_closed]);
     free((void *)t->path);
+    free((void *)t->closed);
     memset(t, 0, sizeof *t);
 }
 

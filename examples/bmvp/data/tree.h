@@ -8,12 +8,14 @@
 typedef struct tree {
     char **path;
     size_t n, cap;
+    char **closed; /* folders that were not looked into, each followed by the reason */
+    size_t n_closed;
 } tree;
 
 enum { TREE_DEPTH = 12, TREE_TEXT = 1024 };
 
-/* Files that role_is_volume takes, hidden ones and folders deeper than TREE_DEPTH left out; links to folders are
-   followed, not in circles. */
+/* Files that role_is_volume takes, hidden ones left out; links to folders are followed, not in circles. Folders that
+   cannot be read, or are deeper than TREE_DEPTH, are `closed`. */
 bmvp_status tree_read(tree *t, const char *root, bmvp_error *err);
 void tree_free(tree *t);
 /* The folder of path i, "" at the top: into out. */

@@ -12,6 +12,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __APPLE__
+#define STAR_CLOCK CLOCK_REALTIME /* conditions have no other */
+#else
+#define STAR_CLOCK CLOCK_MONOTONIC
+#endif
+
 /* What goes over a control connection: one byte, and after STOP a text of STAR_TEXT bytes */
 enum { LINK_BEAT = 'b', LINK_LEAVE = 'q', LINK_STOP = 's' };
 
@@ -67,7 +73,7 @@ bmvp_status star_lost(star *k, int r, const char *doing, bmvp_error *err)
     const double wait = k->s.silent + 2 * k->s.beat;
     struct timespec t;
     int left;
-    clock_gettime(CLOCK_REALTIME, &t);
+    clock_gettime(STAR_CLOCK, &t);
     t.tv_sec += (time_t)wait + 1;
     pthread_mutex_lock(&k->lock);
     while (!k->failed && !k->state[r].left)
@@ -173,6 +179,20 @@ static void *link_watch(void *arg)
     return NULL;
 }
 
+/* Waits by STAR_CLOCK, which nobody sets back. */
+static void condition_init(pthread_cond_t *c)
+{
+#ifdef __APPLE__
+    pthread_cond_init(c, NULL);
+#else
+    pthread_condattr_t how;
+    pthread_condattr_init(&how);
+    pthread_condattr_setclock(&how, STAR_CLOCK);
+    pthread_cond_init(c, &how);
+    pthread_condattr_destroy(&how);
+#endif
+}
+
 /* >>open and close ------------------------------------------------------------------------------------------------- */
 
 bmvp_status star_open(star *k, const launch_place *l, const launch_settings *s, bmvp_error *err)
@@ -185,7 +205,7 @@ bmvp_status star_open(star *k, const launch_place *l, const launch_settings *s, 
     k->first = l->rank == 0 ? 1 : 0;
     k->end = l->rank == 0 ? l->size : 1;
     pthread_mutex_init(&k->lock, NULL);
-    pthread_cond_init(&k->change, NULL);
+    condition_init(&k->change);
     k->peer = (rank_peer *)calloc((size_t)l->size, sizeof *k->peer);
     k->state = (star_state *)calloc((size_t)l->size, sizeof *k->state);
     k->poll = (struct pollfd *)calloc((size_t)l->size + 1, sizeof *k->poll);
