@@ -84,7 +84,7 @@ PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
-           labels metrics nifti grids register release window predict finetune methods methods_unet methods_vit
+           labels metrics nifti grids register release window predict finetune methods methods_unet methods_vit methods_swin
 USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window finetune
 INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
@@ -179,6 +179,8 @@ $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TES
 METHODS_O = $(patsubst examples/methods/%.c,build/%.o,$(wildcard examples/methods/*.c))
 build/test_methods build/test_methods_unet build/test_methods_vit: build/%: tests/unit/%.c $(METHODS_O) build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< $(METHODS_O) build/library.o -o $@ $(GZ) $(LDLIBS)
+build/test_methods_swin: tests/unit/test_methods_swin.c $(METHODS_O) build/inside.o $(TEST_H) $(HEADERS)
+	$(COMPILE) $< $(METHODS_O) build/inside.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)

@@ -291,7 +291,8 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
    num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
    `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size, window_size, num_heads, depth,
-   use_v2, and new_merging 1 where MONAI 1.5 or later trained it, which no file shows). A program adds rows by
+   use_v2, new_merging 1 where MONAI 1.5 or later trained it, which no file shows, dae 1: DAE's, with a patch embedding
+   of its own, and encoders 1: the encoder alone has the blocks of the skips, too). A program adds rows by
    bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then know them. A config is
    plain data: it names its row, and numbers that are no field of it are options with names, so a checkpoint's
    description can be read, and printed, where the row is not known. */
@@ -344,7 +345,7 @@ typedef struct bmvp_features {
     bmvp_tensor *map[6];
     bmvp_tensor *skip[6]; /* what the row's decoder wants besides: UNET3D's maps at 1, 1/2, 1/4 of the input, UNETR's
                              and Swin-UNETR's the input, GVSL's maps at 1 to 1/8, the input, and in pre-training the
-                             decoded map */
+                             decoded map; with encoders 1 Swin-UNETR's encoder1, 2, 3, 4 and 10 are [1] to [5] */
     bmvp_tensor *last; /* the coarsest: what the contrast compares and the decoder reads */
 } bmvp_features;
 
@@ -409,6 +410,8 @@ struct bmvp_net { /* for the functions of rows; programs use those below */
     bmvp_state_list state;
     void *layers;    /* the row's struct */
     bmvp_layer head; /* classification without a `classify` of the row's own */
+    bmvp_tensor *(*on_tokens)(struct bmvp_net *net, bmvp_tensor *tokens, void *user); /* bmvp_net_on_tokens */
+    void *on_tokens_user;
 };
 
 /* Makes the parameters (values undefined until bmvp_net_init or a checkpoint is loaded). NULL and the context's error
@@ -430,6 +433,11 @@ BMVP_API void bmvp_net_init(bmvp_net *net, uint64_t seed);
 /* 1: from now on passes keep for backward only what lies between blocks, and backward computes the inside of each block
    again (bmvp_checkpoint): less memory, more time, the same bits. Default 0. */
 BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on);
+/* For methods that hide or turn tokens: from now on what the first layer makes of an input (UniFormer and Swin-UNETR:
+   the patch embedding, (N, D/2, H/2, W/2, C)) goes through fn, whose result, of the same shape, the encoder goes on
+   with. fn NULL: no more. The other rows do not call it. */
+BMVP_API void bmvp_net_on_tokens(bmvp_net *net, bmvp_tensor *(*fn)(bmvp_net *net, bmvp_tensor *tokens, void *user),
+                                 void *user);
 /* x (N, D, H, W, in_channels) -> maps. training: batch statistics in BatchNorm, else running ones; holds for the calls
    below, too. */
 BMVP_API bmvp_features bmvp_net_encode(bmvp_net *net, bmvp_tensor *x, int training);
@@ -1449,6 +1457,12 @@ static bmvp_layer bmvpi_released(bmvp_module *m, bmvp_layer l)
     return l;
 }
 
+/* What the encoder goes on with behind its first layer */
+static bmvp_tensor *bmvpi_net_tokens(bmvp_net *net, bmvp_tensor *x)
+{
+    return x && net->on_tokens ? net->on_tokens(net, x, net->on_tokens_user) : x;
+}
+
 /* >>residual blocks: MONAI's, of UniUnet, UNETR and Swin-UNETR ----------------------------------------------------- */
 
 /* UnetResBlock: conv1 and conv2 (3^3), instance norms without parameters after both, leaky ReLU between and after the
@@ -1714,6 +1728,7 @@ static bmvp_features bmvpi_uniformer_encode(bmvp_net *net, bmvp_tensor *x)
     for (s = 0; s < 4; ++s) {
         scope = bmvp_scope_begin(m->c);
         x = bmvp_run_patch_embed(m, &u->embed[s], x);
+        if (s == 0) x = bmvpi_net_tokens(net, x);
         for (i = 0; i < net->cfg.depth[s]; ++i) {
             x = s < 2 ? bmvpi_cblock_run(m, &u->cblock[s][i], x) : bmvpi_sablock_run(m, &u->sablock[s - 2][i], x);
             if (i == 0) x = bmvp_block_end(m, scope, x); /* the embedding belongs to the first block */
@@ -2770,14 +2785,17 @@ static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
    Options: feature_size, window_size, num_heads (of the first stage; each has twice as many as the one before), depth
    (blocks of the stages; of all 0: 2), use_v2 (a residual block before each stage), new_merging (order of the octants:
    0 as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5). No tensor of a file
-   shows the last. */
+   shows the last.
+   dae 1: as DAE has it (Valanarasu et al., MIDL 2024): two convolutions of 3^3 with instance norms that learn, the
+   first of stride 2, are the patch embedding, and the decoder reads maps without a norm of their own.
+   encoders 1: the encoder alone (BMVP_TASK_ENCODE) has encoder1 to 10 beside the transformer. */
 enum { BMVPI_SWIN_BLOCKS = 32, BMVPI_SWIN_MAPS = 11, BMVPI_SWIN_SEEN = 17 };
 typedef struct bmvpi_swin_block {
     bmvp_attention_block b;
     bmvp_tensor *table;
 } bmvpi_swin_block;
 typedef struct bmvpi_swin {
-    bmvp_layer embed;
+    bmvp_layer embed, embed2, embed_norm[2]; /* the last three: DAE's */
     bmvpi_swin_block block[4][BMVPI_SWIN_BLOCKS];
     bmvp_layer reduction[4], merged[4]; /* of merging: linear and norm */
     bmvpi_res_block before[4];          /* v2 */
@@ -2789,6 +2807,12 @@ typedef struct bmvpi_swin {
 static int bmvpi_swin_feature(const bmvp_net_config *k) { return bmvp_net_option_of(k, "feature_size", 48); }
 static int bmvpi_swin_window(const bmvp_net_config *k) { return bmvp_net_option_of(k, "window_size", 7); }
 static int bmvpi_swin_heads(const bmvp_net_config *k) { return bmvp_net_option_of(k, "num_heads", 3); }
+static int bmvpi_swin_dae(const bmvp_net_config *k) { return bmvp_net_option_of(k, "dae", 0); }
+/* 1: without a decoder, but with encoder1 to 10. */
+static int bmvpi_swin_encoders(const bmvp_net_config *k)
+{
+    return k->task == BMVP_TASK_ENCODE && bmvp_net_option_of(k, "encoders", 0);
+}
 static int bmvpi_swin_depth(const bmvp_net_config *k, int stage)
 {
     return k->depth[0] || k->depth[1] || k->depth[2] || k->depth[3] ? k->depth[stage] : 2;
@@ -2837,11 +2861,24 @@ static void bmvpi_swin_make_decoder(bmvp_net *net)
         snprintf(name, sizeof name, "encoder%d.layer", place[i]);
         u->encoder[i] = bmvpi_make_res_block(m, name, i ? width[i] * f : net->cfg.in_channels, width[i] * f);
     }
+    if (bmvpi_swin_encoders(&net->cfg)) return;
     for (i = 0; i < 5; ++i) {
         snprintf(name, sizeof name, "decoder%d", 5 - i);
         u->decoder[i] = bmvpi_make_up_block(m, name, (16 * f) >> i, i < 4 ? (8 * f) >> i : f);
     }
     u->out = bmvp_make_conv(m, "out.conv.conv", f, outputs, 1, 1, 0, 1);
+}
+static void bmvpi_swin_make_embed(bmvp_module *m, bmvpi_swin *u, int64_t in, int64_t f, int dae)
+{
+    bmvp_enter(m, "patch_embed");
+    if (!dae) u->embed = bmvp_make_conv(m, "proj", in, f, 2, 2, 0, 1);
+    else {
+        u->embed = bmvp_make_conv(m, "proj.conv1.conv", in, f, 3, 2, 1, 0);
+        u->embed2 = bmvp_make_conv(m, "proj.conv2.conv", f, f, 3, 1, 1, 0);
+        u->embed_norm[0] = bmvp_make_instancenorm(m, "proj.norm1", f, 1);
+        u->embed_norm[1] = bmvp_make_instancenorm(m, "proj.norm2", f, 1);
+    }
+    bmvp_leave(m);
 }
 static void bmvpi_swin_make(bmvp_net *net)
 {
@@ -2851,7 +2888,7 @@ static void bmvpi_swin_make(bmvp_net *net)
     bmvp_module *m = &net->m;
     int s, i;
     bmvp_enter(m, "swinViT");
-    u->embed = bmvp_make_conv(m, "patch_embed.proj", k->in_channels, f, 2, 2, 0, 1);
+    bmvpi_swin_make_embed(m, u, k->in_channels, f, bmvpi_swin_dae(k));
     for (s = 0; s < 4; ++s) {
         bmvp_enter(m, "layers%d.0", s + 1);
         for (i = 0; i < bmvpi_swin_depth(k, s) && !bmvp_failed(m->c); ++i) {
@@ -2869,7 +2906,7 @@ static void bmvpi_swin_make(bmvp_net *net)
         bmvp_leave(m);
     }
     bmvp_leave(m);
-    if (bmvpi_net_decodes(k)) bmvpi_swin_make_decoder(net);
+    if (bmvpi_net_decodes(k) || bmvpi_swin_encoders(k)) bmvpi_swin_make_decoder(net);
 }
 
 /* How a map is cut: along z, y and x its length, that of whole windows, the window's, the shift */
@@ -3037,8 +3074,26 @@ static bmvp_tensor *bmvpi_swin_bare_norm(bmvp_ctx *c, bmvp_tensor *x)
     return bmvp_layernorm(c, x, one, zero, 1e-5);
 }
 
-/* The maps: f->map[0..4], normalised, at 1/2 to 1/32. seen, or NULL: what the embedding ([16]) and in each stage the
-   first two blocks, merging and v2's residual block gave ([4 stage + 0 .. 3]). */
+/* The patch embedding; DAE's norms and leaky ReLUs are dropped. */
+static bmvp_tensor *bmvpi_swin_embed(bmvp_module *m, const bmvpi_swin *u, bmvp_tensor *x)
+{
+    const int64_t scope = bmvp_scope_begin(m->c);
+    bmvp_tensor *n, *y = bmvp_run(m, &u->embed, x);
+    if (!u->embed2.run) return y;
+    n = bmvp_run(m, &u->embed_norm[0], y);
+    y = bmvp_leaky_relu(m->c, n, 0.01);
+    bmvp_drop(m->c, n);
+    n = y;
+    y = bmvp_run(m, &u->embed2, n);
+    bmvp_drop(m->c, n);
+    n = bmvp_run(m, &u->embed_norm[1], y);
+    y = bmvp_leaky_relu(m->c, n, 0.01);
+    bmvp_drop(m->c, n);
+    return bmvp_block_end(m, scope, y);
+}
+
+/* The maps: f->map[0..4], normalised but for DAE's, at 1/2 to 1/32. seen, or NULL: what the embedding ([16]) and in
+   each stage the first two blocks, merging and v2's residual block gave ([4 stage + 0 .. 3]). */
 static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[BMVPI_SWIN_SEEN])
 {
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
@@ -3049,9 +3104,10 @@ static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor 
     int s, i;
     memset(&f, 0, sizeof f);
     f.skip[0] = x;
-    x = bmvp_run(m, &u->embed, x);
+    x = bmvpi_swin_embed(m, u, x);
     if (seen) seen[16] = x;
-    f.map[0] = bmvpi_swin_bare_norm(m->c, x);
+    x = bmvpi_net_tokens(net, x);
+    f.map[0] = bmvpi_swin_dae(k) ? x : bmvpi_swin_bare_norm(m->c, x);
     for (s = 0; s < 4; ++s) {
         if (u->before[s].conv1.run) {
             scope = bmvp_scope_begin(m->c);
@@ -3064,17 +3120,31 @@ static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor 
         }
         x = bmvpi_swin_merge(m, &u->merged[s], &u->reduction[s], bmvp_net_option_of(k, "new_merging", 0) != 0, x);
         if (seen) seen[4 * s + 2] = x;
-        f.map[1 + s] = bmvpi_swin_bare_norm(m->c, x);
+        f.map[1 + s] = bmvpi_swin_dae(k) ? x : bmvpi_swin_bare_norm(m->c, x);
     }
     f.last = f.map[4];
     return f;
 }
-static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x) { return bmvpi_swin_maps(net, x, NULL); }
+/* What encoder1, 2, 3, 4 or 10 (i 0 to 4) makes of the image or a map */
+static bmvp_tensor *bmvpi_swin_skip(bmvp_net *net, const bmvp_features *f, int i)
+{
+    static const int from[5] = { 0, 0, 1, 2, 4 };
+    const int64_t scope = bmvp_scope_begin(net->m.c);
+    return bmvp_block_end(&net->m, scope,
+                          bmvpi_run_res_block(&net->m, &((const bmvpi_swin *)net->layers)->encoder[i],
+                                              i ? f->map[from[i]] : f->skip[0], 0));
+}
+static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x)
+{
+    bmvp_features f = bmvpi_swin_maps(net, x, NULL);
+    int i;
+    for (i = 0; i < 5 && f.last && bmvpi_swin_encoders(&net->cfg); ++i) f.skip[1 + i] = bmvpi_swin_skip(net, &f, i);
+    return f;
+}
 
 /* map: what encoder1, 2, 3, 4 and 10 ([0..4]) and decoder5 to 1 ([5..9]) give, and the logits ([10]) */
 static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS])
 {
-    static const int from[5] = { 0, 0, 1, 2, 4 };
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
     bmvp_module *m = &net->m;
     bmvp_tensor *y;
@@ -3086,11 +3156,7 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
                   "more", net->cfg.name);
         return;
     }
-    for (i = 0; i < 5; ++i) {
-        const int64_t scope = bmvp_scope_begin(m->c);
-        y = i ? f->map[from[i]] : f->skip[0];
-        map[i] = bmvp_block_end(m, scope, bmvpi_run_res_block(m, &u->encoder[i], y, 0));
-    }
+    for (i = 0; i < 5; ++i) map[i] = bmvpi_swin_skip(net, f, i);
     for (y = map[4], i = 0; i < 5; ++i) {
         bmvp_tensor *skip = i ? map[4 - i] : f->map[3];
         map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, 0);
@@ -3121,7 +3187,10 @@ static int64_t bmvpi_swin_channels(const bmvp_net_config *k) { return 16 * (int6
 static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
 {
     const int f = bmvpi_swin_feature(k), w = bmvpi_swin_window(k), heads = bmvpi_swin_heads(k);
+    const int encoders = bmvp_net_option_of(k, "encoders", 0), dae = bmvpi_swin_dae(k);
     int i, ok = f >= 1 && f <= 4096 && heads >= 1 && f % heads == 0 && w >= 2 && w <= 16;
+    if (encoders < 0 || encoders > 1 || dae < 0 || dae > 1)
+        return bmvp_fail(c, BMVP_E_ARG, "Swin-UNETR: encoders %d and dae %d are 0 or 1", encoders, dae) != NULL;
     for (i = 0; i < 4; ++i) ok = ok && bmvpi_swin_depth(k, i) >= 1 && bmvpi_swin_depth(k, i) <= BMVPI_SWIN_BLOCKS;
     if (!ok)
         bmvp_fail(c, BMVP_E_ARG,
@@ -3136,14 +3205,17 @@ static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
 static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_config *cfg)
 {
     static const char first[] = "swinViT.layers1.0.blocks.0.attn.relative_position_bias_table";
-    const int feature = bmvpi_infer_dim(f, group, "swinViT.patch_embed.proj.weight", 0),
+    const int dae = bmvp_ckpt_find(f, group, "swinViT.patch_embed.proj.conv1.conv.weight") >= 0;
+    const char *const embed =
+        dae ? "swinViT.patch_embed.proj.conv1.conv.weight" : "swinViT.patch_embed.proj.weight";
+    const int feature = bmvpi_infer_dim(f, group, embed, 0),
               rows = bmvpi_infer_dim(f, group, first, 0), heads = bmvpi_infer_dim(f, group, first, 1),
               v2 = bmvp_ckpt_find(f, group, "swinViT.layers1c.0.layer.conv1.conv.weight") >= 0;
     char name[80], text[120];
     int s, w = 1;
     while ((2 * w - 1) * (2 * w - 1) * (2 * w - 1) < rows) ++w;
     if (feature < 1 || heads < 1 || w < 2) return 0;
-    cfg->in_channels = bmvpi_infer_dim(f, group, "swinViT.patch_embed.proj.weight", 1);
+    cfg->in_channels = bmvpi_infer_dim(f, group, embed, 1);
     for (s = 0; s < 4; ++s)
         do {
             snprintf(name, sizeof name, "swinViT.layers%d.0.blocks.%d.norm1.weight", s + 1, cfg->depth[s]);
@@ -3151,13 +3223,14 @@ static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_conf
     snprintf(text, sizeof text, "feature_size=%d window_size=%d num_heads=%d use_v2=%d new_merging=0", feature, w,
              heads, v2);
     (void)bmvp_net_config_set(cfg, text, NULL);
+    if (dae) (void)bmvp_net_config_set(cfg, "dae=1", NULL);
     bmvpi_infer_task(f, group, "out.conv.conv.weight", cfg);
     return 1;
 }
 
 static const bmvp_net_kind bmvpi_swin_kind = {
     "swin_unetr", "Swin-UNETR",
-    "feature_size window_size num_heads depth use_v2 new_merging",
+    "feature_size window_size num_heads depth use_v2 new_merging dae encoders",
     "new_merging",
     sizeof(bmvpi_swin),
     bmvpi_swin_stride,
@@ -3173,7 +3246,9 @@ static const bmvp_net_kind bmvpi_swin_kind = {
     bmvpi_swin_infer,
     0,                            /* deep */
     1e-5,                         /* weight_decay */
-    { "swinViT.", "swinViT.patch_embed.proj.", "out.conv.conv.", "encoder1.layer." },
+    { "swinViT.",
+      "swinViT.patch_embed.proj.weight swinViT.patch_embed.proj.bias swinViT.patch_embed.proj.conv1.",
+      "out.conv.conv.", "encoder1.layer." },
     { NULL, NULL },
     NULL                          /* tokens */
 };
@@ -3386,6 +3461,13 @@ BMVP_API void bmvp_net_destroy(bmvp_net *net)
 BMVP_API const bmvp_net_config *bmvp_net_config_of(const bmvp_net *net) { return &net->cfg; }
 BMVP_API bmvp_state_list *bmvp_net_state(bmvp_net *net) { return &net->state; }
 BMVP_API void bmvp_net_set_recompute(bmvp_net *net, int on) { if (net) net->m.recompute = on != 0; }
+BMVP_API void bmvp_net_on_tokens(bmvp_net *net, bmvp_tensor *(*fn)(bmvp_net *net, bmvp_tensor *tokens, void *user),
+                                 void *user)
+{
+    if (!net) return;
+    net->on_tokens = fn;
+    net->on_tokens_user = user;
+}
 BMVP_API int64_t bmvp_net_stride(const bmvp_net *net) { return net->kind->stride(&net->cfg); }
 
 BMVP_API int64_t bmvp_net_stride_of(const bmvp_ctx *c, const bmvp_net_config *cfg)
@@ -4401,6 +4483,19 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
     return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 
+/* A decoder of pre-training may have a segmentation's names: the task is what the file says of itself. */
+static void bmvpi_adopt_task(const bmvp_net *net, const bmvp_ckpt *f, bmvp_net_config *source)
+{
+    const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
+    bmvp_json_doc *doc = NULL;
+    bmvp_net_config said;
+    if (!run) return;
+    if (bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, NULL)) return;
+    if (bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), &said, NULL) == BMVP_OK)
+        source->task = said.task;
+    bmvp_json_free(doc);
+}
+
 /* What the file holds: its own description, where the kind cannot tell by names and shapes; it must be the network's
    kind. */
 static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, const char *group,
@@ -4409,7 +4504,10 @@ static bmvp_status bmvpi_adopt_source(const bmvp_net *net, const bmvp_ckpt *f, c
     const bmvp_ckpt_meta *run = bmvp_ckpt_find_meta(f, "", "run");
     bmvp_json_doc *doc = NULL;
     bmvp_status st;
-    if (bmvpi_net_infer_kind(net->kind, f, group, source)) return BMVP_OK;
+    if (bmvpi_net_infer_kind(net->kind, f, group, source)) {
+        bmvpi_adopt_task(net, f, source);
+        return BMVP_OK;
+    }
     if (run && !bmvp_json_parse(run->value, strlen(run->value), f->path, bmvp_allocator_of(net->m.c), &doc, err)) {
         st = bmvp_net_config_read(bmvp_json_get(bmvp_json_root(doc), "network"), source, err);
         bmvp_json_free(doc);

@@ -17,6 +17,8 @@ static const method_row *const rows[] = {
     &method_mae3d,
     &method_simmim,
     &method_mocov3,
+    &method_swin_ssl,
+    &method_dae,
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -65,6 +67,12 @@ static void rng_noise(void *user, int64_t n, float *out)
     for (i = 0; i < n; ++i) out[i] = (float)bmvp_rng_uniform((bmvp_rng *)user);
 }
 
+static void rng_normal(void *user, int64_t n, float *out)
+{
+    int64_t i;
+    for (i = 0; i < n; ++i) out[i] = bmvp_rng_normal((bmvp_rng *)user);
+}
+
 draws draws_of(bmvp_rng *r)
 {
     draws d;
@@ -72,6 +80,7 @@ draws draws_of(bmvp_rng *r)
     d.whole = rng_whole;
     d.order = rng_order;
     d.noise = rng_noise;
+    d.normal = rng_normal;
     d.user = r;
     return d;
 }
@@ -129,11 +138,88 @@ bmvp_status method_look_end(bmvp_trainer *t, int was, const bmvp_tensor *x, cons
     return bmvp_error_of(t->c)->status;
 }
 
+float *method_crops_of_all(bmvp_pass *p, int edge)
+{
+    const method_item *item = (const method_item *)p->items;
+    const int64_t voxels = (int64_t)edge * edge * edge, dim[2] = { p->n, voxels + 1 };
+    float *crops = (float *)calloc((size_t)(p->n_all * dim[1]), sizeof *crops);
+    int i;
+    if (!crops) return (float *)bmvp_fail(p->c, BMVP_E_OOM, "no memory for %d crops", (int)p->n_all);
+    for (i = 0; i < p->n && !bmvp_is_plan(p->c); ++i) {
+        memcpy(crops + i * dim[1], item[i].x, (size_t)voxels * sizeof *crops);
+        crops[i * dim[1] + voxels] = (float)item[i].slot;
+    }
+    if (p->n_all > p->n)
+        (void)bmvp_read(p->c, bmvp_pass_rows(p, bmvp_input(p->c, 2, dim, crops), dim[1], NULL), crops);
+    if (!bmvp_failed(p->c)) return crops;
+    free(crops);
+    return NULL;
+}
+uint32_t method_slot(const float *crops, int64_t edge, int64_t i)
+{
+    const int64_t voxels = edge * edge * edge;
+    return (uint32_t)crops[i * (voxels + 1) + voxels];
+}
+
+int32_t *method_modalities_of_all(bmvp_pass *p)
+{
+    const method_item *item = (const method_item *)p->items;
+    const int64_t n = p->n_all, dim[2] = { p->n, 1 };
+    float *x = (float *)calloc((size_t)n + 1, sizeof *x);
+    int32_t *modality = (int32_t *)calloc(2 * (size_t)n + 1, sizeof *modality);
+    int64_t i;
+    for (i = 0; i < p->n && x; ++i) x[i] = (float)item[i].modality;
+    if (x && n > p->n) (void)bmvp_read(p->c, bmvp_pass_rows(p, bmvp_input(p->c, 2, dim, x), 1, NULL), x);
+    for (i = 0; i < n && x && modality; ++i) modality[i] = (int32_t)x[i];
+    if (!x || !modality) bmvp_fail(p->c, BMVP_E_OOM, "no memory for %d modalities", (int)n);
+    free(x);
+    return modality;
+}
+
+bmvp_tensor *method_info_nce(bmvp_ctx *c, bmvp_tensor *z, double temperature)
+{
+    const int64_t n = z ? z->dim[0] : 0, dim[2] = { n, n };
+    float *itself = (float *)calloc((size_t)(n * n) + 1, sizeof *itself);
+    int32_t *pair = (int32_t *)calloc((size_t)n + 1, sizeof *pair);
+    bmvp_tensor *s = NULL;
+    int64_t i;
+    for (i = 0; i < n && itself && pair; ++i) itself[i * n + i] = -1e9f, pair[i] = (int32_t)((i + n / 2) % n);
+    if (z && itself && pair) {
+        z = bmvp_l2_normalize(c, z, 1e-12);
+        s = bmvp_scale(c, bmvp_matmul(c, z, z, 0, 1), 1 / temperature, 0);
+        s = bmvp_cross_entropy(c, bmvp_add(c, s, bmvp_input(c, 2, dim, itself)), pair);
+    } else if (z) bmvp_fail(c, BMVP_E_OOM, "no memory for the contrast of %d rows", (int)n);
+    free(itself);
+    free(pair);
+    return s;
+}
+
+method_preset_kind method_preset(const char *name, void *config, size_t size)
+{
+    static const char *const names[] = { "release", "paper", "fast" };
+    int i;
+    for (i = 0; i < 3 && strcmp(name, names[i]) != 0; ++i) {}
+    if (i == 3) return METHOD_UNKNOWN;
+    memset(config, 0, size);
+    bmvp_run_default(config);
+    strcpy(((method_config *)config)->preset, name);
+    return (method_preset_kind)(METHOD_RELEASE + i);
+}
+
 int method_crop_fits(bmvp_trainer *t, int crop)
 {
     const int stride = (int)bmvp_net_stride(t->net);
     if (crop % stride == 0) return 1;
     bmvp_fail(t->c, BMVP_E_ARG, "crop %d must be a multiple of %d for %s", crop, stride, t->net_config.name);
+    return 0;
+}
+
+int method_has_pairs(bmvp_trainer *t, const char *what, const char *off)
+{
+    const method_setup *u = (const method_setup *)t->setup;
+    const int batch = ((const method_config *)t->config)->batch;
+    if (batch * (u && bmvp_is_plan(t->c) ? u->ranks : 1) > 1) return 1;
+    bmvp_fail(t->c, BMVP_E_ARG, "%s compares crops of different cases: --batch 2 or more, or --set %s", what, off);
     return 0;
 }
 

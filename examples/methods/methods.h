@@ -21,6 +21,7 @@ typedef struct draws {
     int64_t (*whole)(void *user, int64_t low, int64_t high);        /* low..high, both may come */
     void (*order)(void *user, int64_t n, int32_t *out);             /* out[i] = p(i), a permutation of 0..n-1 */
     void (*noise)(void *user, int64_t n, float *out);               /* n numbers in [0, 1) */
+    void (*normal)(void *user, int64_t n, float *out);              /* n of mean 0 and variance 1 */
     void *user;
 } draws;
 draws draws_of(bmvp_rng *r); /* the library's generator; it must outlive them */
@@ -83,6 +84,8 @@ bmvp_status method_look_end(bmvp_trainer *t, int was, const bmvp_tensor *x, cons
                             float *seen, float *back);
 /* For create: 1, or a failure that names the multiples which the network takes. */
 int method_crop_fits(bmvp_trainer *t, int crop);
+/* For prepare: 1, or a failure that says what needs crops of two cases in a step, and what switches it off. */
+int method_has_pairs(bmvp_trainer *t, const char *what, const char *off);
 
 /* A learnable volume for each modality of the data, on their grid, in files as BrainMVP's templates ("rep_template"): a
    run goes on with the same modalities, and fine-tuning fills missing ones from them. */
@@ -95,6 +98,19 @@ typedef struct method_templates {
 void method_templates_make(bmvp_trainer *t, method_templates *l, double deviation, double lr_scale);
 void method_templates_describe(const method_templates *l, bmvp_jw *w); /* for describe */
 
+/* Contrast of pairs: rows z of one view of each thing, then of its other view. Mean over rows of -log of exp(cosine
+   with the pair / temperature) over the sum of it over all other rows (InfoNCE, SimCLR). */
+bmvp_tensor *method_info_nce(bmvp_ctx *c, bmvp_tensor *z, double temperature);
+/* Zeros, the defaults of every run, and the name. */
+typedef enum method_preset_kind { METHOD_UNKNOWN, METHOD_RELEASE, METHOD_PAPER, METHOD_FAST } method_preset_kind;
+method_preset_kind method_preset(const char *name, void *config, size_t size);
+/* The crops of this pass of all ranks, edge^3 voxels and a place for the slot each, in the order of the ranks: for
+   corruptions that mix crops. Zeros in a plan. NULL after a failure; free it. */
+float *method_crops_of_all(bmvp_pass *p, int edge);
+uint32_t method_slot(const float *crops, int64_t edge, int64_t i); /* of crop i of those */
+/* The modalities of those crops, and room for as many numbers behind them */
+int32_t *method_modalities_of_all(bmvp_pass *p);
+
 const method_row *method_at(int i);              /* NULL past the last */
 const method_row *method_find(const char *name); /* NULL: there is none */
 const char *method_names(void);                  /* of all of them, by spaces */
@@ -102,6 +118,7 @@ const char *method_names(void);                  /* of all of them, by spaces */
 extern const method_row method_brainmvp, method_genesis;
 extern const method_row method_m3ae, method_gvsl;
 extern const method_row method_mae3d, method_simmim, method_mocov3; /* tokens.h */
+extern const method_row method_swin_ssl, method_dae;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 
@@ -130,6 +147,16 @@ int gvsl_shuffle(const draws *r, int windows, const int64_t d[3], const float *f
 void gvsl_paint(const draws *r, int boxes, const int64_t d[3], float *x, float *noise);
 int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const float *from, float *x, float *scratch);
 bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, bmvp_tensor **align, bmvp_tensor **smooth);
+/* A turn by quarters, and the boxes that are cut into volume i of n. */
+typedef struct swin_ssl_config swin_ssl_config;
+void swin_ssl_turn(int quarters, const int64_t d[3], int i, int j, const float *from, float *to);
+void swin_ssl_spoil(const draws *r, const swin_ssl_config *k, const int64_t d[3], int64_t n, int64_t i, float *x,
+                    float *scratch);
+/* Noise and few voxels; out: not x. Fewer channels of tokens, by bmvp_net_on_tokens with user a dae_hidden. */
+typedef struct dae_config dae_config;
+void dae_disrupt(const draws *r, const dae_config *k, const int64_t d[3], const float *x, float *out);
+typedef struct dae_hidden { draws *r; double share; int turned; } dae_hidden;
+bmvp_tensor *dae_hide(bmvp_net *net, bmvp_tensor *t, void *user);
 
 /* >>motion --------------------------------------------------------------------------------------------------------- */
 
@@ -142,5 +169,19 @@ bmvp_tensor *motion_field(bmvp_ctx *c, const int64_t d[3], const float *noise, d
 bmvp_tensor *motion_augment(bmvp_ctx *c, const draws *r, double share, double bend, int edge, bmvp_tensor *x);
 bmvp_tensor *motion_correlation(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 bmvp_tensor *motion_smoothness(bmvp_ctx *c, bmvp_tensor *flow);
+
+/* >>parts ---------------------------------------------------------------------------------------------------------- */
+
+/* Heads and losses where a test must see them: the state of a method's trainer, what the network answers. */
+typedef struct swin_ssl_heads {
+    bmvp_module m;
+    bmvp_layer turn, vector, conv[8], last;
+    int levels;
+} swin_ssl_heads;
+typedef struct swin_ssl_answers { bmvp_tensor *turn, *vector, *rebuilt, *step[8]; } swin_ssl_answers;
+swin_ssl_answers swin_ssl_run(bmvp_net *net, swin_ssl_heads *h, bmvp_tensor *x, int training);
+
+bmvp_tensor *dae_logits(bmvp_ctx *c, bmvp_tensor *rows, double temperature);
+void dae_targets(int64_t n, const int32_t *modality, int32_t *target);
 
 #endif

@@ -22,6 +22,8 @@ gvsl 0.8 0 16 --lr 0.003
 mae3d 0.6 0 32
 simmim 0.6 0 32
 mocov3 0.75 0 32 --batch 8 --lr 0.002 --set momentum=0.5,scale_low=0.8,jitter_rate=0.2,blur_first=0.1,solarize_second=0,flip_rate=0,weight_decay=0
+swin_ssl 0.8 0 32 --network uniformer_tiny
+dae 0.7 0 16 --network uniformer_tiny --lr 0.02
 END
 )
 
@@ -58,6 +60,16 @@ refuses()
         refuses_tokens
         expect 2 "masks none of 8 tokens" learn never --set mask_ratio=0.1
         expect 2 "mask_block 24 must be a multiple of the token's 16 voxels" learn never --set mask_block=24
+        ;;
+    swin_ssl)
+        expect 2 "swin_ssl compares crops of different cases: --batch 2 or more" learn never --batch 1
+        expect 2 "two are read: --crop 32" learn never --crop 16
+        expect 2 "there are no boxes of 0.05 to 0.01" learn never --set cut_most=0.01
+        ;;
+    dae)
+        expect 2 "dae compares crops of different cases: --batch 2 or more" learn never --batch 1
+        expect 2 "no multiple of every 3" learn never --set every=3
+        expect 2 "which has no statistics: --crop 64" learn never --network swin_unetr_tiny --crop 32
         ;;
     esac
 }

@@ -72,6 +72,23 @@ static inline void golden_draws_noise(void *user, int64_t n, float *out)
     snprintf(name, sizeof name, "%s.%lld", l->noise, (long long)l->n_noise++);
     golden_ssl_uniform(l->g, name, 1, 0, n, out);
 }
+/* Number i of two streams by the rule of golden/ssl: Box and Muller */
+static inline float golden_normal(uint64_t a, uint64_t b, int64_t i)
+{
+    return (float)(sqrt(-2 * log(1 - formula_uniform(a, i))) * cos(2 * 3.14159265358979323846 * formula_uniform(b, i)));
+}
+static inline void golden_draws_normal(void *user, int64_t n, float *out)
+{
+    golden_draws *l = (golden_draws *)user;
+    char name[64];
+    uint64_t a, b;
+    int64_t i;
+    snprintf(name, sizeof name, "%s.%lld.a", l->noise, (long long)l->n_noise);
+    a = formula_stream(name, l->g->seed);
+    snprintf(name, sizeof name, "%s.%lld.b", l->noise, (long long)l->n_noise++);
+    b = formula_stream(name, l->g->seed);
+    for (i = 0; i < n; ++i) out[i] = golden_normal(a, b, i);
+}
 
 static inline draws golden_draws_of(golden_draws *l, const golden_ssl *g, const bmvp_json *list, const char *shuffle,
                                     const char *noise)
@@ -82,7 +99,7 @@ static inline draws golden_draws_of(golden_draws *l, const golden_ssl *g, const 
     l->kind = list ? list->first : NULL;
     l->value = l->kind && l->kind->next ? l->kind->next->first : NULL;
     d.uniform = golden_draws_uniform, d.whole = golden_draws_whole, d.order = golden_draws_order;
-    d.noise = golden_draws_noise, d.user = l;
+    d.noise = golden_draws_noise, d.normal = golden_draws_normal, d.user = l;
     return d;
 }
 

@@ -98,6 +98,17 @@ bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[
 }
 void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11]) { bmvpi_swin_decode(net, f, map); }
 
+bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x)
+{
+    const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
+    return bmvpi_swin_run_block(&net->m, &u->block[stage][block], bmvpi_swin_window(&net->cfg), block % 2, x);
+}
+bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_tensor *x)
+{
+    const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
+    return bmvpi_swin_merge(&net->m, &u->merged[stage], &u->reduction[stage], new_merging, x);
+}
+
 bmvp_status inside_relate(double m[16], const double to[16], const double from[16])
 {
     return bmvpi_relate(m, to, from, "", NULL);

@@ -43,6 +43,9 @@ bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
    embedding ([16]). What encoder1, 2, 3, 4, 10, decoder5 to 1 give, and the logits. */
 bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[17]);
 void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11]);
+/* Block `block` of a stage, odd ones with shifted windows; the merging behind the stage. */
+bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x);
+bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_tensor *x);
 
 /* Voxels of one grid in those of another. */
 bmvp_status inside_relate(double m[16], const double to[16], const double from[16]);
