@@ -4342,8 +4342,9 @@ static bmvp_status bmvpi_ft_pretrained(const bmvp_ft *f, const bmvp_ckpt *file, 
     for (m = 0; m < pre.n_modalities && m < f->n_modalities; ++m)
         if (strcmp(pre.names[m], bmvp_modality_name(f->modality[m])) != 0)
             return bmvp_error_set(err, BMVP_E_ARG,
-                                  "%s: channel %d of its network is %s, of this task %s: the same modalities in the same "
-                                  "order", file->path, m + 1, pre.names[m], bmvp_modality_name(f->modality[m]));
+                                  "%s: channel %d of its network is %s, of this task %s: the same modalities in the "
+                                  "same order",
+                                  file->path, m + 1, pre.names[m], bmvp_modality_name(f->modality[m]));
     return BMVP_OK;
 }
 
