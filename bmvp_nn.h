@@ -2068,7 +2068,7 @@ static int bmvpi_unet3d_infer(const bmvp_ckpt *f, const char *group, bmvp_net_co
 
 static const bmvp_net_kind bmvpi_unet3d_kind = {
     "unet3d", "UNET3D",
-    "width groups",
+    "width groups deep",
     "groups",
     sizeof(bmvpi_unet3d),
     bmvpi_unet3d_stride,
