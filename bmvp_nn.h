@@ -6793,7 +6793,7 @@ static const bmvp_json *bmvpi_node_find(const bmvp_json **v, int64_t n, const ch
 }
 
 /* No group is called by more characters than this: so the look-ups of a name of many dots are linear in it. */
-enum { BMVPI_GROUP_MOST = 1000 };
+#define BMVPI_GROUP_MOST ((size_t)1000)
 
 /* Cuts "group.name" at the longest group that is listed. */
 static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group,
@@ -6832,7 +6832,7 @@ static bmvp_status bmvpi_st_ours(bmvpi_ckpt_file *f, const char *text, bmvp_erro
         if (strlen(bmvpi_node_text(group[i])) > BMVPI_GROUP_MOST)
             s = bmvp_error_set(err, BMVP_E_FORMAT,
                                "%.300s: damaged safetensors file: a group of more than %d characters", f->ck.path,
-                               BMVPI_GROUP_MOST);
+                               (int)BMVPI_GROUP_MOST);
     for (i = 0; !s && i < f->n_entries; i++)
         s = bmvpi_st_split(f, group, bmvp_json_count(groups), &f->entry[i].group, &f->entry[i].name, err);
     for (i = 0; !s && i < f->n_meta; i++) {

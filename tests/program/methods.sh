@@ -23,7 +23,7 @@ mae3d 0.6 0 32
 simmim 0.6 0 32
 mocov3 0.75 0 32 --batch 8 --lr 0.002 --set momentum=0.5,scale_low=0.8,jitter_rate=0.2,blur_first=0.1,solarize_second=0,flip_rate=0,weight_decay=0
 swin_ssl 0.8 0 32 --network uniformer_tiny
-dae 0.7 0 16 --network uniformer_tiny --lr 0.02
+dae 0.75 0 16 --network uniformer_tiny --batch 8 --lr 0.02
 END
 )
 
