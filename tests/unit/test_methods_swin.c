@@ -420,7 +420,7 @@ static void dae_noise(const golden_ssl *g)
     golden_ssl_uniform(g, "image", 1, 0, 2 * ONE, image);
     for (i = 0; i < 2 * ONE; ++i) noise[i] = golden_normal(a, b, i);
     for (every = 1; every <= 4; every += 3) {
-        char text[4];
+        char text[12];
         snprintf(text, sizeof text, "%d", every);
         CHECK(bmvp_field_set(method_find("dae")->method()->fields, config, "every", text, NULL) == BMVP_OK);
         for (from.normal = noise, k = 0; k < 2; ++k)

@@ -229,7 +229,7 @@ static bmvp_tensor *swin_run(golden_net *g, bmvp_net *net, bmvp_tensor *x)
     bmvp_ctx *c = net->m.c;
     bmvp_tensor *seen[17] = { NULL }, *map[11], *loss = NULL;
     bmvp_features f = inside_swin_maps(net, x, seen);
-    char name[8];
+    char name[16];
     int i;
     if (!f.last) return NULL;
     feature(g, c, seen[16], GOLDEN_FIRST, "swinViT.patch_embed", 0);

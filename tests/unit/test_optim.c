@@ -129,7 +129,7 @@ static void golden_steps(const golden_ssl *g, const char *name, const bmvp_optim
     bmvp_state_list l;
     bmvp_optim *o;
     float x[6], *y;
-    char stream[16];
+    char stream[32];
     int i, t;
     want = bmvp_json_get(bmvp_json_get(bmvp_json_get(all, "optimizers"), "out"), name);
     memset(&l, 0, sizeof l);
