@@ -228,11 +228,11 @@ portable: build/test_ops build/test_tape build/test_memory
 SAN = -O1 -g1 -fno-omit-frame-pointer
 ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Not under sanitizers: what compiles and reads (form), the lessons, long training (methods: a step of each is in test_methods), and the
-# program on the shim. The kernels on the shim, which looks after their memory itself (pages without access around every block), have a
-# target of their own, as they take as long as all the rest.
+# program on the shim; nor fine-tuning by ranks (test_parallel has the ranks, test_finetune the steps). The kernels on the shim, which looks
+# after their memory itself (pages without access around every block), have a target of their own, as they take as long as all the rest.
 ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course gpu/cuda_cli
 CUDA_BIN  = $(filter build/test_cuda%,$(TEST_BIN))
-ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim,$(TEST_BIN))
+ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim build/test_parallel_ft,$(TEST_BIN))
 asan asan-cuda:
 	$(MAKE) clean-tests
 	$(MAKE) -j2 CFLAGS="$(ASAN)" ONE_LIBRARY=1 sanitized-$@
