@@ -219,11 +219,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     genesis_config *k = (genesis_config *)config;
-    const int fast = strcmp(name, "fast") == 0;
-    if (!fast && strcmp(name, "release") != 0 && strcmp(name, "paper") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 64 : 96, k->batch = fast ? 2 : 6, k->clip = 12;
     k->flip_axes = fast ? 3 : 2, k->flip_rate = 0.4;
     k->shuffle_rate = 0.5, k->windows = 10000, k->bend_rate = 0.9, k->paint_rate = 0.9, k->inside_rate = 0.2;

@@ -222,11 +222,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     gvsl_config *k = (gvsl_config *)config;
-    const int fast = strcmp(name, "fast") == 0, release = strcmp(name, "release") == 0;
-    if (!fast && !release && strcmp(name, "paper") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST, release = kind == METHOD_RELEASE;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 48 : 96, k->batch = 1, k->epochs = 1000, k->affine_gradient = !release;
     k->optimizer = BMVP_ADAM, k->lr = k->lr_floor = fast ? 1e-3 : 1e-4, k->weight_decay = 0;
     k->shuffle_rate = 0.8, k->windows = 5000, k->bend_rate = 0.9, k->boxes = 30;

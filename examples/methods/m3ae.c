@@ -223,11 +223,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     m3ae_config *k = (m3ae_config *)config;
-    const int fast = strcmp(name, "fast") == 0;
-    if (!fast && strcmp(name, "release") != 0 && strcmp(name, "paper") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 64 : 128, k->batch = 2, k->epochs = fast ? 100 : 600;
     k->optimizer = BMVP_ADAM, k->lr = fast ? 2e-3 : 3e-4, k->weight_decay = 0;
     k->patch = fast ? 8 : 16, k->mask_ratio = 0.875, k->drop = 3;

@@ -212,11 +212,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     mae3d_config *k = (mae3d_config *)config;
-    const int fast = strcmp(name, "fast") == 0, paper = strcmp(name, "paper") == 0;
-    if (!fast && !paper && strcmp(name, "release") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST, paper = kind == METHOD_PAPER;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 64 : 96, k->batch = fast ? 4 : 16, k->mask_ratio = 0.75, k->weight_decay = 0.05;
     k->decoder_width = fast ? 48 : 512, k->decoder_depth = fast ? 2 : 8, k->decoder_heads = fast ? 3 : 8;
     k->decoder_mlp = fast ? 192 : 2048, k->decay_vectors = !paper;

@@ -233,11 +233,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     mocov3_config *k = (mocov3_config *)config;
-    const int fast = strcmp(name, "fast") == 0;
-    if (!fast && strcmp(name, "release") != 0 && strcmp(name, "paper") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 64 : 96, k->batch = fast ? 8 : 32, k->epochs = fast ? 100 : 300, k->weight_decay = 0.1;
     k->temperature = 0.2, k->momentum = fast ? 0.9 : 0.99, k->momentum_rises = k->frozen_embedding = k->sincos = 1;
     k->head_width = fast ? 128 : 4096, k->head_out = fast ? 32 : 256, k->scale_low = 0.2, k->jitter = 0.4;

@@ -203,11 +203,9 @@ static const bmvp_method *method(void)
 static int preset(const char *name, void *config)
 {
     simmim_config *k = (simmim_config *)config;
-    const int fast = strcmp(name, "fast") == 0, paper = strcmp(name, "paper") == 0;
-    if (!fast && !paper && strcmp(name, "release") != 0) return 0;
-    memset(k, 0, sizeof *k);
-    bmvp_run_default(k);
-    strcpy(k->preset, name);
+    const method_preset_kind kind = method_preset(name, config, sizeof *k);
+    const int fast = kind == METHOD_FAST, paper = kind == METHOD_PAPER;
+    if (kind == METHOD_UNKNOWN) return 0;
     k->crop = fast ? 64 : 96, k->batch = fast ? 4 : 16, k->mask_ratio = 0.75, k->decay_vectors = 1;
     k->lr_floor = fast ? 0 : k->lr; /* constant */
     if (fast) k->lr = 2e-3, k->warmup = 10;
