@@ -27,7 +27,8 @@
        and the rest:   >>labels impl       >>metrics impl          >>mirror                >>window impl
        fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
                        >>finetune faces    >>finetune files
-       prediction:     >>predict impl      >>predict weights       >>predict images        >>predict call
+       prediction:     >>predict impl      >>predict weights       >>predict images        >>predict align
+                       >>predict call
 
    A complete program:
 
@@ -778,6 +779,14 @@ typedef enum bmvp_intensity {
     BMVP_INTENSITY_RANGE,      /* low becomes 0, high 1, clipped. MONAI ScaleIntensityRange(low, high, 0, 1, True) */
     BMVP_INTENSITY_AS_IT_IS
 } bmvp_intensity;
+/* What brings images of a case that lie on different grids to that of one of them, the reference. */
+typedef enum bmvp_alignment {
+    BMVP_ALIGN_NONE,   /* nothing: they must lie on one grid */
+    BMVP_ALIGN_HEADER, /* their affines: right as far as the head lay still between them */
+    BMVP_ALIGN_RIGID   /* bmvp_nii_register, also where they lie on one grid */
+} bmvp_alignment;
+BMVP_API const char *bmvp_alignment_names(void); /* "none header rigid" */
+
 typedef struct bmvp_preparation {
     double spacing;         /* edge of a voxel in mm, 0 to 100; 0: as the image has it */
     double percentile_low;  /* of all voxels in the box, 0 to 100: becomes 0 */
@@ -789,6 +798,10 @@ typedef struct bmvp_preparation {
     char axes[4];      /* where x, y, z run to, "LPS"; "": RAS */
     bmvp_intensity intensity;
     double range_low, range_high; /* of INTENSITY_RANGE */
+    bmvp_alignment align;         /* of the images of a case; each is then interpolated once */
+    char reference[8];            /* modality whose grid they get; "", or not in the case: the one with the smallest
+                                     voxels, of equals t1c, t1, flair, t2, then the others in their order */
+    int search_all;               /* 1: RIGID tries all turns of a cube, too (BMVP_NII_SEARCH_ALL) */
 } bmvp_preparation;
 /* 1 mm, percentiles 1 and 99, box of the foreground, not resized, RAS */
 BMVP_API bmvp_preparation bmvp_preparation_default(void);
@@ -797,7 +810,7 @@ BMVP_API const char *bmvp_intensity_names(void); /* "percentiles zscore zscore-a
 BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_error *err);
 /* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only
    where they are not as by default, "resize": [x, y, z], "whole": true, "axes": "LPS", "intensity": "zscore", "range":
-   [low, high]. */
+   [low, high], "register": "rigid", "reference": "t1", "search": "all". */
 BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
 /* And back from text; name: for messages. BMVP_E_FORMAT names a field that is missing, unknown or out of its range. */
 BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err);
@@ -861,17 +874,28 @@ typedef struct bmvp_prepare_job {
     const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
     const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
     const bmvp_preparation *how;
+    int keep_doubtful; /* 1: a doubtful alignment (see bmvp_aligned) is no error */
     int other_grids; /* 0: images that do not lie on one grid (bmvp_nii_one_grid) are refused by name (as `prepare`
                         does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
     int constants; /* 1: an image of one value counts as missing whatever that is; 0: only if it is 0 */
     int masks;       /* 1: fill `content` and `inside` */
     const bmvp_nii_options *io; /* memory of the volumes; NULL: malloc */
 } bmvp_prepare_job;
+/* What alignment has found of an image. */
+typedef struct bmvp_aligned {
+    double matrix[16];   /* mm of the reference -> mm of this image; all 0: not aligned */
+    double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1 */
+    double turn, shift;  /* degrees; mm, in the middle of the reference */
+    double loop;         /* RIGID: mean mm over the head by which reference -> this -> another -> reference misses (of
+                            two images: there and back): an estimate of the error that needs no truth. With four images
+                            the smaller of two loops. Above 3, or an overlap below 0.3: doubtful, BMVP_E_FORMAT */
+} bmvp_aligned;
 typedef struct bmvp_prepared_images {
     bmvp_nii_volume image[BMVP_MODALITIES]; /* by known modality (bmvp_modality_find); data NULL: not given, or blank */
     bmvp_nii_volume label;
     uint32_t blank;         /* bit k: the image of known modality k is blank: it counts as missing */
-    bmvp_nii_volume frame;  /* grid of the first image that is not blank, in RAS; without data */
+    bmvp_nii_volume frame;  /* grid of the first image that is not blank, in RAS (aligned: of the reference, after
+                               resampling); without data */
     unsigned char *content; /* of its voxels: 1 where an image is not 0 */
     int64_t box[3];         /* x, y, z: the box before it was resized .. */
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
@@ -880,6 +904,8 @@ typedef struct bmvp_prepared_images {
     uint32_t few;      /* bit k: the image of known modality k has fewer than nine different values */
     int64_t label_cut;      /* labelled voxels that lie outside of the box, and are not in `label` */
     int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
+    int reference;          /* known modality, where the preparation aligns */
+    bmvp_aligned aligned[BMVP_MODALITIES];
     bmvp_allocator allocator;
 } bmvp_prepared_images;
 /* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
@@ -910,7 +936,8 @@ typedef enum bmvp_predict_fill { BMVP_FILL_CHECKPOINT, BMVP_FILL_TEMPLATE, BMVP_
 typedef struct bmvp_predict_options {
     bmvp_window window;     /* roi 0: the checkpoint's crop */
     bmvp_predict_fill fill; /* what stands for a missing modality */
-    int other_grids;        /* as in bmvp_prepare_job */
+    int align;              /* how images come to one grid; 0: as the checkpoint's cases, else 1 + a bmvp_alignment */
+    int keep_doubtful, other_grids; /* as in bmvp_prepare_job */
     int probabilities;      /* 1: also one image an output, 2 bytes a voxel each */
     const char *grid;       /* modality of the image whose grid the results have; NULL: the first of the images */
 } bmvp_predict_options;
@@ -926,6 +953,9 @@ typedef struct bmvp_prediction {
     uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
     uint32_t by_qform, few;        /* as in bmvp_prepared_images, of modality m of the task */
     bmvp_predict_fill fill;        /* by what they were filled */
+    bmvp_alignment aligned;        /* how the images came to one grid .. */
+    int reference;                 /* .. that of this known modality .. */
+    double loop;                   /* .. and the largest loop error of them, mm */
     bmvp_allocator allocator;
 } bmvp_prediction;
 /* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
@@ -5058,6 +5088,10 @@ static const char *const bmvpi_preparation_fields[4] = { "spacing", "percentile_
 static const char *const bmvpi_intensity_name[] = { "percentiles", "zscore", "zscore-all", "range", "as-it-is" };
 enum { BMVPI_INTENSITIES = (int)(sizeof bmvpi_intensity_name / sizeof *bmvpi_intensity_name) };
 
+static const char *const bmvpi_alignment_name[] = { "none", "header", "rigid" };
+enum { BMVPI_ALIGNMENTS = (int)(sizeof bmvpi_alignment_name / sizeof *bmvpi_alignment_name) };
+
+BMVP_API const char *bmvp_alignment_names(void) { return "none header rigid"; }
 BMVP_API const char *bmvp_intensity_names(void) { return "percentiles zscore zscore-all range as-it-is"; }
 
 BMVP_API bmvp_preparation bmvp_preparation_default(void)
@@ -5085,6 +5119,9 @@ BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_pre
     }
     if (p->whole) bmvp_jw_bool(w, "whole", 1);
     if (p->axes[0]) bmvp_jw_string(w, "axes", p->axes);
+    if (p->align) bmvp_jw_string(w, "register", bmvpi_alignment_name[p->align]);
+    if (p->reference[0]) bmvp_jw_string(w, "reference", p->reference);
+    if (p->search_all) bmvp_jw_string(w, "search", "all");
     if (p->intensity) bmvp_jw_string(w, "intensity", bmvpi_intensity_name[p->intensity]);
     if (p->intensity == BMVP_INTENSITY_RANGE) {
         bmvp_jw_array(w, "range");
@@ -5120,6 +5157,13 @@ BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_erro
                               bmvp_intensity_names());
     if (p->intensity == BMVP_INTENSITY_RANGE && !(p->range_low < p->range_high))
         return bmvp_error_set(err, BMVP_E_ARG, "range: %g is not below %g", p->range_low, p->range_high);
+    if ((int)p->align < 0 || (int)p->align >= BMVPI_ALIGNMENTS)
+        return bmvp_error_set(err, BMVP_E_ARG, "register %d is none of: %s", (int)p->align, bmvp_alignment_names());
+    if (!memchr(p->reference, 0, sizeof p->reference) || (p->reference[0] && bmvp_modality_find(p->reference) < 0))
+        return bmvp_error_set(err, BMVP_E_ARG, "reference '%.8s' is no modality; known are %s", p->reference,
+                              bmvp_modality_names());
+    if (!p->align && (p->reference[0] || p->search_all))
+        return bmvp_error_set(err, BMVP_E_ARG, "reference and search are of a preparation that registers");
     if (p->whole && p->centre_crop)
         return bmvp_error_set(err, BMVP_E_ARG, "centre_crop cuts a box out, and the whole volume is wanted");
     return BMVP_OK;
@@ -5163,6 +5207,16 @@ static int bmvpi_preparation_more(const bmvp_json *node, bmvp_preparation *p)
     } else if (strcmp(node->key, "intensity") == 0) {
         while (k < BMVPI_INTENSITIES && strcmp(text, bmvpi_intensity_name[k]) != 0) ++k;
         p->intensity = (bmvp_intensity)k;
+    } else if (strcmp(node->key, "register") == 0) {
+        while (k < BMVPI_ALIGNMENTS && strcmp(text, bmvpi_alignment_name[k]) != 0) ++k;
+        p->align = (bmvp_alignment)k;
+        return k < BMVPI_ALIGNMENTS ? 1 : -1;
+    } else if (strcmp(node->key, "reference") == 0) {
+        snprintf(p->reference, sizeof p->reference, "%s", text);
+        return strlen(text) < sizeof p->reference ? 1 : -1;
+    } else if (strcmp(node->key, "search") == 0) {
+        p->search_all = strcmp(text, "all") == 0;
+        return p->search_all ? 1 : -1;
     } else return 0;
     return k < BMVPI_INTENSITIES && strlen(text) <= 11 ? 1 : -1;
 }
@@ -5230,8 +5284,9 @@ static void bmvpi_preparation_text(const bmvp_preparation *p, char text[96])
         n = snprintf(text, 96, "%.9g-%.9g%%", p->percentile_low, p->percentile_high);
     if (p->intensity == BMVP_INTENSITY_RANGE)
         n = snprintf(text, 96, "range %.9g-%.9g", p->range_low, p->range_high);
-    snprintf(text + n, (size_t)(96 - n), " %s%s%s", p->whole ? "whole" : p->centre_crop ? "centre" : "box",
-             p->axes[0] ? " " : "", p->axes);
+    snprintf(text + n, (size_t)(96 - n), " %s%s%s%s%s%s%s%s", p->whole ? "whole" : p->centre_crop ? "centre" : "box",
+             p->axes[0] ? " " : "", p->axes, p->align ? " " : "", p->align ? bmvpi_alignment_name[p->align] : "",
+             p->reference[0] ? ":" : "", p->reference, p->search_all ? " all" : "");
 }
 
 BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size)
@@ -5847,8 +5902,8 @@ static bmvp_status bmvpi_to_frame(bmvpi_preparing *s, bmvp_nii_volume *v, const 
         return bmvp_error_set(err, BMVP_E_SHAPE, "label %s and image %s are on different grids", name, s->first);
     return bmvp_error_set(
         err, BMVP_E_SHAPE,
-        "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; register and resample them "
-        "to one",
+        "%s (%lldx%lldx%lld) and %s (%lldx%lldx%lld) are on different grids%s; bring them to one: "
+        "--register rigid, or header where the head lay still (bmvp_preparation.align)",
         s->first, (long long)frame->dim[0], (long long)frame->dim[1], (long long)frame->dim[2], name,
         (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2],
         memcmp(v->dim, frame->dim, sizeof v->dim) ? "" : " (by their affines)");
@@ -5967,21 +6022,36 @@ static int bmvpi_take_blank(bmvpi_preparing *s, int m)
     return 1;
 }
 
+/* Reads an image, which is *m; -1: it is blank. */
+static bmvp_status bmvpi_take_image(bmvpi_preparing *s, const bmvp_image *k, int *m, bmvp_error *err)
+{
+    const char *name = bmvpi_image_name(k);
+    bmvp_nii_volume *v;
+    int few = 0;
+    bmvp_status st = bmvpi_image_slot(s, k, m, err);
+    if (st) return st;
+    v = &s->p->image[*m];
+    st = bmvpi_read_along(s, *m, v, k, err);
+    if (!st) st = bmvpi_check_finite(v, name, err);
+    if (!st && bmvpi_take_blank(s, *m)) {
+        *m = -1;
+        return BMVP_OK;
+    }
+    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(*m), &few, err);
+    s->p->few |= (uint32_t)(few > 0) << *m;
+    return st;
+}
+
 static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, bmvp_error *err)
 {
     const char *name = bmvpi_image_name(k);
     bmvp_nii_volume *v;
     bmvp_error e;
-    int m, few = 0;
-    bmvp_status st = bmvpi_image_slot(s, k, &m, err);
-    if (st) return st;
+    int m;
+    bmvp_status st = bmvpi_take_image(s, k, &m, err);
+    if (st || m < 0) return st;
     v = &s->p->image[m];
-    st = bmvpi_read_along(s, m, v, k, err);
-    if (!st) st = bmvpi_check_finite(v, name, err);
-    if (!st && bmvpi_take_blank(s, m)) return BMVP_OK;
-    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), &few, err);
-    s->p->few |= (uint32_t)(few > 0) << m;
-    if (!st) st = bmvpi_to_frame(s, v, name, 0, err);
+    st = bmvpi_to_frame(s, v, name, 0, err);
     if (!st) st = bmvpi_mark_content(s, v, err);
     if (!st) st = bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
     if (st) return st;
@@ -6125,6 +6195,230 @@ static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
     return !st && p->label.data ? bmvpi_crop_label(s, &box, err) : st;
 }
 
+/* >>predict align: images of one case on their own grids --------------------------------------------------------------
+
+   A scanner gives each sequence a grid of its own, and heads move between them. One image is the reference; every other
+   one has a matrix T from mm of the reference to its own mm, from the headers alone or from registration. A voxel of
+   the prepared grid at mm x takes the value at T x, in one interpolation; a label map goes by the matrix of the image
+   on whose grid it was drawn; a prediction comes back to any of the images by the inverse. */
+
+/* The reference; -1: no image is left. */
+static int bmvpi_align_reference(const bmvpi_preparing *s)
+{
+    static const char *const order[4] = { "t1c", "t1", "flair", "t2" };
+    const int wanted = bmvp_modality_find(s->job->how->reference);
+    double least = 0;
+    int i, best = -1;
+    if (wanted >= 0 && s->p->image[wanted].data) return wanted;
+    for (i = 0; i < 4 + BMVP_MODALITIES; ++i) {
+        const int m = i < 4 ? bmvp_modality_find(order[i]) : i - 4;
+        double mm[3];
+        if (!s->p->image[m].data) continue;
+        bmvpi_voxel_size(&s->p->image[m], mm);
+        if (best >= 0 && !(mm[0] * mm[1] * mm[2] < 0.999 * least)) continue;
+        least = mm[0] * mm[1] * mm[2];
+        best = m;
+    }
+    return best;
+}
+
+static bmvp_status bmvpi_align_pair(double matrix[16], bmvp_aligned *to, const bmvpi_preparing *s, int fixed,
+                                    int moving, bmvp_error *err)
+{
+    bmvp_nii_register_how how;
+    bmvp_nii_registration r;
+    bmvp_error e;
+    bmvp_status st;
+    memset(&how, 0, sizeof how);
+    how.search = s->job->how->search_all ? BMVP_NII_SEARCH_ALL : BMVP_NII_SEARCH_SMALL;
+    st = bmvp_nii_register(&r, &s->p->image[fixed], &s->p->image[moving], &how, &e);
+    if (st)
+        return bmvp_error_set(err, st, "%s cannot be registered to %s: %s", s->name[moving], s->name[fixed], e.message);
+    memcpy(matrix, r.matrix, sizeof r.matrix);
+    if (to) to->nmi = r.nmi, to->overlap = r.overlap;
+    return BMVP_OK;
+}
+
+/* 1 where the reference is above a tenth of its bright voxels: the head, for means over it. */
+static bmvp_status bmvpi_align_head(bmvp_nii_volume *head, const bmvp_nii_volume *v, bmvp_error *err)
+{
+    static const double q[2] = { 2, 98 };
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    float at[2], bound;
+    int64_t i;
+    bmvp_status st = bmvp_nii_percentiles(at, q, 2, v->data, n, &v->allocator, err);
+    if (!st) st = bmvp_nii_volume_copy(head, v, err);
+    if (st) return st;
+    bound = at[0] + 0.1f * (at[1] - at[0]);
+    for (i = 0; i < n; ++i) head->data[i] = v->data[i] > bound;
+    return BMVP_OK;
+}
+
+/* mm by which the loop reference -> a -> b -> reference misses. a = b: there and back. */
+static bmvp_status bmvpi_align_loop(double *mm, const bmvpi_preparing *s, const bmvp_nii_volume *head, int a, int b,
+                                    bmvp_error *err)
+{
+    static const double one[16] = { 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1 };
+    const bmvp_aligned *const of = s->p->aligned;
+    double loop[16], back[16];
+    bmvp_status st = bmvpi_align_pair(loop, NULL, s, a, a == b ? s->p->reference : b, err);
+    if (!st) bmvp_nii_matrix_multiply(loop, loop, of[a].matrix);
+    if (!st && a != b) st = bmvp_nii_affine_inverse(back, of[b].matrix, err);
+    if (!st && a != b) bmvp_nii_matrix_multiply(loop, back, loop);
+    *mm = st ? 0 : bmvp_nii_matrix_distance(loop, one, head);
+    return st;
+}
+
+/* Loops of neighbours in a ring of the moving images: each is in two of them (of three images: in one), and takes the
+   smaller, so that a wrong one does not spoil the figure of the others. */
+static bmvp_status bmvpi_align_loops(bmvpi_preparing *s, bmvp_error *err)
+{
+    bmvp_aligned *const of = s->p->aligned;
+    int ring[BMVP_MODALITIES], n = 0, m, i;
+    bmvp_nii_volume head;
+    bmvp_status st;
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (s->p->image[m].data && m != s->p->reference) ring[n++] = m, of[m].loop = -1;
+    if (n == 0) return BMVP_OK;
+    st = bmvpi_align_head(&head, &s->p->image[s->p->reference], err);
+    for (i = 0; i < (n == 2 ? 1 : n) && !st; ++i) {
+        const int a = ring[i], b = ring[(i + 1) % n];
+        double mm;
+        st = bmvpi_align_loop(&mm, s, &head, a, b, err);
+        if (of[a].loop < 0 || mm < of[a].loop) of[a].loop = mm;
+        if (of[b].loop < 0 || mm < of[b].loop) of[b].loop = mm;
+    }
+    bmvp_nii_volume_free(&head);
+    return st;
+}
+
+/* How far the matrix turns and, in the middle of the reference, shifts. */
+static void bmvpi_align_measure(bmvp_aligned *a, const bmvp_nii_volume *reference)
+{
+    const double *t = a->matrix, *g = reference->affine;
+    const double trace = t[0] + t[5] + t[10];
+    double middle[3], square = 0;
+    int i, k;
+    for (i = 0; i < 3; ++i)
+        for (middle[i] = g[4 * i + 3], k = 0; k < 3; ++k)
+            middle[i] += g[4 * i + k] * 0.5 * (double)(reference->dim[k] - 1);
+    for (i = 0; i < 3; ++i) {
+        double d = t[4 * i + 3] - middle[i];
+        for (k = 0; k < 3; ++k) d += t[4 * i + k] * middle[k];
+        square += d * d;
+    }
+    a->turn = acos(fmax(-1, fmin(1, (trace - 1) / 2))) * 57.295779513082321;
+    a->shift = sqrt(square);
+}
+
+static bmvp_status bmvpi_align_doubt(const bmvpi_preparing *s, bmvp_error *err)
+{
+    int m;
+    for (m = 0; m < BMVP_MODALITIES; ++m) {
+        const bmvp_aligned *a = &s->p->aligned[m];
+        if (s->job->keep_doubtful || !s->p->image[m].data || m == s->p->reference) continue;
+        if (a->loop > 3)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%s: its registration is doubtful: to %s and back over another image misses by %.1f "
+                                  "mm; look at the images, name another reference or search (--search all), or keep "
+                                  "such cases (--keep-doubtful)",
+                                  s->name[m], bmvp_modality_name(s->p->reference), a->loop);
+        if (a->overlap < 0.3)
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%s: only %.0f %% of the head in %s lie in it; keep such cases with --keep-doubtful",
+                                  s->name[m], 100 * a->overlap, bmvp_modality_name(s->p->reference));
+    }
+    return BMVP_OK;
+}
+
+/* The matrices of all images. */
+static bmvp_status bmvpi_align_find(bmvpi_preparing *s, bmvp_error *err)
+{
+    const int rigid = s->job->how->align == BMVP_ALIGN_RIGID;
+    bmvp_status st = BMVP_OK;
+    int m, k;
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        bmvp_aligned *a = &s->p->aligned[m];
+        if (!s->p->image[m].data) continue;
+        for (k = 0; k < 16; ++k) a->matrix[k] = k % 5 == 0;
+        a->nmi = rigid ? 2 : 0;
+        a->overlap = 1;
+        if (rigid && m != s->p->reference) st = bmvpi_align_pair(a->matrix, a, s, s->p->reference, m, err);
+        bmvpi_align_measure(a, &s->p->image[s->p->reference]);
+    }
+    if (!st && rigid) st = bmvpi_align_loops(s, err);
+    return st ? st : bmvpi_align_doubt(s, err);
+}
+
+/* The label by the matrix of the image it was drawn on: the one that it names, the reference if it has its grid, or the
+   first that has. native: the grids as they were. */
+static bmvp_status bmvpi_align_label(bmvpi_preparing *s, const bmvp_nii_volume *native, bmvp_error *err)
+{
+    const bmvp_image *k = s->job->label;
+    const char *name = k ? bmvpi_image_name(k) : "";
+    bmvp_nii_volume v, *const to = &s->p->label;
+    bmvp_error e;
+    int64_t dim[3];
+    int m, on = -1;
+    bmvp_status st;
+    if (!k) return BMVP_OK;
+    st = bmvpi_read_along(s, BMVP_MODALITIES, &v, k, err);
+    if (st) return st;
+    for (m = -1; m < BMVP_MODALITIES && on < 0; ++m) {
+        const int i = m < 0 ? s->p->reference : m;
+        if (native[i].dim[0] && bmvp_nii_one_grid(&native[i], &v)) on = i;
+    }
+    if (k->modality && bmvp_modality_find(k->modality) >= 0) on = bmvp_modality_find(k->modality);
+    if (on < 0 || !native[on].dim[0])
+        st = bmvp_error_set(err, BMVP_E_SHAPE, "label %s lies on the grid of no image of its case", name);
+    dim[0] = v.dim[2], dim[1] = v.dim[1], dim[2] = v.dim[0];
+    if (!st) st = bmvpi_labels_look(s->job->labels, v.data, dim, name, s->had, err);
+    s->resampled = 1;
+    if (!st)
+        st = bmvpi_named(
+            name, bmvp_nii_resample_to(to, &v, &s->grid, s->p->aligned[on].matrix, BMVP_NII_NEAREST, 0, &e), &e, err);
+    bmvp_nii_volume_free(&v);
+    return st;
+}
+
+/* Image m on the grid of the reference, which was resampled before: in one interpolation. */
+static bmvp_status bmvpi_align_resample(bmvpi_preparing *s, int m, bmvp_error *err)
+{
+    bmvp_nii_volume *v = &s->p->image[m], out;
+    bmvp_error e;
+    bmvp_status st = bmvp_nii_resample_to(&out, v, &s->grid, s->p->aligned[m].matrix, BMVP_NII_LINEAR, 0, &e);
+    if (st) return bmvpi_named(s->name[m], st, &e, err);
+    bmvp_nii_volume_free(v);
+    *v = out;
+    return BMVP_OK;
+}
+
+static bmvp_status bmvpi_align(bmvpi_preparing *s, bmvp_error *err)
+{
+    bmvp_prepared_images *p = s->p;
+    bmvp_nii_volume native[BMVP_MODALITIES];
+    bmvp_error e;
+    bmvp_status st = BMVP_OK;
+    int i, m, r;
+    for (i = 0; i < s->job->n && !st; ++i) st = bmvpi_take_image(s, &s->job->image[i], &m, err);
+    r = st ? -1 : bmvpi_align_reference(s);
+    if (r < 0) return st;
+    p->reference = r;
+    s->first = s->name[r];
+    st = bmvpi_align_find(s, err);
+    for (m = 0; m < BMVP_MODALITIES; ++m) native[m] = bmvpi_grid_of(&p->image[m]);
+    if (!st)
+        st = bmvpi_named(s->first, bmvpi_spacing(&p->image[r], s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
+    s->grid = p->frame = bmvpi_grid_of(&p->image[r]);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        if (!p->image[m].data) continue;
+        if (m != r) st = bmvpi_align_resample(s, m, err);
+        if (!st) st = bmvpi_mark_content(s, &p->image[m], err);
+        if (!st) st = bmvpi_named(s->name[m], bmvpi_trim(&p->image[m], s->at[m], &e), &e, err);
+    }
+    return st ? st : bmvpi_align_label(s, native, err);
+}
+
 BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err)
 {
     bmvpi_preparing s;
@@ -6135,8 +6429,9 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     if (job->io) p->allocator = job->io->allocator;
     s.p = p;
     s.job = job;
-    for (i = 0; i < job->n && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
-    if (!st) st = bmvpi_prepare_label(&s, err);
+    if (job->how->align) st = bmvpi_align(&s, err);
+    for (i = 0; i < job->n && !job->how->align && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    if (!st && !job->how->align) st = bmvpi_prepare_label(&s, err);
     if (!st && s.first) st = bmvpi_prepare_box(&s, err);
     if (st) bmvp_prepared_images_free(p);
     return st;
@@ -6608,12 +6903,17 @@ static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_j
 static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
 {
     bmvp_prepare_job job;
+    bmvp_preparation how;
     bmvp_status st;
     int m, ready;
     memset(&job, 0, sizeof job);
     job.image = s->image;
     job.n = s->n;
-    job.how = &s->p->how;
+    how = s->p->how;
+    if (s->o.align) how.align = (bmvp_alignment)(s->o.align - 1);
+    if (!how.align) how.search_all = how.reference[0] = 0;
+    job.how = &how;
+    job.keep_doubtful = s->o.keep_doubtful;
     job.other_grids = s->o.other_grids;
     job.constants = 1;
     job.masks = 1;
@@ -6622,7 +6922,12 @@ static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
     if (st) return st;
     if (ready) return bmvpi_take_prepared(s, &job, err);
     st = bmvp_prepare_images(&s->prepared, &job, err);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = bmvp_prepare_values(&s->prepared.image[m], 0, &s->p->how, err);
+    s->out->aligned = how.align;
+    s->out->reference = s->prepared.reference;
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        s->out->loop = fmax(s->out->loop, s->prepared.aligned[m].loop);
+        st = bmvp_prepare_values(&s->prepared.image[m], 0, &how, err);
+    }
     return st;
 }
 
@@ -6698,6 +7003,22 @@ static bmvp_status bmvpi_make_maps(const bmvpi_predicting *s, const bmvp_labels 
     return st;
 }
 
+/* affine of the image whose grid the results have, in mm of the prepared images: the way back through its matrix. */
+static bmvp_status bmvpi_from_aligned(double affine[16], const bmvpi_predicting *s, bmvp_error *err)
+{
+    const bmvp_aligned *a = NULL;
+    double back[16];
+    bmvp_status st;
+    int i;
+    for (i = 0; i < s->n && !a; ++i)
+        if (strcmp(bmvpi_image_name(&s->image[i]), s->name) == 0)
+            a = &s->prepared.aligned[bmvp_modality_find(s->image[i].modality)];
+    if (!a || a->matrix[15] == 0) return BMVP_OK;
+    st = bmvp_nii_affine_inverse(back, a->matrix, err);
+    if (!st) bmvp_nii_matrix_multiply(affine, back, affine);
+    return st;
+}
+
 static bmvp_status bmvpi_predict_maps(bmvpi_predicting *s, bmvp_error *err)
 {
     const bmvp_predictor *p = s->p;
@@ -6719,7 +7040,8 @@ static bmvp_status bmvpi_predict_maps(bmvpi_predicting *s, bmvp_error *err)
         if (s->o.window.roi[a] <= 0) s->o.window.roi[a] = crop[a];
     }
     (void)bmvp_nii_rectify_affine(affine, &s->header);
-    st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
+    st = bmvpi_from_aligned(affine, s, err);
+    if (!st) st = bmvpi_relate(g.to, s->any->affine, affine, s->name, err);
     if (!st) st = bmvpi_relate(g.frame, s->prepared.frame.affine, affine, s->name, err);
     if (!st) st = bmvpi_make_maps(s, g.labels, err);
     for (a = 0; a < 2 && !st; ++a) {

@@ -69,6 +69,16 @@ static const char *words(const job *j, uint32_t set, char text[160])
 
 static const char *filled_by(const bmvp_prediction *p) { return p->fill == BMVP_FILL_ZERO ? "zero" : "template"; }
 
+static void alignment_print(const bmvp_prediction *p)
+{
+    const char *by = p->aligned == BMVP_ALIGN_RIGID ? "registered" : "brought by headers alone";
+    printf("  %s to %s", by, bmvp_modality_name(p->reference));
+    if (p->loop > 0) printf(", loop %.2f mm", p->loop);
+    if (p->loop > 1)
+        fprintf(stderr, "bmvp predict: a loop error of %.1f mm: look whether the images of that case lie on each other\n",
+                p->loop);
+}
+
 /* What is said of a case, on a line and in predictions.json. */
 static void note_case(job *j, const char *id, const bmvp_prediction *p, double seconds)
 {
@@ -101,6 +111,7 @@ static void note_case(job *j, const char *id, const bmvp_prediction *p, double s
     if (p->few) printf("  fewer than nine different values, a mask?:%s;", words(j, p->few, text));
     if (p->blank) printf("  blank:%s;", words(j, p->blank, text));
     if (p->filled) printf("  without%s: filled by %s", words(j, p->filled, text), filled_by(p));
+    if (p->aligned) alignment_print(p);
     printf("\n");
     fflush(stdout);
 }
@@ -275,8 +286,12 @@ int command_predict(int argc, char **argv)
                  "modalities to leave out, as if the cases lacked them"),
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         cli_choice("grid", &grid, 0, grids, "whose image's grid the maps have"),
+        cli_choice("register", &j.how.align, 0, "checkpoint|none|header|rigid",
+                   "images of a case onto one grid, as in `bmvp prepare`; checkpoint: as the training cases were"),
+        cli_flag("keep-doubtful", &j.how.keep_doubtful,
+                 "keep cases whose registration misses by more than 3 mm around a loop"),
         cli_choice("other-grids", &j.how.other_grids, 0, "refuse|resample",
-                   "images of a case on other grids than its first"),
+                   "images of a case on other grids than its first, without --register"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
         cli_choice("simd", &simd, 0, "auto|plain|vector|avx2|avx512", "instruction set"),
         device_option(&device),

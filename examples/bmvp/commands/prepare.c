@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "cli.h"
 #include "data_options.h"
+#include "data/alignment.h"
 #include "data/files.h"
 #include "data/ledger.h"
 #include "data/preparation.h"
@@ -17,6 +18,7 @@
 typedef struct job {
     dataset in, out;
     bmvp_preparation how;
+    int keep_doubtful;
     const bmvp_labels *labels; /* what values label maps may hold; NULL: not checked */
     const char *dir, *data;
     ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
@@ -109,16 +111,26 @@ static void say_label(job *j, const data_case *k, const bmvp_prepared_images *p)
     pthread_mutex_unlock(&j->lock);
 }
 
+static bmvp_status say_alignment(job *j, const data_case *k, const char *dir, const bmvp_prepared_images *p,
+                                 bmvp_error *err)
+{
+    pthread_mutex_lock(&j->lock);
+    alignment_say(k->id, p, &j->how);
+    pthread_mutex_unlock(&j->lock);
+    return alignment_write(dir, p, &j->how, err);
+}
+
 static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     char *dir = path_join(j->dir, k->id);
     bmvp_prepared_images p;
-    bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, io, err);
+    bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, j->keep_doubtful, io, err);
     int m;
     forget_blank(j, k, p.blank);
     if (!st) say_label(j, k, &p);
     if (!st && (!dir || make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
+    if (!st && j->how.align) st = say_alignment(j, k, dir, &p, err);
     free(dir);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
     if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
@@ -266,7 +278,8 @@ static void clear_unfinished(const job *j)
 {
     static const char *const lists[] = { "dataset.json", "prepare.json", "sources.json", NULL };
     static const char *const images[] = { "flair.nii", "t1.nii",  "t1c.nii", "t2.nii",  "mra.nii",
-                                          "pd.nii",    "dwi.nii", "adc.nii", "seg.nii", NULL };
+                                          "pd.nii",    "dwi.nii", "adc.nii", "seg.nii", "transforms.json",
+                                          NULL };
     int64_t i;
     folder_clear(j->dir, lists);
     for (i = 0; i < j->in.n; ++i) {
@@ -366,10 +379,12 @@ int command_prepare(int argc, char **argv)
     const char *data, *dir, *size;
     dataset_options files;
     int64_t threads;
-    int preset, dry, code;
+    int preset, dry, align, reference, code;
     bmvp_error err;
+    char references[72];
     job j;
     memset(&j, 0, sizeof j);
+    role_modality_words(references + snprintf(references, sizeof references, "auto|"), sizeof references - 5, '|');
     {
         cli_option opt[] = {
             cli_required("data", &data, "LIST|DIR",
@@ -384,6 +399,15 @@ int command_prepare(int argc, char **argv)
             cli_float("low", &j.how.percentile_low, 1, 0, 100, "percentile that becomes 0"),
             cli_float("high", &j.how.percentile_high, 99, 0, 100, "percentile that becomes 1"),
             cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
+            cli_choice("register", &align, 0, "none|header|rigid",
+                       "images of a case onto one grid: none: they must lie on it; header: by their affines alone; "
+                       "rigid: by mutual information"),
+            cli_choice("reference", &reference, 0, references,
+                       "of --register: whose grid; auto, and where a case lacks it: the smallest voxels"),
+            cli_choice("search", &j.how.search_all, 0, "small|all",
+                       "of --register rigid: 20 degrees about the header and the centres, or all turns of a cube"),
+            cli_flag("keep-doubtful", &j.keep_doubtful,
+                     "keep cases whose registration misses by more than 3 mm around a loop"),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n = (int)(sizeof opt / sizeof *opt);
@@ -392,12 +416,16 @@ int command_prepare(int argc, char **argv)
                          opt, n, argc, argv);
         if (code >= 0) return code;
         j.how.centre_crop = preset == 1;
+        j.how.align = (bmvp_alignment)align;
+        if (reference) snprintf(j.how.reference, sizeof j.how.reference, "%s", bmvp_modality_name(reference - 1));
         if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
         if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
     if (size && !cli_parse_size(size, j.how.resize))
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
                         size);
+    if (!align && (reference || j.how.search_all))
+        return cli_fail(CLI_USAGE, "prepare", "--reference and --search say how to register: --register header or rigid");
     if (j.how.percentile_low >= j.how.percentile_high)
         return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low,
                         j.how.percentile_high);
