@@ -10,7 +10,6 @@ program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
-port=$((20000 + $$ % 20000))
 
 # NAME SHARE PICTURE CROP MORE: the mean loss of steps 51 to 60 is below SHARE of that of steps 1 to 10 and, with PICTURE 1, where it is the
 # mean square of all that is rebuilt of crops, below what one grey for all of them has. Crops have edge CROP, 16 at least: the volumes, whole;
@@ -24,6 +23,7 @@ simmim 0.6 0 32
 mocov3 0.75 0 32 --batch 8 --lr 0.002 --set momentum=0.5,scale_low=0.8,jitter_rate=0.2,blur_first=0.1,solarize_second=0,flip_rate=0,weight_decay=0
 swin_ssl 0.8 0 32 --network uniformer_tiny
 dae 0.75 0 16 --network uniformer_tiny --batch 8 --lr 0.02
+voco 0.5 0 32 --network uniformer_tiny --lr 0.003 --set edge=16,flip_rate=0,turn_rate=0,shift_rate=0
 END
 )
 
@@ -71,6 +71,10 @@ refuses()
         expect 2 "no multiple of every 3" learn never --set every=3
         expect 2 "which has no statistics: --crop 64" learn never --network swin_unetr_tiny --crop 32
         ;;
+    voco)
+        expect 2 "crop 32 is not 3 bases: --crop 48" learn never --set bases=3
+        expect 2 "bases of 16 voxels are none for swin_unetr_tiny: --crop 128, or --set edge=64" learn never --network swin_unetr_tiny
+        ;;
     esac
 }
 
@@ -99,7 +103,7 @@ falls()
     check "$method: loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < $share * $begin) }"
     grey=$(grey prepared $crop)
     if [ $picture = 1 ]; then check "$method: loss $end, $grey with one grey" awk "BEGIN { exit !($end < $grey) }"; fi
-    case $method in mocov3) page="head_width" ;; *) page="came back" ;; esac # nothing does
+    case $method in mocov3) page="head_width" ;; voco) page="cosines with the crop" ;; *) page="came back" ;; esac # nothing does
     check "$method: no page" grep -q "$page" $method/report.html
 }
 
@@ -122,7 +126,8 @@ goes_on()
 # Two ranks, a case each, give what one gives but for rounding
 ranks()
 {
-    pids= port=$((port + 1))
+    pids=
+    new_port
     for rank in 0 1; do
         RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port BMVP_TIMEOUT=60 \
             learn ranks.$method --steps 6 >"said.$rank" 2>&1 &
