@@ -10,6 +10,17 @@ bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, co
     return st;
 }
 
+int register_set(bmvp_preparation *how, int align, int reference, int search)
+{
+    if (!align && (reference || search))
+        return cli_fail(CLI_USAGE, "prepare",
+                        "--reference and --search say how to register: --register header or rigid");
+    how->align = (bmvp_alignment)align;
+    how->search_all = search;
+    if (reference) snprintf(how->reference, sizeof how->reference, "%s", bmvp_modality_name(reference - 1));
+    return -1;
+}
+
 static void print_file(const data_case *k, const char *as, const char *file, int64_t channel)
 {
     printf("%s\t%s\t", k->id, data_patient(k));

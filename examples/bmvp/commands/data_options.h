@@ -17,6 +17,20 @@
                "of the table: whose line it is; none: participant_id, SUB_ID, ScanDir ID, Subject, or the first"), \
     cli_string("class-column", &(o).class_column, NULL, "NAME", "of the table: the class")
 
+/* Rows of a command that brings the images of a case to one grid: what it may be, and where the numbers go. */
+#define REGISTER_OPTIONS(words, how, keep) \
+    cli_choice("register", how, 0, words, \
+               "images of a case onto one grid: none: they must lie on it; header: by their affines alone; rigid: by " \
+               "mutual information; (predict) checkpoint: as the training cases were"), \
+    cli_flag("keep-doubtful", keep, "keep cases whose registration misses by more than 3 mm around a loop")
+#define REFERENCE_OPTIONS(reference, words, search) \
+    cli_choice("reference", reference, 0, words, \
+               "of --register: whose grid; auto, and where a case lacks it: the smallest voxels"), \
+    cli_choice("search", search, 0, "small|all", \
+               "of --register rigid: 20 degrees about the header and the centres, or all turns of a cube")
+/* Into the preparation; -1, or an exit code with its message. */
+int register_set(bmvp_preparation *how, int align, int reference, int search);
+
 /* dataset_load_as, and says what is not used. o may be NULL. */
 bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, const char *command, bmvp_error *err);
 

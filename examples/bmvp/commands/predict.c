@@ -75,7 +75,8 @@ static void alignment_print(const bmvp_prediction *p)
     printf("  %s to %s", by, bmvp_modality_name(p->reference));
     if (p->loop > 0) printf(", loop %.2f mm", p->loop);
     if (p->loop > 1)
-        fprintf(stderr, "bmvp predict: a loop error of %.1f mm: look whether the images of that case lie on each other\n",
+        fprintf(stderr,
+                "bmvp predict: a loop error of %.1f mm: look whether the images of that case lie on each other\n",
                 p->loop);
 }
 
@@ -286,10 +287,7 @@ int command_predict(int argc, char **argv)
                  "modalities to leave out, as if the cases lacked them"),
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         cli_choice("grid", &grid, 0, grids, "whose image's grid the maps have"),
-        cli_choice("register", &j.how.align, 0, "checkpoint|none|header|rigid",
-                   "images of a case onto one grid, as in `bmvp prepare`; checkpoint: as the training cases were"),
-        cli_flag("keep-doubtful", &j.how.keep_doubtful,
-                 "keep cases whose registration misses by more than 3 mm around a loop"),
+        REGISTER_OPTIONS("checkpoint|none|header|rigid", &j.how.align, &j.how.keep_doubtful),
         cli_choice("other-grids", &j.how.other_grids, 0, "refuse|resample",
                    "images of a case on other grids than its first, without --register"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),

@@ -374,12 +374,15 @@ static int run(job *j, int64_t threads)
     return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
 }
 
+static const char *const summary =
+    "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.";
+
 int command_prepare(int argc, char **argv)
 {
     const char *data, *dir, *size;
     dataset_options files;
     int64_t threads;
-    int preset, dry, align, reference, code;
+    int preset, dry, align, reference, search, code;
     bmvp_error err;
     char references[72];
     job j;
@@ -399,38 +402,25 @@ int command_prepare(int argc, char **argv)
             cli_float("low", &j.how.percentile_low, 1, 0, 100, "percentile that becomes 0"),
             cli_float("high", &j.how.percentile_high, 99, 0, 100, "percentile that becomes 1"),
             cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
-            cli_choice("register", &align, 0, "none|header|rigid",
-                       "images of a case onto one grid: none: they must lie on it; header: by their affines alone; "
-                       "rigid: by mutual information"),
-            cli_choice("reference", &reference, 0, references,
-                       "of --register: whose grid; auto, and where a case lacks it: the smallest voxels"),
-            cli_choice("search", &j.how.search_all, 0, "small|all",
-                       "of --register rigid: 20 degrees about the header and the centres, or all turns of a cube"),
-            cli_flag("keep-doubtful", &j.keep_doubtful,
-                     "keep cases whose registration misses by more than 3 mm around a loop"),
+            REGISTER_OPTIONS("none|header|rigid", &align, &j.keep_doubtful),
+            REFERENCE_OPTIONS(&reference, references, &search),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n = (int)(sizeof opt / sizeof *opt);
-        code = cli_parse("prepare",
-                         "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.",
-                         opt, n, argc, argv);
+        code = cli_parse("prepare", summary, opt, n, argc, argv);
+        if (code < 0) code = register_set(&j.how, align, reference, search);
         if (code >= 0) return code;
         j.how.centre_crop = preset == 1;
-        j.how.align = (bmvp_alignment)align;
-        if (reference) snprintf(j.how.reference, sizeof j.how.reference, "%s", bmvp_modality_name(reference - 1));
         if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
         if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
     if (size && !cli_parse_size(size, j.how.resize))
         return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
                         size);
-    if (!align && (reference || j.how.search_all))
-        return cli_fail(CLI_USAGE, "prepare", "--reference and --search say how to register: --register header or rigid");
     if (j.how.percentile_low >= j.how.percentile_high)
         return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low,
                         j.how.percentile_high);
-    j.dir = dir;
-    j.data = data;
+    j.dir = dir, j.data = data;
     if (!dir && !dry)
         return cli_fail(CLI_USAGE, "prepare",
                         "--out is required (folder for the prepared cases and their dataset.json)");

@@ -25,8 +25,8 @@ void alignment_say(const char *id, const bmvp_prepared_images *p, const bmvp_pre
         if (!is_moved(p, m)) continue;
         n += snprintf(text + n, sizeof text - (size_t)n, "; %s", bmvp_modality_name(m));
         if (rigid)
-            n += snprintf(text + n, sizeof text - (size_t)n, " turned %.1f degrees, moved %.1f mm, loop %.2f mm", a->turn,
-                          a->shift, a->loop);
+            n += snprintf(text + n, sizeof text - (size_t)n, " turned %.1f degrees, moved %.1f mm, loop %.2f mm",
+                          a->turn, a->shift, a->loop);
     }
     if (n == 0) return;
     printf("%s: on the grid of %s%s%s\n", id, bmvp_modality_name(p->reference),
