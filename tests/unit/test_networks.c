@@ -403,8 +403,8 @@ static void test_perceptron_spread(void)
     one = bmvp_slice(c, x, 4, 0, 1);
     inside_unetr_tokens(net[0], one, hidden[0]);
     inside_unetr_tokens(net[1], x, hidden[1]);
-    golden_ssl_near("tokens", "their mean distance", (double)bmvp_scalar(c, bmvp_l1(c, hidden[0][13], hidden[1][13])), 0,
-                    1e-6);
+    one = bmvp_l1(c, hidden[0][13], hidden[1][13]);
+    golden_ssl_near("tokens", "their mean distance", (double)bmvp_scalar(c, one), 0, 1e-6);
     check_context(c);
     for (i = 0; i < 2; ++i) bmvp_net_destroy(net[i]);
     bmvp_destroy(c);
