@@ -248,4 +248,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_gvsl = { "gvsl", "GVSL", "He et al., CVPR 2023", "unet3d_gvsl", "unet3d_gvsl_tiny",
-                                 method, preset, look, METHOD_CASE };
+                                 method, preset, look, METHOD_CASE, NULL };
