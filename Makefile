@@ -91,7 +91,7 @@ TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim))
-COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
+COMPILE  = $(CC) -std=c99 -D_FILE_OFFSET_BITS=64 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
 
