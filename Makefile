@@ -177,9 +177,9 @@ $(USERS:%=build/test_%): build/test_%: tests/unit/test_%.c build/library.o $(TES
 	$(COMPILE) $< build/library.o -o $@ $(GZ) $(LDLIBS)
 
 METHODS_O = $(patsubst examples/methods/%.c,build/%.o,$(wildcard examples/methods/*.c))
-build/test_methods build/test_methods_unet build/test_methods_vit: build/%: tests/unit/%.c $(METHODS_O) build/library.o $(TEST_H) $(HEADERS)
+build/test_methods build/test_methods_vit: build/%: tests/unit/%.c $(METHODS_O) build/library.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< $(METHODS_O) build/library.o -o $@ $(GZ) $(LDLIBS)
-build/test_methods_swin: tests/unit/test_methods_swin.c $(METHODS_O) build/inside.o $(TEST_H) $(HEADERS)
+build/test_methods_swin build/test_methods_unet: build/%: tests/unit/%.c $(METHODS_O) build/inside.o $(TEST_H) $(HEADERS)
 	$(COMPILE) $< $(METHODS_O) build/inside.o -o $@ $(GZ) $(LDLIBS)
 
 build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build

@@ -393,6 +393,8 @@ typedef struct bmvp_nii_volume {
     int64_t n_nan, n_inf;                  /* found while loading (before replacement); transforms do not update them */
     bmvp_allocator allocator;
     void *block;
+    int by_qform;                          /* 1: loaded by the qform, where the sform says another place: see
+                                              bmvp_nii_rectify_affine; transforms may forget it */
 } bmvp_nii_volume;
 
 /* Which number of a voxel that has several. */
@@ -423,7 +425,7 @@ typedef struct bmvp_nii_load {
    metres or micrometres (xyzt_units) become mm; E_FORMAT when that makes voxels smaller than 1 um or larger than 1 m.
    NaN and infinities are counted, and kept unless replacement is asked for.
    E_UNSUPPORTED: float128, complex256. E_ARG: t, axcodes or component do not fit, or axcodes wanted of an affine
-   that has no orientation. */
+   that has no orientation. E_FORMAT, with axcodes: the affine to use is singular or not finite. */
 BMVP_API bmvp_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
                                         const bmvp_nii_load *how, const bmvp_nii_options *options,
                                         bmvp_error *err);
@@ -491,9 +493,11 @@ BMVP_API void bmvp_nii_qform(double affine[16], const bmvp_nii_image *image);
 /* sform matrix of an image: the rows as stored. */
 BMVP_API void bmvp_nii_sform(double affine[16], const bmvp_nii_image *image);
 
-/* The affine MONAI's LoadImage uses: image->affine, except when ndim < 5, sform_code > 0, the sform's column
-   lengths differ from pixdim (1e-5 relative) and the qform's do not: then the qform (through float32). Returns the
-   source. Source: MONAI 1.4.0 rectify_header_sform_qform. */
+/* The affine that images are loaded with: image->affine, except when both codes are > 0, the sform does not fit and the
+   qform does: then the qform (through float32). A form fits when its column lengths are pixdim's (1e-5 relative; not
+   asked of ndim 5 and more); a singular sform never does. Returns the source. Source: MONAI 1.4.0
+   rectify_header_sform_qform, which also takes a qform of code 0, that is, one that nobody has given, and keeps a
+   singular sform whose columns have the right length. */
 BMVP_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image);
 
 /* One sentence: which matrix was chosen and why. */
@@ -1344,16 +1348,28 @@ static int bmvpi_nii_fits_pixdim(const double affine[16], const bmvp_nii_image *
     return 1;
 }
 
+/* 1: the columns lie in a plane, as far as single precision can tell. */
+static int bmvpi_nii_singular(const double m[16])
+{
+    const double det = m[0] * (m[5] * m[10] - m[6] * m[9]) - m[1] * (m[4] * m[10] - m[6] * m[8]) +
+                       m[2] * (m[4] * m[9] - m[5] * m[8]);
+    double mm[3];
+    bmvp_nii_voxel_size(mm, m);
+    return fabs(det) <= 1e-6 * mm[0] * mm[1] * mm[2];
+}
+
 BMVP_API bmvp_nii_affine_source bmvp_nii_rectify_affine(double affine[16], const bmvp_nii_image *image)
 {
     double q[16], sform[16];
-    int i;
+    int i, singular;
     memcpy(affine, image->affine, sizeof image->affine);
-    bmvp_nii_sform(sform, image);
-    if (image->version == 0 || image->ndim > 4 || image->sform_code <= 0 || bmvpi_nii_fits_pixdim(sform, image))
+    if (image->version == 0 || image->sform_code <= 0 || image->qform_code <= 0)
         return (bmvp_nii_affine_source)image->affine_source;
+    bmvp_nii_sform(sform, image);
     bmvp_nii_qform(q, image);
-    if (!bmvpi_nii_fits_pixdim(q, image)) return (bmvp_nii_affine_source)image->affine_source;
+    singular = bmvpi_nii_singular(sform);
+    if (!singular && (image->ndim > 4 || bmvpi_nii_fits_pixdim(sform, image) || !bmvpi_nii_fits_pixdim(q, image)))
+        return (bmvp_nii_affine_source)image->affine_source;
     for (i = 0; i < 12; ++i) affine[i] = image->version == 2 ? q[i] : (double)(float)q[i];
     bmvpi_nii_to_mm(affine, image);
     return BMVP_NII_AFFINE_RECTIFIED;
@@ -1365,7 +1381,8 @@ BMVP_API const char *bmvp_nii_affine_reason(int affine_source)
         case BMVP_NII_AFFINE_SFORM: return "sform, because sform_code > 0";
         case BMVP_NII_AFFINE_QFORM: return "qform, because sform_code is 0 and qform_code > 0";
         case BMVP_NII_AFFINE_FALLBACK: return "voxel size, x to the left, centred, because both form codes are 0";
-        case BMVP_NII_AFFINE_RECTIFIED: return "qform, because it fits the voxel size and the sform does not";
+        case BMVP_NII_AFFINE_RECTIFIED:
+            return "qform, because the sform is singular or does not fit the voxel size, and the qform does";
         default: return "none";
     }
 }
@@ -3196,6 +3213,7 @@ typedef struct bmvpi_nii_plan {
     bmvpi_nii_view view;
     double affine[16];
     int64_t t;
+    int by_qform;
 } bmvpi_nii_plan;
 
 /* A volume holds one number a voxel: an image of several must be told which. */
@@ -3248,8 +3266,26 @@ static bmvp_status bmvpi_nii_order_axes(int from[3], int flip[3], const double a
                               by_sform ? "sform_code is" : "qform_code is",
                               by_sform ? image->sform_code : image->qform_code,
                               by_sform ? "srow_x, srow_y or srow_z is" : "quatern, qoffset or pixdim is");
+    if (how && how->axcodes && bmvpi_nii_singular(affine))
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "%s: it is singular: axes that lie in one plane%s",
+                              bmvp_nii_affine_reason(image->affine_source),
+                              by_sform ? ", and no qform (qform_code > 0) stands for it; repair the header" : "");
     s = bmvpi_nii_reorder(from, flip, affine, how ? how->axcodes : NULL, &e);
     return s == BMVP_OK ? s : bmvpi_nii_fail(io->err, s, io->name, "%s", e.message);
+}
+
+/* The affine to load with. 1: it is the qform, and the sform says another place. */
+static int bmvpi_nii_load_affine(double affine[16], const bmvp_nii_image *image, int keep)
+{
+    bmvp_nii_volume q, sform;
+    memcpy(affine, image->affine, sizeof image->affine);
+    if (keep || bmvp_nii_rectify_affine(affine, image) != BMVP_NII_AFFINE_RECTIFIED) return 0;
+    memset(&q, 0, sizeof q);
+    memcpy(q.dim, image->dim, sizeof q.dim);
+    memcpy(q.affine, affine, sizeof q.affine);
+    sform = q;
+    memcpy(sform.affine, image->affine, sizeof sform.affine);
+    return !bmvp_nii_one_grid(&q, &sform);
 }
 
 static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_image *image, const bmvp_nii_load *how,
@@ -3265,8 +3301,7 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
         return bmvpi_nii_fail(io->err, BMVP_E_ARG, io->name, "volume t = %lld, the image has %lld",
                               (long long)plan->t, (long long)n_t);
     if ((s = bmvpi_nii_one_number(image, how, n_t, io)) != BMVP_OK) return s;
-    if (how && how->keep_affine) memcpy(affine, image->affine, sizeof affine);
-    else bmvp_nii_rectify_affine(affine, image);
+    plan->by_qform = bmvpi_nii_load_affine(affine, image, how && how->keep_affine);
     if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;
     s = bmvpi_nii_order_axes(from, flip, affine, image, how, io);
     if (s != BMVP_OK) return s;
@@ -3285,8 +3320,10 @@ static bmvp_status bmvpi_nii_convert(bmvp_nii_volume *volume, const bmvp_nii_ima
     bmvpi_nii_plan plan;
     bmvp_status s = bmvpi_nii_make_plan(&plan, image, how, io);
     if (s == BMVP_OK) s = bmvpi_nii_new_volume(volume, plan.view.dim, plan.affine, io);
-    if (s == BMVP_OK) bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
-    return s;
+    if (s != BMVP_OK) return s;
+    volume->by_qform = plan.by_qform;
+    bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
+    return BMVP_OK;
 }
 
 BMVP_API bmvp_status bmvp_nii_to_volume(bmvp_nii_volume *volume, const bmvp_nii_image *image,
@@ -3316,6 +3353,7 @@ static int bmvpi_nii_hand_over(bmvp_nii_volume *volume, bmvp_nii_image *image, c
     volume->allocator = image->allocator;
     memcpy(volume->dim, plan.view.dim, sizeof volume->dim);
     memcpy(volume->affine, plan.affine, sizeof volume->affine);
+    volume->by_qform = plan.by_qform;
     image->block = NULL;
     bmvpi_nii_check_row(volume->data, n, &plan.conv, &volume->n_nan, &volume->n_inf);
     return 1;

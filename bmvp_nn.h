@@ -6819,8 +6819,9 @@ static const bmvp_json *bmvpi_node_find(const bmvp_json **v, int64_t n, const ch
     return hit ? *hit : NULL;
 }
 
-/* No group is called by more characters than this: so the look-ups of a name of many dots are linear in it. */
-#define BMVPI_GROUP_MOST ((size_t)1000)
+/* No group is called by more characters than this, which are those of a .pt file: so the look-ups of a name of many
+   dots are linear in it. */
+#define BMVPI_GROUP_MOST ((size_t)BMVPI_PK_PATH)
 
 /* Cuts "group.name" at the longest group that is listed. */
 static bmvp_status bmvpi_st_split(bmvpi_ckpt_file *f, const bmvp_json **groups, int64_t n, const char **group,
@@ -7388,7 +7389,7 @@ static int bmvpi_cw_names(bmvp_ckpt_writer *w, const char **group, const char **
         bmvpi_cw_fail(w, BMVP_E_ARG, "empty name, or name or group not UTF-8:", n);
     else if (k && (*g == '.' || g[k - 1] == '.' || strstr(g, "..")))
         bmvpi_cw_fail(w, BMVP_E_ARG, "group with an empty part:", g);
-    else if (k > BMVPI_GROUP_MOST) bmvpi_cw_fail(w, BMVP_E_ARG, "group of more than 1000 characters:", g);
+    else if (k > BMVPI_GROUP_MOST) bmvpi_cw_fail(w, BMVP_E_ARG, "group of more than 1024 characters:", g);
     else {
         *group = bmvpi_bump_text(&w->mem, g, k);
         *name = bmvpi_bump_text(&w->mem, n, m);

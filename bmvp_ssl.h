@@ -875,6 +875,9 @@ typedef struct bmvp_prepared_images {
     unsigned char *content; /* of its voxels: 1 where an image is not 0 */
     int64_t box[3];         /* x, y, z: the box before it was resized .. */
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
+    uint32_t by_qform; /* bit k: the image of known modality k (k BMVP_MODALITIES: the label) lies where its qform says,
+                          and its sform says another place (bmvp_nii_rectify_affine) */
+    uint32_t few;      /* bit k: the image of known modality k has fewer than nine different values */
     int64_t label_cut;      /* labelled voxels that lie outside of the box, and are not in `label` */
     int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
     bmvp_allocator allocator;
@@ -921,6 +924,7 @@ typedef struct bmvp_prediction {
     float *score;                  /* classification: n probabilities; else NULL */
     int likeliest;                 /* classification: the class */
     uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
+    uint32_t by_qform, few;        /* as in bmvp_prepared_images, of modality m of the task */
     bmvp_predict_fill fill;        /* by what they were filled */
     bmvp_allocator allocator;
 } bmvp_prediction;
@@ -3031,31 +3035,34 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
 
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
 
-BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
+/* The first of n values that l does not know, or (l NULL) that no 16 bits hold; -1: none. has: marks those from 1 to
+   255 that are there. */
+static int64_t bmvpi_labels_scan(const bmvp_labels *l, const float *values, int64_t n, unsigned char has[256])
 {
     int64_t i;
     for (i = 0; i < n; ++i) {
         const float v = values[i];
+        int u;
         if (v == 0.0f) continue;
-        if (!(v > 0 && v < (float)BMVP_LABEL_VALUES) || v != (float)(int)v || !l->known[(int)v]) return i;
+        if (!(v >= -32768 && v <= 32767) || v != (float)(int)v) return i;
+        u = (int)v;
+        if (l && (u < 0 || u >= BMVP_LABEL_VALUES || !l->known[u])) return i;
+        if (u > 0 && u < 256) has[u] = 1;
     }
     return -1;
 }
 
-/* The first of n values that no 16 bits hold. */
-static int64_t bmvpi_labels_odd(const float *values, int64_t n)
+BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
 {
-    int64_t i;
-    for (i = 0; i < n; ++i)
-        if (!(values[i] >= -32768 && values[i] <= 32767) || values[i] != (float)(int)values[i]) return i;
-    return -1;
+    unsigned char has[256];
+    return bmvpi_labels_scan(l, values, n, has);
 }
 
-BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
-                                       const char *name, bmvp_error *err)
+/* bmvp_labels_check, which also marks the values from 1 to 255 that are there. */
+static bmvp_status bmvpi_labels_look(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *name,
+                                     unsigned char has[256], bmvp_error *err)
 {
-    const int64_t n = dim[0] * dim[1] * dim[2];
-    const int64_t i = l ? bmvp_labels_unknown(l, values, n) : bmvpi_labels_odd(values, n);
+    const int64_t i = bmvpi_labels_scan(l, values, dim[0] * dim[1] * dim[2], has);
     const long long x = i < 0 ? 0 : i % dim[2], y = i < 0 ? 0 : i / dim[2] % dim[1];
     const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
     if (i < 0) return BMVP_OK;
@@ -3068,6 +3075,13 @@ BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values
                           "%s: value %.9g at voxel (%lld, %lld, %lld): label values are whole numbers "
                           "from -32768 to 32767; was the map resampled with interpolation?", name, (double)values[i], x,
                           y, z);
+}
+
+BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
+                                       const char *name, bmvp_error *err)
+{
+    unsigned char has[256];
+    return bmvpi_labels_look(l, values, dim, name, has, err);
 }
 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
@@ -5733,23 +5747,25 @@ static int bmvpi_one_value(const bmvp_nii_volume *v)
     return i >= n;
 }
 
-/* Few different whole numbers: a label map given as an image. */
-static int bmvpi_like_labels(const bmvp_nii_volume *v)
+/* How many different values, up to 8; 0: more. *whole: all are whole numbers from 0 to 255. */
+static int bmvpi_few_values(const bmvp_nii_volume *v, int *whole)
 {
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     float seen[8];
     int n_seen = 0, j;
     int64_t i;
+    *whole = 1;
     for (i = 0; i < n; ++i) {
         const float x = v->data[i];
         if (i > 0 && x == v->data[i - 1]) continue;
         for (j = 0; j < n_seen && seen[j] != x; ++j) {
         }
         if (j < n_seen) continue;
-        if (n_seen == 8 || x < 0 || x > 255 || x != (float)(int)x) return 0;
+        if (n_seen == 8) return 0;
+        *whole = *whole && x >= 0 && x <= 255 && x == (float)(int)x;
         seen[n_seen++] = x;
     }
-    return n_seen > 1;
+    return n_seen;
 }
 
 static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
@@ -5759,14 +5775,18 @@ static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name
                           (long long)(v->n_nan + v->n_inf));
 }
 
-static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, bmvp_error *err)
+/* Few whole numbers are a label map given as an image; *few: few others may be one, or an image of little content. */
+static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, int *few,
+                                     bmvp_error *err)
 {
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     int64_t i;
+    int whole;
     for (i = 0; i < n && v->data[i] <= 0; ++i) {
     }
     if (i == n) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", name);
-    if (bmvpi_like_labels(v))
+    *few = bmvpi_few_values(v, &whole);
+    if (*few > 1 && whole)
         return bmvp_error_set(
             err, BMVP_E_FORMAT,
             "%s looks like a label map (only a few whole numbers), but stands as modality %s; labels belong "
@@ -5785,7 +5805,7 @@ typedef struct bmvpi_preparing {
     const char *name[BMVP_MODALITIES];
     bmvp_nii_volume grid; /* of the frame after resampling; without data */
     int64_t at[BMVP_MODALITIES][3];
-    unsigned char had[256]; /* label values before anything could lose one; looked at only where that may happen */
+    unsigned char had[256]; /* label values before anything could lose one */
     int resampled;          /* the label */
 } bmvpi_preparing;
 
@@ -5950,11 +5970,13 @@ static bmvp_status bmvpi_mark_content(bmvpi_preparing *s, const bmvp_nii_volume 
 }
 
 /* Along the axes of the preparation */
-static bmvp_status bmvpi_read_along(const bmvpi_preparing *s, bmvp_nii_volume *v, const bmvp_image *k, bmvp_error *err)
+static bmvp_status bmvpi_read_along(const bmvpi_preparing *s, int m, bmvp_nii_volume *v, const bmvp_image *k,
+                                    bmvp_error *err)
 {
     const char *const axes = s->job->how->axes;
     bmvp_status st = bmvp_image_read(v, k, s->job->io, err);
     bmvp_error e;
+    s->p->by_qform |= (uint32_t)v->by_qform << m;
     return st || !axes[0] ? st : bmvpi_named(bmvpi_image_name(k), bmvp_nii_orient(v, axes, &e), &e, err);
 }
 
@@ -5987,14 +6009,15 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
     const char *name = bmvpi_image_name(k);
     bmvp_nii_volume *v;
     bmvp_error e;
-    int m;
+    int m, few = 0;
     bmvp_status st = bmvpi_image_slot(s, k, &m, err);
     if (st) return st;
     v = &s->p->image[m];
-    st = bmvpi_read_along(s, v, k, err);
+    st = bmvpi_read_along(s, m, v, k, err);
     if (!st) st = bmvpi_check_finite(v, name, err);
     if (!st && bmvpi_take_blank(s, m)) return BMVP_OK;
-    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), err);
+    if (!st) st = bmvpi_check_image(v, name, bmvp_modality_name(m), &few, err);
+    s->p->few |= (uint32_t)(few > 0) << m;
     if (!st) st = bmvpi_to_frame(s, v, name, 0, err);
     if (!st) st = bmvpi_mark_content(s, v, err);
     if (!st) st = bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
@@ -6003,16 +6026,26 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
     return bmvpi_named(name, bmvpi_trim(v, s->at[m], &e), &e, err);
 }
 
-/* Marks the values that voxels of the label have; returns how many voxels are not 0. */
-static int64_t bmvpi_label_values(const bmvp_nii_volume *v, unsigned char has[256])
+static int64_t bmvpi_count_nonzero(const float *v, int64_t n)
 {
-    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     int64_t i, count = 0;
-    for (i = 0; i < n; ++i) {
-        const float x = v->data[i];
-        count += x != 0;
-        if (x > 0 && x < 256) has[(int)x] = 1;
-    }
+    for (i = 0; i < n; ++i) count += v[i] != 0;
+    return count;
+}
+
+/* How many voxels outside of the box are not 0. */
+static int64_t bmvpi_count_outside(const bmvp_nii_volume *v, const bmvp_nii_box *box)
+{
+    const int64_t n = v->dim[0];
+    int64_t y, z, count = 0;
+    for (z = 0; z < v->dim[2]; ++z)
+        for (y = 0; y < v->dim[1]; ++y) {
+            const float *row = v->data + (z * v->dim[1] + y) * n;
+            const int inside = z >= box->start[2] && z < box->end[2] && y >= box->start[1] && y < box->end[1];
+            const int64_t low = inside ? bmvpi_max(0, bmvpi_min(box->start[0], n)) : n;
+            const int64_t high = inside ? bmvpi_max(low, bmvpi_min(box->end[0], n)) : n;
+            count += bmvpi_count_nonzero(row, low) + bmvpi_count_nonzero(row + high, n - high);
+        }
     return count;
 }
 
@@ -6029,21 +6062,15 @@ static int bmvpi_resamples(const bmvp_nii_volume *v, double spacing)
 static bmvp_status bmvpi_crop_label(bmvpi_preparing *s, const bmvp_nii_box *box, bmvp_error *err)
 {
     bmvp_prepared_images *p = s->p;
-    const char *name = bmvpi_image_name(s->job->label);
+    const bmvp_nii_volume *v = &p->label;
     unsigned char has[256];
-    bmvp_nii_box all;
     bmvp_error e;
-    int64_t before = 0, after;
-    int a, u, cut = 0;
-    bmvp_status st = bmvpi_named(name, bmvp_nii_nonzero_box(&all, &p->label, &e), &e, err);
-    for (a = 0; a < 3 && !st; ++a)
-        cut |= all.end[a] > all.start[a] && (all.start[a] < box->start[a] || all.end[a] > box->end[a]);
-    if (!st && cut) before = bmvpi_label_values(&p->label, s->had);
-    if (!st) st = bmvpi_named(name, bmvp_nii_crop(&p->label, box, 0, &e), &e, err);
-    if (st || !(cut | s->resampled)) return st;
+    int u;
+    p->label_cut = bmvpi_count_outside(v, box);
+    if (bmvp_nii_crop(&p->label, box, 0, &e)) return bmvpi_named(bmvpi_image_name(s->job->label), e.status, &e, err);
+    if (!p->label_cut && !s->resampled) return BMVP_OK; /* nothing can be lost */
     memset(has, 0, sizeof has);
-    after = bmvpi_label_values(&p->label, has);
-    if (cut) p->label_cut = before - after;
+    (void)bmvpi_labels_scan(NULL, v->data, v->dim[0] * v->dim[1] * v->dim[2], has);
     for (u = 1; u < 256 && !p->label_lost; ++u)
         if (s->had[u] && !has[u]) p->label_lost = u;
     return BMVP_OK;
@@ -6059,12 +6086,11 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     int64_t dim[3];
     if (!k || !s->first) return BMVP_OK;
     name = bmvpi_image_name(k);
-    st = bmvpi_read_along(s, v, k, err);
+    st = bmvpi_read_along(s, BMVP_MODALITIES, v, k, err);
     if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
-    if (!st) st = bmvp_labels_check(s->job->labels, v->data, dim, name, err);
+    if (!st) st = bmvpi_labels_look(s->job->labels, v->data, dim, name, s->had, err);
     s->resampled = !st && bmvpi_resamples(v, s->job->how->spacing);
-    if (s->resampled) (void)bmvpi_label_values(v, s->had);
     return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
 }
 
@@ -6650,7 +6676,9 @@ static bmvp_status bmvpi_predict_gather(bmvpi_predicting *s, bmvp_error *err)
         char *list = v->data ? all : missing;
         snprintf(all + strlen(all), sizeof all - strlen(all), " %s", info->names[m]);
         if (!v->data) snprintf(list + strlen(list), sizeof missing - strlen(list), " %s", info->names[m]);
-        if (s->prepared.blank >> known & 1u) out->blank |= 1u << m;
+        out->blank |= (s->prepared.blank >> known & 1u) << m;
+        out->by_qform |= (s->prepared.by_qform >> known & 1u) << m;
+        out->few |= (s->prepared.few >> known & 1u) << m;
         if (v->data) out->given |= 1u << m, s->any = v, s->k.image[m] = v->data;
         else out->filled |= 1u << m;
     }

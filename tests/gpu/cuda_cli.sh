@@ -51,9 +51,10 @@ sed -n 's/.*"step": *\([0-9]*\).*/\1/p' behind_cuda/log.jsonl >a
 printf '1\n2\n3\n4\n' >b
 same a b
 # two ranks by NCCL (tests/gpu/cuda_nccl.h plays it) on the one GPU there is
+new_port
 for r in 1 0; do
     # shellcheck disable=SC2086 # words wanted
-    RANK=$r LOCAL_RANK=$r WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((40000 + $$ % 20000)) \
+    RANK=$r LOCAL_RANK=$r WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
         "$program" pretrain $tiny --batch 2 --steps 2 --preset release --set gather_negatives=1 --out ranks --device cuda:0 >"said.$r" 2>&1 &
 done
 wait $!

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
 program=${TEST_RANKS:-build/test_ranks}
-port=$((12000 + $$ % 3000))
+new_port
 cd "$(dirname "$program")" || exit 1
 program=$(pwd)/$(basename "$program")
 cd - >/dev/null || exit 1

@@ -175,6 +175,7 @@ for i in 001 002; do
     for c in 0000 0001; do files nn1/Task500_X/imagesTr pat_${i}_$c.nii.gz; done
     files nn1/Task500_X/labelsTr pat_$i.nii.gz
 done
+files nn1/Task500_X/labelsTs_pred pat_001.nii.gz
 cat >nn1/Task500_X/dataset.json <<'END'
 {"name": "X", "tensorImageSize": "4D", "modality": {"0": "T1", "1": "MR"}, "labels": {"0": "background", "1": "lesion"}, "numTraining": 2}
 END
@@ -273,9 +274,27 @@ roles "flair=3D_FLAIR.nii t1=T1_MPRAGE_SAG.nii " T1_MPRAGE_SAG.nii 3D_FLAIR.nii
 roles "t2=T2.nii pd=PD.nii " PD.nii T2.nii PD_T2.nii
 roles "t1=T1.nii label=ground-truth.nii " T1.nii ground-truth.nii
 roles "t1=t1.nii " t1.nii ._t1.nii t2.nii.gz.part flair.nii.xz t2star.nii "T2*.nii" t1_t2.nii
+# what a program made of the images is no label, alone or not; nor are maps of numbers
+made="seg_pred.nii prediction_seg.nii pred_mask.nii seg_prediction.nii label_predicted.nii lesion_mask_pred.nii pred_lesion.nii seg-output.nii
+    nnUNet_seg.nii model_seg.nii auto_seg.nii t1_seg_pred.nii synthseg_seg.nii seg_ensemble.nii seg_inference.nii pseudo_label.nii seg_softmax.nii
+    seg_prob.nii mask_uncertainty.nii seg_diff.nii"
+# shellcheck disable=SC2086 # words wanted
+roles "t1=t1.nii " t1.nii $made
+# shellcheck disable=SC2086 # words wanted
+roles "t1=t1.nii label=seg.nii " t1.nii seg.nii $made
+roles "t1=pred_t1.nii label=pred_seg.nii " pred_t1.nii pred_seg.nii
+roles "t1=output_t1.nii label=output_seg.nii " output_t1.nii output_seg.nii
 two() { expect "$1" "$2" bmvp prepare --dry-run --data one --out none; }
 rm -rf one && files one/a t1.nii && files one/b t1_x.nii t2.nii && files one/c x_T1.nii y_T1w.nii && files one/d seg.nii
 two 0 "two candidates for t1: one/c/x_T1.nii and one/c/y_T1w.nii|'x' is no word that is known after 't1'|case 'd': it has no image, only the label one/d/seg.nii"
+rm -rf one && files one/a t1.nii seg_pred.nii
+two 0 "a	a			t1	one/a/t1.nii|one/a/seg_pred.nii: 'pred' says that a program has predicted it: no label"
+rm -rf one && files one/IXI-T1 IXI002-T1.nii IXI003-T1.nii && files one/predictions IXI002-seg.nii
+two 0 "IXI002	IXI002			t1|one/predictions/IXI002-seg.nii: its folder says that a program has predicted it"
+rm -rf one && files one/sub-01/anat sub-01_T1w.nii && files one/derivatives/synthseg/sub-01/anat sub-01_dseg.nii
+two 0 "sub-01	sub-01			t1|sub-01_dseg.nii: its folder says that a program has predicted it"
+rm -rf one && files one/sub-01/anat sub-01_T1w.nii && files one/derivatives/x/sub-01/anat sub-01_desc-nnunet_dseg.nii
+two 0 "sub-01	sub-01			t1|sub-01_desc-nnunet_dseg.nii: of derivatives/ only label maps are taken"
 rm -rf one && files one/a seg.nii label.nii t1.nii
 two 1 "no cases can be used|two candidates for the label|seg.nii|label.nii|--as NAME=PATTERN|bmvp list"
 rm -rf one && files one/a t1.nii t1.mgz t2.nrrd

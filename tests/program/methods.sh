@@ -10,7 +10,6 @@ program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
-port=$((20000 + $$ % 20000))
 
 # NAME SHARE PICTURE CROP MORE: the mean loss of steps 51 to 60 is below SHARE of that of steps 1 to 10 and, with PICTURE 1, where it is the
 # mean square of all that is rebuilt of crops, below what one grey for all of them has. Crops have edge CROP, 16 at least: the volumes, whole;
@@ -122,7 +121,8 @@ goes_on()
 # Two ranks, a case each, give what one gives but for rounding
 ranks()
 {
-    pids= port=$((port + 1))
+    pids=
+    new_port
     for rank in 0 1; do
         RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port BMVP_TIMEOUT=60 \
             learn ranks.$method --steps 6 >"said.$rank" 2>&1 &

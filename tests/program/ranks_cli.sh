@@ -6,7 +6,6 @@ cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
 with_program
-port=$((20000 + $$ % 20000))
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
 
@@ -29,7 +28,7 @@ ranks()
 {
     of=$1
     shift
-    port=$((port + 1))
+    new_port
     for n in $(seq 0 $((of - 1))); do rank "$n" "$of" "$@"; done
 }
 # ended R STATUS TEXTS: rank R ends so
@@ -150,13 +149,13 @@ check "the log goes to the last step" test "$(last killed step)" = "$((done + 2)
 ranks 2 --out none --batch 1
 ended 0 1 "batch 1 is the number of cases of a step over all ranks, of which there are 2"
 ended 1 1 "batch 1"
-port=$((port + 1))
+new_port
 rank 0 2 --out other --steps 4
 rank 1 2 --out other --steps 4 --lr 1e-5
 ended 0 2 "the configuration of rank 1 is not that of rank 0"
 ended 1 2 "the configuration of rank 1 is not that of rank 0"
 absent other
-port=$((port + 1))
+new_port
 rank 0 2 --out other --steps 4
 rank 1 2 --out other --steps 4 --data nowhere
 ended 1 1 "rank 1: |nowhere"

@@ -15,6 +15,16 @@ with_program()
 }
 bmvp() { "$program" "$@"; }
 
+# new_port: $port becomes one at which nothing is, below those that systems give to clients, whose ends hold them for a minute and more
+port=$((15000 + $$ * 37 % 15000))
+new_port()
+{
+    while :; do
+        port=$((15000 + (port - 14999) % 15000))
+        grep -qs ":$(printf %04X $port) " /proc/net/tcp /proc/net/tcp6 || return 0
+    done
+}
+
 pass() { passed=$((passed + 1)); }
 skip() { skipped=$((skipped + 1)); echo "skipped: $*"; }
 

@@ -73,13 +73,32 @@ static inline const bmvp_json *golden_ssl_in(const golden_ssl *g, const char *of
 }
 
 /* n numbers in PyTorch's order against a packed entry: all its figures, within eight times what float32 costs the
-   original, at least `least`. */
-static inline void golden_ssl_within(const char *what, const bmvp_json *v, const float *x, int64_t n, double least)
+   original, at least `least`, of the root mean square; more NULL, or for each element what it may be off besides. */
+static inline void golden_ssl_figures(const char *what, const bmvp_json *v, const float *x, int64_t n, double share,
+                                      const float *more)
+{
+    const double l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0), r = l2 / sqrt((double)n);
+    double mean = 0, square = 0, dot = 0, room = 0;
+    int64_t i;
+    for (i = 0; i < n; ++i) {
+        mean += (double)x[i] / (double)n;
+        square += (double)x[i] * (double)x[i];
+        dot += (double)x[i] * cos(0.7 * (double)i);
+        if (more) room += (double)more[i] * (double)more[i];
+    }
+    room = sqrt(room);
+    golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0),
+                    share * r + room / sqrt((double)n));
+    golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2 + room);
+    golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0),
+                    share * l2 + room);
+}
+static inline void golden_ssl_room(const char *what, const bmvp_json *v, const float *x, int64_t n, double least,
+                                   const float *more)
 {
     const bmvp_json *value = bmvp_json_get(v, "value"), *index = bmvp_json_get(v, "index");
     const double dev = bmvp_json_double(bmvp_json_get(v, "dev32"), 0), l2 = bmvp_json_double(bmvp_json_get(v, "l2"), 0);
     const double share = 8 * dev > least ? 8 * dev : least, r = l2 / sqrt((double)n);
-    double mean = 0, square = 0, dot = 0;
     int64_t i;
     if (!v || dev > 0.05) return;
     if (bmvp_json_get(v, "zero")) { /* but for rounding */
@@ -93,23 +112,18 @@ static inline void golden_ssl_within(const char *what, const bmvp_json *v, const
         golden_ssl_near(what, "the number", (double)x[0], want, share * fabs(want));
         return;
     }
-    for (i = 0; i < n; ++i) {
-        mean += (double)x[i] / (double)n;
-        square += (double)x[i] * (double)x[i];
-        dot += (double)x[i] * cos(0.7 * (double)i);
-    }
-    if (bmvp_json_get(v, "l2")) {
-        golden_ssl_near(what, "the mean", mean, bmvp_json_double(bmvp_json_get(v, "mean"), 0), share * r);
-        golden_ssl_near(what, "the norm", sqrt(square), l2, share * l2);
-        golden_ssl_near(what, "the sum with a cosine", dot, bmvp_json_double(bmvp_json_get(v, "cosdot"), 0),
-                        share * l2);
-    }
+    if (bmvp_json_get(v, "l2")) golden_ssl_figures(what, v, x, n, share, more);
     if (!index) check_report(bmvp_json_count(value) == n, __FILE__, __LINE__, "%s: not %d values", what, (int)n);
     for (i = 0; i < bmvp_json_count(value); ++i) {
         const int64_t at = index ? bmvp_json_int(bmvp_json_at(index, i), -1) : i;
         if (check_report(at >= 0 && at < n, __FILE__, __LINE__, "%s: no element %lld", what, (long long)at))
-            golden_ssl_near(what, "a value", (double)x[at], bmvp_json_double(bmvp_json_at(value, i), 0), share * r);
+            golden_ssl_near(what, "a value", (double)x[at], bmvp_json_double(bmvp_json_at(value, i), 0),
+                            share * r + (more ? (double)more[at] : 0));
     }
+}
+static inline void golden_ssl_within(const char *what, const bmvp_json *v, const float *x, int64_t n, double least)
+{
+    golden_ssl_room(what, v, x, n, least, NULL);
 }
 
 static inline void golden_ssl_check(const char *what, const bmvp_json *v, const float *x, int64_t n)

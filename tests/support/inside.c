@@ -109,6 +109,31 @@ bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_t
     return bmvpi_swin_merge(&net->m, &u->merged[stage], &u->reduction[stage], new_merging, x);
 }
 
+int64_t inside_kinks(bmvp_ctx *c, double within, inside_kink *out, int64_t most)
+{
+    int64_t i, k, n = 0;
+    for (i = 0; i < c->n_step; ++i) {
+        const bmvp_tensor *y = c->step[i], *x = y->src[0];
+        double square = 0, near;
+        if (y->op != BMVP_OP_RELU || y->walked || !bmvpi_ensure_value(c, c->step[i]->src[0])) continue;
+        for (k = 0; k < x->numel; ++k) square += (double)x->x[k] * (double)x->x[k];
+        near = within * sqrt(square / (double)x->numel);
+        for (k = 0; k < x->numel; ++k)
+            if (fabs((double)x->x[k]) < near && n++ < most) {
+                out[n - 1].node = i, out[n - 1].at = k, out[n - 1].of = x->numel;
+                out[n - 1].share = within * fabs((double)x->x[k]) / near;
+            }
+    }
+    return n;
+}
+void inside_turn_kink(bmvp_ctx *c, const inside_kink *k)
+{
+    bmvp_tensor *y = c->step[k->node];
+    if (!bmvpi_ensure_value(c, y)) return;
+    y->dropped = 0; /* not made again */
+    y->x[k->at] = y->x[k->at] > 0 ? -1e-30f : 1e-30f;
+}
+
 bmvp_status inside_relate(double m[16], const double to[16], const double from[16])
 {
     return bmvpi_relate(m, to, from, "", NULL);

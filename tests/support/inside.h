@@ -47,6 +47,13 @@ void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[
 bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x);
 bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_tensor *x);
 
+/* Kinks: values of ReLUs on the tape whose operand is nearer to 0 than `within` of its root mean square, of which the
+   first `most` are written to out; returns how many there are. turn: backward takes such a value's other slope. Both
+   while a tape is there, also from bmvp_on_gradient, for the nodes that backward has yet to pass. */
+typedef struct inside_kink { int64_t node, at, of; double share; } inside_kink;
+int64_t inside_kinks(bmvp_ctx *c, double within, inside_kink *out, int64_t most);
+void inside_turn_kink(bmvp_ctx *c, const inside_kink *k);
+
 /* Voxels of one grid in those of another. */
 bmvp_status inside_relate(double m[16], const double to[16], const double from[16]);
 /* Values at a place in voxels, x y z. */

@@ -10,21 +10,30 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { MOST = 5 }; /* ranks of the largest run */
 
-/* A port of 127.0.0.1 that was free a moment ago */
+/* A port of 127.0.0.1 that was free a moment ago, below those that systems give to clients (whose ends hold them for
+   a minute and more) and below those of the shell tests */
 static inline int free_port(void)
 {
-    struct sockaddr_in a;
-    socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    memset(&a, 0, sizeof a);
-    a.sin_family = AF_INET;
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
-    socket_close(&fd);
-    return ntohs(a.sin_port);
+    static int last;
+    int tries, found = 0;
+    if (!last) last = (int)(getpid() * 37l % 5000);
+    for (tries = 0; tries < 5000 && !found; ++tries) {
+        struct sockaddr_in a;
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        last = (last + 1) % 5000;
+        memset(&a, 0, sizeof a);
+        a.sin_family = AF_INET;
+        a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        a.sin_port = htons((uint16_t)(10000 + last));
+        found = fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
+        socket_close(&fd);
+    }
+    CHECK(found);
+    return 10000 + last;
 }
 
 static inline launch_place launch_of(int rank, int size, const char *address, int port)

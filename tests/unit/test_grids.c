@@ -114,6 +114,10 @@ static void test_several_numbers(void) {
         {BMVP_NII_RGBA32, 3, 0, {4, 3, 2, 1, 1}, "datatype rgba32"},
         {BMVP_NII_COMPLEX64, 4, 0, {4, 3, 2, 1, 1}, "datatype complex64"},
         {BMVP_NII_UINT8, 5, 1006, {4, 3, 1, 1, 2}, "2 components"},
+        {BMVP_NII_FLOAT64, 5, 1005, {4, 3, 2, 1, 6}, "4 x 3 x 2 x 1 x 6: 6 components of vectors"},
+        {BMVP_NII_FLOAT32, 5, 0, {4, 3, 2, 7, 2}, "4 x 3 x 2 x 7 x 2: 14 volumes"},
+        {BMVP_NII_COMPLEX128, 3, 0, {4, 3, 2, 1, 1}, "datatype complex128"},
+        {BMVP_NII_RGB24, 4, 0, {4, 3, 2, 2, 1}, "4 x 3 x 2 x 2: 2 volumes"},
         {BMVP_NII_FLOAT32, 5, 1007, {4, 3, 2, 1, 1}, NULL},
         {BMVP_NII_INT16, 4, 0, {4, 3, 2, 1, 1}, NULL},
     };
@@ -134,6 +138,97 @@ static void test_several_numbers(void) {
         bmvp_nii_volume_free(&v);
         bmvp_nii_image_free(&im);
     }
+}
+
+/* What a file says of its numbers: type, slope, intercept. The value of its voxels, or why there is none. */
+static void test_number_forms(void) {
+    static const float nan = (float)HUGE_VAL - (float)HUGE_VAL;
+    static const unsigned char three = 3, one_byte = 255;
+    int16_t minus = -2, wide = 30000;
+    uint16_t full = 65535;
+    uint32_t most = 4294967295u;
+    int64_t far = -5000000000, seven = 7;
+    uint64_t all = UINT64_MAX;
+    float quarter = 0.25f;
+    double tenth = 0.1, huge = 1e300;
+    const struct { int type; const void *voxel; double slope, inter, want; const char *says; } rows[] = {
+        {BMVP_NII_INT64, &far, 0, 0, -5e9, NULL},            {BMVP_NII_INT64, &seven, -2, 1, -13, NULL},
+        {BMVP_NII_UINT64, &all, 0, 0, 18446744073709551616.0, NULL},
+        {BMVP_NII_UINT32, &most, 0.5, 0, 2147483647.5, NULL}, {BMVP_NII_UINT16, &full, 1, -32768, 32767, NULL},
+        {BMVP_NII_INT16, &minus, -0.5, 10, 11, NULL},        {BMVP_NII_INT16, &wide, 1e-30, 0, 3e-26, NULL},
+        {BMVP_NII_UINT8, &three, (double)nan, 7, 3, NULL},   {BMVP_NII_UINT8, &three, 0, 7, 3, NULL},
+        {BMVP_NII_UINT8, &three, HUGE_VAL, 0, 3, NULL},      {BMVP_NII_UINT8, &one_byte, 1, -1000, -745, NULL},
+        {BMVP_NII_FLOAT32, &quarter, 4, -1, 0, NULL},        {BMVP_NII_FLOAT64, &tenth, 0, 0, 0.1, NULL},
+        {BMVP_NII_FLOAT64, &huge, 0, 0, HUGE_VAL, NULL},     {BMVP_NII_FLOAT128, NULL, 0, 0, 0, "float128"},
+        {BMVP_NII_COMPLEX256, NULL, 0, 0, 0, "complex256"},
+    };
+    const int64_t dim[3] = {3, 2, 2};
+    size_t i, n;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const int size = bmvp_nii_datatype_size(rows[i].type);
+        void *bytes = NULL;
+        bmvp_nii_image im;
+        bmvp_nii_volume v;
+        bmvp_status s;
+        int k;
+        CHECK_OK(bmvp_nii_create(&im, rows[i].type, 3, dim, NULL, NULL, &err));
+        for (k = 0; k < 12 && rows[i].voxel; k++) memcpy((char *)im.data + k * size, rows[i].voxel, (size_t)size);
+        CHECK_OK(bmvp_nii_write_memory(&bytes, &n, &im, NULL, &err));
+        bmvp_nii_image_free(&im);
+        put_number((unsigned char *)bytes, 112, 'f', 0, rows[i].slope);
+        put_number((unsigned char *)bytes, 116, 'f', 0, rows[i].inter);
+        s = bmvp_nii_read_memory(&im, bytes, n, NULL, 0, NULL, &err);
+        if (s == BMVP_OK) s = bmvp_nii_to_volume(&v, &im, NULL, NULL, &err);
+        if (rows[i].says) {
+            CHECK(s == BMVP_E_UNSUPPORTED);
+            CHECK_HOLDS(err.message, rows[i].says);
+        } else if (CHECK_OK(s)) {
+            const double want = rows[i].want;
+            for (k = 0; k < 12; k++)
+                check_report(!(want < HUGE_VAL) ? v.data[k] > FLT_MAX && v.n_inf == 12
+                                                : fabs((double)v.data[k] - want) <= 2e-7 * fabs(want),
+                             __FILE__, __LINE__, "row %d: %g, not %g", (int)i, (double)v.data[k], want);
+            bmvp_nii_volume_free(&v);
+        }
+        bmvp_nii_image_free(&im);
+        bmvp_nii_bytes_free(bytes, NULL);
+    }
+}
+
+/* One place stored in other ways is one place; a shift, a mirror or another end of an axis is another. */
+static void test_same_place(void) {
+    static const struct { double m[12]; int same; } rows[] = {
+        {{2, 0, 0, 10, 0, 2, 0, 20, 0, 0, 2, 30}, 1},       {{-2, 0, 0, 18, 0, 2, 0, 20, 0, 0, 2, 30}, 1},
+        {{-2, 0, 0, 18, 0, -2, 0, 28, 0, 0, -2, 38}, 1},    {{0, 2, 0, 10, 2, 0, 0, 20, 0, 0, 2, 30}, 1},
+        {{0, 0, -2, 18, 2, 0, 0, 20, 0, 2, 0, 30}, 1},      {{2, 0, 0, 10.05, 0, 2, 0, 20, 0, 0, 2, 30}, 1},
+        {{2, 0, 0, 11, 0, 2, 0, 20, 0, 0, 2, 30}, 0},       {{2, 0, 0, 12, 0, 2, 0, 20, 0, 0, 2, 30}, 0},
+        {{-2, 0, 0, 10, 0, 2, 0, 20, 0, 0, 2, 30}, 0},      {{2, 0, 0, 10, 0, 2, 0, 20, 0, 0, 2, 30.2}, 0},
+        {{2, 0, 0, 10, 0, 2, 0, 20, 0, 0, 2.1, 30}, 0},     {{2, 0.1, 0, 10, 0, 2, 0, 20, 0, 0, 2, 30}, 0},
+        {{-2, 0, 0, 19, 0, -2, 0, 29, 0, 0, 2, 30}, 0},
+    };
+    const int64_t dim[3] = {5, 5, 5};
+    bmvp_nii_volume base;
+    size_t i;
+    int64_t k;
+    memset(&base, 0, sizeof base);
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bmvp_nii_volume v;
+        double affine[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+        memcpy(affine, rows[i].m, sizeof rows[i].m);
+        CHECK_OK(bmvp_nii_volume_create(&v, dim, affine, NULL, &err));
+        for (k = 0; k < 125; k++) { /* what stands at a place in the scanner */
+            const double x = (double)(k % 5), y = (double)(k / 5 % 5), z = (double)(k / 25), *m = rows[i].m;
+            v.data[k] = (float)(nearbyint(m[0] * x + m[1] * y + m[2] * z + m[3]) +
+                                50 * nearbyint(m[4] * x + m[5] * y + m[6] * z + m[7]) +
+                                3000 * nearbyint(m[8] * x + m[9] * y + m[10] * z + m[11]));
+        }
+        CHECK_OK(bmvp_nii_orient(&v, "RAS", &err));
+        if (i == 0) base = v;
+        check_report(bmvp_nii_one_grid(&base, &v) == rows[i].same, __FILE__, __LINE__, "row %d", (int)i);
+        if (rows[i].same) CHECK_SAME("place", v.data, base.data, 125);
+        if (i > 0) bmvp_nii_volume_free(&v);
+    }
+    bmvp_nii_volume_free(&base);
 }
 
 /* The same head stored in mm, metres and micrometres lies at the same place; units that cannot be are named. */
@@ -369,9 +464,49 @@ static void test_affines(void) {
     bmvp_nii_image_free(&im);
 }
 
+/* A sform that is no place, or not that of the voxel size, stands back for a qform; that is said where it matters. */
 static void test_rectify(void) {
+    static const double srow[][12] = {
+        {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},         {1, 1, 0, 5, 0, 0, 0, 6, 0, 0, 1, 7}, /* lengths fit */
+        {1, 0, 0, 5, 0, 0, 0, 6, 0, 0, 1, 7},         {0.6, 0.6, 0.6, 0, 0.8, 0.8, 0.8, 0, 0, 0, 0, 0},
+        {2, 0, 0, 5, 0, 2, 0, 6, 0, 0, 2, 7},         {1, 0, 0, 9, 0, 1, 0, 6, 0, 0, 1, 7},
+        {1.00003, 0, 0, 5, 0, 1, 0, 6, 0, 0, 1, 7},
+    };
+    static const struct { int row, qcode, source, said; } rows[] = {
+        {0, 1, BMVP_NII_AFFINE_RECTIFIED, 1}, {1, 1, BMVP_NII_AFFINE_RECTIFIED, 1},
+        {2, 2, BMVP_NII_AFFINE_RECTIFIED, 1}, {3, 1, BMVP_NII_AFFINE_RECTIFIED, 1},
+        {4, 1, BMVP_NII_AFFINE_RECTIFIED, 1}, {5, 1, BMVP_NII_AFFINE_SFORM, 0},
+        {6, 1, BMVP_NII_AFFINE_RECTIFIED, 0}, {4, 0, BMVP_NII_AFFINE_SFORM, 0},
+        {1, 0, 0, 0},                         {0, 0, 0, 0},
+    };
+    const double place[16] = {1, 0, 0, 5, 0, 1, 0, 6, 0, 0, 1, 7, 0, 0, 0, 1};
+    const int64_t dim[3] = {4, 3, 2};
+    bmvp_nii_load how;
     bmvp_nii_image im;
+    bmvp_nii_volume v;
     double a[16];
+    size_t i;
+    memset(&how, 0, sizeof how);
+    how.axcodes = "RAS";
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        CHECK_OK(bmvp_nii_create(&im, BMVP_NII_FLOAT32, 3, dim, place, NULL, &err));
+        im.qform_code = rows[i].qcode;
+        memcpy(im.srow, srow[rows[i].row], sizeof im.srow);
+        bmvp_nii_sform(im.affine, &im);
+        if (rows[i].source == 0) { /* nothing to go by */
+            CHECK_FAILS(bmvp_nii_to_volume(&v, &im, &how, NULL, &err), E_FORMAT, "singular");
+            bmvp_nii_image_free(&im);
+            continue;
+        }
+        CHECK((int)bmvp_nii_rectify_affine(a, &im) == rows[i].source);
+        if (CHECK_OK(bmvp_nii_to_volume(&v, &im, &how, NULL, &err))) {
+            check_report(v.by_qform == rows[i].said, __FILE__, __LINE__, "row %d", (int)i);
+            CHECK_NEAR(v.affine[3], rows[i].row == 5 ? 9 : 5, 1e-9);
+            CHECK_NEAR(v.affine[0], rows[i].row == 4 && rows[i].qcode == 0 ? 2 : 1, 1e-9);
+        }
+        bmvp_nii_volume_free(&v);
+        bmvp_nii_image_free(&im);
+    }
     CHECK_OK(bmvp_nii_read_header(&im, FIXTURES "sform_wrong.nii", NULL, &err));
     CHECK(im.affine_source == BMVP_NII_AFFINE_SFORM);
     CHECK(bmvp_nii_rectify_affine(a, &im) == BMVP_NII_AFFINE_SFORM);   /* 4-D: MONAI's test counts the translation */
@@ -696,8 +831,10 @@ int main(int argc, char **argv)
     CHECK_RUN(test_nonfinite_are_counted);
     CHECK_RUN(test_components);
     CHECK_RUN(test_several_numbers);
+    CHECK_RUN(test_number_forms);
     CHECK_RUN(test_units);
     CHECK_RUN(test_grid_distance);
+    CHECK_RUN(test_same_place);
     CHECK_RUN(test_sparse_scaling);
     CHECK_RUN(test_all_orientations);
     CHECK_RUN(test_orientation_errors);

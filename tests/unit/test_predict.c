@@ -376,6 +376,89 @@ static void test_refusals_of_images(void)
     bmvp_destroy(c);
 }
 
+/* Label maps as files have them: what stands in `stored` with this slope and intercept is `want`, or refused. A place
+   that only the qform knows is said. */
+static void test_label_files(void)
+{
+    static const struct {
+        double slope, inter, pixdim;
+        int want;
+        const char *says;
+    } rows[] = {
+        { 0, 0, 1, 4, NULL },           { 1, 0, 1, 4, NULL },
+        { 0.25, 0, 1, 1, NULL },        { 2, -6, 1, 2, "value -6" },
+        { 0.3f, 0, 1, 0, "value 1.2" }, { 100, 0, 1, 0, "value 400" },
+        { 1e-30, 0, 1, 0, "value 4" },  { 1, 0, 2, 4, NULL },
+    };
+    bmvp_nii_volume t1 = head(0);
+    bmvp_image k = of_volume("t1", &t1), label;
+    bmvp_preparation how = bmvp_preparation_default();
+    bmvp_prepared_images p;
+    bmvp_prepare_job job;
+    bmvp_nii_image im;
+    bmvp_labels l;
+    bmvp_error err;
+    const int value[3] = { 1, 2, 4 };
+    size_t i;
+    memset(&l, 0, sizeof l);
+    memset(&job, 0, sizeof job);
+    memset(&label, 0, sizeof label);
+    CHECK(!bmvp_labels_add(&l, "a", value, 3, NULL) && !bmvp_labels_finish(&l, NULL));
+    how.spacing = 0;
+    label.image = &im;
+    job.image = &k, job.n = 1, job.label = &label, job.labels = &l, job.how = &how;
+    for (i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        CHECK(!bmvp_nii_create(&im, BMVP_NII_UINT8, 3, t1.dim, t1.affine, NULL, NULL));
+        ((unsigned char *)im.data)[(10 * E + 10) * E + 10] = 4;
+        im.scl_slope = rows[i].slope, im.scl_inter = rows[i].inter;
+        if (rows[i].pixdim > 1) { /* sform of another size: the qform is the place */
+            int a;
+            for (a = 0; a < 3; ++a) im.srow[5 * a] *= rows[i].pixdim;
+            bmvp_nii_sform(im.affine, &im);
+        }
+        if (rows[i].says) {
+            CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_E_FORMAT);
+            CHECK_HOLDS(err.message, rows[i].says);
+        } else if (CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_OK)) {
+            int64_t q, n = p.label.dim[0] * p.label.dim[1] * p.label.dim[2], there = 0;
+            for (q = 0; q < n; ++q) there += p.label.data[q] == (float)rows[i].want;
+            CHECK(there == 1 && p.label_cut == 0 && p.label_lost == 0);
+            CHECK(p.by_qform == (rows[i].pixdim > 1 ? 1u << BMVP_MODALITIES : 0u) && p.few == 0);
+        }
+        bmvp_prepared_images_free(&p);
+        bmvp_nii_image_free(&im);
+    }
+    bmvp_nii_volume_free(&t1);
+}
+
+/* A label that is partly outside of the head, in an image of few values: those may be a mask's. */
+static void test_doubts(void)
+{
+    bmvp_nii_volume t1 = head(0);
+    bmvp_image k = of_volume("t1", &t1), label;
+    bmvp_preparation how = bmvp_preparation_default();
+    bmvp_prepared_images p;
+    bmvp_prepare_job job;
+    bmvp_nii_image im;
+    bmvp_error err;
+    size_t i;
+    memset(&job, 0, sizeof job);
+    memset(&label, 0, sizeof label);
+    how.spacing = 0;
+    label.image = &im;
+    job.image = &k, job.n = 1, job.label = &label, job.how = &how;
+    CHECK(!bmvp_nii_create(&im, BMVP_NII_UINT8, 3, t1.dim, t1.affine, NULL, NULL));
+    ((unsigned char *)im.data)[(10 * E + 10) * E + 10] = 1, ((unsigned char *)im.data)[0] = 4;
+    for (i = 0; i < N; ++i) t1.data[i] = t1.data[i] > 0 ? 0.25f : 0;
+    CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_OK && p.label_cut == 1 && p.label_lost == 4 && p.few == 1u << 1);
+    bmvp_prepared_images_free(&p);
+    for (i = 0; i < N; ++i) t1.data[i] = t1.data[i] > 0 ? 7 : 0;
+    CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "looks like a label map");
+    bmvp_nii_image_free(&im);
+    bmvp_nii_volume_free(&t1);
+}
+
 static void test_preparation(void)
 {
     static const struct {
@@ -709,6 +792,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_classes);
     CHECK_RUN(test_refusals);
     CHECK_RUN(test_refusals_of_images);
+    CHECK_RUN(test_label_files);
+    CHECK_RUN(test_doubts);
     CHECK_RUN(test_preparation);
     CHECK_RUN(test_allocations);
     CHECK_RUN(test_cancel);

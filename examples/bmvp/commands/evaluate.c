@@ -133,6 +133,11 @@ static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *
     how.axcodes = "RAS"; /* a map stored along other axes of the same grid is the same map */
     if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_OK)
         return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s", k->id, e.message);
+    if (v->by_qform)
+        fprintf(stderr,
+                "\nbmvp evaluate: case '%s': %s: placed by its qform: its sform is singular or does not fit the voxel "
+                "size, and says another place\n",
+                k->id, path);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
     if (bmvp_labels_check(l, v->data, dim, path, &inner) == BMVP_OK) return BMVP_OK;
     return bmvp_error_set(err, inner.status, "case '%s': %s", k->id, inner.message);

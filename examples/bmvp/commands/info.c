@@ -16,7 +16,10 @@
 
 static void describe_volume(bmvp_jw *w, const char *path, const bmvp_nii_image *m)
 {
-    static const char *const source[] = { "", "sform", "qform", "none (both codes 0)", "rectified" };
+    static const char *const source[] = { "", "sform", "qform", "none (both codes 0)",
+                                          "qform (the sform is singular or does not fit the voxel size)" };
+    double affine[16];
+    const int from = (int)bmvp_nii_rectify_affine(affine, m);
     int i;
     bmvp_jw_string(w, "kind", "volume");
     bmvp_jw_string(w, "path", path);
@@ -34,9 +37,9 @@ static void describe_volume(bmvp_jw *w, const char *path, const bmvp_nii_image *
     bmvp_jw_double(w, "scl_inter", m->scl_inter);
     bmvp_jw_int(w, "qform_code", m->qform_code);
     bmvp_jw_int(w, "sform_code", m->sform_code);
-    bmvp_jw_string(w, "affine_from", source[m->affine_source >= 1 && m->affine_source <= 4 ? m->affine_source : 0]);
+    bmvp_jw_string(w, "affine_from", source[from >= 1 && from <= 4 ? from : 0]);
     bmvp_jw_array(w, "affine");
-    for (i = 0; i < 12; ++i) bmvp_jw_double(w, NULL, m->affine[i]);
+    for (i = 0; i < 12; ++i) bmvp_jw_double(w, NULL, affine[i]);
     bmvp_jw_end(w);
     bmvp_jw_int(w, "extensions", m->n_extensions);
     if (m->descrip[0]) bmvp_jw_string(w, "descrip", m->descrip);

@@ -552,6 +552,8 @@ static void take_file(collection *c, const tree *t, size_t i, size_t row, const 
     memset(&p, 0, sizeof p);
     own_name(c->d->path, p.id, sizeof p.id);
     layout[row].place(t, i, &r, &p);
+    if (r.kind == ROLE_LABEL && r.variant >= 0 && role_folder_predicted(t->path[i]))
+        snprintf(p.skip, sizeof p.skip, "its folder says that a program has predicted it: no label");
     if (!role_is_nifti(t->path[i]))
         snprintf(p.skip, sizeof p.skip, "not a format that is read: .nii, .nii.gz and .hdr with .img are");
     collect(c, t->path[i], &r, &p);
@@ -619,7 +621,7 @@ static void nnunet_file(collection *c, const tree *t, size_t i, const channels *
                         const role_rules *rules)
 {
     const char *name = path_base(t->path[i]);
-    char folder[256], key[16];
+    char folder[256], key[16], tail[264];
     size_t n = role_stem(name);
     role r = role_of(t->path[i], NULL, rules);
     const int ruled = r.variant < 0;
@@ -627,7 +629,8 @@ static void nnunet_file(collection *c, const tree *t, size_t i, const channels *
     place p;
     memset(&p, 0, sizeof p);
     if (!path_part(t->path[i], -1, folder, sizeof folder)) folder[0] = 0;
-    label = strncmp(folder, "labels", 6) == 0;
+    snprintf(tail, sizeof tail, " %s ", strlen(folder) > 6 ? folder + 6 : ""); /* labelsPr, labelsTs_pred: no labels */
+    label = strncmp(folder, "labels", 6) == 0 && strstr("  Tr Ts Va Val ", tail) != NULL;
     if (!label && strncmp(folder, "images", 6) == 0) channel = channel_of(name, &n);
     snprintf(p.id, sizeof p.id, "%.*s", (int)n, name);
     if (!ruled && label) r.kind = ROLE_LABEL, r.variant = 0;

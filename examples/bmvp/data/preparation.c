@@ -22,6 +22,25 @@ int case_images(const data_case *k, bmvp_image image[BMVP_MODALITIES])
     return n;
 }
 
+/* What was replaced or may be meant otherwise. */
+static void say_doubts(const data_case *k, const bmvp_prepared_images *p)
+{
+    int m;
+    for (m = 0; m <= BMVP_MODALITIES; ++m) {
+        const char *file = m < BMVP_MODALITIES ? k->image[m] : k->label;
+        if (p->by_qform >> m & 1u)
+            fprintf(stderr,
+                    "\nbmvp: case '%s': %s: placed by its qform: its sform is singular or does not fit the voxel size, "
+                    "and says another place\n",
+                    k->id, file);
+        if (p->few >> m & 1u)
+            fprintf(stderr,
+                    "\nbmvp: case '%s': %s has fewer than nine different values: is it a mask or a map of labels? It "
+                    "is taken as %s\n",
+                    k->id, file, bmvp_modality_name(m));
+    }
+}
+
 bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bmvp_preparation *how,
                            const bmvp_labels *labels, const bmvp_nii_options *io, bmvp_error *err)
 {
@@ -50,6 +69,7 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     }
     if (!st && !p->frame.dim[0])
         st = bmvp_error_set(&e, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", image[0].path);
+    if (!st) say_doubts(k, p);
     if (!st && p->label.data && k->labels && labels)
         st = labels_translate(k->labels, labels, p->label.data, p->label.dim[0] * p->label.dim[1] * p->label.dim[2],
                               k->label, &e);

@@ -8,244 +8,66 @@
 /* >>words ---------------------------------------------------------------------------------------------------------- */
 
 typedef enum meaning {
-    UNKNOWN, NUMBER, IMAGE, CONTRAST, NATIVE, LABEL, MASK, BRAIN, TUMOUR, AUTOMATIC, PLAIN, VARIANT, SPACE, FOREIGN
+    UNKNOWN, NUMBER, IMAGE, CONTRAST, NATIVE, LABEL, MASK, BRAIN, TUMOUR, AUTOMATIC, PREDICTED, PLAIN,
+    VARIANT, SPACE, FOREIGN
 } meaning;
 
 enum { FLAIR, T1, T1C, T2, MRA, PD, DWI, ADC }; /* as bmvp_modality_name counts */
 
-/* The table of words. Names of modalities that bmvp_modality_find knows need no row. value: modality of IMAGE, grid of
-   SPACE, rank of LABEL and VARIANT among its like. */
-static const struct { const char *word; meaning means; int value;
+/* The table of words, a blank around each. Names of modalities that bmvp_modality_find knows need no row. value:
+   modality of IMAGE, grid of SPACE, rank of LABEL and VARIANT among its like; PREDICTED 1: a folder of that name holds
+   predictions; FOREIGN 1: a map of numbers, also beside a word of a label. */
+static const struct {
+    meaning means;
+    int value;
+    const char *words;
 } table[] = {
-    { "mprage", IMAGE, T1 },
-    { "mpr", IMAGE, T1 },
-    { "rage", IMAGE, T1 },
-    { "spgr", IMAGE, T1 },
-    { "fspgr", IMAGE, T1 },
-    { "bravo", IMAGE, T1 },
-    { "t1pre", IMAGE, T1 },
-    { "t1weighted", IMAGE, T1 },
-    { "t1post", IMAGE, T1C },
-    { "t1wce", IMAGE, T1C },
-    { "cet1", IMAGE, T1C },
-    { "cet1w", IMAGE, T1C },
-    { "t1kmw", IMAGE, T1C },
-    { "t1wc", IMAGE, T1C },
-    { "t1wgd", IMAGE, T1C },
-    { "t1gad", IMAGE, T1C },
-    { "gdt1", IMAGE, T1C },
-    { "t1contrast", IMAGE, T1C },
-    { "t1+c", IMAGE, T1C },
-    { "t1+gd", IMAGE, T1C },
-    { "t1+ce", IMAGE, T1C },
-    { "t1km", IMAGE, T1C },
-    { "t2weighted", IMAGE, T2 },
-    { "t2wflair", IMAGE, FLAIR },
-    { "flairw", IMAGE, FLAIR },
-    { "tof", IMAGE, MRA },
-    { "angio", IMAGE, MRA },
-    { "mrangio", IMAGE, MRA },
-    { "trace", IMAGE, DWI },
-    { "tracew", IMAGE, DWI },
-    { "b1000", IMAGE, DWI },
-    { "adcmap", IMAGE, ADC },
-    { "protondensity", IMAGE, PD },
-    { "ce", CONTRAST, 0 },
-    { "gd", CONTRAST, 0 },
-    { "gad", CONTRAST, 0 },
-    { "gado", CONTRAST, 0 },
-    { "gadolinium", CONTRAST, 0 },
-    { "contrast", CONTRAST, 0 },
-    { "post", CONTRAST, 0 },
-    { "postcontrast", CONTRAST, 0 },
-    { "postgad", CONTRAST, 0 },
-    { "enhanced", CONTRAST, 0 },
-    { "km", CONTRAST, 0 },
-    { "pre", NATIVE, 0 },
-    { "precontrast", NATIVE, 0 },
-    { "native", NATIVE, 0 },
-    { "noncontrast", NATIVE, 0 },
-    { "seg", LABEL, 0 },
-    { "segm", LABEL, 0 },
-    { "segmentation", LABEL, 0 },
-    { "dseg", LABEL, 0 },
-    { "label", LABEL, 0 },
-    { "labels", LABEL, 0 },
-    { "labelmap", LABEL, 0 },
-    { "msk", LABEL, 0 },
-    { "gt", LABEL, 0 },
-    { "truth", LABEL, 0 },
-    { "groundtruth", LABEL, 0 },
-    { "annotation", LABEL, 0 },
-    { "annotations", LABEL, 0 },
-    { "labelsfortraining", LABEL, 0 },
-    { "labelsfortesting", LABEL, 1 },
-    { "mask", MASK, 0 },
-    { "brainmask", MASK, 1 },
-    { "roi", MASK, 0 },
-    { "roit1", MASK, 1 },
-    { "brain", BRAIN, 0 },
-    { "bet", BRAIN, 0 },
-    { "parenchyma", BRAIN, 0 },
-    { "skull", BRAIN, 0 },
-    { "head", BRAIN, 0 },
-    { "hdbet", BRAIN, 0 },
-    { "foreground", BRAIN, 0 },
-    { "fg", BRAIN, 0 },
-    { "face", BRAIN, 0 },
-    { "deface", BRAIN, 0 },
-    { "defacing", BRAIN, 0 },
-    { "intracranial", BRAIN, 0 },
-    { "icv", BRAIN, 0 },
-    { "tumor", TUMOUR, 0 },
-    { "tumour", TUMOUR, 0 },
-    { "lesion", TUMOUR, 0 },
-    { "lesions", TUMOUR, 0 },
-    { "wmh", TUMOUR, 0 },
-    { "infarct", TUMOUR, 0 },
-    { "stroke", TUMOUR, 0 },
-    { "metastases", TUMOUR, 0 },
-    { "whole", TUMOUR, 0 },
-    { "manual", TUMOUR, 0 },
-    { "consensus", TUMOUR, 0 },
-    { "expert", TUMOUR, 0 },
-    { "automated", AUTOMATIC, 0 },
-    { "auto", AUTOMATIC, 0 },
-    { "automatic", AUTOMATIC, 0 },
-    { "approx", AUTOMATIC, 0 },
-    { "pred", AUTOMATIC, 0 },
-    { "prediction", AUTOMATIC, 0 },
-    { "predicted", AUTOMATIC, 0 },
-    { "synthetic", AUTOMATIC, 0 },
-    { "synth", AUTOMATIC, 0 },
-    { "synthesized", AUTOMATIC, 0 },
-    { "generated", AUTOMATIC, 0 },
-    { "fake", AUTOMATIC, 0 },
-    { "image", PLAIN, 0 },
-    { "img", PLAIN, 0 },
-    { "scan", PLAIN, 0 },
-    { "volume", PLAIN, 0 },
-    { "mri", PLAIN, 0 },
-    { "mr", PLAIN, 0 },
-    { "final", PLAIN, 0 },
-    { "gradwarp", PLAIN, 0 },
-    { "b1", PLAIN, 0 },
-    { "correction", PLAIN, 0 },
-    { "n3", PLAIN, 0 },
-    { "scaled", PLAIN, 0 },
-    { "accelerated", PLAIN, 0 },
-    { "weighted", PLAIN, 0 },
-    { "3d", PLAIN, 0 },
-    { "ax", PLAIN, 0 },
-    { "axial", PLAIN, 0 },
-    { "sag", PLAIN, 0 },
-    { "sagittal", PLAIN, 0 },
-    { "cor", PLAIN, 0 },
-    { "coronal", PLAIN, 0 },
-    { "tra", PLAIN, 0 },
-    { "transversal", PLAIN, 0 },
-    { "tse", PLAIN, 0 },
-    { "fse", PLAIN, 0 },
-    { "bias", VARIANT, 2 },
-    { "n4", VARIANT, 2 },
-    { "biascorr", VARIANT, 2 },
-    { "corrected", VARIANT, 2 },
-    { "reg", VARIANT, 2 },
-    { "registered", VARIANT, 2 },
-    { "coreg", VARIANT, 2 },
-    { "coregistered", VARIANT, 2 },
-    { "warped", VARIANT, 2 },
-    { "resampled", VARIANT, 2 },
-    { "resliced", VARIANT, 2 },
-    { "mni", VARIANT, 2 },
-    { "norm", VARIANT, 2 },
-    { "normalized", VARIANT, 2 },
-    { "normalised", VARIANT, 2 },
-    { "preproc", VARIANT, 2 },
-    { "preprocessed", VARIANT, 2 },
-    { "processed", VARIANT, 2 },
-    { "denoised", VARIANT, 2 },
-    { "smoothed", VARIANT, 2 },
-    { "zscore", VARIANT, 2 },
-    { "zscored", VARIANT, 2 },
-    { "bfc", VARIANT, 2 },
-    { "cropped", VARIANT, 2 },
-    { "1mm", VARIANT, 2 },
-    { "2mm", VARIANT, 2 },
-    { "iso", VARIANT, 2 },
-    { "orig", VARIANT, 2 },
-    { "original", VARIANT, 2 },
-    { "raw", VARIANT, 2 },
-    { "defaced", VARIANT, 1 },
-    { "masked", VARIANT, 1 },
-    { "stripped", VARIANT, 1 },
-    { "skullstripped", VARIANT, 1 },
-    { "unstripped", VARIANT, 1 },
-    { "anat", VARIANT, 0 },
-    { "repeat", VARIANT, 2 },
-    { "r", VARIANT, 2 },
-    { "reft1", SPACE, 1 },
-    { "reft2", SPACE, 2 },
-    { "asl", FOREIGN, 0 },
-    { "swi", FOREIGN, 0 },
-    { "bold", FOREIGN, 0 },
-    { "rest", FOREIGN, 0 },
-    { "func", FOREIGN, 0 },
-    { "fmri", FOREIGN, 0 },
-    { "epi", FOREIGN, 0 },
-    { "dti", FOREIGN, 0 },
-    { "hardi", FOREIGN, 0 },
-    { "perf", FOREIGN, 0 },
-    { "dsc", FOREIGN, 0 },
-    { "dce", FOREIGN, 0 },
-    { "cbf", FOREIGN, 0 },
-    { "cbv", FOREIGN, 0 },
-    { "rcbv", FOREIGN, 0 },
-    { "mtt", FOREIGN, 0 },
-    { "tmax", FOREIGN, 0 },
-    { "t2star", FOREIGN, 0 },
-    { "t2starw", FOREIGN, 0 },
-    { "star", FOREIGN, 0 },
-    { "t1map", FOREIGN, 0 },
-    { "t2map", FOREIGN, 0 },
-    { "t1rho", FOREIGN, 0 },
-    { "unit1", FOREIGN, 0 },
-    { "fieldmap", FOREIGN, 0 },
-    { "phasediff", FOREIGN, 0 },
-    { "magnitude1", FOREIGN, 0 },
-    { "magnitude2", FOREIGN, 0 },
-    { "sbref", FOREIGN, 0 },
-    { "probseg", FOREIGN, 0 },
-    { "t1ir", FOREIGN, 0 },
-    { "stir", FOREIGN, 0 },
-    { "gm", FOREIGN, 0 },
-    { "wm", FOREIGN, 0 },
-    { "csf", FOREIGN, 0 },
-    { "diff", FOREIGN, 0 },
-    { "difference", FOREIGN, 0 },
-    { "subtraction", FOREIGN, 0 },
-    { "warp", FOREIGN, 0 },
-    { "warpfield", FOREIGN, 0 },
-    { "displacement", FOREIGN, 0 },
-    { "deformation", FOREIGN, 0 },
-    { "jacobian", FOREIGN, 0 },
-    { "biasfield", FOREIGN, 0 },
-    { "std", FOREIGN, 0 },
-    { "residual", FOREIGN, 0 },
-    { "prob", FOREIGN, 0 },
-    { "probability", FOREIGN, 0 },
-    { "probabilities", FOREIGN, 0 },
-    { "softmax", FOREIGN, 0 },
-    { "logits", FOREIGN, 0 },
-    { "uncertainty", FOREIGN, 0 },
-    { "phase", FOREIGN, 0 },
-    { "exp", FOREIGN, 0 },
-    { "eadc", FOREIGN, 0 },
-    { "ct", FOREIGN, 0 },
-    { "cta", FOREIGN, 0 },
-    { "ctp", FOREIGN, 0 },
-    { "pet", FOREIGN, 0 },
-    { "mrv", FOREIGN, 0 },
+    { IMAGE, T1, " mprage mpr rage spgr fspgr bravo t1pre t1weighted " },
+    { IMAGE, T1C, " t1post t1wce cet1 cet1w t1kmw t1wc t1wgd t1gad gdt1 t1contrast t1+c t1+gd t1+ce t1km " },
+    { IMAGE, T2, " t2weighted " },
+    { IMAGE, FLAIR, " t2wflair flairw " },
+    { IMAGE, MRA, " tof angio mrangio " },
+    { IMAGE, DWI, " trace tracew b1000 " },
+    { IMAGE, ADC, " adcmap " },
+    { IMAGE, PD, " protondensity " },
+    { CONTRAST, 0, " ce gd gad gado gadolinium contrast post postcontrast postgad enhanced km " },
+    { NATIVE, 0, " pre precontrast native noncontrast " },
+    { LABEL, 0,
+      " seg segm segmentation dseg label labels labelmap msk gt truth groundtruth annotation "
+      "annotations labelsfortraining " },
+    { LABEL, 1, " labelsfortesting " },
+    { MASK, 0, " mask roi " },
+    { MASK, 1, " brainmask roit1 " },
+    { BRAIN, 0, " brain bet parenchyma skull head hdbet foreground fg face deface defacing intracranial icv " },
+    { TUMOUR, 0, " tumor tumour lesion lesions wmh infarct stroke metastases whole manual consensus expert " },
+    { AUTOMATIC, 0, " automated approx synthetic synth synthesized generated fake " },
+    { PREDICTED, 0,
+      " auto automatic predictor output outputs result results estimate estimated ensemble ensembled "
+      "pseudo pseudolabel pseudolabels pseudoseg argmax thresholded binarized postprocessed postproc "
+      "model cnn unet nnunet nnunetv2 nnu unetr swinunetr segresnet monai bmvp deepmedic aseg aparc "
+      "totalsegmentator hdglio bratstoolkit lstai lpa lga " },
+    { PREDICTED, 1,
+      " pred preds predict predicts predicted prediction predictions inference inferred inferences "
+      "synthseg fastsurfer freesurfer fmriprep smriprep samseg " },
+    { PLAIN, 0,
+      " image img scan volume mri mr final gradwarp b1 correction n3 scaled accelerated weighted 3d ax "
+      "axial sag sagittal cor coronal tra transversal tse fse " },
+    { VARIANT, 2,
+      " bias n4 biascorr corrected reg registered coreg coregistered warped resampled resliced mni "
+      "norm normalized normalised preproc preprocessed processed denoised smoothed zscore zscored bfc "
+      "cropped 1mm 2mm iso orig original raw repeat r " },
+    { VARIANT, 1, " defaced masked stripped skullstripped unstripped " },
+    { VARIANT, 0, " anat " },
+    { SPACE, 1, " reft1 " },
+    { SPACE, 2, " reft2 " },
+    { FOREIGN, 0,
+      " asl swi bold rest func fmri epi dti hardi perf dsc dce cbf cbv rcbv mtt tmax t2star t2starw "
+      "star t1map t2map t1rho unit1 fieldmap phasediff magnitude1 magnitude2 sbref t1ir stir gm wm csf "
+      "warp warpfield displacement deformation jacobian biasfield phase exp eadc ct cta ctp pet mrv " },
+    { FOREIGN, 1,
+      " probseg diff difference subtraction std residual prob probability probabilities softmax logits "
+      "uncertainty probs probmap probabilitymap heatmap confidence entropy variance var sdf sdm "
+      "distance distancemap edt error errors overlap overlay " },
 };
 
 enum { MAX_WORDS = 48, WORD = 48 };
@@ -257,25 +79,26 @@ typedef struct word {
     int value, shared;
 } word;
 
+/* Is the word one of those in the text, each of which has a blank before and after it? */
+static int has_word(const char *words, const char *text)
+{
+    char padded[WORD + 2];
+    snprintf(padded, sizeof padded, " %s ", text);
+    return words && strstr(words, padded) != NULL;
+}
+
 static meaning look_up(const char *text, int *value)
 {
     size_t i;
     *value = bmvp_modality_find(text);
     if (*value >= 0) return IMAGE;
     for (i = 0; i < sizeof table / sizeof *table; ++i)
-        if (strcmp(text, table[i].word) == 0) {
+        if (has_word(table[i].words, text)) {
             *value = table[i].value;
             return table[i].means;
         }
     *value = 0;
     return text[strspn(text, "0123456789")] == 0 ? NUMBER : UNKNOWN;
-}
-
-static int has_word(const char *shared, const char *text)
-{
-    char padded[WORD + 2];
-    snprintf(padded, sizeof padded, " %s ", text);
-    return shared && strstr(shared, padded) != NULL;
 }
 
 /* The words of name[0 .. n). */
@@ -363,8 +186,10 @@ void role_shared(const char *const *names, size_t n, char *out, size_t size)
 
 typedef struct reading { /* what the words of a name add up to */
     int modality, modalities, contrast, native, label, mask, brain, tumour, automatic, variant, space, foreign;
+    int map; /* a map of numbers, not of labels */
     const word *odd, *variant_word, *foreign_word, *image_word, *mask_word;
-    const word *drawn; /* a word of lesions or programs that not every file of the folder has */
+    const word *drawn;     /* a word of lesions or programs that not every file of the folder has */
+    const word *predicted; /* what says that a program has predicted it */
 } reading;
 
 static void read_word(reading *r, const word *w)
@@ -379,6 +204,10 @@ static void read_word(reading *r, const word *w)
     case LABEL: r->label = 1, r->variant += w->value; break;
     case MASK: r->mask = 1, r->brain |= w->value, r->mask_word = w; break;
     case BRAIN: r->brain = 1; break;
+    case PREDICTED: /* before the role it may be the name that all files of the case begin with */
+        if (!w->shared || r->label || r->mask) r->predicted = w;
+        if (!w->shared && (w->value || r->modalities)) r->drawn = w;
+        break;
     case TUMOUR:
     case AUTOMATIC:
         r->tumour |= w->means == TUMOUR;
@@ -387,7 +216,7 @@ static void read_word(reading *r, const word *w)
         break;
     case VARIANT: r->variant += w->value, r->variant_word = w; break;
     case SPACE: r->space = w->value; break;
-    case FOREIGN: r->foreign = 1, r->foreign_word = w; break;
+    case FOREIGN: r->foreign = 1, r->map |= w->value, r->foreign_word = w; break;
     case UNKNOWN:
         if (!w->shared && !r->odd) r->odd = w;
         break;
@@ -414,7 +243,11 @@ static void decide(role *o, const reading *r)
     o->variant = r->variant + (r->space == 2 ? 4 : 0);
     if (r->variant_word)
         snprintf(o->why, sizeof o->why, "'%s' marks it as made from another file", r->variant_word->text);
-    if (r->foreign && !r->label && !r->mask) {
+    if (r->predicted && (r->label || r->mask || (r->tumour && !r->modalities))) {
+        snprintf(o->why, sizeof o->why, "'%.40s' says that a program has predicted it: no label", r->predicted->text);
+    } else if (r->map && (r->label || r->mask)) {
+        snprintf(o->why, sizeof o->why, "'%.40s' says that it holds numbers, no labels", r->foreign_word->text);
+    } else if (r->foreign && !r->label && !r->mask) {
         snprintf(o->why, sizeof o->why, "'%s' is no modality of ours", r->foreign_word->text);
     } else if ((r->label || r->mask) && r->brain && !r->tumour) {
         o->kind = ROLE_MASK;
@@ -479,6 +312,8 @@ static meaning entity_value(const char *text, size_t n)
     return look_up(low, &value);
 }
 
+static const word predicted_entity = { "desc", 0, 0, PREDICTED, 0, 0 };
+
 /* BIDS: entities key-value between underscores, then the suffix. What entities say is added to the reading. */
 static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
 {
@@ -497,12 +332,24 @@ static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
             const meaning m = entity_value(name + key + 1, end - key - 1);
             r->brain |= m == BRAIN;
             r->tumour |= m == TUMOUR;
+            r->predicted = m == PREDICTED ? &predicted_entity : r->predicted;
             r->variant += 2;
         }
         else r->variant += 1; /* acq- rec- part- ..: one of several */
         at = end + (end < n);
     }
     return at;
+}
+
+int role_folder_predicted(const char *path)
+{
+    word w[MAX_WORDS];
+    const char *end;
+    int n;
+    for (; (end = strchr(path, '/')) != NULL; path = end + 1)
+        for (n = split_words(path, (size_t)(end - path), NULL, w); n-- > 0;)
+            if (w[n].means == PREDICTED && w[n].value) return 1;
+    return 0;
 }
 
 static int pattern_fits(const char *p, const char *text)

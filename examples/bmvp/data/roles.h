@@ -12,6 +12,8 @@
        variant     bias reg resampled stripped 1mm mni ...: the same image made another way; it stands back where the
                    plain one is there
        foreign     asl swi bold dti gm diff ...: images that no modality of ours stands for
+       predicted   pred prediction inference output nnunet synthseg ...: what a program made of the images is no label
+       map         prob softmax uncertainty diff ...: numbers, no label either
        drawn       lesion manual pred synthetic ... beside a modality, and no word of a label: image or map? left out
 
    Words before the first of these are the case's name, and so are words that every file of a folder shares. A word
@@ -54,6 +56,9 @@ role role_of(const char *path, const char *shared, const role_rules *rules);
 void role_shared(const char *const *names, size_t n, char *out, size_t size);
 /* Modality of a channel's name ("T1ce", "T2-FLAIR", "t1gd"), -1: none. */
 int role_modality(const char *text);
+
+/* Does a folder of the path say that its files are predictions (predictions/, preds/, inference/ ..)? */
+int role_folder_predicted(const char *path);
 
 int role_is_nifti(const char *name);             /* .nii .nii.gz .hdr .img, in any case of letters */
 int role_is_volume(const char *name);            /* a volume of any format: .mgz .nrrd .mha .nii.zst ... too */

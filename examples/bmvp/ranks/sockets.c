@@ -85,9 +85,11 @@ static int net_is_own(int fd)
 
 int socket_connect(const struct addrinfo *to, double seconds)
 {
+    const int on = 1;
     int fd = socket(to->ai_family, SOCK_STREAM, 0), problem = 0;
     socklen_t n = sizeof problem;
     if (fd < 0) return -1;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on); /* its port, closed, keeps no later rank 0 out */
     if (!socket_prepare(fd)) problem = errno;
     else if (connect(fd, to->ai_addr, to->ai_addrlen) != 0 && errno != EINPROGRESS) problem = errno;
     else if (!net_ready(fd, POLLOUT, clock_now() + seconds)) problem = ETIMEDOUT;
