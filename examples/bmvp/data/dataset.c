@@ -297,7 +297,8 @@ bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_o
     if (!d->path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (S_ISDIR(s.st_mode)) { /* a folder that has a list is what the list says */
         char *list = path_join(list_or_dir, "dataset.json");
-        if (list && file_exists(list)) {
+        if (!list) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        if (file_exists(list)) {
             free(d->path);
             d->path = list;
             st = list_load(d, o, &rules, err);
