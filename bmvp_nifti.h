@@ -408,6 +408,7 @@ typedef enum bmvp_nii_component {
 typedef struct bmvp_nii_load {
     const char *axcodes;                   /* "RAS", "LPS", ...: orientation wanted; NULL = as in the file */
     int64_t t;                             /* which 3-D volume, counted through dim[3..6] */
+    int64_t of;                            /* so many there must be, else E_FORMAT; 0: any number */
     int component;                         /* a bmvp_nii_component */
     int first;                             /* of several numbers a voxel, where t and component are 0. 0: the image is
                                               refused; 1: the first (first volume, real part, grey value) */
@@ -3300,6 +3301,9 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
     if (plan->t < 0 || plan->t >= n_t)
         return bmvpi_nii_fail(io->err, BMVP_E_ARG, io->name, "volume t = %lld, the image has %lld",
                               (long long)plan->t, (long long)n_t);
+    if (how && how->of > 0 && how->of != n_t)
+        return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "the image has %lld volumes, not the %lld that are"
+                              " said", (long long)n_t, (long long)how->of);
     if ((s = bmvpi_nii_one_number(image, how, n_t, io)) != BMVP_OK) return s;
     plan->by_qform = bmvpi_nii_load_affine(affine, image, how && how->keep_affine);
     if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;

@@ -847,6 +847,7 @@ typedef struct bmvp_image {        /* one image of a case; exactly one of path, 
     const bmvp_nii_image *image;   /* or an image with its data, borrowed: read, not changed, not kept */
     const bmvp_nii_volume *volume; /* or a volume, borrowed */
     int64_t channel;               /* k: the k-th of several volumes in it, from 1; 0: it holds one number a voxel */
+    int64_t channels;              /* with channel: it must hold so many; 0: at least that one */
 } bmvp_image;
 /* Wherever one is read: it holds one number a voxel (or the channel says which), else BMVP_E_FORMAT names the file and
    its dimensions (vectors, series, RGB, complex). Metres and micrometres of xyzt_units become mm. NaN and infinity are
@@ -5711,6 +5712,7 @@ BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *k, co
     how.axcodes = "RAS";
     how.first = k->channel > 0;
     how.t = k->channel > 0 ? k->channel - 1 : 0;
+    how.of = k->channel > 0 ? k->channels : 0;
     st = bmvpi_image_given(k, err);
     if (st) return st;
     if (k->path) return bmvp_nii_read_volume(v, k->path, &how, io, err);

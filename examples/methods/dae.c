@@ -225,4 +225,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_dae = { "dae", "disrupted autoencoders", "Valanarasu et al., MIDL 2024",
-                                "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP };
+                                "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP, NULL };

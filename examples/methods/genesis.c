@@ -245,4 +245,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_genesis = { "genesis", "Models Genesis", "Zhou et al., Medical Image Analysis 67, 2021",
-                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look, METHOD_CROP };
+                                    "unet3d_mg", "unet3d_mg_tiny", method, preset, look, METHOD_CROP, NULL };

@@ -245,4 +245,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_m3ae = { "m3ae", "M3AE", "Liu et al., AAAI 2023", "unet3d_m3ae", "unet3d_tiny",
-                                 method, preset, look, METHOD_ALL };
+                                 method, preset, look, METHOD_ALL, NULL };

@@ -7,7 +7,7 @@
 static int brainmvp_preset(const char *name, void *config) { return bmvp_ssl_preset(name, (bmvp_ssl_config *)config); }
 const method_row method_brainmvp = { "brainmvp",        "BrainMVP",      "Rui et al., CVPR 2025", "uniformer_small",
                                      "uniformer_small", bmvp_ssl_method, brainmvp_preset,         NULL,
-                                     METHOD_MODALITY };
+                                     METHOD_MODALITY, NULL };
 
 static const method_row *const rows[] = {
     &method_brainmvp,
@@ -19,6 +19,7 @@ static const method_row *const rows[] = {
     &method_mocov3,
     &method_swin_ssl,
     &method_dae,
+    &method_voco,
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 

@@ -31,6 +31,7 @@ draws draws_of(bmvp_rng *r); /* the library's generator; it must outlive them */
 /* What a method wants of a case beside the crop, edge^3 voxels in [0, 1], z y x */
 typedef enum method_wants {
     METHOD_CROP,     /* nothing */
+    METHOD_MIDDLE,   /* nothing, and the crop is always the middle of the case's volume, zeros around it */
     METHOD_MODALITY, /* the same place of another modality of the case, where it has one */
     METHOD_CASE,     /* the same place, as seen from the centre, of another case that has the modality */
     METHOD_ALL       /* the same place of every modality of the data, one after the other; missing ones are zeros */
@@ -72,6 +73,7 @@ typedef struct method_row {
        nothing comes back, or the program has a page of its own for it. */
     bmvp_status (*look)(bmvp_trainer *t, const method_item *item, float *seen, float *back);
     method_wants wants;
+    const char *back; /* what look's second picture shows; NULL: the crop, rebuilt */
 } method_row;
 
 enum { METHOD_STREAM = 100 }; /* of a method's random numbers, bmvp_pass_rng */
@@ -118,7 +120,7 @@ const char *method_names(void);                  /* of all of them, by spaces */
 extern const method_row method_brainmvp, method_genesis;
 extern const method_row method_m3ae, method_gvsl;
 extern const method_row method_mae3d, method_simmim, method_mocov3; /* tokens.h */
-extern const method_row method_swin_ssl, method_dae;
+extern const method_row method_swin_ssl, method_dae, method_voco;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 
@@ -146,7 +148,8 @@ typedef struct gvsl_config gvsl_config;
 int gvsl_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
 void gvsl_paint(const draws *r, int boxes, const int64_t d[3], float *x, float *noise);
 int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const float *from, float *x, float *scratch);
-bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, bmvp_tensor **align, bmvp_tensor **smooth);
+typedef struct gvsl_moved { bmvp_tensor *mat, *flow, *warped, *align, *smooth; } gvsl_moved;
+bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, gvsl_moved *moved);
 /* A turn by quarters, and the boxes that are cut into volume i of n. */
 typedef struct swin_ssl_config swin_ssl_config;
 void swin_ssl_turn(int quarters, const int64_t d[3], int i, int j, const float *from, float *to);
@@ -180,6 +183,17 @@ typedef struct swin_ssl_heads {
 } swin_ssl_heads;
 typedef struct swin_ssl_answers { bmvp_tensor *turn, *vector, *rebuilt, *step[8]; } swin_ssl_answers;
 swin_ssl_answers swin_ssl_run(bmvp_net *net, swin_ssl_heads *h, bmvp_tensor *x, int training);
+
+typedef struct voco_config voco_config;
+typedef struct voco_state {
+    bmvp_net *slow; /* NULL: there is none */
+    bmvp_layer head[3], slow_head[3];
+} voco_state;
+void voco_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int64_t hidden, int64_t out);
+bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *x);
+bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
+void voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
+                 bmvp_tensor *loss[3]);
 
 bmvp_tensor *dae_logits(bmvp_ctx *c, bmvp_tensor *rows, double temperature);
 void dae_targets(int64_t n, const int32_t *modality, int32_t *target);

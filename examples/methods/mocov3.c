@@ -245,4 +245,4 @@ static int preset(const char *name, void *config)
 }
 
 const method_row method_mocov3 = { "mocov3", "MoCo v3", "Chen, Xie and He, ICCV 2021",
-                                   "unetr", "unetr_tiny", method, preset, NULL, METHOD_CROP };
+                                   "unetr", "unetr_tiny", method, preset, NULL, METHOD_CROP, NULL };

@@ -230,4 +230,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_simmim = { "simmim", "SimMIM", "Xie et al., CVPR 2022; Chen et al., WACV 2023",
-                                   "unetr", "unetr_tiny", method, preset, look, METHOD_CROP };
+                                   "unetr", "unetr_tiny", method, preset, look, METHOD_CROP, NULL };

@@ -247,4 +247,4 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
 }
 
 const method_row method_swin_ssl = { "swin_ssl", "Swin-UNETR's self-supervision", "Tang et al., CVPR 2022",
-                                     "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP };
+                                     "swin_unetr", "swin_unetr_tiny", method, preset, look, METHOD_CROP, NULL };

@@ -5,32 +5,64 @@
 
 enum { LONGEST = 1024, REACH = 16 }; /* edge, voxels of a kernel to each side */
 
-void view_resize(int64_t edge, const int64_t at[3], int64_t size, const float *crop, float *view)
+/* Where the voxels of a view lie along an axis of the volume: between two of its voxels, how far from the lower one */
+typedef struct axis { int32_t low[LONGEST], high[LONGEST]; float share[LONGEST]; } axis;
+
+static void set_place(axis *a, int64_t i, double from, int64_t size)
 {
-    int32_t low[LONGEST], high[LONGEST];
-    float share[LONGEST];
-    int64_t i, z, y, x;
-    for (i = 0; i < edge; ++i) {
-        const double to = ((double)i + 0.5) * (double)size / (double)edge - 0.5, from = to > 0 ? to : 0;
-        low[i] = (int32_t)from;
-        high[i] = low[i] + (low[i] < size - 1);
-        share[i] = (float)(from - low[i]);
-    }
-    for (z = 0; z < edge; ++z)
-        for (y = 0; y < edge; ++y) {
+    a->low[i] = (int32_t)from;
+    a->high[i] = a->low[i] + (a->low[i] < size - 1);
+    a->share[i] = (float)(from - a->low[i]);
+}
+
+/* The view (to voxels) of the box at `at` of a volume whose rows are d[2] long, d[1] in a plane */
+static void sample(const int64_t d[3], const float *x, const int64_t at[3], const axis *const a[3], const int64_t to[3],
+                   float *view)
+{
+    int64_t z, y, v;
+    int i;
+    for (z = 0; z < to[0]; ++z)
+        for (y = 0; y < to[1]; ++y) {
+            const float wz = a[0]->share[z], wy = a[1]->share[y];
             const float *row[4];
-            const float wz = share[z], wy = share[y];
             for (i = 0; i < 4; ++i)
-                row[i] = crop + (((at[0] + (i / 2 ? high[z] : low[z])) * edge + at[1] + (i % 2 ? high[y] : low[y])) *
-                                 edge + at[2]);
-            for (x = 0; x < edge; ++x) {
-                float v[4];
-                for (i = 0; i < 4; ++i) v[i] = row[i][low[x]] + (row[i][high[x]] - row[i][low[x]]) * share[x];
-                v[0] += (v[1] - v[0]) * wy;
-                v[2] += (v[3] - v[2]) * wy;
-                *view++ = v[0] + (v[2] - v[0]) * wz;
+                row[i] = x + (((at[0] + (i / 2 ? a[0]->high[z] : a[0]->low[z])) * d[1] + at[1] +
+                               (i % 2 ? a[1]->high[y] : a[1]->low[y])) * d[2] + at[2]);
+            for (v = 0; v < to[2]; ++v) {
+                const int32_t low = a[2]->low[v], high = a[2]->high[v];
+                float u[4];
+                for (i = 0; i < 4; ++i) u[i] = row[i][low] + (row[i][high] - row[i][low]) * a[2]->share[v];
+                u[0] += (u[1] - u[0]) * wy;
+                u[2] += (u[3] - u[2]) * wy;
+                *view++ = u[0] + (u[2] - u[0]) * wz;
             }
         }
+}
+
+void view_resize(int64_t edge, const int64_t at[3], int64_t size, const float *crop, float *view)
+{
+    const int64_t d[3] = { edge, edge, edge };
+    axis a;
+    const axis *const all[3] = { &a, &a, &a };
+    int64_t i;
+    for (i = 0; i < edge; ++i) {
+        const double from = ((double)i + 0.5) * (double)size / (double)edge - 0.5;
+        set_place(&a, i, from > 0 ? from : 0, size);
+    }
+    sample(d, crop, at, all, d, view);
+}
+
+void view_cut(const int64_t d[3], const float *x, const int64_t at[3], const int64_t size[3], const int64_t to[3],
+              float *view)
+{
+    axis a[3];
+    const axis *const all[3] = { a, a + 1, a + 2 };
+    int64_t i;
+    int k;
+    for (k = 0; k < 3; ++k)
+        for (i = 0; i < to[k]; ++i)
+            set_place(&a[k], i, to[k] > 1 ? (double)(i * (size[k] - 1)) / (double)(to[k] - 1) : 0, size[k]);
+    sample(d, x, at, all, to, view);
 }
 
 void view_jitter(int64_t edge, double light, double contrast, float *view)

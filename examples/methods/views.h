@@ -1,4 +1,5 @@
-/* views.h - what makes a view of a cubic crop, edge^3 voxels in [0, 1], z y x: resizing, light, blur, flips */
+/* views.h - what makes a view of a cubic crop, edge^3 voxels in [0, 1], z y x: resizing, light, blur, flips; of 1024
+   voxels along an axis at most */
 #ifndef VIEWS_H_INCLUDED
 #define VIEWS_H_INCLUDED
 
@@ -6,6 +7,10 @@
 
 /* The sub-cube of size^3 voxels at `at` as edge^3: linear, their outer faces in one place (align_corners = False). */
 void view_resize(int64_t edge, const int64_t at[3], int64_t size, const float *crop, float *view);
+/* The box of size[3] voxels at `at` of a volume of d = D, H, W as to[3] voxels: linear, their outermost voxels in one
+   place (align_corners = True). As many as there are: a copy. */
+void view_cut(const int64_t d[3], const float *x, const int64_t at[3], const int64_t size[3], const int64_t to[3],
+              float *view);
 /* Times light, then the distance to the mean times contrast, cut to [0, 1]. */
 void view_jitter(int64_t edge, double light, double contrast, float *view);
 /* Gaussian of so many voxels, up to three of them, the outermost voxel repeated outside. scratch: edge^3 */

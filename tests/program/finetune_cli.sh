@@ -95,7 +95,7 @@ bad_labels "\"ignore\" must be one value from 1 to 255" '{"a": 1, "ignore": [3, 
 bad_labels "\"ignore\" must be one value from 1 to 255" '{"a": 1, "ignore": 0}'
 bad_labels "\"ignore\" must be one value from 1 to 255" '{"0": "ignore", "1": "a"}'
 bad_labels "\"ignore\" must be one value from 1 to 255" '{"1": "a", "2": "ignore", "3": "Ignore"}'
-bad_labels '"patient" must be a string' '"phantom"' ', "patient": 7'
+bad_labels '"patient" must be a string' '"phantom"' ', "patient": [7]'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": -2'
 bad_labels "class must be a whole number from 0" '"phantom"' ', "class": "high"'
 printf '{"labels_kind": "classes", "labels": {"a": [1, 2], "b": [2, 3]}, "cases": [{"id": "a", "images": {"t1": "%s"}}]}\n' "$image" >bad.json

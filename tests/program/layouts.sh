@@ -228,6 +228,19 @@ list_of() { for m in ADC DWI FLAIR T1 T1c T2; do printf '%s"UCSF-PDGM-%s_nifti/U
     >mvp/jsons/dataset_UCSF_upright_sir24.json
 table brainmvp_list --data mvp/jsons/dataset_UCSF_upright_sir24.json --root mvp/Dataset/UCSF_upright_sir24
 
+# one case with files in folders of the set: BraTS 2013, WMH, OASIS-1
+for p in 1 2; do
+    for m in MR_Flair.1 MR_T1.2 OT.3; do files brats2013/HGG/pat_$p/VSD.Brain.XX.O.$m VSD.Brain.XX.O.$m.nii; done
+    for d in orig pre; do files wmh/Utrecht/$p/$d FLAIR.nii T1.nii; done
+    files wmh/Utrecht/$p wmh.nii
+    for e in hdr img; do
+        files oasis1/OAS1_000${p}_MR1/RAW OAS1_000${p}_MR1_mpr-1_anon.$e OAS1_000${p}_MR1_mpr-2_anon.$e
+        files oasis1/OAS1_000${p}_MR1/PROCESSED/MPRAGE/T88_111 OAS1_000${p}_MR1_mpr_n4_anon_111_t88_gfc.$e
+    done
+    for a in x y; do files deep/$a/s$p/1 t1.nii; done
+done
+for name in brats2013 wmh oasis1 deep; do table $name --data $name; done
+
 # ---- roles: what qualifies a word counts; of two candidates none is taken; every file is used or named --------------------------------------
 # roles NAME "ROLES" FILES...: the roles of a case's files, in the order of the table
 roles()
@@ -270,6 +283,10 @@ roles "t1=t1.nii label=wm_lesion_mask.nii " t1.nii wm_lesion_mask.nii
 roles "flair=FLAIR.NII " FLAIR.NII synthetic_t1.nii t1_pred.nii
 roles "t2=t2.nii " t2.nii diff_t1.nii t1_jacobian.nii gm_t1.nii pet_t1.nii exp_adc.nii
 roles "t1=t1.nii " t1.nii t1_denoised.nii
+roles "flair=flair.nii " flair.nii t1_atlas.nii MNI152_T1_1mm.nii
+roles "t1=x_mni152_t1.nii t2=x_mni152_t2.nii " x_mni152_t1.nii x_mni152_t2.nii
+roles "t1=t1.nii " t1.nii csf_seg.nii gm_label.nii ventricle_mask.nii
+roles "flair=AX_T2_FLAIR_FS.nii t1c=T1+.nii " T1+.nii AX_T2_FLAIR_FS.nii
 roles "flair=3D_FLAIR.nii t1=T1_MPRAGE_SAG.nii " T1_MPRAGE_SAG.nii 3D_FLAIR.nii
 roles "t2=T2.nii pd=PD.nii " PD.nii T2.nii PD_T2.nii
 roles "t1=T1.nii label=ground-truth.nii " T1.nii ground-truth.nii
@@ -336,6 +353,18 @@ said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "age": 3}], "centre": 1,
 said '{"channel_names": {"1": "T1"}}' 1 "channels must be numbered"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": 1, "ignore": 2}}' 0 "ignore: voxels of value 2 are no class: losses and figures do not see them"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2], "ignore": 2}}' 1 "both \"ignore\" and a class"
+
+# a value of another type is taken where its meaning is plain; a case that cannot be read costs itself
+said '[{"image": "a/t1.nii", "label": "a/seg.nii"}, {"id": 7, "images": {"t1": "b.nii", "t2": "", "flair": null}, "patient": 12}]' 0 \
+    "a	a			t1	a/t1.nii|a	a			label	a/seg.nii|7	12			t1	b.nii"
+said '{"train": ["a_t1.nii"], "val": ["b_t1.nii"]}' 0 "a	a		train	t1|b	b		val	t1"
+said '{"training": [{"image": ["a/t1.nii", null, "a/flair.nii"], "label": "AD"}, {"image": "b/t1.nii", "label": 0}], "class_names": ["CN", "AD"]}' 0 \
+    "a	a	1		t1	a/t1.nii|a	a	1		flair|b	b	0		t1"
+said '{"training": [{"image": "a/t1.nii", "label": "AD"}, {"image": "b/t1.nii"}]}' 0 "case 'a': case 'a': \"label\" 'AD' is neither a file nor a class|b	b			t1"
+said '{"training": [{"image": "a/t1.nii"}, {"label": "b.nii"}, {"image": "c/t1.nii", "fold": "x"}]}' 0 \
+    "said.json: training entry 1 needs \"image\"|case 'c': case 'c': \"fold\" must be|a	a			t1"
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii", "ct": "y.nii"}}, {"id": "b", "images": {"ct": "z.nii"}}], "labels": {"l": "1"}}' 0 \
+    "a	a			t1	x.nii|y.nii: unknown modality 'ct'|case 'b': case 'b' has no images"
 
 # ---- classes ----------------------------------------------------------------------------------------------------------------------------------
 said '{"cases": [{"id": "s007", "images": {"t1": "x.nii"}}, {"id": "s11", "images": {"t1": "y.nii"}}, {"id": "s12", "images": {"t1": "z.nii"}}]}' 0 s007

@@ -23,6 +23,7 @@ simmim 0.6 0 32
 mocov3 0.75 0 32 --batch 8 --lr 0.002 --set momentum=0.5,scale_low=0.8,jitter_rate=0.2,blur_first=0.1,solarize_second=0,flip_rate=0,weight_decay=0
 swin_ssl 0.8 0 32 --network uniformer_tiny
 dae 0.75 0 16 --network uniformer_tiny --batch 8 --lr 0.02
+voco 0.5 0 32 --network uniformer_tiny --lr 0.003 --set edge=16,flip_rate=0,turn_rate=0,shift_rate=0
 END
 )
 
@@ -70,6 +71,10 @@ refuses()
         expect 2 "no multiple of every 3" learn never --set every=3
         expect 2 "which has no statistics: --crop 64" learn never --network swin_unetr_tiny --crop 32
         ;;
+    voco)
+        expect 2 "crop 32 is not 3 bases: --crop 48" learn never --set bases=3
+        expect 2 "bases of 16 voxels are none for swin_unetr_tiny: --crop 128, or --set edge=64" learn never --network swin_unetr_tiny
+        ;;
     esac
 }
 
@@ -98,7 +103,7 @@ falls()
     check "$method: loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < $share * $begin) }"
     grey=$(grey prepared $crop)
     if [ $picture = 1 ]; then check "$method: loss $end, $grey with one grey" awk "BEGIN { exit !($end < $grey) }"; fi
-    case $method in mocov3) page="head_width" ;; *) page="came back" ;; esac # nothing does
+    case $method in mocov3) page="head_width" ;; voco) page="cosines with the crop" ;; *) page="came back" ;; esac # nothing does
     check "$method: no page" grep -q "$page" $method/report.html
 }
 

@@ -5,6 +5,8 @@
 #include "tests/support/golden_net.h"
 #include "tests/support/golden_ssl.h"
 #include "tests/support/golden_draws.h"
+#include "examples/methods/bases.h"
+#include "examples/methods/views.h"
 
 /* >>runs: a trainer of a method, values by formula ---------------------------------------------------------------- */
 
@@ -323,6 +325,30 @@ static void swin_block(const golden_ssl *g, bmvp_ctx *c)
     bmvp_net_destroy(net);
 }
 
+/* Pairs of tokens whose regions differ, by their places in (windows, tokens, tokens). Windows of unequal sides have an
+   index of their own there, which no network here makes: its window is w^3, and cut to the map. */
+static void swin_masks(const golden_ssl *g)
+{
+    static const int64_t whole[2][3] = { { 4, 3, 4 }, { 14, 7, 7 } }, window[2][3] = { { 2, 3, 2 }, { 7, 7, 7 } },
+                         shift[2][3] = { { 1, 0, 1 }, { 3, 0, 0 } }, tokens[2] = { 12, 343 }, windows[2] = { 4, 2 };
+    const bmvp_json *v = golden_ssl_out(g, "window_pieces", "mask_nonzero");
+    static int32_t region[2 * 343];
+    int64_t i, n, count = 0;
+    int k;
+    for (k = 0; k < 2; ++k) {
+        n = tokens[k];
+        inside_swin_regions(whole[k], window[k], shift[k], region);
+        for (v = k == 0 && v ? v->first : NULL, count = i = 0; i < windows[k] * n * n; ++i) {
+            if (region[i / n] == region[i / (n * n) * n + i % n]) continue;
+            if (k == 0) CHECK(v && bmvp_json_int(v, -1) == i);
+            v = v ? v->next : NULL;
+            ++count;
+        }
+        if (k == 0) CHECK(!v && count > 0);
+    }
+    CHECK(count == bmvp_json_int(golden_ssl_out(g, "window_pieces", "mask2_nonzero_count"), -1));
+}
+
 static void test_swin_ssl(void)
 {
     golden_ssl g;
@@ -330,6 +356,7 @@ static void test_swin_ssl(void)
     if (!golden_ssl_open(&g, "swin_ssl.json")) return;
     c = device_context();
     swin_turns(&g);
+    swin_masks(&g);
     swin_cuts(&g, "cutout", "image", "drop.normal");
     swin_cuts(&g, "cutout_and_swap", "images", "aug.normal");
     swin_losses(&g, c);
@@ -548,6 +575,219 @@ static void test_dae(void)
     bmvp_destroy(c);
 }
 
+/* >>voco ----------------------------------------------------------------------------------------------------------- */
+
+/* A crop of edge 96 in a plane of 384 x 384, which is the third axis deep */
+static void plane_label(const bmvp_json *center, float *label)
+{
+    static const int64_t size[3] = { 96, 96, 1 }, grid[3] = { 4, 4, 1 };
+    int64_t start[3] = { 0, 0, 0 };
+    int a;
+    for (a = 0; a < 2; ++a) start[a] = bmvp_json_int(bmvp_json_at(center, a), 0) - 48;
+    bases_labels(start, size, grid, label);
+}
+
+static void voco_overlaps(const golden_ssl *g)
+{
+    static const int64_t size[3] = { 64, 64, 32 }, grid[3] = { 2, 2, 2 };
+    const bmvp_json *k, *v;
+    int64_t start[3];
+    float label[16];
+    int i, n = 0;
+    for (k = out_of(g, "labels"), k = k ? k->first : NULL; k; k = k->next, ++n) {
+        plane_label(bmvp_json_get(k, "center"), label);
+        for (v = bmvp_json_get(k, "label"), i = 0, v = v ? v->first : NULL; i < 16; ++i, v = v ? v->next : NULL)
+            CHECK_NEAR((double)label[i], bmvp_json_double(v, (double)NAN), 1e-7);
+    }
+    for (k = out_of(g, "labels_3d"), k = k ? k->first : NULL; k; k = k->next, ++n) {
+        for (i = 0; i < 3; ++i) start[i] = bmvp_json_int(bmvp_json_at(bmvp_json_get(k, "offset"), i), 0);
+        bases_labels(start, size, grid, label);
+        for (v = bmvp_json_get(k, "label"), i = 0, v = v ? v->first : NULL; i < 8; ++i, v = v ? v->next : NULL)
+            CHECK_NEAR((double)label[i], bmvp_json_double(v, (double)NAN), 1e-7);
+    }
+    CHECK(n > 2);
+}
+
+/* The file's labels are those of two crops in a plane of 4 x 4 bases. */
+static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
+{
+    static const int64_t size[3] = { 96, 96, 1 }, grid[3] = { 4, 4, 1 };
+    static const int64_t start[2][3] = { { 37, 152, 0 }, { 102, 48, 0 } };
+    static const char *const term[3] = { "pos", "neg", "reg" };
+    const bmvp_json *alone = bmvp_json_get(out_of(g, "losses"), "nnssl_loss");
+    bmvp_tensor *crop[2], *base[2], *loss[3];
+    float label[32];
+    char name[40];
+    int i;
+    bases_labels(start[0], size, grid, label);
+    bases_labels(start[1], size, grid, label + 16);
+    golden_ssl_within("label", golden_ssl_out(g, "losses", "label"), label, 32, 1e-6);
+    for (i = 0; i < 4; ++i) {
+        crop[0] = rows_of(g, c, "x_student", 1.5, -0.5, 2, 12), crop[1] = rows_of(g, c, "x_teacher", 1.5, -0.5, 2, 12);
+        base[0] = rows_of(g, c, "bases_student", 1.5, -0.5, 16, 12);
+        base[1] = i < 3 ? rows_of(g, c, "bases_teacher", 1.5, -0.5, 16, 12) : NULL;
+        voco_losses(c, 0, crop, base, label, loss);
+        if (i == 3) loss[2] = bmvp_add(c, bmvp_add(c, loss[0], loss[1]), loss[2]);
+        bmvp_backward(c, loss[i < 3 ? i : 2]);
+        if (i == 3) {
+            number_is("nnssl_loss", alone, c, loss[2]);
+            golden_ssl_tensor(g, "losses", "nnssl_grad_targets", c, crop[0], 1);
+            golden_ssl_tensor(g, "losses", "nnssl_grad_bases", c, base[0], 1);
+            break;
+        }
+        golden_ssl_tensor(g, "losses", term[i], c, loss[i], 0);
+        snprintf(name, sizeof name, "grad_%s_x", term[i]);
+        if (i < 2) golden_ssl_tensor(g, "losses", name, c, crop[0], 1);
+        snprintf(name, sizeof name, "grad_%s_bases", term[i]);
+        golden_ssl_tensor(g, "losses", name, c, base[0], 1);
+    }
+    base[1] = NULL; /* the paper's has no file: a fixture of ours */
+    voco_losses(c, 1, crop, base, label, loss);
+    if (bmvp_json_get(out_of(g, "losses"), "alike")) golden_ssl_tensor(g, "losses", "alike", c, loss[0], 0);
+    CHECK(loss[1] == NULL);
+}
+
+/* A box of a volume, and that resized, its corners in one place */
+static void voco_resize(const golden_ssl *g)
+{
+    static const int64_t d[3] = { 12, 12, 9 }, size[3] = { 6, 6, 9 }, to[3] = { 4, 4, 6 };
+    const bmvp_json *list = golden_ssl_out(g, "crop_resize", "crop_start");
+    float x[12 * 12 * 9], y[6 * 6 * 9];
+    int64_t at[3];
+    int i;
+    for (i = 0; i < 3; ++i) at[i] = bmvp_json_int(bmvp_json_at(list, i), 0);
+    golden_ssl_uniform(g, "vol", 1, 0, 12 * 12 * 9, x);
+    view_cut(d, x, at, size, size, y);
+    golden_ssl_within("crop", golden_ssl_out(g, "crop_resize", "crop"), y, 6 * 6 * 9, 1e-6);
+    view_cut(d, x, at, size, to, y);
+    golden_ssl_within("resized", golden_ssl_out(g, "crop_resize", "resized"), y, 4 * 4 * 6, 1e-6);
+}
+
+typedef struct voco_toy { /* a linear layer and the head, of the student or the teacher */
+    bmvp_state_list list;
+    bmvp_module m;
+    bmvp_layer feature, head[3];
+} voco_toy;
+
+static void voco_toy_make(voco_toy *t, const golden_ssl *g, bmvp_ctx *c, const char *name)
+{
+    memset(t, 0, sizeof *t);
+    bmvp_module_begin(&t->m, c, &t->list);
+    bmvp_enter(&t->m, "%s", name);
+    t->feature = bmvp_make_linear(&t->m, "feat", 12, 10, 1);
+    voco_make_head(&t->m, t->head, 10, 14, 9);
+    fill_state(g, c, &t->list, same_name);
+}
+static bmvp_tensor *voco_toy_run(voco_toy *t, bmvp_tensor *x)
+{
+    return voco_project(&t->m, t->head, bmvp_run(&t->m, &t->feature, x));
+}
+static const char *teacher_name(const char *ours, char *buf, size_t size)
+{
+    (void)buf;
+    (void)size;
+    return ours + strlen("teacher.");
+}
+
+/* Steps of SGD at 0.1; the teacher moves before it is asked. */
+static void voco_steps(const golden_ssl *g, bmvp_ctx *c)
+{
+    static const char *const term[3] = { "pos", "neg", "reg" };
+    const bmvp_json *step = bmvp_json_get(out_of(g, "step"), "steps"), *v;
+    const bmvp_json *centers = golden_ssl_in(g, "step", "centres");
+    bmvp_optim_config k = bmvp_optim_config_default(BMVP_SGD);
+    bmvp_tensor *x[2], *vector[2], *crop[2], *base[2], *loss[3], *sum[3];
+    voco_toy student, teacher;
+    bmvp_optim *optim;
+    float label[32];
+    int i, j, was;
+    voco_toy_make(&student, g, c, "student");
+    voco_toy_make(&teacher, g, c, "teacher");
+    k.momentum = k.weight_decay = 0;
+    optim = bmvp_optim_create(c, &student.list, &k);
+    for (step = step ? step->first : NULL; step && CHECK(optim != NULL); step = step->next) {
+        bmvp_step_begin(c);
+        x[0] = rows_of(g, c, "img", 1, 0, 4, 12), x[1] = rows_of(g, c, "crops", 1, 0, 32, 12);
+        vector[0] = voco_toy_run(&student, bmvp_concat(c, 2, x, 0));
+        bmvp_state_average(c, &teacher.list, &student.list, 0.9);
+        was = bmvp_set_grad(c, 0);
+        vector[1] = voco_toy_run(&teacher, bmvp_concat(c, 2, x, 0));
+        (void)bmvp_set_grad(c, was);
+        for (i = 0; i < 2; ++i) {
+            for (j = 0; j < 2; ++j) {
+                crop[j] = bmvp_slice(c, vector[j], 0, 2 * i, 2), base[j] = bmvp_slice(c, vector[j], 0, 4 + 16 * i, 16);
+                plane_label(bmvp_json_at(centers, 2 * i + j), label + 16 * j);
+            }
+            voco_losses(c, 0, crop, base, label, loss);
+            for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_scale(c, bmvp_add(c, sum[j], loss[j]), 0.5, 0) : loss[j];
+        }
+        for (j = 0; j < 3; ++j) number_is(term[j], bmvp_json_get(step, term[j]), c, sum[j]);
+        bmvp_backward(c, bmvp_add(c, bmvp_add(c, sum[0], sum[1]), sum[2]));
+        v = bmvp_json_get(step, "grad");
+        if (bmvp_json_count(v)) gradients_are(v, c, &student.list, same_name, 1, 2e-5);
+        v = bmvp_json_get(step, "teacher");
+        for (i = 0; i < teacher.list.n && bmvp_json_count(v); ++i) {
+            const bmvp_state *s = &teacher.list.item[i];
+            float ours[300], torch[300];
+            if (!CHECK(s->t->numel <= 300 && bmvp_read(c, s->t, ours) == BMVP_OK)) continue;
+            bmvp_state_to_torch(s, ours, torch);
+            golden_ssl_check(s->name, bmvp_json_get(v, teacher_name(s->name, NULL, 0)), torch, s->t->numel);
+        }
+        bmvp_optim_step(optim, 0.1, 1);
+        bmvp_optim_zero_grad(optim);
+    }
+    bmvp_optim_destroy(optim);
+    bmvp_state_list_free(c, &student.list);
+    bmvp_state_list_free(c, &teacher.list);
+}
+
+/* The averages of the maps */
+static void voco_encoder(const golden_ssl *g, bmvp_ctx *c)
+{
+    static const int64_t dim[5] = { 1, 1, 64, 64, 64 };
+    static const char *const small[] = { "hidden=8", "vector=8", NULL };
+    const bmvp_json *out = out_of(g, "encoder");
+    bmvp_trainer *t = trainer_of(c, "voco", "feature_size=12", small);
+    bmvp_tensor *y, *cot;
+    if (!CHECK(t != NULL)) return;
+    bmvp_step_begin(c);
+    fill_state(g, c, bmvp_net_state(t->net), same_name);
+    y = voco_features(t->net, volumes_of(g, c, "crop64", dim, 0), 1);
+    cot = rows_of(g, c, "cot", 2, -1, 1, 288);
+    map_is("pooled", bmvp_json_get(out, "pooled"), c, y, GOLDEN_AS_IT_IS);
+    bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, y, cot)));
+    gradients_are(bmvp_json_get(out, "grad"), c, bmvp_net_state(t->net), same_name, 1, 2e-5);
+    bmvp_trainer_destroy(t);
+}
+
+static void test_voco(const golden_ssl *g)
+{
+    bmvp_ctx *c = device_context();
+    voco_overlaps(g);
+    voco_terms(g, c);
+    voco_resize(g);
+    voco_steps(g, c);
+    if (WHOLE_STEPS && golden_ssl_has(g, "encoder")) voco_encoder(g, c);
+    check_context(c);
+    bmvp_destroy(c);
+}
+
+/* The fixture, then the authors' file */
+static void test_voco_files(void)
+{
+    golden_ssl g;
+    if (check_start("voco.json of the fixtures") && golden_ssl_open_at(&g, TEST_FIXTURES "/methods/voco.json")) {
+        test_voco(&g);
+        bmvp_json_free(g.doc);
+        check_finish();
+    }
+    if (check_start("voco.json") && golden_ssl_open(&g, "voco.json")) {
+        test_voco(&g);
+        bmvp_json_free(g.doc);
+        check_finish();
+    }
+}
+
 /* >>main ----------------------------------------------------------------------------------------------------------- */
 
 static void method_file(const char *name, void (*fn)(void))
@@ -563,5 +803,6 @@ int main(int argc, char **argv)
     method_file("swin_ssl", test_swin_ssl);
     golden_each("swin_ssl_", test_swin_ssl_file);
     method_file("dae", test_dae);
+    test_voco_files();
     return check_end();
 }

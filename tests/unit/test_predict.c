@@ -346,6 +346,9 @@ static void test_refusals_of_images(void)
     refused(p, k, 2, &o, BMVP_E_FORMAT, "flair");
     k[1].channel = 3;
     o.other_grids = 1;
+    k[1].channels = 4;
+    refused(p, k, 2, &o, BMVP_E_FORMAT, "3 volumes, not the 4");
+    k[1].channels = 3;
     CHECK(bmvp_predict(p, k, 2, &o, &out, &err) == BMVP_OK); /* .. unless it is said which */
     bmvp_prediction_free(&out);
     bmvp_nii_image_free(&v);

@@ -12,7 +12,7 @@ int crop_batch_pass(const crop_batch *b, const bmvp_ssl_config *cfg, int from)
 
 int crop_count(const prepared_set *p, method_wants wants)
 {
-    return wants == METHOD_CROP ? 1 : wants == METHOD_ALL ? p->n_modalities : 2;
+    return wants == METHOD_CROP || wants == METHOD_MIDDLE ? 1 : wants == METHOD_ALL ? p->n_modalities : 2;
 }
 
 static bmvp_status read_all(const prepared_set *p, int64_t i, int skip, const int64_t start[3], const int64_t size[3],
@@ -38,7 +38,7 @@ bmvp_status crop_read(const prepared_set *p, method_wants wants, int64_t i, int 
     int64_t there[3];
     t->x = own;
     t->modality = m;
-    t->other = wants == METHOD_CROP || other < 0 ? NULL : wants == METHOD_ALL ? x : x + n;
+    t->other = crop_count(p, wants) == 1 || other < 0 ? NULL : wants == METHOD_ALL ? x : x + n;
     if (st || !t->other) return st;
     if (wants == METHOD_ALL) return read_all(p, i, m, start, size, x, err);
     if (wants == METHOD_MODALITY) return prepared_crop(p, i, (int)other, start, size, x + n, err);
@@ -65,11 +65,16 @@ static bmvp_status load_item(const crop_loader *l, const bmvp_ssl_draw *d, int64
                              bmvp_error *err)
 {
     const int64_t other = l->wants == METHOD_MODALITY ? d->other : l->wants == METHOD_CASE ? other_case(l, d, step) : 0;
+    const int64_t *const dim = l->data->cases[d->index].dim, corner[3] = { 0, 0, 0 };
+    const int64_t edge[3] = { l->cfg.crop, l->cfg.crop, l->cfg.crop };
+    int64_t start[3];
     memset(t, 0, sizeof *t);
     t->slot = d->slot;
     t->weight = d->weight;
-    bmvp_template_place(d->crop, l->data->cases[d->index].dim, l->template_grid, t->template_start);
-    return crop_read(l->data, l->wants, d->index, d->modality, other, d->crop, l->cfg.crop, x, t, err);
+    memcpy(start, d->crop, sizeof start);
+    if (l->wants == METHOD_MIDDLE) bmvp_template_place(corner, edge, dim, start);
+    bmvp_template_place(start, dim, l->template_grid, t->template_start);
+    return crop_read(l->data, l->wants, d->index, d->modality, other, start, l->cfg.crop, x, t, err);
 }
 
 static bmvp_status load_batch(void *user, int buffer, int64_t step, bmvp_error *err)

@@ -141,6 +141,53 @@ void dataset_say(const dataset *d, const char *command)
     free(said);
 }
 
+/* >>ids of folders ------------------------------------------------------------------------------------------------- */
+
+static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+/* "HGG/Brats18_2013_10_1": its last part, with 1 folder before it "HGG_Brats18_2013_10_1", .. */
+static char *short_id(const char *id, int folders)
+{
+    const char *from = path_base(id);
+    char *text, *p;
+    for (; folders > 0 && from > id; --folders)
+        for (--from; from > id && from[-1] != '/'; --from) { }
+    text = text_copy(from);
+    for (p = text; p && *p; ++p)
+        if (*p == '/') *p = '_';
+    return text;
+}
+
+/* 1: with so many folders two cases have one name; -1: no memory. */
+static int ids_clash(const dataset *d, int folders)
+{
+    char **id = (char **)calloc((size_t)d->n + 1, sizeof *id);
+    int64_t i;
+    int clash = id ? 0 : -1;
+    for (i = 0; i < d->n && clash == 0; ++i)
+        if (!(id[i] = short_id(d->item[i].id, folders))) clash = -1;
+    if (clash == 0 && d->n) qsort((void *)id, (size_t)d->n, sizeof *id, by_text);
+    for (i = 1; i < d->n && clash == 0; ++i) clash = strcmp(id[i - 1], id[i]) == 0;
+    for (i = 0; i < d->n && id; ++i) free(id[i]);
+    free((void *)id);
+    return clash;
+}
+
+bmvp_status dataset_shorten_ids(dataset *d, bmvp_error *err)
+{
+    int64_t i;
+    int folders = 0, clash;
+    while ((clash = ids_clash(d, folders)) > 0 && folders < 32) ++folders;
+    for (i = 0; i < d->n + d->n_notes && clash >= 0; ++i) {
+        char **id = i < d->n ? &d->item[i].id : &d->note[i - d->n].id, *text = *id ? short_id(*id, folders) : NULL;
+        if (*id && !text) clash = -1;
+        if (!text) continue;
+        free(*id);
+        *id = text;
+    }
+    return clash >= 0 ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+}
+
 /* >>loading -------------------------------------------------------------------------------------------------------- */
 
 static int compare_ids(const void *a, const void *b)
@@ -342,6 +389,7 @@ static void save_case(bmvp_jw *w, const data_case *k, const char *dir)
             bmvp_jw_object(w, bmvp_modality_name(m));
             bmvp_jw_string(w, "file", relative_to(dir, k->image[m]));
             bmvp_jw_int(w, "channel", k->channel[m]);
+            if (k->channels[m] > 0) bmvp_jw_int(w, "channels", k->channels[m]);
             bmvp_jw_end(w);
         }
     bmvp_jw_end(w);

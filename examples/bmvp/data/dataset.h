@@ -41,6 +41,7 @@ typedef struct data_case {
     int id_is_made;                   /* of its files: the list does not say it */
     char *image[BMVP_MODALITIES];     /* path by known modality; NULL: missing */
     int64_t channel[BMVP_MODALITIES]; /* volume of a file that holds several, -1: it holds one */
+    int64_t channels[BMVP_MODALITIES]; /* so many the file must hold, 0: it is not said */
     char *label;                      /* path or NULL */
     int64_t class_index;                    /* -1: none */
     char *patient;                    /* NULL: the id */
@@ -99,6 +100,9 @@ void dataset_drop(dataset *d, int64_t i, const char *why);
 void dataset_note(dataset *d, const char *id, const char *file, const char *format, ...) BMVP_PRINTF(4, 5);
 bmvp_status dataset_set_image(dataset *d, data_case *k, int modality, const char *dir, const char *file,
                               bmvp_error *err);
+/* Ids that are paths of folders become their last parts, and where two cases would have one name, all with the folders
+   above before it, as many as are needed. */
+bmvp_status dataset_shorten_ids(dataset *d, bmvp_error *err);
 const char *data_patient(const data_case *k); /* its patient, or its id */
 
 /* Parts of loading, for dataset.c */

@@ -19,9 +19,10 @@ static int entry_values(const bmvp_json *m, int *v)
     const bmvp_json *e = m->type == BMVP_JSON_ARRAY ? m->first : m;
     int n = 0;
     for (; e; e = m->type == BMVP_JSON_ARRAY ? e->next : NULL) {
-        if (e->type != BMVP_JSON_NUMBER || !e->is_int || n == BMVP_LABEL_VALUES) return -1;
-        v[n++] = e->i < 0 || e->i > BMVP_LABEL_VALUES ? -1
-                                                      : (int)e->i; /* what does not fit is refused by bmvp_labels_add */
+        const int text = e->type == BMVP_JSON_STRING && is_number(e->str) && strlen(e->str) < 9;
+        const int64_t i = text ? strtol(e->str, NULL, 10) : e->i;
+        if ((!text && (e->type != BMVP_JSON_NUMBER || !e->is_int)) || n == BMVP_LABEL_VALUES) return -1;
+        v[n++] = i < -9999999 ? -1 : i > 9999999 ? 9999999 : (int)i; /* bmvp_labels_add refuses what does not fit */
     }
     return n > 0 ? n : -1;
 }

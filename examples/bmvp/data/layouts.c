@@ -377,14 +377,16 @@ static int is_inner(const char *folder)
 {
     static const char *const inner[] = { "anat",  "dwi",    "perf",       "func",  "mri",    "nii", "nifti",
                                          "image", "images", "img",        "label", "labels", "seg", "segmentation",
-                                         "mask",  "masks",  "structural", "scans", "raw" };
+                                         "mask",  "masks",  "structural", "scans", "raw",
+                                         "orig",  "pre",    "processed",  "preprocessed",
+                                         "fsl_seg", "mprage", "subj_111", "t88_111" /* OASIS */ };
     char low[32];
     size_t i;
     for (i = 0; i < sizeof low - 1 && folder[i]; ++i) low[i] = (char)tolower((unsigned char)folder[i]);
     low[i] = 0;
     for (i = 0; i < sizeof inner / sizeof *inner; ++i)
         if (strcmp(low, inner[i]) == 0) return 1;
-    return 0;
+    return strncmp(low, "vsd.", 4) == 0; /* BraTS 2013 to 2015: a folder for each image */
 }
 
 /* The case's folder of path: where its name begins, and how long; how many folders stand above. */
@@ -408,41 +410,13 @@ static void place_folder(const tree *t, size_t i, role *r, place *p)
     size_t n = 0;
     int above = 0;
     const char *folder = case_folder(t->path[i], &n, &above);
-    (void)r;
-    if (folder) snprintf(p->id, sizeof p->id, "%.*s", (int)((size_t)(folder - t->path[i]) + n), t->path[i]);
-}
-
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
-
-/* "HGG/Brats18_2013_10_1" becomes its last part, or "HGG_Brats18_2013_10_1". */
-static char *short_id(const char *id, int with_parent)
-{
-    char *text = text_copy(id), part[256];
-    const char *last = path_base(id);
-    if (text && with_parent && path_part(id, -1, part, sizeof part))
-        snprintf(text, strlen(id) + 1, "%s_%s", part, last);
-    else if (text) memmove(text, text + (last - id), strlen(last) + 1);
-    return text;
-}
-
-/* Folders become ids: their last part, and where two cases would have one name, all with the folder above before it. */
-static bmvp_status shorten_ids(dataset *d, bmvp_error *err)
-{
-    const char **last = (const char **)malloc(((size_t)d->n + 1) * sizeof *last);
-    int64_t i;
-    int ok = last != NULL, twice = 0;
-    for (i = 0; i < d->n && ok; ++i) last[i] = path_base(d->item[i].id);
-    if (ok && d->n) qsort((void *)last, (size_t)d->n, sizeof *last, by_text);
-    for (i = 1; i < d->n && ok; ++i) twice |= strcmp(last[i - 1], last[i]) == 0;
-    free((void *)last);
-    for (i = 0; i < d->n + d->n_notes && ok; ++i) {
-        char **id = i < d->n ? &d->item[i].id : &d->note[i - d->n].id, *text = *id ? short_id(*id, twice) : NULL;
-        ok = !*id || text;
-        if (!text) continue;
-        free(*id);
-        *id = text;
+    char inner[256];
+    if (path_part(t->path[i], -1, inner, sizeof inner) && r->variant >= 0 &&
+        (strcmp(inner, "pre") == 0 || strstr(inner, "processed"))) {
+        r->variant += 2; /* beside orig/, raw/ */
+        if (!r->why[0]) snprintf(r->why, sizeof r->why, "'%.40s' marks it as made from another file", inner);
     }
-    return ok ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (folder) snprintf(p->id, sizeof p->id, "%.*s", (int)((size_t)(folder - t->path[i]) + n), t->path[i]);
 }
 
 /* >>the table ------------------------------------------------------------------------------------------------------ */
@@ -580,7 +554,7 @@ bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
     note_closed(d, &t);
     tree_free(&t);
     st = settle(&c, err);
-    if (!st && layout[row].place == place_folder) st = shorten_ids(d, err);
+    if (!st && layout[row].place == place_folder) st = dataset_shorten_ids(d, err);
     if (!st) find_parts(d, d->path);
     return st;
 }

@@ -48,7 +48,7 @@ static const char *const descriptive[] = { "name",
                                            NULL };
 static const char *const used[] = { "cases",         "training", "validation",  "test",        "testing", "modality",
                                     "channel_names", "labels",   "labels_kind", "class_names", "classes",
-                                    "dataset",       NULL };
+                                    "dataset",       "train",    "val",         "valid",       "dev",     NULL };
 static const char *const used_of_case[] = { "id",   "images", "image",  "label",       "class", "patient",
                                             "part", "split",  "fold",   "labels",      "labels_kind",
                                             NULL };
@@ -107,6 +107,24 @@ static int64_t class_of(const bmvp_json *v)
     return -1;
 }
 
+/* What a name or an id says, also as a number; NULL: nothing. */
+static const char *text_of(const bmvp_json *v, char text[24])
+{
+    if (!v || v->type != BMVP_JSON_NUMBER || !v->is_int) return bmvp_json_string(v, NULL);
+    snprintf(text, 24, "%lld", (long long)v->i);
+    return text;
+}
+
+/* class_of, or the class of that name in "class_names". */
+static int64_t named_class(const dataset *d, const bmvp_json *v)
+{
+    const char *text = bmvp_json_string(v, NULL);
+    int64_t i = text ? d->n_class_names : 0;
+    while (i-- > 0)
+        if (strcmp(d->class_name[i], text) == 0) return i;
+    return class_of(v);
+}
+
 static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *name, bmvp_error *err)
 {
     static const struct { const char *word; data_part part;
@@ -139,20 +157,30 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     const bmvp_json *label = label_of(node), *class_index = bmvp_json_get(node, "class"),
                     *patient = bmvp_json_get(node, "patient");
     const bmvp_json *labels = bmvp_json_get(node, "labels");
-    const char *name = l->d->path;
-    if (!class_index && label && class_of(label) >= 0) class_index = label, label = NULL;
+    const char *name = l->d->path, *who;
+    char number[24];
+    if (!class_index && label && named_class(l->d, label) >= 0) class_index = label, label = NULL;
+    if (label && label->type == BMVP_JSON_STRING && label->str[0] && !role_is_volume(label->str) &&
+        !strchr(label->str, '.') && !strchr(label->str, '/'))
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: case '%s': \"label\" '%s' is neither a file nor a class: that is a whole number "
+                              "from 0, or one of \"class_names\"",
+                              name, k->id, label->str);
     if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
     else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)",
                               name, k->id);
-    k->class_index = class_of(class_index);
+    k->class_index = named_class(l->d, class_index);
     if (class_index && class_index->type != BMVP_JSON_NULL && k->class_index < 0)
-        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0", name,
-                              k->id);
-    if (patient && patient->type != BMVP_JSON_STRING)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': the class must be a whole number from 0, or one of "
+                              "\"class_names\"",
+                              name, k->id);
+    who = text_of(patient, number);
+    if (patient && patient->type != BMVP_JSON_NULL && !who)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"patient\" must be a string", name, k->id);
-    if (patient) k->patient = text_copy(patient->str);
-    if ((k->label == NULL && label && label->type == BMVP_JSON_STRING && label->str[0]) || (patient && !k->patient))
+    if (who && who[0]) k->patient = text_copy(who);
+    if ((k->label == NULL && label && label->type == BMVP_JSON_STRING && label->str[0]) ||
+        (who && who[0] && !k->patient))
         return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (labels) {
         k->labels = (bmvp_labels *)malloc(sizeof *k->labels);
@@ -170,34 +198,58 @@ static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bm
     const char *file = bmvp_json_string(m->type == BMVP_JSON_OBJECT ? bmvp_json_get(m, "file") : m, NULL);
     const int modality = bmvp_modality_find(m->key);
     bmvp_status st;
-    if (m->type == BMVP_JSON_NULL) return BMVP_OK;
+    if (m->type == BMVP_JSON_NULL || (file && !file[0])) return BMVP_OK;
     if (!file)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s' must be a path", l->d->path, k->id,
                               m->key);
-    if (modality < 0)
-        return bmvp_error_set(
-            err, BMVP_E_ARG,
-            "%s: case '%s': unknown modality '%s' (file %s); known are flair t1 t1c t2 mra pd dwi adc and "
-            "the data sets' names for them (t1ce, t2w, t2f ...)",
-            l->d->path, k->id, m->key, file);
+    if (modality < 0) {
+        dataset_note(l->d, k->id, file,
+                     "unknown modality '%.40s'; known are flair t1 t1c t2 mra pd dwi adc and the data sets' names for "
+                     "them (t1ce, t2w, t2f ...)",
+                     m->key);
+        return BMVP_OK;
+    }
     st = dataset_set_image(l->d, k, modality, l->dir, file, err);
-    if (m->type == BMVP_JSON_OBJECT) k->channel[modality] = bmvp_json_int(bmvp_json_get(m, "channel"), -1);
+    if (m->type != BMVP_JSON_OBJECT) return st;
+    k->channel[modality] = bmvp_json_int(bmvp_json_get(m, "channel"), -1);
+    k->channels[modality] = bmvp_json_int(bmvp_json_get(m, "channels"), 0);
     return st;
 }
 
 static bmvp_status our_case(const list *l, const bmvp_json *node, bmvp_error *err)
 {
-    const char *id = bmvp_json_string(bmvp_json_get(node, "id"), NULL);
+    char number[24];
+    const char *id = text_of(bmvp_json_get(node, "id"), number);
     const bmvp_json *images = bmvp_json_get(node, "images"), *m;
     bmvp_status st = BMVP_OK;
     data_case *k;
+    int i;
     if (!id || !images || images->type != BMVP_JSON_OBJECT)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case %lld needs a string \"id\" and an object \"images\"",
                               l->d->path, (long long)l->d->n);
     k = dataset_add(l->d, id);
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (m = images->first; m && !st; m = m->next) st = our_image(l, k, m, err);
+    for (i = 0; i < BMVP_MODALITIES && !k->image[i]; ++i) { }
+    if (!st && i == BMVP_MODALITIES)
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: case '%s' has no images", l->d->path, id);
     return st ? st : set_truth(l, k, node, err);
+}
+
+/* A case that cannot be read costs itself: it is left out, and why; of the data set's n before it all stay. */
+static bmvp_status or_leave_out(const list *l, bmvp_status st, int64_t n, const bmvp_error *e, bmvp_error *err)
+{
+    const char *why = e->message;
+    const size_t path = strlen(l->d->path);
+    if (st == BMVP_E_OOM) return bmvp_error_set(err, st, "%s", why);
+    if (!st) return BMVP_OK;
+    if (strncmp(why, l->d->path, path) == 0 && why[path] == ':') why += path + 2; /* the note says where */
+    if (l->d->n > n) dataset_drop(l->d, n, why);
+    else {
+        dataset_note(l->d, NULL, l->d->path, "%s", why);
+        ++l->d->n_dropped;
+    }
+    return BMVP_OK;
 }
 
 /* >>decathlon ------------------------------------------------------------------------------------------------------ */
@@ -246,6 +298,7 @@ static bmvp_status split_channels(const list *l, data_case *k, const char *file,
         }
         st = dataset_set_image(l->d, k, modality, l->dir, file, err);
         k->channel[modality] = c;
+        k->channels[modality] = l->n_channels;
     }
     return st;
 }
@@ -259,7 +312,7 @@ static bmvp_status their_image(const list *l, data_case *k, const char *file, in
     snprintf(key, sizeof key, "%d", i);
     if (modality < 0 && r.variant >= 0) modality = role_modality(bmvp_json_string(bmvp_json_get(l->channels, key), ""));
     if (modality >= 0) return dataset_set_image(l->d, k, modality, l->dir, file, err);
-    dataset_note(l->d, k->id, file, "unknown modality: %s",
+    dataset_note(l->d, k->id, file, "%s%s", r.why[0] && strncmp(r.why, "unknown", 7) == 0 ? "" : "unknown modality: ",
                  r.kind == ROLE_OTHER && r.why[0] ? r.why : "its name says a label or mask");
     return BMVP_OK;
 }
@@ -276,6 +329,7 @@ static const bmvp_json *first_image(const bmvp_json *image)
     const bmvp_json *f = image && image->type != BMVP_JSON_STRING ? image->first : image;
     while (f && image->type == BMVP_JSON_OBJECT && (bmvp_modality_find(f->key) < 0 || f->type == BMVP_JSON_NULL))
         f = f->next;
+    while (f && image->type == BMVP_JSON_ARRAY && f->type == BMVP_JSON_NULL) f = f->next;
     return f;
 }
 
@@ -287,7 +341,8 @@ static bmvp_status their_images(const list *l, data_case *k, const bmvp_json *im
     if (image->type == BMVP_JSON_STRING && l->n_channels > 1) return split_channels(l, k, image->str, err);
     if (image->type == BMVP_JSON_STRING) return their_image(l, k, image->str, 0, err);
     for (f = image->first; f && !st; f = f->next)
-        if (image->type == BMVP_JSON_ARRAY) st = their_image(l, k, bmvp_json_string(f, ""), i++, err);
+        if (image->type == BMVP_JSON_ARRAY && !bmvp_json_string(f, "")[0]) ++i; /* null: the case lacks this one */
+        else if (image->type == BMVP_JSON_ARRAY) st = their_image(l, k, f->str, i++, err);
         else if (bmvp_modality_find(f->key) >= 0) st = our_image(l, k, f, err);
     return st;
 }
@@ -296,7 +351,8 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
 {
     const bmvp_json *image = images_of(node);
     const char *file = bmvp_json_string(first_image(image), NULL);
-    char id[512], folder[256];
+    char id[512], folder[256], number[24];
+    const char *given;
     bmvp_status st;
     data_case *k;
     int m;
@@ -310,7 +366,8 @@ static bmvp_status their_case(const list *l, const bmvp_json *node, const char *
         folder_name(file, folder, sizeof folder);
         snprintf(id + strlen(id), sizeof id - strlen(id), "_%s", folder);
     }
-    k = dataset_add(l->d, bmvp_json_string(node->type == BMVP_JSON_OBJECT ? bmvp_json_get(node, "id") : NULL, id));
+    given = node->type == BMVP_JSON_OBJECT ? text_of(bmvp_json_get(node, "id"), number) : NULL;
+    k = dataset_add(l->d, given && given[0] ? given : id);
     if (!k) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     k->part = part;
     k->id_is_made = strcmp(k->id, id) == 0;
@@ -340,9 +397,11 @@ static bmvp_status listed_case(const list *l, const bmvp_json *node, bmvp_error 
 static bmvp_status their_lists(const list *l, const bmvp_json *root, bmvp_error *err)
 {
     static const struct { const char *key; data_part part; } array[] = {
-        { "training", PART_TRAIN }, { "validation", PART_VAL }, { "test", PART_TEST }, { "testing", PART_TEST },
+        { "training", PART_TRAIN }, { "train", PART_TRAIN }, { "validation", PART_VAL }, { "valid", PART_VAL },
+        { "val", PART_VAL },        { "dev", PART_VAL },     { "test", PART_TEST },      { "testing", PART_TEST },
     };
     bmvp_status st = BMVP_OK;
+    bmvp_error e;
     size_t a, filled = 0;
     for (a = 0; a < sizeof array / sizeof *array; ++a) {
         const bmvp_json *list_of = bmvp_json_get(root, array[a].key);
@@ -353,8 +412,11 @@ static bmvp_status their_lists(const list *l, const bmvp_json *root, bmvp_error 
         if (!entry) continue;
         if (entry->type != BMVP_JSON_ARRAY)
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: \"%s\" must be an array", l->d->path, array[a].key);
-        for (entry = entry->first; entry && !st; entry = entry->next)
-            st = their_case(l, entry, array[a].key, filled > 1 ? array[a].part : PART_NONE, err);
+        for (entry = entry->first; entry && !st; entry = entry->next) {
+            const int64_t n = l->d->n;
+            st = their_case(l, entry, array[a].key, filled > 1 ? array[a].part : PART_NONE, &e);
+            st = or_leave_out(l, st, n, &e, err);
+        }
     }
     return st;
 }
@@ -397,14 +459,21 @@ static int is_array(const bmvp_json *root, const char *key)
 static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
 {
     const bmvp_json *k, *channels = bmvp_json_get(root, "channel_names");
+    const int whole = root->type == BMVP_JSON_ARRAY; /* the entries and nothing else */
     const int theirs = is_array(root, "training") || is_array(root, "validation") || is_array(root, "test") ||
-                       is_array(root, "testing");
+                       is_array(root, "testing") || is_array(root, "train") || is_array(root, "val") ||
+                       is_array(root, "valid") || is_array(root, "dev");
     bmvp_status st = BMVP_OK;
+    bmvp_error e;
     l->channels = channels ? channels : bmvp_json_get(root, "modality");
     l->n_channels = l->channels && l->channels->type == BMVP_JSON_OBJECT ? (int)bmvp_json_count(l->channels) : 0;
     l->d->layout = "list";
-    if (is_array(root, "cases")) {
-        for (k = bmvp_json_get(root, "cases")->first; k && !st; k = k->next) st = our_case(l, k, err);
+    if (whole || is_array(root, "cases")) {
+        for (k = whole ? root->first : bmvp_json_get(root, "cases")->first; k && !st; k = k->next) {
+            const int64_t n = l->d->n;
+            st = !whole || bmvp_json_get(k, "images") ? our_case(l, k, &e) : their_case(l, k, "list", PART_NONE, &e);
+            st = or_leave_out(l, st, n, &e, err);
+        }
     } else if (theirs) {
         st = their_lists(l, root, err);
         if (!st) drop_absent_tests(l->d);
@@ -439,11 +508,11 @@ bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *ru
     l.d = d;
     l.dir = dir;
     l.rules = rules;
+    if (!st)
+        st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st) st = load_cases(&l, root, err);
     if (!st) note_keys(&l, root);
     if (!st) st = folds_beside(d, err);
-    if (!st)
-        st = class_names(d, bmvp_json_get(root, bmvp_json_get(root, "class_names") ? "class_names" : "classes"), err);
     if (!st && labels) {
         d->has_labels = 1;
         st = labels_parse(labels, bmvp_json_string(bmvp_json_get(root, "labels_kind"), NULL), d->path, &d->labels,

@@ -17,6 +17,7 @@ int case_images(const data_case *k, bmvp_image image[BMVP_MODALITIES])
         if (!k->image[m]) continue;
         image[n].modality = bmvp_modality_name(m);
         image[n].channel = k->channel[m] + 1;
+        image[n].channels = k->channels[m];
         image[n++].path = k->image[m];
     }
     return n;

@@ -16,14 +16,15 @@ enum { FLAIR, T1, T1C, T2, MRA, PD, DWI, ADC }; /* as bmvp_modality_name counts 
 
 /* The table of words, a blank around each. Names of modalities that bmvp_modality_find knows need no row. value:
    modality of IMAGE, grid of SPACE, rank of LABEL and VARIANT among its like; PREDICTED 1: a folder of that name holds
-   predictions; FOREIGN 1: a map of numbers, also beside a word of a label. */
+   predictions; FOREIGN 1: a map of numbers, also beside a word of a label; 2: of a tissue; 4: of nobody, unless all
+   files of the folder have the word. */
 static const struct {
     meaning means;
     int value;
     const char *words;
 } table[] = {
     { IMAGE, T1, " mprage mpr rage spgr fspgr bravo t1pre t1weighted " },
-    { IMAGE, T1C, " t1post t1wce cet1 cet1w t1kmw t1wc t1wgd t1gad gdt1 t1contrast t1+c t1+gd t1+ce t1km " },
+    { IMAGE, T1C, " t1post t1wce cet1 cet1w t1kmw t1wc t1wgd t1gad gdt1 t1contrast t1+c t1+gd t1+ce t1km t1+ " },
     { IMAGE, T2, " t2weighted " },
     { IMAGE, FLAIR, " t2wflair flairw " },
     { IMAGE, MRA, " tof angio mrangio " },
@@ -34,11 +35,13 @@ static const struct {
     { NATIVE, 0, " pre precontrast native noncontrast " },
     { LABEL, 0,
       " seg segm segmentation dseg label labels labelmap msk gt truth groundtruth annotation "
-      "annotations labelsfortraining " },
+      "annotations labelsfortraining ot " },
     { LABEL, 1, " labelsfortesting " },
     { MASK, 0, " mask roi " },
     { MASK, 1, " brainmask roit1 " },
-    { BRAIN, 0, " brain bet parenchyma skull head hdbet foreground fg face deface defacing intracranial icv " },
+    { BRAIN, 0,
+      " brain bet parenchyma skull head hdbet foreground fg face deface defacing intracranial icv "
+      "cerebrum hemisphere hemispheres ventricle ventricles ribbon " },
     { TUMOUR, 0, " tumor tumour lesion lesions wmh infarct stroke metastases whole manual consensus expert " },
     { AUTOMATIC, 0, " automated approx synthetic synth synthesized generated fake " },
     { PREDICTED, 0,
@@ -51,19 +54,21 @@ static const struct {
       "synthseg fastsurfer freesurfer fmriprep smriprep samseg " },
     { PLAIN, 0,
       " image img scan volume mri mr final gradwarp b1 correction n3 scaled accelerated weighted 3d ax "
-      "axial sag sagittal cor coronal tra transversal tse fse " },
+      "axial sag sagittal cor coronal tra transversal tse fse fs fatsat cube vista spc anon " },
     { VARIANT, 2,
       " bias n4 biascorr corrected reg registered coreg coregistered warped resampled resliced mni "
       "norm normalized normalised preproc preprocessed processed denoised smoothed zscore zscored bfc "
-      "cropped 1mm 2mm iso orig original raw repeat r " },
+      "gfc t88 cropped 1mm 2mm iso orig original raw repeat r " },
     { VARIANT, 1, " defaced masked stripped skullstripped unstripped " },
     { VARIANT, 0, " anat " },
     { SPACE, 1, " reft1 " },
     { SPACE, 2, " reft2 " },
     { FOREIGN, 0,
       " asl swi bold rest func fmri epi dti hardi perf dsc dce cbf cbv rcbv mtt tmax t2star t2starw "
-      "star t1map t2map t1rho unit1 fieldmap phasediff magnitude1 magnitude2 sbref t1ir stir gm wm csf "
+      "star t1map t2map t1rho unit1 fieldmap phasediff magnitude1 magnitude2 sbref t1ir stir "
       "warp warpfield displacement deformation jacobian biasfield phase exp eadc ct cta ctp pet mrv " },
+    { FOREIGN, 2, " gm wm csf " },
+    { FOREIGN, 4, " atlas template mni152 icbm icbm152 colin27 sri24 " },
     { FOREIGN, 1,
       " probseg diff difference subtraction std residual prob probability probabilities softmax logits "
       "uncertainty probs probmap probabilitymap heatmap confidence entropy variance var sdf sdm "
@@ -186,7 +191,7 @@ void role_shared(const char *const *names, size_t n, char *out, size_t size)
 
 typedef struct reading { /* what the words of a name add up to */
     int modality, modalities, contrast, native, label, mask, brain, tumour, automatic, variant, space, foreign;
-    int map; /* a map of numbers, not of labels */
+    int map; /* bits of FOREIGN's values */
     const word *odd, *variant_word, *foreign_word, *image_word, *mask_word;
     const word *drawn;     /* a word of lesions or programs that not every file of the folder has */
     const word *predicted; /* what says that a program has predicted it */
@@ -216,7 +221,10 @@ static void read_word(reading *r, const word *w)
         break;
     case VARIANT: r->variant += w->value, r->variant_word = w; break;
     case SPACE: r->space = w->value; break;
-    case FOREIGN: r->foreign = 1, r->map |= w->value, r->foreign_word = w; break;
+    case FOREIGN:
+        if (w->value == 4 && w->shared) break;
+        r->foreign = 1, r->map |= w->value, r->foreign_word = w;
+        break;
     case UNKNOWN:
         if (!w->shared && !r->odd) r->odd = w;
         break;
@@ -245,10 +253,13 @@ static void decide(role *o, const reading *r)
         snprintf(o->why, sizeof o->why, "'%s' marks it as made from another file", r->variant_word->text);
     if (r->predicted && (r->label || r->mask || (r->tumour && !r->modalities))) {
         snprintf(o->why, sizeof o->why, "'%.40s' says that a program has predicted it: no label", r->predicted->text);
-    } else if (r->map && (r->label || r->mask)) {
+    } else if (r->map & 1 && (r->label || r->mask)) {
         snprintf(o->why, sizeof o->why, "'%.40s' says that it holds numbers, no labels", r->foreign_word->text);
     } else if (r->foreign && !r->label && !r->mask) {
         snprintf(o->why, sizeof o->why, "'%s' is no modality of ours", r->foreign_word->text);
+    } else if (r->label && r->map & 2 && !r->tumour) {
+        o->kind = ROLE_MASK;
+        snprintf(o->why, sizeof o->why, "a map of a tissue, not the label");
     } else if ((r->label || r->mask) && r->brain && !r->tumour) {
         o->kind = ROLE_MASK;
         snprintf(o->why, sizeof o->why, "a mask of the brain, not the label");
@@ -293,7 +304,11 @@ static int role_words(const word *w, int n, reading *r, size_t *from)
         first = n - 1;
     }
     while (first > 0 && qualifies(&w[first - 1])) --first;
-    for (k = first; k < n; ++k) read_word(r, &w[k]);
+    for (k = first; k < n; ++k) {
+        read_word(r, &w[k]);
+        if (w[k].means == NUMBER && k > 0 && strcmp(w[k - 1].text, "mpr") == 0)
+            r->variant += atoi(w[k].text) % 100; /* OASIS: mpr-1, mpr-2: the first is taken */
+    }
     if (!r->modalities && !r->label && !r->mask && !r->tumour && !r->foreign && strcmp(w[n - 1].text, "anat") == 0)
         r->modalities = 1 << T1; /* INDI's structural scans */
     *from = w[first].from;

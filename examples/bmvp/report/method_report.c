@@ -117,7 +117,8 @@ static double mean_error(const float *a, const float *b, int64_t n)
 static bmvp_status show_case(report_page *r, const method_page *p, int64_t i, float *v, bmvp_error *err)
 {
     static const char *const plane[3] = { "axial", "coronal", "sagittal" };
-    static const char *const column[LOOKS] = { "crop", "given to the network", "came back" };
+    const char *const back = p->row->back, *const column[LOOKS] = { "crop", "given to the network",
+                                                                    back ? back : "came back" };
     const int64_t e = config_of(p)->crop, n = e * e * e, dim[3] = { e, e, e };
     report_picture picture[3 * LOOKS];
     report_grid grid;
@@ -141,7 +142,7 @@ static bmvp_status show_case(report_page *r, const method_page *p, int64_t i, fl
     if (!st) {
         snprintf(caption, sizeof caption, "%s, %s", p->data->data.item[i].id, p->data->names[item.modality]);
         snprintf(error, sizeof error, "mean absolute error %.3f", mean_error(v, v + 2 * n, n));
-        picture[2].caption = error;
+        if (!back) picture[2].caption = error;
         grid.caption = caption, grid.row_name = plane, grid.col_name = column;
         grid.picture = picture, grid.rows = 3, grid.cols = LOOKS;
         (void)report_images(r, &grid);
