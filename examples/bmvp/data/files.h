@@ -8,7 +8,8 @@ char *text_copy(const char *text);                  /* malloc */
 char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
 char *folder_of(const char *path);                  /* with its last /, "" when it has none; malloc */
 int file_exists(const char *path);
-int is_utf8(const char *text); /* else no list, which is JSON, can hold it */
+int is_name(const char *text); /* UTF-8, else no list (JSON) can hold it, and without what a terminal carries out */
+void text_clean(char *text);   /* .. which becomes '?' */
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
 /* Makes the folder of --out and takes DIR/.lock for this process until it ends, however it ends: one writer at a time.
