@@ -2432,7 +2432,7 @@ static const bmvp_net_kind bmvpi_unetr_kind = {
     0,                            /* deep */
     1e-5,                         /* weight_decay */
     { "vit.",
-      "vit.patch_embedding.patch_embeddings.weight vit.patch_embedding.patch_embeddings.bias",
+      "vit.patch_embedding.patch_embeddings.", /* and, of a perceptron, .1. */
       "out.conv.conv.",
       "encoder1.layer." },
     { NULL, NULL },
@@ -4426,10 +4426,13 @@ static int bmvpi_adopt_same_shape(const bmvp_ckpt_entry *e, const bmvp_state *s,
     return same;
 }
 
-/* Is this the weight or the bias of a stem that may be spread? Only the number of input channels differs. */
+/* Is this the weight or the bias of a stem that may be spread? Only the number of input channels differs: axis 1 of a
+   convolution; those of a linear layer are counted within each voxel of its patch. */
 static int bmvpi_adopt_spreads(const bmvp_net *net, const bmvp_ckpt_entry *e, const bmvp_state *s)
 {
-    return bmvp_net_in_part(net, s->name, BMVP_PART_STEM) && bmvpi_adopt_same_shape(e, s, 1);
+    if (!bmvp_net_in_part(net, s->name, BMVP_PART_STEM)) return 0;
+    if (s->torch_rank != 2) return bmvpi_adopt_same_shape(e, s, 1);
+    return e->rank == 2 && e->dim[0] == s->torch_dim[0] && e->dim[1] * net->cfg.in_channels == s->torch_dim[1];
 }
 
 /* How entry s is to be filled from entry *k of the file; -1 and a message when it must fit and does not. */
@@ -4462,12 +4465,14 @@ static int bmvpi_adopt_how(const bmvp_net *net, const bmvp_ckpt *f, const char *
     return -1;
 }
 
-/* (O, 1, k, k, k) -> (O, C, k, k, k), each the C-th part: the sum over equal inputs is what it was. */
-static void bmvpi_adopt_spread(const bmvp_state *s, const float *one, float *all)
+/* (O, 1, k, k, k) -> (O, C, k, k, k), (O, k^3) -> (O, k^3 C), each the C-th part: the sum over equal inputs is what it
+   was. */
+static void bmvpi_adopt_spread(const bmvp_state *s, int64_t numel, const float *one, float *all)
 {
-    const int64_t o = s->torch_dim[0], c = s->torch_dim[1], k = s->t->numel / o / c;
+    const int64_t c = s->t->numel / numel, k = numel / s->torch_dim[0];
     int64_t i;
-    for (i = 0; i < o * c * k; ++i) all[i] = one[i / (c * k) * k + i % k] / (float)c;
+    for (i = 0; i < s->t->numel; ++i)
+        all[i] = one[s->torch_rank == 2 ? i / c : i / (c * k) * k + i % k] / (float)c;
 }
 
 static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, int how, float *buf, int64_t room,
@@ -4479,7 +4484,7 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
         return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
     st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
-    bmvpi_adopt_spread(s, buf + room, buf);
+    bmvpi_adopt_spread(s, f->entry[k].numel, buf + room, buf);
     return bmvpi_state_put(c, s, buf, buf + room, s->t, err);
 }
 

@@ -138,27 +138,28 @@ static bmvp_tensor *affine_head(bmvp_module *m, const gvsl *g, bmvp_tensor *b, b
 
 /* >>method --------------------------------------------------------------------------------------------------------- */
 
-/* A' and B as seen (2, D, H, W, 1) -> A as restored; align NULL: nothing else. */
-bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, bmvp_tensor **align, bmvp_tensor **smooth)
+/* A' and B as seen (2, D, H, W, 1) -> A as restored; moved: how B comes to A, or NULL. */
+bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, gvsl_moved *moved)
 {
     const gvsl *g = (const gvsl *)t->state;
     bmvp_module *m = &t->net->m;
-    const bmvp_features f = bmvp_net_encode(t->net, seen, align != NULL);
-    bmvp_tensor *fine[2], *coarse[2], *y, *mat, *flow;
+    const bmvp_features f = bmvp_net_encode(t->net, seen, moved != NULL);
+    bmvp_tensor *fine[2], *coarse[2], *y;
     int i, on = 1;
     for (i = 0; i < 2; ++i) {
         fine[i] = bmvp_slice(m->c, f.skip[5], 0, i, 1);
         coarse[i] = bmvp_slice(m->c, f.last, 0, i, 1);
     }
-    if (align) {
+    if (moved) {
         if (!((const gvsl_config *)t->config)->affine_gradient) on = bmvp_set_grad(m->c, 0);
-        mat = affine_head(m, g, coarse[1], coarse[0]);
+        moved->mat = affine_head(m, g, coarse[1], coarse[0]);
         (void)bmvp_set_grad(m->c, on);
-        flow = run_double(m, g->local, motion_affine(m->c, fine[1], mat), fine[0]);
-        flow = bmvp_run(m, &g->flow, flow);
-        y = motion_warp(m->c, motion_affine(m->c, bmvp_slice(m->c, seen, 0, 1, 1), mat), flow);
-        *align = motion_correlation(m->c, y, a);
-        *smooth = motion_smoothness(m->c, flow);
+        y = run_double(m, g->local, motion_affine(m->c, fine[1], moved->mat), fine[0]);
+        moved->flow = bmvp_run(m, &g->flow, y);
+        y = motion_affine(m->c, bmvp_slice(m->c, seen, 0, 1, 1), moved->mat);
+        moved->warped = motion_warp(m->c, y, moved->flow);
+        moved->align = motion_correlation(m->c, moved->warped, a);
+        moved->smooth = motion_smoothness(m->c, moved->flow);
     }
     y = bmvp_run(m, &g->restore[1], bmvp_run(m, &g->restore[0], fine[0]));
     return bmvp_run(m, &g->restore[2], bmvp_leaky_relu(m->c, y, 0.2));
@@ -185,6 +186,7 @@ static void forward(bmvp_pass *p)
     const method_item *item = (const method_item *)p->items;
     bmvp_tensor *sum[3] = { NULL, NULL, NULL }, *loss[3], *x, *part[3];
     const double weight[3] = { k->weight_align, k->weight_restore, k->weight_smooth };
+    gvsl_moved moved;
     int i, j, on;
     for (i = 0; i < p->n && !bmvp_failed(p->c); ++i) {
         bmvp_rng g;
@@ -194,7 +196,8 @@ static void forward(bmvp_pass *p)
         for (j = 0; j < 3; ++j) part[j] = bmvp_slice(p->c, x, 4, j, 1);
         x = bmvp_concat(p->c, 2, part + 1, 0);
         (void)bmvp_set_grad(p->c, on);
-        loss[1] = bmvp_mse(p->c, gvsl_run(p->trainer, x, part[0], &loss[0], &loss[2]), part[0]);
+        loss[1] = bmvp_mse(p->c, gvsl_run(p->trainer, x, part[0], &moved), part[0]);
+        loss[0] = moved.align, loss[2] = moved.smooth;
         for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_add(p->c, sum[j], loss[j]) : loss[j];
     }
     for (j = 0; j < 3; ++j) bmvp_pass_loss(p, j, BMVP_LOSS_MEAN, weight[j], bmvp_scale(p->c, sum[j], 1.0 / p->n, 0));
@@ -240,7 +243,7 @@ static bmvp_status look(bmvp_trainer *t, const method_item *item, float *seen, f
     const int was = method_look_begin(t);
     bmvp_tensor *x = triple(t->c, (const gvsl_config *)t->config, item, &r), *part[2];
     part[0] = bmvp_slice(t->c, x, 4, 1, 1), part[1] = bmvp_slice(t->c, x, 4, 2, 1);
-    x = gvsl_run(t, bmvp_concat(t->c, 2, part, 0), NULL, NULL, NULL);
+    x = gvsl_run(t, bmvp_concat(t->c, 2, part, 0), NULL, NULL);
     return method_look_end(t, was, part[0], x, 0, seen, back);
 }
 

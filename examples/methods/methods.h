@@ -148,7 +148,8 @@ typedef struct gvsl_config gvsl_config;
 int gvsl_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
 void gvsl_paint(const draws *r, int boxes, const int64_t d[3], float *x, float *noise);
 int gvsl_spoil(const draws *r, const gvsl_config *k, const int64_t d[3], const float *from, float *x, float *scratch);
-bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, bmvp_tensor **align, bmvp_tensor **smooth);
+typedef struct gvsl_moved { bmvp_tensor *mat, *flow, *warped, *align, *smooth; } gvsl_moved;
+bmvp_tensor *gvsl_run(bmvp_trainer *t, bmvp_tensor *seen, bmvp_tensor *a, gvsl_moved *moved);
 /* A turn by quarters, and the boxes that are cut into volume i of n. */
 typedef struct swin_ssl_config swin_ssl_config;
 void swin_ssl_turn(int quarters, const int64_t d[3], int i, int j, const float *from, float *to);

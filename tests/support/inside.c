@@ -134,6 +134,18 @@ void inside_turn_kink(bmvp_ctx *c, const inside_kink *k)
     y->x[k->at] = y->x[k->at] > 0 ? -1e-30f : 1e-30f;
 }
 
+void inside_swin_regions(const int64_t whole[3], const int64_t window[3], const int64_t shift[3], int32_t *region)
+{
+    int32_t place[7 * 7 * 7];
+    bmvpi_swin_grid g;
+    int a;
+    for (g.tokens = g.windows = 1, a = 0; a < 3; ++a) {
+        g.n[a] = g.whole[a] = whole[a], g.w[a] = window[a], g.shift[a] = shift[a];
+        g.tokens *= window[a], g.windows *= whole[a] / window[a];
+    }
+    bmvpi_swin_numbers(&g, 7, place, region);
+}
+
 bmvp_status inside_relate(double m[16], const double to[16], const double from[16])
 {
     return bmvpi_relate(m, to, from, "", NULL);

@@ -47,6 +47,9 @@ void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[
 bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x);
 bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_tensor *x);
 
+/* Region of each token of each window of a grid that is cut into windows and shifted, all C order of three axes */
+void inside_swin_regions(const int64_t whole[3], const int64_t window[3], const int64_t shift[3], int32_t *region);
+
 /* Kinks: values of ReLUs on the tape whose operand is nearer to 0 than `within` of its root mean square, of which the
    first `most` are written to out; returns how many there are. turn: backward takes such a value's other slope. Both
    while a tape is there, also from bmvp_on_gradient, for the nodes that backward has yet to pass. */

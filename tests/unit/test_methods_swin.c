@@ -325,6 +325,30 @@ static void swin_block(const golden_ssl *g, bmvp_ctx *c)
     bmvp_net_destroy(net);
 }
 
+/* Pairs of tokens whose regions differ, by their places in (windows, tokens, tokens). Windows of unequal sides have an
+   index of their own there, which no network here makes: its window is w^3, and cut to the map. */
+static void swin_masks(const golden_ssl *g)
+{
+    static const int64_t whole[2][3] = { { 4, 3, 4 }, { 14, 7, 7 } }, window[2][3] = { { 2, 3, 2 }, { 7, 7, 7 } },
+                         shift[2][3] = { { 1, 0, 1 }, { 3, 0, 0 } }, tokens[2] = { 12, 343 }, windows[2] = { 4, 2 };
+    const bmvp_json *v = golden_ssl_out(g, "window_pieces", "mask_nonzero");
+    static int32_t region[2 * 343];
+    int64_t i, n, count = 0;
+    int k;
+    for (k = 0; k < 2; ++k) {
+        n = tokens[k];
+        inside_swin_regions(whole[k], window[k], shift[k], region);
+        for (v = k == 0 && v ? v->first : NULL, count = i = 0; i < windows[k] * n * n; ++i) {
+            if (region[i / n] == region[i / (n * n) * n + i % n]) continue;
+            if (k == 0) CHECK(v && bmvp_json_int(v, -1) == i);
+            v = v ? v->next : NULL;
+            ++count;
+        }
+        if (k == 0) CHECK(!v && count > 0);
+    }
+    CHECK(count == bmvp_json_int(golden_ssl_out(g, "window_pieces", "mask2_nonzero_count"), -1));
+}
+
 static void test_swin_ssl(void)
 {
     golden_ssl g;
@@ -332,6 +356,7 @@ static void test_swin_ssl(void)
     if (!golden_ssl_open(&g, "swin_ssl.json")) return;
     c = device_context();
     swin_turns(&g);
+    swin_masks(&g);
     swin_cuts(&g, "cutout", "image", "drop.normal");
     swin_cuts(&g, "cutout_and_swap", "images", "aug.normal");
     swin_losses(&g, c);

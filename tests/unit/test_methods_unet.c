@@ -429,6 +429,35 @@ static void m3ae_step(const golden_ssl *g, bmvp_trainer *t, method_item *item, c
     kinks_free(&k, l);
 }
 
+/* What the network makes of both items: its last map, and all modalities as it restores them */
+static void m3ae_answers(const golden_ssl *g, bmvp_trainer *t, const method_item *item, const bmvp_json *list,
+                         const bmvp_json *now)
+{
+    const method_templates *s = (const method_templates *)t->state;
+    const int64_t e = ((const method_config *)t->config)->crop, d[3] = { e, e, e }, n = e * e * e,
+                  patch = bmvp_json_int(bmvp_json_get(bmvp_json_get(case_of(g, "step"), "in"), "patch"), 16),
+                  each = n / (patch * patch * patch);
+    const int on = bmvp_set_grad(t->c, 0);
+    float *kept = (float *)malloc((size_t)(s->n * (2 * each + n)) * sizeof *kept), *hidden = kept + 2 * s->n * each;
+    bmvp_tensor *x[2] = { NULL, NULL };
+    golden_draws l;
+    const draws r = golden_draws_of(&l, g, list, "none", "none");
+    bmvp_features f;
+    int i, m;
+    for (i = 0; kept && i < 2; ++i) {
+        m3ae_keep(&r, (const m3ae_config *)t->config, s->n, item[i].present, each,
+                  (int32_t *)(void *)(kept + s->n * each), kept);
+        for (m = 0; m < s->n; ++m) m3ae_hide(kept + m * each, e, patch, hidden + m * n);
+        x[i] = m3ae_fill(t->c, d, s->n, item[i].other, hidden, s->volume, item[i].place);
+    }
+    x[0] = bmvp_concat(t->c, 2, x, 0);
+    f = bmvp_net_encode(t->net, x[0], 1);
+    compare("content", bmvp_json_get(now, "content"), t->c, f.last, 0);
+    compare("seg", bmvp_json_get(now, "seg"), t->c, bmvp_net_segment(t->net, x[0], &f, 0).full, 0);
+    (void)bmvp_set_grad(t->c, on);
+    free(kept);
+}
+
 static void m3ae_steps(const golden_ssl *g)
 {
     static const char *const names[8] = { "flair", "t1", "t1c", "t2", "mra", "pd", "dwi", "adc" };
@@ -463,6 +492,7 @@ static void m3ae_steps(const golden_ssl *g)
                 item[i].x = item[i].other = x + i * each, item[i].present = (1u << n) - 1;
                 numbers(bmvp_json_at(bmvp_json_get(in, "crop_starts_per_sample"), i), item[i].place, 3);
             }
+            if (bmvp_json_get(now, "seg")) m3ae_answers(g, t, item, list, now);
             m3ae_step(g, t, item, list, now);
             list = list ? list->next : NULL;
         }
@@ -508,7 +538,7 @@ static const bmvp_json *out_of(const golden_ssl *g, const char *of, const char *
 
 static void gvsl_losses(const golden_ssl *g)
 {
-    const int64_t d[3] = { 13, 11, 10 }, e[3] = { 5, 6, 7 };
+    const int64_t d[3] = { 13, 11, 10 }, e[3] = { 5, 6, 7 }, f[3] = { 3, 4, 5 };
     bmvp_ctx *c = context();
     bmvp_tensor *a = leaf(g, c, "I", 1, 0, d, 1), *b = leaf(g, c, "J", 1, 0, d, 1);
     bmvp_tensor *flow = leaf(g, c, "flow", 4, -2, e, 3);
@@ -520,12 +550,21 @@ static void gvsl_losses(const golden_ssl *g)
     compare("grad_J", out_of(g, "losses", "grad_J"), c, b, 1);
     bmvp_backward(c, smooth);
     compare("grad_flow", out_of(g, "losses", "grad_flow"), c, flow, 1);
+    flow = leaf(g, c, "a", 1, 0, f, 1);
+    ncc = bmvp_mse(c, flow, leaf(g, c, "b", 1, 0, f, 1));
+    number("mse", out_of(g, "losses", "mse"), (double)bmvp_scalar(c, ncc));
+    bmvp_backward(c, ncc);
+    compare("grad_a", out_of(g, "losses", "grad_a"), c, flow, 1);
+    a = bmvp_scale(c, a, 0, 0); /* correlates with nothing */
+    number("ncc of a constant", out_of(g, "losses", "ncc_of_constant"),
+           (double)bmvp_scalar(c, motion_correlation(c, a, b)));
     check_context(c);
     bmvp_destroy(c);
 }
 
 static void gvsl_warps(const golden_ssl *g)
 {
+    static const float one[12] = { 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0 };
     const int64_t d[3] = { 6, 5, 7 }, rows[2] = { 3, 4 };
     bmvp_ctx *c = context();
     bmvp_tensor *x = leaf(g, c, "src", 1, 0, d, 2), *flow = leaf(g, c, "warp_flow", 5, -2.5, d, 3), *y;
@@ -549,6 +588,8 @@ static void gvsl_warps(const golden_ssl *g)
     bmvp_backward(c, weighed(g, c, "cot", y));
     compare("grad_affine_src", out_of(g, "warp", "grad_affine_src"), c, x, 1);
     if (CHECK(bmvp_read_grad(c, m, v) == BMVP_OK)) golden_ssl_check("grad_mat", out_of(g, "warp", "grad_mat"), v, 12);
+    y = bmvp_l1(c, motion_affine(c, x, bmvp_input(c, 2, rows, one)), x);
+    golden_ssl_near("moved by the identity", "its mean distance", (double)bmvp_scalar(c, y), 0, 1e-6);
     check_context(c);
     bmvp_destroy(c);
 }
@@ -640,7 +681,8 @@ static void gvsl_step(const golden_ssl *g, const char *variant, int learns)
 {
     const bmvp_json *in = bmvp_json_get(case_of(g, "step"), "in"), *out = golden_ssl_out(g, "step", variant), *v;
     const int64_t d[3] = { 16, 16, 16 };
-    bmvp_tensor *part[2], *a, *align = NULL, *smooth = NULL, *restored, *loss;
+    bmvp_tensor *part[2], *a, *restored, *loss;
+    gvsl_moved moved;
     bmvp_ctx *c = context();
     bmvp_trainer *t;
     method_setup u;
@@ -652,15 +694,18 @@ static void gvsl_step(const golden_ssl *g, const char *variant, int learns)
     if (!t) return;
     fill(c, bmvp_net_state(t->net), g->seed, "unet.", "f_conv.double_conv.0.weight");
     a = leaf(g, c, "A", 1, 0, d, 1), part[0] = leaf(g, c, "A_aug", 1, 0, d, 1), part[1] = leaf(g, c, "B", 1, 0, d, 1);
-    restored = gvsl_run(t, bmvp_concat(c, 2, part, 0), a, &align, &smooth);
+    restored = gvsl_run(t, bmvp_concat(c, 2, part, 0), a, &moved);
     loss = bmvp_mse(c, restored, a);
     if (bmvp_json_get(out, "ncc")) {
-        number("ncc", bmvp_json_get(out, "ncc"), (double)bmvp_scalar(c, align));
+        number("ncc", bmvp_json_get(out, "ncc"), (double)bmvp_scalar(c, moved.align));
         number("mse", bmvp_json_get(out, "mse"), (double)bmvp_scalar(c, loss));
-        number("smooth", bmvp_json_get(out, "smooth"), (double)bmvp_scalar(c, smooth));
+        number("smooth", bmvp_json_get(out, "smooth"), (double)bmvp_scalar(c, moved.smooth));
+        matrix_is(bmvp_json_get(out, "mat"), c, moved.mat);
+        compare("flow", bmvp_json_get(out, "flow"), c, moved.flow, 0);
     }
+    if (bmvp_json_get(out, "warped")) compare("warped", bmvp_json_get(out, "warped"), c, moved.warped, 0);
     if (bmvp_json_get(out, "restored")) compare("restored", bmvp_json_get(out, "restored"), c, restored, 0);
-    loss = bmvp_add(c, bmvp_add(c, align, smooth), loss);
+    loss = bmvp_add(c, bmvp_add(c, moved.align, moved.smooth), loss);
     number("loss", bmvp_json_get(out, "loss"), (double)bmvp_scalar(c, loss));
     bmvp_backward(c, loss);
     CHECK(parameters(bmvp_json_get(out, "grad"), c, bmvp_net_state(t->net), "unet.", 1, NULL) > 5);

@@ -363,6 +363,53 @@ static void test_golden_ssl(void)
     bmvp_json_free(g.doc);
 }
 
+/* >>a stem of one channel, spread over three: a linear patch embedding of equal channels gives what it gave of one */
+static void test_perceptron_spread(void)
+{
+    static const int64_t dim[5] = { 1, 32, 32, 32, 3 };
+    bmvp_state_part part = { NULL, NULL, NULL, 0 };
+    bmvp_net_config k = preset("unetr_tiny");
+    bmvp_tensor *x, *one, *hidden[2][14];
+    bmvp_ctx *c = device_context();
+    bmvp_net_adoption what;
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_ckpt *f = NULL;
+    bmvp_net *net[2];
+    char path[400];
+    bmvp_error err;
+    int i;
+    CHECK(bmvp_net_config_set(&k, "perceptron=1", NULL) == BMVP_OK);
+    k.task = BMVP_TASK_SEGMENT, k.outputs = 2;
+    for (i = 0; i < 2; ++i) {
+        k.in_channels = i ? 3 : 1;
+        net[i] = network(c, &k);
+        bmvp_net_init(net[i], (uint64_t)(1 + i));
+    }
+    temporary(path, sizeof path, "pt");
+    part.c = c, part.list = bmvp_net_state(net[0]);
+    CHECK(bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, &err) == BMVP_OK &&
+          bmvp_state_declare(w, "state_dict", &part, &err) == BMVP_OK && bmvp_state_data(w, &part, &err) == BMVP_OK &&
+          bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(path, NULL, &f, &err) == BMVP_OK);
+    memset(&what, 0, sizeof what);
+    check_report(bmvp_net_adopt(net[1], f, BMVP_ADOPT_SPREAD, &what, &err) == BMVP_OK, __FILE__, __LINE__, "%s",
+                 err.message);
+    CHECK(what.n[BMVP_ADOPT_ADAPTED] == 2);
+    bmvp_ckpt_close(f);
+    remove(path);
+    (void)bmvp_set_grad(c, 0);
+    x = bmvp_input(c, 5, dim, NULL);
+    for (i = 0; i < 32 * 32 * 32 && x; ++i)
+        x->x[3 * i] = x->x[3 * i + 1] = x->x[3 * i + 2] = (float)formula_uniform(formula_stream("x", 0), i);
+    one = bmvp_slice(c, x, 4, 0, 1);
+    inside_unetr_tokens(net[0], one, hidden[0]);
+    inside_unetr_tokens(net[1], x, hidden[1]);
+    one = bmvp_l1(c, hidden[0][13], hidden[1][13]);
+    golden_ssl_near("tokens", "their mean distance", (double)bmvp_scalar(c, one), 0, 1e-6);
+    check_context(c);
+    for (i = 0; i < 2; ++i) bmvp_net_destroy(net[i]);
+    bmvp_destroy(c);
+}
+
 static void fixture(const char *name, void (*fn)(const char *path))
 {
     char path[512];
@@ -387,6 +434,7 @@ int main(int argc, char **argv)
     golden_each("gvsl_segment_", test_gvsl_segment_file);
     golden_each("m3ae_", test_m3ae_file);
     golden_each("swin_", test_swin_file);
+    CHECK_RUN(test_perceptron_spread);
     CHECK_RUN(test_golden_ssl);
     device_close();
     return check_end();
