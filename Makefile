@@ -12,6 +12,7 @@
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named, and the tests for a GPU; a kernel that spills registers is an error
+#   make fuzz SECONDS=60  the readers under libFuzzer, so long each; make faults: kills, failing allocations, full disks, many of each
 #   make test-gpu   PyTorch's numbers and those of the released code (BMVP_DATA/golden) on the GPU that is there
 #   make bench-cuda  speed of the heavy kernels, steps and inference on the GPU that is there, beside PyTorch (PYTHON): tables
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
@@ -91,7 +92,7 @@ TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks
 HAVE_CXX = $(shell command -v $(CXX) >/dev/null 2>&1 && echo yes)
 TEST_BIN = $(TESTS:%=build/test_%) $(if $(HAVE_CXX),build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TESTS:%=build/test_%_shim))
-COMPILE  = $(CC) -std=c99 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
+COMPILE  = $(CC) -std=c99 -D_FILE_OFFSET_BITS=64 $(CFLAGS) $(WARN) $(DEFS) -I. -Iexamples/bmvp
 
 all: build/bmvp $(COURSE)
 
@@ -189,6 +190,25 @@ LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue j
 build/test_launch build/test_ranks: build/%: tests/program/%.c $(LAUNCH_O) tests/support/check.h tests/support/places.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
+# The readers under libFuzzer (clang), and its harnesses on files that are there (any compiler)
+FUZZ    = checkpoint json nifti lists
+SECONDS ?= 60
+FUZZ_H  = tests/fuzz/fuzz.h $(HEADERS) $(PROGRAM_H)
+build/harness_%.o: tests/fuzz/%.c $(FUZZ_H) | build
+	$(COMPILE) -DFUZZ_ONE=fuzz_$* -c $< -o $@
+build/replay: tests/fuzz/replay.c $(FUZZ:%=build/harness_%.o) $(PROGRAM_O) $(CUDA_O) tests/support/check.h
+	$(COMPILE) $< $(FUZZ:%=build/harness_%.o) $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+CLANG_FUZZ = clang -std=c99 -O1 -g1 $(DEFS) -I. -Iexamples/bmvp -fsanitize=address,undefined -fno-sanitize-recover=undefined
+FUZZ_O  = $(patsubst %.c,build/fuzzed_%.o,$(notdir $(PROGRAM)))
+build/fuzzed_%.o: %.c $(HEADERS) $(PROGRAM_H) | build
+	$(CLANG_FUZZ) -fsanitize=fuzzer-no-link -c $< -o $@
+build/fuzz_%: tests/fuzz/%.c $(FUZZ_H) $(FUZZ_O)
+	$(CLANG_FUZZ) -fsanitize=fuzzer $< $(FUZZ_O) -o $@ $(GZ) $(LDLIBS)
+fuzz: $(FUZZ:%=build/fuzz_%)
+	@sh tests/fuzz/run.sh $(SECONDS) $(FUZZ)
+faults: build/bmvp
+	@CC="$(CC)" sh tests/faults/faults.sh long
+
 build/bench_%: tests/bench/bench_%.c tests/support/formula.h $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS) $(BENCH_LIBS)
 
@@ -214,7 +234,7 @@ experiments: build/bmvp build/experiments_page
 baselines: build/bmvp build/experiments_page
 	@sh examples/experiments/baselines.sh
 
-tests: build/bmvp build/experiments_page $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
+tests: build/bmvp build/replay build/experiments_page $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -230,14 +250,14 @@ ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Not under sanitizers: what compiles and reads (form), the lessons, long training (methods: a step of each is in test_methods), and the
 # program on the shim; nor fine-tuning by ranks (test_parallel has the ranks, test_finetune the steps). The kernels on the shim, which looks
 # after their memory itself (pages without access around every block), have a target of their own, as they take as long as all the rest.
-ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course gpu/cuda_cli
+ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course gpu/cuda_cli faults/faults
 CUDA_BIN  = $(filter build/test_cuda%,$(TEST_BIN))
 ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim build/test_parallel_ft,$(TEST_BIN))
 asan asan-cuda:
 	$(MAKE) clean-tests
 	$(MAKE) -j2 CFLAGS="$(ASAN)" ONE_LIBRARY=1 sanitized-$@
 	$(MAKE) clean-tests
-sanitized-asan: build/bmvp $(if $(HAVE_MPI),build/bmvp_mpi) $(ASAN_BIN)
+sanitized-asan: build/bmvp build/replay $(if $(HAVE_MPI),build/bmvp_mpi) $(ASAN_BIN)
 	@BMVP_DATA="$(BMVP_DATA)" LEAVE_OUT="$(ASAN_LESS)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(ASAN_BIN)
 sanitized-asan-cuda: $(CUDA_BIN)
 	@for t in $(CUDA_BIN); do SHIM_ORDERS=1 $$t || exit 1; done
@@ -248,7 +268,7 @@ tsan:
 	for t in "ops threads" "tape threads" "memory threads" comm parallel launch ranks; do build/test_$$t || exit 1; done
 	$(MAKE) clean-tests
 clean-tests:
-	rm -f build/test_* build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o
+	rm -f build/test_* build/replay build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o
 
 install: build/bmvp
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin
@@ -258,5 +278,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -759,6 +759,9 @@ BMVP_API int bmvp_nii_is_stripped(const bmvp_nii_volume *volume);
 #ifdef BMVP_NIFTI_IMPLEMENTATION
 #ifndef BMVP_NIFTI_IMPLEMENTATION_ONCE
 #define BMVP_NIFTI_IMPLEMENTATION_ONCE
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math takes NaN, infinity and exact rounding from voxels: compile bmvp_nifti.h without it"
+#endif
 
 #if defined(_WIN32)
 #error "bmvp_nifti.h reads files with POSIX calls (pread, fsync, rename)"
@@ -828,6 +831,9 @@ static bmvp_status bmvpi_nii_fail(bmvp_error *err, bmvp_status status, const cha
         va_start(args, format);
         vsnprintf(err->message + used, sizeof err->message - used, format, args);
         va_end(args);
+        for (used = 0; err->message[used]; ++used) /* names come from files: nothing that a terminal carries out */
+            if ((err->message[used] > 0 && err->message[used] < ' ') || err->message[used] == 127)
+                err->message[used] = '?';
     }
     return status;
 }

@@ -823,6 +823,9 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int flags, b
 #ifndef BMVP_TENSOR_IMPLEMENTATION_ONCE
 #error "the implementation of bmvp_nn.h goes into the same file as that of bmvp_tensor.h"
 #endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math takes NaN, infinity and the sign of 0 from files and checks: compile bmvp_nn.h without it"
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <float.h>
@@ -832,6 +835,7 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int flags, b
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #ifdef __cplusplus
 extern "C" {
@@ -4614,6 +4618,8 @@ typedef struct bmvpi_bump_chunk {
 typedef struct bmvpi_bump {
     bmvp_allocator a;
     bmvpi_bump_chunk *top;
+    uint64_t total, most; /* bytes taken; no more than these (0: as many as there are) */
+    int full;             /* they were not enough */
 } bmvpi_bump;
 
 static bmvp_allocator bmvpi_allocator_or_libc(const bmvp_allocator *a)
@@ -4636,12 +4642,17 @@ static void *bmvpi_bump_get(bmvpi_bump *b, size_t n)
     if (!c || c->cap - c->used < n) {
         if (c) cap = c->cap < ((size_t)1 << 20) ? c->cap * 2 : c->cap;
         if (cap < n) cap = n;
+        if (b->most && b->total + cap > b->most) {
+            b->full = 1;
+            return NULL;
+        }
         c = (bmvpi_bump_chunk *)b->a.alloc(sizeof *c + cap, b->a.user);
         if (!c) return NULL;
         c->next = b->top;
         c->cap = cap;
         c->used = 0;
         b->top = c;
+        b->total += cap;
     }
     c->used += n;
     return (char *)(c + 1) + (c->used - n);
@@ -4843,13 +4854,12 @@ typedef struct bmvpi_in { /* a regular file open for reading */
 
 static bmvp_status bmvpi_in_open(bmvpi_in *in, const char *path, bmvp_error *err)
 {
-    off_t end;
+    struct stat what;
     in->path = path;
     in->fd = open(path, O_RDONLY);
     if (in->fd < 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be opened: %s", path, strerror(errno));
-    end = lseek(in->fd, 0, SEEK_END);
-    in->size = (int64_t)end;
-    if (end >= 0 && end < INT64_MAX) return BMVP_OK; /* a folder ends at INT64_MAX on some systems, a pipe fails */
+    in->size = fstat(in->fd, &what) == 0 && S_ISREG(what.st_mode) ? (int64_t)what.st_size : -1;
+    if (in->size >= 0) return BMVP_OK;
     close(in->fd);
     in->fd = -1;
     return bmvp_error_set(err, BMVP_E_IO, "%.300s: is not a regular file", path);
@@ -5595,8 +5605,16 @@ typedef struct bmvpi_ckpt_file { /* what bmvp_ckpt keeps to itself */
     bmvpi_crc crc;
 } bmvpi_ckpt_file;
 
+/* Memory that reading a file may take, beside the values of its tensors: far more than torch.save's own files need
+   (three to eight times the pickle), and a bound for those that share containers to blow up. */
+static uint64_t bmvpi_ck_most(int64_t file_bytes) { return 16 * (uint64_t)file_bytes + ((uint64_t)48 << 20); }
+
 static bmvp_status bmvpi_ck_oom(const bmvpi_ckpt_file *f, bmvp_error *err)
 {
+    if (f->mem.full)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%.300s: describes more than fits in 16 times its size and 48 MB: no checkpoint does",
+                              f->ck.path);
     return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory while reading", f->ck.path);
 }
 
@@ -5854,8 +5872,8 @@ static bmvp_status bmvpi_ck_read(bmvpi_ckpt_file *f, bmvpi_record *r, int64_t fr
 /* >>pickle: a restricted reader -------------------------------------------------------------------------------------
    A pickle is a program for a stack machine; its GLOBAL and REDUCE can call anything. Here the only callables are the
    ones in bmvpi_pk_globals, each carried out by our own code, and the only opcodes are those torch.save uses (Python's
-   pickletools lists all). Memory is a small multiple of the pickle's size, the walk over the result has a budget, so
-   shared and cyclic containers cannot blow up. */
+   pickletools lists all). Memory is bounded by the file's size (bmvpi_ck_most), the walk over the result has a budget,
+   so shared and cyclic containers cannot blow up. */
 
 enum {
     BMVPI_PY_NONE, BMVPI_PY_BOOL, BMVPI_PY_INT, BMVPI_PY_FLOAT, BMVPI_PY_STR, BMVPI_PY_BYTES, BMVPI_PY_TUPLE,
@@ -5866,7 +5884,10 @@ enum {
     BMVPI_PK_STORAGE, BMVPI_PK_DICT, BMVPI_PK_TENSOR, BMVPI_PK_PARAMETER, BMVPI_PK_SIZE, BMVPI_PK_OPAQUE,
     BMVPI_PK_ENCODE, BMVPI_PK_DTYPE, BMVPI_PK_SCALAR, BMVPI_PK_SET, BMVPI_PK_FROM_TYPE
 };
-enum { BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024 };
+enum {
+    BMVPI_PK_MAX = 1 << 24, BMVPI_PK_DEPTH = 32, BMVPI_PK_PATH = 1024,
+    BMVPI_PK_REPEATED = 1 << 20 /* bytes of a tensor whose strides repeat elements (0: expand) */
+};
 
 static const struct { const char *name; int id; } bmvpi_pk_globals[] = {
     { "collections.OrderedDict", BMVPI_PK_DICT },
@@ -6255,6 +6276,11 @@ static void bmvpi_pk_tensor(bmvpi_pk *k, bmvpi_pylist *a)
         bmvpi_pk_bad(k, "has a tensor that reaches out of its storage");
         return;
     }
+    if (e->numel > elements && e->bytes > BMVPI_PK_REPEATED) {
+        bmvpi_pk_fail(k, BMVP_E_UNSUPPORTED,
+                      "has a tensor that repeats a smaller storage (expand): save it with .contiguous()", NULL);
+        return;
+    }
     if ((o = bmvpi_pk_push(k, BMVPI_PY_TENSOR)) != NULL) o->u.tensor = e;
 }
 
@@ -6457,6 +6483,7 @@ static void bmvpi_pw_json(bmvpi_pk *k, bmvp_jw *w, const char *name, const bmvpi
     int64_t i;
     char number[32];
     if (!bmvpi_pw_spend(k, depth, (name ? (int64_t)strlen(name) : 0) + (o->kind == BMVPI_PY_STR ? o->i : 0))) return;
+    if (w->out.len > bmvpi_ck_most(k->end - k->start)) { bmvpi_pk_bad(k, "has containers shared too often"); return; }
     switch (o->kind) {
     case BMVPI_PY_BOOL: bmvp_jw_bool(w, name, (int)o->i); return;
     case BMVPI_PY_INT: bmvp_jw_int(w, name, o->i); return;
@@ -6945,6 +6972,7 @@ BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, b
     bmvpi_crc_init(&f->crc);
     s = f->ck.path ? bmvpi_in_open(&f->in, f->ck.path, err)
                    : bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
+    f->mem.most = s ? 0 : bmvpi_ck_most(f->in.size);
     if (!s) s = bmvpi_ck_detect(f, err);
     if (!s) s = bmvpi_ck_unique(f->ck.path, &al, f->entry, f->n_entries, err);
     f->ck.entry = f->entry;

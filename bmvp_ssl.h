@@ -2302,6 +2302,16 @@ static bmvp_status bmvpi_file_position(const bmvp_ckpt *f, int64_t *steps, int64
     return st;
 }
 
+static bmvp_status bmvpi_file_compare(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
+{
+    const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL, n = ours ? r->n : 1;
+    bmvp_status st = bmvp_state_group(f, &r->group[0], err);
+    int i;
+    if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
+    for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
+    return st;
+}
+
 /* All parts are compared before any is loaded. A file of the released code (no description) has the network only. */
 static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
 {
@@ -2310,10 +2320,8 @@ static bmvp_status bmvpi_file_read(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *err)
     const bmvp_ckpt_meta *epoch = bmvp_ckpt_find_meta(f, "", "current_epoch");
     const int k = bmvp_ckpt_find(f, "", "optimizer_steps"), n = ours ? r->n : 1;
     const int64_t bytes = (int64_t)r->part[0].list->n * 8;
-    bmvp_status st = bmvp_state_group(f, &r->group[0], err);
+    bmvp_status st = bmvpi_file_compare(r, f, err);
     int i;
-    if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
-    for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     if (!st && ours && r->optim && (k < 0 || f->entry[k].bytes != bytes || f->entry[k].dtype != BMVP_DTYPE_I64))
         st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: optimizer_steps does not fit the network", f->path);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_load(f, r->group[i], &r->part[i], err);
@@ -5037,10 +5045,39 @@ BMVP_API bmvp_status bmvp_ft_inspect(const char *path, bmvp_ft_info *out, bmvp_e
     return st;
 }
 
+/* The file holds what its description says: compared in a context that makes names and shapes only, as a description
+   may ask for any amount of memory and time. */
+static bmvp_status bmvpi_ft_holds(const bmvp_ctx *c, const char *path, const bmvp_ft_info *info, bmvp_error *err)
+{
+    bmvp_config k = bmvp_config_default();
+    bmvp_ckpt *file = NULL;
+    bmvp_status st;
+    bmvp_ctx *dry;
+    bmvp_ft *f;
+    k.allocator = *bmvp_allocator_of(c);
+    k.networks = c->cfg.networks;
+    k.threads = 1;
+    k.plan = 1;
+    dry = bmvp_create(&k, err);
+    if (!dry) return BMVP_E_OOM;
+    f = bmvpi_ft_create(dry, &info->net, &info->cfg, info->labels.n ? &info->labels : NULL, info->n_modalities,
+                        info->names, info->grid, 0);
+    st = f ? bmvpi_ft_open_file(f, path, &file, err)
+           : bmvp_error_set(err, bmvp_error_of(dry)->status, "%s: %s", path, bmvp_error_of(dry)->message);
+    if (!st) {
+        bmvpi_file r = bmvpi_file_of(f->t, 0);
+        st = bmvpi_file_compare(&r, file, err);
+    }
+    bmvp_ckpt_close(file);
+    bmvp_ft_destroy(f);
+    bmvp_destroy(dry);
+    return st;
+}
+
 BMVP_API bmvp_ft *bmvp_ft_open(bmvp_ctx *c, const char *path, bmvp_ft_info *info, bmvp_error *err)
 {
     bmvp_ft *f;
-    if (bmvp_ft_inspect(path, info, err)) return NULL;
+    if (bmvp_ft_inspect(path, info, err) || bmvpi_ft_holds(c, path, info, err)) return NULL;
     f = bmvpi_ft_create(c, &info->net, &info->cfg, info->labels.n ? &info->labels : NULL, info->n_modalities,
                         info->names, info->grid, 0);
     if (!f) {

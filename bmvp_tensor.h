@@ -783,6 +783,9 @@ BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps);
 #ifdef BMVP_TENSOR_IMPLEMENTATION
 #ifndef BMVP_TENSOR_IMPLEMENTATION_ONCE
 #define BMVP_TENSOR_IMPLEMENTATION_ONCE
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16 && !defined(BMVP_NO_SIMD)
+#define BMVP_NO_SIMD /* x87, s390x: floats are computed in more bits, and a vector times a literal does not compile */
+#endif
 
 #include <float.h>
 #include <math.h>
@@ -812,6 +815,14 @@ BMVP_API const char *bmvp_op_name(int op)
     return op >= 0 && op < BMVP_OP_COUNT ? t[op] : "leaf";
 }
 
+/* Names come from files and peers: what a terminal would carry out is shown as '?'. */
+static void bmvpi_error_clean(bmvp_error *err)
+{
+    char *p;
+    for (p = err->message; *p; ++p)
+        if ((*p > 0 && *p < ' ' && *p != '\n') || *p == 127) *p = '?';
+}
+
 BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *format, ...)
 {
     va_list ap;
@@ -820,6 +831,7 @@ BMVP_API bmvp_status bmvp_error_set(bmvp_error *err, bmvp_status s, const char *
     va_start(ap, format);
     vsnprintf(err->message, sizeof err->message, format, ap);
     va_end(ap);
+    bmvpi_error_clean(err);
     return s;
 }
 
@@ -1545,6 +1557,7 @@ BMVP_API void *bmvp_fail(bmvp_ctx *c, bmvp_status s, const char *format, ...)
     va_start(ap, format);
     vsnprintf(c->err.message, sizeof c->err.message, format, ap);
     va_end(ap);
+    bmvpi_error_clean(&c->err);
     return NULL;
 }
 

@@ -32,6 +32,23 @@ source_of()
 
 has_header() { echo "#include <$1>" | $CC -E -x c - >/dev/null 2>&1; }
 
+# ---- what the implementation does not go with: said, or plain loops ---------------------------------------------------------------
+
+IMPL=1
+source_of "$T/a.c" $ALL
+case $($CC -dumpmachine) in
+x86_64*-gnu*) # x87 computes float in more bits, which vectors cannot
+    if gcc --version 2>/dev/null | grep -q 'Free Software'; then
+        silent "gcc -std=c99 -mfpmath=387" gcc -std=c99 $WARN $DEFS -mfpmath=387 -I. -fsyntax-only "$T/a.c"
+    fi ;;
+esac
+for h in bmvp_nn.h bmvp_nifti.h; do
+    source_of "$T/a.c" $(needs $h)
+    if $CC -std=c99 $DEFS -ffast-math -I. -fsyntax-only "$T/a.c" >"$T/said" 2>&1; then fail "$h with -ffast-math compiled"
+    else check "$h with -ffast-math" grep -q "compile $h without it" "$T/said"
+    fi
+done
+
 # ---- each header alone, all together, all twice -----------------------------------------------------------------------------
 
 for compiler in gcc clang g++ clang++; do

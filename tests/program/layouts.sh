@@ -329,7 +329,7 @@ if [ "$(id -u)" -eq 0 ]; then skip "a folder that may not be read: root may read
     chmod 755 one/b
 fi
 rm -rf one && files one/a t1.nii && files "one/$(printf 'caf\351')" t1.nii
-two 0 "its name is not UTF-8, so no list can hold it: rename it|a	a			t1"
+two 0 "its name is not UTF-8 or has control characters, so no list can hold it: rename it|a	a			t1"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
 # ---- patients: time points in any naming, where more than one patient has them -----------------------------------------------------------------
@@ -404,5 +404,11 @@ classes 'Site,ScanDir ID,dx\n1,s7,Withheld\n1,s11,0\n1,s12,1\n' 0 "case 's007': 
 classes 'id,dy\ns7,3\n' 1 "there is no such column|'id' 'dy'"
 classes 'id,dx\nt7,3\n' 1 "no line is about a case"
 classes 'id,dx\ns7,3\ns007,4\n' 1 "case 's007' has two classes"
+
+# what a list says does not reach the terminal as it stands there
+mkdir escape
+printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x.nii"}}]}' >escape/list.json
+expect 1 "case 'a?[31mb': its name is not UTF-8 or has control characters" bmvp prepare --data escape/list.json --out escaped
+check "an escape sequence was printed" sh -c '! grep -q "$(printf "\\033")" "$1"' escape "$out"
 
 finish

@@ -489,6 +489,70 @@ static void test_all_ignored(void)
     stop(&s);
 }
 
+/* An allocator that gives 64 MB at most. */
+static void *small_alloc(size_t n, void *user) { return (void)user, n > (size_t)64 << 20 ? NULL : malloc(n); }
+static void small_free(void *p, void *user) { (void)user, free(p); }
+
+/* The file again, with one text of its description in place of another. */
+static void retell(const char *from, const char *to, const char *text, const char *other)
+{
+    bmvp_ckpt_writer *w = NULL;
+    bmvp_ckpt *f = NULL;
+    int i;
+    if (!CHECK(bmvp_ckpt_open(from, NULL, &f, NULL) == BMVP_OK)) return;
+    CHECK(bmvp_ckpt_writer_begin(to, BMVP_CKPT_SAFETENSORS, NULL, &w, NULL) == BMVP_OK);
+    for (i = 0; i < f->n_entries; ++i)
+        bmvp_ckpt_writer_add(w, f->entry[i].group, f->entry[i].name, f->entry[i].dtype, f->entry[i].rank,
+                             f->entry[i].dim, NULL);
+    for (i = 0; i < f->n_meta; ++i) {
+        const char *value = f->meta[i].value, *at = strstr(value, text);
+        char *told = (char *)malloc(strlen(value) + strlen(other) + 1);
+        if (at) sprintf(told, "%.*s%s%s", (int)(at - value), value, other, at + strlen(text));
+        CHECK(strcmp(f->meta[i].name, "run") != 0 || at);
+        bmvp_ckpt_writer_meta(w, f->meta[i].group, f->meta[i].name, f->meta[i].kind, at ? told : value, NULL);
+        free(told);
+    }
+    for (i = 0; i < f->n_entries; ++i) {
+        char *values = (char *)malloc((size_t)f->entry[i].bytes);
+        CHECK(bmvp_ckpt_load(f, i, values, f->entry[i].bytes, NULL) == BMVP_OK);
+        bmvp_ckpt_writer_data(w, values, f->entry[i].bytes, NULL);
+        free(values);
+    }
+    CHECK(bmvp_ckpt_writer_finish(w, NULL) == BMVP_OK);
+    bmvp_ckpt_close(f);
+}
+
+/* A description that asks for more than the file holds is refused before anything of that size is made. */
+static void test_description(void)
+{
+    static const char *const told[][2] = { { "\"grid\": [20, 18, 22]", "\"grid\": [2000, 1800, 2200]" },
+                                           { "[16, 32, 64, 128]", "[16, 32, 64, 4096]" } };
+    static const char *const file[2] = { "build/finetune_holds.safetensors", "build/finetune_told.safetensors" };
+    setup s = start("uniformer_tiny", BMVP_TASK_SEGMENT, NULL, 1);
+    bmvp_config k = bmvp_config_default();
+    bmvp_ft_info info;
+    bmvp_error err;
+    bmvp_ctx *c;
+    bmvp_ft *f;
+    size_t i;
+    k.allocator.alloc = small_alloc;
+    k.allocator.free = small_free;
+    k.threads = 1;
+    CHECK(bmvp_ft_save(s.f, file[0], 0, NULL, &err) == BMVP_OK);
+    for (i = 0; i < 2; ++i) {
+        retell(file[0], file[1], told[i][0], told[i][1]);
+        c = bmvp_create(&k, NULL);
+        f = bmvp_ft_open(c, file[1], &info, &err);
+        CHECK(f == NULL);
+        if (!f) CHECK(err.status == BMVP_E_SHAPE || err.status == BMVP_E_FORMAT);
+        if (!f) CHECK_HOLDS(err.message, "has shape");
+        bmvp_ft_destroy(f);
+        bmvp_destroy(c);
+    }
+    for (i = 0; i < 2; ++i) remove(file[i]);
+    stop(&s);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -501,6 +565,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_classification);
     CHECK_RUN(test_single_modality);
     CHECK_RUN(test_init);
+    CHECK_RUN(test_description);
     CHECK_RUN(test_plan);
     CHECK_RUN(test_ignored);
     CHECK_RUN(test_all_ignored);

@@ -215,6 +215,31 @@ static void test_pickle_bombs(void)
     unlink(place("pickle.pt"));
 }
 
+/* Few bytes that stand for many: a dict of 10000 tensors, 100 times; one number as a tensor of 4 TB; but a few repeated
+   numbers are what expand makes. */
+static void test_pickle_sharing(void)
+{
+    static const char w[] = "\x80\2}(X\1\0\0\0q}(X\4\0\0\0name" TENSOR "K\0K\4\x85K\1\x85" TAIL;
+    enum { INNER = 10000, OUTER = 100 };
+    char *text = (char *)malloc(sizeof w + (INNER + OUTER) * 12 + 16), *p = text + sizeof w - 2; /* without the '.' */
+    int i;
+    memcpy(text, w, sizeof w);
+    memcpy(p, "q\2", 2), p += 2;
+    for (i = 0; i < INNER + OUTER; ++i) {
+        if (i == INNER) memcpy(p, "uq\3", 3), p += 3;
+        p += sprintf(p, "X\4%c%c%c%04x", 0, 0, 0, (unsigned)i);
+        memcpy(p, i < INNER ? "h\2" : "h\3", 2), p += 2;
+    }
+    memcpy(p, "u.", 2);
+    pickle_fails(text, (size_t)(p + 2 - text), BMVP_E_FORMAT, "more than fits in 16 times its size");
+    free(text);
+    PICKLE_FAILS(TENSOR "K\0\x8a\6\0\0\0\0\0\1\x85K\0\x85" TAIL, BMVP_E_UNSUPPORTED, "repeats a smaller storage");
+    CHECK(inside_write_pickle(place("pickle.pt"), TENSOR "K\0M\0\1\x85K\0\x85" TAIL,
+                              sizeof TENSOR "K\0M\0\1\x85K\0\x85" TAIL - 1));
+    bmvp_ckpt_close(open_fixture(place("pickle.pt")));
+    unlink(place("pickle.pt"));
+}
+
 /* The real pickle with bytes changed, checksums right: the unpickler itself meets the damage. */
 static void test_pickle_fuzz(void)
 {
@@ -381,6 +406,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_harmless_pickles);
     CHECK_RUN(test_broken_pickles);
     CHECK_RUN(test_pickle_bombs);
+    CHECK_RUN(test_pickle_sharing);
     CHECK_RUN(test_pickle_fuzz);
     CHECK_RUN(test_hostile_safetensors);
     CHECK_RUN(test_two_stems);

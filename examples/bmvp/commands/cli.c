@@ -474,11 +474,12 @@ void cli_status(cli_progress *p, int final, const char *format, ...)
 
 int cli_fail(int code, const char *command, const char *format, ...)
 {
+    char text[4096];
     va_list args;
-    fprintf(stderr, "bmvp %s: ", command);
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fputs("\n", stderr);
+    /* whoever fails says why, unless there was no memory to say it with */
+    fprintf(stderr, "bmvp %s: %s\n", command, *text ? text : "out of memory");
     return code;
 }

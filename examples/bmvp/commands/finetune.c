@@ -42,8 +42,11 @@ typedef struct session { /* what one call of the command holds */
     int64_t val_steps, scored; /* scored: step + 1 of `score` */
     validation_score score;
     double best; /* validation so far, NaN: none */
+    int pending; /* a validation was interrupted: the checkpoint says so, and the next session does it first */
     bmvp_error err;
 } session;
+
+#define PENDING "validation_pending" /* in the checkpoint's metadata */
 
 /* >>configuration -------------------------------------------------------------------------------------------------- */
 
@@ -92,7 +95,11 @@ static const resume_option kept_options[] = { { "train", 1 },      { "fraction",
 static bmvp_status look_back(session *s, const char *path, cli_option *opt, int n_opt)
 {
     const options *o = &s->o;
+    bmvp_ckpt *f = NULL;
     bmvp_status st = bmvp_ft_inspect(path, &s->run, &s->err);
+    if (!st) st = bmvp_ckpt_open(path, NULL, &f, &s->err);
+    if (!st) s->pending = bmvp_ckpt_find_meta(f, "", PENDING) != NULL;
+    bmvp_ckpt_close(f);
     if (!st) st = resume_options(&s->past, "finetune", o->out, path, kept_options, opt, n_opt, &s->err);
     if (!st && o->init && ranks_lead(&s->ranks))
         printf("init     %s is not read: the weights are those of %s\n", o->init, path);
@@ -345,9 +352,10 @@ static bmvp_status one_step(void *user, int64_t step, double lr)
 static bmvp_status save(session *s, const char *name, int train)
 {
     char *path = run_file(s->o.out, name), best[32];
-    const char *extra[7] = { "preparation", s->preparation, "best", best, "options", s->kept, NULL };
+    const char *extra[9] = { "preparation", s->preparation, "best", best, "options", s->kept, NULL };
     bmvp_status st;
     snprintf(best, sizeof best, "%.17g", s->best);
+    if (s->pending) extra[6] = PENDING, extra[7] = "yes";
     st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
@@ -355,11 +363,15 @@ static bmvp_status save(session *s, const char *name, int train)
 
 static bmvp_status save_all(void *user) { return save((session *)user, "checkpoint.safetensors", 1); }
 
-/* Validates; a better network than any before goes to best.safetensors. */
+/* Validates; a better network than any before goes to best.safetensors. One that a signal interrupts is kept for the
+   session that goes on. */
 static bmvp_status validate(void *user, int64_t step)
 {
     session *s = (session *)user;
     bmvp_status st = validation_run(s->ft, &s->data, &s->score, &s->err);
+    s->pending = st == BMVP_E_CANCELLED && run_interrupted;
+    if (s->pending) bmvp_clear_error(s->c);
+    if (s->pending) return BMVP_OK;
     s->scored = step + 1;
     if (st || !(s->score.mean > s->best || s->best != s->best)) return st;
     s->best = s->score.mean;
@@ -394,9 +406,27 @@ static int validation_is_due(const void *user, int64_t step)
     return s->data.n_val > 0 && (train_crosses(&s->loop, step, s->val_steps) || step + 1 == s->length.total);
 }
 
+/* A validation that the session before was interrupted in, as a line of its own. */
+static bmvp_status catch_up(session *s)
+{
+    const int64_t step = bmvp_ft_steps(s->ft);
+    bmvp_status st = validate(s, step - 1);
+    bmvp_jw w;
+    if (st || s->pending) return st;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_int(&w, "step", step);
+    write_score(&w, s, &s->score);
+    bmvp_jw_end(&w);
+    st = run_log_line(s->loop.log, s->o.out, &w, &s->err);
+    bmvp_jw_free(&w);
+    return st ? st : save_all(s);
+}
+
 static bmvp_status train(session *s)
 {
     train_loop *t = &s->loop;
+    bmvp_status st = BMVP_OK;
     t->command = "finetune";
     t->out = s->o.out;
     t->ranks = &s->ranks;
@@ -414,7 +444,8 @@ static bmvp_status train(session *s)
     t->before_log = validate;
     t->columns = columns;
     t->save = save_all;
-    return train_run(t);
+    if (s->pending && ranks_lead(&s->ranks)) st = catch_up(s);
+    return st ? st : train_run(t);
 }
 
 static int give_up(session *s, int code) { return train_give_up(&s->ranks, "finetune", code, &s->err); }
@@ -428,12 +459,13 @@ static int finish(session *s)
     /* nothing to choose by: the last one */
     if (!st && done == s->length.total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
     if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
-    if (st) return give_up(s, CLI_FAILED);
-    if (done < s->length.total) {
+    if (st == BMVP_E_CANCELLED && run_interrupted) fprintf(stderr, "\nreport.html is not made anew: interrupted");
+    else if (st) return give_up(s, CLI_FAILED);
+    if (done < s->length.total || s->pending) {
         fprintf(stderr, "\n");
         printf("stopped after step %lld of %lld; go on with: bmvp finetune --data %s --out %s --resume\n",
                (long long)done, (long long)s->length.total, s->o.data, s->o.out);
-        return train_exit_code(&s->loop);
+        return s->pending ? 128 + (int)run_interrupted : train_exit_code(&s->loop);
     }
     if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
     printf("done: %s/best.safetensors (for predict), %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n",
@@ -553,6 +585,7 @@ static int run(session *s, cli_option *opt, int n_opt)
     k.backend = s->device;
     k.precision = (bmvp_precision)s->o.precision;
     k.graph = s->o.graph;
+    k.progress = run_stop; /* validation and pictures take long */
     st = plan_memory(s, &k, grid);
     if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
     if (s->o.plan && !st) return CLI_DONE;

@@ -103,6 +103,9 @@ void dataset_note(dataset *d, const char *id, const char *file, const char *form
     note->id = id ? text_copy(id) : NULL;
     note->file = file ? text_copy(file) : NULL;
     note->why = text_copy(why);
+    text_clean(note->id);
+    text_clean(note->file);
+    text_clean(note->why);
 }
 
 static void note_text(const data_note *n, char *text, size_t size)
@@ -241,7 +244,8 @@ static void drop_unwritable(dataset *d)
 {
     int64_t i;
     for (i = d->n - 1; i >= 0; --i)
-        if (!is_utf8(d->item[i].id)) dataset_drop(d, i, "its name is not UTF-8, so no list can hold it: rename it");
+        if (!is_name(d->item[i].id))
+            dataset_drop(d, i, "its name is not UTF-8 or has control characters, so no list can hold it: rename it");
 }
 
 typedef struct image_use { const char *file; int64_t channel, of; } image_use;
@@ -359,7 +363,8 @@ bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_o
     if (!d->path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     if (S_ISDIR(s.st_mode)) { /* a folder that has a list is what the list says */
         char *list = path_join(list_or_dir, "dataset.json");
-        if (list && file_exists(list)) {
+        if (!list) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        if (file_exists(list)) {
             free(d->path);
             d->path = list;
             st = list_load(d, o, &rules, err);
@@ -421,8 +426,10 @@ static bmvp_status check_paths(const data_case *k, bmvp_error *err)
     int m;
     for (m = 0; m <= BMVP_MODALITIES; ++m) {
         const char *path = m < BMVP_MODALITIES ? k->image[m] : k->label;
-        if (path && !is_utf8(path))
-            return bmvp_error_set(err, BMVP_E_ARG, "case '%s': %s: a path that is not UTF-8 cannot stand in a list",
+        if (path && !is_name(path))
+            return bmvp_error_set(err, BMVP_E_ARG,
+                                  "case '%s': %s: a path that is not UTF-8 or has control characters cannot stand in a "
+                                  "list",
                                   k->id, path);
     }
     return BMVP_OK;

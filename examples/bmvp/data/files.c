@@ -39,7 +39,15 @@ char *folder_of(const char *path)
     return p;
 }
 
-int is_utf8(const char *text)
+static int is_control(char c) { return (c > 0 && c < ' ') || c == 127; }
+
+void text_clean(char *text)
+{
+    for (; text && *text; ++text)
+        if (is_control(*text)) *text = '?';
+}
+
+int is_name(const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
     while (*p) {
@@ -52,7 +60,7 @@ int is_utf8(const char *text)
                                      : -1;
         uint32_t code = more > 0 ? *p & (0x3fu >> more) : *p;
         int k;
-        if (more < 0) return 0;
+        if (more < 0 || is_control((char)*p)) return 0;
         for (++p, k = 0; k < more; ++k, ++p) {
             if ((*p & 0xc0) != 0x80) return 0;
             code = code << 6 | (*p & 0x3fu);

@@ -11,7 +11,8 @@ int file_exists(const char *path);
 /* A file that is there may be written over only if it is like what the program writes: a checkpoint (key NULL), or JSON
    with this key. BMVP_E_ARG naming it. What is no regular file (a pipe, /dev/stdout) is nobody's. */
 bmvp_status file_may_replace(const char *path, const char *key, bmvp_error *err);
-int is_utf8(const char *text); /* else no list, which is JSON, can hold it */
+int is_name(const char *text); /* UTF-8, else no list (JSON) can hold it, and without what a terminal carries out */
+void text_clean(char *text);   /* .. which becomes '?' */
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
 /* Makes the folder of --out and takes DIR/.lock for this process until it ends, however it ends: one writer at a time.

@@ -2,6 +2,7 @@
 #define _XOPEN_SOURCE 700 /* realpath */
 #include "ledger.h"
 #include "files.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +74,8 @@ bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp
     bmvp_jw_end(&w);
     bmvp_jw_end(&w);
     st = bmvp_jw_finish(&w, err);
-    if (!st && !path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    for (i = 0; i < l->n && path && !l->item[i].starved; ++i) { }
+    if (!st && (!path || i < l->n)) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory for the list of sources");
     if (!st) st = bmvp_file_write(path, w.out.data, w.out.len, NULL, err);
     bmvp_jw_free(&w);
     free(path);
@@ -104,7 +106,7 @@ bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_err
 {
     memset(l, 0, sizeof *l);
     l->data = realpath(data, NULL);
-    if (!l->data) l->data = text_copy(data);
+    if (!l->data && errno != ENOMEM) l->data = text_copy(data);
     if (!l->data || !allocate(l, d->n)) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     for (l->n = 0; l->n < d->n; ++l->n) {
         l->item[l->n].id = text_copy(d->item[l->n].id);
@@ -121,7 +123,7 @@ void ledger_read_case(ledger *l, const dataset *d, int64_t i)
     int f;
     for (f = 0; f < LEDGER_FILES; ++f) {
         const char *path = f < BMVP_MODALITIES ? k->image[f] : k->label;
-        if (path) (void)source_read(&l->item[i].file[f], path, &err);
+        if (path && source_read(&l->item[i].file[f], path, &err) == BMVP_E_OOM) l->item[i].starved = 1;
     }
 }
 

@@ -20,6 +20,7 @@ enum { LEDGER_NO_CLASS = -1, LEDGER_CLASS_UNKNOWN = -2 };
 typedef struct ledger_entry {
     char *id;
     int64_t class_index;            /* of the list, or one of the two above */
+    int starved;                    /* there was no memory to read its files: ledger_save refuses */
     data_source file[LEDGER_FILES]; /* path NULL: none */
 } ledger_entry;
 

@@ -53,9 +53,14 @@ bmvp_status source_read(data_source *s, const char *path, bmvp_error *err)
     if (!s->path || !add_file(s, path)) {
         const int why = errno;
         source_free(s);
-        return bmvp_error_set(err, BMVP_E_IO, "%s: cannot be opened: %s", path, strerror(why));
+        return bmvp_error_set(err, why == ENOMEM ? BMVP_E_OOM : BMVP_E_IO,
+                              "%s: cannot be opened: %s", path, strerror(why));
     }
     other = n > 4 && strcmp(path + n - 4, ".hdr") == 0 ? text_copy(path) : NULL;
+    if (n > 4 && !other && strcmp(path + n - 4, ".hdr") == 0) {
+        source_free(s);
+        return bmvp_error_set(err, BMVP_E_OOM, "%s: out of memory", path);
+    }
     if (other) {
         memcpy(other + n - 4, ".img", 4);
         (void)add_file(s, other); /* a pair without its half is refused when it is read */

@@ -104,6 +104,12 @@ bmvp_status validation_look(bmvp_ft *f, const finetune_data *d, int64_t i, unsig
     return st;
 }
 
+static bmvp_status goes_on(bmvp_ft *f, int64_t done, int64_t of, bmvp_error *err)
+{
+    bmvp_ctx *c = bmvp_ft_trainer(f)->c;
+    return bmvp_progress(c, "cases", done, of) ? bmvp_error_take(c, err) : BMVP_OK;
+}
+
 static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
 {
     const int n = bmvp_ft_labels(f)->n;
@@ -113,7 +119,8 @@ static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validati
     int r, regions = 0;
     memset(used, 0, sizeof used);
     for (j = 0; j < d->n_val && !st; ++j) {
-        st = validation_look(f, d, d->val[j], NULL, dice, err);
+        st = goes_on(f, j, d->n_val, err);
+        if (!st) st = validation_look(f, d, d->val[j], NULL, dice, err);
         for (r = 0; r < n && !st; ++r)
             if (dice[r] == dice[r]) {
                 out->region[r] += dice[r];
@@ -139,7 +146,8 @@ static bmvp_status validate_classify(bmvp_ft *f, const finetune_data *d, validat
     for (j = 0; j < d->n_val && !st; ++j) {
         whole v;
         truth[j] = (int)d->all.data.item[d->val[j]].class_index;
-        st = load_whole(d, d->val[j], &v, err);
+        st = goes_on(f, j, d->n_val, err);
+        if (!st) st = load_whole(d, d->val[j], &v, err);
         if (st) break;
         st = bmvp_ft_classify(f, &v.k, score + j * d->classes, err);
         free(v.voxels);

@@ -1,0 +1,13 @@
+#!/bin/sh
+# replay.sh - the harnesses of tests/fuzz on the fixtures and on what was found before. Environment: REPLAY (default build/replay).
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
+REPLAY=${REPLAY:-build/replay}
+# again HARNESS FILE...
+again() { expect 0 "1 passed, 0 failed" "$REPLAY" "$@"; }
+again checkpoint tests/fixtures/io/* tests/fuzz/found/checkpoint/*
+again json tests/fixtures/nets/*.json tests/fuzz/found/json/* tests/fuzz/found/lists/*
+again nifti tests/fixtures/nifti/*.nii*
+again lists tests/fuzz/found/lists/* tests/fuzz/found/json/*
+finish
