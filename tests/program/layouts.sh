@@ -332,10 +332,34 @@ rm -rf one && files one/a t1.nii && files "one/$(printf 'caf\351')" t1.nii
 two 0 "its name is not UTF-8 or has control characters, so no list can hold it: rename it|a	a			t1"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
+# ---- patients: time points in any naming, where more than one patient has them -----------------------------------------------------------------
+# patients "PATIENTS" CASES...: the patients of these cases, in the order of the table
+patients()
+{
+    want=$1
+    shift
+    rm -rf visits
+    for c in "$@"; do files "visits/$c" t1.nii; done
+    got=$(bmvp prepare --dry-run --data visits 2>/dev/null | awk -F'\t' 'NR > 1 { printf "%s ", $2 }')
+    check "patients of $*: $got, not $want" test "$got" = "$want"
+}
+patients "P01 P01 P02 " P01_V1 P01_V2 P02_V1
+patients "OAS1_0001 OAS1_0001 OAS1_0002 " OAS1_0001_MR1 OAS1_0001_MR2 OAS1_0002_MR1
+patients "Patient-001 Patient-001 Patient-002 " Patient-001_week-000-1 Patient-001_week-044 Patient-002_week-000-2
+patients "100 100 101 " 100_post 100_pre 101-preop
+patients "A A B " A_2019-01-02 A_20200304 B_20200304
+patients "S1-T0 S1-T1 " S1-T0 S1-T1 # one patient's visits, or patients T0 and T1 of a site?
+patients "case_0001 site_m1 site_m2 " case_0001 site_m1 site_m2
+rm -rf visits
+
 # ---- lists ------------------------------------------------------------------------------------------------------------------------------------
 expect 0 "list.json: 1 cases (case folders), 0 left out; 0 files or keys not used" bmvp list --data one --out list.json \
     --as "t1=*_1.nii,flair=*_2*,label=*gold*"
 expect 0 "a	a			t1	one/a/scan_1.nii|label	one/a/gold.nii" bmvp list --data list.json
+expect 1 "list.json: is there already; remove it" bmvp list --data list.json --out list.json
+printf '{"mine": 1}' >mine.json
+expect 1 "mine.json: is there already, and bmvp has not written it" bmvp split --data list.json --ratio 1:0:0 --out mine.json
+check "mine.json is as it was" grep -q '{"mine": 1}' mine.json
 said() { printf '%s' "$1" >said.json; expect "$2" "$3" bmvp prepare --dry-run --data said.json; }
 said '{"training": ["p_t1.nii"], "validation": ["q_t1.nii"]}' 0 "p	p		train	t1|q	q		val	t1"
 said '{"testing": [{"image": ["p_t1.nii", "p_gm.nii"], "label": "2"}]}' 0 "p	p	2		t1	p_t1.nii|p_gm.nii: unknown modality"

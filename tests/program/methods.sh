@@ -157,9 +157,11 @@ while read -r method share picture crop more <&3; do
     expect 2 "crop" learn never --crop 8
     refuses
     absent never
+    fill=zero
+    if [ "$method" = m3ae ]; then fill=template; fi # missing modalities from its learned image
     # its checkpoint starts a fine-tuning, and is not taken for a run of another method
     expect 0 "$method|tensors taken|done" bmvp finetune --data prepared --init $method/checkpoint.safetensors --crop $crop --batch 1 --steps 1 \
-        --fill zero --allow-absent --out tuned.$method --threads 1
+        --fill $fill --allow-absent --out tuned.$method --threads 1
     expect 2 "is not a run of BrainMVP" bmvp pretrain --method brainmvp --data prepared --out $method --resume
 done 3<<END
 $methods

@@ -231,6 +231,9 @@ expect 0 "1 cases (1 new" bmvp prepare --data alone --out alone_made --spacing 0
 image alone_made/case_0002/t1.nii >a
 image made/case_0002/t1.nii >b
 same a b
+head -c 1000 made/case_0001/t1.nii >cut && cp cut made/case_0001/t1.nii # cut by somebody: made again
+expect 0 "4 cases (1 new, 3 were there)" bmvp prepare --data source --out made --spacing 0
+check "it is whole again" test "$(bytes made/case_0001/t1.nii)" -gt 1000
 rm source/case_0004/t2.nii.gz
 expect 0 "case 'case_0004' is made again|(1 new, 3 were there)" bmvp prepare --data source --out made --spacing 0
 check "a modality that is gone is not in the list" test "$(grep -c '"t2":' made/dataset.json)" -eq 3

@@ -2,6 +2,7 @@
    order, so nothing is computed: tensors, groups and scalars are copied. */
 #include "commands.h"
 #include "cli.h"
+#include "data/files.h"
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include <stdio.h>
@@ -68,7 +69,8 @@ int command_convert(int argc, char **argv)
     st = bmvp_ckpt_open(in_path, NULL, &in, &err);
     if (st) return cli_fail(CLI_FAILED, "convert", "%s", err.message);
     n = in->n_entries;
-    st = copy_all(in, out_path, format, &err);
+    st = file_may_replace(out_path, NULL, &err);
+    if (!st) st = copy_all(in, out_path, format, &err);
     bmvp_ckpt_close(in);
     if (st) return cli_fail(CLI_FAILED, "convert", "%s", err.message);
     printf("%s: %d tensors\n", out_path, n);

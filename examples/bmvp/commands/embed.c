@@ -215,7 +215,8 @@ static bmvp_status embed_all(job *j, const char *data)
 static bmvp_status write_results(job *j, const char *path, const char *checkpoint)
 {
     bmvp_ckpt_writer *w = NULL;
-    bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, NULL, &w, &j->err);
+    bmvp_status st = file_may_replace(path, NULL, &j->err);
+    if (!st) st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, NULL, &w, &j->err);
     int i, a;
     if (st) return st;
     for (i = 0; i < j->n && !st; ++i)

@@ -1,6 +1,7 @@
 /* list.c - `bmvp list`: a data list of what is in a folder, to be looked at and edited */
 #include "commands.h"
 #include "data_options.h"
+#include "data/files.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -20,7 +21,9 @@ int command_list(int argc, char **argv)
                                opt, (int)(sizeof opt / sizeof *opt), argc, argv);
     if (code >= 0) return code;
     if (data_load(&d, data, &o, "list", &err)) return cli_fail(CLI_FAILED, "list", "%s", err.message);
-    st = out ? dataset_save(&d, out, &err) : BMVP_OK;
+    if (out && file_exists(out)) /* an edited draft is work */
+        st = bmvp_error_set(&err, BMVP_E_ARG, "%s: is there already; remove it, or choose another --out", out);
+    else st = out ? dataset_save(&d, out, &err) : BMVP_OK;
     if (!st && out)
         printf("%s: %lld cases (%s), %lld left out; %lld files or keys not used\n", out, (long long)d.n, d.layout,
                (long long)d.n_dropped, (long long)(d.n_notes - d.n_dropped));

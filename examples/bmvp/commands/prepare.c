@@ -8,6 +8,7 @@
 #include "data/files.h"
 #include "data/ledger.h"
 #include "data/preparation.h"
+#include "data/prepared.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -46,12 +47,12 @@ static int already_there(const job *j, const data_case *k)
     for (m = 0; m < BMVP_MODALITIES && all; ++m) {
         if (!k->image[m]) continue;
         path = output_path(j, k->id, bmvp_modality_name(m));
-        all = path && file_exists(path);
+        all = path && prepared_is_whole(path);
         free(path);
     }
     if (!k->label || !all) return all;
     path = output_path(j, k->id, "seg");
-    all = path && file_exists(path);
+    all = path && prepared_is_whole(path);
     free(path);
     return all;
 }

@@ -1,6 +1,7 @@
 /* split.c - `bmvp split`: which cases are for training, validation and test, see data/splits.h */
 #include "commands.h"
 #include "cli.h"
+#include "data/files.h"
 #include "data_options.h"
 #include "data/splits.h"
 #include <stdio.h>
@@ -46,6 +47,7 @@ static bmvp_status run(const options *o, bmvp_error *err)
     bmvp_status st = data_load(&d, o->data, &o->files, "split", err);
     if (st) return st;
     st = make(&s, &d, o, err);
+    if (!st) st = file_may_replace(o->out, "train", err);
     if (!st) st = split_save(&s, &d, o->out, err);
     for (i = 0; i < d.n && !st; ++i)
         for (k = 0; k < SPLIT_PARTS; ++k) n[k] += s.part[i] == k;

@@ -298,15 +298,34 @@ static bmvp_status join_twins(dataset *d, const char *given, bmvp_error *err)
     return ok ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
 }
 
+/* Do the words that may be visits stand behind the names of more than one patient? */
+static int several_visitors(const dataset *d)
+{
+    const char *first = NULL;
+    size_t length = 0, n;
+    int64_t i;
+    for (i = 0; i < d->n; ++i) {
+        const char *id = d->item[i].id;
+        n = role_patient_maybe(id);
+        if (n == 0) continue;
+        if (first && (n != length || strncmp(first, id, n) != 0)) return 1;
+        first = id;
+        length = n;
+    }
+    return 0;
+}
+
 /* Cases that do not name their patient get the one that their naming tells, or their files. */
 static bmvp_status find_patients(dataset *d, bmvp_error *err)
 {
     char *given = (char *)calloc((size_t)d->n + 1, 1);
     bmvp_status st = given ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    const int several = several_visitors(d);
     int64_t i;
     for (i = 0; i < d->n && !st; ++i) {
         data_case *k = &d->item[i];
-        const size_t n = k->patient ? 0 : role_patient(k->id);
+        const size_t sure = k->patient ? 0 : role_patient(k->id);
+        const size_t n = k->patient || sure || !several ? sure : role_patient_maybe(k->id);
         given[i] = k->patient != NULL;
         if (n == 0) continue;
         k->patient = text_copy(k->id);

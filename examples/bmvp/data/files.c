@@ -1,6 +1,7 @@
 /* files.c - paths and folders, see files.h */
 #define _DEFAULT_SOURCE
 #include "files.h"
+#include "bmvp_nn.h"
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -73,6 +74,22 @@ int file_exists(const char *path)
 {
     struct stat s;
     return stat(path, &s) == 0;
+}
+
+bmvp_status file_may_replace(const char *path, const char *key, bmvp_error *err)
+{
+    bmvp_json_doc *doc = NULL;
+    bmvp_ckpt *ckpt = NULL;
+    struct stat s;
+    int ours;
+    if (stat(path, &s) != 0 || !S_ISREG(s.st_mode)) return BMVP_OK;
+    if (key) ours = bmvp_json_read(path, NULL, &doc, NULL) == BMVP_OK && bmvp_json_get(bmvp_json_root(doc), key);
+    else ours = bmvp_ckpt_open(path, NULL, &ckpt, NULL) == BMVP_OK;
+    bmvp_json_free(doc);
+    bmvp_ckpt_close(ckpt);
+    if (ours) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_ARG, "%s: is there already, and bmvp has not written it; choose another name",
+                          path);
 }
 
 int make_dir(const char *path)

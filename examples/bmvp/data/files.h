@@ -8,6 +8,9 @@ char *text_copy(const char *text);                  /* malloc */
 char *path_join(const char *dir, const char *name); /* malloc; name alone when it is absolute */
 char *folder_of(const char *path);                  /* with its last /, "" when it has none; malloc */
 int file_exists(const char *path);
+/* A file that is there may be written over only if it is like what the program writes: a checkpoint (key NULL), or JSON
+   with this key. BMVP_E_ARG naming it. What is no regular file (a pipe, /dev/stdout) is nobody's. */
+bmvp_status file_may_replace(const char *path, const char *key, bmvp_error *err);
 int is_name(const char *text); /* UTF-8, else no list (JSON) can hold it, and without what a terminal carries out */
 void text_clean(char *text);   /* .. which becomes '?' */
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */

@@ -5,6 +5,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+int prepared_is_whole(const char *path)
+{
+    bmvp_nii_image header;
+    struct stat s;
+    int whole;
+    if (stat(path, &s) != 0 || bmvp_nii_read_header(&header, path, NULL, NULL)) return 0;
+    whole = (int64_t)s.st_size >= header.vox_offset + header.data_bytes;
+    bmvp_nii_image_free(&header);
+    return whole;
+}
 
 /* Grid of one case; every modality must have it. */
 static bmvp_status load_grid(prepared_set *p, int64_t i, bmvp_error *err)

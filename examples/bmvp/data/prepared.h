@@ -16,6 +16,8 @@ typedef struct prepared_set {
 /* Opens every file once. Fails with file names when files are compressed, missing, or modalities of a case lie on
    different grids. */
 bmvp_status prepared_load(prepared_set *p, const char *list_or_dir, bmvp_error *err);
+/* Is the prepared file there, and as long as its header says? */
+int prepared_is_whole(const char *path);
 void prepared_free(prepared_set *p);
 /* Values of run modality m of case i: size[0] x size[1] x size[2] voxels (D, H, W) from `start`; zero outside of the
    volume. */

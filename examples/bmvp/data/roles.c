@@ -519,3 +519,38 @@ size_t role_patient(const char *id)
     if (n > 10 && digits(id, 3) && strncmp(id + 3, "_S_", 3) == 0 && digits(id + 6, 4)) return 10;
     return 0;
 }
+
+/* A date at p, to the end: 20070219, 2007-02-19, 2007_02_19 */
+static int is_date(const char *p)
+{
+    const size_t n = strlen(p);
+    if ((strncmp(p, "19", 2) != 0 && strncmp(p, "20", 2) != 0) || !digits(p, 4)) return 0;
+    if (n == 8) return digits(p + 4, 4);
+    return n == 10 && p[4] == p[7] && strchr("-_.", p[4]) && digits(p + 5, 2) && digits(p + 8, 2);
+}
+
+/* A visit's word at p, to the end: with a number behind it, or one that needs none. */
+static int is_visit(const char *p)
+{
+    static const char numbered[] = " v visit m mo month t w wk week y yr year d day scan mr mri time ";
+    static const char alone[] = " pre post preop postop intraop bl baseline initial recurrence ";
+    char low[WORD];
+    size_t n = 0;
+    for (; isalpha((unsigned char)p[n]) && n < sizeof low - 1; ++n) low[n] = (char)tolower((unsigned char)p[n]);
+    low[n] = 0;
+    if (n == 0 || p[n] == 0) return n > 0 && has_word(alone, low);
+    p += n + (strchr("-_.", p[n]) != NULL);
+    return isdigit((unsigned char)*p) && p[strspn(p, "0123456789-_.")] == 0 && has_word(numbered, low);
+}
+
+size_t role_patient_maybe(const char *id)
+{
+    const size_t n = strlen(id);
+    size_t i;
+    int number = 0;
+    for (i = 0; i + 1 < n; ++i) {
+        if (i > 0 && strchr("_-. ", id[i]) && (is_date(id + i + 1) || (number && is_visit(id + i + 1)))) return i;
+        number |= isdigit((unsigned char)id[i]) != 0;
+    }
+    return 0;
+}
