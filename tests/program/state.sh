@@ -234,6 +234,19 @@ same a b
 head -c 1000 made/case_0001/t1.nii >cut && cp cut made/case_0001/t1.nii # cut by somebody: made again
 expect 0 "4 cases (1 new, 3 were there)" bmvp prepare --data source --out made --spacing 0
 check "it is whole again" test "$(bytes made/case_0001/t1.nii)" -gt 1000
+# the same files, of which the list says something else: values of a case's label, a volume of its file
+says() { printf '{"labels": {"core": [1], "edema": [2]%s}, "cases": [%s, {"id": "b", "images": {"t1": "phantoms/case_0002/t1.nii.gz"}, %s}]}\n' "$2" \
+    '{"id": "a", "images": {"t1": "phantoms/case_0001/t1.nii.gz"}}' "\"label\": \"phantoms/case_0002/seg.nii.gz\", \"labels\": {$1}" >says.json; }
+says '"core": [1], "edema": [2], "enhancing": [3]' ', "enhancing": [3]'
+expect 0 "2 cases (2 new" bmvp prepare --data says.json --out told --spacing 0
+expect 0 "(0 new, 2 were there)" bmvp prepare --data says.json --out told --spacing 0
+image told/b/seg.nii | od -An -v -td2 -w2 | sort | uniq -c >a
+says '"core": [2], "edema": [1], "enhancing": [3]' ', "enhancing": [3]'
+expect 0 "case 'b' is made again: the list says something else|2 cases (1 new, 1 were there)" bmvp prepare --data says.json --out told --spacing 0
+image told/b/seg.nii | od -An -v -td2 -w2 | sort | uniq -c | sed 's/ 1$/ x/;s/ 2$/ 1/;s/ x$/ 2/' | sort -k 2n >b
+same a b
+says '"core": [2], "edema": [1], "enhancing": [3]' ', "enhancing": [4]'
+expect 0 "case 'b' is made again: the list says something else" bmvp prepare --data says.json --out told --spacing 0
 rm source/case_0004/t2.nii.gz
 expect 0 "case 'case_0004' is made again|(1 new, 3 were there)" bmvp prepare --data source --out made --spacing 0
 check "a modality that is gone is not in the list" test "$(grep -c '"t2":' made/dataset.json)" -eq 3

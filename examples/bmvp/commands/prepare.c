@@ -253,6 +253,7 @@ static void remove_stale(job *j)
     for (i = 0; i < j->in.n; ++i) {
         const data_case *k = &j->in.item[i];
         ledger_entry *was = ledger_find(&j->was, k->id), own;
+        const char *why;
         if (!was || ledger_same(was, &j->now.item[i])) continue;
         if (is_its_own(j, k)) { /* what it was made from stays known */
             own = *was;
@@ -260,7 +261,9 @@ static void remove_stale(job *j)
             j->now.item[i] = own;
             continue;
         }
-        fprintf(stderr, "bmvp prepare: case '%s' is made again: its files have changed\n", k->id);
+        why = ledger_same_files(was, &j->now.item[i]) ? "the list says something else of its volumes or label values"
+                                                      : "its files have changed";
+        fprintf(stderr, "bmvp prepare: case '%s' is made again: %s\n", k->id, why);
         for (m = 0; m <= BMVP_MODALITIES; ++m) {
             char *path = output_path(j, k->id, m < BMVP_MODALITIES ? bmvp_modality_name(m) : "seg");
             if (path) (void)unlink(path);

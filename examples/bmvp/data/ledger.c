@@ -2,6 +2,7 @@
 #define _XOPEN_SOURCE 700 /* realpath */
 #include "ledger.h"
 #include "files.h"
+#include "labels.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@ bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error
             e->id = text_copy(c->key ? c->key : bmvp_json_string(c, ""));
             if (!e->id) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
             e->class_index = read_class(c);
+            e->said = strtoull(bmvp_json_string(bmvp_json_get(c, "said"), "0"), NULL, 16);
             for (f = 0; f < LEDGER_FILES; ++f) (void)source_parse(bmvp_json_get(c, file_key(f)), &e->file[f]);
         }
     }
@@ -51,7 +53,7 @@ bmvp_status ledger_load(ledger *l, const char *dir, const char *name, bmvp_error
 
 bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp_error *err)
 {
-    char *path = path_join(dir, name), version[32];
+    char *path = path_join(dir, name), version[32], hex[24];
     bmvp_status st;
     bmvp_jw w;
     int64_t i;
@@ -69,6 +71,8 @@ bmvp_status ledger_save(const ledger *l, const char *dir, const char *name, bmvp
             if (l->item[i].file[f].path) source_write(&w, file_key(f), &l->item[i].file[f]);
         if (l->item[i].class_index >= 0) bmvp_jw_int(&w, "class", l->item[i].class_index);
         else if (l->item[i].class_index == LEDGER_NO_CLASS) bmvp_jw_null(&w, "class");
+        snprintf(hex, sizeof hex, "%016llx", (unsigned long long)l->item[i].said);
+        if (l->item[i].said) bmvp_jw_string(&w, "said", hex);
         bmvp_jw_end(&w);
     }
     bmvp_jw_end(&w);
@@ -102,6 +106,31 @@ ledger_entry *ledger_find(const ledger *l, const char *id)
     return i < l->n ? &l->item[i] : NULL;
 }
 
+/* l as a list would write it; NULL: there is no definition. 0: out of memory */
+static int hash_labels(uint64_t *hash, const bmvp_labels *l)
+{
+    bmvp_jw w;
+    int ok;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    if (l) labels_save(&w, l);
+    bmvp_jw_end(&w);
+    ok = bmvp_jw_finish(&w, NULL) == BMVP_OK;
+    if (ok) *hash = source_hash(*hash, w.out.data, w.out.len);
+    bmvp_jw_free(&w);
+    return ok;
+}
+
+/* 0: out of memory */
+static int hash_said(uint64_t *said, const dataset *d, const data_case *k)
+{
+    int m;
+    *said = SOURCE_HASH;
+    for (m = 0; m < BMVP_MODALITIES; ++m)
+        if (k->image[m]) *said = source_hash(*said, &k->channel[m], sizeof k->channel[m]);
+    return !k->label || (hash_labels(said, d->has_labels ? &d->labels : NULL) && hash_labels(said, k->labels));
+}
+
 bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_error *err)
 {
     memset(l, 0, sizeof *l);
@@ -111,7 +140,8 @@ bmvp_status ledger_begin(ledger *l, const dataset *d, const char *data, bmvp_err
     for (l->n = 0; l->n < d->n; ++l->n) {
         l->item[l->n].id = text_copy(d->item[l->n].id);
         l->item[l->n].class_index = d->item[l->n].class_index;
-        if (!l->item[l->n].id) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+        if (!l->item[l->n].id || !hash_said(&l->item[l->n].said, d, &d->item[l->n]))
+            return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     }
     return BMVP_OK;
 }
@@ -135,13 +165,20 @@ static const char *difference_of(const ledger_entry *a, const ledger_entry *b, i
     return source_equal(&a->file[f], &b->file[f]) ? NULL : "has other content";
 }
 
-int ledger_same(const ledger_entry *a, const ledger_entry *b)
+int ledger_same_files(const ledger_entry *a, const ledger_entry *b)
 {
     int f;
     for (f = 0; f < LEDGER_FILES; ++f)
         if (difference_of(a, b, f)) return 0;
     return 1;
 }
+
+static int said_the_same(const ledger_entry *a, const ledger_entry *b)
+{
+    return !a->said || !b->said || a->said == b->said;
+}
+
+int ledger_same(const ledger_entry *a, const ledger_entry *b) { return ledger_same_files(a, b) && said_the_same(a, b); }
 
 static const char *class_text(int64_t k, char text[24])
 {
@@ -169,5 +206,7 @@ void ledger_difference(const ledger_entry *a, const ledger_entry *b, char *text,
         if (!what || at >= size) continue;
         at += (size_t)snprintf(text + at, size - at, "%s%s %s", at ? ", " : "", file_key(f), what);
     }
+    if (known && at < size && !said_the_same(a, b))
+        at += (size_t)snprintf(text + at, size - at, "%svolumes or label values mean something else", at ? ", " : "");
     if (at < size) class_difference(a->class_index, b->class_index, at ? ", " : "", text + at, size - at);
 }

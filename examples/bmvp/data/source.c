@@ -10,8 +10,9 @@
 
 enum { PIECE = 65536 };
 
-static uint64_t fnv(uint64_t hash, const unsigned char *p, size_t n)
+uint64_t source_hash(uint64_t hash, const void *data, size_t n)
 {
+    const unsigned char *p = (const unsigned char *)data;
     size_t i;
     for (i = 0; i < n; ++i) hash = (hash ^ p[i]) * 0x100000001b3u;
     return hash;
@@ -27,14 +28,14 @@ static int add_file(data_source *s, const char *path)
     size_t n;
     if (ok) {
         n = fread(piece, 1, PIECE, f);
-        s->hash = fnv(s->hash, piece, n);
+        s->hash = source_hash(s->hash, piece, n);
         if (info.st_size > PIECE &&
             fseek(f, info.st_size > 2 * PIECE ? -PIECE : -(long)(info.st_size - PIECE), SEEK_END) == 0) {
             n = fread(piece, 1, PIECE, f);
-            s->hash = fnv(s->hash, piece, n);
+            s->hash = source_hash(s->hash, piece, n);
         }
         s->bytes += (int64_t)info.st_size;
-        s->hash = fnv(s->hash, (const unsigned char *)&s->bytes, sizeof s->bytes);
+        s->hash = source_hash(s->hash, &s->bytes, sizeof s->bytes);
         if ((int64_t)info.st_mtime > s->modified) s->modified = (int64_t)info.st_mtime;
         ok = !ferror(f);
     }
@@ -48,7 +49,7 @@ bmvp_status source_read(data_source *s, const char *path, bmvp_error *err)
     const size_t n = strlen(path);
     char *other;
     memset(s, 0, sizeof *s);
-    s->hash = 0xcbf29ce484222325u;
+    s->hash = SOURCE_HASH;
     s->path = realpath(path, NULL);
     if (!s->path || !add_file(s, path)) {
         const int why = errno;

@@ -2,6 +2,7 @@
 #ifndef SOURCE_H_INCLUDED
 #define SOURCE_H_INCLUDED
 
+#include <stddef.h>
 #include <stdint.h>
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -13,6 +14,9 @@ typedef struct data_source {
     uint64_t hash;       /* FNV-1a of the first and last 64 KiB and the size */
 } data_source;
 
+/* FNV-1a, gone on with from hash */
+#define SOURCE_HASH 0xcbf29ce484222325u
+uint64_t source_hash(uint64_t hash, const void *data, size_t n);
 /* BMVP_E_IO: the file cannot be read. */
 bmvp_status source_read(data_source *s, const char *path, bmvp_error *err);
 int source_equal(const data_source *a, const data_source *b); /* the same content, wherever it lies */
