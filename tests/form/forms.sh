@@ -44,8 +44,8 @@ x86_64*-gnu*) # x87 computes float in more bits, which vectors cannot
 esac
 for h in bmvp_nn.h bmvp_nifti.h; do
     source_of "$T/a.c" $(needs $h)
-    if $CC -std=c99 $DEFS -ffast-math -I. -fsyntax-only "$T/a.c" >"$T/said" 2>&1; then fail "$h with -ffast-math compiled"
-    else check "$h with -ffast-math" grep -q "compile $h without it" "$T/said"
+    if $CC -std=c99 $DEFS -ffast-math -I. -fsyntax-only "$T/a.c" >"$T/told" 2>&1; then fail "$h with -ffast-math compiled"
+    else check "$h with -ffast-math" grep -q "compile $h without it" "$T/told"
     fi
 done
 
