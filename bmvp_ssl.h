@@ -3066,34 +3066,58 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
 
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
 
-/* The first of n values that l does not know, or (l NULL) that no 16 bits hold; -1: none. has: marks those from 1 to
-   255 that are there. */
-static int64_t bmvpi_labels_scan(const bmvp_labels *l, const float *values, int64_t n, unsigned char has[256])
+/* The first of n values from i on that is not 0, or n: label maps are 0 in most places, which a block at a time tells. */
+static int64_t bmvpi_skip_zeros(const float *values, int64_t i, int64_t n)
+{
+    for (; i + 16 <= n; i += 16) {
+        uint64_t pair[8];
+        memcpy(pair, values + i, sizeof pair);
+        if ((pair[0] | pair[1] | pair[2] | pair[3] | pair[4] | pair[5] | pair[6] | pair[7]) & 0x7fffffff7fffffffu) break;
+    }
+    while (i < n && values[i] == 0.0f) ++i;
+    return i;
+}
+
+typedef struct bmvpi_label_look {
+    unsigned char has[256]; /* 1: this value from 1 to 255 is there */
+    int64_t first, last;    /* no voxel before and none after is other than 0; last -1: all are 0 */
+} bmvpi_label_look;
+
+/* The first of n values that l does not know, or (l NULL) that no 16 bits hold; -1: none, and *look is whole. */
+static int64_t bmvpi_labels_scan(const bmvp_labels *l, const float *values, int64_t n, bmvpi_label_look *look)
 {
     int64_t i;
+    memset(look, 0, sizeof *look);
+    look->first = n;
+    look->last = -1;
     for (i = 0; i < n; ++i) {
         const float v = values[i];
         int u;
-        if (v == 0.0f) continue;
+        if (v == 0.0f) {
+            i = bmvpi_skip_zeros(values, i, n) - 1;
+            continue;
+        }
         if (!(v >= -32768 && v <= 32767) || v != (float)(int)v) return i;
         u = (int)v;
         if (l && (u < 0 || u >= BMVP_LABEL_VALUES || !l->known[u])) return i;
-        if (u > 0 && u < 256) has[u] = 1;
+        if (u > 0 && u < 256) look->has[u] = 1;
+        if (i < look->first) look->first = i;
+        look->last = i;
     }
     return -1;
 }
 
 BMVP_API int64_t bmvp_labels_unknown(const bmvp_labels *l, const float *values, int64_t n)
 {
-    unsigned char has[256];
-    return bmvpi_labels_scan(l, values, n, has);
+    bmvpi_label_look look;
+    return bmvpi_labels_scan(l, values, n, &look);
 }
 
-/* bmvp_labels_check, which also marks the values from 1 to 255 that are there. */
+/* bmvp_labels_check, which also says what it saw. */
 static bmvp_status bmvpi_labels_look(const bmvp_labels *l, const float *values, const int64_t dim[3], const char *name,
-                                     unsigned char has[256], bmvp_error *err)
+                                     bmvpi_label_look *look, bmvp_error *err)
 {
-    const int64_t i = bmvpi_labels_scan(l, values, dim[0] * dim[1] * dim[2], has);
+    const int64_t i = bmvpi_labels_scan(l, values, dim[0] * dim[1] * dim[2], look);
     const long long x = i < 0 ? 0 : i % dim[2], y = i < 0 ? 0 : i / dim[2] % dim[1];
     const long long z = i < 0 ? 0 : i / dim[2] / dim[1];
     if (i < 0) return BMVP_OK;
@@ -3111,8 +3135,8 @@ static bmvp_status bmvpi_labels_look(const bmvp_labels *l, const float *values, 
 BMVP_API bmvp_status bmvp_labels_check(const bmvp_labels *l, const float *values, const int64_t dim[3],
                                        const char *name, bmvp_error *err)
 {
-    unsigned char has[256];
-    return bmvpi_labels_look(l, values, dim, name, has, err);
+    bmvpi_label_look look;
+    return bmvpi_labels_look(l, values, dim, name, &look, err);
 }
 
 BMVP_API void bmvp_labels_mask(const bmvp_labels *l, int r, const float *values, int64_t n, unsigned char *mask)
@@ -5862,8 +5886,8 @@ typedef struct bmvpi_preparing {
     const char *name[BMVP_MODALITIES];
     bmvp_nii_volume grid; /* of the frame after resampling; without data */
     int64_t at[BMVP_MODALITIES][3];
-    unsigned char had[256]; /* label values before anything could lose one */
-    int resampled;          /* the label */
+    bmvpi_label_look had; /* the label before anything could lose a value */
+    int resampled;        /* the label */
 } bmvpi_preparing;
 
 static bmvp_nii_volume bmvpi_grid_of(const bmvp_nii_volume *v)
@@ -6101,16 +6125,18 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
 static int64_t bmvpi_count_nonzero(const float *v, int64_t n)
 {
     int64_t i, count = 0;
-    for (i = 0; i < n; ++i) count += v[i] != 0;
+    for (i = bmvpi_skip_zeros(v, 0, n); i < n; i = v[i] != 0 ? i + 1 : bmvpi_skip_zeros(v, i, n)) count += v[i] != 0;
     return count;
 }
 
-/* How many voxels outside of the box are not 0. */
-static int64_t bmvpi_count_outside(const bmvp_nii_volume *v, const bmvp_nii_box *box)
+/* How many voxels outside of the box are not 0. look: of v, or NULL: slices in which it saw nothing are not read
+   again. */
+static int64_t bmvpi_count_outside(const bmvp_nii_volume *v, const bmvp_nii_box *box, const bmvpi_label_look *look)
 {
-    const int64_t n = v->dim[0];
+    const int64_t n = v->dim[0], slice = n * v->dim[1];
+    const int64_t end = look ? (look->last + slice) / slice : v->dim[2];
     int64_t y, z, count = 0;
-    for (z = 0; z < v->dim[2]; ++z)
+    for (z = look ? look->first / slice : 0; z < end; ++z)
         for (y = 0; y < v->dim[1]; ++y) {
             const float *row = v->data + (z * v->dim[1] + y) * n;
             const int inside = z >= box->start[2] && z < box->end[2] && y >= box->start[1] && y < box->end[1];
@@ -6135,16 +6161,15 @@ static bmvp_status bmvpi_crop_label(bmvpi_preparing *s, const bmvp_nii_box *box,
 {
     bmvp_prepared_images *p = s->p;
     const bmvp_nii_volume *v = &p->label;
-    unsigned char has[256];
+    bmvpi_label_look now;
     bmvp_error e;
     int u;
-    p->label_cut = bmvpi_count_outside(v, box);
+    p->label_cut = bmvpi_count_outside(v, box, s->resampled ? NULL : &s->had);
     if (bmvp_nii_crop(&p->label, box, 0, &e)) return bmvpi_named(bmvpi_image_name(s->job->label), e.status, &e, err);
     if (!p->label_cut && !s->resampled) return BMVP_OK; /* nothing can be lost */
-    memset(has, 0, sizeof has);
-    (void)bmvpi_labels_scan(NULL, v->data, v->dim[0] * v->dim[1] * v->dim[2], has);
+    (void)bmvpi_labels_scan(NULL, v->data, v->dim[0] * v->dim[1] * v->dim[2], &now);
     for (u = 1; u < 256 && !p->label_lost; ++u)
-        if (s->had[u] && !has[u]) p->label_lost = u;
+        if (s->had.has[u] && !now.has[u]) p->label_lost = u;
     return BMVP_OK;
 }
 
@@ -6161,7 +6186,7 @@ static bmvp_status bmvpi_prepare_label(bmvpi_preparing *s, bmvp_error *err)
     st = bmvpi_read_along(s, BMVP_MODALITIES, v, k, err);
     if (!st) st = bmvpi_to_frame(s, v, name, 1, err);
     dim[0] = v->dim[2], dim[1] = v->dim[1], dim[2] = v->dim[0];
-    if (!st) st = bmvpi_labels_look(s->job->labels, v->data, dim, name, s->had, err);
+    if (!st) st = bmvpi_labels_look(s->job->labels, v->data, dim, name, &s->had, err);
     s->resampled = !st && bmvpi_resamples(v, s->job->how->spacing);
     return st ? st : bmvpi_named(name, bmvpi_spacing(v, s->job->how->spacing, BMVP_NII_NEAREST, &e), &e, err);
 }
@@ -6411,7 +6436,7 @@ static bmvp_status bmvpi_align_label(bmvpi_preparing *s, const bmvp_nii_volume *
     if (on < 0 || !native[on].dim[0])
         st = bmvp_error_set(err, BMVP_E_SHAPE, "label %s lies on the grid of no image of its case", name);
     dim[0] = v.dim[2], dim[1] = v.dim[1], dim[2] = v.dim[0];
-    if (!st) st = bmvpi_labels_look(s->job->labels, v.data, dim, name, s->had, err);
+    if (!st) st = bmvpi_labels_look(s->job->labels, v.data, dim, name, &s->had, err);
     s->resampled = 1;
     if (!st)
         st = bmvpi_named(
