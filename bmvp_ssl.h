@@ -3066,13 +3066,15 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
 
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
 
-/* The first of n values from i on that is not 0, or n: label maps are 0 in most places, which a block at a time tells. */
+/* The first of n values from i on that is not 0, or n: label maps are 0 in most places, which a block at a time
+   tells. */
 static int64_t bmvpi_skip_zeros(const float *values, int64_t i, int64_t n)
 {
     for (; i + 16 <= n; i += 16) {
         uint64_t pair[8];
         memcpy(pair, values + i, sizeof pair);
-        if ((pair[0] | pair[1] | pair[2] | pair[3] | pair[4] | pair[5] | pair[6] | pair[7]) & 0x7fffffff7fffffffu) break;
+        pair[0] |= pair[1] | pair[2] | pair[3] | pair[4] | pair[5] | pair[6] | pair[7];
+        if (pair[0] & 0x7fffffff7fffffffu) break; /* -0 is 0, too */
     }
     while (i < n && values[i] == 0.0f) ++i;
     return i;
@@ -6125,7 +6127,8 @@ static bmvp_status bmvpi_prepare_image(bmvpi_preparing *s, const bmvp_image *k, 
 static int64_t bmvpi_count_nonzero(const float *v, int64_t n)
 {
     int64_t i, count = 0;
-    for (i = bmvpi_skip_zeros(v, 0, n); i < n; i = v[i] != 0 ? i + 1 : bmvpi_skip_zeros(v, i, n)) count += v[i] != 0;
+    for (i = bmvpi_skip_zeros(v, 0, n); i < n; i = v[i] != 0 ? i + 1 : bmvpi_skip_zeros(v, i, n))
+        count += v[i] != 0;
     return count;
 }
 
