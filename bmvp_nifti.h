@@ -6994,7 +6994,7 @@ static bmvp_status bmvpi_nii_coarse_template(bmvp_nii_volume *head, bmvp_nii_vol
     if (s == BMVP_OK) s = bmvpi_nii_level(&coarse, &inside, 2, has, io);
     n = s == BMVP_OK ? coarse.dim[0] * coarse.dim[1] * coarse.dim[2] : 0;
     for (i = 0; i < n; ++i) coarse.data[i] = coarse.data[i] >= 0.5f;
-    if (s == BMVP_OK) s = bmvpi_nii_fill_narrow(&coarse, 8, io->err);
+    if (s == BMVP_OK) s = bmvpi_nii_fill_narrow(&coarse, 5, io->err);
     if (s == BMVP_OK) s = bmvp_nii_distance(far_from, &coarse, io->err);
     bmvp_nii_volume_free(&inside);
     bmvp_nii_volume_free(&coarse);
