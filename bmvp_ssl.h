@@ -3101,8 +3101,8 @@ static uint64_t bmvpi_pair_bits(const float *values)
     return pair;
 }
 
-/* The first of n values from i on that is not 0, or n: label maps and images without a head's surroundings are 0 in most
-   places, which a block at a time tells. */
+/* The first of n values from i on that is not 0, or n: label maps, and images around the head, are 0 in most places,
+   which a block at a time tells. */
 static int64_t bmvpi_skip_zeros(const float *values, int64_t i, int64_t n)
 {
     for (; i + 8 <= n; i += 8) {
