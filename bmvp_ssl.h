@@ -5706,13 +5706,19 @@ static bmvp_status bmvpi_weights_inspect(const bmvp_ctx *c, const char *path, co
     return st;
 }
 
-/* Which tensors are of no use. */
+/* Which tensors are of no use; not those of a larger network. */
 static bmvp_status bmvpi_weights_left(bmvp_ft *f, const char *path, bmvp_ft_info *o, bmvp_error *err)
 {
     const char *group;
     bmvp_ckpt *file = NULL;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
+    int i;
     if (!st) st = bmvp_state_group(file, &group, err);
+    if (!st && (i = bmvp_state_larger(file, group, bmvp_net_state(f->net))) >= 0)
+        st = bmvp_error_set(err, BMVP_E_SHAPE,
+                            "%s: tensor '%s' has no place in the network that its other tensors show: a larger one, or "
+                            "tensors are missing",
+                            path, file->entry[i].name);
     if (!st) o->n_left = bmvp_state_left(file, group, bmvp_net_state(f->net), o->left, sizeof o->left);
     bmvp_ckpt_close(file);
     return st;
