@@ -310,7 +310,7 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 /* What every training run needs besides its method: passes added up to a step, backward, clipping, update, schedule,
    several ranks, losses that are read when somebody asks, files to go on from, a plan of its memory. Once, for every
    method: a method is a table of functions (bmvp_method) and a list of fields. BrainMVP (bmvp_ssl_method) and
-   fine-tuning (bmvp_ft_method) are two; examples/07_own_method.c is a third, on 80 lines.
+   fine-tuning (bmvp_ft_method) are two; examples/09_own_method.c is a third, on 80 lines.
 
    A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes,
    bmvp_trainer_accumulate for each, then bmvp_trainer_update. Errors are the context's.
