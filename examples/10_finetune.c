@@ -7,7 +7,7 @@
    You see, numbers within 20 % or 0.1; and 10_finetune.svg: the images, the truth, both predictions:
    | from the checkpoint: 123 tensors taken, 2 adapted, 8 fresh
    | step 60: loss 1.0
-   | Dice with both modalities 0.816, with t2 filled by its template 0.483
+   | Dice with both modalities 0.816, with t2 filled by its template #
    Exercises:
    1. Fill by zeros in place of the template. Hint: bmvp_ft_set_fill, and the field fill of bmvp_ft_config.
    2. Train without pre-training: how many steps later is the loss as low? Hint: leave bmvp_ft_init away.
