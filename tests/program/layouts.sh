@@ -329,7 +329,9 @@ if [ "$(id -u)" -eq 0 ]; then skip "a folder that may not be read: root may read
     chmod 755 one/b
 fi
 rm -rf one && files one/a t1.nii && files "one/$(printf 'caf\351')" t1.nii
-two 0 "its name is not UTF-8 or has control characters, so no list can hold it: rename it|a	a			t1"
+two 0 "its name is not UTF-8, so no list can hold it: rename it|a	a			t1"
+rm -rf one && files "one/$(printf 'new\nline')" t1.nii
+two 0 "control characters of a name: the case is called 'new_line' without them|new_line	new_line			t1	one/new?line/t1.nii"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
 # ---- patients: time points in any naming, where more than one patient has them -----------------------------------------------------------------
@@ -407,8 +409,8 @@ classes 'id,dx\ns7,3\ns007,4\n' 1 "case 's007' has two classes"
 
 # what a list says does not reach the terminal as it stands there
 mkdir escape
-printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x.nii"}}]}' >escape/list.json
-expect 1 "case 'a?[31mb': its name is not UTF-8 or has control characters" bmvp prepare --data escape/list.json --out escaped
+printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x\\u0007.nii"}}]}' >escape/list.json
+expect 1 "case 'a_[31mb'|escape/x?.nii: cannot be opened" bmvp prepare --data escape/list.json --out escaped
 check "an escape sequence was printed" sh -c '! grep -q "$(printf "\\033")" "$1"' escape "$out"
 
 finish

@@ -103,9 +103,9 @@ void dataset_note(dataset *d, const char *id, const char *file, const char *form
     note->id = id ? text_copy(id) : NULL;
     note->file = file ? text_copy(file) : NULL;
     note->why = text_copy(why);
-    text_clean(note->id);
-    text_clean(note->file);
-    text_clean(note->why);
+    (void)text_clean(note->id, '?');
+    (void)text_clean(note->file, '?');
+    (void)text_clean(note->why, '?');
 }
 
 static void note_text(const data_note *n, char *text, size_t size)
@@ -239,13 +239,17 @@ static bmvp_status check_dataset(dataset *d, bmvp_error *err)
     return st;
 }
 
-/* Cases whose names no list could hold again: the folders that `prepare` makes of them would not be found. */
-static void drop_unwritable(dataset *d)
+/* Names that lists, tables and terminals can hold: control characters become _; a case whose name is not UTF-8 is
+   dropped, as the folder that `prepare` would make of it could not be found again. */
+static void settle_names(dataset *d)
 {
     int64_t i;
-    for (i = d->n - 1; i >= 0; --i)
-        if (!is_name(d->item[i].id))
-            dataset_drop(d, i, "its name is not UTF-8 or has control characters, so no list can hold it: rename it");
+    for (i = d->n - 1; i >= 0; --i) {
+        if (!is_utf8(d->item[i].id)) dataset_drop(d, i, "its name is not UTF-8, so no list can hold it: rename it");
+        else if (text_clean(d->item[i].id, '_') > 0)
+            dataset_note(d, d->item[i].id, "control characters of a name",
+                         "the case is called '%s' without them", d->item[i].id);
+    }
 }
 
 typedef struct image_use { const char *file; int64_t channel, of; } image_use;
@@ -373,7 +377,7 @@ bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_o
             st = layout_load(d, &rules, err);
         }
     } else st = list_load(d, o, &rules, err);
-    if (!st) drop_unwritable(d);
+    if (!st) settle_names(d);
     if (!st) st = check_dataset(d, err);
     if (!st) st = find_patients(d, err);
     if (!st && (o->classes || o->class_column)) st = classes_load(d, o, err);
@@ -426,10 +430,9 @@ static bmvp_status check_paths(const data_case *k, bmvp_error *err)
     int m;
     for (m = 0; m <= BMVP_MODALITIES; ++m) {
         const char *path = m < BMVP_MODALITIES ? k->image[m] : k->label;
-        if (path && !is_name(path))
+        if (path && !is_utf8(path))
             return bmvp_error_set(err, BMVP_E_ARG,
-                                  "case '%s': %s: a path that is not UTF-8 or has control characters cannot stand in a "
-                                  "list",
+                                  "case '%s': %s: a path that is not UTF-8 cannot stand in a list",
                                   k->id, path);
     }
     return BMVP_OK;
