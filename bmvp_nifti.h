@@ -5376,14 +5376,14 @@ static bmvp_status bmvpi_nii_shrink(bmvp_nii_volume *to, const bmvp_nii_volume *
 static bmvp_status bmvpi_nii_level(bmvp_nii_volume *out, const bmvp_nii_volume *in, double step, double has[3],
                                    const bmvpi_nii_io *io)
 {
+    const bmvp_nii_volume *last = in;
     double mm[3];
     int a, i;
-    bmvp_status s = bmvpi_nii_new_volume(out, in->dim, in->affine, io);
-    if (s != BMVP_OK) return s;
-    memcpy(out->data, in->data, (size_t)(in->dim[0] * in->dim[1] * in->dim[2]) * sizeof(float));
+    bmvp_status s = BMVP_OK;
+    memset(out, 0, sizeof *out);
     bmvp_nii_voxel_size(mm, in->affine);
     for (a = 2; a >= 0 && s == BMVP_OK; --a) {              /* z first: the largest strides shrink first */
-        const int64_t n = out->dim[a];
+        const int64_t n = last->dim[a];
         const double blur2 = step * step - has[a] * has[a];
         int64_t dim[3], m = n;
         bmvp_nii_volume next;
@@ -5391,8 +5391,8 @@ static bmvp_status bmvpi_nii_level(bmvp_nii_volume *out, const bmvp_nii_volume *
         if (mm[a] < 0.99 * step && n > 1)
             m = bmvpi_nii_min(bmvpi_nii_max((int64_t)floor((double)n * mm[a] / step + 0.5), 2), n);
         if (blur2 <= 1e-6 && m == n) continue;
-        memcpy(dim, out->dim, sizeof dim);
-        memcpy(affine, out->affine, sizeof affine);
+        memcpy(dim, last->dim, sizeof dim);
+        memcpy(affine, last->affine, sizeof affine);
         dim[a] = m;
         ratio = (double)n / (double)m;
         for (i = 0; i < 3; ++i) {
@@ -5400,11 +5400,13 @@ static bmvp_status bmvpi_nii_level(bmvp_nii_volume *out, const bmvp_nii_volume *
             affine[4 * i + a] *= ratio;
         }
         if ((s = bmvpi_nii_new_volume(&next, dim, affine, io)) != BMVP_OK) break;
-        s = bmvpi_nii_shrink(&next, out, a, blur2 > 0 ? sqrt(blur2) / bmvpi_nii_fwhm / mm[a] : 0, io);
+        s = bmvpi_nii_shrink(&next, last, a, blur2 > 0 ? sqrt(blur2) / bmvpi_nii_fwhm / mm[a] : 0, io);
         bmvp_nii_volume_free(out);
         *out = next;
+        last = out;
         if (blur2 > 0) has[a] = step;
     }
+    if (s == BMVP_OK && last == in) s = bmvp_nii_volume_copy(out, in, io->err);
     if (s != BMVP_OK) bmvp_nii_volume_free(out);
     return s;
 }
@@ -6211,7 +6213,7 @@ static bmvp_status bmvpi_nii_find(bmvpi_nii_cost *q, bmvpi_nii_poses *l, const b
         for (r = none ? 13 : 0; r < (none ? 14 : all ? 27 * 24 : 27); ++r) {    /* 13: no turn */
             bmvpi_nii_pose p;
             memset(&p, 0, sizeof p);
-            p.n = BMVP_NII_RIGID;
+            p.n = none ? how->dof : BMVP_NII_RIGID;
             bmvpi_nii_search_turn(turn, r);
             bmvpi_nii_matmul3(p.base, turn, base);
             for (a = 0; a < 3; ++a)                         /* about the point that is put on its partner */
@@ -6227,44 +6229,58 @@ static bmvp_status bmvpi_nii_find(bmvpi_nii_cost *q, bmvpi_nii_poses *l, const b
     return s;
 }
 
-/* Scales and shears: from each pose with the best two scales of a bracket, 7, 9, 12 degrees of freedom in turn. */
-static void bmvpi_nii_free_scales(bmvpi_nii_cost *q, bmvpi_nii_poses *l, int dof, double step)
+/* The best two of a bracket of scales, that do not lie beside each other. */
+static void bmvpi_nii_scales(double best[2], bmvpi_nii_cost *q, const bmvpi_nii_pose *pose)
 {
     static const double bracket[5] = { 0.8, 0.9, 1, 1.12, 1.25 };
-    bmvpi_nii_pose best;
-    int c, i, k;
-    memset(&best, 0, sizeof best);
-    best.score = -1;
-    for (c = 0; c < l->n; ++c) {
-        bmvpi_nii_pose p = l->at[c];
-        double v[5];
-        int first = 0, second = -1;
-        p.n = BMVP_NII_SIMILARITY;
-        for (i = 0; i < 5; ++i) {
-            p.th[6] = log(bracket[i]) * bmvpi_nii_radius;
-            v[i] = bmvpi_nii_pose_value(q, &p);
-            if (v[i] > v[first]) first = i;
-        }
-        for (i = 0; i < 5; ++i)
-            if ((i - first > 1 || first - i > 1) && (second < 0 || v[i] > v[second])) second = i;
+    bmvpi_nii_pose p = *pose;
+    double v[5];
+    int first = 0, second = -1, i;
+    p.n = BMVP_NII_SIMILARITY;
+    for (i = 0; i < 5; ++i) {
+        p.th[6] = log(bracket[i]) * bmvpi_nii_radius;
+        v[i] = bmvpi_nii_pose_value(q, &p);
+        if (v[i] > v[first]) first = i;
+    }
+    for (i = 0; i < 5; ++i)
+        if ((i - first > 1 || first - i > 1) && (second < 0 || v[i] > v[second])) second = i;
+    best[0] = log(bracket[first]) * bmvpi_nii_radius;
+    best[1] = log(bracket[second]) * bmvpi_nii_radius;
+}
+
+/* Scales and shears: the best four poses, each with two scales of a bracket, get one scale; those that did not come to
+   the same place get 9 and 12 degrees of freedom in turn. */
+static void bmvpi_nii_free_scales(bmvpi_nii_cost *q, bmvpi_nii_poses *l, int dof, double step)
+{
+    bmvpi_nii_poses all;
+    int c, k;
+    memset(&all, 0, sizeof all);
+    for (c = 0; c < l->n && c < 4; ++c) {
+        double scale[2];
+        bmvpi_nii_scales(scale, q, &l->at[c]);
         for (k = 0; k < 2; ++k) {
-            p = l->at[c];
-            p.n = BMVP_NII_SIMILARITY;
-            p.th[6] = log(bracket[k ? second : first]) * bmvpi_nii_radius;
-            bmvpi_nii_climb(q, &p, step);
-            if (dof >= BMVP_NII_SCALES) {
-                p.n = BMVP_NII_SCALES;
-                p.th[7] = p.th[8] = p.th[6];
-                bmvpi_nii_climb(q, &p, step);
-            }
-            if (dof == BMVP_NII_AFFINE) {
-                p.n = BMVP_NII_AFFINE;
-                bmvpi_nii_climb(q, &p, step);
-            }
-            if (p.score > best.score) best = p;
+            bmvpi_nii_pose *p = &all.at[all.n++];
+            *p = l->at[c];
+            p->n = BMVP_NII_SIMILARITY;
+            p->th[6] = scale[k];
+            bmvpi_nii_climb(q, p, step);
         }
     }
-    l->at[0] = best;
+    bmvpi_nii_distinct(&all, 2);
+    for (c = 0; c < all.n; ++c) {
+        bmvpi_nii_pose *p = &all.at[c];
+        if (dof >= BMVP_NII_SCALES) {
+            p->n = BMVP_NII_SCALES;
+            p->th[7] = p->th[8] = p->th[6];
+            bmvpi_nii_climb(q, p, step);
+        }
+        if (dof == BMVP_NII_AFFINE) {
+            p->n = BMVP_NII_AFFINE;
+            bmvpi_nii_climb(q, p, step);
+        }
+    }
+    bmvpi_nii_distinct(&all, 0);
+    l->at[0] = all.at[0];
     l->n = 1;
 }
 
@@ -6369,7 +6385,8 @@ static bmvp_status bmvpi_nii_run_level(bmvpi_nii_cost *q, bmvpi_nii_poses *poses
         for (k = 0; k < poses->n; ++k) bmvpi_nii_climb(q, &poses->at[k], step);
         bmvpi_nii_distinct(poses, 0);
     }
-    if (how->dof > BMVP_NII_RIGID && l == (last > 0)) bmvpi_nii_free_scales(q, poses, how->dof, step);
+    if (how->dof > BMVP_NII_RIGID && l == (last > 0) && how->search != BMVP_NII_SEARCH_NONE)
+        bmvpi_nii_free_scales(q, poses, how->dof, step);
     else if (l > 0) pass = 1;
     if (poses->n > pass) poses->n = pass;
     return s;
