@@ -85,8 +85,8 @@ PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
-           labels metrics nifti grids register release window predict finetune methods methods_unet methods_vit methods_swin
-USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window finetune
+           labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
+USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune
 INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks

@@ -59,6 +59,7 @@
      >>optimiser    BFGS
      >>search       where to start
      >>registration              the levels
+     >>deformation  coarse, over an affine
      >>brain impl   distance carried over, evidence, cleaning, report
 
    A COMPLETE PROGRAM
@@ -717,6 +718,7 @@ BMVP_API bmvp_status bmvp_nii_smooth(bmvp_nii_volume *volume, const double fwhm[
 
 /* All zero or NULL = defaults. */
 typedef struct bmvp_nii_brain_how {
+    int no_deform;                         /* 1: the affine matrix alone */
     int no_refine;                         /* 1: the template's brain as it is carried over */
     double margin;                         /* mm added outside; negative: taken away */
     bmvp_parallel_fn parallel;             /* as in bmvp_nii_register_how */
@@ -731,13 +733,17 @@ typedef struct bmvp_nii_brain_report {
     double litres;                         /* outside of 0.9 .. 2.2 doubtful */
     double edge;                           /* share of the mask's surface on the edge of the field of view */
     double kept;                           /* Dice of the masks before and after refinement: below 0.9 doubtful */
-    int doubtful;                          /* 1: one of these is */
+    double against;                        /* share of the mask whose values are likelier outside: above 0.5 doubtful */
+    int doubtful;                          /* how many of these are */
 } bmvp_nii_brain_report;
+
+/* Those that are doubtful, with their figures, as text ("2.4 litres, kept 0.81"), cut where size ends; how many. */
+BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *text, size_t size);
 
 /* Mask (0, 1) of the brain on the grid of volumes[0], from n modalities of one case on one grid and a template head
    WITH skull and its brain (above 0) on one grid. Contrasts may differ. The template is carried over by an affine
-   matrix, without deformation, and the surface is then moved to where intensities change: Dice 0.99 on phantoms, not
-   yet measured on real heads, so look at each mask. E_ARG: as bmvp_nii_register, or grids that differ; mask and report
+   matrix and a coarse deformation, and the surface is then moved to where intensities change. Where the field of view
+   ends, the brain goes on: its edge is no surface. E_ARG: as bmvp_nii_register, or grids that differ; mask and report
    are zeroed then. */
 BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_volume *volumes, int n,
                                          const bmvp_nii_volume *tmpl, const bmvp_nii_volume *tmpl_brain,
@@ -5186,11 +5192,15 @@ BMVP_API bmvp_status bmvp_nii_distance(bmvp_nii_volume *mm, const bmvp_nii_volum
 
 /* >>component -------------------------------------------------------------------------------------------------- */
 
-/* Marks the component of voxel `from` among those whose mark is 1 with 2; its size. */
-static int64_t bmvpi_nii_flood(unsigned char *mark, const int64_t dim[3], int64_t from, int64_t *stack)
+/* Marks the component of voxel `from` among those of its mark with `to`; its size. faces (may be NULL): 2 a and 2 a + 1
+   of its bits are the two faces of the grid across axis a, set where it touches them. */
+static int64_t bmvpi_nii_flood(unsigned char *mark, const int64_t dim[3], int64_t from, unsigned char to, int *faces,
+                               int64_t *stack)
 {
+    const unsigned char was = mark[from];
     int64_t top = 0, size = 0;
-    mark[from] = 2;
+    int met = 0;
+    mark[from] = to;
     stack[top++] = from;
     while (top > 0) {
         const int64_t i = stack[--top];
@@ -5199,21 +5209,29 @@ static int64_t bmvpi_nii_flood(unsigned char *mark, const int64_t dim[3], int64_
         ++size;
         for (a = 0; a < 3; stride *= dim[a], ++a) {
             const int64_t at = i / stride % dim[a];
-            if (at > 0 && mark[i - stride] == 1) {
-                mark[i - stride] = 2;
+            met |= (at == 0) << 2 * a | (at + 1 == dim[a]) << (2 * a + 1);
+            if (at > 0 && mark[i - stride] == was) {
+                mark[i - stride] = to;
                 stack[top++] = i - stride;
             }
-            if (at + 1 < dim[a] && mark[i + stride] == 1) {
-                mark[i + stride] = 2;
+            if (at + 1 < dim[a] && mark[i + stride] == was) {
+                mark[i + stride] = to;
                 stack[top++] = i + stride;
             }
         }
     }
+    if (faces) *faces = met;
     return size;
 }
 
-/* mask becomes 1 in the largest component of the voxels where (value > 0) is `on` and, with on 0, everywhere else: that
-   fills holes. */
+/* Does a component that touches these faces come from outside? One face alone: a dent of the last slice. */
+static int bmvpi_nii_is_outside(int faces)
+{
+    return (faces & (faces - 1)) != 0;
+}
+
+/* mask becomes 1 in the largest component of the voxels where (value > 0) is `on`. With on 0 everywhere else, too, but
+   for other components that come from outside: that fills holes. */
 static bmvp_status bmvpi_nii_keep_largest(bmvp_nii_volume *mask, int on, bmvp_error *err)
 {
     bmvpi_nii_io io = bmvpi_nii_io_of(mask, err);
@@ -5222,6 +5240,7 @@ static bmvp_status bmvpi_nii_keep_largest(bmvp_nii_volume *mask, int on, bmvp_er
     void *block;
     int64_t *stack;
     unsigned char *mark;
+    int faces;
     bmvp_status s = bmvpi_nii_take(&block, &io, n * (int64_t)(sizeof *stack + 1));
     if (s != BMVP_OK) return s;
     stack = (int64_t *)block;
@@ -5229,15 +5248,15 @@ static bmvp_status bmvpi_nii_keep_largest(bmvp_nii_volume *mask, int on, bmvp_er
     for (i = 0; i < n; ++i) mark[i] = (mask->data[i] > 0) == on;
     for (i = 0; i < n; ++i)
         if (mark[i] == 1) {
-            const int64_t size = bmvpi_nii_flood(mark, mask->dim, i, stack);
+            const int64_t size = bmvpi_nii_flood(mark, mask->dim, i, 2, &faces, stack);
+            if (!on && bmvpi_nii_is_outside(faces)) bmvpi_nii_flood(mark, mask->dim, i, 3, NULL, stack);
             if (size > most) {
                 most = size;
                 best = i;
             }
         }
-    for (i = 0; i < n; ++i) mark[i] = mark[i] != 0;
-    if (best >= 0) bmvpi_nii_flood(mark, mask->dim, best, stack);
-    for (i = 0; i < n; ++i) mask->data[i] = (mark[i] == 2) == on ? 1.f : 0.f;
+    if (best >= 0 && mark[best] == 2) bmvpi_nii_flood(mark, mask->dim, best, 3, NULL, stack);
+    for (i = 0; i < n; ++i) mask->data[i] = (mark[i] == 3) == on ? 1.f : 0.f;
     bmvpi_nii_free(&io.allocator, block);
     return s;
 }
@@ -5485,6 +5504,7 @@ typedef struct bmvpi_nii_cost {
     int64_t count[BMVPI_NII_CHUNKS];
     double p[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS];
     float table[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS];
+    const float *shift[3];                 /* of a deformation: voxels added at each sample; NULL: none */
     int outer;                             /* 1: gradients sum outer products, too */
     double sum[BMVPI_NII_CHUNKS][12], product[BMVPI_NII_CHUNKS][144];
     bmvp_parallel_fn parallel;
@@ -5594,6 +5614,7 @@ static void bmvpi_nii_read_block(bmvpi_nii_cost *q, int64_t i, int n)
     for (a = 0; a < 3; ++a) {
         last[a] = (float)(m->dim[a] - 1);
         for (k = 0; k < n; ++k) x[a][k] = b[4 * a] * px[k] + b[4 * a + 1] * py[k] + b[4 * a + 2] * pz[k] + b[4 * a + 3];
+        for (k = 0; k < n && q->shift[a]; ++k) x[a][k] += q->shift[a][i + k];
     }
     for (k = 0; k < n; ++k) {
         int64_t c[3];
@@ -5698,6 +5719,34 @@ static double bmvpi_nii_entropies(bmvpi_nii_cost *q)
     return q->nmi;
 }
 
+static bmvp_status bmvpi_nii_new_cost(bmvpi_nii_cost **q, int bins, bmvp_parallel_fn parallel, void *user,
+                                      const bmvpi_nii_io *io)
+{
+    void *block;
+    bmvp_status s = bmvpi_nii_take(&block, io, (int64_t)(sizeof **q + BMVPI_NII_CHUNKS * sizeof *(*q)->hist));
+    *q = (bmvpi_nii_cost *)block;
+    if (s != BMVP_OK) return s;
+    memset(*q, 0, sizeof **q);
+    (*q)->hist = (float (*)[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS])(void *)(*q + 1);
+    (*q)->bins = bins;
+    (*q)->parallel = parallel;
+    (*q)->parallel_user = user;
+    return s;
+}
+
+/* Makes a level's volumes those of q, and draws its samples; s.block is the caller's to free. */
+static bmvp_status bmvpi_nii_enter_level(bmvpi_nii_cost *q, const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving,
+                                         const bmvp_nii_volume *mask, double step, int64_t samples,
+                                         const bmvpi_nii_io *io)
+{
+    const int64_t n = moving->dim[0] * moving->dim[1] * moving->dim[2];
+    bmvp_status s = bmvp_nii_affine_inverse(q->to_index, moving->affine, io->err);
+    q->moving = moving;
+    if (s == BMVP_OK) s = bmvpi_nii_range(&q->low, &q->high, moving->data, n, 0.1, 99.9, io);
+    if (s == BMVP_OK) s = bmvpi_nii_draw_samples(&q->s, fixed, mask, step, samples, q->bins, io);
+    return s;
+}
+
 /* NMI at x -> linear (x - centre) + t, moving mm. 0 where too few samples are inside. */
 static double bmvpi_nii_nmi(bmvpi_nii_cost *q, const double linear[9], const double t[3])
 {
@@ -5722,6 +5771,16 @@ static double bmvpi_nii_nmi(bmvpi_nii_cost *q, const double linear[9], const dou
     return q->inside < 64 || q->inside < 0.1 * (double)q->s.n ? 0 : bmvpi_nii_entropies(q);
 }
 
+/* Derivative of N_in NMI to sample i's value in bins, by the table; the sample lies inside. */
+static float bmvpi_nii_score(const bmvpi_nii_cost *q, int64_t i)
+{
+    const float u = q->s.u[i];
+    const int bin = (int)u;
+    const float e = u - (float)bin, o = 1 - e;
+    const float *t = q->table + q->s.bin[i] * q->bins + bin - 1;
+    return -0.5f * o * o * t[0] + e * (1.5f * e - 2) * t[1] - o * (1.5f * o - 2) * t[2] + 0.5f * e * e * t[3];
+}
+
 /* One chunk's sums of score * gradient * (p, 1), and of their outer products. */
 static void bmvpi_nii_gradient_task(void *arg, int64_t task, int worker)
 {
@@ -5733,14 +5792,10 @@ static void bmvpi_nii_gradient_task(void *arg, int64_t task, int worker)
     memset(product, 0, sizeof q->product[0]);
     bmvpi_nii_chunk(q, task, &i, &to);
     for (; i < to; ++i) {
-        const float u = q->s.u[i];
-        const int bin = (int)u;
-        const float e = u - (float)bin, o = 1 - e;
-        const float *t = q->table + q->s.bin[i] * q->bins + bin - 1;
         float score, v[12];
         int a, b;
-        if (u < 0) continue;
-        score = -0.5f * o * o * t[0] + e * (1.5f * e - 2) * t[1] - o * (1.5f * o - 2) * t[2] + 0.5f * e * e * t[3];
+        if (q->s.u[i] < 0) continue;
+        score = bmvpi_nii_score(q, i);
         for (a = 0; a < 3; ++a) {
             const float w = score * q->s.g[a][i];
             v[4 * a] = w * q->s.p[0][i];
@@ -6278,17 +6333,11 @@ static bmvp_status bmvpi_nii_run_levels(bmvp_nii_registration *r, bmvpi_nii_cost
 {
     bmvpi_nii_poses poses;
     double centre[3] = { 0, 0, 0 };
-    int64_t n;
     int l, k;
     bmvp_status s = BMVP_OK;
     memset(&poses, 0, sizeof poses);
     for (l = 0; l < levels && s == BMVP_OK; ++l) {
-        q->moving = &moving[l];
-        s = bmvp_nii_affine_inverse(q->to_index, moving[l].affine, io->err);
-        n = moving[l].dim[0] * moving[l].dim[1] * moving[l].dim[2];
-        if (s == BMVP_OK) s = bmvpi_nii_range(&q->low, &q->high, moving[l].data, n, 0.1, 99.9, io);
-        if (s == BMVP_OK)
-            s = bmvpi_nii_draw_samples(&q->s, &fixed[l], how->mask, how->level[l], how->samples, how->bins, io);
+        s = bmvpi_nii_enter_level(q, &fixed[l], &moving[l], how->mask, how->level[l], how->samples, io);
         for (k = 0; k < poses.n; ++k) bmvpi_nii_move_centre(&poses.at[k], centre, q->s.centre);
         memcpy(centre, q->s.centre, sizeof centre);
         if (s == BMVP_OK) s = bmvpi_nii_run_level(q, &poses, &fixed[l], l, levels - 1, how, r, io);
@@ -6312,9 +6361,8 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
     bmvp_nii_register_how h;
     bmvp_nii_volume f[4], m[4];
     bmvpi_nii_io io;
-    bmvpi_nii_cost *q;
+    bmvpi_nii_cost *q = NULL;
     double has_f[3], has_m[3];
-    void *block = NULL, *hist = NULL;
     int l, levels = 0;
     bmvp_status s = r ? BMVP_OK : bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "r is NULL");
     if (s != BMVP_OK) return s;
@@ -6334,16 +6382,9 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
         s = bmvpi_nii_level(&f[l], l == levels - 1 ? fixed : &f[l + 1], h.level[l], has_f, &io);
         if (s == BMVP_OK) s = bmvpi_nii_level(&m[l], l == levels - 1 ? moving : &m[l + 1], h.level[l], has_m, &io);
     }
-    if (s == BMVP_OK) s = bmvpi_nii_take(&block, &io, (int64_t)sizeof *q);
-    if (s == BMVP_OK) s = bmvpi_nii_take(&hist, &io, (int64_t)(BMVPI_NII_CHUNKS * sizeof *q->hist));
+    if (s == BMVP_OK) s = bmvpi_nii_new_cost(&q, h.bins, h.parallel, h.parallel_user, &io);
     if (s == BMVP_OK) {
-        q = (bmvpi_nii_cost *)block;
-        memset(q, 0, sizeof *q);
-        q->hist = (float (*)[BMVPI_NII_MOST_BINS * BMVPI_NII_MOST_BINS])hist;
-        q->bins = h.bins;
         q->prior = h.dof > BMVP_NII_RIGID ? 0.02 : 0;
-        q->parallel = h.parallel;
-        q->parallel_user = h.parallel_user;
         s = bmvpi_nii_run_levels(r, q, f, m, &h, levels, &io);
     }
     if (s != BMVP_OK) memset(r, 0, sizeof *r);
@@ -6351,8 +6392,283 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
         bmvp_nii_volume_free(&f[l]);
         bmvp_nii_volume_free(&m[l]);
     }
-    bmvpi_nii_free(&io.allocator, hist);
-    bmvpi_nii_free(&io.allocator, block);
+    bmvpi_nii_free(&io.allocator, q);
+    return s;
+}
+
+/* >>deformation ------------------------------------------------------------------------------------------------
+   On top of an affine matrix, x -> A x + u(x), u trilinear between nodes 8 mm apart over the fixed volume. In each
+   round the samples' scores times the gradient of the moving volume, in mm, are spread over their nodes and smoothed
+   by a Gaussian of 14 mm, as are the weights that they are divided by; the largest is made 1 mm long and all are added
+   to u, which is then smoothed by 4 mm. Where NMI falls, the best u comes back and steps halve. So smooth a field
+   follows how the shape of heads differs, and not their folds. */
+
+typedef struct bmvpi_nii_warp {
+    double matrix[16], to_node[16];        /* fixed mm -> moving mm; fixed mm -> node */
+    bmvp_nii_volume u[3];                  /* mm of moving, along its x, y, z */
+} bmvpi_nii_warp;
+
+typedef struct bmvpi_nii_deforming {
+    bmvpi_nii_cost *q;
+    bmvpi_nii_warp *w;
+    bmvp_nii_volume best[3], force[4];     /* of the nodes; force[3]: weights */
+    double linear[9], t[3];                /* the matrix about the samples' centre */
+    float *shift[3];                       /* of each sample, voxels of moving */
+} bmvpi_nii_deforming;
+
+static const double bmvpi_nii_node_mm = 8;
+
+static void bmvpi_nii_free_nodes(bmvp_nii_volume *nodes, int n)
+{
+    int a;
+    for (a = 0; a < n; ++a) bmvp_nii_volume_free(&nodes[a]);
+}
+
+/* n volumes of nodes over the grid of `fixed`, all 0. */
+static bmvp_status bmvpi_nii_new_nodes(bmvp_nii_volume *nodes, int n, const bmvp_nii_volume *fixed,
+                                       const bmvpi_nii_io *io)
+{
+    double affine[16], mm[3];
+    int64_t dim[3];
+    int a, i;
+    bmvp_status s = BMVP_OK;
+    memcpy(affine, fixed->affine, sizeof affine);
+    bmvp_nii_voxel_size(mm, fixed->affine);
+    for (a = 0; a < 3; ++a) {
+        dim[a] = (int64_t)ceil((double)fixed->dim[a] * mm[a] / bmvpi_nii_node_mm) + 2;
+        for (i = 0; i < 3; ++i) affine[4 * i + a] *= bmvpi_nii_node_mm / mm[a];
+    }
+    for (a = 0; a < n; ++a) memset(&nodes[a], 0, sizeof nodes[a]);
+    for (a = 0; a < n && s == BMVP_OK; ++a) {
+        s = bmvpi_nii_new_volume(&nodes[a], dim, affine, io);
+        if (s == BMVP_OK) memset(nodes[a].data, 0, (size_t)(dim[0] * dim[1] * dim[2]) * sizeof(float));
+    }
+    return s;
+}
+
+/* The eight nodes about x and their weights; x is held within them. */
+static void bmvpi_nii_near_nodes(int64_t at[8], double weight[8], const bmvpi_nii_warp *w, const double x[3])
+{
+    const int64_t *dim = w->u[0].dim;
+    double f[3];
+    int64_t i[3];
+    int a, k;
+    bmvpi_nii_apply(f, w->to_node, x);
+    for (a = 0; a < 3; ++a) {
+        const double last = (double)(dim[a] - 1), c = f[a] > 0 ? (f[a] < last ? f[a] : last) : 0;
+        i[a] = bmvpi_nii_min((int64_t)c, dim[a] - 2);
+        f[a] = c - (double)i[a];
+    }
+    for (k = 0; k < 8; ++k) {
+        const int x1 = k & 1, y1 = k >> 1 & 1, z1 = k >> 2;
+        at[k] = ((i[2] + z1) * dim[1] + i[1] + y1) * dim[0] + i[0] + x1;
+        weight[k] = (x1 ? f[0] : 1 - f[0]) * (y1 ? f[1] : 1 - f[1]) * (z1 ? f[2] : 1 - f[2]);
+    }
+}
+
+/* y = A x + u(x). */
+static void bmvpi_nii_warp_apply(double y[3], const bmvpi_nii_warp *w, const double x[3])
+{
+    double weight[8], r[3];
+    int64_t at[8];
+    int a, k;
+    bmvpi_nii_apply(r, w->matrix, x);
+    if (w->u[0].data) {
+        bmvpi_nii_near_nodes(at, weight, w, x);
+        for (a = 0; a < 3; ++a)
+            for (k = 0; k < 8; ++k) r[a] += weight[k] * (double)w->u[a].data[at[k]];
+    }
+    memcpy(y, r, sizeof r);
+}
+
+/* x with A x + u(x) = y, by fixed-point steps from the affine's. x may be y. */
+static void bmvpi_nii_warp_back(double x[3], const bmvpi_nii_warp *w, const double inverse[16], const double y[3])
+{
+    double goal[3];
+    int round, a;
+    memcpy(goal, y, sizeof goal);
+    bmvpi_nii_apply(x, inverse, goal);
+    for (round = 0; round < 8 && w->u[0].data; ++round) {
+        double e[3], off = 0;
+        bmvpi_nii_warp_apply(e, w, x);
+        for (a = 0; a < 3; ++a) e[a] = goal[a] - e[a];
+        for (a = 0; a < 3; ++a) {
+            const double s = inverse[4 * a] * e[0] + inverse[4 * a + 1] * e[1] + inverse[4 * a + 2] * e[2];
+            x[a] += s;
+            off += s * s;
+        }
+        if (off < 1e-4) return;
+    }
+}
+
+static void bmvpi_nii_sample_mm(double x[3], const bmvpi_nii_samples *s, int64_t i)
+{
+    int a;
+    for (a = 0; a < 3; ++a) x[a] = (double)s->p[a][i] + s->centre[a];
+}
+
+/* NMI with the displacement as it is. */
+static double bmvpi_nii_warp_value(bmvpi_nii_deforming *d)
+{
+    const double *r = d->q->to_index;
+    double x[3], weight[8], u[3];
+    int64_t i, at[8];
+    int a, k;
+    for (i = 0; i < d->q->s.n; ++i) {
+        bmvpi_nii_sample_mm(x, &d->q->s, i);
+        bmvpi_nii_near_nodes(at, weight, d->w, x);
+        for (a = 0; a < 3; ++a)
+            for (u[a] = 0, k = 0; k < 8; ++k) u[a] += weight[k] * (double)d->w->u[a].data[at[k]];
+        for (a = 0; a < 3; ++a)
+            d->shift[a][i] = (float)(r[4 * a] * u[0] + r[4 * a + 1] * u[1] + r[4 * a + 2] * u[2]);
+    }
+    return bmvpi_nii_nmi(d->q, d->linear, d->t);
+}
+
+/* What pulls at each node, and how many samples do: after warp_value. */
+static void bmvpi_nii_spread(bmvpi_nii_deforming *d)
+{
+    const bmvpi_nii_cost *q = d->q;
+    const double *r = q->to_index;
+    const int64_t n = d->force[0].dim[0] * d->force[0].dim[1] * d->force[0].dim[2];
+    double x[3], weight[8];
+    int64_t i, at[8];
+    int a, k;
+    for (a = 0; a < 4; ++a) memset(d->force[a].data, 0, (size_t)n * sizeof(float));
+    for (i = 0; i < q->s.n; ++i) {
+        double score, pull[4];
+        if (q->s.u[i] < 0) continue;
+        score = (double)bmvpi_nii_score(q, i);
+        for (a = 0; a < 3; ++a)
+            pull[a] = score * (r[a] * (double)q->s.g[0][i] + r[4 + a] * (double)q->s.g[1][i] +
+                               r[8 + a] * (double)q->s.g[2][i]);
+        pull[3] = 1;
+        bmvpi_nii_sample_mm(x, &q->s, i);
+        bmvpi_nii_near_nodes(at, weight, d->w, x);
+        for (a = 0; a < 4; ++a)
+            for (k = 0; k < 8; ++k) d->force[a].data[at[k]] += (float)(weight[k] * pull[a]);
+    }
+}
+
+static bmvp_status bmvpi_nii_smooth_nodes(bmvp_nii_volume *nodes, int n, double sigma, bmvp_error *err)
+{
+    const double fwhm = sigma * bmvpi_nii_fwhm;
+    double width[3];
+    int a;
+    bmvp_status s = BMVP_OK;
+    width[0] = width[1] = width[2] = fwhm;
+    for (a = 0; a < n && s == BMVP_OK; ++a) s = bmvp_nii_smooth(&nodes[a], width, err);
+    return s;
+}
+
+/* Adds the smoothed pull to u, its longest `step` mm. *moved 0: nothing pulls. */
+static bmvp_status bmvpi_nii_step_nodes(bmvpi_nii_deforming *d, double step, int *moved, bmvp_error *err)
+{
+    const int64_t n = d->force[0].dim[0] * d->force[0].dim[1] * d->force[0].dim[2];
+    double mean = 0, top = 0;
+    int64_t i;
+    int a;
+    bmvp_status s;
+    bmvpi_nii_spread(d);
+    if ((s = bmvpi_nii_smooth_nodes(d->force, 4, 14, err)) != BMVP_OK) return s;
+    for (i = 0; i < n; ++i) mean += (double)d->force[3].data[i] / (double)n;
+    for (i = 0; i < n; ++i) {
+        const double by = (double)d->force[3].data[i] + 0.5 * mean;
+        double square = 0;
+        for (a = 0; a < 3; ++a) {
+            const double f = by > 0 ? (double)d->force[a].data[i] / by : 0;
+            d->force[a].data[i] = (float)f;
+            square += f * f;
+        }
+        top = fmax(top, square);
+    }
+    *moved = top > 0;
+    if (!*moved) return s;
+    for (a = 0; a < 3; ++a)
+        for (i = 0; i < n; ++i) d->w->u[a].data[i] += (float)(step / sqrt(top)) * d->force[a].data[i];
+    return bmvpi_nii_smooth_nodes(d->w->u, 3, 4, err);
+}
+
+static void bmvpi_nii_copy_nodes(bmvp_nii_volume *to, const bmvp_nii_volume *from)
+{
+    const int64_t n = from->dim[0] * from->dim[1] * from->dim[2];
+    int a;
+    for (a = 0; a < 3; ++a) memcpy(to[a].data, from[a].data, (size_t)n * sizeof(float));
+}
+
+/* Rounds of one level, whose samples q has. */
+static bmvp_status bmvpi_nii_deform_level(bmvpi_nii_deforming *d, bmvp_error *err)
+{
+    double step = 1, last = 0, value;
+    int round, moved = 1, a, b;
+    bmvp_status s = BMVP_OK;
+    bmvpi_nii_apply(d->t, d->w->matrix, d->q->s.centre);
+    for (a = 0; a < 3; ++a)
+        for (b = 0; b < 3; ++b) d->linear[3 * a + b] = d->w->matrix[4 * a + b];
+    bmvpi_nii_copy_nodes(d->best, d->w->u);
+    for (round = 0; round < 40 && step > 0.05 && moved && s == BMVP_OK; ++round) {
+        value = bmvpi_nii_warp_value(d);
+        if (round > 0 && value < last) {                    /* back, and with smaller steps */
+            bmvpi_nii_copy_nodes(d->w->u, d->best);
+            step *= 0.5;
+            value = bmvpi_nii_warp_value(d);
+        }
+        if (!(value > 0) || (round > 0 && step < 0.3 && value - last < 1e-5)) break;
+        last = value;
+        bmvpi_nii_copy_nodes(d->best, d->w->u);
+        s = bmvpi_nii_step_nodes(d, step, &moved, err);
+    }
+    bmvpi_nii_copy_nodes(d->w->u, d->best);
+    return s;
+}
+
+/* A level of step mm: its volumes, samples, memory, rounds. */
+static bmvp_status bmvpi_nii_deform_at(bmvpi_nii_deforming *d, double step, const bmvp_nii_volume *fixed,
+                                       const bmvp_nii_volume *moving, const bmvp_nii_volume *mask,
+                                       const bmvpi_nii_io *io)
+{
+    bmvp_nii_volume f, m;
+    double has[3];
+    void *block = NULL;
+    int a;
+    bmvp_status s;
+    memset(&f, 0, sizeof f);
+    memset(&m, 0, sizeof m);
+    bmvp_nii_voxel_size(has, fixed->affine);
+    s = bmvpi_nii_level(&f, fixed, step, has, io);
+    bmvp_nii_voxel_size(has, moving->affine);
+    if (s == BMVP_OK) s = bmvpi_nii_level(&m, moving, step, has, io);
+    if (s == BMVP_OK) s = bmvpi_nii_enter_level(d->q, &f, &m, mask, step, 60000, io);
+    if (s == BMVP_OK) s = bmvpi_nii_take(&block, io, 3 * d->q->s.n * (int64_t)sizeof(float));
+    for (a = 0; a < 3 && s == BMVP_OK; ++a) d->q->shift[a] = d->shift[a] = (float *)block + a * d->q->s.n;
+    if (s == BMVP_OK) s = bmvpi_nii_deform_level(d, io->err);
+    bmvpi_nii_free(&io->allocator, block);
+    bmvpi_nii_free(&io->allocator, d->q->s.block);
+    d->q->s.block = NULL;
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+    return s;
+}
+
+/* Fills w->u; w->matrix is the affine. Samples lie where mask (of the fixed grid) is above 0. */
+static bmvp_status bmvpi_nii_deform(bmvpi_nii_warp *w, const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving,
+                                    const bmvp_nii_volume *mask, bmvp_parallel_fn parallel, void *user,
+                                    const bmvpi_nii_io *io)
+{
+    bmvpi_nii_deforming d;
+    double step;
+    bmvp_status s;
+    memset(&d, 0, sizeof d);
+    d.w = w;
+    s = bmvpi_nii_new_nodes(w->u, 3, fixed, io);
+    if (s == BMVP_OK) s = bmvp_nii_affine_inverse(w->to_node, w->u[0].affine, io->err);
+    if (s == BMVP_OK) s = bmvpi_nii_new_nodes(d.best, 3, fixed, io);
+    if (s == BMVP_OK) s = bmvpi_nii_new_nodes(d.force, 4, fixed, io);
+    if (s == BMVP_OK) s = bmvpi_nii_new_cost(&d.q, 32, parallel, user, io);
+    for (step = 4; step >= 3 && s == BMVP_OK; --step) s = bmvpi_nii_deform_at(&d, step, fixed, moving, mask, io);
+    bmvpi_nii_free_nodes(d.best, 3);
+    bmvpi_nii_free_nodes(d.force, 4);
+    bmvpi_nii_free(&io->allocator, d.q);
     return s;
 }
 
@@ -6360,10 +6676,10 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
    A brain mask from a template head whose brain is known. The template is registered to the case (12 degrees of
    freedom) by samples up to 25 mm around its brain, so that the air around the scalp has its say: with less, the
    template's brain may be blown up to the case's scalp. Then by samples up to 8 mm around it, which frees the
-   brain from how thick scalp and skull are. The signed distance to the template's brain is carried over; where it
-   is within 12 mm of 0, the values of the case itself move it: how likely a value is inside against outside, in
-   each modality, averaged and smoothed. Last, thin bridges are cut by an opening, the largest component is kept
-   and holes are filled. */
+   brain from how thick scalp and skull are, and a coarse deformation by the same samples. The signed distance to the
+   template's brain is carried over; where it is within 12 mm of 0, the values of the case itself move it: how likely a
+   value is inside against outside, in each modality, averaged and smoothed. Last, thin bridges are cut by an opening,
+   the largest component is kept and holes are filled. All of it on grids of 2 mm: a finer template says no more. */
 
 enum { BMVPI_NII_EVIDENCE = 40 };
 
@@ -6427,28 +6743,28 @@ static bmvp_status bmvpi_nii_add_evidence(float *sum, const bmvp_nii_volume *v, 
     return s;
 }
 
-/* Moves the distance by what the modalities say. */
-static bmvp_status bmvpi_nii_refine(bmvp_nii_volume *d, const bmvp_nii_volume *volumes, int n, const bmvpi_nii_io *io)
+/* Moves the distance by what the modalities say: evidence, above 0 where values are likelier inside. */
+static bmvp_status bmvpi_nii_refine(bmvp_nii_volume *d, bmvp_nii_volume *evidence, const bmvp_nii_volume *volumes,
+                                    int n, const bmvpi_nii_io *io)
 {
     static const double width[3] = { 4.7096400900618026, 4.7096400900618026, 4.7096400900618026 };  /* sigma 2 mm */
     const int64_t size = d->dim[0] * d->dim[1] * d->dim[2];
-    bmvp_nii_volume evidence, level;
+    bmvp_nii_volume level;
     double has[3];
     int64_t i;
     int k;
-    bmvp_status s = bmvpi_nii_new_volume(&evidence, d->dim, d->affine, io);
+    bmvp_status s = bmvpi_nii_new_volume(evidence, d->dim, d->affine, io);
     if (s != BMVP_OK) return s;
-    memset(evidence.data, 0, (size_t)size * sizeof(float));
+    memset(evidence->data, 0, (size_t)size * sizeof(float));
     for (k = 0; k < n && s == BMVP_OK; ++k) {
         bmvp_nii_voxel_size(has, volumes[k].affine);
         if ((s = bmvpi_nii_level(&level, &volumes[k], 2, has, io)) != BMVP_OK) break;
-        s = bmvpi_nii_add_evidence(evidence.data, &level, d->data, 1.0 / n, io);
+        s = bmvpi_nii_add_evidence(evidence->data, &level, d->data, 1.0 / n, io);
         bmvp_nii_volume_free(&level);
     }
-    if (s == BMVP_OK) s = bmvp_nii_smooth(&evidence, width, io->err);
+    if (s == BMVP_OK) s = bmvp_nii_smooth(evidence, width, io->err);
     for (i = 0; i < size && s == BMVP_OK; ++i)
-        if (d->data[i] >= -12 && d->data[i] <= 12) d->data[i] -= 3 * evidence.data[i];
-    bmvp_nii_volume_free(&evidence);
+        if (d->data[i] >= -12 && d->data[i] <= 12) d->data[i] -= 3 * evidence->data[i];
     return s;
 }
 
@@ -6487,10 +6803,10 @@ static bmvp_status bmvpi_nii_clean(bmvp_nii_volume *d, const bmvpi_nii_io *io)
     return s;
 }
 
-/* The affine from template to case, far then near. */
-static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, const bmvp_nii_volume *tmpl, const bmvp_nii_volume *d,
-                                        const bmvp_nii_volume *head, const bmvp_nii_brain_how *how,
-                                        const bmvpi_nii_io *io)
+/* From template to case: the affine, far then near, then the deformation. */
+static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, bmvpi_nii_warp *w, const bmvp_nii_volume *tmpl,
+                                        const bmvp_nii_volume *d, const bmvp_nii_volume *head,
+                                        const bmvp_nii_brain_how *how, const bmvpi_nii_io *io)
 {
     const int64_t n = d->dim[0] * d->dim[1] * d->dim[2];
     bmvp_nii_register_how h;
@@ -6518,8 +6834,35 @@ static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, const bmvp_nii
         h.level[1] = 0;
         s = bmvp_nii_register(r, tmpl, head, &h, io->err);
     }
+    memcpy(w->matrix, r->matrix, sizeof w->matrix);
+    if (s == BMVP_OK && !how->no_deform)
+        s = bmvpi_nii_deform(w, tmpl, head, &region, how->parallel, how->parallel_user, io);
     bmvp_nii_volume_free(&region);
     return s;
+}
+
+BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *text, size_t size)
+{
+    const struct { double v, low, high; const char *words; } rows[5] = {
+        { report->stretch[0], 0, 1.35, "the template was stretched %.2f times" },
+        { report->stretch[2], 0.75, HUGE_VAL, "the template was shrunk to %.2f" },
+        { report->litres, 0.9, 2.2, "%.2f litres" },
+        { report->kept, 0.9, 1, "before and after refinement Dice %.2f" },
+        { report->against, 0, 0.5, "values speak against %.2f of it" }
+    };
+    size_t used = 0;
+    int k, n = 0;
+    if (size > 0) text[0] = 0;
+    for (k = 0; k < 5; ++k) {
+        if (rows[k].v >= rows[k].low && rows[k].v <= rows[k].high) continue;
+        if (used < size) {
+            char one[96];
+            snprintf(one, sizeof one, rows[k].words, rows[k].v);
+            used += (size_t)snprintf(text + used, size - used, "%s%s", n > 0 ? ", " : "", one);
+        }
+        ++n;
+    }
+    return n;
 }
 
 static void bmvpi_nii_judge(bmvp_nii_brain_report *report, const bmvp_nii_volume *mask)
@@ -6553,8 +6896,35 @@ static void bmvpi_nii_judge(bmvp_nii_brain_report *report, const bmvp_nii_volume
                 report->stretch[a] = report->stretch[b];
                 report->stretch[b] = t;
             }
-    report->doubtful = report->stretch[0] > 1.35 || report->stretch[2] < 0.75 || report->litres < 0.9 ||
-                       report->litres > 2.2 || report->kept < 0.9;
+    report->doubtful = bmvp_nii_brain_doubts(report, NULL, 0);
+}
+
+/* Distance to the template's brain, carried to the grid of d: d(A x + u(x)) = far_from(x), beyond the template's grid
+   that of its edge and the way there. */
+static bmvp_status bmvpi_nii_carry(bmvp_nii_volume *d, const bmvp_nii_volume *far_from, const bmvpi_nii_warp *w,
+                                   bmvp_error *err)
+{
+    double inverse[16], to_voxel[16], mm[3];
+    int64_t x, y, z, i = 0;
+    int a;
+    bmvp_status s = bmvp_nii_affine_inverse(inverse, w->matrix, err);
+    if (s == BMVP_OK) s = bmvp_nii_affine_inverse(to_voxel, far_from->affine, err);
+    bmvp_nii_voxel_size(mm, far_from->affine);
+    for (z = 0; z < d->dim[2] && s == BMVP_OK; ++z)
+        for (y = 0; y < d->dim[1]; ++y)
+            for (x = 0; x < d->dim[0]; ++x, ++i) {
+                double p[3], v;
+                p[0] = (double)x;
+                p[1] = (double)y;
+                p[2] = (double)z;
+                bmvpi_nii_apply(p, d->affine, p);
+                bmvpi_nii_warp_back(p, w, inverse, p);
+                bmvpi_nii_apply(p, to_voxel, p);
+                v = (double)bmvpi_nii_trilinear(far_from, p);
+                for (a = 0; a < 3; ++a) v += fmax(0, fmax(-p[a], p[a] - (double)(far_from->dim[a] - 1))) * mm[a];
+                d->data[i] = (float)v;
+            }
+    return s;
 }
 
 /* From the carried distance d on the 2 mm grid to the mask on the case's. */
@@ -6563,26 +6933,71 @@ static bmvp_status bmvpi_nii_finish_mask(bmvp_nii_volume *mask, bmvp_nii_volume 
                                          const bmvpi_nii_io *io)
 {
     const int64_t size = d->dim[0] * d->dim[1] * d->dim[2];
-    bmvp_nii_volume before;
-    int64_t i, a = 0, b = 0, both = 0, m;
+    bmvp_nii_volume before, evidence;
+    int64_t i, a = 0, b = 0, both = 0, against = 0, m;
     bmvp_status s = bmvp_nii_volume_copy(&before, d, io->err);
     if (s != BMVP_OK) return s;
-    if (!how->no_refine) s = bmvpi_nii_refine(d, volumes, n, io);
+    memset(&evidence, 0, sizeof evidence);
+    if (!how->no_refine) s = bmvpi_nii_refine(d, &evidence, volumes, n, io);
     for (i = 0; i < size && s == BMVP_OK; ++i) d->data[i] -= (float)how->margin;
     if (s == BMVP_OK) s = bmvpi_nii_clean(d, io);
-    for (i = 0; i < size; ++i) {
+    for (i = 0; i < size && s == BMVP_OK; ++i) {
         a += before.data[i] < 0;
         b += d->data[i] < 0;
         both += before.data[i] < 0 && d->data[i] < 0;
+        against += d->data[i] < 0 && !how->no_refine && evidence.data[i] < 0;
     }
     report->kept = a + b > 0 ? 2 * (double)both / (double)(a + b) : 0;
+    report->against = b > 0 ? (double)against / (double)b : 0;
     bmvp_nii_volume_free(&before);
+    bmvp_nii_volume_free(&evidence);
     if (s == BMVP_OK) s = bmvp_nii_resample_to(mask, d, volumes, NULL, BMVP_NII_LINEAR, 6, io->err);
     if (s != BMVP_OK) return s;
     m = mask->dim[0] * mask->dim[1] * mask->dim[2];
     for (i = 0; i < m; ++i) mask->data[i] = mask->data[i] < 0;
     s = bmvpi_nii_keep_largest(mask, 1, io->err);
     if (s == BMVP_OK) s = bmvpi_nii_keep_largest(mask, 0, io->err);
+    return s;
+}
+
+/* Fills what is narrower than 2 r mm: grown by r, then made smaller by r. A brain's sulci belong to it, also where the
+   template's maker has cut them out. */
+static bmvp_status bmvpi_nii_fill_narrow(bmvp_nii_volume *mask, float r, bmvp_error *err)
+{
+    const int64_t n = mask->dim[0] * mask->dim[1] * mask->dim[2];
+    bmvp_nii_volume d;
+    int64_t i;
+    int step;
+    bmvp_status s = BMVP_OK;
+    for (step = 0; step < 2 && s == BMVP_OK; ++step) {
+        if ((s = bmvp_nii_distance(&d, mask, err)) != BMVP_OK) break;
+        for (i = 0; i < n; ++i) mask->data[i] = d.data[i] < (step == 0 ? r : -r);
+        bmvp_nii_volume_free(&d);
+    }
+    return s == BMVP_OK ? bmvpi_nii_keep_largest(mask, 0, err) : s;
+}
+
+/* Template at 2 mm, and the distance to its brain. */
+static bmvp_status bmvpi_nii_coarse_template(bmvp_nii_volume *head, bmvp_nii_volume *far_from,
+                                             const bmvp_nii_volume *tmpl, const bmvp_nii_volume *brain,
+                                             const bmvpi_nii_io *io)
+{
+    bmvp_nii_volume inside, coarse;
+    double has[3];
+    int64_t i, n = brain->dim[0] * brain->dim[1] * brain->dim[2];
+    bmvp_status s = bmvpi_nii_new_volume(&inside, brain->dim, brain->affine, io);
+    memset(&coarse, 0, sizeof coarse);
+    for (i = 0; i < n && s == BMVP_OK; ++i) inside.data[i] = brain->data[i] > 0;
+    bmvp_nii_voxel_size(has, tmpl->affine);
+    if (s == BMVP_OK) s = bmvpi_nii_level(head, tmpl, 2, has, io);
+    bmvp_nii_voxel_size(has, tmpl->affine);
+    if (s == BMVP_OK) s = bmvpi_nii_level(&coarse, &inside, 2, has, io);
+    n = s == BMVP_OK ? coarse.dim[0] * coarse.dim[1] * coarse.dim[2] : 0;
+    for (i = 0; i < n; ++i) coarse.data[i] = coarse.data[i] >= 0.5f;
+    if (s == BMVP_OK) s = bmvpi_nii_fill_narrow(&coarse, 5, io->err);
+    if (s == BMVP_OK) s = bmvp_nii_distance(far_from, &coarse, io->err);
+    bmvp_nii_volume_free(&inside);
+    bmvp_nii_volume_free(&coarse);
     return s;
 }
 
@@ -6594,14 +7009,17 @@ BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_v
     bmvp_nii_brain_how h;
     bmvp_nii_brain_report own;
     bmvp_nii_registration r;
-    bmvp_nii_volume far_from, grid, d;
+    bmvpi_nii_warp w;
+    bmvp_nii_volume head, far_from, d;
     bmvpi_nii_io io;
-    double has[3], back[16];
+    double has[3];
     int k;
     bmvp_status s = BMVP_OK;
     memset(&h, 0, sizeof h);
     memset(&own, 0, sizeof own);
-    memset(&grid, 0, sizeof grid);
+    memset(&w, 0, sizeof w);
+    memset(&head, 0, sizeof head);
+    memset(&far_from, 0, sizeof far_from);
     memset(&d, 0, sizeof d);
     if (how) h = *how;
     if (report) *report = own;
@@ -6618,12 +7036,11 @@ BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_v
             return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "%s lies on another grid than volumes[0]", name);
     }
     io = bmvpi_nii_io_of(volumes, err);
-    if ((s = bmvp_nii_distance(&far_from, tmpl_brain, err)) != BMVP_OK) return s;
-    s = bmvpi_nii_place_head(&r, tmpl, &far_from, volumes, &h, &io);
-    if (s == BMVP_OK) s = bmvp_nii_affine_inverse(back, r.matrix, err);
+    s = bmvpi_nii_coarse_template(&head, &far_from, tmpl, tmpl_brain, &io);
+    if (s == BMVP_OK) s = bmvpi_nii_place_head(&r, &w, &head, &far_from, volumes, &h, &io);
     bmvp_nii_voxel_size(has, volumes->affine);
-    if (s == BMVP_OK) s = bmvpi_nii_level(&grid, volumes, 2, has, &io);
-    if (s == BMVP_OK) s = bmvp_nii_resample_to(&d, &far_from, &grid, back, BMVP_NII_LINEAR, 100, err);
+    if (s == BMVP_OK) s = bmvpi_nii_level(&d, volumes, 2, has, &io);   /* its grid; its values are replaced */
+    if (s == BMVP_OK) s = bmvpi_nii_carry(&d, &far_from, &w, err);
     if (s == BMVP_OK) s = bmvpi_nii_finish_mask(mask, &d, volumes, n, &h, &own, &io);
     if (s == BMVP_OK) {
         memcpy(own.matrix, r.matrix, sizeof own.matrix);
@@ -6631,8 +7048,9 @@ BMVP_API bmvp_status bmvp_nii_brain_mask(bmvp_nii_volume *mask, const bmvp_nii_v
         bmvpi_nii_judge(&own, mask);
         if (report) *report = own;
     } else bmvp_nii_volume_free(mask);
+    bmvp_nii_volume_free(&head);
     bmvp_nii_volume_free(&far_from);
-    bmvp_nii_volume_free(&grid);
+    bmvpi_nii_free_nodes(w.u, 3);
     bmvp_nii_volume_free(&d);
     return s;
 }

@@ -291,11 +291,11 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    `unetr` (MONAI's, of one input size: options img_size or img_x, img_y, img_z, feature_size, hidden_size, mlp_dim,
    num_heads, and perceptron 1 for its linear patch embedding), `unet3d_mg` (Models Genesis and TransVW; width),
    `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size, window_size, num_heads, depth,
-   use_v2, new_merging 1 where MONAI 1.5 or later trained it, which no file shows, dae 1: DAE's, with a patch embedding
-   of its own, and encoders 1: the encoder alone has the blocks of the skips, too). A program adds rows by
-   bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then know them. A config is
-   plain data: it names its row, and numbers that are no field of it are options with names, so a checkpoint's
-   description can be read, and printed, where the row is not known. */
+   use_v2, new_merging 1 where MONAI 1.5 or later trained it, 2 where its "mergingv2" did, which no file shows, dae 1:
+   DAE's, with a patch embedding of its own, and encoders 1: the encoder alone has the blocks of the skips, too). A
+   program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
+   know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so
+   a checkpoint's description can be read, and printed, where the row is not known. */
 
 typedef enum bmvp_net_task {
     BMVP_TASK_PRETRAIN,
@@ -767,6 +767,9 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
                              size_t size);
+/* The first of them that is called like an entry but for its numbers ("blocks.12.norm1.weight" of a network with
+   blocks.0 to 11): the file's network is larger than that of the list. -1: none. */
+BMVP_API int bmvp_state_larger(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list);
 /* Only the comparison: for files of several parts, before any of them is loaded. */
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err);
@@ -2788,8 +2791,8 @@ static const bmvp_net_kind bmvpi_unet3d_gvsl_kind = {
    slowest, as in MONAI, though here they lie with z slowest.
    Options: feature_size, window_size, num_heads (of the first stage; each has twice as many as the one before), depth
    (blocks of the stages; of all 0: 2), use_v2 (a residual block before each stage), new_merging (order of the octants:
-   0 as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5). No tensor of a file
-   shows the last.
+   0 as MONAI up to 1.4 has it, which takes two of them twice and leaves two out; 1 as from 1.5; 2 as its "mergingv2",
+   z fastest). No tensor of a file shows the last.
    dae 1: as DAE has it (Valanarasu et al., MIDL 2024): two convolutions of 3^3 with instance norms that learn, the
    first of stride 2, are the patch embedding, and the decoder reads maps without a norm of their own.
    encoders 1: the encoder alone (BMVP_TASK_ENCODE) has encoder1 to 10 beside the transformer. */
@@ -3045,9 +3048,11 @@ static bmvp_tensor *bmvpi_swin_run_block(bmvp_module *m, const bmvpi_swin_block 
 /* 8 octants of 2^3 tokens one after the other, a norm, a linear layer. The lists have bit 0 for x, 1 for y, 2 for z, as
    space_to_depth has them. */
 static bmvp_tensor *bmvpi_swin_merge(bmvp_module *m, const bmvp_layer *norm, const bmvp_layer *reduction,
-                                     int new_merging, bmvp_tensor *x)
+                                     int order, bmvp_tensor *x)
 {
-    static const int octant[2][8] = { { 0, 1, 2, 4, 5, 2, 4, 7 }, { 0, 1, 2, 4, 3, 5, 6, 7 } };
+    static const int octant[3][8] = { { 0, 1, 2, 4, 5, 2, 4, 7 },
+                                      { 0, 1, 2, 4, 3, 5, 6, 7 },
+                                      { 0, 4, 2, 6, 1, 5, 3, 7 } };
     bmvp_ctx *c = m->c;
     const int64_t scope = bmvp_scope_begin(c);
     bmvp_tensor *part[8], *s, *y;
@@ -3056,7 +3061,7 @@ static bmvp_tensor *bmvpi_swin_merge(bmvp_module *m, const bmvp_layer *norm, con
     if (!x || bmvp_failed(c)) return NULL;
     n = x->dim[4];
     s = bmvp_space_to_depth(c, x, 2);
-    for (i = 0; i < 8; ++i) part[i] = bmvp_slice(c, s, 4, octant[new_merging][i] * n, n);
+    for (i = 0; i < 8; ++i) part[i] = bmvp_slice(c, s, 4, octant[order][i] * n, n);
     y = bmvp_concat(c, 8, part, 4);
     bmvp_drop(c, s);
     for (i = 0; i < 8; ++i) bmvp_drop(c, part[i]);
@@ -3122,7 +3127,7 @@ static bmvp_features bmvpi_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor 
             x = bmvpi_swin_run_block(m, &u->block[s][i], bmvpi_swin_window(k), i % 2, x);
             if (seen && i < 2) seen[4 * s + i] = x;
         }
-        x = bmvpi_swin_merge(m, &u->merged[s], &u->reduction[s], bmvp_net_option_of(k, "new_merging", 0) != 0, x);
+        x = bmvpi_swin_merge(m, &u->merged[s], &u->reduction[s], bmvp_net_option_of(k, "new_merging", 0), x);
         if (seen) seen[4 * s + 2] = x;
         f.map[1 + s] = bmvpi_swin_dae(k) ? x : bmvpi_swin_bare_norm(m->c, x);
     }
@@ -3191,10 +3196,13 @@ static int64_t bmvpi_swin_channels(const bmvp_net_config *k) { return 16 * (int6
 static int bmvpi_swin_check(bmvp_ctx *c, const bmvp_net_config *k)
 {
     const int f = bmvpi_swin_feature(k), w = bmvpi_swin_window(k), heads = bmvpi_swin_heads(k);
-    const int encoders = bmvp_net_option_of(k, "encoders", 0), dae = bmvpi_swin_dae(k);
+    const int encoders = bmvp_net_option_of(k, "encoders", 0), dae = bmvpi_swin_dae(k),
+              merging = bmvp_net_option_of(k, "new_merging", 0);
     int i, ok = f >= 1 && f <= 4096 && heads >= 1 && f % heads == 0 && w >= 2 && w <= 16;
     if (encoders < 0 || encoders > 1 || dae < 0 || dae > 1)
         return bmvp_fail(c, BMVP_E_ARG, "Swin-UNETR: encoders %d and dae %d are 0 or 1", encoders, dae) != NULL;
+    if (merging < 0 || merging > 2)
+        return bmvp_fail(c, BMVP_E_ARG, "Swin-UNETR: new_merging %d is 0, 1 or 2", merging) != NULL;
     for (i = 0; i < 4; ++i) ok = ok && bmvpi_swin_depth(k, i) >= 1 && bmvpi_swin_depth(k, i) <= BMVPI_SWIN_BLOCKS;
     if (!ok)
         bmvp_fail(c, BMVP_E_ARG,
@@ -3220,10 +3228,12 @@ static int bmvpi_swin_infer(const bmvp_ckpt *f, const char *group, bmvp_net_conf
     while ((2 * w - 1) * (2 * w - 1) * (2 * w - 1) < rows) ++w;
     if (feature < 1 || heads < 1 || w < 2) return 0;
     cfg->in_channels = bmvpi_infer_dim(f, group, embed, 1);
-    for (s = 0; s < 4; ++s)
+    for (s = 0; s < 4; ++s) {
         do {
             snprintf(name, sizeof name, "swinViT.layers%d.0.blocks.%d.norm1.weight", s + 1, cfg->depth[s]);
         } while (bmvp_ckpt_find(f, group, name) >= 0 && ++cfg->depth[s] < BMVPI_SWIN_BLOCKS);
+        if (!cfg->depth[s]) cfg->depth[s] = 1; /* loading names what is missing */
+    }
     snprintf(text, sizeof text, "feature_size=%d window_size=%d num_heads=%d use_v2=%d new_merging=0", feature, w,
              heads, v2);
     (void)bmvp_net_config_set(cfg, text, NULL);
@@ -4206,38 +4216,85 @@ BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const b
     return st;
 }
 
+/* 1: equal; numbers 0: but for the numbers in them. */
+static int bmvpi_state_alike(const char *a, const char *b, int numbers)
+{
+    static const char digit[] = "0123456789";
+    if (numbers) return strcmp(a, b) == 0;
+    for (; *a && *b; a += strspn(a, digit), b += strspn(b, digit)) {
+        const size_t n = strcspn(a, digit);
+        if (n != strcspn(b, digit) || memcmp(a, b, n) != 0) return 0;
+        a += n, b += n;
+        if (strspn(a, digit) == 0 || strspn(b, digit) == 0) break;
+    }
+    return !*a && !*b;
+}
+
+static int bmvpi_state_has(const bmvp_state_list *list, const char *name, int numbers)
+{
+    int64_t dim[BMVP_MAX_DIMS + 1];
+    int i, rank;
+    for (i = 0; i < list->n; ++i)
+        if (bmvpi_state_alike(bmvpi_state_shape(&list->item[i], &rank, dim), name, numbers)) return 1;
+    return 0;
+}
+
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
                              size_t size)
 {
-    int64_t dim[BMVP_MAX_DIMS + 1];
     size_t at = 0;
-    int i, k, rank, n = 0;
+    int i, n = 0;
     if (size) text[0] = 0;
     for (i = 0; i < ckpt->n_entries; ++i) {
         const char *name = ckpt->entry[i].name;
-        if (strcmp(ckpt->entry[i].group, group) != 0) continue;
-        for (k = 0; k < list->n && strcmp(bmvpi_state_shape(&list->item[k], &rank, dim), name) != 0; ++k) { }
-        if (k < list->n) continue;
+        if (strcmp(ckpt->entry[i].group, group) != 0 || bmvpi_state_has(list, name, 1)) continue;
         if (at + strlen(name) + 2 < size) at += (size_t)snprintf(text + at, size - at, "%s%s", at ? ", " : "", name);
         ++n;
     }
     return n;
 }
 
-/* The name of the preset with these shapes, or "custom". */
+BMVP_API int bmvp_state_larger(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list)
+{
+    int i;
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        const char *name = ckpt->entry[i].name;
+        if (strcmp(ckpt->entry[i].group, group) == 0 && !bmvpi_state_has(list, name, 1) &&
+            bmvpi_state_has(list, name, 0))
+            return i;
+    }
+    return -1;
+}
+
+/* 1: a and b have the same value of the field or option of this name (n characters); absent is 0. */
+static int bmvpi_net_same_field(const bmvp_net_config *a, const bmvp_net_config *b, const char *name, size_t n)
+{
+    bmvp_net_config k[2];
+    char word[24];
+    int f;
+    k[0] = *a, k[1] = *b;
+    for (f = 0; f < BMVPI_NET_FIELDS; ++f)
+        if (strlen(bmvpi_net_field[f].name) == n && memcmp(bmvpi_net_field[f].name, name, n) == 0)
+            return memcmp(bmvpi_net_numbers(&k[0], f), bmvpi_net_numbers(&k[1], f),
+                          (size_t)bmvpi_net_field[f].n * sizeof(int)) == 0;
+    snprintf(word, sizeof word, "%.*s", (int)n, name);
+    return bmvp_net_option_of(a, word, 0) == bmvp_net_option_of(b, word, 0);
+}
+
+/* The name of the preset with these sizes, or "custom". */
 static void bmvpi_net_rename(bmvp_net_config *cfg, const bmvp_net_kind *kind)
 {
     bmvp_net_config k;
-    int i, f;
+    const char *p;
+    int i;
     snprintf(cfg->name, sizeof cfg->name, "custom");
     for (i = 0; i < BMVPI_NET_PRESET_COUNT; ++i) {
         if (!bmvp_net_preset(bmvpi_net_preset[i].name, &k) || strcmp(k.kind, cfg->kind) != 0) continue;
-        for (f = 0; f < BMVPI_NET_FIELDS; ++f)
-            if (bmvpi_word_in(kind->fields, bmvpi_net_field[f].name, strlen(bmvpi_net_field[f].name)) &&
-                memcmp(bmvpi_net_numbers(&k, f), bmvpi_net_numbers(cfg, f),
-                       (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0)
-                break;
-        if (f == BMVPI_NET_FIELDS) snprintf(cfg->name, sizeof cfg->name, "%s", k.name);
+        for (p = kind->fields; p && *p && bmvpi_net_same_field(&k, cfg, p, strcspn(p, " "));) {
+            p += strcspn(p, " ");
+            p += *p == ' ';
+        }
+        if (p && !*p) snprintf(cfg->name, sizeof cfg->name, "%s", k.name);
     }
 }
 
@@ -4307,22 +4364,6 @@ static bmvp_status bmvpi_net_other(const bmvp_ctx *c, const bmvp_net_kind *asked
                           i < 0 ? "" : ckpt->entry[i].name, bmvpi_net_title(asked), k.kind);
 }
 
-/* Options as numbers, for a comparison by name: absent is 0. */
-static int bmvpi_net_says_otherwise(const bmvp_net_kind *kind, const bmvp_net_config *shown, bmvp_net_config *said,
-                                    const char *name, size_t n)
-{
-    bmvp_net_config seen = *shown;
-    char word[24];
-    int f;
-    if (bmvpi_word_in(kind->unseen, name, n)) return 0;
-    for (f = 0; f < BMVPI_NET_FIELDS; ++f)
-        if (strlen(bmvpi_net_field[f].name) == n && memcmp(bmvpi_net_field[f].name, name, n) == 0)
-            return memcmp(bmvpi_net_numbers(&seen, f), bmvpi_net_numbers(said, f),
-                          (size_t)bmvpi_net_field[f].n * sizeof(int)) != 0;
-    snprintf(word, sizeof word, "%.*s", (int)n, name);
-    return bmvp_net_option_of(&seen, word, 0) != bmvp_net_option_of(said, word, 0);
-}
-
 BMVP_API bmvp_status bmvp_net_infer_as(const bmvp_ctx *c, const char *network, const char *fields,
                                        const bmvp_ckpt *ckpt, const char *group, bmvp_net_config *cfg,
                                        bmvp_error *err)
@@ -4341,7 +4382,7 @@ BMVP_API bmvp_status bmvp_net_infer_as(const bmvp_ctx *c, const char *network, c
         if (!bmvpi_word_in(kind->fields, p, n) && kind->infer)
             st = bmvp_error_set(err, BMVP_E_ARG, "%s: there is no field '%.*s'; a %s has: %s", kind->name, (int)n, p,
                                 bmvpi_net_title(kind), kind->fields);
-        else if (kind->infer && bmvpi_net_says_otherwise(kind, &shown, cfg, p, n))
+        else if (kind->infer && !bmvpi_word_in(kind->unseen, p, n) && !bmvpi_net_same_field(&shown, cfg, p, n))
             st = bmvp_error_set(err, BMVP_E_ARG,
                                 "%.200s: its tensors say other than '%.*s'; leave it away: they show it", ckpt->path,
                                 (int)strcspn(p, " "), p);
@@ -7146,7 +7187,7 @@ BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t firs
    network of the header is recognised. Where none is - a network of the program's own - the first group with such a
    name, else the only one there is. Prefixes that only wrappers write are always stripped; words that a network may use
    for its own parts ("model.", "net.") only where all tensors have them and a network of the header appears behind
-   them. */
+   them. Last, names that another program has for the tensors of a network of the header become those. */
 
 enum { BMVPI_GROUPS = 64 };
 static const char *const bmvpi_weight_keys[] = {
@@ -7264,6 +7305,77 @@ static bmvp_status bmvpi_weight_unwrap(bmvp_ckpt *ckpt, const char *group, const
     return s;
 }
 
+/* Other programs' names for the tensors of a network of the header: where one of a group's names begins with `mark`,
+   `from` at the beginning of its names is `to` here. Not ours where a name says something else: "layers1.0.0." and
+   ".mlp.fc1" of DAE and of MONAI's self-supervised weights, see bmvpi_weight_ours. */
+static const struct { const char *mark, *from, *to; } bmvpi_dialects[] = {
+    { "patch_embed.proj.", "patch_embed.", "swinViT.patch_embed." }, /* MONAI's self-supervised weights */
+    { "patch_embed.proj.", "layers", "swinViT.layers" },
+    { "swin_vit.patch_embed.", "swin_vit.", "swinViT." },
+    { "encoder.patch_embed.proj.", "encoder.patch_embed.", "swinViT.patch_embed." }, /* DAE */
+    { "encoder.patch_embed.proj.", "encoder.layers", "swinViT.layers" },
+    { "backbone.swinViT.patch_embed.", "backbone.", "" },                            /* VoCo */
+    { "unet.conv1a.", "unet.", "" }                                                  /* M3AE */
+};
+enum { BMVPI_DIALECTS = sizeof bmvpi_dialects / sizeof *bmvpi_dialects, BMVPI_LONGER = 24 };
+
+/* Our name for `name`: as long as that and BMVPI_LONGER at most, with its 0. spoken: by dialect, whether its mark is
+   there. */
+static void bmvpi_weight_ours(const char *name, const char *spoken, char *out, size_t size)
+{
+    static const char stage[] = "swinViT.layers";
+    char *rest, *mlp;
+    int i;
+    for (i = 0; i < BMVPI_DIALECTS; ++i)
+        if (spoken[i] && strncmp(name, bmvpi_dialects[i].from, strlen(bmvpi_dialects[i].from)) == 0) break;
+    snprintf(out, size, "%s%s", i < BMVPI_DIALECTS ? bmvpi_dialects[i].to : "",
+             i < BMVPI_DIALECTS ? name + strlen(bmvpi_dialects[i].from) : name);
+    if (strncmp(out, stage, sizeof stage - 1) != 0) return;
+    rest = out + sizeof stage - 1;
+    rest += strspn(rest, "1234");
+    if (strncmp(rest, ".0.0.", 5) == 0) memmove(rest, rest + 2, strlen(rest + 2) + 1);
+    mlp = strstr(rest, ".mlp.fc");
+    if (!mlp) return;
+    memmove(mlp + strlen(".mlp.linear"), mlp + strlen(".mlp.fc"), strlen(mlp + strlen(".mlp.fc")) + 1);
+    memcpy(mlp, ".mlp.linear", strlen(".mlp.linear"));
+}
+
+/* The group's names become ours where they are another program's and a network of the header appears behind them. */
+static bmvp_status bmvpi_weight_translate(bmvp_ckpt *ckpt, const char *group, bmvp_error *err)
+{
+    bmvpi_ckpt_file *f = ckpt->file;
+    const size_t bytes = (size_t)f->n_entries * sizeof *f->entry;
+    char spoken[BMVPI_DIALECTS] = { 0 };
+    bmvp_ckpt_entry *e;
+    bmvp_ckpt view = *ckpt;
+    bmvp_net_config cfg;
+    bmvp_error other;
+    int i, k, any = 0;
+    if (bmvp_ckpt_find_meta(ckpt, "", "format")) return BMVP_OK; /* ours, which may hold a program's own network */
+    for (i = 0; i < ckpt->n_entries; ++i)
+        for (k = 0; k < BMVPI_DIALECTS && strcmp(ckpt->entry[i].group, group) == 0; ++k)
+            if (strncmp(ckpt->entry[i].name, bmvpi_dialects[k].mark, strlen(bmvpi_dialects[k].mark)) == 0)
+                any = spoken[k] = 1;
+    for (i = 0; i < ckpt->n_entries && !any; ++i)
+        any = strncmp(ckpt->entry[i].name, "swinViT.", 8) == 0 && strstr(ckpt->entry[i].name, ".mlp.fc");
+    e = any ? (bmvp_ckpt_entry *)bmvpi_bump_get(&f->mem, bytes + 1) : NULL;
+    if (!e) return any ? bmvpi_ck_oom(f, err) : BMVP_OK;
+    memcpy(e, f->entry, bytes);
+    for (i = 0; i < ckpt->n_entries; ++i) {
+        const size_t room = strlen(e[i].name) + BMVPI_LONGER;
+        char *name = strcmp(e[i].group, group) == 0 ? (char *)bmvpi_bump_get(&f->mem, room) : NULL;
+        if (strcmp(e[i].group, group) != 0) continue;
+        if (!name) return bmvpi_ck_oom(f, err);
+        bmvpi_weight_ours(e[i].name, spoken, name, room);
+        e[i].name = name;
+    }
+    view.entry = e;
+    for (i = 0; i < BMVPI_NET_KINDS && !bmvpi_net_infer_kind(bmvpi_net_kinds[i], &view, group, &cfg); ++i) { }
+    if (i < BMVPI_NET_KINDS && !bmvpi_ck_unique(ckpt->path, &f->mem.a, e, f->n_entries, &other))
+        ckpt->entry = f->entry = e;
+    return BMVP_OK;
+}
+
 /* The groups to try: those with a name for weights in the order of the names, then the rest. Returns how many; *named:
    of the first kind. */
 static int bmvpi_weight_order(const bmvp_ckpt *ckpt, const char **order, int *named)
@@ -7305,7 +7417,10 @@ BMVP_API bmvp_status bmvp_state_group(bmvp_ckpt *ckpt, const char **group, bmvp_
         holder = NULL;
         if (named > 0 || n == 1) *group = order[0];
     }
-    if (*group) return bmvpi_weight_unwrap(ckpt, *group, holder, err);
+    if (*group) {
+        const bmvp_status st = bmvpi_weight_unwrap(ckpt, *group, holder, err);
+        return st ? st : bmvpi_weight_translate(ckpt, *group, err);
+    }
     bmvpi_weight_text(ckpt, found, sizeof found);
     return bmvp_error_set(err, BMVP_E_FORMAT, "%.300s: no network in it: %s", ckpt->path, found);
 }

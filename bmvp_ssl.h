@@ -27,8 +27,8 @@
        and the rest:   >>labels impl       >>metrics impl          >>mirror                >>window impl
        fine-tuning:    >>finetune impl     >>finetune start        >>finetune copies       >>finetune loss
                        >>finetune faces    >>finetune files
-       prediction:     >>predict impl      >>predict weights       >>predict images        >>predict align
-                       >>predict call
+       prediction:     >>predict impl      >>predict weights       >>predict images        >>predict atlas
+                       >>predict align         >>predict call
 
    A complete program:
 
@@ -786,6 +786,12 @@ typedef enum bmvp_alignment {
     BMVP_ALIGN_RIGID   /* bmvp_nii_register, also where they lie on one grid */
 } bmvp_alignment;
 BMVP_API const char *bmvp_alignment_names(void); /* "none header rigid" */
+/* Where a case comes to lie. */
+typedef enum bmvp_atlas_space {
+    BMVP_TO_REFERENCE, /* where its reference lies */
+    BMVP_TO_RIGID,     /* on the grid of a template head, turned and shifted: sizes stay */
+    BMVP_TO_AFFINE     /* scaled and sheared to its size, too */
+} bmvp_atlas_space;
 
 typedef struct bmvp_preparation {
     double spacing;         /* edge of a voxel in mm, 0 to 100; 0: as the image has it */
@@ -802,6 +808,10 @@ typedef struct bmvp_preparation {
     char reference[8];            /* modality whose grid they get; "", or not in the case: the one with the smallest
                                      voxels, of equals t1c, t1, flair, t2, then the others in their order */
     int search_all;               /* 1: RIGID tries all turns of a cube, too (BMVP_NII_SEARCH_ALL) */
+    char atlas[64];               /* name of a template head (bmvp_atlas); "": none, then neither `to` nor `strip` */
+    bmvp_atlas_space to;
+    int strip;                    /* 1: what lies outside of the brain becomes 0 (bmvp_nii_brain_mask) ... */
+    double strip_margin;          /* ... so many mm beyond it, -20 to 20 */
 } bmvp_preparation;
 /* 1 mm, percentiles 1 and 99, box of the foreground, not resized, RAS */
 BMVP_API bmvp_preparation bmvp_preparation_default(void);
@@ -810,7 +820,8 @@ BMVP_API const char *bmvp_intensity_names(void); /* "percentiles zscore zscore-a
 BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_error *err);
 /* As JSON object `key` (NULL: the root): {"spacing", "percentile_low", "percentile_high", "centre_crop"} and, only
    where they are not as by default, "resize": [x, y, z], "whole": true, "axes": "LPS", "intensity": "zscore", "range":
-   [low, high], "register": "rigid", "reference": "t1", "search": "all". */
+   [low, high], "register": "rigid", "reference": "t1", "search": "all", "atlas": name, "to": "affine", "strip": true,
+   "strip_margin": 2. */
 BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_preparation *p);
 /* And back from text; name: for messages. BMVP_E_FORMAT names a field that is missing, unknown or out of its range. */
 BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, bmvp_preparation *p, bmvp_error *err);
@@ -869,12 +880,21 @@ typedef struct bmvp_image {        /* one image of a case; exactly one of path, 
 /* In RAS. io: memory, NULL: malloc. */
 BMVP_API bmvp_status bmvp_image_read(bmvp_nii_volume *v, const bmvp_image *image, const bmvp_nii_options *io,
                                      bmvp_error *err);
+/* A template head, and its brain: above 0 on the same grid; NULL: not known, which `strip` needs. Borrowed. */
+typedef struct bmvp_atlas {
+    const bmvp_nii_volume *head, *brain;
+    char name[64]; /* of its file, a blank, eight digits made from all voxels: files of one name are told apart */
+} bmvp_atlas;
+/* BMVP_E_SHAPE: two grids. */
+BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
+                                    const bmvp_nii_volume *brain, bmvp_error *err);
 typedef struct bmvp_prepare_job {
     const bmvp_image *image; /* n images of different modalities */
     int n;
     const bmvp_image *label;   /* on the grid of the images, resampled to the nearest voxel; NULL: none */
     const bmvp_labels *labels; /* which values it may have; NULL: any whole ones of 16 bits */
     const bmvp_preparation *how;
+    const bmvp_atlas *atlas; /* the template that `how` names; NULL: none */
     int keep_doubtful; /* 1: a doubtful alignment (see bmvp_aligned) is no error */
     int other_grids; /* 0: images that do not lie on one grid (bmvp_nii_one_grid) are refused by name (as `prepare`
                         does); 1: they are resampled (linear, full affine, 0 outside) to the grid of the first image */
@@ -884,7 +904,8 @@ typedef struct bmvp_prepare_job {
 } bmvp_prepare_job;
 /* What alignment has found of an image. */
 typedef struct bmvp_aligned {
-    double matrix[16];   /* mm of the reference -> mm of this image; all 0: not aligned */
+    double matrix[16];   /* mm of the prepared grid (the reference's, or with `to` the template's) -> mm of this image;
+                            all 0: not aligned */
     double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1 */
     double turn, shift;  /* degrees; mm, in the middle of the reference */
     double loop;         /* RIGID: mean mm over the head by which reference -> this -> another -> reference misses (of
@@ -907,6 +928,10 @@ typedef struct bmvp_prepared_images {
     int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
     int reference;          /* known modality, where the preparation aligns */
     bmvp_aligned aligned[BMVP_MODALITIES];
+    double to_atlas[16], atlas_nmi;     /* of `to`: mm of the template -> mm of the reference */
+    bmvp_nii_volume brain;              /* of `strip`: 1 where the images are kept, in their box; data NULL: .. */
+    int stripped;                       /* .. 1: they were stripped already */
+    bmvp_nii_brain_report brain_report; /* of `brain` */
     bmvp_allocator allocator;
 } bmvp_prepared_images;
 /* All of the preparation that needs the images together, up to the box. Fails with a message that begins with the file:
@@ -939,6 +964,7 @@ typedef struct bmvp_predict_options {
     bmvp_predict_fill fill; /* what stands for a missing modality */
     int align;              /* how images come to one grid; 0: as the checkpoint's cases, else 1 + a bmvp_alignment */
     int keep_doubtful, other_grids; /* as in bmvp_prepare_job */
+    const bmvp_atlas *atlas; /* the template that the checkpoint's preparation names; NULL: none */
     int probabilities;      /* 1: also one image an output, 2 bytes a voxel each */
     const char *grid;       /* modality of the image whose grid the results have; NULL: the first of the images */
 } bmvp_predict_options;
@@ -957,6 +983,8 @@ typedef struct bmvp_prediction {
     bmvp_alignment aligned;        /* how the images came to one grid .. */
     int reference;                 /* .. that of this known modality .. */
     double loop;                   /* .. and the largest loop error of them, mm */
+    int stripped;                  /* a preparation that strips: the images came without head .. */
+    bmvp_nii_brain_report brain;   /* .. or this of the mask; all 0: none was made */
     bmvp_allocator allocator;
 } bmvp_prediction;
 /* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
@@ -5154,6 +5182,8 @@ enum { BMVPI_INTENSITIES = (int)(sizeof bmvpi_intensity_name / sizeof *bmvpi_int
 
 static const char *const bmvpi_alignment_name[] = { "none", "header", "rigid" };
 enum { BMVPI_ALIGNMENTS = (int)(sizeof bmvpi_alignment_name / sizeof *bmvpi_alignment_name) };
+static const char *const bmvpi_atlas_space_name[] = { "reference", "rigid", "affine" };
+enum { BMVPI_ATLAS_SPACES = (int)(sizeof bmvpi_atlas_space_name / sizeof *bmvpi_atlas_space_name) };
 
 BMVP_API const char *bmvp_alignment_names(void) { return "none header rigid"; }
 BMVP_API const char *bmvp_intensity_names(void) { return "percentiles zscore zscore-all range as-it-is"; }
@@ -5186,6 +5216,10 @@ BMVP_API void bmvp_preparation_write(bmvp_jw *w, const char *key, const bmvp_pre
     if (p->align) bmvp_jw_string(w, "register", bmvpi_alignment_name[p->align]);
     if (p->reference[0]) bmvp_jw_string(w, "reference", p->reference);
     if (p->search_all) bmvp_jw_string(w, "search", "all");
+    if (p->atlas[0]) bmvp_jw_string(w, "atlas", p->atlas);
+    if (p->to) bmvp_jw_string(w, "to", bmvpi_atlas_space_name[p->to]);
+    if (p->strip) bmvp_jw_bool(w, "strip", 1);
+    if (p->strip_margin != 0) bmvp_jw_double(w, "strip_margin", p->strip_margin);
     if (p->intensity) bmvp_jw_string(w, "intensity", bmvpi_intensity_name[p->intensity]);
     if (p->intensity == BMVP_INTENSITY_RANGE) {
         bmvp_jw_array(w, "range");
@@ -5205,6 +5239,19 @@ static int bmvpi_axes_known(const char *axes)
         for (k = 0; k < 3; ++k)
             if (strchr(pair[k], axes[i])) used |= 1 << k;
     return i == 0 || (i == 3 && !axes[3] && used == 7);
+}
+
+static bmvp_status bmvpi_preparation_check_atlas(const bmvp_preparation *p, bmvp_error *err)
+{
+    if (!memchr(p->atlas, 0, sizeof p->atlas)) return bmvp_error_set(err, BMVP_E_ARG, "atlas: its name is too long");
+    if ((int)p->to < 0 || (int)p->to >= BMVPI_ATLAS_SPACES)
+        return bmvp_error_set(err, BMVP_E_ARG, "to %d is none of: reference rigid affine", (int)p->to);
+    if ((p->atlas[0] != 0) != (p->to || p->strip))
+        return bmvp_error_set(err, BMVP_E_ARG, "to and strip need an atlas, and an atlas one of them");
+    if (!(p->strip_margin >= -20 && p->strip_margin <= 20) || (p->strip_margin != 0 && !p->strip))
+        return bmvp_error_set(err, BMVP_E_ARG, "strip_margin %g must be from -20 to 20 mm, and is of strip",
+                              p->strip_margin);
+    return BMVP_OK;
 }
 
 BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_error *err)
@@ -5230,7 +5277,7 @@ BMVP_API bmvp_status bmvp_preparation_check(const bmvp_preparation *p, bmvp_erro
         return bmvp_error_set(err, BMVP_E_ARG, "reference and search are of a preparation that registers");
     if (p->whole && p->centre_crop)
         return bmvp_error_set(err, BMVP_E_ARG, "centre_crop cuts a box out, and the whole volume is wanted");
-    return BMVP_OK;
+    return bmvpi_preparation_check_atlas(p, err);
 }
 
 static bmvp_status bmvpi_preparation_number(const bmvp_json *node, const char *name, double high, double *out,
@@ -5258,6 +5305,29 @@ static bmvp_status bmvpi_preparation_resize(const bmvp_json *node, const char *n
     return BMVP_OK;
 }
 
+/* The same of a template. */
+static int bmvpi_preparation_atlas(const bmvp_json *node, bmvp_preparation *p)
+{
+    const char *text = bmvp_json_string(node, "");
+    int k = 0;
+    if (strcmp(node->key, "atlas") == 0) {
+        snprintf(p->atlas, sizeof p->atlas, "%s", text);
+        return text[0] && strlen(text) < sizeof p->atlas ? 1 : -1;
+    }
+    if (strcmp(node->key, "to") == 0) {
+        while (k < BMVPI_ATLAS_SPACES && strcmp(text, bmvpi_atlas_space_name[k]) != 0) ++k;
+        p->to = (bmvp_atlas_space)k;
+        return k < BMVPI_ATLAS_SPACES ? 1 : -1;
+    }
+    if (strcmp(node->key, "strip") == 0) {
+        p->strip = bmvp_json_bool(node, 0);
+        return p->strip ? 1 : -1;
+    }
+    if (strcmp(node->key, "strip_margin") != 0) return 0;
+    p->strip_margin = bmvp_json_double(node, 0);
+    return node->type == BMVP_JSON_NUMBER ? 1 : -1;
+}
+
 /* The fields that a file has only where they are not as by default. 0: none of them; -1: it has no such value. */
 static int bmvpi_preparation_more(const bmvp_json *node, bmvp_preparation *p)
 {
@@ -5281,7 +5351,7 @@ static int bmvpi_preparation_more(const bmvp_json *node, bmvp_preparation *p)
     } else if (strcmp(node->key, "search") == 0) {
         p->search_all = strcmp(text, "all") == 0;
         return p->search_all ? 1 : -1;
-    } else return 0;
+    } else return bmvpi_preparation_atlas(node, p);
     return k < BMVPI_INTENSITIES && strlen(text) <= 11 ? 1 : -1;
 }
 
@@ -5333,6 +5403,13 @@ BMVP_API bmvp_status bmvp_preparation_read(const char *text, const char *name, b
     return st;
 }
 
+/* What tells a template from others: the end of its name. */
+static const char *bmvpi_atlas_mark(const char *name)
+{
+    const size_t n = strlen(name);
+    return n > 8 ? name + n - 8 : name;
+}
+
 static void bmvpi_preparation_size(const bmvp_preparation *p, char text[64])
 {
     if (p->resize[0] > 0)
@@ -5351,6 +5428,11 @@ static void bmvpi_preparation_text(const bmvp_preparation *p, char text[96])
     snprintf(text + n, (size_t)(96 - n), " %s%s%s%s%s%s%s%s", p->whole ? "whole" : p->centre_crop ? "centre" : "box",
              p->axes[0] ? " " : "", p->axes, p->align ? " " : "", p->align ? bmvpi_alignment_name[p->align] : "",
              p->reference[0] ? ":" : "", p->reference, p->search_all ? " all" : "");
+    n = (int)strlen(text);
+    if (p->atlas[0])
+        n += snprintf(text + n, (size_t)(96 - n), " %.8s %s", bmvpi_atlas_mark(p->atlas),
+                      bmvpi_atlas_space_name[p->to]);
+    if (p->strip) snprintf(text + n, (size_t)(96 - n), " strip%+g", p->strip_margin);
 }
 
 BMVP_API int bmvp_preparation_differs(const bmvp_preparation *a, const bmvp_preparation *b, char *text, size_t size)
@@ -5706,13 +5788,19 @@ static bmvp_status bmvpi_weights_inspect(const bmvp_ctx *c, const char *path, co
     return st;
 }
 
-/* Which tensors are of no use. */
+/* Which tensors are of no use; not those of a larger network. */
 static bmvp_status bmvpi_weights_left(bmvp_ft *f, const char *path, bmvp_ft_info *o, bmvp_error *err)
 {
     const char *group;
     bmvp_ckpt *file = NULL;
     bmvp_status st = bmvp_ckpt_open(path, bmvp_allocator_of(f->c), &file, err);
+    int i;
     if (!st) st = bmvp_state_group(file, &group, err);
+    if (!st && (i = bmvp_state_larger(file, group, bmvp_net_state(f->net))) >= 0)
+        st = bmvp_error_set(err, BMVP_E_SHAPE,
+                            "%s: tensor '%s' has no place in the network that its other tensors show: a larger one, or "
+                            "tensors are missing",
+                            path, file->entry[i].name);
     if (!st) o->n_left = bmvp_state_left(file, group, bmvp_net_state(f->net), o->left, sizeof o->left);
     bmvp_ckpt_close(file);
     return st;
@@ -6259,7 +6347,182 @@ static bmvp_status bmvpi_prepare_box(bmvpi_preparing *s, bmvp_error *err)
         bmvp_nii_box_affine(v->affine, s->grid.affine, &box); /* the numbers of one crop, not of two */
         if (!st && p->inside) bmvpi_mark(p->inside, p->box, v, origin);
     }
+    if (!st && p->brain.data) st = bmvpi_named(s->first, bmvp_nii_crop(&p->brain, &box, 0, &e), &e, err);
     return !st && p->label.data ? bmvpi_crop_label(s, &box, err) : st;
+}
+
+/* >>predict atlas: a template head whose brain is known ---------------------------------------------------------------
+
+   The reference of a case is registered to the template, or the template's brain is carried to the case, or both. All
+   happens before any image is resampled: P, mm of the template to mm of the reference, is multiplied onto the matrices
+   of the images, and the mask, made on the reference's own grid, is taken along. */
+
+/* FNV-1a over n bytes. */
+static uint32_t bmvpi_atlas_hash(uint32_t h, const void *data, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    while (n-- > 0) h = (h ^ *p++) * 16777619u;
+    return h;
+}
+
+BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
+                                    const bmvp_nii_volume *brain, bmvp_error *err)
+{
+    const char *slash = strrchr(file, '/');
+    const size_t n = (size_t)(head->dim[0] * head->dim[1] * head->dim[2]) * sizeof(float);
+    uint32_t h;
+    memset(a, 0, sizeof *a);
+    if (brain && !bmvp_nii_one_grid(head, brain))
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its brain lies on another grid", file);
+    a->head = head;
+    a->brain = brain;
+    h = bmvpi_atlas_hash(2166136261u, head->dim, sizeof head->dim);
+    h = bmvpi_atlas_hash(h, head->data, n);
+    if (brain) h = bmvpi_atlas_hash(h, brain->data, n);
+    snprintf(a->name, sizeof a->name, "%.40s %08lx", slash ? slash + 1 : file, (unsigned long)h);
+    return BMVP_OK;
+}
+
+/* Is the template of the job the one that the preparation names? */
+static bmvp_status bmvpi_atlas_check(const bmvp_prepare_job *job, bmvp_error *err)
+{
+    const bmvp_atlas *a = job->atlas;
+    const char *want = job->how->atlas;
+    if (!want[0]) return BMVP_OK;
+    if (!a || !a->head || (job->how->strip && !a->brain))
+        return bmvp_error_set(err, BMVP_E_ARG, "its preparation needs the template head '%s'%s: --template FILE%s",
+                              want, job->how->strip ? " and its brain" : "",
+                              job->how->strip ? " --template-brain FILE" : "");
+    if (strcmp(bmvpi_atlas_mark(want), bmvpi_atlas_mark(a->name)) != 0)
+        return bmvp_error_set(err, BMVP_E_ARG, "the template '%s' is not '%s', which its preparation names", a->name,
+                              want);
+    return BMVP_OK;
+}
+
+/* A mask of the template up to `most` mm around its brain. */
+static bmvp_status bmvpi_atlas_near(bmvp_nii_volume *near_brain, const bmvp_atlas *a, double most, bmvp_error *err)
+{
+    int64_t i, n;
+    bmvp_status st = bmvp_nii_distance(near_brain, a->brain, err);
+    if (st) return st;
+    n = near_brain->dim[0] * near_brain->dim[1] * near_brain->dim[2];
+    for (i = 0; i < n; ++i) near_brain->data[i] = (double)near_brain->data[i] < most;
+    return BMVP_OK;
+}
+
+static void bmvpi_cut_away(bmvp_nii_volume *v, const bmvp_nii_volume *mask)
+{
+    const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
+    int64_t i;
+    for (i = 0; i < n; ++i)
+        if (!(mask->data[i] > 0)) v->data[i] = 0;
+}
+
+/* P by registration: the template's samples lie around its brain where that is known. */
+static bmvp_status bmvpi_atlas_register(bmvpi_preparing *s, bmvp_error *err)
+{
+    bmvp_prepared_images *p = s->p;
+    const bmvp_atlas *a = s->job->atlas;
+    bmvp_nii_volume head, region;
+    bmvp_nii_register_how how;
+    bmvp_nii_registration r;
+    bmvp_error e;
+    bmvp_status st = BMVP_OK;
+    memset(&how, 0, sizeof how);
+    memset(&head, 0, sizeof head);
+    memset(&region, 0, sizeof region);
+    how.dof = s->job->how->to == BMVP_TO_AFFINE ? BMVP_NII_AFFINE : BMVP_NII_RIGID;
+    how.search = s->job->how->search_all ? BMVP_NII_SEARCH_ALL : BMVP_NII_SEARCH_SMALL;
+    if (a->brain) {
+        st = bmvpi_atlas_near(&region, a, p->stripped ? 8 : 25, &e);
+        how.mask = &region;
+    }
+    if (!st && a->brain && p->stripped) st = bmvp_nii_volume_copy(&head, a->head, &e);
+    if (!st && head.data) bmvpi_cut_away(&head, a->brain);
+    if (!st) st = bmvp_nii_register(&r, head.data ? &head : a->head, &p->image[p->reference], &how, &e);
+    bmvp_nii_volume_free(&head);
+    bmvp_nii_volume_free(&region);
+    if (st) return bmvp_error_set(err, st, "%s cannot be registered to the template: %s", s->first, e.message);
+    if (r.overlap < 0.3 && !s->job->keep_doubtful)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: only %.0f %% of the template's head lie in it; keep such cases with --keep-doubtful",
+                              s->first, 100 * r.overlap);
+    memcpy(p->to_atlas, r.matrix, sizeof p->to_atlas);
+    p->atlas_nmi = r.nmi;
+    return BMVP_OK;
+}
+
+/* The mask on the reference's own grid, from all images. */
+static bmvp_status bmvpi_atlas_mask(bmvpi_preparing *s, bmvp_nii_volume *mask, bmvp_error *err)
+{
+    bmvp_prepared_images *p = s->p;
+    bmvp_nii_volume v[BMVP_MODALITIES];
+    bmvp_nii_brain_how how;
+    bmvp_error e;
+    bmvp_status st = BMVP_OK;
+    int m, n = 1;
+    memset(&how, 0, sizeof how);
+    how.margin = s->job->how->strip_margin;
+    v[0] = p->image[p->reference];
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        if (!p->image[m].data || m == p->reference) continue;
+        st = bmvp_nii_resample_to(&v[n], &p->image[m], v, p->aligned[m].matrix, BMVP_NII_LINEAR, 0, &e);
+        if (!st && bmvpi_one_value(&v[n])) bmvp_nii_volume_free(&v[n]); /* it lies elsewhere */
+        else if (!st) ++n;
+    }
+    if (!st)
+        st = bmvp_nii_brain_mask(mask, v, n, s->job->atlas->head, s->job->atlas->brain, &how, &p->brain_report, &e);
+    while (--n > 0) bmvp_nii_volume_free(&v[n]);
+    return st ? bmvp_error_set(err, st, "%s: no brain is found: %s", s->first, e.message) : BMVP_OK;
+}
+
+/* Mask (data NULL: none) and P; all matrices of images are then of mm of the prepared grid. */
+static bmvp_status bmvpi_atlas(bmvpi_preparing *s, bmvp_nii_volume *mask, bmvp_error *err)
+{
+    bmvp_prepared_images *p = s->p;
+    const bmvp_preparation *how = s->job->how;
+    bmvp_status st = BMVP_OK;
+    int m;
+    p->stripped = bmvp_nii_is_stripped(&p->image[p->reference]);
+    if (how->strip && !p->stripped) st = bmvpi_atlas_mask(s, mask, err);
+    if (st || !how->to) return st;
+    if (how->to == BMVP_TO_AFFINE && mask->data) {
+        memcpy(p->to_atlas, p->brain_report.matrix, sizeof p->to_atlas);
+        p->atlas_nmi = p->brain_report.nmi;
+    } else st = bmvpi_atlas_register(s, err);
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m)
+        if (p->image[m].data)
+            bmvp_nii_matrix_multiply(p->aligned[m].matrix, p->aligned[m].matrix, p->to_atlas);
+    return st;
+}
+
+/* The template's grid at the spacing of the preparation, along its axes. */
+static bmvp_status bmvpi_atlas_grid(bmvpi_preparing *s, bmvp_error *err)
+{
+    const bmvp_preparation *how = s->job->how;
+    bmvp_nii_volume v;
+    bmvp_error e;
+    bmvp_status st = bmvp_nii_volume_copy(&v, s->job->atlas->head, &e);
+    if (!st && how->axes[0]) st = bmvp_nii_orient(&v, how->axes, &e);
+    if (!st) st = bmvpi_spacing(&v, how->spacing, BMVP_NII_LINEAR, &e);
+    s->grid = bmvpi_grid_of(&v);
+    bmvp_nii_volume_free(&v);
+    return st ? bmvp_error_set(err, st, "template: %s", e.message) : BMVP_OK;
+}
+
+/* The mask on the prepared grid. */
+static bmvp_status bmvpi_atlas_brain(bmvpi_preparing *s, const bmvp_nii_volume *mask, bmvp_error *err)
+{
+    bmvp_nii_volume *to = &s->p->brain;
+    bmvp_error e;
+    int64_t i, n;
+    bmvp_status st;
+    if (!mask->data) return BMVP_OK;
+    st = bmvp_nii_resample_to(to, mask, &s->grid, s->job->how->to ? s->p->to_atlas : NULL, BMVP_NII_LINEAR, 0, &e);
+    if (st) return bmvpi_named(s->first, st, &e, err);
+    n = to->dim[0] * to->dim[1] * to->dim[2];
+    for (i = 0; i < n; ++i) to->data[i] = to->data[i] >= 0.5f;
+    return BMVP_OK;
 }
 
 /* >>predict align: images of one case on their own grids --------------------------------------------------------------
@@ -6407,6 +6670,7 @@ static bmvp_status bmvpi_align_find(bmvpi_preparing *s, bmvp_error *err)
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         bmvp_aligned *a = &s->p->aligned[m];
         if (!s->p->image[m].data) continue;
+        if (!s->job->how->align) st = bmvpi_to_frame(s, &s->p->image[m], s->name[m], 0, err);
         for (k = 0; k < 16; ++k) a->matrix[k] = k % 5 == 0;
         a->nmi = rigid ? 2 : 0;
         a->overlap = 1;
@@ -6448,7 +6712,7 @@ static bmvp_status bmvpi_align_label(bmvpi_preparing *s, const bmvp_nii_volume *
     return st;
 }
 
-/* Image m on the grid of the reference, which was resampled before: in one interpolation. */
+/* Image m on the prepared grid: in one interpolation. */
 static bmvp_status bmvpi_align_resample(bmvpi_preparing *s, int m, bmvp_error *err)
 {
     bmvp_nii_volume *v = &s->p->image[m], out;
@@ -6463,23 +6727,31 @@ static bmvp_status bmvpi_align_resample(bmvpi_preparing *s, int m, bmvp_error *e
 static bmvp_status bmvpi_align(bmvpi_preparing *s, bmvp_error *err)
 {
     bmvp_prepared_images *p = s->p;
-    bmvp_nii_volume native[BMVP_MODALITIES];
+    bmvp_nii_volume native[BMVP_MODALITIES], mask;
     bmvp_error e;
-    bmvp_status st = BMVP_OK;
+    bmvp_status st = bmvpi_atlas_check(s->job, err);
     int i, m, r;
+    memset(&mask, 0, sizeof mask);
     for (i = 0; i < s->job->n && !st; ++i) st = bmvpi_take_image(s, &s->job->image[i], &m, err);
     r = st ? -1 : bmvpi_align_reference(s);
     if (r < 0) return st;
     p->reference = r;
     s->first = s->name[r];
+    p->frame = bmvpi_grid_of(&p->image[r]);
     st = bmvpi_align_find(s, err);
+    if (!st && s->job->how->atlas[0]) st = bmvpi_atlas(s, &mask, err);
     for (m = 0; m < BMVP_MODALITIES; ++m) native[m] = bmvpi_grid_of(&p->image[m]);
-    if (!st)
+    if (!st && !s->job->how->to)
         st = bmvpi_named(s->first, bmvpi_spacing(&p->image[r], s->job->how->spacing, BMVP_NII_LINEAR, &e), &e, err);
-    s->grid = p->frame = bmvpi_grid_of(&p->image[r]);
+    s->grid = bmvpi_grid_of(&p->image[r]);
+    if (!st && s->job->how->to) st = bmvpi_atlas_grid(s, err);
+    p->frame = s->grid;
+    if (!st) st = bmvpi_atlas_brain(s, &mask, err);
+    bmvp_nii_volume_free(&mask);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!p->image[m].data) continue;
-        if (m != r) st = bmvpi_align_resample(s, m, err);
+        if (m != r || s->job->how->to) st = bmvpi_align_resample(s, m, err);
+        if (!st && p->brain.data) bmvpi_cut_away(&p->image[m], &p->brain);
         if (!st) st = bmvpi_mark_content(s, &p->image[m], err);
         if (!st) st = bmvpi_named(s->name[m], bmvpi_trim(&p->image[m], s->at[m], &e), &e, err);
     }
@@ -6488,6 +6760,7 @@ static bmvp_status bmvpi_align(bmvpi_preparing *s, bmvp_error *err)
 
 BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_prepare_job *job, bmvp_error *err)
 {
+    const int aligns = job->how->align || job->how->atlas[0];
     bmvpi_preparing s;
     bmvp_status st = BMVP_OK;
     int i;
@@ -6496,9 +6769,9 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     if (job->io) p->allocator = job->io->allocator;
     s.p = p;
     s.job = job;
-    if (job->how->align) st = bmvpi_align(&s, err);
-    for (i = 0; i < job->n && !job->how->align && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
-    if (!st && !job->how->align) st = bmvpi_prepare_label(&s, err);
+    if (aligns) st = bmvpi_align(&s, err);
+    for (i = 0; i < job->n && !aligns && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    if (!st && !aligns) st = bmvpi_prepare_label(&s, err);
     if (!st && s.first) st = bmvpi_prepare_box(&s, err);
     if (st) bmvp_prepared_images_free(p);
     return st;
@@ -6562,6 +6835,7 @@ BMVP_API void bmvp_prepared_images_free(bmvp_prepared_images *p)
     int m;
     for (m = 0; m < BMVP_MODALITIES; ++m) bmvp_nii_volume_free(&p->image[m]);
     bmvp_nii_volume_free(&p->label);
+    bmvp_nii_volume_free(&p->brain);
     bmvpi_nii_release(&p->allocator, p->content);
     bmvpi_nii_release(&p->allocator, p->inside);
     memset(p, 0, sizeof *p);
@@ -6980,6 +7254,7 @@ static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
     if (s->o.align) how.align = (bmvp_alignment)(s->o.align - 1);
     if (!how.align) how.search_all = how.reference[0] = 0;
     job.how = &how;
+    job.atlas = s->o.atlas;
     job.keep_doubtful = s->o.keep_doubtful;
     job.other_grids = s->o.other_grids;
     job.constants = 1;
@@ -6991,6 +7266,8 @@ static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
     st = bmvp_prepare_images(&s->prepared, &job, err);
     s->out->aligned = how.align;
     s->out->reference = s->prepared.reference;
+    s->out->stripped = how.strip && s->prepared.stripped;
+    s->out->brain = s->prepared.brain_report;
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         s->out->loop = fmax(s->out->loop, s->prepared.aligned[m].loop);
         st = bmvp_prepare_values(&s->prepared.image[m], 0, &how, err);

@@ -1,13 +1,14 @@
 #!/bin/sh
 # weights.sh - `bmvp predict` with weights that MONAI has trained and that say nothing of themselves: MONAI's label map comes out
-# (tests/fixtures/monai), what is assumed is printed, and what does not fit is refused by file and tensor.
-# Environment: BMVP, the program (default build/bmvp).
+# (tests/fixtures/monai), what is assumed is printed, and what does not fit is refused by file and tensor. Then the other networks under
+# their authors' names, and `bmvp finetune --init` with self-supervised weights.
+# Environment: BMVP, the program (default build/bmvp); build/test_weights writes the other networks' files.
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
 program=${BMVP:-build/bmvp}
 case $program in /*) ;; *) program=$(pwd)/$program ;; esac
-fix=$(pwd)/tests/fixtures/monai
+fix=$(pwd)/tests/fixtures/monai writer=$(pwd)/build/test_weights
 cd "$T" || exit 1
 
 # predict FILE OPTION...
@@ -49,4 +50,39 @@ expect 2 "windows of 32x32x32 alone" told "$fix/unetr.pt" --modalities t1,flair 
 expect 2 "axes 'RLS'" told "$fix/unetr.pt" --modalities t1,flair --axes RLS --out never
 expect 2 "--labels nothing: neither a file nor" told "$fix/unetr.pt" --modalities t1,flair --labels nothing --out never
 absent never
+
+# WHAT NAME NETWORK OPTION...: theirs/NAME.pt on the same case
+other()
+{
+    what=$1 name=$2 network=$3
+    shift 3
+    expect 0 "$what" predict "theirs/$name.pt" --network "$network" --modalities t1,flair --labels phantom --outputs TC,WT,ET --box whole \
+        --intensity zscore --out "maps.$name" "$@"
+    check "$name: a map" test -s "maps.$name/head.nii.gz"
+}
+mkdir theirs
+if [ ! -x "$writer" ]; then skip "no build/test_weights"
+else
+    check "files are written" "$writer" write theirs
+    other "UniFormer, 2 channels to 3 outputs|dim 16,32,64,128|--set head_dim=16" uniformer uniformer --window 16,16,32
+    other "UNET3D, 2 channels to 3 outputs|width 8|--set groups=8" unet3d unet3d --window 16,16,16
+    other "UNET3D, 2 channels to 3 outputs|deep 1|left out 1 tensors of the file: limage" m3ae unet3d --window 16,16,16
+    other "U-Net of Models Genesis, 2 channels to 3 outputs, width 4" unet3d_mg unet3d_mg --window 16,16,16
+    other "U-Net of GVSL, 2 channels to 3 outputs, width 8|left out 2 tensors of the file: unet_pre" unet3d_gvsl unet3d_gvsl --window 24,16,16
+    other "Swin-UNETR, 2 channels to 3 outputs|dae 1|--set new_merging=0" dae swin_unetr --window 32,32,64
+    other "new_merging 2" swin_vit swin_unetr --set new_merging=2 --window 32,32,64
+    expect 2 "new_merging 3 is 0, 1 or 2" predict theirs/swin_vit.pt --network swin_unetr --set new_merging=3 --modalities t1,flair --labels phantom \
+        --out never
+    expect 1 "holds a U-Net of GVSL (its tensor 'unet.inc.|the network is unet3d_gvsl" predict theirs/unet3d_gvsl.pt --network unet3d_mg --out never
+    expect 1 "has no last layer of a segmentation (out.conv.conv.): a pre-trained network; fine-tune it first" predict theirs/swinvit.pt \
+        --network swin_unetr --modalities t1 --labels phantom --out never
+    absent never
+    expect 0 "1 of 1 cases" "$program" phantom --out phantoms --cases 1 --size 64 --tumours 1 --seed 3
+    expect 0 "1 cases (1 new" "$program" prepare --data phantoms --out prepared --spacing 0
+    tune() { "$program" finetune --data prepared --train all --val all --allow-absent --fill zero --set copies=0 --crop 64 --batch 1 --steps 1 --threads 1 "$@"; }
+    expect 0 "tensors taken, 2 adapted|its tensors do not show  --set new_merging=0|done" tune --init theirs/swinvit.pt --out started
+    expect 0 "its tensors do not show  --set new_merging=1|done" tune --init theirs/swinvit.pt --set copies=0,new_merging=1 --out newer
+    expect 2 "--set new_merging=1: the checkpoint says itself" tune --init started/checkpoint.safetensors --set copies=0,new_merging=1 --out never
+    absent never
+fi
 finish

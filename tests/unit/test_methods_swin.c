@@ -285,8 +285,8 @@ static const char *block_name(const char *ours, char *buf, size_t size)
     return buf;
 }
 
-/* A block of windows of 3^3, shifted, and the merging; odd sides, which a network here never has, are padded. The
-   file's "mergingv2" has an order of octants that no Swin-UNETR uses. */
+/* A block of windows of 3^3, shifted, and the merging in both of MONAI 1.4's orders; odd sides, which a network here
+   never has, are padded. */
 static void swin_block(const golden_ssl *g, bmvp_ctx *c)
 {
     static const int64_t dim[5] = { 1, 6, 4, 5, 12 }, low[5] = { 0 }, high[5] = { 0, 0, 0, 1, 0 };
@@ -309,6 +309,8 @@ static void swin_block(const golden_ssl *g, bmvp_ctx *c)
     y = inside_swin_block(net, 0, 1, in);
     map_is("block", bmvp_json_get(out, "y"), c, y, GOLDEN_LAST);
     map_is("merging", bmvp_json_get(out, "merging"), c, inside_swin_merge(net, 0, 0, bmvp_pad(c, in, low, high)),
+           GOLDEN_LAST);
+    map_is("mergingv2", bmvp_json_get(out, "mergingv2"), c, inside_swin_merge(net, 0, 2, bmvp_pad(c, in, low, high)),
            GOLDEN_LAST);
     bmvp_backward(c, bmvp_sum(c, bmvp_mul(c, y, bmvp_input(c, 5, dim, x + 3 * n))));
     gradients_are(bmvp_json_get(out, "grad"), c, bmvp_net_state(net), block_name, 0, 2e-5);

@@ -1,6 +1,7 @@
 /* data_options.c - see data_options.h */
 #include "data_options.h"
 #include <stdio.h>
+#include <string.h>
 
 bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, const char *command, bmvp_error *err)
 {
@@ -18,6 +19,26 @@ int register_set(bmvp_preparation *how, int align, int reference, int search)
     how->align = (bmvp_alignment)align;
     how->search_all = search;
     if (reference) snprintf(how->reference, sizeof how->reference, "%s", bmvp_modality_name(reference - 1));
+    return -1;
+}
+
+int atlas_options_set(bmvp_preparation *how, const atlas_options *o, const cli_option *opt, int n)
+{
+    static const char *const words[4] = { "template-brain", "to", "strip", "strip-margin" };
+    static const bmvp_atlas_space spaces[3] = { BMVP_TO_RIGID, BMVP_TO_AFFINE, BMVP_TO_REFERENCE };
+    int k;
+    for (k = 0; k < 4 && !o->file; ++k)
+        if (cli_given(opt, n, words[k]))
+            return cli_fail(CLI_USAGE, "prepare", "--%s is done by a template head: --template FILE, or auto",
+                            words[k]);
+    if (!o->file) return -1;
+    how->to = spaces[o->to];
+    if (!how->strip && !how->to)
+        return cli_fail(CLI_USAGE, "prepare", "--template --to reference does nothing without --strip");
+    if (!how->strip && cli_given(opt, n, "strip-margin"))
+        return cli_fail(CLI_USAGE, "prepare", "--strip-margin is of --strip");
+    if (how->strip && !o->brain && strcmp(o->file, "auto") != 0)
+        return cli_fail(CLI_USAGE, "prepare", "--strip needs the template's brain: --template-brain FILE");
     return -1;
 }
 

@@ -31,6 +31,24 @@
 /* Into the preparation; -1, or an exit code with its message. */
 int register_set(bmvp_preparation *how, int align, int reference, int search);
 
+typedef struct atlas_options {
+    const char *file, *brain;
+    int to; /* 0 rigid, 1 affine, 2 reference */
+} atlas_options;
+/* Rows of the files of a template head; and of what is done with it. */
+#define ATLAS_OPTIONS(o) \
+    cli_string("template", &(o).file, NULL, "FILE|auto", \
+               "a template head with its skull; auto: Colin27 of Debian's mricron-data"), \
+    cli_string("template-brain", &(o).brain, NULL, "FILE", \
+               "its brain: above 0 on the same grid; none: with auto, mricron-data's")
+#define STRIP_OPTIONS(o, how) \
+    cli_choice("to", &(o).to, 0, "rigid|affine|reference", \
+               "of --template: cases come onto its grid, turned and shifted; scaled and sheared, too; or stay"), \
+    cli_flag("strip", &(how).strip, "take away what is not brain, by the template; the mask is brain_mask.nii.gz"), \
+    cli_float("strip-margin", &(how).strip_margin, 0, -20, 20, "mm that are left around the brain")
+/* The same of a template, but for its name. n, opt: the command's table. */
+int atlas_options_set(bmvp_preparation *how, const atlas_options *o, const cli_option *opt, int n);
+
 /* dataset_load_as, and says what is not used. o may be NULL. */
 bmvp_status data_load(dataset *d, const char *data, const dataset_options *o, const char *command, bmvp_error *err);
 

@@ -7,6 +7,7 @@
 #include "learnable.h"
 #include "resume.h"
 #include "train.h"
+#include "weights.h"
 #include "data/files.h"
 #include "data/validation.h"
 #include "report/finetune_report.h"
@@ -42,6 +43,7 @@ typedef struct session { /* what one call of the command holds */
     int64_t val_steps, scored; /* scored: step + 1 of `score` */
     validation_score score;
     double best; /* validation so far, NaN: none */
+    int foreign; /* --init is a state dict of another program */
     int pending; /* a validation was interrupted: the checkpoint says so, and the next session does it first */
     bmvp_error err;
 } session;
@@ -50,9 +52,26 @@ typedef struct session { /* what one call of the command holds */
 
 /* >>configuration -------------------------------------------------------------------------------------------------- */
 
-static bmvp_status set_field(void *cfg, const char *name, const char *value, bmvp_error *err)
+/* 1: the file describes its network. */
+static int says_itself(const char *path)
 {
-    return bmvp_ft_set((bmvp_ft_config *)cfg, name, value, err);
+    bmvp_ckpt *f = NULL;
+    const int says = bmvp_ckpt_open(path, NULL, &f, NULL) == BMVP_OK && bmvp_ckpt_find_meta(f, "", "run");
+    bmvp_ckpt_close(f);
+    return says;
+}
+
+/* A field of fine-tuning, or one of the network that no tensor of another program's file shows */
+static bmvp_status set_field(void *user, const char *name, const char *value, bmvp_error *err)
+{
+    session *s = (session *)user;
+    char text[64];
+    if (!weights_unseen(&s->net, name)) return bmvp_ft_set(&s->cfg, name, value, err);
+    if (s->o.resume || (s->o.init && !s->foreign))
+        return bmvp_error_set(err, BMVP_E_ARG, "--set %s=%s: the checkpoint says itself what its network is", name,
+                              value);
+    snprintf(text, sizeof text, "%s=%s", name, value);
+    return bmvp_net_config_set(&s->net, text, err);
 }
 
 /* The network: of the run that goes on, of --init, or of --network. */
@@ -75,6 +94,7 @@ static bmvp_status choose_network(session *s, const cli_option *opt, int n_opt, 
         return bmvp_error_set(&s->err, BMVP_E_ARG, "--network %s: there are %s", s->o.network, bmvp_net_preset_names());
     if (s->o.init) {
         bmvp_error other;
+        s->foreign = !says_itself(s->o.init);
         if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) s->net = fine.net;
         else if (bmvp_ssl_inspect(s->o.init, &pre, &s->err)) return s->err.status;
         else s->net = pre.net;
@@ -137,7 +157,7 @@ static bmvp_status configure(session *s, cli_option *opt, int n_opt)
     if (cli_given(opt, n_opt, "seed")) s->cfg.seed = (int)o->seed;
     if (cli_given(opt, n_opt, "fill")) s->cfg.fill = o->fill;
     if (o->recompute) s->cfg.recompute = 1;
-    st = run_apply_settings(&s->cfg, set_field, o->set, &s->err);
+    st = run_apply_settings(s, set_field, o->set, &s->err);
     if (!st && o->resume) resume_settings(&s->past, bmvp_ft_method()->fields, &s->run.cfg, &s->cfg);
     if (!st && !o->init && !o->resume && s->cfg.fill == 0 && s->cfg.copies)
         st = bmvp_error_set(
@@ -212,6 +232,7 @@ static void print_adoption(session *s, const bmvp_net_adoption *a)
     const bmvp_state_list *l = bmvp_net_state(bmvp_ft_net(s->ft));
     int i, k, shown = 0;
     printf("weights  %s: %d tensors taken, %d adapted, %d fresh\n", s->o.init, a->n[0], a->n[1], a->n[2]);
+    if (s->foreign) weights_print_unseen(&s->net);
     for (k = 1; k < 3; ++k)
         for (i = 0; i < l->n && a->how; ++i)
             if (a->how[i] == k && shown++ < 24) printf("  %-8s %s\n", word[k], l->item[i].name);

@@ -1,13 +1,16 @@
 /* phantom.c - `bmvp phantom`: a data set of multi-modal brain phantoms, made from a seed
 
-   What it makes: skull-stripped heads with folded cortex, white matter, ventricles, deep grey matter, brainstem,
-   cerebellum and an arterial tree; in a share of them a tumour of three parts. Geometry is a set of implicit
-   functions in millimetres (shapes.h), deformed per case (anatomy.h); each voxel gets fractions of tissues
+   What it makes: skull-stripped heads (--heads: whole ones) with folded cortex, white matter, ventricles, deep grey
+   matter, brainstem, cerebellum and an arterial tree; in a share of them a tumour of three parts. Geometry is a set of
+   implicit functions in millimetres (shapes.h), deformed per case (anatomy.h); each voxel gets fractions of tissues
    (anatomy.h), fractions become signal by the sequences' signal equations (physics.h), then come coil
    bias, Rician noise, int16 rounding and a file (scanner.h, and >>write here).
+   --heads puts skull, scalp, face, eyes, neck and air around the brain (head.h) and gives every image a grid of its
+   own, on which the head lies otherwise than the header says. The truth lies beside: the brain of each image, and the
+   matrix to it from the first.
 
-   What it is not: an atlas. Shapes are plausible, not measured; edges of the field of view, motion, distortion and
-   skull are absent. It is meant for experiments that anybody can repeat, not for claims about patients.
+   What it is not: an atlas. Shapes are plausible, not measured; motion within an image and distortion are absent. It is
+   meant for experiments that anybody can repeat, not for claims about patients.
 
    Head coordinates ("template"): millimetres, x to the right, y to the front, z up, origin near the anterior
    commissure; the brain spans about x -70..70, y -105..70, z -65..78. "World" is the file's millimetre space with its
@@ -21,6 +24,7 @@
 #include "bmvp_nn.h"
 #include "bmvp_nifti.h"
 #include "data/files.h"
+#include "phantom/head.h"
 #include "phantom/scanner.h"
 #include <errno.h>
 #include <pthread.h>
@@ -62,61 +66,89 @@ static void ph_set_failed(ph_job *job, const char *text)
     pthread_mutex_unlock(&job->lock);
 }
 
-/* Name of a file of a case, or of its folder (file NULL); NULL when memory is short. */
-static char *ph_path(const ph_options *o, int index, const char *file)
+/* Name of a file of a case (NAME, and what follows it), or of its folder (file NULL); NULL when memory is short. */
+static char *ph_path(const ph_options *o, int index, const char *file, const char *more)
 {
     size_t n = strlen(o->out) + 64;
     char *path = (char *)malloc(n);
-    if (path && file) snprintf(path, n, "%s/case_%04d/%s.nii.gz", o->out, index + 1, file);
+    if (path && file) snprintf(path, n, "%s/case_%04d/%s%s", o->out, index + 1, file, more);
     else if (path) snprintf(path, n, "%s/case_%04d", o->out, index + 1);
     return path;
 }
 
-static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
+static int ph_write(ph_job *job, int index, const char *name, const char *more, const bmvp_nii_image *image)
 {
     bmvp_nii_write_options how;
     bmvp_error err;
-    int k;
+    char *path = ph_path(job->options, index, name, more);
+    int bad = 1;
     memset(&how, 0, sizeof how);
     how.level = 5;
     how.no_sync = 1;    /* dataset.json, which makes the set valid, is synced */
-    for (k = -1; k < v->n_images; k++) {
-        bmvp_nii_image *image = &out[k + 1];
-        char *path = ph_path(job->options, c->index, k < 0 ? "seg" : ph_modality_names[v->modality[k]]);
-        int bad = 1;
-        if (!path) ph_set_failed(job, "out of memory");
-        else if (bmvp_nii_write(path, image, &how, &err) != BMVP_OK) ph_set_failed(job, err.message);
-        else bad = 0;
-        free(path);
-        if (bad) return -1;
-    }
-    return 0;
+    if (!path) ph_set_failed(job, "out of memory");
+    else if (bmvp_nii_write(path, image, &how, &err) != BMVP_OK) ph_set_failed(job, err.message);
+    else bad = 0;
+    free(path);
+    return bad ? -1 : 0;
 }
 
-/* Makes the images that rendering fills, label first. */
-static int ph_create_volumes(ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
+/* Of a view: its brain, and where the first image's points lie in it. */
+static int ph_write_truth(const ph_volumes *v, const ph_case *c, ph_job *job, const bmvp_nii_image *brain)
+{
+    const char *name = ph_modality_names[v->modality[0]];
+    char *path = ph_path(job->options, c->index, name, "_truth.tfm");
+    double matrix[16];
+    bmvp_error err;
+    int bad = ph_write(job, c->index, name, "_brain_mask.nii.gz", brain);
+    ph_true_matrix(c, v->view, matrix);
+    if (!path) ph_set_failed(job, "out of memory");
+    else if (!bad && v->modality[0] != c->first && bmvp_nii_matrix_write(path, matrix, &err) != BMVP_OK) {
+        ph_set_failed(job, err.message);
+        bad = -1;
+    }
+    if (!path) bad = -1;
+    free(path);
+    return bad;
+}
+
+/* out: label, images, brain. */
+static int ph_write_volumes(const ph_volumes *v, const ph_case *c, ph_job *job, bmvp_nii_image *out)
+{
+    const int labelled = !v->view || v->modality[0] == c->first;
+    int k, bad = labelled ? ph_write(job, c->index, "seg", ".nii.gz", &out[0]) : 0;
+    for (k = 0; k < v->n_images && !bad; k++)
+        bad = ph_write(job, c->index, ph_modality_names[v->modality[k]], ".nii.gz", &out[k + 1]);
+    return bad || !v->view ? bad : ph_write_truth(v, c, job, &out[k + 1]);
+}
+
+/* Makes the images that rendering fills, label first: all of a case, or the one of a view (only: its modality) and its
+   brain. */
+static int ph_create_volumes(ph_volumes *v, const ph_case *c, int only, ph_job *job, bmvp_nii_image *out)
 {
     bmvp_error err;
     double affine[16];
     int64_t dim[3], n = 1;
-    int a, m, k;
+    int a, m, k, last;
     memset(v, 0, sizeof *v);
-    v->grid = c->grid;
+    if (only >= 0) v->view = &c->view[only];
+    v->grid = v->view ? v->view->grid : c->grid;
     for (a = 0; a < 3; a++) n *= dim[a] = v->grid.dim[v->grid.world_axis[a]];
     ph_affine(&v->grid, affine);
     for (m = 0; m < PH_MODALITIES; m++) {
-        if (!(c->have >> m & 1)) continue;
+        if (!(c->have >> m & 1) || (only >= 0 && m != only)) continue;
         k = v->n_images++;
         v->modality[k] = m;
         ph_sequence_draw(&v->sequence[k], m, c->tissue, (uint64_t)job->options->seed, (uint32_t)c->index);
     }
-    for (k = -1; k < v->n_images; k++) {
-        int type = k < 0 ? BMVP_NII_UINT8 : BMVP_NII_INT16;
+    last = v->n_images - !v->view;
+    for (k = -1; k <= last; k++) {
+        int type = k < 0 || k == v->n_images ? BMVP_NII_UINT8 : BMVP_NII_INT16;
         if (bmvp_nii_create(&out[k + 1], type, 3, dim, affine, NULL, &err) != BMVP_OK) {
             ph_set_failed(job, err.message);
             return -1;
         }
         if (k < 0) v->label = (uint8_t *)out[0].data;
+        else if (k == v->n_images) v->brain = (uint8_t *)out[k + 1].data;
         else {
             v->image[k] = (int16_t *)out[k + 1].data;
             out[k + 1].scl_slope = (double)v->sequence[k].slope;
@@ -129,29 +161,39 @@ static int ph_create_volumes(ph_volumes *v, const ph_case *c, ph_job *job, bmvp_
     return v->share ? 0 : -1;
 }
 
+/* The images of a case on its grid, or (only: a modality) that of one view. */
+static int ph_make_images(ph_job *job, const ph_case *c, int only)
+{
+    bmvp_nii_image out[PH_MODALITIES + 2];
+    ph_volumes v;
+    int k, bad;
+    memset(out, 0, sizeof out);
+    bad = ph_create_volumes(&v, c, only, job, out);
+    if (!bad) {
+        ph_render(&v, c, (uint64_t)job->options->seed);
+        bad = ph_write_volumes(&v, c, job, out);
+    }
+    for (k = 0; k < PH_MODALITIES + 2; k++) bmvp_nii_image_free(&out[k]);
+    free(v.share);
+    return bad;
+}
+
 static void ph_make_case(ph_job *job, int index)
 {
     const ph_options *o = job->options;
-    bmvp_nii_image out[PH_MODALITIES + 1];
-    ph_volumes v;
     ph_case *c = (ph_case *)calloc(1, sizeof *c);
-    char *folder = ph_path(o, index, NULL), text[640];
-    int k;
-    memset(out, 0, sizeof out);
-    memset(&v, 0, sizeof v);
+    char *folder = ph_path(o, index, NULL, ""), text[640];
+    int m, bad = 0;
     if (!c || !folder) ph_set_failed(job, "out of memory");
     else if (make_dir(folder) != 0) {
         snprintf(text, sizeof text, "%s: folder cannot be made: %s", folder, strerror(errno));
         ph_set_failed(job, text);
     } else {
         ph_draw_case(c, o, index);
-        if (ph_create_volumes(&v, c, job, out) == 0) {
-            ph_render(&v, c, (uint64_t)o->seed);
-            ph_write_volumes(&v, c, job, out);
-        }
+        if (!o->heads) bad = ph_make_images(job, c, -1);
+        for (m = 0; m < PH_MODALITIES && o->heads && !bad; m++)
+            if (c->have >> m & 1u) bad = ph_make_images(job, c, m);
     }
-    for (k = 0; k <= PH_MODALITIES; k++) bmvp_nii_image_free(&out[k]);
-    free(v.share);
     free(folder);
     free(c);
 }
@@ -221,8 +263,10 @@ static void ph_dataset(ph_text *t, const ph_options *o)
     ph_print(t, "\"seed\": %lld, ", (long long)o->seed);
     ph_print(t, "\"size\": %ld, \"fov\": %g, \"tumours\": %g, \"high_grade\": %g, ", (long)o->size, o->fov, o->tumours,
              o->high_grade);
-    ph_print(t, "\"missing\": %g, \"thick\": %g, \"orientation\": \"%s\"},\n", o->missing, o->thick,
+    ph_print(t, "\"missing\": %g, \"thick\": %g, \"orientation\": \"%s\"", o->missing, o->thick,
              o->oriented ? "RAS" : "mixed");
+    if (o->heads) ph_print(t, ", \"heads\": true, \"motion\": %g", o->motion);
+    ph_print(t, "},\n");
     ph_print(t, "  \"cases\": [\n");
     for (i = 0; i < (int)o->cases; i++) {
         uint32_t have = ph_draw_have(o, i);
@@ -322,16 +366,22 @@ int command_phantom(int argc, char **argv)
         cli_float("tumours", &o.tumours, 0.6, 0, 1, "share of the cases with a tumour"),
         cli_float("high-grade", &o.high_grade, 0.5, 0, 1, "share of the tumours that are of high grade"),
         cli_float("missing", &o.missing, 0.2, 0, 1, "share of the cases that lack modalities; one stays"),
-        cli_float("thick", &o.thick, 0.25, 0, 1, "share of the cases with thick slices"),
+        cli_float("thick", &o.thick, 0.25, 0, 1, "share of the cases (--heads: of the images) with thick slices"),
         cli_choice("orientation", &o.oriented, 0, "mixed|RAS", "axis order of the files"),
+        cli_flag("heads", &o.heads,
+                 "whole heads with skull, face and neck; each image on its own grid, the head moved between them"),
+        cli_float("motion", &o.motion, 5, 0, 40, "of --heads: most mm along and degrees about each axis"),
         cli_int("threads", &o.threads, 0, 0, 256, "cases made at once; 0: one per processor; files are the same"),
         cli_flag("force", &o.force, "replace the data set of a folder that was made with other options")
     };
     int code = cli_parse("phantom",
-        "Make multi-modal brain phantoms: skull-stripped heads that differ from case to case, signals by the\n"
-        "sequences' equations from tissue T1, T2, T2*, proton density and diffusion, coil bias, Rician noise; tumours\n"
-        "with necrotic or non-enhancing core (label 1), oedema (2) and enhancing part (3). Class: 0 healthy, 1 low\n"
-        "grade, 2 high grade. A folder that holds the same data set is made again; one with another is refused.",
+        "Make multi-modal brain phantoms: skull-stripped (--heads: whole) heads that differ from case to case,\n"
+        "signals by the sequences' equations from tissue T1, T2, T2*, proton density and diffusion, coil bias, Rician\n"
+        "noise; tumours with necrotic or non-enhancing core (label 1), oedema (2) and enhancing part (3). Class: 0\n"
+        "healthy, 1 low grade, 2 high grade. --heads adds the truth: NAME_brain_mask.nii.gz and, from the first\n"
+        "image, NAME_truth.tfm. A folder that holds the same data set is made again; one with another is refused.",
         opt, PH_COUNT(opt), argc, argv);
+    if (code < 0 && !o.heads && cli_given(opt, PH_COUNT(opt), "motion"))
+        code = cli_fail(CLI_USAGE, "phantom", "--motion: the head moves between the images of --heads only");
     return code >= 0 ? code : ph_run(&o);
 }

@@ -10,6 +10,7 @@
 #include "device.h"
 #include "run.h"
 #include "weights.h"
+#include "data/atlas.h"
 #include "data/files.h"
 #include "data/preparation.h"
 #include "data/splits.h"
@@ -21,6 +22,8 @@ typedef struct job {
     dataset_options files;
     uint32_t drop; /* known modalities to leave out */
     bmvp_predict_options how;
+    atlas_options told;
+    atlas head;
     bmvp_ctx *c;
     bmvp_predictor *predictor;
     weights_said *said; /* of weights of another program; NULL: the checkpoint says itself what it is */
@@ -113,8 +116,11 @@ static void note_case(job *j, const char *id, const bmvp_prediction *p, double s
     if (p->blank) printf("  blank:%s;", words(j, p->blank, text));
     if (p->filled) printf("  without%s: filled by %s", words(j, p->filled, text), filled_by(p));
     if (p->aligned) alignment_print(p);
+    if (p->stripped) printf("  without head already");
+    if (p->brain.litres > 0) printf("  brain of %.2f litres", p->brain.litres);
     printf("\n");
     fflush(stdout);
+    atlas_warn(id, &p->brain);
 }
 
 static bmvp_status predict_case(job *j, const data_case *item, bmvp_error *err)
@@ -186,13 +192,27 @@ static bmvp_status write_list(job *j, bmvp_error *err)
     return st;
 }
 
+/* The template that the cases of the checkpoint were prepared by. */
+static bmvp_status open_atlas(job *j, bmvp_error *err)
+{
+    const bmvp_preparation *how = bmvp_predictor_preparation(j->predictor);
+    bmvp_status st;
+    if (!how->atlas[0] && (j->told.file || j->told.brain))
+        return bmvp_error_set(err, BMVP_E_ARG, "--template: %s is of cases that were prepared without one",
+                              j->checkpoint);
+    if (!how->atlas[0]) return BMVP_OK;
+    st = atlas_load(&j->head, j->told.file ? j->told.file : "auto", j->told.brain, err);
+    j->how.atlas = &j->head.is;
+    return st;
+}
+
 static bmvp_status open_checkpoint(job *j, bmvp_error *err)
 {
     j->predictor = j->said ? bmvp_predictor_open_weights(j->c, j->checkpoint, &j->said->w, err)
                            : bmvp_predictor_open(j->c, j->checkpoint, err);
     if (!j->predictor) return err->status;
     if (j->said) weights_print(j->checkpoint, j->c, bmvp_predictor_info(j->predictor), j->said, j->opt, j->n_opt);
-    return BMVP_OK;
+    return open_atlas(j, err);
 }
 
 static int run(job *j, const char *data, const char *split, const char *part, const bmvp_config *k)
@@ -219,6 +239,7 @@ static int run(job *j, const char *data, const char *split, const char *part, co
     if (!st) st = write_list(j, &err);
     bmvp_jw_free(&j->json);
     bmvp_predictor_close(j->predictor);
+    atlas_free(&j->head);
     bmvp_destroy(j->c);
     dataset_free(&d);
     if (st) return cli_fail(code, "predict", "%s", err.message);
@@ -288,6 +309,7 @@ int command_predict(int argc, char **argv)
         cli_choice("fill", &fill, 0, "checkpoint|template|zero", "what stands for a missing modality"),
         cli_choice("grid", &grid, 0, grids, "whose image's grid the maps have"),
         REGISTER_OPTIONS("checkpoint|none|header|rigid", &j.how.align, &j.how.keep_doubtful),
+        ATLAS_OPTIONS(j.told),
         cli_choice("other-grids", &j.how.other_grids, 0, "refuse|resample",
                    "images of a case on other grids than its first, without --register"),
         cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor; the result does not depend on it"),
@@ -305,8 +327,7 @@ int command_predict(int argc, char **argv)
                      opt, j.n_opt, argc, argv);
     if (code < 0) code = check_options(&j, &told, &said, data, split, part);
     if (code >= 0) return code;
-    j.how.window.batch = (int)batch;
-    j.how.window.mirror = mirror ? 7 : 0;
+    j.how.window.batch = (int)batch, j.how.window.mirror = mirror ? 7 : 0;
     j.how.fill = (bmvp_predict_fill)fill;
     j.how.grid = grid ? bmvp_modality_name(grid - 1) : NULL;
     k.threads = (int)threads;

@@ -5,10 +5,12 @@
 #include "cli.h"
 #include "data_options.h"
 #include "data/alignment.h"
+#include "data/atlas.h"
 #include "data/files.h"
 #include "data/ledger.h"
 #include "data/preparation.h"
 #include "data/prepared.h"
+#include "report/qc_report.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -19,7 +21,8 @@
 typedef struct job {
     dataset in, out;
     bmvp_preparation how;
-    int keep_doubtful;
+    atlas head; /* of --template */
+    int keep_doubtful, qc;
     const bmvp_labels *labels; /* what values label maps may hold; NULL: not checked */
     const char *dir, *data;
     ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
@@ -121,17 +124,36 @@ static bmvp_status say_alignment(job *j, const data_case *k, const char *dir, co
     return alignment_write(dir, p, &j->how, err);
 }
 
+/* brain_mask.nii.gz of a case that was stripped, on the grid of its images. */
+static bmvp_status write_mask(const job *j, const data_case *k, const char *dir, bmvp_nii_volume *brain,
+                              bmvp_error *err)
+{
+    char *path;
+    bmvp_error e;
+    bmvp_status st;
+    if (!brain->data) return BMVP_OK;
+    st = prepare_finish(brain, 1, k, &j->how, err);
+    path = st ? NULL : path_join(dir, "brain_mask.nii.gz");
+    if (!st && !path) st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && bmvp_nii_write_volume(path, brain, BMVP_NII_UINT8, 1, 0, NULL, NULL, &e))
+        st = bmvp_error_set(err, e.status, "case '%s': %s", k->id, e.message);
+    bmvp_nii_volume_free(brain);
+    free(path);
+    return st;
+}
+
 static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, bmvp_error *err)
 {
     char *dir = path_join(j->dir, k->id);
     bmvp_prepared_images p;
-    bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, j->keep_doubtful, io, err);
+    bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, &j->head.is, j->keep_doubtful, io, err);
     int m;
     forget_blank(j, k, p.blank);
     if (!st) say_label(j, k, &p);
     if (!st && (!dir || make_dir(dir) != 0))
         st = bmvp_error_set(err, BMVP_E_IO, "case '%s': folder %s: %s", k->id, dir ? dir : "?", strerror(errno));
-    if (!st && j->how.align) st = say_alignment(j, k, dir, &p, err);
+    if (!st && (j->how.align || j->how.atlas[0])) st = say_alignment(j, k, dir, &p, err);
+    if (!st) st = write_mask(j, k, dir, &p.brain, err);
     free(dir);
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
     if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
@@ -363,6 +385,7 @@ static int run(job *j, int64_t threads)
         bmvp_parallel(c, j->in.n, prepare_task, j);
         pthread_mutex_destroy(&j->lock);
         st = list_done(j, &err);
+        if (!st && j->qc && j->out.n > 0) st = qc_report(j->dir, &j->out, &err);
     }
     for (i = 0; j->pool && i < bmvp_threads(c); ++i) bmvp_nii_pool_free(&j->pool[i]);
     free(j->pool);
@@ -378,6 +401,40 @@ static int run(job *j, int64_t threads)
     return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
 }
 
+/* Values that do not go together. -1: all is well. */
+static int check_values(job *j, const char *size, int dry)
+{
+    if (size && !cli_parse_size(size, j->how.resize))
+        return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
+                        size);
+    if (j->how.percentile_low >= j->how.percentile_high)
+        return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j->how.percentile_low,
+                        j->how.percentile_high);
+    if (!j->dir && !dry)
+        return cli_fail(CLI_USAGE, "prepare",
+                        "--out is required (folder for the prepared cases and their dataset.json)");
+    return -1;
+}
+
+/* The template, if there is one, then all cases; frees the data sets. */
+static int with_template(job *j, const atlas_options *told, int64_t threads)
+{
+    bmvp_error err;
+    int code;
+    j->labels = j->in.has_labels ? &j->in.labels : NULL;
+    if (told->file && atlas_load(&j->head, told->file, told->brain, &err)) {
+        code = cli_fail(CLI_FAILED, "prepare", "%s", err.message);
+    } else {
+        snprintf(j->how.atlas, sizeof j->how.atlas, "%s", j->head.is.name);
+        code = run(j, threads);
+    }
+    atlas_free(&j->head);
+    free(j->done);
+    dataset_free(&j->in);
+    dataset_free(&j->out);
+    return code;
+}
+
 static const char *const summary =
     "Reorient, resample, crop and scale cases for training. Run again, it does what is missing.";
 
@@ -385,6 +442,7 @@ int command_prepare(int argc, char **argv)
 {
     const char *data, *dir, *size;
     dataset_options files;
+    atlas_options told;
     int64_t threads;
     int preset, dry, align, reference, search, code;
     bmvp_error err;
@@ -408,36 +466,29 @@ int command_prepare(int argc, char **argv)
             cli_string("resize", &size, NULL, "X,Y,Z", "then resize to so many voxels (classification: 128,128,64)"),
             REGISTER_OPTIONS("none|header|rigid", &align, &j.keep_doubtful),
             REFERENCE_OPTIONS(&reference, references, &search),
+            ATLAS_OPTIONS(told),
+            STRIP_OPTIONS(told, j.how),
+            cli_flag("qc", &j.qc,
+                     "OUT/qc.html: the cases, doubtful ones first, with edges of the reference and outlines of masks"),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
         };
         const int n = (int)(sizeof opt / sizeof *opt);
         code = cli_parse("prepare", summary, opt, n, argc, argv);
         if (code < 0) code = register_set(&j.how, align, reference, search);
+        if (code < 0) code = atlas_options_set(&j.how, &told, opt, n);
         if (code >= 0) return code;
         j.how.centre_crop = preset == 1;
         if (preset % 2 == 1 && !cli_given(opt, n, "low")) j.how.percentile_low = 5; /* release and finetune */
         if (preset % 2 == 1 && !cli_given(opt, n, "high")) j.how.percentile_high = 95;
     }
-    if (size && !cli_parse_size(size, j.how.resize))
-        return cli_fail(CLI_USAGE, "prepare", "--resize %s: must be three whole numbers from 1 to 4096, as 128,128,64",
-                        size);
-    if (j.how.percentile_low >= j.how.percentile_high)
-        return cli_fail(CLI_USAGE, "prepare", "--low %g must be below --high %g", j.how.percentile_low,
-                        j.how.percentile_high);
     j.dir = dir, j.data = data;
-    if (!dir && !dry)
-        return cli_fail(CLI_USAGE, "prepare",
-                        "--out is required (folder for the prepared cases and their dataset.json)");
+    code = check_values(&j, size, dry);
+    if (code >= 0) return code;
     if (data_load(&j.in, data, &files, "prepare", &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     if (dry) {
         data_print_table(&j.in);
         dataset_free(&j.in);
         return CLI_DONE;
     }
-    j.labels = j.in.has_labels ? &j.in.labels : NULL;
-    code = run(&j, threads);
-    free(j.done);
-    dataset_free(&j.in);
-    dataset_free(&j.out);
-    return code;
+    return with_template(&j, &told, threads);
 }

@@ -192,18 +192,46 @@ static void print_assumed(const bmvp_ft_info *info, const weights_said *said, co
     if (info->labels.n && !cli_given(opt, n_opt, "outputs")) printf("  --outputs as above");
 }
 
+/* The network's description as files have it; free doc. */
+static const bmvp_json *description_of(const bmvp_net_config *net, bmvp_json_doc **doc)
+{
+    const bmvp_json *root = NULL;
+    bmvp_jw w;
+    *doc = NULL;
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_net_config_write(&w, NULL, net);
+    if (bmvp_jw_finish(&w, NULL) == BMVP_OK && !bmvp_json_parse(w.out.data, w.out.len, net->name, NULL, doc, NULL))
+        root = bmvp_json_root(*doc);
+    bmvp_jw_free(&w);
+    return root;
+}
+
+int weights_unseen(const bmvp_net_config *net, const char *name)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(NULL, net->kind);
+    return kind && has_word(kind->unseen, name);
+}
+
+void weights_print_unseen(const bmvp_net_config *net)
+{
+    const bmvp_net_kind *kind = bmvp_net_kind_find(NULL, net->kind);
+    bmvp_json_doc *doc;
+    const bmvp_json *root = description_of(net, &doc);
+    if (root && kind && kind->unseen) {
+        printf("its tensors do not show");
+        print_fields(kind, root, NULL, 1);
+        printf("\n");
+    }
+    bmvp_json_free(doc);
+}
+
 void weights_print(const char *path, const bmvp_ctx *c, const bmvp_ft_info *info, const weights_said *said,
                    const cli_option *opt, int n_opt)
 {
     const bmvp_net_kind *kind = bmvp_net_kind_find(c, info->net.kind);
-    bmvp_json_doc *doc = NULL;
-    const bmvp_json *net = NULL;
-    bmvp_jw w;
+    bmvp_json_doc *doc;
+    const bmvp_json *net = description_of(&info->net, &doc);
     int m;
-    bmvp_jw_init(&w, 0, NULL);
-    bmvp_net_config_write(&w, NULL, &info->net);
-    if (bmvp_jw_finish(&w, NULL) == BMVP_OK && !bmvp_json_parse(w.out.data, w.out.len, path, NULL, &doc, NULL))
-        net = bmvp_json_root(doc);
     printf("network  %s: %s, %d channels to %d outputs", path, kind->title ? kind->title : kind->name,
            info->net.in_channels, info->net.outputs);
     if (net) print_fields(kind, net, said->fields, 0);
@@ -215,9 +243,10 @@ void weights_print(const char *path, const bmvp_ctx *c, const bmvp_ft_info *info
     if (net) print_fields(kind, net, said->fields, 1);
     print_assumed(info, said, opt, n_opt);
     printf("  zeros for missing modalities\n");
+    if (info->labels.n && info->net.in_channels == 1 && info->net.outputs == 1)
+        printf("         that it segments: one channel in and one out may also be a network that rebuilds images\n");
     if (info->n_left) printf("left out %d tensors of the file: %s\n", info->n_left, info->left);
     bmvp_json_free(doc);
-    bmvp_jw_free(&w);
 }
 
 void weights_write(bmvp_jw *w, const bmvp_ft_info *info, const bmvp_preparation *how)

@@ -51,6 +51,9 @@ const char *weights_given(const cli_option *opt, int n_opt);
 /* Prints what was found in the file, what was said, and what is assumed, by the names of the options. */
 void weights_print(const char *path, const bmvp_ctx *c, const bmvp_ft_info *info, const weights_said *said,
                    const cli_option *opt, int n_opt);
+/* For files that start a fine-tuning: 1: a field of the network that no tensor shows, and a line with what they are. */
+int weights_unseen(const bmvp_net_config *net, const char *name);
+void weights_print_unseen(const bmvp_net_config *net);
 /* The same as members "network", "modalities", "window", "preparation" of an object. */
 void weights_write(bmvp_jw *w, const bmvp_ft_info *info, const bmvp_preparation *how);
 

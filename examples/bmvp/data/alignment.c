@@ -1,6 +1,7 @@
 /* alignment.c - see alignment.h */
 #define _DEFAULT_SOURCE
 #include "alignment.h"
+#include "atlas.h"
 #include "files.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@ enum { DOUBTFUL_MM = 1 };
 
 static int is_moved(const bmvp_prepared_images *p, int m)
 {
-    return p->aligned[m].matrix[15] != 0 && m != p->reference;
+    return p->aligned[m].matrix[15] != 0 && (m != p->reference || p->to_atlas[15] != 0);
 }
 
 void alignment_say(const char *id, const bmvp_prepared_images *p, const bmvp_preparation *how)
@@ -20,15 +21,18 @@ void alignment_say(const char *id, const bmvp_prepared_images *p, const bmvp_pre
     const int rigid = how->align == BMVP_ALIGN_RIGID;
     int m, n = 0;
     text[0] = 0;
-    for (m = 0; m < BMVP_MODALITIES; ++m) {
+    for (m = 0; m < BMVP_MODALITIES && how->align; ++m) {
         const bmvp_aligned *a = &p->aligned[m];
-        if (!is_moved(p, m)) continue;
+        if (!is_moved(p, m) || m == p->reference) continue;
         n += snprintf(text + n, sizeof text - (size_t)n, "; %s", bmvp_modality_name(m));
         if (rigid)
             n += snprintf(text + n, sizeof text - (size_t)n, " turned %.1f degrees, moved %.1f mm, loop %.2f mm",
                           a->turn, a->shift, a->loop);
     }
-    if (n == 0) return;
+    if (n == 0) {
+        atlas_say(id, p, how);
+        return;
+    }
     printf("%s: on the grid of %s%s%s\n", id, bmvp_modality_name(p->reference),
            rigid ? "" : " by the headers alone, without looking at the images", text);
     fflush(stdout);
@@ -37,6 +41,7 @@ void alignment_say(const char *id, const bmvp_prepared_images *p, const bmvp_pre
             fprintf(stderr,
                     "\nbmvp: case '%s': %s: its loop error is %.1f mm, above %d: look whether it lies on %s\n", id,
                     bmvp_modality_name(m), p->aligned[m].loop, DOUBTFUL_MM, bmvp_modality_name(p->reference));
+    atlas_say(id, p, how);
 }
 
 static void write_matrix(bmvp_jw *w, const double matrix[16])
@@ -86,9 +91,11 @@ bmvp_status alignment_write(const char *dir, const bmvp_prepared_images *p, cons
     if (!path) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     bmvp_jw_init(&w, 1, NULL);
     bmvp_jw_object(&w, NULL);
-    bmvp_jw_string(&w, "register", how->align == BMVP_ALIGN_RIGID ? "rigid" : "header");
+    bmvp_jw_string(&w, "register",
+                   how->align == BMVP_ALIGN_RIGID ? "rigid" : how->align == BMVP_ALIGN_HEADER ? "header" : "none");
     bmvp_jw_string(&w, "reference", bmvp_modality_name(p->reference));
-    bmvp_jw_string(&w, "direction", "reference mm to image mm, RAS");
+    bmvp_jw_string(&w, "direction", how->to ? "template mm to image mm, RAS" : "reference mm to image mm, RAS");
+    atlas_write(&w, p, how);
     for (m = 0; m < BMVP_MODALITIES; ++m)
         if (p->aligned[m].matrix[15] != 0) write_image(&w, p, m, how->align == BMVP_ALIGN_RIGID);
     bmvp_jw_end(&w);

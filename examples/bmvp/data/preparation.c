@@ -43,7 +43,8 @@ static void say_doubts(const data_case *k, const bmvp_prepared_images *p)
 }
 
 bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bmvp_preparation *how,
-                           const bmvp_labels *labels, int keep_doubtful, const bmvp_nii_options *io, bmvp_error *err)
+                           const bmvp_labels *labels, const bmvp_atlas *atlas, int keep_doubtful,
+                           const bmvp_nii_options *io, bmvp_error *err)
 {
     bmvp_image image[BMVP_MODALITIES], label;
     bmvp_prepare_job job;
@@ -57,6 +58,7 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
     if (k->label) job.label = &label;
     job.labels = k->labels ? k->labels : labels;
     job.how = how;
+    job.atlas = atlas;
     job.keep_doubtful = keep_doubtful;
     job.io = io;
     job.constants = 1; /* as in prediction: scaled, it would be 0 everywhere */
@@ -115,7 +117,7 @@ bmvp_status prepare_or_read(bmvp_prepared_images *p, const data_case *k, const b
     for (i = 0; i < n && ready && !st; ++i)
         st =
             of_case(k, bmvp_image_read(&p->image[bmvp_modality_find(image[i].modality)], &image[i], NULL, &e), &e, err);
-    if (!ready) st = prepare_gather(p, &images, how, NULL, 0, NULL, err);
+    if (!ready) st = prepare_gather(p, &images, how, NULL, NULL, 0, NULL, err);
     for (m = 0; m < BMVP_MODALITIES && !ready && !st; ++m) st = prepare_finish(&p->image[m], 0, k, how, err);
     if (st) bmvp_prepared_images_free(p);
     return st;

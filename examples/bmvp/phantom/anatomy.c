@@ -1,5 +1,6 @@
 /* anatomy.c - heads, see anatomy.h */
 #include "anatomy.h"
+#include "head.h"
 #include <math.h>
 #include <string.h>
 
@@ -64,29 +65,38 @@ static void ph_draw_slow(ph_case *c, bmvp_rng *r, float reach)
             }
 }
 
+void ph_rotation(const float angle[3], float m[9])
+{
+    float s[3], k[3];
+    int a;
+    for (a = 0; a < 3; a++) {
+        s[a] = sinf(angle[a]);
+        k[a] = cosf(angle[a]);
+    }
+    m[0] = k[2] * k[1];
+    m[1] = k[2] * s[1] * s[0] - s[2] * k[0];
+    m[2] = k[2] * s[1] * k[0] + s[2] * s[0];
+    m[3] = s[2] * k[1];
+    m[4] = s[2] * s[1] * s[0] + k[2] * k[0];
+    m[5] = s[2] * s[1] * k[0] - k[2] * s[0];
+    m[6] = -s[1];
+    m[7] = k[1] * s[0];
+    m[8] = k[1] * k[0];
+}
+
 /* Size, pose, folding, age. */
 static void ph_draw_anatomy(ph_case *c, uint64_t seed, float fov)
 {
     bmvp_rng r = bmvp_rng_make(seed, PH_STREAM_ANATOMY, (uint32_t)c->index, 0);
-    float size = ph_range(&r, 0.90f, 1.01f), angle[3], s[3], k[3], m[9];
+    float size = ph_range(&r, 0.90f, 1.01f), angle[3], m[3];
     static const float middle[3] = {0, -18, 6};    /* template point in the middle of the field of view */
     int a, b;
     for (a = 0; a < 3; a++) {
         float axis = size * ph_range(&r, 0.96f, 1.04f);
         angle[a] = ph_range(&r, -0.1f, 0.1f);
-        s[a] = sinf(angle[a]);
-        k[a] = cosf(angle[a]);
         m[a] = 1.0f / axis;
     }
-    c->linear[0] = k[2] * k[1];
-    c->linear[1] = k[2] * s[1] * s[0] - s[2] * k[0];
-    c->linear[2] = k[2] * s[1] * k[0] + s[2] * s[0];
-    c->linear[3] = s[2] * k[1];
-    c->linear[4] = s[2] * s[1] * s[0] + k[2] * k[0];
-    c->linear[5] = s[2] * s[1] * k[0] - k[2] * s[0];
-    c->linear[6] = -s[1];
-    c->linear[7] = k[1] * s[0];
-    c->linear[8] = k[1] * k[0];
+    ph_rotation(angle, c->linear);
     for (a = 0; a < 3; a++)
         for (b = 0; b < 3; b++) c->linear[3 * a + b] *= m[a];
     for (a = 0; a < 3; a++) c->offset[a] = middle[a] + ph_range(&r, -5.0f, 5.0f);
@@ -141,27 +151,34 @@ static void ph_draw_tissue(ph_case *c, uint64_t seed)
     }
 }
 
-/* Orientation, voxel size and header origin. */
-static void ph_draw_grid(ph_case *c, const ph_options *o)
+void ph_draw_axes(ph_grid *g, const ph_options *o, float voxel, bmvp_rng *r)
 {
     static const char *const codes[] = {"RAS", "LPS", "LAS", "PIR", "SPL", "RPI", "LIA", "ASL"};
     static const float share[] = {0.35f, 0.55f, 0.65f, 0.72f, 0.79f, 0.86f, 0.93f, 1.0f};
-    bmvp_rng r = bmvp_rng_make((uint64_t)o->seed, PH_STREAM_GRID, (uint32_t)c->index, 0);
     const char *letters = "RLAPSI";
-    float u = bmvp_rng_uniform(&r), voxel = (float)o->fov / (float)o->size, thickness;
-    float pick = bmvp_rng_uniform(&r), which = bmvp_rng_uniform(&r), want = ph_range(&r, 3.0f, 6.5f);
+    float u = bmvp_rng_uniform(r), thickness;
+    float pick = bmvp_rng_uniform(r), which = bmvp_rng_uniform(r), want = ph_range(r, 3.0f, 6.5f);
     int i = 0, a, slice = which < 0.6f ? 2 : which < 0.8f ? 0 : 1;
     while (i < PH_COUNT(codes) - 1 && u >= share[i]) i++;
     if (o->oriented) i = 0;
     thickness = ph_max(want, 1.5f * voxel);
     for (a = 0; a < 3; a++) {
         int thick = a == slice && pick < o->thick, letter = (int)(strchr(letters, codes[i][a]) - letters);
-        c->grid.step[a] = thick ? thickness : voxel;
-        c->grid.dim[a] = thick ? (int64_t)(o->fov / (double)thickness + 0.5) : o->size;
-        c->grid.centre[a] = floor(100.0 * (double)ph_range(&r, -20.0f, 20.0f)) / 100.0;
-        c->grid.world_axis[a] = letter / 2;
-        c->grid.reversed[a] = letter % 2;
+        g->step[a] = thick ? thickness : voxel;
+        g->dim[a] = (int64_t)(o->fov / (double)g->step[a] + 0.5);
+        g->centre[a] = 0;
+        g->world_axis[a] = letter / 2;
+        g->reversed[a] = letter % 2;
     }
+}
+
+/* Orientation, voxel size and header origin. */
+static void ph_draw_grid(ph_case *c, const ph_options *o)
+{
+    bmvp_rng r = bmvp_rng_make((uint64_t)o->seed, PH_STREAM_GRID, (uint32_t)c->index, 0);
+    int a;
+    ph_draw_axes(&c->grid, o, (float)o->fov / (float)o->size, &r);
+    for (a = 0; a < 3; a++) c->grid.centre[a] = floor(100.0 * (double)ph_range(&r, -20.0f, 20.0f)) / 100.0;
 }
 
 /* >>anatomy -------------------------------------------------------------------------------------------------------- */
@@ -296,10 +313,8 @@ float ph_locate(const ph_case *c, const float world[3], float p[4], float q[4], 
     return ph_max(hull[0], ph_max(hull[1], hull[2])) + c->rim;
 }
 
-float ph_point(const ph_case *c, const float world[3], float h, float *w)
+void ph_brain(const ph_case *c, const float p[4], const float q[4], const float hull[3], float h, float *w)
 {
-    float p[4], q[4], hull[3], mask = ph_inside(ph_locate(c, world, p, q, hull), h);
-    if (!(mask > 0.0f)) return 0.0f;
     memset(w, 0, PH_TISSUES * sizeof *w);
     if (hull[1] > hull[0]) ph_cerebellum(q, hull, h, w);
     else ph_cerebrum(c, q, hull, h, w);
@@ -312,6 +327,12 @@ float ph_point(const ph_case *c, const float world[3], float h, float *w)
     }
     ph_deep(c, q, h, w);
     if (c->grade != PH_HEALTHY) ph_tumour_blend(c, p, h, w);
+}
+
+float ph_point(const ph_case *c, const float world[3], float h, float *w)
+{
+    float p[4], q[4], hull[3], mask = ph_inside(ph_locate(c, world, p, q, hull), h);
+    if (mask > 0.0f) ph_brain(c, p, q, hull, h, w);
     return mask;
 }
 
@@ -549,4 +570,5 @@ void ph_draw_case(ph_case *c, const ph_options *o, int index)
     ph_draw_grid(c, o);
     if (c->grade != PH_HEALTHY) ph_draw_tumour(c, (uint64_t)o->seed);
     ph_draw_vessels(c, (uint64_t)o->seed);
+    if (o->heads) ph_draw_head(c, o);
 }

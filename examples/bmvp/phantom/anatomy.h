@@ -12,7 +12,9 @@ typedef struct ph_options {
     int64_t cases, size, seed, threads;
     uint32_t modalities;
     double fov, tumours, high_grade, missing, thick;
+    double motion;          /* of whole heads: most mm along and degrees about each axis between two images */
     int oriented, force;    /* oriented: 0 mixed, 1 all RAS */
+    int heads;              /* 1: whole heads, every image on a grid of its own */
 } ph_options;
 
 typedef struct ph_tumour {
@@ -39,6 +41,20 @@ typedef struct ph_grid {
     int reversed[3];         /* of each file axis: runs against its world axis */
 } ph_grid;
 
+/* What is around the brain. */
+typedef struct ph_head {
+    float skull, scalp, fat;    /* mm: thickness of the bone, of what covers it, of the fat in that */
+    ph_noise lobules;           /* fat between muscles, air in bone */
+} ph_head;
+
+/* An image of a whole head: its grid, and how the head lay then. A point of the scanner, mm from the case's origin, is
+   at turn * point + move of the head. */
+typedef struct ph_view {
+    ph_grid grid;
+    float shift[3];             /* of the field of view from the origin; the header knows it */
+    float turn[9], move[3];     /* the header does not know them; identity for the first image of a case */
+} ph_view;
+
 typedef struct ph_case {
     int index, grade;
     uint32_t have;                              /* bit per modality */
@@ -53,6 +69,9 @@ typedef struct ph_case {
     ph_tissue tissue[PH_TISSUES];
     int n_vessels;
     ph_vessel vessels[PH_MAX_VESSELS];
+    int first;                                  /* of whole heads: the modality on whose grid the label lies */
+    ph_head head;
+    ph_view view[PH_MODALITIES];
 } ph_case;
 
 /* Everything of case `index` (c zeroed). */
@@ -62,11 +81,18 @@ int ph_draw_grade(const ph_options *o, int index);
 /* Which modalities a case has: all, or in a share of the cases at least one and not all. */
 uint32_t ph_draw_have(const ph_options *o, int index);
 
+/* Orientation and voxels of a grid: about voxel mm an edge, slices thick in a share of the grids. Centre: 0. */
+void ph_draw_axes(ph_grid *g, const ph_options *o, float voxel, bmvp_rng *r);
+/* Rotation by three angles (radians) about x, then y, then z. */
+void ph_rotation(const float angle[3], float m[9]);
+
 /* Hands a share f of the voxel to one tissue. */
 void ph_blend(float *w, int tissue, float f);
 /* Template position of a world point, with (q) and without (p) mass effect, distances to the hulls of cerebrum,
    cerebellum and brainstem; returns the distance to the border of the brain mask. */
 float ph_locate(const ph_case *c, const float world[3], float p[4], float q[4], float hull[3]);
+/* Fractions of the tissues of a brain (sum 1) at a point that ph_locate has placed. */
+void ph_brain(const ph_case *c, const float p[4], const float q[4], const float hull[3], float h, float *w);
 /* Fractions of the tissues (sum 1) in a cube of width h around a world point. Returns the share of it that lies in the
    brain mask; 0: w is not set. */
 float ph_point(const ph_case *c, const float world[3], float h, float *w);

@@ -10,8 +10,9 @@ const char *const ph_modality_names[PH_MODALITIES] = {"flair", "t1", "t1c", "t2"
    2 s, is a round value. Blood: Stanisz et al., Magn Reson Med 2005 (3 T). Proton densities: Kwan, Evans and Pike,
    IEEE Trans Med Imaging 1999 (BrainWeb). Diffusion of cortex, deep grey and white matter: Helenius et al., AJNR 2002;
    of CSF: free water at body temperature. Deep grey matter lies between cortex and white matter, with iron (short T2
-   and T2*) in the pallidum: our interpolation. The tumour rows are ours too: water content and relaxation times above
-   normal tissue in the order solid < oedema < necrosis as gliomas show them, chosen for contrast, not measured. */
+   and T2*) in the pallidum: our interpolation. Fat and muscle: T1 and T2 of Gold et al., AJR 2004 (3 T); bone gives
+   next to no signal: round values. The tumour rows are ours too: water content and relaxation times above normal tissue
+   in the order solid < oedema < necrosis as gliomas show them, chosen for contrast, not measured. */
 const ph_tissue ph_tissues[PH_TISSUES] = {
     /* T1,   T2,  T2*, density, diffusion, gadolinium */
     {4300, 2000, 1000, 1.00f, 3.00f, 0.00f},    /* CSF */
@@ -24,7 +25,10 @@ const ph_tissue ph_tissues[PH_TISSUES] = {
     {1600,  165,   90, 0.89f, 1.40f, 0.03f},    /* solid tumour without enhancement */
     {1450,  125,   70, 0.87f, 1.05f, 0.40f},    /* enhancing tumour */
     {1300,  140,   80, 0.87f, 1.30f, 0.01f},    /* oedema */
-    {1932,  275,   60, 0.90f, 1.50f, 1.20f}     /* blood */
+    {1932,  275,   60, 0.90f, 1.50f, 1.20f},    /* blood */
+    { 500,    1,  0.5f, 0.20f, 0.30f, 0.00f},   /* compact bone */
+    { 371,  133,   50, 0.95f, 0.05f, 0.00f},    /* fat */
+    {1420,   32,   25, 0.80f, 1.50f, 0.10f}     /* muscle, skin */
 };
 
 /* Relaxivity of gadobutrol in human plasma at 3 T, 1/(mmol/l)/ms: Szomolanyi et al., Invest Radiol 2019. */

@@ -5,7 +5,7 @@
 #include "bmvp_tensor.h"
 
 enum { PH_CSF, PH_GREY, PH_WHITE, PH_STRIATUM, PH_PALLIDUM, PH_THALAMUS, PH_NECROSIS, PH_SOLID, PH_ENHANCING, PH_OEDEMA,
-       PH_BLOOD, PH_TISSUES };
+       PH_BLOOD, PH_BONE, PH_FAT, PH_MUSCLE, PH_TISSUES };
 
 /* Times in ms at 3 T, proton density relative to water, diffusion in 1e-3 mm^2/s, gadolinium (after injection) in
    mmol/l. */

@@ -1,5 +1,6 @@
 /* scanner.c - voxels from tissues, see scanner.h */
 #include "scanner.h"
+#include "head.h"
 #include <math.h>
 #include <string.h>
 
@@ -78,8 +79,41 @@ static int ph_voxel(const ph_case *c, const int64_t i[3], const int sub[3], floa
     return 1;
 }
 
+/* A voxel's place, or a point's of it, in the head of a view. */
+static void ph_view_point(const ph_view *v, const float at[3], float world[3])
+{
+    float point[3];
+    int a;
+    for (a = 0; a < 3; a++) point[a] = ph_coordinate(&v->grid, a, at[a]) + v->shift[a];
+    ph_to_head(v, point, world);
+}
+
+/* Fractions of a voxel of a whole head, less than 1 where there is air. Returns the share that is brain. */
+static float ph_head_voxel(const ph_case *c, const ph_view *v, const int64_t i[3], const int sub[3], float *w)
+{
+    const ph_grid *g = &v->grid;
+    float part[PH_TISSUES], at[3], world[3], brain = 0, h = 0, n = (float)(sub[0] * sub[1] * sub[2]);
+    int s[3], a, t;
+    memset(w, 0, PH_TISSUES * sizeof *w);
+    for (a = 0; a < 3; a++) {
+        h = ph_max(h, g->step[a] / (float)sub[a]);
+        at[a] = (float)i[a];
+    }
+    ph_view_point(v, at, world);
+    if (ph_skin_at(c, world) < -ph_length(g->step[0], g->step[1], g->step[2])) return 0;
+    for (s[2] = 0; s[2] < sub[2]; s[2]++)
+        for (s[1] = 0; s[1] < sub[1]; s[1]++)
+            for (s[0] = 0; s[0] < sub[0]; s[0]++) {
+                for (a = 0; a < 3; a++) at[a] = (float)i[a] + ((float)s[a] + 0.5f) / (float)sub[a] - 0.5f;
+                ph_view_point(v, at, world);
+                brain += ph_head_point(c, world, h, part) / n;
+                for (t = 0; t < PH_TISSUES; t++) w[t] += part[t] / n;
+            }
+    return brain;
+}
+
 /* Label and images of a voxel. Noise is numbered in RAS order: a case has the same voxels in every orientation. */
-static void ph_store(ph_volumes *v, const ph_case *c, uint64_t seed, const int64_t i[3], float *w)
+static void ph_store(ph_volumes *v, const ph_case *c, uint64_t seed, const int64_t i[3], float *w, float brain)
 {
     const ph_grid *g = &v->grid;
     int64_t at = (i[2] * g->dim[1] + i[1]) * g->dim[0] + i[0], to = 0;
@@ -91,6 +125,7 @@ static void ph_store(ph_volumes *v, const ph_case *c, uint64_t seed, const int64
         to = to * g->dim[axis] + (g->reversed[a] ? g->dim[axis] - 1 - i[axis] : i[axis]);
     }
     v->label[to] = ph_label(w);
+    if (v->brain) v->brain[to] = brain >= 0.5f;
     ph_blend(w, PH_BLOOD, blood);
     for (a = 0; a < 3; a++) p[a] = ph_coordinate(g, a, (float)i[a]) / 120.0f;
     for (a = 0; a < 3; a++) {
@@ -112,16 +147,36 @@ static void ph_store(ph_volumes *v, const ph_case *c, uint64_t seed, const int64
     }
 }
 
+/* All vessels as they lie in the grid. */
+static void ph_paint_vessels(ph_volumes *v, const ph_case *c)
+{
+    int k, a;
+    for (k = 0; k < c->n_vessels; k++) {
+        ph_vessel moved = c->vessels[k];
+        if (v->view) {
+            ph_from_head(v->view, c->vessels[k].tube.a, moved.tube.a);
+            ph_from_head(v->view, c->vessels[k].tube.b, moved.tube.b);
+            for (a = 0; a < 3; a++) {
+                moved.tube.a[a] -= v->view->shift[a];
+                moved.tube.b[a] -= v->view->shift[a];
+            }
+        }
+        ph_paint_vessel(&v->grid, &moved, v->share, v->fresh);
+    }
+}
+
 void ph_render(ph_volumes *v, const ph_case *c, uint64_t seed)
 {
     const ph_grid *g = &v->grid;
+    const float apart = v->view ? 3.3f : 2.1f;    /* mm between points of a voxel, at most; of heads there is more */
     float w[PH_TISSUES];
     int64_t i[3];
-    int sub[3], a, k;
-    for (a = 0; a < 3; a++) sub[a] = (int)ceilf(g->step[a] / 2.1f);    /* points at most about 2 mm apart */
-    for (k = 0; k < c->n_vessels; k++) ph_paint_vessel(g, &c->vessels[k], v->share, v->fresh);
+    int sub[3], a;
+    for (a = 0; a < 3; a++) sub[a] = (int)ceilf(g->step[a] / apart);
+    ph_paint_vessels(v, c);
     for (i[2] = 0; i[2] < g->dim[2]; i[2]++)
         for (i[1] = 0; i[1] < g->dim[1]; i[1]++)
             for (i[0] = 0; i[0] < g->dim[0]; i[0]++)
-                if (ph_voxel(c, i, sub, w)) ph_store(v, c, seed, i, w);
+                if (v->view) ph_store(v, c, seed, i, w, ph_head_voxel(c, v->view, i, sub, w));
+                else if (ph_voxel(c, i, sub, w)) ph_store(v, c, seed, i, w, 1);
 }
