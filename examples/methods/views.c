@@ -127,9 +127,9 @@ void view_flip(int64_t edge, float *view)
 }
 
 /* Along one axis, from v to out: whole rows of the later axes at once */
-static void smooth_axis(const int64_t d[3], int axis, const double *kernel, const double *v, double *out)
+static void smooth_axis(const int64_t d[3], int a, const double *kernel, const double *v, double *out)
 {
-    const int64_t step = axis == 0 ? d[1] * d[2] : axis == 1 ? d[2] : 1, n = d[axis], all = d[0] * d[1] * d[2];
+    const int64_t step = a == 0 ? d[1] * d[2] : a == 1 ? d[2] : 1, n = d[a], all = d[0] * d[1] * d[2];
     int64_t from, i, t, s;
     memset(out, 0, (size_t)all * sizeof *out);
     for (from = 0; from < all; from += n * step)
