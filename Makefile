@@ -3,6 +3,7 @@
 #   make demo       phantoms -> prepare -> pre-training of the tiny network -> segmentation, scratch and pre-trained -> demo/run/report.html
 #   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
 #   make baselines  every pre-training method before the same fine-tuning -> experiments/baselines.html (examples/experiments/baselines.sh)
+#   make course     the lessons of examples/ and the solutions of their exercises (examples/README.md)
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
@@ -83,7 +84,8 @@ PROGRAM  = $(wildcard examples/bmvp/*.c examples/bmvp/*/*.c examples/methods/*.c
 PROGRAM_H = $(wildcard examples/bmvp/*/*.h examples/methods/*.h)
 PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
-COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c))
+COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c)) build/segment
+SOLUTIONS = $(patsubst examples/solutions/%.c,build/solution_%,$(wildcard examples/solutions/*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
            labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
 USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune
@@ -161,8 +163,14 @@ cuda-shim: build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TES
 	@for t in $(SHIM_TESTS); do build/test_$${t}_shim || exit 1; done
 	sh tests/gpu/cuda_cli.sh
 
-build/%: examples/%.c $(HEADERS) | build
-	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
+# A lesson is one file that compiles by itself (its head has the line); here all take the program's implementation, which is compiled once.
+build/%: examples/%.c examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
+	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
+
+# examples/solutions/: those of the lessons' exercises
+build/solution_%: examples/solutions/%.c examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
+	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
+course: $(COURSE) $(SOLUTIONS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them.
 # Those of bmvp_nifti.h alone and of the kernels have their own.
@@ -234,7 +242,7 @@ experiments: build/bmvp build/experiments_page
 baselines: build/bmvp build/experiments_page
 	@sh examples/experiments/baselines.sh
 
-tests: build/bmvp build/replay build/experiments_page $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) $(COURSE)
+tests: build/bmvp build/replay build/experiments_page $(TEST_BIN) $(if $(HAVE_CXX),build/bmvp_shim) $(if $(HAVE_MPI),build/bmvp_mpi) course
 
 test: tests
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/run.sh $(TEST_BIN)
@@ -278,5 +286,5 @@ install: build/bmvp
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all course fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -2886,6 +2886,29 @@ struct bmvpi_nii_conv {
 
 enum { BMVPI_NII_LANES = 16 };
 
+/* Two voxels at once. */
+static uint64_t bmvpi_nii_pair(const float *x)
+{
+    uint64_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return pair;
+}
+
+/* 1 when all bits of a block are 0: what most blocks around a brain are. */
+static int bmvpi_nii_zero_block(const float *x)
+{
+    const uint64_t a = bmvpi_nii_pair(x) | bmvpi_nii_pair(x + 2) | bmvpi_nii_pair(x + 4) | bmvpi_nii_pair(x + 6);
+    const uint64_t b = bmvpi_nii_pair(x + 8) | bmvpi_nii_pair(x + 10) | bmvpi_nii_pair(x + 12) | bmvpi_nii_pair(x + 14);
+    return (a | b) == 0;
+}
+
+static int bmvpi_nii_zero_blocks(const float *x, int64_t n_blocks)
+{
+    int64_t i = 0;
+    while (i < n_blocks && bmvpi_nii_zero_block(x + i * BMVPI_NII_LANES)) ++i;
+    return i == n_blocks;
+}
+
 #define BMVPI_NII_ROW(name, type)                                                                                   \
     static void bmvpi_nii_row_##name(float *BMVP_RESTRICT to, const void *BMVP_RESTRICT from, int64_t n,             \
                                      const bmvpi_nii_conv *conv) {                                                   \
@@ -3454,16 +3477,6 @@ static int bmvpi_nii_round_block(int32_t *to, const float *x, double factor, dou
         to[k] = (int32_t)(uint32_t)bits;                    /* the last bits of the sum are the whole number */
     }
     return any >> 63 == 0;
-}
-
-/* 1 when all bits of a block are 0. */
-static int bmvpi_nii_zero_block(const float *x)
-{
-    uint32_t bits[BMVPI_NII_LANES], any = 0;
-    int k;
-    memcpy(bits, x, sizeof bits);
-    for (k = 0; k < BMVPI_NII_LANES; ++k) any |= bits[k];
-    return any == 0;
 }
 
 #define BMVPI_NII_STORE(type)                                                                                       \
@@ -4339,6 +4352,21 @@ static void bmvpi_nii_count_chunk(bmvpi_nii_bracket *b, const int32_t key[BMVPI_
     b->n_inner = at;
 }
 
+/* Counts n zeros; 0, with nothing counted, when a bracket would have to keep them. */
+static int bmvpi_nii_count_zeros(bmvpi_nii_bracket *b, int n_q, int64_t n)
+{
+    const int32_t zero = bmvpi_nii_signed_key(0);
+    int j;
+    for (j = 0; j < n_q; ++j)
+        if (zero > b[j].low && zero < b[j].high) return 0;
+    for (j = 0; j < n_q; ++j) {
+        b[j].below += zero < b[j].low ? n : 0;
+        b[j].up_to_low += zero <= b[j].low ? n : 0;
+        b[j].up_to_high += zero <= b[j].high ? n : 0;
+    }
+    return 1;
+}
+
 /* The number of a rank; *found 0 when the bracket does not hold it. */
 static bmvp_status bmvpi_nii_rank_in_bracket(float *value, int64_t rank, const bmvpi_nii_bracket *b, int *found,
                                              const bmvpi_nii_io *io)
@@ -4372,6 +4400,8 @@ static bmvp_status bmvpi_nii_sampled_ranks(float *values, const int64_t *ranks, 
     }
     for (at = 0; at < n; at += BMVPI_NII_KEYS) {
         const int64_t m = bmvpi_nii_min(BMVPI_NII_KEYS, n - at);
+        if (m == BMVPI_NII_KEYS && bmvpi_nii_zero_blocks(data + at, m / BMVPI_NII_LANES) &&
+            bmvpi_nii_count_zeros(b, n_q, m)) continue;
         *has_nan |= bmvpi_nii_chunk_keys(key, data + at, m);
         for (j = 0; j < n_q; ++j) bmvpi_nii_count_chunk(&b[j], key, data + at, m);
     }
@@ -4439,25 +4469,38 @@ BMVP_API bmvp_status bmvp_nii_percentiles(float *values, const double *q, int n_
     return s;
 }
 
-static void bmvpi_nii_rescale(float *x, int64_t n, float a, float range, float grow, float low, const float *clip)
+typedef struct bmvpi_nii_rescaling {
+    float a, range, grow, low;
+    const float *clip;                                      /* least and most; NULL: not clipped */
+} bmvpi_nii_rescaling;
+
+static void bmvpi_nii_rescale_block(float *x, const bmvpi_nii_rescaling *r)
 {
-    int64_t i;
+    const float a = r->a, range = r->range, grow = r->grow, low = r->low;
+    const float least = r->clip ? r->clip[0] : 0, most = r->clip ? r->clip[1] : 0;
+    float v[BMVPI_NII_LANES];
     int k;
-    const float least = clip ? clip[0] : 0, most = clip ? clip[1] : 0;
-    for (i = 0; i < n; i += BMVPI_NII_LANES) {
-        float v[BMVPI_NII_LANES] = {0};
-        const int m = n - i < BMVPI_NII_LANES ? (int)(n - i) : (int)BMVPI_NII_LANES;
-        if (m == BMVPI_NII_LANES) memcpy(v, x + i, sizeof v);
-        else memcpy(v, x + i, (size_t)m * sizeof v[0]);
-        for (k = 0; k < BMVPI_NII_LANES; ++k) v[k] = (v[k] - a) / range * grow + low;
-        if (clip)
-            for (k = 0; k < BMVPI_NII_LANES; ++k) {         /* written so that NaN stays NaN, as torch.clamp */
-                v[k] = v[k] < least ? least : v[k];
-                v[k] = v[k] > most ? most : v[k];
-            }
-        if (m == BMVPI_NII_LANES) memcpy(x + i, v, sizeof v);
-        else memcpy(x + i, v, (size_t)m * sizeof v[0]);
-    }
+    memcpy(v, x, sizeof v);
+    for (k = 0; k < BMVPI_NII_LANES; ++k) v[k] = (v[k] - a) / range * grow + low;
+    if (r->clip)
+        for (k = 0; k < BMVPI_NII_LANES; ++k) {             /* written so that NaN stays NaN, as torch.clamp */
+            v[k] = v[k] < least ? least : v[k];
+            v[k] = v[k] > most ? most : v[k];
+        }
+    memcpy(x, v, sizeof v);
+}
+
+static void bmvpi_nii_rescale(float *x, int64_t n, const bmvpi_nii_rescaling *r)
+{
+    float zero[BMVPI_NII_LANES] = {0}, rest[BMVPI_NII_LANES] = {0};
+    int64_t i;
+    bmvpi_nii_rescale_block(zero, r);                       /* what becomes of a block of zeros, once for all */
+    for (i = 0; i + BMVPI_NII_LANES <= n; i += BMVPI_NII_LANES)
+        if (bmvpi_nii_zero_block(x + i)) memcpy(x + i, zero, sizeof zero);
+        else bmvpi_nii_rescale_block(x + i, r);
+    memcpy(rest, x + i, (size_t)(n - i) * sizeof rest[0]);
+    bmvpi_nii_rescale_block(rest, r);
+    memcpy(x + i, rest, (size_t)(n - i) * sizeof rest[0]);
 }
 
 /* Percentiles of the voxels that are not 0; where these coincide, the range of all. */
@@ -4493,6 +4536,7 @@ BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const b
 {
     double q[2], low, high;
     float p[2], clip[2];
+    bmvpi_nii_rescaling how;
     int64_t i, n;
     bmvp_status s = bmvpi_nii_has_voxels(volume, err);
     if (s != BMVP_OK) return s;
@@ -4512,9 +4556,12 @@ BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const b
     }
     clip[0] = (float)low;
     clip[1] = (float)high;
-    if (p[1] - p[0] < 0 || p[1] - p[0] > 0 || !(p[0] == p[0]))
-        bmvpi_nii_rescale(volume->data, n, p[0], p[1] - p[0], (float)(high - low), (float)low,
-                          scale->clip ? clip : NULL);
+    how.a = p[0];
+    how.range = p[1] - p[0];
+    how.grow = (float)(high - low);
+    how.low = (float)low;
+    how.clip = scale->clip ? clip : NULL;
+    if (how.range < 0 || how.range > 0 || !(p[0] == p[0])) bmvpi_nii_rescale(volume->data, n, &how);
     else
         for (i = 0; i < n; ++i) volume->data[i] = volume->data[i] - p[0] + (float)low;
     if (ab) {
@@ -4530,7 +4577,8 @@ BMVP_API bmvp_status bmvp_nii_scale_percentiles(bmvp_nii_volume *volume, const b
 static int bmvpi_nii_any_hit(const float *x, int nonzero)
 {
     int k, any = 0;
-    if (nonzero) return !bmvpi_nii_zero_block(x);
+    if (bmvpi_nii_zero_block(x)) return 0;                  /* most blocks are */
+    if (nonzero) return 1;
     for (k = 0; k < BMVPI_NII_LANES; ++k) any |= x[k] > 0;
     return any;
 }

@@ -293,7 +293,7 @@ BMVP_API bmvp_tensor *bmvp_block_end(bmvp_module *m, int64_t mark, bmvp_tensor *
    `unet3d_gvsl` (GVSL; width) and `swin_unetr` (MONAI's, of any size: feature_size, window_size, num_heads, depth,
    use_v2, new_merging 1 where MONAI 1.5 or later trained it, 2 where its "mergingv2" did, which no file shows, dae 1:
    DAE's, with a patch embedding of its own, and encoders 1: the encoder alone has the blocks of the skips, too). A
-   program adds rows by bmvp_config.networks (examples/06_own_network.c); plans, files, training and prediction then
+   program adds rows by bmvp_config.networks (examples/08_own_network.c); plans, files, training and prediction then
    know them. A config is plain data: it names its row, and numbers that are no field of it are options with names, so
    a checkpoint's description can be read, and printed, where the row is not known. */
 

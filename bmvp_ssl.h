@@ -310,7 +310,7 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
 /* What every training run needs besides its method: passes added up to a step, backward, clipping, update, schedule,
    several ranks, losses that are read when somebody asks, files to go on from, a plan of its memory. Once, for every
    method: a method is a table of functions (bmvp_method) and a list of fields. BrainMVP (bmvp_ssl_method) and
-   fine-tuning (bmvp_ft_method) are two; examples/07_own_method.c is a third, on 80 lines.
+   fine-tuning (bmvp_ft_method) are two; examples/09_own_method.c is a third, on 80 lines.
 
    A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes,
    bmvp_trainer_accumulate for each, then bmvp_trainer_update. Errors are the context's.
@@ -3094,15 +3094,21 @@ BMVP_API bmvp_status bmvp_labels_finish(bmvp_labels *l, bmvp_error *err)
 
 BMVP_API int bmvp_labels_outputs(const bmvp_labels *l) { return l->n + (l->exclusive ? 1 : 0); }
 
-/* The first of n values from i on that is not 0, or n: label maps are 0 in most places, which a block at a time
-   tells. */
+static uint64_t bmvpi_pair_bits(const float *values)
+{
+    uint64_t pair;
+    memcpy(&pair, values, sizeof pair);
+    return pair;
+}
+
+/* The first of n values from i on that is not 0, or n: label maps, and images around the head, are 0 in most places,
+   which a block at a time tells. */
 static int64_t bmvpi_skip_zeros(const float *values, int64_t i, int64_t n)
 {
-    for (; i + 16 <= n; i += 16) {
-        uint64_t pair[8];
-        memcpy(pair, values + i, sizeof pair);
-        pair[0] |= pair[1] | pair[2] | pair[3] | pair[4] | pair[5] | pair[6] | pair[7];
-        if (pair[0] & 0x7fffffff7fffffffu) break; /* -0 is 0, too */
+    for (; i + 8 <= n; i += 8) {
+        const uint64_t any = bmvpi_pair_bits(values + i) | bmvpi_pair_bits(values + i + 2) |
+                             bmvpi_pair_bits(values + i + 4) | bmvpi_pair_bits(values + i + 6);
+        if (any & 0x7fffffff7fffffffu) break; /* -0 is 0, too */
     }
     while (i < n && values[i] == 0.0f) ++i;
     return i;
@@ -5912,8 +5918,8 @@ static bmvp_status bmvpi_relate(double m[16], const double to[16], const double 
 static int bmvpi_one_value(const bmvp_nii_volume *v)
 {
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
-    int64_t i;
-    for (i = 1; i < n && v->data[i] == v->data[0]; ++i) {
+    int64_t i = v->data[0] == 0 ? bmvpi_skip_zeros(v->data, 0, n) : 1;
+    for (; i < n && v->data[i] == v->data[0]; ++i) {
     }
     return i >= n;
 }
@@ -5928,7 +5934,10 @@ static int bmvpi_few_values(const bmvp_nii_volume *v, int *whole)
     *whole = 1;
     for (i = 0; i < n; ++i) {
         const float x = v->data[i];
-        if (i > 0 && x == v->data[i - 1]) continue;
+        if (i > 0 && x == v->data[i - 1]) {
+            if (x == 0) i = bmvpi_skip_zeros(v->data, i, n) - 1;
+            continue;
+        }
         for (j = 0; j < n_seen && seen[j] != x; ++j) {
         }
         if (j < n_seen) continue;
@@ -5953,7 +5962,7 @@ static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name,
     const int64_t n = v->dim[0] * v->dim[1] * v->dim[2];
     int64_t i;
     int whole;
-    for (i = 0; i < n && v->data[i] <= 0; ++i) {
+    for (i = bmvpi_skip_zeros(v->data, 0, n); i < n && v->data[i] <= 0; i = bmvpi_skip_zeros(v->data, i + 1, n)) {
     }
     if (i == n) return bmvp_error_set(err, BMVP_E_FORMAT, "%s: no voxel is above 0: there is no foreground", name);
     *few = bmvpi_few_values(v, &whole);

@@ -5,7 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-segment=$(pwd)/build/05_segment io=$(pwd)/tests/fixtures/io
+segment=$(pwd)/build/segment io=$(pwd)/tests/fixtures/io
 with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The PyTorch twin of examples/06_own_network.c.
+"""The PyTorch twin of examples/08_own_network.c.
 
     own_network_reference.py FILE.pt        loads the file strictly and compares the twin's logits with those in it
     own_network_reference.py fixtures DIR   writes layers.safetensors: every public layer of bmvp_nn.h in double

@@ -1,4 +1,4 @@
-/* test_method.c - the method of examples/07_own_method.c, which the library does not know: several ranks equal one, a
+/* test_method.c - the method of examples/09_own_method.c, which the library does not know: several ranks equal one, a
    run that is taken up gives the same bits, a plan, the names in its log and file, wrong use; and one with a slowly
    moving copy of the network, AMSGrad and no decay of biases */
 #include <stdio.h>
@@ -9,7 +9,7 @@
 #define BMVP_NN_IMPLEMENTATION_ONCE
 #define BMVP_SSL_IMPLEMENTATION_ONCE
 #define main lesson
-#include "examples/07_own_method.c"
+#include "examples/09_own_method.c"
 #undef main
 #include "tests/support/check.h"
 #include "tests/support/ranks.h"

@@ -1,12 +1,22 @@
-/* 06_own_network.c - a network of your own: a U-Net of layers, its row, and what comes with them
+/* 08_own_network.c - lesson 8: a network of your own: a U-Net of layers, its row, and what comes with them
 
-   What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that the
-   library trains, saves and reads like its own. The U-Net finds balls in noise, is saved, read back, and written as a
-   .pt file that its twin (tests/reference/own_network_reference.py) loads with load_state_dict(strict=True).
-   Run: build/06_own_network [folder] (seconds). The Dice loss should fall below 0.2; the read network says the same. */
+   What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that
+   the library trains, saves and reads like its own. The U-Net finds balls in noise, is saved and read back.
+   Run:  cc -O2 -I. examples/08_own_network.c -o 08_own_network -lm -lpthread && ./08_own_network [folder]
+                                                                                            (2 s; compiling: 15 s)
+   You see, numbers within 15 % or 0.03:
+   | step  0  Dice loss 0.92
+   | step 59  Dice loss 0.13
+   | read back: the same logits
+   Exercises:
+   1. Give the net a fourth level. What changes besides LEVELS? Hint: unet_stride(); one array of names has a size.
+   2. Let a level add its input to its output (a residual block). Hint: where widths differ a 1^3 convolution helps.
+   In the headers: bmvp_nn.h >>layers, >>networks. Twin: tests/reference/own_network_reference.py. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
+#include <stdio.h>
+#include <string.h>
 
 enum { EDGE = 16, VOXELS = EDGE * EDGE * EDGE, STEPS = 60, LEVELS = 3 };
 
@@ -82,18 +92,14 @@ static bmvp_net_kind unet_row(void)
     memset(&k, 0, sizeof k);
     k.name = "my_unet";
     k.fields = "features";
-    k.size = sizeof(unet);
-    k.stride = unet_stride;
-    k.make = unet_make;
-    k.encode = unet_encode;
-    k.segment = unet_segment;
+    k.size = sizeof(unet), k.stride = unet_stride;
+    k.make = unet_make, k.encode = unet_encode, k.segment = unet_segment;
     k.part[BMVP_PART_ENCODER] = "down. halve.";
-    k.part[BMVP_PART_STEM] = "down.0.conv1.";
-    k.part[BMVP_PART_HEAD] = "out.";
+    k.part[BMVP_PART_STEM] = "down.0.conv1.", k.part[BMVP_PART_HEAD] = "out.";
     return k;
 }
 
-/* >>data: a ball somewhere in noise */
+/* a ball somewhere in noise */
 static void make_case(uint32_t number, float *image, float *label)
 {
     bmvp_rng r = bmvp_rng_make(6, 0, 0, number);
@@ -124,8 +130,7 @@ static bmvp_status save(bmvp_net *net, const char *path, bmvp_ckpt_format format
     static const int64_t dim[3] = { EDGE, EDGE, EDGE };
     bmvp_state_part part = { NULL, NULL, NULL, 0 };
     bmvp_ckpt_writer *w;
-    bmvp_status st = bmvp_ckpt_writer_begin(path, format, NULL, &w, err);
-    if (st) return st;
+    if (bmvp_ckpt_writer_begin(path, format, NULL, &w, err)) return err->status;
     part.c = net->m.c, part.list = bmvp_net_state(net);
     (void)bmvp_state_declare(w, "state_dict", &part, err);
     (void)bmvp_ckpt_writer_add(w, "example", "input", BMVP_DTYPE_F32, 3, dim, err);
@@ -139,12 +144,11 @@ static bmvp_status load(bmvp_net *net, const char *path, bmvp_error *err)
 {
     bmvp_state_part part = { NULL, NULL, NULL, 0 };
     bmvp_ckpt *f;
-    bmvp_status st = bmvp_ckpt_open(path, NULL, &f, err);
-    if (st) return st;
+    if (bmvp_ckpt_open(path, NULL, &f, err)) return err->status;
     part.c = net->m.c, part.list = bmvp_net_state(net);
-    st = bmvp_state_load(f, "state_dict", &part, err);
+    (void)bmvp_state_load(f, "state_dict", &part, err);
     bmvp_ckpt_close(f);
-    return st;
+    return err->status;
 }
 
 int main(int argc, char **argv)
@@ -162,11 +166,9 @@ int main(int argc, char **argv)
     bmvp_optim *optim;
     bmvp_ctx *c;
     int step, same;
-
     rows[0] = &row, cfg.networks = rows;
     c = bmvp_create(&cfg, NULL);
-    k.task = BMVP_TASK_SEGMENT;
-    (void)bmvp_net_config_set(&k, "outputs=1 features=8", NULL);
+    k.task = BMVP_TASK_SEGMENT, (void)bmvp_net_config_set(&k, "outputs=1 features=8", NULL);
     net = bmvp_net_create(c, &k), again = bmvp_net_create(c, &k);
     bmvp_net_init(net, 1);
     optim = bmvp_optim_create(c, net ? bmvp_net_state(net) : NULL, &adam);
@@ -174,8 +176,7 @@ int main(int argc, char **argv)
         bmvp_tensor *y, *t, *dice;
         make_case((uint32_t)step, image, label);
         bmvp_step_begin(c);
-        y = logits_of(net, image, 1);
-        t = bmvp_input(c, 5, dim, label);
+        y = logits_of(net, image, 1), t = bmvp_input(c, 5, dim, label);
         dice = bmvp_soft_dice(c, bmvp_sigmoid(c, y), t, 0, 1e-5);
         bmvp_backward(c, bmvp_add(c, dice, bmvp_bce_logits(c, y, t)));
         bmvp_optim_step(optim, 1e-2, 1), bmvp_optim_zero_grad(optim);
@@ -193,8 +194,7 @@ int main(int argc, char **argv)
     if (bmvp_failed(c) || err.status) printf("%s\n", err.status ? err.message : bmvp_error_of(c)->message);
     else printf("read back: %s logits\n", same ? "the same" : "OTHER");
     bmvp_optim_destroy(optim);
-    bmvp_net_destroy(net);
-    bmvp_net_destroy(again);
+    bmvp_net_destroy(net), bmvp_net_destroy(again);
     bmvp_destroy(c);
     return !same;
 }

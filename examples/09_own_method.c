@@ -1,12 +1,24 @@
-/* 07_own_method.c - a method of one's own, masked-image modelling: fields, and one function that builds the losses
+/* 09_own_method.c - lesson 9: a method of one's own, masked-image modelling: fields, and a function that builds losses
 
    What you learn: schedule, clipping, checkpoints, log, plan and ranks are the trainer's; a method knows none of it.
-   Run: build/07_own_method (seconds). Three of four 16^3 patches are hidden; the loss falls to a fifth. The right
-   column is a run that was left after step 10 and taken up from its checkpoint: the same numbers to the last digit. */
+   Three of four 16^3 patches are hidden, the loss falls. The right column is a run that was left after step 10 and
+   taken up from its checkpoint: the same numbers to the last digit.
+   Run:  cc -O2 -I. examples/09_own_method.c -o 09_own_method -lm -lpthread && ./09_own_method (5 s; compiling: 20 s)
+   You see, numbers within 5 % or 0.01:
+   | step  1  loss 0.2207  with a break 0.2207
+   | step 20  loss 0.032  with a break 0.032
+   Exercises:
+   1. Let the error count in visible voxels, too, a tenth as much. Hint: a second mse() and a second bmvp_pass_loss;
+      give it a name in mim_losses, and the log has a column more.
+   2. Make the tenth a field of the config. Hint: one line of MIM_FIELDS; bmvp_field_set() knows it then.
+   In the headers: bmvp_ssl.h >>trainer (bmvp_method, bmvp_pass), >>fields. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 enum { EDGE = 32, VOXELS = EDGE * EDGE * EDGE, CASES = 4, STEPS = 20 };
 #define MIM_FIELDS(X) X(double, hidden, 0.01, 0.99, "share of the patches that are hidden")
 #define MIM_FIELD(type, name, low, high, text) BMVP_FIELD(mim_config, type, name, low, high, text)
@@ -64,7 +76,7 @@ static void mim_run(bmvp_ctx *c, const mim_config *k, const char *from, const ch
 
 int main(void)
 {
-    const char *const file = "07_own_method.safetensors";
+    const char *const file = "09_own_method.safetensors";
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     double once[STEPS] = { 0 }, again[STEPS] = { 0 };
     mim_config k;

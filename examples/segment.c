@@ -1,7 +1,7 @@
-/* 05_segment.c - a C program that segments the images it is given with a fine-tuned checkpoint
+/* segment.c - a C program that segments the images it is given with a fine-tuned checkpoint
 
    What you learn: prediction is one call; any subset of the modalities, in any orientation, is enough.
-   Run: build/05_segment run/best.safetensors map.nii.gz flair=a.nii.gz t1=b.nii.gz
+   Run: build/segment run/best.safetensors map.nii.gz flair=a.nii.gz t1=b.nii.gz
    You see: what was used and what was filled; map.nii.gz lies on the grid of the first image. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_nifti.h"
@@ -25,7 +25,7 @@ int main(int argc, char **argv)
         image[n].path = strtok(NULL, "");
     }
     if (c && n > 0 && n + 3 == argc) p = bmvp_predictor_open(c, argv[1], &err);
-    else puts("usage: 05_segment CHECKPOINT OUT.nii.gz MODALITY=IMAGE...");
+    else puts("usage: segment CHECKPOINT OUT.nii.gz MODALITY=IMAGE...");
     if (p && bmvp_predict(p, image, n, NULL, &map, &err) == BMVP_OK) {
         failed = map.score || bmvp_nii_write(argv[2], &map.label, NULL, &err);
         for (n = 0; n < bmvp_predictor_info(p)->n_modalities; ++n)
