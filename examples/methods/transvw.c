@@ -192,8 +192,8 @@ static void create(bmvp_trainer *t)
     if (bmvp_failed(t->c)) return;
     bmvp_trainer_keep(t, "words", w->host, &w->list);
     if (!words_places(&r, k->crop, s->edge, apart, k->words, w->place))
-        bmvp_fail(t->c, BMVP_E_ARG, "transvw: a region of %d has no room for %d words of %d voxels, %g apart: --set words="
-                  ", apart= or edge=, or a larger --crop", k->crop, k->words, (int)s->edge, apart);
+        bmvp_fail(t->c, BMVP_E_ARG, "transvw: a region of %d has no room for %d words of %d voxels, %g apart: --set "
+                  "words=, apart= or edge=, or a larger --crop", k->crop, k->words, (int)s->edge, apart);
 }
 static void start(bmvp_trainer *t) { words_start(&((transvw_state *)t->state)->words); }
 static void destroy(bmvp_trainer *t) { words_free(&((transvw_state *)t->state)->words, t->c); }
