@@ -848,7 +848,13 @@ static int mail_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
     memcpy(x, m->place + ticket % BMVP_TICKETS * BMVP_POST_MOST, (size_t)n * sizeof *x);
     return 1;
 }
-static void memory_fill(bmvp_ctx *c, float *to, float v, int64_t n) { fill(c, floats(to), v, n); }
+static void memory_fill(bmvp_ctx *c, float *to, float v, int64_t n)
+{
+    /* four at a time from the first that may be stored so: `to` may lie within a tensor's memory */
+    const int64_t head = smaller(n, (int64_t)((16 - (uintptr_t)to % 16) % 16 / sizeof(float)));
+    fill(c, floats(to), v, head);
+    fill(c, floats(to + head), v, n - head);
+}
 static void memory_add(bmvp_ctx *c, float *to, int half, const float *from, int from_half, int64_t n, int accumulate)
 {
     copy(c, view{ from, from_half }, sink{ to, half }, n, accumulate);
@@ -2936,7 +2942,7 @@ static int64_t l1_workspace(const bmvp_ctx *, const bmvp_tensor *, int backward)
 
 /* >>op bce_logits -------------------------------------------------------------------------------------------------- */
 
-/* y = mean of max(x, 0) - x t + log(1 + exp(-|x|)); dx (+)= g / n (sigmoid(x) - t) */
+/* y = mean of max(x, 0) - x t + log(1 + exp(-|x|)); dx (+)= g / n ((1 - t) sigmoid(x) - t sigmoid(-x)) */
 struct bce_reduce : join_sum {
     view x, t;
     sink y;
@@ -2964,7 +2970,11 @@ struct bce_back_map {
         load<N>(x, i, u);
         load<N>(t, i, v);
         BMVPI_UNROLLED
-        for (int e = 0; e < N; ++e) u[e] = (float)((double)g[0] / n) * (1.0f / (1.0f + expf(-u[e])) - v[e]);
+        for (int e = 0; e < N; ++e) {
+            const float far = expf(-fabsf(u[e])), large = 1.0f / (1.0f + far), small = far * large;
+            const float d = u[e] < 0.0f ? (1.0f - v[e]) * small - v[e] * large : (1.0f - v[e]) * large - v[e] * small;
+            u[e] = (float)((double)g[0] / n) * d;
+        }
         store<N>(dx, i, u, add);
     }
 };
@@ -3080,8 +3090,8 @@ static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 
 /* >>op cross_entropy ----------------------------------------------------------------------------------------------- */
 
-/* Row r of (rows, classes): lse = log(sum exp(x)), kept; its loss w[target] (lse - x[target]). Map over rows, each read
-   twice. saved: targets (int32), log-sum-exps, weights of the classes. */
+/* Row r of (rows, classes): its loss log(sum exp(x)) - x[target], kept, is taken as the CPU takes it, so that nothing
+   cancels. Map over rows, each read twice. saved: targets (int32), losses, weights of the classes. */
 struct cross_entropy_reduce : join_sum {
     view x;
     sink y;
@@ -3099,16 +3109,17 @@ struct cross_entropy_reduce : join_sum {
         const view in = x + r * classes;
         const int64_t target = ((const int32_t *)(const void *)saved)[r];
         float top = in[0];
-        double sum = 0;
+        double others = 0;
         for (int64_t i = 1; i < classes; ++i) if (!(in[i] <= top)) top = in[i];
-        for (int64_t i = 0; i < classes; ++i) sum += (double)expf(in[i] - top);
-        const double lse = (double)top + log(sum);
-        saved[rows + r] = (float)lse;
-        return (double)saved[2 * rows + target] * (lse - (double)in[target]);
+        for (int64_t i = 0; i < classes; ++i) if (i != target) others += (double)expf(in[i] - top);
+        const double far = (double)top - (double)in[target];
+        const double loss = far <= 0 ? log1p(others) : far + log(others + exp(-far));
+        saved[rows + r] = (float)loss;
+        return (double)saved[2 * rows + target] * loss;
     }
     __device__ void finish(pair p) const { put(y, 0, (float)(p.a / total), 0); }
 };
-/* dx (+)= g w[target] / total (exp(x - lse) - one at the target) */
+/* dx (+)= g w[target] / total exp(x - x[target] - loss), expm1(-loss) at the target */
 struct cross_entropy_back_map {
     view x;
     const float *saved;
@@ -3120,9 +3131,10 @@ struct cross_entropy_back_map {
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
         const int64_t r = (i - ch) / classes, target = ((const int32_t *)(const void *)saved)[r];
-        const float s = (float)((double)g[0] / total) * saved[2 * rows + target];
+        const float s = (float)((double)g[0] / total) * saved[2 * rows + target], loss = saved[rows + r];
+        const float own = x[r * classes + target];
         float v[N];
-        for (int e = 0; e < N; ++e) v[e] = s * (expf(x[i + e] - saved[rows + r]) - (ch + e == target ? 1.0f : 0.0f));
+        for (int e = 0; e < N; ++e) v[e] = s * (ch + e == target ? expm1f(-loss) : expf(x[i + e] - own - loss));
         store<N>(dx, i, v, add);
     }
 };

@@ -4870,7 +4870,8 @@ static bmvp_tensor *bmvpi_l1_sample(bmvp_ctx *c, int variant)
 
 /* >>op bce_logits: one number, the mean of max(x, 0) - x t + log(1 + exp(-|x|)) ---------------------------------------
    which is -(t log s + (1 - t) log(1 - s)) with s = sigmoid(x), without overflow. src x, t of one shape. Backward reads
-   both: dx = g / n (sigmoid(x) - t); none into t. torch binary_cross_entropy_with_logits. */
+   both: dx = g / n ((1 - t) sigmoid(x) - t sigmoid(-x)), which is s - t but does not cancel where the answer is right;
+   none into t. torch binary_cross_entropy_with_logits. */
 BMVP_API bmvp_tensor *bmvp_bce_logits(bmvp_ctx *c, bmvp_tensor *logits, bmvp_tensor *target)
 {
     bmvp_tensor *src[2] = { logits, target };
@@ -4898,8 +4899,11 @@ static void bmvpi_bce_logits_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i)
-        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * (1.0f / (1.0f + expf(-m->x[i])) - m->target[i]);
+    for (i = lo; i < hi; ++i) {
+        const float x = m->x[i], t = m->target[i], e = expf(-fabsf(x)), large = 1.0f / (1.0f + e), small = e * large;
+        const float d = x < 0.0f ? (1.0f - t) * small - t * large : (1.0f - t) * large - t * small;
+        m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * d;
+    }
 }
 static void bmvpi_bce_logits_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -5012,9 +5016,11 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
-   src x (R, K). saved: the R targets (int32), each row's
-   log-sum-exp, the K weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). torch
-   cross_entropy with class numbers. */
+   src x (R, K). saved: the R targets (int32), each row's loss, the K weights. Backward reads x: dx = g w[target] / sum
+   w (softmax(x) - one at the target). Of a row that is almost right both the loss and the target's softmax - 1 are what
+   is left of numbers that cancel: a log-sum-exp of 300 in float32 has no digits for a loss of 1e-5. So the loss is
+   log(1 + the others' sum) there, it is what is kept, and the softmax is exp(x - x[target] - loss), less one at the
+   target: expm1(-loss). torch cross_entropy with class numbers. */
 static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
                                      const float *weight)
 {
@@ -5050,7 +5056,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const
 {
     return bmvp_cross_entropy_weighted(c, logits, target, NULL);
 }
-/* saved: the rows' log-sum-exps */
+/* saved: the rows' losses */
 static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     double total = 0;
@@ -5059,12 +5065,13 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
         const int64_t t = bmvpi_saved_int(m->target, r);
         const float *x = m->x + r * m->c;
         float top = x[0];
-        double sum = 0, lse;
+        double others = 0, far, loss;
         for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
-        for (i = 0; i < m->c; ++i) sum += exp((double)x[i] - (double)top);
-        lse = (double)top + log(sum);
-        m->saved[r] = (float)lse;
-        total += (double)m->weight[t] * (lse - (double)x[t]);
+        for (i = 0; i < m->c; ++i) if (i != t) others += exp((double)x[i] - (double)top);
+        far = (double)top - (double)x[t];
+        loss = far <= 0 ? log1p(others) : far + log(others + exp(-far)); /* NaN where far is */
+        m->saved[r] = (float)loss;
+        total += (double)m->weight[t] * loss;
     }
     return total;
 }
@@ -5088,9 +5095,9 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
     int64_t r, i;
     for (r = lo; r < hi; ++r) {
         const int64_t t = bmvpi_saved_int(m->target, r);
-        const float s = m->factor * m->weight[t];
+        const float s = m->factor * m->weight[t], *x = m->x + r * m->c;
         for (i = 0; i < m->c; ++i) {
-            const float p = expf(m->x[r * m->c + i] - m->saved[r]) - (i == t ? 1.0f : 0.0f);
+            const float p = i == t ? expm1f(-m->saved[r]) : expf(x[i] - x[t] - m->saved[r]);
             float *dx = m->dx + r * m->c + i;
             *dx = (m->add ? *dx : 0.0f) + s * p;
         }

@@ -10,7 +10,9 @@
    the paper describes, hiding local patches, is neither. The products are of features without norm, multiplied by
    exp(0.5), which a small run does not stand (`unit` 1, preset `fast`, scales them), and a crop's class is the number
    of its modality among those of the step, taken as the number of a crop.
-   The code's task `mae` is not here; its others are this one with noise 0, every 1 or hide 0. */
+   The code's task `mae` (tokens of whole blocks masked, 0.6 of them, L1 there) is not here: no numbers of it are known,
+   nor whether its mask lies on the tokens before they are turned or after; simmim is that task with UNETR's encoder.
+   Its others are this one with noise 0, every 1 or hide 0. */
 #include "methods.h"
 #include <math.h>
 #include <stdlib.h>

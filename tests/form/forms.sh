@@ -50,28 +50,32 @@ for h in bmvp_nn.h bmvp_nifti.h; do
 done
 
 # ---- each header alone, all together, all twice -----------------------------------------------------------------------------
+# Twice holds once: whatever each compiler says of a line it says there, with every macro that leaves something out. That a header has what
+# it needs when it stands alone is the same question to every compiler: declarations are asked of all, implementations of one of each language.
+
+# compiled COMPILER NAME OPTION HEADER...: without a word of warning
+compiled()
+{
+    compiler=$1 name=$2 less=$3
+    shift 3
+    case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
+    source_of "$T/a.c" "$@"
+    silent "$compiler -std=$std, $name${IMPL:+ with implementation} $less" \
+        $compiler -std=$std -x $lang $WARN $DEFS $less -I. -fsyntax-only "$T/a.c"
+}
 
 for compiler in gcc clang g++ clang++; do
-    case $compiler in *++) std=c++11 lang=c++ ;; *) std=c99 lang=c ;; esac
     if ! command -v $compiler >/dev/null 2>&1; then
         skip "$compiler is not installed"
         continue
     fi
-    for less in "" -DBMVP_NO_SIMD -DBMVP_NO_THREADS "-DBMVP_NO_SIMD -DBMVP_NO_THREADS"; do
-        for IMPL in "" 1; do
-            for h in $ALL all twice; do
-                case $less,$h in # with less in them, the headers are tried once alone and once together
-                ,* | *,bmvp_tensor.h | *,twice) ;;
-                *) continue ;;
-                esac
-                case $h in
-                all) source_of "$T/a.c" $ALL ;;
-                twice) source_of "$T/a.c" $ALL $ALL ;;
-                *) source_of "$T/a.c" $(needs "$h") ;;
-                esac
-                silent "$compiler -std=$std, $h${IMPL:+ with implementation} $less" \
-                    $compiler -std=$std -x $lang $WARN $DEFS $less -I. -fsyntax-only "$T/a.c"
-            done
+    for IMPL in "" 1; do
+        case $IMPL,$compiler in
+        ,* | *,gcc | *,clang++) for h in $ALL; do compiled $compiler "$h" "" $(needs "$h"); done ;;
+        esac
+        for less in "" -DBMVP_NO_SIMD -DBMVP_NO_THREADS "-DBMVP_NO_SIMD -DBMVP_NO_THREADS"; do
+            compiled $compiler twice "$less" $ALL $ALL
+            if [ -n "$IMPL$less" ]; then compiled $compiler bmvp_tensor.h "$less" bmvp_tensor.h; fi
         done
     done
 done
@@ -144,7 +148,7 @@ int main(void)
 }
 END
 cp "$T/two.c" "$T/two.cpp"
-check "one unit as C" $CC -std=c99 -O2 $DEFS -I. -fno-pic -c "$T/one.c" -o "$T/one_c.o"
+check "one unit as C" $CC -std=c99 -O1 $DEFS -I. -fno-pic -c "$T/one.c" -o "$T/one_c.o"
 check "one unit as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/one.cpp" -o "$T/one_cpp.o"
 check "the other as C" $CC -std=c99 $DEFS -I. -fno-pic -c "$T/two.c" -o "$T/two_c.o"
 check "the other as C++" $CXX -std=c++11 $DEFS -I. -fno-pic -c "$T/two.cpp" -o "$T/two_cpp.o"
@@ -202,7 +206,7 @@ int main(void)
     return bmvp_failed(c);
 }
 END
-check "without SIMD: compiled" $CC -std=c99 -O2 $DEFS -DBMVP_NO_SIMD -I. -fno-pic -c "$T/one.c" -o "$T/plain_c.o"
+check "without SIMD: compiled" $CC -std=c99 -O1 $DEFS -DBMVP_NO_SIMD -I. -fno-pic -c "$T/one.c" -o "$T/plain_c.o"
 for object in one_c plain_c; do
     check "plain loops with $object" $CC -std=c99 -I. -no-pie "$T/plain.c" "$T/$object.o" -o "$T/plain" $GZ -lm -lpthread
     "$T/plain" >"$T/$object.said" 2>&1
@@ -214,7 +218,7 @@ else
 fi
 if command -v size >/dev/null 2>&1; then
     for less in "" -DBMVP_NO_SIMD; do
-        echo '#include "bmvp_tensor.h"' | $CC -std=c99 -O2 -DBMVP_IMPLEMENTATION $less -I. -x c -c - -o "$T/text$less.o"
+        echo '#include "bmvp_tensor.h"' | $CC -std=c99 -O1 -DBMVP_IMPLEMENTATION $less -I. -x c -c - -o "$T/text$less.o"
         size "$T/text$less.o" | awk 'END { print $1 }'
     done >"$T/text"
     awk 'NR == 1 { all = $1 } END { printf "text of bmvp_tensor.h: %d bytes, without SIMD %d\n", all, $1; exit !($1 > 0 && $1 < 0.6 * all) }' \

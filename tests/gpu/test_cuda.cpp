@@ -225,6 +225,16 @@ static bmvp_tensor *large_cross_entropy(bmvp_ctx *c)
     for (int i = 0; i < 3000; ++i) target[i] = i * 7 % 5;
     return bmvp_cross_entropy_weighted(c, leaf(c, { 3000, 5 }), target, weight);
 }
+/* Rows that are right by 11 of 300. Few enough to be float32: bfloat16 cannot tell 311 from 310. */
+static bmvp_tensor *sure_cross_entropy(bmvp_ctx *c)
+{
+    static const int64_t dim[2] = { 5, 5 };
+    int32_t target[5];
+    float high[25];
+    for (int i = 0; i < 5; ++i) target[i] = i * 7 % 5;
+    for (int i = 0; i < 25; ++i) high[i] = target[i / 5] == i % 5 ? 311.0f : 300.0f;
+    return bmvp_cross_entropy(c, bmvp_add(c, leaf(c, { 5, 5 }), bmvp_input(c, 2, dim, high)), target);
+}
 static bmvp_tensor *tied_minmax(bmvp_ctx *c) /* most elements are the minimum */
 {
     return bmvp_minmax(c, bmvp_relu(c, leaf(c, { 17, 19, 23 })), 1e-3);
@@ -297,6 +307,7 @@ static const struct awkward {
     { "global_pool many", [](bmvp_ctx *c) { return bmvp_global_pool(c, leaf(c, { 2, 9, 10, 11, 35 })); } },
     { "soft_dice many", many_dice },
     { "cross_entropy many", large_cross_entropy },
+    { "cross_entropy sure", sure_cross_entropy },
     { "minmax ties", tied_minmax },
     { "masked_fill itself", masked_itself },
     { "matmul tall", [](bmvp_ctx *c) { return bmvp_matmul(c, leaf(c, { 3, 40, 65 }), leaf(c, { 3, 65, 33 }), 0, 0); } },

@@ -329,7 +329,9 @@ if [ "$(id -u)" -eq 0 ]; then skip "a folder that may not be read: root may read
     chmod 755 one/b
 fi
 rm -rf one && files one/a t1.nii && files "one/$(printf 'caf\351')" t1.nii
-two 0 "its name is not UTF-8 or has control characters, so no list can hold it: rename it|a	a			t1"
+two 0 "its name is not UTF-8, so no list can hold it: rename it|a	a			t1"
+rm -rf one && files "one/$(printf 'new\nline')" t1.nii
+two 0 "control characters of a name: the case is called 'new_line' without them|new_line	new_line			t1	one/new?line/t1.nii"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
 # ---- patients: time points in any naming, where more than one patient has them -----------------------------------------------------------------
@@ -350,7 +352,47 @@ patients "100 100 101 " 100_post 100_pre 101-preop
 patients "A A B " A_2019-01-02 A_20200304 B_20200304
 patients "S1-T0 S1-T1 " S1-T0 S1-T1 # one patient's visits, or patients T0 and T1 of a site?
 patients "case_0001 site_m1 site_m2 " case_0001 site_m1 site_m2
+patients "X X Y " X-T0 X-T1 Y-T0
+patients "A A Q Q W W Y Y " A_month0 A_12m Q_m00 Q_m12 W_bl W_fu Y.1 Y.2
+patients "Y.1 Y.2 Y.3 " Y.1 Y.2 Y.3
+patients "007 007 008 case_1 case_2 " 007_1 007_2 008_1 case_1 case_2
+patients "HGG_1 HGG_2 LGG_1 " HGG_1 HGG_2 LGG_1
+patients "P1 P1 P3 " P1 P1_V2 P3
+patients "T-0003 T-0003 " T-0003_1997.06.08 T-0003_19980608
+guess() { rm -rf visits; for c in "$2" "$3"; do files "visits/$c" t1.nii; done; expect 0 "$1" bmvp prepare --dry-run --data visits; }
+guess "'T_20190102' and 'T_20200304' are visits of patient 'T'; \"patient\" in a list says otherwise" T_20190102 T_20200304
+guess "'P1_V2' is a visit of patient 'P1'" P1 P1_V2
+guess "'S1-T0' and 'S1-T1' are taken as two patients; if they are visits of one, 'S1'" S1-T0 S1-T1
 rm -rf visits
+
+# ---- what a file is said by its folder; nnU-Net's folders without dataset.json ------------------------------------------------------------------
+# rows "CASE:ROLE CASE:ROLE .." OPTIONS...: the table of the data in one/, in its order
+rows()
+{
+    want=$1
+    shift
+    bmvp prepare --dry-run --data one "$@" >one.tsv 2>one.err
+    got=$(awk -F'\t' 'NR > 1 && $5 != "left out" { printf "%s%s:%s:%s", gap, $1, $4, $5; gap = " " }' one.tsv)
+    if [ "$got" = "$want" ]; then pass; else fail "rows of $*: $got, not $want" one.err; fi
+}
+rm -rf one && for m in images/T1 images/t2w masks brain_masks; do files one/$m p1.nii p2.nii; done
+rows "p1::t1 p1::t2 p1::label p2::t1 p2::t2 p2::label"
+rm -rf one && for m in T1/0000 FLAIR/0001; do files "one/train/${m%/*}" "p1_${m#*/}.nii" "p2_${m#*/}.nii"; done && files one/test/T1 q.nii
+rows "q:test:t1 p1:train:flair p1:train:t1 p2:train:flair p2:train:t1"
+rm -rf one && for p in p1 p2; do files one/$p/T1 scan.nii && files one/$p/FLAIR im_3.nii && files one/$p/seg scan.nii; done
+rows "p1::flair p1::t1 p1::label p2::flair p2::t1 p2::label"
+rm -rf one && for p in p1 p2; do files one/T1/$p im.nii && files one/FLAIR/$p im.nii; done
+rows "p1::flair p1::t1 p2::flair p2::t1"
+rm -rf one && for t in T0 T1 T2; do files one/p1/$t scan.nii; done
+rows "" # time points, not T1 and T2
+rm -rf one && files one/images p1_t1.nii p1_flair.nii p2_t1.nii p2_flair.nii && files one/labels p1.nii p2.nii
+rows "p1::flair p1::t1 p1::label p2::flair p2::t1 p2::label"
+rm -rf one && files one/imagesTr p1_0000.nii p1_0001.nii p2_0000.nii && files one/labelsTr p1.nii p2.nii && files one/imagesTs q_0000.nii
+two 1 "channel 1, and no dataset.json that says what it is: --as t1=*_0001.nii*"
+rows "p1:train:flair p1:train:t1 p1:train:label p2:train:t1 p2:train:label q:test:t1" --as "t1=*_0000.nii*,flair=*_0001*"
+rm -rf one && files one/images 01_a.nii 01_b.nii 02_a.nii && files one/masks 01.nii 02.nii
+rows "01::t1 01::t2 01::label 02::t1 02::label" --as "t1=*_a.nii,t2=*_b.nii"
+rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
 
 # ---- lists ------------------------------------------------------------------------------------------------------------------------------------
 expect 0 "list.json: 1 cases (case folders), 0 left out; 0 files or keys not used" bmvp list --data one --out list.json \
@@ -407,8 +449,8 @@ classes 'id,dx\ns7,3\ns007,4\n' 1 "case 's007' has two classes"
 
 # what a list says does not reach the terminal as it stands there
 mkdir escape
-printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x.nii"}}]}' >escape/list.json
-expect 1 "case 'a?[31mb': its name is not UTF-8 or has control characters" bmvp prepare --data escape/list.json --out escaped
+printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x\\u0007.nii"}}]}' >escape/list.json
+expect 1 "case 'a_[31mb'|escape/x?.nii: cannot be opened" bmvp prepare --data escape/list.json --out escaped
 check "an escape sequence was printed" sh -c '! grep -q "$(printf "\\033")" "$1"' escape "$out"
 
 finish

@@ -275,6 +275,10 @@ def reductions():
             dict(target=target),
             tol=SUMS,
         )
+    target = [2, 0, 4, 1, 4, 3]  # right by 11 of 300: loss and gradient are 1e-5 of what they are the difference of
+    sure = 300 + rand(52, 6, 5)
+    sure[np.arange(6), target] += 11
+    case("cross_entropy", "sure", lambda logits: F.cross_entropy(logits, torch.tensor(target)), dict(logits=sure), dict(target=target), tol=SUMS)
 
 
 def segmentation():
@@ -308,6 +312,8 @@ def segmentation():
             tol=SUMS,
             fixed=("target",),
         )
+    right = hard(53, 3, 7)
+    case("bce_logits", "sure", F.binary_cross_entropy_with_logits, dict(input=(2 * right - 1) * (12 + rand(54, 3, 7)), target=right), tol=SUMS, fixed=("target",))
     case("bce_logits", "soft", F.binary_cross_entropy_with_logits, dict(input=(3, 7), target=rand(24, 3, 7) % 1), tol=SUMS, fixed=("target",))
 
     def soft_dice(p, target, squared, smooth):

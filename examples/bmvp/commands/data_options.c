@@ -1,5 +1,6 @@
 /* data_options.c - see data_options.h */
 #include "data_options.h"
+#include "data/files.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -44,11 +45,14 @@ int atlas_options_set(bmvp_preparation *how, const atlas_options *o, const cli_o
 
 static void print_file(const data_case *k, const char *as, const char *file, int64_t channel)
 {
-    printf("%s\t%s\t", k->id, data_patient(k));
+    char shown[1024];
+    snprintf(shown, sizeof shown, "%s", file);
+    (void)text_clean(shown, '?');
+    say(stdout, "%s\t%s\t", k->id, data_patient(k));
     if (k->class_index >= 0) printf("%lld", (long long)k->class_index);
     printf("\t%s", data_part_name[k->part]);
     if (k->fold >= 0) printf("%sfold:%lld", k->part ? " " : "", (long long)k->fold);
-    printf("\t%s\t%s", as, file);
+    printf("\t%s\t%s", as, shown);
     if (channel >= 0) printf(" [channel %lld]", (long long)channel);
     printf("\n");
 }

@@ -167,7 +167,7 @@ static bmvp_status embed_case(job *j, const data_case *k)
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!k->image[m]) continue;
         if (!p.image[m].data) {
-            fprintf(stderr, "bmvp embed: case '%s': %s has one value everywhere: left out\n", k->id, k->image[m]);
+            say(stderr, "bmvp embed: case '%s': %s has one value everywhere: left out\n", k->id, k->image[m]);
             continue;
         }
         snprintf(name, sizeof name, "%s.%s", k->id, bmvp_modality_name(m));

@@ -134,7 +134,7 @@ static bmvp_status read_map(bmvp_nii_volume *v, const data_case *k, const char *
     if (bmvp_nii_read_volume(v, path, &how, io, &e) != BMVP_OK)
         return bmvp_error_set(err, BMVP_E_FORMAT, "case '%s': %s", k->id, e.message);
     if (v->by_qform)
-        fprintf(stderr,
+        say(stderr,
                 "\nbmvp evaluate: case '%s': %s: placed by its qform: its sform is singular or does not fit the voxel "
                 "size, and says another place\n",
                 k->id, path);

@@ -92,7 +92,7 @@ static void forget_blank(job *j, data_case *k, uint32_t blank)
     for (m = 0; m < BMVP_MODALITIES; ++m) {
         if (!(blank >> m & 1u)) continue;
         pthread_mutex_lock(&j->lock);
-        fprintf(stderr, "\nbmvp prepare: case '%s': %s has one value everywhere: %s counts as missing\n", k->id,
+        say(stderr, "\nbmvp prepare: case '%s': %s has one value everywhere: %s counts as missing\n", k->id,
                 k->image[m], bmvp_modality_name(m));
         pthread_mutex_unlock(&j->lock);
         free(k->image[m]);
@@ -106,11 +106,11 @@ static void say_label(job *j, const data_case *k, const bmvp_prepared_images *p)
     if (!p->label_cut && !p->label_lost) return;
     pthread_mutex_lock(&j->lock);
     if (p->label_cut)
-        fprintf(stderr,
+        say(stderr,
                 "\nbmvp prepare: case '%s': %s: %lld labelled voxels lie outside of the images' box and are cut\n",
                 k->id, k->label, (long long)p->label_cut);
     if (p->label_lost)
-        fprintf(stderr, "\nbmvp prepare: case '%s': %s: value %d has no voxel left after resampling and cropping\n",
+        say(stderr, "\nbmvp prepare: case '%s': %s: value %d has no voxel left after resampling and cropping\n",
                 k->id, k->label, p->label_lost);
     pthread_mutex_unlock(&j->lock);
 }
@@ -285,7 +285,7 @@ static void remove_stale(job *j)
         }
         why = ledger_same_files(was, &j->now.item[i]) ? "the list says something else of its volumes or label values"
                                                       : "its files have changed";
-        fprintf(stderr, "bmvp prepare: case '%s' is made again: %s\n", k->id, why);
+        say(stderr, "bmvp prepare: case '%s' is made again: %s\n", k->id, why);
         for (m = 0; m <= BMVP_MODALITIES; ++m) {
             char *path = output_path(j, k->id, m < BMVP_MODALITIES ? bmvp_modality_name(m) : "seg");
             if (path) (void)unlink(path);

@@ -103,9 +103,9 @@ void dataset_note(dataset *d, const char *id, const char *file, const char *form
     note->id = id ? text_copy(id) : NULL;
     note->file = file ? text_copy(file) : NULL;
     note->why = text_copy(why);
-    text_clean(note->id);
-    text_clean(note->file);
-    text_clean(note->why);
+    (void)text_clean(note->id, '?');
+    (void)text_clean(note->file, '?');
+    (void)text_clean(note->why, '?');
 }
 
 static void note_text(const data_note *n, char *text, size_t size)
@@ -138,6 +138,7 @@ void dataset_say(const dataset *d, const char *command)
             fprintf(stderr, "bmvp %s: left out: %lld more like these three: %s\n", command, (long long)(n - SHOWN),
                     d->note[i].why ? d->note[i].why : "");
     }
+    if (d->doubt[0]) say(stderr, "bmvp %s: %s\n", command, d->doubt);
     free(said);
 }
 
@@ -239,102 +240,17 @@ static bmvp_status check_dataset(dataset *d, bmvp_error *err)
     return st;
 }
 
-/* Cases whose names no list could hold again: the folders that `prepare` makes of them would not be found. */
-static void drop_unwritable(dataset *d)
+/* Names that lists, tables and terminals can hold: control characters become _; a case whose name is not UTF-8 is
+   dropped, as the folder that `prepare` would make of it could not be found again. */
+static void settle_names(dataset *d)
 {
     int64_t i;
-    for (i = d->n - 1; i >= 0; --i)
-        if (!is_name(d->item[i].id))
-            dataset_drop(d, i, "its name is not UTF-8 or has control characters, so no list can hold it: rename it");
-}
-
-typedef struct image_use { const char *file; int64_t channel, of; } image_use;
-
-static int by_file(const void *a, const void *b)
-{
-    const image_use *p = (const image_use *)a, *q = (const image_use *)b;
-    const int order = strcmp(p->file, q->file);
-    if (order) return order;
-    if (p->channel != q->channel) return p->channel < q->channel ? -1 : 1;
-    return (p->of > q->of) - (p->of < q->of);
-}
-
-/* The images of all cases, those of one file one behind the other, in the order of the cases. free() it. */
-static image_use *all_images(const dataset *d, int64_t *n)
-{
-    image_use *use = (image_use *)malloc(((size_t)d->n * BMVP_MODALITIES + 1) * sizeof *use);
-    int64_t i;
-    int m;
-    *n = 0;
-    for (i = 0; i < d->n && use; ++i)
-        for (m = 0; m < BMVP_MODALITIES; ++m)
-            if (d->item[i].image[m]) {
-                use[*n].file = d->item[i].image[m];
-                use[*n].channel = d->item[i].channel[m];
-                use[(*n)++].of = i;
-            }
-    if (use) qsort(use, (size_t)*n, sizeof *use, by_file);
-    return use;
-}
-
-/* Entries of a list that share an image and say no id are one patient's: else that would stand in two parts of a split.
-   given: cases that name their patient keep it. */
-static bmvp_status join_twins(dataset *d, const char *given, bmvp_error *err)
-{
-    int64_t n, i;
-    image_use *use = all_images(d, &n);
-    int ok = use != NULL;
-    for (i = 1; i < n && ok; ++i) {
-        data_case *k = &d->item[use[i].of];
-        const data_case *other = &d->item[use[i - 1].of];
-        if (given[use[i].of] || !k->id_is_made || use[i].channel != use[i - 1].channel ||
-            strcmp(use[i].file, use[i - 1].file) != 0 || strcmp(data_patient(k), data_patient(other)) == 0)
-            continue;
-        free(k->patient);
-        k->patient = text_copy(data_patient(other));
-        ok = k->patient != NULL;
+    for (i = d->n - 1; i >= 0; --i) {
+        if (!is_utf8(d->item[i].id)) dataset_drop(d, i, "its name is not UTF-8, so no list can hold it: rename it");
+        else if (text_clean(d->item[i].id, '_') > 0)
+            dataset_note(d, d->item[i].id, "control characters of a name",
+                         "the case is called '%s' without them", d->item[i].id);
     }
-    free(use);
-    return ok ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-}
-
-/* Do the words that may be visits stand behind the names of more than one patient? */
-static int several_visitors(const dataset *d)
-{
-    const char *first = NULL;
-    size_t length = 0, n;
-    int64_t i;
-    for (i = 0; i < d->n; ++i) {
-        const char *id = d->item[i].id;
-        n = role_patient_maybe(id);
-        if (n == 0) continue;
-        if (first && (n != length || strncmp(first, id, n) != 0)) return 1;
-        first = id;
-        length = n;
-    }
-    return 0;
-}
-
-/* Cases that do not name their patient get the one that their naming tells, or their files. */
-static bmvp_status find_patients(dataset *d, bmvp_error *err)
-{
-    char *given = (char *)calloc((size_t)d->n + 1, 1);
-    bmvp_status st = given ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    const int several = several_visitors(d);
-    int64_t i;
-    for (i = 0; i < d->n && !st; ++i) {
-        data_case *k = &d->item[i];
-        const size_t sure = k->patient ? 0 : role_patient(k->id);
-        const size_t n = k->patient || sure || !several ? sure : role_patient_maybe(k->id);
-        given[i] = k->patient != NULL;
-        if (n == 0) continue;
-        k->patient = text_copy(k->id);
-        if (k->patient) k->patient[n] = 0;
-        else st = bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    }
-    if (!st) st = join_twins(d, given, err);
-    free(given);
-    return st;
 }
 
 /* Where there are cases with labels of their own and the list has none, the first one's are the list's. */
@@ -373,9 +289,9 @@ bmvp_status dataset_load_as(dataset *d, const char *list_or_dir, const dataset_o
             st = layout_load(d, &rules, err);
         }
     } else st = list_load(d, o, &rules, err);
-    if (!st) drop_unwritable(d);
+    if (!st) settle_names(d);
     if (!st) st = check_dataset(d, err);
-    if (!st) st = find_patients(d, err);
+    if (!st) st = dataset_find_patients(d, err);
     if (!st && (o->classes || o->class_column)) st = classes_load(d, o, err);
     if (!st) find_labels(d);
     return st;
@@ -426,10 +342,9 @@ static bmvp_status check_paths(const data_case *k, bmvp_error *err)
     int m;
     for (m = 0; m <= BMVP_MODALITIES; ++m) {
         const char *path = m < BMVP_MODALITIES ? k->image[m] : k->label;
-        if (path && !is_name(path))
+        if (path && !is_utf8(path))
             return bmvp_error_set(err, BMVP_E_ARG,
-                                  "case '%s': %s: a path that is not UTF-8 or has control characters cannot stand in a "
-                                  "list",
+                                  "case '%s': %s: a path that is not UTF-8 cannot stand in a list",
                                   k->id, path);
     }
     return BMVP_OK;

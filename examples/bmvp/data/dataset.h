@@ -67,6 +67,7 @@ typedef struct dataset {
     data_note *note;
     int64_t n_notes, cap_notes;
     int64_t n_dropped;     /* cases left out */
+    char doubt[640];       /* who the patients are was guessed: how, for dataset_say; "": nothing was */
     char **class_name;     /* of classes that came as text; NULL: none */
     int n_class_names;
 } dataset;
@@ -106,6 +107,7 @@ bmvp_status dataset_shorten_ids(dataset *d, bmvp_error *err);
 const char *data_patient(const data_case *k); /* its patient, or its id */
 
 /* Parts of loading, for dataset.c */
+bmvp_status dataset_find_patients(dataset *d, bmvp_error *err); /* patients.c */
 bmvp_status list_load(dataset *d, const dataset_options *o, const role_rules *rules, bmvp_error *err); /* lists.c */
 bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err);                         /* layouts.c */
 bmvp_status layout_nnunet(dataset *d, const char *dir, const bmvp_json *root, const role_rules *rules, bmvp_error *err);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,13 +42,27 @@ char *folder_of(const char *path)
 
 static int is_control(char c) { return (c > 0 && c < ' ') || c == 127; }
 
-void text_clean(char *text)
+int text_clean(char *text, char with)
 {
+    int n = 0;
     for (; text && *text; ++text)
-        if (is_control(*text)) *text = '?';
+        if (is_control(*text)) *text = with, ++n;
+    return n;
 }
 
-int is_name(const char *text)
+void say(FILE *to, const char *format, ...)
+{
+    char text[4096], *p;
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (p = text; *p; ++p)
+        if (is_control(*p) && *p != '\n' && *p != '\t') *p = '?';
+    fputs(text, to);
+}
+
+int is_utf8(const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
     while (*p) {
@@ -60,7 +75,7 @@ int is_name(const char *text)
                                      : -1;
         uint32_t code = more > 0 ? *p & (0x3fu >> more) : *p;
         int k;
-        if (more < 0 || is_control((char)*p)) return 0;
+        if (more < 0) return 0;
         for (++p, k = 0; k < more; ++k, ++p) {
             if ((*p & 0xc0) != 0x80) return 0;
             code = code << 6 | (*p & 0x3fu);

@@ -2,6 +2,7 @@
 #ifndef FILES_H_INCLUDED
 #define FILES_H_INCLUDED
 
+#include <stdio.h>
 #include "bmvp_tensor.h"
 
 char *text_copy(const char *text);                  /* malloc */
@@ -11,8 +12,11 @@ int file_exists(const char *path);
 /* A file that is there may be written over only if it is like what the program writes: a checkpoint (key NULL), or JSON
    with this key. BMVP_E_ARG naming it. What is no regular file (a pipe, /dev/stdout) is nobody's. */
 bmvp_status file_may_replace(const char *path, const char *key, bmvp_error *err);
-int is_name(const char *text); /* UTF-8, else no list (JSON) can hold it, and without what a terminal carries out */
-void text_clean(char *text);   /* .. which becomes '?' */
+int is_utf8(const char *text);         /* else no list (JSON) can hold it */
+int text_clean(char *text, char with); /* control characters, which a terminal carries out, become that; so many */
+/* fprintf, at most 4 KB, of text that may hold names from lists or folders: control characters but line ends and tabs
+   become '?'. */
+void say(FILE *to, const char *format, ...) BMVP_PRINTF(2, 3);
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 
 /* Makes the folder of --out and takes DIR/.lock for this process until it ends, however it ends: one writer at a time.

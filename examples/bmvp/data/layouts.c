@@ -9,6 +9,7 @@
                        ADHD-200 from OpenNeuro)
        INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
        ADNI            SUBJECT/SERIES/DATE/IMAGE/ADNI_*.nii
+       folders of roles   T1/CASE.nii.gz, FLAIR/CASE.nii.gz; CASE/T1/x.nii.gz (by_folder.c)
        by file name    files of many cases in one folder (IXI-T1/IXI002-Guys-0828-T1.nii.gz), or one case's files in
                        several (UPENN-GBM: images_structural/ID/, images_segm/)
        case folders    a folder a case, at any depth (BraTS of all years, UCSF-PDGM, MRBrainS13, VS-SEG, .hdr/.img
@@ -16,17 +17,11 @@
 #define _DEFAULT_SOURCE
 #include "dataset.h"
 #include "files.h"
-#include "tree.h"
+#include "layouts.h"
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct place { /* where a file belongs */
-    char id[512], patient[512]; /* patient "": as the id tells */
-    char skip[160];             /* not "": it is left out, and why */
-    int first_wins;             /* of two files for one role the first in the order of names is taken */
-} place;
 
 /* >>collecting ----------------------------------------------------------------------------------------------------- */
 
@@ -198,11 +193,12 @@ static int find_entity(const char *path, const char *key, char *out, size_t size
     return 0;
 }
 
-static int is_bids(const tree *t)
+static int is_bids(const tree *t, const role_rules *rules)
 {
     char part[256];
     size_t i;
     int k;
+    (void)rules;
     for (i = 0; i < t->n; ++i)
         for (k = 0; path_part(t->path[i], k, part, sizeof part); ++k)
             if (strncmp(part, "sub-", 4) == 0 && part[4]) return 1;
@@ -251,10 +247,11 @@ static int session_part(const char *path, int *number)
     return -1;
 }
 
-static int is_indi(const tree *t)
+static int is_indi(const tree *t, const role_rules *rules)
 {
     size_t i;
     int number;
+    (void)rules;
     for (i = 0; i < t->n; ++i)
         if (session_part(t->path[i], &number) > 0) return 1;
     return 0;
@@ -287,9 +284,10 @@ static int subject_part(const char *path)
     return -1;
 }
 
-static int is_adni(const tree *t)
+static int is_adni(const tree *t, const role_rules *rules)
 {
     size_t i;
+    (void)rules;
     for (i = 0; i < t->n; ++i)
         if (subject_part(t->path[i]) >= 0) return 1;
     return 0;
@@ -336,12 +334,12 @@ static int another_case(const tree *t, size_t i, const role *r, char id[BMVP_MOD
 }
 
 /* Most images lie in folders that have the same modality of two cases: each file names its case. */
-static int is_flat(const tree *t)
+static int is_flat(const tree *t, const role_rules *rules)
 {
     char last[TREE_TEXT] = "/", now[TREE_TEXT], id[BMVP_MODALITIES][256];
     size_t i, here = 0, flat_here = 0, images = 0, flat = 0;
     for (i = 0; i < t->n; ++i) {
-        const role r = role_of(t->path[i], NULL, NULL);
+        const role r = role_of(t->path[i], NULL, rules);
         if (strcmp(tree_folder(t, i, now, sizeof now), last) != 0) {
             memset(id, 0, sizeof id);
             flat += flat_here ? here : 0;
@@ -356,24 +354,25 @@ static int is_flat(const tree *t)
     return 2 * flat > images;
 }
 
-static int is_by_name(const tree *t) { return is_upenn(t) || is_flat(t); }
+static int is_by_name(const tree *t, const role_rules *rules) { return is_upenn(t) || is_flat(t, rules); }
 
 static void place_by_name(const tree *t, size_t i, role *r, place *p)
 {
+    role said = *r;
+    if (role_by_folder(t->path[i], &said) && said.kind != ROLE_IMAGE) *r = said; /* labels/CASE beside images/CASE_t1 */
     if (r->id > 0 && r->id < sizeof p->id) snprintf(p->id, sizeof p->id, "%.*s", (int)r->id, path_base(t->path[i]));
     else if (!path_part(t->path[i], -1, p->id, sizeof p->id)) snprintf(p->id, sizeof p->id, "case");
 }
 
 /* >>case folders --------------------------------------------------------------------------------------------------- */
 
-static int is_anything(const tree *t)
+static int is_anything(const tree *t, const role_rules *rules)
 {
-    (void)t;
+    (void)t, (void)rules;
     return 1;
 }
 
-/* A folder inside of a case, not a case: anat, labels .. */
-static int is_inner(const char *folder)
+int is_inner(const char *folder)
 {
     static const char *const inner[] = { "anat",  "dwi",    "perf",       "func",  "mri",    "nii", "nifti",
                                          "image", "images", "img",        "label", "labels", "seg", "segmentation",
@@ -423,12 +422,14 @@ static void place_folder(const tree *t, size_t i, role *r, place *p)
 
 static const struct {
     const char *name;
-    int (*fits)(const tree *t);
+    int (*fits)(const tree *t, const role_rules *rules);
     void (*place)(const tree *t, size_t i, role *r, place *p);
 } layout[] = {
     { "BIDS", is_bids, place_bids },
     { "INDI", is_indi, place_indi },
     { "ADNI", is_adni, place_adni },
+    { "nnU-Net without dataset.json", is_bare_nnunet, place_bare_nnunet },
+    { "folders of roles", is_by_folder, place_by_folder },
     { "by file name", is_by_name, place_by_name },
     { "case folders", is_anything, place_folder },
 };
@@ -469,9 +470,9 @@ static data_part part_by_folder(const char *path)
     size_t i;
     for (k = 0; path_part(path, k, part, sizeof part); ++k) {
         for (i = 0; part[i]; ++i) part[i] = (char)tolower((unsigned char)part[i]);
-        if (strstr(part, "train")) return PART_TRAIN;
+        if (strstr(part, "train") || strcmp(part, "imagestr") == 0) return PART_TRAIN;
         if (strstr(part, "valid")) return PART_VAL;
-        if (strncmp(part, "test", 4) == 0 || strstr(part, "_test")) return PART_TEST;
+        if (strncmp(part, "test", 4) == 0 || strcmp(part, "imagests") == 0 || strstr(part, "_test")) return PART_TEST;
     }
     return PART_NONE;
 }
@@ -544,7 +545,7 @@ bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
     if (st) return st;
     memset(&c, 0, sizeof c);
     c.d = d;
-    while (!layout[row].fits(&t)) ++row;
+    while (!layout[row].fits(&t, rules)) ++row;
     d->layout = layout[row].name;
     for (i = 0; i < t.n && !c.failed; ++i) {
         if (strcmp(tree_folder(&t, i, now, sizeof now), last) != 0) folder_words(&t, i, shared, sizeof shared);
@@ -554,7 +555,8 @@ bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
     note_closed(d, &t);
     tree_free(&t);
     st = settle(&c, err);
-    if (!st && layout[row].place == place_folder) st = dataset_shorten_ids(d, err);
+    if (!st && (layout[row].place == place_folder || layout[row].place == place_by_folder))
+        st = dataset_shorten_ids(d, err);
     if (!st) find_parts(d, d->path);
     return st;
 }
@@ -579,23 +581,11 @@ static bmvp_status read_channels(channels *c, const bmvp_json *names, const data
     return BMVP_OK;
 }
 
-/* CASE_0002.nii.gz: its channel; -1: no such name. n: characters of CASE. */
-static int channel_of(const char *name, size_t *n)
-{
-    const size_t stem = role_stem(name);
-    size_t i;
-    if (stem < 6 || name[stem - 5] != '_') return -1;
-    for (i = stem - 4; i < stem; ++i)
-        if (!isdigit((unsigned char)name[i])) return -1;
-    *n = stem - 5;
-    return atoi(name + stem - 4);
-}
-
 static void nnunet_file(collection *c, const tree *t, size_t i, const channels *ch, const bmvp_json *names,
                         const role_rules *rules)
 {
     const char *name = path_base(t->path[i]);
-    char folder[256], key[16], tail[264];
+    char folder[256], key[16];
     size_t n = role_stem(name);
     role r = role_of(t->path[i], NULL, rules);
     const int ruled = r.variant < 0;
@@ -603,8 +593,7 @@ static void nnunet_file(collection *c, const tree *t, size_t i, const channels *
     place p;
     memset(&p, 0, sizeof p);
     if (!path_part(t->path[i], -1, folder, sizeof folder)) folder[0] = 0;
-    snprintf(tail, sizeof tail, " %s ", strlen(folder) > 6 ? folder + 6 : ""); /* labelsPr, labelsTs_pred: no labels */
-    label = strncmp(folder, "labels", 6) == 0 && strstr("  Tr Ts Va Val ", tail) != NULL;
+    label = is_nnunet_labels(folder);
     if (!label && strncmp(folder, "images", 6) == 0) channel = channel_of(name, &n);
     snprintf(p.id, sizeof p.id, "%.*s", (int)n, name);
     if (!ruled && label) r.kind = ROLE_LABEL, r.variant = 0;

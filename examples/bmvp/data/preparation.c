@@ -1,5 +1,6 @@
 /* preparation.c - cases and the library's preparation, see preparation.h */
 #include "preparation.h"
+#include "files.h"
 #include "labels.h"
 #include <stdio.h>
 #include <string.h>
@@ -30,12 +31,12 @@ static void say_doubts(const data_case *k, const bmvp_prepared_images *p)
     for (m = 0; m <= BMVP_MODALITIES; ++m) {
         const char *file = m < BMVP_MODALITIES ? k->image[m] : k->label;
         if (p->by_qform >> m & 1u)
-            fprintf(stderr,
+            say(stderr,
                     "\nbmvp: case '%s': %s: placed by its qform: its sform is singular or does not fit the voxel size, "
                     "and says another place\n",
                     k->id, file);
         if (p->few >> m & 1u)
-            fprintf(stderr,
+            say(stderr,
                     "\nbmvp: case '%s': %s has fewer than nine different values: is it a mask or a map of labels? It "
                     "is taken as %s\n",
                     k->id, file, bmvp_modality_name(m));
@@ -67,7 +68,7 @@ bmvp_status prepare_gather(bmvp_prepared_images *p, const data_case *k, const bm
         job.constants = 0;
         st = bmvp_prepare_images(p, &job, &e);
         if (!st && p->frame.dim[0])
-            fprintf(stderr,
+            say(stderr,
                     "\nbmvp: case '%s': %s has one value everywhere, and there is no other image: it becomes 0\n",
                     k->id, image[0].path);
     }

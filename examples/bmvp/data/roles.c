@@ -34,10 +34,10 @@ static const struct {
     { CONTRAST, 0, " ce gd gad gado gadolinium contrast post postcontrast postgad enhanced km " },
     { NATIVE, 0, " pre precontrast native noncontrast " },
     { LABEL, 0,
-      " seg segm segmentation dseg label labels labelmap msk gt truth groundtruth annotation "
+      " seg segm segmentation segmentations dseg label labels labelmap labelmaps msk gt truth groundtruth annotation "
       "annotations labelsfortraining ot " },
     { LABEL, 1, " labelsfortesting " },
-    { MASK, 0, " mask roi " },
+    { MASK, 0, " mask roi masks rois " },
     { MASK, 1, " brainmask roit1 " },
     { BRAIN, 0,
       " brain bet parenchyma skull head hdbet foreground fg face deface defacing intracranial icv "
@@ -382,8 +382,19 @@ static int pattern_fits(const char *p, const char *text)
     return !*text;
 }
 
+/* So many characters of the name the * at a pattern's start stands for: the case, by --as "t1=*_a.nii*". 0: none. */
+static size_t star_fits(const char *p, const char *name)
+{
+    size_t n = 0;
+    if (p[0] != '*' || p[1] == 0 || p[1] == '.' || strchr(p, '/')) return 0;
+    while (name[n] && !pattern_fits(p + 1, name + n)) ++n;
+    while (n > 0 && strchr("_-. ", name[n - 1])) --n;
+    return n;
+}
+
 static int by_rule(role *o, const char *path, const role_rules *rules)
 {
+    size_t n;
     int i;
     for (i = 0; rules && i < rules->n; ++i) {
         const char *p = rules->rule[i].pattern;
@@ -391,6 +402,8 @@ static int by_rule(role *o, const char *path, const role_rules *rules)
         o->kind = rules->rule[i].kind;
         o->modality = rules->rule[i].modality;
         o->variant = -1;
+        n = star_fits(p, path_base(path));
+        if (n > 0) o->id = n;
         snprintf(o->why, sizeof o->why, "left out by --as");
         return 1;
     }
@@ -414,7 +427,8 @@ role role_of(const char *path, const char *shared, const role_rules *rules)
         while (o.id > 0 && strchr("_-. ", name[o.id - 1])) --o.id;
         decide(&o, &r);
     } else {
-        if (at == 0) o.id = n;
+        while (count > 1 && w[count - 1].shared) --count; /* CASE_0000 in a folder where all names end so */
+        if (at == 0) o.id = count > 0 ? w[count - 1].to : n;
         snprintf(o.why, sizeof o.why, "unknown modality: no word of its name is a role");
     }
     (void)by_rule(&o, path, rules);
@@ -529,28 +543,47 @@ static int is_date(const char *p)
     return n == 10 && p[4] == p[7] && strchr("-_.", p[4]) && digits(p + 5, 2) && digits(p + 8, 2);
 }
 
-/* A visit's word at p, to the end: with a number behind it, or one that needs none. */
+/* A visit's word at p, to the end: with a number behind it (month-12) or before (12mo), or one that needs none. */
 static int is_visit(const char *p)
 {
-    static const char numbered[] = " v visit m mo month t w wk week y yr year d day scan mr mri time ";
-    static const char alone[] = " pre post preop postop intraop bl baseline initial recurrence ";
+    static const char numbered[] =
+        " v visit m mo mon month months t w wk week weeks y yr year years d day days scan mr mri time ";
+    static const char alone[] = " pre post preop postop intraop bl baseline initial recurrence sc screening admission "
+                                "discharge acute subacute chronic first second third last final ";
     char low[WORD];
+    const size_t before = strspn(p, "0123456789");
     size_t n = 0;
+    p += before;
     for (; isalpha((unsigned char)p[n]) && n < sizeof low - 1; ++n) low[n] = (char)tolower((unsigned char)p[n]);
     low[n] = 0;
-    if (n == 0 || p[n] == 0) return n > 0 && has_word(alone, low);
+    if (n == 0) return 0;
+    if (p[n] == 0) return has_word(before ? numbered : alone, low);
     p += n + (strchr("-_.", p[n]) != NULL);
-    return isdigit((unsigned char)*p) && p[strspn(p, "0123456789-_.")] == 0 && has_word(numbered, low);
+    return !before && isdigit((unsigned char)*p) && p[strspn(p, "0123456789-_.")] == 0 && has_word(numbered, low);
 }
 
-size_t role_patient_maybe(const char *id)
+/* One of few: Y.1, 007_2; a number of more digits, or one behind a name without any, counts patients. */
+static int is_count(const char *id, size_t n, int number)
+{
+    const char *p = id + n + 1;
+    const size_t k = strlen(p);
+    return k > 0 && k <= 2 && digits(p, (int)k) && (id[n] == '.' || number);
+}
+
+size_t role_patient_maybe(const char *id, int *sign)
 {
     const size_t n = strlen(id);
     size_t i;
     int number = 0;
     for (i = 0; i + 1 < n; ++i) {
-        if (i > 0 && strchr("_-. ", id[i]) && (is_date(id + i + 1) || (number && is_visit(id + i + 1)))) return i;
+        if (i > 0 && strchr("_-. ", id[i])) {
+            *sign = is_date(id + i + 1)    ? 4
+                    : is_visit(id + i + 1) ? 2 + (number != 0)
+                                           : is_count(id, i, number);
+            if (*sign) return i;
+        }
         number |= isdigit((unsigned char)id[i]) != 0;
     }
+    *sign = 0;
     return 0;
 }

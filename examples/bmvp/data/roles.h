@@ -72,8 +72,9 @@ const char *role_modality_words(char *text, size_t size, char between);
    UPENN-GBM-00001_21; UCSF-PDGM-0391_FU016d; sub-01_ses-02; ADNI's 002_S_0295; ..): its length in id, 0: the id itself
    is all that is known. */
 size_t role_patient(const char *id);
-/* The same by words that may also mean something else (P01_V2, X1-T0, A_month12, 100_post, OAS1_0001_MR2, dates): to be
-   believed where several patients are named so. */
-size_t role_patient_maybe(const char *id);
+/* The same by what may also mean something else, to be believed where several patients are named so. sign: 4: a date;
+   3: a visit's word behind a name with a number (P01_V2, 100_post, OAS1_0001_MR2); 2: behind another name (X-T0,
+   A_month12, W_bl); 1: a number of one or two digits (Y.1, 007_2). */
+size_t role_patient_maybe(const char *id, int *sign);
 
 #endif
