@@ -2305,14 +2305,15 @@ BMVP_API void bmvp_on_gradient(bmvp_ctx *c, void (*fn)(void *user), void *user)
 }
 BMVP_API int bmvp_grad_due(const bmvp_tensor *t) { return t->first_reader >= 0; }
 
-/* Of every parameter: the place of its first reader among the tape's first n, where backward passes it last. */
+/* Of every parameter: the place of its first reader among the tape's first n, where backward passes it last. What was
+   made with recording off is no reader: backward adds nothing there, and another rank may have done without. */
 static void bmvpi_find_readers(bmvp_ctx *c, int64_t n)
 {
     int64_t i;
     int s;
     for (i = 0; i < c->n_lasting; ++i) c->lasting[i]->first_reader = -1;
     for (i = n; i-- > 0;)
-        for (s = 0; s < c->step[i]->n_src; ++s)
+        for (s = 0; c->step[i]->wants_grad && s < c->step[i]->n_src; ++s)
             if (c->step[i]->src[s] && c->step[i]->src[s]->persistent) c->step[i]->src[s]->first_reader = i;
 }
 

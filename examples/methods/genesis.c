@@ -118,12 +118,12 @@ static void draw_box(const draws *r, const int64_t d[3], int low, int high, int 
     for (a = 0; a < 3; ++a) b->start[a] = r->whole(r->user, 3, d[a] - b->size[a] - 3);
 }
 
-void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise)
+void genesis_paint_inside(const draws *r, int least, int most, const int64_t d[3], float *x, float *noise)
 {
     int64_t i;
     int n;
     method_box b;
-    for (n = 0; n < 5 && r->uniform(r->user) < 0.95; ++n) {
+    for (n = 0; n < most && (n < least || r->uniform(r->user) < 0.95); ++n) {
         draw_box(r, d, 1, 2, 6, 0, &b);
         r->noise(r->user, voxels_of(b.size), noise);
         for (i = 0; i < voxels_of(b.size); ++i) x[method_box_at(&b, d, i)] = noise[i];
@@ -131,13 +131,13 @@ void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *n
 }
 
 /* from: as x is before. */
-void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x)
+void genesis_paint_outside(const draws *r, int most, const int64_t d[3], const float *from, float *x)
 {
     int64_t i;
     int n;
     method_box b;
     r->noise(r->user, voxels_of(d), x);
-    for (n = 0; n < 5 && (n == 0 || r->uniform(r->user) < 0.95); ++n) {
+    for (n = 0; n < most && (n == 0 || r->uniform(r->user) < 0.95); ++n) {
         draw_box(r, d, 3, 4, 7, 1, &b);
         for (i = 0; i < voxels_of(b.size); ++i) x[method_box_at(&b, d, i)] = from[method_box_at(&b, d, i)];
     }
@@ -162,11 +162,11 @@ int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], fl
     }
     if (r->uniform(r->user) >= k->paint_rate) return 1;
     if (r->uniform(r->user) < k->inside_rate) {
-        genesis_paint_inside(r, d, x, scratch);
+        genesis_paint_inside(r, 0, 5, d, x, scratch);
         return 1;
     }
     memcpy(scratch, x, bytes);
-    genesis_paint_outside(r, d, scratch, x);
+    genesis_paint_outside(r, 5, d, scratch, x);
     return 1;
 }
 
@@ -203,8 +203,7 @@ static void forward(bmvp_pass *p)
 static double rate(const bmvp_trainer *t, int64_t total)
 {
     const genesis_config *k = (const genesis_config *)t->config;
-    return k->halve_epochs > 0 ? k->lr * pow(0.5, (double)(t->epoch > 0 ? t->epoch / k->halve_epochs : 0))
-                               : bmvp_trainer_cosine(t, total);
+    return method_halved(t, total, k->lr, k->halve_epochs);
 }
 
 static const bmvp_method *method(void)

@@ -1,5 +1,6 @@
 /* methods.c - the table of methods, and draws from the library's generator */
 #include "methods.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ static const method_row *const rows[] = {
     &method_swin_ssl,
     &method_dae,
     &method_voco,
+    &method_transvw,
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -205,6 +207,11 @@ method_preset_kind method_preset(const char *name, void *config, size_t size)
     bmvp_run_default(config);
     strcpy(((method_config *)config)->preset, name);
     return (method_preset_kind)(METHOD_RELEASE + i);
+}
+
+double method_halved(const bmvp_trainer *t, int64_t total, double lr, int epochs)
+{
+    return epochs > 0 ? lr * pow(0.5, (double)(t->epoch > 0 ? t->epoch / epochs : 0)) : bmvp_trainer_cosine(t, total);
 }
 
 int method_crop_fits(bmvp_trainer *t, int crop)

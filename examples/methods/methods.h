@@ -40,6 +40,7 @@ typedef enum method_wants {
 typedef struct method_item {
     const float *x;
     int modality;        /* of setup's */
+    int64_t index;       /* of the case */
     uint32_t slot;       /* names its random numbers */
     const float *other;  /* what is wanted besides; NULL: nothing */
     unsigned present;    /* bit m: the case has modality m */
@@ -106,6 +107,8 @@ bmvp_tensor *method_info_nce(bmvp_ctx *c, bmvp_tensor *z, double temperature);
 /* Zeros, the defaults of every run, and the name. */
 typedef enum method_preset_kind { METHOD_UNKNOWN, METHOD_RELEASE, METHOD_PAPER, METHOD_FAST } method_preset_kind;
 method_preset_kind method_preset(const char *name, void *config, size_t size);
+/* For rate: lr, halved after so many epochs again and again; 0: by warm-up and half a cosine */
+double method_halved(const bmvp_trainer *t, int64_t total, double lr, int epochs);
 /* The crops of this pass of all ranks, edge^3 voxels and a place for the slot each, in the order of the ranks: for
    corruptions that mix crops. Zeros in a plan. NULL after a failure; free it. */
 float *method_crops_of_all(bmvp_pass *p, int edge);
@@ -121,6 +124,7 @@ extern const method_row method_brainmvp, method_genesis;
 extern const method_row method_m3ae, method_gvsl;
 extern const method_row method_mae3d, method_simmim, method_mocov3; /* tokens.h */
 extern const method_row method_swin_ssl, method_dae, method_voco;
+extern const method_row method_transvw;
 
 /* >>corruptions ---------------------------------------------------------------------------------------------------- */
 
@@ -134,8 +138,9 @@ void genesis_flip(float *v, const int64_t d[3], int axis);
 void genesis_shuffle(const draws *r, int windows, const int64_t d[3], const float *from, float *x, int32_t *order);
 int genesis_bend(const double p[4], int falling, int64_t n, const float *v, float *out);
 int genesis_curve(const double p[4], int falling, int64_t n, const double *v, double *out); /* the same, exact */
-void genesis_paint_inside(const draws *r, const int64_t d[3], float *x, float *noise);
-void genesis_paint_outside(const draws *r, const int64_t d[3], const float *from, float *x);
+/* `least` to `most` boxes are painted over, or all but 1 to `most`; from: as x is before. */
+void genesis_paint_inside(const draws *r, int least, int most, const int64_t d[3], float *x, float *noise);
+void genesis_paint_outside(const draws *r, int most, const int64_t d[3], const float *from, float *x);
 int genesis_pair(const draws *r, const genesis_config *k, const int64_t d[3], float *y, float *x, float *scratch);
 
 typedef struct m3ae_config m3ae_config;
@@ -194,6 +199,12 @@ bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor 
 bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
 void voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
                  bmvp_tensor *loss[3]);
+
+typedef struct transvw_config transvw_config;
+typedef enum transvw_kind { TRANSVW_SHUFFLE, TRANSVW_BEND, TRANSVW_INSIDE, TRANSVW_OUTSIDE } transvw_kind;
+transvw_kind transvw_choice(double r); /* of a number in [0, 1) */
+void transvw_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int n);
+bmvp_tensor *transvw_tell(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *last);
 
 bmvp_tensor *dae_logits(bmvp_ctx *c, bmvp_tensor *rows, double temperature);
 void dae_targets(int64_t n, const int32_t *modality, int32_t *target);

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LONGEST = 1024, REACH = 16 }; /* edge, voxels of a kernel to each side */
+enum { LONGEST = 1024, REACH = 16, FAR = 32 }; /* edge, voxels of a blur and of a field's kernel to each side */
 
 /* Where the voxels of a view lie along an axis of the volume: between two of its voxels, how far from the lower one */
 typedef struct axis { int32_t low[LONGEST], high[LONGEST]; float share[LONGEST]; } axis;
@@ -124,4 +124,59 @@ void view_flip(int64_t edge, float *view)
             view[x] = view[edge - 1 - x];
             view[edge - 1 - x] = v;
         }
+}
+
+/* Along one axis, from v to out: whole rows of the later axes at once */
+static void smooth_axis(const int64_t d[3], int a, const double *kernel, const double *v, double *out)
+{
+    const int64_t step = a == 0 ? d[1] * d[2] : a == 1 ? d[2] : 1, n = d[a], all = d[0] * d[1] * d[2];
+    int64_t from, i, t, s;
+    memset(out, 0, (size_t)all * sizeof *out);
+    for (from = 0; from < all; from += n * step)
+        for (i = 0; i < n; ++i) {
+            const int64_t low = i < FAR ? -i : -FAR, high = n - 1 - i < FAR ? n - 1 - i : FAR;
+            double *to = out + from + i * step;
+            for (t = low; t <= high; ++t) {
+                const double *row = v + from + (i + t) * step, share = kernel[t + FAR];
+                for (s = 0; s < step; ++s) to[s] += share * row[s];
+            }
+        }
+}
+
+void view_field(const int64_t d[3], const float *noise, double *field, double *scratch)
+{
+    const int64_t n = d[0] * d[1] * d[2];
+    double kernel[2 * FAR + 1], sum = 0;
+    int64_t i;
+    for (i = -FAR; i <= FAR; ++i) sum += exp(-(double)(i * i) / 128);
+    for (i = -FAR; i <= FAR; ++i) kernel[i + FAR] = exp(-(double)(i * i) / 128) / sum;
+    for (i = 0; i < n; ++i) scratch[i] = 991 * (2 * (double)noise[i] - 1);
+    smooth_axis(d, 0, kernel, scratch, field);
+    smooth_axis(d, 1, kernel, field, scratch);
+    smooth_axis(d, 2, kernel, scratch, field);
+}
+
+/* Where a place outside of 0 .. n - 1 is mirrored to */
+static double mirrored(double at, int64_t n)
+{
+    const double whole = 2 * (double)n;
+    at = fmod(at + 0.5, whole);
+    if (at < 0) at += whole;
+    at = (at > (double)n ? whole - at : at) - 0.5;
+    return at < 0 ? 0 : at > (double)(n - 1) ? (double)(n - 1) : at;
+}
+
+void view_bend(const int64_t d[3], const double *dx, const double *dy, const float *x, float *view)
+{
+    int64_t i, j, k, v = 0;
+    for (i = 0; i < d[0]; ++i)
+        for (j = 0; j < d[1]; ++j)
+            for (k = 0; k < d[2]; ++k, ++v) {
+                const double p = mirrored((double)i + dy[v], d[0]), q = mirrored((double)j + dx[v], d[1]);
+                const int64_t a = (int64_t)p, b = (int64_t)q, down = a < d[0] - 1 ? d[1] * d[2] : 0;
+                const float *at = x + (a * d[1] + b) * d[2] + k, *beside = b < d[1] - 1 ? at + d[2] : at;
+                const double u = p - (double)a, w = q - (double)b;
+                view[v] = (float)((1 - u) * ((1 - w) * (double)*at + w * (double)*beside) +
+                                  u * ((1 - w) * (double)at[down] + w * (double)beside[down]));
+            }
 }

@@ -1,5 +1,5 @@
-/* views.h - what makes a view of a cubic crop, edge^3 voxels in [0, 1], z y x: resizing, light, blur, flips; of 1024
-   voxels along an axis at most */
+/* views.h - what makes a view of a cubic crop, edge^3 voxels in [0, 1], z y x: resizing, light, blur, flips, bending;
+   of 1024 voxels along an axis at most */
 #ifndef VIEWS_H_INCLUDED
 #define VIEWS_H_INCLUDED
 
@@ -17,5 +17,10 @@ void view_jitter(int64_t edge, double light, double contrast, float *view);
 void view_blur(int64_t edge, double sigma, float *view, float *scratch);
 void view_solarize(int64_t edge, float *view); /* 1 - v from 0.5 on */
 void view_flip(int64_t edge, float *view);     /* left and right: along x */
+/* Displacements in voxels of noise in [0, 1): 991 (2 noise - 1), smoothed by a Gaussian of 8 voxels up to 32 of them,
+   zeros outside. scratch: as many */
+void view_field(const int64_t d[3], const float *noise, double *field, double *scratch);
+/* x of d = D, H, W at (i + dy, j + dx, k), linear, mirrored at the outer faces (d c b a | a b c d | d c b a). */
+void view_bend(const int64_t d[3], const double *dx, const double *dy, const float *x, float *view);
 
 #endif

@@ -11,7 +11,7 @@ case $program in /*) ;; *) program=$(pwd)/$program ;; esac
 cd "$T" || exit 1
 bmvp() { "$program" "$@"; }
 
-# NAME SHARE PICTURE CROP MORE: the mean loss of steps 51 to 60 is below SHARE of that of steps 1 to 10 and, with PICTURE 1, where it is the
+# NAME SHARE PICTURE CROP MORE: the mean loss of steps 51 to 60 is below SHARE of that of the first 10 and, with PICTURE 1, where it is the
 # mean square of all that is rebuilt of crops, below what one grey for all of them has. Crops have edge CROP, 16 at least: the volumes, whole;
 # MORE: options.
 methods=$(cat <<'END'
@@ -24,6 +24,7 @@ mocov3 0.75 0 32 --batch 8 --lr 0.002 --set momentum=0.5,scale_low=0.8,jitter_ra
 swin_ssl 0.8 0 32 --network uniformer_tiny
 dae 0.75 0 16 --network uniformer_tiny --batch 8 --lr 0.02
 voco 0.5 0 32 --network uniformer_tiny --lr 0.003 --set edge=16,flip_rate=0,turn_rate=0,shift_rate=0
+transvw 0.7 0 32 --batch 4 --lr 0.006 --set words=2,nearest=2,apart=12,code_edge=16,code_width=2,code_share=0.15,word_share=0
 END
 )
 
@@ -71,6 +72,12 @@ refuses()
         expect 2 "no multiple of every 3" learn never --set every=3
         expect 2 "which has no statistics: --crop 64" learn never --network swin_unetr_tiny --crop 32
         ;;
+    transvw)
+        expect 2 "words of 40 voxels do not fit into a region of 32: --crop 64, or --set edge=0" learn never --set edge=40
+        expect 2 "words of 12 voxels are none for unet3d_mg_tiny: --set edge=16" learn never --set edge=12
+        expect 2 "no room for 40 words of 16 voxels, 9 apart: --set words=" learn never --set words=40,apart=9
+        expect 2 "code_edge 20 must be a multiple of 8" learn never --set code_edge=20
+        ;;
     voco)
         expect 2 "crop 32 is not 3 bases: --crop 48" learn never --set bases=3
         expect 2 "bases of 16 voxels are none for swin_unetr_tiny: --crop 128, or --set edge=64" learn never --network swin_unetr_tiny
@@ -83,8 +90,8 @@ refuses()
 learn() { "$program" pretrain --method "$method" --preset fast --data prepared --crop $crop --batch 2 --seed 3 --threads 1 $more --out "$@"; }
 # resumed OUT OPTION...
 resumed() { "$program" pretrain --resume --out "$@"; }
-# loss FILE FROM TO: mean loss of lines FROM to TO of a log
-loss() { sed -n "$2,$3p" "$1" | sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' | awk '{ s += $1 } END { printf "%.6f", s / NR }'; }
+# loss FILE FROM TO [NAME]: mean loss of lines FROM to TO of a log
+loss() { sed -n "$2,$3p" "$1" | sed 's/.*"'"${4:-loss}"'": *\([0-9.e+-]*\).*/\1/' | awk '{ s += $1 } END { printf "%.6f", s / NR }'; }
 # grey FOLDER EDGE: variance of the voxels of all images there, each within EDGE^3 voxels, zeros around it: int16 behind 352 bytes
 grey()
 {
@@ -99,12 +106,22 @@ falls()
     expect 0 "usage: bmvp pretrain" bmvp pretrain --method $method --help
     expect 0 "method   $method|done: $method/checkpoint.safetensors" learn $method --steps 60
     check "a line a step" test "$(wc -l <$method/log.jsonl)" -eq 60
-    begin=$(loss $method/log.jsonl 1 10) end=$(loss $method/log.jsonl 51 60)
+    case $method in transvw) first=11 ;; *) first=1 ;; esac # its auto-encoder has learned before
+    begin=$(loss $method/log.jsonl $first $((first + 9))) end=$(loss $method/log.jsonl 51 60)
     check "$method: loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < $share * $begin) }"
     grey=$(grey prepared $crop)
     if [ $picture = 1 ]; then check "$method: loss $end, $grey with one grey" awk "BEGIN { exit !($end < $grey) }"; fi
-    case $method in mocov3) page="head_width" ;; voco) page="cosines with the crop" ;; *) page="came back" ;; esac # nothing does
+    case $method in mocov3) page="head_width" ;; voco) page="cosines with the crop" ;; transvw) page="a word, rebuilt" ;; *) page="came back" ;; esac # nothing does
     check "$method: no page" grep -q "$page" $method/report.html
+}
+
+# transvw: the auto-encoder learns, and words are told better than by chance
+tells_words()
+{
+    begin=$(loss $method/log.jsonl 1 3 loss_code) end=$(loss $method/log.jsonl 8 10 loss_code)
+    check "$method: the auto-encoder's loss $begin at the beginning, $end at the end" awk "BEGIN { exit !($end < 0.8 * $begin) }"
+    word=$(loss $method/log.jsonl 51 60 loss_word)
+    check "$method: loss of words $word, log 2 by chance" awk "BEGIN { exit !($word < 0.8 * log(2)) }"
 }
 
 # Stopped, killed, gone on with, by 2 and 3 threads: the bits of one run by one thread
@@ -150,6 +167,7 @@ absent never
 while read -r method share picture crop more <&3; do
     case " ${METHODS:-$method} " in *" $method "*) ;; *) continue ;; esac
     falls
+    if [ "$method" = transvw ]; then tells_words; fi
     goes_on
     ranks
     expect 2 "already holds a run" learn $method --steps 8

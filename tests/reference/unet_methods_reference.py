@@ -2,9 +2,9 @@
 """Small files of the kind that tests/support/golden_ssl.h reads for the methods on U-Nets, from twins in PyTorch, in double:
 one tiny step of each with losses and gradients, by the formulas of ../shared/golden/ssl/README.md with another seed.
 
-    unet_methods_reference.py DIR           writes DIR/models_genesis.json, m3ae.json, gvsl.json (DIR: tests/fixtures/methods)
+    unet_methods_reference.py DIR           writes DIR/models_genesis.json, m3ae.json, gvsl.json, transvw.json (DIR: tests/fixtures/methods)
 
-Axes a, b, c of volumes are D, H, W. Needs torch 2 and numpy.
+Axes a, b, c of volumes are D, H, W. Needs torch 2, numpy and scipy.
 """
 
 import json
@@ -12,6 +12,7 @@ import math
 import sys
 
 import numpy as np
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from golden_net_reference import GVSL, ModelsGenesis
@@ -242,10 +243,115 @@ def gvsl():
     return dict(step={"in": dict(width=8), "out": out})
 
 
+class Words(torch.nn.Module):
+    """Twin of TransVW's network: that of Models Genesis with a head on its coarsest map, of width w."""
+
+    def __init__(self, w, n):
+        super().__init__()
+        for name, part in ModelsGenesis(inputs=1, n_class=1, width=w).named_children():
+            self.add_module(name, part)
+        self.clc_out = torch.nn.ModuleDict(dict(conv1=torch.nn.Conv3d(16 * w, 32 * w, 3, padding=1),
+                                                bn1=torch.nn.BatchNorm3d(32 * w), fc1=torch.nn.Linear(32 * w, n)))
+
+    def forward(self, x):
+        a = self.down_tr64(x)
+        b = self.down_tr128(F.max_pool3d(a, 2))
+        c = self.down_tr256(F.max_pool3d(b, 2))
+        last = self.down_tr512(F.max_pool3d(c, 2))
+        x = self.up_tr64(self.up_tr128(self.up_tr256(last, c), b), a)
+        y = F.relu(self.clc_out["bn1"](self.clc_out["conv1"](last))).mean((2, 3, 4))
+        return self.out_tr["final_conv"](x).sigmoid(), self.clc_out["fc1"](y)
+
+
+class Coder(torch.nn.Module):
+    """Twin of examples/methods/coder.c."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.coder = torch.nn.Module()
+        sizes = [1, w, 2 * w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 16 * w, 8 * w, 8 * w, 4 * w, 4 * w, 2 * w, 2 * w]
+        for i in range(14):
+            self.coder.add_module(f"conv{i}", torch.nn.Conv3d(sizes[i], sizes[i + 1], 3, padding=1))
+            self.coder.add_module(f"norm{i}", torch.nn.BatchNorm3d(sizes[i + 1]))
+        self.coder.last = torch.nn.Conv3d(2 * w, 1, 1)
+
+    def forward(self, x):
+        """Codes, and what is made of them"""
+        for i in range(14):
+            if i in (2, 4, 6):
+                x = F.max_pool3d(x, 2)
+            if i in (8, 10, 12):
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = F.relu(getattr(self.coder, f"norm{i}")(getattr(self.coder, f"conv{i}")(x)))
+            if i == 7:
+                code = x.mean((2, 3, 4))
+        return code, self.coder.last(x).sigmoid()
+
+
+def gaussian(x):
+    t = np.arange(-32, 33)
+    kernel = np.exp(-t * t / 128)
+    for axis in range(3):
+        x = np.apply_along_axis(lambda row: np.convolve(np.pad(row, 32), kernel / kernel.sum(), "valid"), axis, x)
+    return 991 * x
+
+
+def elastic(shape):
+    """SciPy's linear sampling, whose mode "reflect" mirrors at the outer faces."""
+    image = uniform("image.elastic", *shape).numpy()
+    dx, dy = (gaussian(2 * uniform(f"elastic.d{k}", *shape).numpy() - 1) for k in (1, 2))
+    i, j, k = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    y = scipy.ndimage.map_coordinates(image, [i + dy, j + dx, k], order=1, mode="reflect")
+    return {k: packed(torch.tensor(v), torch.tensor(v), 24) for k, v in (("dx", dx), ("y", y))}
+
+
+def transvw():
+    def losses(dtype):
+        z, rec = uniform("logits", 3, 7, times=6, offset=-3).to(dtype), uniform("rec", 3, 1, 2, 3, 4).to(dtype)
+        z.requires_grad_(True), rec.requires_grad_(True)
+        ce = 0.01 * F.cross_entropy(z, torch.tensor([2, 0, 5]))
+        mse = F.mse_loss(rec, uniform("target", 3, 1, 2, 3, 4).to(dtype))
+        (ce + mse).backward()
+        return dict(cce_weighed=ce, mse=mse, loss=ce + mse, grad_logits=z.grad, grad_rec=rec.grad)
+
+    def step(dtype):
+        net = Words(2, 5).double()
+        fill(net)
+        net = net.to(dtype)
+        x, y = (uniform(n, 2, 1, 16, 16, 16).to(dtype) for n in "xy")
+        prediction, logits = net(x)
+        ce = 0.01 * F.cross_entropy(logits, torch.tensor([3, 1]))
+        loss = F.mse_loss(prediction, y) + ce
+        loss.backward()
+        names = ["down_tr64.ops.0.bn1.weight", "down_tr512.ops.1.conv1.weight", "up_tr128.up_conv.weight",
+                 "out_tr.final_conv.bias", "clc_out.conv1.weight", "clc_out.bn1.weight", "clc_out.fc1.weight", "clc_out.fc1.bias"]
+        return dict(loss=loss, cce_weighed=ce, prediction=prediction, classes=logits.softmax(1), grad=gradients(net, names))
+
+    def coder(dtype):
+        net = Coder(2).double()
+        fill(net)
+        net = net.to(dtype)
+        x = uniform("regions", 2, 1, 16, 16, 16).to(dtype)
+        loss = F.mse_loss(net(x)[1], x)
+        loss.backward()
+        names = ["coder.conv0.weight", "coder.norm3.weight", "coder.conv7.weight", "coder.conv8.weight", "coder.norm13.bias",
+                 "coder.last.weight"]
+        return dict(loss=loss, code=net.eval()(x)[0], grad=gradients(net, names))
+
+    r = [0.1, 0.25, 0.26, 0.5, 0.51, 0.75, 0.76, 0.999]
+    kinds = ["shuffle", "nonlinear", "in-paint", "out-paint"]
+    x = stream("features", 12 * 16, SEED).reshape(12, 16)
+    order = np.argsort(np.sqrt(((x - x[7]) ** 2).sum(1)), kind="stable")
+    return dict(elastic={"in": {}, "out": elastic((20, 20, 12))}, loss={"in": {}, "out": both(losses)},
+                choice={"in": "r", "out": dict(r=r, perturbation=[kinds[min(math.ceil(4 * v) - 1, 3)] for v in r])},
+                nearest={"in": "reference row 7", "out": dict(order=order.tolist())},
+                network={"in": dict(width=2), "out": both(step)}, coder={"in": dict(width=2), "out": both(coder)})
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for name, cases in (("models_genesis", genesis), ("m3ae", m3ae), ("gvsl", gvsl)):
+    for name, cases in (("models_genesis", genesis), ("m3ae", m3ae), ("gvsl", gvsl), ("transvw", transvw)):
         with open(f"{sys.argv[1]}/{name}.json", "w") as f:
             json.dump(dict(seed=SEED, method=name, code="unet_methods_reference.py", cases=cases()), f, separators=(",", ":"))
             f.write("\n")

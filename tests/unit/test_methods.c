@@ -4,10 +4,13 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "tests/support/check.h"
+#include "tests/support/fixture.h"
 #include "tests/support/formula.h"
 #include "tests/support/context.h"
 #include "tests/support/golden_ssl.h"
 #include "tests/support/golden_draws.h"
+#include "examples/methods/views.h"
+#include "examples/methods/words.h"
 
 enum { MOST = 65536 }; /* voxels of a volume here */
 typedef struct volumes { float from[MOST], x[MOST], scratch[MOST], all[3 * MOST]; } volumes;
@@ -66,8 +69,8 @@ static void genesis_paint(const golden_ssl *g, volumes *v, int inside)
     shape_of(y, 0, d);
     golden_ssl_uniform(g, "image2", 1, 0, d[0] * d[1] * d[2], v->from);
     memcpy(v->x, v->from, sizeof v->x);
-    if (inside) genesis_paint_inside(&r, d, v->x, v->scratch);
-    else genesis_paint_outside(&r, d, v->from, v->x);
+    if (inside) genesis_paint_inside(&r, 0, 5, d, v->x, v->scratch);
+    else genesis_paint_outside(&r, 5, d, v->from, v->x);
     golden_ssl_within(name, y, v->x, d[0] * d[1] * d[2], 1e-6);
     CHECK(!l.wrong && !l.value);
 }
@@ -116,11 +119,127 @@ static void test_genesis(volumes *v)
     check_finish();
 }
 
+/* ---- TransVW ----------------------------------------------------------------------------------------------------- */
+
+static void transvw_elastic(const golden_ssl *g, const char *of)
+{
+    const bmvp_json *y = golden_ssl_out(g, of, "y");
+    int64_t d[3] = { 0, 0, 0 }, n, i;
+    double *field;
+    float *x, *out;
+    char name[40];
+    int a;
+    for (a = 0; a < 3; ++a) d[a] = bmvp_json_int(bmvp_json_at(bmvp_json_get(y, "shape"), a), 0);
+    n = d[0] * d[1] * d[2];
+    x = (float *)malloc(2 * (size_t)n * sizeof *x + 1), field = (double *)malloc(3 * (size_t)n * sizeof *field + 1);
+    if (CHECK(n > 0 && x && field)) {
+        for (a = 0, out = x + n; a < 2; ++a) {
+            snprintf(name, sizeof name, "%s.d%d", of, a + 1);
+            golden_ssl_uniform(g, name, 1, 0, n, out);
+            view_field(d, out, field + a * n, field + 2 * n);
+        }
+        for (i = 0; i < n; ++i) out[i] = (float)field[i];
+        golden_ssl_within("dx", golden_ssl_out(g, of, "dx"), out, n, 1e-6);
+        snprintf(name, sizeof name, "image.%s", of);
+        golden_ssl_uniform(g, name, 1, 0, n, x);
+        view_bend(d, field, field + n, x, out);
+        golden_ssl_within("bent", y, out, n, 1e-6);
+    }
+    free(x), free(field);
+}
+
+static void transvw_tables(const golden_ssl *g)
+{
+    static const char *const name[4] = { "shuffle", "nonlinear", "in-paint", "out-paint" };
+    const bmvp_json *r = golden_ssl_out(g, "choice", "r"), *what = golden_ssl_out(g, "choice", "perturbation");
+    const bmvp_json *order = golden_ssl_out(g, "nearest", "order");
+    float x[12 * 16];
+    int32_t ours[12];
+    int i;
+    for (i = 0; i < bmvp_json_count(r); ++i)
+        CHECK(strcmp(name[transvw_choice(bmvp_json_double(bmvp_json_at(r, i), 0))],
+                     bmvp_json_string(bmvp_json_at(what, i), "")) == 0);
+    golden_ssl_uniform(g, "features", 1, 0, 12 * 16, x);
+    CHECK(words_nearest(12, 16, x, bmvp_json_int(bmvp_json_at(order, 0), 0), ours));
+    for (i = 0; i < 12; ++i) CHECK(ours[i] == bmvp_json_int(bmvp_json_at(order, i), -1));
+}
+
+static void test_transvw(const golden_ssl *g)
+{
+    transvw_elastic(g, "elastic");
+    if (WHOLE_STEPS && golden_ssl_has(g, "elastic_96")) transvw_elastic(g, "elastic_96");
+    transvw_tables(g);
+}
+
+/* Which scans are of which words: those nearest to its reference, and each of one at least; where words lie */
+static void test_words(void)
+{
+    enum { CASES = 6, WIDTH = 2 };
+    static const float code[CASES] = { 0, 1, 2.5f, 20, 21.5f, 40 };
+    const bmvp_config config = config_of(BMVP_SIMD_PLAIN, 1);
+    bmvp_ctx *c = bmvp_create(&config, NULL);
+    bmvp_rng g = bmvp_rng_make(3, 0, 0, 0);
+    const draws r = draws_of(&g);
+    float row[CASES * (1 + WIDTH)];
+    int i, w, at, own = 0;
+    words k;
+    memset(&k, 0, sizeof k);
+    k.n = 3, k.nearest = 2, k.cases = CASES, k.modalities = 1, k.width = WIDTH;
+    words_begin(&k, c, &r);
+    for (i = 0; i < CASES; ++i) {
+        const float given[1 + WIDTH] = { (float)i, code[i], -code[i] };
+        memcpy(row + i * (1 + WIDTH), given, sizeof given);
+    }
+    CHECK(words_note(&k, CASES, row));
+    for (w = 0; w < k.n; ++w) { /* the reference, and who is nearest to it */
+        const int ref = k.order[w];
+        for (i = 0, at = -1; i < CASES; ++i)
+            if (i != ref && (at < 0 || fabs(code[i] - code[ref]) < fabs(code[at] - code[ref]))) at = i;
+        CHECK(k.of[ref] >> w & 1u && k.of[at] >> w & 1u);
+        for (i = 0; i < CASES; ++i) /* no more, but those that are of none otherwise */
+            CHECK(i == ref || i == at || !(k.of[i] >> w & 1u) || k.of[i] == (uint64_t)1 << w);
+    }
+    for (i = 0; i < CASES; ++i) {
+        w = words_pick(&r, &k, i, 0);
+        CHECK(k.of[i] != 0 && w < k.n && (k.of[i] >> w & 1u));
+        for (w = 0; w < k.n; ++w) own += (int)(k.of[i] >> w & 1u);
+    }
+    CHECK(own >= 6 && own <= 6 + CASES);
+    CHECK(words_places(&r, 64, 40, 6, 8, k.place) && !words_places(&r, 64, 40, 30, 8, k.place + 8));
+    for (i = 0; i < 8; ++i) { /* their crops lie within, and apart */
+        for (w = 0; w < 3; ++w) CHECK(k.place[i][w] >= 20 && k.place[i][w] <= 44);
+        for (at = 0; at < i; ++at)
+            CHECK(pow((double)(k.place[i][0] - k.place[at][0]), 2) + pow((double)(k.place[i][1] - k.place[at][1]), 2) +
+                      pow((double)(k.place[i][2] - k.place[at][2]), 2) >=
+                  36);
+    }
+    words_free(&k, c);
+    bmvp_destroy(c);
+}
+
+/* The fixture, then the authors' file */
+static void test_transvw_files(void)
+{
+    golden_ssl g;
+    if (check_start("transvw of the fixtures") && golden_ssl_open_at(&g, TEST_FIXTURES "/methods/transvw.json")) {
+        test_transvw(&g);
+        bmvp_json_free(g.doc);
+        check_finish();
+    }
+    if (check_start("transvw") && golden_ssl_open(&g, "transvw.json")) {
+        test_transvw(&g);
+        bmvp_json_free(g.doc);
+        check_finish();
+    }
+}
+
 int main(int argc, char **argv)
 {
     volumes *v = (volumes *)calloc(1, sizeof *v);
     check_begin(argc, argv);
     if (v) test_genesis(v);
     free(v);
+    test_transvw_files();
+    CHECK_RUN(test_words);
     return check_end();
 }

@@ -10,12 +10,6 @@
 
 /* >>runs: a trainer of a method, values by formula ---------------------------------------------------------------- */
 
-#ifdef __SANITIZE_ADDRESS__
-enum { WHOLE_STEPS = 0 }; /* whole networks: `make asan` runs their small fixtures */
-#else
-enum { WHOLE_STEPS = 1 };
-#endif
-
 typedef const char *(*renaming)(const char *ours, char *buf, size_t size); /* the name in the authors' code */
 static const char *same_name(const char *ours, char *buf, size_t size)
 {

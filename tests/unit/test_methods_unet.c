@@ -1,11 +1,12 @@
-/* test_methods_unet.c - the pre-training methods on U-Nets of examples/methods (Models Genesis, M3AE, GVSL) against
-   their authors' own code (BMVP_DATA/golden/ssl; skipped where the files are absent) and against twins in PyTorch
-   (tests/fixtures/methods): corruptions with given draws, losses, gradients, a step. Seed, shapes and draws are the
-   file's; axes a, b, c of the files are D, H, W here. */
+/* test_methods_unet.c - the pre-training methods on U-Nets of examples/methods (Models Genesis, M3AE, GVSL, TransVW)
+   against their authors' own code (BMVP_DATA/golden/ssl; skipped where the files are absent) and against twins in
+   PyTorch (tests/fixtures/methods): corruptions with given draws, losses, gradients, a step. Seed, shapes and draws are
+   the file's; axes a, b, c of the files are D, H, W here. */
 #include "tests/support/inside.h"
 #include "tests/support/nets.h"
 #include "tests/support/golden_ssl.h"
 #include "tests/support/golden_draws.h"
+#include "examples/methods/coder.h"
 
 /* >>tools --------------------------------------------------------------------------------------------------------- */
 
@@ -735,11 +736,110 @@ static void test_gvsl(const golden_ssl *g)
     gvsl_step(g, "with_affine_gradient", 1);
 }
 
+/* >>transvw ------------------------------------------------------------------------------------------------------- */
+
+/* The two losses alone: gradients to logits and to what is rebuilt */
+static void transvw_losses(const golden_ssl *g)
+{
+    static const int32_t target[3] = { 2, 0, 5 };
+    const int64_t dim[2] = { 3, 7 }, d[5] = { 3, 2, 3, 4, 1 };
+    bmvp_ctx *c = context();
+    float *x = uniform(g, "logits", 6, -3, 21), *y = uniform(g, "rec", 1, 0, 72), *z = uniform(g, "target", 1, 0, 72);
+    bmvp_tensor *logits = bmvp_leaf(c, 2, dim, x), *rebuilt = bmvp_leaf(c, 5, d, y), *ce, *mse, *loss;
+    ce = bmvp_scale(c, bmvp_cross_entropy(c, logits, target), 0.01, 0);
+    mse = bmvp_mse(c, rebuilt, bmvp_input(c, 5, d, z));
+    loss = bmvp_add(c, mse, ce);
+    number("cce_weighed", golden_ssl_out(g, "loss", "cce_weighed"), (double)bmvp_scalar(c, ce));
+    number("mse", golden_ssl_out(g, "loss", "mse"), (double)bmvp_scalar(c, mse));
+    number("loss", golden_ssl_out(g, "loss", "loss"), (double)bmvp_scalar(c, loss));
+    bmvp_backward(c, loss);
+    compare("grad_logits", golden_ssl_out(g, "loss", "grad_logits"), c, logits, 1);
+    compare("grad_rec", golden_ssl_out(g, "loss", "grad_rec"), c, rebuilt, 1);
+    check_context(c);
+    bmvp_destroy(c);
+    free(x), free(y), free(z);
+}
+
+/* Both losses through network and head */
+static void transvw_step(const golden_ssl *g)
+{
+    const bmvp_json *in = bmvp_json_get(case_of(g, "network"), "in"),
+                    *out = bmvp_json_get(case_of(g, "network"), "out");
+    const int64_t dim[5] = { 2, 16, 16, 16, 1 }, n = 2 * 4096;
+    static const int32_t target[2] = { 3, 1 };
+    bmvp_net_config k = preset("unet3d_mg");
+    bmvp_ctx *c = context();
+    float *x = uniform(g, "x", 1, 0, n), *y = uniform(g, "y", 1, 0, n);
+    bmvp_tensor *z, *loss, *ce;
+    bmvp_layer head[3];
+    bmvp_features f;
+    bmvp_net *net;
+    k.width = (int)bmvp_json_int(bmvp_json_get(in, "width"), 32);
+    net = bmvp_net_create(c, &k);
+    if (net && x && y) {
+        transvw_make_head(&net->m, head, 16 * k.width, 5);
+        fill(c, bmvp_net_state(net), g->seed, "", NULL);
+        f = bmvp_net_encode(net, bmvp_input(c, 5, dim, x), 1);
+        z = bmvp_sigmoid(c, bmvp_net_reconstruct(net, &f));
+        ce = transvw_tell(&net->m, head, f.last);
+        compare("classes", bmvp_json_get(out, "classes"), c, bmvp_softmax(c, ce), 0);
+        ce = bmvp_scale(c, bmvp_cross_entropy(c, ce, target), 0.01, 0);
+        loss = bmvp_add(c, bmvp_mse(c, z, bmvp_input(c, 5, dim, y)), ce);
+        number("cce_weighed", bmvp_json_get(out, "cce_weighed"), (double)bmvp_scalar(c, ce));
+        number("loss", bmvp_json_get(out, "loss"), (double)bmvp_scalar(c, loss));
+        compare("prediction", bmvp_json_get(out, "prediction"), c, z, 0);
+        bmvp_backward(c, loss);
+        CHECK(parameters(bmvp_json_get(out, "grad"), c, bmvp_net_state(net), "", 1, NULL) > 3);
+    }
+    check_context(c);
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+    free(x), free(y);
+}
+
+/* The auto-encoder: what it makes of two regions, its gradients, then codes by the statistics that it has by now */
+static void transvw_coder(const golden_ssl *g)
+{
+    const bmvp_json *out = bmvp_json_get(case_of(g, "coder"), "out");
+    const int64_t width = bmvp_json_int(golden_ssl_in(g, "coder", "width"), 0), n = 4096;
+    bmvp_state_list list = { NULL, 0, 0 };
+    bmvp_ctx *c = context();
+    float *x = uniform(g, "regions", 1, 0, 2 * n), code[64] = { 0 };
+    const float *region[2] = { x, x + n };
+    method_item item[2];
+    bmvp_tensor *loss;
+    bmvp_pass p;
+    coder k;
+    memset(&p, 0, sizeof p), memset(item, 0, sizeof item);
+    item[0].x = region[0], item[1].x = region[1];
+    p.c = c, p.items = item, p.n = 2;
+    coder_make(&k, c, &list, width);
+    fill(c, &list, g->seed, "", NULL);
+    loss = coder_loss(&p, &k, 16, 16);
+    number("loss", bmvp_json_get(out, "loss"), (double)bmvp_scalar(c, loss));
+    bmvp_backward(c, loss);
+    CHECK(parameters(bmvp_json_get(out, "grad"), c, &list, "", 1, NULL) > 3);
+    if (CHECK(width > 0 && width <= 2)) coder_codes(&k, 2, region, 16, 16, code, 16 * width);
+    golden_ssl_check("code", bmvp_json_get(out, "code"), code, 32 * width);
+    check_context(c);
+    bmvp_state_list_free(c, &list);
+    bmvp_destroy(c);
+    free(x);
+}
+
+static void test_transvw(const golden_ssl *g)
+{
+    transvw_losses(g);
+    if (WHOLE_STEPS || golden_ssl_has(g, "coder")) transvw_step(g);
+    if (golden_ssl_has(g, "coder")) transvw_coder(g);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     each("models_genesis.json", test_genesis);
     each("m3ae.json", test_m3ae);
     each("gvsl.json", test_gvsl);
+    each("transvw.json", test_transvw);
     return check_end();
 }

@@ -73,6 +73,7 @@ static bmvp_status pass(pretraining *s, const bmvp_ssl_item *item, const bmvp_ss
         own[i].x = item[i].x;
         own[i].modality = item[i].modality;
         own[i].slot = item[i].slot;
+        own[i].index = draw[i].index;
         own[i].other = item[i].other;
         own[i].present = s->data.cases[draw[i].index].modalities;
         memcpy(own[i].place, item[i].template_start, sizeof own[i].place);

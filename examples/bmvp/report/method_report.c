@@ -99,7 +99,7 @@ static bmvp_status crop_of(const method_page *p, int64_t i, float *x, float *mor
     st = crop_read(p->data, p->row->wants, i, m, other_of(p, i, m), start, e, more, &t, err);
     if (st) return st;
     memcpy(x, t.x, (size_t)(e * e * e) * sizeof *x);
-    item->x = x, item->modality = m, item->slot = (uint32_t)i, item->other = t.other;
+    item->x = x, item->index = i, item->modality = m, item->slot = (uint32_t)i, item->other = t.other;
     item->present = p->data->cases[i].modalities;
     bmvp_template_place(start, p->data->cases[i].dim, p->grid, item->place);
     return BMVP_OK;
