@@ -110,6 +110,8 @@ static void pose_of(double m[16], double wx, double wy, double wz, double x, dou
     m[11] = z;
 }
 
+static const int64_t coarse_dim[3] = { 46, 54, 51 };
+static const double coarse_affine[16] = { 3.9, 0, 0, -88, 0, 3.9, 0, -104, 0, 0, 3.9, -96, 0, 0, 0, 1 };
 static const int64_t fixed_dim[3] = { 72, 84, 80 };
 static const double fixed_affine[16] = { 2.5, 0, 0, -88, 0, 2.5, 0, -104, 0, 0, 2.5, -96, 0, 0, 0, 1 };
 static const int64_t thick_dim[3] = { 96, 112, 38 };
@@ -314,7 +316,7 @@ static void test_brain_mask(void)
     int k;
     bmvpi_nii_identity(one);
     scalp = 0;
-    scan(&tmpl, fixed_dim, fixed_affine, one, 0);
+    scan(&tmpl, coarse_dim, coarse_affine, one, 0);
     brain_of(&brain, &tmpl, one);
     for (i = 0; i < sizeof rows / sizeof *rows; ++i) {
         bmvp_nii_brain_report report;
@@ -324,10 +326,10 @@ static void test_brain_mask(void)
             if (k % 4 < 3) pose[k] *= rows[i].size[k % 4];
         scalp = rows[i].scalp;
         bulge = rows[i].bulge;
-        memcpy(dim, rows[i].thick ? thick_dim : fixed_dim, sizeof dim);
+        memcpy(dim, rows[i].thick ? thick_dim : coarse_dim, sizeof dim);
         dim[2] -= rows[i].cut;
         for (k = 0; k < 2; ++k)
-            scan(&v[k], dim, rows[i].thick ? thick_affine : fixed_affine, pose, (rows[i].contrast + k) % 3);
+            scan(&v[k], dim, rows[i].thick ? thick_affine : coarse_affine, pose, (rows[i].contrast + k) % 3);
         brain_of(&truth, &v[0], pose);
         if (CHECK_OK(bmvp_nii_brain_mask(&mask, v, 2, &tmpl, &brain, NULL, &report, &err))) {
             check_report(dice(&mask, &truth) >= 0.97, __FILE__, __LINE__, "case %d: Dice %.4f, %.2f l, kept %.3f, "
@@ -361,10 +363,10 @@ static void test_deformation(void)
     double one[16], by[2];
     int k;
     bmvpi_nii_identity(one);
-    scan(&tmpl, fixed_dim, fixed_affine, one, 0);
+    scan(&tmpl, coarse_dim, coarse_affine, one, 0);
     brain_of(&brain, &tmpl, one);
     bulge = 8;
-    scan(&v, fixed_dim, fixed_affine, one, 1);
+    scan(&v, coarse_dim, coarse_affine, one, 1);
     brain_of(&truth, &v, one);
     bulge = 0;
     for (k = 0; k < 2; ++k) {
