@@ -101,11 +101,11 @@ static void joint_histogram(float *joint, const bmvp_nii_volume *a, const bmvp_n
         joint[(int)(b->data[i] * 0.93f * BINS) * BINS + (int)(a->data[i] * 0.93f * BINS)] += 1.0f / (X * Y * Z);
 }
 
-static double entropy(const float *p, int n, int stride)
+static double entropy(const float *p, int n)
 {
     double h = 0;
     int i;
-    for (i = 0; i < n; ++i) if (p[i * stride] > 0) h -= (double)p[i * stride] * log((double)p[i * stride]);
+    for (i = 0; i < n; ++i) if (p[i] > 0) h -= (double)p[i] * log((double)p[i]);
     return h;
 }
 
@@ -119,7 +119,7 @@ static double nmi_of(const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving
     joint_histogram(joint, fixed, &seen);
     bmvp_nii_volume_free(&seen);
     for (i = 0; i < BINS * BINS; ++i) side[0][i % BINS] += joint[i], side[1][i / BINS] += joint[i];
-    return (entropy(side[0], BINS, 1) + entropy(side[1], BINS, 1)) / entropy(joint, BINS * BINS, 1);
+    return (entropy(side[0], BINS) + entropy(side[1], BINS)) / entropy(joint, BINS * BINS);
 }
 
 /* Each of the six numbers a step up and down; what is better is kept; when nothing is, steps are halved. Returns the
@@ -129,8 +129,7 @@ static double climb(const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving,
 {
     double step = 4, best, now, was;
     int k, sweep = 0;
-    matrix_of(m, pose);
-    best = nmi_of(fixed, moving, m, joint);
+    matrix_of(m, pose), best = nmi_of(fixed, moving, m, joint);
     while (step > 0.2) {
         was = best;
         for (k = 0; k < 12; ++k) {
@@ -153,10 +152,9 @@ static void show(const bmvp_nii_volume *t1, const bmvp_nii_volume *t2, const bmv
 {
     static const char *const title[6] = { "t1", "t2, by its header", "t2, registered", "histogram: by headers",
                                           "registered", "from too far" };
-    const float *what[6];
+    const float *const what[3] = { t1->data + MIDDLE, t2->data + MIDDLE, on_t1->data + MIDDLE };
     picture p[6];
     int i;
-    what[0] = t1->data + MIDDLE, what[1] = t2->data + MIDDLE, what[2] = on_t1->data + MIDDLE;
     for (i = 0; i < 6; ++i) {
         p[i].title = title[i], p[i].value = i < 3 ? what[i] : joint[i - 3];
         p[i].width = i < 3 ? X : BINS, p[i].height = i < 3 ? Y : BINS;
@@ -173,24 +171,22 @@ static void say(const char *what, double nmi, const double m[16], const double t
 int main(void)
 {
     static float joint[3][BINS * BINS];
-    const double home[6] = { 0 }, moved[6] = { 5, -6, 3, 4, -3, 7 }, turned[6] = { 0, 14, 0, 0, 0, 100 };
-    double near[6], far[6], start[16], truth[16], m[16], nmi;
+    const double moved[6] = { 5, -6, 3, 4, -3, 7 };
+    double home[6] = { 0 }, turned[6] = { 0, 14, 0, 0, 0, 100 }, start[16], truth[16], m[16], nmi;
     bmvp_nii_register_how how;
     bmvp_nii_registration r;
     bmvp_nii_volume t1, t2, on_t1;
-    memcpy(near, home, sizeof near), memcpy(far, turned, sizeof far);
-    matrix_of(m, home), matrix_of(truth, moved);
+    matrix_of(m, home), matrix_of(truth, moved), matrix_of(start, turned);
     scan(&t1, m, 0), scan(&t2, truth, 1);
     say("headers", nmi_of(&t1, &t2, m, joint[0]), m, truth, &t1);
     say("truth", nmi_of(&t1, &t2, truth, joint[1]), truth, truth, &t1);
-    nmi = climb(&t1, &t2, near, m, joint[1]);
+    nmi = climb(&t1, &t2, home, m, joint[1]);
     say("climbed from the headers", nmi, m, truth, &t1);
     must(bmvp_nii_resample_to(&on_t1, &t2, &t1, m, BMVP_NII_LINEAR, 0, &err));
-    nmi = climb(&t1, &t2, far, m, joint[2]);
+    nmi = climb(&t1, &t2, turned, m, joint[2]);
     say("climbed from too far", nmi, m, truth, &t1);
 
     memset(&how, 0, sizeof how); /* zeros: rigid, levels of 8, 4 and 2 mm, many starts */
-    matrix_of(start, turned);
     how.start = start, how.search = BMVP_NII_SEARCH_NONE;
     must(bmvp_nii_register(&r, &t1, &t2, &how, &err));
     say("bmvp_nii_register, that start alone", r.nmi, r.matrix, truth, &t1);

@@ -77,7 +77,8 @@ static void train(worker *w, bmvp_ctx *c)
     for (i = 0; i < count; ++i) { /* its share of the crops; slot: number within the step, names the masks */
         item[i].x = crop[first + i][0], item[i].other = crop[first + i][1], item[i].slot = (uint32_t)(first + i);
     }
-    for (i = 0; i < STEPS && !bmvp_ssl_step(s, item, count, 0.05, &l); ++i) w->contrast[i] = l.cl, w->total[i] = l.total;
+    for (i = 0; i < STEPS && !bmvp_ssl_step(s, item, count, 0.05, &l); ++i)
+        w->contrast[i] = l.cl, w->total[i] = l.total;
     state = bmvp_ssl_state(s);
     for (i = 0; i < state->n; ++i) w->n += state->item[i].trained ? state->item[i].t->numel : 0;
     w->end = (float *)malloc((size_t)w->n * sizeof *w->end);

@@ -1,11 +1,12 @@
 /* 13_gpu.c - lesson 13: the GPU: the same program, one line more
 
    What you learn: a context computes where its backend says. bmvp_config.backend is the whole difference: networks,
-   losses, the optimizer and files do not know it. Here a small UniFormer learns to rebuild blocks on the CPU, and then by
-   the same function on the GPU; both print their losses, which agree but for rounding: a GPU adds in another order.
-   Without a GPU, or compiled without one, the program says so and the second run is the CPU again: the same bits.
+   losses, the optimizer and files do not know it. Here a small UniFormer learns to rebuild blocks on the CPU, then
+   by the same function on the GPU; both print their losses, which agree but for rounding: a GPU adds in another
+   order. Without a GPU, or compiled without one, the program says so and the second run is the CPU again: the same bits.
    Run:  cc -O2 -I. examples/13_gpu.c -o 13_gpu -lm -lpthread && ./13_gpu                   (1 s; compiling: 20 s)
-         with a GPU: make CUDA=1 build/bmvp_cuda.o && cc -O2 -DWITH_GPU -I. examples/13_gpu.c build/bmvp_cuda.o -o 13_gpu
+         with a GPU: make CUDA=1 build/bmvp_cuda.o &&
+                     cc -O2 -DWITH_GPU -I. examples/13_gpu.c build/bmvp_cuda.o -o 13_gpu
                      -L/usr/local/cuda/lib64 -lcudart -lcublas -lcublasLt -lstdc++ -lm -lpthread && ./13_gpu
    You see, numbers within 1 % or 0.001, times (#) as your machine is:
    | on the CPU: losses 0.3114 0.3076 0.3027 0.2979, # ms of this processor a step

@@ -71,6 +71,21 @@ for source in examples/[0-9]*.c; do
         silent "$name as $std" "$compiler" -x $lang -std=$std -Wall -Wextra -Wpedantic -Wshadow -Wconversion -I. -Iexamples -fsyntax-only "$T/lesson.c"
     done
 done
+# On plain loops and on the common vectors the same, where that takes seconds: level.c changes what a lesson's contexts ask for
+DEFS=${DEFS-} GZ=${GZ--ldeflate}
+level_of() # LESSON: the lesson linked with level.c
+{
+    sed 's/^#define BMVP_IMPLEMENTATION$//' "examples/$1.c" >"$T/lesson.c"
+    # shellcheck disable=SC2086 # flags are words
+    ${CC:-cc} -std=c99 -O2 $DEFS -I. -Iexamples -Wl,--wrap=bmvp_create "$T/lesson.c" tests/support/level.c build/library.o -o "$T/lesson" $GZ -lm -lpthread
+}
+for name in 01_tensors 02_tape 03_gradient_checks 04_convolution 05_attention 06_nifti 11_registration 13_gpu; do
+    silent "$name with level.c" level_of $name
+    for level in plain vector; do
+        (cd "$T" && TEST_LEVEL=$level TEST_THREADS=1 ./lesson) >"$T/$name.$level" 2>&1
+        check "$name prints what its head shows, level $level" agrees "examples/$name.c" "$T/$name.$level"
+    done
+done
 for source in examples/solutions/*.c; do
     [ -f "$source" ] || continue
     name=$(basename "$source" .c)
@@ -91,6 +106,7 @@ done <"$T/ways"
 check "07 by hand agrees with bmvp_ssl_step to the last digit" test "$(sed -n 's/^[a-z_ ]*  cross/cross/p' "$T/07_method" | sort -u | wc -l)" = 1
 check "09 goes on from a checkpoint with the same digits" awk '/^step/ { if ($4 != $8) bad = 1; ++n } END { exit bad || n != 20 }' "$T/09_own_method"
 check "09 is at most 80 lines without its head" test "$(sed '1,/\*\//d' examples/09_own_method.c | wc -l)" -le 80
+check "11 from too far ends far" awk '/^climbed from too far/ { far = $7 } END { exit !(far > 10) }' "$T/11_registration"
 check "08 writes a .pt" test -s "$T/own_network.pt"
 check "segment is at most 40 lines" test "$(wc -l <examples/segment.c)" -le 40
 finish
