@@ -3,7 +3,7 @@
    What you learn: a context computes where its backend says. bmvp_config.backend is the whole difference: networks,
    losses, the optimizer and files do not know it. Here a small UniFormer learns to rebuild blocks on the CPU, then
    by the same function on the GPU; both print their losses, which agree but for rounding: a GPU adds in another
-   order. Without a GPU, or compiled without one, the program says so and the second run is the CPU again: the same bits.
+   order. Without a GPU, or compiled without one, the program says so and the second run is on the CPU: the same bits.
    Run:  cc -O2 -I. examples/13_gpu.c -o 13_gpu -lm -lpthread && ./13_gpu                   (1 s; compiling: 20 s)
          with a GPU: make CUDA=1 build/bmvp_cuda.o &&
                      cc -O2 -DWITH_GPU -I. examples/13_gpu.c build/bmvp_cuda.o -o 13_gpu
