@@ -8,6 +8,7 @@
          with a GPU: make CUDA=1 build/bmvp_cuda.o &&
                      cc -O2 -DWITH_GPU -I. examples/13_gpu.c build/bmvp_cuda.o -o 13_gpu
                      -L/usr/local/cuda/lib64 -lcudart -lcublas -lcublasLt -lstdc++ -lm -lpthread && ./13_gpu
+                     (and -lnccl where make found NCCL)
    You see, numbers within 1 % or 0.001, times (#) as your machine is:
    | on the CPU: losses 0.3114 0.3076 0.3027 0.2979, # ms of this processor a step
    | largest difference 0.000000
