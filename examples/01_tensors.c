@@ -10,7 +10,7 @@
    | reshaped to (24,2): row 23 is 0.46 0.47, the memory is the same
    | channel means (2): 0.23 0.24
    | minus the means (1,2,3,4,2): the first voxel is -0.23 -0.23
-   | linear gave nothing. 3 more calls were made with what is not there.
+   | linear gave nothing, scale of that nothing, relu of that nothing, the mean nothing
    | the one error: linear: x (24,2), w (3,5), b none; they must be (..., I), (I, O), (O)
    | after bmvp_clear_error: linear (24,5), no error
    | step memory after 100 additions: a few KiB more; after bmvp_step_begin: 0 bytes
@@ -77,9 +77,10 @@ int main(void)
     w = bmvp_param(c, "w", 2, weights);
     bmvp_fill(c, w, 0.5f);
     bad = bmvp_param(c, "bad", 2, wrong);
-    y = bmvp_linear(c, flat, bad, NULL);
-    printf("linear gave %s. 3 more calls were made with what is not there.\n", shape(y));
-    y = bmvp_mean(c, bmvp_relu(c, bmvp_scale(c, y, 2, 0)));
+    printf("linear gave %s, ", shape(y = bmvp_linear(c, flat, bad, NULL)));
+    printf("scale of that %s, ", shape(y = bmvp_scale(c, y, 2, 0)));
+    printf("relu of that %s, ", shape(y = bmvp_relu(c, y)));
+    printf("the mean %s\n", shape(bmvp_mean(c, y)));
     if (bmvp_failed(c)) printf("the one error: %s\n", bmvp_error_of(c)->message);
 
     bmvp_clear_error(c); /* the context is as good as new */
