@@ -147,7 +147,7 @@ static void test_known_transforms(void)
         double off;
         memset(&how, 0, sizeof how);
         how.dof = rows[i].dof;
-        if (i != 1) how.samples = 50000;                    /* of 200000: once is enough */
+        if (i != 1 && !rows[i].thick) how.samples = 50000;  /* of 200000, which thick slices need to be as near */
         pose_of(truth, rows[i].w[0], rows[i].w[1], rows[i].w[2], rows[i].t[0], rows[i].t[1], rows[i].t[2]);
         if (rows[i].dof == 12) {
             bmvpi_nii_identity(scale);
