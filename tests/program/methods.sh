@@ -113,6 +113,7 @@ falls()
     if [ $picture = 1 ]; then check "$method: loss $end, $grey with one grey" awk "BEGIN { exit !($end < $grey) }"; fi
     case $method in mocov3) page="head_width" ;; voco) page="cosines with the crop" ;; transvw) page="a word, rebuilt" ;; *) page="came back" ;; esac # nothing does
     check "$method: no page" grep -q "$page" $method/report.html
+    check "$method: report.html explains its figures" explained $method/report.html
 }
 
 # transvw: the auto-encoder learns, and words are told better than by chance
