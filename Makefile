@@ -9,7 +9,7 @@
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
 #                   make tsan: threads under ThreadSanitizer
-#   make install    headers and program below PREFIX
+#   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
 #   make cuda       only bmvp_cuda.cu, for every architecture named, and the tests for a GPU; a kernel that spills registers is an error
@@ -258,7 +258,7 @@ ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Not under sanitizers: what compiles and reads (form), the lessons, long training (methods: a step of each is in test_methods), and the
 # program on the shim; nor fine-tuning by ranks (test_parallel has the ranks, test_finetune the steps). The kernels on the shim, which looks
 # after their memory itself (pages without access around every block), have a target of their own, as they take as long as all the rest.
-ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course gpu/cuda_cli faults/faults
+ASAN_LESS = form/house form/forms form/readme program/methods program/baselines program/course program/install gpu/cuda_cli faults/faults
 CUDA_BIN  = $(filter build/test_cuda%,$(TEST_BIN))
 ASAN_BIN  = $(filter-out $(CUDA_BIN) %_shim build/test_parallel_ft,$(TEST_BIN))
 asan asan-cuda:
@@ -278,10 +278,37 @@ tsan:
 clean-tests:
 	rm -f build/test_* build/replay build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o
 
-install: build/bmvp
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(HEADERS) bmvp_cuda.cu $(DESTDIR)$(PREFIX)/include
-	install -m 755 build/bmvp $(DESTDIR)$(PREFIX)/bin
+# What is installed (examples/package/). Before 1.0 a minor version may change the interface, so it is part of the library's name.
+VERSION := $(shell sed -n '1s/.* v\([0-9.]*\) .*/\1/p' bmvp_tensor.h)
+NUMBERS := $(subst ., ,$(VERSION))
+SOVERSION := $(word 1,$(NUMBERS)).$(word 2,$(NUMBERS))
+PACKAGE = examples/package
+build/libbmvp.o: examples/bmvp/library.c $(HEADERS) | build
+	$(COMPILE) -fPIC -fvisibility=hidden '-DBMVP_API=__attribute__((visibility("default")))' -c $< -o $@
+build/libbmvp.a: build/libbmvp.o
+	rm -f $@
+	$(AR) rcs $@ $<
+build/libbmvp.so: build/libbmvp.o
+	$(CC) -shared -Wl,-soname,libbmvp.so.$(SOVERSION) $(CFLAGS) $< -o $@ $(GZ) $(LDLIBS)
+FILL = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@VERSION@|$(VERSION)|g' -e 's|@SOVERSION@|$(SOVERSION)|g' -e 's|@LIBS@|$(GZ) $(LDLIBS)|g' \
+  -e 's|@LIBRARIES@|$(subst $() ,;,$(patsubst -l%,%,$(strip $(GZ) $(filter-out -lpthread,$(LDLIBS)))))|g' \
+  -e 's|@MAJOR@|$(word 1,$(NUMBERS))|g' -e 's|@MINOR@|$(word 2,$(NUMBERS))|g'
+TO = $(DESTDIR)$(PREFIX)
+install: build/bmvp build/libbmvp.a build/libbmvp.so
+	install -d $(TO)/include $(TO)/bin $(TO)/lib/pkgconfig $(TO)/lib/cmake/bmvp $(TO)/share/man/man1 \
+	  $(TO)/share/bash-completion/completions $(TO)/share/zsh/site-functions
+	install -m 644 $(HEADERS) bmvp_cuda.cu $(TO)/include
+	install -m 755 build/bmvp $(TO)/bin
+	install -m 644 build/libbmvp.a $(TO)/lib
+	install -m 755 build/libbmvp.so $(TO)/lib/libbmvp.so.$(VERSION)
+	ln -sf libbmvp.so.$(VERSION) $(TO)/lib/libbmvp.so.$(SOVERSION)
+	ln -sf libbmvp.so.$(SOVERSION) $(TO)/lib/libbmvp.so
+	$(FILL) $(PACKAGE)/bmvp.pc.in >$(TO)/lib/pkgconfig/bmvp.pc
+	$(FILL) $(PACKAGE)/bmvpConfig.cmake.in >$(TO)/lib/cmake/bmvp/bmvpConfig.cmake
+	$(FILL) $(PACKAGE)/bmvpConfigVersion.cmake.in >$(TO)/lib/cmake/bmvp/bmvpConfigVersion.cmake
+	sh $(PACKAGE)/pages.sh build/bmvp man >$(TO)/share/man/man1/bmvp.1
+	sh $(PACKAGE)/pages.sh build/bmvp bash >$(TO)/share/bash-completion/completions/bmvp
+	sh $(PACKAGE)/pages.sh build/bmvp zsh >$(TO)/share/zsh/site-functions/_bmvp
 
 clean:
 	rm -rf build demo experiments

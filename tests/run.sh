@@ -1,6 +1,7 @@
 #!/bin/sh
 # run.sh TEST... - runs the test programs one after the other and, meanwhile, the shell tests, and adds up what they say; who is through
 # with the shell tests helps with the programs, from their end on. `make test` calls it.
+# What failed is said again at the end, for those who see no more than that.
 # The last line is `N passed, N failed, N skipped`; the exit status is 1 when a test failed or a program died without saying how it went.
 # Environment: LEAVE_OUT, shell tests that are not run (folder/name, in a list); they are named at the end.
 cd "$(dirname "$0")/.." || exit 1
@@ -29,6 +30,9 @@ run()
         set -- "$1" 1 "${3:-0}"
     fi
     echo "$1 $2 ${3:-0}" >>"$T/counts.$worker"
+    if [ "$2" -gt 0 ]; then
+        { echo "== $name"; grep -E -A 12 '^FAILED: |^[^ ]+:[0-9]+: ' "$T/said.$worker" || tail -n 12 "$T/said.$worker"; } | head -n 60 >>"$T/failed"
+    fi
     echo "== $name: $(($(date +%s) - start)) s"
 }
 
@@ -36,7 +40,7 @@ run_shells()
 {
     worker=shells
     for t in form/house form/forms form/readme program/cli program/layouts program/launch program/ranks_cli program/finetune_cli \
-        program/train_cli fuzz/replay faults/faults program/weights program/raw program/state program/methods program/baselines program/course gpu/cuda_cli; do
+        program/train_cli fuzz/replay faults/faults program/weights program/raw program/state program/methods program/baselines program/course program/install gpu/cuda_cli; do
         case " ${LEAVE_OUT-} " in
         *" $t "*) ;;
         *) run "$t.sh" sh "tests/$t.sh" ;;
@@ -64,6 +68,10 @@ cat "$T/shells"
 if [ ! -f "$T/shells_done" ]; then
     echo "FAILED: the shell tests did not come to their end"
     echo "0 1 0" >>"$T/counts.programs"
+fi
+if [ -s "$T/failed" ]; then
+    echo "FAILED, once more:"
+    cat "$T/failed"
 fi
 if [ -n "${LEAVE_OUT-}" ]; then echo "left out: $LEAVE_OUT"; fi
 awk '{ for (i = 1; i <= 3; ++i) n[i] += $i }

@@ -76,9 +76,12 @@ typedef struct figure {
     report_plot plot;
 } figure;
 
-static void show_figure(report_page *page, figure *f, int n_series, const char *title, const char *x_label)
+static void show_figure(report_page *page, figure *f, int n_series, const char *title, const char *about,
+                        const char *x_label)
 {
     f->plot.title = title;
+    f->plot.about = about;
+    f->plot.y_label = "test Dice, from 0 to 1";
     f->plot.x_label = x_label;
     f->plot.series = f->series;
     f->plot.n_series = n_series;
@@ -127,13 +130,16 @@ static void figure_over_places(report_page *page, const results *r, figure *f, i
         }
         add_series(f, a, r->arm[a], points);
     }
-    show_figure(page, f, r->arms, title, x_label);
+    show_figure(page, f, r->arms, title,
+                "Mean over the seeds, and a band of one standard deviation to either side: where bands overlap, a "
+                "difference may be chance.",
+                x_label);
 }
 
 static void figure_of_arms(report_page *page, const results *r, figure *f)
 {
-    static char label[512];
-    size_t used = 0;
+    static char about[640];
+    size_t used = (size_t)snprintf(about, sizeof about, "Mean over the seeds, and a band of one standard deviation");
     int a;
     memset(f, 0, sizeof *f);
     for (a = 0; a < r->arms; ++a) {
@@ -141,11 +147,11 @@ static void figure_of_arms(report_page *page, const results *r, figure *f)
         f->x[0][a] = a;
         f->y[0][a] = s.mean;
         f->sd[0][a] = s.n > 1 ? s.sd : 0;
-        if (used < sizeof label)
-            used += (size_t)snprintf(label + used, sizeof label - used, "%s%d %s", a ? ", " : "", a, r->arm[a]);
+        if (used < sizeof about)
+            used += (size_t)snprintf(about + used, sizeof about - used, "%s%d: %s", a ? ", " : ", at ", a, r->arm[a]);
     }
     add_series(f, 0, "test Dice", r->arms);
-    show_figure(page, f, 1, "Test Dice after fine-tuning", label);
+    show_figure(page, f, 1, "Test Dice after fine-tuning", about, "pre-training, numbered as below");
 }
 
 /* >>experiments ---------------------------------------------------------------------------------------------------- */
@@ -278,7 +284,11 @@ static bmvp_status show_runs_curves(report_page *page, run *runs, int n, bmvp_er
     }
     for (k = 0; k < 2; ++k) {
         plot[k].title = k ? "Training loss" : "Dice in validation";
+        plot[k].about = k ? "What fine-tuning makes small; the networks differ only in where they started."
+                          : "Overlap of prediction and truth in cases that are not trained on: 1 is perfect. A start "
+                            "that helps rises earlier, or higher.";
         plot[k].x_label = "step";
+        plot[k].y_label = k ? "loss, no unit" : "mean Dice of the regions, from 0 to 1";
         plot[k].series = series[k];
         plot[k].n_series = n;
         plot[k].scale = k ? REPORT_AUTO : REPORT_LINEAR;
@@ -383,6 +393,7 @@ static bmvp_status show_runs_pictures(report_page *page, const char *data, const
     memcpy(legend, region_colour, sizeof legend);
     for (k = 0; k < d.labels.n && k < REGION_COLOURS; ++k) legend[k].name = d.labels.region[k];
     grid.caption = "Test cases: the axial plane with most labelled voxels";
+    grid.about = "Regions in colour: the more a prediction looks like the truth, the better.";
     grid.row_name = row;
     grid.col_name = column;
     grid.picture = picture;

@@ -124,7 +124,7 @@ void spread_text(spread s, char *buf, size_t size)
 {
     if (s.n == 0) snprintf(buf, size, "-");
     else if (s.n == 1) snprintf(buf, size, "%.3f", s.mean);
-    else snprintf(buf, size, "%.3f \302\261 %.3f", s.mean, s.sd);
+    else snprintf(buf, size, "%.3f \302\261\302\240%.3f", s.mean, s.sd); /* no line ends after the sign */
 }
 
 /* >>tables --------------------------------------------------------------------------------------------------------- */
@@ -137,8 +137,8 @@ void show_table(report_page *page, table *t, const char *caption)
     printf("\n");
     for (i = 0; i < t->rows; ++i)
         for (k = 0; k < t->cols; ++k) {
-            /* the plus-minus sign is two bytes and one column */
-            const int extra = strstr(t->text[i][k], "\302\261") ? 1 : 0;
+            /* the plus-minus sign and the space after it are two bytes and one column each */
+            const int extra = strstr(t->text[i][k], "\302\261") ? 2 : 0;
             printf("%s%-*s%s", k ? "  " : "", (k ? 15 : 34) + extra, t->text[i][k], k + 1 == t->cols ? "\n" : "");
             t->cell[i * t->cols + k] = t->text[i][k];
         }

@@ -175,6 +175,7 @@ bmvp_tensor *motion_warp(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *flow);
 bmvp_tensor *motion_smooth(bmvp_ctx *c, bmvp_tensor *noise, double sigma, int radius);
 bmvp_tensor *motion_field(bmvp_ctx *c, const int64_t d[3], const float *noise, double alpha, double sigma);
 bmvp_tensor *motion_augment(bmvp_ctx *c, const draws *r, double share, double bend, int edge, bmvp_tensor *x);
+void motion_products(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, bmvp_tensor *s[3]);
 bmvp_tensor *motion_correlation(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b);
 bmvp_tensor *motion_smoothness(bmvp_ctx *c, bmvp_tensor *flow);
 
@@ -197,8 +198,8 @@ typedef struct voco_state {
 void voco_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int64_t hidden, int64_t out);
 bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *x);
 bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
-void voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
-                 bmvp_tensor *loss[3]);
+bmvp_tensor *voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
+                         const float *label, bmvp_tensor *loss[3]);
 
 typedef struct transvw_config transvw_config;
 typedef enum transvw_kind { TRANSVW_SHUFFLE, TRANSVW_BEND, TRANSVW_INSIDE, TRANSVW_OUTSIDE } transvw_kind;

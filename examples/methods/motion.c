@@ -171,17 +171,24 @@ bmvp_tensor *motion_augment(bmvp_ctx *c, const draws *r, double share, double be
 
 /* >>alignment ------------------------------------------------------------------------------------------------------ */
 
-/* 1 - mean squared correlation of a and b in windows of 9^3, counted as 729 also at the border. */
-bmvp_tensor *motion_correlation(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+/* Sums of a a, a b, b b about the means of windows of 9^3, counted as 729 also at the border. */
+void motion_products(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b, bmvp_tensor *s[3])
 {
-    bmvp_tensor *x[2], *sum[2], *s[3];
+    bmvp_tensor *x[2], *sum[2];
     int i;
     x[0] = a, x[1] = b;
     for (i = 0; i < 2; ++i) sum[i] = bmvp_box_sum3d(c, x[i], 9);
-    for (i = 0; i < 3; ++i) { /* a a, a b, b b */
+    for (i = 0; i < 3; ++i) {
         s[i] = bmvp_box_sum3d(c, bmvp_mul(c, x[i / 2], x[(i + 1) / 2]), 9);
         s[i] = bmvp_sub(c, s[i], bmvp_scale(c, bmvp_mul(c, sum[i / 2], sum[(i + 1) / 2]), 1 / 729.0, 0));
     }
+}
+
+/* 1 - mean squared correlation in these windows. */
+bmvp_tensor *motion_correlation(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
+{
+    bmvp_tensor *s[3];
+    motion_products(c, a, b, s);
     a = bmvp_div(c, bmvp_mul(c, s[1], s[1]), bmvp_scale(c, bmvp_mul(c, s[0], s[2]), 1, 1e-5));
     return bmvp_scale(c, bmvp_mean(c, a), -1, 1);
 }

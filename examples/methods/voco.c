@@ -110,29 +110,30 @@ static bmvp_tensor *agreement(bmvp_ctx *c, bmvp_tensor *cosine, const float *lab
 }
 
 /* Of a case: vectors of crops and bases, of the network [0] and of the slow copy [1] (or NULL); labels (crops, bases).
-   loss: of the bases that overlap (alike: of all), of the others, between bases. */
-void voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2], const float *label,
-                 bmvp_tensor *loss[3])
+   loss: of the bases that overlap (alike: of all), of the others, between bases. Returns cosines (crops, bases). */
+bmvp_tensor *voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
+                         const float *label, bmvp_tensor *loss[3])
 {
     const int64_t rows = crop[0] ? crop[0]->dim[0] : 0, n = base[0] ? base[0]->dim[0] : 0;
     float *apart = (float *)calloc((size_t)(rows * n + n * n + 1), sizeof *apart), *first = apart + rows * n;
     const int was = bmvp_set_grad(c, 0);
-    bmvp_tensor *held = bmvp_scale(c, base[0], 1, 0), *y;
+    bmvp_tensor *held = bmvp_scale(c, base[0], 1, 0), *cosine = NULL, *y;
     double sum = 1e-6, others = 1e-6, pairs = (double)(n * (n - 1) / 2);
     int64_t i;
     (void)bmvp_set_grad(c, was), memset(loss, 0, 3 * sizeof *loss);
     for (i = 0; i < rows * n && apart; ++i) sum += (double)label[i], others += (double)(apart[i] = label[i] == 0);
     for (i = 0; i < n * n && apart; ++i) first[i] = i / n < i % n;
     if (apart) {
-        y = cosines(c, crop[0], base[1] ? base[1] : held);
-        if (base[1]) y = bmvp_scale(c, bmvp_add(c, y, cosines(c, crop[1], base[0])), 0.5, 0);
-        if (!alike) loss[1] = weighed(c, bmvp_mul(c, y, y), apart, 1 / others);
-        y = agreement(c, y, label);
+        cosine = cosines(c, crop[0], base[1] ? base[1] : held);
+        if (base[1]) cosine = bmvp_scale(c, bmvp_add(c, cosine, cosines(c, crop[1], base[0])), 0.5, 0);
+        if (!alike) loss[1] = weighed(c, bmvp_mul(c, cosine, cosine), apart, 1 / others);
+        y = agreement(c, cosine, label);
         loss[0] = alike ? bmvp_scale(c, bmvp_mean(c, y), -1, 0) : weighed(c, y, label, -1 / sum);
         y = cosines(c, base[0], base[1] ? held : base[0]);
         loss[2] = weighed(c, base[1] ? bmvp_mul(c, y, y) : y, first, 1 / pairs);
     } else bmvp_fail(c, BMVP_E_OOM, "voco: no memory for labels");
     free(apart);
+    return cosine;
 }
 
 /* Of the pass's regions, each with n bases and then its crops: their vectors [0], and those of the slow copy [1] */
@@ -146,7 +147,7 @@ static void of_regions(bmvp_pass *p, bmvp_tensor *const v[2], const float *label
             base[j] = bmvp_slice(p->c, v[j], 0, i * (n + k->crops), n);
             crop[j] = bmvp_slice(p->c, v[j], 0, i * (n + k->crops) + n, k->crops);
         }
-        voco_losses(p->c, k->alike, crop, base, label + i * k->crops * n, loss);
+        (void)voco_losses(p->c, k->alike, crop, base, label + i * k->crops * n, loss);
         for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_add(p->c, sum[j], loss[j]) : loss[j];
     }
     for (j = 0; j < 3; ++j) bmvp_pass_loss(p, j, BMVP_LOSS_MEAN, 1, bmvp_scale(p->c, sum[j], 1.0 / p->n, 0));
@@ -203,9 +204,8 @@ static const bmvp_method *method(void)
 {
     static const char *const loss[] = { "overlap", "apart", "bases", NULL };
     static bmvp_method m;
-    m.name = "voco", m.format = "bmvp voco 1", m.loss = loss, m.fields = fields, m.optimizer = optimizer;
-    m.config_size = sizeof(voco_config), m.state_size = sizeof(voco_state), m.item_size = sizeof(method_item);
-    m.destroy = destroy;
+    m.name = "voco", m.format = "bmvp voco 1", m.loss = loss, m.fields = fields, m.config_size = sizeof(voco_config);
+    m.optimizer = optimizer, m.state_size = sizeof(voco_state), m.item_size = sizeof(method_item), m.destroy = destroy;
     m.prepare = prepare, m.create = create, m.start = start, m.after_update = after_update, m.forward = forward;
     return &m;
 }

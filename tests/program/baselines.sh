@@ -19,6 +19,8 @@ cp "$out" "$T/first"
 check "a row from scratch for each network" test "$(grep -c '^from scratch' "$T/first")" -eq 2
 check "differences with intervals" test "$(grep -cE '^(brainmvp|genesis) .*[+-][0-9.]+ \[[+-][0-9.]+, [+-][0-9.]+\]' "$T/first")" -eq 2
 check "the page has the table" grep -q "minus scratch" "$OUT/baselines.html"
+for kind in efficiency ablation missing; do expect 0 "minus" "$PAGE_PROGRAM" $kind "$OUT/baselines/results.tsv" "$T/figures.html"; done
+check "figures of experiments are explained" explained "$T/figures.html"
 check "seconds and memory" awk -F '\t' '/^genesis/ { ok = $3 == 2 && $4 == 1 && $5 > 0 && $6 > 1 } END { exit !ok }' "$OUT/baselines/costs.tsv"
 # one that was stopped goes on, the rest stays
 rm "$OUT/runs/baseline_genesis.2/done" "$OUT/pretrained/genesis.0/done"

@@ -54,7 +54,9 @@ check "20 lines in the log" test "$(wc -l <run20/log.jsonl)" -eq 20
 for field in step epoch loss loss_cmr loss_md loss_cl lr samples_per_s seconds peak_memory_mb; do
     check "log.jsonl: $field in every line" test "$(grep -c "\"$field\":" run20/log.jsonl)" -eq 20
 done
-check "report.html asks for nothing from outside" sh -c '! grep -qE "(src|href)=.?https?:" run20/report.html'
+check "report.html explains its figures and is whole" explained run20/report.html
+sed 's/<p class="say"[^>]*>[^<]*/<p class="say">/' run20/report.html >silent.html
+if explained silent.html >/dev/null; then fail "figures without a sentence passed"; else pass; fi
 check "report.html has pictures" grep -q 'data:image/png;base64,' run20/report.html
 expect 0 "" bmvp embed --checkpoint run20/checkpoint.safetensors --data prepared --out all.safetensors
 expect 0 "case_0002.t1|case_0004.flair" bmvp info all.safetensors

@@ -78,6 +78,7 @@ off=$(apart heads/case_0001/t2_truth.tfm kept/a/t2.tfm)
 check "registered within 1.5 mm: $off" awk "BEGIN { exit !($off < 1.5) }"
 check "the settings are kept" grep -q '"atlas": "t1.nii.gz ' kept/prepare.json
 check "the figures of the mask are kept" grep -q '"doubtful": ""' kept/a/transforms.json
+check "qc.html explains its figures and is whole" explained kept/qc.html
 check "the page has case and pictures" sh -c "grep -q 'edges of the reference' kept/qc.html && grep -q 'data:image/png' kept/qc.html"
 mkdir predicted && cp kept/a/brain_mask.nii.gz predicted/a.nii.gz
 expect 0 "1 of" bmvp evaluate --data kept --predictions predicted --no-distances --out scored

@@ -36,9 +36,13 @@ def cosines(a, b):
     return F.relu(F.cosine_similarity(a[:, None], b[None], dim=2, eps=1e-8))
 
 
+def both_ways(crop, base, slow_crop, slow_base):
+    return (cosines(crop, slow_base) + cosines(slow_crop, base)) / 2
+
+
 def terms(crop, base, label, slow_crop=None, slow_base=None, alike=False):
     held = base.detach()
-    y = cosines(crop, held) if slow_base is None else (cosines(crop, slow_base) + cosines(slow_crop, base)) / 2
+    y = cosines(crop, held) if slow_base is None else both_ways(crop, base, slow_crop, slow_base)
     distance = -torch.log(1 - (label - y).abs() + EPS)
     away = (label == 0).to(y.dtype)
     first, second = torch.triu_indices(len(base), len(base), 1)
@@ -62,6 +66,7 @@ def losses():
                 loss.backward()
                 out |= dict(nnssl_grad_targets=x.grad, nnssl_grad_bases=b.grad)
             else:
+                out["logits"] = both_ways(x, b, xs, bs)
                 out[name] = terms(x, b, label, xs, bs)[i]
                 out[name].backward()
                 out |= {f"grad_{name}_bases": b.grad} | ({f"grad_{name}_x": x.grad} if i < 2 else {})

@@ -101,6 +101,28 @@ lines()
     done
 }
 
+# explained PAGE: every figure of a report page has a title or stands in a section, and is explained by words that are there; every axis has a
+# label; and the page is made for phones, printers and dark screens and takes nothing from elsewhere
+explained()
+{
+    awk '
+        /<p [^>]*id="[^"]*">[^<]/ { match($0, /id="[^"]*"/); words[substr($0, RSTART + 4, RLENGTH - 5)] = 1 }
+        /<figure/ { if (match($0, /aria-describedby="[^"]*"/)) want[++n] = substr($0, RSTART + 18, RLENGTH - 19); else want[++n] = "none" }
+        /<svg class="plot"/ { ++plots }
+        /text-anchor="end">[^<]+<\/text><text x="0" y="14">[^<]/ { ++labelled }
+        /name="viewport"/ { ++viewport }
+        /@media print/ { ++print_style }
+        /prefers-color-scheme:dark/ { ++dark }
+        /(src|href)="?(https?:|\/\/)|@import|@font-face|<link/ { print "from elsewhere: " substr($0, 1, 80); bad = 1 }
+        END {
+            for (i = 1; i <= n; ++i) if (!(want[i] in words)) { print "figure " i ": no sentence " want[i]; bad = 1 }
+            if (!n) { print "no figures"; bad = 1 }
+            if (plots != labelled) { print plots " plots, " labelled + 0 " with labels of both axes"; bad = 1 }
+            if (!viewport || !print_style || !dark) { print "no viewport, print or dark style"; bad = 1 }
+            exit bad
+        }' "$1"
+}
+
 clean() { check "something half written is left in $1" test -z "$(find "$1" -name '*.tmp*')"; }
 same() { check "$1 and $2 differ" cmp "$1" "$2"; }
 absent() { check "$1 is there" test ! -e "$1"; }

@@ -582,25 +582,38 @@ static void voco_overlaps(const golden_ssl *g)
     CHECK(n > 2);
 }
 
-/* The file's labels are those of two crops in a plane of 4 x 4 bases. */
-static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
+/* The file's labels are those of two crops in a plane of 4 x 4 bases, whose centres it says. */
+static int voco_terms_labels(const golden_ssl *g, float label[32])
 {
     static const int64_t size[3] = { 96, 96, 1 }, grid[3] = { 4, 4, 1 };
-    static const int64_t start[2][3] = { { 37, 152, 0 }, { 102, 48, 0 } };
+    const bmvp_json *of = bmvp_json_get(bmvp_json_get(bmvp_json_root(g->doc), "cases"), "losses");
+    const char *const said = strstr(bmvp_json_string(bmvp_json_get(of, "in"), ""), "centres ");
+    int64_t start[3] = { 0, 0, 0 };
+    int at[4], i;
+    if (!CHECK(said && sscanf(said, "centres (%d,%d), (%d,%d)", at, at + 1, at + 2, at + 3) == 4)) return 0;
+    for (i = 0; i < 2; ++i) {
+        start[0] = at[2 * i] - 48, start[1] = at[2 * i + 1] - 48;
+        bases_labels(start, size, grid, label + 16 * i);
+    }
+    golden_ssl_within("label", golden_ssl_out(g, "losses", "label"), label, 32, 1e-6);
+    return 1;
+}
+
+static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
+{
     static const char *const term[3] = { "pos", "neg", "reg" };
     const bmvp_json *alone = bmvp_json_get(out_of(g, "losses"), "nnssl_loss");
-    bmvp_tensor *crop[2], *base[2], *loss[3];
+    bmvp_tensor *crop[2], *base[2], *loss[3], *cosine;
     float label[32];
     char name[40];
     int i;
-    bases_labels(start[0], size, grid, label);
-    bases_labels(start[1], size, grid, label + 16);
-    golden_ssl_within("label", golden_ssl_out(g, "losses", "label"), label, 32, 1e-6);
+    if (!voco_terms_labels(g, label)) return;
     for (i = 0; i < 4; ++i) {
         crop[0] = rows_of(g, c, "x_student", 1.5, -0.5, 2, 12), crop[1] = rows_of(g, c, "x_teacher", 1.5, -0.5, 2, 12);
         base[0] = rows_of(g, c, "bases_student", 1.5, -0.5, 16, 12);
         base[1] = i < 3 ? rows_of(g, c, "bases_teacher", 1.5, -0.5, 16, 12) : NULL;
-        voco_losses(c, 0, crop, base, label, loss);
+        cosine = voco_losses(c, 0, crop, base, label, loss);
+        if (i == 0) golden_ssl_tensor(g, "losses", "logits", c, cosine, 0);
         if (i == 3) loss[2] = bmvp_add(c, bmvp_add(c, loss[0], loss[1]), loss[2]);
         bmvp_backward(c, loss[i < 3 ? i : 2]);
         if (i == 3) {
@@ -616,7 +629,7 @@ static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
         golden_ssl_tensor(g, "losses", name, c, base[0], 1);
     }
     base[1] = NULL; /* the paper's has no file: a fixture of ours */
-    voco_losses(c, 1, crop, base, label, loss);
+    (void)voco_losses(c, 1, crop, base, label, loss);
     if (bmvp_json_get(out_of(g, "losses"), "alike")) golden_ssl_tensor(g, "losses", "alike", c, loss[0], 0);
     CHECK(loss[1] == NULL);
 }
@@ -692,7 +705,7 @@ static void voco_steps(const golden_ssl *g, bmvp_ctx *c)
                 crop[j] = bmvp_slice(c, vector[j], 0, 2 * i, 2), base[j] = bmvp_slice(c, vector[j], 0, 4 + 16 * i, 16);
                 plane_label(bmvp_json_at(centers, 2 * i + j), label + 16 * j);
             }
-            voco_losses(c, 0, crop, base, label, loss);
+            (void)voco_losses(c, 0, crop, base, label, loss);
             for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_scale(c, bmvp_add(c, sum[j], loss[j]), 0.5, 0) : loss[j];
         }
         for (j = 0; j < 3; ++j) number_is(term[j], bmvp_json_get(step, term[j]), c, sum[j]);

@@ -542,10 +542,13 @@ static void gvsl_losses(const golden_ssl *g)
     const int64_t d[3] = { 13, 11, 10 }, e[3] = { 5, 6, 7 }, f[3] = { 3, 4, 5 };
     bmvp_ctx *c = context();
     bmvp_tensor *a = leaf(g, c, "I", 1, 0, d, 1), *b = leaf(g, c, "J", 1, 0, d, 1);
-    bmvp_tensor *flow = leaf(g, c, "flow", 4, -2, e, 3);
+    bmvp_tensor *flow = leaf(g, c, "flow", 4, -2, e, 3), *product[3];
     bmvp_tensor *ncc = motion_correlation(c, a, b), *smooth = motion_smoothness(c, flow);
     number("ncc", out_of(g, "losses", "ncc"), (double)bmvp_scalar(c, ncc));
     number("smooth", out_of(g, "losses", "smooth"), (double)bmvp_scalar(c, smooth));
+    motion_products(c, a, b, product);
+    compare("I_var", out_of(g, "losses", "I_var"), c, product[0], 0);
+    compare("cross", out_of(g, "losses", "cross"), c, product[1], 0);
     bmvp_backward(c, ncc);
     compare("grad_I", out_of(g, "losses", "grad_I"), c, a, 1);
     compare("grad_J", out_of(g, "losses", "grad_J"), c, b, 1);

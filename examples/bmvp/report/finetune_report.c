@@ -71,11 +71,25 @@ static void show_curves(report_page *r, const finetune_data *d, const char *log_
     if (report_log_load(log_path, field, n, &log, &r->error) != BMVP_OK) return;
     memset(plot, 0, sizeof plot);
     plot[0].title = "Losses";
+    plot[0].about = d->segment
+                        ? "Total is what training makes small, a weighted sum: Dice is one minus the overlap with the "
+                          "truth, cross-entropy is high where voxels are wrong or unsure, consistency where two "
+                          "copies of a case with different modalities missing disagree."
+                        : "Total is what training makes small, a weighted sum: cross-entropy is high where answers "
+                          "are wrong or unsure, consistency where two copies of a case with different modalities "
+                          "missing disagree.";
+    plot[0].y_label = "loss, no unit";
     plot[0].series = series;
     plot[0].n_series = panel(&log, loss_name, loss_column, LOSSES, series);
     plots += plot[0].n_series > 0;
     plot[plots].title = d->segment ? "Dice in validation" : "Validation";
     plot[plots].series = series + plot[0].n_series;
+    plot[plots].about =
+        d->segment ? "Overlap of prediction and truth in cases that are not trained on: 1 is perfect, 0 is none. The "
+                     "step with the highest mean is kept in best.safetensors."
+                   : "In cases that are not trained on: accuracy is the share of right answers; AUC is how often a "
+                     "case of a class is ranked above one that is of another: 0.5 is guessing, 1 perfect.";
+    plot[plots].y_label = d->segment ? "Dice, from 0 to 1" : "share, from 0 to 1";
     plot[plots].scale = REPORT_LINEAR;
     plot[plots].n_series = panel(&log, val_name, val_column, k, series + plot[0].n_series);
     for (i = 0; i < plot[plots].n_series; ++i) series[plot[0].n_series + i].exact = 1;
@@ -149,7 +163,8 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
     grid.cols = COLUMNS;
     grid.legend = legend;
     if (!st) (void)report_section(r, d->n_val > 0 ? "Validation cases" : "Training cases",
-                                  "The axial plane with most labelled voxels; the network is that of the last step.");
+                                  "The axial plane with most labelled voxels, with the regions in colour: the more the "
+                                  "prediction looks like the truth, the better. The network is that of the last step.");
     if (!st) (void)report_images(r, &grid);
     for (i = 0; i < n; ++i) overlay_free(&memory[i]);
     return st;

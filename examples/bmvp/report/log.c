@@ -107,6 +107,16 @@ bmvp_status report_losses(report_page *r, const char *log_path)
                                                    "samples_per_s" };
     static const char *const title[4] = { "Reconstruction losses", "Contrastive and total loss", "Learning rate",
                                           "Samples per second" };
+    static const char *const unit[4] = { "mean squared error of grey values from 0 to 1", "loss, no unit",
+                                         "learning rate, no unit", "crops a second" };
+    static const char *const about[4] = {
+        "How far a rebuilt crop is from the crop, when masked voxels show another modality (cross-modal, equation 2) "
+        "or the template (distillation, 3). Less is better; thin lines are single steps, thick ones are smoothed.",
+        "Contrast (4, 5) falls when the two views of a crop are told from those of other cases; guessing among n gives "
+        "ln n. Total is the weighted sum that training makes small (6).",
+        "How far a step may move the weights: it rises during the warm-up and then follows a cosine.",
+        "How many crops training takes in a second; a dip means that the machine or its disk was busy."
+    };
     report_log log;
     report_series s[6];
     report_plot plot[4];
@@ -128,7 +138,9 @@ bmvp_status report_losses(report_page *r, const char *log_path)
         if (single) a = b = i == 2 ? LOG_RATE : LOG_SPEED;
         if (!log_has(&log, a) && !log_has(&log, b)) continue;
         plot[n].title = title[i];
+        plot[n].about = about[i];
         plot[n].x_label = "step";
+        plot[n].y_label = unit[i];
         plot[n].series = s + first;
         plot[n].n_series = single ? 1 : 2;
         plot[n].scale = single ? REPORT_LINEAR : REPORT_AUTO;

@@ -18,6 +18,10 @@ void text_base64(bmvp_bytes *t, const unsigned char *p, size_t n);
 
 /* The state of a report: the first error sticks. */
 bmvp_status report_state(report_page *r);
+/* A figure, its title (or NULL) and its sentence, `about`, which stands below; NULL: its section's. BMVP_E_ARG if
+   nothing explains it. */
+bmvp_status figure_open(report_page *r, const char *title, const char *about);
+void figure_close(report_page *r, const char *about);
 /* Opens a table that scrolls sideways on narrow screens; its caption stays outside, where it can wrap. */
 void put_scroll(report_page *r, const char *kind, const char *caption);
 

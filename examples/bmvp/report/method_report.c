@@ -56,6 +56,13 @@ static void show_curves(report_page *r, const method_page *p)
     s[2] = series(&log, 3, "norm of the gradient", 5);
     for (i = 0; i < n; ++i) s[3 + i] = series(&log, FIXED + i, p->trainer->method.loss[i], i < 3 ? i : i + 1);
     plot[0].title = "Losses", plot[0].series = n > 1 ? s + 3 : s, plot[0].n_series = n > 1 ? n : 1;
+    plot[0].about = "What this method makes small, or its parts; less is better, within one method: losses of two "
+                    "methods do not compare.";
+    plot[1].about = "How far a step may move the weights: it rises during the warm-up and then follows a cosine.";
+    plot[2].about = "Length of the gradient of all weights, before clipping; growth and peaks are the first sign of "
+                    "training that goes astray.";
+    plot[0].y_label = "loss, no unit", plot[1].y_label = "learning rate, no unit";
+    plot[2].y_label = "length of the gradient, no unit";
     plot[1].title = "Learning rate", plot[1].series = s + 1, plot[1].n_series = 1, plot[1].small = 1;
     plot[2].title = "Norm of the gradient", plot[2].series = s + 2, plot[2].n_series = 1, plot[2].small = 1;
     for (i = 0; i < 3; ++i) plot[i].x_label = "step", plot[i].scale = i == 1 ? REPORT_LINEAR : REPORT_AUTO;

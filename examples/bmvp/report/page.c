@@ -76,7 +76,8 @@ static const char *const PAGE_STYLE[] = {
     "body>header{padding-top:28px}body>footer{padding-top:20px;padding-bottom:40px;color:var(--soft);font-size:13px}\n",
     "h1{font-size:26px;line-height:1.2;margin:0 0 8px;letter-spacing:-.01em;overflow-wrap:anywhere}\n"
     "h2{font-size:20px;margin:28px 0 12px;padding-top:14px;border-top:2px solid var(--fg)}\n"
-    "h3{font-size:16px;margin:30px 0 6px}p{margin:4px 0 10px;max-width:78ch}.note{color:var(--soft);font-size:13px}\n"
+    "h3{font-size:16px;margin:30px 0 6px}p{margin:4px 0 10px;max-width:78ch}\n"
+    ".note,.say{color:var(--soft);font-size:13px}.say{margin:4px 0 14px}\n"
     "nav{font-size:14px}nav div{display:flex;flex-wrap:wrap;gap:2px 16px;padding:2px 0}nav b{font-weight:600}\n"
     "a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}\n",
     ".tiles{display:flex;flex-wrap:wrap;gap:1px;margin:12px 0;padding:0;"
@@ -99,10 +100,12 @@ static const char *const PAGE_STYLE[] = {
     "table.pics tbody th{padding-right:8px;text-align:left;position:sticky;left:0;background:var(--bg)}\n"
     "table.pics td{padding:2px 3px;vertical-align:top;text-align:center}\n"
     "table.pics img{display:block;margin:0 auto;background:#000;border-radius:2px}img.px{image-rendering:pixelated}\n"
+    "table.pics .of{display:none}\n"
     "table.pics small{display:block;color:var(--soft);font-size:11.5px;line-height:1.3;padding-top:1px;"
     "font-variant-numeric:tabular-nums}\n",
     ".plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px 28px;"
-    "margin:10px 0}\nfigure{margin:0;min-width:0;break-inside:avoid}\n"
+    "margin:10px 0}\nfigure{margin:0 0 14px;min-width:0;break-inside:avoid}\n"
+    "figure .scroll{margin-bottom:4px}"
     "figure svg{display:block;width:100%;height:auto;touch-action:pan-y}\n"
     ".key{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:13px;color:var(--soft);min-height:20px}\n"
     ".key span::before{content:'';display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;"
@@ -112,15 +115,21 @@ static const char *const PAGE_STYLE[] = {
     "svg .axis{stroke:var(--soft)}svg .band{stroke:none;opacity:.16}svg .raw{fill:none;stroke-width:1;opacity:.38}\n"
     "svg .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}svg .cross{stroke:var(--soft);"
     "stroke-dasharray:3 3;visibility:hidden}\n"
-    "@media(max-width:560px){svg text{font-size:16px}main,body>header,body>footer{padding-left:14px;padding-right:14px}"
-    "h1{font-size:22px}.tiles div{flex-basis:104px}.tiles dd{font-size:17px}"
-    "table.pics img{max-width:25vw;height:auto}}\n",
+    /* On a phone nothing is wider than the screen: pictures go on in the next line, each with its column's name. */
+    "@media(max-width:560px){svg text{font-size:18px}main,body>header,body>footer{padding-left:14px;padding-right:14px}"
+    "h1{font-size:22px}.tiles div{flex-basis:40%}.tiles dd{font-size:17px}table.data{font-size:13px}"
+    "table.data th,table.data td{padding-right:10px;white-space:normal}table.pics thead{display:none}"
+    "table.pics,table.pics tbody,table.pics tbody th,table.pics td{display:block}"
+    "table.pics tr{display:flex;flex-wrap:wrap;gap:4px 6px;margin-bottom:8px}table.pics tbody th{flex-basis:100%}"
+    "table.pics td{padding:0;width:calc(25% - 5px)}table.pics.few td{width:calc(33.3% - 4px)}"
+    "table.pics img{width:100%;height:auto}"
+    "table.pics .of{display:block;font-size:10.5px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}}\n",
     "@media print{:root{--bg:#fff;--fg:#000;--soft:#444;--line:#ccc;--panel:#fff;--c0:#2468b4;--c1:#c8581a;"
     "--c2:#2b8a57;--c3:#8650b4;--c4:#a5741a;--c5:#0f8593;--c6:#b93a5f;--c7:#444;color-scheme:light;"
     "print-color-adjust:exact;-webkit-print-color-adjust:exact}body{font-size:11pt}nav{display:none}"
-    "h2,h3,h3+p,.cap,.key{break-after:avoid}"
+    "h2,h3,h3+p,.cap,.key,figcaption{break-after:avoid}.say{break-before:avoid}.tiles dd{font-size:12pt}"
     ".scroll{overflow:visible;break-inside:avoid}table.pics{zoom:.66}"
-    ".plots{grid-template-columns:1fr 1fr}svg text{font-size:14px}}\n"
+    ".plots{grid-template-columns:1fr 1fr}svg text{font-size:17px}}\n"
 };
 
 /* Values under the pointer: pixels of the drawn lines turned back into numbers, so no data is kept twice. */
@@ -298,7 +307,9 @@ bmvp_status report_section(report_page *r, const char *heading, const char *intr
     text_format(&r->body, "<h3 id=\"%s-%d\">", r->part, ++r->sections);
     text_escape(&r->body, heading);
     text_put(&r->body, "</h3>\n");
-    if (intro) text_element(&r->body, "<p>", intro, "</p>\n");
+    r->intro = intro ? ++r->says : 0;
+    if (intro) text_format(&r->body, "<p id=\"%s-say-%d\">", r->part, r->intro);
+    if (intro) text_element(&r->body, "", intro, "</p>\n");
     return report_state(r);
 }
 
@@ -307,6 +318,26 @@ bmvp_status report_note(report_page *r, const char *text)
     if (report_state(r) != BMVP_OK) return r->error.status;
     text_element(&r->body, "<p class=\"note\">", text, "</p>\n");
     return report_state(r);
+}
+
+/* >>figures -------------------------------------------------------------------------------------------------------- */
+
+bmvp_status figure_open(report_page *r, const char *title, const char *about)
+{
+    if (report_state(r) != BMVP_OK) return r->error.status;
+    if (!about && !r->intro)
+        return bmvp_error_set(&r->error, BMVP_E_ARG, "%s: nothing explains figure \"%s\"", r->path,
+                              title ? title : "without title");
+    text_format(&r->body, "<figure aria-describedby=\"%s-say-%d\">\n", r->part, about ? ++r->says : r->intro);
+    if (title) text_element(&r->body, "<figcaption>", title, "</figcaption>\n");
+    return report_state(r);
+}
+
+void figure_close(report_page *r, const char *about)
+{
+    if (about) text_format(&r->body, "<p class=\"say\" id=\"%s-say-%d\">", r->part, r->says);
+    if (about) text_element(&r->body, "", about, "</p>\n");
+    text_put(&r->body, "</figure>\n");
 }
 
 /* >>tables --------------------------------------------------------------------------------------------------------- */

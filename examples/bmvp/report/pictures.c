@@ -77,7 +77,8 @@ static bmvp_status put_picture(bmvp_bytes *t, const report_grid *g, int row, int
         return BMVP_OK;
     }
     if (!size_ok(p->width, p->height)) return BMVP_E_ARG;
-    text_format(t, "<td><img%s width=\"%.0f\" height=\"%.0f\" alt=\"", scale >= 2 ? " class=\"px\"" : "",
+    text_element(t, "<td><small class=\"of\">", g->col_name[col], "</small>");
+    text_format(t, "<img%s width=\"%.0f\" height=\"%.0f\" alt=\"", scale >= 2 ? " class=\"px\"" : "",
                 p->width * scale, p->height * scale);
     text_element(t, "", g->caption, ": ");
     text_element(t, "", g->col_name[col], ", ");
@@ -109,9 +110,9 @@ bmvp_status report_images(report_page *r, const report_grid *g)
     bmvp_status s = BMVP_OK;
     double scale, lo, hi;
     int i, j;
-    if (report_state(r) != BMVP_OK) return r->error.status;
+    if (report_state(r) != BMVP_OK || figure_open(r, g->caption, g->about) != BMVP_OK) return r->error.status;
     scale = grid_scale(g);
-    put_scroll(r, "pics", g->caption);
+    put_scroll(r, g->cols > 3 ? "pics" : "pics few", NULL);
     text_put(t, "<thead><tr><td></td>");
     for (j = 0; j < g->cols; j++) text_element(t, "<th scope=\"col\">", g->col_name[j], "</th>");
     text_put(t, "</tr></thead>\n<tbody>\n");
@@ -121,9 +122,9 @@ bmvp_status report_images(report_page *r, const report_grid *g)
         for (j = 0; j < g->cols && s == BMVP_OK; j++) s = put_picture(t, g, i, j, scale, lo, hi);
         text_put(t, "</tr>\n");
     }
-    text_put(t, "</tbody></table>\n");
+    text_put(t, "</tbody></table></div>\n");
     put_legend(t, g);
-    text_put(t, "</div>\n");
+    figure_close(r, g->about);
     if (s != BMVP_OK)
         return bmvp_error_set(&r->error, s, "%s: pictures \"%s\": %s", r->path, g->caption, bmvp_status_text(s));
     return report_state(r);

@@ -179,7 +179,7 @@ static void curve_keep_positive(curve *c)
 
 /* >>curves --------------------------------------------------------------------------------------------------------- */
 
-enum { PLOT_W = 520, PLOT_H = 280, PLOT_SMALL = 190, PLOT_LEFT = 58, PLOT_RIGHT = 498, PLOT_TOP = 10, PLOT_FOOT = 44 };
+enum { PLOT_W = 520, PLOT_H = 300, PLOT_SMALL = 210, PLOT_LEFT = 68, PLOT_RIGHT = 498, PLOT_TOP = 30, PLOT_FOOT = 44 };
 
 static void plot_x_axis(const report_plot *p, axis *a)
 {
@@ -245,7 +245,7 @@ static void plot_y_axis(const report_plot *p, curve *c, axis *a, int height)
     else axis_linear(a, p->small ? 3 : 5, 1, 0);
 }
 
-static void put_axes(bmvp_bytes *t, const axis *x, const axis *y, const char *x_label)
+static void put_axes(bmvp_bytes *t, const axis *x, const axis *y, const report_plot *p)
 {
     char label[32];
     int i;
@@ -263,9 +263,8 @@ static void put_axes(bmvp_bytes *t, const axis *x, const axis *y, const char *x_
     }
     text_format(t, "<path class=\"axis\" d=\"M%d,%.1fH%d\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", PLOT_LEFT,
                 y->p0, PLOT_RIGHT, PLOT_RIGHT, y->p0 + 38);
-    text_escape(t, x_label);
-    if (y->log) text_format(t, "</text><text x=\"%d\" y=\"%.1f\">logarithmic", PLOT_LEFT, y->p0 + 38);
-    text_put(t, "</text>\n");
+    text_element(t, "", p->x_label, "</text><text x=\"0\" y=\"14\">");
+    text_element(t, "", p->y_label, y->log ? "; logarithmic</text>\n" : "</text>\n");
 }
 
 static void put_path(bmvp_bytes *t, const curve *c, const axis *x, const axis *y, int smooth)
@@ -321,6 +320,7 @@ static void put_key(bmvp_bytes *t, const report_plot *p, const curve *c)
     text_element(t, "<em class=\"at\" data-x=\"", p->x_label, "\"></em></div>\n");
 }
 
+/* In an open figure */
 static void put_plot(bmvp_bytes *t, const report_plot *p, const char *part, int number, curve *c)
 {
     int i, shown = 0, height = p->small ? PLOT_SMALL : PLOT_H;
@@ -328,7 +328,6 @@ static void put_plot(bmvp_bytes *t, const report_plot *p, const char *part, int 
     plot_x_axis(p, &x);
     for (i = 0; i < p->n_series; i++) curve_bin(&p->series[i], x.lo, x.hi, &c[i]);
     plot_y_axis(p, c, &y, height);
-    text_element(t, "<figure>\n<figcaption>", p->title, "</figcaption>\n");
     put_key(t, p, c);
     text_format(t, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\" data-axes=\"%g %g %.10g %.10g %g %g %.10g "
                 "%.10g %d\" aria-label=\"", PLOT_W, height, x.p0, x.p1, x.lo, x.hi, y.p0, y.p1, y.lo, y.hi, y.log);
@@ -340,12 +339,12 @@ static void put_plot(bmvp_bytes *t, const report_plot *p, const char *part, int 
     }
     text_format(t, "\">\n<clipPath id=\"clip-%s-%d\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/></clipPath>\n",
                 part, number, PLOT_LEFT, PLOT_TOP - 4, PLOT_W - PLOT_LEFT, height - PLOT_FOOT - PLOT_TOP + 6);
-    put_axes(t, &x, &y, p->x_label);
+    put_axes(t, &x, &y, p);
     text_format(t, "<g clip-path=\"url(#clip-%s-%d)\">\n", part, number);
     for (i = 0; i < p->n_series; i++) put_curve(t, &p->series[i], &c[i], &x, &y);
     text_put(t, "</g><path class=\"cross\"/>");
     if (!shown) text_format(t, "<text x=\"%d\" y=\"%d\">no values yet</text>", PLOT_LEFT + 20, height / 2);
-    text_put(t, "</svg>\n</figure>\n");
+    text_put(t, "</svg>\n");
 }
 
 bmvp_status report_curves(report_page *r, const report_plot *plot, int n)
@@ -357,7 +356,10 @@ bmvp_status report_curves(report_page *r, const report_plot *plot, int n)
         size_t room = plot[i].n_series > 0 ? (size_t)plot[i].n_series : 1;
         curve *c = (curve *)calloc(room, sizeof *c);
         if (!c) return bmvp_error_set(&r->error, BMVP_E_OOM, "%s: out of memory for curves", r->path);
-        put_plot(&r->body, &plot[i], r->part, ++r->plots, c);
+        if (figure_open(r, plot[i].title, plot[i].about) == BMVP_OK) {
+            put_plot(&r->body, &plot[i], r->part, ++r->plots, c);
+            figure_close(r, plot[i].about);
+        }
         free(c);
     }
     text_put(&r->body, "</div>\n");

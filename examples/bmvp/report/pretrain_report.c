@@ -153,7 +153,9 @@ static bmvp_status show_templates(report_page *r, bmvp_ssl *s, const char *out, 
     if (!st && file_exists(path)) st = load_snapshots(&all, path, INT64_MAX, err);
     (void)report_section(
         r, "Templates",
-        "The learnable whole-brain template of each modality: middle slices as they grew over training.");
+        "A template is a brain that is learned: what the crops of one modality have in common. It fills masked "
+        "voxels, and later stands in for a modality that a patient lacks. Its middle slices over training, from "
+        "left to right, should come to look like a typical brain.");
     for (m = 0; !st && bmvp_ssl_template(s, m); ++m) show_template(r, &all, modality_of(bmvp_ssl_template(s, m)));
     free_slices(&all);
     free(path);
@@ -224,7 +226,9 @@ static bmvp_status show_cases(report_page *r, bmvp_ssl *s, const prepared_set *d
     bmvp_status st = v ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int64_t i;
     (void)report_section(r, "Reconstructions",
-                         "Middle crop of a few cases: input, both masked views, what the network rebuilds from them.");
+                         "The middle crop of a few cases. In a view, masked voxels show another modality "
+                         "(cross-modal) or the template; a reconstruction is what the network makes of that view "
+                         "alone; where its error is black it is right. Grey from 0 to 1 throughout.");
     for (i = 0; i < n && !st; ++i) st = show_case(r, s, data, i, v, err);
     free(v);
     return st;

@@ -236,7 +236,7 @@ static bmvp_status show_case(report_page *r, const char *dir, const qc_case *c)
 
 bmvp_status qc_report(const char *dir, const dataset *d, bmvp_error *err)
 {
-    char *path = path_join(dir, "qc.html"), intro[200];
+    char *path = path_join(dir, "qc.html"), intro[480];
     qc_case *c = (qc_case *)calloc((size_t)d->n + 1, sizeof *c);
     report_page r;
     bmvp_status st = path && c ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
@@ -247,12 +247,19 @@ bmvp_status qc_report(const char *dir, const dataset *d, bmvp_error *err)
     }
     if (!st) {
         qsort(c, (size_t)d->n, sizeof *c, by_doubt);
-        snprintf(intro, sizeof intro, "%lld cases, doubtful ones first; pictures of %lld of them.", (long long)d->n,
-                 (long long)(d->n < SHOWN ? d->n : SHOWN));
+        snprintf(intro, sizeof intro,
+                 "%lld cases, doubtful ones first; pictures of %lld of them. Loop: how far a point of the head lands "
+                 "from where it was when it is taken to the reference, to another image and back; above 1 mm look "
+                 "twice. At the edge: the share of the mask's surface that the image cuts off.",
+                 (long long)d->n, (long long)(d->n < SHOWN ? d->n : SHOWN));
         st = report_open(&r, path, "Prepared cases", "qc", "Prepared cases");
         if (!st) st = report_section(&r, "Cases", intro);
         if (!st) st = show_table(&r, c, d->n);
-        if (!st) st = report_section(&r, "Pictures", "The middle planes.");
+        if (!st)
+            st = report_section(&r, "Pictures",
+                                "The middle planes. Blue are the edges of the reference image: in the other images "
+                                "of the case they should lie on the same edges. Orange is the outline of the brain "
+                                "mask: it should run along the surface of the brain.");
         for (i = 0; i < d->n && i < SHOWN && !st; ++i) st = show_case(&r, dir, &c[i]);
         if (!st) st = report_close(&r);
         else report_discard(&r);

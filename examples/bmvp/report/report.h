@@ -39,7 +39,8 @@ typedef struct report_page {
     char *path;                    /* NULL: not open */
     char part[32];
     bmvp_bytes title, old, body;  /* page as it was; this part */
-    int sections, plots, captions;
+    int sections, plots, captions, says;
+    int intro;                     /* number of the paragraph that explains this section; 0: it has none */
 } report_page;
 
 /* part: 1 to 31 of a-z 0-9 - that name the part for replacing; label: its heading. title NULL keeps the title of a page
@@ -49,7 +50,7 @@ bmvp_status report_open(report_page *r, const char *path, const char *title, con
 bmvp_status report_close(report_page *r);      /* writes the page and frees everything but `error` */
 void report_discard(report_page *r);   /* frees everything, the file stays as it was */
 
-/* Starts a section; intro: one paragraph or NULL. */
+/* Starts a section; intro: one paragraph or NULL. It also explains the section's figures that have no `about`. */
 bmvp_status report_section(report_page *r, const char *heading, const char *intro);
 bmvp_status report_note(report_page *r, const char *text);   /* a small grey paragraph */
 
@@ -66,6 +67,9 @@ bmvp_status report_table(report_page *r, const char *caption, const char *const 
 
 /* >>curves --------------------------------------------------------------------------------------------------------- */
 
+/* Each plot and row of pictures is a figure and is explained to a reader who sees it for the first time: `about` says
+   what is shown and what is good, in a sentence. NULL: the section's intro does; without either, BMVP_E_ARG. */
+
 typedef enum report_scale { REPORT_AUTO, REPORT_LINEAR, REPORT_LOG } report_scale;
 
 typedef struct report_series {
@@ -78,7 +82,8 @@ typedef struct report_series {
 } report_series;
 
 typedef struct report_plot {
-    const char *title, *x_label;
+    const char *title, *about;
+    const char *x_label, *y_label; /* with units */
     const report_series *series;
     int n_series;
     report_scale scale;       /* of y. AUTO: logarithmic when all is positive and spans a factor of 12 */
@@ -104,7 +109,7 @@ typedef struct report_colour {
 } report_colour;
 
 typedef struct report_grid {
-    const char *caption;
+    const char *caption, *about;
     const char *const *row_name, *const *col_name;
     const report_picture *picture;   /* (rows, cols); all are shown at one scale */
     int rows, cols;
