@@ -88,10 +88,21 @@ for name in 01_tensors 02_tape 03_gradient_checks 04_convolution 05_attention 06
     done
 done
 for source in examples/solutions/*.c; do
-    [ -f "$source" ] || continue
     name=$(basename "$source" .c)
-    (cd "$T" && "$here/build/solution_$name") >"$T/$name" 2>&1
-    check "solutions/$name finds what it should" test $? = 0
+    (cd "$T" && "$here/build/solution_$name") >"$T/solution" 2>&1
+    said=$?
+    if [ $said = 0 ]; then pass; else fail "solutions/$name finds what it should" "$T/solution"; fi
+    check "solutions/$name is at most 200 lines" test "$(wc -l <"$source")" -le 200
+    for std in c99 c++11; do
+        case $std in c99) compiler=${CC:-cc} lang=c ;; *) compiler=${CXX:-c++} lang=c++ ;; esac
+        command -v "$compiler" >/dev/null 2>&1 || continue
+        sed 's/^#define BMVP_IMPLEMENTATION$//' "$source" >"$T/lesson.c"
+        silent "solutions/$name as $std" "$compiler" -x $lang -std=$std -Wall -Wextra -Wpedantic -Wshadow -Wconversion -I. -Ibuild/lessons -Iexamples \
+            -fsyntax-only "$T/lesson.c"
+    done
+done
+for source in examples/[0-9]*.c; do
+    check "$(basename "$source"): solutions" test -f "examples/solutions/$(basename "$source")"
 done
 # the ways to the code: tags that are there, and their lines within a fifth
 sed -n 's/^| .* | `\(bmvp_[a-z]*\.h\)` | \(`>>.*`\) | \([0-9]*\) |$/\1 \3 \2/p' examples/README.md >"$T/ways"
