@@ -436,7 +436,6 @@ said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2]
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "test": [{"image": "b_t1.nii"}]}' 1 'has "cases" (ours) and arrays as "training"'
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": "train", "split": "test"}]}' 1 '"part" and "split" say different things'
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": null, "split": "test"}]}' 0 "a	a		test	t1"
-said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "label": "x.nii"}]}' 1 "x.nii is given as its t1 and as its label"
 
 # a value of another type is taken where its meaning is plain; a case that cannot be read costs itself
 said '[{"image": "a/t1.nii", "label": "a/seg.nii"}, {"id": 7, "images": {"t1": "b.nii", "t2": "", "flair": null}, "patient": 12}]' 0 \

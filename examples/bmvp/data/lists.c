@@ -164,7 +164,6 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     const bmvp_json *labels = bmvp_json_get(node, "labels");
     const char *name = l->d->path, *who;
     char number[24];
-    int m;
     if (!class_index && label && named_class(l->d, label) >= 0) class_index = label, label = NULL;
     if (label && label->type == BMVP_JSON_STRING && label->str[0] && !role_is_volume(label->str) &&
         !strchr(label->str, '.') && !strchr(label->str, '/'))
@@ -173,10 +172,6 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
                               "from 0, or one of \"class_names\"",
                               name, k->id, label->str);
     if (label && label->type == BMVP_JSON_STRING && label->str[0]) k->label = path_join(l->dir, label->str);
-    for (m = 0; m < BMVP_MODALITIES && k->label; ++m)
-        if (k->image[m] && strcmp(k->image[m], k->label) == 0)
-            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': %s is given as its %s and as its label", name,
-                                  k->id, k->label, bmvp_modality_name(m));
     else if (label && label->type != BMVP_JSON_NULL && label->type != BMVP_JSON_STRING)
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"label\" must be a path, or a number (the class)",
                               name, k->id);
